@@ -1,0 +1,161 @@
+use std::ptr::NonNull;
+
+use llama_cpp_sys_2 as sys;
+
+use crate::backend::Backend;
+use crate::error::LlamaError;
+use crate::graph::{Dtype, Graph, Tensor};
+use crate::storage::Storage;
+
+/// Runs graphs on one device. Graphs share its work memory, so one is bound at a time.
+pub struct Compute {
+    backend: NonNull<sys::ggml_backend>,
+    allocator: NonNull<sys::ggml_gallocr>,
+    bound: u64,
+}
+
+// SAFETY: no thread affinity; `&mut self` on everything that computes or writes.
+unsafe impl Send for Compute {}
+
+impl Compute {
+    /// Compute on the CPU with `threads` threads.
+    pub fn cpu(_backend: Backend, threads: u32) -> Result<Self, LlamaError> {
+        let refused = || LlamaError::Memory { what: "a CPU backend".into() };
+        // SAFETY: plain constructors; each result is checked before use; the buffer type is static.
+        unsafe {
+            let backend = NonNull::new(sys::ggml_backend_cpu_init()).ok_or_else(refused)?;
+            sys::ggml_backend_cpu_set_n_threads(backend.as_ptr(), i32::try_from(threads.max(1)).unwrap_or(1));
+            let allocator = sys::ggml_gallocr_new(sys::ggml_backend_get_default_buffer_type(backend.as_ptr()));
+            let Some(allocator) = NonNull::new(allocator) else {
+                sys::ggml_backend_free(backend.as_ptr());
+                return Err(refused());
+            };
+            Ok(Self { backend, allocator, bound: 0 })
+        }
+    }
+
+    /// Place a graph in the work memory. Values of the graph bound before are lost.
+    ///
+    /// fails: too little memory, or an operation this device has not.
+    pub fn bind(&mut self, graph: &mut Graph) -> Result<(), LlamaError> {
+        if self.bound == graph.id {
+            return Ok(());
+        }
+        self.bound = 0;
+        // SAFETY: tensors of the graph's own context are live; those that an earlier `bind` placed are freed of their placement, so that
+        // the allocator sees them as new. Leaves of others (not in the graph's context) are left alone.
+        unsafe {
+            let mut own = sys::ggml_get_first_tensor(graph.ctx());
+            while !own.is_null() {
+                (*own).data = std::ptr::null_mut();
+                (*own).buffer = std::ptr::null_mut();
+                own = sys::ggml_get_next_tensor(graph.ctx(), own);
+            }
+            for i in 0..sys::ggml_graph_n_nodes(graph.cgraph) {
+                let node = sys::ggml_graph_node(graph.cgraph, i);
+                if !sys::ggml_backend_supports_op(self.backend.as_ptr(), node) {
+                    let name = std::ffi::CStr::from_ptr(sys::ggml_op_desc(node)).to_string_lossy().into_owned();
+                    return Err(LlamaError::Graph(format!("the device cannot compute {name} of these types")));
+                }
+            }
+            let placed = sys::ggml_gallocr_reserve(self.allocator.as_ptr(), graph.cgraph)
+                && sys::ggml_gallocr_alloc_graph(self.allocator.as_ptr(), graph.cgraph);
+            if !placed {
+                return Err(LlamaError::Memory { what: "a training graph".into() });
+            }
+        }
+        self.bound = graph.id;
+        Ok(())
+    }
+
+    /// units: bytes of work memory.
+    pub fn work_bytes(&self) -> usize {
+        // SAFETY: a live allocator with one buffer.
+        unsafe { sys::ggml_gallocr_get_buffer_size(self.allocator.as_ptr(), 0) }
+    }
+
+    /// Fill an input of the bound graph. Inputs must be filled before each run: the memory is reused.
+    pub fn set_f32(&mut self, graph: &Graph, input: Tensor, values: &[f32]) -> Result<(), LlamaError> {
+        self.set(graph, input, Dtype::F32, values.as_ptr().cast(), values.len())
+    }
+
+    /// As `set_f32`, for positions and row numbers; each must be below `limit`.
+    pub fn set_ids(&mut self, graph: &Graph, input: Tensor, values: &[i32], limit: i64) -> Result<(), LlamaError> {
+        if let Some(value) = values.iter().find(|value| **value < 0 || i64::from(**value) >= limit) {
+            return Err(LlamaError::Graph(format!("row {value} of {limit}")));
+        }
+        self.set(graph, input, Dtype::I32, values.as_ptr().cast(), values.len())
+    }
+
+    fn set(&mut self, graph: &Graph, input: Tensor, dtype: Dtype, values: *const std::ffi::c_void, count: usize) -> Result<(), LlamaError> {
+        let raw = self.placed(graph, input)?;
+        let elements: i64 = graph.shape(input)?.iter().product();
+        if graph.dtype(input)? != dtype || usize::try_from(elements).ok() != Some(count) {
+            return Err(LlamaError::Graph(format!("{count} values of {} for {elements} of {}", dtype.name(), graph.dtype(input)?.name())));
+        }
+        // SAFETY: placed, contiguous (inputs are), and type and length agree.
+        unsafe { sys::ggml_backend_tensor_set(raw, values, 0, sys::ggml_nbytes(raw)) };
+        Ok(())
+    }
+
+    /// Compute every node of the bound graph.
+    pub fn run(&mut self, graph: &Graph) -> Result<(), LlamaError> {
+        if self.bound != graph.id {
+            return Err(LlamaError::Graph("the graph is not bound".into()));
+        }
+        // SAFETY: bound, so every tensor has memory; operands were checked when the graph was built.
+        let status = unsafe { sys::ggml_backend_graph_compute(self.backend.as_ptr(), graph.cgraph) };
+        if status == sys::GGML_STATUS_SUCCESS { Ok(()) } else { Err(LlamaError::Graph(format!("computing failed with status {status}"))) }
+    }
+
+    /// Read an F32 output of the bound graph.
+    pub fn get_f32(&self, graph: &Graph, output: Tensor) -> Result<Vec<f32>, LlamaError> {
+        let raw = self.placed(graph, output)?;
+        // SAFETY: placed; type and contiguity are checked before the copy, whose length is the tensor's.
+        unsafe {
+            if (*raw).type_ != sys::GGML_TYPE_F32 || !sys::ggml_is_contiguous(raw) {
+                return Err(LlamaError::Graph("only contiguous F32 tensors can be read".into()));
+            }
+            let mut values = vec![0_f32; sys::ggml_nbytes(raw) / 4];
+            sys::ggml_backend_tensor_get(raw, values.as_mut_ptr().cast(), 0, values.len() * 4);
+            Ok(values)
+        }
+    }
+
+    /// Overwrite a stored tensor with bytes of its own type.
+    pub fn write_stored(&mut self, storage: &Storage, index: usize, bytes: &[u8]) -> Result<(), LlamaError> {
+        let raw = storage.tensor(index)?;
+        // SAFETY: a live tensor; the length is checked; no graph runs meanwhile, since running takes `&mut self`.
+        unsafe {
+            let room = sys::ggml_nbytes(raw);
+            if bytes.len() != room {
+                return Err(LlamaError::Graph(format!("{} bytes for a tensor of {room}", bytes.len())));
+            }
+            sys::ggml_backend_tensor_set(raw, bytes.as_ptr().cast(), 0, room);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn backend(&self) -> sys::ggml_backend_t {
+        self.backend.as_ptr()
+    }
+
+    fn placed(&self, graph: &Graph, tensor: Tensor) -> Result<*mut sys::ggml_tensor, LlamaError> {
+        let raw = graph.raw(tensor)?;
+        // SAFETY: a live tensor of this graph.
+        if self.bound != graph.id || unsafe { (*raw).data.is_null() } {
+            return Err(LlamaError::Graph("the tensor has no memory: its graph is not bound or does not need it".into()));
+        }
+        Ok(raw)
+    }
+}
+
+impl Drop for Compute {
+    fn drop(&mut self) {
+        // SAFETY: the only owner; graphs are unbound by their next bind, stored tensors own their buffers.
+        unsafe {
+            sys::ggml_gallocr_free(self.allocator.as_ptr());
+            sys::ggml_backend_free(self.backend.as_ptr());
+        }
+    }
+}

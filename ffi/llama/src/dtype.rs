@@ -1,0 +1,65 @@
+use std::ffi::CStr;
+
+use llama_cpp_sys_2 as sys;
+
+use crate::error::LlamaError;
+
+/// An element type of ggml, quantized ones included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Dtype(pub(crate) sys::ggml_type);
+
+impl Dtype {
+    pub const F32: Self = Self(sys::GGML_TYPE_F32);
+    pub const F16: Self = Self(sys::GGML_TYPE_F16);
+    pub const BF16: Self = Self(sys::GGML_TYPE_BF16);
+    pub const Q8_0: Self = Self(sys::GGML_TYPE_Q8_0);
+    pub const I32: Self = Self(sys::GGML_TYPE_I32);
+
+    pub(crate) fn of(raw: sys::ggml_type) -> Self {
+        Self(raw)
+    }
+
+    pub fn name(self) -> String {
+        // SAFETY: ggml returns a static string for each of its types, and only those are constructed here.
+        unsafe { CStr::from_ptr(sys::ggml_type_name(self.0)) }.to_string_lossy().into_owned()
+    }
+
+    pub fn is_quantized(self) -> bool {
+        // SAFETY: a table look-up by a valid type.
+        unsafe { sys::ggml_is_quantized(self.0) }
+    }
+
+    /// Elements in one block.
+    pub fn block(self) -> usize {
+        // SAFETY: as above.
+        usize::try_from(unsafe { sys::ggml_blck_size(self.0) }).unwrap_or(1)
+    }
+
+    /// units: bytes of a row of `elements`, which must be whole blocks.
+    pub fn row_bytes(self, elements: usize) -> usize {
+        // SAFETY: as above.
+        elements / self.block() * unsafe { sys::ggml_type_size(self.0) }
+    }
+
+    /// Turn a row of this type into floats.
+    ///
+    /// fails: `bytes` is not exactly `out.len()` elements, or the type has no conversion.
+    pub fn to_f32(self, bytes: &[u8], out: &mut [f32]) -> Result<(), LlamaError> {
+        if !out.len().is_multiple_of(self.block()) || bytes.len() != self.row_bytes(out.len()) {
+            return Err(LlamaError::Graph(format!("{} bytes are not {} elements of {}", bytes.len(), out.len(), self.name())));
+        }
+        if self == Self::F32 {
+            for (value, raw) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                *value = f32::from_ne_bytes(*raw);
+            }
+            return Ok(());
+        }
+        // SAFETY: the traits are a static table; the conversion reads `bytes` and writes `out`, whose lengths were checked to agree.
+        unsafe {
+            let convert = (*sys::ggml_get_type_traits(self.0)).to_float;
+            let convert = convert.ok_or_else(|| LlamaError::Graph(format!("{} has no conversion to f32", self.name())))?;
+            convert(bytes.as_ptr().cast(), out.as_mut_ptr(), i64::try_from(out.len()).unwrap_or(i64::MAX));
+        }
+        Ok(())
+    }
+}

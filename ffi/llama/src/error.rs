@@ -1,0 +1,35 @@
+use std::path::PathBuf;
+
+/// What llama.cpp or ggml refused, with the reason from its log.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LlamaError {
+    /// The path cannot be handed to C.
+    #[error("{0}: the path holds a NUL byte")]
+    Path(PathBuf),
+    #[error("{path}: {source}")]
+    Io { path: PathBuf, source: std::io::Error },
+    /// The file is not a GGUF that this reader accepts.
+    #[error("{path}: {source}")]
+    Gguf { path: PathBuf, source: translora_gguf::GgufError },
+    #[error("{path}: {reason}")]
+    ModelLoad { path: PathBuf, reason: String },
+    #[error("{path}: {reason}")]
+    AdapterLoad { path: PathBuf, reason: String },
+    #[error("cannot make a context of {tokens} tokens: {reason}")]
+    Context { tokens: u32, reason: String },
+    #[error("decoding failed (code {code}): {reason}")]
+    Decode { code: i32, reason: String },
+    #[error("cannot tokenize: {0}")]
+    Tokenize(String),
+    #[error("chat template: {0}")]
+    Template(String),
+    #[error("cannot trace the graph: {0}")]
+    Trace(String),
+    #[error("cannot quantize {path}: {reason}")]
+    Quantize { path: PathBuf, reason: String },
+    #[error("graph: {0}")]
+    Graph(String),
+    #[error("cannot allocate {what}")]
+    Memory { what: String },
+}

@@ -1,0 +1,376 @@
+//! Builds graphs of ggml operations. Shapes are checked here, before ggml could assert on them.
+
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use llama_cpp_sys_2 as sys;
+
+pub use crate::dtype::Dtype;
+use crate::error::LlamaError;
+use crate::storage::{Shared, Storage};
+use crate::trace::{Node, Op, Trace};
+
+/// A tensor of one `Graph`; using it with another graph is an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tensor {
+    pub(crate) graph: u64,
+    pub(crate) index: usize,
+}
+
+/// A graph under construction, and the same graph when it is run by `Compute`.
+pub struct Graph {
+    context: NonNull<sys::ggml_context>,
+    pub(crate) id: u64,
+    pub(crate) tensors: Vec<*mut sys::ggml_tensor>,
+    pub(crate) cgraph: *mut sys::ggml_cgraph,
+    /// Owners of memory that leaves of this graph point into.
+    keep: Vec<Shared>,
+    nodes_max: usize,
+}
+
+// SAFETY: the context and its tensors belong to this value alone; leaves point into memory that `keep` holds and nobody writes while
+// `&mut Compute` runs.
+unsafe impl Send for Graph {}
+
+type Built = Result<Tensor, LlamaError>;
+
+impl Graph {
+    /// Start an empty graph of at most `nodes_max` tensors.
+    pub fn new(nodes_max: usize) -> Result<Self, LlamaError> {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        // SAFETY: plain parameters; no_alloc keeps tensor data out of the context.
+        let context = unsafe {
+            let bytes = nodes_max * sys::ggml_tensor_overhead() + sys::ggml_graph_overhead_custom(nodes_max, false);
+            sys::ggml_init(sys::ggml_init_params { mem_size: bytes, mem_buffer: std::ptr::null_mut(), no_alloc: true })
+        };
+        let context = NonNull::new(context).ok_or_else(|| LlamaError::Memory { what: "a graph".into() })?;
+        // SAFETY: the context has room for this graph by the size above.
+        let cgraph = unsafe { sys::ggml_new_graph_custom(context.as_ptr(), nodes_max, false) };
+        Ok(Self { context, id: NEXT.fetch_add(1, Ordering::Relaxed), tensors: Vec::new(), cgraph, keep: Vec::new(), nodes_max })
+    }
+
+    /// Memory that is filled before each run.
+    pub fn input(&mut self, dtype: Dtype, shape: &[i64], name: &str) -> Built {
+        let mut ne = [1; 4];
+        if shape.is_empty() || shape.len() > 4 || shape.iter().any(|n| *n < 1) {
+            return Err(LlamaError::Graph(format!("input {name}: shape {shape:?}")));
+        }
+        ne[..shape.len()].copy_from_slice(shape);
+        self.room()?;
+        // SAFETY: room was checked; the shape has four positive sizes.
+        let raw = unsafe {
+            let raw = sys::ggml_new_tensor_4d(self.ctx(), dtype.0, ne[0], ne[1], ne[2], ne[3]);
+            sys::ggml_set_input(raw);
+            set_name(raw, name);
+            raw
+        };
+        Ok(self.push(raw))
+    }
+
+    /// A weight of the traced model, where it lies.
+    pub fn weight(&mut self, trace: &Trace, node: &Node) -> Built {
+        if node.op != Op::Weight {
+            return Err(LlamaError::Graph(format!("{} is not a weight", node.name)));
+        }
+        if self.keep.is_empty() {
+            self.keep.push(Shared::Model(trace.model.clone()));
+            self.keep.extend(trace.adapters.iter().cloned().map(Shared::Adapter));
+        }
+        Ok(self.push(node.raw))
+    }
+
+    /// A tensor of `storage`, where it lies.
+    pub fn stored(&mut self, storage: &Storage, index: usize) -> Built {
+        let raw = storage.tensor(index)?;
+        self.keep.push(Shared::Storage(storage.clone()));
+        Ok(self.push(raw))
+    }
+
+    /// Emit a traced operation again on other operands.
+    ///
+    /// `view` is this graph's tensor for the traced node's view source.
+    pub fn replay(&mut self, node: &Node, sources: &[Option<Tensor>], view: Option<Tensor>) -> Built {
+        self.room()?;
+        let mut raw_sources = [std::ptr::null_mut(); 10];
+        for (slot, source) in raw_sources.iter_mut().zip(sources) {
+            if let Some(source) = source {
+                *slot = self.raw(*source)?;
+            }
+        }
+        let [n0, n1, n2, n3] = node.shape;
+        let [_, b1, b2, b3] = node.strides;
+        let root = view.map(|view| self.raw(view)).transpose()?;
+        // SAFETY: room was checked. A view's extent inside its source is checked right below; a fresh tensor has the traced type and
+        // shape; operation, parameters and operands are the traced ones, which llama.cpp built through ggml's own checks, and the caller
+        // passes operands of the traced shapes (`matches`).
+        unsafe {
+            let raw = match (root, node.view) {
+                (Some(root), Some((_, offset))) => {
+                    let last = node.strides.iter().zip(&node.shape).map(|(b, n)| b * usize::try_from(n - 1).unwrap_or(0)).sum::<usize>();
+                    if offset + last >= sys::ggml_nbytes(root) {
+                        return Err(LlamaError::Graph(format!("{}: a view outside its source", node.name)));
+                    }
+                    let raw = sys::ggml_view_4d(self.ctx(), root, n0, n1, n2, n3, b1, b2, b3, offset);
+                    (*raw).nb = node.strides;
+                    raw
+                }
+                (None, None) => sys::ggml_new_tensor_4d(self.ctx(), node.dtype.0, n0, n1, n2, n3),
+                _ => return Err(LlamaError::Graph(format!("{}: view source missing or not asked for", node.name))),
+            };
+            (*raw).op = node.raw_op;
+            (*raw).op_params = node.parameters;
+            (*raw).src = raw_sources;
+            set_name(raw, &node.name);
+            Ok(self.push(raw))
+        }
+    }
+
+    /// shapes: `a` [k, m, …], `b` [k, n, …] → [m, n, …], an F32 result; `a` is broadcast over the outer two.
+    pub fn mul_mat(&mut self, a: Tensor, b: Tensor) -> Built {
+        let (sa, sb) = (self.shape(a)?, self.shape(b)?);
+        if sa[0] != sb[0] || sb[2] % sa[2] != 0 || sb[3] % sa[3] != 0 || self.is_transposed(a)? {
+            return Err(LlamaError::Graph(format!("mul_mat of {sa:?} and {sb:?}")));
+        }
+        // SAFETY: the conditions of ggml_can_mul_mat and its assert on transposition hold.
+        self.binary(a, b, |ctx, a, b| unsafe { sys::ggml_mul_mat(ctx, a, b) })
+    }
+
+    /// `b` is repeated to the shape of `a`.
+    pub fn add(&mut self, a: Tensor, b: Tensor) -> Built {
+        self.repeats(a, b, "add")?;
+        // SAFETY: ggml_can_repeat(b, a) was checked; the same in the three below.
+        self.binary(a, b, |ctx, a, b| unsafe { sys::ggml_add(ctx, a, b) })
+    }
+
+    pub fn sub(&mut self, a: Tensor, b: Tensor) -> Built {
+        self.repeats(a, b, "sub")?;
+        self.binary(a, b, |ctx, a, b| unsafe { sys::ggml_sub(ctx, a, b) })
+    }
+
+    pub fn mul(&mut self, a: Tensor, b: Tensor) -> Built {
+        self.repeats(a, b, "mul")?;
+        self.binary(a, b, |ctx, a, b| unsafe { sys::ggml_mul(ctx, a, b) })
+    }
+
+    pub fn div(&mut self, a: Tensor, b: Tensor) -> Built {
+        self.repeats(a, b, "div")?;
+        self.binary(a, b, |ctx, a, b| unsafe { sys::ggml_div(ctx, a, b) })
+    }
+
+    /// `a * factor + bias`
+    pub fn scale(&mut self, a: Tensor, factor: f32, bias: f32) -> Built {
+        // SAFETY: any tensor may be scaled if it is padded 1-d; contiguity is what ggml asserts and `dense` gives.
+        let a = self.dense(a)?;
+        self.unary(a, |ctx, a| unsafe { sys::ggml_scale_bias(ctx, a, factor, bias) })
+    }
+
+    pub fn sqr(&mut self, a: Tensor) -> Built {
+        // SAFETY: no precondition on shape; the same below.
+        self.unary(a, |ctx, a| unsafe { sys::ggml_sqr(ctx, a) })
+    }
+
+    pub fn sqrt(&mut self, a: Tensor) -> Built {
+        self.unary(a, |ctx, a| unsafe { sys::ggml_sqrt(ctx, a) })
+    }
+
+    pub fn sigmoid(&mut self, a: Tensor) -> Built {
+        let a = self.dense(a)?;
+        self.unary(a, |ctx, a| unsafe { sys::ggml_sigmoid(ctx, a) })
+    }
+
+    /// shapes: [n, …] → [1, …]
+    pub fn sum_rows(&mut self, a: Tensor) -> Built {
+        self.unary(a, |ctx, a| unsafe { sys::ggml_sum_rows(ctx, a) })
+    }
+
+    /// Over the innermost dimension, without mask or scale.
+    pub fn soft_max(&mut self, a: Tensor) -> Built {
+        let a = self.dense(a)?;
+        self.unary(a, |ctx, a| unsafe { sys::ggml_soft_max(ctx, a) })
+    }
+
+    /// The same values, contiguous.
+    pub fn cont(&mut self, a: Tensor) -> Built {
+        self.unary(a, |ctx, a| unsafe { sys::ggml_cont(ctx, a) })
+    }
+
+    /// `cont` unless the tensor is contiguous already.
+    pub fn dense(&mut self, a: Tensor) -> Built {
+        // SAFETY: reads a live tensor.
+        if unsafe { sys::ggml_is_contiguous(self.raw(a)?) } { Ok(a) } else { self.cont(a) }
+    }
+
+    /// Swap the inner two dimensions, as a view.
+    pub fn transpose(&mut self, a: Tensor) -> Built {
+        self.unary(a, |ctx, a| unsafe { sys::ggml_transpose(ctx, a) })
+    }
+
+    /// Dimension `i` of `a` becomes dimension `axes[i]`, as a view.
+    pub fn permute(&mut self, a: Tensor, axes: [i32; 4]) -> Built {
+        let mut seen = [false; 4];
+        for axis in axes {
+            let slot = usize::try_from(axis).ok().and_then(|axis| seen.get_mut(axis));
+            let slot = slot.ok_or_else(|| LlamaError::Graph(format!("permute {axes:?}")))?;
+            *slot = true;
+        }
+        if seen.contains(&false) {
+            return Err(LlamaError::Graph(format!("permute {axes:?}")));
+        }
+        // SAFETY: the axes are a permutation of 0..4.
+        self.unary(a, |ctx, a| unsafe { sys::ggml_permute(ctx, a, axes[0], axes[1], axes[2], axes[3]) })
+    }
+
+    /// Read contiguous memory under another shape of as many elements.
+    pub fn reshape(&mut self, a: Tensor, shape: [i64; 4]) -> Built {
+        let a = self.dense(a)?;
+        let have: i64 = self.shape(a)?.iter().product();
+        if shape.iter().product::<i64>() != have || shape.iter().any(|n| *n < 1) {
+            return Err(LlamaError::Graph(format!("reshape of {have} elements to {shape:?}")));
+        }
+        // SAFETY: contiguous, and the element counts agree.
+        self.unary(a, |ctx, a| unsafe { sys::ggml_reshape_4d(ctx, a, shape[0], shape[1], shape[2], shape[3]) })
+    }
+
+    /// shapes: `rows` [n, m], `ids` I32 [k] → F32 [n, k]
+    pub fn get_rows(&mut self, rows: Tensor, ids: Tensor) -> Built {
+        let (sr, si) = (self.shape(rows)?, self.shape(ids)?);
+        if sr[2] != 1 || sr[3] != 1 || si[1] != 1 || si[2] != 1 || si[3] != 1 || self.dtype(ids)? != Dtype::I32 {
+            return Err(LlamaError::Graph(format!("get_rows of {sr:?} by {si:?}")));
+        }
+        // SAFETY: ggml's shape conditions hold. The ids' values are the caller's to check before each run (`Compute::set_ids`).
+        self.binary(rows, ids, |ctx, rows, ids| unsafe { sys::ggml_get_rows(ctx, rows, ids) })
+    }
+
+    /// Gradient of a traced ROPE for its first operand. `positions` and `factors` are this graph's tensors for the node's operands 1 and 2.
+    pub fn rope_back(&mut self, node: &Node, gradient: Tensor, positions: Tensor, factors: Option<Tensor>) -> Built {
+        if node.op != Op::Rope || self.shape(gradient)? != node.shape {
+            return Err(LlamaError::Graph(format!("{} is no rope of the gradient's shape", node.name)));
+        }
+        let gradient = self.dense(gradient)?;
+        let (gradient, positions) = (self.raw(gradient)?, self.raw(positions)?);
+        let factors = factors.map(|factors| self.raw(factors)).transpose()?.unwrap_or(std::ptr::null_mut());
+        self.room()?;
+        // SAFETY: room was checked; operands have the traced shapes; the parameters are copied whole from the forward node, so that every
+        // variant of rope (sections included) keeps them.
+        let raw = unsafe {
+            let p = |i: usize| node.parameters[i];
+            let f = |i: usize| node.parameter_f32(i);
+            let (n_dims, mode, n_ctx) = (p(1), p(2), p(4));
+            let raw = sys::ggml_rope_ext_back(self.ctx(), gradient, positions, factors, n_dims, mode, n_ctx, f(5), f(6), f(7), f(8), f(9), f(10));
+            (*raw).op_params = node.parameters;
+            raw
+        };
+        Ok(self.push(raw))
+    }
+
+    /// Keep a tensor's value readable after a run, and compute it.
+    pub fn output(&mut self, a: Tensor) -> Result<(), LlamaError> {
+        let raw = self.raw(a)?;
+        // SAFETY: a live tensor of this graph; the graph has room for `nodes_max` nodes and the context for no more tensors than that.
+        unsafe {
+            sys::ggml_set_output(raw);
+            sys::ggml_build_forward_expand(self.cgraph, raw);
+        }
+        Ok(())
+    }
+
+    /// Compute everything `a` needs before whatever is added later.
+    pub fn expand(&mut self, a: Tensor) -> Result<(), LlamaError> {
+        let raw = self.raw(a)?;
+        // SAFETY: as in `output`.
+        unsafe { sys::ggml_build_forward_expand(self.cgraph, raw) };
+        Ok(())
+    }
+
+    /// shapes: ggml order, innermost first.
+    pub fn shape(&self, a: Tensor) -> Result<[i64; 4], LlamaError> {
+        // SAFETY: a live tensor of this graph.
+        Ok(unsafe { (*self.raw(a)?).ne })
+    }
+
+    pub fn dtype(&self, a: Tensor) -> Result<Dtype, LlamaError> {
+        // SAFETY: a live tensor of this graph.
+        Ok(Dtype(unsafe { (*self.raw(a)?).type_ }))
+    }
+
+    /// Tensors built so far.
+    pub fn len(&self) -> usize {
+        self.tensors.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.tensors.is_empty()
+    }
+
+    pub(crate) fn raw(&self, a: Tensor) -> Result<*mut sys::ggml_tensor, LlamaError> {
+        if a.graph == self.id { Ok(self.tensors[a.index]) } else { Err(LlamaError::Graph("a tensor of another graph".into())) }
+    }
+
+    pub(crate) fn ctx(&self) -> *mut sys::ggml_context {
+        self.context.as_ptr()
+    }
+
+    fn push(&mut self, raw: *mut sys::ggml_tensor) -> Tensor {
+        self.tensors.push(raw);
+        Tensor { graph: self.id, index: self.tensors.len() - 1 }
+    }
+
+    fn room(&self) -> Result<(), LlamaError> {
+        // Leaves of others take no room; counting them anyway keeps the check on the safe side.
+        if self.tensors.len() + 2 > self.nodes_max {
+            return Err(LlamaError::Graph(format!("more than {} tensors", self.nodes_max)));
+        }
+        Ok(())
+    }
+
+    fn is_transposed(&self, a: Tensor) -> Result<bool, LlamaError> {
+        // SAFETY: a live tensor of this graph.
+        Ok(unsafe { sys::ggml_is_transposed(self.raw(a)?) })
+    }
+
+    fn repeats(&self, a: Tensor, b: Tensor, what: &str) -> Result<(), LlamaError> {
+        let (sa, sb) = (self.shape(a)?, self.shape(b)?);
+        if sa.iter().zip(&sb).any(|(a, b)| a % b != 0) {
+            return Err(LlamaError::Graph(format!("{what} of {sa:?} and {sb:?}")));
+        }
+        Ok(())
+    }
+
+    fn unary(&mut self, a: Tensor, make: impl FnOnce(*mut sys::ggml_context, *mut sys::ggml_tensor) -> *mut sys::ggml_tensor) -> Built {
+        let a = self.raw(a)?;
+        self.room()?;
+        let raw = make(self.ctx(), a);
+        Ok(self.push(raw))
+    }
+
+    fn binary(
+        &mut self,
+        a: Tensor,
+        b: Tensor,
+        make: impl FnOnce(*mut sys::ggml_context, *mut sys::ggml_tensor, *mut sys::ggml_tensor) -> *mut sys::ggml_tensor,
+    ) -> Built {
+        let (a, b) = (self.raw(a)?, self.raw(b)?);
+        self.room()?;
+        let raw = make(self.ctx(), a, b);
+        Ok(self.push(raw))
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        // SAFETY: the only owner; leaves of others are not freed with the context.
+        unsafe { sys::ggml_free(self.ctx()) }
+    }
+}
+
+/// # Safety
+/// `raw` must be a live ggml tensor.
+pub(crate) unsafe fn set_name(raw: *mut sys::ggml_tensor, name: &str) {
+    // SAFETY: the caller promises a live tensor; the array's last byte stays NUL.
+    let slot = unsafe { &mut (*raw).name };
+    slot.fill(0);
+    let room = slot.len() - 1;
+    for (slot, byte) in slot[..room].iter_mut().zip(name.bytes()) {
+        *slot = byte.cast_signed();
+    }
+}

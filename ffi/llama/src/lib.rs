@@ -1,0 +1,33 @@
+//! A safe layer over llama.cpp and ggml, as thin as safety allows.
+//!
+//! Owns every raw pointer of the project's engine: models, contexts, adapters, traced graphs, graphs of our own. Knows nothing of
+//! training or transfer. Refuses in Rust what would make ggml abort; C++ exceptions end in the shim. May be named by
+//! `translora_quantized` and by the engine room only.
+
+mod backend;
+mod compute;
+mod context;
+mod dtype;
+mod error;
+mod graph;
+mod log;
+mod model;
+mod quantize;
+mod shim;
+mod storage;
+mod template;
+mod trace;
+mod vocab;
+
+pub use backend::{Backend, Device};
+pub use compute::Compute;
+pub use context::{Batch, Context, ContextParams};
+pub use dtype::Dtype;
+pub use error::LlamaError;
+pub use graph::{Graph, Tensor};
+pub use model::{Adapter, Model, ModelParams, map_file};
+pub use quantize::{QUANTIZATIONS, quantize};
+pub use storage::Storage;
+pub use template::{ChatTemplate, Message};
+pub use trace::{Node, Op, Trace};
+pub use vocab::Vocab;

@@ -1,0 +1,244 @@
+use std::ffi::{CStr, CString};
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use llama_cpp_sys_2 as sys;
+
+use crate::backend::Backend;
+use crate::error::LlamaError;
+use crate::log::{self, Reason};
+use crate::template::ChatTemplate;
+use crate::vocab::Vocab;
+
+/// A loaded base model. Clones share it; it lives as long as its last clone, context or adapter.
+#[derive(Clone)]
+pub struct Model(pub(crate) Arc<ModelInner>);
+
+pub(crate) struct ModelInner {
+    pub(crate) raw: NonNull<sys::llama_model>,
+    pub(crate) path: PathBuf,
+    /// Held while llama.cpp edits the model's list of adapters, which it does without a lock of its own.
+    adapters: Mutex<()>,
+}
+
+// SAFETY: after loading, llama.cpp only reads a model, except for its list of adapters (guarded by `adapters`) and its training
+// length (written once by `Context::training`, read by nobody else here).
+unsafe impl Send for ModelInner {}
+// SAFETY: as above.
+unsafe impl Sync for ModelInner {}
+
+impl Drop for ModelInner {
+    fn drop(&mut self) {
+        // SAFETY: this is the last owner: contexts and adapters hold an `Arc` of this value.
+        unsafe { sys::llama_model_free(self.raw.as_ptr()) }
+    }
+}
+
+/// How to load a model. Names are llama.cpp's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelParams {
+    /// Layers kept on the GPU; negative means all.
+    pub gpu_layers: i32,
+    /// Map the file into memory instead of reading it.
+    pub mmap: bool,
+}
+
+impl Default for ModelParams {
+    fn default() -> Self {
+        Self { gpu_layers: -1, mmap: true }
+    }
+}
+
+impl Model {
+    /// Load a GGUF model. Weights stay in the file's own layout, never repacked, so that they can be read back.
+    ///
+    /// fails: missing or truncated file, unknown architecture, too little memory; the reason is llama.cpp's own.
+    pub fn load(_backend: Backend, path: &Path, params: &ModelParams) -> Result<Self, LlamaError> {
+        check_container(path)?;
+        let text = CString::new(path.as_os_str().as_bytes()).map_err(|_| LlamaError::Path(path.to_owned()))?;
+        let mark = log::mark();
+        // SAFETY: `text` outlives the call; the parameters are the library's defaults with plain values replaced. The loader
+        // catches its own exceptions and returns null.
+        let raw = unsafe {
+            let mut raw_params = sys::llama_model_default_params();
+            raw_params.n_gpu_layers = params.gpu_layers;
+            raw_params.load_mode = if params.mmap { sys::LLAMA_LOAD_MODE_MMAP } else { sys::LLAMA_LOAD_MODE_NONE };
+            raw_params.use_extra_bufts = false;
+            sys::llama_model_load_from_file(text.as_ptr(), raw_params)
+        };
+        let failed = || LlamaError::ModelLoad { path: path.to_owned(), reason: log::since(mark, "llama.cpp gave no reason") };
+        let raw = NonNull::new(raw).ok_or_else(failed)?;
+        Ok(Self(Arc::new(ModelInner { raw, path: path.to_owned(), adapters: Mutex::new(()) })))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    pub fn vocab(&self) -> Vocab<'_> {
+        // SAFETY: the vocabulary belongs to the model and lives as long as it.
+        Vocab::new(self, unsafe { sys::llama_model_get_vocab(self.raw()) })
+    }
+
+    /// One metadata value as llama.cpp prints it.
+    pub fn metadata(&self, key: &str) -> Option<String> {
+        let key = CString::new(key).ok()?;
+        let mut buffer = vec![0_u8; 1 << 12];
+        loop {
+            // SAFETY: the buffer is as long as said; the call writes at most that and ends with NUL.
+            let n = unsafe { sys::llama_model_meta_val_str(self.raw(), key.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len()) };
+            let n = usize::try_from(n).ok()?;
+            if n < buffer.len() {
+                buffer.truncate(n);
+                return String::from_utf8(buffer).ok();
+            }
+            buffer.resize(n + 1, 0);
+        }
+    }
+
+    pub fn architecture(&self) -> String {
+        self.metadata("general.architecture").unwrap_or_default()
+    }
+
+    /// The name in the file, or the file's own.
+    pub fn name(&self) -> String {
+        let stem = || self.path().file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        self.metadata("general.name").filter(|name| !name.is_empty()).unwrap_or_else(stem)
+    }
+
+    /// The chat template in the file.
+    ///
+    /// fails: none, or one that does not compile.
+    pub fn chat_template(&self) -> Result<ChatTemplate, LlamaError> {
+        // SAFETY: returns null or a string owned by the model.
+        let text = unsafe { sys::llama_model_chat_template(self.raw(), std::ptr::null()) };
+        if text.is_null() {
+            return Err(LlamaError::Template("the model has none".into()));
+        }
+        // SAFETY: not null; NUL-terminated; copied before the model can go.
+        let text = unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned();
+        let piece = |token: Option<i32>| token.map(|token| self.vocab().piece(token, true)).unwrap_or_default();
+        let lossy = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        ChatTemplate::new(text, lossy(piece(self.vocab().bos())), lossy(piece(self.vocab().eos())))
+    }
+
+    pub fn parameters(&self) -> u64 {
+        // SAFETY: reads a field of a live model; so do the four below.
+        unsafe { sys::llama_model_n_params(self.raw()) }
+    }
+
+    /// units: bytes of all tensors.
+    pub fn bytes(&self) -> u64 {
+        unsafe { sys::llama_model_size(self.raw()) }
+    }
+
+    pub fn layers(&self) -> usize {
+        usize::try_from(unsafe { sys::llama_model_n_layer(self.raw()) }).unwrap_or(0)
+    }
+
+    pub fn context_trained(&self) -> usize {
+        usize::try_from(unsafe { sys::llama_model_n_ctx_train(self.raw()) }).unwrap_or(0)
+    }
+
+    /// The model has an encoder, is recurrent or hybrid: not the plain decoder that generation here assumes.
+    pub fn unusual(&self) -> Option<&'static str> {
+        // SAFETY: each reads a field of a live model.
+        unsafe {
+            if sys::llama_model_has_encoder(self.raw()) {
+                Some("it has an encoder")
+            } else if !sys::llama_model_has_decoder(self.raw()) {
+                Some("it has no decoder")
+            } else if sys::llama_model_is_recurrent(self.raw()) || sys::llama_model_is_hybrid(self.raw()) {
+                Some("it keeps recurrent state")
+            } else {
+                None
+            }
+        }
+    }
+
+    pub(crate) fn raw(&self) -> *mut sys::llama_model {
+        self.0.raw.as_ptr()
+    }
+
+    pub(crate) fn lock_adapters(&self) -> MutexGuard<'_, ()> {
+        self.0.adapters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Model({})", self.path().display())
+    }
+}
+
+/// Map a file into memory, to be read.
+pub fn map_file(path: &Path) -> Result<memmap2::Mmap, LlamaError> {
+    let io = |source| LlamaError::Io { path: path.to_owned(), source };
+    let file = std::fs::File::open(path).map_err(io)?;
+    // SAFETY: the map is read-only. A file truncated by someone else while it is mapped raises SIGBUS; the same holds for llama.cpp's
+    // own map of every model, and everything this project writes is renamed into place, never truncated.
+    unsafe { memmap2::Mmap::map(&file) }.map_err(io)
+}
+
+/// Read the container with the strict reader first: llama.cpp's own aborts on some of what this one refuses by name.
+fn check_container(path: &Path) -> Result<(), LlamaError> {
+    let bytes = map_file(path)?;
+    translora_gguf::Gguf::parse(&bytes).map_err(|source| LlamaError::Gguf { path: path.to_owned(), source })?;
+    Ok(())
+}
+
+/// A LoRA loaded onto a model. Owns a share of that model, so it cannot outlive it. Clones share the adapter.
+#[derive(Clone)]
+pub struct Adapter(pub(crate) Arc<AdapterInner>);
+
+pub(crate) struct AdapterInner {
+    pub(crate) raw: NonNull<sys::llama_adapter_lora>,
+    pub(crate) model: Model,
+}
+
+// SAFETY: an adapter is plain tensors plus an entry in its model's list; the list is edited only under the model's lock.
+unsafe impl Send for AdapterInner {}
+// SAFETY: as above.
+unsafe impl Sync for AdapterInner {}
+
+impl Drop for AdapterInner {
+    fn drop(&mut self) {
+        let _guard = self.model.lock_adapters();
+        // SAFETY: the last owner; contexts that use the adapter hold an `Arc` of this value, and the model is still alive.
+        unsafe { sys::llama_adapter_lora_free(self.raw.as_ptr()) }
+    }
+}
+
+impl Adapter {
+    /// Load a LoRA GGUF onto `model`.
+    ///
+    /// fails: not an adapter, or made for another base; the reason is llama.cpp's own.
+    pub fn load(model: &Model, path: &Path) -> Result<Self, LlamaError> {
+        check_container(path)?;
+        let text = CString::new(path.as_os_str().as_bytes()).map_err(|_| LlamaError::Path(path.to_owned()))?;
+        let (mark, mut reason) = (log::mark(), Reason::new());
+        let raw = {
+            let _guard = model.lock_adapters();
+            let (buffer, size) = reason.pointer();
+            // SAFETY: model alive, path NUL-terminated, buffer as long as said; exceptions end in the shim.
+            unsafe { crate::shim::translora_adapter(model.raw(), text.as_ptr(), buffer, size) }
+        };
+        let failed = || LlamaError::AdapterLoad { path: path.to_owned(), reason: reason.or_log(mark, "llama.cpp gave no reason") };
+        let raw = NonNull::new(raw).ok_or_else(failed)?;
+        Ok(Self(Arc::new(AdapterInner { raw, model: model.clone() })))
+    }
+
+    /// The base it was loaded onto.
+    pub fn model(&self) -> &Model {
+        &self.0.model
+    }
+}
+
+impl fmt::Debug for Adapter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Adapter on {:?}", self.0.model)
+    }
+}

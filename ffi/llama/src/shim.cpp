@@ -1,0 +1,81 @@
+// What Rust cannot call directly: functions with C++ linkage, and functions that may throw. Every entry catches everything and
+// returns a value that no success has.
+
+#include <cstdint>
+#include <cstdio>
+#include <exception>
+
+#include "ggml.h"
+#include "llama.h"
+
+// Declared in llama.cpp's staging header src/llama-ext.h, exported by libllama.
+struct ggml_cgraph * llama_graph_reserve(struct llama_context * ctx, uint32_t n_tokens, uint32_t n_seqs, uint32_t n_outputs);
+
+namespace {
+
+void say(char * reason, size_t size, const char * what) {
+    if (reason != nullptr && size > 0) {
+        std::snprintf(reason, size, "%s", what);
+    }
+}
+
+template <typename F, typename R> R guarded(char * reason, size_t size, R failed, F && body) {
+    try {
+        return body();
+    } catch (const std::exception & error) {
+        say(reason, size, error.what());
+    } catch (...) {
+        say(reason, size, "unknown C++ exception");
+    }
+    return failed;
+}
+
+bool no_parameters(const struct ggml_tensor *, void *) {
+    return false;
+}
+
+} // namespace
+
+extern "C" {
+
+struct ggml_cgraph * translora_graph_reserve(struct llama_context * ctx, uint32_t n_tokens, uint32_t n_outputs, char * reason, size_t size) {
+    return guarded(reason, size, (struct ggml_cgraph *) nullptr, [&] { return llama_graph_reserve(ctx, n_tokens, 1, n_outputs); });
+}
+
+// Switch a context to training mode: attention reads K and V of the current batch. No tensor becomes a parameter.
+bool translora_training_mode(struct llama_context * ctx, struct llama_model * model, char * reason, size_t size) {
+    return guarded(reason, size, false, [&] {
+        struct llama_opt_params params = {};
+        params.n_ctx_train    = 0;
+        params.param_filter   = no_parameters;
+        params.get_opt_pars   = ggml_opt_get_default_optimizer_params;
+        params.optimizer_type = GGML_OPT_OPTIMIZER_TYPE_ADAMW;
+        llama_opt_init(ctx, model, params);
+        return true;
+    });
+}
+
+// INT32_MIN marks an exception; otherwise llama_tokenize's own result.
+int32_t translora_tokenize(const struct llama_vocab * vocab, const char * text, int32_t text_len, llama_token * tokens, int32_t n_max,
+                           bool add_special, bool parse_special, char * reason, size_t size) {
+    return guarded(reason, size, INT32_MIN, [&] { return llama_tokenize(vocab, text, text_len, tokens, n_max, add_special, parse_special); });
+}
+
+// INT32_MIN marks an exception; otherwise llama_decode's own result.
+int32_t translora_decode(struct llama_context * ctx, struct llama_batch batch, char * reason, size_t size) {
+    return guarded(reason, size, INT32_MIN, [&] { return llama_decode(ctx, batch); });
+}
+
+struct llama_context * translora_context(struct llama_model * model, struct llama_context_params params, char * reason, size_t size) {
+    return guarded(reason, size, (struct llama_context *) nullptr, [&] { return llama_init_from_model(model, params); });
+}
+
+struct llama_adapter_lora * translora_adapter(struct llama_model * model, const char * path, char * reason, size_t size) {
+    return guarded(reason, size, (struct llama_adapter_lora *) nullptr, [&] { return llama_adapter_lora_init(model, path); });
+}
+
+uint32_t translora_quantize(const char * from, const char * to, const llama_model_quantize_params * params, char * reason, size_t size) {
+    return guarded(reason, size, (uint32_t) 1, [&] { return llama_model_quantize(from, to, params); });
+}
+
+} // extern "C"

@@ -1,0 +1,212 @@
+//! Reads llama.cpp's own forward graph of a training context into plain data.
+
+use std::collections::HashMap;
+use std::ffi::CStr;
+
+use llama_cpp_sys_2 as sys;
+
+use crate::context::Context;
+use crate::error::LlamaError;
+use crate::graph::Dtype;
+use crate::log::{self, Reason};
+use crate::model::{Adapter, Model};
+
+/// A forward graph: nodes in execution order, each with its operands before it.
+///
+/// The trace keeps the model and the adapters alive whose tensors it names.
+pub struct Trace {
+    pub nodes: Vec<Node>,
+    /// Index of the last node: the logits.
+    pub output: usize,
+    pub(crate) model: Model,
+    pub(crate) adapters: Vec<Adapter>,
+}
+
+/// One tensor of a traced graph.
+#[derive(Clone, Debug)]
+pub struct Node {
+    pub name: String,
+    pub op: Op,
+    pub dtype: Dtype,
+    /// shapes: ggml order, innermost first.
+    pub shape: [i64; 4],
+    /// units: bytes.
+    pub strides: [usize; 4],
+    /// Operands by position; `None` where an optional one is absent.
+    pub sources: Vec<Option<usize>>,
+    /// For views: the tensor whose memory this is, and the byte offset into it.
+    pub view: Option<(usize, usize)>,
+    pub parameters: [i32; 16],
+    pub(crate) raw_op: sys::ggml_op,
+    /// Weights only: the tensor itself, kept alive by the trace's model and adapters. Null otherwise.
+    pub(crate) raw: *mut sys::ggml_tensor,
+}
+
+/// What computes a node. Operations without a name here are carried as ggml's number, with ggml's name for messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// A weight or an adapter matrix: memory that somebody else owns.
+    Weight,
+    /// Memory that the caller fills before each run.
+    Input,
+    Add,
+    Mul,
+    Scale,
+    RmsNorm,
+    MulMat,
+    GetRows,
+    SoftMax,
+    Rope,
+    Cont,
+    Reshape,
+    View,
+    Permute,
+    Transpose,
+    Swiglu,
+    Silu,
+    Other(&'static str, u32),
+}
+
+impl Op {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Weight => "WEIGHT",
+            Self::Input => "INPUT",
+            Self::Add => "ADD",
+            Self::Mul => "MUL",
+            Self::Scale => "SCALE",
+            Self::RmsNorm => "RMS_NORM",
+            Self::MulMat => "MUL_MAT",
+            Self::GetRows => "GET_ROWS",
+            Self::SoftMax => "SOFT_MAX",
+            Self::Rope => "ROPE",
+            Self::Cont => "CONT",
+            Self::Reshape => "RESHAPE",
+            Self::View => "VIEW",
+            Self::Permute => "PERMUTE",
+            Self::Transpose => "TRANSPOSE",
+            Self::Swiglu => "SWIGLU",
+            Self::Silu => "SILU",
+            Self::Other(name, _) => name,
+        }
+    }
+}
+
+impl Node {
+    /// A float parameter of the op, as ggml stores it.
+    pub fn parameter_f32(&self, index: usize) -> f32 {
+        f32::from_bits(self.parameters[index].cast_unsigned())
+    }
+
+    pub fn elements(&self) -> i64 {
+        self.shape.iter().product()
+    }
+}
+
+impl Context {
+    /// Trace the forward graph of a full context (`params().context` tokens, one sequence) with logits at `outputs` of them, adapters
+    /// included.
+    ///
+    /// source: llama.cpp `llama_graph_reserve` (src/llama-ext.h)
+    pub fn trace(&mut self, outputs: u32) -> Result<Trace, LlamaError> {
+        let tokens = self.params().context;
+        if !self.is_training() || outputs == 0 || outputs > tokens {
+            return Err(LlamaError::Trace(format!("{outputs} outputs of {tokens} tokens; only a training context traces")));
+        }
+        let (mark, mut reason) = (log::mark(), Reason::new());
+        let (buffer, size) = reason.pointer();
+        // SAFETY: context alive, sizes checked; exceptions end in the shim.
+        let graph = unsafe { crate::shim::translora_graph_reserve(self.raw(), tokens, outputs, buffer, size) };
+        if graph.is_null() {
+            return Err(LlamaError::Trace(reason.or_log(mark, "llama.cpp built no graph")));
+        }
+        let mut reader = Reader { nodes: Vec::new(), index: HashMap::new() };
+        // SAFETY: the graph is valid until the next reserve on this context, which needs `&mut self`; tensors are read, not kept, except
+        // weights, which the model and adapters below own.
+        unsafe {
+            for i in 0..sys::ggml_graph_n_nodes(graph) {
+                reader.read(sys::ggml_graph_node(graph, i));
+            }
+        }
+        let output = reader.nodes.len().checked_sub(1).ok_or_else(|| LlamaError::Trace("an empty graph".into()))?;
+        let adapters = self.adapters().iter().map(|(adapter, _)| adapter.clone()).collect();
+        Ok(Trace { nodes: reader.nodes, output, model: self.model().clone(), adapters })
+    }
+}
+
+struct Reader {
+    nodes: Vec<Node>,
+    index: HashMap<*mut sys::ggml_tensor, usize>,
+}
+
+impl Reader {
+    /// Append a tensor after all that it reads.
+    ///
+    /// # Safety
+    /// `raw` and everything it refers to must be live ggml tensors.
+    unsafe fn read(&mut self, raw: *mut sys::ggml_tensor) -> usize {
+        if let Some(index) = self.index.get(&raw) {
+            return *index;
+        }
+        // SAFETY: the caller promises live tensors.
+        let tensor = unsafe { &*raw };
+        let count = tensor.src.iter().rposition(|source| !source.is_null()).map_or(0, |last| last + 1);
+        let mut sources = Vec::with_capacity(count);
+        for source in &tensor.src[..count] {
+            // SAFETY: as above; not null.
+            sources.push(if source.is_null() { None } else { Some(unsafe { self.read(*source) }) });
+        }
+        // SAFETY: as above; not null.
+        let view = (!tensor.view_src.is_null()).then(|| (unsafe { self.read(tensor.view_src) }, tensor.view_offs));
+        // SAFETY: ggml keeps names NUL-terminated.
+        let name = unsafe { CStr::from_ptr(tensor.name.as_ptr()) }.to_string_lossy().into_owned();
+        // SAFETY: as above.
+        let op = unsafe { op_of(raw) };
+        self.nodes.push(Node {
+            name,
+            op,
+            dtype: Dtype::of(tensor.type_),
+            shape: tensor.ne,
+            strides: tensor.nb,
+            sources,
+            view,
+            parameters: tensor.op_params,
+            raw_op: tensor.op,
+            raw: if op == Op::Weight { raw } else { std::ptr::null_mut() },
+        });
+        self.index.insert(raw, self.nodes.len() - 1);
+        self.nodes.len() - 1
+    }
+}
+
+/// # Safety
+/// `raw` must be a live ggml tensor.
+unsafe fn op_of(raw: *mut sys::ggml_tensor) -> Op {
+    // SAFETY: the caller promises a live tensor; ggml's names are static strings.
+    unsafe {
+        let other = || {
+            let name = CStr::from_ptr(sys::ggml_op_desc(raw)).to_str().unwrap_or("?");
+            Op::Other(name, (*raw).op)
+        };
+        match (*raw).op {
+            sys::GGML_OP_NONE if (*raw).buffer.is_null() => Op::Input,
+            sys::GGML_OP_NONE => Op::Weight,
+            sys::GGML_OP_ADD => Op::Add,
+            sys::GGML_OP_MUL => Op::Mul,
+            sys::GGML_OP_SCALE => Op::Scale,
+            sys::GGML_OP_RMS_NORM => Op::RmsNorm,
+            sys::GGML_OP_MUL_MAT => Op::MulMat,
+            sys::GGML_OP_GET_ROWS => Op::GetRows,
+            sys::GGML_OP_SOFT_MAX => Op::SoftMax,
+            sys::GGML_OP_ROPE => Op::Rope,
+            sys::GGML_OP_CONT => Op::Cont,
+            sys::GGML_OP_RESHAPE => Op::Reshape,
+            sys::GGML_OP_VIEW => Op::View,
+            sys::GGML_OP_PERMUTE => Op::Permute,
+            sys::GGML_OP_TRANSPOSE => Op::Transpose,
+            sys::GGML_OP_GLU if sys::ggml_get_glu_op(raw) == sys::GGML_GLU_OP_SWIGLU => Op::Swiglu,
+            sys::GGML_OP_UNARY if sys::ggml_get_unary_op(raw) == sys::GGML_UNARY_OP_SILU => Op::Silu,
+            _ => other(),
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! Reads and writes GGUF files (versions 2 and 3, little endian), and turns quantized blocks into floats.
+//!
+//! The bytes may come from anyone: every length is checked before it is believed, every count has a limit in [`limits`], and a
+//! [`Gguf`] that exists holds only tensors that lie inside the file, aligned, named once and apart from each other.
+//!
+//! Refuses to know what a key or a tensor means; who reads a model or an adapter out of the file decides that.
+//! bounds: version 1, big endian, nested arrays, and tensor types that were removed from ggml are refused by number.
+#![forbid(unsafe_code)]
+
+mod cursor;
+mod dequantize;
+mod error;
+mod kind;
+mod reader;
+mod value;
+mod writer;
+
+pub use dequantize::dequantize;
+pub use error::GgufError;
+pub use kind::TensorKind;
+pub use reader::{Gguf, Tensor};
+pub use value::{Array, Value, ValueKind};
+pub use writer::Writer;
+
+/// The limits on what a file may ask the reader to hold.
+pub mod limits {
+    /// Most metadata keys in a file.
+    pub const KEYS_MAX: u64 = 65_536;
+    /// Most tensors in a file.
+    pub const TENSORS_MAX: u64 = 65_536;
+    /// Most bytes in a metadata key (the format's own limit).
+    pub const KEY_BYTES_MAX: u64 = 65_535;
+    /// Most bytes in a tensor name: ggml keeps 64, the last of them a zero.
+    pub const NAME_BYTES_MAX: u64 = 63;
+    /// Most bytes in a metadata string.
+    pub const STRING_BYTES_MAX: u64 = 64 << 20;
+    /// Most elements in a metadata array.
+    pub const ARRAY_ELEMENTS_MAX: u64 = 16 << 20;
+    /// Most dimensions of a tensor.
+    pub const DIMENSIONS_MAX: u32 = 4;
+    /// Largest alignment of tensor data, in bytes.
+    pub const ALIGNMENT_MAX: u32 = 1 << 16;
+    /// The alignment of tensor data where the file names none, in bytes.
+    pub const ALIGNMENT_DEFAULT: u32 = 32;
+}

@@ -1,0 +1,25 @@
+#![forbid(unsafe_code)]
+//! LoRA training on quantized GGUF models.
+//!
+//! llama.cpp's own forward graph is traced and emitted again with gradients appended, so a model trains if every operation between
+//! its adapters and its loss has a rule in `rules`. Knows tokens, tensors and gradients; knows nothing of text, templates, teachers or
+//! transfers. May be named by the engine room only.
+
+mod adapter;
+mod error;
+mod modules;
+mod optimizer;
+mod pack;
+mod program;
+mod rules;
+mod snapshot;
+mod trainer;
+mod weights;
+
+pub use adapter::{Adapter, LoraPair};
+pub use error::TrainError;
+pub use modules::{Target, targets};
+pub use optimizer::{AdamW, Moments};
+pub use pack::{Example, Packed, shared_prefix};
+pub use trainer::{StepReport, TrainSpec, Trainer};
+pub use weights::ForwardWeights;
