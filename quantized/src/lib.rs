@@ -11,8 +11,10 @@ mod modules;
 mod optimizer;
 mod pack;
 mod program;
+pub mod reference;
 mod rules;
 mod snapshot;
+pub mod tiny;
 mod trainer;
 mod weights;
 

@@ -235,8 +235,13 @@ impl Emit<'_> {
             _ => {
                 let mut sources: Vec<Option<Tensor>> = node.sources.iter().map(|source| source.and_then(|source| self.forward[source])).collect();
                 if let (Op::MulMat, Some(Some(weight)), true) = (node.op, node.sources.first(), i != trace.output) {
-                    let copy = self.weights.forward(self.graph, &trace.nodes[*weight].name)?;
+                    let copy = self.weights.copy(self.graph, &trace.nodes[*weight].name)?;
                     sources[0] = copy.or(sources[0]);
+                }
+                if let (Op::MulMat, Some(Some(input)), true) = (node.op, sources.get(1), self.weights.forward == ForwardWeights::F16) {
+                    // As in `Backward::mul_mat`: the permuted queries are not contiguous. Not in the native forward, which stays
+                    // llama.cpp's to the bit.
+                    sources[1] = Some(self.graph.dense(*input)?);
                 }
                 let view = node.view.and_then(|(root, _)| self.forward[root]);
                 self.graph.replay(node, &sources, view)?

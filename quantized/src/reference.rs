@@ -213,7 +213,20 @@ impl ReferenceModel {
         let activated = gate.iter().zip(&up).map(|(g, u)| g.iter().zip(u).map(silu_times).collect()).collect();
         let output = add_rows(&middle, &layer.down.forward(lora, &activated));
         let tape = Tape {
-            input, normed, q_projected, k_projected, q, k, v, probabilities, attended, middle, ffn_normed, gate, up, activated,
+            input,
+            normed,
+            q_projected,
+            k_projected,
+            q,
+            k,
+            v,
+            probabilities,
+            attended,
+            middle,
+            ffn_normed,
+            gate,
+            up,
+            activated,
         };
         (tape, output)
     }
@@ -338,4 +351,3 @@ impl ReferenceModel {
         (d_q, d_k, d_v)
     }
 }
-

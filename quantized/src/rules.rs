@@ -112,6 +112,8 @@ impl<'a> Backward<'a> {
     ///
     /// shapes: a [k, m, g], b [k, n, h], y [m, n, h] with h a multiple of g
     fn mul_mat(&mut self, node: &Node, dy: Tensor) -> Done {
+        // ggml's fast F32 product wants its second operand contiguous; gradients of permuted heads are not.
+        let dy = self.graph.dense(dy)?;
         if self.wants(node, 1) {
             let turned = self.transposed_operand(node)?;
             let db = self.graph.mul_mat(turned, dy)?;
@@ -275,8 +277,7 @@ impl<'a> Backward<'a> {
         if let Some(turned) = self.turned.get(&tensor) {
             return Ok(*turned);
         }
-        let view = self.graph.transpose(tensor)?;
-        let turned = self.graph.cont(view)?;
+        let turned = self.graph.turned(tensor)?;
         self.turned.insert(tensor, turned);
         Ok(turned)
     }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use translora_gguf::Gguf;
-use translora_llama::{Adapter as LoadedAdapter, Backend, Compute, Context, Dtype, Model, Storage};
+use translora_llama::{Adapter as LoadedAdapter, Backend, Compute, Context, Dtype, Model, Storage, Trace};
 
 use crate::adapter::Adapter;
 use crate::error::TrainError;
@@ -45,8 +45,12 @@ pub struct StepReport {
 const LOGITS_MAX: usize = 16 << 20;
 /// Gradients are multiplied by this inside the graph: F16 products lose what is below 2⁻²⁴.
 const SCALE: f32 = 16.0;
-/// llama.cpp pads a context to this, and a training graph spans its whole context.
-const TOKENS_STEP: usize = 256;
+/// Packed sequences are padded to a multiple of this.
+const TOKENS_STEP: usize = 32;
+/// Tokens of one packed sequence, unless a single example is longer.
+const TOKENS_MAX: usize = 256;
+/// The two context sizes that are traced; llama.cpp pads contexts to multiples of 256.
+const TRACED: [u32; 2] = [256, 512];
 
 /// An adapter under training on one model.
 pub struct Trainer {
@@ -61,6 +65,8 @@ pub struct Trainer {
     index: AdapterIndex,
     weights: Option<Weights>,
     programs: HashMap<(usize, usize, Purpose), Program>,
+    /// By number of outputs, one for each of `TRACED`.
+    traces: HashMap<usize, [Trace; 2]>,
     template: LoadedAdapter,
     examples: Vec<Example>,
     prefix: usize,
@@ -92,12 +98,13 @@ impl Trainer {
             index,
             weights: None,
             programs: HashMap::new(),
+            traces: HashMap::new(),
             template,
             examples: Vec::new(),
             prefix: 0,
             vocabulary: model.vocab().len(),
         };
-        trainer.program(TOKENS_STEP, 16, Purpose::Gradients)?;
+        trainer.program(TOKENS_MAX, 16, Purpose::Gradients)?;
         Ok(trainer)
     }
 
@@ -214,7 +221,7 @@ impl Trainer {
         let chosen: Vec<&Example> = chosen.iter().collect();
         let mut report = StepReport::default();
         let mut total: Vec<Vec<f32>> = Vec::new();
-        for run in split(&chosen, self.prefix, TOKENS_STEP, self.outputs_max()) {
+        for run in split(&chosen, self.prefix, TOKENS_MAX, self.outputs_max()) {
             let (outcome, used) = self.run_packed(&run, purpose)?;
             report.loss += outcome.loss;
             report.tokens += used;
@@ -251,14 +258,12 @@ impl Trainer {
         if self.programs.contains_key(&(tokens, outputs, purpose)) {
             return Ok(());
         }
-        let mut context = Context::training(&self.model, tokens as u32, self.spec.threads)?;
-        context.set_adapters(&[(self.template.clone(), 1.0)])?;
-        let trace = context.trace(outputs as u32)?;
+        let trace = self.trace(tokens, outputs)?;
         if self.weights.is_none() {
             // A dry run first: a missing rule must cost neither time nor memory.
             Program::new(&trace, &Weights::dry(), &self.storage, &self.index, Purpose::Gradients)?;
             let copies = wanted(&trace, &self.index, self.spec.forward);
-            self.weights = Some(Weights::prepare(&trace, &mut self.compute, &copies)?);
+            self.weights = Some(Weights::prepare(&trace, &mut self.compute, &copies, self.spec.forward)?);
         }
         if let Some(weights) = &self.weights {
             let program = Program::new(&trace, weights, &self.storage, &self.index, purpose)?;
@@ -267,8 +272,24 @@ impl Trainer {
         Ok(())
     }
 
+    fn trace(&mut self, tokens: usize, outputs: usize) -> Result<Trace, TrainError> {
+        if !self.traces.contains_key(&outputs) {
+            let trace = |size: u32| -> Result<Trace, TrainError> {
+                let mut context = Context::training(&self.model, size.max(outputs as u32 + 1), self.spec.threads)?;
+                context.set_adapters(&[(self.template.clone(), 1.0)])?;
+                Ok(context.trace(outputs as u32)?)
+            };
+            let [one, two] = TRACED;
+            let step = (outputs as u32).next_multiple_of(one);
+            let pair = [trace(one.max(step))?, trace(two.max(step + one))?];
+            self.traces.insert(outputs, pair);
+        }
+        let [one, two] = &self.traces[&outputs];
+        Ok(one.resized(two, tokens as u32)?)
+    }
+
     fn outputs_max(&self) -> usize {
-        (LOGITS_MAX / self.vocabulary.max(1)).clamp(16, TOKENS_STEP)
+        (LOGITS_MAX / self.vocabulary.max(1)).clamp(16, TOKENS_MAX)
     }
 
     fn example(&self, index: usize) -> Result<&Example, TrainError> {

@@ -30,22 +30,23 @@ pub struct Wanted {
 pub struct Weights {
     storage: Option<Storage>,
     transposed: HashMap<String, usize>,
-    forward: HashMap<String, usize>,
+    copies: HashMap<String, usize>,
+    pub(crate) forward: ForwardWeights,
     dry: bool,
 }
 
 impl Weights {
     /// No copies at all: for a graph that is built to see whether it can be, and never run.
     pub fn dry() -> Self {
-        Self { storage: None, transposed: HashMap::new(), forward: HashMap::new(), dry: true }
+        Self { storage: None, transposed: HashMap::new(), copies: HashMap::new(), forward: ForwardWeights::Native, dry: true }
     }
 
     /// Make the wanted copies of a trace's weights.
     ///
     /// shapes: W is [in, out]; its transpose [out, in]
-    pub fn prepare(trace: &Trace, compute: &mut Compute, wanted: &HashMap<String, Wanted>) -> Result<Self, LlamaError> {
-        let mut copies = Vec::new();
-        let (mut transposed, mut forward) = (HashMap::new(), HashMap::new());
+    pub fn prepare(trace: &Trace, compute: &mut Compute, wanted: &HashMap<String, Wanted>, forward: ForwardWeights) -> Result<Self, LlamaError> {
+        let mut shapes = Vec::new();
+        let (mut transposed, mut copies) = (HashMap::new(), HashMap::new());
         let named = |node: &&Node| wanted.contains_key(&node.name);
         let sources: Vec<&Node> = trace.nodes.iter().filter(named).collect();
         for node in &sources {
@@ -53,18 +54,18 @@ impl Weights {
             let kind = if node.dtype == Dtype::F32 { Dtype::F32 } else { Dtype::F16 };
             let wanted = wanted[&node.name];
             if wanted.transposed {
-                transposed.insert(node.name.clone(), copies.len());
-                copies.push((kind, [outputs, inputs], format!("{}.t", node.name)));
+                transposed.insert(node.name.clone(), shapes.len());
+                shapes.push((kind, [outputs, inputs], format!("{}.t", node.name)));
             }
             if wanted.forward {
-                forward.insert(node.name.clone(), copies.len());
-                copies.push((Dtype::F16, [inputs, outputs], format!("{}.f16", node.name)));
+                copies.insert(node.name.clone(), shapes.len());
+                shapes.push((Dtype::F16, [inputs, outputs], format!("{}.f16", node.name)));
             }
         }
-        if copies.is_empty() {
-            return Ok(Self { storage: None, transposed, forward, dry: false });
+        if shapes.is_empty() {
+            return Ok(Self { storage: None, transposed, copies, forward, dry: false });
         }
-        let storage = Storage::new(compute, &copies)?;
+        let storage = Storage::new(compute, &shapes)?;
         for node in sources {
             let values = floats(trace, node)?;
             let width = usize::try_from(node.shape[0]).unwrap_or(1);
@@ -72,11 +73,11 @@ impl Weights {
                 let bytes = if node.dtype == Dtype::F32 { transpose_f32(&values, width) } else { transpose_f16(&values, width) };
                 compute.write_stored(&storage, *index, &bytes)?;
             }
-            if let Some(index) = forward.get(&node.name) {
+            if let Some(index) = copies.get(&node.name) {
                 compute.write_stored(&storage, *index, &halves(&values))?;
             }
         }
-        Ok(Self { storage: Some(storage), transposed, forward, dry: false })
+        Ok(Self { storage: Some(storage), transposed, copies, forward, dry: false })
     }
 
     /// The transposed copy of a weight as a leaf of `graph`; `None` if there is none.
@@ -90,8 +91,8 @@ impl Weights {
     }
 
     /// The F16 copy of a weight as a leaf of `graph`; `None` if the weight is read as it lies.
-    pub(crate) fn forward(&self, graph: &mut Graph, name: &str) -> Result<Option<Tensor>, LlamaError> {
-        let copy = self.forward.get(name).zip(self.storage.as_ref());
+    pub(crate) fn copy(&self, graph: &mut Graph, name: &str) -> Result<Option<Tensor>, LlamaError> {
+        let copy = self.copies.get(name).zip(self.storage.as_ref());
         copy.map(|(index, storage)| graph.stored(storage, *index)).transpose()
     }
 

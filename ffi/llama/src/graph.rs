@@ -200,6 +200,28 @@ impl Graph {
         if unsafe { sys::ggml_is_contiguous(self.raw(a)?) } { Ok(a) } else { self.cont(a) }
     }
 
+    /// Swap the inner two dimensions into fresh memory.
+    ///
+    /// ggml's own copy of a transposed F32 view moves four bytes at a time; on the CPU a tiled kernel of ours does it.
+    pub fn turned(&mut self, a: Tensor) -> Built {
+        let raw = self.raw(a)?;
+        // SAFETY: reads a live tensor.
+        let (dtype, ne, nb) = unsafe { ((*raw).type_, (*raw).ne, (*raw).nb) };
+        if dtype != sys::GGML_TYPE_F32 || nb[0] != size_of::<f32>() {
+            let view = self.transpose(a)?;
+            return self.cont(view);
+        }
+        self.room()?;
+        let mut sources = [raw];
+        // SAFETY: room was checked; one live source, copied by the call; the kernel needs exactly what was checked: F32 with dense rows
+        // in, and the fresh contiguous tensor of the swapped shape out.
+        let raw = unsafe {
+            let kernel = Some(crate::kernels::turn as unsafe extern "C" fn(*mut sys::ggml_tensor, i32, i32, *mut std::ffi::c_void));
+            sys::ggml_custom_4d(self.ctx(), dtype, ne[1], ne[0], ne[2], ne[3], sources.as_mut_ptr(), 1, kernel, -1, std::ptr::null_mut())
+        };
+        Ok(self.push(raw))
+    }
+
     /// Swap the inner two dimensions, as a view.
     pub fn transpose(&mut self, a: Tensor) -> Built {
         self.unary(a, |ctx, a| unsafe { sys::ggml_transpose(ctx, a) })

@@ -10,6 +10,7 @@ mod context;
 mod dtype;
 mod error;
 mod graph;
+mod kernels;
 mod log;
 mod model;
 mod quantize;

@@ -18,6 +18,8 @@ pub struct Trace {
     pub nodes: Vec<Node>,
     /// Index of the last node: the logits.
     pub output: usize,
+    /// Tokens it was traced for.
+    pub tokens: u32,
     pub(crate) model: Model,
     pub(crate) adapters: Vec<Adapter>,
 }
@@ -130,7 +132,65 @@ impl Context {
         }
         let output = reader.nodes.len().checked_sub(1).ok_or_else(|| LlamaError::Trace("an empty graph".into()))?;
         let adapters = self.adapters().iter().map(|(adapter, _)| adapter.clone()).collect();
-        Ok(Trace { nodes: reader.nodes, output, model: self.model().clone(), adapters })
+        Ok(Trace { nodes: reader.nodes, output, tokens, model: self.model().clone(), adapters })
+    }
+}
+
+impl Trace {
+    /// Derive the graph for another number of tokens from two traces: what is equal in both does not depend on it, the rest is
+    /// proportional to it, to its square, or linear.
+    ///
+    /// llama.cpp pads contexts to 256 tokens and a training graph spans its whole context, so only multiples of that can be traced.
+    ///
+    /// fails: the two differ in more than sizes, or a size comes out broken.
+    pub fn resized(&self, other: &Self, tokens: u32) -> Result<Self, LlamaError> {
+        let refuse = |name: &str| LlamaError::Trace(format!("{name} does not scale with the number of tokens"));
+        if self.nodes.len() != other.nodes.len() || self.output != other.output || self.tokens == other.tokens {
+            return Err(refuse("the graph"));
+        }
+        let size = Sizes { one: i64::from(self.tokens), two: i64::from(other.tokens), wanted: i64::from(tokens) };
+        let mut nodes = self.nodes.clone();
+        for (node, twin) in nodes.iter_mut().zip(&other.nodes) {
+            let view_only = matches!(node.op, Op::View | Op::Reshape | Op::Permute | Op::Transpose);
+            if node.op != twin.op || node.sources != twin.sources || (!view_only && node.parameters != twin.parameters) {
+                return Err(refuse(&node.name));
+            }
+            for (value, twin) in node.shape.iter_mut().zip(twin.shape) {
+                *value = size.at(*value, twin).ok_or_else(|| refuse(&node.name))?;
+            }
+            let bytes = |value: usize, twin: usize| -> Option<usize> { size.at(value.try_into().ok()?, twin.try_into().ok()?)?.try_into().ok() };
+            for (value, twin) in node.strides.iter_mut().zip(twin.strides) {
+                *value = bytes(*value, twin).ok_or_else(|| refuse(&node.name))?;
+            }
+            if let (Some((_, offset)), Some((_, twin))) = (&mut node.view, twin.view) {
+                *offset = bytes(*offset, twin).ok_or_else(|| refuse(&node.name))?;
+            }
+        }
+        Ok(Self { nodes, output: self.output, tokens, model: self.model.clone(), adapters: self.adapters.clone() })
+    }
+}
+
+/// Two traced numbers of tokens and a third.
+struct Sizes {
+    one: i64,
+    two: i64,
+    wanted: i64,
+}
+
+impl Sizes {
+    /// What is `a` at one and `b` at two, at the third.
+    fn at(&self, a: i64, b: i64) -> Option<i64> {
+        let Self { one, two, wanted } = *self;
+        let exact = |numerator: i64, denominator: i64| (numerator % denominator == 0).then(|| numerator / denominator);
+        if a == b {
+            Some(a)
+        } else if a * two == b * one {
+            exact(a * wanted, one)
+        } else if a * two * two == b * one * one {
+            exact(a * wanted * wanted, one * one)
+        } else {
+            Some(a + exact((b - a) * (wanted - one), two - one)?)
+        }
     }
 }
 

@@ -1,9 +1,7 @@
 //! Reads a GGUF file out of a slice, which may be a mapped file.
 
 use crate::cursor::Cursor;
-use crate::limits::{
-    ALIGNMENT_DEFAULT, ALIGNMENT_MAX, DIMENSIONS_MAX, KEY_BYTES_MAX, KEYS_MAX, NAME_BYTES_MAX, TENSORS_MAX,
-};
+use crate::limits::{ALIGNMENT_DEFAULT, ALIGNMENT_MAX, DIMENSIONS_MAX, KEY_BYTES_MAX, KEYS_MAX, NAME_BYTES_MAX, TENSORS_MAX};
 use crate::{GgufError, TensorKind, Value};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

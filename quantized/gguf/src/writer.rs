@@ -1,8 +1,6 @@
 //! Writes a GGUF file, version 3.
 
-use crate::limits::{
-    ARRAY_ELEMENTS_MAX, DIMENSIONS_MAX, KEY_BYTES_MAX, KEYS_MAX, NAME_BYTES_MAX, STRING_BYTES_MAX, TENSORS_MAX,
-};
+use crate::limits::{ARRAY_ELEMENTS_MAX, DIMENSIONS_MAX, KEY_BYTES_MAX, KEYS_MAX, NAME_BYTES_MAX, STRING_BYTES_MAX, TENSORS_MAX};
 use crate::reader::{ALIGNMENT_KEY, MAGIC, alignment_of, check_shape};
 use crate::value::write_string;
 use crate::{GgufError, TensorKind, Value};

@@ -178,17 +178,46 @@ fn the_writer_refuses_what_the_reader_would() {
         fill(&mut writer);
         writer.to_bytes().unwrap_err()
     };
-    assert!(matches!(refusal(&|w| { w.set("", 1u32); }), GgufError::EmptyName { .. }));
-    assert!(matches!(refusal(&|w| { w.set("general.alignment", 48u32); }), GgufError::Alignment { .. }));
-    assert!(matches!(refusal(&|w| { w.set("k".repeat(65_536), 1u32); }), GgufError::Limit { .. }));
-    assert!(matches!(refusal(&|w| { w.tensor_f32("t".repeat(64), &[1], &[0.0]); }), GgufError::Limit { .. }));
-    assert!(matches!(refusal(&|w| { w.tensor_f32("t", &[], &[0.0]); }), GgufError::EmptyShape { .. }));
     assert!(matches!(
-        refusal(&|w| { w.tensor_f32("t", &[2], &[0.0]); }),
+        refusal(&|w| {
+            w.set("", 1u32);
+        }),
+        GgufError::EmptyName { .. }
+    ));
+    assert!(matches!(
+        refusal(&|w| {
+            w.set("general.alignment", 48u32);
+        }),
+        GgufError::Alignment { .. }
+    ));
+    assert!(matches!(
+        refusal(&|w| {
+            w.set("k".repeat(65_536), 1u32);
+        }),
+        GgufError::Limit { .. }
+    ));
+    assert!(matches!(
+        refusal(&|w| {
+            w.tensor_f32("t".repeat(64), &[1], &[0.0]);
+        }),
+        GgufError::Limit { .. }
+    ));
+    assert!(matches!(
+        refusal(&|w| {
+            w.tensor_f32("t", &[], &[0.0]);
+        }),
+        GgufError::EmptyShape { .. }
+    ));
+    assert!(matches!(
+        refusal(&|w| {
+            w.tensor_f32("t", &[2], &[0.0]);
+        }),
         GgufError::DataSize { expected: 8, got: 4, .. }
     ));
     assert!(matches!(
-        refusal(&|w| { w.tensor_f32("t", &[1], &[0.0]).tensor_f32("t", &[1], &[0.0]); }),
+        refusal(&|w| {
+            w.tensor_f32("t", &[1], &[0.0]).tensor_f32("t", &[1], &[0.0]);
+        }),
         GgufError::DuplicateTensor { .. }
     ));
 }

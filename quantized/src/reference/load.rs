@@ -7,8 +7,7 @@ use translora_gguf::{Gguf, Tensor, Value, dequantize};
 
 /// Turns a tensor into floats.
 pub(super) fn floats(gguf: &Gguf<'_>, tensor: &Tensor) -> Result<Vec<f32>> {
-    dequantize(tensor.kind, gguf.data(tensor))
-        .map_err(|source| ReferenceError::Blocks { tensor: tensor.name.clone(), source })
+    dequantize(tensor.kind, gguf.data(tensor)).map_err(|source| ReferenceError::Blocks { tensor: tensor.name.clone(), source })
 }
 
 /// Turns a model file into floats.

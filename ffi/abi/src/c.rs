@@ -1,0 +1,98 @@
+//! The structs of `include/translora.h`, field by field. What each field means is said there.
+#![expect(missing_docs, reason = "the header documents every field, and a second text would drift from it")]
+
+use std::ffi::{c_char, c_void};
+
+pub const ABI_MAJOR: u32 = 1;
+pub const ABI_MINOR: u32 = 0;
+pub const TEXT_BYTES_MAX: u64 = 64 << 20;
+pub const LOG_ERROR: i32 = 1;
+pub const ECHO_1: &str = "translora.echo/1";
+pub const INSPECT_1: &str = "translora.inspect/1";
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Text {
+    pub data: *const c_char,
+    pub length: u64,
+}
+
+#[repr(C)]
+pub struct OwnedText {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub text: Text,
+    pub release: unsafe extern "C" fn(*mut OwnedText),
+}
+
+#[repr(C)]
+pub struct Error {
+    pub struct_size: u32,
+    pub status: i32,
+    pub message: Text,
+    pub hint: Text,
+    pub release: unsafe extern "C" fn(*mut Error),
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Host {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub context: *mut c_void,
+    pub log: Option<unsafe extern "C" fn(*mut c_void, i32, Text)>,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Info {
+    pub struct_size: u32,
+    pub abi_major: u32,
+    pub abi_minor: u32,
+    pub poisoned: i32,
+    pub version: Text,
+    pub engine: Text,
+}
+
+/// A handle: a number in a pointer's clothes, never dereferenced.
+#[repr(C)]
+pub struct Instance {
+    _opaque: [u8; 0],
+}
+
+pub type Create = unsafe extern "C" fn(*const Host, *mut *mut Instance, *mut *mut Error) -> i32;
+pub type Destroy = unsafe extern "C" fn(*mut Instance, *mut *mut Error) -> i32;
+pub type InfoOf = unsafe extern "C" fn(*mut Instance, *mut Info, *mut *mut Error) -> i32;
+pub type Capability = unsafe extern "C" fn(Text) -> *const c_void;
+pub type EchoText = unsafe extern "C" fn(*mut Instance, Text, *mut *mut OwnedText, *mut *mut Error) -> i32;
+pub type EchoFail = unsafe extern "C" fn(*mut Instance, i32, Text, *mut *mut Error) -> i32;
+pub type EchoPanic = unsafe extern "C" fn(*mut Instance, *mut *mut Error) -> i32;
+pub type InspectFile = unsafe extern "C" fn(*mut Instance, Text, *mut *mut OwnedText, *mut *mut Error) -> i32;
+
+#[repr(C)]
+pub struct Entry {
+    pub struct_size: u32,
+    pub abi_major: u32,
+    pub abi_minor: u32,
+    pub reserved: u32,
+    pub create: Option<Create>,
+    pub destroy: Option<Destroy>,
+    pub info: Option<InfoOf>,
+    pub capability: Option<Capability>,
+}
+
+#[repr(C)]
+pub struct Echo1 {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub echo: Option<EchoText>,
+    pub fail: Option<EchoFail>,
+    pub panic: Option<EchoPanic>,
+}
+
+#[repr(C)]
+pub struct Inspect1 {
+    pub struct_size: u32,
+    pub reserved: u32,
+    pub inspect: Option<InspectFile>,
+}

@@ -1,0 +1,44 @@
+use std::mem::{offset_of, size_of};
+
+use crate::c;
+use crate::failure::Status;
+
+/// Describe the ABI as this crate has it: for every struct a line `name size` and lines `name.field offset`, then the numbers.
+///
+/// A C program that includes the header prints the same lines; a test compares the two.
+pub fn layout() -> String {
+    let mut lines = String::new();
+    macro_rules! describe {
+        ($name:literal, $type:ty, $($field:ident),+) => {
+            lines.push_str(&format!("{} {}\n", $name, size_of::<$type>()));
+            $(lines.push_str(&format!("{}.{} {}\n", $name, stringify!($field), offset_of!($type, $field)));)+
+        };
+    }
+    describe!("translora_text", c::Text, data, length);
+    describe!("translora_string", c::OwnedText, struct_size, reserved, text, release);
+    describe!("translora_error", c::Error, struct_size, status, message, hint, release);
+    describe!("translora_host", c::Host, struct_size, reserved, context, log);
+    describe!("translora_info", c::Info, struct_size, abi_major, abi_minor, poisoned, version, engine);
+    describe!("translora_entry", c::Entry, struct_size, abi_major, abi_minor, reserved, create, destroy, info, capability);
+    describe!("translora_echo_1", c::Echo1, struct_size, reserved, echo, fail, panic);
+    describe!("translora_inspect_1", c::Inspect1, struct_size, reserved, inspect);
+    let statuses = Status::ALL.map(|status| (format!("{status:?}"), status as i64));
+    let numbers = [("ABI_MAJOR", i64::from(c::ABI_MAJOR)), ("ABI_MINOR", i64::from(c::ABI_MINOR)), ("LOG_ERROR", i64::from(c::LOG_ERROR))];
+    let numbers = numbers.map(|(name, n)| (name.to_owned(), n));
+    for (name, number) in numbers.into_iter().chain([("TEXT_BYTES_MAX".into(), c::TEXT_BYTES_MAX as i64)]).chain(statuses) {
+        lines.push_str(&format!("{name} {number}\n"));
+    }
+    lines
+}
+
+// The numbers of the first release on 64-bit machines. Growth at the end may raise a size, never move a field.
+#[cfg(target_pointer_width = "64")]
+const _: () = {
+    assert!(size_of::<c::Text>() == 16);
+    assert!(size_of::<c::OwnedText>() == 32 && offset_of!(c::OwnedText, release) == 24);
+    assert!(size_of::<c::Error>() == 48 && offset_of!(c::Error, message) == 8 && offset_of!(c::Error, release) == 40);
+    assert!(size_of::<c::Host>() == 24 && offset_of!(c::Host, log) == 16);
+    assert!(size_of::<c::Info>() == 48 && offset_of!(c::Info, version) == 16 && offset_of!(c::Info, engine) == 32);
+    assert!(size_of::<c::Entry>() == 48 && offset_of!(c::Entry, create) == 16 && offset_of!(c::Entry, capability) == 40);
+    assert!(size_of::<c::Echo1>() == 32 && size_of::<c::Inspect1>() == 16);
+};

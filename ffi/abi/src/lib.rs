@@ -1,0 +1,51 @@
+//! The C ABI of the plugin: mirror of `include/translora.h`, the gate that every call passes, and the exporter.
+//!
+//! A library implements [`Plugin`] in safe Rust and writes one line, [`export!`]. Knows nothing of models or pipelines. Only a
+//! plugin's door and its export line may name this crate.
+
+#![warn(missing_docs)]
+
+pub mod c;
+mod export;
+mod failure;
+mod gate;
+mod layout;
+mod registry;
+mod text;
+
+pub use export::entry;
+pub use failure::{Failure, Status};
+pub use layout::layout;
+
+/// What a plugin does behind the gate. One value for each instance that a host creates.
+///
+/// thread: any, and several at once.
+pub trait Plugin: Send + Sync + 'static {
+    /// The library's own version.
+    const VERSION: &'static str;
+    /// The engine it was built with.
+    const ENGINE: &'static str;
+
+    /// Make the state of a new instance.
+    fn create() -> Result<Self, Failure>
+    where
+        Self: Sized;
+
+    /// Describe the file at `path` as one JSON object.
+    fn inspect(&self, path: &str) -> Result<String, Failure>;
+}
+
+/// Export `translora_get_entry` for a type that implements [`Plugin`]; once in a library.
+///
+/// The attribute that exports a symbol counts as unsafe code because two libraries could define the same symbol. The name is
+/// translora's own, and a second definition in one binary is a link error, so the plugin's crate can stay free of unsafe code.
+#[macro_export]
+macro_rules! export {
+    ($plugin:ty) => {
+        /// Answer the table of this ABI version, or null.
+        #[unsafe(no_mangle)]
+        pub extern "C" fn translora_get_entry(abi_major: u32) -> *const $crate::c::Entry {
+            $crate::entry::<$plugin>(abi_major)
+        }
+    };
+}

@@ -1,0 +1,282 @@
+//! What a careless host does, by name, and what it gets for it.
+
+use std::ffi::c_void;
+use std::ptr::{null, null_mut};
+use std::sync::Mutex;
+
+use translora_abi::{Failure, Plugin, Status, c, entry};
+
+struct Mirror;
+
+impl Plugin for Mirror {
+    const VERSION: &'static str = "9.8.7";
+    const ENGINE: &'static str = "none";
+
+    fn create() -> Result<Self, Failure> {
+        Ok(Self)
+    }
+
+    fn inspect(&self, path: &str) -> Result<String, Failure> {
+        match path {
+            "missing" => Err(Failure { hint: "look elsewhere".into(), ..Failure::new(Status::Input, "missing: no such file") }),
+            _ => Ok(format!("{{\"path\":{path:?}}}")),
+        }
+    }
+}
+
+/// The tables as a host sees them, with calls that panic on a missing function and hand back (status, message).
+struct Seen {
+    entry: &'static c::Entry,
+    echo: &'static c::Echo1,
+    inspect: &'static c::Inspect1,
+}
+
+fn text(t: &str) -> c::Text {
+    c::Text { data: t.as_ptr().cast(), length: t.len() as u64 }
+}
+
+fn seen() -> Seen {
+    let table = |id: &str| -> *const c_void {
+        // SAFETY: `entry` answers a static table, and the id is readable for the call.
+        unsafe { (*entry::<Mirror>(c::ABI_MAJOR)).capability.unwrap()(text(id)) }
+    };
+    // SAFETY: the header promises tables of these types, alive as long as the library.
+    unsafe { Seen { entry: &*entry::<Mirror>(1), echo: &*table(c::ECHO_1).cast(), inspect: &*table(c::INSPECT_1).cast() } }
+}
+
+fn create(host: *const c::Host) -> *mut c::Instance {
+    let mut instance = null_mut();
+    // SAFETY: `host` is null or a whole table of the caller; the output is a local.
+    let status = unsafe { seen().entry.create.unwrap()(host, &raw mut instance, null_mut()) };
+    assert_eq!(status, 0);
+    instance
+}
+
+fn destroy(instance: *mut c::Instance) -> i32 {
+    // SAFETY: a handle may be any number.
+    unsafe { seen().entry.destroy.unwrap()(instance, null_mut()) }
+}
+
+/// Run a call that takes an error pointer; answer its status and what the error says.
+fn failing(call: impl FnOnce(*mut *mut c::Error) -> i32) -> (i32, String) {
+    let mut error: *mut c::Error = null_mut();
+    let status = call(&raw mut error);
+    if error.is_null() {
+        return (status, String::new());
+    }
+    // SAFETY: the library made the error and it was not released yet.
+    let said = unsafe {
+        let e = &*error;
+        assert_eq!(e.status, status);
+        assert_eq!(e.struct_size as usize, size_of::<c::Error>());
+        let view = |t: c::Text| String::from_utf8_lossy(std::slice::from_raw_parts(t.data.cast(), t.length as usize)).into_owned();
+        let said = format!("{}|{}", view(e.message), view(e.hint));
+        (e.release)(error);
+        said
+    };
+    (status, said)
+}
+
+fn echoed(instance: *mut c::Instance, said: c::Text) -> Result<String, (i32, String)> {
+    let mut out: *mut c::OwnedText = null_mut();
+    // SAFETY: outputs are locals; `said` is whatever the test makes of it.
+    let (status, why) = failing(|error| unsafe { seen().echo.echo.unwrap()(instance, said, &raw mut out, error) });
+    if status != 0 {
+        assert!(out.is_null(), "an output was written by a call that failed");
+        return Err((status, why));
+    }
+    // SAFETY: the call succeeded, so `out` is a string to be released once.
+    unsafe {
+        let bytes = std::slice::from_raw_parts((*out).text.data.cast::<u8>(), (*out).text.length as usize).to_vec();
+        ((*out).release)(out);
+        Ok(String::from_utf8(bytes).unwrap())
+    }
+}
+
+fn panicking(instance: *mut c::Instance) -> (i32, String) {
+    // SAFETY: a handle may be any number.
+    failing(|error| unsafe { seen().echo.panic.unwrap()(instance, error) })
+}
+
+#[test]
+fn an_honest_host_is_served() {
+    let instance = create(null());
+    assert_eq!(echoed(instance, text("grüezi")).unwrap(), "grüezi");
+    assert_eq!(echoed(instance, c::Text { data: null(), length: 0 }).unwrap(), "");
+    assert_eq!(destroy(instance), 0);
+}
+
+#[test]
+fn another_major_version_gets_nothing() {
+    assert!(entry::<Mirror>(0).is_null());
+    assert!(entry::<Mirror>(2).is_null());
+    assert_eq!(entry::<Mirror>(1), entry::<Mirror>(1));
+}
+
+#[test]
+fn an_unknown_capability_is_absent() {
+    for id in ["translora.echo/2", "translora.hotswap/1", "", "translora.echo/1\0"] {
+        // SAFETY: the id is readable for the call.
+        assert!(unsafe { seen().entry.capability.unwrap()(text(id)) }.is_null(), "{id:?}");
+    }
+    // SAFETY: null with a length is refused before it is read.
+    assert!(unsafe { seen().entry.capability.unwrap()(c::Text { data: null(), length: 3 }) }.is_null());
+}
+
+#[test]
+fn double_destroy() {
+    let instance = create(null());
+    assert_eq!(destroy(instance), 0);
+    assert_eq!(destroy(instance), Status::BadHandle as i32);
+}
+
+#[test]
+fn call_after_destroy_and_handles_are_not_reused() {
+    let first = create(null());
+    destroy(first);
+    let second = create(null());
+    assert_ne!(first, second);
+    assert_eq!(echoed(first, text("x")).unwrap_err().0, Status::BadHandle as i32);
+    destroy(second);
+}
+
+#[test]
+fn made_up_handles() {
+    for number in [0_usize, 1 << 40, usize::MAX] {
+        let handle = std::ptr::without_provenance_mut(number);
+        assert_eq!(echoed(handle, text("x")).unwrap_err().0, Status::BadHandle as i32);
+    }
+}
+
+#[test]
+fn null_outputs() {
+    // SAFETY: null outputs are refused before anything is written.
+    let (status, said) = failing(|error| unsafe { seen().entry.create.unwrap()(null(), null_mut(), error) });
+    assert_eq!((status, said.contains("out is null")), (1, true));
+    let instance = create(null());
+    // SAFETY: as above.
+    let (status, _) = failing(|error| unsafe { seen().echo.echo.unwrap()(instance, text("x"), null_mut(), error) });
+    assert_eq!(status, 1);
+    // SAFETY: as above.
+    let (status, _) = failing(|error| unsafe { seen().entry.info.unwrap()(instance, null_mut(), error) });
+    assert_eq!(status, 1);
+    // SAFETY: an error pointer is optional.
+    assert_eq!(unsafe { seen().echo.echo.unwrap()(instance, text("x"), null_mut(), null_mut()) }, 1);
+    destroy(instance);
+}
+
+#[test]
+fn texts_that_are_none() {
+    let instance = create(null());
+    assert_eq!(echoed(instance, c::Text { data: null(), length: 5 }).unwrap_err().0, 1);
+    let (status, said) = echoed(instance, c::Text { data: b"ab\xff".as_ptr().cast(), length: 3 }).unwrap_err();
+    assert_eq!((status, said.contains("not UTF-8 at byte 2")), (1, true));
+    let (status, said) = echoed(instance, c::Text { data: b"ab".as_ptr().cast(), length: u64::MAX }).unwrap_err();
+    assert_eq!((status, said.contains("the limit is")), (1, true));
+    destroy(instance);
+}
+
+#[test]
+fn structs_of_another_size() {
+    let mut host = c::Host { struct_size: 8, reserved: 0, context: null_mut(), log: None };
+    let mut instance = null_mut();
+    // SAFETY: the table is whole; it only claims to be smaller.
+    let (status, said) = failing(|error| unsafe { seen().entry.create.unwrap()(&raw const host, &raw mut instance, error) });
+    assert_eq!((status, said.contains("struct_size is 8"), instance.is_null()), (1, true, true));
+    host.struct_size = size_of::<c::Host>() as u32 + 64;
+    let instance = create(&raw const host);
+
+    let mut info = c::Info { struct_size: 4, abi_major: 7, abi_minor: 7, poisoned: 7, version: text(""), engine: text("") };
+    // SAFETY: the struct is whole; it only claims to be smaller.
+    let (status, _) = failing(|error| unsafe { seen().entry.info.unwrap()(instance, &raw mut info, error) });
+    assert_eq!((status, info.abi_major), (1, 7));
+    info.struct_size = size_of::<c::Info>() as u32;
+    // SAFETY: the struct is whole.
+    let (status, _) = failing(|error| unsafe { seen().entry.info.unwrap()(instance, &raw mut info, error) });
+    assert_eq!((status, info.abi_major, info.poisoned, info.version.length), (0, 1, 0, 5));
+    destroy(instance);
+}
+
+#[test]
+fn a_misaligned_output() {
+    let instance = create(null());
+    let mut room = [0_u8; 32];
+    let out = room.as_mut_ptr().wrapping_add(1).cast::<*mut c::OwnedText>();
+    let out = if out.is_aligned() { out.wrapping_byte_add(1) } else { out };
+    // SAFETY: a misaligned output is refused before it is written.
+    let (status, said) = failing(|error| unsafe { seen().echo.echo.unwrap()(instance, text("x"), out, error) });
+    assert_eq!((status, said.contains("not aligned")), (1, true));
+    destroy(instance);
+}
+
+#[test]
+fn a_panic_poisons_its_instance_and_no_other() {
+    static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    unsafe extern "C" fn log(_: *mut c_void, level: i32, line: c::Text) {
+        // SAFETY: the line is readable during the call.
+        let bytes = unsafe { std::slice::from_raw_parts(line.data.cast::<u8>(), line.length as usize) };
+        LINES.lock().unwrap().push(format!("{level} {}", String::from_utf8_lossy(bytes)));
+    }
+    let host = c::Host { struct_size: size_of::<c::Host>() as u32, reserved: 0, context: null_mut(), log: Some(log) };
+    let (bad, good) = (create(&raw const host), create(null()));
+    let (status, said) = panicking(bad);
+    assert_eq!(status, Status::Panicked as i32);
+    assert!(said.contains("asked to by translora.echo/1"), "{said}");
+    assert_eq!(echoed(bad, text("x")).unwrap_err().0, Status::Poisoned as i32);
+    assert_eq!(panicking(bad).0, Status::Poisoned as i32);
+    assert_eq!(echoed(good, text("x")).unwrap(), "x");
+    let mut info =
+        c::Info { struct_size: size_of::<c::Info>() as u32, abi_major: 0, abi_minor: 0, poisoned: 0, version: text(""), engine: text("") };
+    // SAFETY: the struct is whole.
+    let (status, _) = failing(|error| unsafe { seen().entry.info.unwrap()(bad, &raw mut info, error) });
+    assert_eq!((status, info.poisoned), (0, 1));
+    assert_eq!(LINES.lock().unwrap().as_slice(), ["1 translora panicked: asked to by translora.echo/1"]);
+    assert_eq!((destroy(bad), destroy(good)), (0, 0));
+}
+
+#[test]
+fn failures_are_told_as_asked() {
+    let instance = create(null());
+    let fail = |status, message| {
+        // SAFETY: the message is readable for the call.
+        failing(|error| unsafe { seen().echo.fail.unwrap()(instance, status, text(message), error) })
+    };
+    for status in Status::ALL.into_iter().filter(|s| *s != Status::Panicked) {
+        assert_eq!(fail(status as i32, "because"), (status as i32, "because|this failure was asked for".into()));
+    }
+    for status in [0, 4, 99, -1] {
+        assert_eq!(fail(status, "because").0, Status::InvalidArgument as i32);
+    }
+    assert_eq!(echoed(instance, text("still alive")).unwrap(), "still alive");
+    destroy(instance);
+}
+
+#[test]
+fn inspect_passes_the_plugins_words() {
+    let instance = create(null());
+    let mut out: *mut c::OwnedText = null_mut();
+    // SAFETY: outputs are locals, the path is readable for the call.
+    let failed = failing(|error| unsafe { seen().inspect.inspect.unwrap()(instance, text("missing"), &raw mut out, error) });
+    assert_eq!(failed, (6, "missing: no such file|look elsewhere".into()));
+    assert!(out.is_null());
+    destroy(instance);
+}
+
+#[test]
+fn destroy_while_others_call() {
+    let instance = create(null()).addr();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(move || {
+                for _ in 0..500 {
+                    let handle = std::ptr::without_provenance_mut(instance);
+                    match echoed(handle, text("hello")) {
+                        Ok(said) => assert_eq!(said, "hello"),
+                        Err((status, _)) => assert_eq!(status, Status::BadHandle as i32),
+                    }
+                }
+            });
+        }
+        scope.spawn(move || assert_eq!(destroy(std::ptr::without_provenance_mut(instance)), 0));
+    });
+}
