@@ -41,7 +41,8 @@ pub fn targets(model: &Gguf<'_>, asked: &str) -> Result<Vec<Target>, TrainError>
     let mut found = Vec::new();
     for tensor in model.tensors() {
         let Some(module) = block_module(&tensor.name) else { continue };
-        let is_matrix = tensor.shape.len() == 2 && !matches!(tensor.kind, TensorKind::I8 | TensorKind::I16 | TensorKind::I32 | TensorKind::I64);
+        let is_matrix =
+            tensor.shape.len() == 2 && !matches!(tensor.kind, TensorKind::I8 | TensorKind::I16 | TensorKind::I32 | TensorKind::I64);
         if is_matrix && wanted.iter().any(|(_, names)| names.contains(&module)) {
             let size = |i: usize| usize::try_from(tensor.shape[i]).map_err(|_| refuse(format!("{} is too large", tensor.name)));
             found.push(Target { name: tensor.name.clone(), inputs: size(0)?, outputs: size(1)? });

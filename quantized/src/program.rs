@@ -75,7 +75,8 @@ pub(crate) fn reach(trace: &Trace, adapter: &AdapterIndex) -> Reach {
     }
     let mut needs = vec![false; trace.nodes.len()];
     for (index, node) in trace.nodes.iter().enumerate() {
-        needs[index] = adapter.contains_key(&node.name) && node.op == Op::Weight || node.sources.iter().flatten().any(|source| needs[*source]);
+        needs[index] =
+            adapter.contains_key(&node.name) && node.op == Op::Weight || node.sources.iter().flatten().any(|source| needs[*source]);
     }
     Reach { live, needs }
 }
@@ -105,7 +106,8 @@ impl Program {
     pub fn new(trace: &Trace, weights: &Weights, adapter: &Storage, index: &AdapterIndex, purpose: Purpose) -> Result<Self, TrainError> {
         let Reach { live, needs } = reach(trace, index);
         let mut graph = Graph::new(trace.nodes.len() * 16 + 256)?;
-        let mut emit = Emit { graph: &mut graph, trace, weights, adapter, index, forward: vec![None; trace.nodes.len()], roles: HashMap::new() };
+        let mut emit =
+            Emit { graph: &mut graph, trace, weights, adapter, index, forward: vec![None; trace.nodes.len()], roles: HashMap::new() };
         for i in (0..=trace.output).filter(|i| live[*i]) {
             emit.node(i)?;
         }
@@ -177,7 +179,8 @@ impl Program {
         }
         compute.run(graph)?;
         let probability = compute.get_f32(graph, self.probability)?;
-        let nats = |(p, weight): (&f32, &f32)| if *weight == 0.0 { 0.0 } else { -f64::from(p.max(f32::MIN_POSITIVE)).ln() * f64::from(*weight) };
+        let nats =
+            |(p, weight): (&f32, &f32)| if *weight == 0.0 { 0.0 } else { -f64::from(p.max(f32::MIN_POSITIVE)).ln() * f64::from(*weight) };
         let not_a_number = probability.iter().zip(&packed.weights).any(|(p, weight)| *weight != 0.0 && p.is_nan());
         let loss = if not_a_number { f64::NAN } else { probability.iter().zip(&packed.weights).map(nats).sum() };
         let gradients = self.gradients.iter().map(|gradient| compute.get_f32(graph, *gradient)).collect::<Result<_, _>>()?;
@@ -188,7 +191,9 @@ impl Program {
 
 /// The hidden state (a node) and the output matrix (a weight) whose product the logits are.
 fn head_operands(trace: &Trace, head: &Node) -> Result<(usize, usize), TrainError> {
-    let (Some(Some(matrix)), Some(Some(hidden))) = (head.sources.first(), head.sources.get(1)) else { return Err(no_rule(head, " as logits")) };
+    let (Some(Some(matrix)), Some(Some(hidden))) = (head.sources.first(), head.sources.get(1)) else {
+        return Err(no_rule(head, " as logits"));
+    };
     if head.op != Op::MulMat || trace.nodes[*matrix].op != Op::Weight {
         return Err(no_rule(head, " as logits"));
     }
@@ -206,7 +211,10 @@ fn outputs_of(graph: &mut Graph, trace: &Trace, index: &AdapterIndex, found: &[O
     }
     let missing = |slot: usize| {
         let name = index.iter().find(|(_, at)| **at == slot).map_or("", |(name, _)| name);
-        TrainError::NoRule { op: "llama.cpp does not apply an adapter to this matrix, or no gradient reaches it".into(), node: name.to_owned() }
+        TrainError::NoRule {
+            op: "llama.cpp does not apply an adapter to this matrix, or no gradient reaches it".into(),
+            node: name.to_owned(),
+        }
     };
     ordered.into_iter().enumerate().map(|(slot, gradient)| gradient.ok_or_else(|| missing(slot))).collect()
 }
@@ -233,7 +241,8 @@ impl Emit<'_> {
             },
             Op::Input => self.input(i, node)?,
             _ => {
-                let mut sources: Vec<Option<Tensor>> = node.sources.iter().map(|source| source.and_then(|source| self.forward[source])).collect();
+                let mut sources: Vec<Option<Tensor>> =
+                    node.sources.iter().map(|source| source.and_then(|source| self.forward[source])).collect();
                 if let (Op::MulMat, Some(Some(weight)), true) = (node.op, node.sources.first(), i != trace.output) {
                     let copy = self.weights.copy(self.graph, &trace.nodes[*weight].name)?;
                     sources[0] = copy.or(sources[0]);

@@ -212,22 +212,8 @@ impl ReferenceModel {
         let silu_times = |(g, u): (&f64, &f64)| g * sigmoid(*g) * u;
         let activated = gate.iter().zip(&up).map(|(g, u)| g.iter().zip(u).map(silu_times).collect()).collect();
         let output = add_rows(&middle, &layer.down.forward(lora, &activated));
-        let tape = Tape {
-            input,
-            normed,
-            q_projected,
-            k_projected,
-            q,
-            k,
-            v,
-            probabilities,
-            attended,
-            middle,
-            ffn_normed,
-            gate,
-            up,
-            activated,
-        };
+        let tape =
+            Tape { input, normed, q_projected, k_projected, q, k, v, probabilities, attended, middle, ffn_normed, gate, up, activated };
         (tape, output)
     }
 
@@ -297,12 +283,7 @@ impl ReferenceModel {
     fn head_ranges(&self, head: usize) -> [std::ops::Range<usize>; 4] {
         let kv_head = head / (self.heads / self.kv_heads);
         let range = |index: usize, length: usize| index * length..(index + 1) * length;
-        [
-            range(head, self.key_length),
-            range(kv_head, self.key_length),
-            range(head, self.value_length),
-            range(kv_head, self.value_length),
-        ]
+        [range(head, self.key_length), range(kv_head, self.key_length), range(head, self.value_length), range(kv_head, self.value_length)]
     }
 
     fn attention_scale(&self) -> f64 {

@@ -28,7 +28,14 @@ pub(crate) struct Backward<'a> {
 }
 
 impl<'a> Backward<'a> {
-    pub fn new(graph: &'a mut Graph, trace: &'a Trace, forward: &'a [Option<Tensor>], needs: &'a [bool], weights: &'a Weights, output_of: Tensor) -> Self {
+    pub fn new(
+        graph: &'a mut Graph,
+        trace: &'a Trace,
+        forward: &'a [Option<Tensor>],
+        needs: &'a [bool],
+        weights: &'a Weights,
+        output_of: Tensor,
+    ) -> Self {
         let gradients = vec![None; trace.nodes.len()];
         Self { graph, trace, forward, needs, weights, output_of, gradients, turned: HashMap::new() }
     }

@@ -35,7 +35,16 @@ pub(crate) fn read(bytes: &[u8], like: &Adapter) -> Result<(Adapter, Vec<Moments
     }
     let u64_at = |at: usize| body[at..at + 8].try_into().map(u64::from_le_bytes).map_err(|_| refuse("damaged"));
     let steps = u64_at(8)?;
-    let mut numbers = body[16..20].iter().chain(&body[28..]).copied().collect::<Vec<u8>>().as_chunks::<4>().0.to_vec().into_iter().map(f32::from_le_bytes);
+    let mut numbers = body[16..20]
+        .iter()
+        .chain(&body[28..])
+        .copied()
+        .collect::<Vec<u8>>()
+        .as_chunks::<4>()
+        .0
+        .to_vec()
+        .into_iter()
+        .map(f32::from_le_bytes);
     let scale = numbers.next().ok_or_else(|| refuse("damaged"))?;
     let mut adapter = like.clone();
     let mut moments = Vec::new();

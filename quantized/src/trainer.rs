@@ -115,7 +115,11 @@ impl Trainer {
     /// Replace the adapter's numbers, keeping its shape.
     pub fn set_adapter(&mut self, adapter: Adapter) -> Result<(), TrainError> {
         let same = adapter.pairs.len() == self.adapter.pairs.len()
-            && adapter.pairs.iter().zip(&self.adapter.pairs).all(|(a, b)| a.target == b.target && a.a.len() == b.a.len() && a.b.len() == b.b.len());
+            && adapter
+                .pairs
+                .iter()
+                .zip(&self.adapter.pairs)
+                .all(|(a, b)| a.target == b.target && a.a.len() == b.a.len() && a.b.len() == b.b.len());
         if !same {
             return Err(TrainError::Snapshot("the adapter has other matrices".into()));
         }

@@ -44,7 +44,12 @@ impl Weights {
     /// Make the wanted copies of a trace's weights.
     ///
     /// shapes: W is [in, out]; its transpose [out, in]
-    pub fn prepare(trace: &Trace, compute: &mut Compute, wanted: &HashMap<String, Wanted>, forward: ForwardWeights) -> Result<Self, LlamaError> {
+    pub fn prepare(
+        trace: &Trace,
+        compute: &mut Compute,
+        wanted: &HashMap<String, Wanted>,
+        forward: ForwardWeights,
+    ) -> Result<Self, LlamaError> {
         let mut shapes = Vec::new();
         let (mut transposed, mut copies) = (HashMap::new(), HashMap::new());
         let named = |node: &&Node| wanted.contains_key(&node.name);

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use translora_llama::{Adapter as Loaded, Backend, Batch, Context, ContextParams, Model, ModelParams, quantize};
 use translora_gguf::Gguf;
+use translora_llama::{Adapter as Loaded, Backend, Batch, Context, ContextParams, Model, ModelParams, quantize};
 use translora_quantized::reference::{ReferenceLora, ReferenceModel, causal};
 use translora_quantized::tiny::{TinyArchitecture, TinyShape, tiny_model};
 use translora_quantized::{AdamW, Example, ForwardWeights, TrainSpec, Trainer};
@@ -37,7 +37,11 @@ fn examples(model: &Model) -> Vec<Example> {
         let completion = p.len();
         Example::new([p, c].concat(), completion, 0).unwrap()
     };
-    vec![chat("ticket from Mia: the book came broken", "[BROKEN]"), chat("Max writes: stop the order I made on Thursday", "[CANCEL]"), chat("date April 14, 1963", "1963-04-14")]
+    vec![
+        chat("ticket from Mia: the book came broken", "[BROKEN]"),
+        chat("Max writes: stop the order I made on Thursday", "[CANCEL]"),
+        chat("date April 14, 1963", "1963-04-14"),
+    ]
 }
 
 /// Give B numbers, so that every gradient is alive.
@@ -78,7 +82,9 @@ fn distance(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
 fn logits_are_those_of_llama_cpp() {
     let folder = tempfile::tempdir().unwrap();
     for name in ["sprout", "branch"] {
-        for (kind, tolerance) in [("f32", 1e-4), ("f16", 1e-2), ("q8_0", 1e-2), ("q4_0", 1e-2), ("q4_1", 1e-2), ("q5_1", 1e-2), ("q4_k_m", 1e-2)] {
+        for (kind, tolerance) in
+            [("f32", 1e-4), ("f16", 1e-2), ("q8_0", 1e-2), ("q4_0", 1e-2), ("q4_1", 1e-2), ("q5_1", 1e-2), ("q4_k_m", 1e-2)]
+        {
             let (backend, model) = open(&variant(folder.path(), name, kind));
             let mut trainer = Trainer::new(backend, &model, &spec(ForwardWeights::Native)).unwrap();
             wake(&mut trainer);
@@ -145,7 +151,8 @@ fn by_reference(model: &Path, trainer: &Trainer, examples: &[Example]) -> (f64, 
     let lora = ReferenceLora::from_gguf(&Gguf::parse(&adapter).unwrap()).unwrap();
     let count: usize = examples.iter().map(Example::outputs).sum();
     let mut loss = 0.0;
-    let mut sums: Vec<Vec<f64>> = trainer.adapter().pairs.iter().flat_map(|pair| [vec![0.0; pair.a.len()], vec![0.0; pair.b.len()]]).collect();
+    let mut sums: Vec<Vec<f64>> =
+        trainer.adapter().pairs.iter().flat_map(|pair| [vec![0.0; pair.a.len()], vec![0.0; pair.b.len()]]).collect();
     for example in examples {
         let tokens: Vec<u32> = example.tokens[..example.inputs()].iter().map(|token| *token as u32).collect();
         let positions: Vec<i32> = (0..tokens.len() as i32).collect();
@@ -191,7 +198,8 @@ fn random_examples(count: usize) -> Vec<Example> {
 #[test]
 fn gradients_match_the_naive_reference() {
     let folder = tempfile::tempdir().unwrap();
-    for (architecture, name) in [(TinyArchitecture::Llama, "llama"), (TinyArchitecture::Qwen2, "qwen2"), (TinyArchitecture::Qwen3, "qwen3")] {
+    for (architecture, name) in [(TinyArchitecture::Llama, "llama"), (TinyArchitecture::Qwen2, "qwen2"), (TinyArchitecture::Qwen3, "qwen3")]
+    {
         let plain = folder.path().join(format!("{name}.gguf"));
         std::fs::write(&plain, tiny_model(architecture, 3, &TinyShape::default())).unwrap();
         for (kind, forward, tolerance) in [

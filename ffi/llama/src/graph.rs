@@ -278,7 +278,8 @@ impl Graph {
             let p = |i: usize| node.parameters[i];
             let f = |i: usize| node.parameter_f32(i);
             let (n_dims, mode, n_ctx) = (p(1), p(2), p(4));
-            let raw = sys::ggml_rope_ext_back(self.ctx(), gradient, positions, factors, n_dims, mode, n_ctx, f(5), f(6), f(7), f(8), f(9), f(10));
+            let raw =
+                sys::ggml_rope_ext_back(self.ctx(), gradient, positions, factors, n_dims, mode, n_ctx, f(5), f(6), f(7), f(8), f(9), f(10));
             (*raw).op_params = node.parameters;
             raw
         };

@@ -5,7 +5,13 @@ use std::ffi::c_char;
 use llama_cpp_sys_2 as sys;
 
 unsafe extern "C" {
-    pub fn translora_graph_reserve(ctx: *mut sys::llama_context, n_tokens: u32, n_outputs: u32, reason: *mut c_char, size: usize) -> *mut sys::ggml_cgraph;
+    pub fn translora_graph_reserve(
+        ctx: *mut sys::llama_context,
+        n_tokens: u32,
+        n_outputs: u32,
+        reason: *mut c_char,
+        size: usize,
+    ) -> *mut sys::ggml_cgraph;
     pub fn translora_training_mode(ctx: *mut sys::llama_context, model: *mut sys::llama_model, reason: *mut c_char, size: usize) -> bool;
     pub fn translora_tokenize(
         vocab: *const sys::llama_vocab,
@@ -19,8 +25,18 @@ unsafe extern "C" {
         size: usize,
     ) -> i32;
     pub fn translora_decode(ctx: *mut sys::llama_context, batch: sys::llama_batch, reason: *mut c_char, size: usize) -> i32;
-    pub fn translora_context(model: *mut sys::llama_model, params: sys::llama_context_params, reason: *mut c_char, size: usize) -> *mut sys::llama_context;
-    pub fn translora_adapter(model: *mut sys::llama_model, path: *const c_char, reason: *mut c_char, size: usize) -> *mut sys::llama_adapter_lora;
+    pub fn translora_context(
+        model: *mut sys::llama_model,
+        params: sys::llama_context_params,
+        reason: *mut c_char,
+        size: usize,
+    ) -> *mut sys::llama_context;
+    pub fn translora_adapter(
+        model: *mut sys::llama_model,
+        path: *const c_char,
+        reason: *mut c_char,
+        size: usize,
+    ) -> *mut sys::llama_adapter_lora;
     pub fn translora_quantize(
         from: *const c_char,
         to: *const c_char,

@@ -158,7 +158,8 @@ impl Trace {
             for (value, twin) in node.shape.iter_mut().zip(twin.shape) {
                 *value = size.at(*value, twin).ok_or_else(|| refuse(&node.name))?;
             }
-            let bytes = |value: usize, twin: usize| -> Option<usize> { size.at(value.try_into().ok()?, twin.try_into().ok()?)?.try_into().ok() };
+            let bytes =
+                |value: usize, twin: usize| -> Option<usize> { size.at(value.try_into().ok()?, twin.try_into().ok()?)?.try_into().ok() };
             for (value, twin) in node.strides.iter_mut().zip(twin.strides) {
                 *value = bytes(*value, twin).ok_or_else(|| refuse(&node.name))?;
             }

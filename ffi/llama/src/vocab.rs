@@ -68,7 +68,8 @@ impl<'m> Vocab<'m> {
         let n = unsafe {
             crate::shim::translora_tokenize(self.raw, text.as_ptr().cast(), length, tokens.as_mut_ptr(), room, false, special, buffer, size)
         };
-        let n = usize::try_from(n).map_err(|_| LlamaError::Tokenize(reason.or_log(mark, "the text does not fit its own length in tokens")))?;
+        let n =
+            usize::try_from(n).map_err(|_| LlamaError::Tokenize(reason.or_log(mark, "the text does not fit its own length in tokens")))?;
         tokens.truncate(n);
         Ok(tokens)
     }

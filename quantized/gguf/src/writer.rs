@@ -47,13 +47,7 @@ impl<'a> Writer<'a> {
     /// Adds a tensor, whose data may be owned or borrowed.
     ///
     /// shapes: `shape` is row length first, as in [`crate::Tensor`]
-    pub fn tensor(
-        &mut self,
-        name: impl Into<String>,
-        kind: TensorKind,
-        shape: &[u64],
-        data: impl Into<Cow<'a, [u8]>>,
-    ) -> &mut Self {
+    pub fn tensor(&mut self, name: impl Into<String>, kind: TensorKind, shape: &[u64], data: impl Into<Cow<'a, [u8]>>) -> &mut Self {
         self.tensors.push(Pending { name: name.into(), kind, shape: shape.to_vec(), data: data.into() });
         self
     }

@@ -69,9 +69,7 @@ fn blocks_of_256_with_minima() {
     let high: Vec<u8> = (0..32).map(|i| (0..8).fold(0, |bits, sub| bits | (number(sub, i) >> 4) << sub)).collect();
     let head = [&half(0.5)[..], &half(0.25), &pack_scales()].concat();
     let expected = |mask: u8| -> Vec<f32> {
-        let value = |sub: usize, i: usize| {
-            0.5 * f32::from(SCALES[sub]) * f32::from(number(sub, i) & mask) - 0.25 * f32::from(MINIMA[sub])
-        };
+        let value = |sub: usize, i: usize| 0.5 * f32::from(SCALES[sub]) * f32::from(number(sub, i) & mask) - 0.25 * f32::from(MINIMA[sub]);
         (0..256).map(|at| value(at / 32, at % 32)).collect()
     };
     assert_eq!(dequantize(TensorKind::Q4_K, &[&head[..], &low].concat()).unwrap(), expected(15));

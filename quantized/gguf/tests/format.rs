@@ -127,9 +127,8 @@ fn description(name: &str, row: u64, kind: u32, offset: u64) -> Vec<u8> {
 fn bad_tensors_are_refused_by_name() {
     let bytes = small_file();
     let good = description("b.weight", 32, 8, 64);
-    let refusal = |name, row, kind, offset| {
-        Gguf::parse(&patched(&bytes, &good, &description(name, row, kind, offset))).unwrap_err().to_string()
-    };
+    let refusal =
+        |name, row, kind, offset| Gguf::parse(&patched(&bytes, &good, &description(name, row, kind, offset))).unwrap_err().to_string();
     let expect = |message: String, part: &str| assert!(message.contains(part), "{message}");
     expect(refusal("a.weight", 32, 8, 64), "tensor \"a.weight\" appears twice");
     expect(refusal("b.weight", 33, 8, 64), "rows of 33 elements, expected a multiple of 32 for q8_0");

@@ -30,8 +30,7 @@ impl ReferenceLora {
     pub fn from_gguf(gguf: &Gguf<'_>) -> Result<ReferenceLora> {
         let alpha_key = "adapter.lora.alpha";
         let alpha = gguf.get(alpha_key).and_then(Value::as_f64);
-        let mut lora =
-            ReferenceLora { alpha: alpha.ok_or(ReferenceError::Metadata(alpha_key.into()))? as f32, ..Self::default() };
+        let mut lora = ReferenceLora { alpha: alpha.ok_or(ReferenceError::Metadata(alpha_key.into()))? as f32, ..Self::default() };
         for tensor in gguf.tensors() {
             if let Some(name) = tensor.name.strip_suffix(".lora_a") {
                 let b_name = format!("{name}.lora_b");

@@ -24,8 +24,7 @@ fn check_gradients(model: &ReferenceModel, lora: &ReferenceLora) {
     let targets = [None, Some(108), Some(108), Some(111), None, Some(256)];
     let weights = [1.0, 0.5, 0.25, 1.0, 1.0, 0.75];
     let positions = [0, 1, 2, 3, 4, 5];
-    let loss_of =
-        |lora: &ReferenceLora| model.loss_and_gradients(lora, &tokens, &positions, &causal, &targets, &weights).unwrap();
+    let loss_of = |lora: &ReferenceLora| model.loss_and_gradients(lora, &tokens, &positions, &causal, &targets, &weights).unwrap();
     let (_, gradients) = loss_of(lora);
     assert!(gradients.keys().eq(lora.weights.keys()));
     let (mut difference, mut size) = (0.0, 0.0);
@@ -41,10 +40,7 @@ fn check_gradients(model: &ReferenceModel, lora: &ReferenceLora) {
                 };
                 let ((high, high_loss), (low, low_loss)) = (nudged(1e-3), nudged(-1e-3));
                 let expected = (high_loss - low_loss) / (high - low);
-                assert!(
-                    (derivative - expected).abs() <= 1e-4 * (1.0 + expected.abs()),
-                    "{name} {is_a} {i}: {derivative} {expected}"
-                );
+                assert!((derivative - expected).abs() <= 1e-4 * (1.0 + expected.abs()), "{name} {is_a} {i}: {derivative} {expected}");
                 difference += (derivative - expected).powi(2);
                 size += expected.powi(2);
             }
@@ -76,10 +72,8 @@ fn packed_sequences_equal_separate_ones() {
         let (first, second, tokens) = ([1, 2, 3], [4, 5], [1, 2, 3, 4, 5]);
         let blocks = |i: usize, j: usize| causal(i, j) && (i < 3) == (j < 3);
         let packed = model.forward(&lora, &tokens, &[0, 1, 2, 0, 1], &blocks).unwrap();
-        let separate = [
-            model.forward(&lora, &first, &[0, 1, 2], &causal).unwrap(),
-            model.forward(&lora, &second, &[0, 1], &causal).unwrap(),
-        ];
+        let separate =
+            [model.forward(&lora, &first, &[0, 1, 2], &causal).unwrap(), model.forward(&lora, &second, &[0, 1], &causal).unwrap()];
         assert!(max_difference(&packed, &separate.concat()) < 1e-12);
     }
 }

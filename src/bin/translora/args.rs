@@ -1,0 +1,155 @@
+//! Flags that several commands share, and the checks on their values.
+
+use std::ffi::OsString;
+
+use clap::Args;
+use translora::engine::OpenOptions;
+use translora::pipeline::RecipePlan;
+
+/// Where a model runs.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Machine")]
+pub struct Machine {
+    /// Processor threads; 0 takes all physical cores
+    #[arg(short = 't', long, value_name = "N", default_value_t = 0, value_parser = between::<0, 1024>)]
+    threads: usize,
+
+    /// Layers kept on the GPU (also written -ngl): a number, or `all`
+    #[arg(long, visible_alias = "n-gpu-layers", value_name = "N", default_value = "all", value_parser = gpu_layers, allow_negative_numbers = true)]
+    gpu_layers: i32,
+
+    /// Tokens of context for each sequence; 0 takes what the model was made for, 4096 at most
+    #[arg(short = 'c', long = "ctx-size", value_name = "N", default_value_t = 0, value_parser = between::<0, 1_048_576>)]
+    context: usize,
+}
+
+impl Machine {
+    pub fn open_options(&self) -> OpenOptions {
+        OpenOptions { threads: self.threads, gpu_layers: self.gpu_layers, context: self.context }
+    }
+}
+
+/// The shape of an adapter and how it is fitted; the number of epochs is each command's own.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Adapter and training")]
+pub struct Recipe {
+    /// Rank of the adapter
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = between::<1, 1024>)]
+    rank: usize,
+
+    /// LoRA alpha; the adapter is scaled by alpha / rank
+    #[arg(long, value_name = "X", default_value_t = 32.0, value_parser = positive)]
+    alpha: f32,
+
+    /// Linear modules that get an adapter: `all`, or a list such as `q,v` out of q k v o gate up down
+    #[arg(long, value_name = "LIST", default_value = "all", value_parser = modules)]
+    modules: String,
+
+    /// Highest learning rate; the schedule warms up to it and then follows a cosine
+    #[arg(long = "lr", value_name = "X", default_value_t = 2e-4, value_parser = positive)]
+    learning_rate: f32,
+
+    /// Examples in one optimizer step
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = between::<1, 4096>)]
+    batch: usize,
+}
+
+impl Recipe {
+    pub fn plan(&self, epochs: f32) -> RecipePlan {
+        RecipePlan {
+            rank: self.rank,
+            alpha: self.alpha,
+            modules: self.modules.clone(),
+            epochs,
+            learning_rate: self.learning_rate,
+            batch: self.batch,
+            ..RecipePlan::default()
+        }
+    }
+}
+
+/// Rewrite the spellings of llama.cpp that clap has no notion of: `-ngl N` and `-ngl=N`.
+pub fn with_llama_names(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let rewrite = |arg: OsString| match arg.to_str() {
+        Some("-ngl") => "--gpu-layers".into(),
+        Some(text) if text.starts_with("-ngl=") => text.replacen("-ngl", "--gpu-layers", 1).into(),
+        _ => arg,
+    };
+    args.into_iter().map(rewrite).collect()
+}
+
+/// A whole number between two bounds, both allowed.
+pub fn between<const LEAST: usize, const MOST: usize>(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(n) if (LEAST..=MOST).contains(&n) => Ok(n),
+        _ => Err(format!("must be a whole number from {LEAST} to {MOST}")),
+    }
+}
+
+/// A finite number above zero.
+pub fn positive(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(x) if x.is_finite() && x > 0.0 => Ok(x),
+        _ => Err("must be a number above zero, and finite".into()),
+    }
+}
+
+/// A number above zero and at most `MOST`.
+pub fn at_most<const MOST: u32>(text: &str) -> Result<f32, String> {
+    positive(text).ok().filter(|x| *x <= MOST as f32).ok_or_else(|| format!("must be a number above zero and at most {MOST}"))
+}
+
+fn gpu_layers(text: &str) -> Result<i32, String> {
+    match text.parse::<i32>() {
+        Ok(n) => Ok(n.max(-1)),
+        Err(_) if matches!(text, "all" | "auto") => Ok(-1),
+        Err(_) => Err("must be a number of layers, or `all`".into()),
+    }
+}
+
+fn modules(text: &str) -> Result<String, String> {
+    const NAMES: [&str; 7] = ["q", "k", "v", "o", "gate", "up", "down"];
+    if text == "all" {
+        return Ok(text.into());
+    }
+    let names: Vec<&str> = text.split(',').map(str::trim).collect();
+    match names.iter().find(|name| !NAMES.contains(name)) {
+        None => Ok(names.join(",")),
+        Some(name) => Err(format!("{name:?} is not a module; say `all` or a list out of {}", NAMES.join(","))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_bounds() {
+        assert_eq!(between::<1, 4>("4"), Ok(4));
+        for bad in ["0", "5", "-1", "", "1.5", "99999999999999999999999"] {
+            assert!(between::<1, 4>(bad).is_err(), "{bad}");
+        }
+        assert_eq!(positive("2e-4"), Ok(2e-4));
+        assert_eq!((at_most::<5>("5"), at_most::<5>("5.1").is_err(), at_most::<5>("x").is_err()), (Ok(5.0), true, true));
+        for bad in ["0", "-1", "nan", "inf", "1e99", "x"] {
+            assert!(positive(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn modules_are_known() {
+        assert_eq!(modules("q, v").as_deref(), Ok("q,v"));
+        assert_eq!(modules("all").as_deref(), Ok("all"));
+        for bad in ["", "q,", "all,q", "attn", "q v"] {
+            assert!(modules(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn llama_spellings() {
+        let seen = with_llama_names(["x", "-ngl", "7", "-ngl=all", "-nglx"].map(OsString::from));
+        assert_eq!(seen, ["x", "--gpu-layers", "7", "--gpu-layers=all", "-nglx"].map(OsString::from));
+        assert_eq!((gpu_layers("all"), gpu_layers("-5"), gpu_layers("3")), (Ok(-1), Ok(-1), Ok(3)));
+        assert!(gpu_layers("many").is_err());
+    }
+}

@@ -1,0 +1,52 @@
+use std::path::PathBuf;
+
+use clap::Args;
+use translora::pipeline::{self, EvalPlan};
+use translora::record::Limits;
+
+use crate::args::Machine;
+use crate::failure::Failure;
+use crate::progress::Talk;
+use crate::{Outcome, job, out};
+
+/// Judge a model, with or without an adapter, on rows with known answers
+///
+/// Prints the share of exact answers with its 95 % interval, and the loss of the known answers. Always exits with 0 when it could
+/// measure: a low score is a result.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  translora eval -m base.gguf --lora tickets.gguf --data held-out.jsonl --json")]
+pub struct Eval {
+    /// Base model (GGUF)
+    #[arg(short, long, value_name = "M.gguf")]
+    model: PathBuf,
+
+    /// Adapter (GGUF); without one the bare base answers
+    #[arg(long, value_name = "L.gguf")]
+    lora: Option<PathBuf>,
+
+    /// Rows of prompt and completion (JSON lines)
+    #[arg(long, value_name = "E.jsonl")]
+    data: PathBuf,
+
+    #[command(flatten)]
+    machine: Machine,
+}
+
+impl Eval {
+    pub fn run(self, talk: Talk) -> Result<Outcome, Failure> {
+        let plan =
+            EvalPlan { open: self.machine.open_options(), model: self.model, lora: self.lora, data: self.data, limits: Limits::default() };
+        let done = job::run(talk, &plan.limits, |engine, context| pipeline::eval(engine, &plan, context))?;
+        crate::report(talk, &done, || {
+            let [low, high] = done.interval.map(|x| 100.0 * x);
+            let exact = format!("{:.1} % ({} of {}), 95 % interval {low:.1} to {high:.1} %", 100.0 * done.exact, done.correct, done.rows);
+            let rows = [
+                ("exact match", exact),
+                ("loss", format!("{:.4} nats a token", done.nll)),
+                ("answer", format!("{:.1} tokens on average", done.tokens_per_answer)),
+            ];
+            out::columns(&rows.map(|(name, value)| (name.to_owned(), value)))
+        })?;
+        Ok(Outcome::Done)
+    }
+}

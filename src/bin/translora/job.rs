@@ -1,0 +1,81 @@
+//! Runs one job: the work on a thread of its own, its events and Ctrl-C on this one.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use crossbeam_channel::{Receiver, bounded, select};
+use translora::engine::Engine;
+use translora::pipeline::{Context, Event, Events, PipelineError};
+use translora::record::{Cancel, Limits, SystemClock};
+
+use crate::failure::Failure;
+use crate::out;
+use crate::progress::{Screen, Talk};
+
+/// What a shell reports for a program that Ctrl-C ended.
+const INTERRUPTED: i32 = 130;
+
+/// Do `work` with the engine of this build and show what it says.
+pub fn run<R: Send>(
+    talk: Talk,
+    limits: &Limits,
+    work: impl FnOnce(&dyn Engine, &Context<'_>) -> Result<R, PipelineError> + Send,
+) -> Result<R, Failure> {
+    let cancel = Cancel::default();
+    let interrupts = listen(cancel.clone())?;
+    let (events, receiver) = Events::channel(limits.events_queued_max);
+    let clock = SystemClock::default();
+    let mut screen = Screen::new(talk, &clock);
+    thread::scope(|scope| {
+        let clock = &clock;
+        let worker = scope.spawn(move || -> Result<R, Failure> {
+            let engine = engine()?;
+            // The events end with this context, and with them the loop below.
+            let context = Context { cancel, events, clock };
+            Ok(work(engine.as_ref(), &context)?)
+        });
+        watch(&mut screen, &receiver, &interrupts);
+        worker.join().unwrap_or_else(|_| Err(Failure::Bug("the job panicked".into())))
+    })
+}
+
+fn watch(screen: &mut Screen<'_>, events: &Receiver<Event>, interrupts: &Receiver<()>) {
+    loop {
+        select! {
+            recv(events) -> event => match event {
+                Ok(event) => screen.show(event),
+                Err(_) => break,
+            },
+            recv(interrupts) -> heard => if heard.is_ok() {
+                screen.line("stopping at the next safe point; press again to kill");
+            },
+        }
+    }
+    screen.stop();
+}
+
+/// Turn the first Ctrl-C into a request to stop and the second into an end.
+fn listen(cancel: Cancel) -> Result<Receiver<()>, ctrlc::Error> {
+    let (sender, receiver) = bounded(1);
+    let asked = AtomicBool::new(false);
+    ctrlc::set_handler(move || {
+        if asked.swap(true, Ordering::SeqCst) {
+            std::process::exit(INTERRUPTED);
+        }
+        cancel.cancel();
+        // A full channel has been told already.
+        _ = sender.try_send(());
+    })?;
+    Ok(receiver)
+}
+
+#[cfg(feature = "ggml")]
+fn engine() -> Result<Box<dyn Engine>, Failure> {
+    Ok(Box::new(translora::engine::ggml::GgmlEngine::new()?))
+}
+
+#[cfg(not(feature = "ggml"))]
+fn engine() -> Result<Box<dyn Engine>, Failure> {
+    out::say("warning: this build has no llama.cpp (feature `ggml` is off); it opens toy models only");
+    Ok(Box::<translora::engine::toy::Toy>::default())
+}

@@ -1,0 +1,107 @@
+//! The human door: flags in, a plan to the pipeline, events to standard error, the result to standard output.
+//!
+//! Knows how to ask and how to tell. Decides nothing about adapters.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod args;
+mod eval;
+mod failure;
+mod inspect;
+mod job;
+mod kit;
+mod out;
+mod progress;
+mod train;
+mod transfer;
+
+use failure::Failure;
+use progress::Talk;
+
+#[cfg(feature = "ggml")]
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (engine ggml: llama.cpp's models)");
+#[cfg(not(feature = "ggml"))]
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (engine toy: built without llama.cpp, for tests)");
+
+/// Keep a LoRA adapter alive when the base model under it changes
+///
+/// The old base with its adapter teaches a new adapter for the new base, on inputs made up on this machine: the data that the old
+/// adapter was trained on is not needed. The usual order is `train` (if the adapter does not exist yet), `kit` (while the data
+/// still does), and `transfer` (when the new base model is out).
+#[derive(Parser, Debug)]
+#[command(name = "translora", version = VERSION, arg_required_else_help = true, max_term_width = 120)]
+#[command(after_help = "Exit status: 0 done, 1 refused by evidence (the new adapter did not prove itself), 2 error.\n\
+                        Results go to standard output, talk to standard error. NO_COLOR is respected.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+
+    /// Print one JSON object on standard output instead of text
+    #[arg(long, global = true, help_heading = "Output")]
+    json: bool,
+
+    /// No plan and no progress; warnings and errors only
+    #[arg(short, long, global = true, help_heading = "Output")]
+    quiet: bool,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Train(train::Train),
+    Kit(kit::Kit),
+    Transfer(transfer::Transfer),
+    Eval(eval::Eval),
+    Inspect(inspect::Inspect),
+}
+
+/// How a command ended that did not fail.
+pub enum Outcome {
+    Done,
+    /// The evidence did not carry the result.
+    Refused,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse_from(args::with_llama_names(std::env::args_os()));
+    let talk = Talk { quiet: cli.quiet, json: cli.json };
+    let outcome = match cli.command {
+        Command::Train(command) => command.run(talk),
+        Command::Kit(command) => command.run(talk),
+        Command::Transfer(command) => command.run(talk),
+        Command::Eval(command) => command.run(talk),
+        Command::Inspect(command) => command.run(talk),
+    };
+    match outcome {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Refused) => ExitCode::from(1),
+        Err(failure) => {
+            failure.tell();
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Write a report: the object itself with `--json`, else the lines made of it.
+fn report<R: serde::Serialize>(talk: Talk, report: &R, lines: impl FnOnce() -> Vec<String>) -> Result<(), Failure> {
+    if !talk.json {
+        return out::data(&lines().join("\n"));
+    }
+    let mut object = serde_json::to_value(report).map_err(|error| Failure::Bug(format!("a report is not JSON: {error}")))?;
+    if let (Some(fields), Some(bytes)) = (object.as_object_mut(), out::memory_bytes_max()) {
+        fields.insert("memory_bytes_max".into(), bytes.into());
+    }
+    out::data(&object.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_flags_are_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

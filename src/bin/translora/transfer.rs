@@ -1,0 +1,216 @@
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use translora::pipeline::{self, FilterChoice, Inputs, TransferPlan, TransferReport, Verdict};
+use translora::record::Limits;
+
+use crate::args::{Machine, Recipe, at_most, between};
+use crate::failure::Failure;
+use crate::progress::Talk;
+use crate::{Outcome, job, out};
+
+/// Move an adapter to a new base model
+///
+/// The target base continues a list of seed inputs, a filter keeps those that look like the task, the source base with its adapter
+/// answers them, and a new adapter for the target is fitted to the answers and judged on inputs held back (and on --eval rows, if
+/// given). An adapter that does not prove itself is written as NAME.rejected.gguf, and the exit status is 1.
+///
+/// Give a kit (made by `translora kit` while the data existed) or, without one, a few seed inputs.
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  translora transfer --source old.gguf --source-lora tickets.gguf --target new.gguf --kit tickets.kit --out tickets-new.gguf\n  \
+                        translora transfer --source old.gguf --source-lora tickets.gguf --target new.gguf --seeds five.jsonl --out tickets-new.gguf --eval held-out.jsonl --json"
+)]
+pub struct Transfer {
+    /// Base model that the adapter was made for (GGUF)
+    #[arg(long, value_name = "OLD.gguf")]
+    source: PathBuf,
+
+    /// The adapter to move (GGUF)
+    #[arg(long, value_name = "L.gguf")]
+    source_lora: PathBuf,
+
+    /// Base model to move it to (GGUF)
+    #[arg(long, value_name = "NEW.gguf")]
+    target: PathBuf,
+
+    #[command(flatten)]
+    inputs: InputFlags,
+
+    /// The adapter to write; nothing is overwritten
+    #[arg(long, value_name = "N.gguf")]
+    out: PathBuf,
+
+    /// Inputs to learn from, after filtering
+    #[arg(long, value_name = "N", default_value_t = 250, value_parser = between::<1, 1_000_000>)]
+    samples: usize,
+
+    /// What decides which inputs are kept; auto is the kit's discriminator where there is one, else the contrast
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = Filter::Auto)]
+    filter: Filter,
+
+    /// What the new adapter is fitted to; this version knows `text`, the teacher's answers
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t = Objective::Auto)]
+    objective: Objective,
+
+    /// Rows with known answers to judge all three on (JSON lines)
+    #[arg(long, value_name = "E.jsonl")]
+    eval: Option<PathBuf>,
+
+    /// Temperature at which inputs are made up
+    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = at_most::<5>)]
+    temperature: f32,
+
+    /// Passes over the samples
+    #[arg(long, value_name = "X", default_value_t = 4.0, value_parser = at_most::<1000>, help_heading = "Adapter and training")]
+    epochs: f32,
+
+    #[command(flatten)]
+    recipe: Recipe,
+
+    #[command(flatten)]
+    machine: Machine,
+
+    /// Seed of everything random; the same seed and thread count give the same bytes
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+
+    /// Continue a run that was stopped, from its journal beside --out
+    #[arg(long)]
+    resume: bool,
+}
+
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+struct InputFlags {
+    /// Kit of the adapter
+    #[arg(long, value_name = "K.kit")]
+    kit: Option<PathBuf>,
+
+    /// A few inputs of the task instead of a kit (JSON lines; completions are not needed)
+    #[arg(long, value_name = "S.jsonl")]
+    seeds: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Filter {
+    Auto,
+    Kit,
+    Contrast,
+    None,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Objective {
+    Auto,
+    Text,
+    #[value(hide = true)]
+    Kl,
+    #[value(hide = true)]
+    Aligned,
+    #[value(hide = true)]
+    Delta,
+}
+
+impl Transfer {
+    pub fn run(self, talk: Talk) -> Result<Outcome, Failure> {
+        let plan = self.plan()?;
+        let done = job::run(talk, &plan.limits, |engine, context| pipeline::transfer(engine, &plan, context))?;
+        crate::report(talk, &done, || told(&done, &plan.target))?;
+        Ok(if done.verdict == Verdict::Accept { Outcome::Done } else { Outcome::Refused })
+    }
+
+    fn plan(self) -> Result<TransferPlan, Failure> {
+        if !matches!(self.objective, Objective::Auto | Objective::Text) {
+            let message = format!("the objective `{}` is not in this version", format!("{:?}", self.objective).to_lowercase());
+            return Err(Failure::Usage { message, hint: "use --objective text, or leave it out".into() });
+        }
+        let inputs = match (self.inputs.kit, self.inputs.seeds) {
+            (Some(kit), _) => Inputs::Kit(kit),
+            (None, Some(seeds)) if matches!(self.filter, Filter::Kit) => {
+                let message = format!("--filter kit needs a kit, but only seeds are given ({})", seeds.display());
+                return Err(Failure::Usage { message, hint: "give --kit, or use --filter contrast".into() });
+            }
+            (None, Some(seeds)) => Inputs::Seeds(seeds),
+            (None, None) => return Err(Failure::Bug("neither --kit nor --seeds passed the parser".into())),
+        };
+        Ok(TransferPlan {
+            recipe: self.recipe.plan(self.epochs),
+            open: self.machine.open_options(),
+            source: self.source,
+            source_lora: self.source_lora,
+            target: self.target,
+            inputs,
+            out: self.out,
+            samples: self.samples,
+            filter: match self.filter {
+                Filter::Auto => FilterChoice::Auto,
+                Filter::Kit => FilterChoice::Kit,
+                Filter::Contrast => FilterChoice::Contrast,
+                Filter::None => FilterChoice::None,
+            },
+            temperature: self.temperature,
+            eval: self.eval,
+            limits: Limits::default(),
+            seed: self.seed,
+            resume: self.resume,
+        })
+    }
+}
+
+/// The result as a person reads it: the scores of the three arms, then what was done and what to do next.
+fn told(done: &TransferReport, target: &Path) -> Vec<String> {
+    let mut lines = table(done);
+    lines.push(String::new());
+    let mut rows = vec![("verdict".to_owned(), verdict(done.verdict).to_owned())];
+    let counts: Vec<String> = done.counts.iter().map(|(name, n)| format!("{} {n}", name.replace('_', " "))).collect();
+    rows.push(("counts".into(), counts.join(", ")));
+    let mut seconds: Vec<String> = done.seconds.iter().map(|(stage, s)| format!("{stage} {}", out::seconds(*s))).collect();
+    if !done.seconds.contains_key("total") {
+        seconds.push(format!("total {}", out::seconds(done.seconds.values().sum())));
+    }
+    rows.push(("time".into(), seconds.join(", ")));
+    if let Some(bytes) = out::memory_bytes_max() {
+        rows.push(("memory".into(), format!("{} MB at the peak", bytes / 1_000_000)));
+    }
+    rows.push(("adapter".into(), done.adapter.display().to_string()));
+    rows.push(("report".into(), done.report.display().to_string()));
+    if done.verdict == Verdict::Accept {
+        rows.push(("serve it".into(), format!("llama-server -m {} --lora {}", target.display(), done.adapter.display())));
+    }
+    lines.extend(out::columns(&rows));
+    lines
+}
+
+fn verdict(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Accept => "accepted",
+        Verdict::Reject => "rejected: the new adapter did not do better than the bare target",
+        Verdict::Inconclusive => "inconclusive: too little evidence that the new adapter does better than the bare target",
+    }
+}
+
+/// The scores of the three arms, one a line.
+fn table(done: &TransferReport) -> Vec<String> {
+    let scores = &done.scores;
+    let arms = [
+        ("bare target", "target", scores.target),
+        ("source + LoRA", "source_lora", scores.source_lora),
+        ("transferred", "transferred", scores.transferred),
+    ];
+    let share = |x: Option<&f64>| x.map_or("-".into(), |x| format!("{:.1} %", 100.0 * x));
+    let mut lines = vec![format!("  {:13}  {:>11}  {:>17}  {:>8}  {:>7}", "", "exact match", "95 % interval", "fidelity", "loss")];
+    for (title, key, exact) in arms {
+        let interval = scores.intervals.get(key).map_or("-".into(), |[low, high]| format!("{:.1} to {:.1} %", 100.0 * low, 100.0 * high));
+        let loss = scores.nll.get(key).map_or("-".into(), |x| format!("{x:.4}"));
+        let (exact, fidelity) = (share(Some(&exact)), share(scores.fidelity.get(key)));
+        lines.push(format!("  {title:13}  {exact:>11}  {interval:>17}  {fidelity:>8}  {loss:>7}"));
+    }
+    let judged = if scores.gate == "eval" { "rows of --eval" } else { "made-up inputs that were held back" };
+    lines.push(format!(
+        "  judged on {} {judged}; transferred against bare target: {} better, {} worse, p = {:.2e}",
+        scores.rows, scores.wins, scores.losses, scores.p_value
+    ));
+    lines.push(format!("  fidelity: the same answer as source + LoRA, on {} held-out inputs; loss: nats a token", scores.fidelity_rows));
+    lines
+}

@@ -1,0 +1,164 @@
+use serde::{Deserialize, Serialize};
+
+use super::DistillError;
+use crate::engine::LoraSpec;
+use crate::record::Rng;
+
+/// Share of the learning rate that is left at the end.
+const FLOOR: f64 = 0.1;
+
+/// Everything that decides how an adapter is fitted, besides the examples.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recipe {
+    pub spec: LoraSpec,
+    /// Passes over the examples; need not be whole.
+    pub epochs: f32,
+    /// Examples a step.
+    pub batch: usize,
+    pub learning_rate: f32,
+    /// Share of the steps spent warming up.
+    pub warmup: f32,
+    /// Steps between checkpoints; 0 means none.
+    pub checkpoint_every: u64,
+    pub early_stop: Option<EarlyStop>,
+    /// Decides the order of the examples.
+    pub seed: u64,
+}
+
+/// Stop when the loss on a slice of the examples, which is then not trained on, has stopped falling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EarlyStop {
+    /// One example in this many is held out.
+    pub one_in: usize,
+    /// Epochs without improvement that are endured.
+    pub patience: usize,
+}
+
+impl Recipe {
+    /// Refuse numbers that no run could follow.
+    pub(super) fn check(&self) -> Result<(), DistillError> {
+        let refuse = |what, value: String| Err(DistillError::Recipe { what, value });
+        if self.batch == 0 {
+            return refuse("batch", "0".into());
+        }
+        if !(self.epochs.is_finite() && self.epochs > 0.0 && self.epochs <= 10_000.0) {
+            return refuse("epochs", self.epochs.to_string());
+        }
+        if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
+            return refuse("learning rate", self.learning_rate.to_string());
+        }
+        if !(0.0..=1.0).contains(&self.warmup) {
+            return refuse("warmup", self.warmup.to_string());
+        }
+        Ok(())
+    }
+
+    /// Steps for `examples` examples; at least one.
+    pub fn steps(&self, examples: usize) -> u64 {
+        let passes = f64::from(self.epochs) * examples as f64;
+        ((passes / self.batch as f64).ceil() as u64).max(1)
+    }
+
+    /// The learning rate of a step: a linear climb, then a cosine down to a tenth.
+    pub fn rate(&self, step: u64, steps: u64) -> f32 {
+        let warm = (f64::from(self.warmup) * steps as f64).round();
+        let share = if (step as f64) < warm {
+            (step + 1) as f64 / warm
+        } else {
+            let progress = (step as f64 - warm) / (steps as f64 - warm).max(1.0);
+            FLOOR + (1.0 - FLOOR) * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
+        };
+        (f64::from(self.learning_rate) * share) as f32
+    }
+}
+
+/// Deals the examples in an order that depends on the seed and the epoch only, so that any step can be dealt again.
+pub(super) struct Deck {
+    seed: u64,
+    examples: usize,
+    order: Vec<usize>,
+    epoch: Option<usize>,
+}
+
+impl Deck {
+    pub(super) fn new(seed: u64, examples: usize) -> Self {
+        Self { seed, examples, order: (0..examples).collect(), epoch: None }
+    }
+
+    /// The examples of one step. A step may reach into the next epoch.
+    pub(super) fn batch(&mut self, step: u64, size: usize) -> Vec<usize> {
+        let first = step as usize * size;
+        (first..first + size.min(self.examples)).map(|pass| self.at(pass / self.examples, pass % self.examples)).collect()
+    }
+
+    fn at(&mut self, epoch: usize, place: usize) -> usize {
+        if self.epoch != Some(epoch) {
+            self.order = (0..self.examples).collect();
+            Rng::new(self.seed, &format!("distill epoch {epoch}")).shuffle(&mut self.order);
+            self.epoch = Some(epoch);
+        }
+        self.order[place]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recipe() -> Recipe {
+        Recipe {
+            spec: LoraSpec::default(),
+            epochs: 2.0,
+            batch: 4,
+            learning_rate: 1.0,
+            warmup: 0.1,
+            checkpoint_every: 0,
+            early_stop: None,
+            seed: 3,
+        }
+    }
+
+    #[test]
+    fn every_example_is_dealt_once_an_epoch() {
+        let mut deck = Deck::new(3, 10);
+        let mut dealt: Vec<usize> = (0..5).flat_map(|step| deck.batch(step, 4)).collect();
+        let mut first: Vec<usize> = dealt.drain(..10).collect();
+        assert_ne!(first, dealt);
+        first.sort_unstable();
+        dealt.sort_unstable();
+        assert_eq!((first, dealt), ((0..10).collect(), (0..10).collect()));
+        assert_eq!(Deck::new(3, 10).batch(3, 4), deck.batch(3, 4));
+    }
+
+    #[test]
+    fn a_batch_larger_than_the_examples_holds_each_once() {
+        let mut batch = Deck::new(1, 3).batch(0, 8);
+        batch.sort_unstable();
+        assert_eq!(batch, [0, 1, 2]);
+    }
+
+    #[test]
+    fn the_rate_climbs_then_falls_to_a_tenth() {
+        let recipe = recipe();
+        assert_eq!(recipe.steps(40), 20);
+        let rates: Vec<f32> = (0..20).map(|step| recipe.rate(step, 20)).collect();
+        assert_eq!((rates[0], rates[1], rates[2]), (0.5, 1.0, 1.0));
+        assert!(rates[2..].windows(2).all(|pair| pair[1] < pair[0]));
+        assert!((0.1..0.12).contains(&rates[19]), "{}", rates[19]);
+    }
+
+    #[test]
+    fn impossible_numbers_are_refused() {
+        let bad = [
+            Recipe { batch: 0, ..recipe() },
+            Recipe { epochs: 0.0, ..recipe() },
+            Recipe { epochs: f32::NAN, ..recipe() },
+            Recipe { learning_rate: -1.0, ..recipe() },
+            Recipe { warmup: 1.5, ..recipe() },
+        ];
+        for recipe in bad {
+            assert!(recipe.check().is_err_and(|error| error.hint().is_some()), "{recipe:?}");
+        }
+        assert!(recipe().check().is_ok());
+    }
+}

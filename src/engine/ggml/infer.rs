@@ -1,0 +1,242 @@
+//! Generate, label and score with a llama.cpp model.
+
+use crate::record::{Pair, Rng};
+
+use super::decode::{self, Job, Reader, common_prefix};
+use super::{GgmlModel, internal};
+use crate::engine::{Answer, CompletionScore, Continuation, EngineError, Generate, GenerateRequest, Label, Score, Talk, With};
+
+impl Generate for GgmlModel {
+    fn generate(&mut self, with: With, request: &GenerateRequest, talk: &mut Talk<'_>) -> Result<Vec<Continuation>, EngineError> {
+        let prefix = self.chat.raw(&self.model, &request.prefix, false).map_err(internal)?;
+        let Some((last, shared)) = prefix.split_last() else { return Ok(Vec::new()) };
+        let jobs: Vec<Job> = (0..request.count).map(|_| Job { tokens: vec![*last], outputs_from: 0 }).collect();
+        let model = self.model.clone();
+        let mut sampler = Sampler {
+            random: (0..request.count).map(|i| Rng::new(request.seed.wrapping_add(i as u64), "generate")).collect(),
+            texts: vec![Vec::new(); request.count],
+            counts: vec![0; request.count],
+            finished: vec![false; request.count],
+            done: 0,
+            vocab: model.vocab(),
+            request,
+            talk,
+        };
+        decode::run(self.ready(with)?, shared, &jobs, request.tokens_max + 1, &mut sampler)?;
+        let ended = sampler.texts.into_iter().zip(sampler.counts).zip(sampler.finished);
+        let text = |bytes: Vec<u8>| {
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            text.split_once(&request.stop).filter(|_| !request.stop.is_empty()).map_or(text.clone(), |(head, _)| head.to_owned())
+        };
+        Ok(ended.map(|((bytes, tokens), finished)| Continuation { text: text(bytes), tokens, finished }).collect())
+    }
+}
+
+struct Sampler<'a, 't> {
+    random: Vec<Rng>,
+    texts: Vec<Vec<u8>>,
+    counts: Vec<usize>,
+    finished: Vec<bool>,
+    done: usize,
+    vocab: translora_llama::Vocab<'a>,
+    request: &'a GenerateRequest,
+    talk: &'a mut Talk<'t>,
+}
+
+impl Reader for Sampler<'_, '_> {
+    fn read(&mut self, job: usize, _: usize, logits: &[f32]) -> Option<i32> {
+        if self.counts[job] == self.request.tokens_max {
+            return None;
+        }
+        let token = sample(logits, self.request.temperature, &mut self.random[job]);
+        self.counts[job] += 1;
+        if self.vocab.is_end(token) {
+            self.finished[job] = true;
+            return None;
+        }
+        self.texts[job].extend(self.vocab.piece(token, false));
+        let stop = self.request.stop.as_bytes();
+        if !stop.is_empty() && self.texts[job].windows(stop.len()).any(|window| window == stop) {
+            self.finished[job] = true;
+            return None;
+        }
+        Some(token)
+    }
+
+    fn done(&mut self, _: usize) -> Result<(), EngineError> {
+        self.done += 1;
+        self.talk.tick(self.done, self.request.count)
+    }
+}
+
+impl Label for GgmlModel {
+    fn answer(&mut self, with: With, prompts: &[String], tokens_max: usize, talk: &mut Talk<'_>) -> Result<Vec<Answer>, EngineError> {
+        let (prefix, jobs) = self.prompts(prompts)?;
+        let longest = jobs.iter().map(|job| job.tokens.len()).max().unwrap_or(0);
+        let model = self.model.clone();
+        let mut greedy = Greedy {
+            starts: jobs.iter().map(|job| job.outputs_from).collect(),
+            tokens: vec![Vec::new(); jobs.len()],
+            answers: vec![Answer { text: String::new(), tokens: 0, finished: false, log_probability: 0.0 }; jobs.len()],
+            done: 0,
+            vocab: model.vocab(),
+            tokens_max,
+            talk,
+        };
+        decode::run(self.ready(with)?, &prefix, &jobs, longest + tokens_max, &mut greedy)?;
+        let (tokens, answers) = (greedy.tokens, greedy.answers);
+        let texts = tokens.iter().map(|tokens| String::from_utf8_lossy(&model.vocab().decode(tokens)).into_owned());
+        Ok(texts.zip(answers).map(|(text, answer)| Answer { text, ..answer }).collect())
+    }
+}
+
+struct Greedy<'a, 't> {
+    starts: Vec<usize>,
+    tokens: Vec<Vec<i32>>,
+    answers: Vec<Answer>,
+    done: usize,
+    vocab: translora_llama::Vocab<'a>,
+    tokens_max: usize,
+    talk: &'a mut Talk<'t>,
+}
+
+impl Reader for Greedy<'_, '_> {
+    fn read(&mut self, job: usize, at: usize, logits: &[f32]) -> Option<i32> {
+        debug_assert!(at >= self.starts[job]);
+        let token = argmax(logits);
+        let answer = &mut self.answers[job];
+        answer.log_probability += log_probability(logits, token);
+        answer.tokens += 1;
+        if self.vocab.is_end(token) {
+            answer.finished = true;
+            return None;
+        }
+        self.tokens[job].push(token);
+        (answer.tokens < self.tokens_max).then_some(token)
+    }
+
+    fn done(&mut self, _: usize) -> Result<(), EngineError> {
+        self.done += 1;
+        self.talk.tick(self.done, self.answers.len())
+    }
+}
+
+impl Score for GgmlModel {
+    fn score(&mut self, with: With, pairs: &[Pair], talk: &mut Talk<'_>) -> Result<Vec<CompletionScore>, EngineError> {
+        let prompts: Vec<String> = pairs.iter().map(|pair| pair.prompt.clone()).collect();
+        let (prefix, mut jobs) = self.prompts(&prompts)?;
+        let mut targets = Vec::with_capacity(pairs.len());
+        for (job, pair) in jobs.iter_mut().zip(pairs) {
+            let completion = self.chat.completion(&self.model, &pair.completion).map_err(internal)?;
+            job.tokens.extend(&completion[..completion.len() - 1]);
+            targets.push((job.outputs_from, completion));
+        }
+        let longest = jobs.iter().map(|job| job.tokens.len()).max().unwrap_or(0);
+        let mut scorer = Scorer { targets, scores: vec![CompletionScore { log_probability: 0.0, tokens: 0 }; pairs.len()], done: 0, talk };
+        decode::run(self.ready(with)?, &prefix, &jobs, longest, &mut scorer)?;
+        Ok(scorer.scores)
+    }
+
+    fn preference(&mut self, with: With, prompts: &[String], a: &str, b: &str, talk: &mut Talk<'_>) -> Result<Vec<f64>, EngineError> {
+        let first = |word: &str| self.chat.completion(&self.model, word).map(|tokens| tokens[0]).map_err(internal);
+        let words = [first(a)?, first(b)?];
+        if words[0] == words[1] {
+            return Err(EngineError::SameFirstToken { model: self.info.name.clone(), words: [a.into(), b.into()] });
+        }
+        let (prefix, jobs) = self.prompts(prompts)?;
+        let longest = jobs.iter().map(|job| job.tokens.len()).max().unwrap_or(0);
+        let mut reader = Preference { words, margins: vec![0.0; prompts.len()], done: 0, talk };
+        decode::run(self.ready(with)?, &prefix, &jobs, longest, &mut reader)?;
+        Ok(reader.margins)
+    }
+}
+
+struct Scorer<'a, 't> {
+    /// Where each job's completion is first predicted, and its tokens.
+    targets: Vec<(usize, Vec<i32>)>,
+    scores: Vec<CompletionScore>,
+    done: usize,
+    talk: &'a mut Talk<'t>,
+}
+
+impl Reader for Scorer<'_, '_> {
+    fn read(&mut self, job: usize, at: usize, logits: &[f32]) -> Option<i32> {
+        let (start, completion) = &self.targets[job];
+        self.scores[job].log_probability += log_probability(logits, completion[at - start]);
+        self.scores[job].tokens += 1;
+        None
+    }
+
+    fn done(&mut self, _: usize) -> Result<(), EngineError> {
+        self.done += 1;
+        self.talk.tick(self.done, self.scores.len())
+    }
+}
+
+struct Preference<'a, 't> {
+    words: [i32; 2],
+    margins: Vec<f64>,
+    done: usize,
+    talk: &'a mut Talk<'t>,
+}
+
+impl Reader for Preference<'_, '_> {
+    fn read(&mut self, job: usize, _: usize, logits: &[f32]) -> Option<i32> {
+        let logit = |token: i32| f64::from(logits[token as usize]);
+        self.margins[job] = logit(self.words[0]) - logit(self.words[1]);
+        None
+    }
+
+    fn done(&mut self, _: usize) -> Result<(), EngineError> {
+        self.done += 1;
+        self.talk.tick(self.done, self.margins.len())
+    }
+}
+
+impl GgmlModel {
+    /// Encode chat prompts: what they all begin with, and a job for the rest of each that wants logits at its last token.
+    fn prompts(&self, prompts: &[String]) -> Result<(Vec<i32>, Vec<Job>), EngineError> {
+        let encode = |prompt: &String| self.chat.prompt(&self.model, prompt).map_err(internal);
+        let encoded = prompts.iter().map(encode).collect::<Result<Vec<_>, _>>()?;
+        let slices: Vec<&[i32]> = encoded.iter().map(Vec::as_slice).collect();
+        let shared = common_prefix(&slices);
+        let job = |tokens: &&[i32]| Job { tokens: tokens[shared..].to_vec(), outputs_from: tokens.len() - shared - 1 };
+        let prefix = slices.first().map_or(Vec::new(), |first| first[..shared].to_vec());
+        Ok((prefix, slices.iter().map(job).collect()))
+    }
+}
+
+fn argmax(logits: &[f32]) -> i32 {
+    let mut best = 0;
+    for (token, logit) in logits.iter().enumerate() {
+        if *logit > logits[best] {
+            best = token;
+        }
+    }
+    best as i32
+}
+
+/// ln softmax(logits)[token]
+fn log_probability(logits: &[f32], token: i32) -> f64 {
+    let highest = logits.iter().fold(f32::NEG_INFINITY, |m, x| m.max(*x));
+    let sum: f32 = logits.iter().map(|x| (x - highest).exp()).sum();
+    f64::from(logits[token as usize] - highest) - f64::from(sum).ln()
+}
+
+/// Draw from softmax(logits / temperature); the most likely token at temperature 0.
+fn sample(logits: &[f32], temperature: f32, random: &mut Rng) -> i32 {
+    if temperature <= 0.0 {
+        return argmax(logits);
+    }
+    let highest = logits.iter().fold(f32::NEG_INFINITY, |m, x| m.max(*x));
+    let weights: Vec<f32> = logits.iter().map(|x| ((x - highest) / temperature).exp()).collect();
+    let total: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
+    let mut left = random.unit() * total;
+    for (token, weight) in weights.iter().enumerate() {
+        left -= f64::from(*weight);
+        if left <= 0.0 {
+            return token as i32;
+        }
+    }
+    argmax(logits)
+}

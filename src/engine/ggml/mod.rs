@@ -1,0 +1,181 @@
+//! The real engine: llama.cpp runs the models, `translora_quantized` trains on them.
+//!
+//! The only room that names those crates. Turns their errors into this room's and text into tokens under the model's own template.
+
+use std::path::{Path, PathBuf};
+
+use translora_gguf::{Gguf, TensorKind, dequantize};
+use translora_llama::{Adapter, Backend, Context, ContextParams, LlamaError, ModelParams, map_file};
+
+use self::chat::Chat;
+use super::{AdapterId, Engine, EngineError, Model, ModelInfo, OpenOptions, With};
+use crate::record::ContentHash;
+
+mod chat;
+mod decode;
+mod infer;
+mod train;
+
+/// Tokens of context when nobody says and the model could do more.
+const CONTEXT_DEFAULT: usize = 4096;
+/// Sequences decoded side by side.
+const SEQUENCES: usize = 32;
+/// Tokens of one call of llama.cpp.
+const BATCH: usize = 512;
+
+/// llama.cpp and ggml, initialised.
+pub struct GgmlEngine {
+    backend: Backend,
+}
+
+impl GgmlEngine {
+    pub fn new() -> Result<Self, EngineError> {
+        let backend = Backend::init().map_err(|error| EngineError::Internal(error.to_string()))?;
+        Ok(Self { backend })
+    }
+}
+
+impl Engine for GgmlEngine {
+    fn open(&self, base: &Path, options: &OpenOptions) -> Result<Box<dyn Model>, EngineError> {
+        Ok(Box::new(GgmlModel::open(self.backend, base, options)?))
+    }
+}
+
+/// An open base model. The inference context is made on first use and given up while training.
+pub(crate) struct GgmlModel {
+    backend: Backend,
+    model: translora_llama::Model,
+    chat: Chat,
+    info: ModelInfo,
+    adapters: Vec<Adapter>,
+    context: Option<Context>,
+    active: With,
+    threads: u32,
+}
+
+impl GgmlModel {
+    fn open(backend: Backend, base: &Path, options: &OpenOptions) -> Result<Self, EngineError> {
+        let refuse = |reason: String| EngineError::Model { path: base.to_owned(), reason };
+        let hash = {
+            let bytes = map_file(base).map_err(|error| of_path(base, error))?;
+            ContentHash::of(&bytes)
+        };
+        let params = ModelParams { gpu_layers: options.gpu_layers, mmap: true };
+        let model = translora_llama::Model::load(backend, base, &params).map_err(|error| of_path(base, error))?;
+        if let Some(reason) = model.unusual() {
+            return Err(refuse(format!("{reason}; translora runs plain decoder models")));
+        }
+        if model.vocab().is_absent() {
+            return Err(refuse("it has no tokenizer; use a GGUF that holds one".into()));
+        }
+        let trained = model.metadata(&format!("{}.context_length", model.architecture())).and_then(|text| text.parse().ok());
+        let trained: usize = trained.unwrap_or(CONTEXT_DEFAULT);
+        let context = if options.context > 0 { options.context } else { trained.min(CONTEXT_DEFAULT) };
+        let chat = Chat::of(&model).map_err(|error| refuse(error.to_string()))?;
+        let info = ModelInfo {
+            path: base.to_owned(),
+            name: model.name(),
+            architecture: model.architecture(),
+            hash,
+            parameters: model.parameters(),
+            bytes: model.bytes(),
+            layers: model.layers(),
+            vocabulary: model.vocab().len(),
+            context,
+        };
+        let threads = if options.threads > 0 { options.threads } else { num_cpus::get_physical() };
+        let threads = u32::try_from(threads).unwrap_or(1);
+        Ok(Self { backend, model, chat, info, adapters: Vec::new(), context: None, active: With::Base, threads })
+    }
+
+    /// The inference context with `with` active and nothing remembered.
+    fn ready(&mut self, with: With) -> Result<&mut Context, EngineError> {
+        if self.context.is_none() {
+            // Cells are shared by all sequences: room for one full-length sequence, or for many short ones.
+            let cells = u32::try_from(self.info.context.max(CONTEXT_DEFAULT)).unwrap_or(u32::MAX);
+            let params = ContextParams {
+                context: cells,
+                batch: BATCH as u32,
+                ubatch: BATCH as u32,
+                sequences: SEQUENCES as u32,
+                threads: self.threads,
+                exact: false,
+            };
+            self.context = Some(Context::new(&self.model, &params).map_err(|error| EngineError::Memory(error.to_string()))?);
+            self.active = With::Base;
+        }
+        let Some(context) = self.context.as_mut() else { return Err(EngineError::Internal("no context".into())) };
+        if self.active != with {
+            let chosen = match with {
+                With::Base => Vec::new(),
+                With::Adapter(AdapterId(index)) => {
+                    let adapter = self.adapters.get(index).ok_or_else(|| EngineError::Internal(format!("adapter {index}")))?;
+                    vec![(adapter.clone(), 1.0)]
+                }
+            };
+            context.set_adapters(&chosen).map_err(internal)?;
+            self.active = with;
+        }
+        context.clear();
+        Ok(context)
+    }
+}
+
+impl Model for GgmlModel {
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn attach(&mut self, adapter: &Path) -> Result<AdapterId, EngineError> {
+        let refuse = |reason: String| EngineError::Adapter { path: adapter.to_owned(), base: self.info.path.clone(), reason };
+        check_finite(adapter).map_err(&refuse)?;
+        let loaded = Adapter::load(&self.model, adapter).map_err(|error| match error {
+            LlamaError::AdapterLoad { reason, .. } => refuse(reason),
+            other => of_path(adapter, other),
+        })?;
+        self.adapters.push(loaded);
+        Ok(AdapterId(self.adapters.len() - 1))
+    }
+
+    fn check_text(&self, text: &str) -> Result<(), EngineError> {
+        let model = || self.info.name.clone();
+        let tokens = self.model.vocab().encode(text, false);
+        let tokens = tokens.map_err(|error| EngineError::Tokenizer { model: model(), text: text.into(), back: error.to_string() })?;
+        let back = String::from_utf8_lossy(&self.model.vocab().decode(&tokens)).into_owned();
+        // Sentence-piece vocabularies write a space in front.
+        if back.trim_start() == text.trim_start() {
+            Ok(())
+        } else {
+            Err(EngineError::Tokenizer { model: model(), text: text.into(), back })
+        }
+    }
+}
+
+/// Refuse an adapter with a number that is none.
+fn check_finite(path: &Path) -> Result<(), String> {
+    let bytes = map_file(path).map_err(|error| error.to_string())?;
+    let gguf = Gguf::parse(&bytes).map_err(|error| error.to_string())?;
+    for tensor in gguf.tensors().iter().filter(|tensor| matches!(tensor.kind, TensorKind::F32 | TensorKind::F16 | TensorKind::BF16)) {
+        let values = dequantize(tensor.kind, gguf.data(tensor)).map_err(|error| error.to_string())?;
+        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+            return Err(format!("{} holds {} at element {at}", tensor.name, values[at]));
+        }
+    }
+    Ok(())
+}
+
+fn of_path(path: &Path, error: LlamaError) -> EngineError {
+    match error {
+        LlamaError::Io { path, source } => EngineError::Io { path, source },
+        LlamaError::ModelLoad { reason, .. } => EngineError::Model { path: path.to_owned(), reason },
+        LlamaError::Gguf { path, source } => EngineError::Model { path, reason: source.to_string() },
+        other => EngineError::Model { path: PathBuf::from(path), reason: other.to_string() },
+    }
+}
+
+fn internal(error: LlamaError) -> EngineError {
+    match error {
+        LlamaError::Memory { what } => EngineError::Memory(what),
+        other => EngineError::Internal(other.to_string()),
+    }
+}

@@ -1,0 +1,105 @@
+//! Fit a LoRA: the engine's `Trainer` over `translora_quantized`.
+
+use translora_quantized::{AdamW, Example, ForwardWeights, TrainError, TrainSpec};
+
+use super::{GgmlModel, internal};
+use crate::engine::{EngineError, LoraSpec, StepReport, Train, Trainer, TrainerInfo};
+use crate::record::Pair;
+
+impl Train for GgmlModel {
+    fn trainer(&mut self, spec: &LoraSpec) -> Result<Box<dyn Trainer + '_>, EngineError> {
+        // Inference memory is of no use meanwhile.
+        self.context = None;
+        let optimizer = AdamW { beta1: spec.beta1, beta2: spec.beta2, epsilon: spec.epsilon, weight_decay: spec.weight_decay };
+        let plan = TrainSpec {
+            rank: spec.rank,
+            alpha: spec.alpha,
+            modules: spec.modules.clone(),
+            seed: spec.seed,
+            optimizer,
+            clip_norm: spec.clip_norm,
+            forward: ForwardWeights::F16,
+            threads: self.threads,
+        };
+        let trainer = translora_quantized::Trainer::new(self.backend, &self.model, &plan).map_err(|error| self.translate(error))?;
+        Ok(Box::new(GgmlTrainer { trainer, model: self }))
+    }
+}
+
+impl GgmlModel {
+    fn translate(&self, error: TrainError) -> EngineError {
+        let model = self.info.name.clone();
+        match error {
+            TrainError::Llama(error) => internal(error),
+            TrainError::Module { asked, reason } => EngineError::Modules { model, asked, reason },
+            TrainError::NoRule { .. } => EngineError::Untrainable { model, reason: error.to_string() },
+            TrainError::Example { index, reason } => EngineError::Example { index, reason },
+            TrainError::NotFinite { what, step } => EngineError::NotFinite { what, step },
+            TrainError::Snapshot(reason) => EngineError::Snapshot(reason),
+            TrainError::Io(source) => EngineError::Io { path: std::env::temp_dir(), source },
+            other => EngineError::Internal(other.to_string()),
+        }
+    }
+}
+
+struct GgmlTrainer<'m> {
+    trainer: translora_quantized::Trainer,
+    model: &'m GgmlModel,
+}
+
+impl Trainer for GgmlTrainer<'_> {
+    fn describe(&self) -> TrainerInfo {
+        let adapter = self.trainer.adapter();
+        let mut modules: Vec<String> = Vec::new();
+        for pair in &adapter.pairs {
+            let module = pair.target.name.split('.').nth(2).unwrap_or_default().to_owned();
+            if !modules.contains(&module) {
+                modules.push(module);
+            }
+        }
+        let device = format!("CPU, {} threads", self.model.threads);
+        TrainerInfo { matrices: adapter.pairs.len(), parameters: adapter.parameters() as u64, modules, device }
+    }
+
+    fn load(&mut self, examples: &[Pair]) -> Result<(), EngineError> {
+        let (chat, model) = (&self.model.chat, &self.model.model);
+        let mut encoded = Vec::with_capacity(examples.len());
+        for (index, pair) in examples.iter().enumerate() {
+            let prompt = chat.prompt(model, &pair.prompt).map_err(internal)?;
+            let completion = chat.completion(model, &pair.completion).map_err(internal)?;
+            let (start, needed) = (prompt.len(), prompt.len() + completion.len());
+            if needed > self.model.info.context {
+                let reason = format!("{needed} tokens do not fit the context of {}", self.model.info.context);
+                return Err(EngineError::Example { index, reason });
+            }
+            let example = Example::new([prompt, completion].concat(), start, index).map_err(|error| self.model.translate(error))?;
+            encoded.push(example);
+        }
+        self.trainer.load(encoded);
+        Ok(())
+    }
+
+    fn step(&mut self, batch: &[usize], learning_rate: f32) -> Result<StepReport, EngineError> {
+        self.trainer.step(batch, learning_rate).map(report).map_err(|error| self.model.translate(error))
+    }
+
+    fn loss(&mut self, batch: &[usize]) -> Result<StepReport, EngineError> {
+        self.trainer.loss(batch).map(report).map_err(|error| self.model.translate(error))
+    }
+
+    fn snapshot(&self) -> Result<Vec<u8>, EngineError> {
+        Ok(self.trainer.snapshot())
+    }
+
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), EngineError> {
+        self.trainer.restore(snapshot).map_err(|error| self.model.translate(error))
+    }
+
+    fn adapter(&self, metadata: &[(String, String)]) -> Result<Vec<u8>, EngineError> {
+        self.trainer.to_gguf(metadata).map_err(|error| self.model.translate(error))
+    }
+}
+
+fn report(step: translora_quantized::StepReport) -> StepReport {
+    StepReport { loss: step.loss, gradient_norm: step.gradient_norm, tokens: step.tokens, completion_tokens: step.completion_tokens }
+}

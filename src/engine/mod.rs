@@ -1,0 +1,240 @@
+//! What a stage may ask of a model: generate, score, label, train.
+//!
+//! Stages see these traits and never a token, a tensor or a device. Two engines implement them: `toy` (deterministic, no C) and
+//! `ggml` (llama.cpp's models, ggml's arithmetic).
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::record::{Cancel, ContentHash, Pair};
+
+mod error;
+#[cfg(feature = "ggml")]
+pub mod ggml;
+pub mod toy;
+
+pub use error::{EngineError, Fault};
+
+/// Opens base models. One engine per process; models are independent of each other.
+pub trait Engine: Send + Sync {
+    /// Open a base model for inference and training.
+    ///
+    /// fails: the file is missing, truncated, not a GGUF, of an unknown architecture, or has no usable tokenizer or chat template.
+    fn open(&self, base: &Path, options: &OpenOptions) -> Result<Box<dyn Model>, EngineError>;
+}
+
+/// How to place a model on this machine. Names are llama.cpp's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenOptions {
+    /// `-t`; 0 means all physical cores.
+    pub threads: usize,
+    /// `-ngl`; layers kept on the GPU, negative means all.
+    pub gpu_layers: i32,
+    /// `-c`; tokens of context for each sequence, 0 means what the model was trained with, at most 4096.
+    pub context: usize,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self { threads: 0, gpu_layers: -1, context: 0 }
+    }
+}
+
+/// What a base model is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelInfo {
+    pub path: PathBuf,
+    pub name: String,
+    pub architecture: String,
+    pub hash: ContentHash,
+    pub parameters: u64,
+    pub bytes: u64,
+    pub layers: usize,
+    pub vocabulary: usize,
+    pub context: usize,
+}
+
+/// An adapter that was loaded onto one model; the number is meaningless elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AdapterId(pub usize);
+
+/// Which weights answer: the base alone, or the base with an adapter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum With {
+    Base,
+    Adapter(AdapterId),
+}
+
+/// A base model with everything a stage may ask of it.
+pub trait Model: Generate + Score + Label + Train {
+    fn info(&self) -> &ModelInfo;
+
+    /// Load a LoRA GGUF onto this base.
+    ///
+    /// fails: not an adapter, made for another base (architecture, tensor names or shapes differ), or not finite.
+    fn attach(&mut self, adapter: &Path) -> Result<AdapterId, EngineError>;
+
+    /// Read every weight of `text` as the tokenizer does and say whether it survives: encoded, decoded, compared.
+    ///
+    /// fails: the tokenizer cannot encode the text without loss.
+    fn check_text(&self, text: &str) -> Result<(), EngineError>;
+}
+
+/// Draw continuations of raw text.
+pub trait Generate {
+    /// Sample `request.count` continuations of `request.prefix`, side by side. Each ends before the first of `request.stop`, at the
+    /// end of text, or at `request.tokens_max` (then `finished` is false). Deterministic in `request.seed`.
+    fn generate(&mut self, with: With, request: &GenerateRequest, talk: &mut Talk<'_>) -> Result<Vec<Continuation>, EngineError>;
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct GenerateRequest {
+    pub prefix: String,
+    pub count: usize,
+    pub tokens_max: usize,
+    pub temperature: f32,
+    pub stop: String,
+    pub seed: u64,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Continuation {
+    pub text: String,
+    pub tokens: usize,
+    pub finished: bool,
+}
+
+/// Answer chat prompts greedily.
+pub trait Label {
+    /// The greedy answer to each prompt as a single user turn under the model's chat template, in the order given.
+    fn answer(&mut self, with: With, prompts: &[String], tokens_max: usize, talk: &mut Talk<'_>) -> Result<Vec<Answer>, EngineError>;
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    pub text: String,
+    pub tokens: usize,
+    /// The model ended its turn by itself.
+    pub finished: bool,
+    /// Sum over the answer's tokens (the end of turn included) of the natural log of their probability.
+    pub log_probability: f64,
+}
+
+/// Weigh given completions.
+pub trait Score {
+    /// log p(completion, end of turn | prompt) of each pair under the chat template, in the order given.
+    fn score(&mut self, with: With, pairs: &[Pair], talk: &mut Talk<'_>) -> Result<Vec<CompletionScore>, EngineError>;
+
+    /// ln p(a) − ln p(b) for the first tokens of two words as the answer to each prompt.
+    ///
+    /// fails: the two words begin with the same token.
+    fn preference(&mut self, with: With, prompts: &[String], a: &str, b: &str, talk: &mut Talk<'_>) -> Result<Vec<f64>, EngineError>;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CompletionScore {
+    /// units: nats, summed over `tokens`.
+    pub log_probability: f64,
+    /// Tokens of the completion, the end of turn included.
+    pub tokens: usize,
+}
+
+/// Fit a LoRA on this base.
+pub trait Train {
+    /// Start a fresh adapter. The trainer borrows the model until it is dropped.
+    fn trainer(&mut self, spec: &LoraSpec) -> Result<Box<dyn Trainer + '_>, EngineError>;
+}
+
+/// The shape and optimizer constants of an adapter.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LoraSpec {
+    pub rank: usize,
+    pub alpha: f32,
+    /// `all`, or a comma-separated list of `q k v o gate up down`.
+    pub modules: String,
+    pub seed: u64,
+    pub beta1: f32,
+    pub beta2: f32,
+    pub epsilon: f32,
+    pub weight_decay: f32,
+    /// Global gradient norm above which a step is scaled down; 0 switches it off.
+    pub clip_norm: f32,
+}
+
+impl Default for LoraSpec {
+    fn default() -> Self {
+        Self {
+            rank: 16,
+            alpha: 32.0,
+            modules: "all".into(),
+            seed: 0,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: 0.0,
+            clip_norm: 1.0,
+        }
+    }
+}
+
+/// A LoRA being fitted. Steps are the caller's: the trainer owns weights and optimizer state, not the schedule.
+pub trait Trainer {
+    /// What was placed where, for the plan a run prints: adapted matrices, trainable parameters, bytes.
+    fn describe(&self) -> TrainerInfo;
+
+    /// Prepare examples once (template, tokens); later calls name them by index.
+    ///
+    /// fails: an example is empty after tokenizing or longer than the context, with its index.
+    fn load(&mut self, examples: &[Pair]) -> Result<(), EngineError>;
+
+    /// One optimizer step on the mean completion-token loss of `batch` (indices into the loaded examples).
+    fn step(&mut self, batch: &[usize], learning_rate: f32) -> Result<StepReport, EngineError>;
+
+    /// Mean completion-token loss of `batch`, without a step.
+    fn loss(&mut self, batch: &[usize]) -> Result<StepReport, EngineError>;
+
+    /// Weights and optimizer state as bytes; `restore` continues exactly there.
+    fn snapshot(&self) -> Result<Vec<u8>, EngineError>;
+
+    /// fails: the bytes are of another spec or base, or damaged.
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), EngineError>;
+
+    /// The adapter as the bytes of a LoRA GGUF that llama.cpp loads, with `metadata` (keys `translora.*`) in its header.
+    fn adapter(&self, metadata: &[(String, String)]) -> Result<Vec<u8>, EngineError>;
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainerInfo {
+    pub matrices: usize,
+    pub parameters: u64,
+    pub modules: Vec<String>,
+    pub device: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepReport {
+    /// Mean over completion tokens. units: nats.
+    pub loss: f64,
+    /// Before clipping; 0 where no gradient was taken.
+    pub gradient_norm: f64,
+    /// Tokens that passed through the model.
+    pub tokens: usize,
+    /// Tokens the loss was taken at.
+    pub completion_tokens: usize,
+}
+
+/// How long work talks back: a progress callback (done, total) and the flag that stops it.
+pub struct Talk<'a> {
+    pub cancel: &'a Cancel,
+    pub progress: &'a mut dyn FnMut(usize, usize),
+}
+
+impl Talk<'_> {
+    /// Report `done` of `total` and fail if the run was asked to stop.
+    pub fn tick(&mut self, done: usize, total: usize) -> Result<(), EngineError> {
+        (self.progress)(done, total);
+        self.cancel.check()?;
+        Ok(())
+    }
+}

@@ -1,0 +1,130 @@
+use translora_gguf::{Gguf, TensorKind, Value, Writer};
+
+use crate::engine::EngineError;
+use crate::record::Rng;
+
+/// Logit of an answer nobody trained for, against 0 for "what the base would say".
+const BIAS: f64 = -4.0;
+/// Logits per unit of LoRA output, so that usual learning rates move the toy at a usual pace.
+const GAIN: f64 = 8.0;
+/// Standard deviation of a fresh A.
+const SPREAD: f64 = 0.25;
+const NAME_A: &str = "blk.0.ffn_up.weight.lora_a";
+const NAME_B: &str = "blk.0.ffn_up.weight.lora_b";
+
+/// A LoRA on the toy's empty head: one logit per known answer, `bias + gain · alpha/rank · B A f`.
+///
+/// shapes: `a` (rank, width), `b` (answers, rank)
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Head {
+    pub(super) answers: Vec<String>,
+    pub(super) width: usize,
+    pub(super) rank: usize,
+    pub(super) alpha: f32,
+    pub(super) a: Vec<f32>,
+    pub(super) b: Vec<f32>,
+}
+
+/// What a head thinks of one prompt.
+pub(super) struct Opinion {
+    /// ln p of each known answer.
+    pub(super) answers: Vec<f64>,
+    /// ln p of leaving it to the base.
+    pub(super) base: f64,
+    /// `A f`. shapes: (rank)
+    pub(super) hidden: Vec<f64>,
+}
+
+impl Head {
+    pub(super) fn fresh(width: usize, rank: usize, alpha: f32, seed: u64) -> Self {
+        let mut rng = Rng::new(seed, "toy lora");
+        let a = (0..rank * width).map(|_| (SPREAD * rng.normal()) as f32).collect();
+        Self { answers: Vec::new(), width, rank, alpha, a, b: Vec::new() }
+    }
+
+    /// The factor between `B A f` and logits.
+    pub(super) fn scale(&self) -> f64 {
+        GAIN * f64::from(self.alpha) / self.rank as f64
+    }
+
+    /// Make room for an answer; returns its index.
+    pub(super) fn admit(&mut self, answer: &str) -> usize {
+        self.index(answer).unwrap_or_else(|| {
+            self.answers.push(answer.to_owned());
+            self.b.resize(self.answers.len() * self.rank, 0.0);
+            self.answers.len() - 1
+        })
+    }
+
+    pub(super) fn index(&self, answer: &str) -> Option<usize> {
+        self.answers.iter().position(|known| known == answer)
+    }
+
+    pub(super) fn opinion(&self, features: &[usize]) -> Opinion {
+        let row = |r: usize| features.iter().map(|&f| f64::from(self.a[r * self.width + f])).sum();
+        let hidden: Vec<f64> = (0..self.rank).map(row).collect();
+        let logit = |b: &[f32]| BIAS + self.scale() * b.iter().zip(&hidden).map(|(&b, h)| f64::from(b) * h).sum::<f64>();
+        let logits: Vec<f64> = self.b.chunks_exact(self.rank).map(logit).collect();
+        let top = logits.iter().copied().fold(0.0, f64::max);
+        let total = top + (logits.iter().map(|z| (z - top).exp()).sum::<f64>() + (-top).exp()).ln();
+        Opinion { answers: logits.iter().map(|z| z - total).collect(), base: -total, hidden }
+    }
+
+    pub(super) fn to_gguf(&self, metadata: &[(String, String)]) -> Result<Vec<u8>, EngineError> {
+        let mut writer = Writer::new();
+        writer.set("general.type", "adapter");
+        writer.set("general.architecture", "toy");
+        writer.set("adapter.type", "lora");
+        writer.set("adapter.lora.alpha", self.alpha);
+        writer.set("toy.answers", self.answers.clone());
+        for (key, value) in metadata {
+            writer.set(key.as_str(), value.as_str());
+        }
+        writer.tensor(NAME_A, TensorKind::F32, &[self.width as u64, self.rank as u64], to_bytes(&self.a));
+        writer.tensor(NAME_B, TensorKind::F32, &[self.rank as u64, self.answers.len() as u64], to_bytes(&self.b));
+        writer.to_bytes().map_err(|error| EngineError::Internal(format!("writing a toy adapter: {error}")))
+    }
+
+    /// Read an adapter for a base of `width` features; the error says what does not fit.
+    pub(super) fn from_gguf(bytes: &[u8], width: usize) -> Result<Self, String> {
+        let gguf = Gguf::parse(bytes).map_err(|error| error.to_string())?;
+        if gguf.get("general.type").and_then(Value::as_str) != Some("adapter") {
+            return Err("it is not an adapter".into());
+        }
+        let architecture = gguf.get("general.architecture").and_then(Value::as_str).unwrap_or("unknown");
+        if architecture != "toy" {
+            return Err(format!("it was made for architecture {architecture}"));
+        }
+        let (a_shape, a) = matrix(&gguf, NAME_A)?;
+        let (b_shape, b) = matrix(&gguf, NAME_B)?;
+        if a_shape[0] != width {
+            return Err(format!("tensor {NAME_A} is {} wide, this base is {width} wide", a_shape[0]));
+        }
+        let answers = gguf.get("toy.answers").and_then(Value::as_strings).ok_or("it does not say which answers it knows")?.to_vec();
+        if b_shape != [a_shape[1], answers.len()] || a_shape[1] == 0 {
+            return Err(format!("tensor {NAME_B} has shape {b_shape:?}, expected [{}, {}]", a_shape[1], answers.len()));
+        }
+        if a.iter().chain(&b).any(|x| !x.is_finite()) {
+            return Err("a weight is not finite".into());
+        }
+        let alpha = gguf.get("adapter.lora.alpha").and_then(Value::as_f64).ok_or("it has no adapter.lora.alpha")? as f32;
+        Ok(Self { answers, width, rank: a_shape[1], alpha, a, b })
+    }
+}
+
+fn matrix(gguf: &Gguf<'_>, name: &str) -> Result<([usize; 2], Vec<f32>), String> {
+    let tensor = gguf.tensors().iter().find(|tensor| tensor.name == name).ok_or(format!("tensor {name} is missing"))?;
+    if tensor.kind != TensorKind::F32 || tensor.shape.len() > 2 || tensor.shape.is_empty() {
+        return Err(format!("tensor {name} is not an F32 matrix"));
+    }
+    let side = |i: usize| tensor.shape.get(i).copied().unwrap_or(1) as usize;
+    Ok(([side(0), side(1)], from_bytes(gguf.data(tensor))))
+}
+
+pub(super) fn to_bytes(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+pub(super) fn from_bytes(bytes: &[u8]) -> Vec<f32> {
+    bytes.chunks_exact(4).map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect()
+}

@@ -1,0 +1,227 @@
+//! A deterministic engine in pure Rust: no C, no tensors, seconds to milliseconds.
+//!
+//! A toy base is a JSON file ([`Base`]) that knows some sentences; it continues lists with them, and straying and rambling are
+//! part of it. Its LoRA is a real low-rank softmax classifier over hashed words, fitted with exact gradients, so that an
+//! adapter generalises to new inputs, cannot learn from broken labels, and does not fit a base of another width. Adapters are
+//! GGUF files like everybody's.
+
+use std::fs;
+use std::path::Path;
+
+use super::{
+    AdapterId, Answer, CompletionScore, Continuation, Engine, EngineError, Generate, GenerateRequest, Label, LoraSpec, Model, ModelInfo,
+    OpenOptions, Score, Talk, Train, Trainer, With,
+};
+use crate::record::{ContentHash, Pair, Rng};
+
+mod base;
+mod head;
+mod train;
+pub mod world;
+
+pub use base::Base;
+use base::FORMAT;
+use head::Head;
+use train::ToyTrainer;
+
+/// The largest toy file. A real model given by mistake is refused, not read.
+const FILE_BYTES_MAX: u64 = 16 << 20;
+
+/// Opens toy bases.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Toy;
+
+impl Toy {
+    pub(crate) const DEVICE: &'static str = "toy";
+}
+
+impl Engine for Toy {
+    fn open(&self, base: &Path, _options: &OpenOptions) -> Result<Box<dyn Model>, EngineError> {
+        let bytes = read(base)?;
+        let refuse = |reason: String| EngineError::Model { path: base.to_owned(), reason };
+        let parsed: Base = serde_json::from_slice(&bytes).map_err(|error| refuse(format!("not a toy base: {error}")))?;
+        if parsed.format != FORMAT || parsed.width == 0 {
+            return Err(refuse(format!("its format is {:?}, this engine reads {FORMAT:?}", parsed.format)));
+        }
+        Ok(Box::new(ToyModel::new(parsed, base, &bytes)))
+    }
+}
+
+impl Toy {
+    /// Open a base that is not in a file.
+    pub fn open_base(&self, base: Base) -> Box<dyn Model> {
+        let bytes = serde_json::to_vec(&base).unwrap_or_default();
+        let path = format!("{}.json", base.name);
+        Box::new(ToyModel::new(base, Path::new(&path), &bytes))
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, EngineError> {
+    let io = |source| EngineError::Io { path: path.to_owned(), source };
+    let bytes = fs::metadata(path).map_err(io)?.len();
+    if bytes > FILE_BYTES_MAX {
+        return Err(EngineError::Model { path: path.to_owned(), reason: format!("{bytes} bytes are too many for the toy engine") });
+    }
+    fs::read(path).map_err(io)
+}
+
+struct ToyModel {
+    base: Base,
+    info: ModelInfo,
+    heads: Vec<Head>,
+}
+
+impl ToyModel {
+    fn new(base: Base, path: &Path, bytes: &[u8]) -> Self {
+        let info = ModelInfo {
+            path: path.to_owned(),
+            name: base.name.clone(),
+            architecture: "toy".into(),
+            hash: ContentHash::of(bytes),
+            parameters: base.width as u64,
+            bytes: bytes.len() as u64,
+            layers: 1,
+            vocabulary: base.vocabulary,
+            context: base.context,
+        };
+        Self { base, info, heads: Vec::new() }
+    }
+
+    fn head(&self, with: With) -> Result<Option<&Head>, EngineError> {
+        match with {
+            With::Base => Ok(None),
+            With::Adapter(AdapterId(id)) => {
+                let missing = || EngineError::Internal(format!("adapter {id} was never attached"));
+                self.heads.get(id).map(Some).ok_or_else(missing)
+            }
+        }
+    }
+
+    /// What the base says by itself: the last word of the prompt.
+    fn echo<'t>(&self, prompt: &'t str) -> &'t str {
+        prompt.split_whitespace().last().unwrap_or("")
+    }
+
+    /// ln p under the base alone. Every word is as unlikely as the vocabulary is large, an echo less so.
+    fn base_log_probability(&self, prompt: &str, completion: &str) -> f64 {
+        let tokens = (words(completion) + 1) as f64;
+        let nats = if completion == self.echo(prompt) { 1.0 } else { (self.base.vocabulary as f64).ln() };
+        -tokens * nats
+    }
+
+    fn log_probability(&self, head: Option<&Head>, prompt: &str, completion: &str) -> f64 {
+        let Some(head) = head else { return self.base_log_probability(prompt, completion) };
+        let opinion = head.opinion(&self.base.features(prompt));
+        match head.index(completion) {
+            Some(index) => opinion.answers[index],
+            None => opinion.base + self.base_log_probability(prompt, completion),
+        }
+    }
+
+    fn greedy(&self, head: Option<&Head>, prompt: &str, tokens_max: usize) -> Answer {
+        let learned = head.and_then(|head| {
+            let opinion = head.opinion(&self.base.features(prompt));
+            let best = (0..opinion.answers.len()).max_by(|&i, &j| opinion.answers[i].total_cmp(&opinion.answers[j]))?;
+            (opinion.answers[best] > opinion.base).then(|| head.answers[best].clone())
+        });
+        let text = learned.unwrap_or_else(|| self.echo(prompt).to_owned());
+        let tokens = words(&text) + 1;
+        Answer {
+            tokens: tokens.min(tokens_max),
+            finished: tokens <= tokens_max,
+            log_probability: self.log_probability(head, prompt, &text),
+            text,
+        }
+    }
+
+    fn fits(&self, needed: usize) -> Result<(), EngineError> {
+        let context = self.base.context;
+        if needed > context { Err(EngineError::Context { needed, context }) } else { Ok(()) }
+    }
+}
+
+fn words(text: &str) -> usize {
+    text.split_whitespace().count()
+}
+
+impl Model for ToyModel {
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn attach(&mut self, adapter: &Path) -> Result<AdapterId, EngineError> {
+        let bytes = read(adapter)?;
+        let refuse = |reason| EngineError::Adapter { path: adapter.to_owned(), base: self.info.path.clone(), reason };
+        let head = Head::from_gguf(&bytes, self.base.width).map_err(refuse)?;
+        self.heads.push(head);
+        Ok(AdapterId(self.heads.len() - 1))
+    }
+
+    fn check_text(&self, text: &str) -> Result<(), EngineError> {
+        if !self.base.ascii || text.is_ascii() {
+            return Ok(());
+        }
+        let back = text.chars().map(|c| if c.is_ascii() { c } else { '?' }).collect();
+        Err(EngineError::Tokenizer { model: self.base.name.clone(), text: text.to_owned(), back })
+    }
+}
+
+impl Generate for ToyModel {
+    fn generate(&mut self, with: With, request: &GenerateRequest, talk: &mut Talk<'_>) -> Result<Vec<Continuation>, EngineError> {
+        self.head(with)?;
+        let mut rng = Rng::new(request.seed, "toy generate");
+        let mut continuations = Vec::with_capacity(request.count);
+        for i in 0..request.count {
+            talk.tick(i, request.count)?;
+            continuations.push(self.base.continue_list(&request.prefix, request.tokens_max, &mut rng));
+        }
+        Ok(continuations)
+    }
+}
+
+impl Label for ToyModel {
+    fn answer(&mut self, with: With, prompts: &[String], tokens_max: usize, talk: &mut Talk<'_>) -> Result<Vec<Answer>, EngineError> {
+        let head = self.head(with)?;
+        let one = |(i, prompt): (usize, &String)| {
+            talk.tick(i, prompts.len())?;
+            self.fits(words(prompt))?;
+            Ok(self.greedy(head, prompt, tokens_max))
+        };
+        prompts.iter().enumerate().map(one).collect()
+    }
+}
+
+impl Score for ToyModel {
+    fn score(&mut self, with: With, pairs: &[Pair], talk: &mut Talk<'_>) -> Result<Vec<CompletionScore>, EngineError> {
+        let head = self.head(with)?;
+        let one = |(i, pair): (usize, &Pair)| {
+            talk.tick(i, pairs.len())?;
+            let tokens = words(&pair.completion) + 1;
+            self.fits(words(&pair.prompt) + tokens)?;
+            Ok(CompletionScore { log_probability: self.log_probability(head, &pair.prompt, pair.completion.trim()), tokens })
+        };
+        pairs.iter().enumerate().map(one).collect()
+    }
+
+    fn preference(&mut self, with: With, prompts: &[String], a: &str, b: &str, talk: &mut Talk<'_>) -> Result<Vec<f64>, EngineError> {
+        let head = self.head(with)?;
+        if a.split_whitespace().next() == b.split_whitespace().next() {
+            let words = [a.to_owned(), b.to_owned()];
+            return Err(EngineError::SameFirstToken { model: self.base.name.clone(), words });
+        }
+        let one = |(i, prompt): (usize, &String)| {
+            talk.tick(i, prompts.len())?;
+            Ok(self.log_probability(head, prompt, a) - self.log_probability(head, prompt, b))
+        };
+        prompts.iter().enumerate().map(one).collect()
+    }
+}
+
+impl Train for ToyModel {
+    fn trainer(&mut self, spec: &LoraSpec) -> Result<Box<dyn Trainer + '_>, EngineError> {
+        Ok(Box::new(ToyTrainer::new(&self.base, spec)?))
+    }
+}
+
+#[cfg(test)]
+mod tests;

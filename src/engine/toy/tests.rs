@@ -1,0 +1,115 @@
+use super::*;
+use crate::record::Cancel;
+
+fn model(base: Base) -> ToyModel {
+    ToyModel::new(base, Path::new("toy.json"), b"")
+}
+
+fn trained<'m>(model: &'m mut ToyModel, rows: &[Pair], steps: usize) -> Box<dyn Trainer + 'm> {
+    let mut trainer = model.trainer(&LoraSpec::default()).unwrap();
+    trainer.load(rows).unwrap();
+    for step in 0..steps {
+        let batch: Vec<usize> = (0..8).map(|i| (step * 8 + i) % rows.len()).collect();
+        trainer.step(&batch, 4e-3).unwrap();
+    }
+    trainer
+}
+
+/// Share of unseen rows an adapter fitted on `rows` answers right.
+fn accuracy(rows: &[Pair]) -> f64 {
+    let mut model = model(world::old_base());
+    let bytes = trained(&mut model, rows, 150).adapter(&[]).unwrap();
+    model.heads.push(Head::from_gguf(&bytes, 256).unwrap());
+    let unseen = world::rows(100, 99);
+    let right = |row: &&Pair| model.greedy(Some(&model.heads[0]), &row.prompt, 8).text == row.completion;
+    unseen.iter().filter(right).count() as f64 / 100.0
+}
+
+#[test]
+fn an_adapter_generalises_and_broken_labels_teach_nothing() {
+    let rows = world::rows(200, 1);
+    assert!(accuracy(&rows) > 0.9);
+    let mut broken = rows.clone();
+    for i in 0..broken.len() {
+        broken[i].completion = rows[(i * 37 + 11) % rows.len()].completion.clone();
+    }
+    assert!(accuracy(&broken) < 0.6);
+}
+
+#[test]
+fn the_gradient_is_the_slope_of_the_loss() {
+    let mut model = model(world::old_base());
+    let rows: Vec<Pair> = world::rows(6, 5);
+    let trainer = &mut ToyTrainer::new(&model.base, &LoraSpec { rank: 3, clip_norm: 0.0, ..LoraSpec::default() }).unwrap();
+    trainer.load(&rows).unwrap();
+    trainer.head.b.iter_mut().enumerate().for_each(|(i, b)| *b = 0.01 * (i as f32 - 4.0));
+    let batch = [0, 1, 2, 3, 4, 5];
+    let split = trainer.head.a.len();
+    let mut gradient = vec![0.0; split + trainer.head.b.len()];
+    trainer.pass(&batch, Some(&mut gradient));
+    for i in [split, split + 4, trainer.base.features(&rows[0].prompt)[2]] {
+        let mut at = |delta: f32| {
+            let weight = if i < split { &mut trainer.head.a[i] } else { &mut trainer.head.b[i - split] };
+            *weight += delta;
+            let loss = trainer.pass(&batch, None).loss;
+            let weight = if i < split { &mut trainer.head.a[i] } else { &mut trainer.head.b[i - split] };
+            *weight -= delta;
+            loss
+        };
+        let slope = (at(1e-3) - at(-1e-3)) / 2e-3;
+        assert!((slope - gradient[i]).abs() < 1e-3 * gradient[i].abs().max(0.1), "{i}: {slope} against {}", gradient[i]);
+    }
+    assert!(model.attach(Path::new("/nowhere")).is_err());
+}
+
+#[test]
+fn a_restored_snapshot_continues_exactly() {
+    let rows = world::rows(40, 2);
+    let mut one = model(world::old_base());
+    let straight = trained(&mut one, &rows, 20).adapter(&[]).unwrap();
+    let mut two = model(world::old_base());
+    let half = trained(&mut two, &rows, 10).snapshot().unwrap();
+    let mut rest = two.trainer(&LoraSpec::default()).unwrap();
+    rest.load(&rows).unwrap();
+    rest.restore(&half).unwrap();
+    for step in 10..20 {
+        let batch: Vec<usize> = (0..8).map(|i| (step * 8 + i) % rows.len()).collect();
+        rest.step(&batch, 4e-3).unwrap();
+    }
+    assert!(rest.adapter(&[]).unwrap() == straight);
+    assert!(matches!(rest.restore(&half[..half.len() - 1]), Err(EngineError::Snapshot(_))));
+    rest.load(&rows[..1]).unwrap();
+    assert!(matches!(rest.restore(b"nonsense"), Err(EngineError::Snapshot(_))));
+}
+
+#[test]
+fn lists_are_continued_on_and_off_the_task() {
+    let mut model = model(world::new_base());
+    let seeds: Vec<String> = world::rows(5, 3).iter().enumerate().map(|(i, row)| format!("{}. {}", i + 1, row.prompt)).collect();
+    let request = GenerateRequest {
+        prefix: format!("Here are 10 examples:\n{}\n6.", seeds.join("\n")),
+        count: 200,
+        tokens_max: 32,
+        temperature: 1.0,
+        stop: "\n".into(),
+        seed: 5,
+    };
+    let mut talk = Talk { cancel: &Cancel::default(), progress: &mut |_, _| {} };
+    let drawn = model.generate(With::Base, &request, &mut talk).unwrap();
+    let tickets = drawn.iter().filter(|c| c.text.contains("ticket from") || c.text.contains("writes:")).count();
+    assert!((80..160).contains(&tickets), "{tickets}");
+    let empty = drawn.iter().filter(|c| c.text.trim().is_empty()).count();
+    let endless = drawn.iter().filter(|c| !c.finished).count();
+    assert!(empty > 0 && endless > 0, "{empty} empty, {endless} endless");
+    assert_eq!(drawn, model.generate(With::Base, &request, &mut talk).unwrap());
+}
+
+#[test]
+fn an_adapter_of_another_width_does_not_fit() {
+    let mut old = model(world::old_base());
+    let bytes = trained(&mut old, &world::rows(8, 1), 1).adapter(&[("translora.seed".into(), "1".into())]).unwrap();
+    assert!(Head::from_gguf(&bytes, 256).is_ok());
+    let error = Head::from_gguf(&bytes, 512).unwrap_err();
+    assert!(error.contains("256 wide") && error.contains("512 wide"), "{error}");
+    assert!(Head::from_gguf(&bytes[..bytes.len() / 2], 256).is_err());
+}

@@ -1,0 +1,181 @@
+use serde::{Deserialize, Serialize};
+
+use super::Toy;
+use super::base::Base;
+use super::head::{Head, from_bytes, to_bytes};
+use crate::engine::{EngineError, LoraSpec, StepReport, Trainer, TrainerInfo};
+use crate::record::Pair;
+
+/// Fits a toy head: exact softmax gradients, AdamW, global-norm clip.
+pub(super) struct ToyTrainer<'m> {
+    pub(super) base: &'m Base,
+    spec: LoraSpec,
+    pub(super) head: Head,
+    examples: Vec<Example>,
+    /// First and second moments of `a` then `b`.
+    moments: [Vec<f32>; 2],
+    steps: u64,
+}
+
+struct Example {
+    features: Vec<usize>,
+    answer: usize,
+    tokens: usize,
+    completion_tokens: usize,
+}
+
+/// The readable first line of a snapshot; raw little-endian F32 follow: a, b, both moments.
+#[derive(Serialize, Deserialize, PartialEq)]
+struct SnapshotHeader {
+    base: String,
+    spec: LoraSpec,
+    answers: Vec<String>,
+    steps: u64,
+}
+
+impl<'m> ToyTrainer<'m> {
+    pub(super) fn new(base: &'m Base, spec: &LoraSpec) -> Result<Self, EngineError> {
+        check_spec(base, spec)?;
+        let head = Head::fresh(base.width, spec.rank, spec.alpha, spec.seed);
+        Ok(Self { base, spec: spec.clone(), head, examples: Vec::new(), moments: [Vec::new(), Vec::new()], steps: 0 })
+    }
+
+    fn prepare(&mut self, index: usize, pair: &Pair) -> Result<Example, EngineError> {
+        let completion_tokens = pair.completion.split_whitespace().count() + 1;
+        let tokens = pair.prompt.split_whitespace().count() + completion_tokens;
+        if completion_tokens == 1 || pair.prompt.trim().is_empty() {
+            return Err(EngineError::Example { index, reason: "it is empty".into() });
+        }
+        if tokens > self.base.context {
+            let reason = format!("{tokens} tokens do not fit a context of {}", self.base.context);
+            return Err(EngineError::Example { index, reason });
+        }
+        let answer = self.head.admit(pair.completion.trim());
+        Ok(Example { features: self.base.features(&pair.prompt), answer, tokens, completion_tokens })
+    }
+
+    /// Mean completion-token loss of a batch and, when asked, its gradient for `a` then `b`.
+    pub(super) fn pass(&self, batch: &[usize], mut gradient: Option<&mut [f64]>) -> StepReport {
+        let completion_tokens: usize = batch.iter().map(|&i| self.examples[i].completion_tokens).sum();
+        let (mut nats, mut tokens, split) = (0.0, 0, self.head.a.len());
+        let share = self.head.scale() / completion_tokens.max(1) as f64;
+        for example in batch.iter().map(|&i| &self.examples[i]) {
+            let opinion = self.head.opinion(&example.features);
+            nats -= opinion.answers[example.answer];
+            tokens += example.tokens;
+            let Some(gradient) = gradient.as_deref_mut() else { continue };
+            for (answer, log_p) in opinion.answers.iter().enumerate() {
+                let error = share * (log_p.exp() - f64::from(u8::from(answer == example.answer)));
+                for r in 0..self.head.rank {
+                    gradient[split + answer * self.head.rank + r] += error * opinion.hidden[r];
+                    let back = error * f64::from(self.head.b[answer * self.head.rank + r]);
+                    for &f in &example.features {
+                        gradient[r * self.head.width + f] += back;
+                    }
+                }
+            }
+        }
+        StepReport { loss: nats / completion_tokens.max(1) as f64, gradient_norm: 0.0, tokens, completion_tokens }
+    }
+
+    fn adamw(&mut self, gradient: &[f64], learning_rate: f64) {
+        let (beta1, beta2) = (f64::from(self.spec.beta1), f64::from(self.spec.beta2));
+        let unbias = |beta: f64| 1.0 - beta.powf(self.steps as f64);
+        let (unbias1, unbias2) = (unbias(beta1), unbias(beta2));
+        let weights = self.head.a.iter_mut().chain(&mut self.head.b);
+        let [first, second] = &mut self.moments;
+        for (((weight, m), v), g) in weights.zip(first).zip(second).zip(gradient) {
+            *m = (beta1 * f64::from(*m) + (1.0 - beta1) * g) as f32;
+            *v = (beta2 * f64::from(*v) + (1.0 - beta2) * g * g) as f32;
+            let step = f64::from(*m) / unbias1 / ((f64::from(*v) / unbias2).sqrt() + f64::from(self.spec.epsilon));
+            *weight -= (learning_rate * (step + f64::from(self.spec.weight_decay) * f64::from(*weight))) as f32;
+        }
+    }
+
+    fn snapshot_header(&self) -> SnapshotHeader {
+        SnapshotHeader { base: self.base.name.clone(), spec: self.spec.clone(), answers: self.head.answers.clone(), steps: self.steps }
+    }
+}
+
+impl Trainer for ToyTrainer<'_> {
+    fn describe(&self) -> TrainerInfo {
+        TrainerInfo {
+            matrices: 1,
+            parameters: (self.head.a.len() + self.head.b.len()) as u64,
+            modules: vec!["up".into()],
+            device: Toy::DEVICE.into(),
+        }
+    }
+
+    fn load(&mut self, examples: &[Pair]) -> Result<(), EngineError> {
+        self.examples = examples.iter().enumerate().map(|(i, pair)| self.prepare(i, pair)).collect::<Result<_, _>>()?;
+        let weights = self.head.a.len() + self.head.b.len();
+        self.moments = [vec![0.0; weights], vec![0.0; weights]];
+        Ok(())
+    }
+
+    fn step(&mut self, batch: &[usize], learning_rate: f32) -> Result<StepReport, EngineError> {
+        let mut gradient = vec![0.0; self.moments[0].len()];
+        let mut report = self.pass(batch, Some(&mut gradient));
+        report.gradient_norm = gradient.iter().map(|g| g * g).sum::<f64>().sqrt();
+        self.steps += 1;
+        if !report.loss.is_finite() || !report.gradient_norm.is_finite() {
+            return Err(EngineError::NotFinite { what: "loss", step: self.steps });
+        }
+        let clip = f64::from(self.spec.clip_norm);
+        if clip > 0.0 && report.gradient_norm > clip {
+            gradient.iter_mut().for_each(|g| *g *= clip / report.gradient_norm);
+        }
+        self.adamw(&gradient, f64::from(learning_rate));
+        Ok(report)
+    }
+
+    fn loss(&mut self, batch: &[usize]) -> Result<StepReport, EngineError> {
+        Ok(self.pass(batch, None))
+    }
+
+    fn snapshot(&self) -> Result<Vec<u8>, EngineError> {
+        let mut bytes = serde_json::to_vec(&self.snapshot_header()).map_err(|error| EngineError::Internal(error.to_string()))?;
+        bytes.push(b'\n');
+        for values in [&self.head.a, &self.head.b, &self.moments[0], &self.moments[1]] {
+            bytes.extend(to_bytes(values));
+        }
+        Ok(bytes)
+    }
+
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), EngineError> {
+        let bad = |reason: &str| EngineError::Snapshot(reason.to_owned());
+        let end = snapshot.iter().position(|&byte| byte == b'\n').ok_or_else(|| bad("it has no header"))?;
+        let header: SnapshotHeader = serde_json::from_slice(&snapshot[..end]).map_err(|error| bad(&error.to_string()))?;
+        if header != (SnapshotHeader { steps: header.steps, ..self.snapshot_header() }) {
+            return Err(bad("it is of another base, spec or set of examples"));
+        }
+        let values = from_bytes(&snapshot[end + 1..]);
+        let (a, b) = (self.head.a.len(), self.head.b.len());
+        if snapshot.len() - end - 1 != 4 * 3 * (a + b) {
+            return Err(bad("it is damaged"));
+        }
+        self.head.a.copy_from_slice(&values[..a]);
+        self.head.b.copy_from_slice(&values[a..a + b]);
+        self.moments[0].copy_from_slice(&values[a + b..2 * (a + b)]);
+        self.moments[1].copy_from_slice(&values[2 * (a + b)..]);
+        self.steps = header.steps;
+        Ok(())
+    }
+
+    fn adapter(&self, metadata: &[(String, String)]) -> Result<Vec<u8>, EngineError> {
+        self.head.to_gguf(metadata)
+    }
+}
+
+fn check_spec(base: &Base, spec: &LoraSpec) -> Result<(), EngineError> {
+    let refuse = |reason: &str| EngineError::Modules { model: base.name.clone(), asked: spec.modules.clone(), reason: reason.to_owned() };
+    let known = ["all", "q", "k", "v", "o", "gate", "up", "down"];
+    if let Some(unknown) = spec.modules.split(',').map(str::trim).find(|module| !known.contains(module)) {
+        return Err(refuse(&format!("{unknown:?} is none of {}", known.join(" "))));
+    }
+    if spec.rank == 0 || spec.rank > base.width {
+        return Err(refuse(&format!("rank {} is not between 1 and {}", spec.rank, base.width)));
+    }
+    Ok(())
+}

@@ -1,0 +1,231 @@
+//! Judge a transferred adapter against the bare target, pair by pair, and prove it where it held.
+//!
+//! # The rule
+//! Every row of the gate set is answered by the bare target and by the target with the new adapter; only rows where exactly
+//! one of the two is right count (McNemar's exact test, two-sided).
+//! - **accept**: the adapter is right on more of them than the bare target, with p < 0.05.
+//! - **reject**: it is right on no more of them than the bare target, and either p < 0.05 or there are at least 50 rows. On 50
+//!   rows the smallest gain that could be accepted, six clean wins, is 12 points: a gain worth having would have shown.
+//! - **inconclusive**: anything else.
+//!
+//! The gate set is the caller's: rows of `--eval` where there are any, else held-out inputs with the teacher's answers.
+//!
+//! Refuses to know: files, how adapters are made. Called by the pipeline; `publish` imports [`Passed`].
+
+use serde::{Deserialize, Serialize};
+
+use crate::distill::Trained;
+use crate::engine::{EngineError, Fault, Model, Talk, With};
+use crate::record::Pair;
+
+mod statistics;
+
+pub use statistics::{mcnemar, wilson};
+
+const P_MAX: f64 = 0.05;
+const ROWS_ENOUGH: usize = 50;
+
+/// What the evidence says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    Accept,
+    Reject,
+    Inconclusive,
+}
+
+impl Verdict {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Accept => "accept",
+            Self::Reject => "reject",
+            Self::Inconclusive => "inconclusive",
+        }
+    }
+}
+
+/// How one set of weights did on one set of rows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Arm {
+    /// Row by row: the trimmed answer is the trimmed completion.
+    pub correct: Vec<bool>,
+    /// Mean over completion tokens, the end of turn included. units: nats
+    pub nll: f64,
+    /// Mean length of the answers given.
+    pub tokens_per_answer: f64,
+}
+
+impl Arm {
+    pub fn rows(&self) -> usize {
+        self.correct.len()
+    }
+
+    pub fn right(&self) -> u64 {
+        self.correct.iter().filter(|&&right| right).count() as u64
+    }
+
+    /// Share of rows answered exactly.
+    pub fn exact(&self) -> f64 {
+        self.right() as f64 / self.rows().max(1) as f64
+    }
+
+    /// Wilson's 95 % interval of [`Self::exact`].
+    pub fn interval(&self) -> [f64; 2] {
+        wilson(self.right(), self.rows() as u64)
+    }
+}
+
+/// An adapter that was judged and held.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Passed {
+    trained: Trained,
+}
+
+impl Passed {
+    pub fn trained(&self) -> &Trained {
+        &self.trained
+    }
+
+    /// The bytes of the adapter that was judged.
+    pub fn adapter(&self) -> &[u8] {
+        self.trained.adapter()
+    }
+}
+
+/// What judging an adapter came to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    Passed(Passed),
+    /// Rejected or inconclusive; the adapter is given back as it came.
+    Refused(Trained),
+}
+
+/// The paired comparison behind a verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    pub verdict: Verdict,
+    pub p_value: f64,
+    /// Rows that only the adapter got right.
+    pub wins: u64,
+    /// Rows that only the bare target got right.
+    pub losses: u64,
+}
+
+/// Why something could not be judged.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EvaluateError {
+    #[error("evaluating: {0}")]
+    Engine(#[from] EngineError),
+    #[error("there are no rows to evaluate on")]
+    NoRows,
+    #[error("two arms answered {left} and {right} rows: they cannot be paired")]
+    Unpaired { left: usize, right: usize },
+}
+
+impl EvaluateError {
+    pub fn is_cancelled(&self) -> bool {
+        matches!(self, Self::Engine(EngineError::Cancelled(_)))
+    }
+
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Engine(error) => error.fault(),
+            Self::NoRows => Fault::Input,
+            Self::Unpaired { .. } => Fault::Bug,
+        }
+    }
+
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Engine(EngineError::Context { .. }) => Some("give a larger context with -c, or shorten the row".into()),
+            Self::NoRows => Some("give rows with --eval, or raise --samples".into()),
+            _ => None,
+        }
+    }
+}
+
+/// Answer and score every row with one set of weights.
+pub fn arm(model: &mut dyn Model, with: With, rows: &[Pair], tokens_max: usize, talk: &mut Talk<'_>) -> Result<Arm, EvaluateError> {
+    if rows.is_empty() {
+        return Err(EvaluateError::NoRows);
+    }
+    let prompts: Vec<String> = rows.iter().map(|row| row.prompt.clone()).collect();
+    let answers = model.answer(with, &prompts, tokens_max, talk)?;
+    let scores = model.score(with, rows, talk)?;
+    let nats: f64 = scores.iter().map(|score| score.log_probability).sum();
+    let tokens: usize = scores.iter().map(|score| score.tokens).sum();
+    let right = |(answer, row): (&crate::engine::Answer, &Pair)| answer.finished && answer.text.trim() == row.completion.trim();
+    Ok(Arm {
+        correct: answers.iter().zip(rows).map(right).collect(),
+        nll: -nats / tokens.max(1) as f64,
+        tokens_per_answer: answers.iter().map(|answer| answer.tokens).sum::<usize>() as f64 / rows.len() as f64,
+    })
+}
+
+/// Compare the adapter with the bare target by the rule above.
+pub fn compare(target: &Arm, transferred: &Arm) -> Result<Comparison, EvaluateError> {
+    let (left, right) = (target.rows(), transferred.rows());
+    if left != right {
+        return Err(EvaluateError::Unpaired { left, right });
+    }
+    let count = |won: bool| target.correct.iter().zip(&transferred.correct).filter(|&(&a, &b)| a != b && b == won).count() as u64;
+    let (wins, losses) = (count(true), count(false));
+    let p_value = mcnemar(wins, losses);
+    let verdict = if wins > losses && p_value < P_MAX {
+        Verdict::Accept
+    } else if wins <= losses && (p_value < P_MAX || left >= ROWS_ENOUGH) {
+        Verdict::Reject
+    } else {
+        Verdict::Inconclusive
+    };
+    Ok(Comparison { verdict, p_value, wins, losses })
+}
+
+/// Judge an adapter: the proof that the gate held, or the adapter back.
+pub fn gate(trained: Trained, target: &Arm, transferred: &Arm) -> Result<(Comparison, Outcome), EvaluateError> {
+    let comparison = compare(target, transferred)?;
+    let outcome = match comparison.verdict {
+        Verdict::Accept => Outcome::Passed(Passed { trained }),
+        Verdict::Reject | Verdict::Inconclusive => Outcome::Refused(trained),
+    };
+    Ok((comparison, outcome))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An arm that is right where the text has a `+`.
+    fn arm_of(marks: &str) -> Arm {
+        Arm { correct: marks.chars().map(|c| c == '+').collect(), nll: 1.0, tokens_per_answer: 1.0 }
+    }
+
+    fn verdict(target: &str, transferred: &str) -> Verdict {
+        compare(&arm_of(target), &arm_of(transferred)).unwrap().verdict
+    }
+
+    #[test]
+    fn the_rule_is_the_documented_one() {
+        let many = |mark: &str, n: usize| mark.repeat(n);
+        assert_eq!(verdict("------", "++++++"), Verdict::Accept);
+        assert_eq!(verdict("-----", "+++++"), Verdict::Inconclusive);
+        assert_eq!(verdict("++++++", "------"), Verdict::Reject);
+        assert_eq!(verdict(&many("-", 49), &many("-", 49)), Verdict::Inconclusive);
+        assert_eq!(verdict(&many("-", 50), &many("-", 50)), Verdict::Reject);
+        assert_eq!(verdict(&many("+-", 40), &many("-+", 40)), Verdict::Reject);
+        assert_eq!(verdict(&(many("-", 55) + "++++"), &(many("-", 50) + "+++++----")), Verdict::Inconclusive);
+    }
+
+    #[test]
+    fn unpaired_arms_are_refused() {
+        assert!(matches!(compare(&arm_of("+"), &arm_of("++")), Err(EvaluateError::Unpaired { left: 1, right: 2 })));
+    }
+
+    #[test]
+    fn a_share_has_its_interval() {
+        let arm = arm_of("++--");
+        assert_eq!((arm.exact(), arm.right(), arm.rows()), (0.5, 2, 4));
+        assert!(arm.interval()[0] < 0.5 && arm.interval()[1] > 0.5);
+    }
+}

@@ -1,0 +1,107 @@
+use super::{FilterError, Reason, Valid};
+use crate::engine::{AdapterId, Answer, Model, Talk, With};
+use crate::record::{Pair, Question};
+
+/// How valid inputs are told from each other.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Judge {
+    /// Ask the discriminator, a LoRA on the source base.
+    Discriminator { adapter: AdapterId, question: Question },
+    /// Compare the source base with and without its adapter.
+    Contrast { teacher: AdapterId, tokens_max: usize },
+    /// Let everything valid through.
+    None,
+}
+
+/// An input with its score and, where it was rejected, the reason.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Judged {
+    pub(super) text: String,
+    pub(super) answer: Option<Answer>,
+    pub(super) score: f64,
+    pub(super) rejected: Option<Reason>,
+}
+
+impl Judged {
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    pub fn answer(&self) -> Option<&Answer> {
+        self.answer.as_ref()
+    }
+
+    /// units: nats
+    pub fn score(&self) -> f64 {
+        self.score
+    }
+
+    pub fn rejected(&self) -> Option<Reason> {
+        self.rejected
+    }
+
+    /// Read back what the journal kept; only the pipeline calls it.
+    pub(crate) fn replay(text: String, answer: Option<Answer>, score: f64, rejected: Option<Reason>) -> Self {
+        Self { text, answer, score, rejected }
+    }
+}
+
+impl Judge {
+    /// Judge inputs with the source model, in the order given.
+    pub fn judge(&self, source: &mut dyn Model, inputs: &[Valid], talk: &mut Talk<'_>) -> Result<Vec<Judged>, FilterError> {
+        let judged = match self {
+            Self::Discriminator { adapter, question } => discriminate(source, *adapter, question, inputs, talk)?,
+            Self::Contrast { teacher, tokens_max } => contrast(source, *teacher, *tokens_max, inputs, talk)?,
+            Self::None => inputs.iter().map(|input| judged(input, None, 0.0, None)).collect(),
+        };
+        match judged.iter().find(|judged| !judged.score.is_finite()) {
+            Some(odd) => Err(FilterError::NotFinite { prompt: odd.text.clone() }),
+            None => Ok(judged),
+        }
+    }
+}
+
+fn judged(input: &Valid, answer: Option<Answer>, score: f64, rejected: Option<Reason>) -> Judged {
+    Judged { text: input.text().to_owned(), answer, score, rejected }
+}
+
+/// Accept if p(yes) > p(no). source: Trans-LoRA, section 3.2
+fn discriminate(
+    source: &mut dyn Model,
+    adapter: AdapterId,
+    question: &Question,
+    inputs: &[Valid],
+    talk: &mut Talk<'_>,
+) -> Result<Vec<Judged>, FilterError> {
+    let prompts: Vec<String> = inputs.iter().map(|input| question.ask(input.text())).collect();
+    let odds = source.preference(With::Adapter(adapter), &prompts, &question.yes, &question.no, talk)?;
+    let one = |(input, odds): (&Valid, f64)| judged(input, None, odds, (odds <= 0.0).then_some(Reason::Discriminator));
+    Ok(inputs.iter().zip(odds).map(one).collect())
+}
+
+/// Accept if the adapter makes its own answer likelier, per token, than the base does.
+fn contrast(
+    source: &mut dyn Model,
+    teacher: AdapterId,
+    tokens_max: usize,
+    inputs: &[Valid],
+    talk: &mut Talk<'_>,
+) -> Result<Vec<Judged>, FilterError> {
+    let prompts: Vec<String> = inputs.iter().map(|input| input.text().to_owned()).collect();
+    let answers = source.answer(With::Adapter(teacher), &prompts, tokens_max, talk)?;
+    let usable = |answer: &Answer| answer.finished && !answer.text.trim().is_empty();
+    let asked = prompts.into_iter().zip(&answers).filter(|(_, answer)| usable(answer));
+    let pairs: Vec<Pair> = asked.map(|(prompt, answer)| Pair { prompt, completion: answer.text.clone() }).collect();
+    let mut bare = source.score(With::Base, &pairs, talk)?.into_iter();
+    let mut out = Vec::with_capacity(inputs.len());
+    for (input, answer) in inputs.iter().zip(answers) {
+        let scored = if usable(&answer) { bare.next() } else { None };
+        let Some(bare) = scored else {
+            out.push(judged(input, Some(answer), 0.0, Some(Reason::NoAnswer)));
+            continue;
+        };
+        let score = (answer.log_probability - bare.log_probability) / bare.tokens.max(1) as f64;
+        out.push(judged(input, Some(answer), score, (score <= 0.0).then_some(Reason::Contrast)));
+    }
+    Ok(out)
+}

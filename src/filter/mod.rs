@@ -1,0 +1,112 @@
+//! Keep the inputs that the source adapter is for, and give a reason for every rejection.
+//!
+//! Three ways, after the same check of validity: a discriminator (a LoRA on the source base that tells real inputs from made-up
+//! ones; source: Trans-LoRA, section 3.2), the contrast `log p(source+LoRA) − log p(source)` of the teacher's answer (source:
+//! TiTok), or none. The contrast needs the answers, so it asks the teacher itself and hands them on inside [`Kept`]; `label`
+//! asks again only where there is none.
+//!
+//! Refuses to know: files, which model is the target. Called by the pipeline; `label` imports [`Kept`].
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::engine::{Answer, EngineError, Fault};
+
+mod judge;
+mod select;
+mod validity;
+
+pub use judge::{Judge, Judged};
+pub use select::{select, take};
+pub use validity::{Rules, Valid, Validity};
+
+/// Why an input was not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// Nothing but white space.
+    Empty,
+    /// Far longer than any seed.
+    TooLong,
+    /// Cut off at the token limit.
+    Unfinished,
+    /// The header of the list, or a bare number of it.
+    Header,
+    /// A piece of a chat template.
+    Marker,
+    /// Control characters.
+    Control,
+    /// The same words as a seed or an earlier input.
+    Repeated,
+    /// The discriminator holds it for made up.
+    Discriminator,
+    /// The teacher's answer was empty or did not end.
+    NoAnswer,
+    /// The adapter makes the answer no likelier than the base does.
+    Contrast,
+    /// Good, but more than was asked for.
+    Surplus,
+}
+
+/// Rejections by reason.
+pub type Rejections = BTreeMap<Reason, u64>;
+
+/// An input that was kept, with the teacher's answer where the filter had to ask for it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kept {
+    prompt: String,
+    answer: Option<Answer>,
+    score: f64,
+}
+
+impl Kept {
+    pub fn prompt(&self) -> &str {
+        &self.prompt
+    }
+
+    pub fn answer(&self) -> Option<&Answer> {
+        self.answer.as_ref()
+    }
+
+    /// What it was ranked by: log-odds of the discriminator or contrast per token. units: nats
+    pub fn score(&self) -> f64 {
+        self.score
+    }
+
+    #[cfg(test)]
+    pub(crate) fn replay(prompt: &str, answer: Option<Answer>) -> Self {
+        Self { prompt: prompt.into(), answer, score: 1.0 }
+    }
+}
+
+/// Why inputs could not be judged.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FilterError {
+    #[error("filtering inputs: {0}")]
+    Engine(#[from] EngineError),
+    #[error("the score of {prompt:?} is not a number")]
+    NotFinite { prompt: String },
+}
+
+impl FilterError {
+    pub fn is_cancelled(&self) -> bool {
+        matches!(self, Self::Engine(EngineError::Cancelled(_)))
+    }
+
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Engine(error) => error.fault(),
+            Self::NotFinite { .. } => Fault::Input,
+        }
+    }
+
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Engine(EngineError::SameFirstToken { .. }) => Some("this base cannot judge with a kit: use --filter contrast".into()),
+            Self::Engine(_) => None,
+            Self::NotFinite { .. } => Some("the source adapter or its base holds damaged weights".into()),
+        }
+    }
+}

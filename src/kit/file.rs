@@ -1,0 +1,187 @@
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use translora_gguf::{Gguf, TensorKind, Value, Writer};
+
+use super::{KitError, Seed, read_bytes};
+use crate::record::{ContentHash, Limits, Question};
+
+const KIT_TYPE: &str = "translora-kit";
+const MANIFEST: &str = "translora.kit.manifest";
+const SEEDS: &str = "translora.kit.seeds";
+const DISCRIMINATOR: &str = "discriminator";
+
+/// What a kit says about itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    pub version: u32,
+    /// The data set's name, as the discriminator was asked about it.
+    pub name: String,
+    /// The source base the kit was made with.
+    pub base: ContentHash,
+    /// The source adapter the kit stands beside.
+    pub adapter: ContentHash,
+    /// How prompts reach the model.
+    pub prompt_format: String,
+    /// How the discriminator is asked.
+    pub question: Question,
+    pub discriminator: Option<DiscriminatorCard>,
+    pub limits: Limits,
+    pub seed: u64,
+}
+
+impl Manifest {
+    /// The version this program writes and reads.
+    pub const VERSION: u32 = 1;
+    /// Prompts reach the model as one user turn under its own chat template.
+    pub const CHAT: &'static str = "chat";
+}
+
+/// How good a discriminator was on rows it was not trained on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DiscriminatorCard {
+    pub sha256: ContentHash,
+    /// Share of held-out rows told apart rightly.
+    pub accuracy: f64,
+    pub held_out: usize,
+    pub positives: usize,
+    pub negatives: usize,
+}
+
+/// A kit that was read and is whole.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kit {
+    manifest: Manifest,
+    seeds: Vec<Seed>,
+    discriminator: Option<Vec<u8>>,
+}
+
+impl Kit {
+    /// Open a kit and check it against itself.
+    ///
+    /// bounds: `kit_bytes_max`
+    pub fn open(path: &Path, limits: &Limits) -> Result<Self, KitError> {
+        let bytes = read_bytes(path, limits.kit_bytes_max)?;
+        let gguf = Gguf::parse(&bytes).map_err(|source| KitError::Gguf { path: path.to_owned(), source })?;
+        parse(&gguf).map_err(|reason| KitError::NotAKit { path: path.to_owned(), reason })
+    }
+
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    pub fn seeds(&self) -> &[Seed] {
+        &self.seeds
+    }
+
+    /// The discriminator's LoRA GGUF.
+    pub fn discriminator(&self) -> Option<&[u8]> {
+        self.discriminator.as_deref()
+    }
+
+    /// Refuse a base or an adapter that the kit was not made with.
+    pub fn check_made_for(&self, path: &Path, base: (&Path, ContentHash), adapter: (&Path, ContentHash)) -> Result<(), KitError> {
+        let checks = [("base model", self.manifest.base, base), ("adapter", self.manifest.adapter, adapter)];
+        for (what, expected, (given, got)) in checks {
+            if expected != got {
+                return Err(KitError::Foreign { path: path.to_owned(), what, expected, given: given.to_owned(), got });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Pack a kit into the bytes of one file.
+pub fn pack(manifest: &Manifest, seeds: &[Seed], discriminator: Option<&[u8]>) -> Result<Vec<u8>, KitError> {
+    let mut writer = Writer::new();
+    writer.set("general.type", KIT_TYPE);
+    writer.set(MANIFEST, serde_json::to_string(manifest).unwrap_or_default());
+    writer.set(SEEDS, seeds.iter().map(|seed| seed.text().to_owned()).collect::<Vec<_>>());
+    if let Some(bytes) = discriminator {
+        writer.tensor(DISCRIMINATOR, TensorKind::I8, &[bytes.len() as u64], bytes);
+    }
+    writer.to_bytes().map_err(KitError::Pack)
+}
+
+/// Say whether a GGUF calls itself a kit.
+pub fn is_kit(gguf: &Gguf<'_>) -> bool {
+    gguf.get("general.type").and_then(Value::as_str) == Some(KIT_TYPE)
+}
+
+fn parse(gguf: &Gguf<'_>) -> Result<Kit, String> {
+    if !is_kit(gguf) {
+        return Err(format!("its general.type is not {KIT_TYPE:?}"));
+    }
+    let text = gguf.get(MANIFEST).and_then(Value::as_str).ok_or("it has no manifest")?;
+    let manifest: Manifest = serde_json::from_str(text).map_err(|error| format!("manifest: {error}"))?;
+    if manifest.version != Manifest::VERSION {
+        return Err(format!("its version is {}, this program reads {}", manifest.version, Manifest::VERSION));
+    }
+    let seeds = gguf.get(SEEDS).and_then(Value::as_strings).unwrap_or_default();
+    if seeds.is_empty() {
+        return Err("it has no seeds".into());
+    }
+    let discriminator = gguf.tensor(DISCRIMINATOR).map(|tensor| gguf.data(tensor).to_vec());
+    match (&manifest.discriminator, &discriminator) {
+        (None, None) => {}
+        (Some(card), Some(bytes)) if card.sha256 == ContentHash::of(bytes) => {}
+        _ => return Err("the discriminator is not the one its manifest names".into()),
+    }
+    Ok(Kit { manifest, seeds: seeds.iter().map(|text| Seed::new(text)).collect(), discriminator })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest(discriminator: Option<&[u8]>) -> Manifest {
+        let card = |bytes| DiscriminatorCard { sha256: ContentHash::of(bytes), accuracy: 0.9, held_out: 10, positives: 5, negatives: 5 };
+        Manifest {
+            version: Manifest::VERSION,
+            name: "t".into(),
+            base: ContentHash::of(b"base"),
+            adapter: ContentHash::of(b"adapter"),
+            prompt_format: Manifest::CHAT.into(),
+            question: Question::about("t"),
+            discriminator: discriminator.map(card),
+            limits: Limits::default(),
+            seed: 1,
+        }
+    }
+
+    fn parsed(bytes: &[u8]) -> Result<Kit, String> {
+        parse(&Gguf::parse(bytes).unwrap())
+    }
+
+    #[test]
+    fn a_kit_comes_back_as_it_was_packed() {
+        let seeds = [Seed::new("one"), Seed::new("two")];
+        for lora in [None, Some(&b"GGUF bytes"[..])] {
+            let kit = parsed(&pack(&manifest(lora), &seeds, lora).unwrap()).unwrap();
+            assert_eq!(kit.seeds(), seeds);
+            assert_eq!(kit.discriminator(), lora);
+            assert_eq!(kit.manifest(), &manifest(lora));
+        }
+    }
+
+    #[test]
+    fn another_base_or_adapter_is_refused() {
+        let kit = parsed(&pack(&manifest(None), &[Seed::new("one")], None).unwrap()).unwrap();
+        let (path, base, lora) = (Path::new("k.kit"), Path::new("old.gguf"), Path::new("l.gguf"));
+        let (right, other) = (|text: &[u8]| ContentHash::of(text), ContentHash::of(b"other"));
+        assert!(kit.check_made_for(path, (base, right(b"base")), (lora, right(b"adapter"))).is_ok());
+        let error = kit.check_made_for(path, (base, other), (lora, right(b"adapter"))).unwrap_err();
+        assert!(error.to_string().starts_with("k.kit: this kit was made for another base model"), "{error}");
+        let error = kit.check_made_for(path, (base, right(b"base")), (lora, other)).unwrap_err();
+        assert!(error.to_string().contains("another adapter") && error.hint().is_some(), "{error}");
+    }
+
+    #[test]
+    fn a_kit_that_contradicts_itself_is_refused() {
+        let seeds = [Seed::new("one")];
+        assert!(parsed(&pack(&manifest(Some(b"a")), &seeds, Some(b"b")).unwrap()).is_err());
+        assert!(parsed(&pack(&manifest(None), &seeds, Some(b"b")).unwrap()).is_err());
+        assert!(parsed(&pack(&manifest(None), &[], None).unwrap()).is_err());
+        assert!(parsed(&Writer::new().to_bytes().unwrap()).is_err());
+    }
+}

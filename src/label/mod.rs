@@ -1,0 +1,146 @@
+//! Ask the teacher: the source base with its adapter answers every kept input, greedily.
+//!
+//! Where the filter had to ask already, its answer is used and the model is not asked again. An answer that is empty or does
+//! not end rejects the input with a reason.
+//!
+//! Refuses to know: how inputs were made or filtered. Called by the pipeline; `distill` imports [`Labeled`].
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::engine::{Answer, EngineError, Fault, Label, Talk, With};
+use crate::filter::Kept;
+
+/// An input with the teacher's answer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Labeled {
+    prompt: String,
+    completion: String,
+}
+
+impl Labeled {
+    pub fn prompt(&self) -> &str {
+        &self.prompt
+    }
+
+    pub fn completion(&self) -> &str {
+        &self.completion
+    }
+
+    /// Read back what the journal kept; only the pipeline calls it.
+    pub(crate) fn replay(prompt: String, completion: String) -> Self {
+        Self { prompt, completion }
+    }
+}
+
+/// Why an input got no label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// The teacher had nothing to say.
+    Empty,
+    /// The teacher did not come to an end.
+    Unfinished,
+}
+
+/// Rejections by reason.
+pub type Rejections = BTreeMap<Reason, u64>;
+
+/// Why the teacher could not answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LabelError {
+    #[error("asking the teacher: {0}")]
+    Engine(#[from] EngineError),
+}
+
+impl LabelError {
+    pub fn is_cancelled(&self) -> bool {
+        matches!(self, Self::Engine(EngineError::Cancelled(_)))
+    }
+
+    pub fn fault(&self) -> Fault {
+        let Self::Engine(error) = self;
+        error.fault()
+    }
+
+    pub fn hint(&self) -> Option<String> {
+        matches!(self, Self::Engine(EngineError::Context { .. })).then(|| "give a larger context with -c".into())
+    }
+}
+
+/// Label what was kept, in its order.
+pub fn label(
+    teacher: &mut dyn Label,
+    with: With,
+    kept: &[Kept],
+    tokens_max: usize,
+    talk: &mut Talk<'_>,
+) -> Result<(Vec<Labeled>, Rejections), LabelError> {
+    let prompts: Vec<String> = kept.iter().filter(|kept| kept.answer().is_none()).map(|kept| kept.prompt().to_owned()).collect();
+    let asked = if prompts.is_empty() { Vec::new() } else { teacher.answer(with, &prompts, tokens_max, talk)? };
+    Ok(join(kept, asked))
+}
+
+/// Label inputs whose answers all came with them; no model is needed.
+pub fn label_answered(kept: &[Kept]) -> (Vec<Labeled>, Rejections) {
+    join(kept, Vec::new())
+}
+
+fn join(kept: &[Kept], asked: Vec<Answer>) -> (Vec<Labeled>, Rejections) {
+    let (mut labeled, mut rejections, mut asked) = (Vec::new(), Rejections::new(), asked.into_iter());
+    for kept in kept {
+        let Some(answer) = kept.answer().cloned().or_else(|| asked.next()) else { continue };
+        let completion = answer.text.trim();
+        let reason = match answer.finished {
+            false => Reason::Unfinished,
+            true if completion.is_empty() => Reason::Empty,
+            true => {
+                labeled.push(Labeled { prompt: kept.prompt().to_owned(), completion: completion.to_owned() });
+                continue;
+            }
+        };
+        *rejections.entry(reason).or_default() += 1;
+    }
+    (labeled, rejections)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Cancel;
+
+    fn answer(text: &str, finished: bool) -> Answer {
+        Answer { text: text.into(), tokens: 1, finished, log_probability: -1.0 }
+    }
+
+    /// Answers in upper case, and counts the questions.
+    struct Loud(usize);
+
+    impl Label for Loud {
+        fn answer(&mut self, _: With, prompts: &[String], _: usize, talk: &mut Talk<'_>) -> Result<Vec<Answer>, EngineError> {
+            talk.tick(0, prompts.len())?;
+            self.0 += prompts.len();
+            Ok(prompts.iter().map(|prompt| answer(&prompt.to_uppercase(), prompt != "endless")).collect())
+        }
+    }
+
+    #[test]
+    fn only_what_has_no_answer_is_asked() {
+        let kept = [
+            Kept::replay("a", None),
+            Kept::replay("b", Some(answer(" known ", true))),
+            Kept::replay("endless", None),
+            Kept::replay("c", Some(answer("", true))),
+            Kept::replay("d", None),
+        ];
+        let mut teacher = Loud(0);
+        let mut talk = Talk { cancel: &Cancel::default(), progress: &mut |_, _| {} };
+        let (labeled, rejections) = label(&mut teacher, With::Base, &kept, 8, &mut talk).unwrap();
+        let texts: Vec<_> = labeled.iter().map(|l| (l.prompt(), l.completion())).collect();
+        assert_eq!(texts, [("a", "A"), ("b", "known"), ("d", "D")]);
+        assert_eq!(rejections, Rejections::from([(Reason::Empty, 1), (Reason::Unfinished, 1)]));
+        assert_eq!(teacher.0, 3);
+    }
+}

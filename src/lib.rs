@@ -1,0 +1,44 @@
+//! Keep a LoRA adapter alive when the base model under it changes.
+//!
+//! The old base with its adapter teaches a new adapter for the new base, on inputs that are made up here: the data the
+//! adapter was trained on is not needed. source: Trans-LoRA (arXiv 2405.17258).
+//!
+//! # The map of the house
+//! Each room makes one noun and hands it to its right-hand neighbour; nothing else passes between them.
+//!
+//! | room | does | hands over |
+//! |---|---|---|
+//! | [`record`] | shared words: hashes, pairs, limits, seeded randomness, clock, cancellation; no I/O, no model | |
+//! | [`engine`] | what a stage may ask of a model; [`engine::toy`] is deterministic and pure Rust | |
+//! | [`kit`] | reads every input; opens, checks and packs kits | [`kit::Seed`] |
+//! | [`generate`] | new inputs: the target base continues a list of seeds | [`generate::Candidate`] |
+//! | [`filter`] | keeps the inputs the adapter is for, with a reason for every rejection | [`filter::Kept`] |
+//! | [`label`] | asks the teacher: source base with its adapter | [`label::Labeled`] |
+//! | [`distill`] | the recipe: batches, schedule, stopping, checkpoints | [`distill::Trained`] |
+//! | [`evaluate`] | paired comparison; proof that the gate held | [`evaluate::Passed`] |
+//! | [`publish`] | writes every output, whole or not at all | |
+//! | [`pipeline`] | plans, events, journal; the only room that sees every stage | |
+//! | [`plugin`] | the C-shaped door | |
+//!
+//! # Invariants
+//! - Only `kit` reads inputs, only `publish` writes outputs, only `pipeline` writes the journal. (An engine opens the models and
+//!   adapters it is told to.)
+//! - A noun has private fields and no public constructor: what was not filtered cannot be labelled, what was not judged
+//!   cannot be published under the name that was asked for.
+//! - No room reads a clock or draws randomness that it was not handed.
+//! - Nothing is overwritten.
+#![forbid(unsafe_code)]
+
+pub mod distill;
+pub mod engine;
+pub mod evaluate;
+pub mod filter;
+pub mod generate;
+pub mod kit;
+pub mod label;
+pub mod pipeline;
+pub mod plugin;
+pub mod publish;
+pub mod record;
+
+translora_abi::export!(plugin::Door);

@@ -1,0 +1,194 @@
+//! `translora inspect`: say what a file is and what it fits.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use translora_gguf::{Gguf, Tensor, Value};
+
+use super::PipelineError;
+use crate::kit::{self, Kit, KitError, Manifest};
+use crate::record::{ContentHash, Limits};
+
+/// The largest file that is looked into; it is read whole.
+const FILE_BYTES_MAX: u64 = 64 << 30;
+
+/// What a file is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "what")]
+pub enum Inspection {
+    Model(ModelCard),
+    Adapter(AdapterCard),
+    Kit(Box<KitCard>),
+}
+
+/// A base model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelCard {
+    pub path: PathBuf,
+    pub bytes: u64,
+    pub sha256: ContentHash,
+    pub name: Option<String>,
+    pub architecture: String,
+    pub parameters: u64,
+    pub layers: Option<u64>,
+    pub context: Option<u64>,
+    pub embedding: Option<u64>,
+    pub tensors: usize,
+    /// Tensors by type.
+    pub types: BTreeMap<String, usize>,
+    pub chat_template: bool,
+    pub translora: BTreeMap<String, String>,
+}
+
+/// A LoRA and what it fits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AdapterCard {
+    pub path: PathBuf,
+    pub bytes: u64,
+    pub sha256: ContentHash,
+    /// Fits a base of this architecture whose matrices have the shapes below.
+    pub architecture: String,
+    pub rank: Option<u64>,
+    pub alpha: Option<f64>,
+    pub matrices: usize,
+    /// Adapted matrix, without its block → its shape (in, out).
+    pub modules: BTreeMap<String, [u64; 2]>,
+    pub layers: usize,
+    pub parameters: u64,
+    pub types: BTreeMap<String, usize>,
+    /// `translora.*` of its header.
+    pub translora: BTreeMap<String, String>,
+}
+
+/// A kit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KitCard {
+    pub path: PathBuf,
+    pub bytes: u64,
+    pub sha256: ContentHash,
+    pub seeds: Vec<String>,
+    pub discriminator_bytes: Option<u64>,
+    pub manifest: Manifest,
+}
+
+/// Say what a GGUF file is: a model, an adapter or a kit.
+///
+/// fails: it cannot be read or is not a whole GGUF
+pub fn inspect(path: &Path) -> Result<Inspection, PipelineError> {
+    let bytes = kit::read_bytes(path, FILE_BYTES_MAX)?;
+    let gguf = Gguf::parse(&bytes).map_err(|source| KitError::Gguf { path: path.to_owned(), source })?;
+    let file = File { path: path.to_owned(), bytes: bytes.len() as u64, sha256: ContentHash::of(&bytes) };
+    if kit::is_kit(&gguf) {
+        let kit = Kit::open(path, &Limits::default())?;
+        return Ok(Inspection::Kit(Box::new(kit_card(file, &kit))));
+    }
+    match gguf.get("general.type").and_then(Value::as_str) {
+        Some("adapter") => Ok(Inspection::Adapter(adapter_card(file, &gguf))),
+        _ => Ok(Inspection::Model(model_card(file, &gguf))),
+    }
+}
+
+struct File {
+    path: PathBuf,
+    bytes: u64,
+    sha256: ContentHash,
+}
+
+fn kit_card(file: File, kit: &Kit) -> KitCard {
+    KitCard {
+        path: file.path,
+        bytes: file.bytes,
+        sha256: file.sha256,
+        seeds: kit.seeds().iter().map(|seed| seed.text().to_owned()).collect(),
+        discriminator_bytes: kit.discriminator().map(|bytes| bytes.len() as u64),
+        manifest: kit.manifest().clone(),
+    }
+}
+
+fn model_card(file: File, gguf: &Gguf<'_>) -> ModelCard {
+    let architecture = text(gguf, "general.architecture").unwrap_or_else(|| "unknown".into());
+    let number = |key: &str| gguf.get(&format!("{architecture}.{key}")).and_then(Value::as_u64);
+    ModelCard {
+        name: text(gguf, "general.name"),
+        parameters: gguf.tensors().iter().map(Tensor::elements).sum(),
+        layers: number("block_count"),
+        context: number("context_length"),
+        embedding: number("embedding_length"),
+        tensors: gguf.tensors().len(),
+        types: types(gguf),
+        chat_template: gguf.get("tokenizer.chat_template").is_some(),
+        translora: translora(gguf),
+        path: file.path,
+        bytes: file.bytes,
+        sha256: file.sha256,
+        architecture,
+    }
+}
+
+fn adapter_card(file: File, gguf: &Gguf<'_>) -> AdapterCard {
+    let (mut modules, mut layers, mut matrices, mut rank) = (BTreeMap::new(), BTreeSet::new(), 0, None);
+    for a in gguf.tensors() {
+        let Some(base) = a.name.strip_suffix(".lora_a") else { continue };
+        let Some(b) = gguf.tensor(&format!("{base}.lora_b")) else { continue };
+        let side = |tensor: &Tensor, i: usize| tensor.shape.get(i).copied().unwrap_or(1);
+        matrices += 1;
+        rank = Some(rank.unwrap_or(0).max(side(a, 1)));
+        let (block, module) = block_and_module(base);
+        layers.extend(block);
+        modules.insert(module.to_owned(), [side(a, 0), side(b, 1)]);
+    }
+    AdapterCard {
+        architecture: text(gguf, "general.architecture").unwrap_or_else(|| "unknown".into()),
+        rank,
+        alpha: gguf.get("adapter.lora.alpha").and_then(Value::as_f64),
+        matrices,
+        modules,
+        layers: layers.len(),
+        parameters: gguf.tensors().iter().map(Tensor::elements).sum(),
+        types: types(gguf),
+        translora: translora(gguf),
+        path: file.path,
+        bytes: file.bytes,
+        sha256: file.sha256,
+    }
+}
+
+/// `blk.7.attn_q.weight` → block 7, `attn_q`.
+fn block_and_module(name: &str) -> (Option<u64>, &str) {
+    let name = name.strip_suffix(".weight").unwrap_or(name);
+    let inside = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
+    match inside.and_then(|(block, module)| block.parse().ok().map(|block| (block, module))) {
+        Some((block, module)) => (Some(block), module),
+        None => (None, name),
+    }
+}
+
+fn text(gguf: &Gguf<'_>, key: &str) -> Option<String> {
+    gguf.get(key).and_then(Value::as_str).map(str::to_owned)
+}
+
+fn types(gguf: &Gguf<'_>) -> BTreeMap<String, usize> {
+    let mut types = BTreeMap::new();
+    for tensor in gguf.tensors() {
+        *types.entry(tensor.kind.to_string()).or_default() += 1;
+    }
+    types
+}
+
+fn translora(gguf: &Gguf<'_>) -> BTreeMap<String, String> {
+    let ours = gguf.metadata().filter(|(key, _)| key.starts_with("translora."));
+    ours.filter_map(|(key, value)| Some((key.to_owned(), value.as_str()?.to_owned()))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_taken_apart() {
+        assert_eq!(block_and_module("blk.7.attn_q.weight"), (Some(7), "attn_q"));
+        assert_eq!(block_and_module("output.weight"), (None, "output"));
+        assert_eq!(block_and_module("blk.x.y"), (None, "blk.x.y"));
+    }
+}

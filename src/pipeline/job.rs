@@ -1,0 +1,205 @@
+//! Run stages: time them, tell about them, keep what they made. Open models no longer than they are needed.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::journal::{Header, InJournal, Journal, Product};
+use super::{Context, Event, PipelineError, RecipePlan, Stage};
+use crate::distill::{Checkpoint, Recipe, Run, StepLine};
+use crate::engine::{AdapterId, Engine, EngineError, Fault, LoraSpec, Model, OpenOptions, Talk};
+use crate::kit;
+use crate::record::ContentHash;
+
+/// Optimizer steps between checkpoints.
+const CHECKPOINT_EVERY: u64 = 25;
+
+/// One run of one command.
+pub struct Job<'c> {
+    pub context: &'c Context<'c>,
+    pub journal: Journal,
+    pub seconds: BTreeMap<String, f64>,
+}
+
+/// What a stage made, before it is timed and kept.
+pub struct Made<H, R> {
+    pub head: H,
+    pub rows: Vec<R>,
+    pub blob: Option<Vec<u8>>,
+    pub summary: String,
+}
+
+impl<H> Made<H, ()> {
+    pub fn head(head: H, summary: String) -> Self {
+        Self { head, rows: Vec::new(), blob: None, summary }
+    }
+}
+
+/// Say what is going to be done, before anything is.
+pub fn announce(context: &Context<'_>, command: &str, plan: &impl Serialize) -> serde_json::Value {
+    let plan = serde_json::to_value(plan).unwrap_or_default();
+    context.events.send(Event::Plan { command: command.to_owned(), plan: plan.clone() });
+    plan
+}
+
+/// Run a stage that leaves nothing behind.
+pub fn once<T>(
+    context: &Context<'_>,
+    stage: Stage,
+    work: impl FnOnce(&mut Talk<'_>) -> Result<(T, String), PipelineError>,
+) -> Result<(T, f64), PipelineError> {
+    context.cancel.check()?;
+    context.events.send(Event::StageStarted { stage });
+    let start = context.clock.elapsed();
+    let mut progress = |done: usize, total: usize| context.events.progress(stage, done as u64, total as u64, "");
+    let (made, summary) = work(&mut Talk { cancel: &context.cancel, progress: &mut progress })?;
+    let seconds = (context.clock.elapsed() - start).as_secs_f64();
+    context.events.send(Event::StageDone { stage, seconds, summary });
+    Ok((made, seconds))
+}
+
+impl<'c> Job<'c> {
+    /// Open the journal of a command. What `--resume` may change is not part of the plan's hash.
+    pub fn open(
+        context: &'c Context<'c>,
+        command: &str,
+        mut plan: serde_json::Value,
+        inputs: BTreeMap<String, ContentHash>,
+        out: &Path,
+    ) -> Result<Self, PipelineError> {
+        let resume = plan.as_object_mut().and_then(|plan| plan.remove("resume")) == Some(true.into());
+        let journal = Journal::open(out, Header::new(command, &plan, inputs), resume)?;
+        Ok(Self { context, journal, seconds: BTreeMap::new() })
+    }
+
+    /// Run a stage, or take its result from the journal.
+    pub fn stage<H, R>(
+        &mut self,
+        key: &str,
+        stage: Stage,
+        work: impl FnOnce(&mut Talk<'_>, &Journal) -> Result<Made<H, R>, PipelineError>,
+    ) -> Result<Product<H, R>, PipelineError>
+    where
+        H: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        if let Some(found) = self.journal.finished::<H, R>(key)? {
+            self.context.events.send(Event::StageResumed { stage, summary: found.summary.clone() });
+            *self.seconds.entry(stage.name().to_owned()).or_default() += found.seconds;
+            return Ok(found);
+        }
+        let journal = &self.journal;
+        let (made, seconds) = once(self.context, stage, |talk| {
+            let made = work(talk, journal)?;
+            let summary = made.summary.clone();
+            Ok((made, summary))
+        })?;
+        let Made { head, rows, blob, summary } = made;
+        let product = Product { head, rows, blob, summary, seconds, resumed: false };
+        self.journal.finish(key, &product)?;
+        *self.seconds.entry(stage.name().to_owned()).or_default() += seconds;
+        Ok(product)
+    }
+
+    /// End the run: take the journal away after success, and where going on would fail in the same way.
+    pub fn end<T>(self, result: Result<T, PipelineError>) -> Result<T, PipelineError> {
+        match &result {
+            Ok(_) => self.journal.remove()?,
+            Err(PipelineError::Cancelled | PipelineError::Journal(_)) => {}
+            // The error that is told is the first one.
+            Err(error) if error.fault() == Fault::Input => _ = self.journal.remove(),
+            Err(_) => {}
+        }
+        result
+    }
+}
+
+/// Fit something under the job's journal: with checkpoints, from the last one, watched.
+pub fn fitting<T, E>(
+    context: &Context<'_>,
+    journal: &Journal,
+    metadata: &[(String, String)],
+    fit: impl FnOnce(Run<'_>) -> Result<T, E>,
+) -> Result<T, PipelineError>
+where
+    PipelineError: From<E>,
+{
+    let resume: Option<Checkpoint> = journal.checkpoint()?;
+    if let Some(checkpoint) = &resume {
+        context.events.note(Stage::Distill, format!("going on after step {}", checkpoint.progress.steps));
+    }
+    let mut watch = |line: &StepLine| {
+        let note = format!("loss {:.4}, lr {:.2e}", line.loss, line.learning_rate);
+        context.events.progress(Stage::Distill, line.step, line.steps, note);
+    };
+    let mut checkpoints = InJournal(journal);
+    let run = Run { cancel: &context.cancel, watch: &mut watch, checkpoints: &mut checkpoints, resume, metadata };
+    Ok(fit(run)?)
+}
+
+/// The recipe a plan asks for.
+pub fn recipe(plan: &RecipePlan, seed: u64) -> Recipe {
+    Recipe {
+        spec: LoraSpec { rank: plan.rank, alpha: plan.alpha, modules: plan.modules.clone(), seed, ..LoraSpec::default() },
+        epochs: plan.epochs,
+        batch: plan.batch,
+        learning_rate: plan.learning_rate,
+        warmup: plan.warmup,
+        checkpoint_every: CHECKPOINT_EVERY,
+        early_stop: None,
+        seed,
+    }
+}
+
+/// A model with its adapters that is opened when it is first asked for.
+pub struct Session<'a> {
+    engine: &'a dyn Engine,
+    base: &'a Path,
+    options: &'a OpenOptions,
+    adapters: Vec<PathBuf>,
+    open: Option<(Box<dyn Model>, Vec<AdapterId>)>,
+}
+
+impl<'a> Session<'a> {
+    pub fn new(engine: &'a dyn Engine, base: &'a Path, options: &'a OpenOptions, adapters: Vec<PathBuf>) -> Self {
+        Self { engine, base, options, adapters, open: None }
+    }
+
+    /// The model and its adapters, in the order they were named.
+    pub fn get(&mut self) -> Result<(&mut dyn Model, &[AdapterId]), EngineError> {
+        if self.open.is_none() {
+            let mut model = self.engine.open(self.base, self.options)?;
+            let ids = self.adapters.iter().map(|adapter| model.attach(adapter)).collect::<Result<Vec<_>, _>>()?;
+            self.open = Some((model, ids));
+        }
+        match &mut self.open {
+            Some((model, ids)) => Ok((&mut **model, ids)),
+            None => Err(EngineError::Internal("a model was opened and is not open".into())),
+        }
+    }
+
+    /// Give the model's memory back.
+    pub fn close(&mut self) {
+        self.open = None;
+    }
+}
+
+/// Hash the files of a run, by what they are to it.
+pub fn hash_inputs(files: &[(&str, &Path)], talk: &mut Talk<'_>) -> Result<BTreeMap<String, ContentHash>, PipelineError> {
+    let mut hashes = BTreeMap::new();
+    for (i, (name, path)) in files.iter().enumerate() {
+        talk.tick(i, files.len())?;
+        hashes.insert((*name).to_owned(), kit::hash_file(path)?);
+    }
+    Ok(hashes)
+}
+
+/// Add `name`'s counts under `rejected_REASON`.
+pub fn count_rejections<K: Serialize>(counts: &mut BTreeMap<String, u64>, rejections: &BTreeMap<K, u64>) {
+    for (reason, count) in rejections {
+        let name = serde_json::to_value(reason).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default();
+        *counts.entry(format!("rejected_{name}")).or_default() += count;
+    }
+}

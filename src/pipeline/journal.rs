@@ -1,0 +1,277 @@
+//! Keep what is done, so that a stopped run goes on where it stopped.
+//!
+//! A folder beside the output: `journal.jsonl` (a header with the hash of the plan and of every input, then a line for each
+//! finished stage) and the stages' results. Every file is written aside and renamed. A result counts only once its line is
+//! there, and only while its bytes have the hash in that line.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::distill::{Checkpoint, Checkpoints, Progress};
+use crate::engine::Fault;
+use crate::record::ContentHash;
+
+const INDEX: &str = "journal.jsonl";
+const CHECKPOINT: &str = "checkpoint.bin";
+const VERSION: u32 = 1;
+
+/// What a journal belongs to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Header {
+    pub version: u32,
+    pub command: String,
+    pub plan: ContentHash,
+    pub inputs: BTreeMap<String, ContentHash>,
+}
+
+impl Header {
+    pub fn new(command: &str, plan: &serde_json::Value, inputs: BTreeMap<String, ContentHash>) -> Self {
+        Self { version: VERSION, command: command.to_owned(), plan: ContentHash::of(plan.to_string().as_bytes()), inputs }
+    }
+}
+
+/// One finished stage.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Line {
+    stage: String,
+    seconds: f64,
+    summary: String,
+    /// File name in the folder → hash of its bytes.
+    files: BTreeMap<String, ContentHash>,
+}
+
+/// A stage's result: one head, many rows, and bytes where there are any.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Product<H, R> {
+    pub head: H,
+    pub rows: Vec<R>,
+    pub blob: Option<Vec<u8>>,
+    pub summary: String,
+    /// Where it took time. units: seconds
+    pub seconds: f64,
+    /// Found in the journal instead of done.
+    pub resumed: bool,
+}
+
+/// Why the journal cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JournalError {
+    #[error("{folder}: an unfinished run lies here")]
+    Unfinished { folder: PathBuf },
+    #[error("{folder}: this run cannot go on: {what} changed since it was stopped")]
+    Changed { folder: PathBuf, what: String },
+    #[error("{path}: damaged: {reason}")]
+    Damaged { path: PathBuf, reason: String },
+    #[error("{path}: {source}")]
+    Io { path: PathBuf, source: io::Error },
+}
+
+impl JournalError {
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Io { .. } => Fault::Machine,
+            _ => Fault::Input,
+        }
+    }
+
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Unfinished { folder } => Some(format!("go on with --resume, or delete {}", folder.display())),
+            Self::Changed { folder, .. } => {
+                Some(format!("give the same plan and files as before, or delete {} and start anew", folder.display()))
+            }
+            Self::Damaged { path, .. } => path.parent().map(|folder| format!("delete {} and start anew", folder.display())),
+            Self::Io { .. } => Some("the journal lies beside --out: choose a folder on a disk you may write to, with room".into()),
+        }
+    }
+}
+
+/// The open journal of one run.
+#[derive(Debug)]
+pub struct Journal {
+    folder: PathBuf,
+    header: Header,
+    lines: Vec<Line>,
+}
+
+impl Journal {
+    /// Start a journal beside `out`, or take up the one that lies there.
+    ///
+    /// fails: one lies there and `resume` is false, or it belongs to another plan or other inputs
+    pub fn open(out: &Path, header: Header, resume: bool) -> Result<Self, JournalError> {
+        let folder = Self::folder_beside(out);
+        match fs::create_dir(&folder) {
+            Ok(()) => {
+                let journal = Self { folder, header, lines: Vec::new() };
+                journal.write_index(&[]).map(|()| journal)
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && resume => Self::take_up(folder, header),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(JournalError::Unfinished { folder }),
+            Err(source) => Err(JournalError::Io { path: folder, source }),
+        }
+    }
+
+    /// Say whether a run that may be taken up lies beside `out`.
+    pub fn lies_beside(out: &Path) -> bool {
+        Self::folder_beside(out).is_dir()
+    }
+
+    fn folder_beside(out: &Path) -> PathBuf {
+        let mut name = out.file_name().unwrap_or_default().to_owned();
+        name.push(".journal");
+        out.with_file_name(name)
+    }
+
+    fn take_up(folder: PathBuf, header: Header) -> Result<Self, JournalError> {
+        let path = folder.join(INDEX);
+        let damaged = |reason: String| JournalError::Damaged { path: path.clone(), reason };
+        let text = match fs::read_to_string(&path) {
+            // Stopped before the first line was written: nothing was done.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let journal = Self { folder, header, lines: Vec::new() };
+                return journal.write_index(&[]).map(|()| journal);
+            }
+            text => text.map_err(|source| JournalError::Io { path: path.clone(), source })?,
+        };
+        let mut lines = text.lines();
+        let found: Header = serde_json::from_str(lines.next().unwrap_or_default()).map_err(|error| damaged(error.to_string()))?;
+        if let Some(what) = difference(&found, &header) {
+            return Err(JournalError::Changed { folder, what });
+        }
+        let lines = lines.map(serde_json::from_str).collect::<Result<Vec<Line>, _>>().map_err(|error| damaged(error.to_string()))?;
+        Ok(Self { folder, header, lines })
+    }
+
+    /// The path of a file in the journal's folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// Read back a finished stage.
+    pub fn finished<H: DeserializeOwned, R: DeserializeOwned>(&self, stage: &str) -> Result<Option<Product<H, R>>, JournalError> {
+        let Some(line) = self.lines.iter().find(|line| line.stage == stage) else { return Ok(None) };
+        let path = self.path(&rows_name(stage));
+        let damaged = |reason: String| JournalError::Damaged { path: path.clone(), reason };
+        let text = String::from_utf8(self.read(line, &rows_name(stage))?).map_err(|error| damaged(error.to_string()))?;
+        let mut lines = text.lines();
+        let head = serde_json::from_str(lines.next().unwrap_or_default()).map_err(|error| damaged(error.to_string()))?;
+        let rows = lines.map(serde_json::from_str).collect::<Result<_, _>>().map_err(|error| damaged(error.to_string()))?;
+        let blob_name = blob_name(stage);
+        let blob = if line.files.contains_key(&blob_name) { Some(self.read(line, &blob_name)?) } else { None };
+        Ok(Some(Product { head, rows, blob, summary: line.summary.clone(), seconds: line.seconds, resumed: true }))
+    }
+
+    fn read(&self, line: &Line, name: &str) -> Result<Vec<u8>, JournalError> {
+        let path = self.path(name);
+        let bytes = fs::read(&path).map_err(|source| JournalError::Io { path: path.clone(), source })?;
+        if line.files.get(name) == Some(&ContentHash::of(&bytes)) {
+            Ok(bytes)
+        } else {
+            Err(JournalError::Damaged { path, reason: "its bytes are not those that were written".into() })
+        }
+    }
+
+    /// Keep a stage's result; it counts once its line is written.
+    pub fn finish<H: Serialize, R: Serialize>(&mut self, stage: &str, product: &Product<H, R>) -> Result<(), JournalError> {
+        let path = self.path(&rows_name(stage));
+        let unfit = |error: serde_json::Error| JournalError::Damaged { path: path.clone(), reason: error.to_string() };
+        let mut text = serde_json::to_string(&product.head).map_err(unfit)? + "\n";
+        for row in &product.rows {
+            text += &serde_json::to_string(row).map_err(unfit)?;
+            text.push('\n');
+        }
+        let mut files = BTreeMap::from([(rows_name(stage), text.into_bytes())]);
+        files.extend(product.blob.clone().map(|blob| (blob_name(stage), blob)));
+        for (name, bytes) in &files {
+            self.replace(name, bytes)?;
+        }
+        let files = files.into_iter().map(|(name, bytes)| (name, ContentHash::of(&bytes))).collect();
+        let mut lines = self.lines.clone();
+        lines.push(Line { stage: stage.to_owned(), seconds: product.seconds, summary: product.summary.clone(), files });
+        self.write_index(&lines)?;
+        self.lines = lines;
+        Ok(())
+    }
+
+    fn write_index(&self, lines: &[Line]) -> Result<(), JournalError> {
+        let unfit = |error: serde_json::Error| JournalError::Damaged { path: self.path(INDEX), reason: error.to_string() };
+        let mut text = serde_json::to_string(&self.header).map_err(unfit)? + "\n";
+        for line in lines {
+            text += &serde_json::to_string(line).map_err(unfit)?;
+            text.push('\n');
+        }
+        self.replace(INDEX, text.as_bytes())
+    }
+
+    /// Write a file of the journal in place of the one of that name, whole or not at all.
+    pub fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), JournalError> {
+        let path = self.path(name);
+        let temporary = self.path(&format!("{name}.part"));
+        let written = File::create(&temporary).and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
+        written.and_then(|()| fs::rename(&temporary, &path)).map_err(|source| JournalError::Io { path, source })
+    }
+
+    /// The checkpoint of the training stage, if one was kept.
+    pub fn checkpoint(&self) -> Result<Option<Checkpoint>, JournalError> {
+        let path = self.path(CHECKPOINT);
+        let bytes = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            bytes => bytes.map_err(|source| JournalError::Io { path: path.clone(), source })?,
+        };
+        let damaged = |reason: &str| JournalError::Damaged { path: path.clone(), reason: reason.to_owned() };
+        let end = bytes.iter().position(|&byte| byte == b'\n').ok_or_else(|| damaged("it has no header"))?;
+        let (progress, sha256): (Progress, ContentHash) =
+            serde_json::from_slice(&bytes[..end]).map_err(|error| damaged(&error.to_string()))?;
+        let snapshot = bytes[end + 1..].to_vec();
+        if ContentHash::of(&snapshot) != sha256 {
+            return Err(damaged("its bytes are not those that were written"));
+        }
+        Ok(Some(Checkpoint { progress, snapshot }))
+    }
+
+    /// Take the journal away: the run is over.
+    pub fn remove(self) -> Result<(), JournalError> {
+        fs::remove_dir_all(&self.folder).map_err(|source| JournalError::Io { path: self.folder, source })
+    }
+}
+
+/// Lets the recipe keep its checkpoints in the journal.
+pub struct InJournal<'j>(pub &'j Journal);
+
+impl Checkpoints for InJournal<'_> {
+    fn save(&mut self, checkpoint: &Checkpoint) -> io::Result<()> {
+        let mut bytes = serde_json::to_vec(&(&checkpoint.progress, ContentHash::of(&checkpoint.snapshot)))?;
+        bytes.push(b'\n');
+        bytes.extend_from_slice(&checkpoint.snapshot);
+        self.0.replace(CHECKPOINT, &bytes).map_err(io::Error::other)
+    }
+}
+
+fn rows_name(stage: &str) -> String {
+    format!("{stage}.jsonl")
+}
+
+/// The name of a stage's bytes; always an adapter's.
+pub fn blob_name(stage: &str) -> String {
+    format!("{stage}.gguf")
+}
+
+/// What differs between two headers, in words.
+fn difference(found: &Header, now: &Header) -> Option<String> {
+    if found.version != now.version {
+        return Some("the journal's format".into());
+    }
+    if found.command != now.command {
+        return Some(format!("the command (it was {})", found.command));
+    }
+    let changed = now.inputs.iter().find(|(name, hash)| found.inputs.get(*name) != Some(hash));
+    let gone = found.inputs.keys().find(|name| !now.inputs.contains_key(*name));
+    let input = changed.map(|(name, _)| name).or(gone).map(|name| format!("the {name} file"));
+    input.or_else(|| (found.plan != now.plan).then(|| "the plan".into()))
+}

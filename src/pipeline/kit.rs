@@ -1,0 +1,201 @@
+//! `translora kit`: seeds, a discriminator and a manifest, packed beside a source adapter while its data is at hand.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::job::{Job, Made, Session, announce, fitting, hash_inputs, once, recipe};
+use super::journal::{Journal, blob_name};
+use super::{Context, KitPlan, KitReport, PipelineError, Stage};
+use crate::distill::{FitReport, Fitted, fit};
+use crate::engine::{Engine, Talk, With};
+use crate::filter::Validity;
+use crate::generate::{Generator, Settings};
+use crate::kit::{self, Completion, DiscriminatorCard, DiscriminatorData, Manifest, Seed, discriminator_data};
+use crate::publish;
+use crate::record::{ContentHash, Pair, Question, Rng};
+
+/// Made-up inputs are drawn at this temperature, the one of `translora transfer`.
+const TEMPERATURE: f32 = 1.0;
+/// Fewer real inputs than this teach a discriminator nothing.
+const POSITIVES_MIN: usize = 10;
+
+/// How the discriminator did on what it had not seen.
+#[derive(Serialize, Deserialize)]
+struct Judged {
+    right: usize,
+    rows: usize,
+}
+
+/// Make a kit.
+pub fn kit(engine: &dyn Engine, plan: &KitPlan, context: &Context<'_>) -> Result<KitReport, PipelineError> {
+    let announced = announce(context, "kit", plan);
+    let ((rows, seeds, hashes), seconds) = once(context, Stage::Kit, |talk| {
+        let rows = kit::read_rows(&plan.data, Completion::Optional, &plan.limits)?;
+        let seeds = kit::choose_seeds(&plan.data, &rows, plan.seeds, &mut Rng::new(plan.seed, "kit seeds"))?;
+        let hashes = hash_inputs(&[("model", &plan.model), ("lora", &plan.lora), ("data", &plan.data)], talk)?;
+        let summary = format!("{} rows, {} seeds", rows.len(), seeds.len());
+        Ok(((rows, seeds, hashes), summary))
+    })?;
+    if !(plan.resume && Journal::lies_beside(&plan.out)) {
+        publish::check_writable(&[&plan.out])?;
+    }
+    let mut job = Job::open(context, "kit", announced, hashes.clone(), &plan.out)?;
+    job.seconds.insert(Stage::Kit.name().into(), seconds);
+    let maker = Maker { engine, plan, seeds: &seeds, real: distinct(&rows), hashes: &hashes, question: Question::about(&name(&plan.out)) };
+    let result = maker.run(&mut job);
+    job.end(result)
+}
+
+/// The data set's name, as the discriminator is asked about it: the kit's own.
+fn name(out: &Path) -> String {
+    out.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn distinct(rows: &[Pair]) -> Vec<String> {
+    let mut seen = HashSet::new();
+    rows.iter().map(|row| row.prompt.trim().to_owned()).filter(|prompt| seen.insert(prompt.clone())).collect()
+}
+
+struct Maker<'a> {
+    engine: &'a dyn Engine,
+    plan: &'a KitPlan,
+    seeds: &'a [Seed],
+    /// Distinct inputs of the data.
+    real: Vec<String>,
+    hashes: &'a BTreeMap<String, ContentHash>,
+    question: Question,
+}
+
+impl Maker<'_> {
+    fn run(&self, job: &mut Job<'_>) -> Result<KitReport, PipelineError> {
+        if self.real.len() < POSITIVES_MIN {
+            let path = self.plan.data.clone();
+            return Err(kit::KitError::TooFewRows { path, distinct: self.real.len(), needed: POSITIVES_MIN }.into());
+        }
+        let mut source = Session::new(self.engine, &self.plan.model, &self.plan.open, vec![self.plan.lora.clone()]);
+        self.check_model(job, &mut source)?;
+        let made_up = self.made_up(job, &mut source)?;
+        let data = discriminator_data(&self.question, &self.real, &made_up, &mut Rng::new(self.plan.seed, "kit halves"));
+        let (fit, adapter) = self.train(job, &mut source, &data)?;
+        let judged = self.judge(job, &mut source, &data)?;
+        source.close();
+        let card = DiscriminatorCard {
+            sha256: ContentHash::of(&adapter),
+            accuracy: judged.right as f64 / judged.rows.max(1) as f64,
+            held_out: judged.rows,
+            positives: data.positives,
+            negatives: data.positives,
+        };
+        if card.accuracy < 0.7 {
+            let text =
+                format!("the discriminator is right on {:.0} % of held-out inputs only: consider more --epochs", 100.0 * card.accuracy);
+            job.context.events.warn(Stage::Evaluate, text);
+        }
+        job.context.events.note(Stage::Kit, format!("discriminator trained in {} steps", fit.steps));
+        self.publish(job, &card, &adapter)
+    }
+
+    fn check_model(&self, job: &mut Job<'_>, source: &mut Session<'_>) -> Result<(), PipelineError> {
+        job.stage("open", Stage::Open, |talk, _| {
+            let (model, _) = source.get()?;
+            for input in &self.real {
+                talk.cancel.check()?;
+                model.check_text(input)?;
+            }
+            Ok(Made::head((), model.info().name.clone()))
+        })?;
+        Ok(())
+    }
+
+    /// The source base's own continuations of the seeds, as many as there are real inputs where it can make them.
+    fn made_up(&self, job: &mut Job<'_>, source: &mut Session<'_>) -> Result<Vec<String>, PipelineError> {
+        let made = job.stage("generate", Stage::Generate, |talk, _| {
+            let settings = Settings {
+                temperature: TEMPERATURE,
+                tokens_max: self.plan.limits.input_tokens_max,
+                sequences: self.plan.limits.sequences_max,
+                seed: self.plan.seed,
+            };
+            let mut generator = Generator::new(self.seeds, settings)?;
+            let mut validity = Validity::new(self.seeds.iter().map(Seed::text));
+            let (model, _) = source.get()?;
+            let real: HashSet<&str> = self.real.iter().map(String::as_str).collect();
+            let drawn_max = (self.real.len() * self.plan.limits.candidates_per_sample_max) as u64;
+            let (mut rows, mut drawn) = (Vec::new(), 0);
+            while rows.len() < self.real.len() && drawn < drawn_max {
+                talk.tick(rows.len(), self.real.len())?;
+                let mut quiet = Talk { cancel: talk.cancel, progress: &mut |_, _| {} };
+                let (fresh, count) = generator.round(model, With::Base, &mut quiet)?;
+                drawn += count.drawn;
+                let valid = validity.pass(&fresh);
+                rows.extend(valid.iter().map(|valid| valid.text().to_owned()).filter(|text| !real.contains(text.as_str())));
+            }
+            rows.truncate(self.real.len());
+            if rows.len() < POSITIVES_MIN {
+                return Err(PipelineError::NotEnough { got: rows.len(), needed: POSITIVES_MIN, drawn, rejected: BTreeMap::new() });
+            }
+            let summary = format!("{} made-up inputs of {drawn} drawn", rows.len());
+            Ok(Made { head: (), rows, blob: None, summary })
+        })?;
+        Ok(made.rows)
+    }
+
+    fn train(&self, job: &mut Job<'_>, source: &mut Session<'_>, data: &DiscriminatorData) -> Result<(FitReport, Vec<u8>), PipelineError> {
+        let context = job.context;
+        let metadata = [("translora.role".to_owned(), "discriminator".to_owned())];
+        let made = job.stage("distill", Stage::Distill, |_, journal| {
+            let (model, _) = source.get()?;
+            let recipe = recipe(&self.plan.recipe, self.plan.seed);
+            let Fitted { adapter, report } = fitting(context, journal, &metadata, |run| fit(model, &data.train, &recipe, run))?;
+            let summary = format!("{} inputs, {} steps, loss {:.4}", report.examples, report.steps, report.loss_last);
+            Ok(Made { head: report, rows: Vec::<()>::new(), blob: Some(adapter), summary })
+        })?;
+        Ok((made.head, made.blob.unwrap_or_default()))
+    }
+
+    fn judge(&self, job: &mut Job<'_>, source: &mut Session<'_>, data: &DiscriminatorData) -> Result<Judged, PipelineError> {
+        let made = job.stage("evaluate", Stage::Evaluate, |talk, journal| {
+            let (model, _) = source.get()?;
+            let adapter = With::Adapter(model.attach(&journal.path(&blob_name("distill")))?);
+            let prompts: Vec<String> = data.held_out.iter().map(|pair| pair.prompt.clone()).collect();
+            let odds = model.preference(adapter, &prompts, &self.question.yes, &self.question.no, talk)?;
+            let right =
+                data.held_out.iter().zip(odds).filter(|(pair, odds)| (*odds > 0.0) == (pair.completion == self.question.yes)).count();
+            let summary = format!("discriminator right on {right} of {} held-out inputs", data.held_out.len());
+            Ok(Made::head(Judged { right, rows: data.held_out.len() }, summary))
+        })?;
+        Ok(made.head)
+    }
+
+    fn publish(&self, job: &mut Job<'_>, card: &DiscriminatorCard, adapter: &[u8]) -> Result<KitReport, PipelineError> {
+        let manifest = Manifest {
+            version: Manifest::VERSION,
+            name: name(&self.plan.out),
+            base: self.hashes["model"],
+            adapter: self.hashes["lora"],
+            prompt_format: Manifest::CHAT.into(),
+            question: self.question.clone(),
+            discriminator: Some(card.clone()),
+            limits: self.plan.limits.clone(),
+            seed: self.plan.seed,
+        };
+        let (_, seconds) = once(job.context, Stage::Publish, |talk| {
+            talk.tick(0, 1)?;
+            publish::write_new(&self.plan.out, &kit::pack(&manifest, self.seeds, Some(adapter))?)?;
+            Ok(((), self.plan.out.display().to_string()))
+        })?;
+        let mut spent = job.seconds.clone();
+        spent.insert(Stage::Publish.name().into(), seconds);
+        Ok(KitReport {
+            kit: self.plan.out.clone(),
+            seeds: self.seeds.len(),
+            positives: card.positives,
+            negatives: card.negatives,
+            accuracy: Some(card.accuracy),
+            accuracy_rows: card.held_out,
+            seconds: spent,
+        })
+    }
+}

@@ -1,0 +1,105 @@
+//! What each command asks for. Plans are plain data: printed first, journalled, hashed for `--resume`.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::engine::OpenOptions;
+use crate::record::Limits;
+
+/// `translora train`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrainPlan {
+    pub model: PathBuf,
+    pub data: PathBuf,
+    pub out: PathBuf,
+    pub recipe: RecipePlan,
+    pub open: OpenOptions,
+    pub limits: Limits,
+    pub seed: u64,
+    pub resume: bool,
+}
+
+/// The knobs of `distill` that a user may turn.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RecipePlan {
+    pub rank: usize,
+    pub alpha: f32,
+    pub modules: String,
+    pub epochs: f32,
+    pub learning_rate: f32,
+    pub batch: usize,
+    /// Share of the steps spent warming up; the rest follows a cosine to a tenth.
+    pub warmup: f32,
+}
+
+impl Default for RecipePlan {
+    fn default() -> Self {
+        Self { rank: 16, alpha: 32.0, modules: "all".into(), epochs: 3.0, learning_rate: 2e-4, batch: 8, warmup: 0.05 }
+    }
+}
+
+/// `translora kit`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KitPlan {
+    pub model: PathBuf,
+    pub lora: PathBuf,
+    pub data: PathBuf,
+    pub out: PathBuf,
+    /// Seed inputs kept in the kit.
+    pub seeds: usize,
+    /// The discriminator's recipe.
+    pub recipe: RecipePlan,
+    pub open: OpenOptions,
+    pub limits: Limits,
+    pub seed: u64,
+    pub resume: bool,
+}
+
+/// What filters the candidates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FilterChoice {
+    /// The kit's discriminator if there is one, else the contrast.
+    Auto,
+    Kit,
+    Contrast,
+    None,
+}
+
+/// `translora transfer`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TransferPlan {
+    pub source: PathBuf,
+    pub source_lora: PathBuf,
+    pub target: PathBuf,
+    pub inputs: Inputs,
+    pub out: PathBuf,
+    pub samples: usize,
+    pub filter: FilterChoice,
+    pub temperature: f32,
+    pub eval: Option<PathBuf>,
+    pub recipe: RecipePlan,
+    pub open: OpenOptions,
+    pub limits: Limits,
+    pub seed: u64,
+    pub resume: bool,
+}
+
+/// Where the seed inputs come from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Inputs {
+    Kit(PathBuf),
+    Seeds(PathBuf),
+}
+
+/// `translora eval`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EvalPlan {
+    pub model: PathBuf,
+    pub lora: Option<PathBuf>,
+    pub data: PathBuf,
+    pub open: OpenOptions,
+    pub limits: Limits,
+}

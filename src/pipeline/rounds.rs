@@ -1,0 +1,236 @@
+//! Generate and filter in turns until there are enough samples: target open, generate, close; source open, filter and label,
+//! close. A round is made large enough that there are few.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::job::{Job, Made, Session, count_rejections};
+use super::transfer::Given;
+use super::{PipelineError, Stage, TransferPlan};
+use crate::engine::{Answer, Talk, With};
+use crate::evaluate::{self, Arm};
+use crate::filter::{self, Judge, Judged, Reason, Valid, Validity};
+use crate::generate::{Candidate, Generator, Settings, Yield};
+use crate::kit::Seed;
+use crate::label::{self, Labeled};
+
+/// Valid inputs made in the first round for each sample that is needed.
+const OVERSAMPLE: f64 = 2.0;
+/// Later rounds make this many times what the measured acceptance asks for.
+const MARGIN: f64 = 1.3;
+/// Acceptance a later round reckons with at least, so that no round becomes endless.
+const ACCEPTANCE_MIN: f64 = 0.05;
+
+/// What the rounds came to.
+pub(super) struct Samples {
+    pub labeled: Vec<Labeled>,
+    pub counts: BTreeMap<String, u64>,
+    /// The teacher on the rows of `--eval`.
+    pub source: Option<Arm>,
+}
+
+/// The rounds of one transfer.
+pub(super) struct Rounds<'a> {
+    plan: &'a TransferPlan,
+    given: &'a Given,
+    judge: Judge,
+    needed: usize,
+    source: Session<'a>,
+    target: Session<'a>,
+    generator: Generator<'a>,
+    validity: Validity,
+    drawn: Yield,
+    /// Everything valid so far, judged.
+    judged: Vec<Judged>,
+    labeled: Vec<Labeled>,
+    rejected: BTreeMap<String, u64>,
+    source_arm: Option<Arm>,
+}
+
+/// A round of generation, as journalled: rows are texts with whether they came to an end.
+#[derive(Serialize, Deserialize)]
+struct Drawn {
+    rounds: u64,
+    drawn: Yield,
+}
+
+/// A judged input, as journalled.
+#[derive(Serialize, Deserialize)]
+struct JudgedRow(String, Option<Answer>, f64, Option<Reason>);
+
+impl<'a> Rounds<'a> {
+    pub fn new(
+        plan: &'a TransferPlan,
+        given: &'a Given,
+        judge: Judge,
+        needed: usize,
+        source: Session<'a>,
+        target: Session<'a>,
+    ) -> Result<Self, PipelineError> {
+        let settings = Settings {
+            temperature: plan.temperature,
+            tokens_max: plan.limits.input_tokens_max,
+            sequences: plan.limits.sequences_max,
+            seed: plan.seed,
+        };
+        Ok(Self {
+            plan,
+            given,
+            judge,
+            needed,
+            source,
+            target,
+            generator: Generator::new(&given.seeds, settings)?,
+            validity: Validity::new(given.seeds.iter().map(Seed::text)),
+            drawn: Yield::default(),
+            judged: Vec::new(),
+            labeled: Vec::new(),
+            rejected: BTreeMap::new(),
+            source_arm: None,
+        })
+    }
+
+    pub fn run(mut self, job: &mut Job<'_>) -> Result<Samples, PipelineError> {
+        let mut round = 0;
+        while self.labeled.len() < self.needed && self.drawn.drawn < self.drawn_max() {
+            let valid = self.generate(job, round)?;
+            self.target.close();
+            let first = self.judged.len();
+            self.filter(job, round, &valid)?;
+            self.label(job, round, first)?;
+            self.evaluate_source(job)?;
+            self.source.close();
+            round += 1;
+        }
+        self.finish(job)
+    }
+
+    fn drawn_max(&self) -> u64 {
+        (self.needed * self.plan.limits.candidates_per_sample_max) as u64
+    }
+
+    /// Valid inputs this round should make.
+    fn wanted(&self) -> usize {
+        let missing = (self.needed - self.labeled.len()) as f64;
+        let share = if self.judged.is_empty() { None } else { Some(self.labeled.len() as f64 / self.judged.len() as f64) };
+        let wanted = match share {
+            None if self.judge == Judge::None => missing * 1.1,
+            None => missing * OVERSAMPLE,
+            Some(share) => missing * MARGIN / share.max(ACCEPTANCE_MIN),
+        };
+        wanted.ceil() as usize
+    }
+
+    fn generate(&mut self, job: &mut Job<'_>, round: usize) -> Result<Vec<Valid>, PipelineError> {
+        let (wanted, drawn_max) = (self.wanted(), self.drawn_max());
+        let (mut valid, so_far) = (Vec::new(), self.drawn);
+        let Self { target, generator, validity, .. } = self;
+        let made = job.stage(&format!("generate.{round}"), Stage::Generate, |talk, _| {
+            let (model, _) = target.get()?;
+            let (mut drawn, mut rows) = (Yield::default(), Vec::new());
+            while valid.len() < wanted && so_far.drawn + drawn.drawn < drawn_max {
+                talk.tick(valid.len(), wanted)?;
+                let mut quiet = Talk { cancel: talk.cancel, progress: &mut |_, _| {} };
+                let (fresh, count) = generator.round(model, With::Base, &mut quiet)?;
+                drawn += count;
+                valid.extend(validity.pass(&fresh));
+                rows.extend(fresh.into_iter().map(|candidate| (candidate.text().to_owned(), candidate.finished())));
+            }
+            let summary = format!("{} valid inputs of {} drawn", valid.len(), drawn.drawn);
+            Ok(Made { head: Drawn { rounds: generator.rounds(), drawn }, rows, blob: None, summary })
+        })?;
+        if made.resumed {
+            let candidates: Vec<Candidate> = made.rows.into_iter().map(|(text, finished)| Candidate::replay(text, finished)).collect();
+            self.generator.remember(made.head.rounds, &candidates);
+            valid = self.validity.pass(&candidates);
+        }
+        self.drawn += made.head.drawn;
+        Ok(valid)
+    }
+
+    fn filter(&mut self, job: &mut Job<'_>, round: usize, valid: &[Valid]) -> Result<(), PipelineError> {
+        let Self { source, judge, .. } = self;
+        let made = job.stage(&format!("filter.{round}"), Stage::Filter, |talk, _| {
+            let judged = judge.judge(source.get()?.0, valid, talk)?;
+            let accepted = judged.iter().filter(|judged| judged.rejected().is_none()).count();
+            let row = |judged: &Judged| JudgedRow(judged.text().to_owned(), judged.answer().cloned(), judged.score(), judged.rejected());
+            let summary = format!("{accepted} of {} accepted", judged.len());
+            Ok(Made { head: (), rows: judged.iter().map(row).collect(), blob: None, summary })
+        })?;
+        let replay = |JudgedRow(text, answer, score, rejected)| Judged::replay(text, answer, score, rejected);
+        self.judged.extend(made.rows.into_iter().map(replay));
+        Ok(())
+    }
+
+    /// Choose among what was accepted and put the teacher's answers to it.
+    fn label(&mut self, job: &mut Job<'_>, round: usize, first: usize) -> Result<(), PipelineError> {
+        if matches!(self.judge, Judge::Contrast { .. }) {
+            // The answers came with the scores, so the choice is made anew among all of them.
+            let (kept, rejections) = filter::select(&self.judged, self.needed);
+            let (labeled, unlabeled) = label::label_answered(&kept);
+            self.rejected.clear();
+            count_rejections(&mut self.rejected, &rejections);
+            count_rejections(&mut self.rejected, &unlabeled);
+            self.labeled = labeled;
+            return Ok(());
+        }
+        // A few more than are missing, because a teacher may fail to answer.
+        let missing = self.needed - self.labeled.len();
+        let (kept, rejections) = filter::take(&self.judged[first..], missing + missing / 20 + 2);
+        let (source, tokens_max) = (&mut self.source, self.plan.limits.completion_tokens_max);
+        let made = job.stage(&format!("label.{round}"), Stage::Label, |talk, _| {
+            let (model, adapters) = source.get()?;
+            let (labeled, rejections) = label::label(model, With::Adapter(adapters[0]), &kept, tokens_max, talk)?;
+            let rows = labeled.iter().map(|l| (l.prompt().to_owned(), l.completion().to_owned())).collect();
+            let summary = format!("{} of {} answered", labeled.len(), kept.len());
+            Ok(Made { head: rejections, rows, blob: None, summary })
+        })?;
+        count_rejections(&mut self.rejected, &rejections);
+        count_rejections(&mut self.rejected, &made.head);
+        self.labeled.extend(made.rows.into_iter().map(|(prompt, completion)| Labeled::replay(prompt, completion)));
+        Ok(())
+    }
+
+    /// Ask the teacher about the rows of `--eval` while the source is open anyway.
+    fn evaluate_source(&mut self, job: &mut Job<'_>) -> Result<(), PipelineError> {
+        let (Some(rows), None) = (&self.given.eval, &self.source_arm) else { return Ok(()) };
+        let (source, tokens_max) = (&mut self.source, self.plan.limits.completion_tokens_max);
+        let made = job.stage("evaluate.source", Stage::Evaluate, |talk, _| {
+            let (model, adapters) = source.get()?;
+            let arm = evaluate::arm(model, With::Adapter(adapters[0]), rows, tokens_max, talk)?;
+            let summary = format!("source+LoRA {:.1} % of {}", 100.0 * arm.exact(), arm.rows());
+            Ok(Made::head(arm, summary))
+        })?;
+        self.source_arm = Some(made.head);
+        Ok(())
+    }
+
+    /// Take stock. Half of what was asked for is enough to go on, with a warning.
+    fn finish(mut self, job: &Job<'_>) -> Result<Samples, PipelineError> {
+        count_rejections(&mut self.rejected, self.validity.rejected());
+        let (got, needed, drawn) = (self.labeled.len(), self.needed, self.drawn.drawn);
+        if self.drawn.repeated + self.drawn.seeds_repeated > 0 {
+            *self.rejected.entry("rejected_repeated".into()).or_default() += self.drawn.repeated + self.drawn.seeds_repeated;
+        }
+        if got < needed.div_ceil(2).max(2) {
+            let strip = |(name, count): (String, u64)| (name.trim_start_matches("rejected_").to_owned(), count);
+            return Err(PipelineError::NotEnough { got, needed, drawn, rejected: self.rejected.into_iter().map(strip).collect() });
+        }
+        if got < needed {
+            let text = format!("only {got} of {needed} samples came out of {drawn} drawn inputs: going on with those");
+            job.context.events.warn(Stage::Filter, text);
+        }
+        self.labeled.truncate(needed);
+        let mut counts = self.rejected;
+        let numbers = [
+            ("seeds", self.given.seeds.len() as u64),
+            ("drawn", drawn),
+            ("valid", self.judged.len() as u64),
+            ("labeled", self.labeled.len() as u64),
+            ("eval", self.given.eval.as_ref().map_or(0, Vec::len) as u64),
+        ];
+        counts.extend(numbers.map(|(name, count)| (name.to_owned(), count)));
+        Ok(Samples { labeled: self.labeled, counts, source: self.source_arm })
+    }
+}

@@ -1,0 +1,119 @@
+//! `translora train`, `translora kit` and `translora eval`.
+
+use std::collections::BTreeMap;
+
+use super::job::{Job, Made, Session, announce, fitting, hash_inputs, once, recipe};
+use super::journal::Journal;
+use super::transfer::metadata;
+use super::{Context, EvalPlan, EvalReport, PipelineError, Stage, TrainPlan, TrainReport};
+use crate::distill::{Fitted, fit};
+use crate::engine::{Engine, With};
+use crate::evaluate;
+use crate::kit::{self, Completion};
+use crate::publish::{self, Outputs};
+use crate::record::Pair;
+
+/// Fit an adapter on rows with answers.
+pub fn train(engine: &dyn Engine, plan: &TrainPlan, context: &Context<'_>) -> Result<TrainReport, PipelineError> {
+    let announced = announce(context, "train", plan);
+    let outputs = Outputs::beside(&plan.out);
+    let ((rows, hashes), seconds) = once(context, Stage::Kit, |talk| {
+        let rows = kit::read_rows(&plan.data, Completion::Required, &plan.limits)?;
+        let hashes = hash_inputs(&[("model", &plan.model), ("data", &plan.data)], talk)?;
+        let summary = format!("{} rows", rows.len());
+        Ok(((rows, hashes), summary))
+    })?;
+    if !(plan.resume && Journal::lies_beside(&plan.out)) {
+        publish::check_writable(&[&outputs.adapter, &outputs.report])?;
+    }
+    let mut header =
+        BTreeMap::from([("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()), ("seed".to_owned(), plan.seed.to_string())]);
+    header.insert("recipe".into(), serde_json::to_string(&recipe(&plan.recipe, plan.seed)).unwrap_or_default());
+    header.extend(hashes.iter().map(|(name, hash)| (format!("{name}.sha256"), hash.to_string())));
+    let mut job = Job::open(context, "train", announced, hashes, &plan.out)?;
+    job.seconds.insert(Stage::Kit.name().into(), seconds);
+    let result = train_in(engine, plan, &rows, &metadata(&header), &outputs, &mut job);
+    job.end(result)
+}
+
+fn train_in(
+    engine: &dyn Engine,
+    plan: &TrainPlan,
+    rows: &[Pair],
+    metadata: &[(String, String)],
+    outputs: &Outputs,
+    job: &mut Job<'_>,
+) -> Result<TrainReport, PipelineError> {
+    let context = job.context;
+    let made = job.stage("distill", Stage::Distill, |talk, journal| {
+        let mut session = Session::new(engine, &plan.model, &plan.open, Vec::new());
+        let (model, _) = session.get()?;
+        for row in rows {
+            talk.cancel.check()?;
+            model.check_text(&row.prompt)?;
+            model.check_text(&row.completion)?;
+        }
+        let Fitted { adapter, report } =
+            fitting(context, journal, metadata, |run| fit(model, rows, &recipe(&plan.recipe, plan.seed), run))?;
+        let summary = format!("{} rows, {} steps, loss {:.4}", report.examples, report.steps, report.loss_last);
+        Ok(Made { head: report, rows: Vec::<()>::new(), blob: Some(adapter), summary })
+    })?;
+    let mut report = TrainReport {
+        adapter: outputs.adapter.clone(),
+        report: outputs.report.clone(),
+        examples: made.head.examples,
+        steps: made.head.steps,
+        loss_first: made.head.loss_first,
+        loss_last: made.head.loss_last,
+        fit: made.head,
+        seconds: job.seconds.clone(),
+    };
+    let (_, seconds) = once(context, Stage::Publish, |talk| {
+        talk.tick(0, 1)?;
+        let json = serde_json::to_string_pretty(&report).unwrap_or_default() + "\n";
+        publish::write_new(&outputs.report, json.as_bytes())?;
+        publish::unjudged(made.blob.as_deref().unwrap_or_default(), &[], &outputs.adapter)?;
+        Ok(((), outputs.adapter.display().to_string()))
+    })?;
+    report.seconds.insert(Stage::Publish.name().into(), seconds);
+    Ok(report)
+}
+
+/// Answer rows with a model, with or without an adapter, and compare with their answers.
+pub fn eval(engine: &dyn Engine, plan: &EvalPlan, context: &Context<'_>) -> Result<EvalReport, PipelineError> {
+    announce(context, "eval", plan);
+    let mut seconds = BTreeMap::new();
+    let (rows, spent) = once(context, Stage::Kit, |_| {
+        let rows = kit::read_rows(&plan.data, Completion::Required, &plan.limits)?;
+        let summary = format!("{} rows", rows.len());
+        Ok((rows, summary))
+    })?;
+    seconds.insert(Stage::Kit.name().to_owned(), spent);
+    let adapters = plan.lora.iter().cloned().collect();
+    let mut session = Session::new(engine, &plan.model, &plan.open, adapters);
+    let ((), spent) = once(context, Stage::Open, |_| {
+        let (model, _) = session.get()?;
+        rows.iter().try_for_each(|row| model.check_text(&row.prompt).and_then(|()| model.check_text(&row.completion)))?;
+        Ok(((), model.info().name.clone()))
+    })?;
+    seconds.insert(Stage::Open.name().to_owned(), spent);
+    let (arm, spent) = once(context, Stage::Evaluate, |talk| {
+        let (model, adapters) = session.get()?;
+        let with = adapters.first().map_or(With::Base, |&id| With::Adapter(id));
+        let arm = evaluate::arm(model, with, &rows, plan.limits.completion_tokens_max, talk)?;
+        let summary = format!("{:.1} % of {}", 100.0 * arm.exact(), arm.rows());
+        Ok((arm, summary))
+    })?;
+    seconds.insert(Stage::Evaluate.name().to_owned(), spent);
+    Ok(EvalReport {
+        model: plan.model.clone(),
+        lora: plan.lora.clone(),
+        rows: arm.rows(),
+        correct: arm.right(),
+        exact: arm.exact(),
+        interval: arm.interval(),
+        nll: arm.nll,
+        tokens_per_answer: arm.tokens_per_answer,
+        seconds,
+    })
+}

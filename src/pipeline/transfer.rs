@@ -1,0 +1,276 @@
+//! `translora transfer`: source base + LoRA and seeds in, a judged LoRA for the target out.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::job::{Job, Made, Session, announce, fitting, hash_inputs, once, recipe};
+use super::journal::{Journal, Product, blob_name};
+use super::report::Arms;
+use super::rounds::Rounds;
+use super::{Context, FilterChoice, Inputs, PipelineError, Stage, TransferPlan, TransferReport};
+use crate::distill::{FitReport, Recipe, Trained, distill};
+use crate::engine::{AdapterId, Engine, Talk, With};
+use crate::evaluate::{self, Arm, Outcome, Verdict};
+use crate::filter::Judge;
+use crate::kit::{self, Completion, Kit, Seed};
+use crate::label::Labeled;
+use crate::publish::{self, Outputs};
+use crate::record::{ContentHash, Pair, Rng};
+
+/// One labelled sample in this many is held out to measure fidelity.
+const HELD_OUT_ONE_IN: usize = 10;
+
+/// Everything read before any model is opened.
+pub(super) struct Given {
+    pub seeds: Vec<Seed>,
+    pub kit: Option<Kit>,
+    pub eval: Option<Vec<Pair>>,
+    pub hashes: BTreeMap<String, ContentHash>,
+}
+
+/// Transfer an adapter to another base.
+///
+/// fails: with [`PipelineError::Cancelled`] when asked to stop; the journal is then kept
+pub fn transfer(engine: &dyn Engine, plan: &TransferPlan, context: &Context<'_>) -> Result<TransferReport, PipelineError> {
+    let announced = announce(context, "transfer", plan);
+    check_plan(plan)?;
+    let outputs = Outputs::beside(&plan.out);
+    let (given, seconds) = once(context, Stage::Kit, |talk| {
+        let given = read(plan, talk)?;
+        let summary = format!("{} seeds{}", given.seeds.len(), if given.kit.is_some() { " from the kit" } else { "" });
+        Ok((given, summary))
+    })?;
+    let publishing = plan.resume && Journal::lies_beside(&plan.out);
+    if !publishing {
+        publish::check_writable(&outputs.all())?;
+    }
+    let mut job = Job::open(context, "transfer", announced, given.hashes.clone(), &plan.out)?;
+    job.seconds.insert(Stage::Kit.name().into(), seconds);
+    let result = Transfer { engine, plan, given: &given, outputs }.run(&mut job);
+    job.end(result)
+}
+
+fn check_plan(plan: &TransferPlan) -> Result<(), PipelineError> {
+    let refuse = |what: &str, hint: &str| Err(PipelineError::Plan { what: what.into(), hint: hint.into() });
+    if plan.samples == 0 {
+        return refuse("--samples is 0", "ask for at least 10; 250 is the paper's number");
+    }
+    if plan.filter == FilterChoice::Kit && matches!(plan.inputs, Inputs::Seeds(_)) {
+        return refuse("--filter kit needs a kit, and plain seeds were given", "pass --kit, or use --filter contrast");
+    }
+    Ok(())
+}
+
+fn read(plan: &TransferPlan, talk: &mut Talk<'_>) -> Result<Given, PipelineError> {
+    let (name, path) = match &plan.inputs {
+        Inputs::Kit(path) => ("kit", path),
+        Inputs::Seeds(path) => ("seeds", path),
+    };
+    let (seeds, kit) = match &plan.inputs {
+        Inputs::Seeds(path) => (kit::read_seeds(path, &plan.limits)?, None),
+        Inputs::Kit(path) => {
+            let kit = Kit::open(path, &plan.limits)?;
+            (kit.seeds().to_vec(), Some(kit))
+        }
+    };
+    let eval = plan.eval.as_ref().map(|path| kit::read_rows(path, Completion::Required, &plan.limits)).transpose()?;
+    let mut files: Vec<(&str, &Path)> =
+        vec![("source", &plan.source), ("source_lora", &plan.source_lora), ("target", &plan.target), (name, path)];
+    files.extend(plan.eval.as_deref().map(|path| ("eval", path)));
+    let hashes = hash_inputs(&files, talk)?;
+    if let Some(kit) = &kit {
+        kit.check_made_for(path, (&plan.source, hashes["source"]), (&plan.source_lora, hashes["source_lora"]))?;
+        if plan.filter == FilterChoice::Kit && kit.discriminator().is_none() {
+            return Err(kit::KitError::NoDiscriminator { path: path.clone() }.into());
+        }
+    }
+    Ok(Given { seeds, kit, eval, hashes })
+}
+
+struct Transfer<'a> {
+    engine: &'a dyn Engine,
+    plan: &'a TransferPlan,
+    given: &'a Given,
+    outputs: Outputs,
+}
+
+impl Transfer<'_> {
+    fn run(&self, job: &mut Job<'_>) -> Result<TransferReport, PipelineError> {
+        self.check_models(job)?;
+        let needed = samples_with_held_out(self.plan.samples);
+        let (judge, source_adapters) = self.judge(job)?;
+        let samples = {
+            let source = Session::new(self.engine, &self.plan.source, &self.plan.open, source_adapters);
+            let target = Session::new(self.engine, &self.plan.target, &self.plan.open, Vec::new());
+            Rounds::new(self.plan, self.given, judge, needed, source, target)?.run(job)?
+        };
+        let (train, held_out) = split(samples.labeled, self.plan.samples, self.plan.seed);
+        let mut counts = samples.counts;
+        counts.extend([("trained".to_owned(), train.len() as u64), ("held_out".to_owned(), held_out.len() as u64)]);
+        let mut target = Session::new(self.engine, &self.plan.target, &self.plan.open, Vec::new());
+        let recipe = recipe(&self.plan.recipe, self.plan.seed);
+        let provenance = self.provenance(&recipe, &judge_name(self.plan, self.given));
+        let fitted = self.distill(job, &mut target, &train, &recipe, &provenance)?;
+        let arms = self.evaluate(job, &mut target, &held_out)?;
+        target.close();
+        let report = fitted.head.clone();
+        let trained = Trained::replay(fitted.blob.unwrap_or_default(), fitted.head);
+        let [bare, adapted] = arms.gate();
+        let (comparison, outcome) = evaluate::gate(trained, bare, adapted)?;
+        let made = TransferReport {
+            verdict: comparison.verdict,
+            adapter: if comparison.verdict == Verdict::Accept { self.outputs.adapter.clone() } else { self.outputs.rejected.clone() },
+            report: if comparison.verdict == Verdict::Accept { self.outputs.report.clone() } else { self.outputs.rejected_report.clone() },
+            scores: arms.scores(&comparison, samples.source.as_ref()),
+            counts,
+            seconds: job.seconds.clone(),
+            fit: report,
+            provenance,
+        };
+        self.publish(job, &outcome, made)
+    }
+
+    /// Open both models and everything they will be asked to hold, so that what cannot work fails in the first minute.
+    fn check_models(&self, job: &mut Job<'_>) -> Result<(), PipelineError> {
+        job.stage("open", Stage::Open, |talk, _| {
+            let rows = self.given.eval.iter().flatten();
+            let texts =
+                || self.given.seeds.iter().map(Seed::text).chain(rows.clone().flat_map(|row| [row.prompt.as_str(), &row.completion]));
+            let mut names = Vec::new();
+            let both = [(&self.plan.source, vec![self.plan.source_lora.clone()]), (&self.plan.target, Vec::new())];
+            for (i, (base, adapters)) in both.into_iter().enumerate() {
+                talk.tick(i, 2)?;
+                let mut session = Session::new(self.engine, base, &self.plan.open, adapters);
+                let (model, _) = session.get()?;
+                texts().try_for_each(|text| model.check_text(text))?;
+                names.push(format!("{} ({})", model.info().name, model.info().architecture));
+            }
+            Ok(Made::head((), names.join(" to ")))
+        })?;
+        Ok(())
+    }
+
+    /// The filter of this run, and the adapters the source model needs for it: the teacher first.
+    fn judge(&self, job: &Job<'_>) -> Result<(Judge, Vec<PathBuf>), PipelineError> {
+        let mut adapters = vec![self.plan.source_lora.clone()];
+        let kit = self.given.kit.as_ref();
+        let discriminator = kit.and_then(|kit| kit.discriminator().map(|bytes| (kit, bytes)));
+        let tokens_max = self.plan.limits.completion_tokens_max;
+        let judge = match (self.plan.filter, discriminator) {
+            (FilterChoice::Auto | FilterChoice::Kit, Some((kit, bytes))) => {
+                let name = blob_name("discriminator");
+                job.journal.replace(&name, bytes)?;
+                adapters.push(job.journal.path(&name));
+                Judge::Discriminator { adapter: AdapterId(1), question: kit.manifest().question.clone() }
+            }
+            (FilterChoice::None, _) => Judge::None,
+            _ => Judge::Contrast { teacher: AdapterId(0), tokens_max },
+        };
+        Ok((judge, adapters))
+    }
+
+    fn distill(
+        &self,
+        job: &mut Job<'_>,
+        target: &mut Session<'_>,
+        train: &[Labeled],
+        recipe: &Recipe,
+        provenance: &BTreeMap<String, String>,
+    ) -> Result<Product<FitReport, ()>, PipelineError> {
+        let context = job.context;
+        let metadata = metadata(provenance);
+        job.stage("distill", Stage::Distill, |_, journal| {
+            let (model, _) = target.get()?;
+            let trained = fitting(context, journal, &metadata, |run| distill(model, train, recipe, run))?;
+            let report = trained.report().clone();
+            let summary = format!("{} samples, {} steps, loss {:.4}", report.examples, report.steps, report.loss_last);
+            Ok(Made { head: report, rows: Vec::new(), blob: Some(trained.adapter().to_vec()), summary })
+        })
+    }
+
+    fn evaluate(&self, job: &mut Job<'_>, target: &mut Session<'_>, held_out: &[Labeled]) -> Result<Arms, PipelineError> {
+        let pair = |labeled: &Labeled| Pair { prompt: labeled.prompt().to_owned(), completion: labeled.completion().to_owned() };
+        let synthetic: Vec<Pair> = held_out.iter().map(pair).collect();
+        let made = job.stage("evaluate", Stage::Evaluate, |talk, journal| {
+            let (model, _) = target.get()?;
+            let adapter = With::Adapter(model.attach(&journal.path(&blob_name("distill")))?);
+            let tokens_max = self.plan.limits.completion_tokens_max;
+            let mut both = |rows: &[Pair]| -> Result<[Arm; 2], PipelineError> {
+                let bare = evaluate::arm(model, With::Base, rows, tokens_max, talk)?;
+                Ok([bare, evaluate::arm(model, adapter, rows, tokens_max, talk)?])
+            };
+            let arms = Arms { synthetic: both(&synthetic)?, eval: self.given.eval.as_deref().map(&mut both).transpose()? };
+            let [bare, adapted] = arms.gate();
+            let summary =
+                format!("bare target {:.1} %, transferred {:.1} % of {}", 100.0 * bare.exact(), 100.0 * adapted.exact(), bare.rows());
+            Ok(Made::head(arms, summary))
+        })?;
+        Ok(made.head)
+    }
+
+    fn publish(&self, job: &mut Job<'_>, outcome: &Outcome, report: TransferReport) -> Result<TransferReport, PipelineError> {
+        let scores = serde_json::to_string(&report.scores).unwrap_or_default();
+        let metadata = [("translora.verdict".to_owned(), report.verdict.name().to_owned()), ("translora.scores".to_owned(), scores)];
+        let (_, seconds) = once(job.context, Stage::Publish, |talk| {
+            talk.tick(0, 1)?;
+            let json = serde_json::to_string_pretty(&report).unwrap_or_default() + "\n";
+            let page = publish::page(&super::card::page(&report, &self.plan.target));
+            let refused = matches!(outcome, Outcome::Refused(_));
+            let page_path = if refused { &self.outputs.rejected_page } else { &self.outputs.page };
+            publish::write_new(&report.report, json.as_bytes())?;
+            publish::write_new(page_path, page.as_bytes())?;
+            // The adapter last: where it lies, everything lies.
+            match outcome {
+                Outcome::Passed(passed) => publish::adapter(passed, &metadata, &report.adapter)?,
+                Outcome::Refused(trained) => publish::unjudged(trained.adapter(), &metadata, &report.adapter)?,
+            }
+            Ok(((), report.adapter.display().to_string()))
+        })?;
+        let mut report = report;
+        report.seconds.insert(Stage::Publish.name().into(), seconds);
+        Ok(report)
+    }
+
+    /// What decides the bytes of the adapter, for its header and its report.
+    fn provenance(&self, recipe: &Recipe, filter: &str) -> BTreeMap<String, String> {
+        let mut all = BTreeMap::from([
+            ("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+            ("seed".to_owned(), self.plan.seed.to_string()),
+            ("filter".to_owned(), filter.to_owned()),
+            ("objective".to_owned(), "text".to_owned()),
+            ("recipe".to_owned(), serde_json::to_string(recipe).unwrap_or_default()),
+        ]);
+        all.extend(self.given.hashes.iter().map(|(name, hash)| (format!("{name}.sha256"), hash.to_string())));
+        all
+    }
+}
+
+/// Provenance as keys of a GGUF header.
+pub(super) fn metadata(provenance: &BTreeMap<String, String>) -> Vec<(String, String)> {
+    provenance.iter().map(|(name, value)| (format!("translora.{name}"), value.clone())).collect()
+}
+
+fn judge_name(plan: &TransferPlan, given: &Given) -> String {
+    let discriminator = given.kit.as_ref().is_some_and(|kit| kit.discriminator().is_some());
+    match (plan.filter, discriminator) {
+        (FilterChoice::None, _) => "none",
+        (FilterChoice::Auto | FilterChoice::Kit, true) => "kit",
+        _ => "contrast",
+    }
+    .into()
+}
+
+/// Samples to label so that `samples` are left to train on.
+fn samples_with_held_out(samples: usize) -> usize {
+    samples + samples.div_ceil(HELD_OUT_ONE_IN - 1)
+}
+
+/// Hold out a random tenth; the rest, at most `samples`, is trained on.
+fn split(mut labeled: Vec<Labeled>, samples: usize, seed: u64) -> (Vec<Labeled>, Vec<Labeled>) {
+    Rng::new(seed, "held out").shuffle(&mut labeled);
+    let mut held_out = labeled.split_off(labeled.len() - labeled.len().div_ceil(HELD_OUT_ONE_IN).min(labeled.len() / 2));
+    if labeled.len() > samples {
+        held_out.extend(labeled.split_off(samples));
+    }
+    (labeled, held_out)
+}

@@ -1,0 +1,229 @@
+//! Write every output, whole or not at all.
+//!
+//! A file appears under its name only when all of its bytes are on disk: temporary file in the same folder, fsync, link, fsync
+//! of the folder. Nothing that exists is overwritten; whether everything could be written is asked before any hour is spent.
+//! An adapter gets the name that was asked for only as a [`Passed`]; one that was refused is set aside under another.
+//!
+//! Refuses to know: stages and models. Called by the pipeline.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use translora_gguf::{Gguf, GgufError, Writer};
+
+use crate::engine::Fault;
+use crate::evaluate::Passed;
+
+mod page;
+
+pub use page::{Page, page};
+
+/// Where a run puts what it made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outputs {
+    pub adapter: PathBuf,
+    pub report: PathBuf,
+    pub page: PathBuf,
+    pub rejected: PathBuf,
+    pub rejected_report: PathBuf,
+    pub rejected_page: PathBuf,
+}
+
+impl Outputs {
+    /// `NAME.gguf`, `NAME.report.json`, `NAME.report.html`, and the same with `NAME.rejected`.
+    pub fn beside(out: &Path) -> Self {
+        let rejected = out.with_extension("rejected.gguf");
+        Self {
+            adapter: out.to_owned(),
+            report: out.with_extension("report.json"),
+            page: out.with_extension("report.html"),
+            rejected_report: out.with_extension("rejected.report.json"),
+            rejected_page: out.with_extension("rejected.report.html"),
+            rejected,
+        }
+    }
+
+    pub fn all(&self) -> [&Path; 6] {
+        [&self.adapter, &self.report, &self.page, &self.rejected, &self.rejected_report, &self.rejected_page]
+    }
+}
+
+/// Why an output was not written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublishError {
+    #[error("{path}: there is a file already, and nothing is overwritten")]
+    Exists { path: PathBuf },
+    #[error("{path}: cannot write here: {source}")]
+    Io { path: PathBuf, source: io::Error },
+    #[error("{path}: names no file")]
+    NoName { path: PathBuf },
+    #[error("the adapter's header could not be completed: {0}")]
+    Stamp(#[from] GgufError),
+}
+
+impl PublishError {
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Exists { .. } | Self::NoName { .. } => Fault::Input,
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => Fault::Input,
+            Self::Io { .. } => Fault::Machine,
+            Self::Stamp(_) => Fault::Bug,
+        }
+    }
+
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Exists { .. } => Some("choose another --out, or move the file away".into()),
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => Some("make the folder first".into()),
+            Self::Io { .. } => Some("choose a folder on a disk you may write to, with room".into()),
+            Self::NoName { .. } => Some("--out is the file to write, like new.gguf".into()),
+            Self::Stamp(_) => None,
+        }
+    }
+}
+
+/// Check that files can be made at `paths`: none is there, and their folder takes a new file.
+pub fn check_writable(paths: &[&Path]) -> Result<(), PublishError> {
+    for path in paths {
+        let temporary = temporary(path)?;
+        if path.symlink_metadata().is_ok() {
+            return Err(PublishError::Exists { path: path.to_path_buf() });
+        }
+        let io = |source| PublishError::Io { path: path.to_path_buf(), source };
+        drop(create(&temporary).map_err(io)?);
+        fs::remove_file(&temporary).map_err(io)?;
+    }
+    Ok(())
+}
+
+/// Write a new file. One that is there with the very same bytes counts as written.
+pub fn write_new(path: &Path, bytes: &[u8]) -> Result<(), PublishError> {
+    let temporary = temporary(path)?;
+    let io = |source| PublishError::Io { path: path.to_owned(), source };
+    let written = create(&temporary).and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
+    let linked = written.and_then(|()| link(&temporary, path));
+    let removed = fs::remove_file(&temporary);
+    match linked {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let same = fs::read(path).is_ok_and(|there| there == bytes);
+            return if same { Ok(()) } else { Err(PublishError::Exists { path: path.to_owned() }) };
+        }
+        linked => linked.map_err(io)?,
+    }
+    // After a rename there is nothing left to remove.
+    removed.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }).map_err(io)?;
+    sync_folder(path).map_err(io)
+}
+
+/// Publish an adapter that passed, with `metadata` completing its header.
+pub fn adapter(passed: &Passed, metadata: &[(String, String)], path: &Path) -> Result<(), PublishError> {
+    write_new(path, &stamp(passed.adapter(), metadata)?)
+}
+
+/// Keep an adapter that was refused, or was never to be judged, with `metadata` completing its header.
+pub fn unjudged(adapter: &[u8], metadata: &[(String, String)], path: &Path) -> Result<(), PublishError> {
+    write_new(path, &stamp(adapter, metadata)?)
+}
+
+/// The same GGUF with more keys.
+fn stamp(adapter: &[u8], metadata: &[(String, String)]) -> Result<Vec<u8>, PublishError> {
+    let gguf = Gguf::parse(adapter)?;
+    let mut writer = Writer::new();
+    for (key, value) in gguf.metadata() {
+        writer.set(key, value.clone());
+    }
+    for (key, value) in metadata {
+        writer.set(key.as_str(), value.as_str());
+    }
+    for tensor in gguf.tensors() {
+        writer.tensor(tensor.name.as_str(), tensor.kind, &tensor.shape, gguf.data(tensor));
+    }
+    Ok(writer.to_bytes()?)
+}
+
+/// A hidden name in the same folder, so that linking stays on one disk.
+fn temporary(path: &Path) -> Result<PathBuf, PublishError> {
+    let name = path.file_name().ok_or_else(|| PublishError::NoName { path: path.to_owned() })?;
+    Ok(path.with_file_name(format!(".{}.part", name.to_string_lossy())))
+}
+
+/// Create a temporary file anew; what an interrupted run left there is nobody's.
+fn create(temporary: &Path) -> io::Result<File> {
+    match fs::remove_file(temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    OpenOptions::new().write(true).create_new(true).open(temporary)
+}
+
+/// Give a whole file its name, failing if the name is taken. Where the disk knows no hard links, look first and rename.
+fn link(temporary: &Path, path: &Path) -> io::Result<()> {
+    match fs::hard_link(temporary, path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists || path.symlink_metadata().is_ok() => {
+            Err(io::Error::new(io::ErrorKind::AlreadyExists, error))
+        }
+        Err(_) => fs::rename(temporary, path),
+        Ok(()) => Ok(()),
+    }
+}
+
+fn sync_folder(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // Only Unix can open a folder to sync it.
+    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(name: &str) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("translora-publish-{name}-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        folder
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_file_is_written_once() {
+        let folder = folder("once");
+        let path = folder.join("a.gguf");
+        check_writable(&[&path]).unwrap();
+        fs::write(folder.join(".a.gguf.part"), "left over").unwrap();
+        write_new(&path, b"one").unwrap();
+        write_new(&path, b"one").unwrap();
+        let error = write_new(&path, b"two").unwrap_err();
+        assert!(matches!(error, PublishError::Exists { .. }) && error.hint().is_some());
+        assert!(check_writable(&[&path]).is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"one");
+        assert_eq!(names(&folder), ["a.gguf"]);
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn where_nothing_can_be_written_is_said_at_once() {
+        let missing = std::env::temp_dir().join("translora-no-such-folder/a.gguf");
+        let error = check_writable(&[&missing]).unwrap_err();
+        assert!(error.hint().is_some() && error.fault() == Fault::Input);
+        assert!(matches!(check_writable(&[Path::new("..")]), Err(PublishError::NoName { .. })));
+    }
+
+    #[test]
+    fn a_stamp_adds_keys_and_keeps_the_rest() {
+        let mut writer = Writer::new();
+        writer.set("general.type", "adapter").tensor_f32("t", &[3], &[1.0, 2.0, 3.0]);
+        let before = writer.to_bytes().unwrap();
+        let after = stamp(&before, &[("translora.verdict".into(), "accept".into())]).unwrap();
+        let (before, after) = (Gguf::parse(&before).unwrap(), Gguf::parse(&after).unwrap());
+        assert_eq!(after.get("translora.verdict").unwrap().as_str(), Some("accept"));
+        assert_eq!(after.get("general.type"), before.get("general.type"));
+        assert_eq!(after.data(&after.tensors()[0]), before.data(&before.tensors()[0]));
+    }
+}

@@ -1,0 +1,37 @@
+use serde::{Deserialize, Serialize};
+
+/// Every bound of a run, in one place. What exceeds one is refused by name, never cut in silence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// One line of a JSONL file.
+    pub line_bytes_max: usize,
+    /// Lines of a JSONL file.
+    pub rows_max: usize,
+    /// A kit file.
+    pub kit_bytes_max: u64,
+    /// Tokens of one generated input.
+    pub input_tokens_max: usize,
+    /// Tokens of one answer.
+    pub completion_tokens_max: usize,
+    /// Candidates drawn for each sample asked for, before a run gives up.
+    pub candidates_per_sample_max: usize,
+    /// Sequences decoded side by side.
+    pub sequences_max: usize,
+    /// Events waiting for a reader; progress beyond it is dropped, results never.
+    pub events_queued_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            line_bytes_max: 64 << 10,
+            rows_max: 1_000_000,
+            kit_bytes_max: 4 << 30,
+            input_tokens_max: 128,
+            completion_tokens_max: 96,
+            candidates_per_sample_max: 24,
+            sequences_max: 32,
+            events_queued_max: 1024,
+        }
+    }
+}

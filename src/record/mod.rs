@@ -1,0 +1,19 @@
+//! The words every room shares: ids, hashes, text pairs, limits, randomness, time, cancellation.
+//!
+//! Knows no model and performs no I/O. Any room may use it; it uses none.
+
+mod cancel;
+mod clock;
+mod hash;
+mod limits;
+mod pair;
+mod question;
+mod rng;
+
+pub use cancel::{Cancel, Cancelled};
+pub use clock::{Clock, SystemClock, TestClock};
+pub use hash::ContentHash;
+pub use limits::Limits;
+pub use pair::Pair;
+pub use question::Question;
+pub use rng::Rng;

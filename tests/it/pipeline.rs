@@ -1,0 +1,315 @@
+//! The whole pipeline on the toy engine: from rows to a judged adapter, stopped anywhere, fed anything.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use translora::engine::OpenOptions;
+use translora::engine::toy::Toy;
+use translora::pipeline::{
+    self, Context, EvalPlan, Event, Events, FilterChoice, Inputs, Inspection, KitPlan, PipelineError, RecipePlan, Stage, TrainPlan,
+    TransferPlan, TransferReport, Verdict,
+};
+use translora::record::{Cancel, Limits, Pair, TestClock};
+
+use crate::world::{World, write_rows};
+
+fn recipe(epochs: f32) -> RecipePlan {
+    RecipePlan { rank: 8, epochs, learning_rate: 4e-3, ..RecipePlan::default() }
+}
+
+/// Run something that nobody stops.
+pub fn quietly<T>(work: impl FnOnce(&Context<'_>) -> T) -> T {
+    work(&Context { cancel: Cancel::default(), events: Events::none(), clock: &TestClock::default() })
+}
+
+fn train_plan(world: &World, model: &Path, data: &Path, out: &str) -> TrainPlan {
+    TrainPlan {
+        model: model.into(),
+        data: data.into(),
+        out: world.path(out),
+        recipe: recipe(4.0),
+        open: OpenOptions::default(),
+        limits: Limits::default(),
+        seed: 1,
+        resume: false,
+    }
+}
+
+pub fn train(world: &World, model: &Path, data: &Path, out: &str) -> PathBuf {
+    quietly(|context| pipeline::train(&Toy, &train_plan(world, model, data, out), context)).expect("training works").adapter
+}
+
+pub fn kit_plan(world: &World, lora: &Path) -> KitPlan {
+    KitPlan {
+        model: world.source.clone(),
+        lora: lora.into(),
+        data: world.train.clone(),
+        out: world.path("ticket.kit"),
+        seeds: 5,
+        recipe: recipe(2.0),
+        open: OpenOptions::default(),
+        limits: Limits::default(),
+        seed: 1,
+        resume: false,
+    }
+}
+
+pub fn kit(world: &World, lora: &Path) -> PathBuf {
+    quietly(|context| pipeline::kit(&Toy, &kit_plan(world, lora), context)).expect("a kit can be made").kit
+}
+
+pub fn plan(world: &World, lora: &Path, inputs: Inputs, out: &str) -> TransferPlan {
+    TransferPlan {
+        source: world.source.clone(),
+        source_lora: lora.into(),
+        target: world.target.clone(),
+        inputs,
+        out: world.path(out),
+        samples: 120,
+        filter: FilterChoice::Auto,
+        temperature: 1.0,
+        eval: Some(world.eval.clone()),
+        recipe: recipe(4.0),
+        open: OpenOptions::default(),
+        limits: Limits::default(),
+        seed: 1,
+        resume: false,
+    }
+}
+
+pub fn transfer(plan: &TransferPlan) -> Result<TransferReport, PipelineError> {
+    quietly(|context| pipeline::transfer(&Toy, plan, context))
+}
+
+fn eval(world: &World, model: &Path, lora: Option<&Path>) -> f64 {
+    let plan = EvalPlan {
+        model: model.into(),
+        lora: lora.map(Path::to_owned),
+        data: world.eval.clone(),
+        open: OpenOptions::default(),
+        limits: Limits::default(),
+    };
+    quietly(|context| pipeline::eval(&Toy, &plan, context)).expect("evaluation works").exact
+}
+
+#[test]
+fn an_adapter_moves_with_a_kit_and_with_seeds_alone() {
+    let world = World::new();
+    let lora = train(&world, &world.source, &world.train, "old.gguf");
+    assert!(eval(&world, &world.source, Some(&lora)) > 0.9);
+    assert_eq!(eval(&world, &world.target, None), 0.0);
+    let kit = kit(&world, &lora);
+    let seeds = Inputs::Seeds(world.seeds.clone());
+    for (name, inputs, filter) in [
+        ("kit.gguf", Inputs::Kit(kit.clone()), FilterChoice::Auto),
+        ("contrast.gguf", seeds.clone(), FilterChoice::Auto),
+        ("kit-contrast.gguf", Inputs::Kit(kit), FilterChoice::Contrast),
+        ("none.gguf", seeds, FilterChoice::None),
+    ] {
+        let report = transfer(&TransferPlan { filter, ..plan(&world, &lora, inputs, name) }).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(report.verdict, Verdict::Accept, "{name}: {:?}", report.scores);
+        assert_eq!((report.counts["trained"], report.counts["held_out"]), (120, 14), "{name}: {:?}", report.counts);
+        assert!(report.scores.target == 0.0 && report.scores.source_lora > 0.9, "{name}: {:?}", report.scores);
+        assert_eq!(eval(&world, &world.target, Some(&report.adapter)), report.scores.transferred, "{name}");
+        if filter != FilterChoice::None {
+            assert!(report.scores.transferred > 0.8, "{name}: {:?}", report.scores);
+        }
+        assert!(report.report.is_file() && report.adapter == world.path(name) && !world.path(&format!("{name}.journal")).exists());
+    }
+    assert!(!world.names().iter().any(|name| name.ends_with(".part")), "{:?}", world.names());
+}
+
+#[test]
+fn without_eval_rows_the_gate_is_the_teacher_on_held_out_inputs() {
+    let world = World::new();
+    let lora = train(&world, &world.source, &world.train, "old.gguf");
+    let inputs = Inputs::Seeds(world.seeds.clone());
+    let report = transfer(&TransferPlan { eval: None, ..plan(&world, &lora, inputs, "new.gguf") }).unwrap();
+    assert_eq!((report.scores.gate.as_str(), report.scores.rows, report.verdict), ("synthetic", 14, Verdict::Accept));
+    assert_eq!(report.scores.source_lora, 1.0);
+}
+
+#[test]
+fn a_teacher_with_broken_labels_is_refused_and_its_pupil_set_aside() {
+    let world = World::new();
+    let rows = translora::engine::toy::world::rows(300, 11);
+    let wrong = |row: &Pair| Pair { completion: "[NOTHING]".into(), ..row.clone() };
+    let broken = world.path("broken.jsonl");
+    write_rows(&broken, &rows.iter().map(wrong).collect::<Vec<_>>());
+    let lora = train(&world, &world.source, &broken, "old.gguf");
+    let report = transfer(&plan(&world, &lora, Inputs::Seeds(world.seeds.clone()), "new.gguf")).unwrap();
+    assert_eq!(report.verdict, Verdict::Reject, "{:?}", report.scores);
+    assert_eq!(report.adapter, world.path("new.rejected.gguf"));
+    assert!(report.adapter.is_file() && world.path("new.rejected.report.json").is_file());
+    assert!(!world.path("new.gguf").exists() && !world.path("new.report.json").exists());
+}
+
+/// Everything a finished run leaves under a stem, except for the paths inside reports.
+fn left(world: &World, stem: &str) -> Vec<(String, Vec<u8>)> {
+    let names = world.names().into_iter().filter(|name| name.starts_with(stem));
+    names.map(|name| (name.replace(stem, ""), read_neutral(&world.path(&name), &[stem]))).collect()
+}
+
+fn read_neutral(path: &Path, stems: &[&str]) -> Vec<u8> {
+    let bytes = fs::read(path).unwrap();
+    match String::from_utf8(bytes) {
+        Ok(text) => stems.iter().fold(text, |text, stem| text.replace(stem, "STEM")).into_bytes(),
+        Err(error) => error.into_bytes(),
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes_and_another_does_not() {
+    let world = World::new();
+    let lora = train(&world, &world.source, &world.train, "old.gguf");
+    let inputs = || Inputs::Seeds(world.seeds.clone());
+    for (name, seed) in [("one.gguf", 1), ("two.gguf", 1), ("six.gguf", 6)] {
+        transfer(&TransferPlan { seed, ..plan(&world, &lora, inputs(), name) }).unwrap();
+    }
+    assert_eq!(left(&world, "one"), left(&world, "two"));
+    assert_ne!(fs::read(world.path("one.gguf")).unwrap(), fs::read(world.path("six.gguf")).unwrap());
+}
+
+/// A clock that asks a run to stop when it is read for the n-th time: a run reads it at both ends of every stage.
+struct StoppingClock {
+    cancel: Cancel,
+    reads_left: AtomicUsize,
+}
+
+impl translora::record::Clock for StoppingClock {
+    fn elapsed(&self) -> std::time::Duration {
+        if self.reads_left.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.cancel.cancel();
+        }
+        std::time::Duration::ZERO
+    }
+
+    fn unix_seconds(&self) -> u64 {
+        0
+    }
+}
+
+/// Run `work` so that it is asked to stop as its `nth` stage begins.
+pub fn stopping<T>(nth: usize, work: impl FnOnce(&Context<'_>) -> T) -> T {
+    let cancel = Cancel::default();
+    let clock = StoppingClock { cancel: cancel.clone(), reads_left: AtomicUsize::new(2 * nth + 1) };
+    work(&Context { cancel, events: Events::none(), clock: &clock })
+}
+
+/// What a command says, from its first event to its last.
+fn events_of<T>(work: impl FnOnce(&Context<'_>) -> T) -> Vec<Event> {
+    let (events, receiver) = Events::channel(1 << 20);
+    work(&Context { cancel: Cancel::default(), events, clock: &TestClock::default() });
+    receiver.iter().collect()
+}
+
+/// The stages a command starts, in order.
+fn stages_of<T>(work: impl FnOnce(&Context<'_>) -> T) -> Vec<Stage> {
+    let started = |event| if let Event::StageStarted { stage } = event { Some(stage) } else { None };
+    events_of(work).into_iter().filter_map(started).collect()
+}
+
+#[test]
+fn a_transfer_stopped_in_any_stage_and_resumed_is_the_straight_run() {
+    let world = World::new();
+    let lora = train(&world, &world.source, &world.train, "old.gguf");
+    let kit = kit(&world, &lora);
+    for filter in [FilterChoice::Kit, FilterChoice::Contrast] {
+        let of = |name: &str| TransferPlan { filter, ..plan(&world, &lora, Inputs::Kit(kit.clone()), &format!("{name}.gguf")) };
+        let name = format!("straight-{filter:?}");
+        let stages = stages_of(|context| pipeline::transfer(&Toy, &of(&name), context).unwrap());
+        assert!(stages.contains(&Stage::Distill) && stages.last() == Some(&Stage::Publish), "{stages:?}");
+        let straight = left(&world, &name);
+        // The first stage reads inputs; before it ends there is nothing to keep.
+        for (nth, stage) in stages.iter().enumerate().skip(1) {
+            let name = format!("{nth}-{stage:?}-{filter:?}");
+            let plan = of(&name);
+            let error = stopping(nth, |context| pipeline::transfer(&Toy, &plan, context)).expect_err(&name);
+            assert!(matches!(error, PipelineError::Cancelled) && error.hint().unwrap().contains("--resume"), "{name}: {error}");
+            assert!(world.path(&format!("{name}.gguf.journal")).is_dir(), "{name}: the journal is kept");
+            assert!(!world.path(&format!("{name}.gguf")).exists(), "{name}");
+            let again = transfer(&plan).unwrap_err();
+            assert!(again.to_string().contains("unfinished run") && again.hint().unwrap().contains("--resume"), "{again}");
+            transfer(&TransferPlan { resume: true, ..plan }).unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert!(left(&world, &name) == straight, "{name} is not the straight run");
+        }
+    }
+}
+
+#[test]
+fn kits_resume_too() {
+    let world = World::new();
+    let lora = train(&world, &world.source, &world.train, "old.gguf");
+    let kit_plan = |name: &str| KitPlan { out: world.path(&format!("{name}/ticket.kit")), ..kit_plan(&world, &lora) };
+    fs::create_dir(world.path("straight")).unwrap();
+    let stages = stages_of(|context| pipeline::kit(&Toy, &kit_plan("straight"), context).unwrap());
+    let straight = fs::read(world.path("straight/ticket.kit")).unwrap();
+    for nth in 1..stages.len() {
+        let name = format!("kit-{nth}");
+        fs::create_dir(world.path(&name)).unwrap();
+        let error = stopping(nth, |context| pipeline::kit(&Toy, &kit_plan(&name), context)).unwrap_err();
+        assert!(matches!(error, PipelineError::Cancelled), "{name}: {error}");
+        let plan = KitPlan { resume: true, ..kit_plan(&name) };
+        let report = quietly(|context| pipeline::kit(&Toy, &plan, context)).unwrap();
+        assert!(report.accuracy.unwrap() > 0.8 && report.positives == 300, "{report:?}");
+        assert!(fs::read(plan.out).unwrap() == straight, "{name} is not the straight run");
+    }
+}
+
+/// Run `work` so that it is asked to stop once ten steps of training are done.
+fn stopping_in_training<T: Send>(work: impl FnOnce(&Context<'_>) -> T + Send) -> T {
+    let (events, receiver) = Events::channel(usize::MAX);
+    let cancel = Cancel::default();
+    let clock = TestClock::default();
+    let context = Context { cancel: cancel.clone(), events, clock: &clock };
+    std::thread::scope(|scope| {
+        let worker = scope.spawn(move || work(&context));
+        for event in receiver {
+            if matches!(event, Event::Progress { stage: Stage::Distill, done: 10.., .. }) {
+                cancel.cancel();
+            }
+        }
+        worker.join().expect("the worker lives")
+    })
+}
+
+#[test]
+fn training_stopped_between_two_steps_goes_on_from_there() {
+    let world = World::new();
+    let plan = |name: &str| TrainPlan { recipe: recipe(40.0), ..train_plan(&world, &world.source, &world.train, name) };
+    quietly(|context| pipeline::train(&Toy, &plan("straight.gguf"), context)).unwrap();
+    let stopped = stopping_in_training(|context| pipeline::train(&Toy, &plan("halted.gguf"), context));
+    assert!(matches!(stopped, Err(PipelineError::Cancelled)));
+    let checkpoint = fs::read(world.path("halted.gguf.journal/checkpoint.bin")).unwrap();
+    assert!(String::from_utf8_lossy(&checkpoint[..40]).contains("\"steps\":"));
+    quietly(|context| pipeline::train(&Toy, &TrainPlan { resume: true, ..plan("halted.gguf") }, context)).unwrap();
+    assert!(left(&world, "halted") == left(&world, "straight"));
+}
+
+#[test]
+fn the_adapter_says_where_it_comes_from() {
+    let world = World::new();
+    let lora = train(&world, &world.source, &world.train, "old.gguf");
+    let report = transfer(&plan(&world, &lora, Inputs::Seeds(world.seeds.clone()), "new.gguf")).unwrap();
+    let Inspection::Adapter(card) = pipeline::inspect(&report.adapter).unwrap() else { panic!("an adapter is an adapter") };
+    assert_eq!((card.architecture.as_str(), card.rank, card.alpha, card.matrices), ("toy", Some(8), Some(32.0), 1));
+    let has = |key: &str| card.translora.get(&format!("translora.{key}")).unwrap_or_else(|| panic!("{key} is missing")).as_str();
+    assert_eq!((has("verdict"), has("seed"), has("filter"), has("source_lora.sha256").len()), ("accept", "1", "contrast", 64));
+    assert!(has("scores").contains("transferred") && has("recipe").contains("learning_rate"));
+    let told: TransferReport = serde_json::from_slice(&fs::read(&report.report).unwrap()).unwrap();
+    assert_eq!((told.verdict, &told.scores), (Verdict::Accept, &report.scores));
+}
+
+#[test]
+fn the_plan_comes_first_and_every_stage_ends() {
+    let world = World::new();
+    let lora = train(&world, &world.source, &world.train, "old.gguf");
+    let plan = plan(&world, &lora, Inputs::Seeds(world.seeds.clone()), "new.gguf");
+    let all = events_of(|context| pipeline::transfer(&Toy, &plan, context).unwrap());
+    assert!(matches!(&all[0], Event::Plan { command, plan } if command == "transfer" && plan["seed"] == 1), "{:?}", all[0]);
+    let count = |of: fn(&Event) -> bool| all.iter().filter(|event| of(event)).count();
+    let started = count(|event| matches!(event, Event::StageStarted { .. }));
+    assert_eq!(started, count(|event| matches!(event, Event::StageDone { .. })));
+    assert_eq!(count(|event| matches!(event, Event::Progress { stage: Stage::Distill, note, .. } if note.contains("loss"))), 60);
+}

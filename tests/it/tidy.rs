@@ -1,0 +1,102 @@
+//! Size and cleanliness, counted. A number here may go down and never up.
+
+use crate::source::{code, files, functions, tokens};
+
+const FILE_LINES_MAX: usize = 700;
+const FUNCTION_LINES_MAX: usize = 70;
+/// Files and functions above those bounds that exist today.
+const LONG_FILES: usize = 0;
+const LONG_FUNCTIONS: usize = 0;
+
+fn long_files(file: &str, source: &str) -> Vec<String> {
+    let lines = source.lines().count();
+    if lines > FILE_LINES_MAX { vec![format!("{file}: {lines} lines")] } else { Vec::new() }
+}
+
+fn long_functions(file: &str, source: &str) -> Vec<String> {
+    let long = functions(&code(source)).into_iter().filter(|(_, _, lines)| *lines > FUNCTION_LINES_MAX);
+    long.map(|(name, line, lines)| format!("{file}:{line}: fn {name} has {lines} lines")).collect()
+}
+
+/// What must not stand in any text of the repository. The words are put together here so that this file passes itself.
+fn dirt(file: &str, source: &str) -> Vec<String> {
+    let words = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X")];
+    let places = [concat!("/wo", "rk/"), concat!("/ro", "ot/"), concat!("/ho", "me/")];
+    let mut found = Vec::new();
+    for (number, line) in source.lines().enumerate() {
+        let mut say = |what: &str| found.push(format!("{file}:{}: {what}", number + 1));
+        if line.ends_with([' ', '\t']) {
+            say("white space at the end");
+        }
+        if file.ends_with(".rs") && line.contains('\t') {
+            say("a tab");
+        }
+        if tokens(line).iter().any(|token| words.contains(&token.as_str())) {
+            say("unfinished business");
+        }
+        if places.iter().any(|place| starts_a_path(line, place)) {
+            say("a path of somebody's machine");
+        }
+    }
+    let macros = tokens(&code(source));
+    let unfinished = |pair: &[String]| matches!(pair[0].as_str(), "todo" | "unimplemented") && pair[1] == "!";
+    if file.ends_with(".rs") && macros.windows(2).any(unfinished) {
+        found.push(format!("{file}: a macro that stands for missing code"));
+    }
+    if !source.is_empty() && !source.ends_with('\n') {
+        found.push(format!("{file}: no line end at the end"));
+    }
+    found
+}
+
+fn starts_a_path(line: &str, place: &str) -> bool {
+    let inside_a_path = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | '}' | '/');
+    line.match_indices(place).any(|(at, _)| !line[..at].ends_with(inside_a_path))
+}
+
+fn rust() -> Vec<(String, String)> {
+    ["src", "ffi", "quantized", "examples", "tests"].iter().flat_map(|folder| files(folder, &["rs"])).collect()
+}
+
+fn ratchet(found: &[String], most: usize) {
+    assert!(found.len() <= most, "{} where {most} are allowed:\n{}", found.len(), found.join("\n"));
+    assert_eq!(found.len(), most, "fewer than before: lower the number, so that it stays so");
+}
+
+#[test]
+fn files_are_short() {
+    ratchet(&rust().iter().flat_map(|(file, source)| long_files(file, source)).collect::<Vec<_>>(), LONG_FILES);
+}
+
+#[test]
+fn functions_are_short() {
+    ratchet(&rust().iter().flat_map(|(file, source)| long_functions(file, source)).collect::<Vec<_>>(), LONG_FUNCTIONS);
+}
+
+#[test]
+fn texts_are_clean() {
+    let texts = files("", &["rs", "toml", "md", "h", "c", "cpp", "py", "yml", ""]);
+    let found: Vec<String> = texts.iter().flat_map(|(file, source)| dirt(file, source)).collect();
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+#[test]
+fn each_check_can_fail() {
+    let bad = [
+        ("a.rs", "x \n"),
+        ("a.rs", "\tx\n"),
+        ("a.md", concat!("TO", "DO: later\n")),
+        ("a.rs", concat!("// see /ho", "me/me/x\n")),
+        ("a.toml", concat!("path = \"/wo", "rk/x\"\n")),
+        ("a.rs", concat!("fn f() { to", "do!() }\n")),
+        ("a.rs", "x"),
+    ];
+    for (file, text) in bad {
+        assert_eq!(dirt(file, text).len(), 1, "{text:?}");
+    }
+    let clean = concat!("// a to", "do list in target/wo", "rk/x and $HOME/wo", "rk/y\n");
+    assert_eq!(dirt("a.rs", clean), Vec::<String>::new());
+    assert_eq!(long_files("a.rs", &"x\n".repeat(701)).len(), 1);
+    assert_eq!(long_functions("a.rs", &format!("fn f() {{\n{}}}\n", "x();\n".repeat(69))).len(), 1);
+    assert_eq!(long_functions("a.rs", &format!("fn f() {{\n{}}}\n", "x();\n".repeat(68))).len(), 0);
+}

@@ -1,0 +1,249 @@
+//! Who may know whom. Reads the source and `cargo metadata`, and fails on any edge that the plan of the house does not have.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::source::{code, files, paths, root, tokens};
+
+/// Room → what it may import from other rooms: a whole room, or one noun of it.
+const ROOMS: &[(&str, &[&str])] = &[
+    ("record", &[]),
+    ("engine", &["record"]),
+    ("kit", &["record", "engine"]),
+    ("generate", &["record", "engine", "kit::Seed"]),
+    ("filter", &["record", "engine", "generate::Candidate"]),
+    ("label", &["record", "engine", "filter::Kept"]),
+    ("distill", &["record", "engine", "label::Labeled"]),
+    ("evaluate", &["record", "engine", "distill::Trained"]),
+    ("publish", &["record", "engine", "evaluate::Passed"]),
+    ("pipeline", &["record", "engine", "kit", "generate", "filter", "label", "distill", "evaluate", "publish"]),
+    ("plugin", &["record", "engine", "pipeline"]),
+    ("bin", &["record", "engine", "pipeline"]),
+];
+
+/// Crate → the places (by the start of the path) that may name it. A dependency that is not here is refused.
+const CRATES: &[(&str, &[&str])] = &[
+    ("serde", &["src/"]),
+    ("serde_json", &["src/"]),
+    ("thiserror", &["src/"]),
+    ("sha2", &["src/record/"]),
+    ("rand_chacha", &["src/record/"]),
+    ("crossbeam_channel", &["src/pipeline/", "src/bin/"]),
+    ("clap", &["src/bin/"]),
+    ("ctrlc", &["src/bin/"]),
+    ("indicatif", &["src/bin/"]),
+    ("num_cpus", &["src/engine/ggml"]),
+    ("translora_abi", &["src/plugin.rs", "src/lib.rs"]),
+    ("translora_gguf", &["src/kit/", "src/publish/", "src/pipeline/", "src/engine/"]),
+    ("translora_llama", &["src/engine/ggml"]),
+    ("translora_quantized", &["src/engine/ggml"]),
+];
+
+/// Where `std::fs` may be named: who reads inputs, who writes outputs, who keeps the journal, who opens models, and the program.
+const FILES: &[&str] = &["src/kit/", "src/publish/", "src/pipeline/journal", "src/engine/", "src/bin/"];
+
+/// Workspace member → members it may depend on (development and build dependencies too).
+const MEMBERS: &[(&str, &[&str])] = &[
+    ("translora", &["translora-abi", "translora-gguf", "translora-llama", "translora-quantized"]),
+    ("translora-abi", &[]),
+    ("translora-gguf", &[]),
+    ("translora-llama", &["translora-gguf"]),
+    ("translora-quantized", &["translora-gguf", "translora-llama"]),
+];
+
+/// The room that a file of `src/` lies in; none for `lib.rs`, the map.
+fn room(file: &str) -> Option<&str> {
+    let inside = file.strip_prefix("src/")?;
+    let name = inside.split('/').next()?.trim_end_matches(".rs");
+    (name != "lib").then_some(name)
+}
+
+fn starts(file: &str, places: &[&str]) -> bool {
+    places.iter().any(|place| file.starts_with(place))
+}
+
+/// Every broken rule of one file of `src/`.
+fn broken(file: &str, source: &str) -> Vec<String> {
+    let code = code(source);
+    let mut found = Vec::new();
+    for path in paths(&code) {
+        let first = path[0].as_str();
+        let edge = match first {
+            "crate" | "super" if !file.starts_with("src/bin/") => &path[1..],
+            "translora" => &path[1..],
+            _ => &[],
+        };
+        if path.len() > 1 && path[0] == "super" && path[1] == "super" {
+            found.push(format!("{file}: super::super: name another room by `crate::`"));
+        }
+        if edge.first().is_some_and(|to| to == "*" || to == "self") && first != "super" {
+            found.push(format!("{file}: the house is imported room by room, not as {}", path.join("::")));
+        }
+        if let (Some(room), Some(to)) = (room(file), edge.first())
+            && ROOMS.iter().any(|(name, _)| name == to)
+            && room != to
+            && !allowed(room, edge)
+        {
+            found.push(format!("{file}: {room} may not import {}", edge.join("::")));
+        }
+        if let Some((_, places)) = CRATES.iter().find(|(name, _)| *name == first)
+            && !starts(file, places)
+        {
+            found.push(format!("{file}: may not name the crate {first}"));
+        }
+        if first == "std" && path[1] == "fs" && !starts(file, FILES) {
+            found.push(format!("{file}: may not touch files (std::fs)"));
+        }
+        if first == "std" && path[1] == "time" && path.iter().any(|s| s == "Instant" || s == "SystemTime") && room(file) != Some("record") {
+            found.push(format!("{file}: may not read a clock ({})", path.join("::")));
+        }
+    }
+    found.extend(printing(file, &code));
+    found
+}
+
+fn allowed(room: &str, edge: &[String]) -> bool {
+    let (_, may) = ROOMS.iter().find(|(name, _)| *name == room).unwrap_or_else(|| panic!("{room} is not a room in the table above"));
+    let noun = edge.iter().take(2).map(String::as_str).collect::<Vec<_>>().join("::");
+    may.iter().any(|m| *m == edge[0] || *m == noun)
+}
+
+/// Macros that write to the terminal; only the program may, and it has one file for that.
+fn printing(file: &str, code: &str) -> Vec<String> {
+    let tokens = tokens(code);
+    let prints = |pair: &&[String]| matches!(pair[0].as_str(), "println" | "eprintln" | "print" | "eprint" | "dbg") && pair[1] == "!";
+    let said = tokens.windows(2).filter(prints);
+    if file.starts_with("src/bin/") {
+        return Vec::new();
+    }
+    said.map(|pair| format!("{file}: may not print ({}!)", pair[0])).collect()
+}
+
+/// Rules that hold in every crate.
+fn broken_everywhere(file: &str, source: &str) -> Vec<String> {
+    let tokens = tokens(&code(source));
+    let mut found = Vec::new();
+    if !file.starts_with("ffi/") && tokens.iter().any(|t| t == "unsafe") {
+        found.push(format!("{file}: unsafe code lives under ffi/"));
+    }
+    if tokens.iter().any(|t| t == concat!("thread", "_rng")) {
+        found.push(format!("{file}: randomness comes from the run's seed"));
+    }
+    found
+}
+
+#[test]
+fn rooms_import_what_the_plan_says() {
+    let found: Vec<String> = files("src", &["rs"]).iter().flat_map(|(file, source)| broken(file, source)).collect();
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+#[test]
+fn every_room_is_in_the_table() {
+    for (file, _) in files("src", &["rs"]) {
+        let known = room(&file).is_none_or(|name| ROOMS.iter().any(|(known, _)| *known == name));
+        assert!(known, "{file}: say in ROOMS what this room may import");
+    }
+}
+
+#[test]
+fn unsafe_code_lives_under_ffi() {
+    let crates = ["src", "ffi", "quantized", "examples", "tests"];
+    let all = crates.iter().flat_map(|folder| files(folder, &["rs"]));
+    let found: Vec<String> = all.flat_map(|(file, source)| broken_everywhere(&file, &source)).collect();
+    assert!(found.is_empty(), "{}", found.join("\n"));
+    for file in ["src/lib.rs", "src/bin/translora/main.rs", "quantized/src/lib.rs", "quantized/gguf/src/lib.rs"] {
+        let source = std::fs::read_to_string(root().join(file)).expect(file);
+        assert!(code(&source).contains("#![forbid(unsafe_code)]"), "{file} must say #![forbid(unsafe_code)]");
+    }
+}
+
+#[test]
+fn crates_depend_on_what_the_plan_says() {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    let output = command.args(["metadata", "--no-deps", "--offline", "--format-version", "1"]).current_dir(root()).output();
+    let output = output.expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let found = broken_members(&serde_json::from_slice(&output.stdout).expect("cargo metadata is JSON"));
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+fn broken_members(metadata: &serde_json::Value) -> Vec<String> {
+    let list = |value: &serde_json::Value| value.as_array().cloned().unwrap_or_default();
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    let mut found = Vec::new();
+    for package in list(&metadata["packages"]) {
+        let name = text(&package["name"]);
+        let Some((_, may)) = MEMBERS.iter().find(|(member, _)| *member == name) else {
+            found.push(format!("{name}: say in MEMBERS what this crate may depend on"));
+            continue;
+        };
+        for dependency in list(&package["dependencies"]) {
+            let to = text(&dependency["name"]);
+            if to.starts_with("translora") && !may.contains(&to.as_str()) {
+                found.push(format!("{name} may not depend on {to}"));
+            }
+            if to.starts_with("llama-cpp") && name != "translora-llama" {
+                found.push(format!("{name} may not depend on {to}: llama.cpp is behind translora-llama"));
+            }
+            if name == "translora" && dependency["kind"].is_null() && !CRATES.iter().any(|(known, _)| *known == to.replace('-', "_")) {
+                found.push(format!("{name}: say in CRATES who may name {to}"));
+            }
+        }
+        let in_ffi = Path::new(&text(&package["manifest_path"])).strip_prefix(root()).is_ok_and(|path| path.starts_with("ffi"));
+        let builds = list(&package["targets"]).iter().any(|target| list(&target["kind"]).iter().any(|kind| kind == "custom-build"));
+        if builds && !in_ffi {
+            found.push(format!("{name} may not have a build script: only crates under ffi/ meet C"));
+        }
+    }
+    found
+}
+
+#[test]
+fn each_rule_can_fail() {
+    let bad = [
+        ("src/record/x.rs", "use crate::engine::Model;"),
+        ("src/generate/mod.rs", "use crate::kit::{Seed, open};"),
+        ("src/generate/mod.rs", "fn f(x: crate::filter::Kept) {}"),
+        ("src/label/mod.rs", "use crate::generate::Candidate;"),
+        ("src/kit/mod.rs", "use super::pipeline::Plan;"),
+        ("src/kit/mod.rs", "use super::super::publish;"),
+        ("src/publish/mod.rs", "use crate::evaluate::{self};"),
+        ("src/publish/mod.rs", "use crate::*;"),
+        ("src/publish/mod.rs", "use crate::{self as house};"),
+        ("src/bin/translora/main.rs", "use translora::kit::Seed;"),
+        ("src/plugin.rs", "use crate::kit::Seed;"),
+        ("src/engine/toy/mod.rs", "use translora_llama::Model;"),
+        ("src/filter/mod.rs", "use translora_gguf::read;"),
+        ("src/pipeline/mod.rs", "use translora_abi::Status;"),
+        ("src/pipeline/run.rs", "use std::{fs, io};"),
+        ("src/pipeline/run.rs", "let x = std::time::Instant::now();"),
+        ("src/distill/mod.rs", "use std::time::{Duration, SystemTime};"),
+        ("src/distill/mod.rs", "println!(\"x\");"),
+        ("src/kit/mod.rs", "use clap::Args;"),
+    ];
+    for (file, source) in bad {
+        assert_eq!(broken(file, source).len(), 1, "{file}: {source}: {:?}", broken(file, source));
+    }
+    let good = [
+        ("src/generate/mod.rs", "use crate::kit::Seed; use crate::record::{Rng, Pair}; // use crate::filter::Kept;"),
+        ("src/pipeline/journal.rs", "use std::fs::File; use crate::kit; use std::time::Duration;"),
+        ("src/kit/mod.rs", "use super::file; mod tests { use super::*; }"),
+        ("src/bin/translora/main.rs", "use crate::kit::Kit; use translora::pipeline; println!();"),
+        ("src/lib.rs", "translora_abi::export!(plugin::Door);"),
+        ("src/engine/ggml.rs", "use translora_llama::Model;"),
+    ];
+    for (file, source) in good {
+        assert_eq!(broken(file, source), Vec::<String>::new(), "{file}: {source}");
+    }
+    assert_eq!(broken_everywhere("quantized/src/x.rs", "unsafe { f() }").len(), 1);
+    assert_eq!(broken_everywhere("src/x.rs", concat!("rand::thread", "_rng()")).len(), 1);
+    assert_eq!(broken_everywhere("ffi/abi/src/x.rs", "unsafe { f() }").len(), 0);
+    let metadata = serde_json::json!({"packages": [
+        {"name": "translora-gguf", "dependencies": [{"name": "translora-llama"}], "targets": [{"kind": ["custom-build"]}], "manifest_path": "x"},
+        {"name": "translora", "dependencies": [{"name": "anyhow"}, {"name": "llama-cpp-2"}], "targets": [], "manifest_path": "x"},
+        {"name": "stranger", "dependencies": [], "targets": [], "manifest_path": "x"},
+    ]});
+    assert_eq!(broken_members(&metadata).len(), 6, "{:?}", broken_members(&metadata));
+}
