@@ -58,8 +58,8 @@ impl Adapter {
         let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
         for LoraPair { target, a, b } in &self.pairs {
             let (inputs, outputs, rank) = (target.inputs as u64, target.outputs as u64, self.rank as u64);
-            writer.tensor(&format!("{}.lora_a", target.name), TensorKind::F32, &[inputs, rank], bytes(a));
-            writer.tensor(&format!("{}.lora_b", target.name), TensorKind::F32, &[rank, outputs], bytes(b));
+            writer.tensor(format!("{}.lora_a", target.name), TensorKind::F32, &[inputs, rank], bytes(a));
+            writer.tensor(format!("{}.lora_b", target.name), TensorKind::F32, &[rank, outputs], bytes(b));
         }
         Ok(writer.to_bytes()?)
     }

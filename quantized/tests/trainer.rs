@@ -261,13 +261,19 @@ fn a_restored_run_goes_on_with_the_same_bytes() {
         trainer
     };
     let mut straight = fresh();
-    (0..4).for_each(|_| drop(straight.step(&[0, 1, 2], 1e-3).unwrap()));
+    for _ in 0..4 {
+        straight.step(&[0, 1, 2], 1e-3).unwrap();
+    }
     let mut first = fresh();
-    (0..2).for_each(|_| drop(first.step(&[0, 1, 2], 1e-3).unwrap()));
+    for _ in 0..2 {
+        first.step(&[0, 1, 2], 1e-3).unwrap();
+    }
     let snapshot = first.snapshot();
     let mut second = fresh();
     second.restore(&snapshot).unwrap();
-    (0..2).for_each(|_| drop(second.step(&[0, 1, 2], 1e-3).unwrap()));
+    for _ in 0..2 {
+        second.step(&[0, 1, 2], 1e-3).unwrap();
+    }
     assert_eq!(straight.to_gguf(&[]).unwrap(), second.to_gguf(&[]).unwrap());
     assert_ne!(straight.to_gguf(&[]).unwrap(), first.to_gguf(&[]).unwrap());
     let mut torn = snapshot.clone();

@@ -29,7 +29,7 @@ pub enum EngineError {
     Tokenizer { model: String, text: String, back: String },
     #[error("{model}: {words:?} begin with the same token, so they cannot be told apart")]
     SameFirstToken { model: String, words: [String; 2] },
-    #[error("example {index}: {reason}")]
+    #[error("{reason}")]
     Example { index: usize, reason: String },
     #[error("{model}: modules {asked:?}: {reason}")]
     Modules { model: String, asked: String, reason: String },

@@ -77,13 +77,13 @@ pub trait Model: Generate + Score + Label + Train {
 
     /// Read every weight of `text` as the tokenizer does and say whether it survives: encoded, decoded, compared.
     ///
-    /// fails: the tokenizer cannot encode the text without loss.
+    /// fails: the tokenizer cannot encode the text without loss, or it is longer than the context.
     fn check_text(&self, text: &str) -> Result<(), EngineError>;
 }
 
 /// Draw continuations of raw text.
 pub trait Generate {
-    /// Sample `request.count` continuations of `request.prefix`, side by side. Each ends before the first of `request.stop`, at the
+    /// Sample one continuation of `request.prefix` for each of `request.openings`, side by side. Each ends before the first of `request.stop`, at the
     /// end of text, or at `request.tokens_max` (then `finished` is false). Deterministic in `request.seed`.
     fn generate(&mut self, with: With, request: &GenerateRequest, talk: &mut Talk<'_>) -> Result<Vec<Continuation>, EngineError>;
 }
@@ -91,7 +91,8 @@ pub trait Generate {
 #[derive(Clone, Debug, PartialEq)]
 pub struct GenerateRequest {
     pub prefix: String,
-    pub count: usize,
+    /// Words each continuation begins with; empty for none. They are part of its text.
+    pub openings: Vec<String>,
     pub tokens_max: usize,
     pub temperature: f32,
     pub stop: String,

@@ -151,7 +151,9 @@ pub fn arm(model: &mut dyn Model, with: With, rows: &[Pair], tokens_max: usize, 
         return Err(EvaluateError::NoRows);
     }
     let prompts: Vec<String> = rows.iter().map(|row| row.prompt.clone()).collect();
-    let answers = model.answer(with, &prompts, tokens_max, talk)?;
+    // A token is at least one byte: an answer that runs on past the longest right one is wrong already.
+    let longest = rows.iter().map(|row| row.completion.trim().len()).max().unwrap_or(0);
+    let answers = model.answer(with, &prompts, tokens_max.min(longest + 8), talk)?;
     let scores = model.score(with, rows, talk)?;
     let nats: f64 = scores.iter().map(|score| score.log_probability).sum();
     let tokens: usize = scores.iter().map(|score| score.tokens).sum();

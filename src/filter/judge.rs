@@ -79,7 +79,10 @@ fn discriminate(
     Ok(inputs.iter().zip(odds).map(one).collect())
 }
 
-/// Accept if the adapter makes its own answer likelier, per token, than the base does.
+/// Accept if the adapter makes its own answer likelier than the base does; rank by how sure it is, per token.
+///
+/// The contrast itself ranks badly: an adapter answers anything in its own format, so the contrast is high on every input that the
+/// base would have answered otherwise. How sure the adapter is of its answer tells inputs of its kind from others.
 fn contrast(
     source: &mut dyn Model,
     teacher: AdapterId,
@@ -100,8 +103,10 @@ fn contrast(
             out.push(judged(input, Some(answer), 0.0, Some(Reason::NoAnswer)));
             continue;
         };
-        let score = (answer.log_probability - bare.log_probability) / bare.tokens.max(1) as f64;
-        out.push(judged(input, Some(answer), score, (score <= 0.0).then_some(Reason::Contrast)));
+        let tokens = bare.tokens.max(1) as f64;
+        let contrast = (answer.log_probability - bare.log_probability) / tokens;
+        let confidence = answer.log_probability / tokens;
+        out.push(judged(input, Some(answer), confidence, (contrast <= 0.0).then_some(Reason::Contrast)));
     }
     Ok(out)
 }

@@ -18,7 +18,7 @@ mod select;
 mod validity;
 
 pub use judge::{Judge, Judged};
-pub use select::{select, take};
+pub use select::select;
 pub use validity::{Rules, Valid, Validity};
 
 /// Why an input was not kept.

@@ -25,13 +25,6 @@ pub fn select(judged: &[Judged], count: usize) -> (Vec<Kept>, Rejections) {
     (kept.into_iter().map(keep).collect(), rejections)
 }
 
-/// Keep the first `count` of what was accepted, in the order given, and count the rest by reason.
-pub fn take(judged: &[Judged], count: usize) -> (Vec<Kept>, Rejections) {
-    let accepted: Vec<&Judged> = judged.iter().filter(|judged| judged.rejected.is_none()).collect();
-    let rejections = rejections(judged, accepted.len().saturating_sub(count));
-    (accepted.into_iter().take(count).map(keep).collect(), rejections)
-}
-
 fn keep(judged: &Judged) -> Kept {
     Kept { prompt: judged.text.clone(), answer: judged.answer.clone(), score: judged.score }
 }
@@ -91,15 +84,5 @@ mod tests {
         let (kept, _) = select(&all, 3);
         assert_eq!(prompts(&kept), ["p3", "p1", "p4"]);
         assert_eq!(select(&all, 9).0.len(), 5);
-    }
-
-    #[test]
-    fn taking_keeps_the_order() {
-        let rejected = |i: usize| (i == 1).then_some(Reason::Discriminator);
-        let all: Vec<Judged> = (0..5).map(|i| Judged::replay(format!("p{i}"), None, i as f64, rejected(i))).collect();
-        let (kept, rejections) = take(&all, 3);
-        assert_eq!(prompts(&kept), ["p0", "p2", "p3"]);
-        assert_eq!(rejections, Rejections::from([(Reason::Discriminator, 1), (Reason::Surplus, 1)]));
-        assert!(select(&[], 3).0.is_empty());
     }
 }

@@ -16,8 +16,8 @@ use crate::record::Rng;
 
 /// Lines the header promises. source: Trans-LoRA shows five and asks for more.
 const LIST_LENGTH: usize = 10;
-/// Seeds shown at once; a round shows another choice of them.
-const SHOWN_MAX: usize = 8;
+/// Inputs shown at once; a round shows another choice of them.
+const SHOWN: usize = 5;
 
 /// An input that was made up and has not been looked at.
 #[derive(Clone, Debug, PartialEq)]
@@ -119,12 +119,23 @@ impl<'s> Generator<'s> {
         self.rounds
     }
 
+    /// What each draw of a round begins with: every second one is free, the others begin as a seed does.
+    ///
+    /// A base model that has lost the thread of the list finds it again from a few words; the rest of the line is its own.
+    fn openings(&self, rng: &mut Rng) -> Vec<String> {
+        let mut open = |free: bool| {
+            let words: Vec<&str> = self.seeds[rng.below(self.seeds.len())].text().split_whitespace().collect();
+            if free || words.len() < 2 { String::new() } else { words[..1 + rng.below(words.len() - 1)].join(" ") }
+        };
+        (0..self.settings.sequences.max(1)).map(|i| open(i % 2 == 0)).collect()
+    }
+
     /// Draw one round: the seeds in a new order, up to `settings.sequences` continuations of them, none seen before.
     pub fn round(&mut self, model: &mut dyn Generate, with: With, talk: &mut Talk<'_>) -> Result<(Vec<Candidate>, Yield), GenerateError> {
         let mut rng = Rng::new(self.settings.seed, &format!("generate {}", self.rounds));
         let request = GenerateRequest {
             prefix: list_prompt(self.seeds, &mut rng),
-            count: self.settings.sequences.max(1),
+            openings: self.openings(&mut rng),
             tokens_max: self.settings.tokens_max,
             temperature: self.settings.temperature,
             stop: "\n".into(),
@@ -158,12 +169,12 @@ impl std::ops::AddAssign for Yield {
     }
 }
 
-/// The list a model is asked to continue. It ends in the open number without a space: tokenizers keep that space with the
-/// word that follows.
+/// The list a model is asked to continue, in random order. It ends in the open number without a space: tokenizers keep that space
+/// with the word that follows.
 fn list_prompt(seeds: &[Seed], rng: &mut Rng) -> String {
     let mut order: Vec<&Seed> = seeds.iter().collect();
     rng.shuffle(&mut order);
-    order.truncate(SHOWN_MAX);
+    order.truncate(SHOWN);
     let lines: String = order.iter().enumerate().map(|(i, seed)| format!("{}. {}\n", i + 1, one_line(seed.text()))).collect();
     format!("Here are {LIST_LENGTH} examples:\n{lines}{}.", order.len() + 1)
 }

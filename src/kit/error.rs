@@ -24,6 +24,8 @@ pub enum KitError {
     TooFewRows { path: PathBuf, distinct: usize, needed: usize },
     #[error("{path}: {bytes} bytes, at most {bytes_max} are read")]
     TooLarge { path: PathBuf, bytes: u64, bytes_max: u64 },
+    #[error("{path}: its header is larger than {bytes_max} bytes")]
+    LargeHeader { path: PathBuf, bytes_max: u64 },
     #[error("{path}: {source}")]
     Gguf { path: PathBuf, source: GgufError },
     #[error("{path}: not a kit: {reason}")]
@@ -78,11 +80,12 @@ impl KitError {
         let text = match self {
             Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => "check the path",
             Self::Line { what, .. } => return Some(what.hint()),
+            Self::Io { .. } => "check the path and its permissions",
             Self::NoRows { .. } => "give at least one line {\"prompt\": \"…\"}",
             Self::TooManyRows { .. } => "split the file",
             Self::SameSeeds { .. } => "give inputs that differ; three to ten from real use are best",
             Self::TooFewRows { .. } => "give more rows, or ask for fewer seeds",
-            Self::TooLarge { .. } => "this is not the kind of file that was expected here",
+            Self::TooLarge { .. } | Self::LargeHeader { .. } => "this is not the kind of file that was expected here",
             Self::Gguf { .. } => "the file is damaged or not a GGUF: fetch or make it again",
             Self::NotAKit { .. } => "make one with `translora kit`, or pass plain inputs with --seeds",
             Self::Foreign { .. } => "use the base and adapter that the kit was made with, or pass plain inputs with --seeds",

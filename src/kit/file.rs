@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use translora_gguf::{Gguf, TensorKind, Value, Writer};
+use translora_gguf::{Gguf, Header, TensorKind, Value, Writer};
 
 use super::{KitError, Seed, read_bytes};
 use crate::record::{ContentHash, Limits, Question};
@@ -104,8 +104,8 @@ pub fn pack(manifest: &Manifest, seeds: &[Seed], discriminator: Option<&[u8]>) -
 }
 
 /// Say whether a GGUF calls itself a kit.
-pub fn is_kit(gguf: &Gguf<'_>) -> bool {
-    gguf.get("general.type").and_then(Value::as_str) == Some(KIT_TYPE)
+pub fn is_kit(header: &Header) -> bool {
+    header.get("general.type").and_then(Value::as_str) == Some(KIT_TYPE)
 }
 
 fn parse(gguf: &Gguf<'_>) -> Result<Kit, String> {

@@ -5,9 +5,12 @@
 //!
 //! Refuses to know: models, stages, where outputs go. Called by the pipeline; `generate` imports [`Seed`].
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+
+use translora_gguf::Header;
 
 use crate::record::{ContentHash, Limits, Pair, Rng};
 
@@ -47,17 +50,26 @@ pub fn read_seeds(path: &Path, limits: &Limits) -> Result<Vec<Seed>, KitError> {
     Ok(rows.iter().map(|row| Seed::new(&row.prompt)).collect())
 }
 
-/// Choose `count` distinct inputs of a data set at random; `path` is for the error.
+/// Choose `count` distinct inputs of a data set; `path` is for the error.
+///
+/// At random, but one of each answer before a second of any: five seeds of one label tell nothing of the others.
 pub fn choose_seeds(path: &Path, rows: &[Pair], count: usize, rng: &mut Rng) -> Result<Vec<Seed>, KitError> {
-    let mut seeds: Vec<Seed> = rows.iter().map(|row| Seed::new(&row.prompt)).collect();
-    seeds.sort_by(|a, b| a.0.cmp(&b.0));
-    seeds.dedup();
-    if seeds.len() < count.max(1) {
-        return Err(KitError::TooFewRows { path: path.to_owned(), distinct: seeds.len(), needed: count.max(1) });
+    let mut distinct: Vec<&Pair> = rows.iter().collect();
+    distinct.sort_by(|a, b| a.prompt.cmp(&b.prompt));
+    distinct.dedup_by(|a, b| a.prompt == b.prompt);
+    if distinct.len() < count.max(1) {
+        return Err(KitError::TooFewRows { path: path.to_owned(), distinct: distinct.len(), needed: count.max(1) });
     }
-    rng.shuffle(&mut seeds);
-    seeds.truncate(count.max(1));
-    Ok(seeds)
+    rng.shuffle(&mut distinct);
+    let mut taken: HashMap<&str, usize> = HashMap::new();
+    let mut turns = Vec::with_capacity(distinct.len());
+    for row in distinct {
+        let turn = taken.entry(&row.completion).or_default();
+        *turn += 1;
+        turns.push((*turn, row));
+    }
+    turns.sort_by_key(|(turn, _)| *turn);
+    Ok(turns.iter().take(count.max(1)).map(|(_, row)| Seed::new(&row.prompt)).collect())
 }
 
 /// Hash a file without holding it.
@@ -77,6 +89,29 @@ pub fn hash_file(path: &Path) -> Result<ContentHash, KitError> {
 
 const CHUNK_BYTES: usize = 1 << 20;
 
+/// Read the header of a GGUF file and the file's size, without the tensor data.
+///
+/// bounds: `header_bytes_max`
+pub fn read_header(path: &Path, limits: &Limits) -> Result<(Header, u64), KitError> {
+    let io = |source| KitError::Io { path: path.to_owned(), source };
+    let mut file = File::open(path).map_err(io)?;
+    let bytes = file.metadata().map_err(io)?.len();
+    let mut start = Vec::new();
+    loop {
+        let more = (start.len() as u64).max(CHUNK_BYTES as u64).min(limits.header_bytes_max - start.len() as u64);
+        let read = file.by_ref().take(more).read_to_end(&mut start).map_err(io)? as u64;
+        // A file that ends before its size says was cut while it was read.
+        let bytes = if read < more { start.len() as u64 } else { bytes.max(start.len() as u64) };
+        match Header::parse(&start, bytes).map_err(|source| KitError::Gguf { path: path.to_owned(), source })? {
+            Some(header) => return Ok((header, bytes)),
+            None if start.len() as u64 == limits.header_bytes_max => {
+                return Err(KitError::LargeHeader { path: path.to_owned(), bytes_max: limits.header_bytes_max });
+            }
+            None => {}
+        }
+    }
+}
+
 /// Read a whole file of at most `bytes_max` bytes.
 pub fn read_bytes(path: &Path, bytes_max: u64) -> Result<Vec<u8>, KitError> {
     let io = |source| KitError::Io { path: path.to_owned(), source };
@@ -89,4 +124,29 @@ pub fn read_bytes(path: &Path, bytes_max: u64) -> Result<Vec<u8>, KitError> {
     let mut content = Vec::with_capacity(bytes as usize);
     file.take(bytes_max + 1).read_to_end(&mut content).map_err(io)?;
     if content.len() as u64 > bytes_max { Err(too_large(content.len() as u64)) } else { Ok(content) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use translora_gguf::Writer;
+
+    #[test]
+    fn a_header_is_read_without_the_data_and_has_a_limit() {
+        let path = std::env::temp_dir().join(format!("translora-header-{}.gguf", std::process::id()));
+        let limits = |header_bytes_max| Limits { header_bytes_max, ..Limits::default() };
+        let mut writer = Writer::new();
+        writer.set("tokens", (0..200_000).map(|n| format!("token {n}")).collect::<Vec<_>>());
+        writer.tensor_f32("t", &[100_000], &vec![1.0; 100_000]);
+        let file = writer.to_bytes().unwrap();
+        std::fs::write(&path, &file).unwrap();
+        let (header, bytes) = read_header(&path, &limits(8 << 20)).unwrap();
+        assert_eq!((bytes, header.tensors().len()), (file.len() as u64, 1));
+        let error = read_header(&path, &limits(3 << 20)).unwrap_err();
+        assert!(matches!(error, KitError::LargeHeader { .. }) && error.hint().is_some(), "{error}");
+        std::fs::write(&path, &file[..file.len() - 1000]).unwrap();
+        let error = read_header(&path, &limits(8 << 20)).unwrap_err();
+        assert!(error.to_string().contains("truncated"), "{error}");
+        std::fs::remove_file(path).unwrap();
+    }
 }

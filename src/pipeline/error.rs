@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use super::journal::JournalError;
 use crate::distill::DistillError;
@@ -23,6 +24,9 @@ pub enum PipelineError {
     Kit(#[from] KitError),
     #[error(transparent)]
     Engine(EngineError),
+    /// A row that the model cannot take.
+    #[error("{path}:{line}: {source}")]
+    Row { path: PathBuf, line: usize, source: EngineError },
     #[error(transparent)]
     Generate(GenerateError),
     #[error(transparent)]
@@ -76,7 +80,7 @@ impl PipelineError {
         match self {
             Self::Cancelled | Self::Plan { .. } | Self::NotEnough { .. } => Fault::Input,
             Self::Kit(error) => error.fault(),
-            Self::Engine(error) => error.fault(),
+            Self::Engine(error) | Self::Row { source: error, .. } => error.fault(),
             Self::Generate(error) => error.fault(),
             Self::Filter(error) => error.fault(),
             Self::Label(error) => error.fault(),
@@ -90,10 +94,12 @@ impl PipelineError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Cancelled => Some("what was done is kept in the journal beside --out: go on with --resume, or delete the folder".into()),
+            Self::Cancelled => Some(
+                "start it again; where a journal lies beside --out, --resume goes on from it, and deleting that folder begins anew".into(),
+            ),
             Self::Plan { hint, .. } => Some(hint.clone()),
             Self::Kit(error) => error.hint(),
-            Self::Engine(error) => engine_hint(error),
+            Self::Engine(error) | Self::Row { source: error, .. } => engine_hint(error),
             Self::Generate(error) => error.hint().or_else(|| self.engine().and_then(engine_hint)),
             Self::Filter(error) => error.hint().or_else(|| self.engine().and_then(engine_hint)),
             Self::Label(error) => error.hint().or_else(|| self.engine().and_then(engine_hint)),
@@ -102,6 +108,16 @@ impl PipelineError {
             Self::Publish(error) => error.hint(),
             Self::Journal(error) => error.hint(),
             Self::NotEnough { rejected, .. } => Some(not_enough_hint(rejected)),
+        }
+    }
+
+    /// Name the row that an engine counted, where the examples were the rows of a file.
+    pub(super) fn in_rows_of(self, path: &Path) -> Self {
+        match self {
+            Self::Distill(DistillError::Engine(source @ EngineError::Example { index, .. })) => {
+                Self::Row { path: path.to_owned(), line: index + 1, source }
+            }
+            other => other,
         }
     }
 
@@ -120,7 +136,7 @@ fn engine_hint(error: &EngineError) -> Option<String> {
         EngineError::Io { .. } => "check the path and its permissions",
         EngineError::Tokenizer { .. } => "choose another base model, or leave out rows with such characters",
         EngineError::SameFirstToken { .. } => "use --filter contrast",
-        EngineError::Context { .. } => "give a larger context with -c, or shorten the row",
+        EngineError::Context { .. } | EngineError::Example { .. } => "give a larger context with -c, or shorten the row",
         EngineError::Memory(_) => "close other programs, choose a smaller quantization, or lower -c",
         EngineError::Untrainable { .. } | EngineError::Modules { .. } => "choose other --modules, or another base model",
         EngineError::Internal(_) => "this is a bug: please report it with the command line",

@@ -4,14 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use translora_gguf::{Gguf, Tensor, Value};
+use translora_gguf::{Header, Tensor, Value};
 
 use super::PipelineError;
-use crate::kit::{self, Kit, KitError, Manifest};
+use crate::kit::{self, Kit, Manifest};
 use crate::record::{ContentHash, Limits};
-
-/// The largest file that is looked into; it is read whole.
-const FILE_BYTES_MAX: u64 = 64 << 30;
 
 /// What a file is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -74,18 +71,19 @@ pub struct KitCard {
 
 /// Say what a GGUF file is: a model, an adapter or a kit.
 ///
+/// bounds: holds the header, and the whole of a kit; the rest of a file is hashed in pieces
 /// fails: it cannot be read or is not a whole GGUF
 pub fn inspect(path: &Path) -> Result<Inspection, PipelineError> {
-    let bytes = kit::read_bytes(path, FILE_BYTES_MAX)?;
-    let gguf = Gguf::parse(&bytes).map_err(|source| KitError::Gguf { path: path.to_owned(), source })?;
-    let file = File { path: path.to_owned(), bytes: bytes.len() as u64, sha256: ContentHash::of(&bytes) };
-    if kit::is_kit(&gguf) {
-        let kit = Kit::open(path, &Limits::default())?;
+    let limits = Limits::default();
+    let (header, bytes) = kit::read_header(path, &limits)?;
+    let file = File { path: path.to_owned(), bytes, sha256: kit::hash_file(path)? };
+    if kit::is_kit(&header) {
+        let kit = Kit::open(path, &limits)?;
         return Ok(Inspection::Kit(Box::new(kit_card(file, &kit))));
     }
-    match gguf.get("general.type").and_then(Value::as_str) {
-        Some("adapter") => Ok(Inspection::Adapter(adapter_card(file, &gguf))),
-        _ => Ok(Inspection::Model(model_card(file, &gguf))),
+    match header.get("general.type").and_then(Value::as_str) {
+        Some("adapter") => Ok(Inspection::Adapter(adapter_card(file, &header))),
+        _ => Ok(Inspection::Model(model_card(file, &header))),
     }
 }
 
@@ -106,19 +104,19 @@ fn kit_card(file: File, kit: &Kit) -> KitCard {
     }
 }
 
-fn model_card(file: File, gguf: &Gguf<'_>) -> ModelCard {
-    let architecture = text(gguf, "general.architecture").unwrap_or_else(|| "unknown".into());
-    let number = |key: &str| gguf.get(&format!("{architecture}.{key}")).and_then(Value::as_u64);
+fn model_card(file: File, header: &Header) -> ModelCard {
+    let architecture = text(header, "general.architecture").unwrap_or_else(|| "unknown".into());
+    let number = |key: &str| header.get(&format!("{architecture}.{key}")).and_then(Value::as_u64);
     ModelCard {
-        name: text(gguf, "general.name"),
-        parameters: gguf.tensors().iter().map(Tensor::elements).sum(),
+        name: text(header, "general.name"),
+        parameters: header.tensors().iter().map(Tensor::elements).sum(),
         layers: number("block_count"),
         context: number("context_length"),
         embedding: number("embedding_length"),
-        tensors: gguf.tensors().len(),
-        types: types(gguf),
-        chat_template: gguf.get("tokenizer.chat_template").is_some(),
-        translora: translora(gguf),
+        tensors: header.tensors().len(),
+        types: types(header),
+        chat_template: header.get("tokenizer.chat_template").is_some(),
+        translora: translora(header),
         path: file.path,
         bytes: file.bytes,
         sha256: file.sha256,
@@ -126,11 +124,11 @@ fn model_card(file: File, gguf: &Gguf<'_>) -> ModelCard {
     }
 }
 
-fn adapter_card(file: File, gguf: &Gguf<'_>) -> AdapterCard {
+fn adapter_card(file: File, header: &Header) -> AdapterCard {
     let (mut modules, mut layers, mut matrices, mut rank) = (BTreeMap::new(), BTreeSet::new(), 0, None);
-    for a in gguf.tensors() {
+    for a in header.tensors() {
         let Some(base) = a.name.strip_suffix(".lora_a") else { continue };
-        let Some(b) = gguf.tensor(&format!("{base}.lora_b")) else { continue };
+        let Some(b) = header.tensor(&format!("{base}.lora_b")) else { continue };
         let side = |tensor: &Tensor, i: usize| tensor.shape.get(i).copied().unwrap_or(1);
         matrices += 1;
         rank = Some(rank.unwrap_or(0).max(side(a, 1)));
@@ -139,15 +137,15 @@ fn adapter_card(file: File, gguf: &Gguf<'_>) -> AdapterCard {
         modules.insert(module.to_owned(), [side(a, 0), side(b, 1)]);
     }
     AdapterCard {
-        architecture: text(gguf, "general.architecture").unwrap_or_else(|| "unknown".into()),
+        architecture: text(header, "general.architecture").unwrap_or_else(|| "unknown".into()),
         rank,
-        alpha: gguf.get("adapter.lora.alpha").and_then(Value::as_f64),
+        alpha: header.get("adapter.lora.alpha").and_then(Value::as_f64),
         matrices,
         modules,
         layers: layers.len(),
-        parameters: gguf.tensors().iter().map(Tensor::elements).sum(),
-        types: types(gguf),
-        translora: translora(gguf),
+        parameters: header.tensors().iter().map(Tensor::elements).sum(),
+        types: types(header),
+        translora: translora(header),
         path: file.path,
         bytes: file.bytes,
         sha256: file.sha256,
@@ -164,20 +162,20 @@ fn block_and_module(name: &str) -> (Option<u64>, &str) {
     }
 }
 
-fn text(gguf: &Gguf<'_>, key: &str) -> Option<String> {
-    gguf.get(key).and_then(Value::as_str).map(str::to_owned)
+fn text(header: &Header, key: &str) -> Option<String> {
+    header.get(key).and_then(Value::as_str).map(str::to_owned)
 }
 
-fn types(gguf: &Gguf<'_>) -> BTreeMap<String, usize> {
+fn types(header: &Header) -> BTreeMap<String, usize> {
     let mut types = BTreeMap::new();
-    for tensor in gguf.tensors() {
+    for tensor in header.tensors() {
         *types.entry(tensor.kind.to_string()).or_default() += 1;
     }
     types
 }
 
-fn translora(gguf: &Gguf<'_>) -> BTreeMap<String, String> {
-    let ours = gguf.metadata().filter(|(key, _)| key.starts_with("translora."));
+fn translora(header: &Header) -> BTreeMap<String, String> {
+    let ours = header.metadata().filter(|(key, _)| key.starts_with("translora."));
     ours.filter_map(|(key, value)| Some((key.to_owned(), value.as_str()?.to_owned()))).collect()
 }
 

@@ -11,7 +11,7 @@ use super::{Context, Event, PipelineError, RecipePlan, Stage};
 use crate::distill::{Checkpoint, Recipe, Run, StepLine};
 use crate::engine::{AdapterId, Engine, EngineError, Fault, LoraSpec, Model, OpenOptions, Talk};
 use crate::kit;
-use crate::record::ContentHash;
+use crate::record::{Cancel, ContentHash, Pair};
 
 /// Optimizer steps between checkpoints.
 const CHECKPOINT_EVERY: u64 = 25;
@@ -194,6 +194,16 @@ pub fn hash_inputs(files: &[(&str, &Path)], talk: &mut Talk<'_>) -> Result<BTree
         hashes.insert((*name).to_owned(), kit::hash_file(path)?);
     }
     Ok(hashes)
+}
+
+/// Check that a model can read every row of a file.
+pub fn check_rows(model: &dyn Model, path: &Path, rows: &[Pair], cancel: &Cancel) -> Result<(), PipelineError> {
+    for (i, row) in rows.iter().enumerate() {
+        cancel.check()?;
+        let checked = model.check_text(&row.prompt).and_then(|()| model.check_text(&row.completion));
+        checked.map_err(|source| PipelineError::Row { path: path.to_owned(), line: i + 1, source })?;
+    }
+    Ok(())
 }
 
 /// Add `name`'s counts under `rejected_REASON`.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::job::{Job, Made, Session, announce, fitting, hash_inputs, once, recipe};
+use super::job::{Job, Made, Session, announce, check_rows, fitting, hash_inputs, once, recipe};
 use super::journal::{Journal, blob_name};
 use super::{Context, KitPlan, KitReport, PipelineError, Stage};
 use crate::distill::{FitReport, Fitted, fit};
@@ -43,7 +43,15 @@ pub fn kit(engine: &dyn Engine, plan: &KitPlan, context: &Context<'_>) -> Result
     }
     let mut job = Job::open(context, "kit", announced, hashes.clone(), &plan.out)?;
     job.seconds.insert(Stage::Kit.name().into(), seconds);
-    let maker = Maker { engine, plan, seeds: &seeds, real: distinct(&rows), hashes: &hashes, question: Question::about(&name(&plan.out)) };
+    let maker = Maker {
+        engine,
+        plan,
+        rows: &rows,
+        seeds: &seeds,
+        real: distinct(&rows),
+        hashes: &hashes,
+        question: Question::about(&name(&plan.out)),
+    };
     let result = maker.run(&mut job);
     job.end(result)
 }
@@ -61,6 +69,7 @@ fn distinct(rows: &[Pair]) -> Vec<String> {
 struct Maker<'a> {
     engine: &'a dyn Engine,
     plan: &'a KitPlan,
+    rows: &'a [Pair],
     seeds: &'a [Seed],
     /// Distinct inputs of the data.
     real: Vec<String>,
@@ -100,10 +109,7 @@ impl Maker<'_> {
     fn check_model(&self, job: &mut Job<'_>, source: &mut Session<'_>) -> Result<(), PipelineError> {
         job.stage("open", Stage::Open, |talk, _| {
             let (model, _) = source.get()?;
-            for input in &self.real {
-                talk.cancel.check()?;
-                model.check_text(input)?;
-            }
+            check_rows(model, &self.plan.data, self.rows, talk.cancel)?;
             Ok(Made::head((), model.info().name.clone()))
         })?;
         Ok(())

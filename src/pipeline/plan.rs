@@ -60,7 +60,7 @@ pub struct KitPlan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FilterChoice {
-    /// The kit's discriminator if there is one, else the contrast.
+    /// The contrast, with a kit and without: on the lab's tasks it transfers more than the discriminator (ARCHITECTURE.md).
     Auto,
     Kit,
     Contrast,

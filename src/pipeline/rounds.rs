@@ -15,8 +15,8 @@ use crate::generate::{Candidate, Generator, Settings, Yield};
 use crate::kit::Seed;
 use crate::label::{self, Labeled};
 
-/// Valid inputs made in the first round for each sample that is needed.
-const OVERSAMPLE: f64 = 2.0;
+/// Valid inputs made for each sample that is needed, before their acceptance is known.
+const OVERSAMPLE: f64 = 3.0;
 /// Later rounds make this many times what the measured acceptance asks for.
 const MARGIN: f64 = 1.3;
 /// Acceptance a later round reckons with at least, so that no round becomes endless.
@@ -93,17 +93,21 @@ impl<'a> Rounds<'a> {
 
     pub fn run(mut self, job: &mut Job<'_>) -> Result<Samples, PipelineError> {
         let mut round = 0;
-        while self.labeled.len() < self.needed && self.drawn.drawn < self.drawn_max() {
+        while self.accepted() < self.needed && self.drawn.drawn < self.drawn_max() {
             let valid = self.generate(job, round)?;
             self.target.close();
-            let first = self.judged.len();
             self.filter(job, round, &valid)?;
-            self.label(job, round, first)?;
             self.evaluate_source(job)?;
             self.source.close();
             round += 1;
         }
+        self.label(job)?;
+        self.source.close();
         self.finish(job)
+    }
+
+    fn accepted(&self) -> usize {
+        self.judged.iter().filter(|judged| judged.rejected().is_none()).count()
     }
 
     fn drawn_max(&self) -> u64 {
@@ -112,12 +116,12 @@ impl<'a> Rounds<'a> {
 
     /// Valid inputs this round should make.
     fn wanted(&self) -> usize {
-        let missing = (self.needed - self.labeled.len()) as f64;
-        let share = if self.judged.is_empty() { None } else { Some(self.labeled.len() as f64 / self.judged.len() as f64) };
-        let wanted = match share {
-            None if self.judge == Judge::None => missing * 1.1,
-            None => missing * OVERSAMPLE,
-            Some(share) => missing * MARGIN / share.max(ACCEPTANCE_MIN),
+        let accepted = self.accepted();
+        let missing = self.needed.saturating_sub(accepted) as f64;
+        let wanted = match (&self.judge, self.judged.len()) {
+            (Judge::None, _) => missing * MARGIN,
+            (_, 0) => missing * OVERSAMPLE,
+            (_, judged) => missing * MARGIN / (accepted as f64 / judged as f64).max(ACCEPTANCE_MIN),
         };
         wanted.ceil() as usize
     }
@@ -163,23 +167,21 @@ impl<'a> Rounds<'a> {
         Ok(())
     }
 
-    /// Choose among what was accepted and put the teacher's answers to it.
-    fn label(&mut self, job: &mut Job<'_>, round: usize, first: usize) -> Result<(), PipelineError> {
+    /// Choose the best of what was accepted and put the teacher's answers to it.
+    fn label(&mut self, job: &mut Job<'_>) -> Result<(), PipelineError> {
         if matches!(self.judge, Judge::Contrast { .. }) {
-            // The answers came with the scores, so the choice is made anew among all of them.
+            // The answers came with the scores.
             let (kept, rejections) = filter::select(&self.judged, self.needed);
             let (labeled, unlabeled) = label::label_answered(&kept);
-            self.rejected.clear();
             count_rejections(&mut self.rejected, &rejections);
             count_rejections(&mut self.rejected, &unlabeled);
             self.labeled = labeled;
             return Ok(());
         }
-        // A few more than are missing, because a teacher may fail to answer.
-        let missing = self.needed - self.labeled.len();
-        let (kept, rejections) = filter::take(&self.judged[first..], missing + missing / 20 + 2);
+        // A few more than are needed, because a teacher may fail to answer.
+        let (kept, rejections) = filter::select(&self.judged, self.needed + self.needed / 20 + 2);
         let (source, tokens_max) = (&mut self.source, self.plan.limits.completion_tokens_max);
-        let made = job.stage(&format!("label.{round}"), Stage::Label, |talk, _| {
+        let made = job.stage("label", Stage::Label, |talk, _| {
             let (model, adapters) = source.get()?;
             let (labeled, rejections) = label::label(model, With::Adapter(adapters[0]), &kept, tokens_max, talk)?;
             let rows = labeled.iter().map(|l| (l.prompt().to_owned(), l.completion().to_owned())).collect();
@@ -188,7 +190,7 @@ impl<'a> Rounds<'a> {
         })?;
         count_rejections(&mut self.rejected, &rejections);
         count_rejections(&mut self.rejected, &made.head);
-        self.labeled.extend(made.rows.into_iter().map(|(prompt, completion)| Labeled::replay(prompt, completion)));
+        self.labeled = made.rows.into_iter().map(|(prompt, completion)| Labeled::replay(prompt, completion)).collect();
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::job::{Job, Made, Session, announce, fitting, hash_inputs, once, recipe};
+use super::job::{Job, Made, Session, announce, check_rows, fitting, hash_inputs, once, recipe};
 use super::journal::Journal;
 use super::transfer::metadata;
 use super::{Context, EvalPlan, EvalReport, PipelineError, Stage, TrainPlan, TrainReport};
@@ -48,13 +48,9 @@ fn train_in(
     let made = job.stage("distill", Stage::Distill, |talk, journal| {
         let mut session = Session::new(engine, &plan.model, &plan.open, Vec::new());
         let (model, _) = session.get()?;
-        for row in rows {
-            talk.cancel.check()?;
-            model.check_text(&row.prompt)?;
-            model.check_text(&row.completion)?;
-        }
-        let Fitted { adapter, report } =
-            fitting(context, journal, metadata, |run| fit(model, rows, &recipe(&plan.recipe, plan.seed), run))?;
+        check_rows(model, &plan.data, rows, talk.cancel)?;
+        let fitted = fitting(context, journal, metadata, |run| fit(model, rows, &recipe(&plan.recipe, plan.seed), run));
+        let Fitted { adapter, report } = fitted.map_err(|error| error.in_rows_of(&plan.data))?;
         let summary = format!("{} rows, {} steps, loss {:.4}", report.examples, report.steps, report.loss_last);
         Ok(Made { head: report, rows: Vec::<()>::new(), blob: Some(adapter), summary })
     })?;
@@ -91,9 +87,9 @@ pub fn eval(engine: &dyn Engine, plan: &EvalPlan, context: &Context<'_>) -> Resu
     seconds.insert(Stage::Kit.name().to_owned(), spent);
     let adapters = plan.lora.iter().cloned().collect();
     let mut session = Session::new(engine, &plan.model, &plan.open, adapters);
-    let ((), spent) = once(context, Stage::Open, |_| {
+    let ((), spent) = once(context, Stage::Open, |talk| {
         let (model, _) = session.get()?;
-        rows.iter().try_for_each(|row| model.check_text(&row.prompt).and_then(|()| model.check_text(&row.completion)))?;
+        check_rows(model, &plan.data, &rows, talk.cancel)?;
         Ok(((), model.info().name.clone()))
     })?;
     seconds.insert(Stage::Open.name().to_owned(), spent);

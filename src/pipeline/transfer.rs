@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::job::{Job, Made, Session, announce, fitting, hash_inputs, once, recipe};
+use super::job::{Job, Made, Session, announce, check_rows, fitting, hash_inputs, once, recipe};
 use super::journal::{Journal, Product, blob_name};
 use super::report::Arms;
 use super::rounds::Rounds;
@@ -133,16 +133,19 @@ impl Transfer<'_> {
     /// Open both models and everything they will be asked to hold, so that what cannot work fails in the first minute.
     fn check_models(&self, job: &mut Job<'_>) -> Result<(), PipelineError> {
         job.stage("open", Stage::Open, |talk, _| {
-            let rows = self.given.eval.iter().flatten();
-            let texts =
-                || self.given.seeds.iter().map(Seed::text).chain(rows.clone().flat_map(|row| [row.prompt.as_str(), &row.completion]));
             let mut names = Vec::new();
             let both = [(&self.plan.source, vec![self.plan.source_lora.clone()]), (&self.plan.target, Vec::new())];
             for (i, (base, adapters)) in both.into_iter().enumerate() {
                 talk.tick(i, 2)?;
                 let mut session = Session::new(self.engine, base, &self.plan.open, adapters);
                 let (model, _) = session.get()?;
-                texts().try_for_each(|text| model.check_text(text))?;
+                for (i, seed) in self.given.seeds.iter().enumerate() {
+                    let (Inputs::Kit(path) | Inputs::Seeds(path)) = &self.plan.inputs;
+                    model.check_text(seed.text()).map_err(|source| PipelineError::Row { path: path.clone(), line: i + 1, source })?;
+                }
+                if let (Some(path), Some(rows)) = (&self.plan.eval, &self.given.eval) {
+                    check_rows(model, path, rows, talk.cancel)?;
+                }
                 names.push(format!("{} ({})", model.info().name, model.info().architecture));
             }
             Ok(Made::head((), names.join(" to ")))
@@ -157,7 +160,7 @@ impl Transfer<'_> {
         let discriminator = kit.and_then(|kit| kit.discriminator().map(|bytes| (kit, bytes)));
         let tokens_max = self.plan.limits.completion_tokens_max;
         let judge = match (self.plan.filter, discriminator) {
-            (FilterChoice::Auto | FilterChoice::Kit, Some((kit, bytes))) => {
+            (FilterChoice::Kit, Some((kit, bytes))) => {
                 let name = blob_name("discriminator");
                 job.journal.replace(&name, bytes)?;
                 adapters.push(job.journal.path(&name));
@@ -254,7 +257,7 @@ fn judge_name(plan: &TransferPlan, given: &Given) -> String {
     let discriminator = given.kit.as_ref().is_some_and(|kit| kit.discriminator().is_some());
     match (plan.filter, discriminator) {
         (FilterChoice::None, _) => "none",
-        (FilterChoice::Auto | FilterChoice::Kit, true) => "kit",
+        (FilterChoice::Kit, true) => "kit",
         _ => "contrast",
     }
     .into()

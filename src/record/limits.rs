@@ -2,6 +2,7 @@ use serde::{Deserialize, Serialize};
 
 /// Every bound of a run, in one place. What exceeds one is refused by name, never cut in silence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Limits {
     /// One line of a JSONL file.
     pub line_bytes_max: usize,
@@ -9,6 +10,8 @@ pub struct Limits {
     pub rows_max: usize,
     /// A kit file.
     pub kit_bytes_max: u64,
+    /// Metadata and tensor names at the start of a model, adapter or kit.
+    pub header_bytes_max: u64,
     /// Tokens of one generated input.
     pub input_tokens_max: usize,
     /// Tokens of one answer.
@@ -27,6 +30,7 @@ impl Default for Limits {
             line_bytes_max: 64 << 10,
             rows_max: 1_000_000,
             kit_bytes_max: 4 << 30,
+            header_bytes_max: 256 << 20,
             input_tokens_max: 128,
             completion_tokens_max: 96,
             candidates_per_sample_max: 24,

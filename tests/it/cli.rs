@@ -125,7 +125,7 @@ fn inspect_names_what_it_sees() {
 fn fixture() -> Option<PathBuf> {
     let path = crate::source::root().join("tests/fixtures/lab/sprout.f16.gguf");
     if !path.exists() {
-        eprintln!("SKIPPED: {} is missing", path.display());
+        crate::skipped(&format!("{} is missing", path.display()));
     }
     path.exists().then_some(path)
 }

@@ -138,59 +138,67 @@ impl Graph {
     /// `b` is repeated to the shape of `a`.
     pub fn add(&mut self, a: Tensor, b: Tensor) -> Built {
         self.repeats(a, b, "add")?;
-        // SAFETY: ggml_can_repeat(b, a) was checked; the same in the three below.
+        // SAFETY: ggml_can_repeat(b, a) was checked.
         self.binary(a, b, |ctx, a, b| unsafe { sys::ggml_add(ctx, a, b) })
     }
 
     pub fn sub(&mut self, a: Tensor, b: Tensor) -> Built {
         self.repeats(a, b, "sub")?;
+        // SAFETY: ggml_can_repeat(b, a) was checked.
         self.binary(a, b, |ctx, a, b| unsafe { sys::ggml_sub(ctx, a, b) })
     }
 
     pub fn mul(&mut self, a: Tensor, b: Tensor) -> Built {
         self.repeats(a, b, "mul")?;
+        // SAFETY: ggml_can_repeat(b, a) was checked.
         self.binary(a, b, |ctx, a, b| unsafe { sys::ggml_mul(ctx, a, b) })
     }
 
     pub fn div(&mut self, a: Tensor, b: Tensor) -> Built {
         self.repeats(a, b, "div")?;
+        // SAFETY: ggml_can_repeat(b, a) was checked.
         self.binary(a, b, |ctx, a, b| unsafe { sys::ggml_div(ctx, a, b) })
     }
 
     /// `a * factor + bias`
     pub fn scale(&mut self, a: Tensor, factor: f32, bias: f32) -> Built {
-        // SAFETY: any tensor may be scaled if it is padded 1-d; contiguity is what ggml asserts and `dense` gives.
         let a = self.dense(a)?;
+        // SAFETY: contiguity is what ggml asserts and `dense` gives.
         self.unary(a, |ctx, a| unsafe { sys::ggml_scale_bias(ctx, a, factor, bias) })
     }
 
     pub fn sqr(&mut self, a: Tensor) -> Built {
-        // SAFETY: no precondition on shape; the same below.
+        // SAFETY: no precondition on shape.
         self.unary(a, |ctx, a| unsafe { sys::ggml_sqr(ctx, a) })
     }
 
     pub fn sqrt(&mut self, a: Tensor) -> Built {
+        // SAFETY: no precondition on shape.
         self.unary(a, |ctx, a| unsafe { sys::ggml_sqrt(ctx, a) })
     }
 
     pub fn sigmoid(&mut self, a: Tensor) -> Built {
         let a = self.dense(a)?;
+        // SAFETY: contiguity is what ggml asserts and `dense` gives.
         self.unary(a, |ctx, a| unsafe { sys::ggml_sigmoid(ctx, a) })
     }
 
     /// shapes: [n, …] → [1, …]
     pub fn sum_rows(&mut self, a: Tensor) -> Built {
+        // SAFETY: no precondition on shape.
         self.unary(a, |ctx, a| unsafe { sys::ggml_sum_rows(ctx, a) })
     }
 
     /// Over the innermost dimension, without mask or scale.
     pub fn soft_max(&mut self, a: Tensor) -> Built {
         let a = self.dense(a)?;
+        // SAFETY: contiguity is what ggml asserts and `dense` gives.
         self.unary(a, |ctx, a| unsafe { sys::ggml_soft_max(ctx, a) })
     }
 
     /// The same values, contiguous.
     pub fn cont(&mut self, a: Tensor) -> Built {
+        // SAFETY: no precondition on shape.
         self.unary(a, |ctx, a| unsafe { sys::ggml_cont(ctx, a) })
     }
 
@@ -224,6 +232,7 @@ impl Graph {
 
     /// Swap the inner two dimensions, as a view.
     pub fn transpose(&mut self, a: Tensor) -> Built {
+        // SAFETY: no precondition on shape.
         self.unary(a, |ctx, a| unsafe { sys::ggml_transpose(ctx, a) })
     }
 
@@ -253,7 +262,7 @@ impl Graph {
         self.unary(a, |ctx, a| unsafe { sys::ggml_reshape_4d(ctx, a, shape[0], shape[1], shape[2], shape[3]) })
     }
 
-    /// shapes: `rows` [n, m], `ids` I32 [k] → F32 [n, k]
+    /// shapes: `rows [n, m]`, I32 `ids [k]` → F32 `[n, k]`
     pub fn get_rows(&mut self, rows: Tensor, ids: Tensor) -> Built {
         let (sr, si) = (self.shape(rows)?, self.shape(ids)?);
         if sr[2] != 1 || sr[3] != 1 || si[1] != 1 || si[2] != 1 || si[3] != 1 || self.dtype(ids)? != Dtype::I32 {

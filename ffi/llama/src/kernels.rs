@@ -55,6 +55,7 @@ unsafe fn tile(from: *const u8, row: usize, to: *mut f32, stride: usize) {
         for (y, line) in block.iter_mut().enumerate() {
             *line = from.add(y * row).cast::<[f32; TILE]>().read_unaligned();
         }
+        #[expect(clippy::needless_range_loop, reason = "x walks over columns, which no iterator of rows gives")]
         for x in 0..TILE {
             let column: [f32; TILE] = std::array::from_fn(|y| block[y][x]);
             to.add(x * stride).cast::<[f32; TILE]>().write_unaligned(column);

@@ -14,6 +14,7 @@ mod kernels;
 mod log;
 mod model;
 mod quantize;
+mod refuse;
 mod shim;
 mod storage;
 mod template;

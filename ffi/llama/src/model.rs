@@ -10,6 +10,7 @@ use llama_cpp_sys_2 as sys;
 use crate::backend::Backend;
 use crate::error::LlamaError;
 use crate::log::{self, Reason};
+use crate::refuse::{check_container, check_model};
 use crate::template::ChatTemplate;
 use crate::vocab::Vocab;
 
@@ -55,9 +56,10 @@ impl Default for ModelParams {
 impl Model {
     /// Load a GGUF model. Weights stay in the file's own layout, never repacked, so that they can be read back.
     ///
-    /// fails: missing or truncated file, unknown architecture, too little memory; the reason is llama.cpp's own.
+    /// fails: missing or truncated file, a vocabulary that llama.cpp would abort on, unknown architecture, too little memory; most
+    /// reasons are llama.cpp's own.
     pub fn load(_backend: Backend, path: &Path, params: &ModelParams) -> Result<Self, LlamaError> {
-        check_container(path)?;
+        check_model(path)?;
         let text = CString::new(path.as_os_str().as_bytes()).map_err(|_| LlamaError::Path(path.to_owned()))?;
         let mark = log::mark();
         // SAFETY: `text` outlives the call; the parameters are the library's defaults with plain values replaced. The loader
@@ -126,20 +128,23 @@ impl Model {
     }
 
     pub fn parameters(&self) -> u64 {
-        // SAFETY: reads a field of a live model; so do the four below.
+        // SAFETY: reads a field of a live model.
         unsafe { sys::llama_model_n_params(self.raw()) }
     }
 
     /// units: bytes of all tensors.
     pub fn bytes(&self) -> u64 {
+        // SAFETY: reads a field of a live model.
         unsafe { sys::llama_model_size(self.raw()) }
     }
 
     pub fn layers(&self) -> usize {
+        // SAFETY: reads a field of a live model.
         usize::try_from(unsafe { sys::llama_model_n_layer(self.raw()) }).unwrap_or(0)
     }
 
     pub fn context_trained(&self) -> usize {
+        // SAFETY: reads a field of a live model.
         usize::try_from(unsafe { sys::llama_model_n_ctx_train(self.raw()) }).unwrap_or(0)
     }
 
@@ -181,13 +186,6 @@ pub fn map_file(path: &Path) -> Result<memmap2::Mmap, LlamaError> {
     // SAFETY: the map is read-only. A file truncated by someone else while it is mapped raises SIGBUS; the same holds for llama.cpp's
     // own map of every model, and everything this project writes is renamed into place, never truncated.
     unsafe { memmap2::Mmap::map(&file) }.map_err(io)
-}
-
-/// Read the container with the strict reader first: llama.cpp's own aborts on some of what this one refuses by name.
-fn check_container(path: &Path) -> Result<(), LlamaError> {
-    let bytes = map_file(path)?;
-    translora_gguf::Gguf::parse(&bytes).map_err(|source| LlamaError::Gguf { path: path.to_owned(), source })?;
-    Ok(())
 }
 
 /// A LoRA loaded onto a model. Owns a share of that model, so it cannot outlive it. Clones share the adapter.

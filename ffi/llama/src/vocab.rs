@@ -19,7 +19,7 @@ impl<'m> Vocab<'m> {
 
     /// Number of tokens.
     pub fn len(&self) -> usize {
-        // SAFETY: `raw` belongs to the borrowed model; the same holds for every call below.
+        // SAFETY: `raw` belongs to the borrowed model.
         usize::try_from(unsafe { sys::llama_vocab_n_tokens(self.raw) }).unwrap_or(0)
     }
 
@@ -29,29 +29,40 @@ impl<'m> Vocab<'m> {
 
     /// The model was saved without a tokenizer: only token ids can be used with it.
     pub fn is_absent(&self) -> bool {
+        // SAFETY: `raw` belongs to the borrowed model.
         unsafe { sys::llama_vocab_type(self.raw) == sys::LLAMA_VOCAB_TYPE_NONE }
     }
 
     pub fn bos(&self) -> Option<i32> {
+        // SAFETY: `raw` belongs to the borrowed model.
         Some(unsafe { sys::llama_vocab_bos(self.raw) }).filter(|token| *token >= 0)
     }
 
     pub fn eos(&self) -> Option<i32> {
+        // SAFETY: `raw` belongs to the borrowed model.
         Some(unsafe { sys::llama_vocab_eos(self.raw) }).filter(|token| *token >= 0)
     }
 
     pub fn adds_bos(&self) -> bool {
+        // SAFETY: `raw` belongs to the borrowed model.
         unsafe { sys::llama_vocab_get_add_bos(self.raw) }
     }
 
     /// The token ends a generation (end of text, end of turn).
     pub fn is_end(&self, token: i32) -> bool {
+        // SAFETY: `raw` belongs to the borrowed model; any number may be looked up.
         unsafe { sys::llama_vocab_is_eog(self.raw, token) }
+    }
+
+    /// llama.cpp indexes its table with some tokens unchecked, and throws for others.
+    fn holds(&self, token: i32) -> bool {
+        usize::try_from(token).is_ok_and(|token| token < self.len())
     }
 
     /// The token is markup of the template, not text.
     pub fn is_control(&self, token: i32) -> bool {
-        unsafe { sys::llama_vocab_is_control(self.raw, token) }
+        // SAFETY: `raw` belongs to the borrowed model; the token is one of its own.
+        self.holds(token) && unsafe { sys::llama_vocab_is_control(self.raw, token) }
     }
 
     /// Encode text. `special`: treat markup such as `<|im_end|>` as its token; never set it for text that a stranger wrote.
@@ -74,12 +85,15 @@ impl<'m> Vocab<'m> {
         Ok(tokens)
     }
 
-    /// The bytes of one token; markup only if `special`.
+    /// The bytes of one token; markup only if `special`. None for a number outside the vocabulary.
     pub fn piece(&self, token: i32, special: bool) -> Vec<u8> {
+        if self.is_absent() || !self.holds(token) {
+            return Vec::new();
+        }
         let mut buffer = vec![0_u8; 64];
         loop {
             let room = i32::try_from(buffer.len()).unwrap_or(i32::MAX);
-            // SAFETY: the buffer is as long as said; tokens out of range give a negative length of zero.
+            // SAFETY: the buffer is as long as said; the token is one of the vocabulary's.
             let n = unsafe { sys::llama_token_to_piece(self.raw, token, buffer.as_mut_ptr().cast(), room, 0, special) };
             if n >= 0 {
                 buffer.truncate(n.unsigned_abs() as usize);

@@ -83,7 +83,7 @@ impl TensorKind {
         self as u32
     }
 
-    /// Says whether [`crate::dequantize`] knows the type.
+    /// Says whether [`crate::dequantize()`] knows the type.
     pub const fn is_dequantizable(self) -> bool {
         use TensorKind::{BF16, F16, F32, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
         matches!(self, F32 | F16 | BF16 | Q8_0 | Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q4_K | Q5_K | Q6_K)

@@ -18,7 +18,7 @@ mod writer;
 pub use dequantize::dequantize;
 pub use error::GgufError;
 pub use kind::TensorKind;
-pub use reader::{Gguf, Tensor};
+pub use reader::{Gguf, Header, Tensor};
 pub use value::{Array, Value, ValueKind};
 pub use writer::Writer;
 

@@ -5,6 +5,7 @@ use crate::limits::{ALIGNMENT_DEFAULT, ALIGNMENT_MAX, DIMENSIONS_MAX, KEY_BYTES_
 use crate::{GgufError, TensorKind, Value};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::ops::Deref;
 
 pub(crate) const MAGIC: [u8; 4] = *b"GGUF";
 pub(crate) const ALIGNMENT_KEY: &str = "general.alignment";
@@ -33,10 +34,9 @@ impl Tensor {
     }
 }
 
-/// Holds a parsed file: metadata by value, tensor data as slices of the bytes it was parsed from.
+/// Holds what stands before the tensor data: metadata and the places of the tensors, all by value.
 #[derive(Debug, Clone)]
-pub struct Gguf<'a> {
-    bytes: &'a [u8],
+pub struct Header {
     version: u32,
     alignment: u64,
     metadata: Vec<(String, Value)>,
@@ -45,20 +45,21 @@ pub struct Gguf<'a> {
     names: HashMap<String, usize>,
 }
 
-impl<'a> Gguf<'a> {
-    /// Parses a whole file.
+impl Header {
+    /// Parses the header of a file of `file_bytes` bytes out of its first bytes; `None` where `start` ends before the header does.
     ///
-    /// fails: at the first byte that breaks a rule of the format or a limit; nothing of the file is kept
-    pub fn parse(bytes: &'a [u8]) -> Result<Gguf<'a>, GgufError> {
-        let mut cursor = Cursor::new(bytes);
-        let version = read_version(&mut cursor)?;
-        let tensor_count = cursor.count("tensors", TENSORS_MAX)?;
-        let key_count = cursor.count("metadata keys", KEYS_MAX)?;
-        let (metadata, keys) = read_metadata(&mut cursor, key_count)?;
-        let alignment = alignment_of(keys.get(ALIGNMENT_KEY).map(|&index| &metadata[index].1))?;
-        let (mut tensors, names) = read_tensors(&mut cursor, tensor_count)?;
-        place_tensors(&mut tensors, cursor.offset(), alignment, bytes.len() as u64)?;
-        Ok(Gguf { bytes, version, alignment, metadata, keys, tensors, names })
+    /// fails: as [`Gguf::parse`] would on the whole file
+    pub fn parse(start: &[u8], file_bytes: u64) -> Result<Option<Header>, GgufError> {
+        let later = file_bytes.saturating_sub(start.len() as u64);
+        match read_header(start) {
+            Ok((mut header, end)) => {
+                place_tensors(&mut header.tensors, end, header.alignment, file_bytes)?;
+                Ok(Some(header))
+            }
+            Err(GgufError::Truncated { missing, .. }) if missing <= later => Ok(None),
+            Err(GgufError::Truncated { place, offset, missing }) => Err(GgufError::Truncated { place, offset, missing: missing - later }),
+            Err(error) => Err(error),
+        }
     }
 
     /// Gives the version of the format, 2 or 3.
@@ -90,6 +91,24 @@ impl<'a> Gguf<'a> {
     pub fn tensor(&self, name: &str) -> Option<&Tensor> {
         self.names.get(name).map(|&index| &self.tensors[index])
     }
+}
+
+/// Holds a parsed file: its [`Header`], whose methods it has, and tensor data as slices of the bytes it was parsed from.
+#[derive(Debug, Clone)]
+pub struct Gguf<'a> {
+    bytes: &'a [u8],
+    header: Header,
+}
+
+impl<'a> Gguf<'a> {
+    /// Parses a whole file.
+    ///
+    /// fails: at the first byte that breaks a rule of the format or a limit; nothing of the file is kept
+    pub fn parse(bytes: &'a [u8]) -> Result<Gguf<'a>, GgufError> {
+        let (mut header, end) = read_header(bytes)?;
+        place_tensors(&mut header.tensors, end, header.alignment, bytes.len() as u64)?;
+        Ok(Gguf { bytes, header })
+    }
 
     /// Borrows the data of a tensor of this file.
     ///
@@ -98,6 +117,26 @@ impl<'a> Gguf<'a> {
         let range = tensor.offset as usize..(tensor.offset + tensor.bytes) as usize;
         self.bytes.get(range).expect("parsing has placed every tensor of this file inside it")
     }
+}
+
+impl Deref for Gguf<'_> {
+    type Target = Header;
+
+    fn deref(&self) -> &Header {
+        &self.header
+    }
+}
+
+/// Reads everything before the data, and says where it ends; offsets of tensors still count from the start of the data.
+fn read_header(bytes: &[u8]) -> Result<(Header, u64), GgufError> {
+    let mut cursor = Cursor::new(bytes);
+    let version = read_version(&mut cursor)?;
+    let tensor_count = cursor.count("tensors", TENSORS_MAX)?;
+    let key_count = cursor.count("metadata keys", KEYS_MAX)?;
+    let (metadata, keys) = read_metadata(&mut cursor, key_count)?;
+    let alignment = alignment_of(keys.get(ALIGNMENT_KEY).map(|&index| &metadata[index].1))?;
+    let (tensors, names) = read_tensors(&mut cursor, tensor_count)?;
+    Ok((Header { version, alignment, metadata, keys, tensors, names }, cursor.offset()))
 }
 
 /// Reads the magic and the version.

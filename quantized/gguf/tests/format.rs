@@ -1,6 +1,6 @@
 //! Tests the format on tiny files made here: whole, cut at every byte, and damaged.
 
-use translora_gguf::{Array, Gguf, GgufError, TensorKind, Value, ValueKind, Writer};
+use translora_gguf::{Array, Gguf, GgufError, Header, TensorKind, Value, ValueKind, Writer};
 
 /// Makes a file with a value of every type, two tensors and an empty array.
 fn small_file() -> Vec<u8> {
@@ -81,6 +81,35 @@ fn a_file_cut_at_any_byte_is_truncated_and_says_by_how_much() {
     }
     let Err(GgufError::Truncated { place, missing, .. }) = Gguf::parse(&bytes[..end - 5]) else { panic!("not truncated") };
     assert_eq!((place.as_str(), missing), ("the data of \"b.weight\"", 5));
+}
+
+#[test]
+fn a_header_is_read_out_of_the_first_bytes_as_out_of_all() {
+    let bytes = small_file();
+    let whole = Gguf::parse(&bytes).unwrap();
+    let data = whole.tensors()[0].offset as usize;
+    let mut needed = None;
+    for cut in 0..=bytes.len() {
+        match Header::parse(&bytes[..cut], bytes.len() as u64).unwrap() {
+            None => assert!(needed.is_none() && cut < data, "{cut} bytes are too few, but fewer were enough"),
+            Some(header) => {
+                needed = needed.or(Some(cut));
+                assert_eq!(header.tensors(), whole.tensors());
+                assert!(header.metadata().eq(whole.metadata()));
+            }
+        }
+    }
+    assert!(needed.is_some_and(|needed| needed <= data));
+    let end = whole.tensors().iter().map(|t| t.offset + t.bytes).max().unwrap();
+    for file_bytes in 0..end {
+        let told = Gguf::parse(&bytes[..file_bytes as usize]).unwrap_err().to_string();
+        for cut in [0, 40, file_bytes.min(data as u64), file_bytes] {
+            match Header::parse(&bytes[..cut.min(file_bytes) as usize], file_bytes) {
+                Ok(found) => assert!(found.is_none(), "cut at {cut} of {file_bytes}"),
+                Err(error) => assert_eq!(error.to_string(), told, "cut at {cut} of {file_bytes}"),
+            }
+        }
+    }
 }
 
 #[test]

@@ -9,7 +9,6 @@ use translora::pipeline::{Context, Event, Events, PipelineError};
 use translora::record::{Cancel, Limits, SystemClock};
 
 use crate::failure::Failure;
-use crate::out;
 use crate::progress::{Screen, Talk};
 
 /// What a shell reports for a program that Ctrl-C ended.
@@ -76,6 +75,6 @@ fn engine() -> Result<Box<dyn Engine>, Failure> {
 
 #[cfg(not(feature = "ggml"))]
 fn engine() -> Result<Box<dyn Engine>, Failure> {
-    out::say("warning: this build has no llama.cpp (feature `ggml` is off); it opens toy models only");
+    crate::out::say("warning: this build has no llama.cpp (feature `ggml` is off); it opens toy models only");
     Ok(Box::<translora::engine::toy::Toy>::default())
 }

@@ -45,7 +45,7 @@ pub struct Transfer {
     #[arg(long, value_name = "N", default_value_t = 250, value_parser = between::<1, 1_000_000>)]
     samples: usize,
 
-    /// What decides which inputs are kept; auto is the kit's discriminator where there is one, else the contrast
+    /// What decides which inputs are kept; auto is the contrast, kit the discriminator that the kit holds
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Filter::Auto)]
     filter: Filter,
 

@@ -10,25 +10,39 @@ impl Generate for GgmlModel {
     fn generate(&mut self, with: With, request: &GenerateRequest, talk: &mut Talk<'_>) -> Result<Vec<Continuation>, EngineError> {
         let prefix = self.chat.raw(&self.model, &request.prefix, false).map_err(internal)?;
         let Some((last, shared)) = prefix.split_last() else { return Ok(Vec::new()) };
-        let jobs: Vec<Job> = (0..request.count).map(|_| Job { tokens: vec![*last], outputs_from: 0 }).collect();
+        let count = request.openings.len();
+        let mut jobs = Vec::with_capacity(count);
+        for opening in &request.openings {
+            // Words of a list are written with the space before them.
+            let text = if opening.is_empty() { String::new() } else { format!(" {opening}") };
+            let opened = self.model.vocab().encode(&text, false).map_err(internal)?;
+            jobs.push(Job { outputs_from: opened.len(), tokens: [&[*last][..], &opened].concat() });
+        }
+        let longest = jobs.iter().map(|job| job.tokens.len()).max().unwrap_or(0);
         let model = self.model.clone();
         let mut sampler = Sampler {
-            random: (0..request.count).map(|i| Rng::new(request.seed.wrapping_add(i as u64), "generate")).collect(),
-            texts: vec![Vec::new(); request.count],
-            counts: vec![0; request.count],
-            finished: vec![false; request.count],
+            random: (0..count).map(|i| Rng::new(request.seed.wrapping_add(i as u64), "generate")).collect(),
+            texts: vec![Vec::new(); count],
+            counts: vec![0; count],
+            finished: vec![false; count],
             done: 0,
             vocab: model.vocab(),
             request,
             talk,
         };
-        decode::run(self.ready(with)?, shared, &jobs, request.tokens_max + 1, &mut sampler)?;
+        decode::run(self.ready(with)?, shared, &jobs, longest + request.tokens_max, &mut sampler)?;
         let ended = sampler.texts.into_iter().zip(sampler.counts).zip(sampler.finished);
-        let text = |bytes: Vec<u8>| {
-            let text = String::from_utf8_lossy(&bytes).into_owned();
-            text.split_once(&request.stop).filter(|_| !request.stop.is_empty()).map_or(text.clone(), |(head, _)| head.to_owned())
+        let text = |opening: &str, bytes: Vec<u8>| {
+            let text = String::from_utf8_lossy(&bytes);
+            let head = if request.stop.is_empty() { &text } else { text.split(&request.stop).next().unwrap_or_default() };
+            format!("{opening}{head}")
         };
-        Ok(ended.map(|((bytes, tokens), finished)| Continuation { text: text(bytes), tokens, finished }).collect())
+        let one = |(opening, ((bytes, tokens), finished)): (&String, ((Vec<u8>, usize), bool))| Continuation {
+            text: text(opening, bytes),
+            tokens,
+            finished,
+        };
+        Ok(request.openings.iter().zip(ended).map(one).collect())
     }
 }
 
@@ -65,7 +79,7 @@ impl Reader for Sampler<'_, '_> {
 
     fn done(&mut self, _: usize) -> Result<(), EngineError> {
         self.done += 1;
-        self.talk.tick(self.done, self.request.count)
+        self.talk.tick(self.done, self.request.openings.len())
     }
 }
 
@@ -141,7 +155,7 @@ impl Score for GgmlModel {
         let first = |word: &str| self.chat.completion(&self.model, word).map(|tokens| tokens[0]).map_err(internal);
         let words = [first(a)?, first(b)?];
         if words[0] == words[1] {
-            return Err(EngineError::SameFirstToken { model: self.info.name.clone(), words: [a.into(), b.into()] });
+            return Err(EngineError::SameFirstToken { model: self.path(), words: [a.into(), b.into()] });
         }
         let (prefix, jobs) = self.prompts(prompts)?;
         let longest = jobs.iter().map(|job| job.tokens.len()).max().unwrap_or(0);
@@ -216,7 +230,7 @@ fn argmax(logits: &[f32]) -> i32 {
     best as i32
 }
 
-/// ln softmax(logits)[token]
+/// The natural log of the probability that `logits` give `token`.
 fn log_probability(logits: &[f32], token: i32) -> f64 {
     let highest = logits.iter().fold(f32::NEG_INFINITY, |m, x| m.max(*x));
     let sum: f32 = logits.iter().map(|x| (x - highest).exp()).sum();

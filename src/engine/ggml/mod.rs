@@ -88,6 +88,11 @@ impl GgmlModel {
         Ok(Self { backend, model, chat, info, adapters: Vec::new(), context: None, active: With::Base, threads })
     }
 
+    /// What errors call this model.
+    fn path(&self) -> String {
+        self.info.path.display().to_string()
+    }
+
     /// The inference context with `with` active and nothing remembered.
     fn ready(&mut self, with: With) -> Result<&mut Context, EngineError> {
         if self.context.is_none() {
@@ -138,17 +143,25 @@ impl Model for GgmlModel {
     }
 
     fn check_text(&self, text: &str) -> Result<(), EngineError> {
-        let model = || self.info.name.clone();
-        let tokens = self.model.vocab().encode(text, false);
-        let tokens = tokens.map_err(|error| EngineError::Tokenizer { model: model(), text: text.into(), back: error.to_string() })?;
+        let refuse = |back: String| EngineError::Tokenizer { model: self.path(), text: clipped(text), back: clipped(&back) };
+        let tokens = self.model.vocab().encode(text, false).map_err(|error| refuse(error.to_string()))?;
+        if tokens.len() > self.info.context {
+            return Err(EngineError::Context { needed: tokens.len(), context: self.info.context });
+        }
         let back = String::from_utf8_lossy(&self.model.vocab().decode(&tokens)).into_owned();
         // Sentence-piece vocabularies write a space in front.
-        if back.trim_start() == text.trim_start() {
-            Ok(())
-        } else {
-            Err(EngineError::Tokenizer { model: model(), text: text.into(), back })
-        }
+        if back.trim_start() == text.trim_start() { Ok(()) } else { Err(refuse(back)) }
     }
+}
+
+/// The start of a text, for a message.
+fn clipped(text: &str) -> String {
+    const CHARACTERS_MAX: usize = 120;
+    let mut start: String = text.chars().take(CHARACTERS_MAX).collect();
+    if start.len() < text.len() {
+        start.push('…');
+    }
+    start
 }
 
 /// Refuse an adapter with a number that is none.

@@ -28,12 +28,12 @@ impl Train for GgmlModel {
 
 impl GgmlModel {
     fn translate(&self, error: TrainError) -> EngineError {
-        let model = self.info.name.clone();
+        let model = self.path();
         match error {
             TrainError::Llama(error) => internal(error),
             TrainError::Module { asked, reason } => EngineError::Modules { model, asked, reason },
             TrainError::NoRule { .. } => EngineError::Untrainable { model, reason: error.to_string() },
-            TrainError::Example { index, reason } => EngineError::Example { index, reason },
+            TrainError::Example { index, reason } => EngineError::Example { index, reason: format!("a row is unfit: {reason}") },
             TrainError::NotFinite { what, step } => EngineError::NotFinite { what, step },
             TrainError::Snapshot(reason) => EngineError::Snapshot(reason),
             TrainError::Io(source) => EngineError::Io { path: std::env::temp_dir(), source },
@@ -69,7 +69,7 @@ impl Trainer for GgmlTrainer<'_> {
             let completion = chat.completion(model, &pair.completion).map_err(internal)?;
             let (start, needed) = (prompt.len(), prompt.len() + completion.len());
             if needed > self.model.info.context {
-                let reason = format!("{needed} tokens do not fit the context of {}", self.model.info.context);
+                let reason = format!("a row of {needed} tokens does not fit the context of {}", self.model.info.context);
                 return Err(EngineError::Example { index, reason });
             }
             let example = Example::new([prompt, completion].concat(), start, index).map_err(|error| self.model.translate(error))?;

@@ -170,12 +170,15 @@ impl Generate for ToyModel {
     fn generate(&mut self, with: With, request: &GenerateRequest, talk: &mut Talk<'_>) -> Result<Vec<Continuation>, EngineError> {
         self.head(with)?;
         let mut rng = Rng::new(request.seed, "toy generate");
-        let mut continuations = Vec::with_capacity(request.count);
-        for i in 0..request.count {
-            talk.tick(i, request.count)?;
-            continuations.push(self.base.continue_list(&request.prefix, request.tokens_max, &mut rng));
-        }
-        Ok(continuations)
+        let one = |(i, opening): (usize, &String)| {
+            talk.tick(i, request.openings.len())?;
+            let drawn = self.base.continue_list(&request.prefix, request.tokens_max, &mut rng);
+            // The opening stands in place of as many words.
+            let rest = drawn.text.split_whitespace().skip(words(opening));
+            let text = opening.split_whitespace().chain(rest).collect::<Vec<_>>().join(" ");
+            Ok(Continuation { text, ..drawn })
+        };
+        request.openings.iter().enumerate().map(one).collect()
     }
 }
 

@@ -88,7 +88,7 @@ fn lists_are_continued_on_and_off_the_task() {
     let seeds: Vec<String> = world::rows(5, 3).iter().enumerate().map(|(i, row)| format!("{}. {}", i + 1, row.prompt)).collect();
     let request = GenerateRequest {
         prefix: format!("Here are 10 examples:\n{}\n6.", seeds.join("\n")),
-        count: 200,
+        openings: vec![String::new(); 200],
         tokens_max: 32,
         temperature: 1.0,
         stop: "\n".into(),

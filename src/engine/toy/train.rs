@@ -44,10 +44,10 @@ impl<'m> ToyTrainer<'m> {
         let completion_tokens = pair.completion.split_whitespace().count() + 1;
         let tokens = pair.prompt.split_whitespace().count() + completion_tokens;
         if completion_tokens == 1 || pair.prompt.trim().is_empty() {
-            return Err(EngineError::Example { index, reason: "it is empty".into() });
+            return Err(EngineError::Example { index, reason: "a row is empty".into() });
         }
         if tokens > self.base.context {
-            let reason = format!("{tokens} tokens do not fit a context of {}", self.base.context);
+            let reason = format!("a row of {tokens} tokens does not fit a context of {}", self.base.context);
             return Err(EngineError::Example { index, reason });
         }
         let answer = self.head.admit(pair.completion.trim());

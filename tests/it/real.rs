@@ -1,0 +1,173 @@
+//! The program with the real engine, on the lab's two base models: what it refuses, and that a run can be stopped and repeated.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::Value;
+
+use crate::source::root;
+
+mod bad_inputs;
+mod bad_models;
+mod runs;
+
+/// What every test starts from, made once: a source adapter for the task `ticket`, and its kit.
+struct Lab {
+    folder: Folder,
+    lora: PathBuf,
+    kit: PathBuf,
+}
+
+fn old_base() -> PathBuf {
+    root().join("tests/fixtures/lab/sprout.f16.gguf")
+}
+
+fn new_base() -> PathBuf {
+    root().join("tests/fixtures/lab/branch.f16.gguf")
+}
+
+/// The first rows of a file of the task.
+fn rows(file: &str, count: usize) -> String {
+    let path = root().join("tests/fixtures/lab/tasks/ticket").join(file);
+    let text = fs::read_to_string(path).expect("the lab's tasks are in the repository");
+    text.lines().take(count).map(|line| format!("{line}\n")).collect()
+}
+
+fn lab() -> &'static Lab {
+    static LAB: OnceLock<Lab> = OnceLock::new();
+    LAB.get_or_init(|| {
+        let folder = Folder::new("lab");
+        folder.write("train.jsonl", rows("train.jsonl", 200).as_bytes());
+        let lora = folder.path("old-lora.gguf");
+        let kit = folder.path("task.kit");
+        let (old, out) = (old_base(), lora.clone());
+        let train = format!("train -m {} --data train.jsonl --out {} --epochs 5 --lr 4e-3 --rank 8", old.display(), out.display());
+        done(&folder.run(&train));
+        folder.write("few.jsonl", rows("train.jsonl", 40).as_bytes());
+        let (lora_path, kit_path) = (lora.display(), kit.display());
+        let pack = format!("kit -m {} --lora {lora_path} --data few.jsonl --out {kit_path} --epochs 2 --lr 2e-3 --rank 4", old.display());
+        done(&folder.run(&pack));
+        Lab { folder, lora, kit }
+    })
+}
+
+/// A folder that goes away with the test.
+struct Folder(PathBuf);
+
+static FOLDERS: AtomicUsize = AtomicUsize::new(0);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let name = format!("translora-real-{name}-{}-{}", std::process::id(), FOLDERS.fetch_add(1, Ordering::Relaxed));
+        let folder = std::env::temp_dir().join(name);
+        fs::create_dir_all(&folder).expect("a temporary folder can be made");
+        Self(folder)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        fs::write(self.path(name), bytes).expect("the folder is writable");
+        self.path(name)
+    }
+
+    /// Names in the folder, sorted.
+    fn names(&self) -> Vec<String> {
+        names(&self.0)
+    }
+
+    /// The program in this folder, on one thread.
+    fn command(&self, line: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_translora"));
+        command.env_remove("NO_COLOR").stdin(Stdio::null()).current_dir(&self.0).args(line.split_whitespace());
+        if !line.starts_with("inspect") {
+            command.args(["-t", "1"]);
+        }
+        command
+    }
+
+    fn run(&self, line: &str) -> Told {
+        Told::of(line, &self.command(line).output().expect("the program runs"))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).expect("the folder is readable");
+    let mut names: Vec<String> = entries.map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// What a run of the program came to.
+struct Told {
+    line: String,
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Told {
+    fn of(line: &str, output: &Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("output is UTF-8");
+        Self { line: line.to_owned(), code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
+    }
+
+    /// The object of a run with `--json`.
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self}"))
+    }
+}
+
+impl std::fmt::Display for Told {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "translora {}\nexit {:?}\n{}{}", self.line, self.code, self.out, self.err)
+    }
+}
+
+#[track_caller]
+fn done(told: &Told) {
+    assert_eq!(told.code, Some(0), "{told}");
+}
+
+/// The run was an error that names what was wrong and says what to do.
+#[track_caller]
+fn refused(what: &str, told: &Told, says: &[&str]) {
+    assert_eq!((told.code, told.out.as_str()), (Some(2), ""), "{what}: {told}");
+    let error = told.err.find("error: ").unwrap_or_else(|| panic!("{what}: no error is told: {told}"));
+    let (error, hint) = told.err[error..].split_once("hint: ").unwrap_or_else(|| panic!("{what}: no hint: {told}"));
+    assert!(says.iter().all(|word| error.contains(word)) && !hint.trim().is_empty(), "{what}: {says:?} is not said: {told}");
+    assert!(!hint.contains("a bug"), "{what}: {told}");
+}
+
+/// A transfer that takes a second; `with` changes flags or adds some.
+fn transfer(with: &[(&str, &str)]) -> String {
+    let lab = lab();
+    let text = |path: &Path| path.to_str().expect("the path is UTF-8").to_owned();
+    let mut flags = vec![
+        ("--source", text(&old_base())),
+        ("--source-lora", text(&lab.lora)),
+        ("--target", text(&new_base())),
+        ("--seeds", "seeds.jsonl".to_owned()),
+        ("--out", "new.gguf".to_owned()),
+        ("--samples", "12".to_owned()),
+        ("--rank", "4".to_owned()),
+        ("--epochs", "1".to_owned()),
+    ];
+    for (flag, value) in with {
+        flags.retain(|(known, _)| known != flag && !(*flag == "--kit" && *known == "--seeds"));
+        flags.push((flag, (*value).to_owned()));
+    }
+    let words = flags.iter().map(|(flag, value)| format!(" {flag} {value}"));
+    format!("transfer{}", words.collect::<String>())
+}
