@@ -102,7 +102,7 @@ fn an_adapter_moves_with_a_kit_and_with_seeds_alone() {
     let kit = kit(&world, &lora);
     let seeds = Inputs::Seeds(world.seeds.clone());
     for (name, inputs, filter) in [
-        ("kit.gguf", Inputs::Kit(kit.clone()), FilterChoice::Auto),
+        ("kit.gguf", Inputs::Kit(kit.clone()), FilterChoice::Kit),
         ("contrast.gguf", seeds.clone(), FilterChoice::Auto),
         ("kit-contrast.gguf", Inputs::Kit(kit), FilterChoice::Contrast),
         ("none.gguf", seeds, FilterChoice::None),
@@ -113,7 +113,7 @@ fn an_adapter_moves_with_a_kit_and_with_seeds_alone() {
         assert!(report.scores.target == 0.0 && report.scores.source_lora > 0.9, "{name}: {:?}", report.scores);
         assert_eq!(eval(&world, &world.target, Some(&report.adapter)), report.scores.transferred, "{name}");
         if filter != FilterChoice::None {
-            assert!(report.scores.transferred > 0.8, "{name}: {:?}", report.scores);
+            assert!(report.scores.transferred > 0.75, "{name}: {:?}", report.scores);
         }
         assert!(report.report.is_file() && report.adapter == world.path(name) && !world.path(&format!("{name}.journal")).exists());
     }

@@ -20,7 +20,7 @@ fn world(name: &str, eval: usize) -> Folder {
 /// A transfer whose stages last long enough to be hit.
 fn longer() -> String {
     let kit = lab().kit.to_str().expect("the path is UTF-8");
-    transfer(&[("--kit", kit), ("--samples", "24"), ("--epochs", "12"), ("--lr", "3e-3"), ("--eval", "eval.jsonl")])
+    transfer(&[("--kit", kit), ("--filter", "kit"), ("--samples", "24"), ("--epochs", "12"), ("--lr", "3e-3"), ("--eval", "eval.jsonl")])
 }
 
 /// The bytes of the adapter that a run wrote: accepted or set aside.
