@@ -69,7 +69,7 @@ impl Kept {
         self.answer.as_ref()
     }
 
-    /// What it was ranked by: log-odds of the discriminator or contrast per token. units: nats
+    /// What it was ranked by: log-odds of the discriminator, or the adapter's confidence per token. units: nats
     pub fn score(&self) -> f64 {
         self.score
     }

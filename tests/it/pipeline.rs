@@ -113,7 +113,8 @@ fn an_adapter_moves_with_a_kit_and_with_seeds_alone() {
         assert!(report.scores.target == 0.0 && report.scores.source_lora > 0.9, "{name}: {:?}", report.scores);
         assert_eq!(eval(&world, &world.target, Some(&report.adapter)), report.scores.transferred, "{name}");
         if filter != FilterChoice::None {
-            assert!(report.scores.transferred > 0.75, "{name}: {:?}", report.scores);
+            let least = if name.starts_with("kit") { 0.75 } else { 0.8 };
+            assert!(report.scores.transferred > least, "{name}: {:?}", report.scores);
         }
         assert!(report.report.is_file() && report.adapter == world.path(name) && !world.path(&format!("{name}.journal")).exists());
     }
