@@ -14,6 +14,7 @@ impl Dtype {
     pub const BF16: Self = Self(sys::GGML_TYPE_BF16);
     pub const Q8_0: Self = Self(sys::GGML_TYPE_Q8_0);
     pub const I32: Self = Self(sys::GGML_TYPE_I32);
+    pub const I64: Self = Self(sys::GGML_TYPE_I64);
 
     pub(crate) fn of(raw: sys::ggml_type) -> Self {
         Self(raw)

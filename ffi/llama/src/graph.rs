@@ -32,7 +32,7 @@ pub struct Graph {
 // `&mut Compute` runs.
 unsafe impl Send for Graph {}
 
-type Built = Result<Tensor, LlamaError>;
+pub(crate) type Built = Result<Tensor, LlamaError>;
 
 impl Graph {
     /// Start an empty graph of at most `nodes_max` tensors.
@@ -272,29 +272,6 @@ impl Graph {
         self.binary(rows, ids, |ctx, rows, ids| unsafe { sys::ggml_get_rows(ctx, rows, ids) })
     }
 
-    /// Gradient of a traced ROPE for its first operand. `positions` and `factors` are this graph's tensors for the node's operands 1 and 2.
-    pub fn rope_back(&mut self, node: &Node, gradient: Tensor, positions: Tensor, factors: Option<Tensor>) -> Built {
-        if node.op != Op::Rope || self.shape(gradient)? != node.shape {
-            return Err(LlamaError::Graph(format!("{} is no rope of the gradient's shape", node.name)));
-        }
-        let gradient = self.dense(gradient)?;
-        let (gradient, positions) = (self.raw(gradient)?, self.raw(positions)?);
-        let factors = factors.map(|factors| self.raw(factors)).transpose()?.unwrap_or(std::ptr::null_mut());
-        self.room()?;
-        // SAFETY: room was checked; operands have the traced shapes; the parameters are copied whole from the forward node, so that every
-        // variant of rope (sections included) keeps them.
-        let raw = unsafe {
-            let p = |i: usize| node.parameters[i];
-            let f = |i: usize| node.parameter_f32(i);
-            let (n_dims, mode, n_ctx) = (p(1), p(2), p(4));
-            let raw =
-                sys::ggml_rope_ext_back(self.ctx(), gradient, positions, factors, n_dims, mode, n_ctx, f(5), f(6), f(7), f(8), f(9), f(10));
-            (*raw).op_params = node.parameters;
-            raw
-        };
-        Ok(self.push(raw))
-    }
-
     /// Keep a tensor's value readable after a run, and compute it.
     pub fn output(&mut self, a: Tensor) -> Result<(), LlamaError> {
         let raw = self.raw(a)?;
@@ -342,12 +319,12 @@ impl Graph {
         self.context.as_ptr()
     }
 
-    fn push(&mut self, raw: *mut sys::ggml_tensor) -> Tensor {
+    pub(crate) fn push(&mut self, raw: *mut sys::ggml_tensor) -> Tensor {
         self.tensors.push(raw);
         Tensor { graph: self.id, index: self.tensors.len() - 1 }
     }
 
-    fn room(&self) -> Result<(), LlamaError> {
+    pub(crate) fn room(&self) -> Result<(), LlamaError> {
         // Leaves of others take no room; counting them anyway keeps the check on the safe side.
         if self.tensors.len() + 2 > self.nodes_max {
             return Err(LlamaError::Graph(format!("more than {} tensors", self.nodes_max)));
@@ -368,14 +345,18 @@ impl Graph {
         Ok(())
     }
 
-    fn unary(&mut self, a: Tensor, make: impl FnOnce(*mut sys::ggml_context, *mut sys::ggml_tensor) -> *mut sys::ggml_tensor) -> Built {
+    pub(crate) fn unary(
+        &mut self,
+        a: Tensor,
+        make: impl FnOnce(*mut sys::ggml_context, *mut sys::ggml_tensor) -> *mut sys::ggml_tensor,
+    ) -> Built {
         let a = self.raw(a)?;
         self.room()?;
         let raw = make(self.ctx(), a);
         Ok(self.push(raw))
     }
 
-    fn binary(
+    pub(crate) fn binary(
         &mut self,
         a: Tensor,
         b: Tensor,
