@@ -368,14 +368,18 @@ impl Graph {
         Ok(())
     }
 
-    fn unary(&mut self, a: Tensor, make: impl FnOnce(*mut sys::ggml_context, *mut sys::ggml_tensor) -> *mut sys::ggml_tensor) -> Built {
+    pub(crate) fn unary(
+        &mut self,
+        a: Tensor,
+        make: impl FnOnce(*mut sys::ggml_context, *mut sys::ggml_tensor) -> *mut sys::ggml_tensor,
+    ) -> Built {
         let a = self.raw(a)?;
         self.room()?;
         let raw = make(self.ctx(), a);
         Ok(self.push(raw))
     }
 
-    fn binary(
+    pub(crate) fn binary(
         &mut self,
         a: Tensor,
         b: Tensor,

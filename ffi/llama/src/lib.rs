@@ -13,6 +13,7 @@ mod graph;
 mod kernels;
 mod log;
 mod model;
+mod parts;
 mod quantize;
 mod refuse;
 mod shim;
