@@ -7,6 +7,7 @@
 
 mod adapter;
 mod error;
+mod loss;
 mod modules;
 mod optimizer;
 mod pack;
@@ -20,6 +21,7 @@ mod weights;
 
 pub use adapter::{Adapter, LoraPair};
 pub use error::TrainError;
+pub use loss::LOSS_BYTES;
 pub use modules::{Target, targets};
 pub use optimizer::{AdamW, Moments};
 pub use pack::{Example, Packed, shared_prefix};

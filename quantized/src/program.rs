@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use translora_llama::{Compute, Dtype, Graph, Node, Op, Storage, Tensor, Trace};
 
 use crate::error::TrainError;
+use crate::loss::{Head, Loss, Parts};
 use crate::pack::Packed;
 use crate::rules::{Backward, no_rule};
 use crate::weights::{ForwardWeights, Wanted, Weights};
@@ -26,9 +27,7 @@ pub(crate) struct Program {
     tokens: usize,
     vocabulary: usize,
     inputs: Inputs,
-    /// shapes: [1, outputs]
-    probability: Tensor,
-    logits: Option<Tensor>,
+    loss: Loss,
     /// By stored index: A and B of each pair in turn.
     gradients: Vec<Tensor>,
 }
@@ -39,10 +38,6 @@ struct Inputs {
     mask: Option<Tensor>,
     output_ids: Option<Tensor>,
     output_of: Tensor,
-    labels: Tensor,
-    /// Row of each label's probability in all outputs' probabilities.
-    label_rows: Tensor,
-    weights: Tensor,
 }
 
 /// What a run of a program yields.
@@ -84,6 +79,7 @@ pub(crate) fn reach(trace: &Trace, adapter: &AdapterIndex) -> Reach {
 /// Which copies of which weights the gradients (and the chosen forward) need.
 pub(crate) fn wanted(trace: &Trace, adapter: &AdapterIndex, forward: ForwardWeights) -> HashMap<String, Wanted> {
     let Reach { live, needs } = reach(trace, adapter);
+    let product = Head::find(trace, &needs).product();
     let mut wanted: HashMap<String, Wanted> = HashMap::new();
     for (index, node) in trace.nodes.iter().enumerate().filter(|(index, node)| live[*index] && node.op == Op::MulMat) {
         let (Some(Some(weight)), Some(Some(input))) = (node.sources.first(), node.sources.get(1)) else { continue };
@@ -94,7 +90,7 @@ pub(crate) fn wanted(trace: &Trace, adapter: &AdapterIndex, forward: ForwardWeig
         let entry = wanted.entry(weight.name.clone()).or_default();
         entry.transposed |= needs[*input];
         // The output matrix is read for few positions only; its logits stay exactly llama.cpp's.
-        entry.forward |= forward == ForwardWeights::F16 && weight.dtype.is_quantized() && index != trace.output;
+        entry.forward |= forward == ForwardWeights::F16 && weight.dtype.is_quantized() && Some(index) != product;
     }
     wanted
 }
@@ -103,56 +99,44 @@ impl Program {
     /// Emit forward, loss and (if asked for) gradients of `trace`.
     ///
     /// fails: an operation without a backward rule between an adapter matrix and the loss.
-    pub fn new(trace: &Trace, weights: &Weights, adapter: &Storage, index: &AdapterIndex, purpose: Purpose) -> Result<Self, TrainError> {
+    pub fn new(
+        trace: &Trace,
+        weights: &Weights,
+        adapter: &Storage,
+        index: &AdapterIndex,
+        purpose: Purpose,
+        loss_bytes: usize,
+    ) -> Result<Self, TrainError> {
         let Reach { live, needs } = reach(trace, index);
-        let mut graph = Graph::new(trace.nodes.len() * 16 + 256)?;
+        let output = &trace.nodes[trace.output];
+        let [vocabulary, outputs, ..] = output.shape;
+        let head = Head::find(trace, &needs);
+        let mut graph = Graph::new(trace.nodes.len() * 16 + 256 + head.nodes_max(vocabulary, outputs, loss_bytes))?;
         let mut emit =
             Emit { graph: &mut graph, trace, weights, adapter, index, forward: vec![None; trace.nodes.len()], roles: HashMap::new() };
-        for i in (0..=trace.output).filter(|i| live[*i]) {
+        for i in (0..=trace.output).filter(|i| live[*i] && !head.tail.contains(i)) {
             emit.node(i)?;
         }
         let Emit { forward, roles, .. } = emit;
-        let head = &trace.nodes[trace.output];
-        let (hidden, matrix) = head_operands(trace, head)?;
-        let value = |index: usize| forward[index].ok_or_else(|| no_rule(head, " of a node that was not emitted"));
-        let (logits, matrix_tensor) = (value(trace.output)?, value(matrix)?);
-        let [vocabulary, outputs, ..] = head.shape;
-        let tokens = roles.get("tokens").copied().ok_or_else(|| no_rule(head, " without token input"))?;
+        let tokens = roles.get("tokens").copied().ok_or_else(|| no_rule(output, " without token input"))?;
         let [count, ..] = graph.shape(tokens)?;
-
         let inputs = Inputs {
             tokens,
             positions: roles.get("positions").copied(),
             mask: roles.get("mask").copied(),
             output_ids: roles.get("output_ids").copied(),
             output_of: graph.input(Dtype::I32, &[count], "output_of")?,
-            labels: graph.input(Dtype::I32, &[outputs], "labels")?,
-            label_rows: graph.input(Dtype::I32, &[outputs], "label_rows")?,
-            weights: graph.input(Dtype::F32, &[1, outputs], "weights")?,
         };
-        let all = graph.soft_max(logits)?;
-        let column = graph.reshape(all, [1, vocabulary * outputs, 1, 1])?;
-        let probability = graph.get_rows(column, inputs.label_rows)?;
-        graph.output(probability)?;
-        if purpose == Purpose::Logits {
-            graph.output(logits)?;
-        }
+        let output_of = inputs.output_of;
+        let parts = Parts { trace, forward: &forward, needs: &needs, weights, head: &head, output_of, purpose, bytes: loss_bytes };
+        let (loss, gradient) = Loss::new(&mut graph, &parts)?;
         let mut gradients = Vec::new();
-        if purpose == Purpose::Gradients {
-            // d loss / d hidden = Wᵀ softmax(W h) − W[label], each column times its weight: no one-hot labels.
-            let turned = weights.transposed(&mut graph, &trace.nodes[matrix])?;
-            let turned = turned.ok_or_else(|| no_rule(head, " without a transposed copy"))?;
-            let weighted = graph.mul(all, inputs.weights)?;
-            let expected = graph.mul_mat(turned, weighted)?;
-            let labels = graph.get_rows(matrix_tensor, inputs.labels)?;
-            let labels = graph.mul(labels, inputs.weights)?;
-            let gradient = graph.sub(expected, labels)?;
-            let found = Backward::new(&mut graph, trace, &forward, &needs, weights, inputs.output_of).run(hidden, gradient)?;
+        if let Some(gradient) = gradient {
+            let found = Backward::new(&mut graph, trace, &forward, &needs, weights, output_of).run(head.start, 0, gradient)?;
             gradients = outputs_of(&mut graph, trace, index, &found)?;
         }
-        let tokens = usize::try_from(count).unwrap_or(0);
-        let logits = (purpose == Purpose::Logits).then_some(logits);
-        Ok(Self { graph, tokens, vocabulary: usize::try_from(vocabulary).unwrap_or(0), inputs, probability, logits, gradients })
+        let size = |value: i64| usize::try_from(value).unwrap_or(0);
+        Ok(Self { graph, tokens: size(count), vocabulary: size(vocabulary), inputs, loss, gradients })
     }
 
     /// Run on one packed sequence. `scale` multiplies every gradient (F16 products need numbers away from zero).
@@ -169,35 +153,16 @@ impl Program {
         if let Some(ids) = inputs.output_ids {
             compute.set_ids(graph, ids, &packed.output_ids, self.tokens as i64)?;
         }
-        let rows: Vec<i32> = packed.labels.iter().enumerate().map(|(i, label)| (i * self.vocabulary) as i32 + label).collect();
-        compute.set_ids(graph, inputs.label_rows, &rows, words * rows.len() as i64)?;
         if !self.gradients.is_empty() {
-            compute.set_ids(graph, inputs.labels, &packed.labels, words)?;
             compute.set_ids(graph, inputs.output_of, &packed.output_of, packed.labels.len() as i64)?;
-            let scaled: Vec<f32> = packed.weights.iter().map(|weight| weight * scale).collect();
-            compute.set_f32(graph, inputs.weights, &scaled)?;
         }
+        self.loss.fill(compute, graph, packed, scale)?;
         compute.run(graph)?;
-        let probability = compute.get_f32(graph, self.probability)?;
-        let nats =
-            |(p, weight): (&f32, &f32)| if *weight == 0.0 { 0.0 } else { -f64::from(p.max(f32::MIN_POSITIVE)).ln() * f64::from(*weight) };
-        let not_a_number = probability.iter().zip(&packed.weights).any(|(p, weight)| *weight != 0.0 && p.is_nan());
-        let loss = if not_a_number { f64::NAN } else { probability.iter().zip(&packed.weights).map(nats).sum() };
+        let loss = self.loss.value(compute, graph, packed)?;
         let gradients = self.gradients.iter().map(|gradient| compute.get_f32(graph, *gradient)).collect::<Result<_, _>>()?;
-        let logits = self.logits.map_or(Ok(Vec::new()), |logits| compute.get_f32(graph, logits))?;
+        let logits = self.loss.logits(compute, graph)?;
         Ok(Outcome { loss, gradients, logits })
     }
-}
-
-/// The hidden state (a node) and the output matrix (a weight) whose product the logits are.
-fn head_operands(trace: &Trace, head: &Node) -> Result<(usize, usize), TrainError> {
-    let (Some(Some(matrix)), Some(Some(hidden))) = (head.sources.first(), head.sources.get(1)) else {
-        return Err(no_rule(head, " as logits"));
-    };
-    if head.op != Op::MulMat || trace.nodes[*matrix].op != Op::Weight {
-        return Err(no_rule(head, " as logits"));
-    }
-    Ok((*hidden, *matrix))
 }
 
 /// Mark the adapter's gradients as outputs, in the order of its storage.

@@ -40,10 +40,11 @@ impl<'a> Backward<'a> {
         Self { graph, trace, forward, needs, weights, output_of, gradients, turned: HashMap::new() }
     }
 
-    /// Propagate `gradient` of node `from` down to every adapter matrix; returns the gradient of each node that has one.
-    pub fn run(mut self, from: usize, gradient: Tensor) -> Result<Vec<Option<Tensor>>, TrainError> {
+    /// Propagate `gradient` of node `from` down to the nodes before `until`, whose rules are not applied any more; returns the gradient
+    /// of each node that has one.
+    pub fn run(mut self, from: usize, until: usize, gradient: Tensor) -> Result<Vec<Option<Tensor>>, TrainError> {
         self.gradients[from] = Some(gradient);
-        for index in (0..=from).rev() {
+        for index in (until..=from).rev() {
             let Some(gradient) = self.gradients[index] else { continue };
             let trace = self.trace;
             let node = &trace.nodes[index];

@@ -11,7 +11,7 @@ pub const END_OF_TEXT: u32 = 256;
 pub const MESSAGE_START: u32 = 257;
 /// The token that ends a message, and an answer.
 pub const MESSAGE_END: u32 = 258;
-/// The number of tokens.
+/// The number of tokens, unless a shape asks for more.
 pub const VOCABULARY: usize = 259;
 
 const CHAT_TEMPLATE: &str = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] \
@@ -60,6 +60,8 @@ pub struct TinyShape {
     pub feed_forward: usize,
     /// The context that the metadata promises, in tokens.
     pub context: usize,
+    /// The number of tokens, at least `VOCABULARY`; what is beyond it is control tokens.
+    pub vocabulary: usize,
     /// Whether the embedding serves as output.
     pub tied: bool,
     /// The type of the matrices: F32, F16 or Q8_0 (rows divisible by 32). Norms and biases are F32.
@@ -76,6 +78,7 @@ impl Default for TinyShape {
             head_length: 16,
             feed_forward: 96,
             context: 256,
+            vocabulary: VOCABULARY,
             tied: true,
             kind: TensorKind::F32,
         }
@@ -88,11 +91,11 @@ impl Default for TinyShape {
 pub fn tiny_model(architecture: TinyArchitecture, seed: u64, shape: &TinyShape) -> Vec<u8> {
     let mut maker = Maker { writer: Writer::new(), random: Random(seed), kind: shape.kind };
     write_metadata(&mut maker.writer, architecture, shape);
-    write_vocabulary(&mut maker.writer);
-    maker.matrix("token_embd.weight", shape.width, VOCABULARY, 0.5);
+    write_vocabulary(&mut maker.writer, shape.vocabulary);
+    maker.matrix("token_embd.weight", shape.width, shape.vocabulary, 0.5);
     maker.vector("output_norm.weight", shape.width, 1.0, 0.1);
     if !shape.tied {
-        maker.matrix("output.weight", shape.width, VOCABULARY, gain(shape.width));
+        maker.matrix("output.weight", shape.width, shape.vocabulary, gain(shape.width));
     }
     for block in 0..shape.blocks {
         maker.block(block, architecture, shape);
@@ -150,13 +153,13 @@ fn write_metadata(writer: &mut Writer<'_>, architecture: TinyArchitecture, shape
     set("attention.key_length", shape.head_length);
     set("attention.value_length", shape.head_length);
     set("rope.dimension_count", shape.head_length);
-    set("vocab_size", VOCABULARY);
+    set("vocab_size", shape.vocabulary);
     writer.set(format!("{name}.attention.layer_norm_rms_epsilon"), 1e-5f32);
     writer.set(format!("{name}.rope.freq_base"), 10_000f32);
 }
 
 /// Writes the byte-level vocabulary: token b is byte b, in the alphabet that gives every byte a visible letter.
-fn write_vocabulary(writer: &mut Writer<'_>) {
+fn write_vocabulary(writer: &mut Writer<'_>, count: usize) {
     let mut next_letter = 256u32;
     let mut letter = |byte: u8| match byte {
         b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff => char::from(byte),
@@ -167,8 +170,9 @@ fn write_vocabulary(writer: &mut Writer<'_>) {
     };
     let mut tokens: Vec<String> = (0..=255).map(|byte| letter(byte).to_string()).collect();
     tokens.extend(["<|endoftext|>", "<|im_start|>", "<|im_end|>"].map(String::from));
+    tokens.extend((VOCABULARY..count).map(|token| format!("<|more{token}|>")));
     let (normal, control) = (1, 3);
-    let kinds: Vec<i32> = (0..VOCABULARY).map(|token| if token < 256 { normal } else { control }).collect();
+    let kinds: Vec<i32> = (0..count).map(|token| if token < 256 { normal } else { control }).collect();
     writer.set("tokenizer.ggml.model", "gpt2").set("tokenizer.ggml.pre", "qwen2");
     writer.set("tokenizer.ggml.tokens", tokens).set("tokenizer.ggml.token_type", kinds);
     writer.set("tokenizer.ggml.merges", Vec::<String>::new());

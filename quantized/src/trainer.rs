@@ -26,6 +26,8 @@ pub struct TrainSpec {
     /// Global gradient norm above which a step is scaled down; 0 switches it off.
     pub clip_norm: f32,
     pub forward: ForwardWeights,
+    /// units: bytes that logits and their gradients may take at one time (`LOSS_BYTES`).
+    pub loss_bytes: usize,
     pub threads: u32,
 }
 
@@ -41,8 +43,6 @@ pub struct StepReport {
     pub completion_tokens: usize,
 }
 
-/// Logits and probabilities stay below this many numbers in one run. units: F32 elements.
-const LOGITS_MAX: usize = 16 << 20;
 /// Gradients are multiplied by this inside the graph: F16 products lose what is below 2⁻²⁴.
 const SCALE: f32 = 16.0;
 /// Packed sequences are padded to a multiple of this.
@@ -139,6 +139,11 @@ impl Trainer {
         self.weights.as_ref().map_or(0, Weights::bytes) + self.storage.bytes() + state + self.compute.work_bytes()
     }
 
+    /// units: bytes of work memory that the programs run so far have needed at most.
+    pub fn work_bytes(&self) -> usize {
+        self.compute.work_bytes()
+    }
+
     /// Take the examples that later calls name by index.
     pub fn load(&mut self, examples: Vec<Example>) {
         self.prefix = shared_prefix(&examples);
@@ -225,7 +230,7 @@ impl Trainer {
         let chosen: Vec<&Example> = chosen.iter().collect();
         let mut report = StepReport::default();
         let mut total: Vec<Vec<f32>> = Vec::new();
-        for run in split(&chosen, self.prefix, TOKENS_MAX, self.outputs_max()) {
+        for run in split(&chosen, self.prefix, TOKENS_MAX, TOKENS_MAX) {
             let (outcome, used) = self.run_packed(&run, purpose)?;
             report.loss += outcome.loss;
             report.tokens += used;
@@ -265,12 +270,12 @@ impl Trainer {
         let trace = self.trace(tokens, outputs)?;
         if self.weights.is_none() {
             // A dry run first: a missing rule must cost neither time nor memory.
-            Program::new(&trace, &Weights::dry(), &self.storage, &self.index, Purpose::Gradients)?;
+            Program::new(&trace, &Weights::dry(), &self.storage, &self.index, Purpose::Gradients, self.spec.loss_bytes)?;
             let copies = wanted(&trace, &self.index, self.spec.forward);
             self.weights = Some(Weights::prepare(&trace, &mut self.compute, &copies, self.spec.forward)?);
         }
         if let Some(weights) = &self.weights {
-            let program = Program::new(&trace, weights, &self.storage, &self.index, purpose)?;
+            let program = Program::new(&trace, weights, &self.storage, &self.index, purpose, self.spec.loss_bytes)?;
             self.programs.insert((tokens, outputs, purpose), program);
         }
         Ok(())
@@ -284,16 +289,13 @@ impl Trainer {
                 Ok(context.trace(outputs as u32)?)
             };
             let [one, two] = TRACED;
-            let step = (outputs as u32).next_multiple_of(one);
+            // With an output at every token llama.cpp does not pick rows, and the two traces would differ.
+            let step = (outputs as u32 + 1).next_multiple_of(one);
             let pair = [trace(one.max(step))?, trace(two.max(step + one))?];
             self.traces.insert(outputs, pair);
         }
         let [one, two] = &self.traces[&outputs];
         Ok(one.resized(two, tokens as u32)?)
-    }
-
-    fn outputs_max(&self) -> usize {
-        (LOGITS_MAX / self.vocabulary.max(1)).clamp(16, TOKENS_MAX)
     }
 
     fn example(&self, index: usize) -> Result<&Example, TrainError> {

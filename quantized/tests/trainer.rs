@@ -6,7 +6,7 @@ use translora_gguf::Gguf;
 use translora_llama::{Adapter as Loaded, Backend, Batch, Context, ContextParams, Model, ModelParams, quantize};
 use translora_quantized::reference::{ReferenceLora, ReferenceModel, causal};
 use translora_quantized::tiny::{TinyArchitecture, TinyShape, tiny_model};
-use translora_quantized::{AdamW, Example, ForwardWeights, TrainSpec, Trainer};
+use translora_quantized::{AdamW, Example, ForwardWeights, LOSS_BYTES, TrainSpec, Trainer};
 
 fn lab(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/lab").join(name)
@@ -27,7 +27,17 @@ fn variant(folder: &Path, name: &str, kind: &str) -> PathBuf {
 
 fn spec(forward: ForwardWeights) -> TrainSpec {
     let optimizer = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
-    TrainSpec { rank: 4, alpha: 8.0, modules: "all".into(), seed: 7, optimizer, clip_norm: 1.0, forward, threads: 2 }
+    TrainSpec {
+        rank: 4,
+        alpha: 8.0,
+        modules: "all".into(),
+        seed: 7,
+        optimizer,
+        clip_norm: 1.0,
+        forward,
+        loss_bytes: LOSS_BYTES,
+        threads: 2,
+    }
 }
 
 fn examples(model: &Model) -> Vec<Example> {
@@ -249,6 +259,45 @@ fn a_batch_at_once_and_in_pieces_are_the_same_step() {
     assert!((loss - whole.loss).abs() < 1e-5, "{loss} against {}", whole.loss);
     for (together, sum) in together.iter().zip(&sums) {
         assert!(error(together, sum) < 1e-4);
+    }
+}
+
+/// One output at a time, a few, and all at once: the same loss and gradients, and work memory that the budget bounds.
+#[test]
+fn a_loss_in_chunks_is_the_same_loss_in_less_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let plain = folder.path().join("plain.gguf");
+    let shape = TinyShape { vocabulary: 20_000, blocks: 1, ..TinyShape::default() };
+    std::fs::write(&plain, tiny_model(TinyArchitecture::Llama, 3, &shape)).unwrap();
+    for (kind, forward, tolerance) in [("f32", ForwardWeights::Native, 1e-5), ("q4_1", ForwardWeights::F16, 1e-4)] {
+        let path = folder.path().join(format!("{kind}.gguf"));
+        quantize(Backend::init().unwrap(), &plain, &path, kind).unwrap();
+        let (backend, model) = open(&path);
+        let with = |loss_bytes| {
+            let mut trainer = Trainer::new(backend, &model, &TrainSpec { loss_bytes, ..spec(forward) }).unwrap();
+            wake(&mut trainer);
+            // One long completion: nothing but chunks keeps its logits small.
+            let tokens: Vec<i32> = (0..240).map(|i| i * 3701 % 20_000).collect();
+            trainer.load(vec![Example::new(tokens, 3, 0).unwrap()]);
+            let (report, gradients) = trainer.gradients(&[0]).unwrap();
+            (report.loss, gradients, trainer.work_bytes(), trainer.logits(0).unwrap())
+        };
+        let (loss, gradients, bytes, logits) = with(usize::MAX);
+        let (_, _, least, _) = with(1);
+        let all = 256 * 20_000 * 4;
+        assert!(bytes > least + all, "{bytes} bytes at once, {least} in chunks");
+        for budget in [1, 4 << 20] {
+            let (chunked_loss, chunked, chunked_bytes, chunked_logits) = with(budget);
+            eprintln!("{kind}: {bytes} bytes at once, {chunked_bytes} with {budget}; all logits {all}");
+            assert!(distance(&logits, &chunked_logits) < 1e-5);
+            assert!((loss - chunked_loss).abs() < 1e-6 * loss, "{loss} against {chunked_loss}");
+            for (whole, chunked) in gradients.iter().zip(&chunked) {
+                let whole: Vec<f64> = whole.iter().map(|g| f64::from(*g)).collect();
+                let error = error(chunked, &whole);
+                assert!(error < tolerance, "{kind}: {error}");
+            }
+            assert!(chunked_bytes <= least + budget, "{chunked_bytes} bytes of {least} and {budget}");
+        }
     }
 }
 

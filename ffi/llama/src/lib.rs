@@ -16,6 +16,7 @@ mod model;
 mod op;
 mod ops;
 mod probe;
+mod parts;
 mod quantize;
 mod recurrent;
 mod refuse;
