@@ -7,23 +7,29 @@
 
 mod adapter;
 mod error;
+mod gradcheck;
+mod inputs;
 mod loss;
 mod modules;
 mod optimizer;
 mod pack;
 mod program;
+mod reach;
 pub mod reference;
 mod rules;
 mod snapshot;
+mod survey;
 pub mod tiny;
 mod trainer;
 mod weights;
 
 pub use adapter::{Adapter, LoraPair};
 pub use error::TrainError;
+pub use gradcheck::{GradCheck, GradReport, MatrixError, gradcheck};
 pub use loss::LOSS_BYTES;
 pub use modules::{Target, targets};
 pub use optimizer::{AdamW, Moments};
 pub use pack::{Example, Packed, shared_prefix};
+pub use survey::{Survey, survey};
 pub use trainer::{StepReport, TrainSpec, Trainer};
 pub use weights::ForwardWeights;

@@ -1,12 +1,14 @@
 //! Turns a traced forward graph into a training graph: forward, loss, gradients.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use translora_llama::{Compute, Dtype, Graph, Node, Op, Storage, Tensor, Trace};
 
 use crate::error::TrainError;
+use crate::inputs::{Feed, Tables};
 use crate::loss::{Head, Loss, Parts};
 use crate::pack::Packed;
+use crate::reach::{AdapterIndex, Reach};
 use crate::rules::{Backward, no_rule};
 use crate::weights::{ForwardWeights, Wanted, Weights};
 
@@ -24,20 +26,13 @@ pub(crate) enum Purpose {
 /// A training graph for fixed numbers of tokens and outputs.
 pub(crate) struct Program {
     graph: Graph,
-    tokens: usize,
     vocabulary: usize,
-    inputs: Inputs,
+    outputs: usize,
+    inputs: Vec<Feed>,
+    output_of: Tensor,
     loss: Loss,
     /// By stored index: A and B of each pair in turn.
     gradients: Vec<Tensor>,
-}
-
-struct Inputs {
-    tokens: Tensor,
-    positions: Option<Tensor>,
-    mask: Option<Tensor>,
-    output_ids: Option<Tensor>,
-    output_of: Tensor,
 }
 
 /// What a run of a program yields.
@@ -48,43 +43,16 @@ pub(crate) struct Outcome {
     pub logits: Vec<f32>,
 }
 
-/// Nodes that the output depends on, and among them those that depend on an adapter matrix.
-pub(crate) struct Reach {
-    pub live: Vec<bool>,
-    pub needs: Vec<bool>,
-}
-
-/// `blk.0.attn_q.weight.lora_b` → its index in the adapter's storage
-pub(crate) type AdapterIndex = HashMap<String, usize>;
-
-pub(crate) fn reach(trace: &Trace, adapter: &AdapterIndex) -> Reach {
-    let mut live = vec![false; trace.nodes.len()];
-    live[trace.output] = true;
-    for index in (0..trace.nodes.len()).rev().filter(|index| *index <= trace.output) {
-        if live[index] {
-            let node = &trace.nodes[index];
-            for source in node.sources.iter().flatten().chain(node.view.iter().map(|(root, _)| root)) {
-                live[*source] = true;
-            }
-        }
-    }
-    let mut needs = vec![false; trace.nodes.len()];
-    for (index, node) in trace.nodes.iter().enumerate() {
-        needs[index] =
-            adapter.contains_key(&node.name) && node.op == Op::Weight || node.sources.iter().flatten().any(|source| needs[*source]);
-    }
-    Reach { live, needs }
-}
-
 /// Which copies of which weights the gradients (and the chosen forward) need.
 pub(crate) fn wanted(trace: &Trace, adapter: &AdapterIndex, forward: ForwardWeights) -> HashMap<String, Wanted> {
-    let Reach { live, needs } = reach(trace, adapter);
+    let Reach { live, needs, .. } = Reach::of(trace, adapter);
     let product = Head::find(trace, &needs).product();
     let mut wanted: HashMap<String, Wanted> = HashMap::new();
     for (index, node) in trace.nodes.iter().enumerate().filter(|(index, node)| live[*index] && node.op == Op::MulMat) {
         let (Some(Some(weight)), Some(Some(input))) = (node.sources.first(), node.sources.get(1)) else { continue };
         let weight = &trace.nodes[*weight];
-        if weight.op != Op::Weight || adapter.contains_key(&weight.name) {
+        // A matrix for each head (latent attention) is turned where it is used.
+        if weight.op != Op::Weight || adapter.contains_key(&weight.name) || weight.shape[2..] != [1, 1] {
             continue;
         }
         let entry = wanted.entry(weight.name.clone()).or_default();
@@ -96,38 +64,32 @@ pub(crate) fn wanted(trace: &Trace, adapter: &AdapterIndex, forward: ForwardWeig
 }
 
 impl Program {
-    /// Emit forward, loss and (if asked for) gradients of `trace`.
+    /// Emit forward, loss and (if asked for) gradients of a trace.
     ///
     /// fails: an operation without a backward rule between an adapter matrix and the loss.
     pub fn new(
-        trace: &Trace,
+        traced: &Traced,
         weights: &Weights,
         adapter: &Storage,
         index: &AdapterIndex,
         purpose: Purpose,
         loss_bytes: usize,
     ) -> Result<Self, TrainError> {
-        let Reach { live, needs } = reach(trace, index);
+        let trace = &traced.trace;
+        let Reach { live, needs, .. } = Reach::of(trace, index);
         let output = &trace.nodes[trace.output];
         let [vocabulary, outputs, ..] = output.shape;
         let head = Head::find(trace, &needs);
-        let mut graph = Graph::new(trace.nodes.len() * 16 + 256 + head.nodes_max(vocabulary, outputs, loss_bytes))?;
-        let mut emit =
-            Emit { graph: &mut graph, trace, weights, adapter, index, forward: vec![None; trace.nodes.len()], roles: HashMap::new() };
+        let mut graph = Graph::new(trace.nodes.len() * 24 + 256 + head.nodes_max(vocabulary, outputs, loss_bytes))?;
+        let forward = vec![None; trace.nodes.len()];
+        let mut emit = Emit { graph: &mut graph, traced, live: &live, weights, adapter, index, forward, inputs: Vec::new() };
         for i in (0..=trace.output).filter(|i| live[*i] && !head.tail.contains(i)) {
             emit.node(i)?;
         }
-        let Emit { forward, roles, .. } = emit;
-        let tokens = roles.get("tokens").copied().ok_or_else(|| no_rule(output, " without token input"))?;
-        let [count, ..] = graph.shape(tokens)?;
-        let inputs = Inputs {
-            tokens,
-            positions: roles.get("positions").copied(),
-            mask: roles.get("mask").copied(),
-            output_ids: roles.get("output_ids").copied(),
-            output_of: graph.input(Dtype::I32, &[count], "output_of")?,
-        };
-        let output_of = inputs.output_of;
+        let Emit { forward, inputs, .. } = emit;
+        let tokens = inputs.iter().find(|feed| feed.is_tokens()).ok_or_else(|| no_rule(output, " without token input"))?;
+        let [count, ..] = graph.shape(tokens.tensor())?;
+        let output_of = graph.input(Dtype::I32, &[count], "output_of")?;
         let parts = Parts { trace, forward: &forward, needs: &needs, weights, head: &head, output_of, purpose, bytes: loss_bytes };
         let (loss, gradient) = Loss::new(&mut graph, &parts)?;
         let mut gradients = Vec::new();
@@ -136,25 +98,24 @@ impl Program {
             gradients = outputs_of(&mut graph, trace, index, &found)?;
         }
         let size = |value: i64| usize::try_from(value).unwrap_or(0);
-        Ok(Self { graph, tokens: size(count), vocabulary: size(vocabulary), inputs, loss, gradients })
+        Ok(Self { graph, vocabulary: size(vocabulary), outputs: size(outputs), inputs, output_of, loss, gradients })
+    }
+
+    /// Outputs that the loss is taken at: as many as were asked for, or one for each token where the model picks none.
+    pub fn outputs(&self) -> usize {
+        self.outputs
     }
 
     /// Run on one packed sequence. `scale` multiplies every gradient (F16 products need numbers away from zero).
-    pub fn run(&mut self, compute: &mut Compute, packed: &Packed, scale: f32) -> Result<Outcome, TrainError> {
+    pub fn run(&mut self, compute: &mut Compute, packed: &Packed, tables: &Tables, scale: f32) -> Result<Outcome, TrainError> {
         compute.bind(&mut self.graph)?;
-        let (graph, inputs, words) = (&self.graph, &self.inputs, self.vocabulary as i64);
-        compute.set_ids(graph, inputs.tokens, &packed.tokens, words)?;
-        if let Some(positions) = inputs.positions {
-            compute.set_ids(graph, positions, &packed.positions, i64::from(i32::MAX))?;
+        let graph = &self.graph;
+        for input in &self.inputs {
+            input.fill(compute, graph, packed, tables, self.vocabulary as i64)?;
         }
-        if let Some(mask) = inputs.mask {
-            compute.set_f32(graph, mask, &packed.mask)?;
-        }
-        if let Some(ids) = inputs.output_ids {
-            compute.set_ids(graph, ids, &packed.output_ids, self.tokens as i64)?;
-        }
-        if !self.gradients.is_empty() {
-            compute.set_ids(graph, inputs.output_of, &packed.output_of, packed.labels.len() as i64)?;
+        // Nobody reads it where the model picks no outputs.
+        if !self.gradients.is_empty() && self.inputs.iter().any(Feed::is_outputs) {
+            compute.set_ids(graph, self.output_of, &packed.output_of, packed.labels.len() as i64)?;
         }
         self.loss.fill(compute, graph, packed, scale)?;
         compute.run(graph)?;
@@ -179,73 +140,74 @@ fn outputs_of(graph: &mut Graph, trace: &Trace, index: &AdapterIndex, found: &[O
         TrainError::NoRule {
             op: "llama.cpp does not apply an adapter to this matrix, or no gradient reaches it".into(),
             node: name.to_owned(),
+            position: 0,
         }
     };
     ordered.into_iter().enumerate().map(|(slot, gradient)| gradient.ok_or_else(|| missing(slot))).collect()
 }
 
+/// A trace for the sizes of one program, and the two it comes from.
+pub(crate) struct Traced<'a> {
+    pub trace: Trace,
+    pub pair: &'a [Trace; 2],
+    /// Nodes that read a memory of llama.cpp after a part of it was written.
+    pub broken: &'a HashSet<usize>,
+}
+
 struct Emit<'a> {
     graph: &'a mut Graph,
-    trace: &'a Trace,
+    traced: &'a Traced<'a>,
+    live: &'a [bool],
     weights: &'a Weights,
     adapter: &'a Storage,
     index: &'a AdapterIndex,
     forward: Vec<Option<Tensor>>,
-    /// Inputs by what they mean.
-    roles: HashMap<&'static str, Tensor>,
+    inputs: Vec<Feed>,
 }
 
 impl Emit<'_> {
     fn node(&mut self, i: usize) -> Result<(), TrainError> {
-        let trace = self.trace;
+        let trace = &self.traced.trace;
         let node = &trace.nodes[i];
+        if self.traced.broken.contains(&i) {
+            return Err(TrainError::NoRule { op: "a partly written memory".into(), node: node.name.clone(), position: i });
+        }
         let tensor = match node.op {
             Op::Weight => match self.index.get(&node.name) {
                 Some(slot) => self.graph.stored(self.adapter, *slot)?,
                 None => self.graph.weight(trace, node)?,
             },
-            Op::Input => self.input(i, node)?,
-            _ => {
-                let mut sources: Vec<Option<Tensor>> =
-                    node.sources.iter().map(|source| source.and_then(|source| self.forward[source])).collect();
-                if let (Op::MulMat, Some(Some(weight)), true) = (node.op, node.sources.first(), i != trace.output) {
-                    let copy = self.weights.copy(self.graph, &trace.nodes[*weight].name)?;
-                    sources[0] = copy.or(sources[0]);
-                }
-                if let (Op::MulMat, Some(Some(input)), true) = (node.op, sources.get(1), self.weights.forward == ForwardWeights::F16) {
-                    // As in `Backward::mul_mat`: the permuted queries are not contiguous. Not in the native forward, which stays
-                    // llama.cpp's to the bit.
-                    sources[1] = Some(self.graph.dense(*input)?);
-                }
-                let view = node.view.and_then(|(root, _)| self.forward[root]);
-                self.graph.replay(node, &sources, view)?
+            Op::Input | Op::State => {
+                let feed = Feed::new(self.graph, self.traced.pair, self.live, i, node)?;
+                let tensor = feed.tensor();
+                self.inputs.push(feed);
+                tensor
             }
+            Op::Store => {
+                let value = node.sources[0].and_then(|source| self.forward[source]);
+                let value = value.ok_or_else(|| no_rule(node, " of a node that was not emitted"))?;
+                let value = self.graph.to_f32(value)?;
+                self.graph.reshape(value, node.shape)?
+            }
+            _ => self.replay(i, node)?,
         };
         self.forward[i] = Some(tensor);
         Ok(())
     }
 
-    /// Tell what an input means by who reads it.
-    fn input(&mut self, i: usize, node: &Node) -> Result<Tensor, TrainError> {
-        let reads = |(reader, operand): (&Node, usize)| match (reader.op, operand) {
-            (Op::GetRows, 1) => {
-                let rows = reader.sources[0].map(|rows| self.trace.nodes[rows].op);
-                Some(if rows == Some(Op::Weight) { "tokens" } else { "output_ids" })
-            }
-            (Op::Rope, 1) => Some("positions"),
-            (Op::SoftMax, 1) => Some("mask"),
-            _ => None,
-        };
-        let readers = self.trace.nodes.iter().flat_map(|reader| {
-            reader.sources.iter().enumerate().filter(|(_, source)| **source == Some(i)).map(move |(operand, _)| (reader, operand))
-        });
-        let mut roles: Vec<Option<&'static str>> = readers.map(reads).collect();
-        roles.dedup();
-        let [Some(role)] = roles[..] else { return Err(no_rule(node, " of unknown meaning")) };
-        let tensor = self.graph.input(node.dtype, &node.shape, role)?;
-        if self.roles.insert(role, tensor).is_some() {
-            return Err(no_rule(node, " given twice"));
+    fn replay(&mut self, i: usize, node: &Node) -> Result<Tensor, TrainError> {
+        let trace = &self.traced.trace;
+        let mut sources: Vec<Option<Tensor>> = node.sources.iter().map(|source| source.and_then(|source| self.forward[source])).collect();
+        if let (Op::MulMat, Some(Some(weight)), true) = (node.op, node.sources.first(), i != trace.output) {
+            let copy = self.weights.copy(self.graph, &trace.nodes[*weight].name)?;
+            sources[0] = copy.or(sources[0]);
         }
-        Ok(tensor)
+        if let (Op::MulMat, Some(Some(input)), true) = (node.op, sources.get(1), self.weights.forward == ForwardWeights::F16) {
+            // As in `Backward::mul_mat`: the permuted queries are not contiguous. Not in the native forward, which stays
+            // llama.cpp's to the bit.
+            sources[1] = Some(self.graph.dense(*input)?);
+        }
+        let view = node.view.and_then(|(root, _)| self.forward[root]);
+        Ok(self.graph.replay(node, &sources, view)?)
     }
 }

@@ -2,16 +2,16 @@
 
 use std::collections::HashMap;
 
-use translora_gguf::Gguf;
-use translora_llama::{Adapter as LoadedAdapter, Backend, Compute, Context, Dtype, Model, Storage, Trace};
+use translora_llama::{Backend, Compute, Model, Storage};
 
 use crate::adapter::Adapter;
 use crate::error::TrainError;
-use crate::modules::{self, Target};
 use crate::optimizer::{AdamW, Moments};
 use crate::pack::{Example, Packed, shared_prefix, split};
-use crate::program::{AdapterIndex, Outcome, Program, Purpose, wanted};
+use crate::program::{Outcome, Program, Purpose, wanted};
+use crate::reach::AdapterIndex;
 use crate::snapshot;
+use crate::survey::{Tracer, layout, survey};
 use crate::weights::{ForwardWeights, Weights};
 
 /// What to train, and how.
@@ -21,6 +21,8 @@ pub struct TrainSpec {
     pub alpha: f32,
     /// See `modules::targets`.
     pub modules: String,
+    /// Adapt this block and those above it only; `None` means all, and an error where that is not possible.
+    pub first_block: Option<u32>,
     pub seed: u64,
     pub optimizer: AdamW,
     /// Global gradient norm above which a step is scaled down; 0 switches it off.
@@ -49,8 +51,6 @@ const SCALE: f32 = 16.0;
 const TOKENS_STEP: usize = 32;
 /// Tokens of one packed sequence, unless a single example is longer.
 const TOKENS_MAX: usize = 256;
-/// The two context sizes that are traced; llama.cpp pads contexts to multiples of 256.
-const TRACED: [u32; 2] = [256, 512];
 
 /// An adapter under training on one model.
 pub struct Trainer {
@@ -65,9 +65,7 @@ pub struct Trainer {
     index: AdapterIndex,
     weights: Option<Weights>,
     programs: HashMap<(usize, usize, Purpose), Program>,
-    /// By number of outputs, one for each of `TRACED`.
-    traces: HashMap<usize, [Trace; 2]>,
-    template: LoadedAdapter,
+    tracer: Tracer,
     examples: Vec<Example>,
     prefix: usize,
     vocabulary: usize,
@@ -78,10 +76,19 @@ impl Trainer {
     ///
     /// fails: unknown modules, or an operation without a backward rule in the way.
     pub fn new(backend: Backend, model: &Model, spec: &TrainSpec) -> Result<Self, TrainError> {
-        let targets = find_targets(model, &spec.modules)?;
+        let found = survey(backend, model, &spec.modules, spec.threads)?;
+        if let (Some((op, node)), None) = (&found.blocked, spec.first_block) {
+            return Err(TrainError::Blocked { op: op.clone(), node: node.clone(), blocks: found.blocks });
+        }
+        let above = |block: u32| spec.first_block.is_none_or(|first| block >= first);
+        let targets: Vec<_> = found.targets.into_iter().filter(|target| target.block().is_none_or(above)).collect();
+        if targets.is_empty() {
+            let reason = "none of these matrices can be trained: llama.cpp applies no adapter to them, or no gradient reaches them".into();
+            return Err(TrainError::Module { asked: spec.modules.clone(), reason });
+        }
         let mut compute = Compute::cpu(backend, spec.threads)?;
         let adapter = Adapter::fresh(&targets, spec.rank, spec.alpha, spec.seed);
-        let template = load(model, &adapter)?;
+        let tracer = Tracer::new(model, &adapter, spec.threads)?;
         let (shapes, index) = layout(&adapter);
         let storage = Storage::new(&compute, &shapes)?;
         upload(&mut compute, &storage, &adapter)?;
@@ -98,8 +105,7 @@ impl Trainer {
             index,
             weights: None,
             programs: HashMap::new(),
-            traces: HashMap::new(),
-            template,
+            tracer,
             examples: Vec::new(),
             prefix: 0,
             vocabulary: model.vocab().len(),
@@ -128,6 +134,11 @@ impl Trainer {
         Ok(())
     }
 
+    /// Words that a token can be.
+    pub fn vocabulary(&self) -> usize {
+        self.vocabulary
+    }
+
     /// Optimizer steps taken so far.
     pub fn steps(&self) -> u64 {
         self.steps
@@ -146,7 +157,7 @@ impl Trainer {
 
     /// Take the examples that later calls name by index.
     pub fn load(&mut self, examples: Vec<Example>) {
-        self.prefix = shared_prefix(&examples);
+        self.prefix = if self.tracer.keeps_sequences_apart() { 0 } else { shared_prefix(&examples) };
         self.examples = examples;
     }
 
@@ -201,8 +212,9 @@ impl Trainer {
     /// shapes: outputs rows of vocabulary
     pub fn logits(&mut self, example: usize) -> Result<Vec<Vec<f32>>, TrainError> {
         let example = self.example(example)?.clone();
-        let (outcome, _) = self.run_packed(&[&example], Purpose::Logits)?;
-        Ok(outcome.logits.chunks(self.vocabulary).take(example.outputs()).map(<[f32]>::to_vec).collect())
+        let (outcome, packed) = self.run_packed(&[&example], Purpose::Logits)?;
+        let row = |row: &usize| outcome.logits[row * self.vocabulary..(row + 1) * self.vocabulary].to_vec();
+        Ok(packed.rows.iter().map(row).collect())
     }
 
     /// Weights and optimizer state as bytes.
@@ -230,10 +242,12 @@ impl Trainer {
         let chosen: Vec<&Example> = chosen.iter().collect();
         let mut report = StepReport::default();
         let mut total: Vec<Vec<f32>> = Vec::new();
-        for run in split(&chosen, self.prefix, TOKENS_MAX, TOKENS_MAX) {
-            let (outcome, used) = self.run_packed(&run, purpose)?;
+        // With no room at all, every example stands alone.
+        let room = if self.tracer.keeps_sequences_apart() { 0 } else { TOKENS_MAX };
+        for run in split(&chosen, self.prefix, room, TOKENS_MAX) {
+            let (outcome, packed) = self.run_packed(&run, purpose)?;
             report.loss += outcome.loss;
-            report.tokens += used;
+            report.tokens += packed.used;
             report.completion_tokens += run.iter().map(|example| example.outputs()).sum::<usize>();
             if total.is_empty() {
                 total = outcome.gradients;
@@ -247,19 +261,20 @@ impl Trainer {
         Ok((report, total))
     }
 
-    fn run_packed(&mut self, run: &[&Example], purpose: Purpose) -> Result<(Outcome, usize), TrainError> {
+    fn run_packed(&mut self, run: &[&Example], purpose: Purpose) -> Result<(Outcome, Packed), TrainError> {
         let needed = self.prefix + run.iter().map(|example| example.inputs() - self.prefix).sum::<usize>();
         let outputs = run.iter().map(|example| example.outputs()).sum::<usize>() + 1;
         let tokens = needed.next_multiple_of(TOKENS_STEP).max(outputs.next_multiple_of(TOKENS_STEP));
         let outputs = outputs.next_power_of_two().max(16).min(tokens);
-        let packed = Packed::new(run, self.prefix, tokens, outputs);
         let scale = self.scale;
         self.program(tokens, outputs, purpose)?;
         let Some(program) = self.programs.get_mut(&(tokens, outputs, purpose)) else {
             return Err(TrainError::Snapshot("a program vanished".into()));
         };
-        let outcome = program.run(&mut self.compute, &packed, scale)?;
-        Ok((outcome, packed.used))
+        let packed = Packed::new(run, self.prefix, tokens, outputs);
+        let packed = if program.outputs() == outputs { packed } else { packed.with_all_outputs() };
+        let outcome = program.run(&mut self.compute, &packed, &self.tracer.tables, scale)?;
+        Ok((outcome, packed))
     }
 
     /// Build the program for these sizes unless it exists.
@@ -267,67 +282,21 @@ impl Trainer {
         if self.programs.contains_key(&(tokens, outputs, purpose)) {
             return Ok(());
         }
-        let trace = self.trace(tokens, outputs)?;
+        let traced = self.tracer.trace(tokens, outputs, &self.index)?;
         if self.weights.is_none() {
-            // A dry run first: a missing rule must cost neither time nor memory.
-            Program::new(&trace, &Weights::dry(), &self.storage, &self.index, Purpose::Gradients, self.spec.loss_bytes)?;
-            let copies = wanted(&trace, &self.index, self.spec.forward);
-            self.weights = Some(Weights::prepare(&trace, &mut self.compute, &copies, self.spec.forward)?);
+            let copies = wanted(&traced.trace, &self.index, self.spec.forward);
+            self.weights = Some(Weights::prepare(&traced.trace, &mut self.compute, &copies, self.spec.forward)?);
         }
         if let Some(weights) = &self.weights {
-            let program = Program::new(&trace, weights, &self.storage, &self.index, purpose, self.spec.loss_bytes)?;
+            let program = Program::new(&traced, weights, &self.storage, &self.index, purpose, self.spec.loss_bytes)?;
             self.programs.insert((tokens, outputs, purpose), program);
         }
         Ok(())
     }
 
-    fn trace(&mut self, tokens: usize, outputs: usize) -> Result<Trace, TrainError> {
-        if !self.traces.contains_key(&outputs) {
-            let trace = |size: u32| -> Result<Trace, TrainError> {
-                let mut context = Context::training(&self.model, size.max(outputs as u32 + 1), self.spec.threads)?;
-                context.set_adapters(&[(self.template.clone(), 1.0)])?;
-                Ok(context.trace(outputs as u32)?)
-            };
-            let [one, two] = TRACED;
-            // With an output at every token llama.cpp does not pick rows, and the two traces would differ.
-            let step = (outputs as u32 + 1).next_multiple_of(one);
-            let pair = [trace(one.max(step))?, trace(two.max(step + one))?];
-            self.traces.insert(outputs, pair);
-        }
-        let [one, two] = &self.traces[&outputs];
-        Ok(one.resized(two, tokens as u32)?)
-    }
-
     fn example(&self, index: usize) -> Result<&Example, TrainError> {
         self.examples.get(index).ok_or_else(|| TrainError::Example { index, reason: format!("only {} are loaded", self.examples.len()) })
     }
-}
-
-fn find_targets(model: &Model, asked: &str) -> Result<Vec<Target>, TrainError> {
-    let bytes = translora_llama::map_file(model.path())?;
-    modules::targets(&Gguf::parse(&bytes)?, asked)
-}
-
-/// Load an adapter through llama.cpp, by way of a temporary file.
-fn load(model: &Model, adapter: &Adapter) -> Result<LoadedAdapter, TrainError> {
-    let file = tempfile::Builder::new().prefix("translora-").suffix(".gguf").tempfile()?;
-    std::fs::write(file.path(), adapter.to_gguf(&model.architecture(), &[])?)?;
-    Ok(LoadedAdapter::load(model, file.path())?)
-}
-
-type Shapes = Vec<(Dtype, [i64; 2], String)>;
-
-fn layout(adapter: &Adapter) -> (Shapes, AdapterIndex) {
-    let (mut shapes, mut index) = (Vec::new(), HashMap::new());
-    for pair in &adapter.pairs {
-        let (rank, inputs, outputs) = (adapter.rank as i64, pair.target.inputs as i64, pair.target.outputs as i64);
-        for (suffix, shape) in [("lora_a", [inputs, rank]), ("lora_b", [rank, outputs])] {
-            let name = format!("{}.{suffix}", pair.target.name);
-            index.insert(name.clone(), shapes.len());
-            shapes.push((Dtype::F32, shape, name));
-        }
-    }
-    (shapes, index)
 }
 
 fn upload(compute: &mut Compute, storage: &Storage, adapter: &Adapter) -> Result<(), TrainError> {

@@ -39,6 +39,8 @@ pub enum Op {
     Cont,
     /// A copy into the memory of its second operand.
     Cpy,
+    /// What a state holds after all of it was written: the value itself, under the state's shape.
+    Store,
     Reshape,
     View,
     Permute,
@@ -116,6 +118,7 @@ impl Op {
             Self::RopeBack => "ROPE_BACK",
             Self::Cont => "CONT",
             Self::Cpy => "CPY",
+            Self::Store => "STORE",
             Self::Reshape => "RESHAPE",
             Self::View => "VIEW",
             Self::Permute => "PERMUTE",
@@ -211,8 +214,8 @@ unsafe fn leaf(raw: *mut sys::ggml_tensor) -> Op {
         }
         let name = CStr::from_ptr((*raw).name.as_ptr()).to_bytes();
         let lent = sys::ggml_backend_buffer_get_usage(buffer) == sys::GGML_BACKEND_BUFFER_USAGE_WEIGHTS;
-        // Adapters lie in buffers without that mark; llama.cpp's own memories are all called caches.
-        if !lent && (name.starts_with(b"cache_") || name.starts_with(b"dsv4_")) { Op::State } else { Op::Weight }
+        // Adapters lie in buffers without that mark, like llama.cpp's own memories.
+        if lent || name.ends_with(b".lora_a") || name.ends_with(b".lora_b") { Op::Weight } else { Op::State }
     }
 }
 

@@ -40,6 +40,35 @@ impl Graph {
         self.unary(a, |ctx, a| unsafe { sys::ggml_sgn(ctx, a) })
     }
 
+    /// x Φ(x) with the exact normal distribution Φ.
+    pub fn gelu_erf(&mut self, a: Tensor) -> Built {
+        let a = self.dense(a)?;
+        // SAFETY: as in `tanh`.
+        self.unary(a, |ctx, a| unsafe { sys::ggml_gelu_erf(ctx, a) })
+    }
+
+    /// Φ(x), the normal distribution.
+    ///
+    /// ggml has it only inside its GELU, which is zero at zero and tells nothing there: a CPU kernel.
+    pub fn phi(&mut self, a: Tensor) -> Built {
+        let a = self.to_f32(a)?;
+        let shape = self.shape(a)?;
+        self.custom(&[a], shape, recurrent::phi)
+    }
+
+    /// `b` after `a` along `axis`.
+    pub fn join(&mut self, a: Tensor, b: Tensor, axis: usize) -> Built {
+        let (a, b) = (self.dense(a)?, self.dense(b)?);
+        let (sa, sb) = (self.shape(a)?, self.shape(b)?);
+        let differs = (0..4).any(|i| i != axis && sa[i] != sb[i]);
+        if axis > 3 || differs || self.dtype(a)? != self.dtype(b)? {
+            return Err(LlamaError::Graph(format!("{sb:?} after {sa:?} along {axis}")));
+        }
+        let axis = i32::try_from(axis).unwrap_or(0);
+        // SAFETY: equal types, and equal sizes but along the axis, as ggml asks.
+        self.binary(a, b, |ctx, a, b| unsafe { sys::ggml_concat(ctx, a, b, axis) })
+    }
+
     /// The values as F32, whatever they are, contiguous.
     pub fn to_f32(&mut self, a: Tensor) -> Built {
         if self.dtype(a)? == Dtype::F32 {

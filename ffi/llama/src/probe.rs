@@ -20,8 +20,8 @@ pub struct Filled {
     pub values: Vec<f32>,
 }
 
-/// The input's name, and the name of a node that reads it (several inputs share one name).
-pub type Reading = (String, String);
+/// The input's name and, where several inputs share one, the name of a node that reads it.
+pub type Reading = (String, Option<String>);
 
 /// What the callback is given.
 pub(crate) struct Watch {
@@ -67,12 +67,12 @@ pub(crate) unsafe extern "C" fn look(node: *mut sys::ggml_tensor, ask: bool, use
             if (**source).op != sys::GGML_OP_NONE || (**source).buffer.is_null() {
                 continue;
             }
-            let reading = (text(*source), text(node));
-            if watch.wanted.contains(&reading)
-                && !watch.found.contains_key(&reading)
-                && let Some(filled) = read(*source)
-            {
-                watch.found.insert(reading, filled);
+            let (name, reader) = (text(*source), text(node));
+            for reading in [(name.clone(), Some(reader)), (name, None)] {
+                let wanted = watch.wanted.contains(&reading) && !watch.found.contains_key(&reading);
+                if let (true, Some(filled)) = (wanted, read(*source)) {
+                    watch.found.insert(reading, filled);
+                }
             }
         }
         watch.found.len() == watch.wanted.len()

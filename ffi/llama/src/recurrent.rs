@@ -62,6 +62,28 @@ fn add_scaled(y: &mut [f32], factor: f32, x: &[f32]) {
     y.iter_mut().zip(x).for_each(|(y, x)| *y += factor * x);
 }
 
+/// See `Graph::phi`.
+///
+/// source: Abramowitz and Stegun 7.1.26, to 1.5e-7
+///
+/// # Safety
+/// As `Graph::custom` says; called by ggml.
+pub(crate) unsafe extern "C" fn phi(target: *mut sys::ggml_tensor, thread: i32, threads: i32, _: *mut c_void) {
+    // SAFETY: operands as the caller promises; each thread has a stretch of its own.
+    unsafe {
+        let x = operand(target, 0);
+        let (thread, threads, all) = (thread as usize, threads as usize, x.values.len());
+        let (first, last) = (all * thread / threads, all * (thread + 1) / threads);
+        for (to, x) in part(target, first, last - first).iter_mut().zip(&x.values[first..last]) {
+            let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
+            let t = 1.0 / (1.0 + 0.327_591_1 * z);
+            let poly = t * (0.254_829_6 + t * (-0.284_496_72 + t * (1.421_413_8 + t * (-1.453_152 + t * 1.061_405_4))));
+            let tail = 0.5 * poly * (-z * z).exp();
+            *to = if *x < 0.0 { tail } else { 1.0 - tail };
+        }
+    }
+}
+
 /// See `Graph::ssm_conv_back`: dx[t + j, c] += dy[c, t] w[j, c].
 ///
 /// # Safety
