@@ -7,6 +7,7 @@ use translora_llama::{Adapter as LoadedAdapter, Backend, Compute, Context, Dtype
 
 use crate::adapter::Adapter;
 use crate::error::TrainError;
+use crate::loss::LOSS_BYTES;
 use crate::modules::{self, Target};
 use crate::optimizer::{AdamW, Moments};
 use crate::pack::{Example, Packed, shared_prefix, split};
@@ -18,17 +19,54 @@ use crate::weights::{ForwardWeights, Weights};
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainSpec {
     pub rank: usize,
+    /// The adapter is scaled by alpha / rank, or by alpha / √rank where `rslora` is set.
     pub alpha: f32,
+    /// Rank-stabilized scale. llama.cpp knows alpha / rank only, so the file carries alpha · √rank.
+    ///
+    /// source: Kalajdzievski 2023
+    pub rslora: bool,
     /// See `modules::targets`.
     pub modules: String,
     pub seed: u64,
     pub optimizer: AdamW,
+    /// B learns at this multiple of the learning rate of A.
+    ///
+    /// source: LoRA+ (Hayou, Ghosh, Yu 2024)
+    pub b_rate: f32,
     /// Global gradient norm above which a step is scaled down; 0 switches it off.
     pub clip_norm: f32,
+    /// Examples that go through the model at one time at most; their gradients add up to the batch's. 0: as many as fit one pack.
+    pub micro_batch: usize,
     pub forward: ForwardWeights,
     /// units: bytes that logits and their gradients may take at one time (`LOSS_BYTES`).
     pub loss_bytes: usize,
     pub threads: u32,
+}
+
+impl Default for TrainSpec {
+    fn default() -> Self {
+        Self {
+            rank: 16,
+            alpha: 32.0,
+            rslora: false,
+            modules: "all".into(),
+            seed: 0,
+            optimizer: AdamW::default(),
+            b_rate: 1.0,
+            clip_norm: 1.0,
+            micro_batch: 0,
+            forward: ForwardWeights::F16,
+            loss_bytes: LOSS_BYTES,
+            threads: 1,
+        }
+    }
+}
+
+impl TrainSpec {
+    /// The alpha that yields the wanted scale when it is divided by the rank.
+    pub fn written_alpha(&self) -> f32 {
+        if self.rslora { self.alpha * (self.rank as f32).sqrt() } else { self.alpha }
+    }
 }
 
 /// What one step (or one look at the loss) did.
@@ -80,7 +118,7 @@ impl Trainer {
     pub fn new(backend: Backend, model: &Model, spec: &TrainSpec) -> Result<Self, TrainError> {
         let targets = find_targets(model, &spec.modules)?;
         let mut compute = Compute::cpu(backend, spec.threads)?;
-        let adapter = Adapter::fresh(&targets, spec.rank, spec.alpha, spec.seed);
+        let adapter = Adapter::fresh(&targets, spec.rank, spec.written_alpha(), spec.seed);
         let template = load(model, &adapter)?;
         let (shapes, index) = layout(&adapter);
         let storage = Storage::new(&compute, &shapes)?;
@@ -164,8 +202,9 @@ impl Trainer {
         }
         self.steps += 1;
         let tensors = self.adapter.pairs.iter_mut().flat_map(|pair| [&mut pair.a, &mut pair.b]);
-        for ((values, gradient), moments) in tensors.zip(&gradients).zip(&mut self.moments) {
-            self.spec.optimizer.step(values, gradient, moments, learning_rate, self.steps);
+        let rates = [learning_rate, learning_rate * self.spec.b_rate].into_iter().cycle();
+        for (((values, gradient), moments), rate) in tensors.zip(&gradients).zip(&mut self.moments).zip(rates) {
+            self.spec.optimizer.step(values, gradient, moments, rate, self.steps);
         }
         upload(&mut self.compute, &self.storage, &self.adapter)?;
         Ok(report)
@@ -230,7 +269,9 @@ impl Trainer {
         let chosen: Vec<&Example> = chosen.iter().collect();
         let mut report = StepReport::default();
         let mut total: Vec<Vec<f32>> = Vec::new();
-        for run in split(&chosen, self.prefix, TOKENS_MAX, TOKENS_MAX) {
+        let micro = if self.spec.micro_batch == 0 { chosen.len().max(1) } else { self.spec.micro_batch };
+        let runs = chosen.chunks(micro).flat_map(|some| split(some, self.prefix, TOKENS_MAX, TOKENS_MAX)).collect::<Vec<_>>();
+        for run in runs {
             let (outcome, used) = self.run_packed(&run, purpose)?;
             report.loss += outcome.loss;
             report.tokens += used;
