@@ -36,7 +36,7 @@ struct SnapshotHeader {
 impl<'m> ToyTrainer<'m> {
     pub(super) fn new(base: &'m Base, spec: &LoraSpec) -> Result<Self, EngineError> {
         check_spec(base, spec)?;
-        let head = Head::fresh(base.width, spec.rank, spec.alpha, spec.seed);
+        let head = Head::fresh(base.width, spec.rank, spec.written_alpha(), spec.seed);
         Ok(Self { base, spec: spec.clone(), head, examples: Vec::new(), moments: [Vec::new(), Vec::new()], steps: 0 })
     }
 
@@ -82,9 +82,11 @@ impl<'m> ToyTrainer<'m> {
         let (beta1, beta2) = (f64::from(self.spec.beta1), f64::from(self.spec.beta2));
         let unbias = |beta: f64| 1.0 - beta.powf(self.steps as f64);
         let (unbias1, unbias2) = (unbias(beta1), unbias(beta2));
+        let b_rate = learning_rate * f64::from(self.spec.b_rate);
+        let rates = std::iter::repeat_n(learning_rate, self.head.a.len()).chain(std::iter::repeat(b_rate));
         let weights = self.head.a.iter_mut().chain(&mut self.head.b);
         let [first, second] = &mut self.moments;
-        for (((weight, m), v), g) in weights.zip(first).zip(second).zip(gradient) {
+        for ((((weight, m), v), g), learning_rate) in weights.zip(first).zip(second).zip(gradient).zip(rates) {
             *m = (beta1 * f64::from(*m) + (1.0 - beta1) * g) as f32;
             *v = (beta2 * f64::from(*v) + (1.0 - beta2) * g * g) as f32;
             let step = f64::from(*m) / unbias1 / ((f64::from(*v) / unbias2).sqrt() + f64::from(self.spec.epsilon));
