@@ -4,7 +4,7 @@ use super::Toy;
 use super::base::Base;
 use super::head::{Head, from_bytes, to_bytes};
 use crate::engine::{EngineError, LoraSpec, StepReport, Trainer, TrainerInfo};
-use crate::record::Pair;
+use crate::record::{Pair, Rng};
 
 /// Fits a toy head: exact softmax gradients, AdamW, global-norm clip.
 pub(super) struct ToyTrainer<'m> {
@@ -54,13 +54,23 @@ impl<'m> ToyTrainer<'m> {
         Ok(Example { features: self.base.features(&pair.prompt), answer, tokens, completion_tokens })
     }
 
+    /// The features of an example that this training step keeps; the factor makes up for the rest.
+    fn kept(&self, index: usize) -> (Vec<usize>, f64) {
+        let (dropout, features) = (f64::from(self.spec.dropout), &self.examples[index].features);
+        let mut random = Rng::new(self.spec.seed, &format!("toy dropout {} {index}", self.steps));
+        let kept = features.iter().filter(|_| dropout == 0.0 || random.unit() >= dropout).copied().collect();
+        (kept, 1.0 / (1.0 - dropout))
+    }
+
     /// Mean completion-token loss of a batch and, when asked, its gradient for `a` then `b`.
     pub(super) fn pass(&self, batch: &[usize], mut gradient: Option<&mut [f64]>) -> StepReport {
         let completion_tokens: usize = batch.iter().map(|&i| self.examples[i].completion_tokens).sum();
         let (mut nats, mut tokens, split) = (0.0, 0, self.head.a.len());
         let share = self.head.scale() / completion_tokens.max(1) as f64;
-        for example in batch.iter().map(|&i| &self.examples[i]) {
-            let opinion = self.head.opinion(&example.features);
+        for (index, example) in batch.iter().map(|&i| (i, &self.examples[i])) {
+            let training = gradient.is_some();
+            let (features, factor) = if training { self.kept(index) } else { (example.features.clone(), 1.0) };
+            let opinion = self.head.opinion(&features, factor);
             nats -= opinion.answers[example.answer];
             tokens += example.tokens;
             let Some(gradient) = gradient.as_deref_mut() else { continue };
@@ -69,8 +79,8 @@ impl<'m> ToyTrainer<'m> {
                 for r in 0..self.head.rank {
                     gradient[split + answer * self.head.rank + r] += error * opinion.hidden[r];
                     let back = error * f64::from(self.head.b[answer * self.head.rank + r]);
-                    for &f in &example.features {
-                        gradient[r * self.head.width + f] += back;
+                    for &f in &features {
+                        gradient[r * self.head.width + f] += back * factor;
                     }
                 }
             }
