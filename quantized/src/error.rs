@@ -13,6 +13,8 @@ pub enum TrainError {
     /// No gradient can flow through an operation of this model.
     #[error("no backward rule for {op} (node {node:?})")]
     NoRule { op: String, node: String },
+    #[error("this objective cannot be trained: {reason}")]
+    Objective { reason: String },
     #[error("example {index}: {reason}")]
     Example { index: usize, reason: String },
     #[error("the {what} of step {step} is not finite")]

@@ -6,14 +6,19 @@
 use std::ops::Range;
 
 use crate::error::TrainError;
+use crate::objective::Teacher;
 
 /// A tokenized example.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Example {
     /// Prompt and completion, template and end of turn included.
     pub tokens: Vec<i32>,
     /// Index of the first token of the completion.
     pub completion: usize,
+    /// How much each completion token counts; 1 for all where absent. shapes: outputs
+    pub weights: Option<Vec<f32>>,
+    /// What a teacher says of each completion token, for the objectives that ask.
+    pub teacher: Option<Teacher>,
 }
 
 impl Example {
@@ -23,7 +28,17 @@ impl Example {
             let reason = format!("its completion begins at token {completion} of {}", tokens.len());
             return Err(TrainError::Example { index, reason });
         }
-        Ok(Self { tokens, completion })
+        Ok(Self { tokens, completion, weights: None, teacher: None })
+    }
+
+    /// The same example with a weight for each completion token.
+    pub fn weighted(self, weights: Vec<f32>) -> Self {
+        Self { weights: Some(weights), ..self }
+    }
+
+    /// The same example with a teacher's signal.
+    pub fn taught(self, teacher: Teacher) -> Self {
+        Self { teacher: Some(teacher), ..self }
     }
 
     /// Tokens that go through the model: all but the last, which is only predicted.
@@ -64,6 +79,8 @@ pub struct Packed {
     pub labels: Vec<i32>,
     /// shapes: outputs; 0 for padding
     pub weights: Vec<f32>,
+    /// shapes: outputs; which example's which completion token an output is for; none for padding
+    pub origins: Vec<Option<(usize, usize)>>,
     /// Tokens that are not padding.
     pub used: usize,
 }
@@ -83,6 +100,7 @@ impl Packed {
             output_of: vec![outputs as i32 - 1; tokens],
             labels: vec![0; outputs],
             weights: vec![0.0; outputs],
+            origins: vec![None; outputs],
             used: 0,
         };
         if let Some(first) = examples.first() {
@@ -97,7 +115,9 @@ impl Packed {
                 packed.output_ids[slot] = at as i32;
                 packed.output_of[at] = slot as i32;
                 packed.labels[slot] = example.tokens[predicted];
-                packed.weights[slot] = 1.0;
+                let token = predicted - example.completion;
+                packed.weights[slot] = example.weights.as_ref().map_or(1.0, |weights| weights[token]);
+                packed.origins[slot] = Some((number, token));
                 slot += 1;
             }
         }

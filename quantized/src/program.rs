@@ -6,14 +6,15 @@ use translora_llama::{Compute, Dtype, Graph, Node, Op, Storage, Tensor, Trace};
 
 use crate::error::TrainError;
 use crate::loss::{Head, Loss, Parts};
-use crate::pack::Packed;
+use crate::objective::Goal;
+use crate::pack::{Example, Packed};
 use crate::rules::{Backward, no_rule};
 use crate::weights::{ForwardWeights, Wanted, Weights};
 
 /// What a program computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Purpose {
-    /// The probability of each label.
+    /// The loss.
     Loss,
     /// That, and the gradient of each adapter matrix.
     Gradients,
@@ -42,8 +43,9 @@ struct Inputs {
 
 /// What a run of a program yields.
 pub(crate) struct Outcome {
-    /// Sum over outputs of −ln p(label). units: nats.
+    /// Sum over outputs of their losses, times their weights. units: nats.
     pub loss: f64,
+    pub weight: f64,
     pub gradients: Vec<Vec<f32>>,
     pub logits: Vec<f32>,
 }
@@ -105,13 +107,13 @@ impl Program {
         adapter: &Storage,
         index: &AdapterIndex,
         purpose: Purpose,
-        loss_bytes: usize,
+        goal: Goal,
     ) -> Result<Self, TrainError> {
         let Reach { live, needs } = reach(trace, index);
         let output = &trace.nodes[trace.output];
         let [vocabulary, outputs, ..] = output.shape;
         let head = Head::find(trace, &needs);
-        let mut graph = Graph::new(trace.nodes.len() * 16 + 256 + head.nodes_max(vocabulary, outputs, loss_bytes))?;
+        let mut graph = Graph::new(trace.nodes.len() * 16 + 256 + head.nodes_max(vocabulary, outputs, &goal))?;
         let mut emit =
             Emit { graph: &mut graph, trace, weights, adapter, index, forward: vec![None; trace.nodes.len()], roles: HashMap::new() };
         for i in (0..=trace.output).filter(|i| live[*i] && !head.tail.contains(i)) {
@@ -128,7 +130,7 @@ impl Program {
             output_of: graph.input(Dtype::I32, &[count], "output_of")?,
         };
         let output_of = inputs.output_of;
-        let parts = Parts { trace, forward: &forward, needs: &needs, weights, head: &head, output_of, purpose, bytes: loss_bytes };
+        let parts = Parts { trace, forward: &forward, needs: &needs, weights, head: &head, output_of, purpose, goal };
         let (loss, gradient) = Loss::new(&mut graph, &parts)?;
         let mut gradients = Vec::new();
         if let Some(gradient) = gradient {
@@ -139,8 +141,8 @@ impl Program {
         Ok(Self { graph, tokens: size(count), vocabulary: size(vocabulary), inputs, loss, gradients })
     }
 
-    /// Run on one packed sequence. `scale` multiplies every gradient (F16 products need numbers away from zero).
-    pub fn run(&mut self, compute: &mut Compute, packed: &Packed, scale: f32) -> Result<Outcome, TrainError> {
+    /// Run on one packed sequence, of the examples of `run`. `scale` multiplies every gradient (F16 products need numbers away from zero).
+    pub fn run(&mut self, compute: &mut Compute, packed: &Packed, run: &[&Example], scale: f32) -> Result<Outcome, TrainError> {
         compute.bind(&mut self.graph)?;
         let (graph, inputs, words) = (&self.graph, &self.inputs, self.vocabulary as i64);
         compute.set_ids(graph, inputs.tokens, &packed.tokens, words)?;
@@ -156,12 +158,13 @@ impl Program {
         if !self.gradients.is_empty() {
             compute.set_ids(graph, inputs.output_of, &packed.output_of, packed.labels.len() as i64)?;
         }
-        self.loss.fill(compute, graph, packed, scale)?;
+        self.loss.fill(compute, graph, packed, run, scale)?;
         compute.run(graph)?;
-        let loss = self.loss.value(compute, graph, packed)?;
+        let loss = self.loss.value(compute, graph, packed, run)?;
         let gradients = self.gradients.iter().map(|gradient| compute.get_f32(graph, *gradient)).collect::<Result<_, _>>()?;
         let logits = self.loss.logits(compute, graph)?;
-        Ok(Outcome { loss, gradients, logits })
+        let weight = packed.weights.iter().map(|weight| f64::from(*weight)).sum();
+        Ok(Outcome { loss, weight, gradients, logits })
     }
 }
 

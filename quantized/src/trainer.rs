@@ -9,6 +9,7 @@ use crate::adapter::Adapter;
 use crate::error::TrainError;
 use crate::loss::LOSS_BYTES;
 use crate::modules::{self, Target};
+use crate::objective::{Goal, Objective};
 use crate::optimizer::{AdamW, Moments};
 use crate::pack::{Example, Packed, shared_prefix, split};
 use crate::program::{AdapterIndex, Outcome, Program, Purpose, wanted};
@@ -28,6 +29,7 @@ pub struct TrainSpec {
     /// See `modules::targets`.
     pub modules: String,
     pub seed: u64,
+    pub objective: Objective,
     pub optimizer: AdamW,
     /// B learns at this multiple of the learning rate of A.
     ///
@@ -51,6 +53,7 @@ impl Default for TrainSpec {
             rslora: false,
             modules: "all".into(),
             seed: 0,
+            objective: Objective::Text,
             optimizer: AdamW::default(),
             b_rate: 1.0,
             clip_norm: 1.0,
@@ -72,8 +75,10 @@ impl TrainSpec {
 /// What one step (or one look at the loss) did.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct StepReport {
-    /// Mean over completion tokens. units: nats.
+    /// Mean over completion tokens by their weights. units: nats.
     pub loss: f64,
+    /// Sum of those weights.
+    pub weight: f64,
     /// Of the mean loss, before clipping.
     pub gradient_norm: f64,
     /// Tokens that went through the model, padding not counted.
@@ -107,6 +112,7 @@ pub struct Trainer {
     traces: HashMap<usize, [Trace; 2]>,
     template: LoadedAdapter,
     examples: Vec<Example>,
+    goal: Goal,
     prefix: usize,
     vocabulary: usize,
 }
@@ -116,6 +122,7 @@ impl Trainer {
     ///
     /// fails: unknown modules, or an operation without a backward rule in the way.
     pub fn new(backend: Backend, model: &Model, spec: &TrainSpec) -> Result<Self, TrainError> {
+        spec.objective.check()?;
         let targets = find_targets(model, &spec.modules)?;
         let mut compute = Compute::cpu(backend, spec.threads)?;
         let adapter = Adapter::fresh(&targets, spec.rank, spec.written_alpha(), spec.seed);
@@ -139,6 +146,7 @@ impl Trainer {
             traces: HashMap::new(),
             template,
             examples: Vec::new(),
+            goal: Goal { objective: spec.objective, width: 1, bytes: spec.loss_bytes },
             prefix: 0,
             vocabulary: model.vocab().len(),
         };
@@ -183,9 +191,15 @@ impl Trainer {
     }
 
     /// Take the examples that later calls name by index.
-    pub fn load(&mut self, examples: Vec<Example>) {
-        self.prefix = shared_prefix(&examples);
-        self.examples = examples;
+    ///
+    /// fails: weights or a teacher's signal that do not fit the example, or not the objective.
+    pub fn load(&mut self, examples: Vec<Example>) -> Result<(), TrainError> {
+        let goal = Goal::of(self.spec.objective, &examples, self.vocabulary, self.spec.loss_bytes)?;
+        if goal != self.goal {
+            self.programs.clear();
+        }
+        (self.goal, self.prefix, self.examples) = (goal, shared_prefix(&examples), examples);
+        Ok(())
     }
 
     /// Take one optimizer step on the mean completion-token loss of `batch`.
@@ -219,7 +233,7 @@ impl Trainer {
                 return Err(TrainError::NotFinite { what: "loss", step: self.steps + 1 });
             }
             if gradients.iter().flatten().all(|g| g.is_finite()) {
-                let factor = 1.0 / (scale * report.completion_tokens.max(1) as f32);
+                let factor = 1.0 / (scale * if report.weight > 0.0 { report.weight as f32 } else { 1.0 });
                 gradients.iter_mut().flatten().for_each(|g| *g *= factor);
                 return Ok((report, gradients));
             }
@@ -274,6 +288,7 @@ impl Trainer {
         for run in runs {
             let (outcome, used) = self.run_packed(&run, purpose)?;
             report.loss += outcome.loss;
+            report.weight += outcome.weight;
             report.tokens += used;
             report.completion_tokens += run.iter().map(|example| example.outputs()).sum::<usize>();
             if total.is_empty() {
@@ -284,7 +299,7 @@ impl Trainer {
                 }
             }
         }
-        report.loss /= report.completion_tokens.max(1) as f64;
+        report.loss /= if report.weight > 0.0 { report.weight } else { 1.0 };
         Ok((report, total))
     }
 
@@ -299,7 +314,7 @@ impl Trainer {
         let Some(program) = self.programs.get_mut(&(tokens, outputs, purpose)) else {
             return Err(TrainError::Snapshot("a program vanished".into()));
         };
-        let outcome = program.run(&mut self.compute, &packed, scale)?;
+        let outcome = program.run(&mut self.compute, &packed, run, scale)?;
         Ok((outcome, packed.used))
     }
 
@@ -311,12 +326,12 @@ impl Trainer {
         let trace = self.trace(tokens, outputs)?;
         if self.weights.is_none() {
             // A dry run first: a missing rule must cost neither time nor memory.
-            Program::new(&trace, &Weights::dry(), &self.storage, &self.index, Purpose::Gradients, self.spec.loss_bytes)?;
+            Program::new(&trace, &Weights::dry(), &self.storage, &self.index, Purpose::Gradients, self.goal)?;
             let copies = wanted(&trace, &self.index, self.spec.forward);
             self.weights = Some(Weights::prepare(&trace, &mut self.compute, &copies, self.spec.forward)?);
         }
         if let Some(weights) = &self.weights {
-            let program = Program::new(&trace, weights, &self.storage, &self.index, purpose, self.spec.loss_bytes)?;
+            let program = Program::new(&trace, weights, &self.storage, &self.index, purpose, self.goal)?;
             self.programs.insert((tokens, outputs, purpose), program);
         }
         Ok(())

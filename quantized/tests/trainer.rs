@@ -88,7 +88,7 @@ fn logits_are_those_of_llama_cpp() {
             let mut trainer = Trainer::new(backend, &model, &spec(ForwardWeights::Native)).unwrap();
             wake(&mut trainer);
             let examples = examples(&model);
-            trainer.load(examples.clone());
+            trainer.load(examples.clone()).unwrap();
             let path = folder.path().join("adapter.gguf");
             std::fs::write(&path, trainer.to_gguf(&[]).unwrap()).unwrap();
             let loaded = Loaded::load(&model, &path).unwrap();
@@ -112,7 +112,7 @@ fn gradients_match_finite_differences() {
         let (backend, model) = open(&variant(folder.path(), name, "f32"));
         let mut trainer = Trainer::new(backend, &model, &spec(ForwardWeights::Native)).unwrap();
         wake(&mut trainer);
-        trainer.load(examples(&model));
+        trainer.load(examples(&model)).unwrap();
         let batch = [0, 1, 2];
         let (_, gradients) = trainer.gradients(&batch).unwrap();
         let base = trainer.adapter().clone();
@@ -214,7 +214,7 @@ fn gradients_match_the_naive_reference() {
             let mut trainer = Trainer::new(backend, &model, &spec(forward)).unwrap();
             wake(&mut trainer);
             let examples = random_examples(24);
-            trainer.load(examples.clone());
+            trainer.load(examples.clone()).unwrap();
             let batch: Vec<usize> = (0..examples.len()).collect();
             let (report, ours) = trainer.gradients(&batch).unwrap();
             let (loss, theirs) = by_reference(&path, &trainer, &examples);
@@ -233,7 +233,7 @@ fn a_batch_at_once_and_in_pieces_are_the_same_step() {
     let mut trainer = Trainer::new(backend, &model, &spec(ForwardWeights::Native)).unwrap();
     wake(&mut trainer);
     let examples = random_examples(8);
-    trainer.load(examples.clone());
+    trainer.load(examples.clone()).unwrap();
     let (whole, together) = trainer.gradients(&[0, 1, 2, 3, 4, 5, 6, 7]).unwrap();
     let mut sums: Vec<Vec<f64>> = together.iter().map(|g| vec![0.0; g.len()]).collect();
     let mut loss = 0.0;
@@ -267,7 +267,7 @@ fn a_loss_in_chunks_is_the_same_loss_in_less_memory() {
             wake(&mut trainer);
             // One long completion: nothing but chunks keeps its logits small.
             let tokens: Vec<i32> = (0..240).map(|i| i * 3701 % 20_000).collect();
-            trainer.load(vec![Example::new(tokens, 3, 0).unwrap()]);
+            trainer.load(vec![Example::new(tokens, 3, 0).unwrap()]).unwrap();
             let (report, gradients) = trainer.gradients(&[0]).unwrap();
             (report.loss, gradients, trainer.work_bytes(), trainer.logits(0).unwrap())
         };
@@ -307,7 +307,7 @@ fn eight_times_one_is_one_times_eight() {
     let (backend, model) = open(&variant(folder.path(), "sprout", "f32"));
     let run = |micro_batch| {
         let mut trainer = Trainer::new(backend, &model, &TrainSpec { micro_batch, ..spec(ForwardWeights::Native) }).unwrap();
-        trainer.load(random_examples(16));
+        trainer.load(random_examples(16)).unwrap();
         let (one, two) = ([0, 1, 2, 3, 4, 5, 6, 7], [8, 9, 10, 11, 12, 13, 14, 15]);
         let losses = steps(&mut trainer, &[&one, &two, &one, &two, &one, &two]);
         (losses, numbers(&trainer))
@@ -328,7 +328,7 @@ fn rank_stabilized_scale_is_in_the_file() {
     let mut trainer = Trainer::new(backend, &model, &TrainSpec { rslora: true, ..spec(ForwardWeights::Native) }).unwrap();
     wake(&mut trainer);
     let examples = examples(&model);
-    trainer.load(examples.clone());
+    trainer.load(examples.clone()).unwrap();
     let file = tempfile::NamedTempFile::new().unwrap();
     let bytes = trainer.to_gguf(&[]).unwrap();
     let alpha = Gguf::parse(&bytes).unwrap().get("adapter.lora.alpha").and_then(translora_gguf::Value::as_f64).unwrap();
@@ -346,7 +346,7 @@ fn b_moves_at_its_own_rate_and_weights_decay() {
         let optimizer = translora_quantized::AdamW { epsilon: 0.0, weight_decay, ..Default::default() };
         let mut trainer = Trainer::new(backend, &model, &TrainSpec { b_rate, optimizer, ..spec(ForwardWeights::F16) }).unwrap();
         wake(&mut trainer);
-        trainer.load(examples(&model));
+        trainer.load(examples(&model)).unwrap();
         let before = numbers(&trainer);
         steps(&mut trainer, &[&[0, 1, 2]]);
         let moved = |before: &[f32], after: &[f32]| before.iter().zip(after).map(|(a, b)| (b - a).abs()).fold(0.0, f32::max);
@@ -375,7 +375,7 @@ fn a_restored_run_goes_on_with_the_same_bytes() {
     let (backend, model) = open(&lab("sprout.f16.gguf"));
     let fresh = || {
         let mut trainer = Trainer::new(backend, &model, &spec(ForwardWeights::F16)).unwrap();
-        trainer.load(examples(&model));
+        trainer.load(examples(&model)).unwrap();
         trainer
     };
     let mut straight = fresh();

@@ -79,8 +79,7 @@ impl Trainer for GgmlTrainer<'_> {
             let example = Example::new([prompt, completion].concat(), start, index).map_err(|error| self.model.translate(error))?;
             encoded.push(example);
         }
-        self.trainer.load(encoded);
-        Ok(())
+        self.trainer.load(encoded).map_err(|error| self.model.translate(error))
     }
 
     fn step(&mut self, batch: &[usize], learning_rate: f32) -> Result<StepReport, EngineError> {
