@@ -230,3 +230,53 @@ impl Parts<'_> {
         forward[index].ok_or_else(|| no_rule(&self.trace.nodes[index], " that was not emitted"))
     }
 }
+
+/// What `Trainer::condense` needs of a trainer.
+pub(crate) struct Condenser<'a> {
+    pub trace: &'a Trace,
+    pub needs: &'a [bool],
+    pub weights: &'a Weights,
+    pub goal: Goal,
+}
+
+impl Condenser<'_> {
+    /// The gradient for the hidden state that each row of logit gradients comes down to.
+    ///
+    /// shapes: rows of vocabulary → as many rows of hidden
+    pub fn run(&self, compute: &mut Compute, rows: &[Vec<f32>]) -> Result<Vec<Vec<f32>>, TrainError> {
+        // F16 products lose what is below 2⁻²⁴.
+        const SCALE: f32 = 1024.0;
+        let trace = self.trace;
+        let head = Head::find(trace, self.needs);
+        head.check_linear(trace)?;
+        let [vocabulary, ..] = trace.nodes[trace.output].shape;
+        let step = head.columns(vocabulary, rows.len() as i64, &self.goal);
+        let mut condensed = Vec::with_capacity(rows.len());
+        for some in rows.chunks(usize::try_from(step).unwrap_or(1)) {
+            if let Some(row) = some.iter().find(|row| row.len() as i64 != vocabulary) {
+                return Err(TrainError::Objective { reason: format!("{} probabilities for a vocabulary of {vocabulary}", row.len()) });
+            }
+            let mut graph = Graph::new(256)?;
+            let mut forward = vec![None; trace.nodes.len()];
+            for source in head.tail.iter().flat_map(|index| trace.nodes[*index].sources.iter().flatten()) {
+                if trace.nodes[*source].op == Op::Weight {
+                    forward[*source] = Some(graph.weight(trace, &trace.nodes[*source])?);
+                }
+            }
+            let input = graph.input(Dtype::F32, &[vocabulary, some.len() as i64], "probabilities")?;
+            let scaled = graph.scale(input, SCALE, 0.0)?;
+            let output_of = graph.input(Dtype::I32, &[1], "output_of")?;
+            let rules = Backward::new(&mut graph, trace, &forward, self.needs, self.weights, output_of);
+            let found = rules.run(trace.output, head.start + 1, scaled)?;
+            let result = found[head.start].ok_or_else(|| no_rule(&trace.nodes[trace.output], " as logits"))?;
+            let result = graph.scale(result, 1.0 / SCALE, 0.0)?;
+            graph.output(result)?;
+            compute.bind(&mut graph)?;
+            compute.set_f32(&graph, input, &some.concat())?;
+            compute.run(&graph)?;
+            let width = usize::try_from(graph.shape(result)?[0]).unwrap_or(1);
+            condensed.extend(compute.get_f32(&graph, result)?.chunks_exact(width).map(<[f32]>::to_vec));
+        }
+        Ok(condensed)
+    }
+}

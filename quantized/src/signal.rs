@@ -32,7 +32,7 @@ pub(crate) enum Signal {
         temperature: f32,
         /// q of the named words. shapes: [width, outputs]; absent where no gradient is taken, as the two below.
         teacher: Option<Tensor>,
-        /// 1, and 0 for words that only fill up the width.
+        /// 1, and 0 for words that only fill up the width; absent where nothing is summed over them.
         real: Option<Tensor>,
         /// q of all other words together. shapes: [1, outputs]
         teacher_rest: Option<Tensor>,
@@ -107,10 +107,11 @@ impl Signal {
                 compute.set_ids(graph, *rows, &filled.rows, words)?;
                 let least = if *divergence == Divergence::Reverse { PROBABILITY_MIN } else { 0.0 };
                 let floored = |values: &[f32]| values.iter().map(|q| q.max(least)).collect::<Vec<f32>>();
-                if let (Some(teacher), Some(real), Some(rest)) = (teacher, real, teacher_rest) {
-                    compute.set_f32(graph, *teacher, &floored(&filled.teacher))?;
-                    compute.set_f32(graph, *real, &filled.real)?;
-                    compute.set_f32(graph, *rest, &floored(&filled.rest))?;
+                let (q, q_rest) = (floored(&filled.teacher), floored(&filled.rest));
+                for (input, values) in [(teacher, &q), (real, &filled.real), (teacher_rest, &q_rest)] {
+                    if let Some(input) = input {
+                        compute.set_f32(graph, *input, values)?;
+                    }
                 }
             }
             Self::All { teacher, .. } => {
@@ -223,15 +224,10 @@ fn likeliest(graph: &mut Graph, what: (Divergence, f32, usize), logits: Tensor, 
     let mut signal =
         Signal::Likeliest { rows, divergence, temperature, teacher: None, real: None, teacher_rest: None, student, student_rest, width };
     let Some(weights) = weights else { return Ok((signal, None)) };
-    let inputs = [
-        graph.input(Dtype::F32, &[k, count], "teacher")?,
-        graph.input(Dtype::F32, &[k, count], "real")?,
-        graph.input(Dtype::F32, &[1, count], "teacher_rest")?,
-    ];
-    if let Signal::Likeliest { teacher, real, teacher_rest, .. } = &mut signal {
-        [*teacher, *real, *teacher_rest] = inputs.map(Some);
+    let (q, q_rest) = (graph.input(Dtype::F32, &[k, count], "teacher")?, graph.input(Dtype::F32, &[1, count], "teacher_rest")?);
+    if let Signal::Likeliest { teacher, teacher_rest, .. } = &mut signal {
+        (*teacher, *teacher_rest) = (Some(q), Some(q_rest));
     }
-    let [q, real, q_rest] = inputs;
     let own = graph.reshape(student, [k, count, 1, 1])?;
     let (values, multiple) = if divergence == Divergence::Forward {
         let values = graph.sub(own, q)?;
@@ -241,13 +237,21 @@ fn likeliest(graph: &mut Graph, what: (Divergence, f32, usize), logits: Tensor, 
     } else {
         let slope = slope(graph, divergence, own, q)?;
         let slope_rest = self::slope(graph, divergence, student_rest, q_rest)?;
-        let counted = graph.mul(own, real)?;
+        let counts = graph.input(Dtype::F32, &[k, count], "real")?;
+        if let Signal::Likeliest { real, .. } = &mut signal {
+            *real = Some(counts);
+        }
+        let counted = graph.mul(own, counts)?;
         let each = graph.mul(counted, slope)?;
         let named = graph.sum_rows(each)?;
         let rest = graph.mul(student_rest, slope_rest)?;
         let mean = graph.add(named, rest)?;
         let centred = graph.sub(slope, mean)?;
-        (graph.mul(own, centred)?, graph.sub(slope_rest, mean)?)
+        // g rest − Σ p g, as Σ over the named words of p (g rest − g): the rest is often nearly all there is, and would cancel.
+        let above = graph.sub(slope, slope_rest)?;
+        let each = graph.mul(counted, above)?;
+        let above = graph.sum_rows(each)?;
+        (graph.mul(own, centred)?, graph.scale(above, -1.0, 0.0)?)
     };
     let weights = graph.scale(weights, temperature, 0.0)?;
     let (values, multiple) = (graph.mul(values, weights)?, graph.mul(multiple, weights)?);

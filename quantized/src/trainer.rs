@@ -7,12 +7,12 @@ use translora_llama::{Adapter as LoadedAdapter, Backend, Compute, Context, Dtype
 
 use crate::adapter::Adapter;
 use crate::error::TrainError;
-use crate::loss::LOSS_BYTES;
+use crate::loss::{Condenser, LOSS_BYTES};
 use crate::modules::{self, Target};
-use crate::objective::{Goal, Objective};
+use crate::objective::{Condensed, Goal, Objective};
 use crate::optimizer::{AdamW, Moments};
 use crate::pack::{Example, Packed, shared_prefix, split};
-use crate::program::{AdapterIndex, Outcome, Program, Purpose, wanted};
+use crate::program::{AdapterIndex, Outcome, Program, Purpose, reach, wanted};
 use crate::snapshot;
 use crate::weights::{ForwardWeights, Weights};
 
@@ -256,6 +256,22 @@ impl Trainer {
         let example = self.example(example)?.clone();
         let (outcome, _) = self.run_packed(&[&example], Purpose::Logits)?;
         Ok(outcome.logits.chunks(self.vocabulary).take(example.outputs()).map(<[f32]>::to_vec).collect())
+    }
+
+    /// Condense distributions over this model's vocabulary into what its head makes of them, for `Objective::Condensed`.
+    ///
+    /// shapes: rows of vocabulary
+    ///
+    /// fails: the logits are not a multiple of one product.
+    pub fn condense(&mut self, probabilities: &[Vec<f32>]) -> Result<Vec<Condensed>, TrainError> {
+        let trace = self.trace(TOKENS_MAX, 16)?;
+        let Some(weights) = &self.weights else { return Err(TrainError::Snapshot("no weights were prepared".into())) };
+        let needs = reach(&trace, &self.index).needs;
+        let condenser = Condenser { trace: &trace, needs: &needs, weights, goal: self.goal };
+        let vectors = condenser.run(&mut self.compute, probabilities)?;
+        let nats = |p: &f32| if *p > 0.0 { f64::from(*p) * f64::from(*p).ln() } else { 0.0 };
+        let entropies = probabilities.iter().map(|row| row.iter().map(nats).sum::<f64>() as f32);
+        Ok(vectors.into_iter().zip(entropies).map(|(vector, negative_entropy)| Condensed { vector, negative_entropy }).collect())
     }
 
     /// Weights and optimizer state as bytes.
