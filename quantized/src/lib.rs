@@ -6,6 +6,7 @@
 //! transfers. May be named by the engine room only.
 
 mod adapter;
+mod dropout;
 mod error;
 mod loss;
 mod modules;

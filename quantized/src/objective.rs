@@ -69,6 +69,8 @@ pub(crate) struct Goal {
     pub width: usize,
     /// units: bytes that logits and what is made of them may take at one time.
     pub bytes: usize,
+    /// Share of the inputs of each A that a training step leaves out.
+    pub dropout: f32,
 }
 
 impl Goal {
@@ -84,8 +86,8 @@ impl Goal {
     /// The goal with the width of these examples' signals.
     ///
     /// fails: a signal that is missing, of another kind than the objective needs, or impossible.
-    pub fn of(objective: Objective, examples: &[Example], vocabulary: usize, bytes: usize) -> Result<Self, TrainError> {
-        let mut goal = Self { objective, width: 1, bytes };
+    pub fn with(self, examples: &[Example], vocabulary: usize) -> Result<Self, TrainError> {
+        let objective = self.objective;
         let mut widths = Vec::new();
         for (index, example) in examples.iter().enumerate() {
             let refuse = |reason: &str| TrainError::Example { index, reason: reason.to_owned() };
@@ -108,8 +110,7 @@ impl Goal {
         if let Some(index) = widths.iter().position(|width| (*width == 0) != (widths[0] == 0)) {
             return Err(TrainError::Example { index, reason: "some examples have all probabilities and some have not".into() });
         }
-        goal.width = widths.into_iter().max().unwrap_or(1);
-        Ok(goal)
+        Ok(Self { width: widths.into_iter().max().unwrap_or(1), ..self })
     }
 }
 

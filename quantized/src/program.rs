@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use translora_llama::{Compute, Dtype, Graph, Node, Op, Storage, Tensor, Trace};
 
+use crate::dropout::Mask;
 use crate::error::TrainError;
 use crate::loss::{Head, Loss, Parts};
 use crate::objective::Goal;
@@ -28,6 +29,8 @@ pub(crate) struct Program {
     tokens: usize,
     vocabulary: usize,
     inputs: Inputs,
+    masks: Vec<Mask>,
+    dropout: f32,
     loss: Loss,
     /// By stored index: A and B of each pair in turn.
     gradients: Vec<Tensor>,
@@ -39,6 +42,15 @@ struct Inputs {
     mask: Option<Tensor>,
     output_ids: Option<Tensor>,
     output_of: Tensor,
+}
+
+/// What differs from run to run besides the examples.
+#[derive(Clone, Copy)]
+pub(crate) struct Pass {
+    /// Every gradient is multiplied by this (F16 products need numbers away from zero).
+    pub scale: f32,
+    /// Decides what dropout leaves out.
+    pub draw: u64,
 }
 
 /// What a run of a program yields.
@@ -114,12 +126,14 @@ impl Program {
         let [vocabulary, outputs, ..] = output.shape;
         let head = Head::find(trace, &needs);
         let mut graph = Graph::new(trace.nodes.len() * 16 + 256 + head.nodes_max(vocabulary, outputs, &goal))?;
+        let forward = vec![None; trace.nodes.len()];
+        let dropping = purpose == Purpose::Gradients && goal.dropout > 0.0;
         let mut emit =
-            Emit { graph: &mut graph, trace, weights, adapter, index, forward: vec![None; trace.nodes.len()], roles: HashMap::new() };
+            Emit { graph: &mut graph, trace, weights, adapter, index, forward, roles: HashMap::new(), dropping, masks: HashMap::new() };
         for i in (0..=trace.output).filter(|i| live[*i] && !head.tail.contains(i)) {
             emit.node(i)?;
         }
-        let Emit { forward, roles, .. } = emit;
+        let Emit { forward, roles, masks, .. } = emit;
         let tokens = roles.get("tokens").copied().ok_or_else(|| no_rule(output, " without token input"))?;
         let [count, ..] = graph.shape(tokens)?;
         let inputs = Inputs {
@@ -134,15 +148,26 @@ impl Program {
         let (loss, gradient) = Loss::new(&mut graph, &parts)?;
         let mut gradients = Vec::new();
         if let Some(gradient) = gradient {
-            let found = Backward::new(&mut graph, trace, &forward, &needs, weights, output_of).run(head.start, 0, gradient)?;
+            let mut rules = Backward::new(&mut graph, trace, &forward, &needs, weights, output_of);
+            rules.masks.clone_from(&masks);
+            let found = rules.run(head.start, 0, gradient)?;
             gradients = outputs_of(&mut graph, trace, index, &found)?;
         }
         let size = |value: i64| usize::try_from(value).unwrap_or(0);
-        Ok(Self { graph, tokens: size(count), vocabulary: size(vocabulary), inputs, loss, gradients })
+        Ok(Self {
+            graph,
+            tokens: size(count),
+            vocabulary: size(vocabulary),
+            inputs,
+            masks: masks.into_values().collect(),
+            dropout: goal.dropout,
+            loss,
+            gradients,
+        })
     }
 
-    /// Run on one packed sequence, of the examples of `run`. `scale` multiplies every gradient (F16 products need numbers away from zero).
-    pub fn run(&mut self, compute: &mut Compute, packed: &Packed, run: &[&Example], scale: f32) -> Result<Outcome, TrainError> {
+    /// Run on one packed sequence, of the examples of `run`.
+    pub fn run(&mut self, compute: &mut Compute, packed: &Packed, run: &[&Example], pass: Pass) -> Result<Outcome, TrainError> {
         compute.bind(&mut self.graph)?;
         let (graph, inputs, words) = (&self.graph, &self.inputs, self.vocabulary as i64);
         compute.set_ids(graph, inputs.tokens, &packed.tokens, words)?;
@@ -158,7 +183,10 @@ impl Program {
         if !self.gradients.is_empty() {
             compute.set_ids(graph, inputs.output_of, &packed.output_of, packed.labels.len() as i64)?;
         }
-        self.loss.fill(compute, graph, packed, run, scale)?;
+        self.loss.fill(compute, graph, packed, run, pass.scale)?;
+        for mask in &self.masks {
+            mask.fill(compute, graph, self.dropout, pass.draw)?;
+        }
         compute.run(graph)?;
         let loss = self.loss.value(compute, graph, packed, run)?;
         let gradients = self.gradients.iter().map(|gradient| compute.get_f32(graph, *gradient)).collect::<Result<_, _>>()?;
@@ -196,6 +224,10 @@ struct Emit<'a> {
     forward: Vec<Option<Tensor>>,
     /// Inputs by what they mean.
     roles: HashMap<&'static str, Tensor>,
+    /// A program for training steps with dropout.
+    dropping: bool,
+    /// By the index of the A that reads through it.
+    masks: HashMap<usize, Mask>,
 }
 
 impl Emit<'_> {
@@ -220,11 +252,24 @@ impl Emit<'_> {
                     // llama.cpp's to the bit.
                     sources[1] = Some(self.graph.dense(*input)?);
                 }
+                self.mask(node, &mut sources)?;
                 let view = node.view.and_then(|(root, _)| self.forward[root]);
                 self.graph.replay(node, &sources, view)?
             }
         };
         self.forward[i] = Some(tensor);
+        Ok(())
+    }
+
+    /// Let the product with an A read its input through a mask.
+    fn mask(&mut self, node: &Node, sources: &mut [Option<Tensor>]) -> Result<(), TrainError> {
+        let (true, Some(Some(a)), Some(Some(input))) = (self.dropping, node.sources.first(), sources.get(1)) else { return Ok(()) };
+        let name = &self.trace.nodes[*a].name;
+        if let (Some(slot), true) = (self.index.get(name), name.ends_with(".lora_a")) {
+            let mask = Mask::new(self.graph, *input, *slot)?;
+            sources[1] = Some(mask.masked);
+            self.masks.insert(*a, mask);
+        }
         Ok(())
     }
 

@@ -6,13 +6,14 @@ use translora_gguf::Gguf;
 use translora_llama::{Adapter as LoadedAdapter, Backend, Compute, Context, Dtype, Model, Storage, Trace};
 
 use crate::adapter::Adapter;
+use crate::dropout;
 use crate::error::TrainError;
 use crate::loss::{Condenser, LOSS_BYTES};
 use crate::modules::{self, Target};
 use crate::objective::{Condensed, Goal, Objective};
 use crate::optimizer::{AdamW, Moments};
 use crate::pack::{Example, Packed, shared_prefix, split};
-use crate::program::{AdapterIndex, Outcome, Program, Purpose, reach, wanted};
+use crate::program::{AdapterIndex, Outcome, Pass, Program, Purpose, reach, wanted};
 use crate::snapshot;
 use crate::weights::{ForwardWeights, Weights};
 
@@ -35,6 +36,9 @@ pub struct TrainSpec {
     ///
     /// source: LoRA+ (Hayou, Ghosh, Yu 2024)
     pub b_rate: f32,
+    /// Share of the inputs of each A that a training step leaves out; what is left counts more by as much. While it is on, masks take 4
+    /// bytes for each input of each A and each token of a pack.
+    pub dropout: f32,
     /// Global gradient norm above which a step is scaled down; 0 switches it off.
     pub clip_norm: f32,
     /// Examples that go through the model at one time at most; their gradients add up to the batch's. 0: as many as fit one pack.
@@ -56,6 +60,7 @@ impl Default for TrainSpec {
             objective: Objective::Text,
             optimizer: AdamW::default(),
             b_rate: 1.0,
+            dropout: 0.0,
             clip_norm: 1.0,
             micro_batch: 0,
             forward: ForwardWeights::F16,
@@ -146,7 +151,7 @@ impl Trainer {
             traces: HashMap::new(),
             template,
             examples: Vec::new(),
-            goal: Goal { objective: spec.objective, width: 1, bytes: spec.loss_bytes },
+            goal: Goal { objective: spec.objective, width: 1, bytes: spec.loss_bytes, dropout: spec.dropout },
             prefix: 0,
             vocabulary: model.vocab().len(),
         };
@@ -194,7 +199,7 @@ impl Trainer {
     ///
     /// fails: weights or a teacher's signal that do not fit the example, or not the objective.
     pub fn load(&mut self, examples: Vec<Example>) -> Result<(), TrainError> {
-        let goal = Goal::of(self.spec.objective, &examples, self.vocabulary, self.spec.loss_bytes)?;
+        let goal = self.goal.with(&examples, self.vocabulary)?;
         if goal != self.goal {
             self.programs.clear();
         }
@@ -224,7 +229,7 @@ impl Trainer {
         Ok(report)
     }
 
-    /// The mean loss of `batch` and its gradient for each A and B in turn.
+    /// The mean loss of `batch` and its gradient for each A and B in turn, with the dropout of the next step.
     pub fn gradients(&mut self, batch: &[usize]) -> Result<(StepReport, Vec<Vec<f32>>), TrainError> {
         loop {
             let scale = self.scale;
@@ -254,7 +259,7 @@ impl Trainer {
     /// shapes: outputs rows of vocabulary
     pub fn logits(&mut self, example: usize) -> Result<Vec<Vec<f32>>, TrainError> {
         let example = self.example(example)?.clone();
-        let (outcome, _) = self.run_packed(&[&example], Purpose::Logits)?;
+        let (outcome, _) = self.run_packed(&[&example], Purpose::Logits, 0)?;
         Ok(outcome.logits.chunks(self.vocabulary).take(example.outputs()).map(<[f32]>::to_vec).collect())
     }
 
@@ -301,8 +306,8 @@ impl Trainer {
         let mut total: Vec<Vec<f32>> = Vec::new();
         let micro = if self.spec.micro_batch == 0 { chosen.len().max(1) } else { self.spec.micro_batch };
         let runs = chosen.chunks(micro).flat_map(|some| split(some, self.prefix, TOKENS_MAX, TOKENS_MAX)).collect::<Vec<_>>();
-        for run in runs {
-            let (outcome, used) = self.run_packed(&run, purpose)?;
+        for (number, run) in runs.into_iter().enumerate() {
+            let (outcome, used) = self.run_packed(&run, purpose, number as u64)?;
             report.loss += outcome.loss;
             report.weight += outcome.weight;
             report.tokens += used;
@@ -319,18 +324,18 @@ impl Trainer {
         Ok((report, total))
     }
 
-    fn run_packed(&mut self, run: &[&Example], purpose: Purpose) -> Result<(Outcome, usize), TrainError> {
+    fn run_packed(&mut self, run: &[&Example], purpose: Purpose, number: u64) -> Result<(Outcome, usize), TrainError> {
         let needed = self.prefix + run.iter().map(|example| example.inputs() - self.prefix).sum::<usize>();
         let outputs = run.iter().map(|example| example.outputs()).sum::<usize>() + 1;
         let tokens = needed.next_multiple_of(TOKENS_STEP).max(outputs.next_multiple_of(TOKENS_STEP));
         let outputs = outputs.next_power_of_two().max(16).min(tokens);
         let packed = Packed::new(run, self.prefix, tokens, outputs);
-        let scale = self.scale;
+        let pass = Pass { scale: self.scale, draw: dropout::key(&[self.spec.seed, self.steps, number]) };
         self.program(tokens, outputs, purpose)?;
         let Some(program) = self.programs.get_mut(&(tokens, outputs, purpose)) else {
             return Err(TrainError::Snapshot("a program vanished".into()));
         };
-        let outcome = program.run(&mut self.compute, &packed, run, scale)?;
+        let outcome = program.run(&mut self.compute, &packed, run, pass)?;
         Ok((outcome, packed.used))
     }
 

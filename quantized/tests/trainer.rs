@@ -370,11 +370,59 @@ fn b_moves_at_its_own_rate_and_weights_decay() {
     }
 }
 
+/// The slope of the loss under the masks of one step is that step's gradient, and masks differ from step to step.
+#[test]
+fn dropout_masks_the_inputs_of_a_in_both_directions() {
+    let folder = tempfile::tempdir().unwrap();
+    let (backend, model) = open(&variant(folder.path(), "sprout", "f32"));
+    let with = |dropout| {
+        let mut trainer = Trainer::new(backend, &model, &TrainSpec { dropout, ..spec(ForwardWeights::Native) }).unwrap();
+        wake(&mut trainer);
+        trainer.load(random_examples(12)).unwrap();
+        trainer
+    };
+    let batch: Vec<usize> = (0..12).collect();
+    let mut trainer = with(0.3);
+    let (report, gradients) = trainer.gradients(&batch).unwrap();
+    let mut plain = with(0.0);
+    let (whole, full) = plain.gradients(&batch).unwrap();
+    assert_eq!(trainer.gradients(&batch).unwrap().1, gradients);
+    assert!((report.loss - whole.loss).abs() > 1e-4, "nothing is left out");
+    assert_eq!(trainer.loss(&batch).unwrap().loss, plain.loss(&batch).unwrap().loss);
+    let base = trainer.adapter().clone();
+    for p in [0, 3, 6, 17] {
+        for slot in [0, 1] {
+            let gradient = &gradients[2 * p + slot];
+            let norm = gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
+            let mut at = |step: f64| {
+                let mut adapter = base.clone();
+                let values = if slot == 0 { &mut adapter.pairs[p].a } else { &mut adapter.pairs[p].b };
+                values.iter_mut().zip(gradient).for_each(|(value, g)| *value += (step * f64::from(*g) / norm) as f32);
+                trainer.set_adapter(adapter).unwrap();
+                trainer.gradients(&batch).unwrap().0.loss
+            };
+            let slope = (at(2e-2) - at(-2e-2)) / 4e-2;
+            assert!((slope - norm).abs() < 0.02 * norm, "{} {slot}: {slope} against {norm}", base.pairs[p].target.name);
+        }
+    }
+    // On the average over many draws, what is left out makes no difference to first order: the gradients point the same way.
+    trainer.set_adapter(base).unwrap();
+    let alike = |a: &[Vec<f32>], b: &[Vec<f32>]| {
+        let dot = |a: &[Vec<f32>], b: &[Vec<f32>]| a.iter().flatten().zip(b.iter().flatten()).map(|(a, b)| f64::from(a * b)).sum::<f64>();
+        dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+    };
+    assert!(alike(&gradients, &full) > 0.5, "{}", alike(&gradients, &full));
+    trainer.step(&batch, 1e-30).unwrap();
+    let (other, _) = trainer.gradients(&batch).unwrap();
+    assert!((other.loss - report.loss).abs() > 1e-5, "two steps leave out the same");
+}
+
 #[test]
 fn a_restored_run_goes_on_with_the_same_bytes() {
     let (backend, model) = open(&lab("sprout.f16.gguf"));
     let fresh = || {
-        let mut trainer = Trainer::new(backend, &model, &spec(ForwardWeights::F16)).unwrap();
+        let spec = TrainSpec { dropout: 0.1, b_rate: 4.0, micro_batch: 2, ..spec(ForwardWeights::F16) };
+        let mut trainer = Trainer::new(backend, &model, &spec).unwrap();
         trainer.load(examples(&model)).unwrap();
         trainer
     };

@@ -19,11 +19,13 @@ impl Train for GgmlModel {
             optimizer,
             rslora: spec.rslora,
             b_rate: spec.b_rate,
+            dropout: spec.dropout,
             clip_norm: spec.clip_norm,
             micro_batch: spec.micro_batch,
             forward: ForwardWeights::F16,
             loss_bytes: LOSS_BYTES,
             threads: self.threads,
+            ..TrainSpec::default()
         };
         let trainer = translora_quantized::Trainer::new(self.backend, &self.model, &plan).map_err(|error| self.translate(error))?;
         Ok(Box::new(GgmlTrainer { trainer, model: self }))
