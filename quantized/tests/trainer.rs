@@ -378,6 +378,10 @@ fn dropout_masks_the_inputs_of_a_in_both_directions() {
     let with = |dropout| {
         let mut trainer = Trainer::new(backend, &model, &TrainSpec { dropout, ..spec(ForwardWeights::Native) }).unwrap();
         wake(&mut trainer);
+        // A strong adapter, through which much of the gradient for lower layers flows.
+        let mut strong = trainer.adapter().clone();
+        strong.pairs.iter_mut().flat_map(|pair| &mut pair.b).for_each(|b| *b *= 6.0);
+        trainer.set_adapter(strong).unwrap();
         trainer.load(random_examples(12)).unwrap();
         trainer
     };
@@ -390,6 +394,7 @@ fn dropout_masks_the_inputs_of_a_in_both_directions() {
     assert!((report.loss - whole.loss).abs() > 1e-4, "nothing is left out");
     assert_eq!(trainer.loss(&batch).unwrap().loss, plain.loss(&batch).unwrap().loss);
     let base = trainer.adapter().clone();
+    let mut worst = 0_f64;
     for p in [0, 3, 6, 17] {
         for slot in [0, 1] {
             let gradient = &gradients[2 * p + slot];
@@ -401,10 +406,12 @@ fn dropout_masks_the_inputs_of_a_in_both_directions() {
                 trainer.set_adapter(adapter).unwrap();
                 trainer.gradients(&batch).unwrap().0.loss
             };
-            let slope = (at(2e-2) - at(-2e-2)) / 4e-2;
-            assert!((slope - norm).abs() < 0.02 * norm, "{} {slot}: {slope} against {norm}", base.pairs[p].target.name);
+            let slope = (at(1e-2) - at(-1e-2)) / 2e-2;
+            worst = worst.max((slope - norm).abs() / norm);
+            assert!((slope - norm).abs() < 0.01 * norm, "{} {slot}: {slope} against {norm}", base.pairs[p].target.name);
         }
     }
+    eprintln!("dropout: worst relative error {worst:.1e}");
     // On the average over many draws, what is left out makes no difference to first order: the gradients point the same way.
     trainer.set_adapter(base).unwrap();
     let alike = |a: &[Vec<f32>], b: &[Vec<f32>]| {
