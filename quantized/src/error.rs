@@ -21,6 +21,8 @@ pub enum TrainError {
     /// As `NoRule`, with the blocks that could be trained all the same.
     #[error("no gradient can flow through {op} (node {node:?}); {}", could(*blocks))]
     Blocked { op: String, node: String, blocks: Option<(u32, u32)> },
+    #[error("this objective cannot be trained: {reason}")]
+    Objective { reason: String },
     #[error("example {index}: {reason}")]
     Example { index: usize, reason: String },
     #[error("the {what} of step {step} is not finite")]

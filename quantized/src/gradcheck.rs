@@ -69,7 +69,7 @@ pub fn gradcheck(backend: Backend, model: &Model, check: &GradCheck) -> Result<G
     let mut trainer = Trainer::new(backend, model, &spec)?;
     trainer.set_adapter(awake(trainer.adapter(), &mut random))?;
     let examples = examples(check, trainer.vocabulary(), &mut random);
-    trainer.load(examples.clone());
+    trainer.load(examples.clone())?;
     (report.logits_error, report.adapter_effect) = logits(model, &mut trainer, &examples, spec.threads)?;
     report.matrices = differences(&mut trainer, examples.len())?;
     Ok(report)
@@ -120,7 +120,8 @@ fn decoded(model: &Model, adapter: Option<&LoadedAdapter>, example: &Example, th
     }
     let mut batch = Batch::default();
     for (position, token) in example.tokens[..example.inputs()].iter().enumerate() {
-        batch.push(*token, position as i32, 0, position + 1 >= example.completion);
+        // All of them: for models that pick no outputs llama.cpp counts the rows wrongly otherwise.
+        batch.push(*token, position as i32, 0, true);
     }
     context.decode(&batch)?;
     (example.completion - 1..example.inputs()).map(|row| Ok(context.logits(row)?.to_vec())).collect()

@@ -6,17 +6,20 @@
 //! transfers. May be named by the engine room only.
 
 mod adapter;
+mod dropout;
 mod error;
 mod gradcheck;
 mod inputs;
 mod loss;
 mod modules;
+mod objective;
 mod optimizer;
 mod pack;
 mod program;
 mod reach;
 pub mod reference;
 mod rules;
+mod signal;
 mod snapshot;
 mod survey;
 pub mod tiny;
@@ -28,6 +31,7 @@ pub use error::TrainError;
 pub use gradcheck::{GradCheck, GradReport, MatrixError, gradcheck};
 pub use loss::LOSS_BYTES;
 pub use modules::{Target, targets};
+pub use objective::{Condensed, Divergence, Objective, PROBABILITY_MIN, Teacher};
 pub use optimizer::{AdamW, Moments};
 pub use pack::{Example, Packed, shared_prefix};
 pub use survey::{Survey, survey};

@@ -1,9 +1,7 @@
 //! The loss, from the logits to the gradient for the hidden state.
 //!
 //! Works from the traced output node whatever computes it: one product with the output matrix, or that and a tail (bias, scale, tanh
-//! cap). The gradient for the logits is weight · (softmax − 1 at the label), made without one-hot labels: the label's probability is
-//! read out of all outputs' probabilities seen as one column, and written back one lower. From there the head is differentiated by the
-//! ordinary rules.
+//! cap). `signal` makes the gradient for the logits, without one-hot labels; from there the head is differentiated by the ordinary rules.
 //!
 //! Logits are taken at completion positions only and a few positions at a time, so that no more than a fixed number of bytes holds
 //! them, however many outputs a sequence has.
@@ -13,9 +11,11 @@ use std::ops::Range;
 use translora_llama::{Compute, Dtype, Graph, Node, Op, Tensor, Trace};
 
 use crate::error::TrainError;
-use crate::pack::Packed;
+use crate::objective::{Goal, Objective};
+use crate::pack::{Example, Packed};
 use crate::program::Purpose;
 use crate::rules::{Backward, no_rule};
+use crate::signal::{Place, Signal};
 use crate::weights::Weights;
 
 /// units: bytes that logits, probabilities and their gradients may take at one time, unless asked otherwise.
@@ -62,18 +62,35 @@ impl Head {
         self.tail.first().copied()
     }
 
-    /// Tensors that the loss adds to a graph at most.
-    pub fn nodes_max(&self, vocabulary: i64, outputs: i64, bytes: usize) -> usize {
-        let chunks = (outputs as u64).div_ceil(self.columns(vocabulary, outputs, bytes) as u64);
-        usize::try_from(chunks).unwrap_or(0) * (self.tail.len() * 8 + 32)
+    /// The logits are the product with the output matrix, times a number at most.
+    ///
+    /// fails: with the operation that makes them something else.
+    pub fn check_linear(&self, trace: &Trace) -> Result<(), TrainError> {
+        let scale_only = |node: &Node| node.op == Op::Scale && node.parameter_f32(1) == 0.0;
+        let after = self.tail.iter().skip(1).map(|index| &trace.nodes[*index]).find(|node| !scale_only(node));
+        let unknown = self.tail.is_empty().then(|| &trace.nodes[trace.output]);
+        match after.or(unknown) {
+            None => Ok(()),
+            Some(node) => {
+                let reason =
+                    format!("{} ({:?}) makes the logits of this model; match the teacher's likeliest words", node.op.name(), node.name);
+                Err(TrainError::Objective { reason })
+            }
+        }
     }
 
-    /// Outputs that may be computed at one time within `bytes`, made even over all `outputs`.
-    fn columns(&self, vocabulary: i64, outputs: i64, bytes: usize) -> i64 {
-        // Logits, probabilities and the F16 operand of the product back; each operation of a tail keeps its result for its rule.
-        let arrays = 3 + self.tail.len().saturating_sub(1);
+    /// Tensors that the loss adds to a graph at most.
+    pub fn nodes_max(&self, vocabulary: i64, outputs: i64, goal: &Goal) -> usize {
+        let chunks = (outputs as u64).div_ceil(self.columns(vocabulary, outputs, goal) as u64);
+        usize::try_from(chunks).unwrap_or(0) * (self.tail.len() * 8 + 64)
+    }
+
+    /// Outputs that may be computed at one time within the goal's bytes, made even over all `outputs`.
+    fn columns(&self, vocabulary: i64, outputs: i64, goal: &Goal) -> i64 {
+        // Each operation of a tail keeps its result for its rule.
+        let arrays = goal.arrays() + self.tail.len().saturating_sub(1);
         let column = usize::try_from(vocabulary).unwrap_or(0).max(1) * size_of::<f32>() * arrays;
-        let fit = i64::try_from(bytes / column).unwrap_or(i64::MAX).clamp(1, outputs.max(1));
+        let fit = i64::try_from(goal.bytes / column).unwrap_or(i64::MAX).clamp(1, outputs.max(1));
         (outputs as u64).div_ceil((outputs as u64).div_ceil(fit as u64)) as i64
     }
 }
@@ -87,12 +104,9 @@ pub(crate) struct Loss {
 /// A few outputs, computed together.
 struct Chunk {
     outputs: Range<usize>,
-    /// Row of each label's probability among this chunk's probabilities in one column.
-    rows: Tensor,
+    signal: Signal,
     /// shapes: [1, outputs]; absent where no gradient is taken.
     weights: Option<Tensor>,
-    /// shapes: [1, outputs]
-    probability: Tensor,
     logits: Option<Tensor>,
 }
 
@@ -106,15 +120,18 @@ pub(crate) struct Parts<'a> {
     /// `Backward` asks for it; no rule of a head reads it.
     pub output_of: Tensor,
     pub purpose: Purpose,
-    pub bytes: usize,
+    pub goal: Goal,
 }
 
 impl Loss {
     /// Append the loss to `graph`; returns it, and where gradients are asked for the one for `head.start`.
     pub fn new(graph: &mut Graph, parts: &Parts<'_>) -> Result<(Self, Option<Tensor>), TrainError> {
+        if parts.goal.objective == Objective::Condensed {
+            parts.head.check_linear(parts.trace)?;
+        }
         let output = &parts.trace.nodes[parts.trace.output];
         let [vocabulary, outputs, ..] = output.shape;
-        let step = parts.head.columns(vocabulary, outputs, parts.bytes);
+        let step = parts.head.columns(vocabulary, outputs, &parts.goal);
         let (mut chunks, mut gradient) = (Vec::new(), None);
         for first in (0..outputs).step_by(usize::try_from(step).unwrap_or(1)) {
             let count = step.min(outputs - first);
@@ -128,12 +145,10 @@ impl Loss {
         Ok((Self { vocabulary: usize::try_from(vocabulary).unwrap_or(0), chunks }, gradient))
     }
 
-    /// Fill the inputs for one packed sequence; gradients are multiplied by `scale`.
-    pub fn fill(&self, compute: &mut Compute, graph: &Graph, packed: &Packed, scale: f32) -> Result<(), TrainError> {
+    /// Fill the inputs for one packed sequence of the examples of `run`; gradients are multiplied by `scale`.
+    pub fn fill(&self, compute: &mut Compute, graph: &Graph, packed: &Packed, run: &[&Example], scale: f32) -> Result<(), TrainError> {
         for chunk in &self.chunks {
-            let labels = &packed.labels[chunk.outputs.clone()];
-            let rows: Vec<i32> = labels.iter().enumerate().map(|(i, label)| (i * self.vocabulary) as i32 + label).collect();
-            compute.set_ids(graph, chunk.rows, &rows, (self.vocabulary * labels.len()) as i64)?;
+            chunk.signal.fill(compute, graph, &self.place(chunk, packed, run))?;
             if let Some(weights) = chunk.weights {
                 let scaled: Vec<f32> = packed.weights[chunk.outputs.clone()].iter().map(|weight| weight * scale).collect();
                 compute.set_f32(graph, weights, &scaled)?;
@@ -142,14 +157,13 @@ impl Loss {
         Ok(())
     }
 
-    /// Weighted sum over outputs of −ln p(label), after a run. units: nats.
-    pub fn value(&self, compute: &Compute, graph: &Graph, packed: &Packed) -> Result<f64, TrainError> {
+    /// Weighted sum of the outputs' losses, after a run. units: nats.
+    pub fn value(&self, compute: &Compute, graph: &Graph, packed: &Packed, run: &[&Example]) -> Result<f64, TrainError> {
         let mut nats = 0.0;
         for chunk in &self.chunks {
-            let probability = compute.get_f32(graph, chunk.probability)?;
-            for (p, weight) in probability.iter().zip(&packed.weights[chunk.outputs.clone()]).filter(|(_, weight)| **weight != 0.0) {
-                nats -= if p.is_nan() { f64::NAN } else { f64::from(p.max(f32::MIN_POSITIVE)).ln() * f64::from(*weight) };
-            }
+            let losses = chunk.signal.losses(compute, graph, &self.place(chunk, packed, run))?;
+            let weighted = losses.iter().zip(&packed.weights[chunk.outputs.clone()]).filter(|(_, weight)| **weight != 0.0);
+            nats += weighted.map(|(loss, weight)| loss * f64::from(*weight)).sum::<f64>();
         }
         Ok(nats)
     }
@@ -164,36 +178,31 @@ impl Loss {
         }
         Ok(all)
     }
+
+    fn place<'a>(&self, chunk: &Chunk, packed: &'a Packed, run: &'a [&'a Example]) -> Place<'a> {
+        Place { packed, run, outputs: chunk.outputs.clone(), vocabulary: self.vocabulary }
+    }
 }
 
 impl Chunk {
     fn new(graph: &mut Graph, parts: &Parts<'_>, first: i64, count: i64) -> Result<(Self, Option<Tensor>), TrainError> {
         let forward = parts.tail(graph, first, count)?;
-        let logits = parts.value(&forward, parts.trace.output)?;
-        let [vocabulary, ..] = graph.shape(logits)?;
-        let rows = graph.input(Dtype::I32, &[count], "label_rows")?;
-        let all = graph.soft_max(logits)?;
-        let column = graph.reshape(all, [1, vocabulary * count, 1, 1])?;
-        let probability = graph.get_rows(column, rows)?;
-        graph.output(probability)?;
+        let (logits, hidden) = (parts.value(&forward, parts.trace.output)?, parts.value(&forward, parts.head.start)?);
         let outputs = usize::try_from(first).unwrap_or(0)..usize::try_from(first + count).unwrap_or(0);
-        let mut chunk = Self { outputs, rows, weights: None, probability, logits: None };
-        if parts.purpose == Purpose::Logits {
+        let kept = if parts.purpose == Purpose::Logits { Some(logits) } else { None };
+        if let Some(logits) = kept {
             graph.output(logits)?;
-            chunk.logits = Some(logits);
         }
-        if parts.purpose != Purpose::Gradients {
-            return Ok((chunk, None));
-        }
-        let weights = graph.input(Dtype::F32, &[1, count], "weights")?;
-        chunk.weights = Some(weights);
-        let lower = graph.scale(probability, 1.0, -1.0)?;
-        let column = graph.set_rows(column, lower, rows)?;
-        let difference = graph.reshape(column, [vocabulary, count, 1, 1])?;
-        let gradient = graph.mul(difference, weights)?;
+        let goal = if kept.is_some() { Goal { objective: Objective::Text, ..parts.goal } } else { parts.goal };
+        let wanted = parts.purpose == Purpose::Gradients;
+        let weights = wanted.then(|| graph.input(Dtype::F32, &[1, count], "weights")).transpose()?;
+        let (signal, gradient) = Signal::new(graph, goal, logits, hidden, weights)?;
+        let chunk = Self { outputs, signal, weights, logits: kept };
+        let (Some(gradient), Some(weights)) = (gradient, weights) else { return Ok((chunk, None)) };
         let rules = Backward::new(graph, parts.trace, &forward, parts.needs, parts.weights, parts.output_of);
         let found = rules.run(parts.trace.output, parts.head.start + 1, gradient)?;
         let gradient = found[parts.head.start].ok_or_else(|| no_rule(&parts.trace.nodes[parts.trace.output], " as logits"))?;
+        let gradient = chunk.signal.at_hidden(graph, gradient, weights)?;
         let gradient = graph.dense(gradient)?;
         // Everything of this chunk is computed, and its memory free, before the next one begins.
         graph.expand(gradient)?;
@@ -219,5 +228,55 @@ impl Parts<'_> {
 
     fn value(&self, forward: &[Option<Tensor>], index: usize) -> Result<Tensor, TrainError> {
         forward[index].ok_or_else(|| no_rule(&self.trace.nodes[index], " that was not emitted"))
+    }
+}
+
+/// What `Trainer::condense` needs of a trainer.
+pub(crate) struct Condenser<'a> {
+    pub trace: &'a Trace,
+    pub needs: &'a [bool],
+    pub weights: &'a Weights,
+    pub goal: Goal,
+}
+
+impl Condenser<'_> {
+    /// The gradient for the hidden state that each row of logit gradients comes down to.
+    ///
+    /// shapes: rows of vocabulary → as many rows of hidden
+    pub fn run(&self, compute: &mut Compute, rows: &[Vec<f32>]) -> Result<Vec<Vec<f32>>, TrainError> {
+        // F16 products lose what is below 2⁻²⁴.
+        const SCALE: f32 = 1024.0;
+        let trace = self.trace;
+        let head = Head::find(trace, self.needs);
+        head.check_linear(trace)?;
+        let [vocabulary, ..] = trace.nodes[trace.output].shape;
+        let step = head.columns(vocabulary, rows.len() as i64, &self.goal);
+        let mut condensed = Vec::with_capacity(rows.len());
+        for some in rows.chunks(usize::try_from(step).unwrap_or(1)) {
+            if let Some(row) = some.iter().find(|row| row.len() as i64 != vocabulary) {
+                return Err(TrainError::Objective { reason: format!("{} probabilities for a vocabulary of {vocabulary}", row.len()) });
+            }
+            let mut graph = Graph::new(256)?;
+            let mut forward = vec![None; trace.nodes.len()];
+            for source in head.tail.iter().flat_map(|index| trace.nodes[*index].sources.iter().flatten()) {
+                if trace.nodes[*source].op == Op::Weight {
+                    forward[*source] = Some(graph.weight(trace, &trace.nodes[*source])?);
+                }
+            }
+            let input = graph.input(Dtype::F32, &[vocabulary, some.len() as i64], "probabilities")?;
+            let scaled = graph.scale(input, SCALE, 0.0)?;
+            let output_of = graph.input(Dtype::I32, &[1], "output_of")?;
+            let rules = Backward::new(&mut graph, trace, &forward, self.needs, self.weights, output_of);
+            let found = rules.run(trace.output, head.start + 1, scaled)?;
+            let result = found[head.start].ok_or_else(|| no_rule(&trace.nodes[trace.output], " as logits"))?;
+            let result = graph.scale(result, 1.0 / SCALE, 0.0)?;
+            graph.output(result)?;
+            compute.bind(&mut graph)?;
+            compute.set_f32(&graph, input, &some.concat())?;
+            compute.run(&graph)?;
+            let width = usize::try_from(graph.shape(result)?[0]).unwrap_or(1);
+            condensed.extend(compute.get_f32(&graph, result)?.chunks_exact(width).map(<[f32]>::to_vec));
+        }
+        Ok(condensed)
     }
 }

@@ -9,6 +9,12 @@ pub struct AdamW {
     pub weight_decay: f32,
 }
 
+impl Default for AdamW {
+    fn default() -> Self {
+        Self { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 }
+    }
+}
+
 /// First and second moments of one tensor.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Moments {

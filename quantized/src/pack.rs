@@ -6,14 +6,19 @@
 use std::ops::Range;
 
 use crate::error::TrainError;
+use crate::objective::Teacher;
 
 /// A tokenized example.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Example {
     /// Prompt and completion, template and end of turn included.
     pub tokens: Vec<i32>,
     /// Index of the first token of the completion.
     pub completion: usize,
+    /// How much each completion token counts; 1 for all where absent. shapes: outputs
+    pub weights: Option<Vec<f32>>,
+    /// What a teacher says of each completion token, for the objectives that ask.
+    pub teacher: Option<Teacher>,
 }
 
 impl Example {
@@ -23,7 +28,17 @@ impl Example {
             let reason = format!("its completion begins at token {completion} of {}", tokens.len());
             return Err(TrainError::Example { index, reason });
         }
-        Ok(Self { tokens, completion })
+        Ok(Self { tokens, completion, weights: None, teacher: None })
+    }
+
+    /// The same example with a weight for each completion token.
+    pub fn weighted(self, weights: Vec<f32>) -> Self {
+        Self { weights: Some(weights), ..self }
+    }
+
+    /// The same example with a teacher's signal.
+    pub fn taught(self, teacher: Teacher) -> Self {
+        Self { teacher: Some(teacher), ..self }
     }
 
     /// Tokens that go through the model: all but the last, which is only predicted.
@@ -64,8 +79,8 @@ pub struct Packed {
     pub labels: Vec<i32>,
     /// shapes: outputs; 0 for padding
     pub weights: Vec<f32>,
-    /// The output of each completion token, in the order of the examples.
-    pub rows: Vec<usize>,
+    /// shapes: outputs; which example's which completion token an output is for; none for padding
+    pub origins: Vec<Option<(usize, usize)>>,
     /// Tokens that are not padding.
     pub used: usize,
 }
@@ -85,7 +100,7 @@ impl Packed {
             output_of: vec![outputs as i32 - 1; tokens],
             labels: vec![0; outputs],
             weights: vec![0.0; outputs],
-            rows: Vec::new(),
+            origins: vec![None; outputs],
             used: 0,
         };
         if let Some(first) = examples.first() {
@@ -100,8 +115,9 @@ impl Packed {
                 packed.output_ids[slot] = at as i32;
                 packed.output_of[at] = slot as i32;
                 packed.labels[slot] = example.tokens[predicted];
-                packed.weights[slot] = 1.0;
-                packed.rows.push(slot);
+                let token = predicted - example.completion;
+                packed.weights[slot] = example.weights.as_ref().map_or(1.0, |weights| weights[token]);
+                packed.origins[slot] = Some((number, token));
                 slot += 1;
             }
         }
@@ -112,16 +128,20 @@ impl Packed {
     /// The same for a model that has an output at every token and picks none.
     pub fn with_all_outputs(mut self) -> Self {
         let tokens = self.tokens.len();
-        let at: Vec<usize> = self.rows.iter().map(|row| self.output_ids[*row] as usize).collect();
-        let (mut labels, mut weights) = (vec![0; tokens], vec![0.0; tokens]);
-        for (row, at) in self.rows.iter().zip(&at) {
-            labels[*at] = self.labels[*row];
-            weights[*at] = self.weights[*row];
+        let (mut labels, mut weights, mut origins) = (vec![0; tokens], vec![0.0; tokens], vec![None; tokens]);
+        for row in (0..self.origins.len()).filter(|row| self.origins[*row].is_some()) {
+            let at = self.output_ids[row] as usize;
+            (labels[at], weights[at], origins[at]) = (self.labels[row], self.weights[row], self.origins[row]);
         }
         self.output_ids = (0..tokens as i32).collect();
         self.output_of = self.output_ids.clone();
-        (self.labels, self.weights, self.rows) = (labels, weights, at);
+        (self.labels, self.weights, self.origins) = (labels, weights, origins);
         self
+    }
+
+    /// The outputs that are completion tokens, in their order.
+    pub fn rows(&self) -> impl Iterator<Item = usize> {
+        (0..self.origins.len()).filter(|row| self.origins[*row].is_some())
     }
 
     /// The two tokens belong together: both to one example, or the key to the prefix of all. Whether the model lets the query see the
@@ -202,7 +222,7 @@ mod tests {
     fn outputs_can_be_at_every_token() {
         let (a, b) = (example(&[1, 2, 3, 9, 8], 3), example(&[1, 2, 4, 7], 3));
         let packed = Packed::new(&[&a, &b], 2, 8, 4).with_all_outputs();
-        assert_eq!(packed.rows, [2, 3, 4]);
+        assert_eq!(packed.rows().collect::<Vec<_>>(), [2, 3, 4]);
         assert_eq!(packed.labels, [0, 0, 9, 8, 7, 0, 0, 0]);
         assert_eq!(packed.weights, [0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0]);
     }

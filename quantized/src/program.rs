@@ -4,10 +4,12 @@ use std::collections::{HashMap, HashSet};
 
 use translora_llama::{Compute, Dtype, Graph, Node, Op, Storage, Tensor, Trace};
 
+use crate::dropout::Mask;
 use crate::error::TrainError;
 use crate::inputs::{Feed, Tables};
 use crate::loss::{Head, Loss, Parts};
-use crate::pack::Packed;
+use crate::objective::Goal;
+use crate::pack::{Example, Packed};
 use crate::reach::{AdapterIndex, Reach};
 use crate::rules::{Backward, no_rule};
 use crate::weights::{ForwardWeights, Wanted, Weights};
@@ -15,7 +17,7 @@ use crate::weights::{ForwardWeights, Wanted, Weights};
 /// What a program computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Purpose {
-    /// The probability of each label.
+    /// The loss.
     Loss,
     /// That, and the gradient of each adapter matrix.
     Gradients,
@@ -30,15 +32,27 @@ pub(crate) struct Program {
     outputs: usize,
     inputs: Vec<Feed>,
     output_of: Tensor,
+    masks: Vec<Mask>,
+    dropout: f32,
     loss: Loss,
     /// By stored index: A and B of each pair in turn.
     gradients: Vec<Tensor>,
 }
 
+/// What differs from run to run besides the examples.
+#[derive(Clone, Copy)]
+pub(crate) struct Pass {
+    /// Every gradient is multiplied by this (F16 products need numbers away from zero).
+    pub scale: f32,
+    /// Decides what dropout leaves out.
+    pub draw: u64,
+}
+
 /// What a run of a program yields.
 pub(crate) struct Outcome {
-    /// Sum over outputs of −ln p(label). units: nats.
+    /// Sum over outputs of their losses, times their weights. units: nats.
     pub loss: f64,
+    pub weight: f64,
     pub gradients: Vec<Vec<f32>>,
     pub logits: Vec<f32>,
 }
@@ -73,32 +87,46 @@ impl Program {
         adapter: &Storage,
         index: &AdapterIndex,
         purpose: Purpose,
-        loss_bytes: usize,
+        goal: Goal,
     ) -> Result<Self, TrainError> {
         let trace = &traced.trace;
         let Reach { live, needs, .. } = Reach::of(trace, index);
         let output = &trace.nodes[trace.output];
         let [vocabulary, outputs, ..] = output.shape;
         let head = Head::find(trace, &needs);
-        let mut graph = Graph::new(trace.nodes.len() * 24 + 256 + head.nodes_max(vocabulary, outputs, loss_bytes))?;
+        let mut graph = Graph::new(trace.nodes.len() * 24 + 256 + head.nodes_max(vocabulary, outputs, &goal))?;
         let forward = vec![None; trace.nodes.len()];
-        let mut emit = Emit { graph: &mut graph, traced, live: &live, weights, adapter, index, forward, inputs: Vec::new() };
+        let dropping = purpose == Purpose::Gradients && goal.dropout > 0.0;
+        let (inputs, masks) = (Vec::new(), HashMap::new());
+        let mut emit = Emit { graph: &mut graph, traced, live: &live, weights, adapter, index, forward, inputs, dropping, masks };
         for i in (0..=trace.output).filter(|i| live[*i] && !head.tail.contains(i)) {
             emit.node(i)?;
         }
-        let Emit { forward, inputs, .. } = emit;
+        let Emit { forward, inputs, masks, .. } = emit;
         let tokens = inputs.iter().find(|feed| feed.is_tokens()).ok_or_else(|| no_rule(output, " without token input"))?;
         let [count, ..] = graph.shape(tokens.tensor())?;
         let output_of = graph.input(Dtype::I32, &[count], "output_of")?;
-        let parts = Parts { trace, forward: &forward, needs: &needs, weights, head: &head, output_of, purpose, bytes: loss_bytes };
+        let parts = Parts { trace, forward: &forward, needs: &needs, weights, head: &head, output_of, purpose, goal };
         let (loss, gradient) = Loss::new(&mut graph, &parts)?;
         let mut gradients = Vec::new();
         if let Some(gradient) = gradient {
-            let found = Backward::new(&mut graph, trace, &forward, &needs, weights, output_of).run(head.start, 0, gradient)?;
+            let mut rules = Backward::new(&mut graph, trace, &forward, &needs, weights, output_of);
+            rules.masks.clone_from(&masks);
+            let found = rules.run(head.start, 0, gradient)?;
             gradients = outputs_of(&mut graph, trace, index, &found)?;
         }
         let size = |value: i64| usize::try_from(value).unwrap_or(0);
-        Ok(Self { graph, vocabulary: size(vocabulary), outputs: size(outputs), inputs, output_of, loss, gradients })
+        Ok(Self {
+            graph,
+            vocabulary: size(vocabulary),
+            outputs: size(outputs),
+            inputs,
+            output_of,
+            masks: masks.into_values().collect(),
+            dropout: goal.dropout,
+            loss,
+            gradients,
+        })
     }
 
     /// Outputs that the loss is taken at: as many as were asked for, or one for each token where the model picks none.
@@ -106,8 +134,15 @@ impl Program {
         self.outputs
     }
 
-    /// Run on one packed sequence. `scale` multiplies every gradient (F16 products need numbers away from zero).
-    pub fn run(&mut self, compute: &mut Compute, packed: &Packed, tables: &Tables, scale: f32) -> Result<Outcome, TrainError> {
+    /// Run on one packed sequence, of the examples of `run`.
+    pub fn run(
+        &mut self,
+        compute: &mut Compute,
+        packed: &Packed,
+        tables: &Tables,
+        run: &[&Example],
+        pass: Pass,
+    ) -> Result<Outcome, TrainError> {
         compute.bind(&mut self.graph)?;
         let graph = &self.graph;
         for input in &self.inputs {
@@ -117,12 +152,16 @@ impl Program {
         if !self.gradients.is_empty() && self.inputs.iter().any(Feed::is_outputs) {
             compute.set_ids(graph, self.output_of, &packed.output_of, packed.labels.len() as i64)?;
         }
-        self.loss.fill(compute, graph, packed, scale)?;
+        self.loss.fill(compute, graph, packed, run, pass.scale)?;
+        for mask in &self.masks {
+            mask.fill(compute, graph, self.dropout, pass.draw)?;
+        }
         compute.run(graph)?;
-        let loss = self.loss.value(compute, graph, packed)?;
+        let loss = self.loss.value(compute, graph, packed, run)?;
         let gradients = self.gradients.iter().map(|gradient| compute.get_f32(graph, *gradient)).collect::<Result<_, _>>()?;
         let logits = self.loss.logits(compute, graph)?;
-        Ok(Outcome { loss, gradients, logits })
+        let weight = packed.weights.iter().map(|weight| f64::from(*weight)).sum();
+        Ok(Outcome { loss, weight, gradients, logits })
     }
 }
 
@@ -163,6 +202,10 @@ struct Emit<'a> {
     index: &'a AdapterIndex,
     forward: Vec<Option<Tensor>>,
     inputs: Vec<Feed>,
+    /// A program for training steps with dropout.
+    dropping: bool,
+    /// By the index of the A that reads through it.
+    masks: HashMap<usize, Mask>,
 }
 
 impl Emit<'_> {
@@ -195,6 +238,18 @@ impl Emit<'_> {
         Ok(())
     }
 
+    /// Let the product with an A read its input through a mask.
+    fn mask(&mut self, node: &Node, sources: &mut [Option<Tensor>]) -> Result<(), TrainError> {
+        let (true, Some(Some(a)), Some(Some(input))) = (self.dropping, node.sources.first(), sources.get(1)) else { return Ok(()) };
+        let name = &self.traced.trace.nodes[*a].name;
+        if let (Some(slot), true) = (self.index.get(name), name.ends_with(".lora_a")) {
+            let mask = Mask::new(self.graph, *input, *slot)?;
+            sources[1] = Some(mask.masked);
+            self.masks.insert(*a, mask);
+        }
+        Ok(())
+    }
+
     fn replay(&mut self, i: usize, node: &Node) -> Result<Tensor, TrainError> {
         let trace = &self.traced.trace;
         let mut sources: Vec<Option<Tensor>> = node.sources.iter().map(|source| source.and_then(|source| self.forward[source])).collect();
@@ -207,6 +262,7 @@ impl Emit<'_> {
             // llama.cpp's to the bit.
             sources[1] = Some(self.graph.dense(*input)?);
         }
+        self.mask(node, &mut sources)?;
         let view = node.view.and_then(|(root, _)| self.forward[root]);
         Ok(self.graph.replay(node, &sources, view)?)
     }

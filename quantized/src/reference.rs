@@ -28,6 +28,9 @@ type Rows = Vec<Vec<f64>>;
 /// The derivatives of the loss by A (`[rank][inputs]`) and by B (`[outputs][rank]`), by name of the weight.
 pub type Gradients = BTreeMap<String, (Vec<f64>, Vec<f64>)>;
 
+/// A token's loss and its derivatives by the logits, or nothing where it has no loss.
+pub type Judge<'a> = dyn Fn(usize, &[f64]) -> Option<(f64, Vec<f64>)> + 'a;
+
 /// Lets each token attend to itself and to those before it.
 pub fn causal(query: usize, key: usize) -> bool {
     key <= query
@@ -137,18 +140,33 @@ impl ReferenceModel {
         if targets.iter().flatten().any(|&target| target as usize >= self.embedding.outputs) {
             return Err(ReferenceError::Batch("a target is outside the vocabulary"));
         }
+        let cross_entropy = |i: usize, logits: &[f64]| {
+            let (target, weight) = (targets[i]? as usize, f64::from(weights[i]));
+            let mut d_logits = softmax(logits);
+            d_logits[target] -= 1.0;
+            d_logits.iter_mut().for_each(|d| *d *= weight);
+            Some((weight * (log_sum_exp(logits) - logits[target]), d_logits))
+        };
+        self.loss_and_gradients_by(lora, tokens, positions, visible, &cross_entropy)
+    }
+
+    /// Computes the sum over tokens of any loss of their logits, and its derivatives.
+    pub fn loss_and_gradients_by(
+        &self,
+        lora: &ReferenceLora,
+        tokens: &[u32],
+        positions: &[i32],
+        visible: &dyn Fn(usize, usize) -> bool,
+        judge: &Judge<'_>,
+    ) -> Result<(f64, Gradients)> {
         let batch = Batch { tokens, positions, visible };
         let (tapes, hidden) = self.run(lora, &batch)?;
         let normed = self.norm.forward_rows(&hidden);
         let (mut loss, mut d_normed) = (0.0, zeros_like(&normed));
-        for (i, target) in targets.iter().enumerate() {
-            let Some(target) = *target else { continue };
+        for i in 0..tokens.len() {
             let logits = self.output().forward_row(lora, &normed[i]);
-            let weight = f64::from(weights[i]);
-            loss += weight * (log_sum_exp(&logits) - logits[target as usize]);
-            let mut d_logits = softmax(&logits);
-            d_logits[target as usize] -= 1.0;
-            d_logits.iter_mut().for_each(|d| *d *= weight);
+            let Some((part, d_logits)) = judge(i, &logits) else { continue };
+            loss += part;
             d_normed[i] = multiply_transposed(&self.output().weight, &d_logits, self.output().inputs);
         }
         let mut gradients = Gradients::new();

@@ -10,6 +10,7 @@ use crate::error::TrainError;
 use crate::inputs::Tables;
 use crate::loss::LOSS_BYTES;
 use crate::modules::{self, Target};
+use crate::objective::{Goal, Objective};
 use crate::program::{Program, Purpose, Traced};
 use crate::reach::{AdapterIndex, Reach, settle, trained};
 use crate::weights::Weights;
@@ -113,11 +114,12 @@ pub fn survey(backend: Backend, model: &Model, asked: &str, threads: u32) -> Res
     };
     let mut targets: Vec<Target> = candidates.into_iter().filter(|target| used(target).is_some()).collect();
     let mut blocked = None;
+    let goal = Goal { objective: Objective::Text, width: 0, bytes: LOSS_BYTES, dropout: 0.0 };
     while !targets.is_empty() {
         let (shapes, kept) = layout(&Adapter::fresh(&targets, 1, 1.0, 0));
         let storage = Storage::new(&compute, &shapes)?;
         let traced = tracer.trace(TRACED[0] as usize, OUTPUTS, &kept)?;
-        match Program::new(&traced, &Weights::dry(), &storage, &kept, Purpose::Gradients, LOSS_BYTES) {
+        match Program::new(&traced, &Weights::dry(), &storage, &kept, Purpose::Gradients, goal) {
             Ok(_) => break,
             Err(TrainError::NoRule { op, node, position }) => {
                 let before = targets.len();

@@ -5,11 +5,14 @@ use std::collections::HashMap;
 use translora_llama::{Backend, Compute, Model, Storage};
 
 use crate::adapter::Adapter;
+use crate::dropout;
 use crate::error::TrainError;
+use crate::loss::{Condenser, LOSS_BYTES};
+use crate::objective::{Condensed, Goal, Objective};
 use crate::optimizer::{AdamW, Moments};
 use crate::pack::{Example, Packed, shared_prefix, split};
-use crate::program::{Outcome, Program, Purpose, wanted};
-use crate::reach::AdapterIndex;
+use crate::program::{Outcome, Pass, Program, Purpose, wanted};
+use crate::reach::{AdapterIndex, Reach};
 use crate::snapshot;
 use crate::survey::{Tracer, layout, survey};
 use crate::weights::{ForwardWeights, Weights};
@@ -18,26 +21,72 @@ use crate::weights::{ForwardWeights, Weights};
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainSpec {
     pub rank: usize,
+    /// The adapter is scaled by alpha / rank, or by alpha / √rank where `rslora` is set.
     pub alpha: f32,
+    /// Rank-stabilized scale. llama.cpp knows alpha / rank only, so the file carries alpha · √rank.
+    ///
+    /// source: Kalajdzievski 2023
+    pub rslora: bool,
     /// See `modules::targets`.
     pub modules: String,
     /// Adapt this block and those above it only; `None` means all, and an error where that is not possible.
     pub first_block: Option<u32>,
     pub seed: u64,
+    pub objective: Objective,
     pub optimizer: AdamW,
+    /// B learns at this multiple of the learning rate of A.
+    ///
+    /// source: LoRA+ (Hayou, Ghosh, Yu 2024)
+    pub b_rate: f32,
+    /// Share of the inputs of each A that a training step leaves out; what is left counts more by as much. While it is on, masks take 4
+    /// bytes for each input of each A and each token of a pack.
+    pub dropout: f32,
     /// Global gradient norm above which a step is scaled down; 0 switches it off.
     pub clip_norm: f32,
+    /// Examples that go through the model at one time at most; their gradients add up to the batch's. 0: as many as fit one pack.
+    pub micro_batch: usize,
     pub forward: ForwardWeights,
     /// units: bytes that logits and their gradients may take at one time (`LOSS_BYTES`).
     pub loss_bytes: usize,
     pub threads: u32,
 }
 
+impl Default for TrainSpec {
+    fn default() -> Self {
+        Self {
+            rank: 16,
+            alpha: 32.0,
+            rslora: false,
+            modules: "all".into(),
+            first_block: None,
+            seed: 0,
+            objective: Objective::Text,
+            optimizer: AdamW::default(),
+            b_rate: 1.0,
+            dropout: 0.0,
+            clip_norm: 1.0,
+            micro_batch: 0,
+            forward: ForwardWeights::F16,
+            loss_bytes: LOSS_BYTES,
+            threads: 1,
+        }
+    }
+}
+
+impl TrainSpec {
+    /// The alpha that yields the wanted scale when it is divided by the rank.
+    pub fn written_alpha(&self) -> f32 {
+        if self.rslora { self.alpha * (self.rank as f32).sqrt() } else { self.alpha }
+    }
+}
+
 /// What one step (or one look at the loss) did.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct StepReport {
-    /// Mean over completion tokens. units: nats.
+    /// Mean over completion tokens by their weights. units: nats.
     pub loss: f64,
+    /// Sum of those weights.
+    pub weight: f64,
     /// Of the mean loss, before clipping.
     pub gradient_norm: f64,
     /// Tokens that went through the model, padding not counted.
@@ -67,6 +116,7 @@ pub struct Trainer {
     programs: HashMap<(usize, usize, Purpose), Program>,
     tracer: Tracer,
     examples: Vec<Example>,
+    goal: Goal,
     prefix: usize,
     vocabulary: usize,
 }
@@ -76,6 +126,7 @@ impl Trainer {
     ///
     /// fails: unknown modules, or an operation without a backward rule in the way.
     pub fn new(backend: Backend, model: &Model, spec: &TrainSpec) -> Result<Self, TrainError> {
+        spec.objective.check()?;
         let found = survey(backend, model, &spec.modules, spec.threads)?;
         if let (Some((op, node)), None) = (&found.blocked, spec.first_block) {
             return Err(TrainError::Blocked { op: op.clone(), node: node.clone(), blocks: found.blocks });
@@ -87,7 +138,7 @@ impl Trainer {
             return Err(TrainError::Module { asked: spec.modules.clone(), reason });
         }
         let mut compute = Compute::cpu(backend, spec.threads)?;
-        let adapter = Adapter::fresh(&targets, spec.rank, spec.alpha, spec.seed);
+        let adapter = Adapter::fresh(&targets, spec.rank, spec.written_alpha(), spec.seed);
         let tracer = Tracer::new(model, &adapter, spec.threads)?;
         let (shapes, index) = layout(&adapter);
         let storage = Storage::new(&compute, &shapes)?;
@@ -107,6 +158,7 @@ impl Trainer {
             programs: HashMap::new(),
             tracer,
             examples: Vec::new(),
+            goal: Goal { objective: spec.objective, width: 1, bytes: spec.loss_bytes, dropout: spec.dropout },
             prefix: 0,
             vocabulary: model.vocab().len(),
         };
@@ -156,9 +208,16 @@ impl Trainer {
     }
 
     /// Take the examples that later calls name by index.
-    pub fn load(&mut self, examples: Vec<Example>) {
-        self.prefix = if self.tracer.keeps_sequences_apart() { 0 } else { shared_prefix(&examples) };
-        self.examples = examples;
+    ///
+    /// fails: weights or a teacher's signal that do not fit the example, or not the objective.
+    pub fn load(&mut self, examples: Vec<Example>) -> Result<(), TrainError> {
+        let goal = self.goal.with(&examples, self.vocabulary)?;
+        if goal != self.goal {
+            self.programs.clear();
+        }
+        let prefix = if self.tracer.keeps_sequences_apart() { 0 } else { shared_prefix(&examples) };
+        (self.goal, self.prefix, self.examples) = (goal, prefix, examples);
+        Ok(())
     }
 
     /// Take one optimizer step on the mean completion-token loss of `batch`.
@@ -175,14 +234,15 @@ impl Trainer {
         }
         self.steps += 1;
         let tensors = self.adapter.pairs.iter_mut().flat_map(|pair| [&mut pair.a, &mut pair.b]);
-        for ((values, gradient), moments) in tensors.zip(&gradients).zip(&mut self.moments) {
-            self.spec.optimizer.step(values, gradient, moments, learning_rate, self.steps);
+        let rates = [learning_rate, learning_rate * self.spec.b_rate].into_iter().cycle();
+        for (((values, gradient), moments), rate) in tensors.zip(&gradients).zip(&mut self.moments).zip(rates) {
+            self.spec.optimizer.step(values, gradient, moments, rate, self.steps);
         }
         upload(&mut self.compute, &self.storage, &self.adapter)?;
         Ok(report)
     }
 
-    /// The mean loss of `batch` and its gradient for each A and B in turn.
+    /// The mean loss of `batch` and its gradient for each A and B in turn, with the dropout of the next step.
     pub fn gradients(&mut self, batch: &[usize]) -> Result<(StepReport, Vec<Vec<f32>>), TrainError> {
         loop {
             let scale = self.scale;
@@ -191,7 +251,7 @@ impl Trainer {
                 return Err(TrainError::NotFinite { what: "loss", step: self.steps + 1 });
             }
             if gradients.iter().flatten().all(|g| g.is_finite()) {
-                let factor = 1.0 / (scale * report.completion_tokens.max(1) as f32);
+                let factor = 1.0 / (scale * if report.weight > 0.0 { report.weight as f32 } else { 1.0 });
                 gradients.iter_mut().flatten().for_each(|g| *g *= factor);
                 return Ok((report, gradients));
             }
@@ -212,9 +272,25 @@ impl Trainer {
     /// shapes: outputs rows of vocabulary
     pub fn logits(&mut self, example: usize) -> Result<Vec<Vec<f32>>, TrainError> {
         let example = self.example(example)?.clone();
-        let (outcome, packed) = self.run_packed(&[&example], Purpose::Logits)?;
-        let row = |row: &usize| outcome.logits[row * self.vocabulary..(row + 1) * self.vocabulary].to_vec();
-        Ok(packed.rows.iter().map(row).collect())
+        let (outcome, packed) = self.run_packed(&[&example], Purpose::Logits, 0)?;
+        let row = |row: usize| outcome.logits[row * self.vocabulary..(row + 1) * self.vocabulary].to_vec();
+        Ok(packed.rows().map(row).collect())
+    }
+
+    /// Condense distributions over this model's vocabulary into what its head makes of them, for `Objective::Condensed`.
+    ///
+    /// shapes: rows of vocabulary
+    ///
+    /// fails: the logits are not a multiple of one product.
+    pub fn condense(&mut self, probabilities: &[Vec<f32>]) -> Result<Vec<Condensed>, TrainError> {
+        let trace = self.tracer.trace(TOKENS_MAX, 16, &self.index)?.trace;
+        let Some(weights) = &self.weights else { return Err(TrainError::Snapshot("no weights were prepared".into())) };
+        let needs = Reach::of(&trace, &self.index).needs;
+        let condenser = Condenser { trace: &trace, needs: &needs, weights, goal: self.goal };
+        let vectors = condenser.run(&mut self.compute, probabilities)?;
+        let nats = |p: &f32| if *p > 0.0 { f64::from(*p) * f64::from(*p).ln() } else { 0.0 };
+        let entropies = probabilities.iter().map(|row| row.iter().map(nats).sum::<f64>() as f32);
+        Ok(vectors.into_iter().zip(entropies).map(|(vector, negative_entropy)| Condensed { vector, negative_entropy }).collect())
     }
 
     /// Weights and optimizer state as bytes.
@@ -242,11 +318,14 @@ impl Trainer {
         let chosen: Vec<&Example> = chosen.iter().collect();
         let mut report = StepReport::default();
         let mut total: Vec<Vec<f32>> = Vec::new();
+        let micro = if self.spec.micro_batch == 0 { chosen.len().max(1) } else { self.spec.micro_batch };
         // With no room at all, every example stands alone.
         let room = if self.tracer.keeps_sequences_apart() { 0 } else { TOKENS_MAX };
-        for run in split(&chosen, self.prefix, room, TOKENS_MAX) {
-            let (outcome, packed) = self.run_packed(&run, purpose)?;
+        let runs = chosen.chunks(micro).flat_map(|some| split(some, self.prefix, room, TOKENS_MAX)).collect::<Vec<_>>();
+        for (number, run) in runs.into_iter().enumerate() {
+            let (outcome, packed) = self.run_packed(&run, purpose, number as u64)?;
             report.loss += outcome.loss;
+            report.weight += outcome.weight;
             report.tokens += packed.used;
             report.completion_tokens += run.iter().map(|example| example.outputs()).sum::<usize>();
             if total.is_empty() {
@@ -257,23 +336,23 @@ impl Trainer {
                 }
             }
         }
-        report.loss /= report.completion_tokens.max(1) as f64;
+        report.loss /= if report.weight > 0.0 { report.weight } else { 1.0 };
         Ok((report, total))
     }
 
-    fn run_packed(&mut self, run: &[&Example], purpose: Purpose) -> Result<(Outcome, Packed), TrainError> {
+    fn run_packed(&mut self, run: &[&Example], purpose: Purpose, number: u64) -> Result<(Outcome, Packed), TrainError> {
         let needed = self.prefix + run.iter().map(|example| example.inputs() - self.prefix).sum::<usize>();
         let outputs = run.iter().map(|example| example.outputs()).sum::<usize>() + 1;
         let tokens = needed.next_multiple_of(TOKENS_STEP).max(outputs.next_multiple_of(TOKENS_STEP));
         let outputs = outputs.next_power_of_two().max(16).min(tokens);
-        let scale = self.scale;
+        let pass = Pass { scale: self.scale, draw: dropout::key(&[self.spec.seed, self.steps, number]) };
         self.program(tokens, outputs, purpose)?;
         let Some(program) = self.programs.get_mut(&(tokens, outputs, purpose)) else {
             return Err(TrainError::Snapshot("a program vanished".into()));
         };
         let packed = Packed::new(run, self.prefix, tokens, outputs);
         let packed = if program.outputs() == outputs { packed } else { packed.with_all_outputs() };
-        let outcome = program.run(&mut self.compute, &packed, &self.tracer.tables, scale)?;
+        let outcome = program.run(&mut self.compute, &packed, &self.tracer.tables, run, pass)?;
         Ok((outcome, packed))
     }
 
@@ -288,7 +367,7 @@ impl Trainer {
             self.weights = Some(Weights::prepare(&traced.trace, &mut self.compute, &copies, self.spec.forward)?);
         }
         if let Some(weights) = &self.weights {
-            let program = Program::new(&traced, weights, &self.storage, &self.index, purpose, self.spec.loss_bytes)?;
+            let program = Program::new(&traced, weights, &self.storage, &self.index, purpose, self.goal)?;
             self.programs.insert((tokens, outputs, purpose), program);
         }
         Ok(())

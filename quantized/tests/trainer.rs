@@ -6,7 +6,7 @@ use translora_gguf::Gguf;
 use translora_llama::{Adapter as Loaded, Backend, Batch, Context, ContextParams, Model, ModelParams, quantize};
 use translora_quantized::reference::{ReferenceLora, ReferenceModel, causal};
 use translora_quantized::tiny::{TinyArchitecture, TinyShape, tiny_model};
-use translora_quantized::{AdamW, Example, ForwardWeights, LOSS_BYTES, TrainSpec, Trainer};
+use translora_quantized::{Example, ForwardWeights, TrainSpec, Trainer};
 
 fn lab(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/lab").join(name)
@@ -26,18 +26,7 @@ fn variant(folder: &Path, name: &str, kind: &str) -> PathBuf {
 }
 
 fn spec(forward: ForwardWeights) -> TrainSpec {
-    let optimizer = AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 };
-    TrainSpec {
-        rank: 4,
-        alpha: 8.0,
-        modules: "all".into(),
-        seed: 7,
-        optimizer,
-        clip_norm: 1.0,
-        forward,
-        loss_bytes: LOSS_BYTES,
-        threads: 2,
-    }
+    TrainSpec { rank: 4, alpha: 8.0, seed: 7, forward, threads: 2, ..TrainSpec::default() }
 }
 
 fn examples(model: &Model) -> Vec<Example> {
@@ -99,7 +88,7 @@ fn logits_are_those_of_llama_cpp() {
             let mut trainer = Trainer::new(backend, &model, &spec(ForwardWeights::Native)).unwrap();
             wake(&mut trainer);
             let examples = examples(&model);
-            trainer.load(examples.clone());
+            trainer.load(examples.clone()).unwrap();
             let path = folder.path().join("adapter.gguf");
             std::fs::write(&path, trainer.to_gguf(&[]).unwrap()).unwrap();
             let loaded = Loaded::load(&model, &path).unwrap();
@@ -123,7 +112,7 @@ fn gradients_match_finite_differences() {
         let (backend, model) = open(&variant(folder.path(), name, "f32"));
         let mut trainer = Trainer::new(backend, &model, &spec(ForwardWeights::Native)).unwrap();
         wake(&mut trainer);
-        trainer.load(examples(&model));
+        trainer.load(examples(&model)).unwrap();
         let batch = [0, 1, 2];
         let (_, gradients) = trainer.gradients(&batch).unwrap();
         let base = trainer.adapter().clone();
@@ -225,7 +214,7 @@ fn gradients_match_the_naive_reference() {
             let mut trainer = Trainer::new(backend, &model, &spec(forward)).unwrap();
             wake(&mut trainer);
             let examples = random_examples(24);
-            trainer.load(examples.clone());
+            trainer.load(examples.clone()).unwrap();
             let batch: Vec<usize> = (0..examples.len()).collect();
             let (report, ours) = trainer.gradients(&batch).unwrap();
             let (loss, theirs) = by_reference(&path, &trainer, &examples);
@@ -244,7 +233,7 @@ fn a_batch_at_once_and_in_pieces_are_the_same_step() {
     let mut trainer = Trainer::new(backend, &model, &spec(ForwardWeights::Native)).unwrap();
     wake(&mut trainer);
     let examples = random_examples(8);
-    trainer.load(examples.clone());
+    trainer.load(examples.clone()).unwrap();
     let (whole, together) = trainer.gradients(&[0, 1, 2, 3, 4, 5, 6, 7]).unwrap();
     let mut sums: Vec<Vec<f64>> = together.iter().map(|g| vec![0.0; g.len()]).collect();
     let mut loss = 0.0;
@@ -278,7 +267,7 @@ fn a_loss_in_chunks_is_the_same_loss_in_less_memory() {
             wake(&mut trainer);
             // One long completion: nothing but chunks keeps its logits small.
             let tokens: Vec<i32> = (0..240).map(|i| i * 3701 % 20_000).collect();
-            trainer.load(vec![Example::new(tokens, 3, 0).unwrap()]);
+            trainer.load(vec![Example::new(tokens, 3, 0).unwrap()]).unwrap();
             let (report, gradients) = trainer.gradients(&[0]).unwrap();
             (report.loss, gradients, trainer.work_bytes(), trainer.logits(0).unwrap())
         };
@@ -301,12 +290,147 @@ fn a_loss_in_chunks_is_the_same_loss_in_less_memory() {
     }
 }
 
+/// The numbers of A and of B of every pair.
+fn numbers(trainer: &Trainer) -> [Vec<f32>; 2] {
+    let pairs = &trainer.adapter().pairs;
+    [pairs.iter().flat_map(|pair| pair.a.clone()).collect(), pairs.iter().flat_map(|pair| pair.b.clone()).collect()]
+}
+
+fn steps(trainer: &mut Trainer, batches: &[&[usize]]) -> Vec<f64> {
+    batches.iter().map(|batch| trainer.step(batch, 2e-3).unwrap().loss).collect()
+}
+
+/// Eight examples at once and one by one, accumulated, follow one trajectory.
+#[test]
+fn eight_times_one_is_one_times_eight() {
+    let folder = tempfile::tempdir().unwrap();
+    let (backend, model) = open(&variant(folder.path(), "sprout", "f32"));
+    let run = |micro_batch| {
+        let mut trainer = Trainer::new(backend, &model, &TrainSpec { micro_batch, ..spec(ForwardWeights::Native) }).unwrap();
+        trainer.load(random_examples(16)).unwrap();
+        let (one, two) = ([0, 1, 2, 3, 4, 5, 6, 7], [8, 9, 10, 11, 12, 13, 14, 15]);
+        let losses = steps(&mut trainer, &[&one, &two, &one, &two, &one, &two]);
+        (losses, numbers(&trainer))
+    };
+    let (whole, [a, b]) = run(0);
+    let (single, [a1, b1]) = run(1);
+    assert!(whole.windows(3).all(|w| w[2] < w[0]), "nothing is learned: {whole:?}");
+    assert!(whole.iter().zip(&single).all(|(x, y)| (x - y).abs() < 1e-4 * x), "{whole:?} {single:?}");
+    let floats = |values: Vec<f32>| values.into_iter().map(f64::from).collect::<Vec<f64>>();
+    let (a, b) = (floats(a), floats(b));
+    assert!(error(&a1, &a) < 1e-3 && error(&b1, &b) < 1e-2, "{} {}", error(&a1, &a), error(&b1, &b));
+}
+
+/// The file's alpha over the rank is alpha over the root of the rank; llama.cpp and the trainer agree on it.
+#[test]
+fn rank_stabilized_scale_is_in_the_file() {
+    let (backend, model) = open(&lab("sprout.f16.gguf"));
+    let mut trainer = Trainer::new(backend, &model, &TrainSpec { rslora: true, ..spec(ForwardWeights::Native) }).unwrap();
+    wake(&mut trainer);
+    let examples = examples(&model);
+    trainer.load(examples.clone()).unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let bytes = trainer.to_gguf(&[]).unwrap();
+    let alpha = Gguf::parse(&bytes).unwrap().get("adapter.lora.alpha").and_then(translora_gguf::Value::as_f64).unwrap();
+    assert!((alpha / 4.0 - 8.0 / 2.0).abs() < 1e-6, "alpha {alpha}");
+    std::fs::write(file.path(), &bytes).unwrap();
+    let loaded = Loaded::load(&model, file.path()).unwrap();
+    assert_eq!(distance(&trainer.logits(0).unwrap(), &decoded(&model, Some(&loaded), &examples[0])), 0.0);
+}
+
+/// AdamW's first step is the learning rate in every entry that has a gradient, so a ratio of rates is a ratio of steps.
+#[test]
+fn b_moves_at_its_own_rate_and_weights_decay() {
+    let (backend, model) = open(&lab("sprout.f16.gguf"));
+    let first_step = |b_rate, weight_decay| {
+        let optimizer = translora_quantized::AdamW { epsilon: 0.0, weight_decay, ..Default::default() };
+        let mut trainer = Trainer::new(backend, &model, &TrainSpec { b_rate, optimizer, ..spec(ForwardWeights::F16) }).unwrap();
+        wake(&mut trainer);
+        trainer.load(examples(&model)).unwrap();
+        let before = numbers(&trainer);
+        steps(&mut trainer, &[&[0, 1, 2]]);
+        let moved = |before: &[f32], after: &[f32]| before.iter().zip(after).map(|(a, b)| (b - a).abs()).fold(0.0, f32::max);
+        let after = numbers(&trainer);
+        (
+            moved(&before[0], &after[0]),
+            moved(&before[1], &after[1]),
+            before[0].iter().zip(&after[0]).map(|(a, b)| b - a).collect::<Vec<_>>(),
+        )
+    };
+    let (a, b, _) = first_step(1.0, 0.0);
+    assert!((a / 2e-3 - 1.0).abs() < 1e-3 && (b / 2e-3 - 1.0).abs() < 1e-3, "{a} {b}");
+    let (a, b, plain) = first_step(16.0, 0.0);
+    assert!((a / 2e-3 - 1.0).abs() < 1e-3 && (b / 32e-3 - 1.0).abs() < 1e-3, "{a} {b}");
+    let (_, _, decayed) = first_step(1.0, 5.0);
+    let mut fresh = Trainer::new(backend, &model, &spec(ForwardWeights::F16)).unwrap();
+    wake(&mut fresh);
+    let [values, _] = numbers(&fresh);
+    for ((value, plain), decayed) in values.iter().zip(&plain).zip(&decayed) {
+        assert!((decayed - (plain - 2e-3 * 5.0 * value)).abs() < 1e-6, "{value}: {plain} {decayed}");
+    }
+}
+
+/// The slope of the loss under the masks of one step is that step's gradient, and masks differ from step to step.
+#[test]
+fn dropout_masks_the_inputs_of_a_in_both_directions() {
+    let folder = tempfile::tempdir().unwrap();
+    let (backend, model) = open(&variant(folder.path(), "sprout", "f32"));
+    let with = |dropout| {
+        let mut trainer = Trainer::new(backend, &model, &TrainSpec { dropout, ..spec(ForwardWeights::Native) }).unwrap();
+        wake(&mut trainer);
+        // A strong adapter, through which much of the gradient for lower layers flows.
+        let mut strong = trainer.adapter().clone();
+        strong.pairs.iter_mut().flat_map(|pair| &mut pair.b).for_each(|b| *b *= 6.0);
+        trainer.set_adapter(strong).unwrap();
+        trainer.load(random_examples(12)).unwrap();
+        trainer
+    };
+    let batch: Vec<usize> = (0..12).collect();
+    let mut trainer = with(0.3);
+    let (report, gradients) = trainer.gradients(&batch).unwrap();
+    let mut plain = with(0.0);
+    let (whole, full) = plain.gradients(&batch).unwrap();
+    assert_eq!(trainer.gradients(&batch).unwrap().1, gradients);
+    assert!((report.loss - whole.loss).abs() > 1e-4, "nothing is left out");
+    assert_eq!(trainer.loss(&batch).unwrap().loss, plain.loss(&batch).unwrap().loss);
+    let base = trainer.adapter().clone();
+    let mut worst = 0_f64;
+    for p in [0, 3, 6, 17] {
+        for slot in [0, 1] {
+            let gradient = &gradients[2 * p + slot];
+            let norm = gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
+            let mut at = |step: f64| {
+                let mut adapter = base.clone();
+                let values = if slot == 0 { &mut adapter.pairs[p].a } else { &mut adapter.pairs[p].b };
+                values.iter_mut().zip(gradient).for_each(|(value, g)| *value += (step * f64::from(*g) / norm) as f32);
+                trainer.set_adapter(adapter).unwrap();
+                trainer.gradients(&batch).unwrap().0.loss
+            };
+            let slope = (at(1e-2) - at(-1e-2)) / 2e-2;
+            worst = worst.max((slope - norm).abs() / norm);
+            assert!((slope - norm).abs() < 0.01 * norm, "{} {slot}: {slope} against {norm}", base.pairs[p].target.name);
+        }
+    }
+    eprintln!("dropout: worst relative error {worst:.1e}");
+    // On the average over many draws, what is left out makes no difference to first order: the gradients point the same way.
+    trainer.set_adapter(base).unwrap();
+    let alike = |a: &[Vec<f32>], b: &[Vec<f32>]| {
+        let dot = |a: &[Vec<f32>], b: &[Vec<f32>]| a.iter().flatten().zip(b.iter().flatten()).map(|(a, b)| f64::from(a * b)).sum::<f64>();
+        dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+    };
+    assert!(alike(&gradients, &full) > 0.5, "{}", alike(&gradients, &full));
+    trainer.step(&batch, 1e-30).unwrap();
+    let (other, _) = trainer.gradients(&batch).unwrap();
+    assert!((other.loss - report.loss).abs() > 1e-5, "two steps leave out the same");
+}
+
 #[test]
 fn a_restored_run_goes_on_with_the_same_bytes() {
     let (backend, model) = open(&lab("sprout.f16.gguf"));
     let fresh = || {
-        let mut trainer = Trainer::new(backend, &model, &spec(ForwardWeights::F16)).unwrap();
-        trainer.load(examples(&model));
+        let spec = TrainSpec { dropout: 0.1, b_rate: 4.0, micro_batch: 2, ..spec(ForwardWeights::F16) };
+        let mut trainer = Trainer::new(backend, &model, &spec).unwrap();
+        trainer.load(examples(&model)).unwrap();
         trainer
     };
     let mut straight = fresh();

@@ -10,14 +10,15 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{EngineError, Fault, Train, Trainer, TrainerInfo};
+use crate::engine::{EngineError, Fault, Train, TrainerInfo};
 use crate::label::Labeled;
 use crate::record::{Cancel, Cancelled, Pair};
 
+mod course;
 mod recipe;
 
-use recipe::Deck;
-pub use recipe::{EarlyStop, Recipe};
+use course::Course;
+pub use recipe::{EarlyStop, Recipe, Schedule};
 
 /// An adapter fitted on the teacher's answers, which nobody has judged yet.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,7 +56,7 @@ pub struct FitReport {
     /// Examples trained on.
     pub examples: usize,
     pub steps: u64,
-    /// Mean completion-token loss of the first and the last epoch (or what there was of it). units: nats
+    /// Mean completion-token loss of the first and of the last tenth of the steps. units: nats
     pub loss_first: f64,
     pub loss_last: f64,
     /// Tokens that passed through the model while training.
@@ -63,6 +64,11 @@ pub struct FitReport {
     /// Loss on the held-out slice after each epoch, where early stopping was asked for. units: nats
     pub held_out: Vec<f64>,
     pub stopped_early: bool,
+    /// The step whose adapter this is: the last one, or the best one on the held-out slice.
+    pub kept_step: u64,
+    /// Highest learning rates, each with the step it held from: more than one where a step was not finite, or a resumed run was given
+    /// another.
+    pub learning_rates: Vec<(u64, f32)>,
     pub trainer: TrainerInfo,
 }
 
@@ -72,6 +78,8 @@ pub struct Checkpoint {
     pub progress: Progress,
     /// The trainer's weights and optimizer state.
     pub snapshot: Vec<u8>,
+    /// Those of the step with the lowest held-out loss so far, where early stopping was asked for.
+    pub best: Option<Vec<u8>>,
 }
 
 /// The part of a checkpoint that the recipe owns.
@@ -82,6 +90,13 @@ pub struct Progress {
     /// One for each step. units: nats
     pub losses: Vec<f64>,
     pub held_out: Vec<f64>,
+    /// The step of each entry of `held_out`.
+    pub held_out_steps: Vec<u64>,
+    /// See [`FitReport::learning_rates`].
+    pub learning_rates: Vec<(u64, f32)>,
+    /// How often the rate that the recipe asks for (`asked`) was halved.
+    pub halvings: u32,
+    pub asked: f32,
 }
 
 /// Keeps checkpoints somewhere; the pipeline's journal does.
@@ -107,12 +122,15 @@ pub struct StepLine {
     pub loss: f64,
     pub gradient_norm: f64,
     pub learning_rate: f32,
+    /// Tokens that passed through the model since this run began.
+    pub tokens: u64,
 }
 
 /// What surrounds a fit.
 pub struct Run<'a> {
     pub cancel: &'a Cancel,
     pub watch: &'a mut dyn FnMut(&StepLine),
+    pub warn: &'a mut dyn FnMut(String),
     pub checkpoints: &'a mut dyn Checkpoints,
     pub resume: Option<Checkpoint>,
     /// `translora.*` keys for the adapter's header.
@@ -129,6 +147,10 @@ pub enum DistillError {
     NoExamples,
     #[error("{what} {value} is impossible")]
     Recipe { what: &'static str, value: String },
+    #[error(
+        "the {what} of step {step} is not finite, and still is not with the learning rate halved {halvings} times, to {learning_rate:e}"
+    )]
+    Diverged { what: &'static str, step: u64, halvings: u32, learning_rate: f32 },
     #[error("the checkpoint could not be written: {0}")]
     Checkpoint(#[source] io::Error),
 }
@@ -144,17 +166,25 @@ impl DistillError {
         matches!(self, Self::Engine(EngineError::Cancelled(_)))
     }
 
+    /// Going on from the last checkpoint can succeed, if with another learning rate.
+    pub fn can_go_on(&self) -> bool {
+        matches!(self, Self::Diverged { .. })
+    }
+
     pub fn fault(&self) -> Fault {
         match self {
             Self::Engine(error) => error.fault(),
             Self::Checkpoint(_) => Fault::Machine,
-            Self::NoExamples | Self::Recipe { .. } => Fault::Input,
+            Self::NoExamples | Self::Recipe { .. } | Self::Diverged { .. } => Fault::Input,
         }
     }
 
     pub fn hint(&self) -> Option<String> {
         let text = match self {
-            Self::Engine(EngineError::NotFinite { .. }) => "lower the learning rate with --lr",
+            Self::Diverged { .. } => {
+                "what was learned until the last good step is kept: go on with --resume and a much lower --lr, or begin anew with a lower \
+                 --lr or --clip"
+            }
             Self::Engine(EngineError::Memory(_)) => "lower --batch or -c, or adapt fewer modules with --modules",
             Self::Engine(EngineError::Modules { .. }) => "--modules takes all, or some of q,k,v,o,gate,up,down",
             Self::Engine(EngineError::Example { .. } | EngineError::Context { .. }) => "shorten the row, or give a larger context with -c",
@@ -185,14 +215,10 @@ pub fn fit(model: &mut dyn Train, examples: &[Pair], recipe: &Recipe, mut run: R
     }
     let mut trainer = model.trainer(&recipe.spec)?;
     trainer.load(examples)?;
-    let mut progress = Progress::default();
-    if let Some(checkpoint) = run.resume.take() {
-        trainer.restore(&checkpoint.snapshot)?;
-        progress = checkpoint.progress;
-    }
-    let stopped_early = steps(&mut *trainer, recipe, &held, trained, &mut progress, &mut run)?;
-    let adapter = trainer.adapter(run.metadata)?;
-    let (loss_first, loss_last) = ends(&progress.losses, recipe.steps(trained), recipe.epochs);
+    let mut course = Course::begin(&mut *trainer, recipe, held, trained, run.resume.take())?;
+    let stopped_early = course.run(&mut run)?;
+    let (progress, kept_step) = course.end()?;
+    let (loss_first, loss_last) = ends(&progress.losses);
     let report = FitReport {
         examples: trained,
         steps: progress.steps,
@@ -201,54 +227,11 @@ pub fn fit(model: &mut dyn Train, examples: &[Pair], recipe: &Recipe, mut run: R
         tokens: progress.tokens,
         held_out: progress.held_out,
         stopped_early,
+        kept_step,
+        learning_rates: progress.learning_rates,
         trainer: trainer.describe(),
     };
-    Ok(Fitted { adapter, report })
-}
-
-/// Take the steps that are left. Returns whether the held-out loss ended them early.
-fn steps(
-    trainer: &mut dyn Trainer,
-    recipe: &Recipe,
-    held: &[usize],
-    trained: usize,
-    progress: &mut Progress,
-    run: &mut Run<'_>,
-) -> Result<bool, DistillError> {
-    let total = recipe.steps(trained);
-    let steps_per_epoch = (trained.div_ceil(recipe.batch)) as u64;
-    // The deck deals numbers below `trained`; these are the examples they stand for.
-    let place: Vec<usize> = (0..trained + held.len()).filter(|i| !held.contains(i)).collect();
-    let mut deck = Deck::new(recipe.seed, trained);
-    while progress.steps < total {
-        if stop_early(recipe, &progress.held_out) {
-            return Ok(true);
-        }
-        if run.cancel.is_cancelled() {
-            save(trainer, progress, run)?;
-            return Err(Cancelled.into());
-        }
-        let batch: Vec<usize> = deck.batch(progress.steps, recipe.batch).into_iter().map(|i| place[i]).collect();
-        let learning_rate = recipe.rate(progress.steps, total);
-        let report = trainer.step(&batch, learning_rate)?;
-        progress.steps += 1;
-        progress.tokens += report.tokens as u64;
-        progress.losses.push(report.loss);
-        if !held.is_empty() && progress.steps.is_multiple_of(steps_per_epoch) {
-            progress.held_out.push(trainer.loss(held)?.loss);
-        }
-        let line = StepLine { step: progress.steps, steps: total, loss: report.loss, gradient_norm: report.gradient_norm, learning_rate };
-        (run.watch)(&line);
-        if recipe.checkpoint_every > 0 && progress.steps.is_multiple_of(recipe.checkpoint_every) && progress.steps < total {
-            save(trainer, progress, run)?;
-        }
-    }
-    Ok(false)
-}
-
-fn save(trainer: &dyn Trainer, progress: &Progress, run: &mut Run<'_>) -> Result<(), DistillError> {
-    let checkpoint = Checkpoint { progress: progress.clone(), snapshot: trainer.snapshot()? };
-    run.checkpoints.save(&checkpoint).map_err(DistillError::Checkpoint)
+    Ok(Fitted { adapter: trainer.adapter(run.metadata)?, report })
 }
 
 /// Indices kept back for early stopping: evenly spread, the first of each stretch.
@@ -256,17 +239,11 @@ fn held_out(recipe: &Recipe, examples: usize) -> Vec<usize> {
     recipe.early_stop.map_or_else(Vec::new, |stop| (0..examples).step_by(stop.one_in.max(2)).collect())
 }
 
-fn stop_early(recipe: &Recipe, held_out: &[f64]) -> bool {
-    let Some(stop) = recipe.early_stop else { return false };
-    let best = (0..held_out.len()).min_by(|&i, &j| held_out[i].total_cmp(&held_out[j]));
-    best.is_some_and(|best| held_out.len() - 1 - best > stop.patience)
-}
-
-/// Mean loss over the first and over the last epoch's steps.
-fn ends(losses: &[f64], steps: u64, epochs: f32) -> (f64, f64) {
-    let epoch = ((steps as f64 / f64::from(epochs).max(1.0)).round() as usize).clamp(1, losses.len().max(1));
+/// Mean loss over the first and over the last tenth of the steps.
+fn ends(losses: &[f64]) -> (f64, f64) {
+    let tenth = losses.len().div_ceil(10);
     let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len().max(1) as f64;
-    (mean(&losses[..epoch.min(losses.len())]), mean(&losses[losses.len().saturating_sub(epoch)..]))
+    (mean(&losses[..tenth]), mean(&losses[losses.len() - tenth..]))
 }
 
 #[cfg(test)]

@@ -4,8 +4,20 @@ use super::DistillError;
 use crate::engine::LoraSpec;
 use crate::record::Rng;
 
-/// Share of the learning rate that is left at the end.
+/// Share of the learning rate that a cosine leaves at the end.
 const FLOOR: f64 = 0.1;
+
+/// How the learning rate goes on after warming up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Schedule {
+    /// Along a cosine to a tenth.
+    #[default]
+    Cosine,
+    /// In a straight line to nothing after the last step.
+    Linear,
+    Constant,
+}
 
 /// Everything that decides how an adapter is fitted, besides the examples.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -16,6 +28,7 @@ pub struct Recipe {
     /// Examples a step.
     pub batch: usize,
     pub learning_rate: f32,
+    pub schedule: Schedule,
     /// Share of the steps spent warming up.
     pub warmup: f32,
     /// Steps between checkpoints; 0 means none.
@@ -25,7 +38,7 @@ pub struct Recipe {
     pub seed: u64,
 }
 
-/// Stop when the loss on a slice of the examples, which is then not trained on, has stopped falling.
+/// Stop when the loss on a slice of the examples, which is then not trained on, has stopped falling; keep the adapter that was best on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EarlyStop {
     /// One example in this many is held out.
@@ -50,6 +63,17 @@ impl Recipe {
         if !(0.0..=1.0).contains(&self.warmup) {
             return refuse("warmup", self.warmup.to_string());
         }
+        if !(0.0..1.0).contains(&self.spec.dropout) {
+            return refuse("dropout", self.spec.dropout.to_string());
+        }
+        if !(self.spec.b_rate.is_finite() && self.spec.b_rate > 0.0) {
+            return refuse("ratio of B's learning rate", self.spec.b_rate.to_string());
+        }
+        for (what, value) in [("weight decay", self.spec.weight_decay), ("clip norm", self.spec.clip_norm)] {
+            if !(value.is_finite() && value >= 0.0) {
+                return refuse(what, value.to_string());
+            }
+        }
         Ok(())
     }
 
@@ -59,14 +83,15 @@ impl Recipe {
         ((passes / self.batch as f64).ceil() as u64).max(1)
     }
 
-    /// The learning rate of a step: a linear climb, then a cosine down to a tenth.
+    /// The learning rate of a step: a linear climb, then what the schedule says.
     pub fn rate(&self, step: u64, steps: u64) -> f32 {
         let warm = (f64::from(self.warmup) * steps as f64).round();
-        let share = if (step as f64) < warm {
-            (step + 1) as f64 / warm
-        } else {
-            let progress = (step as f64 - warm) / (steps as f64 - warm).max(1.0);
-            FLOOR + (1.0 - FLOOR) * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
+        let progress = (step as f64 - warm) / (steps as f64 - warm).max(1.0);
+        let share = match self.schedule {
+            _ if (step as f64) < warm => (step + 1) as f64 / warm,
+            Schedule::Cosine => FLOOR + (1.0 - FLOOR) * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()),
+            Schedule::Linear => 1.0 - progress,
+            Schedule::Constant => 1.0,
         };
         (f64::from(self.learning_rate) * share) as f32
     }
@@ -105,12 +130,23 @@ impl Deck {
 mod tests {
     use super::*;
 
+    #[test]
+    fn schedules_share_the_climb_and_part_after_it() {
+        let rates = |schedule| (0..20).map(|step| Recipe { schedule, ..recipe() }.rate(step, 20)).collect::<Vec<f32>>();
+        let (linear, constant) = (rates(Schedule::Linear), rates(Schedule::Constant));
+        assert_eq!((&linear[..3], &constant[..3]), (&[0.5, 1.0, 1.0][..], &[0.5, 1.0, 1.0][..]));
+        assert!(constant[2..].iter().all(|rate| *rate == 1.0));
+        let fall = linear[2] - linear[3];
+        assert!(linear[2..].windows(2).all(|pair| (pair[0] - pair[1] - fall).abs() < 1e-6) && (linear[19] - fall).abs() < 1e-6);
+    }
+
     fn recipe() -> Recipe {
         Recipe {
             spec: LoraSpec::default(),
             epochs: 2.0,
             batch: 4,
             learning_rate: 1.0,
+            schedule: Schedule::Cosine,
             warmup: 0.1,
             checkpoint_every: 0,
             early_stop: None,

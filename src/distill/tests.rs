@@ -8,6 +8,7 @@ fn recipe() -> Recipe {
         epochs: 3.0,
         batch: 8,
         learning_rate: 4e-3,
+        schedule: Schedule::Cosine,
         warmup: 0.05,
         checkpoint_every: 5,
         early_stop: None,
@@ -20,7 +21,7 @@ fn model() -> Box<dyn Model> {
 }
 
 #[derive(Default)]
-struct Kept(Vec<Checkpoint>);
+struct Kept(Vec<Checkpoint>, Vec<String>);
 
 impl Checkpoints for Kept {
     fn save(&mut self, checkpoint: &Checkpoint) -> io::Result<()> {
@@ -31,14 +32,16 @@ impl Checkpoints for Kept {
 
 /// Fit on 40 rows; ask to stop when step `stop_at` is done.
 fn run(recipe: &Recipe, resume: Option<Checkpoint>, stop_at: u64, kept: &mut Kept) -> Result<Fitted, DistillError> {
-    let cancel = Cancel::default();
+    let (cancel, mut warnings) = (Cancel::default(), Vec::new());
     let mut watch = |line: &StepLine| {
         if line.step == stop_at {
             cancel.cancel();
         }
     };
-    let run = Run { cancel: &cancel, watch: &mut watch, checkpoints: kept, resume, metadata: &[] };
-    fit(&mut *model(), &toy::world::rows(40, 1), recipe, run)
+    let run = Run { cancel: &cancel, watch: &mut watch, warn: &mut |text| warnings.push(text), checkpoints: kept, resume, metadata: &[] };
+    let fitted = fit(&mut *model(), &toy::world::rows(40, 1), recipe, run);
+    kept.1 = warnings;
+    fitted
 }
 
 #[test]
@@ -64,16 +67,81 @@ fn resume_is_the_straight_run_byte_for_byte() {
 }
 
 #[test]
-fn early_stop_ends_a_run_that_no_longer_improves() {
+fn early_stop_ends_a_run_that_no_longer_improves_and_keeps_the_best() {
     let stop = EarlyStop { one_in: 4, patience: 1 };
     let recipe = Recipe { epochs: 200.0, learning_rate: 0.1, early_stop: Some(stop), ..recipe() };
     let fitted = run(&recipe, None, u64::MAX, &mut Kept::default()).unwrap();
-    assert!(fitted.report.stopped_early && fitted.report.steps < 200 * 4, "{:?}", fitted.report.steps);
-    assert_eq!(fitted.report.examples, 30);
+    let report = &fitted.report;
+    assert!(report.stopped_early && report.steps < 200 * 4, "{:?}", report.steps);
+    assert_eq!(report.examples, 30);
+    let best = (0..report.held_out.len()).min_by(|&i, &j| report.held_out[i].total_cmp(&report.held_out[j])).unwrap();
+    assert_eq!(best, report.held_out.len() - 3);
+    assert_eq!(report.kept_step, report.steps - 2 * 4);
+    // The straight run to that step: the same schedule, cancelled there.
+    let mut kept = Kept::default();
+    assert!(run(&recipe, None, report.kept_step, &mut kept).unwrap_err().is_cancelled());
+    let mut model = model();
+    let mut trainer = model.trainer(&recipe.spec).unwrap();
+    trainer.load(&toy::world::rows(40, 1)).unwrap();
+    trainer.restore(&kept.0.pop().unwrap().snapshot).unwrap();
+    assert_eq!(fitted.adapter, trainer.adapter(&[]).unwrap());
+}
+
+#[test]
+fn a_resumed_run_knows_the_best_adapter_of_before() {
+    let stop = EarlyStop { one_in: 4, patience: 1 };
+    let recipe = Recipe { epochs: 200.0, learning_rate: 0.1, early_stop: Some(stop), ..recipe() };
+    let straight = run(&recipe, None, u64::MAX, &mut Kept::default()).unwrap();
+    let mut kept = Kept::default();
+    run(&recipe, None, straight.report.kept_step + 1, &mut kept).unwrap_err();
+    assert!(run(&recipe, kept.0.pop(), u64::MAX, &mut Kept::default()).unwrap() == straight);
+}
+
+/// Decay times rate above 2 makes weights grow without end, below 2 it shrinks them: 6 and 3 diverge, 1.5 does not.
+fn unstable(decay: f32) -> Recipe {
+    let spec = LoraSpec { weight_decay: decay, ..recipe().spec };
+    Recipe { spec, epochs: 40.0, learning_rate: 0.01, warmup: 0.0, schedule: Schedule::Constant, ..recipe() }
+}
+
+#[test]
+fn a_step_that_is_not_finite_is_taken_again_at_a_lower_rate() {
+    let mut kept = Kept::default();
+    let straight = run(&unstable(600.0), None, u64::MAX, &mut kept).unwrap();
+    let rates: Vec<f32> = straight.report.learning_rates.iter().map(|(_, rate)| *rate).collect();
+    assert_eq!(rates, [0.01, 0.005, 0.0025]);
+    assert_eq!((straight.report.steps, kept.1.len()), (200, 2));
+    assert!(kept.1[0].contains("not finite") && straight.report.loss_last.is_finite());
+    // Stopped after the second halving, and gone on.
+    let mut kept = Kept::default();
+    run(&unstable(600.0), None, 190, &mut kept).unwrap_err();
+    assert!(run(&unstable(600.0), kept.0.pop(), u64::MAX, &mut Kept::default()).unwrap() == straight);
+}
+
+#[test]
+fn a_run_that_cannot_be_saved_stops_with_its_last_good_state() {
+    let mut kept = Kept::default();
+    let error = run(&unstable(60_000.0), None, u64::MAX, &mut kept).unwrap_err();
+    let DistillError::Diverged { step, halvings: 3, .. } = error else { panic!("{error}") };
+    assert!(error.can_go_on() && error.to_string().contains(&format!("step {step}")), "{error}");
+    let last = kept.0.pop().unwrap();
+    assert!(last.progress.steps < step);
+    // Another rate goes on from there; the same one fails at once.
+    let again = run(&unstable(60_000.0), Some(last.clone()), u64::MAX, &mut Kept::default()).unwrap_err();
+    assert!(matches!(again, DistillError::Diverged { halvings: 3, .. }), "{again}");
+    let gentle = Recipe { learning_rate: 1e-5, ..unstable(60_000.0) };
+    let fitted = run(&gentle, Some(last), u64::MAX, &mut Kept::default()).unwrap();
+    assert_eq!(fitted.report.learning_rates.last().unwrap().1, 1e-5);
 }
 
 #[test]
 fn nothing_to_train_on_is_an_error() {
-    let run = Run { cancel: &Cancel::default(), watch: &mut |_| {}, checkpoints: &mut NoCheckpoints, resume: None, metadata: &[] };
+    let run = Run {
+        cancel: &Cancel::default(),
+        watch: &mut |_| {},
+        warn: &mut |_| {},
+        checkpoints: &mut NoCheckpoints,
+        resume: None,
+        metadata: &[],
+    };
     assert!(matches!(fit(&mut *model(), &[], &recipe(), run), Err(DistillError::NoExamples)));
 }

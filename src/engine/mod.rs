@@ -149,9 +149,13 @@ pub trait Train {
 
 /// The shape and optimizer constants of an adapter.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct LoraSpec {
     pub rank: usize,
+    /// The adapter is scaled by alpha / rank, or by alpha / √rank where `rslora` is set.
     pub alpha: f32,
+    /// Rank-stabilized scale; the file then carries alpha · √rank.
+    pub rslora: bool,
     /// `all`, or a comma-separated list of `q k v o gate up down`.
     pub modules: String,
     pub seed: u64,
@@ -159,8 +163,21 @@ pub struct LoraSpec {
     pub beta2: f32,
     pub epsilon: f32,
     pub weight_decay: f32,
+    /// B learns at this multiple of A's learning rate (LoRA+).
+    pub b_rate: f32,
+    /// Share of A's inputs that a training step leaves out.
+    pub dropout: f32,
     /// Global gradient norm above which a step is scaled down; 0 switches it off.
     pub clip_norm: f32,
+    /// Examples that go through the model at one time at most; 0: as many as fit. Changes memory, not the step.
+    pub micro_batch: usize,
+}
+
+impl LoraSpec {
+    /// The alpha that yields the wanted scale when it is divided by the rank, which is all llama.cpp does.
+    pub fn written_alpha(&self) -> f32 {
+        if self.rslora { self.alpha * (self.rank as f32).sqrt() } else { self.alpha }
+    }
 }
 
 impl Default for LoraSpec {
@@ -168,13 +185,17 @@ impl Default for LoraSpec {
         Self {
             rank: 16,
             alpha: 32.0,
+            rslora: false,
             modules: "all".into(),
             seed: 0,
             beta1: 0.9,
             beta2: 0.999,
             epsilon: 1e-8,
             weight_decay: 0.0,
+            b_rate: 1.0,
+            dropout: 0.0,
             clip_norm: 1.0,
+            micro_batch: 0,
         }
     }
 }

@@ -8,13 +8,15 @@ use serde::de::DeserializeOwned;
 
 use super::journal::{Header, InJournal, Journal, Product};
 use super::{Context, Event, PipelineError, RecipePlan, Stage};
-use crate::distill::{Checkpoint, Recipe, Run, StepLine};
+use crate::distill::{Checkpoint, EarlyStop, Recipe, Run, StepLine};
 use crate::engine::{AdapterId, Engine, EngineError, Fault, LoraSpec, Model, OpenOptions, Talk};
 use crate::kit;
 use crate::record::{Cancel, ContentHash, Pair};
 
 /// Optimizer steps between checkpoints.
 const CHECKPOINT_EVERY: u64 = 25;
+/// One example in this many is held out where early stopping is asked for.
+const HELD_OUT_ONE_IN: usize = 10;
 
 /// One run of one command.
 pub struct Job<'c> {
@@ -109,6 +111,7 @@ impl<'c> Job<'c> {
             Ok(_) => self.journal.remove()?,
             Err(PipelineError::Cancelled | PipelineError::Journal(_)) => {}
             // The error that is told is the first one.
+            Err(PipelineError::Distill(error)) if error.can_go_on() => {}
             Err(error) if error.fault() == Fault::Input => _ = self.journal.remove(),
             Err(_) => {}
         }
@@ -130,25 +133,42 @@ where
     if let Some(checkpoint) = &resume {
         context.events.note(Stage::Distill, format!("going on after step {}", checkpoint.progress.steps));
     }
+    let start = context.clock.elapsed();
     let mut watch = |line: &StepLine| {
-        let note = format!("loss {:.4}, lr {:.2e}", line.loss, line.learning_rate);
+        let pace = line.tokens as f64 / (context.clock.elapsed() - start).as_secs_f64().max(1e-3);
+        let note = format!("loss {:.4}, lr {:.2e}, {pace:.0} tokens/s", line.loss, line.learning_rate);
         context.events.progress(Stage::Distill, line.step, line.steps, note);
     };
+    let mut warn = |text: String| context.events.warn(Stage::Distill, text);
     let mut checkpoints = InJournal(journal);
-    let run = Run { cancel: &context.cancel, watch: &mut watch, checkpoints: &mut checkpoints, resume, metadata };
+    let run = Run { cancel: &context.cancel, watch: &mut watch, warn: &mut warn, checkpoints: &mut checkpoints, resume, metadata };
     Ok(fit(run)?)
 }
 
 /// The recipe a plan asks for.
 pub fn recipe(plan: &RecipePlan, seed: u64) -> Recipe {
+    let spec = LoraSpec {
+        rank: plan.rank,
+        alpha: plan.alpha,
+        rslora: plan.rslora,
+        modules: plan.modules.clone(),
+        seed,
+        weight_decay: plan.weight_decay,
+        b_rate: plan.b_rate,
+        dropout: plan.dropout,
+        clip_norm: plan.clip_norm,
+        micro_batch: plan.micro_batch,
+        ..LoraSpec::default()
+    };
     Recipe {
-        spec: LoraSpec { rank: plan.rank, alpha: plan.alpha, modules: plan.modules.clone(), seed, ..LoraSpec::default() },
+        spec,
         epochs: plan.epochs,
         batch: plan.batch,
         learning_rate: plan.learning_rate,
+        schedule: plan.schedule,
         warmup: plan.warmup,
         checkpoint_every: CHECKPOINT_EVERY,
-        early_stop: None,
+        early_stop: (plan.patience > 0).then(|| EarlyStop { one_in: HELD_OUT_ONE_IN, patience: plan.patience - 1 }),
         seed,
     }
 }

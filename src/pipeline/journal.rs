@@ -18,20 +18,29 @@ use crate::record::ContentHash;
 
 const INDEX: &str = "journal.jsonl";
 const CHECKPOINT: &str = "checkpoint.bin";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// The stage that trains.
+const TRAINING: &str = "distill";
 
 /// What a journal belongs to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Header {
     pub version: u32,
     pub command: String,
+    /// Of all but the learning rate.
     pub plan: ContentHash,
+    /// What a run that is taken up may change, as long as it has not done its training.
+    pub learning_rate: Option<f64>,
     pub inputs: BTreeMap<String, ContentHash>,
 }
 
 impl Header {
     pub fn new(command: &str, plan: &serde_json::Value, inputs: BTreeMap<String, ContentHash>) -> Self {
-        Self { version: VERSION, command: command.to_owned(), plan: ContentHash::of(plan.to_string().as_bytes()), inputs }
+        let mut plan = plan.clone();
+        let recipe = plan.get_mut("recipe").and_then(serde_json::Value::as_object_mut);
+        let learning_rate = recipe.and_then(|recipe| recipe.remove("learning_rate")).and_then(|rate| rate.as_f64());
+        let plan = ContentHash::of(plan.to_string().as_bytes());
+        Self { version: VERSION, command: command.to_owned(), plan, learning_rate, inputs }
     }
 }
 
@@ -145,7 +154,14 @@ impl Journal {
             return Err(JournalError::Changed { folder, what });
         }
         let lines = lines.map(serde_json::from_str).collect::<Result<Vec<Line>, _>>().map_err(|error| damaged(error.to_string()))?;
-        Ok(Self { folder, header, lines })
+        if found.learning_rate == header.learning_rate {
+            return Ok(Self { folder, header, lines });
+        }
+        if lines.iter().any(|line| line.stage == TRAINING) {
+            return Err(JournalError::Changed { folder, what: "the learning rate (and training is over)".into() });
+        }
+        let journal = Self { folder, header, lines };
+        journal.write_index(&journal.lines).map(|()| journal)
     }
 
     /// The path of a file in the journal's folder.
@@ -226,13 +242,14 @@ impl Journal {
         };
         let damaged = |reason: &str| JournalError::Damaged { path: path.clone(), reason: reason.to_owned() };
         let end = bytes.iter().position(|&byte| byte == b'\n').ok_or_else(|| damaged("it has no header"))?;
-        let (progress, sha256): (Progress, ContentHash) =
+        let (progress, sha256, snapshot): (Progress, ContentHash, usize) =
             serde_json::from_slice(&bytes[..end]).map_err(|error| damaged(&error.to_string()))?;
-        let snapshot = bytes[end + 1..].to_vec();
-        if ContentHash::of(&snapshot) != sha256 {
+        let rest = &bytes[end + 1..];
+        if ContentHash::of(rest) != sha256 || snapshot > rest.len() {
             return Err(damaged("its bytes are not those that were written"));
         }
-        Ok(Some(Checkpoint { progress, snapshot }))
+        let (snapshot, best) = rest.split_at(snapshot);
+        Ok(Some(Checkpoint { progress, snapshot: snapshot.to_vec(), best: (!best.is_empty()).then(|| best.to_vec()) }))
     }
 
     /// Take the journal away: the run is over.
@@ -246,9 +263,10 @@ pub struct InJournal<'j>(pub &'j Journal);
 
 impl Checkpoints for InJournal<'_> {
     fn save(&mut self, checkpoint: &Checkpoint) -> io::Result<()> {
-        let mut bytes = serde_json::to_vec(&(&checkpoint.progress, ContentHash::of(&checkpoint.snapshot)))?;
+        let rest = [checkpoint.snapshot.as_slice(), checkpoint.best.as_deref().unwrap_or_default()].concat();
+        let mut bytes = serde_json::to_vec(&(&checkpoint.progress, ContentHash::of(&rest), checkpoint.snapshot.len()))?;
         bytes.push(b'\n');
-        bytes.extend_from_slice(&checkpoint.snapshot);
+        bytes.extend_from_slice(&rest);
         self.0.replace(CHECKPOINT, &bytes).map_err(io::Error::other)
     }
 }

@@ -20,6 +20,7 @@ mod rounds;
 mod train;
 mod transfer;
 
+pub use crate::distill::Schedule;
 pub use crate::evaluate::Verdict;
 pub use context::{Context, Events};
 pub use error::PipelineError;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::distill::Schedule;
 use crate::engine::OpenOptions;
 use crate::record::Limits;
 
@@ -22,20 +23,51 @@ pub struct TrainPlan {
 
 /// The knobs of `distill` that a user may turn.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RecipePlan {
     pub rank: usize,
     pub alpha: f32,
+    /// Scale by alpha / √rank in place of alpha / rank.
+    pub rslora: bool,
     pub modules: String,
     pub epochs: f32,
     pub learning_rate: f32,
-    pub batch: usize,
-    /// Share of the steps spent warming up; the rest follows a cosine to a tenth.
+    /// B's learning rate as a multiple of A's.
+    pub b_rate: f32,
+    pub schedule: Schedule,
+    /// Share of the steps spent warming up.
     pub warmup: f32,
+    pub batch: usize,
+    /// Examples that go through the model at one time at most; 0: as many as fit.
+    pub micro_batch: usize,
+    pub weight_decay: f32,
+    /// Share of A's inputs that a step leaves out.
+    pub dropout: f32,
+    /// Gradient norm above which a step is scaled down; 0 switches it off.
+    pub clip_norm: f32,
+    /// Epochs without a lower loss on a held-out tenth that end the training, whose best adapter is then kept; 0 trains to the end on all.
+    pub patience: usize,
 }
 
 impl Default for RecipePlan {
     fn default() -> Self {
-        Self { rank: 16, alpha: 32.0, modules: "all".into(), epochs: 3.0, learning_rate: 2e-4, batch: 8, warmup: 0.05 }
+        Self {
+            rank: 16,
+            alpha: 32.0,
+            rslora: false,
+            modules: "all".into(),
+            epochs: 3.0,
+            learning_rate: 2e-4,
+            b_rate: 1.0,
+            schedule: Schedule::Cosine,
+            warmup: 0.05,
+            batch: 8,
+            micro_batch: 0,
+            weight_decay: 0.0,
+            dropout: 0.0,
+            clip_norm: 1.0,
+            patience: 0,
+        }
     }
 }
 

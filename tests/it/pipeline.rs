@@ -289,6 +289,25 @@ fn training_stopped_between_two_steps_goes_on_from_there() {
 }
 
 #[test]
+fn training_that_diverges_is_kept_and_goes_on_with_a_lower_rate() {
+    let world = World::new();
+    let plan = |learning_rate: f32, resume: bool| {
+        let recipe = RecipePlan { weight_decay: 60_000.0, learning_rate, ..recipe(40.0) };
+        TrainPlan { recipe, resume, ..train_plan(&world, &world.source, &world.train, "wild.gguf") }
+    };
+    let error = quietly(|context| pipeline::train(&Toy, &plan(0.01, false), context)).unwrap_err();
+    assert!(error.to_string().contains("not finite"), "{error}");
+    assert!(error.hint().unwrap().contains("--resume"), "{:?}", error.hint());
+    assert!(world.path("wild.gguf.journal/checkpoint.bin").is_file());
+    let mut other = plan(1e-5, true);
+    other.recipe.rank = 4;
+    let changed = quietly(|context| pipeline::train(&Toy, &other, context)).unwrap_err();
+    assert!(changed.to_string().contains("the plan changed"), "{changed}");
+    let report = quietly(|context| pipeline::train(&Toy, &plan(1e-5, true), context)).unwrap();
+    assert!(report.loss_last.is_finite() && report.fit.learning_rates.last().unwrap().1 == 1e-5);
+}
+
+#[test]
 fn the_adapter_says_where_it_comes_from() {
     let world = World::new();
     let lora = train(&world, &world.source, &world.train, "old.gguf");

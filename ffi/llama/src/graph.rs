@@ -163,7 +163,12 @@ impl Graph {
     /// `a * factor + bias`
     pub fn scale(&mut self, a: Tensor, factor: f32, bias: f32) -> Built {
         let a = self.dense(a)?;
-        // SAFETY: contiguity is what ggml asserts and `dense` gives.
+        let (raw, shape) = (self.raw(a)?, self.shape(a)?);
+        // SAFETY: reads a live tensor. ggml also looks at the strides of axes of one element, which contiguity says nothing of.
+        let strides = unsafe { (*raw).nb };
+        let padded = (1..3).all(|axis| strides[axis + 1] == strides[axis] * usize::try_from(shape[axis]).unwrap_or(0));
+        let a = if padded { a } else { self.cont(a)? };
+        // SAFETY: contiguity with regular strides is what ggml asserts.
         self.unary(a, |ctx, a| unsafe { sys::ggml_scale_bias(ctx, a, factor, bias) })
     }
 

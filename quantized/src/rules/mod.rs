@@ -8,6 +8,7 @@ use std::collections::HashMap;
 
 use translora_llama::{Graph, Node, Op, Tensor, Trace};
 
+use crate::dropout::Mask;
 use crate::error::TrainError;
 use crate::weights::Weights;
 
@@ -30,6 +31,8 @@ pub(crate) struct Backward<'a> {
     pub weights: &'a Weights,
     /// Input: for each token, the output row taken at it, or the padding row.
     pub output_of: Tensor,
+    /// What the products with these matrices read instead of their second operand.
+    pub masks: HashMap<usize, Mask>,
     gradients: Vec<Option<Tensor>>,
     turned: HashMap<Tensor, Tensor>,
 }
@@ -44,7 +47,7 @@ impl<'a> Backward<'a> {
         output_of: Tensor,
     ) -> Self {
         let gradients = vec![None; trace.nodes.len()];
-        Self { graph, trace, forward, needs, weights, output_of, gradients, turned: HashMap::new() }
+        Self { graph, trace, forward, needs, weights, output_of, masks: HashMap::new(), gradients, turned: HashMap::new() }
     }
 
     /// Propagate `gradient` of node `from` down to the nodes before `until`, whose rules are not applied any more; returns the gradient
@@ -114,7 +117,15 @@ impl<'a> Backward<'a> {
     }
 
     fn value(&self, node: &Node, operand: usize) -> Result<Tensor, TrainError> {
+        if let Some(mask) = self.mask(node, operand) {
+            return Ok(mask.masked);
+        }
         self.emitted(source(node, operand)?, node)
+    }
+
+    fn mask(&self, node: &Node, operand: usize) -> Option<Mask> {
+        let matrix = node.sources.first().copied().flatten()?;
+        (operand == 1).then(|| self.masks.get(&matrix).copied()).flatten()
     }
 
     fn emitted(&self, index: usize, node: &Node) -> Result<Tensor, TrainError> {
@@ -137,6 +148,10 @@ impl<'a> Backward<'a> {
         if !self.needs[index] {
             return Ok(());
         }
+        let gradient = match self.mask(node, operand) {
+            Some(mask) => mask.back(self.graph, gradient)?,
+            None => gradient,
+        };
         self.gradients[index] = Some(match self.gradients[index] {
             None => gradient,
             Some(sofar) => {

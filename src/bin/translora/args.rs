@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use clap::Args;
 use translora::engine::OpenOptions;
-use translora::pipeline::RecipePlan;
+use translora::pipeline::{RecipePlan, Schedule};
 
 /// Where a model runs.
 #[derive(Args, Debug)]
@@ -41,17 +41,54 @@ pub struct Recipe {
     #[arg(long, value_name = "X", default_value_t = 32.0, value_parser = positive)]
     alpha: f32,
 
+    /// Scale by alpha / √rank instead (rsLoRA): a high rank then learns as fast as a low one. The file carries alpha · √rank, which
+    /// llama.cpp divides by the rank
+    #[arg(long)]
+    rslora: bool,
+
     /// Linear modules that get an adapter: `all`, or a list such as `q,v` out of q k v o gate up down
     #[arg(long, value_name = "LIST", default_value = "all", value_parser = modules)]
     modules: String,
 
-    /// Highest learning rate; the schedule warms up to it and then follows a cosine
+    /// Highest learning rate; --schedule says how it is reached and left
     #[arg(long = "lr", value_name = "X", default_value_t = 2e-4, value_parser = positive)]
     learning_rate: f32,
+
+    /// Learning rate of B as a multiple of A's (LoRA+ recommends 4 to 16, with a lower --lr)
+    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = positive)]
+    lora_plus: f32,
+
+    /// After warming up: `cosine` falls to a tenth, `linear` to nothing, `constant` stays
+    #[arg(long, value_name = "NAME", default_value = "cosine", value_parser = schedule)]
+    schedule: Schedule,
+
+    /// Share of the steps in which the learning rate climbs
+    #[arg(long, value_name = "X", default_value_t = 0.05, value_parser = share)]
+    warmup: f32,
 
     /// Examples in one optimizer step
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = between::<1, 4096>)]
     batch: usize,
+
+    /// Examples that go through the model at one time, their gradients added up to the batch's; 0 takes as many as fit. For less memory
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = between::<0, 4096>)]
+    micro_batch: usize,
+
+    /// Decoupled weight decay of A and B (AdamW)
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = not_negative)]
+    weight_decay: f32,
+
+    /// Share of the inputs of A that a step leaves out at random, below 1
+    #[arg(long = "lora-dropout", value_name = "X", default_value_t = 0.0, value_parser = below_one)]
+    dropout: f32,
+
+    /// Gradient norm above which a step is scaled down; 0 never does
+    #[arg(long = "clip", value_name = "X", default_value_t = 1.0, value_parser = not_negative)]
+    clip_norm: f32,
+
+    /// Hold out every tenth example, stop after N epochs in which its loss did not fall, and keep the best adapter; 0 trains on all, to the end
+    #[arg(long = "early-stop", value_name = "N", default_value_t = 0, value_parser = between::<0, 1000>)]
+    patience: usize,
 }
 
 impl Recipe {
@@ -59,11 +96,19 @@ impl Recipe {
         RecipePlan {
             rank: self.rank,
             alpha: self.alpha,
+            rslora: self.rslora,
             modules: self.modules.clone(),
             epochs,
             learning_rate: self.learning_rate,
+            b_rate: self.lora_plus,
+            schedule: self.schedule,
+            warmup: self.warmup,
             batch: self.batch,
-            ..RecipePlan::default()
+            micro_batch: self.micro_batch,
+            weight_decay: self.weight_decay,
+            dropout: self.dropout,
+            clip_norm: self.clip_norm,
+            patience: self.patience,
         }
     }
 }
@@ -97,6 +142,30 @@ pub fn positive(text: &str) -> Result<f32, String> {
 /// A number above zero and at most `MOST`.
 pub fn at_most<const MOST: u32>(text: &str) -> Result<f32, String> {
     positive(text).ok().filter(|x| *x <= MOST as f32).ok_or_else(|| format!("must be a number above zero and at most {MOST}"))
+}
+
+fn not_negative(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(x) if x.is_finite() && x >= 0.0 => Ok(x),
+        _ => Err("must be zero or a number above it, and finite".into()),
+    }
+}
+
+fn share(text: &str) -> Result<f32, String> {
+    not_negative(text).ok().filter(|x| *x <= 1.0).ok_or_else(|| "must be a number from 0 to 1".into())
+}
+
+fn below_one(text: &str) -> Result<f32, String> {
+    not_negative(text).ok().filter(|x| *x < 1.0).ok_or_else(|| "must be zero or a number above it, and below 1".into())
+}
+
+fn schedule(text: &str) -> Result<Schedule, String> {
+    match text {
+        "cosine" => Ok(Schedule::Cosine),
+        "linear" => Ok(Schedule::Linear),
+        "constant" => Ok(Schedule::Constant),
+        _ => Err("must be cosine, linear or constant".into()),
+    }
 }
 
 fn gpu_layers(text: &str) -> Result<i32, String> {
@@ -134,6 +203,8 @@ mod tests {
         for bad in ["0", "-1", "nan", "inf", "1e99", "x"] {
             assert!(positive(bad).is_err(), "{bad}");
         }
+        assert_eq!((not_negative("0"), share("1"), below_one("0.5")), (Ok(0.0), Ok(1.0), Ok(0.5)));
+        assert!(not_negative("-0.1").is_err() && share("1.1").is_err() && below_one("1").is_err() && schedule("cos").is_err());
     }
 
     #[test]

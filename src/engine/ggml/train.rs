@@ -17,10 +17,15 @@ impl Train for GgmlModel {
             modules: spec.modules.clone(),
             seed: spec.seed,
             optimizer,
+            rslora: spec.rslora,
+            b_rate: spec.b_rate,
+            dropout: spec.dropout,
             clip_norm: spec.clip_norm,
+            micro_batch: spec.micro_batch,
             forward: ForwardWeights::F16,
             loss_bytes: LOSS_BYTES,
             threads: self.threads,
+            ..TrainSpec::default()
         };
         let trainer = translora_quantized::Trainer::new(self.backend, &self.model, &plan).map_err(|error| self.translate(error))?;
         Ok(Box::new(GgmlTrainer { trainer, model: self }))
@@ -76,8 +81,7 @@ impl Trainer for GgmlTrainer<'_> {
             let example = Example::new([prompt, completion].concat(), start, index).map_err(|error| self.model.translate(error))?;
             encoded.push(example);
         }
-        self.trainer.load(encoded);
-        Ok(())
+        self.trainer.load(encoded).map_err(|error| self.model.translate(error))
     }
 
     fn step(&mut self, batch: &[usize], learning_rate: f32) -> Result<StepReport, EngineError> {

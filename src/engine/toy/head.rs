@@ -31,7 +31,7 @@ pub(super) struct Opinion {
     pub(super) answers: Vec<f64>,
     /// ln p of leaving it to the base.
     pub(super) base: f64,
-    /// `A f`. shapes: (rank)
+    /// `A f`, dropout's factor included. shapes: (rank)
     pub(super) hidden: Vec<f64>,
 }
 
@@ -60,8 +60,8 @@ impl Head {
         self.answers.iter().position(|known| known == answer)
     }
 
-    pub(super) fn opinion(&self, features: &[usize]) -> Opinion {
-        let row = |r: usize| features.iter().map(|&f| f64::from(self.a[r * self.width + f])).sum();
+    pub(super) fn opinion(&self, features: &[usize], factor: f64) -> Opinion {
+        let row = |r: usize| factor * features.iter().map(|&f| f64::from(self.a[r * self.width + f])).sum::<f64>();
         let hidden: Vec<f64> = (0..self.rank).map(row).collect();
         let logit = |b: &[f32]| BIAS + self.scale() * b.iter().zip(&hidden).map(|(&b, h)| f64::from(b) * h).sum::<f64>();
         let logits: Vec<f64> = self.b.chunks_exact(self.rank).map(logit).collect();

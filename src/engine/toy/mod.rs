@@ -111,7 +111,7 @@ impl ToyModel {
 
     fn log_probability(&self, head: Option<&Head>, prompt: &str, completion: &str) -> f64 {
         let Some(head) = head else { return self.base_log_probability(prompt, completion) };
-        let opinion = head.opinion(&self.base.features(prompt));
+        let opinion = head.opinion(&self.base.features(prompt), 1.0);
         match head.index(completion) {
             Some(index) => opinion.answers[index],
             None => opinion.base + self.base_log_probability(prompt, completion),
@@ -120,7 +120,7 @@ impl ToyModel {
 
     fn greedy(&self, head: Option<&Head>, prompt: &str, tokens_max: usize) -> Answer {
         let learned = head.and_then(|head| {
-            let opinion = head.opinion(&self.base.features(prompt));
+            let opinion = head.opinion(&self.base.features(prompt), 1.0);
             let best = (0..opinion.answers.len()).max_by(|&i, &j| opinion.answers[i].total_cmp(&opinion.answers[j]))?;
             (opinion.answers[best] > opinion.base).then(|| head.answers[best].clone())
         });

@@ -38,48 +38,63 @@ fn an_adapter_generalises_and_broken_labels_teach_nothing() {
 
 #[test]
 fn the_gradient_is_the_slope_of_the_loss() {
-    let mut model = model(world::old_base());
-    let rows: Vec<Pair> = world::rows(6, 5);
-    let trainer = &mut ToyTrainer::new(&model.base, &LoraSpec { rank: 3, clip_norm: 0.0, ..LoraSpec::default() }).unwrap();
-    trainer.load(&rows).unwrap();
-    trainer.head.b.iter_mut().enumerate().for_each(|(i, b)| *b = 0.01 * (i as f32 - 4.0));
-    let batch = [0, 1, 2, 3, 4, 5];
-    let split = trainer.head.a.len();
-    let mut gradient = vec![0.0; split + trainer.head.b.len()];
-    trainer.pass(&batch, Some(&mut gradient));
-    for i in [split, split + 4, trainer.base.features(&rows[0].prompt)[2]] {
-        let mut at = |delta: f32| {
-            let weight = if i < split { &mut trainer.head.a[i] } else { &mut trainer.head.b[i - split] };
-            *weight += delta;
-            let loss = trainer.pass(&batch, None).loss;
-            let weight = if i < split { &mut trainer.head.a[i] } else { &mut trainer.head.b[i - split] };
-            *weight -= delta;
-            loss
-        };
-        let slope = (at(1e-3) - at(-1e-3)) / 2e-3;
-        assert!((slope - gradient[i]).abs() < 1e-3 * gradient[i].abs().max(0.1), "{i}: {slope} against {}", gradient[i]);
+    for dropout in [0.0, 0.5] {
+        let mut model = model(world::old_base());
+        let rows: Vec<Pair> = world::rows(6, 5);
+        let spec = LoraSpec { rank: 3, clip_norm: 0.0, dropout, ..LoraSpec::default() };
+        let trainer = &mut ToyTrainer::new(&model.base, &spec).unwrap();
+        trainer.load(&rows).unwrap();
+        trainer.head.b.iter_mut().enumerate().for_each(|(i, b)| *b = 0.01 * (i as f32 - 4.0));
+        let batch = [0, 1, 2, 3, 4, 5];
+        let split = trainer.head.a.len();
+        let mut gradient = vec![0.0; split + trainer.head.b.len()];
+        let with = trainer.pass(&batch, Some(&mut gradient)).loss;
+        assert_eq!(with == trainer.pass(&batch, None).loss, dropout == 0.0);
+        for i in [split, split + 4, trainer.base.features(&rows[0].prompt)[2]] {
+            let mut at = |delta: f32| {
+                let weight = if i < split { &mut trainer.head.a[i] } else { &mut trainer.head.b[i - split] };
+                *weight += delta;
+                // A pass that takes a gradient leaves the same features out each time, until a step is made.
+                let loss = trainer.pass(&batch, Some(&mut vec![0.0; gradient.len()])).loss;
+                let weight = if i < split { &mut trainer.head.a[i] } else { &mut trainer.head.b[i - split] };
+                *weight -= delta;
+                loss
+            };
+            let slope = (at(1e-3) - at(-1e-3)) / 2e-3;
+            assert!((slope - gradient[i]).abs() < 1e-3 * gradient[i].abs().max(0.1), "{i}: {slope} against {}", gradient[i]);
+        }
+        assert!(model.attach(Path::new("/nowhere")).is_err());
     }
-    assert!(model.attach(Path::new("/nowhere")).is_err());
 }
 
 #[test]
 fn a_restored_snapshot_continues_exactly() {
     let rows = world::rows(40, 2);
-    let mut one = model(world::old_base());
-    let straight = trained(&mut one, &rows, 20).adapter(&[]).unwrap();
-    let mut two = model(world::old_base());
-    let half = trained(&mut two, &rows, 10).snapshot().unwrap();
-    let mut rest = two.trainer(&LoraSpec::default()).unwrap();
-    rest.load(&rows).unwrap();
-    rest.restore(&half).unwrap();
-    for step in 10..20 {
-        let batch: Vec<usize> = (0..8).map(|i| (step * 8 + i) % rows.len()).collect();
-        rest.step(&batch, 4e-3).unwrap();
-    }
-    assert!(rest.adapter(&[]).unwrap() == straight);
-    assert!(matches!(rest.restore(&half[..half.len() - 1]), Err(EngineError::Snapshot(_))));
+    let spec = LoraSpec { dropout: 0.2, b_rate: 4.0, ..LoraSpec::default() };
+    let steps = |trainer: &mut dyn Trainer, range: std::ops::Range<usize>| {
+        for step in range {
+            let batch: Vec<usize> = (0..8).map(|i| (step * 8 + i) % rows.len()).collect();
+            trainer.step(&batch, 4e-3).unwrap();
+        }
+    };
+    let model = model(world::old_base());
+    let fresh = || {
+        let mut trainer = ToyTrainer::new(&model.base, &spec).unwrap();
+        trainer.load(&rows).unwrap();
+        trainer
+    };
+    let (mut straight, mut half, mut rest) = (fresh(), fresh(), fresh());
+    steps(&mut straight, 0..20);
+    steps(&mut half, 0..10);
+    let snapshot = half.snapshot().unwrap();
+    rest.restore(&snapshot).unwrap();
+    steps(&mut rest, 10..20);
+    assert!(rest.adapter(&[]).unwrap() == straight.adapter(&[]).unwrap());
+    assert!(matches!(rest.restore(&snapshot[..snapshot.len() - 1]), Err(EngineError::Snapshot(_))));
     rest.load(&rows[..1]).unwrap();
     assert!(matches!(rest.restore(b"nonsense"), Err(EngineError::Snapshot(_))));
+    let other = LoraSpec { dropout: 0.1, ..spec.clone() };
+    assert!(ToyTrainer::new(&model.base, &other).unwrap().restore(&snapshot).is_err());
 }
 
 #[test]

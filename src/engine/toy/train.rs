@@ -4,7 +4,7 @@ use super::Toy;
 use super::base::Base;
 use super::head::{Head, from_bytes, to_bytes};
 use crate::engine::{EngineError, LoraSpec, StepReport, Trainer, TrainerInfo};
-use crate::record::Pair;
+use crate::record::{Pair, Rng};
 
 /// Fits a toy head: exact softmax gradients, AdamW, global-norm clip.
 pub(super) struct ToyTrainer<'m> {
@@ -36,7 +36,7 @@ struct SnapshotHeader {
 impl<'m> ToyTrainer<'m> {
     pub(super) fn new(base: &'m Base, spec: &LoraSpec) -> Result<Self, EngineError> {
         check_spec(base, spec)?;
-        let head = Head::fresh(base.width, spec.rank, spec.alpha, spec.seed);
+        let head = Head::fresh(base.width, spec.rank, spec.written_alpha(), spec.seed);
         Ok(Self { base, spec: spec.clone(), head, examples: Vec::new(), moments: [Vec::new(), Vec::new()], steps: 0 })
     }
 
@@ -54,13 +54,23 @@ impl<'m> ToyTrainer<'m> {
         Ok(Example { features: self.base.features(&pair.prompt), answer, tokens, completion_tokens })
     }
 
+    /// The features of an example that this training step keeps; the factor makes up for the rest.
+    fn kept(&self, index: usize) -> (Vec<usize>, f64) {
+        let (dropout, features) = (f64::from(self.spec.dropout), &self.examples[index].features);
+        let mut random = Rng::new(self.spec.seed, &format!("toy dropout {} {index}", self.steps));
+        let kept = features.iter().filter(|_| dropout == 0.0 || random.unit() >= dropout).copied().collect();
+        (kept, 1.0 / (1.0 - dropout))
+    }
+
     /// Mean completion-token loss of a batch and, when asked, its gradient for `a` then `b`.
     pub(super) fn pass(&self, batch: &[usize], mut gradient: Option<&mut [f64]>) -> StepReport {
         let completion_tokens: usize = batch.iter().map(|&i| self.examples[i].completion_tokens).sum();
         let (mut nats, mut tokens, split) = (0.0, 0, self.head.a.len());
         let share = self.head.scale() / completion_tokens.max(1) as f64;
-        for example in batch.iter().map(|&i| &self.examples[i]) {
-            let opinion = self.head.opinion(&example.features);
+        for (index, example) in batch.iter().map(|&i| (i, &self.examples[i])) {
+            let training = gradient.is_some();
+            let (features, factor) = if training { self.kept(index) } else { (example.features.clone(), 1.0) };
+            let opinion = self.head.opinion(&features, factor);
             nats -= opinion.answers[example.answer];
             tokens += example.tokens;
             let Some(gradient) = gradient.as_deref_mut() else { continue };
@@ -69,8 +79,8 @@ impl<'m> ToyTrainer<'m> {
                 for r in 0..self.head.rank {
                     gradient[split + answer * self.head.rank + r] += error * opinion.hidden[r];
                     let back = error * f64::from(self.head.b[answer * self.head.rank + r]);
-                    for &f in &example.features {
-                        gradient[r * self.head.width + f] += back;
+                    for &f in &features {
+                        gradient[r * self.head.width + f] += back * factor;
                     }
                 }
             }
@@ -82,9 +92,11 @@ impl<'m> ToyTrainer<'m> {
         let (beta1, beta2) = (f64::from(self.spec.beta1), f64::from(self.spec.beta2));
         let unbias = |beta: f64| 1.0 - beta.powf(self.steps as f64);
         let (unbias1, unbias2) = (unbias(beta1), unbias(beta2));
+        let b_rate = learning_rate * f64::from(self.spec.b_rate);
+        let rates = std::iter::repeat_n(learning_rate, self.head.a.len()).chain(std::iter::repeat(b_rate));
         let weights = self.head.a.iter_mut().chain(&mut self.head.b);
         let [first, second] = &mut self.moments;
-        for (((weight, m), v), g) in weights.zip(first).zip(second).zip(gradient) {
+        for ((((weight, m), v), g), learning_rate) in weights.zip(first).zip(second).zip(gradient).zip(rates) {
             *m = (beta1 * f64::from(*m) + (1.0 - beta1) * g) as f32;
             *v = (beta2 * f64::from(*v) + (1.0 - beta2) * g * g) as f32;
             let step = f64::from(*m) / unbias1 / ((f64::from(*v) / unbias2).sqrt() + f64::from(self.spec.epsilon));
