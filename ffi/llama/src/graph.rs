@@ -1,5 +1,6 @@
 //! Builds graphs of ggml operations. Shapes are checked here, before ggml could assert on them.
 
+use std::collections::HashMap;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -26,13 +27,15 @@ pub struct Graph {
     /// Owners of memory that leaves of this graph point into.
     keep: Vec<Shared>,
     nodes_max: usize,
+    /// Operands that are packed already, for each kernel.
+    pub(crate) packed: HashMap<(Tensor, &'static str), Tensor>,
 }
 
 // SAFETY: the context and its tensors belong to this value alone; leaves point into memory that `keep` holds and nobody writes while
 // `&mut Compute` runs.
 unsafe impl Send for Graph {}
 
-type Built = Result<Tensor, LlamaError>;
+pub(crate) type Built = Result<Tensor, LlamaError>;
 
 impl Graph {
     /// Start an empty graph of at most `nodes_max` tensors.
@@ -46,7 +49,7 @@ impl Graph {
         let context = NonNull::new(context).ok_or_else(|| LlamaError::Memory { what: "a graph".into() })?;
         // SAFETY: the context has room for this graph by the size above.
         let cgraph = unsafe { sys::ggml_new_graph_custom(context.as_ptr(), nodes_max, false) };
-        Ok(Self { context, id: NEXT.fetch_add(1, Ordering::Relaxed), tensors: Vec::new(), cgraph, keep: Vec::new(), nodes_max })
+        Ok(Self { context, id: NEXT.fetch_add(1, Ordering::Relaxed), tensors: Vec::new(), cgraph, keep: Vec::new(), nodes_max, packed: HashMap::new() })
     }
 
     /// Memory that is filled before each run.
@@ -342,12 +345,12 @@ impl Graph {
         self.context.as_ptr()
     }
 
-    fn push(&mut self, raw: *mut sys::ggml_tensor) -> Tensor {
+    pub(crate) fn push(&mut self, raw: *mut sys::ggml_tensor) -> Tensor {
         self.tensors.push(raw);
         Tensor { graph: self.id, index: self.tensors.len() - 1 }
     }
 
-    fn room(&self) -> Result<(), LlamaError> {
+    pub(crate) fn room(&self) -> Result<(), LlamaError> {
         // Leaves of others take no room; counting them anyway keeps the check on the safe side.
         if self.tensors.len() + 2 > self.nodes_max {
             return Err(LlamaError::Graph(format!("more than {} tensors", self.nodes_max)));
