@@ -21,6 +21,21 @@ pub struct Tile {
 
 pub type TileFn = unsafe fn(&Tile);
 
+/// The most rows of any kernel.
+const ROWS_MAX: usize = 12;
+
+/// Repeat a statement for each row that a tile has. Written out, because the compiler keeps an array in registers only where no index
+/// into it varies.
+macro_rules! each_row {
+    ($r:ident, $body:block) => { each_row!($r, $body, 0 1 2 3 4 5 6 7 8 9 10 11) };
+    ($r:ident, $body:block, $($index:literal)*) => {$(
+        if $index < R {
+            const $r: usize = $index;
+            $body
+        }
+    )*};
+}
+
 /// Write one loop over helpers of the surrounding module: `zero`, `load`, `spread`, `step`, `store`, `add`.
 macro_rules! tile {
     ($(#[$feature:meta])*) => {
@@ -32,28 +47,29 @@ macro_rules! tile {
         unsafe fn tile<const R: usize, const N: usize>(t: &Tile) {
             // SAFETY: the caller promises operands of these sizes.
             unsafe {
-                let mut sums = [[zero(); N]; R];
+                let mut sums = [[zero(); 2]; super::ROWS_MAX];
                 let (mut a, mut b) = (t.a, t.b);
                 for _ in 0..t.steps {
-                    let mut columns = [zero(); N];
-                    for (j, column) in columns.iter_mut().enumerate() {
-                        *column = load(b.add(j * t.panel));
-                    }
-                    for (r, row) in sums.iter_mut().enumerate() {
-                        let value = spread(a.add(r));
-                        for (sum, column) in row.iter_mut().zip(columns) {
-                            *sum = step(*sum, value, column);
+                    let first = load(b);
+                    let second = if N > 1 { load(b.add(t.panel)) } else { first };
+                    each_row!(ROW, {
+                        let value = spread(a.add(ROW));
+                        sums[ROW][0] = step(sums[ROW][0], value, first);
+                        if N > 1 {
+                            sums[ROW][1] = step(sums[ROW][1], value, second);
                         }
-                    }
+                    });
                     a = a.add(ROWS);
                     b = b.add(LANES);
                 }
-                for (r, row) in sums.into_iter().enumerate() {
-                    for (j, sum) in row.into_iter().enumerate() {
-                        let c = t.c.add(r * t.stride + j * LANES);
-                        store(c, if t.add { add(load(c.cast()), sum) } else { sum });
+                each_row!(ROW, {
+                    let c = t.c.add(ROW * t.stride);
+                    store(c, if t.add { add(load(c.cast()), sums[ROW][0]) } else { sums[ROW][0] });
+                    if N > 1 {
+                        let c = c.add(LANES);
+                        store(c, if t.add { add(load(c.cast()), sums[ROW][1]) } else { sums[ROW][1] });
                     }
-                }
+                });
             }
         }
 
