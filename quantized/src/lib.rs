@@ -24,4 +24,5 @@ pub use modules::{Target, targets};
 pub use optimizer::{AdamW, Moments};
 pub use pack::{Example, Packed, shared_prefix};
 pub use trainer::{StepReport, TrainSpec, Trainer};
+pub use translora_llama::Kernel;
 pub use weights::ForwardWeights;

@@ -1,13 +1,13 @@
 //! Turns a traced forward graph into a training graph: forward, loss, gradients.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use translora_llama::{Compute, Dtype, Graph, Node, Op, Storage, Tensor, Trace};
 
 use crate::error::TrainError;
 use crate::pack::Packed;
 use crate::rules::{Backward, no_rule};
-use crate::weights::{ForwardWeights, Wanted, Weights};
+use crate::weights::Weights;
 
 /// What a program computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -81,22 +81,17 @@ pub(crate) fn reach(trace: &Trace, adapter: &AdapterIndex) -> Reach {
     Reach { live, needs }
 }
 
-/// Which copies of which weights the gradients (and the chosen forward) need.
-pub(crate) fn wanted(trace: &Trace, adapter: &AdapterIndex, forward: ForwardWeights) -> HashMap<String, Wanted> {
+/// The weights whose transposes the gradients need.
+pub(crate) fn wanted(trace: &Trace, adapter: &AdapterIndex) -> HashSet<String> {
     let Reach { live, needs } = reach(trace, adapter);
-    let mut wanted: HashMap<String, Wanted> = HashMap::new();
-    for (index, node) in trace.nodes.iter().enumerate().filter(|(index, node)| live[*index] && node.op == Op::MulMat) {
-        let (Some(Some(weight)), Some(Some(input))) = (node.sources.first(), node.sources.get(1)) else { continue };
+    let products = trace.nodes.iter().enumerate().filter(|(index, node)| live[*index] && node.op == Op::MulMat);
+    let frozen = products.filter_map(|(_, node)| {
+        let (Some(Some(weight)), Some(Some(input))) = (node.sources.first(), node.sources.get(1)) else { return None };
         let weight = &trace.nodes[*weight];
-        if weight.op != Op::Weight || adapter.contains_key(&weight.name) {
-            continue;
-        }
-        let entry = wanted.entry(weight.name.clone()).or_default();
-        entry.transposed |= needs[*input];
-        // The output matrix is read for few positions only; its logits stay exactly llama.cpp's.
-        entry.forward |= forward == ForwardWeights::F16 && weight.dtype.is_quantized() && index != trace.output;
-    }
-    wanted
+        let wanted = weight.op == Op::Weight && !adapter.contains_key(&weight.name) && needs[*input];
+        wanted.then(|| weight.name.clone())
+    });
+    frozen.collect()
 }
 
 impl Program {
@@ -140,10 +135,9 @@ impl Program {
         let mut gradients = Vec::new();
         if purpose == Purpose::Gradients {
             // d loss / d hidden = Wᵀ softmax(W h) − W[label], each column times its weight: no one-hot labels.
-            let turned = weights.transposed(&mut graph, &trace.nodes[matrix])?;
-            let turned = turned.ok_or_else(|| no_rule(head, " without a transposed copy"))?;
             let weighted = graph.mul(all, inputs.weights)?;
-            let expected = graph.mul_mat(turned, weighted)?;
+            let expected = weights.turned_product(&mut graph, &trace.nodes[matrix], matrix_tensor, weighted)?;
+            let expected = expected.ok_or_else(|| no_rule(head, " without a transposed copy"))?;
             let labels = graph.get_rows(matrix_tensor, inputs.labels)?;
             let labels = graph.mul(labels, inputs.weights)?;
             let gradient = graph.sub(expected, labels)?;
@@ -241,19 +235,13 @@ impl Emit<'_> {
             },
             Op::Input => self.input(i, node)?,
             _ => {
-                let mut sources: Vec<Option<Tensor>> =
+                let sources: Vec<Option<Tensor>> =
                     node.sources.iter().map(|source| source.and_then(|source| self.forward[source])).collect();
-                if let (Op::MulMat, Some(Some(weight)), true) = (node.op, node.sources.first(), i != trace.output) {
-                    let copy = self.weights.copy(self.graph, &trace.nodes[*weight].name)?;
-                    sources[0] = copy.or(sources[0]);
-                }
-                if let (Op::MulMat, Some(Some(input)), true) = (node.op, sources.get(1), self.weights.forward == ForwardWeights::F16) {
-                    // As in `Backward::mul_mat`: the permuted queries are not contiguous. Not in the native forward, which stays
-                    // llama.cpp's to the bit.
-                    sources[1] = Some(self.graph.dense(*input)?);
-                }
                 let view = node.view.and_then(|(root, _)| self.forward[root]);
-                self.graph.replay(node, &sources, view)?
+                match self.weights.product(self.graph, trace, node, &sources)? {
+                    Some(product) => product,
+                    None => self.graph.replay(node, &sources, view)?,
+                }
             }
         };
         self.forward[i] = Some(tensor);

@@ -3,6 +3,8 @@
 //! Each rule is written with operations that every ggml backend has: no OUT_PROD, no *_BACK except ROPE_BACK, no autodiff.
 //! Shapes are ggml's, innermost first; `dy` is the gradient of the loss for a node's result.
 
+mod direct;
+
 use std::collections::HashMap;
 
 use translora_llama::{Graph, Node, Op, Tensor, Trace};
@@ -119,6 +121,9 @@ impl<'a> Backward<'a> {
     ///
     /// shapes: a [k, m, g], b [k, n, h], y [m, n, h] with h a multiple of g
     fn mul_mat(&mut self, node: &Node, dy: Tensor) -> Done {
+        if let Some(kernel) = self.weights.direct() {
+            return self.mul_mat_direct(node, dy, kernel);
+        }
         // ggml's fast F32 product wants its second operand contiguous; gradients of permuted heads are not.
         let dy = self.graph.dense(dy)?;
         if self.wants(node, 1) {

@@ -266,7 +266,7 @@ impl Trainer {
         if self.weights.is_none() {
             // A dry run first: a missing rule must cost neither time nor memory.
             Program::new(&trace, &Weights::dry(), &self.storage, &self.index, Purpose::Gradients)?;
-            let copies = wanted(&trace, &self.index, self.spec.forward);
+            let copies = wanted(&trace, &self.index);
             self.weights = Some(Weights::prepare(&trace, &mut self.compute, &copies, self.spec.forward)?);
         }
         if let Some(weights) = &self.weights {

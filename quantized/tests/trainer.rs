@@ -6,7 +6,7 @@ use translora_gguf::Gguf;
 use translora_llama::{Adapter as Loaded, Backend, Batch, Context, ContextParams, Model, ModelParams, quantize};
 use translora_quantized::reference::{ReferenceLora, ReferenceModel, causal};
 use translora_quantized::tiny::{TinyArchitecture, TinyShape, tiny_model};
-use translora_quantized::{AdamW, Example, ForwardWeights, TrainSpec, Trainer};
+use translora_quantized::{AdamW, Example, ForwardWeights, Kernel, TrainSpec, Trainer};
 
 fn lab(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/lab").join(name)
@@ -200,13 +200,17 @@ fn gradients_match_the_naive_reference() {
     let folder = tempfile::tempdir().unwrap();
     for (architecture, name) in [(TinyArchitecture::Llama, "llama"), (TinyArchitecture::Qwen2, "qwen2"), (TinyArchitecture::Qwen3, "qwen3")]
     {
+        let (exact, fast) = (ForwardWeights::Direct(Kernel::exact()), ForwardWeights::Direct(Kernel::fast()));
         let plain = folder.path().join(format!("{name}.gguf"));
         std::fs::write(&plain, tiny_model(architecture, 3, &TinyShape::default())).unwrap();
         for (kind, forward, tolerance) in [
             ("f32", ForwardWeights::Native, 1e-4),
             ("f16", ForwardWeights::Native, 1e-2),
-            ("q8_0", ForwardWeights::F16, 1e-2),
-            ("q4_1", ForwardWeights::F16, 1e-2),
+            ("f32", exact, 1e-4),
+            ("q8_0", exact, 1e-4),
+            ("q4_1", exact, 1e-4),
+            ("q8_0", fast, 2e-2),
+            ("q4_1", fast, 2e-2),
             ("q8_0", ForwardWeights::Native, 5e-2),
         ] {
             let path = folder.path().join(format!("{name}.{kind}.gguf"));
@@ -256,7 +260,7 @@ fn a_batch_at_once_and_in_pieces_are_the_same_step() {
 fn a_restored_run_goes_on_with_the_same_bytes() {
     let (backend, model) = open(&lab("sprout.f16.gguf"));
     let fresh = || {
-        let mut trainer = Trainer::new(backend, &model, &spec(ForwardWeights::F16)).unwrap();
+        let mut trainer = Trainer::new(backend, &model, &spec(ForwardWeights::Direct(Kernel::fast()))).unwrap();
         trainer.load(examples(&model));
         trainer
     };

@@ -49,7 +49,15 @@ impl Graph {
         let context = NonNull::new(context).ok_or_else(|| LlamaError::Memory { what: "a graph".into() })?;
         // SAFETY: the context has room for this graph by the size above.
         let cgraph = unsafe { sys::ggml_new_graph_custom(context.as_ptr(), nodes_max, false) };
-        Ok(Self { context, id: NEXT.fetch_add(1, Ordering::Relaxed), tensors: Vec::new(), cgraph, keep: Vec::new(), nodes_max, packed: HashMap::new() })
+        Ok(Self {
+            context,
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            tensors: Vec::new(),
+            cgraph,
+            keep: Vec::new(),
+            nodes_max,
+            packed: HashMap::new(),
+        })
     }
 
     /// Memory that is filled before each run.

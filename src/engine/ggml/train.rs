@@ -1,6 +1,6 @@
 //! Fit a LoRA: the engine's `Trainer` over `translora_quantized`.
 
-use translora_quantized::{AdamW, Example, ForwardWeights, TrainError, TrainSpec};
+use translora_quantized::{AdamW, Example, ForwardWeights, Kernel, TrainError, TrainSpec};
 
 use super::{GgmlModel, internal};
 use crate::engine::{EngineError, LoraSpec, StepReport, Train, Trainer, TrainerInfo};
@@ -18,7 +18,7 @@ impl Train for GgmlModel {
             seed: spec.seed,
             optimizer,
             clip_norm: spec.clip_norm,
-            forward: ForwardWeights::F16,
+            forward: ForwardWeights::Direct(Kernel::fast()),
             threads: self.threads,
         };
         let trainer = translora_quantized::Trainer::new(self.backend, &self.model, &plan).map_err(|error| self.translate(error))?;

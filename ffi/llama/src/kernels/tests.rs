@@ -46,7 +46,11 @@ fn check(what: &str, kernel: Kernel, ours: &[f32], (sums, sizes): &(Vec<f64>, Ve
 }
 
 /// Build a graph of one product over inputs and run it on several numbers of threads; all must give the same bytes.
-fn run(inputs: &[(Vec<f32>, [i64; 4])], weight: Option<(Dtype, [i64; 2], &[u8])>, build: impl Fn(&mut Graph, &[Tensor]) -> Tensor) -> Vec<f32> {
+fn run(
+    inputs: &[(Vec<f32>, [i64; 4])],
+    weight: Option<(Dtype, [i64; 2], &[u8])>,
+    build: impl Fn(&mut Graph, &[Tensor]) -> Tensor,
+) -> Vec<f32> {
     let backend = Backend::init().unwrap();
     let mut results = [1, 3].map(|threads| {
         let mut compute = Compute::cpu(backend, threads).unwrap();
@@ -174,7 +178,8 @@ fn strided_products_match_the_oracle() {
 fn what_does_not_fit_is_refused() {
     let mut graph = Graph::new(16).unwrap();
     let kernel = Kernel::exact();
-    let [w, x, ids] = [(Dtype::F32, [4, 5]), (Dtype::F32, [4, 3]), (Dtype::I32, [4, 5])].map(|(dtype, shape)| graph.input(dtype, &shape, "t").unwrap());
+    let [w, x, ids] =
+        [(Dtype::F32, [4, 5]), (Dtype::F32, [4, 3]), (Dtype::I32, [4, 5])].map(|(dtype, shape)| graph.input(dtype, &shape, "t").unwrap());
     assert!(graph.times(kernel, w, x).is_ok());
     assert!(graph.times_turned(kernel, w, x).is_err());
     assert!(graph.times(kernel, ids, x).is_err());
