@@ -6,6 +6,7 @@ use translora_llama::{Compute, Dtype, Graph, Node, Op, Storage, Tensor, Trace};
 
 use crate::error::TrainError;
 use crate::pack::Packed;
+use crate::profile::{Bounds, StepTimes};
 use crate::rules::{Backward, no_rule};
 use crate::weights::Weights;
 
@@ -23,6 +24,8 @@ pub(crate) enum Purpose {
 /// A training graph for fixed numbers of tokens and outputs.
 pub(crate) struct Program {
     graph: Graph,
+    /// Where its forward part and its loss end.
+    bounds: Bounds,
     tokens: usize,
     vocabulary: usize,
     inputs: Inputs,
@@ -111,6 +114,8 @@ impl Program {
         let (hidden, matrix) = head_operands(trace, head)?;
         let value = |index: usize| forward[index].ok_or_else(|| no_rule(head, " of a node that was not emitted"));
         let (logits, matrix_tensor) = (value(trace.output)?, value(matrix)?);
+        graph.expand(value(hidden)?)?;
+        let mut bounds = Bounds { forward: graph.nodes(), loss: usize::MAX };
         let [vocabulary, outputs, ..] = head.shape;
         let tokens = roles.get("tokens").copied().ok_or_else(|| no_rule(head, " without token input"))?;
         let [count, ..] = graph.shape(tokens)?;
@@ -141,12 +146,14 @@ impl Program {
             let labels = graph.get_rows(matrix_tensor, inputs.labels)?;
             let labels = graph.mul(labels, inputs.weights)?;
             let gradient = graph.sub(expected, labels)?;
+            graph.expand(gradient)?;
+            bounds.loss = graph.nodes();
             let found = Backward::new(&mut graph, trace, &forward, &needs, weights, inputs.output_of).run(hidden, gradient)?;
             gradients = outputs_of(&mut graph, trace, index, &found)?;
         }
         let tokens = usize::try_from(count).unwrap_or(0);
         let logits = (purpose == Purpose::Logits).then_some(logits);
-        Ok(Self { graph, tokens, vocabulary: usize::try_from(vocabulary).unwrap_or(0), inputs, probability, logits, gradients })
+        Ok(Self { graph, bounds, tokens, vocabulary: usize::try_from(vocabulary).unwrap_or(0), inputs, probability, logits, gradients })
     }
 
     /// Run on one packed sequence. `scale` multiplies every gradient (F16 products need numbers away from zero).
@@ -180,6 +187,11 @@ impl Program {
         let gradients = self.gradients.iter().map(|gradient| compute.get_f32(graph, *gradient)).collect::<Result<_, _>>()?;
         let logits = self.logits.map_or(Ok(Vec::new()), |logits| compute.get_f32(graph, logits))?;
         Ok(Outcome { loss, gradients, logits })
+    }
+
+    /// Add the times of the run just made.
+    pub fn add_times(&self, compute: &Compute, times: &mut StepTimes) {
+        times.add(&self.graph, self.bounds, compute);
     }
 }
 

@@ -127,8 +127,7 @@ impl<'a> Backward<'a> {
         // ggml's fast F32 product wants its second operand contiguous; gradients of permuted heads are not.
         let dy = self.graph.dense(dy)?;
         if self.wants(node, 1) {
-            let turned = self.transposed_operand(node)?;
-            let db = self.graph.mul_mat(turned, dy)?;
+            let db = self.right_gradient(node, dy)?;
             self.give(node, 1, db)?;
         }
         if self.wants(node, 0) {
@@ -149,16 +148,16 @@ impl<'a> Backward<'a> {
         Ok(())
     }
 
-    /// The first operand of a product, transposed: the prepared copy of a weight, or turned here.
-    fn transposed_operand(&mut self, node: &Node) -> Result<Tensor, TrainError> {
+    /// W dy for a frozen weight, by whatever reads it; else a product with the first operand turned here.
+    fn right_gradient(&mut self, node: &Node, dy: Tensor) -> Result<Tensor, TrainError> {
         let index = source(node, 0)?;
-        let a = &self.trace.nodes[index];
+        let (a, tensor) = (&self.trace.nodes[index], self.value(node, 0)?);
         if a.op == Op::Weight && !self.needs[index] {
-            let copy = self.weights.transposed(self.graph, a)?;
-            return copy.ok_or_else(|| no_rule(node, " without a transposed copy"));
+            let product = self.weights.turned_product(self.graph, a, tensor, dy)?;
+            return product.ok_or_else(|| no_rule(node, " without a transposed copy"));
         }
-        let a = self.value(node, 0)?;
-        self.turn(a)
+        let turned = self.turn(tensor)?;
+        Ok(self.graph.mul_mat(turned, dy)?)
     }
 
     /// y = x / √(mean x² + ε): dx = (dy − y mean(y ⊙ dy)) / √(mean x² + ε)

@@ -10,6 +10,7 @@ use crate::error::TrainError;
 use crate::modules::{self, Target};
 use crate::optimizer::{AdamW, Moments};
 use crate::pack::{Example, Packed, shared_prefix, split};
+use crate::profile::StepTimes;
 use crate::program::{AdapterIndex, Outcome, Program, Purpose, wanted};
 use crate::snapshot;
 use crate::weights::{ForwardWeights, Weights};
@@ -71,6 +72,8 @@ pub struct Trainer {
     examples: Vec<Example>,
     prefix: usize,
     vocabulary: usize,
+    /// While time is taken.
+    times: Option<StepTimes>,
 }
 
 impl Trainer {
@@ -103,6 +106,7 @@ impl Trainer {
             examples: Vec::new(),
             prefix: 0,
             vocabulary: model.vocab().len(),
+            times: None,
         };
         trainer.program(TOKENS_MAX, 16, Purpose::Gradients)?;
         Ok(trainer)
@@ -137,6 +141,17 @@ impl Trainer {
     pub fn bytes(&self) -> usize {
         let state = self.adapter.parameters() * 4 * 3;
         self.weights.as_ref().map_or(0, Weights::bytes) + self.storage.bytes() + state + self.compute.work_bytes()
+    }
+
+    /// Take the time of what later steps compute.
+    pub fn time(&mut self) {
+        self.compute.time(true);
+        self.times = Some(StepTimes::default());
+    }
+
+    /// Times since `time`.
+    pub fn times(&self) -> Option<&StepTimes> {
+        self.times.as_ref()
     }
 
     /// Take the examples that later calls name by index.
@@ -254,6 +269,9 @@ impl Trainer {
             return Err(TrainError::Snapshot("a program vanished".into()));
         };
         let outcome = program.run(&mut self.compute, &packed, scale)?;
+        if let Some(times) = &mut self.times {
+            program.add_times(&self.compute, times);
+        }
         Ok((outcome, packed.used))
     }
 

@@ -16,6 +16,8 @@ pub enum ForwardWeights {
     Native,
     /// Kernels of our own, on the CPU, forward and backward; activations stay f32 or bf16. No copies.
     Direct(Kernel),
+    /// As ggml's own autodiff has it: gradients by OUT_PROD, which dequantizes each weight row once for each token. For comparison.
+    OutProd,
 }
 
 /// The copies, by weight name.
@@ -39,7 +41,7 @@ impl Weights {
         let mut this = Self { storage: None, transposed: HashMap::new(), forward, dry: false };
         let sources: Vec<&Node> = match forward {
             ForwardWeights::Native => trace.nodes.iter().filter(|node| wanted.contains(&node.name)).collect(),
-            ForwardWeights::Direct(_) => Vec::new(),
+            ForwardWeights::Direct(_) | ForwardWeights::OutProd => Vec::new(),
         };
         if sources.is_empty() {
             return Ok(this);
@@ -66,7 +68,7 @@ impl Weights {
     pub(crate) fn direct(&self) -> Option<Kernel> {
         match self.forward {
             ForwardWeights::Direct(kernel) => Some(kernel),
-            ForwardWeights::Native => None,
+            ForwardWeights::Native | ForwardWeights::OutProd => None,
         }
     }
 
@@ -93,6 +95,9 @@ impl Weights {
     pub(crate) fn turned_product(&self, graph: &mut Graph, node: &Node, tensor: Tensor, dy: Tensor) -> Result<Option<Tensor>, LlamaError> {
         if let Some(kernel) = self.direct() {
             return graph.times_turned(kernel, tensor, dy).map(Some);
+        }
+        if self.forward == ForwardWeights::OutProd {
+            return graph.out_prod(tensor, dy).map(Some);
         }
         let Some(turned) = self.transposed(graph, node)? else { return Ok(None) };
         graph.mul_mat(turned, dy).map(Some)

@@ -146,6 +146,20 @@ impl Graph {
         self.binary(a, b, |ctx, a, b| unsafe { sys::ggml_mul_mat(ctx, a, b) })
     }
 
+    /// The gradient of `mul_mat` for its second operand as ggml's own autodiff takes it, one weight row for each token. For comparison.
+    ///
+    /// shapes: W [k, m], dy [m, …] → [k, …]
+    pub fn out_prod(&mut self, weight: Tensor, dy: Tensor) -> Built {
+        let (sw, sy) = (self.shape(weight)?, self.shape(dy)?);
+        if sw[1] != sy[0] || sw[2..] != [1, 1] || self.dtype(dy)? != Dtype::F32 {
+            return Err(LlamaError::Graph(format!("out_prod of {sw:?} and {sy:?}")));
+        }
+        let dense = self.dense(dy)?;
+        let turned = self.transpose(dense)?;
+        // SAFETY: the conditions of ggml_can_out_prod hold, and the weight is no transposed view.
+        self.binary(weight, turned, |ctx, weight, turned| unsafe { sys::ggml_out_prod(ctx, weight, turned) })
+    }
+
     /// `b` is repeated to the shape of `a`.
     pub fn add(&mut self, a: Tensor, b: Tensor) -> Built {
         self.repeats(a, b, "add")?;
@@ -238,6 +252,8 @@ impl Graph {
             let kernel = Some(crate::kernels::turn as unsafe extern "C" fn(*mut sys::ggml_tensor, i32, i32, *mut std::ffi::c_void));
             sys::ggml_custom_4d(self.ctx(), dtype, ne[1], ne[0], ne[2], ne[3], sources.as_mut_ptr(), 1, kernel, -1, std::ptr::null_mut())
         };
+        // SAFETY: the tensor that was just made.
+        unsafe { set_name(raw, "turn") };
         Ok(self.push(raw))
     }
 
@@ -323,6 +339,30 @@ impl Graph {
         // SAFETY: as in `output`.
         unsafe { sys::ggml_build_forward_expand(self.cgraph, raw) };
         Ok(())
+    }
+
+    /// Nodes that a run computes, so far.
+    pub fn nodes(&self) -> usize {
+        // SAFETY: this graph's own.
+        usize::try_from(unsafe { sys::ggml_graph_n_nodes(self.cgraph) }).unwrap_or(0)
+    }
+
+    /// What the node at a place of the run computes, and from what kind of operand.
+    pub fn describe(&self, place: usize) -> String {
+        let text = |text: *const std::ffi::c_char| {
+            // SAFETY: ggml's names are NUL-terminated, static or part of a live tensor.
+            unsafe { std::ffi::CStr::from_ptr(text) }.to_string_lossy().into_owned()
+        };
+        if place >= self.nodes() {
+            return String::new();
+        }
+        // SAFETY: a node of this graph; ggml has a description of each op and a name of each type.
+        unsafe {
+            let raw = sys::ggml_graph_node(self.cgraph, i32::try_from(place).unwrap_or(0));
+            let op = if (*raw).op == sys::GGML_OP_CUSTOM { text((*raw).name.as_ptr()) } else { text(sys::ggml_op_desc(raw)) };
+            let source = (*raw).src[0];
+            if source.is_null() { op } else { format!("{op} {}", text(sys::ggml_type_name((*source).type_))) }
+        }
     }
 
     /// shapes: ggml order, innermost first.

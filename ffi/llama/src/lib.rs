@@ -19,6 +19,7 @@ mod refuse;
 mod shim;
 mod storage;
 mod template;
+mod timing;
 mod trace;
 mod vocab;
 

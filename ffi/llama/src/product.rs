@@ -6,7 +6,7 @@ use llama_cpp_sys_2 as sys;
 
 use crate::dtype::Dtype;
 use crate::error::LlamaError;
-use crate::graph::{Built, Graph, Tensor};
+use crate::graph::{Built, Graph, Tensor, set_name};
 use crate::kernels::{self, Kernel, Side, pack_rows, packed_lanes};
 
 type Operation = unsafe extern "C" fn(*mut sys::ggml_tensor, i32, i32, *mut c_void);
@@ -35,9 +35,10 @@ impl Graph {
         self.readable(weight)?;
         let packed = self.packed(kernel, x)?;
         let operation: Operation = if side == Side::Rows { kernels::times::<false> } else { kernels::times::<true> };
+        let name = if side == Side::Rows { "times" } else { "times_turned" };
         // SAFETY: the operation needs a weight with dense rows of a type that converts to floats, and rows packed for this kernel, as
         // long as the weight is on this side.
-        unsafe { self.custom(kernel, operation, [result, sx[1], sx[2], sx[3]], &[weight, packed]) }
+        unsafe { self.custom(kernel, name, operation, [result, sx[1], sx[2], sx[3]], &[weight, packed]) }
     }
 
     /// aᵀ b of two F32 tensors, as `mul_mat`, but either may be a transposed view.
@@ -51,7 +52,7 @@ impl Graph {
         }
         let (a, b) = (self.lined(a)?, self.lined(b)?);
         // SAFETY: the operation needs F32 operands that ggml_can_mul_mat, each with one dense dimension of the inner two.
-        unsafe { self.custom(kernel, kernels::product, [sa[1], sb[1], sb[2], sb[3]], &[a, b]) }
+        unsafe { self.custom(kernel, "product", kernels::product, [sa[1], sb[1], sb[2], sb[3]], &[a, b]) }
     }
 
     /// The tensor itself if one of its inner dimensions is dense, else a copy.
@@ -72,7 +73,7 @@ impl Graph {
         let lanes = packed_lanes(kernel.tiles(), n * p * q, depth);
         let lanes = i64::try_from(lanes).map_err(|_| LlamaError::Graph(format!("{lanes} lanes")))?;
         // SAFETY: the operation needs a contiguous F32 operand and room for its panels.
-        let packed = unsafe { self.custom(kernel, pack_rows, [lanes, 1, 1, 1], &[dense])? };
+        let packed = unsafe { self.custom(kernel, "pack", pack_rows, [lanes, 1, 1, 1], &[dense])? };
         self.packed.insert((x, kernel.name()), packed);
         Ok(packed)
     }
@@ -98,7 +99,7 @@ impl Graph {
     ///
     /// # Safety
     /// The operation reads and writes nothing beyond the sources and an F32 result of `shape`, for this kernel.
-    unsafe fn custom(&mut self, kernel: Kernel, operation: Operation, shape: [i64; 4], sources: &[Tensor]) -> Built {
+    unsafe fn custom(&mut self, kernel: Kernel, name: &str, operation: Operation, shape: [i64; 4], sources: &[Tensor]) -> Built {
         let mut raws = sources.iter().map(|source| self.raw(*source)).collect::<Result<Vec<_>, _>>()?;
         self.room()?;
         let count = i32::try_from(raws.len()).unwrap_or(0);
@@ -108,6 +109,8 @@ impl Graph {
         let raw = unsafe {
             sys::ggml_custom_4d(self.ctx(), sys::GGML_TYPE_F32, n0, n1, n2, n3, raws.as_mut_ptr(), count, Some(operation), -1, tiles)
         };
+        // SAFETY: the tensor that was just made.
+        unsafe { set_name(raw, name) };
         Ok(self.push(raw))
     }
 }

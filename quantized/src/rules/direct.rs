@@ -11,7 +11,7 @@ impl Backward<'_> {
     /// shapes: a [k, m, g], b [k, n, h], y [m, n, h] with h a multiple of g
     pub(super) fn mul_mat_direct(&mut self, node: &Node, dy: Tensor, kernel: Kernel) -> Done {
         if self.wants(node, 1) {
-            let db = self.right_gradient(node, dy, kernel)?;
+            let db = self.right_gradient_direct(node, dy, kernel)?;
             self.give(node, 1, db)?;
         }
         if self.wants(node, 0) {
@@ -22,7 +22,7 @@ impl Backward<'_> {
     }
 
     /// db = a dy
-    fn right_gradient(&mut self, node: &Node, dy: Tensor, kernel: Kernel) -> Result<Tensor, TrainError> {
+    fn right_gradient_direct(&mut self, node: &Node, dy: Tensor, kernel: Kernel) -> Result<Tensor, TrainError> {
         let a = self.value(node, 0)?;
         if self.trace.nodes[source(node, 0)?].op == Op::Weight {
             return Ok(self.graph.times_turned(kernel, a, dy)?);
