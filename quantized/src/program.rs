@@ -104,8 +104,16 @@ impl Program {
     pub fn new(trace: &Trace, weights: &Weights, adapter: &Storage, index: &AdapterIndex, purpose: Purpose) -> Result<Self, TrainError> {
         let Reach { live, needs } = reach(trace, index);
         let mut graph = Graph::new(trace.nodes.len() * 16 + 256)?;
-        let mut emit =
-            Emit { graph: &mut graph, trace, weights, adapter, index, forward: vec![None; trace.nodes.len()], roles: HashMap::new() };
+        let mut emit = Emit {
+            graph: &mut graph,
+            trace,
+            weights,
+            adapter,
+            index,
+            needs: &needs,
+            forward: vec![None; trace.nodes.len()],
+            roles: HashMap::new(),
+        };
         for i in (0..=trace.output).filter(|i| live[*i]) {
             emit.node(i)?;
         }
@@ -231,6 +239,7 @@ struct Emit<'a> {
     weights: &'a Weights,
     adapter: &'a Storage,
     index: &'a AdapterIndex,
+    needs: &'a [bool],
     forward: Vec<Option<Tensor>>,
     /// Inputs by what they mean.
     roles: HashMap<&'static str, Tensor>,
@@ -250,7 +259,7 @@ impl Emit<'_> {
                 let sources: Vec<Option<Tensor>> =
                     node.sources.iter().map(|source| source.and_then(|source| self.forward[source])).collect();
                 let view = node.view.and_then(|(root, _)| self.forward[root]);
-                match self.weights.product(self.graph, trace, node, &sources)? {
+                match self.weights.product(self.graph, trace, self.needs, i, &mut self.forward)? {
                     Some(product) => product,
                     None => self.graph.replay(node, &sources, view)?,
                 }

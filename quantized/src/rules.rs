@@ -5,6 +5,8 @@
 
 mod direct;
 
+pub(crate) use direct::adapted;
+
 use std::collections::HashMap;
 
 use translora_llama::{Graph, Node, Op, Tensor, Trace};
@@ -62,7 +64,10 @@ impl<'a> Backward<'a> {
 
     fn rule(&mut self, index: usize, node: &Node, dy: Tensor) -> Done {
         match node.op {
-            Op::Add => self.add(node, dy),
+            Op::Add => match self.weights.direct().zip(adapted(self.trace, self.needs, index)) {
+                Some((kernel, found)) => self.adapted_direct(node, found, dy, kernel),
+                None => self.add(node, dy),
+            },
             Op::Mul => self.mul(node, dy),
             Op::Scale => {
                 let dx = self.graph.scale(dy, node.parameter_f32(0), 0.0)?;
@@ -162,6 +167,9 @@ impl<'a> Backward<'a> {
 
     /// y = x / √(mean x² + ε): dx = (dy − y mean(y ⊙ dy)) / √(mean x² + ε)
     fn rms_norm(&mut self, index: usize, node: &Node, dy: Tensor) -> Done {
+        if self.weights.direct().is_some() {
+            return self.rms_norm_direct(node, dy);
+        }
         let (x, y) = (self.value(node, 0)?, self.emitted(index, node)?);
         let inverse = 1.0 / node.shape[0] as f32;
         let graph = &mut *self.graph;
@@ -185,6 +193,9 @@ impl<'a> Backward<'a> {
             return Err(no_rule(node, " with sinks"));
         }
         let y = self.emitted(index, node)?;
+        if self.weights.direct().is_some() {
+            return self.soft_max_direct(y, node, dy);
+        }
         let graph = &mut *self.graph;
         let dy = graph.dense(dy)?;
         let product = graph.mul(y, dy)?;
@@ -199,6 +210,9 @@ impl<'a> Backward<'a> {
     fn swiglu(&mut self, node: &Node, dy: Tensor) -> Done {
         if node.sources.len() < 2 {
             return Err(no_rule(node, " with gate and value in one tensor"));
+        }
+        if self.weights.direct().is_some() {
+            return self.swiglu_direct(node, dy);
         }
         let (gate, up) = (self.value(node, 0)?, self.value(node, 1)?);
         let dy = self.graph.dense(dy)?;
@@ -295,7 +309,10 @@ impl<'a> Backward<'a> {
 
     /// Add `gradient` to what an operand has so far.
     fn give(&mut self, node: &Node, operand: usize, gradient: Tensor) -> Done {
-        let index = source(node, operand)?;
+        self.add_gradient(source(node, operand)?, gradient)
+    }
+
+    fn add_gradient(&mut self, index: usize, gradient: Tensor) -> Done {
         if !self.needs[index] {
             return Ok(());
         }

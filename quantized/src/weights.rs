@@ -7,7 +7,9 @@ use std::collections::{HashMap, HashSet};
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use translora_llama::{Compute, Dtype, Graph, Kernel, LlamaError, Node, Op, Storage, Tensor, Trace};
+use translora_llama::{Compute, Dtype, Graph, Kernel, LlamaError, Node, Op, Plus, Storage, Tensor, Trace};
+
+use crate::rules::adapted;
 
 /// How products read frozen weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,21 +74,34 @@ impl Weights {
         }
     }
 
-    /// The result of a traced product where it is not ggml's own.
+    /// The result of a traced node where it is not ggml's own operation: a product, or the sum of one and its adapter's.
     pub(crate) fn product(
         &self,
         graph: &mut Graph,
         trace: &Trace,
-        node: &Node,
-        sources: &[Option<Tensor>],
+        needs: &[bool],
+        index: usize,
+        forward: &mut [Option<Tensor>],
     ) -> Result<Option<Tensor>, LlamaError> {
-        let (Some(kernel), Op::MulMat, [Some(a), Some(b)]) = (self.direct(), node.op, sources) else { return Ok(None) };
-        let weight = node.sources[0].is_some_and(|index| trace.nodes[index].op == Op::Weight);
-        if weight && graph.shape(*a)?[2..] == [1, 1] {
-            return graph.times(kernel, *a, *b).map(Some);
+        let Some(kernel) = self.direct() else { return Ok(None) };
+        let node = &trace.nodes[index];
+        if let Some(found) = adapted(trace, needs, index)
+            && let [Some(weight), Some(a), Some(b), Some(x)] = [found.weight, found.a, found.b, found.x].map(|index| forward[index])
+        {
+            let scale = trace.nodes[found.scale].parameter_f32(0);
+            let small = graph.times(kernel, a, x, Plus { scale, ..Plus::NONE })?;
+            forward[found.small] = Some(small);
+            return graph.times(kernel, weight, x, Plus { adapter: Some((b, small)), ..Plus::NONE }).map(Some);
         }
-        let floats = graph.dtype(*a)? == Dtype::F32 && graph.dtype(*b)? == Dtype::F32;
-        if floats { graph.product(Kernel::exact(), *a, *b).map(Some) } else { Ok(None) }
+        let operand = |number: usize| node.sources.get(number).copied().flatten().and_then(|index| forward[index]);
+        let (Op::MulMat, Some(a), Some(b)) = (node.op, operand(0), operand(1)) else { return Ok(None) };
+        let weight = node.sources[0].is_some_and(|index| trace.nodes[index].op == Op::Weight);
+        if weight && graph.shape(a)?[2..] == [1, 1] {
+            return graph.times(kernel, a, b, Plus::NONE).map(Some);
+        }
+        let floats = graph.dtype(a)? == Dtype::F32 && graph.dtype(b)? == Dtype::F32;
+        // Attention stays in f32: a softmax magnifies what bf16 rounds off its scores.
+        if floats { graph.product(Kernel::exact(), a, b).map(Some) } else { Ok(None) }
     }
 
     /// W dy: the gradient of Wᵀ x for x. `tensor` is the weight `node` in `graph`. None where its transpose is missing.
@@ -94,7 +109,7 @@ impl Weights {
     /// shapes: W [k, m], dy [m, …] → [k, …]
     pub(crate) fn turned_product(&self, graph: &mut Graph, node: &Node, tensor: Tensor, dy: Tensor) -> Result<Option<Tensor>, LlamaError> {
         if let Some(kernel) = self.direct() {
-            return graph.times_turned(kernel, tensor, dy).map(Some);
+            return graph.times_turned(kernel, tensor, dy, Plus::NONE).map(Some);
         }
         if self.forward == ForwardWeights::OutProd {
             return graph.out_prod(tensor, dy).map(Some);

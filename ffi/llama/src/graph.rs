@@ -8,6 +8,7 @@ use llama_cpp_sys_2 as sys;
 
 pub use crate::dtype::Dtype;
 use crate::error::LlamaError;
+use crate::kernels::Call;
 use crate::storage::{Shared, Storage};
 use crate::trace::{Node, Op, Trace};
 
@@ -29,6 +30,9 @@ pub struct Graph {
     nodes_max: usize,
     /// Operands that are packed already, for each kernel.
     pub(crate) packed: HashMap<(Tensor, &'static str), Tensor>,
+    /// What our operations are told beside their tensors; boxed, because they hold its address.
+    #[expect(clippy::vec_box, reason = "the vector may move its elements")]
+    pub(crate) calls: Vec<Box<Call>>,
 }
 
 // SAFETY: the context and its tensors belong to this value alone; leaves point into memory that `keep` holds and nobody writes while
@@ -57,6 +61,7 @@ impl Graph {
             keep: Vec::new(),
             nodes_max,
             packed: HashMap::new(),
+            calls: Vec::new(),
         })
     }
 

@@ -31,6 +31,7 @@ pub use error::LlamaError;
 pub use graph::{Graph, Tensor};
 pub use kernels::Kernel;
 pub use model::{Adapter, Model, ModelParams, map_file};
+pub use product::Plus;
 pub use quantize::{QUANTIZATIONS, quantize};
 pub use storage::Storage;
 pub use template::{ChatTemplate, Message};

@@ -178,14 +178,15 @@ unsafe fn turn_lines<const W: usize>(from: &[*const u32; WIDTH_MAX], steps: usiz
     unsafe {
         let whole = steps / PART * PART;
         for start in (0..whole).step_by(PART) {
-            let mut block = [[0_u32; PART]; W];
-            for (line, from) in block.iter_mut().zip(from) {
+            // Always a square, which the compiler turns in registers.
+            let mut block = [[0_u32; PART]; PART];
+            for (line, from) in block.iter_mut().zip(from).take(W) {
                 *line = from.add(start).cast::<[u32; PART]>().read_unaligned();
             }
             #[expect(clippy::needless_range_loop, reason = "x walks over columns, which no iterator of rows gives")]
             for x in 0..PART {
-                let column: [u32; W] = std::array::from_fn(|y| block[y][x]);
-                to.add((start + x) * W).cast::<[u32; W]>().write_unaligned(column);
+                let column: [u32; PART] = std::array::from_fn(|y| block[y][x]);
+                to.add((start + x) * W).cast::<[u32; W]>().write_unaligned(*column.first_chunk().unwrap_unchecked());
             }
         }
         for step in whole..steps {

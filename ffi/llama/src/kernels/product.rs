@@ -24,6 +24,17 @@ pub(crate) enum Side {
     Columns,
 }
 
+/// What an operation is told beside its tensors. The graph that made it keeps it.
+pub(crate) struct Call {
+    pub tiles: &'static Tiles,
+    /// What the result is multiplied by; for a norm its ε.
+    pub scale: f32,
+    /// Operands 2 and 3 are a small matrix and rows, whose product is added.
+    pub adapter: bool,
+    /// The last operand is added.
+    pub base: bool,
+}
+
 /// A thread's working memory. It stays with the thread, so that each is touched first by the core that uses it.
 struct Scratch {
     lines: Lines,
@@ -58,18 +69,18 @@ pub(crate) fn packed_lanes(tiles: &Tiles, rows: usize, depth: usize) -> usize {
 }
 
 /// The part of `count` that is a thread's.
-fn share(count: usize, thread: usize, threads: usize) -> Range<usize> {
+pub(super) fn share(count: usize, thread: usize, threads: usize) -> Range<usize> {
     count * thread / threads..count * (thread + 1) / threads
 }
 
 /// Pack the columns of a contiguous tensor once, for all products that read it.
 ///
 /// # Safety
-/// As `ggml_custom_op_t`: `target` was made by `Graph::packed` and is placed, `tiles` is the kernel it was made for.
-pub(crate) unsafe extern "C" fn pack_rows(target: *mut sys::ggml_tensor, thread: i32, threads: i32, tiles: *mut c_void) {
+/// As `ggml_custom_op_t`: `target` was made by `Graph::packed` and is placed, `call` is what it was made with.
+pub(crate) unsafe extern "C" fn pack_rows(target: *mut sys::ggml_tensor, thread: i32, threads: i32, call: *mut c_void) {
     // SAFETY: the graph made the target with room for all panels of its contiguous F32 operand; threads write different panels.
     unsafe {
-        let tiles = &*tiles.cast_const().cast::<Tiles>();
+        let tiles = (*call.cast_const().cast::<Call>()).tiles;
         let source = (*target).src[0];
         let [depth, n, p, q] = (*source).ne.map(|size| size as usize);
         let (rows, steps) = (n * p * q, tiles.steps(depth));
@@ -88,39 +99,90 @@ pub(crate) unsafe extern "C" fn pack_rows(target: *mut sys::ggml_tensor, thread:
     }
 }
 
-/// Multiply a weight with packed rows.
+/// Multiply a weight with packed rows; add the product of an adapter's second matrix and what its first gave, and a base.
 ///
-/// shapes: W [k, m], packed rows of k (`Rows`) or m (`Columns`) elements → [m, …] or [k, …]
+/// shapes: W [k, m], packed rows of k (`Rows`) or m (`Columns`) elements, B [r, m] or A [k, r], rows of r → [m, …] or [k, …]
 ///
 /// # Safety
-/// As `ggml_custom_op_t`: `target` was made by `Graph::times` and is placed, `tiles` is the kernel it was made for.
+/// As `ggml_custom_op_t`: `target` was made by `Graph::times` and is placed, `call` is what it was made with.
 pub(crate) unsafe extern "C" fn times<const COLUMNS_SIDE: bool>(
     target: *mut sys::ggml_tensor,
     thread: i32,
     threads: i32,
-    tiles: *mut c_void,
+    call: *mut c_void,
 ) {
     // SAFETY: the graph checked shapes and types; threads write different parts of the target.
     unsafe {
-        let tiles = &*tiles.cast_const().cast::<Tiles>();
-        let [weight, packed, ..] = (*target).src;
+        let call = &*call.cast_const().cast::<Call>();
+        let tiles = call.tiles;
+        let [weight, packed, matrix, small, ..] = (*target).src;
         let [width, n, p, q] = (*target).ne.map(|size| size as usize);
         let rows = n * p * q;
-        let depth = (*weight).ne[usize::from(COLUMNS_SIDE)] as usize;
         let (columns, bands) = parts(tiles, rows, width, thread as usize, threads as usize);
-        let b = Matrix::of(weight, !COLUMNS_SIDE);
-        let c = (*target).data.cast::<f32>();
-        let panel = tiles.rows * tiles.steps(depth);
+        let side = usize::from(COLUMNS_SIDE);
+        let depth = (*weight).ne[side] as usize;
+        let base = if call.base { (*(*target).src[if call.adapter { 4 } else { 2 }]).data.cast::<f32>() } else { std::ptr::null_mut() };
         SCRATCH.with_borrow_mut(|scratch| {
+            let rank = if call.adapter { (*matrix).ne[side] as usize } else { 0 };
+            let wanted = bands.start * tiles.rows..(bands.end * tiles.rows).min(rows);
+            pack_all(tiles, small, rank, &wanted, scratch);
+            let mut block = Block {
+                tiles,
+                rows,
+                bands,
+                columns: 0..0,
+                part: 0..0,
+                a: std::ptr::null(),
+                panel: 0,
+                c: (*target).data.cast::<f32>(),
+                stride: width,
+                from: base,
+            };
             for start in columns.clone().step_by(COLUMNS) {
-                let columns = start..(start + COLUMNS).min(columns.end);
+                block.columns = start..(start + COLUMNS).min(columns.end);
+                block.from = base;
+                block.panel = tiles.rows * tiles.steps(depth);
                 for part in tiles.blocks(depth) {
-                    let a = (*packed).data.cast::<u32>().add(tiles.steps(part.start) * tiles.rows);
-                    let block = Block { tiles, rows, bands: bands.clone(), columns: columns.clone(), part, a, panel, c, stride: width };
-                    block.run(&b, &mut scratch.lines, &mut scratch.b);
+                    block.a = (*packed).data.cast::<u32>().add(tiles.steps(part.start) * tiles.rows);
+                    block.part = part;
+                    block.run(&Matrix::of(weight, !COLUMNS_SIDE), &mut scratch.lines, &mut scratch.b);
+                    block.from = block.c;
+                }
+                block.panel = tiles.rows * tiles.steps(rank);
+                for part in tiles.blocks(rank) {
+                    // The panels of the rows begin with this thread's first.
+                    block.a = scratch.a.as_ptr().add(tiles.steps(part.start) * tiles.rows).wrapping_sub(block.bands.start * block.panel);
+                    block.part = part;
+                    block.run(&Matrix::of(matrix, !COLUMNS_SIDE), &mut scratch.lines, &mut scratch.b);
+                }
+            }
+            if call.scale != 1.0 {
+                for row in wanted {
+                    let line = block.c.add(row * width);
+                    columns.clone().for_each(|column| *line.add(column) *= call.scale);
                 }
             }
         });
+    }
+}
+
+/// Pack rows of a small contiguous tensor whole, into the thread's own memory.
+///
+/// # Safety
+/// `source` is a placed F32 tensor with `depth` elements in each of the rows, unless `depth` is zero.
+unsafe fn pack_all(tiles: &Tiles, source: *const sys::ggml_tensor, depth: usize, wanted: &Range<usize>, scratch: &mut Scratch) {
+    if depth == 0 {
+        return;
+    }
+    let panel = tiles.rows * tiles.steps(depth);
+    scratch.a.resize(scratch.a.len().max(wanted.len().div_ceil(tiles.rows) * panel), 0);
+    for part in tiles.blocks(depth) {
+        // SAFETY: as promised, and the memory was made long enough.
+        unsafe {
+            let to = scratch.a.as_mut_ptr().add(tiles.steps(part.start) * tiles.rows);
+            let packing = Packing { tiles, width: tiles.rows, wanted: wanted.clone(), depth: part, to, panel };
+            packing.run(&Matrix::of(source, true), &mut scratch.lines);
+        }
     }
 }
 
@@ -152,6 +214,8 @@ struct Block<'a> {
     panel: usize,
     c: *mut f32,
     stride: usize,
+    /// What the product is added to, laid out as `c`; null for nothing.
+    from: *const f32,
 }
 
 impl Block<'_> {
@@ -185,7 +249,8 @@ impl Block<'_> {
                         panel,
                         c,
                         stride: self.stride,
-                        add: self.part.start > 0,
+                        from: if self.from.is_null() { self.from } else { self.from.add(top * self.stride + left) },
+                        from_stride: self.stride,
                     };
                     let run = tiles.tiles[thirds - 1][vectors - 1];
                     if whole {
@@ -193,7 +258,10 @@ impl Block<'_> {
                         continue;
                     }
                     (tile.c, tile.stride) = (buffer.as_mut_ptr(), 2 * lanes);
-                    copy(c, self.stride, tile.c, tile.stride, rows, columns);
+                    if !tile.from.is_null() {
+                        copy(tile.from, self.stride, tile.c, tile.stride, rows, columns);
+                        (tile.from, tile.from_stride) = (tile.c, tile.stride);
+                    }
                     run(&tile);
                     copy(tile.c, tile.stride, c, self.stride, rows, columns);
                 }
@@ -214,11 +282,11 @@ unsafe fn copy(from: *const f32, from_stride: usize, to: *mut f32, to_stride: us
 /// shapes: a [k, m, g, …], b [k, n, h, …] → [m, n, h, …], h a multiple of g
 ///
 /// # Safety
-/// As `ggml_custom_op_t`: `target` was made by `Graph::product` and is placed, `tiles` is the kernel it was made for.
-pub(crate) unsafe extern "C" fn product(target: *mut sys::ggml_tensor, thread: i32, threads: i32, tiles: *mut c_void) {
+/// As `ggml_custom_op_t`: `target` was made by `Graph::product` and is placed, `call` is what it was made with.
+pub(crate) unsafe extern "C" fn product(target: *mut sys::ggml_tensor, thread: i32, threads: i32, call: *mut c_void) {
     // SAFETY: the graph checked shapes, types and strides; threads write different parts of the target.
     unsafe {
-        let tiles = &*tiles.cast_const().cast::<Tiles>();
+        let tiles = (*call.cast_const().cast::<Call>()).tiles;
         let [width, rows, heads, outer] = (*target).ne.map(|size| size as usize);
         let (thread, threads) = (thread as usize, threads as usize);
         let matrices = heads * outer;
@@ -270,6 +338,7 @@ unsafe fn one_product(
         for part in tiles.blocks(depth) {
             let to = scratch.a.as_mut_ptr();
             Packing { tiles, width: tiles.rows, wanted: wanted.clone(), depth: part.clone(), to, panel }.run(&a, &mut scratch.lines);
+            let c = (*target).data.cast::<f32>().add((matrix * rows + wanted.start) * width);
             for start in columns.clone().step_by(COLUMNS) {
                 let block = Block {
                     tiles,
@@ -279,8 +348,9 @@ unsafe fn one_product(
                     part: part.clone(),
                     a: to,
                     panel,
-                    c: (*target).data.cast::<f32>().add((matrix * rows + wanted.start) * width),
+                    c,
                     stride: width,
+                    from: if part.start == 0 { std::ptr::null() } else { c },
                 };
                 block.run(&b, &mut scratch.lines, &mut scratch.b);
             }

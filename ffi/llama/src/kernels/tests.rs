@@ -3,7 +3,7 @@
 use llama_cpp_sys_2 as sys;
 
 use super::Kernel;
-use crate::{Backend, Compute, Dtype, Graph, Storage, Tensor};
+use crate::{Backend, Compute, Dtype, Graph, Plus, Storage, Tensor};
 
 /// Numbers that look random, in −1..1.
 fn numbers(count: usize, seed: u32) -> Vec<f32> {
@@ -67,7 +67,8 @@ fn run(
         graph.output(result).unwrap();
         compute.bind(&mut graph).unwrap();
         for (leaf, (values, _)) in leaves.iter().zip(inputs) {
-            compute.set_f32(&graph, *leaf, values).unwrap();
+            // An input that a case does not read has no memory.
+            _ = compute.set_f32(&graph, *leaf, values);
         }
         compute.run(&graph).unwrap();
         compute.get_f32(&graph, result).unwrap()
@@ -88,10 +89,13 @@ fn products_of_weights_match_the_oracle() {
             let (w, x, y) = (numbers(k * m, 1), numbers(k * n, 2), numbers(m * n, 3));
             let bytes: Vec<u8> = w.iter().flat_map(|value| value.to_ne_bytes()).collect();
             let weight = Some((Dtype::F32, [k as i64, m as i64], &bytes[..]));
-            let ours = run(&[(x.clone(), [k as i64, n as i64, 1, 1])], weight, |graph, t| graph.times(kernel, t[0], t[1]).unwrap());
+            let ours =
+                run(&[(x.clone(), [k as i64, n as i64, 1, 1])], weight, |graph, t| graph.times(kernel, t[0], t[1], Plus::NONE).unwrap());
             let left = Naive { values: &x, row: k, column: 1 };
             check(&format!("times {k} {m} {n}"), kernel, &ours, &oracle(&left, &Naive { values: &w, row: 1, column: k }, n, m, k));
-            let ours = run(&[(y.clone(), [m as i64, n as i64, 1, 1])], weight, |graph, t| graph.times_turned(kernel, t[0], t[1]).unwrap());
+            let ours = run(&[(y.clone(), [m as i64, n as i64, 1, 1])], weight, |graph, t| {
+                graph.times_turned(kernel, t[0], t[1], Plus::NONE).unwrap()
+            });
             let left = Naive { values: &y, row: m, column: 1 };
             check(&format!("turned {k} {m} {n}"), kernel, &ours, &oracle(&left, &Naive { values: &w, row: k, column: 1 }, n, k, m));
         }
@@ -132,10 +136,13 @@ fn every_type_is_read_where_it_lies() {
         let (x, y) = (numbers(k * n, 6), numbers(m * n, 7));
         for kernel in Kernel::all() {
             let weight = Some((dtype, [k as i64, m as i64], &bytes[..]));
-            let ours = run(&[(x.clone(), [k as i64, n as i64, 1, 1])], weight, |graph, t| graph.times(kernel, t[0], t[1]).unwrap());
+            let ours =
+                run(&[(x.clone(), [k as i64, n as i64, 1, 1])], weight, |graph, t| graph.times(kernel, t[0], t[1], Plus::NONE).unwrap());
             let left = Naive { values: &x, row: k, column: 1 };
             check(&dtype.name(), kernel, &ours, &oracle(&left, &Naive { values: &exact, row: 1, column: k }, n, m, k));
-            let ours = run(&[(y.clone(), [m as i64, n as i64, 1, 1])], weight, |graph, t| graph.times_turned(kernel, t[0], t[1]).unwrap());
+            let ours = run(&[(y.clone(), [m as i64, n as i64, 1, 1])], weight, |graph, t| {
+                graph.times_turned(kernel, t[0], t[1], Plus::NONE).unwrap()
+            });
             let left = Naive { values: &y, row: m, column: 1 };
             check(&dtype.name(), kernel, &ours, &oracle(&left, &Naive { values: &exact, row: k, column: 1 }, n, k, m));
         }
@@ -174,15 +181,88 @@ fn strided_products_match_the_oracle() {
     }
 }
 
+/// W [k, m] with an adapter [k, r] and [r, m], and a base, on both sides.
+#[test]
+fn what_is_added_on_the_way_matches_the_oracle() {
+    for kernel in Kernel::all() {
+        for (k, m, n, r) in [(5, 3, 2, 1), (64, 48, 24, 16), (530, 70, 37, 33), (40, 300, 13, 600)] {
+            for with_base in [false, true] {
+                for side in [false, true] {
+                    let (inner, outer) = if side { (m, k) } else { (k, m) };
+                    let (w, x) = (numbers(k * m, 1), numbers(inner * n, 2));
+                    let (matrix, small, base) = (numbers(outer * r, 3), numbers(r * n, 4), numbers(outer * n, 5));
+                    let shape = if side { [k, r] } else { [r, m] };
+                    let sized = |values: &[f32], a: usize, b: usize| (values.to_vec(), [a as i64, b as i64, 1, 1]);
+                    let inputs = [
+                        sized(&w, k, m),
+                        sized(&x, inner, n),
+                        sized(&matrix, shape[0], shape[1]),
+                        sized(&small, r, n),
+                        sized(&base, outer, n),
+                    ];
+                    let ours = run(&inputs, None, |graph, t| {
+                        let plus = Plus { adapter: Some((t[2], t[3])), base: with_base.then_some(t[4]), scale: 0.5 };
+                        let product = if side { Graph::times_turned } else { Graph::times };
+                        product(graph, kernel, t[0], t[1], plus).unwrap()
+                    });
+                    let naive = |values, row, column| Naive { values, row, column };
+                    let (main, low) = if side { ((k, 1), (k, 1)) } else { ((1, k), (1, r)) };
+                    let (mut sums, mut sizes) = oracle(&naive(&x, inner, 1), &naive(&w, main.0, main.1), n, outer, inner);
+                    let (more, sizes_more) = oracle(&naive(&small, r, 1), &naive(&matrix, low.0, low.1), n, outer, r);
+                    for i in 0..sums.len() {
+                        let base = if with_base { f64::from(base[i]) } else { 0.0 };
+                        sums[i] = 0.5 * (sums[i] + more[i] + base);
+                        sizes[i] += sizes_more[i] + base.abs();
+                    }
+                    check(&format!("plus {k} {m} {n} {r}, side {side}, base {with_base}"), kernel, &ours, &(sums, sizes));
+                }
+            }
+        }
+    }
+}
+
+/// The row-wise gradients against the sums they stand for.
+#[test]
+fn gradients_by_rows_match_their_formulas() {
+    for (width, rows) in [(1, 1), (7, 5), (64, 9), (100, 3)] {
+        let shape = [width as i64, rows as i64, 1, 1];
+        let [x, y, dy, base] = [1, 2, 3, 4].map(|seed| numbers(width * rows, seed));
+        let inputs = [x.clone(), y.clone(), dy.clone(), base.clone()].map(|values| (values, shape));
+        let wide = |values: &[f32], row: usize| -> Vec<f64> { values[row * width..][..width].iter().map(|v| f64::from(*v)).collect() };
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        let same = |what: &str, ours: &[f32], right: &dyn Fn(usize, usize) -> f64| {
+            for (at, ours) in ours.iter().enumerate() {
+                let right = right(at / width, at % width);
+                assert!((f64::from(*ours) - right).abs() <= 1e-5 * (1.0 + right.abs()), "{what} {width}: {ours} where {right} is right");
+            }
+        };
+        let ours = run(&inputs, None, |graph, t| graph.soft_max_back(t[1], t[2], 0.5).unwrap());
+        same("soft_max", &ours, &|row, i| 0.5 * wide(&y, row)[i] * (wide(&dy, row)[i] - dot(&wide(&y, row), &wide(&dy, row))));
+        let ours = run(&inputs, None, |graph, t| graph.rms_norm_back(t[0], t[2], 1e-5, Some(t[3])).unwrap());
+        same("rms_norm", &ours, &|row, i| {
+            let (x, dy) = (wide(&x, row), wide(&dy, row));
+            let r = 1.0 / (dot(&x, &x) / width as f64 + 1e-5).sqrt();
+            r * (dy[i] - x[i] * dot(&x, &dy) / width as f64 * r * r) + f64::from(base[row * width + i])
+        });
+        let sigma = |row: usize, i: usize| 1.0 / (1.0 + (-wide(&x, row)[i]).exp());
+        let ours = run(&inputs, None, |graph, t| graph.swiglu_back(t[0], t[1], t[2]).unwrap().1);
+        same("up", &ours, &|row, i| wide(&dy, row)[i] * wide(&x, row)[i] * sigma(row, i));
+        let ours = run(&inputs, None, |graph, t| graph.swiglu_back(t[0], t[1], t[2]).unwrap().0);
+        same("gate", &ours, &|row, i| {
+            wide(&dy, row)[i] * wide(&y, row)[i] * sigma(row, i) * (1.0 + wide(&x, row)[i] * (1.0 - sigma(row, i)))
+        });
+    }
+}
+
 #[test]
 fn what_does_not_fit_is_refused() {
     let mut graph = Graph::new(16).unwrap();
     let kernel = Kernel::exact();
     let [w, x, ids] =
         [(Dtype::F32, [4, 5]), (Dtype::F32, [4, 3]), (Dtype::I32, [4, 5])].map(|(dtype, shape)| graph.input(dtype, &shape, "t").unwrap());
-    assert!(graph.times(kernel, w, x).is_ok());
-    assert!(graph.times_turned(kernel, w, x).is_err());
-    assert!(graph.times(kernel, ids, x).is_err());
-    assert!(graph.times(kernel, w, ids).is_err());
+    assert!(graph.times(kernel, w, x, Plus::NONE).is_ok());
+    assert!(graph.times_turned(kernel, w, x, Plus::NONE).is_err());
+    assert!(graph.times(kernel, ids, x, Plus::NONE).is_err());
+    assert!(graph.times(kernel, w, ids, Plus::NONE).is_err());
     assert!(graph.product(kernel, w, ids).is_err());
 }

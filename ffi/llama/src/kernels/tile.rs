@@ -15,8 +15,10 @@ pub struct Tile {
     pub c: *mut f32,
     /// units: floats between two rows of `c`.
     pub stride: usize,
-    /// Add to what `c` holds.
-    pub add: bool,
+    /// What the product is added to; null for nothing.
+    pub from: *const f32,
+    /// units: floats between two rows of `from`.
+    pub from_stride: usize,
 }
 
 pub type TileFn = unsafe fn(&Tile);
@@ -62,12 +64,13 @@ macro_rules! tile {
                     a = a.add(ROWS);
                     b = b.add(LANES);
                 }
+                let from = !t.from.is_null();
                 each_row!(ROW, {
-                    let c = t.c.add(ROW * t.stride);
-                    store(c, if t.add { add(load(c.cast()), sums[ROW][0]) } else { sums[ROW][0] });
+                    let (c, old) = (t.c.add(ROW * t.stride), t.from.wrapping_add(ROW * t.from_stride).cast::<u32>());
+                    store(c, if from { add(load(old), sums[ROW][0]) } else { sums[ROW][0] });
                     if N > 1 {
-                        let c = c.add(LANES);
-                        store(c, if t.add { add(load(c.cast()), sums[ROW][1]) } else { sums[ROW][1] });
+                        let (c, old) = (c.add(LANES), old.wrapping_add(LANES));
+                        store(c, if from { add(load(old), sums[ROW][1]) } else { sums[ROW][1] });
                     }
                 });
             }
