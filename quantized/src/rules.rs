@@ -29,6 +29,8 @@ pub(crate) struct Backward<'a> {
     pub output_of: Tensor,
     gradients: Vec<Option<Tensor>>,
     turned: HashMap<Tensor, Tensor>,
+    /// Forward values that were computed again here, by node.
+    recomputed: HashMap<usize, Tensor>,
 }
 
 impl<'a> Backward<'a> {
@@ -41,7 +43,7 @@ impl<'a> Backward<'a> {
         output_of: Tensor,
     ) -> Self {
         let gradients = vec![None; trace.nodes.len()];
-        Self { graph, trace, forward, needs, weights, output_of, gradients, turned: HashMap::new() }
+        Self { graph, trace, forward, needs, weights, output_of, gradients, turned: HashMap::new(), recomputed: HashMap::new() }
     }
 
     /// Propagate `gradient` of node `from` down to every adapter matrix; returns the gradient of each node that has one.
@@ -289,11 +291,16 @@ impl<'a> Backward<'a> {
         if self.trace.nodes[source(node, operand)?].shape == node.shape { Ok(()) } else { Err(no_rule(node, " repeated over rows")) }
     }
 
-    fn value(&self, node: &Node, operand: usize) -> Result<Tensor, TrainError> {
+    fn value(&mut self, node: &Node, operand: usize) -> Result<Tensor, TrainError> {
         self.emitted(source(node, operand)?, node)
     }
 
-    fn emitted(&self, index: usize, node: &Node) -> Result<Tensor, TrainError> {
+    fn emitted(&mut self, index: usize, node: &Node) -> Result<Tensor, TrainError> {
+        if self.weights.direct().is_some()
+            && let Some(again) = self.again(index)?
+        {
+            return Ok(again);
+        }
         self.forward[index].ok_or_else(|| no_rule(node, " of a node that was not emitted"))
     }
 
