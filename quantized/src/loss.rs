@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use translora_llama::{Compute, Dtype, Graph, Node, Op, Tensor, Trace};
+use translora_llama::{Compute, Dtype, Graph, Node, Op, Plus, Tensor, Trace};
 
 use crate::error::TrainError;
 use crate::objective::{Goal, Objective};
@@ -55,11 +55,6 @@ impl Head {
             at = source;
         }
         Self { start: trace.output, tail: Vec::new() }
-    }
-
-    /// The product with the output matrix, if it is known.
-    pub fn product(&self) -> Option<usize> {
-        self.tail.first().copied()
     }
 
     /// The logits are the product with the output matrix, times a number at most.
@@ -221,7 +216,10 @@ impl Parts<'_> {
             let mut node: Node = self.trace.nodes[*index].clone();
             node.shape[1] = count;
             let sources: Vec<Option<Tensor>> = node.sources.iter().map(|source| source.and_then(|source| forward[source])).collect();
-            forward[*index] = Some(graph.replay(&node, &sources, None)?);
+            forward[*index] = Some(match (node.op, self.weights.direct(), &sources[..]) {
+                (Op::MulMat, Some(kernel), [Some(matrix), Some(hidden)]) => graph.times(kernel, *matrix, *hidden, Plus::NONE)?,
+                _ => graph.replay(&node, &sources, None)?,
+            });
         }
         Ok(forward)
     }

@@ -10,9 +10,10 @@ use crate::inputs::{Feed, Tables};
 use crate::loss::{Head, Loss, Parts};
 use crate::objective::Goal;
 use crate::pack::{Example, Packed};
+use crate::profile::{Bounds, StepTimes};
 use crate::reach::{AdapterIndex, Reach};
 use crate::rules::{Backward, no_rule};
-use crate::weights::{ForwardWeights, Wanted, Weights};
+use crate::weights::Weights;
 
 /// What a program computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,6 +29,8 @@ pub(crate) enum Purpose {
 /// A training graph for fixed numbers of tokens and outputs.
 pub(crate) struct Program {
     graph: Graph,
+    /// Where its forward part and its loss end.
+    bounds: Bounds,
     vocabulary: usize,
     outputs: usize,
     inputs: Vec<Feed>,
@@ -57,24 +60,19 @@ pub(crate) struct Outcome {
     pub logits: Vec<f32>,
 }
 
-/// Which copies of which weights the gradients (and the chosen forward) need.
-pub(crate) fn wanted(trace: &Trace, adapter: &AdapterIndex, forward: ForwardWeights) -> HashMap<String, Wanted> {
+/// The weights whose transposes the gradients need.
+pub(crate) fn wanted(trace: &Trace, adapter: &AdapterIndex) -> HashSet<String> {
     let Reach { live, needs, .. } = Reach::of(trace, adapter);
-    let product = Head::find(trace, &needs).product();
-    let mut wanted: HashMap<String, Wanted> = HashMap::new();
-    for (index, node) in trace.nodes.iter().enumerate().filter(|(index, node)| live[*index] && node.op == Op::MulMat) {
-        let (Some(Some(weight)), Some(Some(input))) = (node.sources.first(), node.sources.get(1)) else { continue };
+    let products = trace.nodes.iter().enumerate().filter(|(index, node)| live[*index] && node.op == Op::MulMat);
+    let frozen = products.filter_map(|(_, node)| {
+        let (Some(Some(weight)), Some(Some(input))) = (node.sources.first(), node.sources.get(1)) else { return None };
         let weight = &trace.nodes[*weight];
         // A matrix for each head (latent attention) is turned where it is used.
-        if weight.op != Op::Weight || adapter.contains_key(&weight.name) || weight.shape[2..] != [1, 1] {
-            continue;
-        }
-        let entry = wanted.entry(weight.name.clone()).or_default();
-        entry.transposed |= needs[*input];
-        // The output matrix is read for few positions only; its logits stay exactly llama.cpp's.
-        entry.forward |= forward == ForwardWeights::F16 && weight.dtype.is_quantized() && Some(index) != product;
-    }
-    wanted
+        let flat = weight.op == Op::Weight && weight.shape[2..] == [1, 1];
+        let wanted = flat && !adapter.contains_key(&weight.name) && needs[*input];
+        wanted.then(|| weight.name.clone())
+    });
+    frozen.collect()
 }
 
 impl Program {
@@ -95,21 +93,36 @@ impl Program {
         let [vocabulary, outputs, ..] = output.shape;
         let head = Head::find(trace, &needs);
         let mut graph = Graph::new(trace.nodes.len() * 24 + 256 + head.nodes_max(vocabulary, outputs, &goal))?;
-        let forward = vec![None; trace.nodes.len()];
-        let dropping = purpose == Purpose::Gradients && goal.dropout > 0.0;
-        let (inputs, masks) = (Vec::new(), HashMap::new());
-        let mut emit = Emit { graph: &mut graph, traced, live: &live, weights, adapter, index, forward, inputs, dropping, masks };
+        let mut emit = Emit {
+            graph: &mut graph,
+            traced,
+            live: &live,
+            needs: &needs,
+            weights,
+            adapter,
+            index,
+            forward: vec![None; trace.nodes.len()],
+            inputs: Vec::new(),
+            dropping: purpose == Purpose::Gradients && goal.dropout > 0.0,
+            masks: HashMap::new(),
+        };
         for i in (0..=trace.output).filter(|i| live[*i] && !head.tail.contains(i)) {
             emit.node(i)?;
         }
         let Emit { forward, inputs, masks, .. } = emit;
         let tokens = inputs.iter().find(|feed| feed.is_tokens()).ok_or_else(|| no_rule(output, " without token input"))?;
         let [count, ..] = graph.shape(tokens.tensor())?;
+        if let Some(start) = forward[head.start] {
+            graph.expand(start)?;
+        }
+        let mut bounds = Bounds { forward: graph.nodes(), loss: usize::MAX };
         let output_of = graph.input(Dtype::I32, &[count], "output_of")?;
         let parts = Parts { trace, forward: &forward, needs: &needs, weights, head: &head, output_of, purpose, goal };
         let (loss, gradient) = Loss::new(&mut graph, &parts)?;
         let mut gradients = Vec::new();
         if let Some(gradient) = gradient {
+            graph.expand(gradient)?;
+            bounds.loss = graph.nodes();
             let mut rules = Backward::new(&mut graph, trace, &forward, &needs, weights, output_of);
             rules.masks.clone_from(&masks);
             let found = rules.run(head.start, 0, gradient)?;
@@ -118,6 +131,7 @@ impl Program {
         let size = |value: i64| usize::try_from(value).unwrap_or(0);
         Ok(Self {
             graph,
+            bounds,
             vocabulary: size(vocabulary),
             outputs: size(outputs),
             inputs,
@@ -163,6 +177,11 @@ impl Program {
         let weight = packed.weights.iter().map(|weight| f64::from(*weight)).sum();
         Ok(Outcome { loss, weight, gradients, logits })
     }
+
+    /// Add the times of the run just made.
+    pub fn add_times(&self, compute: &Compute, times: &mut StepTimes) {
+        times.add(&self.graph, self.bounds, compute);
+    }
 }
 
 /// Mark the adapter's gradients as outputs, in the order of its storage.
@@ -197,6 +216,7 @@ struct Emit<'a> {
     graph: &'a mut Graph,
     traced: &'a Traced<'a>,
     live: &'a [bool],
+    needs: &'a [bool],
     weights: &'a Weights,
     adapter: &'a Storage,
     index: &'a AdapterIndex,
@@ -253,16 +273,13 @@ impl Emit<'_> {
     fn replay(&mut self, i: usize, node: &Node) -> Result<Tensor, TrainError> {
         let trace = &self.traced.trace;
         let mut sources: Vec<Option<Tensor>> = node.sources.iter().map(|source| source.and_then(|source| self.forward[source])).collect();
-        if let (Op::MulMat, Some(Some(weight)), true) = (node.op, node.sources.first(), i != trace.output) {
-            let copy = self.weights.copy(self.graph, &trace.nodes[*weight].name)?;
-            sources[0] = copy.or(sources[0]);
-        }
-        if let (Op::MulMat, Some(Some(input)), true) = (node.op, sources.get(1), self.weights.forward == ForwardWeights::F16) {
-            // As in `Backward::mul_mat`: the permuted queries are not contiguous. Not in the native forward, which stays
-            // llama.cpp's to the bit.
-            sources[1] = Some(self.graph.dense(*input)?);
-        }
         self.mask(node, &mut sources)?;
+        // A product that reads through a mask is not the one that the trace has.
+        if !self.dropping
+            && let Some(product) = self.weights.product(self.graph, trace, self.needs, i, &mut self.forward)?
+        {
+            return Ok(product);
+        }
         let view = node.view.and_then(|(root, _)| self.forward[root]);
         Ok(self.graph.replay(node, &sources, view)?)
     }

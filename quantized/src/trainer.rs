@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use translora_llama::{Backend, Compute, Model, Storage};
+use translora_llama::{Backend, Compute, Kernel, Model, Storage};
 
 use crate::adapter::Adapter;
 use crate::dropout;
@@ -11,6 +11,7 @@ use crate::loss::{Condenser, LOSS_BYTES};
 use crate::objective::{Condensed, Goal, Objective};
 use crate::optimizer::{AdamW, Moments};
 use crate::pack::{Example, Packed, shared_prefix, split};
+use crate::profile::StepTimes;
 use crate::program::{Outcome, Pass, Program, Purpose, wanted};
 use crate::reach::{AdapterIndex, Reach};
 use crate::snapshot;
@@ -66,7 +67,7 @@ impl Default for TrainSpec {
             dropout: 0.0,
             clip_norm: 1.0,
             micro_batch: 0,
-            forward: ForwardWeights::F16,
+            forward: ForwardWeights::Direct(Kernel::fast()),
             loss_bytes: LOSS_BYTES,
             threads: 1,
         }
@@ -119,6 +120,8 @@ pub struct Trainer {
     goal: Goal,
     prefix: usize,
     vocabulary: usize,
+    /// While time is taken.
+    times: Option<StepTimes>,
 }
 
 impl Trainer {
@@ -161,6 +164,7 @@ impl Trainer {
             goal: Goal { objective: spec.objective, width: 1, bytes: spec.loss_bytes, dropout: spec.dropout },
             prefix: 0,
             vocabulary: model.vocab().len(),
+            times: None,
         };
         trainer.program(TOKENS_MAX, 16, Purpose::Gradients)?;
         Ok(trainer)
@@ -205,6 +209,17 @@ impl Trainer {
     /// units: bytes of work memory that the programs run so far have needed at most.
     pub fn work_bytes(&self) -> usize {
         self.compute.work_bytes()
+    }
+
+    /// Take the time of what later steps compute.
+    pub fn time(&mut self) {
+        self.compute.time(true);
+        self.times = Some(StepTimes::default());
+    }
+
+    /// Times since `time`.
+    pub fn times(&self) -> Option<&StepTimes> {
+        self.times.as_ref()
     }
 
     /// Take the examples that later calls name by index.
@@ -353,6 +368,9 @@ impl Trainer {
         let packed = Packed::new(run, self.prefix, tokens, outputs);
         let packed = if program.outputs() == outputs { packed } else { packed.with_all_outputs() };
         let outcome = program.run(&mut self.compute, &packed, &self.tracer.tables, run, pass)?;
+        if let Some(times) = &mut self.times {
+            program.add_times(&self.compute, times);
+        }
         Ok((outcome, packed))
     }
 
@@ -363,7 +381,7 @@ impl Trainer {
         }
         let traced = self.tracer.trace(tokens, outputs, &self.index)?;
         if self.weights.is_none() {
-            let copies = wanted(&traced.trace, &self.index, self.spec.forward);
+            let copies = wanted(&traced.trace, &self.index);
             self.weights = Some(Weights::prepare(&traced.trace, &mut self.compute, &copies, self.spec.forward)?);
         }
         if let Some(weights) = &self.weights {

@@ -53,7 +53,7 @@ impl Graph {
     pub fn phi(&mut self, a: Tensor) -> Built {
         let a = self.to_f32(a)?;
         let shape = self.shape(a)?;
-        self.custom(&[a], shape, recurrent::phi)
+        self.kernel(&[a], shape, recurrent::phi)
     }
 
     /// `b` after `a` along `axis`.
@@ -189,7 +189,7 @@ impl Graph {
         if sd[0] != sw[1] || sd[3] != 1 {
             return Err(LlamaError::Graph(format!("ssm_conv of {sd:?} by {sw:?}")));
         }
-        self.custom(&[dy, weights], [sw[0] - 1 + sd[1], sd[0], sd[2], 1], recurrent::ssm_conv_back)
+        self.kernel(&[dy, weights], [sw[0] - 1 + sd[1], sd[0], sd[2], 1], recurrent::ssm_conv_back)
     }
 
     /// Gradient of a gated delta net for q, k, v, g and β, one after the other in one row.
@@ -209,7 +209,7 @@ impl Graph {
             return Err(LlamaError::Graph(format!("gated delta net of {shapes:?}")));
         }
         let length = shapes[..5].iter().map(|shape| shape.iter().product::<i64>()).sum();
-        self.custom(&sources, [length, 1, 1, 1], recurrent::gated_delta_net_back)
+        self.kernel(&sources, [length, 1, 1, 1], recurrent::gated_delta_net_back)
     }
 
     /// Gradient of a selective scan for x, dt, B and C, one after the other in one row.
@@ -229,7 +229,7 @@ impl Graph {
             return Err(LlamaError::Graph(format!("selective scan of {shapes:?}")));
         }
         let length = [x, dt, b, c].iter().map(|shape| shape.iter().product::<i64>()).sum();
-        self.custom(&sources, [length, 1, 1, 1], recurrent::ssm_scan_back)
+        self.kernel(&sources, [length, 1, 1, 1], recurrent::ssm_scan_back)
     }
 
     /// Gradient of a product with chosen matrices for its input, one row for each token and chosen matrix.
@@ -242,7 +242,7 @@ impl Graph {
         if sw[1] != sd[0] || sw[3] != 1 {
             return Err(LlamaError::Graph(format!("mul_mat_id of {sw:?} and {sd:?}")));
         }
-        self.custom(&[weights, dy, ids], [sw[0], sd[1], sd[2], 1], recurrent::mul_mat_id_back)
+        self.kernel(&[weights, dy, ids], [sw[0], sd[1], sd[2], 1], recurrent::mul_mat_id_back)
     }
 
     /// Gradient of a product with chosen matrices for the matrices.
@@ -255,7 +255,7 @@ impl Graph {
         if sx[2] != sd[2] || sx[3] != 1 || (sx[1] != 1 && sx[1] != sd[1]) || experts < 1 {
             return Err(LlamaError::Graph(format!("mul_mat_id of {sx:?} and {sd:?}")));
         }
-        self.custom(&[x, dy, ids], [sx[0], sd[0], experts, 1], recurrent::mul_mat_id_weights)
+        self.kernel(&[x, dy, ids], [sx[0], sd[0], experts, 1], recurrent::mul_mat_id_weights)
     }
 
     fn chosen(&self, dy: [i64; 4], ids: [i64; 4], tensor: Tensor) -> Result<(), LlamaError> {
@@ -266,7 +266,7 @@ impl Graph {
     }
 
     /// A CPU kernel over contiguous operands (the first may be quantized where the kernel says so), with a fresh F32 result.
-    fn custom(&mut self, sources: &[Tensor], shape: [i64; 4], kernel: Kernel) -> Built {
+    fn kernel(&mut self, sources: &[Tensor], shape: [i64; 4], kernel: Kernel) -> Built {
         self.room()?;
         let mut raws = sources.iter().map(|source| self.raw(*source)).collect::<Result<Vec<_>, _>>()?;
         let [n0, n1, n2, n3] = shape;

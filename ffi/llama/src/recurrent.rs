@@ -67,7 +67,7 @@ fn add_scaled(y: &mut [f32], factor: f32, x: &[f32]) {
 /// source: Abramowitz and Stegun 7.1.26, to 1.5e-7
 ///
 /// # Safety
-/// As `Graph::custom` says; called by ggml.
+/// As `Graph::kernel` says; called by ggml.
 pub(crate) unsafe extern "C" fn phi(target: *mut sys::ggml_tensor, thread: i32, threads: i32, _: *mut c_void) {
     // SAFETY: operands as the caller promises; each thread has a stretch of its own.
     unsafe {
@@ -87,7 +87,7 @@ pub(crate) unsafe extern "C" fn phi(target: *mut sys::ggml_tensor, thread: i32, 
 /// See `Graph::ssm_conv_back`: dx[t + j, c] += dy[c, t] w[j, c].
 ///
 /// # Safety
-/// As `Graph::custom` says; called by ggml.
+/// As `Graph::kernel` says; called by ggml.
 pub(crate) unsafe extern "C" fn ssm_conv_back(target: *mut sys::ggml_tensor, thread: i32, threads: i32, _: *mut c_void) {
     // SAFETY: operands as the caller promises; channels are divided among the threads.
     unsafe {
@@ -112,7 +112,7 @@ pub(crate) unsafe extern "C" fn ssm_conv_back(target: *mut sys::ggml_tensor, thr
 /// source: the forward recurrence in ggml's `ggml_compute_forward_gated_delta_net`: M ← M e^g; d = β (v − M k); M ← M + d kᵀ; y = M q / √s
 ///
 /// # Safety
-/// As `Graph::custom` says; called by ggml.
+/// As `Graph::kernel` says; called by ggml.
 pub(crate) unsafe extern "C" fn gated_delta_net_back(target: *mut sys::ggml_tensor, thread: i32, threads: i32, _: *mut c_void) {
     // SAFETY: operands as the caller promises; a thread owns whole groups of heads that share a q and a k.
     unsafe {
@@ -286,7 +286,7 @@ fn advance(state: &mut [f32], token: &Token<'_>, decay: &mut [f32]) {
 /// source: the forward recurrence in ggml's `ggml_compute_forward_ssm_scan_f32`: Δ = softplus(dt); s ← s e^(ΔA) + B x Δ; y = s · C
 ///
 /// # Safety
-/// As `Graph::custom` says; called by ggml.
+/// As `Graph::kernel` says; called by ggml.
 pub(crate) unsafe extern "C" fn ssm_scan_back(target: *mut sys::ggml_tensor, thread: i32, threads: i32, _: *mut c_void) {
     // SAFETY: operands as the caller promises; a thread owns whole groups of heads that share a B and a C.
     unsafe {
@@ -355,7 +355,7 @@ fn softplus(x: f32) -> f32 {
 /// See `Graph::mul_mat_id_back`. Rows of the first operand are read in its own type, one after the other.
 ///
 /// # Safety
-/// As `Graph::custom` says, with a first operand of any type that ggml converts to F32; called by ggml.
+/// As `Graph::kernel` says, with a first operand of any type that ggml converts to F32; called by ggml.
 pub(crate) unsafe extern "C" fn mul_mat_id_back(target: *mut sys::ggml_tensor, thread: i32, threads: i32, _: *mut c_void) {
     // SAFETY: operands as the caller promises; a thread owns whole experts, and each (token, choice) belongs to one.
     unsafe {
@@ -386,7 +386,7 @@ pub(crate) unsafe extern "C" fn mul_mat_id_back(target: *mut sys::ggml_tensor, t
 /// See `Graph::mul_mat_id_weights`.
 ///
 /// # Safety
-/// As `Graph::custom` says; called by ggml.
+/// As `Graph::kernel` says; called by ggml.
 pub(crate) unsafe extern "C" fn mul_mat_id_weights(target: *mut sys::ggml_tensor, thread: i32, threads: i32, _: *mut c_void) {
     // SAFETY: operands as the caller promises; a thread owns whole experts.
     unsafe {

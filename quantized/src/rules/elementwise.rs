@@ -132,6 +132,9 @@ impl Backward<'_> {
     pub(super) fn glu(&mut self, node: &Node, glu: Glu, dy: Tensor) -> Done {
         let dy = self.graph.dense(dy)?;
         let split = node.sources.get(1).copied().flatten().is_some();
+        if split && glu == Glu::Swiglu && self.weights.direct().is_some() {
+            return self.swiglu_direct(node, dy);
+        }
         let (gate, up) = if split {
             (self.value(node, 0)?, self.value(node, 1)?)
         } else {

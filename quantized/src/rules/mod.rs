@@ -12,11 +12,14 @@ use crate::dropout::Mask;
 use crate::error::TrainError;
 use crate::weights::Weights;
 
+mod direct;
 mod elementwise;
 mod memory;
 mod norms;
 mod products;
 mod recurrent;
+
+pub(crate) use direct::adapted;
 
 type Done = Result<(), TrainError>;
 
@@ -35,6 +38,8 @@ pub(crate) struct Backward<'a> {
     pub masks: HashMap<usize, Mask>,
     gradients: Vec<Option<Tensor>>,
     turned: HashMap<Tensor, Tensor>,
+    /// Forward values that were computed again here, by node.
+    recomputed: HashMap<usize, Tensor>,
 }
 
 impl<'a> Backward<'a> {
@@ -47,7 +52,8 @@ impl<'a> Backward<'a> {
         output_of: Tensor,
     ) -> Self {
         let gradients = vec![None; trace.nodes.len()];
-        Self { graph, trace, forward, needs, weights, output_of, masks: HashMap::new(), gradients, turned: HashMap::new() }
+        let (masks, turned, recomputed) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Self { graph, trace, forward, needs, weights, output_of, masks, gradients, turned, recomputed }
     }
 
     /// Propagate `gradient` of node `from` down to the nodes before `until`, whose rules are not applied any more; returns the gradient
@@ -71,7 +77,11 @@ impl<'a> Backward<'a> {
 
     fn rule(&mut self, index: usize, node: &Node, dy: Tensor) -> Done {
         match node.op {
-            Op::Add | Op::AddId => self.add(node, dy),
+            Op::Add => match self.weights.direct().filter(|_| self.masks.is_empty()).zip(adapted(self.trace, self.needs, index)) {
+                Some((kernel, found)) => self.adapted_direct(node, found, dy, kernel),
+                None => self.add(node, dy),
+            },
+            Op::AddId => self.add(node, dy),
             Op::Sub => self.sub(node, dy),
             Op::Mul => self.mul(node, dy),
             Op::Div => self.div(index, node, dy),
@@ -116,7 +126,7 @@ impl<'a> Backward<'a> {
         node.sources.get(operand).copied().flatten().is_some_and(|index| self.needs[index])
     }
 
-    fn value(&self, node: &Node, operand: usize) -> Result<Tensor, TrainError> {
+    fn value(&mut self, node: &Node, operand: usize) -> Result<Tensor, TrainError> {
         if let Some(mask) = self.mask(node, operand) {
             return Ok(mask.masked);
         }
@@ -128,7 +138,12 @@ impl<'a> Backward<'a> {
         (operand == 1).then(|| self.masks.get(&matrix).copied()).flatten()
     }
 
-    fn emitted(&self, index: usize, node: &Node) -> Result<Tensor, TrainError> {
+    fn emitted(&mut self, index: usize, node: &Node) -> Result<Tensor, TrainError> {
+        if self.weights.direct().is_some()
+            && let Some(again) = self.again(index)?
+        {
+            return Ok(again);
+        }
         self.forward[index].ok_or_else(|| no_rule(node, " of a node that was not emitted"))
     }
 
@@ -152,6 +167,13 @@ impl<'a> Backward<'a> {
             Some(mask) => mask.back(self.graph, gradient)?,
             None => gradient,
         };
+        self.add_gradient(index, gradient)
+    }
+
+    fn add_gradient(&mut self, index: usize, gradient: Tensor) -> Done {
+        if !self.needs[index] {
+            return Ok(());
+        }
         self.gradients[index] = Some(match self.gradients[index] {
             None => gradient,
             Some(sofar) => {

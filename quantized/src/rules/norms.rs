@@ -7,6 +7,9 @@ use super::{Backward, Done};
 impl Backward<'_> {
     /// y = x / √(mean x² + ε): dx = (dy − y mean(y ⊙ dy)) / √(mean x² + ε)
     pub(super) fn rms_norm(&mut self, index: usize, node: &Node, dy: Tensor) -> Done {
+        if self.weights.direct().is_some() {
+            return self.rms_norm_direct(node, dy);
+        }
         let (x, y) = (self.value(node, 0)?, self.emitted(index, node)?);
         let inverse = 1.0 / node.shape[0] as f32;
         let graph = &mut *self.graph;
@@ -71,6 +74,9 @@ impl Backward<'_> {
     /// y = softmax(s x + mask): dx = s y ⊙ (dy − Σ y ⊙ dy). A sink takes part in y and has no value, so it adds nothing to the sum.
     pub(super) fn soft_max(&mut self, index: usize, node: &Node, dy: Tensor) -> Done {
         let y = self.emitted(index, node)?;
+        if self.weights.direct().is_some() {
+            return self.soft_max_direct(y, node, dy);
+        }
         let graph = &mut *self.graph;
         let dy = graph.dense(dy)?;
         let product = graph.mul(y, dy)?;

@@ -10,11 +10,13 @@ impl Backward<'_> {
     ///
     /// shapes: a [k, m, g, p], b [k, n, h, p], y [m, n, h, p] with h a multiple of g
     pub(super) fn mul_mat(&mut self, node: &Node, dy: Tensor) -> Done {
+        if let Some(kernel) = self.weights.direct() {
+            return self.mul_mat_direct(node, dy, kernel);
+        }
         // ggml's fast F32 product wants its second operand contiguous; gradients of permuted heads are not.
         let dy = self.graph.dense(dy)?;
         if self.wants(node, 1) {
-            let turned = self.transposed_operand(node)?;
-            let db = self.graph.mul_mat(turned, dy)?;
+            let db = self.right_gradient(node, dy)?;
             self.give(node, 1, db)?;
         }
         if self.wants(node, 0) {
@@ -35,18 +37,17 @@ impl Backward<'_> {
         Ok(())
     }
 
-    /// The first operand of a product, transposed: the prepared copy of a weight, or turned here.
-    fn transposed_operand(&mut self, node: &Node) -> Result<Tensor, TrainError> {
+    /// W dy for a frozen weight, by whatever reads it; else a product with the first operand turned here.
+    pub(super) fn right_gradient(&mut self, node: &Node, dy: Tensor) -> Result<Tensor, TrainError> {
         let index = source(node, 0)?;
-        let a = &self.trace.nodes[index];
-        if a.op == Op::Weight && !self.needs[index] {
-            if let Some(copy) = self.weights.transposed(self.graph, a)? {
-                return Ok(copy);
-            }
+        let (a, tensor) = (&self.trace.nodes[index], self.value(node, 0)?);
+        if a.op == Op::Weight && !self.needs[index] && a.shape[2..] == [1, 1] {
+            let product = self.weights.turned_product(self.graph, a, tensor, dy)?;
+            return product.ok_or_else(|| no_rule(node, " without a transposed copy"));
         }
-        let a = self.value(node, 0)?;
-        let a = self.graph.to_f32(a)?;
-        self.turn(a)
+        let floats = self.graph.to_f32(tensor)?;
+        let turned = self.turn(floats)?;
+        Ok(self.graph.mul_mat(turned, dy)?)
     }
 
     /// y = aᵀ b with an `a` chosen for each row of y; the choice is fixed
