@@ -23,10 +23,14 @@ impl Mask {
     pub fn new(graph: &mut Graph, input: Tensor, slot: usize) -> Result<Self, TrainError> {
         let shape = graph.shape(input)?;
         let mask = graph.input(Dtype::F32, &shape, "dropout")?;
-        let input = graph.dense(input)?;
-        let masked = graph.mul(input, mask)?;
+        let masked = apply(graph, input, mask)?;
         let elements = usize::try_from(shape.iter().product::<i64>()).unwrap_or(0);
         Ok(Self { mask, masked, elements, slot })
+    }
+
+    /// The input, computed again, times the mask.
+    pub fn again(&self, graph: &mut Graph, input: Tensor) -> Result<Tensor, TrainError> {
+        apply(graph, input, self.mask)
     }
 
     /// The gradient for the input from that for the masked one.
@@ -38,6 +42,11 @@ impl Mask {
     pub fn fill(&self, compute: &mut Compute, graph: &Graph, share: f32, draw: u64) -> Result<(), TrainError> {
         Ok(compute.set_f32(graph, self.mask, &values(self.elements, share, key(&[draw, self.slot as u64])))?)
     }
+}
+
+fn apply(graph: &mut Graph, input: Tensor, mask: Tensor) -> Result<Tensor, TrainError> {
+    let input = graph.dense(input)?;
+    Ok(graph.mul(input, mask)?)
 }
 
 /// One number out of several.

@@ -7,9 +7,11 @@
 
 mod adapter;
 mod dropout;
+mod emit;
 mod error;
 mod gradcheck;
 mod inputs;
+mod keep;
 mod loss;
 mod modules;
 mod objective;
@@ -30,6 +32,7 @@ mod weights;
 pub use adapter::{Adapter, LoraPair};
 pub use error::TrainError;
 pub use gradcheck::{GradCheck, GradReport, MatrixError, gradcheck};
+pub use keep::Keep;
 pub use loss::LOSS_BYTES;
 pub use modules::{Target, targets};
 pub use objective::{Condensed, Divergence, Objective, PROBABILITY_MIN, Teacher};

@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use translora_llama::{Compute, Dtype, Graph, Node, Op, Plus, Tensor, Trace};
 
+use crate::emit::Setting;
 use crate::error::TrainError;
 use crate::objective::{Goal, Objective};
 use crate::pack::{Example, Packed};
@@ -194,7 +195,8 @@ impl Chunk {
         let (signal, gradient) = Signal::new(graph, goal, logits, hidden, weights)?;
         let chunk = Self { outputs, signal, weights, logits: kept };
         let (Some(gradient), Some(weights)) = (gradient, weights) else { return Ok((chunk, None)) };
-        let rules = Backward::new(graph, parts.trace, &forward, parts.needs, parts.weights, parts.output_of);
+        let setting = Setting { trace: parts.trace, needs: parts.needs, weights: parts.weights, dropping: false };
+        let rules = Backward::new(graph, setting, &forward, parts.output_of);
         let found = rules.run(parts.trace.output, parts.head.start + 1, gradient)?;
         let gradient = found[parts.head.start].ok_or_else(|| no_rule(&parts.trace.nodes[parts.trace.output], " as logits"))?;
         let gradient = chunk.signal.at_hidden(graph, gradient, weights)?;
@@ -264,7 +266,8 @@ impl Condenser<'_> {
             let input = graph.input(Dtype::F32, &[vocabulary, some.len() as i64], "probabilities")?;
             let scaled = graph.scale(input, SCALE, 0.0)?;
             let output_of = graph.input(Dtype::I32, &[1], "output_of")?;
-            let rules = Backward::new(&mut graph, trace, &forward, self.needs, self.weights, output_of);
+            let setting = Setting { trace, needs: self.needs, weights: self.weights, dropping: false };
+            let rules = Backward::new(&mut graph, setting, &forward, output_of);
             let found = rules.run(trace.output, head.start + 1, scaled)?;
             let result = found[head.start].ok_or_else(|| no_rule(&trace.nodes[trace.output], " as logits"))?;
             let result = graph.scale(result, 1.0 / SCALE, 0.0)?;

@@ -1,6 +1,7 @@
 //! What is minimized, and what a teacher says about each token.
 
 use crate::error::TrainError;
+use crate::keep::Keep;
 use crate::pack::Example;
 
 /// What a step minimizes, as a mean over completion tokens by their weights.
@@ -71,6 +72,7 @@ pub(crate) struct Goal {
     pub bytes: usize,
     /// Share of the inputs of each A that a training step leaves out.
     pub dropout: f32,
+    pub keep: Keep,
 }
 
 impl Goal {

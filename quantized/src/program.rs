@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use translora_llama::{Compute, Dtype, Graph, Node, Op, Storage, Tensor, Trace};
 
 use crate::dropout::Mask;
+use crate::emit::Setting;
 use crate::error::TrainError;
 use crate::inputs::{Feed, Tables};
 use crate::loss::{Head, Loss, Parts};
@@ -88,22 +89,22 @@ impl Program {
         goal: Goal,
     ) -> Result<Self, TrainError> {
         let trace = &traced.trace;
-        let Reach { live, needs, .. } = Reach::of(trace, index);
+        let reach = Reach::of(trace, index);
+        let Reach { live, needs, .. } = &reach;
         let output = &trace.nodes[trace.output];
         let [vocabulary, outputs, ..] = output.shape;
-        let head = Head::find(trace, &needs);
-        let mut graph = Graph::new(trace.nodes.len() * 24 + 256 + head.nodes_max(vocabulary, outputs, &goal))?;
+        let head = Head::find(trace, needs);
+        let mut graph = Graph::new(trace.nodes.len() * 28 + 256 + head.nodes_max(vocabulary, outputs, &goal))?;
+        let setting = Setting { trace, needs, weights, dropping: purpose == Purpose::Gradients && goal.dropout > 0.0 };
         let mut emit = Emit {
             graph: &mut graph,
             traced,
-            live: &live,
-            needs: &needs,
-            weights,
+            live,
+            setting,
             adapter,
             index,
             forward: vec![None; trace.nodes.len()],
             inputs: Vec::new(),
-            dropping: purpose == Purpose::Gradients && goal.dropout > 0.0,
             masks: HashMap::new(),
         };
         for i in (0..=trace.output).filter(|i| live[*i] && !head.tail.contains(i)) {
@@ -117,13 +118,14 @@ impl Program {
         }
         let mut bounds = Bounds { forward: graph.nodes(), loss: usize::MAX };
         let output_of = graph.input(Dtype::I32, &[count], "output_of")?;
-        let parts = Parts { trace, forward: &forward, needs: &needs, weights, head: &head, output_of, purpose, goal };
+        let parts = Parts { trace, forward: &forward, needs, weights, head: &head, output_of, purpose, goal };
         let (loss, gradient) = Loss::new(&mut graph, &parts)?;
         let mut gradients = Vec::new();
         if let Some(gradient) = gradient {
             graph.expand(gradient)?;
             bounds.loss = graph.nodes();
-            let mut rules = Backward::new(&mut graph, trace, &forward, &needs, weights, output_of);
+            let kept = goal.keep.of(trace, &reach, head.start, weights.direct().is_some());
+            let mut rules = Backward::new(&mut graph, setting, &forward, output_of).keeping(&kept);
             rules.masks.clone_from(&masks);
             let found = rules.run(head.start, 0, gradient)?;
             gradients = outputs_of(&mut graph, trace, index, &found)?;
@@ -216,14 +218,11 @@ struct Emit<'a> {
     graph: &'a mut Graph,
     traced: &'a Traced<'a>,
     live: &'a [bool],
-    needs: &'a [bool],
-    weights: &'a Weights,
+    setting: Setting<'a>,
     adapter: &'a Storage,
     index: &'a AdapterIndex,
     forward: Vec<Option<Tensor>>,
     inputs: Vec<Feed>,
-    /// A program for training steps with dropout.
-    dropping: bool,
     /// By the index of the A that reads through it.
     masks: HashMap<usize, Mask>,
 }
@@ -246,13 +245,11 @@ impl Emit<'_> {
                 self.inputs.push(feed);
                 tensor
             }
-            Op::Store => {
-                let value = node.sources[0].and_then(|source| self.forward[source]);
-                let value = value.ok_or_else(|| no_rule(node, " of a node that was not emitted"))?;
-                let value = self.graph.to_f32(value)?;
-                self.graph.reshape(value, node.shape)?
+            _ => {
+                let mut sources = self.setting.sources(node, &self.forward);
+                self.mask(node, &mut sources)?;
+                self.setting.value(self.graph, i, &sources, &mut self.forward)?
             }
-            _ => self.replay(i, node)?,
         };
         self.forward[i] = Some(tensor);
         Ok(())
@@ -260,7 +257,7 @@ impl Emit<'_> {
 
     /// Let the product with an A read its input through a mask.
     fn mask(&mut self, node: &Node, sources: &mut [Option<Tensor>]) -> Result<(), TrainError> {
-        let (true, Some(Some(a)), Some(Some(input))) = (self.dropping, node.sources.first(), sources.get(1)) else { return Ok(()) };
+        let (true, Some(Some(a)), Some(Some(input))) = (self.setting.dropping, node.sources.first(), sources.get(1)) else { return Ok(()) };
         let name = &self.traced.trace.nodes[*a].name;
         if let (Some(slot), true) = (self.index.get(name), name.ends_with(".lora_a")) {
             let mask = Mask::new(self.graph, *input, *slot)?;
@@ -268,19 +265,5 @@ impl Emit<'_> {
             self.masks.insert(*a, mask);
         }
         Ok(())
-    }
-
-    fn replay(&mut self, i: usize, node: &Node) -> Result<Tensor, TrainError> {
-        let trace = &self.traced.trace;
-        let mut sources: Vec<Option<Tensor>> = node.sources.iter().map(|source| source.and_then(|source| self.forward[source])).collect();
-        self.mask(node, &mut sources)?;
-        // A product that reads through a mask is not the one that the trace has.
-        if !self.dropping
-            && let Some(product) = self.weights.product(self.graph, trace, self.needs, i, &mut self.forward)?
-        {
-            return Ok(product);
-        }
-        let view = node.view.and_then(|(root, _)| self.forward[root]);
-        Ok(self.graph.replay(node, &sources, view)?)
     }
 }

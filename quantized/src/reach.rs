@@ -45,7 +45,8 @@ impl Reach {
     }
 }
 
-fn operands(node: &Node) -> impl Iterator<Item = usize> {
+/// What a node reads, the memory of a view among it.
+pub(crate) fn operands(node: &Node) -> impl Iterator<Item = usize> {
     node.sources.iter().flatten().copied().chain(node.view.map(|(root, _)| root))
 }
 

@@ -8,6 +8,7 @@ use translora_llama::{Adapter as LoadedAdapter, Backend, Compute, Context, Dtype
 use crate::adapter::Adapter;
 use crate::error::TrainError;
 use crate::inputs::Tables;
+use crate::keep::Keep;
 use crate::loss::LOSS_BYTES;
 use crate::modules::{self, Target};
 use crate::objective::{Goal, Objective};
@@ -114,7 +115,7 @@ pub fn survey(backend: Backend, model: &Model, asked: &str, threads: u32) -> Res
     };
     let mut targets: Vec<Target> = candidates.into_iter().filter(|target| used(target).is_some()).collect();
     let mut blocked = None;
-    let goal = Goal { objective: Objective::Text, width: 0, bytes: LOSS_BYTES, dropout: 0.0 };
+    let goal = Goal { objective: Objective::Text, width: 0, bytes: LOSS_BYTES, dropout: 0.0, keep: Keep::Most };
     while !targets.is_empty() {
         let (shapes, kept) = layout(&Adapter::fresh(&targets, 1, 1.0, 0));
         let storage = Storage::new(&compute, &shapes)?;

@@ -7,6 +7,7 @@ use translora_llama::{Backend, Compute, Kernel, Model, Storage};
 use crate::adapter::Adapter;
 use crate::dropout;
 use crate::error::TrainError;
+use crate::keep::Keep;
 use crate::loss::{Condenser, LOSS_BYTES};
 use crate::objective::{Condensed, Goal, Objective};
 use crate::optimizer::{AdamW, Moments};
@@ -47,6 +48,8 @@ pub struct TrainSpec {
     /// Examples that go through the model at one time at most; their gradients add up to the batch's. 0: as many as fit one pack.
     pub micro_batch: usize,
     pub forward: ForwardWeights,
+    /// What is kept between forward and backward. Changes memory and time, not a bit of the gradients.
+    pub keep: Keep,
     /// units: bytes that logits and their gradients may take at one time (`LOSS_BYTES`).
     pub loss_bytes: usize,
     pub threads: u32,
@@ -68,6 +71,7 @@ impl Default for TrainSpec {
             clip_norm: 1.0,
             micro_batch: 0,
             forward: ForwardWeights::Direct(Kernel::fast()),
+            keep: Keep::Most,
             loss_bytes: LOSS_BYTES,
             threads: 1,
         }
@@ -161,7 +165,7 @@ impl Trainer {
             programs: HashMap::new(),
             tracer,
             examples: Vec::new(),
-            goal: Goal { objective: spec.objective, width: 1, bytes: spec.loss_bytes, dropout: spec.dropout },
+            goal: Goal { objective: spec.objective, width: 1, bytes: spec.loss_bytes, dropout: spec.dropout, keep: spec.keep },
             prefix: 0,
             vocabulary: model.vocab().len(),
             times: None,

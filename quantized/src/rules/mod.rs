@@ -9,7 +9,9 @@ use std::collections::HashMap;
 use translora_llama::{Graph, Node, Op, Tensor, Trace};
 
 use crate::dropout::Mask;
+use crate::emit::Setting;
 use crate::error::TrainError;
+use crate::reach::operands;
 use crate::weights::Weights;
 
 mod direct;
@@ -27,33 +29,39 @@ type Done = Result<(), TrainError>;
 pub(crate) struct Backward<'a> {
     pub graph: &'a mut Graph,
     pub trace: &'a Trace,
-    /// This graph's tensor for each traced node that was emitted.
-    pub forward: &'a [Option<Tensor>],
     /// Nodes whose value depends on an adapter matrix.
     pub needs: &'a [bool],
     pub weights: &'a Weights,
+    setting: Setting<'a>,
+    /// This graph's tensor for each traced node: of the forward pass where that is kept, else computed again once it is asked for.
+    values: Vec<Option<Tensor>>,
+    /// Whether it is kept; all are where nothing is said.
+    kept: Vec<bool>,
     /// Input: for each token, the output row taken at it, or the padding row.
     pub output_of: Tensor,
     /// What the products with these matrices read instead of their second operand.
     pub masks: HashMap<usize, Mask>,
     gradients: Vec<Option<Tensor>>,
     turned: HashMap<Tensor, Tensor>,
-    /// Forward values that were computed again here, by node.
-    recomputed: HashMap<usize, Tensor>,
+    /// What masks let through, by matrix, where it is not kept.
+    masked: HashMap<usize, Tensor>,
 }
 
 impl<'a> Backward<'a> {
-    pub fn new(
-        graph: &'a mut Graph,
-        trace: &'a Trace,
-        forward: &'a [Option<Tensor>],
-        needs: &'a [bool],
-        weights: &'a Weights,
-        output_of: Tensor,
-    ) -> Self {
-        let gradients = vec![None; trace.nodes.len()];
-        let (masks, turned, recomputed) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Self { graph, trace, forward, needs, weights, output_of, masks, gradients, turned, recomputed }
+    pub fn new(graph: &'a mut Graph, setting: Setting<'a>, forward: &[Option<Tensor>], output_of: Tensor) -> Self {
+        let Setting { trace, needs, weights, .. } = setting;
+        let (gradients, kept) = (vec![None; trace.nodes.len()], vec![true; trace.nodes.len()]);
+        let (masks, turned, masked) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Self { graph, trace, needs, weights, setting, values: forward.to_vec(), kept, output_of, masks, gradients, turned, masked }
+    }
+
+    /// Read these values of the forward pass only.
+    pub fn keeping(mut self, kept: &[bool]) -> Self {
+        self.kept = kept.to_vec();
+        for value in self.values.iter_mut().zip(kept).filter(|(_, kept)| !**kept).map(|(value, _)| value) {
+            *value = None;
+        }
+        self
     }
 
     /// Propagate `gradient` of node `from` down to the nodes before `until`, whose rules are not applied any more; returns the gradient
@@ -78,7 +86,7 @@ impl<'a> Backward<'a> {
     fn rule(&mut self, index: usize, node: &Node, dy: Tensor) -> Done {
         match node.op {
             Op::Add => match self.weights.direct().filter(|_| self.masks.is_empty()).zip(adapted(self.trace, self.needs, index)) {
-                Some((kernel, found)) => self.adapted_direct(node, found, dy, kernel),
+                Some((kernel, found)) => self.adapted_direct(index, node, found, dy, kernel),
                 None => self.add(node, dy),
             },
             Op::AddId => self.add(node, dy),
@@ -127,10 +135,20 @@ impl<'a> Backward<'a> {
     }
 
     fn value(&mut self, node: &Node, operand: usize) -> Result<Tensor, TrainError> {
-        if let Some(mask) = self.mask(node, operand) {
-            return Ok(mask.masked);
+        let index = source(node, operand)?;
+        let Some(mask) = self.mask(node, operand) else { return self.emitted(index, node) };
+        let matrix = source(node, 0)?;
+        if let Some(masked) = self.masked.get(&matrix) {
+            return Ok(*masked);
         }
-        self.emitted(source(node, operand)?, node)
+        let masked = if self.kept[index] {
+            mask.masked
+        } else {
+            let input = self.emitted(index, node)?;
+            mask.again(self.graph, input)?
+        };
+        self.masked.insert(matrix, masked);
+        Ok(masked)
     }
 
     fn mask(&self, node: &Node, operand: usize) -> Option<Mask> {
@@ -139,12 +157,35 @@ impl<'a> Backward<'a> {
     }
 
     fn emitted(&mut self, index: usize, node: &Node) -> Result<Tensor, TrainError> {
-        if self.weights.direct().is_some()
-            && let Some(again) = self.again(index)?
-        {
-            return Ok(again);
+        if self.values[index].is_none() {
+            self.again(index)?;
         }
-        self.forward[index].ok_or_else(|| no_rule(node, " of a node that was not emitted"))
+        self.values[index].ok_or_else(|| no_rule(node, " of a node that was not emitted"))
+    }
+
+    /// Compute a forward value that was not kept again, and before it whatever it needs.
+    fn again(&mut self, index: usize) -> Done {
+        let node = &self.trace.nodes[index];
+        if matches!(node.op, Op::Weight | Op::Input | Op::State) {
+            return Ok(());
+        }
+        // Of an adapted product, which is one operation, only the ends are read.
+        let fused = self.weights.direct().filter(|_| !self.setting.dropping).and_then(|_| adapted(self.trace, self.needs, index));
+        let needed = match fused {
+            Some(found) => vec![found.weight, found.a, found.b, found.x],
+            None => operands(node).collect(),
+        };
+        for operand in needed {
+            if self.values[operand].is_none() {
+                self.again(operand)?;
+            }
+        }
+        let mut sources = self.setting.sources(node, &self.values);
+        if self.mask(node, 1).is_some() {
+            sources[1] = Some(self.value(node, 1)?);
+        }
+        self.values[index] = Some(self.setting.value(self.graph, index, &sources, &mut self.values)?);
+        Ok(())
     }
 
     /// Transpose the inner two dimensions into memory, once for each tensor.

@@ -1,0 +1,49 @@
+//! Emits the operations of a trace into a graph: each once for the forward pass, some once more for the backward pass.
+
+use translora_llama::{Graph, Node, Op, Tensor, Trace};
+
+use crate::error::TrainError;
+use crate::rules::no_rule;
+use crate::weights::Weights;
+
+/// What an emitted operation depends on besides its operands.
+#[derive(Clone, Copy)]
+pub(crate) struct Setting<'a> {
+    pub trace: &'a Trace,
+    /// Nodes whose value depends on an adapter matrix.
+    pub needs: &'a [bool],
+    pub weights: &'a Weights,
+    /// Products with an A read through masks.
+    pub dropping: bool,
+}
+
+impl Setting<'_> {
+    /// This graph's tensors for the operands of a node.
+    pub fn sources(&self, node: &Node, values: &[Option<Tensor>]) -> Vec<Option<Tensor>> {
+        node.sources.iter().map(|source| source.and_then(|source| values[source])).collect()
+    }
+
+    /// The value of the traced node `i`, which is no leaf, from `sources` and, for what is fused, from `values`.
+    pub fn value(
+        &self,
+        graph: &mut Graph,
+        i: usize,
+        sources: &[Option<Tensor>],
+        values: &mut [Option<Tensor>],
+    ) -> Result<Tensor, TrainError> {
+        let node = &self.trace.nodes[i];
+        if node.op == Op::Store {
+            let value = sources.first().copied().flatten().ok_or_else(|| no_rule(node, " of a node that was not emitted"))?;
+            let value = graph.to_f32(value)?;
+            return Ok(graph.reshape(value, node.shape)?);
+        }
+        // A product that reads through a mask is not the one that the trace has.
+        if !self.dropping
+            && let Some(product) = self.weights.product(graph, self.trace, self.needs, i, values)?
+        {
+            return Ok(product);
+        }
+        let view = node.view.and_then(|(root, _)| values[root]);
+        Ok(graph.replay(node, sources, view)?)
+    }
+}
