@@ -1,5 +1,7 @@
 use translora_llama::LlamaError;
 
+use crate::plan::Nearest;
+
 /// Why an adapter could not be trained.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -27,10 +29,18 @@ pub enum TrainError {
     Example { index: usize, reason: String },
     #[error("the {what} of step {step} is not finite")]
     NotFinite { what: &'static str, step: u64 },
+    /// No way to train fits the memory that was allowed.
+    #[error("{} MiB do not suffice: {}", limit >> 20, memory(*least, *tokens, *hint))]
+    Memory { limit: usize, least: usize, tokens: usize, hint: Option<Nearest> },
     #[error("snapshot: {0}")]
     Snapshot(String),
     #[error("temporary adapter file: {0}")]
     Io(#[from] std::io::Error),
+}
+
+fn memory(least: usize, tokens: usize, hint: Option<Nearest>) -> String {
+    let other = hint.map_or(String::new(), |hint| format!("; within it {hint}"));
+    format!("examples of {tokens} tokens need {} MiB{other}", (least >> 20) + 1)
 }
 
 fn could(blocks: Option<(u32, u32)>) -> String {

@@ -5,6 +5,7 @@
 use translora_llama::{Glu, Op, Trace};
 
 use crate::reach::{Reach, operands};
+use crate::rules::adapted;
 
 /// How much is kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -22,7 +23,13 @@ impl Keep {
         match self {
             Self::Most if direct => but_cheap(trace),
             Self::Most => vec![true; trace.nodes.len()],
-            Self::Blocks => between_blocks(&Flow::of(trace, reach, last)),
+            Self::Blocks => {
+                let mut flow = Flow::of(trace, reach, last);
+                if direct {
+                    flow.fuse(trace, reach);
+                }
+                between_blocks(&flow)
+            }
         }
     }
 }
@@ -77,6 +84,18 @@ impl Flow {
         }
         read[last] = count;
         Self { moving, read, root, bytes, last }
+    }
+
+    /// Count an adapted product as the one operation that it is.
+    fn fuse(&mut self, trace: &Trace, reach: &Reach) {
+        for sum in 0..=self.last {
+            if let (true, Some(found)) = (self.moving[sum], adapted(trace, &reach.needs, sum)) {
+                for inner in trace.nodes[sum].sources.iter().flatten().chain(trace.nodes[found.scale].sources.iter().flatten()) {
+                    self.moving[*inner] = false;
+                }
+                self.read[found.x] = self.read[found.x].max(sum);
+            }
+        }
     }
 
     /// The nodes at or before each that are read after it, for those after which a block may end, with the bytes of their memory.

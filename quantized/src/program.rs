@@ -150,6 +150,11 @@ impl Program {
         self.outputs
     }
 
+    /// Bytes of work memory that a run would need, and tensors of the graph.
+    pub fn measure(&mut self, compute: &mut Compute) -> Result<(usize, usize), TrainError> {
+        Ok((compute.measure(&mut self.graph)?, self.graph.len()))
+    }
+
     /// Run on one packed sequence, of the examples of `run`.
     pub fn run(
         &mut self,

@@ -12,6 +12,7 @@ use crate::loss::{Condenser, LOSS_BYTES};
 use crate::objective::{Condensed, Goal, Objective};
 use crate::optimizer::{AdamW, Moments};
 use crate::pack::{Example, Packed, shared_prefix, split};
+use crate::plan::{self, Largest, Memory, PROGRAMS_MAX, Plan, Planner};
 use crate::profile::StepTimes;
 use crate::program::{Outcome, Pass, Program, Purpose, wanted};
 use crate::reach::{AdapterIndex, Reach};
@@ -52,6 +53,13 @@ pub struct TrainSpec {
     pub keep: Keep,
     /// units: bytes that logits and their gradients may take at one time (`LOSS_BYTES`).
     pub loss_bytes: usize,
+    /// What the process may hold at most, the model's pages among it; `keep`, `loss_bytes` and the tokens of a pack are then chosen so
+    /// that it does. units: bytes.
+    pub memory: Option<usize>,
+    /// Examples of one step, where that is known; for predicting memory only.
+    pub batch: usize,
+    /// Snapshots that the caller holds at one time; for predicting memory only.
+    pub snapshots: usize,
     pub threads: u32,
 }
 
@@ -73,6 +81,9 @@ impl Default for TrainSpec {
             forward: ForwardWeights::Direct(Kernel::fast()),
             keep: Keep::Most,
             loss_bytes: LOSS_BYTES,
+            memory: None,
+            batch: 0,
+            snapshots: 0,
             threads: 1,
         }
     }
@@ -102,7 +113,7 @@ pub struct StepReport {
 /// Gradients are multiplied by this inside the graph: F16 products lose what is below 2⁻²⁴.
 const SCALE: f32 = 16.0;
 /// Packed sequences are padded to a multiple of this.
-const TOKENS_STEP: usize = 32;
+pub(crate) const TOKENS_STEP: usize = 32;
 /// Tokens of one packed sequence, unless a single example is longer.
 const TOKENS_MAX: usize = 256;
 
@@ -124,6 +135,9 @@ pub struct Trainer {
     goal: Goal,
     prefix: usize,
     vocabulary: usize,
+    /// What was there before the trainer.
+    known: Memory,
+    plan: Option<Plan>,
     /// While time is taken.
     times: Option<StepTimes>,
 }
@@ -134,6 +148,8 @@ impl Trainer {
     /// fails: unknown modules, or an operation without a backward rule in the way.
     pub fn new(backend: Backend, model: &Model, spec: &TrainSpec) -> Result<Self, TrainError> {
         spec.objective.check()?;
+        let file = std::fs::metadata(model.path()).map_or(0, |data| usize::try_from(data.len()).unwrap_or(usize::MAX));
+        let known = Memory::before(file);
         let found = survey(backend, model, &spec.modules, spec.threads)?;
         if let (Some((op, node)), None) = (&found.blocked, spec.first_block) {
             return Err(TrainError::Blocked { op: op.clone(), node: node.clone(), blocks: found.blocks });
@@ -168,6 +184,8 @@ impl Trainer {
             goal: Goal { objective: spec.objective, width: 1, bytes: spec.loss_bytes, dropout: spec.dropout, keep: spec.keep },
             prefix: 0,
             vocabulary: model.vocab().len(),
+            known,
+            plan: None,
             times: None,
         };
         trainer.program(TOKENS_MAX, 16, Purpose::Gradients)?;
@@ -231,12 +249,37 @@ impl Trainer {
     /// fails: weights or a teacher's signal that do not fit the example, or not the objective.
     pub fn load(&mut self, examples: Vec<Example>) -> Result<(), TrainError> {
         let goal = self.goal.with(&examples, self.vocabulary)?;
+        let prefix = if self.tracer.keeps_sequences_apart() { 0 } else { shared_prefix(&examples) };
+        let plan = self.choose(&examples, prefix, goal)?;
+        let goal = Goal { keep: plan.keep, bytes: plan.loss_bytes, ..goal };
         if goal != self.goal {
             self.programs.clear();
         }
-        let prefix = if self.tracer.keeps_sequences_apart() { 0 } else { shared_prefix(&examples) };
-        (self.goal, self.prefix, self.examples) = (goal, prefix, examples);
+        (self.goal, self.prefix, self.examples, self.plan) = (goal, prefix, examples, Some(plan));
         Ok(())
+    }
+
+    /// How the loaded examples are trained on, and the memory that this is predicted to take.
+    pub fn plan(&self) -> Option<&Plan> {
+        self.plan.as_ref()
+    }
+
+    fn choose(&mut self, examples: &[Example], prefix: usize, goal: Goal) -> Result<Plan, TrainError> {
+        let spec = &self.spec;
+        let micro = [spec.micro_batch, spec.batch, examples.len()].into_iter().find(|count| *count > 0).unwrap_or(1);
+        let apart = self.tracer.keeps_sequences_apart();
+        let largest = |pack: usize| Largest::of(examples, prefix, micro, if apart { 0 } else { pack }, pack);
+        let copies = self.weights.as_ref().map_or(0, Weights::bytes);
+        let known = self.known.with(self.adapter.parameters(), spec.snapshots, copies);
+        let (limit, rank, free) = (spec.memory, spec.rank, (TOKENS_MAX, spec.keep, spec.loss_bytes));
+        let Self { tracer, index, compute, weights, storage, .. } = self;
+        let mut measure = |tokens: usize, outputs: usize, keep: Keep, bytes: usize| {
+            let traced = tracer.trace(tokens, outputs, index)?;
+            let Some(weights) = weights else { return Err(TrainError::Snapshot("no weights were prepared".into())) };
+            let goal = Goal { keep, bytes, ..goal };
+            Program::new(&traced, weights, storage, index, Purpose::Gradients, goal)?.measure(compute)
+        };
+        Planner { limit, known, rank, measure: &mut measure }.choose(free, &largest)
     }
 
     /// Take one optimizer step on the mean completion-token loss of `batch`.
@@ -339,8 +382,9 @@ impl Trainer {
         let mut total: Vec<Vec<f32>> = Vec::new();
         let micro = if self.spec.micro_batch == 0 { chosen.len().max(1) } else { self.spec.micro_batch };
         // With no room at all, every example stands alone.
-        let room = if self.tracer.keeps_sequences_apart() { 0 } else { TOKENS_MAX };
-        let runs = chosen.chunks(micro).flat_map(|some| split(some, self.prefix, room, TOKENS_MAX)).collect::<Vec<_>>();
+        let pack = self.plan.map_or(TOKENS_MAX, |plan| plan.pack);
+        let room = if self.tracer.keeps_sequences_apart() { 0 } else { pack };
+        let runs = chosen.chunks(micro).flat_map(|some| split(some, self.prefix, room, pack)).collect::<Vec<_>>();
         for (number, run) in runs.into_iter().enumerate() {
             let (outcome, packed) = self.run_packed(&run, purpose, number as u64)?;
             report.loss += outcome.loss;
@@ -360,10 +404,7 @@ impl Trainer {
     }
 
     fn run_packed(&mut self, run: &[&Example], purpose: Purpose, number: u64) -> Result<(Outcome, Packed), TrainError> {
-        let needed = self.prefix + run.iter().map(|example| example.inputs() - self.prefix).sum::<usize>();
-        let outputs = run.iter().map(|example| example.outputs()).sum::<usize>() + 1;
-        let tokens = needed.next_multiple_of(TOKENS_STEP).max(outputs.next_multiple_of(TOKENS_STEP));
-        let outputs = outputs.next_power_of_two().max(16).min(tokens);
+        let (tokens, outputs) = plan::sizes(run, self.prefix);
         let pass = Pass { scale: self.scale, draw: dropout::key(&[self.spec.seed, self.steps, number]) };
         self.program(tokens, outputs, purpose)?;
         let Some(program) = self.programs.get_mut(&(tokens, outputs, purpose)) else {
@@ -382,6 +423,9 @@ impl Trainer {
     fn program(&mut self, tokens: usize, outputs: usize, purpose: Purpose) -> Result<(), TrainError> {
         if self.programs.contains_key(&(tokens, outputs, purpose)) {
             return Ok(());
+        }
+        if self.programs.len() >= PROGRAMS_MAX {
+            self.programs.clear();
         }
         let traced = self.tracer.trace(tokens, outputs, &self.index)?;
         if self.weights.is_none() {

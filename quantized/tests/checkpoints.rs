@@ -50,7 +50,8 @@ fn spec(forward: ForwardWeights) -> TrainSpec {
 #[test]
 fn blocks_computed_again_have_the_same_gradients() {
     let folder = tempfile::tempdir().unwrap();
-    for (name, architecture) in [("llama", TinyArchitecture::Llama), ("qwen2", TinyArchitecture::Qwen2), ("qwen3", TinyArchitecture::Qwen3)] {
+    for (name, architecture) in [("llama", TinyArchitecture::Llama), ("qwen2", TinyArchitecture::Qwen2), ("qwen3", TinyArchitecture::Qwen3)]
+    {
         let (plain, path) = (folder.path().join(format!("{name}.plain.gguf")), folder.path().join(format!("{name}.gguf")));
         std::fs::write(&plain, tiny_model(architecture, 5, &TinyShape { blocks: 8, ..TinyShape::default() })).unwrap();
         quantize(Backend::init().unwrap(), &plain, &path, "q8_0").unwrap();

@@ -29,6 +29,7 @@ impl Backend {
         let made = BACKEND.get_or_init(|| LlamaBackend::init().map_err(|error| error.to_string()));
         made.as_ref().map_err(|reason| LlamaError::Graph(reason.clone()))?;
         crate::log::install();
+        crate::memory::return_freed();
         Ok(Self(()))
     }
 

@@ -44,15 +44,9 @@ impl Compute {
             return Ok(());
         }
         self.bound = 0;
-        // SAFETY: tensors of the graph's own context are live; those that an earlier `bind` placed are freed of their placement, so that
-        // the allocator sees them as new. Leaves of others (not in the graph's context) are left alone.
+        displace(graph);
+        // SAFETY: nodes of this graph; the allocator is live.
         unsafe {
-            let mut own = sys::ggml_get_first_tensor(graph.ctx());
-            while !own.is_null() {
-                (*own).data = std::ptr::null_mut();
-                (*own).buffer = std::ptr::null_mut();
-                own = sys::ggml_get_next_tensor(graph.ctx(), own);
-            }
             for i in 0..sys::ggml_graph_n_nodes(graph.cgraph) {
                 let node = sys::ggml_graph_node(graph.cgraph, i);
                 if !sys::ggml_backend_supports_op(self.backend.as_ptr(), node) {
@@ -68,6 +62,25 @@ impl Compute {
         }
         self.bound = graph.id;
         Ok(())
+    }
+
+    /// The work memory that a graph would need, without taking it.
+    ///
+    /// units: bytes
+    pub fn measure(&mut self, graph: &mut Graph) -> Result<usize, LlamaError> {
+        if self.bound == graph.id {
+            self.bound = 0;
+        }
+        displace(graph);
+        // SAFETY: an allocator of its own, freed below, that is asked for the size of its one buffer; it writes nothing into the graph.
+        unsafe {
+            let allocator = sys::ggml_gallocr_new(sys::ggml_backend_get_default_buffer_type(self.backend.as_ptr()));
+            let allocator = NonNull::new(allocator).ok_or_else(|| LlamaError::Memory { what: "an allocator".into() })?;
+            let mut bytes = 0;
+            sys::ggml_gallocr_reserve_n_size(allocator.as_ptr(), graph.cgraph, std::ptr::null(), std::ptr::null(), &raw mut bytes);
+            sys::ggml_gallocr_free(allocator.as_ptr());
+            Ok(bytes)
+        }
     }
 
     /// units: bytes of work memory.
@@ -173,6 +186,19 @@ impl Compute {
             return Err(LlamaError::Graph("the tensor has no memory: its graph is not bound or does not need it".into()));
         }
         Ok(raw)
+    }
+}
+
+/// Forget where a graph's own tensors lie, so that an allocator sees them as new. Leaves of others are left alone.
+fn displace(graph: &mut Graph) {
+    // SAFETY: tensors of the graph's own context are live, and nothing runs on them meanwhile.
+    unsafe {
+        let mut own = sys::ggml_get_first_tensor(graph.ctx());
+        while !own.is_null() {
+            (*own).data = std::ptr::null_mut();
+            (*own).buffer = std::ptr::null_mut();
+            own = sys::ggml_get_next_tensor(graph.ctx(), own);
+        }
     }
 }
 

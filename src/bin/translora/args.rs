@@ -144,6 +144,14 @@ pub fn at_most<const MOST: u32>(text: &str) -> Result<f32, String> {
     positive(text).ok().filter(|x| *x <= MOST as f32).ok_or_else(|| format!("must be a number above zero and at most {MOST}"))
 }
 
+/// A size of memory: a whole number with KiB, MiB or GiB. units: bytes.
+pub fn memory(text: &str) -> Result<usize, String> {
+    let units = [("KiB", 10), ("MiB", 20), ("GiB", 30)];
+    let found = units.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?.trim_end().parse::<usize>().ok()?, shift)));
+    let bytes = found.and_then(|(count, shift)| count.checked_mul(1 << shift)).filter(|bytes| *bytes > 0);
+    bytes.ok_or_else(|| "must be a size such as 512MiB or 2GiB".into())
+}
+
 fn not_negative(text: &str) -> Result<f32, String> {
     match text.parse::<f32>() {
         Ok(x) if x.is_finite() && x >= 0.0 => Ok(x),
@@ -205,6 +213,14 @@ mod tests {
         }
         assert_eq!((not_negative("0"), share("1"), below_one("0.5")), (Ok(0.0), Ok(1.0), Ok(0.5)));
         assert!(not_negative("-0.1").is_err() && share("1.1").is_err() && below_one("1").is_err() && schedule("cos").is_err());
+    }
+
+    #[test]
+    fn memory_has_a_unit() {
+        assert_eq!([memory("3KiB"), memory("512MiB"), memory("2 GiB")], [Ok(3 << 10), Ok(512 << 20), Ok(2 << 30)]);
+        for bad in ["", "2", "2GB", "GiB", "0MiB", "-1MiB", "1.5GiB", "99999999999GiB"] {
+            assert!(memory(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

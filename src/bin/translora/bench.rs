@@ -4,7 +4,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use translora::engine::ggml::bench::{self, BenchReport, BenchSpec, Way};
 use translora::record::SystemClock;
 
-use crate::args::between;
+use crate::args::{between, memory};
 use crate::failure::Failure;
 use crate::progress::Talk;
 use crate::{Outcome, out};
@@ -47,6 +47,10 @@ struct Train {
     #[arg(short, long, value_name = "N", default_value_t = 0, value_parser = between::<0, 1024>)]
     threads: usize,
 
+    /// The most that the process may hold, the model among it, such as 512MiB or 2GiB; steps are laid out to stay below it
+    #[arg(long, value_name = "SIZE", value_parser = memory)]
+    memory: Option<usize>,
+
     /// What reads the frozen weights
     #[arg(long, value_enum, default_value_t = Mode::Fast)]
     mode: Mode,
@@ -82,7 +86,7 @@ impl Bench {
             (None, Mode::Native) => Way::Native,
         };
         let (tokens, steps, rank, threads) = (train.tokens, train.steps, train.rank, train.threads);
-        let spec = BenchSpec { model: train.model, tokens, steps, rank, threads, way };
+        let spec = BenchSpec { model: train.model, tokens, steps, rank, threads, way, memory: train.memory };
         let done = bench::train(&spec, &SystemClock::default())?;
         let told = Told { peak_bytes: out::memory_bytes_max(), report: done };
         crate::report(talk, &told, || out::columns(&rows(&told)))?;
@@ -107,6 +111,8 @@ fn rows(told: &Told) -> Vec<(String, String)> {
         ("kernel".into(), format!("{} ({}), {}, {} threads", plan.kernel, plan.mode, plan.device, plan.threads)),
         ("tokens/s".into(), format!("{:.1}", told.report.tokens_per_second)),
         ("peak memory".into(), told.peak_bytes.map_or("not known".into(), mib)),
+        ("predicted".into(), mib(told.report.predicted_bytes as u64)),
+        ("kept".into(), format!("{} of the forward pass, {} MiB for the loss", plan.keep, plan.loss_bytes >> 20)),
         ("trainer".into(), mib(told.report.trainer_bytes as u64)),
     ];
     let parts = [("forward", share.forward), ("loss", share.loss), ("backward", share.backward), ("optimizer", share.optimizer)];

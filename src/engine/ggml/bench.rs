@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 use translora_llama::{Backend, ModelParams};
-use translora_quantized::{Example, ForwardWeights, Kernel, StepTimes, TrainSpec, Trainer};
+use translora_quantized::{Example, ForwardWeights, Keep, Kernel, Memory, StepTimes, TrainError, TrainSpec, Trainer};
 
 use super::{internal, of_path};
 use crate::engine::EngineError;
@@ -34,6 +34,8 @@ pub struct BenchSpec {
     /// 0 means all physical cores.
     pub threads: usize,
     pub way: Way,
+    /// What the process may hold at most. units: bytes.
+    pub memory: Option<usize>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -46,6 +48,8 @@ pub struct BenchReport {
     pub loss_last: f64,
     /// What the trainer holds: copies of weights, adapter, optimizer state, work memory. units: bytes.
     pub trainer_bytes: usize,
+    /// What the process was predicted to hold at most. units: bytes.
+    pub predicted_bytes: usize,
     pub plan: BenchPlan,
     /// Shares of the time of all steps.
     pub share: BenchShare,
@@ -63,6 +67,14 @@ pub struct BenchPlan {
     pub tokens: usize,
     pub rank: usize,
     pub matrices: usize,
+    /// What was allowed. units: bytes.
+    pub memory: Option<usize>,
+    /// What is kept between forward and backward: `most` values, or those between `blocks`.
+    pub keep: &'static str,
+    /// units: bytes that logits and their gradients may take at one time.
+    pub loss_bytes: usize,
+    /// The prediction by its parts. units: bytes.
+    pub parts: BTreeMap<&'static str, usize>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -97,15 +109,17 @@ pub fn train(spec: &BenchSpec, clock: &dyn Clock) -> Result<BenchReport, EngineE
         alpha: 2.0 * spec.rank as f32,
         seed: 1,
         forward,
+        memory: spec.memory,
         threads: u32::try_from(threads).unwrap_or(1),
         ..TrainSpec::default()
     };
-    let untrainable = |error: translora_quantized::TrainError| EngineError::Untrainable {
-        model: spec.model.display().to_string(),
-        reason: error.to_string(),
+    let untrainable = |error: TrainError| match error {
+        error @ TrainError::Memory { .. } => EngineError::Memory(error.to_string()),
+        error => EngineError::Untrainable { model: spec.model.display().to_string(), reason: error.to_string() },
     };
     let mut trainer = Trainer::new(backend, &model, &plan).map_err(untrainable)?;
     trainer.load(vec![random_example(spec.tokens, model.vocab().len()).map_err(untrainable)?]).map_err(untrainable)?;
+    let Some(chosen) = trainer.plan().copied() else { return Err(EngineError::Internal("no plan".into())) };
     let first = trainer.step(&[0], 1e-4).map_err(untrainable)?;
     trainer.time();
     let (mut seconds, mut loss_last) = (Vec::new(), first.loss);
@@ -121,6 +135,7 @@ pub fn train(spec: &BenchSpec, clock: &dyn Clock) -> Result<BenchReport, EngineE
         loss_first: first.loss,
         loss_last,
         trainer_bytes: trainer.bytes(),
+        predicted_bytes: chosen.memory.peak(),
         plan: BenchPlan {
             model: model.name(),
             mode,
@@ -130,11 +145,27 @@ pub fn train(spec: &BenchSpec, clock: &dyn Clock) -> Result<BenchReport, EngineE
             tokens: spec.tokens,
             rank: spec.rank,
             matrices: trainer.adapter().pairs.len(),
+            memory: spec.memory,
+            keep: keep_name(chosen.keep),
+            loss_bytes: chosen.loss_bytes,
+            parts: parts(&chosen.memory),
         },
         share: share(&times, total),
         operations: times.operations.into_iter().map(|(name, time)| (name, time / total)).filter(|(_, part)| *part >= 0.01).collect(),
         steps: seconds,
     })
+}
+
+fn keep_name(keep: Keep) -> &'static str {
+    match keep {
+        Keep::Most => "most",
+        Keep::Blocks => "blocks",
+    }
+}
+
+fn parts(memory: &Memory) -> BTreeMap<&'static str, usize> {
+    let Memory { process, model, copies, adapter, graphs, work } = *memory;
+    [("process", process), ("model", model), ("copies", copies), ("adapter", adapter), ("graphs", graphs), ("work", work)].into()
 }
 
 fn share(times: &StepTimes, total: f64) -> BenchShare {
@@ -148,7 +179,7 @@ fn share(times: &StepTimes, total: f64) -> BenchShare {
 }
 
 /// `tokens` tokens go in; those of the second half are predicted, but for one, so that with its padding the number is even.
-fn random_example(tokens: usize, vocabulary: usize) -> Result<Example, translora_quantized::TrainError> {
+fn random_example(tokens: usize, vocabulary: usize) -> Result<Example, TrainError> {
     let mut rng = Rng::new(1, "bench");
     let words = (0..=tokens).map(|_| i32::try_from(rng.below(vocabulary.max(1))).unwrap_or(0)).collect();
     Example::new(words, tokens / 2 + 2, 0)

@@ -1,0 +1,226 @@
+//! Chooses how to train within a limit of memory, before any of it is taken.
+//!
+//! The peak is predicted from parts: what the process holds already, the model's file, copies of weights, the adapter with everything
+//! that is as large as it, graphs, and the work memory of the largest pack, which ggml's allocator measures without allocating.
+
+use std::fmt;
+
+use crate::error::TrainError;
+use crate::keep::Keep;
+use crate::pack::{Example, split};
+use crate::trainer::TOKENS_STEP;
+
+/// Programs that are kept for their sizes at one time.
+pub(crate) const PROGRAMS_MAX: usize = 6;
+/// units: bytes of a tensor of a graph, its node in the trace and its place in the allocator.
+const TENSOR_BYTES: usize = 900;
+/// units: bytes of what fills a mask, for each pair of tokens.
+const MASK_BYTES: usize = 12;
+/// units: bytes; what code and thread stacks take where the system does not tell.
+const PROCESS_BYTES: usize = 32 << 20;
+
+/// Tokens of a pack, what is kept, and bytes for the loss: the ways to train, each slower and smaller than the one before it.
+const WAYS: [(usize, Keep, usize); 9] = [
+    (256, Keep::Most, 64 << 20),
+    (256, Keep::Blocks, 64 << 20),
+    (128, Keep::Blocks, 64 << 20),
+    (128, Keep::Blocks, 32 << 20),
+    (128, Keep::Blocks, 16 << 20),
+    (64, Keep::Blocks, 16 << 20),
+    (64, Keep::Blocks, 8 << 20),
+    (32, Keep::Blocks, 4 << 20),
+    (32, Keep::Blocks, 1 << 20),
+];
+
+/// How a run is laid out in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Tokens that examples are packed up to; a longer one stands alone.
+    pub pack: usize,
+    /// Tokens and outputs of the largest pack.
+    pub tokens: usize,
+    pub outputs: usize,
+    pub keep: Keep,
+    /// units: bytes that logits and their gradients may take at one time.
+    pub loss_bytes: usize,
+    pub memory: Memory,
+}
+
+/// A predicted peak by its parts. units: bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// What the process held before, without the model's pages.
+    pub process: usize,
+    /// The model's file, which is mapped.
+    pub model: usize,
+    /// Transposed copies of weights.
+    pub copies: usize,
+    /// A and B, their gradients and moments, and what a run keeps of them to go back to.
+    pub adapter: usize,
+    pub graphs: usize,
+    /// Activations, gradients, loss.
+    pub work: usize,
+}
+
+impl Memory {
+    pub fn peak(&self) -> usize {
+        self.process + self.model + self.copies + self.adapter + self.graphs + self.work
+    }
+
+    /// What there is before anything is built for a model whose file has `model` bytes.
+    pub(crate) fn before(model: usize) -> Self {
+        let process = translora_llama::resident().and_then(|(now, _)| usize::try_from(now).ok());
+        let process = process.map_or(PROCESS_BYTES, |now| now.saturating_sub(model).max(PROCESS_BYTES / 4));
+        Self { process, model, ..Self::default() }
+    }
+
+    /// With an adapter of so many numbers of which a run keeps so many snapshots, and copies of weights.
+    pub(crate) fn with(self, parameters: usize, snapshots: usize, copies: usize) -> Self {
+        // llama.cpp's copy, ours, the graph's, two moments, and gradients outside the graph.
+        Self { adapter: parameters * size_of::<f32>() * (6 + 3 * snapshots), copies, ..self }
+    }
+}
+
+/// The largest pack of examples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Largest {
+    pub tokens: usize,
+    pub outputs: usize,
+    /// Different sizes that packs have.
+    pub sizes: usize,
+}
+
+impl Largest {
+    /// Of runs of `micro` examples in order, packed up to `pack` tokens (0: each alone).
+    pub fn of(examples: &[Example], prefix: usize, micro: usize, pack: usize, outputs_max: usize) -> Self {
+        let refs: Vec<&Example> = examples.iter().collect();
+        let runs = refs.chunks(micro.max(1)).flat_map(|some| split(some, prefix, pack, outputs_max));
+        let mut sizes: Vec<(usize, usize)> = runs.map(|run| sizes(&run, prefix)).collect();
+        let most = |part: fn(&(usize, usize)) -> usize| sizes.iter().map(part).max().unwrap_or(TOKENS_STEP);
+        let (tokens, outputs) = (most(|size| size.0), most(|size| size.1));
+        sizes.sort_unstable();
+        sizes.dedup();
+        Self { tokens, outputs, sizes: sizes.len() }
+    }
+}
+
+/// Tokens and outputs of the program for one pack.
+pub(crate) fn sizes(run: &[&Example], prefix: usize) -> (usize, usize) {
+    let needed = prefix + run.iter().map(|example| example.inputs() - prefix).sum::<usize>();
+    let outputs = run.iter().map(|example| example.outputs()).sum::<usize>() + 1;
+    let tokens = needed.next_multiple_of(TOKENS_STEP).max(outputs.next_multiple_of(TOKENS_STEP));
+    (tokens, outputs.next_power_of_two().max(16).min(tokens))
+}
+
+/// What a plan is chosen by.
+pub(crate) struct Planner<'a> {
+    /// units: bytes.
+    pub limit: Option<usize>,
+    pub known: Memory,
+    pub rank: usize,
+    /// Bytes of work memory and tensors of a program for so many tokens and outputs, with what is kept and the bytes for its loss.
+    #[expect(clippy::type_complexity, reason = "one closure over the trainer")]
+    pub measure: &'a mut dyn FnMut(usize, usize, Keep, usize) -> Result<(usize, usize), TrainError>,
+}
+
+impl Planner<'_> {
+    /// The first of the ways that fits; where nobody sets a limit, `free`. `largest` tells the largest pack for tokens to pack up to.
+    ///
+    /// fails: none fits, with the least that would.
+    pub fn choose(&mut self, free: (usize, Keep, usize), largest: &dyn Fn(usize) -> Largest) -> Result<Plan, TrainError> {
+        let Some(limit) = self.limit else { return self.plan(free, largest(free.0)) };
+        let mut least: Option<Plan> = None;
+        for way in WAYS {
+            let plan = self.plan(way, largest(way.0))?;
+            if plan.memory.peak() <= limit {
+                return Ok(plan);
+            }
+            if least.is_none_or(|least| plan.memory.peak() < least.memory.peak()) {
+                least = Some(plan);
+            }
+        }
+        let Some(least) = least else { return Err(TrainError::Snapshot("no way to train".into())) };
+        Err(TrainError::Memory { limit, least: least.memory.peak(), tokens: least.tokens, hint: self.nearest(limit, &least)? })
+    }
+
+    fn plan(&mut self, (pack, keep, loss_bytes): (usize, Keep, usize), largest: Largest) -> Result<Plan, TrainError> {
+        let Largest { tokens, outputs, sizes } = largest;
+        let (work, tensors) = (self.measure)(tokens, outputs, keep, loss_bytes)?;
+        // One more than there are sizes: the trainer's proof that it can train.
+        let graphs = tensors * TENSOR_BYTES * (sizes + 1).min(PROGRAMS_MAX) + MASK_BYTES * tokens * tokens;
+        Ok(Plan { pack, tokens, outputs, keep, loss_bytes, memory: Memory { graphs, work, ..self.known } })
+    }
+
+    /// What would fit: a lower rank, or shorter examples.
+    fn nearest(&mut self, limit: usize, least: &Plan) -> Result<Option<Nearest>, TrainError> {
+        let over = least.memory.peak() - limit;
+        let rank = (1..self.rank).rev().find(|rank| least.memory.adapter / self.rank * (self.rank - rank) >= over);
+        if let Some(rank) = rank {
+            return Ok(Some(Nearest::Rank(rank)));
+        }
+        let mut tokens = least.tokens / 2;
+        while tokens >= TOKENS_STEP {
+            let tokens_even = tokens.next_multiple_of(TOKENS_STEP);
+            let outputs = least.outputs.min(tokens_even);
+            let plan = self.plan((32, Keep::Blocks, 1 << 20), Largest { tokens: tokens_even, outputs, sizes: 1 })?;
+            if plan.memory.peak() <= limit {
+                return Ok(Some(Nearest::Tokens(tokens_even)));
+            }
+            tokens /= 2;
+        }
+        Ok(None)
+    }
+}
+
+/// A change after which a run would fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nearest {
+    Rank(usize),
+    Tokens(usize),
+}
+
+impl fmt::Display for Nearest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rank(rank) => write!(f, "rank {rank} would fit"),
+            Self::Tokens(tokens) => write!(f, "examples of at most {tokens} tokens would fit"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A run whose work memory is a MiB for each token, half of that with blocks kept, and whose loss takes what it is given.
+    fn chosen(limit: Option<usize>) -> Result<Plan, TrainError> {
+        let known = Memory { process: 10 << 20, model: 100 << 20, adapter: 32 << 20, ..Memory::default() };
+        let mut measure = |tokens: usize, _: usize, keep: Keep, loss: usize| {
+            let each = if keep == Keep::Most { 1 << 20 } else { 1 << 19 };
+            Ok((tokens * each + loss, 0))
+        };
+        let mut planner = Planner { limit: limit.map(|mib| mib << 20), known, rank: 16, measure: &mut measure };
+        planner.choose((256, Keep::Most, 64 << 20), &|pack| Largest { tokens: pack.max(64), outputs: 16, sizes: 1 })
+    }
+
+    #[test]
+    fn the_fastest_way_that_fits_is_chosen() {
+        let way = |limit| chosen(limit).map(|plan| (plan.pack, plan.keep, plan.loss_bytes >> 20, plan.memory.peak() >> 20)).unwrap();
+        assert_eq!(way(None), (256, Keep::Most, 64, 462));
+        assert_eq!(way(Some(462)), (256, Keep::Most, 64, 462));
+        assert_eq!(way(Some(461)), (256, Keep::Blocks, 64, 334));
+        assert_eq!(way(Some(333)), (128, Keep::Blocks, 64, 270));
+        assert_eq!(way(Some(175)), (32, Keep::Blocks, 1, 175));
+    }
+
+    #[test]
+    fn what_cannot_fit_is_refused_with_the_nearest() {
+        let refused = |limit| match chosen(Some(limit)) {
+            Err(TrainError::Memory { least, hint, .. }) => (least >> 20, hint),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(refused(174), (175, Some(Nearest::Rank(15))));
+        assert_eq!(refused(143 + 2), (175, Some(Nearest::Rank(1))));
+        assert_eq!(refused(20), (175, None));
+    }
+}
