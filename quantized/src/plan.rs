@@ -1,6 +1,6 @@
 //! Chooses how to train within a limit of memory, before any of it is taken.
 //!
-//! The peak is predicted from parts: what the process holds already, the model's file, copies of weights, the adapter with everything
+//! The peak is predicted from parts: code and the vocabulary, the model's file, copies of weights, the adapter with everything
 //! that is as large as it, graphs, and the work memory of the largest pack, which ggml's allocator measures without allocating.
 
 use std::fmt;
@@ -16,8 +16,10 @@ pub(crate) const PROGRAMS_MAX: usize = 6;
 const TENSOR_BYTES: usize = 900;
 /// units: bytes of what fills a mask, for each pair of tokens.
 const MASK_BYTES: usize = 12;
-/// units: bytes; what code and thread stacks take where the system does not tell.
-const PROCESS_BYTES: usize = 32 << 20;
+/// units: bytes; code, stacks, llama.cpp's own state.
+const PROCESS_BYTES: usize = 13 << 20;
+/// Bytes that a vocabulary takes in memory for two bytes of the file's header.
+const HEADER_FACTOR: usize = 13;
 
 /// Tokens of a pack, what is kept, and bytes for the loss: the ways to train, each slower and smaller than the one before it.
 const WAYS: [(usize, Keep, usize); 9] = [
@@ -49,7 +51,7 @@ pub struct Plan {
 /// A predicted peak by its parts. units: bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// What the process held before, without the model's pages.
+    /// Code, stacks, the vocabulary.
     pub process: usize,
     /// The model's file, which is mapped.
     pub model: usize,
@@ -67,11 +69,11 @@ impl Memory {
         self.process + self.model + self.copies + self.adapter + self.graphs + self.work
     }
 
-    /// What there is before anything is built for a model whose file has `model` bytes.
-    pub(crate) fn before(model: usize) -> Self {
-        let process = translora_llama::resident().and_then(|(now, _)| usize::try_from(now).ok());
-        let process = process.map_or(PROCESS_BYTES, |now| now.saturating_sub(model).max(PROCESS_BYTES / 4));
-        Self { process, model, ..Self::default() }
+    /// What there is before anything is built for a model of `tensors` bytes in a file of `file` bytes. Not asked of the system, so that
+    /// the same run makes the same plan again.
+    pub(crate) fn before(file: usize, tensors: usize) -> Self {
+        let header = file.saturating_sub(tensors);
+        Self { process: PROCESS_BYTES + header / 2 * HEADER_FACTOR, model: file, ..Self::default() }
     }
 
     /// With an adapter of so many numbers of which a run keeps so many snapshots, and copies of weights.

@@ -149,7 +149,7 @@ impl Trainer {
     pub fn new(backend: Backend, model: &Model, spec: &TrainSpec) -> Result<Self, TrainError> {
         spec.objective.check()?;
         let file = std::fs::metadata(model.path()).map_or(0, |data| usize::try_from(data.len()).unwrap_or(usize::MAX));
-        let known = Memory::before(file);
+        let known = Memory::before(file, usize::try_from(model.bytes()).unwrap_or(file));
         let found = survey(backend, model, &spec.modules, spec.threads)?;
         if let (Some((op, node)), None) = (&found.blocked, spec.first_block) {
             return Err(TrainError::Blocked { op: op.clone(), node: node.clone(), blocks: found.blocks });

@@ -10,7 +10,7 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{EngineError, Fault, Train, TrainerInfo};
+use crate::engine::{EngineError, Fault, MemoryPlan, Train, TrainerInfo};
 use crate::label::Labeled;
 use crate::record::{Cancel, Cancelled, Pair};
 
@@ -131,6 +131,8 @@ pub struct Run<'a> {
     pub cancel: &'a Cancel,
     pub watch: &'a mut dyn FnMut(&StepLine),
     pub warn: &'a mut dyn FnMut(String),
+    /// Told how the fit is laid out, before its first step.
+    pub note: &'a mut dyn FnMut(String),
     pub checkpoints: &'a mut dyn Checkpoints,
     pub resume: Option<Checkpoint>,
     /// `translora.*` keys for the adapter's header.
@@ -186,6 +188,7 @@ impl DistillError {
                  --lr or --clip"
             }
             Self::Engine(EngineError::Memory(_)) => "lower --batch or -c, or adapt fewer modules with --modules",
+            Self::Engine(EngineError::TooLarge(_)) => "allow more with --memory, lower --rank, or train on shorter rows",
             Self::Engine(EngineError::Modules { .. }) => "--modules takes all, or some of q,k,v,o,gate,up,down",
             Self::Engine(EngineError::Example { .. } | EngineError::Context { .. }) => "shorten the row, or give a larger context with -c",
             Self::Engine(_) => return None,
@@ -215,6 +218,7 @@ pub fn fit(model: &mut dyn Train, examples: &[Pair], recipe: &Recipe, mut run: R
     }
     let mut trainer = model.trainer(&recipe.spec)?;
     trainer.load(examples)?;
+    trainer.describe().plan.iter().for_each(|plan| (run.note)(in_words(plan)));
     let mut course = Course::begin(&mut *trainer, recipe, held, trained, run.resume.take())?;
     let stopped_early = course.run(&mut run)?;
     let (progress, kept_step) = course.end()?;
@@ -232,6 +236,21 @@ pub fn fit(model: &mut dyn Train, examples: &[Pair], recipe: &Recipe, mut run: R
         trainer: trainer.describe(),
     };
     Ok(Fitted { adapter: trainer.adapter(run.metadata)?, report })
+}
+
+/// Prove that training on such examples fits the memory that the recipe allows.
+pub fn check_memory(model: &mut dyn Train, examples: &[Pair], recipe: &Recipe) -> Result<(), DistillError> {
+    if recipe.spec.memory.is_some() {
+        model.trainer(&recipe.spec)?.load(examples)?;
+    }
+    Ok(())
+}
+
+fn in_words(plan: &MemoryPlan) -> String {
+    let MemoryPlan { pack, tokens, blocks_again, loss_bytes, predicted_bytes } = plan;
+    let kept = if *blocks_again { "blocks computed again" } else { "activations kept" };
+    let (loss, peak) = (loss_bytes >> 20, predicted_bytes >> 20);
+    format!("packs of up to {pack} tokens, the largest {tokens}; {kept}, {loss} MiB for the loss; predicted peak {peak} MiB")
 }
 
 /// Indices kept back for early stopping: evenly spread, the first of each stretch.

@@ -38,7 +38,8 @@ fn run(recipe: &Recipe, resume: Option<Checkpoint>, stop_at: u64, kept: &mut Kep
             cancel.cancel();
         }
     };
-    let run = Run { cancel: &cancel, watch: &mut watch, warn: &mut |text| warnings.push(text), checkpoints: kept, resume, metadata: &[] };
+    let (watch, warn, note) = (&mut watch, &mut |text| warnings.push(text), &mut |_| {});
+    let run = Run { cancel: &cancel, watch, warn, note, checkpoints: kept, resume, metadata: &[] };
     let fitted = fit(&mut *model(), &toy::world::rows(40, 1), recipe, run);
     kept.1 = warnings;
     fitted
@@ -139,6 +140,7 @@ fn nothing_to_train_on_is_an_error() {
         cancel: &Cancel::default(),
         watch: &mut |_| {},
         warn: &mut |_| {},
+        note: &mut |_| {},
         checkpoints: &mut NoCheckpoints,
         resume: None,
         metadata: &[],

@@ -43,6 +43,9 @@ pub enum EngineError {
     Context { needed: usize, context: usize },
     #[error("not enough memory: {0}")]
     Memory(String),
+    /// More than the caller allowed, with what would do.
+    #[error("{0}")]
+    TooLarge(String),
     #[error("{0}")]
     Internal(String),
 }

@@ -171,6 +171,10 @@ pub struct LoraSpec {
     pub clip_norm: f32,
     /// Examples that go through the model at one time at most; 0: as many as fit. Changes memory, not the step.
     pub micro_batch: usize,
+    /// Examples of one step, where that is known; for predicting memory only.
+    pub batch: usize,
+    /// What the process may hold at most while it trains, the model's file among it. Changes memory and time, not the step. units: bytes.
+    pub memory: Option<u64>,
 }
 
 impl LoraSpec {
@@ -196,6 +200,8 @@ impl Default for LoraSpec {
             dropout: 0.0,
             clip_norm: 1.0,
             micro_batch: 0,
+            batch: 0,
+            memory: None,
         }
     }
 }
@@ -232,6 +238,23 @@ pub struct TrainerInfo {
     pub parameters: u64,
     pub modules: Vec<String>,
     pub device: String,
+    /// How the loaded examples are trained on, where the engine plans that.
+    #[serde(default)]
+    pub plan: Option<MemoryPlan>,
+}
+
+/// How training is laid out in memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryPlan {
+    /// Tokens that examples are packed up to, and those of the largest pack.
+    pub pack: usize,
+    pub tokens: usize,
+    /// Only what passes between blocks is kept for the backward pass; the rest is computed again.
+    pub blocks_again: bool,
+    /// units: bytes that logits and their gradients may take at one time.
+    pub loss_bytes: u64,
+    /// What the process will hold at most. units: bytes.
+    pub predicted_bytes: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

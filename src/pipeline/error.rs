@@ -137,6 +137,7 @@ fn engine_hint(error: &EngineError) -> Option<String> {
         EngineError::Tokenizer { .. } => "choose another base model, or leave out rows with such characters",
         EngineError::SameFirstToken { .. } => "use --filter contrast",
         EngineError::Context { .. } | EngineError::Example { .. } => "give a larger context with -c, or shorten the row",
+        EngineError::TooLarge(_) => "allow more with --memory, lower --rank, or train on shorter rows",
         EngineError::Memory(_) => "close other programs, choose a smaller quantization, or lower -c",
         EngineError::Untrainable { .. } | EngineError::Modules { .. } => "choose other --modules, or another base model",
         EngineError::Internal(_) => "this is a bug: please report it with the command line",

@@ -140,8 +140,10 @@ where
         context.events.progress(Stage::Distill, line.step, line.steps, note);
     };
     let mut warn = |text: String| context.events.warn(Stage::Distill, text);
+    let mut note = |text: String| context.events.note(Stage::Distill, text);
     let mut checkpoints = InJournal(journal);
-    let run = Run { cancel: &context.cancel, watch: &mut watch, warn: &mut warn, checkpoints: &mut checkpoints, resume, metadata };
+    let (watch, warn, note, checkpoints) = (&mut watch, &mut warn, &mut note, &mut checkpoints);
+    let run = Run { cancel: &context.cancel, watch, warn, note, checkpoints, resume, metadata };
     Ok(fit(run)?)
 }
 
@@ -158,6 +160,8 @@ pub fn recipe(plan: &RecipePlan, seed: u64) -> Recipe {
         dropout: plan.dropout,
         clip_norm: plan.clip_norm,
         micro_batch: plan.micro_batch,
+        batch: plan.batch,
+        memory: plan.memory,
         ..LoraSpec::default()
     };
     Recipe {

@@ -4,6 +4,7 @@
 //! finished stage) and the stages' results. Every file is written aside and renamed. A result counts only once its line is
 //! there, and only while its bytes have the hash in that line.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -263,7 +264,10 @@ pub struct InJournal<'j>(pub &'j Journal);
 
 impl Checkpoints for InJournal<'_> {
     fn save(&mut self, checkpoint: &Checkpoint) -> io::Result<()> {
-        let rest = [checkpoint.snapshot.as_slice(), checkpoint.best.as_deref().unwrap_or_default()].concat();
+        let rest = match &checkpoint.best {
+            Some(best) => Cow::Owned([checkpoint.snapshot.as_slice(), best].concat()),
+            None => Cow::Borrowed(checkpoint.snapshot.as_slice()),
+        };
         let mut bytes = serde_json::to_vec(&(&checkpoint.progress, ContentHash::of(&rest), checkpoint.snapshot.len()))?;
         bytes.push(b'\n');
         bytes.extend_from_slice(&rest);

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::job::{Job, Made, Session, announce, check_rows, fitting, hash_inputs, once, recipe};
 use super::journal::{Journal, blob_name};
 use super::{Context, KitPlan, KitReport, PipelineError, Stage};
-use crate::distill::{FitReport, Fitted, fit};
+use crate::distill::{FitReport, Fitted, check_memory, fit};
 use crate::engine::{Engine, Talk, With};
 use crate::filter::Validity;
 use crate::generate::{Generator, Settings};
@@ -110,6 +110,9 @@ impl Maker<'_> {
         job.stage("open", Stage::Open, |talk, _| {
             let (model, _) = source.get()?;
             check_rows(model, &self.plan.data, self.rows, talk.cancel)?;
+            let ask = |input: &String| Pair { prompt: self.question.ask(input), completion: self.question.yes.clone() };
+            let pairs: Vec<Pair> = self.real.iter().map(ask).collect();
+            check_memory(model, &pairs, &recipe(&self.plan.recipe, self.plan.seed))?;
             Ok(Made::head((), model.info().name.clone()))
         })?;
         Ok(())

@@ -40,6 +40,8 @@ pub struct RecipePlan {
     pub batch: usize,
     /// Examples that go through the model at one time at most; 0: as many as fit.
     pub micro_batch: usize,
+    /// What the process may hold at most while it trains. units: bytes.
+    pub memory: Option<u64>,
     pub weight_decay: f32,
     /// Share of A's inputs that a step leaves out.
     pub dropout: f32,
@@ -63,6 +65,7 @@ impl Default for RecipePlan {
             warmup: 0.05,
             batch: 8,
             micro_batch: 0,
+            memory: None,
             weight_decay: 0.0,
             dropout: 0.0,
             clip_norm: 1.0,

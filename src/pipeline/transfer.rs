@@ -8,8 +8,8 @@ use super::journal::{Journal, Product, blob_name};
 use super::report::Arms;
 use super::rounds::Rounds;
 use super::{Context, FilterChoice, Inputs, PipelineError, Stage, TransferPlan, TransferReport};
-use crate::distill::{FitReport, Recipe, Trained, distill};
-use crate::engine::{AdapterId, Engine, Talk, With};
+use crate::distill::{FitReport, Recipe, Trained, check_memory, distill};
+use crate::engine::{AdapterId, Engine, Model, Talk, With};
 use crate::evaluate::{self, Arm, Outcome, Verdict};
 use crate::filter::Judge;
 use crate::kit::{self, Completion, Kit, Seed};
@@ -146,11 +146,21 @@ impl Transfer<'_> {
                 if let (Some(path), Some(rows)) = (&self.plan.eval, &self.given.eval) {
                     check_rows(model, path, rows, talk.cancel)?;
                 }
+                if i == 1 {
+                    self.check_memory(model)?;
+                }
                 names.push(format!("{} ({})", model.info().name, model.info().architecture));
             }
             Ok(Made::head((), names.join(" to ")))
         })?;
         Ok(())
+    }
+
+    /// Training on inputs like the seeds, and on the rows of `--eval`, fits the memory that was allowed.
+    fn check_memory(&self, model: &mut dyn Model) -> Result<(), PipelineError> {
+        let seeds = self.given.seeds.iter().map(|seed| Pair { prompt: seed.text().to_owned(), completion: seed.text().to_owned() });
+        let rows: Vec<Pair> = seeds.chain(self.given.eval.iter().flatten().cloned()).collect();
+        Ok(check_memory(model, &rows, &recipe(&self.plan.recipe, self.plan.seed))?)
     }
 
     /// The filter of this run, and the adapters the source model needs for it: the teacher first.

@@ -74,6 +74,11 @@ pub struct Recipe {
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = between::<0, 4096>)]
     micro_batch: usize,
 
+    /// The most that training may hold, the model's file among it, such as 512MiB or 2GiB. It is laid out to stay below that, at first in
+    /// ways that cost no time, and refused before any work where it cannot
+    #[arg(long, value_name = "SIZE", value_parser = memory)]
+    memory: Option<usize>,
+
     /// Decoupled weight decay of A and B (AdamW)
     #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = not_negative)]
     weight_decay: f32,
@@ -105,6 +110,7 @@ impl Recipe {
             warmup: self.warmup,
             batch: self.batch,
             micro_batch: self.micro_batch,
+            memory: self.memory.map(|bytes| bytes as u64),
             weight_decay: self.weight_decay,
             dropout: self.dropout,
             clip_norm: self.clip_norm,

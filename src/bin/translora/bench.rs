@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use translora::engine::EngineError;
 use translora::engine::ggml::bench::{self, BenchReport, BenchSpec, Way};
 use translora::record::SystemClock;
 
@@ -87,7 +88,12 @@ impl Bench {
         };
         let (tokens, steps, rank, threads) = (train.tokens, train.steps, train.rank, train.threads);
         let spec = BenchSpec { model: train.model, tokens, steps, rank, threads, way, memory: train.memory };
-        let done = bench::train(&spec, &SystemClock::default())?;
+        let done = bench::train(&spec, &SystemClock::default()).map_err(|error| match error {
+            EngineError::TooLarge(message) => {
+                Failure::Usage { message, hint: "allow more with --memory, lower --rank, or train fewer --tokens".into() }
+            }
+            error => error.into(),
+        })?;
         let told = Told { peak_bytes: out::memory_bytes_max(), report: done };
         crate::report(talk, &told, || out::columns(&rows(&told)))?;
         Ok(Outcome::Done)

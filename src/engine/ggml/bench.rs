@@ -114,7 +114,7 @@ pub fn train(spec: &BenchSpec, clock: &dyn Clock) -> Result<BenchReport, EngineE
         ..TrainSpec::default()
     };
     let untrainable = |error: TrainError| match error {
-        error @ TrainError::Memory { .. } => EngineError::Memory(error.to_string()),
+        error @ TrainError::Memory { .. } => EngineError::TooLarge(error.to_string()),
         error => EngineError::Untrainable { model: spec.model.display().to_string(), reason: error.to_string() },
     };
     let mut trainer = Trainer::new(backend, &model, &plan).map_err(untrainable)?;

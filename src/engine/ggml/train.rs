@@ -1,10 +1,13 @@
 //! Fit a LoRA: the engine's `Trainer` over `translora_quantized`.
 
-use translora_quantized::{AdamW, Example, ForwardWeights, Kernel, LOSS_BYTES, TrainError, TrainSpec};
+use translora_quantized::{AdamW, Example, ForwardWeights, Keep, Kernel, LOSS_BYTES, TrainError, TrainSpec};
 
 use super::{GgmlModel, internal};
-use crate::engine::{EngineError, LoraSpec, StepReport, Train, Trainer, TrainerInfo};
+use crate::engine::{EngineError, LoraSpec, MemoryPlan, StepReport, Train, Trainer, TrainerInfo};
 use crate::record::Pair;
+
+/// States that a run holds at one time: the last good one, one more, and its bytes on the way to the journal.
+const SNAPSHOTS: usize = 3;
 
 impl Train for GgmlModel {
     fn trainer(&mut self, spec: &LoraSpec) -> Result<Box<dyn Trainer + '_>, EngineError> {
@@ -22,6 +25,9 @@ impl Train for GgmlModel {
             dropout: spec.dropout,
             clip_norm: spec.clip_norm,
             micro_batch: spec.micro_batch,
+            batch: spec.batch,
+            memory: spec.memory.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
+            snapshots: SNAPSHOTS,
             forward: ForwardWeights::Direct(Kernel::fast()),
             loss_bytes: LOSS_BYTES,
             threads: self.threads,
@@ -40,6 +46,7 @@ impl GgmlModel {
             TrainError::Module { asked, reason } => EngineError::Modules { model, asked, reason },
             TrainError::NoRule { .. } | TrainError::Blocked { .. } => EngineError::Untrainable { model, reason: error.to_string() },
             TrainError::Example { index, reason } => EngineError::Example { index, reason: format!("a row is unfit: {reason}") },
+            error @ TrainError::Memory { .. } => EngineError::TooLarge(error.to_string()),
             TrainError::NotFinite { what, step } => EngineError::NotFinite { what, step },
             TrainError::Snapshot(reason) => EngineError::Snapshot(reason),
             TrainError::Io(source) => EngineError::Io { path: std::env::temp_dir(), source },
@@ -64,7 +71,14 @@ impl Trainer for GgmlTrainer<'_> {
             }
         }
         let device = format!("CPU, {} threads", self.model.threads);
-        TrainerInfo { matrices: adapter.pairs.len(), parameters: adapter.parameters() as u64, modules, device }
+        let plan = self.trainer.plan().map(|plan| MemoryPlan {
+            pack: plan.pack,
+            tokens: plan.tokens,
+            blocks_again: plan.keep == Keep::Blocks,
+            loss_bytes: plan.loss_bytes as u64,
+            predicted_bytes: plan.memory.peak() as u64,
+        });
+        TrainerInfo { matrices: adapter.pairs.len(), parameters: adapter.parameters() as u64, modules, device, plan }
     }
 
     fn load(&mut self, examples: &[Pair]) -> Result<(), EngineError> {
