@@ -7,7 +7,8 @@ use crate::optimizer::Moments;
 const MAGIC: &[u8; 8] = b"TLSNAP01";
 
 pub(crate) fn write(adapter: &Adapter, moments: &[Moments], steps: u64, scale: f32) -> Vec<u8> {
-    let mut out = MAGIC.to_vec();
+    let mut out = Vec::with_capacity(28 + adapter.parameters() * 12 + 8);
+    out.extend(MAGIC);
     out.extend(steps.to_le_bytes());
     out.extend(scale.to_le_bytes());
     out.extend((adapter.parameters() as u64).to_le_bytes());

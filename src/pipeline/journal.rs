@@ -206,7 +206,7 @@ impl Journal {
         let mut files = BTreeMap::from([(rows_name(stage), text.into_bytes())]);
         files.extend(product.blob.clone().map(|blob| (blob_name(stage), blob)));
         for (name, bytes) in &files {
-            self.replace(name, bytes)?;
+            self.replace(name, &[bytes])?;
         }
         let files = files.into_iter().map(|(name, bytes)| (name, ContentHash::of(&bytes))).collect();
         let mut lines = self.lines.clone();
@@ -223,14 +223,15 @@ impl Journal {
             text += &serde_json::to_string(line).map_err(unfit)?;
             text.push('\n');
         }
-        self.replace(INDEX, text.as_bytes())
+        self.replace(INDEX, &[text.as_bytes()])
     }
 
     /// Write a file of the journal in place of the one of that name, whole or not at all.
-    pub fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), JournalError> {
+    pub fn replace(&self, name: &str, parts: &[&[u8]]) -> Result<(), JournalError> {
         let path = self.path(name);
         let temporary = self.path(&format!("{name}.part"));
-        let written = File::create(&temporary).and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
+        let write = |mut file: File| parts.iter().try_for_each(|part| file.write_all(part)).and_then(|()| file.sync_all());
+        let written = File::create(&temporary).and_then(write);
         written.and_then(|()| fs::rename(&temporary, &path)).map_err(|source| JournalError::Io { path, source })
     }
 
@@ -268,10 +269,8 @@ impl Checkpoints for InJournal<'_> {
             Some(best) => Cow::Owned([checkpoint.snapshot.as_slice(), best].concat()),
             None => Cow::Borrowed(checkpoint.snapshot.as_slice()),
         };
-        let mut bytes = serde_json::to_vec(&(&checkpoint.progress, ContentHash::of(&rest), checkpoint.snapshot.len()))?;
-        bytes.push(b'\n');
-        bytes.extend_from_slice(&rest);
-        self.0.replace(CHECKPOINT, &bytes).map_err(io::Error::other)
+        let head = serde_json::to_vec(&(&checkpoint.progress, ContentHash::of(&rest), checkpoint.snapshot.len()))?;
+        self.0.replace(CHECKPOINT, &[&head, b"\n", &rest]).map_err(io::Error::other)
     }
 }
 

@@ -172,7 +172,7 @@ impl Transfer<'_> {
         let judge = match (self.plan.filter, discriminator) {
             (FilterChoice::Kit, Some((kit, bytes))) => {
                 let name = blob_name("discriminator");
-                job.journal.replace(&name, bytes)?;
+                job.journal.replace(&name, &[bytes])?;
                 adapters.push(job.journal.path(&name));
                 Judge::Discriminator { adapter: AdapterId(1), question: kit.manifest().question.clone() }
             }

@@ -36,7 +36,6 @@ pub use dtype::Dtype;
 pub use error::LlamaError;
 pub use graph::{Graph, Tensor};
 pub use kernels::Kernel;
-pub use memory::resident;
 pub use model::{Adapter, Model, ModelParams, map_file};
 pub use op::{Glu, Op, Unary};
 pub use probe::{Filled, Reading};

@@ -6,8 +6,8 @@ use super::{GgmlModel, internal};
 use crate::engine::{EngineError, LoraSpec, MemoryPlan, StepReport, Train, Trainer, TrainerInfo};
 use crate::record::Pair;
 
-/// States that a run holds at one time: the last good one, one more, and its bytes on the way to the journal.
-const SNAPSHOTS: usize = 3;
+/// States that a run holds at one time: the last good one, and one that is taken or on its way to the journal.
+const SNAPSHOTS: usize = 2;
 
 impl Train for GgmlModel {
     fn trainer(&mut self, spec: &LoraSpec) -> Result<Box<dyn Trainer + '_>, EngineError> {
