@@ -121,7 +121,6 @@ pub(crate) struct Planner<'a> {
     pub known: Memory,
     pub rank: usize,
     /// Bytes of work memory and tensors of a program for so many tokens and outputs, with what is kept and the bytes for its loss.
-    #[expect(clippy::type_complexity, reason = "one closure over the trainer")]
     pub measure: &'a mut dyn FnMut(usize, usize, Keep, usize) -> Result<(usize, usize), TrainError>,
 }
 
