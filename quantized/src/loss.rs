@@ -57,11 +57,6 @@ impl Head {
         Self { start: trace.output, tail: Vec::new() }
     }
 
-    /// The product with the output matrix, if it is known.
-    pub fn product(&self) -> Option<usize> {
-        self.tail.first().copied()
-    }
-
     /// The logits are the product with the output matrix, times a number at most.
     ///
     /// fails: with the operation that makes them something else.
@@ -220,8 +215,12 @@ impl Parts<'_> {
         for index in &self.head.tail {
             let mut node: Node = self.trace.nodes[*index].clone();
             node.shape[1] = count;
+            let product = self.weights.product(graph, self.trace, self.needs, *index, &mut forward, false)?;
             let sources: Vec<Option<Tensor>> = node.sources.iter().map(|source| source.and_then(|source| forward[source])).collect();
-            forward[*index] = Some(graph.replay(&node, &sources, None)?);
+            forward[*index] = Some(match product {
+                Some(product) => product,
+                None => graph.replay(&node, &sources, None)?,
+            });
         }
         Ok(forward)
     }

@@ -1,6 +1,6 @@
 //! Turns a traced forward graph into a training graph: forward, loss, gradients.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use translora_llama::{Compute, Dtype, Graph, Node, Op, Storage, Tensor, Trace};
 
@@ -9,8 +9,9 @@ use crate::error::TrainError;
 use crate::loss::{Head, Loss, Parts};
 use crate::objective::Goal;
 use crate::pack::{Example, Packed};
+use crate::profile::{Bounds, StepTimes};
 use crate::rules::{Backward, no_rule};
-use crate::weights::{ForwardWeights, Wanted, Weights};
+use crate::weights::Weights;
 
 /// What a program computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,6 +27,8 @@ pub(crate) enum Purpose {
 /// A training graph for fixed numbers of tokens and outputs.
 pub(crate) struct Program {
     graph: Graph,
+    /// Where its forward part and its loss end.
+    bounds: Bounds,
     tokens: usize,
     vocabulary: usize,
     inputs: Inputs,
@@ -90,23 +93,17 @@ pub(crate) fn reach(trace: &Trace, adapter: &AdapterIndex) -> Reach {
     Reach { live, needs }
 }
 
-/// Which copies of which weights the gradients (and the chosen forward) need.
-pub(crate) fn wanted(trace: &Trace, adapter: &AdapterIndex, forward: ForwardWeights) -> HashMap<String, Wanted> {
+/// The weights whose transposes the gradients need.
+pub(crate) fn wanted(trace: &Trace, adapter: &AdapterIndex) -> HashSet<String> {
     let Reach { live, needs } = reach(trace, adapter);
-    let product = Head::find(trace, &needs).product();
-    let mut wanted: HashMap<String, Wanted> = HashMap::new();
-    for (index, node) in trace.nodes.iter().enumerate().filter(|(index, node)| live[*index] && node.op == Op::MulMat) {
-        let (Some(Some(weight)), Some(Some(input))) = (node.sources.first(), node.sources.get(1)) else { continue };
+    let products = trace.nodes.iter().enumerate().filter(|(index, node)| live[*index] && node.op == Op::MulMat);
+    let frozen = products.filter_map(|(_, node)| {
+        let (Some(Some(weight)), Some(Some(input))) = (node.sources.first(), node.sources.get(1)) else { return None };
         let weight = &trace.nodes[*weight];
-        if weight.op != Op::Weight || adapter.contains_key(&weight.name) {
-            continue;
-        }
-        let entry = wanted.entry(weight.name.clone()).or_default();
-        entry.transposed |= needs[*input];
-        // The output matrix is read for few positions only; its logits stay exactly llama.cpp's.
-        entry.forward |= forward == ForwardWeights::F16 && weight.dtype.is_quantized() && Some(index) != product;
-    }
-    wanted
+        let wanted = weight.op == Op::Weight && !adapter.contains_key(&weight.name) && needs[*input];
+        wanted.then(|| weight.name.clone())
+    });
+    frozen.collect()
 }
 
 impl Program {
@@ -128,8 +125,8 @@ impl Program {
         let mut graph = Graph::new(trace.nodes.len() * 16 + 256 + head.nodes_max(vocabulary, outputs, &goal))?;
         let forward = vec![None; trace.nodes.len()];
         let dropping = purpose == Purpose::Gradients && goal.dropout > 0.0;
-        let mut emit =
-            Emit { graph: &mut graph, trace, weights, adapter, index, forward, roles: HashMap::new(), dropping, masks: HashMap::new() };
+        let (roles, masks) = (HashMap::new(), HashMap::new());
+        let mut emit = Emit { graph: &mut graph, trace, weights, adapter, index, needs: &needs, forward, roles, dropping, masks };
         for i in (0..=trace.output).filter(|i| live[*i] && !head.tail.contains(i)) {
             emit.node(i)?;
         }
@@ -145,9 +142,13 @@ impl Program {
         };
         let output_of = inputs.output_of;
         let parts = Parts { trace, forward: &forward, needs: &needs, weights, head: &head, output_of, purpose, goal };
+        graph.expand(forward[head.start].ok_or_else(|| no_rule(output, " of a node that was not emitted"))?)?;
+        let mut bounds = Bounds { forward: graph.nodes(), loss: usize::MAX };
         let (loss, gradient) = Loss::new(&mut graph, &parts)?;
         let mut gradients = Vec::new();
         if let Some(gradient) = gradient {
+            graph.expand(gradient)?;
+            bounds.loss = graph.nodes();
             let mut rules = Backward::new(&mut graph, trace, &forward, &needs, weights, output_of);
             rules.masks.clone_from(&masks);
             let found = rules.run(head.start, 0, gradient)?;
@@ -156,6 +157,7 @@ impl Program {
         let size = |value: i64| usize::try_from(value).unwrap_or(0);
         Ok(Self {
             graph,
+            bounds,
             tokens: size(count),
             vocabulary: size(vocabulary),
             inputs,
@@ -194,6 +196,11 @@ impl Program {
         let weight = packed.weights.iter().map(|weight| f64::from(*weight)).sum();
         Ok(Outcome { loss, weight, gradients, logits })
     }
+
+    /// Add the times of the run just made.
+    pub fn add_times(&self, compute: &Compute, times: &mut StepTimes) {
+        times.add(&self.graph, self.bounds, compute);
+    }
 }
 
 /// Mark the adapter's gradients as outputs, in the order of its storage.
@@ -221,6 +228,7 @@ struct Emit<'a> {
     weights: &'a Weights,
     adapter: &'a Storage,
     index: &'a AdapterIndex,
+    needs: &'a [bool],
     forward: Vec<Option<Tensor>>,
     /// Inputs by what they mean.
     roles: HashMap<&'static str, Tensor>,
@@ -240,37 +248,37 @@ impl Emit<'_> {
                 None => self.graph.weight(trace, node)?,
             },
             Op::Input => self.input(i, node)?,
-            _ => {
-                let mut sources: Vec<Option<Tensor>> =
-                    node.sources.iter().map(|source| source.and_then(|source| self.forward[source])).collect();
-                if let (Op::MulMat, Some(Some(weight)), true) = (node.op, node.sources.first(), i != trace.output) {
-                    let copy = self.weights.copy(self.graph, &trace.nodes[*weight].name)?;
-                    sources[0] = copy.or(sources[0]);
-                }
-                if let (Op::MulMat, Some(Some(input)), true) = (node.op, sources.get(1), self.weights.forward == ForwardWeights::F16) {
-                    // As in `Backward::mul_mat`: the permuted queries are not contiguous. Not in the native forward, which stays
-                    // llama.cpp's to the bit.
-                    sources[1] = Some(self.graph.dense(*input)?);
-                }
-                self.mask(node, &mut sources)?;
-                let view = node.view.and_then(|(root, _)| self.forward[root]);
-                self.graph.replay(node, &sources, view)?
-            }
+            _ => match self.masked(i, node)? {
+                Some(product) => product,
+                None => self.operation(i, node)?,
+            },
         };
         self.forward[i] = Some(tensor);
         Ok(())
     }
 
-    /// Let the product with an A read its input through a mask.
-    fn mask(&mut self, node: &Node, sources: &mut [Option<Tensor>]) -> Result<(), TrainError> {
-        let (true, Some(Some(a)), Some(Some(input))) = (self.dropping, node.sources.first(), sources.get(1)) else { return Ok(()) };
-        let name = &self.trace.nodes[*a].name;
-        if let (Some(slot), true) = (self.index.get(name), name.ends_with(".lora_a")) {
-            let mask = Mask::new(self.graph, *input, *slot)?;
-            sources[1] = Some(mask.masked);
-            self.masks.insert(*a, mask);
+    /// A node that computes something.
+    fn operation(&mut self, i: usize, node: &Node) -> Result<Tensor, TrainError> {
+        if let Some(product) = self.weights.product(self.graph, self.trace, self.needs, i, &mut self.forward, !self.dropping)? {
+            return Ok(product);
         }
-        Ok(())
+        let sources: Vec<Option<Tensor>> = node.sources.iter().map(|source| source.and_then(|source| self.forward[source])).collect();
+        let view = node.view.and_then(|(root, _)| self.forward[root]);
+        Ok(self.graph.replay(node, &sources, view)?)
+    }
+
+    /// The product with an A, which reads its input through a mask; nothing for other nodes.
+    fn masked(&mut self, i: usize, node: &Node) -> Result<Option<Tensor>, TrainError> {
+        let [Some(a), Some(input), ..] = node.sources[..] else { return Ok(None) };
+        let name = &self.trace.nodes[a].name;
+        let slot = self.index.get(name).filter(|_| self.dropping && name.ends_with(".lora_a"));
+        let (Some(slot), Some(whole)) = (slot, self.forward[input]) else { return Ok(None) };
+        let mask = Mask::new(self.graph, whole, *slot)?;
+        self.masks.insert(a, mask);
+        self.forward[input] = Some(mask.masked);
+        let product = self.operation(i, node);
+        self.forward[input] = Some(whole);
+        product.map(Some)
     }
 
     /// Tell what an input means by who reads it.

@@ -3,6 +3,10 @@
 //! Each rule is written with operations that every ggml backend has: no OUT_PROD, no *_BACK except ROPE_BACK, no autodiff.
 //! Shapes are ggml's, innermost first; `dy` is the gradient of the loss for a node's result.
 
+mod direct;
+
+pub(crate) use direct::adapted;
+
 use std::collections::HashMap;
 
 use translora_llama::{Graph, Node, Op, Tensor, Trace};
@@ -64,7 +68,10 @@ impl<'a> Backward<'a> {
 
     fn rule(&mut self, index: usize, node: &Node, dy: Tensor) -> Done {
         match node.op {
-            Op::Add => self.add(node, dy),
+            Op::Add => match self.weights.direct().zip(adapted(self.trace, self.needs, index)).filter(|_| self.masks.is_empty()) {
+                Some((kernel, found)) => self.adapted_direct(node, found, dy, kernel),
+                None => self.add(node, dy),
+            },
             Op::Mul => self.mul(node, dy),
             Op::Scale => {
                 let dx = self.graph.scale(dy, node.parameter_f32(0), 0.0)?;
@@ -123,11 +130,13 @@ impl<'a> Backward<'a> {
     ///
     /// shapes: a [k, m, g], b [k, n, h], y [m, n, h] with h a multiple of g
     fn mul_mat(&mut self, node: &Node, dy: Tensor) -> Done {
+        if let Some(kernel) = self.weights.direct() {
+            return self.mul_mat_direct(node, dy, kernel);
+        }
         // ggml's fast F32 product wants its second operand contiguous; gradients of permuted heads are not.
         let dy = self.graph.dense(dy)?;
         if self.wants(node, 1) {
-            let turned = self.transposed_operand(node)?;
-            let db = self.graph.mul_mat(turned, dy)?;
+            let db = self.right_gradient(node, dy)?;
             self.give(node, 1, db)?;
         }
         if self.wants(node, 0) {
@@ -148,20 +157,23 @@ impl<'a> Backward<'a> {
         Ok(())
     }
 
-    /// The first operand of a product, transposed: the prepared copy of a weight, or turned here.
-    fn transposed_operand(&mut self, node: &Node) -> Result<Tensor, TrainError> {
+    /// W dy for a frozen weight, by whatever reads it; else a product with the first operand turned here.
+    fn right_gradient(&mut self, node: &Node, dy: Tensor) -> Result<Tensor, TrainError> {
         let index = source(node, 0)?;
-        let a = &self.trace.nodes[index];
+        let (a, tensor) = (&self.trace.nodes[index], self.value(node, 0)?);
         if a.op == Op::Weight && !self.needs[index] {
-            let copy = self.weights.transposed(self.graph, a)?;
-            return copy.ok_or_else(|| no_rule(node, " without a transposed copy"));
+            let product = self.weights.turned_product(self.graph, a, tensor, dy)?;
+            return product.ok_or_else(|| no_rule(node, " without a transposed copy"));
         }
-        let a = self.value(node, 0)?;
-        self.turn(a)
+        let turned = self.turn(tensor)?;
+        Ok(self.graph.mul_mat(turned, dy)?)
     }
 
     /// y = x / √(mean x² + ε): dx = (dy − y mean(y ⊙ dy)) / √(mean x² + ε)
     fn rms_norm(&mut self, index: usize, node: &Node, dy: Tensor) -> Done {
+        if self.weights.direct().is_some() {
+            return self.rms_norm_direct(node, dy);
+        }
         let (x, y) = (self.value(node, 0)?, self.emitted(index, node)?);
         let inverse = 1.0 / node.shape[0] as f32;
         let graph = &mut *self.graph;
@@ -185,6 +197,9 @@ impl<'a> Backward<'a> {
             return Err(no_rule(node, " with sinks"));
         }
         let y = self.emitted(index, node)?;
+        if self.weights.direct().is_some() {
+            return self.soft_max_direct(y, node, dy);
+        }
         let graph = &mut *self.graph;
         let dy = graph.dense(dy)?;
         let product = graph.mul(y, dy)?;
@@ -199,6 +214,9 @@ impl<'a> Backward<'a> {
     fn swiglu(&mut self, node: &Node, dy: Tensor) -> Done {
         if node.sources.len() < 2 {
             return Err(no_rule(node, " with gate and value in one tensor"));
+        }
+        if self.weights.direct().is_some() {
+            return self.swiglu_direct(node, dy);
         }
         let (gate, up) = (self.value(node, 0)?, self.value(node, 1)?);
         let dy = self.graph.dense(dy)?;
@@ -303,14 +321,17 @@ impl<'a> Backward<'a> {
 
     /// Add `gradient` to what an operand has so far.
     fn give(&mut self, node: &Node, operand: usize, gradient: Tensor) -> Done {
-        let index = source(node, operand)?;
-        if !self.needs[index] {
-            return Ok(());
-        }
         let gradient = match self.mask(node, operand) {
             Some(mask) => mask.back(self.graph, gradient)?,
             None => gradient,
         };
+        self.add_gradient(source(node, operand)?, gradient)
+    }
+
+    fn add_gradient(&mut self, index: usize, gradient: Tensor) -> Done {
+        if !self.needs[index] {
+            return Ok(());
+        }
         self.gradients[index] = Some(match self.gradients[index] {
             None => gradient,
             Some(sofar) => {

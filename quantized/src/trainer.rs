@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use translora_gguf::Gguf;
-use translora_llama::{Adapter as LoadedAdapter, Backend, Compute, Context, Dtype, Model, Storage, Trace};
+use translora_llama::{Adapter as LoadedAdapter, Backend, Compute, Context, Dtype, Kernel, Model, Storage, Trace};
 
 use crate::adapter::Adapter;
 use crate::dropout;
@@ -13,6 +13,7 @@ use crate::modules::{self, Target};
 use crate::objective::{Condensed, Goal, Objective};
 use crate::optimizer::{AdamW, Moments};
 use crate::pack::{Example, Packed, shared_prefix, split};
+use crate::profile::StepTimes;
 use crate::program::{AdapterIndex, Outcome, Pass, Program, Purpose, reach, wanted};
 use crate::snapshot;
 use crate::weights::{ForwardWeights, Weights};
@@ -63,7 +64,7 @@ impl Default for TrainSpec {
             dropout: 0.0,
             clip_norm: 1.0,
             micro_batch: 0,
-            forward: ForwardWeights::F16,
+            forward: ForwardWeights::Direct(Kernel::fast()),
             loss_bytes: LOSS_BYTES,
             threads: 1,
         }
@@ -120,6 +121,8 @@ pub struct Trainer {
     goal: Goal,
     prefix: usize,
     vocabulary: usize,
+    /// While time is taken.
+    times: Option<StepTimes>,
 }
 
 impl Trainer {
@@ -154,6 +157,7 @@ impl Trainer {
             goal: Goal { objective: spec.objective, width: 1, bytes: spec.loss_bytes, dropout: spec.dropout },
             prefix: 0,
             vocabulary: model.vocab().len(),
+            times: None,
         };
         trainer.program(TOKENS_MAX, 16, Purpose::Gradients)?;
         Ok(trainer)
@@ -193,6 +197,17 @@ impl Trainer {
     /// units: bytes of work memory that the programs run so far have needed at most.
     pub fn work_bytes(&self) -> usize {
         self.compute.work_bytes()
+    }
+
+    /// Take the time of what later steps compute.
+    pub fn time(&mut self) {
+        self.compute.time(true);
+        self.times = Some(StepTimes::default());
+    }
+
+    /// Times since `time`.
+    pub fn times(&self) -> Option<&StepTimes> {
+        self.times.as_ref()
     }
 
     /// Take the examples that later calls name by index.
@@ -336,6 +351,9 @@ impl Trainer {
             return Err(TrainError::Snapshot("a program vanished".into()));
         };
         let outcome = program.run(&mut self.compute, &packed, run, pass)?;
+        if let Some(times) = &mut self.times {
+            program.add_times(&self.compute, times);
+        }
         Ok((outcome, packed.used))
     }
 
@@ -348,7 +366,7 @@ impl Trainer {
         if self.weights.is_none() {
             // A dry run first: a missing rule must cost neither time nor memory.
             Program::new(&trace, &Weights::dry(), &self.storage, &self.index, Purpose::Gradients, self.goal)?;
-            let copies = wanted(&trace, &self.index, self.spec.forward);
+            let copies = wanted(&trace, &self.index);
             self.weights = Some(Weights::prepare(&trace, &mut self.compute, &copies, self.spec.forward)?);
         }
         if let Some(weights) = &self.weights {

@@ -1,88 +1,123 @@
-//! Copies of frozen weights in the layouts that gradients need.
+//! How frozen weights are read: where they lie, or through copies.
 //!
-//! The gradient of y = W x for x is Wᵀ dy, which ggml computes fast only as a MUL_MAT with Wᵀ in memory. Quantized weights are
-//! additionally kept as F16 for the forward pass where that is asked for: on a CPU without int8 dot products a K- or Q4-quant
-//! matrix product runs at half the speed of F16 or less (ARCHITECTURE.md has the measurement).
+//! The gradient of y = W x for x is Wᵀ dy. On the CPU kernels of our own read W where it lies for both. Elsewhere the gradient is a
+//! MUL_MAT with a copy of Wᵀ, made once: ggml has no fast product over the rows of a quantized matrix.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use translora_llama::{Compute, Dtype, Graph, LlamaError, Node, Storage, Tensor, Trace};
+use translora_llama::{Compute, Dtype, Graph, Kernel, LlamaError, Node, Op, Plus, Storage, Tensor, Trace};
 
-/// How the forward pass reads quantized weights.
+use crate::rules::adapted;
+
+/// How products read frozen weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ForwardWeights {
-    /// As they lie: activations are quantized for each product, exactly as in llama.cpp.
+    /// ggml's products: activations are quantized for each, exactly as in llama.cpp. Gradients read transposed copies.
     Native,
-    /// As F16 copies: exact weights (to 2⁻¹¹), activations in F16.
-    F16,
-}
-
-/// Which copies one weight needs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Wanted {
-    pub transposed: bool,
-    pub forward: bool,
+    /// Kernels of our own, on the CPU, forward and backward; activations stay f32 or bf16. No copies.
+    Direct(Kernel),
+    /// As ggml's own autodiff has it: gradients by OUT_PROD, which dequantizes each weight row once for each token. For comparison.
+    OutProd,
 }
 
 /// The copies, by weight name.
 pub struct Weights {
     storage: Option<Storage>,
     transposed: HashMap<String, usize>,
-    copies: HashMap<String, usize>,
-    pub(crate) forward: ForwardWeights,
+    forward: ForwardWeights,
     dry: bool,
 }
 
 impl Weights {
     /// No copies at all: for a graph that is built to see whether it can be, and never run.
     pub fn dry() -> Self {
-        Self { storage: None, transposed: HashMap::new(), copies: HashMap::new(), forward: ForwardWeights::Native, dry: true }
+        Self { storage: None, transposed: HashMap::new(), forward: ForwardWeights::Native, dry: true }
     }
 
-    /// Make the wanted copies of a trace's weights.
+    /// Make what a trace's gradients need beside the weights themselves: for `Native` the transposes named in `wanted`.
     ///
     /// shapes: W is [in, out]; its transpose [out, in]
-    pub fn prepare(
-        trace: &Trace,
-        compute: &mut Compute,
-        wanted: &HashMap<String, Wanted>,
-        forward: ForwardWeights,
-    ) -> Result<Self, LlamaError> {
+    pub fn prepare(trace: &Trace, compute: &mut Compute, wanted: &HashSet<String>, forward: ForwardWeights) -> Result<Self, LlamaError> {
+        let mut this = Self { storage: None, transposed: HashMap::new(), forward, dry: false };
+        let sources: Vec<&Node> = match forward {
+            ForwardWeights::Native => trace.nodes.iter().filter(|node| wanted.contains(&node.name)).collect(),
+            ForwardWeights::Direct(_) | ForwardWeights::OutProd => Vec::new(),
+        };
+        if sources.is_empty() {
+            return Ok(this);
+        }
         let mut shapes = Vec::new();
-        let (mut transposed, mut copies) = (HashMap::new(), HashMap::new());
-        let named = |node: &&Node| wanted.contains_key(&node.name);
-        let sources: Vec<&Node> = trace.nodes.iter().filter(named).collect();
         for node in &sources {
             let [inputs, outputs, ..] = node.shape;
             let kind = if node.dtype == Dtype::F32 { Dtype::F32 } else { Dtype::F16 };
-            let wanted = wanted[&node.name];
-            if wanted.transposed {
-                transposed.insert(node.name.clone(), shapes.len());
-                shapes.push((kind, [outputs, inputs], format!("{}.t", node.name)));
-            }
-            if wanted.forward {
-                copies.insert(node.name.clone(), shapes.len());
-                shapes.push((Dtype::F16, [inputs, outputs], format!("{}.f16", node.name)));
-            }
-        }
-        if shapes.is_empty() {
-            return Ok(Self { storage: None, transposed, copies, forward, dry: false });
+            this.transposed.insert(node.name.clone(), shapes.len());
+            shapes.push((kind, [outputs, inputs], format!("{}.t", node.name)));
         }
         let storage = Storage::new(compute, &shapes)?;
-        for node in sources {
+        for (index, node) in sources.into_iter().enumerate() {
             let values = floats(trace, node)?;
             let width = usize::try_from(node.shape[0]).unwrap_or(1);
-            if let Some(index) = transposed.get(&node.name) {
-                let bytes = if node.dtype == Dtype::F32 { transpose_f32(&values, width) } else { transpose_f16(&values, width) };
-                compute.write_stored(&storage, *index, &bytes)?;
-            }
-            if let Some(index) = copies.get(&node.name) {
-                compute.write_stored(&storage, *index, &halves(&values))?;
-            }
+            let bytes = if node.dtype == Dtype::F32 { transpose_f32(&values, width) } else { transpose_f16(&values, width) };
+            compute.write_stored(&storage, index, &bytes)?;
         }
-        Ok(Self { storage: Some(storage), transposed, copies, forward, dry: false })
+        this.storage = Some(storage);
+        Ok(this)
+    }
+
+    /// The kernel that reads weights where they lie, if that is how they are read.
+    pub(crate) fn direct(&self) -> Option<Kernel> {
+        match self.forward {
+            ForwardWeights::Direct(kernel) => Some(kernel),
+            ForwardWeights::Native | ForwardWeights::OutProd => None,
+        }
+    }
+
+    /// The result of a traced node where it is not ggml's own operation: a product, or (if `whole` sums may be one operation) the sum of one
+    /// and its adapter's.
+    pub(crate) fn product(
+        &self,
+        graph: &mut Graph,
+        trace: &Trace,
+        needs: &[bool],
+        index: usize,
+        forward: &mut [Option<Tensor>],
+        whole: bool,
+    ) -> Result<Option<Tensor>, LlamaError> {
+        let Some(kernel) = self.direct() else { return Ok(None) };
+        let node = &trace.nodes[index];
+        if let Some(found) = adapted(trace, needs, index).filter(|_| whole)
+            && let [Some(weight), Some(a), Some(b), Some(x)] = [found.weight, found.a, found.b, found.x].map(|index| forward[index])
+        {
+            let scale = trace.nodes[found.scale].parameter_f32(0);
+            let small = graph.times(kernel, a, x, Plus { scale, ..Plus::NONE })?;
+            forward[found.small] = Some(small);
+            return graph.times(kernel, weight, x, Plus { adapter: Some((b, small)), ..Plus::NONE }).map(Some);
+        }
+        let operand = |number: usize| node.sources.get(number).copied().flatten().and_then(|index| forward[index]);
+        let (Op::MulMat, Some(a), Some(b)) = (node.op, operand(0), operand(1)) else { return Ok(None) };
+        let weight = node.sources[0].is_some_and(|index| trace.nodes[index].op == Op::Weight);
+        if weight && graph.shape(a)?[2..] == [1, 1] {
+            return graph.times(kernel, a, b, Plus::NONE).map(Some);
+        }
+        let floats = graph.dtype(a)? == Dtype::F32 && graph.dtype(b)? == Dtype::F32;
+        // Attention stays in f32: a softmax magnifies what bf16 rounds off its scores.
+        if floats { graph.product(Kernel::exact(), a, b).map(Some) } else { Ok(None) }
+    }
+
+    /// W dy: the gradient of Wᵀ x for x. `tensor` is the weight `node` in `graph`. None where its transpose is missing.
+    ///
+    /// shapes: W [k, m], dy [m, …] → [k, …]
+    pub(crate) fn turned_product(&self, graph: &mut Graph, node: &Node, tensor: Tensor, dy: Tensor) -> Result<Option<Tensor>, LlamaError> {
+        if let Some(kernel) = self.direct() {
+            return graph.times_turned(kernel, tensor, dy, Plus::NONE).map(Some);
+        }
+        if self.forward == ForwardWeights::OutProd {
+            return graph.out_prod(tensor, dy).map(Some);
+        }
+        let Some(turned) = self.transposed(graph, node)? else { return Ok(None) };
+        graph.mul_mat(turned, dy).map(Some)
     }
 
     /// The transposed copy of a weight as a leaf of `graph`; `None` if there is none.
@@ -92,12 +127,6 @@ impl Weights {
             return graph.input(Dtype::F32, &[outputs, inputs], "dry").map(Some);
         }
         let copy = self.transposed.get(&node.name).zip(self.storage.as_ref());
-        copy.map(|(index, storage)| graph.stored(storage, *index)).transpose()
-    }
-
-    /// The F16 copy of a weight as a leaf of `graph`; `None` if the weight is read as it lies.
-    pub(crate) fn copy(&self, graph: &mut Graph, name: &str) -> Result<Option<Tensor>, LlamaError> {
-        let copy = self.copies.get(name).zip(self.storage.as_ref());
         copy.map(|(index, storage)| graph.stored(storage, *index)).transpose()
     }
 
@@ -128,10 +157,6 @@ fn to_halves(values: &[f32]) -> Vec<f16> {
     let mut halves = vec![f16::ZERO; values.len()];
     halves.convert_from_f32_slice(values);
     halves
-}
-
-fn halves(values: &[f32]) -> Vec<u8> {
-    to_halves(values).iter().flat_map(|half| half.to_ne_bytes()).collect()
 }
 
 fn transpose_f16(values: &[f32], width: usize) -> Vec<u8> {

@@ -6,7 +6,7 @@ use translora_gguf::Gguf;
 use translora_llama::{Backend, Model, ModelParams, quantize};
 use translora_quantized::reference::{ReferenceLora, ReferenceModel, causal};
 use translora_quantized::tiny::{TinyArchitecture, TinyShape, VOCABULARY, tiny_model};
-use translora_quantized::{Divergence, Example, ForwardWeights, Objective, Teacher, TrainSpec, Trainer};
+use translora_quantized::{Divergence, Example, ForwardWeights, Kernel, Objective, Teacher, TrainSpec, Trainer};
 
 const DIVERGENCES: [Divergence; 4] =
     [Divergence::Forward, Divergence::Reverse, Divergence::JensenShannon { teacher: 0.5 }, Divergence::JensenShannon { teacher: 0.9 }];
@@ -35,16 +35,11 @@ impl Lab {
 
     /// A trainer whose B has numbers, so that every gradient is alive. A small budget: several chunks a pack.
     fn trainer(&self, objective: Objective) -> Trainer {
-        let spec = TrainSpec {
-            rank: 4,
-            alpha: 8.0,
-            seed: 7,
-            forward: ForwardWeights::Native,
-            loss_bytes: 64 << 10,
-            objective,
-            threads: 2,
-            ..TrainSpec::default()
-        };
+        self.trainer_by(objective, ForwardWeights::Native)
+    }
+
+    fn trainer_by(&self, objective: Objective, forward: ForwardWeights) -> Trainer {
+        let spec = TrainSpec { rank: 4, alpha: 8.0, seed: 7, forward, loss_bytes: 64 << 10, objective, threads: 2, ..TrainSpec::default() };
         let mut trainer = Trainer::new(self.backend, &self.model, &spec).unwrap();
         let mut adapter = trainer.adapter().clone();
         let mut random = Random(1);
@@ -267,15 +262,18 @@ fn text_with_token_weights_is_that_of_the_naive_reference() {
 
 #[test]
 fn condensed_is_the_divergence_over_the_whole_vocabulary() {
-    for (kind, tolerance) in [("f32", 1e-4), ("q8_0", 1e-2)] {
+    let (exact, fast) = (ForwardWeights::Direct(Kernel::exact()), ForwardWeights::Direct(Kernel::fast()));
+    for (kind, forward, tolerance) in
+        [("f32", ForwardWeights::Native, 1e-4), ("q8_0", ForwardWeights::Native, 1e-2), ("q8_0", exact, 1e-4), ("q8_0", fast, 2e-2)]
+    {
         let lab = Lab::of(kind);
         let plain = examples();
         let teachers = distributions(&plain, 1.0);
-        let mut whole = lab.trainer(Objective::Match { divergence: Divergence::Forward, temperature: 1.0 });
+        let mut whole = lab.trainer_by(Objective::Match { divergence: Divergence::Forward, temperature: 1.0 }, forward);
         whole
             .load(plain.iter().zip(&teachers).map(|(example, rows)| example.clone().taught(Teacher::All(rows.clone()))).collect())
             .unwrap();
-        let mut condensed = lab.trainer(Objective::Condensed);
+        let mut condensed = lab.trainer_by(Objective::Condensed, forward);
         let taught = plain
             .iter()
             .zip(&teachers)
@@ -285,7 +283,7 @@ fn condensed_is_the_divergence_over_the_whole_vocabulary() {
         let (one, left) = whole.gradients(&[0, 1, 2]).unwrap();
         let (two, right) = condensed.gradients(&[0, 1, 2]).unwrap();
         let left: Vec<Vec<f64>> = left.iter().map(|g| g.iter().map(|x| f64::from(*x)).collect()).collect();
-        eprintln!("{kind}: loss {} and {}, worst gradient error {:.1e}", one.loss, two.loss, worst(&right, &left));
+        eprintln!("{kind} {forward:?}: loss {} and {}, worst gradient error {:.1e}", one.loss, two.loss, worst(&right, &left));
         assert!((one.loss - two.loss).abs() < tolerance * one.loss, "{} against {}", one.loss, two.loss);
         assert!(worst(&right, &left) < tolerance, "{}", worst(&right, &left));
         if kind == "f32" {

@@ -6,7 +6,7 @@ use translora_gguf::Gguf;
 use translora_llama::{Adapter as Loaded, Backend, Batch, Context, ContextParams, Model, ModelParams, quantize};
 use translora_quantized::reference::{ReferenceLora, ReferenceModel, causal};
 use translora_quantized::tiny::{TinyArchitecture, TinyShape, tiny_model};
-use translora_quantized::{Example, ForwardWeights, TrainSpec, Trainer};
+use translora_quantized::{Example, ForwardWeights, Kernel, TrainSpec, Trainer};
 
 fn lab(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/lab").join(name)
@@ -199,13 +199,17 @@ fn gradients_match_the_naive_reference() {
     let folder = tempfile::tempdir().unwrap();
     for (architecture, name) in [(TinyArchitecture::Llama, "llama"), (TinyArchitecture::Qwen2, "qwen2"), (TinyArchitecture::Qwen3, "qwen3")]
     {
+        let (exact, fast) = (ForwardWeights::Direct(Kernel::exact()), ForwardWeights::Direct(Kernel::fast()));
         let plain = folder.path().join(format!("{name}.gguf"));
         std::fs::write(&plain, tiny_model(architecture, 3, &TinyShape::default())).unwrap();
         for (kind, forward, tolerance) in [
             ("f32", ForwardWeights::Native, 1e-4),
             ("f16", ForwardWeights::Native, 1e-2),
-            ("q8_0", ForwardWeights::F16, 1e-2),
-            ("q4_1", ForwardWeights::F16, 1e-2),
+            ("f32", exact, 1e-4),
+            ("q8_0", exact, 1e-4),
+            ("q4_1", exact, 1e-4),
+            ("q8_0", fast, 2e-2),
+            ("q4_1", fast, 2e-2),
             ("q8_0", ForwardWeights::Native, 5e-2),
         ] {
             let path = folder.path().join(format!("{name}.{kind}.gguf"));
@@ -258,7 +262,7 @@ fn a_loss_in_chunks_is_the_same_loss_in_less_memory() {
     let plain = folder.path().join("plain.gguf");
     let shape = TinyShape { vocabulary: 20_000, blocks: 1, ..TinyShape::default() };
     std::fs::write(&plain, tiny_model(TinyArchitecture::Llama, 3, &shape)).unwrap();
-    for (kind, forward, tolerance) in [("f32", ForwardWeights::Native, 1e-5), ("q4_1", ForwardWeights::F16, 1e-4)] {
+    for (kind, forward, tolerance) in [("f32", ForwardWeights::Native, 1e-5), ("q4_1", ForwardWeights::Direct(Kernel::fast()), 1e-4)] {
         let path = folder.path().join(format!("{kind}.gguf"));
         quantize(Backend::init().unwrap(), &plain, &path, kind).unwrap();
         let (backend, model) = open(&path);
@@ -344,7 +348,8 @@ fn b_moves_at_its_own_rate_and_weights_decay() {
     let (backend, model) = open(&lab("sprout.f16.gguf"));
     let first_step = |b_rate, weight_decay| {
         let optimizer = translora_quantized::AdamW { epsilon: 0.0, weight_decay, ..Default::default() };
-        let mut trainer = Trainer::new(backend, &model, &TrainSpec { b_rate, optimizer, ..spec(ForwardWeights::F16) }).unwrap();
+        let mut trainer =
+            Trainer::new(backend, &model, &TrainSpec { b_rate, optimizer, ..spec(ForwardWeights::Direct(Kernel::fast())) }).unwrap();
         wake(&mut trainer);
         trainer.load(examples(&model)).unwrap();
         let before = numbers(&trainer);
@@ -362,7 +367,7 @@ fn b_moves_at_its_own_rate_and_weights_decay() {
     let (a, b, plain) = first_step(16.0, 0.0);
     assert!((a / 2e-3 - 1.0).abs() < 1e-3 && (b / 32e-3 - 1.0).abs() < 1e-3, "{a} {b}");
     let (_, _, decayed) = first_step(1.0, 5.0);
-    let mut fresh = Trainer::new(backend, &model, &spec(ForwardWeights::F16)).unwrap();
+    let mut fresh = Trainer::new(backend, &model, &spec(ForwardWeights::Direct(Kernel::fast()))).unwrap();
     wake(&mut fresh);
     let [values, _] = numbers(&fresh);
     for ((value, plain), decayed) in values.iter().zip(&plain).zip(&decayed) {
@@ -373,10 +378,16 @@ fn b_moves_at_its_own_rate_and_weights_decay() {
 /// The slope of the loss under the masks of one step is that step's gradient, and masks differ from step to step.
 #[test]
 fn dropout_masks_the_inputs_of_a_in_both_directions() {
+    for forward in [ForwardWeights::Native, ForwardWeights::Direct(Kernel::exact())] {
+        check_dropout(forward);
+    }
+}
+
+fn check_dropout(forward: ForwardWeights) {
     let folder = tempfile::tempdir().unwrap();
     let (backend, model) = open(&variant(folder.path(), "sprout", "f32"));
     let with = |dropout| {
-        let mut trainer = Trainer::new(backend, &model, &TrainSpec { dropout, ..spec(ForwardWeights::Native) }).unwrap();
+        let mut trainer = Trainer::new(backend, &model, &TrainSpec { dropout, ..spec(forward) }).unwrap();
         wake(&mut trainer);
         // A strong adapter, through which much of the gradient for lower layers flows.
         let mut strong = trainer.adapter().clone();
@@ -411,7 +422,7 @@ fn dropout_masks_the_inputs_of_a_in_both_directions() {
             assert!((slope - norm).abs() < 0.01 * norm, "{} {slot}: {slope} against {norm}", base.pairs[p].target.name);
         }
     }
-    eprintln!("dropout: worst relative error {worst:.1e}");
+    eprintln!("dropout, {forward:?}: worst relative error {worst:.1e}");
     // On the average over many draws, what is left out makes no difference to first order: the gradients point the same way.
     trainer.set_adapter(base).unwrap();
     let alike = |a: &[Vec<f32>], b: &[Vec<f32>]| {
@@ -428,7 +439,8 @@ fn dropout_masks_the_inputs_of_a_in_both_directions() {
 fn a_restored_run_goes_on_with_the_same_bytes() {
     let (backend, model) = open(&lab("sprout.f16.gguf"));
     let fresh = || {
-        let spec = TrainSpec { dropout: 0.1, b_rate: 4.0, micro_batch: 2, ..spec(ForwardWeights::F16) };
+        let direct = ForwardWeights::Direct(Kernel::fast());
+        let spec = TrainSpec { dropout: 0.1, b_rate: 4.0, micro_batch: 2, ..spec(direct) };
         let mut trainer = Trainer::new(backend, &model, &spec).unwrap();
         trainer.load(examples(&model)).unwrap();
         trainer

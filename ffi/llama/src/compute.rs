@@ -12,6 +12,8 @@ pub struct Compute {
     backend: NonNull<sys::ggml_backend>,
     allocator: NonNull<sys::ggml_gallocr>,
     bound: u64,
+    /// Seconds of each node of the last run, while runs are timed.
+    times: Option<Vec<f64>>,
 }
 
 // SAFETY: no thread affinity; `&mut self` on everything that computes or writes.
@@ -30,7 +32,7 @@ impl Compute {
                 sys::ggml_backend_free(backend.as_ptr());
                 return Err(refused());
             };
-            Ok(Self { backend, allocator, bound: 0 })
+            Ok(Self { backend, allocator, bound: 0, times: None })
         }
     }
 
@@ -103,9 +105,23 @@ impl Compute {
         if self.bound != graph.id {
             return Err(LlamaError::Graph("the graph is not bound".into()));
         }
+        if self.times.is_some() {
+            let (times, status) = crate::timing::run(self.backend, graph);
+            self.times = Some(times);
+            return ended(status);
+        }
         // SAFETY: bound, so every tensor has memory; operands were checked when the graph was built.
-        let status = unsafe { sys::ggml_backend_graph_compute(self.backend.as_ptr(), graph.cgraph) };
-        if status == sys::GGML_STATUS_SUCCESS { Ok(()) } else { Err(LlamaError::Graph(format!("computing failed with status {status}"))) }
+        ended(unsafe { sys::ggml_backend_graph_compute(self.backend.as_ptr(), graph.cgraph) })
+    }
+
+    /// Take the time of each node in later runs.
+    pub fn time(&mut self, on: bool) {
+        self.times = on.then(Vec::new);
+    }
+
+    /// Seconds that each node of the last run took, by its place in the graph; empty unless runs are timed.
+    pub fn times(&self) -> &[f64] {
+        self.times.as_deref().unwrap_or_default()
     }
 
     /// Read an F32 output of the bound graph.
@@ -148,6 +164,10 @@ impl Compute {
         }
         Ok(raw)
     }
+}
+
+fn ended(status: sys::ggml_status) -> Result<(), LlamaError> {
+    if status == sys::GGML_STATUS_SUCCESS { Ok(()) } else { Err(LlamaError::Graph(format!("computing failed with status {status}"))) }
 }
 
 impl Drop for Compute {

@@ -13,6 +13,9 @@ impl Dtype {
     pub const F16: Self = Self(sys::GGML_TYPE_F16);
     pub const BF16: Self = Self(sys::GGML_TYPE_BF16);
     pub const Q8_0: Self = Self(sys::GGML_TYPE_Q8_0);
+    pub const Q4_0: Self = Self(sys::GGML_TYPE_Q4_0);
+    pub const Q4_K: Self = Self(sys::GGML_TYPE_Q4_K);
+    pub const Q6_K: Self = Self(sys::GGML_TYPE_Q6_K);
     pub const I32: Self = Self(sys::GGML_TYPE_I32);
 
     pub(crate) fn of(raw: sys::ggml_type) -> Self {

@@ -1,5 +1,6 @@
 //! Builds graphs of ggml operations. Shapes are checked here, before ggml could assert on them.
 
+use std::collections::HashMap;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,6 +8,7 @@ use llama_cpp_sys_2 as sys;
 
 pub use crate::dtype::Dtype;
 use crate::error::LlamaError;
+use crate::kernels::Call;
 use crate::storage::{Shared, Storage};
 use crate::trace::{Node, Op, Trace};
 
@@ -26,13 +28,18 @@ pub struct Graph {
     /// Owners of memory that leaves of this graph point into.
     keep: Vec<Shared>,
     nodes_max: usize,
+    /// Operands that are packed already, for each kernel.
+    pub(crate) packed: HashMap<(Tensor, &'static str), Tensor>,
+    /// What our operations are told beside their tensors; boxed, because they hold its address.
+    #[expect(clippy::vec_box, reason = "the vector may move its elements")]
+    pub(crate) calls: Vec<Box<Call>>,
 }
 
 // SAFETY: the context and its tensors belong to this value alone; leaves point into memory that `keep` holds and nobody writes while
 // `&mut Compute` runs.
 unsafe impl Send for Graph {}
 
-type Built = Result<Tensor, LlamaError>;
+pub(crate) type Built = Result<Tensor, LlamaError>;
 
 impl Graph {
     /// Start an empty graph of at most `nodes_max` tensors.
@@ -46,7 +53,16 @@ impl Graph {
         let context = NonNull::new(context).ok_or_else(|| LlamaError::Memory { what: "a graph".into() })?;
         // SAFETY: the context has room for this graph by the size above.
         let cgraph = unsafe { sys::ggml_new_graph_custom(context.as_ptr(), nodes_max, false) };
-        Ok(Self { context, id: NEXT.fetch_add(1, Ordering::Relaxed), tensors: Vec::new(), cgraph, keep: Vec::new(), nodes_max })
+        Ok(Self {
+            context,
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            tensors: Vec::new(),
+            cgraph,
+            keep: Vec::new(),
+            nodes_max,
+            packed: HashMap::new(),
+            calls: Vec::new(),
+        })
     }
 
     /// Memory that is filled before each run.
@@ -133,6 +149,20 @@ impl Graph {
         }
         // SAFETY: the conditions of ggml_can_mul_mat and its assert on transposition hold.
         self.binary(a, b, |ctx, a, b| unsafe { sys::ggml_mul_mat(ctx, a, b) })
+    }
+
+    /// The gradient of `mul_mat` for its second operand as ggml's own autodiff takes it, one weight row for each token. For comparison.
+    ///
+    /// shapes: W [k, m], dy [m, …] → [k, …]
+    pub fn out_prod(&mut self, weight: Tensor, dy: Tensor) -> Built {
+        let (sw, sy) = (self.shape(weight)?, self.shape(dy)?);
+        if sw[1] != sy[0] || sw[2..] != [1, 1] || self.dtype(dy)? != Dtype::F32 {
+            return Err(LlamaError::Graph(format!("out_prod of {sw:?} and {sy:?}")));
+        }
+        let dense = self.dense(dy)?;
+        let turned = self.transpose(dense)?;
+        // SAFETY: the conditions of ggml_can_out_prod hold, and the weight is no transposed view.
+        self.binary(weight, turned, |ctx, weight, turned| unsafe { sys::ggml_out_prod(ctx, weight, turned) })
     }
 
     /// `b` is repeated to the shape of `a`.
@@ -227,6 +257,8 @@ impl Graph {
             let kernel = Some(crate::kernels::turn as unsafe extern "C" fn(*mut sys::ggml_tensor, i32, i32, *mut std::ffi::c_void));
             sys::ggml_custom_4d(self.ctx(), dtype, ne[1], ne[0], ne[2], ne[3], sources.as_mut_ptr(), 1, kernel, -1, std::ptr::null_mut())
         };
+        // SAFETY: the tensor that was just made.
+        unsafe { set_name(raw, "turn") };
         Ok(self.push(raw))
     }
 
@@ -314,6 +346,30 @@ impl Graph {
         Ok(())
     }
 
+    /// Nodes that a run computes, so far.
+    pub fn nodes(&self) -> usize {
+        // SAFETY: this graph's own.
+        usize::try_from(unsafe { sys::ggml_graph_n_nodes(self.cgraph) }).unwrap_or(0)
+    }
+
+    /// What the node at a place of the run computes, and from what kind of operand.
+    pub fn describe(&self, place: usize) -> String {
+        let text = |text: *const std::ffi::c_char| {
+            // SAFETY: ggml's names are NUL-terminated, static or part of a live tensor.
+            unsafe { std::ffi::CStr::from_ptr(text) }.to_string_lossy().into_owned()
+        };
+        if place >= self.nodes() {
+            return String::new();
+        }
+        // SAFETY: a node of this graph; ggml has a description of each op and a name of each type.
+        unsafe {
+            let raw = sys::ggml_graph_node(self.cgraph, i32::try_from(place).unwrap_or(0));
+            let op = if (*raw).op == sys::GGML_OP_CUSTOM { text((*raw).name.as_ptr()) } else { text(sys::ggml_op_desc(raw)) };
+            let source = (*raw).src[0];
+            if source.is_null() { op } else { format!("{op} {}", text(sys::ggml_type_name((*source).type_))) }
+        }
+    }
+
     /// shapes: ggml order, innermost first.
     pub fn shape(&self, a: Tensor) -> Result<[i64; 4], LlamaError> {
         // SAFETY: a live tensor of this graph.
@@ -342,12 +398,12 @@ impl Graph {
         self.context.as_ptr()
     }
 
-    fn push(&mut self, raw: *mut sys::ggml_tensor) -> Tensor {
+    pub(crate) fn push(&mut self, raw: *mut sys::ggml_tensor) -> Tensor {
         self.tensors.push(raw);
         Tensor { graph: self.id, index: self.tensors.len() - 1 }
     }
 
-    fn room(&self) -> Result<(), LlamaError> {
+    pub(crate) fn room(&self) -> Result<(), LlamaError> {
         // Leaves of others take no room; counting them anyway keeps the check on the safe side.
         if self.tensors.len() + 2 > self.nodes_max {
             return Err(LlamaError::Graph(format!("more than {} tensors", self.nodes_max)));

@@ -8,6 +8,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod args;
+#[cfg(feature = "ggml")]
+mod bench;
 mod eval;
 mod failure;
 mod inspect;
@@ -55,6 +57,8 @@ enum Command {
     Transfer(transfer::Transfer),
     Eval(eval::Eval),
     Inspect(inspect::Inspect),
+    #[cfg(feature = "ggml")]
+    Bench(bench::Bench),
 }
 
 /// How a command ended that did not fail.
@@ -73,6 +77,8 @@ fn main() -> ExitCode {
         Command::Transfer(command) => command.run(talk),
         Command::Eval(command) => command.run(talk),
         Command::Inspect(command) => command.run(talk),
+        #[cfg(feature = "ggml")]
+        Command::Bench(command) => command.run(talk),
     };
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,

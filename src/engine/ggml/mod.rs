@@ -11,6 +11,7 @@ use self::chat::Chat;
 use super::{AdapterId, Engine, EngineError, Model, ModelInfo, OpenOptions, With};
 use crate::record::ContentHash;
 
+pub mod bench;
 mod chat;
 mod decode;
 mod infer;

@@ -1,6 +1,6 @@
 //! Fit a LoRA: the engine's `Trainer` over `translora_quantized`.
 
-use translora_quantized::{AdamW, Example, ForwardWeights, LOSS_BYTES, TrainError, TrainSpec};
+use translora_quantized::{AdamW, Example, ForwardWeights, Kernel, LOSS_BYTES, TrainError, TrainSpec};
 
 use super::{GgmlModel, internal};
 use crate::engine::{EngineError, LoraSpec, StepReport, Train, Trainer, TrainerInfo};
@@ -22,7 +22,7 @@ impl Train for GgmlModel {
             dropout: spec.dropout,
             clip_norm: spec.clip_norm,
             micro_batch: spec.micro_batch,
-            forward: ForwardWeights::F16,
+            forward: ForwardWeights::Direct(Kernel::fast()),
             loss_bytes: LOSS_BYTES,
             threads: self.threads,
             ..TrainSpec::default()

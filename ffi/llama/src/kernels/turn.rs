@@ -1,4 +1,4 @@
-//! CPU kernels of our own, run by ggml's threads as custom operations.
+//! The transpose of a tensor, in tiles.
 
 use std::ffi::c_void;
 

@@ -1,0 +1,113 @@
+//! CPU kernels of our own, run by ggml's threads as custom operations.
+//!
+//! Products read quantized weights where they lie: each thread turns a block of rows that fits its cache into floats (or bf16) and
+//! multiplies it with all tokens before it goes on. No result depends on the number of threads.
+
+mod pack;
+mod product;
+mod rows;
+#[cfg(test)]
+mod tests;
+mod tile;
+mod turn;
+
+pub(crate) use product::{Call, Side, pack_rows, packed_lanes, product, times};
+pub(crate) use rows::{rms_norm_back, soft_max_back, swiglu_back_gate, swiglu_back_up};
+pub(crate) use turn::turn;
+
+use tile::TileFn;
+
+/// An inner loop that this processor can run: a value that exists proves it.
+#[derive(Clone, Copy)]
+pub struct Kernel(&'static Tiles);
+
+/// What tells one kernel from another.
+pub(crate) struct Tiles {
+    name: &'static str,
+    /// Results in one vector: columns of one panel of the second operand.
+    lanes: usize,
+    /// Rows of one panel of the first operand, a multiple of three.
+    rows: usize,
+    /// How a lane is made of two bf16; none where it is a float.
+    pairs: Option<Pairs>,
+    /// By thirds of the rows, then by vectors.
+    tiles: [[TileFn; 2]; 3],
+}
+
+struct Pairs {
+    along: unsafe fn(*const f32, usize, *mut u32),
+    across: unsafe fn(*const f32, *const f32, usize, *mut u32),
+}
+
+static PORTABLE: Tiles =
+    Tiles { name: "portable f32", lanes: tile::portable::LANES, rows: tile::portable::ROWS, pairs: None, tiles: tile::portable::TILES };
+#[cfg(target_arch = "x86_64")]
+static AVX2: Tiles = Tiles { name: "AVX2 f32", lanes: tile::avx2::LANES, rows: tile::avx2::ROWS, pairs: None, tiles: tile::avx2::TILES };
+#[cfg(target_arch = "x86_64")]
+static AVX512: Tiles =
+    Tiles { name: "AVX-512 f32", lanes: tile::avx512::LANES, rows: tile::avx512::ROWS, pairs: None, tiles: tile::avx512::TILES };
+#[cfg(target_arch = "x86_64")]
+static BF16: Tiles = Tiles {
+    name: "AVX-512 bf16",
+    lanes: tile::bf16::LANES,
+    rows: tile::bf16::ROWS,
+    pairs: Some(Pairs { along: tile::bf16::pair_along, across: tile::bf16::pair_across }),
+    tiles: tile::bf16::TILES,
+};
+
+impl Kernel {
+    /// All that this processor can run, the fastest last.
+    pub fn all() -> Vec<Self> {
+        let mut all = vec![Self(&PORTABLE)];
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::is_x86_feature_detected;
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                all.push(Self(&AVX2));
+            }
+            if is_x86_feature_detected!("avx512f") {
+                all.push(Self(&AVX512));
+                if is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512bf16") {
+                    all.push(Self(&BF16));
+                }
+            }
+        }
+        all
+    }
+
+    /// The fastest that multiplies in f32.
+    pub fn exact() -> Self {
+        Self::all().into_iter().rfind(|kernel| !kernel.is_bf16()).unwrap_or(Self(&PORTABLE))
+    }
+
+    /// The fastest; where it multiplies in bf16, sums are still f32.
+    pub fn fast() -> Self {
+        Self::all().into_iter().next_back().unwrap_or(Self(&PORTABLE))
+    }
+
+    pub fn name(self) -> &'static str {
+        self.0.name
+    }
+
+    pub fn is_bf16(self) -> bool {
+        self.0.pairs.is_some()
+    }
+
+    pub(crate) fn tiles(self) -> &'static Tiles {
+        self.0
+    }
+}
+
+impl std::fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl PartialEq for Kernel {
+    fn eq(&self, other: &Self) -> bool {
+        self.name() == other.name()
+    }
+}
+
+impl Eq for Kernel {}

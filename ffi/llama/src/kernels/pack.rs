@@ -1,0 +1,198 @@
+//! Brings operands into panels: dequantized, transposed where their rows run along the reduction, rounded to bf16 where asked.
+
+use std::ffi::c_void;
+use std::ops::Range;
+
+use llama_cpp_sys_2 as sys;
+
+use super::Tiles;
+
+/// Elements along the reduction that are packed at a time: whole blocks of every type. units: steps of four bytes.
+pub(super) const STEPS: usize = 256;
+/// Columns of the second operand that are packed at a time.
+pub(super) const COLUMNS: usize = 256;
+/// The widest panel of any kernel.
+const WIDTH_MAX: usize = 16;
+/// The longest block of any type of ggml.
+const BLOCK_MAX: usize = 256;
+
+/// Lines of elements somewhere in memory.
+pub(super) struct Matrix {
+    pub data: *const u8,
+    /// units: bytes between two lines.
+    pub line: usize,
+    /// Elements, and bytes, of one block.
+    pub block: usize,
+    pub block_bytes: usize,
+    /// None: the elements are f32.
+    pub convert: Option<unsafe extern "C" fn(*const c_void, *mut f32, i64)>,
+    /// Lines run along the reduction, so that packing transposes them; otherwise there is one line for each step.
+    pub along: bool,
+}
+
+impl Matrix {
+    /// The inner two dimensions of a tensor, its rows as lines.
+    ///
+    /// # Safety
+    /// `tensor` must be placed in host memory and have a conversion to floats (`Graph` checks it), its rows dense.
+    pub unsafe fn of(tensor: *const sys::ggml_tensor, along: bool) -> Self {
+        // SAFETY: as promised; the traits are a static table.
+        unsafe {
+            let traits = &*sys::ggml_get_type_traits((*tensor).type_);
+            let convert = if (*tensor).type_ == sys::GGML_TYPE_F32 { None } else { traits.to_float };
+            let (block, block_bytes) = (traits.blck_size as usize, traits.type_size);
+            Self { data: (*tensor).data.cast(), line: (*tensor).nb[1], block, block_bytes, convert, along }
+        }
+    }
+
+    /// Elements of one line as floats: where they lie, or through `buffer`.
+    ///
+    /// # Safety
+    /// The range lies inside line `index`; `buffer` has room for it and a block before and after.
+    unsafe fn floats(&self, index: usize, range: &Range<usize>, buffer: *mut f32) -> *const f32 {
+        // SAFETY: as promised; the conversion reads whole blocks of the line and writes as many floats.
+        unsafe {
+            let line = self.data.add(index * self.line);
+            let Some(convert) = self.convert else { return line.cast::<f32>().add(range.start) };
+            let (first, last) = (range.start / self.block, range.end.div_ceil(self.block));
+            convert(line.add(first * self.block_bytes).cast(), buffer, ((last - first) * self.block) as i64);
+            buffer.add(range.start - first * self.block)
+        }
+    }
+}
+
+/// A thread's working memory for packing.
+pub(super) struct Lines {
+    floats: Vec<f32>,
+    lanes: Vec<u32>,
+}
+
+impl Lines {
+    pub fn new() -> Self {
+        let floats = WIDTH_MAX * (2 * STEPS + 2 * BLOCK_MAX);
+        Self { floats: vec![0.0; floats], lanes: vec![0; (WIDTH_MAX + 1) * 2 * STEPS] }
+    }
+}
+
+/// What to pack and where to.
+pub(super) struct Packing<'a> {
+    pub tiles: &'a Tiles,
+    /// Lanes of one panel.
+    pub width: usize,
+    /// Rows (or columns) of the operand.
+    pub wanted: Range<usize>,
+    /// Elements along the reduction, at most `STEPS` steps.
+    pub depth: Range<usize>,
+    pub to: *mut u32,
+    /// units: lanes between two panels.
+    pub panel: usize,
+}
+
+impl Packing<'_> {
+    /// Fill panels with `wanted` × `depth` of `source`; lanes beyond it with zero.
+    ///
+    /// # Safety
+    /// The ranges lie inside `source`, `to` has room for the panels, and the processor can run the kernel.
+    pub unsafe fn run(&self, source: &Matrix, lines: &mut Lines) {
+        if source.along {
+            // SAFETY: handed on.
+            return unsafe { self.transposed(source, lines) };
+        }
+        let most = COLUMNS / self.width * self.width;
+        for (number, start) in self.wanted.clone().step_by(most).enumerate() {
+            let wanted = start..(start + most).min(self.wanted.end);
+            // SAFETY: handed on, a part that the buffers hold at a time.
+            unsafe { self.in_order(source, &wanted, self.to.add(number * (most / self.width) * self.panel), lines) };
+        }
+    }
+
+    unsafe fn transposed(&self, source: &Matrix, lines: &mut Lines) {
+        let count = self.depth.len();
+        let steps = if self.tiles.pairs.is_some() { count.div_ceil(2) } else { count };
+        let (zeros, room) = lines.lanes.split_at_mut(2 * STEPS);
+        for (number, first) in self.wanted.clone().step_by(self.width).enumerate() {
+            let mut from = [zeros.as_ptr(); WIDTH_MAX];
+            for (lane, index) in (first..self.wanted.end.min(first + self.width)).enumerate() {
+                // SAFETY: the line is one of the operand's; each lane has its own part of the buffers.
+                unsafe {
+                    let buffer = lines.floats.as_mut_ptr().add(lane * (2 * STEPS + 2 * BLOCK_MAX));
+                    let floats = source.floats(index, &self.depth, buffer);
+                    from[lane] = floats.cast();
+                    if let Some(pairs) = &self.tiles.pairs {
+                        let lanes = room.as_mut_ptr().add(lane * 2 * STEPS);
+                        (pairs.along)(floats, count, lanes);
+                        from[lane] = lanes;
+                    }
+                }
+            }
+            // SAFETY: each pointer has `steps` lanes behind it (the zeros too), the panel has room for width × steps.
+            unsafe {
+                let to = self.to.add(number * self.panel);
+                match self.width {
+                    16 => turn_lines::<16>(&from, steps, to),
+                    12 => turn_lines::<12>(&from, steps, to),
+                    8 => turn_lines::<8>(&from, steps, to),
+                    _ => turn_lines::<6>(&from, steps, to),
+                }
+            }
+        }
+    }
+
+    unsafe fn in_order(&self, source: &Matrix, wanted: &Range<usize>, to: *mut u32, lines: &mut Lines) {
+        let (count, width) = (wanted.len(), self.width);
+        let (zeros, room) = lines.lanes.split_at_mut(2 * STEPS);
+        let halves = lines.floats.len() / 2;
+        let per_step = if self.tiles.pairs.is_some() { 2 } else { 1 };
+        for (step, index) in self.depth.clone().step_by(per_step).enumerate() {
+            // SAFETY: lines of the operand; the buffers hold COLUMNS and two blocks each; panels have room for every step.
+            unsafe {
+                let floats = source.floats(index, wanted, lines.floats.as_mut_ptr());
+                let mut from = floats.cast::<u32>();
+                if let Some(pairs) = &self.tiles.pairs {
+                    let upper = if index + 1 < self.depth.end {
+                        source.floats(index + 1, wanted, lines.floats.as_mut_ptr().add(halves))
+                    } else {
+                        zeros.as_ptr().cast()
+                    };
+                    (pairs.across)(floats, upper, count, room.as_mut_ptr());
+                    from = room.as_ptr();
+                }
+                for (number, first) in (0..count).step_by(width).enumerate() {
+                    let to = to.add(number * self.panel + step * width);
+                    let here = width.min(count - first);
+                    to.copy_from_nonoverlapping(from.add(first), here);
+                    to.add(here).write_bytes(0, width - here);
+                }
+            }
+        }
+    }
+}
+
+/// Interleave `W` lines.
+///
+/// # Safety
+/// Each of the first `W` pointers has `steps` lanes behind it, `to` room for `W * steps`.
+unsafe fn turn_lines<const W: usize>(from: &[*const u32; WIDTH_MAX], steps: usize, to: *mut u32) {
+    const PART: usize = 16;
+    // SAFETY: as promised.
+    unsafe {
+        let whole = steps / PART * PART;
+        for start in (0..whole).step_by(PART) {
+            // Always a square, which the compiler turns in registers.
+            let mut block = [[0_u32; PART]; PART];
+            for (line, from) in block.iter_mut().zip(from).take(W) {
+                *line = from.add(start).cast::<[u32; PART]>().read_unaligned();
+            }
+            #[expect(clippy::needless_range_loop, reason = "x walks over columns, which no iterator of rows gives")]
+            for x in 0..PART {
+                let column: [u32; PART] = std::array::from_fn(|y| block[y][x]);
+                to.add((start + x) * W).cast::<[u32; W]>().write_unaligned(*column.first_chunk().unwrap_unchecked());
+            }
+        }
+        for step in whole..steps {
+            for (lane, from) in from.iter().take(W).enumerate() {
+                *to.add(step * W + lane) = *from.add(step);
+            }
+        }
+    }
+}

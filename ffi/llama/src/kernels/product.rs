@@ -1,0 +1,370 @@
+//! Matrix products over packed panels.
+
+use std::cell::RefCell;
+use std::ffi::c_void;
+use std::ops::Range;
+
+use llama_cpp_sys_2 as sys;
+
+use super::Tiles;
+use super::pack::{COLUMNS, Lines, Matrix, Packing, STEPS};
+use super::tile::Tile;
+
+/// Rows of the first operand that one thread takes at a time where there are many matrices.
+const BAND: usize = 120;
+/// A tile of the largest kernel.
+const TILE_MAX: usize = 12 * 32;
+
+/// Which side of the weight the reduction runs along.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// y = Wᵀ x: along each row of W.
+    Rows,
+    /// x = W y: across the rows of W.
+    Columns,
+}
+
+/// What an operation is told beside its tensors. The graph that made it keeps it.
+pub(crate) struct Call {
+    pub tiles: &'static Tiles,
+    /// What the result is multiplied by; for a norm its ε.
+    pub scale: f32,
+    /// Operands 2 and 3 are a small matrix and rows, whose product is added.
+    pub adapter: bool,
+    /// The last operand is added.
+    pub base: bool,
+}
+
+/// A thread's working memory. It stays with the thread, so that each is touched first by the core that uses it.
+struct Scratch {
+    lines: Lines,
+    a: Vec<u32>,
+    b: Vec<u32>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> =
+        RefCell::new(Scratch { lines: Lines::new(), a: Vec::new(), b: vec![0; (COLUMNS + 16) * STEPS] });
+}
+
+impl Tiles {
+    fn elements(&self) -> usize {
+        if self.pairs.is_some() { 2 } else { 1 }
+    }
+
+    fn steps(&self, depth: usize) -> usize {
+        depth.div_ceil(self.elements())
+    }
+
+    /// The reduction in blocks that are packed at a time.
+    fn blocks(&self, depth: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        let size = STEPS * self.elements();
+        (0..depth).step_by(size).map(move |start| start..(start + size).min(depth))
+    }
+}
+
+/// Lanes that `rows` rows of `depth` elements take when they are packed whole.
+pub(crate) fn packed_lanes(tiles: &Tiles, rows: usize, depth: usize) -> usize {
+    rows.next_multiple_of(tiles.rows) * tiles.steps(depth)
+}
+
+/// The part of `count` that is a thread's.
+pub(super) fn share(count: usize, thread: usize, threads: usize) -> Range<usize> {
+    count * thread / threads..count * (thread + 1) / threads
+}
+
+/// Pack the columns of a contiguous tensor once, for all products that read it.
+///
+/// # Safety
+/// As `ggml_custom_op_t`: `target` was made by `Graph::packed` and is placed, `call` is what it was made with.
+pub(crate) unsafe extern "C" fn pack_rows(target: *mut sys::ggml_tensor, thread: i32, threads: i32, call: *mut c_void) {
+    // SAFETY: the graph made the target with room for all panels of its contiguous F32 operand; threads write different panels.
+    unsafe {
+        let tiles = (*call.cast_const().cast::<Call>()).tiles;
+        let source = (*target).src[0];
+        let [depth, n, p, q] = (*source).ne.map(|size| size as usize);
+        let (rows, steps) = (n * p * q, tiles.steps(depth));
+        let matrix = Matrix::of(source, true);
+        let to = (*target).data.cast::<u32>();
+        SCRATCH.with_borrow_mut(|scratch| {
+            for panel in share(rows.div_ceil(tiles.rows), thread as usize, threads as usize) {
+                for part in tiles.blocks(depth) {
+                    let wanted = panel * tiles.rows..((panel + 1) * tiles.rows).min(rows);
+                    let to = to.add(panel * tiles.rows * steps + tiles.steps(part.start) * tiles.rows);
+                    let packing = Packing { tiles, width: tiles.rows, wanted, depth: part, to, panel: 0 };
+                    packing.run(&matrix, &mut scratch.lines);
+                }
+            }
+        });
+    }
+}
+
+/// Multiply a weight with packed rows; add the product of an adapter's second matrix and what its first gave, and a base.
+///
+/// shapes: W [k, m], packed rows of k (`Rows`) or m (`Columns`) elements, B [r, m] or A [k, r], rows of r → [m, …] or [k, …]
+///
+/// # Safety
+/// As `ggml_custom_op_t`: `target` was made by `Graph::times` and is placed, `call` is what it was made with.
+pub(crate) unsafe extern "C" fn times<const COLUMNS_SIDE: bool>(
+    target: *mut sys::ggml_tensor,
+    thread: i32,
+    threads: i32,
+    call: *mut c_void,
+) {
+    // SAFETY: the graph checked shapes and types; threads write different parts of the target.
+    unsafe {
+        let call = &*call.cast_const().cast::<Call>();
+        let tiles = call.tiles;
+        let [weight, packed, matrix, small, ..] = (*target).src;
+        let [width, n, p, q] = (*target).ne.map(|size| size as usize);
+        let rows = n * p * q;
+        let (columns, bands) = parts(tiles, rows, width, thread as usize, threads as usize);
+        let side = usize::from(COLUMNS_SIDE);
+        let depth = (*weight).ne[side] as usize;
+        let base = if call.base { (*(*target).src[if call.adapter { 4 } else { 2 }]).data.cast::<f32>() } else { std::ptr::null_mut() };
+        SCRATCH.with_borrow_mut(|scratch| {
+            let rank = if call.adapter { (*matrix).ne[side] as usize } else { 0 };
+            let wanted = bands.start * tiles.rows..(bands.end * tiles.rows).min(rows);
+            pack_all(tiles, small, rank, &wanted, scratch);
+            let mut block = Block {
+                tiles,
+                rows,
+                bands,
+                columns: 0..0,
+                part: 0..0,
+                a: std::ptr::null(),
+                panel: 0,
+                c: (*target).data.cast::<f32>(),
+                stride: width,
+                from: base,
+            };
+            for start in columns.clone().step_by(COLUMNS) {
+                block.columns = start..(start + COLUMNS).min(columns.end);
+                block.from = base;
+                block.panel = tiles.rows * tiles.steps(depth);
+                for part in tiles.blocks(depth) {
+                    block.a = (*packed).data.cast::<u32>().add(tiles.steps(part.start) * tiles.rows);
+                    block.part = part;
+                    block.run(&Matrix::of(weight, !COLUMNS_SIDE), &mut scratch.lines, &mut scratch.b);
+                    block.from = block.c;
+                }
+                block.panel = tiles.rows * tiles.steps(rank);
+                for part in tiles.blocks(rank) {
+                    // The panels of the rows begin with this thread's first.
+                    block.a = scratch.a.as_ptr().add(tiles.steps(part.start) * tiles.rows).wrapping_sub(block.bands.start * block.panel);
+                    block.part = part;
+                    block.run(&Matrix::of(matrix, !COLUMNS_SIDE), &mut scratch.lines, &mut scratch.b);
+                }
+            }
+            if call.scale != 1.0 {
+                for row in wanted {
+                    let line = block.c.add(row * width);
+                    columns.clone().for_each(|column| *line.add(column) *= call.scale);
+                }
+            }
+        });
+    }
+}
+
+/// Pack rows of a small contiguous tensor whole, into the thread's own memory.
+///
+/// # Safety
+/// `source` is a placed F32 tensor with `depth` elements in each of the rows, unless `depth` is zero.
+unsafe fn pack_all(tiles: &Tiles, source: *const sys::ggml_tensor, depth: usize, wanted: &Range<usize>, scratch: &mut Scratch) {
+    if depth == 0 {
+        return;
+    }
+    let panel = tiles.rows * tiles.steps(depth);
+    scratch.a.resize(scratch.a.len().max(wanted.len().div_ceil(tiles.rows) * panel), 0);
+    for part in tiles.blocks(depth) {
+        // SAFETY: as promised, and the memory was made long enough.
+        unsafe {
+            let to = scratch.a.as_mut_ptr().add(tiles.steps(part.start) * tiles.rows);
+            let packing = Packing { tiles, width: tiles.rows, wanted: wanted.clone(), depth: part, to, panel };
+            packing.run(&Matrix::of(source, true), &mut scratch.lines);
+        }
+    }
+}
+
+/// A thread's columns and panels of rows. Bounds fall between whole tiles, so that no sum depends on the number of threads.
+fn parts(tiles: &Tiles, rows: usize, columns: usize, thread: usize, threads: usize) -> (Range<usize>, Range<usize>) {
+    let unit = 2 * tiles.lanes;
+    let (units, panels) = (columns.div_ceil(unit), rows.div_ceil(tiles.rows));
+    let cut = |units: Range<usize>| units.start * unit..(units.end * unit).min(columns);
+    if units >= threads {
+        return (cut(share(units, thread, threads)), 0..panels);
+    }
+    let groups = threads / units.max(1);
+    let (unit, group) = (thread / groups, thread % groups);
+    if unit >= units { (0..0, 0..0) } else { (cut(unit..unit + 1), share(panels, group, groups)) }
+}
+
+/// One packed block of the second operand times panels of the first.
+struct Block<'a> {
+    tiles: &'a Tiles,
+    /// Rows of the whole result.
+    rows: usize,
+    /// Panels of them that are computed here.
+    bands: Range<usize>,
+    columns: Range<usize>,
+    part: Range<usize>,
+    /// The first operand's first panel, at this part of the reduction.
+    a: *const u32,
+    /// units: lanes between two panels of `a`.
+    panel: usize,
+    c: *mut f32,
+    stride: usize,
+    /// What the product is added to, laid out as `c`; null for nothing.
+    from: *const f32,
+}
+
+impl Block<'_> {
+    /// # Safety
+    /// `b` holds the columns and the part of the reduction, `a` the panels, `c` the results.
+    unsafe fn run(&self, b: &Matrix, lines: &mut Lines, packed: &mut [u32]) {
+        let tiles = self.tiles;
+        let (lanes, panel) = (tiles.lanes, STEPS * tiles.lanes);
+        // SAFETY: at most COLUMNS columns and STEPS steps, for which `packed` has room.
+        unsafe {
+            let (wanted, depth) = (self.columns.clone(), self.part.clone());
+            Packing { tiles, width: lanes, wanted, depth, to: packed.as_mut_ptr(), panel }.run(b, lines);
+        }
+        let third = tiles.rows / 3;
+        for band in self.bands.clone() {
+            let top = band * tiles.rows;
+            let rows = (self.rows - top).min(tiles.rows);
+            for left in self.columns.clone().step_by(2 * lanes) {
+                let columns = (self.columns.end - left).min(2 * lanes);
+                let (thirds, vectors) = (rows.div_ceil(third), columns.div_ceil(lanes));
+                let mut buffer = [0_f32; TILE_MAX];
+                let whole = rows == thirds * third && columns == vectors * lanes;
+                // SAFETY: panels and results are inside what the caller promises; a tile that reaches beyond the result goes through
+                // the buffer, which holds the largest.
+                unsafe {
+                    let c = self.c.add(top * self.stride + left);
+                    let mut tile = Tile {
+                        steps: tiles.steps(self.part.len()),
+                        a: self.a.add(band * self.panel),
+                        b: packed.as_ptr().add((left - self.columns.start) / lanes * panel),
+                        panel,
+                        c,
+                        stride: self.stride,
+                        from: if self.from.is_null() { self.from } else { self.from.add(top * self.stride + left) },
+                        from_stride: self.stride,
+                    };
+                    let run = tiles.tiles[thirds - 1][vectors - 1];
+                    if whole {
+                        run(&tile);
+                        continue;
+                    }
+                    (tile.c, tile.stride) = (buffer.as_mut_ptr(), 2 * lanes);
+                    if !tile.from.is_null() {
+                        copy(tile.from, self.stride, tile.c, tile.stride, rows, columns);
+                        (tile.from, tile.from_stride) = (tile.c, tile.stride);
+                    }
+                    run(&tile);
+                    copy(tile.c, tile.stride, c, self.stride, rows, columns);
+                }
+            }
+        }
+    }
+}
+
+unsafe fn copy(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize, rows: usize, columns: usize) {
+    for row in 0..rows {
+        // SAFETY: the caller's rows and columns are inside both.
+        unsafe { to.add(row * to_stride).copy_from_nonoverlapping(from.add(row * from_stride), columns) };
+    }
+}
+
+/// Multiply two F32 tensors, each with one dense dimension of its inner two, as `mul_mat` does.
+///
+/// shapes: a [k, m, g, …], b [k, n, h, …] → [m, n, h, …], h a multiple of g
+///
+/// # Safety
+/// As `ggml_custom_op_t`: `target` was made by `Graph::product` and is placed, `call` is what it was made with.
+pub(crate) unsafe extern "C" fn product(target: *mut sys::ggml_tensor, thread: i32, threads: i32, call: *mut c_void) {
+    // SAFETY: the graph checked shapes, types and strides; threads write different parts of the target.
+    unsafe {
+        let tiles = (*call.cast_const().cast::<Call>()).tiles;
+        let [width, rows, heads, outer] = (*target).ne.map(|size| size as usize);
+        let (thread, threads) = (thread as usize, threads as usize);
+        let matrices = heads * outer;
+        let band = BAND / tiles.rows;
+        let panels = rows.div_ceil(tiles.rows);
+        SCRATCH.with_borrow_mut(|scratch| {
+            if matrices > 1 {
+                let bands = panels.div_ceil(band);
+                for unit in share(matrices * bands, thread, threads) {
+                    let first = unit % bands * band;
+                    one_product(tiles, target, unit / bands, 0..width, first..(first + band).min(panels), scratch);
+                }
+            } else if rows >= width {
+                one_product(tiles, target, 0, 0..width, share(panels, thread, threads), scratch);
+            } else {
+                let unit = 2 * tiles.lanes;
+                let units = share(width.div_ceil(unit), thread, threads);
+                one_product(tiles, target, 0, units.start * unit..(units.end * unit).min(width), 0..panels, scratch);
+            }
+        });
+    }
+}
+
+/// # Safety
+/// As `product`, with a matrix, columns and panels of the target.
+unsafe fn one_product(
+    tiles: &Tiles,
+    target: *mut sys::ggml_tensor,
+    matrix: usize,
+    columns: Range<usize>,
+    bands: Range<usize>,
+    scratch: &mut Scratch,
+) {
+    if columns.is_empty() || bands.is_empty() {
+        return;
+    }
+    // SAFETY: as promised; the operands' matrices are those that ggml's broadcast pairs with the target's.
+    unsafe {
+        let [left, right, ..] = (*target).src;
+        let [width, rows, heads, outer] = (*target).ne.map(|size| size as usize);
+        let (inner, outside) = (matrix % heads, matrix / heads);
+        let depth = (*left).ne[0] as usize;
+        let shared = |size: usize, of: i64, index: usize| index / (size / of as usize);
+        let b = strided(left, shared(heads, (*left).ne[2], inner), shared(outer, (*left).ne[3], outside));
+        let a = strided(right, inner, outside);
+        let wanted = bands.start * tiles.rows..(bands.end * tiles.rows).min(rows);
+        let panel = STEPS * tiles.rows;
+        scratch.a.resize(scratch.a.len().max(bands.len() * panel), 0);
+        for part in tiles.blocks(depth) {
+            let to = scratch.a.as_mut_ptr();
+            Packing { tiles, width: tiles.rows, wanted: wanted.clone(), depth: part.clone(), to, panel }.run(&a, &mut scratch.lines);
+            let c = (*target).data.cast::<f32>().add((matrix * rows + wanted.start) * width);
+            for start in columns.clone().step_by(COLUMNS) {
+                let block = Block {
+                    tiles,
+                    rows: rows - wanted.start,
+                    bands: 0..bands.len(),
+                    columns: start..(start + COLUMNS).min(columns.end),
+                    part: part.clone(),
+                    a: to,
+                    panel,
+                    c,
+                    stride: width,
+                    from: if part.start == 0 { std::ptr::null() } else { c },
+                };
+                block.run(&b, &mut scratch.lines, &mut scratch.b);
+            }
+        }
+    }
+}
+
+/// One matrix of an F32 tensor whose dense dimension is the first or the second.
+unsafe fn strided(tensor: *const sys::ggml_tensor, inner: usize, outside: usize) -> Matrix {
+    // SAFETY: a live, placed tensor; the indices are inside its outer dimensions.
+    unsafe {
+        let nb = (*tensor).nb;
+        let along = nb[0] == size_of::<f32>();
+        let data = (*tensor).data.cast::<u8>().add(inner * nb[2] + outside * nb[3]);
+        Matrix { data, line: if along { nb[1] } else { nb[0] }, block: 1, block_bytes: 4, convert: None, along }
+    }
+}

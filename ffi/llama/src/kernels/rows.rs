@@ -1,0 +1,170 @@
+//! Gradients of what works row by row or element by element, in one pass over memory each.
+
+use std::ffi::c_void;
+
+use llama_cpp_sys_2 as sys;
+
+use super::product::{Call, share};
+
+/// Numbers that are summed side by side, so that the compiler can use vectors.
+const WIDE: usize = 16;
+
+/// Where the rows of a tensor that are a thread's begin, how many numbers they are, and how many in a row.
+///
+/// # Safety
+/// `tensor` is live, placed, contiguous and F32.
+unsafe fn range(tensor: *const sys::ggml_tensor, thread: i32, threads: i32) -> (*mut f32, usize, usize) {
+    // SAFETY: as promised; the range is inside the tensor.
+    unsafe {
+        let [width, n, p, q] = (*tensor).ne.map(|size| size as usize);
+        let rows = share(n * p * q, thread as usize, threads as usize);
+        ((*tensor).data.cast::<f32>().add(rows.start * width), rows.len() * width, width)
+    }
+}
+
+/// An operand's rows.
+///
+/// # Safety
+/// As `range`, and nobody writes the tensor meanwhile.
+unsafe fn read<'a>(tensor: *const sys::ggml_tensor, thread: i32, threads: i32) -> &'a [f32] {
+    // SAFETY: as promised.
+    unsafe {
+        let (data, length, _) = range(tensor, thread, threads);
+        std::slice::from_raw_parts(data, length)
+    }
+}
+
+/// The result's rows, and how many numbers are in one.
+///
+/// # Safety
+/// As `range`, and nobody else reads or writes these rows meanwhile.
+unsafe fn written<'a>(tensor: *const sys::ggml_tensor, thread: i32, threads: i32) -> (&'a mut [f32], usize) {
+    // SAFETY: as promised.
+    unsafe {
+        let (data, length, width) = range(tensor, thread, threads);
+        (std::slice::from_raw_parts_mut(data, length), width)
+    }
+}
+
+/// Σ f(a, b) over two rows, in an order that the number of threads does not change.
+fn sum(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut sums = [0_f32; WIDE];
+    let (wide_a, rest_a) = a.as_chunks::<WIDE>();
+    let (wide_b, rest_b) = b.as_chunks::<WIDE>();
+    for (a, b) in wide_a.iter().zip(wide_b) {
+        for i in 0..WIDE {
+            sums[i] += f(a[i], b[i]);
+        }
+    }
+    sums.iter().sum::<f32>() + rest_a.iter().zip(rest_b).map(|(a, b)| f(*a, *b)).sum::<f32>()
+}
+
+/// dx = s y ⊙ (dy − Σ y ⊙ dy), for y = softmax(s x + …)
+///
+/// # Safety
+/// As `ggml_custom_op_t`: made by `Graph::soft_max_back`, with y, dy and the result of one shape, contiguous.
+pub(crate) unsafe extern "C" fn soft_max_back(target: *mut sys::ggml_tensor, thread: i32, threads: i32, call: *mut c_void) {
+    // SAFETY: as promised.
+    unsafe {
+        let scale = (*call.cast_const().cast::<Call>()).scale;
+        let (dx, width) = written(target, thread, threads);
+        let y = read((*target).src[0], thread, threads);
+        let dy = read((*target).src[1], thread, threads);
+        for ((dx, y), dy) in dx.chunks_exact_mut(width).zip(y.chunks_exact(width)).zip(dy.chunks_exact(width)) {
+            let mean = sum(y, dy, |y, dy| y * dy);
+            for ((dx, y), dy) in dx.iter_mut().zip(y).zip(dy) {
+                *dx = scale * y * (dy - mean);
+            }
+        }
+    }
+}
+
+/// dx = r (dy − y mean(y ⊙ dy)) + base, for y = r x and r = 1 / √(mean x² + ε); base may be absent
+///
+/// # Safety
+/// As `ggml_custom_op_t`: made by `Graph::rms_norm_back`, with x, dy, base and the result of one shape, contiguous.
+pub(crate) unsafe extern "C" fn rms_norm_back(target: *mut sys::ggml_tensor, thread: i32, threads: i32, call: *mut c_void) {
+    // SAFETY: as promised.
+    unsafe {
+        let call = &*call.cast_const().cast::<Call>();
+        let (dx, width) = written(target, thread, threads);
+        let x = read((*target).src[0], thread, threads);
+        let dy = read((*target).src[1], thread, threads);
+        let base: &[f32] = if call.base { read((*target).src[2], thread, threads) } else { &[] };
+        for (row, ((dx, x), dy)) in dx.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(dy.chunks_exact(width)).enumerate() {
+            let inverse = 1.0 / width as f32;
+            let r = 1.0 / (sum(x, x, |a, b| a * b) * inverse + call.scale).sqrt();
+            let along = sum(x, dy, |x, dy| x * dy) * inverse * r * r;
+            for ((dx, x), dy) in dx.iter_mut().zip(x).zip(dy) {
+                *dx = r * (dy - x * along);
+            }
+            if let Some(base) = base.get(row * width..(row + 1) * width) {
+                dx.iter_mut().zip(base).for_each(|(dx, base)| *dx += base);
+            }
+        }
+    }
+}
+
+/// e^x to about two units in the last place, without branches; 0 and ∞ where f32 has no other number.
+///
+/// source: Cephes `expf` (argument reduction by ln 2 in two parts, degree-6 polynomial)
+fn exp(x: f32) -> f32 {
+    let x = x.clamp(-87.0, 88.0);
+    let n = (x * std::f32::consts::LOG2_E + 12_582_912.0) - 12_582_912.0;
+    let r = (x - n * 0.693_359_4) + n * 2.121_944_4e-4;
+    let p = ((((1.987_569_1e-4 * r + 1.398_199_9e-3) * r + 8.333_452e-3) * r + 4.166_579_6e-2) * r + 0.166_666_66) * r + 0.5;
+    let y = p * r * r + r + 1.0;
+    y * f32::from_bits(((n as i32 + 127) << 23).cast_unsigned())
+}
+
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+/// du = dy ⊙ silu(g), for y = silu(g) ⊙ u
+///
+/// # Safety
+/// As `ggml_custom_op_t`: made by `Graph::swiglu_back`, with g, dy and the result of one shape, contiguous.
+pub(crate) unsafe extern "C" fn swiglu_back_up(target: *mut sys::ggml_tensor, thread: i32, threads: i32, _: *mut c_void) {
+    // SAFETY: as promised.
+    unsafe {
+        let (du, _) = written(target, thread, threads);
+        let gate = read((*target).src[0], thread, threads);
+        let dy = read((*target).src[1], thread, threads);
+        for ((du, g), dy) in du.iter_mut().zip(gate).zip(dy) {
+            *du = *dy * *g * sigmoid(*g);
+        }
+    }
+}
+
+/// dg = dy ⊙ u ⊙ silu′(g) with silu′(g) = σ(g) (1 + g (1 − σ(g))), for y = silu(g) ⊙ u
+///
+/// # Safety
+/// As `ggml_custom_op_t`: made by `Graph::swiglu_back`, with g, dy, u and the result of one shape, contiguous.
+pub(crate) unsafe extern "C" fn swiglu_back_gate(target: *mut sys::ggml_tensor, thread: i32, threads: i32, _: *mut c_void) {
+    // SAFETY: as promised.
+    unsafe {
+        let (dg, _) = written(target, thread, threads);
+        let gate = read((*target).src[0], thread, threads);
+        let dy = read((*target).src[1], thread, threads);
+        let up = read((*target).src[2], thread, threads);
+        for (((dg, g), dy), u) in dg.iter_mut().zip(gate).zip(dy).zip(up) {
+            let s = sigmoid(*g);
+            *dg = *dy * *u * s * (1.0 + *g * (1.0 - s));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_exponential_is_right_to_seven_digits() {
+        for i in -8_700..8_700 {
+            let x = i as f32 / 100.0;
+            let (ours, right) = (f64::from(super::exp(x)), f64::from(x).exp());
+            assert!((ours - right).abs() <= 4e-7 * right, "{x}: {ours} where {right} is right");
+        }
+        assert_eq!(super::sigmoid(200.0), 1.0);
+        assert!(super::sigmoid(-200.0) < 1e-37);
+    }
+}

@@ -1,0 +1,268 @@
+//! Every kernel against a naive oracle, over one table of cases.
+
+use llama_cpp_sys_2 as sys;
+
+use super::Kernel;
+use crate::{Backend, Compute, Dtype, Graph, Plus, Storage, Tensor};
+
+/// Numbers that look random, in −1..1.
+fn numbers(count: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (f64::from(state >> 8) / f64::from(1 << 23) - 1.0) as f32
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+/// A matrix by its size and strides: element (row, column).
+struct Naive<'a> {
+    values: &'a [f32],
+    row: usize,
+    column: usize,
+}
+
+/// c[i][j] = Σ a(i, p) b(p, j), and the sum of the terms' sizes, which bounds the error of any order.
+fn oracle(a: &Naive, b: &Naive, rows: usize, columns: usize, depth: usize) -> (Vec<f64>, Vec<f64>) {
+    let (mut sums, mut sizes) = (Vec::new(), Vec::new());
+    for i in 0..rows {
+        for j in 0..columns {
+            let term = |p: usize| f64::from(a.values[i * a.row + p * a.column]) * f64::from(b.values[p * b.row + j * b.column]);
+            sums.push((0..depth).map(term).sum());
+            sizes.push((0..depth).map(|p| term(p).abs()).sum());
+        }
+    }
+    (sums, sizes)
+}
+
+fn check(what: &str, kernel: Kernel, ours: &[f32], (sums, sizes): &(Vec<f64>, Vec<f64>)) {
+    // bf16 keeps eight bits of each factor.
+    let share = if kernel.is_bf16() { 1.0 / 128.0 } else { 1e-5 };
+    assert_eq!(ours.len(), sums.len());
+    for (at, ((ours, sum), size)) in ours.iter().zip(sums).zip(sizes).enumerate() {
+        let error = (f64::from(*ours) - sum).abs();
+        assert!(error <= share * size, "{what}, {kernel:?}, element {at}: {ours} where {sum} is right");
+    }
+}
+
+/// Build a graph of one product over inputs and run it on several numbers of threads; all must give the same bytes.
+fn run(
+    inputs: &[(Vec<f32>, [i64; 4])],
+    weight: Option<(Dtype, [i64; 2], &[u8])>,
+    build: impl Fn(&mut Graph, &[Tensor]) -> Tensor,
+) -> Vec<f32> {
+    let backend = Backend::init().unwrap();
+    let mut results = [1, 3].map(|threads| {
+        let mut compute = Compute::cpu(backend, threads).unwrap();
+        let mut graph = Graph::new(64).unwrap();
+        let mut tensors = Vec::new();
+        if let Some((dtype, shape, bytes)) = weight {
+            let storage = Storage::new(&compute, &[(dtype, shape, "w".into())]).unwrap();
+            compute.write_stored(&storage, 0, bytes).unwrap();
+            tensors.push(graph.stored(&storage, 0).unwrap());
+        }
+        let leaves: Vec<Tensor> = inputs.iter().map(|(_, shape)| graph.input(Dtype::F32, shape, "x").unwrap()).collect();
+        tensors.extend(&leaves);
+        let result = build(&mut graph, &tensors);
+        graph.output(result).unwrap();
+        compute.bind(&mut graph).unwrap();
+        for (leaf, (values, _)) in leaves.iter().zip(inputs) {
+            // An input that a case does not read has no memory.
+            _ = compute.set_f32(&graph, *leaf, values);
+        }
+        compute.run(&graph).unwrap();
+        compute.get_f32(&graph, result).unwrap()
+    });
+    let first = std::mem::take(&mut results[0]);
+    assert!(results[1..].iter().all(|more| more.iter().zip(&first).all(|(a, b)| a.to_bits() == b.to_bits())));
+    first
+}
+
+/// (k, m, n): one element, odd sizes, whole tiles and blocks, more than one block of everything.
+const SIZES: [(usize, usize, usize); 9] =
+    [(1, 1, 1), (3, 5, 7), (32, 32, 12), (33, 17, 13), (64, 48, 24), (257, 31, 11), (513, 70, 26), (96, 300, 50), (1024, 290, 130)];
+
+#[test]
+fn products_of_weights_match_the_oracle() {
+    for kernel in Kernel::all() {
+        for (k, m, n) in SIZES {
+            let (w, x, y) = (numbers(k * m, 1), numbers(k * n, 2), numbers(m * n, 3));
+            let bytes: Vec<u8> = w.iter().flat_map(|value| value.to_ne_bytes()).collect();
+            let weight = Some((Dtype::F32, [k as i64, m as i64], &bytes[..]));
+            let ours =
+                run(&[(x.clone(), [k as i64, n as i64, 1, 1])], weight, |graph, t| graph.times(kernel, t[0], t[1], Plus::NONE).unwrap());
+            let left = Naive { values: &x, row: k, column: 1 };
+            check(&format!("times {k} {m} {n}"), kernel, &ours, &oracle(&left, &Naive { values: &w, row: 1, column: k }, n, m, k));
+            let ours = run(&[(y.clone(), [m as i64, n as i64, 1, 1])], weight, |graph, t| {
+                graph.times_turned(kernel, t[0], t[1], Plus::NONE).unwrap()
+            });
+            let left = Naive { values: &y, row: m, column: 1 };
+            check(&format!("turned {k} {m} {n}"), kernel, &ours, &oracle(&left, &Naive { values: &w, row: k, column: 1 }, n, k, m));
+        }
+    }
+}
+
+/// Rows in a type of ggml's.
+fn quantized(dtype: Dtype, values: &[f32], width: usize) -> Vec<u8> {
+    let mut bytes = vec![0_u8; dtype.row_bytes(values.len())];
+    let importance = vec![1.0; width];
+    // SAFETY: whole rows of `width`, which every block length divides; `bytes` is as long as they get.
+    let written = unsafe {
+        let rows = values.len() / width;
+        sys::ggml_quantize_chunk(dtype.0, values.as_ptr(), bytes.as_mut_ptr().cast(), 0, rows as i64, width as i64, importance.as_ptr())
+    };
+    assert_eq!(written, bytes.len());
+    bytes
+}
+
+/// Every type that a model file may hold its matrices in.
+fn types() -> Vec<Dtype> {
+    let not_in_files = [sys::GGML_TYPE_Q8_1, sys::GGML_TYPE_Q8_K];
+    // SAFETY: a table look-up for each number below the table's length.
+    let converts = |kind: sys::ggml_type| unsafe { (*sys::ggml_get_type_traits(kind)).to_float.is_some() };
+    (1..sys::GGML_TYPE_COUNT).filter(|kind| converts(*kind) && !not_in_files.contains(kind)).map(Dtype).collect()
+}
+
+#[test]
+fn every_type_is_read_where_it_lies() {
+    let (k, m, n) = (512, 75, 26);
+    let types = types();
+    assert!(types.len() > 20, "{types:?}");
+    for dtype in types {
+        let w = numbers(k * m, 5);
+        let bytes = quantized(dtype, &w, k);
+        let mut exact = vec![0.0; k * m];
+        dtype.to_f32(&bytes, &mut exact).unwrap();
+        let (x, y) = (numbers(k * n, 6), numbers(m * n, 7));
+        for kernel in Kernel::all() {
+            let weight = Some((dtype, [k as i64, m as i64], &bytes[..]));
+            let ours =
+                run(&[(x.clone(), [k as i64, n as i64, 1, 1])], weight, |graph, t| graph.times(kernel, t[0], t[1], Plus::NONE).unwrap());
+            let left = Naive { values: &x, row: k, column: 1 };
+            check(&dtype.name(), kernel, &ours, &oracle(&left, &Naive { values: &exact, row: 1, column: k }, n, m, k));
+            let ours = run(&[(y.clone(), [m as i64, n as i64, 1, 1])], weight, |graph, t| {
+                graph.times_turned(kernel, t[0], t[1], Plus::NONE).unwrap()
+            });
+            let left = Naive { values: &y, row: m, column: 1 };
+            check(&dtype.name(), kernel, &ours, &oracle(&left, &Naive { values: &exact, row: k, column: 1 }, n, k, m));
+        }
+    }
+}
+
+#[test]
+fn strided_products_match_the_oracle() {
+    for kernel in Kernel::all() {
+        for (k, m, n) in SIZES {
+            for (turn_a, turn_b) in [(false, false), (true, false), (false, true), (true, true)] {
+                // Two heads share one matrix of `a`.
+                let (heads, shared) = (4, 2);
+                let (a, b) = (numbers(k * m * shared, 8), numbers(k * n * heads, 9));
+                let shape = |turned: bool, lines: usize, count: usize| {
+                    let (first, second) = if turned { (lines, k) } else { (k, lines) };
+                    [first as i64, second as i64, count as i64, 1]
+                };
+                let inputs = [(a.clone(), shape(turn_a, m, shared)), (b.clone(), shape(turn_b, n, heads))];
+                let ours = run(&inputs, None, |graph, t| {
+                    let mut view = |t: Tensor, turned: bool| if turned { graph.transpose(t).unwrap() } else { t };
+                    let (a, b) = (view(t[0], turn_a), view(t[1], turn_b));
+                    graph.product(kernel, a, b).unwrap()
+                });
+                for head in 0..heads {
+                    let (a, b) = (&a[head / 2 * k * m..][..k * m], &b[head * k * n..][..k * n]);
+                    let (row, column) = if turn_b { (1, n) } else { (k, 1) };
+                    let left = Naive { values: b, row, column };
+                    let (row, column) = if turn_a { (m, 1) } else { (1, k) };
+                    let right = Naive { values: a, row, column };
+                    let what = format!("product {k} {m} {n}, turned {turn_a} {turn_b}, head {head}");
+                    check(&what, kernel, &ours[head * m * n..][..m * n], &oracle(&left, &right, n, m, k));
+                }
+            }
+        }
+    }
+}
+
+/// W [k, m] with an adapter [k, r] and [r, m], and a base, on both sides.
+#[test]
+fn what_is_added_on_the_way_matches_the_oracle() {
+    for kernel in Kernel::all() {
+        for (k, m, n, r) in [(5, 3, 2, 1), (64, 48, 24, 16), (530, 70, 37, 33), (40, 300, 13, 600)] {
+            for with_base in [false, true] {
+                for side in [false, true] {
+                    let (inner, outer) = if side { (m, k) } else { (k, m) };
+                    let (w, x) = (numbers(k * m, 1), numbers(inner * n, 2));
+                    let (matrix, small, base) = (numbers(outer * r, 3), numbers(r * n, 4), numbers(outer * n, 5));
+                    let shape = if side { [k, r] } else { [r, m] };
+                    let sized = |values: &[f32], a: usize, b: usize| (values.to_vec(), [a as i64, b as i64, 1, 1]);
+                    let inputs = [
+                        sized(&w, k, m),
+                        sized(&x, inner, n),
+                        sized(&matrix, shape[0], shape[1]),
+                        sized(&small, r, n),
+                        sized(&base, outer, n),
+                    ];
+                    let ours = run(&inputs, None, |graph, t| {
+                        let plus = Plus { adapter: Some((t[2], t[3])), base: with_base.then_some(t[4]), scale: 0.5 };
+                        let product = if side { Graph::times_turned } else { Graph::times };
+                        product(graph, kernel, t[0], t[1], plus).unwrap()
+                    });
+                    let naive = |values, row, column| Naive { values, row, column };
+                    let (main, low) = if side { ((k, 1), (k, 1)) } else { ((1, k), (1, r)) };
+                    let (mut sums, mut sizes) = oracle(&naive(&x, inner, 1), &naive(&w, main.0, main.1), n, outer, inner);
+                    let (more, sizes_more) = oracle(&naive(&small, r, 1), &naive(&matrix, low.0, low.1), n, outer, r);
+                    for i in 0..sums.len() {
+                        let base = if with_base { f64::from(base[i]) } else { 0.0 };
+                        sums[i] = 0.5 * (sums[i] + more[i] + base);
+                        sizes[i] += sizes_more[i] + base.abs();
+                    }
+                    check(&format!("plus {k} {m} {n} {r}, side {side}, base {with_base}"), kernel, &ours, &(sums, sizes));
+                }
+            }
+        }
+    }
+}
+
+/// The row-wise gradients against the sums they stand for.
+#[test]
+fn gradients_by_rows_match_their_formulas() {
+    for (width, rows) in [(1, 1), (7, 5), (64, 9), (100, 3)] {
+        let shape = [width as i64, rows as i64, 1, 1];
+        let [x, y, dy, base] = [1, 2, 3, 4].map(|seed| numbers(width * rows, seed));
+        let inputs = [x.clone(), y.clone(), dy.clone(), base.clone()].map(|values| (values, shape));
+        let wide = |values: &[f32], row: usize| -> Vec<f64> { values[row * width..][..width].iter().map(|v| f64::from(*v)).collect() };
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        let same = |what: &str, ours: &[f32], right: &dyn Fn(usize, usize) -> f64| {
+            for (at, ours) in ours.iter().enumerate() {
+                let right = right(at / width, at % width);
+                assert!((f64::from(*ours) - right).abs() <= 1e-5 * (1.0 + right.abs()), "{what} {width}: {ours} where {right} is right");
+            }
+        };
+        let ours = run(&inputs, None, |graph, t| graph.soft_max_back(t[1], t[2], 0.5).unwrap());
+        same("soft_max", &ours, &|row, i| 0.5 * wide(&y, row)[i] * (wide(&dy, row)[i] - dot(&wide(&y, row), &wide(&dy, row))));
+        let ours = run(&inputs, None, |graph, t| graph.rms_norm_back(t[0], t[2], 1e-5, Some(t[3])).unwrap());
+        same("rms_norm", &ours, &|row, i| {
+            let (x, dy) = (wide(&x, row), wide(&dy, row));
+            let r = 1.0 / (dot(&x, &x) / width as f64 + 1e-5).sqrt();
+            r * (dy[i] - x[i] * dot(&x, &dy) / width as f64 * r * r) + f64::from(base[row * width + i])
+        });
+        let sigma = |row: usize, i: usize| 1.0 / (1.0 + (-wide(&x, row)[i]).exp());
+        let ours = run(&inputs, None, |graph, t| graph.swiglu_back(t[0], t[1], t[2]).unwrap().1);
+        same("up", &ours, &|row, i| wide(&dy, row)[i] * wide(&x, row)[i] * sigma(row, i));
+        let ours = run(&inputs, None, |graph, t| graph.swiglu_back(t[0], t[1], t[2]).unwrap().0);
+        same("gate", &ours, &|row, i| {
+            wide(&dy, row)[i] * wide(&y, row)[i] * sigma(row, i) * (1.0 + wide(&x, row)[i] * (1.0 - sigma(row, i)))
+        });
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let mut graph = Graph::new(16).unwrap();
+    let kernel = Kernel::exact();
+    let [w, x, ids] =
+        [(Dtype::F32, [4, 5]), (Dtype::F32, [4, 3]), (Dtype::I32, [4, 5])].map(|(dtype, shape)| graph.input(dtype, &shape, "t").unwrap());
+    assert!(graph.times(kernel, w, x, Plus::NONE).is_ok());
+    assert!(graph.times_turned(kernel, w, x, Plus::NONE).is_err());
+    assert!(graph.times(kernel, ids, x, Plus::NONE).is_err());
+    assert!(graph.times(kernel, w, ids, Plus::NONE).is_err());
+    assert!(graph.product(kernel, w, ids).is_err());
+}

@@ -1,0 +1,199 @@
+//! Operations by kernels of our own, on the CPU: weights are read where they lie, in whatever type.
+
+use std::ffi::c_void;
+
+use llama_cpp_sys_2 as sys;
+
+use crate::dtype::Dtype;
+use crate::error::LlamaError;
+use crate::graph::{Built, Graph, Tensor, set_name};
+use crate::kernels::{self, Call, Kernel, Side, pack_rows, packed_lanes};
+
+type Operation = unsafe extern "C" fn(*mut sys::ggml_tensor, i32, i32, *mut c_void);
+
+/// What is added to a product with a weight on the way.
+#[derive(Clone, Copy, Debug)]
+pub struct Plus {
+    /// A low-rank matrix, and the rows that its product is taken with: B and A x for `times`, A and Bᵀ y for `times_turned`.
+    pub adapter: Option<(Tensor, Tensor)>,
+    /// A tensor of the result's shape.
+    pub base: Option<Tensor>,
+    /// What all of it is multiplied by.
+    pub scale: f32,
+}
+
+impl Plus {
+    /// Nothing.
+    pub const NONE: Self = Self { adapter: None, base: None, scale: 1.0 };
+}
+
+impl Graph {
+    /// y = Wᵀ x, as `mul_mat`, but `x` is not quantized.
+    ///
+    /// shapes: W [k, m], x [k, …], B [r, m], A x [r, …] → [m, …]
+    pub fn times(&mut self, kernel: Kernel, weight: Tensor, x: Tensor, plus: Plus) -> Built {
+        self.weight_product(kernel, weight, x, Side::Rows, plus)
+    }
+
+    /// x = W y: the gradient of `times` for x, from the same rows of W.
+    ///
+    /// shapes: W [k, m], y [m, …], A [k, r], Bᵀ y [r, …] → [k, …]
+    pub fn times_turned(&mut self, kernel: Kernel, weight: Tensor, y: Tensor, plus: Plus) -> Built {
+        self.weight_product(kernel, weight, y, Side::Columns, plus)
+    }
+
+    fn weight_product(&mut self, kernel: Kernel, weight: Tensor, x: Tensor, side: Side, plus: Plus) -> Built {
+        let (name, operation): (_, Operation) =
+            if side == Side::Rows { ("times", kernels::times::<false>) } else { ("times_turned", kernels::times::<true>) };
+        let sx = self.shape(x)?;
+        let mut shape = sx;
+        shape[0] = self.side(weight, x, side)?;
+        let packed = self.packed(kernel, x)?;
+        let mut sources = vec![weight, packed];
+        if let Some((matrix, small)) = plus.adapter {
+            if self.side(matrix, small, side)? != shape[0] || self.shape(small)?[1..] != shape[1..] {
+                return Err(LlamaError::Graph(format!("{name} {shape:?} plus {:?}", self.shape(matrix)?)));
+            }
+            sources.extend([matrix, self.dense(small)?]);
+        }
+        if let Some(base) = plus.base {
+            self.like(base, shape, name)?;
+            sources.push(self.dense(base)?);
+        }
+        let call = Call { tiles: kernel.tiles(), scale: plus.scale, adapter: plus.adapter.is_some(), base: plus.base.is_some() };
+        // SAFETY: the operation needs weights with dense rows of types that convert to floats, of these shapes, rows packed for this
+        // kernel, and contiguous F32 for the rest.
+        unsafe { self.custom(name, operation, call, shape, &sources) }
+    }
+
+    /// The size of a product of `matrix` with rows `x` along this side.
+    fn side(&self, matrix: Tensor, x: Tensor, side: Side) -> Result<i64, LlamaError> {
+        let (sm, sx) = (self.shape(matrix)?, self.shape(x)?);
+        let (over, result) = if side == Side::Rows { (sm[0], sm[1]) } else { (sm[1], sm[0]) };
+        if sm[2..] != [1, 1] || over != sx[0] || self.dtype(x)? != Dtype::F32 {
+            return Err(LlamaError::Graph(format!("product of a weight {sm:?} and {sx:?} ({side:?})")));
+        }
+        self.readable(matrix)?;
+        Ok(result)
+    }
+
+    /// aᵀ b of two F32 tensors, as `mul_mat`, but either may be a transposed view.
+    ///
+    /// shapes: a [k, m, g, …], b [k, n, h, …] → [m, n, h, …], h a multiple of g
+    pub fn product(&mut self, kernel: Kernel, a: Tensor, b: Tensor) -> Built {
+        let (sa, sb) = (self.shape(a)?, self.shape(b)?);
+        let floats = self.dtype(a)? == Dtype::F32 && self.dtype(b)? == Dtype::F32;
+        if sa[0] != sb[0] || sb[2] % sa[2] != 0 || sb[3] % sa[3] != 0 || !floats {
+            return Err(LlamaError::Graph(format!("product of {sa:?} and {sb:?}")));
+        }
+        let (a, b) = (self.lined(a)?, self.lined(b)?);
+        // SAFETY: the operation needs F32 operands that ggml_can_mul_mat, each with one dense dimension of the inner two.
+        unsafe { self.custom("product", kernels::product, plain(kernel), [sa[1], sb[1], sb[2], sb[3]], &[a, b]) }
+    }
+
+    /// The gradient of `softmax(scale x + …)` for x, from its result.
+    pub fn soft_max_back(&mut self, y: Tensor, dy: Tensor, scale: f32) -> Built {
+        let call = Call { scale, ..plain(Kernel::exact()) };
+        self.alike("soft_max_back", kernels::soft_max_back, call, &[y, dy])
+    }
+
+    /// The gradient of `x / √(mean x² + epsilon)` for x, plus `base`.
+    pub fn rms_norm_back(&mut self, x: Tensor, dy: Tensor, epsilon: f32, base: Option<Tensor>) -> Built {
+        let call = Call { scale: epsilon, base: base.is_some(), ..plain(Kernel::exact()) };
+        let operands: Vec<Tensor> = [x, dy].into_iter().chain(base).collect();
+        self.alike("rms_norm_back", kernels::rms_norm_back, call, &operands)
+    }
+
+    /// The gradients of `silu(gate) ⊙ up` for the gate and for what it lets through.
+    pub fn swiglu_back(&mut self, gate: Tensor, up: Tensor, dy: Tensor) -> Result<(Tensor, Tensor), LlamaError> {
+        let call = || plain(Kernel::exact());
+        let for_up = self.alike("swiglu_back", kernels::swiglu_back_up, call(), &[gate, dy])?;
+        let for_gate = self.alike("swiglu_back", kernels::swiglu_back_gate, call(), &[gate, dy, up])?;
+        Ok((for_gate, for_up))
+    }
+
+    /// An operation over F32 tensors of one shape.
+    fn alike(&mut self, name: &str, operation: Operation, call: Call, operands: &[Tensor]) -> Built {
+        let shape = self.shape(operands[0])?;
+        let mut dense = Vec::with_capacity(operands.len());
+        for operand in operands {
+            self.like(*operand, shape, name)?;
+            dense.push(self.dense(*operand)?);
+        }
+        // SAFETY: the operations given here need contiguous F32 tensors of one shape.
+        unsafe { self.custom(name, operation, call, shape, &dense) }
+    }
+
+    fn like(&self, operand: Tensor, shape: [i64; 4], name: &str) -> Result<(), LlamaError> {
+        let found = self.shape(operand)?;
+        if found == shape && self.dtype(operand)? == Dtype::F32 {
+            return Ok(());
+        }
+        Err(LlamaError::Graph(format!("{name} of {shape:?} and {found:?}")))
+    }
+
+    /// The tensor itself if one of its inner dimensions is dense, else a copy.
+    fn lined(&mut self, a: Tensor) -> Built {
+        // SAFETY: reads a live tensor.
+        let [first, second, ..] = unsafe { (*self.raw(a)?).nb };
+        let float = size_of::<f32>();
+        if first == float || second == float { Ok(a) } else { self.cont(a) }
+    }
+
+    /// `x` in panels, made once for all products with this kernel.
+    fn packed(&mut self, kernel: Kernel, x: Tensor) -> Built {
+        if let Some(packed) = self.packed.get(&(x, kernel.name())) {
+            return Ok(*packed);
+        }
+        let dense = self.dense(x)?;
+        let [depth, n, p, q] = self.shape(dense)?.map(|size| usize::try_from(size).unwrap_or(0));
+        let lanes = packed_lanes(kernel.tiles(), n * p * q, depth);
+        let lanes = i64::try_from(lanes).map_err(|_| LlamaError::Graph(format!("{lanes} lanes")))?;
+        // SAFETY: the operation needs a contiguous F32 operand and room for its panels.
+        let packed = unsafe { self.custom("pack", pack_rows, plain(kernel), [lanes, 1, 1, 1], &[dense])? };
+        self.packed.insert((x, kernel.name()), packed);
+        Ok(packed)
+    }
+
+    /// Refuse a weight that the kernels cannot read: on another device, repacked, or of a type without conversion.
+    fn readable(&self, weight: Tensor) -> Result<(), LlamaError> {
+        let raw = self.raw(weight)?;
+        // SAFETY: a live tensor; the traits are a static table.
+        let (host, dense, converts) = unsafe {
+            let kind = (*raw).type_;
+            let buffer = if (*raw).buffer.is_null() && !(*raw).view_src.is_null() { (*(*raw).view_src).buffer } else { (*raw).buffer };
+            let host = buffer.is_null() || sys::ggml_backend_buffer_is_host(buffer);
+            let converts = kind == sys::GGML_TYPE_F32 || (*sys::ggml_get_type_traits(kind)).to_float.is_some();
+            (host, (*raw).nb[0] == sys::ggml_type_size(kind), converts)
+        };
+        if host && dense && converts {
+            return Ok(());
+        }
+        Err(LlamaError::Graph(format!("a weight of {} that the processor cannot read where it lies", self.dtype(weight)?.name())))
+    }
+
+    /// Append an operation of ours.
+    ///
+    /// # Safety
+    /// The operation, told `call`, reads and writes nothing beyond the sources and an F32 result of `shape`.
+    unsafe fn custom(&mut self, name: &str, operation: Operation, call: Call, shape: [i64; 4], sources: &[Tensor]) -> Built {
+        let mut raws = sources.iter().map(|source| self.raw(*source)).collect::<Result<Vec<_>, _>>()?;
+        self.room()?;
+        let count = i32::try_from(raws.len()).unwrap_or(0);
+        let [n0, n1, n2, n3] = shape;
+        let call = Box::new(call);
+        let told = std::ptr::from_ref::<Call>(&call).cast_mut().cast();
+        self.calls.push(call);
+        // SAFETY: room was checked; the sources are live and copied by the call; what the operation is told lives as long as this graph.
+        let raw = unsafe {
+            sys::ggml_custom_4d(self.ctx(), sys::GGML_TYPE_F32, n0, n1, n2, n3, raws.as_mut_ptr(), count, Some(operation), -1, told)
+        };
+        // SAFETY: the tensor that was just made.
+        unsafe { set_name(raw, name) };
+        Ok(self.push(raw))
+    }
+}
+
+fn plain(kernel: Kernel) -> Call {
+    Call { tiles: kernel.tiles(), scale: 1.0, adapter: false, base: false }
+}

@@ -1,0 +1,139 @@
+//! Rules for the CPU's own kernels: products on views, an adapted product as one operation, gradients of rows in one pass.
+
+use translora_llama::{Kernel, Node, Op, Plus, Tensor, Trace};
+
+use super::{Backward, Done, no_rule, source};
+use crate::error::TrainError;
+
+/// A product with an adapter as llama.cpp builds it: Wᵀ x + s Bᵀ (Aᵀ x), by the nodes' indices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Adapted {
+    pub weight: usize,
+    pub a: usize,
+    pub b: usize,
+    pub x: usize,
+    /// The node of Aᵀ x; where it is part of an adapted product, its tensor is s Aᵀ x.
+    pub small: usize,
+    /// The node of the scale s.
+    pub scale: usize,
+}
+
+/// Recognise the sum at `index` as an adapted product whose parts nobody else reads.
+pub(crate) fn adapted(trace: &Trace, needs: &[bool], index: usize) -> Option<Adapted> {
+    let node = |index: usize| &trace.nodes[index];
+    let operand = |index: usize, number: usize| node(index).sources.get(number).copied().flatten();
+    let is = |index: usize, op: Op| node(index).op == op;
+    if !is(index, Op::Add) {
+        return None;
+    }
+    let (plain, scale) = (operand(index, 0)?, operand(index, 1)?);
+    let large = operand(scale, 0)?;
+    let (weight, x) = (operand(plain, 0)?, operand(plain, 1)?);
+    let (b, small) = (operand(large, 0)?, operand(large, 1)?);
+    let (a, again) = (operand(small, 0)?, operand(small, 1)?);
+    let products = [plain, large, small].into_iter().all(|index| is(index, Op::MulMat));
+    let weights = is(weight, Op::Weight) && !needs[weight] && [a, b].into_iter().all(|index| is(index, Op::Weight) && needs[index]);
+    let flat = [weight, a, b].into_iter().all(|index| node(index).shape[2..] == [1, 1]);
+    let mut readers = trace.nodes.iter().flat_map(|node| node.sources.iter().flatten().chain(node.view.iter().map(|(root, _)| root)));
+    let reads = readers.by_ref().filter(|read| [plain, scale, large, small].contains(read)).count();
+    let fits = products && is(scale, Op::Scale) && node(scale).parameter_f32(1) == 0.0 && weights && flat && again == x && reads == 4;
+    fits.then_some(Adapted { weight, a, b, x, small, scale })
+}
+
+impl Backward<'_> {
+    /// The gradients of an adapted product: dx = W dy + A dz with dz = s B dy; dA = x dzᵀ; dB = (s z) dyᵀ
+    ///
+    /// shapes: W [k, m], A [k, r], B [r, m], x [k, n], z = Aᵀ x [r, n], dy [m, n]
+    pub(super) fn adapted_direct(&mut self, node: &Node, found: Adapted, dy: Tensor, kernel: Kernel) -> Done {
+        let dy = self.graph.dense(dy)?;
+        let value = |index: usize| self.forward[index].ok_or_else(|| no_rule(node, " of a node that was not emitted"));
+        let (weight, a, b, x, z) = (value(found.weight)?, value(found.a)?, value(found.b)?, value(found.x)?, value(found.small)?);
+        let scale = self.trace.nodes[found.scale].parameter_f32(0);
+        let dz = self.graph.times_turned(kernel, b, dy, Plus { scale, ..Plus::NONE })?;
+        if self.needs[found.x] {
+            let plus = Plus { adapter: Some((a, dz)), base: self.gradients[found.x], scale: 1.0 };
+            self.gradients[found.x] = Some(self.graph.times_turned(kernel, weight, dy, plus)?);
+        }
+        for (matrix, left, right) in [(found.a, x, dz), (found.b, z, dy)] {
+            let [left, right] = [self.columns(left)?, self.columns(right)?];
+            let gradient = self.graph.product(kernel, left, right)?;
+            self.add_gradient(matrix, gradient)?;
+        }
+        Ok(())
+    }
+
+    /// All columns of a tensor as the rows of a view.
+    fn columns(&mut self, x: Tensor) -> Result<Tensor, TrainError> {
+        let [k, n, p, q] = self.graph.shape(x)?;
+        let flat = self.graph.reshape(x, [k, n * p * q, 1, 1])?;
+        Ok(self.graph.transpose(flat)?)
+    }
+
+    /// As `mul_mat`, on views.
+    ///
+    /// shapes: a [k, m, g], b [k, n, h], y [m, n, h] with h a multiple of g
+    pub(super) fn mul_mat_direct(&mut self, node: &Node, dy: Tensor, kernel: Kernel) -> Done {
+        if self.wants(node, 1) {
+            let db = self.right_gradient_direct(node, dy, kernel)?;
+            self.give(node, 1, db)?;
+        }
+        if self.wants(node, 0) {
+            let da = self.left_gradient(node, dy)?;
+            self.give(node, 0, da)?;
+        }
+        Ok(())
+    }
+
+    /// db = a dy
+    fn right_gradient_direct(&mut self, node: &Node, dy: Tensor, kernel: Kernel) -> Result<Tensor, TrainError> {
+        let a = self.value(node, 0)?;
+        if self.trace.nodes[source(node, 0)?].op == Op::Weight {
+            return Ok(self.graph.times_turned(kernel, a, dy, Plus::NONE)?);
+        }
+        let turned = self.graph.transpose(a)?;
+        Ok(self.graph.product(Kernel::exact(), turned, dy)?)
+    }
+
+    /// da = b dyᵀ, summed over the heads that share one `a`
+    fn left_gradient(&mut self, node: &Node, dy: Tensor) -> Result<Tensor, TrainError> {
+        let b = self.value(node, 1)?;
+        let [k, n, h, outer] = self.graph.shape(b)?;
+        let [_, m, g, _] = self.trace.nodes[source(node, 0)?].shape;
+        if outer != 1 {
+            return Err(no_rule(node, " with an outer batch"));
+        }
+        let (mut b, mut dy) = (b, dy);
+        if g != h {
+            let folded = n * h / g;
+            b = self.graph.reshape(b, [k, folded, g, 1])?;
+            dy = self.graph.reshape(dy, [m, folded, g, 1])?;
+        }
+        let (b, dy) = (self.graph.transpose(b)?, self.graph.transpose(dy)?);
+        Ok(self.graph.product(Kernel::exact(), b, dy)?)
+    }
+
+    /// As `rms_norm`, onto what the operand's gradient is so far.
+    pub(super) fn rms_norm_direct(&mut self, node: &Node, dy: Tensor) -> Done {
+        let index = source(node, 0)?;
+        if self.needs[index] {
+            let x = self.value(node, 0)?;
+            let dx = self.graph.rms_norm_back(x, dy, node.parameter_f32(0), self.gradients[index])?;
+            self.gradients[index] = Some(dx);
+        }
+        Ok(())
+    }
+
+    /// As `soft_max`.
+    pub(super) fn soft_max_direct(&mut self, y: Tensor, node: &Node, dy: Tensor) -> Done {
+        let dx = self.graph.soft_max_back(y, dy, node.parameter_f32(0))?;
+        self.give(node, 0, dx)
+    }
+
+    /// As `swiglu`.
+    pub(super) fn swiglu_direct(&mut self, node: &Node, dy: Tensor) -> Done {
+        let (gate, up) = (self.value(node, 0)?, self.value(node, 1)?);
+        let (dg, du) = self.graph.swiglu_back(gate, up, dy)?;
+        self.give(node, 0, dg)?;
+        self.give(node, 1, du)
+    }
+}

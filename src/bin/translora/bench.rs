@@ -1,0 +1,118 @@
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use translora::engine::ggml::bench::{self, BenchReport, BenchSpec, Way};
+use translora::record::SystemClock;
+
+use crate::args::between;
+use crate::failure::Failure;
+use crate::progress::Talk;
+use crate::{Outcome, out};
+
+/// Measure this machine on a model of yours
+#[derive(Args, Debug)]
+pub struct Bench {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand, Debug)]
+enum What {
+    Train(Train),
+}
+
+/// Time training steps on random tokens
+///
+/// An adapter on all linear modules, one sequence a step, the loss taken in its second half. The model needs no tokenizer.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  translora bench train -m base.gguf --tokens 512 --steps 5 --json")]
+struct Train {
+    /// Base model (GGUF)
+    #[arg(short, long, value_name = "M.gguf")]
+    model: PathBuf,
+
+    /// Tokens in one step
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = between::<4, 32_768>)]
+    tokens: usize,
+
+    /// Steps that are timed, after one that is not
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = between::<1, 10_000>)]
+    steps: usize,
+
+    /// Rank of the adapter
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = between::<1, 1024>)]
+    rank: usize,
+
+    /// Processor threads; 0 takes all physical cores
+    #[arg(short, long, value_name = "N", default_value_t = 0, value_parser = between::<0, 1024>)]
+    threads: usize,
+
+    /// What reads the frozen weights
+    #[arg(long, value_enum, default_value_t = Mode::Fast)]
+    mode: Mode,
+
+    /// The same step as another program would take it, to compare with
+    #[arg(long, value_enum, conflicts_with = "mode")]
+    peer: Option<Peer>,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+enum Mode {
+    /// Our kernels, in bf16 where the processor multiplies it
+    Fast,
+    /// Our kernels in f32
+    Exact,
+    /// ggml's products; gradients through transposed copies, as on a GPU
+    Native,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+enum Peer {
+    /// ggml's own autodiff: gradients by OUT_PROD
+    Outprod,
+}
+
+impl Bench {
+    pub fn run(self, talk: Talk) -> Result<Outcome, Failure> {
+        let What::Train(train) = self.what;
+        let way = match (train.peer, train.mode) {
+            (Some(Peer::Outprod), _) => Way::OutProd,
+            (None, Mode::Fast) => Way::Fast,
+            (None, Mode::Exact) => Way::Exact,
+            (None, Mode::Native) => Way::Native,
+        };
+        let (tokens, steps, rank, threads) = (train.tokens, train.steps, train.rank, train.threads);
+        let spec = BenchSpec { model: train.model, tokens, steps, rank, threads, way };
+        let done = bench::train(&spec, &SystemClock::default())?;
+        let told = Told { peak_bytes: out::memory_bytes_max(), report: done };
+        crate::report(talk, &told, || out::columns(&rows(&told)))?;
+        Ok(Outcome::Done)
+    }
+}
+
+#[derive(serde::Serialize)]
+struct Told {
+    /// The most that this process ever held, the model's pages among it.
+    peak_bytes: Option<u64>,
+    #[serde(flatten)]
+    report: BenchReport,
+}
+
+fn rows(told: &Told) -> Vec<(String, String)> {
+    let BenchReport { plan, share, operations, .. } = &told.report;
+    let percent = |part: f64| format!("{:.1} %", 100.0 * part);
+    let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
+    let mut rows = vec![
+        ("model".into(), plan.model.clone()),
+        ("kernel".into(), format!("{} ({}), {}, {} threads", plan.kernel, plan.mode, plan.device, plan.threads)),
+        ("tokens/s".into(), format!("{:.1}", told.report.tokens_per_second)),
+        ("peak memory".into(), told.peak_bytes.map_or("not known".into(), mib)),
+        ("trainer".into(), mib(told.report.trainer_bytes as u64)),
+    ];
+    let parts = [("forward", share.forward), ("loss", share.loss), ("backward", share.backward), ("optimizer", share.optimizer)];
+    rows.extend(parts.map(|(name, part)| (name.to_owned(), percent(part))));
+    let mut slowest: Vec<_> = operations.iter().collect();
+    slowest.sort_by(|a, b| b.1.total_cmp(a.1));
+    rows.extend(slowest.into_iter().map(|(name, part)| (format!("  {name}"), percent(*part))));
+    rows
+}

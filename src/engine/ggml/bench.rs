@@ -1,0 +1,179 @@
+//! Measures training steps on random tokens. Needs no tokenizer and no template, so that a model of random weights will do.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Serialize;
+use translora_llama::{Backend, ModelParams};
+use translora_quantized::{Example, ForwardWeights, Kernel, StepTimes, TrainSpec, Trainer};
+
+use super::{internal, of_path};
+use crate::engine::EngineError;
+use crate::record::{Clock, Rng};
+
+/// What reads the frozen weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Our kernels, the fastest that this machine has.
+    Fast,
+    /// Our kernels in f32.
+    Exact,
+    /// ggml's products, gradients by transposed copies.
+    Native,
+    /// ggml's products, gradients by OUT_PROD: the stock autodiff, a peer to compare with.
+    OutProd,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct BenchSpec {
+    pub model: PathBuf,
+    /// Length of the one sequence of a step; the loss is taken in its second half.
+    pub tokens: usize,
+    pub steps: usize,
+    pub rank: usize,
+    /// 0 means all physical cores.
+    pub threads: usize,
+    pub way: Way,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct BenchReport {
+    /// Of the median step.
+    pub tokens_per_second: f64,
+    /// units: seconds.
+    pub steps: Vec<f64>,
+    pub loss_first: f64,
+    pub loss_last: f64,
+    /// What the trainer holds: copies of weights, adapter, optimizer state, work memory. units: bytes.
+    pub trainer_bytes: usize,
+    pub plan: BenchPlan,
+    /// Shares of the time of all steps.
+    pub share: BenchShare,
+    /// Operations that took a hundredth of the time or more.
+    pub operations: BTreeMap<String, f64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct BenchPlan {
+    pub model: String,
+    pub mode: &'static str,
+    pub kernel: String,
+    pub threads: usize,
+    pub device: &'static str,
+    pub tokens: usize,
+    pub rank: usize,
+    pub matrices: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct BenchShare {
+    pub forward: f64,
+    pub loss: f64,
+    pub backward: f64,
+    /// The optimizer, and what goes between it and the graph.
+    pub optimizer: f64,
+}
+
+/// Train a few steps and say how fast it went. One step more is taken first, which is not counted.
+///
+/// fails: the model does not load or cannot be trained, or fewer than four tokens.
+pub fn train(spec: &BenchSpec, clock: &dyn Clock) -> Result<BenchReport, EngineError> {
+    if spec.tokens < 4 || spec.steps == 0 {
+        let reason = format!("{} tokens in {} steps: at least 4 and 1", spec.tokens, spec.steps);
+        return Err(EngineError::Example { index: 0, reason });
+    }
+    let backend = Backend::init().map_err(internal)?;
+    let model = translora_llama::Model::load(backend, &spec.model, &ModelParams { gpu_layers: 0, mmap: true })
+        .map_err(|error| of_path(&spec.model, error))?;
+    let threads = if spec.threads > 0 { spec.threads } else { num_cpus::get_physical() };
+    let (mode, forward, kernel) = match spec.way {
+        Way::Fast => ("direct", ForwardWeights::Direct(Kernel::fast()), Kernel::fast().name()),
+        Way::Exact => ("direct", ForwardWeights::Direct(Kernel::exact()), Kernel::exact().name()),
+        Way::Native => ("native", ForwardWeights::Native, "ggml MUL_MAT, transposed copies"),
+        Way::OutProd => ("outprod", ForwardWeights::OutProd, "ggml MUL_MAT and OUT_PROD"),
+    };
+    let plan = TrainSpec {
+        rank: spec.rank,
+        alpha: 2.0 * spec.rank as f32,
+        seed: 1,
+        forward,
+        threads: u32::try_from(threads).unwrap_or(1),
+        ..TrainSpec::default()
+    };
+    let untrainable = |error: translora_quantized::TrainError| EngineError::Untrainable {
+        model: spec.model.display().to_string(),
+        reason: error.to_string(),
+    };
+    let mut trainer = Trainer::new(backend, &model, &plan).map_err(untrainable)?;
+    trainer.load(vec![random_example(spec.tokens, model.vocab().len()).map_err(untrainable)?]).map_err(untrainable)?;
+    let first = trainer.step(&[0], 1e-4).map_err(untrainable)?;
+    trainer.time();
+    let (mut seconds, mut loss_last) = (Vec::new(), first.loss);
+    for _ in 0..spec.steps {
+        let start = clock.elapsed();
+        loss_last = trainer.step(&[0], 1e-4).map_err(untrainable)?.loss;
+        seconds.push((clock.elapsed() - start).as_secs_f64());
+    }
+    let total: f64 = seconds.iter().sum();
+    let times = trainer.times().cloned().unwrap_or_default();
+    Ok(BenchReport {
+        tokens_per_second: spec.tokens as f64 / median(&seconds),
+        loss_first: first.loss,
+        loss_last,
+        trainer_bytes: trainer.bytes(),
+        plan: BenchPlan {
+            model: model.name(),
+            mode,
+            kernel: kernel.to_owned(),
+            threads,
+            device: "CPU",
+            tokens: spec.tokens,
+            rank: spec.rank,
+            matrices: trainer.adapter().pairs.len(),
+        },
+        share: share(&times, total),
+        operations: times.operations.into_iter().map(|(name, time)| (name, time / total)).filter(|(_, part)| *part >= 0.01).collect(),
+        steps: seconds,
+    })
+}
+
+fn share(times: &StepTimes, total: f64) -> BenchShare {
+    let computed = times.forward + times.loss + times.backward;
+    BenchShare {
+        forward: times.forward / total,
+        loss: times.loss / total,
+        backward: times.backward / total,
+        optimizer: (total - computed) / total,
+    }
+}
+
+/// `tokens` tokens go in; those of the second half are predicted, but for one, so that with its padding the number is even.
+fn random_example(tokens: usize, vocabulary: usize) -> Result<Example, translora_quantized::TrainError> {
+    let mut rng = Rng::new(1, "bench");
+    let words = (0..=tokens).map(|_| i32::try_from(rng.below(vocabulary.max(1))).unwrap_or(0)).collect();
+    Example::new(words, tokens / 2 + 2, 0)
+}
+
+fn median(seconds: &[f64]) -> f64 {
+    let mut sorted = seconds.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    if sorted.len().is_multiple_of(2) { f64::midpoint(sorted[middle - 1], sorted[middle]) } else { sorted[middle] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_lies_between() {
+        assert_eq!(median(&[3.0, 1.0, 9.0]), 3.0);
+        assert_eq!(median(&[4.0, 1.0, 9.0, 2.0]), 3.0);
+    }
+
+    #[test]
+    fn half_of_the_places_are_predicted() {
+        let example = random_example(64, 100).unwrap();
+        assert_eq!((example.inputs(), example.outputs()), (64, 31));
+    }
+}
