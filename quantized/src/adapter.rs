@@ -18,9 +18,9 @@ pub struct Adapter {
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoraPair {
     pub target: Target,
-    /// shapes: rank rows of `inputs`
+    /// shapes: for each expert, rank rows of `inputs`
     pub a: Vec<f32>,
-    /// shapes: `outputs` rows of rank
+    /// shapes: for each expert, `outputs` rows of rank
     pub b: Vec<f32>,
 }
 
@@ -33,8 +33,8 @@ impl Adapter {
         let mut unit = move || f64::from(random.next_u32()) / f64::from(u32::MAX) * 2.0 - 1.0;
         let pair = |target: &Target| {
             let bound = 1.0 / (target.inputs as f64).sqrt();
-            let a = (0..rank * target.inputs).map(|_| (unit() * bound) as f32).collect();
-            LoraPair { target: target.clone(), a, b: vec![0.0; target.outputs * rank] }
+            let a = (0..rank * target.inputs * target.experts).map(|_| (unit() * bound) as f32).collect();
+            LoraPair { target: target.clone(), a, b: vec![0.0; target.outputs * rank * target.experts] }
         };
         Self { rank, alpha, pairs: targets.iter().map(pair).collect() }
     }
@@ -58,8 +58,13 @@ impl Adapter {
         let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
         for LoraPair { target, a, b } in &self.pairs {
             let (inputs, outputs, rank) = (target.inputs as u64, target.outputs as u64, self.rank as u64);
-            writer.tensor(format!("{}.lora_a", target.name), TensorKind::F32, &[inputs, rank], bytes(a));
-            writer.tensor(format!("{}.lora_b", target.name), TensorKind::F32, &[rank, outputs], bytes(b));
+            let (mut of_a, mut of_b) = (vec![inputs, rank], vec![rank, outputs]);
+            if target.experts > 1 {
+                of_a.push(target.experts as u64);
+                of_b.push(target.experts as u64);
+            }
+            writer.tensor(format!("{}.lora_a", target.name), TensorKind::F32, &of_a, bytes(a));
+            writer.tensor(format!("{}.lora_b", target.name), TensorKind::F32, &of_b, bytes(b));
         }
         Ok(writer.to_bytes()?)
     }

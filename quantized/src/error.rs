@@ -12,7 +12,15 @@ pub enum TrainError {
     Module { asked: String, reason: String },
     /// No gradient can flow through an operation of this model.
     #[error("no backward rule for {op} (node {node:?})")]
-    NoRule { op: String, node: String },
+    NoRule {
+        op: String,
+        node: String,
+        /// Where in the traced graph.
+        position: usize,
+    },
+    /// As `NoRule`, with the blocks that could be trained all the same.
+    #[error("no gradient can flow through {op} (node {node:?}); {}", could(*blocks))]
+    Blocked { op: String, node: String, blocks: Option<(u32, u32)> },
     #[error("this objective cannot be trained: {reason}")]
     Objective { reason: String },
     #[error("example {index}: {reason}")]
@@ -23,4 +31,11 @@ pub enum TrainError {
     Snapshot(String),
     #[error("temporary adapter file: {0}")]
     Io(#[from] std::io::Error),
+}
+
+fn could(blocks: Option<(u32, u32)>) -> String {
+    match blocks {
+        Some((first, last)) => format!("blocks {first} to {last} can be trained"),
+        None => "no block can be trained".into(),
+    }
 }

@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use translora_llama::{Compute, Dtype, Graph, Node, Op, Tensor, Trace};
+use translora_llama::{Compute, Dtype, Graph, Node, Op, Plus, Tensor, Trace};
 
 use crate::error::TrainError;
 use crate::objective::{Goal, Objective};
@@ -215,11 +215,10 @@ impl Parts<'_> {
         for index in &self.head.tail {
             let mut node: Node = self.trace.nodes[*index].clone();
             node.shape[1] = count;
-            let product = self.weights.product(graph, self.trace, self.needs, *index, &mut forward, false)?;
             let sources: Vec<Option<Tensor>> = node.sources.iter().map(|source| source.and_then(|source| forward[source])).collect();
-            forward[*index] = Some(match product {
-                Some(product) => product,
-                None => graph.replay(&node, &sources, None)?,
+            forward[*index] = Some(match (node.op, self.weights.direct(), &sources[..]) {
+                (Op::MulMat, Some(kernel), [Some(matrix), Some(hidden)]) => graph.times(kernel, *matrix, *hidden, Plus::NONE)?,
+                _ => graph.replay(&node, &sources, None)?,
             });
         }
         Ok(forward)

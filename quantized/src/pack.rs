@@ -69,8 +69,8 @@ pub struct Packed {
     /// shapes: tokens
     pub tokens: Vec<i32>,
     pub positions: Vec<i32>,
-    /// shapes: query rows of key columns; 0 where the query sees the key, −∞ elsewhere
-    pub mask: Vec<f32>,
+    /// shapes: tokens; which example each token belongs to
+    owner: Vec<u32>,
     /// shapes: outputs; the token each output is taken at. The last output is always padding.
     pub output_ids: Vec<i32>,
     /// shapes: tokens; the output taken at each token, or the last one.
@@ -95,7 +95,7 @@ impl Packed {
         let mut packed = Self {
             tokens: vec![0; tokens],
             positions: vec![0; tokens],
-            mask: vec![f32::NEG_INFINITY; tokens * tokens],
+            owner: Vec::new(),
             output_ids: vec![0; outputs],
             output_of: vec![outputs as i32 - 1; tokens],
             labels: vec![0; outputs],
@@ -121,15 +121,36 @@ impl Packed {
                 slot += 1;
             }
         }
-        for query in 0..tokens {
-            for key in 0..=query {
-                let sees = if owner[query] == PADDING { key == query } else { owner[key] == PREFIX || owner[key] == owner[query] };
-                if sees {
-                    packed.mask[query * tokens + key] = 0.0;
-                }
-            }
-        }
+        packed.owner = owner;
         packed
+    }
+
+    /// The same for a model that has an output at every token and picks none.
+    pub fn with_all_outputs(mut self) -> Self {
+        let tokens = self.tokens.len();
+        let (mut labels, mut weights, mut origins) = (vec![0; tokens], vec![0.0; tokens], vec![None; tokens]);
+        for row in (0..self.origins.len()).filter(|row| self.origins[*row].is_some()) {
+            let at = self.output_ids[row] as usize;
+            (labels[at], weights[at], origins[at]) = (self.labels[row], self.weights[row], self.origins[row]);
+        }
+        self.output_ids = (0..tokens as i32).collect();
+        self.output_of = self.output_ids.clone();
+        (self.labels, self.weights, self.origins) = (labels, weights, origins);
+        self
+    }
+
+    /// The outputs that are completion tokens, in their order.
+    pub fn rows(&self) -> impl Iterator<Item = usize> {
+        (0..self.origins.len()).filter(|row| self.origins[*row].is_some())
+    }
+
+    /// The two tokens belong together: both to one example, or the key to the prefix of all. Whether the model lets the query see the
+    /// key is another question.
+    pub fn sees(&self, query: usize, key: usize) -> bool {
+        match self.owner[query] {
+            PADDING => key == query,
+            owner => self.owner[key] == PREFIX || self.owner[key] == owner,
+        }
     }
 
     fn put(&mut self, owner: &mut [u32], who: u32, example: &Example, range: Range<usize>) {
@@ -186,7 +207,8 @@ mod tests {
         assert_eq!(packed.tokens, [1, 2, 3, 9, 4, 0, 0, 0]);
         assert_eq!(packed.positions[..5], [0, 1, 2, 3, 2]);
         assert_eq!(packed.used, 5);
-        let sees = |query: usize| (0..8).filter(|key| packed.mask[query * 8 + key] == 0.0).collect::<Vec<_>>();
+        let sees = |query: usize| (0..8).filter(|key| packed.sees(query, *key)).collect::<Vec<_>>();
+        assert_eq!(sees(1), [0, 1]);
         assert_eq!(sees(3), [0, 1, 2, 3]);
         assert_eq!(sees(4), [0, 1, 4]);
         assert_eq!(sees(6), [6]);
@@ -194,6 +216,15 @@ mod tests {
         assert_eq!(packed.labels, [9, 8, 7, 0]);
         assert_eq!(packed.weights, [1.0, 1.0, 1.0, 0.0]);
         assert_eq!(packed.output_of, [3, 3, 0, 1, 2, 3, 3, 3]);
+    }
+
+    #[test]
+    fn outputs_can_be_at_every_token() {
+        let (a, b) = (example(&[1, 2, 3, 9, 8], 3), example(&[1, 2, 4, 7], 3));
+        let packed = Packed::new(&[&a, &b], 2, 8, 4).with_all_outputs();
+        assert_eq!(packed.rows().collect::<Vec<_>>(), [2, 3, 4]);
+        assert_eq!(packed.labels, [0, 0, 9, 8, 7, 0, 0, 0]);
+        assert_eq!(packed.weights, [0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0]);
     }
 
     #[test]

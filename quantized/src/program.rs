@@ -6,10 +6,12 @@ use translora_llama::{Compute, Dtype, Graph, Node, Op, Storage, Tensor, Trace};
 
 use crate::dropout::Mask;
 use crate::error::TrainError;
+use crate::inputs::{Feed, Tables};
 use crate::loss::{Head, Loss, Parts};
 use crate::objective::Goal;
 use crate::pack::{Example, Packed};
 use crate::profile::{Bounds, StepTimes};
+use crate::reach::{AdapterIndex, Reach};
 use crate::rules::{Backward, no_rule};
 use crate::weights::Weights;
 
@@ -29,22 +31,15 @@ pub(crate) struct Program {
     graph: Graph,
     /// Where its forward part and its loss end.
     bounds: Bounds,
-    tokens: usize,
     vocabulary: usize,
-    inputs: Inputs,
+    outputs: usize,
+    inputs: Vec<Feed>,
+    output_of: Tensor,
     masks: Vec<Mask>,
     dropout: f32,
     loss: Loss,
     /// By stored index: A and B of each pair in turn.
     gradients: Vec<Tensor>,
-}
-
-struct Inputs {
-    tokens: Tensor,
-    positions: Option<Tensor>,
-    mask: Option<Tensor>,
-    output_ids: Option<Tensor>,
-    output_of: Tensor,
 }
 
 /// What differs from run to run besides the examples.
@@ -65,85 +60,64 @@ pub(crate) struct Outcome {
     pub logits: Vec<f32>,
 }
 
-/// Nodes that the output depends on, and among them those that depend on an adapter matrix.
-pub(crate) struct Reach {
-    pub live: Vec<bool>,
-    pub needs: Vec<bool>,
-}
-
-/// `blk.0.attn_q.weight.lora_b` → its index in the adapter's storage
-pub(crate) type AdapterIndex = HashMap<String, usize>;
-
-pub(crate) fn reach(trace: &Trace, adapter: &AdapterIndex) -> Reach {
-    let mut live = vec![false; trace.nodes.len()];
-    live[trace.output] = true;
-    for index in (0..trace.nodes.len()).rev().filter(|index| *index <= trace.output) {
-        if live[index] {
-            let node = &trace.nodes[index];
-            for source in node.sources.iter().flatten().chain(node.view.iter().map(|(root, _)| root)) {
-                live[*source] = true;
-            }
-        }
-    }
-    let mut needs = vec![false; trace.nodes.len()];
-    for (index, node) in trace.nodes.iter().enumerate() {
-        needs[index] =
-            adapter.contains_key(&node.name) && node.op == Op::Weight || node.sources.iter().flatten().any(|source| needs[*source]);
-    }
-    Reach { live, needs }
-}
-
 /// The weights whose transposes the gradients need.
 pub(crate) fn wanted(trace: &Trace, adapter: &AdapterIndex) -> HashSet<String> {
-    let Reach { live, needs } = reach(trace, adapter);
+    let Reach { live, needs, .. } = Reach::of(trace, adapter);
     let products = trace.nodes.iter().enumerate().filter(|(index, node)| live[*index] && node.op == Op::MulMat);
     let frozen = products.filter_map(|(_, node)| {
         let (Some(Some(weight)), Some(Some(input))) = (node.sources.first(), node.sources.get(1)) else { return None };
         let weight = &trace.nodes[*weight];
-        let wanted = weight.op == Op::Weight && !adapter.contains_key(&weight.name) && needs[*input];
+        // A matrix for each head (latent attention) is turned where it is used.
+        let flat = weight.op == Op::Weight && weight.shape[2..] == [1, 1];
+        let wanted = flat && !adapter.contains_key(&weight.name) && needs[*input];
         wanted.then(|| weight.name.clone())
     });
     frozen.collect()
 }
 
 impl Program {
-    /// Emit forward, loss and (if asked for) gradients of `trace`.
+    /// Emit forward, loss and (if asked for) gradients of a trace.
     ///
     /// fails: an operation without a backward rule between an adapter matrix and the loss.
     pub fn new(
-        trace: &Trace,
+        traced: &Traced,
         weights: &Weights,
         adapter: &Storage,
         index: &AdapterIndex,
         purpose: Purpose,
         goal: Goal,
     ) -> Result<Self, TrainError> {
-        let Reach { live, needs } = reach(trace, index);
+        let trace = &traced.trace;
+        let Reach { live, needs, .. } = Reach::of(trace, index);
         let output = &trace.nodes[trace.output];
         let [vocabulary, outputs, ..] = output.shape;
         let head = Head::find(trace, &needs);
-        let mut graph = Graph::new(trace.nodes.len() * 16 + 256 + head.nodes_max(vocabulary, outputs, &goal))?;
-        let forward = vec![None; trace.nodes.len()];
-        let dropping = purpose == Purpose::Gradients && goal.dropout > 0.0;
-        let (roles, masks) = (HashMap::new(), HashMap::new());
-        let mut emit = Emit { graph: &mut graph, trace, weights, adapter, index, needs: &needs, forward, roles, dropping, masks };
+        let mut graph = Graph::new(trace.nodes.len() * 24 + 256 + head.nodes_max(vocabulary, outputs, &goal))?;
+        let mut emit = Emit {
+            graph: &mut graph,
+            traced,
+            live: &live,
+            needs: &needs,
+            weights,
+            adapter,
+            index,
+            forward: vec![None; trace.nodes.len()],
+            inputs: Vec::new(),
+            dropping: purpose == Purpose::Gradients && goal.dropout > 0.0,
+            masks: HashMap::new(),
+        };
         for i in (0..=trace.output).filter(|i| live[*i] && !head.tail.contains(i)) {
             emit.node(i)?;
         }
-        let Emit { forward, roles, masks, .. } = emit;
-        let tokens = roles.get("tokens").copied().ok_or_else(|| no_rule(output, " without token input"))?;
-        let [count, ..] = graph.shape(tokens)?;
-        let inputs = Inputs {
-            tokens,
-            positions: roles.get("positions").copied(),
-            mask: roles.get("mask").copied(),
-            output_ids: roles.get("output_ids").copied(),
-            output_of: graph.input(Dtype::I32, &[count], "output_of")?,
-        };
-        let output_of = inputs.output_of;
-        let parts = Parts { trace, forward: &forward, needs: &needs, weights, head: &head, output_of, purpose, goal };
-        graph.expand(forward[head.start].ok_or_else(|| no_rule(output, " of a node that was not emitted"))?)?;
+        let Emit { forward, inputs, masks, .. } = emit;
+        let tokens = inputs.iter().find(|feed| feed.is_tokens()).ok_or_else(|| no_rule(output, " without token input"))?;
+        let [count, ..] = graph.shape(tokens.tensor())?;
+        if let Some(start) = forward[head.start] {
+            graph.expand(start)?;
+        }
         let mut bounds = Bounds { forward: graph.nodes(), loss: usize::MAX };
+        let output_of = graph.input(Dtype::I32, &[count], "output_of")?;
+        let parts = Parts { trace, forward: &forward, needs: &needs, weights, head: &head, output_of, purpose, goal };
         let (loss, gradient) = Loss::new(&mut graph, &parts)?;
         let mut gradients = Vec::new();
         if let Some(gradient) = gradient {
@@ -158,9 +132,10 @@ impl Program {
         Ok(Self {
             graph,
             bounds,
-            tokens: size(count),
             vocabulary: size(vocabulary),
+            outputs: size(outputs),
             inputs,
+            output_of,
             masks: masks.into_values().collect(),
             dropout: goal.dropout,
             loss,
@@ -168,22 +143,28 @@ impl Program {
         })
     }
 
+    /// Outputs that the loss is taken at: as many as were asked for, or one for each token where the model picks none.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
     /// Run on one packed sequence, of the examples of `run`.
-    pub fn run(&mut self, compute: &mut Compute, packed: &Packed, run: &[&Example], pass: Pass) -> Result<Outcome, TrainError> {
+    pub fn run(
+        &mut self,
+        compute: &mut Compute,
+        packed: &Packed,
+        tables: &Tables,
+        run: &[&Example],
+        pass: Pass,
+    ) -> Result<Outcome, TrainError> {
         compute.bind(&mut self.graph)?;
-        let (graph, inputs, words) = (&self.graph, &self.inputs, self.vocabulary as i64);
-        compute.set_ids(graph, inputs.tokens, &packed.tokens, words)?;
-        if let Some(positions) = inputs.positions {
-            compute.set_ids(graph, positions, &packed.positions, i64::from(i32::MAX))?;
+        let graph = &self.graph;
+        for input in &self.inputs {
+            input.fill(compute, graph, packed, tables, self.vocabulary as i64)?;
         }
-        if let Some(mask) = inputs.mask {
-            compute.set_f32(graph, mask, &packed.mask)?;
-        }
-        if let Some(ids) = inputs.output_ids {
-            compute.set_ids(graph, ids, &packed.output_ids, self.tokens as i64)?;
-        }
-        if !self.gradients.is_empty() {
-            compute.set_ids(graph, inputs.output_of, &packed.output_of, packed.labels.len() as i64)?;
+        // Nobody reads it where the model picks no outputs.
+        if !self.gradients.is_empty() && self.inputs.iter().any(Feed::is_outputs) {
+            compute.set_ids(graph, self.output_of, &packed.output_of, packed.labels.len() as i64)?;
         }
         self.loss.fill(compute, graph, packed, run, pass.scale)?;
         for mask in &self.masks {
@@ -217,21 +198,30 @@ fn outputs_of(graph: &mut Graph, trace: &Trace, index: &AdapterIndex, found: &[O
         TrainError::NoRule {
             op: "llama.cpp does not apply an adapter to this matrix, or no gradient reaches it".into(),
             node: name.to_owned(),
+            position: 0,
         }
     };
     ordered.into_iter().enumerate().map(|(slot, gradient)| gradient.ok_or_else(|| missing(slot))).collect()
 }
 
+/// A trace for the sizes of one program, and the two it comes from.
+pub(crate) struct Traced<'a> {
+    pub trace: Trace,
+    pub pair: &'a [Trace; 2],
+    /// Nodes that read a memory of llama.cpp after a part of it was written.
+    pub broken: &'a HashSet<usize>,
+}
+
 struct Emit<'a> {
     graph: &'a mut Graph,
-    trace: &'a Trace,
+    traced: &'a Traced<'a>,
+    live: &'a [bool],
+    needs: &'a [bool],
     weights: &'a Weights,
     adapter: &'a Storage,
     index: &'a AdapterIndex,
-    needs: &'a [bool],
     forward: Vec<Option<Tensor>>,
-    /// Inputs by what they mean.
-    roles: HashMap<&'static str, Tensor>,
+    inputs: Vec<Feed>,
     /// A program for training steps with dropout.
     dropping: bool,
     /// By the index of the A that reads through it.
@@ -240,26 +230,45 @@ struct Emit<'a> {
 
 impl Emit<'_> {
     fn node(&mut self, i: usize) -> Result<(), TrainError> {
-        let trace = self.trace;
+        let trace = &self.traced.trace;
         let node = &trace.nodes[i];
+        if self.traced.broken.contains(&i) {
+            return Err(TrainError::NoRule { op: "a partly written memory".into(), node: node.name.clone(), position: i });
+        }
         let tensor = match node.op {
             Op::Weight => match self.index.get(&node.name) {
                 Some(slot) => self.graph.stored(self.adapter, *slot)?,
                 None => self.graph.weight(trace, node)?,
             },
-            Op::Input => self.input(i, node)?,
-            _ => match self.masked(i, node)? {
-                Some(product) => product,
-                None => self.operation(i, node)?,
-            },
+            Op::Input | Op::State => {
+                let feed = Feed::new(self.graph, self.traced.pair, self.live, i, node)?;
+                let tensor = feed.tensor();
+                self.inputs.push(feed);
+                tensor
+            }
+            Op::Store => {
+                let value = node.sources[0].and_then(|source| self.forward[source]);
+                let value = value.ok_or_else(|| no_rule(node, " of a node that was not emitted"))?;
+                let value = self.graph.to_f32(value)?;
+                self.graph.reshape(value, node.shape)?
+            }
+            _ => self.replay(i, node)?,
         };
         self.forward[i] = Some(tensor);
         Ok(())
     }
 
     /// A node that computes something.
+    fn replay(&mut self, i: usize, node: &Node) -> Result<Tensor, TrainError> {
+        match self.masked(i, node)? {
+            Some(product) => Ok(product),
+            None => self.operation(i, node),
+        }
+    }
+
     fn operation(&mut self, i: usize, node: &Node) -> Result<Tensor, TrainError> {
-        if let Some(product) = self.weights.product(self.graph, self.trace, self.needs, i, &mut self.forward, !self.dropping)? {
+        let trace = &self.traced.trace;
+        if let Some(product) = self.weights.product(self.graph, trace, self.needs, i, &mut self.forward, !self.dropping)? {
             return Ok(product);
         }
         let sources: Vec<Option<Tensor>> = node.sources.iter().map(|source| source.and_then(|source| self.forward[source])).collect();
@@ -270,7 +279,7 @@ impl Emit<'_> {
     /// The product with an A, which reads its input through a mask; nothing for other nodes.
     fn masked(&mut self, i: usize, node: &Node) -> Result<Option<Tensor>, TrainError> {
         let [Some(a), Some(input), ..] = node.sources[..] else { return Ok(None) };
-        let name = &self.trace.nodes[a].name;
+        let name = &self.traced.trace.nodes[a].name;
         let slot = self.index.get(name).filter(|_| self.dropping && name.ends_with(".lora_a"));
         let (Some(slot), Some(whole)) = (slot, self.forward[input]) else { return Ok(None) };
         let mask = Mask::new(self.graph, whole, *slot)?;
@@ -279,29 +288,5 @@ impl Emit<'_> {
         let product = self.operation(i, node);
         self.forward[input] = Some(whole);
         product.map(Some)
-    }
-
-    /// Tell what an input means by who reads it.
-    fn input(&mut self, i: usize, node: &Node) -> Result<Tensor, TrainError> {
-        let reads = |(reader, operand): (&Node, usize)| match (reader.op, operand) {
-            (Op::GetRows, 1) => {
-                let rows = reader.sources[0].map(|rows| self.trace.nodes[rows].op);
-                Some(if rows == Some(Op::Weight) { "tokens" } else { "output_ids" })
-            }
-            (Op::Rope, 1) => Some("positions"),
-            (Op::SoftMax, 1) => Some("mask"),
-            _ => None,
-        };
-        let readers = self.trace.nodes.iter().flat_map(|reader| {
-            reader.sources.iter().enumerate().filter(|(_, source)| **source == Some(i)).map(move |(operand, _)| (reader, operand))
-        });
-        let mut roles: Vec<Option<&'static str>> = readers.map(reads).collect();
-        roles.dedup();
-        let [Some(role)] = roles[..] else { return Err(no_rule(node, " of unknown meaning")) };
-        let tensor = self.graph.input(node.dtype, &node.shape, role)?;
-        if self.roles.insert(role, tensor).is_some() {
-            return Err(no_rule(node, " given twice"));
-        }
-        Ok(tensor)
     }
 }

@@ -2,20 +2,20 @@
 
 use std::collections::HashMap;
 
-use translora_gguf::Gguf;
-use translora_llama::{Adapter as LoadedAdapter, Backend, Compute, Context, Dtype, Kernel, Model, Storage, Trace};
+use translora_llama::{Backend, Compute, Kernel, Model, Storage};
 
 use crate::adapter::Adapter;
 use crate::dropout;
 use crate::error::TrainError;
 use crate::loss::{Condenser, LOSS_BYTES};
-use crate::modules::{self, Target};
 use crate::objective::{Condensed, Goal, Objective};
 use crate::optimizer::{AdamW, Moments};
 use crate::pack::{Example, Packed, shared_prefix, split};
 use crate::profile::StepTimes;
-use crate::program::{AdapterIndex, Outcome, Pass, Program, Purpose, reach, wanted};
+use crate::program::{Outcome, Pass, Program, Purpose, wanted};
+use crate::reach::{AdapterIndex, Reach};
 use crate::snapshot;
+use crate::survey::{Tracer, layout, survey};
 use crate::weights::{ForwardWeights, Weights};
 
 /// What to train, and how.
@@ -30,6 +30,8 @@ pub struct TrainSpec {
     pub rslora: bool,
     /// See `modules::targets`.
     pub modules: String,
+    /// Adapt this block and those above it only; `None` means all, and an error where that is not possible.
+    pub first_block: Option<u32>,
     pub seed: u64,
     pub objective: Objective,
     pub optimizer: AdamW,
@@ -57,6 +59,7 @@ impl Default for TrainSpec {
             alpha: 32.0,
             rslora: false,
             modules: "all".into(),
+            first_block: None,
             seed: 0,
             objective: Objective::Text,
             optimizer: AdamW::default(),
@@ -98,8 +101,6 @@ const SCALE: f32 = 16.0;
 const TOKENS_STEP: usize = 32;
 /// Tokens of one packed sequence, unless a single example is longer.
 const TOKENS_MAX: usize = 256;
-/// The two context sizes that are traced; llama.cpp pads contexts to multiples of 256.
-const TRACED: [u32; 2] = [256, 512];
 
 /// An adapter under training on one model.
 pub struct Trainer {
@@ -114,9 +115,7 @@ pub struct Trainer {
     index: AdapterIndex,
     weights: Option<Weights>,
     programs: HashMap<(usize, usize, Purpose), Program>,
-    /// By number of outputs, one for each of `TRACED`.
-    traces: HashMap<usize, [Trace; 2]>,
-    template: LoadedAdapter,
+    tracer: Tracer,
     examples: Vec<Example>,
     goal: Goal,
     prefix: usize,
@@ -131,10 +130,19 @@ impl Trainer {
     /// fails: unknown modules, or an operation without a backward rule in the way.
     pub fn new(backend: Backend, model: &Model, spec: &TrainSpec) -> Result<Self, TrainError> {
         spec.objective.check()?;
-        let targets = find_targets(model, &spec.modules)?;
+        let found = survey(backend, model, &spec.modules, spec.threads)?;
+        if let (Some((op, node)), None) = (&found.blocked, spec.first_block) {
+            return Err(TrainError::Blocked { op: op.clone(), node: node.clone(), blocks: found.blocks });
+        }
+        let above = |block: u32| spec.first_block.is_none_or(|first| block >= first);
+        let targets: Vec<_> = found.targets.into_iter().filter(|target| target.block().is_none_or(above)).collect();
+        if targets.is_empty() {
+            let reason = "none of these matrices can be trained: llama.cpp applies no adapter to them, or no gradient reaches them".into();
+            return Err(TrainError::Module { asked: spec.modules.clone(), reason });
+        }
         let mut compute = Compute::cpu(backend, spec.threads)?;
         let adapter = Adapter::fresh(&targets, spec.rank, spec.written_alpha(), spec.seed);
-        let template = load(model, &adapter)?;
+        let tracer = Tracer::new(model, &adapter, spec.threads)?;
         let (shapes, index) = layout(&adapter);
         let storage = Storage::new(&compute, &shapes)?;
         upload(&mut compute, &storage, &adapter)?;
@@ -151,8 +159,7 @@ impl Trainer {
             index,
             weights: None,
             programs: HashMap::new(),
-            traces: HashMap::new(),
-            template,
+            tracer,
             examples: Vec::new(),
             goal: Goal { objective: spec.objective, width: 1, bytes: spec.loss_bytes, dropout: spec.dropout },
             prefix: 0,
@@ -181,6 +188,11 @@ impl Trainer {
         upload(&mut self.compute, &self.storage, &adapter)?;
         self.adapter = adapter;
         Ok(())
+    }
+
+    /// Words that a token can be.
+    pub fn vocabulary(&self) -> usize {
+        self.vocabulary
     }
 
     /// Optimizer steps taken so far.
@@ -218,7 +230,8 @@ impl Trainer {
         if goal != self.goal {
             self.programs.clear();
         }
-        (self.goal, self.prefix, self.examples) = (goal, shared_prefix(&examples), examples);
+        let prefix = if self.tracer.keeps_sequences_apart() { 0 } else { shared_prefix(&examples) };
+        (self.goal, self.prefix, self.examples) = (goal, prefix, examples);
         Ok(())
     }
 
@@ -274,8 +287,9 @@ impl Trainer {
     /// shapes: outputs rows of vocabulary
     pub fn logits(&mut self, example: usize) -> Result<Vec<Vec<f32>>, TrainError> {
         let example = self.example(example)?.clone();
-        let (outcome, _) = self.run_packed(&[&example], Purpose::Logits, 0)?;
-        Ok(outcome.logits.chunks(self.vocabulary).take(example.outputs()).map(<[f32]>::to_vec).collect())
+        let (outcome, packed) = self.run_packed(&[&example], Purpose::Logits, 0)?;
+        let row = |row: usize| outcome.logits[row * self.vocabulary..(row + 1) * self.vocabulary].to_vec();
+        Ok(packed.rows().map(row).collect())
     }
 
     /// Condense distributions over this model's vocabulary into what its head makes of them, for `Objective::Condensed`.
@@ -284,9 +298,9 @@ impl Trainer {
     ///
     /// fails: the logits are not a multiple of one product.
     pub fn condense(&mut self, probabilities: &[Vec<f32>]) -> Result<Vec<Condensed>, TrainError> {
-        let trace = self.trace(TOKENS_MAX, 16)?;
+        let trace = self.tracer.trace(TOKENS_MAX, 16, &self.index)?.trace;
         let Some(weights) = &self.weights else { return Err(TrainError::Snapshot("no weights were prepared".into())) };
-        let needs = reach(&trace, &self.index).needs;
+        let needs = Reach::of(&trace, &self.index).needs;
         let condenser = Condenser { trace: &trace, needs: &needs, weights, goal: self.goal };
         let vectors = condenser.run(&mut self.compute, probabilities)?;
         let nats = |p: &f32| if *p > 0.0 { f64::from(*p) * f64::from(*p).ln() } else { 0.0 };
@@ -320,12 +334,14 @@ impl Trainer {
         let mut report = StepReport::default();
         let mut total: Vec<Vec<f32>> = Vec::new();
         let micro = if self.spec.micro_batch == 0 { chosen.len().max(1) } else { self.spec.micro_batch };
-        let runs = chosen.chunks(micro).flat_map(|some| split(some, self.prefix, TOKENS_MAX, TOKENS_MAX)).collect::<Vec<_>>();
+        // With no room at all, every example stands alone.
+        let room = if self.tracer.keeps_sequences_apart() { 0 } else { TOKENS_MAX };
+        let runs = chosen.chunks(micro).flat_map(|some| split(some, self.prefix, room, TOKENS_MAX)).collect::<Vec<_>>();
         for (number, run) in runs.into_iter().enumerate() {
-            let (outcome, used) = self.run_packed(&run, purpose, number as u64)?;
+            let (outcome, packed) = self.run_packed(&run, purpose, number as u64)?;
             report.loss += outcome.loss;
             report.weight += outcome.weight;
-            report.tokens += used;
+            report.tokens += packed.used;
             report.completion_tokens += run.iter().map(|example| example.outputs()).sum::<usize>();
             if total.is_empty() {
                 total = outcome.gradients;
@@ -339,22 +355,23 @@ impl Trainer {
         Ok((report, total))
     }
 
-    fn run_packed(&mut self, run: &[&Example], purpose: Purpose, number: u64) -> Result<(Outcome, usize), TrainError> {
+    fn run_packed(&mut self, run: &[&Example], purpose: Purpose, number: u64) -> Result<(Outcome, Packed), TrainError> {
         let needed = self.prefix + run.iter().map(|example| example.inputs() - self.prefix).sum::<usize>();
         let outputs = run.iter().map(|example| example.outputs()).sum::<usize>() + 1;
         let tokens = needed.next_multiple_of(TOKENS_STEP).max(outputs.next_multiple_of(TOKENS_STEP));
         let outputs = outputs.next_power_of_two().max(16).min(tokens);
-        let packed = Packed::new(run, self.prefix, tokens, outputs);
         let pass = Pass { scale: self.scale, draw: dropout::key(&[self.spec.seed, self.steps, number]) };
         self.program(tokens, outputs, purpose)?;
         let Some(program) = self.programs.get_mut(&(tokens, outputs, purpose)) else {
             return Err(TrainError::Snapshot("a program vanished".into()));
         };
-        let outcome = program.run(&mut self.compute, &packed, run, pass)?;
+        let packed = Packed::new(run, self.prefix, tokens, outputs);
+        let packed = if program.outputs() == outputs { packed } else { packed.with_all_outputs() };
+        let outcome = program.run(&mut self.compute, &packed, &self.tracer.tables, run, pass)?;
         if let Some(times) = &mut self.times {
             program.add_times(&self.compute, times);
         }
-        Ok((outcome, packed.used))
+        Ok((outcome, packed))
     }
 
     /// Build the program for these sizes unless it exists.
@@ -362,67 +379,21 @@ impl Trainer {
         if self.programs.contains_key(&(tokens, outputs, purpose)) {
             return Ok(());
         }
-        let trace = self.trace(tokens, outputs)?;
+        let traced = self.tracer.trace(tokens, outputs, &self.index)?;
         if self.weights.is_none() {
-            // A dry run first: a missing rule must cost neither time nor memory.
-            Program::new(&trace, &Weights::dry(), &self.storage, &self.index, Purpose::Gradients, self.goal)?;
-            let copies = wanted(&trace, &self.index);
-            self.weights = Some(Weights::prepare(&trace, &mut self.compute, &copies, self.spec.forward)?);
+            let copies = wanted(&traced.trace, &self.index);
+            self.weights = Some(Weights::prepare(&traced.trace, &mut self.compute, &copies, self.spec.forward)?);
         }
         if let Some(weights) = &self.weights {
-            let program = Program::new(&trace, weights, &self.storage, &self.index, purpose, self.goal)?;
+            let program = Program::new(&traced, weights, &self.storage, &self.index, purpose, self.goal)?;
             self.programs.insert((tokens, outputs, purpose), program);
         }
         Ok(())
     }
 
-    fn trace(&mut self, tokens: usize, outputs: usize) -> Result<Trace, TrainError> {
-        if !self.traces.contains_key(&outputs) {
-            let trace = |size: u32| -> Result<Trace, TrainError> {
-                let mut context = Context::training(&self.model, size.max(outputs as u32 + 1), self.spec.threads)?;
-                context.set_adapters(&[(self.template.clone(), 1.0)])?;
-                Ok(context.trace(outputs as u32)?)
-            };
-            let [one, two] = TRACED;
-            // With an output at every token llama.cpp does not pick rows, and the two traces would differ.
-            let step = (outputs as u32 + 1).next_multiple_of(one);
-            let pair = [trace(one.max(step))?, trace(two.max(step + one))?];
-            self.traces.insert(outputs, pair);
-        }
-        let [one, two] = &self.traces[&outputs];
-        Ok(one.resized(two, tokens as u32)?)
-    }
-
     fn example(&self, index: usize) -> Result<&Example, TrainError> {
         self.examples.get(index).ok_or_else(|| TrainError::Example { index, reason: format!("only {} are loaded", self.examples.len()) })
     }
-}
-
-fn find_targets(model: &Model, asked: &str) -> Result<Vec<Target>, TrainError> {
-    let bytes = translora_llama::map_file(model.path())?;
-    modules::targets(&Gguf::parse(&bytes)?, asked)
-}
-
-/// Load an adapter through llama.cpp, by way of a temporary file.
-fn load(model: &Model, adapter: &Adapter) -> Result<LoadedAdapter, TrainError> {
-    let file = tempfile::Builder::new().prefix("translora-").suffix(".gguf").tempfile()?;
-    std::fs::write(file.path(), adapter.to_gguf(&model.architecture(), &[])?)?;
-    Ok(LoadedAdapter::load(model, file.path())?)
-}
-
-type Shapes = Vec<(Dtype, [i64; 2], String)>;
-
-fn layout(adapter: &Adapter) -> (Shapes, AdapterIndex) {
-    let (mut shapes, mut index) = (Vec::new(), HashMap::new());
-    for pair in &adapter.pairs {
-        let (rank, inputs, outputs) = (adapter.rank as i64, pair.target.inputs as i64, pair.target.outputs as i64);
-        for (suffix, shape) in [("lora_a", [inputs, rank]), ("lora_b", [rank, outputs])] {
-            let name = format!("{}.{suffix}", pair.target.name);
-            index.insert(name.clone(), shapes.len());
-            shapes.push((Dtype::F32, shape, name));
-        }
-    }
-    (shapes, index)
 }
 
 fn upload(compute: &mut Compute, storage: &Storage, adapter: &Adapter) -> Result<(), TrainError> {

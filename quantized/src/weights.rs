@@ -123,8 +123,8 @@ impl Weights {
     /// The transposed copy of a weight as a leaf of `graph`; `None` if there is none.
     pub(crate) fn transposed(&self, graph: &mut Graph, node: &Node) -> Result<Option<Tensor>, LlamaError> {
         if self.dry {
-            let [inputs, outputs, ..] = node.shape;
-            return graph.input(Dtype::F32, &[outputs, inputs], "dry").map(Some);
+            let [inputs, outputs, planes, more] = node.shape;
+            return graph.input(Dtype::F32, &[outputs, inputs, planes, more], "dry").map(Some);
         }
         let copy = self.transposed.get(&node.name).zip(self.storage.as_ref());
         copy.map(|(index, storage)| graph.stored(storage, *index)).transpose()

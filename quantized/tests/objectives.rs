@@ -351,7 +351,7 @@ fn heads_with_a_tail_are_differentiated_too() {
     let plain = examples();
     let teachers = distributions(&plain, 2.0);
     let whole = distributions(&plain, 1.0);
-    for architecture in [TinyArchitecture::Granite] {
+    for architecture in [TinyArchitecture::Granite, TinyArchitecture::Gemma2] {
         for forward in [ForwardWeights::Native, ForwardWeights::Direct(Kernel::exact())] {
             let lab = Lab::made(architecture, "f32");
             let mut text = lab.trainer_by(Objective::Text, forward);

@@ -81,6 +81,16 @@ impl Compute {
         self.set(graph, input, Dtype::F32, values.as_ptr().cast(), values.len())
     }
 
+    /// As `set_f32`, for inputs of F32 or F16.
+    pub fn set_floats(&mut self, graph: &Graph, input: Tensor, values: &[f32]) -> Result<(), LlamaError> {
+        if graph.dtype(input)? != Dtype::F16 {
+            return self.set_f32(graph, input, values);
+        }
+        // SAFETY: plain arithmetic.
+        let halves: Vec<u16> = values.iter().map(|value| unsafe { sys::ggml_fp32_to_fp16(*value) }).collect();
+        self.set(graph, input, Dtype::F16, halves.as_ptr().cast(), halves.len())
+    }
+
     /// As `set_f32`, for positions and row numbers; each must be below `limit`.
     pub fn set_ids(&mut self, graph: &Graph, input: Tensor, values: &[i32], limit: i64) -> Result<(), LlamaError> {
         if let Some(value) = values.iter().find(|value| **value < 0 || i64::from(**value) >= limit) {

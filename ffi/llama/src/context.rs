@@ -5,6 +5,7 @@ use llama_cpp_sys_2 as sys;
 use crate::error::LlamaError;
 use crate::log::{self, Reason};
 use crate::model::{Adapter, Model};
+use crate::probe::{Watch, look};
 
 /// An inference state of one model: KV cache, compute buffers, active adapters. Not shared between threads.
 pub struct Context {
@@ -71,7 +72,12 @@ impl Context {
     ///
     /// fails: too little memory, or sizes the model refuses.
     pub fn new(model: &Model, params: &ContextParams) -> Result<Self, LlamaError> {
-        Self::make(model, params)
+        Self::make(model, params, std::ptr::null_mut())
+    }
+
+    /// As `new`, with `watch` told of every node. It must outlive the context, which the caller sees to.
+    pub(crate) fn watched(model: &Model, params: &ContextParams, watch: &mut Watch) -> Result<Self, LlamaError> {
+        Self::make(model, params, std::ptr::from_mut(watch))
     }
 
     /// Make a context in training mode, for `trace`: attention reads the K and V of the current batch. `tokens` is rounded up to
@@ -81,7 +87,7 @@ impl Context {
     pub fn training(model: &Model, tokens: u32, threads: u32) -> Result<Self, LlamaError> {
         let tokens = tokens.next_multiple_of(256);
         let params = ContextParams { context: tokens, batch: tokens, ubatch: tokens, sequences: 1, threads, exact: true };
-        let mut context = Self::make(model, &params)?;
+        let mut context = Self::make(model, &params, std::ptr::null_mut())?;
         let (mark, mut reason) = (log::mark(), Reason::new());
         let (buffer, size) = reason.pointer();
         // SAFETY: both alive; n_ctx == n_batch == n_ubatch, as the call requires; exceptions end in the shim.
@@ -92,7 +98,7 @@ impl Context {
         Ok(context)
     }
 
-    fn make(model: &Model, params: &ContextParams) -> Result<Self, LlamaError> {
+    fn make(model: &Model, params: &ContextParams, watch: *mut Watch) -> Result<Self, LlamaError> {
         let (mark, mut reason) = (log::mark(), Reason::new());
         // SAFETY: defaults with plain values replaced; model alive; exceptions end in the shim.
         let raw = unsafe {
@@ -107,6 +113,10 @@ impl Context {
                 raw_params.flash_attn_type = sys::LLAMA_FLASH_ATTN_TYPE_DISABLED;
                 raw_params.type_k = sys::GGML_TYPE_F32;
                 raw_params.type_v = sys::GGML_TYPE_F32;
+            }
+            if !watch.is_null() {
+                raw_params.cb_eval = Some(look);
+                raw_params.cb_eval_user_data = watch.cast();
             }
             raw_params.kv_unified = true;
             raw_params.no_perf = true;

@@ -17,6 +17,7 @@ impl Dtype {
     pub const Q4_K: Self = Self(sys::GGML_TYPE_Q4_K);
     pub const Q6_K: Self = Self(sys::GGML_TYPE_Q6_K);
     pub const I32: Self = Self(sys::GGML_TYPE_I32);
+    pub const I64: Self = Self(sys::GGML_TYPE_I64);
 
     pub(crate) fn of(raw: sys::ggml_type) -> Self {
         Self(raw)

@@ -193,7 +193,12 @@ impl Graph {
     /// `a * factor + bias`
     pub fn scale(&mut self, a: Tensor, factor: f32, bias: f32) -> Built {
         let a = self.dense(a)?;
-        // SAFETY: contiguity is what ggml asserts and `dense` gives.
+        let (raw, shape) = (self.raw(a)?, self.shape(a)?);
+        // SAFETY: reads a live tensor. ggml also looks at the strides of axes of one element, which contiguity says nothing of.
+        let strides = unsafe { (*raw).nb };
+        let padded = (1..3).all(|axis| strides[axis + 1] == strides[axis] * usize::try_from(shape[axis]).unwrap_or(0));
+        let a = if padded { a } else { self.cont(a)? };
+        // SAFETY: contiguity with regular strides is what ggml asserts.
         self.unary(a, |ctx, a| unsafe { sys::ggml_scale_bias(ctx, a, factor, bias) })
     }
 
@@ -302,29 +307,6 @@ impl Graph {
         }
         // SAFETY: ggml's shape conditions hold. The ids' values are the caller's to check before each run (`Compute::set_ids`).
         self.binary(rows, ids, |ctx, rows, ids| unsafe { sys::ggml_get_rows(ctx, rows, ids) })
-    }
-
-    /// Gradient of a traced ROPE for its first operand. `positions` and `factors` are this graph's tensors for the node's operands 1 and 2.
-    pub fn rope_back(&mut self, node: &Node, gradient: Tensor, positions: Tensor, factors: Option<Tensor>) -> Built {
-        if node.op != Op::Rope || self.shape(gradient)? != node.shape {
-            return Err(LlamaError::Graph(format!("{} is no rope of the gradient's shape", node.name)));
-        }
-        let gradient = self.dense(gradient)?;
-        let (gradient, positions) = (self.raw(gradient)?, self.raw(positions)?);
-        let factors = factors.map(|factors| self.raw(factors)).transpose()?.unwrap_or(std::ptr::null_mut());
-        self.room()?;
-        // SAFETY: room was checked; operands have the traced shapes; the parameters are copied whole from the forward node, so that every
-        // variant of rope (sections included) keeps them.
-        let raw = unsafe {
-            let p = |i: usize| node.parameters[i];
-            let f = |i: usize| node.parameter_f32(i);
-            let (n_dims, mode, n_ctx) = (p(1), p(2), p(4));
-            let raw =
-                sys::ggml_rope_ext_back(self.ctx(), gradient, positions, factors, n_dims, mode, n_ctx, f(5), f(6), f(7), f(8), f(9), f(10));
-            (*raw).op_params = node.parameters;
-            raw
-        };
-        Ok(self.push(raw))
     }
 
     /// Keep a tensor's value readable after a run, and compute it.

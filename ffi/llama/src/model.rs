@@ -111,6 +111,12 @@ impl Model {
         self.metadata("general.name").filter(|name| !name.is_empty()).unwrap_or_else(stem)
     }
 
+    /// Tokens of context that the model was trained with.
+    pub fn trained_context(&self) -> usize {
+        // SAFETY: a live model.
+        usize::try_from(unsafe { sys::llama_model_n_ctx_train(self.raw()) }).unwrap_or(0)
+    }
+
     /// The chat template in the file.
     ///
     /// fails: none, or one that does not compile.

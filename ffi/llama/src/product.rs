@@ -106,10 +106,29 @@ impl Graph {
 
     /// The gradients of `silu(gate) ⊙ up` for the gate and for what it lets through.
     pub fn swiglu_back(&mut self, gate: Tensor, up: Tensor, dy: Tensor) -> Result<(Tensor, Tensor), LlamaError> {
-        let call = || plain(Kernel::exact());
-        let for_up = self.alike("swiglu_back", kernels::swiglu_back_up, call(), &[gate, dy])?;
-        let for_gate = self.alike("swiglu_back", kernels::swiglu_back_gate, call(), &[gate, dy, up])?;
-        Ok((for_gate, for_up))
+        let shape = self.shape(gate)?;
+        let mut operands = Vec::with_capacity(3);
+        for operand in [gate, up, dy] {
+            self.like(operand, shape, "swiglu_back")?;
+            operands.push(self.dense(operand)?);
+        }
+        let [n0, n1, n2, n3] = shape;
+        // SAFETY: the operation needs contiguous F32 operands of one shape and room for two of them.
+        let both = unsafe { self.custom("swiglu_back", kernels::swiglu_back, plain(Kernel::exact()), [n0, n1, n2, 2 * n3], &operands)? };
+        Ok((self.half(both, shape, 0)?, self.half(both, shape, 1)?))
+    }
+
+    /// One half of a contiguous tensor with twice as much in its last dimension, as a view.
+    fn half(&mut self, both: Tensor, shape: [i64; 4], number: usize) -> Built {
+        let raw = self.raw(both)?;
+        self.room()?;
+        let [n0, n1, n2, n3] = shape;
+        // SAFETY: room was checked; each half lies inside the tensor that was just made.
+        let view = unsafe {
+            let [_, b1, b2, b3] = (*raw).nb;
+            sys::ggml_view_4d(self.ctx(), raw, n0, n1, n2, n3, b1, b2, b3, number * sys::ggml_nbytes(raw) / 2)
+        };
+        Ok(self.push(view))
     }
 
     /// An operation over F32 tensors of one shape.

@@ -43,20 +43,21 @@ pub(crate) enum Shared {
 }
 
 impl Storage {
-    /// Allocate zeroed tensors on the device of `compute`.
+    /// Allocate zeroed tensors on the device of `compute`, of up to four dimensions.
     ///
     /// fails: too little memory.
-    pub fn new(compute: &Compute, tensors: &[(Dtype, [i64; 2], String)]) -> Result<Self, LlamaError> {
-        let bytes: usize = tensors.iter().map(|(dtype, [n, m], _)| dtype.row_bytes(usize::try_from(n * m).unwrap_or(0))).sum();
+    pub fn new<const D: usize>(compute: &Compute, tensors: &[(Dtype, [i64; D], String)]) -> Result<Self, LlamaError> {
+        let elements = |shape: &[i64; D]| usize::try_from(shape.iter().product::<i64>()).unwrap_or(0);
+        let bytes: usize = tensors.iter().map(|(dtype, shape, _)| dtype.row_bytes(elements(shape))).sum();
         let refused = || LlamaError::Memory { what: format!("{} MiB for {} tensors", bytes >> 20, tensors.len()) };
-        // SAFETY: plain parameters; room for exactly these tensors; each has two positive sizes in whole blocks (ggml pads nothing else).
+        // SAFETY: plain parameters; room for exactly these tensors; each has up to four positive sizes in whole blocks (ggml pads nothing else).
         unsafe {
             let mem_size = (tensors.len() + 1) * sys::ggml_tensor_overhead();
             let context = sys::ggml_init(sys::ggml_init_params { mem_size, mem_buffer: std::ptr::null_mut(), no_alloc: true });
             let context = NonNull::new(context).ok_or_else(refused)?;
             let mut raws = Vec::with_capacity(tensors.len());
-            for (dtype, [n, m], name) in tensors {
-                let raw = sys::ggml_new_tensor_2d(context.as_ptr(), dtype.0, *n, *m);
+            for (dtype, shape, name) in tensors {
+                let raw = sys::ggml_new_tensor(context.as_ptr(), dtype.0, D as i32, shape.as_ptr());
                 set_name(raw, name);
                 raws.push(raw);
             }

@@ -10,13 +10,15 @@ use crate::error::LlamaError;
 use crate::graph::Dtype;
 use crate::log::{self, Reason};
 use crate::model::{Adapter, Model};
+pub use crate::op::Op;
+use crate::op::op_of;
 
 /// A forward graph: nodes in execution order, each with its operands before it.
 ///
 /// The trace keeps the model and the adapters alive whose tensors it names.
 pub struct Trace {
     pub nodes: Vec<Node>,
-    /// Index of the last node: the logits.
+    /// Index of the logits.
     pub output: usize,
     /// Tokens it was traced for.
     pub tokens: u32,
@@ -42,56 +44,6 @@ pub struct Node {
     pub(crate) raw_op: sys::ggml_op,
     /// Weights only: the tensor itself, kept alive by the trace's model and adapters. Null otherwise.
     pub(crate) raw: *mut sys::ggml_tensor,
-}
-
-/// What computes a node. Operations without a name here are carried as ggml's number, with ggml's name for messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Op {
-    /// A weight or an adapter matrix: memory that somebody else owns.
-    Weight,
-    /// Memory that the caller fills before each run.
-    Input,
-    Add,
-    Mul,
-    Scale,
-    RmsNorm,
-    MulMat,
-    GetRows,
-    SoftMax,
-    Rope,
-    Cont,
-    Reshape,
-    View,
-    Permute,
-    Transpose,
-    Swiglu,
-    Silu,
-    Other(&'static str, u32),
-}
-
-impl Op {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Weight => "WEIGHT",
-            Self::Input => "INPUT",
-            Self::Add => "ADD",
-            Self::Mul => "MUL",
-            Self::Scale => "SCALE",
-            Self::RmsNorm => "RMS_NORM",
-            Self::MulMat => "MUL_MAT",
-            Self::GetRows => "GET_ROWS",
-            Self::SoftMax => "SOFT_MAX",
-            Self::Rope => "ROPE",
-            Self::Cont => "CONT",
-            Self::Reshape => "RESHAPE",
-            Self::View => "VIEW",
-            Self::Permute => "PERMUTE",
-            Self::Transpose => "TRANSPOSE",
-            Self::Swiglu => "SWIGLU",
-            Self::Silu => "SILU",
-            Self::Other(name, _) => name,
-        }
-    }
 }
 
 impl Node {
@@ -130,7 +82,8 @@ impl Context {
                 reader.read(sys::ggml_graph_node(graph, i));
             }
         }
-        let output = reader.nodes.len().checked_sub(1).ok_or_else(|| LlamaError::Trace("an empty graph".into()))?;
+        let named = reader.nodes.iter().rposition(|node| node.name == "result_output");
+        let output = named.or(reader.nodes.len().checked_sub(1)).ok_or_else(|| LlamaError::Trace("an empty graph".into()))?;
         let adapters = self.adapters().iter().map(|(adapter, _)| adapter.clone()).collect();
         Ok(Trace { nodes: reader.nodes, output, tokens, model: self.model().clone(), adapters })
     }
@@ -151,8 +104,7 @@ impl Trace {
         let size = Sizes { one: i64::from(self.tokens), two: i64::from(other.tokens), wanted: i64::from(tokens) };
         let mut nodes = self.nodes.clone();
         for (node, twin) in nodes.iter_mut().zip(&other.nodes) {
-            let view_only = matches!(node.op, Op::View | Op::Reshape | Op::Permute | Op::Transpose);
-            if node.op != twin.op || node.sources != twin.sources || (!view_only && node.parameters != twin.parameters) {
+            if node.op != twin.op || node.sources != twin.sources || (!node.op.is_look() && node.parameters != twin.parameters) {
                 return Err(refuse(&node.name));
             }
             for (value, twin) in node.shape.iter_mut().zip(twin.shape) {
@@ -211,7 +163,10 @@ impl Reader {
         }
         // SAFETY: the caller promises live tensors.
         let tensor = unsafe { &*raw };
-        let count = tensor.src.iter().rposition(|source| !source.is_null()).map_or(0, |last| last + 1);
+        // A cast is a CPY onto itself.
+        let cast = tensor.op == sys::GGML_OP_CPY && tensor.src[1] == raw;
+        let last = tensor.src.iter().rposition(|source| !source.is_null()).map_or(0, |last| last + 1);
+        let count = if cast { 1 } else { last };
         let mut sources = Vec::with_capacity(count);
         for source in &tensor.src[..count] {
             // SAFETY: as above; not null.
@@ -222,7 +177,7 @@ impl Reader {
         // SAFETY: ggml keeps names NUL-terminated.
         let name = unsafe { CStr::from_ptr(tensor.name.as_ptr()) }.to_string_lossy().into_owned();
         // SAFETY: as above.
-        let op = unsafe { op_of(raw) };
+        let op = if cast { Op::Cont } else { unsafe { op_of(raw) } };
         self.nodes.push(Node {
             name,
             op,
@@ -232,42 +187,10 @@ impl Reader {
             sources,
             view,
             parameters: tensor.op_params,
-            raw_op: tensor.op,
+            raw_op: if cast { sys::GGML_OP_DUP } else { tensor.op },
             raw: if op == Op::Weight { raw } else { std::ptr::null_mut() },
         });
         self.index.insert(raw, self.nodes.len() - 1);
         self.nodes.len() - 1
-    }
-}
-
-/// # Safety
-/// `raw` must be a live ggml tensor.
-unsafe fn op_of(raw: *mut sys::ggml_tensor) -> Op {
-    // SAFETY: the caller promises a live tensor; ggml's names are static strings.
-    unsafe {
-        let other = || {
-            let name = CStr::from_ptr(sys::ggml_op_desc(raw)).to_str().unwrap_or("?");
-            Op::Other(name, (*raw).op)
-        };
-        match (*raw).op {
-            sys::GGML_OP_NONE if (*raw).buffer.is_null() => Op::Input,
-            sys::GGML_OP_NONE => Op::Weight,
-            sys::GGML_OP_ADD => Op::Add,
-            sys::GGML_OP_MUL => Op::Mul,
-            sys::GGML_OP_SCALE => Op::Scale,
-            sys::GGML_OP_RMS_NORM => Op::RmsNorm,
-            sys::GGML_OP_MUL_MAT => Op::MulMat,
-            sys::GGML_OP_GET_ROWS => Op::GetRows,
-            sys::GGML_OP_SOFT_MAX => Op::SoftMax,
-            sys::GGML_OP_ROPE => Op::Rope,
-            sys::GGML_OP_CONT => Op::Cont,
-            sys::GGML_OP_RESHAPE => Op::Reshape,
-            sys::GGML_OP_VIEW => Op::View,
-            sys::GGML_OP_PERMUTE => Op::Permute,
-            sys::GGML_OP_TRANSPOSE => Op::Transpose,
-            sys::GGML_OP_GLU if sys::ggml_get_glu_op(raw) == sys::GGML_GLU_OP_SWIGLU => Op::Swiglu,
-            sys::GGML_OP_UNARY if sys::ggml_get_unary_op(raw) == sys::GGML_UNARY_OP_SILU => Op::Silu,
-            _ => other(),
-        }
     }
 }

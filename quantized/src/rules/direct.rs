@@ -1,6 +1,6 @@
 //! Rules for the CPU's own kernels: products on views, an adapted product as one operation, gradients of rows in one pass.
 
-use translora_llama::{Kernel, Node, Op, Plus, Tensor, Trace};
+use translora_llama::{Glu, Kernel, Node, Op, Plus, Tensor, Trace};
 
 use super::{Backward, Done, no_rule, source};
 use crate::error::TrainError;
@@ -47,7 +47,8 @@ impl Backward<'_> {
     pub(super) fn adapted_direct(&mut self, node: &Node, found: Adapted, dy: Tensor, kernel: Kernel) -> Done {
         let dy = self.graph.dense(dy)?;
         let value = |index: usize| self.forward[index].ok_or_else(|| no_rule(node, " of a node that was not emitted"));
-        let (weight, a, b, x, z) = (value(found.weight)?, value(found.a)?, value(found.b)?, value(found.x)?, value(found.small)?);
+        let (weight, a, b, z) = (value(found.weight)?, value(found.a)?, value(found.b)?, value(found.small)?);
+        let x = self.emitted(found.x, node)?;
         let scale = self.trace.nodes[found.scale].parameter_f32(0);
         let dz = self.graph.times_turned(kernel, b, dy, Plus { scale, ..Plus::NONE })?;
         if self.needs[found.x] {
@@ -60,6 +61,34 @@ impl Backward<'_> {
             self.add_gradient(matrix, gradient)?;
         }
         Ok(())
+    }
+
+    /// Compute a forward value again that is large and cheap, so that it need not be kept until here: what a swiglu lets through, and
+    /// attention's probabilities. None for other nodes.
+    pub(super) fn again(&mut self, index: usize) -> Result<Option<Tensor>, TrainError> {
+        if let Some(found) = self.recomputed.get(&index) {
+            return Ok(Some(*found));
+        }
+        let node = &self.trace.nodes[index];
+        let mut sources: Vec<Option<Tensor>> = node.sources.iter().map(|source| source.and_then(|source| self.forward[source])).collect();
+        match node.op {
+            Op::Glu(Glu::Swiglu) => {}
+            Op::SoftMax => {
+                let scores = source(node, 0)?;
+                let product = &self.trace.nodes[scores];
+                let operand = |number: usize| product.sources.get(number).copied().flatten();
+                let (Op::MulMat, Some(a), Some(b)) = (product.op, operand(0), operand(1)) else { return Ok(None) };
+                let (Some(left), Some(right)) = (self.forward[a], self.forward[b]) else { return Ok(None) };
+                if self.trace.nodes[a].op == Op::Weight {
+                    return Ok(None);
+                }
+                sources[0] = Some(self.graph.product(Kernel::exact(), left, right)?);
+            }
+            _ => return Ok(None),
+        }
+        let value = self.graph.replay(node, &sources, None)?;
+        self.recomputed.insert(index, value);
+        Ok(Some(value))
     }
 
     /// All columns of a tensor as the rows of a view.
@@ -87,9 +116,11 @@ impl Backward<'_> {
     /// db = a dy
     fn right_gradient_direct(&mut self, node: &Node, dy: Tensor, kernel: Kernel) -> Result<Tensor, TrainError> {
         let a = self.value(node, 0)?;
-        if self.trace.nodes[source(node, 0)?].op == Op::Weight {
+        let weight = &self.trace.nodes[source(node, 0)?];
+        if weight.op == Op::Weight && weight.shape[2..] == [1, 1] {
             return Ok(self.graph.times_turned(kernel, a, dy, Plus::NONE)?);
         }
+        let a = if weight.op == Op::Weight { self.graph.to_f32(a)? } else { a };
         let turned = self.graph.transpose(a)?;
         Ok(self.graph.product(Kernel::exact(), turned, dy)?)
     }

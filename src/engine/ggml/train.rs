@@ -38,7 +38,7 @@ impl GgmlModel {
         match error {
             TrainError::Llama(error) => internal(error),
             TrainError::Module { asked, reason } => EngineError::Modules { model, asked, reason },
-            TrainError::NoRule { .. } => EngineError::Untrainable { model, reason: error.to_string() },
+            TrainError::NoRule { .. } | TrainError::Blocked { .. } => EngineError::Untrainable { model, reason: error.to_string() },
             TrainError::Example { index, reason } => EngineError::Example { index, reason: format!("a row is unfit: {reason}") },
             TrainError::NotFinite { what, step } => EngineError::NotFinite { what, step },
             TrainError::Snapshot(reason) => EngineError::Snapshot(reason),

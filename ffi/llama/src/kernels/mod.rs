@@ -12,7 +12,7 @@ mod tile;
 mod turn;
 
 pub(crate) use product::{Call, Side, pack_rows, packed_lanes, product, times};
-pub(crate) use rows::{rms_norm_back, soft_max_back, swiglu_back_gate, swiglu_back_up};
+pub(crate) use rows::{rms_norm_back, soft_max_back, swiglu_back};
 pub(crate) use turn::turn;
 
 use tile::TileFn;

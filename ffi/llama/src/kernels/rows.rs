@@ -109,48 +109,41 @@ pub(crate) unsafe extern "C" fn rms_norm_back(target: *mut sys::ggml_tensor, thr
 ///
 /// source: Cephes `expf` (argument reduction by ln 2 in two parts, degree-6 polynomial)
 fn exp(x: f32) -> f32 {
+    /// A sum with this has no room for bits below one.
+    const ROUND: f32 = 12_582_912.0;
     let x = x.clamp(-87.0, 88.0);
-    let n = (x * std::f32::consts::LOG2_E + 12_582_912.0) - 12_582_912.0;
+    let n = x * std::f32::consts::LOG2_E + ROUND;
+    let bits = n.to_bits();
+    let n = n - ROUND;
     let r = (x - n * 0.693_359_4) + n * 2.121_944_4e-4;
     let p = ((((1.987_569_1e-4 * r + 1.398_199_9e-3) * r + 8.333_452e-3) * r + 4.166_579_6e-2) * r + 0.166_666_66) * r + 0.5;
     let y = p * r * r + r + 1.0;
-    y * f32::from_bits(((n as i32 + 127) << 23).cast_unsigned())
+    // After the sum, n stands in the low bits of the mantissa.
+    y * f32::from_bits((bits << 23).wrapping_add(127 << 23))
 }
 
 fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
-/// du = dy ⊙ silu(g), for y = silu(g) ⊙ u
+/// dg = dy ⊙ u ⊙ silu′(g) and, behind it, du = dy ⊙ silu(g), for y = silu(g) ⊙ u; silu′(g) = σ(g) (1 + g (1 − σ(g)))
 ///
 /// # Safety
-/// As `ggml_custom_op_t`: made by `Graph::swiglu_back`, with g, dy and the result of one shape, contiguous.
-pub(crate) unsafe extern "C" fn swiglu_back_up(target: *mut sys::ggml_tensor, thread: i32, threads: i32, _: *mut c_void) {
-    // SAFETY: as promised.
+/// As `ggml_custom_op_t`: made by `Graph::swiglu_back`, with g, u and dy of one shape, contiguous, and a result as large as two.
+pub(crate) unsafe extern "C" fn swiglu_back(target: *mut sys::ggml_tensor, thread: i32, threads: i32, _: *mut c_void) {
+    // SAFETY: as promised: each half of the result is laid out as an operand, and the threads' parts do not overlap.
     unsafe {
-        let (du, _) = written(target, thread, threads);
-        let gate = read((*target).src[0], thread, threads);
-        let dy = read((*target).src[1], thread, threads);
-        for ((du, g), dy) in du.iter_mut().zip(gate).zip(dy) {
-            *du = *dy * *g * sigmoid(*g);
-        }
-    }
-}
-
-/// dg = dy ⊙ u ⊙ silu′(g) with silu′(g) = σ(g) (1 + g (1 − σ(g))), for y = silu(g) ⊙ u
-///
-/// # Safety
-/// As `ggml_custom_op_t`: made by `Graph::swiglu_back`, with g, dy, u and the result of one shape, contiguous.
-pub(crate) unsafe extern "C" fn swiglu_back_gate(target: *mut sys::ggml_tensor, thread: i32, threads: i32, _: *mut c_void) {
-    // SAFETY: as promised.
-    unsafe {
-        let (dg, _) = written(target, thread, threads);
-        let gate = read((*target).src[0], thread, threads);
-        let dy = read((*target).src[1], thread, threads);
-        let up = read((*target).src[2], thread, threads);
-        for (((dg, g), dy), u) in dg.iter_mut().zip(gate).zip(dy).zip(up) {
+        let [gate, up, dy, ..] = (*target).src;
+        let (first, length, _) = range(gate, thread, threads);
+        let offset = first.cast_const().offset_from((*gate).data.cast_const().cast::<f32>());
+        let whole = (*target).ne.iter().product::<i64>() as usize;
+        let dg = (*target).data.cast::<f32>().offset(offset);
+        let (dg, du) = (std::slice::from_raw_parts_mut(dg, length), std::slice::from_raw_parts_mut(dg.add(whole / 2), length));
+        let [gate, up, dy] = [gate, up, dy].map(|operand| read(operand, thread, threads));
+        for ((((dg, du), g), u), dy) in dg.iter_mut().zip(du).zip(gate).zip(up).zip(dy) {
             let s = sigmoid(*g);
             *dg = *dy * *u * s * (1.0 + *g * (1.0 - s));
+            *du = *dy * *g * s;
         }
     }
 }
