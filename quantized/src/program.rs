@@ -258,29 +258,35 @@ impl Emit<'_> {
         Ok(())
     }
 
-    /// Let the product with an A read its input through a mask.
-    fn mask(&mut self, node: &Node, sources: &mut [Option<Tensor>]) -> Result<(), TrainError> {
-        let (true, Some(Some(a)), Some(Some(input))) = (self.dropping, node.sources.first(), sources.get(1)) else { return Ok(()) };
-        let name = &self.traced.trace.nodes[*a].name;
-        if let (Some(slot), true) = (self.index.get(name), name.ends_with(".lora_a")) {
-            let mask = Mask::new(self.graph, *input, *slot)?;
-            sources[1] = Some(mask.masked);
-            self.masks.insert(*a, mask);
+    /// A node that computes something.
+    fn replay(&mut self, i: usize, node: &Node) -> Result<Tensor, TrainError> {
+        match self.masked(i, node)? {
+            Some(product) => Ok(product),
+            None => self.operation(i, node),
         }
-        Ok(())
     }
 
-    fn replay(&mut self, i: usize, node: &Node) -> Result<Tensor, TrainError> {
+    fn operation(&mut self, i: usize, node: &Node) -> Result<Tensor, TrainError> {
         let trace = &self.traced.trace;
-        let mut sources: Vec<Option<Tensor>> = node.sources.iter().map(|source| source.and_then(|source| self.forward[source])).collect();
-        self.mask(node, &mut sources)?;
-        // A product that reads through a mask is not the one that the trace has.
-        if !self.dropping
-            && let Some(product) = self.weights.product(self.graph, trace, self.needs, i, &mut self.forward)?
-        {
+        if let Some(product) = self.weights.product(self.graph, trace, self.needs, i, &mut self.forward, !self.dropping)? {
             return Ok(product);
         }
+        let sources: Vec<Option<Tensor>> = node.sources.iter().map(|source| source.and_then(|source| self.forward[source])).collect();
         let view = node.view.and_then(|(root, _)| self.forward[root]);
         Ok(self.graph.replay(node, &sources, view)?)
+    }
+
+    /// The product with an A, which reads its input through a mask; nothing for other nodes.
+    fn masked(&mut self, i: usize, node: &Node) -> Result<Option<Tensor>, TrainError> {
+        let [Some(a), Some(input), ..] = node.sources[..] else { return Ok(None) };
+        let name = &self.traced.trace.nodes[a].name;
+        let slot = self.index.get(name).filter(|_| self.dropping && name.ends_with(".lora_a"));
+        let (Some(slot), Some(whole)) = (slot, self.forward[input]) else { return Ok(None) };
+        let mask = Mask::new(self.graph, whole, *slot)?;
+        self.masks.insert(a, mask);
+        self.forward[input] = Some(mask.masked);
+        let product = self.operation(i, node);
+        self.forward[input] = Some(whole);
+        product.map(Some)
     }
 }

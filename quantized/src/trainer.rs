@@ -161,7 +161,13 @@ impl Trainer {
             programs: HashMap::new(),
             tracer,
             examples: Vec::new(),
-            goal: Goal { objective: spec.objective, width: 1, bytes: spec.loss_bytes, dropout: spec.dropout },
+            goal: Goal {
+                objective: spec.objective,
+                width: 1,
+                bytes: spec.loss_bytes,
+                dropout: spec.dropout,
+                direct: matches!(spec.forward, ForwardWeights::Direct(_)),
+            },
             prefix: 0,
             vocabulary: model.vocab().len(),
             times: None,
@@ -359,7 +365,8 @@ impl Trainer {
         let needed = self.prefix + run.iter().map(|example| example.inputs() - self.prefix).sum::<usize>();
         let outputs = run.iter().map(|example| example.outputs()).sum::<usize>() + 1;
         let tokens = needed.next_multiple_of(TOKENS_STEP).max(outputs.next_multiple_of(TOKENS_STEP));
-        let outputs = outputs.next_power_of_two().max(16).min(tokens);
+        // Few sizes for few outputs; for many, little padding: a padded output costs as much as another.
+        let outputs = outputs.next_power_of_two().max(16).min(outputs.next_multiple_of(TOKENS_STEP).max(2 * TOKENS_STEP)).min(tokens);
         let pass = Pass { scale: self.scale, draw: dropout::key(&[self.spec.seed, self.steps, number]) };
         self.program(tokens, outputs, purpose)?;
         let Some(program) = self.programs.get_mut(&(tokens, outputs, purpose)) else {

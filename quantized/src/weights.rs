@@ -74,7 +74,8 @@ impl Weights {
         }
     }
 
-    /// The result of a traced node where it is not ggml's own operation: a product, or the sum of one and its adapter's.
+    /// The result of a traced node where it is not ggml's own operation: a product, or (if `whole` sums may be one operation) the sum of one
+    /// and its adapter's.
     pub(crate) fn product(
         &self,
         graph: &mut Graph,
@@ -82,10 +83,11 @@ impl Weights {
         needs: &[bool],
         index: usize,
         forward: &mut [Option<Tensor>],
+        whole: bool,
     ) -> Result<Option<Tensor>, LlamaError> {
         let Some(kernel) = self.direct() else { return Ok(None) };
         let node = &trace.nodes[index];
-        if let Some(found) = adapted(trace, needs, index)
+        if let Some(found) = adapted(trace, needs, index).filter(|_| whole)
             && let [Some(weight), Some(a), Some(b), Some(x)] = [found.weight, found.a, found.b, found.x].map(|index| forward[index])
         {
             let scale = trace.nodes[found.scale].parameter_f32(0);
