@@ -5,7 +5,7 @@
 
 mod direct;
 
-pub(crate) use direct::adapted;
+pub(crate) use direct::{adapted, attention};
 
 use std::collections::HashMap;
 

@@ -3,6 +3,7 @@
 //! Products read quantized weights where they lie: each thread turns a block of rows that fits its cache into floats (or bf16) and
 //! multiplies it with all tokens before it goes on. No result depends on the number of threads.
 
+mod attention;
 mod pack;
 mod product;
 mod rows;
@@ -11,6 +12,7 @@ mod tests;
 mod tile;
 mod turn;
 
+pub(crate) use attention::{attention, attention_back};
 pub(crate) use product::{Call, Side, pack_rows, packed_lanes, product, times};
 pub(crate) use rows::{rms_norm_back, soft_max_back, swiglu_back};
 pub(crate) use turn::turn;

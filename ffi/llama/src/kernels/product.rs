@@ -12,6 +12,8 @@ use super::tile::Tile;
 
 /// Rows of the first operand that one thread takes at a time where there are many matrices.
 const BAND: usize = 120;
+/// Steps along the reduction that are left out at a time where one operand is zero.
+const SKIP: usize = STEPS / 2;
 /// A tile of the largest kernel.
 const TILE_MAX: usize = 12 * 32;
 
@@ -36,14 +38,14 @@ pub(crate) struct Call {
 }
 
 /// A thread's working memory. It stays with the thread, so that each is touched first by the core that uses it.
-struct Scratch {
+pub(super) struct Scratch {
     lines: Lines,
     a: Vec<u32>,
     b: Vec<u32>,
 }
 
 thread_local! {
-    static SCRATCH: RefCell<Scratch> =
+    pub(super) static SCRATCH: RefCell<Scratch> =
         RefCell::new(Scratch { lines: Lines::new(), a: Vec::new(), b: vec![0; (COLUMNS + 16) * STEPS] });
 }
 
@@ -56,9 +58,9 @@ impl Tiles {
         depth.div_ceil(self.elements())
     }
 
-    /// The reduction in blocks that are packed at a time.
-    fn blocks(&self, depth: usize) -> impl Iterator<Item = Range<usize>> + use<> {
-        let size = STEPS * self.elements();
+    /// The reduction in blocks of `steps` that are packed at a time.
+    fn blocks(&self, depth: usize, steps: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        let size = steps * self.elements();
         (0..depth).step_by(size).map(move |start| start..(start + size).min(depth))
     }
 }
@@ -88,7 +90,7 @@ pub(crate) unsafe extern "C" fn pack_rows(target: *mut sys::ggml_tensor, thread:
         let to = (*target).data.cast::<u32>();
         SCRATCH.with_borrow_mut(|scratch| {
             for panel in share(rows.div_ceil(tiles.rows), thread as usize, threads as usize) {
-                for part in tiles.blocks(depth) {
+                for part in tiles.blocks(depth, STEPS) {
                     let wanted = panel * tiles.rows..((panel + 1) * tiles.rows).min(rows);
                     let to = to.add(panel * tiles.rows * steps + tiles.steps(part.start) * tiles.rows);
                     let packing = Packing { tiles, width: tiles.rows, wanted, depth: part, to, panel: 0 };
@@ -142,14 +144,14 @@ pub(crate) unsafe extern "C" fn times<const COLUMNS_SIDE: bool>(
                 block.columns = start..(start + COLUMNS).min(columns.end);
                 block.from = base;
                 block.panel = tiles.rows * tiles.steps(depth);
-                for part in tiles.blocks(depth) {
+                for part in tiles.blocks(depth, STEPS) {
                     block.a = (*packed).data.cast::<u32>().add(tiles.steps(part.start) * tiles.rows);
                     block.part = part;
                     block.run(&Matrix::of(weight, !COLUMNS_SIDE), &mut scratch.lines, &mut scratch.b);
                     block.from = block.c;
                 }
                 block.panel = tiles.rows * tiles.steps(rank);
-                for part in tiles.blocks(rank) {
+                for part in tiles.blocks(rank, STEPS) {
                     // The panels of the rows begin with this thread's first.
                     block.a = scratch.a.as_ptr().add(tiles.steps(part.start) * tiles.rows).wrapping_sub(block.bands.start * block.panel);
                     block.part = part;
@@ -176,7 +178,7 @@ unsafe fn pack_all(tiles: &Tiles, source: *const sys::ggml_tensor, depth: usize,
     }
     let panel = tiles.rows * tiles.steps(depth);
     scratch.a.resize(scratch.a.len().max(wanted.len().div_ceil(tiles.rows) * panel), 0);
-    for part in tiles.blocks(depth) {
+    for part in tiles.blocks(depth, STEPS) {
         // SAFETY: as promised, and the memory was made long enough.
         unsafe {
             let to = scratch.a.as_mut_ptr().add(tiles.steps(part.start) * tiles.rows);
@@ -290,70 +292,97 @@ pub(crate) unsafe extern "C" fn product(target: *mut sys::ggml_tensor, thread: i
         let [width, rows, heads, outer] = (*target).ne.map(|size| size as usize);
         let (thread, threads) = (thread as usize, threads as usize);
         let matrices = heads * outer;
-        let band = BAND / tiles.rows;
-        let panels = rows.div_ceil(tiles.rows);
+        let panels = |panels: Range<usize>| panels.start * tiles.rows..(panels.end * tiles.rows).min(rows);
+        let all = rows.div_ceil(tiles.rows);
         SCRATCH.with_borrow_mut(|scratch| {
             if matrices > 1 {
-                let bands = panels.div_ceil(band);
+                let band = BAND / tiles.rows;
+                let bands = all.div_ceil(band);
                 for unit in share(matrices * bands, thread, threads) {
                     let first = unit % bands * band;
-                    one_product(tiles, target, unit / bands, 0..width, first..(first + band).min(panels), scratch);
+                    Operands::of(target, unit / bands).multiply(tiles, 0..width, &panels(first..(first + band).min(all)), scratch);
                 }
             } else if rows >= width {
-                one_product(tiles, target, 0, 0..width, share(panels, thread, threads), scratch);
+                Operands::of(target, 0).multiply(tiles, 0..width, &panels(share(all, thread, threads)), scratch);
             } else {
                 let unit = 2 * tiles.lanes;
                 let units = share(width.div_ceil(unit), thread, threads);
-                one_product(tiles, target, 0, units.start * unit..(units.end * unit).min(width), 0..panels, scratch);
+                let columns = units.start * unit..(units.end * unit).min(width);
+                Operands::of(target, 0).multiply(tiles, columns, &(0..rows), scratch);
             }
         });
     }
 }
 
-/// # Safety
-/// As `product`, with a matrix, columns and panels of the target.
-unsafe fn one_product(
-    tiles: &Tiles,
-    target: *mut sys::ggml_tensor,
-    matrix: usize,
-    columns: Range<usize>,
-    bands: Range<usize>,
-    scratch: &mut Scratch,
-) {
-    if columns.is_empty() || bands.is_empty() {
-        return;
+/// Two F32 matrices and where their product goes.
+pub(super) struct Operands {
+    a: Matrix,
+    b: Matrix,
+    c: *mut f32,
+    width: usize,
+    depth: usize,
+}
+
+impl Operands {
+    /// A matrix of the target, and those of its first two operands that ggml's broadcast pairs with it.
+    ///
+    /// # Safety
+    /// `target` is placed, its operands F32 with one dense dimension of the inner two, of the shapes that `mul_mat` wants.
+    pub unsafe fn of(target: *const sys::ggml_tensor, matrix: usize) -> Self {
+        // SAFETY: as promised; the indices are inside the operands' outer dimensions.
+        unsafe {
+            let [left, right, ..] = (*target).src;
+            let [width, rows, heads, outer] = (*target).ne.map(|size| size as usize);
+            let (inner, outside) = (matrix % heads, matrix / heads);
+            let shared = |size: usize, of: i64, index: usize| index / (size / of as usize);
+            let b = strided(left, shared(heads, (*left).ne[2], inner), shared(outer, (*left).ne[3], outside));
+            let a = strided(right, inner, outside);
+            let c = (*target).data.cast::<f32>().add(matrix * rows * width);
+            Self { a, b, c, width, depth: (*left).ne[0] as usize }
+        }
     }
-    // SAFETY: as promised; the operands' matrices are those that ggml's broadcast pairs with the target's.
-    unsafe {
-        let [left, right, ..] = (*target).src;
-        let [width, rows, heads, outer] = (*target).ne.map(|size| size as usize);
-        let (inner, outside) = (matrix % heads, matrix / heads);
-        let depth = (*left).ne[0] as usize;
-        let shared = |size: usize, of: i64, index: usize| index / (size / of as usize);
-        let b = strided(left, shared(heads, (*left).ne[2], inner), shared(outer, (*left).ne[3], outside));
-        let a = strided(right, inner, outside);
-        let wanted = bands.start * tiles.rows..(bands.end * tiles.rows).min(rows);
+
+    /// Compute some columns of some rows, which begin with a whole panel.
+    ///
+    /// # Safety
+    /// The ranges lie inside the result, which no other thread touches there.
+    pub unsafe fn multiply(&self, tiles: &'static Tiles, columns: Range<usize>, wanted: &Range<usize>, scratch: &mut Scratch) {
+        let panels = wanted.len().div_ceil(tiles.rows);
         let panel = STEPS * tiles.rows;
-        scratch.a.resize(scratch.a.len().max(bands.len() * panel), 0);
-        for part in tiles.blocks(depth) {
+        scratch.a.resize(scratch.a.len().max(panels * panel), 0);
+        // SAFETY: as promised.
+        let c = unsafe { self.c.add(wanted.start * self.width) };
+        let mut from: *const f32 = std::ptr::null();
+        for depth in tiles.blocks(self.depth, SKIP) {
+            let last = depth.end == self.depth;
             let to = scratch.a.as_mut_ptr();
-            Packing { tiles, width: tiles.rows, wanted: wanted.clone(), depth: part.clone(), to, panel }.run(&a, &mut scratch.lines);
-            let c = (*target).data.cast::<f32>().add((matrix * rows + wanted.start) * width);
+            // SAFETY: as promised, and the memory was made long enough.
+            unsafe {
+                let packing = Packing { tiles, width: tiles.rows, wanted: wanted.clone(), depth: depth.clone(), to, panel };
+                packing.run(&self.a, &mut scratch.lines);
+            }
+            // What a mask hides is zero, often for all of these rows.
+            let used = tiles.steps(depth.len()) * tiles.rows;
+            if (!last || !from.is_null()) && scratch.a.chunks(panel).take(panels).all(|panel| panel[..used].iter().all(|lane| *lane == 0)) {
+                continue;
+            }
             for start in columns.clone().step_by(COLUMNS) {
                 let block = Block {
                     tiles,
-                    rows: rows - wanted.start,
-                    bands: 0..bands.len(),
+                    rows: wanted.len(),
+                    bands: 0..panels,
                     columns: start..(start + COLUMNS).min(columns.end),
-                    part: part.clone(),
+                    part: depth.clone(),
                     a: to,
                     panel,
                     c,
-                    stride: width,
-                    from: if part.start == 0 { std::ptr::null() } else { c },
+                    stride: self.width,
+                    from,
                 };
-                block.run(&b, &mut scratch.lines, &mut scratch.b);
+                // SAFETY: as promised.
+                unsafe { block.run(&self.b, &mut scratch.lines, &mut scratch.b) };
             }
+            from = c;
         }
     }
 }

@@ -71,11 +71,17 @@ pub(crate) unsafe extern "C" fn soft_max_back(target: *mut sys::ggml_tensor, thr
         let y = read((*target).src[0], thread, threads);
         let dy = read((*target).src[1], thread, threads);
         for ((dx, y), dy) in dx.chunks_exact_mut(width).zip(y.chunks_exact(width)).zip(dy.chunks_exact(width)) {
-            let mean = sum(y, dy, |y, dy| y * dy);
-            for ((dx, y), dy) in dx.iter_mut().zip(y).zip(dy) {
-                *dx = scale * y * (dy - mean);
-            }
+            dx.copy_from_slice(dy);
+            soft_max_row_back(dx, y, scale);
         }
+    }
+}
+
+/// Turn dy into dx, for one row.
+pub(super) fn soft_max_row_back(dy: &mut [f32], y: &[f32], scale: f32) {
+    let mean = sum(y, dy, |y, dy| y * dy);
+    for (dy, y) in dy.iter_mut().zip(y) {
+        *dy = scale * y * (*dy - mean);
     }
 }
 
@@ -108,7 +114,7 @@ pub(crate) unsafe extern "C" fn rms_norm_back(target: *mut sys::ggml_tensor, thr
 /// e^x to about two units in the last place, without branches; 0 and ∞ where f32 has no other number.
 ///
 /// source: Cephes `expf` (argument reduction by ln 2 in two parts, degree-6 polynomial)
-fn exp(x: f32) -> f32 {
+pub(super) fn exp(x: f32) -> f32 {
     /// A sum with this has no room for bits below one.
     const ROUND: f32 = 12_582_912.0;
     let x = x.clamp(-87.0, 88.0);

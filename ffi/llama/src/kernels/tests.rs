@@ -254,6 +254,57 @@ fn gradients_by_rows_match_their_formulas() {
     }
 }
 
+/// Attention over a causal mask and over one that hides whole blocks, and the gradient for its scores.
+#[test]
+fn attention_matches_its_formula() {
+    for kernel in Kernel::all().into_iter().filter(|kernel| !kernel.is_bf16()) {
+        for (d, tokens, blocked) in [(3, 5, false), (16, 150, false), (64, 130, true)] {
+            let (heads, shared) = (4, 2);
+            let sees = |query: usize, key: usize| key <= query && (!blocked || key / 50 == query / 50);
+            let hidden = |i: usize| if sees(i / tokens, i % tokens) { 0.0 } else { f32::NEG_INFINITY };
+            let mask: Vec<f32> = (0..tokens * tokens).map(hidden).collect();
+            let [k, v] = [1, 2].map(|seed| numbers(d * tokens * shared, seed));
+            let [q, dy] = [3, 4].map(|seed| numbers(d * tokens * heads, seed));
+            let (t, d64) = (tokens as i64, d as i64);
+            let inputs = [
+                (k.clone(), [d64, t, shared as i64, 1]),
+                (q.clone(), [d64, t, heads as i64, 1]),
+                (mask, [t, t, 1, 1]),
+                (v.clone(), [d64, t, shared as i64, 1]),
+                (dy.clone(), [d64, t, heads as i64, 1]),
+            ];
+            let p = run(&inputs, None, |graph, t| graph.attention(kernel, t[0], t[1], t[2], 0.5).unwrap());
+            let ds = run(&inputs, None, |graph, t| {
+                let p = graph.attention(kernel, t[0], t[1], t[2], 0.5).unwrap();
+                graph.attention_back(kernel, t[3], t[4], p, 0.5).unwrap()
+            });
+            for head in 0..heads {
+                for query in 0..tokens {
+                    let dot = |a: &[f32], b: &[f32], key: usize| -> f64 {
+                        let (a, b) = (&a[(head / 2 * tokens + key) * d..][..d], &b[(head * tokens + query) * d..][..d]);
+                        a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+                    };
+                    let score = |key: usize| if sees(query, key) { (0.5 * dot(&k, &q, key)).exp() } else { 0.0 };
+                    let sum: f64 = (0..tokens).map(score).sum();
+                    let right: Vec<f64> = (0..tokens).map(|key| score(key) / sum).collect();
+                    let mean: f64 = (0..tokens).map(|key| right[key] * dot(&v, &dy, key)).sum();
+                    for key in 0..tokens {
+                        let at = (head * tokens + query) * tokens + key;
+                        let back = 0.5 * right[key] * (dot(&v, &dy, key) - mean);
+                        assert!(
+                            (f64::from(p[at]) - right[key]).abs() < 1e-5,
+                            "{kernel:?} {tokens}: {} where {} is right",
+                            p[at],
+                            right[key]
+                        );
+                        assert!((f64::from(ds[at]) - back).abs() < 1e-5, "{kernel:?} {tokens}: {} where {back} is right", ds[at]);
+                    }
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn what_does_not_fit_is_refused() {
     let mut graph = Graph::new(16).unwrap();
