@@ -85,9 +85,11 @@ unsafe fn by_bands(
     });
 }
 
-/// How many elements there are up to the last one that counts.
+/// How many elements there are up to the last one that counts, in whole sixteens.
 fn last(row: &[f32], counts: impl Fn(&f32) -> bool) -> usize {
-    row.iter().rposition(counts).map_or(0, |last| last + 1)
+    let any = |chunk: &[f32]| chunk.iter().fold(false, |any, value| any | counts(value));
+    let found = row.chunks(16).rposition(any).map_or(0, |last| 16 * (last + 1));
+    found.min(row.len())
 }
 
 fn soft_max_row(row: &mut [f32], mask: &[f32], scale: f32) {
@@ -120,6 +122,8 @@ fn soft_max_row(row: &mut [f32], mask: &[f32], scale: f32) {
 }
 
 /// e^x, and nothing at all for what a mask hides.
+#[inline(always)]
 fn masked_exp(x: f32) -> f32 {
-    if x < -87.0 { 0.0 } else { exp(x) }
+    let e = exp(x);
+    if x < -87.0 { 0.0 } else { e }
 }

@@ -7,6 +7,8 @@ mod attention;
 mod pack;
 mod product;
 mod rows;
+#[cfg(target_arch = "x86_64")]
+mod square;
 #[cfg(test)]
 mod tests;
 mod tile;
@@ -32,28 +34,46 @@ pub(crate) struct Tiles {
     rows: usize,
     /// How a lane is made of two bf16; none where it is a float.
     pairs: Option<Pairs>,
+    /// How 16 lanes of up to 16 lines are interleaved; none where plain loops do.
+    turn: Option<TurnFn>,
     /// By thirds of the rows, then by vectors.
     tiles: [[TileFn; 2]; 3],
 }
+
+type TurnFn = unsafe fn(&[*const u32; 16], usize, usize, *mut u32);
 
 struct Pairs {
     along: unsafe fn(*const f32, usize, *mut u32),
     across: unsafe fn(*const f32, *const f32, usize, *mut u32),
 }
 
-static PORTABLE: Tiles =
-    Tiles { name: "portable f32", lanes: tile::portable::LANES, rows: tile::portable::ROWS, pairs: None, tiles: tile::portable::TILES };
+static PORTABLE: Tiles = Tiles {
+    name: "portable f32",
+    lanes: tile::portable::LANES,
+    rows: tile::portable::ROWS,
+    pairs: None,
+    turn: None,
+    tiles: tile::portable::TILES,
+};
 #[cfg(target_arch = "x86_64")]
-static AVX2: Tiles = Tiles { name: "AVX2 f32", lanes: tile::avx2::LANES, rows: tile::avx2::ROWS, pairs: None, tiles: tile::avx2::TILES };
+static AVX2: Tiles =
+    Tiles { name: "AVX2 f32", lanes: tile::avx2::LANES, rows: tile::avx2::ROWS, pairs: None, turn: None, tiles: tile::avx2::TILES };
 #[cfg(target_arch = "x86_64")]
-static AVX512: Tiles =
-    Tiles { name: "AVX-512 f32", lanes: tile::avx512::LANES, rows: tile::avx512::ROWS, pairs: None, tiles: tile::avx512::TILES };
+static AVX512: Tiles = Tiles {
+    name: "AVX-512 f32",
+    lanes: tile::avx512::LANES,
+    rows: tile::avx512::ROWS,
+    pairs: None,
+    turn: Some(square::turn),
+    tiles: tile::avx512::TILES,
+};
 #[cfg(target_arch = "x86_64")]
 static BF16: Tiles = Tiles {
     name: "AVX-512 bf16",
     lanes: tile::bf16::LANES,
     rows: tile::bf16::ROWS,
     pairs: Some(Pairs { along: tile::bf16::pair_along, across: tile::bf16::pair_across }),
+    turn: Some(square::turn),
     tiles: tile::bf16::TILES,
 };
 

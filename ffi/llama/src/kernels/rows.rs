@@ -114,6 +114,7 @@ pub(crate) unsafe extern "C" fn rms_norm_back(target: *mut sys::ggml_tensor, thr
 /// e^x to about two units in the last place, without branches; 0 and ∞ where f32 has no other number.
 ///
 /// source: Cephes `expf` (argument reduction by ln 2 in two parts, degree-6 polynomial)
+#[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
     /// A sum with this has no room for bits below one.
     const ROUND: f32 = 12_582_912.0;
@@ -128,6 +129,7 @@ pub(super) fn exp(x: f32) -> f32 {
     y * f32::from_bits((bits << 23).wrapping_add(127 << 23))
 }
 
+#[inline(always)]
 fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }

@@ -288,15 +288,10 @@ fn attention_matches_its_formula() {
                     let sum: f64 = (0..tokens).map(score).sum();
                     let right: Vec<f64> = (0..tokens).map(|key| score(key) / sum).collect();
                     let mean: f64 = (0..tokens).map(|key| right[key] * dot(&v, &dy, key)).sum();
-                    for key in 0..tokens {
+                    for (key, right) in right.into_iter().enumerate() {
                         let at = (head * tokens + query) * tokens + key;
-                        let back = 0.5 * right[key] * (dot(&v, &dy, key) - mean);
-                        assert!(
-                            (f64::from(p[at]) - right[key]).abs() < 1e-5,
-                            "{kernel:?} {tokens}: {} where {} is right",
-                            p[at],
-                            right[key]
-                        );
+                        let back = 0.5 * right * (dot(&v, &dy, key) - mean);
+                        assert!((f64::from(p[at]) - right).abs() < 1e-5, "{kernel:?} {tokens}: {} where {} is right", p[at], right);
                         assert!((f64::from(ds[at]) - back).abs() < 1e-5, "{kernel:?} {tokens}: {} where {back} is right", ds[at]);
                     }
                 }
