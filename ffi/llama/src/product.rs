@@ -7,7 +7,7 @@ use llama_cpp_sys_2 as sys;
 use crate::dtype::Dtype;
 use crate::error::LlamaError;
 use crate::graph::{Built, Graph, Tensor, set_name};
-use crate::kernels::{self, Call, Kernel, Side, pack_rows, packed_lanes};
+use crate::kernels::{self, Call, Kernel, Side, Units, pack_rows, packed_lanes};
 
 type Operation = unsafe extern "C" fn(*mut sys::ggml_tensor, i32, i32, *mut c_void);
 
@@ -60,7 +60,7 @@ impl Graph {
             self.like(base, shape, name)?;
             sources.push(self.dense(base)?);
         }
-        let call = Call { tiles: kernel.tiles(), scale: plus.scale, adapter: plus.adapter.is_some(), base: plus.base.is_some() };
+        let call = Call { scale: plus.scale, adapter: plus.adapter.is_some(), base: plus.base.is_some(), ..plain(kernel) };
         // SAFETY: the operation needs weights with dense rows of types that convert to floats, of these shapes, rows packed for this
         // kernel, and contiguous F32 for the rest.
         unsafe { self.custom(name, operation, call, shape, &sources) }
@@ -244,5 +244,5 @@ impl Graph {
 }
 
 fn plain(kernel: Kernel) -> Call {
-    Call { tiles: kernel.tiles(), scale: 1.0, adapter: false, base: false }
+    Call { tiles: kernel.tiles(), scale: 1.0, adapter: false, base: false, units: Units::default() }
 }

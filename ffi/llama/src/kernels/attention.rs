@@ -5,7 +5,6 @@ use std::ops::Range;
 
 use llama_cpp_sys_2 as sys;
 
-use super::Tiles;
 use super::product::{Call, Operands, SCRATCH, Scratch};
 use super::rows::{exp, soft_max_row_back};
 
@@ -18,12 +17,12 @@ const PANELS: usize = 5;
 ///
 /// # Safety
 /// As `ggml_custom_op_t`: `target` was made by `Graph::attention` and is placed, `call` is what it was made with.
-pub(crate) unsafe extern "C" fn attention(target: *mut sys::ggml_tensor, thread: i32, threads: i32, call: *mut c_void) {
+pub(crate) unsafe extern "C" fn attention(target: *mut sys::ggml_tensor, _: i32, threads: i32, call: *mut c_void) {
     // SAFETY: the graph checked shapes and types; each row of the target is one thread's.
     unsafe {
         let call = &*call.cast_const().cast::<Call>();
         let mask = (*target).src[2];
-        by_bands(target, call.tiles, thread, threads, |matrix, queries, scratch| {
+        by_bands(target, call, threads, |matrix, queries, scratch| {
             let [keys, rows, ..] = (*target).ne.map(|size| size as usize);
             let masks = |query: usize| std::slice::from_raw_parts((*mask).data.cast::<u8>().add(query * (*mask).nb[1]).cast::<f32>(), keys);
             let seen = queries.clone().map(|query| last(masks(query), |value| *value > f32::NEG_INFINITY)).max().unwrap_or(0);
@@ -44,12 +43,12 @@ pub(crate) unsafe extern "C" fn attention(target: *mut sys::ggml_tensor, thread:
 ///
 /// # Safety
 /// As `ggml_custom_op_t`: `target` was made by `Graph::attention_back` and is placed, `call` is what it was made with.
-pub(crate) unsafe extern "C" fn attention_back(target: *mut sys::ggml_tensor, thread: i32, threads: i32, call: *mut c_void) {
+pub(crate) unsafe extern "C" fn attention_back(target: *mut sys::ggml_tensor, _: i32, threads: i32, call: *mut c_void) {
     // SAFETY: the graph checked shapes and types; each row of the target is one thread's.
     unsafe {
         let call = &*call.cast_const().cast::<Call>();
         let probabilities = (*target).src[2];
-        by_bands(target, call.tiles, thread, threads, |matrix, queries, scratch| {
+        by_bands(target, call, threads, |matrix, queries, scratch| {
             let [keys, rows, ..] = (*target).ne.map(|size| size as usize);
             let at = |query: usize| (matrix * rows + query) * keys;
             let p = |query: usize| std::slice::from_raw_parts((*probabilities).data.cast::<f32>().add(at(query)), keys);
@@ -64,24 +63,20 @@ pub(crate) unsafe extern "C" fn attention_back(target: *mut sys::ggml_tensor, th
     }
 }
 
-/// Hand out each matrix and band of rows of the target that is this thread's.
-unsafe fn by_bands(
-    target: *const sys::ggml_tensor,
-    tiles: &Tiles,
-    thread: i32,
-    threads: i32,
-    mut work: impl FnMut(usize, Range<usize>, &mut Scratch),
-) {
+/// Hand out each matrix and band of rows of the target.
+///
+/// # Safety
+/// `target` is a live tensor, and `call` what its operation was made with.
+unsafe fn by_bands(target: *const sys::ggml_tensor, call: &Call, threads: i32, mut work: impl FnMut(usize, Range<usize>, &mut Scratch)) {
     // SAFETY: reads a live tensor.
     let [_, rows, p, q] = unsafe { (*target).ne }.map(|size| size as usize);
-    let band = PANELS * tiles.rows;
+    let band = PANELS * call.tiles.rows;
     let bands = rows.div_ceil(band);
     SCRATCH.with_borrow_mut(|scratch| {
-        // Later bands see more keys: each thread takes some of every size.
-        for unit in (thread as usize..p * q * bands).step_by(threads as usize) {
+        call.units.each(p * q * bands, threads, |unit| {
             let first = unit % bands * band;
             work(unit / bands, first..(first + band).min(rows), scratch);
-        }
+        });
     });
 }
 

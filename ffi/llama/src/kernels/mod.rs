@@ -15,7 +15,7 @@ mod tile;
 mod turn;
 
 pub(crate) use attention::{attention, attention_back};
-pub(crate) use product::{Call, Side, pack_rows, packed_lanes, product, times};
+pub(crate) use product::{Call, Side, Units, pack_rows, packed_lanes, product, times};
 pub(crate) use rows::{rms_norm_back, soft_max_back, swiglu_back};
 pub(crate) use turn::turn;
 
