@@ -48,8 +48,8 @@ const LOGITS_MAX: usize = 16 << 20;
 const SCALE: f32 = 16.0;
 /// Packed sequences are padded to a multiple of this.
 const TOKENS_STEP: usize = 32;
-/// Tokens of one packed sequence, unless a single example is longer.
-const TOKENS_MAX: usize = 256;
+/// Tokens of one packed sequence, unless a single example is longer. The more, the less it costs to dequantize the weights.
+const TOKENS_MAX: usize = 512;
 /// The two context sizes that are traced; llama.cpp pads contexts to multiples of 256.
 const TRACED: [u32; 2] = [256, 512];
 

@@ -4,6 +4,8 @@
 //! multiplies it with all tokens before it goes on. No result depends on the number of threads.
 
 mod attention;
+#[cfg(target_arch = "x86_64")]
+mod floats;
 mod pack;
 mod product;
 mod rows;
@@ -19,6 +21,8 @@ pub(crate) use product::{Call, Side, Units, pack_rows, packed_lanes, product, ti
 pub(crate) use rows::{rms_norm_back, soft_max_back, swiglu_back};
 pub(crate) use turn::turn;
 
+#[cfg(target_arch = "x86_64")]
+use floats::faster;
 use tile::TileFn;
 
 /// An inner loop that this processor can run: a value that exists proves it.
@@ -133,3 +137,9 @@ impl PartialEq for Kernel {
 }
 
 impl Eq for Kernel {}
+
+/// ggml's own conversions are all there is.
+#[cfg(not(target_arch = "x86_64"))]
+fn faster(_: llama_cpp_sys_2::ggml_type) -> Option<unsafe extern "C" fn(*const std::ffi::c_void, *mut f32, i64)> {
+    None
+}

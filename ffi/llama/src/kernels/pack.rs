@@ -39,7 +39,7 @@ impl Matrix {
         // SAFETY: as promised; the traits are a static table.
         unsafe {
             let traits = &*sys::ggml_get_type_traits((*tensor).type_);
-            let convert = if (*tensor).type_ == sys::GGML_TYPE_F32 { None } else { traits.to_float };
+            let convert = if (*tensor).type_ == sys::GGML_TYPE_F32 { None } else { super::faster((*tensor).type_).or(traits.to_float) };
             let (block, block_bytes) = (traits.blck_size as usize, traits.type_size);
             Self { data: (*tensor).data.cast(), line: (*tensor).nb[1], block, block_bytes, convert, along }
         }

@@ -45,37 +45,43 @@ fn check(what: &str, kernel: Kernel, ours: &[f32], (sums, sizes): &(Vec<f64>, Ve
     }
 }
 
-/// Build a graph of one product over inputs and run it on several numbers of threads; all must give the same bytes.
+/// Build a graph over inputs and run it on one thread and on three; both must give the same bytes.
 fn run(
     inputs: &[(Vec<f32>, [i64; 4])],
     weight: Option<(Dtype, [i64; 2], &[u8])>,
     build: impl Fn(&mut Graph, &[Tensor]) -> Tensor,
 ) -> Vec<f32> {
-    let backend = Backend::init().unwrap();
-    let mut results = [1, 3].map(|threads| {
-        let mut compute = Compute::cpu(backend, threads).unwrap();
-        let mut graph = Graph::new(64).unwrap();
-        let mut tensors = Vec::new();
-        if let Some((dtype, shape, bytes)) = weight {
-            let storage = Storage::new(&compute, &[(dtype, shape, "w".into())]).unwrap();
-            compute.write_stored(&storage, 0, bytes).unwrap();
-            tensors.push(graph.stored(&storage, 0).unwrap());
-        }
-        let leaves: Vec<Tensor> = inputs.iter().map(|(_, shape)| graph.input(Dtype::F32, shape, "x").unwrap()).collect();
-        tensors.extend(&leaves);
-        let result = build(&mut graph, &tensors);
-        graph.output(result).unwrap();
-        compute.bind(&mut graph).unwrap();
-        for (leaf, (values, _)) in leaves.iter().zip(inputs) {
-            // An input that a case does not read has no memory.
-            _ = compute.set_f32(&graph, *leaf, values);
-        }
-        compute.run(&graph).unwrap();
-        compute.get_f32(&graph, result).unwrap()
-    });
-    let first = std::mem::take(&mut results[0]);
-    assert!(results[1..].iter().all(|more| more.iter().zip(&first).all(|(a, b)| a.to_bits() == b.to_bits())));
+    let first = run_on(1, inputs, weight, &build);
+    let more = run_on(3, inputs, weight, &build);
+    assert!(more.iter().zip(&first).all(|(a, b)| a.to_bits() == b.to_bits()));
     first
+}
+
+fn run_on(
+    threads: u32,
+    inputs: &[(Vec<f32>, [i64; 4])],
+    weight: Option<(Dtype, [i64; 2], &[u8])>,
+    build: impl Fn(&mut Graph, &[Tensor]) -> Tensor,
+) -> Vec<f32> {
+    let mut compute = Compute::cpu(Backend::init().unwrap(), threads).unwrap();
+    let mut graph = Graph::new(64).unwrap();
+    let mut tensors = Vec::new();
+    if let Some((dtype, shape, bytes)) = weight {
+        let storage = Storage::new(&compute, &[(dtype, shape, "w".into())]).unwrap();
+        compute.write_stored(&storage, 0, bytes).unwrap();
+        tensors.push(graph.stored(&storage, 0).unwrap());
+    }
+    let leaves: Vec<Tensor> = inputs.iter().map(|(_, shape)| graph.input(Dtype::F32, shape, "x").unwrap()).collect();
+    tensors.extend(&leaves);
+    let result = build(&mut graph, &tensors);
+    graph.output(result).unwrap();
+    compute.bind(&mut graph).unwrap();
+    for (leaf, (values, _)) in leaves.iter().zip(inputs) {
+        // An input that a case does not read has no memory.
+        _ = compute.set_f32(&graph, *leaf, values);
+    }
+    compute.run(&graph).unwrap();
+    compute.get_f32(&graph, result).unwrap()
 }
 
 /// (k, m, n): one element, odd sizes, whole tiles and blocks, more than one block of everything.
@@ -125,7 +131,7 @@ fn types() -> Vec<Dtype> {
 
 #[test]
 fn every_type_is_read_where_it_lies() {
-    let (k, m, n) = (512, 75, 26);
+    let (k, m, n) = (512, 43, 13);
     let types = types();
     assert!(types.len() > 20, "{types:?}");
     for dtype in types {
@@ -140,13 +146,33 @@ fn every_type_is_read_where_it_lies() {
                 run(&[(x.clone(), [k as i64, n as i64, 1, 1])], weight, |graph, t| graph.times(kernel, t[0], t[1], Plus::NONE).unwrap());
             let left = Naive { values: &x, row: k, column: 1 };
             check(&dtype.name(), kernel, &ours, &oracle(&left, &Naive { values: &exact, row: 1, column: k }, n, m, k));
-            let ours = run(&[(y.clone(), [m as i64, n as i64, 1, 1])], weight, |graph, t| {
+            let ours = run_on(2, &[(y.clone(), [m as i64, n as i64, 1, 1])], weight, |graph, t| {
                 graph.times_turned(kernel, t[0], t[1], Plus::NONE).unwrap()
             });
             let left = Naive { values: &y, row: m, column: 1 };
             check(&dtype.name(), kernel, &ours, &oracle(&left, &Naive { values: &exact, row: k, column: 1 }, n, k, m));
         }
     }
+}
+
+/// Where ggml's conversion is replaced, no bit may differ.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn faster_conversions_give_the_same_bits() {
+    let mut replaced = 0;
+    for dtype in types() {
+        let Some(convert) = super::floats::faster(dtype.0) else { continue };
+        let values = numbers(2048, 11);
+        let bytes = quantized(dtype, &values, 2048);
+        let (mut ours, mut theirs) = (vec![0.0; 2048], vec![0.0; 2048]);
+        dtype.to_f32(&bytes, &mut theirs).unwrap();
+        // SAFETY: whole blocks of the type, and as many floats; the processor was asked.
+        unsafe { convert(bytes.as_ptr().cast(), ours.as_mut_ptr(), 2048) };
+        assert!(ours.iter().zip(&theirs).all(|(a, b)| a.to_bits() == b.to_bits()), "{}", dtype.name());
+        replaced += 1;
+    }
+    let can = Kernel::all().iter().any(|kernel| kernel.name().starts_with("AVX-512"));
+    assert_eq!(replaced > 0, can);
 }
 
 #[test]
