@@ -79,10 +79,10 @@ impl Goal {
     /// Rows of vocabulary, F32, that one output takes at one time besides the tail's results.
     pub fn arrays(&self) -> usize {
         match (self.objective, self.width) {
-            // Probabilities lie where the logits were, and their gradient where they were.
+            // Probabilities lie where the logits were, and their gradient where they were; our kernels pack it for the product back.
             (Objective::Text | Objective::Condensed, _) => {
                 if self.direct {
-                    1
+                    2
                 } else {
                     3
                 }

@@ -99,8 +99,8 @@ pub struct StepReport {
 const SCALE: f32 = 16.0;
 /// Packed sequences are padded to a multiple of this.
 const TOKENS_STEP: usize = 32;
-/// Tokens of one packed sequence, unless a single example is longer.
-const TOKENS_MAX: usize = 256;
+/// Tokens of one packed sequence, unless a single example is longer. The more, the less it costs to dequantize the weights.
+const TOKENS_MAX: usize = 512;
 
 /// An adapter under training on one model.
 pub struct Trainer {
@@ -236,6 +236,7 @@ impl Trainer {
         if goal != self.goal {
             self.programs.clear();
         }
+        self.tracer.positions = examples.iter().map(Example::inputs).max().unwrap_or(1);
         let prefix = if self.tracer.keeps_sequences_apart() { 0 } else { shared_prefix(&examples) };
         (self.goal, self.prefix, self.examples) = (goal, prefix, examples);
         Ok(())

@@ -9,7 +9,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use translora_llama::{Compute, Dtype, Graph, Kernel, LlamaError, Node, Op, Plus, Storage, Tensor, Trace};
 
-use crate::rules::adapted;
+use crate::rules::{adapted, attention};
 
 /// How products read frozen weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +95,12 @@ impl Weights {
             forward[found.small] = Some(small);
             return graph.times(kernel, weight, x, Plus { adapter: Some((b, small)), ..Plus::NONE }).map(Some);
         }
+        if let Some(scores) = attention(trace, index)
+            && let [Some(k), Some(q), Some(mask)] = [scores.k, scores.q, scores.mask].map(|index| forward[index])
+        {
+            // In f32 always: a softmax magnifies what bf16 rounds off its scores.
+            return graph.attention(Kernel::exact(), k, q, mask, scores.scale).map(Some);
+        }
         let operand = |number: usize| node.sources.get(number).copied().flatten().and_then(|index| forward[index]);
         let (Op::MulMat, Some(a), Some(b)) = (node.op, operand(0), operand(1)) else { return Ok(None) };
         let weight = node.sources[0].is_some_and(|index| trace.nodes[index].op == Op::Weight);
@@ -102,7 +108,6 @@ impl Weights {
             return graph.times(kernel, a, b, Plus::NONE).map(Some);
         }
         let floats = graph.dtype(a)? == Dtype::F32 && graph.dtype(b)? == Dtype::F32;
-        // Attention stays in f32: a softmax magnifies what bf16 rounds off its scores.
         if floats { graph.product(Kernel::exact(), a, b).map(Some) } else { Ok(None) }
     }
 

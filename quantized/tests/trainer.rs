@@ -468,6 +468,28 @@ fn a_restored_run_goes_on_with_the_same_bytes() {
 }
 
 #[test]
+fn rounded_products_learn_what_exact_ones_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = variant(folder.path(), "sprout", "q8_0");
+    let losses = [Kernel::exact(), Kernel::fast()].map(|kernel| {
+        let (backend, model) = open(&path);
+        let mut trainer = Trainer::new(backend, &model, &spec(ForwardWeights::Direct(kernel))).unwrap();
+        trainer.load(random_examples(24)).unwrap();
+        let held_out: Vec<usize> = (16..24).collect();
+        let before = trainer.loss(&held_out).unwrap().loss;
+        for step in 0..20 {
+            let batch: Vec<usize> = (0..8).map(|i| (step * 8 + i) % 16).collect();
+            trainer.step(&batch, 3e-3).unwrap();
+        }
+        let after = trainer.loss(&held_out).unwrap().loss;
+        assert!(after < 0.95 * before, "{kernel:?}: nothing was learned, {before} and then {after}");
+        eprintln!("{kernel:?}: held-out loss {before:.4}, then {after:.4}");
+        after
+    });
+    assert!((losses[1] - losses[0]).abs() < 0.01 * losses[0], "{losses:?}");
+}
+
+#[test]
 fn what_cannot_be_trained_is_refused_by_name() {
     let (backend, model) = open(&lab("sprout.f16.gguf"));
     let with = |modules: &str| Trainer::new(backend, &model, &TrainSpec { modules: modules.into(), ..spec(ForwardWeights::Native) });

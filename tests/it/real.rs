@@ -12,6 +12,7 @@ use crate::source::root;
 
 mod bad_inputs;
 mod bad_models;
+mod bench;
 mod runs;
 
 /// What every test starts from, made once: a source adapter for the task `ticket`, and its kit.

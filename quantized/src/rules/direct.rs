@@ -1,6 +1,6 @@
 //! Rules for the CPU's own kernels: products on views, an adapted product as one operation, gradients of rows in one pass.
 
-use translora_llama::{Glu, Kernel, Node, Op, Plus, Tensor, Trace};
+use translora_llama::{Dtype, Glu, Kernel, Node, Op, Plus, Tensor, Trace};
 
 use super::{Backward, Done, no_rule, source};
 use crate::error::TrainError;
@@ -34,10 +34,45 @@ pub(crate) fn adapted(trace: &Trace, needs: &[bool], index: usize) -> Option<Ada
     let products = [plain, large, small].into_iter().all(|index| is(index, Op::MulMat));
     let weights = is(weight, Op::Weight) && !needs[weight] && [a, b].into_iter().all(|index| is(index, Op::Weight) && needs[index]);
     let flat = [weight, a, b].into_iter().all(|index| node(index).shape[2..] == [1, 1]);
-    let mut readers = trace.nodes.iter().flat_map(|node| node.sources.iter().flatten().chain(node.view.iter().map(|(root, _)| root)));
-    let reads = readers.by_ref().filter(|read| [plain, scale, large, small].contains(read)).count();
+    let reads = readers(trace, &[plain, scale, large, small]);
     let fits = products && is(scale, Op::Scale) && node(scale).parameter_f32(1) == 0.0 && weights && flat && again == x && reads == 4;
     fits.then_some(Adapted { weight, a, b, x, small, scale })
+}
+
+/// How often any of these nodes is read.
+fn readers(trace: &Trace, indices: &[usize]) -> usize {
+    let all = trace.nodes.iter().flat_map(|node| node.sources.iter().flatten().chain(node.view.iter().map(|(root, _)| root)));
+    all.filter(|read| indices.contains(read)).count()
+}
+
+/// softmax(s kᵀ q + mask), by the nodes' indices.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Scores {
+    pub k: usize,
+    pub q: usize,
+    pub mask: usize,
+    pub product: usize,
+    pub scale: f32,
+}
+
+/// Recognise the node at `index` as plain attention's probabilities, whose scores nobody else reads.
+pub(crate) fn attention(trace: &Trace, index: usize) -> Option<Scores> {
+    let node = &trace.nodes[index];
+    let operand = |node: &Node, number: usize| node.sources.get(number).copied().flatten();
+    let (product, mask) = (operand(node, 0)?, operand(node, 1)?);
+    let scores = &trace.nodes[product];
+    let (k, q) = (operand(scores, 0)?, operand(scores, 1)?);
+    let [keys, queries, ..] = node.shape;
+    let bias = node.parameter_f32(1);
+    let fits = node.op == Op::SoftMax
+        && operand(node, 2).is_none()
+        && bias == 0.0
+        && scores.op == Op::MulMat
+        && trace.nodes[k].op != Op::Weight
+        && [k, q, mask].into_iter().all(|index| trace.nodes[index].dtype == Dtype::F32)
+        && trace.nodes[mask].shape == [keys, queries, 1, 1]
+        && readers(trace, &[product]) == 1;
+    fits.then_some(Scores { k, q, mask, product, scale: node.parameter_f32(0) })
 }
 
 impl Backward<'_> {
@@ -70,23 +105,17 @@ impl Backward<'_> {
             return Ok(Some(*found));
         }
         let node = &self.trace.nodes[index];
-        let mut sources: Vec<Option<Tensor>> = node.sources.iter().map(|source| source.and_then(|source| self.forward[source])).collect();
-        match node.op {
-            Op::Glu(Glu::Swiglu) => {}
-            Op::SoftMax => {
-                let scores = source(node, 0)?;
-                let product = &self.trace.nodes[scores];
-                let operand = |number: usize| product.sources.get(number).copied().flatten();
-                let (Op::MulMat, Some(a), Some(b)) = (product.op, operand(0), operand(1)) else { return Ok(None) };
-                let (Some(left), Some(right)) = (self.forward[a], self.forward[b]) else { return Ok(None) };
-                if self.trace.nodes[a].op == Op::Weight {
+        let sources: Vec<Option<Tensor>> = node.sources.iter().map(|source| source.and_then(|source| self.forward[source])).collect();
+        let value = match (node.op, attention(self.trace, index)) {
+            (Op::Glu(Glu::Swiglu), _) => self.graph.replay(node, &sources, None)?,
+            (_, Some(scores)) => {
+                let [Some(k), Some(q), Some(mask)] = [scores.k, scores.q, scores.mask].map(|index| self.forward[index]) else {
                     return Ok(None);
-                }
-                sources[0] = Some(self.graph.product(Kernel::exact(), left, right)?);
+                };
+                self.graph.attention(Kernel::exact(), k, q, mask, scores.scale)?
             }
             _ => return Ok(None),
-        }
-        let value = self.graph.replay(node, &sources, None)?;
+        };
         self.recomputed.insert(index, value);
         Ok(Some(value))
     }
@@ -102,7 +131,7 @@ impl Backward<'_> {
     ///
     /// shapes: a [k, m, g], b [k, n, h], y [m, n, h] with h a multiple of g
     pub(super) fn mul_mat_direct(&mut self, node: &Node, dy: Tensor, kernel: Kernel) -> Done {
-        if self.wants(node, 1) {
+        if self.wants(node, 1) && !self.through_attention(node, dy)? {
             let db = self.right_gradient_direct(node, dy, kernel)?;
             self.give(node, 1, db)?;
         }
@@ -111,6 +140,17 @@ impl Backward<'_> {
             self.give(node, 0, da)?;
         }
         Ok(())
+    }
+
+    /// The gradient of what attention's probabilities are multiplied with goes to their scores in one operation. False if they are not.
+    fn through_attention(&mut self, node: &Node, dy: Tensor) -> Result<bool, TrainError> {
+        let index = source(node, 1)?;
+        let Some(scores) = attention(self.trace, index).filter(|_| readers(self.trace, &[index]) == 1) else { return Ok(false) };
+        let (a, p) = (self.value(node, 0)?, self.emitted(index, node)?);
+        let v = self.graph.transpose(a)?;
+        let gradient = self.graph.attention_back(Kernel::exact(), v, dy, p, scores.scale)?;
+        self.add_gradient(scores.product, gradient)?;
+        Ok(true)
     }
 
     /// db = a dy

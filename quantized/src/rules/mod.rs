@@ -19,7 +19,7 @@ mod norms;
 mod products;
 mod recurrent;
 
-pub(crate) use direct::adapted;
+pub(crate) use direct::{adapted, attention};
 
 type Done = Result<(), TrainError>;
 

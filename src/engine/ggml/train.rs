@@ -63,7 +63,7 @@ impl Trainer for GgmlTrainer<'_> {
                 modules.push(module);
             }
         }
-        let device = format!("CPU, {} threads", self.model.threads);
+        let device = format!("CPU, {} threads, {}", self.model.threads, Kernel::fast().name());
         TrainerInfo { matrices: adapter.pairs.len(), parameters: adapter.parameters() as u64, modules, device }
     }
 
