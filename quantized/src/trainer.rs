@@ -284,7 +284,8 @@ impl Trainer {
                 Ok(context.trace(outputs as u32)?)
             };
             let [one, two] = TRACED;
-            let step = (outputs as u32).next_multiple_of(one);
+            // More tokens than outputs: llama.cpp leaves out the choice of rows where every token is wanted.
+            let step = (outputs as u32 + 1).next_multiple_of(one);
             let pair = [trace(one.max(step))?, trace(two.max(step + one))?];
             self.traces.insert(outputs, pair);
         }

@@ -122,6 +122,7 @@ impl Maker<'_> {
                 temperature: TEMPERATURE,
                 tokens_max: self.plan.limits.input_tokens_max,
                 sequences: self.plan.limits.sequences_max,
+                variants: false,
                 seed: self.plan.seed,
             };
             let mut generator = Generator::new(self.seeds, settings)?;

@@ -1,7 +1,7 @@
 //! Generate and filter in turns until there are enough samples: target open, generate, close; source open, filter and label,
 //! close. A round is made large enough that there are few.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 
@@ -10,14 +10,18 @@ use super::transfer::Given;
 use super::{PipelineError, Stage, TransferPlan};
 use crate::engine::{Answer, Talk, With};
 use crate::evaluate::{self, Arm};
-use crate::filter::{self, Judge, Judged, Reason, Valid, Validity};
-use crate::generate::{Candidate, Generator, Settings, Yield};
+use crate::filter::{self, Judge, Judged, Kept, Reason, Valid, Validity};
+use crate::generate::{Candidate, Generator, Origin, Settings, Yield};
 use crate::kit::Seed;
 use crate::label::{self, Labeled};
 
-/// Valid inputs made for each sample that is needed, before their acceptance is known.
-const OVERSAMPLE: f64 = 3.0;
-/// Later rounds make this many times what the measured acceptance asks for.
+/// Valid inputs judged for each sample that is needed.
+const CANDIDATES_PER_SAMPLE: usize = 6;
+/// Rounds they are made in; each makes variants of the best of those before.
+const ROUNDS: usize = 4;
+/// Inputs that a round makes variants of, for each sample that is needed.
+const ADOPTED_SHARE: f64 = 0.25;
+/// Rounds after those make this many times what the measured acceptance asks for.
 const MARGIN: f64 = 1.3;
 /// Acceptance a later round reckons with at least, so that no round becomes endless.
 const ACCEPTANCE_MIN: f64 = 0.05;
@@ -41,6 +45,8 @@ pub(super) struct Rounds<'a> {
     generator: Generator<'a>,
     validity: Validity,
     drawn: Yield,
+    /// How each candidate was made.
+    origins: HashMap<String, Origin>,
     /// Everything valid so far, judged.
     judged: Vec<Judged>,
     labeled: Vec<Labeled>,
@@ -57,7 +63,7 @@ struct Drawn {
 
 /// A judged input, as journalled.
 #[derive(Serialize, Deserialize)]
-struct JudgedRow(String, Option<Answer>, f64, Option<Reason>);
+struct JudgedRow(String, Option<Answer>, f64, Option<Reason>, bool);
 
 impl<'a> Rounds<'a> {
     pub fn new(
@@ -72,6 +78,7 @@ impl<'a> Rounds<'a> {
             temperature: plan.temperature,
             tokens_max: plan.limits.input_tokens_max,
             sequences: plan.limits.sequences_max,
+            variants: !matches!(judge, Judge::None),
             seed: plan.seed,
         };
         Ok(Self {
@@ -84,6 +91,7 @@ impl<'a> Rounds<'a> {
             generator: Generator::new(&given.seeds, settings)?,
             validity: Validity::new(given.seeds.iter().map(Seed::text)),
             drawn: Yield::default(),
+            origins: HashMap::new(),
             judged: Vec::new(),
             labeled: Vec::new(),
             rejected: BTreeMap::new(),
@@ -93,12 +101,17 @@ impl<'a> Rounds<'a> {
 
     pub fn run(mut self, job: &mut Job<'_>) -> Result<Samples, PipelineError> {
         let mut round = 0;
-        while self.accepted() < self.needed && self.drawn.drawn < self.drawn_max() {
+        while (self.accepted() < self.needed || self.judged.len() < self.candidates()) && self.drawn.drawn < self.drawn_max() {
             let valid = self.generate(job, round)?;
             self.target.close();
             self.filter(job, round, &valid)?;
             self.evaluate_source(job)?;
             self.source.close();
+            let (adopted, _) = filter::select(&self.judged, (self.needed as f64 * ADOPTED_SHARE) as usize, self.judge.good_share());
+            self.generator.adopt(adopted.iter().map(Kept::prompt));
+            if let Some(share) = self.lines_share() {
+                self.generator.lean(share);
+            }
             round += 1;
         }
         self.label(job)?;
@@ -114,22 +127,43 @@ impl<'a> Rounds<'a> {
         (self.needed * self.plan.limits.candidates_per_sample_max) as u64
     }
 
-    /// Valid inputs this round should make.
+    /// Valid inputs to judge before any are chosen.
+    fn candidates(&self) -> usize {
+        match self.judge {
+            Judge::None => self.needed,
+            Judge::Discriminator { .. } | Judge::Contrast { .. } => self.needed * CANDIDATES_PER_SAMPLE,
+        }
+    }
+
+    /// Valid inputs this round should make: an even share of the candidates, or more where too few of them were accepted.
     fn wanted(&self) -> usize {
-        let accepted = self.accepted();
+        let (accepted, judged) = (self.accepted(), self.judged.len());
         let missing = self.needed.saturating_sub(accepted) as f64;
-        let wanted = match (&self.judge, self.judged.len()) {
-            (Judge::None, _) => missing * MARGIN,
-            (_, 0) => missing * OVERSAMPLE,
-            (_, judged) => missing * MARGIN / (accepted as f64 / judged as f64).max(ACCEPTANCE_MIN),
+        let acceptance = if judged == 0 { 1.0 } else { (accepted as f64 / judged as f64).max(ACCEPTANCE_MIN) };
+        let left = self.candidates().saturating_sub(judged);
+        if left == 0 { (missing * MARGIN / acceptance).ceil() as usize } else { left.min(self.candidates().div_ceil(ROUNDS)) }
+    }
+
+    /// How many of the rounds to come should draw lines: as lines are good as often as variants are. Good is what is among the best
+    /// that were accepted.
+    fn lines_share(&self) -> Option<f64> {
+        let mut scores: Vec<f64> = self.judged.iter().filter(|judged| judged.rejected().is_none()).map(Judged::score).collect();
+        scores.sort_by(|a, b| b.total_cmp(a));
+        let least = *scores.get((scores.len() as f64 * self.judge.good_share()).ceil() as usize).or(scores.last())?;
+        let good = |judged: &&Judged| judged.rejected().is_none() && judged.score() >= least;
+        let share = |lines: bool| {
+            let those = || self.judged.iter().filter(|judged| judged.line() == lines);
+            let all = those().count();
+            (all > 0).then(|| those().filter(good).count() as f64 / all as f64)
         };
-        wanted.ceil() as usize
+        let (lines, variants) = (share(true)?, share(false)?);
+        (lines + variants > 0.0).then(|| lines / (lines + variants))
     }
 
     fn generate(&mut self, job: &mut Job<'_>, round: usize) -> Result<Vec<Valid>, PipelineError> {
         let (wanted, drawn_max) = (self.wanted(), self.drawn_max());
         let (mut valid, so_far) = (Vec::new(), self.drawn);
-        let Self { target, generator, validity, .. } = self;
+        let Self { target, generator, validity, origins, .. } = self;
         let made = job.stage(&format!("generate.{round}"), Stage::Generate, |talk, _| {
             let (model, _) = target.get()?;
             let (mut drawn, mut rows) = (Yield::default(), Vec::new());
@@ -138,14 +172,17 @@ impl<'a> Rounds<'a> {
                 let mut quiet = Talk { cancel: talk.cancel, progress: &mut |_, _| {} };
                 let (fresh, count) = generator.round(model, With::Base, &mut quiet)?;
                 drawn += count;
+                origins.extend(fresh.iter().map(|candidate| (candidate.text().to_owned(), candidate.origin())));
                 valid.extend(validity.pass(&fresh));
-                rows.extend(fresh.into_iter().map(|candidate| (candidate.text().to_owned(), candidate.finished())));
+                rows.extend(fresh.into_iter().map(|candidate| (candidate.text().to_owned(), candidate.finished(), candidate.origin())));
             }
             let summary = format!("{} valid inputs of {} drawn", valid.len(), drawn.drawn);
             Ok(Made { head: Drawn { rounds: generator.rounds(), drawn }, rows, blob: None, summary })
         })?;
         if made.resumed {
-            let candidates: Vec<Candidate> = made.rows.into_iter().map(|(text, finished)| Candidate::replay(text, finished)).collect();
+            let candidates: Vec<Candidate> =
+                made.rows.into_iter().map(|(text, finished, origin)| Candidate::replay(text, finished, origin)).collect();
+            self.origins.extend(candidates.iter().map(|candidate| (candidate.text().to_owned(), candidate.origin())));
             self.generator.remember(made.head.rounds, &candidates);
             valid = self.validity.pass(&candidates);
         }
@@ -158,11 +195,13 @@ impl<'a> Rounds<'a> {
         let made = job.stage(&format!("filter.{round}"), Stage::Filter, |talk, _| {
             let judged = judge.judge(source.get()?.0, valid, talk)?;
             let accepted = judged.iter().filter(|judged| judged.rejected().is_none()).count();
-            let row = |judged: &Judged| JudgedRow(judged.text().to_owned(), judged.answer().cloned(), judged.score(), judged.rejected());
+            let row = |judged: &Judged| {
+                JudgedRow(judged.text().to_owned(), judged.answer().cloned(), judged.score(), judged.rejected(), judged.line())
+            };
             let summary = format!("{accepted} of {} accepted", judged.len());
             Ok(Made { head: (), rows: judged.iter().map(row).collect(), blob: None, summary })
         })?;
-        let replay = |JudgedRow(text, answer, score, rejected)| Judged::replay(text, answer, score, rejected);
+        let replay = |JudgedRow(text, answer, score, rejected, line)| Judged::replay(text, answer, score, rejected, line);
         self.judged.extend(made.rows.into_iter().map(replay));
         Ok(())
     }
@@ -171,7 +210,7 @@ impl<'a> Rounds<'a> {
     fn label(&mut self, job: &mut Job<'_>) -> Result<(), PipelineError> {
         if matches!(self.judge, Judge::Contrast { .. }) {
             // The answers came with the scores.
-            let (kept, rejections) = filter::select(&self.judged, self.needed);
+            let (kept, rejections) = filter::select(&self.judged, self.needed, self.judge.good_share());
             let (labeled, unlabeled) = label::label_answered(&kept);
             count_rejections(&mut self.rejected, &rejections);
             count_rejections(&mut self.rejected, &unlabeled);
@@ -179,7 +218,7 @@ impl<'a> Rounds<'a> {
             return Ok(());
         }
         // A few more than are needed, because a teacher may fail to answer.
-        let (kept, rejections) = filter::select(&self.judged, self.needed + self.needed / 20 + 2);
+        let (kept, rejections) = filter::select(&self.judged, self.needed + self.needed / 20 + 2, self.judge.good_share());
         let (source, tokens_max) = (&mut self.source, self.plan.limits.completion_tokens_max);
         let made = job.stage("label", Stage::Label, |talk, _| {
             let (model, adapters) = source.get()?;
