@@ -105,6 +105,15 @@ pub struct Settings {
     pub seed: u64,
 }
 
+/// How a model is asked for inputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask<'a> {
+    /// To continue a list of the seeds.
+    List,
+    /// With this question, which it was trained to answer with an input.
+    Question(&'a str),
+}
+
 /// Why nothing could be made up.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -185,14 +194,61 @@ impl<'s> Generator<'s> {
         self.rounds
     }
 
-    /// Draw one round: the seeds in a new order, up to `settings.sequences` continuations of them and what can be made of those,
-    /// none seen before.
-    pub fn round(&mut self, model: &mut dyn Generate, with: With, talk: &mut Talk<'_>) -> Result<(Vec<Candidate>, Yield), GenerateError> {
-        let mut rng = Rng::new(self.settings.seed, &format!("generate {}", self.rounds));
+    /// Draw one round of candidates, none seen before.
+    pub fn round(
+        &mut self,
+        model: &mut dyn Generate,
+        with: With,
+        ask: Ask<'_>,
+        talk: &mut Talk<'_>,
+    ) -> Result<(Vec<Candidate>, Yield), GenerateError> {
+        let rng = Rng::new(self.settings.seed, &format!("generate {}", self.rounds));
+        match ask {
+            Ask::List => self.list_round(rng, model, with, talk),
+            Ask::Question(question) => self.question_round(rng, question, model, with, talk),
+        }
+    }
+
+    /// Answers of a model that makes inputs.
+    fn question_round(
+        &mut self,
+        mut rng: Rng,
+        question: &str,
+        model: &mut dyn Generate,
+        with: With,
+        talk: &mut Talk<'_>,
+    ) -> Result<(Vec<Candidate>, Yield), GenerateError> {
+        let request = GenerateRequest {
+            prefix: question.to_owned(),
+            chat: true,
+            openings: vec![String::new(); self.settings.sequences.max(1)],
+            tokens_max: self.settings.tokens_max,
+            temperature: self.settings.temperature,
+            stop: String::new(),
+            seed: rng.next_u64(),
+        };
+        let drawn = model.generate(with, &request, talk)?;
+        self.rounds += 1;
+        let tokens = drawn.iter().map(|continuation| continuation.tokens as u64).sum();
+        let mut count = Yield { drawn: drawn.len() as u64, tokens, ..Yield::default() };
+        let made = drawn.into_iter().map(|continuation| Candidate::line(continuation.text, continuation.finished)).collect();
+        let fresh = self.fresh(made, &mut count);
+        Ok((fresh, count))
+    }
+
+    /// Continuations of the seeds in a new order, and what can be made of those.
+    fn list_round(
+        &mut self,
+        mut rng: Rng,
+        model: &mut dyn Generate,
+        with: With,
+        talk: &mut Talk<'_>,
+    ) -> Result<(Vec<Candidate>, Yield), GenerateError> {
         let lines = !self.settings.variants || rng.unit() < self.lines_share;
         let openings = self.openings(lines, &mut rng);
         let request = GenerateRequest {
             prefix: list_prompt(self.seeds, &mut rng),
+            chat: false,
             openings: openings.iter().map(|&(parent, at)| self.parents[parent].head(at)).collect(),
             tokens_max: if lines { self.settings.tokens_max } else { SPLICE_TOKENS.min(self.settings.tokens_max) },
             temperature: self.settings.temperature,

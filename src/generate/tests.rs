@@ -42,11 +42,11 @@ fn a_round_drops_seeds_and_repetitions() {
     let mut talk = Talk { cancel: &cancel, progress: &mut |_, _| {} };
     let mut model = Script { says: vec![" a ", " four", "four ", " five"], asked: Vec::new() };
     let mut generator = Generator::new(&seeds, settings()).unwrap();
-    let (fresh, count) = generator.round(&mut model, With::Base, &mut talk).unwrap();
+    let (fresh, count) = generator.round(&mut model, With::Base, Ask::List, &mut talk).unwrap();
     assert_eq!(lines(&fresh), ["four", "five"]);
     assert_eq!((count.drawn, count.tokens), (4, 12));
     assert!(count.seeds_repeated >= 1 && count.repeated >= 1, "{count:?}");
-    let (again, _) = generator.round(&mut model, With::Base, &mut talk).unwrap();
+    let (again, _) = generator.round(&mut model, With::Base, Ask::List, &mut talk).unwrap();
     assert!(again.iter().all(|candidate| !fresh.contains(candidate)));
     assert_ne!(model.asked[0], model.asked[1]);
 }
@@ -59,14 +59,14 @@ fn what_all_seeds_begin_with_is_kept_and_only_what_varies_is_drawn_anew() {
     let mut generator = Generator::new(&seeds, Settings { sequences: 32, ..settings() }).unwrap();
     let mut made = Vec::new();
     for _ in 0..4 {
-        made.extend(generator.round(&mut model, With::Base, &mut talk).unwrap().0);
+        made.extend(generator.round(&mut model, With::Base, Ask::List, &mut talk).unwrap().0);
     }
     assert!(model.asked.iter().flat_map(|asked| &asked.openings).all(|opening| opening.starts_with("date")));
     let months: Vec<&str> = made.iter().map(Candidate::text).filter(|text| text.starts_with("date March ")).collect();
     assert!(months.iter().any(|text| text.split_whitespace().count() == 3), "{made:?}");
     let adopted = ["date March 8"];
     generator.adopt(adopted);
-    let (next, _) = generator.round(&mut model, With::Base, &mut talk).unwrap();
+    let (next, _) = generator.round(&mut model, With::Base, Ask::List, &mut talk).unwrap();
     assert!(next.iter().any(|candidate| candidate.origin() == Origin::Chain), "{next:?}");
 }
 
@@ -84,12 +84,12 @@ fn a_continued_generator_draws_what_the_straight_one_draws() {
     let mut talk = Talk { cancel: &cancel, progress: &mut |_, _| {} };
     let mut straight = Script { says: vec!["a"], asked: Vec::new() };
     let mut generator = Generator::new(&seeds, settings()).unwrap();
-    let (first, _) = generator.round(&mut straight, With::Base, &mut talk).unwrap();
-    generator.round(&mut straight, With::Base, &mut talk).unwrap();
+    let (first, _) = generator.round(&mut straight, With::Base, Ask::List, &mut talk).unwrap();
+    generator.round(&mut straight, With::Base, Ask::List, &mut talk).unwrap();
     let mut resumed = Script { says: vec!["a"], asked: Vec::new() };
     let mut generator = Generator::new(&seeds, settings()).unwrap();
     generator.remember(1, &first);
-    let (fresh, _) = generator.round(&mut resumed, With::Base, &mut talk).unwrap();
+    let (fresh, _) = generator.round(&mut resumed, With::Base, Ask::List, &mut talk).unwrap();
     assert!(fresh.iter().all(|candidate| !first.contains(candidate)));
     assert_eq!(resumed.asked[0], straight.asked[1]);
 }
@@ -101,7 +101,7 @@ fn cancel_and_no_seeds_are_errors() {
     let mut talk = Talk { cancel: &cancel, progress: &mut |_, _| {} };
     let seeds = seeds();
     let mut generator = Generator::new(&seeds, settings()).unwrap();
-    let error = generator.round(&mut Script { says: vec![], asked: vec![] }, With::Base, &mut talk).unwrap_err();
+    let error = generator.round(&mut Script { says: vec![], asked: vec![] }, With::Base, Ask::List, &mut talk).unwrap_err();
     assert!(error.is_cancelled());
     assert!(Generator::new(&[], settings()).is_err_and(|error| error.hint().is_some()));
 }

@@ -21,7 +21,7 @@ mod rows;
 
 pub use discriminator::{DiscriminatorData, discriminator_data};
 pub use error::{KitError, LineFault};
-pub use file::{DiscriminatorCard, Kit, Manifest, is_kit, pack};
+pub use file::{DiscriminatorCard, InputModelCard, Kit, Manifest, is_kit, pack};
 pub use rows::{Completion, read_rows};
 
 /// An input of the lost data set, as somebody gave it: what generation starts from.

@@ -17,7 +17,6 @@ use crate::engine::Fault;
 use crate::record::ContentHash;
 
 const INDEX: &str = "journal.jsonl";
-const CHECKPOINT: &str = "checkpoint.bin";
 const VERSION: u32 = 1;
 
 /// What a journal belongs to.
@@ -217,9 +216,9 @@ impl Journal {
         written.and_then(|()| fs::rename(&temporary, &path)).map_err(|source| JournalError::Io { path, source })
     }
 
-    /// The checkpoint of the training stage, if one was kept.
-    pub fn checkpoint(&self) -> Result<Option<Checkpoint>, JournalError> {
-        let path = self.path(CHECKPOINT);
+    /// The checkpoint of a training stage, if one was kept.
+    pub fn checkpoint(&self, stage: &str) -> Result<Option<Checkpoint>, JournalError> {
+        let path = self.path(&checkpoint_name(stage));
         let bytes = match fs::read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             bytes => bytes.map_err(|source| JournalError::Io { path: path.clone(), source })?,
@@ -241,16 +240,20 @@ impl Journal {
     }
 }
 
-/// Lets the recipe keep its checkpoints in the journal.
-pub struct InJournal<'j>(pub &'j Journal);
+/// Lets the recipe keep the checkpoints of a stage in the journal.
+pub struct InJournal<'j>(pub &'j Journal, pub &'j str);
 
 impl Checkpoints for InJournal<'_> {
     fn save(&mut self, checkpoint: &Checkpoint) -> io::Result<()> {
         let mut bytes = serde_json::to_vec(&(&checkpoint.progress, ContentHash::of(&checkpoint.snapshot)))?;
         bytes.push(b'\n');
         bytes.extend_from_slice(&checkpoint.snapshot);
-        self.0.replace(CHECKPOINT, &bytes).map_err(io::Error::other)
+        self.0.replace(&checkpoint_name(self.1), &bytes).map_err(io::Error::other)
     }
+}
+
+fn checkpoint_name(stage: &str) -> String {
+    format!("{stage}.checkpoint.bin")
 }
 
 fn rows_name(stage: &str) -> String {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::distill::FitReport;
 use crate::evaluate::{Arm, Comparison, Verdict};
+use crate::kit::InputModelCard;
 
 /// What `transfer` came to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -117,6 +118,7 @@ pub struct KitReport {
     /// Share of held-out inputs told apart rightly.
     pub accuracy: Option<f64>,
     pub accuracy_rows: usize,
+    pub input_model: Option<InputModelCard>,
     pub seconds: BTreeMap<String, f64>,
 }
 

@@ -11,12 +11,14 @@ use super::{PipelineError, Stage, TransferPlan};
 use crate::engine::{Answer, Talk, With};
 use crate::evaluate::{self, Arm};
 use crate::filter::{self, Judge, Judged, Kept, Reason, Valid, Validity};
-use crate::generate::{Candidate, Generator, Origin, Settings, Yield};
+use crate::generate::{Ask, Candidate, Generator, Settings, Yield};
 use crate::kit::Seed;
 use crate::label::{self, Labeled};
 
 /// Valid inputs judged for each sample that is needed.
 const CANDIDATES_PER_SAMPLE: usize = 6;
+/// The same of an input model, whose inputs are of the task.
+const INPUT_MODEL_CANDIDATES: usize = 2;
 /// Rounds they are made in; each makes variants of the best of those before.
 const ROUNDS: usize = 4;
 /// Inputs that a round makes variants of, for each sample that is needed.
@@ -34,19 +36,33 @@ pub(super) struct Samples {
     pub source: Option<Arm>,
 }
 
+/// A model that makes inputs up.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Maker {
+    pub name: &'static str,
+    /// The target makes them; else the source.
+    pub target: bool,
+    pub with: With,
+    /// The question an input model answers; none for the list of seeds.
+    pub question: Option<String>,
+}
+
 /// The rounds of one transfer.
 pub(super) struct Rounds<'a> {
     plan: &'a TransferPlan,
     given: &'a Given,
     judge: Judge,
+    makers: Vec<Maker>,
     needed: usize,
     source: Session<'a>,
     target: Session<'a>,
     generator: Generator<'a>,
     validity: Validity,
     drawn: Yield,
-    /// How each candidate was made.
-    origins: HashMap<String, Origin>,
+    /// Whose each valid input is, by its place among the makers.
+    origins: HashMap<String, usize>,
+    /// What came of whose inputs.
+    yields: BTreeMap<String, u64>,
     /// Everything valid so far, judged.
     judged: Vec<Judged>,
     labeled: Vec<Labeled>,
@@ -70,6 +86,7 @@ impl<'a> Rounds<'a> {
         plan: &'a TransferPlan,
         given: &'a Given,
         judge: Judge,
+        makers: Vec<Maker>,
         needed: usize,
         source: Session<'a>,
         target: Session<'a>,
@@ -85,6 +102,7 @@ impl<'a> Rounds<'a> {
             plan,
             given,
             judge,
+            makers,
             needed,
             source,
             target,
@@ -92,6 +110,7 @@ impl<'a> Rounds<'a> {
             validity: Validity::new(given.seeds.iter().map(Seed::text)),
             drawn: Yield::default(),
             origins: HashMap::new(),
+            yields: BTreeMap::new(),
             judged: Vec::new(),
             labeled: Vec::new(),
             rejected: BTreeMap::new(),
@@ -131,6 +150,7 @@ impl<'a> Rounds<'a> {
     fn candidates(&self) -> usize {
         match self.judge {
             Judge::None => self.needed,
+            _ if self.makers.iter().all(|maker| maker.question.is_some()) => self.needed * INPUT_MODEL_CANDIDATES,
             Judge::Discriminator { .. } | Judge::Contrast { .. } => self.needed * CANDIDATES_PER_SAMPLE,
         }
     }
@@ -163,30 +183,33 @@ impl<'a> Rounds<'a> {
     fn generate(&mut self, job: &mut Job<'_>, round: usize) -> Result<Vec<Valid>, PipelineError> {
         let (wanted, drawn_max) = (self.wanted(), self.drawn_max());
         let (mut valid, so_far) = (Vec::new(), self.drawn);
-        let Self { target, generator, validity, origins, .. } = self;
+        let turn = round % self.makers.len();
+        let Self { source, target, generator, validity, .. } = self;
+        let maker = &self.makers[turn];
+        let ask = maker.question.as_deref().map_or(Ask::List, Ask::Question);
         let made = job.stage(&format!("generate.{round}"), Stage::Generate, |talk, _| {
-            let (model, _) = target.get()?;
+            let (model, _) = if maker.target { target.get()? } else { source.get()? };
             let (mut drawn, mut rows) = (Yield::default(), Vec::new());
             while valid.len() < wanted && so_far.drawn + drawn.drawn < drawn_max {
                 talk.tick(valid.len(), wanted)?;
                 let mut quiet = Talk { cancel: talk.cancel, progress: &mut |_, _| {} };
-                let (fresh, count) = generator.round(model, With::Base, &mut quiet)?;
+                let (fresh, count) = generator.round(model, maker.with, ask, &mut quiet)?;
                 drawn += count;
-                origins.extend(fresh.iter().map(|candidate| (candidate.text().to_owned(), candidate.origin())));
                 valid.extend(validity.pass(&fresh));
                 rows.extend(fresh.into_iter().map(|candidate| (candidate.text().to_owned(), candidate.finished(), candidate.origin())));
             }
-            let summary = format!("{} valid inputs of {} drawn", valid.len(), drawn.drawn);
+            let summary = format!("{} valid inputs of {} draws by {}", valid.len(), drawn.drawn, maker.name);
             Ok(Made { head: Drawn { rounds: generator.rounds(), drawn }, rows, blob: None, summary })
         })?;
         if made.resumed {
             let candidates: Vec<Candidate> =
                 made.rows.into_iter().map(|(text, finished, origin)| Candidate::replay(text, finished, origin)).collect();
-            self.origins.extend(candidates.iter().map(|candidate| (candidate.text().to_owned(), candidate.origin())));
             self.generator.remember(made.head.rounds, &candidates);
             valid = self.validity.pass(&candidates);
         }
         self.drawn += made.head.drawn;
+        *self.yields.entry(format!("{}_drawn", self.makers[turn].name)).or_default() += made.head.drawn.drawn;
+        self.origins.extend(valid.iter().map(|valid| (valid.text().to_owned(), turn)));
         Ok(valid)
     }
 
@@ -247,6 +270,17 @@ impl<'a> Rounds<'a> {
         Ok(())
     }
 
+    /// Count the valid, accepted and kept inputs of each maker.
+    fn count_yields<'t>(&mut self, kept: impl Iterator<Item = &'t str>) {
+        let valid = self.judged.iter().map(|judged| (judged.text(), "valid"));
+        let accepted = self.judged.iter().filter(|judged| judged.rejected().is_none()).map(|judged| (judged.text(), "accepted"));
+        for (text, what) in valid.chain(accepted).chain(kept.map(|text| (text, "kept"))) {
+            if let Some(&turn) = self.origins.get(text) {
+                *self.yields.entry(format!("{}_{what}", self.makers[turn].name)).or_default() += 1;
+            }
+        }
+    }
+
     /// Take stock. Half of what was asked for is enough to go on, with a warning.
     fn finish(mut self, job: &Job<'_>) -> Result<Samples, PipelineError> {
         count_rejections(&mut self.rejected, self.validity.rejected());
@@ -263,7 +297,10 @@ impl<'a> Rounds<'a> {
             job.context.events.warn(Stage::Filter, text);
         }
         self.labeled.truncate(needed);
+        let kept: Vec<String> = self.labeled.iter().map(|labeled| labeled.prompt().to_owned()).collect();
+        self.count_yields(kept.iter().map(String::as_str));
         let mut counts = self.rejected;
+        counts.append(&mut self.yields);
         let numbers = [
             ("seeds", self.given.seeds.len() as u64),
             ("drawn", drawn),

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use translora::engine::OpenOptions;
 use translora::engine::toy::Toy;
 use translora::pipeline::{
-    self, Context, EvalPlan, Event, Events, FilterChoice, Inputs, Inspection, KitPlan, PipelineError, RecipePlan, Stage, TrainPlan,
-    TransferPlan, TransferReport, Verdict,
+    self, Context, EvalPlan, Event, Events, FilterChoice, GeneratorChoice, Inputs, Inspection, KitPlan, PipelineError, RecipePlan, Stage,
+    TrainPlan, TransferPlan, TransferReport, Verdict,
 };
 use translora::record::{Cancel, Limits, Pair, TestClock};
 
@@ -48,6 +48,8 @@ pub fn kit_plan(world: &World, lora: &Path) -> KitPlan {
         out: world.path("ticket.kit"),
         seeds: 5,
         recipe: recipe(2.0),
+        input_recipe: recipe(4.0),
+        input_model: false,
         open: OpenOptions::default(),
         limits: Limits::default(),
         seed: 1,
@@ -68,6 +70,7 @@ pub fn plan(world: &World, lora: &Path, inputs: Inputs, out: &str) -> TransferPl
         out: world.path(out),
         samples: 120,
         filter: FilterChoice::Auto,
+        generator: GeneratorChoice::Auto,
         temperature: 1.0,
         eval: Some(world.eval.clone()),
         recipe: recipe(4.0),
@@ -283,7 +286,7 @@ fn training_stopped_between_two_steps_goes_on_from_there() {
     quietly(|context| pipeline::train(&Toy, &plan("straight.gguf"), context)).unwrap();
     let stopped = stopping_in_training(|context| pipeline::train(&Toy, &plan("halted.gguf"), context));
     assert!(matches!(stopped, Err(PipelineError::Cancelled)));
-    let checkpoint = fs::read(world.path("halted.gguf.journal/checkpoint.bin")).unwrap();
+    let checkpoint = fs::read(world.path("halted.gguf.journal/distill.checkpoint.bin")).unwrap();
     assert!(String::from_utf8_lossy(&checkpoint[..40]).contains("\"steps\":"));
     quietly(|context| pipeline::train(&Toy, &TrainPlan { resume: true, ..plan("halted.gguf") }, context)).unwrap();
     assert!(left(&world, "halted") == left(&world, "straight"));

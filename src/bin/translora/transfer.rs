@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use translora::pipeline::{self, FilterChoice, Inputs, TransferPlan, TransferReport, Verdict};
+use translora::pipeline::{self, FilterChoice, GeneratorChoice, Inputs, TransferPlan, TransferReport, Verdict};
 use translora::record::Limits;
 
 use crate::args::{Machine, Recipe, at_most, between};
@@ -48,6 +48,10 @@ pub struct Transfer {
     /// What decides which inputs are kept; auto is the contrast, kit the discriminator that the kit holds
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Filter::Auto)]
     filter: Filter,
+
+    /// Who makes inputs up; auto is the kit's input model where it holds one, else the target base, mix the target and the source base
+    #[arg(long, value_name = "WHO", value_enum, default_value_t = Maker::Auto)]
+    generator: Maker,
 
     /// What the new adapter is fitted to; this version knows `text`, the teacher's answers
     #[arg(long, value_name = "WHAT", value_enum, default_value_t = Objective::Auto)]
@@ -101,6 +105,15 @@ enum Filter {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
+enum Maker {
+    Auto,
+    Target,
+    Source,
+    SourceLora,
+    Mix,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
 enum Objective {
     Auto,
     Text,
@@ -148,6 +161,13 @@ impl Transfer {
                 Filter::Kit => FilterChoice::Kit,
                 Filter::Contrast => FilterChoice::Contrast,
                 Filter::None => FilterChoice::None,
+            },
+            generator: match self.generator {
+                Maker::Auto => GeneratorChoice::Auto,
+                Maker::Target => GeneratorChoice::Target,
+                Maker::Source => GeneratorChoice::Source,
+                Maker::SourceLora => GeneratorChoice::SourceLora,
+                Maker::Mix => GeneratorChoice::Mix,
             },
             temperature: self.temperature,
             eval: self.eval,
