@@ -13,10 +13,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::{Answer, EngineError, Fault};
 
+mod coverage;
 mod judge;
 mod select;
 mod validity;
 
+pub use coverage::Coverage;
 pub use judge::{Judge, Judged};
 pub use select::select;
 pub use validity::{Rules, Valid, Validity};

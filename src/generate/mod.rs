@@ -283,7 +283,8 @@ impl<'s> Generator<'s> {
         let mut made = vec![(self.parents[parent].splice(at, words, out_max, rng), Origin::Splice)];
         for _ in 0..if lines { 0 } else { CHAINS } {
             if rng.unit() >= self.unseen {
-                made.push((Units::chain(&self.parents, longest, rng), Origin::Chain));
+                let texts = if rng.below(2) == 0 { &self.parents[..self.seeds.len()] } else { &self.parents };
+                made.push((Units::chain(texts, longest, rng), Origin::Chain));
             }
         }
         made.into_iter().filter_map(|(text, origin)| Some(Candidate::replay(redraw(&text?, rng), true, origin))).collect()
@@ -292,7 +293,7 @@ impl<'s> Generator<'s> {
     /// Let a text pass the less often the more new words it has, where the seeds bring each other few.
     fn is_likely(&self, text: &str, rng: &mut Rng) -> bool {
         let new = Units::of(text).new_words(&self.known).min(100) as i32;
-        rng.unit() < (2.0 * self.unseen).clamp(NEW_WORD_MIN, 1.0).powi(new)
+        rng.unit() < (2.0 * self.unseen).powi(2).clamp(NEW_WORD_MIN, 1.0).powi(new)
     }
 
     /// Which parent each draw of a round begins as, and after how many of its units the model goes on.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::distill::FitReport;
 use crate::evaluate::{Arm, Comparison, Verdict};
+use crate::filter::Coverage;
 use crate::kit::InputModelCard;
 
 /// What `transfer` came to.
@@ -18,6 +19,8 @@ pub struct TransferReport {
     pub report: PathBuf,
     pub scores: Scores,
     pub counts: BTreeMap<String, u64>,
+    /// What the kept inputs cover.
+    pub coverage: Coverage,
     /// By stage. What was found in the journal counts with the time it took then.
     pub seconds: BTreeMap<String, f64>,
     pub fit: FitReport,

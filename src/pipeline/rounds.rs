@@ -10,7 +10,7 @@ use super::transfer::Given;
 use super::{PipelineError, Stage, TransferPlan};
 use crate::engine::{Answer, Talk, With};
 use crate::evaluate::{self, Arm};
-use crate::filter::{self, Judge, Judged, Kept, Reason, Valid, Validity};
+use crate::filter::{self, Coverage, Judge, Judged, Kept, Reason, Valid, Validity};
 use crate::generate::{Ask, Candidate, Generator, Settings, Yield};
 use crate::kit::Seed;
 use crate::label::{self, Labeled};
@@ -23,6 +23,8 @@ const INPUT_MODEL_CANDIDATES: usize = 2;
 const ROUNDS: usize = 4;
 /// Inputs that a round makes variants of, for each sample that is needed.
 const ADOPTED_SHARE: f64 = 0.25;
+/// They are chosen from this part of what is good enough to be kept.
+const ADOPTED_GOOD: f64 = 0.4;
 /// Rounds after those make this many times what the measured acceptance asks for.
 const MARGIN: f64 = 1.3;
 /// Acceptance a later round reckons with at least, so that no round becomes endless.
@@ -32,6 +34,7 @@ const ACCEPTANCE_MIN: f64 = 0.05;
 pub(super) struct Samples {
     pub labeled: Vec<Labeled>,
     pub counts: BTreeMap<String, u64>,
+    pub coverage: Coverage,
     /// The teacher on the rows of `--eval`.
     pub source: Option<Arm>,
 }
@@ -66,6 +69,7 @@ pub(super) struct Rounds<'a> {
     /// Everything valid so far, judged.
     judged: Vec<Judged>,
     labeled: Vec<Labeled>,
+    coverage: Coverage,
     rejected: BTreeMap<String, u64>,
     source_arm: Option<Arm>,
 }
@@ -113,6 +117,7 @@ impl<'a> Rounds<'a> {
             yields: BTreeMap::new(),
             judged: Vec::new(),
             labeled: Vec::new(),
+            coverage: Coverage::default(),
             rejected: BTreeMap::new(),
             source_arm: None,
         })
@@ -126,12 +131,16 @@ impl<'a> Rounds<'a> {
             self.filter(job, round, &valid)?;
             self.evaluate_source(job)?;
             self.source.close();
-            let (adopted, _) = filter::select(&self.judged, (self.needed as f64 * ADOPTED_SHARE) as usize, self.judge.good_share());
+            let (adopted, _) =
+                filter::select(&self.judged, (self.needed as f64 * ADOPTED_SHARE) as usize, self.judge.good_share() * ADOPTED_GOOD);
             self.generator.adopt(adopted.iter().map(Kept::prompt));
             if let Some(share) = self.lines_share() {
                 self.generator.lean(share);
             }
             round += 1;
+            if self.is_hopeless() {
+                break;
+            }
         }
         self.label(job)?;
         self.source.close();
@@ -164,6 +173,12 @@ impl<'a> Rounds<'a> {
         if left == 0 { (missing * MARGIN / acceptance).ceil() as usize } else { left.min(self.candidates().div_ceil(ROUNDS)) }
     }
 
+    /// At this rate, all the draws a run may take would give less than half of what is needed, which is less than it goes on with.
+    fn is_hopeless(&self) -> bool {
+        let (drawn, drawn_max) = (self.drawn.drawn as f64, self.drawn_max() as f64);
+        self.accepted() as f64 / drawn.max(1.0) * drawn_max < self.needed as f64 / 2.0
+    }
+
     /// How many of the rounds to come should draw lines: as lines are good as often as variants are. Good is what is among the best
     /// that were accepted.
     fn lines_share(&self) -> Option<f64> {
@@ -181,8 +196,10 @@ impl<'a> Rounds<'a> {
     }
 
     fn generate(&mut self, job: &mut Job<'_>, round: usize) -> Result<Vec<Valid>, PipelineError> {
-        let (wanted, drawn_max) = (self.wanted(), self.drawn_max());
-        let (mut valid, so_far) = (Vec::new(), self.drawn);
+        // A model that gives nothing is left after its share of the draws.
+        let (wanted, share) = (self.wanted(), self.drawn_max().div_ceil(ROUNDS as u64));
+        let drawn_max = share.min(self.drawn_max().saturating_sub(self.drawn.drawn));
+        let mut valid = Vec::new();
         let turn = round % self.makers.len();
         let Self { source, target, generator, validity, .. } = self;
         let maker = &self.makers[turn];
@@ -190,7 +207,7 @@ impl<'a> Rounds<'a> {
         let made = job.stage(&format!("generate.{round}"), Stage::Generate, |talk, _| {
             let (model, _) = if maker.target { target.get()? } else { source.get()? };
             let (mut drawn, mut rows) = (Yield::default(), Vec::new());
-            while valid.len() < wanted && so_far.drawn + drawn.drawn < drawn_max {
+            while valid.len() < wanted && drawn.drawn < drawn_max {
                 talk.tick(valid.len(), wanted)?;
                 let mut quiet = Talk { cancel: talk.cancel, progress: &mut |_, _| {} };
                 let (fresh, count) = generator.round(model, maker.with, ask, &mut quiet)?;
@@ -231,10 +248,12 @@ impl<'a> Rounds<'a> {
 
     /// Choose the best of what was accepted and put the teacher's answers to it.
     fn label(&mut self, job: &mut Job<'_>) -> Result<(), PipelineError> {
+        let seeds = self.given.seeds.iter().map(Seed::text);
         if matches!(self.judge, Judge::Contrast { .. }) {
             // The answers came with the scores.
             let (kept, rejections) = filter::select(&self.judged, self.needed, self.judge.good_share());
             let (labeled, unlabeled) = label::label_answered(&kept);
+            self.coverage = Coverage::of(&kept, seeds);
             count_rejections(&mut self.rejected, &rejections);
             count_rejections(&mut self.rejected, &unlabeled);
             self.labeled = labeled;
@@ -250,6 +269,7 @@ impl<'a> Rounds<'a> {
             let summary = format!("{} of {} answered", labeled.len(), kept.len());
             Ok(Made { head: rejections, rows, blob: None, summary })
         })?;
+        self.coverage = Coverage::of(&kept, seeds);
         count_rejections(&mut self.rejected, &rejections);
         count_rejections(&mut self.rejected, &made.head);
         self.labeled = made.rows.into_iter().map(|(prompt, completion)| Labeled::replay(prompt, completion)).collect();
@@ -309,6 +329,6 @@ impl<'a> Rounds<'a> {
             ("eval", self.given.eval.as_ref().map_or(0, Vec::len) as u64),
         ];
         counts.extend(numbers.map(|(name, count)| (name.to_owned(), count)));
-        Ok(Samples { labeled: self.labeled, counts, source: self.source_arm })
+        Ok(Samples { labeled: self.labeled, counts, coverage: self.coverage, source: self.source_arm })
     }
 }

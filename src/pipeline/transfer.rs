@@ -124,6 +124,7 @@ impl Transfer<'_> {
             report: if comparison.verdict == Verdict::Accept { self.outputs.report.clone() } else { self.outputs.rejected_report.clone() },
             scores: arms.scores(&comparison, samples.source.as_ref()),
             counts,
+            coverage: samples.coverage,
             seconds: job.seconds.clone(),
             fit: report,
             provenance,

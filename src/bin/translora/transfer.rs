@@ -193,6 +193,15 @@ fn told(done: &TransferReport, target: &Path) -> Vec<String> {
     if let Some(bytes) = out::memory_bytes_max() {
         rows.push(("memory".into(), format!("{} MB at the peak", bytes / 1_000_000)));
     }
+    let coverage = &done.coverage;
+    let likeness = coverage.similarity.get(5).map_or("-".into(), |share| format!("{share:.2}"));
+    rows.push((
+        "coverage".into(),
+        format!(
+            "{} words, {} of them in no seed; {} answers; likeness to the nearest other input {likeness} (median)",
+            coverage.words, coverage.words_new, coverage.answers
+        ),
+    ));
     rows.push(("adapter".into(), done.adapter.display().to_string()));
     rows.push(("report".into(), done.report.display().to_string()));
     if done.verdict == Verdict::Accept {
