@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{Judged, Kept, Reason, Rejections};
 
@@ -9,13 +9,13 @@ const CLASS_MIN: usize = 3;
 ///
 /// The score alone would fill the kept set with the answer the adapter is surest of, and with near copies of one input. So answers
 /// that several inputs share take turns; all rarer answers take turns as one more class. Each turn gives, of the `good_share`
-/// of its class with the best scores (or more, where that is too little), the input whose words and pairs of words were taken least yet for how often the pool has them. Equal inputs keep
+/// with the best scores (or more, where that is too little), the input whose words and pairs of words were taken least yet for how often the pool has them. Equal inputs keep
 /// their order.
-pub fn select(judged: &[Judged], count: usize, good_share: f64) -> (Vec<Kept>, Rejections) {
+pub fn select(judged: &[Judged], seeds: &[&str], count: usize, good_share: f64) -> (Vec<Kept>, Rejections) {
     let accepted: Vec<&Judged> = judged.iter().filter(|judged| judged.rejected.is_none()).collect();
     let rejections = rejections(judged, accepted.len().saturating_sub(count));
     let mut classes = classes(&accepted);
-    cut(&mut classes, count, good_share);
+    cut(&mut classes, &nearest(&accepted, seeds), count, good_share);
     let mut classes = by_origin(classes, &accepted);
     let mut spread = Spread::of(&accepted, classes.iter().flatten().copied());
     let mut kept = Vec::new();
@@ -40,13 +40,38 @@ fn by_origin(classes: Vec<Vec<usize>>, accepted: &[&Judged]) -> Vec<Vec<usize>> 
     halves.flat_map(|(lines, pieces): (Vec<_>, Vec<_>)| [lines, pieces]).filter(|class| !class.is_empty()).collect()
 }
 
-/// Leave of each class its best, `count` in all or a little more.
-fn cut(classes: &mut [Vec<usize>], count: usize, good_share: f64) {
+/// Leave of each class the best of what is like each seed, `count` in all or a little more.
+///
+/// An adapter is surer of one phrasing than of another; inputs are measured among their like, so that none drops out whole.
+fn cut(classes: &mut [Vec<usize>], nearest: &[usize], count: usize, good_share: f64) {
     let all: usize = classes.iter().map(Vec::len).sum();
     let share = good_share.max(count as f64 / all.max(1) as f64);
     for class in classes {
-        class.truncate(((class.len() as f64 * share).ceil() as usize).max(CLASS_MIN));
+        let mut groups: BTreeMap<usize, (usize, usize)> = BTreeMap::new();
+        for &input in &*class {
+            groups.entry(nearest[input]).or_default().0 += 1;
+        }
+        class.retain(|&input| {
+            let (size, left) = groups.entry(nearest[input]).or_default();
+            *left += 1;
+            *left <= ((*size as f64 * share).ceil() as usize).max(CLASS_MIN)
+        });
     }
+}
+
+/// By input, the seed that shares most words with it.
+fn nearest(accepted: &[&Judged], seeds: &[&str]) -> Vec<usize> {
+    let seeds: Vec<HashSet<&str>> = seeds.iter().map(|seed| seed.split_whitespace().collect()).collect();
+    let alike = |words: &HashSet<&str>, seed: &HashSet<&str>| {
+        let both = words.intersection(seed).count();
+        both as f64 / (words.len() + seed.len() - both).max(1) as f64
+    };
+    let one = |judged: &&Judged| {
+        let words: HashSet<&str> = judged.text.split_whitespace().collect();
+        let best = (0..seeds.len()).map(|i| (i, alike(&words, &seeds[i]))).max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));
+        best.map_or(0, |(seed, _)| seed)
+    };
+    accepted.iter().map(one).collect()
 }
 
 /// How evenly what was taken covers the words of a pool.
@@ -143,7 +168,7 @@ mod tests {
         let mut all: Vec<Judged> = (0..20).map(|i| judged(&format!("a{i}"), "A", 9.0 + f64::from(i) / 100.0)).collect();
         all.extend((0..4).map(|i| judged(&format!("b{i}"), "B", 2.0 + f64::from(i))));
         all.extend([judged("odd", "C", 0.1), judged("off", "B", -1.0)]);
-        let (kept, rejections) = select(&all, 7, 0.25);
+        let (kept, rejections) = select(&all, &[], 7, 0.25);
         let of = |answer: &str| prompts(&kept).iter().filter(|prompt| prompt.starts_with(answer)).count();
         assert_eq!((of("a"), of("b"), of("odd")), (3, 3, 1));
         assert!(prompts(&kept).contains(&"a19") && prompts(&kept).contains(&"b3"));
@@ -153,9 +178,18 @@ mod tests {
     #[test]
     fn distinct_answers_are_kept_by_score() {
         let all: Vec<Judged> = (0..40).map(|i| judged(&format!("p{i} {i}"), &format!("answer {i}"), f64::from(1 + (i * 3) % 40))).collect();
-        let (kept, _) = select(&all, 5, 0.25);
+        let (kept, _) = select(&all, &[], 5, 0.25);
         assert!(kept.iter().all(|kept| kept.score() > 30.0), "{:?}", prompts(&kept));
-        assert_eq!(select(&all, 50, 0.25).0.len(), 40);
+        assert_eq!(select(&all, &[], 50, 0.25).0.len(), 40);
+    }
+
+    #[test]
+    fn no_phrasing_drops_out_because_the_adapter_is_less_sure_of_it() {
+        let mut all: Vec<Judged> = (0..40).map(|i| judged(&format!("cancel my order {i}"), "A", 9.0)).collect();
+        all.extend((0..40).map(|i| judged(&format!("take it back {i}"), "A", 2.0)));
+        let taken = |seeds: &[&str]| select(&all, seeds, 12, 0.25).0.iter().filter(|kept| kept.prompt().starts_with("take")).count();
+        assert_eq!(taken(&["cancel my order"]), 0);
+        assert!(taken(&["cancel my order", "take it back"]) >= 4);
     }
 
     #[test]
@@ -163,7 +197,7 @@ mod tests {
         let mut all: Vec<Judged> = (0..8).map(|i| judged(&format!("in May {i}"), &format!("{i}"), 2.0)).collect();
         all.extend(["in June 1", "in July 1"].map(|text| judged(text, text, 1.5)));
         all.extend((0..30).map(|i| judged(&format!("noise {i}"), &format!("n{i}"), 0.5)));
-        let (kept, _) = select(&all, 4, 0.25);
+        let (kept, _) = select(&all, &[], 4, 0.25);
         assert!(["in June 1", "in July 1"].iter().all(|text| prompts(&kept).contains(text)), "{:?}", prompts(&kept));
         assert!(prompts(&kept).iter().all(|text| text.starts_with("in ")));
     }

@@ -18,13 +18,15 @@ use crate::label::{self, Labeled};
 /// Valid inputs judged for each sample that is needed.
 const CANDIDATES_PER_SAMPLE: usize = 6;
 /// The same of an input model, whose inputs are of the task.
-const INPUT_MODEL_CANDIDATES: usize = 2;
+const INPUT_MODEL_CANDIDATES: f64 = 1.3;
 /// Rounds they are made in; each makes variants of the best of those before.
 const ROUNDS: usize = 4;
 /// Inputs that a round makes variants of, for each sample that is needed.
 const ADOPTED_SHARE: f64 = 0.25;
 /// They are chosen from this part of what is good enough to be kept.
 const ADOPTED_GOOD: f64 = 0.4;
+/// Draws that a round takes at most for each valid input it should make.
+const DRAWS_PER_CANDIDATE: usize = 3;
 /// Rounds after those make this many times what the measured acceptance asks for.
 const MARGIN: f64 = 1.3;
 /// Acceptance a later round reckons with at least, so that no round becomes endless.
@@ -125,14 +127,15 @@ impl<'a> Rounds<'a> {
 
     pub fn run(mut self, job: &mut Job<'_>) -> Result<Samples, PipelineError> {
         let mut round = 0;
-        while (self.accepted() < self.needed || self.judged.len() < self.candidates()) && self.drawn.drawn < self.drawn_max() {
+        let seeds: Vec<&str> = self.given.seeds.iter().map(Seed::text).collect();
+        while self.wants_more(round) && self.drawn.drawn < self.drawn_max() {
             let valid = self.generate(job, round)?;
             self.target.close();
             self.filter(job, round, &valid)?;
             self.evaluate_source(job)?;
             self.source.close();
             let (adopted, _) =
-                filter::select(&self.judged, (self.needed as f64 * ADOPTED_SHARE) as usize, self.judge.good_share() * ADOPTED_GOOD);
+                filter::select(&self.judged, &seeds, (self.needed as f64 * ADOPTED_SHARE) as usize, self.judge.good_share() * ADOPTED_GOOD);
             self.generator.adopt(adopted.iter().map(Kept::prompt));
             if let Some(share) = self.lines_share() {
                 self.generator.lean(share);
@@ -147,6 +150,11 @@ impl<'a> Rounds<'a> {
         self.finish(job)
     }
 
+    /// Too few were accepted, or there may be better ones.
+    fn wants_more(&self, round: usize) -> bool {
+        self.accepted() < self.needed || (round < ROUNDS && self.judged.len() < self.candidates())
+    }
+
     fn accepted(&self) -> usize {
         self.judged.iter().filter(|judged| judged.rejected().is_none()).count()
     }
@@ -159,7 +167,7 @@ impl<'a> Rounds<'a> {
     fn candidates(&self) -> usize {
         match self.judge {
             Judge::None => self.needed,
-            _ if self.makers.iter().all(|maker| maker.question.is_some()) => self.needed * INPUT_MODEL_CANDIDATES,
+            _ if self.makers.iter().all(|maker| maker.question.is_some()) => (self.needed as f64 * INPUT_MODEL_CANDIDATES) as usize,
             Judge::Discriminator { .. } | Judge::Contrast { .. } => self.needed * CANDIDATES_PER_SAMPLE,
         }
     }
@@ -196,8 +204,9 @@ impl<'a> Rounds<'a> {
     }
 
     fn generate(&mut self, job: &mut Job<'_>, round: usize) -> Result<Vec<Valid>, PipelineError> {
-        // A model that gives nothing is left after its share of the draws.
-        let (wanted, share) = (self.wanted(), self.drawn_max().div_ceil(ROUNDS as u64));
+        // Where little that is new comes, the round ends with less.
+        let wanted = self.wanted();
+        let share = (wanted * DRAWS_PER_CANDIDATE) as u64;
         let drawn_max = share.min(self.drawn_max().saturating_sub(self.drawn.drawn));
         let mut valid = Vec::new();
         let turn = round % self.makers.len();
@@ -248,19 +257,19 @@ impl<'a> Rounds<'a> {
 
     /// Choose the best of what was accepted and put the teacher's answers to it.
     fn label(&mut self, job: &mut Job<'_>) -> Result<(), PipelineError> {
-        let seeds = self.given.seeds.iter().map(Seed::text);
+        let seeds: Vec<&str> = self.given.seeds.iter().map(Seed::text).collect();
         if matches!(self.judge, Judge::Contrast { .. }) {
             // The answers came with the scores.
-            let (kept, rejections) = filter::select(&self.judged, self.needed, self.judge.good_share());
+            let (kept, rejections) = filter::select(&self.judged, &seeds, self.needed, self.judge.good_share());
             let (labeled, unlabeled) = label::label_answered(&kept);
-            self.coverage = Coverage::of(&kept, seeds);
+            self.coverage = Coverage::of(&kept, seeds.iter().copied());
             count_rejections(&mut self.rejected, &rejections);
             count_rejections(&mut self.rejected, &unlabeled);
             self.labeled = labeled;
             return Ok(());
         }
         // A few more than are needed, because a teacher may fail to answer.
-        let (kept, rejections) = filter::select(&self.judged, self.needed + self.needed / 20 + 2, self.judge.good_share());
+        let (kept, rejections) = filter::select(&self.judged, &seeds, self.needed + self.needed / 20 + 2, self.judge.good_share());
         let (source, tokens_max) = (&mut self.source, self.plan.limits.completion_tokens_max);
         let made = job.stage("label", Stage::Label, |talk, _| {
             let (model, adapters) = source.get()?;
@@ -269,7 +278,7 @@ impl<'a> Rounds<'a> {
             let summary = format!("{} of {} answered", labeled.len(), kept.len());
             Ok(Made { head: rejections, rows, blob: None, summary })
         })?;
-        self.coverage = Coverage::of(&kept, seeds);
+        self.coverage = Coverage::of(&kept, seeds.iter().copied());
         count_rejections(&mut self.rejected, &rejections);
         count_rejections(&mut self.rejected, &made.head);
         self.labeled = made.rows.into_iter().map(|(prompt, completion)| Labeled::replay(prompt, completion)).collect();
