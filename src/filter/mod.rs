@@ -20,7 +20,7 @@ mod validity;
 
 pub use coverage::Coverage;
 pub use judge::{Judge, Judged};
-pub use select::select;
+pub use select::{Shares, select};
 pub use validity::{Rules, Valid, Validity};
 
 /// Why an input was not kept.

@@ -5,39 +5,68 @@ use super::{Judged, Kept, Reason, Rejections};
 /// An answer that fewer inputs share is no class of its own.
 const CLASS_MIN: usize = 3;
 
+/// Bounds of the share of lines among what is kept.
+const LINES_SHARE: [f64; 2] = [0.1, 0.9];
+
+/// Which parts of what was accepted are kept.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Shares {
+    /// Of inputs with one answer and like one seed, the part with the best scores that is good enough.
+    pub good: f64,
+    /// Lines among what is kept, where there are enough of them; the others were put together of pieces.
+    pub lines: f64,
+}
+
 /// Keep `count` of what was accepted, good and unlike each other, and count the rest by reason.
 ///
 /// The score alone would fill the kept set with the answer the adapter is surest of, and with near copies of one input. So answers
-/// that several inputs share take turns; all rarer answers take turns as one more class. Each turn gives, of the `good_share`
-/// with the best scores (or more, where that is too little), the input whose words and pairs of words were taken least yet for how often the pool has them. Equal inputs keep
+/// that several inputs share take turns; all rarer answers take turns as one more class. Each turn gives, of the good
+/// (or more, where those are too few), the input whose words and pairs of words were taken least yet for how often the pool has them. Equal inputs keep
 /// their order.
-pub fn select(judged: &[Judged], seeds: &[&str], count: usize, good_share: f64) -> (Vec<Kept>, Rejections) {
+pub fn select(judged: &[Judged], seeds: &[&str], count: usize, shares: Shares) -> (Vec<Kept>, Rejections) {
     let accepted: Vec<&Judged> = judged.iter().filter(|judged| judged.rejected.is_none()).collect();
     let rejections = rejections(judged, accepted.len().saturating_sub(count));
     let mut classes = classes(&accepted);
-    cut(&mut classes, &nearest(&accepted, seeds), count, good_share);
-    let mut classes = by_origin(classes, &accepted);
-    let mut spread = Spread::of(&accepted, classes.iter().flatten().copied());
+    cut(&mut classes, &nearest(&accepted, seeds), count, shares.good);
+    let mut classes = by_origin(classes, &accepted, shares.lines);
+    let mut spread = Spread::of(&accepted, classes.iter().flat_map(|class| class.inputs.iter().copied()));
     let mut kept = Vec::new();
     while kept.len() < count && !classes.is_empty() {
         for class in &mut classes {
-            let best = (0..class.len()).map(|i| (i, spread.gain(class[i]))).max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));
-            if let Some((best, _)) = best {
-                let taken = class.remove(best);
-                spread.take(taken);
-                kept.push(keep(accepted[taken]));
-            }
+            class.credit += class.weight;
+            let gain = |i: &usize| spread.gain(class.inputs[*i]);
+            let best = (0..class.inputs.len()).max_by(|a, b| gain(a).total_cmp(&gain(b)).then(b.cmp(a)));
+            let Some(best) = best.filter(|_| class.credit >= 1.0) else { continue };
+            class.credit -= 1.0;
+            let taken = class.inputs.remove(best);
+            spread.take(taken);
+            kept.push(keep(accepted[taken]));
         }
-        classes.retain(|class| !class.is_empty());
+        classes.retain(|class| !class.inputs.is_empty());
     }
     kept.truncate(count);
     (kept, rejections)
 }
 
+/// Inputs that take turns with others, `weight` of a turn at a time.
+struct Class {
+    inputs: Vec<usize>,
+    weight: f64,
+    credit: f64,
+}
+
 /// Lines apart from what was put together of pieces: each kind has what the other lacks.
-fn by_origin(classes: Vec<Vec<usize>>, accepted: &[&Judged]) -> Vec<Vec<usize>> {
-    let halves = classes.into_iter().map(|class| class.into_iter().partition(|&input| accepted[input].line));
-    halves.flat_map(|(lines, pieces): (Vec<_>, Vec<_>)| [lines, pieces]).filter(|class| !class.is_empty()).collect()
+fn by_origin(classes: Vec<Vec<usize>>, accepted: &[&Judged], lines_share: f64) -> Vec<Class> {
+    let share = lines_share.clamp(LINES_SHARE[0], LINES_SHARE[1]);
+    let weights = [(share / (1.0 - share)).min(1.0), ((1.0 - share) / share).min(1.0)];
+    let mut out = Vec::new();
+    for class in classes {
+        let (lines, pieces) = class.into_iter().partition(|&input| accepted[input].line);
+        let halves =
+            [lines, pieces].into_iter().zip(weights).map(|(inputs, weight): (Vec<usize>, f64)| Class { inputs, weight, credit: 0.0 });
+        out.extend(halves.filter(|half| !half.inputs.is_empty()));
+    }
+    out
 }
 
 /// Leave of each class the best of what is like each seed, `count` in all or a little more.
@@ -153,6 +182,8 @@ mod tests {
     use super::*;
     use crate::engine::Answer;
 
+    const SHARES: Shares = Shares { good: 0.25, lines: 0.5 };
+
     fn judged(text: &str, answer: &str, score: f64) -> Judged {
         let answer = Answer { text: answer.into(), tokens: 1, finished: true, log_probability: 0.0 };
         let rejected = (score <= 0.0).then_some(Reason::Contrast);
@@ -168,7 +199,7 @@ mod tests {
         let mut all: Vec<Judged> = (0..20).map(|i| judged(&format!("a{i}"), "A", 9.0 + f64::from(i) / 100.0)).collect();
         all.extend((0..4).map(|i| judged(&format!("b{i}"), "B", 2.0 + f64::from(i))));
         all.extend([judged("odd", "C", 0.1), judged("off", "B", -1.0)]);
-        let (kept, rejections) = select(&all, &[], 7, 0.25);
+        let (kept, rejections) = select(&all, &[], 7, SHARES);
         let of = |answer: &str| prompts(&kept).iter().filter(|prompt| prompt.starts_with(answer)).count();
         assert_eq!((of("a"), of("b"), of("odd")), (3, 3, 1));
         assert!(prompts(&kept).contains(&"a19") && prompts(&kept).contains(&"b3"));
@@ -178,18 +209,30 @@ mod tests {
     #[test]
     fn distinct_answers_are_kept_by_score() {
         let all: Vec<Judged> = (0..40).map(|i| judged(&format!("p{i} {i}"), &format!("answer {i}"), f64::from(1 + (i * 3) % 40))).collect();
-        let (kept, _) = select(&all, &[], 5, 0.25);
+        let (kept, _) = select(&all, &[], 5, SHARES);
         assert!(kept.iter().all(|kept| kept.score() > 30.0), "{:?}", prompts(&kept));
-        assert_eq!(select(&all, &[], 50, 0.25).0.len(), 40);
+        assert_eq!(select(&all, &[], 50, SHARES).0.len(), 40);
     }
 
     #[test]
     fn no_phrasing_drops_out_because_the_adapter_is_less_sure_of_it() {
         let mut all: Vec<Judged> = (0..40).map(|i| judged(&format!("cancel my order {i}"), "A", 9.0)).collect();
         all.extend((0..40).map(|i| judged(&format!("take it back {i}"), "A", 2.0)));
-        let taken = |seeds: &[&str]| select(&all, seeds, 12, 0.25).0.iter().filter(|kept| kept.prompt().starts_with("take")).count();
+        let taken = |seeds: &[&str]| select(&all, seeds, 12, SHARES).0.iter().filter(|kept| kept.prompt().starts_with("take")).count();
         assert_eq!(taken(&["cancel my order"]), 0);
         assert!(taken(&["cancel my order", "take it back"]) >= 4);
+    }
+
+    #[test]
+    fn lines_have_their_share() {
+        let one = |i: usize| Judged::replay(format!("in {i}"), None, 1.0, None, i % 2 == 0);
+        let all: Vec<Judged> = (0..200).map(one).collect();
+        for (lines, expected) in [(0.25, 10), (0.5, 20), (0.8, 32)] {
+            let (kept, _) = select(&all, &[], 40, Shares { good: 1.0, lines });
+            let is_line = |kept: &&Kept| all.iter().any(|judged| judged.text == kept.prompt() && judged.line);
+            let got = kept.iter().filter(is_line).count();
+            assert!(got.abs_diff(expected) <= 1, "{lines}: {got}");
+        }
     }
 
     #[test]
@@ -197,7 +240,7 @@ mod tests {
         let mut all: Vec<Judged> = (0..8).map(|i| judged(&format!("in May {i}"), &format!("{i}"), 2.0)).collect();
         all.extend(["in June 1", "in July 1"].map(|text| judged(text, text, 1.5)));
         all.extend((0..30).map(|i| judged(&format!("noise {i}"), &format!("n{i}"), 0.5)));
-        let (kept, _) = select(&all, &[], 4, 0.25);
+        let (kept, _) = select(&all, &[], 4, SHARES);
         assert!(["in June 1", "in July 1"].iter().all(|text| prompts(&kept).contains(text)), "{:?}", prompts(&kept));
         assert!(prompts(&kept).iter().all(|text| text.starts_with("in ")));
     }

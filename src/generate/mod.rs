@@ -184,9 +184,14 @@ impl<'s> Generator<'s> {
         self.parents.extend(texts.into_iter().map(Units::of));
     }
 
-    /// Draw lines in this share of the rounds to come.
+    /// How much of an input is new with each input, from 0 to 1.
+    pub fn unseen(&self) -> f64 {
+        self.unseen
+    }
+
+    /// Draw lines in this share of the rounds to come, or in more where much of an input is new.
     pub fn lean(&mut self, lines_share: f64) {
-        self.lines_share = lines_share.clamp(LINES_SHARE[0], LINES_SHARE[1]);
+        self.lines_share = lines_share.max(self.unseen).clamp(LINES_SHARE[0], LINES_SHARE[1]);
     }
 
     /// Rounds drawn so far.

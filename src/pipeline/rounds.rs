@@ -10,7 +10,7 @@ use super::transfer::Given;
 use super::{PipelineError, Stage, TransferPlan};
 use crate::engine::{Answer, Talk, With};
 use crate::evaluate::{self, Arm};
-use crate::filter::{self, Coverage, Judge, Judged, Kept, Reason, Valid, Validity};
+use crate::filter::{self, Coverage, Judge, Judged, Kept, Reason, Shares, Valid, Validity};
 use crate::generate::{Ask, Candidate, Generator, Settings, Yield};
 use crate::kit::Seed;
 use crate::label::{self, Labeled};
@@ -134,8 +134,13 @@ impl<'a> Rounds<'a> {
             self.filter(job, round, &valid)?;
             self.evaluate_source(job)?;
             self.source.close();
-            let (adopted, _) =
-                filter::select(&self.judged, &seeds, (self.needed as f64 * ADOPTED_SHARE) as usize, self.judge.good_share() * ADOPTED_GOOD);
+            let shares = self.shares();
+            let (adopted, _) = filter::select(
+                &self.judged,
+                &seeds,
+                (self.needed as f64 * ADOPTED_SHARE) as usize,
+                Shares { good: shares.good * ADOPTED_GOOD, ..shares },
+            );
             self.generator.adopt(adopted.iter().map(Kept::prompt));
             if let Some(share) = self.lines_share() {
                 self.generator.lean(share);
@@ -185,6 +190,11 @@ impl<'a> Rounds<'a> {
     fn is_hopeless(&self) -> bool {
         let (drawn, drawn_max) = (self.drawn.drawn as f64, self.drawn_max() as f64);
         self.accepted() as f64 / drawn.max(1.0) * drawn_max < self.needed as f64 / 2.0
+    }
+
+    /// As much of what is kept comes of whole lines as an input has words that no other seed shows.
+    fn shares(&self) -> Shares {
+        Shares { good: self.judge.good_share(), lines: self.generator.unseen() }
     }
 
     /// How many of the rounds to come should draw lines: as lines are good as often as variants are. Good is what is among the best
@@ -260,7 +270,7 @@ impl<'a> Rounds<'a> {
         let seeds: Vec<&str> = self.given.seeds.iter().map(Seed::text).collect();
         if matches!(self.judge, Judge::Contrast { .. }) {
             // The answers came with the scores.
-            let (kept, rejections) = filter::select(&self.judged, &seeds, self.needed, self.judge.good_share());
+            let (kept, rejections) = filter::select(&self.judged, &seeds, self.needed, self.shares());
             let (labeled, unlabeled) = label::label_answered(&kept);
             self.coverage = Coverage::of(&kept, seeds.iter().copied());
             count_rejections(&mut self.rejected, &rejections);
@@ -269,7 +279,7 @@ impl<'a> Rounds<'a> {
             return Ok(());
         }
         // A few more than are needed, because a teacher may fail to answer.
-        let (kept, rejections) = filter::select(&self.judged, &seeds, self.needed + self.needed / 20 + 2, self.judge.good_share());
+        let (kept, rejections) = filter::select(&self.judged, &seeds, self.needed + self.needed / 20 + 2, self.shares());
         let (source, tokens_max) = (&mut self.source, self.plan.limits.completion_tokens_max);
         let made = job.stage("label", Stage::Label, |talk, _| {
             let (model, adapters) = source.get()?;
