@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn lines_have_their_share() {
-        let one = |i: usize| Judged::replay(format!("in {i}"), None, 1.0, None, i % 2 == 0);
+        let one = |i: usize| Judged::replay(format!("in {i}"), None, 1.0, None, i.is_multiple_of(2));
         let all: Vec<Judged> = (0..200).map(one).collect();
         for (lines, expected) in [(0.25, 10), (0.5, 20), (0.8, 32)] {
             let (kept, _) = select(&all, &[], 40, Shares { good: 1.0, lines });
