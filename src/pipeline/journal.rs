@@ -157,8 +157,8 @@ impl Journal {
             return Ok(Self { folder, header, lines });
         }
         let finished = |stage: &str| lines.iter().any(|line| line.stage == stage);
-        let under_way = |stage: &&str| !finished(stage) && folder.join(checkpoint_name(stage)).is_file();
-        if TRAINING.iter().any(|stage| finished(stage)) && !TRAINING.iter().any(|stage| under_way(&stage)) {
+        let under_way = |stage: &str| !finished(stage) && folder.join(checkpoint_name(stage)).is_file();
+        if TRAINING.iter().any(|stage| finished(stage)) && !TRAINING.iter().any(|stage| under_way(stage)) {
             return Err(JournalError::Changed { folder, what: "the learning rate (and training is over)".into() });
         }
         let journal = Self { folder, header, lines };
