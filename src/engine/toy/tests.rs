@@ -119,6 +119,7 @@ fn lists_are_continued_on_and_off_the_task() {
     let mut model = model(world::new_base());
     let seeds: Vec<String> = world::rows(5, 3).iter().enumerate().map(|(i, row)| format!("{}. {}", i + 1, row.prompt)).collect();
     let request = GenerateRequest {
+        chat: false,
         prefix: format!("Here are 10 examples:\n{}\n6.", seeds.join("\n")),
         openings: vec![String::new(); 200],
         tokens_max: 32,
