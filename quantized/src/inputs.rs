@@ -136,10 +136,6 @@ impl Feed {
         self.role == Role::Tokens
     }
 
-    pub fn is_outputs(&self) -> bool {
-        self.role == Role::Outputs
-    }
-
     pub fn fill(&self, compute: &mut Compute, graph: &Graph, packed: &Packed, tables: &Tables, words: i64) -> Result<(), TrainError> {
         let count = usize::try_from(self.node.elements()).unwrap_or(0);
         let tokens = packed.tokens.len() as i64;

@@ -162,8 +162,8 @@ impl Program {
         for input in &self.inputs {
             input.fill(compute, graph, packed, tables, self.vocabulary as i64)?;
         }
-        // Nobody reads it where the model picks no outputs.
-        if !self.gradients.is_empty() && self.inputs.iter().any(Feed::is_outputs) {
+        // Nobody reads it where the model picks no outputs, or where all that is adapted stands behind the pick.
+        if compute.reads(graph, self.output_of) {
             compute.set_ids(graph, self.output_of, &packed.output_of, packed.labels.len() as i64)?;
         }
         self.loss.fill(compute, graph, packed, run, pass.scale)?;
