@@ -29,7 +29,7 @@ const LINES_SHARE: [f64; 2] = [0.1, 0.9];
 const SPLICE_TOKENS: usize = 8;
 /// Texts without a draw that are tried for each draw.
 const CHAINS: usize = 2;
-/// How likely a word is new at least, where the seeds know each other's words.
+/// How likely one new word too many is at least.
 const NEW_WORD_MIN: f64 = 0.02;
 /// Seeds from which on what all of them begin with is held for the task's own.
 const SEEDS_TELLING: usize = 3;
@@ -295,10 +295,12 @@ impl<'s> Generator<'s> {
         made.into_iter().filter_map(|(text, origin)| Some(Candidate::replay(redraw(&text?, rng), true, origin))).collect()
     }
 
-    /// Let a text pass the less often the more new words it has, where the seeds bring each other few.
+    /// Let a text pass the less often the more new words it has beyond what the seeds lead one to expect.
     fn is_likely(&self, text: &str, rng: &mut Rng) -> bool {
-        let new = Units::of(text).new_words(&self.known).min(100) as i32;
-        rng.unit() < (2.0 * self.unseen).powi(2).clamp(NEW_WORD_MIN, 1.0).powi(new)
+        let units = Units::of(text);
+        let expected = (self.unseen * units.words().count() as f64) as usize;
+        let odd = units.new_words(&self.known).saturating_sub(expected).min(100) as i32;
+        rng.unit() < (2.0 * self.unseen).powi(2).clamp(NEW_WORD_MIN, 1.0).powi(odd)
     }
 
     /// Which parent each draw of a round begins as, and after how many of its units the model goes on.

@@ -26,7 +26,7 @@ const ADOPTED_SHARE: f64 = 0.25;
 /// They are chosen from this part of what is good enough to be kept.
 const ADOPTED_GOOD: f64 = 0.4;
 /// Draws that a round takes at most for each valid input it should make.
-const DRAWS_PER_CANDIDATE: usize = 3;
+const DRAWS_PER_CANDIDATE: usize = 2;
 /// Rounds after those make this many times what the measured acceptance asks for.
 const MARGIN: f64 = 1.3;
 /// Acceptance a later round reckons with at least, so that no round becomes endless.
