@@ -90,12 +90,13 @@ impl Backward<'_> {
             let plus = Plus { adapter: Some((a, dz)), base: self.gradients[found.x], scale: 1.0 };
             self.gradients[found.x] = Some(self.graph.times_turned(kernel, weight, dy, plus)?);
         }
-        for (matrix, left, right) in [(found.a, x, dz), (found.b, z, dy)] {
-            let [left, right] = [self.columns(left)?, self.columns(right)?];
-            let gradient = self.graph.product(kernel, left, right)?;
-            self.add_gradient(matrix, gradient)?;
-        }
-        Ok(())
+        let [x, z, dz, dy] = [self.columns(x)?, self.columns(z)?, self.columns(dz)?, self.columns(dy)?];
+        // In both the wide operand is the one whose panels are cheap to make.
+        let da = self.graph.product(kernel, x, dz)?;
+        let db = self.graph.product(kernel, dy, z)?;
+        let db = self.graph.turned(db)?;
+        self.add_gradient(found.a, da)?;
+        self.add_gradient(found.b, db)
     }
 
     /// Compute a forward value again that is large and cheap, so that it need not be kept until here: what a swiglu lets through, and

@@ -48,7 +48,7 @@ type TurnFn = unsafe fn(&[*const u32; 16], usize, usize, *mut u32);
 
 struct Pairs {
     along: unsafe fn(*const f32, usize, *mut u32),
-    across: unsafe fn(*const f32, *const f32, usize, *mut u32),
+    across: unsafe fn(*const f32, *const f32, usize, *mut u32, usize),
 }
 
 static PORTABLE: Tiles = Tiles {

@@ -160,7 +160,11 @@ impl Packing<'_> {
                     } else {
                         zeros.as_ptr().cast()
                     };
-                    (pairs.across)(floats, upper, count, room.as_mut_ptr());
+                    if width == 16 && count.is_multiple_of(16) {
+                        (pairs.across)(floats, upper, count, to.add(step * width), self.panel);
+                        continue;
+                    }
+                    (pairs.across)(floats, upper, count, room.as_mut_ptr(), 16);
                     from = room.as_ptr();
                 }
                 for (number, first) in (0..count).step_by(width).enumerate() {
