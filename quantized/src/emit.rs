@@ -1,6 +1,6 @@
 //! Emits the operations of a trace into a graph: each once for the forward pass, some once more for the backward pass.
 
-use translora_llama::{Graph, Node, Op, Tensor, Trace};
+use translora_llama::{Graph, Op, Tensor, Trace};
 
 use crate::error::TrainError;
 use crate::rules::no_rule;
@@ -18,32 +18,29 @@ pub(crate) struct Setting<'a> {
 }
 
 impl Setting<'_> {
-    /// This graph's tensors for the operands of a node.
-    pub fn sources(&self, node: &Node, values: &[Option<Tensor>]) -> Vec<Option<Tensor>> {
-        node.sources.iter().map(|source| source.and_then(|source| values[source])).collect()
-    }
-
-    /// The value of the traced node `i`, which is no leaf, from `sources` and, for what is fused, from `values`.
-    pub fn value(
-        &self,
-        graph: &mut Graph,
-        i: usize,
-        sources: &[Option<Tensor>],
-        values: &mut [Option<Tensor>],
-    ) -> Result<Tensor, TrainError> {
+    /// The value of the traced node `i`, which is no leaf, from those of its operands.
+    pub fn value(&self, graph: &mut Graph, i: usize, values: &mut [Option<Tensor>]) -> Result<Tensor, TrainError> {
         let node = &self.trace.nodes[i];
+        let sources: Vec<Option<Tensor>> = node.sources.iter().map(|source| source.and_then(|source| values[source])).collect();
         if node.op == Op::Store {
             let value = sources.first().copied().flatten().ok_or_else(|| no_rule(node, " of a node that was not emitted"))?;
             let value = graph.to_f32(value)?;
             return Ok(graph.reshape(value, node.shape)?);
         }
         // A product that reads through a mask is not the one that the trace has.
-        if !self.dropping
-            && let Some(product) = self.weights.product(graph, self.trace, self.needs, i, values)?
-        {
+        if let Some(product) = self.weights.product(graph, self.trace, self.needs, i, values, !self.dropping)? {
             return Ok(product);
         }
         let view = node.view.and_then(|(root, _)| values[root]);
-        Ok(graph.replay(node, sources, view)?)
+        Ok(graph.replay(node, &sources, view)?)
+    }
+
+    /// The same where the second operand is read through a mask.
+    pub fn masked_value(&self, graph: &mut Graph, i: usize, values: &mut [Option<Tensor>], masked: Tensor) -> Result<Tensor, TrainError> {
+        let Some(input) = self.trace.nodes[i].sources.get(1).copied().flatten() else { return self.value(graph, i, values) };
+        let whole = values[input].replace(masked);
+        let value = self.value(graph, i, values);
+        values[input] = whole;
+        value
     }
 }

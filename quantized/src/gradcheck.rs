@@ -43,7 +43,7 @@ pub struct MatrixError {
     pub name: String,
     /// units: loss per unit of the matrix, along the gradient.
     pub gradient_norm: f64,
-    /// |difference quotient − gradient norm| / gradient norm, for the best of five step sizes.
+    /// |difference quotient − gradient norm| / gradient norm, for the best of eight step sizes.
     pub error: f64,
 }
 
@@ -150,8 +150,9 @@ fn differences(trainer: &mut Trainer, examples: usize) -> Result<Vec<MatrixError
         let (values, suffix) = if slot % 2 == 0 { (&pair.a, "lora_a") } else { (&pair.b, "lora_b") };
         let norm = length(gradient);
         let mut error = f64::INFINITY;
-        // A step changes the matrix by a share of itself: small against the curvature, large against the rounding of the loss.
-        for share in [0.03, 0.1, 0.3, 1.0, 3.0] {
+        // A step changes the matrix by a share of itself: small against the curvature, large against the rounding of the loss; and small
+        // enough, where experts are chosen, that the choice stays.
+        for share in [0.03, 0.1, 0.3, 1.0, 3.0, 0.01, 3e-3, 1e-3] {
             if norm == 0.0 || error < GOOD {
                 break;
             }

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use translora_llama::{Compute, Dtype, Filled, Graph, Model, Node, Op, Reading, Tensor, Trace};
+use translora_llama::{Compute, Dtype, Filled, Graph, LlamaError, Model, Node, Op, Reading, Tensor, Trace};
 
 use crate::error::TrainError;
 use crate::pack::Packed;
@@ -39,11 +39,22 @@ pub(crate) struct Tables {
 }
 
 impl Tables {
-    /// Ask llama.cpp for the inputs that `trace` needs, for positions below `tokens` at least.
+    /// Ask llama.cpp for the inputs that the traces need, for positions below `tokens` at least.
+    ///
+    /// fails: positions beyond a model's table of them
     pub fn cover(&mut self, model: &Model, traces: &[Trace; 2], live: &[bool], tokens: usize, threads: u32) -> Result<(), TrainError> {
         let wanted = wanted(traces, live)?;
         if tokens <= self.tokens && wanted.iter().all(|reading| self.found.contains_key(reading)) {
             return Ok(());
+        }
+        let table = traces[0].nodes.iter().find(|node| {
+            let by = |operand: usize| node.sources.get(operand).copied().flatten().map(|index| &traces[0].nodes[index]);
+            let positions = by(1).is_some_and(|ids| ids.op == Op::Input && ids.name == "inp_pos");
+            node.op == Op::GetRows && positions && by(0).is_some_and(|rows| (rows.shape[1] as usize) < tokens)
+        });
+        if let Some(node) = table {
+            let reason = format!("{tokens} tokens are more than its table of positions has ({:?})", node.name);
+            return Err(LlamaError::Trace(reason).into());
         }
         // Whole multiples of what llama.cpp pads to, but no position that a table of positions has not.
         let most = if tokens <= model.trained_context() { model.trained_context() } else { usize::MAX };
@@ -123,10 +134,6 @@ impl Feed {
 
     pub fn is_tokens(&self) -> bool {
         self.role == Role::Tokens
-    }
-
-    pub fn is_outputs(&self) -> bool {
-        self.role == Role::Outputs
     }
 
     pub fn fill(&self, compute: &mut Compute, graph: &Graph, packed: &Packed, tables: &Tables, words: i64) -> Result<(), TrainError> {

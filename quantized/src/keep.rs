@@ -5,7 +5,7 @@
 use translora_llama::{Glu, Op, Trace};
 
 use crate::reach::{Reach, operands};
-use crate::rules::adapted;
+use crate::rules::{adapted, attention};
 
 /// How much is kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -39,14 +39,7 @@ fn but_cheap(trace: &Trace) -> Vec<bool> {
     for (index, node) in trace.nodes.iter().enumerate() {
         match node.op {
             Op::Glu(Glu::Swiglu) => kept[index] = false,
-            Op::SoftMax => {
-                let Some(Some(scores)) = node.sources.first().copied() else { continue };
-                let product = &trace.nodes[scores];
-                let of_weight = product.sources.first().copied().flatten().is_some_and(|left| trace.nodes[left].op == Op::Weight);
-                if product.op == Op::MulMat && !of_weight {
-                    (kept[index], kept[scores]) = (false, false);
-                }
-            }
+            Op::SoftMax => kept[index] = attention(trace, index).is_none(),
             _ => {}
         }
     }
@@ -86,7 +79,7 @@ impl Flow {
         Self { moving, read, root, bytes, last }
     }
 
-    /// Count an adapted product as the one operation that it is.
+    /// Count an adapted product, and attention's probabilities, as the one operation that each is.
     fn fuse(&mut self, trace: &Trace, reach: &Reach) {
         for sum in 0..=self.last {
             if let (true, Some(found)) = (self.moving[sum], adapted(trace, &reach.needs, sum)) {
@@ -94,6 +87,12 @@ impl Flow {
                     self.moving[*inner] = false;
                 }
                 self.read[found.x] = self.read[found.x].max(sum);
+            }
+            if let (true, Some(scores)) = (self.moving[sum], attention(trace, sum)) {
+                self.moving[scores.product] = false;
+                for end in [scores.k, scores.q] {
+                    self.read[end] = self.read[end].max(sum);
+                }
             }
         }
     }

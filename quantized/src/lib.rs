@@ -6,6 +6,7 @@
 //! transfers. May be named by the engine room only.
 
 mod adapter;
+pub mod architectures;
 mod dropout;
 mod emit;
 mod error;

@@ -195,12 +195,17 @@ impl Chunk {
         let (signal, gradient) = Signal::new(graph, goal, logits, hidden, weights)?;
         let chunk = Self { outputs, signal, weights, logits: kept };
         let (Some(gradient), Some(weights)) = (gradient, weights) else { return Ok((chunk, None)) };
+        // Kernels that read floats take the weights at the hidden state, which is small; F16 products lose small numbers, and take them
+        // with the scale in them before.
+        let late = chunk.signal.is_unweighted() && parts.weights.direct().is_some();
+        let gradient = if chunk.signal.is_unweighted() && !late { graph.mul(gradient, weights)? } else { gradient };
         let setting = Setting { trace: parts.trace, needs: parts.needs, weights: parts.weights, dropping: false };
         let rules = Backward::new(graph, setting, &forward, parts.output_of);
         let found = rules.run(parts.trace.output, parts.head.start + 1, gradient)?;
         let gradient = found[parts.head.start].ok_or_else(|| no_rule(&parts.trace.nodes[parts.trace.output], " as logits"))?;
-        let gradient = chunk.signal.at_hidden(graph, gradient, weights)?;
+        let gradient = chunk.signal.at_hidden(graph, gradient, (!late).then_some(weights))?;
         let gradient = graph.dense(gradient)?;
+        let gradient = if late { graph.mul(gradient, weights)? } else { gradient };
         // Everything of this chunk is computed, and its memory free, before the next one begins.
         graph.expand(gradient)?;
         Ok((chunk, Some(gradient)))

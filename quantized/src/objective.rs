@@ -73,13 +73,22 @@ pub(crate) struct Goal {
     /// Share of the inputs of each A that a training step leaves out.
     pub dropout: f32,
     pub keep: Keep,
+    /// Products read floats as they are: no F16 copies of operands, and no weights in the logits' gradient.
+    pub direct: bool,
 }
 
 impl Goal {
     /// Rows of vocabulary, F32, that one output takes at one time besides the tail's results.
     pub fn arrays(&self) -> usize {
         match (self.objective, self.width) {
-            (Objective::Text | Objective::Condensed, _) => 3,
+            // Probabilities lie where the logits were, and their gradient where they were; our kernels pack it for the product back.
+            (Objective::Text | Objective::Condensed, _) => {
+                if self.direct {
+                    2
+                } else {
+                    3
+                }
+            }
             (Objective::Match { .. }, 0) => 7,
             (Objective::Match { .. }, _) => 4,
         }

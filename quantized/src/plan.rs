@@ -22,8 +22,10 @@ const PROCESS_BYTES: usize = 13 << 20;
 const HEADER_FACTOR: usize = 13;
 
 /// Tokens of a pack, what is kept, and bytes for the loss: the ways to train, each slower and smaller than the one before it.
-const WAYS: [(usize, Keep, usize); 9] = [
+const WAYS: [(usize, Keep, usize); 11] = [
+    (512, Keep::Most, 64 << 20),
     (256, Keep::Most, 64 << 20),
+    (512, Keep::Blocks, 64 << 20),
     (256, Keep::Blocks, 64 << 20),
     (128, Keep::Blocks, 64 << 20),
     (128, Keep::Blocks, 32 << 20),
@@ -111,7 +113,8 @@ pub(crate) fn sizes(run: &[&Example], prefix: usize) -> (usize, usize) {
     let needed = prefix + run.iter().map(|example| example.inputs() - prefix).sum::<usize>();
     let outputs = run.iter().map(|example| example.outputs()).sum::<usize>() + 1;
     let tokens = needed.next_multiple_of(TOKENS_STEP).max(outputs.next_multiple_of(TOKENS_STEP));
-    (tokens, outputs.next_power_of_two().max(16).min(tokens))
+    // Few sizes for few outputs; for many, little padding: a padded output costs as much as another.
+    (tokens, outputs.next_power_of_two().max(16).min(outputs.next_multiple_of(TOKENS_STEP).max(2 * TOKENS_STEP)).min(tokens))
 }
 
 /// What a plan is chosen by.

@@ -169,8 +169,8 @@ impl Program {
         for input in &self.inputs {
             input.fill(compute, graph, packed, tables, self.vocabulary as i64)?;
         }
-        // Nobody reads it where the model picks no outputs.
-        if !self.gradients.is_empty() && self.inputs.iter().any(Feed::is_outputs) {
+        // Nobody reads it where the model picks no outputs, or where all that is adapted stands behind the pick.
+        if compute.reads(graph, self.output_of) {
             compute.set_ids(graph, self.output_of, &packed.output_of, packed.labels.len() as i64)?;
         }
         self.loss.fill(compute, graph, packed, run, pass.scale)?;
@@ -250,25 +250,25 @@ impl Emit<'_> {
                 self.inputs.push(feed);
                 tensor
             }
-            _ => {
-                let mut sources = self.setting.sources(node, &self.forward);
-                self.mask(node, &mut sources)?;
-                self.setting.value(self.graph, i, &sources, &mut self.forward)?
-            }
+            _ => self.compute(i, node)?,
         };
         self.forward[i] = Some(tensor);
         Ok(())
     }
 
-    /// Let the product with an A read its input through a mask.
-    fn mask(&mut self, node: &Node, sources: &mut [Option<Tensor>]) -> Result<(), TrainError> {
-        let (true, Some(Some(a)), Some(Some(input))) = (self.setting.dropping, node.sources.first(), sources.get(1)) else { return Ok(()) };
-        let name = &self.traced.trace.nodes[*a].name;
-        if let (Some(slot), true) = (self.index.get(name), name.ends_with(".lora_a")) {
-            let mask = Mask::new(self.graph, *input, *slot)?;
-            sources[1] = Some(mask.masked);
-            self.masks.insert(*a, mask);
-        }
-        Ok(())
+    /// A node that computes something: the product with an A reads its input through a mask where there is dropout.
+    fn compute(&mut self, i: usize, node: &Node) -> Result<Tensor, TrainError> {
+        let a = node.sources.first().copied().flatten();
+        let input = node.sources.get(1).copied().flatten().and_then(|input| self.forward[input]);
+        let (true, Some(a), Some(input)) = (self.setting.dropping, a, input) else {
+            return self.setting.value(self.graph, i, &mut self.forward);
+        };
+        let name = &self.traced.trace.nodes[a].name;
+        let Some(slot) = self.index.get(name).filter(|_| name.ends_with(".lora_a")) else {
+            return self.setting.value(self.graph, i, &mut self.forward);
+        };
+        let mask = Mask::new(self.graph, input, *slot)?;
+        self.masks.insert(a, mask);
+        self.setting.masked_value(self.graph, i, &mut self.forward, mask.masked)
     }
 }

@@ -61,11 +61,12 @@ pub(crate) struct Place<'a> {
 type Made = Result<(Signal, Option<Tensor>), LlamaError>;
 
 impl Signal {
-    /// Append the nodes of an objective. With `weights` ([1, outputs]) the second result is the gradient for the logits.
+    /// Append the nodes of an objective. With `weights` ([1, outputs]) the second result is the gradient for the logits, times the
+    /// weights unless `is_unweighted`.
     pub fn new(graph: &mut Graph, goal: Goal, logits: Tensor, hidden: Tensor, weights: Option<Tensor>) -> Made {
         match goal.objective {
-            Objective::Text => text(graph, logits, weights),
-            Objective::Condensed => condensed(graph, logits, hidden, weights),
+            Objective::Text => text(graph, logits, weights.is_some()),
+            Objective::Condensed => condensed(graph, logits, hidden, weights.is_some()),
             Objective::Match { divergence, temperature } => {
                 let logits = if temperature == 1.0 { logits } else { graph.scale(logits, 1.0 / temperature, 0.0)? };
                 match goal.width {
@@ -76,12 +77,17 @@ impl Signal {
         }
     }
 
-    /// What a signal says of the hidden state itself, once the logits' gradient has come down to it.
-    pub fn at_hidden(&self, graph: &mut Graph, gradient: Tensor, weights: Tensor) -> Result<Tensor, LlamaError> {
+    /// The gradient for the logits does not have the weights in it yet.
+    pub fn is_unweighted(&self) -> bool {
+        matches!(self, Self::Text { .. } | Self::Condensed { .. })
+    }
+
+    /// What a signal says of the hidden state itself, once the logits' gradient has come down to it. `weights` as far as that has them.
+    pub fn at_hidden(&self, graph: &mut Graph, gradient: Tensor, weights: Option<Tensor>) -> Result<Tensor, LlamaError> {
         let Self::Condensed { vectors, .. } = self else { return Ok(gradient) };
-        let weighted = graph.mul(*vectors, weights)?;
+        let vectors = weights.map_or(Ok(*vectors), |weights| graph.mul(*vectors, weights))?;
         let gradient = graph.dense(gradient)?;
-        graph.sub(gradient, weighted)
+        graph.sub(gradient, vectors)
     }
 
     pub fn fill(&self, compute: &mut Compute, graph: &Graph, place: &Place<'_>) -> Result<(), TrainError> {
@@ -163,7 +169,7 @@ impl Signal {
 }
 
 /// Gradient p − 1 at the label, p elsewhere.
-fn text(graph: &mut Graph, logits: Tensor, weights: Option<Tensor>) -> Made {
+fn text(graph: &mut Graph, logits: Tensor, wanted: bool) -> Made {
     let [vocabulary, count, ..] = graph.shape(logits)?;
     let rows = graph.input(Dtype::I32, &[count], "label_rows")?;
     let p = graph.soft_max(logits)?;
@@ -171,15 +177,16 @@ fn text(graph: &mut Graph, logits: Tensor, weights: Option<Tensor>) -> Made {
     let probability = graph.get_rows(column, rows)?;
     graph.output(probability)?;
     let signal = Signal::Text { rows, probability };
-    let Some(weights) = weights else { return Ok((signal, None)) };
+    if !wanted {
+        return Ok((signal, None));
+    }
     let lower = graph.scale(probability, 1.0, -1.0)?;
     let column = graph.set_rows(column, lower, rows)?;
-    let difference = graph.reshape(column, [vocabulary, count, 1, 1])?;
-    Ok((signal, Some(graph.mul(difference, weights)?)))
+    Ok((signal, Some(graph.reshape(column, [vocabulary, count, 1, 1])?)))
 }
 
 /// Gradient p; the teacher's part comes in at the hidden state. ln Σ exp of the logits is the label's logit less ln p(label).
-fn condensed(graph: &mut Graph, logits: Tensor, hidden: Tensor, weights: Option<Tensor>) -> Made {
+fn condensed(graph: &mut Graph, logits: Tensor, hidden: Tensor, wanted: bool) -> Made {
     let [vocabulary, count, ..] = graph.shape(logits)?;
     let [width, ..] = graph.shape(hidden)?;
     let rows = graph.input(Dtype::I32, &[count], "label_rows")?;
@@ -194,8 +201,7 @@ fn condensed(graph: &mut Graph, logits: Tensor, hidden: Tensor, weights: Option<
     let product = graph.mul(vectors, hidden)?;
     let product = graph.sum_rows(product)?;
     graph.output(product)?;
-    let gradient = weights.map(|weights| graph.mul(p, weights)).transpose()?;
-    Ok((Signal::Condensed { rows, vectors, probability, logit, product }, gradient))
+    Ok((Signal::Condensed { rows, vectors, probability, logit, product }, wanted.then_some(p)))
 }
 
 /// ln of probabilities that may be zero.

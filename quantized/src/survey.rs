@@ -30,13 +30,15 @@ pub(crate) struct Tracer {
     traces: HashMap<usize, [Trace; 2]>,
     broken: HashSet<usize>,
     pub tables: Tables,
+    /// Tokens of the longest sequence that will run.
+    pub positions: usize,
 }
 
 impl Tracer {
     pub fn new(model: &Model, adapter: &Adapter, threads: u32) -> Result<Self, TrainError> {
         let template = load(model, adapter)?;
         let (traces, broken) = (HashMap::new(), HashSet::new());
-        Ok(Self { model: model.clone(), template, threads, traces, broken, tables: Tables::default() })
+        Ok(Self { model: model.clone(), template, threads, traces, broken, tables: Tables::default(), positions: OUTPUTS })
     }
 
     /// The graph for `tokens` tokens with logits at `outputs` of them; its inputs can be filled afterwards.
@@ -47,7 +49,7 @@ impl Tracer {
         }
         let pair = &self.traces[&outputs];
         let live = Reach::of(&pair[0], index).live;
-        self.tables.cover(&self.model, pair, &live, tokens, self.threads)?;
+        self.tables.cover(&self.model, pair, &live, self.positions, self.threads)?;
         let trace = pair[0].resized(&pair[1], u32::try_from(tokens).unwrap_or(u32::MAX))?;
         Ok(Traced { trace, pair, broken: &self.broken })
     }
@@ -115,7 +117,7 @@ pub fn survey(backend: Backend, model: &Model, asked: &str, threads: u32) -> Res
     };
     let mut targets: Vec<Target> = candidates.into_iter().filter(|target| used(target).is_some()).collect();
     let mut blocked = None;
-    let goal = Goal { objective: Objective::Text, width: 0, bytes: LOSS_BYTES, dropout: 0.0, keep: Keep::Most };
+    let goal = Goal { objective: Objective::Text, width: 0, bytes: LOSS_BYTES, dropout: 0.0, keep: Keep::Most, direct: false };
     while !targets.is_empty() {
         let (shapes, kept) = layout(&Adapter::fresh(&targets, 1, 1.0, 0));
         let storage = Storage::new(&compute, &shapes)?;

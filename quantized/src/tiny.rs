@@ -27,10 +27,14 @@ pub enum TinyArchitecture {
     Qwen2,
     /// Rotates halves; q and k are normalized per head.
     Qwen3,
+    /// As llama, with logits divided by a number.
+    Granite,
+    /// Norms before and after each part; attention scores and logits go through a tanh.
+    Gemma2,
 }
 
 impl TinyArchitecture {
-    /// Lists all architectures.
+    /// Lists those that the naive reference knows.
     pub const ALL: [TinyArchitecture; 3] = [TinyArchitecture::Llama, TinyArchitecture::Qwen2, TinyArchitecture::Qwen3];
 
     /// Gives llama.cpp's name.
@@ -39,6 +43,8 @@ impl TinyArchitecture {
             TinyArchitecture::Llama => "llama",
             TinyArchitecture::Qwen2 => "qwen2",
             TinyArchitecture::Qwen3 => "qwen3",
+            TinyArchitecture::Granite => "granite",
+            TinyArchitecture::Gemma2 => "gemma2",
         }
     }
 }
@@ -156,6 +162,14 @@ fn write_metadata(writer: &mut Writer<'_>, architecture: TinyArchitecture, shape
     set("vocab_size", shape.vocabulary);
     writer.set(format!("{name}.attention.layer_norm_rms_epsilon"), 1e-5f32);
     writer.set(format!("{name}.rope.freq_base"), 10_000f32);
+    let more: &[(&str, f32)] = match architecture {
+        TinyArchitecture::Granite => &[("logit_scale", 3.0)],
+        TinyArchitecture::Gemma2 => &[("attn_logit_softcapping", 20.0), ("final_logit_softcapping", 6.0)],
+        _ => &[],
+    };
+    for (key, value) in more {
+        writer.set(format!("{name}.{key}"), *value);
+    }
 }
 
 /// Writes the byte-level vocabulary: token b is byte b, in the alphabet that gives every byte a visible letter.
@@ -204,6 +218,10 @@ impl Maker {
         }
         self.matrix(&name("attn_output.weight"), q, shape.width, gain(q));
         self.vector(&name("ffn_norm.weight"), shape.width, 1.0, 0.1);
+        if architecture == TinyArchitecture::Gemma2 {
+            self.vector(&name("post_attention_norm.weight"), shape.width, 1.0, 0.1);
+            self.vector(&name("post_ffw_norm.weight"), shape.width, 1.0, 0.1);
+        }
         self.matrix(&name("ffn_gate.weight"), shape.width, shape.feed_forward, gain(shape.width));
         self.matrix(&name("ffn_up.weight"), shape.width, shape.feed_forward, gain(shape.width));
         self.matrix(&name("ffn_down.weight"), shape.feed_forward, shape.width, gain(shape.feed_forward));

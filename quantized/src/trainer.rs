@@ -114,8 +114,8 @@ pub struct StepReport {
 const SCALE: f32 = 16.0;
 /// Packed sequences are padded to a multiple of this.
 pub(crate) const TOKENS_STEP: usize = 32;
-/// Tokens of one packed sequence, unless a single example is longer.
-const TOKENS_MAX: usize = 256;
+/// Tokens of one packed sequence, unless a single example is longer. The more, the less it costs to dequantize the weights.
+const TOKENS_MAX: usize = 512;
 
 /// An adapter under training on one model.
 pub struct Trainer {
@@ -181,7 +181,14 @@ impl Trainer {
             programs: HashMap::new(),
             tracer,
             examples: Vec::new(),
-            goal: Goal { objective: spec.objective, width: 1, bytes: spec.loss_bytes, dropout: spec.dropout, keep: spec.keep },
+            goal: Goal {
+                objective: spec.objective,
+                width: 1,
+                bytes: spec.loss_bytes,
+                dropout: spec.dropout,
+                keep: spec.keep,
+                direct: matches!(spec.forward, ForwardWeights::Direct(_)),
+            },
             prefix: 0,
             vocabulary: model.vocab().len(),
             known,
@@ -249,6 +256,7 @@ impl Trainer {
     /// fails: weights or a teacher's signal that do not fit the example, or not the objective.
     pub fn load(&mut self, examples: Vec<Example>) -> Result<(), TrainError> {
         let goal = self.goal.with(&examples, self.vocabulary)?;
+        self.tracer.positions = examples.iter().map(Example::inputs).max().unwrap_or(1);
         let prefix = if self.tracer.keeps_sequences_apart() { 0 } else { shared_prefix(&examples) };
         let plan = self.choose(&examples, prefix, goal)?;
         let goal = Goal { keep: plan.keep, bytes: plan.loss_bytes, ..goal };

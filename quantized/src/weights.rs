@@ -9,7 +9,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use translora_llama::{Compute, Dtype, Graph, Kernel, LlamaError, Node, Op, Plus, Storage, Tensor, Trace};
 
-use crate::rules::adapted;
+use crate::rules::{adapted, attention};
 
 /// How products read frozen weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +74,8 @@ impl Weights {
         }
     }
 
-    /// The result of a traced node where it is not ggml's own operation: a product, or the sum of one and its adapter's.
+    /// The result of a traced node where it is not ggml's own operation: a product, or (if `whole` sums may be one operation) the sum of one
+    /// and its adapter's.
     pub(crate) fn product(
         &self,
         graph: &mut Graph,
@@ -82,16 +83,23 @@ impl Weights {
         needs: &[bool],
         index: usize,
         forward: &mut [Option<Tensor>],
+        whole: bool,
     ) -> Result<Option<Tensor>, LlamaError> {
         let Some(kernel) = self.direct() else { return Ok(None) };
         let node = &trace.nodes[index];
-        if let Some(found) = adapted(trace, needs, index)
+        if let Some(found) = adapted(trace, needs, index).filter(|_| whole)
             && let [Some(weight), Some(a), Some(b), Some(x)] = [found.weight, found.a, found.b, found.x].map(|index| forward[index])
         {
             let scale = trace.nodes[found.scale].parameter_f32(0);
             let small = graph.times(kernel, a, x, Plus { scale, ..Plus::NONE })?;
             forward[found.small] = Some(small);
             return graph.times(kernel, weight, x, Plus { adapter: Some((b, small)), ..Plus::NONE }).map(Some);
+        }
+        if let Some(scores) = attention(trace, index)
+            && let [Some(k), Some(q), Some(mask)] = [scores.k, scores.q, scores.mask].map(|index| forward[index])
+        {
+            // In f32 always: a softmax magnifies what bf16 rounds off its scores.
+            return graph.attention(Kernel::exact(), k, q, mask, scores.scale).map(Some);
         }
         let operand = |number: usize| node.sources.get(number).copied().flatten().and_then(|index| forward[index]);
         let (Op::MulMat, Some(a), Some(b)) = (node.op, operand(0), operand(1)) else { return Ok(None) };
@@ -100,7 +108,6 @@ impl Weights {
             return graph.times(kernel, a, b, Plus::NONE).map(Some);
         }
         let floats = graph.dtype(a)? == Dtype::F32 && graph.dtype(b)? == Dtype::F32;
-        // Attention stays in f32: a softmax magnifies what bf16 rounds off its scores.
         if floats { graph.product(Kernel::exact(), a, b).map(Some) } else { Ok(None) }
     }
 

@@ -6,7 +6,7 @@ use translora_gguf::Gguf;
 use translora_llama::{Backend, Model, ModelParams, quantize};
 use translora_quantized::reference::{ReferenceLora, ReferenceModel, causal};
 use translora_quantized::tiny::{TinyArchitecture, TinyShape, VOCABULARY, tiny_model};
-use translora_quantized::{Divergence, Example, ForwardWeights, Objective, Teacher, TrainSpec, Trainer};
+use translora_quantized::{Divergence, Example, ForwardWeights, Kernel, Objective, Teacher, TrainSpec, Trainer};
 
 const DIVERGENCES: [Divergence; 4] =
     [Divergence::Forward, Divergence::Reverse, Divergence::JensenShannon { teacher: 0.5 }, Divergence::JensenShannon { teacher: 0.9 }];
@@ -24,9 +24,13 @@ impl Lab {
     }
 
     fn of(kind: &str) -> Self {
+        Self::made(TinyArchitecture::Llama, kind)
+    }
+
+    fn made(architecture: TinyArchitecture, kind: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (plain, path) = (folder.path().join("plain.gguf"), folder.path().join("tiny.gguf"));
-        std::fs::write(&plain, tiny_model(TinyArchitecture::Llama, 3, &TinyShape::default())).unwrap();
+        std::fs::write(&plain, tiny_model(architecture, 3, &TinyShape::default())).unwrap();
         let backend = Backend::init().unwrap();
         quantize(backend, &plain, &path, kind).unwrap();
         let model = Model::load(backend, &path, &ModelParams::default()).unwrap();
@@ -35,16 +39,11 @@ impl Lab {
 
     /// A trainer whose B has numbers, so that every gradient is alive. A small budget: several chunks a pack.
     fn trainer(&self, objective: Objective) -> Trainer {
-        let spec = TrainSpec {
-            rank: 4,
-            alpha: 8.0,
-            seed: 7,
-            forward: ForwardWeights::Native,
-            loss_bytes: 64 << 10,
-            objective,
-            threads: 2,
-            ..TrainSpec::default()
-        };
+        self.trainer_by(objective, ForwardWeights::Native)
+    }
+
+    fn trainer_by(&self, objective: Objective, forward: ForwardWeights) -> Trainer {
+        let spec = TrainSpec { rank: 4, alpha: 8.0, seed: 7, forward, loss_bytes: 64 << 10, objective, threads: 2, ..TrainSpec::default() };
         let mut trainer = Trainer::new(self.backend, &self.model, &spec).unwrap();
         let mut adapter = trainer.adapter().clone();
         let mut random = Random(1);
@@ -267,15 +266,18 @@ fn text_with_token_weights_is_that_of_the_naive_reference() {
 
 #[test]
 fn condensed_is_the_divergence_over_the_whole_vocabulary() {
-    for (kind, tolerance) in [("f32", 1e-4), ("q8_0", 1e-2)] {
+    let (exact, fast) = (ForwardWeights::Direct(Kernel::exact()), ForwardWeights::Direct(Kernel::fast()));
+    for (kind, forward, tolerance) in
+        [("f32", ForwardWeights::Native, 1e-4), ("q8_0", ForwardWeights::Native, 1e-2), ("q8_0", exact, 1e-4), ("q8_0", fast, 2e-2)]
+    {
         let lab = Lab::of(kind);
         let plain = examples();
         let teachers = distributions(&plain, 1.0);
-        let mut whole = lab.trainer(Objective::Match { divergence: Divergence::Forward, temperature: 1.0 });
+        let mut whole = lab.trainer_by(Objective::Match { divergence: Divergence::Forward, temperature: 1.0 }, forward);
         whole
             .load(plain.iter().zip(&teachers).map(|(example, rows)| example.clone().taught(Teacher::All(rows.clone()))).collect())
             .unwrap();
-        let mut condensed = lab.trainer(Objective::Condensed);
+        let mut condensed = lab.trainer_by(Objective::Condensed, forward);
         let taught = plain
             .iter()
             .zip(&teachers)
@@ -285,7 +287,7 @@ fn condensed_is_the_divergence_over_the_whole_vocabulary() {
         let (one, left) = whole.gradients(&[0, 1, 2]).unwrap();
         let (two, right) = condensed.gradients(&[0, 1, 2]).unwrap();
         let left: Vec<Vec<f64>> = left.iter().map(|g| g.iter().map(|x| f64::from(*x)).collect()).collect();
-        eprintln!("{kind}: loss {} and {}, worst gradient error {:.1e}", one.loss, two.loss, worst(&right, &left));
+        eprintln!("{kind} {forward:?}: loss {} and {}, worst gradient error {:.1e}", one.loss, two.loss, worst(&right, &left));
         assert!((one.loss - two.loss).abs() < tolerance * one.loss, "{} against {}", one.loss, two.loss);
         assert!(worst(&right, &left) < tolerance, "{}", worst(&right, &left));
         if kind == "f32" {
@@ -328,6 +330,63 @@ fn a_teacher_like_the_student_gives_no_gradient() {
     }
     compare(Objective::Match { divergence: Divergence::Forward, temperature: 3.0 }, &mut |_, rows| uneven(rows, 8), 3.0);
     compare(Objective::Condensed, &mut |trainer, rows| Teacher::Condensed(trainer.condense(rows).unwrap()), 1.0);
+}
+
+/// The mean loss of logits that the trainer gives, by the naive losses.
+fn by_logits(trainer: &mut Trainer, examples: &[Example], loss_of: &dyn Fn(usize, usize, &[f64]) -> f64) -> f64 {
+    let (mut sum, mut total) = (0.0, 0.0);
+    for (e, example) in examples.iter().enumerate() {
+        for (token, row) in trainer.logits(e).unwrap().iter().enumerate() {
+            let weight = example.weights.as_ref().map_or(1.0, |weights| f64::from(weights[token]));
+            sum += weight * loss_of(e, token, &row.iter().map(|z| f64::from(*z)).collect::<Vec<f64>>());
+            total += weight;
+        }
+    }
+    sum / total
+}
+
+/// Logits that are scaled after the product with the output matrix, or go through a tanh: the gradient passes all of it.
+#[test]
+fn heads_with_a_tail_are_differentiated_too() {
+    let plain = examples();
+    let teachers = distributions(&plain, 2.0);
+    let whole = distributions(&plain, 1.0);
+    for architecture in [TinyArchitecture::Granite, TinyArchitecture::Gemma2] {
+        for forward in [ForwardWeights::Native, ForwardWeights::Direct(Kernel::exact())] {
+            let lab = Lab::made(architecture, "f32");
+            let mut text = lab.trainer_by(Objective::Text, forward);
+            text.load(plain.clone()).unwrap();
+            let label = |e: usize, token: usize, z: &[f64]| -softmax(z, 1.0)[plain[e].tokens[plain[e].completion + token] as usize].ln();
+            let objective = Objective::Match { divergence: Divergence::Reverse, temperature: 2.0 };
+            let mut reverse = lab.trainer_by(objective, forward);
+            reverse.load(plain.iter().zip(&teachers).map(|(example, rows)| example.clone().taught(uneven(rows, 5))).collect()).unwrap();
+            let words = |e: usize, token: usize| likeliest(&teachers[e][token], 5 - token % 2);
+            let divergence = |e: usize, token: usize, z: &[f64]| naive(Divergence::Reverse, 2.0, z, &words(e, token));
+            type Naive<'a> = &'a dyn Fn(usize, usize, &[f64]) -> f64;
+            for (trainer, naive, what) in [(&mut text, &label as Naive<'_>, "text"), (&mut reverse, &divergence, "reverse")] {
+                let (report, gradients) = trainer.gradients(&[0, 1, 2]).unwrap();
+                let loss = by_logits(trainer, &plain, naive);
+                eprintln!("{architecture:?} {forward:?} {what}: loss {:.6} against {loss:.6}", report.loss);
+                assert!((report.loss - loss).abs() < 1e-5 * loss, "{architecture:?} {what}: {} against {loss}", report.loss);
+                check_slope(trainer, &gradients, what);
+            }
+            let spec = TrainSpec { objective: Objective::Condensed, forward, ..TrainSpec::default() };
+            let condensed = Trainer::new(lab.backend, &lab.model, &spec);
+            if architecture == TinyArchitecture::Gemma2 {
+                let error = condensed.err().unwrap().to_string();
+                assert!(error.contains("TANH") && error.contains("likeliest"), "{error}");
+                continue;
+            }
+            let mut condensed = lab.trainer_by(Objective::Condensed, forward);
+            let signal: Vec<Teacher> = whole.iter().map(|rows| Teacher::Condensed(condensed.condense(rows).unwrap())).collect();
+            condensed.load(plain.iter().zip(signal).map(|(example, signal)| example.clone().taught(signal)).collect()).unwrap();
+            let (report, gradients) = condensed.gradients(&[0, 1, 2]).unwrap();
+            let kl = |e: usize, token: usize, z: &[f64]| naive(Divergence::Forward, 1.0, z, &likeliest(&whole[e][token], VOCABULARY));
+            let loss = by_logits(&mut condensed, &plain, &kl);
+            assert!((report.loss - loss).abs() < 1e-4 * loss, "{} against {loss}", report.loss);
+            check_slope(&mut condensed, &gradients, "condensed");
+        }
+    }
 }
 
 #[test]

@@ -21,7 +21,7 @@ fn model() -> Box<dyn Model> {
 }
 
 #[derive(Default)]
-struct Kept(Vec<Checkpoint>, Vec<String>);
+struct Kept(Vec<Checkpoint>, Vec<String>, Vec<f32>);
 
 impl Checkpoints for Kept {
     fn save(&mut self, checkpoint: &Checkpoint) -> io::Result<()> {
@@ -32,8 +32,9 @@ impl Checkpoints for Kept {
 
 /// Fit on 40 rows; ask to stop when step `stop_at` is done.
 fn run(recipe: &Recipe, resume: Option<Checkpoint>, stop_at: u64, kept: &mut Kept) -> Result<Fitted, DistillError> {
-    let (cancel, mut warnings) = (Cancel::default(), Vec::new());
+    let (cancel, mut warnings, mut rates) = (Cancel::default(), Vec::new(), Vec::new());
     let mut watch = |line: &StepLine| {
+        rates.push(line.learning_rate);
         if line.step == stop_at {
             cancel.cancel();
         }
@@ -41,7 +42,7 @@ fn run(recipe: &Recipe, resume: Option<Checkpoint>, stop_at: u64, kept: &mut Kep
     let (watch, warn, note) = (&mut watch, &mut |text| warnings.push(text), &mut |_| {});
     let run = Run { cancel: &cancel, watch, warn, note, checkpoints: kept, resume, metadata: &[] };
     let fitted = fit(&mut *model(), &toy::world::rows(40, 1), recipe, run);
-    kept.1 = warnings;
+    (kept.1, kept.2) = (warnings, rates);
     fitted
 }
 
@@ -130,7 +131,9 @@ fn a_run_that_cannot_be_saved_stops_with_its_last_good_state() {
     let again = run(&unstable(60_000.0), Some(last.clone()), u64::MAX, &mut Kept::default()).unwrap_err();
     assert!(matches!(again, DistillError::Diverged { halvings: 3, .. }), "{again}");
     let gentle = Recipe { learning_rate: 1e-5, ..unstable(60_000.0) };
-    let fitted = run(&gentle, Some(last), u64::MAX, &mut Kept::default()).unwrap();
+    let mut kept = Kept::default();
+    let fitted = run(&gentle, Some(last), u64::MAX, &mut kept).unwrap();
+    assert!(kept.2.iter().all(|rate| *rate == 1e-5), "{:?}", kept.2);
     assert_eq!(fitted.report.learning_rates.last().unwrap().1, 1e-5);
 }
 

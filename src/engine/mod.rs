@@ -81,16 +81,18 @@ pub trait Model: Generate + Score + Label + Train {
     fn check_text(&self, text: &str) -> Result<(), EngineError>;
 }
 
-/// Draw continuations of raw text.
+/// Draw continuations.
 pub trait Generate {
-    /// Sample one continuation of `request.prefix` for each of `request.openings`, side by side. Each ends before the first of `request.stop`, at the
-    /// end of text, or at `request.tokens_max` (then `finished` is false). Deterministic in `request.seed`.
+    /// Sample one continuation of `request.prefix` for each of `request.openings`, side by side. Each ends before the first of
+    /// `request.stop` (nothing stops where that is empty), at the end of text or turn, or at `request.tokens_max` (then `finished` is false). Deterministic in `request.seed`.
     fn generate(&mut self, with: With, request: &GenerateRequest, talk: &mut Talk<'_>) -> Result<Vec<Continuation>, EngineError>;
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct GenerateRequest {
     pub prefix: String,
+    /// The prefix is a user's turn under the chat template, and the answer is drawn; else it is raw text that goes on.
+    pub chat: bool,
     /// Words each continuation begins with; empty for none. They are part of its text.
     pub openings: Vec<String>,
     pub tokens_max: usize,

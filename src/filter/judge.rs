@@ -20,6 +20,8 @@ pub struct Judged {
     pub(super) answer: Option<Answer>,
     pub(super) score: f64,
     pub(super) rejected: Option<Reason>,
+    /// A model wrote it as a line, not in pieces.
+    pub(super) line: bool,
 }
 
 impl Judged {
@@ -36,17 +38,29 @@ impl Judged {
         self.score
     }
 
+    pub fn line(&self) -> bool {
+        self.line
+    }
+
     pub fn rejected(&self) -> Option<Reason> {
         self.rejected
     }
 
     /// Read back what the journal kept; only the pipeline calls it.
-    pub(crate) fn replay(text: String, answer: Option<Answer>, score: f64, rejected: Option<Reason>) -> Self {
-        Self { text, answer, score, rejected }
+    pub(crate) fn replay(text: String, answer: Option<Answer>, score: f64, rejected: Option<Reason>, line: bool) -> Self {
+        Self { text, answer, score, rejected, line }
     }
 }
 
 impl Judge {
+    /// The share of what was accepted, best first, that is good enough to choose from.
+    ///
+    /// How sure the adapter is of its answer tells real inputs from others far better than any threshold. The odds of a discriminator
+    /// tell how near a copy of a real input is.
+    pub fn good_share(&self) -> f64 {
+        if matches!(self, Self::Contrast { .. }) { 0.25 } else { 1.0 }
+    }
+
     /// Judge inputs with the source model, in the order given.
     pub fn judge(&self, source: &mut dyn Model, inputs: &[Valid], talk: &mut Talk<'_>) -> Result<Vec<Judged>, FilterError> {
         let judged = match self {
@@ -62,7 +76,7 @@ impl Judge {
 }
 
 fn judged(input: &Valid, answer: Option<Answer>, score: f64, rejected: Option<Reason>) -> Judged {
-    Judged { text: input.text().to_owned(), answer, score, rejected }
+    Judged { text: input.text().to_owned(), answer, score, rejected, line: input.line() }
 }
 
 /// Accept if p(yes) > p(no). source: Trans-LoRA, section 3.2

@@ -13,12 +13,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::{Answer, EngineError, Fault};
 
+mod coverage;
 mod judge;
 mod select;
 mod validity;
 
+pub use coverage::Coverage;
 pub use judge::{Judge, Judged};
-pub use select::select;
+pub use select::{Shares, select};
 pub use validity::{Rules, Valid, Validity};
 
 /// Why an input was not kept.

@@ -1,28 +1,151 @@
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{Judged, Kept, Reason, Rejections};
 
 /// An answer that fewer inputs share is no class of its own.
 const CLASS_MIN: usize = 3;
 
-/// Keep the best `count` of what was accepted, and count the rest by reason.
+/// Bounds of the share of lines among what is kept.
+const LINES_SHARE: [f64; 2] = [0.1, 0.9];
+
+/// Which parts of what was accepted are kept.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Shares {
+    /// Of inputs with one answer and like one seed, the part with the best scores that is good enough.
+    pub good: f64,
+    /// Lines among what is kept, where there are enough of them; the others were put together of pieces.
+    pub lines: f64,
+}
+
+/// Keep `count` of what was accepted, good and unlike each other, and count the rest by reason.
 ///
-/// The score alone would fill the kept set with the answer the adapter is surest of. So answers that several inputs share take
-/// turns, each giving its best input; all rarer answers take turns as one more class. Where every answer is different, or none
-/// was given, that is plain order of score; equal scores keep their order.
-pub fn select(judged: &[Judged], count: usize) -> (Vec<Kept>, Rejections) {
+/// The score alone would fill the kept set with the answer the adapter is surest of, and with near copies of one input. So answers
+/// that several inputs share take turns; all rarer answers take turns as one more class. Each turn gives, of the good
+/// (or more, where those are too few), the input whose words and pairs of words were taken least yet for how often the pool has them. Equal inputs keep
+/// their order.
+pub fn select(judged: &[Judged], seeds: &[&str], count: usize, shares: Shares) -> (Vec<Kept>, Rejections) {
     let accepted: Vec<&Judged> = judged.iter().filter(|judged| judged.rejected.is_none()).collect();
     let rejections = rejections(judged, accepted.len().saturating_sub(count));
-    let mut classes = classes(accepted);
+    let mut classes = classes(&accepted);
+    cut(&mut classes, &nearest(&accepted, seeds), count, shares.good);
+    let mut classes = by_origin(classes, &accepted, shares.lines);
+    let mut spread = Spread::of(&accepted, classes.iter().flat_map(|class| class.inputs.iter().copied()));
     let mut kept = Vec::new();
     while kept.len() < count && !classes.is_empty() {
-        let mut turn: Vec<&Judged> = classes.iter_mut().filter_map(VecDeque::pop_front).collect();
-        turn.sort_by(|a, b| b.score.total_cmp(&a.score));
-        kept.extend(turn);
-        classes.retain(|class| !class.is_empty());
+        for class in &mut classes {
+            class.credit += class.weight;
+            let gain = |i: &usize| spread.gain(class.inputs[*i]);
+            let best = (0..class.inputs.len()).max_by(|a, b| gain(a).total_cmp(&gain(b)).then(b.cmp(a)));
+            let Some(best) = best.filter(|_| class.credit >= 1.0) else { continue };
+            class.credit -= 1.0;
+            let taken = class.inputs.remove(best);
+            spread.take(taken);
+            kept.push(keep(accepted[taken]));
+        }
+        classes.retain(|class| !class.inputs.is_empty());
     }
     kept.truncate(count);
-    (kept.into_iter().map(keep).collect(), rejections)
+    (kept, rejections)
+}
+
+/// Inputs that take turns with others, `weight` of a turn at a time.
+struct Class {
+    inputs: Vec<usize>,
+    weight: f64,
+    credit: f64,
+}
+
+/// Lines apart from what was put together of pieces: each kind has what the other lacks.
+fn by_origin(classes: Vec<Vec<usize>>, accepted: &[&Judged], lines_share: f64) -> Vec<Class> {
+    let share = lines_share.clamp(LINES_SHARE[0], LINES_SHARE[1]);
+    let weights = [(share / (1.0 - share)).min(1.0), ((1.0 - share) / share).min(1.0)];
+    let mut out = Vec::new();
+    for class in classes {
+        let (lines, pieces) = class.into_iter().partition(|&input| accepted[input].line);
+        let halves =
+            [lines, pieces].into_iter().zip(weights).map(|(inputs, weight): (Vec<usize>, f64)| Class { inputs, weight, credit: 0.0 });
+        out.extend(halves.filter(|half| !half.inputs.is_empty()));
+    }
+    out
+}
+
+/// Leave of each class the best of what is like each seed, `count` in all or a little more.
+///
+/// An adapter is surer of one phrasing than of another; inputs are measured among their like, so that none drops out whole.
+fn cut(classes: &mut [Vec<usize>], nearest: &[usize], count: usize, good_share: f64) {
+    let all: usize = classes.iter().map(Vec::len).sum();
+    let share = good_share.max(count as f64 / all.max(1) as f64);
+    for class in classes {
+        let mut groups: BTreeMap<usize, (usize, usize)> = BTreeMap::new();
+        for &input in &*class {
+            groups.entry(nearest[input]).or_default().0 += 1;
+        }
+        class.retain(|&input| {
+            let (size, left) = groups.entry(nearest[input]).or_default();
+            *left += 1;
+            *left <= ((*size as f64 * share).ceil() as usize).max(CLASS_MIN)
+        });
+    }
+}
+
+/// By input, the seed that shares most words with it.
+fn nearest(accepted: &[&Judged], seeds: &[&str]) -> Vec<usize> {
+    let seeds: Vec<HashSet<&str>> = seeds.iter().map(|seed| seed.split_whitespace().collect()).collect();
+    let alike = |words: &HashSet<&str>, seed: &HashSet<&str>| {
+        let both = words.intersection(seed).count();
+        both as f64 / (words.len() + seed.len() - both).max(1) as f64
+    };
+    let one = |judged: &&Judged| {
+        let words: HashSet<&str> = judged.text.split_whitespace().collect();
+        let best = (0..seeds.len()).map(|i| (i, alike(&words, &seeds[i]))).max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));
+        best.map_or(0, |(seed, _)| seed)
+    };
+    accepted.iter().map(one).collect()
+}
+
+/// How evenly what was taken covers the words of a pool.
+struct Spread {
+    /// By input: its words and pairs of neighbouring words, as numbers.
+    features: Vec<Vec<usize>>,
+    /// By feature: the root of how many inputs of the pool have it, so that what is frequent is taken more often, but not as often.
+    wanted: Vec<f64>,
+    taken: Vec<f64>,
+}
+
+impl Spread {
+    fn of(accepted: &[&Judged], pool: impl Iterator<Item = usize>) -> Self {
+        let mut numbers: HashMap<String, usize> = HashMap::new();
+        let mut counts: Vec<f64> = Vec::new();
+        let mut features = vec![Vec::new(); accepted.len()];
+        for input in pool {
+            for feature in words_and_pairs(&accepted[input].text) {
+                let next = counts.len();
+                let number = *numbers.entry(feature).or_insert(next);
+                counts.resize(counts.len().max(number + 1), 0.0);
+                counts[number] += 1.0;
+                features[input].push(number);
+            }
+        }
+        Self { features, taken: vec![0.0; counts.len()], wanted: counts.into_iter().map(f64::sqrt).collect() }
+    }
+
+    fn gain(&self, input: usize) -> f64 {
+        let features = &self.features[input];
+        features.iter().map(|&f| self.wanted[f] / (1.0 + self.taken[f])).sum::<f64>() / features.len().max(1) as f64
+    }
+
+    fn take(&mut self, input: usize) {
+        for &feature in &self.features[input] {
+            self.taken[feature] += 1.0;
+        }
+    }
+}
+
+/// Digits are all the same: numbers are drawn anew anyway.
+fn words_and_pairs(text: &str) -> Vec<String> {
+    let masked: String = text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+    let words: Vec<&str> = masked.split_whitespace().collect();
+    words.iter().map(|word| (*word).to_owned()).chain(words.windows(2).map(|pair| pair.join(" "))).collect()
 }
 
 fn keep(judged: &Judged) -> Kept {
@@ -41,16 +164,17 @@ fn rejections(judged: &[Judged], surplus: usize) -> Rejections {
 }
 
 /// Accepted inputs by answer, best first; the rarer answers together.
-fn classes(accepted: Vec<&Judged>) -> Vec<VecDeque<&Judged>> {
-    let mut by_answer: BTreeMap<&str, Vec<&Judged>> = BTreeMap::new();
-    for judged in accepted {
+fn classes(accepted: &[&Judged]) -> Vec<Vec<usize>> {
+    let mut by_answer: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (input, judged) in accepted.iter().enumerate() {
         let answer = judged.answer.as_ref().map_or("", |answer| answer.text.trim());
-        by_answer.entry(answer).or_default().push(judged);
+        by_answer.entry(answer).or_default().push(input);
     }
     let (mut classes, rare): (Vec<_>, Vec<_>) = by_answer.into_values().partition(|class| class.len() >= CLASS_MIN);
     classes.push(rare.into_iter().flatten().collect());
-    classes.iter_mut().for_each(|class| class.sort_by(|a, b| b.score.total_cmp(&a.score)));
-    classes.into_iter().filter(|class| !class.is_empty()).map(VecDeque::from).collect()
+    classes.iter_mut().for_each(|class| class.sort_by(|&a, &b| accepted[b].score.total_cmp(&accepted[a].score)));
+    classes.retain(|class| !class.is_empty());
+    classes
 }
 
 #[cfg(test)]
@@ -58,10 +182,12 @@ mod tests {
     use super::*;
     use crate::engine::Answer;
 
+    const SHARES: Shares = Shares { good: 0.25, lines: 0.5 };
+
     fn judged(text: &str, answer: &str, score: f64) -> Judged {
         let answer = Answer { text: answer.into(), tokens: 1, finished: true, log_probability: 0.0 };
         let rejected = (score <= 0.0).then_some(Reason::Contrast);
-        Judged::replay(text.into(), Some(answer), score, rejected)
+        Judged::replay(text.into(), Some(answer), score, rejected, false)
     }
 
     fn prompts(kept: &[Kept]) -> Vec<&str> {
@@ -73,16 +199,49 @@ mod tests {
         let mut all: Vec<Judged> = (0..20).map(|i| judged(&format!("a{i}"), "A", 9.0 + f64::from(i) / 100.0)).collect();
         all.extend((0..4).map(|i| judged(&format!("b{i}"), "B", 2.0 + f64::from(i))));
         all.extend([judged("odd", "C", 0.1), judged("off", "B", -1.0)]);
-        let (kept, rejections) = select(&all, 7);
-        assert_eq!(prompts(&kept), ["a19", "b3", "odd", "a18", "b2", "a17", "b1"]);
+        let (kept, rejections) = select(&all, &[], 7, SHARES);
+        let of = |answer: &str| prompts(&kept).iter().filter(|prompt| prompt.starts_with(answer)).count();
+        assert_eq!((of("a"), of("b"), of("odd")), (3, 3, 1));
+        assert!(prompts(&kept).contains(&"a19") && prompts(&kept).contains(&"b3"));
         assert_eq!(rejections, Rejections::from([(Reason::Contrast, 1), (Reason::Surplus, 18)]));
     }
 
     #[test]
     fn distinct_answers_are_kept_by_score() {
-        let all: Vec<Judged> = (0..5).map(|i| judged(&format!("p{i}"), &format!("answer {i}"), f64::from(1 + (i * 3) % 5))).collect();
-        let (kept, _) = select(&all, 3);
-        assert_eq!(prompts(&kept), ["p3", "p1", "p4"]);
-        assert_eq!(select(&all, 9).0.len(), 5);
+        let all: Vec<Judged> = (0..40).map(|i| judged(&format!("p{i} {i}"), &format!("answer {i}"), f64::from(1 + (i * 3) % 40))).collect();
+        let (kept, _) = select(&all, &[], 5, SHARES);
+        assert!(kept.iter().all(|kept| kept.score() > 30.0), "{:?}", prompts(&kept));
+        assert_eq!(select(&all, &[], 50, SHARES).0.len(), 40);
+    }
+
+    #[test]
+    fn no_phrasing_drops_out_because_the_adapter_is_less_sure_of_it() {
+        let mut all: Vec<Judged> = (0..40).map(|i| judged(&format!("cancel my order {i}"), "A", 9.0)).collect();
+        all.extend((0..40).map(|i| judged(&format!("take it back {i}"), "A", 2.0)));
+        let taken = |seeds: &[&str]| select(&all, seeds, 12, SHARES).0.iter().filter(|kept| kept.prompt().starts_with("take")).count();
+        assert_eq!(taken(&["cancel my order"]), 0);
+        assert!(taken(&["cancel my order", "take it back"]) >= 4);
+    }
+
+    #[test]
+    fn lines_have_their_share() {
+        let one = |i: usize| Judged::replay(format!("in {i}"), None, 1.0, None, i.is_multiple_of(2));
+        let all: Vec<Judged> = (0..200).map(one).collect();
+        for (lines, expected) in [(0.25, 10), (0.5, 20), (0.8, 32)] {
+            let (kept, _) = select(&all, &[], 40, Shares { good: 1.0, lines });
+            let is_line = |kept: &&Kept| all.iter().any(|judged| judged.text == kept.prompt() && judged.line);
+            let got = kept.iter().filter(is_line).count();
+            assert!(got.abs_diff(expected) <= 1, "{lines}: {got}");
+        }
+    }
+
+    #[test]
+    fn what_the_kept_have_already_waits() {
+        let mut all: Vec<Judged> = (0..8).map(|i| judged(&format!("in May {i}"), &format!("{i}"), 2.0)).collect();
+        all.extend(["in June 1", "in July 1"].map(|text| judged(text, text, 1.5)));
+        all.extend((0..30).map(|i| judged(&format!("noise {i}"), &format!("n{i}"), 0.5)));
+        let (kept, _) = select(&all, &[], 4, SHARES);
+        assert!(["in June 1", "in July 1"].iter().all(|text| prompts(&kept).contains(text)), "{:?}", prompts(&kept));
+        assert!(prompts(&kept).iter().all(|text| text.starts_with("in ")));
     }
 }

@@ -25,11 +25,19 @@ impl Rules {
 
 /// An input that could have been typed by somebody.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Valid(String);
+pub struct Valid {
+    text: String,
+    line: bool,
+}
 
 impl Valid {
     pub fn text(&self) -> &str {
-        &self.0
+        &self.text
+    }
+
+    /// A model wrote it as a line, not in pieces.
+    pub fn line(&self) -> bool {
+        self.line
     }
 }
 
@@ -53,7 +61,7 @@ impl Validity {
         for candidate in candidates {
             match self.reason(candidate) {
                 Some(reason) => *self.rejected.entry(reason).or_default() += 1,
-                None => valid.push(Valid(candidate.text().to_owned())),
+                None => valid.push(Valid { text: candidate.text().to_owned(), line: candidate.is_line() }),
             }
         }
         valid
@@ -105,7 +113,7 @@ mod tests {
     use super::*;
 
     fn reasons(texts: &[(&str, bool)]) -> (Vec<String>, Vec<(Reason, u64)>) {
-        let candidates: Vec<Candidate> = texts.iter().map(|(text, finished)| Candidate::replay((*text).into(), *finished)).collect();
+        let candidates: Vec<Candidate> = texts.iter().map(|(text, finished)| Candidate::line((*text).into(), *finished)).collect();
         let mut validity = Validity::new(["a seed of words"]);
         let valid = validity.pass(&candidates);
         let rejected = validity.rejected().iter().map(|(&reason, &count)| (reason, count)).collect();

@@ -1,7 +1,8 @@
-//! Make up new inputs: a base model continues a numbered list of seeds.
+//! Make up new inputs: a base model continues a numbered list of seeds, and what it says is put into inputs that are known.
 //!
 //! source: Trans-LoRA, section 3.1. No instruction, no chat template: `Here are 10 examples:`, the seeds as a list, an open
-//! next number. Each draw is one line. Exact repetitions, of a seed or of anything drawn before, are dropped here and counted.
+//! next number. A draw gives a line, and words for splices (`vary`); seeds are recombined with each other too, the more so the less
+//! new words they bring. Exact repetitions, of a seed or of anything made before, are dropped here and counted.
 //!
 //! Refuses to know: what becomes of a candidate, and which model it talks to. Called by the pipeline; `filter` imports
 //! [`Candidate`].
@@ -14,16 +15,43 @@ use crate::engine::{EngineError, Fault, Generate, GenerateRequest, Talk, With};
 use crate::kit::Seed;
 use crate::record::Rng;
 
+mod vary;
+
+use vary::{SPLICED_MAX, Units, redraw};
+
 /// Lines the header promises. source: Trans-LoRA shows five and asks for more.
 const LIST_LENGTH: usize = 10;
 /// Inputs shown at once; a round shows another choice of them.
 const SHOWN: usize = 5;
+/// Share of the rounds that draw whole lines, at least and at most; the others draw only words for splices.
+const LINES_SHARE: [f64; 2] = [0.1, 0.9];
+/// Tokens drawn for a splice.
+const SPLICE_TOKENS: usize = 8;
+/// Texts without a draw that are tried for each draw.
+const CHAINS: usize = 2;
+/// How likely one new word too many is at least.
+const NEW_WORD_MIN: f64 = 0.02;
+/// Seeds from which on what all of them begin with is held for the task's own.
+const SEEDS_TELLING: usize = 3;
 
 /// An input that was made up and has not been looked at.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Candidate {
     text: String,
     finished: bool,
+    origin: Origin,
+}
+
+/// How a candidate was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// The model wrote the line, or all but its beginning.
+    Line,
+    /// Words of the model in an input that was there.
+    Splice,
+    /// Pieces of inputs that were there.
+    Chain,
 }
 
 impl Candidate {
@@ -36,9 +64,23 @@ impl Candidate {
         self.finished
     }
 
+    pub fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// The model wrote the line, or all but its beginning.
+    pub fn is_line(&self) -> bool {
+        self.origin == Origin::Line
+    }
+
+    /// A line as a model wrote it.
+    pub(crate) fn line(text: String, finished: bool) -> Self {
+        Self { text, finished, origin: Origin::Line }
+    }
+
     /// Read back what the journal kept; only the pipeline calls it.
-    pub(crate) fn replay(text: String, finished: bool) -> Self {
-        Self { text, finished }
+    pub(crate) fn replay(text: String, finished: bool, origin: Origin) -> Self {
+        Self { text, finished, origin }
     }
 }
 
@@ -58,7 +100,18 @@ pub struct Settings {
     pub tokens_max: usize,
     /// Draws side by side, from one choice and order of seeds.
     pub sequences: usize,
+    /// Splice and recombine, too; without, lines are all there is.
+    pub variants: bool,
     pub seed: u64,
+}
+
+/// How a model is asked for inputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask<'a> {
+    /// To continue a list of the seeds.
+    List,
+    /// With this question, which it was trained to answer with an input.
+    Question(&'a str),
 }
 
 /// Why nothing could be made up.
@@ -92,12 +145,20 @@ impl GenerateError {
     }
 }
 
-/// Draws inputs in rounds. A round depends on its number and the run's seed only, so a run that was stopped continues alike.
+/// Draws inputs in rounds. A round depends on its number, the run's seed and what was adopted, so a run that was stopped continues
+/// alike.
 pub struct Generator<'s> {
     seeds: &'s [Seed],
     settings: Settings,
     seen: HashSet<String>,
     rounds: u64,
+    /// What variants are made of: the seeds, then what was adopted.
+    parents: Vec<Units>,
+    /// Words of the seeds, and how much of an input is not among them.
+    known: HashSet<String>,
+    unseen: f64,
+    /// Share of the rounds that draw lines.
+    lines_share: f64,
 }
 
 impl<'s> Generator<'s> {
@@ -105,7 +166,10 @@ impl<'s> Generator<'s> {
         if seeds.is_empty() {
             return Err(GenerateError::NoSeeds);
         }
-        Ok(Self { seeds, settings, seen: HashSet::new(), rounds: 0 })
+        let parents: Vec<Units> = seeds.iter().map(|seed| Units::of(seed.text())).collect();
+        let known = parents.iter().flat_map(Units::words).cloned().collect();
+        let unseen = Units::unseen(&parents);
+        Ok(Self { seeds, settings, seen: HashSet::new(), rounds: 0, parents, known, unseen, lines_share: 0.5 })
     }
 
     /// Take over `rounds` rounds drawn before, with every text they gave.
@@ -114,29 +178,84 @@ impl<'s> Generator<'s> {
         self.seen.extend(candidates.into_iter().map(|candidate| candidate.text.clone()));
     }
 
+    /// Make variants of these texts besides those of the seeds, in place of the ones adopted before.
+    pub fn adopt<'t>(&mut self, texts: impl IntoIterator<Item = &'t str>) {
+        self.parents.truncate(self.seeds.len());
+        self.parents.extend(texts.into_iter().map(Units::of));
+    }
+
+    /// How much of an input is new with each input, from 0 to 1.
+    pub fn unseen(&self) -> f64 {
+        self.unseen
+    }
+
+    /// Draw lines in this share of the rounds to come, or in more where much of an input is new.
+    pub fn lean(&mut self, lines_share: f64) {
+        self.lines_share = lines_share.max(self.unseen).clamp(LINES_SHARE[0], LINES_SHARE[1]);
+    }
+
     /// Rounds drawn so far.
     pub fn rounds(&self) -> u64 {
         self.rounds
     }
 
-    /// What each draw of a round begins with: every second one is free, the others begin as a seed does.
-    ///
-    /// A base model that has lost the thread of the list finds it again from a few words; the rest of the line is its own.
-    fn openings(&self, rng: &mut Rng) -> Vec<String> {
-        let mut open = |free: bool| {
-            let words: Vec<&str> = self.seeds[rng.below(self.seeds.len())].text().split_whitespace().collect();
-            if free || words.len() < 2 { String::new() } else { words[..1 + rng.below(words.len() - 1)].join(" ") }
-        };
-        (0..self.settings.sequences.max(1)).map(|i| open(i % 2 == 0)).collect()
+    /// Draw one round of candidates, none seen before.
+    pub fn round(
+        &mut self,
+        model: &mut dyn Generate,
+        with: With,
+        ask: Ask<'_>,
+        talk: &mut Talk<'_>,
+    ) -> Result<(Vec<Candidate>, Yield), GenerateError> {
+        let rng = Rng::new(self.settings.seed, &format!("generate {}", self.rounds));
+        match ask {
+            Ask::List => self.list_round(rng, model, with, talk),
+            Ask::Question(question) => self.question_round(rng, question, model, with, talk),
+        }
     }
 
-    /// Draw one round: the seeds in a new order, up to `settings.sequences` continuations of them, none seen before.
-    pub fn round(&mut self, model: &mut dyn Generate, with: With, talk: &mut Talk<'_>) -> Result<(Vec<Candidate>, Yield), GenerateError> {
-        let mut rng = Rng::new(self.settings.seed, &format!("generate {}", self.rounds));
+    /// Answers of a model that makes inputs.
+    fn question_round(
+        &mut self,
+        mut rng: Rng,
+        question: &str,
+        model: &mut dyn Generate,
+        with: With,
+        talk: &mut Talk<'_>,
+    ) -> Result<(Vec<Candidate>, Yield), GenerateError> {
+        let request = GenerateRequest {
+            prefix: question.to_owned(),
+            chat: true,
+            openings: vec![String::new(); self.settings.sequences.max(1)],
+            tokens_max: self.settings.tokens_max,
+            temperature: self.settings.temperature,
+            stop: String::new(),
+            seed: rng.next_u64(),
+        };
+        let drawn = model.generate(with, &request, talk)?;
+        self.rounds += 1;
+        let tokens = drawn.iter().map(|continuation| continuation.tokens as u64).sum();
+        let mut count = Yield { drawn: drawn.len() as u64, tokens, ..Yield::default() };
+        let made = drawn.into_iter().map(|continuation| Candidate::line(continuation.text, continuation.finished)).collect();
+        let fresh = self.fresh(made, &mut count);
+        Ok((fresh, count))
+    }
+
+    /// Continuations of the seeds in a new order, and what can be made of those.
+    fn list_round(
+        &mut self,
+        mut rng: Rng,
+        model: &mut dyn Generate,
+        with: With,
+        talk: &mut Talk<'_>,
+    ) -> Result<(Vec<Candidate>, Yield), GenerateError> {
+        let lines = !self.settings.variants || rng.unit() < self.lines_share;
+        let openings = self.openings(lines, &mut rng);
         let request = GenerateRequest {
             prefix: list_prompt(self.seeds, &mut rng),
-            openings: self.openings(&mut rng),
-            tokens_max: self.settings.tokens_max,
+            chat: false,
+            openings: openings.iter().map(|&(parent, at)| self.parents[parent].head(at)).collect(),
+            tokens_max: if lines { self.settings.tokens_max } else { SPLICE_TOKENS.min(self.settings.tokens_max) },
             temperature: self.settings.temperature,
             stop: "\n".into(),
             seed: rng.next_u64(),
@@ -144,19 +263,80 @@ impl<'s> Generator<'s> {
         let drawn = model.generate(with, &request, talk)?;
         self.rounds += 1;
         let mut count = Yield { drawn: drawn.len() as u64, ..Yield::default() };
-        let mut fresh = Vec::new();
-        for continuation in drawn {
+        let mut made = Vec::new();
+        for ((continuation, &(parent, at)), opening) in drawn.into_iter().zip(&openings).zip(&request.openings) {
             count.tokens += continuation.tokens as u64;
-            let text = continuation.text.trim().to_owned();
+            if self.settings.variants {
+                let words = continuation.text.get(opening.len()..).unwrap_or_default();
+                made.extend(self.variants(parent, at, words, lines, &mut rng));
+            }
+            if lines {
+                made.push(Candidate::line(continuation.text, continuation.finished));
+            }
+        }
+        if self.settings.variants {
+            made.retain(|candidate| self.is_likely(&candidate.text, &mut rng));
+        }
+        let fresh = self.fresh(made, &mut count);
+        Ok((fresh, count))
+    }
+
+    /// Inputs made of a draw and of those that are there.
+    fn variants(&self, parent: usize, at: usize, words: &str, lines: bool, rng: &mut Rng) -> Vec<Candidate> {
+        let longest = self.parents[..self.seeds.len()].iter().map(Units::len).max().unwrap_or(0);
+        let out_max = if lines { SPLICED_MAX } else { 1 };
+        let mut made = vec![(self.parents[parent].splice(at, words, out_max, rng), Origin::Splice)];
+        for _ in 0..if lines { 0 } else { CHAINS } {
+            if rng.unit() >= self.unseen {
+                let texts = if rng.below(2) == 0 { &self.parents[..self.seeds.len()] } else { &self.parents };
+                made.push((Units::chain(texts, longest, rng), Origin::Chain));
+            }
+        }
+        made.into_iter().filter_map(|(text, origin)| Some(Candidate::replay(redraw(&text?, rng), true, origin))).collect()
+    }
+
+    /// Let a text pass the less often the more new words it has beyond what the seeds lead one to expect.
+    fn is_likely(&self, text: &str, rng: &mut Rng) -> bool {
+        let units = Units::of(text);
+        let expected = (self.unseen * units.words().count() as f64) as usize;
+        let odd = units.new_words(&self.known).saturating_sub(expected).min(100) as i32;
+        rng.unit() < (2.0 * self.unseen).powi(2).clamp(NEW_WORD_MIN, 1.0).powi(odd)
+    }
+
+    /// Which parent each draw of a round begins as, and after how many of its units the model goes on.
+    ///
+    /// A base model that has lost the thread of the list finds it again from a few words. Where all seeds have the same word, it is
+    /// seldom asked for another. Half of the lines are free, but for what all seeds begin with.
+    fn openings(&self, lines: bool, rng: &mut Rng) -> Vec<(usize, usize)> {
+        let (seeds, adopted) = self.parents.split_at(self.seeds.len());
+        let shared = if seeds.len() < SEEDS_TELLING { 0 } else { Units::shared_head(seeds) };
+        let mut open = |free: bool| {
+            let among_seeds = adopted.is_empty() || rng.below(2) == 0;
+            let parent = if among_seeds { rng.below(seeds.len()) } else { seeds.len() + rng.below(adopted.len()) };
+            let text = &self.parents[parent];
+            if free {
+                return (parent, shared.min(text.len().saturating_sub(1)));
+            }
+            let freedom: Vec<f64> = (0..text.len()).map(|at| text.freedom(at, seeds)).collect();
+            (parent, pick(&freedom, rng))
+        };
+        (0..self.settings.sequences.max(1)).map(|i| open(lines && i % 2 == 0)).collect()
+    }
+
+    /// What was not seen before.
+    fn fresh(&mut self, made: Vec<Candidate>, count: &mut Yield) -> Vec<Candidate> {
+        let mut fresh = Vec::new();
+        for candidate in made {
+            let text = candidate.text.trim().to_owned();
             if self.seeds.iter().any(|seed| seed.text() == text) {
                 count.seeds_repeated += 1;
             } else if self.seen.insert(text.clone()) {
-                fresh.push(Candidate { text, finished: continuation.finished });
+                fresh.push(Candidate { text, ..candidate });
             } else {
                 count.repeated += 1;
             }
         }
-        Ok((fresh, count))
+        fresh
     }
 }
 
@@ -167,6 +347,18 @@ impl std::ops::AddAssign for Yield {
         self.seeds_repeated += more.seeds_repeated;
         self.tokens += more.tokens;
     }
+}
+
+/// An index, by weight; any one where all weights are zero.
+fn pick(weights: &[f64], rng: &mut Rng) -> usize {
+    let mut left = rng.unit() * weights.iter().sum::<f64>();
+    for (i, weight) in weights.iter().enumerate() {
+        left -= weight;
+        if left < 0.0 {
+            return i;
+        }
+    }
+    rng.below(weights.len().max(1))
 }
 
 /// The list a model is asked to continue, in random order. It ends in the open number without a space: tokenizers keep that space
@@ -185,81 +377,4 @@ fn one_line(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::engine::Continuation;
-    use crate::record::Cancel;
-
-    /// Says what it was told to say, and notes what it was asked.
-    struct Script {
-        says: Vec<&'static str>,
-        asked: Vec<GenerateRequest>,
-    }
-
-    impl Generate for Script {
-        fn generate(&mut self, _: With, request: &GenerateRequest, talk: &mut Talk<'_>) -> Result<Vec<Continuation>, EngineError> {
-            talk.tick(0, 1)?;
-            self.asked.push(request.clone());
-            Ok(self.says.iter().map(|&text| Continuation { text: text.into(), tokens: 3, finished: true }).collect())
-        }
-    }
-
-    fn seeds() -> Vec<Seed> {
-        ["one", "two\nlines", "three"].iter().map(|text| Seed::replay((*text).into())).collect()
-    }
-
-    fn settings() -> Settings {
-        Settings { temperature: 1.0, tokens_max: 16, sequences: 4, seed: 1 }
-    }
-
-    #[test]
-    fn a_round_drops_seeds_and_repetitions() {
-        let (seeds, cancel) = (seeds(), Cancel::default());
-        let mut talk = Talk { cancel: &cancel, progress: &mut |_, _| {} };
-        let mut model = Script { says: vec![" one ", " four", "four ", " five"], asked: Vec::new() };
-        let mut generator = Generator::new(&seeds, settings()).unwrap();
-        let (fresh, count) = generator.round(&mut model, With::Base, &mut talk).unwrap();
-        assert_eq!(fresh.iter().map(Candidate::text).collect::<Vec<_>>(), ["four", "five"]);
-        assert_eq!(count, Yield { drawn: 4, repeated: 1, seeds_repeated: 1, tokens: 12 });
-        let (fresh, count) = generator.round(&mut model, With::Base, &mut talk).unwrap();
-        assert!(fresh.is_empty());
-        assert_eq!(count.repeated, 3);
-        assert_ne!(model.asked[0], model.asked[1]);
-    }
-
-    #[test]
-    fn the_list_is_the_papers() {
-        let prompt = list_prompt(&seeds()[..1], &mut Rng::new(1, "t"));
-        assert_eq!(prompt, "Here are 10 examples:\n1. one\n2.");
-        let all = list_prompt(&seeds(), &mut Rng::new(1, "t"));
-        assert!(all.contains(". two lines\n") && all.ends_with("\n4."), "{all}");
-    }
-
-    #[test]
-    fn a_continued_generator_draws_what_the_straight_one_draws() {
-        let (seeds, cancel) = (seeds(), Cancel::default());
-        let mut talk = Talk { cancel: &cancel, progress: &mut |_, _| {} };
-        let mut straight = Script { says: vec!["a"], asked: Vec::new() };
-        let mut generator = Generator::new(&seeds, settings()).unwrap();
-        let (first, _) = generator.round(&mut straight, With::Base, &mut talk).unwrap();
-        generator.round(&mut straight, With::Base, &mut talk).unwrap();
-        let mut resumed = Script { says: vec!["a"], asked: Vec::new() };
-        let mut generator = Generator::new(&seeds, settings()).unwrap();
-        generator.remember(1, &first);
-        let (fresh, _) = generator.round(&mut resumed, With::Base, &mut talk).unwrap();
-        assert!(fresh.is_empty());
-        assert_eq!(resumed.asked[0], straight.asked[1]);
-    }
-
-    #[test]
-    fn cancel_and_no_seeds_are_errors() {
-        let cancel = Cancel::default();
-        cancel.cancel();
-        let mut talk = Talk { cancel: &cancel, progress: &mut |_, _| {} };
-        let seeds = seeds();
-        let mut generator = Generator::new(&seeds, settings()).unwrap();
-        let error = generator.round(&mut Script { says: vec![], asked: vec![] }, With::Base, &mut talk).unwrap_err();
-        assert!(error.is_cancelled());
-        assert!(Generator::new(&[], settings()).is_err_and(|error| error.hint().is_some()));
-    }
-}
+mod tests;

@@ -10,6 +10,7 @@ const KIT_TYPE: &str = "translora-kit";
 const MANIFEST: &str = "translora.kit.manifest";
 const SEEDS: &str = "translora.kit.seeds";
 const DISCRIMINATOR: &str = "discriminator";
+const INPUT_MODEL: &str = "input_model";
 
 /// What a kit says about itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,6 +27,8 @@ pub struct Manifest {
     /// How the discriminator is asked.
     pub question: Question,
     pub discriminator: Option<DiscriminatorCard>,
+    #[serde(default)]
+    pub input_model: Option<InputModelCard>,
     pub limits: Limits,
     pub seed: u64,
 }
@@ -48,12 +51,26 @@ pub struct DiscriminatorCard {
     pub negatives: usize,
 }
 
+/// A LoRA that makes inputs, and what it gives away.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InputModelCard {
+    pub sha256: ContentHash,
+    /// How it is asked for an input.
+    pub question: String,
+    /// Inputs it was trained on.
+    pub rows: usize,
+    /// Inputs drawn to see what it gives away, and how many of them were inputs of the data, word for word.
+    pub drawn: usize,
+    pub verbatim: usize,
+}
+
 /// A kit that was read and is whole.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Kit {
     manifest: Manifest,
     seeds: Vec<Seed>,
     discriminator: Option<Vec<u8>>,
+    input_model: Option<Vec<u8>>,
 }
 
 impl Kit {
@@ -79,6 +96,12 @@ impl Kit {
         self.discriminator.as_deref()
     }
 
+    /// The LoRA GGUF that makes inputs, and how it is asked.
+    pub fn input_model(&self) -> Option<(&[u8], &str)> {
+        let card = self.manifest.input_model.as_ref()?;
+        Some((self.input_model.as_deref()?, &card.question))
+    }
+
     /// Refuse a base or an adapter that the kit was not made with.
     pub fn check_made_for(&self, path: &Path, base: (&Path, ContentHash), adapter: (&Path, ContentHash)) -> Result<(), KitError> {
         let checks = [("base model", self.manifest.base, base), ("adapter", self.manifest.adapter, adapter)];
@@ -92,13 +115,15 @@ impl Kit {
 }
 
 /// Pack a kit into the bytes of one file.
-pub fn pack(manifest: &Manifest, seeds: &[Seed], discriminator: Option<&[u8]>) -> Result<Vec<u8>, KitError> {
+pub fn pack(manifest: &Manifest, seeds: &[Seed], discriminator: Option<&[u8]>, input_model: Option<&[u8]>) -> Result<Vec<u8>, KitError> {
     let mut writer = Writer::new();
     writer.set("general.type", KIT_TYPE);
     writer.set(MANIFEST, serde_json::to_string(manifest).unwrap_or_default());
     writer.set(SEEDS, seeds.iter().map(|seed| seed.text().to_owned()).collect::<Vec<_>>());
-    if let Some(bytes) = discriminator {
-        writer.tensor(DISCRIMINATOR, TensorKind::I8, &[bytes.len() as u64], bytes);
+    for (name, bytes) in [(DISCRIMINATOR, discriminator), (INPUT_MODEL, input_model)] {
+        if let Some(bytes) = bytes {
+            writer.tensor(name, TensorKind::I8, &[bytes.len() as u64], bytes);
+        }
     }
     writer.to_bytes().map_err(KitError::Pack)
 }
@@ -121,13 +146,16 @@ fn parse(gguf: &Gguf<'_>) -> Result<Kit, String> {
     if seeds.is_empty() {
         return Err("it has no seeds".into());
     }
-    let discriminator = gguf.tensor(DISCRIMINATOR).map(|tensor| gguf.data(tensor).to_vec());
-    match (&manifest.discriminator, &discriminator) {
-        (None, None) => {}
-        (Some(card), Some(bytes)) if card.sha256 == ContentHash::of(bytes) => {}
-        _ => return Err("the discriminator is not the one its manifest names".into()),
-    }
-    Ok(Kit { manifest, seeds: seeds.iter().map(|text| Seed::new(text)).collect(), discriminator })
+    let part = |name: &str, named: Option<ContentHash>| {
+        let bytes = gguf.tensor(name).map(|tensor| gguf.data(tensor).to_vec());
+        match bytes.as_deref().map(ContentHash::of) == named {
+            true => Ok(bytes),
+            false => Err(format!("its {} is not the one its manifest names", name.replace('_', " "))),
+        }
+    };
+    let discriminator = part(DISCRIMINATOR, manifest.discriminator.as_ref().map(|card| card.sha256))?;
+    let input_model = part(INPUT_MODEL, manifest.input_model.as_ref().map(|card| card.sha256))?;
+    Ok(Kit { manifest, seeds: seeds.iter().map(|text| Seed::new(text)).collect(), discriminator, input_model })
 }
 
 #[cfg(test)]
@@ -144,6 +172,7 @@ mod tests {
             prompt_format: Manifest::CHAT.into(),
             question: Question::about("t"),
             discriminator: discriminator.map(card),
+            input_model: None,
             limits: Limits::default(),
             seed: 1,
         }
@@ -157,7 +186,7 @@ mod tests {
     fn a_kit_comes_back_as_it_was_packed() {
         let seeds = [Seed::new("one"), Seed::new("two")];
         for lora in [None, Some(&b"GGUF bytes"[..])] {
-            let kit = parsed(&pack(&manifest(lora), &seeds, lora).unwrap()).unwrap();
+            let kit = parsed(&pack(&manifest(lora), &seeds, lora, None).unwrap()).unwrap();
             assert_eq!(kit.seeds(), seeds);
             assert_eq!(kit.discriminator(), lora);
             assert_eq!(kit.manifest(), &manifest(lora));
@@ -165,8 +194,17 @@ mod tests {
     }
 
     #[test]
+    fn an_input_model_comes_back_with_its_question() {
+        let card = InputModelCard { sha256: ContentHash::of(b"lora"), question: "An input?".into(), rows: 9, drawn: 5, verbatim: 1 };
+        let manifest = Manifest { input_model: Some(card), ..manifest(None) };
+        let kit = parsed(&pack(&manifest, &[Seed::new("one")], None, Some(b"lora")).unwrap()).unwrap();
+        assert_eq!(kit.input_model(), Some((&b"lora"[..], "An input?")));
+        assert!(parsed(&pack(&manifest, &[Seed::new("one")], None, None).unwrap()).is_err());
+    }
+
+    #[test]
     fn another_base_or_adapter_is_refused() {
-        let kit = parsed(&pack(&manifest(None), &[Seed::new("one")], None).unwrap()).unwrap();
+        let kit = parsed(&pack(&manifest(None), &[Seed::new("one")], None, None).unwrap()).unwrap();
         let (path, base, lora) = (Path::new("k.kit"), Path::new("old.gguf"), Path::new("l.gguf"));
         let (right, other) = (|text: &[u8]| ContentHash::of(text), ContentHash::of(b"other"));
         assert!(kit.check_made_for(path, (base, right(b"base")), (lora, right(b"adapter"))).is_ok());
@@ -179,9 +217,10 @@ mod tests {
     #[test]
     fn a_kit_that_contradicts_itself_is_refused() {
         let seeds = [Seed::new("one")];
-        assert!(parsed(&pack(&manifest(Some(b"a")), &seeds, Some(b"b")).unwrap()).is_err());
-        assert!(parsed(&pack(&manifest(None), &seeds, Some(b"b")).unwrap()).is_err());
-        assert!(parsed(&pack(&manifest(None), &[], None).unwrap()).is_err());
+        assert!(parsed(&pack(&manifest(Some(b"a")), &seeds, Some(b"b"), None).unwrap()).is_err());
+        assert!(parsed(&pack(&manifest(None), &seeds, Some(b"b"), None).unwrap()).is_err());
+        assert!(parsed(&pack(&manifest(None), &seeds, None, Some(b"b")).unwrap()).is_err());
+        assert!(parsed(&pack(&manifest(None), &[], None, None).unwrap()).is_err());
         assert!(parsed(&Writer::new().to_bytes().unwrap()).is_err());
     }
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::TransferReport;
 use crate::evaluate::Verdict;
+use crate::filter::Coverage;
 use crate::publish::Page;
 
 /// The page of one transfer.
@@ -46,8 +47,19 @@ pub(super) fn page(report: &TransferReport, target: &Path) -> Page {
             ),
             ("Training".into(), training.map(|(name, value)| (name.to_owned(), value)).into()),
             ("Inputs".into(), report.counts.iter().map(|(name, n)| text(name, n.to_string())).collect()),
+            ("Coverage of the kept inputs".into(), coverage(&report.coverage)),
             ("Seconds".into(), report.seconds.iter().map(|(name, s)| text(name, format!("{s:.1}"))).collect()),
             ("Provenance".into(), report.provenance.iter().map(|(name, value)| text(name, value.clone())).collect()),
         ],
     }
+}
+
+fn coverage(coverage: &Coverage) -> Vec<(String, String)> {
+    let curve: Vec<String> = coverage.similarity.iter().map(|share| format!("{share:.2}")).collect();
+    let rows = [
+        ("words", format!("{}, {} of them in no seed", coverage.words, coverage.words_new)),
+        ("answers", coverage.answers.to_string()),
+        ("likeness to the nearest other input, least to greatest by tenths", curve.join(" ")),
+    ];
+    rows.map(|(name, value)| (name.to_owned(), value)).into()
 }

@@ -66,6 +66,7 @@ pub struct KitCard {
     pub sha256: ContentHash,
     pub seeds: Vec<String>,
     pub discriminator_bytes: Option<u64>,
+    pub input_model_bytes: Option<u64>,
     pub manifest: Manifest,
 }
 
@@ -100,6 +101,7 @@ fn kit_card(file: File, kit: &Kit) -> KitCard {
         sha256: file.sha256,
         seeds: kit.seeds().iter().map(|seed| seed.text().to_owned()).collect(),
         discriminator_bytes: kit.discriminator().map(|bytes| bytes.len() as u64),
+        input_model_bytes: kit.input_model().map(|(bytes, _)| bytes.len() as u64),
         manifest: kit.manifest().clone(),
     }
 }

@@ -123,13 +123,14 @@ impl<'c> Job<'c> {
 pub fn fitting<T, E>(
     context: &Context<'_>,
     journal: &Journal,
+    stage: &str,
     metadata: &[(String, String)],
     fit: impl FnOnce(Run<'_>) -> Result<T, E>,
 ) -> Result<T, PipelineError>
 where
     PipelineError: From<E>,
 {
-    let resume: Option<Checkpoint> = journal.checkpoint()?;
+    let resume: Option<Checkpoint> = journal.checkpoint(stage)?;
     if let Some(checkpoint) = &resume {
         context.events.note(Stage::Distill, format!("going on after step {}", checkpoint.progress.steps));
     }
@@ -141,7 +142,7 @@ where
     };
     let mut warn = |text: String| context.events.warn(Stage::Distill, text);
     let mut note = |text: String| context.events.note(Stage::Distill, text);
-    let mut checkpoints = InJournal(journal);
+    let mut checkpoints = InJournal(journal, stage);
     let (watch, warn, note, checkpoints) = (&mut watch, &mut warn, &mut note, &mut checkpoints);
     let run = Run { cancel: &context.cancel, watch, warn, note, checkpoints, resume, metadata };
     Ok(fit(run)?)

@@ -18,10 +18,9 @@ use crate::engine::Fault;
 use crate::record::ContentHash;
 
 const INDEX: &str = "journal.jsonl";
-const CHECKPOINT: &str = "checkpoint.bin";
 const VERSION: u32 = 2;
-/// The stage that trains.
-const TRAINING: &str = "distill";
+/// The stages that train.
+const TRAINING: [&str; 2] = ["distill", "inputs"];
 
 /// What a journal belongs to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -158,7 +157,9 @@ impl Journal {
         if found.learning_rate == header.learning_rate {
             return Ok(Self { folder, header, lines });
         }
-        if lines.iter().any(|line| line.stage == TRAINING) {
+        let finished = |stage: &str| lines.iter().any(|line| line.stage == stage);
+        let under_way = |stage: &str| !finished(stage) && folder.join(checkpoint_name(stage)).is_file();
+        if TRAINING.iter().any(|stage| finished(stage)) && !TRAINING.iter().any(|stage| under_way(stage)) {
             return Err(JournalError::Changed { folder, what: "the learning rate (and training is over)".into() });
         }
         let journal = Self { folder, header, lines };
@@ -235,9 +236,9 @@ impl Journal {
         written.and_then(|()| fs::rename(&temporary, &path)).map_err(|source| JournalError::Io { path, source })
     }
 
-    /// The checkpoint of the training stage, if one was kept.
-    pub fn checkpoint(&self) -> Result<Option<Checkpoint>, JournalError> {
-        let path = self.path(CHECKPOINT);
+    /// The checkpoint of a training stage, if one was kept.
+    pub fn checkpoint(&self, stage: &str) -> Result<Option<Checkpoint>, JournalError> {
+        let path = self.path(&checkpoint_name(stage));
         let bytes = match fs::read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             bytes => bytes.map_err(|source| JournalError::Io { path: path.clone(), source })?,
@@ -260,8 +261,8 @@ impl Journal {
     }
 }
 
-/// Lets the recipe keep its checkpoints in the journal.
-pub struct InJournal<'j>(pub &'j Journal);
+/// Lets the recipe keep the checkpoints of a stage in the journal.
+pub struct InJournal<'j>(pub &'j Journal, pub &'j str);
 
 impl Checkpoints for InJournal<'_> {
     fn save(&mut self, checkpoint: &Checkpoint) -> io::Result<()> {
@@ -270,8 +271,12 @@ impl Checkpoints for InJournal<'_> {
             None => Cow::Borrowed(checkpoint.snapshot.as_slice()),
         };
         let head = serde_json::to_vec(&(&checkpoint.progress, ContentHash::of(&rest), checkpoint.snapshot.len()))?;
-        self.0.replace(CHECKPOINT, &[&head, b"\n", &rest]).map_err(io::Error::other)
+        self.0.replace(&checkpoint_name(self.1), &[&head, b"\n", &rest]).map_err(io::Error::other)
     }
+}
+
+fn checkpoint_name(stage: &str) -> String {
+    format!("{stage}.checkpoint.bin")
 }
 
 fn rows_name(stage: &str) -> String {

@@ -9,15 +9,17 @@ use super::job::{Job, Made, Session, announce, check_rows, fitting, hash_inputs,
 use super::journal::{Journal, blob_name};
 use super::{Context, KitPlan, KitReport, PipelineError, Stage};
 use crate::distill::{FitReport, Fitted, check_memory, fit};
-use crate::engine::{Engine, Talk, With};
+use crate::engine::{Engine, GenerateRequest, Talk, With};
 use crate::filter::Validity;
-use crate::generate::{Generator, Settings};
-use crate::kit::{self, Completion, DiscriminatorCard, DiscriminatorData, Manifest, Seed, discriminator_data};
+use crate::generate::{Ask, Generator, Settings};
+use crate::kit::{self, Completion, DiscriminatorCard, DiscriminatorData, InputModelCard, Manifest, Seed, discriminator_data};
 use crate::publish;
 use crate::record::{ContentHash, Pair, Question, Rng};
 
 /// Made-up inputs are drawn at this temperature, the one of `translora transfer`.
 const TEMPERATURE: f32 = 1.0;
+/// Rounds of inputs that are drawn of an input model to see what it gives away.
+const INPUT_MODEL_ROUNDS: usize = 8;
 /// Fewer real inputs than this teach a discriminator nothing.
 const POSITIVES_MIN: usize = 10;
 
@@ -89,6 +91,7 @@ impl Maker<'_> {
         let data = discriminator_data(&self.question, &self.real, &made_up, &mut Rng::new(self.plan.seed, "kit halves"));
         let (fit, adapter) = self.train(job, &mut source, &data)?;
         let judged = self.judge(job, &mut source, &data)?;
+        let inputs = if self.plan.input_model { Some(self.input_model(job, &mut source)?) } else { None };
         source.close();
         let card = DiscriminatorCard {
             sha256: ContentHash::of(&adapter),
@@ -103,7 +106,7 @@ impl Maker<'_> {
             job.context.events.warn(Stage::Evaluate, text);
         }
         job.context.events.note(Stage::Kit, format!("discriminator trained in {} steps", fit.steps));
-        self.publish(job, &card, &adapter)
+        self.publish(job, &card, &adapter, inputs)
     }
 
     fn check_model(&self, job: &mut Job<'_>, source: &mut Session<'_>) -> Result<(), PipelineError> {
@@ -125,6 +128,7 @@ impl Maker<'_> {
                 temperature: TEMPERATURE,
                 tokens_max: self.plan.limits.input_tokens_max,
                 sequences: self.plan.limits.sequences_max,
+                variants: false,
                 seed: self.plan.seed,
             };
             let mut generator = Generator::new(self.seeds, settings)?;
@@ -136,7 +140,7 @@ impl Maker<'_> {
             while rows.len() < self.real.len() && drawn < drawn_max {
                 talk.tick(rows.len(), self.real.len())?;
                 let mut quiet = Talk { cancel: talk.cancel, progress: &mut |_, _| {} };
-                let (fresh, count) = generator.round(model, With::Base, &mut quiet)?;
+                let (fresh, count) = generator.round(model, With::Base, Ask::List, &mut quiet)?;
                 drawn += count.drawn;
                 let valid = validity.pass(&fresh);
                 rows.extend(valid.iter().map(|valid| valid.text().to_owned()).filter(|text| !real.contains(text.as_str())));
@@ -157,7 +161,7 @@ impl Maker<'_> {
         let made = job.stage("distill", Stage::Distill, |_, journal| {
             let (model, _) = source.get()?;
             let recipe = recipe(&self.plan.recipe, self.plan.seed);
-            let Fitted { adapter, report } = fitting(context, journal, &metadata, |run| fit(model, &data.train, &recipe, run))?;
+            let Fitted { adapter, report } = fitting(context, journal, "distill", &metadata, |run| fit(model, &data.train, &recipe, run))?;
             let summary = format!("{} inputs, {} steps, loss {:.4}", report.examples, report.steps, report.loss_last);
             Ok(Made { head: report, rows: Vec::<()>::new(), blob: Some(adapter), summary })
         })?;
@@ -178,7 +182,63 @@ impl Maker<'_> {
         Ok(made.head)
     }
 
-    fn publish(&self, job: &mut Job<'_>, card: &DiscriminatorCard, adapter: &[u8]) -> Result<KitReport, PipelineError> {
+    /// A LoRA that makes inputs, fitted on all of them, and how many of what it makes are theirs word for word.
+    fn input_model(&self, job: &mut Job<'_>, source: &mut Session<'_>) -> Result<(InputModelCard, Vec<u8>), PipelineError> {
+        let context = job.context;
+        let question = format!("Write an input of the {} dataset.", name(&self.plan.out));
+        let pair = |input: &String| Pair { prompt: question.clone(), completion: input.clone() };
+        let rows: Vec<Pair> = self.real.iter().map(pair).collect();
+        let metadata = [("translora.role".to_owned(), "input model".to_owned())];
+        let made = job.stage("inputs", Stage::Distill, |_, journal| {
+            let (model, _) = source.get()?;
+            let recipe = recipe(&self.plan.input_recipe, self.plan.seed);
+            let Fitted { adapter, report } = fitting(context, journal, "inputs", &metadata, |run| fit(model, &rows, &recipe, run))?;
+            let summary = format!("input model: {} inputs, {} steps, loss {:.4}", report.examples, report.steps, report.loss_last);
+            Ok(Made { head: report, rows: Vec::<()>::new(), blob: Some(adapter), summary })
+        })?;
+        let adapter = made.blob.unwrap_or_default();
+        let (drawn, verbatim) = self.gives_away(job, source, &question)?;
+        let card = InputModelCard { sha256: ContentHash::of(&adapter), question, rows: rows.len(), drawn, verbatim };
+        Ok((card, adapter))
+    }
+
+    /// How many inputs an input model was made to draw, and how many of those are inputs of the data.
+    fn gives_away(&self, job: &mut Job<'_>, source: &mut Session<'_>, question: &str) -> Result<(usize, usize), PipelineError> {
+        let made = job.stage("inputs.drawn", Stage::Evaluate, |talk, journal| {
+            let (model, _) = source.get()?;
+            let adapter = With::Adapter(model.attach(&journal.path(&blob_name("inputs")))?);
+            let real: HashSet<&str> = self.real.iter().map(String::as_str).collect();
+            let (mut drawn, mut verbatim) = (0, 0);
+            for round in 0..INPUT_MODEL_ROUNDS {
+                talk.tick(round, INPUT_MODEL_ROUNDS)?;
+                let request = GenerateRequest {
+                    prefix: question.to_owned(),
+                    chat: true,
+                    openings: vec![String::new(); self.plan.limits.sequences_max],
+                    tokens_max: self.plan.limits.input_tokens_max,
+                    temperature: TEMPERATURE,
+                    stop: String::new(),
+                    seed: Rng::new(self.plan.seed, &format!("kit inputs {round}")).next_u64(),
+                };
+                let mut quiet = Talk { cancel: talk.cancel, progress: &mut |_, _| {} };
+                let inputs = model.generate(adapter, &request, &mut quiet)?;
+                drawn += inputs.len();
+                verbatim += inputs.iter().filter(|input| real.contains(input.text.trim())).count();
+            }
+            let summary = format!("{verbatim} of {drawn} inputs drawn are inputs of the data, word for word");
+            Ok(Made::head((drawn, verbatim), summary))
+        })?;
+        Ok(made.head)
+    }
+
+    fn publish(
+        &self,
+        job: &mut Job<'_>,
+        card: &DiscriminatorCard,
+        adapter: &[u8],
+        inputs: Option<(InputModelCard, Vec<u8>)>,
+    ) -> Result<KitReport, PipelineError> {
+        let (input_card, input_model) = inputs.unzip();
         let manifest = Manifest {
             version: Manifest::VERSION,
             name: name(&self.plan.out),
@@ -187,12 +247,13 @@ impl Maker<'_> {
             prompt_format: Manifest::CHAT.into(),
             question: self.question.clone(),
             discriminator: Some(card.clone()),
+            input_model: input_card.clone(),
             limits: self.plan.limits.clone(),
             seed: self.plan.seed,
         };
         let (_, seconds) = once(job.context, Stage::Publish, |talk| {
             talk.tick(0, 1)?;
-            publish::write_new(&self.plan.out, &kit::pack(&manifest, self.seeds, Some(adapter))?)?;
+            publish::write_new(&self.plan.out, &kit::pack(&manifest, self.seeds, Some(adapter), input_model.as_deref())?)?;
             Ok(((), self.plan.out.display().to_string()))
         })?;
         let mut spent = job.seconds.clone();
@@ -204,6 +265,7 @@ impl Maker<'_> {
             negatives: card.negatives,
             accuracy: Some(card.accuracy),
             accuracy_rows: card.held_out,
+            input_model: input_card,
             seconds: spent,
         })
     }

@@ -28,7 +28,7 @@ pub use event::{Event, Stage};
 pub use inspect::{AdapterCard, Inspection, KitCard, ModelCard, inspect};
 pub use journal::JournalError;
 pub use kit::kit;
-pub use plan::{EvalPlan, FilterChoice, Inputs, KitPlan, RecipePlan, TrainPlan, TransferPlan};
+pub use plan::{EvalPlan, FilterChoice, GeneratorChoice, Inputs, KitPlan, RecipePlan, TrainPlan, TransferPlan};
 pub use report::{EvalReport, KitReport, Scores, TrainReport, TransferReport};
 pub use train::{eval, train};
 pub use transfer::transfer;

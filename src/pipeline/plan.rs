@@ -83,8 +83,12 @@ pub struct KitPlan {
     pub out: PathBuf,
     /// Seed inputs kept in the kit.
     pub seeds: usize,
+    /// Train a LoRA that makes inputs, too.
+    pub input_model: bool,
     /// The discriminator's recipe.
     pub recipe: RecipePlan,
+    /// The input model's.
+    pub input_recipe: RecipePlan,
     pub open: OpenOptions,
     pub limits: Limits,
     pub seed: u64,
@@ -102,6 +106,19 @@ pub enum FilterChoice {
     None,
 }
 
+/// Who makes inputs up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GeneratorChoice {
+    /// The kit's input model where there is one, else the target base.
+    Auto,
+    Target,
+    Source,
+    SourceLora,
+    /// The target and the source base, in turns.
+    Mix,
+}
+
 /// `translora transfer`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TransferPlan {
@@ -112,6 +129,7 @@ pub struct TransferPlan {
     pub out: PathBuf,
     pub samples: usize,
     pub filter: FilterChoice,
+    pub generator: GeneratorChoice,
     pub temperature: f32,
     pub eval: Option<PathBuf>,
     pub recipe: RecipePlan,

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::distill::FitReport;
 use crate::evaluate::{Arm, Comparison, Verdict};
+use crate::filter::Coverage;
+use crate::kit::InputModelCard;
 
 /// What `transfer` came to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -17,6 +19,8 @@ pub struct TransferReport {
     pub report: PathBuf,
     pub scores: Scores,
     pub counts: BTreeMap<String, u64>,
+    /// What the kept inputs cover.
+    pub coverage: Coverage,
     /// By stage. What was found in the journal counts with the time it took then.
     pub seconds: BTreeMap<String, f64>,
     pub fit: FitReport,
@@ -117,6 +121,7 @@ pub struct KitReport {
     /// Share of held-out inputs told apart rightly.
     pub accuracy: Option<f64>,
     pub accuracy_rows: usize,
+    pub input_model: Option<InputModelCard>,
     pub seconds: BTreeMap<String, f64>,
 }
 

@@ -1,7 +1,7 @@
 //! Generate and filter in turns until there are enough samples: target open, generate, close; source open, filter and label,
 //! close. A round is made large enough that there are few.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 
@@ -10,14 +10,24 @@ use super::transfer::Given;
 use super::{PipelineError, Stage, TransferPlan};
 use crate::engine::{Answer, Talk, With};
 use crate::evaluate::{self, Arm};
-use crate::filter::{self, Judge, Judged, Reason, Valid, Validity};
-use crate::generate::{Candidate, Generator, Settings, Yield};
+use crate::filter::{self, Coverage, Judge, Judged, Kept, Reason, Shares, Valid, Validity};
+use crate::generate::{Ask, Candidate, Generator, Settings, Yield};
 use crate::kit::Seed;
 use crate::label::{self, Labeled};
 
-/// Valid inputs made for each sample that is needed, before their acceptance is known.
-const OVERSAMPLE: f64 = 3.0;
-/// Later rounds make this many times what the measured acceptance asks for.
+/// Valid inputs judged for each sample that is needed.
+const CANDIDATES_PER_SAMPLE: usize = 6;
+/// The same of an input model, whose inputs are of the task.
+const INPUT_MODEL_CANDIDATES: f64 = 1.3;
+/// Rounds they are made in; each makes variants of the best of those before.
+const ROUNDS: usize = 4;
+/// Inputs that a round makes variants of, for each sample that is needed.
+const ADOPTED_SHARE: f64 = 0.25;
+/// They are chosen from this part of what is good enough to be kept.
+const ADOPTED_GOOD: f64 = 0.4;
+/// Draws that a round takes at most for each valid input it should make.
+const DRAWS_PER_CANDIDATE: usize = 2;
+/// Rounds after those make this many times what the measured acceptance asks for.
 const MARGIN: f64 = 1.3;
 /// Acceptance a later round reckons with at least, so that no round becomes endless.
 const ACCEPTANCE_MIN: f64 = 0.05;
@@ -26,8 +36,20 @@ const ACCEPTANCE_MIN: f64 = 0.05;
 pub(super) struct Samples {
     pub labeled: Vec<Labeled>,
     pub counts: BTreeMap<String, u64>,
+    pub coverage: Coverage,
     /// The teacher on the rows of `--eval`.
     pub source: Option<Arm>,
+}
+
+/// A model that makes inputs up.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Maker {
+    pub name: &'static str,
+    /// The target makes them; else the source.
+    pub target: bool,
+    pub with: With,
+    /// The question an input model answers; none for the list of seeds.
+    pub question: Option<String>,
 }
 
 /// The rounds of one transfer.
@@ -35,15 +57,21 @@ pub(super) struct Rounds<'a> {
     plan: &'a TransferPlan,
     given: &'a Given,
     judge: Judge,
+    makers: Vec<Maker>,
     needed: usize,
     source: Session<'a>,
     target: Session<'a>,
     generator: Generator<'a>,
     validity: Validity,
     drawn: Yield,
+    /// Whose each valid input is, by its place among the makers.
+    origins: HashMap<String, usize>,
+    /// What came of whose inputs.
+    yields: BTreeMap<String, u64>,
     /// Everything valid so far, judged.
     judged: Vec<Judged>,
     labeled: Vec<Labeled>,
+    coverage: Coverage,
     rejected: BTreeMap<String, u64>,
     source_arm: Option<Arm>,
 }
@@ -57,13 +85,14 @@ struct Drawn {
 
 /// A judged input, as journalled.
 #[derive(Serialize, Deserialize)]
-struct JudgedRow(String, Option<Answer>, f64, Option<Reason>);
+struct JudgedRow(String, Option<Answer>, f64, Option<Reason>, bool);
 
 impl<'a> Rounds<'a> {
     pub fn new(
         plan: &'a TransferPlan,
         given: &'a Given,
         judge: Judge,
+        makers: Vec<Maker>,
         needed: usize,
         source: Session<'a>,
         target: Session<'a>,
@@ -72,20 +101,25 @@ impl<'a> Rounds<'a> {
             temperature: plan.temperature,
             tokens_max: plan.limits.input_tokens_max,
             sequences: plan.limits.sequences_max,
+            variants: !matches!(judge, Judge::None),
             seed: plan.seed,
         };
         Ok(Self {
             plan,
             given,
             judge,
+            makers,
             needed,
             source,
             target,
             generator: Generator::new(&given.seeds, settings)?,
             validity: Validity::new(given.seeds.iter().map(Seed::text)),
             drawn: Yield::default(),
+            origins: HashMap::new(),
+            yields: BTreeMap::new(),
             judged: Vec::new(),
             labeled: Vec::new(),
+            coverage: Coverage::default(),
             rejected: BTreeMap::new(),
             source_arm: None,
         })
@@ -93,17 +127,37 @@ impl<'a> Rounds<'a> {
 
     pub fn run(mut self, job: &mut Job<'_>) -> Result<Samples, PipelineError> {
         let mut round = 0;
-        while self.accepted() < self.needed && self.drawn.drawn < self.drawn_max() {
+        let seeds: Vec<&str> = self.given.seeds.iter().map(Seed::text).collect();
+        while self.wants_more(round) && self.drawn.drawn < self.drawn_max() {
             let valid = self.generate(job, round)?;
             self.target.close();
             self.filter(job, round, &valid)?;
             self.evaluate_source(job)?;
             self.source.close();
+            let shares = self.shares();
+            let (adopted, _) = filter::select(
+                &self.judged,
+                &seeds,
+                (self.needed as f64 * ADOPTED_SHARE) as usize,
+                Shares { good: shares.good * ADOPTED_GOOD, ..shares },
+            );
+            self.generator.adopt(adopted.iter().map(Kept::prompt));
+            if let Some(share) = self.lines_share() {
+                self.generator.lean(share);
+            }
             round += 1;
+            if self.is_hopeless() {
+                break;
+            }
         }
         self.label(job)?;
         self.source.close();
         self.finish(job)
+    }
+
+    /// Too few were accepted, or there may be better ones.
+    fn wants_more(&self, round: usize) -> bool {
+        self.accepted() < self.needed || (round < ROUNDS && self.judged.len() < self.candidates())
     }
 
     fn accepted(&self) -> usize {
@@ -114,42 +168,84 @@ impl<'a> Rounds<'a> {
         (self.needed * self.plan.limits.candidates_per_sample_max) as u64
     }
 
-    /// Valid inputs this round should make.
+    /// Valid inputs to judge before any are chosen.
+    fn candidates(&self) -> usize {
+        match self.judge {
+            Judge::None => self.needed,
+            _ if self.makers.iter().all(|maker| maker.question.is_some()) => (self.needed as f64 * INPUT_MODEL_CANDIDATES) as usize,
+            Judge::Discriminator { .. } | Judge::Contrast { .. } => self.needed * CANDIDATES_PER_SAMPLE,
+        }
+    }
+
+    /// Valid inputs this round should make: an even share of the candidates, or more where too few of them were accepted.
     fn wanted(&self) -> usize {
-        let accepted = self.accepted();
+        let (accepted, judged) = (self.accepted(), self.judged.len());
         let missing = self.needed.saturating_sub(accepted) as f64;
-        let wanted = match (&self.judge, self.judged.len()) {
-            (Judge::None, _) => missing * MARGIN,
-            (_, 0) => missing * OVERSAMPLE,
-            (_, judged) => missing * MARGIN / (accepted as f64 / judged as f64).max(ACCEPTANCE_MIN),
+        let acceptance = if judged == 0 { 1.0 } else { (accepted as f64 / judged as f64).max(ACCEPTANCE_MIN) };
+        let left = self.candidates().saturating_sub(judged);
+        if left == 0 { (missing * MARGIN / acceptance).ceil() as usize } else { left.min(self.candidates().div_ceil(ROUNDS)) }
+    }
+
+    /// At this rate, all the draws a run may take would give less than half of what is needed, which is less than it goes on with.
+    fn is_hopeless(&self) -> bool {
+        let (drawn, drawn_max) = (self.drawn.drawn as f64, self.drawn_max() as f64);
+        self.accepted() as f64 / drawn.max(1.0) * drawn_max < self.needed as f64 / 2.0
+    }
+
+    /// As much of what is kept comes of whole lines as an input has words that no other seed shows.
+    fn shares(&self) -> Shares {
+        Shares { good: self.judge.good_share(), lines: self.generator.unseen() }
+    }
+
+    /// How many of the rounds to come should draw lines: as lines are good as often as variants are. Good is what is among the best
+    /// that were accepted.
+    fn lines_share(&self) -> Option<f64> {
+        let mut scores: Vec<f64> = self.judged.iter().filter(|judged| judged.rejected().is_none()).map(Judged::score).collect();
+        scores.sort_by(|a, b| b.total_cmp(a));
+        let least = *scores.get((scores.len() as f64 * self.judge.good_share()).ceil() as usize).or(scores.last())?;
+        let good = |judged: &&Judged| judged.rejected().is_none() && judged.score() >= least;
+        let share = |lines: bool| {
+            let those = || self.judged.iter().filter(|judged| judged.line() == lines);
+            let all = those().count();
+            (all > 0).then(|| those().filter(good).count() as f64 / all as f64)
         };
-        wanted.ceil() as usize
+        let (lines, variants) = (share(true)?, share(false)?);
+        (lines + variants > 0.0).then(|| lines / (lines + variants))
     }
 
     fn generate(&mut self, job: &mut Job<'_>, round: usize) -> Result<Vec<Valid>, PipelineError> {
-        let (wanted, drawn_max) = (self.wanted(), self.drawn_max());
-        let (mut valid, so_far) = (Vec::new(), self.drawn);
-        let Self { target, generator, validity, .. } = self;
+        // Where little that is new comes, the round ends with less.
+        let wanted = self.wanted();
+        let share = (wanted * DRAWS_PER_CANDIDATE) as u64;
+        let drawn_max = share.min(self.drawn_max().saturating_sub(self.drawn.drawn));
+        let mut valid = Vec::new();
+        let turn = round % self.makers.len();
+        let Self { source, target, generator, validity, .. } = self;
+        let maker = &self.makers[turn];
+        let ask = maker.question.as_deref().map_or(Ask::List, Ask::Question);
         let made = job.stage(&format!("generate.{round}"), Stage::Generate, |talk, _| {
-            let (model, _) = target.get()?;
+            let (model, _) = if maker.target { target.get()? } else { source.get()? };
             let (mut drawn, mut rows) = (Yield::default(), Vec::new());
-            while valid.len() < wanted && so_far.drawn + drawn.drawn < drawn_max {
+            while valid.len() < wanted && drawn.drawn < drawn_max {
                 talk.tick(valid.len(), wanted)?;
                 let mut quiet = Talk { cancel: talk.cancel, progress: &mut |_, _| {} };
-                let (fresh, count) = generator.round(model, With::Base, &mut quiet)?;
+                let (fresh, count) = generator.round(model, maker.with, ask, &mut quiet)?;
                 drawn += count;
                 valid.extend(validity.pass(&fresh));
-                rows.extend(fresh.into_iter().map(|candidate| (candidate.text().to_owned(), candidate.finished())));
+                rows.extend(fresh.into_iter().map(|candidate| (candidate.text().to_owned(), candidate.finished(), candidate.origin())));
             }
-            let summary = format!("{} valid inputs of {} drawn", valid.len(), drawn.drawn);
+            let summary = format!("{} valid inputs of {} draws by {}", valid.len(), drawn.drawn, maker.name);
             Ok(Made { head: Drawn { rounds: generator.rounds(), drawn }, rows, blob: None, summary })
         })?;
         if made.resumed {
-            let candidates: Vec<Candidate> = made.rows.into_iter().map(|(text, finished)| Candidate::replay(text, finished)).collect();
+            let candidates: Vec<Candidate> =
+                made.rows.into_iter().map(|(text, finished, origin)| Candidate::replay(text, finished, origin)).collect();
             self.generator.remember(made.head.rounds, &candidates);
             valid = self.validity.pass(&candidates);
         }
         self.drawn += made.head.drawn;
+        *self.yields.entry(format!("{}_drawn", self.makers[turn].name)).or_default() += made.head.drawn.drawn;
+        self.origins.extend(valid.iter().map(|valid| (valid.text().to_owned(), turn)));
         Ok(valid)
     }
 
@@ -158,28 +254,32 @@ impl<'a> Rounds<'a> {
         let made = job.stage(&format!("filter.{round}"), Stage::Filter, |talk, _| {
             let judged = judge.judge(source.get()?.0, valid, talk)?;
             let accepted = judged.iter().filter(|judged| judged.rejected().is_none()).count();
-            let row = |judged: &Judged| JudgedRow(judged.text().to_owned(), judged.answer().cloned(), judged.score(), judged.rejected());
+            let row = |judged: &Judged| {
+                JudgedRow(judged.text().to_owned(), judged.answer().cloned(), judged.score(), judged.rejected(), judged.line())
+            };
             let summary = format!("{accepted} of {} accepted", judged.len());
             Ok(Made { head: (), rows: judged.iter().map(row).collect(), blob: None, summary })
         })?;
-        let replay = |JudgedRow(text, answer, score, rejected)| Judged::replay(text, answer, score, rejected);
+        let replay = |JudgedRow(text, answer, score, rejected, line)| Judged::replay(text, answer, score, rejected, line);
         self.judged.extend(made.rows.into_iter().map(replay));
         Ok(())
     }
 
     /// Choose the best of what was accepted and put the teacher's answers to it.
     fn label(&mut self, job: &mut Job<'_>) -> Result<(), PipelineError> {
+        let seeds: Vec<&str> = self.given.seeds.iter().map(Seed::text).collect();
         if matches!(self.judge, Judge::Contrast { .. }) {
             // The answers came with the scores.
-            let (kept, rejections) = filter::select(&self.judged, self.needed);
+            let (kept, rejections) = filter::select(&self.judged, &seeds, self.needed, self.shares());
             let (labeled, unlabeled) = label::label_answered(&kept);
+            self.coverage = Coverage::of(&kept, seeds.iter().copied());
             count_rejections(&mut self.rejected, &rejections);
             count_rejections(&mut self.rejected, &unlabeled);
             self.labeled = labeled;
             return Ok(());
         }
         // A few more than are needed, because a teacher may fail to answer.
-        let (kept, rejections) = filter::select(&self.judged, self.needed + self.needed / 20 + 2);
+        let (kept, rejections) = filter::select(&self.judged, &seeds, self.needed + self.needed / 20 + 2, self.shares());
         let (source, tokens_max) = (&mut self.source, self.plan.limits.completion_tokens_max);
         let made = job.stage("label", Stage::Label, |talk, _| {
             let (model, adapters) = source.get()?;
@@ -188,6 +288,7 @@ impl<'a> Rounds<'a> {
             let summary = format!("{} of {} answered", labeled.len(), kept.len());
             Ok(Made { head: rejections, rows, blob: None, summary })
         })?;
+        self.coverage = Coverage::of(&kept, seeds.iter().copied());
         count_rejections(&mut self.rejected, &rejections);
         count_rejections(&mut self.rejected, &made.head);
         self.labeled = made.rows.into_iter().map(|(prompt, completion)| Labeled::replay(prompt, completion)).collect();
@@ -208,6 +309,17 @@ impl<'a> Rounds<'a> {
         Ok(())
     }
 
+    /// Count the valid, accepted and kept inputs of each maker.
+    fn count_yields<'t>(&mut self, kept: impl Iterator<Item = &'t str>) {
+        let valid = self.judged.iter().map(|judged| (judged.text(), "valid"));
+        let accepted = self.judged.iter().filter(|judged| judged.rejected().is_none()).map(|judged| (judged.text(), "accepted"));
+        for (text, what) in valid.chain(accepted).chain(kept.map(|text| (text, "kept"))) {
+            if let Some(&turn) = self.origins.get(text) {
+                *self.yields.entry(format!("{}_{what}", self.makers[turn].name)).or_default() += 1;
+            }
+        }
+    }
+
     /// Take stock. Half of what was asked for is enough to go on, with a warning.
     fn finish(mut self, job: &Job<'_>) -> Result<Samples, PipelineError> {
         count_rejections(&mut self.rejected, self.validity.rejected());
@@ -224,7 +336,10 @@ impl<'a> Rounds<'a> {
             job.context.events.warn(Stage::Filter, text);
         }
         self.labeled.truncate(needed);
+        let kept: Vec<String> = self.labeled.iter().map(|labeled| labeled.prompt().to_owned()).collect();
+        self.count_yields(kept.iter().map(String::as_str));
         let mut counts = self.rejected;
+        counts.append(&mut self.yields);
         let numbers = [
             ("seeds", self.given.seeds.len() as u64),
             ("drawn", drawn),
@@ -233,6 +348,6 @@ impl<'a> Rounds<'a> {
             ("eval", self.given.eval.as_ref().map_or(0, Vec::len) as u64),
         ];
         counts.extend(numbers.map(|(name, count)| (name.to_owned(), count)));
-        Ok(Samples { labeled: self.labeled, counts, source: self.source_arm })
+        Ok(Samples { labeled: self.labeled, counts, coverage: self.coverage, source: self.source_arm })
     }
 }

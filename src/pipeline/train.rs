@@ -49,7 +49,7 @@ fn train_in(
         let mut session = Session::new(engine, &plan.model, &plan.open, Vec::new());
         let (model, _) = session.get()?;
         check_rows(model, &plan.data, rows, talk.cancel)?;
-        let fitted = fitting(context, journal, metadata, |run| fit(model, rows, &recipe(&plan.recipe, plan.seed), run));
+        let fitted = fitting(context, journal, "distill", metadata, |run| fit(model, rows, &recipe(&plan.recipe, plan.seed), run));
         let Fitted { adapter, report } = fitted.map_err(|error| error.in_rows_of(&plan.data))?;
         let summary = format!("{} rows, {} steps, loss {:.4}", report.examples, report.steps, report.loss_last);
         Ok(Made { head: report, rows: Vec::<()>::new(), blob: Some(adapter), summary })

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use super::job::{Job, Made, Session, announce, check_rows, fitting, hash_inputs, once, recipe};
 use super::journal::{Journal, Product, blob_name};
 use super::report::Arms;
-use super::rounds::Rounds;
-use super::{Context, FilterChoice, Inputs, PipelineError, Stage, TransferPlan, TransferReport};
+use super::rounds::{Maker, Rounds};
+use super::{Context, FilterChoice, GeneratorChoice, Inputs, PipelineError, Stage, TransferPlan, TransferReport};
 use crate::distill::{FitReport, Recipe, Trained, check_memory, distill};
 use crate::engine::{AdapterId, Engine, Model, Talk, With};
 use crate::evaluate::{self, Arm, Outcome, Verdict};
@@ -98,11 +98,12 @@ impl Transfer<'_> {
     fn run(&self, job: &mut Job<'_>) -> Result<TransferReport, PipelineError> {
         self.check_models(job)?;
         let needed = samples_with_held_out(self.plan.samples);
-        let (judge, source_adapters) = self.judge(job)?;
+        let (judge, mut source_adapters) = self.judge(job)?;
+        let makers = self.makers(job, &mut source_adapters)?;
         let samples = {
             let source = Session::new(self.engine, &self.plan.source, &self.plan.open, source_adapters);
             let target = Session::new(self.engine, &self.plan.target, &self.plan.open, Vec::new());
-            Rounds::new(self.plan, self.given, judge, needed, source, target)?.run(job)?
+            Rounds::new(self.plan, self.given, judge, makers, needed, source, target)?.run(job)?
         };
         let (train, held_out) = split(samples.labeled, self.plan.samples, self.plan.seed);
         let mut counts = samples.counts;
@@ -123,6 +124,7 @@ impl Transfer<'_> {
             report: if comparison.verdict == Verdict::Accept { self.outputs.report.clone() } else { self.outputs.rejected_report.clone() },
             scores: arms.scores(&comparison, samples.source.as_ref()),
             counts,
+            coverage: samples.coverage,
             seconds: job.seconds.clone(),
             fit: report,
             provenance,
@@ -182,6 +184,27 @@ impl Transfer<'_> {
         Ok((judge, adapters))
     }
 
+    /// Who makes inputs up, in turns. What the source needs for it joins `adapters`.
+    fn makers(&self, job: &Job<'_>, adapters: &mut Vec<PathBuf>) -> Result<Vec<Maker>, PipelineError> {
+        let base = |name, target| Maker { name, target, with: With::Base, question: None };
+        let input_model = self.given.kit.as_ref().and_then(Kit::input_model);
+        Ok(match (self.plan.generator, input_model) {
+            (GeneratorChoice::Auto, Some((bytes, question))) => {
+                let name = blob_name("inputs");
+                job.journal.replace(&name, &[bytes])?;
+                adapters.push(job.journal.path(&name));
+                let with = With::Adapter(AdapterId(adapters.len() - 1));
+                vec![Maker { name: "input_model", target: false, with, question: Some(question.to_owned()) }]
+            }
+            (GeneratorChoice::Auto | GeneratorChoice::Target, _) => vec![base("target", true)],
+            (GeneratorChoice::Source, _) => vec![base("source", false)],
+            (GeneratorChoice::SourceLora, _) => {
+                vec![Maker { with: With::Adapter(AdapterId(0)), ..base("source_lora", false) }]
+            }
+            (GeneratorChoice::Mix, _) => vec![base("target", true), base("source", false)],
+        })
+    }
+
     fn distill(
         &self,
         job: &mut Job<'_>,
@@ -194,7 +217,7 @@ impl Transfer<'_> {
         let metadata = metadata(provenance);
         job.stage("distill", Stage::Distill, |_, journal| {
             let (model, _) = target.get()?;
-            let trained = fitting(context, journal, &metadata, |run| distill(model, train, recipe, run))?;
+            let trained = fitting(context, journal, "distill", &metadata, |run| distill(model, train, recipe, run))?;
             let report = trained.report().clone();
             let summary = format!("{} samples, {} steps, loss {:.4}", report.examples, report.steps, report.loss_last);
             Ok(Made { head: report, rows: Vec::new(), blob: Some(trained.adapter().to_vec()), summary })

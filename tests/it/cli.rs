@@ -65,7 +65,7 @@ fn a_bad_flag_is_an_error_and_names_itself() {
         (format!("{transfer} --kit k --filter best"), "contrast"),
         (format!("{transfer} --kit k --objective kl"), "not in this version"),
         (format!("{transfer} --seeds s --filter kit"), "hint: give --kit"),
-        ("kit -m a --lora b --data c --out d --input-model".into(), "not in this version"),
+        (format!("{transfer} --kit k --generator nobody"), "source-lora"),
         ("kit -m a --lora b --data c --out d --seeds 0".into(), "1 to 1000"),
     ];
     for (line, expected) in cases {

@@ -12,6 +12,7 @@ use crate::source::root;
 
 mod bad_inputs;
 mod bad_models;
+mod bench;
 mod memory;
 mod runs;
 

@@ -70,6 +70,7 @@ fn ascii_target(world: &World, plan: &mut TransferPlan) {
 
 fn mute_target(world: &World, plan: &mut TransferPlan) {
     target(world, plan, &Base { junk: 1.0, ..new_base() });
+    seeds(world, plan, r#"{"prompt":"one"}|{"prompt":"two"}|"#);
 }
 
 #[test]

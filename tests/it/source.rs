@@ -22,8 +22,12 @@ fn walk(folder: &Path, extensions: &[&str], found: &mut Vec<(String, String)>) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for path in entries.map(|entry| entry.expect("a folder of the repository is readable").path()) {
         let name = path.file_name().expect("an entry has a name").to_string_lossy().into_owned();
+        // A folder, or in a worktree a file.
+        if name == ".git" {
+            continue;
+        }
         if path.is_dir() {
-            if !matches!(name.as_str(), "target" | ".git" | ".cache" | "fixtures" | "shared") {
+            if !matches!(name.as_str(), "target" | ".cache" | "fixtures" | "shared") {
                 walk(&path, extensions, found);
             }
         } else if extensions.contains(&path.extension().map_or("", |e| e.to_str().unwrap_or(""))) {

@@ -89,6 +89,11 @@ impl Compute {
         unsafe { sys::ggml_gallocr_get_buffer_size(self.allocator.as_ptr(), 0) }
     }
 
+    /// The bound graph computes something from this input; any other has no memory to fill.
+    pub fn reads(&self, graph: &Graph, input: Tensor) -> bool {
+        self.placed(graph, input).is_ok()
+    }
+
     /// Fill an input of the bound graph. Inputs must be filled before each run: the memory is reused.
     pub fn set_f32(&mut self, graph: &Graph, input: Tensor, values: &[f32]) -> Result<(), LlamaError> {
         self.set(graph, input, Dtype::F32, values.as_ptr().cast(), values.len())

@@ -7,7 +7,7 @@ use llama_cpp_sys_2 as sys;
 use crate::dtype::Dtype;
 use crate::error::LlamaError;
 use crate::graph::{Built, Graph, Tensor, set_name};
-use crate::kernels::{self, Call, Kernel, Side, pack_rows, packed_lanes};
+use crate::kernels::{self, Call, Kernel, Side, Units, pack_rows, packed_lanes};
 
 type Operation = unsafe extern "C" fn(*mut sys::ggml_tensor, i32, i32, *mut c_void);
 
@@ -60,7 +60,7 @@ impl Graph {
             self.like(base, shape, name)?;
             sources.push(self.dense(base)?);
         }
-        let call = Call { tiles: kernel.tiles(), scale: plus.scale, adapter: plus.adapter.is_some(), base: plus.base.is_some() };
+        let call = Call { scale: plus.scale, adapter: plus.adapter.is_some(), base: plus.base.is_some(), ..plain(kernel) };
         // SAFETY: the operation needs weights with dense rows of types that convert to floats, of these shapes, rows packed for this
         // kernel, and contiguous F32 for the rest.
         unsafe { self.custom(name, operation, call, shape, &sources) }
@@ -81,14 +81,44 @@ impl Graph {
     ///
     /// shapes: a [k, m, g, …], b [k, n, h, …] → [m, n, h, …], h a multiple of g
     pub fn product(&mut self, kernel: Kernel, a: Tensor, b: Tensor) -> Built {
+        let shape = self.product_shape(a, b)?;
+        let (a, b) = (self.lined(a)?, self.lined(b)?);
+        // SAFETY: the operation needs F32 operands that ggml_can_mul_mat, each with one dense dimension of the inner two.
+        unsafe { self.custom("product", kernels::product, plain(kernel), shape, &[a, b]) }
+    }
+
+    fn product_shape(&self, a: Tensor, b: Tensor) -> Result<[i64; 4], LlamaError> {
         let (sa, sb) = (self.shape(a)?, self.shape(b)?);
         let floats = self.dtype(a)? == Dtype::F32 && self.dtype(b)? == Dtype::F32;
         if sa[0] != sb[0] || sb[2] % sa[2] != 0 || sb[3] % sa[3] != 0 || !floats {
             return Err(LlamaError::Graph(format!("product of {sa:?} and {sb:?}")));
         }
-        let (a, b) = (self.lined(a)?, self.lined(b)?);
-        // SAFETY: the operation needs F32 operands that ggml_can_mul_mat, each with one dense dimension of the inner two.
-        unsafe { self.custom("product", kernels::product, plain(kernel), [sa[1], sb[1], sb[2], sb[3]], &[a, b]) }
+        Ok([sa[1], sb[1], sb[2], sb[3]])
+    }
+
+    /// softmax(scale kᵀ q + mask): attention's probabilities.
+    ///
+    /// shapes: k [d, keys, g, 1], q [d, queries, h, 1], F32 mask [keys, queries] → [keys, queries, h, 1], h a multiple of g
+    pub fn attention(&mut self, kernel: Kernel, k: Tensor, q: Tensor, mask: Tensor, scale: f32) -> Built {
+        let shape = self.product_shape(k, q)?;
+        self.like(mask, [shape[0], shape[1], 1, 1], "mask of attention")?;
+        let operands = [self.lined(k)?, self.lined(q)?, self.dense(mask)?];
+        let call = Call { scale, ..plain(kernel) };
+        // SAFETY: the operation needs F32 operands that ggml_can_mul_mat, each with one dense dimension of the inner two, and a
+        // contiguous mask for all heads.
+        unsafe { self.custom("attention", kernels::attention, call, shape, &operands) }
+    }
+
+    /// The gradient for attention's scores, from what its probabilities `p` were multiplied with and the gradient of the result.
+    ///
+    /// shapes: v [d, keys, g, 1], dy [d, queries, h, 1], p [keys, queries, h, 1] → [keys, queries, h, 1]
+    pub fn attention_back(&mut self, kernel: Kernel, v: Tensor, dy: Tensor, p: Tensor, scale: f32) -> Built {
+        let shape = self.product_shape(v, dy)?;
+        self.like(p, shape, "probabilities of attention")?;
+        let operands = [self.lined(v)?, self.lined(dy)?, self.dense(p)?];
+        let call = Call { scale, ..plain(kernel) };
+        // SAFETY: as for `attention`, and contiguous probabilities of the result's shape.
+        unsafe { self.custom("attention_back", kernels::attention_back, call, shape, &operands) }
     }
 
     /// The gradient of `softmax(scale x + …)` for x, from its result.
@@ -214,5 +244,5 @@ impl Graph {
 }
 
 fn plain(kernel: Kernel) -> Call {
-    Call { tiles: kernel.tiles(), scale: 1.0, adapter: false, base: false }
+    Call { tiles: kernel.tiles(), scale: 1.0, adapter: false, base: false, units: Units::default() }
 }

@@ -6,6 +6,7 @@
 #include <exception>
 
 #include "ggml.h"
+#include "gguf.h"
 #include "llama.h"
 
 // Declared in llama.cpp's staging header src/llama-ext.h, exported by libllama.
@@ -76,6 +77,32 @@ struct llama_adapter_lora * translora_adapter(struct llama_model * model, const 
 
 uint32_t translora_quantize(const char * from, const char * to, const llama_model_quantize_params * params, char * reason, size_t size) {
     return guarded(reason, size, (uint32_t) 1, [&] { return llama_model_quantize(from, to, params); });
+}
+
+// A model of random weights from metadata alone, saved to a file.
+bool translora_synthesize(const char * metadata, const char * out, llama_model_set_tensor_data_t fill, void * user, char * reason, size_t size) {
+    return guarded(reason, size, false, [&] {
+        struct gguf_init_params params = { /*.no_alloc =*/ true, /*.ctx =*/ nullptr };
+        struct gguf_context *   gguf   = gguf_init_from_file(metadata, params);
+        if (gguf == nullptr) {
+            return false;
+        }
+        struct llama_model * model = nullptr;
+        try {
+            model = llama_model_init_from_user(gguf, fill, user, llama_model_default_params());
+            if (model != nullptr) {
+                llama_model_save_to_file(model, out);
+            }
+        } catch (...) {
+            llama_model_free(model);
+            gguf_free(gguf);
+            throw;
+        }
+        const bool made = model != nullptr;
+        llama_model_free(model);
+        gguf_free(gguf);
+        return made;
+    });
 }
 
 } // extern "C"

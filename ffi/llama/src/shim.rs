@@ -44,4 +44,12 @@ unsafe extern "C" {
         reason: *mut c_char,
         size: usize,
     ) -> u32;
+    pub fn translora_synthesize(
+        metadata: *const c_char,
+        out: *const c_char,
+        fill: unsafe extern "C" fn(*mut sys::ggml_tensor, *mut std::ffi::c_void),
+        user: *mut std::ffi::c_void,
+        reason: *mut c_char,
+        size: usize,
+    ) -> bool;
 }

@@ -1,6 +1,6 @@
 //! Rules for the CPU's own kernels: products on views, an adapted product as one operation, gradients of rows in one pass.
 
-use translora_llama::{Kernel, Node, Op, Plus, Tensor, Trace};
+use translora_llama::{Dtype, Kernel, Node, Op, Plus, Tensor, Trace};
 
 use super::{Backward, Done, no_rule, source};
 use crate::error::TrainError;
@@ -34,10 +34,45 @@ pub(crate) fn adapted(trace: &Trace, needs: &[bool], index: usize) -> Option<Ada
     let products = [plain, large, small].into_iter().all(|index| is(index, Op::MulMat));
     let weights = is(weight, Op::Weight) && !needs[weight] && [a, b].into_iter().all(|index| is(index, Op::Weight) && needs[index]);
     let flat = [weight, a, b].into_iter().all(|index| node(index).shape[2..] == [1, 1]);
-    let mut readers = trace.nodes.iter().flat_map(|node| node.sources.iter().flatten().chain(node.view.iter().map(|(root, _)| root)));
-    let reads = readers.by_ref().filter(|read| [plain, scale, large, small].contains(read)).count();
+    let reads = readers(trace, &[plain, scale, large, small]);
     let fits = products && is(scale, Op::Scale) && node(scale).parameter_f32(1) == 0.0 && weights && flat && again == x && reads == 4;
     fits.then_some(Adapted { weight, a, b, x, small, scale })
+}
+
+/// How often any of these nodes is read.
+fn readers(trace: &Trace, indices: &[usize]) -> usize {
+    let all = trace.nodes.iter().flat_map(|node| node.sources.iter().flatten().chain(node.view.iter().map(|(root, _)| root)));
+    all.filter(|read| indices.contains(read)).count()
+}
+
+/// softmax(s kᵀ q + mask), by the nodes' indices.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Scores {
+    pub k: usize,
+    pub q: usize,
+    pub mask: usize,
+    pub product: usize,
+    pub scale: f32,
+}
+
+/// Recognise the node at `index` as plain attention's probabilities, whose scores nobody else reads.
+pub(crate) fn attention(trace: &Trace, index: usize) -> Option<Scores> {
+    let node = &trace.nodes[index];
+    let operand = |node: &Node, number: usize| node.sources.get(number).copied().flatten();
+    let (product, mask) = (operand(node, 0)?, operand(node, 1)?);
+    let scores = &trace.nodes[product];
+    let (k, q) = (operand(scores, 0)?, operand(scores, 1)?);
+    let [keys, queries, ..] = node.shape;
+    let bias = node.parameter_f32(1);
+    let fits = node.op == Op::SoftMax
+        && operand(node, 2).is_none()
+        && bias == 0.0
+        && scores.op == Op::MulMat
+        && trace.nodes[k].op != Op::Weight
+        && [k, q, mask].into_iter().all(|index| trace.nodes[index].dtype == Dtype::F32)
+        && trace.nodes[mask].shape == [keys, queries, 1, 1]
+        && readers(trace, &[product]) == 1;
+    fits.then_some(Scores { k, q, mask, product, scale: node.parameter_f32(0) })
 }
 
 impl Backward<'_> {
@@ -61,12 +96,13 @@ impl Backward<'_> {
             let plus = Plus { adapter: Some((a, dz)), base: self.gradients[found.x], scale: 1.0 };
             self.gradients[found.x] = Some(self.graph.times_turned(kernel, weight, dy, plus)?);
         }
-        for (matrix, left, right) in [(found.a, x, dz), (found.b, z, dy)] {
-            let [left, right] = [self.columns(left)?, self.columns(right)?];
-            let gradient = self.graph.product(kernel, left, right)?;
-            self.add_gradient(matrix, gradient)?;
-        }
-        Ok(())
+        let [x, z, dz, dy] = [self.columns(x)?, self.columns(z)?, self.columns(dz)?, self.columns(dy)?];
+        // In both the wide operand is the one whose panels are cheap to make.
+        let da = self.graph.product(kernel, x, dz)?;
+        let db = self.graph.product(kernel, dy, z)?;
+        let db = self.graph.turned(db)?;
+        self.add_gradient(found.a, da)?;
+        self.add_gradient(found.b, db)
     }
 
     /// All columns of a tensor as the rows of a view.
@@ -80,7 +116,7 @@ impl Backward<'_> {
     ///
     /// shapes: a [k, m, g], b [k, n, h], y [m, n, h] with h a multiple of g
     pub(super) fn mul_mat_direct(&mut self, node: &Node, dy: Tensor, kernel: Kernel) -> Done {
-        if self.wants(node, 1) {
+        if self.wants(node, 1) && !self.through_attention(node, dy)? {
             let db = self.right_gradient_direct(node, dy, kernel)?;
             self.give(node, 1, db)?;
         }
@@ -89,6 +125,17 @@ impl Backward<'_> {
             self.give(node, 0, da)?;
         }
         Ok(())
+    }
+
+    /// The gradient of what attention's probabilities are multiplied with goes to their scores in one operation. False if they are not.
+    fn through_attention(&mut self, node: &Node, dy: Tensor) -> Result<bool, TrainError> {
+        let index = source(node, 1)?;
+        let Some(scores) = attention(self.trace, index).filter(|_| readers(self.trace, &[index]) == 1) else { return Ok(false) };
+        let (a, p) = (self.value(node, 0)?, self.emitted(index, node)?);
+        let v = self.graph.transpose(a)?;
+        let gradient = self.graph.attention_back(Kernel::exact(), v, dy, p, scores.scale)?;
+        self.add_gradient(scores.product, gradient)?;
+        Ok(true)
     }
 
     /// db = a dy

@@ -21,7 +21,7 @@ mod norms;
 mod products;
 mod recurrent;
 
-pub(crate) use direct::adapted;
+pub(crate) use direct::{adapted, attention};
 
 type Done = Result<(), TrainError>;
 
@@ -169,22 +169,27 @@ impl<'a> Backward<'a> {
         if matches!(node.op, Op::Weight | Op::Input | Op::State) {
             return Ok(());
         }
-        // Of an adapted product, which is one operation, only the ends are read.
-        let fused = self.weights.direct().filter(|_| !self.setting.dropping).and_then(|_| adapted(self.trace, self.needs, index));
-        let needed = match fused {
-            Some(found) => vec![found.weight, found.a, found.b, found.x],
-            None => operands(node).collect(),
+        // Of what is one operation only the ends are read.
+        let direct = self.weights.direct().is_some();
+        let product = adapted(self.trace, self.needs, index).filter(|_| direct && !self.setting.dropping);
+        let needed = match (product, attention(self.trace, index).filter(|_| direct)) {
+            (Some(found), _) => vec![found.weight, found.a, found.b, found.x],
+            (_, Some(scores)) => vec![scores.k, scores.q, scores.mask],
+            _ => operands(node).collect(),
         };
         for operand in needed {
             if self.values[operand].is_none() {
                 self.again(operand)?;
             }
         }
-        let mut sources = self.setting.sources(node, &self.values);
-        if self.mask(node, 1).is_some() {
-            sources[1] = Some(self.value(node, 1)?);
-        }
-        self.values[index] = Some(self.setting.value(self.graph, index, &sources, &mut self.values)?);
+        let value = match self.mask(node, 1) {
+            None => self.setting.value(self.graph, index, &mut self.values)?,
+            Some(_) => {
+                let masked = self.value(node, 1)?;
+                self.setting.masked_value(self.graph, index, &mut self.values, masked)?
+            }
+        };
+        self.values[index] = Some(value);
         Ok(())
     }
 

@@ -46,7 +46,8 @@ pub struct Recipe {
     #[arg(long)]
     rslora: bool,
 
-    /// Linear modules that get an adapter: `all`, or a list such as `q,v` out of q k v o gate up down
+    /// Linear modules that get an adapter: `all`, `dense` (all but the experts of a mixture), or a list such as `q,v` out of q k v o
+    /// gate up down
     #[arg(long, value_name = "LIST", default_value = "all", value_parser = modules)]
     modules: String,
 
@@ -190,15 +191,15 @@ fn gpu_layers(text: &str) -> Result<i32, String> {
     }
 }
 
-fn modules(text: &str) -> Result<String, String> {
+pub fn modules(text: &str) -> Result<String, String> {
     const NAMES: [&str; 7] = ["q", "k", "v", "o", "gate", "up", "down"];
-    if text == "all" {
+    if matches!(text, "all" | "dense") {
         return Ok(text.into());
     }
     let names: Vec<&str> = text.split(',').map(str::trim).collect();
     match names.iter().find(|name| !NAMES.contains(name)) {
         None => Ok(names.join(",")),
-        Some(name) => Err(format!("{name:?} is not a module; say `all` or a list out of {}", NAMES.join(","))),
+        Some(name) => Err(format!("{name:?} is not a module; say `all`, `dense` (all but experts) or a list out of {}", NAMES.join(","))),
     }
 }
 

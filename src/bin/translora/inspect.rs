@@ -9,7 +9,8 @@ use crate::{Outcome, out};
 
 /// Say what a file is: an adapter, a kit or a model, and what it fits
 ///
-/// Reads the file's header and hash; loads no model.
+/// Reads the file's header and hash. A model is also loaded and its graph traced, without running it, to say how much of it can be
+/// trained: `all`, `layers A..B` or `none`, and the operation in the way.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  translora inspect tickets.kit")]
 pub struct Inspect {
@@ -21,10 +22,28 @@ pub struct Inspect {
 impl Inspect {
     pub fn run(self, talk: Talk) -> Result<Outcome, Failure> {
         let found = pipeline::inspect(&self.file)?;
-        let object = serde_json::to_value(&found).map_err(|error| Failure::Bug(format!("a report is not JSON: {error}")))?;
+        let mut object = serde_json::to_value(&found).map_err(|error| Failure::Bug(format!("a report is not JSON: {error}")))?;
+        if object["what"] == "model" {
+            add_trainable(&self.file, &mut object);
+        }
         let mut rows = out::rows(&object);
         rows.sort_by_key(|(name, _)| !matches!(name.as_str(), "what" | "path"));
         out::data(&if talk.json { object.to_string() } else { out::columns(&rows).join("\n") })?;
         Ok(Outcome::Done)
     }
 }
+
+/// A model that llama.cpp does not load is still a file to speak of.
+#[cfg(feature = "ggml")]
+fn add_trainable(file: &std::path::Path, object: &mut serde_json::Value) {
+    let found = match translora::engine::ggml::check::trainable(file) {
+        Ok(found) => serde_json::to_value(found).unwrap_or_default(),
+        Err(error) => serde_json::json!({ "trainable": "none", "matrices": 0, "in_the_way": error.to_string() }),
+    };
+    for (key, name) in [("trainable", "trainable"), ("matrices", "trainable_matrices"), ("in_the_way", "in_the_way")] {
+        object[name] = found[key].clone();
+    }
+}
+
+#[cfg(not(feature = "ggml"))]
+fn add_trainable(_: &std::path::Path, _: &mut serde_json::Value) {}

@@ -37,9 +37,13 @@ pub struct Kit {
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = between::<1, 1000>)]
     seeds: usize,
 
-    /// Learn to make inputs, too (not in this version)
-    #[arg(long, hide = true)]
+    /// Put a LoRA that makes inputs of the task into the kit, too. It remembers some of what it was trained on
+    #[arg(long)]
     input_model: bool,
+
+    /// Passes over the inputs for --input-model
+    #[arg(long, value_name = "X", default_value_t = 4.0, value_parser = at_most::<1000>, help_heading = "Adapter and training")]
+    input_epochs: f32,
 
     /// Passes over the discriminator's data
     #[arg(long, value_name = "X", default_value_t = 3.0, value_parser = at_most::<1000>, help_heading = "Adapter and training")]
@@ -62,11 +66,9 @@ pub struct Kit {
 
 impl Kit {
     pub fn run(self, talk: Talk) -> Result<Outcome, Failure> {
-        if self.input_model {
-            let message = "--input-model is not in this version".into();
-            return Err(Failure::Usage { message, hint: "leave it out: the target base continues a list of the seeds".into() });
-        }
         let plan = KitPlan {
+            input_recipe: self.recipe.plan(self.input_epochs),
+            input_model: self.input_model,
             recipe: self.recipe.plan(self.epochs),
             open: self.machine.open_options(),
             model: self.model,
@@ -84,12 +86,17 @@ impl Kit {
                 Some(share) => format!("right on {:.1} % of {} held-out inputs", 100.0 * share, done.accuracy_rows),
                 None => "too few inputs to judge it".into(),
             };
+            let inputs = done.input_model.as_ref().map(|card| {
+                let shown = format!("{} of {} inputs it drew are in the data word for word", card.verbatim, card.drawn);
+                ("input model", format!("trained on {} inputs; {shown}", card.rows))
+            });
             let rows = [
                 ("kit", done.kit.display().to_string()),
                 ("seeds", done.seeds.to_string()),
                 ("discriminator", format!("{judged} ({} real, {} made up)", done.positives, done.negatives)),
             ];
-            out::columns(&rows.map(|(name, value)| (name.to_owned(), value)))
+            let rows: Vec<_> = rows.into_iter().chain(inputs).map(|(name, value)| (name.to_owned(), value)).collect();
+            out::columns(&rows)
         })?;
         Ok(Outcome::Done)
     }

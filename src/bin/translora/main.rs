@@ -12,6 +12,8 @@ mod args;
 mod bench;
 mod eval;
 mod failure;
+#[cfg(feature = "ggml")]
+mod gradcheck;
 mod inspect;
 mod job;
 mod kit;
@@ -59,6 +61,9 @@ enum Command {
     Inspect(inspect::Inspect),
     #[cfg(feature = "ggml")]
     Bench(bench::Bench),
+    #[cfg(feature = "ggml")]
+    #[command(name = "gradcheck")]
+    GradCheck(gradcheck::GradCheck),
 }
 
 /// How a command ended that did not fail.
@@ -79,6 +84,8 @@ fn main() -> ExitCode {
         Command::Inspect(command) => command.run(talk),
         #[cfg(feature = "ggml")]
         Command::Bench(command) => command.run(talk),
+        #[cfg(feature = "ggml")]
+        Command::GradCheck(command) => command.run(talk),
     };
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,

@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use translora::pipeline::{self, FilterChoice, Inputs, TransferPlan, TransferReport, Verdict};
+use translora::pipeline::{self, FilterChoice, GeneratorChoice, Inputs, TransferPlan, TransferReport, Verdict};
 use translora::record::Limits;
 
 use crate::args::{Machine, Recipe, at_most, between};
@@ -48,6 +48,10 @@ pub struct Transfer {
     /// What decides which inputs are kept; auto is the contrast, kit the discriminator that the kit holds
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Filter::Auto)]
     filter: Filter,
+
+    /// Who makes inputs up; auto is the kit's input model where it holds one, else the target base, mix the target and the source base
+    #[arg(long, value_name = "WHO", value_enum, default_value_t = Maker::Auto)]
+    generator: Maker,
 
     /// What the new adapter is fitted to; this version knows `text`, the teacher's answers
     #[arg(long, value_name = "WHAT", value_enum, default_value_t = Objective::Auto)]
@@ -101,6 +105,15 @@ enum Filter {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
+enum Maker {
+    Auto,
+    Target,
+    Source,
+    SourceLora,
+    Mix,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
 enum Objective {
     Auto,
     Text,
@@ -149,6 +162,13 @@ impl Transfer {
                 Filter::Contrast => FilterChoice::Contrast,
                 Filter::None => FilterChoice::None,
             },
+            generator: match self.generator {
+                Maker::Auto => GeneratorChoice::Auto,
+                Maker::Target => GeneratorChoice::Target,
+                Maker::Source => GeneratorChoice::Source,
+                Maker::SourceLora => GeneratorChoice::SourceLora,
+                Maker::Mix => GeneratorChoice::Mix,
+            },
             temperature: self.temperature,
             eval: self.eval,
             limits: Limits::default(),
@@ -173,6 +193,15 @@ fn told(done: &TransferReport, target: &Path) -> Vec<String> {
     if let Some(bytes) = out::memory_bytes_max() {
         rows.push(("memory".into(), format!("{} MB at the peak", bytes / 1_000_000)));
     }
+    let coverage = &done.coverage;
+    let likeness = coverage.similarity.get(5).map_or("-".into(), |share| format!("{share:.2}"));
+    rows.push((
+        "coverage".into(),
+        format!(
+            "{} words, {} of them in no seed; {} answers; likeness to the nearest other input {likeness} (median)",
+            coverage.words, coverage.words_new, coverage.answers
+        ),
+    ));
     rows.push(("adapter".into(), done.adapter.display().to_string()));
     rows.push(("report".into(), done.report.display().to_string()));
     if done.verdict == Verdict::Accept {

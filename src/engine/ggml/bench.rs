@@ -42,6 +42,8 @@ pub struct BenchSpec {
 pub struct BenchReport {
     /// Of the median step.
     pub tokens_per_second: f64,
+    /// The same by the processor's time: what is left of it where other work runs beside. units: tokens a second.
+    pub tokens_per_cpu_second: Option<f64>,
     /// units: seconds.
     pub steps: Vec<f64>,
     pub loss_first: f64,
@@ -86,10 +88,11 @@ pub struct BenchShare {
     pub optimizer: f64,
 }
 
-/// Train a few steps and say how fast it went. One step more is taken first, which is not counted.
+/// Train a few steps and say how fast it went. One step more is taken first, which is not counted. `processor` tells the time that this
+/// process computed, if anything does.
 ///
 /// fails: the model does not load or cannot be trained, or fewer than four tokens.
-pub fn train(spec: &BenchSpec, clock: &dyn Clock) -> Result<BenchReport, EngineError> {
+pub fn train(spec: &BenchSpec, clock: &dyn Clock, processor: Option<&dyn Clock>) -> Result<BenchReport, EngineError> {
     if spec.tokens < 4 || spec.steps == 0 {
         let reason = format!("{} tokens in {} steps: at least 4 and 1", spec.tokens, spec.steps);
         return Err(EngineError::Example { index: 0, reason });
@@ -122,16 +125,18 @@ pub fn train(spec: &BenchSpec, clock: &dyn Clock) -> Result<BenchReport, EngineE
     let Some(chosen) = trainer.plan().copied() else { return Err(EngineError::Internal("no plan".into())) };
     let first = trainer.step(&[0], 1e-4).map_err(untrainable)?;
     trainer.time();
-    let (mut seconds, mut loss_last) = (Vec::new(), first.loss);
+    let (mut seconds, mut computed, mut loss_last) = (Vec::new(), Vec::new(), first.loss);
     for _ in 0..spec.steps {
-        let start = clock.elapsed();
+        let (start, before) = (clock.elapsed(), processor.map(Clock::elapsed));
         loss_last = trainer.step(&[0], 1e-4).map_err(untrainable)?.loss;
         seconds.push((clock.elapsed() - start).as_secs_f64());
+        computed.extend(processor.zip(before).map(|(processor, before)| (processor.elapsed() - before).as_secs_f64()));
     }
     let total: f64 = seconds.iter().sum();
     let times = trainer.times().cloned().unwrap_or_default();
     Ok(BenchReport {
         tokens_per_second: spec.tokens as f64 / median(&seconds),
+        tokens_per_cpu_second: (!computed.is_empty()).then(|| spec.tokens as f64 / median(&computed)),
         loss_first: first.loss,
         loss_last,
         trainer_bytes: trainer.bytes(),

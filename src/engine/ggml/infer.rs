@@ -8,7 +8,11 @@ use crate::engine::{Answer, CompletionScore, Continuation, EngineError, Generate
 
 impl Generate for GgmlModel {
     fn generate(&mut self, with: With, request: &GenerateRequest, talk: &mut Talk<'_>) -> Result<Vec<Continuation>, EngineError> {
-        let prefix = self.chat.raw(&self.model, &request.prefix, false).map_err(internal)?;
+        let prefix = match request.chat {
+            true => self.chat.prompt(&self.model, &request.prefix),
+            false => self.chat.raw(&self.model, &request.prefix, false),
+        };
+        let prefix = prefix.map_err(internal)?;
         let Some((last, shared)) = prefix.split_last() else { return Ok(Vec::new()) };
         let count = request.openings.len();
         let mut jobs = Vec::with_capacity(count);

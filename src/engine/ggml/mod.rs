@@ -13,6 +13,7 @@ use crate::record::ContentHash;
 
 pub mod bench;
 mod chat;
+pub mod check;
 mod decode;
 mod infer;
 mod train;

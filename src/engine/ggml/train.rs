@@ -70,7 +70,7 @@ impl Trainer for GgmlTrainer<'_> {
                 modules.push(module);
             }
         }
-        let device = format!("CPU, {} threads", self.model.threads);
+        let device = format!("CPU, {} threads, {}", self.model.threads, Kernel::fast().name());
         let plan = self.trainer.plan().map(|plan| MemoryPlan {
             pack: plan.pack,
             tokens: plan.tokens,

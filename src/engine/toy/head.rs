@@ -1,6 +1,6 @@
 use translora_gguf::{Gguf, TensorKind, Value, Writer};
 
-use crate::engine::EngineError;
+use crate::engine::{Continuation, EngineError};
 use crate::record::Rng;
 
 /// Logit of an answer nobody trained for, against 0 for "what the base would say".
@@ -54,6 +54,18 @@ impl Head {
             self.b.resize(self.answers.len() * self.rank, 0.0);
             self.answers.len() - 1
         })
+    }
+
+    /// One of the answers it knows, as often as it holds each for right; nothing where it knows none.
+    pub(super) fn draw(&self, features: &[usize], rng: &mut Rng) -> Continuation {
+        let opinion = self.opinion(features, 1.0);
+        let mut left = rng.unit() * opinion.answers.iter().map(|p| p.exp()).sum::<f64>();
+        let mut passed = |p: &f64| {
+            left -= p.exp();
+            left > 0.0
+        };
+        let text = self.answers.get(opinion.answers.iter().take_while(|p| passed(p)).count()).cloned().unwrap_or_default();
+        Continuation { tokens: text.split_whitespace().count() + 1, finished: true, text }
     }
 
     pub(super) fn index(&self, answer: &str) -> Option<usize> {

@@ -168,11 +168,14 @@ impl Model for ToyModel {
 
 impl Generate for ToyModel {
     fn generate(&mut self, with: With, request: &GenerateRequest, talk: &mut Talk<'_>) -> Result<Vec<Continuation>, EngineError> {
-        self.head(with)?;
+        let head = self.head(with)?.filter(|_| request.chat);
         let mut rng = Rng::new(request.seed, "toy generate");
         let one = |(i, opening): (usize, &String)| {
             talk.tick(i, request.openings.len())?;
-            let drawn = self.base.continue_list(&request.prefix, request.tokens_max, &mut rng);
+            let drawn = match head {
+                Some(head) => head.draw(&self.base.features(&request.prefix), &mut rng),
+                None => self.base.continue_list(&request.prefix, request.tokens_max, &mut rng),
+            };
             // The opening stands in place of as many words.
             let rest = drawn.text.split_whitespace().skip(words(opening));
             let text = opening.split_whitespace().chain(rest).collect::<Vec<_>>().join(" ");

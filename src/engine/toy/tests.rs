@@ -67,6 +67,23 @@ fn the_gradient_is_the_slope_of_the_loss() {
     }
 }
 
+/// AdamW's first step is the learning rate in every entry that has a gradient.
+#[test]
+fn b_moves_at_its_own_rate_and_the_scale_may_be_of_the_root_of_the_rank() {
+    let model = model(world::old_base());
+    let rows = world::rows(8, 5);
+    let spec = LoraSpec { rank: 4, b_rate: 16.0, rslora: true, epsilon: 1e-20, ..LoraSpec::default() };
+    let mut trainer = ToyTrainer::new(&model.base, &spec).unwrap();
+    trainer.load(&rows).unwrap();
+    assert_eq!(trainer.head.alpha, 64.0);
+    trainer.head.b.iter_mut().enumerate().for_each(|(i, b)| *b = 0.01 * (i as f32 - 4.0));
+    let before = trainer.head.clone();
+    trainer.step(&[0, 1, 2, 3, 4, 5, 6, 7], 1e-3).unwrap();
+    let moved = |before: &[f32], after: &[f32]| before.iter().zip(after).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let (a, b) = (moved(&before.a, &trainer.head.a), moved(&before.b, &trainer.head.b));
+    assert!((a / 1e-3 - 1.0).abs() < 1e-3 && (b / 16e-3 - 1.0).abs() < 1e-3, "{a} {b}");
+}
+
 #[test]
 fn a_restored_snapshot_continues_exactly() {
     let rows = world::rows(40, 2);
@@ -102,6 +119,7 @@ fn lists_are_continued_on_and_off_the_task() {
     let mut model = model(world::new_base());
     let seeds: Vec<String> = world::rows(5, 3).iter().enumerate().map(|(i, row)| format!("{}. {}", i + 1, row.prompt)).collect();
     let request = GenerateRequest {
+        chat: false,
         prefix: format!("Here are 10 examples:\n{}\n6.", seeds.join("\n")),
         openings: vec![String::new(); 200],
         tokens_max: 32,

@@ -183,7 +183,7 @@ impl Trainer for ToyTrainer<'_> {
 
 fn check_spec(base: &Base, spec: &LoraSpec) -> Result<(), EngineError> {
     let refuse = |reason: &str| EngineError::Modules { model: base.name.clone(), asked: spec.modules.clone(), reason: reason.to_owned() };
-    let known = ["all", "q", "k", "v", "o", "gate", "up", "down"];
+    let known = ["all", "dense", "q", "k", "v", "o", "gate", "up", "down"];
     if let Some(unknown) = spec.modules.split(',').map(str::trim).find(|module| !known.contains(module)) {
         return Err(refuse(&format!("{unknown:?} is none of {}", known.join(" "))));
     }

@@ -24,12 +24,12 @@ fn bench(folder: &Folder, line: &str) -> Option<(Value, u64)> {
     let told = folder.run(line);
     done(&told);
     let object = told.json();
-    let bytes = |name: &str| object[name].as_u64();
-    let (Some(predicted), Some(peak)) = (bytes("predicted_bytes"), bytes("peak_bytes")) else {
-        assert!(!cfg!(target_os = "linux"), "{told}");
+    let predicted = object["predicted_bytes"].as_u64().expect("a number");
+    if object["peak_bytes"].is_null() && !cfg!(target_os = "linux") {
         eprintln!("SKIPPED: this system does not tell the peak of a process");
         return None;
-    };
+    }
+    let peak = object["peak_bytes"].as_u64().expect("a number");
     eprintln!("{line}: {predicted} bytes predicted, {peak} measured");
     assert!(predicted.abs_diff(peak) * 100 <= peak * 15, "{predicted} bytes predicted, {peak} measured: {told}");
     Some((object, predicted))
@@ -71,6 +71,4 @@ fn what_cannot_fit_is_refused_before_any_work() {
         assert!(!told.err.contains("generate "), "work was done: {told}");
     }
     assert_eq!(folder.names(), before, "something was left behind");
-    let told = folder.run(&lines[0].replace("18MiB", "lots"));
-    refused("no size", &told, &["--memory", "such as 512MiB or 2GiB"]);
 }

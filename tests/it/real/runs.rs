@@ -70,7 +70,7 @@ const STOPS: &[(&str, Sign)] = &[
     ("generate", Sign::Line("open ")),
     ("filter", Sign::Line("generate ")),
     ("label", Sign::Line("filter ")),
-    ("distill", Sign::File("checkpoint.bin")),
+    ("distill", Sign::File("distill.checkpoint.bin")),
     ("evaluate", Sign::File("distill.jsonl")),
 ];
 

@@ -3,18 +3,26 @@
 //! Products read quantized weights where they lie: each thread turns a block of rows that fits its cache into floats (or bf16) and
 //! multiplies it with all tokens before it goes on. No result depends on the number of threads.
 
+mod attention;
+#[cfg(target_arch = "x86_64")]
+mod floats;
 mod pack;
 mod product;
 mod rows;
+#[cfg(target_arch = "x86_64")]
+mod square;
 #[cfg(test)]
 mod tests;
 mod tile;
 mod turn;
 
-pub(crate) use product::{Call, Side, pack_rows, packed_lanes, product, times};
+pub(crate) use attention::{attention, attention_back};
+pub(crate) use product::{Call, Side, Units, pack_rows, packed_lanes, product, times};
 pub(crate) use rows::{rms_norm_back, soft_max_back, swiglu_back};
 pub(crate) use turn::turn;
 
+#[cfg(target_arch = "x86_64")]
+use floats::faster;
 use tile::TileFn;
 
 /// An inner loop that this processor can run: a value that exists proves it.
@@ -30,28 +38,46 @@ pub(crate) struct Tiles {
     rows: usize,
     /// How a lane is made of two bf16; none where it is a float.
     pairs: Option<Pairs>,
+    /// How 16 lanes of up to 16 lines are interleaved; none where plain loops do.
+    turn: Option<TurnFn>,
     /// By thirds of the rows, then by vectors.
     tiles: [[TileFn; 2]; 3],
 }
 
+type TurnFn = unsafe fn(&[*const u32; 16], usize, usize, *mut u32);
+
 struct Pairs {
     along: unsafe fn(*const f32, usize, *mut u32),
-    across: unsafe fn(*const f32, *const f32, usize, *mut u32),
+    across: unsafe fn(*const f32, *const f32, usize, *mut u32, usize),
 }
 
-static PORTABLE: Tiles =
-    Tiles { name: "portable f32", lanes: tile::portable::LANES, rows: tile::portable::ROWS, pairs: None, tiles: tile::portable::TILES };
+static PORTABLE: Tiles = Tiles {
+    name: "portable f32",
+    lanes: tile::portable::LANES,
+    rows: tile::portable::ROWS,
+    pairs: None,
+    turn: None,
+    tiles: tile::portable::TILES,
+};
 #[cfg(target_arch = "x86_64")]
-static AVX2: Tiles = Tiles { name: "AVX2 f32", lanes: tile::avx2::LANES, rows: tile::avx2::ROWS, pairs: None, tiles: tile::avx2::TILES };
+static AVX2: Tiles =
+    Tiles { name: "AVX2 f32", lanes: tile::avx2::LANES, rows: tile::avx2::ROWS, pairs: None, turn: None, tiles: tile::avx2::TILES };
 #[cfg(target_arch = "x86_64")]
-static AVX512: Tiles =
-    Tiles { name: "AVX-512 f32", lanes: tile::avx512::LANES, rows: tile::avx512::ROWS, pairs: None, tiles: tile::avx512::TILES };
+static AVX512: Tiles = Tiles {
+    name: "AVX-512 f32",
+    lanes: tile::avx512::LANES,
+    rows: tile::avx512::ROWS,
+    pairs: None,
+    turn: Some(square::turn),
+    tiles: tile::avx512::TILES,
+};
 #[cfg(target_arch = "x86_64")]
 static BF16: Tiles = Tiles {
     name: "AVX-512 bf16",
     lanes: tile::bf16::LANES,
     rows: tile::bf16::ROWS,
     pairs: Some(Pairs { along: tile::bf16::pair_along, across: tile::bf16::pair_across }),
+    turn: Some(square::turn),
     tiles: tile::bf16::TILES,
 };
 
@@ -111,3 +137,9 @@ impl PartialEq for Kernel {
 }
 
 impl Eq for Kernel {}
+
+/// ggml's own conversions are all there is.
+#[cfg(not(target_arch = "x86_64"))]
+fn faster(_: llama_cpp_sys_2::ggml_type) -> Option<unsafe extern "C" fn(*const std::ffi::c_void, *mut f32, i64)> {
+    None
+}

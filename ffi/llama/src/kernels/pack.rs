@@ -39,7 +39,7 @@ impl Matrix {
         // SAFETY: as promised; the traits are a static table.
         unsafe {
             let traits = &*sys::ggml_get_type_traits((*tensor).type_);
-            let convert = if (*tensor).type_ == sys::GGML_TYPE_F32 { None } else { traits.to_float };
+            let convert = if (*tensor).type_ == sys::GGML_TYPE_F32 { None } else { super::faster((*tensor).type_).or(traits.to_float) };
             let (block, block_bytes) = (traits.blck_size as usize, traits.type_size);
             Self { data: (*tensor).data.cast(), line: (*tensor).nb[1], block, block_bytes, convert, along }
         }
@@ -128,6 +128,12 @@ impl Packing<'_> {
             // SAFETY: each pointer has `steps` lanes behind it (the zeros too), the panel has room for width × steps.
             unsafe {
                 let to = self.to.add(number * self.panel);
+                if let Some(turn) = self.tiles.turn {
+                    let whole = steps / WIDTH_MAX * WIDTH_MAX;
+                    (0..whole).step_by(WIDTH_MAX).for_each(|step| turn(&from, step, self.width, to.add(step * self.width)));
+                    turn_rest(&from, whole..steps, self.width, to);
+                    continue;
+                }
                 match self.width {
                     16 => turn_lines::<16>(&from, steps, to),
                     12 => turn_lines::<12>(&from, steps, to),
@@ -154,14 +160,27 @@ impl Packing<'_> {
                     } else {
                         zeros.as_ptr().cast()
                     };
-                    (pairs.across)(floats, upper, count, room.as_mut_ptr());
+                    if width == 16 && count.is_multiple_of(16) {
+                        (pairs.across)(floats, upper, count, to.add(step * width), self.panel);
+                        continue;
+                    }
+                    (pairs.across)(floats, upper, count, room.as_mut_ptr(), 16);
                     from = room.as_ptr();
                 }
                 for (number, first) in (0..count).step_by(width).enumerate() {
                     let to = to.add(number * self.panel + step * width);
-                    let here = width.min(count - first);
-                    to.copy_from_nonoverlapping(from.add(first), here);
-                    to.add(here).write_bytes(0, width - here);
+                    let (from, here) = (from.add(first), width.min(count - first));
+                    // A copy of known length is a move or two; of unknown length, a call.
+                    match here {
+                        16 => to.cast::<[u32; 16]>().write_unaligned(from.cast::<[u32; 16]>().read_unaligned()),
+                        12 => to.cast::<[u32; 12]>().write_unaligned(from.cast::<[u32; 12]>().read_unaligned()),
+                        8 => to.cast::<[u32; 8]>().write_unaligned(from.cast::<[u32; 8]>().read_unaligned()),
+                        6 => to.cast::<[u32; 6]>().write_unaligned(from.cast::<[u32; 6]>().read_unaligned()),
+                        _ => to.copy_from_nonoverlapping(from, here),
+                    }
+                    if here < width {
+                        to.add(here).write_bytes(0, width - here);
+                    }
                 }
             }
         }
@@ -189,10 +208,19 @@ unsafe fn turn_lines<const W: usize>(from: &[*const u32; WIDTH_MAX], steps: usiz
                 to.add((start + x) * W).cast::<[u32; W]>().write_unaligned(*column.first_chunk().unwrap_unchecked());
             }
         }
-        for step in whole..steps {
-            for (lane, from) in from.iter().take(W).enumerate() {
-                *to.add(step * W + lane) = *from.add(step);
-            }
+        turn_rest(from, whole..steps, W, to);
+    }
+}
+
+/// Interleave some steps, lane by lane.
+///
+/// # Safety
+/// As `turn_lines`.
+unsafe fn turn_rest(from: &[*const u32; WIDTH_MAX], steps: Range<usize>, width: usize, to: *mut u32) {
+    for step in steps {
+        for (lane, from) in from.iter().take(width).enumerate() {
+            // SAFETY: as promised.
+            unsafe { *to.add(step * width + lane) = *from.add(step) };
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::ffi::c_void;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use llama_cpp_sys_2 as sys;
 
@@ -12,6 +13,8 @@ use super::tile::Tile;
 
 /// Rows of the first operand that one thread takes at a time where there are many matrices.
 const BAND: usize = 120;
+/// Steps along the reduction that are left out at a time where one operand is zero.
+const SKIP: usize = STEPS / 2;
 /// A tile of the largest kernel.
 const TILE_MAX: usize = 12 * 32;
 
@@ -33,18 +36,49 @@ pub(crate) struct Call {
     pub adapter: bool,
     /// The last operand is added.
     pub base: bool,
+    pub units: Units,
+}
+
+/// Hands out the parts of one operation: a thread that the system puts aside holds up no more than the part it is at.
+#[derive(Default)]
+pub(crate) struct Units {
+    next: AtomicUsize,
+    ended: AtomicUsize,
+}
+
+impl Units {
+    /// Do the parts that no other thread took. All threads of a run must come by; the last one makes ready for the next run.
+    pub fn each(&self, count: usize, threads: i32, mut work: impl FnMut(usize)) {
+        loop {
+            let unit = self.next.fetch_add(1, Ordering::Relaxed);
+            if unit >= count {
+                break;
+            }
+            work(unit);
+        }
+        // ggml's barrier stands between this and the next run's first part.
+        if self.ended.fetch_add(1, Ordering::AcqRel) + 1 == threads as usize {
+            self.next.store(0, Ordering::Relaxed);
+            self.ended.store(0, Ordering::Relaxed);
+        }
+    }
 }
 
 /// A thread's working memory. It stays with the thread, so that each is touched first by the core that uses it.
-struct Scratch {
+pub(super) struct Scratch {
     lines: Lines,
     a: Vec<u32>,
-    b: Vec<u32>,
+    b: Box<[Line]>,
 }
 
+/// Lanes of one vector, where vectors are loaded fastest.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line(#[expect(dead_code, reason = "read through pointers")] [u32; 16]);
+
 thread_local! {
-    static SCRATCH: RefCell<Scratch> =
-        RefCell::new(Scratch { lines: Lines::new(), a: Vec::new(), b: vec![0; (COLUMNS + 16) * STEPS] });
+    pub(super) static SCRATCH: RefCell<Scratch> =
+        RefCell::new(Scratch { lines: Lines::new(), a: Vec::new(), b: vec![Line([0; 16]); (COLUMNS + 16) * STEPS / 16].into_boxed_slice() });
 }
 
 impl Tiles {
@@ -56,9 +90,9 @@ impl Tiles {
         depth.div_ceil(self.elements())
     }
 
-    /// The reduction in blocks that are packed at a time.
-    fn blocks(&self, depth: usize) -> impl Iterator<Item = Range<usize>> + use<> {
-        let size = STEPS * self.elements();
+    /// The reduction in blocks of `steps` that are packed at a time.
+    fn blocks(&self, depth: usize, steps: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        let size = steps * self.elements();
         (0..depth).step_by(size).map(move |start| start..(start + size).min(depth))
     }
 }
@@ -68,33 +102,29 @@ pub(crate) fn packed_lanes(tiles: &Tiles, rows: usize, depth: usize) -> usize {
     rows.next_multiple_of(tiles.rows) * tiles.steps(depth)
 }
 
-/// The part of `count` that is a thread's.
-pub(super) fn share(count: usize, thread: usize, threads: usize) -> Range<usize> {
-    count * thread / threads..count * (thread + 1) / threads
-}
-
 /// Pack the columns of a contiguous tensor once, for all products that read it.
 ///
 /// # Safety
 /// As `ggml_custom_op_t`: `target` was made by `Graph::packed` and is placed, `call` is what it was made with.
-pub(crate) unsafe extern "C" fn pack_rows(target: *mut sys::ggml_tensor, thread: i32, threads: i32, call: *mut c_void) {
+pub(crate) unsafe extern "C" fn pack_rows(target: *mut sys::ggml_tensor, _: i32, threads: i32, call: *mut c_void) {
     // SAFETY: the graph made the target with room for all panels of its contiguous F32 operand; threads write different panels.
     unsafe {
-        let tiles = (*call.cast_const().cast::<Call>()).tiles;
+        let call = &*call.cast_const().cast::<Call>();
+        let tiles = call.tiles;
         let source = (*target).src[0];
         let [depth, n, p, q] = (*source).ne.map(|size| size as usize);
         let (rows, steps) = (n * p * q, tiles.steps(depth));
         let matrix = Matrix::of(source, true);
         let to = (*target).data.cast::<u32>();
         SCRATCH.with_borrow_mut(|scratch| {
-            for panel in share(rows.div_ceil(tiles.rows), thread as usize, threads as usize) {
-                for part in tiles.blocks(depth) {
+            call.units.each(rows.div_ceil(tiles.rows), threads, |panel| {
+                for part in tiles.blocks(depth, STEPS) {
                     let wanted = panel * tiles.rows..((panel + 1) * tiles.rows).min(rows);
                     let to = to.add(panel * tiles.rows * steps + tiles.steps(part.start) * tiles.rows);
                     let packing = Packing { tiles, width: tiles.rows, wanted, depth: part, to, panel: 0 };
                     packing.run(&matrix, &mut scratch.lines);
                 }
-            }
+            });
         });
     }
 }
@@ -105,64 +135,74 @@ pub(crate) unsafe extern "C" fn pack_rows(target: *mut sys::ggml_tensor, thread:
 ///
 /// # Safety
 /// As `ggml_custom_op_t`: `target` was made by `Graph::times` and is placed, `call` is what it was made with.
-pub(crate) unsafe extern "C" fn times<const COLUMNS_SIDE: bool>(
-    target: *mut sys::ggml_tensor,
-    thread: i32,
-    threads: i32,
-    call: *mut c_void,
-) {
-    // SAFETY: the graph checked shapes and types; threads write different parts of the target.
+pub(crate) unsafe extern "C" fn times<const COLUMNS_SIDE: bool>(target: *mut sys::ggml_tensor, _: i32, threads: i32, call: *mut c_void) {
+    // SAFETY: the graph checked shapes and types; each part of the target is one thread's.
     unsafe {
         let call = &*call.cast_const().cast::<Call>();
-        let tiles = call.tiles;
-        let [weight, packed, matrix, small, ..] = (*target).src;
         let [width, n, p, q] = (*target).ne.map(|size| size as usize);
         let rows = n * p * q;
-        let (columns, bands) = parts(tiles, rows, width, thread as usize, threads as usize);
-        let side = usize::from(COLUMNS_SIDE);
-        let depth = (*weight).ne[side] as usize;
-        let base = if call.base { (*(*target).src[if call.adapter { 4 } else { 2 }]).data.cast::<f32>() } else { std::ptr::null_mut() };
+        let parts = Parts::new(call.tiles, rows, width, threads as usize);
         SCRATCH.with_borrow_mut(|scratch| {
-            let rank = if call.adapter { (*matrix).ne[side] as usize } else { 0 };
-            let wanted = bands.start * tiles.rows..(bands.end * tiles.rows).min(rows);
-            pack_all(tiles, small, rank, &wanted, scratch);
-            let mut block = Block {
-                tiles,
-                rows,
-                bands,
-                columns: 0..0,
-                part: 0..0,
-                a: std::ptr::null(),
-                panel: 0,
-                c: (*target).data.cast::<f32>(),
-                stride: width,
-                from: base,
-            };
-            for start in columns.clone().step_by(COLUMNS) {
-                block.columns = start..(start + COLUMNS).min(columns.end);
-                block.from = base;
-                block.panel = tiles.rows * tiles.steps(depth);
-                for part in tiles.blocks(depth) {
-                    block.a = (*packed).data.cast::<u32>().add(tiles.steps(part.start) * tiles.rows);
-                    block.part = part;
-                    block.run(&Matrix::of(weight, !COLUMNS_SIDE), &mut scratch.lines, &mut scratch.b);
-                    block.from = block.c;
-                }
-                block.panel = tiles.rows * tiles.steps(rank);
-                for part in tiles.blocks(rank) {
-                    // The panels of the rows begin with this thread's first.
-                    block.a = scratch.a.as_ptr().add(tiles.steps(part.start) * tiles.rows).wrapping_sub(block.bands.start * block.panel);
-                    block.part = part;
-                    block.run(&Matrix::of(matrix, !COLUMNS_SIDE), &mut scratch.lines, &mut scratch.b);
-                }
-            }
-            if call.scale != 1.0 {
-                for row in wanted {
-                    let line = block.c.add(row * width);
-                    columns.clone().for_each(|column| *line.add(column) *= call.scale);
-                }
-            }
+            call.units.each(parts.count(), threads, |unit| {
+                let (columns, bands) = parts.at(unit);
+                let side = if COLUMNS_SIDE { Side::Columns } else { Side::Rows };
+                part_of_times(target, call, side, &columns, bands, scratch);
+            });
         });
+    }
+}
+
+/// # Safety
+/// As `times`, for a part of the target that is nobody else's.
+unsafe fn part_of_times(
+    target: *mut sys::ggml_tensor,
+    call: &Call,
+    side: Side,
+    columns: &Range<usize>,
+    bands: Range<usize>,
+    scratch: &mut Scratch,
+) {
+    // SAFETY: as promised.
+    unsafe {
+        let (tiles, along) = (call.tiles, side == Side::Rows);
+        let [weight, packed, matrix, small, ..] = (*target).src;
+        let [width, n, p, q] = (*target).ne.map(|size| size as usize);
+        let depth = (*weight).ne[usize::from(!along)] as usize;
+        let rank = if call.adapter { (*matrix).ne[usize::from(!along)] as usize } else { 0 };
+        let wanted = bands.start * tiles.rows..(bands.end * tiles.rows).min(n * p * q);
+        pack_all(tiles, small, rank, &wanted, scratch);
+        let base = (*target).src[if call.adapter { 4 } else { 2 }];
+        let mut block = Block {
+            tiles,
+            rows: n * p * q,
+            bands,
+            columns: columns.clone(),
+            part: 0..0,
+            a: std::ptr::null(),
+            panel: tiles.rows * tiles.steps(depth),
+            c: (*target).data.cast::<f32>(),
+            stride: width,
+            from: if call.base { (*base).data.cast::<f32>() } else { std::ptr::null_mut() },
+        };
+        for part in tiles.blocks(depth, STEPS) {
+            block.a = (*packed).data.cast::<u32>().add(tiles.steps(part.start) * tiles.rows);
+            block.part = part;
+            block.run(&Matrix::of(weight, along), &mut scratch.lines, &mut scratch.b);
+            block.from = block.c;
+        }
+        block.panel = tiles.rows * tiles.steps(rank);
+        for part in tiles.blocks(rank, STEPS) {
+            // The panels of the small rows begin with this part's first.
+            block.a = scratch.a.as_ptr().add(tiles.steps(part.start) * tiles.rows).wrapping_sub(block.bands.start * block.panel);
+            block.part = part;
+            block.run(&Matrix::of(matrix, along), &mut scratch.lines, &mut scratch.b);
+        }
+        if call.scale != 1.0 {
+            for row in wanted {
+                let line = std::slice::from_raw_parts_mut(block.c.add(row * width + columns.start), columns.len());
+                line.iter_mut().for_each(|value| *value *= call.scale);
+            }
+        }
     }
 }
 
@@ -176,7 +216,7 @@ unsafe fn pack_all(tiles: &Tiles, source: *const sys::ggml_tensor, depth: usize,
     }
     let panel = tiles.rows * tiles.steps(depth);
     scratch.a.resize(scratch.a.len().max(wanted.len().div_ceil(tiles.rows) * panel), 0);
-    for part in tiles.blocks(depth) {
+    for part in tiles.blocks(depth, STEPS) {
         // SAFETY: as promised, and the memory was made long enough.
         unsafe {
             let to = scratch.a.as_mut_ptr().add(tiles.steps(part.start) * tiles.rows);
@@ -186,17 +226,39 @@ unsafe fn pack_all(tiles: &Tiles, source: *const sys::ggml_tensor, depth: usize,
     }
 }
 
-/// A thread's columns and panels of rows. Bounds fall between whole tiles, so that no sum depends on the number of threads.
-fn parts(tiles: &Tiles, rows: usize, columns: usize, thread: usize, threads: usize) -> (Range<usize>, Range<usize>) {
-    let unit = 2 * tiles.lanes;
-    let (units, panels) = (columns.div_ceil(unit), rows.div_ceil(tiles.rows));
-    let cut = |units: Range<usize>| units.start * unit..(units.end * unit).min(columns);
-    if units >= threads {
-        return (cut(share(units, thread, threads)), 0..panels);
+/// A result in parts: columns, and where those are few, panels of rows too. Bounds fall between whole tiles, so that no sum depends on
+/// how many threads share the parts.
+struct Parts {
+    columns: usize,
+    /// Columns and panels of one part.
+    wide: usize,
+    high: usize,
+    panels: usize,
+}
+
+impl Parts {
+    fn new(tiles: &Tiles, rows: usize, columns: usize, threads: usize) -> Self {
+        /// Parts for each thread, so that none waits long for the last.
+        const EACH: usize = 3;
+        let wanted = if threads > 1 { EACH * threads } else { 1 };
+        let mut wide = COLUMNS;
+        while columns.div_ceil(wide) < wanted && wide > 2 * tiles.lanes {
+            wide /= 2;
+        }
+        let panels = rows.div_ceil(tiles.rows);
+        let high = panels.div_ceil(wanted.div_ceil(columns.div_ceil(wide))).max(1);
+        Self { columns, wide, high, panels }
     }
-    let groups = threads / units.max(1);
-    let (unit, group) = (thread / groups, thread % groups);
-    if unit >= units { (0..0, 0..0) } else { (cut(unit..unit + 1), share(panels, group, groups)) }
+
+    fn count(&self) -> usize {
+        self.columns.div_ceil(self.wide) * self.panels.div_ceil(self.high)
+    }
+
+    fn at(&self, unit: usize) -> (Range<usize>, Range<usize>) {
+        let across = self.columns.div_ceil(self.wide);
+        let (left, top) = (unit % across * self.wide, unit / across * self.high);
+        (left..(left + self.wide).min(self.columns), top..(top + self.high).min(self.panels))
+    }
 }
 
 /// One packed block of the second operand times panels of the first.
@@ -221,13 +283,13 @@ struct Block<'a> {
 impl Block<'_> {
     /// # Safety
     /// `b` holds the columns and the part of the reduction, `a` the panels, `c` the results.
-    unsafe fn run(&self, b: &Matrix, lines: &mut Lines, packed: &mut [u32]) {
+    unsafe fn run(&self, b: &Matrix, lines: &mut Lines, packed: &mut [Line]) {
         let tiles = self.tiles;
         let (lanes, panel) = (tiles.lanes, STEPS * tiles.lanes);
         // SAFETY: at most COLUMNS columns and STEPS steps, for which `packed` has room.
         unsafe {
             let (wanted, depth) = (self.columns.clone(), self.part.clone());
-            Packing { tiles, width: lanes, wanted, depth, to: packed.as_mut_ptr(), panel }.run(b, lines);
+            Packing { tiles, width: lanes, wanted, depth, to: packed.as_mut_ptr().cast(), panel }.run(b, lines);
         }
         let third = tiles.rows / 3;
         for band in self.bands.clone() {
@@ -245,7 +307,7 @@ impl Block<'_> {
                     let mut tile = Tile {
                         steps: tiles.steps(self.part.len()),
                         a: self.a.add(band * self.panel),
-                        b: packed.as_ptr().add((left - self.columns.start) / lanes * panel),
+                        b: packed.as_ptr().cast::<u32>().add((left - self.columns.start) / lanes * panel),
                         panel,
                         c,
                         stride: self.stride,
@@ -283,77 +345,96 @@ unsafe fn copy(from: *const f32, from_stride: usize, to: *mut f32, to_stride: us
 ///
 /// # Safety
 /// As `ggml_custom_op_t`: `target` was made by `Graph::product` and is placed, `call` is what it was made with.
-pub(crate) unsafe extern "C" fn product(target: *mut sys::ggml_tensor, thread: i32, threads: i32, call: *mut c_void) {
-    // SAFETY: the graph checked shapes, types and strides; threads write different parts of the target.
+pub(crate) unsafe extern "C" fn product(target: *mut sys::ggml_tensor, _: i32, threads: i32, call: *mut c_void) {
+    // SAFETY: the graph checked shapes, types and strides; each part of the target is one thread's.
     unsafe {
-        let tiles = (*call.cast_const().cast::<Call>()).tiles;
+        let call = &*call.cast_const().cast::<Call>();
+        let tiles = call.tiles;
         let [width, rows, heads, outer] = (*target).ne.map(|size| size as usize);
-        let (thread, threads) = (thread as usize, threads as usize);
-        let matrices = heads * outer;
-        let band = BAND / tiles.rows;
-        let panels = rows.div_ceil(tiles.rows);
+        let mut parts = Parts::new(tiles, rows, width, threads as usize);
+        if heads * outer > 1 || rows >= width {
+            let panels = rows.div_ceil(tiles.rows);
+            parts = Parts { columns: width, wide: width, high: (BAND / tiles.rows).min(panels), panels };
+        }
         SCRATCH.with_borrow_mut(|scratch| {
-            if matrices > 1 {
-                let bands = panels.div_ceil(band);
-                for unit in share(matrices * bands, thread, threads) {
-                    let first = unit % bands * band;
-                    one_product(tiles, target, unit / bands, 0..width, first..(first + band).min(panels), scratch);
-                }
-            } else if rows >= width {
-                one_product(tiles, target, 0, 0..width, share(panels, thread, threads), scratch);
-            } else {
-                let unit = 2 * tiles.lanes;
-                let units = share(width.div_ceil(unit), thread, threads);
-                one_product(tiles, target, 0, units.start * unit..(units.end * unit).min(width), 0..panels, scratch);
-            }
+            call.units.each(heads * outer * parts.count(), threads, |unit| {
+                let (columns, panels) = parts.at(unit % parts.count());
+                let wanted = panels.start * tiles.rows..(panels.end * tiles.rows).min(rows);
+                Operands::of(target, unit / parts.count()).multiply(tiles, columns, &wanted, scratch);
+            });
         });
     }
 }
 
-/// # Safety
-/// As `product`, with a matrix, columns and panels of the target.
-unsafe fn one_product(
-    tiles: &Tiles,
-    target: *mut sys::ggml_tensor,
-    matrix: usize,
-    columns: Range<usize>,
-    bands: Range<usize>,
-    scratch: &mut Scratch,
-) {
-    if columns.is_empty() || bands.is_empty() {
-        return;
+/// Two F32 matrices and where their product goes.
+pub(super) struct Operands {
+    a: Matrix,
+    b: Matrix,
+    c: *mut f32,
+    width: usize,
+    depth: usize,
+}
+
+impl Operands {
+    /// A matrix of the target, and those of its first two operands that ggml's broadcast pairs with it.
+    ///
+    /// # Safety
+    /// `target` is placed, its operands F32 with one dense dimension of the inner two, of the shapes that `mul_mat` wants.
+    pub unsafe fn of(target: *const sys::ggml_tensor, matrix: usize) -> Self {
+        // SAFETY: as promised; the indices are inside the operands' outer dimensions.
+        unsafe {
+            let [left, right, ..] = (*target).src;
+            let [width, rows, heads, outer] = (*target).ne.map(|size| size as usize);
+            let (inner, outside) = (matrix % heads, matrix / heads);
+            let shared = |size: usize, of: i64, index: usize| index / (size / of as usize);
+            let b = strided(left, shared(heads, (*left).ne[2], inner), shared(outer, (*left).ne[3], outside));
+            let a = strided(right, inner, outside);
+            let c = (*target).data.cast::<f32>().add(matrix * rows * width);
+            Self { a, b, c, width, depth: (*left).ne[0] as usize }
+        }
     }
-    // SAFETY: as promised; the operands' matrices are those that ggml's broadcast pairs with the target's.
-    unsafe {
-        let [left, right, ..] = (*target).src;
-        let [width, rows, heads, outer] = (*target).ne.map(|size| size as usize);
-        let (inner, outside) = (matrix % heads, matrix / heads);
-        let depth = (*left).ne[0] as usize;
-        let shared = |size: usize, of: i64, index: usize| index / (size / of as usize);
-        let b = strided(left, shared(heads, (*left).ne[2], inner), shared(outer, (*left).ne[3], outside));
-        let a = strided(right, inner, outside);
-        let wanted = bands.start * tiles.rows..(bands.end * tiles.rows).min(rows);
+
+    /// Compute some columns of some rows, which begin with a whole panel.
+    ///
+    /// # Safety
+    /// The ranges lie inside the result, which no other thread touches there.
+    pub unsafe fn multiply(&self, tiles: &'static Tiles, columns: Range<usize>, wanted: &Range<usize>, scratch: &mut Scratch) {
+        let panels = wanted.len().div_ceil(tiles.rows);
         let panel = STEPS * tiles.rows;
-        scratch.a.resize(scratch.a.len().max(bands.len() * panel), 0);
-        for part in tiles.blocks(depth) {
+        scratch.a.resize(scratch.a.len().max(panels * panel), 0);
+        // SAFETY: as promised.
+        let c = unsafe { self.c.add(wanted.start * self.width) };
+        let mut from: *const f32 = std::ptr::null();
+        for depth in tiles.blocks(self.depth, SKIP) {
+            let last = depth.end == self.depth;
             let to = scratch.a.as_mut_ptr();
-            Packing { tiles, width: tiles.rows, wanted: wanted.clone(), depth: part.clone(), to, panel }.run(&a, &mut scratch.lines);
-            let c = (*target).data.cast::<f32>().add((matrix * rows + wanted.start) * width);
+            // SAFETY: as promised, and the memory was made long enough.
+            unsafe {
+                let packing = Packing { tiles, width: tiles.rows, wanted: wanted.clone(), depth: depth.clone(), to, panel };
+                packing.run(&self.a, &mut scratch.lines);
+            }
+            // What a mask hides is zero, often for all of these rows.
+            let used = tiles.steps(depth.len()) * tiles.rows;
+            if (!last || !from.is_null()) && scratch.a.chunks(panel).take(panels).all(|panel| panel[..used].iter().all(|lane| *lane == 0)) {
+                continue;
+            }
             for start in columns.clone().step_by(COLUMNS) {
                 let block = Block {
                     tiles,
-                    rows: rows - wanted.start,
-                    bands: 0..bands.len(),
+                    rows: wanted.len(),
+                    bands: 0..panels,
                     columns: start..(start + COLUMNS).min(columns.end),
-                    part: part.clone(),
+                    part: depth.clone(),
                     a: to,
                     panel,
                     c,
-                    stride: width,
-                    from: if part.start == 0 { std::ptr::null() } else { c },
+                    stride: self.width,
+                    from,
                 };
-                block.run(&b, &mut scratch.lines, &mut scratch.b);
+                // SAFETY: as promised.
+                unsafe { block.run(&self.b, &mut scratch.lines, &mut scratch.b) };
             }
+            from = c;
         }
     }
 }

@@ -4,46 +4,53 @@ use std::ffi::c_void;
 
 use llama_cpp_sys_2 as sys;
 
-use super::product::{Call, share};
+use super::product::Call;
 
 /// Numbers that are summed side by side, so that the compiler can use vectors.
 const WIDE: usize = 16;
 
-/// Where the rows of a tensor that are a thread's begin, how many numbers they are, and how many in a row.
-///
-/// # Safety
-/// `tensor` is live, placed, contiguous and F32.
-unsafe fn range(tensor: *const sys::ggml_tensor, thread: i32, threads: i32) -> (*mut f32, usize, usize) {
-    // SAFETY: as promised; the range is inside the tensor.
-    unsafe {
-        let [width, n, p, q] = (*tensor).ne.map(|size| size as usize);
-        let rows = share(n * p * q, thread as usize, threads as usize);
-        ((*tensor).data.cast::<f32>().add(rows.start * width), rows.len() * width, width)
-    }
+/// Numbers that a thread takes at a time, about.
+const PART: usize = 1 << 14;
+
+/// A part of a contiguous F32 tensor: its first number and how many there are, in whole rows.
+#[derive(Clone, Copy)]
+struct Part {
+    first: usize,
+    length: usize,
+    width: usize,
 }
 
-/// An operand's rows.
+/// Hand out the rows of tensors of one shape.
 ///
 /// # Safety
-/// As `range`, and nobody writes the tensor meanwhile.
-unsafe fn read<'a>(tensor: *const sys::ggml_tensor, thread: i32, threads: i32) -> &'a [f32] {
+/// `tensor` is live, and `call` what its operation was made with.
+unsafe fn by_rows(tensor: *const sys::ggml_tensor, call: *const c_void, threads: i32, mut work: impl FnMut(&Call, Part)) {
     // SAFETY: as promised.
-    unsafe {
-        let (data, length, _) = range(tensor, thread, threads);
-        std::slice::from_raw_parts(data, length)
-    }
+    let (call, [width, n, p, q]) = unsafe { (&*call.cast::<Call>(), (*tensor).ne.map(|size| size as usize)) };
+    let (rows, size) = (n * p * q, PART.div_ceil(width));
+    call.units.each(rows.div_ceil(size), threads, |unit| {
+        let first = unit * size;
+        let length = size.min(rows - first) * width;
+        work(call, Part { first: first * width, length, width });
+    });
 }
 
-/// The result's rows, and how many numbers are in one.
+/// A part of an operand.
 ///
 /// # Safety
-/// As `range`, and nobody else reads or writes these rows meanwhile.
-unsafe fn written<'a>(tensor: *const sys::ggml_tensor, thread: i32, threads: i32) -> (&'a mut [f32], usize) {
+/// `tensor` is placed, contiguous, F32 and holds the part; nobody writes it meanwhile.
+unsafe fn read<'a>(tensor: *const sys::ggml_tensor, part: Part) -> &'a [f32] {
     // SAFETY: as promised.
-    unsafe {
-        let (data, length, width) = range(tensor, thread, threads);
-        (std::slice::from_raw_parts_mut(data, length), width)
-    }
+    unsafe { std::slice::from_raw_parts((*tensor).data.cast::<f32>().add(part.first), part.length) }
+}
+
+/// A part of the result, `behind` numbers further on.
+///
+/// # Safety
+/// As `read`, and nobody else reads or writes the part meanwhile.
+unsafe fn written<'a>(tensor: *const sys::ggml_tensor, behind: usize, part: Part) -> &'a mut [f32] {
+    // SAFETY: as promised.
+    unsafe { std::slice::from_raw_parts_mut((*tensor).data.cast::<f32>().add(behind + part.first), part.length) }
 }
 
 /// Σ f(a, b) over two rows, in an order that the number of threads does not change.
@@ -63,19 +70,25 @@ fn sum(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
 ///
 /// # Safety
 /// As `ggml_custom_op_t`: made by `Graph::soft_max_back`, with y, dy and the result of one shape, contiguous.
-pub(crate) unsafe extern "C" fn soft_max_back(target: *mut sys::ggml_tensor, thread: i32, threads: i32, call: *mut c_void) {
+pub(crate) unsafe extern "C" fn soft_max_back(target: *mut sys::ggml_tensor, _: i32, threads: i32, call: *mut c_void) {
     // SAFETY: as promised.
     unsafe {
-        let scale = (*call.cast_const().cast::<Call>()).scale;
-        let (dx, width) = written(target, thread, threads);
-        let y = read((*target).src[0], thread, threads);
-        let dy = read((*target).src[1], thread, threads);
-        for ((dx, y), dy) in dx.chunks_exact_mut(width).zip(y.chunks_exact(width)).zip(dy.chunks_exact(width)) {
-            let mean = sum(y, dy, |y, dy| y * dy);
-            for ((dx, y), dy) in dx.iter_mut().zip(y).zip(dy) {
-                *dx = scale * y * (dy - mean);
+        let [y, dy, ..] = (*target).src;
+        by_rows(target, call, threads, |call, part| {
+            let dx = written(target, 0, part);
+            dx.copy_from_slice(read(dy, part));
+            for (dx, y) in dx.chunks_exact_mut(part.width).zip(read(y, part).chunks_exact(part.width)) {
+                soft_max_row_back(dx, y, call.scale);
             }
-        }
+        });
+    }
+}
+
+/// Turn dy into dx, for one row.
+pub(super) fn soft_max_row_back(dy: &mut [f32], y: &[f32], scale: f32) {
+    let mean = sum(y, dy, |y, dy| y * dy);
+    for (dy, y) in dy.iter_mut().zip(y) {
+        *dy = scale * y * (*dy - mean);
     }
 }
 
@@ -83,32 +96,33 @@ pub(crate) unsafe extern "C" fn soft_max_back(target: *mut sys::ggml_tensor, thr
 ///
 /// # Safety
 /// As `ggml_custom_op_t`: made by `Graph::rms_norm_back`, with x, dy, base and the result of one shape, contiguous.
-pub(crate) unsafe extern "C" fn rms_norm_back(target: *mut sys::ggml_tensor, thread: i32, threads: i32, call: *mut c_void) {
+pub(crate) unsafe extern "C" fn rms_norm_back(target: *mut sys::ggml_tensor, _: i32, threads: i32, call: *mut c_void) {
     // SAFETY: as promised.
     unsafe {
-        let call = &*call.cast_const().cast::<Call>();
-        let (dx, width) = written(target, thread, threads);
-        let x = read((*target).src[0], thread, threads);
-        let dy = read((*target).src[1], thread, threads);
-        let base: &[f32] = if call.base { read((*target).src[2], thread, threads) } else { &[] };
-        for (row, ((dx, x), dy)) in dx.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(dy.chunks_exact(width)).enumerate() {
-            let inverse = 1.0 / width as f32;
-            let r = 1.0 / (sum(x, x, |a, b| a * b) * inverse + call.scale).sqrt();
-            let along = sum(x, dy, |x, dy| x * dy) * inverse * r * r;
-            for ((dx, x), dy) in dx.iter_mut().zip(x).zip(dy) {
-                *dx = r * (dy - x * along);
+        let [x, dy, base, ..] = (*target).src;
+        by_rows(target, call, threads, |call, part| {
+            let dx = written(target, 0, part);
+            let rows = read(x, part).chunks_exact(part.width).zip(read(dy, part).chunks_exact(part.width));
+            for (dx, (x, dy)) in dx.chunks_exact_mut(part.width).zip(rows) {
+                let inverse = 1.0 / part.width as f32;
+                let r = 1.0 / (sum(x, x, |a, b| a * b) * inverse + call.scale).sqrt();
+                let along = sum(x, dy, |x, dy| x * dy) * inverse * r * r;
+                for ((dx, x), dy) in dx.iter_mut().zip(x).zip(dy) {
+                    *dx = r * (dy - x * along);
+                }
             }
-            if let Some(base) = base.get(row * width..(row + 1) * width) {
-                dx.iter_mut().zip(base).for_each(|(dx, base)| *dx += base);
+            if call.base {
+                dx.iter_mut().zip(read(base, part)).for_each(|(dx, base)| *dx += base);
             }
-        }
+        });
     }
 }
 
 /// e^x to about two units in the last place, without branches; 0 and ∞ where f32 has no other number.
 ///
 /// source: Cephes `expf` (argument reduction by ln 2 in two parts, degree-6 polynomial)
-fn exp(x: f32) -> f32 {
+#[inline(always)]
+pub(super) fn exp(x: f32) -> f32 {
     /// A sum with this has no room for bits below one.
     const ROUND: f32 = 12_582_912.0;
     let x = x.clamp(-87.0, 88.0);
@@ -122,6 +136,7 @@ fn exp(x: f32) -> f32 {
     y * f32::from_bits((bits << 23).wrapping_add(127 << 23))
 }
 
+#[inline(always)]
 fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
@@ -130,21 +145,20 @@ fn sigmoid(x: f32) -> f32 {
 ///
 /// # Safety
 /// As `ggml_custom_op_t`: made by `Graph::swiglu_back`, with g, u and dy of one shape, contiguous, and a result as large as two.
-pub(crate) unsafe extern "C" fn swiglu_back(target: *mut sys::ggml_tensor, thread: i32, threads: i32, _: *mut c_void) {
+pub(crate) unsafe extern "C" fn swiglu_back(target: *mut sys::ggml_tensor, _: i32, threads: i32, call: *mut c_void) {
     // SAFETY: as promised: each half of the result is laid out as an operand, and the threads' parts do not overlap.
     unsafe {
         let [gate, up, dy, ..] = (*target).src;
-        let (first, length, _) = range(gate, thread, threads);
-        let offset = first.cast_const().offset_from((*gate).data.cast_const().cast::<f32>());
-        let whole = (*target).ne.iter().product::<i64>() as usize;
-        let dg = (*target).data.cast::<f32>().offset(offset);
-        let (dg, du) = (std::slice::from_raw_parts_mut(dg, length), std::slice::from_raw_parts_mut(dg.add(whole / 2), length));
-        let [gate, up, dy] = [gate, up, dy].map(|operand| read(operand, thread, threads));
-        for ((((dg, du), g), u), dy) in dg.iter_mut().zip(du).zip(gate).zip(up).zip(dy) {
-            let s = sigmoid(*g);
-            *dg = *dy * *u * s * (1.0 + *g * (1.0 - s));
-            *du = *dy * *g * s;
-        }
+        let half = (*gate).ne.iter().product::<i64>() as usize;
+        by_rows(gate, call, threads, |_, part| {
+            let (dg, du) = (written(target, 0, part), written(target, half, part));
+            let operands = read(gate, part).iter().zip(read(up, part)).zip(read(dy, part));
+            for ((dg, du), ((g, u), dy)) in dg.iter_mut().zip(du).zip(operands) {
+                let s = sigmoid(*g);
+                *dg = *dy * *u * s * (1.0 + *g * (1.0 - s));
+                *du = *dy * *g * s;
+            }
+        });
     }
 }
 

@@ -45,37 +45,43 @@ fn check(what: &str, kernel: Kernel, ours: &[f32], (sums, sizes): &(Vec<f64>, Ve
     }
 }
 
-/// Build a graph of one product over inputs and run it on several numbers of threads; all must give the same bytes.
+/// Build a graph over inputs and run it on one thread and on three; both must give the same bytes.
 fn run(
     inputs: &[(Vec<f32>, [i64; 4])],
     weight: Option<(Dtype, [i64; 2], &[u8])>,
     build: impl Fn(&mut Graph, &[Tensor]) -> Tensor,
 ) -> Vec<f32> {
-    let backend = Backend::init().unwrap();
-    let mut results = [1, 3].map(|threads| {
-        let mut compute = Compute::cpu(backend, threads).unwrap();
-        let mut graph = Graph::new(64).unwrap();
-        let mut tensors = Vec::new();
-        if let Some((dtype, shape, bytes)) = weight {
-            let storage = Storage::new(&compute, &[(dtype, shape, "w".into())]).unwrap();
-            compute.write_stored(&storage, 0, bytes).unwrap();
-            tensors.push(graph.stored(&storage, 0).unwrap());
-        }
-        let leaves: Vec<Tensor> = inputs.iter().map(|(_, shape)| graph.input(Dtype::F32, shape, "x").unwrap()).collect();
-        tensors.extend(&leaves);
-        let result = build(&mut graph, &tensors);
-        graph.output(result).unwrap();
-        compute.bind(&mut graph).unwrap();
-        for (leaf, (values, _)) in leaves.iter().zip(inputs) {
-            // An input that a case does not read has no memory.
-            _ = compute.set_f32(&graph, *leaf, values);
-        }
-        compute.run(&graph).unwrap();
-        compute.get_f32(&graph, result).unwrap()
-    });
-    let first = std::mem::take(&mut results[0]);
-    assert!(results[1..].iter().all(|more| more.iter().zip(&first).all(|(a, b)| a.to_bits() == b.to_bits())));
+    let first = run_on(1, inputs, weight, &build);
+    let more = run_on(3, inputs, weight, &build);
+    assert!(more.iter().zip(&first).all(|(a, b)| a.to_bits() == b.to_bits()));
     first
+}
+
+fn run_on(
+    threads: u32,
+    inputs: &[(Vec<f32>, [i64; 4])],
+    weight: Option<(Dtype, [i64; 2], &[u8])>,
+    build: impl Fn(&mut Graph, &[Tensor]) -> Tensor,
+) -> Vec<f32> {
+    let mut compute = Compute::cpu(Backend::init().unwrap(), threads).unwrap();
+    let mut graph = Graph::new(64).unwrap();
+    let mut tensors = Vec::new();
+    if let Some((dtype, shape, bytes)) = weight {
+        let storage = Storage::new(&compute, &[(dtype, shape, "w".into())]).unwrap();
+        compute.write_stored(&storage, 0, bytes).unwrap();
+        tensors.push(graph.stored(&storage, 0).unwrap());
+    }
+    let leaves: Vec<Tensor> = inputs.iter().map(|(_, shape)| graph.input(Dtype::F32, shape, "x").unwrap()).collect();
+    tensors.extend(&leaves);
+    let result = build(&mut graph, &tensors);
+    graph.output(result).unwrap();
+    compute.bind(&mut graph).unwrap();
+    for (leaf, (values, _)) in leaves.iter().zip(inputs) {
+        // An input that a case does not read has no memory.
+        _ = compute.set_f32(&graph, *leaf, values);
+    }
+    compute.run(&graph).unwrap();
+    compute.get_f32(&graph, result).unwrap()
 }
 
 /// (k, m, n): one element, odd sizes, whole tiles and blocks, more than one block of everything.
@@ -125,7 +131,7 @@ fn types() -> Vec<Dtype> {
 
 #[test]
 fn every_type_is_read_where_it_lies() {
-    let (k, m, n) = (512, 75, 26);
+    let (k, m, n) = (512, 43, 13);
     let types = types();
     assert!(types.len() > 20, "{types:?}");
     for dtype in types {
@@ -140,13 +146,33 @@ fn every_type_is_read_where_it_lies() {
                 run(&[(x.clone(), [k as i64, n as i64, 1, 1])], weight, |graph, t| graph.times(kernel, t[0], t[1], Plus::NONE).unwrap());
             let left = Naive { values: &x, row: k, column: 1 };
             check(&dtype.name(), kernel, &ours, &oracle(&left, &Naive { values: &exact, row: 1, column: k }, n, m, k));
-            let ours = run(&[(y.clone(), [m as i64, n as i64, 1, 1])], weight, |graph, t| {
+            let ours = run_on(2, &[(y.clone(), [m as i64, n as i64, 1, 1])], weight, |graph, t| {
                 graph.times_turned(kernel, t[0], t[1], Plus::NONE).unwrap()
             });
             let left = Naive { values: &y, row: m, column: 1 };
             check(&dtype.name(), kernel, &ours, &oracle(&left, &Naive { values: &exact, row: k, column: 1 }, n, k, m));
         }
     }
+}
+
+/// Where ggml's conversion is replaced, no bit may differ.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn faster_conversions_give_the_same_bits() {
+    let mut replaced = 0;
+    for dtype in types() {
+        let Some(convert) = super::floats::faster(dtype.0) else { continue };
+        let values = numbers(2048, 11);
+        let bytes = quantized(dtype, &values, 2048);
+        let (mut ours, mut theirs) = (vec![0.0; 2048], vec![0.0; 2048]);
+        dtype.to_f32(&bytes, &mut theirs).unwrap();
+        // SAFETY: whole blocks of the type, and as many floats; the processor was asked.
+        unsafe { convert(bytes.as_ptr().cast(), ours.as_mut_ptr(), 2048) };
+        assert!(ours.iter().zip(&theirs).all(|(a, b)| a.to_bits() == b.to_bits()), "{}", dtype.name());
+        replaced += 1;
+    }
+    let can = Kernel::all().iter().any(|kernel| kernel.name().starts_with("AVX-512"));
+    assert_eq!(replaced > 0, can);
 }
 
 #[test]
@@ -251,6 +277,52 @@ fn gradients_by_rows_match_their_formulas() {
         same("gate", &ours, &|row, i| {
             wide(&dy, row)[i] * wide(&y, row)[i] * sigma(row, i) * (1.0 + wide(&x, row)[i] * (1.0 - sigma(row, i)))
         });
+    }
+}
+
+/// Attention over a causal mask and over one that hides whole blocks, and the gradient for its scores.
+#[test]
+fn attention_matches_its_formula() {
+    for kernel in Kernel::all().into_iter().filter(|kernel| !kernel.is_bf16()) {
+        for (d, tokens, blocked) in [(3, 5, false), (16, 150, false), (64, 130, true)] {
+            let (heads, shared) = (4, 2);
+            let sees = |query: usize, key: usize| key <= query && (!blocked || key / 50 == query / 50);
+            let hidden = |i: usize| if sees(i / tokens, i % tokens) { 0.0 } else { f32::NEG_INFINITY };
+            let mask: Vec<f32> = (0..tokens * tokens).map(hidden).collect();
+            let [k, v] = [1, 2].map(|seed| numbers(d * tokens * shared, seed));
+            let [q, dy] = [3, 4].map(|seed| numbers(d * tokens * heads, seed));
+            let (t, d64) = (tokens as i64, d as i64);
+            let inputs = [
+                (k.clone(), [d64, t, shared as i64, 1]),
+                (q.clone(), [d64, t, heads as i64, 1]),
+                (mask, [t, t, 1, 1]),
+                (v.clone(), [d64, t, shared as i64, 1]),
+                (dy.clone(), [d64, t, heads as i64, 1]),
+            ];
+            let p = run(&inputs, None, |graph, t| graph.attention(kernel, t[0], t[1], t[2], 0.5).unwrap());
+            let ds = run(&inputs, None, |graph, t| {
+                let p = graph.attention(kernel, t[0], t[1], t[2], 0.5).unwrap();
+                graph.attention_back(kernel, t[3], t[4], p, 0.5).unwrap()
+            });
+            for head in 0..heads {
+                for query in 0..tokens {
+                    let dot = |a: &[f32], b: &[f32], key: usize| -> f64 {
+                        let (a, b) = (&a[(head / 2 * tokens + key) * d..][..d], &b[(head * tokens + query) * d..][..d]);
+                        a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+                    };
+                    let score = |key: usize| if sees(query, key) { (0.5 * dot(&k, &q, key)).exp() } else { 0.0 };
+                    let sum: f64 = (0..tokens).map(score).sum();
+                    let right: Vec<f64> = (0..tokens).map(|key| score(key) / sum).collect();
+                    let mean: f64 = (0..tokens).map(|key| right[key] * dot(&v, &dy, key)).sum();
+                    for (key, right) in right.into_iter().enumerate() {
+                        let at = (head * tokens + query) * tokens + key;
+                        let back = 0.5 * right * (dot(&v, &dy, key) - mean);
+                        assert!((f64::from(p[at]) - right).abs() < 1e-5, "{kernel:?} {tokens}: {} where {} is right", p[at], right);
+                        assert!((f64::from(ds[at]) - back).abs() < 1e-5, "{kernel:?} {tokens}: {} where {back} is right", ds[at]);
+                    }
+                }
+            }
+        }
     }
 }
 

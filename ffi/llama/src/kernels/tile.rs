@@ -307,17 +307,17 @@ pub(super) mod bf16 {
         }
     }
 
-    /// Round the floats of two lines into the lower and upper half of each lane.
+    /// Round the floats of two lines into the lower and upper half of each lane, sixteen lanes in each panel.
     ///
     /// # Safety
-    /// The processor has these instructions; both lines hold `count` floats, `to` as many lanes.
+    /// The processor has these instructions; both lines hold `count` floats, `to` as many lanes, `panel` lanes from one sixteen to the next.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    pub unsafe fn pair_across(lower: *const f32, upper: *const f32, count: usize, to: *mut u32) {
+    pub unsafe fn pair_across(lower: *const f32, upper: *const f32, count: usize, to: *mut u32, panel: usize) {
         // SAFETY: as promised; the tail goes through buffers.
         unsafe {
             let whole = count / 16;
             for i in 0..whole {
-                across(lower.add(i * 16), upper.add(i * 16), to.add(i * 16));
+                across(lower.add(i * 16), upper.add(i * 16), to.add(i * panel));
             }
             let rest = count - whole * 16;
             if rest > 0 {
@@ -325,7 +325,7 @@ pub(super) mod bf16 {
                 two[0].as_mut_ptr().copy_from_nonoverlapping(lower.add(whole * 16), rest);
                 two[1].as_mut_ptr().copy_from_nonoverlapping(upper.add(whole * 16), rest);
                 across(two[0].as_ptr(), two[1].as_ptr(), lanes.as_mut_ptr());
-                to.add(whole * 16).copy_from_nonoverlapping(lanes.as_ptr(), rest);
+                to.add(whole * panel).copy_from_nonoverlapping(lanes.as_ptr(), rest);
             }
         }
     }
