@@ -128,10 +128,9 @@ impl Draw {
         let heads = self.one(&[1, 2, 4]);
         let kv_heads = self.one(&[1, 2, 4].map(|kv: usize| kv.min(heads)));
         let large = SUPERBLOCKS.contains(&kind);
-        let width = if large { 256 } else { unit * heads.max(1 + self.below(4)) / heads * heads };
-        let width = width.next_multiple_of(unit.max(2 * heads));
+        let width = if large { 256 } else { unit * heads.max(1 + self.below(4)) };
         let free = architecture == TinyArchitecture::Qwen3 && !large;
-        let head_length = if free { (unit / heads).max(2) * (1 + self.below(2)) } else { width / heads };
+        let head_length = if free { unit / heads * (1 + self.below(2)) } else { width / heads };
         TinyShape {
             width,
             blocks: if large { 1 } else { 1 + self.below(3) },
@@ -166,7 +165,7 @@ impl Draw {
     /// Examples that begin alike or not, with and without weights.
     fn examples(&mut self, vocabulary: usize) -> Vec<Example> {
         let shared: Vec<i32> = (0..self.below(8)).map(|_| self.below(vocabulary) as i32).collect();
-        let mut example = |_| {
+        let example = |_| {
             let (more, completion) = (2 + self.below(10), 1 + self.below(5));
             let mut tokens = shared.clone();
             tokens.extend((0..more + completion).map(|_| self.below(vocabulary) as i32));
@@ -178,7 +177,7 @@ impl Draw {
             weights[completion - 1] = 1.5;
             example.weighted(weights)
         };
-        (0..5).map(&mut example).collect()
+        (0..5).map(example).collect()
     }
 }
 
