@@ -211,10 +211,10 @@ mod tests {
     fn the_fastest_way_that_fits_is_chosen() {
         let way = |limit| chosen(limit).map(|plan| (plan.pack, plan.keep, plan.loss_bytes >> 20, plan.memory.peak() >> 20)).unwrap();
         assert_eq!(way(None), (256, Keep::Most, 64, 462));
-        assert_eq!(way(Some(462)), (256, Keep::Most, 64, 462));
-        assert_eq!(way(Some(461)), (256, Keep::Blocks, 64, 334));
-        assert_eq!(way(Some(333)), (128, Keep::Blocks, 64, 270));
-        assert_eq!(way(Some(175)), (32, Keep::Blocks, 1, 175));
+        assert_eq!(way(Some(463)), (256, Keep::Most, 64, 462));
+        assert_eq!(way(Some(462)), (256, Keep::Blocks, 64, 334));
+        assert_eq!(way(Some(334)), (128, Keep::Blocks, 64, 270));
+        assert_eq!(way(Some(176)), (32, Keep::Blocks, 1, 175));
     }
 
     #[test]
@@ -223,8 +223,9 @@ mod tests {
             Err(TrainError::Memory { least, hint, .. }) => (least >> 20, hint),
             other => panic!("{other:?}"),
         };
-        assert_eq!(refused(174), (175, Some(Nearest::Rank(15))));
-        assert_eq!(refused(143 + 2), (175, Some(Nearest::Rank(1))));
+        assert_eq!(refused(175), (175, Some(Nearest::Rank(15))));
+        assert_eq!(refused(146), (175, Some(Nearest::Rank(1))));
+        assert_eq!(refused(145), (175, None));
         assert_eq!(refused(20), (175, None));
     }
 }
