@@ -15,9 +15,9 @@ from pathlib import Path
 import peft
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, Qwen2Config
+from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, Qwen2Config, Qwen3Config
 
-NAMES = ["llama", "qwen2", "gemma2"]
+NAMES = ["llama", "qwen2", "qwen3", "gemma2"]
 FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 MODULES = {
     "attn_q": "self_attn.q_proj",
@@ -28,7 +28,12 @@ MODULES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-NORMS = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
+NORMS = {
+    "attn_norm": "input_layernorm",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_norm": "post_attention_layernorm",
+}
 GEMMA_NORMS = {
     "attn_norm": "input_layernorm",
     "post_attention_norm": "post_attention_layernorm",
@@ -108,7 +113,7 @@ def configure(kind, metadata):
             attn_logit_softcapping=get("attn_logit_softcapping"),
             final_logit_softcapping=get("final_logit_softcapping"),
         )
-    return {"llama": LlamaConfig, "qwen2": Qwen2Config, "gemma2": Gemma2Config}[kind](**common)
+    return {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config, "gemma2": Gemma2Config}[kind](**common)
 
 
 def their_weights(kind, config, floats):

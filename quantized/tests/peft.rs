@@ -14,6 +14,7 @@ use translora_quantized::{AdamW, Example, ForwardWeights, Kernel, TrainSpec, Tra
 /// transformers 5.23.0, peft 0.21.2, torch 2.15.0, f32.
 const LLAMA: [f64; 10] = [14.642250, 15.809581, 14.239359, 12.216728, 12.838147, 11.874533, 9.772881, 9.827586, 8.984102, 7.588995];
 const QWEN2: [f64; 10] = [13.832800, 16.150061, 15.832600, 11.658538, 13.553232, 13.705149, 9.757118, 10.708984, 10.926972, 7.914855];
+const QWEN3: [f64; 10] = [13.852818, 16.275494, 13.892216, 11.666307, 13.659778, 11.476228, 9.715600, 10.619547, 8.900389, 7.782388];
 const GEMMA2: [f64; 10] = [10.956017, 9.954021, 10.148108, 9.757363, 8.459404, 8.699592, 8.108594, 6.419625, 6.555631, 6.410617];
 
 const RATE: f32 = 5e-3;
@@ -121,6 +122,11 @@ fn llama_follows_peft() {
 #[test]
 fn qwen2_follows_peft() {
     follows("qwen2", |_, path| tiny(TinyArchitecture::Qwen2, path), QWEN2, 2e-5);
+}
+
+#[test]
+fn qwen3_follows_peft() {
+    follows("qwen3", |_, path| tiny(TinyArchitecture::Qwen3, path), QWEN3, 2e-5);
 }
 
 /// ggml takes GELU from a table of 16-bit values.
