@@ -134,7 +134,7 @@ impl Loss {
             let (chunk, part) = Chunk::new(graph, parts, first, count)?;
             chunks.push(chunk);
             gradient = match (gradient, part) {
-                (Some(sofar), Some(part)) => Some(graph.beside(sofar, part)?),
+                (Some(sofar), Some(part)) => Some(graph.join(sofar, part, 1)?),
                 (_, part) => part,
             };
         }

@@ -126,10 +126,11 @@ impl Graph {
         self.binary(whole, part, |ctx, a, b| unsafe { sys::ggml_acc(ctx, a, b, b1, b2, b3, offset) })
     }
 
-    /// `target` with the rows `ids` replaced by `rows`, a choice for each of the outer entries, in `target`'s own memory.
+    /// `target` with the rows `ids` replaced by `rows`, a choice for each of the outer entries. The result shares the memory of `target`:
+    /// what must read the old values has to come first, which is so where `rows` depends on it.
     ///
-    /// shapes: target [n, m, p], rows [n, k, p], I32 ids [k, p]; ids below m are the caller's promise
-    pub fn set_rows_each(&mut self, target: Tensor, rows: Tensor, ids: Tensor) -> Built {
+    /// shapes: F32 target [n, m, p], rows [n, k, p], I32 ids [k, p]; ids below m are the caller's promise
+    pub fn set_rows(&mut self, target: Tensor, rows: Tensor, ids: Tensor) -> Built {
         let (target, rows, ids) = (self.dense(target)?, self.dense(rows)?, self.dense(ids)?);
         let (st, sr, si) = (self.shape(target)?, self.shape(rows)?, self.shape(ids)?);
         let fits = st[0] == sr[0] && st[2] == sr[2] && st[3] == sr[3] && sr[1] == si[0] && sr[2] == si[1] && si[2] == 1 && si[3] == 1;
@@ -142,18 +143,6 @@ impl Graph {
         // SAFETY: room was checked; shapes and types are those that ggml asserts.
         let raw = unsafe { sys::ggml_set_rows(self.ctx(), target, rows, ids) };
         Ok(self.push(raw))
-    }
-
-    /// As `get_rows`, with a choice of rows for each of the outer entries.
-    ///
-    /// shapes: rows [n, m, p], I32 ids [k, p] → F32 [n, k, p]
-    pub fn get_rows_each(&mut self, rows: Tensor, ids: Tensor) -> Built {
-        let (sr, si) = (self.shape(rows)?, self.shape(ids)?);
-        if sr[2] != si[1] || sr[3] != 1 || si[2] != 1 || si[3] != 1 || self.dtype(ids)? != Dtype::I32 {
-            return Err(LlamaError::Graph(format!("get_rows of {sr:?} by {si:?}")));
-        }
-        // SAFETY: ggml's shape conditions hold; ids are the forward pass's own choice.
-        self.binary(rows, ids, |ctx, rows, ids| unsafe { sys::ggml_get_rows(ctx, rows, ids) })
     }
 
     /// Gradient of a traced ROPE for its first operand. `positions` and `factors` are this graph's tensors for the node's operands 1 and 2.

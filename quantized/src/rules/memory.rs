@@ -56,7 +56,7 @@ impl Backward<'_> {
         }
         let (x, ids) = (self.value(node, 0)?, self.value(node, 1)?);
         let zero = self.graph.scale(x, 0.0, 0.0)?;
-        let dx = self.graph.set_rows_each(zero, dy, ids)?;
+        let dx = self.graph.set_rows(zero, dy, ids)?;
         self.give(node, 0, dx)
     }
 
@@ -69,8 +69,7 @@ impl Backward<'_> {
 
     /// y is a part of x's memory: dx is zero but there
     pub(super) fn view(&mut self, node: &Node, dy: Tensor) -> Done {
-        let index = source(node, 0)?;
-        let x = &self.trace.nodes[index];
+        let x = &self.trace.nodes[source(node, 0)?];
         let start = x.view.map_or(0, |(_, offset)| offset);
         let offset = node.view.map_or(0, |(_, offset)| offset).checked_sub(start).ok_or_else(|| no_rule(node, " before its source"))?;
         if offset == 0 && node.elements() == x.elements() && is_dense(node) && is_dense(x) {
@@ -82,7 +81,12 @@ impl Backward<'_> {
         if !is_dense(x) {
             return self.view_of_strided(node, x, offset, dy);
         }
-        // Parts of one tensor are added into one gradient.
+        self.give_part(node, dy, node.strides, offset)
+    }
+
+    /// Add the gradient of a part of the operand into that of the whole, which begins as zeros.
+    fn give_part(&mut self, node: &Node, part: Tensor, strides: [usize; 4], offset: usize) -> Done {
+        let index = source(node, 0)?;
         let whole = match self.gradients[index] {
             Some(sofar) => sofar,
             None => {
@@ -90,8 +94,7 @@ impl Backward<'_> {
                 self.graph.scale(x, 0.0, 0.0)?
             }
         };
-        let dx = self.graph.add_part(whole, dy, node.strides, offset)?;
-        self.gradients[index] = Some(dx);
+        self.gradients[index] = Some(self.graph.add_part(whole, part, strides, offset)?);
         Ok(())
     }
 
@@ -117,17 +120,7 @@ impl Backward<'_> {
             dense[axis] = dense[axis - 1] * usize::try_from(x.shape[axis - 1]).unwrap_or(0);
         }
         let offset = (0..4).map(|axis| start[axis] * dense[axis]).sum();
-        let index = source(node, 0)?;
-        let whole = match self.gradients[index] {
-            Some(sofar) => sofar,
-            None => {
-                let x = self.value(node, 0)?;
-                self.graph.scale(x, 0.0, 0.0)?
-            }
-        };
-        let dx = self.graph.add_part(whole, dy, dense, offset)?;
-        self.gradients[index] = Some(dx);
-        Ok(())
+        self.give_part(node, dy, dense, offset)
     }
 
     /// Axis i of x is axis pᵢ of y
