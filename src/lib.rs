@@ -18,6 +18,7 @@
 //! | [`evaluate`] | paired comparison; proof that the gate held | [`evaluate::Passed`] |
 //! | [`publish`] | writes every output, whole or not at all | |
 //! | [`pipeline`] | plans, events, journal; the only room that sees every stage | |
+//! | [`jobs`] | a queue of transfers for hosts that go on serving; each in a process of its own | |
 //! | [`plugin`] | the C-shaped door | |
 //!
 //! # Invariants
@@ -34,6 +35,7 @@ pub mod engine;
 pub mod evaluate;
 pub mod filter;
 pub mod generate;
+pub mod jobs;
 pub mod kit;
 pub mod label;
 pub mod pipeline;

@@ -2,6 +2,8 @@
 
 mod abi;
 mod cli;
+#[cfg(not(feature = "ggml"))]
+mod jobs;
 mod pipeline;
 #[cfg(feature = "ggml")]
 mod real;

@@ -17,8 +17,9 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("evaluate", &["record", "engine", "distill::Trained"]),
     ("publish", &["record", "engine", "evaluate::Passed"]),
     ("pipeline", &["record", "engine", "kit", "generate", "filter", "label", "distill", "evaluate", "publish"]),
-    ("plugin", &["record", "engine", "pipeline"]),
-    ("bin", &["record", "engine", "pipeline"]),
+    ("jobs", &["record", "engine", "pipeline"]),
+    ("plugin", &["record", "engine", "pipeline", "jobs"]),
+    ("bin", &["record", "engine", "pipeline", "jobs"]),
 ];
 
 /// Crate → the places (by the start of the path) that may name it. A dependency that is not here is refused.
@@ -28,7 +29,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("thiserror", &["src/"]),
     ("sha2", &["src/record/"]),
     ("rand_chacha", &["src/record/"]),
-    ("crossbeam_channel", &["src/pipeline/", "src/bin/"]),
+    ("crossbeam_channel", &["src/pipeline/", "src/jobs/", "src/bin/"]),
+    ("rustix", &["src/jobs/"]),
     ("clap", &["src/bin/"]),
     ("ctrlc", &["src/bin/"]),
     ("indicatif", &["src/bin/"]),
@@ -40,7 +42,7 @@ const CRATES: &[(&str, &[&str])] = &[
 ];
 
 /// Where `std::fs` may be named: who reads inputs, who writes outputs, who keeps the journal, who opens models, and the program.
-const FILES: &[&str] = &["src/kit/", "src/publish/", "src/pipeline/journal", "src/engine/", "src/bin/"];
+const FILES: &[&str] = &["src/kit/", "src/publish/", "src/pipeline/journal", "src/engine/", "src/bin/", "src/jobs/worker"];
 
 /// Workspace member → members it may depend on (development and build dependencies too).
 const MEMBERS: &[(&str, &[&str])] = &[

@@ -21,6 +21,7 @@ mod out;
 mod progress;
 mod train;
 mod transfer;
+mod worker;
 
 use failure::Failure;
 use progress::Talk;
@@ -59,6 +60,8 @@ enum Command {
     Transfer(transfer::Transfer),
     Eval(eval::Eval),
     Inspect(inspect::Inspect),
+    #[command(hide = true)]
+    Worker(worker::Worker),
     #[cfg(feature = "ggml")]
     Bench(bench::Bench),
     #[cfg(feature = "ggml")]
@@ -82,6 +85,7 @@ fn main() -> ExitCode {
         Command::Transfer(command) => command.run(talk),
         Command::Eval(command) => command.run(talk),
         Command::Inspect(command) => command.run(talk),
+        Command::Worker(command) => command.run(),
         #[cfg(feature = "ggml")]
         Command::Bench(command) => command.run(talk),
         #[cfg(feature = "ggml")]
