@@ -35,7 +35,11 @@ pub(super) fn run(task: &Task<'_>) -> End {
         Ok((worker, asked)) => worker.watch(task, asked),
         Err(error) => {
             let said = format!("{}: the worker does not start: {error}", program.display());
-            End::Failed(Problem::new(Cause::Machine, said, "name another program in TRANSLORA_WORKER or as \"worker\" in the configuration"))
+            End::Failed(Problem::new(
+                Cause::Machine,
+                said,
+                "name another program in TRANSLORA_WORKER or as \"worker\" in the configuration",
+            ))
         }
     }
 }
@@ -111,7 +115,8 @@ fn read_lines(stdout: Option<ChildStdout>) -> Receiver<Result<Line, String>> {
                 Ok(_) => {}
                 Err(_) => return,
             }
-            let read = serde_json::from_slice(&line).map_err(|_| String::from_utf8_lossy(&line[..line.len().min(80)]).trim_end().to_owned());
+            let read =
+                serde_json::from_slice(&line).map_err(|_| String::from_utf8_lossy(&line[..line.len().min(80)]).trim_end().to_owned());
             let bad = read.is_err();
             if sender.send(read).is_err() || bad {
                 return;
@@ -216,7 +221,11 @@ fn lost(task: &Task<'_>, over: &Over, status: Option<ExitStatus>, last_words: &s
         }
         (_, Some(signal), _) => {
             let name = Signal::from_named_raw(signal).map_or(String::new(), |signal| format!(" ({signal:?})"));
-            let memory = if task.config.memory.is_some() { "; where memory ran out, allow jobs more" } else { "; where memory ran out, close other programs" };
+            let memory = if task.config.memory.is_some() {
+                "; where memory ran out, allow jobs more"
+            } else {
+                "; where memory ran out, close other programs"
+            };
             Problem::new(Cause::Machine, format!("the worker was ended by signal {signal}{name}{quoted}"), format!("{resume}{memory}"))
         }
         (_, None, code) => {

@@ -155,7 +155,10 @@ impl TransferRequest {
     fn check(&self) -> Result<(), JobsError> {
         let paths = [("source", &self.source), ("source_lora", &self.source_lora), ("target", &self.target), ("out", &self.out)];
         if let Some((name, _)) = paths.iter().find(|(_, path)| path.as_path() == Path::new("")) {
-            return Err(JobsError::request(format!("\"{name}\" is missing"), "source, source_lora, target and out are files that must be named"));
+            return Err(JobsError::request(
+                format!("\"{name}\" is missing"),
+                "source, source_lora, target and out are files that must be named",
+            ));
         }
         let whole = [
             ("samples", self.samples, 1, 1_000_000),

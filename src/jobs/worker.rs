@@ -49,14 +49,18 @@ where
         }
     });
     heard?;
-    say(&mut output, &match end {
-        End::Done(report) => Line::Done { report },
-        End::Failed(problem) => Line::Failed { problem },
-    })
+    say(
+        &mut output,
+        &match end {
+            End::Done(report) => Line::Done { report },
+            End::Failed(problem) => Line::Failed { problem },
+        },
+    )
 }
 
 fn read_order(input: &mut impl BufRead) -> Result<Order, Problem> {
-    let refused = |why: String| Problem::new(Cause::Bug, format!("the worker cannot read its order: {why}"), "a host of the same build gives them");
+    let refused =
+        |why: String| Problem::new(Cause::Bug, format!("the worker cannot read its order: {why}"), "a host of the same build gives them");
     let mut line = String::new();
     input.take(LINE_BYTES_MAX).read_line(&mut line).map_err(|error| refused(error.to_string()))?;
     let order: Order = serde_json::from_str(&line).map_err(|error| refused(error.to_string()))?;

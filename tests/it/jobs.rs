@@ -88,7 +88,8 @@ fn a_job_runs_in_a_worker_and_tells_all_of_it() {
     let events = jobs.events(id, 0).expect("it is known");
     assert!(matches!(events[0].event, Event::Plan { .. }) && events[0].number == 1, "{:?}", events[0]);
     assert!(events.windows(2).all(|pair| pair[0].number < pair[1].number));
-    let done: Vec<Stage> = events.iter().filter_map(|t| if let Event::StageDone { stage, .. } = t.event { Some(stage) } else { None }).collect();
+    let done: Vec<Stage> =
+        events.iter().filter_map(|t| if let Event::StageDone { stage, .. } = t.event { Some(stage) } else { None }).collect();
     assert!([Stage::Kit, Stage::Open, Stage::Distill, Stage::Evaluate, Stage::Publish].iter().all(|s| done.contains(s)), "{done:?}");
     let last = events.last().expect("there are events").number;
     assert_eq!((last, jobs.events(id, last).expect("it is known").len()), (status.last_event, 0));
@@ -200,7 +201,8 @@ fn a_worker_that_is_killed_fails_its_job_and_resume_goes_on() {
         assert_eq!((status.state, problem.cause), (State::Failed, Cause::Machine), "{stage:?} {name}");
         assert!(problem.message.contains(said) && problem.hint.contains("resume"), "{stage:?} {name}: {problem:?}");
         assert!(is_gone(process));
-        let left: Vec<String> = world.names().into_iter().filter(|name| !before.contains(name) && !name.starts_with("new.gguf.journal")).collect();
+        let left: Vec<String> =
+            world.names().into_iter().filter(|name| !before.contains(name) && !name.starts_with("new.gguf.journal")).collect();
         assert!(left.is_empty(), "{stage:?} {name}: {left:?}");
         asked.resume = true;
     }

@@ -4,7 +4,7 @@
 use std::ffi::{c_char, c_void};
 
 pub const ABI_MAJOR: u32 = 1;
-pub const ABI_MINOR: u32 = 0;
+pub const ABI_MINOR: u32 = 1;
 pub const TEXT_BYTES_MAX: u64 = 64 << 20;
 pub const LOG_ERROR: i32 = 1;
 pub const ECHO_1: &str = "translora.echo/1";
@@ -41,6 +41,42 @@ pub struct Host {
     pub reserved: u32,
     pub context: *mut c_void,
     pub log: Option<unsafe extern "C" fn(*mut c_void, i32, Text)>,
+    pub is_decode_thread: Option<IsDecodeThread>,
+    pub adapter_load: Option<AdapterLoad>,
+    pub adapter_set: Option<AdapterSet>,
+    pub adapter_free: Option<AdapterFree>,
+}
+
+impl Host {
+    /// The bytes of version 1.0: up to `log`.
+    pub const SIZE_1_0: usize = std::mem::offset_of!(Self, is_decode_thread);
+
+    /// Take back every function that lies, if only in part, behind the first `bytes`.
+    pub(crate) fn forget_beyond(&mut self, bytes: usize) {
+        macro_rules! forget {
+            ($($field:ident),+) => {$(
+                if std::mem::offset_of!(Self, $field) + size_of::<usize>() > bytes {
+                    self.$field = None;
+                }
+            )+};
+        }
+        forget!(log, is_decode_thread, adapter_load, adapter_set, adapter_free);
+        self.struct_size = bytes as u32;
+    }
+
+    /// A table that offers nothing.
+    pub const fn empty() -> Self {
+        Self {
+            struct_size: size_of::<Self>() as u32,
+            reserved: 0,
+            context: std::ptr::null_mut(),
+            log: None,
+            is_decode_thread: None,
+            adapter_load: None,
+            adapter_set: None,
+            adapter_free: None,
+        }
+    }
 }
 
 #[repr(C)]
@@ -60,6 +96,10 @@ pub struct Instance {
     _opaque: [u8; 0],
 }
 
+pub type IsDecodeThread = unsafe extern "C" fn(*mut c_void) -> i32;
+pub type AdapterLoad = unsafe extern "C" fn(*mut c_void, Text, *mut u64) -> i32;
+pub type AdapterSet = unsafe extern "C" fn(*mut c_void, Text, u64, u64) -> i32;
+pub type AdapterFree = unsafe extern "C" fn(*mut c_void, u64) -> i32;
 pub type Create = unsafe extern "C" fn(*const Host, *mut *mut Instance, *mut *mut Error) -> i32;
 pub type Destroy = unsafe extern "C" fn(*mut Instance, *mut *mut Error) -> i32;
 pub type InfoOf = unsafe extern "C" fn(*mut Instance, *mut Info, *mut *mut Error) -> i32;

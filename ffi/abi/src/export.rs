@@ -64,12 +64,17 @@ unsafe fn read_host(host: *const c::Host) -> Result<Option<c::Host>, Failure> {
     gate::aligned("host", host)?;
     // SAFETY: not null, aligned, and every table has at least its struct_size.
     let size = unsafe { (&raw const (*host).struct_size).read() } as usize;
-    if size < size_of::<c::Host>() {
-        let needed = size_of::<c::Host>();
-        return Err(Failure::invalid(format!("host.struct_size is {size}; this version needs {needed}")));
+    if size < c::Host::SIZE_1_0 {
+        let needed = c::Host::SIZE_1_0;
+        return Err(Failure::invalid(format!("host.struct_size is {size}; the first version of this table has {needed}")));
     }
-    // SAFETY: the host says that it has at least as many bytes as are read here.
-    Ok(Some(unsafe { host.read() }))
+    let mut copy = c::Host::empty();
+    let bytes = size.min(size_of::<c::Host>());
+    // SAFETY: the host says that it has at least `bytes`; `copy` has room for them; every field is valid as zeros and as a pointer,
+    // and a field that the host's table ends inside of is put back below.
+    unsafe { std::ptr::copy_nonoverlapping(host.cast::<u8>(), (&raw mut copy).cast::<u8>(), bytes) };
+    copy.forget_beyond(bytes);
+    Ok(Some(copy))
 }
 
 unsafe extern "C" fn destroy(instance: *mut c::Instance, error: *mut *mut c::Error) -> i32 {

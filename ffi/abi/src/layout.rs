@@ -17,7 +17,7 @@ pub fn layout() -> String {
     describe!("translora_text", c::Text, data, length);
     describe!("translora_string", c::OwnedText, struct_size, reserved, text, release);
     describe!("translora_error", c::Error, struct_size, status, message, hint, release);
-    describe!("translora_host", c::Host, struct_size, reserved, context, log);
+    describe!("translora_host", c::Host, struct_size, reserved, context, log, is_decode_thread, adapter_load, adapter_set, adapter_free);
     describe!("translora_info", c::Info, struct_size, abi_major, abi_minor, poisoned, version, engine);
     describe!("translora_entry", c::Entry, struct_size, abi_major, abi_minor, reserved, create, destroy, info, capability);
     describe!("translora_echo_1", c::Echo1, struct_size, reserved, echo, fail, panic);
@@ -37,7 +37,7 @@ const _: () = {
     assert!(size_of::<c::Text>() == 16);
     assert!(size_of::<c::OwnedText>() == 32 && offset_of!(c::OwnedText, release) == 24);
     assert!(size_of::<c::Error>() == 48 && offset_of!(c::Error, message) == 8 && offset_of!(c::Error, release) == 40);
-    assert!(size_of::<c::Host>() == 24 && offset_of!(c::Host, log) == 16);
+    assert!(c::Host::SIZE_1_0 == 24 && offset_of!(c::Host, log) == 16);
     assert!(size_of::<c::Info>() == 48 && offset_of!(c::Info, version) == 16 && offset_of!(c::Info, engine) == 32);
     assert!(size_of::<c::Entry>() == 48 && offset_of!(c::Entry, create) == 16 && offset_of!(c::Entry, capability) == 40);
     assert!(size_of::<c::Echo1>() == 32 && size_of::<c::Inspect1>() == 16);

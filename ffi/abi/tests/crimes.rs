@@ -178,7 +178,7 @@ fn texts_that_are_none() {
 
 #[test]
 fn structs_of_another_size() {
-    let mut host = c::Host { struct_size: 8, reserved: 0, context: null_mut(), log: None };
+    let mut host = c::Host { struct_size: 8, ..c::Host::empty() };
     let mut instance = null_mut();
     // SAFETY: the table is whole; it only claims to be smaller.
     let (status, said) = failing(|error| unsafe { seen().entry.create.unwrap()(&raw const host, &raw mut instance, error) });
@@ -217,7 +217,7 @@ fn a_panic_poisons_its_instance_and_no_other() {
         let bytes = unsafe { std::slice::from_raw_parts(line.data.cast::<u8>(), line.length as usize) };
         LINES.lock().unwrap().push(format!("{level} {}", String::from_utf8_lossy(bytes)));
     }
-    let host = c::Host { struct_size: size_of::<c::Host>() as u32, reserved: 0, context: null_mut(), log: Some(log) };
+    let host = c::Host { log: Some(log), ..c::Host::empty() };
     let (bad, good) = (create(&raw const host), create(null()));
     let (status, said) = panicking(bad);
     assert_eq!(status, Status::Panicked as i32);
