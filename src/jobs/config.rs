@@ -9,6 +9,9 @@ use crate::pipeline::TransferPlan;
 /// The file that holds the worker: the program itself.
 const PROGRAM: &str = "translora";
 
+/// What a worker holds before it has opened a model, generously.
+const MEMORY_BYTES_MIN: u64 = 64 << 20;
+
 /// Where a job runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -84,6 +87,19 @@ impl Config {
         }
         config.memory = number("TRANSLORA_MEMORY")?;
         Ok(config)
+    }
+
+    /// Refuse what cannot be meant.
+    ///
+    /// fails: a limit below what the worker itself needs
+    pub fn check(&self) -> Result<(), JobsError> {
+        match self.memory {
+            Some(bytes) if bytes < MEMORY_BYTES_MIN => {
+                let said = format!("jobs may hold {bytes} bytes");
+                Err(JobsError::request(said, format!("the worker itself needs {MEMORY_BYTES_MIN}; allow some hundred MiB more than that")))
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn silence(&self) -> Duration {

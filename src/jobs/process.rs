@@ -22,8 +22,8 @@ use super::{Cause, Config, Problem};
 const LAST_WORDS_BYTES_MAX: usize = 2048;
 /// Lines that wait between the pipe and the ledger.
 const LINES_QUEUED_MAX: usize = 256;
-/// What would load this library into the worker again.
-const NOT_INHERITED: [&str; 3] = ["LD_PRELOAD", "DYLD_INSERT_LIBRARIES", "GGML_BACKEND_PATH"];
+/// What would load this library into the worker again, and what makes a panic allocate where memory has run out.
+const NOT_INHERITED: [&str; 5] = ["LD_PRELOAD", "DYLD_INSERT_LIBRARIES", "GGML_BACKEND_PATH", "RUST_BACKTRACE", "RUST_LIB_BACKTRACE"];
 
 /// Run one job to whatever end it comes.
 pub(super) fn run(task: &Task<'_>) -> End {

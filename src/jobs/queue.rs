@@ -57,6 +57,7 @@ impl Jobs {
     /// fails: the request cannot be meant so, the queue is full, or there is no worker to run it
     pub fn start(&self, request: &TransferRequest) -> Result<JobId, JobsError> {
         let mut plan = request.plan()?;
+        self.shared.config.check()?;
         self.shared.config.limit(&mut plan);
         if self.shared.config.isolation == Isolation::Process {
             self.shared.config.find_worker()?;

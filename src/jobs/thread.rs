@@ -47,7 +47,12 @@ pub(super) fn run_plan(
         }
     };
     std::thread::scope(|scope| {
-        let worker = scope.spawn(work);
+        let worker = match std::thread::Builder::new().name("translora-job".into()).spawn_scoped(scope, work) {
+            Ok(worker) => worker,
+            Err(error) => {
+                return End::Failed(Problem::new(Cause::Machine, format!("no thread for the job: {error}"), "allow jobs more memory"));
+            }
+        };
         listen(&receiver);
         worker.join().unwrap_or_else(|payload| {
             let said = payload.downcast_ref::<&str>().map(|text| (*text).to_owned()).or_else(|| payload.downcast_ref::<String>().cloned());

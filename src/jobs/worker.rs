@@ -33,14 +33,15 @@ where
         Ok(order) => order,
         Err(problem) => return say(&mut output, &Line::Failed { problem }),
     };
+    let cancel = Cancel::default();
+    let stopped = cancel.clone();
+    // Before the limit on memory: this thread must not fail for want of a stack.
+    std::thread::spawn(move || end_with(input, &stopped));
     if let Err(error) = lower(&order) {
         let hint = "allow jobs more memory, or leave the limit out";
         let problem = Problem::new(Cause::Machine, format!("the worker cannot limit itself: {error}"), hint);
         return say(&mut output, &Line::Failed { problem });
     }
-    let cancel = Cancel::default();
-    let stopped = cancel.clone();
-    std::thread::spawn(move || end_with(input, &stopped));
     let mut heard = Ok(());
     let end = thread::run_plan(&order.plan, &cancel, &SystemClock::default(), None, |events| {
         heard = tell(&mut output, events);

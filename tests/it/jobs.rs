@@ -1,5 +1,6 @@
 //! The queue of transfers: what a host sees of it, whatever becomes of a worker. In the toy world, where a job takes a second.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::time::Duration;
 
 use translora::jobs::{Cause, Config, Isolation, JobId, Jobs, JobsError, State, Status, TransferRequest};
 use translora::pipeline::{Event, Stage, Verdict};
-use translora::record::SystemClock;
+use translora::record::{Rng, SystemClock};
 
 use crate::pipeline::train;
 use crate::world::World;
@@ -182,17 +183,13 @@ fn programs_that_are_no_worker_are_told_apart() {
 fn a_worker_that_is_killed_fails_its_job_and_resume_goes_on() {
     let (world, lora) = world();
     let jobs = jobs(config());
-    let straight = jobs.start(&request(&world, &lora, "straight.gguf")).expect("the queue takes it");
+    let long = |out| TransferRequest { epochs: 600.0, ..request(&world, &lora, out) };
+    let straight = jobs.start(&long("straight.gguf")).expect("the queue takes it");
     assert_eq!(ended(&jobs, straight).state, State::Done);
     let before = world.names();
-    let mut asked = request(&world, &lora, "new.gguf");
-    for (stage, name, said) in [
-        (Stage::Kit, "KILL", "signal 9"),
-        (Stage::Open, "ABRT", "signal 6"),
-        (Stage::Generate, "SEGV", "signal 11"),
-        (Stage::Label, "TERM", "signal 15"),
-        (Stage::Distill, "KILL", "signal 9"),
-    ] {
+    let mut asked = long("new.gguf");
+    for (name, said) in [("KILL", "signal 9"), ("ABRT", "signal 6"), ("ILL", "signal 4"), ("TERM", "signal 15"), ("KILL", "signal 9")] {
+        let stage = Stage::Distill;
         let id = jobs.start(&asked).expect("the queue takes it");
         let process = in_stage(&jobs, id, stage).process.expect("it runs");
         signal(process, name);
@@ -210,6 +207,35 @@ fn a_worker_that_is_killed_fails_its_job_and_resume_goes_on() {
     assert_eq!(ended(&jobs, id).state, State::Done);
     let events = jobs.events(id, 0).expect("it is known");
     assert!(events.iter().any(|told| matches!(told.event, Event::StageResumed { .. })), "nothing was taken up");
+    let bytes = |name: &str| std::fs::read(world.path(name)).expect("it was made");
+    assert!(bytes("new.gguf") == bytes("straight.gguf"), "other bytes");
+}
+
+/// The same at moments that nobody chose.
+#[test]
+fn a_worker_that_is_killed_at_random_comes_to_its_end_at_last() {
+    let (world, lora) = world();
+    let jobs = jobs(config());
+    let straight = jobs.start(&request(&world, &lora, "straight.gguf")).expect("the queue takes it");
+    assert_eq!(ended(&jobs, straight).state, State::Done);
+    let mut asked = request(&world, &lora, "new.gguf");
+    let mut random = Rng::new(5, "when to kill");
+    for kill in 0.. {
+        let id = jobs.start(&asked).expect("the queue takes it");
+        // More and more of the time that a run takes, so that one comes through.
+        std::thread::sleep(Duration::from_millis(random.below(50 * (kill + 1)) as u64));
+        if let Some(process) = jobs.status(id).expect("it is known").process {
+            // It may be gone by now.
+            _ = Command::new("kill").args(["-KILL", &process.to_string()]).output();
+        }
+        let status = ended(&jobs, id);
+        if status.state == State::Done {
+            break;
+        }
+        assert_eq!((status.state, status.problem.map(|p| p.cause)), (State::Failed, Some(Cause::Machine)));
+        assert!(!world.path("new.gguf").exists() || world.path("new.report.json").exists());
+        asked.resume = true;
+    }
     let bytes = |name: &str| std::fs::read(world.path(name)).expect("it was made");
     assert!(bytes("new.gguf") == bytes("straight.gguf"), "other bytes");
 }
@@ -247,15 +273,21 @@ fn a_cancelled_job_leaves_no_worker_even_if_it_does_not_listen() {
 #[test]
 fn memory_that_runs_out_ends_the_worker_and_not_the_host() {
     let (world, lora) = world();
-    // Enough to start in; no place for the answers of a long run.
-    for bytes in [64 << 10, 3 << 20] {
-        let jobs = jobs(Config { memory: Some(bytes), ..config() });
+    // A worker that has less than it needs to start, to open the models, and to work.
+    for kib in [2_000, 3_000, 5_000] {
+        let limited = world.path(&format!("worker-{kib}"));
+        let program = env!("CARGO_BIN_EXE_translora");
+        std::fs::write(&limited, format!("#!/bin/sh\nulimit -d {kib}\nexec '{program}' \"$@\"\n")).expect("writable");
+        std::fs::set_permissions(&limited, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+        let jobs = jobs(Config { worker: Some(limited), ..Config::default() });
         let id = jobs.start(&TransferRequest { rank: 1024, ..request(&world, &lora, "new.gguf") }).expect("the queue takes it");
         let status = ended(&jobs, id);
-        assert_eq!(status.state, State::Failed, "{bytes}: {status:?}");
-        assert!(status.problem.is_some_and(|problem| problem.cause == Cause::Machine), "{bytes}");
+        let problem = status.problem.unwrap_or_else(|| panic!("{kib}: it had enough"));
+        assert!(status.state == State::Failed && problem.cause == Cause::Machine && !problem.message.is_empty(), "{kib}: {problem:?}");
         assert!(!world.path("new.gguf").exists());
     }
+    let little = jobs(Config { memory: Some(1 << 20), ..config() });
+    assert!(matches!(little.start(&request(&world, &lora, "new.gguf")), Err(JobsError::Request { .. })));
 }
 
 #[test]
