@@ -19,6 +19,7 @@
 //! | [`publish`] | writes every output, whole or not at all | |
 //! | [`pipeline`] | plans, events, journal; the only room that sees every stage | |
 //! | [`jobs`] | a queue of transfers for hosts that go on serving; each in a process of its own | |
+//! | [`adapters`] | which adapter answers in a host that serves: check, exchange in two phases, go back | |
 //! | [`plugin`] | the C-shaped door | |
 //!
 //! # Invariants
@@ -30,6 +31,7 @@
 //! - Nothing is overwritten.
 #![forbid(unsafe_code)]
 
+pub mod adapters;
 pub mod distill;
 pub mod engine;
 pub mod evaluate;

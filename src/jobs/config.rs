@@ -89,6 +89,21 @@ impl Config {
         Ok(config)
     }
 
+    /// These settings with some changed: a JSON object of their names.
+    ///
+    /// fails: not an object, a name that is not known, a value that cannot be meant
+    pub fn with(&self, json: &str) -> Result<Self, JobsError> {
+        let hint = "the configuration is one JSON object, such as {\"threads\": 2, \"isolation\": \"process\"}";
+        let refuse = |error: serde_json::Error| JobsError::request(format!("the configuration cannot be read: {error}"), hint);
+        let changes: serde_json::Map<String, serde_json::Value> = serde_json::from_str(json).map_err(refuse)?;
+        let mut all = serde_json::to_value(self).map_err(refuse)?;
+        if let Some(all) = all.as_object_mut() {
+            all.extend(changes);
+        }
+        let config: Self = serde_json::from_value(all).map_err(refuse)?;
+        config.check().map(|()| config)
+    }
+
     /// Refuse what cannot be meant.
     ///
     /// fails: a limit below what the worker itself needs

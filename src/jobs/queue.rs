@@ -64,6 +64,9 @@ impl Jobs {
         }
         self.run_runner()?;
         let mut ledger = self.shared.lock();
+        if ledger.closing {
+            return Err(JobsError::Machine("the queue was closed".into()));
+        }
         let waiting = ledger.jobs.values().filter(|entry| entry.status.state == State::Waiting).count();
         if waiting >= self.shared.config.waiting_max {
             return Err(JobsError::Full { waiting });
@@ -161,17 +164,29 @@ impl Jobs {
     }
 }
 
-impl Drop for Jobs {
-    fn drop(&mut self) {
+impl Jobs {
+    /// Cancel every job, take no more, and return when none runs. What waits for a job on another thread returns too.
+    pub fn close(&self) {
         let mut ledger = self.shared.lock();
         ledger.closing = true;
-        ledger.jobs.values().for_each(|entry| entry.stop.ask());
+        for entry in ledger.jobs.values_mut() {
+            entry.stop.ask();
+            if entry.status.state == State::Waiting {
+                entry.end(End::Failed(Problem::cancelled()), self.shared.clock.unix_seconds());
+            }
+        }
         drop(ledger);
         self.shared.changed.notify_all();
         if let Some(runner) = self.runner.lock().unwrap_or_else(PoisonError::into_inner).take() {
             // It catches panics itself.
             _ = runner.join();
         }
+    }
+}
+
+impl Drop for Jobs {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 

@@ -18,7 +18,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("publish", &["record", "engine", "evaluate::Passed"]),
     ("pipeline", &["record", "engine", "kit", "generate", "filter", "label", "distill", "evaluate", "publish"]),
     ("jobs", &["record", "engine", "pipeline"]),
-    ("plugin", &["record", "engine", "pipeline", "jobs"]),
+    ("adapters", &["record", "engine", "kit"]),
+    ("plugin", &["record", "engine", "pipeline", "jobs", "adapters"]),
     ("bin", &["record", "engine", "pipeline", "jobs"]),
 ];
 
@@ -36,7 +37,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("indicatif", &["src/bin/"]),
     ("num_cpus", &["src/engine/ggml"]),
     ("translora_abi", &["src/plugin.rs", "src/lib.rs"]),
-    ("translora_gguf", &["src/kit/", "src/publish/", "src/pipeline/", "src/engine/"]),
+    ("translora_gguf", &["src/kit/", "src/adapters/", "src/publish/", "src/pipeline/", "src/engine/"]),
     ("translora_llama", &["src/engine/ggml"]),
     ("translora_quantized", &["src/engine/ggml"]),
 ];
