@@ -82,9 +82,13 @@ impl Door {
 impl translora_abi::Jobs for Door {
     fn configure(&self, json: &str) -> Result<(), Failure> {
         let mut queue = self.queue();
-        let Queue::Not(config) = &*queue else {
-            let hint = "configure before the first start".into();
-            return Err(Failure { hint, ..Failure::new(Status::NotNow, "jobs were started already") });
+        let config = match &*queue {
+            Queue::Not(config) => config,
+            Queue::Yet(jobs) if jobs.list().is_empty() => jobs.config(),
+            _ => {
+                let hint = "configure before the first start, or free every job first".into();
+                return Err(Failure { hint, ..Failure::new(Status::NotNow, "there are jobs already") });
+            }
         };
         *queue = Queue::Not(config.with(json).map_err(|error| of_jobs(&error))?);
         Ok(())

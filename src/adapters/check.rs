@@ -153,8 +153,9 @@ mod tests {
     }
 
     type Part<'a> = (&'a str, &'a [u64], f32);
+    type Keys<'a> = &'a [(&'a str, &'a str)];
 
-    fn adapter(parts: &[Part<'_>], keys: &[(&str, &str)]) -> Result<Checked, AdaptersError> {
+    fn adapter(parts: &[Part<'_>], keys: Keys<'_>) -> Result<Checked, AdaptersError> {
         let mut writer = translora_gguf::Writer::new();
         for (key, value) in [("general.type", "adapter"), ("adapter.type", "lora"), ("general.architecture", "llama")].iter().chain(keys) {
             writer.set(*key, *value);
@@ -183,7 +184,7 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_says_why() {
-        let cases: [(&[Part<'_>], &[(&str, &str)], &str); 9] = [
+        let cases: [(&[Part<'_>], Keys<'_>, &str); 9] = [
             (&Q, &[("general.type", "model")], "general.type"),
             (&Q, &[("adapter.type", "aloha")], "adapter.type"),
             (&Q, &[("general.architecture", "qwen3")], "qwen3"),

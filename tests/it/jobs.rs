@@ -1,7 +1,7 @@
 //! The queue of transfers: what a host sees of it, whatever becomes of a worker. In the toy world, where a job takes a second.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,10 +30,10 @@ fn world() -> (World, PathBuf) {
     (world, lora)
 }
 
-fn request(world: &World, lora: &PathBuf, out: &str) -> TransferRequest {
+fn request(world: &World, lora: &Path, out: &str) -> TransferRequest {
     TransferRequest {
         source: world.source.clone(),
-        source_lora: lora.clone(),
+        source_lora: lora.to_owned(),
         target: world.target.clone(),
         seeds: Some(world.seeds.clone()),
         eval: Some(world.eval.clone()),

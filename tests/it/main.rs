@@ -2,6 +2,9 @@
 
 mod abi;
 mod cli;
+mod doctor;
+#[cfg(not(feature = "ggml"))]
+mod host;
 #[cfg(not(feature = "ggml"))]
 mod jobs;
 mod pipeline;

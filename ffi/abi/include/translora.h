@@ -203,7 +203,7 @@ typedef struct translora_jobs_1 {
     uint32_t struct_size;
     uint32_t reserved;
 
-    /* [any-thread] Say how jobs run, before the first start; what is left out keeps its default (ffi/abi/README.md has the names). */
+    /* [any-thread] Say how jobs run, while no job is known; what is left out stays as it is (ffi/abi/README.md has the names). */
     translora_status (*configure)(translora_instance *instance, translora_text json, translora_error **error);
 
     /* [any-thread] Put a transfer into the queue: a JSON object with the flags of `translora transfer` (ffi/abi/README.md). Files are looked

@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 mod args;
 #[cfg(feature = "ggml")]
 mod bench;
+mod doctor;
 mod eval;
 mod failure;
 #[cfg(feature = "ggml")]
@@ -60,6 +61,7 @@ enum Command {
     Transfer(transfer::Transfer),
     Eval(eval::Eval),
     Inspect(inspect::Inspect),
+    Doctor(doctor::Doctor),
     #[command(hide = true)]
     Worker(worker::Worker),
     #[cfg(feature = "ggml")]
@@ -85,6 +87,7 @@ fn main() -> ExitCode {
         Command::Transfer(command) => command.run(talk),
         Command::Eval(command) => command.run(talk),
         Command::Inspect(command) => command.run(talk),
+        Command::Doctor(command) => command.run(talk),
         Command::Worker(command) => command.run(),
         #[cfg(feature = "ggml")]
         Command::Bench(command) => command.run(talk),

@@ -15,6 +15,7 @@ use crate::failure::{Failure, Status};
 mod calls;
 mod instance;
 mod offered;
+pub mod referee;
 
 pub use calls::{Adapters, Hotswap, Jobs};
 pub use instance::{Info, Instance};
@@ -59,6 +60,7 @@ pub enum OpenError {
 /// A loaded plugin.
 pub struct Library {
     path: PathBuf,
+    get_entry: unsafe extern "C" fn(u32) -> *const c::Entry,
     entry: &'static c::Entry,
 }
 
@@ -89,7 +91,7 @@ impl Library {
                 format!("asked for version {}, it answers with {abi_major}", c::ABI_MAJOR)
             }
             _ if missing => "a function of its entry is missing".into(),
-            _ => return Ok(Arc::new(Self { path, entry })),
+            _ => return Ok(Arc::new(Self { path, get_entry, entry })),
         };
         Err(OpenError::Broken { path, what })
     }
@@ -102,6 +104,12 @@ impl Library {
     /// The version it speaks: major, minor.
     pub fn abi(&self) -> (u32, u32) {
         (self.entry.abi_major, self.entry.abi_minor)
+    }
+
+    /// Whether it has an entry for another major version.
+    pub fn speaks(&self, abi_major: u32) -> bool {
+        // SAFETY: the header's entry function takes any version, on any thread; the code stays.
+        !unsafe { (self.get_entry)(abi_major) }.is_null()
     }
 
     /// The table of a capability, where the library has it.
