@@ -1,12 +1,17 @@
 //! Judge a transferred adapter against the bare target, pair by pair, and prove it where it held.
 //!
 //! # The rule
-//! Every row of the gate set is answered by the bare target and by the target with the new adapter; only rows where exactly
+//! Rows of the gate half are answered by the bare target and by the target with the new adapter; only rows where exactly
 //! one of the two is right count (McNemar's exact test, two-sided).
-//! - **accept**: the adapter is right on more of them than the bare target, with p < 0.05.
+//! - **accept**: the adapter is right on more of them than the bare target, with p < 0.05, and what the bare target got right and
+//!   the adapter does not is within the flip budget, a share of the rows.
 //! - **reject**: it is right on no more of them than the bare target, and either p < 0.05 or there are at least 50 rows. On 50
-//!   rows the smallest gain that could be accepted, six clean wins, is 12 points: a gain worth having would have shown.
+//!   rows the smallest gain that could be accepted, six clean wins, is 12 points: a gain worth having would have shown. Or it is
+//!   better, but breaks more than the budget.
 //! - **inconclusive**: anything else.
+//!
+//! Where there are 100 rows or more, half of them, drawn at random, decide, and the other half only reports: an adapter that was
+//! lucky on the rows that accepted it has no luck on those. With fewer, all do both.
 //!
 //! The gate set is the caller's: rows of `--eval` where there are any, else held-out inputs with the teacher's answers.
 //!
@@ -16,10 +21,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::distill::Trained;
 use crate::engine::{EngineError, Fault, Model, Talk, With};
-use crate::record::Pair;
+use crate::record::{Pair, Rng};
 
+mod measures;
+mod shots;
 mod statistics;
 
+pub use measures::{Equivalence, Retention, equivalence, retention, with_shots};
+pub use shots::Shots;
 pub use statistics::{mcnemar, wilson};
 
 const P_MAX: f64 = 0.05;
@@ -49,6 +58,9 @@ impl Verdict {
 pub struct Arm {
     /// Row by row: the trimmed answer is the trimmed completion.
     pub correct: Vec<bool>,
+    /// Row by row: what was answered, trimmed.
+    #[serde(default)]
+    pub answers: Vec<String>,
     /// Mean over completion tokens, the end of turn included. units: nats
     pub nll: f64,
     /// Mean length of the answers given.
@@ -101,14 +113,40 @@ pub enum Outcome {
 }
 
 /// The paired comparison behind a verdict.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
     pub verdict: Verdict,
+    /// The rule that gave the verdict, in a sentence.
+    pub reason: String,
+    /// Rows that decided.
+    pub rows: usize,
     pub p_value: f64,
     /// Rows that only the adapter got right.
     pub wins: u64,
     /// Rows that only the bare target got right.
     pub losses: u64,
+}
+
+/// Rows that decide, and rows that report; the same where there are too few for both.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Halves {
+    pub gate: Vec<usize>,
+    pub report: Vec<usize>,
+}
+
+impl Halves {
+    /// Part the rows at random.
+    pub fn of(rows: usize, rng: &mut Rng) -> Self {
+        let mut gate: Vec<usize> = (0..rows).collect();
+        if rows < 2 * ROWS_ENOUGH {
+            return Self { report: gate.clone(), gate };
+        }
+        rng.shuffle(&mut gate);
+        let mut report = gate.split_off(rows.div_ceil(2));
+        gate.sort_unstable();
+        report.sort_unstable();
+        Self { gate, report }
+    }
 }
 
 /// Why something could not be judged.
@@ -160,33 +198,50 @@ pub fn arm(model: &mut dyn Model, with: With, rows: &[Pair], tokens_max: usize, 
     let right = |(answer, row): (&crate::engine::Answer, &Pair)| answer.finished && answer.text.trim() == row.completion.trim();
     Ok(Arm {
         correct: answers.iter().zip(rows).map(right).collect(),
+        answers: answers.iter().map(|answer| answer.text.trim().to_owned()).collect(),
         nll: -nats / tokens.max(1) as f64,
         tokens_per_answer: answers.iter().map(|answer| answer.tokens).sum::<usize>() as f64 / rows.len() as f64,
     })
 }
 
-/// Compare the adapter with the bare target by the rule above.
-pub fn compare(target: &Arm, transferred: &Arm) -> Result<Comparison, EvaluateError> {
-    let (left, right) = (target.rows(), transferred.rows());
-    if left != right {
-        return Err(EvaluateError::Unpaired { left, right });
-    }
-    let count = |won: bool| target.correct.iter().zip(&transferred.correct).filter(|&(&a, &b)| a != b && b == won).count() as u64;
-    let (wins, losses) = (count(true), count(false));
+/// Two arms answered the same rows.
+fn paired(first: &Arm, second: &Arm) -> Result<(), EvaluateError> {
+    let (left, right) = (first.rows(), second.rows());
+    if left == right { Ok(()) } else { Err(EvaluateError::Unpaired { left, right }) }
+}
+
+/// Compare the adapter with the bare target on some of their rows, by the rule above. `flip_budget` is a share of those rows.
+pub fn compare(target: &Arm, transferred: &Arm, rows: &[usize], flip_budget: f64) -> Result<Comparison, EvaluateError> {
+    paired(target, transferred)?;
+    let [wins, losses] = measures::flips(target, transferred, rows.iter().copied());
     let p_value = mcnemar(wins, losses);
-    let verdict = if wins > losses && p_value < P_MAX {
-        Verdict::Accept
-    } else if wins <= losses && (p_value < P_MAX || left >= ROWS_ENOUGH) {
-        Verdict::Reject
+    let budget = (flip_budget * rows.len() as f64).floor() as u64;
+    let (verdict, reason) = if wins > losses && p_value < P_MAX {
+        if losses <= budget {
+            (
+                Verdict::Accept,
+                format!("it is right more often than the bare target, and breaks {losses} of its answers (up to {budget} may)"),
+            )
+        } else {
+            (Verdict::Reject, format!("it breaks {losses} right answers of the bare target, and {budget} may break (--flip-budget)"))
+        }
+    } else if wins <= losses && (p_value < P_MAX || rows.len() >= ROWS_ENOUGH) {
+        (Verdict::Reject, "it is right no more often than the bare target".into())
     } else {
-        Verdict::Inconclusive
+        (Verdict::Inconclusive, "there are too few rows on which just one of the two is right".into())
     };
-    Ok(Comparison { verdict, p_value, wins, losses })
+    Ok(Comparison { verdict, reason, rows: rows.len(), p_value, wins, losses })
 }
 
 /// Judge an adapter: the proof that the gate held, or the adapter back.
-pub fn gate(trained: Trained, target: &Arm, transferred: &Arm) -> Result<(Comparison, Outcome), EvaluateError> {
-    let comparison = compare(target, transferred)?;
+pub fn gate(
+    trained: Trained,
+    target: &Arm,
+    transferred: &Arm,
+    rows: &[usize],
+    flip_budget: f64,
+) -> Result<(Comparison, Outcome), EvaluateError> {
+    let comparison = compare(target, transferred, rows, flip_budget)?;
     let outcome = match comparison.verdict {
         Verdict::Accept => Outcome::Passed(Passed { trained }),
         Verdict::Reject | Verdict::Inconclusive => Outcome::Refused(trained),
@@ -199,12 +254,13 @@ mod tests {
     use super::*;
 
     /// An arm that is right where the text has a `+`.
-    fn arm_of(marks: &str) -> Arm {
-        Arm { correct: marks.chars().map(|c| c == '+').collect(), nll: 1.0, tokens_per_answer: 1.0 }
+    pub(super) fn arm_of(marks: &str) -> Arm {
+        Arm { correct: marks.chars().map(|c| c == '+').collect(), answers: Vec::new(), nll: 1.0, tokens_per_answer: 1.0 }
     }
 
     fn verdict(target: &str, transferred: &str) -> Verdict {
-        compare(&arm_of(target), &arm_of(transferred)).unwrap().verdict
+        let rows: Vec<usize> = (0..target.len()).collect();
+        compare(&arm_of(target), &arm_of(transferred), &rows, 0.05).unwrap().verdict
     }
 
     #[test]
@@ -216,12 +272,33 @@ mod tests {
         assert_eq!(verdict(&many("-", 49), &many("-", 49)), Verdict::Inconclusive);
         assert_eq!(verdict(&many("-", 50), &many("-", 50)), Verdict::Reject);
         assert_eq!(verdict(&many("+-", 40), &many("-+", 40)), Verdict::Reject);
+        assert_eq!(verdict(&(many("-", 96) + "++++"), &(many("+", 96) + "----")), Verdict::Accept);
+        assert_eq!(verdict(&(many("-", 94) + "++++++"), &(many("+", 94) + "------")), Verdict::Reject);
         assert_eq!(verdict(&(many("-", 55) + "++++"), &(many("-", 50) + "+++++----")), Verdict::Inconclusive);
     }
 
     #[test]
     fn unpaired_arms_are_refused() {
-        assert!(matches!(compare(&arm_of("+"), &arm_of("++")), Err(EvaluateError::Unpaired { left: 1, right: 2 })));
+        assert!(matches!(compare(&arm_of("+"), &arm_of("++"), &[0], 0.05), Err(EvaluateError::Unpaired { left: 1, right: 2 })));
+    }
+
+    #[test]
+    fn only_the_rows_of_the_gate_decide() {
+        let (bare, new) = (arm_of(&"-".repeat(20)), arm_of(&("+".repeat(10) + &"-".repeat(10))));
+        let first: Vec<usize> = (0..10).collect();
+        let comparison = compare(&bare, &new, &first, 0.05).unwrap();
+        assert_eq!((comparison.verdict, comparison.rows, comparison.wins), (Verdict::Accept, 10, 10));
+        let second: Vec<usize> = (10..20).collect();
+        assert_eq!(compare(&bare, &new, &second, 0.05).unwrap().verdict, Verdict::Inconclusive);
+    }
+
+    #[test]
+    fn halves_share_no_row_where_there_are_enough() {
+        let halves = Halves::of(101, &mut Rng::new(1, "halves"));
+        assert_eq!((halves.gate.len(), halves.report.len()), (51, 50));
+        assert!(halves.gate.iter().all(|row| !halves.report.contains(row)));
+        let few = Halves::of(99, &mut Rng::new(1, "halves"));
+        assert_eq!((few.gate.len(), &few.report), (99, &few.gate));
     }
 
     #[test]

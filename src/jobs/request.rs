@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::JobsError;
 use crate::engine::OpenOptions;
-use crate::pipeline::{FilterChoice, GeneratorChoice, Inputs, RecipePlan, Schedule, TransferPlan};
+use crate::pipeline::{FilterChoice, GeneratorChoice, Inputs, RecipePlan, Schedule, TransferPlan, flip_budget};
 use crate::record::Limits;
 
 /// A transfer as a program asks for it: the flags of `translora transfer` as JSON, `--source-lora` being `source_lora`. What is left
@@ -23,6 +23,8 @@ pub struct TransferRequest {
     pub filter: FilterChoice,
     pub generator: GeneratorChoice,
     pub eval: Option<PathBuf>,
+    pub oracle: Option<PathBuf>,
+    pub flip_budget: f32,
     pub temperature: f32,
     pub epochs: f32,
     pub rank: usize,
@@ -63,6 +65,8 @@ impl Default for TransferRequest {
             filter: FilterChoice::Auto,
             generator: GeneratorChoice::Auto,
             eval: None,
+            oracle: None,
+            flip_budget: flip_budget(),
             temperature: 1.0,
             epochs: 4.0,
             rank: recipe.rank,
@@ -122,6 +126,8 @@ impl TransferRequest {
             generator: self.generator,
             temperature: self.temperature,
             eval: self.eval.clone(),
+            oracle: self.oracle.clone(),
+            flip_budget: self.flip_budget,
             recipe: self.recipe(),
             open: OpenOptions { threads: self.threads, gpu_layers: self.gpu_layers.max(-1), context: self.ctx_size },
             limits: Limits::default(),

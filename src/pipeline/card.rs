@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::TransferReport;
-use crate::evaluate::Verdict;
+use super::{ArmScore, Flip, Scores, TransferReport};
+use crate::evaluate::{Retention, Verdict};
 use crate::filter::Coverage;
 use crate::publish::Page;
 
@@ -17,15 +17,22 @@ pub(super) fn page(report: &TransferReport, target: &Path) -> Page {
         Verdict::Inconclusive => "Inconclusive",
     };
     let lead = format!(
-        "{found}: {} {judged_on}, {} only the new adapter got right, {} only the bare target (p = {:.2e}).",
-        scores.rows, scores.wins, scores.losses, scores.p_value
+        "{found}: {}. Of {} {judged_on}, {} only the new adapter got right, {} only the bare target (p = {:.2e}).{}",
+        scores.reason,
+        scores.gate_rows,
+        scores.wins,
+        scores.losses,
+        scores.p_value,
+        if scores.gate == "eval" { "" } else { " That is fidelity to the source adapter: no rows with known answers were given." }
     );
-    let arms = [
+    let mut arms = vec![
         ("bare target", "target", scores.target),
         ("source + LoRA", "source_lora", scores.source_lora),
         ("transferred", "transferred", scores.transferred),
     ];
+    arms.extend(scores.oracle.map(|share| ("oracle", "oracle", share)));
     let bar = |(title, key, share): (&str, &str, f64)| (title.to_owned(), share, scores.intervals.get(key).copied().unwrap_or([share; 2]));
+    let compared = scores.compared.iter().map(|(name, arm)| (name.replace('_', " "), arm.exact, arm.interval));
     let text = |name: &String, value: String| (name.replace('_', " "), value);
     let fit = &report.fit;
     let training = [
@@ -38,8 +45,9 @@ pub(super) fn page(report: &TransferReport, target: &Path) -> Page {
     Page {
         title: format!("Transfer to {}", target.display()),
         lead,
-        bars: arms.into_iter().map(bar).collect(),
+        bars: arms.into_iter().map(bar).chain(compared).collect(),
         tables: vec![
+            ("Judging".into(), judging(scores)),
             ("Loss, nats a token".into(), scores.nll.iter().map(|(name, x)| text(name, format!("{x:.4}"))).collect()),
             (
                 "Agreement with the teacher on held-out inputs".into(),
@@ -48,10 +56,41 @@ pub(super) fn page(report: &TransferReport, target: &Path) -> Page {
             ("Training".into(), training.map(|(name, value)| (name.to_owned(), value)).into()),
             ("Inputs".into(), report.counts.iter().map(|(name, n)| text(name, n.to_string())).collect()),
             ("Coverage of the kept inputs".into(), coverage(&report.coverage)),
+            ("Answers that the new adapter mended".into(), flips(&report.flips, true)),
+            ("Answers that the new adapter broke".into(), flips(&report.flips, false)),
             ("Seconds".into(), report.seconds.iter().map(|(name, s)| text(name, format!("{s:.1}"))).collect()),
             ("Provenance".into(), report.provenance.iter().map(|(name, value)| text(name, value.clone())).collect()),
         ],
     }
+}
+
+fn judging(scores: &Scores) -> Vec<(String, String)> {
+    let arm = |arm: &ArmScore| {
+        let [low, high] = arm.interval.map(|x| 100.0 * x);
+        format!("{:.1} % ({low:.1} to {high:.1}) of {} rows", 100.0 * arm.exact, arm.rows)
+    };
+    let mut rows = vec![
+        ("bare target, rows that only report".to_owned(), arm(&scores.report.target)),
+        ("transferred, rows that only report".to_owned(), arm(&scores.report.transferred)),
+    ];
+    let kept =
+        [("retention of the gain of source + LoRA", scores.retention), ("retention of the oracle's gain", scores.retention_of_oracle)];
+    rows.extend(kept.into_iter().filter_map(|(name, retention)| {
+        let Retention { value, interval: [low, high] } = retention?;
+        Some((name.to_owned(), format!("{value:.2} ({low:.2} to {high:.2})")))
+    }));
+    rows.extend(scores.equivalence.map(|test| {
+        let found = if test.equivalent { "yes" } else { "not shown" };
+        let points = 100.0 * test.margin;
+        (format!("as often right as source + LoRA, within {points:.0} points"), format!("{found} (TOST, p = {:.2e})", test.p_value))
+    }));
+    rows
+}
+
+fn flips(flips: &[Flip], won: bool) -> Vec<(String, String)> {
+    let those = flips.iter().filter(|flip| flip.won == won);
+    let told = |flip: &Flip| format!("right: {}; bare target: {}; transferred: {}", flip.right.trim(), flip.target, flip.transferred);
+    those.map(|flip| (flip.prompt.clone(), told(flip))).collect()
 }
 
 fn coverage(coverage: &Coverage) -> Vec<(String, String)> {

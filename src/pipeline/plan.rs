@@ -132,11 +132,22 @@ pub struct TransferPlan {
     pub generator: GeneratorChoice,
     pub temperature: f32,
     pub eval: Option<PathBuf>,
+    /// An adapter made for the target on real data, to measure against.
+    #[serde(default)]
+    pub oracle: Option<PathBuf>,
+    /// Share of the rows that decide on which the adapter may be wrong where the bare target was right.
+    #[serde(default = "flip_budget")]
+    pub flip_budget: f32,
     pub recipe: RecipePlan,
     pub open: OpenOptions,
     pub limits: Limits,
     pub seed: u64,
     pub resume: bool,
+}
+
+/// One row in twenty.
+pub fn flip_budget() -> f32 {
+    0.05
 }
 
 /// Where the seed inputs come from.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::distill::FitReport;
-use crate::evaluate::{Arm, Comparison, Verdict};
+use crate::evaluate::{Arm, Equivalence, Retention, Verdict, wilson};
 use crate::filter::Coverage;
 use crate::kit::InputModelCard;
 
@@ -18,6 +18,8 @@ pub struct TransferReport {
     pub adapter: PathBuf,
     pub report: PathBuf,
     pub scores: Scores,
+    /// Rows that were won and lost, a dozen of each at most.
+    pub flips: Vec<Flip>,
     pub counts: BTreeMap<String, u64>,
     /// What the kept inputs cover.
     pub coverage: Coverage,
@@ -28,10 +30,11 @@ pub struct TransferReport {
     pub provenance: BTreeMap<String, String>,
 }
 
-/// Scores of the three arms; the maps are keyed `target`, `source_lora`, `transferred`.
+/// Scores of the arms; the maps are keyed `target`, `source_lora`, `transferred`, `oracle`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
-    /// What the verdict rests on: `eval` (rows of `--eval`) or `synthetic` (held-out inputs with the teacher's answers).
+    /// What the verdict rests on: `eval` (rows of `--eval`) or `synthetic` (held-out inputs with the teacher's answers: then it is of
+    /// fidelity to the teacher, not of being right).
     pub gate: String,
     /// Rows of the gate set.
     pub rows: usize,
@@ -39,10 +42,27 @@ pub struct Scores {
     pub target: f64,
     pub source_lora: f64,
     pub transferred: f64,
-    /// McNemar's exact test of transferred against target.
+    /// An adapter made for the target on real data, where one was given.
+    pub oracle: Option<f64>,
+    /// Why the verdict is what it is.
+    pub reason: String,
+    /// Rows of the gate set that decided.
+    pub gate_rows: usize,
+    /// McNemar's exact test of transferred against target, on those.
     pub p_value: f64,
     pub wins: u64,
     pub losses: u64,
+    /// The rows that had no part in the verdict; all rows where there are too few to part.
+    pub report: ReportHalf,
+    /// (transferred − target) / (source_lora − target), where the teacher is better than the bare target.
+    pub retention: Option<Retention>,
+    /// The same against the oracle.
+    pub retention_of_oracle: Option<Retention>,
+    /// Whether the new pair is right as often as the old one.
+    pub equivalence: Option<Equivalence>,
+    /// `target_with_seeds`: the bare target that is shown the seeds with the teacher's answers; `naive_copy`: the source adapter on the
+    /// target, where its shapes fit. On the first 100 rows of `--eval` at most.
+    pub compared: BTreeMap<String, ArmScore>,
     /// Wilson's 95 % intervals.
     pub intervals: BTreeMap<String, [f64; 2]>,
     /// Teacher-forced, mean over completion tokens. units: nats
@@ -52,48 +72,47 @@ pub struct Scores {
     pub fidelity_rows: usize,
 }
 
-/// All arms on both sets of rows.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Arms {
-    pub synthetic: [Arm; 2],
-    pub eval: Option<[Arm; 2]>,
+/// An arm that stands for comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ArmScore {
+    pub rows: usize,
+    /// Exact match. units: share
+    pub exact: f64,
+    /// Wilson's 95 % interval.
+    pub interval: [f64; 2],
 }
 
-impl Arms {
-    /// Bare target and transferred on the gate set.
-    pub fn gate(&self) -> &[Arm; 2] {
-        self.eval.as_ref().unwrap_or(&self.synthetic)
+impl ArmScore {
+    pub(super) fn of(correct: &[bool]) -> Self {
+        let right = correct.iter().filter(|&&right| right).count();
+        let exact = right as f64 / correct.len().max(1) as f64;
+        Self { rows: correct.len(), exact, interval: wilson(right as u64, correct.len() as u64) }
     }
+}
 
-    /// Put the numbers together. `source` is the teacher on the rows of `--eval`; on its own answers it is right by definition.
-    pub fn scores(&self, comparison: &Comparison, source: Option<&Arm>) -> Scores {
-        let [target, transferred] = self.gate();
-        let mut intervals = BTreeMap::from([("target".into(), target.interval()), ("transferred".into(), transferred.interval())]);
-        let mut nll = BTreeMap::from([("target".into(), target.nll), ("transferred".into(), transferred.nll)]);
-        if let Some(source) = source {
-            intervals.insert("source_lora".into(), source.interval());
-            nll.insert("source_lora".into(), source.nll);
-        }
-        let [bare, adapted] = &self.synthetic;
-        Scores {
-            gate: if self.eval.is_some() { "eval" } else { "synthetic" }.into(),
-            rows: target.rows(),
-            target: target.exact(),
-            source_lora: source.map_or(1.0, Arm::exact),
-            transferred: transferred.exact(),
-            p_value: comparison.p_value,
-            wins: comparison.wins,
-            losses: comparison.losses,
-            intervals,
-            nll,
-            fidelity: BTreeMap::from([
-                ("target".into(), bare.exact()),
-                ("source_lora".into(), 1.0),
-                ("transferred".into(), adapted.exact()),
-            ]),
-            fidelity_rows: bare.rows(),
-        }
+/// Bare target and transferred on rows that only report.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReportHalf {
+    pub target: ArmScore,
+    pub transferred: ArmScore,
+}
+
+impl ReportHalf {
+    pub(super) fn of(target: &Arm, transferred: &Arm, rows: &[usize]) -> Self {
+        let on = |arm: &Arm| ArmScore::of(&rows.iter().map(|&row| arm.correct[row]).collect::<Vec<_>>());
+        Self { target: on(target), transferred: on(transferred) }
     }
+}
+
+/// A row on which just one of bare target and transferred is right.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Flip {
+    pub prompt: String,
+    pub right: String,
+    pub target: String,
+    pub transferred: String,
+    /// The transferred adapter is the one that is right.
+    pub won: bool,
 }
 
 /// What `train` came to.

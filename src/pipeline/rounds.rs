@@ -6,14 +6,16 @@ use std::collections::{BTreeMap, HashMap};
 use serde::{Deserialize, Serialize};
 
 use super::job::{Job, Made, Session, count_rejections};
+use super::judging::Teacher;
 use super::transfer::Given;
 use super::{PipelineError, Stage, TransferPlan};
 use crate::engine::{Answer, Talk, With};
-use crate::evaluate::{self, Arm};
+use crate::evaluate;
 use crate::filter::{self, Coverage, Judge, Judged, Kept, Reason, Shares, Valid, Validity};
 use crate::generate::{Ask, Candidate, Generator, Settings, Yield};
 use crate::kit::Seed;
 use crate::label::{self, Labeled};
+use crate::record::Pair;
 
 /// Valid inputs judged for each sample that is needed.
 const CANDIDATES_PER_SAMPLE: usize = 6;
@@ -32,13 +34,15 @@ const MARGIN: f64 = 1.3;
 /// Acceptance a later round reckons with at least, so that no round becomes endless.
 const ACCEPTANCE_MIN: f64 = 0.05;
 
+/// Seeds that the bare target is shown at most.
+const SHOTS_MAX: usize = 8;
+
 /// What the rounds came to.
 pub(super) struct Samples {
     pub labeled: Vec<Labeled>,
     pub counts: BTreeMap<String, u64>,
     pub coverage: Coverage,
-    /// The teacher on the rows of `--eval`.
-    pub source: Option<Arm>,
+    pub teacher: Option<Teacher>,
 }
 
 /// A model that makes inputs up.
@@ -73,7 +77,7 @@ pub(super) struct Rounds<'a> {
     labeled: Vec<Labeled>,
     coverage: Coverage,
     rejected: BTreeMap<String, u64>,
-    source_arm: Option<Arm>,
+    teacher: Option<Teacher>,
 }
 
 /// A round of generation, as journalled: rows are texts with whether they came to an end.
@@ -121,7 +125,7 @@ impl<'a> Rounds<'a> {
             labeled: Vec::new(),
             coverage: Coverage::default(),
             rejected: BTreeMap::new(),
-            source_arm: None,
+            teacher: None,
         })
     }
 
@@ -297,15 +301,18 @@ impl<'a> Rounds<'a> {
 
     /// Ask the teacher about the rows of `--eval` while the source is open anyway.
     fn evaluate_source(&mut self, job: &mut Job<'_>) -> Result<(), PipelineError> {
-        let (Some(rows), None) = (&self.given.eval, &self.source_arm) else { return Ok(()) };
+        let (Some(rows), None) = (&self.given.eval, &self.teacher) else { return Ok(()) };
         let (source, tokens_max) = (&mut self.source, self.plan.limits.completion_tokens_max);
+        let seeds: &[String] = &self.given.seeds.iter().take(SHOTS_MAX).map(|seed| seed.text().to_owned()).collect::<Vec<_>>();
         let made = job.stage("evaluate.source", Stage::Evaluate, |talk, _| {
             let (model, adapters) = source.get()?;
             let arm = evaluate::arm(model, With::Adapter(adapters[0]), rows, tokens_max, talk)?;
+            let answers = model.answer(With::Adapter(adapters[0]), seeds, tokens_max, talk)?;
+            let shot = |(prompt, answer): (&String, Answer)| Pair { prompt: prompt.clone(), completion: answer.text };
             let summary = format!("source+LoRA {:.1} % of {}", 100.0 * arm.exact(), arm.rows());
-            Ok(Made::head(arm, summary))
+            Ok(Made::head(Teacher { arm, shots: seeds.iter().zip(answers).map(shot).collect() }, summary))
         })?;
-        self.source_arm = Some(made.head);
+        self.teacher = Some(made.head);
         Ok(())
     }
 
@@ -348,6 +355,6 @@ impl<'a> Rounds<'a> {
             ("eval", self.given.eval.as_ref().map_or(0, Vec::len) as u64),
         ];
         counts.extend(numbers.map(|(name, count)| (name.to_owned(), count)));
-        Ok(Samples { labeled: self.labeled, counts, coverage: self.coverage, source: self.source_arm })
+        Ok(Samples { labeled: self.labeled, counts, coverage: self.coverage, teacher: self.teacher })
     }
 }

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use super::job::{Job, Made, Session, announce, check_rows, fitting, hash_inputs, once, recipe};
 use super::journal::{Journal, Product, blob_name};
-use super::report::Arms;
+use super::judging::{Arms, Asked, Teacher};
 use super::rounds::{Maker, Rounds};
 use super::{Context, FilterChoice, GeneratorChoice, Inputs, PipelineError, Stage, TransferPlan, TransferReport};
 use crate::distill::{FitReport, Recipe, Trained, check_memory, distill};
 use crate::engine::{AdapterId, Engine, Model, Talk, With};
-use crate::evaluate::{self, Arm, Outcome, Verdict};
+use crate::evaluate::{self, Halves, Outcome, Verdict};
 use crate::filter::Judge;
 use crate::kit::{self, Completion, Kit, Seed};
 use crate::label::Labeled;
@@ -19,6 +19,8 @@ use crate::record::{ContentHash, Pair, Rng};
 
 /// One labelled sample in this many is held out to measure fidelity.
 const HELD_OUT_ONE_IN: usize = 10;
+/// Seeds that show whether the source adapter changes anything.
+const AUDITED: usize = 4;
 
 /// Everything read before any model is opened.
 pub(super) struct Given {
@@ -55,6 +57,9 @@ fn check_plan(plan: &TransferPlan) -> Result<(), PipelineError> {
     if plan.samples == 0 {
         return refuse("--samples is 0", "ask for at least 10; 250 is the paper's number");
     }
+    if plan.oracle.is_some() && plan.eval.is_none() {
+        return refuse("--oracle without --eval", "the oracle is measured on rows with known answers: give --eval too");
+    }
     if plan.filter == FilterChoice::Kit && matches!(plan.inputs, Inputs::Seeds(_)) {
         return refuse("--filter kit needs a kit, and plain seeds were given", "pass --kit, or use --filter contrast");
     }
@@ -77,6 +82,7 @@ fn read(plan: &TransferPlan, talk: &mut Talk<'_>) -> Result<Given, PipelineError
     let mut files: Vec<(&str, &Path)> =
         vec![("source", &plan.source), ("source_lora", &plan.source_lora), ("target", &plan.target), (name, path)];
     files.extend(plan.eval.as_deref().map(|path| ("eval", path)));
+    files.extend(plan.oracle.as_deref().map(|path| ("oracle", path)));
     let hashes = hash_inputs(&files, talk)?;
     if let Some(kit) = &kit {
         kit.check_made_for(path, (&plan.source, hashes["source"]), (&plan.source_lora, hashes["source_lora"]))?;
@@ -112,17 +118,21 @@ impl Transfer<'_> {
         let recipe = recipe(&self.plan.recipe, self.plan.seed);
         let provenance = self.provenance(&recipe, &judge_name(self.plan, self.given));
         let fitted = self.distill(job, &mut target, &train, &recipe, &provenance)?;
-        let arms = self.evaluate(job, &mut target, &held_out)?;
+        let synthetic: Vec<Pair> =
+            held_out.iter().map(|row| Pair { prompt: row.prompt().to_owned(), completion: row.completion().to_owned() }).collect();
+        let arms = self.evaluate(job, &mut target, &synthetic, samples.teacher.as_ref())?;
         target.close();
         let report = fitted.head.clone();
         let trained = Trained::replay(fitted.blob.unwrap_or_default(), fitted.head);
         let [bare, adapted] = arms.gate();
-        let (comparison, outcome) = evaluate::gate(trained, bare, adapted)?;
+        let halves = Halves::of(bare.rows(), &mut Rng::new(self.plan.seed, "gate and report"));
+        let (comparison, outcome) = evaluate::gate(trained, bare, adapted, &halves.gate, f64::from(self.plan.flip_budget))?;
         let made = TransferReport {
             verdict: comparison.verdict,
             adapter: if comparison.verdict == Verdict::Accept { self.outputs.adapter.clone() } else { self.outputs.rejected.clone() },
             report: if comparison.verdict == Verdict::Accept { self.outputs.report.clone() } else { self.outputs.rejected_report.clone() },
-            scores: arms.scores(&comparison, samples.source.as_ref()),
+            scores: arms.scores(&comparison, &halves, samples.teacher.as_ref().map(|teacher| &teacher.arm), self.plan.seed)?,
+            flips: arms.flips(self.given.eval.as_deref().unwrap_or(&synthetic)),
             counts,
             coverage: samples.coverage,
             seconds: job.seconds.clone(),
@@ -140,7 +150,12 @@ impl Transfer<'_> {
             for (i, (base, adapters)) in both.into_iter().enumerate() {
                 talk.tick(i, 2)?;
                 let mut session = Session::new(self.engine, base, &self.plan.open, adapters);
-                let (model, _) = session.get()?;
+                let (model, adapters) = session.get()?;
+                if let [teacher] = *adapters {
+                    audit(model, teacher, &self.given.seeds, talk)?;
+                } else if let Some(oracle) = &self.plan.oracle {
+                    model.attach(oracle)?;
+                }
                 for (i, seed) in self.given.seeds.iter().enumerate() {
                     let (Inputs::Kit(path) | Inputs::Seeds(path)) = &self.plan.inputs;
                     model.check_text(seed.text()).map_err(|source| PipelineError::Row { path: path.clone(), line: i + 1, source })?;
@@ -224,18 +239,25 @@ impl Transfer<'_> {
         })
     }
 
-    fn evaluate(&self, job: &mut Job<'_>, target: &mut Session<'_>, held_out: &[Labeled]) -> Result<Arms, PipelineError> {
-        let pair = |labeled: &Labeled| Pair { prompt: labeled.prompt().to_owned(), completion: labeled.completion().to_owned() };
-        let synthetic: Vec<Pair> = held_out.iter().map(pair).collect();
+    fn evaluate(
+        &self,
+        job: &mut Job<'_>,
+        target: &mut Session<'_>,
+        synthetic: &[Pair],
+        teacher: Option<&Teacher>,
+    ) -> Result<Arms, PipelineError> {
+        let asked = Asked {
+            synthetic,
+            eval: self.given.eval.as_deref(),
+            source_lora: &self.plan.source_lora,
+            oracle: self.plan.oracle.as_deref(),
+            teacher,
+            tokens_max: self.plan.limits.completion_tokens_max,
+        };
         let made = job.stage("evaluate", Stage::Evaluate, |talk, journal| {
             let (model, _) = target.get()?;
             let adapter = With::Adapter(model.attach(&journal.path(&blob_name("distill")))?);
-            let tokens_max = self.plan.limits.completion_tokens_max;
-            let mut both = |rows: &[Pair]| -> Result<[Arm; 2], PipelineError> {
-                let bare = evaluate::arm(model, With::Base, rows, tokens_max, talk)?;
-                Ok([bare, evaluate::arm(model, adapter, rows, tokens_max, talk)?])
-            };
-            let arms = Arms { synthetic: both(&synthetic)?, eval: self.given.eval.as_deref().map(&mut both).transpose()? };
+            let arms = asked.ask(model, adapter, talk)?;
             let [bare, adapted] = arms.gate();
             let summary =
                 format!("bare target {:.1} %, transferred {:.1} % of {}", 100.0 * bare.exact(), 100.0 * adapted.exact(), bare.rows());
@@ -279,6 +301,19 @@ impl Transfer<'_> {
         all.extend(self.given.hashes.iter().map(|(name, hash)| (format!("{name}.sha256"), hash.to_string())));
         all
     }
+}
+
+/// Refuse an adapter that changes nothing: it has nothing to teach.
+fn audit(model: &mut dyn Model, teacher: AdapterId, seeds: &[Seed], talk: &mut Talk<'_>) -> Result<(), PipelineError> {
+    let pair = |seed: &Seed| Pair { prompt: seed.text().to_owned(), completion: seed.text().to_owned() };
+    let pairs: Vec<Pair> = seeds.iter().take(AUDITED).map(pair).collect();
+    if model.score(With::Base, &pairs, talk)? != model.score(With::Adapter(teacher), &pairs, talk)? {
+        return Ok(());
+    }
+    Err(PipelineError::Plan {
+        what: "the source adapter changes nothing: its base gives every seed the same probability without it".into(),
+        hint: "give the adapter that was trained; a fresh one, whose B is zero, has nothing to transfer".into(),
+    })
 }
 
 /// Provenance as keys of a GGUF header.

@@ -28,6 +28,9 @@ pub fn page(page: &Page) -> String {
 }
 
 fn table(heading: &str, rows: &[(String, String)]) -> String {
+    if rows.is_empty() {
+        return String::new();
+    }
     let rows: String = rows.iter().map(|(name, value)| format!("<tr><td>{}</td><td>{}</td></tr>\n", escape(name), escape(value))).collect();
     format!("<h2>{}</h2>\n<table>{rows}</table>\n", escape(heading))
 }

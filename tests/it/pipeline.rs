@@ -73,6 +73,8 @@ pub fn plan(world: &World, lora: &Path, inputs: Inputs, out: &str) -> TransferPl
         generator: GeneratorChoice::Auto,
         temperature: 1.0,
         eval: Some(world.eval.clone()),
+        oracle: None,
+        flip_budget: 0.05,
         recipe: recipe(4.0),
         open: OpenOptions::default(),
         limits: Limits::default(),
@@ -140,6 +142,30 @@ fn without_eval_rows_the_gate_is_the_teacher_on_held_out_inputs() {
 }
 
 #[test]
+fn the_judge_measures_against_an_oracle_and_tells_which_answers_changed() {
+    let world = World::new();
+    let lora = train(&world, &world.source, &world.train, "old.gguf");
+    let oracle = train(&world, &world.target, &world.train, "oracle.gguf");
+    let exact = eval(&world, &world.target, Some(&oracle));
+    let inputs = || Inputs::Seeds(world.seeds.clone());
+    let asked = TransferPlan { oracle: Some(oracle), ..plan(&world, &lora, inputs(), "new.gguf") };
+    let report = transfer(&asked).unwrap();
+    let scores = &report.scores;
+    assert_eq!((scores.oracle, scores.rows, scores.gate_rows), (Some(exact), 120, 60));
+    assert_eq!((scores.report.target.rows, scores.report.transferred.rows), (60, 60));
+    let retention = scores.retention_of_oracle.expect("the oracle is better than the bare target");
+    assert!((retention.value - scores.transferred / exact).abs() < 1e-9, "{scores:?}");
+    assert!(retention.interval[0] <= retention.value && retention.value <= retention.interval[1], "{scores:?}");
+    assert!(
+        !report.flips.is_empty() && report.flips.iter().all(|flip| flip.won && flip.transferred == flip.right.trim()),
+        "{:?}",
+        report.flips
+    );
+    let error = transfer(&TransferPlan { eval: None, out: world.path("no.gguf"), ..asked }).unwrap_err();
+    assert!(error.to_string().contains("--oracle") && error.hint().is_some(), "{error}");
+}
+
+#[test]
 fn a_teacher_with_broken_labels_is_refused_and_its_pupil_set_aside() {
     let world = World::new();
     let rows = translora::engine::toy::world::rows(300, 11);
@@ -173,11 +199,11 @@ fn the_same_seed_gives_the_same_bytes_and_another_does_not() {
     let world = World::new();
     let lora = train(&world, &world.source, &world.train, "old.gguf");
     let inputs = || Inputs::Seeds(world.seeds.clone());
-    for (name, seed) in [("one.gguf", 1), ("two.gguf", 1), ("six.gguf", 6)] {
+    for (name, seed) in [("run-1.gguf", 1), ("run-2.gguf", 1), ("run-6.gguf", 6)] {
         transfer(&TransferPlan { seed, ..plan(&world, &lora, inputs(), name) }).unwrap();
     }
-    assert_eq!(left(&world, "one"), left(&world, "two"));
-    assert_ne!(fs::read(world.path("one.gguf")).unwrap(), fs::read(world.path("six.gguf")).unwrap());
+    assert_eq!(left(&world, "run-1"), left(&world, "run-2"));
+    assert_ne!(fs::read(world.path("run-1.gguf")).unwrap(), fs::read(world.path("run-6.gguf")).unwrap());
 }
 
 /// A clock that asks a run to stop when it is read for the n-th time: a run reads it at both ends of every stage.

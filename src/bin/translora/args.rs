@@ -166,7 +166,7 @@ fn not_negative(text: &str) -> Result<f32, String> {
     }
 }
 
-fn share(text: &str) -> Result<f32, String> {
+pub fn share(text: &str) -> Result<f32, String> {
     not_negative(text).ok().filter(|x| *x <= 1.0).ok_or_else(|| "must be a number from 0 to 1".into())
 }
 

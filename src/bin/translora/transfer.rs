@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 use translora::pipeline::{self, FilterChoice, GeneratorChoice, Inputs, TransferPlan, TransferReport, Verdict};
 use translora::record::Limits;
 
-use crate::args::{Machine, Recipe, at_most, between};
+use crate::args::{Machine, Recipe, at_most, between, share};
 use crate::failure::Failure;
 use crate::progress::Talk;
 use crate::{Outcome, job, out};
@@ -60,6 +60,14 @@ pub struct Transfer {
     /// Rows with known answers to judge all three on (JSON lines)
     #[arg(long, value_name = "E.jsonl")]
     eval: Option<PathBuf>,
+
+    /// An adapter for NEW.gguf trained on real data, to measure the transferred one against on the rows of --eval
+    #[arg(long, value_name = "O.gguf", requires = "eval", help_heading = "Judging")]
+    oracle: Option<PathBuf>,
+
+    /// Share of the rows that decide on which the new adapter may be wrong where the bare target was right
+    #[arg(long, value_name = "X", default_value_t = pipeline::flip_budget(), value_parser = share, help_heading = "Judging")]
+    flip_budget: f32,
 
     /// Temperature at which inputs are made up
     #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = at_most::<5>)]
@@ -171,6 +179,8 @@ impl Transfer {
             },
             temperature: self.temperature,
             eval: self.eval,
+            oracle: self.oracle,
+            flip_budget: self.flip_budget,
             limits: Limits::default(),
             seed: self.seed,
             resume: self.resume,
@@ -182,7 +192,7 @@ impl Transfer {
 fn told(done: &TransferReport, target: &Path) -> Vec<String> {
     let mut lines = table(done);
     lines.push(String::new());
-    let mut rows = vec![("verdict".to_owned(), verdict(done.verdict).to_owned())];
+    let mut rows = vec![("verdict".to_owned(), verdict(done))];
     let counts: Vec<String> = done.counts.iter().map(|(name, n)| format!("{} {n}", name.replace('_', " "))).collect();
     rows.push(("counts".into(), counts.join(", ")));
     let mut seconds: Vec<String> = done.seconds.iter().map(|(stage, s)| format!("{stage} {}", out::seconds(*s))).collect();
@@ -211,22 +221,24 @@ fn told(done: &TransferReport, target: &Path) -> Vec<String> {
     lines
 }
 
-fn verdict(verdict: Verdict) -> &'static str {
-    match verdict {
+fn verdict(done: &TransferReport) -> String {
+    let word = match done.verdict {
         Verdict::Accept => "accepted",
-        Verdict::Reject => "rejected: the new adapter did not do better than the bare target",
-        Verdict::Inconclusive => "inconclusive: too little evidence that the new adapter does better than the bare target",
-    }
+        Verdict::Reject => "rejected",
+        Verdict::Inconclusive => "inconclusive",
+    };
+    format!("{word}: {}", done.scores.reason)
 }
 
 /// The scores of the three arms, one a line.
 fn table(done: &TransferReport) -> Vec<String> {
     let scores = &done.scores;
-    let arms = [
+    let mut arms = vec![
         ("bare target", "target", scores.target),
         ("source + LoRA", "source_lora", scores.source_lora),
         ("transferred", "transferred", scores.transferred),
     ];
+    arms.extend(scores.oracle.map(|exact| ("oracle", "oracle", exact)));
     let share = |x: Option<&f64>| x.map_or("-".into(), |x| format!("{:.1} %", 100.0 * x));
     let mut lines = vec![format!("  {:13}  {:>11}  {:>17}  {:>8}  {:>7}", "", "exact match", "95 % interval", "fidelity", "loss")];
     for (title, key, exact) in arms {
@@ -235,10 +247,20 @@ fn table(done: &TransferReport) -> Vec<String> {
         let (exact, fidelity) = (share(Some(&exact)), share(scores.fidelity.get(key)));
         lines.push(format!("  {title:13}  {exact:>11}  {interval:>17}  {fidelity:>8}  {loss:>7}"));
     }
+    for (name, arm) in &scores.compared {
+        let [low, high] = arm.interval.map(|x| 100.0 * x);
+        let interval = format!("{low:.1} to {high:.1} %");
+        lines.push(format!("  {:17}  {:>7}  {interval:>17}  on {} rows", name.replace('_', " "), share(Some(&arm.exact)), arm.rows));
+    }
+    let kept = [("the gain of source + LoRA", scores.retention), ("the gain of the oracle", scores.retention_of_oracle)];
+    for (of, retention) in kept.into_iter().filter_map(|(of, retention)| Some((of, retention?))) {
+        let [low, high] = retention.interval;
+        lines.push(format!("  retention {:.2} ({low:.2} to {high:.2}) of {of} over the bare target", retention.value));
+    }
     let judged = if scores.gate == "eval" { "rows of --eval" } else { "made-up inputs that were held back" };
     lines.push(format!(
-        "  judged on {} {judged}; transferred against bare target: {} better, {} worse, p = {:.2e}",
-        scores.rows, scores.wins, scores.losses, scores.p_value
+        "  judged on {} of {} {judged}; transferred against bare target: {} better, {} worse, p = {:.2e}",
+        scores.gate_rows, scores.rows, scores.wins, scores.losses, scores.p_value
     ));
     lines.push(format!("  fidelity: the same answer as source + LoRA, on {} held-out inputs; loss: nats a token", scores.fidelity_rows));
     lines

@@ -95,17 +95,36 @@ pub(super) fn header_bytes(file: &[u8]) -> usize {
 }
 
 fn with_a_number_that_is_none(adapter: &[u8]) -> Vec<u8> {
+    changed(adapter, |i, _, data| {
+        if i == 3 {
+            data[40..44].copy_from_slice(&f32::NAN.to_le_bytes());
+        }
+    })
+}
+
+/// The adapter with each tensor changed, by its place and name.
+fn changed(adapter: &[u8], change: impl Fn(usize, &str, &mut Vec<u8>)) -> Vec<u8> {
     let gguf = Gguf::parse(adapter).expect("a whole file");
     let mut writer = Writer::new();
     gguf.metadata().for_each(|(key, value)| _ = writer.set(key, value.clone()));
     for (i, tensor) in gguf.tensors().iter().enumerate() {
         let mut data = gguf.data(tensor).to_vec();
-        if i == 3 {
-            data[40..44].copy_from_slice(&f32::NAN.to_le_bytes());
-        }
+        change(i, &tensor.name, &mut data);
         writer.tensor(tensor.name.as_str(), tensor.kind, &tensor.shape, data);
     }
     writer.to_bytes().expect("a valid file")
+}
+
+#[test]
+fn an_adapter_that_changes_nothing_has_nothing_to_transfer() {
+    let adapter = fs::read(&lab().lora).expect("the adapter is there");
+    let zero = changed(&adapter, |_, name, data| {
+        if name.ends_with("lora_b") {
+            data.fill(0)
+        }
+    });
+    let folder = world("zero", |folder| _ = folder.write("zero.gguf", &zero));
+    refuse(&folder, "an adapter whose B is zero", &transfer(&[("--source-lora", "zero.gguf")]), &["changes nothing"]);
 }
 
 #[test]

@@ -1,0 +1,148 @@
+//! Ask every arm about the same rows, and put the numbers together.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::PipelineError;
+use super::report::{ArmScore, Flip, ReportHalf, Scores};
+use crate::engine::{Fault, Model, Talk, With};
+use crate::evaluate::{self, Arm, Comparison, Halves, Shots};
+use crate::record::{Pair, Rng};
+
+/// Rows that the arms answer that only stand for comparison.
+const COMPARED_MAX: usize = 100;
+/// Flips that a report shows of each kind.
+const FLIPS_SHOWN: usize = 12;
+
+/// The teacher on the rows of `--eval`, and its answers to the seeds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Teacher {
+    pub arm: Arm,
+    pub shots: Vec<Pair>,
+}
+
+/// All arms on both sets of rows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Arms {
+    /// Bare target and transferred.
+    pub synthetic: [Arm; 2],
+    pub eval: Option<[Arm; 2]>,
+    /// An adapter made for the target on real data, on the rows of `--eval`.
+    pub oracle: Option<Arm>,
+    /// Arms for comparison, right or wrong on the first rows of `--eval`; what could not be asked is not there.
+    pub compared: BTreeMap<String, Vec<bool>>,
+}
+
+/// What the arms are asked.
+pub(super) struct Asked<'a> {
+    pub synthetic: &'a [Pair],
+    pub eval: Option<&'a [Pair]>,
+    pub source_lora: &'a Path,
+    pub oracle: Option<&'a Path>,
+    pub teacher: Option<&'a Teacher>,
+    pub tokens_max: usize,
+}
+
+impl Asked<'_> {
+    /// Ask the target: bare, with the new adapter, and what there is to compare those with.
+    pub fn ask(&self, model: &mut dyn Model, adapter: With, talk: &mut Talk<'_>) -> Result<Arms, PipelineError> {
+        let mut both = |rows: &[Pair]| -> Result<[Arm; 2], PipelineError> {
+            let bare = evaluate::arm(model, With::Base, rows, self.tokens_max, talk)?;
+            Ok([bare, evaluate::arm(model, adapter, rows, self.tokens_max, talk)?])
+        };
+        let mut arms =
+            Arms { synthetic: both(self.synthetic)?, eval: self.eval.map(&mut both).transpose()?, oracle: None, compared: BTreeMap::new() };
+        let Some(rows) = self.eval else { return Ok(arms) };
+        if let Some(path) = self.oracle {
+            let oracle = With::Adapter(model.attach(path)?);
+            arms.oracle = Some(evaluate::arm(model, oracle, rows, self.tokens_max, talk)?);
+        }
+        let rows = &rows[..rows.len().min(COMPARED_MAX)];
+        if let Some(teacher) = self.teacher {
+            let shots = Shots::new(&teacher.shots);
+            let shown = evaluate::with_shots(model, &shots, rows, self.tokens_max, talk)?;
+            arms.compared.extend(shown.map(|right| ("target_with_seeds".to_owned(), right)));
+        }
+        // Most often the shapes differ, and there is nothing to copy.
+        match model.attach(self.source_lora) {
+            Ok(copy) => {
+                let arm = evaluate::arm(model, With::Adapter(copy), rows, self.tokens_max, talk)?;
+                arms.compared.insert("naive_copy".into(), arm.correct);
+            }
+            Err(error) if error.fault() == Fault::Input => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(arms)
+    }
+}
+
+impl Arms {
+    /// Bare target and transferred on the gate set.
+    pub fn gate(&self) -> &[Arm; 2] {
+        self.eval.as_ref().unwrap_or(&self.synthetic)
+    }
+
+    /// Put the numbers together. `source` is the teacher on the rows of `--eval`; on its own answers it is right by definition.
+    pub fn scores(&self, comparison: &Comparison, halves: &Halves, source: Option<&Arm>, seed: u64) -> Result<Scores, PipelineError> {
+        let [target, transferred] = self.gate();
+        let mut intervals = BTreeMap::from([("target".into(), target.interval()), ("transferred".into(), transferred.interval())]);
+        let mut nll = BTreeMap::from([("target".into(), target.nll), ("transferred".into(), transferred.nll)]);
+        for (name, arm) in [("source_lora", source), ("oracle", self.oracle.as_ref())] {
+            if let Some(arm) = arm {
+                intervals.insert(name.into(), arm.interval());
+                nll.insert(name.into(), arm.nll);
+            }
+        }
+        let [bare, adapted] = &self.synthetic;
+        let retention = |reference: Option<&Arm>| {
+            let found = reference.map(|arm| evaluate::retention(target, transferred, arm, &mut Rng::new(seed, "retention")));
+            found.transpose().map(Option::flatten)
+        };
+        let compared = self.compared.iter().map(|(name, right)| (name.clone(), ArmScore::of(right)));
+        Ok(Scores {
+            gate: if self.eval.is_some() { "eval" } else { "synthetic" }.into(),
+            rows: target.rows(),
+            target: target.exact(),
+            source_lora: source.map_or(1.0, Arm::exact),
+            transferred: transferred.exact(),
+            oracle: self.oracle.as_ref().map(Arm::exact),
+            reason: comparison.reason.clone(),
+            gate_rows: comparison.rows,
+            p_value: comparison.p_value,
+            wins: comparison.wins,
+            losses: comparison.losses,
+            report: ReportHalf::of(target, transferred, &halves.report),
+            retention: retention(source)?,
+            retention_of_oracle: retention(self.oracle.as_ref())?,
+            equivalence: source.map(|source| evaluate::equivalence(source, transferred)).transpose()?,
+            compared: compared.collect(),
+            intervals,
+            nll,
+            fidelity: BTreeMap::from([
+                ("target".into(), bare.exact()),
+                ("source_lora".into(), 1.0),
+                ("transferred".into(), adapted.exact()),
+            ]),
+            fidelity_rows: bare.rows(),
+        })
+    }
+
+    /// Rows on which just one of bare target and transferred is right, a few of each kind, with the texts.
+    pub fn flips(&self, rows: &[Pair]) -> Vec<Flip> {
+        let [target, transferred] = self.gate();
+        let mut shown = Vec::new();
+        for won in [false, true] {
+            let flipped = (0..rows.len()).filter(|&row| target.correct[row] != won && transferred.correct[row] == won);
+            shown.extend(flipped.take(FLIPS_SHOWN).map(|row| Flip {
+                prompt: rows[row].prompt.clone(),
+                right: rows[row].completion.clone(),
+                target: target.answers.get(row).cloned().unwrap_or_default(),
+                transferred: transferred.answers.get(row).cloned().unwrap_or_default(),
+                won,
+            }));
+        }
+        shown
+    }
+}
