@@ -4,10 +4,12 @@
 //! Rows of the gate half are answered by the bare target and by the target with the new adapter; only rows where exactly
 //! one of the two is right count (McNemar's exact test, two-sided).
 //! - **accept**: the adapter is right on more of them than the bare target, with p < 0.05, and what the bare target got right and
-//!   the adapter does not is within the flip budget, a share of the rows.
+//!   the adapter does not is within the flip budget, a share of the rows. It is also right more often than the best constant answer
+//!   (with p < 0.05 from 50 rows on, by any margin on fewer): to answer at random in the right format beats a base that does not
+//!   know the format, and is worth nothing.
 //! - **reject**: it is right on no more of them than the bare target, and either p < 0.05 or there are at least 50 rows. On 50
 //!   rows the smallest gain that could be accepted, six clean wins, is 12 points: a gain worth having would have shown. Or it is
-//!   better, but breaks more than the budget.
+//!   better, but breaks more than the budget, or answers no better than the constant.
 //! - **inconclusive**: anything else.
 //!
 //! Where there are 100 rows or more, half of them, drawn at random, decide, and the other half only reports: an adapter that was
@@ -16,6 +18,8 @@
 //! The gate set is the caller's: rows of `--eval` where there are any, else held-out inputs with the teacher's answers.
 //!
 //! Refuses to know: files, how adapters are made. Called by the pipeline; `publish` imports [`Passed`].
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -210,14 +214,41 @@ fn paired(first: &Arm, second: &Arm) -> Result<(), EvaluateError> {
     if left == right { Ok(()) } else { Err(EvaluateError::Unpaired { left, right }) }
 }
 
-/// Compare the adapter with the bare target on some of their rows, by the rule above. `flip_budget` is a share of those rows.
-pub fn compare(target: &Arm, transferred: &Arm, rows: &[usize], flip_budget: f64) -> Result<Comparison, EvaluateError> {
+/// Of these rows, those that the answer which is right most often is right on.
+pub fn constant(pairs: &[Pair], rows: &[usize]) -> Vec<bool> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    rows.iter().for_each(|&row| *counts.entry(pairs[row].completion.trim()).or_default() += 1);
+    let best = counts.into_iter().max_by_key(|&(_, count)| count).map_or("", |(answer, _)| answer);
+    rows.iter().map(|&row| pairs[row].completion.trim() == best).collect()
+}
+
+/// The adapter is right more often than the best constant answer.
+fn beats_constant(transferred: &Arm, pairs: &[Pair], rows: &[usize]) -> bool {
+    let (mut wins, mut losses) = (0, 0);
+    for (constant, &row) in constant(pairs, rows).into_iter().zip(rows) {
+        match (constant, transferred.correct[row]) {
+            (false, true) => wins += 1,
+            (true, false) => losses += 1,
+            _ => {}
+        }
+    }
+    wins > losses && (rows.len() < ROWS_ENOUGH || mcnemar(wins, losses) < P_MAX)
+}
+
+/// Compare the adapter with the bare target on some of their rows, by the rule above. `pairs` are all rows that the arms answered;
+/// `flip_budget` is a share of those that decide.
+pub fn compare(target: &Arm, transferred: &Arm, pairs: &[Pair], rows: &[usize], flip_budget: f64) -> Result<Comparison, EvaluateError> {
     paired(target, transferred)?;
+    if pairs.len() != target.rows() {
+        return Err(EvaluateError::Unpaired { left: pairs.len(), right: target.rows() });
+    }
     let [wins, losses] = measures::flips(target, transferred, rows.iter().copied());
     let p_value = mcnemar(wins, losses);
     let budget = (flip_budget * rows.len() as f64).floor() as u64;
     let (verdict, reason) = if wins > losses && p_value < P_MAX {
-        if losses <= budget {
+        if !beats_constant(transferred, pairs, rows) {
+            (Verdict::Reject, "it is not shown to be right more often than one and the same answer to everything would be".into())
+        } else if losses <= budget {
             (
                 Verdict::Accept,
                 format!("it is right more often than the bare target, and breaks {losses} of its answers (up to {budget} may)"),
@@ -238,10 +269,11 @@ pub fn gate(
     trained: Trained,
     target: &Arm,
     transferred: &Arm,
+    pairs: &[Pair],
     rows: &[usize],
     flip_budget: f64,
 ) -> Result<(Comparison, Outcome), EvaluateError> {
-    let comparison = compare(target, transferred, rows, flip_budget)?;
+    let comparison = compare(target, transferred, pairs, rows, flip_budget)?;
     let outcome = match comparison.verdict {
         Verdict::Accept => Outcome::Passed(Passed { trained }),
         Verdict::Reject | Verdict::Inconclusive => Outcome::Refused(trained),
@@ -260,7 +292,12 @@ mod tests {
 
     fn verdict(target: &str, transferred: &str) -> Verdict {
         let rows: Vec<usize> = (0..target.len()).collect();
-        compare(&arm_of(target), &arm_of(transferred), &rows, 0.05).unwrap().verdict
+        compare(&arm_of(target), &arm_of(transferred), &pairs(rows.len()), &rows, 0.05).unwrap().verdict
+    }
+
+    /// Rows whose right answers all differ.
+    fn pairs(count: usize) -> Vec<Pair> {
+        (0..count).map(|i| Pair { prompt: format!("p{i}"), completion: format!("c{i}") }).collect()
     }
 
     #[test]
@@ -279,17 +316,29 @@ mod tests {
 
     #[test]
     fn unpaired_arms_are_refused() {
-        assert!(matches!(compare(&arm_of("+"), &arm_of("++"), &[0], 0.05), Err(EvaluateError::Unpaired { left: 1, right: 2 })));
+        assert!(matches!(compare(&arm_of("+"), &arm_of("++"), &pairs(1), &[0], 0.05), Err(EvaluateError::Unpaired { left: 1, right: 2 })));
     }
 
     #[test]
     fn only_the_rows_of_the_gate_decide() {
         let (bare, new) = (arm_of(&"-".repeat(20)), arm_of(&("+".repeat(10) + &"-".repeat(10))));
         let first: Vec<usize> = (0..10).collect();
-        let comparison = compare(&bare, &new, &first, 0.05).unwrap();
+        let comparison = compare(&bare, &new, &pairs(20), &first, 0.05).unwrap();
         assert_eq!((comparison.verdict, comparison.rows, comparison.wins), (Verdict::Accept, 10, 10));
         let second: Vec<usize> = (10..20).collect();
-        assert_eq!(compare(&bare, &new, &second, 0.05).unwrap().verdict, Verdict::Inconclusive);
+        assert_eq!(compare(&bare, &new, &pairs(20), &second, 0.05).unwrap().verdict, Verdict::Inconclusive);
+    }
+
+    #[test]
+    fn chance_in_the_right_format_is_refused() {
+        let yes_or_no = |i: usize| Pair { prompt: format!("p{i}"), completion: if i.is_multiple_of(3) { " no" } else { "yes" }.into() };
+        let (pairs, rows): (Vec<Pair>, Vec<usize>) = ((0..60).map(yes_or_no).collect(), (0..60).collect());
+        assert_eq!(constant(&pairs, &rows).iter().filter(|&&right| right).count(), 40);
+        let bare = arm_of(&"-".repeat(60));
+        let verdict = |marks: String| compare(&bare, &arm_of(&marks), &pairs, &rows, 0.05).unwrap().verdict;
+        assert_eq!(verdict("+-".repeat(30)), Verdict::Reject);
+        assert_eq!(verdict("-++".repeat(20)), Verdict::Reject, "always yes");
+        assert_eq!(verdict("+".repeat(57) + "---"), Verdict::Accept);
     }
 
     #[test]

@@ -85,7 +85,14 @@ impl Arms {
     }
 
     /// Put the numbers together. `source` is the teacher on the rows of `--eval`; on its own answers it is right by definition.
-    pub fn scores(&self, comparison: &Comparison, halves: &Halves, source: Option<&Arm>, seed: u64) -> Result<Scores, PipelineError> {
+    pub fn scores(
+        &self,
+        comparison: &Comparison,
+        halves: &Halves,
+        judged: &[Pair],
+        source: Option<&Arm>,
+        seed: u64,
+    ) -> Result<Scores, PipelineError> {
         let [target, transferred] = self.gate();
         let mut intervals = BTreeMap::from([("target".into(), target.interval()), ("transferred".into(), transferred.interval())]);
         let mut nll = BTreeMap::from([("target".into(), target.nll), ("transferred".into(), transferred.nll)]);
@@ -100,7 +107,9 @@ impl Arms {
             let found = reference.map(|arm| evaluate::retention(target, transferred, arm, &mut Rng::new(seed, "retention")));
             found.transpose().map(Option::flatten)
         };
-        let compared = self.compared.iter().map(|(name, right)| (name.clone(), ArmScore::of(right)));
+        let all: Vec<usize> = (0..judged.len()).collect();
+        let constant = ("constant_answer".to_owned(), ArmScore::of(&evaluate::constant(judged, &all)));
+        let compared = self.compared.iter().map(|(name, right)| (name.clone(), ArmScore::of(right))).chain([constant]);
         Ok(Scores {
             gate: if self.eval.is_some() { "eval" } else { "synthetic" }.into(),
             rows: target.rows(),

@@ -60,8 +60,8 @@ pub struct Scores {
     pub retention_of_oracle: Option<Retention>,
     /// Whether the new pair is right as often as the old one.
     pub equivalence: Option<Equivalence>,
-    /// `target_with_seeds`: the bare target that is shown the seeds with the teacher's answers; `naive_copy`: the source adapter on the
-    /// target, where its shapes fit. On the first 100 rows of `--eval` at most.
+    /// `constant_answer`: the one answer that is right most often, on all rows; `target_with_seeds`: the bare target that is shown the seeds with the teacher's answers; `naive_copy`: the source adapter on the
+    /// target, where its shapes fit; these two on the first 100 rows of `--eval` at most.
     pub compared: BTreeMap<String, ArmScore>,
     /// Wilson's 95 % intervals.
     pub intervals: BTreeMap<String, [f64; 2]>,

@@ -125,14 +125,15 @@ impl Transfer<'_> {
         let report = fitted.head.clone();
         let trained = Trained::replay(fitted.blob.unwrap_or_default(), fitted.head);
         let [bare, adapted] = arms.gate();
+        let judged: &[Pair] = self.given.eval.as_deref().unwrap_or(&synthetic);
         let halves = Halves::of(bare.rows(), &mut Rng::new(self.plan.seed, "gate and report"));
-        let (comparison, outcome) = evaluate::gate(trained, bare, adapted, &halves.gate, f64::from(self.plan.flip_budget))?;
+        let (comparison, outcome) = evaluate::gate(trained, bare, adapted, judged, &halves.gate, f64::from(self.plan.flip_budget))?;
         let made = TransferReport {
             verdict: comparison.verdict,
             adapter: if comparison.verdict == Verdict::Accept { self.outputs.adapter.clone() } else { self.outputs.rejected.clone() },
             report: if comparison.verdict == Verdict::Accept { self.outputs.report.clone() } else { self.outputs.rejected_report.clone() },
-            scores: arms.scores(&comparison, &halves, samples.teacher.as_ref().map(|teacher| &teacher.arm), self.plan.seed)?,
-            flips: arms.flips(self.given.eval.as_deref().unwrap_or(&synthetic)),
+            scores: arms.scores(&comparison, &halves, judged, samples.teacher.as_ref().map(|teacher| &teacher.arm), self.plan.seed)?,
+            flips: arms.flips(judged),
             counts,
             coverage: samples.coverage,
             seconds: job.seconds.clone(),
