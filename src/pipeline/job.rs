@@ -121,6 +121,8 @@ impl<'c> Job<'c> {
         match &result {
             Ok(_) => self.journal.remove()?,
             Err(PipelineError::Cancelled | PipelineError::Journal(_)) => {}
+            // All work is done, and a file in the way can be moved.
+            Err(PipelineError::Publish(_)) => {}
             // The error that is told is the first one.
             Err(PipelineError::Distill(error)) if error.can_go_on() => {}
             Err(error) if error.fault() == Fault::Input => _ = self.journal.remove(),
