@@ -36,7 +36,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("ctrlc", &["src/bin/"]),
     ("indicatif", &["src/bin/"]),
     ("num_cpus", &["src/engine/ggml", "src/bin/translora/doctor"]),
-    ("translora_abi", &["src/plugin.rs", "src/lib.rs", "src/bin/translora/doctor"]),
+    ("translora_abi", &["src/plugin.rs", "src/lib.rs", "src/bin/translora/doctor", "src/bin/translora/worker"]),
     ("translora_gguf", &["src/kit/", "src/adapters/", "src/publish/", "src/pipeline/", "src/engine/"]),
     ("translora_llama", &["src/engine/ggml"]),
     ("translora_quantized", &["src/engine/ggml"]),

@@ -14,6 +14,7 @@ pub struct Worker {}
 impl Worker {
     pub fn run(self) -> Result<Outcome, Failure> {
         let Self {} = self;
+        translora_abi::close_inherited_files();
         jobs::work().map_err(|lost| Failure::Bug(lost.to_string()))?;
         Ok(Outcome::Done)
     }
