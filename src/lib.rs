@@ -42,3 +42,6 @@ pub mod publish;
 pub mod record;
 
 translora_abi::export!(plugin::Door);
+// The same library inside a llama-server: its loader shim and its hooks, which nothing else of the house names.
+#[cfg(target_os = "linux")]
+use translora_attach as _;
