@@ -7,9 +7,15 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+#[cfg(unix)]
+mod adapters;
 mod args;
+#[cfg(target_os = "linux")]
+mod attach;
 #[cfg(feature = "ggml")]
 mod bench;
+#[cfg(target_os = "linux")]
+mod elf;
 mod eval;
 mod failure;
 #[cfg(feature = "ggml")]
@@ -59,6 +65,10 @@ enum Command {
     Transfer(transfer::Transfer),
     Eval(eval::Eval),
     Inspect(inspect::Inspect),
+    #[cfg(unix)]
+    Adapters(adapters::Adapters),
+    #[cfg(target_os = "linux")]
+    Attach(attach::Attach),
     #[cfg(feature = "ggml")]
     Bench(bench::Bench),
     #[cfg(feature = "ggml")]
@@ -82,6 +92,10 @@ fn main() -> ExitCode {
         Command::Transfer(command) => command.run(talk),
         Command::Eval(command) => command.run(talk),
         Command::Inspect(command) => command.run(talk),
+        #[cfg(unix)]
+        Command::Adapters(command) => command.run(talk),
+        #[cfg(target_os = "linux")]
+        Command::Attach(command) => command.run(talk),
         #[cfg(feature = "ggml")]
         Command::Bench(command) => command.run(talk),
         #[cfg(feature = "ggml")]
