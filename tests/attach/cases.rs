@@ -27,7 +27,8 @@ impl World {
         let place = &self.place;
         let server = self.stock.entry(key.clone()).or_insert_with(|| {
             let lora = adapter.map(|path| path.display().to_string());
-            let more: Vec<&str> = lora.iter().flat_map(|path| ["--lora", path]).chain(["-c", "2048", "-np", "1", "--cache-ram", "0"]).collect();
+            let more: Vec<&str> =
+                lora.iter().flat_map(|path| ["--lora", path]).chain(["-c", "2048", "-np", "1", "--cache-ram", "0"]).collect();
             Server::start(place, Way::Stock, &set.base, &more)
         });
         let answer = || {
@@ -106,7 +107,13 @@ fn world(llama_server: &Path) -> World {
     }
     let prompts = tasks.iter().flat_map(|task| prompts(&lab.join("tasks").join(task).join("eval.jsonl")));
     let place = Place { llama_server: llama_server.into(), plugin, folder };
-    World { place, set: Set { base: lab.join("branch.f16.gguf"), adapters }, prompts: prompts.collect(), stock: HashMap::new(), known: HashMap::new() }
+    World {
+        place,
+        set: Set { base: lab.join("branch.f16.gguf"), adapters },
+        prompts: prompts.collect(),
+        stock: HashMap::new(),
+        known: HashMap::new(),
+    }
 }
 
 /// The first prompts of a task.
@@ -259,9 +266,12 @@ fn sliding_window(world: &mut World) {
 /// A stream longer than its context, with a swap after the shift: it keeps its adapter, and the next request is clean.
 fn context_shift(world: &mut World) {
     let server = Server::start(&world.place, Way::Preload, &world.set.base, &["-c", "256", "-np", "1", "--context-shift"]);
-    let stock = Server::start(&world.place, Way::Stock, &world.set.base, &[
-        "-c", "256", "-np", "1", "--context-shift", "--lora", &world.adapter(0).display().to_string(),
-    ]);
+    let stock = Server::start(
+        &world.place,
+        Way::Stock,
+        &world.set.base,
+        &["-c", "256", "-np", "1", "--context-shift", "--lora", &world.adapter(0).display().to_string()],
+    );
     let prompt = world.prompts[0].clone();
     server.load(&world.adapter(0));
     let mut stream = server.stream(&prompt, 0, 500);

@@ -39,7 +39,11 @@ fn rewrite(from: &Path, to: &Path, more: impl FnOnce(&mut Writer<'_>, &Gguf<'_>)
     let mut writer = Writer::new();
     for (key, value) in gguf.metadata() {
         let renamed = key.strip_prefix("qwen3.").map_or_else(|| key.to_owned(), |rest| format!("gemma3.{rest}"));
-        if key == "general.architecture" { writer.set(renamed, "gemma3") } else { writer.set(renamed, value.clone()) };
+        if key == "general.architecture" {
+            writer.set(renamed, "gemma3")
+        } else {
+            writer.set(renamed, value.clone())
+        };
     }
     for tensor in gguf.tensors() {
         writer.tensor(tensor.name.clone(), tensor.kind, &tensor.shape, gguf.data(tensor));

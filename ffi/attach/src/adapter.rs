@@ -10,6 +10,8 @@ use translora_gguf::{Gguf, Tensor, dequantize};
 
 /// The largest file that is taken.
 const BYTES_MAX: u64 = 4 << 30;
+/// Blocks of a tensor that are checked at a time.
+const PIECE_BLOCKS: usize = 1 << 12;
 
 /// An adapter file that was found whole. What was checked is what is loaded: the copy cannot change.
 #[derive(Debug)]
@@ -117,11 +119,17 @@ fn check_tensor(gguf: &Gguf<'_>, tensor: &Tensor) -> Result<(), String> {
     if !fits {
         return Err(format!("the halves of {stem} have different ranks: {:?} and {:?}", a.shape, b.shape));
     }
-    let values = dequantize(tensor.kind, gguf.data(tensor)).map_err(|error| format!("tensor {name}: {error}"))?;
-    match values.iter().position(|value| !value.is_finite()) {
-        Some(at) => Err(format!("tensor {name} has {} at place {at}", values[at])),
-        None => Ok(()),
+    // A piece at a time: what is allocated in a server should be little.
+    let piece = PIECE_BLOCKS * tensor.kind.block_bytes() as usize;
+    let mut before = 0;
+    for bytes in gguf.data(tensor).chunks(piece) {
+        let values = dequantize(tensor.kind, bytes).map_err(|error| format!("tensor {name}: {error}"))?;
+        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+            return Err(format!("tensor {name} has {} at place {}", values[at], before + at));
+        }
+        before += values.len();
     }
+    Ok(())
 }
 
 /// A file in memory that nobody can change any more.
@@ -178,11 +186,51 @@ mod tests {
             assert!(reason.contains(said), "{reason}");
         };
         refused(written(|_| {}, &[0.5, f32::NAN, 0.5, 0.5]), "NaN at place 1");
-        refused(written(|w| { w.set("general.type", "model"); }, &[0.5; 4]), "general.type is model");
-        refused(written(|w| { w.set("adapter.lora.alpha", 0.0_f32); }, &[0.5; 4]), "alpha");
-        refused(written(|w| { w.set("adapter.alora.invocation_tokens", vec![1_u32]); }, &[0.5; 4]), "activated");
-        refused(written(|w| { w.tensor_f32("x.lora_a", &[4, 2], &[1.0; 8]); }, &[0.5; 4]), "only one half");
-        refused(written(|w| { w.tensor_f32("output_norm.weight", &[4], &[1.0; 4]); }, &[0.5; 4]), "neither half");
+        refused(
+            written(
+                |w| {
+                    w.set("general.type", "model");
+                },
+                &[0.5; 4],
+            ),
+            "general.type is model",
+        );
+        refused(
+            written(
+                |w| {
+                    w.set("adapter.lora.alpha", 0.0_f32);
+                },
+                &[0.5; 4],
+            ),
+            "alpha",
+        );
+        refused(
+            written(
+                |w| {
+                    w.set("adapter.alora.invocation_tokens", vec![1_u32]);
+                },
+                &[0.5; 4],
+            ),
+            "activated",
+        );
+        refused(
+            written(
+                |w| {
+                    w.tensor_f32("x.lora_a", &[4, 2], &[1.0; 8]);
+                },
+                &[0.5; 4],
+            ),
+            "only one half",
+        );
+        refused(
+            written(
+                |w| {
+                    w.tensor_f32("output_norm.weight", &[4], &[1.0; 4]);
+                },
+                &[0.5; 4],
+            ),
+            "neither half",
+        );
         refused(Prepared::read(Path::new("no-such-file.gguf")), "no-such-file.gguf");
         refused(Prepared::read(&std::env::temp_dir()), "not a file");
     }

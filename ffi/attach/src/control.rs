@@ -9,6 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -33,13 +34,32 @@ pub fn open_once() {
             *SOCKET.lock().unwrap_or_else(PoisonError::into_inner) = Some(path);
             // SAFETY: registers a function of this library, which stays loaded.
             unsafe { libc::atexit(remove) };
-            let started = std::thread::Builder::new().name("translora".into()).spawn(move || listen(&listener));
-            if let Err(error) = started {
+            if let Err(error) = start(listener) {
                 say(&format!("no thread for the socket: {error}"));
             }
         }
         Err(reason) => say(&format!("no socket: {reason}")),
     });
+}
+
+/// A command, and where its answer goes.
+type Job = (Value, SyncSender<Result<Value, String>>);
+
+/// One thread listens, one carries commands out: each thread of the process that allocates much keeps memory of its own.
+fn start(listener: UnixListener) -> std::io::Result<()> {
+    let (jobs, queue) = sync_channel(CLIENTS_MAX);
+    let thread = || std::thread::Builder::new().name("translora".into());
+    thread().spawn(move || carry_out(&queue))?;
+    thread().spawn(move || listen(&listener, &jobs))?;
+    Ok(())
+}
+
+fn carry_out(queue: &Receiver<Job>) {
+    while let Ok((command, out)) = queue.recv() {
+        let done = std::panic::catch_unwind(|| answer(&command));
+        // Who asked may be gone.
+        _ = out.send(done.unwrap_or_else(|_| Err("a bug in translora: the command panicked; the server's log has more".into())));
+    }
 }
 
 extern "C" fn remove() {
@@ -111,7 +131,7 @@ fn open() -> Result<(UnixListener, PathBuf), String> {
     Ok((made.map_err(explain)?, path))
 }
 
-fn listen(listener: &UnixListener) {
+fn listen(listener: &UnixListener, jobs: &SyncSender<Job>) {
     static CLIENTS: AtomicUsize = AtomicUsize::new(0);
     for stream in listener.incoming() {
         let Ok(mut stream) = stream else {
@@ -124,9 +144,10 @@ fn listen(listener: &UnixListener) {
             _ = writeln!(stream, "{}", json!({"ok": false, "error": format!("{CLIENTS_MAX} clients are connected already")}));
             continue;
         }
+        let jobs = jobs.clone();
         let served = std::thread::Builder::new().name("translora".into()).spawn(move || {
             // A connection that breaks ends its client's conversation, nothing else.
-            _ = converse(&stream);
+            _ = converse(&stream, &jobs);
             CLIENTS.fetch_sub(1, Ordering::Relaxed);
         });
         if served.is_err() {
@@ -135,7 +156,7 @@ fn listen(listener: &UnixListener) {
     }
 }
 
-fn converse(stream: &UnixStream) -> std::io::Result<()> {
+fn converse(stream: &UnixStream, jobs: &SyncSender<Job>) -> std::io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(IDLE_SECONDS_MAX)))?;
     let mut lines = BufReader::new(stream);
     loop {
@@ -145,7 +166,7 @@ fn converse(stream: &UnixStream) -> std::io::Result<()> {
             return Ok(());
         }
         let whole = line.last() == Some(&b'\n') || (read as u64) < LINE_BYTES_MAX;
-        let answer = if whole { answer(&line) } else { Err(format!("a line has more than {LINE_BYTES_MAX} bytes")) };
+        let answer = if whole { hand_in(&line, jobs) } else { Err(format!("a line has more than {LINE_BYTES_MAX} bytes")) };
         let answer = answer.unwrap_or_else(|error| json!({"ok": false, "error": error}));
         let mut out = stream;
         writeln!(out, "{answer}")?;
@@ -155,8 +176,15 @@ fn converse(stream: &UnixStream) -> std::io::Result<()> {
     }
 }
 
-fn answer(line: &[u8]) -> Result<Value, String> {
-    let asked: Value = serde_json::from_slice(line).map_err(|error| format!("this is no JSON object: {error}"))?;
+fn hand_in(line: &[u8], jobs: &SyncSender<Job>) -> Result<Value, String> {
+    let command: Value = serde_json::from_slice(line).map_err(|error| format!("this is no JSON object: {error}"))?;
+    let (out, answer) = sync_channel(1);
+    let gone = "nobody carries out commands any more";
+    jobs.send((command, out)).map_err(|_| gone)?;
+    answer.recv().map_err(|_| gone)?
+}
+
+fn answer(asked: &Value) -> Result<Value, String> {
     let begun = Instant::now();
     let standing = match asked["do"].as_str().unwrap_or_default() {
         "list" => lock().standing(),
@@ -165,7 +193,7 @@ fn answer(line: &[u8]) -> Result<Value, String> {
             let prepared = Prepared::read(Path::new(path))?;
             swap(begun, |host| host.swap(prepared))?
         }
-        "rollback" => swap(begun, super::host::Host::rollback)?,
+        "rollback" => swap(begun, crate::host::Host::rollback)?,
         "unload" => swap(begun, |host| Ok(host.unload()))?,
         other => return Err(format!("{other:?} is no command; there are list, load, rollback and unload")),
     };

@@ -103,9 +103,8 @@ fn slots_of(info: &dl_phdr_info, base: usize, wanted: &dyn Fn(&str) -> bool) -> 
     let headers = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
     let Some(dynamic) = headers.iter().find(|header| header.p_type == libc::PT_DYNAMIC) else { return Vec::new() };
     let sealed: Vec<_> = headers.iter().filter(|header| header.p_type == libc::PT_GNU_RELRO).collect();
-    let is_sealed = |address: usize| {
-        sealed.iter().any(|header| (header.p_vaddr..header.p_vaddr + header.p_memsz).contains(&((address - base) as u64)))
-    };
+    let is_sealed =
+        |address: usize| sealed.iter().any(|header| (header.p_vaddr..header.p_vaddr + header.p_memsz).contains(&((address - base) as u64)));
     let table = (base + dynamic.p_vaddr as usize) as *const Dynamic;
     let entry = |tag: i64| {
         // SAFETY: the table of a loaded object is mapped and ends with an entry of tag 0.

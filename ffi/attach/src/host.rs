@@ -323,7 +323,9 @@ impl Host {
                 return Some("this server samples on the device (--backend-sampling); hint: restart it without");
             }
             if self.readers.contains(key) {
-                return Some("a draft of this server reads the hidden states of the model (MTP, EAGLE); hint: restart it without that draft");
+                return Some(
+                    "a draft of this server reads the hidden states of the model (MTP, EAGLE); hint: restart it without that draft",
+                );
             }
         }
         None
@@ -455,4 +457,3 @@ fn put_in(model: Key, file: &Prepared) -> Result<Key, String> {
     }
     Ok(handle as Key)
 }
-

@@ -148,7 +148,8 @@ fn put_in(objects: &[Object], libllama: &Object) -> Result<String, String> {
     let mut slots = 0;
     for object in objects.iter().filter(|object| object.base != libllama.base) {
         for slot in &object.slots {
-            let hook = all.iter().find(|(symbol, callers, _)| *symbol == slot.symbol && (*callers == Callers::All || object.base == server.base));
+            let hook =
+                all.iter().find(|(symbol, callers, _)| *symbol == slot.symbol && (*callers == Callers::All || object.base == server.base));
             if let Some((_, _, function)) = hook {
                 // SAFETY: hooks have the types of llama.h, and this library is never unloaded (see `stay`).
                 unsafe { got::exchange(slot, *function) }?;
@@ -167,7 +168,8 @@ fn file(path: &str) -> &str {
 /// The object that holds the server, and the one that holds the helpers; they have to be two, for only then is it known who calls.
 fn callers<'a>(objects: &'a [Object], libllama: &Object) -> Result<(&'a Object, &'a Object), String> {
     let others = || objects.iter().filter(|object| object.base != libllama.base);
-    let server = others().find(|object| object.takes(SERVER_MARK)).ok_or("this program is no llama-server: nothing in it loads slot files")?;
+    let server =
+        others().find(|object| object.takes(SERVER_MARK)).ok_or("this program is no llama-server: nothing in it loads slot files")?;
     let common = others().find(|object| object.takes("llama_set_adapters_lora")).ok_or("nothing in this program sets adapters")?;
     if server.base == common.base {
         return Err("this server has llama.cpp's helper library linked in; a build with libllama-common.so is needed".into());

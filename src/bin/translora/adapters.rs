@@ -63,7 +63,8 @@ impl Adapters {
 
 /// The server may run in another folder.
 fn absolute(file: &Path) -> Result<String, Failure> {
-    let whole = std::path::absolute(file).map_err(|error| usage(format!("{}: {error}", file.display()), "name the file by its whole path"))?;
+    let whole =
+        std::path::absolute(file).map_err(|error| usage(format!("{}: {error}", file.display()), "name the file by its whole path"))?;
     let text = whole.to_str().map(str::to_owned);
     text.ok_or_else(|| usage(format!("{}: the path is not UTF-8", file.display()), "give the file another name"))
 }
@@ -71,14 +72,16 @@ fn absolute(file: &Path) -> Result<String, Failure> {
 /// Send one command and read its answer.
 fn ask(socket: &Path, command: &Value) -> Result<Value, Failure> {
     let place = socket.display();
-    let broken = |error: std::io::Error| usage(format!("{place}: {error}"), "is the server running? its log has a line `translora: socket PATH`");
+    let broken =
+        |error: std::io::Error| usage(format!("{place}: {error}"), "is the server running? its log has a line `translora: socket PATH`");
     let mut stream = UnixStream::connect(socket).map_err(broken)?;
     stream.set_read_timeout(Some(Duration::from_secs(SILENCE_SECONDS_MAX))).map_err(broken)?;
     writeln!(stream, "{command}").map_err(broken)?;
     let mut line = String::new();
     BufReader::new(stream.take(ANSWER_BYTES_MAX)).read_line(&mut line).map_err(broken)?;
-    let answer: Value = serde_json::from_str(&line)
-        .map_err(|_| usage(format!("{place} gives no answer that translora understands"), "is this the socket of a llama-server with translora in it?"))?;
+    let answer: Value = serde_json::from_str(&line).map_err(|_| {
+        usage(format!("{place} gives no answer that translora understands"), "is this the socket of a llama-server with translora in it?")
+    })?;
     match answer["error"].as_str() {
         Some(error) => {
             let (message, hint) = error.split_once("; hint: ").unwrap_or((error, "nothing was changed; the server goes on as before"));

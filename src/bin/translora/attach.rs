@@ -33,8 +33,13 @@ pub struct Attach {
 
 impl Attach {
     pub fn run(self, talk: Talk) -> Result<Outcome, Failure> {
-        let library = self.library.clone().or_else(beside).ok_or_else(|| usage("libtranslora.so is not beside this program", "name it with --library"))?;
-        let library = library.canonicalize().map_err(|error| usage(&format!("{}: {error}", library.display()), "name it with --library"))?;
+        let library = self
+            .library
+            .clone()
+            .or_else(beside)
+            .ok_or_else(|| usage("libtranslora.so is not beside this program", "name it with --library"))?;
+        let library =
+            library.canonicalize().map_err(|error| usage(&format!("{}: {error}", library.display()), "name it with --library"))?;
         let program = found(&self.server[0])
             .ok_or_else(|| usage(&format!("there is no program {}", self.server[0]), "give its whole path, or put its folder into PATH"))?;
         let how = examine(&program)?;

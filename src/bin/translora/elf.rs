@@ -50,8 +50,10 @@ impl Elf {
             let rest = strings.get(usize::try_from(at).ok()?..)?;
             Some(String::from_utf8_lossy(&rest[..rest.iter().position(|byte| *byte == 0)?]).into_owned())
         };
-        let texts = |tags: &[u64]| entries.iter().filter(|entry| tags.contains(&entry.0)).filter_map(|entry| text(entry.1)).collect::<Vec<_>>();
-        let folders = texts(&[DT_RPATH, DT_RUNPATH]).iter().flat_map(|all| all.split(':')).filter(|f| !f.is_empty()).map(str::to_owned).collect();
+        let texts =
+            |tags: &[u64]| entries.iter().filter(|entry| tags.contains(&entry.0)).filter_map(|entry| text(entry.1)).collect::<Vec<_>>();
+        let folders =
+            texts(&[DT_RPATH, DT_RUNPATH]).iter().flat_map(|all| all.split(':')).filter(|f| !f.is_empty()).map(str::to_owned).collect();
         Some(Self { needed: texts(&[DT_NEEDED]), folders, dynamic })
     }
 }
