@@ -18,6 +18,8 @@
 //! | [`evaluate`] | paired comparison; proof that the gate held | [`evaluate::Passed`] |
 //! | [`publish`] | writes every output, whole or not at all | |
 //! | [`pipeline`] | plans, events, journal; the only room that sees every stage | |
+//! | [`jobs`] | a queue of transfers for hosts that go on serving; each in a process of its own | |
+//! | [`adapters`] | which adapter answers in a host that serves: check, exchange in two phases, go back | |
 //! | [`plugin`] | the C-shaped door | |
 //!
 //! # Invariants
@@ -29,11 +31,13 @@
 //! - Nothing is overwritten.
 #![forbid(unsafe_code)]
 
+pub mod adapters;
 pub mod distill;
 pub mod engine;
 pub mod evaluate;
 pub mod filter;
 pub mod generate;
+pub mod jobs;
 pub mod kit;
 pub mod label;
 pub mod pipeline;
@@ -42,6 +46,5 @@ pub mod publish;
 pub mod record;
 
 translora_abi::export!(plugin::Door);
-// The same library inside a llama-server: its loader shim and its hooks, which nothing else of the house names.
 #[cfg(target_os = "linux")]
-use translora_attach as _;
+translora_attach::transfers!(plugin::transfers);

@@ -42,6 +42,17 @@ impl World {
         self.reference(&set, adapter.map(|i| set.adapters[i].as_path()), prompt, 0)
     }
 
+    /// The same for an adapter by its file.
+    pub fn short_of(&mut self, adapter: &Path, prompt: &str) -> Vec<i64> {
+        let set = Set { base: self.set.base.clone(), adapters: Vec::new() };
+        self.reference(&set, Some(adapter), prompt, 0)
+    }
+
+    /// The adapter of the old base, which a transfer begins with.
+    pub fn source_adapter(&self) -> PathBuf {
+        self.set.adapters[0].with_file_name("source.gguf")
+    }
+
     fn adapter(&self, i: usize) -> PathBuf {
         self.set.adapters[i].clone()
     }
@@ -75,6 +86,7 @@ const CASES: &[Case] = &[
     ("command line", command_line),
     ("launcher", launcher),
     ("many swaps under load", crate::load::many_swaps),
+    ("transfer over HTTP", crate::jobs::transfer_over_http),
 ];
 
 pub fn run(llama_server: &Path) -> ExitCode {

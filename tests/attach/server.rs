@@ -49,11 +49,20 @@ pub enum Way {
 
 impl Server {
     pub fn start(place: &Place, way: Way, model: &Path, more: &[&str]) -> Self {
+        Self::launch(place, way, model, more, &[])
+    }
+
+    /// With the module, and with more in its environment.
+    pub fn start_with(place: &Place, model: &Path, more: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::launch(place, Way::Preload, model, more, environment)
+    }
+
+    fn launch(place: &Place, way: Way, model: &Path, more: &[&str], environment: &[(&str, &str)]) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port();
         let (socket, log) = (place.folder.join(format!("{port}.sock")), place.folder.join(format!("{port}.log")));
         let mut command = Command::new(&place.llama_server);
         command.arg("-m").arg(model).args(["--host", "127.0.0.1", "-t", "1", "--port", &port.to_string()]).args(more);
-        command.env("TRANSLORA_SOCKET", &socket);
+        command.env("TRANSLORA_SOCKET", &socket).envs(environment.iter().copied());
         match way {
             Way::Stock => {}
             Way::Preload => drop(command.env("LD_PRELOAD", &place.plugin)),
@@ -91,6 +100,26 @@ impl Server {
             "{head} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
         )
         .ok()?;
+        Some(stream)
+    }
+
+    /// One request with a bearer token to another port of this machine.
+    pub fn speak(port: u16, line: &str, token: &str, body: &str) -> Option<(u16, Value)> {
+        whole(Self::connect(port, line, token, body)?)
+    }
+
+    /// The same, and all that is answered.
+    pub fn text(port: u16, line: &str, token: &str) -> String {
+        let mut text = String::new();
+        Self::connect(port, line, token, "").expect("an answer").read_to_string(&mut text).expect("text");
+        text
+    }
+
+    fn connect(port: u16, line: &str, token: &str, body: &str) -> Option<TcpStream> {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+        stream.set_read_timeout(Some(SILENCE_MAX)).ok()?;
+        let length = body.len();
+        write!(stream, "{line} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: {length}\r\n\r\n{body}").ok()?;
         Some(stream)
     }
 

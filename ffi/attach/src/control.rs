@@ -1,6 +1,6 @@
 //! Takes commands on a unix socket: one JSON object a line in, one out.
 //!
-//! `{"do":"list"}`, `{"do":"load","path":"…"}`, `{"do":"rollback"}`, `{"do":"unload"}`. An answer has `"ok"`, and `"error"` where
+//! `{"do":"list"}`, `{"do":"load","path":"…"}`, `{"do":"rollback"}`, `{"do":"unload"}`, and those of [`jobs`]. An answer has `"ok"`, and `"error"` where
 //! that is false. A swap is answered when it is live: every request that begins later is answered by the new adapter.
 
 use std::fs;
@@ -10,7 +10,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Mutex, Once, PoisonError};
+use std::sync::{Mutex, Once, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -18,11 +18,13 @@ use serde_json::{Value, json};
 use crate::adapter::Prepared;
 use crate::host::{Standing, Told, lock};
 use crate::log::say;
+use crate::{http, jobs};
 
 const LINE_BYTES_MAX: u64 = 64 << 10;
 const CLIENTS_MAX: usize = 8;
 const IDLE_SECONDS_MAX: u64 = 600;
 
+static QUEUE: OnceLock<SyncSender<Job>> = OnceLock::new();
 static SOCKET: Mutex<Option<PathBuf>> = Mutex::new(None);
 
 /// Open the socket, the first time: when the server has a model to answer with. A router, which has none, never gets here.
@@ -47,11 +49,12 @@ type Job = (Value, SyncSender<Result<Value, String>>);
 
 /// One thread listens, one carries commands out: each thread of the process that allocates much keeps memory of its own.
 fn start(listener: UnixListener) -> std::io::Result<()> {
-    let (jobs, queue) = sync_channel(CLIENTS_MAX);
+    let (sender, queue) = sync_channel(CLIENTS_MAX);
+    _ = QUEUE.set(sender);
     let thread = || std::thread::Builder::new().name("translora".into());
     thread().spawn(move || carry_out(&queue))?;
-    thread().spawn(move || listen(&listener, &jobs))?;
-    Ok(())
+    thread().spawn(move || listen(&listener))?;
+    http::open()
 }
 
 fn carry_out(queue: &Receiver<Job>) {
@@ -131,7 +134,7 @@ fn open() -> Result<(UnixListener, PathBuf), String> {
     Ok((made.map_err(explain)?, path))
 }
 
-fn listen(listener: &UnixListener, jobs: &SyncSender<Job>) {
+fn listen(listener: &UnixListener) {
     static CLIENTS: AtomicUsize = AtomicUsize::new(0);
     for stream in listener.incoming() {
         let Ok(mut stream) = stream else {
@@ -144,10 +147,9 @@ fn listen(listener: &UnixListener, jobs: &SyncSender<Job>) {
             _ = writeln!(stream, "{}", json!({"ok": false, "error": format!("{CLIENTS_MAX} clients are connected already")}));
             continue;
         }
-        let jobs = jobs.clone();
         let served = std::thread::Builder::new().name("translora".into()).spawn(move || {
             // A connection that breaks ends its client's conversation, nothing else.
-            _ = converse(&stream, &jobs);
+            _ = converse(&stream);
             CLIENTS.fetch_sub(1, Ordering::Relaxed);
         });
         if served.is_err() {
@@ -156,7 +158,7 @@ fn listen(listener: &UnixListener, jobs: &SyncSender<Job>) {
     }
 }
 
-fn converse(stream: &UnixStream, jobs: &SyncSender<Job>) -> std::io::Result<()> {
+fn converse(stream: &UnixStream) -> std::io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(IDLE_SECONDS_MAX)))?;
     let mut lines = BufReader::new(stream);
     loop {
@@ -166,7 +168,7 @@ fn converse(stream: &UnixStream, jobs: &SyncSender<Job>) -> std::io::Result<()> 
             return Ok(());
         }
         let whole = line.last() == Some(&b'\n') || (read as u64) < LINE_BYTES_MAX;
-        let answer = if whole { hand_in(&line, jobs) } else { Err(format!("a line has more than {LINE_BYTES_MAX} bytes")) };
+        let answer = if whole { parsed(&line).and_then(carry) } else { Err(format!("a line has more than {LINE_BYTES_MAX} bytes")) };
         let answer = answer.unwrap_or_else(|error| json!({"ok": false, "error": error}));
         let mut out = stream;
         writeln!(out, "{answer}")?;
@@ -176,11 +178,20 @@ fn converse(stream: &UnixStream, jobs: &SyncSender<Job>) -> std::io::Result<()> 
     }
 }
 
-fn hand_in(line: &[u8], jobs: &SyncSender<Job>) -> Result<Value, String> {
-    let command: Value = serde_json::from_slice(line).map_err(|error| format!("this is no JSON object: {error}"))?;
+fn parsed(line: &[u8]) -> Result<Value, String> {
+    serde_json::from_slice(line).map_err(|error| format!("this is no JSON object: {error}"))
+}
+
+/// Carry out one command, from wherever it came.
+///
+/// fails: with a sentence; then nothing has changed
+pub fn carry(command: Value) -> Result<Value, String> {
+    if let Some(answer) = jobs::answer(&command) {
+        return answer;
+    }
     let (out, answer) = sync_channel(1);
     let gone = "nobody carries out commands any more";
-    jobs.send((command, out)).map_err(|_| gone)?;
+    QUEUE.get().ok_or(gone)?.send((command, out)).map_err(|_| gone)?;
     answer.recv().map_err(|_| gone)?
 }
 
@@ -195,7 +206,11 @@ fn answer(asked: &Value) -> Result<Value, String> {
         }
         "rollback" => swap(begun, crate::host::Host::rollback)?,
         "unload" => swap(begun, |host| Ok(host.unload()))?,
-        other => return Err(format!("{other:?} is no command; there are list, load, rollback and unload")),
+        other => {
+            return Err(format!(
+                "{other:?} is no command; there are list, load, rollback, unload, transfer, jobs, job, events, cancel and report"
+            ));
+        }
     };
     let mut said = told(&standing);
     said["milliseconds"] = (begun.elapsed().as_secs_f64() * 1e3).into();

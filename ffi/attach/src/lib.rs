@@ -17,8 +17,30 @@ mod control;
 mod got;
 mod hooks;
 mod host;
+mod http;
+mod jobs;
 mod load;
 mod log;
 mod provenance;
 mod real;
 mod split;
+
+pub use jobs::{Jobs, register};
+
+/// Let the library carry out transfers in a server that it is loaded into: `$make` answers a [`Jobs`], and is called by the first job.
+///
+/// Runs when the library is loaded. The attribute counts as unsafe code because such a function runs before `main`; this one stores a
+/// pointer, so the plugin's crate can stay free of unsafe code.
+#[macro_export]
+macro_rules! transfers {
+    ($make:path) => {
+        const _: () = {
+            extern "C" fn register() {
+                $crate::register($make);
+            }
+            #[used]
+            #[unsafe(link_section = ".init_array")]
+            static REGISTER: extern "C" fn() = register;
+        };
+    };
+}

@@ -14,6 +14,7 @@ mod args;
 mod attach;
 #[cfg(feature = "ggml")]
 mod bench;
+mod doctor;
 #[cfg(target_os = "linux")]
 mod elf;
 mod eval;
@@ -27,6 +28,7 @@ mod out;
 mod progress;
 mod train;
 mod transfer;
+mod worker;
 
 use failure::Failure;
 use progress::Talk;
@@ -69,6 +71,9 @@ enum Command {
     Adapters(adapters::Adapters),
     #[cfg(target_os = "linux")]
     Attach(attach::Attach),
+    Doctor(doctor::Doctor),
+    #[command(hide = true)]
+    Worker(worker::Worker),
     #[cfg(feature = "ggml")]
     Bench(bench::Bench),
     #[cfg(feature = "ggml")]
@@ -96,6 +101,8 @@ fn main() -> ExitCode {
         Command::Adapters(command) => command.run(talk),
         #[cfg(target_os = "linux")]
         Command::Attach(command) => command.run(talk),
+        Command::Doctor(command) => command.run(talk),
+        Command::Worker(command) => command.run(),
         #[cfg(feature = "ggml")]
         Command::Bench(command) => command.run(talk),
         #[cfg(feature = "ggml")]
