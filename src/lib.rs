@@ -46,3 +46,5 @@ pub mod publish;
 pub mod record;
 
 translora_abi::export!(plugin::Door);
+#[cfg(target_os = "linux")]
+translora_attach::transfers!(plugin::transfers);

@@ -249,3 +249,45 @@ fn of_adapters(error: &AdaptersError) -> Failure {
     };
     Failure { hint: error.hint(), ..Failure::new(status, error.to_string()) }
 }
+
+/// The transfers of a server that the library is loaded into.
+#[cfg(target_os = "linux")]
+pub fn transfers() -> Result<Box<dyn translora_attach::Jobs>, String> {
+    Ok(Box::new(<Door as Plugin>::create().map_err(|failure| sentence(&failure))?))
+}
+
+#[cfg(target_os = "linux")]
+fn sentence(failure: &Failure) -> String {
+    if failure.hint.is_empty() { failure.message.clone() } else { format!("{}; hint: {}", failure.message, failure.hint) }
+}
+
+#[cfg(target_os = "linux")]
+impl translora_attach::Jobs for Door {
+    fn start(&self, request: &str) -> Result<u64, String> {
+        translora_abi::Jobs::start(self, request).map_err(|failure| sentence(&failure))
+    }
+
+    fn wait(&self, job: u64, timeout: Duration) -> Result<(), String> {
+        translora_abi::Jobs::wait(self, job, timeout).map(drop).map_err(|failure| sentence(&failure))
+    }
+
+    fn status(&self, job: u64) -> Result<String, String> {
+        translora_abi::Jobs::status(self, job).map_err(|failure| sentence(&failure))
+    }
+
+    fn list(&self) -> Result<String, String> {
+        translora_abi::Jobs::list(self).map_err(|failure| sentence(&failure))
+    }
+
+    fn events(&self, job: u64, after: u64, timeout: Duration) -> Result<String, String> {
+        translora_abi::Jobs::events(self, job, after, timeout).map_err(|failure| sentence(&failure))
+    }
+
+    fn cancel(&self, job: u64) -> Result<(), String> {
+        translora_abi::Jobs::cancel(self, job).map_err(|failure| sentence(&failure))
+    }
+
+    fn report(&self, job: u64) -> Result<String, String> {
+        translora_abi::Jobs::report(self, job).map_err(|failure| sentence(&failure))
+    }
+}

@@ -37,6 +37,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("indicatif", &["src/bin/"]),
     ("num_cpus", &["src/engine/ggml", "src/bin/translora/doctor"]),
     ("translora_abi", &["src/plugin.rs", "src/lib.rs", "src/bin/translora/doctor", "src/bin/translora/worker"]),
+    ("translora_attach", &["src/plugin.rs", "src/lib.rs"]),
     ("translora_gguf", &["src/kit/", "src/adapters/", "src/publish/", "src/pipeline/", "src/engine/"]),
     ("translora_llama", &["src/engine/ggml"]),
     ("translora_quantized", &["src/engine/ggml"]),
@@ -47,8 +48,9 @@ const FILES: &[&str] = &["src/kit/", "src/publish/", "src/pipeline/journal", "sr
 
 /// Workspace member → members it may depend on (development and build dependencies too).
 const MEMBERS: &[(&str, &[&str])] = &[
-    ("translora", &["translora-abi", "translora-gguf", "translora-llama", "translora-quantized"]),
+    ("translora", &["translora-abi", "translora-attach", "translora-gguf", "translora-llama", "translora-quantized"]),
     ("translora-abi", &[]),
+    ("translora-attach", &["translora-gguf"]),
     ("translora-gguf", &[]),
     ("translora-llama", &["translora-gguf"]),
     ("translora-quantized", &["translora-gguf", "translora-llama"]),

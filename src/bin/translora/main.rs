@@ -7,10 +7,16 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+#[cfg(unix)]
+mod adapters;
 mod args;
+#[cfg(target_os = "linux")]
+mod attach;
 #[cfg(feature = "ggml")]
 mod bench;
 mod doctor;
+#[cfg(target_os = "linux")]
+mod elf;
 mod eval;
 mod failure;
 #[cfg(feature = "ggml")]
@@ -61,6 +67,10 @@ enum Command {
     Transfer(transfer::Transfer),
     Eval(eval::Eval),
     Inspect(inspect::Inspect),
+    #[cfg(unix)]
+    Adapters(adapters::Adapters),
+    #[cfg(target_os = "linux")]
+    Attach(attach::Attach),
     Doctor(doctor::Doctor),
     #[command(hide = true)]
     Worker(worker::Worker),
@@ -87,6 +97,10 @@ fn main() -> ExitCode {
         Command::Transfer(command) => command.run(talk),
         Command::Eval(command) => command.run(talk),
         Command::Inspect(command) => command.run(talk),
+        #[cfg(unix)]
+        Command::Adapters(command) => command.run(talk),
+        #[cfg(target_os = "linux")]
+        Command::Attach(command) => command.run(talk),
         Command::Doctor(command) => command.run(talk),
         Command::Worker(command) => command.run(),
         #[cfg(feature = "ggml")]

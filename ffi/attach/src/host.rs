@@ -1,0 +1,459 @@
+//! What is known of the server around this module: its contexts, sequences and batches, and the adapters that were put into it.
+//!
+//! One lock around everything. It is held while a batch is decoded, so whoever holds it may change adapters.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::{CStr, CString, c_char};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use crate::adapter::{Prepared, sha256_of};
+use crate::log::say;
+use crate::provenance::{AS_STARTED, AdapterId, After, Maker, Sequence};
+use crate::real::{Handle, Real};
+use crate::split::Outputs;
+
+/// Batches after which a sequence that was in none of them no longer holds on to its adapter.
+const UNSEEN_MAX: u32 = 4096;
+
+/// A context, model, memory, batch or adapter of the server, by its address.
+pub type Key = usize;
+
+/// One row of a batch that the server puts together.
+#[derive(Clone, Debug)]
+pub struct Row {
+    pub sequences: Vec<i32>,
+    /// None for an embedding: an image, a sound.
+    pub token: Option<i32>,
+    pub position: i32,
+    pub output: bool,
+    /// It has an embedding beside or in place of its token.
+    pub embedded: bool,
+}
+
+/// An adapter that was put in.
+struct Loaded {
+    file: Prepared,
+    /// Model → the adapter in that model.
+    handles: HashMap<Key, Key>,
+}
+
+/// A context that answers requests.
+pub struct Context {
+    pub model: Key,
+    pub memory: Key,
+    pub sequences: HashMap<i32, Sequence>,
+    /// The server puts a batch together.
+    pub in_turn: bool,
+    /// What the server last asked for: adapters and their scales.
+    pub asked: Vec<(Key, f32)>,
+    /// A batch of our own.
+    pub scratch: Key,
+    pub embeddings: bool,
+    pub images: bool,
+    pub outputs: Option<Outputs>,
+}
+
+/// Everything that is known.
+pub struct Host {
+    pub live: AdapterId,
+    previous: Option<AdapterId>,
+    generation: u64,
+    /// Identities by number: the hash of an adapter's content.
+    identities: Vec<String>,
+    loaded: HashMap<AdapterId, Loaded>,
+    pub contexts: HashMap<Key, Context>,
+    /// Memory → context.
+    pub memories: HashMap<Key, Key>,
+    pub batches: HashMap<Key, Vec<Row>>,
+    /// The server's own adapters: path → hash.
+    started: BTreeMap<String, String>,
+    /// Contexts that sample on the device, and contexts whose hidden states a draft reads.
+    pub samplers: HashSet<Key>,
+    pub readers: HashSet<Key>,
+    /// Tells states of this process from others.
+    pub mark: u64,
+}
+
+static HOST: OnceLock<Mutex<Host>> = OnceLock::new();
+static TURNSTILE: Mutex<()> = Mutex::new(());
+static REAL: OnceLock<Real> = OnceLock::new();
+
+/// Take the functions of the server's libllama, once.
+pub fn begin(functions: Real) {
+    _ = REAL.set(functions);
+}
+
+/// The functions of the server's libllama. Hooks are put in only after [`begin`].
+pub fn real() -> &'static Real {
+    REAL.get().expect("hooks are put in after the functions were found")
+}
+
+/// Take the lock. Who waits here is served next, even between two batches of a busy server.
+pub fn lock() -> MutexGuard<'static, Host> {
+    let host = HOST.get_or_init(|| Mutex::new(Host::new()));
+    let turn = TURNSTILE.lock().unwrap_or_else(PoisonError::into_inner);
+    let held = host.lock().unwrap_or_else(PoisonError::into_inner);
+    drop(turn);
+    held
+}
+
+/// One adapter, told to whoever asks.
+#[derive(Clone, Debug)]
+pub struct Told {
+    pub name: String,
+    pub sha256: String,
+    pub bytes: u64,
+}
+
+/// The present state, told to whoever asks.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    pub generation: u64,
+    pub live: Told,
+    pub previous: Option<Told>,
+    pub held: usize,
+    pub contexts: usize,
+}
+
+impl Host {
+    fn new() -> Self {
+        let mut mark = [0; 8];
+        // SAFETY: eight writable bytes; a short answer leaves zeros, and the process id still tells processes apart.
+        unsafe { libc::getrandom(mark.as_mut_ptr().cast(), 8, 0) };
+        Self {
+            live: AS_STARTED,
+            previous: None,
+            generation: 0,
+            identities: vec!["started".into()],
+            loaded: HashMap::new(),
+            contexts: HashMap::new(),
+            memories: HashMap::new(),
+            batches: HashMap::new(),
+            started: BTreeMap::new(),
+            samplers: HashSet::new(),
+            readers: HashSet::new(),
+            mark: u64::from_le_bytes(mark) ^ u64::from(std::process::id()),
+        }
+    }
+
+    /// The server uses this context to answer requests.
+    pub fn serves(&mut self, context: Handle) {
+        if self.contexts.contains_key(&(context as Key)) {
+            return;
+        }
+        // SAFETY: the server has just used this context, under the lock that frees it.
+        let (model, memory) = unsafe { ((real().get_model)(context) as Key, (real().get_memory)(context) as Key) };
+        self.memories.insert(memory, context as Key);
+        let fresh = Context {
+            model,
+            memory,
+            sequences: HashMap::new(),
+            in_turn: false,
+            asked: Vec::new(),
+            scratch: 0,
+            embeddings: false,
+            images: false,
+            outputs: None,
+        };
+        self.contexts.insert(context as Key, fresh);
+    }
+
+    /// A context ends.
+    pub fn forget_context(&mut self, context: Key) {
+        if let Some(gone) = self.contexts.remove(&context) {
+            self.memories.remove(&gone.memory);
+            if gone.scratch != 0 {
+                // SAFETY: a batch of ours, freed once: its context is gone from the table.
+                unsafe { (real().batch_free)(gone.scratch as Handle) };
+            }
+        }
+        self.samplers.remove(&context);
+        self.readers.remove(&context);
+    }
+
+    /// A model ends, and with it the adapters in it: llama.cpp frees those itself.
+    pub fn forget_model(&mut self, model: Key) {
+        for loaded in self.loaded.values_mut() {
+            loaded.handles.remove(&model);
+        }
+    }
+
+    /// The server loads an adapter of its own.
+    pub fn started_with(&mut self, path: &str) {
+        let sha256 = sha256_of(path.as_ref()).unwrap_or_else(|| "unreadable".into());
+        self.started.insert(path.into(), sha256);
+        let all: Vec<&str> = self.started.values().map(String::as_str).collect();
+        self.identities[AS_STARTED as usize] = format!("started:{}", all.join(","));
+    }
+
+    /// The number of an adapter with this identity.
+    pub fn number(&mut self, identity: &str) -> AdapterId {
+        let known = self.identities.iter().position(|known| known == identity);
+        known.unwrap_or_else(|| {
+            self.identities.push(identity.into());
+            self.identities.len() - 1
+        }) as AdapterId
+    }
+
+    /// What identifies the maker of a state outside of this process.
+    pub fn identity(&self, maker: Maker) -> Option<&str> {
+        match maker {
+            Maker::One(id) => self.identities.get(id as usize).map(String::as_str),
+            Maker::Nobody | Maker::Unknown => None,
+        }
+    }
+
+    /// Make sure that the adapter is in the model.
+    fn ensure(&mut self, model: Key, id: AdapterId) -> Result<Key, String> {
+        if id == AS_STARTED {
+            return Ok(0);
+        }
+        let loaded = self.loaded.get_mut(&id).ok_or("the adapter is no longer held")?;
+        if let Some(handle) = loaded.handles.get(&model) {
+            return Ok(*handle);
+        }
+        let handle = put_in(model, &loaded.file)?;
+        loaded.handles.insert(model, handle);
+        Ok(handle)
+    }
+
+    /// Let a context decode with this adapter from now on; with the live one where that fails, and as started where that fails too.
+    pub fn apply(&mut self, context: Handle, id: AdapterId) -> AdapterId {
+        let Some(model) = self.contexts.get(&(context as Key)).map(|context| context.model) else { return id };
+        let mut found = (AS_STARTED, 0);
+        for id in [id, self.live] {
+            match self.ensure(model, id) {
+                Ok(handle) => {
+                    found = (id, handle);
+                    break;
+                }
+                Err(reason) => say(&format!("adapter {}: {reason}", self.told(id).name)),
+            }
+        }
+        let asked = &self.contexts[&(context as Key)].asked;
+        let mut wanted = asked.clone();
+        if found.0 != AS_STARTED {
+            match wanted.first_mut() {
+                Some(first) => first.0 = found.1,
+                None => wanted.push((found.1, 1.0)),
+            }
+        }
+        let mut handles: Vec<Handle> = wanted.iter().map(|(handle, _)| *handle as Handle).collect();
+        let mut scales: Vec<f32> = wanted.iter().map(|(_, scale)| *scale).collect();
+        // SAFETY: the context lives (it is in the table), and so do its model's adapters: the server's by its own care, ours until
+        // `collect`, which takes them out of every context first.
+        unsafe { (real().set_adapters)(context, handles.as_mut_ptr(), handles.len(), scales.as_mut_ptr()) };
+        found.0
+    }
+
+    /// Compute the first positions of a sequence again, with the live adapter.
+    pub fn replay(&mut self, context: Handle, sequence: i32, tokens: &[i32]) {
+        let by = self.apply(context, self.live);
+        let Some(known) = self.contexts.get_mut(&(context as Key)) else { return };
+        let (memory, embeddings) = (known.memory as Handle, known.embeddings);
+        let scratch = known.scratch(context);
+        let real = real();
+        // SAFETY: the context and its memory live; this is the thread that decodes, between two batches of the server, which has
+        // taken what it wanted of the last one. The batch is ours.
+        let decoded = unsafe {
+            (real.seq_rm)(memory, sequence, -1, -1);
+            (real.set_embeddings)(context, false);
+            let mut piece = (real.n_batch)(context).max(1) as usize;
+            let mut done = 0;
+            while done < tokens.len() {
+                (real.batch_clear)(scratch);
+                for (i, token) in tokens.iter().enumerate().skip(done).take(piece) {
+                    let row = (real.add_token)(scratch, sequence, *token);
+                    (real.set_pos)(scratch, row, [i as i32, 0, 0, 0].as_ptr());
+                }
+                match (real.process)(context, 0x1, scratch) {
+                    0 => done = (done + piece).min(tokens.len()),
+                    1 if piece > 1 => piece /= 2,
+                    status => {
+                        say(&format!("replaying {} tokens of sequence {sequence} failed with status {status}", tokens.len()));
+                        break;
+                    }
+                }
+            }
+            (real.set_embeddings)(context, embeddings);
+            done
+        };
+        if let Some(sequence) = known.sequences.get_mut(&sequence) {
+            sequence.replayed(&tokens[..decoded], by);
+        }
+    }
+
+    /// What follows a removal in a sequence of a context.
+    pub fn after(&mut self, context: Handle, sequence: i32, after: After) {
+        match after {
+            After::Nothing => {}
+            After::Replay(tokens) => self.replay(context, sequence, &tokens),
+            After::Lost => {
+                say(&format!("sequence {sequence} goes on with KV of another adapter: its tokens are not known"));
+            }
+        }
+    }
+
+    /// Sequences that were in no batch for long let go of their adapters.
+    pub fn grow_old(&mut self, context: Key) {
+        let Some(context) = self.contexts.get_mut(&context) else { return };
+        for sequence in context.sequences.values_mut() {
+            sequence.unseen = sequence.unseen.saturating_add(1);
+            if sequence.unseen > UNSEEN_MAX {
+                sequence.unpin();
+            }
+        }
+    }
+
+    /// Why no adapter can be swapped in this server, if so.
+    fn obstacle(&self) -> Option<&'static str> {
+        for (key, context) in &self.contexts {
+            // SAFETY: the model of a context in the table lives.
+            let checkpoints = unsafe {
+                let model = context.model as Handle;
+                (real().n_swa)(model) > 0 || (real().is_recurrent)(model) || (real().is_hybrid)(model)
+            };
+            if context.images && checkpoints {
+                return Some(
+                    "this server has seen images, and its model keeps context checkpoints (sliding window or recurrent state): \
+                     their KV cannot be computed again; hint: restart it with --ctx-checkpoints 0",
+                );
+            }
+            if self.samplers.contains(key) {
+                return Some("this server samples on the device (--backend-sampling); hint: restart it without");
+            }
+            if self.readers.contains(key) {
+                return Some(
+                    "a draft of this server reads the hidden states of the model (MTP, EAGLE); hint: restart it without that draft",
+                );
+            }
+        }
+        None
+    }
+
+    /// Make a prepared adapter the live one. Every request that begins after this returns is answered by it.
+    ///
+    /// fails: with a sentence; then nothing has changed
+    pub fn swap(&mut self, prepared: Prepared) -> Result<Standing, String> {
+        if let Some(obstacle) = self.obstacle() {
+            return Err(obstacle.into());
+        }
+        let id = self.number(&prepared.sha256);
+        let fresh = !self.loaded.contains_key(&id);
+        self.loaded.entry(id).or_insert_with(|| Loaded { file: prepared, handles: HashMap::new() });
+        let models: HashSet<Key> = self.contexts.values().map(|context| context.model).collect();
+        for model in models {
+            if let Err(reason) = self.ensure(model, id) {
+                if fresh {
+                    self.loaded.remove(&id);
+                }
+                return Err(reason);
+            }
+        }
+        self.make_live(id);
+        Ok(self.standing())
+    }
+
+    /// Go back to the adapter before the live one.
+    pub fn rollback(&mut self) -> Result<Standing, String> {
+        let previous = self.previous.ok_or("there is no earlier adapter to go back to; hint: `list` shows what there is")?;
+        self.make_live(previous);
+        Ok(self.standing())
+    }
+
+    /// Go back to the adapters the server was started with.
+    pub fn unload(&mut self) -> Standing {
+        self.make_live(AS_STARTED);
+        self.standing()
+    }
+
+    fn make_live(&mut self, id: AdapterId) {
+        if id != self.live {
+            self.previous = Some(std::mem::replace(&mut self.live, id));
+            self.generation += 1;
+            self.collect();
+        }
+    }
+
+    /// Free the adapters that are neither live, nor the one before, nor of a request that is under way.
+    fn collect(&mut self) {
+        let mut kept: HashSet<AdapterId> = [Some(self.live), self.previous].into_iter().flatten().collect();
+        kept.extend(self.contexts.values().flat_map(|context| context.sequences.values()).filter_map(Sequence::pinned));
+        let old: Vec<AdapterId> = self.loaded.keys().copied().filter(|id| !kept.contains(id)).collect();
+        if old.is_empty() {
+            return;
+        }
+        // A context compares adapters by address: none may remember one that is freed, for the next could lie in its place.
+        for context in self.contexts.keys().copied().collect::<Vec<_>>() {
+            self.apply(context as Handle, self.live);
+        }
+        for id in old {
+            for handle in self.loaded.remove(&id).into_iter().flat_map(|loaded| loaded.handles.into_values()) {
+                // SAFETY: ours, in no context any more, and no batch is being decoded under the lock.
+                unsafe { (real().adapter_free)(handle as Handle) };
+            }
+        }
+    }
+
+    fn told(&self, id: AdapterId) -> Told {
+        match self.loaded.get(&id) {
+            Some(loaded) => Told { name: loaded.file.name.clone(), sha256: loaded.file.sha256.clone(), bytes: loaded.file.bytes },
+            None => Told { name: "as started".into(), sha256: self.identities[AS_STARTED as usize].clone(), bytes: 0 },
+        }
+    }
+
+    /// What is live, and what was before.
+    pub fn standing(&self) -> Standing {
+        Standing {
+            generation: self.generation,
+            live: self.told(self.live),
+            previous: self.previous.map(|id| self.told(id)),
+            held: self.loaded.len(),
+            contexts: self.contexts.len(),
+        }
+    }
+}
+
+impl Context {
+    /// A batch of our own for this context.
+    pub fn scratch(&mut self, context: Handle) -> Handle {
+        if self.scratch == 0 {
+            // SAFETY: the context lives.
+            self.scratch = unsafe { (real().batch_init)(context) } as Key;
+        }
+        self.scratch as Handle
+    }
+}
+
+static COMPLAINTS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Put an adapter into a model. What libllama complains about is the reason of the failure, not a line in the server's log.
+fn put_in(model: Key, file: &Prepared) -> Result<Key, String> {
+    unsafe extern "C" fn listen(_: i32, text: *const c_char, _: Handle) {
+        // SAFETY: libllama hands a terminated text.
+        let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
+        let mut heard = COMPLAINTS.lock().unwrap_or_else(PoisonError::into_inner);
+        if text.contains("failed") && heard.len() < 8 {
+            heard.push(text.trim().to_owned());
+        }
+    }
+    let real = real();
+    let path = CString::new(file.path()).map_err(|error| error.to_string())?;
+    let (mut callback, mut data) = (None, std::ptr::null_mut());
+    COMPLAINTS.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    // SAFETY: the model lives and no batch is being decoded: the caller holds the lock. The server's own callback comes back with its
+    // data unchanged, so a thread that logs meanwhile finds a pair that fits.
+    let handle = unsafe {
+        (real.log_get)(&raw mut callback, &raw mut data);
+        (real.log_set)(Some(listen), data);
+        let handle = (real.adapter_init)(model as Handle, path.as_ptr());
+        (real.log_set)(callback, data);
+        handle
+    };
+    if handle.is_null() {
+        let heard = COMPLAINTS.lock().unwrap_or_else(PoisonError::into_inner).join("; ");
+        let name = &file.name;
+        return Err(format!("{name}: it does not fit the model that is served ({heard}; it is for a {} model)", file.architecture));
+    }
+    Ok(handle as Key)
+}

@@ -1,0 +1,317 @@
+//! Which adapter made which part of a server's KV cache, and what has to happen when a request meets KV of another one.
+//!
+//! Pure: knows no pointer and calls nothing. [`crate::host`] feeds it what the server does and carries out what it answers.
+
+/// An adapter as this process knows it. [`AS_STARTED`] is whatever the server was started with.
+pub type AdapterId = u32;
+
+/// The adapters of the server's own command line.
+pub const AS_STARTED: AdapterId = 0;
+
+/// The token number that stands for a row without a token: an image, a sound.
+const NO_TOKEN: i32 = -1;
+
+/// Asks the server to process a prompt again from its start: larger than any position, and not -1, which it aborts on.
+pub const NOTHING_USABLE: i32 = 0x3fff_ffff;
+
+/// What a sequence holds, as (position, token), in the order of positions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Log {
+    entries: Vec<(i32, i32)>,
+}
+
+impl Log {
+    fn push(&mut self, position: i32, token: Option<i32>) {
+        // A row that comes again at a position takes the place of the old one: the server decodes a part of a batch again.
+        if self.entries.last().is_some_and(|last| last.0 >= position) && token.is_some() {
+            self.entries.retain(|entry| entry.0 < position);
+        }
+        self.entries.push((position, token.unwrap_or(NO_TOKEN)));
+    }
+
+    fn remove(&mut self, from: i32, to: Option<i32>) {
+        self.entries.retain(|(position, _)| *position < from || to.is_some_and(|to| *position >= to));
+    }
+
+    fn shift(&mut self, from: i32, to: Option<i32>, delta: i32) {
+        for (position, _) in &mut self.entries {
+            if *position >= from && to.is_none_or(|to| *position < to) {
+                *position += delta;
+            }
+        }
+        self.entries.sort_by_key(|entry| entry.0);
+    }
+
+    /// The tokens of the first `length` positions; none where one of them is unknown or has no token.
+    fn prefix(&self, length: i32) -> Option<Vec<i32>> {
+        let length = usize::try_from(length).ok()?;
+        let entries = self.entries.get(..length)?;
+        let whole = entries.iter().enumerate().all(|(i, (position, token))| *position as usize == i && *token >= 0);
+        whole.then(|| entries.iter().map(|(_, token)| *token).collect())
+    }
+
+    fn has_images(&self) -> bool {
+        self.entries.iter().any(|(_, token)| *token == NO_TOKEN)
+    }
+
+    /// The entries, for a state that leaves the sequence.
+    pub fn entries(&self) -> &[(i32, i32)] {
+        &self.entries
+    }
+
+    /// A log out of the entries of a state that comes back.
+    pub fn of(entries: Vec<(i32, i32)>) -> Self {
+        Self { entries }
+    }
+}
+
+/// Who computed the KV of a sequence.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Maker {
+    /// There is none.
+    #[default]
+    Nobody,
+    /// All of it by one adapter.
+    One(AdapterId),
+    /// Not known, or by several.
+    Unknown,
+}
+
+/// What has to happen to a sequence after the server removed a part of it.
+#[derive(Debug, PartialEq, Eq)]
+pub enum After {
+    /// Nothing.
+    Nothing,
+    /// A request begins on KV of another adapter: compute the KV of these tokens again with the live one.
+    Replay(Vec<i32>),
+    /// A request begins on KV of another adapter, and its tokens are not known.
+    Lost,
+}
+
+/// One sequence of a context: what it holds, who made it, and which adapter its request began with.
+#[derive(Clone, Debug, Default)]
+pub struct Sequence {
+    log: Log,
+    maker: Maker,
+    pinned: Option<AdapterId>,
+    /// In this turn of the server: it asked where the sequence begins, and it removed the tail.
+    asked: bool,
+    begun: bool,
+    /// Batches since the sequence was last in one.
+    pub unseen: u32,
+}
+
+impl Sequence {
+    /// The server starts to put a batch together.
+    pub fn turn(&mut self) {
+        self.asked = false;
+        self.begun = false;
+    }
+
+    /// The server asks for the smallest position of the sequence, which is how it judges what it can reuse for a new request.
+    ///
+    /// Answers what it is told: the real one, or [`NOTHING_USABLE`] where the KV is another adapter's and cannot be replayed.
+    pub fn smallest_position(&mut self, real: i32, live: AdapterId, can_replay: bool) -> i32 {
+        if self.begun {
+            return real;
+        }
+        self.asked = true;
+        let stale = self.maker != Maker::One(live) && self.maker != Maker::Nobody;
+        let replayable = can_replay && !self.log.has_images() && self.log.prefix(self.log.entries.len() as i32).is_some();
+        // An empty log with KV is a state whose origin nobody wrote down.
+        if stale && real >= 0 && !(replayable && !self.log.entries.is_empty()) { NOTHING_USABLE } else { real }
+    }
+
+    /// The server removed the positions `from..to` (to the end where `to` is none).
+    ///
+    /// While it puts a batch together, a removal to the end is how a prompt begins or goes on. It begins where nothing is kept or
+    /// the server asked for the smallest position before: a prompt that goes on does neither.
+    pub fn removed(&mut self, from: i32, to: Option<i32>, in_turn: bool, live: AdapterId) -> After {
+        let from = from.max(0);
+        self.log.remove(from, to);
+        if from == 0 && to.is_none() {
+            self.maker = Maker::Nobody;
+        }
+        if !in_turn || to.is_some() {
+            return After::Nothing;
+        }
+        let begins = !self.begun && (from == 0 || self.asked);
+        self.begun = true;
+        if !begins {
+            return After::Nothing;
+        }
+        self.pinned = Some(live);
+        self.unseen = 0;
+        if from == 0 || self.maker == Maker::One(live) || self.maker == Maker::Nobody {
+            return After::Nothing;
+        }
+        self.log.prefix(from).map_or(After::Lost, After::Replay)
+    }
+
+    /// The adapter that the request of this sequence began with, `live` for a sequence that was never seen to begin.
+    pub fn adapter(&mut self, live: AdapterId) -> AdapterId {
+        *self.pinned.get_or_insert(live)
+    }
+
+    /// The adapter of the request, where there is one.
+    pub fn pinned(&self) -> Option<AdapterId> {
+        self.pinned
+    }
+
+    /// Let go of the adapter that a request long over began with.
+    pub fn unpin(&mut self) {
+        self.pinned = None;
+    }
+
+    /// A row was decoded.
+    pub fn decoded(&mut self, position: i32, token: Option<i32>, by: AdapterId) {
+        self.log.push(position, token);
+        self.maker = match self.maker {
+            Maker::Nobody => Maker::One(by),
+            Maker::One(other) if other == by => Maker::One(by),
+            _ => Maker::Unknown,
+        };
+        self.unseen = 0;
+    }
+
+    /// Everything was computed again.
+    pub fn replayed(&mut self, tokens: &[i32], by: AdapterId) {
+        self.log = Log::of((0..).zip(tokens.iter().copied()).collect());
+        self.maker = Maker::One(by);
+    }
+
+    /// The positions `from..to` moved by `delta`.
+    pub fn shifted(&mut self, from: i32, to: Option<i32>, delta: i32) {
+        self.log.shift(from.max(0), to, delta);
+    }
+
+    /// Take over the positions `from..to` of another sequence, and its request's adapter.
+    pub fn copied(&mut self, other: &Self, from: i32, to: Option<i32>) {
+        let inside = |position: i32| position >= from && to.is_none_or(|to| position < to);
+        self.log.entries.extend(other.log.entries.iter().filter(|(position, _)| inside(*position)));
+        self.log.entries.sort_by_key(|entry| entry.0);
+        self.maker = if self.maker == Maker::Nobody || self.maker == other.maker { other.maker } else { Maker::Unknown };
+        self.pinned = other.pinned;
+        self.unseen = other.unseen;
+    }
+
+    /// A saved state was put in. A `part` (the window of a sliding-window model, a recurrent state) joins what is there.
+    pub fn restored(&mut self, log: Log, maker: Maker, part: bool) {
+        if !part {
+            self.log = log;
+            self.maker = maker;
+            return;
+        }
+        if log.entries.len() > self.log.entries.len() {
+            self.log = log;
+        }
+        if self.maker != maker {
+            self.maker = Maker::Unknown;
+        }
+    }
+
+    /// What the sequence holds.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// Who made it.
+    pub fn maker(&self) -> Maker {
+        self.maker
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decoded(tokens: &[i32], by: AdapterId) -> Sequence {
+        let mut sequence = Sequence::default();
+        sequence.turn();
+        assert_eq!(sequence.removed(0, None, true, by), After::Nothing);
+        for (position, token) in (0..).zip(tokens) {
+            sequence.decoded(position, Some(*token), by);
+        }
+        sequence
+    }
+
+    #[test]
+    fn the_same_prompt_after_a_swap_is_replayed() {
+        let mut sequence = decoded(&[7, 8, 9], 0);
+        sequence.turn();
+        assert_eq!(sequence.smallest_position(0, 1, true), 0);
+        assert_eq!(sequence.removed(2, None, true, 1), After::Replay(vec![7, 8]));
+        sequence.replayed(&[7, 8], 1);
+        assert_eq!((sequence.adapter(1), sequence.maker()), (1, Maker::One(1)));
+    }
+
+    #[test]
+    fn a_request_keeps_the_adapter_it_began_with() {
+        let mut sequence = decoded(&[7, 8], 0);
+        // The rest of a long prompt, and a generated token: neither begins anything.
+        sequence.turn();
+        assert_eq!(sequence.removed(2, None, true, 1), After::Nothing);
+        assert_eq!(sequence.smallest_position(0, 1, true), 0, "asked for a checkpoint, after the removal");
+        sequence.turn();
+        assert_eq!(sequence.adapter(1), 0);
+        // A draft that was not accepted is removed outside of a turn.
+        assert_eq!(sequence.removed(1, None, false, 1), After::Nothing);
+        assert_eq!(sequence.adapter(1), 0);
+    }
+
+    #[test]
+    fn a_retry_of_a_prompt_that_was_broken_off_begins_anew() {
+        let mut sequence = decoded(&[7, 8], 0);
+        sequence.turn();
+        sequence.smallest_position(0, 1, true);
+        assert_eq!(sequence.removed(2, None, true, 1), After::Replay(vec![7, 8]));
+    }
+
+    #[test]
+    fn what_cannot_be_replayed_is_processed_by_the_server() {
+        let mut sequence = decoded(&[7], 0);
+        sequence.decoded(1, None, 0);
+        sequence.turn();
+        assert_eq!(sequence.smallest_position(0, 1, true), NOTHING_USABLE);
+        assert_eq!(sequence.removed(0, None, true, 1), After::Nothing);
+        let mut unknown = Sequence::default();
+        unknown.restored(Log::default(), Maker::Unknown, false);
+        unknown.turn();
+        assert_eq!(unknown.smallest_position(0, 0, true), NOTHING_USABLE);
+        let mut fresh = decoded(&[7], 0);
+        fresh.turn();
+        assert_eq!(fresh.smallest_position(0, 0, true), 0);
+    }
+
+    #[test]
+    fn a_stale_checkpoint_makes_its_sequence_stale() {
+        let old = decoded(&[7, 8], 0);
+        let mut sequence = decoded(&[7, 8, 9], 1);
+        sequence.turn();
+        sequence.smallest_position(2, 1, true);
+        sequence.restored(old.log().clone(), old.maker(), true);
+        assert_eq!(sequence.removed(2, None, true, 1), After::Replay(vec![7, 8]));
+    }
+
+    #[test]
+    fn shifts_and_copies_keep_the_log_true() {
+        let mut sequence = decoded(&[1, 2, 3, 4, 5], 0);
+        sequence.removed(1, Some(3), false, 0);
+        sequence.shifted(3, Some(5), -2);
+        assert_eq!(sequence.log().prefix(3), Some(vec![1, 4, 5]));
+        let mut copy = Sequence::default();
+        copy.copied(&sequence, -1, None);
+        assert_eq!((copy.log().prefix(3), copy.maker(), copy.pinned()), (Some(vec![1, 4, 5]), Maker::One(0), Some(0)));
+        assert_eq!(sequence.log().prefix(4), None);
+        sequence.removed(-1, None, false, 0);
+        assert_eq!(sequence.maker(), Maker::Nobody);
+    }
+
+    #[test]
+    fn rows_decoded_again_are_logged_once() {
+        let mut sequence = decoded(&[1, 2, 3], 0);
+        sequence.decoded(1, Some(2), 0);
+        sequence.decoded(2, Some(3), 0);
+        assert_eq!(sequence.log().prefix(3), Some(vec![1, 2, 3]));
+    }
+}

@@ -1,0 +1,84 @@
+//! A whole transfer inside a server that goes on answering.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::cases::World;
+use crate::server::Server;
+
+const CLIENTS: usize = 8;
+const TRANSFER_MAX: Duration = Duration::from_secs(540);
+const TOKEN: &str = "a-token-for-this-test";
+
+/// Started over HTTP, under load from eight clients: it ends with the new adapter live, and every answer is one adapter's.
+pub fn transfer_over_http(world: &mut World) {
+    let folder = world.place.folder.clone();
+    let (source_lora, out) = (world.source_adapter(), folder.join("moved.gguf"));
+    let lab = world.set.base.parent().expect("the lab's folder").to_owned();
+    let more = ["-c", "4096", "-np", "8", "--cache-ram", "0"];
+    let server = Server::start_with(&world.place, &world.set.base, &more, &[("TRANSLORA_HTTP", "0"), ("TRANSLORA_HTTP_TOKEN", TOKEN)]);
+    let log = server.said();
+    let port = log.split("http://127.0.0.1:").filter_map(|rest| rest.split_once(" with the token")).map(|(port, _)| port.to_owned()).next();
+    let port: u16 = port.and_then(|port| port.parse().ok()).unwrap_or_else(|| panic!("no port in the log\n{log}"));
+    let ask = |method: &str, path: &str, body: &str| Server::speak(port, &format!("{method} {path}"), TOKEN, body).expect("an answer");
+    assert_eq!(Server::speak(port, "GET /v1/transfers", "wrong", "").expect("an answer").0, 401);
+
+    let prompts = world.prompts.clone();
+    let before: Vec<Vec<i64>> = prompts.iter().map(|prompt| world.short(None, prompt)).collect();
+    let request = json!({
+        "source": lab.join("sprout.f16.gguf"), "source_lora": source_lora, "target": world.set.base, "seeds": lab.join("tasks/ticket/seeds.jsonl"),
+        "eval": lab.join("tasks/ticket/eval.jsonl"), "out": out, "samples": 250, "epochs": 4.0, "lr": 2e-3, "threads": 1,
+    });
+    let (stop, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let answers: Mutex<Vec<(usize, bool, Vec<i64>)>> = Mutex::new(Vec::new());
+    let live = AtomicBool::new(false);
+    let mut ended = Value::Null;
+    std::thread::scope(|scope| {
+        for client in 0..CLIENTS {
+            let (server, prompts, stop, asked, answers, live) = (&server, &prompts, &stop, &asked, &answers, &live);
+            scope.spawn(move || {
+                for turn in client.. {
+                    if stop.load(Ordering::SeqCst) {
+                        return;
+                    }
+                    let prompt = turn * 5 % prompts.len();
+                    let after = live.load(Ordering::SeqCst);
+                    let answer = server.ask(&prompts[prompt], -1);
+                    asked.fetch_add(1, Ordering::Relaxed);
+                    answers.lock().expect("no client panics here").push((prompt, after, answer));
+                    // Eight clients that never rest would leave the transfer no processor.
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+            });
+        }
+        let (status, started) = ask("POST", "/v1/transfers", &request.to_string());
+        let begun = Instant::now();
+        while status == 200 {
+            ended = ask("GET", &format!("/v1/transfers/{}", started["job"]), "").1["job"].clone();
+            if !matches!(ended["state"].as_str(), Some("waiting" | "running")) || begun.elapsed() > TRANSFER_MAX {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        live.store(true, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_secs(2));
+        stop.store(true, Ordering::SeqCst);
+        println!("  the transfer took {:.1} s, {} answers meanwhile", begun.elapsed().as_secs_f64(), asked.load(Ordering::SeqCst));
+    });
+    assert_eq!((&ended["state"], &ended["swap"]["ok"]), (&json!("done"), &json!(true)), "{ended}\n{}", server.said());
+    let events = Server::text(port, "GET /v1/transfers/1/events", TOKEN);
+    assert!(events.contains("data: ") && events.contains("event: end"), "{events}");
+    let after: Vec<Vec<i64>> = prompts.iter().map(|prompt| world.short_of(&out, prompt)).collect();
+    let (mut old, mut new) = (0, 0);
+    for (prompt, was_live, answer) in answers.into_inner().expect("no client panicked") {
+        let (is_old, is_new) = (answer == before[prompt], answer == after[prompt]);
+        assert!(is_new || (is_old && !was_live), "{:?}: {answer:?}, live: {was_live}", prompts[prompt]);
+        new += usize::from(is_new && !is_old);
+        old += usize::from(is_old && !is_new);
+    }
+    println!("  {old} answers as started, {new} by the new adapter");
+    assert!(old > 0 && new > 0);
+}
