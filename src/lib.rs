@@ -18,6 +18,7 @@
 //! | [`evaluate`] | paired comparison; proof that the gate held | [`evaluate::Passed`] |
 //! | [`publish`] | writes every output, whole or not at all | |
 //! | [`pipeline`] | plans, events, journal; the only room that sees every stage | |
+//! | [`serve`] | the reference host: one model, several adapters, HTTP | |
 //! | [`plugin`] | the C-shaped door | |
 //!
 //! # Invariants
@@ -40,5 +41,6 @@ pub mod pipeline;
 pub mod plugin;
 pub mod publish;
 pub mod record;
+pub mod serve;
 
 translora_abi::export!(plugin::Door);

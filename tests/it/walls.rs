@@ -18,7 +18,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("publish", &["record", "engine", "evaluate::Passed"]),
     ("pipeline", &["record", "engine", "kit", "generate", "filter", "label", "distill", "evaluate", "publish"]),
     ("plugin", &["record", "engine", "pipeline"]),
-    ("bin", &["record", "engine", "pipeline"]),
+    ("serve", &["record", "engine"]),
+    ("bin", &["record", "engine", "pipeline", "serve"]),
 ];
 
 /// Crate → the places (by the start of the path) that may name it. A dependency that is not here is refused.
@@ -32,6 +33,9 @@ const CRATES: &[(&str, &[&str])] = &[
     ("clap", &["src/bin/"]),
     ("ctrlc", &["src/bin/"]),
     ("indicatif", &["src/bin/"]),
+    ("axum", &["src/serve/"]),
+    ("futures_util", &["src/serve/"]),
+    ("tokio", &["src/serve/"]),
     ("num_cpus", &["src/engine/ggml"]),
     ("translora_abi", &["src/plugin.rs", "src/lib.rs"]),
     ("translora_gguf", &["src/kit/", "src/publish/", "src/pipeline/", "src/engine/"]),

@@ -69,12 +69,12 @@ fn listen(cancel: Cancel) -> Result<Receiver<()>, ctrlc::Error> {
 }
 
 #[cfg(feature = "ggml")]
-fn engine() -> Result<Box<dyn Engine>, Failure> {
+pub fn engine() -> Result<Box<dyn Engine>, Failure> {
     Ok(Box::new(translora::engine::ggml::GgmlEngine::new()?))
 }
 
 #[cfg(not(feature = "ggml"))]
-fn engine() -> Result<Box<dyn Engine>, Failure> {
+pub fn engine() -> Result<Box<dyn Engine>, Failure> {
     crate::out::say("warning: this build has no llama.cpp (feature `ggml` is off); it opens toy models only");
     Ok(Box::<translora::engine::toy::Toy>::default())
 }

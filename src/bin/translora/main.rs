@@ -19,6 +19,7 @@ mod job;
 mod kit;
 mod out;
 mod progress;
+mod serve;
 mod train;
 mod transfer;
 
@@ -59,6 +60,7 @@ enum Command {
     Transfer(transfer::Transfer),
     Eval(eval::Eval),
     Inspect(inspect::Inspect),
+    Serve(serve::Serve),
     #[cfg(feature = "ggml")]
     Bench(bench::Bench),
     #[cfg(feature = "ggml")]
@@ -82,6 +84,7 @@ fn main() -> ExitCode {
         Command::Transfer(command) => command.run(talk),
         Command::Eval(command) => command.run(talk),
         Command::Inspect(command) => command.run(talk),
+        Command::Serve(command) => command.run(talk),
         #[cfg(feature = "ggml")]
         Command::Bench(command) => command.run(talk),
         #[cfg(feature = "ggml")]
