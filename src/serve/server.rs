@@ -124,9 +124,11 @@ impl Server {
                 };
                 tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
             };
-            tokio::select! { _ = &mut all => {}, () = tokio::time::sleep(patience) => {}, () = ended => {} }
+            let over = tokio::select! { _ = &mut all => true, () = tokio::time::sleep(patience) => false, () = ended => false };
             self.app.send(Command::Stop);
-            _ = tokio::time::timeout(LAST_WORDS, all).await;
+            if !over {
+                _ = tokio::time::timeout(LAST_WORDS, all).await;
+            }
         });
         self.end();
     }

@@ -141,6 +141,14 @@ impl<'h> Slots<'h> {
         Self { context: host.info().context, host, decoder, clock, slots, uses: 0, last: Key::new(), totals: Totals::default() }
     }
 
+    /// Run the model once, so that the first request does not wait for what is done at the first step.
+    pub(super) fn warm(&mut self) {
+        let row = Row { token: self.host.bos().unwrap_or(0), position: 0, sequence: 0, output: true };
+        // What is wrong with the model, its first request will be told.
+        _ = self.decoder.step(&[], &[row]);
+        self.decoder.truncate(0, 0);
+    }
+
     pub(super) fn is_free(&self) -> bool {
         self.slots.iter().any(|slot| slot.work.is_none())
     }

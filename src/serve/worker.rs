@@ -39,6 +39,7 @@ impl Board {
 /// Run requests until told to stop, or until nobody can ask any more.
 pub(super) fn run(hosted: Hosted, clock: &dyn Clock, slots: usize, commands: &Receiver<Command>, board: &Arc<Board>) {
     let mut slots = Slots::new(&*hosted.host, hosted.decoder, clock, slots);
+    slots.warm();
     let mut waiting: VecDeque<Box<Request>> = VecDeque::new();
     loop {
         let asleep = slots.is_idle() && waiting.is_empty();
