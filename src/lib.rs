@@ -18,6 +18,8 @@
 //! | [`evaluate`] | paired comparison; proof that the gate held | [`evaluate::Passed`] |
 //! | [`publish`] | writes every output, whole or not at all | |
 //! | [`pipeline`] | plans, events, journal; the only room that sees every stage | |
+//! | [`jobs`] | a queue of transfers for hosts that go on serving; each in a process of its own | |
+//! | [`adapters`] | which adapter answers in a host that serves: check, exchange in two phases, go back | |
 //! | [`serve`] | the reference host: one model, several adapters, HTTP | |
 //! | [`plugin`] | the C-shaped door | |
 //!
@@ -30,11 +32,13 @@
 //! - Nothing is overwritten.
 #![forbid(unsafe_code)]
 
+pub mod adapters;
 pub mod distill;
 pub mod engine;
 pub mod evaluate;
 pub mod filter;
 pub mod generate;
+pub mod jobs;
 pub mod kit;
 pub mod label;
 pub mod pipeline;

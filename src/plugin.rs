@@ -1,38 +1,251 @@
-//! The C-shaped door: verbs of the ABI in, pipeline commands out, room errors as ABI codes.
+//! The C-shaped door: verbs of the ABI in, commands of the rooms out, room errors as ABI codes.
 //!
 //! Knows no stage. Only the export line in `lib.rs` may name it; a host reaches it through `translora.h`.
 
 use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use translora_abi::{Failure, Plugin, Status};
+use serde::Serialize;
+use translora_abi::{Failure, HostTable, JobState, Plugin, Progress, Status};
 
+use crate::adapters::{self, AdaptersError, Refused};
 use crate::engine::Fault;
+use crate::jobs::{Config, JobId, Jobs, JobsError, State, TransferRequest};
 use crate::pipeline::{self, PipelineError};
+use crate::record::SystemClock;
 
 /// One instance of the plugin.
-pub struct Door;
+pub struct Door {
+    queue: Mutex<Queue>,
+    adapters: adapters::Adapters,
+}
+
+/// The queue is made by the first job: until then it can be configured.
+enum Queue {
+    Not(Config),
+    Yet(Arc<Jobs>),
+    Closed,
+}
 
 impl Plugin for Door {
     const VERSION: &'static str = env!("CARGO_PKG_VERSION");
     const ENGINE: &'static str = if cfg!(feature = "ggml") { "ggml" } else { "toy" };
 
     fn create() -> Result<Self, Failure> {
-        Ok(Self)
+        let mut config = Config::from_env().map_err(|error| of_jobs(&error))?;
+        config.beside.extend(translora_abi::library_path().and_then(|path| path.parent().map(Path::to_owned)));
+        Ok(Self { queue: Mutex::new(Queue::Not(config)), adapters: adapters::Adapters::default() })
+    }
+
+    fn close(&self) {
+        // Without the lock: what waits for a job holds the queue, and nobody the lock.
+        let queue = std::mem::replace(&mut *self.queue(), Queue::Closed);
+        if let Queue::Yet(jobs) = queue {
+            jobs.close();
+        }
     }
 
     fn inspect(&self, path: &str) -> Result<String, Failure> {
-        let found = pipeline::inspect(Path::new(path)).map_err(|error| failure(&error))?;
-        serde_json::to_string(&found).map_err(|error| Failure::new(Status::Internal, error.to_string()))
+        let found = pipeline::inspect(Path::new(path)).map_err(|error| of_pipeline(&error))?;
+        json(&found)
     }
 }
 
-/// The one table from room errors to ABI codes.
-fn failure(error: &PipelineError) -> Failure {
-    let status = match (error, error.fault()) {
-        (PipelineError::Cancelled, _) => Status::Cancelled,
-        (_, Fault::Input) => Status::Input,
-        (_, Fault::Machine) => Status::Machine,
-        (_, Fault::Bug) => Status::Internal,
-    };
+impl Door {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The queue, made now if it is not there.
+    fn opened(&self) -> Result<Arc<Jobs>, Failure> {
+        let mut queue = self.queue();
+        if let Queue::Not(config) = &*queue {
+            *queue = Queue::Yet(Arc::new(Jobs::new(config.clone(), Arc::new(SystemClock::default()))));
+        }
+        match &*queue {
+            Queue::Yet(jobs) => Ok(Arc::clone(jobs)),
+            _ => Err(Failure::new(Status::BadHandle, "the instance is being destroyed")),
+        }
+    }
+
+    /// The queue where there is one: before the first job no job is known.
+    fn of(&self, job: u64) -> Result<(Arc<Jobs>, JobId), Failure> {
+        let id = JobId::from(job);
+        match &*self.queue() {
+            Queue::Yet(jobs) => Ok((Arc::clone(jobs), id)),
+            _ => Err(of_jobs(&JobsError::NoSuchJob(id))),
+        }
+    }
+}
+
+impl translora_abi::Jobs for Door {
+    fn configure(&self, json: &str) -> Result<(), Failure> {
+        let mut queue = self.queue();
+        let config = match &*queue {
+            Queue::Not(config) => config,
+            Queue::Yet(jobs) if jobs.list().is_empty() => jobs.config(),
+            _ => {
+                let hint = "configure before the first start, or free every job first".into();
+                return Err(Failure { hint, ..Failure::new(Status::NotNow, "there are jobs already") });
+            }
+        };
+        *queue = Queue::Not(config.with(json).map_err(|error| of_jobs(&error))?);
+        Ok(())
+    }
+
+    fn start(&self, request: &str) -> Result<u64, Failure> {
+        let request = TransferRequest::parse(request).map_err(|error| of_jobs(&error))?;
+        let id = self.opened()?.start(&request).map_err(|error| of_jobs(&error))?;
+        Ok(id.number())
+    }
+
+    fn poll(&self, job: u64) -> Result<Progress, Failure> {
+        self.wait(job, Duration::ZERO)
+    }
+
+    fn wait(&self, job: u64, timeout: Duration) -> Result<Progress, Failure> {
+        let (jobs, id) = self.of(job)?;
+        let status = jobs.wait(id, timeout).map_err(|error| of_jobs(&error))?;
+        Ok(Progress {
+            state: match status.state {
+                State::Waiting => JobState::Waiting,
+                State::Running => JobState::Running,
+                State::Done => JobState::Done,
+                State::Failed => JobState::Failed,
+                State::Cancelled => JobState::Cancelled,
+            },
+            ahead: u32::try_from(status.ahead).unwrap_or(u32::MAX),
+            process: status.process.unwrap_or(0),
+            done: status.done,
+            total: status.total,
+            last_event: status.last_event,
+            stage: status.stage.map_or("", pipeline::Stage::name),
+        })
+    }
+
+    fn events(&self, job: u64, after: u64, timeout: Duration) -> Result<String, Failure> {
+        let (jobs, id) = self.of(job)?;
+        json(&jobs.wait_events(id, after, timeout).map_err(|error| of_jobs(&error))?)
+    }
+
+    fn status(&self, job: u64) -> Result<String, Failure> {
+        let (jobs, id) = self.of(job)?;
+        json(&jobs.status(id).map_err(|error| of_jobs(&error))?)
+    }
+
+    fn list(&self) -> Result<String, Failure> {
+        match &*self.queue() {
+            Queue::Yet(jobs) => json(&jobs.list()),
+            _ => Ok("[]".into()),
+        }
+    }
+
+    fn cancel(&self, job: u64) -> Result<(), Failure> {
+        let (jobs, id) = self.of(job)?;
+        jobs.cancel(id).map_err(|error| of_jobs(&error))
+    }
+
+    fn report(&self, job: u64) -> Result<String, Failure> {
+        let (jobs, id) = self.of(job)?;
+        json(&jobs.report(id).map_err(|error| of_jobs(&error))?)
+    }
+
+    fn free(&self, job: u64) -> Result<(), Failure> {
+        let (jobs, id) = self.of(job)?;
+        jobs.free(id).map_err(|error| of_jobs(&error))
+    }
+}
+
+impl translora_abi::Adapters for Door {
+    fn base(&self, path: &str) -> Result<(), Failure> {
+        self.adapters.set_base(Path::new(path)).map_err(|error| of_adapters(&error))
+    }
+
+    fn check(&self, path: &str) -> Result<String, Failure> {
+        json(&self.adapters.check(Path::new(path)).map_err(|error| of_adapters(&error))?)
+    }
+
+    fn answers(&self) -> Result<String, Failure> {
+        json(&self.adapters.list())
+    }
+
+    fn prepare(&self, name: &str, path: &str) -> Result<u64, Failure> {
+        self.adapters.prepare(name, Path::new(path)).map_err(|error| of_adapters(&error))
+    }
+
+    fn commit(&self, swap: u64, host: &HostTable) -> Result<u64, Failure> {
+        self.adapters.commit(swap, &Through(host)).map_err(|error| of_adapters(&error))
+    }
+
+    fn discard(&self, swap: u64) -> Result<(), Failure> {
+        self.adapters.discard(swap).map_err(|error| of_adapters(&error))
+    }
+
+    fn rollback(&self, name: &str, host: &HostTable) -> Result<u64, Failure> {
+        self.adapters.rollback(name, &Through(host)).map_err(|error| of_adapters(&error))
+    }
+
+    fn unload(&self, name: &str, host: &HostTable) -> Result<u64, Failure> {
+        self.adapters.unload(name, &Through(host)).map_err(|error| of_adapters(&error))
+    }
+}
+
+/// A host behind the C ABI.
+struct Through<'a>(&'a HostTable);
+
+impl adapters::Host for Through<'_> {
+    fn load(&self, path: &Path) -> Result<u64, Refused> {
+        let text =
+            path.to_str().ok_or_else(|| Refused(format!("{}: a path that is not UTF-8 cannot be given to a host", path.display())))?;
+        self.0.adapter_load(text).map_err(refused)
+    }
+
+    fn set(&self, name: &str, adapter: Option<u64>, generation: u64) -> Result<(), Refused> {
+        self.0.adapter_set(name, adapter, generation).map_err(refused)
+    }
+
+    fn free(&self, adapter: u64) -> Result<(), Refused> {
+        self.0.adapter_free(adapter).map_err(refused)
+    }
+}
+
+fn refused(failure: Failure) -> Refused {
+    Refused(failure.message)
+}
+
+fn json(value: &impl Serialize) -> Result<String, Failure> {
+    serde_json::to_string(value).map_err(|error| Failure::new(Status::Internal, error.to_string()))
+}
+
+fn of_fault(fault: Fault) -> Status {
+    match fault {
+        Fault::Input => Status::Input,
+        Fault::Machine => Status::Machine,
+        Fault::Bug => Status::Internal,
+    }
+}
+
+fn of_pipeline(error: &PipelineError) -> Failure {
+    let status = if matches!(error, PipelineError::Cancelled) { Status::Cancelled } else { of_fault(error.fault()) };
     Failure { hint: error.hint().unwrap_or_default(), ..Failure::new(status, error.to_string()) }
+}
+
+fn of_jobs(error: &JobsError) -> Failure {
+    let status = match (error, error.fault()) {
+        (JobsError::NoSuchJob(_), _) => Status::BadHandle,
+        (JobsError::Full { .. } | JobsError::NoReport { .. }, _) => Status::NotNow,
+        (_, None) => Status::Cancelled,
+        (_, Some(fault)) => of_fault(fault),
+    };
+    Failure { hint: error.hint(), ..Failure::new(status, error.to_string()) }
+}
+
+fn of_adapters(error: &AdaptersError) -> Failure {
+    let status = match error {
+        AdaptersError::NoSuchSwap(_) => Status::BadHandle,
+        AdaptersError::NoBase | AdaptersError::Full { .. } | AdaptersError::NothingBefore { .. } => Status::NotNow,
+        error => of_fault(error.fault()),
+    };
+    Failure { hint: error.hint(), ..Failure::new(status, error.to_string()) }
 }

@@ -30,6 +30,16 @@ pub trait Engine: Send + Sync {
     fn host(&self, base: &Path, options: &OpenOptions, sequences: usize) -> Result<host::Hosted, EngineError>;
 }
 
+/// The engine that this build has: llama.cpp's, or the toy where it was built without.
+///
+/// fails: llama.cpp does not start
+pub fn of_this_build() -> Result<Box<dyn Engine>, EngineError> {
+    #[cfg(feature = "ggml")]
+    return Ok(Box::new(ggml::GgmlEngine::new()?));
+    #[cfg(not(feature = "ggml"))]
+    return Ok(Box::new(toy::Toy));
+}
+
 /// How to place a model on this machine. Names are llama.cpp's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenOptions {

@@ -1,3 +1,5 @@
+use std::path::PathBuf;
+
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
@@ -14,6 +16,8 @@ pub enum ServeError {
     Listen { address: String, source: std::io::Error },
     #[error("adapter {name:?}: {reason}")]
     Adapter { name: String, reason: String },
+    #[error("{}: no plugin for this server: {reason}", path.display())]
+    Plugin { path: PathBuf, reason: String },
     #[error("the server's threads do not start: {0}")]
     Threads(#[source] std::io::Error),
     #[error("serving stopped: {0}")]
@@ -26,6 +30,7 @@ impl ServeError {
         let text = match self {
             Self::Listen { .. } => "choose another --port, or stop what listens there",
             Self::Adapter { .. } => "give each adapter a name of its own, made of the name of its file",
+            Self::Plugin { .. } => "give the libtranslora of this version, or leave --plugin out: transfers are refused then",
             Self::Engine(error) if error.fault() == Fault::Machine => "a smaller -c or -np needs less memory",
             Self::Engine(_) => "`translora inspect FILE` says what a file is and what it fits",
             Self::Threads(_) | Self::Stopped(_) => return None,
@@ -71,6 +76,10 @@ impl ApiError {
     pub(super) fn no_model(name: &str) -> Self {
         let message = format!("no model is called {name:?}: GET /v1/models lists those there are");
         Self { code: Some("model_not_found"), ..Self::not_found(message) }
+    }
+
+    pub(super) fn unsupported(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_IMPLEMENTED, "not_supported_error", message.into())
     }
 
     pub(super) fn method() -> Self {

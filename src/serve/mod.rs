@@ -16,6 +16,7 @@ mod sampler;
 mod server;
 mod slots;
 mod text;
+mod transfers;
 mod worker;
 
 pub use error::ServeError;
@@ -27,10 +28,13 @@ pub struct Config {
     pub model: PathBuf,
     /// What the model is called; its own name if empty.
     pub alias: String,
-    /// Adapters that are there from the start: name, file, scale for requests that name no adapter.
+    /// Adapters that are there from the start: name, file, scale for requests that name no adapter. Of two with one name the second is
+    /// live and the first is what a rollback brings back.
     pub adapters: Vec<(String, PathBuf, f32)>,
     /// The folder that adapters may be loaded from while the server runs; none: not at all.
     pub folder: Option<PathBuf>,
+    /// The plugin library that transfers go through; none: no transfers.
+    pub plugin: Option<PathBuf>,
     /// Addresses to listen on.
     pub hosts: Vec<String>,
     /// 0: one that is free.

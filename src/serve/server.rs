@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use super::adapters::Registry;
 use super::error::ServeError;
 use super::http::{App, listen};
+use super::transfers::Transfers;
 use super::worker::{self, Board, Command};
 use super::{Config, Say};
 use crate::engine::{Engine, OpenOptions};
@@ -45,16 +46,33 @@ impl Server {
         let mut registry = Registry::default();
         for (name, path, scale) in &config.adapters {
             let refuse = |reason: String| ServeError::Adapter { name: name.clone(), reason };
-            if registry.get(name).is_some() || *name == model_name(&config, &hosted.host.info().name) {
-                return Err(refuse("the name is taken".into()));
+            if *name == model_name(&config, &hosted.host.info().name) {
+                return Err(refuse("this is the name of the base".into()));
             }
             let weights = hosted.host.load(path)?;
             registry.commit(name, path.clone(), weights, *scale, config.limits.adapters_max).map_err(|error| refuse(error.to_string()))?;
         }
+        let transfers = match &config.plugin {
+            Some(path) => {
+                let refuse = |reason| ServeError::Plugin { path: path.clone(), reason };
+                Some(Arc::new(Transfers::open(path).map_err(refuse)?))
+            }
+            None => None,
+        };
         let (sender, commands) = mpsc::channel();
         let board = Arc::<Board>::default();
         let name = model_name(&config, &hosted.host.info().name);
-        let app = Arc::new(App::new(config, name, Arc::clone(&hosted.host), registry, sender, Arc::clone(&board), Arc::clone(&clock), say));
+        let app = Arc::new(App::new(
+            config,
+            name,
+            Arc::clone(&hosted.host),
+            registry,
+            sender,
+            Arc::clone(&board),
+            Arc::clone(&clock),
+            say,
+            transfers,
+        ));
         let slots = app.config.slots;
         let decoder = std::thread::Builder::new().name("decode".into());
         let decoder = decoder.spawn(move || worker::run(hosted, &*clock, slots, &commands, &board)).map_err(ServeError::Threads)?;
@@ -135,6 +153,9 @@ impl Server {
 
     fn end(&mut self) {
         self.app.send(Command::Stop);
+        if let Some(transfers) = &self.app.transfers {
+            transfers.close();
+        }
         if let Some(decoder) = self.decoder.take() {
             _ = decoder.join();
         }

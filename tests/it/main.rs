@@ -2,6 +2,11 @@
 
 mod abi;
 mod cli;
+mod doctor;
+#[cfg(not(feature = "ggml"))]
+mod host;
+#[cfg(not(feature = "ggml"))]
+mod jobs;
 mod pipeline;
 #[cfg(feature = "ggml")]
 mod real;

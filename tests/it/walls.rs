@@ -17,9 +17,11 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("evaluate", &["record", "engine", "distill::Trained"]),
     ("publish", &["record", "engine", "evaluate::Passed"]),
     ("pipeline", &["record", "engine", "kit", "generate", "filter", "label", "distill", "evaluate", "publish"]),
-    ("plugin", &["record", "engine", "pipeline"]),
+    ("jobs", &["record", "engine", "pipeline"]),
+    ("adapters", &["record", "engine", "kit"]),
+    ("plugin", &["record", "engine", "pipeline", "jobs", "adapters"]),
     ("serve", &["record", "engine"]),
-    ("bin", &["record", "engine", "pipeline", "serve"]),
+    ("bin", &["record", "engine", "pipeline", "jobs", "serve"]),
 ];
 
 /// Crate → the places (by the start of the path) that may name it. A dependency that is not here is refused.
@@ -29,22 +31,23 @@ const CRATES: &[(&str, &[&str])] = &[
     ("thiserror", &["src/"]),
     ("sha2", &["src/record/"]),
     ("rand_chacha", &["src/record/"]),
-    ("crossbeam_channel", &["src/pipeline/", "src/bin/"]),
+    ("crossbeam_channel", &["src/pipeline/", "src/jobs/", "src/bin/"]),
+    ("rustix", &["src/jobs/"]),
     ("clap", &["src/bin/"]),
     ("ctrlc", &["src/bin/"]),
     ("indicatif", &["src/bin/"]),
     ("axum", &["src/serve/"]),
     ("futures_util", &["src/serve/"]),
     ("tokio", &["src/serve/"]),
-    ("num_cpus", &["src/engine/ggml"]),
-    ("translora_abi", &["src/plugin.rs", "src/lib.rs"]),
-    ("translora_gguf", &["src/kit/", "src/publish/", "src/pipeline/", "src/engine/"]),
+    ("num_cpus", &["src/engine/ggml", "src/bin/translora/doctor"]),
+    ("translora_abi", &["src/plugin.rs", "src/lib.rs", "src/bin/translora/doctor", "src/serve/transfers.rs"]),
+    ("translora_gguf", &["src/kit/", "src/adapters/", "src/publish/", "src/pipeline/", "src/engine/"]),
     ("translora_llama", &["src/engine/ggml"]),
     ("translora_quantized", &["src/engine/ggml"]),
 ];
 
 /// Where `std::fs` may be named: who reads inputs, who writes outputs, who keeps the journal, who opens models, and the program.
-const FILES: &[&str] = &["src/kit/", "src/publish/", "src/pipeline/journal", "src/engine/", "src/bin/"];
+const FILES: &[&str] = &["src/kit/", "src/publish/", "src/pipeline/journal", "src/engine/", "src/bin/", "src/jobs/worker"];
 
 /// Workspace member → members it may depend on (development and build dependencies too).
 const MEMBERS: &[(&str, &[&str])] = &[

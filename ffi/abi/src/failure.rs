@@ -19,11 +19,19 @@ pub enum Status {
     Machine = 7,
     /// A bug in the library.
     Internal = 8,
+    /// Not the host's decode thread.
+    WrongThread = 9,
+    /// Called from inside a function of the host's table.
+    Reentered = 10,
+    /// The host's table lacks what the call needs.
+    Unsupported = 11,
+    /// The job has not ended, the queue is full, there is nothing to go back to.
+    NotNow = 12,
 }
 
 impl Status {
     /// Every code, in the order of the header.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 12] = [
         Self::InvalidArgument,
         Self::BadHandle,
         Self::Poisoned,
@@ -32,6 +40,10 @@ impl Status {
         Self::Input,
         Self::Machine,
         Self::Internal,
+        Self::WrongThread,
+        Self::Reentered,
+        Self::Unsupported,
+        Self::NotNow,
     ];
 
     pub(crate) fn from_code(code: i32) -> Option<Self> {

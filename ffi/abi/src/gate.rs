@@ -8,16 +8,50 @@ use std::sync::atomic::Ordering;
 use crate::c;
 use crate::failure::{Failure, Status};
 use crate::registry::{self, Living};
-use crate::text;
+use crate::{table, text};
 
 /// Run a call that has no instance yet.
 ///
 /// # Safety
 /// `error` is null or points to a writable pointer, for the duration of the call.
 pub(crate) unsafe fn enter(error: *mut *mut c::Error, body: impl FnOnce() -> Result<(), Failure>) -> i32 {
-    let result = fenced(body);
+    let result = from_outside().and_then(|()| fenced(body));
     // SAFETY: passed on from this function's own contract.
     unsafe { answer(error, result) }
+}
+
+/// Refuse a call that a function of the host's table makes.
+pub(crate) fn from_outside() -> Result<(), Failure> {
+    if !table::inside_the_host() {
+        return Ok(());
+    }
+    let hint = "return from the host's function first".into();
+    Err(Failure { hint, ..Failure::new(Status::Reentered, "called from inside a function of the host's table") })
+}
+
+/// Run a call that belongs on the thread that decodes, and that no other such call may meet.
+///
+/// # Safety
+/// `error` is null or points to a writable pointer, for the duration of the call.
+pub(crate) unsafe fn enter_decoding(
+    handle: *mut c::Instance,
+    error: *mut *mut c::Error,
+    body: impl FnOnce(&Living) -> Result<(), Failure>,
+) -> i32 {
+    let guarded = |living: &Living| {
+        living.host.can_swap()?;
+        if living.host.is_decode_thread() == Some(false) {
+            return Err(Failure::new(Status::WrongThread, "this call belongs on the thread that decodes"));
+        }
+        if living.decoding.swap(true, Ordering::Acquire) {
+            return Err(Failure::new(Status::WrongThread, "another call that belongs on the thread that decodes is under way"));
+        }
+        let result = fenced(|| body(living));
+        living.decoding.store(false, Ordering::Release);
+        result
+    };
+    // SAFETY: passed on from this function's own contract.
+    unsafe { enter_instance(handle, false, error, guarded) }
 }
 
 /// Run a call on a living instance that no earlier call poisoned (`tolerant` ones run on a poisoned instance too).
@@ -81,6 +115,22 @@ pub(crate) fn output<T>(name: &str, out: *mut T) -> Result<(), Failure> {
         return Err(Failure::invalid(format!("{name} is null: there is nowhere to write the result")));
     }
     aligned(name, out)
+}
+
+/// Check an output struct, whose maker wrote struct_size, and answer that size.
+///
+/// # Safety
+/// `out` is null, misaligned, or readable for the struct_size that it begins with.
+pub(crate) unsafe fn room<T>(out: *mut T) -> Result<u32, Failure> {
+    output("out", out)?;
+    // SAFETY: not null and aligned; every such struct begins with struct_size, which is readable by this function's contract.
+    let room = unsafe { out.cast::<u32>().read() };
+    let needed = size_of::<T>();
+    if room as usize >= needed {
+        Ok(room)
+    } else {
+        Err(Failure::invalid(format!("out.struct_size is {room}; this version needs {needed}")))
+    }
 }
 
 /// Refuse a pointer that its type cannot stand at.

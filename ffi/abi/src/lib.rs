@@ -9,31 +9,18 @@ pub mod c;
 mod export;
 mod failure;
 mod gate;
+pub mod host;
 mod layout;
+mod plugin;
 mod registry;
+mod table;
 mod text;
 
-pub use export::entry;
+pub use export::{entry, library_path};
 pub use failure::{Failure, Status};
 pub use layout::layout;
-
-/// What a plugin does behind the gate. One value for each instance that a host creates.
-///
-/// thread: any, and several at once.
-pub trait Plugin: Send + Sync + 'static {
-    /// The library's own version.
-    const VERSION: &'static str;
-    /// The engine it was built with.
-    const ENGINE: &'static str;
-
-    /// Make the state of a new instance.
-    fn create() -> Result<Self, Failure>
-    where
-        Self: Sized;
-
-    /// Describe the file at `path` as one JSON object.
-    fn inspect(&self, path: &str) -> Result<String, Failure>;
-}
+pub use plugin::{Adapters, JobState, Jobs, Plugin, Progress};
+pub use table::HostTable;
 
 /// Export `translora_get_entry` for a type that implements [`Plugin`]; once in a library.
 ///

@@ -3,44 +3,20 @@
 
 use std::any::Any;
 use std::collections::HashMap;
-use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::c;
 use crate::failure::{Failure, Status};
+use crate::table::HostTable;
 
 /// One instance: the plugin's state, what the host offered, and whether a call panicked.
 pub(crate) struct Living {
     pub(crate) plugin: Box<dyn Any + Send + Sync>,
     pub(crate) host: HostTable,
     pub(crate) poisoned: AtomicBool,
-}
-
-/// The host's table, copied at creation.
-pub(crate) struct HostTable {
-    context: *mut c_void,
-    log: Option<unsafe extern "C" fn(*mut c_void, i32, c::Text)>,
-}
-
-// SAFETY: the header makes `log` callable from any thread with `context`, which this library only ever passes back.
-unsafe impl Send for HostTable {}
-// SAFETY: as above; concurrent calls are allowed by the same rule.
-unsafe impl Sync for HostTable {}
-
-impl HostTable {
-    pub(crate) fn of(host: Option<&c::Host>) -> Self {
-        Self { context: host.map_or(std::ptr::null_mut(), |h| h.context), log: host.and_then(|h| h.log) }
-    }
-
-    pub(crate) fn log(&self, level: i32, line: &str) {
-        if let Some(log) = self.log {
-            let line = c::Text { data: line.as_ptr().cast(), length: line.len() as u64 };
-            // SAFETY: the header keeps `log` and `context` valid until destroy and all calls have returned; we are inside a call, and
-            // `line` outlives this one.
-            unsafe { log(self.context, level, line) };
-        }
-    }
+    /// A call that belongs on the decode thread is under way.
+    pub(crate) decoding: AtomicBool,
 }
 
 static NEXT: AtomicUsize = AtomicUsize::new(1);

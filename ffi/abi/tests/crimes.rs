@@ -4,99 +4,11 @@ use std::ffi::c_void;
 use std::ptr::{null, null_mut};
 use std::sync::Mutex;
 
-use translora_abi::{Failure, Plugin, Status, c, entry};
+use translora_abi::{Status, c, entry};
 
-struct Mirror;
+mod mirror;
 
-impl Plugin for Mirror {
-    const VERSION: &'static str = "9.8.7";
-    const ENGINE: &'static str = "none";
-
-    fn create() -> Result<Self, Failure> {
-        Ok(Self)
-    }
-
-    fn inspect(&self, path: &str) -> Result<String, Failure> {
-        match path {
-            "missing" => Err(Failure { hint: "look elsewhere".into(), ..Failure::new(Status::Input, "missing: no such file") }),
-            _ => Ok(format!("{{\"path\":{path:?}}}")),
-        }
-    }
-}
-
-/// The tables as a host sees them, with calls that panic on a missing function and hand back (status, message).
-struct Seen {
-    entry: &'static c::Entry,
-    echo: &'static c::Echo1,
-    inspect: &'static c::Inspect1,
-}
-
-fn text(t: &str) -> c::Text {
-    c::Text { data: t.as_ptr().cast(), length: t.len() as u64 }
-}
-
-fn seen() -> Seen {
-    let table = |id: &str| -> *const c_void {
-        // SAFETY: `entry` answers a static table, and the id is readable for the call.
-        unsafe { (*entry::<Mirror>(c::ABI_MAJOR)).capability.unwrap()(text(id)) }
-    };
-    // SAFETY: the header promises tables of these types, alive as long as the library.
-    unsafe { Seen { entry: &*entry::<Mirror>(1), echo: &*table(c::ECHO_1).cast(), inspect: &*table(c::INSPECT_1).cast() } }
-}
-
-fn create(host: *const c::Host) -> *mut c::Instance {
-    let mut instance = null_mut();
-    // SAFETY: `host` is null or a whole table of the caller; the output is a local.
-    let status = unsafe { seen().entry.create.unwrap()(host, &raw mut instance, null_mut()) };
-    assert_eq!(status, 0);
-    instance
-}
-
-fn destroy(instance: *mut c::Instance) -> i32 {
-    // SAFETY: a handle may be any number.
-    unsafe { seen().entry.destroy.unwrap()(instance, null_mut()) }
-}
-
-/// Run a call that takes an error pointer; answer its status and what the error says.
-fn failing(call: impl FnOnce(*mut *mut c::Error) -> i32) -> (i32, String) {
-    let mut error: *mut c::Error = null_mut();
-    let status = call(&raw mut error);
-    if error.is_null() {
-        return (status, String::new());
-    }
-    // SAFETY: the library made the error and it was not released yet.
-    let said = unsafe {
-        let e = &*error;
-        assert_eq!(e.status, status);
-        assert_eq!(e.struct_size as usize, size_of::<c::Error>());
-        let view = |t: c::Text| String::from_utf8_lossy(std::slice::from_raw_parts(t.data.cast(), t.length as usize)).into_owned();
-        let said = format!("{}|{}", view(e.message), view(e.hint));
-        (e.release)(error);
-        said
-    };
-    (status, said)
-}
-
-fn echoed(instance: *mut c::Instance, said: c::Text) -> Result<String, (i32, String)> {
-    let mut out: *mut c::OwnedText = null_mut();
-    // SAFETY: outputs are locals; `said` is whatever the test makes of it.
-    let (status, why) = failing(|error| unsafe { seen().echo.echo.unwrap()(instance, said, &raw mut out, error) });
-    if status != 0 {
-        assert!(out.is_null(), "an output was written by a call that failed");
-        return Err((status, why));
-    }
-    // SAFETY: the call succeeded, so `out` is a string to be released once.
-    unsafe {
-        let bytes = std::slice::from_raw_parts((*out).text.data.cast::<u8>(), (*out).text.length as usize).to_vec();
-        ((*out).release)(out);
-        Ok(String::from_utf8(bytes).unwrap())
-    }
-}
-
-fn panicking(instance: *mut c::Instance) -> (i32, String) {
-    // SAFETY: a handle may be any number.
-    failing(|error| unsafe { seen().echo.panic.unwrap()(instance, error) })
-}
+use mirror::{Mirror, create, destroy, echoed, failing, panicking, seen, text};
 
 #[test]
 fn an_honest_host_is_served() {
@@ -115,7 +27,7 @@ fn another_major_version_gets_nothing() {
 
 #[test]
 fn an_unknown_capability_is_absent() {
-    for id in ["translora.echo/2", "translora.hotswap/1", "", "translora.echo/1\0"] {
+    for id in ["translora.echo/2", "translora.hotswap/2", "", "translora.echo/1\0"] {
         // SAFETY: the id is readable for the call.
         assert!(unsafe { seen().entry.capability.unwrap()(text(id)) }.is_null(), "{id:?}");
     }
@@ -178,7 +90,7 @@ fn texts_that_are_none() {
 
 #[test]
 fn structs_of_another_size() {
-    let mut host = c::Host { struct_size: 8, reserved: 0, context: null_mut(), log: None };
+    let mut host = c::Host { struct_size: 8, ..c::Host::empty() };
     let mut instance = null_mut();
     // SAFETY: the table is whole; it only claims to be smaller.
     let (status, said) = failing(|error| unsafe { seen().entry.create.unwrap()(&raw const host, &raw mut instance, error) });
@@ -217,7 +129,7 @@ fn a_panic_poisons_its_instance_and_no_other() {
         let bytes = unsafe { std::slice::from_raw_parts(line.data.cast::<u8>(), line.length as usize) };
         LINES.lock().unwrap().push(format!("{level} {}", String::from_utf8_lossy(bytes)));
     }
-    let host = c::Host { struct_size: size_of::<c::Host>() as u32, reserved: 0, context: null_mut(), log: Some(log) };
+    let host = c::Host { log: Some(log), ..c::Host::empty() };
     let (bad, good) = (create(&raw const host), create(null()));
     let (status, said) = panicking(bad);
     assert_eq!(status, Status::Panicked as i32);
@@ -244,7 +156,7 @@ fn failures_are_told_as_asked() {
     for status in Status::ALL.into_iter().filter(|s| *s != Status::Panicked) {
         assert_eq!(fail(status as i32, "because"), (status as i32, "because|this failure was asked for".into()));
     }
-    for status in [0, 4, 99, -1] {
+    for status in [0, 4, 13, 99, -1] {
         assert_eq!(fail(status, "because").0, Status::InvalidArgument as i32);
     }
     assert_eq!(echoed(instance, text("still alive")).unwrap(), "still alive");

@@ -33,6 +33,18 @@ impl Backend {
         Ok(Self(()))
     }
 
+    /// The version of ggml, which comes with llama.cpp.
+    pub fn version(&self) -> String {
+        // SAFETY: a static string.
+        unsafe { CStr::from_ptr(sys::ggml_version()) }.to_string_lossy().into_owned()
+    }
+
+    /// What llama.cpp was built for: `AVX2 = 1 | …`.
+    pub fn system_info(&self) -> String {
+        // SAFETY: a string of llama.cpp's that lives until the next such call; it is copied at once.
+        unsafe { CStr::from_ptr(sys::llama_print_system_info()) }.to_string_lossy().into_owned()
+    }
+
     /// List the devices ggml found, the CPU included.
     pub fn devices(&self) -> Vec<Device> {
         // SAFETY: the registry lives for the whole program; indices are below the count.

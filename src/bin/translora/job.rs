@@ -68,13 +68,9 @@ fn listen(cancel: Cancel) -> Result<Receiver<()>, ctrlc::Error> {
     Ok(receiver)
 }
 
-#[cfg(feature = "ggml")]
 pub fn engine() -> Result<Box<dyn Engine>, Failure> {
-    Ok(Box::new(translora::engine::ggml::GgmlEngine::new()?))
-}
-
-#[cfg(not(feature = "ggml"))]
-pub fn engine() -> Result<Box<dyn Engine>, Failure> {
-    crate::out::say("warning: this build has no llama.cpp (feature `ggml` is off); it opens toy models only");
-    Ok(Box::<translora::engine::toy::Toy>::default())
+    if !cfg!(feature = "ggml") {
+        crate::out::say("warning: this build has no llama.cpp (feature `ggml` is off); it opens toy models only");
+    }
+    Ok(translora::engine::of_this_build()?)
 }

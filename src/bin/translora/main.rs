@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 mod args;
 #[cfg(feature = "ggml")]
 mod bench;
+mod doctor;
 mod eval;
 mod failure;
 #[cfg(feature = "ggml")]
@@ -22,6 +23,7 @@ mod progress;
 mod serve;
 mod train;
 mod transfer;
+mod worker;
 
 use failure::Failure;
 use progress::Talk;
@@ -61,6 +63,9 @@ enum Command {
     Eval(eval::Eval),
     Inspect(inspect::Inspect),
     Serve(serve::Serve),
+    Doctor(doctor::Doctor),
+    #[command(hide = true)]
+    Worker(worker::Worker),
     #[cfg(feature = "ggml")]
     Bench(bench::Bench),
     #[cfg(feature = "ggml")]
@@ -85,6 +90,8 @@ fn main() -> ExitCode {
         Command::Eval(command) => command.run(talk),
         Command::Inspect(command) => command.run(talk),
         Command::Serve(command) => command.run(talk),
+        Command::Doctor(command) => command.run(talk),
+        Command::Worker(command) => command.run(),
         #[cfg(feature = "ggml")]
         Command::Bench(command) => command.run(talk),
         #[cfg(feature = "ggml")]

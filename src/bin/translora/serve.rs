@@ -29,6 +29,10 @@ pub struct Serve {
     #[arg(long, value_name = "DIR")]
     adapters: Option<PathBuf>,
 
+    /// The plugin that transfers run through; libtranslora beside this program if left out, and no transfers where there is none
+    #[arg(long, value_name = "libtranslora.so")]
+    plugin: Option<PathBuf>,
+
     /// What the base is called; its own name if left out
     #[arg(short, long, value_name = "NAME", default_value = "", hide_default_value = true)]
     alias: String,
@@ -101,9 +105,16 @@ impl Serve {
 
     fn config(self) -> Result<Config, Failure> {
         let mut adapters: Vec<(String, PathBuf, f32)> = self.lora.into_iter().map(|path| (stem(&path), path, 1.0)).collect();
-        if let Some(folder) = &self.adapters {
-            adapters.extend(listed(folder)?.into_iter().map(|path| (stem(&path), path, 0.0)));
+        let mut names: Vec<&String> = adapters.iter().map(|(name, ..)| name).collect();
+        names.sort();
+        let in_folder = self.adapters.as_deref().map(listed).transpose()?.unwrap_or_default();
+        let twice = names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0].clone());
+        let both = in_folder.iter().find(|(name, _)| names.contains(&name)).map(|(name, _)| name.clone());
+        if let Some(name) = twice.or(both) {
+            let hint = "an adapter is called as its file: rename one of them".into();
+            return Err(Failure::Usage { message: format!("two adapters are called {name:?}"), hint });
         }
+        adapters.extend(in_folder.into_iter().map(|(name, path)| (name, path, 0.0)));
         let key = self.api_key.or_else(|| std::env::var("TRANSLORA_API_KEY").ok().filter(|key| !key.is_empty()));
         let list = |text: &str| text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect();
         Ok(Config {
@@ -111,6 +122,7 @@ impl Serve {
             alias: self.alias,
             adapters,
             folder: self.adapters,
+            plugin: self.plugin.or_else(beside),
             hosts: list(&self.host),
             port: self.port,
             api_key: key,
@@ -128,22 +140,36 @@ impl Serve {
     }
 }
 
-/// The adapters in a folder, by name. Refused ones carry their verdict in the name, and are none.
-fn listed(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+/// The adapters in a folder, with their names. What a transfer put there is called `NAME@1.gguf` and so on: the last is live, the one before
+/// it is what a rollback brings back. Refused ones carry their verdict in the file's name, and are none.
+fn listed(folder: &Path) -> Result<Vec<(String, PathBuf)>, Failure> {
     let refuse = |error: std::io::Error| Failure::Usage {
         message: format!("{}: {error}", folder.display()),
         hint: "--adapters takes a folder that may be read".into(),
     };
-    let mut found = Vec::new();
+    let mut found: Vec<(String, u64, PathBuf)> = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(refuse)? {
         let path = entry.map_err(refuse)?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name.ends_with(".gguf") && !name.ends_with(".rejected.gguf") && !name.starts_with('.') {
-            found.push(path);
+        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if file.ends_with(".gguf") && !file.ends_with(".rejected.gguf") && !file.starts_with('.') {
+            let whole = stem(&path);
+            let (name, number) = match whole.rsplit_once('@').and_then(|(name, number)| Some((name, number.parse().ok()?))) {
+                Some((name, number)) => (name.to_owned(), number),
+                None => (whole, 0),
+            };
+            found.push((name, number, path));
         }
     }
     found.sort();
-    Ok(found)
+    let same_name = found.chunk_by(|a, b| a.0 == b.0);
+    Ok(same_name.flat_map(|files| &files[files.len().saturating_sub(2)..]).map(|(name, _, path)| (name.clone(), path.clone())).collect())
+}
+
+/// The plugin that lies beside this program, as cargo and packages put it.
+fn beside() -> Option<PathBuf> {
+    let program = std::env::current_exe().ok()?;
+    let library = format!("{}translora{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
+    Some(program.parent()?.join(library)).filter(|path| path.exists())
 }
 
 fn stem(path: &Path) -> String {

@@ -40,6 +40,42 @@ impl GgmlEngine {
     }
 }
 
+/// A device that models can be placed on, as ggml sees it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct DeviceInfo {
+    pub name: String,
+    pub description: String,
+    /// `CPU`, `GPU`, `IGPU` or `ACCEL`.
+    pub kind: String,
+    /// units: bytes
+    pub memory_free: u64,
+    pub memory_total: u64,
+}
+
+impl GgmlEngine {
+    /// The version of the ggml inside.
+    pub fn version(&self) -> String {
+        self.backend.version()
+    }
+
+    /// What llama.cpp was built to use, in its own words.
+    pub fn system_info(&self) -> String {
+        self.backend.system_info()
+    }
+
+    /// Every device, the processor included.
+    pub fn devices(&self) -> Vec<DeviceInfo> {
+        let told = |device: translora_llama::Device| DeviceInfo {
+            name: device.name,
+            description: device.description,
+            kind: device.kind.to_owned(),
+            memory_free: device.memory_free as u64,
+            memory_total: device.memory_total as u64,
+        };
+        self.backend.devices().into_iter().map(told).collect()
+    }
+}
+
 impl Engine for GgmlEngine {
     fn open(&self, base: &Path, options: &OpenOptions) -> Result<Box<dyn Model>, EngineError> {
         Ok(Box::new(GgmlModel::open(self.backend, base, options)?))

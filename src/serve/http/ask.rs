@@ -272,7 +272,7 @@ fn turn(value: &Value) -> Result<Turn, ApiError> {
                 (Some("text"), Some(text)) => Ok(text.to_owned()),
                 _ => Err(ApiError::input("parts of a message must be {\"type\": \"text\", \"text\"}: this server reads text only")),
             };
-            parts.iter().map(part).collect::<Result<Vec<_>, _>>()?.join("\n\n")
+            parts.iter().map(part).collect::<Result<Vec<_>, _>>()?.join("\n")
         }
         _ => return Err(ApiError::input("\"content\" of a message must be text")),
     };

@@ -55,16 +55,16 @@ pub(super) async fn load(State(app): Shared, request: Request) -> Result<Respons
         return Err(ApiError::input(message));
     }
     let path = within(&app, path)?;
-    let number = swap(&app, &name, path).await?;
+    let (loader, called) = (Arc::clone(&app), name.clone());
+    let loaded = tokio::task::spawn_blocking(move || swap(&loader, &called, path)).await;
+    let number = loaded.map_err(|_| ApiError::internal("loading the adapter panicked"))??;
     let what = format!("Success: LoRA adapter '{name}' added successfully: generation {number}.");
     Ok(super::answer::named(&number.to_string(), what))
 }
 
-/// Load a file beside the running model, then make it live under a name.
-async fn swap(app: &Arc<App>, name: &str, path: PathBuf) -> Result<u64, ApiError> {
-    let (host, file) = (Arc::clone(&app.host), path.clone());
-    let loaded = tokio::task::spawn_blocking(move || host.load(&file)).await;
-    let weights = loaded.map_err(|_| ApiError::internal("loading the adapter panicked"))??;
+/// Load a file beside the running model, then make it live under a name. Takes as long as the file is large.
+pub(super) fn swap(app: &App, name: &str, path: PathBuf) -> Result<u64, ApiError> {
+    let weights = app.host.load(&path)?;
     let hash = weights.hash.short();
     let number = app.registry().commit(name, path, weights, 0.0, app.config.limits.adapters_max)?;
     (app.say)(&format!("adapter {name:?} is live: generation {number}, sha256 {hash}"));

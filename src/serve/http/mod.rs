@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 use super::adapters::Registry;
 use super::error::ApiError;
+use super::transfers::Transfers;
 use super::worker::{Board, Command};
 use super::{Config, Say};
 use crate::engine::host::Host;
@@ -28,6 +29,7 @@ mod llama;
 mod lora;
 mod metrics;
 mod openai;
+mod transfers;
 
 /// Names the generation that answered.
 pub(super) const GENERATION: &str = "x-translora-generation";
@@ -43,6 +45,7 @@ pub(super) struct App {
     pub board: Arc<Board>,
     pub clock: Arc<dyn Clock>,
     pub say: Say,
+    pub transfers: Option<Arc<Transfers>>,
     pub stopping: AtomicBool,
     /// Requests that have not ended.
     pub open: AtomicUsize,
@@ -62,6 +65,7 @@ impl App {
         board: Arc<Board>,
         clock: Arc<dyn Clock>,
         say: Say,
+        transfers: Option<Arc<Transfers>>,
     ) -> Self {
         let key = config.api_key.as_ref().map(|key| ContentHash::of(key.as_bytes()));
         Self {
@@ -73,6 +77,7 @@ impl App {
             board,
             clock,
             say,
+            transfers,
             stopping: AtomicBool::new(false),
             open: AtomicUsize::new(0),
             numbers: AtomicU64::new(0),
@@ -131,6 +136,11 @@ fn router(app: Arc<App>) -> Router {
         .route("/v1/unload_lora_adapter", post(lora::unload))
         .route("/v1/adapters", get(lora::adapters))
         .route("/v1/adapters/{name}/rollback", post(lora::rollback))
+        .route("/v1/transfers", get(transfers::list).post(transfers::start))
+        .route("/v1/transfers/{id}", get(transfers::status).delete(transfers::remove))
+        .route("/v1/transfers/{id}/events", get(transfers::events))
+        .route("/chat/completions/input_tokens", post(openai::input_tokens))
+        .route("/v1/chat/completions/input_tokens", post(openai::input_tokens))
         .fallback(|| async { ApiError::not_found("there is no such path") })
         .method_not_allowed_fallback(|| async { ApiError::method() })
         .layer(DefaultBodyLimit::disable())
@@ -159,13 +169,10 @@ async fn admit(State(app): Shared, request: Request, next: Next) -> Response {
 async fn origins(State(app): Shared, request: Request, next: Next) -> Response {
     let origin = request.headers().get(header::ORIGIN).cloned();
     let text = origin.as_ref().and_then(|origin| origin.to_str().ok());
-    let listed = text.is_some_and(|text| app.config.origins.iter().any(|allowed| allowed == "*" || allowed == text));
+    let listed = text.is_some_and(|text| app.config.origins.iter().any(|allowed| allows(allowed, text)));
     let asks_first = request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
-    let mut response = match (asks_first, listed) {
-        (true, true) => StatusCode::OK.into_response(),
-        (true, false) => ApiError::forbidden("pages of this origin may not ask (see --cors-origins)").into_response(),
-        (false, _) => next.run(request).await,
-    };
+    // A page of another origin is told no by what is missing from the answer.
+    let mut response = if asks_first { StatusCode::OK.into_response() } else { next.run(request).await };
     if let Some(origin) = origin.filter(|_| listed) {
         let headers = response.headers_mut();
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
@@ -175,6 +182,16 @@ async fn origins(State(app): Shared, request: Request, next: Next) -> Response {
         headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(GENERATION));
     }
     response
+}
+
+/// `*` allows every origin, `localhost` those of this machine whatever their port, anything else itself.
+fn allows(allowed: &str, origin: &str) -> bool {
+    let host = origin.split_once("://").map_or(origin, |(_, rest)| rest);
+    let host = match host.rsplit_once(':') {
+        Some((host, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => host,
+    };
+    allowed == "*" || allowed == origin || (allowed == "localhost" && matches!(host, "localhost" | "127.0.0.1" | "[::1]"))
 }
 
 /// The body of a request as JSON.
@@ -190,4 +207,19 @@ async fn body(app: &App, request: Request) -> Result<Value, ApiError> {
     let read = tokio::time::timeout(patience, axum::body::to_bytes(request.into_body(), most)).await;
     let bytes = read.map_err(|_| ApiError::too_slow())?.map_err(|_| ApiError::too_large(most))?;
     serde_json::from_slice(&bytes).map_err(|error| ApiError::input(format!("the body is not JSON: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::allows;
+
+    #[test]
+    fn origins_of_this_machine_are_told_from_others() {
+        for origin in ["http://localhost", "https://localhost:8080", "http://127.0.0.1:3000", "http://[::1]", "http://[::1]:3000"] {
+            assert!(allows("localhost", origin) && allows("*", origin), "{origin}");
+        }
+        for origin in ["http://web.mydomain.fr", "http://notlocalhost", "http://localhost.evil.com", "http://localhost:80.evil.com"] {
+            assert!(!allows("localhost", origin) && allows("*", origin) && allows(origin, origin), "{origin}");
+        }
+    }
 }

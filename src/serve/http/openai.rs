@@ -101,6 +101,13 @@ pub(super) async fn chat(State(app): Shared, request: Request) -> Result<Respons
     Ok(named(&asked.generation, axum::Json(frame.counted(&choice, &done))))
 }
 
+/// How many tokens a conversation comes to.
+pub(super) async fn input_tokens(State(app): Shared, request: Request) -> Result<Response, ApiError> {
+    let value = body(&app, request).await?;
+    let text = conversation(&app, Fields::of(&value)?)?;
+    Ok(axum::Json(json!({ "input_tokens": encode(&app, &text)?.len() })).into_response())
+}
+
 fn stream_chat(app: &Arc<App>, wish: &Wish, asked: super::ask::Asked) -> Response {
     let frame = Frame::new(app, "chatcmpl", "chat.completion.chunk", wish);
     let chunk = |delta: &Value, logprobs: &Value, end: Option<&str>| json!([{ "index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": end }]);

@@ -1,0 +1,220 @@
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use super::{AdaptersError, Base, Checked, check};
+
+/// Names that answer at one time, and exchanges that are prepared at one time.
+const NAMES_MAX: usize = 256;
+const PREPARED_MAX: usize = 64;
+const NAME_CHARACTERS_MAX: usize = 128;
+
+/// What the host did not do, in its words or in a code.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Refused(pub String);
+
+/// What a host does for an exchange. thread: the host's decode thread, between two decodes
+pub trait Host {
+    /// Load a LoRA file onto the model that is served; the number is the host's, and not 0.
+    fn load(&self, path: &Path) -> Result<u64, Refused>;
+    /// From the next decode on, answer what asks for `name` with this adapter, or with the bare base where there is none.
+    fn set(&self, name: &str, adapter: Option<u64>, generation: u64) -> Result<(), Refused>;
+    /// Free an adapter that no name is set to.
+    fn free(&self, adapter: u64) -> Result<(), Refused>;
+}
+
+/// A prepared exchange. No number is used twice in a process.
+pub type SwapId = u64;
+
+/// What each name answers with, and what it answered with before.
+#[derive(Default)]
+pub struct Adapters {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    base: Option<Arc<Base>>,
+    names: BTreeMap<String, Both>,
+    prepared: BTreeMap<SwapId, Prepared>,
+    /// The newest; 0 is the bare base before anything was loaded.
+    generation: u64,
+}
+
+#[derive(Default)]
+struct Both {
+    now: Held,
+    before: Option<Held>,
+}
+
+/// What the host holds for a name: an adapter, or nothing but the base.
+#[derive(Clone, Default)]
+struct Held {
+    generation: u64,
+    adapter: Option<(u64, Arc<Checked>)>,
+}
+
+struct Prepared {
+    name: String,
+    file: Arc<Checked>,
+    changed: Option<(u64, Duration)>,
+}
+
+/// What a name answers with, for those who ask.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Answer {
+    pub name: String,
+    #[serde(flatten)]
+    pub now: Generation,
+    pub before: Option<Generation>,
+}
+
+/// One generation of a name: an adapter, or the bare base.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Generation {
+    pub generation: u64,
+    pub adapter: Option<Checked>,
+}
+
+impl Adapters {
+    /// Name the base that is served. Reads its header and its hash.
+    pub fn set_base(&self, path: &Path) -> Result<(), AdaptersError> {
+        let base = Base::read(path)?;
+        self.lock().base = Some(Arc::new(base));
+        Ok(())
+    }
+
+    pub fn base(&self) -> Option<Arc<Base>> {
+        self.lock().base.clone()
+    }
+
+    /// Check a file against the base.
+    pub fn check(&self, path: &Path) -> Result<Checked, AdaptersError> {
+        check(&*self.base().ok_or(AdaptersError::NoBase)?, path)
+    }
+
+    /// Every name that was loaded for, by name.
+    pub fn list(&self) -> Vec<Answer> {
+        let told =
+            |held: &Held| Generation { generation: held.generation, adapter: held.adapter.as_ref().map(|(_, file)| (**file).clone()) };
+        let state = self.lock();
+        let answer =
+            |(name, both): (&String, &Both)| Answer { name: name.clone(), now: told(&both.now), before: both.before.as_ref().map(told) };
+        state.names.iter().map(answer).collect()
+    }
+
+    /// Check an adapter that `name` is to answer with; it lies in the page cache afterwards.
+    pub fn prepare(&self, name: &str, path: &Path) -> Result<SwapId, AdaptersError> {
+        check_name(name)?;
+        // A host may have another working directory by then.
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let changed = changed(&path);
+        let file = Arc::new(self.check(&path)?);
+        let mut state = self.lock();
+        if state.prepared.len() >= PREPARED_MAX {
+            return Err(AdaptersError::Full { what: "prepared exchanges", count: PREPARED_MAX });
+        }
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        state.prepared.insert(id, Prepared { name: name.to_owned(), file, changed });
+        Ok(id)
+    }
+
+    /// Give a prepared exchange up.
+    pub fn discard(&self, swap: SwapId) -> Result<(), AdaptersError> {
+        self.lock().prepared.remove(&swap).map(drop).ok_or(AdaptersError::NoSuchSwap(swap))
+    }
+
+    /// Let the host load the adapter and answer with it; the generation before stays loaded, the one before that is freed. Where the host
+    /// fails, all stays as it was. The exchange is spent in any case.
+    ///
+    /// thread: the host's decode thread
+    pub fn commit(&self, swap: SwapId, host: &dyn Host) -> Result<u64, AdaptersError> {
+        let mut state = self.lock();
+        let Prepared { name, file, changed: then } = state.prepared.remove(&swap).ok_or(AdaptersError::NoSuchSwap(swap))?;
+        if state.names.len() >= NAMES_MAX && !state.names.contains_key(&name) {
+            return Err(AdaptersError::Full { what: "names", count: NAMES_MAX });
+        }
+        if changed(&file.path) != then {
+            return Err(AdaptersError::Changed { path: file.path.clone() });
+        }
+        let adapter = host.load(&file.path).map_err(|refused| AdaptersError::Host { what: "load the adapter", refused })?;
+        if let Err(refused) = host.set(&name, Some(adapter), state.generation + 1) {
+            // What failed first is told.
+            _ = host.free(adapter);
+            return Err(AdaptersError::Host { what: "set the adapter", refused });
+        }
+        state.generation += 1;
+        let now = Held { generation: state.generation, adapter: Some((adapter, file)) };
+        let both = state.names.entry(name).or_default();
+        let before = both.before.replace(std::mem::replace(&mut both.now, now));
+        free(before, host);
+        Ok(state.generation)
+    }
+
+    /// Let `name` answer with what it answered with before, as a new generation; once more leads back.
+    ///
+    /// thread: the host's decode thread
+    pub fn rollback(&self, name: &str, host: &dyn Host) -> Result<u64, AdaptersError> {
+        let mut state = self.lock();
+        let generation = state.generation + 1;
+        let both = state.names.get_mut(name).ok_or_else(|| AdaptersError::Unknown { name: name.to_owned() })?;
+        let before = both.before.as_ref().ok_or_else(|| AdaptersError::NothingBefore { name: name.to_owned() })?;
+        let adapter = before.adapter.as_ref().map(|(adapter, _)| *adapter);
+        host.set(name, adapter, generation).map_err(|refused| AdaptersError::Host { what: "set the adapter", refused })?;
+        let again = Held { generation, ..before.clone() };
+        both.before = Some(std::mem::replace(&mut both.now, again));
+        state.generation = generation;
+        Ok(generation)
+    }
+
+    /// Let `name` answer with the bare base, and free what was loaded for it.
+    ///
+    /// thread: the host's decode thread
+    pub fn unload(&self, name: &str, host: &dyn Host) -> Result<u64, AdaptersError> {
+        let mut state = self.lock();
+        let generation = state.generation + 1;
+        if !state.names.contains_key(name) {
+            return Err(AdaptersError::Unknown { name: name.to_owned() });
+        }
+        host.set(name, None, generation).map_err(|refused| AdaptersError::Host { what: "set the bare base", refused })?;
+        state.generation = generation;
+        if let Some(Both { now, before }) = state.names.remove(name) {
+            free(Some(now), host);
+            free(before, host);
+        }
+        Ok(generation)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Let the host free an adapter. One that it cannot free stays loaded, which costs memory and changes no answer.
+fn free(held: Option<Held>, host: &dyn Host) {
+    if let Some((adapter, _)) = held.and_then(|held| held.adapter) {
+        _ = host.free(adapter);
+    }
+}
+
+fn check_name(name: &str) -> Result<(), AdaptersError> {
+    let refuse = |reason| Err(AdaptersError::Name { name: name.chars().take(NAME_CHARACTERS_MAX).collect(), reason });
+    match name {
+        "" => refuse("it is empty"),
+        name if name.chars().count() > NAME_CHARACTERS_MAX => refuse("it is too long"),
+        name if name.chars().any(char::is_control) => refuse("it has a control character"),
+        _ => Ok(()),
+    }
+}
+
+/// How large a file is and when it was last written to, to see that it is the one that was checked.
+fn changed(path: &Path) -> Option<(u64, Duration)> {
+    let metadata = path.metadata().ok()?;
+    Some((metadata.len(), metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?))
+}

@@ -1,0 +1,239 @@
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::JobsError;
+use crate::engine::OpenOptions;
+use crate::pipeline::{FilterChoice, GeneratorChoice, Inputs, RecipePlan, Schedule, TransferPlan};
+use crate::record::Limits;
+
+/// A transfer as a program asks for it: the flags of `translora transfer` as JSON, `--source-lora` being `source_lora`. What is left
+/// out has the command's default; a name that is not known is refused.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TransferRequest {
+    pub source: PathBuf,
+    pub source_lora: PathBuf,
+    pub target: PathBuf,
+    /// This, or `seeds`.
+    pub kit: Option<PathBuf>,
+    pub seeds: Option<PathBuf>,
+    pub out: PathBuf,
+    pub samples: usize,
+    pub filter: FilterChoice,
+    pub generator: GeneratorChoice,
+    pub eval: Option<PathBuf>,
+    pub temperature: f32,
+    pub epochs: f32,
+    pub rank: usize,
+    pub alpha: f32,
+    pub rslora: bool,
+    pub modules: String,
+    pub lr: f32,
+    pub lora_plus: f32,
+    pub schedule: Schedule,
+    pub warmup: f32,
+    pub batch: usize,
+    pub micro_batch: usize,
+    /// units: bytes
+    pub memory: Option<u64>,
+    pub weight_decay: f32,
+    pub lora_dropout: f32,
+    pub clip: f32,
+    pub early_stop: usize,
+    pub threads: usize,
+    pub gpu_layers: i32,
+    pub ctx_size: usize,
+    pub seed: u64,
+    pub resume: bool,
+}
+
+impl Default for TransferRequest {
+    fn default() -> Self {
+        let recipe = RecipePlan::default();
+        let open = OpenOptions::default();
+        Self {
+            source: PathBuf::new(),
+            source_lora: PathBuf::new(),
+            target: PathBuf::new(),
+            kit: None,
+            seeds: None,
+            out: PathBuf::new(),
+            samples: 250,
+            filter: FilterChoice::Auto,
+            generator: GeneratorChoice::Auto,
+            eval: None,
+            temperature: 1.0,
+            epochs: 4.0,
+            rank: recipe.rank,
+            alpha: recipe.alpha,
+            rslora: recipe.rslora,
+            modules: recipe.modules,
+            lr: recipe.learning_rate,
+            lora_plus: recipe.b_rate,
+            schedule: recipe.schedule,
+            warmup: recipe.warmup,
+            batch: recipe.batch,
+            micro_batch: recipe.micro_batch,
+            memory: recipe.memory,
+            weight_decay: recipe.weight_decay,
+            lora_dropout: recipe.dropout,
+            clip: recipe.clip_norm,
+            early_stop: recipe.patience,
+            threads: open.threads,
+            gpu_layers: open.gpu_layers,
+            ctx_size: open.context,
+            seed: 1,
+            resume: false,
+        }
+    }
+}
+
+impl TransferRequest {
+    /// Read a request.
+    ///
+    /// fails: not JSON, a name that is not known, a value of the wrong type
+    pub fn parse(json: &str) -> Result<Self, JobsError> {
+        let hint = "a request is one JSON object with the flags of `translora transfer`, such as \"source_lora\" and \"samples\"";
+        serde_json::from_str(json).map_err(|error| JobsError::request(format!("the request cannot be read: {error}"), hint))
+    }
+
+    /// The plan that is asked for.
+    ///
+    /// fails: a file that must be named is not, or a number is out of bounds
+    pub fn plan(&self) -> Result<TransferPlan, JobsError> {
+        self.check()?;
+        let inputs = match (&self.kit, &self.seeds) {
+            (Some(kit), None) => Inputs::Kit(kit.clone()),
+            (None, Some(_)) if self.filter == FilterChoice::Kit => {
+                return Err(JobsError::request("\"filter\": \"kit\" needs a kit", "give \"kit\", or \"filter\": \"contrast\""));
+            }
+            (None, Some(seeds)) => Inputs::Seeds(seeds.clone()),
+            _ => return Err(JobsError::request("give \"kit\" or \"seeds\", and one only", "seeds are a JSON lines file of inputs")),
+        };
+        Ok(TransferPlan {
+            source: self.source.clone(),
+            source_lora: self.source_lora.clone(),
+            target: self.target.clone(),
+            inputs,
+            out: self.out.clone(),
+            samples: self.samples,
+            filter: self.filter,
+            generator: self.generator,
+            temperature: self.temperature,
+            eval: self.eval.clone(),
+            recipe: self.recipe(),
+            open: OpenOptions { threads: self.threads, gpu_layers: self.gpu_layers.max(-1), context: self.ctx_size },
+            limits: Limits::default(),
+            seed: self.seed,
+            resume: self.resume,
+        })
+    }
+
+    fn recipe(&self) -> RecipePlan {
+        RecipePlan {
+            rank: self.rank,
+            alpha: self.alpha,
+            rslora: self.rslora,
+            modules: self.modules.clone(),
+            epochs: self.epochs,
+            learning_rate: self.lr,
+            b_rate: self.lora_plus,
+            schedule: self.schedule,
+            warmup: self.warmup,
+            batch: self.batch,
+            micro_batch: self.micro_batch,
+            memory: self.memory,
+            weight_decay: self.weight_decay,
+            dropout: self.lora_dropout,
+            clip_norm: self.clip,
+            patience: self.early_stop,
+        }
+    }
+
+    /// The bounds of the command line's flags.
+    fn check(&self) -> Result<(), JobsError> {
+        let paths = [("source", &self.source), ("source_lora", &self.source_lora), ("target", &self.target), ("out", &self.out)];
+        if let Some((name, _)) = paths.iter().find(|(_, path)| path.as_path() == Path::new("")) {
+            return Err(JobsError::request(
+                format!("\"{name}\" is missing"),
+                "source, source_lora, target and out are files that must be named",
+            ));
+        }
+        let whole = [
+            ("samples", self.samples, 1, 1_000_000),
+            ("rank", self.rank, 1, 1024),
+            ("batch", self.batch, 1, 4096),
+            ("micro_batch", self.micro_batch, 0, 4096),
+            ("early_stop", self.early_stop, 0, 1000),
+            ("threads", self.threads, 0, 1024),
+            ("ctx_size", self.ctx_size, 0, 1_048_576),
+        ];
+        if let Some((name, n, least, most)) = whole.iter().find(|(_, n, least, most)| n < least || n > most) {
+            return Err(JobsError::request(format!("\"{name}\" is {n}"), format!("it must be from {least} to {most}")));
+        }
+        let above_zero = f32::MIN_POSITIVE;
+        let real = [
+            ("temperature", self.temperature, above_zero, 5.0),
+            ("epochs", self.epochs, above_zero, 1000.0),
+            ("alpha", self.alpha, above_zero, f32::MAX),
+            ("lr", self.lr, above_zero, f32::MAX),
+            ("lora_plus", self.lora_plus, above_zero, f32::MAX),
+            ("warmup", self.warmup, 0.0, 1.0),
+            ("weight_decay", self.weight_decay, 0.0, f32::MAX),
+            ("lora_dropout", self.lora_dropout, 0.0, 1.0 - f32::EPSILON),
+            ("clip", self.clip, 0.0, f32::MAX),
+        ];
+        // Written so that what is no number is out of bounds.
+        match real.iter().find(|(_, x, least, most)| !(x >= least && x <= most)) {
+            Some((name, x, least, most)) => {
+                let least = if *least == above_zero { "above 0".to_owned() } else { format!("{least} or more") };
+                Err(JobsError::request(format!("\"{name}\" is {x}"), format!("it must be {least}, and at most {most}")))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEAST: &str = r#"{"source": "a", "source_lora": "b", "target": "c", "seeds": "s", "out": "o"}"#;
+
+    fn with(more: &str) -> Result<TransferPlan, JobsError> {
+        TransferRequest::parse(&LEAST.replace('}', &format!(", {more}}}"))).and_then(|request| request.plan())
+    }
+
+    #[test]
+    fn what_is_left_out_has_the_commands_default() {
+        let plan = TransferRequest::parse(LEAST).unwrap().plan().unwrap();
+        assert_eq!((plan.samples, plan.recipe.epochs, plan.recipe.rank, plan.seed), (250, 4.0, 16, 1));
+        assert_eq!(plan.inputs, Inputs::Seeds("s".into()));
+        assert_eq!(with(r#""rank": 8, "filter": "contrast", "schedule": "linear""#).unwrap().recipe.rank, 8);
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused_by_name() {
+        let cases = [
+            (r#""sample": 3"#, "sample"),
+            (r#""samples": 0"#, "samples"),
+            (r#""rank": 1025"#, "rank"),
+            (r#""rank": -1"#, "-1"),
+            (r#""lr": 0"#, "lr"),
+            (r#""epochs": 1e9"#, "epochs"),
+            (r#""lora_dropout": 1"#, "lora_dropout"),
+            (r#""kit": "k""#, "one only"),
+            (r#""filter": "kit""#, "needs a kit"),
+            (r#""filter": "best""#, "best"),
+            (r#""out": """#, "out"),
+        ];
+        for (more, named) in cases {
+            let error = with(more).unwrap_err();
+            assert!(error.to_string().contains(named) && !error.hint().is_empty(), "{more}: {error}");
+        }
+        for bad in ["", "[]", "{", "3", r#"{"source": 1}"#, r#"{"source": "a", "source_lora": "b", "target": "c", "out": "o"}"#] {
+            assert!(TransferRequest::parse(bad).and_then(|request| request.plan()).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! The other side of the pipes: what `translora worker` does.
+
+use std::io::{self, BufRead, Read, Write};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use rustix::process::{Signal, getpid, kill_process};
+
+use super::ledger::End;
+use super::protocol::{ENGINE, LINE_BYTES_MAX, Line, Order, PROTOCOL, VERSION};
+use super::{Cause, Config, Problem, thread};
+use crate::pipeline::Event;
+use crate::record::{Cancel, SystemClock};
+
+/// The longest a worker is silent.
+const ALIVE_EVERY: Duration = Duration::from_secs(1);
+
+/// Nobody reads what the worker says.
+#[derive(Debug, thiserror::Error)]
+#[error("nobody listens to this worker: {0}")]
+pub struct Lost(#[from] io::Error);
+
+/// Read one order from `input`, carry it out, and say on `output` what happens. The end of `input` asks it to stop; two seconds
+/// later it ends itself.
+///
+/// fails: nobody reads `output`
+pub fn work<I>(mut input: I, mut output: impl Write) -> Result<(), Lost>
+where
+    I: BufRead + Send + 'static,
+{
+    say(&mut output, &Line::Hello { protocol: PROTOCOL, version: VERSION.into(), engine: ENGINE.into() })?;
+    let order = match read_order(&mut input) {
+        Ok(order) => order,
+        Err(problem) => return say(&mut output, &Line::Failed { problem }),
+    };
+    let cancel = Cancel::default();
+    let stopped = cancel.clone();
+    // Before the limit on memory: this thread must not fail for want of a stack.
+    std::thread::spawn(move || end_with(input, &stopped));
+    if let Err(error) = lower(&order) {
+        let hint = "allow jobs more memory, or leave the limit out";
+        let problem = Problem::new(Cause::Machine, format!("the worker cannot limit itself: {error}"), hint);
+        return say(&mut output, &Line::Failed { problem });
+    }
+    let mut heard = Ok(());
+    let end = thread::run_plan(&order.plan, &cancel, &SystemClock::default(), None, |events| {
+        heard = tell(&mut output, events);
+        if heard.is_err() {
+            cancel.cancel();
+        }
+    });
+    heard?;
+    say(
+        &mut output,
+        &match end {
+            End::Done(report) => Line::Done { report },
+            End::Failed(problem) => Line::Failed { problem },
+        },
+    )
+}
+
+fn read_order(input: &mut impl BufRead) -> Result<Order, Problem> {
+    let refused =
+        |why: String| Problem::new(Cause::Bug, format!("the worker cannot read its order: {why}"), "a host of the same build gives them");
+    let mut line = String::new();
+    input.take(LINE_BYTES_MAX).read_line(&mut line).map_err(|error| refused(error.to_string()))?;
+    let order: Order = serde_json::from_str(&line).map_err(|error| refused(error.to_string()))?;
+    if order.protocol == PROTOCOL { Ok(order) } else { Err(refused(format!("it is in version {}, and not {PROTOCOL}", order.protocol))) }
+}
+
+/// Give way to everything else on this machine, and die with the host.
+fn lower(order: &Order) -> Result<(), rustix::io::Errno> {
+    // To be nicer is always allowed; where it is not, the job still runs.
+    _ = rustix::process::nice(i32::from(order.nice));
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::process::{Resource, Rlimit, setrlimit};
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        // Where memory ends for the whole machine, the job goes and the host stays.
+        _ = std::fs::write("/proc/self/oom_score_adj", "1000");
+        if let Some(bytes) = order.memory {
+            // Data: what is allocated, without the model's file, which is mapped.
+            setrlimit(Resource::Data, Rlimit { current: Some(bytes), maximum: Some(bytes) })?;
+        }
+    }
+    Ok(())
+}
+
+/// Read `input` to its end, then ask the work to stop, and end this process if it does not.
+fn end_with(mut input: impl Read, cancel: &Cancel) {
+    _ = io::copy(&mut input, &mut io::sink());
+    cancel.cancel();
+    std::thread::sleep(Config::GRACE);
+    _ = kill_process(getpid(), Signal::KILL);
+}
+
+/// Pass events on until they end, and say now and then that this process lives.
+fn tell(output: &mut impl Write, events: &Receiver<Event>) -> Result<(), Lost> {
+    loop {
+        match events.recv_timeout(ALIVE_EVERY) {
+            Ok(event) => say(output, &Line::Event { event })?,
+            Err(RecvTimeoutError::Timeout) => say(output, &Line::Alive)?,
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        }
+    }
+}
+
+fn say(output: &mut impl Write, line: &Line) -> Result<(), Lost> {
+    let mut text = serde_json::to_string(line).map_err(io::Error::from)?;
+    text.push('\n');
+    output.write_all(text.as_bytes())?;
+    Ok(output.flush()?)
+}

@@ -1,0 +1,302 @@
+//! The queue of transfers: what a host sees of it, whatever becomes of a worker. In the toy world, where a job takes a second.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use translora::jobs::{Cause, Config, Isolation, JobId, Jobs, JobsError, State, Status, TransferRequest};
+use translora::pipeline::{Event, Stage, Verdict};
+use translora::record::{Rng, SystemClock};
+
+use crate::pipeline::train;
+use crate::world::World;
+
+/// Longer than anything here takes, on a machine with other work too.
+const LONG: Duration = Duration::from_secs(120);
+
+fn config() -> Config {
+    Config { worker: Some(PathBuf::from(env!("CARGO_BIN_EXE_translora"))), ..Config::default() }
+}
+
+fn jobs(config: Config) -> Jobs {
+    Jobs::new(config, Arc::new(SystemClock::default()))
+}
+
+fn world() -> (World, PathBuf) {
+    let world = World::new();
+    let lora = train(&world, &world.source, &world.train, "old.gguf");
+    (world, lora)
+}
+
+fn request(world: &World, lora: &Path, out: &str) -> TransferRequest {
+    TransferRequest {
+        source: world.source.clone(),
+        source_lora: lora.to_owned(),
+        target: world.target.clone(),
+        seeds: Some(world.seeds.clone()),
+        eval: Some(world.eval.clone()),
+        out: world.path(out),
+        samples: 120,
+        rank: 8,
+        lr: 4e-3,
+        ..TransferRequest::default()
+    }
+}
+
+fn ended(jobs: &Jobs, id: JobId) -> Status {
+    let status = jobs.wait(id, LONG).expect("the job is known");
+    assert!(status.state.is_end(), "{status:?}");
+    status
+}
+
+/// A process is gone when no signal reaches it.
+fn is_gone(process: u32) -> bool {
+    !Command::new("kill").args(["-0", &process.to_string()]).output().expect("kill runs").status.success()
+}
+
+fn signal(process: u32, name: &str) {
+    let sent = Command::new("kill").args([&format!("-{name}"), &process.to_string()]).status();
+    assert!(sent.is_ok_and(|status| status.success()), "the worker was gone before {name}");
+}
+
+/// Wait until the worker does this stage.
+fn in_stage(jobs: &Jobs, id: JobId, wanted: Stage) -> Status {
+    let mut after = 0;
+    loop {
+        let events = jobs.wait_events(id, after, LONG).expect("the job is known");
+        let status = jobs.status(id).expect("the job is known");
+        assert!(!status.state.is_end(), "it ended before {wanted:?}: {status:?}");
+        if events.iter().any(|told| matches!(told.event, Event::StageStarted { stage } if stage == wanted)) {
+            return status;
+        }
+        after = status.last_event.min(events.last().map_or(after, |told| told.number));
+    }
+}
+
+#[test]
+fn a_job_runs_in_a_worker_and_tells_all_of_it() {
+    let (world, lora) = world();
+    let jobs = jobs(config());
+    let id = jobs.start(&request(&world, &lora, "new.gguf")).expect("the queue takes it");
+    let status = ended(&jobs, id);
+    assert_eq!((status.state, status.verdict), (State::Done, Some(Verdict::Accept)), "{status:?}");
+    assert_eq!(status.adapter, Some(world.path("new.gguf")));
+    assert!(world.path("new.gguf").is_file() && status.process.is_none() && status.began_at.is_some() && status.ended_at.is_some());
+    let report = jobs.report(id).expect("it is done");
+    assert_eq!((report["verdict"].as_str(), report["scores"]["target"].as_f64()), (Some("accept"), Some(0.0)));
+    let events = jobs.events(id, 0).expect("it is known");
+    assert!(matches!(events[0].event, Event::Plan { .. }) && events[0].number == 1, "{:?}", events[0]);
+    assert!(events.windows(2).all(|pair| pair[0].number < pair[1].number));
+    let done: Vec<Stage> =
+        events.iter().filter_map(|t| if let Event::StageDone { stage, .. } = t.event { Some(stage) } else { None }).collect();
+    assert!([Stage::Kit, Stage::Open, Stage::Distill, Stage::Evaluate, Stage::Publish].iter().all(|s| done.contains(s)), "{done:?}");
+    let last = events.last().expect("there are events").number;
+    assert_eq!((last, jobs.events(id, last).expect("it is known").len()), (status.last_event, 0));
+    jobs.free(id).expect("it is known");
+    assert_eq!(jobs.status(id), Err(JobsError::NoSuchJob(id)));
+    assert!(jobs.list().is_empty());
+}
+
+#[test]
+fn a_thread_does_the_same_as_a_worker() {
+    let (world, lora) = world();
+    let in_thread = jobs(Config { isolation: Isolation::Thread, worker: Some("none".into()), ..Config::default() });
+    let apart = jobs(config());
+    let first = in_thread.start(&request(&world, &lora, "thread.gguf")).expect("the queue takes it");
+    let second = apart.start(&request(&world, &lora, "process.gguf")).expect("the queue takes it");
+    assert_eq!((ended(&in_thread, first).state, ended(&apart, second).state), (State::Done, State::Done));
+    let (mut first, mut second) = (in_thread.report(first).expect("done"), apart.report(second).expect("done"));
+    for report in [&mut first, &mut second] {
+        ["adapter", "report", "seconds"].iter().for_each(|key| report[key] = serde_json::Value::Null);
+        report["fit"]["trainer"]["seconds"] = serde_json::Value::Null;
+    }
+    assert_eq!(first, second);
+    let bytes = |name| std::fs::read(world.path(name)).expect("it was made");
+    assert!(bytes("thread.gguf") == bytes("process.gguf"));
+}
+
+#[test]
+fn one_runs_and_the_others_wait() {
+    let (world, lora) = world();
+    let jobs = jobs(Config { waiting_max: 2, ended_max: 2, ..config() });
+    let first = jobs.start(&request(&world, &lora, "1.gguf")).expect("the queue takes it");
+    in_stage(&jobs, first, Stage::Kit);
+    let second = jobs.start(&request(&world, &lora, "2.gguf")).expect("the queue takes it");
+    let third = jobs.start(&request(&world, &lora, "3.gguf")).expect("the queue takes it");
+    assert_eq!(jobs.start(&request(&world, &lora, "4.gguf")), Err(JobsError::Full { waiting: 2 }));
+    let listed: Vec<(JobId, State, usize)> = jobs.list().into_iter().map(|s| (s.id, s.state, s.ahead)).collect();
+    assert_eq!(listed, [(first, State::Running, 0), (second, State::Waiting, 1), (third, State::Waiting, 2)]);
+    assert!(matches!(jobs.report(second), Err(JobsError::NoReport { state: State::Waiting, .. })));
+    jobs.cancel(second).expect("it is known");
+    assert_eq!(jobs.status(second).expect("it is known").state, State::Cancelled);
+    assert_eq!(ended(&jobs, third).state, State::Done);
+    let states: Vec<State> = jobs.list().into_iter().map(|s| s.state).collect();
+    assert_eq!(states, [State::Cancelled, State::Done], "the oldest that ended was forgotten");
+    assert!(!world.path("2.gguf").exists() && world.path("3.gguf").exists());
+}
+
+#[test]
+fn what_cannot_work_fails_with_the_commands_words() {
+    let (world, lora) = world();
+    let jobs = jobs(config());
+    let missing = TransferRequest { target: "missing.json".into(), ..request(&world, &lora, "new.gguf") };
+    let id = jobs.start(&missing).expect("files are looked at when the job runs");
+    let status = ended(&jobs, id);
+    let problem = status.problem.expect("it says why");
+    assert_eq!((status.state, problem.cause), (State::Failed, Cause::Input));
+    assert!(problem.message.contains("missing.json") && !problem.hint.is_empty(), "{problem:?}");
+    assert!(matches!(jobs.report(id), Err(JobsError::Failed(told)) if told == problem));
+    assert!(matches!(jobs.start(&TransferRequest::default()), Err(JobsError::Request { .. })));
+    assert!(matches!(jobs.cancel(JobId::from(u64::MAX)), Err(JobsError::NoSuchJob(_))));
+}
+
+#[test]
+fn programs_that_are_no_worker_are_told_apart() {
+    let (world, lora) = world();
+    let cases = [
+        ("/nowhere/translora", None, "no worker program"),
+        ("/bin/true", Some(Cause::Machine), "ended with status 0"),
+        ("/bin/echo", Some(Cause::Machine), "is not one"),
+    ];
+    for (program, cause, said) in cases {
+        let jobs = jobs(Config { worker: Some(program.into()), ..Config::default() });
+        let told = match jobs.start(&request(&world, &lora, "new.gguf")) {
+            Err(error) => {
+                assert!(!error.hint().is_empty());
+                error.to_string()
+            }
+            Ok(id) => {
+                let problem = ended(&jobs, id).problem.expect("it says why");
+                assert_eq!(Some(problem.cause), cause, "{program}: {problem:?}");
+                problem.message
+            }
+        };
+        assert!(told.contains(said), "{program}: {told}");
+    }
+}
+
+/// The robustness of the host: whatever happens to the worker, in whatever stage, the job ends with a sentence, nothing is half
+/// written, and the same request with `resume` goes on and makes what a run makes that nobody disturbed.
+#[test]
+fn a_worker_that_is_killed_fails_its_job_and_resume_goes_on() {
+    let (world, lora) = world();
+    let jobs = jobs(config());
+    let long = |out| TransferRequest { epochs: 600.0, ..request(&world, &lora, out) };
+    let straight = jobs.start(&long("straight.gguf")).expect("the queue takes it");
+    assert_eq!(ended(&jobs, straight).state, State::Done);
+    let before = world.names();
+    let mut asked = long("new.gguf");
+    for (name, said) in [("KILL", "signal 9"), ("ABRT", "signal 6"), ("ILL", "signal 4"), ("TERM", "signal 15"), ("KILL", "signal 9")] {
+        let stage = Stage::Distill;
+        let id = jobs.start(&asked).expect("the queue takes it");
+        let process = in_stage(&jobs, id, stage).process.expect("it runs");
+        signal(process, name);
+        let status = ended(&jobs, id);
+        let problem = status.problem.expect("it says why");
+        assert_eq!((status.state, problem.cause), (State::Failed, Cause::Machine), "{stage:?} {name}");
+        assert!(problem.message.contains(said) && problem.hint.contains("resume"), "{stage:?} {name}: {problem:?}");
+        assert!(is_gone(process));
+        let left: Vec<String> =
+            world.names().into_iter().filter(|name| !before.contains(name) && !name.starts_with("new.gguf.journal")).collect();
+        assert!(left.is_empty(), "{stage:?} {name}: {left:?}");
+        asked.resume = true;
+    }
+    let id = jobs.start(&asked).expect("the queue takes it");
+    assert_eq!(ended(&jobs, id).state, State::Done);
+    let events = jobs.events(id, 0).expect("it is known");
+    assert!(events.iter().any(|told| matches!(told.event, Event::StageResumed { .. })), "nothing was taken up");
+    let bytes = |name: &str| std::fs::read(world.path(name)).expect("it was made");
+    assert!(bytes("new.gguf") == bytes("straight.gguf"), "other bytes");
+}
+
+/// The same at moments that nobody chose.
+#[test]
+fn a_worker_that_is_killed_at_random_comes_to_its_end_at_last() {
+    let (world, lora) = world();
+    let jobs = jobs(config());
+    let straight = jobs.start(&request(&world, &lora, "straight.gguf")).expect("the queue takes it");
+    assert_eq!(ended(&jobs, straight).state, State::Done);
+    let mut asked = request(&world, &lora, "new.gguf");
+    let mut random = Rng::new(5, "when to kill");
+    for kill in 0.. {
+        let id = jobs.start(&asked).expect("the queue takes it");
+        // More and more of the time that a run takes, so that one comes through.
+        std::thread::sleep(Duration::from_millis(random.below(50 * (kill + 1)) as u64));
+        if let Some(process) = jobs.status(id).expect("it is known").process {
+            // It may be gone by now.
+            _ = Command::new("kill").args(["-KILL", &process.to_string()]).output();
+        }
+        let status = ended(&jobs, id);
+        if status.state == State::Done {
+            break;
+        }
+        assert_eq!((status.state, status.problem.map(|p| p.cause)), (State::Failed, Some(Cause::Machine)));
+        assert!(!world.path("new.gguf").exists() || world.path("new.report.json").exists());
+        asked.resume = true;
+    }
+    let bytes = |name: &str| std::fs::read(world.path(name)).expect("it was made");
+    assert!(bytes("new.gguf") == bytes("straight.gguf"), "other bytes");
+}
+
+#[test]
+fn a_worker_that_hangs_is_killed() {
+    let (world, lora) = world();
+    let jobs = jobs(Config { silence_seconds_max: 2, ..config() });
+    let id = jobs.start(&TransferRequest { epochs: 900.0, ..request(&world, &lora, "new.gguf") }).expect("the queue takes it");
+    let process = in_stage(&jobs, id, Stage::Distill).process.expect("it runs");
+    signal(process, "STOP");
+    let problem = ended(&jobs, id).problem.expect("it says why");
+    assert!(problem.message.contains("hung") && problem.cause == Cause::Machine, "{problem:?}");
+    assert!(is_gone(process));
+}
+
+#[test]
+fn a_cancelled_job_leaves_no_worker_even_if_it_does_not_listen() {
+    let (world, lora) = world();
+    let jobs = jobs(config());
+    for stop_first in [false, true] {
+        let out = format!("{stop_first}.gguf");
+        let id = jobs.start(&TransferRequest { epochs: 900.0, ..request(&world, &lora, &out) }).expect("the queue takes it");
+        let process = in_stage(&jobs, id, Stage::Distill).process.expect("it runs");
+        if stop_first {
+            signal(process, "STOP");
+        }
+        jobs.cancel(id).expect("it is known");
+        let status = ended(&jobs, id);
+        assert_eq!((status.state, status.problem.map(|p| p.cause)), (State::Cancelled, Some(Cause::Cancelled)));
+        assert!(is_gone(process) && !world.path(&out).exists());
+    }
+}
+
+#[test]
+fn memory_that_runs_out_ends_the_worker_and_not_the_host() {
+    let (world, lora) = world();
+    // A worker that has less than it needs to start, to open the models, and to work.
+    for kib in [2_000, 3_000, 5_000] {
+        let limited = world.path(&format!("worker-{kib}"));
+        let program = env!("CARGO_BIN_EXE_translora");
+        std::fs::write(&limited, format!("#!/bin/sh\nulimit -d {kib}\nexec '{program}' \"$@\"\n")).expect("writable");
+        std::fs::set_permissions(&limited, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+        let jobs = jobs(Config { worker: Some(limited), ..Config::default() });
+        let id = jobs.start(&TransferRequest { rank: 1024, ..request(&world, &lora, "new.gguf") }).expect("the queue takes it");
+        let status = ended(&jobs, id);
+        let problem = status.problem.unwrap_or_else(|| panic!("{kib}: it had enough"));
+        assert!(status.state == State::Failed && problem.cause == Cause::Machine && !problem.message.is_empty(), "{kib}: {problem:?}");
+        assert!(!world.path("new.gguf").exists());
+    }
+    let little = jobs(Config { memory: Some(1 << 20), ..config() });
+    assert!(matches!(little.start(&request(&world, &lora, "new.gguf")), Err(JobsError::Request { .. })));
+}
+
+#[test]
+fn a_queue_that_is_dropped_leaves_no_worker() {
+    let (world, lora) = world();
+    let queue = jobs(config());
+    let id = queue.start(&TransferRequest { epochs: 900.0, ..request(&world, &lora, "new.gguf") }).expect("the queue takes it");
+    queue.start(&request(&world, &lora, "never.gguf")).expect("the queue takes it");
+    let process = in_stage(&queue, id, Stage::Distill).process.expect("it runs");
+    drop(queue);
+    assert!(is_gone(process) && !world.path("never.gguf").exists());
+}
