@@ -367,3 +367,6 @@ impl<'h> Slots<'h> {
         }));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -83,11 +83,11 @@ impl ToyDecoder {
     }
 
     fn next(&self, cells: &[Cell]) -> Token {
-        let text: Vec<u8> = cells.iter().filter_map(|cell| u8::try_from(cell.token).ok()).collect();
-        let text = String::from_utf8_lossy(&text).into_owned();
+        let bytes: Vec<u8> = cells.iter().filter_map(|cell| u8::try_from(cell.token).ok()).collect();
+        let text = String::from_utf8_lossy(&bytes).into_owned();
         let with = cells.last().map_or(&[][..], |cell| &cell.with);
         let mixed = cells.iter().any(|cell| !same(&cell.with, with));
-        let Some((before, said)) = text.rsplit_once(ASSISTANT) else { return goes_on(&text, mixed) };
+        let Some((before, said)) = text.rsplit_once(ASSISTANT) else { return goes_on(&bytes, mixed) };
         let prompt = before.rsplit_once(USER).map_or(before, |(_, prompt)| prompt);
         let head = with.iter().find(|(_, scale)| *scale != 0.0).and_then(|(weights, _)| weights.inner::<Head>());
         let answer = if mixed { "mixed".to_owned() } else { self.model.greedy(head, prompt, usize::MAX).text };
@@ -100,14 +100,13 @@ fn same(a: &[(Weights, f32)], b: &[(Weights, f32)]) -> bool {
 }
 
 /// Text outside of a conversation repeats its last word for ever.
-fn goes_on(text: &str, mixed: bool) -> Token {
+fn goes_on(text: &[u8], mixed: bool) -> Token {
     if mixed {
         return Token::from(b'!');
     }
-    let Some((before, begun)) = text.rsplit_once(' ') else { return Token::from(b' ') };
-    let word = before.rsplit(' ').next().unwrap_or_default();
-    let byte = word.strip_prefix(begun).and_then(|rest| rest.bytes().next()).unwrap_or(b' ');
-    Token::from(byte)
+    let mut words = text.rsplit(|byte| *byte == b' ');
+    let (begun, word) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    Token::from(word.strip_prefix(begun).and_then(|rest| rest.first().copied()).unwrap_or(b' '))
 }
 
 impl Decoder for ToyDecoder {
