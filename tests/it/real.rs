@@ -15,6 +15,7 @@ mod bad_models;
 mod bench;
 mod memory;
 mod runs;
+mod serve;
 
 /// What every test starts from, made once: a source adapter for the task `ticket`, and its kit.
 struct Lab {
