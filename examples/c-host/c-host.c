@@ -76,6 +76,7 @@ static int inspect(const translora_entry *entry, translora_instance *instance, c
 static int follow(const translora_jobs_1 *jobs, translora_instance *instance, translora_job job, translora_job_progress *now) {
     translora_error *error = NULL;
     int asked = 0;
+    uint32_t process = 0;
     uint64_t last_event = 0;
     do {
         if (interrupted && !asked) {
@@ -86,6 +87,10 @@ static int follow(const translora_jobs_1 *jobs, translora_instance *instance, tr
         }
         translora_status status = jobs->wait(instance, job, 100, now, &error);
         if (status != TRANSLORA_OK) return failed("wait", status, error);
+        if (now->process != process) {
+            if (now->process != 0) fprintf(stderr, "worker %lu\n", (unsigned long)now->process);
+            process = now->process;
+        }
         if (now->last_event != last_event) {
             fprintf(stderr, "%-9.*s %llu/%llu\n", (int)now->stage.length, now->stage.data, (unsigned long long)now->done,
                     (unsigned long long)now->total);

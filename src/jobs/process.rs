@@ -69,6 +69,8 @@ fn start(program: &Path, task: &Task<'_>) -> std::io::Result<(Worker, std::io::R
     let mut command = Command::new(program);
     command.arg("worker").stdin(OwnedFd::from(theirs)).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     NOT_INHERITED.iter().for_each(|name| _ = command.env_remove(name));
+    // ggml would start a debugger on a process that it ends.
+    command.env("GGML_NO_BACKTRACE", "1");
     let mut child = command.spawn()?;
     task.runs_as(child.id());
     // Our copy of its end goes, so that sending to a dead worker fails.

@@ -1,6 +1,8 @@
 //! The other side of the pipes: what `translora worker` does.
 
+use std::fs::File;
 use std::io::{self, BufRead, Read, Write};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -20,11 +22,21 @@ const ALIVE_EVERY: Duration = Duration::from_secs(1);
 #[error("nobody listens to this worker: {0}")]
 pub struct Lost(#[from] io::Error);
 
+/// Work for the host at the other end of this process's standard input and output. What else writes to standard output, such as a
+/// library in C, is led to standard error.
+///
+/// fails: nobody reads
+pub fn work() -> Result<(), Lost> {
+    let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    rustix::stdio::dup2_stdout(io::stderr()).map_err(io::Error::from)?;
+    work_on(io::BufReader::new(io::stdin()), output)
+}
+
 /// Read one order from `input`, carry it out, and say on `output` what happens. The end of `input` asks it to stop; two seconds
 /// later it ends itself.
 ///
 /// fails: nobody reads `output`
-pub fn work<I>(mut input: I, mut output: impl Write) -> Result<(), Lost>
+fn work_on<I>(mut input: I, mut output: impl Write) -> Result<(), Lost>
 where
     I: BufRead + Send + 'static,
 {

@@ -105,11 +105,24 @@ impl<'c> Job<'c> {
         Ok(product)
     }
 
+    /// Keep a text that is about to be published, or take the one that was kept before: what a run that was stopped while it published
+    /// has written must be what is written now, and reports tell times.
+    pub fn settle(&mut self, key: &str, text: String) -> Result<String, PipelineError> {
+        if let Some(found) = self.journal.finished::<String, ()>(key)? {
+            return Ok(found.head);
+        }
+        let product = Product { head: text, rows: Vec::<()>::new(), blob: None, summary: String::new(), seconds: 0.0, resumed: false };
+        self.journal.finish(key, &product)?;
+        Ok(product.head)
+    }
+
     /// End the run: take the journal away after success, and where going on would fail in the same way.
     pub fn end<T>(self, result: Result<T, PipelineError>) -> Result<T, PipelineError> {
         match &result {
             Ok(_) => self.journal.remove()?,
             Err(PipelineError::Cancelled | PipelineError::Journal(_)) => {}
+            // All work is done, and a file in the way can be moved.
+            Err(PipelineError::Publish(_)) => {}
             // The error that is told is the first one.
             Err(PipelineError::Distill(error)) if error.can_go_on() => {}
             Err(error) if error.fault() == Fault::Input => _ = self.journal.remove(),

@@ -255,9 +255,16 @@ impl Journal {
         Ok(Some(Checkpoint { progress, snapshot: snapshot.to_vec(), best: (!best.is_empty()).then(|| best.to_vec()) }))
     }
 
-    /// Take the journal away: the run is over.
+    /// Take the journal away: the run is over. It gets another name first: half of one is not to be taken up.
     pub fn remove(self) -> Result<(), JournalError> {
-        fs::remove_dir_all(&self.folder).map_err(|source| JournalError::Io { path: self.folder, source })
+        let mut name = std::ffi::OsString::from(".");
+        name.push(self.folder.file_name().unwrap_or_default());
+        name.push(".over");
+        let over = self.folder.with_file_name(name);
+        // Of a run that was stopped here.
+        _ = fs::remove_dir_all(&over);
+        let removed = fs::rename(&self.folder, &over).and_then(|()| fs::remove_dir_all(&over));
+        removed.map_err(|source| JournalError::Io { path: self.folder, source })
     }
 }
 

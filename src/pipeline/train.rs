@@ -66,7 +66,7 @@ fn train_in(
     };
     let (_, seconds) = once(context, Stage::Publish, |talk| {
         talk.tick(0, 1)?;
-        let json = serde_json::to_string_pretty(&report).unwrap_or_default() + "\n";
+        let json = job.settle("report", serde_json::to_string_pretty(&report).unwrap_or_default() + "\n")?;
         publish::write_new(&outputs.report, json.as_bytes())?;
         publish::unjudged(made.blob.as_deref().unwrap_or_default(), &[], &outputs.adapter)?;
         Ok(((), outputs.adapter.display().to_string()))

@@ -247,10 +247,11 @@ impl Transfer<'_> {
     fn publish(&self, job: &mut Job<'_>, outcome: &Outcome, report: TransferReport) -> Result<TransferReport, PipelineError> {
         let scores = serde_json::to_string(&report.scores).unwrap_or_default();
         let metadata = [("translora.verdict".to_owned(), report.verdict.name().to_owned()), ("translora.scores".to_owned(), scores)];
-        let (_, seconds) = once(job.context, Stage::Publish, |talk| {
+        let context = job.context;
+        let (_, seconds) = once(context, Stage::Publish, |talk| {
             talk.tick(0, 1)?;
-            let json = serde_json::to_string_pretty(&report).unwrap_or_default() + "\n";
-            let page = publish::page(&super::card::page(&report, &self.plan.target));
+            let json = job.settle("report", serde_json::to_string_pretty(&report).unwrap_or_default() + "\n")?;
+            let page = job.settle("page", publish::page(&super::card::page(&report, &self.plan.target)))?;
             let refused = matches!(outcome, Outcome::Refused(_));
             let page_path = if refused { &self.outputs.rejected_page } else { &self.outputs.page };
             publish::write_new(&report.report, json.as_bytes())?;

@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
+pub(super) use translora_abi::JobState;
 use translora_abi::host::{Instance, Jobs, Library};
 use translora_abi::{Failure, Progress, Status};
 

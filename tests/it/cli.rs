@@ -5,7 +5,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-const COMMANDS: [&str; 6] = ["train", "kit", "transfer", "eval", "inspect", "serve"];
+const COMMANDS: [&str; 7] = ["train", "kit", "transfer", "eval", "inspect", "doctor", "serve"];
 
 fn translora() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_translora"));

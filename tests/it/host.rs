@@ -252,12 +252,44 @@ fn the_host_in_c_does_the_whole_job() {
     let report: Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
     assert!(report["verdict"] == "accept" && world.path("new.gguf").is_file() && said.contains("engine"), "{said}");
 
-    let output = c_host(&["transfer", "request.json"], &program, &world).output().expect("the host runs");
+    // A host that ignores SIGCHLD never learns how a child ended: what the worker says must be enough.
+    let shell = ["trap '' CHLD; exec \"$0\" \"$@\"", program.to_str().expect("the path is UTF-8")];
+    let output =
+        Command::new("sh").arg("-c").args(shell).arg(plugin()).args(["transfer", "request.json"]).current_dir(&world.folder).output();
+    let output = output.expect("the host runs");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(2) && said.contains("nothing is overwritten") && said.contains("hint: "), "{said}");
     std::fs::write(world.path("request.json"), "{\"sample\": 1}").expect("writable");
     let output = c_host(&["transfer", "request.json"], &program, &world).output().expect("the host runs");
     assert!(output.status.code() == Some(2) && String::from_utf8_lossy(&output.stderr).contains("sample"));
+}
+
+/// No host to report to: no worker to take its cores.
+#[test]
+fn a_host_that_is_killed_takes_its_worker_along() {
+    let Some(program) = compile("examples/c-host/c-host.c", Language::C) else { return };
+    let world = World::new();
+    let lora = train(&world, &world.source, &world.train, "old.gguf");
+    for stopped in [false, true] {
+        let mut long = request(&world, &lora, &format!("{stopped}.gguf"));
+        long["epochs"] = 900.into();
+        std::fs::write(world.path("request.json"), long.to_string()).expect("writable");
+        let mut child = c_host(&["transfer", "request.json"], &program, &world).spawn().expect("the host runs");
+        let mut talk = BufReader::new(child.stderr.take().expect("it is piped"));
+        let mut said = String::new();
+        while !said.contains("distill") {
+            assert!(talk.read_line(&mut said).expect("it is UTF-8") > 0, "{said}");
+        }
+        let worker = said.lines().find_map(|line| line.strip_prefix("worker ")).expect("it names its worker").to_owned();
+        let signal = |name: &str, process: &str| Command::new("kill").args([name, process]).output().expect("kill runs").status.success();
+        if stopped {
+            assert!(signal("-STOP", &worker));
+        }
+        child.kill().and_then(|()| child.wait()).expect("it can be killed");
+        while signal("-0", &worker) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
 }
 
 #[test]

@@ -75,6 +75,14 @@ fn in_stage(jobs: &Jobs, id: JobId, wanted: Stage) -> Status {
     }
 }
 
+/// A worker that is started by a shell, after a line of its own.
+fn script(world: &World, name: &str, line: &str) -> PathBuf {
+    let (path, program) = (world.path(name), env!("CARGO_BIN_EXE_translora"));
+    std::fs::write(&path, format!("#!/bin/sh\n{line}\nexec '{program}' \"$@\"\n")).expect("writable");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+    path
+}
+
 #[test]
 fn a_job_runs_in_a_worker_and_tells_all_of_it() {
     let (world, lora) = world();
@@ -159,6 +167,7 @@ fn programs_that_are_no_worker_are_told_apart() {
         ("/nowhere/translora", None, "no worker program"),
         ("/bin/true", Some(Cause::Machine), "ended with status 0"),
         ("/bin/echo", Some(Cause::Machine), "is not one"),
+        (world.seeds.to_str().expect("the path is UTF-8"), Some(Cause::Machine), "does not start"),
     ];
     for (program, cause, said) in cases {
         let jobs = jobs(Config { worker: Some(program.into()), ..Config::default() });
@@ -229,11 +238,11 @@ fn a_worker_that_is_killed_at_random_comes_to_its_end_at_last() {
             _ = Command::new("kill").args(["-KILL", &process.to_string()]).output();
         }
         let status = ended(&jobs, id);
-        if status.state == State::Done {
+        // The adapter comes last: where it lies, all is done, even if the worker did not live to say so.
+        if status.state == State::Done || world.path("new.gguf").exists() {
             break;
         }
-        assert_eq!((status.state, status.problem.map(|p| p.cause)), (State::Failed, Some(Cause::Machine)));
-        assert!(!world.path("new.gguf").exists() || world.path("new.report.json").exists());
+        assert!(status.problem.as_ref().is_some_and(|p| p.cause == Cause::Machine), "{status:?}: {:?}", world.names());
         asked.resume = true;
     }
     let bytes = |name: &str| std::fs::read(world.path(name)).expect("it was made");
@@ -275,10 +284,7 @@ fn memory_that_runs_out_ends_the_worker_and_not_the_host() {
     let (world, lora) = world();
     // A worker that has less than it needs to start, to open the models, and to work.
     for kib in [2_000, 3_000, 5_000] {
-        let limited = world.path(&format!("worker-{kib}"));
-        let program = env!("CARGO_BIN_EXE_translora");
-        std::fs::write(&limited, format!("#!/bin/sh\nulimit -d {kib}\nexec '{program}' \"$@\"\n")).expect("writable");
-        std::fs::set_permissions(&limited, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+        let limited = script(&world, &format!("worker-{kib}"), &format!("ulimit -d {kib}"));
         let jobs = jobs(Config { worker: Some(limited), ..Config::default() });
         let id = jobs.start(&TransferRequest { rank: 1024, ..request(&world, &lora, "new.gguf") }).expect("the queue takes it");
         let status = ended(&jobs, id);
@@ -288,6 +294,20 @@ fn memory_that_runs_out_ends_the_worker_and_not_the_host() {
     }
     let little = jobs(Config { memory: Some(1 << 20), ..config() });
     assert!(matches!(little.start(&request(&world, &lora, "new.gguf")), Err(JobsError::Request { .. })));
+}
+
+/// What the host has open is the host's: its connections end when it says so.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_worker_keeps_nothing_of_the_hosts_open() {
+    let (world, lora) = world();
+    let program = script(&world, "open", &format!("exec 9>'{}'", world.path("held").display()));
+    let jobs = jobs(Config { worker: Some(program), ..Config::default() });
+    let id = jobs.start(&TransferRequest { epochs: 900.0, ..request(&world, &lora, "new.gguf") }).expect("the queue takes it");
+    let process = in_stage(&jobs, id, Stage::Distill).process.expect("it runs");
+    let files = std::fs::read_dir(format!("/proc/{process}/fd")).expect("it lives");
+    let held = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok()).filter(|path| path.ends_with("held")).count();
+    assert_eq!(held, 0);
 }
 
 #[test]

@@ -246,6 +246,46 @@ fn a_transfer_stopped_in_any_stage_and_resumed_is_the_straight_run() {
     }
 }
 
+/// A clock that goes on with each reading, so that no two runs take the same time.
+struct MovingClock(AtomicUsize);
+
+impl translora::record::Clock for MovingClock {
+    fn elapsed(&self) -> std::time::Duration {
+        let read = self.0.fetch_add(1, Ordering::SeqCst) as u64;
+        std::time::Duration::from_millis(read * read)
+    }
+
+    fn unix_seconds(&self) -> u64 {
+        0
+    }
+}
+
+/// The report that lies there tells the times of the run that wrote it; the next one must not take it for somebody's.
+#[test]
+fn a_run_that_was_stopped_while_it_published_goes_on() {
+    let world = World::new();
+    let lora = train(&world, &world.source, &world.train, "old.gguf");
+    let plan = plan(&world, &lora, Inputs::Seeds(world.seeds.clone()), "new.gguf");
+    let stages =
+        stages_of(|context| pipeline::transfer(&Toy, &TransferPlan { out: world.path("straight.gguf"), ..plan.clone() }, context).unwrap());
+    let stopped = stopping(stages.len() - 1, |context| pipeline::transfer(&Toy, &plan, context));
+    assert!(matches!(stopped, Err(PipelineError::Cancelled)));
+    let resume = |read: usize| {
+        let context = Context { cancel: Cancel::default(), events: Events::none(), clock: &MovingClock(AtomicUsize::new(read)) };
+        pipeline::transfer(&Toy, &TransferPlan { resume: true, ..plan.clone() }, &context)
+    };
+    // The adapter is written last: with a file in its way everything else is there.
+    fs::write(world.path("new.gguf"), "in the way").unwrap();
+    let error = resume(10).unwrap_err();
+    assert!(error.to_string().contains("new.gguf") && world.path("new.gguf.journal").is_dir(), "{error}");
+    let report = fs::read(world.path("new.report.json")).unwrap();
+    fs::remove_file(world.path("new.gguf")).unwrap();
+    resume(1000).unwrap();
+    assert_eq!(fs::read(world.path("new.report.json")).unwrap(), report);
+    assert!(fs::read(world.path("new.gguf")).unwrap() == fs::read(world.path("straight.gguf")).unwrap());
+    assert!(!world.path("new.gguf.journal").exists() && !world.path(".new.gguf.journal.over").exists());
+}
+
 #[test]
 fn kits_resume_too() {
     let world = World::new();

@@ -40,7 +40,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("futures_util", &["src/serve/"]),
     ("tokio", &["src/serve/"]),
     ("num_cpus", &["src/engine/ggml", "src/bin/translora/doctor"]),
-    ("translora_abi", &["src/plugin.rs", "src/lib.rs", "src/bin/translora/doctor", "src/serve/transfers.rs"]),
+    ("translora_abi", &["src/plugin.rs", "src/lib.rs", "src/bin/translora/doctor", "src/bin/translora/worker", "src/serve/transfers.rs"]),
     ("translora_gguf", &["src/kit/", "src/adapters/", "src/publish/", "src/pipeline/", "src/engine/"]),
     ("translora_llama", &["src/engine/ggml"]),
     ("translora_quantized", &["src/engine/ggml"]),

@@ -246,8 +246,8 @@ typedef struct translora_adapters_1 {
     /* [background] Name the base model that the host serves. Its header and hash are read; adapters are checked against it from then on. */
     translora_status (*base)(translora_instance *instance, translora_text path, translora_error **error);
 
-    /* [background] Check that an adapter fits the base: every matrix by name and shape, every number finite, and made for this very file
-     * where the adapter says which. Describes it as a JSON object. */
+    /* [background] Check that an adapter fits the base: every matrix by name and shape, and every number finite. Describes it as a JSON
+     * object, which also says whether it was made for this very file. */
     translora_status (*check)(translora_instance *instance, translora_text path, translora_string **out, translora_error **error);
 
     /* [any-thread] What each name answers with, as a JSON array: name, generation, path and hash, and the one before it. */

@@ -12,6 +12,7 @@ mod gate;
 pub mod host;
 mod layout;
 mod plugin;
+mod process;
 mod registry;
 mod table;
 mod text;
@@ -20,6 +21,7 @@ pub use export::{entry, library_path};
 pub use failure::{Failure, Status};
 pub use layout::layout;
 pub use plugin::{Adapters, JobState, Jobs, Plugin, Progress};
+pub use process::close_inherited_files;
 pub use table::HostTable;
 
 /// Export `translora_get_entry` for a type that implements [`Plugin`]; once in a library.

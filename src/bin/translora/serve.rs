@@ -90,7 +90,11 @@ impl Serve {
     pub fn run(self, talk: Talk) -> Result<Outcome, Failure> {
         let config = self.config()?;
         let engine = job::engine()?;
-        let say = move |line: &str| if talk.quiet { () } else { out::say(line) };
+        let say = move |line: &str| {
+            if !talk.quiet {
+                out::say(line);
+            }
+        };
         let server = Server::start(engine.as_ref(), config, Arc::new(SystemClock::default()), Arc::new(say))?;
         let addresses: Vec<String> = server.addresses().iter().map(|address| format!("http://{address}")).collect();
         let ready = if talk.json {

@@ -1,5 +1,3 @@
-use std::io;
-
 use clap::Args;
 use translora::jobs;
 
@@ -16,7 +14,8 @@ pub struct Worker {}
 impl Worker {
     pub fn run(self) -> Result<Outcome, Failure> {
         let Self {} = self;
-        jobs::work(io::BufReader::new(io::stdin()), io::stdout().lock()).map_err(|lost| Failure::Bug(lost.to_string()))?;
+        translora_abi::close_inherited_files();
+        jobs::work().map_err(|lost| Failure::Bug(lost.to_string()))?;
         Ok(Outcome::Done)
     }
 }

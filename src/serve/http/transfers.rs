@@ -12,12 +12,11 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use serde_json::{Value, json};
-use translora_abi::JobState;
 
 use super::fields::Fields;
 use super::{App, Shared, body, lora};
 use crate::serve::error::ApiError;
-use crate::serve::transfers::Transfers;
+use crate::serve::transfers::{JobState, Transfers};
 
 /// How long a thread waits for news before it looks whether somebody still wants them.
 const GLANCE: Duration = Duration::from_millis(500);
