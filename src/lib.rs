@@ -20,6 +20,7 @@
 //! | [`pipeline`] | plans, events, journal; the only room that sees every stage | |
 //! | [`jobs`] | a queue of transfers for hosts that go on serving; each in a process of its own | |
 //! | [`adapters`] | which adapter answers in a host that serves: check, exchange in two phases, go back | |
+//! | [`serve`] | the reference host: one model, several adapters, HTTP | |
 //! | [`plugin`] | the C-shaped door | |
 //!
 //! # Invariants
@@ -44,6 +45,7 @@ pub mod pipeline;
 pub mod plugin;
 pub mod publish;
 pub mod record;
+pub mod serve;
 
 translora_abi::export!(plugin::Door);
 #[cfg(target_os = "linux")]

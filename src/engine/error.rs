@@ -29,6 +29,8 @@ pub enum EngineError {
     Tokenizer { model: String, text: String, back: String },
     #[error("{model}: {words:?} begin with the same token, so they cannot be told apart")]
     SameFirstToken { model: String, words: [String; 2] },
+    #[error("the chat template refuses this conversation: {0}")]
+    Template(String),
     #[error("{reason}")]
     Example { index: usize, reason: String },
     #[error("{model}: modules {asked:?}: {reason}")]

@@ -12,6 +12,7 @@ use crate::record::{Cancel, ContentHash, Pair};
 mod error;
 #[cfg(feature = "ggml")]
 pub mod ggml;
+pub mod host;
 pub mod toy;
 
 pub use error::{EngineError, Fault};
@@ -22,6 +23,11 @@ pub trait Engine: Send + Sync {
     ///
     /// fails: the file is missing, truncated, not a GGUF, of an unknown architecture, or has no usable tokenizer or chat template.
     fn open(&self, base: &Path, options: &OpenOptions) -> Result<Box<dyn Model>, EngineError>;
+
+    /// Open a base model for serving; see [`host`].
+    ///
+    /// fails: as `open`, but a missing chat template is no reason; too little memory for `sequences` of `options.context` tokens each.
+    fn host(&self, base: &Path, options: &OpenOptions, sequences: usize) -> Result<host::Hosted, EngineError>;
 }
 
 /// The engine that this build has: llama.cpp's, or the toy where it was built without.

@@ -5,7 +5,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-const COMMANDS: [&str; 6] = ["train", "kit", "transfer", "eval", "inspect", "doctor"];
+const COMMANDS: [&str; 7] = ["train", "kit", "transfer", "eval", "inspect", "doctor", "serve"];
 
 fn translora() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_translora"));
@@ -45,7 +45,7 @@ fn a_bad_flag_is_an_error_and_names_itself() {
     let train = "train -m a --data b --out c";
     let cases = [
         (String::new(), "Usage"),
-        ("serve".into(), "serve"),
+        ("serve".into(), "--model"),
         ("train -m a".into(), "--data"),
         (format!("{train} --rank 0"), "1 to 1024"),
         (format!("{train} --rank 1025"), "1 to 1024"),

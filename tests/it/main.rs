@@ -11,6 +11,7 @@ mod pipeline;
 #[cfg(feature = "ggml")]
 mod real;
 mod refusals;
+mod serve;
 mod source;
 mod tidy;
 mod walls;

@@ -16,6 +16,7 @@ mod bench;
 mod jobs;
 mod memory;
 mod runs;
+mod serve;
 
 /// What every test starts from, made once: a source adapter for the task `ticket`, and its kit.
 struct Lab {

@@ -20,7 +20,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("jobs", &["record", "engine", "pipeline"]),
     ("adapters", &["record", "engine", "kit"]),
     ("plugin", &["record", "engine", "pipeline", "jobs", "adapters"]),
-    ("bin", &["record", "engine", "pipeline", "jobs"]),
+    ("serve", &["record", "engine"]),
+    ("bin", &["record", "engine", "pipeline", "jobs", "serve"]),
 ];
 
 /// Crate → the places (by the start of the path) that may name it. A dependency that is not here is refused.
@@ -35,8 +36,11 @@ const CRATES: &[(&str, &[&str])] = &[
     ("clap", &["src/bin/"]),
     ("ctrlc", &["src/bin/"]),
     ("indicatif", &["src/bin/"]),
+    ("axum", &["src/serve/"]),
+    ("futures_util", &["src/serve/"]),
+    ("tokio", &["src/serve/"]),
     ("num_cpus", &["src/engine/ggml", "src/bin/translora/doctor"]),
-    ("translora_abi", &["src/plugin.rs", "src/lib.rs", "src/bin/translora/doctor", "src/bin/translora/worker"]),
+    ("translora_abi", &["src/plugin.rs", "src/lib.rs", "src/bin/translora/doctor", "src/bin/translora/worker", "src/serve/transfers.rs"]),
     ("translora_attach", &["src/plugin.rs", "src/lib.rs"]),
     ("translora_gguf", &["src/kit/", "src/adapters/", "src/publish/", "src/pipeline/", "src/engine/"]),
     ("translora_llama", &["src/engine/ggml"]),

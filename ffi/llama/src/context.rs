@@ -14,6 +14,8 @@ pub struct Context {
     adapters: Vec<(Adapter, f32)>,
     params: ContextParams,
     training: bool,
+    /// Other adapters than at the last decode: llama.cpp then lays out its graph anew and counts the model's adapters meanwhile.
+    switched: bool,
 }
 
 // SAFETY: a llama_context has no thread affinity; `&mut self` on everything that computes keeps it to one thread at a time.
@@ -121,11 +123,12 @@ impl Context {
             raw_params.kv_unified = true;
             raw_params.no_perf = true;
             let (buffer, size) = reason.pointer();
+            let _guard = model.lock_adapters();
             crate::shim::translora_context(model.raw(), raw_params, buffer, size)
         };
         let failed = || LlamaError::Context { tokens: params.context, reason: reason.or_log(mark, "llama.cpp gave no reason") };
         let raw = NonNull::new(raw).ok_or_else(failed)?;
-        Ok(Self { raw, model: model.clone(), adapters: Vec::new(), params: params.clone(), training: false })
+        Ok(Self { raw, model: model.clone(), adapters: Vec::new(), params: params.clone(), training: false, switched: true })
     }
 
     pub fn model(&self) -> &Model {
@@ -140,6 +143,18 @@ impl Context {
     ///
     /// fails: an adapter of another model.
     pub fn set_adapters(&mut self, adapters: &[(Adapter, f32)]) -> Result<(), LlamaError> {
+        self.switch_adapters(adapters)?;
+        if !self.training {
+            self.clear();
+        }
+        Ok(())
+    }
+
+    /// Replace the active adapters and keep the KV. The caller sees to it that a sequence is only gone on with under the adapters that
+    /// made it: llama.cpp would mix them without a word.
+    ///
+    /// fails: an adapter of another model.
+    pub fn switch_adapters(&mut self, adapters: &[(Adapter, f32)]) -> Result<(), LlamaError> {
         for (adapter, _) in adapters {
             if adapter.model().raw() != self.model.raw() {
                 return Err(LlamaError::AdapterLoad {
@@ -153,9 +168,7 @@ impl Context {
         // SAFETY: both arrays hold `raw.len()` items and outlive the call; the adapters live on in `self.adapters`.
         unsafe { sys::llama_set_adapters_lora(self.raw.as_ptr(), raw.as_mut_ptr(), raw.len(), scales.as_mut_ptr()) };
         self.adapters = adapters.to_vec();
-        if !self.training {
-            self.clear();
-        }
+        self.switched = true;
         Ok(())
     }
 
@@ -200,9 +213,12 @@ impl Context {
         };
         let (mark, mut reason) = (log::mark(), Reason::new());
         let (buffer, size) = reason.pointer();
+        let guard = self.switched.then(|| self.model.lock_adapters());
         // SAFETY: every array holds `n_tokens` items and outlives the call, which only reads them; values checked above.
         let code = unsafe { crate::shim::translora_decode(self.raw.as_ptr(), raw, buffer, size) };
+        drop(guard);
         if code == 0 {
+            self.switched = false;
             return Ok(());
         }
         let fallback = if code == 1 { "no room in the KV cache" } else { "llama.cpp gave no reason" };

@@ -31,9 +31,10 @@ impl ChatTemplate {
         Ok(Self { environment, bos, eos })
     }
 
-    /// Render `messages`; `answer` opens the assistant's turn.
-    pub fn render(&self, messages: &[Message], answer: bool) -> Result<String, LlamaError> {
+    /// Render `messages`, a list of [`Message`]s or of objects like it; `answer` opens the assistant's turn.
+    pub fn render(&self, messages: &(impl Serialize + ?Sized), answer: bool) -> Result<String, LlamaError> {
         let template = self.environment.get_template("chat").map_err(|error| LlamaError::Template(error.to_string()))?;
+        let messages = minijinja::Value::from_serialize(messages);
         template
             .render(context! { messages, add_generation_prompt => answer, bos_token => self.bos, eos_token => self.eos })
             .map_err(|error| LlamaError::Template(format!("{error:#}")))

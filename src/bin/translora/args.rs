@@ -120,11 +120,13 @@ impl Recipe {
     }
 }
 
-/// Rewrite the spellings of llama.cpp that clap has no notion of: `-ngl N` and `-ngl=N`.
+/// Rewrite the spellings of llama.cpp that clap has no notion of: `-ngl N`, `-ngl=N`, and so for `-np`.
 pub fn with_llama_names(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let rewrite = |arg: OsString| match arg.to_str() {
         Some("-ngl") => "--gpu-layers".into(),
         Some(text) if text.starts_with("-ngl=") => text.replacen("-ngl", "--gpu-layers", 1).into(),
+        Some("-np") => "--parallel".into(),
+        Some(text) if text.starts_with("-np=") => text.replacen("-np", "--parallel", 1).into(),
         _ => arg,
     };
     args.into_iter().map(rewrite).collect()
@@ -183,7 +185,7 @@ fn schedule(text: &str) -> Result<Schedule, String> {
     }
 }
 
-fn gpu_layers(text: &str) -> Result<i32, String> {
+pub fn gpu_layers(text: &str) -> Result<i32, String> {
     match text.parse::<i32>() {
         Ok(n) => Ok(n.max(-1)),
         Err(_) if matches!(text, "all" | "auto") => Ok(-1),

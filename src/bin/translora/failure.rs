@@ -5,6 +5,7 @@ use std::io;
 
 use translora::engine::EngineError;
 use translora::pipeline::PipelineError;
+use translora::serve::ServeError;
 
 use crate::out;
 
@@ -14,6 +15,8 @@ pub enum Failure {
     Usage { message: String, hint: String },
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
+    #[error(transparent)]
+    Serve(#[from] ServeError),
     #[error("the engine does not start")]
     Engine(#[from] EngineError),
     #[error("cannot listen for Ctrl-C")]
@@ -29,6 +32,7 @@ impl Failure {
         match self {
             Self::Usage { hint, .. } => Some(hint.clone()),
             Self::Pipeline(error) => error.hint(),
+            Self::Serve(error) => error.hint(),
             Self::Output(_) => Some("the work itself is done; see the files named above".into()),
             Self::Bug(_) => Some("please report it with the command line and the lines above".into()),
             Self::Engine(_) | Self::Interrupt(_) => None,

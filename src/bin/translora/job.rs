@@ -68,7 +68,7 @@ fn listen(cancel: Cancel) -> Result<Receiver<()>, ctrlc::Error> {
     Ok(receiver)
 }
 
-fn engine() -> Result<Box<dyn Engine>, Failure> {
+pub fn engine() -> Result<Box<dyn Engine>, Failure> {
     if !cfg!(feature = "ggml") {
         crate::out::say("warning: this build has no llama.cpp (feature `ggml` is off); it opens toy models only");
     }

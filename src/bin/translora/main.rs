@@ -26,6 +26,7 @@ mod job;
 mod kit;
 mod out;
 mod progress;
+mod serve;
 mod train;
 mod transfer;
 mod worker;
@@ -67,6 +68,7 @@ enum Command {
     Transfer(transfer::Transfer),
     Eval(eval::Eval),
     Inspect(inspect::Inspect),
+    Serve(serve::Serve),
     #[cfg(unix)]
     Adapters(adapters::Adapters),
     #[cfg(target_os = "linux")]
@@ -97,6 +99,7 @@ fn main() -> ExitCode {
         Command::Transfer(command) => command.run(talk),
         Command::Eval(command) => command.run(talk),
         Command::Inspect(command) => command.run(talk),
+        Command::Serve(command) => command.run(talk),
         #[cfg(unix)]
         Command::Adapters(command) => command.run(talk),
         #[cfg(target_os = "linux")]

@@ -3,11 +3,13 @@
 //! The only room that names those crates. Turns their errors into this room's and text into tokens under the model's own template.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use translora_gguf::{Gguf, TensorKind, dequantize};
 use translora_llama::{Adapter, Backend, Context, ContextParams, LlamaError, ModelParams, map_file};
 
 use self::chat::Chat;
+use super::host::Hosted;
 use super::{AdapterId, Engine, EngineError, Model, ModelInfo, OpenOptions, With};
 use crate::record::ContentHash;
 
@@ -15,6 +17,7 @@ pub mod bench;
 mod chat;
 pub mod check;
 mod decode;
+mod host;
 mod infer;
 mod train;
 
@@ -77,6 +80,48 @@ impl Engine for GgmlEngine {
     fn open(&self, base: &Path, options: &OpenOptions) -> Result<Box<dyn Model>, EngineError> {
         Ok(Box::new(GgmlModel::open(self.backend, base, options)?))
     }
+
+    fn host(&self, base: &Path, options: &OpenOptions, sequences: usize) -> Result<Hosted, EngineError> {
+        let (model, info) = load(self.backend, base, options)?;
+        let decoder = host::GgmlDecoder::new(&model, info.context, sequences, threads(options))?;
+        Ok(Hosted { host: Arc::new(host::GgmlHost::new(model, info)?), decoder: Box::new(decoder) })
+    }
+}
+
+/// Load a plain decoder model that has a tokenizer, and say what it is.
+fn load(backend: Backend, base: &Path, options: &OpenOptions) -> Result<(translora_llama::Model, ModelInfo), EngineError> {
+    let refuse = |reason: String| EngineError::Model { path: base.to_owned(), reason };
+    let hash = {
+        let bytes = map_file(base).map_err(|error| of_path(base, error))?;
+        ContentHash::of(&bytes)
+    };
+    let params = ModelParams { gpu_layers: options.gpu_layers, mmap: true };
+    let model = translora_llama::Model::load(backend, base, &params).map_err(|error| of_path(base, error))?;
+    if let Some(reason) = model.unusual() {
+        return Err(refuse(format!("{reason}; translora runs plain decoder models")));
+    }
+    if model.vocab().is_absent() {
+        return Err(refuse("it has no tokenizer; use a GGUF that holds one".into()));
+    }
+    let trained = model.metadata(&format!("{}.context_length", model.architecture())).and_then(|text| text.parse().ok());
+    let trained: usize = trained.unwrap_or(CONTEXT_DEFAULT);
+    let info = ModelInfo {
+        path: base.to_owned(),
+        name: model.name(),
+        architecture: model.architecture(),
+        hash,
+        parameters: model.parameters(),
+        bytes: model.bytes(),
+        layers: model.layers(),
+        vocabulary: model.vocab().len(),
+        context: if options.context > 0 { options.context } else { trained.min(CONTEXT_DEFAULT) },
+    };
+    Ok((model, info))
+}
+
+fn threads(options: &OpenOptions) -> u32 {
+    let threads = if options.threads > 0 { options.threads } else { num_cpus::get_physical() };
+    u32::try_from(threads).unwrap_or(1)
 }
 
 /// An open base model. The inference context is made on first use and given up while training.
@@ -93,36 +138,9 @@ pub(crate) struct GgmlModel {
 
 impl GgmlModel {
     fn open(backend: Backend, base: &Path, options: &OpenOptions) -> Result<Self, EngineError> {
-        let refuse = |reason: String| EngineError::Model { path: base.to_owned(), reason };
-        let hash = {
-            let bytes = map_file(base).map_err(|error| of_path(base, error))?;
-            ContentHash::of(&bytes)
-        };
-        let params = ModelParams { gpu_layers: options.gpu_layers, mmap: true };
-        let model = translora_llama::Model::load(backend, base, &params).map_err(|error| of_path(base, error))?;
-        if let Some(reason) = model.unusual() {
-            return Err(refuse(format!("{reason}; translora runs plain decoder models")));
-        }
-        if model.vocab().is_absent() {
-            return Err(refuse("it has no tokenizer; use a GGUF that holds one".into()));
-        }
-        let trained = model.metadata(&format!("{}.context_length", model.architecture())).and_then(|text| text.parse().ok());
-        let trained: usize = trained.unwrap_or(CONTEXT_DEFAULT);
-        let context = if options.context > 0 { options.context } else { trained.min(CONTEXT_DEFAULT) };
-        let chat = Chat::of(&model).map_err(|error| refuse(error.to_string()))?;
-        let info = ModelInfo {
-            path: base.to_owned(),
-            name: model.name(),
-            architecture: model.architecture(),
-            hash,
-            parameters: model.parameters(),
-            bytes: model.bytes(),
-            layers: model.layers(),
-            vocabulary: model.vocab().len(),
-            context,
-        };
-        let threads = if options.threads > 0 { options.threads } else { num_cpus::get_physical() };
-        let threads = u32::try_from(threads).unwrap_or(1);
+        let (model, info) = load(backend, base, options)?;
+        let chat = Chat::of(&model).map_err(|error| EngineError::Model { path: base.to_owned(), reason: error.to_string() })?;
+        let threads = threads(options);
         Ok(Self { backend, model, chat, info, adapters: Vec::new(), context: None, active: With::Base, threads })
     }
 

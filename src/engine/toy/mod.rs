@@ -7,7 +7,9 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
+use super::host::Hosted;
 use super::{
     AdapterId, Answer, CompletionScore, Continuation, Engine, EngineError, Generate, GenerateRequest, Label, LoraSpec, Model, ModelInfo,
     OpenOptions, Score, Talk, Train, Trainer, With,
@@ -16,16 +18,21 @@ use crate::record::{ContentHash, Pair, Rng};
 
 mod base;
 mod head;
+mod host;
 mod train;
 pub mod world;
 
 pub use base::Base;
 use base::FORMAT;
 use head::Head;
+use host::{ToyDecoder, ToyHost};
 use train::ToyTrainer;
 
 /// The largest toy file. A real model given by mistake is refused, not read.
 const FILE_BYTES_MAX: u64 = 16 << 20;
+
+/// Bytes of context that a served toy has when nobody says.
+const SERVED_CONTEXT: usize = 1024;
 
 /// Opens toy bases.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,13 +44,15 @@ impl Toy {
 
 impl Engine for Toy {
     fn open(&self, base: &Path, _options: &OpenOptions) -> Result<Box<dyn Model>, EngineError> {
-        let bytes = read(base)?;
-        let refuse = |reason: String| EngineError::Model { path: base.to_owned(), reason };
-        let parsed: Base = serde_json::from_slice(&bytes).map_err(|error| refuse(format!("not a toy base: {error}")))?;
-        if parsed.format != FORMAT || parsed.width == 0 {
-            return Err(refuse(format!("its format is {:?}, this engine reads {FORMAT:?}", parsed.format)));
-        }
-        Ok(Box::new(ToyModel::new(parsed, base, &bytes)))
+        Ok(Box::new(ToyModel::read(base)?))
+    }
+
+    fn host(&self, base: &Path, options: &OpenOptions, sequences: usize) -> Result<Hosted, EngineError> {
+        let mut model = ToyModel::read(base)?;
+        // The toy's context counts words; a served token is a byte.
+        model.info.context = if options.context > 0 { options.context } else { SERVED_CONTEXT };
+        let host = ToyHost::new(model.base.clone(), model.info.clone());
+        Ok(Hosted { host: Arc::new(host), decoder: Box::new(ToyDecoder::new(model, sequences)) })
     }
 }
 
@@ -72,6 +81,17 @@ struct ToyModel {
 }
 
 impl ToyModel {
+    /// Open a base that is in a file.
+    fn read(base: &Path) -> Result<Self, EngineError> {
+        let bytes = read(base)?;
+        let refuse = |reason: String| EngineError::Model { path: base.to_owned(), reason };
+        let parsed: Base = serde_json::from_slice(&bytes).map_err(|error| refuse(format!("not a toy base: {error}")))?;
+        if parsed.format != FORMAT || parsed.width == 0 {
+            return Err(refuse(format!("its format is {:?}, this engine reads {FORMAT:?}", parsed.format)));
+        }
+        Ok(Self::new(parsed, base, &bytes))
+    }
+
     fn new(base: Base, path: &Path, bytes: &[u8]) -> Self {
         let info = ModelInfo {
             path: path.to_owned(),

@@ -1,0 +1,143 @@
+//! Serve a llama.cpp model: its text half for all threads, its context for one.
+
+use std::path::Path;
+
+use translora_llama::{Adapter, Batch, ChatTemplate, Context, ContextParams, LlamaError, Model, map_file};
+
+use super::{BATCH, check_finite, internal, of_path};
+use crate::engine::host::{Decoder, Host, Row, Token, Turn, Weights};
+use crate::engine::{EngineError, ModelInfo};
+use crate::record::ContentHash;
+
+/// What a model without a template is asked in, as llama-server does.
+const CHATML: &str = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}\
+    {% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+
+pub(super) struct GgmlHost {
+    model: Model,
+    info: ModelInfo,
+    template: ChatTemplate,
+    text: String,
+    bos: Option<Token>,
+}
+
+impl GgmlHost {
+    /// fails: the template in the file does not compile.
+    pub(super) fn new(model: Model, info: ModelInfo) -> Result<Self, EngineError> {
+        let refuse = |error: LlamaError| EngineError::Model { path: info.path.clone(), reason: error.to_string() };
+        let (text, template) = match model.metadata("tokenizer.chat_template") {
+            Some(text) => (text, model.chat_template().map_err(refuse)?),
+            None => (CHATML.to_owned(), ChatTemplate::new(CHATML.into(), String::new(), String::new()).map_err(refuse)?),
+        };
+        let bos = model.vocab().bos().filter(|_| model.vocab().adds_bos());
+        Ok(Self { model, info, template, text, bos })
+    }
+}
+
+impl Host for GgmlHost {
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn encode(&self, text: &str, markup: bool) -> Result<Vec<Token>, EngineError> {
+        self.model.vocab().encode(text, markup).map_err(internal)
+    }
+
+    fn bos(&self) -> Option<Token> {
+        self.bos
+    }
+
+    fn piece(&self, token: Token, markup: bool) -> Vec<u8> {
+        self.model.vocab().piece(token, markup)
+    }
+
+    fn is_end(&self, token: Token) -> bool {
+        self.model.vocab().is_end(token)
+    }
+
+    fn template(&self) -> &str {
+        &self.text
+    }
+
+    fn render(&self, turns: &[Turn], answer: bool) -> Result<String, EngineError> {
+        self.template.render(turns, answer).map_err(|error| EngineError::Template(error.to_string()))
+    }
+
+    fn load(&self, adapter: &Path) -> Result<Weights, EngineError> {
+        let refuse = |reason: String| EngineError::Adapter { path: adapter.to_owned(), base: self.info.path.clone(), reason };
+        let (hash, bytes) = {
+            let bytes = map_file(adapter).map_err(|error| of_path(adapter, error))?;
+            (ContentHash::of(&bytes), bytes.len() as u64)
+        };
+        check_finite(adapter).map_err(refuse)?;
+        let loaded = Adapter::load(&self.model, adapter).map_err(|error| match error {
+            LlamaError::AdapterLoad { reason, .. } => refuse(reason),
+            other => of_path(adapter, other),
+        })?;
+        Ok(Weights::new(hash, bytes, loaded))
+    }
+}
+
+pub(super) struct GgmlDecoder {
+    context: Context,
+    active: Vec<(Weights, f32)>,
+    batch: Batch,
+}
+
+impl GgmlDecoder {
+    /// fails: too little memory.
+    pub(super) fn new(model: &Model, context: usize, sequences: usize, threads: u32) -> Result<Self, EngineError> {
+        let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let params = ContextParams {
+            context: number(context.saturating_mul(sequences)),
+            batch: BATCH as u32,
+            ubatch: BATCH as u32,
+            sequences: number(sequences),
+            threads,
+            exact: false,
+        };
+        let context = Context::new(model, &params).map_err(|error| EngineError::Memory(error.to_string()))?;
+        Ok(Self { context, active: Vec::new(), batch: Batch::default() })
+    }
+
+    fn activate(&mut self, with: &[(Weights, f32)]) -> Result<(), EngineError> {
+        let same = |(a, b): (&(Weights, f32), &(Weights, f32))| a.0.is(&b.0) && a.1.to_bits() == b.1.to_bits();
+        if self.active.len() == with.len() && self.active.iter().zip(with).all(same) {
+            return Ok(());
+        }
+        let foreign = || EngineError::Internal("an adapter of another engine".into());
+        let of =
+            |(weights, scale): &(Weights, f32)| weights.inner::<Adapter>().map(|adapter| (adapter.clone(), *scale)).ok_or_else(foreign);
+        let adapters = with.iter().map(of).collect::<Result<Vec<_>, _>>()?;
+        self.context.switch_adapters(&adapters).map_err(internal)?;
+        self.active = with.to_vec();
+        Ok(())
+    }
+}
+
+impl Decoder for GgmlDecoder {
+    fn rows_max(&self) -> usize {
+        BATCH
+    }
+
+    fn step(&mut self, with: &[(Weights, f32)], rows: &[Row]) -> Result<Vec<Vec<f32>>, EngineError> {
+        self.activate(with)?;
+        self.batch.clear();
+        for row in rows {
+            self.batch.push(row.token, row.position as i32, row.sequence as i32, row.output);
+        }
+        self.context.decode(&self.batch).map_err(internal)?;
+        let wanted = rows.iter().enumerate().filter(|(_, row)| row.output);
+        wanted.map(|(at, _)| self.context.logits(at).map(<[f32]>::to_vec).map_err(internal)).collect()
+    }
+
+    fn truncate(&mut self, sequence: usize, from: usize) {
+        self.context.truncate(sequence as i32, from as i32);
+    }
+
+    fn fork(&mut self, from: usize, to: usize, tokens: usize) {
+        self.context.truncate(to as i32, 0);
+        self.context.fork(from as i32, to as i32);
+        self.context.truncate(to as i32, tokens as i32);
+    }
+}

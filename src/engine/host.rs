@@ -1,0 +1,117 @@
+//! What a server may ask of a model: text to tokens, adapters, and one step of many sequences.
+//!
+//! Two halves, because a server has two kinds of threads. A [`Host`] is shared by all of them: it reads text and loads adapters while
+//! the model runs. A [`Decoder`] belongs to the one thread that runs it.
+
+use std::any::Any;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::{EngineError, ModelInfo};
+use crate::record::ContentHash;
+
+/// A number of the model's vocabulary.
+pub type Token = i32;
+
+/// A model that was opened for serving.
+pub struct Hosted {
+    pub host: Arc<dyn Host>,
+    pub decoder: Box<dyn Decoder>,
+}
+
+/// The half of a model that any thread may use at any time.
+pub trait Host: Send + Sync {
+    /// What the model is; `context` is what one sequence may hold.
+    fn info(&self) -> &ModelInfo;
+
+    /// Encode text. `markup`: what looks like a special token is one.
+    ///
+    /// fails: the tokenizer refuses it.
+    fn encode(&self, text: &str, markup: bool) -> Result<Vec<Token>, EngineError>;
+
+    /// The token that every prompt begins with, where the model wants one.
+    fn bos(&self) -> Option<Token>;
+
+    /// The bytes of a token; of special tokens only with `markup`. Nothing for a number outside the vocabulary.
+    fn piece(&self, token: Token, markup: bool) -> Vec<u8>;
+
+    /// The token ends a text or a turn.
+    fn is_end(&self, token: Token) -> bool;
+
+    /// The chat template, as it stands in the file.
+    fn template(&self) -> &str;
+
+    /// A conversation as text; `answer` opens the assistant's turn.
+    ///
+    /// fails: the template refuses it.
+    fn render(&self, turns: &[Turn], answer: bool) -> Result<String, EngineError>;
+
+    /// Read a LoRA GGUF, check it and load it beside those that are loaded. Takes as long as the file is large; sequences go on meanwhile.
+    ///
+    /// fails: not an adapter, made for another base, or not finite.
+    fn load(&self, adapter: &Path) -> Result<Weights, EngineError>;
+}
+
+/// One turn of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Turn {
+    pub role: String,
+    pub content: String,
+}
+
+/// An adapter that is loaded; it goes when the last clone does.
+#[derive(Clone)]
+pub struct Weights {
+    /// Of the file.
+    pub hash: ContentHash,
+    /// units: bytes of the file.
+    pub bytes: u64,
+    /// The engine's own.
+    inner: Arc<dyn Any + Send + Sync>,
+}
+
+impl Weights {
+    pub(super) fn new(hash: ContentHash, bytes: u64, inner: impl Any + Send + Sync) -> Self {
+        Self { hash, bytes, inner: Arc::new(inner) }
+    }
+
+    /// What the engine put in.
+    pub(super) fn inner<T: 'static>(&self) -> Option<&T> {
+        self.inner.downcast_ref()
+    }
+
+    /// Whether both are the same load of a file.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+}
+
+/// A token to decode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    pub token: Token,
+    pub position: usize,
+    pub sequence: usize,
+    /// Its logits are wanted.
+    pub output: bool,
+}
+
+/// The half of a model that computes: sequences with what was decoded of them (their KV).
+pub trait Decoder: Send {
+    /// The most rows of one step.
+    fn rows_max(&self) -> usize;
+
+    /// Decode `rows` under the base with these adapters at these scales, and return the logits of those that want them, in order.
+    /// The caller sees to it that a sequence only ever meets the adapters it began with.
+    ///
+    /// shapes: (outputs, vocabulary)
+    fn step(&mut self, with: &[(Weights, f32)], rows: &[Row]) -> Result<Vec<Vec<f32>>, EngineError>;
+
+    /// Forget a sequence from position `from` on.
+    fn truncate(&mut self, sequence: usize, from: usize);
+
+    /// Let sequence `to` be the first `tokens` of `from`, without computing them again.
+    fn fork(&mut self, from: usize, to: usize, tokens: usize);
+}

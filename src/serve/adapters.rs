@@ -1,0 +1,153 @@
+//! Which adapters are live: names, generations, scales. Loading happens before; here it is one exchange under a lock.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::error::ApiError;
+use crate::engine::host::Weights;
+
+/// One load of one adapter file. The number is never used again.
+#[derive(Clone)]
+pub(super) struct Generation {
+    pub number: u64,
+    pub path: PathBuf,
+    pub weights: Weights,
+}
+
+/// What a request runs under from its first token to its last.
+#[derive(Clone)]
+pub(super) struct Choice {
+    pub weights: Vec<(Weights, f32)>,
+    pub key: Key,
+}
+
+/// Generations and the bits of their scales, by number: the same key, the same KV. Empty: the base alone.
+pub(super) type Key = Vec<(u64, u32)>;
+
+/// What a key is called in a response: `0` for the base, else the numbers of its generations.
+pub(super) fn generation(key: &Key) -> String {
+    let numbers: Vec<String> = key.iter().map(|(number, _)| number.to_string()).collect();
+    if numbers.is_empty() { "0".into() } else { numbers.join("+") }
+}
+
+/// An adapter's place under its name.
+pub(super) struct Named {
+    /// llama-server's number for it.
+    pub id: usize,
+    pub live: Arc<Generation>,
+    /// What `rollback` brings back.
+    pub previous: Option<Arc<Generation>>,
+    /// How strongly it works on requests that name no adapter.
+    pub scale: f32,
+}
+
+/// The adapters of one server.
+#[derive(Default)]
+pub(super) struct Registry {
+    names: BTreeMap<String, Named>,
+    last: u64,
+    next_id: usize,
+    pub swaps: u64,
+    pub rollbacks: u64,
+}
+
+impl Registry {
+    /// Make loaded weights live under a name, at once; what was live before stays for `rollback`.
+    ///
+    /// fails: more names than `most`.
+    pub(super) fn commit(&mut self, name: &str, path: PathBuf, weights: Weights, scale: f32, most: usize) -> Result<u64, ApiError> {
+        if !self.names.contains_key(name) && self.names.len() >= most {
+            return Err(ApiError::input(format!("{most} adapters are loaded already: unload one first")));
+        }
+        self.last += 1;
+        let live = Arc::new(Generation { number: self.last, path, weights });
+        match self.names.get_mut(name) {
+            Some(named) => {
+                named.previous = Some(std::mem::replace(&mut named.live, live));
+                self.swaps += 1;
+            }
+            None => {
+                self.names.insert(name.to_owned(), Named { id: self.next_id, live, previous: None, scale });
+                self.next_id += 1;
+            }
+        }
+        Ok(self.last)
+    }
+
+    /// Exchange the live generation of a name with the one before it.
+    ///
+    /// fails: an unknown name, or nothing before it.
+    pub(super) fn rollback(&mut self, name: &str) -> Result<u64, ApiError> {
+        let named = self.names.get_mut(name).ok_or_else(|| ApiError::not_found(format!("no adapter is called {name:?}")))?;
+        let previous = named.previous.take();
+        let previous =
+            previous.ok_or_else(|| ApiError::conflict(format!("{name:?} has had one generation only: nothing to go back to")))?;
+        named.previous = Some(std::mem::replace(&mut named.live, previous));
+        self.rollbacks += 1;
+        Ok(named.live.number)
+    }
+
+    /// fails: an unknown name.
+    pub(super) fn unload(&mut self, name: &str) -> Result<(), ApiError> {
+        self.names.remove(name).map(|_| ()).ok_or_else(|| ApiError::not_found(format!("no adapter is called {name:?}")))
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&Named> {
+        self.names.get(name)
+    }
+
+    /// In the order of their numbers.
+    pub(super) fn all(&self) -> Vec<(&String, &Named)> {
+        let mut all: Vec<_> = self.names.iter().collect();
+        all.sort_by_key(|(_, named)| named.id);
+        all
+    }
+
+    /// One adapter alone.
+    pub(super) fn only(&self, name: &str) -> Option<Choice> {
+        self.names.get(name).map(|named| choice(std::iter::once((&*named.live, 1.0))))
+    }
+
+    /// What requests run under that name no adapter.
+    pub(super) fn usual(&self) -> Choice {
+        choice(self.all().into_iter().map(|(_, named)| (&*named.live, named.scale)))
+    }
+
+    /// Scales by number; adapters that are not named are off.
+    ///
+    /// fails: an unknown number.
+    pub(super) fn scaled(&self, scales: &[(usize, f32)]) -> Result<Choice, ApiError> {
+        self.check(scales)?;
+        let scale = |id: usize| scales.iter().rev().find(|(named, _)| *named == id).map_or(0.0, |(_, scale)| *scale);
+        Ok(choice(self.all().into_iter().map(|(_, named)| (&*named.live, scale(named.id)))))
+    }
+
+    /// As `scaled`, for all requests to come that name no adapter.
+    pub(super) fn set_scales(&mut self, scales: &[(usize, f32)]) -> Result<(), ApiError> {
+        self.check(scales)?;
+        for named in self.names.values_mut() {
+            named.scale = scales.iter().rev().find(|(id, _)| *id == named.id).map_or(0.0, |(_, scale)| *scale);
+        }
+        Ok(())
+    }
+
+    fn check(&self, scales: &[(usize, f32)]) -> Result<(), ApiError> {
+        let unknown = |(id, _): &&(usize, f32)| !self.names.values().any(|named| named.id == *id);
+        match scales.iter().find(unknown) {
+            Some((id, _)) => Err(ApiError::input(format!("no adapter has the id {id}"))),
+            None => match scales.iter().find(|(_, scale)| !scale.is_finite()) {
+                Some((id, scale)) => Err(ApiError::input(format!("the scale of adapter {id} is {scale}"))),
+                None => Ok(()),
+            },
+        }
+    }
+}
+
+fn choice<'g>(live: impl Iterator<Item = (&'g Generation, f32)>) -> Choice {
+    let on: Vec<(&Generation, f32)> = live.filter(|(_, scale)| *scale != 0.0).collect();
+    Choice {
+        weights: on.iter().map(|(generation, scale)| (generation.weights.clone(), *scale)).collect(),
+        key: on.iter().map(|(generation, scale)| (generation.number, scale.to_bits())).collect(),
+    }
+}

@@ -1,0 +1,128 @@
+//! Answers, whole or as a stream of server-sent events.
+
+use std::convert::Infallible;
+
+use axum::body::Body;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use futures_util::stream;
+use serde_json::{Value, json};
+
+use super::ask::Asked;
+use super::{App, GENERATION};
+use crate::engine::host::Token;
+use crate::serve::error::ApiError;
+use crate::serve::sampler::Drawn;
+use crate::serve::slots::{Done, Event};
+
+/// A finished answer.
+pub(super) struct Whole {
+    pub text: String,
+    pub drawn: Vec<Drawn>,
+    pub done: Done,
+}
+
+/// Wait for the end of an answer.
+pub(super) async fn whole(asked: &mut Asked) -> Result<Whole, ApiError> {
+    let (mut text, mut drawn) = (String::new(), Vec::new());
+    loop {
+        match asked.events.recv().await {
+            Some(Event::Piece { text: more, drawn: tokens }) => {
+                text.push_str(&more);
+                drawn.extend(tokens);
+            }
+            Some(Event::Done(done)) => return Ok(Whole { text, drawn, done }),
+            Some(Event::Failed(why)) => return Err(ApiError::internal(why)),
+            None => return Err(ApiError::internal("the decode thread has ended: restart the server")),
+        }
+    }
+}
+
+/// A response that names the generation that made it.
+pub(super) fn named(generation: &str, response: impl IntoResponse) -> Response {
+    let mut response = response.into_response();
+    if let Ok(value) = HeaderValue::from_str(generation) {
+        response.headers_mut().insert(GENERATION, value);
+    }
+    response
+}
+
+/// One server-sent event.
+pub(super) fn event(value: &Value) -> String {
+    format!("data: {value}\n\n")
+}
+
+/// Stream an answer. `opening` goes first; `write` turns a piece or the end into events.
+pub(super) fn streamed(asked: Asked, opening: String, write: impl FnMut(&Event) -> String + Send + 'static) -> Response {
+    let generation = asked.generation.clone();
+    let chunks = stream::unfold((Some((asked, write)), Some(opening)), |(state, opening)| async move {
+        if let Some(text) = opening.filter(|text| !text.is_empty()) {
+            return Some((Ok::<_, Infallible>(text), (state, None)));
+        }
+        let (mut asked, mut write) = state?;
+        let heard = asked.events.recv().await.unwrap_or_else(|| Event::Failed("the decode thread has ended: restart the server".into()));
+        let text = match &heard {
+            Event::Failed(why) => event(&ApiError::internal(why.as_str()).body()),
+            heard => write(heard),
+        };
+        let goes_on = matches!(heard, Event::Piece { .. });
+        Some((Ok(text), (goes_on.then_some((asked, write)), None)))
+    });
+    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
+    named(&generation, (headers, Body::from_stream(chunks)))
+}
+
+/// A token as text; bytes that are no text on their own are replaced.
+pub(super) fn piece(app: &App, token: Token) -> String {
+    String::from_utf8_lossy(&app.host.piece(token, true)).into_owned()
+}
+
+/// Tokens with their probabilities, as OpenAI's chat and llama-server's completions have them. `ids`: llama-server's number too.
+pub(super) fn probabilities(app: &App, drawn: &[Drawn], ids: bool) -> Vec<Value> {
+    let one = |token: Token, logprob: f64| {
+        let text = app.host.piece(token, true);
+        let mut object = json!({ "token": String::from_utf8_lossy(&text), "logprob": finite(logprob), "bytes": text });
+        if ids {
+            object["id"] = token.into();
+        }
+        object
+    };
+    let all = |drawn: &Drawn| {
+        let mut object = one(drawn.token, drawn.log_probability);
+        object["top_logprobs"] = drawn.top.iter().map(|(token, logprob)| one(*token, *logprob)).collect();
+        object
+    };
+    drawn.iter().map(all).collect()
+}
+
+/// JSON has no infinity.
+pub(super) fn finite(logprob: f64) -> f64 {
+    logprob.max(-9999.0)
+}
+
+/// Counts as OpenAI has them.
+pub(super) fn usage(done: &Done) -> Value {
+    json!({
+        "prompt_tokens": done.prompt_tokens,
+        "completion_tokens": done.tokens,
+        "total_tokens": done.prompt_tokens + done.tokens,
+        "prompt_tokens_details": { "cached_tokens": done.cached },
+    })
+}
+
+/// Times as llama-server has them.
+pub(super) fn timings(done: &Done) -> Value {
+    let per = |a: f64, b: f64| if b > 0.0 { a / b } else { 0.0 };
+    let (read, said) = ((done.prompt_tokens - done.cached) as f64, done.tokens as f64);
+    json!({
+        "cache_n": done.cached,
+        "prompt_n": read as u64,
+        "prompt_ms": done.prompt_ms,
+        "prompt_per_token_ms": per(done.prompt_ms, read),
+        "prompt_per_second": per(1e3 * read, done.prompt_ms),
+        "predicted_n": done.tokens,
+        "predicted_ms": done.answer_ms,
+        "predicted_per_token_ms": per(done.answer_ms, said),
+        "predicted_per_second": per(1e3 * said, done.answer_ms),
+    })
+}

@@ -1,0 +1,217 @@
+//! llama-server's own endpoints.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use super::answer::{Whole, event, named, probabilities, streamed, timings, whole};
+use super::ask::{Asked, Wish, ask, conversation, known, prompts};
+use super::fields::Fields;
+use super::{App, Shared, body};
+use crate::engine::host::Token;
+use crate::serve::adapters::generation;
+use crate::serve::error::ApiError;
+use crate::serve::sampler::{Drawn, Sampling};
+use crate::serve::slots::{Done, End, Event};
+
+pub(super) async fn health() -> Response {
+    axum::Json(json!({ "status": "ok" })).into_response()
+}
+
+pub(super) async fn props(State(app): Shared) -> Response {
+    let info = app.host.info();
+    let sampling = Sampling { temperature: app.config.temperature, seed: app.config.seed.unwrap_or(u32::MAX), ..Sampling::default() };
+    let params = settings(&sampling, &[], app.config.tokens_max);
+    let text = |token: Option<Token>| token.map(|token| String::from_utf8_lossy(&app.host.piece(token, true)).into_owned());
+    axum::Json(json!({
+        "default_generation_settings": { "n_ctx": info.context, "params": params },
+        "total_slots": app.config.slots,
+        "model_path": info.path,
+        "model_alias": app.name,
+        "chat_template": app.host.template(),
+        "bos_token": text(app.host.bos()).unwrap_or_default(),
+        "modalities": { "vision": false, "audio": false },
+        "build_info": concat!("translora ", env!("CARGO_PKG_VERSION")),
+    }))
+    .into_response()
+}
+
+pub(super) async fn slots(State(app): Shared) -> Response {
+    let shown = app.board.read();
+    let one = |(id, slot): (usize, &crate::serve::slots::Seen)| {
+        json!({
+            "id": id, "n_ctx": app.host.info().context, "is_processing": slot.request.is_some(), "id_task": slot.request,
+            "n_prompt_tokens": slot.prompt_tokens, "n_decoded": slot.tokens, "n_held": slot.held, "generation": generation(&slot.key),
+        })
+    };
+    axum::Json(shown.slots.iter().enumerate().map(one).collect::<Vec<_>>()).into_response()
+}
+
+pub(super) async fn tokenize(State(app): Shared, request: Request) -> Result<Response, ApiError> {
+    let value = body(&app, request).await?;
+    let fields = Fields::of(&value)?;
+    let content = fields.text("content")?.unwrap_or_default();
+    let mut tokens = app.host.encode(content, fields.truth("parse_special")?.unwrap_or(true))?;
+    if fields.truth("add_special")?.unwrap_or(false)
+        && let Some(bos) = app.host.bos()
+    {
+        tokens.insert(0, bos);
+    }
+    if !fields.truth("with_pieces")?.unwrap_or(false) {
+        return Ok(axum::Json(json!({ "tokens": tokens })).into_response());
+    }
+    let piece = |token: &Token| {
+        let bytes = app.host.piece(*token, true);
+        let piece = String::from_utf8(bytes.clone()).map_or_else(|_| json!(bytes), Value::from);
+        json!({ "id": token, "piece": piece })
+    };
+    Ok(axum::Json(json!({ "tokens": tokens.iter().map(piece).collect::<Vec<_>>() })).into_response())
+}
+
+pub(super) async fn detokenize(State(app): Shared, request: Request) -> Result<Response, ApiError> {
+    let value = body(&app, request).await?;
+    let bad = || ApiError::input("\"tokens\" must be a list of tokens of this model");
+    let list = Fields::of(&value)?.get("tokens").and_then(Value::as_array).ok_or_else(bad)?;
+    let tokens = list.iter().map(|token| known(&app, token).ok_or_else(bad)).collect::<Result<Vec<_>, _>>()?;
+    Ok(axum::Json(json!({ "content": text(&app, &tokens) })).into_response())
+}
+
+/// Tokens as text, markup included.
+fn text(app: &App, tokens: &[Token]) -> String {
+    let bytes: Vec<u8> = tokens.iter().flat_map(|token| app.host.piece(*token, true)).collect();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+pub(super) async fn apply_template(State(app): Shared, request: Request) -> Result<Response, ApiError> {
+    let value = body(&app, request).await?;
+    let prompt = conversation(&app, Fields::of(&value)?)?;
+    Ok(axum::Json(json!({ "prompt": prompt })).into_response())
+}
+
+pub(super) async fn completion(State(app): Shared, request: Request) -> Result<Response, ApiError> {
+    let value = body(&app, request).await?;
+    let fields = Fields::of(&value)?;
+    let mut wish = Wish::read(&app, fields)?;
+    if let Some(count) = fields.whole("n_probs")?.filter(|count| *count != 0) {
+        wish.tell(&app, count)?;
+    }
+    if fields.truth("post_sampling_probs")? == Some(true) {
+        return Err(ApiError::input("\"post_sampling_probs\" is not supported by this server"));
+    }
+    let shape = Shape { tokens: fields.truth("return_tokens")?.unwrap_or(false), fields: response_fields(fields)? };
+    let prompt = fields.get("prompt").ok_or_else(|| ApiError::input("\"prompt\" is missing"))?;
+    let (all, many) = prompts(&app, prompt)?;
+    if wish.stream && all.len() != 1 {
+        return Err(ApiError::input("a stream has one prompt"));
+    }
+    let mut asked = all.into_iter().map(|prompt| ask(&app, &wish, prompt)).collect::<Result<Vec<_>, _>>()?;
+    if wish.stream {
+        return asked.pop().map(|asked| stream(&app, wish, shape, asked)).ok_or_else(|| ApiError::input("there is no prompt"));
+    }
+    let mut answers = Vec::new();
+    for (index, asked) in asked.iter_mut().enumerate() {
+        let Whole { text, drawn, done } = whole(asked).await?;
+        let mut answer = closing(&app, &wish, &asked.prompt, &done, &text);
+        answer["index"] = index.into();
+        answer["content"] = text.into();
+        answer["tokens"] = if shape.tokens { drawn.iter().map(|drawn| drawn.token).collect() } else { json!([]) };
+        add_probabilities(&app, &wish, &drawn, &mut answer);
+        answers.push(shape.chosen(answer));
+    }
+    let whole = if many { answers.into() } else { answers.pop().unwrap_or_default() };
+    Ok(named(&generation(&wish.with.key), axum::Json(whole)))
+}
+
+/// What of an answer a client wants to see.
+struct Shape {
+    tokens: bool,
+    fields: Vec<String>,
+}
+
+impl Shape {
+    /// `"generation_settings/seed"` takes a field of an object out of it.
+    fn chosen(&self, answer: Value) -> Value {
+        if self.fields.is_empty() {
+            return answer;
+        }
+        let find = |path: &String| answer.pointer(&format!("/{path}")).map(|value| (path.clone(), value.clone()));
+        self.fields.iter().filter_map(find).collect::<serde_json::Map<_, _>>().into()
+    }
+}
+
+fn response_fields(fields: Fields<'_>) -> Result<Vec<String>, ApiError> {
+    let bad = || ApiError::input("\"response_fields\" must be a list of names");
+    let Some(list) = fields.get("response_fields") else { return Ok(Vec::new()) };
+    list.as_array().ok_or_else(bad)?.iter().map(|name| name.as_str().map(str::to_owned).ok_or_else(bad)).collect()
+}
+
+fn add_probabilities(app: &App, wish: &Wish, drawn: &[Drawn], answer: &mut Value) {
+    if wish.alternatives.is_some() {
+        answer["completion_probabilities"] = probabilities(app, drawn, true).into();
+    }
+}
+
+fn stream(app: &Arc<App>, wish: Wish, shape: Shape, asked: Asked) -> Response {
+    let (app, prompt, mut said) = (Arc::clone(app), asked.prompt.clone(), String::new());
+    streamed(asked, String::new(), move |heard| match heard {
+        Event::Piece { text, drawn } => {
+            said.push_str(text);
+            let tokens: Vec<Token> = drawn.iter().map(|drawn| drawn.token).collect();
+            let mut piece = json!({ "index": 0, "content": text, "tokens": tokens, "stop": false });
+            add_probabilities(&app, &wish, drawn, &mut piece);
+            event(&piece)
+        }
+        Event::Done(done) => {
+            let mut last = closing(&app, &wish, &prompt, done, &said);
+            last["content"] = "".into();
+            last["tokens"] = json!([]);
+            event(&shape.chosen(last))
+        }
+        Event::Failed(_) => String::new(),
+    })
+}
+
+/// What is said of an answer at its end.
+fn closing(app: &App, wish: &Wish, prompt: &[Token], done: &Done, said: &str) -> Value {
+    let (kind, word) = match &done.end {
+        End::Model => ("eos", ""),
+        End::Word(word) => ("word", word.as_str()),
+        End::Limit => ("limit", ""),
+    };
+    json!({
+        "index": 0,
+        "id_slot": done.slot,
+        "stop": true,
+        "model": wish.model,
+        "generation": generation(&wish.with.key),
+        "tokens_predicted": done.tokens,
+        "tokens_evaluated": done.prompt_tokens,
+        "tokens_cached": done.prompt_tokens + done.tokens.saturating_sub(1),
+        "generation_settings": settings(&wish.sampling, &wish.stops, wish.tokens_max),
+        "prompt": text(app, prompt),
+        "has_new_line": said.contains('\n'),
+        "truncated": done.truncated,
+        "stop_type": kind,
+        "stopping_word": word,
+        "timings": timings(done),
+    })
+}
+
+fn settings(sampling: &Sampling, stops: &[String], tokens_max: Option<usize>) -> Value {
+    json!({
+        "seed": sampling.seed,
+        "temperature": sampling.temperature,
+        "top_k": sampling.top_k,
+        "top_p": sampling.top_p,
+        "min_p": sampling.min_p,
+        "repeat_last_n": sampling.repeat_last_n,
+        "repeat_penalty": sampling.repeat_penalty,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+        "stop": stops,
+        "n_predict": tokens_max.map_or(json!(-1), Value::from),
+        "max_tokens": tokens_max.map_or(json!(-1), Value::from),
+    })
+}

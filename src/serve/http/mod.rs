@@ -1,0 +1,225 @@
+//! HTTP: who may ask, what paths there are. The endpoints of each tradition have a file of their own.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::serve::ListenerExt;
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use super::adapters::Registry;
+use super::error::ApiError;
+use super::transfers::Transfers;
+use super::worker::{Board, Command};
+use super::{Config, Say};
+use crate::engine::host::Host;
+use crate::record::{Clock, ContentHash};
+
+mod answer;
+mod ask;
+mod fields;
+mod llama;
+mod lora;
+mod metrics;
+mod openai;
+mod transfers;
+
+/// Names the generation that answered.
+pub(super) const GENERATION: &str = "x-translora-generation";
+
+/// What every request sees.
+pub(super) struct App {
+    pub config: Config,
+    /// What the base is called.
+    pub name: String,
+    pub host: Arc<dyn Host>,
+    registry: Mutex<Registry>,
+    commands: mpsc::Sender<Command>,
+    pub board: Arc<Board>,
+    pub clock: Arc<dyn Clock>,
+    pub say: Say,
+    pub transfers: Option<Arc<Transfers>>,
+    pub stopping: AtomicBool,
+    /// Requests that have not ended.
+    pub open: AtomicUsize,
+    numbers: AtomicU64,
+    /// Of the API key. Hashes are compared, so that the time a comparison takes says nothing about the key.
+    key: Option<ContentHash>,
+}
+
+impl App {
+    #[expect(clippy::too_many_arguments, reason = "the parts of a server, put together once")]
+    pub(super) fn new(
+        config: Config,
+        name: String,
+        host: Arc<dyn Host>,
+        registry: Registry,
+        commands: mpsc::Sender<Command>,
+        board: Arc<Board>,
+        clock: Arc<dyn Clock>,
+        say: Say,
+        transfers: Option<Arc<Transfers>>,
+    ) -> Self {
+        let key = config.api_key.as_ref().map(|key| ContentHash::of(key.as_bytes()));
+        Self {
+            config,
+            name,
+            host,
+            registry: Mutex::new(registry),
+            commands,
+            board,
+            clock,
+            say,
+            transfers,
+            stopping: AtomicBool::new(false),
+            open: AtomicUsize::new(0),
+            numbers: AtomicU64::new(0),
+            key,
+        }
+    }
+
+    pub(super) fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tell the decode thread; false if it is gone.
+    pub(super) fn send(&self, command: Command) -> bool {
+        self.commands.send(command).is_ok()
+    }
+
+    fn number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// An id for a response: unique in this process, and hard to mistake for one of another.
+    fn id(&self, kind: &str) -> String {
+        format!("{kind}-{:x}-{:x}", self.clock.unix_seconds(), self.number())
+    }
+}
+
+type Shared = State<Arc<App>>;
+
+/// Answer clients of one listener until `closing` says to end; then finish what runs.
+pub(super) async fn listen(listener: TcpListener, app: Arc<App>, mut closing: watch::Receiver<bool>) -> std::io::Result<()> {
+    let listener = listener.tap_io(|stream| _ = stream.set_nodelay(true));
+    let closed = async move { _ = closing.wait_for(|closing| *closing).await };
+    axum::serve(listener, router(app)).with_graceful_shutdown(closed).await
+}
+
+fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/health", get(llama::health))
+        .route("/v1/health", get(llama::health))
+        .route("/props", get(llama::props))
+        .route("/slots", get(llama::slots))
+        .route("/metrics", get(metrics::metrics))
+        .route("/tokenize", post(llama::tokenize))
+        .route("/detokenize", post(llama::detokenize))
+        .route("/apply-template", post(llama::apply_template))
+        .route("/completion", post(llama::completion))
+        .route("/completions", post(llama::completion))
+        .route("/lora-adapters", get(lora::list).post(lora::set_scales))
+        .route("/models", get(openai::models))
+        .route("/v1/models", get(openai::models))
+        .route("/v1/models/{id}", get(openai::model))
+        .route("/v1/completions", post(openai::completions))
+        .route("/chat/completions", post(openai::chat))
+        .route("/v1/chat/completions", post(openai::chat))
+        .route("/v1/load_lora_adapter", post(lora::load))
+        .route("/v1/unload_lora_adapter", post(lora::unload))
+        .route("/v1/adapters", get(lora::adapters))
+        .route("/v1/adapters/{name}/rollback", post(lora::rollback))
+        .route("/v1/transfers", get(transfers::list).post(transfers::start))
+        .route("/v1/transfers/{id}", get(transfers::status).delete(transfers::remove))
+        .route("/v1/transfers/{id}/events", get(transfers::events))
+        .route("/chat/completions/input_tokens", post(openai::input_tokens))
+        .route("/v1/chat/completions/input_tokens", post(openai::input_tokens))
+        .fallback(|| async { ApiError::not_found("there is no such path") })
+        .method_not_allowed_fallback(|| async { ApiError::method() })
+        .layer(DefaultBodyLimit::disable())
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), admit))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), origins))
+        .with_state(app)
+}
+
+/// Nobody without the key, but for the question whether the server lives; nobody new while it shuts down.
+async fn admit(State(app): Shared, request: Request, next: Next) -> Response {
+    if app.stopping.load(Ordering::SeqCst) {
+        return ApiError::stopping().into_response();
+    }
+    let open = matches!(request.uri().path(), "/health" | "/v1/health");
+    if let Some(key) = app.key.filter(|_| !open) {
+        let text = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
+        let given = text("authorization").and_then(|value| value.strip_prefix("Bearer ")).or_else(|| text("x-api-key"));
+        if given.map(|given| ContentHash::of(given.trim().as_bytes())) != Some(key) {
+            return ApiError::key().into_response();
+        }
+    }
+    next.run(request).await
+}
+
+/// Let web pages of the configured origins ask.
+async fn origins(State(app): Shared, request: Request, next: Next) -> Response {
+    let origin = request.headers().get(header::ORIGIN).cloned();
+    let text = origin.as_ref().and_then(|origin| origin.to_str().ok());
+    let listed = text.is_some_and(|text| app.config.origins.iter().any(|allowed| allows(allowed, text)));
+    let asks_first = request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+    // A page of another origin is told no by what is missing from the answer.
+    let mut response = if asks_first { StatusCode::OK.into_response() } else { next.run(request).await };
+    if let Some(origin) = origin.filter(|_| listed) {
+        let headers = response.headers_mut();
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.insert(header::VARY, HeaderValue::from_static("Origin"));
+        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, DELETE, OPTIONS"));
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("authorization, content-type, x-api-key"));
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(GENERATION));
+    }
+    response
+}
+
+/// `*` allows every origin, `localhost` those of this machine whatever their port, anything else itself.
+fn allows(allowed: &str, origin: &str) -> bool {
+    let host = origin.split_once("://").map_or(origin, |(_, rest)| rest);
+    let host = match host.rsplit_once(':') {
+        Some((host, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => host,
+    };
+    allowed == "*" || allowed == origin || (allowed == "localhost" && matches!(host, "localhost" | "127.0.0.1" | "[::1]"))
+}
+
+/// The body of a request as JSON.
+///
+/// fails: too long, too slow, not JSON.
+async fn body(app: &App, request: Request) -> Result<Value, ApiError> {
+    let most = app.config.limits.request_bytes_max;
+    let patience = std::time::Duration::from_secs(app.config.limits.request_seconds_max);
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
+    if length.is_some_and(|length: usize| length > most) {
+        return Err(ApiError::too_large(most));
+    }
+    let read = tokio::time::timeout(patience, axum::body::to_bytes(request.into_body(), most)).await;
+    let bytes = read.map_err(|_| ApiError::too_slow())?.map_err(|_| ApiError::too_large(most))?;
+    serde_json::from_slice(&bytes).map_err(|error| ApiError::input(format!("the body is not JSON: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::allows;
+
+    #[test]
+    fn origins_of_this_machine_are_told_from_others() {
+        for origin in ["http://localhost", "https://localhost:8080", "http://127.0.0.1:3000", "http://[::1]", "http://[::1]:3000"] {
+            assert!(allows("localhost", origin) && allows("*", origin), "{origin}");
+        }
+        for origin in ["http://web.mydomain.fr", "http://notlocalhost", "http://localhost.evil.com", "http://localhost:80.evil.com"] {
+            assert!(!allows("localhost", origin) && allows("*", origin) && allows(origin, origin), "{origin}");
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! OpenAI's endpoints: models, completions, chat.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, Request, State};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use super::answer::{Whole, event, finite, named, piece, probabilities, streamed, timings, usage, whole};
+use super::ask::{Wish, ask, conversation, encode, prompts};
+use super::fields::Fields;
+use super::{App, Shared, body};
+use crate::serve::adapters::generation;
+use crate::serve::error::ApiError;
+use crate::serve::sampler::Drawn;
+use crate::serve::slots::{End, Event};
+
+/// What `system_fingerprint` says.
+const FINGERPRINT: &str = concat!("b-translora-", env!("CARGO_PKG_VERSION"));
+
+pub(super) async fn models(State(app): Shared) -> Response {
+    axum::Json(json!({ "object": "list", "data": listed(&app) })).into_response()
+}
+
+pub(super) async fn model(State(app): Shared, Path(id): Path<String>) -> Result<Response, ApiError> {
+    let found = listed(&app).into_iter().find(|model| model["id"] == id.as_str());
+    found.map(|model| axum::Json(model).into_response()).ok_or_else(|| ApiError::no_model(&id))
+}
+
+/// The base and each adapter.
+fn listed(app: &App) -> Vec<Value> {
+    let info = app.host.info();
+    let registry = app.registry();
+    let meta = json!({ "n_vocab": info.vocabulary, "n_ctx": info.context, "n_params": info.parameters, "size": info.bytes });
+    let base = json!({
+        "id": app.name, "object": "model", "created": 0, "owned_by": "translora", "root": info.path, "parent": null,
+        "meta": meta, "translora": { "generation": generation(&registry.usual().key), "sha256": info.hash },
+    });
+    let adapter = |(name, named): (&String, &crate::serve::adapters::Named)| {
+        json!({
+            "id": name, "object": "model", "created": 0, "owned_by": "translora", "root": named.live.path, "parent": app.name,
+            "translora": { "generation": named.live.number.to_string(), "sha256": named.live.weights.hash },
+        })
+    };
+    std::iter::once(base).chain(registry.all().into_iter().map(adapter)).collect()
+}
+
+fn reason(end: &End) -> &'static str {
+    if *end == End::Limit { "length" } else { "stop" }
+}
+
+/// What all objects of one response begin with.
+#[derive(Clone)]
+struct Frame {
+    id: String,
+    object: &'static str,
+    created: u64,
+    model: String,
+    generation: String,
+}
+
+impl Frame {
+    fn new(app: &App, kind: &str, object: &'static str, wish: &Wish) -> Self {
+        let (created, model) = (app.clock.unix_seconds(), wish.model.clone());
+        Self { id: app.id(kind), object, created, model, generation: generation(&wish.with.key) }
+    }
+
+    fn with(&self, choices: &Value) -> Value {
+        json!({
+            "id": self.id, "object": self.object, "created": self.created, "model": self.model, "system_fingerprint": FINGERPRINT,
+            "generation": self.generation, "choices": choices,
+        })
+    }
+
+    fn counted(&self, choices: &Value, done: &crate::serve::slots::Done) -> Value {
+        let mut object = self.with(choices);
+        object["usage"] = usage(done);
+        object["timings"] = timings(done);
+        object
+    }
+}
+
+pub(super) async fn chat(State(app): Shared, request: Request) -> Result<Response, ApiError> {
+    let value = body(&app, request).await?;
+    let fields = Fields::of(&value)?;
+    let mut wish = Wish::read(&app, fields)?;
+    if fields.truth("logprobs")? == Some(true) {
+        wish.tell(&app, fields.whole("top_logprobs")?.unwrap_or(0))?;
+    }
+    let text = conversation(&app, fields)?;
+    let mut asked = ask(&app, &wish, encode(&app, &text)?)?;
+    if wish.stream {
+        return Ok(stream_chat(&app, &wish, asked));
+    }
+    let frame = Frame::new(&app, "chatcmpl", "chat.completion", &wish);
+    let Whole { text, drawn, done } = whole(&mut asked).await?;
+    let choice = json!([{
+        "index": 0, "message": { "role": "assistant", "content": text }, "finish_reason": reason(&done.end),
+        "logprobs": wish.alternatives.map(|_| json!({ "content": probabilities(&app, &drawn, false) })),
+    }]);
+    Ok(named(&asked.generation, axum::Json(frame.counted(&choice, &done))))
+}
+
+/// How many tokens a conversation comes to.
+pub(super) async fn input_tokens(State(app): Shared, request: Request) -> Result<Response, ApiError> {
+    let value = body(&app, request).await?;
+    let text = conversation(&app, Fields::of(&value)?)?;
+    Ok(axum::Json(json!({ "input_tokens": encode(&app, &text)?.len() })).into_response())
+}
+
+fn stream_chat(app: &Arc<App>, wish: &Wish, asked: super::ask::Asked) -> Response {
+    let frame = Frame::new(app, "chatcmpl", "chat.completion.chunk", wish);
+    let chunk = |delta: &Value, logprobs: &Value, end: Option<&str>| json!([{ "index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": end }]);
+    let opening = event(&frame.with(&chunk(&json!({ "role": "assistant", "content": null }), &Value::Null, None)));
+    let (app, counts, told) = (Arc::clone(app), wish.usage, wish.alternatives.is_some());
+    streamed(asked, opening, move |heard| match heard {
+        Event::Piece { text, drawn } => {
+            let logprobs = if told { json!({ "content": probabilities(&app, drawn, false) }) } else { Value::Null };
+            event(&frame.with(&chunk(&json!({ "content": text }), &logprobs, None)))
+        }
+        Event::Done(done) => {
+            let mut last = frame.with(&chunk(&json!({}), &Value::Null, Some(reason(&done.end))));
+            if !counts {
+                last["timings"] = timings(done);
+            }
+            let counted = if counts { event(&frame.counted(&json!([]), done)) } else { String::new() };
+            event(&last) + &counted + "data: [DONE]\n\n"
+        }
+        Event::Failed(_) => String::new(),
+    })
+}
+
+pub(super) async fn completions(State(app): Shared, request: Request) -> Result<Response, ApiError> {
+    let value = body(&app, request).await?;
+    let fields = Fields::of(&value)?;
+    let mut wish = Wish::read(&app, fields)?;
+    if let Some(count) = fields.whole("logprobs")? {
+        wish.tell(&app, count)?;
+    }
+    if fields.get("max_tokens").is_none() && fields.get("n_predict").is_none() {
+        // OpenAI's own default for this endpoint.
+        wish.tokens_max = Some(wish.tokens_max.map_or(16, |most| most.min(16)));
+    }
+    let prompt = fields.get("prompt").ok_or_else(|| ApiError::input("\"prompt\" is missing"))?;
+    let (all, _) = prompts(&app, prompt)?;
+    if wish.stream && all.len() != 1 {
+        return Err(ApiError::input("a stream has one prompt"));
+    }
+    let mut asked = all.into_iter().map(|prompt| ask(&app, &wish, prompt)).collect::<Result<Vec<_>, _>>()?;
+    if wish.stream {
+        return asked.pop().map(|asked| stream_completion(&app, &wish, asked)).ok_or_else(|| ApiError::input("there is no prompt"));
+    }
+    let frame = Frame::new(&app, "cmpl", "text_completion", &wish);
+    let mut choices = Vec::new();
+    let mut total: Option<crate::serve::slots::Done> = None;
+    for (index, asked) in asked.iter_mut().enumerate() {
+        let Whole { text, drawn, done } = whole(asked).await?;
+        let logprobs = wish.alternatives.map(|_| legacy(&app, &drawn, 0));
+        choices.push(json!({ "index": index, "text": text, "finish_reason": reason(&done.end), "logprobs": logprobs }));
+        match &mut total {
+            Some(total) => {
+                total.prompt_tokens += done.prompt_tokens;
+                total.cached += done.cached;
+                total.tokens += done.tokens;
+            }
+            None => total = Some(done),
+        }
+    }
+    let total = total.ok_or_else(|| ApiError::input("there is no prompt"))?;
+    Ok(named(&frame.generation, axum::Json(frame.counted(&choices.into(), &total))))
+}
+
+fn stream_completion(app: &Arc<App>, wish: &Wish, asked: super::ask::Asked) -> Response {
+    let frame = Frame::new(app, "cmpl", "text_completion", wish);
+    let (app, counts, told, mut offset) = (Arc::clone(app), wish.usage, wish.alternatives.is_some(), 0);
+    let chunk =
+        |text: &str, logprobs: &Value, end: Option<&str>| json!([{ "index": 0, "text": text, "logprobs": logprobs, "finish_reason": end }]);
+    streamed(asked, String::new(), move |heard| match heard {
+        Event::Piece { text, drawn } => {
+            let logprobs = if told { legacy(&app, drawn, offset) } else { Value::Null };
+            offset += text.len();
+            event(&frame.with(&chunk(text, &logprobs, None)))
+        }
+        Event::Done(done) => {
+            let last = event(&frame.with(&chunk("", &Value::Null, Some(reason(&done.end)))));
+            let counted = if counts { event(&frame.counted(&json!([]), done)) } else { String::new() };
+            last + &counted + "data: [DONE]\n\n"
+        }
+        Event::Failed(_) => String::new(),
+    })
+}
+
+/// Probabilities as OpenAI's completions have them.
+fn legacy(app: &App, drawn: &[Drawn], offset: usize) -> Value {
+    let mut at = offset;
+    let mut offsets = Vec::new();
+    for drawn in drawn {
+        offsets.push(at);
+        at += piece(app, drawn.token).len();
+    }
+    let top = |drawn: &Drawn| {
+        drawn.top.iter().map(|(token, logprob)| (piece(app, *token), finite(*logprob).into())).collect::<serde_json::Map<_, _>>()
+    };
+    json!({
+        "tokens": drawn.iter().map(|drawn| piece(app, drawn.token)).collect::<Vec<_>>(),
+        "token_logprobs": drawn.iter().map(|drawn| finite(drawn.log_probability)).collect::<Vec<_>>(),
+        "top_logprobs": drawn.iter().map(top).collect::<Vec<_>>(),
+        "text_offset": offsets,
+    })
+}

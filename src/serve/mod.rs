@@ -1,0 +1,63 @@
+//! The reference host: one model, several adapters, HTTP.
+//!
+//! One thread decodes ([`slots`]), a few answer clients ([`http`]), and adapters are loaded beside both ([`adapters`]). A request runs
+//! under the adapter generations it began with, whatever is swapped meanwhile, and what was decoded under one generation is never gone
+//! on with under another. Refuses to know: stages, training, files other than the model and its adapters. Called by the program.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::record::Limits;
+
+mod adapters;
+mod error;
+mod http;
+mod sampler;
+mod server;
+mod slots;
+mod text;
+mod transfers;
+mod worker;
+
+pub use error::ServeError;
+pub use server::Server;
+
+/// What to serve, and how.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub model: PathBuf,
+    /// What the model is called; its own name if empty.
+    pub alias: String,
+    /// Adapters that are there from the start: name, file, scale for requests that name no adapter. Of two with one name the second is
+    /// live and the first is what a rollback brings back.
+    pub adapters: Vec<(String, PathBuf, f32)>,
+    /// The folder that adapters may be loaded from while the server runs; none: not at all.
+    pub folder: Option<PathBuf>,
+    /// The plugin library that transfers go through; none: no transfers.
+    pub plugin: Option<PathBuf>,
+    /// Addresses to listen on.
+    pub hosts: Vec<String>,
+    /// 0: one that is free.
+    pub port: u16,
+    pub api_key: Option<String>,
+    /// Origins of web pages that may ask, or `*`; none by default.
+    pub origins: Vec<String>,
+    /// Requests that run side by side.
+    pub slots: usize,
+    /// Tokens of context of all slots together; 0: each slot has what the model was made for.
+    pub context: usize,
+    pub threads: usize,
+    pub gpu_layers: i32,
+    /// Of requests that give no seed; none: another for each.
+    pub seed: Option<u32>,
+    /// Of requests that give no temperature.
+    pub temperature: f32,
+    /// The most tokens of one answer; none: what the context holds.
+    pub tokens_max: Option<usize>,
+    /// A request that names a model that is not there is answered as if it had named none, as llama-server does.
+    pub any_model: bool,
+    pub limits: Limits,
+}
+
+/// Where the server tells people what happens.
+pub type Say = Arc<dyn Fn(&str) + Send + Sync>;

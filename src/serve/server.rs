@@ -1,0 +1,176 @@
+//! Starts the threads of a server and ends them.
+
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use super::adapters::Registry;
+use super::error::ServeError;
+use super::http::{App, listen};
+use super::transfers::Transfers;
+use super::worker::{self, Board, Command};
+use super::{Config, Say};
+use crate::engine::{Engine, OpenOptions};
+use crate::record::Clock;
+
+/// Threads that answer clients; the model has its own.
+const HTTP_THREADS: usize = 2;
+/// Time for the last bytes to leave once everything has ended.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// A server that runs.
+pub struct Server {
+    app: Arc<App>,
+    addresses: Vec<SocketAddr>,
+    runtime: Runtime,
+    decoder: Option<JoinHandle<()>>,
+    listeners: Vec<tokio::task::JoinHandle<std::io::Result<()>>>,
+    closing: watch::Sender<bool>,
+}
+
+impl Server {
+    /// Open the model, load its adapters, listen.
+    ///
+    /// fails: the model or an adapter does not load, two adapters have one name, an address is taken.
+    pub fn start(engine: &dyn Engine, config: Config, clock: Arc<dyn Clock>, say: Say) -> Result<Self, ServeError> {
+        let options =
+            OpenOptions { threads: config.threads, gpu_layers: config.gpu_layers, context: config.context.div_euclid(config.slots.max(1)) };
+        let hosted = engine.host(&config.model, &options, config.slots)?;
+        let mut registry = Registry::default();
+        for (name, path, scale) in &config.adapters {
+            let refuse = |reason: String| ServeError::Adapter { name: name.clone(), reason };
+            if *name == model_name(&config, &hosted.host.info().name) {
+                return Err(refuse("this is the name of the base".into()));
+            }
+            let weights = hosted.host.load(path)?;
+            registry.commit(name, path.clone(), weights, *scale, config.limits.adapters_max).map_err(|error| refuse(error.to_string()))?;
+        }
+        let transfers = match &config.plugin {
+            Some(path) => {
+                let refuse = |reason| ServeError::Plugin { path: path.clone(), reason };
+                Some(Arc::new(Transfers::open(path).map_err(refuse)?))
+            }
+            None => None,
+        };
+        let (sender, commands) = mpsc::channel();
+        let board = Arc::<Board>::default();
+        let name = model_name(&config, &hosted.host.info().name);
+        let app = Arc::new(App::new(
+            config,
+            name,
+            Arc::clone(&hosted.host),
+            registry,
+            sender,
+            Arc::clone(&board),
+            Arc::clone(&clock),
+            say,
+            transfers,
+        ));
+        let slots = app.config.slots;
+        let decoder = std::thread::Builder::new().name("decode".into());
+        let decoder = decoder.spawn(move || worker::run(hosted, &*clock, slots, &commands, &board)).map_err(ServeError::Threads)?;
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let runtime = builder.worker_threads(HTTP_THREADS).thread_name("http").enable_all().build().map_err(ServeError::Threads)?;
+        let (closing, _) = watch::channel(false);
+        let mut server = Self { app, addresses: Vec::new(), runtime, decoder: Some(decoder), listeners: Vec::new(), closing };
+        server.listen()?;
+        Ok(server)
+    }
+
+    fn listen(&mut self) -> Result<(), ServeError> {
+        let mut port = self.app.config.port;
+        for host in self.app.config.hosts.clone() {
+            let plain = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+            let refuse = |source| ServeError::Listen { address: format!("{host}:{port}"), source };
+            let listener = self.runtime.block_on(TcpListener::bind((plain.as_str(), port))).map_err(refuse)?;
+            let address = listener.local_addr().map_err(refuse)?;
+            // A free port is chosen once.
+            port = address.port();
+            self.addresses.push(address);
+            let task = listen(listener, Arc::clone(&self.app), self.closing.subscribe());
+            self.listeners.push(self.runtime.spawn(task));
+        }
+        Ok(())
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Wait until the process is told to end (SIGINT, SIGTERM), then stop. A second signal ends it at once.
+    ///
+    /// fails: signals cannot be listened for.
+    pub fn run(self) -> Result<(), ServeError> {
+        let say = Arc::clone(&self.app.say);
+        self.runtime.block_on(async {
+            let mut ends = [signal(SignalKind::interrupt()), signal(SignalKind::terminate())];
+            let [Ok(interrupt), Ok(terminate)] = &mut ends else {
+                let error = ends.into_iter().find_map(Result::err);
+                return Err(ServeError::Threads(error.unwrap_or_else(|| std::io::Error::other("no signals"))));
+            };
+            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+            Ok(())
+        })?;
+        say("stopping: running answers are finished, new requests refused; a second signal ends them too");
+        self.stop();
+        Ok(())
+    }
+
+    /// Refuse what is new, let what runs end within `shutdown_seconds_max`, or until a signal comes, and end it then.
+    pub fn stop(mut self) {
+        self.app.stopping.store(true, Ordering::SeqCst);
+        _ = self.closing.send(true);
+        let patience = Duration::from_secs(self.app.config.limits.shutdown_seconds_max);
+        let listeners = std::mem::take(&mut self.listeners);
+        let mut all = self.runtime.spawn(async move {
+            for listener in listeners {
+                _ = listener.await;
+            }
+        });
+        self.runtime.block_on(async {
+            let ended = async {
+                let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+                    return std::future::pending().await;
+                };
+                tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+            };
+            let over = tokio::select! { _ = &mut all => true, () = tokio::time::sleep(patience) => false, () = ended => false };
+            self.app.send(Command::Stop);
+            if !over {
+                _ = tokio::time::timeout(LAST_WORDS, all).await;
+            }
+        });
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.app.send(Command::Stop);
+        if let Some(transfers) = &self.app.transfers {
+            transfers.close();
+        }
+        if let Some(decoder) = self.decoder.take() {
+            _ = decoder.join();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.app.stopping.store(true, Ordering::SeqCst);
+        _ = self.closing.send(true);
+        self.end();
+    }
+}
+
+/// What the base is called.
+fn model_name(config: &Config, own: &str) -> String {
+    if config.alias.is_empty() { own.to_owned() } else { config.alias.clone() }
+}

@@ -1,0 +1,87 @@
+//! The decode thread: takes requests, runs the slots, ends when it is told to.
+
+use std::collections::VecDeque;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::slots::{Event, Request, Seen, Slots, Totals};
+use crate::engine::host::Hosted;
+use crate::record::Clock;
+
+/// To the decode thread.
+pub(super) enum Command {
+    Ask(Box<Request>),
+    /// End running requests and the thread.
+    Stop,
+}
+
+/// What the decode thread shows of itself.
+#[derive(Default)]
+pub(super) struct Board(Mutex<Shown>);
+
+#[derive(Clone, Default)]
+pub(super) struct Shown {
+    pub slots: Vec<Seen>,
+    pub waiting: usize,
+    pub totals: Totals,
+}
+
+impl Board {
+    pub(super) fn read(&self) -> Shown {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shown> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Run requests until told to stop, or until nobody can ask any more.
+pub(super) fn run(hosted: Hosted, clock: &dyn Clock, slots: usize, commands: &Receiver<Command>, board: &Arc<Board>) {
+    let mut slots = Slots::new(&*hosted.host, hosted.decoder, clock, slots);
+    slots.warm();
+    let mut waiting: VecDeque<Box<Request>> = VecDeque::new();
+    loop {
+        let asleep = slots.is_idle() && waiting.is_empty();
+        if !hear(commands, &mut waiting, asleep) {
+            break;
+        }
+        slots.sweep();
+        waiting.retain(|request| !request.events.is_closed());
+        while slots.is_free()
+            && let Some(request) = waiting.pop_front()
+        {
+            slots.begin(*request);
+        }
+        show(board, &slots, waiting.len());
+        slots.step();
+        if slots.is_idle() {
+            show(board, &slots, waiting.len());
+        }
+    }
+    let why = "the server is shutting down";
+    slots.fail_all(why);
+    waiting.into_iter().for_each(|request| _ = request.events.send(Event::Failed(why.into())));
+}
+
+fn show(board: &Board, slots: &Slots<'_>, waiting: usize) {
+    let mut shown = board.lock();
+    *shown = Shown { slots: slots.seen(), waiting, totals: slots.totals() };
+}
+
+/// Take what was sent; wait for something if there is nothing to do. False: the end.
+fn hear(commands: &Receiver<Command>, waiting: &mut VecDeque<Box<Request>>, asleep: bool) -> bool {
+    if asleep {
+        match commands.recv() {
+            Ok(Command::Ask(request)) => waiting.push_back(request),
+            Ok(Command::Stop) | Err(_) => return false,
+        }
+    }
+    loop {
+        match commands.try_recv() {
+            Ok(Command::Ask(request)) => waiting.push_back(request),
+            Err(TryRecvError::Empty) => return true,
+            Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return false,
+        }
+    }
+}

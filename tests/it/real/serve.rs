@@ -1,0 +1,276 @@
+//! `translora serve` on the lab's models: whatever runs beside it, and whatever is swapped meanwhile, every answer is the one that a fresh
+//! server with that adapter alone gives.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::{Folder, done, lab, new_base, old_base, rows};
+use crate::serve::client::{ask, get, metric, open, post, said};
+use crate::source::root;
+
+/// Longer than a small transfer takes, on a machine with other work too.
+const LONG: Duration = Duration::from_secs(300);
+
+/// A server process; it is told to end when the test does.
+struct Served {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Served {
+    fn start(folder: &Folder, line: &str) -> Self {
+        let mut command = folder.command(&format!("serve {line} --port 0 --json"));
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the program runs");
+        let mut first = String::new();
+        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut first).expect("it says where it listens");
+        let said: Value = serde_json::from_str(&first).unwrap_or_else(|error| panic!("{error}: {first:?}"));
+        let address = said["listening"][0].as_str().and_then(|url| url.strip_prefix("http://")?.parse().ok()).expect("an address");
+        Self { child, address }
+    }
+
+    fn end(&mut self) -> Option<i32> {
+        let told = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().expect("kill is there");
+        assert!(told.success());
+        self.child.wait().expect("it ends").code()
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+}
+
+/// Adapters for the old base, and what a fresh server with each alone answers.
+struct Adapters {
+    folder: Folder,
+    prompts: Vec<String>,
+    /// By the name of the file, and of the base.
+    answers: HashMap<String, Vec<String>>,
+}
+
+const NAMES: [&str; 3] = ["ticket", "other", "date_iso"];
+
+fn adapters() -> &'static Adapters {
+    static ADAPTERS: OnceLock<Adapters> = OnceLock::new();
+    ADAPTERS.get_or_init(|| {
+        let folder = Folder::new("serve");
+        std::fs::copy(&lab().lora, folder.path("ticket.gguf")).expect("the folder is writable");
+        // Answers to the same questions, told apart from the first adapter's by their brackets.
+        folder.write("other.jsonl", rows("train.jsonl", 200).replace('[', "<").replace(']', ">").as_bytes());
+        let dates = std::fs::read_to_string(root().join("tests/fixtures/lab/tasks/date_iso/train.jsonl")).expect("in the repository");
+        let dates: Vec<&str> = dates.lines().take(200).collect();
+        folder.write("date_iso.jsonl", (dates.join("\n") + "\n").as_bytes());
+        for name in ["other", "date_iso"] {
+            let base = old_base();
+            let line = format!("train -m {} --data {name}.jsonl --out {name}.gguf --epochs 5 --lr 4e-3 --rank 8", base.display());
+            done(&folder.run(&line));
+        }
+        let of = |line: &str| serde_json::from_str::<Value>(line).expect("a row")["prompt"].as_str().expect("a prompt").to_owned();
+        let mut prompts: Vec<String> = rows("eval.jsonl", 12).lines().map(of).collect();
+        prompts.extend(dates[..6].iter().map(|line| of(line)));
+        let mut answers = HashMap::new();
+        for name in NAMES.iter().copied().chain(["base"]) {
+            let lora = if name == "base" { String::new() } else { format!("--lora {name}.gguf") };
+            let mut served = Served::start(&folder, &format!("-m {} {lora} --alias base -np 1", old_base().display()));
+            let body = |prompt: &str| {
+                let messages = json!([{ "role": "user", "content": prompt }]);
+                json!({ "messages": messages, "temperature": 0, "cache_prompt": false, "max_tokens": 24 })
+            };
+            let one = |prompt: &String| said(&post(served.address, "/v1/chat/completions", &body(prompt)));
+            answers.insert(name.to_owned(), prompts.iter().map(one).collect());
+            assert_eq!(served.end(), Some(0));
+        }
+        Adapters { folder, prompts, answers }
+    })
+}
+
+fn short(address: SocketAddr, model: &str, prompt: &str) -> crate::serve::client::Reply {
+    let body = json!({ "model": model, "temperature": 0, "max_tokens": 24, "messages": [{ "role": "user", "content": prompt }] });
+    post(address, "/v1/chat/completions", &body)
+}
+
+#[test]
+fn mixed_adapters_side_by_side_answer_as_each_does_alone() {
+    let lab = adapters();
+    assert!(NAMES.windows(2).all(|pair| lab.answers[pair[0]] != lab.answers[pair[1]]));
+    let served = Served::start(&lab.folder, &format!("-m {} --adapters . --alias base -np 4", old_base().display()));
+    let models = ["base", "ticket", "other", "date_iso"];
+    thread::scope(|scope| {
+        for client in 0..8 {
+            let address = served.address;
+            scope.spawn(move || {
+                for (i, prompt) in lab.prompts.iter().enumerate() {
+                    let model = models[(client + i) % models.len()];
+                    assert_eq!(said(&short(address, model, prompt)), lab.answers[model][i], "{model}: {prompt}");
+                }
+            });
+        }
+    });
+    assert_eq!(metric(served.address, "translora:requests_failed_total"), 0.0);
+    assert!(metric(served.address, "translora:prompt_tokens_cached_total") > 0.0);
+}
+
+#[test]
+fn swaps_under_load_leave_no_mixed_answer() {
+    const SWAPS: usize = 100;
+    let lab = adapters();
+    let served = Served::start(&lab.folder, &format!("-m {} --adapters . --alias base -np 4", old_base().display()));
+    let address = served.address;
+    let first = short(address, "ticket", &lab.prompts[0]).generation().to_owned();
+    let mut files = HashMap::from([(first, "ticket")]);
+    let heard: Mutex<Vec<(String, usize, String)>> = Mutex::default();
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for client in 0..8 {
+            let (heard, over) = (&heard, &over);
+            scope.spawn(move || {
+                let mut i = client;
+                while !over.load(Ordering::SeqCst) {
+                    let at = i % lab.prompts.len();
+                    let reply = short(address, "ticket", &lab.prompts[at]);
+                    heard.lock().unwrap().push((reply.generation().to_owned(), at, said(&reply)));
+                    i += 1;
+                }
+            });
+        }
+        for swap in 0..SWAPS {
+            let file = ["other", "ticket"][swap % 2];
+            let body = json!({ "lora_name": "ticket", "lora_path": format!("{file}.gguf"), "load_inplace": true });
+            let reply = match swap % 5 {
+                4 => post(address, "/v1/adapters/ticket/rollback", &json!({})),
+                _ => post(address, "/v1/load_lora_adapter", &body),
+            };
+            assert_eq!(reply.status, 200, "{reply:?}");
+            files.entry(reply.generation().to_owned()).or_insert(file);
+            // Some answers under each, so that swaps fall into them.
+            let (began, before) = (Instant::now(), heard.lock().unwrap().len());
+            while heard.lock().unwrap().len() < before + 4 && began.elapsed() < LONG {
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        over.store(true, Ordering::SeqCst);
+    });
+    let heard = heard.into_inner().unwrap();
+    for (generation, at, said) in &heard {
+        let file = files[generation];
+        assert_eq!(said, &lab.answers[file][*at], "generation {generation}, {file}: {}", lab.prompts[*at]);
+    }
+    assert!(heard.len() >= 4 * SWAPS, "{} answers", heard.len());
+    assert_eq!(metric(address, "translora:requests_failed_total"), 0.0);
+}
+
+#[test]
+fn a_stream_goes_on_under_its_adapter_while_it_is_replaced() {
+    let lab = adapters();
+    let served = Served::start(&lab.folder, &format!("-m {} --adapters . --alias base -np 2", old_base().display()));
+    let ask = |stream: bool| {
+        let body = json!({ "model": "other", "prompt": "Once upon a time", "temperature": 0, "max_tokens": 300, "ignore_eos": true, "stream": stream });
+        open(served.address, "POST", "/v1/completions", &[], body.to_string().as_bytes())
+    };
+    let text = |events: &[String]| {
+        let pieces = events.iter().filter(|event| *event != "[DONE]").map(|event| serde_json::from_str::<Value>(event).expect("JSON"));
+        pieces.filter_map(|piece| piece["choices"][0]["text"].as_str().map(str::to_owned)).collect::<String>()
+    };
+    let whole = ask(false).whole().json()["choices"][0]["text"].as_str().expect("text").to_owned();
+    let mut stream = ask(true);
+    let mut events = stream.events().expect("it has begun");
+    let body = json!({ "lora_name": "other", "lora_path": "ticket.gguf", "load_inplace": true });
+    assert_eq!(post(served.address, "/v1/load_lora_adapter", &body).status, 200);
+    assert_eq!(said(&short(served.address, "other", &lab.prompts[0])), lab.answers["ticket"][0]);
+    events.extend(stream.rest());
+    assert_eq!(text(&events), whole);
+    let after = ask(false).whole();
+    assert_ne!(after.json()["choices"][0]["text"].as_str(), Some(whole.as_str()));
+}
+
+#[test]
+fn a_bad_adapter_is_refused_while_others_answer() {
+    let lab = adapters();
+    let whole = std::fs::read(lab.folder.path("ticket.gguf")).expect("it was made");
+    let folder = Folder::new("serve-bad");
+    std::fs::copy(lab.folder.path("ticket.gguf"), folder.path("ticket.gguf")).expect("writable");
+    let served = Served::start(&folder, &format!("-m {} --adapters . --alias base -np 2", old_base().display()));
+    folder.write("cut.gguf", &whole[..whole.len() / 2]);
+    folder.write("text.gguf", b"GGUF?");
+    std::fs::copy(new_base(), folder.path("base.gguf")).expect("writable");
+    for file in ["cut.gguf", "text.gguf", "base.gguf"] {
+        let body = json!({ "lora_name": "ticket", "lora_path": file, "load_inplace": true });
+        let reply = post(served.address, "/v1/load_lora_adapter", &body);
+        assert_eq!(reply.status, 400, "{file}: {reply:?}");
+        assert!(reply.error().contains(file), "{}", reply.error());
+        assert_eq!(said(&short(served.address, "ticket", &lab.prompts[0])), lab.answers["ticket"][0]);
+    }
+    let long = ask(served.address, "ticket", &"the spoon did not arrive ".repeat(400));
+    assert_eq!((long.status, long.json()["error"]["code"].as_str()), (400, Some("context_length_exceeded")));
+    let huge = format!("{{\"prompt\": \"{}\"}}", "x".repeat(10 << 20));
+    assert_eq!(open(served.address, "POST", "/completion", &[], huge.as_bytes()).whole().status, 413);
+    assert_eq!(get(served.address, "/health").status, 200);
+}
+
+/// A whole transfer, asked for over HTTP, while eight clients are served: it goes live, and nobody's answer fails.
+#[test]
+fn a_transfer_over_http_goes_live_under_load() {
+    let folder = Folder::new("serve-transfer");
+    folder.write("seeds.jsonl", rows("seeds.jsonl", 5).as_bytes());
+    std::fs::create_dir(folder.path("adapters")).expect("writable");
+    let plugin = crate::abi::plugin();
+    let line = format!("-m {} --adapters adapters --plugin {} --alias base -np 4", new_base().display(), plugin.display());
+    let mut served = Served::start(&folder, &line);
+    let address = served.address;
+    let path = |path: PathBuf| path.to_str().expect("UTF-8").to_owned();
+    let request = json!({
+        "name": "ticket", "source": path(old_base()), "source_lora": path(lab().lora.clone()), "kit": path(lab().kit.clone()),
+        "samples": 200, "rank": 8, "lr": 4e-3, "epochs": 4, "threads": 1,
+    });
+    let over = AtomicBool::new(false);
+    let status = thread::scope(|scope| {
+        for _ in 0..8 {
+            let over = &over;
+            scope.spawn(move || {
+                while !over.load(Ordering::SeqCst) {
+                    assert_eq!(short(address, "base", "ticket from Ann: the key broke").status, 200);
+                    thread::sleep(Duration::from_millis(50));
+                }
+            });
+        }
+        let reply = post(address, "/v1/transfers", &request);
+        let status = if reply.status == 202 { wait(address, &reply.json()["id"]) } else { reply.json() };
+        over.store(true, Ordering::SeqCst);
+        status
+    });
+    assert_eq!(
+        (status["state"].as_str(), status["verdict"].as_str(), status["generation"].as_str()),
+        (Some("done"), Some("accept"), Some("1")),
+        "{status}"
+    );
+    let reply = short(address, "ticket", "ticket from Ann: the key broke");
+    assert_eq!((reply.status, reply.generation()), (200, "1"));
+    assert!(folder.path("adapters/ticket@1.gguf").exists());
+    assert_eq!(metric(address, "translora:requests_failed_total"), 0.0);
+    assert_eq!(served.end(), Some(0));
+    // It is still there after a restart.
+    let served = Served::start(&folder, &line);
+    assert_eq!(said(&short(served.address, "ticket", "ticket from Ann: the key broke")), said(&reply));
+}
+
+fn wait(address: SocketAddr, id: &Value) -> Value {
+    let began = Instant::now();
+    loop {
+        let status = get(address, &format!("/v1/transfers/{id}")).json();
+        if !status["generation"].is_null() || !status["not_live"].is_null() || began.elapsed() > LONG {
+            return status;
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+}
