@@ -31,13 +31,16 @@ pub struct OpenOptions {
     pub threads: usize,
     /// `-ngl`; layers kept on the GPU, negative means all.
     pub gpu_layers: i32,
+    /// `-dev`; devices with commas between, `none` for the CPU alone. Left out, all GPUs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
     /// `-c`; tokens of context for each sequence, 0 means what the model was trained with, at most 4096.
     pub context: usize,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { threads: 0, gpu_layers: -1, context: 0 }
+        Self { threads: 0, gpu_layers: -1, device: None, context: 0 }
     }
 }
 

@@ -78,6 +78,12 @@ impl Graph {
         self.unary(a, |ctx, a| unsafe { sys::ggml_cast(ctx, a, sys::GGML_TYPE_F32) })
     }
 
+    /// The values as F16, contiguous; of a view, too.
+    pub fn to_f16(&mut self, a: Tensor) -> Built {
+        // SAFETY: no precondition on shape; F32 converts to F16.
+        self.unary(a, |ctx, a| unsafe { sys::ggml_cast(ctx, a, sys::GGML_TYPE_F16) })
+    }
+
     /// Tile `a` to a shape whose sizes are multiples of its own.
     pub fn repeat(&mut self, a: Tensor, shape: [i64; 4]) -> Built {
         let have = self.shape(a)?;

@@ -62,7 +62,7 @@ impl GgmlModel {
             let bytes = map_file(base).map_err(|error| of_path(base, error))?;
             ContentHash::of(&bytes)
         };
-        let params = ModelParams { gpu_layers: options.gpu_layers, mmap: true };
+        let params = ModelParams { gpu_layers: options.gpu_layers, device: options.device.clone(), mmap: true };
         let model = translora_llama::Model::load(backend, base, &params).map_err(|error| of_path(base, error))?;
         if let Some(reason) = model.unusual() {
             return Err(refuse(format!("{reason}; translora runs plain decoder models")));
