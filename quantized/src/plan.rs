@@ -164,13 +164,16 @@ pub(crate) struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    /// The first of the ways that fits; where nobody sets a limit, `free`. `largest` tells the largest pack for tokens to pack up to.
+    /// The first of the ways that fits; where nobody sets a limit to the process, `free` before them. `largest` tells the largest pack for tokens to pack up to.
     ///
     /// fails: none fits, with the least that would.
     pub fn choose(&mut self, free: (usize, Keep, usize), largest: &dyn Fn(usize) -> Largest) -> Result<Plan, TrainError> {
         let Limits { host, device, large_only } = self.limits;
-        if host.is_none() && device.is_none() {
-            return self.plan(free, largest(free.0));
+        if host.is_none() {
+            let plan = self.plan(free, largest(free.0))?;
+            if self.over(&plan) == 0 {
+                return Ok(plan);
+            }
         }
         let mut least: Option<Plan> = None;
         for way in WAYS.into_iter().take(if large_only { LARGE } else { WAYS.len() }) {
@@ -257,7 +260,13 @@ mod tests {
             let each = if keep == Keep::Most { 1 << 20 } else { 1 << 19 };
             Ok((WorkBytes { host: tokens * each + loss, device: 0 }, 0))
         };
-        let mut planner = Planner { limits: Limits { host: limit.map(|mib| mib << 20), ..Limits::default() }, known, device: None, rank: 16, measure: &mut measure };
+        let mut planner = Planner {
+            limits: Limits { host: limit.map(|mib| mib << 20), ..Limits::default() },
+            known,
+            device: None,
+            rank: 16,
+            measure: &mut measure,
+        };
         planner.choose((256, Keep::Most, 64 << 20), &|pack| Largest { tokens: pack.max(64), outputs: 16, sizes: 1 })
     }
 

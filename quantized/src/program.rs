@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use translora_llama::{Compute, Dtype, Graph, Node, Op, Placement, Storage, Tensor, Trace, WorkBytes};
+use translora_llama::{Compute, Dtype, Graph, Node, Op, Operation, Placement, Storage, Tensor, Trace, WorkBytes};
 
 use crate::dropout::Mask;
 use crate::emit::Setting;
@@ -183,6 +183,11 @@ impl Program {
         let logits = self.loss.logits(compute, graph)?;
         let weight = packed.weights.iter().map(|weight| f64::from(*weight)).sum();
         Ok(Outcome { loss, weight, gradients, logits })
+    }
+
+    /// What it consists of.
+    pub fn operations(&self) -> Vec<Operation> {
+        self.graph.operations()
     }
 
     /// What of the run just made ran where; nothing where all is the CPU's.

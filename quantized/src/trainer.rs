@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use translora_llama::{Backend, Compute, Kernel, Model, Placement, Storage};
+use translora_llama::{Backend, Compute, Kernel, Model, Operation, Placement, Storage};
 
 use crate::adapter::Adapter;
 use crate::dropout;
@@ -176,11 +176,9 @@ impl Trainer {
         let mut device = None;
         if compute.is_scheduled() {
             spec.forward = ForwardWeights::Native;
-            if let Some((free, _)) = compute.device_memory() {
-                let weights = model.device_bytes();
-                device = Some((DeviceMemory { model: weights, ..DeviceMemory::default() }, spec.device_memory.unwrap_or(free + weights)));
-                known.model = known.model.saturating_sub(weights);
-            }
+            let (weights, free) = (model.device_bytes(), compute.device_free().unwrap_or(0));
+            device = Some((DeviceMemory { model: weights, ..DeviceMemory::default() }, spec.device_memory.unwrap_or(free + weights)));
+            known.model = known.model.saturating_sub(weights);
         }
         let adapter = Adapter::fresh(&targets, spec.rank, spec.written_alpha(), spec.seed);
         let tracer = Tracer::new(&model.on_cpu(backend)?, &adapter, spec.threads)?;
@@ -273,6 +271,11 @@ impl Trainer {
     /// What of the last step ran where; none before the first step, and where all is the CPU's.
     pub fn placement(&self) -> Option<&Placement> {
         self.placement.as_ref()
+    }
+
+    /// What the programs built so far consist of.
+    pub fn operations(&self) -> Vec<Operation> {
+        self.programs.values().flat_map(Program::operations).collect()
     }
 
     /// How gradients read the frozen weights.

@@ -135,18 +135,16 @@ impl Compute {
         matches!(self.memory, Work::Scheduled(_))
     }
 
-    /// Free and all memory of the first device, where it is not the CPU's. units: bytes
-    pub fn device_memory(&self) -> Option<(usize, usize)> {
-        let (mut free, mut total) = (0, 0);
+    /// What is free on the devices together, where there are any. units: bytes
+    pub fn device_free(&self) -> Option<usize> {
+        let devices = self.backends.len() - 1;
         // SAFETY: a live backend and its device.
-        unsafe {
-            let device = sys::ggml_backend_get_device(self.backend());
-            if sys::ggml_backend_dev_type(device) == sys::GGML_BACKEND_DEVICE_TYPE_CPU {
-                return None;
-            }
-            sys::ggml_backend_dev_memory(device, &raw mut free, &raw mut total);
-        }
-        Some((free, total))
+        let free = |backend: &NonNull<sys::ggml_backend>| unsafe {
+            let (mut free, mut total) = (0, 0);
+            sys::ggml_backend_dev_memory(sys::ggml_backend_get_device(backend.as_ptr()), &raw mut free, &raw mut total);
+            free
+        };
+        self.is_scheduled().then(|| self.backends[..devices].iter().map(free).sum())
     }
 
     /// What of the bound graph runs where; nothing where all is the CPU's.

@@ -67,24 +67,9 @@ impl Scheduler {
         // SAFETY: a live scheduler with room for the graph.
         let placed = unsafe {
             sys::ggml_backend_sched_reset(raw.as_ptr());
-            self.pin(raw, graph);
             sys::ggml_backend_sched_alloc_graph(raw.as_ptr(), graph.cgraph)
         };
         if placed { Ok(()) } else { Err(LlamaError::Memory { what: "a training graph on the device".into() }) }
-    }
-
-    /// Where a CPU stands for a device, operations of our own are the last backend's, as they are where the device is another.
-    fn pin(&self, raw: NonNull<sys::ggml_backend_sched>, graph: &Graph) {
-        let Some(last) = self.backends.last() else { return };
-        for place in 0..graph.nodes() {
-            // SAFETY: a node of the graph, and a backend of the scheduler.
-            unsafe {
-                let node = sys::ggml_graph_node(graph.cgraph, i32::try_from(place).unwrap_or(0));
-                if (*node).op == sys::GGML_OP_CUSTOM {
-                    sys::ggml_backend_sched_set_tensor_backend(raw.as_ptr(), node, *last);
-                }
-            }
-        }
     }
 
     /// The work memory that a graph would need, without taking it.
@@ -93,7 +78,6 @@ impl Scheduler {
         let mut sizes = vec![0; self.backends.len()];
         // SAFETY: a scheduler of its own, freed at once; one size for each backend.
         unsafe {
-            self.pin(raw, graph);
             sys::ggml_backend_sched_reserve_size(raw.as_ptr(), graph.cgraph, sizes.as_mut_ptr());
             sys::ggml_backend_sched_free(raw.as_ptr());
         }
@@ -107,10 +91,18 @@ impl Scheduler {
         self.sum(&self.backends.iter().map(size).collect::<Vec<_>>())
     }
 
+    /// ggml tells the size of a memory that several backends share at each of them, or at the first.
     fn sum(&self, sizes: &[usize]) -> WorkBytes {
+        let mut seen = Vec::new();
         let mut sum = WorkBytes::default();
-        for (backend, bytes) in self.backends.iter().zip(sizes) {
-            if is_cpu(*backend) {
+        for (place, (backend, bytes)) in self.backends.iter().zip(sizes).enumerate() {
+            // SAFETY: a live backend.
+            let kind = unsafe { sys::ggml_backend_get_default_buffer_type(*backend) };
+            if seen.contains(&kind) {
+                continue;
+            }
+            seen.push(kind);
+            if place + 1 == self.backends.len() {
                 sum.host += bytes;
             } else {
                 sum.device += bytes;

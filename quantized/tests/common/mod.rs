@@ -34,3 +34,6 @@ pub fn tolerance(exact: f64, kind: &str) -> f64 {
         (Some(_), _) => exact.max(5e-2),
     }
 }
+
+/// Dense transformers of `architectures.gguf` whose training needs nothing but what devices have.
+pub const DENSE: &[&str] = &["llama-dense", "qwen2-dense", "qwen3-dense", "gemma2-dense"];
