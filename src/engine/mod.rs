@@ -243,6 +243,9 @@ pub struct TrainerInfo {
     pub parameters: u64,
     pub modules: Vec<String>,
     pub device: String,
+    /// What of a step runs where, once one was taken on a device: lines of a table.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub placement: Vec<String>,
     /// How the loaded examples are trained on, where the engine plans that.
     #[serde(default)]
     pub plan: Option<MemoryPlan>,
@@ -260,6 +263,9 @@ pub struct MemoryPlan {
     pub loss_bytes: u64,
     /// What the process will hold at most. units: bytes.
     pub predicted_bytes: u64,
+    /// What the device will hold at most, where training is on one. units: bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_bytes: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -189,7 +189,7 @@ fn schedule(text: &str) -> Result<Schedule, String> {
     }
 }
 
-fn gpu_layers(text: &str) -> Result<i32, String> {
+pub fn gpu_layers(text: &str) -> Result<i32, String> {
     match text.parse::<i32>() {
         Ok(n) => Ok(n.max(-1)),
         Err(_) if matches!(text, "all" | "auto") => Ok(-1),
