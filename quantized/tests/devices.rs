@@ -54,29 +54,46 @@ fn show(name: &str, placement: &Placement) {
 ///
 /// tolerance: a hundredth of the loss. F16 weights are multiplied with activations that ggml rounds to 16 bits (on the CPU and on most GPUs),
 /// an error of 5e-4 in each product, and ten steps at a high rate add it up.
-#[test]
-fn dense_models_train_on_the_device_as_on_the_cpu() {
+fn trains_as_on_the_cpu(name: &str) {
     let folder = tempfile::tempdir().unwrap();
-    for name in common::DENSE {
-        let plain = synthetic(folder.path(), name);
-        let path = folder.path().join(format!("{name}.f16.gguf"));
-        quantize(Backend::init().unwrap(), &plain, &path, "f16").unwrap();
-        let (expected, _) = train(&path, "none", &spec(), 10);
-        let (found, trainer) = train(&path, &device(), &spec(), 10);
-        let placement = trainer.placement().expect("a device has a table");
-        show(name, placement);
-        let worst = found.iter().zip(&expected).map(|(a, b)| (a.loss - b.loss).abs() / b.loss).fold(0.0, f64::max);
-        eprintln!("{name}: losses {:.4} to {:.4}, worst difference {worst:.1e}", found[0].loss, found[9].loss);
-        assert!(expected[9].loss < 0.98 * expected[1].loss, "{name} learns nothing: {expected:?}");
-        assert!(worst < 1e-2, "{name}: {found:?} against {expected:?}");
-        // Behind the device stands the CPU; what a token looks up may lie there. Kernels of our own have small letters.
-        let own = |what: &str| what.starts_with(|letter: char| letter.is_ascii_lowercase());
-        let fallen = |(what, at): &&(String, String)| at == "CPU" && !what.starts_with("GET_ROWS") || own(what);
-        let fallen: Vec<_> = placement.operations.keys().filter(fallen).collect();
-        assert!(fallen.is_empty(), "{name}: {fallen:?}");
-        assert!(placement.on("CPU") <= 1, "{name}");
-        assert_eq!(trainer.forward().0, ForwardWeights::Native);
-    }
+    let plain = synthetic(folder.path(), name);
+    let path = folder.path().join(format!("{name}.f16.gguf"));
+    quantize(Backend::init().unwrap(), &plain, &path, "f16").unwrap();
+    let (expected, _) = train(&path, "none", &spec(), 10);
+    let (found, trainer) = train(&path, &device(), &spec(), 10);
+    let placement = trainer.placement().expect("a device has a table");
+    show(name, placement);
+    let worst = found.iter().zip(&expected).map(|(a, b)| (a.loss - b.loss).abs() / b.loss).fold(0.0, f64::max);
+    eprintln!("{name}: losses {:.4} to {:.4}, worst difference {worst:.1e}", found[0].loss, found[9].loss);
+    assert!(expected[9].loss < 0.98 * expected[1].loss, "{name} learns nothing: {expected:?}");
+    assert!(worst < 1e-2, "{name}: {found:?} against {expected:?}");
+    // Behind the device stands the CPU; what a token looks up may lie there. Kernels of our own have small letters.
+    let own = |what: &str| what.starts_with(|letter: char| letter.is_ascii_lowercase());
+    let fallen = |(what, at): &&(String, String)| at == "CPU" && !what.starts_with("GET_ROWS") || own(what);
+    let fallen: Vec<_> = placement.operations.keys().filter(fallen).collect();
+    assert!(fallen.is_empty(), "{name}: {fallen:?}");
+    assert!(placement.on("CPU") <= 1, "{name}");
+    assert_eq!(trainer.forward().0, ForwardWeights::Native);
+}
+
+#[test]
+fn llama_trains_on_the_device_as_on_the_cpu() {
+    trains_as_on_the_cpu("llama-dense");
+}
+
+#[test]
+fn qwen2_trains_on_the_device_as_on_the_cpu() {
+    trains_as_on_the_cpu("qwen2-dense");
+}
+
+#[test]
+fn qwen3_trains_on_the_device_as_on_the_cpu() {
+    trains_as_on_the_cpu("qwen3-dense");
+}
+
+#[test]
+fn gemma2_trains_on_the_device_as_on_the_cpu() {
+    trains_as_on_the_cpu("gemma2-dense");
 }
 
 /// Gradients of chosen experts have a kernel for the CPU only: it runs there, and the table has it.
