@@ -261,7 +261,7 @@ impl Condenser<'_> {
             if let Some(row) = some.iter().find(|row| row.len() as i64 != vocabulary) {
                 return Err(TrainError::Objective { reason: format!("{} probabilities for a vocabulary of {vocabulary}", row.len()) });
             }
-            let mut graph = Graph::new(256)?;
+            let mut graph = self.weights.graph(256)?;
             let mut forward = vec![None; trace.nodes.len()];
             for source in head.tail.iter().flat_map(|index| trace.nodes[*index].sources.iter().flatten()) {
                 if trace.nodes[*source].op == Op::Weight {

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use translora_llama::WorkBytes;
+
 use crate::error::TrainError;
 use crate::keep::Keep;
 use crate::pack::{Example, split};
@@ -48,6 +50,27 @@ pub struct Plan {
     /// units: bytes that logits and their gradients may take at one time.
     pub loss_bytes: usize,
     pub memory: Memory,
+    /// What the device holds, where training is on one.
+    pub device: Option<DeviceMemory>,
+}
+
+/// A predicted peak of a device's memory by its parts. units: bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// The model's weights that lie there.
+    pub model: usize,
+    /// Transposed copies of weights.
+    pub copies: usize,
+    /// A and B.
+    pub adapter: usize,
+    /// Activations, gradients, loss.
+    pub work: usize,
+}
+
+impl DeviceMemory {
+    pub fn peak(&self) -> usize {
+        self.model + self.copies + self.adapter + self.work
+    }
 }
 
 /// A predicted peak by its parts. units: bytes.
@@ -117,34 +140,65 @@ pub(crate) fn sizes(run: &[&Example], prefix: usize) -> (usize, usize) {
     (tokens, outputs.next_power_of_two().max(16).min(outputs.next_multiple_of(TOKENS_STEP).max(2 * TOKENS_STEP)).min(tokens))
 }
 
+/// What a plan must keep to. units: bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Limits {
+    pub host: Option<usize>,
+    pub device: Option<usize>,
+    /// Only ways that cost little time.
+    pub large_only: bool,
+}
+
+/// Ways that cost little time.
+const LARGE: usize = 3;
+
 /// What a plan is chosen by.
 pub(crate) struct Planner<'a> {
-    /// units: bytes.
-    pub limit: Option<usize>,
+    pub limits: Limits,
     pub known: Memory,
+    /// What the device holds before anything is built; none where all is the CPU's.
+    pub device: Option<DeviceMemory>,
     pub rank: usize,
     /// Bytes of work memory and tensors of a program for so many tokens and outputs, with what is kept and the bytes for its loss.
-    pub measure: &'a mut dyn FnMut(usize, usize, Keep, usize) -> Result<(usize, usize), TrainError>,
+    pub measure: &'a mut dyn FnMut(usize, usize, Keep, usize) -> Result<(WorkBytes, usize), TrainError>,
 }
 
 impl Planner<'_> {
-    /// The first of the ways that fits; where nobody sets a limit, `free`. `largest` tells the largest pack for tokens to pack up to.
+    /// The first of the ways that fits; where nobody sets a limit to the process, `free` before them. `largest` tells the largest pack for tokens to pack up to.
     ///
     /// fails: none fits, with the least that would.
     pub fn choose(&mut self, free: (usize, Keep, usize), largest: &dyn Fn(usize) -> Largest) -> Result<Plan, TrainError> {
-        let Some(limit) = self.limit else { return self.plan(free, largest(free.0)) };
-        let mut least: Option<Plan> = None;
-        for way in WAYS {
-            let plan = self.plan(way, largest(way.0))?;
-            if plan.memory.peak() <= limit {
+        let Limits { host, device, large_only } = self.limits;
+        if host.is_none() {
+            let plan = self.plan(free, largest(free.0))?;
+            if self.over(&plan) == 0 {
                 return Ok(plan);
             }
-            if least.is_none_or(|least| plan.memory.peak() < least.memory.peak()) {
+        }
+        let mut least: Option<Plan> = None;
+        for way in WAYS.into_iter().take(if large_only { LARGE } else { WAYS.len() }) {
+            let plan = self.plan(way, largest(way.0))?;
+            if self.over(&plan) == 0 {
+                return Ok(plan);
+            }
+            if least.is_none_or(|least| self.over(&plan) < self.over(&least)) {
                 least = Some(plan);
             }
         }
         let Some(least) = least else { return Err(TrainError::Snapshot("no way to train".into())) };
-        Err(TrainError::Memory { limit, least: least.memory.peak(), tokens: least.tokens, hint: self.nearest(limit, &least)? })
+        // Where both are short, the host is named: it is what one can say something about.
+        let on_host = host.is_some_and(|limit| least.memory.peak() > limit);
+        let (limit, needed) = match (on_host, host, device, least.device) {
+            (false, _, Some(limit), Some(memory)) => (limit, memory.peak()),
+            (_, limit, ..) => (limit.unwrap_or(0), least.memory.peak()),
+        };
+        Err(TrainError::Memory { limit, least: needed, tokens: least.tokens, hint: self.nearest(&least)? })
+    }
+
+    /// Bytes by which a plan is over its limits.
+    fn over(&self, plan: &Plan) -> usize {
+        let above = |limit: Option<usize>, peak: usize| limit.map_or(0, |limit| peak.saturating_sub(limit));
+        above(self.limits.host, plan.memory.peak()) + above(self.limits.device, plan.device.map_or(0, |memory| memory.peak()))
     }
 
     fn plan(&mut self, (pack, keep, loss_bytes): (usize, Keep, usize), largest: Largest) -> Result<Plan, TrainError> {
@@ -152,13 +206,16 @@ impl Planner<'_> {
         let (work, tensors) = (self.measure)(tokens, outputs, keep, loss_bytes)?;
         // One more than there are sizes: the trainer's proof that it can train.
         let graphs = tensors * TENSOR_BYTES * (sizes + 1).min(PROGRAMS_MAX) + MASK_BYTES * tokens * tokens;
-        Ok(Plan { pack, tokens, outputs, keep, loss_bytes, memory: Memory { graphs, work, ..self.known } })
+        let device = self.device.map(|known| DeviceMemory { work: work.device, ..known });
+        Ok(Plan { pack, tokens, outputs, keep, loss_bytes, memory: Memory { graphs, work: work.host, ..self.known }, device })
     }
 
     /// What would fit: a lower rank, or shorter examples.
-    fn nearest(&mut self, limit: usize, least: &Plan) -> Result<Option<Nearest>, TrainError> {
-        let over = least.memory.peak() - limit;
-        let rank = (1..self.rank).rev().find(|rank| least.memory.adapter / self.rank * (self.rank - rank) >= over);
+    fn nearest(&mut self, least: &Plan) -> Result<Option<Nearest>, TrainError> {
+        let over = self.over(least);
+        // A rank changes little on a device; what of it is on the host is known.
+        let host_only = least.device.is_none();
+        let rank = (1..self.rank).rev().filter(|_| host_only).find(|rank| least.memory.adapter / self.rank * (self.rank - rank) >= over);
         if let Some(rank) = rank {
             return Ok(Some(Nearest::Rank(rank)));
         }
@@ -167,7 +224,7 @@ impl Planner<'_> {
             let tokens_even = tokens.next_multiple_of(TOKENS_STEP);
             let outputs = least.outputs.min(tokens_even);
             let plan = self.plan((32, Keep::Blocks, 1 << 20), Largest { tokens: tokens_even, outputs, sizes: 1 })?;
-            if plan.memory.peak() <= limit {
+            if self.over(&plan) == 0 {
                 return Ok(Some(Nearest::Tokens(tokens_even)));
             }
             tokens /= 2;
@@ -201,9 +258,15 @@ mod tests {
         let known = Memory { process: 10 << 20, model: 100 << 20, adapter: 32 << 20, ..Memory::default() };
         let mut measure = |tokens: usize, _: usize, keep: Keep, loss: usize| {
             let each = if keep == Keep::Most { 1 << 20 } else { 1 << 19 };
-            Ok((tokens * each + loss, 0))
+            Ok((WorkBytes { host: tokens * each + loss, device: 0 }, 0))
         };
-        let mut planner = Planner { limit: limit.map(|mib| mib << 20), known, rank: 16, measure: &mut measure };
+        let mut planner = Planner {
+            limits: Limits { host: limit.map(|mib| mib << 20), ..Limits::default() },
+            known,
+            device: None,
+            rank: 16,
+            measure: &mut measure,
+        };
         planner.choose((256, Keep::Most, 64 << 20), &|pack| Largest { tokens: pack.max(64), outputs: 16, sizes: 1 })
     }
 

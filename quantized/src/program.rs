@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use translora_llama::{Compute, Dtype, Graph, Node, Op, Storage, Tensor, Trace};
+use translora_llama::{Compute, Dtype, Graph, Node, Op, Operation, Placement, Storage, Tensor, Trace, WorkBytes};
 
 use crate::dropout::Mask;
 use crate::emit::Setting;
@@ -94,7 +94,7 @@ impl Program {
         let output = &trace.nodes[trace.output];
         let [vocabulary, outputs, ..] = output.shape;
         let head = Head::find(trace, needs);
-        let mut graph = Graph::new(trace.nodes.len() * 28 + 256 + head.nodes_max(vocabulary, outputs, &goal))?;
+        let mut graph = weights.graph(trace.nodes.len() * 28 + 256 + head.nodes_max(vocabulary, outputs, &goal))?;
         let setting = Setting { trace, needs, weights, dropping: purpose == Purpose::Gradients && goal.dropout > 0.0 };
         let mut emit = Emit {
             graph: &mut graph,
@@ -151,7 +151,7 @@ impl Program {
     }
 
     /// Bytes of work memory that a run would need, and tensors of the graph.
-    pub fn measure(&mut self, compute: &mut Compute) -> Result<(usize, usize), TrainError> {
+    pub fn measure(&mut self, compute: &mut Compute) -> Result<(WorkBytes, usize), TrainError> {
         Ok((compute.measure(&mut self.graph)?, self.graph.len()))
     }
 
@@ -183,6 +183,16 @@ impl Program {
         let logits = self.loss.logits(compute, graph)?;
         let weight = packed.weights.iter().map(|weight| f64::from(*weight)).sum();
         Ok(Outcome { loss, weight, gradients, logits })
+    }
+
+    /// What it consists of.
+    pub fn operations(&self) -> Vec<Operation> {
+        self.graph.operations()
+    }
+
+    /// What of the run just made ran where; nothing where all is the CPU's.
+    pub fn placement(&self, compute: &Compute) -> Option<Placement> {
+        compute.placement(&self.graph)
     }
 
     /// Add the times of the run just made.

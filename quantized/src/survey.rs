@@ -97,6 +97,7 @@ pub struct Survey {
 ///
 /// fails: unknown modules, a model that cannot be traced
 pub fn survey(backend: Backend, model: &Model, asked: &str, threads: u32) -> Result<Survey, TrainError> {
+    let model = &model.on_cpu(backend)?;
     let candidates = find_targets(model, asked)?;
     let all_blocks = blocks(&candidates);
     let adapter = Adapter::fresh(&candidates, 1, 1.0, 0);

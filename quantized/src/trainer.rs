@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use translora_llama::{Backend, Compute, Kernel, Model, Storage};
+use translora_llama::{Backend, Compute, Kernel, Model, Operation, Placement, Storage};
 
 use crate::adapter::Adapter;
 use crate::dropout;
@@ -12,13 +12,13 @@ use crate::loss::{Condenser, LOSS_BYTES};
 use crate::objective::{Condensed, Goal, Objective};
 use crate::optimizer::{AdamW, Moments};
 use crate::pack::{Example, Packed, shared_prefix, split};
-use crate::plan::{self, Largest, Memory, PROGRAMS_MAX, Plan, Planner};
+use crate::plan::{self, DeviceMemory, Largest, Limits, Memory, PROGRAMS_MAX, Plan, Planner};
 use crate::profile::StepTimes;
 use crate::program::{Outcome, Pass, Program, Purpose, wanted};
 use crate::reach::{AdapterIndex, Reach};
 use crate::snapshot;
 use crate::survey::{Tracer, layout, survey};
-use crate::weights::{ForwardWeights, Weights};
+use crate::weights::{ForwardWeights, Turned, Weights};
 
 /// What to train, and how.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,7 +48,12 @@ pub struct TrainSpec {
     pub clip_norm: f32,
     /// Examples that go through the model at one time at most; their gradients add up to the batch's. 0: as many as fit one pack.
     pub micro_batch: usize,
+    /// On a device always `Native`.
     pub forward: ForwardWeights,
+    /// How `Native` gradients read Wᵀ; on a device the first of this and those after it that fits.
+    pub turned: Turned,
+    /// What may be held on the device at most, its share of the model among it; left out, what is free there. units: bytes.
+    pub device_memory: Option<usize>,
     /// What is kept between forward and backward. Changes memory and time, not a bit of the gradients.
     pub keep: Keep,
     /// units: bytes that logits and their gradients may take at one time (`LOSS_BYTES`).
@@ -79,6 +84,8 @@ impl Default for TrainSpec {
             clip_norm: 1.0,
             micro_batch: 0,
             forward: ForwardWeights::Direct(Kernel::fast()),
+            turned: Turned::F16,
+            device_memory: None,
             keep: Keep::Most,
             loss_bytes: LOSS_BYTES,
             memory: None,
@@ -137,7 +144,10 @@ pub struct Trainer {
     vocabulary: usize,
     /// What was there before the trainer.
     known: Memory,
+    /// The same of the device, where training is on one, and what there may be.
+    device: Option<(DeviceMemory, usize)>,
     plan: Option<Plan>,
+    placement: Option<Placement>,
     /// While time is taken.
     times: Option<StepTimes>,
 }
@@ -160,16 +170,24 @@ impl Trainer {
             let reason = "none of these matrices can be trained: llama.cpp applies no adapter to them, or no gradient reaches them".into();
             return Err(TrainError::Module { asked: spec.modules.clone(), reason });
         }
-        let mut compute = Compute::cpu(backend, spec.threads)?;
+        let mut compute = Compute::of(backend, model, spec.threads)?;
+        let mut spec = spec.clone();
+        let mut known = known;
+        let mut device = None;
+        if compute.is_scheduled() {
+            spec.forward = ForwardWeights::Native;
+            let (weights, free) = (model.device_bytes(), compute.device_free().unwrap_or(0));
+            device = Some((DeviceMemory { model: weights, ..DeviceMemory::default() }, spec.device_memory.unwrap_or(free + weights)));
+            known.model = known.model.saturating_sub(weights);
+        }
         let adapter = Adapter::fresh(&targets, spec.rank, spec.written_alpha(), spec.seed);
-        let tracer = Tracer::new(model, &adapter, spec.threads)?;
+        let tracer = Tracer::new(&model.on_cpu(backend)?, &adapter, spec.threads)?;
         let (shapes, index) = layout(&adapter);
         let storage = Storage::new(&compute, &shapes)?;
         upload(&mut compute, &storage, &adapter)?;
         let moments = adapter.pairs.iter().flat_map(|pair| [Moments::zero(pair.a.len()), Moments::zero(pair.b.len())]).collect();
         let mut trainer = Self {
             model: model.clone(),
-            spec: spec.clone(),
             compute,
             adapter,
             moments,
@@ -192,8 +210,11 @@ impl Trainer {
             prefix: 0,
             vocabulary: model.vocab().len(),
             known,
+            device,
             plan: None,
+            placement: None,
             times: None,
+            spec,
         };
         trainer.program(TOKENS_MAX, 16, Purpose::Gradients)?;
         Ok(trainer)
@@ -232,12 +253,40 @@ impl Trainer {
     /// units: bytes of weight copies, adapter, optimizer state and work memory.
     pub fn bytes(&self) -> usize {
         let state = self.adapter.parameters() * 4 * 3;
-        self.weights.as_ref().map_or(0, Weights::bytes) + self.storage.bytes() + state + self.compute.work_bytes()
+        self.weights.as_ref().map_or(0, Weights::bytes) + self.storage.bytes() + state + self.work_bytes()
+    }
+
+    /// units: bytes that the device holds for training, its share of the model among them; none where all is the CPU's.
+    pub fn device_bytes(&self) -> Option<usize> {
+        let (DeviceMemory { model, .. }, _) = self.device?;
+        let copies = self.weights.as_ref().map_or(0, Weights::bytes);
+        Some(model + copies + self.storage.bytes() + self.compute.work_bytes().device)
+    }
+
+    /// The devices that training runs on, with commas between.
+    pub fn device(&self) -> String {
+        self.model.device_names()
+    }
+
+    /// What of the last step ran where; none before the first step, and where all is the CPU's.
+    pub fn placement(&self) -> Option<&Placement> {
+        self.placement.as_ref()
+    }
+
+    /// What the programs built so far consist of.
+    pub fn operations(&self) -> Vec<Operation> {
+        self.programs.values().flat_map(Program::operations).collect()
+    }
+
+    /// How gradients read the frozen weights.
+    pub fn forward(&self) -> (ForwardWeights, Turned) {
+        (self.spec.forward, self.spec.turned)
     }
 
     /// units: bytes of work memory that the programs run so far have needed at most.
     pub fn work_bytes(&self) -> usize {
-        self.compute.work_bytes()
+        let work = self.compute.work_bytes();
+        work.host + work.device
     }
 
     /// Take the time of what later steps compute.
@@ -272,14 +321,35 @@ impl Trainer {
         self.plan.as_ref()
     }
 
+    /// The first way that fits. On a device Wᵀ may have to be smaller than asked for, or not be kept at all.
     fn choose(&mut self, examples: &[Example], prefix: usize, goal: Goal) -> Result<Plan, TrainError> {
+        let smaller = Turned::ALL.into_iter().skip_while(|turned| *turned != self.spec.turned);
+        let choices: Vec<Turned> = if self.device.is_some() { smaller.collect() } else { vec![self.spec.turned] };
+        let last = choices.len() - 1;
+        for (number, turned) in choices.into_iter().enumerate() {
+            if turned != self.spec.turned {
+                (self.spec.turned, self.weights) = (turned, None);
+                self.programs.clear();
+                self.prepare()?;
+            }
+            match self.choose_way(examples, prefix, goal, number < last) {
+                Err(TrainError::Memory { .. }) if number < last => {}
+                done => return done,
+            }
+        }
+        Err(TrainError::Snapshot("no way to train".into()))
+    }
+
+    fn choose_way(&mut self, examples: &[Example], prefix: usize, goal: Goal, large_only: bool) -> Result<Plan, TrainError> {
         let spec = &self.spec;
         let micro = [spec.micro_batch, spec.batch, examples.len()].into_iter().find(|count| *count > 0).unwrap_or(1);
         let apart = self.tracer.keeps_sequences_apart();
         let largest = |pack: usize| Largest::of(examples, prefix, micro, if apart { 0 } else { pack }, pack);
+        let (rank, free) = (spec.rank, (TOKENS_MAX, spec.keep, spec.loss_bytes));
         let copies = self.weights.as_ref().map_or(0, Weights::bytes);
-        let known = self.known.with(self.adapter.parameters(), spec.snapshots, copies);
-        let (limit, rank, free) = (spec.memory, spec.rank, (TOKENS_MAX, spec.keep, spec.loss_bytes));
+        let known = self.known.with(self.adapter.parameters(), spec.snapshots, if self.device.is_some() { 0 } else { copies });
+        let device = self.device.map(|(known, limit)| (DeviceMemory { copies, adapter: self.storage.bytes(), ..known }, limit));
+        let limits = Limits { host: spec.memory, device: device.map(|(_, limit)| limit), large_only };
         let Self { tracer, index, compute, weights, storage, .. } = self;
         let mut measure = |tokens: usize, outputs: usize, keep: Keep, bytes: usize| {
             let traced = tracer.trace(tokens, outputs, index)?;
@@ -287,7 +357,7 @@ impl Trainer {
             let goal = Goal { keep, bytes, ..goal };
             Program::new(&traced, weights, storage, index, Purpose::Gradients, goal)?.measure(compute)
         };
-        Planner { limit, known, rank, measure: &mut measure }.choose(free, &largest)
+        Planner { limits, known, device: device.map(|(known, _)| known), rank, measure: &mut measure }.choose(free, &largest)
     }
 
     /// Take one optimizer step on the mean completion-token loss of `batch`.
@@ -424,6 +494,7 @@ impl Trainer {
         if let Some(times) = &mut self.times {
             program.add_times(&self.compute, times);
         }
+        self.placement = program.placement(&self.compute).or(self.placement.take());
         Ok((outcome, packed))
     }
 
@@ -435,15 +506,31 @@ impl Trainer {
         if self.programs.len() >= PROGRAMS_MAX {
             self.programs.clear();
         }
+        self.prepare()?;
         let traced = self.tracer.trace(tokens, outputs, &self.index)?;
-        if self.weights.is_none() {
-            let copies = wanted(&traced.trace, &self.index);
-            self.weights = Some(Weights::prepare(&traced.trace, &mut self.compute, &copies, self.spec.forward)?);
-        }
         if let Some(weights) = &self.weights {
             let program = Program::new(&traced, weights, &self.storage, &self.index, purpose, self.goal)?;
             self.programs.insert((tokens, outputs, purpose), program);
         }
+        Ok(())
+    }
+
+    /// Make what is needed beside the weights, unless it was. On a device, the first choice for Wᵀ that leaves room for anything else.
+    fn prepare(&mut self) -> Result<(), TrainError> {
+        if self.weights.is_some() {
+            return Ok(());
+        }
+        let trace = self.tracer.trace(TOKENS_MAX, 16, &self.index)?.trace;
+        let copies = wanted(&trace, &self.index);
+        if let Some((known, limit)) = self.device {
+            let room = limit.saturating_sub(known.model + self.storage.bytes());
+            let fits = |turned: &Turned| Weights::bytes_of(&trace, &copies, *turned) <= room;
+            let mut choices = Turned::ALL.into_iter().skip_while(|turned| *turned != self.spec.turned);
+            self.spec.turned = choices.find(fits).unwrap_or(Turned::Scratch);
+        }
+        let home = self.compute.is_scheduled().then(|| self.model.clone());
+        let how = (self.spec.forward, self.spec.turned);
+        self.weights = Some(Weights::prepare(&trace, &mut self.compute, &copies, how, home)?);
         Ok(())
     }
 

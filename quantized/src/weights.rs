@@ -1,13 +1,13 @@
 //! How frozen weights are read: where they lie, or through copies.
 //!
 //! The gradient of y = W x for x is Wᵀ dy. On the CPU kernels of our own read W where it lies for both. Elsewhere the gradient is a
-//! MUL_MAT with a copy of Wᵀ, made once: ggml has no fast product over the rows of a quantized matrix.
+//! MUL_MAT with Wᵀ, copied once or made anew each time: ggml has no fast product over the rows of a quantized matrix.
 
 use std::collections::{HashMap, HashSet};
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use translora_llama::{Compute, Dtype, Graph, Kernel, LlamaError, Node, Op, Plus, Storage, Tensor, Trace};
+use translora_llama::{Compute, Dtype, Graph, Kernel, LlamaError, Model, Node, Op, Plus, Storage, Tensor, Trace};
 
 use crate::rules::{adapted, attention};
 
@@ -22,25 +22,66 @@ pub enum ForwardWeights {
     OutProd,
 }
 
+/// What Wᵀ is, where gradients read it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Turned {
+    /// A copy of 16-bit floats (of F32 weights, of F32).
+    #[default]
+    F16,
+    /// A copy of 8-bit blocks, half as large, for about 1 % of error; F16 where rows are no whole blocks.
+    Q8_0,
+    /// Made in the graph for each product, and gone after it.
+    Scratch,
+}
+
+impl Turned {
+    pub const ALL: [Self; 3] = [Self::F16, Self::Q8_0, Self::Scratch];
+
+    /// The type of the copy of a matrix; none where there is no copy.
+    fn kind(self, node: &Node) -> Option<Dtype> {
+        let whole = usize::try_from(node.shape[1]).is_ok_and(|outputs| outputs.is_multiple_of(Dtype::Q8_0.block()));
+        match self {
+            Self::Scratch => None,
+            _ if node.dtype == Dtype::F32 => Some(Dtype::F32),
+            Self::Q8_0 if whole => Some(Dtype::Q8_0),
+            Self::F16 | Self::Q8_0 => Some(Dtype::F16),
+        }
+    }
+}
+
 /// The copies, by weight name.
 pub struct Weights {
     storage: Option<Storage>,
     transposed: HashMap<String, usize>,
+    /// Where Wᵀ is made in the graph: the place in the storage of the numbers 0, 1, 2, …
+    rows: Option<usize>,
     forward: ForwardWeights,
+    /// The model on its device, if it is on one: then only operations that devices have are used.
+    home: Option<Model>,
     dry: bool,
 }
+
+/// units: numbers of a matrix that are turned at one time.
+const PIECE: usize = 8 << 20;
 
 impl Weights {
     /// No copies at all: for a graph that is built to see whether it can be, and never run.
     pub fn dry() -> Self {
-        Self { storage: None, transposed: HashMap::new(), forward: ForwardWeights::Native, dry: true }
+        Self { storage: None, transposed: HashMap::new(), rows: None, forward: ForwardWeights::Native, home: None, dry: true }
     }
 
-    /// Make what a trace's gradients need beside the weights themselves: for `Native` the transposes named in `wanted`.
+    /// Make what a trace's gradients need beside the weights themselves: for `Native` the transposes named in `wanted`. `home` is the model
+    /// where it is on a device.
     ///
     /// shapes: W is [in, out]; its transpose [out, in]
-    pub fn prepare(trace: &Trace, compute: &mut Compute, wanted: &HashSet<String>, forward: ForwardWeights) -> Result<Self, LlamaError> {
-        let mut this = Self { storage: None, transposed: HashMap::new(), forward, dry: false };
+    pub fn prepare(
+        trace: &Trace,
+        compute: &mut Compute,
+        wanted: &HashSet<String>,
+        (forward, turned): (ForwardWeights, Turned),
+        home: Option<Model>,
+    ) -> Result<Self, LlamaError> {
+        let mut this = Self { storage: None, transposed: HashMap::new(), rows: None, forward, home, dry: false };
         let sources: Vec<&Node> = match forward {
             ForwardWeights::Native => trace.nodes.iter().filter(|node| wanted.contains(&node.name)).collect(),
             ForwardWeights::Direct(_) | ForwardWeights::OutProd => Vec::new(),
@@ -51,19 +92,44 @@ impl Weights {
         let mut shapes = Vec::new();
         for node in &sources {
             let [inputs, outputs, ..] = node.shape;
-            let kind = if node.dtype == Dtype::F32 { Dtype::F32 } else { Dtype::F16 };
+            let Some(kind) = turned.kind(node) else { continue };
             this.transposed.insert(node.name.clone(), shapes.len());
             shapes.push((kind, [outputs, inputs], format!("{}.t", node.name)));
         }
+        let most = sources.iter().map(|node| node.shape[1]).max().unwrap_or(1);
+        if turned == Turned::Scratch {
+            this.rows = Some(shapes.len());
+            shapes.push((Dtype::I32, [most, 1], "rows".into()));
+        }
         let storage = Storage::new(compute, &shapes)?;
-        for (index, node) in sources.into_iter().enumerate() {
-            let values = floats(trace, node)?;
-            let width = usize::try_from(node.shape[0]).unwrap_or(1);
-            let bytes = if node.dtype == Dtype::F32 { transpose_f32(&values, width) } else { transpose_f16(&values, width) };
-            compute.write_stored(&storage, index, &bytes)?;
+        for (index, node) in sources.iter().filter(|node| turned.kind(node).is_some()).enumerate() {
+            write_turned(trace, node, compute, &storage, (index, shapes[index].0))?;
+        }
+        if let Some(rows) = this.rows {
+            let numbers: Vec<u8> = (0..most).flat_map(|row| (row as i32).to_ne_bytes()).collect();
+            compute.write_stored(&storage, rows, &numbers)?;
         }
         this.storage = Some(storage);
         Ok(this)
+    }
+
+    /// Bytes of the copies that `prepare` would make.
+    pub fn bytes_of(trace: &Trace, wanted: &HashSet<String>, turned: Turned) -> usize {
+        let one = |node: &Node| turned.kind(node).map_or(0, |kind| kind.row_bytes(usize::try_from(node.elements()).unwrap_or(0)));
+        trace.nodes.iter().filter(|node| wanted.contains(&node.name)).map(one).sum()
+    }
+
+    /// An empty graph of at most `nodes_max` tensors, for where the weights are.
+    pub(crate) fn graph(&self, nodes_max: usize) -> Result<Graph, LlamaError> {
+        match &self.home {
+            Some(model) => Graph::for_device(nodes_max, model),
+            None => Graph::new(nodes_max),
+        }
+    }
+
+    /// Only operations that devices have may be used.
+    pub(crate) fn on_device(&self) -> bool {
+        self.home.is_some()
     }
 
     /// The kernel that reads weights where they lie, if that is how they are read.
@@ -121,8 +187,30 @@ impl Weights {
         if self.forward == ForwardWeights::OutProd {
             return graph.out_prod(tensor, dy).map(Some);
         }
-        let Some(turned) = self.transposed(graph, node)? else { return Ok(None) };
+        let turned = match self.transposed(graph, node)? {
+            Some(turned) => turned,
+            None => match self.turn(graph, tensor)? {
+                Some(turned) => turned,
+                None => return Ok(None),
+            },
+        };
         graph.mul_mat(turned, dy).map(Some)
+    }
+
+    /// Wᵀ in fresh memory: rows as floats, turned.
+    fn turn(&self, graph: &mut Graph, tensor: Tensor) -> Result<Option<Tensor>, LlamaError> {
+        let (Some(rows), Some(storage)) = (self.rows, &self.storage) else { return Ok(None) };
+        let dtype = graph.dtype(tensor)?;
+        if matches!(dtype, Dtype::F32 | Dtype::F16) {
+            let turned = graph.transpose(tensor)?;
+            return graph.cont(turned).map(Some);
+        }
+        let height = graph.shape(tensor)?[1];
+        let all = graph.stored(storage, rows)?;
+        let ids = graph.slice(all, 0, 0, height)?;
+        let floats = graph.get_rows(tensor, ids)?;
+        let turned = graph.transpose(floats)?;
+        graph.to_f16(turned).map(Some)
     }
 
     /// The transposed copy of a weight as a leaf of `graph`; `None` if there is none.
@@ -141,10 +229,35 @@ impl Weights {
     }
 }
 
-fn floats(trace: &Trace, node: &Node) -> Result<Vec<f32>, LlamaError> {
-    let bytes = trace.weight_bytes(node)?;
-    let mut values = vec![0.0; usize::try_from(node.elements()).unwrap_or(0)];
-    match node.dtype {
+/// Write Wᵀ, some of its rows at a time: so many columns of W are read, turned and sent to the device.
+fn write_turned(
+    trace: &Trace,
+    node: &Node,
+    compute: &mut Compute,
+    storage: &Storage,
+    (index, kind): (usize, Dtype),
+) -> Result<(), LlamaError> {
+    let [width, height, ..] = node.shape.map(|n| usize::try_from(n).unwrap_or(0));
+    let block = node.dtype.block();
+    let step = (PIECE / height.max(1) / block * block).max(block).min(width.max(1));
+    for first in (0..width).step_by(step) {
+        let count = step.min(width - first);
+        let values = floats(node.dtype, &trace.weight_columns(node, first, count)?, height * count)?;
+        let bytes = if kind == Dtype::F32 {
+            transpose(&values, count).iter().flat_map(|value| value.to_ne_bytes()).collect()
+        } else if kind == Dtype::F16 {
+            transpose(&to_halves(&values), count).iter().flat_map(|half| half.to_ne_bytes()).collect()
+        } else {
+            kind.from_f32(&transpose(&values, count), height)?
+        };
+        compute.write_part(storage, index, first * kind.row_bytes(height), &bytes)?;
+    }
+    Ok(())
+}
+
+fn floats(dtype: Dtype, bytes: &[u8], count: usize) -> Result<Vec<f32>, LlamaError> {
+    let mut values = vec![0.0; count];
+    match dtype {
         Dtype::F16 => {
             let raw: Vec<f16> = bytes.as_chunks::<2>().0.iter().map(|raw| f16::from_ne_bytes(*raw)).collect();
             raw.convert_to_f32_slice(&mut values);
@@ -153,7 +266,7 @@ fn floats(trace: &Trace, node: &Node) -> Result<Vec<f32>, LlamaError> {
             let raw: Vec<bf16> = bytes.as_chunks::<2>().0.iter().map(|raw| bf16::from_ne_bytes(*raw)).collect();
             raw.convert_to_f32_slice(&mut values);
         }
-        other => other.to_f32(&bytes, &mut values)?,
+        other => other.to_f32(bytes, &mut values)?,
     }
     Ok(values)
 }
@@ -162,14 +275,6 @@ fn to_halves(values: &[f32]) -> Vec<f16> {
     let mut halves = vec![f16::ZERO; values.len()];
     halves.convert_from_f32_slice(values);
     halves
-}
-
-fn transpose_f16(values: &[f32], width: usize) -> Vec<u8> {
-    transpose(&to_halves(values), width).iter().flat_map(|half| half.to_ne_bytes()).collect()
-}
-
-fn transpose_f32(values: &[f32], width: usize) -> Vec<u8> {
-    transpose(values, width).iter().flat_map(|value| value.to_ne_bytes()).collect()
 }
 
 /// Turn rows of `width` into columns, in tiles that stay in the cache.

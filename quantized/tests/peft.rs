@@ -3,11 +3,13 @@
 //! `TRANSLORA_PEFT=FOLDER cargo test -p translora-quantized --test peft` leaves models, adapters and examples in FOLDER;
 //! `scripts/peft-steps.py FOLDER` computes the losses from them and prints them as they stand here.
 
+mod common;
+
 use std::fs;
 use std::path::Path;
 
 use translora_gguf::{Gguf, Writer, dequantize};
-use translora_llama::{Backend, Model, ModelParams, synthesize};
+use translora_llama::{Backend, synthesize};
 use translora_quantized::tiny::{TinyArchitecture, TinyShape, tiny_model};
 use translora_quantized::{AdamW, Example, ForwardWeights, Kernel, TrainSpec, Trainer, architectures};
 
@@ -93,10 +95,10 @@ fn leave(folder: &Path, model: &Path, name: &str, trainer: &Trainer) {
 
 /// tolerance: relative, of each loss
 fn follows(name: &str, make: impl Fn(Backend, &Path), expected: [f64; 10], tolerance: f64) {
-    let (backend, folder) = (Backend::init().unwrap(), tempfile::tempdir().unwrap());
+    let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
-    make(backend, &path);
-    let model = Model::load(backend, &path, &ModelParams::default()).unwrap();
+    make(Backend::init().unwrap(), &path);
+    let (backend, model) = common::open(&path);
     for forward in [ForwardWeights::Direct(Kernel::exact()), ForwardWeights::Native] {
         let mut trainer = Trainer::new(backend, &model, &spec(forward)).unwrap();
         if let Some(folder) = std::env::var_os("TRANSLORA_PEFT") {

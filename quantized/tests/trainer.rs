@@ -1,21 +1,18 @@
 //! The trainer against llama.cpp and against finite differences, on the lab models.
 
+mod common;
+
 use std::path::{Path, PathBuf};
 
+use common::open;
 use translora_gguf::Gguf;
-use translora_llama::{Adapter as Loaded, Backend, Batch, Context, ContextParams, Model, ModelParams, quantize};
+use translora_llama::{Adapter as Loaded, Backend, Batch, Context, ContextParams, Model, quantize};
 use translora_quantized::reference::{ReferenceLora, ReferenceModel, causal};
 use translora_quantized::tiny::{TinyArchitecture, TinyShape, tiny_model};
 use translora_quantized::{Example, ForwardWeights, Kernel, TrainSpec, Trainer};
 
 fn lab(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/lab").join(name)
-}
-
-fn open(path: &Path) -> (Backend, Model) {
-    let backend = Backend::init().unwrap();
-    let model = Model::load(backend, path, &ModelParams::default()).unwrap();
-    (backend, model)
 }
 
 /// A lab model in another type, in a folder that goes with the guard.
@@ -224,6 +221,7 @@ fn gradients_match_the_naive_reference() {
             let (loss, theirs) = by_reference(&path, &trainer, &examples);
             let worst = ours.iter().zip(&theirs).map(|(ours, theirs)| error(ours, theirs)).fold(0.0, f64::max);
             eprintln!("{name} {kind} {forward:?}: loss {:.5} against {loss:.5}, worst gradient error {worst:.1e}", report.loss);
+            let tolerance = common::tolerance(tolerance, kind);
             assert!((report.loss - loss).abs() <= tolerance * loss, "{name} {kind}: loss {} against {loss}", report.loss);
             assert!(worst <= tolerance, "{name} {kind} {forward:?}: {worst}");
         }

@@ -50,7 +50,7 @@ impl<'t> Course<'t> {
     /// Take the steps that are left. Returns whether the held-out loss ended them early.
     pub fn run(&mut self, run: &mut Run<'_>) -> Result<bool, DistillError> {
         let total = self.recipe.steps(self.place.len());
-        let mut tokens = 0;
+        let (mut tokens, mut placed) = (0, false);
         while self.progress.steps < total {
             if self.has_stopped_improving() {
                 return Ok(true);
@@ -68,6 +68,9 @@ impl<'t> Course<'t> {
             match self.trainer.step(&batch, learning_rate) {
                 Ok(report) => {
                     tokens += report.tokens as u64;
+                    if !std::mem::replace(&mut placed, true) {
+                        say_placement(&self.trainer.describe().placement, run);
+                    }
                     self.advance(&report, total)?;
                     let StepReport { loss, gradient_norm, .. } = report;
                     (run.watch)(&StepLine { step: self.progress.steps, steps: total, loss, gradient_norm, learning_rate, tokens });
@@ -156,4 +159,11 @@ impl<'t> Course<'t> {
 
 fn save(run: &mut Run<'_>, checkpoint: &Checkpoint) -> Result<(), DistillError> {
     run.checkpoints.save(checkpoint).map_err(DistillError::Checkpoint)
+}
+
+/// The first line says how much ran where, the rest what.
+fn say_placement(lines: &[String], run: &mut Run<'_>) {
+    let mut lines = lines.iter().cloned();
+    lines.next().into_iter().for_each(|line| (run.note)(line));
+    lines.for_each(|line| (run.detail)(line));
 }

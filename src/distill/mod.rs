@@ -133,6 +133,8 @@ pub struct Run<'a> {
     pub warn: &'a mut dyn FnMut(String),
     /// Told how the fit is laid out, before its first step.
     pub note: &'a mut dyn FnMut(String),
+    /// Told what of a step runs where, line by line, after the first one.
+    pub detail: &'a mut dyn FnMut(String),
     pub checkpoints: &'a mut dyn Checkpoints,
     pub resume: Option<Checkpoint>,
     /// `translora.*` keys for the adapter's header.
@@ -247,10 +249,11 @@ pub fn check_memory(model: &mut dyn Train, examples: &[Pair], recipe: &Recipe) -
 }
 
 fn in_words(plan: &MemoryPlan) -> String {
-    let MemoryPlan { pack, tokens, blocks_again, loss_bytes, predicted_bytes } = plan;
+    let MemoryPlan { pack, tokens, blocks_again, loss_bytes, predicted_bytes, device_bytes } = plan;
     let kept = if *blocks_again { "blocks computed again" } else { "activations kept" };
     let (loss, peak) = (loss_bytes >> 20, predicted_bytes >> 20);
-    format!("packs of up to {pack} tokens, the largest {tokens}; {kept}, {loss} MiB for the loss; predicted peak {peak} MiB")
+    let device = device_bytes.map_or(String::new(), |bytes| format!(", and {} MiB on the device", bytes >> 20));
+    format!("packs of up to {pack} tokens, the largest {tokens}; {kept}, {loss} MiB for the loss; predicted peak {peak} MiB{device}")
 }
 
 /// Indices kept back for early stopping: evenly spread, the first of each stretch.

@@ -40,7 +40,7 @@ fn run(recipe: &Recipe, resume: Option<Checkpoint>, stop_at: u64, kept: &mut Kep
         }
     };
     let (watch, warn, note) = (&mut watch, &mut |text| warnings.push(text), &mut |_| {});
-    let run = Run { cancel: &cancel, watch, warn, note, checkpoints: kept, resume, metadata: &[] };
+    let run = Run { cancel: &cancel, watch, warn, note, detail: &mut |_| {}, checkpoints: kept, resume, metadata: &[] };
     let fitted = fit(&mut *model(), &toy::world::rows(40, 1), recipe, run);
     (kept.1, kept.2) = (warnings, rates);
     fitted
@@ -144,6 +144,7 @@ fn nothing_to_train_on_is_an_error() {
         watch: &mut |_| {},
         warn: &mut |_| {},
         note: &mut |_| {},
+        detail: &mut |_| {},
         checkpoints: &mut NoCheckpoints,
         resume: None,
         metadata: &[],

@@ -47,13 +47,16 @@ pub struct OpenOptions {
     pub threads: usize,
     /// `-ngl`; layers kept on the GPU, negative means all.
     pub gpu_layers: i32,
+    /// `-dev`; devices with commas between, `none` for the CPU alone. Left out, all GPUs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
     /// `-c`; tokens of context for each sequence, 0 means what the model was trained with, at most 4096.
     pub context: usize,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { threads: 0, gpu_layers: -1, context: 0 }
+        Self { threads: 0, gpu_layers: -1, device: None, context: 0 }
     }
 }
 
@@ -256,6 +259,9 @@ pub struct TrainerInfo {
     pub parameters: u64,
     pub modules: Vec<String>,
     pub device: String,
+    /// What of a step runs where, once one was taken on a device: lines of a table.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub placement: Vec<String>,
     /// How the loaded examples are trained on, where the engine plans that.
     #[serde(default)]
     pub plan: Option<MemoryPlan>,
@@ -273,6 +279,9 @@ pub struct MemoryPlan {
     pub loss_bytes: u64,
     /// What the process will hold at most. units: bytes.
     pub predicted_bytes: u64,
+    /// What the device will hold at most, where training is on one. units: bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_bytes: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -49,6 +49,10 @@ impl Events {
     pub(super) fn note(&self, stage: Stage, text: impl Into<String>) {
         self.send(Event::Note { stage, text: text.into() });
     }
+
+    pub(super) fn detail(&self, stage: Stage, text: impl Into<String>) {
+        self.send(Event::Detail { stage, text: text.into() });
+    }
 }
 
 #[cfg(test)]

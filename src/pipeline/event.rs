@@ -62,6 +62,11 @@ pub enum Event {
         stage: Stage,
         text: String,
     },
+    /// What few want to know: for `--verbose`.
+    Detail {
+        stage: Stage,
+        text: String,
+    },
     Warning {
         stage: Stage,
         text: String,

@@ -155,9 +155,10 @@ where
     };
     let mut warn = |text: String| context.events.warn(Stage::Distill, text);
     let mut note = |text: String| context.events.note(Stage::Distill, text);
+    let mut detail = |text: String| context.events.detail(Stage::Distill, text);
     let mut checkpoints = InJournal(journal, stage);
-    let (watch, warn, note, checkpoints) = (&mut watch, &mut warn, &mut note, &mut checkpoints);
-    let run = Run { cancel: &context.cancel, watch, warn, note, checkpoints, resume, metadata };
+    let (watch, warn, note, detail, checkpoints) = (&mut watch, &mut warn, &mut note, &mut detail, &mut checkpoints);
+    let run = Run { cancel: &context.cancel, watch, warn, note, detail, checkpoints, resume, metadata };
     Ok(fit(run)?)
 }
 

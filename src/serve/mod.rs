@@ -48,6 +48,8 @@ pub struct Config {
     pub context: usize,
     pub threads: usize,
     pub gpu_layers: i32,
+    /// llama.cpp's `--device`; none: all GPUs there are
+    pub device: Option<String>,
     /// Of requests that give no seed; none: another for each.
     pub seed: Option<u32>,
     /// Of requests that give no temperature.

@@ -1,10 +1,14 @@
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_sys_2 as sys;
 
 use crate::error::LlamaError;
+use crate::log;
+use crate::model::{CPU, ModelParams};
 
 /// Proof that llama.cpp was initialised in this process. Free to copy.
 #[derive(Clone, Copy, Debug)]
@@ -28,8 +32,10 @@ impl Backend {
         static BACKEND: OnceLock<Result<LlamaBackend, String>> = OnceLock::new();
         let made = BACKEND.get_or_init(|| LlamaBackend::init().map_err(|error| error.to_string()));
         made.as_ref().map_err(|reason| LlamaError::Graph(reason.clone()))?;
-        crate::log::install();
+        log::install();
         crate::memory::return_freed();
+        static LOADED: OnceLock<Result<(), String>> = OnceLock::new();
+        LOADED.get_or_init(|| load_modules().map_err(|error| error.to_string())).clone().map_err(LlamaError::Graph)?;
         Ok(Self(()))
     }
 
@@ -45,6 +51,29 @@ impl Backend {
         unsafe { CStr::from_ptr(sys::llama_print_system_info()) }.to_string_lossy().into_owned()
     }
 
+    /// The devices that a model is to be loaded to; none for the CPU.
+    ///
+    /// fails: a name that no device has.
+    pub(crate) fn chosen(self, params: &ModelParams) -> Result<Vec<sys::ggml_backend_dev_t>, LlamaError> {
+        let device = params.device.as_deref().map(str::trim);
+        if params.gpu_layers == 0 || matches!(device, Some("none" | CPU)) {
+            return Ok(Vec::new());
+        }
+        // SAFETY: the registry lives for the whole program; indices are below the count.
+        let all: Vec<_> = (0..unsafe { sys::ggml_backend_dev_count() }).map(|i| unsafe { sys::ggml_backend_dev_get(i) }).collect();
+        let of = |kind: &str| all.iter().copied().filter(|device| describe(*device).kind == kind).collect::<Vec<_>>();
+        let Some(names) = device else {
+            let gpus = of("GPU");
+            return Ok(if gpus.is_empty() { of("IGPU").into_iter().take(1).collect() } else { gpus });
+        };
+        let named = |name: &str| {
+            let found = all.iter().copied().find(|device| describe(*device).name.eq_ignore_ascii_case(name));
+            let known = || self.devices().iter().map(|device| device.name.clone()).collect::<Vec<_>>().join(", ");
+            found.ok_or_else(|| LlamaError::Device { name: name.to_owned(), known: known() })
+        };
+        names.split(',').map(|name| named(name.trim())).collect()
+    }
+
     /// List the devices ggml found, the CPU included.
     pub fn devices(&self) -> Vec<Device> {
         // SAFETY: the registry lives for the whole program; indices are below the count.
@@ -52,7 +81,30 @@ impl Backend {
     }
 }
 
-fn describe(device: sys::ggml_backend_dev_t) -> Device {
+/// Backends that may lie beside the program as files of their own: `scripts/cuda` and `scripts/test-vulkan` make them.
+const MODULES: [&str; 4] = ["cuda", "vulkan", "metal", "hip"];
+
+/// Load the file that `GGML_BACKEND_PATH` names (ggml's own variable), and the backends that lie beside the program.
+///
+/// fails: a file that is no backend, or one of another ggml.
+fn load_modules() -> Result<(), LlamaError> {
+    let named = std::env::var_os("GGML_BACKEND_PATH").filter(|path| !path.is_empty()).map(PathBuf::from);
+    let folder = std::env::current_exe().ok().and_then(|program| program.parent().map(Path::to_owned));
+    let extension = if cfg!(target_os = "macos") { "dylib" } else { "so" };
+    let beside = folder.iter().flat_map(|folder| MODULES.map(|name| folder.join(format!("libggml-{name}.{extension}"))));
+    for path in named.into_iter().chain(beside.filter(|path| path.exists())) {
+        let text = CString::new(path.as_os_str().as_bytes()).map_err(|_| LlamaError::Path(path.clone()))?;
+        let mark = log::mark();
+        // SAFETY: a NUL-terminated path. The file's code runs in this process, as that of every shared library beside a program does;
+        // ggml refuses one whose interface has another version.
+        if unsafe { sys::ggml_backend_load(text.as_ptr()) }.is_null() {
+            return Err(LlamaError::Module { reason: log::since(mark, "ggml gave no reason"), path });
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn describe(device: sys::ggml_backend_dev_t) -> Device {
     let (mut free, mut total) = (0, 0);
     // SAFETY: `device` comes from the registry; its strings are static.
     unsafe {

@@ -5,34 +5,61 @@ use llama_cpp_sys_2 as sys;
 use crate::backend::Backend;
 use crate::error::LlamaError;
 use crate::graph::{Dtype, Graph, Tensor};
+use crate::model::Model;
+use crate::scheduler::{Placement, Scheduler, WorkBytes};
 use crate::storage::Storage;
 
-/// Runs graphs on one device. Graphs share its work memory, so one is bound at a time.
+/// Runs graphs on the CPU, or on devices with the CPU behind them. Graphs share its work memory, so one is bound at a time.
 pub struct Compute {
-    backend: NonNull<sys::ggml_backend>,
-    allocator: NonNull<sys::ggml_gallocr>,
+    /// In order of preference; the CPU is the last.
+    backends: Vec<NonNull<sys::ggml_backend>>,
+    memory: Work,
     bound: u64,
     /// Seconds of each node of the last run, while runs are timed.
     times: Option<Vec<f64>>,
+}
+
+/// What gives a graph its memory.
+enum Work {
+    Cpu(NonNull<sys::ggml_gallocr>),
+    Scheduled(Scheduler),
 }
 
 // SAFETY: no thread affinity; `&mut self` on everything that computes or writes.
 unsafe impl Send for Compute {}
 
 impl Compute {
+    /// Compute where `model` was loaded to: on its devices, and on the CPU with `threads` threads what they lack.
+    pub fn of(backend: Backend, model: &Model, threads: u32) -> Result<Self, LlamaError> {
+        if !model.is_on_device() {
+            return Self::cpu(backend, threads);
+        }
+        let mut this = Self { backends: Vec::new(), memory: Work::Scheduled(Scheduler::new(Vec::new())), bound: 0, times: None };
+        for device in model.devices() {
+            // SAFETY: a device of the registry, which lives for the whole program.
+            let made = NonNull::new(unsafe { sys::ggml_backend_dev_init(*device, std::ptr::null()) });
+            this.backends.push(made.ok_or_else(|| LlamaError::Memory { what: "a backend of the device".into() })?);
+        }
+        if model.devices().is_empty() {
+            this.backends.push(cpu_backend(threads)?);
+        }
+        this.backends.push(cpu_backend(threads)?);
+        this.memory = Work::Scheduled(Scheduler::new(this.backends.iter().map(|backend| backend.as_ptr()).collect()));
+        Ok(this)
+    }
+
     /// Compute on the CPU with `threads` threads.
     pub fn cpu(_backend: Backend, threads: u32) -> Result<Self, LlamaError> {
         let refused = || LlamaError::Memory { what: "a CPU backend".into() };
+        let backend = cpu_backend(threads)?;
         // SAFETY: plain constructors; each result is checked before use; the buffer type is static.
         unsafe {
-            let backend = NonNull::new(sys::ggml_backend_cpu_init()).ok_or_else(refused)?;
-            sys::ggml_backend_cpu_set_n_threads(backend.as_ptr(), i32::try_from(threads.max(1)).unwrap_or(1));
             let allocator = sys::ggml_gallocr_new(sys::ggml_backend_get_default_buffer_type(backend.as_ptr()));
             let Some(allocator) = NonNull::new(allocator) else {
                 sys::ggml_backend_free(backend.as_ptr());
                 return Err(refused());
             };
-            Ok(Self { backend, allocator, bound: 0, times: None })
+            Ok(Self { backends: vec![backend], memory: Work::Cpu(allocator), bound: 0, times: None })
         }
     }
 
@@ -45,17 +72,26 @@ impl Compute {
         }
         self.bound = 0;
         displace(graph);
+        let allocator = match &mut self.memory {
+            Work::Cpu(allocator) => *allocator,
+            Work::Scheduled(scheduler) => {
+                scheduler.place(graph)?;
+                self.bound = graph.id;
+                return Ok(());
+            }
+        };
+        let backend = self.backend();
         // SAFETY: nodes of this graph; the allocator is live.
         unsafe {
             for i in 0..sys::ggml_graph_n_nodes(graph.cgraph) {
                 let node = sys::ggml_graph_node(graph.cgraph, i);
-                if !sys::ggml_backend_supports_op(self.backend.as_ptr(), node) {
+                if !sys::ggml_backend_supports_op(backend, node) {
                     let name = std::ffi::CStr::from_ptr(sys::ggml_op_desc(node)).to_string_lossy().into_owned();
                     return Err(LlamaError::Graph(format!("the device cannot compute {name} of these types")));
                 }
             }
-            let placed = sys::ggml_gallocr_reserve(self.allocator.as_ptr(), graph.cgraph)
-                && sys::ggml_gallocr_alloc_graph(self.allocator.as_ptr(), graph.cgraph);
+            let placed = sys::ggml_gallocr_reserve(allocator.as_ptr(), graph.cgraph)
+                && sys::ggml_gallocr_alloc_graph(allocator.as_ptr(), graph.cgraph);
             if !placed {
                 return Err(LlamaError::Memory { what: "a training graph".into() });
             }
@@ -66,27 +102,57 @@ impl Compute {
 
     /// The work memory that a graph would need, without taking it.
     ///
-    /// units: bytes
-    pub fn measure(&mut self, graph: &mut Graph) -> Result<usize, LlamaError> {
+    pub fn measure(&mut self, graph: &mut Graph) -> Result<WorkBytes, LlamaError> {
         if self.bound == graph.id {
             self.bound = 0;
         }
         displace(graph);
+        if let Work::Scheduled(scheduler) = &self.memory {
+            return scheduler.measure(graph);
+        }
         // SAFETY: an allocator of its own, freed below, that is asked for the size of its one buffer; it writes nothing into the graph.
         unsafe {
-            let allocator = sys::ggml_gallocr_new(sys::ggml_backend_get_default_buffer_type(self.backend.as_ptr()));
+            let allocator = sys::ggml_gallocr_new(sys::ggml_backend_get_default_buffer_type(self.backend()));
             let allocator = NonNull::new(allocator).ok_or_else(|| LlamaError::Memory { what: "an allocator".into() })?;
             let mut bytes = 0;
             sys::ggml_gallocr_reserve_n_size(allocator.as_ptr(), graph.cgraph, std::ptr::null(), std::ptr::null(), &raw mut bytes);
             sys::ggml_gallocr_free(allocator.as_ptr());
-            Ok(bytes)
+            Ok(WorkBytes { host: bytes, device: 0 })
         }
     }
 
-    /// units: bytes of work memory.
-    pub fn work_bytes(&self) -> usize {
-        // SAFETY: a live allocator with one buffer.
-        unsafe { sys::ggml_gallocr_get_buffer_size(self.allocator.as_ptr(), 0) }
+    /// Work memory held now.
+    pub fn work_bytes(&self) -> WorkBytes {
+        match &self.memory {
+            // SAFETY: a live allocator with one buffer.
+            Work::Cpu(allocator) => WorkBytes { host: unsafe { sys::ggml_gallocr_get_buffer_size(allocator.as_ptr(), 0) }, device: 0 },
+            Work::Scheduled(scheduler) => scheduler.work_bytes(),
+        }
+    }
+
+    /// Graphs run through ggml's scheduler: on a device, with the CPU behind it.
+    pub fn is_scheduled(&self) -> bool {
+        matches!(self.memory, Work::Scheduled(_))
+    }
+
+    /// What is free on the devices together, where there are any. units: bytes
+    pub fn device_free(&self) -> Option<usize> {
+        let devices = self.backends.len() - 1;
+        // SAFETY: a live backend and its device.
+        let free = |backend: &NonNull<sys::ggml_backend>| unsafe {
+            let (mut free, mut total) = (0, 0);
+            sys::ggml_backend_dev_memory(sys::ggml_backend_get_device(backend.as_ptr()), &raw mut free, &raw mut total);
+            free
+        };
+        self.is_scheduled().then(|| self.backends[..devices].iter().map(free).sum())
+    }
+
+    /// What of the bound graph runs where; nothing where all is the CPU's.
+    pub fn placement(&self, graph: &Graph) -> Option<Placement> {
+        match &self.memory {
+            Work::Scheduled(scheduler) if self.bound == graph.id => Some(scheduler.placement(graph)),
+            _ => None,
+        }
     }
 
     /// The bound graph computes something from this input; any other has no memory to fill.
@@ -133,13 +199,18 @@ impl Compute {
         if self.bound != graph.id {
             return Err(LlamaError::Graph("the graph is not bound".into()));
         }
-        if self.times.is_some() {
-            let (times, status) = crate::timing::run(self.backend, graph);
+        let (backend, timed) = (self.backends[0], self.times.is_some());
+        let (times, status) = match &mut self.memory {
+            Work::Cpu(_) if timed => crate::timing::run(backend, graph),
+            // SAFETY: bound, so every tensor has memory; operands were checked when the graph was built.
+            Work::Cpu(_) => (Vec::new(), unsafe { sys::ggml_backend_graph_compute(backend.as_ptr(), graph.cgraph) }),
+            Work::Scheduled(scheduler) if timed => scheduler.run_timed(graph),
+            Work::Scheduled(scheduler) => (Vec::new(), scheduler.run(graph)),
+        };
+        if timed {
             self.times = Some(times);
-            return ended(status);
         }
-        // SAFETY: bound, so every tensor has memory; operands were checked when the graph was built.
-        ended(unsafe { sys::ggml_backend_graph_compute(self.backend.as_ptr(), graph.cgraph) })
+        ended(status)
     }
 
     /// Take the time of each node in later runs.
@@ -168,20 +239,31 @@ impl Compute {
 
     /// Overwrite a stored tensor with bytes of its own type.
     pub fn write_stored(&mut self, storage: &Storage, index: usize, bytes: &[u8]) -> Result<(), LlamaError> {
+        // SAFETY: a live tensor.
+        let room = unsafe { sys::ggml_nbytes(storage.tensor(index)?) };
+        if bytes.len() != room {
+            return Err(LlamaError::Graph(format!("{} bytes for a tensor of {room}", bytes.len())));
+        }
+        self.write_part(storage, index, 0, bytes)
+    }
+
+    /// Overwrite some bytes of a stored tensor, from `offset` on.
+    pub fn write_part(&mut self, storage: &Storage, index: usize, offset: usize, bytes: &[u8]) -> Result<(), LlamaError> {
         let raw = storage.tensor(index)?;
-        // SAFETY: a live tensor; the length is checked; no graph runs meanwhile, since running takes `&mut self`.
+        // SAFETY: a live tensor; the end is checked; no graph runs meanwhile, since running takes `&mut self`.
         unsafe {
             let room = sys::ggml_nbytes(raw);
-            if bytes.len() != room {
-                return Err(LlamaError::Graph(format!("{} bytes for a tensor of {room}", bytes.len())));
+            if offset.checked_add(bytes.len()).is_none_or(|end| end > room) {
+                return Err(LlamaError::Graph(format!("{} bytes at {offset} of {room}", bytes.len())));
             }
-            sys::ggml_backend_tensor_set(raw, bytes.as_ptr().cast(), 0, room);
+            sys::ggml_backend_tensor_set(raw, bytes.as_ptr().cast(), offset, bytes.len());
         }
         Ok(())
     }
 
+    /// The first device; where tensors are stored.
     pub(crate) fn backend(&self) -> sys::ggml_backend_t {
-        self.backend.as_ptr()
+        self.backends[0].as_ptr()
     }
 
     fn placed(&self, graph: &Graph, tensor: Tensor) -> Result<*mut sys::ggml_tensor, LlamaError> {
@@ -194,8 +276,18 @@ impl Compute {
     }
 }
 
+fn cpu_backend(threads: u32) -> Result<NonNull<sys::ggml_backend>, LlamaError> {
+    // SAFETY: plain constructors; the result is checked before use.
+    unsafe {
+        let backend = NonNull::new(sys::ggml_backend_cpu_init()).ok_or_else(|| LlamaError::Memory { what: "a CPU backend".into() })?;
+        sys::ggml_backend_cpu_set_n_threads(backend.as_ptr(), i32::try_from(threads.max(1)).unwrap_or(1));
+        Ok(backend)
+    }
+}
+
 /// Forget where a graph's own tensors lie, so that an allocator sees them as new. Leaves of others are left alone.
 fn displace(graph: &mut Graph) {
+    graph.rewire();
     // SAFETY: tensors of the graph's own context are live, and nothing runs on them meanwhile.
     unsafe {
         let mut own = sys::ggml_get_first_tensor(graph.ctx());
@@ -215,8 +307,13 @@ impl Drop for Compute {
     fn drop(&mut self) {
         // SAFETY: the only owner; graphs are unbound by their next bind, stored tensors own their buffers.
         unsafe {
-            sys::ggml_gallocr_free(self.allocator.as_ptr());
-            sys::ggml_backend_free(self.backend.as_ptr());
+            match &mut self.memory {
+                Work::Cpu(allocator) => sys::ggml_gallocr_free(allocator.as_ptr()),
+                Work::Scheduled(scheduler) => scheduler.free(),
+            }
+            for backend in &self.backends {
+                sys::ggml_backend_free(backend.as_ptr());
+            }
         }
     }
 }

@@ -45,6 +45,25 @@ impl Dtype {
         elements / self.block() * unsafe { sys::ggml_type_size(self.0) }
     }
 
+    /// Turn rows of floats into this type.
+    ///
+    /// fails: rows that are no whole blocks, or a type that needs more than the values (an importance matrix).
+    pub fn from_f32(self, values: &[f32], row: usize) -> Result<Vec<u8>, LlamaError> {
+        // SAFETY: a look-up by a valid type.
+        let plain = !unsafe { sys::ggml_quantize_requires_imatrix(self.0) };
+        if !plain || row == 0 || !row.is_multiple_of(self.block()) || !values.len().is_multiple_of(row) {
+            return Err(LlamaError::Graph(format!("{} floats in rows of {row} as {}", values.len(), self.name())));
+        }
+        let mut bytes = vec![0; self.row_bytes(values.len())];
+        let size = |n: usize| i64::try_from(n).unwrap_or(0);
+        // SAFETY: as many rows as there are values for, into exactly the bytes that they take; no importance matrix is needed.
+        unsafe {
+            let (from, to) = (values.as_ptr(), bytes.as_mut_ptr().cast());
+            sys::ggml_quantize_chunk(self.0, from, to, 0, size(values.len() / row), size(row), std::ptr::null());
+        }
+        Ok(bytes)
+    }
+
     /// Turn a row of this type into floats.
     ///
     /// fails: `bytes` is not exactly `out.len()` elements, or the type has no conversion.

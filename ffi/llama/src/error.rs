@@ -30,6 +30,11 @@ pub enum LlamaError {
     Quantize { path: PathBuf, reason: String },
     #[error("graph: {0}")]
     Graph(String),
+    #[error("there is no device {name:?}; there are {known}")]
+    Device { name: String, known: String },
+    /// A file that should hold a backend does not.
+    #[error("{path}: not a backend of this llama.cpp: {reason}")]
+    Module { path: PathBuf, reason: String },
     #[error("cannot allocate {what}")]
     Memory { what: String },
 }

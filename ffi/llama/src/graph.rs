@@ -9,6 +9,7 @@ use llama_cpp_sys_2 as sys;
 pub use crate::dtype::Dtype;
 use crate::error::LlamaError;
 use crate::kernels::Call;
+use crate::model::Model;
 use crate::storage::{Shared, Storage};
 use crate::trace::{Node, Op, Trace};
 
@@ -28,6 +29,10 @@ pub struct Graph {
     /// Owners of memory that leaves of this graph point into.
     keep: Vec<Shared>,
     nodes_max: usize,
+    /// The model on its devices, whose weights stand in for those of the traced one; then only operations that devices have are made.
+    home: Option<Model>,
+    /// The operands of all own tensors: a scheduler puts copies in their places.
+    wiring: Vec<[*mut sys::ggml_tensor; 10]>,
     /// Operands that are packed already, for each kernel.
     pub(crate) packed: HashMap<(Tensor, &'static str), Tensor>,
     /// What our operations are told beside their tensors; boxed, because they hold its address.
@@ -60,9 +65,44 @@ impl Graph {
             cgraph,
             keep: Vec::new(),
             nodes_max,
+            home: None,
+            wiring: Vec::new(),
             packed: HashMap::new(),
             calls: Vec::new(),
         })
+    }
+
+    /// As `new`, for the devices that `model` was loaded to: with its weights, and with operations that devices have.
+    pub fn for_device(nodes_max: usize, model: &Model) -> Result<Self, LlamaError> {
+        let mut graph = Self::new(nodes_max)?;
+        graph.home = Some(model.clone());
+        Ok(graph)
+    }
+
+    /// Tensors that the graph may come to, leaves of others among them.
+    pub(crate) fn tensors_max(&self) -> usize {
+        self.nodes_max + self.tensors.len()
+    }
+
+    /// Give all own tensors the operands that they were built with.
+    pub(crate) fn rewire(&mut self) {
+        if self.home.is_none() {
+            return;
+        }
+        let first = self.wiring.is_empty();
+        let mut place = 0;
+        // SAFETY: tensors of the graph's own context are live, in the same order each time, and nothing runs on them meanwhile.
+        unsafe {
+            let mut own = sys::ggml_get_first_tensor(self.ctx());
+            while !own.is_null() {
+                match self.wiring.get(place) {
+                    Some(sources) if !first => (*own).src = *sources,
+                    _ => self.wiring.push((*own).src),
+                }
+                place += 1;
+                own = sys::ggml_get_next_tensor(self.ctx(), own);
+            }
+        }
     }
 
     /// Memory that is filled before each run.
@@ -92,7 +132,15 @@ impl Graph {
             self.keep.push(Shared::Model(trace.model.clone()));
             self.keep.extend(trace.adapters.iter().cloned().map(Shared::Adapter));
         }
-        Ok(self.push(node.raw))
+        let Some(home) = &self.home else { return Ok(self.push(node.raw)) };
+        let raw = home.tensor(&node.name).ok_or_else(|| LlamaError::Graph(format!("the model on the device has no {}", node.name)))?;
+        // SAFETY: both are live; the model is kept by this graph.
+        unsafe {
+            if (*raw).ne != (*node.raw).ne || (*raw).type_ != (*node.raw).type_ {
+                return Err(LlamaError::Graph(format!("{} differs on the device", node.name)));
+            }
+        }
+        Ok(self.push(raw))
     }
 
     /// A tensor of `storage`, where it lies.
@@ -250,7 +298,7 @@ impl Graph {
         let raw = self.raw(a)?;
         // SAFETY: reads a live tensor.
         let (dtype, ne, nb) = unsafe { ((*raw).type_, (*raw).ne, (*raw).nb) };
-        if dtype != sys::GGML_TYPE_F32 || nb[0] != size_of::<f32>() {
+        if self.home.is_some() || dtype != sys::GGML_TYPE_F32 || nb[0] != size_of::<f32>() {
             let view = self.transpose(a)?;
             return self.cont(view);
         }
@@ -350,6 +398,13 @@ impl Graph {
             let source = (*raw).src[0];
             if source.is_null() { op } else { format!("{op} {}", text(sys::ggml_type_name((*source).type_))) }
         }
+    }
+
+    /// The node at a place is more than another look at memory.
+    pub(crate) fn computes(&self, place: usize) -> bool {
+        let empty = [sys::GGML_OP_NONE, sys::GGML_OP_VIEW, sys::GGML_OP_RESHAPE, sys::GGML_OP_PERMUTE, sys::GGML_OP_TRANSPOSE];
+        // SAFETY: a node of this graph.
+        place < self.nodes() && !empty.contains(unsafe { &(*sys::ggml_graph_node(self.cgraph, i32::try_from(place).unwrap_or(0))).op })
     }
 
     /// shapes: ggml order, innermost first.

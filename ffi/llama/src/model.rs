@@ -21,6 +21,11 @@ pub struct Model(pub(crate) Arc<ModelInner>);
 pub(crate) struct ModelInner {
     pub(crate) raw: NonNull<sys::llama_model>,
     pub(crate) path: PathBuf,
+    params: ModelParams,
+    /// Devices that hold its layers, in the order of llama.cpp.
+    devices: Vec<sys::ggml_backend_dev_t>,
+    /// The same file on the CPU, mapped, once somebody asked.
+    on_cpu: Mutex<Option<Model>>,
     /// Held while llama.cpp edits the model's list of adapters, which it does without a lock of its own.
     adapters: Mutex<()>,
 }
@@ -38,18 +43,24 @@ impl Drop for ModelInner {
     }
 }
 
+/// The name of the device that is none.
+pub(crate) const CPU: &str = "CPU";
+
 /// How to load a model. Names are llama.cpp's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelParams {
-    /// Layers kept on the GPU; negative means all.
+    /// Layers kept on the device; negative means all, 0 that no device takes part.
     pub gpu_layers: i32,
+    /// Devices by ggml's names, with commas between: llama.cpp's `--device`. `none` for the CPU alone, `CPU` for the CPU as if it were a
+    /// device (ggml's operations only, through its scheduler); left out, all GPUs there are.
+    pub device: Option<String>,
     /// Map the file into memory instead of reading it.
     pub mmap: bool,
 }
 
 impl Default for ModelParams {
     fn default() -> Self {
-        Self { gpu_layers: -1, mmap: true }
+        Self { gpu_layers: -1, device: None, mmap: true }
     }
 }
 
@@ -58,22 +69,71 @@ impl Model {
     ///
     /// fails: missing or truncated file, a vocabulary that llama.cpp would abort on, unknown architecture, too little memory; most
     /// reasons are llama.cpp's own.
-    pub fn load(_backend: Backend, path: &Path, params: &ModelParams) -> Result<Self, LlamaError> {
+    pub fn load(backend: Backend, path: &Path, params: &ModelParams) -> Result<Self, LlamaError> {
         check_model(path)?;
+        let devices = backend.chosen(params)?;
+        // A list that ends at once keeps llama.cpp from taking what it finds.
+        let mut list: Vec<sys::ggml_backend_dev_t> = devices.iter().copied().chain([std::ptr::null_mut()]).collect();
         let text = CString::new(path.as_os_str().as_bytes()).map_err(|_| LlamaError::Path(path.to_owned()))?;
         let mark = log::mark();
-        // SAFETY: `text` outlives the call; the parameters are the library's defaults with plain values replaced. The loader
+        // SAFETY: `text` and the list, which ends with null, outlive the call; the parameters are the library's defaults with plain values replaced. The loader
         // catches its own exceptions and returns null.
         let raw = unsafe {
             let mut raw_params = sys::llama_model_default_params();
             raw_params.n_gpu_layers = params.gpu_layers;
+            raw_params.devices = list.as_mut_ptr();
             raw_params.load_mode = if params.mmap { sys::LLAMA_LOAD_MODE_MMAP } else { sys::LLAMA_LOAD_MODE_NONE };
             raw_params.use_extra_bufts = false;
             sys::llama_model_load_from_file(text.as_ptr(), raw_params)
         };
         let failed = || LlamaError::ModelLoad { path: path.to_owned(), reason: log::since(mark, "llama.cpp gave no reason") };
         let raw = NonNull::new(raw).ok_or_else(failed)?;
-        Ok(Self(Arc::new(ModelInner { raw, path: path.to_owned(), adapters: Mutex::new(()) })))
+        let (params, on_cpu, adapters) = (params.clone(), Mutex::new(None), Mutex::new(()));
+        Ok(Self(Arc::new(ModelInner { raw, path: path.to_owned(), params, devices, on_cpu, adapters })))
+    }
+
+    /// Training graphs run on a device, with the CPU behind it.
+    pub fn is_on_device(&self) -> bool {
+        !self.0.devices.is_empty() || self.0.params.gpu_layers != 0 && self.0.params.device.as_deref() == Some(CPU)
+    }
+
+    /// This model, or for one on a device the same file on the CPU: what llama.cpp builds for it can be traced and read. It is mapped, so
+    /// that what nobody reads costs nothing.
+    pub fn on_cpu(&self, backend: Backend) -> Result<Self, LlamaError> {
+        if !self.is_on_device() {
+            return Ok(self.clone());
+        }
+        let mut twin = self.0.on_cpu.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(twin) = &*twin {
+            return Ok(twin.clone());
+        }
+        let params = ModelParams { gpu_layers: 0, device: None, mmap: true };
+        let loaded = Self::load(backend, self.path(), &params)?;
+        Ok(twin.insert(loaded).clone())
+    }
+
+    pub(crate) fn devices(&self) -> &[sys::ggml_backend_dev_t] {
+        &self.0.devices
+    }
+
+    /// The device names, with commas between; `CPU` where there are none.
+    pub fn device_names(&self) -> String {
+        let names: Vec<String> = self.0.devices.iter().map(|device| crate::backend::describe(*device).name).collect();
+        if names.is_empty() { CPU.into() } else { names.join(",") }
+    }
+
+    /// units: bytes of the weights that lie on devices.
+    pub fn device_bytes(&self) -> usize {
+        // SAFETY: a live model.
+        unsafe { crate::shim::translora_device_bytes(self.raw()) }
+    }
+
+    /// A weight by its name, on its device where it has one.
+    pub(crate) fn tensor(&self, name: &str) -> Option<*mut sys::ggml_tensor> {
+        let name = CString::new(name).ok()?;
+        // SAFETY: a live model and a NUL-terminated name.
+        let raw = unsafe { crate::shim::translora_tensor(self.raw(), name.as_ptr()) };
+        (!raw.is_null()).then_some(raw)
     }
 
     pub fn path(&self) -> &Path {

@@ -5,7 +5,7 @@ use std::ffi::c_void;
 use llama_cpp_sys_2 as sys;
 
 use crate::error::LlamaError;
-use crate::graph::{Built, Dtype, Graph, Tensor};
+use crate::graph::{Built, Dtype, Graph, Tensor, set_name};
 use crate::op::Op;
 use crate::recurrent;
 use crate::trace::Node;
@@ -53,7 +53,7 @@ impl Graph {
     pub fn phi(&mut self, a: Tensor) -> Built {
         let a = self.to_f32(a)?;
         let shape = self.shape(a)?;
-        self.kernel(&[a], shape, recurrent::phi)
+        self.kernel(&[a], shape, (recurrent::phi, "phi"))
     }
 
     /// `b` after `a` along `axis`.
@@ -76,6 +76,12 @@ impl Graph {
         }
         // SAFETY: no precondition on shape; every type converts to F32.
         self.unary(a, |ctx, a| unsafe { sys::ggml_cast(ctx, a, sys::GGML_TYPE_F32) })
+    }
+
+    /// The values as F16, contiguous; of a view, too.
+    pub fn to_f16(&mut self, a: Tensor) -> Built {
+        // SAFETY: no precondition on shape; F32 converts to F16.
+        self.unary(a, |ctx, a| unsafe { sys::ggml_cast(ctx, a, sys::GGML_TYPE_F16) })
     }
 
     /// Tile `a` to a shape whose sizes are multiples of its own.
@@ -178,7 +184,7 @@ impl Graph {
         if sd[0] != sw[1] || sd[3] != 1 {
             return Err(LlamaError::Graph(format!("ssm_conv of {sd:?} by {sw:?}")));
         }
-        self.kernel(&[dy, weights], [sw[0] - 1 + sd[1], sd[0], sd[2], 1], recurrent::ssm_conv_back)
+        self.kernel(&[dy, weights], [sw[0] - 1 + sd[1], sd[0], sd[2], 1], (recurrent::ssm_conv_back, "ssm_conv_back"))
     }
 
     /// Gradient of a gated delta net for q, k, v, g and β, one after the other in one row.
@@ -198,7 +204,7 @@ impl Graph {
             return Err(LlamaError::Graph(format!("gated delta net of {shapes:?}")));
         }
         let length = shapes[..5].iter().map(|shape| shape.iter().product::<i64>()).sum();
-        self.kernel(&sources, [length, 1, 1, 1], recurrent::gated_delta_net_back)
+        self.kernel(&sources, [length, 1, 1, 1], (recurrent::gated_delta_net_back, "gated_delta_net_back"))
     }
 
     /// Gradient of a selective scan for x, dt, B and C, one after the other in one row.
@@ -218,7 +224,7 @@ impl Graph {
             return Err(LlamaError::Graph(format!("selective scan of {shapes:?}")));
         }
         let length = [x, dt, b, c].iter().map(|shape| shape.iter().product::<i64>()).sum();
-        self.kernel(&sources, [length, 1, 1, 1], recurrent::ssm_scan_back)
+        self.kernel(&sources, [length, 1, 1, 1], (recurrent::ssm_scan_back, "ssm_scan_back"))
     }
 
     /// Gradient of a product with chosen matrices for its input, one row for each token and chosen matrix.
@@ -231,7 +237,7 @@ impl Graph {
         if sw[1] != sd[0] || sw[3] != 1 {
             return Err(LlamaError::Graph(format!("mul_mat_id of {sw:?} and {sd:?}")));
         }
-        self.kernel(&[weights, dy, ids], [sw[0], sd[1], sd[2], 1], recurrent::mul_mat_id_back)
+        self.kernel(&[weights, dy, ids], [sw[0], sd[1], sd[2], 1], (recurrent::mul_mat_id_back, "mul_mat_id_back"))
     }
 
     /// Gradient of a product with chosen matrices for the matrices.
@@ -244,7 +250,7 @@ impl Graph {
         if sx[2] != sd[2] || sx[3] != 1 || (sx[1] != 1 && sx[1] != sd[1]) || experts < 1 {
             return Err(LlamaError::Graph(format!("mul_mat_id of {sx:?} and {sd:?}")));
         }
-        self.kernel(&[x, dy, ids], [sx[0], sd[0], experts, 1], recurrent::mul_mat_id_weights)
+        self.kernel(&[x, dy, ids], [sx[0], sd[0], experts, 1], (recurrent::mul_mat_id_weights, "mul_mat_id_weights"))
     }
 
     fn chosen(&self, dy: [i64; 4], ids: [i64; 4], tensor: Tensor) -> Result<(), LlamaError> {
@@ -255,7 +261,7 @@ impl Graph {
     }
 
     /// A CPU kernel over contiguous operands (the first may be quantized where the kernel says so), with a fresh F32 result.
-    fn kernel(&mut self, sources: &[Tensor], shape: [i64; 4], kernel: Kernel) -> Built {
+    fn kernel(&mut self, sources: &[Tensor], shape: [i64; 4], (kernel, name): (Kernel, &str)) -> Built {
         self.room()?;
         let mut raws = sources.iter().map(|source| self.raw(*source)).collect::<Result<Vec<_>, _>>()?;
         let [n0, n1, n2, n3] = shape;
@@ -263,7 +269,9 @@ impl Graph {
         // SAFETY: room was checked; live sources, copied by the call; the callers checked the shapes and types that the kernel needs.
         let raw = unsafe {
             let (kernel, nothing) = (Some(kernel), std::ptr::null_mut());
-            sys::ggml_custom_4d(self.ctx(), sys::GGML_TYPE_F32, n0, n1, n2, n3, raws.as_mut_ptr(), count, kernel, -1, nothing)
+            let raw = sys::ggml_custom_4d(self.ctx(), sys::GGML_TYPE_F32, n0, n1, n2, n3, raws.as_mut_ptr(), count, kernel, -1, nothing);
+            set_name(raw, name);
+            raw
         };
         Ok(self.push(raw))
     }

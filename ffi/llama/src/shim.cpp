@@ -4,13 +4,19 @@
 #include <cstdint>
 #include <cstdio>
 #include <exception>
+#include <string>
+#include <utility>
+#include <vector>
 
+#include "ggml-backend.h"
 #include "ggml.h"
 #include "gguf.h"
 #include "llama.h"
 
 // Declared in llama.cpp's staging header src/llama-ext.h, exported by libllama.
 struct ggml_cgraph * llama_graph_reserve(struct llama_context * ctx, uint32_t n_tokens, uint32_t n_seqs, uint32_t n_outputs);
+// Declared in src/llama-model.h.
+const std::vector<std::pair<std::string, struct ggml_tensor *>> & llama_internal_get_tensor_map(const struct llama_model * model);
 
 namespace {
 
@@ -73,6 +79,30 @@ struct llama_context * translora_context(struct llama_model * model, struct llam
 
 struct llama_adapter_lora * translora_adapter(struct llama_model * model, const char * path, char * reason, size_t size) {
     return guarded(reason, size, (struct llama_adapter_lora *) nullptr, [&] { return llama_adapter_lora_init(model, path); });
+}
+
+// A weight by its name; of a matrix that lies on the CPU and on a device, the one on the device. Null where there is none.
+struct ggml_tensor * translora_tensor(struct llama_model * model, const char * name) {
+    return guarded(nullptr, 0, (struct ggml_tensor *) nullptr, [&] {
+        struct ggml_tensor * found = nullptr;
+        for (const auto & [known, tensor] : llama_internal_get_tensor_map(model)) {
+            if (known == name && (found == nullptr || (tensor->buffer != nullptr && !ggml_backend_buffer_is_host(tensor->buffer)))) {
+                found = tensor;
+            }
+        }
+        return found;
+    });
+}
+
+// Bytes of the weights that the host cannot touch.
+size_t translora_device_bytes(struct llama_model * model) {
+    return guarded(nullptr, 0, (size_t) 0, [&] {
+        size_t bytes = 0;
+        for (const auto & [name, tensor] : llama_internal_get_tensor_map(model)) {
+            bytes += tensor->buffer == nullptr || ggml_backend_buffer_is_host(tensor->buffer) ? 0 : ggml_nbytes(tensor);
+        }
+        return bytes;
+    });
 }
 
 uint32_t translora_quantize(const char * from, const char * to, const llama_model_quantize_params * params, char * reason, size_t size) {

@@ -37,6 +37,8 @@ unsafe extern "C" {
         reason: *mut c_char,
         size: usize,
     ) -> *mut sys::llama_adapter_lora;
+    pub fn translora_tensor(model: *mut sys::llama_model, name: *const c_char) -> *mut sys::ggml_tensor;
+    pub fn translora_device_bytes(model: *mut sys::llama_model) -> usize;
     pub fn translora_quantize(
         from: *const c_char,
         to: *const c_char,

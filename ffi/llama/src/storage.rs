@@ -91,16 +91,24 @@ impl Storage {
 }
 
 impl Trace {
-    /// Read a weight back from its device.
-    pub fn weight_bytes(&self, node: &Node) -> Result<Vec<u8>, LlamaError> {
-        if node.op != Op::Weight {
-            return Err(LlamaError::Graph(format!("{} is not a weight", node.name)));
+    /// Some columns of a weight, of all its rows.
+    ///
+    /// shapes: W [k, m] → m rows of `count` elements, which must be whole blocks
+    pub fn weight_columns(&self, node: &Node, first: usize, count: usize) -> Result<Vec<u8>, LlamaError> {
+        let [width, height, ..] = node.shape.map(|n| usize::try_from(n).unwrap_or(0));
+        let whole = first.is_multiple_of(node.dtype.block()) && count.is_multiple_of(node.dtype.block());
+        if node.op != Op::Weight || !whole || first + count > width || node.shape[2..] != [1, 1] {
+            return Err(LlamaError::Graph(format!("{count} columns from {first} of {} {:?}", node.name, node.shape)));
         }
-        // SAFETY: the tensor lives as long as the trace's model and adapters; the buffer is as long as the tensor.
-        unsafe {
-            let mut bytes = vec![0_u8; sys::ggml_nbytes(node.raw)];
-            sys::ggml_backend_tensor_get(node.raw, bytes.as_mut_ptr().cast(), 0, bytes.len());
-            Ok(bytes)
+        let (start, length) = (node.dtype.row_bytes(first), node.dtype.row_bytes(count));
+        let mut bytes = vec![0_u8; length * height];
+        for (row, part) in bytes.chunks_exact_mut(length.max(1)).enumerate() {
+            // SAFETY: the tensor lives as long as the trace's model; the part lies in its row by the check above, and weights are dense.
+            unsafe {
+                let offset = row * node.strides[1] + start;
+                sys::ggml_backend_tensor_get(node.raw, part.as_mut_ptr().cast(), offset, length);
+            }
         }
+        Ok(bytes)
     }
 }

@@ -18,6 +18,11 @@ pub struct Machine {
     #[arg(long, visible_alias = "n-gpu-layers", value_name = "N", default_value = "all", value_parser = gpu_layers, allow_negative_numbers = true)]
     gpu_layers: i32,
 
+    /// Devices to run on (also written -dev): names with commas between, as `translora inspect --list-devices` lists them, or `none` for
+    /// the CPU alone; left out, all GPUs there are
+    #[arg(long, value_name = "NAMES")]
+    device: Option<String>,
+
     /// Tokens of context for each sequence; 0 takes what the model was made for, 4096 at most
     #[arg(short = 'c', long = "ctx-size", value_name = "N", default_value_t = 0, value_parser = between::<0, 1_048_576>)]
     context: usize,
@@ -25,7 +30,7 @@ pub struct Machine {
 
 impl Machine {
     pub fn open_options(&self) -> OpenOptions {
-        OpenOptions { threads: self.threads, gpu_layers: self.gpu_layers, context: self.context }
+        OpenOptions { threads: self.threads, gpu_layers: self.gpu_layers, device: self.device.clone(), context: self.context }
     }
 }
 
@@ -120,10 +125,11 @@ impl Recipe {
     }
 }
 
-/// Rewrite the spellings of llama.cpp that clap has no notion of: `-ngl N`, `-ngl=N`, and so for `-np`.
+/// Rewrite the spellings of llama.cpp that clap has no notion of: `-ngl N`, `-ngl=N`, and so for `-dev` and `-np`.
 pub fn with_llama_names(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let rewrite = |arg: OsString| match arg.to_str() {
         Some("-ngl") => "--gpu-layers".into(),
+        Some("-dev") => "--device".into(),
         Some(text) if text.starts_with("-ngl=") => text.replacen("-ngl", "--gpu-layers", 1).into(),
         Some("-np") => "--parallel".into(),
         Some(text) if text.starts_with("-np=") => text.replacen("-np", "--parallel", 1).into(),

@@ -6,7 +6,7 @@ use translora::engine::EngineError;
 use translora::engine::ggml::bench::{self, BenchReport, BenchSpec, Way};
 use translora::record::{Clock, SystemClock};
 
-use crate::args::{between, memory};
+use crate::args::{between, gpu_layers, memory};
 use crate::failure::Failure;
 use crate::progress::Talk;
 use crate::{Outcome, out};
@@ -49,6 +49,14 @@ struct Train {
     #[arg(short, long, value_name = "N", default_value_t = 0, value_parser = between::<0, 1024>)]
     threads: usize,
 
+    /// Layers kept on the device (also written -ngl): a number, or `all`
+    #[arg(long, visible_alias = "n-gpu-layers", value_name = "N", default_value = "all", value_parser = gpu_layers, allow_negative_numbers = true)]
+    gpu_layers: i32,
+
+    /// Devices to run on (also written -dev), as `translora inspect --list-devices` lists them, or `none` for the CPU alone
+    #[arg(long, value_name = "NAMES")]
+    device: Option<String>,
+
     /// The most that the process may hold, the model among it, such as 512MiB or 2GiB; steps are laid out to stay below it
     #[arg(long, value_name = "SIZE", value_parser = memory)]
     memory: Option<usize>,
@@ -88,7 +96,17 @@ impl Bench {
             (None, Mode::Native) => Way::Native,
         };
         let (tokens, steps, rank, threads) = (train.tokens, train.steps, train.rank, train.threads);
-        let spec = BenchSpec { model: train.model, tokens, steps, rank, threads, way, memory: train.memory };
+        let spec = BenchSpec {
+            model: train.model,
+            tokens,
+            steps,
+            rank,
+            threads,
+            way,
+            gpu_layers: train.gpu_layers,
+            device: train.device,
+            memory: train.memory,
+        };
         let processor: Option<&dyn Clock> = if Processor.read().is_some() { Some(&Processor) } else { None };
         let done = bench::train(&spec, &SystemClock::default(), processor).map_err(|error| match error {
             EngineError::TooLarge(message) => {
@@ -97,6 +115,8 @@ impl Bench {
             error => error.into(),
         })?;
         let told = Told { peak_bytes: out::memory_bytes_max(), report: done };
+        let shown = usize::from(!told.report.placement.is_empty()) * if talk.verbose { usize::MAX } else { 1 };
+        told.report.placement.iter().take(shown).filter(|_| !talk.quiet).for_each(|line| out::say(line));
         crate::report(talk, &told, || out::columns(&rows(&told)))?;
         Ok(Outcome::Done)
     }

@@ -15,22 +15,49 @@ use crate::{Outcome, out};
 #[command(after_help = "Example:\n  translora inspect tickets.kit")]
 pub struct Inspect {
     /// The file
-    #[arg(value_name = "FILE")]
-    file: PathBuf,
+    #[arg(value_name = "FILE", required_unless_present = "list_devices")]
+    file: Option<PathBuf>,
+
+    /// List the devices that models can run on, by the names that --device takes
+    #[arg(long, conflicts_with = "file")]
+    list_devices: bool,
 }
 
 impl Inspect {
     pub fn run(self, talk: Talk) -> Result<Outcome, Failure> {
-        let found = pipeline::inspect(&self.file)?;
+        let Some(file) = self.file else { return list_devices(talk) };
+        let found = pipeline::inspect(&file)?;
         let mut object = serde_json::to_value(&found).map_err(|error| Failure::Bug(format!("a report is not JSON: {error}")))?;
         if object["what"] == "model" {
-            add_trainable(&self.file, &mut object);
+            add_trainable(&file, &mut object);
         }
         let mut rows = out::rows(&object);
         rows.sort_by_key(|(name, _)| !matches!(name.as_str(), "what" | "path"));
         out::data(&if talk.json { object.to_string() } else { out::columns(&rows).join("\n") })?;
         Ok(Outcome::Done)
     }
+}
+
+#[cfg(feature = "ggml")]
+fn list_devices(talk: Talk) -> Result<Outcome, Failure> {
+    let devices = translora::engine::ggml::devices()?;
+    if talk.json {
+        let list = serde_json::to_value(&devices).map_err(|error| Failure::Bug(format!("a report is not JSON: {error}")))?;
+        out::data(&list.to_string())?;
+        return Ok(Outcome::Done);
+    }
+    let row = |device: &translora::engine::ggml::DeviceInfo| {
+        let (free, total) = (device.memory_free >> 20, device.memory_total >> 20);
+        (device.name.clone(), format!("{}, {}, {free} of {total} MiB free", device.kind, device.description))
+    };
+    out::data(&out::columns(&devices.iter().map(row).collect::<Vec<_>>()).join("\n"))?;
+    Ok(Outcome::Done)
+}
+
+#[cfg(not(feature = "ggml"))]
+fn list_devices(_: Talk) -> Result<Outcome, Failure> {
+    out::data("CPU")?;
+    Ok(Outcome::Done)
 }
 
 /// A model that llama.cpp does not load is still a file to speak of.

@@ -59,6 +59,10 @@ struct Cli {
     /// No plan and no progress; warnings and errors only
     #[arg(short, long, global = true, help_heading = "Output")]
     quiet: bool,
+
+    /// Say more: of training on a device, which operations run there and which fall back to the processor
+    #[arg(short, long, global = true, conflicts_with = "quiet", help_heading = "Output")]
+    verbose: bool,
 }
 
 #[derive(Subcommand, Debug)]
@@ -92,7 +96,7 @@ pub enum Outcome {
 
 fn main() -> ExitCode {
     let cli = Cli::parse_from(args::with_llama_names(std::env::args_os()));
-    let talk = Talk { quiet: cli.quiet, json: cli.json };
+    let talk = Talk { quiet: cli.quiet, json: cli.json, verbose: cli.verbose };
     let outcome = match cli.command {
         Command::Train(command) => command.run(talk),
         Command::Kit(command) => command.run(talk),

@@ -19,6 +19,7 @@ const NAME: usize = 9;
 pub struct Talk {
     pub quiet: bool,
     pub json: bool,
+    pub verbose: bool,
 }
 
 /// Shows the events of one job.
@@ -61,7 +62,8 @@ impl<'a> Screen<'a> {
                 self.stop();
                 self.line(&format!("{:NAME$} {:>8}  {summary}", stage.name(), "resumed"));
             }
-            Event::Note { stage, text } => self.line(&format!("{:NAME$} {text}", stage.name())),
+            Event::Detail { .. } if !self.talk.verbose => {}
+            Event::Note { stage, text } | Event::Detail { stage, text } => self.line(&format!("{:NAME$} {text}", stage.name())),
         }
     }
 

@@ -73,6 +73,10 @@ pub struct Serve {
     #[arg(long, visible_alias = "n-gpu-layers", value_name = "N", default_value = "all", value_parser = gpu_layers, allow_negative_numbers = true, help_heading = "Machine")]
     gpu_layers: i32,
 
+    /// Devices to keep the model on, by name, separated by commas; none: the CPU
+    #[arg(long, value_name = "NAMES", help_heading = "Machine")]
+    device: Option<String>,
+
     /// Temperature of requests that give none
     #[arg(long, value_name = "X", default_value_t = 0.8, value_parser = temperature, help_heading = "Answers")]
     temp: f32,
@@ -135,6 +139,7 @@ impl Serve {
             context: self.context,
             threads: self.threads,
             gpu_layers: self.gpu_layers,
+            device: self.device,
             seed: self.seed,
             temperature: self.temp,
             tokens_max: self.predict,

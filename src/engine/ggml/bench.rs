@@ -34,6 +34,9 @@ pub struct BenchSpec {
     /// 0 means all physical cores.
     pub threads: usize,
     pub way: Way,
+    /// As `OpenOptions` has them.
+    pub gpu_layers: i32,
+    pub device: Option<String>,
     /// What the process may hold at most. units: bytes.
     pub memory: Option<usize>,
 }
@@ -55,6 +58,14 @@ pub struct BenchReport {
     pub plan: BenchPlan,
     /// Shares of the time of all steps.
     pub share: BenchShare,
+    /// The most that the device was predicted to hold, and what it holds. units: bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_predicted_bytes: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_bytes: Option<usize>,
+    /// What of a step runs where, where it is on a device.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub placement: Vec<String>,
     /// Operations that took a hundredth of the time or more.
     pub operations: BTreeMap<String, f64>,
 }
@@ -65,7 +76,7 @@ pub struct BenchPlan {
     pub mode: &'static str,
     pub kernel: String,
     pub threads: usize,
-    pub device: &'static str,
+    pub device: String,
     pub tokens: usize,
     pub rank: usize,
     pub matrices: usize,
@@ -98,10 +109,14 @@ pub fn train(spec: &BenchSpec, clock: &dyn Clock, processor: Option<&dyn Clock>)
         return Err(EngineError::Example { index: 0, reason });
     }
     let backend = Backend::init().map_err(internal)?;
-    let model = translora_llama::Model::load(backend, &spec.model, &ModelParams { gpu_layers: 0, mmap: true })
-        .map_err(|error| of_path(&spec.model, error))?;
+    let model = translora_llama::Model::load(
+        backend,
+        &spec.model,
+        &ModelParams { gpu_layers: spec.gpu_layers, device: spec.device.clone(), mmap: true },
+    )
+    .map_err(|error| of_path(&spec.model, error))?;
     let threads = if spec.threads > 0 { spec.threads } else { num_cpus::get_physical() };
-    let (mode, forward, kernel) = match spec.way {
+    let (mut mode, forward, mut kernel) = match spec.way {
         Way::Fast => ("direct", ForwardWeights::Direct(Kernel::fast()), Kernel::fast().name()),
         Way::Exact => ("direct", ForwardWeights::Direct(Kernel::exact()), Kernel::exact().name()),
         Way::Native => ("native", ForwardWeights::Native, "ggml MUL_MAT, transposed copies"),
@@ -122,6 +137,9 @@ pub fn train(spec: &BenchSpec, clock: &dyn Clock, processor: Option<&dyn Clock>)
     };
     let mut trainer = Trainer::new(backend, &model, &plan).map_err(untrainable)?;
     trainer.load(vec![random_example(spec.tokens, model.vocab().len()).map_err(untrainable)?]).map_err(untrainable)?;
+    if model.is_on_device() {
+        (mode, kernel) = ("native", "ggml's on the device, gradients by Wᵀ");
+    }
     let Some(chosen) = trainer.plan().copied() else { return Err(EngineError::Internal("no plan".into())) };
     let first = trainer.step(&[0], 1e-4).map_err(untrainable)?;
     trainer.time();
@@ -141,12 +159,15 @@ pub fn train(spec: &BenchSpec, clock: &dyn Clock, processor: Option<&dyn Clock>)
         loss_last,
         trainer_bytes: trainer.bytes(),
         predicted_bytes: chosen.memory.peak(),
+        device_predicted_bytes: chosen.device.map(|memory| memory.peak()),
+        device_bytes: trainer.device_bytes(),
+        placement: trainer.placement().map(super::placement_lines).unwrap_or_default(),
         plan: BenchPlan {
             model: model.name(),
             mode,
             kernel: kernel.to_owned(),
             threads,
-            device: "CPU",
+            device: trainer.device(),
             tokens: spec.tokens,
             rank: spec.rank,
             matrices: trainer.adapter().pairs.len(),

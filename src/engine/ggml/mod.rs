@@ -95,7 +95,7 @@ fn load(backend: Backend, base: &Path, options: &OpenOptions) -> Result<(translo
         let bytes = map_file(base).map_err(|error| of_path(base, error))?;
         ContentHash::of(&bytes)
     };
-    let params = ModelParams { gpu_layers: options.gpu_layers, mmap: true };
+    let params = ModelParams { gpu_layers: options.gpu_layers, device: options.device.clone(), mmap: true };
     let model = translora_llama::Model::load(backend, base, &params).map_err(|error| of_path(base, error))?;
     if let Some(reason) = model.unusual() {
         return Err(refuse(format!("{reason}; translora runs plain decoder models")));
@@ -231,6 +231,41 @@ fn check_finite(path: &Path) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// How much runs where, and then operation, how often, and where, one line each.
+pub(crate) fn placement_lines(placement: &translora_quantized::Placement) -> Vec<String> {
+    let line = |((operation, device), count): ((&String, &String), &usize)| format!("{operation:28} {count:6}  {device}");
+    let mut devices: Vec<&String> = placement.operations.keys().map(|(_, device)| device).collect();
+    devices.sort_unstable();
+    devices.dedup();
+    let sums: Vec<String> = devices.iter().map(|device| format!("{} on {device}", placement.on(device))).collect();
+    let first = format!("operations of a step: {}, in {} parts between which values move", sums.join(", "), placement.splits);
+    std::iter::once(first).chain(placement.operations.iter().map(|((what, at), count)| line(((what, at), count)))).collect()
+}
+
+/// The devices of this machine, as `--device` names them.
+pub fn devices() -> Result<Vec<DeviceInfo>, EngineError> {
+    let backend = Backend::init().map_err(internal)?;
+    let info = |device: translora_llama::Device| DeviceInfo {
+        name: device.name,
+        description: device.description,
+        kind: device.kind.to_owned(),
+        memory_free: device.memory_free as u64,
+        memory_total: device.memory_total as u64,
+    };
+    Ok(backend.devices().into_iter().map(info).collect())
+}
+
+/// One device. units: bytes.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct DeviceInfo {
+    pub name: String,
+    pub description: String,
+    /// `CPU`, `GPU`, `IGPU` or `ACCEL`.
+    pub kind: String,
+    pub memory_free: u64,
+    pub memory_total: u64,
 }
 
 fn of_path(path: &Path, error: LlamaError) -> EngineError {

@@ -70,15 +70,20 @@ impl Trainer for GgmlTrainer<'_> {
                 modules.push(module);
             }
         }
-        let device = format!("CPU, {} threads, {}", self.model.threads, Kernel::fast().name());
+        let device = match (self.trainer.device().as_str(), self.trainer.forward()) {
+            ("CPU", (ForwardWeights::Direct(kernel), _)) => format!("CPU, {} threads, {}", self.model.threads, kernel.name()),
+            (name, (_, turned)) => format!("{name}, gradients by Wᵀ as {turned:?}, {} threads beside it", self.model.threads),
+        };
         let plan = self.trainer.plan().map(|plan| MemoryPlan {
             pack: plan.pack,
             tokens: plan.tokens,
             blocks_again: plan.keep == Keep::Blocks,
             loss_bytes: plan.loss_bytes as u64,
             predicted_bytes: plan.memory.peak() as u64,
+            device_bytes: plan.device.map(|memory| memory.peak() as u64),
         });
-        TrainerInfo { matrices: adapter.pairs.len(), parameters: adapter.parameters() as u64, modules, device, plan }
+        let placement = self.trainer.placement().map(super::placement_lines).unwrap_or_default();
+        TrainerInfo { matrices: adapter.pairs.len(), parameters: adapter.parameters() as u64, modules, device, placement, plan }
     }
 
     fn load(&mut self, examples: &[Pair]) -> Result<(), EngineError> {

@@ -116,6 +116,7 @@ impl Trainer for ToyTrainer<'_> {
             parameters: (self.head.a.len() + self.head.b.len()) as u64,
             modules: vec!["up".into()],
             device: Toy::DEVICE.into(),
+            placement: Vec::new(),
             plan: None,
         }
     }
