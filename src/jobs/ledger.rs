@@ -195,7 +195,7 @@ impl Entry {
                 (self.status.stage, self.status.done, self.status.total) = (Some(*stage), 0, 0);
                 self.status.note.clear();
             }
-            Event::Plan { .. } | Event::Note { .. } | Event::Warning { .. } => {}
+            Event::Plan { .. } | Event::Note { .. } | Event::Detail { .. } | Event::Warning { .. } => {}
         }
         self.status.last_event += 1;
         self.events.push_back(Told { number: self.status.last_event, event });

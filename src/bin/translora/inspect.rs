@@ -40,7 +40,7 @@ impl Inspect {
 
 #[cfg(feature = "ggml")]
 fn list_devices(talk: Talk) -> Result<Outcome, Failure> {
-    let devices = translora::engine::ggml::devices()?;
+    let devices = translora::engine::ggml::GgmlEngine::new()?.devices();
     if talk.json {
         let list = serde_json::to_value(&devices).map_err(|error| Failure::Bug(format!("a report is not JSON: {error}")))?;
         out::data(&list.to_string())?;

@@ -244,30 +244,6 @@ pub(crate) fn placement_lines(placement: &translora_quantized::Placement) -> Vec
     std::iter::once(first).chain(placement.operations.iter().map(|((what, at), count)| line(((what, at), count)))).collect()
 }
 
-/// The devices of this machine, as `--device` names them.
-pub fn devices() -> Result<Vec<DeviceInfo>, EngineError> {
-    let backend = Backend::init().map_err(internal)?;
-    let info = |device: translora_llama::Device| DeviceInfo {
-        name: device.name,
-        description: device.description,
-        kind: device.kind.to_owned(),
-        memory_free: device.memory_free as u64,
-        memory_total: device.memory_total as u64,
-    };
-    Ok(backend.devices().into_iter().map(info).collect())
-}
-
-/// One device. units: bytes.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct DeviceInfo {
-    pub name: String,
-    pub description: String,
-    /// `CPU`, `GPU`, `IGPU` or `ACCEL`.
-    pub kind: String,
-    pub memory_free: u64,
-    pub memory_total: u64,
-}
-
 fn of_path(path: &Path, error: LlamaError) -> EngineError {
     match error {
         LlamaError::Io { path, source } => EngineError::Io { path, source },
