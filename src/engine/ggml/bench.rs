@@ -116,12 +116,7 @@ pub fn train(spec: &BenchSpec, clock: &dyn Clock, processor: Option<&dyn Clock>)
     )
     .map_err(|error| of_path(&spec.model, error))?;
     let threads = if spec.threads > 0 { spec.threads } else { num_cpus::get_physical() };
-    let (mut mode, forward, mut kernel) = match spec.way {
-        Way::Fast => ("direct", ForwardWeights::Direct(Kernel::fast()), Kernel::fast().name()),
-        Way::Exact => ("direct", ForwardWeights::Direct(Kernel::exact()), Kernel::exact().name()),
-        Way::Native => ("native", ForwardWeights::Native, "ggml MUL_MAT, transposed copies"),
-        Way::OutProd => ("outprod", ForwardWeights::OutProd, "ggml MUL_MAT and OUT_PROD"),
-    };
+    let (mode, forward, kernel) = reading(spec.way, model.is_on_device());
     let plan = TrainSpec {
         rank: spec.rank,
         alpha: 2.0 * spec.rank as f32,
@@ -137,9 +132,6 @@ pub fn train(spec: &BenchSpec, clock: &dyn Clock, processor: Option<&dyn Clock>)
     };
     let mut trainer = Trainer::new(backend, &model, &plan).map_err(untrainable)?;
     trainer.load(vec![random_example(spec.tokens, model.vocab().len()).map_err(untrainable)?]).map_err(untrainable)?;
-    if model.is_on_device() {
-        (mode, kernel) = ("native", "ggml's on the device, gradients by Wᵀ");
-    }
     let Some(chosen) = trainer.plan().copied() else { return Err(EngineError::Internal("no plan".into())) };
     let first = trainer.step(&[0], 1e-4).map_err(untrainable)?;
     trainer.time();
@@ -180,6 +172,17 @@ pub fn train(spec: &BenchSpec, clock: &dyn Clock, processor: Option<&dyn Clock>)
         operations: times.operations.into_iter().map(|(name, time)| (name, time / total)).filter(|(_, part)| *part >= 0.01).collect(),
         steps: seconds,
     })
+}
+
+/// What reads the frozen weights, by a name, and the kernel's.
+fn reading(way: Way, on_device: bool) -> (&'static str, ForwardWeights, &'static str) {
+    match way {
+        _ if on_device => ("native", ForwardWeights::Native, "ggml MUL_MAT on the device, gradients by Wᵀ"),
+        Way::Fast => ("direct", ForwardWeights::Direct(Kernel::fast()), Kernel::fast().name()),
+        Way::Exact => ("direct", ForwardWeights::Direct(Kernel::exact()), Kernel::exact().name()),
+        Way::Native => ("native", ForwardWeights::Native, "ggml MUL_MAT, transposed copies"),
+        Way::OutProd => ("outprod", ForwardWeights::OutProd, "ggml MUL_MAT and OUT_PROD"),
+    }
 }
 
 fn keep_name(keep: Keep) -> &'static str {
