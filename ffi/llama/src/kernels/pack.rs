@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use llama_cpp_sys_2 as sys;
 
-use super::Tiles;
+use super::{CHUNK, Reader, Tiles, reader};
 
 /// Elements along the reduction that are packed at a time: whole blocks of every type. units: steps of four bytes.
 pub(super) const STEPS: usize = 256;
@@ -28,6 +28,7 @@ pub(super) struct Matrix {
     pub convert: Option<unsafe extern "C" fn(*const c_void, *mut f32, i64)>,
     /// Lines run along the reduction, so that packing transposes them; otherwise there is one line for each step.
     pub along: bool,
+    pub reader: Option<&'static Reader>,
 }
 
 impl Matrix {
@@ -39,9 +40,11 @@ impl Matrix {
         // SAFETY: as promised; the traits are a static table.
         unsafe {
             let traits = &*sys::ggml_get_type_traits((*tensor).type_);
-            let convert = if (*tensor).type_ == sys::GGML_TYPE_F32 { None } else { super::faster((*tensor).type_).or(traits.to_float) };
+            let reader = reader((*tensor).type_);
+            let floats = (*tensor).type_ == sys::GGML_TYPE_F32;
+            let convert = if floats { None } else { reader.and_then(|reader| reader.floats).or(traits.to_float) };
             let (block, block_bytes) = (traits.blck_size as usize, traits.type_size);
-            Self { data: (*tensor).data.cast(), line: (*tensor).nb[1], block, block_bytes, convert, along }
+            Self { data: (*tensor).data.cast(), line: (*tensor).nb[1], block, block_bytes, convert, along, reader }
         }
     }
 
@@ -94,6 +97,10 @@ impl Packing<'_> {
     /// # Safety
     /// The ranges lie inside `source`, `to` has room for the panels, and the processor can run the kernel.
     pub unsafe fn run(&self, source: &Matrix, lines: &mut Lines) {
+        // SAFETY: handed on.
+        if unsafe { self.by_chunks(source) } {
+            return;
+        }
         if source.along {
             // SAFETY: handed on.
             return unsafe { self.transposed(source, lines) };
@@ -104,6 +111,34 @@ impl Packing<'_> {
             // SAFETY: handed on, a part that the buffers hold at a time.
             unsafe { self.in_order(source, &wanted, self.to.add(number * (most / self.width) * self.panel), lines) };
         }
+    }
+
+    /// The same straight from the lines, where whole chunks of them are wanted in bf16. False where it was not done.
+    unsafe fn by_chunks(&self, source: &Matrix) -> bool {
+        let (Some(reader), true) = (source.reader, self.tiles.pairs.is_some()) else { return false };
+        let range = if source.along { &self.depth } else { &self.wanted };
+        if !range.start.is_multiple_of(CHUNK) || !range.end.is_multiple_of(CHUNK) || !(source.along || self.width == 16) {
+            return false;
+        }
+        let chunks = range.start / CHUNK..range.end / CHUNK;
+        // SAFETY: lines of the operand, chunks inside them; panels have room for every step.
+        unsafe {
+            let line = |index: usize| source.data.add(index * source.line);
+            if source.along {
+                for (number, first) in self.wanted.clone().step_by(self.width).enumerate() {
+                    let mut from = [std::ptr::null(); WIDTH_MAX];
+                    let here = first..self.wanted.end.min(first + self.width);
+                    from.iter_mut().zip(here).for_each(|(from, index)| *from = line(index));
+                    (reader.along)(&from, chunks.clone(), self.width, self.to.add(number * self.panel));
+                }
+            } else {
+                for (step, index) in self.depth.clone().step_by(2).enumerate() {
+                    let upper = if index + 1 < self.depth.end { line(index + 1) } else { std::ptr::null() };
+                    (reader.across)(line(index), upper, chunks.clone(), self.to.add(step * self.width), self.panel);
+                }
+            }
+        }
+        true
     }
 
     unsafe fn transposed(&self, source: &Matrix, lines: &mut Lines) {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use llama_cpp_sys_2 as sys;
 
-use super::Tiles;
+use super::{Tiles, reader};
 use super::pack::{COLUMNS, Lines, Matrix, Packing, STEPS};
 use super::tile::Tile;
 
@@ -285,7 +285,8 @@ impl Block<'_> {
     /// `b` holds the columns and the part of the reduction, `a` the panels, `c` the results.
     unsafe fn run(&self, b: &Matrix, lines: &mut Lines, packed: &mut [Line]) {
         let tiles = self.tiles;
-        let (lanes, panel) = (tiles.lanes, STEPS * tiles.lanes);
+        // Not a power of two: lines of all panels would share one set of the cache.
+        let (lanes, panel) = (tiles.lanes, STEPS * tiles.lanes + 16);
         // SAFETY: at most COLUMNS columns and STEPS steps, for which `packed` has room.
         unsafe {
             let (wanted, depth) = (self.columns.clone(), self.part.clone());
@@ -315,6 +316,7 @@ impl Block<'_> {
                         from_stride: self.stride,
                     };
                     let run = tiles.tiles[thirds - 1][vectors - 1];
+                    prefetch(&tile, rows);
                     if whole {
                         run(&tile);
                         continue;
@@ -330,6 +332,22 @@ impl Block<'_> {
             }
         }
     }
+}
+
+/// Ask for the results of a tile, which lie far apart, before its sums are there.
+unsafe fn prefetch(tile: &Tile, rows: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for row in 0..rows {
+        use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+        let line = tile.c.wrapping_add(row * tile.stride).cast::<i8>();
+        // SAFETY: a hint, which reads nothing.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_ET0>(line);
+            _mm_prefetch::<_MM_HINT_ET0>(line.wrapping_add(64));
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (tile, rows);
 }
 
 unsafe fn copy(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize, rows: usize, columns: usize) {
@@ -446,6 +464,6 @@ unsafe fn strided(tensor: *const sys::ggml_tensor, inner: usize, outside: usize)
         let nb = (*tensor).nb;
         let along = nb[0] == size_of::<f32>();
         let data = (*tensor).data.cast::<u8>().add(inner * nb[2] + outside * nb[3]);
-        Matrix { data, line: if along { nb[1] } else { nb[0] }, block: 1, block_bytes: 4, convert: None, along }
+        Matrix { data, line: if along { nb[1] } else { nb[0] }, block: 1, block_bytes: 4, convert: None, along, reader: reader(sys::GGML_TYPE_F32) }
     }
 }

@@ -28,7 +28,7 @@ pub unsafe fn turn(from: &[*const u32; 16], offset: usize, width: usize, to: *mu
 /// By pairs of lanes, pairs of those, and then by quarters of a vector.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn transposed(rows: [__m512i; 16]) -> [__m512i; 16] {
+pub(super) fn transposed(rows: [__m512i; 16]) -> [__m512i; 16] {
     let (mut pairs, mut fours, mut halves, mut columns) = (rows, rows, rows, rows);
     for i in 0..8 {
         pairs[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);

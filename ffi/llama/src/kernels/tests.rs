@@ -161,7 +161,7 @@ fn every_type_is_read_where_it_lies() {
 fn faster_conversions_give_the_same_bits() {
     let mut replaced = 0;
     for dtype in types() {
-        let Some(convert) = super::floats::faster(dtype.0) else { continue };
+        let Some(convert) = super::reader(dtype.0).and_then(|reader| reader.floats) else { continue };
         let values = numbers(2048, 11);
         let bytes = quantized(dtype, &values, 2048);
         let (mut ours, mut theirs) = (vec![0.0; 2048], vec![0.0; 2048]);
