@@ -1,14 +1,14 @@
 //! Panels of bf16 straight from lines of any type.
 
 use std::arch::x86_64::{
-    __m512, __m512bh, __m512i, _mm512_cvtne2ps_pbh, _mm512_loadu_si512, _mm512_mask_storeu_epi32, _mm512_permutexvar_epi16,
+    __m512, __m512bh, __m512i, _mm512_cvtne2ps_pbh, _mm512_loadu_si512, _mm512_permutexvar_epi16,
     _mm512_setzero_ps, _mm512_setzero_si512, _mm512_storeu_si512,
 };
 use std::mem::transmute;
 use std::ops::Range;
 
 use super::chunks::{CHUNK, Chunk};
-use super::square::transposed;
+use super::square::{store, transposed};
 
 /// Up to sixteen lines; null stands for zeros.
 pub(super) type Lanes = [*const u8; 16];
@@ -16,22 +16,22 @@ pub(super) type Lanes = [*const u8; 16];
 /// Round chunks of lines and interleave them: each lane holds two elements that follow each other in a line.
 ///
 /// # Safety
-/// The processor has AVX-512 with BF16; each of the first `width` lines that is not null holds the chunks, `to` has room for
+/// The processor has AVX-512 with BF16; each line that is not null holds the chunks, `to` has room for
 /// `16 * width` lanes of each.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,f16c,ssse3")]
 pub(super) unsafe fn along<C: Chunk>(lines: &Lanes, chunks: Range<usize>, width: usize, to: *mut u32) {
-    let mask = (u32::MAX >> (32 - width)) as u16;
     for (number, chunk) in chunks.enumerate() {
         let mut rows = [_mm512_setzero_si512(); 16];
-        for (row, line) in rows.iter_mut().zip(lines).take(width).filter(|(_, line)| !line.is_null()) {
+        for (row, line) in rows.iter_mut().zip(lines) {
+            if line.is_null() {
+                continue;
+            }
             // SAFETY: as promised.
             let [first, second] = unsafe { C::read(*line, chunk) };
             *row = pairs(second, first);
         }
-        for (step, column) in transposed(rows).into_iter().enumerate() {
-            // SAFETY: as promised.
-            unsafe { _mm512_mask_storeu_epi32(to.add((number * CHUNK / 2 + step) * width).cast(), mask, column) };
-        }
+        // SAFETY: as promised.
+        unsafe { store(&transposed(rows), width, to.add(number * CHUNK / 2 * width)) };
     }
 }
 

@@ -1,9 +1,9 @@
 //! Reads lines of weights 32 elements at a time into AVX-512 vectors, and from there into floats or into panels of bf16.
 
 use std::arch::x86_64::{
-    __m128i, __m256i, __m512, _mm_and_si128, _mm_cvtsi32_si128, _mm_loadu_si128, _mm_set1_epi8, _mm_shuffle_epi8, _mm_srli_epi16,
+    __m128i, __m256i, __m512, _mm_and_si128, _mm_cvtph_ps, _mm_cvtsi32_si128, _mm_cvtss_f32, _mm_loadu_si128, _mm_set1_epi8, _mm_set1_epi16, _mm_shuffle_epi8, _mm_srli_epi16,
     _mm256_and_si256, _mm256_castsi256_si128, _mm256_extracti128_si256, _mm256_loadu_si256, _mm256_maskz_set1_epi8, _mm256_or_si256,
-    _mm256_set_m128i, _mm256_set1_epi8, _mm256_slli_epi16, _mm256_srl_epi16, _mm256_srli_epi16, _mm256_sub_epi8, _mm256_test_epi8_mask,
+    _mm256_set_m128i, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_slli_epi16, _mm256_srl_epi16, _mm256_srli_epi16, _mm256_sub_epi8, _mm256_test_epi8_mask,
     _mm512_castsi512_ps, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_fmadd_ps, _mm512_fmsub_ps,
     _mm512_loadu_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_slli_epi32, _mm512_storeu_ps,
 };
@@ -111,28 +111,28 @@ chunk!(Bf16, 64 bytes for 1, |block, _number| {
 });
 chunk!(
     /// A scale in half precision, 32 signed bytes.
-    Q8_0, 34 bytes for 1, |block, _number| { scaled(_mm256_loadu_si256(block.add(2).cast()), half(block)) }
+    Q8_0, 34 bytes for 1, |block, _number| { scaled(_mm256_loadu_si256(block.add(2).cast()), spread(block)) }
 );
 chunk!(
     /// A scale, 32 times four bits, less 8.
-    Q4_0, 18 bytes for 1, |block, _number| { scaled(_mm256_sub_epi8(nibbles(block.add(2)), _mm256_set1_epi8(8)), half(block)) }
+    Q4_0, 18 bytes for 1, |block, _number| { scaled(_mm256_sub_epi8(nibbles(block.add(2)), _mm256_set1_epi8(8)), spread(block)) }
 );
 chunk!(
     /// A scale and a least value, 32 times four bits.
-    Q4_1, 20 bytes for 1, |block, _number| { above(nibbles(block.add(4)), half(block), half(block.add(2))) }
+    Q4_1, 20 bytes for 1, |block, _number| { above(nibbles(block.add(4)), spread(block), spread(block.add(2))) }
 );
 chunk!(
     /// A scale, 32 fifth bits, 32 times four bits; less 16.
     Q5_0, 22 bytes for 1, |block, _number| {
         let bytes = _mm256_or_si256(nibbles(block.add(6)), fifth(block.add(2)));
-        scaled(_mm256_sub_epi8(bytes, _mm256_set1_epi8(16)), half(block))
+        scaled(_mm256_sub_epi8(bytes, _mm256_set1_epi8(16)), spread(block))
     }
 );
 chunk!(
     /// A scale and a least value, 32 fifth bits, 32 times four bits.
     Q5_1, 24 bytes for 1, |block, _number| {
         let bytes = _mm256_or_si256(nibbles(block.add(8)), fifth(block.add(4)));
-        above(bytes, half(block), half(block.add(2)))
+        above(bytes, spread(block), spread(block.add(2)))
     }
 );
 chunk!(
@@ -169,7 +169,7 @@ chunk!(
 );
 chunk!(
     /// A scale, 32 times four bits that stand for uneven steps.
-    Iq4Nl, 18 bytes for 1, |block, _number| { scaled(stepped(block.add(2)), half(block)) }
+    Iq4Nl, 18 bytes for 1, |block, _number| { scaled(stepped(block.add(2)), spread(block)) }
 );
 chunk!(
     /// A scale, eight scales of two and four bits, 256 times four bits that stand for uneven steps.
@@ -177,7 +177,7 @@ chunk!(
         let high = block.add(2).cast::<u16>().read_unaligned() >> (2 * number) & 3;
         let low = *block.add(4 + number / 2) >> (4 * (number % 2)) & 15;
         let scale = half(block) * (f32::from(u16::from(low) | high << 4) - 32.0);
-        scaled(stepped(block.add(8 + number * 16)), scale)
+        scaled(stepped(block.add(8 + number * 16)), _mm512_set1_ps(scale))
     }
 );
 
@@ -192,15 +192,15 @@ fn numbers(bytes: __m256i) -> [__m512; 2] {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx2")]
-fn scaled(bytes: __m256i, scale: f32) -> [__m512; 2] {
-    let (scale, [first, second]) = (_mm512_set1_ps(scale), numbers(bytes));
+fn scaled(bytes: __m256i, scale: __m512) -> [__m512; 2] {
+    let [first, second] = numbers(bytes);
     [_mm512_mul_ps(scale, first), _mm512_mul_ps(scale, second)]
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx2")]
-fn above(bytes: __m256i, scale: f32, least: f32) -> [__m512; 2] {
-    let (scale, least, [first, second]) = (_mm512_set1_ps(scale), _mm512_set1_ps(least), numbers(bytes));
+fn above(bytes: __m256i, scale: __m512, least: __m512) -> [__m512; 2] {
+    let [first, second] = numbers(bytes);
     [_mm512_fmadd_ps(scale, first, least), _mm512_fmadd_ps(scale, second, least)]
 }
 
@@ -211,7 +211,7 @@ fn below(bytes: __m256i, scale: f32, least: f32) -> [__m512; 2] {
     [_mm512_fmsub_ps(scale, first, least), _mm512_fmsub_ps(scale, second, least)]
 }
 
-/// A float from half precision.
+/// A float from half precision. Spread first: a load into one lane waits for what the register held before.
 ///
 /// # Safety
 /// Two bytes lie at `from`.
@@ -219,8 +219,19 @@ fn below(bytes: __m256i, scale: f32, least: f32) -> [__m512; 2] {
 #[target_feature(enable = "f16c")]
 unsafe fn half(from: *const u8) -> f32 {
     // SAFETY: as promised.
-    let raw = unsafe { from.cast::<u16>().read_unaligned() };
-    std::arch::x86_64::_mm_cvtss_f32(std::arch::x86_64::_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(raw))))
+    let raw = unsafe { from.cast::<i16>().read_unaligned() };
+    _mm_cvtss_f32(_mm_cvtph_ps(_mm_set1_epi16(raw)))
+}
+
+/// The same in all lanes.
+///
+/// # Safety
+/// As `half`.
+#[inline]
+#[target_feature(enable = "avx512f,avx2")]
+unsafe fn spread(from: *const u8) -> __m512 {
+    // SAFETY: as promised.
+    _mm512_cvtph_ps(_mm256_set1_epi16(unsafe { from.cast::<i16>().read_unaligned() }))
 }
 
 /// The low halves of 16 bytes, then the high ones.

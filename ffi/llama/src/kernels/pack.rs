@@ -8,9 +8,9 @@ use llama_cpp_sys_2 as sys;
 use super::{CHUNK, Reader, Tiles, reader};
 
 /// Elements along the reduction that are packed at a time: whole blocks of every type. units: steps of four bytes.
-pub(super) const STEPS: usize = 256;
+pub(super) const STEPS: usize = 512;
 /// Columns of the second operand that are packed at a time.
-pub(super) const COLUMNS: usize = 256;
+pub(super) const COLUMNS: usize = 128;
 /// The widest panel of any kernel.
 const WIDTH_MAX: usize = 16;
 /// The longest block of any type of ggml.

@@ -1,7 +1,7 @@
 //! Squares of lanes, transposed in registers.
 
 use std::arch::x86_64::{
-    __m512i, _mm512_loadu_si512, _mm512_mask_storeu_epi32, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_unpackhi_epi32,
+    __m512i, _mm512_loadu_si512, _mm512_mask_storeu_epi32, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_storeu_si512, _mm512_unpackhi_epi32,
     _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 
@@ -17,10 +17,34 @@ pub unsafe fn turn(from: &[*const u32; 16], offset: usize, width: usize, to: *mu
         for (row, from) in rows.iter_mut().zip(from).take(width) {
             *row = _mm512_loadu_si512(from.add(offset).cast());
         }
-        let columns = transposed(rows);
+        store(&transposed(rows), width, to);
+    }
+}
+
+/// Write the first `width` lanes of each column, one behind the other.
+///
+/// # Safety
+/// The processor has these instructions; `to` has room for `16 * width`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn store(columns: &[__m512i; 16], width: usize, to: *mut u32) {
+    // A store under a mask takes as long as a dozen whole ones. What a whole one writes too much the next columns overwrite, but for
+    // the last of them.
+    // SAFETY: as promised; a whole store is made where 16 lanes are left.
+    unsafe {
+        if width == 16 {
+            for (step, column) in columns.iter().enumerate() {
+                _mm512_storeu_si512(to.add(step * 16).cast(), *column);
+            }
+            return;
+        }
         let mask = (u32::MAX >> (32 - width)) as u16;
-        for (step, column) in columns.into_iter().enumerate() {
-            _mm512_mask_storeu_epi32(to.add(step * width).cast(), mask, column);
+        for (step, column) in columns.iter().enumerate() {
+            if step * width + 16 <= 16 * width {
+                _mm512_storeu_si512(to.add(step * width).cast(), *column);
+            } else {
+                _mm512_mask_storeu_epi32(to.add(step * width).cast(), mask, *column);
+            }
         }
     }
 }
