@@ -316,7 +316,6 @@ impl Block<'_> {
                         from_stride: self.stride,
                     };
                     let run = tiles.tiles[thirds - 1][vectors - 1];
-                    prefetch(&tile, rows);
                     if whole {
                         run(&tile);
                         continue;
@@ -332,22 +331,6 @@ impl Block<'_> {
             }
         }
     }
-}
-
-/// Ask for the results of a tile, which lie far apart, before its sums are there.
-unsafe fn prefetch(tile: &Tile, rows: usize) {
-    #[cfg(target_arch = "x86_64")]
-    for row in 0..rows {
-        use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
-        let line = tile.c.wrapping_add(row * tile.stride).cast::<i8>();
-        // SAFETY: a hint, which reads nothing.
-        unsafe {
-            _mm_prefetch::<_MM_HINT_ET0>(line);
-            _mm_prefetch::<_MM_HINT_ET0>(line.wrapping_add(64));
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (tile, rows);
 }
 
 unsafe fn copy(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize, rows: usize, columns: usize) {
