@@ -17,12 +17,12 @@ pub(super) type Lanes = [*const u8; 16];
 ///
 /// # Safety
 /// The processor has AVX-512 with BF16; each line that is not null holds the chunks, `to` has room for
-/// `16 * width` lanes of each.
+/// `16 * W` lanes of each.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,f16c,ssse3")]
-pub(super) unsafe fn along<C: Chunk>(lines: &Lanes, chunks: Range<usize>, width: usize, to: *mut u32) {
+pub(super) unsafe fn along<C: Chunk, const W: usize>(lines: &Lanes, chunks: Range<usize>, to: *mut u32) {
+    let mut rows = [_mm512_setzero_si512(); 16];
     for (number, chunk) in chunks.enumerate() {
-        let mut rows = [_mm512_setzero_si512(); 16];
-        for (row, line) in rows.iter_mut().zip(lines) {
+        for (row, line) in rows.iter_mut().zip(lines).take(W) {
             if line.is_null() {
                 continue;
             }
@@ -31,7 +31,7 @@ pub(super) unsafe fn along<C: Chunk>(lines: &Lanes, chunks: Range<usize>, width:
             *row = pairs(second, first);
         }
         // SAFETY: as promised.
-        unsafe { store(&transposed(rows), width, to.add(number * CHUNK / 2 * width)) };
+        unsafe { store::<W>(&transposed(rows), to.add(number * CHUNK / 2 * W)) };
     }
 }
 

@@ -24,8 +24,8 @@ pub(super) type ToFloats = unsafe extern "C" fn(*const c_void, *mut f32, i64);
 pub(super) struct Reader {
     /// None where ggml's own conversion does.
     pub floats: Option<ToFloats>,
-    /// Interleave chunks of up to 16 lines (null: zeros), `width` of them: pairs of elements that follow each other.
-    pub along: unsafe fn(&Lanes, Range<usize>, usize, *mut u32),
+    /// Interleave chunks of 12 lines, or of 16 (null: zeros): pairs of elements that follow each other.
+    pub along: [unsafe fn(&Lanes, Range<usize>, *mut u32); 2],
     /// Pairs of elements of two lines (the second may be null: zeros), sixteen to a panel.
     pub across: unsafe fn(*const u8, *const u8, Range<usize>, *mut u32, usize),
 }
@@ -38,8 +38,8 @@ macro_rules! readers {
                 return None;
             }
             match kind {
-                sys::GGML_TYPE_F32 => Some(const { &Reader { floats: None, along: along::<F32>, across: across::<F32> } }),
-                $(sys::$kind => Some(const { &Reader { floats: Some(floats::<$chunk>), along: along::<$chunk>, across: across::<$chunk> } }),)*
+                sys::GGML_TYPE_F32 => Some(const { &Reader { floats: None, along: [along::<F32, 12>, along::<F32, 16>], across: across::<F32> } }),
+                $(sys::$kind => Some(const { &Reader { floats: Some(floats::<$chunk>), along: [along::<$chunk, 12>, along::<$chunk, 16>], across: across::<$chunk> } }),)*
                 _ => None,
             }
         }

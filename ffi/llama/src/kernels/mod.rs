@@ -179,7 +179,7 @@ mod chunks {
 
     pub(super) struct Reader {
         pub floats: Option<unsafe extern "C" fn(*const std::ffi::c_void, *mut f32, i64)>,
-        pub along: unsafe fn(&[*const u8; 16], std::ops::Range<usize>, usize, *mut u32),
+        pub along: [unsafe fn(&[*const u8; 16], std::ops::Range<usize>, *mut u32); 2],
         pub across: unsafe fn(*const u8, *const u8, std::ops::Range<usize>, *mut u32, usize),
     }
 

@@ -129,7 +129,7 @@ impl Packing<'_> {
                     let mut from = [std::ptr::null(); WIDTH_MAX];
                     let here = first..self.wanted.end.min(first + self.width);
                     from.iter_mut().zip(here).for_each(|(from, index)| *from = line(index));
-                    (reader.along)(&from, chunks.clone(), self.width, self.to.add(number * self.panel));
+                    reader.along[usize::from(self.width == 16)](&from, chunks.clone(), self.to.add(number * self.panel));
                 }
             } else {
                 for (step, index) in self.depth.clone().step_by(2).enumerate() {
@@ -180,6 +180,10 @@ impl Packing<'_> {
     }
 
     unsafe fn in_order(&self, source: &Matrix, wanted: &Range<usize>, to: *mut u32, lines: &mut Lines) {
+        if source.convert.is_none() && self.tiles.pairs.is_none() {
+            // SAFETY: handed on: the elements are floats.
+            return unsafe { self.copied(source, wanted, to) };
+        }
         let (count, width) = (wanted.len(), self.width);
         let (zeros, room) = lines.lanes.split_at_mut(2 * STEPS);
         let halves = lines.floats.len() / 2;
@@ -205,20 +209,67 @@ impl Packing<'_> {
                 for (number, first) in (0..count).step_by(width).enumerate() {
                     let to = to.add(number * self.panel + step * width);
                     let (from, here) = (from.add(first), width.min(count - first));
-                    // A copy of known length is a move or two; of unknown length, a call.
-                    match here {
-                        16 => to.cast::<[u32; 16]>().write_unaligned(from.cast::<[u32; 16]>().read_unaligned()),
-                        12 => to.cast::<[u32; 12]>().write_unaligned(from.cast::<[u32; 12]>().read_unaligned()),
-                        8 => to.cast::<[u32; 8]>().write_unaligned(from.cast::<[u32; 8]>().read_unaligned()),
-                        6 => to.cast::<[u32; 6]>().write_unaligned(from.cast::<[u32; 6]>().read_unaligned()),
-                        _ => to.copy_from_nonoverlapping(from, here),
-                    }
-                    if here < width {
-                        to.add(here).write_bytes(0, width - here);
+                    // A copy of known length is a move or two.
+                    match (width, here) {
+                        (16, 16) => copy_lines::<16>(from.cast(), 0, 1, to),
+                        (12, 12) => copy_lines::<12>(from.cast(), 0, 1, to),
+                        (8, 8) => copy_lines::<8>(from.cast(), 0, 1, to),
+                        (6, 6) => copy_lines::<6>(from.cast(), 0, 1, to),
+                        _ => lane_by_lane(from, here, width, to),
                     }
                 }
             }
         }
+    }
+}
+
+impl Packing<'_> {
+    /// As `in_order`, for floats that stay floats.
+    unsafe fn copied(&self, source: &Matrix, wanted: &Range<usize>, to: *mut u32) {
+        for (number, first) in wanted.clone().step_by(self.width).enumerate() {
+            let here = self.width.min(wanted.end - first);
+            // SAFETY: lines of the operand; the panel has room for every step.
+            unsafe {
+                let from = source.data.add(self.depth.start * source.line).cast::<f32>().add(first).cast::<u8>();
+                let to = to.add(number * self.panel);
+                let steps = self.depth.len();
+                match (self.width, here) {
+                    (16, 16) => copy_lines::<16>(from, source.line, steps, to),
+                    (12, 12) => copy_lines::<12>(from, source.line, steps, to),
+                    (8, 8) => copy_lines::<8>(from, source.line, steps, to),
+                    (6, 6) => copy_lines::<6>(from, source.line, steps, to),
+                    (width, _) => {
+                        for step in 0..steps {
+                            let (from, to) = (from.add(step * source.line).cast::<u32>(), to.add(step * width));
+                            lane_by_lane(from, here, width, to);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Copy `W` lanes of each of some lines, `line` bytes apart.
+///
+/// # Safety
+/// The lines hold them, and `to` has room for `W * steps`.
+unsafe fn copy_lines<const W: usize>(from: *const u8, line: usize, steps: usize, to: *mut u32) {
+    for step in 0..steps {
+        // SAFETY: as promised.
+        unsafe { to.add(step * W).cast::<[u32; W]>().write_unaligned(from.add(step * line).cast::<[u32; W]>().read_unaligned()) };
+    }
+}
+
+/// Copy `here` lanes and fill up with zeros to `width`: volatile, for else the compiler makes calls of these few.
+///
+/// # Safety
+/// `from` holds `here` lanes, `to` has room for `width`.
+unsafe fn lane_by_lane(from: *const u32, here: usize, width: usize, to: *mut u32) {
+    // SAFETY: as promised.
+    unsafe {
+        (0..here).for_each(|lane| to.add(lane).write_volatile(*from.add(lane)));
+        (here..width).for_each(|lane| to.add(lane).write_volatile(0));
     }
 }
 

@@ -5,7 +5,7 @@ use std::arch::x86_64::{
     _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 
-/// Interleave 16 lanes of each of `width` lines, at most 16.
+/// Interleave 16 lanes of each of `width` lines, 12 or 16.
 ///
 /// # Safety
 /// The processor has these instructions; each of the first `width` pointers has 16 lanes behind it, `to` room for `16 * width`.
@@ -17,33 +17,28 @@ pub unsafe fn turn(from: &[*const u32; 16], offset: usize, width: usize, to: *mu
         for (row, from) in rows.iter_mut().zip(from).take(width) {
             *row = _mm512_loadu_si512(from.add(offset).cast());
         }
-        store(&transposed(rows), width, to);
+        match width {
+            16 => store::<16>(&transposed(rows), to),
+            _ => store::<12>(&transposed(rows), to),
+        }
     }
 }
 
-/// Write the first `width` lanes of each column, one behind the other.
+/// Write the first `W` lanes of each column, one behind the other. What a whole vector writes too much the next column overwrites; the last
+/// ones write no more than they should.
 ///
 /// # Safety
-/// The processor has these instructions; `to` has room for `16 * width`.
+/// The processor has these instructions; `to` has room for `16 * W`.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) unsafe fn store(columns: &[__m512i; 16], width: usize, to: *mut u32) {
-    // A store under a mask takes as long as a dozen whole ones. What a whole one writes too much the next columns overwrite, but for
-    // the last of them.
-    // SAFETY: as promised; a whole store is made where 16 lanes are left.
-    unsafe {
-        if width == 16 {
-            for (step, column) in columns.iter().enumerate() {
-                _mm512_storeu_si512(to.add(step * 16).cast(), *column);
-            }
-            return;
-        }
-        let mask = (u32::MAX >> (32 - width)) as u16;
-        for (step, column) in columns.iter().enumerate() {
-            if step * width + 16 <= 16 * width {
-                _mm512_storeu_si512(to.add(step * width).cast(), *column);
+pub(super) unsafe fn store<const W: usize>(columns: &[__m512i; 16], to: *mut u32) {
+    for (step, column) in columns.iter().enumerate() {
+        // SAFETY: as promised.
+        unsafe {
+            if step * W + 16 <= 16 * W {
+                _mm512_storeu_si512(to.add(step * W).cast(), *column);
             } else {
-                _mm512_mask_storeu_epi32(to.add(step * width).cast(), mask, *column);
+                _mm512_mask_storeu_epi32(to.add(step * W).cast(), (u32::MAX >> (32 - W)) as u16, *column);
             }
         }
     }
