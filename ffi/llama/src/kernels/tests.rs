@@ -155,6 +155,22 @@ fn every_type_is_read_where_it_lies() {
     }
 }
 
+/// The plain conversions of `translora_gguf`, which the naive reference reads models with, give ggml's numbers.
+#[test]
+fn plain_conversions_give_the_same_numbers() {
+    let mut seen = 0;
+    for kind in translora_gguf::TensorKind::ALL.iter().filter(|kind| kind.is_dequantizable() && **kind != translora_gguf::TensorKind::F32) {
+        let dtype = Dtype(kind.id());
+        let bytes = quantized(dtype, &numbers(2048, 17), 2048);
+        let (plain, mut theirs) = (translora_gguf::dequantize(*kind, &bytes).unwrap(), vec![0.0; 2048]);
+        dtype.to_f32(&bytes, &mut theirs).unwrap();
+        let close = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-6 * b.abs().max(1e-3);
+        assert!(plain.len() == 2048 && plain.iter().zip(&theirs).all(close), "{kind}");
+        seen += 1;
+    }
+    assert!(seen >= 15, "{seen}");
+}
+
 /// Where ggml's conversion is replaced, no bit may differ.
 #[cfg(target_arch = "x86_64")]
 #[test]
