@@ -160,6 +160,8 @@ pub struct LoraSpec {
     pub rslora: bool,
     /// `all`, or a comma-separated list of `q k v o gate up down`.
     pub modules: String,
+    /// Layers that get an adapter: the first, and the one after the last; `None` means all. What lies below the first is computed once.
+    pub layers: Option<(u32, u32)>,
     pub seed: u64,
     pub beta1: f32,
     pub beta2: f32,
@@ -193,6 +195,7 @@ impl Default for LoraSpec {
             alpha: 32.0,
             rslora: false,
             modules: "all".into(),
+            layers: None,
             seed: 0,
             beta1: 0.9,
             beta2: 0.999,

@@ -155,6 +155,7 @@ pub fn recipe(plan: &RecipePlan, seed: u64) -> Recipe {
         alpha: plan.alpha,
         rslora: plan.rslora,
         modules: plan.modules.clone(),
+        layers: plan.layers,
         seed,
         weight_decay: plan.weight_decay,
         b_rate: plan.b_rate,

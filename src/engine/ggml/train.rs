@@ -18,6 +18,8 @@ impl Train for GgmlModel {
             rank: spec.rank,
             alpha: spec.alpha,
             modules: spec.modules.clone(),
+            first_block: spec.layers.map(|(first, _)| first),
+            end_block: spec.layers.map(|(_, end)| end).filter(|end| *end < u32::MAX),
             seed: spec.seed,
             optimizer,
             rslora: spec.rslora,
