@@ -52,7 +52,11 @@ impl Cut {
         let rows = |index: &usize| {
             let node = &nodes[*index];
             let [_, tokens, more, outer] = node.shape;
-            node.dtype == Dtype::F32 && node.view.is_none() && tokens == i64::from(trace.tokens) && [more, outer] == [1, 1] && node.op != Op::Input
+            node.dtype == Dtype::F32
+                && node.view.is_none()
+                && tokens == i64::from(trace.tokens)
+                && [more, outer] == [1, 1]
+                && node.op != Op::Input
         };
         let width = |index: &usize| usize::try_from(nodes[*index].shape[0]).unwrap_or(0);
         let places = (product..first).map(crossing).filter(|nodes| !nodes.is_empty() && nodes.iter().all(rows));

@@ -82,7 +82,9 @@ fn losses(backend: Backend, model: &Model, spec: &TrainSpec) -> (Vec<f64>, usize
 #[test]
 fn what_lies_below_the_adapted_blocks_is_computed_once() {
     let folder = tempfile::tempdir().unwrap();
-    for (name, architecture) in [("llama", TinyArchitecture::Llama), ("qwen3", TinyArchitecture::Qwen3), ("gemma2", TinyArchitecture::Gemma2)] {
+    for (name, architecture) in
+        [("llama", TinyArchitecture::Llama), ("qwen3", TinyArchitecture::Qwen3), ("gemma2", TinyArchitecture::Gemma2)]
+    {
         let path = folder.path().join(format!("{name}.gguf"));
         let shape = TinyShape { blocks: 4, ..TinyShape::default() };
         std::fs::write(&path, tiny_model(architecture, 5, &shape)).unwrap();

@@ -1,11 +1,12 @@
 //! Reads lines of weights 32 elements at a time into AVX-512 vectors, and from there into floats or into panels of bf16.
 
 use std::arch::x86_64::{
-    __m128i, __m256i, __m512, _mm_and_si128, _mm_cvtph_ps, _mm_cvtsi32_si128, _mm_cvtss_f32, _mm_loadu_si128, _mm_set1_epi8, _mm_set1_epi16, _mm_shuffle_epi8, _mm_srli_epi16,
-    _mm256_and_si256, _mm256_castsi256_si128, _mm256_extracti128_si256, _mm256_loadu_si256, _mm256_maskz_set1_epi8, _mm256_or_si256,
-    _mm256_set_m128i, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_slli_epi16, _mm256_srl_epi16, _mm256_srli_epi16, _mm256_sub_epi8, _mm256_test_epi8_mask,
-    _mm512_castsi512_ps, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_fmadd_ps, _mm512_fmsub_ps,
-    _mm512_loadu_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_slli_epi32, _mm512_storeu_ps,
+    __m128i, __m256i, __m512, _mm_and_si128, _mm_cvtph_ps, _mm_cvtsi32_si128, _mm_cvtss_f32, _mm_loadu_si128, _mm_set1_epi8,
+    _mm_set1_epi16, _mm_shuffle_epi8, _mm_srli_epi16, _mm256_and_si256, _mm256_castsi256_si128, _mm256_extracti128_si256,
+    _mm256_loadu_si256, _mm256_maskz_set1_epi8, _mm256_or_si256, _mm256_set_m128i, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_slli_epi16,
+    _mm256_srl_epi16, _mm256_srli_epi16, _mm256_sub_epi8, _mm256_test_epi8_mask, _mm512_castsi512_ps, _mm512_cvtepi8_epi32,
+    _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_fmadd_ps, _mm512_fmsub_ps, _mm512_loadu_ps, _mm512_mul_ps,
+    _mm512_set1_ps, _mm512_slli_epi32, _mm512_storeu_ps,
 };
 use std::ffi::c_void;
 use std::ops::Range;
@@ -22,7 +23,7 @@ pub(super) type ToFloats = unsafe extern "C" fn(*const c_void, *mut f32, i64);
 
 /// What can be done with lines of one type.
 pub(super) struct Reader {
-    /// None where ggml's own conversion does.
+    /// For whole blocks, which are whole chunks; none where ggml's own conversion does.
     pub floats: Option<ToFloats>,
     /// Interleave chunks of 12 lines, or of 16 (null: zeros): pairs of elements that follow each other.
     pub along: [unsafe fn(&Lanes, Range<usize>, *mut u32); 2],
@@ -31,14 +32,14 @@ pub(super) struct Reader {
 }
 
 macro_rules! readers {
-    ($($kind:ident => $chunk:ident),*) => {
+    ($($plain:ident => $number:ident),*; $($kind:ident => $chunk:ident),*) => {
         /// The reader of a type, if there is one and this processor can run it.
         pub(super) fn reader(kind: sys::ggml_type) -> Option<&'static Reader> {
             if !able() {
                 return None;
             }
             match kind {
-                sys::GGML_TYPE_F32 => Some(const { &Reader { floats: None, along: [along::<F32, 12>, along::<F32, 16>], across: across::<F32> } }),
+                $(sys::$plain => Some(const { &Reader { floats: None, along: [along::<$number, 12>, along::<$number, 16>], across: across::<$number> } }),)*
                 $(sys::$kind => Some(const { &Reader { floats: Some(floats::<$chunk>), along: [along::<$chunk, 12>, along::<$chunk, 16>], across: across::<$chunk> } }),)*
                 _ => None,
             }
@@ -47,7 +48,8 @@ macro_rules! readers {
 }
 
 readers! {
-    GGML_TYPE_F16 => F16, GGML_TYPE_BF16 => Bf16, GGML_TYPE_Q8_0 => Q8_0, GGML_TYPE_Q4_0 => Q4_0, GGML_TYPE_Q4_1 => Q4_1,
+    GGML_TYPE_F32 => F32, GGML_TYPE_F16 => F16, GGML_TYPE_BF16 => Bf16;
+    GGML_TYPE_Q8_0 => Q8_0, GGML_TYPE_Q4_0 => Q4_0, GGML_TYPE_Q4_1 => Q4_1,
     GGML_TYPE_Q5_0 => Q5_0, GGML_TYPE_Q5_1 => Q5_1, GGML_TYPE_Q4_K => Q4K, GGML_TYPE_Q5_K => Q5K, GGML_TYPE_Q6_K => Q6K,
     GGML_TYPE_IQ4_NL => Iq4Nl, GGML_TYPE_IQ4_XS => Iq4Xs
 }
@@ -93,7 +95,9 @@ macro_rules! chunk {
             unsafe fn read(line: *const u8, number: usize) -> [__m512; 2] {
                 // SAFETY: the line holds the block.
                 unsafe {
-                    let ($block, $number) = (line.add(number / $chunks * $bytes), number % $chunks);
+                    const CHUNKS: usize = $chunks;
+                    let at = number / CHUNKS;
+                    let ($block, $number) = (line.add(at * $bytes), number - at * CHUNKS);
                     $body
                 }
             }

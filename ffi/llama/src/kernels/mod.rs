@@ -8,6 +8,7 @@ mod attention;
 mod bf16;
 #[cfg(target_arch = "x86_64")]
 mod chunks;
+mod experts;
 mod pack;
 mod product;
 mod rows;
@@ -19,6 +20,7 @@ mod tile;
 mod turn;
 
 pub(crate) use attention::{attention, attention_back};
+pub(crate) use experts::{experts_back, experts_weights};
 pub(crate) use product::{Call, Side, Units, pack_rows, packed_lanes, product, times};
 pub(crate) use rows::{rms_norm_back, soft_max_back, swiglu_back};
 pub(crate) use turn::turn;
@@ -100,8 +102,7 @@ pub enum Level {
 static LIMIT: AtomicU8 = AtomicU8::new(Level::Bf16 as u8);
 
 impl Level {
-    pub const ALL: [(&str, Self); 4] =
-        [("portable", Self::Portable), ("avx2", Self::Avx2), ("avx512", Self::Avx512), ("bf16", Self::Bf16)];
+    pub const ALL: [(&str, Self); 4] = [("portable", Self::Portable), ("avx2", Self::Avx2), ("avx512", Self::Avx512), ("bf16", Self::Bf16)];
 
     /// Use no instructions beyond this level from now on, in the whole process: to measure what a smaller processor would do. ggml's own
     /// operations are not held back.

@@ -48,6 +48,12 @@ impl Matrix {
         }
     }
 
+    /// Rows of `width` floats as lines.
+    pub fn floats_of(values: &[f32], width: usize, along: bool) -> Self {
+        let line = width * size_of::<f32>();
+        Self { data: values.as_ptr().cast(), line, block: 1, block_bytes: 4, convert: None, along, reader: reader(sys::GGML_TYPE_F32) }
+    }
+
     /// Elements of one line as floats: where they lie, or through `buffer`.
     ///
     /// # Safety

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use llama_cpp_sys_2 as sys;
 
-use super::{Tiles, reader};
 use super::pack::{COLUMNS, Lines, Matrix, Packing, STEPS};
 use super::tile::Tile;
+use super::{Tiles, reader};
 
 /// Rows of the first operand that one thread takes at a time where there are many matrices.
 const BAND: usize = 120;
@@ -370,11 +370,12 @@ pub(crate) unsafe extern "C" fn product(target: *mut sys::ggml_tensor, _: i32, t
 
 /// Two F32 matrices and where their product goes.
 pub(super) struct Operands {
-    a: Matrix,
-    b: Matrix,
-    c: *mut f32,
-    width: usize,
-    depth: usize,
+    pub a: Matrix,
+    /// Of any type where its lines run across the reduction.
+    pub b: Matrix,
+    pub c: *mut f32,
+    pub width: usize,
+    pub depth: usize,
 }
 
 impl Operands {
@@ -448,6 +449,14 @@ unsafe fn strided(tensor: *const sys::ggml_tensor, inner: usize, outside: usize)
         let nb = (*tensor).nb;
         let along = nb[0] == size_of::<f32>();
         let data = (*tensor).data.cast::<u8>().add(inner * nb[2] + outside * nb[3]);
-        Matrix { data, line: if along { nb[1] } else { nb[0] }, block: 1, block_bytes: 4, convert: None, along, reader: reader(sys::GGML_TYPE_F32) }
+        Matrix {
+            data,
+            line: if along { nb[1] } else { nb[0] },
+            block: 1,
+            block_bytes: 4,
+            convert: None,
+            along,
+            reader: reader(sys::GGML_TYPE_F32),
+        }
     }
 }
