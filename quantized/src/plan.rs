@@ -64,6 +64,8 @@ pub struct Memory {
     /// A and B, their gradients and moments, and what a run keeps of them to go back to.
     pub adapter: usize,
     pub graphs: usize,
+    /// What llama.cpp holds while it traces a graph: the cache of a context that is made for that.
+    pub tracing: usize,
     /// Values of the frozen part, kept for each example.
     pub frozen: usize,
     /// Activations, gradients, loss.
@@ -72,7 +74,7 @@ pub struct Memory {
 
 impl Memory {
     pub fn peak(&self) -> usize {
-        self.process + self.model + self.copies + self.adapter + self.graphs + self.frozen + self.work
+        self.process + self.model + self.copies + self.adapter + self.graphs + self.tracing + self.frozen + self.work
     }
 
     /// What there is before anything is built for a model of `tensors` bytes in a file of `file` bytes. Not asked of the system, so that
@@ -121,6 +123,16 @@ pub(crate) fn sizes(run: &[&Example], prefix: usize) -> (usize, usize) {
     (tokens, outputs.next_power_of_two().max(16).min(outputs.next_multiple_of(TOKENS_STEP).max(2 * TOKENS_STEP)).min(tokens))
 }
 
+/// What a program takes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Measured {
+    /// units: bytes of work memory.
+    pub work: usize,
+    pub tensors: usize,
+    /// units: bytes; see `Memory::tracing`.
+    pub tracing: usize,
+}
+
 /// What a plan is chosen by.
 pub(crate) struct Planner<'a> {
     /// units: bytes.
@@ -129,9 +141,8 @@ pub(crate) struct Planner<'a> {
     pub rank: usize,
     /// units: bytes of the frozen part's values, where they may be kept.
     pub frozen: Option<usize>,
-    /// Bytes of work memory and tensors of a program for so many tokens and outputs, with what is kept, the bytes for its loss, and
-    /// whether its frozen part is given.
-    pub measure: &'a mut dyn FnMut(usize, usize, Keep, usize, bool) -> Result<(usize, usize), TrainError>,
+    /// Of a program for so many tokens and outputs, with what is kept, the bytes for its loss, and whether its frozen part is given.
+    pub measure: &'a mut dyn FnMut(usize, usize, Keep, usize, bool) -> Result<Measured, TrainError>,
 }
 
 impl Planner<'_> {
@@ -159,11 +170,11 @@ impl Planner<'_> {
 
     fn plan(&mut self, (pack, keep, loss_bytes): (usize, Keep, usize), largest: Largest, frozen: bool) -> Result<Plan, TrainError> {
         let Largest { tokens, outputs, sizes } = largest;
-        let (work, tensors) = (self.measure)(tokens, outputs, keep, loss_bytes, frozen)?;
+        let Measured { work, tensors, tracing } = (self.measure)(tokens, outputs, keep, loss_bytes, frozen)?;
         // One more than there are sizes: the trainer's proof that it can train.
         let graphs = tensors * TENSOR_BYTES * (sizes + 1).min(PROGRAMS_MAX) + MASK_BYTES * tokens * tokens;
         let kept = if frozen { self.frozen.unwrap_or(0) } else { 0 };
-        Ok(Plan { pack, tokens, outputs, keep, loss_bytes, frozen, memory: Memory { graphs, work, frozen: kept, ..self.known } })
+        Ok(Plan { pack, tokens, outputs, keep, loss_bytes, frozen, memory: Memory { graphs, tracing, work, frozen: kept, ..self.known } })
     }
 
     /// What would fit: a lower rank, or shorter examples.
@@ -212,7 +223,7 @@ mod tests {
         let known = Memory { process: 10 << 20, model: 100 << 20, adapter: 32 << 20, ..Memory::default() };
         let mut measure = |tokens: usize, _: usize, keep: Keep, loss: usize, _: bool| {
             let each = if keep == Keep::Most { 1 << 20 } else { 1 << 19 };
-            Ok((tokens * each + loss, 0))
+            Ok(Measured { work: tokens * each + loss, ..Measured::default() })
         };
         let mut planner = Planner { limit: limit.map(|mib| mib << 20), known, rank: 16, frozen: None, measure: &mut measure };
         planner.choose((256, Keep::Most, 64 << 20), &|pack| Largest { tokens: pack.max(64), outputs: 16, sizes: 1 })

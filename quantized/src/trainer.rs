@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use translora_llama::{Backend, Compute, Kernel, Model, Storage};
+use translora_llama::{Backend, Compute, Kernel, Model, Storage, Trace};
 
 use crate::adapter::Adapter;
 use crate::dropout;
@@ -13,7 +13,7 @@ use crate::loss::{Condenser, LOSS_BYTES};
 use crate::objective::{Condensed, Goal, Objective};
 use crate::optimizer::{AdamW, Moments};
 use crate::pack::{Example, Packed, shared_prefix, split};
-use crate::plan::{self, Largest, Memory, PROGRAMS_MAX, Plan, Planner};
+use crate::plan::{self, Largest, Measured, Memory, PROGRAMS_MAX, Plan, Planner};
 use crate::profile::StepTimes;
 use crate::program::{Outcome, Pass, Program, Purpose, wanted};
 use crate::reach::{AdapterIndex, Reach};
@@ -312,10 +312,11 @@ impl Trainer {
             let Some(weights) = weights else { return Err(TrainError::Snapshot("no weights were prepared".into())) };
             let goal = Goal { keep, bytes, frozen, ..goal };
             let traced = tracer.trace(tokens, outputs, index)?;
+            let tracing = traced.pair.iter().map(Trace::state_bytes).max().unwrap_or(0);
             let (work, tensors) = Program::new(&traced, weights, storage, index, Purpose::Gradients, goal)?.measure(compute)?;
-            let Some((tokens, outputs)) = longest.filter(|_| frozen) else { return Ok((work, tensors)) };
+            let Some((tokens, outputs)) = longest.filter(|_| frozen) else { return Ok(Measured { work, tensors, tracing }) };
             let below = Below::new(&tracer.trace(tokens, outputs, index)?, weights, storage, index)?.measure(compute)?;
-            Ok((work.max(below.0), tensors + below.1))
+            Ok(Measured { work: work.max(below.0), tensors: tensors + below.1, tracing })
         };
         Planner { limit, known, rank, frozen, measure: &mut measure }.choose(free, &largest)
     }

@@ -177,6 +177,8 @@ pub struct LoraSpec {
     pub micro_batch: usize,
     /// Examples of one step, where that is known; for predicting memory only.
     pub batch: usize,
+    /// The run keeps its best state beside the present one; for predicting memory only.
+    pub keeps_best: bool,
     /// What the process may hold at most while it trains, the model's file among it. Changes memory and time, not the step. units: bytes.
     pub memory: Option<u64>,
 }
@@ -206,6 +208,7 @@ impl Default for LoraSpec {
             clip_norm: 1.0,
             micro_batch: 0,
             batch: 0,
+            keeps_best: false,
             memory: None,
         }
     }

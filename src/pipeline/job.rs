@@ -163,6 +163,7 @@ pub fn recipe(plan: &RecipePlan, seed: u64) -> Recipe {
         clip_norm: plan.clip_norm,
         micro_batch: plan.micro_batch,
         batch: plan.batch,
+        keeps_best: plan.patience > 0,
         memory: plan.memory,
         ..LoraSpec::default()
     };

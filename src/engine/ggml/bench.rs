@@ -177,8 +177,18 @@ fn keep_name(keep: Keep) -> &'static str {
 }
 
 fn parts(memory: &Memory) -> BTreeMap<&'static str, usize> {
-    let Memory { process, model, copies, adapter, graphs, work } = *memory;
-    [("process", process), ("model", model), ("copies", copies), ("adapter", adapter), ("graphs", graphs), ("work", work)].into()
+    let Memory { process, model, copies, adapter, graphs, tracing, frozen, work } = *memory;
+    [
+        ("process", process),
+        ("model", model),
+        ("copies", copies),
+        ("adapter", adapter),
+        ("graphs", graphs),
+        ("tracing", tracing),
+        ("frozen", frozen),
+        ("work", work),
+    ]
+    .into()
 }
 
 fn share(times: &StepTimes, total: f64) -> BenchShare {
