@@ -101,7 +101,7 @@ fn blocks_of_256_around_32() {
 fn blocks_of_256_in_sixteenths() {
     let number = |at: usize| (at * 5 % 8) as u8;
     let mut pairs = vec![0u8; 64];
-    let mut third = vec![0u8; 32];
+    let mut third = [0u8; 32];
     for at in 0..256 {
         pairs[at / 128 * 32 + at % 32] |= (number(at) & 3) << (at % 128 / 32 * 2);
         third[at % 32] |= (number(at) >> 2) << (at / 32);
