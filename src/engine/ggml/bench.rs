@@ -102,9 +102,7 @@ pub fn train(spec: &BenchSpec, clock: &dyn Clock, processor: Option<&dyn Clock>)
         let reason = format!("{} tokens in {} steps: at least 4 and 1", spec.tokens, spec.steps);
         return Err(EngineError::Example { index: 0, reason });
     }
-    if let Some((_, level)) = spec.kernels.and_then(|name| Level::ALL.into_iter().find(|(known, _)| *known == name)) {
-        level.limit();
-    }
+    hold_back(spec.kernels);
     let backend = Backend::init().map_err(internal)?;
     let model = translora_llama::Model::load(backend, &spec.model, &ModelParams { gpu_layers: 0, mmap: true })
         .map_err(|error| of_path(&spec.model, error))?;
@@ -167,6 +165,12 @@ pub fn train(spec: &BenchSpec, clock: &dyn Clock, processor: Option<&dyn Clock>)
         operations: times.operations.into_iter().map(|(name, time)| (name, time / total)).filter(|(_, part)| *part >= 0.01).collect(),
         steps: seconds,
     })
+}
+
+fn hold_back(kernels: Option<&str>) {
+    if let Some((_, level)) = kernels.and_then(|name| Level::ALL.into_iter().find(|(known, _)| *known == name)) {
+        level.limit();
+    }
 }
 
 fn keep_name(keep: Keep) -> &'static str {
