@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Serialize;
-use translora_llama::{Backend, ModelParams};
+use translora_llama::{Backend, Level, ModelParams};
 use translora_quantized::{Example, ForwardWeights, Keep, Kernel, Memory, StepTimes, TrainError, TrainSpec, Trainer};
 
 use super::{internal, of_path};
@@ -24,6 +24,9 @@ pub enum Way {
     OutProd,
 }
 
+/// What `BenchSpec::kernels` may be, each with all that stand before it.
+pub const LEVELS: [&str; 4] = ["portable", "avx2", "avx512", "bf16"];
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct BenchSpec {
     pub model: PathBuf,
@@ -37,6 +40,8 @@ pub struct BenchSpec {
     /// As `OpenOptions` has them.
     pub gpu_layers: i32,
     pub device: Option<String>,
+    /// The highest level of instructions that our kernels may use, by its name in `LEVELS`; `None` means all there is.
+    pub kernels: Option<&'static str>,
     /// What the process may hold at most. units: bytes.
     pub memory: Option<usize>,
 }
@@ -108,6 +113,7 @@ pub fn train(spec: &BenchSpec, clock: &dyn Clock, processor: Option<&dyn Clock>)
         let reason = format!("{} tokens in {} steps: at least 4 and 1", spec.tokens, spec.steps);
         return Err(EngineError::Example { index: 0, reason });
     }
+    hold_back(spec.kernels);
     let backend = Backend::init().map_err(internal)?;
     let model = translora_llama::Model::load(
         backend,
@@ -185,6 +191,12 @@ fn reading(way: Way, on_device: bool) -> (&'static str, ForwardWeights, &'static
     }
 }
 
+fn hold_back(kernels: Option<&str>) {
+    if let Some((_, level)) = kernels.and_then(|name| Level::ALL.into_iter().find(|(known, _)| *known == name)) {
+        level.limit();
+    }
+}
+
 fn keep_name(keep: Keep) -> &'static str {
     match keep {
         Keep::Most => "most",
@@ -193,8 +205,18 @@ fn keep_name(keep: Keep) -> &'static str {
 }
 
 fn parts(memory: &Memory) -> BTreeMap<&'static str, usize> {
-    let Memory { process, model, copies, adapter, graphs, work } = *memory;
-    [("process", process), ("model", model), ("copies", copies), ("adapter", adapter), ("graphs", graphs), ("work", work)].into()
+    let Memory { process, model, copies, adapter, graphs, tracing, frozen, work } = *memory;
+    [
+        ("process", process),
+        ("model", model),
+        ("copies", copies),
+        ("adapter", adapter),
+        ("graphs", graphs),
+        ("tracing", tracing),
+        ("frozen", frozen),
+        ("work", work),
+    ]
+    .into()
 }
 
 fn share(times: &StepTimes, total: f64) -> BenchShare {
@@ -229,6 +251,11 @@ mod tests {
     fn the_median_lies_between() {
         assert_eq!(median(&[3.0, 1.0, 9.0]), 3.0);
         assert_eq!(median(&[4.0, 1.0, 9.0, 2.0]), 3.0);
+    }
+
+    #[test]
+    fn levels_have_their_names() {
+        assert_eq!(LEVELS, Level::ALL.map(|(name, _)| name));
     }
 
     #[test]
