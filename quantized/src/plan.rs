@@ -49,6 +49,8 @@ pub struct Plan {
     pub keep: Keep,
     /// units: bytes that logits and their gradients may take at one time.
     pub loss_bytes: usize,
+    /// What lies below the lowest adapted block is computed once for each example.
+    pub frozen: bool,
     pub memory: Memory,
     /// What the device holds, where training is on one.
     pub device: Option<DeviceMemory>,
@@ -85,13 +87,17 @@ pub struct Memory {
     /// A and B, their gradients and moments, and what a run keeps of them to go back to.
     pub adapter: usize,
     pub graphs: usize,
+    /// What llama.cpp holds while it traces a graph: the cache of a context that is made for that.
+    pub tracing: usize,
+    /// Values of the frozen part, kept for each example.
+    pub frozen: usize,
     /// Activations, gradients, loss.
     pub work: usize,
 }
 
 impl Memory {
     pub fn peak(&self) -> usize {
-        self.process + self.model + self.copies + self.adapter + self.graphs + self.work
+        self.process + self.model + self.copies + self.adapter + self.graphs + self.tracing + self.frozen + self.work
     }
 
     /// What there is before anything is built for a model of `tensors` bytes in a file of `file` bytes. Not asked of the system, so that
@@ -152,6 +158,15 @@ pub(crate) struct Limits {
 /// Ways that cost little time.
 const LARGE: usize = 3;
 
+/// What a program takes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Measured {
+    pub work: WorkBytes,
+    pub tensors: usize,
+    /// units: bytes; see `Memory::tracing`.
+    pub tracing: usize,
+}
+
 /// What a plan is chosen by.
 pub(crate) struct Planner<'a> {
     pub limits: Limits,
@@ -159,25 +174,32 @@ pub(crate) struct Planner<'a> {
     /// What the device holds before anything is built; none where all is the CPU's.
     pub device: Option<DeviceMemory>,
     pub rank: usize,
-    /// Bytes of work memory and tensors of a program for so many tokens and outputs, with what is kept and the bytes for its loss.
-    pub measure: &'a mut dyn FnMut(usize, usize, Keep, usize) -> Result<(WorkBytes, usize), TrainError>,
+    /// units: bytes of the frozen part's values, where they may be kept.
+    pub frozen: Option<usize>,
+    /// Of a program for so many tokens and outputs, with what is kept, the bytes for its loss, and whether its frozen part is given.
+    pub measure: &'a mut dyn FnMut(usize, usize, Keep, usize, bool) -> Result<Measured, TrainError>,
 }
 
 impl Planner<'_> {
-    /// The first of the ways that fits; where nobody sets a limit to the process, `free` before them. `largest` tells the largest pack for tokens to pack up to.
+    /// The first of the ways that fits; where nobody sets a limit to the process, `free` before them. `largest` tells the largest pack for
+    /// tokens to pack up to.
     ///
     /// fails: none fits, with the least that would.
     pub fn choose(&mut self, free: (usize, Keep, usize), largest: &dyn Fn(usize) -> Largest) -> Result<Plan, TrainError> {
         let Limits { host, device, large_only } = self.limits;
         if host.is_none() {
-            let plan = self.plan(free, largest(free.0))?;
+            let plan = self.plan(free, largest(free.0), self.frozen.is_some())?;
             if self.over(&plan) == 0 {
                 return Ok(plan);
             }
         }
         let mut least: Option<Plan> = None;
-        for way in WAYS.into_iter().take(if large_only { LARGE } else { WAYS.len() }) {
-            let plan = self.plan(way, largest(way.0))?;
+        let ways = WAYS.into_iter().take(if large_only { LARGE } else { WAYS.len() });
+        for (way, frozen) in ways.flat_map(|way| [(way, true), (way, false)]) {
+            if frozen && self.frozen.is_none() {
+                continue;
+            }
+            let plan = self.plan(way, largest(way.0), frozen)?;
             if self.over(&plan) == 0 {
                 return Ok(plan);
             }
@@ -201,13 +223,15 @@ impl Planner<'_> {
         above(self.limits.host, plan.memory.peak()) + above(self.limits.device, plan.device.map_or(0, |memory| memory.peak()))
     }
 
-    fn plan(&mut self, (pack, keep, loss_bytes): (usize, Keep, usize), largest: Largest) -> Result<Plan, TrainError> {
+    fn plan(&mut self, (pack, keep, loss_bytes): (usize, Keep, usize), largest: Largest, frozen: bool) -> Result<Plan, TrainError> {
         let Largest { tokens, outputs, sizes } = largest;
-        let (work, tensors) = (self.measure)(tokens, outputs, keep, loss_bytes)?;
+        let Measured { work, tensors, tracing } = (self.measure)(tokens, outputs, keep, loss_bytes, frozen)?;
         // One more than there are sizes: the trainer's proof that it can train.
         let graphs = tensors * TENSOR_BYTES * (sizes + 1).min(PROGRAMS_MAX) + MASK_BYTES * tokens * tokens;
+        let kept = if frozen { self.frozen.unwrap_or(0) } else { 0 };
         let device = self.device.map(|known| DeviceMemory { work: work.device, ..known });
-        Ok(Plan { pack, tokens, outputs, keep, loss_bytes, memory: Memory { graphs, work: work.host, ..self.known }, device })
+        let memory = Memory { graphs, tracing, work: work.host, frozen: kept, ..self.known };
+        Ok(Plan { pack, tokens, outputs, keep, loss_bytes, frozen, memory, device })
     }
 
     /// What would fit: a lower rank, or shorter examples.
@@ -223,7 +247,7 @@ impl Planner<'_> {
         while tokens >= TOKENS_STEP {
             let tokens_even = tokens.next_multiple_of(TOKENS_STEP);
             let outputs = least.outputs.min(tokens_even);
-            let plan = self.plan((32, Keep::Blocks, 1 << 20), Largest { tokens: tokens_even, outputs, sizes: 1 })?;
+            let plan = self.plan((32, Keep::Blocks, 1 << 20), Largest { tokens: tokens_even, outputs, sizes: 1 }, false)?;
             if self.over(&plan) == 0 {
                 return Ok(Some(Nearest::Tokens(tokens_even)));
             }
@@ -256,17 +280,12 @@ mod tests {
     /// A run whose work memory is a MiB for each token, half of that with blocks kept, and whose loss takes what it is given.
     fn chosen(limit: Option<usize>) -> Result<Plan, TrainError> {
         let known = Memory { process: 10 << 20, model: 100 << 20, adapter: 32 << 20, ..Memory::default() };
-        let mut measure = |tokens: usize, _: usize, keep: Keep, loss: usize| {
+        let mut measure = |tokens: usize, _: usize, keep: Keep, loss: usize, _: bool| {
             let each = if keep == Keep::Most { 1 << 20 } else { 1 << 19 };
-            Ok((WorkBytes { host: tokens * each + loss, device: 0 }, 0))
+            Ok(Measured { work: WorkBytes { host: tokens * each + loss, device: 0 }, ..Measured::default() })
         };
-        let mut planner = Planner {
-            limits: Limits { host: limit.map(|mib| mib << 20), ..Limits::default() },
-            known,
-            device: None,
-            rank: 16,
-            measure: &mut measure,
-        };
+        let limits = Limits { host: limit.map(|mib| mib << 20), ..Limits::default() };
+        let mut planner = Planner { limits, known, device: None, rank: 16, frozen: None, measure: &mut measure };
         planner.choose((256, Keep::Most, 64 << 20), &|pack| Largest { tokens: pack.max(64), outputs: 16, sizes: 1 })
     }
 

@@ -91,6 +91,12 @@ impl Storage {
 }
 
 impl Trace {
+    /// units: bytes of the memories that the traced context had: its cache, its states.
+    pub fn state_bytes(&self) -> usize {
+        let bytes = |node: &Node| node.dtype.row_bytes(usize::try_from(node.elements()).unwrap_or(0));
+        self.nodes.iter().filter(|node| node.op == Op::State).map(bytes).sum()
+    }
+
     /// Some columns of a weight, of all its rows.
     ///
     /// shapes: W [k, m] → m rows of `count` elements, which must be whole blocks

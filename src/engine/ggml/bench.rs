@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Serialize;
-use translora_llama::{Backend, ModelParams};
+use translora_llama::{Backend, Level, ModelParams};
 use translora_quantized::{Example, ForwardWeights, Keep, Kernel, Memory, StepTimes, TrainError, TrainSpec, Trainer};
 
 use super::{internal, of_path};
@@ -24,6 +24,9 @@ pub enum Way {
     OutProd,
 }
 
+/// What `BenchSpec::kernels` may be, each with all that stand before it.
+pub const LEVELS: [&str; 4] = ["portable", "avx2", "avx512", "bf16"];
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct BenchSpec {
     pub model: PathBuf,
@@ -37,6 +40,8 @@ pub struct BenchSpec {
     /// As `OpenOptions` has them.
     pub gpu_layers: i32,
     pub device: Option<String>,
+    /// The highest level of instructions that our kernels may use, by its name in `LEVELS`; `None` means all there is.
+    pub kernels: Option<&'static str>,
     /// What the process may hold at most. units: bytes.
     pub memory: Option<usize>,
 }
@@ -108,6 +113,7 @@ pub fn train(spec: &BenchSpec, clock: &dyn Clock, processor: Option<&dyn Clock>)
         let reason = format!("{} tokens in {} steps: at least 4 and 1", spec.tokens, spec.steps);
         return Err(EngineError::Example { index: 0, reason });
     }
+    hold_back(spec.kernels);
     let backend = Backend::init().map_err(internal)?;
     let model = translora_llama::Model::load(
         backend,
@@ -116,12 +122,7 @@ pub fn train(spec: &BenchSpec, clock: &dyn Clock, processor: Option<&dyn Clock>)
     )
     .map_err(|error| of_path(&spec.model, error))?;
     let threads = if spec.threads > 0 { spec.threads } else { num_cpus::get_physical() };
-    let (mut mode, forward, mut kernel) = match spec.way {
-        Way::Fast => ("direct", ForwardWeights::Direct(Kernel::fast()), Kernel::fast().name()),
-        Way::Exact => ("direct", ForwardWeights::Direct(Kernel::exact()), Kernel::exact().name()),
-        Way::Native => ("native", ForwardWeights::Native, "ggml MUL_MAT, transposed copies"),
-        Way::OutProd => ("outprod", ForwardWeights::OutProd, "ggml MUL_MAT and OUT_PROD"),
-    };
+    let (mode, forward, kernel) = reading(spec.way, model.is_on_device());
     let plan = TrainSpec {
         rank: spec.rank,
         alpha: 2.0 * spec.rank as f32,
@@ -137,9 +138,6 @@ pub fn train(spec: &BenchSpec, clock: &dyn Clock, processor: Option<&dyn Clock>)
     };
     let mut trainer = Trainer::new(backend, &model, &plan).map_err(untrainable)?;
     trainer.load(vec![random_example(spec.tokens, model.vocab().len()).map_err(untrainable)?]).map_err(untrainable)?;
-    if model.is_on_device() {
-        (mode, kernel) = ("native", "ggml's on the device, gradients by Wᵀ");
-    }
     let Some(chosen) = trainer.plan().copied() else { return Err(EngineError::Internal("no plan".into())) };
     let first = trainer.step(&[0], 1e-4).map_err(untrainable)?;
     trainer.time();
@@ -182,6 +180,23 @@ pub fn train(spec: &BenchSpec, clock: &dyn Clock, processor: Option<&dyn Clock>)
     })
 }
 
+/// What reads the frozen weights, by a name, and the kernel's.
+fn reading(way: Way, on_device: bool) -> (&'static str, ForwardWeights, &'static str) {
+    match way {
+        _ if on_device => ("native", ForwardWeights::Native, "ggml MUL_MAT on the device, gradients by Wᵀ"),
+        Way::Fast => ("direct", ForwardWeights::Direct(Kernel::fast()), Kernel::fast().name()),
+        Way::Exact => ("direct", ForwardWeights::Direct(Kernel::exact()), Kernel::exact().name()),
+        Way::Native => ("native", ForwardWeights::Native, "ggml MUL_MAT, transposed copies"),
+        Way::OutProd => ("outprod", ForwardWeights::OutProd, "ggml MUL_MAT and OUT_PROD"),
+    }
+}
+
+fn hold_back(kernels: Option<&str>) {
+    if let Some((_, level)) = kernels.and_then(|name| Level::ALL.into_iter().find(|(known, _)| *known == name)) {
+        level.limit();
+    }
+}
+
 fn keep_name(keep: Keep) -> &'static str {
     match keep {
         Keep::Most => "most",
@@ -190,8 +205,18 @@ fn keep_name(keep: Keep) -> &'static str {
 }
 
 fn parts(memory: &Memory) -> BTreeMap<&'static str, usize> {
-    let Memory { process, model, copies, adapter, graphs, work } = *memory;
-    [("process", process), ("model", model), ("copies", copies), ("adapter", adapter), ("graphs", graphs), ("work", work)].into()
+    let Memory { process, model, copies, adapter, graphs, tracing, frozen, work } = *memory;
+    [
+        ("process", process),
+        ("model", model),
+        ("copies", copies),
+        ("adapter", adapter),
+        ("graphs", graphs),
+        ("tracing", tracing),
+        ("frozen", frozen),
+        ("work", work),
+    ]
+    .into()
 }
 
 fn share(times: &StepTimes, total: f64) -> BenchShare {
@@ -226,6 +251,11 @@ mod tests {
     fn the_median_lies_between() {
         assert_eq!(median(&[3.0, 1.0, 9.0]), 3.0);
         assert_eq!(median(&[4.0, 1.0, 9.0, 2.0]), 3.0);
+    }
+
+    #[test]
+    fn levels_have_their_names() {
+        assert_eq!(LEVELS, Level::ALL.map(|(name, _)| name));
     }
 
     #[test]
