@@ -26,6 +26,8 @@ mod job;
 mod kit;
 mod out;
 mod progress;
+#[cfg(unix)]
+mod remote;
 mod train;
 mod transfer;
 mod worker;
