@@ -52,6 +52,9 @@ fn rewrite(from: &Path, to: &Path, more: impl FnOnce(&mut Writer<'_>, &Gguf<'_>)
     fs::write(to, writer.to_bytes().expect("a small file")).expect("the folder is writable");
 }
 
+/// A change to a tensor, given its name, of its data and shape.
+type Spoil<'a> = &'a dyn Fn(&str, &mut Vec<u8>, &mut Vec<u64>);
+
 /// Files that must change nothing, each with a word of the reason that is given.
 pub fn bad(set: &Set, folder: &Path) -> Vec<(PathBuf, &'static str)> {
     let good = fs::read(&set.adapters[0]).expect("an adapter");
@@ -65,7 +68,7 @@ pub fn bad(set: &Set, folder: &Path) -> Vec<(PathBuf, &'static str)> {
     let other = folder.join("other-base.gguf");
     rewrite(&set.adapters[0], &other, |_, _| {});
     let gguf = Gguf::parse(&good).expect("sound");
-    let spoiled = |name: &str, change: &dyn Fn(&str, &mut Vec<u8>, &mut Vec<u64>)| {
+    let spoiled = |name: &str, change: Spoil<'_>| {
         let mut writer = Writer::new();
         for (key, value) in gguf.metadata() {
             writer.set(key, value.clone());

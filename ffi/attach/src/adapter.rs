@@ -80,7 +80,7 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
 }
 
 fn text<'a>(gguf: &'a Gguf<'_>, key: &str) -> Option<&'a str> {
-    gguf.get(key).and_then(|value| value.as_str())
+    gguf.get(key).and_then(translora_gguf::Value::as_str)
 }
 
 fn check(gguf: &Gguf<'_>) -> Result<(), String> {
@@ -96,7 +96,7 @@ fn check(gguf: &Gguf<'_>) -> Result<(), String> {
     if gguf.get("adapter.alora.invocation_tokens").is_some() {
         return Err("this is an activated LoRA, which the server switches on in the middle of a prompt; only plain ones are swapped".into());
     }
-    let alpha = gguf.get("adapter.lora.alpha").and_then(|value| value.as_f64());
+    let alpha = gguf.get("adapter.lora.alpha").and_then(translora_gguf::Value::as_f64);
     if !alpha.is_some_and(|alpha| alpha.is_finite() && alpha != 0.0) {
         return Err("adapter.lora.alpha is missing, zero or no number".into());
     }

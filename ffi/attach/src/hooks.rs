@@ -1,7 +1,6 @@
 //! The functions that the server calls in place of those of its libllama. Each takes the lock, does what the real one does, and notes it.
 //!
-//! No hook panics, and none catches: a C++ exception of the real function passes through to the server.
-#![expect(clippy::missing_safety_doc, reason = "each has the contract of the function of llama.h whose name it carries")]
+//! Each has the contract of the function of llama.h whose name it carries. No hook panics, and none catches: a C++ exception of the real function passes through to the server.
 
 use std::ffi::{CStr, c_char};
 use std::path::Path;
@@ -312,7 +311,7 @@ unsafe extern "C-unwind" fn pos_min(memory: Handle, sequence: i32) -> i32 {
     let position = unsafe { (real().pos_min)(memory, sequence) };
     let live = host.live;
     match host.sequence(memory, sequence) {
-        Some((_, true, sequence)) => sequence.smallest_position(position, live, true),
+        Some((_, true, sequence)) => sequence.smallest_position(position, live),
         _ => position,
     }
 }

@@ -111,15 +111,16 @@ impl Sequence {
     /// The server asks for the smallest position of the sequence, which is how it judges what it can reuse for a new request.
     ///
     /// Answers what it is told: the real one, or [`NOTHING_USABLE`] where the KV is another adapter's and cannot be replayed.
-    pub fn smallest_position(&mut self, real: i32, live: AdapterId, can_replay: bool) -> i32 {
+    pub fn smallest_position(&mut self, real: i32, live: AdapterId) -> i32 {
         if self.begun {
             return real;
         }
         self.asked = true;
         let stale = self.maker != Maker::One(live) && self.maker != Maker::Nobody;
-        let replayable = can_replay && !self.log.has_images() && self.log.prefix(self.log.entries.len() as i32).is_some();
         // An empty log with KV is a state whose origin nobody wrote down.
-        if stale && real >= 0 && !(replayable && !self.log.entries.is_empty()) { NOTHING_USABLE } else { real }
+        let length = self.log.entries.len();
+        let lost = length == 0 || self.log.has_images() || self.log.prefix(length as i32).is_none();
+        if stale && real >= 0 && lost { NOTHING_USABLE } else { real }
     }
 
     /// The server removed the positions `from..to` (to the end where `to` is none).
@@ -239,7 +240,7 @@ mod tests {
     fn the_same_prompt_after_a_swap_is_replayed() {
         let mut sequence = decoded(&[7, 8, 9], 0);
         sequence.turn();
-        assert_eq!(sequence.smallest_position(0, 1, true), 0);
+        assert_eq!(sequence.smallest_position(0, 1), 0);
         assert_eq!(sequence.removed(2, None, true, 1), After::Replay(vec![7, 8]));
         sequence.replayed(&[7, 8], 1);
         assert_eq!((sequence.adapter(1), sequence.maker()), (1, Maker::One(1)));
@@ -251,7 +252,7 @@ mod tests {
         // The rest of a long prompt, and a generated token: neither begins anything.
         sequence.turn();
         assert_eq!(sequence.removed(2, None, true, 1), After::Nothing);
-        assert_eq!(sequence.smallest_position(0, 1, true), 0, "asked for a checkpoint, after the removal");
+        assert_eq!(sequence.smallest_position(0, 1), 0, "asked for a checkpoint, after the removal");
         sequence.turn();
         assert_eq!(sequence.adapter(1), 0);
         // A draft that was not accepted is removed outside of a turn.
@@ -263,7 +264,7 @@ mod tests {
     fn a_retry_of_a_prompt_that_was_broken_off_begins_anew() {
         let mut sequence = decoded(&[7, 8], 0);
         sequence.turn();
-        sequence.smallest_position(0, 1, true);
+        sequence.smallest_position(0, 1);
         assert_eq!(sequence.removed(2, None, true, 1), After::Replay(vec![7, 8]));
     }
 
@@ -272,15 +273,15 @@ mod tests {
         let mut sequence = decoded(&[7], 0);
         sequence.decoded(1, None, 0);
         sequence.turn();
-        assert_eq!(sequence.smallest_position(0, 1, true), NOTHING_USABLE);
+        assert_eq!(sequence.smallest_position(0, 1), NOTHING_USABLE);
         assert_eq!(sequence.removed(0, None, true, 1), After::Nothing);
         let mut unknown = Sequence::default();
         unknown.restored(Log::default(), Maker::Unknown, false);
         unknown.turn();
-        assert_eq!(unknown.smallest_position(0, 0, true), NOTHING_USABLE);
+        assert_eq!(unknown.smallest_position(0, 0), NOTHING_USABLE);
         let mut fresh = decoded(&[7], 0);
         fresh.turn();
-        assert_eq!(fresh.smallest_position(0, 0, true), 0);
+        assert_eq!(fresh.smallest_position(0, 0), 0);
     }
 
     #[test]
@@ -288,7 +289,7 @@ mod tests {
         let old = decoded(&[7, 8], 0);
         let mut sequence = decoded(&[7, 8, 9], 1);
         sequence.turn();
-        sequence.smallest_position(2, 1, true);
+        sequence.smallest_position(2, 1);
         sequence.restored(old.log().clone(), old.maker(), true);
         assert_eq!(sequence.removed(2, None, true, 1), After::Replay(vec![7, 8]));
     }

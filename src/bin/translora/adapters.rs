@@ -62,7 +62,7 @@ impl Adapters {
 }
 
 /// The server may run in another folder.
-fn absolute(file: &Path) -> Result<String, Failure> {
+pub fn absolute(file: &Path) -> Result<String, Failure> {
     let whole =
         std::path::absolute(file).map_err(|error| usage(format!("{}: {error}", file.display()), "name the file by its whole path"))?;
     let text = whole.to_str().map(str::to_owned);
@@ -70,7 +70,7 @@ fn absolute(file: &Path) -> Result<String, Failure> {
 }
 
 /// Send one command and read its answer.
-fn ask(socket: &Path, command: &Value) -> Result<Value, Failure> {
+pub fn ask(socket: &Path, command: &Value) -> Result<Value, Failure> {
     let place = socket.display();
     let broken =
         |error: std::io::Error| usage(format!("{place}: {error}"), "is the server running? its log has a line `translora: socket PATH`");

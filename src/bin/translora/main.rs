@@ -26,6 +26,8 @@ mod job;
 mod kit;
 mod out;
 mod progress;
+#[cfg(unix)]
+mod remote;
 mod serve;
 mod train;
 mod transfer;

@@ -90,6 +90,11 @@ pub struct Transfer {
     /// Continue a run that was stopped, from its journal beside --out
     #[arg(long)]
     resume: bool,
+
+    /// Run it in the llama-server with this socket (see `translora attach`), and swap the new adapter in if it proves itself
+    #[cfg(unix)]
+    #[arg(long, value_name = "SOCKET", help_heading = "Machine")]
+    attach: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
@@ -135,6 +140,10 @@ enum Objective {
 
 impl Transfer {
     pub fn run(self, talk: Talk) -> Result<Outcome, Failure> {
+        #[cfg(unix)]
+        if let Some(socket) = self.attach.clone() {
+            return crate::remote::transfer(&socket, &self.plan()?, talk);
+        }
         let plan = self.plan()?;
         let done = job::run(talk, &plan.limits, |engine, context| pipeline::transfer(engine, &plan, context))?;
         crate::report(talk, &done, || told(&done, &plan.target))?;
