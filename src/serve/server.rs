@@ -93,6 +93,9 @@ impl Server {
             let address = listener.local_addr().map_err(refuse)?;
             // A free port is chosen once.
             port = address.port();
+            if !address.ip().is_loopback() && self.app.config.api_key.is_none() {
+                (self.app.say)(&format!("warning: whoever reaches {address} may ask and exchange adapters; --api-key lets in who has the key"));
+            }
             self.addresses.push(address);
             let task = listen(listener, Arc::clone(&self.app), self.closing.subscribe());
             self.listeners.push(self.runtime.spawn(task));
