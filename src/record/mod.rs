@@ -5,6 +5,7 @@
 mod cancel;
 mod clock;
 mod hash;
+mod layers;
 mod limits;
 mod pair;
 mod question;
@@ -13,6 +14,7 @@ mod rng;
 pub use cancel::{Cancel, Cancelled};
 pub use clock::{Clock, SystemClock, TestClock};
 pub use hash::ContentHash;
+pub use layers::Layers;
 pub use limits::Limits;
 pub use pair::Pair;
 pub use question::Question;
