@@ -192,7 +192,9 @@ impl DistillError {
             }
             Self::Engine(EngineError::Memory(_)) => "lower --batch or -c, or adapt fewer modules with --modules",
             Self::Engine(EngineError::TooLarge(_)) => "allow more with --memory, lower --rank, or train on shorter rows",
-            Self::Engine(EngineError::Modules { .. }) => "--modules takes all, or some of q,k,v,o,gate,up,down",
+            Self::Engine(EngineError::Modules { .. }) => {
+                "--modules takes all, or some of q,k,v,o,gate,up,down; --layers a range of the model's own"
+            }
             Self::Engine(EngineError::Example { .. } | EngineError::Context { .. }) => "shorten the row, or give a larger context with -c",
             Self::Engine(_) => return None,
             Self::NoExamples => "give rows with answers",
@@ -250,11 +252,15 @@ pub fn check_memory(model: &mut dyn Train, examples: &[Pair], recipe: &Recipe) -
 }
 
 fn in_words(plan: &MemoryPlan) -> String {
-    let MemoryPlan { pack, tokens, blocks_again, loss_bytes, predicted_bytes, device_bytes } = plan;
+    let MemoryPlan { pack, tokens, blocks_again, loss_bytes, frozen_bytes, predicted_bytes, device_bytes } = plan;
     let kept = if *blocks_again { "blocks computed again" } else { "activations kept" };
     let (loss, peak) = (loss_bytes >> 20, predicted_bytes >> 20);
+    let below = match frozen_bytes {
+        0 => String::new(),
+        bytes => format!(", {} MiB for what lies below the first layer", bytes.div_ceil(1 << 20)),
+    };
     let device = device_bytes.map_or(String::new(), |bytes| format!(", and {} MiB on the device", bytes >> 20));
-    format!("packs of up to {pack} tokens, the largest {tokens}; {kept}, {loss} MiB for the loss; predicted peak {peak} MiB{device}")
+    format!("packs of up to {pack} tokens, the largest {tokens}; {kept}, {loss} MiB for the loss{below}; predicted peak {peak} MiB{device}")
 }
 
 /// Indices kept back for early stopping: evenly spread, the first of each stretch.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::record::{Cancel, ContentHash, Pair};
+use crate::record::{Cancel, ContentHash, Layers, Pair};
 
 mod error;
 #[cfg(feature = "ggml")]
@@ -179,8 +179,8 @@ pub struct LoraSpec {
     pub rslora: bool,
     /// `all`, or a comma-separated list of `q k v o gate up down`.
     pub modules: String,
-    /// Layers that get an adapter: the first, and the one after the last; `None` means all. What lies below the first is computed once.
-    pub layers: Option<(u32, u32)>,
+    /// Layers that get an adapter; `None` means all. What lies below the first is computed once.
+    pub layers: Option<Layers>,
     pub seed: u64,
     pub beta1: f32,
     pub beta2: f32,
@@ -283,6 +283,8 @@ pub struct MemoryPlan {
     pub blocks_again: bool,
     /// units: bytes that logits and their gradients may take at one time.
     pub loss_bytes: u64,
+    /// units: bytes of values that are kept of what lies below the first adapted layer; 0: none.
+    pub frozen_bytes: u64,
     /// What the process will hold at most. units: bytes.
     pub predicted_bytes: u64,
     /// What the device will hold at most, where training is on one. units: bytes.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::distill::Schedule;
 use crate::engine::OpenOptions;
-use crate::record::Limits;
+use crate::record::{Layers, Limits};
 
 /// `translora train`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -30,8 +30,8 @@ pub struct RecipePlan {
     /// Scale by alpha / √rank in place of alpha / rank.
     pub rslora: bool,
     pub modules: String,
-    /// Layers that get an adapter: the first, and the one after the last.
-    pub layers: Option<(u32, u32)>,
+    /// Layers that get an adapter; `None` means all.
+    pub layers: Option<Layers>,
     pub epochs: f32,
     pub learning_rate: f32,
     /// B's learning rate as a multiple of A's.

@@ -5,6 +5,7 @@
 mod cancel;
 mod clock;
 mod hash;
+mod layers;
 mod limits;
 mod mersenne;
 mod pair;
@@ -14,6 +15,7 @@ mod rng;
 pub use cancel::{Cancel, Cancelled};
 pub use clock::{Clock, SystemClock, TestClock};
 pub use hash::ContentHash;
+pub use layers::Layers;
 pub use limits::Limits;
 pub use mersenne::Mersenne;
 pub use pair::Pair;

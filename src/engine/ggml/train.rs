@@ -20,8 +20,8 @@ impl Train for GgmlModel {
             rank: spec.rank,
             alpha: spec.alpha,
             modules: spec.modules.clone(),
-            first_block: spec.layers.map(|(first, _)| first),
-            end_block: spec.layers.map(|(_, end)| end).filter(|end| *end < u32::MAX),
+            first_block: spec.layers.map(|layers| layers.first),
+            end_block: spec.layers.and_then(|layers| layers.end),
             seed: spec.seed,
             optimizer,
             rslora: spec.rslora,
@@ -83,6 +83,7 @@ impl Trainer for GgmlTrainer<'_> {
             tokens: plan.tokens,
             blocks_again: plan.keep == Keep::Blocks,
             loss_bytes: plan.loss_bytes as u64,
+            frozen_bytes: plan.memory.frozen as u64,
             predicted_bytes: plan.memory.peak() as u64,
             device_bytes: plan.device.map(|memory| memory.peak() as u64),
         });
