@@ -169,7 +169,7 @@ impl Trainer {
     pub fn new(backend: Backend, model: &Model, spec: &TrainSpec) -> Result<Self, TrainError> {
         spec.objective.check()?;
         let file = std::fs::metadata(model.path()).map_or(0, |data| usize::try_from(data.len()).unwrap_or(usize::MAX));
-        let known = Memory::before(file, usize::try_from(model.bytes()).unwrap_or(file));
+        let mut known = Memory::before(file, usize::try_from(model.bytes()).unwrap_or(file));
         let found = survey(backend, model, &spec.modules, spec.threads)?;
         if let (Some((op, node)), None) = (&found.blocked, spec.first_block) {
             return Err(TrainError::Blocked { op: op.clone(), node: node.clone(), blocks: found.blocks });
@@ -187,9 +187,7 @@ impl Trainer {
             return Err(TrainError::Module { asked: spec.modules.clone(), reason });
         }
         let mut compute = Compute::of(backend, model, spec.threads)?;
-        let mut spec = spec.clone();
-        let mut known = known;
-        let mut device = None;
+        let (mut spec, mut device) = (spec.clone(), None);
         if compute.is_scheduled() {
             spec.forward = ForwardWeights::Native;
             let (weights, free) = (model.device_bytes(), compute.device_free().unwrap_or(0));

@@ -115,12 +115,8 @@ pub fn train(spec: &BenchSpec, clock: &dyn Clock, processor: Option<&dyn Clock>)
     }
     hold_back(spec.kernels);
     let backend = Backend::init().map_err(internal)?;
-    let model = translora_llama::Model::load(
-        backend,
-        &spec.model,
-        &ModelParams { gpu_layers: spec.gpu_layers, device: spec.device.clone(), mmap: true },
-    )
-    .map_err(|error| of_path(&spec.model, error))?;
+    let params = ModelParams { gpu_layers: spec.gpu_layers, device: spec.device.clone(), mmap: true };
+    let model = translora_llama::Model::load(backend, &spec.model, &params).map_err(|error| of_path(&spec.model, error))?;
     let threads = if spec.threads > 0 { spec.threads } else { num_cpus::get_physical() };
     let (mode, forward, kernel) = reading(spec.way, model.is_on_device());
     let plan = TrainSpec {
