@@ -31,7 +31,7 @@ pub struct TransferRequest {
     pub alpha: f32,
     pub rslora: bool,
     pub modules: String,
-    /// The first layer that is adapted, and the first after them that is not; all where it is left out.
+    /// The first layer that gets an adapter, and the one after the last.
     pub layers: Option<(u32, u32)>,
     pub lr: f32,
     pub lora_plus: f32,
@@ -173,6 +173,9 @@ impl TransferRequest {
                 "source, source_lora, target and out are files that must be named",
             ));
         }
+        if let Some((first, end)) = self.layers.filter(|(first, end)| first >= end) {
+            return Err(JobsError::request(format!("\"layers\" is [{first}, {end}]"), "give the first layer and the one after the last"));
+        }
         let whole = [
             ("samples", self.samples, 1, 1_000_000),
             ("rank", self.rank, 1, 1024),
@@ -233,6 +236,7 @@ mod tests {
             (r#""samples": 0"#, "samples"),
             (r#""rank": 1025"#, "rank"),
             (r#""rank": -1"#, "-1"),
+            (r#""layers": [7, 7]"#, "[7, 7]"),
             (r#""lr": 0"#, "lr"),
             (r#""epochs": 1e9"#, "epochs"),
             (r#""lora_dropout": 1"#, "lora_dropout"),
