@@ -22,9 +22,14 @@ impl Setting<'_> {
     pub fn value(&self, graph: &mut Graph, i: usize, values: &mut [Option<Tensor>]) -> Result<Tensor, TrainError> {
         let node = &self.trace.nodes[i];
         let sources: Vec<Option<Tensor>> = node.sources.iter().map(|source| source.and_then(|source| values[source])).collect();
-        if node.op == Op::Store {
+        if matches!(node.op, Op::Store | Op::StoreTurned) {
             let value = sources.first().copied().flatten().ok_or_else(|| no_rule(node, " of a node that was not emitted"))?;
-            let value = graph.to_f32(value)?;
+            let mut value = graph.to_f32(value)?;
+            if node.op == Op::StoreTurned {
+                let tokens = i64::from(self.trace.tokens);
+                let rows = graph.reshape(value, [node.elements() / tokens, tokens, 1, 1])?;
+                value = graph.turned(rows)?;
+            }
             return Ok(graph.reshape(value, node.shape)?);
         }
         // A product that reads through a mask is not the one that the trace has.

@@ -10,6 +10,7 @@ pub mod architectures;
 mod dropout;
 mod emit;
 mod error;
+mod frozen;
 mod gradcheck;
 mod inputs;
 mod keep;
@@ -33,6 +34,7 @@ mod weights;
 
 pub use adapter::{Adapter, LoraPair};
 pub use error::TrainError;
+pub use frozen::FROZEN_BYTES;
 pub use gradcheck::{GradCheck, GradReport, MatrixError, gradcheck};
 pub use keep::Keep;
 pub use loss::LOSS_BYTES;

@@ -75,6 +75,8 @@ pub(crate) struct Goal {
     pub keep: Keep,
     /// Products read floats as they are: no F16 copies of operands, and no weights in the logits' gradient.
     pub direct: bool,
+    /// What lies below the lowest adapter is an input (`frozen`).
+    pub frozen: bool,
 }
 
 impl Goal {

@@ -46,6 +46,10 @@ impl Example {
         self.tokens.len() - 1
     }
 
+    pub(crate) fn input_tokens(&self) -> &[i32] {
+        &self.tokens[..self.inputs()]
+    }
+
     /// Tokens the loss is taken at.
     pub fn outputs(&self) -> usize {
         self.tokens.len() - self.completion
@@ -142,6 +146,14 @@ impl Packed {
     /// The outputs that are completion tokens, in their order.
     pub fn rows(&self) -> impl Iterator<Item = usize> {
         (0..self.origins.len()).filter(|row| self.origins[*row].is_some())
+    }
+
+    /// For each place the example and its token there; none for padding. The common prefix is the first example's.
+    pub(crate) fn places(&self) -> impl Iterator<Item = Option<(usize, usize)>> {
+        self.owner.iter().zip(&self.positions).map(|(owner, position)| {
+            let example = (*owner != PADDING).then(|| (*owner as usize).saturating_sub(1))?;
+            Some((example, *position as usize))
+        })
     }
 
     /// The two tokens belong together: both to one example, or the key to the prefix of all. Whether the model lets the query see the

@@ -47,6 +47,8 @@ pub struct Plan {
     pub keep: Keep,
     /// units: bytes that logits and their gradients may take at one time.
     pub loss_bytes: usize,
+    /// What lies below the lowest adapted block is computed once for each example.
+    pub frozen: bool,
     pub memory: Memory,
 }
 
@@ -62,13 +64,17 @@ pub struct Memory {
     /// A and B, their gradients and moments, and what a run keeps of them to go back to.
     pub adapter: usize,
     pub graphs: usize,
+    /// What llama.cpp holds while it traces a graph: the cache of a context that is made for that.
+    pub tracing: usize,
+    /// Values of the frozen part, kept for each example.
+    pub frozen: usize,
     /// Activations, gradients, loss.
     pub work: usize,
 }
 
 impl Memory {
     pub fn peak(&self) -> usize {
-        self.process + self.model + self.copies + self.adapter + self.graphs + self.work
+        self.process + self.model + self.copies + self.adapter + self.graphs + self.tracing + self.frozen + self.work
     }
 
     /// What there is before anything is built for a model of `tensors` bytes in a file of `file` bytes. Not asked of the system, so that
@@ -117,14 +123,26 @@ pub(crate) fn sizes(run: &[&Example], prefix: usize) -> (usize, usize) {
     (tokens, outputs.next_power_of_two().max(16).min(outputs.next_multiple_of(TOKENS_STEP).max(2 * TOKENS_STEP)).min(tokens))
 }
 
+/// What a program takes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Measured {
+    /// units: bytes of work memory.
+    pub work: usize,
+    pub tensors: usize,
+    /// units: bytes; see `Memory::tracing`.
+    pub tracing: usize,
+}
+
 /// What a plan is chosen by.
 pub(crate) struct Planner<'a> {
     /// units: bytes.
     pub limit: Option<usize>,
     pub known: Memory,
     pub rank: usize,
-    /// Bytes of work memory and tensors of a program for so many tokens and outputs, with what is kept and the bytes for its loss.
-    pub measure: &'a mut dyn FnMut(usize, usize, Keep, usize) -> Result<(usize, usize), TrainError>,
+    /// units: bytes of the frozen part's values, where they may be kept.
+    pub frozen: Option<usize>,
+    /// Of a program for so many tokens and outputs, with what is kept, the bytes for its loss, and whether its frozen part is given.
+    pub measure: &'a mut dyn FnMut(usize, usize, Keep, usize, bool) -> Result<Measured, TrainError>,
 }
 
 impl Planner<'_> {
@@ -132,10 +150,13 @@ impl Planner<'_> {
     ///
     /// fails: none fits, with the least that would.
     pub fn choose(&mut self, free: (usize, Keep, usize), largest: &dyn Fn(usize) -> Largest) -> Result<Plan, TrainError> {
-        let Some(limit) = self.limit else { return self.plan(free, largest(free.0)) };
+        let Some(limit) = self.limit else { return self.plan(free, largest(free.0), self.frozen.is_some()) };
         let mut least: Option<Plan> = None;
-        for way in WAYS {
-            let plan = self.plan(way, largest(way.0))?;
+        for (way, frozen) in WAYS.into_iter().flat_map(|way| [(way, true), (way, false)]) {
+            if frozen && self.frozen.is_none() {
+                continue;
+            }
+            let plan = self.plan(way, largest(way.0), frozen)?;
             if plan.memory.peak() <= limit {
                 return Ok(plan);
             }
@@ -147,12 +168,13 @@ impl Planner<'_> {
         Err(TrainError::Memory { limit, least: least.memory.peak(), tokens: least.tokens, hint: self.nearest(limit, &least)? })
     }
 
-    fn plan(&mut self, (pack, keep, loss_bytes): (usize, Keep, usize), largest: Largest) -> Result<Plan, TrainError> {
+    fn plan(&mut self, (pack, keep, loss_bytes): (usize, Keep, usize), largest: Largest, frozen: bool) -> Result<Plan, TrainError> {
         let Largest { tokens, outputs, sizes } = largest;
-        let (work, tensors) = (self.measure)(tokens, outputs, keep, loss_bytes)?;
+        let Measured { work, tensors, tracing } = (self.measure)(tokens, outputs, keep, loss_bytes, frozen)?;
         // One more than there are sizes: the trainer's proof that it can train.
         let graphs = tensors * TENSOR_BYTES * (sizes + 1).min(PROGRAMS_MAX) + MASK_BYTES * tokens * tokens;
-        Ok(Plan { pack, tokens, outputs, keep, loss_bytes, memory: Memory { graphs, work, ..self.known } })
+        let kept = if frozen { self.frozen.unwrap_or(0) } else { 0 };
+        Ok(Plan { pack, tokens, outputs, keep, loss_bytes, frozen, memory: Memory { graphs, tracing, work, frozen: kept, ..self.known } })
     }
 
     /// What would fit: a lower rank, or shorter examples.
@@ -166,7 +188,7 @@ impl Planner<'_> {
         while tokens >= TOKENS_STEP {
             let tokens_even = tokens.next_multiple_of(TOKENS_STEP);
             let outputs = least.outputs.min(tokens_even);
-            let plan = self.plan((32, Keep::Blocks, 1 << 20), Largest { tokens: tokens_even, outputs, sizes: 1 })?;
+            let plan = self.plan((32, Keep::Blocks, 1 << 20), Largest { tokens: tokens_even, outputs, sizes: 1 }, false)?;
             if plan.memory.peak() <= limit {
                 return Ok(Some(Nearest::Tokens(tokens_even)));
             }
@@ -199,11 +221,11 @@ mod tests {
     /// A run whose work memory is a MiB for each token, half of that with blocks kept, and whose loss takes what it is given.
     fn chosen(limit: Option<usize>) -> Result<Plan, TrainError> {
         let known = Memory { process: 10 << 20, model: 100 << 20, adapter: 32 << 20, ..Memory::default() };
-        let mut measure = |tokens: usize, _: usize, keep: Keep, loss: usize| {
+        let mut measure = |tokens: usize, _: usize, keep: Keep, loss: usize, _: bool| {
             let each = if keep == Keep::Most { 1 << 20 } else { 1 << 19 };
-            Ok((tokens * each + loss, 0))
+            Ok(Measured { work: tokens * each + loss, ..Measured::default() })
         };
-        let mut planner = Planner { limit: limit.map(|mib| mib << 20), known, rank: 16, measure: &mut measure };
+        let mut planner = Planner { limit: limit.map(|mib| mib << 20), known, rank: 16, frozen: None, measure: &mut measure };
         planner.choose((256, Keep::Most, 64 << 20), &|pack| Largest { tokens: pack.max(64), outputs: 16, sizes: 1 })
     }
 

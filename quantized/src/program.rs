@@ -7,6 +7,7 @@ use translora_llama::{Compute, Dtype, Graph, Node, Op, Storage, Tensor, Trace};
 use crate::dropout::Mask;
 use crate::emit::Setting;
 use crate::error::TrainError;
+use crate::frozen::{Cache, Cut};
 use crate::inputs::{Feed, Tables};
 use crate::loss::{Head, Loss, Parts};
 use crate::objective::Goal;
@@ -38,6 +39,9 @@ pub(crate) struct Program {
     output_of: Tensor,
     masks: Vec<Mask>,
     dropout: f32,
+    /// Values of the frozen part that are filled in, and their numbers for one token.
+    given: Vec<Tensor>,
+    widths: Vec<usize>,
     loss: Loss,
     /// By stored index: A and B of each pair in turn.
     gradients: Vec<Tensor>,
@@ -96,23 +100,22 @@ impl Program {
         let head = Head::find(trace, needs);
         let mut graph = Graph::new(trace.nodes.len() * 28 + 256 + head.nodes_max(vocabulary, outputs, &goal))?;
         let setting = Setting { trace, needs, weights, dropping: purpose == Purpose::Gradients && goal.dropout > 0.0 };
-        let mut emit = Emit {
-            graph: &mut graph,
-            traced,
-            live,
-            setting,
-            adapter,
-            index,
-            forward: vec![None; trace.nodes.len()],
-            inputs: Vec::new(),
-            masks: HashMap::new(),
-        };
-        for i in (0..=trace.output).filter(|i| live[*i] && !head.tail.contains(i)) {
+        let cut = if goal.frozen { Cut::find(trace, &reach) } else { None };
+        let shown = cut.as_ref().map_or_else(|| live.clone(), |cut| cut.above(trace));
+        let mut emit = Emit::new(&mut graph, traced, live, setting, adapter, index);
+        for node in cut.iter().flat_map(|cut| &cut.nodes) {
+            emit.given(*node)?;
+        }
+        for i in (0..=trace.output).filter(|i| shown[*i] && !head.tail.contains(i)) {
             emit.node(i)?;
         }
-        let Emit { forward, inputs, masks, .. } = emit;
-        let tokens = inputs.iter().find(|feed| feed.is_tokens()).ok_or_else(|| no_rule(output, " without token input"))?;
-        let [count, ..] = graph.shape(tokens.tensor())?;
+        let Emit { forward, inputs, masks, given, .. } = emit;
+        let read = inputs.iter().find(|feed| feed.is_tokens()).map(Feed::tensor);
+        let [count, ..] = match (read, given.first()) {
+            (Some(tokens), _) => graph.shape(tokens)?,
+            (None, Some(_)) => [i64::from(trace.tokens), 1, 1, 1],
+            (None, None) => return Err(no_rule(output, " without token input")),
+        };
         if let Some(start) = forward[head.start] {
             graph.expand(start)?;
         }
@@ -140,6 +143,8 @@ impl Program {
             output_of,
             masks: masks.into_values().collect(),
             dropout: goal.dropout,
+            given,
+            widths: cut.map(|cut| cut.widths).unwrap_or_default(),
             loss,
             gradients,
         })
@@ -162,10 +167,14 @@ impl Program {
         packed: &Packed,
         tables: &Tables,
         run: &[&Example],
+        frozen: &Cache,
         pass: Pass,
     ) -> Result<Outcome, TrainError> {
         compute.bind(&mut self.graph)?;
         let graph = &self.graph;
+        for (given, rows) in self.given.iter().zip(frozen.rows(run, packed, &self.widths)) {
+            compute.set_f32(graph, *given, &rows)?;
+        }
         for input in &self.inputs {
             input.fill(compute, graph, packed, tables, self.vocabulary as i64)?;
         }
@@ -219,21 +228,47 @@ pub(crate) struct Traced<'a> {
     pub broken: &'a HashSet<usize>,
 }
 
-struct Emit<'a> {
+pub(crate) struct Emit<'a> {
     graph: &'a mut Graph,
     traced: &'a Traced<'a>,
     live: &'a [bool],
     setting: Setting<'a>,
     adapter: &'a Storage,
     index: &'a AdapterIndex,
-    forward: Vec<Option<Tensor>>,
-    inputs: Vec<Feed>,
+    pub forward: Vec<Option<Tensor>>,
+    pub inputs: Vec<Feed>,
     /// By the index of the A that reads through it.
     masks: HashMap<usize, Mask>,
+    given: Vec<Tensor>,
 }
 
-impl Emit<'_> {
-    fn node(&mut self, i: usize) -> Result<(), TrainError> {
+impl<'a> Emit<'a> {
+    /// Nothing yet. `live` is what the logits of the whole trace depend on.
+    pub fn new(
+        graph: &'a mut Graph,
+        traced: &'a Traced<'a>,
+        live: &'a [bool],
+        setting: Setting<'a>,
+        adapter: &'a Storage,
+        index: &'a AdapterIndex,
+    ) -> Self {
+        let (forward, inputs, masks, given) = (vec![None; traced.trace.nodes.len()], Vec::new(), HashMap::new(), Vec::new());
+        Self { graph, traced, live, setting, adapter, index, forward, inputs, masks, given }
+    }
+
+    /// Take the value of a node as an input.
+    fn given(&mut self, i: usize) -> Result<(), TrainError> {
+        let node = &self.traced.trace.nodes[i];
+        let tensor = self.graph.input(Dtype::F32, &node.shape, &node.name)?;
+        self.given.push(tensor);
+        self.forward[i] = Some(tensor);
+        Ok(())
+    }
+
+    pub fn node(&mut self, i: usize) -> Result<(), TrainError> {
+        if self.forward[i].is_some() {
+            return Ok(());
+        }
         let trace = &self.traced.trace;
         let node = &trace.nodes[i];
         if self.traced.broken.contains(&i) {

@@ -66,7 +66,8 @@ pub(crate) fn trained(trace: &Trace, adapter: &AdapterIndex) -> HashMap<String, 
 }
 
 /// Make a plain value of what llama.cpp writes into its memories and reads back at once (cache rows, in a training context all of
-/// them): `SET_ROWS` of as many rows as there are becomes `Store`, and whoever read the memory afterwards reads that.
+/// them): `SET_ROWS` of as many rows as there are becomes `Store` (`StoreTurned` where llama.cpp scatters single numbers, as it does for a
+/// cache of values without flash attention), and whoever read the memory afterwards reads that.
 ///
 /// Returns the nodes that read a memory after a part of it was written, which is nothing a training graph can repeat.
 pub(crate) fn settle(trace: &mut Trace) -> HashSet<usize> {
@@ -87,7 +88,8 @@ pub(crate) fn settle(trace: &mut Trace) -> HashSet<usize> {
                 let whole = rows.is_some_and(|rows| trace.nodes[rows].elements() == trace.nodes[state].elements());
                 let by_input = node.sources.get(1).copied().flatten().is_some_and(|ids| trace.nodes[ids].op == Op::Input);
                 if whole && by_input {
-                    node.op = Op::Store;
+                    let scattered = rows.is_some_and(|rows| trace.nodes[rows].shape[0] == 1) && trace.nodes[state].shape[0] != 1;
+                    node.op = if scattered { Op::StoreTurned } else { Op::Store };
                     node.shape = trace.nodes[state].shape;
                     node.strides = trace.nodes[state].strides;
                     node.sources.truncate(1);

@@ -117,7 +117,8 @@ pub fn survey(backend: Backend, model: &Model, asked: &str, threads: u32) -> Res
     };
     let mut targets: Vec<Target> = candidates.into_iter().filter(|target| used(target).is_some()).collect();
     let mut blocked = None;
-    let goal = Goal { objective: Objective::Text, width: 0, bytes: LOSS_BYTES, dropout: 0.0, keep: Keep::Most, direct: false };
+    let goal =
+        Goal { objective: Objective::Text, width: 0, bytes: LOSS_BYTES, dropout: 0.0, keep: Keep::Most, direct: false, frozen: false };
     while !targets.is_empty() {
         let (shapes, kept) = layout(&Adapter::fresh(&targets, 1, 1.0, 0));
         let storage = Storage::new(&compute, &shapes)?;

@@ -2,17 +2,18 @@
 
 use std::collections::HashMap;
 
-use translora_llama::{Backend, Compute, Kernel, Model, Storage};
+use translora_llama::{Backend, Compute, Kernel, Model, Storage, Trace};
 
 use crate::adapter::Adapter;
 use crate::dropout;
 use crate::error::TrainError;
+use crate::frozen::{Below, Cache, Cut, FROZEN_BYTES};
 use crate::keep::Keep;
 use crate::loss::{Condenser, LOSS_BYTES};
 use crate::objective::{Condensed, Goal, Objective};
 use crate::optimizer::{AdamW, Moments};
 use crate::pack::{Example, Packed, shared_prefix, split};
-use crate::plan::{self, Largest, Memory, PROGRAMS_MAX, Plan, Planner};
+use crate::plan::{self, Largest, Measured, Memory, PROGRAMS_MAX, Plan, Planner};
 use crate::profile::StepTimes;
 use crate::program::{Outcome, Pass, Program, Purpose, wanted};
 use crate::reach::{AdapterIndex, Reach};
@@ -34,6 +35,11 @@ pub struct TrainSpec {
     pub modules: String,
     /// Adapt this block and those above it only; `None` means all, and an error where that is not possible.
     pub first_block: Option<u32>,
+    /// Adapt no block from this one on; `None` means to the last.
+    pub end_block: Option<u32>,
+    /// units: bytes of values that may be kept of what lies below the first adapted block, instead of computing it anew for each step; 0:
+    /// none are.
+    pub frozen_bytes: usize,
     pub seed: u64,
     pub objective: Objective,
     pub optimizer: AdamW,
@@ -71,6 +77,8 @@ impl Default for TrainSpec {
             rslora: false,
             modules: "all".into(),
             first_block: None,
+            end_block: None,
+            frozen_bytes: FROZEN_BYTES,
             seed: 0,
             objective: Objective::Text,
             optimizer: AdamW::default(),
@@ -133,6 +141,8 @@ pub struct Trainer {
     tracer: Tracer,
     examples: Vec<Example>,
     goal: Goal,
+    /// Values below the first adapted block, where `goal.frozen`.
+    frozen: Cache,
     prefix: usize,
     vocabulary: usize,
     /// What was there before the trainer.
@@ -154,8 +164,14 @@ impl Trainer {
         if let (Some((op, node)), None) = (&found.blocked, spec.first_block) {
             return Err(TrainError::Blocked { op: op.clone(), node: node.clone(), blocks: found.blocks });
         }
-        let above = |block: u32| spec.first_block.is_none_or(|first| block >= first);
-        let targets: Vec<_> = found.targets.into_iter().filter(|target| target.block().is_none_or(above)).collect();
+        let within = |block: u32| spec.first_block.is_none_or(|first| block >= first) && spec.end_block.is_none_or(|end| block < end);
+        // What stands in no block stands behind all of them.
+        let behind = spec.end_block.is_none();
+        let targets: Vec<_> = found.targets.into_iter().filter(|target| target.block().map_or(behind, within)).collect();
+        if let (true, Some((first, last))) = (targets.is_empty(), found.blocks.filter(|_| spec.first_block.or(spec.end_block).is_some())) {
+            let reason = format!("no matrix of these layers can be trained; those that can are in layers {first} to {last}");
+            return Err(TrainError::Module { asked: spec.modules.clone(), reason });
+        }
         if targets.is_empty() {
             let reason = "none of these matrices can be trained: llama.cpp applies no adapter to them, or no gradient reaches them".into();
             return Err(TrainError::Module { asked: spec.modules.clone(), reason });
@@ -188,7 +204,9 @@ impl Trainer {
                 dropout: spec.dropout,
                 keep: spec.keep,
                 direct: matches!(spec.forward, ForwardWeights::Direct(_)),
+                frozen: false,
             },
+            frozen: Cache::default(),
             prefix: 0,
             vocabulary: model.vocab().len(),
             known,
@@ -259,10 +277,11 @@ impl Trainer {
         self.tracer.positions = examples.iter().map(Example::inputs).max().unwrap_or(1);
         let prefix = if self.tracer.keeps_sequences_apart() { 0 } else { shared_prefix(&examples) };
         let plan = self.choose(&examples, prefix, goal)?;
-        let goal = Goal { keep: plan.keep, bytes: plan.loss_bytes, ..goal };
+        let goal = Goal { keep: plan.keep, bytes: plan.loss_bytes, frozen: plan.frozen, ..goal };
         if goal != self.goal {
             self.programs.clear();
         }
+        self.frozen = Cache::default();
         (self.goal, self.prefix, self.examples, self.plan) = (goal, prefix, examples, Some(plan));
         Ok(())
     }
@@ -280,14 +299,26 @@ impl Trainer {
         let copies = self.weights.as_ref().map_or(0, Weights::bytes);
         let known = self.known.with(self.adapter.parameters(), spec.snapshots, copies);
         let (limit, rank, free) = (spec.memory, spec.rank, (TOKENS_MAX, spec.keep, spec.loss_bytes));
+        let (most, wanted) = (spec.frozen_bytes, spec.first_block.is_some());
         let Self { tracer, index, compute, weights, storage, .. } = self;
-        let mut measure = |tokens: usize, outputs: usize, keep: Keep, bytes: usize| {
-            let traced = tracer.trace(tokens, outputs, index)?;
+        let mut frozen = None;
+        if wanted {
+            let trace = tracer.trace(TOKENS_MAX, 16, index)?.trace;
+            let cut = Cut::find(&trace, &Reach::of(&trace, index));
+            frozen = cut.map(|cut| Cache::bytes(examples, &cut)).filter(|bytes| *bytes <= most);
+        }
+        let longest = examples.iter().map(|example| plan::sizes(&[example], 0)).max();
+        let mut measure = |tokens: usize, outputs: usize, keep: Keep, bytes: usize, frozen: bool| {
             let Some(weights) = weights else { return Err(TrainError::Snapshot("no weights were prepared".into())) };
-            let goal = Goal { keep, bytes, ..goal };
-            Program::new(&traced, weights, storage, index, Purpose::Gradients, goal)?.measure(compute)
+            let goal = Goal { keep, bytes, frozen, ..goal };
+            let traced = tracer.trace(tokens, outputs, index)?;
+            let tracing = traced.pair.iter().map(Trace::state_bytes).max().unwrap_or(0);
+            let (work, tensors) = Program::new(&traced, weights, storage, index, Purpose::Gradients, goal)?.measure(compute)?;
+            let Some((tokens, outputs)) = longest.filter(|_| frozen) else { return Ok(Measured { work, tensors, tracing }) };
+            let below = Below::new(&tracer.trace(tokens, outputs, index)?, weights, storage, index)?.measure(compute)?;
+            Ok(Measured { work: work.max(below.0), tensors: tensors + below.1, tracing })
         };
-        Planner { limit, known, rank, measure: &mut measure }.choose(free, &largest)
+        Planner { limit, known, rank, frozen, measure: &mut measure }.choose(free, &largest)
     }
 
     /// Take one optimizer step on the mean completion-token loss of `batch`.
@@ -295,7 +326,7 @@ impl Trainer {
     /// fails: a loss or gradient that is not finite, even with smaller gradient scales.
     pub fn step(&mut self, batch: &[usize], learning_rate: f32) -> Result<StepReport, TrainError> {
         let (mut report, mut gradients) = self.gradients(batch)?;
-        let norm = gradients.iter().flatten().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
+        let norm = gradients.iter().map(|gradient| squares(gradient)).sum::<f64>().sqrt();
         report.gradient_norm = norm;
         let clip = f64::from(self.spec.clip_norm);
         if clip > 0.0 && norm > clip {
@@ -303,13 +334,27 @@ impl Trainer {
             gradients.iter_mut().flatten().for_each(|g| *g *= factor);
         }
         self.steps += 1;
-        let tensors = self.adapter.pairs.iter_mut().flat_map(|pair| [&mut pair.a, &mut pair.b]);
-        let rates = [learning_rate, learning_rate * self.spec.b_rate].into_iter().cycle();
-        for (((values, gradient), moments), rate) in tensors.zip(&gradients).zip(&mut self.moments).zip(rates) {
-            self.spec.optimizer.step(values, gradient, moments, rate, self.steps);
-        }
+        self.descend(&gradients, learning_rate);
         upload(&mut self.compute, &self.storage, &self.adapter)?;
         Ok(report)
+    }
+
+    /// Let the optimizer take its step on each tensor; the threads share them.
+    fn descend(&mut self, gradients: &[Vec<f32>], learning_rate: f32) {
+        let (adam, steps, rates) = (self.spec.optimizer, self.steps, [learning_rate, learning_rate * self.spec.b_rate]);
+        let threads = usize::try_from(self.spec.threads).unwrap_or(1).max(1);
+        let each = self.adapter.pairs.len().div_ceil(threads).max(1);
+        std::thread::scope(|scope| {
+            let shares = self.adapter.pairs.chunks_mut(each).zip(self.moments.chunks_mut(2 * each)).zip(gradients.chunks(2 * each));
+            for ((pairs, moments), gradients) in shares {
+                scope.spawn(move || {
+                    let tensors = pairs.iter_mut().flat_map(|pair| [&mut pair.a, &mut pair.b]);
+                    for (((values, gradient), moments), rate) in tensors.zip(gradients).zip(moments).zip(rates.into_iter().cycle()) {
+                        adam.step(values, gradient, moments, rate, steps);
+                    }
+                });
+            }
+        });
     }
 
     /// The mean loss of `batch` and its gradient for each A and B in turn, with the dropout of the next step.
@@ -414,17 +459,41 @@ impl Trainer {
     fn run_packed(&mut self, run: &[&Example], purpose: Purpose, number: u64) -> Result<(Outcome, Packed), TrainError> {
         let (tokens, outputs) = plan::sizes(run, self.prefix);
         let pass = Pass { scale: self.scale, draw: dropout::key(&[self.spec.seed, self.steps, number]) };
+        if self.goal.frozen {
+            self.freeze(run)?;
+        }
         self.program(tokens, outputs, purpose)?;
         let Some(program) = self.programs.get_mut(&(tokens, outputs, purpose)) else {
             return Err(TrainError::Snapshot("a program vanished".into()));
         };
         let packed = Packed::new(run, self.prefix, tokens, outputs);
         let packed = if program.outputs() == outputs { packed } else { packed.with_all_outputs() };
-        let outcome = program.run(&mut self.compute, &packed, &self.tracer.tables, run, pass)?;
+        let outcome = program.run(&mut self.compute, &packed, &self.tracer.tables, run, &self.frozen, pass)?;
         if let Some(times) = &mut self.times {
             program.add_times(&self.compute, times);
         }
         Ok((outcome, packed))
+    }
+
+    /// Compute what lies below the first adapted block for those of these examples that it was not computed for before.
+    fn freeze(&mut self, run: &[&Example]) -> Result<(), TrainError> {
+        for example in run {
+            if self.frozen.holds(example) {
+                continue;
+            }
+            let size = plan::sizes(&[example], 0);
+            let Self { tracer, index, compute, weights, storage, frozen, .. } = self;
+            if !frozen.knows(size) {
+                let traced = tracer.trace(size.0, size.1, index)?;
+                let Some(weights) = weights else { return Err(TrainError::Snapshot("no weights were prepared".into())) };
+                frozen.learn(size, Below::new(&traced, weights, storage, index)?);
+            }
+            frozen.add(compute, example, size, &tracer.tables)?;
+        }
+        if self.examples.iter().all(|example| self.frozen.holds(example)) {
+            self.frozen.forget_programs();
+        }
+        Ok(())
     }
 
     /// Build the program for these sizes unless it exists.
@@ -452,10 +521,21 @@ impl Trainer {
     }
 }
 
+/// Σ g², in sums side by side that the compiler can use vectors for.
+fn squares(gradient: &[f32]) -> f64 {
+    let (wide, rest) = gradient.as_chunks::<8>();
+    let mut sums = [0.0_f64; 8];
+    for chunk in wide {
+        for (sum, g) in sums.iter_mut().zip(chunk) {
+            *sum += f64::from(*g).powi(2);
+        }
+    }
+    sums.iter().sum::<f64>() + rest.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>()
+}
+
 fn upload(compute: &mut Compute, storage: &Storage, adapter: &Adapter) -> Result<(), TrainError> {
     for (index, values) in adapter.pairs.iter().flat_map(|pair| [&pair.a, &pair.b]).enumerate() {
-        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_ne_bytes()).collect();
-        compute.write_stored(storage, index, &bytes)?;
+        compute.write_floats(storage, index, values)?;
     }
     Ok(())
 }

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use translora_gguf::Gguf;
 use translora_llama::{Backend, Model, ModelParams, synthesize};
-use translora_quantized::{ForwardWeights, GradCheck, GradReport, TrainError, TrainSpec, architectures, gradcheck};
+use translora_quantized::{ForwardWeights, GradCheck, GradReport, Kernel, TrainError, TrainSpec, architectures, gradcheck};
 
 /// Those that people run, which must train whole.
-const NEEDED: [&str; 34] = [
+const NEEDED: [&str; 35] = [
     "cohere2-dense",
     "deepseek2-moe",
     "exaone4-dense",
@@ -17,6 +17,7 @@ const NEEDED: [&str; 34] = [
     "gemma-dense",
     "gemma2-dense",
     "gemma3-dense",
+    "gemma4-dense",
     "glm4-dense",
     "gpt-oss-moe",
     "gpt2-dense",
@@ -51,12 +52,12 @@ const SHARDS: usize = 4;
 const GELU: [&str; 12] =
     ["bloom", "codeshell", "falcon", "gemma", "gpt2", "gptneox", "grok", "mpt", "phi2", "pockettts", "spark2_5", "starcoder"];
 
-fn check(backend: Backend, metadata: &[u8], folder: &Path, name: &str) -> Result<GradReport, TrainError> {
+fn check(backend: Backend, metadata: &[u8], folder: &Path, name: &str, forward: ForwardWeights) -> Result<GradReport, TrainError> {
     let (header, path) = (folder.join(format!("{name}.metadata")), folder.join(format!("{name}.gguf")));
     std::fs::write(&header, metadata)?;
     synthesize(backend, &header, 7, 0.3, &path)?;
     let model = Model::load(backend, &path, &ModelParams::default())?;
-    let spec = TrainSpec { rank: 4, alpha: 8.0, seed: 7, forward: ForwardWeights::Native, ..TrainSpec::default() };
+    let spec = TrainSpec { rank: 4, alpha: 8.0, seed: 7, forward, ..TrainSpec::default() };
     gradcheck(backend, &model, &GradCheck { spec, examples: 2, tokens: 16 })
 }
 
@@ -66,11 +67,12 @@ fn shard(first: usize) -> usize {
     let pack = Gguf::parse(&bytes).unwrap();
     let (backend, folder) = (Backend::init().unwrap(), tempfile::tempdir().unwrap());
     let names = architectures::names(&pack);
-    assert_eq!(names.len(), 128);
+    assert_eq!(names.len(), 129);
     assert!(NEEDED.iter().all(|needed| names.iter().any(|name| name == needed)), "{names:?}");
     let mut whole = 0;
     for name in names.iter().skip(first).step_by(SHARDS) {
-        let found = check(backend, &architectures::metadata(&pack, name).unwrap(), folder.path(), name);
+        let metadata = architectures::metadata(&pack, name).unwrap();
+        let found = check(backend, &metadata, folder.path(), name, ForwardWeights::Native);
         let all = found.as_ref().is_ok_and(|report| report.survey.blocked.is_none() && !report.survey.targets.is_empty());
         whole += usize::from(all);
         assert!(all || !NEEDED.contains(&name.as_str()), "{name}: {found:?}");
@@ -80,6 +82,11 @@ fn shard(first: usize) -> usize {
         assert!(report.logits_error <= 1e-5, "{name}: logits {}", report.logits_error);
         assert!(report.worst() <= tolerance, "{name}: {:?}", report.matrices.iter().max_by(|a, b| a.error.total_cmp(&b.error)));
         assert_eq!(report.matrices.len(), 2 * report.survey.targets.len(), "{name}");
+        if NEEDED.contains(&name.as_str()) && name.ends_with("-moe") {
+            let report = check(backend, &metadata, folder.path(), name, ForwardWeights::Direct(Kernel::exact())).unwrap();
+            eprintln!("{name}, kernels of our own: gradients {:.1e}", report.worst());
+            assert!(report.worst() <= tolerance, "{name}: {:?}", report.matrices.iter().max_by(|a, b| a.error.total_cmp(&b.error)));
+        }
     }
     whole
 }

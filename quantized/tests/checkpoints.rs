@@ -69,6 +69,49 @@ fn blocks_computed_again_have_the_same_gradients() {
     }
 }
 
+/// Losses of three passes over the examples, and the bytes that the plan keeps of the frozen part.
+fn losses(backend: Backend, model: &Model, spec: &TrainSpec) -> (Vec<f64>, usize) {
+    let mut trainer = Trainer::new(backend, model, spec).unwrap();
+    trainer.load(examples(trainer.vocabulary())).unwrap();
+    let losses = (0..3).map(|_| trainer.step(&[0, 1, 2], 1e-3).unwrap().loss).collect();
+    let plan = *trainer.plan().unwrap();
+    assert_eq!(plan.frozen, plan.memory.frozen > 0);
+    (losses, plan.memory.frozen)
+}
+
+#[test]
+fn what_lies_below_the_adapted_blocks_is_computed_once() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, architecture) in
+        [("llama", TinyArchitecture::Llama), ("qwen3", TinyArchitecture::Qwen3), ("gemma2", TinyArchitecture::Gemma2)]
+    {
+        let path = folder.path().join(format!("{name}.gguf"));
+        let shape = TinyShape { blocks: 4, ..TinyShape::default() };
+        std::fs::write(&path, tiny_model(architecture, 5, &shape)).unwrap();
+        let (backend, model) = open(&path);
+        for forward in [ForwardWeights::Direct(Kernel::fast()), ForwardWeights::Direct(Kernel::exact()), ForwardWeights::Native] {
+            let name = format!("{name} {forward:?}");
+            let alone = TrainSpec { first_block: Some(2), micro_batch: 1, ..spec(forward) };
+            let (with, kept) = losses(backend, &model, &alone);
+            let (without, none) = losses(backend, &model, &TrainSpec { frozen_bytes: 0, ..alone.clone() });
+            // One row of the stream for each of 39 tokens of three examples.
+            assert_eq!((kept, none), (3 * 39 * shape.width * 4, 0), "{name}");
+            assert!(with.iter().zip(&without).all(|(a, b)| a.to_bits() == b.to_bits()), "{name}: {with:?} {without:?}");
+            let (packed, _) = losses(backend, &model, &TrainSpec { micro_batch: 0, ..alone.clone() });
+            assert!(packed.iter().zip(&with).all(|(a, b)| (a - b).abs() < 2e-3 * b), "{name}: {packed:?} {with:?}");
+            // Too little room, or nothing below: as if nothing were kept.
+            for spec in [TrainSpec { frozen_bytes: kept - 1, ..alone.clone() }, TrainSpec { first_block: Some(0), ..alone.clone() }] {
+                assert_eq!(losses(backend, &model, &spec).1, 0, "{name}");
+            }
+        }
+        let nowhere = TrainSpec { first_block: Some(4), ..spec(ForwardWeights::Native) };
+        assert!(Trainer::new(backend, &model, &nowhere).is_err_and(|error| error.to_string().contains("layers 0 to 3")));
+        let lower = TrainSpec { first_block: Some(1), end_block: Some(3), ..nowhere };
+        let trainer = Trainer::new(backend, &model, &lower).unwrap();
+        assert!(trainer.adapter().pairs.iter().all(|pair| pair.target.block().is_some_and(|block| block == 1 || block == 2)));
+    }
+}
+
 /// Every model in the folder `TRANSLORA_ARCHS` (llama.cpp's `test-llama-archs` writes one of each architecture), as far as it trains.
 #[test]
 fn other_architectures_too() {

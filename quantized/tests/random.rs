@@ -24,8 +24,8 @@ const SEED: u64 = 1;
 
 /// Matrices are drawn in these; `llama-quantize` falls back to others where rows do not divide.
 const PLAIN: [&str; 3] = ["f32", "f16", "bf16"];
-const BLOCKS: [&str; 5] = ["q8_0", "q4_0", "q4_1", "q5_0", "q5_1"];
-const SUPERBLOCKS: [&str; 3] = ["q4_k_m", "q5_k_m", "q6_k"];
+const BLOCKS: [&str; 6] = ["q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl"];
+const SUPERBLOCKS: [&str; 6] = ["q4_k_m", "q5_k_m", "q6_k", "q2_k", "q3_k_m", "iq4_xs"];
 const MODULES: [&str; 7] = ["q", "k", "v", "o", "gate", "up", "down"];
 
 /// What normalizing leaves of a head of two numbers is one direction, whose gradient is all rounding.

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use super::recipe::{Deck, Recipe};
 use super::{Checkpoint, DistillError, Progress, Run, StepLine};
 use crate::engine::{EngineError, StepReport, Trainer};
@@ -18,7 +20,7 @@ pub(super) struct Course<'t> {
     place: Vec<usize>,
     deck: Deck,
     progress: Progress,
-    best: Option<Vec<u8>>,
+    best: Option<Arc<[u8]>>,
     /// A state that was taken before the next step; good once that step has succeeded.
     latest: Option<Checkpoint>,
     good: Option<Checkpoint>,
@@ -106,7 +108,7 @@ impl<'t> Course<'t> {
             self.progress.held_out.push(self.trainer.loss(&self.held)?.loss);
             self.progress.held_out_steps.push(self.progress.steps);
             if self.best_index() == Some(self.progress.held_out.len() - 1) {
-                self.best = Some(self.trainer.snapshot()?);
+                self.best = Some(self.trainer.snapshot()?.into());
             }
         }
         Ok(())

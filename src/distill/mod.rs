@@ -7,6 +7,7 @@
 //! [`Trained`].
 
 use std::io;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -79,7 +80,7 @@ pub struct Checkpoint {
     /// The trainer's weights and optimizer state.
     pub snapshot: Vec<u8>,
     /// Those of the step with the lowest held-out loss so far, where early stopping was asked for.
-    pub best: Option<Vec<u8>>,
+    pub best: Option<Arc<[u8]>>,
 }
 
 /// The part of a checkpoint that the recipe owns.

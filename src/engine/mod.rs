@@ -176,6 +176,8 @@ pub struct LoraSpec {
     pub rslora: bool,
     /// `all`, or a comma-separated list of `q k v o gate up down`.
     pub modules: String,
+    /// Layers that get an adapter: the first, and the one after the last; `None` means all. What lies below the first is computed once.
+    pub layers: Option<(u32, u32)>,
     pub seed: u64,
     pub beta1: f32,
     pub beta2: f32,
@@ -191,6 +193,8 @@ pub struct LoraSpec {
     pub micro_batch: usize,
     /// Examples of one step, where that is known; for predicting memory only.
     pub batch: usize,
+    /// The run keeps its best state beside the present one; for predicting memory only.
+    pub keeps_best: bool,
     /// What the process may hold at most while it trains, the model's file among it. Changes memory and time, not the step. units: bytes.
     pub memory: Option<u64>,
 }
@@ -209,6 +213,7 @@ impl Default for LoraSpec {
             alpha: 32.0,
             rslora: false,
             modules: "all".into(),
+            layers: None,
             seed: 0,
             beta1: 0.9,
             beta2: 0.999,
@@ -219,6 +224,7 @@ impl Default for LoraSpec {
             clip_norm: 1.0,
             micro_batch: 0,
             batch: 0,
+            keeps_best: false,
             memory: None,
         }
     }

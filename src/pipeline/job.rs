@@ -168,6 +168,7 @@ pub fn recipe(plan: &RecipePlan, seed: u64) -> Recipe {
         alpha: plan.alpha,
         rslora: plan.rslora,
         modules: plan.modules.clone(),
+        layers: plan.layers,
         seed,
         weight_decay: plan.weight_decay,
         b_rate: plan.b_rate,
@@ -175,6 +176,7 @@ pub fn recipe(plan: &RecipePlan, seed: u64) -> Recipe {
         clip_norm: plan.clip_norm,
         micro_batch: plan.micro_batch,
         batch: plan.batch,
+        keeps_best: plan.patience > 0,
         memory: plan.memory,
         ..LoraSpec::default()
     };

@@ -4,7 +4,6 @@
 //! finished stage) and the stages' results. Every file is written aside and renamed. A result counts only once its line is
 //! there, and only while its bytes have the hash in that line.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -252,7 +251,7 @@ impl Journal {
             return Err(damaged("its bytes are not those that were written"));
         }
         let (snapshot, best) = rest.split_at(snapshot);
-        Ok(Some(Checkpoint { progress, snapshot: snapshot.to_vec(), best: (!best.is_empty()).then(|| best.to_vec()) }))
+        Ok(Some(Checkpoint { progress, snapshot: snapshot.to_vec(), best: (!best.is_empty()).then(|| best.into()) }))
     }
 
     /// Take the journal away: the run is over. It gets another name first: half of one is not to be taken up.
@@ -273,12 +272,9 @@ pub struct InJournal<'j>(pub &'j Journal, pub &'j str);
 
 impl Checkpoints for InJournal<'_> {
     fn save(&mut self, checkpoint: &Checkpoint) -> io::Result<()> {
-        let rest = match &checkpoint.best {
-            Some(best) => Cow::Owned([checkpoint.snapshot.as_slice(), best].concat()),
-            None => Cow::Borrowed(checkpoint.snapshot.as_slice()),
-        };
-        let head = serde_json::to_vec(&(&checkpoint.progress, ContentHash::of(&rest), checkpoint.snapshot.len()))?;
-        self.0.replace(&checkpoint_name(self.1), &[&head, b"\n", &rest]).map_err(io::Error::other)
+        let (snapshot, best) = (checkpoint.snapshot.as_slice(), checkpoint.best.as_deref().unwrap_or_default());
+        let head = serde_json::to_vec(&(&checkpoint.progress, ContentHash::of_parts(&[snapshot, best]), snapshot.len()))?;
+        self.0.replace(&checkpoint_name(self.1), &[&head, b"\n", snapshot, best]).map_err(io::Error::other)
     }
 }
 

@@ -30,6 +30,8 @@ pub struct RecipePlan {
     /// Scale by alpha / √rank in place of alpha / rank.
     pub rslora: bool,
     pub modules: String,
+    /// Layers that get an adapter: the first, and the one after the last.
+    pub layers: Option<(u32, u32)>,
     pub epochs: f32,
     pub learning_rate: f32,
     /// B's learning rate as a multiple of A's.
@@ -58,6 +60,7 @@ impl Default for RecipePlan {
             alpha: 32.0,
             rslora: false,
             modules: "all".into(),
+            layers: None,
             epochs: 3.0,
             learning_rate: 2e-4,
             b_rate: 1.0,

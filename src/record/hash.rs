@@ -14,6 +14,13 @@ impl ContentHash {
         Self(Sha256::digest(bytes).into())
     }
 
+    /// Hash one part behind the other.
+    pub fn of_parts(parts: &[&[u8]]) -> Self {
+        let mut sha = Sha256::new();
+        parts.iter().for_each(|part| sha.update(part));
+        Self(sha.finalize().into())
+    }
+
     /// Hash what `chunks` yields, in order.
     pub fn of_chunks<E>(chunks: impl IntoIterator<Item = Result<Vec<u8>, E>>) -> Result<Self, E> {
         let mut sha = Sha256::new();

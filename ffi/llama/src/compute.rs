@@ -180,6 +180,19 @@ impl Compute {
         Ok(())
     }
 
+    /// Overwrite a stored F32 tensor.
+    pub fn write_floats(&mut self, storage: &Storage, index: usize, values: &[f32]) -> Result<(), LlamaError> {
+        let raw = storage.tensor(index)?;
+        // SAFETY: as `write_stored`, and the type is checked.
+        unsafe {
+            if (*raw).type_ != sys::GGML_TYPE_F32 || sys::ggml_nbytes(raw) != size_of_val(values) {
+                return Err(LlamaError::Graph(format!("{} floats for a tensor of {} bytes", values.len(), sys::ggml_nbytes(raw))));
+            }
+            sys::ggml_backend_tensor_set(raw, values.as_ptr().cast(), 0, size_of_val(values));
+        }
+        Ok(())
+    }
+
     pub(crate) fn backend(&self) -> sys::ggml_backend_t {
         self.backend.as_ptr()
     }

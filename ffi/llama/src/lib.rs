@@ -36,7 +36,7 @@ pub use context::{Batch, Context, ContextParams};
 pub use dtype::Dtype;
 pub use error::LlamaError;
 pub use graph::{Graph, Tensor};
-pub use kernels::Kernel;
+pub use kernels::{Kernel, Level};
 pub use model::{Adapter, Model, ModelParams, map_file};
 pub use op::{Glu, Op, Unary};
 pub use probe::{Filled, Reading};

@@ -41,6 +41,8 @@ pub enum Op {
     Cpy,
     /// What a state holds after all of it was written: the value itself, under the state's shape.
     Store,
+    /// The same, number by number: as the transpose of the rows that are written (a cache of values).
+    StoreTurned,
     Reshape,
     View,
     Permute,
@@ -118,7 +120,7 @@ impl Op {
             Self::RopeBack => "ROPE_BACK",
             Self::Cont => "CONT",
             Self::Cpy => "CPY",
-            Self::Store => "STORE",
+            Self::Store | Self::StoreTurned => "STORE",
             Self::Reshape => "RESHAPE",
             Self::View => "VIEW",
             Self::Permute => "PERMUTE",

@@ -87,6 +87,42 @@ impl Graph {
         unsafe { self.custom("product", kernels::product, plain(kernel), shape, &[a, b]) }
     }
 
+    /// The gradient of a product with chosen matrices for its second operand.
+    ///
+    /// shapes: weights [k, m, experts], dy [m, chosen, t], ids [chosen, t] → [k, chosen, t]
+    pub fn experts_back(&mut self, kernel: Kernel, weights: Tensor, dy: Tensor, ids: Tensor) -> Built {
+        let (sw, sd) = (self.shape(weights)?, self.shape(dy)?);
+        if sw[1] != sd[0] || sw[3] != 1 {
+            return Err(LlamaError::Graph(format!("gradient through experts {sw:?} of {sd:?}")));
+        }
+        self.readable(weights)?;
+        let (dy, ids) = (self.dense(dy)?, self.choices(ids, sd)?);
+        // SAFETY: the operation needs a readable matrix for each expert, contiguous rows, and one choice for each of them.
+        unsafe { self.custom("experts_back", kernels::experts_back, plain(kernel), [sw[0], sd[1], sd[2], 1], &[weights, dy, ids]) }
+    }
+
+    /// The gradient of a product with chosen matrices for these.
+    ///
+    /// shapes: x [k, chosen or 1, t], dy [m, chosen, t], ids [chosen, t] → [k, m, experts]
+    pub fn experts_weights(&mut self, kernel: Kernel, x: Tensor, dy: Tensor, ids: Tensor, experts: i64) -> Built {
+        let (sx, sd) = (self.shape(x)?, self.shape(dy)?);
+        if (sx[1] != 1 && sx[1] != sd[1]) || sx[2..] != [sd[2], 1] || experts < 1 || self.dtype(x)? != Dtype::F32 {
+            return Err(LlamaError::Graph(format!("gradient of experts from {sx:?} and {sd:?}")));
+        }
+        let (x, dy, ids) = (self.dense(x)?, self.dense(dy)?, self.choices(ids, sd)?);
+        // SAFETY: the operation needs contiguous rows, and one choice for each of them.
+        unsafe { self.custom("experts_weights", kernels::experts_weights, plain(kernel), [sx[0], sd[0], experts, 1], &[x, dy, ids]) }
+    }
+
+    /// The choices of experts for rows of shape `rows`, contiguous.
+    fn choices(&mut self, ids: Tensor, rows: [i64; 4]) -> Built {
+        let shape = self.shape(ids)?;
+        if self.dtype(ids)? != Dtype::I32 || shape != [rows[1], rows[2], 1, 1] || rows[3] != 1 {
+            return Err(LlamaError::Graph(format!("choices {shape:?} for rows {rows:?}")));
+        }
+        self.cont(ids)
+    }
+
     fn product_shape(&self, a: Tensor, b: Tensor) -> Result<[i64; 4], LlamaError> {
         let (sa, sb) = (self.shape(a)?, self.shape(b)?);
         let floats = self.dtype(a)? == Dtype::F32 && self.dtype(b)? == Dtype::F32;

@@ -9,7 +9,7 @@ use crate::error::LlamaError;
 use crate::log::{self, Reason};
 
 /// The file types of `quantize`, with llama.cpp's names.
-pub const QUANTIZATIONS: [(&str, sys::llama_ftype); 12] = [
+pub const QUANTIZATIONS: [(&str, sys::llama_ftype); 15] = [
     ("f32", sys::LLAMA_FTYPE_ALL_F32),
     ("f16", sys::LLAMA_FTYPE_MOSTLY_F16),
     ("bf16", sys::LLAMA_FTYPE_MOSTLY_BF16),
@@ -22,6 +22,9 @@ pub const QUANTIZATIONS: [(&str, sys::llama_ftype); 12] = [
     ("q5_k_m", sys::LLAMA_FTYPE_MOSTLY_Q5_K_M),
     ("q6_k", sys::LLAMA_FTYPE_MOSTLY_Q6_K),
     ("q3_k_m", sys::LLAMA_FTYPE_MOSTLY_Q3_K_M),
+    ("q2_k", sys::LLAMA_FTYPE_MOSTLY_Q2_K),
+    ("iq4_nl", sys::LLAMA_FTYPE_MOSTLY_IQ4_NL),
+    ("iq4_xs", sys::LLAMA_FTYPE_MOSTLY_IQ4_XS),
 ];
 
 /// Write `from` to `to` with its matrices in another type, as `llama-quantize` does.

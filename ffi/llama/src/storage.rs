@@ -91,6 +91,12 @@ impl Storage {
 }
 
 impl Trace {
+    /// units: bytes of the memories that the traced context had: its cache, its states.
+    pub fn state_bytes(&self) -> usize {
+        let bytes = |node: &Node| node.dtype.row_bytes(usize::try_from(node.elements()).unwrap_or(0));
+        self.nodes.iter().filter(|node| node.op == Op::State).map(bytes).sum()
+    }
+
     /// Read a weight back from its device.
     pub fn weight_bytes(&self, node: &Node) -> Result<Vec<u8>, LlamaError> {
         if node.op != Op::Weight {

@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use llama_cpp_sys_2 as sys;
+use translora_gguf::{Gguf, Writer};
 
 use crate::backend::Backend;
 use crate::error::LlamaError;
@@ -32,10 +33,27 @@ pub fn synthesize(_backend: Backend, metadata: &Path, seed: u64, deviation: f32,
     let done =
         unsafe { crate::shim::translora_synthesize(from.as_ptr(), to.as_ptr(), fill, std::ptr::from_mut(&mut draw).cast(), buffer, size) };
     if done {
-        Ok(())
+        complete(metadata, out).map_err(|error| LlamaError::ModelLoad { path: metadata.to_owned(), reason: error.to_string() })
     } else {
         Err(LlamaError::ModelLoad { path: metadata.to_owned(), reason: reason.or_log(mark, "llama.cpp gave no reason") })
     }
+}
+
+/// Set what llama.cpp does not save of a model's metadata, as it reads it.
+fn complete(metadata: &Path, out: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    let (asked, made) = (std::fs::read(metadata)?, std::fs::read(out)?);
+    let (asked, made) = (Gguf::parse(&asked)?, Gguf::parse(&made)?);
+    if asked.metadata().all(|(key, _)| made.get(key).is_some()) {
+        return Ok(());
+    }
+    let mut writer = Writer::new();
+    for (key, value) in asked.metadata().chain(made.metadata()) {
+        writer.set(key, value.clone());
+    }
+    for tensor in made.tensors() {
+        writer.tensor(&tensor.name, tensor.kind, &tensor.shape, made.data(tensor));
+    }
+    Ok(std::fs::write(out, writer.to_bytes()?)?)
 }
 
 /// Fill one tensor of a model under construction.

@@ -21,6 +21,11 @@ pub fn dequantize(kind: TensorKind, bytes: &[u8]) -> Result<Vec<f32>, GgufError>
         TensorKind::Q4_K => q4_k,
         TensorKind::Q5_K => q5_k,
         TensorKind::Q6_K => q6_k,
+        TensorKind::Q2_K => q2_k,
+        TensorKind::Q3_K => q3_k,
+        TensorKind::IQ4_NL => |b, out| steps(half_at(b, 0), &b[2..], &IQ4_STEPS, out),
+        TensorKind::IQ4_XS => iq4_xs,
+        TensorKind::MXFP4 => mxfp4,
         _ => return Err(GgufError::NotDequantizable { kind }),
     };
     let (block, got) = (kind.block_bytes() as usize, bytes.len() as u64);
@@ -129,4 +134,61 @@ fn q6_k(block: &[u8], out: &mut Vec<f32>) {
         let sub_scale = f32::from(scales[i / 16] as i8);
         out.push(scale * sub_scale * (f32::from(nibble | pair << 4) - 32.0));
     }
+}
+
+/// Walks over 256 numbers of two bits: in each half, 32 bytes hold four times 32 of them.
+fn pairs(bytes: &[u8]) -> impl Iterator<Item = u8> + '_ {
+    (0..256).map(|i| bytes[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3)
+}
+
+/// Block of 256: 16 bytes of sub-scales (low nibble) and sub-minima (high nibble), 64 bytes of pairs, scale f16, minimum f16.
+fn q2_k(block: &[u8], out: &mut Vec<f32>) {
+    let (scale, minimum) = (half_at(block, 80), half_at(block, 82));
+    out.extend(pairs(&block[16..80]).enumerate().map(|(i, q)| {
+        let sub = block[i / 16];
+        scale * f32::from(sub & 15) * f32::from(q) - minimum * f32::from(sub >> 4)
+    }));
+}
+
+/// Block of 256: 32 bytes of third bits, 64 bytes of pairs, 12 bytes of sixteen 6-bit sub-scales around 32, scale f16; around 4.
+///
+/// Of the sub-scales the low four bits lie in bytes 0–7 (the second eight in the high nibbles), the upper two in bytes 8–11.
+fn q3_k(block: &[u8], out: &mut Vec<f32>) {
+    let (high, packed, scale) = (&block[..32], &block[96..108], half_at(block, 108));
+    let sub_scale = |sub: usize| {
+        let low = packed[sub % 8] >> (sub / 8 * 4) & 15;
+        let upper = packed[8 + sub % 4] >> (sub / 4 * 2) & 3;
+        f32::from(low | upper << 4) - 32.0
+    };
+    out.extend(pairs(&block[32..96]).enumerate().map(|(i, q)| {
+        let third = high[i % 32] >> (i / 32) & 1;
+        scale * sub_scale(i / 16) * (f32::from(q | third << 2) - 4.0)
+    }));
+}
+
+/// What four bits stand for.
+///
+/// source: `kvalues_iq4nl` and `kvalues_mxfp4` in ggml-common.h
+const IQ4_STEPS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+const MXFP4_STEPS: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+
+fn steps(scale: f32, low: &[u8], steps: &[i8; 16], out: &mut Vec<f32>) {
+    out.extend(nibbles(low).map(|q| scale * f32::from(steps[usize::from(q)])));
+}
+
+/// Block of 256: scale f16, upper bit pairs of eight 6-bit sub-scales around 32, their low nibbles, 128 bytes of nibbles.
+fn iq4_xs(block: &[u8], out: &mut Vec<f32>) {
+    let (scale, high) = (half_at(block, 0), u16::from_le_bytes([block[2], block[3]]));
+    for sub in 0..8 {
+        let low = block[4 + sub / 2] >> (sub % 2 * 4) & 15;
+        let sub_scale = f32::from(u16::from(low) | (high >> (2 * sub) & 3) << 4) - 32.0;
+        steps(scale * sub_scale, &block[8 + sub * 16..][..16], &IQ4_STEPS, out);
+    }
+}
+
+/// Block of 32: a power of two, 16 bytes of nibbles; the steps are twice the numbers, so that the scale is halved.
+fn mxfp4(block: &[u8], out: &mut Vec<f32>) {
+    // The smallest two exponents give numbers below the least normal one.
+    let bits = if block[0] < 2 { 0x0020_0000 << block[0] } else { u32::from(block[0] - 1) << 23 };
+    steps(f32::from_bits(bits), &block[1..], &MXFP4_STEPS, out);
 }

@@ -98,6 +98,45 @@ fn blocks_of_256_around_32() {
 }
 
 #[test]
+fn blocks_of_256_in_sixteenths() {
+    let number = |at: usize| (at * 5 % 8) as u8;
+    let mut pairs = vec![0u8; 64];
+    let mut third = [0u8; 32];
+    for at in 0..256 {
+        pairs[at / 128 * 32 + at % 32] |= (number(at) & 3) << (at % 128 / 32 * 2);
+        third[at % 32] |= (number(at) >> 2) << (at / 32);
+    }
+    let (scales, minima): ([u8; 16], [u8; 16]) = (std::array::from_fn(|i| i as u8), std::array::from_fn(|i| 15 - i as u8));
+    let head: Vec<u8> = scales.iter().zip(minima).map(|(scale, minimum)| scale | minimum << 4).collect();
+    let block = [&head[..], &pairs, &half(0.5), &half(0.25)].concat();
+    let value = |at: usize| 0.5 * f32::from(scales[at / 16]) * f32::from(number(at) & 3) - 0.25 * f32::from(minima[at / 16]);
+    assert_eq!(dequantize(TensorKind::Q2_K, &block).unwrap(), (0..256).map(value).collect::<Vec<f32>>());
+
+    let six = |sub: usize| (sub * 11 % 64) as u8;
+    let mut packed = [0u8; 12];
+    for sub in 0..16 {
+        packed[sub % 8] |= (six(sub) & 15) << (sub / 8 * 4);
+        packed[8 + sub % 4] |= (six(sub) >> 4) << (sub / 4 * 2);
+    }
+    let block = [&third[..], &pairs, &packed, &half(0.5)].concat();
+    let value = |at: usize| 0.5 * (f32::from(six(at / 16)) - 32.0) * (f32::from(number(at)) - 4.0);
+    assert_eq!(dequantize(TensorKind::Q3_K, &block).unwrap(), (0..256).map(value).collect::<Vec<f32>>());
+}
+
+#[test]
+fn uneven_steps() {
+    let numbers: [u8; 32] = std::array::from_fn(|i| (i * 7 % 16) as u8);
+    let at = |steps: &[f32], scale: f32| -> Vec<f32> { numbers.iter().map(|q| scale * steps[usize::from(*q)]).collect() };
+    let block = [&half(0.5)[..], &pack_nibbles(&numbers)].concat();
+    let steps = [-127., -104., -83., -65., -49., -35., -22., -10., 1., 13., 25., 38., 53., 69., 89., 113.];
+    assert_eq!(dequantize(TensorKind::IQ4_NL, &block).unwrap(), at(&steps, 0.5));
+    // Exponent 129 stands for four; the numbers are those of four-bit floats.
+    let block = [&[129][..], &pack_nibbles(&numbers)].concat();
+    let steps = [0., 0.5, 1., 1.5, 2., 3., 4., 6., 0., -0.5, -1., -1.5, -2., -3., -4., -6.];
+    assert_eq!(dequantize(TensorKind::MXFP4, &block).unwrap(), at(&steps, 4.0));
+}
+
+#[test]
 fn other_kinds_and_partial_blocks_are_refused() {
     assert!(matches!(dequantize(TensorKind::IQ2_S, &[0; 82]), Err(GgufError::NotDequantizable { .. })));
     assert!(matches!(dequantize(TensorKind::Q8_0, &[0; 33]), Err(GgufError::PartialBlock { got: 33, .. })));

@@ -67,6 +67,14 @@ impl Backward<'_> {
         self.give(node, 0, dx)
     }
 
+    /// y is xᵀ, of one row of x for each token
+    pub(super) fn store_turned(&mut self, node: &Node, dy: Tensor) -> Done {
+        let (tokens, dy) = (i64::from(self.trace.tokens), self.graph.dense(dy)?);
+        let columns = self.graph.reshape(dy, [tokens, node.elements() / tokens, 1, 1])?;
+        let rows = self.graph.turned(columns)?;
+        self.same_order(node, rows)
+    }
+
     /// y is a part of x's memory: dx is zero but there
     pub(super) fn view(&mut self, node: &Node, dy: Tensor) -> Done {
         let x = &self.trace.nodes[source(node, 0)?];

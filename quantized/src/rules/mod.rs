@@ -112,6 +112,7 @@ impl<'a> Backward<'a> {
             Op::Rope => self.rope(node, dy),
             Op::GetRows => self.get_rows(node, dy),
             Op::Cont | Op::Reshape | Op::Store => self.same_order(node, dy),
+            Op::StoreTurned => self.store_turned(node, dy),
             Op::View => self.view(node, dy),
             Op::Permute | Op::Transpose => self.permute(node, dy),
             Op::SsmConv => self.ssm_conv(node, dy),

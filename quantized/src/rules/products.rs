@@ -58,13 +58,19 @@ impl Backward<'_> {
         let ids = self.value(node, 2)?;
         let weights = self.value(node, 0)?;
         if self.wants(node, 1) {
-            let db = self.graph.mul_mat_id_back(weights, dy, ids)?;
+            let db = match self.weights.direct() {
+                Some(kernel) => self.graph.experts_back(kernel, weights, dy, ids)?,
+                None => self.graph.mul_mat_id_back(weights, dy, ids)?,
+            };
             self.give_folded(node, 1, db)?;
         }
         if self.wants(node, 0) {
             let b = self.value(node, 1)?;
             let experts = self.graph.shape(weights)?[2];
-            let da = self.graph.mul_mat_id_weights(b, dy, ids, experts)?;
+            let da = match self.weights.direct() {
+                Some(kernel) => self.graph.experts_weights(kernel, b, dy, ids, experts)?,
+                None => self.graph.mul_mat_id_weights(b, dy, ids, experts)?,
+            };
             self.give(node, 0, da)?;
         }
         Ok(())

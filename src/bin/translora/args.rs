@@ -51,6 +51,11 @@ pub struct Recipe {
     #[arg(long, value_name = "LIST", default_value = "all", value_parser = modules)]
     modules: String,
 
+    /// Layers that get an adapter, such as `12..24` (12 to 23), `12..` or `..8`; all where left out. What lies below the first is computed
+    /// once for each example
+    #[arg(long, value_name = "A..B", value_parser = layers)]
+    layers: Option<(u32, u32)>,
+
     /// Highest learning rate; --schedule says how it is reached and left
     #[arg(long = "lr", value_name = "X", default_value_t = 2e-4, value_parser = positive)]
     learning_rate: f32,
@@ -104,6 +109,7 @@ impl Recipe {
             alpha: self.alpha,
             rslora: self.rslora,
             modules: self.modules.clone(),
+            layers: self.layers,
             epochs,
             learning_rate: self.learning_rate,
             b_rate: self.lora_plus,
@@ -193,6 +199,15 @@ pub fn gpu_layers(text: &str) -> Result<i32, String> {
     }
 }
 
+/// The first layer and the one after the last.
+fn layers(text: &str) -> Result<(u32, u32), String> {
+    let wrong = || format!("{text:?} is no range of layers such as 12..24");
+    let (first, end) = text.split_once("..").ok_or_else(wrong)?;
+    let number = |text: &str, absent: u32| if text.is_empty() { Ok(absent) } else { text.parse().map_err(|_| wrong()) };
+    let (first, end) = (number(first, 0)?, number(end, u32::MAX)?);
+    if first < end { Ok((first, end)) } else { Err(format!("{text:?} holds no layer")) }
+}
+
 pub fn modules(text: &str) -> Result<String, String> {
     const NAMES: [&str; 7] = ["q", "k", "v", "o", "gate", "up", "down"];
     if matches!(text, "all" | "dense") {
@@ -229,6 +244,14 @@ mod tests {
         assert_eq!([memory("3KiB"), memory("512MiB"), memory("2 GiB")], [Ok(3 << 10), Ok(512 << 20), Ok(2 << 30)]);
         for bad in ["", "2", "2GB", "GiB", "0MiB", "-1MiB", "1.5GiB", "99999999999GiB"] {
             assert!(memory(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn layers_are_a_range() {
+        assert_eq!((layers("12..24"), layers("12.."), layers("..8")), (Ok((12, 24)), Ok((12, u32::MAX)), Ok((0, 8))));
+        for bad in ["", "12", "a..b", "5..5", "7..3", "-1..3"] {
+            assert!(layers(bad).is_err(), "{bad}");
         }
     }
 

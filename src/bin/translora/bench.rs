@@ -57,6 +57,10 @@ struct Train {
     #[arg(long, value_enum, default_value_t = Mode::Fast)]
     mode: Mode,
 
+    /// Use no instructions beyond these in our kernels, to measure what a smaller processor would do (ggml keeps its own)
+    #[arg(long, value_name = "LEVEL", value_parser = bench::LEVELS)]
+    kernels: Option<String>,
+
     /// The same step as another program would take it, to compare with
     #[arg(long, value_enum, conflicts_with = "mode")]
     peer: Option<Peer>,
@@ -88,7 +92,8 @@ impl Bench {
             (None, Mode::Native) => Way::Native,
         };
         let (tokens, steps, rank, threads) = (train.tokens, train.steps, train.rank, train.threads);
-        let spec = BenchSpec { model: train.model, tokens, steps, rank, threads, way, memory: train.memory };
+        let kernels = train.kernels.and_then(|name| bench::LEVELS.into_iter().find(|level| *level == name));
+        let spec = BenchSpec { model: train.model, tokens, steps, rank, threads, way, kernels, memory: train.memory };
         let processor: Option<&dyn Clock> = if Processor.read().is_some() { Some(&Processor) } else { None };
         let done = bench::train(&spec, &SystemClock::default(), processor).map_err(|error| match error {
             EngineError::TooLarge(message) => {

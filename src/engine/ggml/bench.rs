@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Serialize;
-use translora_llama::{Backend, ModelParams};
+use translora_llama::{Backend, Level, ModelParams};
 use translora_quantized::{Example, ForwardWeights, Keep, Kernel, Memory, StepTimes, TrainError, TrainSpec, Trainer};
 
 use super::{internal, of_path};
@@ -24,6 +24,9 @@ pub enum Way {
     OutProd,
 }
 
+/// What `BenchSpec::kernels` may be, each with all that stand before it.
+pub const LEVELS: [&str; 4] = ["portable", "avx2", "avx512", "bf16"];
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct BenchSpec {
     pub model: PathBuf,
@@ -34,6 +37,8 @@ pub struct BenchSpec {
     /// 0 means all physical cores.
     pub threads: usize,
     pub way: Way,
+    /// The highest level of instructions that our kernels may use, by its name in `LEVELS`; `None` means all there is.
+    pub kernels: Option<&'static str>,
     /// What the process may hold at most. units: bytes.
     pub memory: Option<usize>,
 }
@@ -97,6 +102,7 @@ pub fn train(spec: &BenchSpec, clock: &dyn Clock, processor: Option<&dyn Clock>)
         let reason = format!("{} tokens in {} steps: at least 4 and 1", spec.tokens, spec.steps);
         return Err(EngineError::Example { index: 0, reason });
     }
+    hold_back(spec.kernels);
     let backend = Backend::init().map_err(internal)?;
     let model = translora_llama::Model::load(backend, &spec.model, &ModelParams { gpu_layers: 0, mmap: true })
         .map_err(|error| of_path(&spec.model, error))?;
@@ -161,6 +167,12 @@ pub fn train(spec: &BenchSpec, clock: &dyn Clock, processor: Option<&dyn Clock>)
     })
 }
 
+fn hold_back(kernels: Option<&str>) {
+    if let Some((_, level)) = kernels.and_then(|name| Level::ALL.into_iter().find(|(known, _)| *known == name)) {
+        level.limit();
+    }
+}
+
 fn keep_name(keep: Keep) -> &'static str {
     match keep {
         Keep::Most => "most",
@@ -169,8 +181,18 @@ fn keep_name(keep: Keep) -> &'static str {
 }
 
 fn parts(memory: &Memory) -> BTreeMap<&'static str, usize> {
-    let Memory { process, model, copies, adapter, graphs, work } = *memory;
-    [("process", process), ("model", model), ("copies", copies), ("adapter", adapter), ("graphs", graphs), ("work", work)].into()
+    let Memory { process, model, copies, adapter, graphs, tracing, frozen, work } = *memory;
+    [
+        ("process", process),
+        ("model", model),
+        ("copies", copies),
+        ("adapter", adapter),
+        ("graphs", graphs),
+        ("tracing", tracing),
+        ("frozen", frozen),
+        ("work", work),
+    ]
+    .into()
 }
 
 fn share(times: &StepTimes, total: f64) -> BenchShare {
@@ -205,6 +227,11 @@ mod tests {
     fn the_median_lies_between() {
         assert_eq!(median(&[3.0, 1.0, 9.0]), 3.0);
         assert_eq!(median(&[4.0, 1.0, 9.0, 2.0]), 3.0);
+    }
+
+    #[test]
+    fn levels_have_their_names() {
+        assert_eq!(LEVELS, Level::ALL.map(|(name, _)| name));
     }
 
     #[test]

@@ -8,6 +8,8 @@ use crate::record::Pair;
 
 /// States that a run holds at one time: the last good one, and one that is taken or on its way to the journal.
 const SNAPSHOTS: usize = 2;
+/// Where it keeps its best: that, and the best before it, which the last good state still has.
+const SNAPSHOTS_BEST: usize = 2;
 
 impl Train for GgmlModel {
     fn trainer(&mut self, spec: &LoraSpec) -> Result<Box<dyn Trainer + '_>, EngineError> {
@@ -18,6 +20,8 @@ impl Train for GgmlModel {
             rank: spec.rank,
             alpha: spec.alpha,
             modules: spec.modules.clone(),
+            first_block: spec.layers.map(|(first, _)| first),
+            end_block: spec.layers.map(|(_, end)| end).filter(|end| *end < u32::MAX),
             seed: spec.seed,
             optimizer,
             rslora: spec.rslora,
@@ -27,7 +31,7 @@ impl Train for GgmlModel {
             micro_batch: spec.micro_batch,
             batch: spec.batch,
             memory: spec.memory.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
-            snapshots: SNAPSHOTS,
+            snapshots: SNAPSHOTS + if spec.keeps_best { SNAPSHOTS_BEST } else { 0 },
             forward: ForwardWeights::Direct(Kernel::fast()),
             loss_bytes: LOSS_BYTES,
             threads: self.threads,

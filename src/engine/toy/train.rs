@@ -187,6 +187,9 @@ fn check_spec(base: &Base, spec: &LoraSpec) -> Result<(), EngineError> {
     if let Some(unknown) = spec.modules.split(',').map(str::trim).find(|module| !known.contains(module)) {
         return Err(refuse(&format!("{unknown:?} is none of {}", known.join(" "))));
     }
+    if spec.layers.is_some() {
+        return Err(refuse("this model has no layers to choose from"));
+    }
     if spec.rank == 0 || spec.rank > base.width {
         return Err(refuse(&format!("rank {} is not between 1 and {}", spec.rank, base.width)));
     }

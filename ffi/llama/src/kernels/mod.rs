@@ -5,7 +5,10 @@
 
 mod attention;
 #[cfg(target_arch = "x86_64")]
-mod floats;
+mod bf16;
+#[cfg(target_arch = "x86_64")]
+mod chunks;
+mod experts;
 mod pack;
 mod product;
 mod rows;
@@ -17,12 +20,14 @@ mod tile;
 mod turn;
 
 pub(crate) use attention::{attention, attention_back};
+pub(crate) use experts::{experts_back, experts_weights};
 pub(crate) use product::{Call, Side, Units, pack_rows, packed_lanes, product, times};
 pub(crate) use rows::{rms_norm_back, soft_max_back, swiglu_back};
 pub(crate) use turn::turn;
 
-#[cfg(target_arch = "x86_64")]
-use floats::faster;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use chunks::{CHUNK, Reader, reader};
 use tile::TileFn;
 
 /// An inner loop that this processor can run: a value that exists proves it.
@@ -81,19 +86,49 @@ static BF16: Tiles = Tiles {
     tiles: tile::bf16::TILES,
 };
 
+/// Instruction sets, each with all that stand before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Level {
+    /// What the program was built for.
+    Portable,
+    Avx2,
+    Avx512,
+    /// AVX-512 with products of bf16.
+    Bf16,
+}
+
+/// See `Level::limit`.
+static LIMIT: AtomicU8 = AtomicU8::new(Level::Bf16 as u8);
+
+impl Level {
+    pub const ALL: [(&str, Self); 4] = [("portable", Self::Portable), ("avx2", Self::Avx2), ("avx512", Self::Avx512), ("bf16", Self::Bf16)];
+
+    /// Use no instructions beyond this level from now on, in the whole process: to measure what a smaller processor would do. ggml's own
+    /// operations are not held back.
+    pub fn limit(self) {
+        LIMIT.store(self as u8, Ordering::Relaxed);
+    }
+
+    /// This level may be used, as far as `limit` goes.
+    fn allowed(self) -> bool {
+        self as u8 <= LIMIT.load(Ordering::Relaxed)
+    }
+}
+
 impl Kernel {
-    /// All that this processor can run, the fastest last.
+    /// All that this processor can run within the limit, the fastest last.
     pub fn all() -> Vec<Self> {
         let mut all = vec![Self(&PORTABLE)];
         #[cfg(target_arch = "x86_64")]
         {
             use std::arch::is_x86_feature_detected;
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && Level::Avx2.allowed() {
                 all.push(Self(&AVX2));
             }
-            if is_x86_feature_detected!("avx512f") {
+            if is_x86_feature_detected!("avx512f") && Level::Avx512.allowed() {
                 all.push(Self(&AVX512));
-                if is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512bf16") {
+                if chunks::able() && is_x86_feature_detected!("avx512bf16") && Level::Bf16.allowed() {
                     all.push(Self(&BF16));
                 }
             }
@@ -140,6 +175,16 @@ impl Eq for Kernel {}
 
 /// ggml's own conversions are all there is.
 #[cfg(not(target_arch = "x86_64"))]
-fn faster(_: llama_cpp_sys_2::ggml_type) -> Option<unsafe extern "C" fn(*const std::ffi::c_void, *mut f32, i64)> {
-    None
+mod chunks {
+    pub(super) const CHUNK: usize = 32;
+
+    pub(super) struct Reader {
+        pub floats: Option<unsafe extern "C" fn(*const std::ffi::c_void, *mut f32, i64)>,
+        pub along: [unsafe fn(&[*const u8; 16], std::ops::Range<usize>, *mut u32); 2],
+        pub across: unsafe fn(*const u8, *const u8, std::ops::Range<usize>, *mut u32, usize),
+    }
+
+    pub(super) fn reader(_: llama_cpp_sys_2::ggml_type) -> Option<&'static Reader> {
+        None
+    }
 }

@@ -5,12 +5,12 @@ use std::ops::Range;
 
 use llama_cpp_sys_2 as sys;
 
-use super::Tiles;
+use super::{CHUNK, Reader, Tiles, reader};
 
 /// Elements along the reduction that are packed at a time: whole blocks of every type. units: steps of four bytes.
-pub(super) const STEPS: usize = 256;
+pub(super) const STEPS: usize = 512;
 /// Columns of the second operand that are packed at a time.
-pub(super) const COLUMNS: usize = 256;
+pub(super) const COLUMNS: usize = 128;
 /// The widest panel of any kernel.
 const WIDTH_MAX: usize = 16;
 /// The longest block of any type of ggml.
@@ -28,6 +28,7 @@ pub(super) struct Matrix {
     pub convert: Option<unsafe extern "C" fn(*const c_void, *mut f32, i64)>,
     /// Lines run along the reduction, so that packing transposes them; otherwise there is one line for each step.
     pub along: bool,
+    pub reader: Option<&'static Reader>,
 }
 
 impl Matrix {
@@ -39,10 +40,18 @@ impl Matrix {
         // SAFETY: as promised; the traits are a static table.
         unsafe {
             let traits = &*sys::ggml_get_type_traits((*tensor).type_);
-            let convert = if (*tensor).type_ == sys::GGML_TYPE_F32 { None } else { super::faster((*tensor).type_).or(traits.to_float) };
+            let reader = reader((*tensor).type_);
+            let floats = (*tensor).type_ == sys::GGML_TYPE_F32;
+            let convert = if floats { None } else { reader.and_then(|reader| reader.floats).or(traits.to_float) };
             let (block, block_bytes) = (traits.blck_size as usize, traits.type_size);
-            Self { data: (*tensor).data.cast(), line: (*tensor).nb[1], block, block_bytes, convert, along }
+            Self { data: (*tensor).data.cast(), line: (*tensor).nb[1], block, block_bytes, convert, along, reader }
         }
+    }
+
+    /// Rows of `width` floats as lines.
+    pub fn floats_of(values: &[f32], width: usize, along: bool) -> Self {
+        let line = width * size_of::<f32>();
+        Self { data: values.as_ptr().cast(), line, block: 1, block_bytes: 4, convert: None, along, reader: reader(sys::GGML_TYPE_F32) }
     }
 
     /// Elements of one line as floats: where they lie, or through `buffer`.
@@ -94,6 +103,10 @@ impl Packing<'_> {
     /// # Safety
     /// The ranges lie inside `source`, `to` has room for the panels, and the processor can run the kernel.
     pub unsafe fn run(&self, source: &Matrix, lines: &mut Lines) {
+        // SAFETY: handed on.
+        if unsafe { self.by_chunks(source) } {
+            return;
+        }
         if source.along {
             // SAFETY: handed on.
             return unsafe { self.transposed(source, lines) };
@@ -104,6 +117,34 @@ impl Packing<'_> {
             // SAFETY: handed on, a part that the buffers hold at a time.
             unsafe { self.in_order(source, &wanted, self.to.add(number * (most / self.width) * self.panel), lines) };
         }
+    }
+
+    /// The same straight from the lines, where whole chunks of them are wanted in bf16. False where it was not done.
+    unsafe fn by_chunks(&self, source: &Matrix) -> bool {
+        let (Some(reader), true) = (source.reader, self.tiles.pairs.is_some()) else { return false };
+        let range = if source.along { &self.depth } else { &self.wanted };
+        if !range.start.is_multiple_of(CHUNK) || !range.end.is_multiple_of(CHUNK) || !(source.along || self.width == 16) {
+            return false;
+        }
+        let chunks = range.start / CHUNK..range.end / CHUNK;
+        // SAFETY: lines of the operand, chunks inside them; panels have room for every step.
+        unsafe {
+            let line = |index: usize| source.data.add(index * source.line);
+            if source.along {
+                for (number, first) in self.wanted.clone().step_by(self.width).enumerate() {
+                    let mut from = [std::ptr::null(); WIDTH_MAX];
+                    let here = first..self.wanted.end.min(first + self.width);
+                    from.iter_mut().zip(here).for_each(|(from, index)| *from = line(index));
+                    reader.along[usize::from(self.width == 16)](&from, chunks.clone(), self.to.add(number * self.panel));
+                }
+            } else {
+                for (step, index) in self.depth.clone().step_by(2).enumerate() {
+                    let upper = if index + 1 < self.depth.end { line(index + 1) } else { std::ptr::null() };
+                    (reader.across)(line(index), upper, chunks.clone(), self.to.add(step * self.width), self.panel);
+                }
+            }
+        }
+        true
     }
 
     unsafe fn transposed(&self, source: &Matrix, lines: &mut Lines) {
@@ -145,6 +186,10 @@ impl Packing<'_> {
     }
 
     unsafe fn in_order(&self, source: &Matrix, wanted: &Range<usize>, to: *mut u32, lines: &mut Lines) {
+        if source.convert.is_none() && self.tiles.pairs.is_none() {
+            // SAFETY: handed on: the elements are floats.
+            return unsafe { self.copied(source, wanted, to) };
+        }
         let (count, width) = (wanted.len(), self.width);
         let (zeros, room) = lines.lanes.split_at_mut(2 * STEPS);
         let halves = lines.floats.len() / 2;
@@ -170,20 +215,67 @@ impl Packing<'_> {
                 for (number, first) in (0..count).step_by(width).enumerate() {
                     let to = to.add(number * self.panel + step * width);
                     let (from, here) = (from.add(first), width.min(count - first));
-                    // A copy of known length is a move or two; of unknown length, a call.
-                    match here {
-                        16 => to.cast::<[u32; 16]>().write_unaligned(from.cast::<[u32; 16]>().read_unaligned()),
-                        12 => to.cast::<[u32; 12]>().write_unaligned(from.cast::<[u32; 12]>().read_unaligned()),
-                        8 => to.cast::<[u32; 8]>().write_unaligned(from.cast::<[u32; 8]>().read_unaligned()),
-                        6 => to.cast::<[u32; 6]>().write_unaligned(from.cast::<[u32; 6]>().read_unaligned()),
-                        _ => to.copy_from_nonoverlapping(from, here),
-                    }
-                    if here < width {
-                        to.add(here).write_bytes(0, width - here);
+                    // A copy of known length is a move or two.
+                    match (width, here) {
+                        (16, 16) => copy_lines::<16>(from.cast(), 0, 1, to),
+                        (12, 12) => copy_lines::<12>(from.cast(), 0, 1, to),
+                        (8, 8) => copy_lines::<8>(from.cast(), 0, 1, to),
+                        (6, 6) => copy_lines::<6>(from.cast(), 0, 1, to),
+                        _ => lane_by_lane(from, here, width, to),
                     }
                 }
             }
         }
+    }
+}
+
+impl Packing<'_> {
+    /// As `in_order`, for floats that stay floats.
+    unsafe fn copied(&self, source: &Matrix, wanted: &Range<usize>, to: *mut u32) {
+        for (number, first) in wanted.clone().step_by(self.width).enumerate() {
+            let here = self.width.min(wanted.end - first);
+            // SAFETY: lines of the operand; the panel has room for every step.
+            unsafe {
+                let from = source.data.add(self.depth.start * source.line).cast::<f32>().add(first).cast::<u8>();
+                let to = to.add(number * self.panel);
+                let steps = self.depth.len();
+                match (self.width, here) {
+                    (16, 16) => copy_lines::<16>(from, source.line, steps, to),
+                    (12, 12) => copy_lines::<12>(from, source.line, steps, to),
+                    (8, 8) => copy_lines::<8>(from, source.line, steps, to),
+                    (6, 6) => copy_lines::<6>(from, source.line, steps, to),
+                    (width, _) => {
+                        for step in 0..steps {
+                            let (from, to) = (from.add(step * source.line).cast::<u32>(), to.add(step * width));
+                            lane_by_lane(from, here, width, to);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Copy `W` lanes of each of some lines, `line` bytes apart.
+///
+/// # Safety
+/// The lines hold them, and `to` has room for `W * steps`.
+unsafe fn copy_lines<const W: usize>(from: *const u8, line: usize, steps: usize, to: *mut u32) {
+    for step in 0..steps {
+        // SAFETY: as promised.
+        unsafe { to.add(step * W).cast::<[u32; W]>().write_unaligned(from.add(step * line).cast::<[u32; W]>().read_unaligned()) };
+    }
+}
+
+/// Copy `here` lanes and fill up with zeros to `width`: volatile, for else the compiler makes calls of these few.
+///
+/// # Safety
+/// `from` holds `here` lanes, `to` has room for `width`.
+unsafe fn lane_by_lane(from: *const u32, here: usize, width: usize, to: *mut u32) {
+    // SAFETY: as promised.
+    unsafe {
+        (0..here).for_each(|lane| to.add(lane).write_volatile(*from.add(lane)));
+        (here..width).for_each(|lane| to.add(lane).write_volatile(0));
     }
 }
 

@@ -7,12 +7,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use llama_cpp_sys_2 as sys;
 
-use super::Tiles;
 use super::pack::{COLUMNS, Lines, Matrix, Packing, STEPS};
 use super::tile::Tile;
+use super::{Tiles, reader};
 
 /// Rows of the first operand that one thread takes at a time where there are many matrices.
 const BAND: usize = 120;
+/// Columns that one thread takes at a time of a product with few rows, which are packed for each anew.
+const WIDE: usize = 8 * COLUMNS;
 /// Steps along the reduction that are left out at a time where one operand is zero.
 const SKIP: usize = STEPS / 2;
 /// A tile of the largest kernel.
@@ -141,7 +143,7 @@ pub(crate) unsafe extern "C" fn times<const COLUMNS_SIDE: bool>(target: *mut sys
         let call = &*call.cast_const().cast::<Call>();
         let [width, n, p, q] = (*target).ne.map(|size| size as usize);
         let rows = n * p * q;
-        let parts = Parts::new(call.tiles, rows, width, threads as usize);
+        let parts = Parts::new(call.tiles, rows, width, threads as usize, COLUMNS);
         SCRATCH.with_borrow_mut(|scratch| {
             call.units.each(parts.count(), threads, |unit| {
                 let (columns, bands) = parts.at(unit);
@@ -237,11 +239,10 @@ struct Parts {
 }
 
 impl Parts {
-    fn new(tiles: &Tiles, rows: usize, columns: usize, threads: usize) -> Self {
+    fn new(tiles: &Tiles, rows: usize, columns: usize, threads: usize, mut wide: usize) -> Self {
         /// Parts for each thread, so that none waits long for the last.
         const EACH: usize = 3;
         let wanted = if threads > 1 { EACH * threads } else { 1 };
-        let mut wide = COLUMNS;
         while columns.div_ceil(wide) < wanted && wide > 2 * tiles.lanes {
             wide /= 2;
         }
@@ -285,20 +286,21 @@ impl Block<'_> {
     /// `b` holds the columns and the part of the reduction, `a` the panels, `c` the results.
     unsafe fn run(&self, b: &Matrix, lines: &mut Lines, packed: &mut [Line]) {
         let tiles = self.tiles;
-        let (lanes, panel) = (tiles.lanes, STEPS * tiles.lanes);
+        // Not a power of two: lines of all panels would share one set of the cache.
+        let (lanes, panel) = (tiles.lanes, STEPS * tiles.lanes + 16);
         // SAFETY: at most COLUMNS columns and STEPS steps, for which `packed` has room.
         unsafe {
             let (wanted, depth) = (self.columns.clone(), self.part.clone());
             Packing { tiles, width: lanes, wanted, depth, to: packed.as_mut_ptr().cast(), panel }.run(b, lines);
         }
         let third = tiles.rows / 3;
+        let mut buffer = [0_f32; TILE_MAX];
         for band in self.bands.clone() {
             let top = band * tiles.rows;
             let rows = (self.rows - top).min(tiles.rows);
             for left in self.columns.clone().step_by(2 * lanes) {
                 let columns = (self.columns.end - left).min(2 * lanes);
                 let (thirds, vectors) = (rows.div_ceil(third), columns.div_ceil(lanes));
-                let mut buffer = [0_f32; TILE_MAX];
                 let whole = rows == thirds * third && columns == vectors * lanes;
                 // SAFETY: panels and results are inside what the caller promises; a tile that reaches beyond the result goes through
                 // the buffer, which holds the largest.
@@ -351,7 +353,7 @@ pub(crate) unsafe extern "C" fn product(target: *mut sys::ggml_tensor, _: i32, t
         let call = &*call.cast_const().cast::<Call>();
         let tiles = call.tiles;
         let [width, rows, heads, outer] = (*target).ne.map(|size| size as usize);
-        let mut parts = Parts::new(tiles, rows, width, threads as usize);
+        let mut parts = Parts::new(tiles, rows, width, threads as usize, WIDE);
         if heads * outer > 1 || rows >= width {
             let panels = rows.div_ceil(tiles.rows);
             parts = Parts { columns: width, wide: width, high: (BAND / tiles.rows).min(panels), panels };
@@ -368,11 +370,12 @@ pub(crate) unsafe extern "C" fn product(target: *mut sys::ggml_tensor, _: i32, t
 
 /// Two F32 matrices and where their product goes.
 pub(super) struct Operands {
-    a: Matrix,
-    b: Matrix,
-    c: *mut f32,
-    width: usize,
-    depth: usize,
+    pub a: Matrix,
+    /// Of any type where its lines run across the reduction.
+    pub b: Matrix,
+    pub c: *mut f32,
+    pub width: usize,
+    pub depth: usize,
 }
 
 impl Operands {
@@ -446,6 +449,14 @@ unsafe fn strided(tensor: *const sys::ggml_tensor, inner: usize, outside: usize)
         let nb = (*tensor).nb;
         let along = nb[0] == size_of::<f32>();
         let data = (*tensor).data.cast::<u8>().add(inner * nb[2] + outside * nb[3]);
-        Matrix { data, line: if along { nb[1] } else { nb[0] }, block: 1, block_bytes: 4, convert: None, along }
+        Matrix {
+            data,
+            line: if along { nb[1] } else { nb[0] },
+            block: 1,
+            block_bytes: 4,
+            convert: None,
+            along,
+            reader: reader(sys::GGML_TYPE_F32),
+        }
     }
 }

@@ -1,11 +1,11 @@
 //! Squares of lanes, transposed in registers.
 
 use std::arch::x86_64::{
-    __m512i, _mm512_loadu_si512, _mm512_mask_storeu_epi32, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_unpackhi_epi32,
-    _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+    __m512i, _mm512_loadu_si512, _mm512_mask_storeu_epi32, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_storeu_si512,
+    _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 
-/// Interleave 16 lanes of each of `width` lines, at most 16.
+/// Interleave 16 lanes of each of `width` lines, 12 or 16.
 ///
 /// # Safety
 /// The processor has these instructions; each of the first `width` pointers has 16 lanes behind it, `to` room for `16 * width`.
@@ -17,10 +17,29 @@ pub unsafe fn turn(from: &[*const u32; 16], offset: usize, width: usize, to: *mu
         for (row, from) in rows.iter_mut().zip(from).take(width) {
             *row = _mm512_loadu_si512(from.add(offset).cast());
         }
-        let columns = transposed(rows);
-        let mask = (u32::MAX >> (32 - width)) as u16;
-        for (step, column) in columns.into_iter().enumerate() {
-            _mm512_mask_storeu_epi32(to.add(step * width).cast(), mask, column);
+        match width {
+            16 => store::<16>(&transposed(rows), to),
+            _ => store::<12>(&transposed(rows), to),
+        }
+    }
+}
+
+/// Write the first `W` lanes of each column, one behind the other. What a whole vector writes too much the next column overwrites; the last
+/// ones write no more than they should.
+///
+/// # Safety
+/// The processor has these instructions; `to` has room for `16 * W`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn store<const W: usize>(columns: &[__m512i; 16], to: *mut u32) {
+    for (step, column) in columns.iter().enumerate() {
+        // SAFETY: as promised.
+        unsafe {
+            if step * W + 16 <= 16 * W {
+                _mm512_storeu_si512(to.add(step * W).cast(), *column);
+            } else {
+                _mm512_mask_storeu_epi32(to.add(step * W).cast(), (u32::MAX >> (32 - W)) as u16, *column);
+            }
         }
     }
 }
@@ -28,7 +47,7 @@ pub unsafe fn turn(from: &[*const u32; 16], offset: usize, width: usize, to: *mu
 /// By pairs of lanes, pairs of those, and then by quarters of a vector.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn transposed(rows: [__m512i; 16]) -> [__m512i; 16] {
+pub(super) fn transposed(rows: [__m512i; 16]) -> [__m512i; 16] {
     let (mut pairs, mut fours, mut halves, mut columns) = (rows, rows, rows, rows);
     for i in 0..8 {
         pairs[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);

@@ -1,0 +1,312 @@
+//! Reads lines of weights 32 elements at a time into AVX-512 vectors, and from there into floats or into panels of bf16.
+
+use std::arch::x86_64::{
+    __m128i, __m256i, __m512, _mm_and_si128, _mm_cvtph_ps, _mm_cvtsi32_si128, _mm_cvtss_f32, _mm_loadu_si128, _mm_set1_epi8,
+    _mm_set1_epi16, _mm_shuffle_epi8, _mm_srli_epi16, _mm256_and_si256, _mm256_castsi256_si128, _mm256_extracti128_si256,
+    _mm256_loadu_si256, _mm256_maskz_set1_epi8, _mm256_or_si256, _mm256_set_m128i, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_slli_epi16,
+    _mm256_srl_epi16, _mm256_srli_epi16, _mm256_sub_epi8, _mm256_test_epi8_mask, _mm512_castsi512_ps, _mm512_cvtepi8_epi32,
+    _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_fmadd_ps, _mm512_fmsub_ps, _mm512_loadu_ps, _mm512_mul_ps,
+    _mm512_set1_ps, _mm512_slli_epi32, _mm512_storeu_ps,
+};
+use std::ffi::c_void;
+use std::ops::Range;
+
+use llama_cpp_sys_2 as sys;
+
+use super::Level;
+use super::bf16::{Lanes, across, along};
+
+/// Elements that are read at a time.
+pub(super) const CHUNK: usize = 32;
+
+pub(super) type ToFloats = unsafe extern "C" fn(*const c_void, *mut f32, i64);
+
+/// What can be done with lines of one type.
+pub(super) struct Reader {
+    /// For whole blocks, which are whole chunks; none where ggml's own conversion does.
+    pub floats: Option<ToFloats>,
+    /// Interleave chunks of 12 lines, or of 16 (null: zeros): pairs of elements that follow each other.
+    pub along: [unsafe fn(&Lanes, Range<usize>, *mut u32); 2],
+    /// Pairs of elements of two lines (the second may be null: zeros), sixteen to a panel.
+    pub across: unsafe fn(*const u8, *const u8, Range<usize>, *mut u32, usize),
+}
+
+macro_rules! readers {
+    ($($plain:ident => $number:ident),*; $($kind:ident => $chunk:ident),*) => {
+        /// The reader of a type, if there is one and this processor can run it.
+        pub(super) fn reader(kind: sys::ggml_type) -> Option<&'static Reader> {
+            if !able() {
+                return None;
+            }
+            match kind {
+                $(sys::$plain => Some(const { &Reader { floats: None, along: [along::<$number, 12>, along::<$number, 16>], across: across::<$number> } }),)*
+                $(sys::$kind => Some(const { &Reader { floats: Some(floats::<$chunk>), along: [along::<$chunk, 12>, along::<$chunk, 16>], across: across::<$chunk> } }),)*
+                _ => None,
+            }
+        }
+    };
+}
+
+readers! {
+    GGML_TYPE_F32 => F32, GGML_TYPE_F16 => F16, GGML_TYPE_BF16 => Bf16;
+    GGML_TYPE_Q8_0 => Q8_0, GGML_TYPE_Q4_0 => Q4_0, GGML_TYPE_Q4_1 => Q4_1,
+    GGML_TYPE_Q5_0 => Q5_0, GGML_TYPE_Q5_1 => Q5_1, GGML_TYPE_Q4_K => Q4K, GGML_TYPE_Q5_K => Q5K, GGML_TYPE_Q6_K => Q6K,
+    GGML_TYPE_IQ4_NL => Iq4Nl, GGML_TYPE_IQ4_XS => Iq4Xs
+}
+
+/// This processor has what reading needs, and it may be used.
+pub(super) fn able() -> bool {
+    use std::arch::is_x86_feature_detected as has;
+    let can = has!("avx512f") && has!("avx512bw") && has!("avx512vl") && has!("avx2") && has!("f16c") && has!("ssse3");
+    can && Level::Avx512.allowed()
+}
+
+/// # Safety
+/// The processor is able (as `reader` asks); `from` holds `count` elements, whole chunks, `to` has room for as many floats.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,f16c,ssse3")]
+unsafe extern "C" fn floats<C: Chunk>(from: *const c_void, to: *mut f32, count: i64) {
+    for number in 0..count as usize / CHUNK {
+        // SAFETY: as promised.
+        unsafe {
+            let [first, second] = C::read(from.cast(), number);
+            _mm512_storeu_ps(to.add(number * CHUNK), first);
+            _mm512_storeu_ps(to.add(number * CHUNK + 16), second);
+        }
+    }
+}
+
+/// A type of ggml's.
+pub(super) trait Chunk {
+    /// Chunk `number` of a line.
+    ///
+    /// # Safety
+    /// The processor is able (as `reader` asks), and the line holds the chunk.
+    unsafe fn read(line: *const u8, number: usize) -> [__m512; 2];
+}
+
+/// Implement `Chunk` for a type by what it does with a block, and the chunk's number in it.
+macro_rules! chunk {
+    ($(#[$doc:meta])* $name:ident, $bytes:literal bytes for $chunks:literal, |$block:ident, $number:ident| $body:block) => {
+        $(#[$doc])*
+        pub(super) struct $name;
+        impl Chunk for $name {
+            #[inline]
+            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,f16c,ssse3")]
+            unsafe fn read(line: *const u8, number: usize) -> [__m512; 2] {
+                // SAFETY: the line holds the block.
+                unsafe {
+                    const CHUNKS: usize = $chunks;
+                    let at = number / CHUNKS;
+                    let ($block, $number) = (line.add(at * $bytes), number - at * CHUNKS);
+                    $body
+                }
+            }
+        }
+    };
+}
+
+chunk!(F32, 128 bytes for 1, |block, _number| {
+    let from = block.cast::<f32>();
+    [_mm512_loadu_ps(from), _mm512_loadu_ps(from.add(16))]
+});
+chunk!(F16, 64 bytes for 1, |block, _number| { [0, 32].map(|at| _mm512_cvtph_ps(_mm256_loadu_si256(block.add(at).cast()))) });
+chunk!(Bf16, 64 bytes for 1, |block, _number| {
+    [0, 32].map(|at| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(block.add(at).cast())))))
+});
+chunk!(
+    /// A scale in half precision, 32 signed bytes.
+    Q8_0, 34 bytes for 1, |block, _number| { scaled(_mm256_loadu_si256(block.add(2).cast()), spread(block)) }
+);
+chunk!(
+    /// A scale, 32 times four bits, less 8.
+    Q4_0, 18 bytes for 1, |block, _number| { scaled(_mm256_sub_epi8(nibbles(block.add(2)), _mm256_set1_epi8(8)), spread(block)) }
+);
+chunk!(
+    /// A scale and a least value, 32 times four bits.
+    Q4_1, 20 bytes for 1, |block, _number| { above(nibbles(block.add(4)), spread(block), spread(block.add(2))) }
+);
+chunk!(
+    /// A scale, 32 fifth bits, 32 times four bits; less 16.
+    Q5_0, 22 bytes for 1, |block, _number| {
+        let bytes = _mm256_or_si256(nibbles(block.add(6)), fifth(block.add(2)));
+        scaled(_mm256_sub_epi8(bytes, _mm256_set1_epi8(16)), spread(block))
+    }
+);
+chunk!(
+    /// A scale and a least value, 32 fifth bits, 32 times four bits.
+    Q5_1, 24 bytes for 1, |block, _number| {
+        let bytes = _mm256_or_si256(nibbles(block.add(8)), fifth(block.add(4)));
+        above(bytes, spread(block), spread(block.add(2)))
+    }
+);
+chunk!(
+    /// Two scales in half precision, eight scales and least values of six bits, 256 times four bits.
+    Q4K, 144 bytes for 8, |block, number| {
+        let (scale, least) = six_bit_pair(block, number);
+        below(half_of(block.add(16 + number / 2 * 32), number % 2 == 1), scale, least)
+    }
+);
+chunk!(
+    /// As `Q4K`, with 256 fifth bits before the rest.
+    Q5K, 176 bytes for 8, |block, number| {
+        let (scale, least) = six_bit_pair(block, number);
+        let bit = _mm256_set1_epi8((1_u8 << number).cast_signed());
+        let high = _mm256_test_epi8_mask(_mm256_loadu_si256(block.add(16).cast()), bit);
+        let bytes = half_of(block.add(48 + number / 2 * 32), number % 2 == 1);
+        below(_mm256_or_si256(bytes, _mm256_maskz_set1_epi8(high, 16)), scale, least)
+    }
+);
+chunk!(
+    /// 256 times low four bits, high two bits, sixteen scales of sixteen numbers each, and a scale of those in half precision; less 32.
+    Q6K, 210 bytes for 8, |block, number| {
+        let (side, quarter) = (number / 4, number % 4);
+        let low = half_of(block.add(side * 64 + quarter % 2 * 32), quarter >= 2);
+        let high = _mm256_loadu_si256(block.add(128 + side * 32).cast());
+        let high = _mm256_srl_epi16(high, _mm_cvtsi32_si128(2 * quarter as i32));
+        let high = _mm256_slli_epi16::<4>(_mm256_and_si256(high, _mm256_set1_epi8(3)));
+        let bytes = _mm256_sub_epi8(_mm256_or_si256(low, high), _mm256_set1_epi8(32));
+        let scale = half(block.add(208));
+        let small = |part: usize| scale * f32::from(block.add(192 + side * 8 + quarter * 2 + part).cast::<i8>().read());
+        let [first, second] = numbers(bytes);
+        [_mm512_mul_ps(_mm512_set1_ps(small(0)), first), _mm512_mul_ps(_mm512_set1_ps(small(1)), second)]
+    }
+);
+chunk!(
+    /// A scale, 32 times four bits that stand for uneven steps.
+    Iq4Nl, 18 bytes for 1, |block, _number| { scaled(stepped(block.add(2)), spread(block)) }
+);
+chunk!(
+    /// A scale, eight scales of two and four bits, 256 times four bits that stand for uneven steps.
+    Iq4Xs, 136 bytes for 8, |block, number| {
+        let high = block.add(2).cast::<u16>().read_unaligned() >> (2 * number) & 3;
+        let low = *block.add(4 + number / 2) >> (4 * (number % 2)) & 15;
+        let scale = half(block) * (f32::from(u16::from(low) | high << 4) - 32.0);
+        scaled(stepped(block.add(8 + number * 16)), _mm512_set1_ps(scale))
+    }
+);
+
+/// 32 signed bytes as floats.
+#[inline]
+#[target_feature(enable = "avx512f,avx2")]
+fn numbers(bytes: __m256i) -> [__m512; 2] {
+    let halves = [_mm256_castsi256_si128(bytes), _mm256_extracti128_si256::<1>(bytes)];
+    let [first, second] = halves;
+    [_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(first)), _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(second))]
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx2")]
+fn scaled(bytes: __m256i, scale: __m512) -> [__m512; 2] {
+    let [first, second] = numbers(bytes);
+    [_mm512_mul_ps(scale, first), _mm512_mul_ps(scale, second)]
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx2")]
+fn above(bytes: __m256i, scale: __m512, least: __m512) -> [__m512; 2] {
+    let [first, second] = numbers(bytes);
+    [_mm512_fmadd_ps(scale, first, least), _mm512_fmadd_ps(scale, second, least)]
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx2")]
+fn below(bytes: __m256i, scale: f32, least: f32) -> [__m512; 2] {
+    let (scale, least, [first, second]) = (_mm512_set1_ps(scale), _mm512_set1_ps(least), numbers(bytes));
+    [_mm512_fmsub_ps(scale, first, least), _mm512_fmsub_ps(scale, second, least)]
+}
+
+/// A float from half precision. Spread first: a load into one lane waits for what the register held before.
+///
+/// # Safety
+/// Two bytes lie at `from`.
+#[inline]
+#[target_feature(enable = "f16c")]
+unsafe fn half(from: *const u8) -> f32 {
+    // SAFETY: as promised.
+    let raw = unsafe { from.cast::<i16>().read_unaligned() };
+    _mm_cvtss_f32(_mm_cvtph_ps(_mm_set1_epi16(raw)))
+}
+
+/// The same in all lanes.
+///
+/// # Safety
+/// As `half`.
+#[inline]
+#[target_feature(enable = "avx512f,avx2")]
+unsafe fn spread(from: *const u8) -> __m512 {
+    // SAFETY: as promised.
+    _mm512_cvtph_ps(_mm256_set1_epi16(unsafe { from.cast::<i16>().read_unaligned() }))
+}
+
+/// The low halves of 16 bytes, then the high ones.
+///
+/// # Safety
+/// 16 bytes lie at `from`.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn nibbles(from: *const u8) -> __m256i {
+    // SAFETY: as promised.
+    let both = unsafe { _mm_loadu_si128(from.cast()) };
+    _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16::<4>(both), both), _mm256_set1_epi8(15))
+}
+
+/// The low or the high halves of 32 bytes.
+///
+/// # Safety
+/// 32 bytes lie at `from`.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn half_of(from: *const u8, high: bool) -> __m256i {
+    // SAFETY: as promised.
+    let both = unsafe { _mm256_loadu_si256(from.cast()) };
+    _mm256_and_si256(if high { _mm256_srli_epi16::<4>(both) } else { both }, _mm256_set1_epi8(15))
+}
+
+/// 32 bits as 16 or nothing.
+///
+/// # Safety
+/// Four bytes lie at `from`.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512vl")]
+unsafe fn fifth(from: *const u8) -> __m256i {
+    // SAFETY: as promised.
+    _mm256_maskz_set1_epi8(unsafe { from.cast::<u32>().read_unaligned() }, 16)
+}
+
+/// What four bits stand for, for the low halves of 16 bytes and then for the high ones.
+///
+/// source: ggml, `kvalues_iq4nl`
+///
+/// # Safety
+/// 16 bytes lie at `from`.
+#[inline]
+#[target_feature(enable = "avx2,ssse3")]
+unsafe fn stepped(from: *const u8) -> __m256i {
+    const STEPS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+    // SAFETY: as promised, and the table is 16 bytes.
+    let (both, steps): (__m128i, __m128i) = unsafe { (_mm_loadu_si128(from.cast()), _mm_loadu_si128(STEPS.as_ptr().cast())) };
+    let low = _mm_shuffle_epi8(steps, _mm_and_si128(both, _mm_set1_epi8(15)));
+    let high = _mm_shuffle_epi8(steps, _mm_and_si128(_mm_srli_epi16::<4>(both), _mm_set1_epi8(15)));
+    _mm256_set_m128i(high, low)
+}
+
+/// Scale and least value of one of the eight chunks of a block: six bits each, times the block's own two.
+///
+/// source: ggml, `get_scale_min_k4`
+///
+/// # Safety
+/// 16 bytes lie at `block`.
+#[inline]
+#[target_feature(enable = "f16c")]
+unsafe fn six_bit_pair(block: *const u8, number: usize) -> (f32, f32) {
+    // SAFETY: as promised.
+    unsafe {
+        let at = |index: usize| *block.add(4 + index);
+        let (scale, least) = if number < 4 {
+            (at(number) & 63, at(number + 4) & 63)
+        } else {
+            (at(number + 4) & 15 | at(number - 4) >> 6 << 4, at(number + 4) >> 4 | at(number) >> 6 << 4)
+        };
+        (half(block) * f32::from(scale), half(block.add(2)) * f32::from(least))
+    }
+}
