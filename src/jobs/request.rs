@@ -29,6 +29,8 @@ pub struct TransferRequest {
     pub alpha: f32,
     pub rslora: bool,
     pub modules: String,
+    /// The first layer that gets an adapter, and the one after the last.
+    pub layers: Option<(u32, u32)>,
     pub lr: f32,
     pub lora_plus: f32,
     pub schedule: Schedule,
@@ -69,6 +71,7 @@ impl Default for TransferRequest {
             alpha: recipe.alpha,
             rslora: recipe.rslora,
             modules: recipe.modules,
+            layers: recipe.layers,
             lr: recipe.learning_rate,
             lora_plus: recipe.b_rate,
             schedule: recipe.schedule,
@@ -136,6 +139,7 @@ impl TransferRequest {
             alpha: self.alpha,
             rslora: self.rslora,
             modules: self.modules.clone(),
+            layers: self.layers,
             epochs: self.epochs,
             learning_rate: self.lr,
             b_rate: self.lora_plus,
@@ -159,6 +163,9 @@ impl TransferRequest {
                 format!("\"{name}\" is missing"),
                 "source, source_lora, target and out are files that must be named",
             ));
+        }
+        if let Some((first, end)) = self.layers.filter(|(first, end)| first >= end) {
+            return Err(JobsError::request(format!("\"layers\" is [{first}, {end}]"), "give the first layer and the one after the last"));
         }
         let whole = [
             ("samples", self.samples, 1, 1_000_000),
@@ -220,6 +227,7 @@ mod tests {
             (r#""samples": 0"#, "samples"),
             (r#""rank": 1025"#, "rank"),
             (r#""rank": -1"#, "-1"),
+            (r#""layers": [7, 7]"#, "[7, 7]"),
             (r#""lr": 0"#, "lr"),
             (r#""epochs": 1e9"#, "epochs"),
             (r#""lora_dropout": 1"#, "lora_dropout"),

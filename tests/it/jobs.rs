@@ -317,6 +317,13 @@ fn a_queue_that_is_dropped_leaves_no_worker() {
     let id = queue.start(&TransferRequest { epochs: 900.0, ..request(&world, &lora, "new.gguf") }).expect("the queue takes it");
     queue.start(&request(&world, &lora, "never.gguf")).expect("the queue takes it");
     let process = in_stage(&queue, id, Stage::Distill).process.expect("it runs");
+    let waiting = queue.list().last().expect("two are known").id;
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| queue.wait(waiting, LONG).map(|status| status.state));
+        queue.close();
+        assert_eq!(waits.join().expect("no panic"), Ok(State::Cancelled));
+    });
+    assert!(matches!(queue.start(&request(&world, &lora, "late.gguf")), Err(JobsError::Machine(_))));
     drop(queue);
     assert!(is_gone(process) && !world.path("never.gguf").exists());
 }

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::ffi::c_void;
 use std::ptr::{null, null_mut};
-use std::sync::Mutex;
+use std::sync::{Condvar, Mutex};
 
 use translora_abi::{Status, c};
 
@@ -253,6 +253,42 @@ fn calls_of_the_decode_thread_are_refused_elsewhere() {
         assert_eq!(status, 0, "{}: {said}", function.name);
     }
     destroy(living);
+}
+
+/// Where the host is while it sets an adapter: inside, until it is let go.
+static SETTING: (Mutex<u32>, Condvar) = (Mutex::new(0), Condvar::new());
+
+unsafe extern "C" fn slow_set(_: *mut c_void, _: c::Text, _: u64, _: u64) -> i32 {
+    let (step, moved) = &SETTING;
+    // Once let go, it stays so.
+    let mut now = step.lock().unwrap();
+    *now = (*now).max(1);
+    drop(now);
+    moved.notify_all();
+    drop(moved.wait_while(step.lock().unwrap(), |step| *step < 2).unwrap());
+    0
+}
+
+/// Also of a host that does not say which thread decodes: two exchanges at one time are never right.
+#[test]
+fn two_calls_of_the_decode_thread_never_meet() {
+    let slow = c::Host { adapter_set: Some(slow_set), is_decode_thread: None, ..host() };
+    let number = create(&raw const slow).addr();
+    let commit = || {
+        let commit = functions().into_iter().find(|function| function.name == "hotswap.commit").unwrap();
+        failing(|error| (commit.call)(std::ptr::without_provenance_mut(number), Outputs::There, error)).0
+    };
+    std::thread::scope(|scope| {
+        let first = scope.spawn(commit);
+        let (step, moved) = &SETTING;
+        drop(moved.wait_while(step.lock().unwrap(), |step| *step < 1).unwrap());
+        assert_eq!(commit(), Status::WrongThread as i32);
+        *step.lock().unwrap() = 2;
+        moved.notify_all();
+        assert_eq!(first.join().unwrap(), 0);
+    });
+    assert_eq!(commit(), 0, "and afterwards it is free again");
+    destroy(std::ptr::without_provenance_mut(number));
 }
 
 #[test]
