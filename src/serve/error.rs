@@ -107,6 +107,10 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable_error", "the server is shutting down".into())
     }
 
+    pub(super) fn ended() -> Self {
+        Self::internal("the decode thread has ended: restart the server")
+    }
+
     pub(super) fn internal(message: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", message.into())
     }

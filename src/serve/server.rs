@@ -11,9 +11,9 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use super::adapters::Registry;
 use super::error::ServeError;
 use super::http::{App, listen};
+use super::live::Registry;
 use super::transfers::Transfers;
 use super::worker::{self, Board, Command};
 use super::{Config, Say};
@@ -94,7 +94,9 @@ impl Server {
             // A free port is chosen once.
             port = address.port();
             if !address.ip().is_loopback() && self.app.config.api_key.is_none() {
-                (self.app.say)(&format!("warning: whoever reaches {address} may ask and exchange adapters; --api-key lets in who has the key"));
+                (self.app.say)(&format!(
+                    "warning: whoever reaches {address} may ask and exchange adapters; --api-key lets in who has the key"
+                ));
             }
             self.addresses.push(address);
             let task = listen(listener, Arc::clone(&self.app), self.closing.subscribe());

@@ -6,7 +6,7 @@
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::adapters::{Choice, Key};
+use super::live::{Choice, Key};
 use super::sampler::{Drawn, Sampler, Sampling};
 use super::text::Text;
 use crate::engine::EngineError;

@@ -1,6 +1,7 @@
 //! The decode thread: takes requests, runs the slots, ends when it is told to.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -17,7 +18,19 @@ pub(super) enum Command {
 
 /// What the decode thread shows of itself.
 #[derive(Default)]
-pub(super) struct Board(Mutex<Shown>);
+pub(super) struct Board {
+    shown: Mutex<Shown>,
+    ended: AtomicBool,
+}
+
+/// Says that the decode thread has ended, however it did.
+struct Ends<'b>(&'b Board);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.ended.store(true, Ordering::SeqCst);
+    }
+}
 
 #[derive(Clone, Default)]
 pub(super) struct Shown {
@@ -31,13 +44,19 @@ impl Board {
         self.lock().clone()
     }
 
+    /// The decode thread runs no more: nothing will be answered.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::SeqCst)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Shown> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Run requests until told to stop, or until nobody can ask any more.
 pub(super) fn run(hosted: Hosted, clock: &dyn Clock, slots: usize, commands: &Receiver<Command>, board: &Arc<Board>) {
+    let _ends = Ends(board);
     let mut slots = Slots::new(&*hosted.host, hosted.decoder, clock, slots);
     slots.warm();
     let mut waiting: VecDeque<Box<Request>> = VecDeque::new();

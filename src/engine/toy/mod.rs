@@ -48,21 +48,27 @@ impl Engine for Toy {
     }
 
     fn host(&self, base: &Path, options: &OpenOptions, sequences: usize) -> Result<Hosted, EngineError> {
-        let mut model = ToyModel::read(base)?;
-        // The toy's context counts words; a served token is a byte.
-        model.info.context = if options.context > 0 { options.context } else { SERVED_CONTEXT };
-        let host = ToyHost::new(model.base.clone(), model.info.clone());
-        Ok(Hosted { host: Arc::new(host), decoder: Box::new(ToyDecoder::new(model, sequences)) })
+        Ok(hosted(ToyModel::read(base)?, options, sequences))
     }
 }
 
 impl Toy {
     /// Open a base that is not in a file.
     pub fn open_base(&self, base: Base) -> Box<dyn Model> {
-        let bytes = serde_json::to_vec(&base).unwrap_or_default();
-        let path = format!("{}.json", base.name);
-        Box::new(ToyModel::new(base, Path::new(&path), &bytes))
+        Box::new(ToyModel::of(base))
     }
+
+    /// Serve a base that is not in a file.
+    pub fn host_base(&self, base: Base, options: &OpenOptions, sequences: usize) -> Hosted {
+        hosted(ToyModel::of(base), options, sequences)
+    }
+}
+
+fn hosted(mut model: ToyModel, options: &OpenOptions, sequences: usize) -> Hosted {
+    // The toy's context counts words; a served token is a byte.
+    model.info.context = if options.context > 0 { options.context } else { SERVED_CONTEXT };
+    let host = ToyHost::new(model.base.clone(), model.info.clone());
+    Hosted { host: Arc::new(host), decoder: Box::new(ToyDecoder::new(model, sequences)) }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, EngineError> {
@@ -90,6 +96,12 @@ impl ToyModel {
             return Err(refuse(format!("its format is {:?}, this engine reads {FORMAT:?}", parsed.format)));
         }
         Ok(Self::new(parsed, base, &bytes))
+    }
+
+    fn of(base: Base) -> Self {
+        let bytes = serde_json::to_vec(&base).unwrap_or_default();
+        let path = format!("{}.json", base.name);
+        Self::new(base, Path::new(&path), &bytes)
     }
 
     fn new(base: Base, path: &Path, bytes: &[u8]) -> Self {

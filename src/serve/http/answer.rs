@@ -33,7 +33,7 @@ pub(super) async fn whole(asked: &mut Asked) -> Result<Whole, ApiError> {
             }
             Some(Event::Done(done)) => return Ok(Whole { text, drawn, done }),
             Some(Event::Failed(why)) => return Err(ApiError::internal(why)),
-            None => return Err(ApiError::internal("the decode thread has ended: restart the server")),
+            None => return Err(ApiError::ended()),
         }
     }
 }

@@ -10,8 +10,8 @@ use super::App;
 use super::fields::Fields;
 use crate::engine::host::{Token, Turn};
 use crate::record::Rng;
-use crate::serve::adapters::{Choice, generation};
 use crate::serve::error::ApiError;
+use crate::serve::live::{Choice, generation};
 use crate::serve::sampler::Sampling;
 use crate::serve::slots::{Event, Request};
 use crate::serve::worker::Command;
@@ -329,7 +329,7 @@ pub(super) fn ask(app: &Arc<App>, wish: &Wish, prompt: Vec<Token>) -> Result<Ask
         events,
     };
     if !app.send(Command::Ask(Box::new(request))) {
-        return Err(ApiError::internal("the decode thread has ended: restart the server"));
+        return Err(ApiError::ended());
     }
     Ok(Asked { events: receiver, prompt, generation: generation(&wish.with.key), _open: open })
 }

@@ -11,13 +11,16 @@ use super::ask::{Asked, Wish, ask, conversation, known, prompts};
 use super::fields::Fields;
 use super::{App, Shared, body};
 use crate::engine::host::Token;
-use crate::serve::adapters::generation;
 use crate::serve::error::ApiError;
+use crate::serve::live::generation;
 use crate::serve::sampler::{Drawn, Sampling};
 use crate::serve::slots::{Done, End, Event};
 
-pub(super) async fn health() -> Response {
-    axum::Json(json!({ "status": "ok" })).into_response()
+pub(super) async fn health(State(app): Shared) -> Result<Response, ApiError> {
+    if app.board.has_ended() {
+        return Err(ApiError::ended());
+    }
+    Ok(axum::Json(json!({ "status": "ok" })).into_response())
 }
 
 pub(super) async fn props(State(app): Shared) -> Response {

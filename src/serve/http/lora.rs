@@ -15,7 +15,7 @@ use crate::serve::error::ApiError;
 /// llama-server's list.
 pub(super) async fn list(State(app): Shared) -> Response {
     let registry = app.registry();
-    let one = |(name, named): (&String, &crate::serve::adapters::Named)| {
+    let one = |(name, named): (&String, &crate::serve::live::Named)| {
         let generation = named.live.number.to_string();
         json!({ "id": named.id, "name": name, "path": named.live.path, "scale": named.scale, "generation": generation })
     };
@@ -25,13 +25,13 @@ pub(super) async fn list(State(app): Shared) -> Response {
 /// What live adapters are, and what `rollback` would bring back.
 pub(super) async fn adapters(State(app): Shared) -> Response {
     let registry = app.registry();
-    let of = |generation: &crate::serve::adapters::Generation| {
+    let of = |generation: &crate::serve::live::Generation| {
         json!({
             "generation": generation.number.to_string(), "path": generation.path, "sha256": generation.weights.hash,
             "bytes": generation.weights.bytes,
         })
     };
-    let one = |(name, named): (&String, &crate::serve::adapters::Named)| json!({ "name": name, "scale": named.scale, "live": of(&named.live), "previous": named.previous.as_deref().map(of) });
+    let one = |(name, named): (&String, &crate::serve::live::Named)| json!({ "name": name, "scale": named.scale, "live": of(&named.live), "previous": named.previous.as_deref().map(of) });
     axum::Json(json!({ "data": registry.all().into_iter().map(one).collect::<Vec<_>>() })).into_response()
 }
 

@@ -14,8 +14,8 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::adapters::Registry;
 use super::error::ApiError;
+use super::live::Registry;
 use super::transfers::Transfers;
 use super::worker::{Board, Command};
 use super::{Config, Say};

@@ -10,8 +10,8 @@ use super::answer::{Whole, event, finite, named, piece, probabilities, streamed,
 use super::ask::{Wish, ask, conversation, encode, prompts};
 use super::fields::Fields;
 use super::{App, Shared, body};
-use crate::serve::adapters::generation;
 use crate::serve::error::ApiError;
+use crate::serve::live::generation;
 use crate::serve::sampler::Drawn;
 use crate::serve::slots::{End, Event};
 
@@ -36,7 +36,7 @@ fn listed(app: &App) -> Vec<Value> {
         "id": app.name, "object": "model", "created": 0, "owned_by": "translora", "root": info.path, "parent": null,
         "meta": meta, "translora": { "generation": generation(&registry.usual().key), "sha256": info.hash },
     });
-    let adapter = |(name, named): (&String, &crate::serve::adapters::Named)| {
+    let adapter = |(name, named): (&String, &crate::serve::live::Named)| {
         json!({
             "id": name, "object": "model", "created": 0, "owned_by": "translora", "root": named.live.path, "parent": app.name,
             "translora": { "generation": named.live.number.to_string(), "sha256": named.live.weights.hash },

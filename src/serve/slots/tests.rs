@@ -1,30 +1,13 @@
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::*;
+use crate::engine::OpenOptions;
 use crate::engine::host::Hosted;
 use crate::engine::toy::{Toy, world};
-use crate::engine::{Engine, OpenOptions};
 use crate::record::TestClock;
 
-/// A toy model in a file that goes away with the test.
-struct File(std::path::PathBuf);
-
-impl File {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("translora-slots-{name}-{}.json", std::process::id()));
-        std::fs::write(&path, serde_json::to_vec(&world::old_base()).unwrap()).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for File {
-    fn drop(&mut self) {
-        _ = std::fs::remove_file(&self.0);
-    }
-}
-
-fn hosted(file: &File, slots: usize) -> Hosted {
-    Toy.host(&file.0, &OpenOptions { context: 400, ..OpenOptions::default() }, slots).unwrap()
+fn hosted(slots: usize) -> Hosted {
+    Toy.host_base(world::old_base(), &OpenOptions { context: 400, ..OpenOptions::default() }, slots)
 }
 
 /// A request under the generations of `key`; scheduling looks at keys only.
@@ -55,8 +38,8 @@ fn ended(receiver: &mut UnboundedReceiver<Event>) -> Option<Done> {
 
 #[test]
 fn a_short_request_on_another_adapter_takes_every_second_step() {
-    let (file, clock) = (File::new("fair"), TestClock::default());
-    let Hosted { host, decoder } = hosted(&file, 3);
+    let clock = TestClock::default();
+    let Hosted { host, decoder } = hosted(3);
     let mut slots = Slots::new(&*host, decoder, &clock, 3);
     let (first, mut streams) = request("on and", &[], 300);
     slots.begin(first);
@@ -74,8 +57,8 @@ fn a_short_request_on_another_adapter_takes_every_second_step() {
 
 #[test]
 fn slots_of_one_adapter_share_their_steps() {
-    let (file, clock) = (File::new("shared"), TestClock::default());
-    let Hosted { host, decoder } = hosted(&file, 4);
+    let clock = TestClock::default();
+    let Hosted { host, decoder } = hosted(4);
     let mut slots = Slots::new(&*host, decoder, &clock, 4);
     let mut answers: Vec<_> = (0..4)
         .map(|_| {
@@ -93,8 +76,8 @@ fn slots_of_one_adapter_share_their_steps() {
 
 #[test]
 fn a_beginning_is_shared_within_a_generation_only() {
-    let (file, clock) = (File::new("prefix"), TestClock::default());
-    let Hosted { host, decoder } = hosted(&file, 2);
+    let clock = TestClock::default();
+    let Hosted { host, decoder } = hosted(2);
     let mut slots = Slots::new(&*host, decoder, &clock, 2);
     let mut cached = |prompt: &str, key: &[u64]| {
         let (request, mut answer) = request(prompt, key, 2);
@@ -117,8 +100,8 @@ fn a_beginning_is_shared_within_a_generation_only() {
 /// The beginning of a long conversation is copied for another, and the conversation stays.
 #[test]
 fn a_shared_beginning_does_not_cost_the_one_it_came_from() {
-    let (file, clock) = (File::new("fork"), TestClock::default());
-    let Hosted { host, decoder } = hosted(&file, 2);
+    let clock = TestClock::default();
+    let Hosted { host, decoder } = hosted(2);
     let mut slots = Slots::new(&*host, decoder, &clock, 2);
     let mut cached = |prompt: &str| {
         let (request, mut answer) = request(prompt, &[1], 1);
@@ -136,8 +119,8 @@ fn a_shared_beginning_does_not_cost_the_one_it_came_from() {
 
 #[test]
 fn a_client_that_left_is_swept_and_its_slot_taken() {
-    let (file, clock) = (File::new("sweep"), TestClock::default());
-    let Hosted { host, decoder } = hosted(&file, 1);
+    let clock = TestClock::default();
+    let Hosted { host, decoder } = hosted(1);
     let mut slots = Slots::new(&*host, decoder, &clock, 1);
     let (stream, receiver) = request("on and", &[], 300);
     slots.begin(stream);
