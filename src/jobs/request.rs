@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::JobsError;
 use crate::engine::OpenOptions;
 use crate::pipeline::{FilterChoice, GeneratorChoice, Inputs, RecipePlan, Schedule, TransferPlan, flip_budget};
-use crate::record::Limits;
+use crate::record::{Layers, Limits};
 
 /// A transfer as a program asks for it: the flags of `translora transfer` as JSON, `--source-lora` being `source_lora`. What is left
 /// out has the command's default; a name that is not known is refused.
@@ -31,8 +31,8 @@ pub struct TransferRequest {
     pub alpha: f32,
     pub rslora: bool,
     pub modules: String,
-    /// The first layer that gets an adapter, and the one after the last.
-    pub layers: Option<(u32, u32)>,
+    /// Such as `"12..24"`.
+    pub layers: Option<Layers>,
     pub lr: f32,
     pub lora_plus: f32,
     pub schedule: Schedule,
@@ -135,7 +135,12 @@ impl TransferRequest {
             oracle: self.oracle.clone(),
             flip_budget: self.flip_budget,
             recipe: self.recipe(),
-            open: OpenOptions { threads: self.threads, gpu_layers: self.gpu_layers.max(-1), device: self.device.clone(), context: self.ctx_size },
+            open: OpenOptions {
+                threads: self.threads,
+                gpu_layers: self.gpu_layers.max(-1),
+                device: self.device.clone(),
+                context: self.ctx_size,
+            },
             limits: Limits::default(),
             seed: self.seed,
             resume: self.resume,
@@ -172,9 +177,6 @@ impl TransferRequest {
                 format!("\"{name}\" is missing"),
                 "source, source_lora, target and out are files that must be named",
             ));
-        }
-        if let Some((first, end)) = self.layers.filter(|(first, end)| first >= end) {
-            return Err(JobsError::request(format!("\"layers\" is [{first}, {end}]"), "give the first layer and the one after the last"));
         }
         let whole = [
             ("samples", self.samples, 1, 1_000_000),
@@ -236,7 +238,7 @@ mod tests {
             (r#""samples": 0"#, "samples"),
             (r#""rank": 1025"#, "rank"),
             (r#""rank": -1"#, "-1"),
-            (r#""layers": [7, 7]"#, "[7, 7]"),
+            (r#""layers": "7..7""#, "7..7"),
             (r#""lr": 0"#, "lr"),
             (r#""epochs": 1e9"#, "epochs"),
             (r#""lora_dropout": 1"#, "lora_dropout"),

@@ -40,8 +40,12 @@ impl Server {
     ///
     /// fails: the model or an adapter does not load, two adapters have one name, an address is taken.
     pub fn start(engine: &dyn Engine, config: Config, clock: Arc<dyn Clock>, say: Say) -> Result<Self, ServeError> {
-        let options =
-            OpenOptions { threads: config.threads, gpu_layers: config.gpu_layers, device: config.device.clone(), context: config.context.div_euclid(config.slots.max(1)) };
+        let options = OpenOptions {
+            threads: config.threads,
+            gpu_layers: config.gpu_layers,
+            device: config.device.clone(),
+            context: config.context.div_euclid(config.slots.max(1)),
+        };
         let hosted = engine.host(&config.model, &options, config.slots)?;
         let mut registry = Registry::default();
         for (name, path, scale) in &config.adapters {

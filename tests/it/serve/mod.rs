@@ -65,6 +65,7 @@ impl Lab {
             context: 0,
             threads: 1,
             gpu_layers: 0,
+            device: None,
             seed: Some(1),
             temperature: 0.0,
             tokens_max: None,
