@@ -132,7 +132,7 @@ fn gradients_match_finite_differences() {
                 let quotient = (moved(1.0) - moved(-1.0)) / (2.0 * size);
                 let error = (quotient - norm).abs() / norm;
                 worst = worst.max(error);
-                assert!(error < 0.02, "{} {slot}: {quotient} against {norm}", pair.target.name);
+                assert!(error < common::quotient(0.02), "{} {slot}: {quotient} against {norm}", pair.target.name);
             }
         }
         eprintln!("{name}: worst relative error {worst:.2e}");
