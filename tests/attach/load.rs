@@ -8,7 +8,7 @@ use crate::server::{Server, Way};
 
 const CLIENTS: usize = 8;
 /// How much a server may grow between a quarter of the swaps and the last.
-const GROWTH_BYTES_MAX: u64 = 8 << 20;
+const GROWTH_BYTES_MAX: u64 = 16 << 20;
 
 /// Every answer is that of one adapter which was live between the request and its end, and if only one was, of that one.
 pub fn many_swaps(world: &mut World) {

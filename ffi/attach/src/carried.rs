@@ -88,6 +88,12 @@ pub fn read_note(file: &Path) -> Option<(String, Log)> {
     Some((value["adapter"].as_str()?.to_owned(), Log::of(entries)))
 }
 
+/// The adapter that a note names, whether or not the file was written again since.
+pub fn noted_adapter(file: &Path) -> Option<String> {
+    let value: Value = serde_json::from_slice(&fs::read(note(file)).ok()?).ok()?;
+    value["adapter"].as_str().map(str::to_owned)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,7 +122,7 @@ mod tests {
         write_note(&file, "abc", &log).expect("written");
         assert_eq!(read_note(&file), Some(("abc".into(), log)));
         fs::write(&file, "another state").expect("written");
-        assert_eq!(read_note(&file), None);
+        assert_eq!((read_note(&file), noted_adapter(&file)), (None, Some("abc".into())));
         fs::write(note(&file), "{").expect("written");
         assert_eq!(read_note(&file), None);
         fs::remove_dir_all(&folder).expect("removed");

@@ -5,11 +5,11 @@
 use std::ffi::{CStr, c_char};
 use std::path::Path;
 
-use crate::carried::{read_note, read_trailer, trailer, trailer_bytes, write_note};
+use crate::carried::{noted_adapter, read_note, read_trailer, trailer, trailer_bytes, write_note};
 use crate::control;
 use crate::host::{Host, Key, Row, lock, real};
 use crate::log::say;
-use crate::provenance::{After, Log, Maker, Sequence};
+use crate::provenance::{AS_STARTED, After, Log, Maker, Sequence};
 use crate::real::{Embd, Handle};
 
 /// `LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY`
@@ -451,6 +451,10 @@ unsafe extern "C-unwind" fn load_file(
         let file = unsafe { CStr::from_ptr(path) }.to_string_lossy();
         let (log, maker) = match read_note(Path::new(&*file)) {
             Some((adapter, log)) => (log, Maker::One(host.number(&adapter))),
+            // Written again by somebody since, in a server that was never swapped: as without this module.
+            None if host.generation == 0 && noted_adapter(Path::new(&*file)).as_deref() == host.identity(Maker::One(AS_STARTED)) => {
+                (Log::default(), Maker::One(AS_STARTED))
+            }
             None => {
                 say(&format!("{file}: nothing says which adapter made this state; the next prompt in its slot is computed anew"));
                 (Log::default(), Maker::Unknown)

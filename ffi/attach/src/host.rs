@@ -57,7 +57,7 @@ pub struct Context {
 pub struct Host {
     pub live: AdapterId,
     previous: Option<AdapterId>,
-    generation: u64,
+    pub generation: u64,
     /// Identities by number: the hash of an adapter's content.
     identities: Vec<String>,
     loaded: HashMap<AdapterId, Loaded>,
