@@ -120,7 +120,7 @@ fn an_adapter_that_changes_nothing_has_nothing_to_transfer() {
     let adapter = fs::read(&lab().lora).expect("the adapter is there");
     let zero = changed(&adapter, |_, name, data| {
         if name.ends_with("lora_b") {
-            data.fill(0)
+            data.fill(0);
         }
     });
     let folder = world("zero", |folder| _ = folder.write("zero.gguf", &zero));
