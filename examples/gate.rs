@@ -85,7 +85,7 @@ fn measure(base: &Path, work: &Path, folders: &[PathBuf]) -> Result<Verdicts, Fa
             &damaged,
             changed(&adapter, |name, values| {
                 if name.ends_with("lora_b") {
-                    values.fill(0)
+                    values.fill(0);
                 }
             })?,
         )?;
