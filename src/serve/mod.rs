@@ -1,6 +1,6 @@
 //! The reference host: one model, several adapters, HTTP.
 //!
-//! One thread decodes ([`slots`]), a few answer clients ([`http`]), and adapters are loaded beside both ([`live`]). A request runs
+//! One thread decodes (`slots`), a few answer clients (`http`), and adapters are loaded beside both (`live`). A request runs
 //! under the adapter generations it began with, whatever is swapped meanwhile, and what was decoded under one generation is never gone
 //! on with under another. Refuses to know: stages, training, files other than the model and its adapters. Called by the program.
 
