@@ -107,8 +107,9 @@ impl Transfer<'_> {
         let (judge, mut source_adapters) = self.judge(job)?;
         let makers = self.makers(job, &mut source_adapters)?;
         let samples = {
-            let source = Session::new(self.engine, &self.plan.source, &self.plan.open, source_adapters);
-            let target = Session::new(self.engine, &self.plan.target, &self.plan.open, Vec::new());
+            let memory = self.plan.recipe.memory;
+            let source = Session::new(self.engine, &self.plan.source, &self.plan.open, source_adapters).for_answers(memory);
+            let target = Session::new(self.engine, &self.plan.target, &self.plan.open, Vec::new()).for_answers(memory);
             Rounds::new(self.plan, self.given, judge, makers, needed, source, target)?.run(job)?
         };
         let (train, held_out) = split(samples.labeled, self.plan.samples, self.plan.seed);
