@@ -7,7 +7,7 @@ use super::Judged;
 /// Texts that share an answer before it counts as one of the task's.
 const SHARED_MIN: usize = 3;
 /// Share of the texts whose answer others share too, from which on answers are labels and not text of their own.
-const LABELS_SHARE: f64 = 0.6;
+const LABELS_SHARE: f64 = 0.95;
 /// An answer is lacking where it has less than this part of an even share of what was accepted.
 const LACKING_PART: f64 = 0.25;
 
@@ -72,8 +72,9 @@ mod tests {
 
     #[test]
     fn text_has_no_labels() {
-        let mut seen: Vec<Judged> = (0..40).map(|i| judged(&format!("answer {i}"), true)).collect();
-        seen.extend((0..3).map(|_| judged("again", false)));
+        // Text repeats itself, too: nine in ten of short sequences do.
+        let mut seen: Vec<Judged> = (0..10).map(|i| judged(&format!("answer {i}"), true)).collect();
+        seen.extend((0..90).map(|i| judged(&format!("again {}", i % 9), false)));
         assert!(lacking(&seen).is_empty());
     }
 }

@@ -2,9 +2,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::Judged;
 use super::near::Shingles;
 use super::validity::without_numbers;
-use super::{Judged, Kept};
 use crate::record::Pair;
 
 /// Inputs compared with each other at most; of more, the first.
@@ -38,21 +38,21 @@ pub struct Coverage {
 }
 
 impl Coverage {
-    /// Look at what was kept, with what `seen` says of the answers the teacher has.
-    pub fn of(kept: &[Kept], seeds: &[&str], seen: &[Judged], eval: Option<&[Pair]>) -> Self {
-        let sets: Vec<BTreeSet<String>> = kept.iter().map(|kept| words(kept.prompt())).collect();
+    /// Look at inputs with their answers, with what `seen` says of the answers the teacher has.
+    pub fn of(kept: &[(&str, &str)], seeds: &[&str], seen: &[Judged], eval: Option<&[Pair]>) -> Self {
+        let sets: Vec<BTreeSet<String>> = kept.iter().map(|(prompt, _)| words(prompt)).collect();
         let mut holders: BTreeMap<&String, usize> = BTreeMap::new();
         sets.iter().flatten().for_each(|word| *holders.entry(word).or_default() += 1);
         let known: BTreeSet<String> = seeds.iter().flat_map(|seed| words(seed)).collect();
-        let answers: BTreeSet<&str> = kept.iter().filter_map(Kept::answer).map(|answer| answer.text.trim()).collect();
-        let shingles: Vec<Shingles> = kept.iter().take(COMPARED_MAX).map(|kept| Shingles::of(kept.prompt())).collect();
+        let answers: BTreeSet<&str> = kept.iter().map(|(_, answer)| answer.trim()).collect();
+        let shingles: Vec<Shingles> = kept.iter().take(COMPARED_MAX).map(|(prompt, _)| Shingles::of(prompt)).collect();
         let of_seeds: Vec<Shingles> = seeds.iter().map(|seed| Shingles::of(seed)).collect();
         let all: usize = holders.values().sum();
         Self {
             words: holders.len(),
             words_new: holders.keys().filter(|word| !known.contains(**word)).count(),
             words_unseen: holders.values().filter(|&&count| count == 1).count() as f64 / all.max(1) as f64,
-            forms: kept.iter().map(|kept| without_numbers(kept.prompt())).collect::<BTreeSet<_>>().len(),
+            forms: kept.iter().map(|(prompt, _)| without_numbers(prompt)).collect::<BTreeSet<_>>().len(),
             answers: answers.len(),
             answers_missing: missing(seen, &answers),
             similarity: curve(nearest_other(&shingles)),
@@ -111,15 +111,9 @@ mod tests {
     #[test]
     fn words_answers_and_likeness_are_counted() {
         let answer = |text: &str| Some(Answer { text: text.into(), tokens: 1, finished: true, log_probability: 0.0 });
-        let kept = [
-            Kept::replay("date May 3", answer("a")),
-            Kept::replay("date May 4", answer("b")),
-            Kept::replay("date June 12", answer("a")),
-            Kept::replay("quite another", None),
-        ];
-        let seen: Vec<Judged> = ["a", "a", "a", "c", "c", "c", "d"]
-            .map(|text| Judged::replay(text.into(), answer(text), 0.0, Some(Reason::Contrast), true))
-            .into();
+        let kept = [("date May 3", "a"), ("date May 4", " b"), ("date June 12", "a"), ("quite another", "a")];
+        let seen: Vec<Judged> =
+            ["a", "a", "a", "c", "c", "c"].map(|text| Judged::replay(text.into(), answer(text), 0.0, Some(Reason::Contrast), true)).into();
         let row = |prompt: &str, completion: &str| Pair { prompt: prompt.into(), completion: completion.into() };
         let rows = [row("date July 3", "a"), row("date May 77", "e")];
         let coverage = Coverage::of(&kept, &["date May 1"], &seen, Some(&rows));

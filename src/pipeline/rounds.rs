@@ -92,7 +92,6 @@ pub(super) struct Rounds<'a> {
     /// Text of any kind that the teacher answered.
     probed: Vec<Judged>,
     labeled: Vec<Labeled>,
-    coverage: Coverage,
     rejected: BTreeMap<String, u64>,
     teacher: Option<Teacher>,
 }
@@ -141,7 +140,6 @@ impl<'a> Rounds<'a> {
             judged: Vec::new(),
             probed: Vec::new(),
             labeled: Vec::new(),
-            coverage: Coverage::default(),
             rejected: BTreeMap::new(),
             teacher: None,
         })
@@ -327,11 +325,6 @@ impl<'a> Rounds<'a> {
         Ok(())
     }
 
-    fn coverage(&self, kept: &[Kept], seeds: &[&str]) -> Coverage {
-        let seen: Vec<Judged> = self.judged.iter().chain(&self.probed).cloned().collect();
-        Coverage::of(kept, seeds, &seen, self.given.eval.as_deref())
-    }
-
     /// Choose the best of what was accepted and put the teacher's answers to it.
     fn label(&mut self, job: &mut Job<'_>) -> Result<(), PipelineError> {
         let seeds: Vec<&str> = self.given.seeds.iter().map(Seed::text).collect();
@@ -339,7 +332,6 @@ impl<'a> Rounds<'a> {
             // The answers came with the scores.
             let (kept, rejections) = filter::select(&self.judged, &seeds, self.needed, self.shares());
             let (labeled, unlabeled) = label::label_answered(&kept);
-            self.coverage = self.coverage(&kept, &seeds);
             count_rejections(&mut self.rejected, &rejections);
             count_rejections(&mut self.rejected, &unlabeled);
             self.labeled = labeled;
@@ -355,7 +347,6 @@ impl<'a> Rounds<'a> {
             let summary = format!("{} of {} answered", labeled.len(), kept.len());
             Ok(Made { head: rejections, rows, blob: None, summary })
         })?;
-        self.coverage = self.coverage(&kept, &seeds);
         count_rejections(&mut self.rejected, &rejections);
         count_rejections(&mut self.rejected, &made.head);
         self.labeled = made.rows.into_iter().map(|(prompt, completion)| Labeled::replay(prompt, completion)).collect();
@@ -408,6 +399,10 @@ impl<'a> Rounds<'a> {
         self.labeled.truncate(needed);
         let kept: Vec<String> = self.labeled.iter().map(|labeled| labeled.prompt().to_owned()).collect();
         self.count_yields(kept.iter().map(String::as_str));
+        let seen: Vec<Judged> = self.judged.iter().chain(&self.probed).cloned().collect();
+        let seeds: Vec<&str> = self.given.seeds.iter().map(Seed::text).collect();
+        let answered: Vec<(&str, &str)> = self.labeled.iter().map(|row| (row.prompt(), row.completion())).collect();
+        let coverage = Coverage::of(&answered, &seeds, &seen, self.given.eval.as_deref());
         let mut counts = self.rejected;
         counts.append(&mut self.yields);
         let numbers = [
@@ -418,6 +413,6 @@ impl<'a> Rounds<'a> {
             ("eval", self.given.eval.as_ref().map_or(0, Vec::len) as u64),
         ];
         counts.extend(numbers.map(|(name, count)| (name.to_owned(), count)));
-        Ok(Samples { labeled: self.labeled, counts, coverage: self.coverage, teacher: self.teacher })
+        Ok(Samples { labeled: self.labeled, counts, coverage, teacher: self.teacher })
     }
 }

@@ -51,7 +51,8 @@ fn both_filters_reject_and_the_discriminator_is_introduced() {
     assert!(said.iter().any(|text| text.contains("trained against inputs by: source") && text.contains("by: target")), "{said:?}");
     assert!(report.counts["rejected_discriminator"] > 0 && report.provenance["filter"] == "both", "{:?}", report.counts);
     assert!(report.scores.transferred > 0.6, "{:?}", report.scores);
-    let (said, _) = told(&of(FilterChoice::Kit, GeneratorChoice::Source, "source.gguf"));
+    let (said, report) = told(&of(FilterChoice::Kit, GeneratorChoice::Source, "source.gguf"));
+    assert!(report.coverage.answers >= 4 && report.coverage.eval_answers == Some(1.0), "{:?}", report.coverage);
     assert!(!said.iter().any(|text| text.contains("trained against")), "{said:?}");
     let (said, report) = told(&of(FilterChoice::Contrast, GeneratorChoice::Target, "contrast.gguf"));
     assert!(!said.iter().any(|text| text.contains("discriminator")) && report.provenance["filter"] == "contrast", "{said:?}");
