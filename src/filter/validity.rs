@@ -1,4 +1,4 @@
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use super::{Reason, Rejections};
 use crate::generate::Candidate;
@@ -9,6 +9,8 @@ const MARKERS: [&str; 12] =
 /// An input may be this many times as long as the longest seed, or `CHARS_MIN`, whichever is more.
 const LONGER_THAN_SEEDS: usize = 4;
 const CHARS_MIN: usize = 200;
+/// Rejected texts that are kept for each reason, to be shown.
+const SHOWN_MAX: usize = 5;
 
 /// Bounds that follow from the seeds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,13 +48,14 @@ pub struct Validity {
     rules: Rules,
     seen: HashSet<String>,
     rejected: Rejections,
+    shown: BTreeMap<Reason, Vec<String>>,
 }
 
 impl Validity {
     /// Start with the seeds, which are never let through again.
     pub fn new<'t>(seeds: impl IntoIterator<Item = &'t str> + Clone) -> Self {
         let seen = seeds.clone().into_iter().map(plain_words).collect();
-        Self { rules: Rules::from_seeds(seeds), seen, rejected: Rejections::new() }
+        Self { rules: Rules::from_seeds(seeds), seen, rejected: Rejections::new(), shown: BTreeMap::new() }
     }
 
     /// Let through what is valid and new.
@@ -60,7 +63,13 @@ impl Validity {
         let mut valid = Vec::new();
         for candidate in candidates {
             match self.reason(candidate) {
-                Some(reason) => *self.rejected.entry(reason).or_default() += 1,
+                Some(reason) => {
+                    *self.rejected.entry(reason).or_default() += 1;
+                    let shown = self.shown.entry(reason).or_default();
+                    if shown.len() < SHOWN_MAX {
+                        shown.push(candidate.text().to_owned());
+                    }
+                }
                 None => valid.push(Valid { text: candidate.text().to_owned(), line: candidate.is_line() }),
             }
         }
@@ -70,6 +79,11 @@ impl Validity {
     /// Everything rejected so far.
     pub fn rejected(&self) -> &Rejections {
         &self.rejected
+    }
+
+    /// The first texts that were rejected for each reason.
+    pub fn shown(&self) -> impl Iterator<Item = (Reason, &str)> {
+        self.shown.iter().flat_map(|(&reason, texts)| texts.iter().map(move |text| (reason, text.as_str())))
     }
 
     fn reason(&mut self, candidate: &Candidate) -> Option<Reason> {

@@ -25,7 +25,10 @@ pub struct TransferRequest {
     pub eval: Option<PathBuf>,
     pub oracle: Option<PathBuf>,
     pub flip_budget: f32,
+    pub allow_weak_source: bool,
     pub temperature: f32,
+    pub input_tokens: usize,
+    pub answer_tokens: usize,
     pub epochs: f32,
     pub rank: usize,
     pub alpha: f32,
@@ -71,7 +74,10 @@ impl Default for TransferRequest {
             eval: None,
             oracle: None,
             flip_budget: flip_budget(),
+            allow_weak_source: false,
             temperature: 1.0,
+            input_tokens: Limits::default().input_tokens_max,
+            answer_tokens: Limits::default().completion_tokens_max,
             epochs: 4.0,
             rank: recipe.rank,
             alpha: recipe.alpha,
@@ -134,6 +140,7 @@ impl TransferRequest {
             eval: self.eval.clone(),
             oracle: self.oracle.clone(),
             flip_budget: self.flip_budget,
+            allow_weak_source: self.allow_weak_source,
             recipe: self.recipe(),
             open: OpenOptions {
                 threads: self.threads,
@@ -141,7 +148,7 @@ impl TransferRequest {
                 device: self.device.clone(),
                 context: self.ctx_size,
             },
-            limits: Limits::default(),
+            limits: Limits { input_tokens_max: self.input_tokens, completion_tokens_max: self.answer_tokens, ..Limits::default() },
             seed: self.seed,
             resume: self.resume,
         })
@@ -180,6 +187,8 @@ impl TransferRequest {
         }
         let whole = [
             ("samples", self.samples, 1, 1_000_000),
+            ("input_tokens", self.input_tokens, 1, 65_536),
+            ("answer_tokens", self.answer_tokens, 1, 65_536),
             ("rank", self.rank, 1, 1024),
             ("batch", self.batch, 1, 4096),
             ("micro_batch", self.micro_batch, 0, 4096),

@@ -6,6 +6,7 @@
 //!
 //! Refuses to know: terminals, sockets, C. Called by the doors: the command line and the plugin.
 
+mod audit;
 mod card;
 mod context;
 mod error;
@@ -23,6 +24,7 @@ mod transfer;
 
 pub use crate::distill::Schedule;
 pub use crate::evaluate::{Equivalence, Retention, Verdict};
+pub use audit::{InputAudit, OutputAudit};
 pub use context::{Context, Events};
 pub use error::PipelineError;
 pub use event::{Event, Stage};
@@ -30,6 +32,8 @@ pub use inspect::{AdapterCard, Inspection, KitCard, ModelCard, inspect};
 pub use journal::JournalError;
 pub use kit::kit;
 pub use plan::{EvalPlan, FilterChoice, GeneratorChoice, Inputs, KitPlan, RecipePlan, TrainPlan, TransferPlan, flip_budget};
-pub use report::{ArmScore, EvalReport, Flip, KitReport, ReportHalf, Scores, TrainReport, TransferReport};
+pub use report::{
+    ArmScore, Confusion, EvalReport, Flip, KitReport, MadeInput, ReportHalf, RoundCounts, Scores, TrainReport, TransferReport,
+};
 pub use train::{eval, train};
 pub use transfer::transfer;
