@@ -19,8 +19,8 @@ use translora::engine::ggml::GgmlEngine;
 use translora::engine::{Engine, Model, OpenOptions, Talk, With};
 use translora::evaluate::{Arm, Verdict, arm, compare};
 use translora::pipeline::{
-    Context, Events, FilterChoice, GeneratorChoice, Inputs, KitPlan, PipelineError, RecipePlan, TrainPlan, TransferPlan, flip_budget, kit,
-    train, transfer,
+    Context, Events, FilterChoice, GeneratorChoice, Inputs, KitPlan, PipelineError, RecipePlan, Repeats, TrainPlan, TransferPlan,
+    flip_budget, kit, train, transfer,
 };
 use translora::record::{Cancel, Limits, Pair, Rng, SystemClock};
 use translora_gguf::{Gguf, Tensor, Value, Writer};
@@ -261,6 +261,7 @@ impl Gate<'_> {
                 filter: FilterChoice::Auto,
                 generator: GeneratorChoice::Auto,
                 temperature: 1.0,
+                repeats: Repeats::default(),
                 eval: None,
                 oracle: None,
                 flip_budget: flip_budget(),

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::JobsError;
 use crate::engine::OpenOptions;
-use crate::pipeline::{FilterChoice, GeneratorChoice, Inputs, RecipePlan, Schedule, TransferPlan, flip_budget};
+use crate::pipeline::{FilterChoice, GeneratorChoice, Inputs, RecipePlan, Repeats, Schedule, TransferPlan, flip_budget};
 use crate::record::{Layers, Limits};
 
 /// A transfer as a program asks for it: the flags of `translora transfer` as JSON, `--source-lora` being `source_lora`. What is left
@@ -29,6 +29,9 @@ pub struct TransferRequest {
     pub temperature: f32,
     pub input_tokens: usize,
     pub answer_tokens: usize,
+    pub near: f32,
+    pub ignore_numbers: bool,
+    pub seed_run: f32,
     pub epochs: f32,
     pub rank: usize,
     pub alpha: f32,
@@ -61,6 +64,7 @@ impl Default for TransferRequest {
     fn default() -> Self {
         let recipe = RecipePlan::default();
         let open = OpenOptions::default();
+        let repeats = Repeats::default();
         Self {
             source: PathBuf::new(),
             source_lora: PathBuf::new(),
@@ -78,6 +82,9 @@ impl Default for TransferRequest {
             temperature: 1.0,
             input_tokens: Limits::default().input_tokens_max,
             answer_tokens: Limits::default().completion_tokens_max,
+            near: repeats.near,
+            ignore_numbers: repeats.numbers,
+            seed_run: repeats.seed_run,
             epochs: 4.0,
             rank: recipe.rank,
             alpha: recipe.alpha,
@@ -121,8 +128,9 @@ impl TransferRequest {
         self.check()?;
         let inputs = match (&self.kit, &self.seeds) {
             (Some(kit), None) => Inputs::Kit(kit.clone()),
-            (None, Some(_)) if self.filter == FilterChoice::Kit => {
-                return Err(JobsError::request("\"filter\": \"kit\" needs a kit", "give \"kit\", or \"filter\": \"contrast\""));
+            (None, Some(_)) if matches!(self.filter, FilterChoice::Kit | FilterChoice::Both) => {
+                let what = format!("\"filter\": \"{}\" needs a kit", self.filter.name());
+                return Err(JobsError::request(what, "give \"kit\", or \"filter\": \"contrast\""));
             }
             (None, Some(seeds)) => Inputs::Seeds(seeds.clone()),
             _ => return Err(JobsError::request("give \"kit\" or \"seeds\", and one only", "seeds are a JSON lines file of inputs")),
@@ -137,6 +145,7 @@ impl TransferRequest {
             filter: self.filter,
             generator: self.generator,
             temperature: self.temperature,
+            repeats: Repeats { near: self.near, numbers: self.ignore_numbers, seed_run: self.seed_run },
             eval: self.eval.clone(),
             oracle: self.oracle.clone(),
             flip_budget: self.flip_budget,

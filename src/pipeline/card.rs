@@ -208,23 +208,37 @@ fn inputs(report: &TransferReport) -> Vec<Block> {
     ]
 }
 
-/// Of each kept input, its likeness to the one most like it, from the least to the greatest.
+/// Of each kept input, its likeness to the one most like it and to the nearest seed, from the least to the greatest.
 fn likeness(coverage: &Coverage) -> Chart {
-    let last = coverage.similarity.len().saturating_sub(1).max(1) as f64;
-    let points = coverage.similarity.iter().enumerate().map(|(i, share)| (100.0 * i as f64 / last, *share));
+    let curve = |name: &str, shares: &[f64]| {
+        let last = shares.len().saturating_sub(1).max(1) as f64;
+        (name.to_owned(), shares.iter().enumerate().map(|(i, share)| (100.0 * i as f64 / last, *share)).collect())
+    };
     Chart {
-        title: "Likeness of each kept input to the one most like it".into(),
+        title: "Likeness of each kept input to the one most like it, and to the nearest seed".into(),
         x_axis: "kept inputs, %".into(),
-        y_axis: "an input and the one most like it: words in both, of the words in either (Jaccard; digits count as one)".into(),
-        curves: vec![(String::new(), points.collect())],
+        y_axis: "words in both, of the words in either (Jaccard)".into(),
+        curves: vec![
+            curve("to the nearest other input", &coverage.similarity),
+            curve("to the nearest seed", &coverage.similarity_to_seeds),
+        ],
     }
 }
 
 fn coverage(coverage: &Coverage) -> Facts {
-    vec![
+    let share = |share: f64| format!("{:.1} %", 100.0 * share);
+    let mut rows = vec![
         fact("words", format!("{}, {} of them in no seed", coverage.words, coverage.words_new)),
+        fact("words of one more input that would be new (estimate)", share(coverage.words_unseen)),
+        fact("texts that differ in more than numbers", coverage.forms.to_string()),
         fact("different answers", coverage.answers.to_string()),
-    ]
+    ];
+    if !coverage.answers_missing.is_empty() {
+        rows.push(fact("answers of the source adapter that no kept input gets", coverage.answers_missing.join(", ")));
+    }
+    rows.extend(coverage.eval_words.map(|found| fact("words of the given rows that some kept input has", share(found))));
+    rows.extend(coverage.eval_answers.map(|found| fact("given rows whose right answer some kept input gets", share(found))));
+    rows
 }
 
 fn made(inputs: &[MadeInput], rejected: bool) -> Block {
@@ -242,12 +256,17 @@ fn made(inputs: &[MadeInput], rejected: bool) -> Block {
 fn in_words(reason: &str) -> String {
     let words = match reason {
         "empty" => "nothing but white space, or an empty answer",
-        "too_long" => "far longer than any seed",
+        "too_long" => "far longer than any seed, or longer than the kit's inputs",
+        "too_short" => "shorter than the kit's inputs",
         "unfinished" => "it, or its answer, came to no end",
         "header" => "the header of a list",
         "marker" => "a piece of a chat template",
         "control" => "control characters",
         "repeated" => "repeats a seed or an earlier input",
+        "near_repeat" => "nearly the words of a seed or an earlier input",
+        "other_numbers" => "an earlier input with other numbers",
+        "seed_run" => "a long run of a seed's words",
+        "probe" => "text of any kind, drawn to see what the teacher answers",
         "discriminator" => "the discriminator takes it for made up",
         "no_answer" => "the teacher's answer is empty or does not end",
         "contrast" => "the adapter makes its answer no likelier",

@@ -11,6 +11,7 @@ mod card;
 mod context;
 mod error;
 mod event;
+mod inputs;
 mod inspect;
 mod job;
 mod journal;
@@ -31,7 +32,7 @@ pub use event::{Event, Stage};
 pub use inspect::{AdapterCard, Inspection, KitCard, ModelCard, inspect};
 pub use journal::JournalError;
 pub use kit::kit;
-pub use plan::{EvalPlan, FilterChoice, GeneratorChoice, Inputs, KitPlan, RecipePlan, TrainPlan, TransferPlan, flip_budget};
+pub use plan::{EvalPlan, FilterChoice, GeneratorChoice, Inputs, KitPlan, RecipePlan, Repeats, TrainPlan, TransferPlan, flip_budget};
 pub use report::{
     ArmScore, Confusion, EvalReport, Flip, KitReport, MadeInput, ReportHalf, RoundCounts, Scores, TrainReport, TransferReport,
 };

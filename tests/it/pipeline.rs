@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use translora::engine::OpenOptions;
 use translora::engine::toy::Toy;
 use translora::pipeline::{
-    self, Context, EvalPlan, Event, Events, FilterChoice, GeneratorChoice, Inputs, Inspection, KitPlan, PipelineError, RecipePlan, Stage,
-    TrainPlan, TransferPlan, TransferReport, Verdict,
+    self, Context, EvalPlan, Event, Events, FilterChoice, GeneratorChoice, Inputs, Inspection, KitPlan, PipelineError, RecipePlan, Repeats,
+    Stage, TrainPlan, TransferPlan, TransferReport, Verdict,
 };
 use translora::record::{Cancel, Limits, Pair, TestClock};
 
@@ -72,6 +72,7 @@ pub fn plan(world: &World, lora: &Path, inputs: Inputs, out: &str) -> TransferPl
         filter: FilterChoice::Auto,
         generator: GeneratorChoice::Auto,
         temperature: 1.0,
+        repeats: Repeats::default(),
         eval: Some(world.eval.clone()),
         oracle: None,
         flip_budget: 0.05,
