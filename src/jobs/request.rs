@@ -156,6 +156,7 @@ impl TransferRequest {
                 gpu_layers: self.gpu_layers.max(-1),
                 device: self.device.clone(),
                 context: self.ctx_size,
+                repack: false,
             },
             limits: Limits { input_tokens_max: self.input_tokens, completion_tokens_max: self.answer_tokens, ..Limits::default() },
             seed: self.seed,
