@@ -85,12 +85,11 @@ fn chosen(plan: &TransferPlan, kit: Option<&Kit>) -> FilterChoice {
     if made_of_pieces && auc.is_some_and(|auc| auc >= AUC_MIN) { FilterChoice::Both } else { FilterChoice::Contrast }
 }
 
+/// Lays the bytes of an adapter into the journal under a name, and opens it.
+type Lay<'a> = dyn FnMut(&str, &[u8]) -> Result<AdapterId, PipelineError> + 'a;
+
 /// Who makes inputs up, in turns.
-fn makers(
-    plan: &TransferPlan,
-    kit: Option<&Kit>,
-    lay: &mut dyn FnMut(&str, &[u8]) -> Result<AdapterId, PipelineError>,
-) -> Result<Vec<Maker>, PipelineError> {
+fn makers(plan: &TransferPlan, kit: Option<&Kit>, lay: &mut Lay<'_>) -> Result<Vec<Maker>, PipelineError> {
     let base = |name, target| Maker { name, target, with: With::Base, question: None, shown: true };
     Ok(match (plan.generator, kit.and_then(Kit::input_model)) {
         (GeneratorChoice::Auto, Some((bytes, question))) => {
