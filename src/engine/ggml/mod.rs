@@ -274,3 +274,6 @@ fn internal(error: LlamaError) -> EngineError {
         other => EngineError::Internal(other.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests;
