@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{ArmScore, Flip, Scores, TransferReport};
+use super::{ArmScore, Flip, ObjectiveReport, Scores, TransferReport};
 use crate::evaluate::{Retention, Verdict};
 use crate::filter::Coverage;
 use crate::publish::Page;
@@ -35,13 +35,14 @@ pub(super) fn page(report: &TransferReport, target: &Path) -> Page {
     let compared = scores.compared.iter().map(|(name, arm)| (name.replace('_', " "), arm.exact, arm.interval));
     let text = |name: &String, value: String| (name.replace('_', " "), value);
     let fit = &report.fit;
-    let training = [
+    let mut training = objective(&report.objective);
+    training.extend([
         ("samples", fit.examples.to_string()),
         ("steps", fit.steps.to_string()),
         ("loss", format!("{:.4} at first, {:.4} at last", fit.loss_first, fit.loss_last)),
         ("adapted matrices", fit.trainer.matrices.to_string()),
         ("parameters", fit.trainer.parameters.to_string()),
-    ];
+    ]);
     Page {
         title: format!("Transfer to {}", target.display()),
         lead,
@@ -53,7 +54,7 @@ pub(super) fn page(report: &TransferReport, target: &Path) -> Page {
                 "Agreement with the teacher on held-out inputs".into(),
                 scores.fidelity.iter().map(|(name, x)| text(name, format!("{:.1} %", 100.0 * x))).collect(),
             ),
-            ("Training".into(), training.map(|(name, value)| (name.to_owned(), value)).into()),
+            ("Training".into(), training.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()),
             ("Inputs".into(), report.counts.iter().map(|(name, n)| text(name, n.to_string())).collect()),
             ("Coverage of the kept inputs".into(), coverage(&report.coverage)),
             ("Answers that the new adapter mended".into(), flips(&report.flips, true)),
@@ -62,6 +63,19 @@ pub(super) fn page(report: &TransferReport, target: &Path) -> Page {
             ("Provenance".into(), report.provenance.iter().map(|(name, value)| text(name, value.clone())).collect()),
         ],
     }
+}
+
+fn objective(report: &ObjectiveReport) -> Vec<(&'static str, String)> {
+    let mut rows = vec![("fitted to", format!("{}: {}", report.objective.name(), report.reason))];
+    if report.tokens > 0 {
+        let share = 100.0 * report.tokens_taught as f64 / report.tokens as f64;
+        rows.push(("tokens with the teacher's distribution", format!("{} of {} ({share:.1} %)", report.tokens_taught, report.tokens)));
+    }
+    rows.extend(report.divergence.map(|of| {
+        let told = format!("{:.4} bare target, {:.4} transferred, on {} tokens", of.target, of.transferred, of.tokens);
+        ("divergence from it on held-out inputs, nats a token", told)
+    }));
+    rows
 }
 
 fn judging(scores: &Scores) -> Vec<(String, String)> {

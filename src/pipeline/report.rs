@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::ObjectiveReport;
 use crate::distill::FitReport;
 use crate::evaluate::{Arm, Equivalence, Retention, Verdict, wilson};
 use crate::filter::Coverage;
@@ -26,6 +27,8 @@ pub struct TransferReport {
     /// By stage. What was found in the journal counts with the time it took then.
     pub seconds: BTreeMap<String, f64>,
     pub fit: FitReport,
+    /// What the adapter was fitted to, and why.
+    pub objective: ObjectiveReport,
     /// Hashes and settings that decide the bytes of the adapter.
     pub provenance: BTreeMap<String, String>,
 }

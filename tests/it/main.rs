@@ -7,6 +7,7 @@ mod doctor;
 mod host;
 #[cfg(not(feature = "ggml"))]
 mod jobs;
+mod objectives;
 mod pipeline;
 #[cfg(feature = "ggml")]
 mod real;
