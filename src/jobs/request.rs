@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::JobsError;
 use crate::engine::OpenOptions;
 use crate::pipeline::{
-    FilterChoice, GeneratorChoice, Inputs, LabelChoice, ObjectiveChoice, RecipePlan, Schedule, TokenWeights, TransferPlan, flip_budget,
-    kl_budget,
+    FilterChoice, GeneratorChoice, Inputs, LabelChoice, ObjectiveChoice, RecipePlan, Repeats, Schedule, TokenWeights, TransferPlan,
+    flip_budget, kl_budget,
 };
 use crate::record::{Layers, Limits};
 
@@ -34,6 +34,9 @@ pub struct TransferRequest {
     pub oracle: Option<PathBuf>,
     pub flip_budget: f32,
     pub temperature: f32,
+    pub near: f32,
+    pub ignore_numbers: bool,
+    pub seed_run: f32,
     pub epochs: f32,
     pub rank: usize,
     pub alpha: f32,
@@ -66,6 +69,7 @@ impl Default for TransferRequest {
     fn default() -> Self {
         let recipe = RecipePlan::default();
         let open = OpenOptions::default();
+        let repeats = Repeats::default();
         Self {
             source: PathBuf::new(),
             source_lora: PathBuf::new(),
@@ -84,6 +88,9 @@ impl Default for TransferRequest {
             oracle: None,
             flip_budget: flip_budget(),
             temperature: 1.0,
+            near: repeats.near,
+            ignore_numbers: repeats.numbers,
+            seed_run: repeats.seed_run,
             epochs: 4.0,
             rank: recipe.rank,
             alpha: recipe.alpha,
@@ -127,8 +134,9 @@ impl TransferRequest {
         self.check()?;
         let inputs = match (&self.kit, &self.seeds) {
             (Some(kit), None) => Inputs::Kit(kit.clone()),
-            (None, Some(_)) if self.filter == FilterChoice::Kit => {
-                return Err(JobsError::request("\"filter\": \"kit\" needs a kit", "give \"kit\", or \"filter\": \"contrast\""));
+            (None, Some(_)) if matches!(self.filter, FilterChoice::Kit | FilterChoice::Both) => {
+                let what = format!("\"filter\": \"{}\" needs a kit", self.filter.name());
+                return Err(JobsError::request(what, "give \"kit\", or \"filter\": \"contrast\""));
             }
             (None, Some(seeds)) => Inputs::Seeds(seeds.clone()),
             _ => return Err(JobsError::request("give \"kit\" or \"seeds\", and one only", "seeds are a JSON lines file of inputs")),
@@ -147,6 +155,7 @@ impl TransferRequest {
             token_weights: self.token_weights,
             kl_budget: self.kl_budget,
             temperature: self.temperature,
+            repeats: Repeats { near: self.near, numbers: self.ignore_numbers, seed_run: self.seed_run },
             eval: self.eval.clone(),
             oracle: self.oracle.clone(),
             flip_budget: self.flip_budget,

@@ -108,11 +108,20 @@ fn flips(flips: &[Flip], won: bool) -> Vec<(String, String)> {
 }
 
 fn coverage(coverage: &Coverage) -> Vec<(String, String)> {
-    let curve: Vec<String> = coverage.similarity.iter().map(|share| format!("{share:.2}")).collect();
-    let rows = [
+    let curve = |shares: &[f64]| shares.iter().map(|share| format!("{share:.2}")).collect::<Vec<_>>().join(" ");
+    let share = |share: f64| format!("{:.1} %", 100.0 * share);
+    let mut rows = vec![
         ("words", format!("{}, {} of them in no seed", coverage.words, coverage.words_new)),
+        ("words of one more input that would be new (estimate)", share(coverage.words_unseen)),
+        ("texts that differ in more than numbers", coverage.forms.to_string()),
         ("answers", coverage.answers.to_string()),
-        ("likeness to the nearest other input, least to greatest by tenths", curve.join(" ")),
+        ("likeness to the nearest other input, least to greatest by tenths", curve(&coverage.similarity)),
+        ("likeness to the nearest seed, least to greatest by tenths", curve(&coverage.similarity_to_seeds)),
     ];
-    rows.map(|(name, value)| (name.to_owned(), value)).into()
+    if !coverage.answers_missing.is_empty() {
+        rows.push(("answers of the source adapter that no kept input gets", coverage.answers_missing.join(", ")));
+    }
+    rows.extend(coverage.eval_words.map(|found| ("words of the given rows that some kept input has", share(found))));
+    rows.extend(coverage.eval_answers.map(|found| ("given rows whose right answer some kept input gets", share(found))));
+    rows.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }

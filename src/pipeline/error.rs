@@ -150,6 +150,10 @@ fn not_enough_hint(rejected: &BTreeMap<String, u64>) -> String {
     let most = rejected.iter().max_by_key(|&(_, count)| count).map_or("", |(name, _)| name.as_str());
     let text = match most {
         "repeated" => "the target base repeats itself: give more and more varied seeds, raise --temperature, or ask for fewer --samples",
+        "near_repeat" => "the base repeats itself with small changes: give more and more varied seeds, or let such inputs be with --near 0",
+        "other_numbers" => "inputs differ in numbers only: leave out --ignore-numbers, or give more varied seeds",
+        "seed_run" => "inputs repeat the seeds: leave out --seed-run, or give more seeds",
+        "too_long" | "too_short" => "inputs are not of the kit's or the seeds' length: give more seeds, or try another --generator",
         "discriminator" => "the target base strays from the task: give more seeds, or try --filter contrast",
         "contrast" => "the adapter changes little on such inputs: check that --source-lora belongs to --source, and give more seeds",
         "no_answer" => "the teacher does not end its answers: check that --source-lora belongs to --source",

@@ -10,6 +10,7 @@ mod card;
 mod context;
 mod error;
 mod event;
+mod inputs;
 mod inspect;
 mod job;
 mod journal;
@@ -32,7 +33,7 @@ pub use inspect::{AdapterCard, Inspection, KitCard, ModelCard, inspect};
 pub use journal::JournalError;
 pub use kit::kit;
 pub use plan::{
-    EvalPlan, FilterChoice, GeneratorChoice, Inputs, KitPlan, LabelChoice, ObjectiveChoice, RecipePlan, TrainPlan, TransferPlan,
+    EvalPlan, FilterChoice, GeneratorChoice, Inputs, KitPlan, LabelChoice, ObjectiveChoice, RecipePlan, Repeats, TrainPlan, TransferPlan,
     flip_budget, kl_budget,
 };
 pub use report::{ArmScore, EvalReport, Flip, KitReport, ReportHalf, Scores, TrainReport, TransferReport};

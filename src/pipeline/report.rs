@@ -143,6 +143,12 @@ pub struct KitReport {
     /// Share of held-out inputs told apart rightly.
     pub accuracy: Option<f64>,
     pub accuracy_rows: usize,
+    /// Chance that a held-out real input is held for likelier real than a held-out made-up one.
+    pub auc: Option<f64>,
+    /// Shares of those that pass the threshold, real and made up.
+    pub passed: Option<[f64; 2]>,
+    /// What the kit gives away of the data, a sentence each.
+    pub privacy: Vec<String>,
     pub input_model: Option<InputModelCard>,
     pub seconds: BTreeMap<String, f64>,
 }

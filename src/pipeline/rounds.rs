@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 
+use super::inputs::Hands;
 use super::job::{Job, Made, Session, count_rejections};
 use super::judging::Teacher;
 use super::transfer::Given;
@@ -41,6 +42,8 @@ const AGREED_MIN: f64 = 0.5;
 /// Share of inputs that are expected to be dropped for that.
 const UNSURE_SHARE: f64 = 0.2;
 
+/// Lines of anything that the teacher is asked about, to see its labels.
+const PROBES: usize = 96;
 /// Seeds that the bare target is shown at most.
 const SHOTS_MAX: usize = 8;
 
@@ -61,6 +64,18 @@ pub(super) struct Maker {
     pub with: With,
     /// The question an input model answers; none for the list of seeds.
     pub question: Option<String>,
+    /// It is shown the seeds.
+    pub shown: bool,
+}
+
+impl Maker {
+    fn ask(&self) -> Ask<'_> {
+        match &self.question {
+            Some(question) => Ask::Question(question),
+            None if self.shown => Ask::List,
+            None => Ask::Anything,
+        }
+    }
 }
 
 /// The rounds of one transfer.
@@ -81,6 +96,8 @@ pub(super) struct Rounds<'a> {
     yields: BTreeMap<String, u64>,
     /// Everything valid so far, judged.
     judged: Vec<Judged>,
+    /// Text of any kind that the teacher answered.
+    probed: Vec<Judged>,
     labeled: Vec<Labeled>,
     coverage: Coverage,
     rejected: BTreeMap<String, u64>,
@@ -102,12 +119,12 @@ impl<'a> Rounds<'a> {
     pub fn new(
         plan: &'a TransferPlan,
         given: &'a Given,
-        judge: Judge,
-        makers: Vec<Maker>,
+        hands: Hands,
         needed: usize,
         source: Session<'a>,
         target: Session<'a>,
     ) -> Result<Self, PipelineError> {
+        let Hands { judge, makers, rules, .. } = hands;
         let settings = Settings {
             temperature: plan.temperature,
             tokens_max: plan.limits.input_tokens_max,
@@ -124,11 +141,12 @@ impl<'a> Rounds<'a> {
             source,
             target,
             generator: Generator::new(&given.seeds, settings)?,
-            validity: Validity::new(given.seeds.iter().map(Seed::text)),
+            validity: Validity::new(given.seeds.iter().map(Seed::text), rules),
             drawn: Yield::default(),
             origins: HashMap::new(),
             yields: BTreeMap::new(),
             judged: Vec::new(),
+            probed: Vec::new(),
             labeled: Vec::new(),
             coverage: Coverage::default(),
             rejected: BTreeMap::new(),
@@ -153,6 +171,7 @@ impl<'a> Rounds<'a> {
                 Shares { good: shares.good * ADOPTED_GOOD, ..shares },
             );
             self.generator.adopt(adopted.iter().map(Kept::prompt));
+            self.want(job, &adopted)?;
             if let Some(share) = self.lines_share() {
                 self.generator.lean(share);
             }
@@ -185,7 +204,7 @@ impl<'a> Rounds<'a> {
         match self.judge {
             Judge::None => self.needed,
             _ if self.makers.iter().all(|maker| maker.question.is_some()) => (self.needed as f64 * INPUT_MODEL_CANDIDATES) as usize,
-            Judge::Discriminator { .. } | Judge::Contrast { .. } => self.needed * CANDIDATES_PER_SAMPLE,
+            Judge::Discriminator(_) | Judge::Contrast { .. } | Judge::Both { .. } => self.needed * CANDIDATES_PER_SAMPLE,
         }
     }
 
@@ -234,14 +253,13 @@ impl<'a> Rounds<'a> {
         let turn = round % self.makers.len();
         let Self { source, target, generator, validity, .. } = self;
         let maker = &self.makers[turn];
-        let ask = maker.question.as_deref().map_or(Ask::List, Ask::Question);
         let made = job.stage(&format!("generate.{round}"), Stage::Generate, |talk, _| {
             let (model, _) = if maker.target { target.get()? } else { source.get()? };
             let (mut drawn, mut rows) = (Yield::default(), Vec::new());
             while valid.len() < wanted && drawn.drawn < drawn_max {
                 talk.tick(valid.len(), wanted)?;
                 let mut quiet = Talk { cancel: talk.cancel, progress: &mut |_, _| {} };
-                let (fresh, count) = generator.round(model, maker.with, ask, &mut quiet)?;
+                let (fresh, count) = generator.round(model, maker.with, maker.ask(), &mut quiet)?;
                 drawn += count;
                 valid.extend(validity.pass(&fresh));
                 rows.extend(fresh.into_iter().map(|candidate| (candidate.text().to_owned(), candidate.finished(), candidate.origin())));
@@ -277,14 +295,59 @@ impl<'a> Rounds<'a> {
         Ok(())
     }
 
+    /// Find answers of the teacher that what was accepted lacks, and ask for inputs that would get them.
+    ///
+    /// Its answers to text that has nothing to do with the task are some of its labels, too.
+    fn want(&mut self, job: &mut Job<'_>, adopted: &[Kept]) -> Result<(), PipelineError> {
+        if !self.judge.has_answers() || !self.makers.iter().any(|maker| maker.ask() == Ask::List) {
+            return Ok(());
+        }
+        if self.probed.is_empty() && filter::has_labels(&self.judged) {
+            self.probe(job)?;
+        }
+        let seen: Vec<Judged> = self.judged.iter().chain(&self.probed).cloned().collect();
+        let shots = adopted.iter().filter_map(|kept| Some((kept.answer()?.text.trim(), kept.prompt())));
+        self.generator.want(filter::lacking(&seen), shots);
+        Ok(())
+    }
+
+    /// Have the target write anything and the teacher answer it.
+    fn probe(&mut self, job: &mut Job<'_>) -> Result<(), PipelineError> {
+        let (plan, source, target) = (self.plan, &mut self.source, &mut self.target);
+        let settings = self.generator.settings().clone();
+        let made = job.stage("probe", Stage::Generate, |talk, _| {
+            let mut generator = Generator::new(&self.given.seeds, Settings { variants: false, ..settings })?;
+            let mut quiet = Talk { cancel: talk.cancel, progress: &mut |_, _| {} };
+            let mut texts: Vec<String> = Vec::new();
+            for _ in 0..PROBES.div_ceil(plan.limits.sequences_max) {
+                let (fresh, _) = generator.round(target.get()?.0, With::Base, Ask::Anything, &mut quiet)?;
+                texts.extend(fresh.iter().filter(|line| line.finished() && !line.text().is_empty()).map(|line| line.text().to_owned()));
+            }
+            target.close();
+            let (model, adapters) = source.get()?;
+            let answers = model.answer(With::Adapter(adapters[0]), &texts, plan.limits.completion_tokens_max, talk)?;
+            source.close();
+            let summary = format!("asked the teacher about {} lines of anything", texts.len());
+            Ok(Made { head: (), rows: texts.into_iter().zip(answers).collect(), blob: None, summary })
+        })?;
+        let judged = |(text, answer)| Judged::replay(text, Some(answer), 0.0, Some(Reason::Probe), true);
+        self.probed = made.rows.into_iter().map(judged).collect();
+        Ok(())
+    }
+
+    fn coverage(&self, kept: &[Kept], seeds: &[&str]) -> Coverage {
+        let seen: Vec<Judged> = self.judged.iter().chain(&self.probed).cloned().collect();
+        Coverage::of(kept, seeds, &seen, self.given.eval.as_deref())
+    }
+
     /// Choose the best of what was accepted and put the teacher's answers to it.
     fn label(&mut self, job: &mut Job<'_>) -> Result<(), PipelineError> {
         let seeds: Vec<&str> = self.given.seeds.iter().map(Seed::text).collect();
-        if matches!(self.judge, Judge::Contrast { .. }) {
+        if self.judge.has_answers() {
             // The answers came with the scores.
             let (kept, rejections) = filter::select(&self.judged, &seeds, self.needed + self.spare(), self.shares());
             let (labeled, unlabeled) = label::label_answered(&kept);
-            self.coverage = Coverage::of(&kept, seeds.iter().copied());
+            self.coverage = self.coverage(&kept, &seeds);
             count_rejections(&mut self.rejected, &rejections);
             count_rejections(&mut self.rejected, &unlabeled);
             self.labeled = labeled;
@@ -300,7 +363,7 @@ impl<'a> Rounds<'a> {
             let summary = format!("{} of {} answered", labeled.len(), kept.len());
             Ok(Made { head: rejections, rows, blob: None, summary })
         })?;
-        self.coverage = Coverage::of(&kept, seeds.iter().copied());
+        self.coverage = self.coverage(&kept, &seeds);
         count_rejections(&mut self.rejected, &rejections);
         count_rejections(&mut self.rejected, &made.head);
         self.labeled = made.rows.into_iter().map(|(prompt, completion)| Labeled::replay(prompt, completion, 1.0)).collect();

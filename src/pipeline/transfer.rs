@@ -1,18 +1,18 @@
 //! `translora transfer`: source base + LoRA and seeds in, a judged LoRA for the target out.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use super::inputs::{self, Hands};
 use super::job::{Job, Made, Session, announce, check_rows, fitting, hash_inputs, once, recipe};
 use super::journal::{Journal, Product, blob_name};
 use super::judging::{Arms, Asked, Teacher};
-use super::rounds::{Maker, Rounds};
+use super::rounds::Rounds;
 use super::teaching::{self, Known, ObjectiveReport, Teaching};
-use super::{Context, FilterChoice, GeneratorChoice, Inputs, ObjectiveChoice, PipelineError, Stage, TransferPlan, TransferReport};
+use super::{Context, Inputs, ObjectiveChoice, PipelineError, Stage, TransferPlan, TransferReport};
 use crate::distill::{FitReport, Recipe, Trained, check_memory, distill};
 use crate::engine::{AdapterId, Engine, Model, Talk, With};
 use crate::evaluate::{self, Arm, Halves, Outcome, Verdict};
-use crate::filter::Judge;
 use crate::kit::{self, Completion, Kit, Seed};
 use crate::label::Labeled;
 use crate::publish::{self, Outputs};
@@ -61,10 +61,7 @@ fn check_plan(plan: &TransferPlan) -> Result<(), PipelineError> {
     if plan.oracle.is_some() && plan.eval.is_none() {
         return refuse("--oracle without --eval", "the oracle is measured on rows with known answers: give --eval too");
     }
-    if plan.filter == FilterChoice::Kit && matches!(plan.inputs, Inputs::Seeds(_)) {
-        return refuse("--filter kit needs a kit, and plain seeds were given", "pass --kit, or use --filter contrast");
-    }
-    Ok(())
+    if matches!(plan.inputs, Inputs::Seeds(_)) { inputs::check(plan, None) } else { Ok(()) }
 }
 
 fn read(plan: &TransferPlan, talk: &mut Talk<'_>) -> Result<Given, PipelineError> {
@@ -87,9 +84,7 @@ fn read(plan: &TransferPlan, talk: &mut Talk<'_>) -> Result<Given, PipelineError
     let hashes = hash_inputs(&files, talk)?;
     if let Some(kit) = &kit {
         kit.check_made_for(path, (&plan.source, hashes["source"]), (&plan.source_lora, hashes["source_lora"]))?;
-        if plan.filter == FilterChoice::Kit && kit.discriminator().is_none() {
-            return Err(kit::KitError::NoDiscriminator { path: path.clone() }.into());
-        }
+        inputs::check(plan, Some(kit))?;
     }
     Ok(Given { seeds, kit, eval, hashes })
 }
@@ -105,12 +100,12 @@ impl Transfer<'_> {
     fn run(&self, job: &mut Job<'_>) -> Result<TransferReport, PipelineError> {
         let same_vocabulary = self.check_models(job)?;
         let needed = samples_with_held_out(self.plan.samples);
-        let (judge, mut source_adapters) = self.judge(job)?;
-        let makers = self.makers(job, &mut source_adapters)?;
+        let hands = Hands::of(self.plan, self.given, job)?;
+        let filter = hands.filter;
         let samples = {
-            let source = Session::new(self.engine, &self.plan.source, &self.plan.open, source_adapters);
+            let source = Session::new(self.engine, &self.plan.source, &self.plan.open, hands.adapters.clone());
             let target = Session::new(self.engine, &self.plan.target, &self.plan.open, Vec::new());
-            Rounds::new(self.plan, self.given, judge, makers, needed, source, target)?.run(job)?
+            Rounds::new(self.plan, self.given, hands, needed, source, target)?.run(job)?
         };
         let mut target = Session::new(self.engine, &self.plan.target, &self.plan.open, Vec::new());
         let teacher = samples.teacher.as_ref();
@@ -121,7 +116,7 @@ impl Transfer<'_> {
         counts.extend([("trained".to_owned(), train.len() as u64), ("held_out".to_owned(), held_out.len() as u64)]);
         let mut recipe = recipe(&self.plan.recipe, self.plan.seed);
         recipe.spec.objective = objective.minimized();
-        let provenance = self.provenance(&recipe, &judge_name(self.plan, self.given), &objective);
+        let provenance = self.provenance(&recipe, filter, &objective);
         let fitted = self.distill(job, &mut target, &train, &recipe, &provenance)?;
         let synthetic: Vec<Pair> =
             held_out.iter().map(|row| Pair { prompt: row.prompt().to_owned(), completion: row.completion().to_owned() }).collect();
@@ -246,46 +241,6 @@ impl Transfer<'_> {
         Ok(check_memory(model, &rows, &recipe)?)
     }
 
-    /// The filter of this run, and the adapters the source model needs for it: the teacher first.
-    fn judge(&self, job: &Job<'_>) -> Result<(Judge, Vec<PathBuf>), PipelineError> {
-        let mut adapters = vec![self.plan.source_lora.clone()];
-        let kit = self.given.kit.as_ref();
-        let discriminator = kit.and_then(|kit| kit.discriminator().map(|bytes| (kit, bytes)));
-        let tokens_max = self.plan.limits.completion_tokens_max;
-        let judge = match (self.plan.filter, discriminator) {
-            (FilterChoice::Kit, Some((kit, bytes))) => {
-                let name = blob_name("discriminator");
-                job.journal.replace(&name, &[bytes])?;
-                adapters.push(job.journal.path(&name));
-                Judge::Discriminator { adapter: AdapterId(1), question: kit.manifest().question.clone() }
-            }
-            (FilterChoice::None, _) => Judge::None,
-            _ => Judge::Contrast { teacher: AdapterId(0), tokens_max },
-        };
-        Ok((judge, adapters))
-    }
-
-    /// Who makes inputs up, in turns. What the source needs for it joins `adapters`.
-    fn makers(&self, job: &Job<'_>, adapters: &mut Vec<PathBuf>) -> Result<Vec<Maker>, PipelineError> {
-        let base = |name, target| Maker { name, target, with: With::Base, question: None };
-        let input_model = self.given.kit.as_ref().and_then(Kit::input_model);
-        Ok(match (self.plan.generator, input_model) {
-            (GeneratorChoice::Auto, Some((bytes, question))) => {
-                let name = blob_name("inputs");
-                job.journal.replace(&name, &[bytes])?;
-                adapters.push(job.journal.path(&name));
-                let with = With::Adapter(AdapterId(adapters.len() - 1));
-                vec![Maker { name: "input_model", target: false, with, question: Some(question.to_owned()) }]
-            }
-            (GeneratorChoice::Auto | GeneratorChoice::Target, _) => vec![base("target", true)],
-            (GeneratorChoice::Source, _) => vec![base("source", false)],
-            (GeneratorChoice::SourceLora, _) => {
-                vec![Maker { with: With::Adapter(AdapterId(0)), ..base("source_lora", false) }]
-            }
-            (GeneratorChoice::Mix, _) => vec![base("target", true), base("source", false)],
-        })
-    }
-
     fn distill(
         &self,
         job: &mut Job<'_>,
@@ -388,16 +343,6 @@ fn audit(model: &mut dyn Model, teacher: AdapterId, seeds: &[Seed], talk: &mut T
 /// Provenance as keys of a GGUF header.
 pub(super) fn metadata(provenance: &BTreeMap<String, String>) -> Vec<(String, String)> {
     provenance.iter().map(|(name, value)| (format!("translora.{name}"), value.clone())).collect()
-}
-
-fn judge_name(plan: &TransferPlan, given: &Given) -> String {
-    let discriminator = given.kit.as_ref().is_some_and(|kit| kit.discriminator().is_some());
-    match (plan.filter, discriminator) {
-        (FilterChoice::None, _) => "none",
-        (FilterChoice::Kit, true) => "kit",
-        _ => "contrast",
-    }
-    .into()
 }
 
 /// Samples to label so that `samples` are left to train on.

@@ -5,6 +5,7 @@ mod cli;
 mod doctor;
 #[cfg(not(feature = "ggml"))]
 mod host;
+mod inputs;
 #[cfg(not(feature = "ggml"))]
 mod jobs;
 mod objectives;

@@ -8,7 +8,7 @@ use translora::engine::OpenOptions;
 use translora::engine::toy::Toy;
 use translora::pipeline::{
     self, Context, EvalPlan, Event, Events, FilterChoice, GeneratorChoice, Inputs, Inspection, KitPlan, LabelChoice, ObjectiveChoice,
-    PipelineError, RecipePlan, Stage, TokenWeights, TrainPlan, TransferPlan, TransferReport, Verdict,
+    PipelineError, RecipePlan, Repeats, Stage, TokenWeights, TrainPlan, TransferPlan, TransferReport, Verdict,
 };
 use translora::record::{Cancel, Limits, Pair, TestClock};
 
@@ -76,6 +76,7 @@ pub fn plan(world: &World, lora: &Path, inputs: Inputs, out: &str) -> TransferPl
         token_weights: TokenWeights::None,
         kl_budget: 10.0,
         temperature: 1.0,
+        repeats: Repeats::default(),
         eval: Some(world.eval.clone()),
         oracle: None,
         flip_budget: 0.05,
@@ -237,7 +238,7 @@ pub fn stopping<T>(nth: usize, work: impl FnOnce(&Context<'_>) -> T) -> T {
 }
 
 /// What a command says, from its first event to its last.
-fn events_of<T>(work: impl FnOnce(&Context<'_>) -> T) -> Vec<Event> {
+pub fn events_of<T>(work: impl FnOnce(&Context<'_>) -> T) -> Vec<Event> {
     let (events, receiver) = Events::channel(1 << 20);
     work(&Context { cancel: Cancel::default(), events, clock: &TestClock::default() });
     receiver.iter().collect()

@@ -83,7 +83,10 @@ impl Kit {
         let done = job::run(talk, &plan.limits, |engine, context| pipeline::kit(engine, &plan, context))?;
         crate::report(talk, &done, || {
             let judged = match done.accuracy {
-                Some(share) => format!("right on {:.1} % of {} held-out inputs", 100.0 * share, done.accuracy_rows),
+                Some(share) => {
+                    let auc = done.auc.map_or(String::new(), |auc| format!(", AUC {auc:.3}"));
+                    format!("right on {:.1} % of {} held-out inputs{auc}", 100.0 * share, done.accuracy_rows)
+                }
                 None => "too few inputs to judge it".into(),
             };
             let inputs = done.input_model.as_ref().map(|card| {
@@ -95,7 +98,8 @@ impl Kit {
                 ("seeds", done.seeds.to_string()),
                 ("discriminator", format!("{judged} ({} real, {} made up)", done.positives, done.negatives)),
             ];
-            let rows: Vec<_> = rows.into_iter().chain(inputs).map(|(name, value)| (name.to_owned(), value)).collect();
+            let privacy = done.privacy.iter().map(|told| ("it gives away", told.clone()));
+            let rows: Vec<_> = rows.into_iter().chain(inputs).chain(privacy).map(|(name, value)| (name.to_owned(), value)).collect();
             out::columns(&rows)
         })?;
         Ok(Outcome::Done)
