@@ -54,11 +54,15 @@ pub struct OpenOptions {
     pub device: Option<String>,
     /// `-c`; tokens of context for each sequence, 0 means what the model was trained with, at most 4096.
     pub context: usize,
+    /// The model is opened for its answers: its weights may be laid out anew for faster products, which takes memory of its own. It can be
+    /// trained on all the same, from the file. No setting of a run, but what a stage knows of itself.
+    #[serde(skip)]
+    pub repack: bool,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { threads: 0, gpu_layers: -1, device: None, context: 0 }
+        Self { threads: 0, gpu_layers: -1, device: None, context: 0, repack: false }
     }
 }
 

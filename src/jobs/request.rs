@@ -165,6 +165,7 @@ impl TransferRequest {
                 gpu_layers: self.gpu_layers.max(-1),
                 device: self.device.clone(),
                 context: self.ctx_size,
+                repack: false,
             },
             limits: Limits::default(),
             seed: self.seed,

@@ -200,18 +200,25 @@ pub struct Session<'a> {
     base: &'a Path,
     options: &'a OpenOptions,
     adapters: Vec<PathBuf>,
+    repack: bool,
     open: Option<(Box<dyn Model>, Vec<AdapterId>)>,
 }
 
 impl<'a> Session<'a> {
     pub fn new(engine: &'a dyn Engine, base: &'a Path, options: &'a OpenOptions, adapters: Vec<PathBuf>) -> Self {
-        Self { engine, base, options, adapters, open: None }
+        Self { engine, base, options, adapters, repack: false, open: None }
+    }
+
+    /// Open it for its answers, with its weights laid out for speed in memory of their own; not where `memory` is limited.
+    pub fn for_answers(self, memory: Option<u64>) -> Self {
+        Self { repack: memory.is_none(), ..self }
     }
 
     /// The model and its adapters, in the order they were named.
     pub fn get(&mut self) -> Result<(&mut dyn Model, &[AdapterId]), EngineError> {
         if self.open.is_none() {
-            let mut model = self.engine.open(self.base, self.options)?;
+            let options = OpenOptions { repack: self.repack, ..self.options.clone() };
+            let mut model = self.engine.open(self.base, &options)?;
             let ids = self.adapters.iter().map(|adapter| model.attach(adapter)).collect::<Result<Vec<_>, _>>()?;
             self.open = Some((model, ids));
         }

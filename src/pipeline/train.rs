@@ -86,7 +86,7 @@ pub fn eval(engine: &dyn Engine, plan: &EvalPlan, context: &Context<'_>) -> Resu
     })?;
     seconds.insert(Stage::Kit.name().to_owned(), spent);
     let adapters = plan.lora.iter().cloned().collect();
-    let mut session = Session::new(engine, &plan.model, &plan.open, adapters);
+    let mut session = Session::new(engine, &plan.model, &plan.open, adapters).for_answers(None);
     let ((), spent) = once(context, Stage::Open, |talk| {
         let (model, _) = session.get()?;
         check_rows(model, &plan.data, &rows, talk.cancel)?;

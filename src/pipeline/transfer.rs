@@ -103,8 +103,9 @@ impl Transfer<'_> {
         let hands = Hands::of(self.plan, self.given, job)?;
         let filter = hands.filter;
         let samples = {
-            let source = Session::new(self.engine, &self.plan.source, &self.plan.open, hands.adapters.clone());
-            let target = Session::new(self.engine, &self.plan.target, &self.plan.open, Vec::new());
+            let memory = self.plan.recipe.memory;
+            let source = Session::new(self.engine, &self.plan.source, &self.plan.open, hands.adapters.clone()).for_answers(memory);
+            let target = Session::new(self.engine, &self.plan.target, &self.plan.open, Vec::new()).for_answers(memory);
             Rounds::new(self.plan, self.given, hands, needed, source, target)?.run(job)?
         };
         let mut target = Session::new(self.engine, &self.plan.target, &self.plan.open, Vec::new());

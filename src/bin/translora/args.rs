@@ -31,7 +31,13 @@ pub struct Machine {
 
 impl Machine {
     pub fn open_options(&self) -> OpenOptions {
-        OpenOptions { threads: self.threads, gpu_layers: self.gpu_layers, device: self.device.clone(), context: self.context }
+        OpenOptions {
+            threads: self.threads,
+            gpu_layers: self.gpu_layers,
+            device: self.device.clone(),
+            context: self.context,
+            repack: false,
+        }
     }
 }
 
@@ -174,7 +180,7 @@ pub fn memory(text: &str) -> Result<usize, String> {
     bytes.ok_or_else(|| "must be a size such as 512MiB or 2GiB".into())
 }
 
-fn not_negative(text: &str) -> Result<f32, String> {
+pub fn not_negative(text: &str) -> Result<f32, String> {
     match text.parse::<f32>() {
         Ok(x) if x.is_finite() && x >= 0.0 => Ok(x),
         _ => Err("must be zero or a number above it, and finite".into()),

@@ -3,6 +3,7 @@
 use crate::record::{Pair, Rng};
 
 use super::decode::{self, Job, Reader, common_prefix};
+use super::softmax::{argmax, draw, log_probability};
 use super::{GgmlModel, internal};
 use crate::engine::{Answer, CompletionScore, Continuation, EngineError, Generate, GenerateRequest, Label, Score, Talk, With};
 
@@ -66,7 +67,7 @@ impl Reader for Sampler<'_, '_> {
         if self.counts[job] == self.request.tokens_max {
             return None;
         }
-        let token = sample(logits, self.request.temperature, &mut self.random[job]);
+        let token = draw(logits, self.request.temperature, &mut self.random[job]);
         self.counts[job] += 1;
         if self.vocab.is_end(token) {
             self.finished[job] = true;
@@ -222,39 +223,4 @@ impl GgmlModel {
         let prefix = slices.first().map_or(Vec::new(), |first| first[..shared].to_vec());
         Ok((prefix, slices.iter().map(job).collect()))
     }
-}
-
-fn argmax(logits: &[f32]) -> i32 {
-    let mut best = 0;
-    for (token, logit) in logits.iter().enumerate() {
-        if *logit > logits[best] {
-            best = token;
-        }
-    }
-    best as i32
-}
-
-/// The natural log of the probability that `logits` give `token`.
-fn log_probability(logits: &[f32], token: i32) -> f64 {
-    let highest = logits.iter().fold(f32::NEG_INFINITY, |m, x| m.max(*x));
-    let sum: f32 = logits.iter().map(|x| (x - highest).exp()).sum();
-    f64::from(logits[token as usize] - highest) - f64::from(sum).ln()
-}
-
-/// Draw from softmax(logits / temperature); the most likely token at temperature 0.
-fn sample(logits: &[f32], temperature: f32, random: &mut Rng) -> i32 {
-    if temperature <= 0.0 {
-        return argmax(logits);
-    }
-    let highest = logits.iter().fold(f32::NEG_INFINITY, |m, x| m.max(*x));
-    let weights: Vec<f32> = logits.iter().map(|x| ((x - highest) / temperature).exp()).collect();
-    let total: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
-    let mut left = random.unit() * total;
-    for (token, weight) in weights.iter().enumerate() {
-        left -= f64::from(*weight);
-        if left <= 0.0 {
-            return token as i32;
-        }
-    }
-    argmax(logits)
 }

@@ -20,6 +20,7 @@ pub mod check;
 mod decode;
 mod host;
 mod infer;
+mod softmax;
 mod teach;
 mod train;
 
@@ -97,7 +98,7 @@ fn load(backend: Backend, base: &Path, options: &OpenOptions) -> Result<(translo
         let bytes = map_file(base).map_err(|error| of_path(base, error))?;
         ContentHash::of(&bytes)
     };
-    let params = ModelParams { gpu_layers: options.gpu_layers, device: options.device.clone(), mmap: true };
+    let params = ModelParams { gpu_layers: options.gpu_layers, device: options.device.clone(), mmap: true, repack: options.repack };
     let model = translora_llama::Model::load(backend, base, &params).map_err(|error| of_path(base, error))?;
     if let Some(reason) = model.unusual() {
         return Err(refuse(format!("{reason}; translora runs plain decoder models")));
@@ -136,6 +137,8 @@ pub(crate) struct GgmlModel {
     context: Option<Context>,
     active: With,
     threads: u32,
+    /// As it was opened.
+    options: OpenOptions,
     /// Words by their spelling, once somebody asks.
     spelled: OnceLock<HashMap<Spelling, i32>>,
 }
@@ -145,13 +148,21 @@ impl GgmlModel {
         let (model, info) = load(backend, base, options)?;
         let chat = Chat::of(&model).map_err(|error| EngineError::Model { path: base.to_owned(), reason: error.to_string() })?;
         let threads = threads(options);
-        let spelled = OnceLock::new();
-        Ok(Self { backend, model, chat, info, adapters: Vec::new(), context: None, active: With::Base, threads, spelled })
+        let (options, spelled) = (options.clone(), OnceLock::new());
+        Ok(Self { backend, model, chat, info, adapters: Vec::new(), context: None, active: With::Base, threads, options, spelled })
     }
 
     /// What errors call this model.
     fn path(&self) -> String {
         self.info.path.display().to_string()
+    }
+
+    /// The model with its weights as they lie in the file, for what reads them.
+    fn readable(&self) -> Result<translora_llama::Model, EngineError> {
+        if !self.options.repack {
+            return Ok(self.model.clone());
+        }
+        Ok(load(self.backend, &self.info.path, &OpenOptions { repack: false, ..self.options.clone() })?.0)
     }
 
     /// The inference context with `with` active and nothing remembered.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::decode::{self, Job, Reader};
+use super::softmax::log_total;
 use super::{GgmlModel, internal};
 use crate::engine::{EngineError, Lesson, LogsOf, Spelling, Spoken, Talk, Teach, Token, With, WordsOf};
 use crate::record::{ContentHash, Pair};
@@ -159,12 +160,11 @@ impl Reader for Listener<'_, '_> {
             Asked::Likeliest(count) => likeliest(logits, *count, completion[place]),
             Asked::These(words) => words[job][place].clone(),
         };
-        let highest = logits.iter().fold(f32::NEG_INFINITY, |m, x| m.max(*x));
-        let sum: f64 = logits.iter().map(|x| f64::from((x - highest).exp())).sum();
+        let total = log_total(logits);
         let log = |word: i32| {
             let logit = usize::try_from(word).ok().and_then(|word| logits.get(word)).copied().unwrap_or(f32::NEG_INFINITY);
             // A word that cannot be is written as a number all the same.
-            (f64::from(logit - highest) - sum.ln()).max(LOG_MIN) as f32
+            (f64::from(logit) - total).max(LOG_MIN) as f32
         };
         self.told[job].push(words.into_iter().map(|word| (word, log(word))).collect());
         None

@@ -38,7 +38,7 @@ impl Train for GgmlModel {
             threads: self.threads,
             ..TrainSpec::default()
         };
-        let trainer = translora_quantized::Trainer::new(self.backend, &self.model, &plan).map_err(|error| self.translate(error))?;
+        let trainer = translora_quantized::Trainer::new(self.backend, &self.readable()?, &plan).map_err(|error| self.translate(error))?;
         Ok(Box::new(GgmlTrainer { trainer, objective: spec.objective, model: self }))
     }
 }
