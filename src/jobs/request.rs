@@ -33,7 +33,10 @@ pub struct TransferRequest {
     pub eval: Option<PathBuf>,
     pub oracle: Option<PathBuf>,
     pub flip_budget: f32,
+    pub allow_weak_source: bool,
     pub temperature: f32,
+    pub input_tokens: usize,
+    pub answer_tokens: usize,
     pub near: f32,
     pub ignore_numbers: bool,
     pub seed_run: f32,
@@ -87,7 +90,10 @@ impl Default for TransferRequest {
             eval: None,
             oracle: None,
             flip_budget: flip_budget(),
+            allow_weak_source: false,
             temperature: 1.0,
+            input_tokens: Limits::default().input_tokens_max,
+            answer_tokens: Limits::default().completion_tokens_max,
             near: repeats.near,
             ignore_numbers: repeats.numbers,
             seed_run: repeats.seed_run,
@@ -159,6 +165,7 @@ impl TransferRequest {
             eval: self.eval.clone(),
             oracle: self.oracle.clone(),
             flip_budget: self.flip_budget,
+            allow_weak_source: self.allow_weak_source,
             recipe: self.recipe(),
             open: OpenOptions {
                 threads: self.threads,
@@ -167,7 +174,7 @@ impl TransferRequest {
                 context: self.ctx_size,
                 repack: false,
             },
-            limits: Limits::default(),
+            limits: Limits { input_tokens_max: self.input_tokens, completion_tokens_max: self.answer_tokens, ..Limits::default() },
             seed: self.seed,
             resume: self.resume,
         })
@@ -206,6 +213,8 @@ impl TransferRequest {
         }
         let whole = [
             ("samples", self.samples, 1, 1_000_000),
+            ("input_tokens", self.input_tokens, 1, 65_536),
+            ("answer_tokens", self.answer_tokens, 1, 65_536),
             ("rank", self.rank, 1, 1024),
             ("batch", self.batch, 1, 4096),
             ("micro_batch", self.micro_batch, 0, 4096),

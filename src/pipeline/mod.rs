@@ -6,6 +6,7 @@
 //!
 //! Refuses to know: terminals, sockets, C. Called by the doors: the command line and the plugin.
 
+mod audit;
 mod card;
 mod context;
 mod error;
@@ -26,6 +27,7 @@ mod transfer;
 pub use crate::distill::Schedule;
 pub use crate::evaluate::{Equivalence, Retention, Verdict};
 pub use crate::label::TokenWeights;
+pub use audit::{InputAudit, OutputAudit};
 pub use context::{Context, Events};
 pub use error::PipelineError;
 pub use event::{Event, Stage};
@@ -36,7 +38,9 @@ pub use plan::{
     EvalPlan, FilterChoice, GeneratorChoice, Inputs, KitPlan, LabelChoice, ObjectiveChoice, RecipePlan, Repeats, TrainPlan, TransferPlan,
     flip_budget, kl_budget,
 };
-pub use report::{ArmScore, EvalReport, Flip, KitReport, ReportHalf, Scores, TrainReport, TransferReport};
+pub use report::{
+    ArmScore, Confusion, EvalReport, Flip, KitReport, MadeInput, ReportHalf, RoundCounts, Scores, TrainReport, TransferReport,
+};
 pub use teaching::{Divergences, ObjectiveReport};
 pub use train::{eval, train};
 pub use transfer::transfer;

@@ -228,6 +228,9 @@ pub struct TransferPlan {
     /// Share of the rows that decide on which the adapter may be wrong where the bare target was right.
     #[serde(default = "flip_budget")]
     pub flip_budget: f32,
+    /// Go on where the source adapter is not seen to be better than its base.
+    #[serde(default)]
+    pub allow_weak_source: bool,
     pub recipe: RecipePlan,
     pub open: OpenOptions,
     pub limits: Limits,
@@ -259,6 +262,8 @@ pub struct EvalPlan {
     pub model: PathBuf,
     pub lora: Option<PathBuf>,
     pub data: PathBuf,
+    /// Where every row goes with its answer.
+    pub answers: Option<PathBuf>,
     pub open: OpenOptions,
     pub limits: Limits,
 }

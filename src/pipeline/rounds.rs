@@ -1,15 +1,15 @@
 //! Generate and filter in turns until there are enough samples: target open, generate, close; source open, filter and label,
 //! close. A round is made large enough that there are few.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::inputs::Hands;
-use super::job::{Job, Made, Session, count_rejections};
+use super::job::{Job, Made, Session, count_rejections, named};
 use super::judging::Teacher;
 use super::transfer::Given;
-use super::{LabelChoice, PipelineError, Stage, TransferPlan};
+use super::{LabelChoice, MadeInput, PipelineError, RoundCounts, Stage, TransferPlan};
 use crate::engine::{Answer, Talk, With};
 use crate::evaluate;
 use crate::filter::{self, Coverage, Judge, Judged, Kept, Reason, Shares, Valid, Validity};
@@ -41,6 +41,9 @@ const ANSWERS_TEMPERATURE: f32 = 1.0;
 const AGREED_MIN: f64 = 0.5;
 /// Share of inputs that are expected to be dropped for that.
 const UNSURE_SHARE: f64 = 0.2;
+/// Inputs that a report shows: of those kept, and of those a judge rejected for each reason.
+const KEPT_SHOWN_MAX: usize = 12;
+const REJECTED_SHOWN_MAX: usize = 5;
 
 /// Lines of anything that the teacher is asked about, to see its labels.
 const PROBES: usize = 96;
@@ -53,6 +56,9 @@ pub(super) struct Samples {
     pub counts: BTreeMap<String, u64>,
     pub coverage: Coverage,
     pub teacher: Option<Teacher>,
+    pub rounds: Vec<RoundCounts>,
+    /// Some of what was made, kept and rejected.
+    pub shown: Vec<MadeInput>,
 }
 
 /// A model that makes inputs up.
@@ -102,6 +108,7 @@ pub(super) struct Rounds<'a> {
     coverage: Coverage,
     rejected: BTreeMap<String, u64>,
     teacher: Option<Teacher>,
+    counts: Vec<RoundCounts>,
 }
 
 /// A round of generation, as journalled: rows are texts with whether they came to an end.
@@ -151,6 +158,7 @@ impl<'a> Rounds<'a> {
             coverage: Coverage::default(),
             rejected: BTreeMap::new(),
             teacher: None,
+            counts: Vec::new(),
         })
     }
 
@@ -160,7 +168,14 @@ impl<'a> Rounds<'a> {
         while self.wants_more(round) && self.drawn.drawn < self.drawn_max() {
             let valid = self.generate(job, round)?;
             self.target.close();
+            let (drawn, accepted) = (self.counts.iter().map(|round| round.drawn).sum::<u64>(), self.accepted());
             self.filter(job, round, &valid)?;
+            self.counts.push(RoundCounts {
+                by: self.makers[round % self.makers.len()].name.into(),
+                drawn: self.drawn.drawn - drawn,
+                valid: valid.len() as u64,
+                accepted: (self.accepted() - accepted) as u64,
+            });
             self.evaluate_source(job)?;
             self.source.close();
             let shares = self.shares();
@@ -429,6 +444,29 @@ impl<'a> Rounds<'a> {
         }
     }
 
+    /// The first inputs that were kept, and the first that were rejected for each reason.
+    fn shown(&self, kept: &[String]) -> Vec<MadeInput> {
+        let made = |text: &str, answer: Option<String>, reason: Option<Reason>| MadeInput {
+            text: text.into(),
+            answer,
+            rejected: reason.map(named),
+        };
+        let labeled = self.labeled.iter().take(KEPT_SHOWN_MAX);
+        let mut shown: Vec<MadeInput> = labeled.map(|row| made(row.prompt(), Some(row.completion().to_owned()), None)).collect();
+        let kept: HashSet<&str> = kept.iter().map(String::as_str).collect();
+        let mut left: HashMap<Reason, usize> = HashMap::new();
+        for judged in &self.judged {
+            let reason = judged.rejected().unwrap_or(Reason::Surplus);
+            let left = left.entry(reason).or_insert(REJECTED_SHOWN_MAX);
+            if *left > 0 && !kept.contains(judged.text()) {
+                *left -= 1;
+                shown.push(made(judged.text(), judged.answer().map(|answer| answer.text.clone()), Some(reason)));
+            }
+        }
+        shown.extend(self.validity.shown().map(|(reason, text)| made(text, None, Some(reason))));
+        shown
+    }
+
     /// Take stock. Half of what was asked for is enough to go on, with a warning.
     fn finish(mut self, job: &Job<'_>) -> Result<Samples, PipelineError> {
         count_rejections(&mut self.rejected, self.validity.rejected());
@@ -447,6 +485,7 @@ impl<'a> Rounds<'a> {
         self.labeled.truncate(needed);
         let kept: Vec<String> = self.labeled.iter().map(|labeled| labeled.prompt().to_owned()).collect();
         self.count_yields(kept.iter().map(String::as_str));
+        let shown = self.shown(&kept);
         let mut counts = self.rejected;
         counts.append(&mut self.yields);
         let numbers = [
@@ -457,6 +496,6 @@ impl<'a> Rounds<'a> {
             ("eval", self.given.eval.as_ref().map_or(0, Vec::len) as u64),
         ];
         counts.extend(numbers.map(|(name, count)| (name.to_owned(), count)));
-        Ok(Samples { labeled: self.labeled, counts, coverage: self.coverage, teacher: self.teacher })
+        Ok(Samples { labeled: self.labeled, counts, coverage: self.coverage, teacher: self.teacher, rounds: self.counts, shown })
     }
 }

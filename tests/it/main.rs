@@ -1,6 +1,7 @@
 //! The integration tests, one program.
 
 mod abi;
+mod audit;
 mod cli;
 mod doctor;
 #[cfg(not(feature = "ggml"))]

@@ -71,7 +71,8 @@ fn a_target_that_is_the_stronger_is_told_of() {
     let eval = world.path("last.jsonl");
     write_rows(&eval, &toy::world::rows(40, 12).into_iter().map(last).collect::<Vec<Pair>>());
     let lora = train(&world, &world.source, &broken, "old.gguf");
-    let asked = TransferPlan { eval: Some(eval), ..plan(&world, &lora, Inputs::Seeds(world.seeds.clone()), "new.gguf") };
+    let asked =
+        TransferPlan { eval: Some(eval), allow_weak_source: true, ..plan(&world, &lora, Inputs::Seeds(world.seeds.clone()), "new.gguf") };
     let told = transfer(&asked).unwrap().objective;
     assert_eq!((told.objective, told.asked), (ObjectiveChoice::Text, ObjectiveChoice::Auto));
     assert!(told.reason.contains("bare target is right more often"), "{told:?}");

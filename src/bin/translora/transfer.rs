@@ -5,9 +5,8 @@ use translora::pipeline::{
     self, FilterChoice, GeneratorChoice, Inputs, LabelChoice, ObjectiveChoice, ObjectiveReport, Repeats, TokenWeights, TransferPlan,
     TransferReport, Verdict,
 };
-use translora::record::Limits;
 
-use crate::args::{Machine, Recipe, at_most, between, share};
+use crate::args::{Lengths, Machine, Recipe, at_most, between, share};
 use crate::failure::Failure;
 use crate::progress::Talk;
 use crate::{Outcome, job, out};
@@ -88,6 +87,10 @@ pub struct Transfer {
     #[arg(long, value_name = "X", default_value_t = pipeline::flip_budget(), value_parser = share, help_heading = "Judging")]
     flip_budget: f32,
 
+    /// Go on although the source adapter is not seen to be better than its own base
+    #[arg(long, help_heading = "Judging")]
+    allow_weak_source: bool,
+
     /// Temperature at which inputs are made up
     #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = at_most::<5>)]
     temperature: f32,
@@ -110,6 +113,9 @@ pub struct Transfer {
 
     #[command(flatten)]
     recipe: Recipe,
+
+    #[command(flatten)]
+    lengths: Lengths,
 
     #[command(flatten)]
     machine: Machine,
@@ -250,7 +256,8 @@ impl Transfer {
             eval: self.eval,
             oracle: self.oracle,
             flip_budget: self.flip_budget,
-            limits: Limits::default(),
+            allow_weak_source: self.allow_weak_source,
+            limits: self.lengths.limits(),
             seed: self.seed,
             resume: self.resume,
         })

@@ -57,7 +57,7 @@ pub struct DeviceInfo {
 
 impl GgmlEngine {
     /// The version of the ggml inside.
-    pub fn version(&self) -> String {
+    pub fn ggml_version(&self) -> String {
         self.backend.version()
     }
 
@@ -80,6 +80,10 @@ impl GgmlEngine {
 }
 
 impl Engine for GgmlEngine {
+    fn version(&self) -> String {
+        format!("ggml {}", self.ggml_version())
+    }
+
     fn open(&self, base: &Path, options: &OpenOptions) -> Result<Box<dyn Model>, EngineError> {
         Ok(Box::new(GgmlModel::open(self.backend, base, options)?))
     }
@@ -275,3 +279,6 @@ fn internal(error: LlamaError) -> EngineError {
         other => EngineError::Internal(other.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests;

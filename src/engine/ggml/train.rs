@@ -154,6 +154,10 @@ impl Trainer for GgmlTrainer<'_> {
         self.trainer.loss(batch).map(report).map_err(|error| self.model.translate(error))
     }
 
+    fn logits(&mut self, example: usize) -> Result<Vec<Vec<f32>>, EngineError> {
+        self.trainer.logits(example).map_err(|error| self.model.translate(error))
+    }
+
     fn snapshot(&self) -> Result<Vec<u8>, EngineError> {
         Ok(self.trainer.snapshot())
     }
