@@ -19,8 +19,8 @@ use translora::engine::ggml::GgmlEngine;
 use translora::engine::{Engine, Model, OpenOptions, Talk, With};
 use translora::evaluate::{Arm, Verdict, arm, compare};
 use translora::pipeline::{
-    Context, Events, FilterChoice, GeneratorChoice, Inputs, KitPlan, PipelineError, RecipePlan, Repeats, TrainPlan, TransferPlan,
-    flip_budget, kit, train, transfer,
+    Context, Events, FilterChoice, GeneratorChoice, Inputs, KitPlan, LabelChoice, ObjectiveChoice, PipelineError, RecipePlan, Repeats,
+    TokenWeights, TrainPlan, TransferPlan, flip_budget, kit, kl_budget, train, transfer,
 };
 use translora::record::{Cancel, Limits, Pair, Rng, SystemClock};
 use translora_gguf::{Gguf, Tensor, Value, Writer};
@@ -260,6 +260,10 @@ impl Gate<'_> {
                 samples: LABELLED,
                 filter: FilterChoice::Auto,
                 generator: GeneratorChoice::Auto,
+                label: LabelChoice::Greedy,
+                objective: ObjectiveChoice::Text,
+                token_weights: TokenWeights::None,
+                kl_budget: kl_budget(),
                 temperature: 1.0,
                 repeats: Repeats::default(),
                 eval: None,

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{EngineError, Fault, MemoryPlan, Train, TrainerInfo};
+use crate::engine::{EngineError, Fault, MemoryPlan, SoftLabels, Train, TrainerInfo};
 use crate::label::Labeled;
 use crate::record::{Cancel, Cancelled, Pair};
 
@@ -224,12 +224,23 @@ impl DistillError {
 pub fn distill(model: &mut dyn Train, labeled: &[Labeled], recipe: &Recipe, run: Run<'_>) -> Result<(Trained, Vec<Probe>), DistillError> {
     let pair = |labeled: &Labeled| Pair { prompt: labeled.prompt().to_owned(), completion: labeled.completion().to_owned() };
     let pairs: Vec<Pair> = labeled.iter().map(pair).collect();
-    let Fitted { adapter, report, probes } = fit(model, &pairs, recipe, run)?;
+    let labels: Vec<SoftLabels> = labeled.iter().map(|labeled| labeled.labels().cloned().unwrap_or_default()).collect();
+    let Fitted { adapter, report, probes } = fit_taught(model, &pairs, &labels, recipe, run)?;
     Ok((Trained { adapter, report }, probes))
 }
 
 /// Fit an adapter on given pairs.
-pub fn fit(model: &mut dyn Train, examples: &[Pair], recipe: &Recipe, mut run: Run<'_>) -> Result<Fitted, DistillError> {
+pub fn fit(model: &mut dyn Train, examples: &[Pair], recipe: &Recipe, run: Run<'_>) -> Result<Fitted, DistillError> {
+    fit_taught(model, examples, &vec![SoftLabels::default(); examples.len()], recipe, run)
+}
+
+fn fit_taught(
+    model: &mut dyn Train,
+    examples: &[Pair],
+    labels: &[SoftLabels],
+    recipe: &Recipe,
+    mut run: Run<'_>,
+) -> Result<Fitted, DistillError> {
     recipe.check()?;
     let held = held_out(recipe, examples.len());
     let trained = examples.len() - held.len();
@@ -237,7 +248,7 @@ pub fn fit(model: &mut dyn Train, examples: &[Pair], recipe: &Recipe, mut run: R
         return Err(DistillError::NoExamples);
     }
     let mut trainer = model.trainer(&recipe.spec)?;
-    trainer.load(examples)?;
+    trainer.load_taught(examples, labels)?;
     trainer.describe().plan.iter().for_each(|plan| (run.note)(in_words(plan)));
     let mut course = Course::begin(&mut *trainer, recipe, held, trained, run.resume.take())?;
     let stopped_early = course.run(&mut run)?;

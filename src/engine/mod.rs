@@ -13,9 +13,11 @@ mod error;
 #[cfg(feature = "ggml")]
 pub mod ggml;
 pub mod host;
+mod teach;
 pub mod toy;
 
 pub use error::{EngineError, Fault};
+pub use teach::{Lesson, LogsOf, Objective, SoftLabels, Spelling, Spoken, Teach, Token, WordsOf};
 
 /// Opens base models. One engine per process; models are independent of each other.
 pub trait Engine: Send + Sync {
@@ -93,7 +95,7 @@ pub enum With {
 }
 
 /// A base model with everything a stage may ask of it.
-pub trait Model: Generate + Score + Label + Train {
+pub trait Model: Generate + Score + Label + Teach + Train {
     fn info(&self) -> &ModelInfo;
 
     /// Load a LoRA GGUF onto this base.
@@ -184,6 +186,8 @@ pub trait Train {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LoraSpec {
+    /// [`Trainer::load_taught`] takes what `Match` needs.
+    pub objective: Objective,
     pub rank: usize,
     /// The adapter is scaled by alpha / rank, or by alpha / √rank where `rslora` is set.
     pub alpha: f32,
@@ -224,6 +228,7 @@ impl LoraSpec {
 impl Default for LoraSpec {
     fn default() -> Self {
         Self {
+            objective: Objective::Text,
             rank: 16,
             alpha: 32.0,
             rslora: false,
@@ -254,6 +259,11 @@ pub trait Trainer {
     ///
     /// fails: an example is empty after tokenizing or longer than the context, with its index.
     fn load(&mut self, examples: &[Pair]) -> Result<(), EngineError>;
+
+    /// The same with soft labels or weights for the tokens of each example.
+    ///
+    /// fails: labels that do not fit the tokens of their example, with its index.
+    fn load_taught(&mut self, examples: &[Pair], labels: &[SoftLabels]) -> Result<(), EngineError>;
 
     /// One optimizer step on the mean completion-token loss of `batch` (indices into the loaded examples).
     fn step(&mut self, batch: &[usize], learning_rate: f32) -> Result<StepReport, EngineError>;

@@ -4,7 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use super::JobsError;
 use crate::engine::OpenOptions;
-use crate::pipeline::{FilterChoice, GeneratorChoice, Inputs, RecipePlan, Repeats, Schedule, TransferPlan, flip_budget};
+use crate::pipeline::{
+    FilterChoice, GeneratorChoice, Inputs, LabelChoice, ObjectiveChoice, RecipePlan, Repeats, Schedule, TokenWeights, TransferPlan,
+    flip_budget, kl_budget,
+};
 use crate::record::{Layers, Limits};
 
 /// A transfer as a program asks for it: the flags of `translora transfer` as JSON, `--source-lora` being `source_lora`. What is left
@@ -22,6 +25,11 @@ pub struct TransferRequest {
     pub samples: usize,
     pub filter: FilterChoice,
     pub generator: GeneratorChoice,
+    pub label: LabelChoice,
+    pub objective: ObjectiveChoice,
+    pub token_weights: TokenWeights,
+    /// units: nats
+    pub kl_budget: f32,
     pub eval: Option<PathBuf>,
     pub oracle: Option<PathBuf>,
     pub flip_budget: f32,
@@ -75,6 +83,10 @@ impl Default for TransferRequest {
             samples: 250,
             filter: FilterChoice::Auto,
             generator: GeneratorChoice::Auto,
+            label: LabelChoice::Greedy,
+            objective: ObjectiveChoice::Auto,
+            token_weights: TokenWeights::None,
+            kl_budget: kl_budget(),
             eval: None,
             oracle: None,
             flip_budget: flip_budget(),
@@ -144,6 +156,10 @@ impl TransferRequest {
             samples: self.samples,
             filter: self.filter,
             generator: self.generator,
+            label: self.label,
+            objective: self.objective,
+            token_weights: self.token_weights,
+            kl_budget: self.kl_budget,
             temperature: self.temperature,
             repeats: Repeats { near: self.near, numbers: self.ignore_numbers, seed_run: self.seed_run },
             eval: self.eval.clone(),
@@ -212,6 +228,7 @@ impl TransferRequest {
         let above_zero = f32::MIN_POSITIVE;
         let real = [
             ("temperature", self.temperature, above_zero, 5.0),
+            ("kl_budget", self.kl_budget, above_zero, 100.0),
             ("epochs", self.epochs, above_zero, 1000.0),
             ("alpha", self.alpha, above_zero, f32::MAX),
             ("lr", self.lr, above_zero, f32::MAX),
@@ -264,6 +281,8 @@ mod tests {
             (r#""kit": "k""#, "one only"),
             (r#""filter": "kit""#, "needs a kit"),
             (r#""filter": "best""#, "best"),
+            (r#""objective": "best""#, "best"),
+            (r#""kl_budget": 0"#, "kl_budget"),
             (r#""out": """#, "out"),
         ];
         for (more, named) in cases {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{ArmScore, Confusion, Flip, InputAudit, MadeInput, OutputAudit, Scores, TransferReport};
+use super::{ArmScore, Confusion, Flip, InputAudit, MadeInput, ObjectiveReport, OutputAudit, Scores, TransferReport};
 use crate::evaluate::{Retention, Verdict};
 use crate::filter::Coverage;
 use crate::publish::{Bar, Block, Chart, Page, Section, Tone};
@@ -101,6 +101,19 @@ fn answers(scores: &Scores) -> Vec<Block> {
     ]
 }
 
+fn objective(report: &ObjectiveReport) -> Facts {
+    let mut rows = vec![fact("fitted to", format!("{}: {}", report.objective.name(), report.reason))];
+    if report.tokens > 0 {
+        let share = 100.0 * report.tokens_taught as f64 / report.tokens as f64;
+        rows.push(fact("tokens with the teacher's distribution", format!("{} of {} ({share:.1} %)", report.tokens_taught, report.tokens)));
+    }
+    rows.extend(report.divergence.map(|of| {
+        let told = format!("{:.4} bare target, {:.4} transferred, on {} tokens", of.target, of.transferred, of.tokens);
+        fact("divergence from it on held-out inputs, nats a token", told)
+    }));
+    rows
+}
+
 fn judging(scores: &Scores) -> Facts {
     let arm = |arm: &ArmScore| {
         let [low, high] = arm.interval.map(|x| 100.0 * x);
@@ -154,14 +167,15 @@ fn training(report: &TransferReport) -> Vec<Block> {
         let held_out = fit.held_out_steps.iter().zip(&fit.held_out).map(|(step, loss)| (*step as f64, *loss)).collect();
         curves.push(("on held-out samples".to_owned(), held_out));
     }
-    let mut facts = vec![
+    let mut facts = objective(&report.objective);
+    facts.extend([
         fact("samples", fit.examples.to_string()),
         fact("steps", fit.steps.to_string()),
         fact("loss", format!("{:.4} at first, {:.4} at last (a tenth of the steps each)", fit.loss_first, fit.loss_last)),
         fact("adapted matrices", format!("{} ({})", fit.trainer.matrices, fit.trainer.modules.join(", "))),
         fact("parameters", fit.trainer.parameters.to_string()),
         fact("trained on", fit.trainer.device.clone()),
-    ];
+    ]);
     if fit.stopped_early || fit.kept_step != fit.steps {
         facts.push(fact("kept", format!("the adapter of step {}", fit.kept_step)));
     }

@@ -20,11 +20,13 @@ mod kit;
 mod plan;
 mod report;
 mod rounds;
+mod teaching;
 mod train;
 mod transfer;
 
 pub use crate::distill::Schedule;
 pub use crate::evaluate::{Equivalence, Retention, Verdict};
+pub use crate::label::TokenWeights;
 pub use audit::{InputAudit, OutputAudit};
 pub use context::{Context, Events};
 pub use error::PipelineError;
@@ -32,9 +34,13 @@ pub use event::{Event, Stage};
 pub use inspect::{AdapterCard, Inspection, KitCard, ModelCard, inspect};
 pub use journal::JournalError;
 pub use kit::kit;
-pub use plan::{EvalPlan, FilterChoice, GeneratorChoice, Inputs, KitPlan, RecipePlan, Repeats, TrainPlan, TransferPlan, flip_budget};
+pub use plan::{
+    EvalPlan, FilterChoice, GeneratorChoice, Inputs, KitPlan, LabelChoice, ObjectiveChoice, RecipePlan, Repeats, TrainPlan, TransferPlan,
+    flip_budget, kl_budget,
+};
 pub use report::{
     ArmScore, Confusion, EvalReport, Flip, KitReport, MadeInput, ReportHalf, RoundCounts, Scores, TrainReport, TransferReport,
 };
+pub use teaching::{Divergences, ObjectiveReport};
 pub use train::{eval, train};
 pub use transfer::transfer;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{InputAudit, OutputAudit};
+use super::{InputAudit, ObjectiveReport, OutputAudit};
 use crate::distill::FitReport;
 use crate::evaluate::{Arm, Equivalence, Retention, Verdict, wilson};
 use crate::filter::Coverage;
@@ -45,6 +45,8 @@ pub struct TransferReport {
     #[serde(default)]
     pub peak_bytes: BTreeMap<String, u64>,
     pub fit: FitReport,
+    /// What the adapter was fitted to, and why.
+    pub objective: ObjectiveReport,
     /// Hashes and settings that decide the bytes of the adapter.
     pub provenance: BTreeMap<String, String>,
     /// What was asked for.

@@ -9,13 +9,13 @@ use super::inputs::Hands;
 use super::job::{Job, Made, Session, count_rejections, named};
 use super::judging::Teacher;
 use super::transfer::Given;
-use super::{MadeInput, PipelineError, RoundCounts, Stage, TransferPlan};
+use super::{LabelChoice, MadeInput, PipelineError, RoundCounts, Stage, TransferPlan};
 use crate::engine::{Answer, Talk, With};
 use crate::evaluate;
 use crate::filter::{self, Coverage, Judge, Judged, Kept, Reason, Shares, Valid, Validity};
 use crate::generate::{Ask, Candidate, Generator, Settings, Yield};
 use crate::kit::Seed;
-use crate::label::{self, Labeled};
+use crate::label::{self, Draws, Labeled};
 use crate::record::Pair;
 
 /// Valid inputs judged for each sample that is needed.
@@ -35,6 +35,12 @@ const MARGIN: f64 = 1.3;
 /// Acceptance a later round reckons with at least, so that no round becomes endless.
 const ACCEPTANCE_MIN: f64 = 0.05;
 
+/// Answers that are drawn to see what most agree on, at which temperature, and the share that must.
+const ANSWERS_DRAWN: usize = 8;
+const ANSWERS_TEMPERATURE: f32 = 1.0;
+const AGREED_MIN: f64 = 0.5;
+/// Share of inputs that are expected to be dropped for that.
+const UNSURE_SHARE: f64 = 0.2;
 /// Inputs that a report shows: of those kept, and of those a judge rejected for each reason.
 const KEPT_SHOWN_MAX: usize = 12;
 const REJECTED_SHOWN_MAX: usize = 5;
@@ -190,6 +196,7 @@ impl<'a> Rounds<'a> {
             }
         }
         self.label(job)?;
+        self.agree(job)?;
         self.source.close();
         self.finish(job)
     }
@@ -353,7 +360,7 @@ impl<'a> Rounds<'a> {
         let seeds: Vec<&str> = self.given.seeds.iter().map(Seed::text).collect();
         if self.judge.has_answers() {
             // The answers came with the scores.
-            let (kept, rejections) = filter::select(&self.judged, &seeds, self.needed, self.shares());
+            let (kept, rejections) = filter::select(&self.judged, &seeds, self.needed + self.spare(), self.shares());
             let (labeled, unlabeled) = label::label_answered(&kept);
             self.coverage = self.coverage(&kept, &seeds);
             count_rejections(&mut self.rejected, &rejections);
@@ -362,7 +369,7 @@ impl<'a> Rounds<'a> {
             return Ok(());
         }
         // A few more than are needed, because a teacher may fail to answer.
-        let (kept, rejections) = filter::select(&self.judged, &seeds, self.needed + self.needed / 20 + 2, self.shares());
+        let (kept, rejections) = filter::select(&self.judged, &seeds, self.needed + self.needed / 20 + 2 + self.spare(), self.shares());
         let (source, tokens_max) = (&mut self.source, self.plan.limits.completion_tokens_max);
         let made = job.stage("label", Stage::Label, |talk, _| {
             let (model, adapters) = source.get()?;
@@ -374,7 +381,38 @@ impl<'a> Rounds<'a> {
         self.coverage = self.coverage(&kept, &seeds);
         count_rejections(&mut self.rejected, &rejections);
         count_rejections(&mut self.rejected, &made.head);
-        self.labeled = made.rows.into_iter().map(|(prompt, completion)| Labeled::replay(prompt, completion)).collect();
+        self.labeled = made.rows.into_iter().map(|(prompt, completion)| Labeled::replay(prompt, completion, 1.0)).collect();
+        Ok(())
+    }
+
+    /// Inputs labelled beyond those that are needed, because the teacher may not agree with itself.
+    fn spare(&self) -> usize {
+        if self.plan.label == LabelChoice::Consistent { (self.needed as f64 * UNSURE_SHARE) as usize + 2 } else { 0 }
+    }
+
+    /// Where that is asked for, put the answer that most of several agree on in place of the greedy one.
+    fn agree(&mut self, job: &mut Job<'_>) -> Result<(), PipelineError> {
+        if self.plan.label == LabelChoice::Greedy {
+            return Ok(());
+        }
+        let draws = Draws {
+            samples: ANSWERS_DRAWN,
+            temperature: ANSWERS_TEMPERATURE,
+            agreed_min: AGREED_MIN,
+            tokens_max: self.plan.limits.completion_tokens_max,
+            seed: self.plan.seed,
+        };
+        let (source, labeled) = (&mut self.source, std::mem::take(&mut self.labeled));
+        let made = job.stage("consistent", Stage::Label, |talk, _| {
+            let (model, adapters) = source.get()?;
+            let (all, teacher) = (labeled.len(), With::Adapter(adapters[0]));
+            let (kept, rejections) = label::consistent(model, teacher, labeled, &draws, talk)?;
+            let rows = kept.iter().map(|l| (l.prompt().to_owned(), l.completion().to_owned(), l.confidence())).collect();
+            let summary = format!("most of {ANSWERS_DRAWN} answers agree on {} of {all} inputs", kept.len());
+            Ok(Made { head: rejections, rows, blob: None, summary })
+        })?;
+        count_rejections(&mut self.rejected, &made.head);
+        self.labeled = made.rows.into_iter().map(|(prompt, completion, share)| Labeled::replay(prompt, completion, share)).collect();
         Ok(())
     }
 

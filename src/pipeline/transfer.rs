@@ -11,10 +11,11 @@ use super::job::{Job, Made, Session, announce, check_rows, fitting, hash_inputs,
 use super::journal::{Journal, Product, blob_name};
 use super::judging::{Arms, Asked, Teacher};
 use super::rounds::Rounds;
-use super::{Context, InputAudit, Inputs, PipelineError, Stage, TransferPlan, TransferReport};
+use super::teaching::{self, Known, ObjectiveReport, Teaching};
+use super::{Context, InputAudit, Inputs, ObjectiveChoice, PipelineError, Stage, TransferPlan, TransferReport};
 use crate::distill::{FitReport, Probe, Recipe, Run, Trained, check_memory, distill};
 use crate::engine::{Engine, Model, Talk, With};
-use crate::evaluate::{self, Halves, Outcome, Verdict};
+use crate::evaluate::{self, Arm, Halves, Outcome, Verdict};
 use crate::kit::{self, Completion, Kit, Seed};
 use crate::label::Labeled;
 use crate::publish::{self, Outputs};
@@ -107,7 +108,7 @@ struct Fit {
 
 impl Transfer<'_> {
     fn run(&self, job: &mut Job<'_>) -> Result<TransferReport, PipelineError> {
-        let input_audit = self.check_models(job)?;
+        let (input_audit, same_vocabulary) = self.check_models(job)?;
         let needed = samples_with_held_out(self.plan.samples);
         let hands = Hands::of(self.plan, self.given, job)?;
         let filter = hands.filter;
@@ -117,16 +118,21 @@ impl Transfer<'_> {
             let target = Session::new(self.engine, &self.plan.target, &self.plan.open, Vec::new()).for_answers(memory);
             Rounds::new(self.plan, self.given, hands, needed, source, target)?.run(job)?
         };
-        let (train, held_out) = split(samples.labeled, self.plan.samples, self.plan.seed);
+        let mut target = Session::new(self.engine, &self.plan.target, &self.plan.open, Vec::new());
+        let teacher = samples.teacher.as_ref();
+        let bare = self.bare(job, &mut target, teacher)?;
+        let (labeled, mut objective) = self.teach(job, &mut target, samples.labeled, same_vocabulary, teacher.zip(bare.as_ref()))?;
+        let (train, held_out) = split(labeled, self.plan.samples, self.plan.seed);
         let mut counts = samples.counts;
         counts.extend([("trained".to_owned(), train.len() as u64), ("held_out".to_owned(), held_out.len() as u64)]);
-        let mut target = Session::new(self.engine, &self.plan.target, &self.plan.open, Vec::new());
-        let recipe = recipe(&self.plan.recipe, self.plan.seed);
-        let provenance = self.provenance(&recipe, filter);
+        let mut recipe = recipe(&self.plan.recipe, self.plan.seed);
+        recipe.spec.objective = objective.minimized();
+        let provenance = self.provenance(&recipe, filter, &objective);
         let synthetic: Vec<Pair> =
             held_out.iter().map(|row| Pair { prompt: row.prompt().to_owned(), completion: row.completion().to_owned() }).collect();
         let fitted = self.distill(job, &mut target, (&train, &synthetic), &recipe, &provenance)?;
-        let arms = self.evaluate(job, &mut target, &synthetic, samples.teacher.as_ref())?;
+        let arms = self.evaluate(job, &mut target, &synthetic, teacher, bare)?;
+        objective.divergence = Self::divergence(job, &mut target, &held_out)?;
         target.close();
         let Fit { report, probes } = fitted.head;
         let trained = Trained::replay(fitted.blob.unwrap_or_default(), report.clone());
@@ -150,6 +156,7 @@ impl Transfer<'_> {
             seconds: job.seconds.clone(),
             peak_bytes: job.peak_bytes.clone(),
             fit: report,
+            objective,
             provenance,
             plan: self.told(),
         };
@@ -157,10 +164,12 @@ impl Transfer<'_> {
     }
 
     /// Open both models and everything they will be asked to hold, so that what cannot work fails in the first minute.
-    fn check_models(&self, job: &mut Job<'_>) -> Result<InputAudit, PipelineError> {
+    ///
+    /// Returns what was found of the source adapter, and whether the two have the same vocabulary.
+    fn check_models(&self, job: &mut Job<'_>) -> Result<(InputAudit, bool), PipelineError> {
         let events = &job.context.events;
         let made = job.stage("open", Stage::Open, |talk, _| {
-            let (mut names, mut found) = (Vec::new(), InputAudit::default());
+            let (mut names, mut vocabularies, mut found) = (Vec::new(), Vec::new(), InputAudit::default());
             let both = [(&self.plan.source, vec![self.plan.source_lora.clone()]), (&self.plan.target, Vec::new())];
             for (i, (base, adapters)) in both.into_iter().enumerate() {
                 talk.tick(i, 2)?;
@@ -178,18 +187,72 @@ impl Transfer<'_> {
                 if let (Some(path), Some(rows)) = (&self.plan.eval, &self.given.eval) {
                     check_rows(model, path, rows, talk.cancel)?;
                 }
+                vocabularies.push(model.vocabulary());
                 if i == 1 {
-                    self.check_memory(model)?;
+                    let same_vocabulary = vocabularies[0] == vocabularies[1];
+                    let objective = teaching::choose(self.plan, Known { same_vocabulary, answer_bytes: 0, arms: None })?;
+                    self.check_memory(model, &objective)?;
                 }
                 names.push(format!("{} ({})", model.info().name, model.info().architecture));
             }
-            Ok(Made::head(found, names.join(" to ")))
+            Ok(Made::head((found, vocabularies[0] == vocabularies[1]), names.join(" to ")))
         })?;
-        if made.head.made_for_source == Some(false) {
+        if made.head.0.made_for_source == Some(false) {
             let text = "the source adapter says that it was trained on another file than --source: fine if that is another quantization of \
                         the same model";
             events.warn(Stage::Open, text);
         }
+        Ok(made.head)
+    }
+
+    /// The bare target on the rows of `--eval`, where the objective depends on it.
+    fn bare(&self, job: &mut Job<'_>, target: &mut Session<'_>, teacher: Option<&Teacher>) -> Result<Option<Arm>, PipelineError> {
+        let (Some(rows), Some(_), ObjectiveChoice::Auto) = (&self.given.eval, teacher, self.plan.objective) else { return Ok(None) };
+        let made = job.stage("evaluate.bare", Stage::Evaluate, |talk, _| {
+            let arm = evaluate::arm(target.get()?.0, With::Base, rows, self.plan.limits.completion_tokens_max, talk)?;
+            let summary = format!("bare target {:.1} % of {}", 100.0 * arm.exact(), arm.rows());
+            Ok(Made::head(arm, summary))
+        })?;
+        target.close();
+        Ok(Some(made.head))
+    }
+
+    /// Choose the objective, and give the labelled inputs what it needs of the teacher.
+    fn teach<'s>(
+        &'s self,
+        job: &mut Job<'_>,
+        target: &mut Session<'s>,
+        labeled: Vec<Labeled>,
+        same_vocabulary: bool,
+        arms: Option<(&Teacher, &Arm)>,
+    ) -> Result<(Vec<Labeled>, ObjectiveReport), PipelineError> {
+        let answer_bytes = labeled.iter().map(|labeled| labeled.completion().len() + 1).sum();
+        let rows = self.given.eval.as_deref().unwrap_or_default();
+        let arms = arms.map(|(teacher, bare)| (&teacher.arm, bare, rows));
+        let mut objective = teaching::choose(self.plan, Known { same_vocabulary, answer_bytes, arms })?;
+        teaching::announce(job.context, &objective);
+        let source = Session::new(self.engine, &self.plan.source, &self.plan.open, vec![self.plan.source_lora.clone()]);
+        let labeled = Teaching { plan: self.plan, source, target }.run(job, labeled, &mut objective)?;
+        Ok((labeled, objective))
+    }
+
+    /// How far the bare target and the new adapter are from what was fitted to, where that is more than text.
+    fn divergence(
+        job: &mut Job<'_>,
+        target: &mut Session<'_>,
+        held_out: &[Labeled],
+    ) -> Result<Option<teaching::Divergences>, PipelineError> {
+        if held_out.iter().all(|labeled| labeled.labels().is_none_or(|labels| labels.words.is_empty())) {
+            return Ok(None);
+        }
+        let made = job.stage("divergence", Stage::Evaluate, |talk, journal| {
+            let (model, _) = target.get()?;
+            let adapter = With::Adapter(model.attach(&journal.path(&blob_name("distill")))?);
+            let found = teaching::divergence(model, adapter, held_out, talk)?;
+            let told =
+                found.map_or(String::new(), |of| format!("bare target {:.4}, transferred {:.4} nats a token", of.target, of.transferred));
+            Ok(Made::head(found, told))
+        })?;
         Ok(made.head)
     }
 
@@ -201,10 +264,12 @@ impl Transfer<'_> {
     }
 
     /// Training on inputs like the seeds, and on the rows of `--eval`, fits the memory that was allowed.
-    fn check_memory(&self, model: &mut dyn Model) -> Result<(), PipelineError> {
+    fn check_memory(&self, model: &mut dyn Model, objective: &ObjectiveReport) -> Result<(), PipelineError> {
         let seeds = self.given.seeds.iter().map(|seed| Pair { prompt: seed.text().to_owned(), completion: seed.text().to_owned() });
         let rows: Vec<Pair> = seeds.chain(self.given.eval.iter().flatten().cloned()).collect();
-        Ok(check_memory(model, &rows, &recipe(&self.plan.recipe, self.plan.seed))?)
+        let mut recipe = recipe(&self.plan.recipe, self.plan.seed);
+        recipe.spec.objective = objective.minimized();
+        Ok(check_memory(model, &rows, &recipe)?)
     }
 
     fn distill(
@@ -233,6 +298,7 @@ impl Transfer<'_> {
         target: &mut Session<'_>,
         synthetic: &[Pair],
         teacher: Option<&Teacher>,
+        bare: Option<Arm>,
     ) -> Result<Arms, PipelineError> {
         let asked = Asked {
             synthetic,
@@ -240,6 +306,7 @@ impl Transfer<'_> {
             source_lora: &self.plan.source_lora,
             oracle: self.plan.oracle.as_deref(),
             teacher,
+            bare,
             tokens_max: self.plan.limits.completion_tokens_max,
         };
         let made = job.stage("evaluate", Stage::Evaluate, |talk, journal| {
@@ -296,13 +363,13 @@ impl Transfer<'_> {
     }
 
     /// What decides the bytes of the adapter, for its header and its report.
-    fn provenance(&self, recipe: &Recipe, filter: &str) -> BTreeMap<String, String> {
+    fn provenance(&self, recipe: &Recipe, filter: &str, objective: &ObjectiveReport) -> BTreeMap<String, String> {
         let mut all = BTreeMap::from([
             ("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
             ("engine".to_owned(), self.engine.version()),
             ("seed".to_owned(), self.plan.seed.to_string()),
             ("filter".to_owned(), filter.to_owned()),
-            ("objective".to_owned(), "text".to_owned()),
+            ("objective".to_owned(), objective.objective.name().to_owned()),
             ("recipe".to_owned(), serde_json::to_string(recipe).unwrap_or_default()),
         ]);
         all.extend(self.given.hashes.iter().map(|(name, hash)| (format!("{name}.sha256"), hash.to_string())));

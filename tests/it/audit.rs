@@ -6,11 +6,11 @@ use std::path::Path;
 use translora::engine::host::Hosted;
 use translora::engine::toy::Toy;
 use translora::engine::{
-    AdapterId, Answer, CompletionScore, Continuation, Engine, EngineError, Generate, GenerateRequest, Label, LoraSpec, Model, ModelInfo,
-    OpenOptions, Score, Talk, Train, Trainer, With,
+    AdapterId, Answer, CompletionScore, Continuation, Engine, EngineError, Generate, GenerateRequest, Label, Lesson, LogsOf, LoraSpec,
+    Model, ModelInfo, OpenOptions, Score, Spelling, Talk, Teach, Token, Train, Trainer, With, WordsOf,
 };
 use translora::pipeline::{self, Event, Inputs, PipelineError, TransferPlan, Verdict};
-use translora::record::Pair;
+use translora::record::{ContentHash, Pair};
 
 use crate::pipeline::{events_of, plan, quietly, train, transfer};
 use crate::world::{World, write_rows};
@@ -172,6 +172,28 @@ impl Score for Spoiling {
             Kind::Nan if self.spoils => Ok(self.model.logits(with, pair)?.into_iter().map(|row| vec![f32::NAN; row.len()]).collect()),
             _ => self.model.logits(with, pair),
         }
+    }
+}
+
+impl Teach for Spoiling {
+    fn vocabulary(&self) -> ContentHash {
+        self.model.vocabulary()
+    }
+
+    fn tokens(&self, completion: &str) -> Result<Vec<Token>, EngineError> {
+        self.model.tokens(completion)
+    }
+
+    fn word(&self, spelling: &Spelling) -> Option<i32> {
+        self.model.word(spelling)
+    }
+
+    fn teach(&mut self, with: With, pairs: &[Pair], words: usize, talk: &mut Talk<'_>) -> Result<Lesson, EngineError> {
+        self.model.teach(with, pairs, words, talk)
+    }
+
+    fn weigh(&mut self, with: With, pairs: &[Pair], words: &[WordsOf], talk: &mut Talk<'_>) -> Result<Vec<LogsOf>, EngineError> {
+        self.model.weigh(with, pairs, words, talk)
     }
 }
 

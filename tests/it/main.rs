@@ -9,6 +9,7 @@ mod host;
 mod inputs;
 #[cfg(not(feature = "ggml"))]
 mod jobs;
+mod objectives;
 mod pipeline;
 #[cfg(feature = "ggml")]
 mod real;

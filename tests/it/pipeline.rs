@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use translora::engine::OpenOptions;
 use translora::engine::toy::Toy;
 use translora::pipeline::{
-    self, Context, EvalPlan, Event, Events, FilterChoice, GeneratorChoice, Inputs, Inspection, KitPlan, PipelineError, RecipePlan, Repeats,
-    Stage, TrainPlan, TransferPlan, TransferReport, Verdict,
+    self, Context, EvalPlan, Event, Events, FilterChoice, GeneratorChoice, Inputs, Inspection, KitPlan, LabelChoice, ObjectiveChoice,
+    PipelineError, RecipePlan, Repeats, Stage, TokenWeights, TrainPlan, TransferPlan, TransferReport, Verdict,
 };
 use translora::record::{Cancel, Limits, Pair, TestClock};
 
@@ -71,6 +71,10 @@ pub fn plan(world: &World, lora: &Path, inputs: Inputs, out: &str) -> TransferPl
         samples: 120,
         filter: FilterChoice::Auto,
         generator: GeneratorChoice::Auto,
+        label: LabelChoice::Greedy,
+        objective: ObjectiveChoice::Auto,
+        token_weights: TokenWeights::None,
+        kl_budget: 10.0,
         temperature: 1.0,
         repeats: Repeats::default(),
         eval: Some(world.eval.clone()),
@@ -244,7 +248,7 @@ pub fn events_of<T>(work: impl FnOnce(&Context<'_>) -> T) -> Vec<Event> {
 }
 
 /// The stages a command starts, in order.
-fn stages_of<T>(work: impl FnOnce(&Context<'_>) -> T) -> Vec<Stage> {
+pub fn stages_of<T>(work: impl FnOnce(&Context<'_>) -> T) -> Vec<Stage> {
     let started = |event| if let Event::StageStarted { stage } = event { Some(stage) } else { None };
     events_of(work).into_iter().filter_map(started).collect()
 }

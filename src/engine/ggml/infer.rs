@@ -240,7 +240,7 @@ impl Reader for Preference<'_, '_> {
 
 impl GgmlModel {
     /// Encode chat prompts: what they all begin with, and a job for the rest of each that wants logits at its last token.
-    fn prompts(&self, prompts: &[String]) -> Result<(Vec<i32>, Vec<Job>), EngineError> {
+    pub(super) fn prompts(&self, prompts: &[String]) -> Result<(Vec<i32>, Vec<Job>), EngineError> {
         let encode = |prompt: &String| self.chat.prompt(&self.model, prompt).map_err(internal);
         let encoded = prompts.iter().map(encode).collect::<Result<Vec<_>, _>>()?;
         let slices: Vec<&[i32]> = encoded.iter().map(Vec::as_slice).collect();

@@ -19,6 +19,7 @@ use crate::record::{ContentHash, Pair, Rng};
 mod base;
 mod head;
 mod host;
+mod teach;
 mod train;
 pub mod world;
 
