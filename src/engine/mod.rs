@@ -19,6 +19,9 @@ pub use error::{EngineError, Fault};
 
 /// Opens base models. One engine per process; models are independent of each other.
 pub trait Engine: Send + Sync {
+    /// Its name and version, for provenance.
+    fn version(&self) -> String;
+
     /// Open a base model for inference and training.
     ///
     /// fails: the file is missing, truncated, not a GGUF, of an unknown architecture, or has no usable tokenizer or chat template.
@@ -52,11 +55,15 @@ pub struct OpenOptions {
     pub device: Option<String>,
     /// `-c`; tokens of context for each sequence, 0 means what the model was trained with, at most 4096.
     pub context: usize,
+    /// The model is opened for its answers: its weights may be laid out anew for faster products, which takes memory of its own. It can be
+    /// trained on all the same, from the file. No setting of a run, but what a stage knows of itself.
+    #[serde(skip)]
+    pub repack: bool,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { threads: 0, gpu_layers: -1, device: None, context: 0 }
+        Self { threads: 0, gpu_layers: -1, device: None, context: 0, repack: false }
     }
 }
 
@@ -152,6 +159,11 @@ pub trait Score {
     ///
     /// fails: the two words begin with the same token.
     fn preference(&mut self, with: With, prompts: &[String], a: &str, b: &str, talk: &mut Talk<'_>) -> Result<Vec<f64>, EngineError>;
+
+    /// Logits where each token of the completion is predicted, the end of turn included.
+    ///
+    /// shapes: completion tokens, vocabulary
+    fn logits(&mut self, with: With, pair: &Pair) -> Result<Vec<Vec<f32>>, EngineError>;
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -248,6 +260,9 @@ pub trait Trainer {
 
     /// Mean completion-token loss of `batch`, without a step.
     fn loss(&mut self, batch: &[usize]) -> Result<StepReport, EngineError>;
+
+    /// [`Score::logits`] of a loaded example, by the graph that is trained.
+    fn logits(&mut self, example: usize) -> Result<Vec<Vec<f32>>, EngineError>;
 
     /// Weights and optimizer state as bytes; `restore` continues exactly there.
     fn snapshot(&self) -> Result<Vec<u8>, EngineError>;

@@ -1,70 +1,112 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::Kept;
+use super::near::Shingles;
+use super::validity::without_numbers;
+use super::{Judged, Kept};
+use crate::record::Pair;
 
 /// Inputs compared with each other at most; of more, the first.
 const COMPARED_MAX: usize = 1500;
+/// Answers that are named at most.
+const NAMED_MAX: usize = 20;
 
 /// How much of a task what was kept covers, as far as texts can tell.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Coverage {
     /// Distinct words, and those of them that no seed has.
     pub words: usize,
     pub words_new: usize,
+    /// How many of the words of one more input would be new, from those that only one input has. source: Good and Turing's estimate
+    pub words_unseen: f64,
+    /// Distinct texts where all numbers are the same.
+    pub forms: usize,
     /// Distinct answers of the teacher.
     pub answers: usize,
-    /// Of each kept input, the share of words it has in common with the one most like it: least, deciles, greatest. Digits are all the
-    /// same. A filter on similarity would hide what lies just below its threshold.
+    /// Answers that the teacher gave to texts that were thrown out or drawn at random, but to no input that was kept.
+    pub answers_missing: Vec<String>,
+    /// Of each kept input, how like it is to the one most like it (Jaccard's index of word trigrams): least, deciles, greatest. A filter
+    /// on similarity would hide what lies just below its threshold.
     pub similarity: Vec<f64>,
+    /// The same to the seed most like it.
+    pub similarity_to_seeds: Vec<f64>,
+    /// Where rows with known answers were given: the share of their words that some kept input has, and of their answers.
+    pub eval_words: Option<f64>,
+    pub eval_answers: Option<f64>,
 }
 
 impl Coverage {
-    /// Look at what was kept.
-    pub fn of<'t>(kept: &[Kept], seeds: impl IntoIterator<Item = &'t str>) -> Self {
+    /// Look at what was kept, with what `seen` says of the answers the teacher has.
+    pub fn of(kept: &[Kept], seeds: &[&str], seen: &[Judged], eval: Option<&[Pair]>) -> Self {
         let sets: Vec<BTreeSet<String>> = kept.iter().map(|kept| words(kept.prompt())).collect();
-        let all: BTreeSet<&String> = sets.iter().flatten().collect();
-        let known: BTreeSet<String> = seeds.into_iter().flat_map(words).collect();
+        let mut holders: BTreeMap<&String, usize> = BTreeMap::new();
+        sets.iter().flatten().for_each(|word| *holders.entry(word).or_default() += 1);
+        let known: BTreeSet<String> = seeds.iter().flat_map(|seed| words(seed)).collect();
         let answers: BTreeSet<&str> = kept.iter().filter_map(Kept::answer).map(|answer| answer.text.trim()).collect();
+        let shingles: Vec<Shingles> = kept.iter().take(COMPARED_MAX).map(|kept| Shingles::of(kept.prompt())).collect();
+        let of_seeds: Vec<Shingles> = seeds.iter().map(|seed| Shingles::of(seed)).collect();
+        let all: usize = holders.values().sum();
         Self {
-            words: all.len(),
-            words_new: all.iter().filter(|word| !known.contains(**word)).count(),
+            words: holders.len(),
+            words_new: holders.keys().filter(|word| !known.contains(**word)).count(),
+            words_unseen: holders.values().filter(|&&count| count == 1).count() as f64 / all.max(1) as f64,
+            forms: kept.iter().map(|kept| without_numbers(kept.prompt())).collect::<BTreeSet<_>>().len(),
             answers: answers.len(),
-            similarity: similarity(&sets[..sets.len().min(COMPARED_MAX)]),
+            answers_missing: missing(seen, &answers),
+            similarity: curve(nearest_other(&shingles)),
+            similarity_to_seeds: curve(shingles.iter().filter_map(|one| nearest(one, &of_seeds)).collect()),
+            eval_words: eval.map(|rows| {
+                let asked: Vec<String> = rows.iter().flat_map(|row| words(&row.prompt)).collect();
+                asked.iter().filter(|word| holders.contains_key(word)).count() as f64 / asked.len().max(1) as f64
+            }),
+            eval_answers: eval
+                .map(|rows| rows.iter().filter(|row| answers.contains(row.completion.trim())).count() as f64 / rows.len().max(1) as f64),
         }
     }
 }
 
+/// Answers that several texts share and no kept input has, the most frequent first. Where answers are free text, there are none.
+fn missing(seen: &[Judged], kept: &BTreeSet<&str>) -> Vec<String> {
+    let mut found: Vec<(String, usize)> =
+        super::answers::shared(seen).into_iter().filter(|(answer, _)| !kept.contains(answer.as_str())).collect();
+    found.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
+    found.into_iter().take(NAMED_MAX).map(|(answer, _)| answer).collect()
+}
+
+/// Digits are all the same.
 fn words(text: &str) -> BTreeSet<String> {
-    let masked: String = text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
-    masked.split_whitespace().map(str::to_lowercase).collect()
+    without_numbers(text).split_whitespace().map(str::to_lowercase).collect()
 }
 
-/// The curve of each set's greatest Jaccard similarity to another.
-fn similarity(sets: &[BTreeSet<String>]) -> Vec<f64> {
-    if sets.len() < 2 {
-        return Vec::new();
-    }
-    let mut nearest = vec![0.0_f64; sets.len()];
-    for i in 0..sets.len() {
+fn nearest(one: &Shingles, others: &[Shingles]) -> Option<f64> {
+    others.iter().map(|other| one.likeness(other)).max_by(f64::total_cmp)
+}
+
+/// Of each, the likeness to the other that is most like it.
+fn nearest_other(all: &[Shingles]) -> Vec<f64> {
+    let mut nearest = vec![0.0_f64; if all.len() < 2 { 0 } else { all.len() }];
+    for i in 1..nearest.len() {
         for j in 0..i {
-            let both = sets[i].intersection(&sets[j]).count() as f64;
-            let alike = both / (sets[i].len() + sets[j].len()).max(1) as f64;
-            // Jaccard's index of two sets from the share of what they have together.
-            let jaccard = alike / (1.0 - alike);
-            nearest[i] = nearest[i].max(jaccard);
-            nearest[j] = nearest[j].max(jaccard);
+            let likeness = all[i].likeness(&all[j]);
+            nearest[i] = nearest[i].max(likeness);
+            nearest[j] = nearest[j].max(likeness);
         }
     }
-    nearest.sort_by(f64::total_cmp);
-    (0..=10).map(|tenth| nearest[(nearest.len() - 1) * tenth / 10]).collect()
+    nearest
+}
+
+fn curve(mut values: Vec<f64>) -> Vec<f64> {
+    values.sort_by(f64::total_cmp);
+    if values.is_empty() { Vec::new() } else { (0..=10).map(|tenth| values[(values.len() - 1) * tenth / 10]).collect() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::engine::Answer;
+    use crate::filter::Reason;
 
     #[test]
     fn words_answers_and_likeness_are_counted() {
@@ -75,11 +117,20 @@ mod tests {
             Kept::replay("date June 12", answer("a")),
             Kept::replay("quite another", None),
         ];
-        let coverage = Coverage::of(&kept, ["date May 1"]);
-        assert_eq!((coverage.words, coverage.words_new, coverage.answers), (7, 4, 2));
-        assert_eq!(coverage.similarity.len(), 11);
-        assert_eq!((coverage.similarity[0], coverage.similarity[10]), (0.0, 1.0));
-        assert!((coverage.similarity[4] - 0.2).abs() < 1e-12, "{:?}", coverage.similarity);
-        assert!(Coverage::of(&kept[..1], []).similarity.is_empty());
+        let seen: Vec<Judged> = ["a", "a", "a", "c", "c", "c", "d"]
+            .map(|text| Judged::replay(text.into(), answer(text), 0.0, Some(Reason::Contrast), true))
+            .into();
+        let row = |prompt: &str, completion: &str| Pair { prompt: prompt.into(), completion: completion.into() };
+        let rows = [row("date July 3", "a"), row("date May 77", "e")];
+        let coverage = Coverage::of(&kept, &["date May 1"], &seen, Some(&rows));
+        assert_eq!((coverage.words, coverage.words_new, coverage.answers, coverage.forms), (6, 3, 2, 3));
+        assert_eq!(coverage.words_unseen, 3.0 / 11.0);
+        assert_eq!(coverage.answers_missing, ["c"]);
+        assert_eq!((coverage.eval_words, coverage.eval_answers), (Some(5.0 / 6.0), Some(0.5)));
+        assert_eq!((coverage.similarity.len(), coverage.similarity_to_seeds.len()), (11, 11));
+        assert_eq!((coverage.similarity[0], coverage.similarity[10]), (0.0, 0.25));
+        assert_eq!((coverage.similarity_to_seeds[0], coverage.similarity_to_seeds[10]), (0.0, 0.25));
+        let alone = Coverage::of(&kept[..1], &[], &[], None);
+        assert!(alone.similarity.is_empty() && alone.similarity_to_seeds.is_empty() && alone.eval_words.is_none());
     }
 }

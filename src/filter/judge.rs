@@ -6,11 +6,22 @@ use crate::record::{Pair, Question};
 #[derive(Clone, Debug, PartialEq)]
 pub enum Judge {
     /// Ask the discriminator, a LoRA on the source base.
-    Discriminator { adapter: AdapterId, question: Question },
+    Discriminator(Discriminator),
     /// Compare the source base with and without its adapter.
     Contrast { teacher: AdapterId, tokens_max: usize },
+    /// The contrast, then the discriminator about what that accepted; ranked as by the contrast.
+    Both { teacher: AdapterId, tokens_max: usize, discriminator: Discriminator },
     /// Let everything valid through.
     None,
+}
+
+/// A LoRA on the source base that answers whether an input is real.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Discriminator {
+    pub adapter: AdapterId,
+    pub question: Question,
+    /// Log-odds from which on an input passes. units: nats
+    pub threshold: f64,
 }
 
 /// An input with its score and, where it was rejected, the reason.
@@ -58,14 +69,32 @@ impl Judge {
     /// How sure the adapter is of its answer tells real inputs from others far better than any threshold. The odds of a discriminator
     /// tell how near a copy of a real input is.
     pub fn good_share(&self) -> f64 {
-        if matches!(self, Self::Contrast { .. }) { 0.25 } else { 1.0 }
+        if self.has_answers() { 0.25 } else { 1.0 }
+    }
+
+    /// The teacher answered what was accepted.
+    pub fn has_answers(&self) -> bool {
+        matches!(self, Self::Contrast { .. } | Self::Both { .. })
     }
 
     /// Judge inputs with the source model, in the order given.
     pub fn judge(&self, source: &mut dyn Model, inputs: &[Valid], talk: &mut Talk<'_>) -> Result<Vec<Judged>, FilterError> {
         let judged = match self {
-            Self::Discriminator { adapter, question } => discriminate(source, *adapter, question, inputs, talk)?,
+            Self::Discriminator(discriminator) => {
+                let odds = discriminator.odds(source, inputs.iter().map(Valid::text), talk)?;
+                let rejected = |odds: f64| (!discriminator.passes(odds)).then_some(Reason::Discriminator);
+                inputs.iter().zip(odds).map(|(input, odds)| judged(input, None, odds, rejected(odds))).collect()
+            }
             Self::Contrast { teacher, tokens_max } => contrast(source, *teacher, *tokens_max, inputs, talk)?,
+            Self::Both { teacher, tokens_max, discriminator } => {
+                let mut all = contrast(source, *teacher, *tokens_max, inputs, talk)?;
+                let mut left: Vec<&mut Judged> = all.iter_mut().filter(|judged| judged.rejected.is_none()).collect();
+                let odds = discriminator.odds(source, left.iter().map(|judged| judged.text.as_str()), talk)?;
+                for (judged, odds) in left.iter_mut().zip(odds) {
+                    judged.rejected = (!discriminator.passes(odds)).then_some(Reason::Discriminator);
+                }
+                all
+            }
             Self::None => inputs.iter().map(|input| judged(input, None, 0.0, None)).collect(),
         };
         match judged.iter().find(|judged| !judged.score.is_finite()) {
@@ -79,18 +108,21 @@ fn judged(input: &Valid, answer: Option<Answer>, score: f64, rejected: Option<Re
     Judged { text: input.text().to_owned(), answer, score, rejected, line: input.line() }
 }
 
-/// Accept if p(yes) > p(no). source: Trans-LoRA, section 3.2
-fn discriminate(
-    source: &mut dyn Model,
-    adapter: AdapterId,
-    question: &Question,
-    inputs: &[Valid],
-    talk: &mut Talk<'_>,
-) -> Result<Vec<Judged>, FilterError> {
-    let prompts: Vec<String> = inputs.iter().map(|input| question.ask(input.text())).collect();
-    let odds = source.preference(With::Adapter(adapter), &prompts, &question.yes, &question.no, talk)?;
-    let one = |(input, odds): (&Valid, f64)| judged(input, None, odds, (odds <= 0.0).then_some(Reason::Discriminator));
-    Ok(inputs.iter().zip(odds).map(one).collect())
+impl Discriminator {
+    /// ln p(yes) − ln p(no) of each input. source: Trans-LoRA, section 3.2
+    fn odds<'t>(
+        &self,
+        source: &mut dyn Model,
+        inputs: impl Iterator<Item = &'t str>,
+        talk: &mut Talk<'_>,
+    ) -> Result<Vec<f64>, FilterError> {
+        let prompts: Vec<String> = inputs.map(|input| self.question.ask(input)).collect();
+        Ok(source.preference(With::Adapter(self.adapter), &prompts, &self.question.yes, &self.question.no, talk)?)
+    }
+
+    fn passes(&self, odds: f64) -> bool {
+        odds > self.threshold
+    }
 }
 
 /// Accept if the adapter makes its own answer likelier than the base does; rank by how sure it is, per token.

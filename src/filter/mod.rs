@@ -1,8 +1,8 @@
 //! Keep the inputs that the source adapter is for, and give a reason for every rejection.
 //!
-//! Three ways, after the same check of validity: a discriminator (a LoRA on the source base that tells real inputs from made-up
-//! ones; source: Trans-LoRA, section 3.2), the contrast `log p(source+LoRA) − log p(source)` of the teacher's answer (source:
-//! TiTok), or none. The contrast needs the answers, so it asks the teacher itself and hands them on inside [`Kept`]; `label`
+//! After the same check of validity and of repetition: the contrast `log p(source+LoRA) − log p(source)` of the teacher's answer
+//! (source: TiTok), a discriminator (a LoRA on the source base that tells real inputs from made-up ones; source: Trans-LoRA, section
+//! 3.2), both, or none. The contrast needs the answers, so it asks the teacher itself and hands them on inside [`Kept`]; `label`
 //! asks again only where there is none.
 //!
 //! Refuses to know: files, which model is the target. Called by the pipeline; `label` imports [`Kept`].
@@ -13,13 +13,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::{Answer, EngineError, Fault};
 
+mod answers;
 mod coverage;
 mod judge;
+mod near;
 mod select;
 mod validity;
 
+pub use answers::{has_labels, lacking};
 pub use coverage::Coverage;
-pub use judge::{Judge, Judged};
+pub use judge::{Discriminator, Judge, Judged};
+pub use near::{NEAR, near_copies};
 pub use select::{Shares, select};
 pub use validity::{Rules, Valid, Validity};
 
@@ -29,8 +33,10 @@ pub use validity::{Rules, Valid, Validity};
 pub enum Reason {
     /// Nothing but white space.
     Empty,
-    /// Far longer than any seed.
+    /// Far longer than any seed, or longer than the kit's inputs.
     TooLong,
+    /// Shorter than the kit's inputs.
+    TooShort,
     /// Cut off at the token limit.
     Unfinished,
     /// The header of the list, or a bare number of it.
@@ -41,12 +47,20 @@ pub enum Reason {
     Control,
     /// The same words as a seed or an earlier input.
     Repeated,
+    /// Nearly the words of a seed or an earlier input.
+    NearRepeat,
+    /// An earlier input with other numbers.
+    OtherNumbers,
+    /// A long run of a seed's words.
+    SeedRun,
     /// The discriminator holds it for made up.
     Discriminator,
     /// The teacher's answer was empty or did not end.
     NoAnswer,
     /// The adapter makes the answer no likelier than the base does.
     Contrast,
+    /// Text of any kind, drawn to see what the teacher answers.
+    Probe,
     /// Good, but more than was asked for.
     Surplus,
 }

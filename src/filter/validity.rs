@@ -1,5 +1,6 @@
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
+use super::near::{NEAR, Taken};
 use super::{Reason, Rejections};
 use crate::generate::Candidate;
 
@@ -9,17 +10,31 @@ const MARKERS: [&str; 12] =
 /// An input may be this many times as long as the longest seed, or `CHARS_MIN`, whichever is more.
 const LONGER_THAN_SEEDS: usize = 4;
 const CHARS_MIN: usize = 200;
+/// Rejected texts that are kept for each reason, to be shown.
+const SHOWN_MAX: usize = 5;
+/// A seed of fewer words is a phrase that other inputs may hold.
+const SEED_WORDS_MIN: usize = 8;
 
-/// Bounds that follow from the seeds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What an input must keep to.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Rules {
+    /// units: characters
+    pub chars_min: usize,
     pub chars_max: usize,
+    /// Inputs that share this part of their shingles are the same (Jaccard's index of word trigrams); above 1, none are.
+    pub near: f64,
+    /// Inputs that differ in numbers only are the same.
+    pub numbers_masked: bool,
+    /// An input repeats a seed where it has this part of the seed's words in a row; 0 switches it off.
+    pub seed_run: f64,
 }
 
 impl Rules {
+    /// Bounds of length that follow from the seeds, and near repetitions thrown out.
     pub fn from_seeds<'t>(seeds: impl IntoIterator<Item = &'t str>) -> Self {
         let longest = seeds.into_iter().map(|seed| seed.chars().count()).max().unwrap_or(0);
-        Self { chars_max: (longest * LONGER_THAN_SEEDS).max(CHARS_MIN) }
+        let chars_max = (longest * LONGER_THAN_SEEDS).max(CHARS_MIN);
+        Self { chars_min: 1, chars_max, near: NEAR, numbers_masked: false, seed_run: 0.0 }
     }
 }
 
@@ -45,14 +60,23 @@ impl Valid {
 pub struct Validity {
     rules: Rules,
     seen: HashSet<String>,
+    masked: HashSet<String>,
+    taken: Taken,
+    /// Runs of words of the seeds, by how long they are.
+    runs: Vec<(usize, String)>,
     rejected: Rejections,
+    shown: BTreeMap<Reason, Vec<String>>,
 }
 
 impl Validity {
     /// Start with the seeds, which are never let through again.
-    pub fn new<'t>(seeds: impl IntoIterator<Item = &'t str> + Clone) -> Self {
+    pub fn new<'t>(seeds: impl IntoIterator<Item = &'t str> + Clone, rules: Rules) -> Self {
         let seen = seeds.clone().into_iter().map(plain_words).collect();
-        Self { rules: Rules::from_seeds(seeds), seen, rejected: Rejections::new() }
+        let masked = seeds.clone().into_iter().map(|seed| without_numbers(&plain_words(seed))).collect();
+        let mut taken = Taken::new(rules.near);
+        seeds.clone().into_iter().for_each(|seed| _ = taken.take(seed));
+        let runs = seeds.into_iter().flat_map(|seed| runs(seed, rules.seed_run)).collect();
+        Self { rules, seen, masked, taken, runs, rejected: Rejections::new(), shown: BTreeMap::new() }
     }
 
     /// Let through what is valid and new.
@@ -60,7 +84,13 @@ impl Validity {
         let mut valid = Vec::new();
         for candidate in candidates {
             match self.reason(candidate) {
-                Some(reason) => *self.rejected.entry(reason).or_default() += 1,
+                Some(reason) => {
+                    *self.rejected.entry(reason).or_default() += 1;
+                    let shown = self.shown.entry(reason).or_default();
+                    if shown.len() < SHOWN_MAX {
+                        shown.push(candidate.text().to_owned());
+                    }
+                }
                 None => valid.push(Valid { text: candidate.text().to_owned(), line: candidate.is_line() }),
             }
         }
@@ -72,8 +102,14 @@ impl Validity {
         &self.rejected
     }
 
+    /// The first texts that were rejected for each reason.
+    pub fn shown(&self) -> impl Iterator<Item = (Reason, &str)> {
+        self.shown.iter().flat_map(|(&reason, texts)| texts.iter().map(move |text| (reason, text.as_str())))
+    }
+
     fn reason(&mut self, candidate: &Candidate) -> Option<Reason> {
         let text = candidate.text();
+        let chars = text.chars().count();
         if text.trim().is_empty() {
             Some(Reason::Empty)
         } else if text.chars().any(char::is_control) {
@@ -84,14 +120,46 @@ impl Validity {
             Some(Reason::Header)
         } else if !candidate.finished() {
             Some(Reason::Unfinished)
-        } else if text.chars().count() > self.rules.chars_max {
+        } else if chars > self.rules.chars_max {
             Some(Reason::TooLong)
-        } else if !self.seen.insert(plain_words(text)) {
-            Some(Reason::Repeated)
+        } else if chars < self.rules.chars_min {
+            Some(Reason::TooShort)
         } else {
+            self.repetition(text)
+        }
+    }
+
+    /// In which way a text repeats another, from what is found fastest to what takes longest.
+    fn repetition(&mut self, text: &str) -> Option<Reason> {
+        let plain = plain_words(text);
+        let holds_run = |(words, run): &(usize, String)| {
+            let all: Vec<&str> = plain.split(' ').collect();
+            all.windows(*words).any(|window| window.iter().copied().eq(run.split(' ')))
+        };
+        if self.seen.contains(&plain) {
+            Some(Reason::Repeated)
+        } else if self.rules.numbers_masked && !self.masked.insert(without_numbers(&plain)) {
+            Some(Reason::OtherNumbers)
+        } else if self.runs.iter().any(holds_run) {
+            Some(Reason::SeedRun)
+        } else if self.rules.near <= 1.0 && !self.taken.take(text) {
+            Some(Reason::NearRepeat)
+        } else {
+            self.seen.insert(plain);
             None
         }
     }
+}
+
+/// Every run of a part of a seed's words, with how many words it has.
+fn runs(seed: &str, part: f64) -> Vec<(usize, String)> {
+    let plain = plain_words(seed);
+    let words: Vec<&str> = plain.split(' ').collect();
+    let run = (words.len() as f64 * part).ceil() as usize;
+    if run == 0 || words.len() < SEED_WORDS_MIN {
+        return Vec::new();
+    }
+    words.windows(run).map(|window| (run, window.join(" "))).collect()
 }
 
 /// `Here are 10 examples:`, `Examples:`, `7.`, `…`: what a list is made of, not what it lists.
@@ -108,16 +176,32 @@ fn plain_words(text: &str) -> String {
     text.split_whitespace().map(str::to_lowercase).collect::<Vec<_>>().join(" ")
 }
 
+/// A text with one mark in place of each number.
+pub(super) fn without_numbers(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        let c = if c.is_ascii_digit() { '#' } else { c };
+        if c != '#' || !out.ends_with('#') {
+            out.push(c);
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn reasons(texts: &[(&str, bool)]) -> (Vec<String>, Vec<(Reason, u64)>) {
+    fn reasons_by(rules: Rules, seed: &str, texts: &[(&str, bool)]) -> (Vec<String>, Vec<(Reason, u64)>) {
         let candidates: Vec<Candidate> = texts.iter().map(|(text, finished)| Candidate::line((*text).into(), *finished)).collect();
-        let mut validity = Validity::new(["a seed of words"]);
+        let mut validity = Validity::new([seed], rules);
         let valid = validity.pass(&candidates);
         let rejected = validity.rejected().iter().map(|(&reason, &count)| (reason, count)).collect();
         (valid.iter().map(|valid| valid.text().to_owned()).collect(), rejected)
+    }
+
+    fn reasons(texts: &[(&str, bool)]) -> (Vec<String>, Vec<(Reason, u64)>) {
+        reasons_by(Rules::from_seeds(["a seed of words"]), "a seed of words", texts)
     }
 
     #[test]
@@ -145,5 +229,25 @@ mod tests {
         let (valid, rejected) = reasons(&[("close: ( [", true), ("close: ( [ [", true), ("Close: ( [", true), ("12 - 7", true)]);
         assert_eq!(valid, ["close: ( [", "close: ( [ [", "12 - 7"]);
         assert_eq!(rejected, [(Reason::Repeated, 1)]);
+    }
+
+    #[test]
+    fn near_repetitions_other_numbers_and_runs_of_a_seed_are_told_apart() {
+        let seed = "the fox that ran over the hill at noon met a hare and two hens in the old mill by the sea on its way home to bed";
+        let one = |rules: Rules, text: &str| reasons_by(rules, seed, &[(text, true)]).1;
+        let rules = Rules::from_seeds([seed]);
+        let last = seed.replace("to bed", "to sleep");
+        assert_eq!(one(rules.clone(), &last), [(Reason::NearRepeat, 1)]);
+        assert_eq!(one(Rules { near: 2.0, ..rules.clone() }, &last), []);
+        assert_eq!(one(Rules { near: 2.0, seed_run: 0.75, ..rules.clone() }, &last), [(Reason::SeedRun, 1)]);
+        // A run is a part of the seed: its first half and other words are a new input.
+        let half = "the fox that ran over the hill at noon met no one else that day";
+        assert_eq!(one(Rules { seed_run: 0.75, ..rules.clone() }, half), []);
+        let numbers = [("at 10 of 12", true), ("at 9 of 1", true)];
+        assert_eq!(reasons_by(rules.clone(), seed, &numbers).1, []);
+        assert_eq!(reasons_by(Rules { numbers_masked: true, ..rules.clone() }, seed, &numbers).1, [(Reason::OtherNumbers, 1)]);
+        assert_eq!(one(Rules { chars_min: 5, ..rules }, "four"), [(Reason::TooShort, 1)]);
+        // A short seed is a phrase.
+        assert_eq!(runs("walk left twice", 0.75), []);
     }
 }

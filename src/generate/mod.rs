@@ -21,6 +21,10 @@ use vary::{SPLICED_MAX, Units, redraw};
 
 /// Lines the header promises. source: Trans-LoRA shows five and asks for more.
 const LIST_LENGTH: usize = 10;
+/// Characters of an answer that a list of answers can show.
+const ANSWER_CHARS_MAX: usize = 60;
+/// Share of the rounds that ask for answers, where some are lacking.
+const ASKED_SHARE: f64 = 0.25;
 /// Inputs shown at once; a round shows another choice of them.
 const SHOWN: usize = 5;
 /// Share of the rounds that draw whole lines, at least and at most; the others draw only words for splices.
@@ -110,6 +114,8 @@ pub struct Settings {
 pub enum Ask<'a> {
     /// To continue a list of the seeds.
     List,
+    /// To write a list of anything.
+    Anything,
     /// With this question, which it was trained to answer with an input.
     Question(&'a str),
 }
@@ -159,6 +165,9 @@ pub struct Generator<'s> {
     unseen: f64,
     /// Share of the rounds that draw lines.
     lines_share: f64,
+    /// Answers to ask inputs for, and answers with an input each to show.
+    wanted: Vec<String>,
+    shots: Vec<(String, String)>,
 }
 
 impl<'s> Generator<'s> {
@@ -169,7 +178,18 @@ impl<'s> Generator<'s> {
         let parents: Vec<Units> = seeds.iter().map(|seed| Units::of(seed.text())).collect();
         let known = parents.iter().flat_map(Units::words).cloned().collect();
         let unseen = Units::unseen(&parents);
-        Ok(Self { seeds, settings, seen: HashSet::new(), rounds: 0, parents, known, unseen, lines_share: 0.5 })
+        Ok(Self {
+            seeds,
+            settings,
+            seen: HashSet::new(),
+            rounds: 0,
+            parents,
+            known,
+            unseen,
+            lines_share: 0.5,
+            wanted: Vec::new(),
+            shots: Vec::new(),
+        })
     }
 
     /// Take over `rounds` rounds drawn before, with every text they gave.
@@ -184,6 +204,10 @@ impl<'s> Generator<'s> {
         self.parents.extend(texts.into_iter().map(Units::of));
     }
 
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     /// How much of an input is new with each input, from 0 to 1.
     pub fn unseen(&self) -> f64 {
         self.unseen
@@ -192,6 +216,15 @@ impl<'s> Generator<'s> {
     /// Draw lines in this share of the rounds to come, or in more where much of an input is new.
     pub fn lean(&mut self, lines_share: f64) {
         self.lines_share = lines_share.max(self.unseen).clamp(LINES_SHARE[0], LINES_SHARE[1]);
+    }
+
+    /// Ask for inputs with these answers in a part of the rounds to come, shown some answers with an input each.
+    pub fn want<'t>(&mut self, wanted: Vec<String>, shots: impl IntoIterator<Item = (&'t str, &'t str)>) {
+        let fits = |answer: &str| !answer.contains('\n') && answer.chars().count() <= ANSWER_CHARS_MAX;
+        self.wanted = wanted.into_iter().filter(|answer| fits(answer)).collect();
+        let mut shown = HashSet::new();
+        let shots = shots.into_iter().filter(|(answer, _)| fits(answer) && shown.insert(answer.to_string()));
+        self.shots = shots.map(|(answer, input)| (answer.to_owned(), one_line(input))).collect();
     }
 
     /// Rounds drawn so far.
@@ -210,35 +243,62 @@ impl<'s> Generator<'s> {
         let rng = Rng::new(self.settings.seed, &format!("generate {}", self.rounds));
         match ask {
             Ask::List => self.list_round(rng, model, with, talk),
-            Ask::Question(question) => self.question_round(rng, question, model, with, talk),
+            Ask::Anything => self.lines_round(rng, format!("Here are {LIST_LENGTH} examples:\n1."), false, Vec::new(), model, with, talk),
+            Ask::Question(question) => self.lines_round(rng, question.to_owned(), true, Vec::new(), model, with, talk),
         }
     }
 
-    /// Answers of a model that makes inputs.
-    fn question_round(
+    /// Lines, and nothing made of them: the answers of a model that makes inputs (`chat`), or what goes on after `prefix` and each of
+    /// `openings`, without those.
+    #[expect(clippy::too_many_arguments, reason = "what a round is handed, and how this kind of round asks")]
+    fn lines_round(
         &mut self,
         mut rng: Rng,
-        question: &str,
+        prefix: String,
+        chat: bool,
+        openings: Vec<String>,
         model: &mut dyn Generate,
         with: With,
         talk: &mut Talk<'_>,
     ) -> Result<(Vec<Candidate>, Yield), GenerateError> {
+        let openings = if openings.is_empty() { vec![String::new(); self.settings.sequences.max(1)] } else { openings };
         let request = GenerateRequest {
-            prefix: question.to_owned(),
-            chat: true,
-            openings: vec![String::new(); self.settings.sequences.max(1)],
+            prefix,
+            chat,
+            openings,
             tokens_max: self.settings.tokens_max,
             temperature: self.settings.temperature,
-            stop: String::new(),
+            stop: if chat { "" } else { "\n" }.into(),
             seed: rng.next_u64(),
         };
         let drawn = model.generate(with, &request, talk)?;
         self.rounds += 1;
         let tokens = drawn.iter().map(|continuation| continuation.tokens as u64).sum();
         let mut count = Yield { drawn: drawn.len() as u64, tokens, ..Yield::default() };
-        let made = drawn.into_iter().map(|continuation| Candidate::line(continuation.text, continuation.finished)).collect();
+        let after = |text: String, opening: &str| text.trim_start().strip_prefix(opening).map_or(text.clone(), str::to_owned);
+        let made = drawn.into_iter().zip(&request.openings);
+        let made = made.map(|(one, opening)| Candidate::line(after(one.text, opening), one.finished)).collect();
         let fresh = self.fresh(made, &mut count);
         Ok((fresh, count))
+    }
+
+    /// Inputs that a model writes to answers: it is shown a list of answers with an input each.
+    fn answers_round(
+        &mut self,
+        mut rng: Rng,
+        model: &mut dyn Generate,
+        with: With,
+        talk: &mut Talk<'_>,
+    ) -> Result<(Vec<Candidate>, Yield), GenerateError> {
+        let mut shots = self.shots.clone();
+        rng.shuffle(&mut shots);
+        shots.truncate(SHOWN);
+        let lines: String = shots.iter().enumerate().map(|(i, (answer, input))| format!("{}. {answer}: {input}\n", i + 1)).collect();
+        let prefix = format!("Here are {LIST_LENGTH} examples:\n{lines}{}.", shots.len() + 1);
+        let first = rng.below(self.wanted.len());
+        let wanted = self.wanted.iter().cycle().skip(first).take(self.settings.sequences.max(1));
+        let openings = wanted.map(|answer| format!("{answer}:")).collect();
+        self.lines_round(rng, prefix, false, openings, model, with, talk)
     }
 
     /// Continuations of the seeds in a new order, and what can be made of those.
@@ -249,6 +309,9 @@ impl<'s> Generator<'s> {
         with: With,
         talk: &mut Talk<'_>,
     ) -> Result<(Vec<Candidate>, Yield), GenerateError> {
+        if !self.wanted.is_empty() && !self.shots.is_empty() && rng.unit() < ASKED_SHARE {
+            return self.answers_round(rng, model, with, talk);
+        }
         let lines = !self.settings.variants || rng.unit() < self.lines_share;
         let openings = self.openings(lines, &mut rng);
         let request = GenerateRequest {

@@ -104,3 +104,29 @@ fn cancel_and_no_seeds_are_errors() {
     assert!(error.is_cancelled());
     assert!(Generator::new(&[], settings()).is_err_and(|error| error.hint().is_some()));
 }
+
+#[test]
+fn an_answer_that_is_wanted_is_asked_for() {
+    let (seeds, cancel) = (seeds(), Cancel::default());
+    let mut talk = Talk { cancel: &cancel, progress: &mut |_, _| {} };
+    let mut model = Script { says: vec![" go on", " go off", " go up", " go down"], asked: Vec::new() };
+    let mut generator = Generator::new(&seeds, settings()).unwrap();
+    let wanted = vec!["SHIP".to_owned(), "two\nlines".to_owned()];
+    generator.want(wanted, [("BILL", "say one"), ("BILL", "say it"), ("BROKEN", "two\nlines")]);
+    let mut made = Vec::new();
+    for _ in 0..24 {
+        made.extend(generator.round(&mut model, With::Base, Ask::List, &mut talk).unwrap().0);
+    }
+    let asked: Vec<&GenerateRequest> = model.asked.iter().filter(|asked| asked.openings.iter().any(|open| open == "SHIP:")).collect();
+    assert!((1..20).contains(&asked.len()), "{}", asked.len());
+    for request in asked {
+        assert!(request.prefix.contains("BILL: say one\n") && request.prefix.contains("BROKEN: two lines\n"), "{}", request.prefix);
+        assert_eq!(request.openings, ["SHIP:"; 4]);
+    }
+    // What is drawn is the input alone.
+    assert!(lines(&made).contains(&"go on") && !lines(&made).iter().any(|line| line.contains("SHIP")), "{made:?}");
+    generator.want(Vec::new(), []);
+    let before = model.asked.len();
+    generator.round(&mut model, With::Base, Ask::Anything, &mut talk).unwrap();
+    assert_eq!(model.asked[before].prefix, "Here are 10 examples:\n1.");
+}

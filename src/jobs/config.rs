@@ -69,8 +69,8 @@ impl Config {
     /// The time a worker has between being asked to stop and being killed: with it, a cancellation takes effect within two seconds.
     pub(super) const GRACE: Duration = Duration::from_millis(1500);
 
-    /// The defaults, changed by `TRANSLORA_WORKER` (a program), `TRANSLORA_JOBS` (`process` or `thread`), `TRANSLORA_THREADS` and
-    /// `TRANSLORA_MEMORY` (bytes).
+    /// The defaults, changed by `TRANSLORA_WORKER` (a program), `TRANSLORA_JOBS` (`process` or `thread`), `TRANSLORA_THREADS`,
+    /// `TRANSLORA_NICE` and `TRANSLORA_MEMORY` (bytes).
     ///
     /// fails: a variable says what it cannot mean
     pub fn from_env() -> Result<Self, JobsError> {
@@ -84,6 +84,9 @@ impl Config {
         }
         if let Some(threads) = number("TRANSLORA_THREADS")? {
             config.threads = usize::try_from(threads).unwrap_or(usize::MAX);
+        }
+        if let Some(nice) = number("TRANSLORA_NICE")? {
+            config.nice = u8::try_from(nice).unwrap_or(u8::MAX);
         }
         config.memory = number("TRANSLORA_MEMORY")?;
         Ok(config)

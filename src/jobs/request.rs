@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::JobsError;
 use crate::engine::OpenOptions;
-use crate::pipeline::{FilterChoice, GeneratorChoice, Inputs, RecipePlan, Schedule, TransferPlan, flip_budget};
+use crate::pipeline::{FilterChoice, GeneratorChoice, Inputs, RecipePlan, Repeats, Schedule, TransferPlan, flip_budget};
 use crate::record::{Layers, Limits};
 
 /// A transfer as a program asks for it: the flags of `translora transfer` as JSON, `--source-lora` being `source_lora`. What is left
@@ -25,7 +25,13 @@ pub struct TransferRequest {
     pub eval: Option<PathBuf>,
     pub oracle: Option<PathBuf>,
     pub flip_budget: f32,
+    pub allow_weak_source: bool,
     pub temperature: f32,
+    pub input_tokens: usize,
+    pub answer_tokens: usize,
+    pub near: f32,
+    pub ignore_numbers: bool,
+    pub seed_run: f32,
     pub epochs: f32,
     pub rank: usize,
     pub alpha: f32,
@@ -58,6 +64,7 @@ impl Default for TransferRequest {
     fn default() -> Self {
         let recipe = RecipePlan::default();
         let open = OpenOptions::default();
+        let repeats = Repeats::default();
         Self {
             source: PathBuf::new(),
             source_lora: PathBuf::new(),
@@ -71,7 +78,13 @@ impl Default for TransferRequest {
             eval: None,
             oracle: None,
             flip_budget: flip_budget(),
+            allow_weak_source: false,
             temperature: 1.0,
+            input_tokens: Limits::default().input_tokens_max,
+            answer_tokens: Limits::default().completion_tokens_max,
+            near: repeats.near,
+            ignore_numbers: repeats.numbers,
+            seed_run: repeats.seed_run,
             epochs: 4.0,
             rank: recipe.rank,
             alpha: recipe.alpha,
@@ -115,8 +128,9 @@ impl TransferRequest {
         self.check()?;
         let inputs = match (&self.kit, &self.seeds) {
             (Some(kit), None) => Inputs::Kit(kit.clone()),
-            (None, Some(_)) if self.filter == FilterChoice::Kit => {
-                return Err(JobsError::request("\"filter\": \"kit\" needs a kit", "give \"kit\", or \"filter\": \"contrast\""));
+            (None, Some(_)) if matches!(self.filter, FilterChoice::Kit | FilterChoice::Both) => {
+                let what = format!("\"filter\": \"{}\" needs a kit", self.filter.name());
+                return Err(JobsError::request(what, "give \"kit\", or \"filter\": \"contrast\""));
             }
             (None, Some(seeds)) => Inputs::Seeds(seeds.clone()),
             _ => return Err(JobsError::request("give \"kit\" or \"seeds\", and one only", "seeds are a JSON lines file of inputs")),
@@ -131,17 +145,20 @@ impl TransferRequest {
             filter: self.filter,
             generator: self.generator,
             temperature: self.temperature,
+            repeats: Repeats { near: self.near, numbers: self.ignore_numbers, seed_run: self.seed_run },
             eval: self.eval.clone(),
             oracle: self.oracle.clone(),
             flip_budget: self.flip_budget,
+            allow_weak_source: self.allow_weak_source,
             recipe: self.recipe(),
             open: OpenOptions {
                 threads: self.threads,
                 gpu_layers: self.gpu_layers.max(-1),
                 device: self.device.clone(),
                 context: self.ctx_size,
+                repack: false,
             },
-            limits: Limits::default(),
+            limits: Limits { input_tokens_max: self.input_tokens, completion_tokens_max: self.answer_tokens, ..Limits::default() },
             seed: self.seed,
             resume: self.resume,
         })
@@ -180,6 +197,8 @@ impl TransferRequest {
         }
         let whole = [
             ("samples", self.samples, 1, 1_000_000),
+            ("input_tokens", self.input_tokens, 1, 65_536),
+            ("answer_tokens", self.answer_tokens, 1, 65_536),
             ("rank", self.rank, 1, 1024),
             ("batch", self.batch, 1, 4096),
             ("micro_batch", self.micro_batch, 0, 4096),

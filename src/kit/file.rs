@@ -3,7 +3,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use translora_gguf::{Gguf, Header, TensorKind, Value, Writer};
 
-use super::{KitError, Seed, read_bytes};
+use super::{InputStatistics, KitError, Seed, read_bytes};
 use crate::record::{ContentHash, Limits, Question};
 
 const KIT_TYPE: &str = "translora-kit";
@@ -29,6 +29,9 @@ pub struct Manifest {
     pub discriminator: Option<DiscriminatorCard>,
     #[serde(default)]
     pub input_model: Option<InputModelCard>,
+    /// What the inputs of the data look like.
+    #[serde(default)]
+    pub inputs: Option<InputStatistics>,
     pub limits: Limits,
     pub seed: u64,
 }
@@ -38,6 +41,28 @@ impl Manifest {
     pub const VERSION: u32 = 1;
     /// Prompts reach the model as one user turn under its own chat template.
     pub const CHAT: &'static str = "chat";
+
+    /// What a kit with this manifest and `seeds` gives away of the data to whoever has it, a sentence each.
+    pub fn privacy(&self, seeds: usize) -> Vec<String> {
+        let rows = self.inputs.as_ref().map_or(String::new(), |inputs| format!(" of {}", inputs.rows));
+        let mut told = vec![format!("{seeds} inputs{rows} of the data lie in it in full, as seeds; its answers do not")];
+        if let Some(inputs) = &self.inputs {
+            let [least, _, most] = inputs.chars;
+            told.push(format!("it tells how many inputs there are, how long ({least} to {most} characters), and how many hold digits"));
+        }
+        if let Some(card) = &self.discriminator {
+            let known = card.membership_auc.map_or("was not measured".into(), |auc| format!("{auc:.2}; 0.5 is nothing, 1 all"));
+            told.push(format!("whoever guesses an input can ask its discriminator whether the data held it (AUC {known})"));
+        }
+        match &self.input_model {
+            None => told.push("it holds no model that writes inputs".into()),
+            Some(card) => told.push(format!(
+                "its input model writes inputs: of {} drawn, {} are in the data word for word and {} more nearly so",
+                card.drawn, card.verbatim, card.near
+            )),
+        }
+        told
+    }
 }
 
 /// How good a discriminator was on rows it was not trained on.
@@ -49,6 +74,22 @@ pub struct DiscriminatorCard {
     pub held_out: usize,
     pub positives: usize,
     pub negatives: usize,
+    /// Chance that it holds a held-out real input for likelier real than a held-out made-up one. Kits of old do not say.
+    #[serde(default)]
+    pub auc: Option<f64>,
+    /// Log-odds above which an input passes. units: nats
+    #[serde(default)]
+    pub threshold: f64,
+    /// Shares of the held-out real and made-up inputs that pass.
+    #[serde(default)]
+    pub passed: Option<[f64; 2]>,
+    /// Who made the made-up inputs it was trained against.
+    #[serde(default)]
+    pub made_up_by: Option<String>,
+    /// Chance that it holds an input it was trained on for likelier real than another of the data: what it says of who was in the
+    /// data. 0.5 is nothing.
+    #[serde(default)]
+    pub membership_auc: Option<f64>,
 }
 
 /// A LoRA that makes inputs, and what it gives away.
@@ -62,6 +103,9 @@ pub struct InputModelCard {
     /// Inputs drawn to see what it gives away, and how many of them were inputs of the data, word for word.
     pub drawn: usize,
     pub verbatim: usize,
+    /// How many more were so in all but a word or two.
+    #[serde(default)]
+    pub near: usize,
 }
 
 /// A kit that was read and is whole.
@@ -163,7 +207,18 @@ mod tests {
     use super::*;
 
     fn manifest(discriminator: Option<&[u8]>) -> Manifest {
-        let card = |bytes| DiscriminatorCard { sha256: ContentHash::of(bytes), accuracy: 0.9, held_out: 10, positives: 5, negatives: 5 };
+        let card = |bytes| DiscriminatorCard {
+            sha256: ContentHash::of(bytes),
+            accuracy: 0.9,
+            held_out: 10,
+            positives: 5,
+            negatives: 5,
+            auc: Some(0.97),
+            threshold: -0.5,
+            passed: Some([0.95, 0.1]),
+            made_up_by: Some("source".into()),
+            membership_auc: Some(0.55),
+        };
         Manifest {
             version: Manifest::VERSION,
             name: "t".into(),
@@ -173,6 +228,7 @@ mod tests {
             question: Question::about("t"),
             discriminator: discriminator.map(card),
             input_model: None,
+            inputs: InputStatistics::of(&["one".to_owned()]),
             limits: Limits::default(),
             seed: 1,
         }
@@ -194,8 +250,24 @@ mod tests {
     }
 
     #[test]
+    fn a_kit_of_old_is_read_and_says_what_it_does_not_know() {
+        let lora = &b"GGUF bytes"[..];
+        let mut old = serde_json::to_value(manifest(Some(lora))).unwrap();
+        let all = old.as_object_mut().unwrap();
+        all.remove("inputs");
+        for key in ["auc", "threshold", "passed", "made_up_by", "membership_auc"] {
+            all["discriminator"].as_object_mut().unwrap().remove(key);
+        }
+        let read: Manifest = serde_json::from_value(old).unwrap();
+        assert_eq!(read.discriminator.as_ref().map(|card| (card.auc, card.threshold)), Some((None, 0.0)));
+        assert!(read.privacy(5).iter().any(|told| told.contains("not measured")));
+        assert!(manifest(Some(lora)).privacy(5).iter().any(|told| told.contains("AUC 0.55")));
+    }
+
+    #[test]
     fn an_input_model_comes_back_with_its_question() {
-        let card = InputModelCard { sha256: ContentHash::of(b"lora"), question: "An input?".into(), rows: 9, drawn: 5, verbatim: 1 };
+        let card =
+            InputModelCard { sha256: ContentHash::of(b"lora"), question: "An input?".into(), rows: 9, drawn: 5, verbatim: 1, near: 2 };
         let manifest = Manifest { input_model: Some(card), ..manifest(None) };
         let kit = parsed(&pack(&manifest, &[Seed::new("one")], None, Some(b"lora")).unwrap()).unwrap();
         assert_eq!(kit.input_model(), Some((&b"lora"[..], "An input?")));

@@ -18,11 +18,13 @@ mod discriminator;
 mod error;
 mod file;
 mod rows;
+mod statistics;
 
-pub use discriminator::{DiscriminatorData, discriminator_data};
+pub use discriminator::{Calibration, DiscriminatorData, auc, calibrate, discriminator_data};
 pub use error::{KitError, LineFault};
 pub use file::{DiscriminatorCard, InputModelCard, Kit, Manifest, is_kit, pack};
 pub use rows::{Completion, read_rows};
+pub use statistics::InputStatistics;
 
 /// An input of the lost data set, as somebody gave it: what generation starts from.
 #[derive(Clone, Debug, PartialEq, Eq)]

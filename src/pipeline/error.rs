@@ -41,6 +41,8 @@ pub enum PipelineError {
     Publish(#[from] PublishError),
     #[error(transparent)]
     Journal(#[from] JournalError),
+    #[error("the adapter that lies on the disk is not the one that was judged: {what}; nothing was published")]
+    Audit { what: String },
     #[error("only {got} of {needed} samples came out of {drawn} drawn inputs ({})", listed(rejected))]
     NotEnough { got: usize, needed: usize, drawn: u64, rejected: BTreeMap<String, u64> },
 }
@@ -88,6 +90,7 @@ impl PipelineError {
             Self::Evaluate(error) => error.fault(),
             Self::Publish(error) => error.fault(),
             Self::Journal(error) => error.fault(),
+            Self::Audit { .. } => Fault::Machine,
         }
     }
 
@@ -107,6 +110,7 @@ impl PipelineError {
             Self::Evaluate(error) => error.hint().or_else(|| self.engine().and_then(engine_hint)),
             Self::Publish(error) => error.hint(),
             Self::Journal(error) => error.hint(),
+            Self::Audit { .. } => Some("what was done is kept: --resume writes and checks it again; if that fails too, report it".into()),
             Self::NotEnough { rejected, .. } => Some(not_enough_hint(rejected)),
         }
     }
@@ -150,6 +154,10 @@ fn not_enough_hint(rejected: &BTreeMap<String, u64>) -> String {
     let most = rejected.iter().max_by_key(|&(_, count)| count).map_or("", |(name, _)| name.as_str());
     let text = match most {
         "repeated" => "the target base repeats itself: give more and more varied seeds, raise --temperature, or ask for fewer --samples",
+        "near_repeat" => "the base repeats itself with small changes: give more and more varied seeds, or let such inputs be with --near 0",
+        "other_numbers" => "inputs differ in numbers only: leave out --ignore-numbers, or give more varied seeds",
+        "seed_run" => "inputs repeat the seeds: leave out --seed-run, or give more seeds",
+        "too_long" | "too_short" => "inputs are not of the kit's or the seeds' length: give more seeds, or try another --generator",
         "discriminator" => "the target base strays from the task: give more seeds, or try --filter contrast",
         "contrast" => "the adapter changes little on such inputs: check that --source-lora belongs to --source, and give more seeds",
         "no_answer" => "the teacher does not end its answers: check that --source-lora belongs to --source",

@@ -68,6 +68,8 @@ pub struct KitCard {
     pub discriminator_bytes: Option<u64>,
     pub input_model_bytes: Option<u64>,
     pub manifest: Manifest,
+    /// What it gives away of the data, a sentence each.
+    pub privacy: Vec<String>,
 }
 
 /// Say what a GGUF file is: a model, an adapter or a kit.
@@ -103,6 +105,7 @@ fn kit_card(file: File, kit: &Kit) -> KitCard {
         discriminator_bytes: kit.discriminator().map(|bytes| bytes.len() as u64),
         input_model_bytes: kit.input_model().map(|(bytes, _)| bytes.len() as u64),
         manifest: kit.manifest().clone(),
+        privacy: kit.manifest().privacy(kit.seeds().len()),
     }
 }
 

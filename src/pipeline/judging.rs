@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::PipelineError;
-use super::report::{ArmScore, Flip, ReportHalf, Scores};
+use super::report::{ArmScore, Confusion, Flip, ReportHalf, Scores};
 use crate::engine::{Fault, Model, Talk, With};
 use crate::evaluate::{self, Arm, Comparison, Halves, Shots};
 use crate::record::{Pair, Rng};
@@ -136,6 +136,11 @@ impl Arms {
             ]),
             fidelity_rows: bare.rows(),
         })
+    }
+
+    /// How right and wrong of the two fall together.
+    pub fn confusion(&self) -> Confusion {
+        Confusion::of(self.gate())
     }
 
     /// Rows on which just one of bare target and transferred is right, a few of each kind, with the texts.

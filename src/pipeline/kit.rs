@@ -10,14 +10,18 @@ use super::journal::{Journal, blob_name};
 use super::{Context, KitPlan, KitReport, PipelineError, Stage};
 use crate::distill::{FitReport, Fitted, check_memory, fit};
 use crate::engine::{Engine, GenerateRequest, Talk, With};
-use crate::filter::Validity;
+use crate::filter::{self, Rules, Validity};
 use crate::generate::{Ask, Generator, Settings};
-use crate::kit::{self, Completion, DiscriminatorCard, DiscriminatorData, InputModelCard, Manifest, Seed, discriminator_data};
+use crate::kit::{
+    self, Completion, DiscriminatorCard, DiscriminatorData, InputModelCard, InputStatistics, Manifest, Seed, discriminator_data,
+};
 use crate::publish;
 use crate::record::{ContentHash, Pair, Question, Rng};
 
 /// Made-up inputs are drawn at this temperature, the one of `translora transfer`.
 const TEMPERATURE: f32 = 1.0;
+/// Who makes the inputs up that a discriminator learns to tell from real ones.
+const MADE_UP_BY: &str = "source";
 /// Rounds of inputs that are drawn of an input model to see what it gives away.
 const INPUT_MODEL_ROUNDS: usize = 8;
 /// Fewer real inputs than this teach a discriminator nothing.
@@ -28,6 +32,10 @@ const POSITIVES_MIN: usize = 10;
 struct Judged {
     right: usize,
     rows: usize,
+    /// Log-odds of held-out real and made-up inputs, and of as many real ones that it was trained on.
+    real: Vec<f64>,
+    made_up: Vec<f64>,
+    trained: Vec<f64>,
 }
 
 /// Make a kit.
@@ -93,7 +101,13 @@ impl Maker<'_> {
         let judged = self.judge(job, &mut source, &data)?;
         let inputs = if self.plan.input_model { Some(self.input_model(job, &mut source)?) } else { None };
         source.close();
+        let calibration = kit::calibrate(&judged.real, &judged.made_up);
         let card = DiscriminatorCard {
+            auc: calibration.map(|found| found.auc),
+            threshold: calibration.map_or(0.0, |found| found.threshold),
+            passed: calibration.map(|found| found.passed),
+            made_up_by: Some(MADE_UP_BY.into()),
+            membership_auc: kit::auc(&judged.trained, &judged.real),
             sha256: ContentHash::of(&adapter),
             accuracy: judged.right as f64 / judged.rows.max(1) as f64,
             held_out: judged.rows,
@@ -128,11 +142,12 @@ impl Maker<'_> {
                 temperature: TEMPERATURE,
                 tokens_max: self.plan.limits.input_tokens_max,
                 sequences: self.plan.limits.sequences_max,
-                variants: false,
+                variants: true,
                 seed: self.plan.seed,
             };
             let mut generator = Generator::new(self.seeds, settings)?;
-            let mut validity = Validity::new(self.seeds.iter().map(Seed::text));
+            let seeds = || self.seeds.iter().map(Seed::text);
+            let mut validity = Validity::new(seeds(), Rules::from_seeds(seeds()));
             let (model, _) = source.get()?;
             let real: HashSet<&str> = self.real.iter().map(String::as_str).collect();
             let drawn_max = (self.real.len() * self.plan.limits.candidates_per_sample_max) as u64;
@@ -161,7 +176,8 @@ impl Maker<'_> {
         let made = job.stage("distill", Stage::Distill, |_, journal| {
             let (model, _) = source.get()?;
             let recipe = recipe(&self.plan.recipe, self.plan.seed);
-            let Fitted { adapter, report } = fitting(context, journal, "distill", &metadata, |run| fit(model, &data.train, &recipe, run))?;
+            let Fitted { adapter, report, .. } =
+                fitting(context, journal, "distill", &metadata, &[], |run| fit(model, &data.train, &recipe, run))?;
             let summary = format!("{} inputs, {} steps, loss {:.4}", report.examples, report.steps, report.loss_last);
             Ok(Made { head: report, rows: Vec::<()>::new(), blob: Some(adapter), summary })
         })?;
@@ -172,12 +188,18 @@ impl Maker<'_> {
         let made = job.stage("evaluate", Stage::Evaluate, |talk, journal| {
             let (model, _) = source.get()?;
             let adapter = With::Adapter(model.attach(&journal.path(&blob_name("distill")))?);
-            let prompts: Vec<String> = data.held_out.iter().map(|pair| pair.prompt.clone()).collect();
-            let odds = model.preference(adapter, &prompts, &self.question.yes, &self.question.no, talk)?;
-            let right =
-                data.held_out.iter().zip(odds).filter(|(pair, odds)| (*odds > 0.0) == (pair.completion == self.question.yes)).count();
+            let is_real = |pair: &&Pair| pair.completion == self.question.yes;
+            let real = data.held_out.iter().filter(is_real);
+            let made_up = data.held_out.iter().filter(|pair| !is_real(pair));
+            let trained = data.train.iter().filter(is_real).take(data.held_out.len() / 2);
+            let mut odds = |pairs: &mut dyn Iterator<Item = &Pair>| {
+                let prompts: Vec<String> = pairs.map(|pair| pair.prompt.clone()).collect();
+                model.preference(adapter, &prompts, &self.question.yes, &self.question.no, talk)
+            };
+            let (real, made_up, trained) = (odds(&mut { real })?, odds(&mut { made_up })?, odds(&mut { trained })?);
+            let right = real.iter().filter(|odds| **odds > 0.0).count() + made_up.iter().filter(|odds| **odds <= 0.0).count();
             let summary = format!("discriminator right on {right} of {} held-out inputs", data.held_out.len());
-            Ok(Made::head(Judged { right, rows: data.held_out.len() }, summary))
+            Ok(Made::head(Judged { right, rows: data.held_out.len(), real, made_up, trained }, summary))
         })?;
         Ok(made.head)
     }
@@ -192,23 +214,24 @@ impl Maker<'_> {
         let made = job.stage("inputs", Stage::Distill, |_, journal| {
             let (model, _) = source.get()?;
             let recipe = recipe(&self.plan.input_recipe, self.plan.seed);
-            let Fitted { adapter, report } = fitting(context, journal, "inputs", &metadata, |run| fit(model, &rows, &recipe, run))?;
+            let Fitted { adapter, report, .. } =
+                fitting(context, journal, "inputs", &metadata, &[], |run| fit(model, &rows, &recipe, run))?;
             let summary = format!("input model: {} inputs, {} steps, loss {:.4}", report.examples, report.steps, report.loss_last);
             Ok(Made { head: report, rows: Vec::<()>::new(), blob: Some(adapter), summary })
         })?;
         let adapter = made.blob.unwrap_or_default();
-        let (drawn, verbatim) = self.gives_away(job, source, &question)?;
-        let card = InputModelCard { sha256: ContentHash::of(&adapter), question, rows: rows.len(), drawn, verbatim };
+        let [drawn, verbatim, near] = self.gives_away(job, source, &question)?;
+        let card = InputModelCard { sha256: ContentHash::of(&adapter), question, rows: rows.len(), drawn, verbatim, near };
         Ok((card, adapter))
     }
 
-    /// How many inputs an input model was made to draw, and how many of those are inputs of the data.
-    fn gives_away(&self, job: &mut Job<'_>, source: &mut Session<'_>, question: &str) -> Result<(usize, usize), PipelineError> {
+    /// How many inputs an input model was made to draw, how many of those are inputs of the data, and how many more are nearly so.
+    fn gives_away(&self, job: &mut Job<'_>, source: &mut Session<'_>, question: &str) -> Result<[usize; 3], PipelineError> {
         let made = job.stage("inputs.drawn", Stage::Evaluate, |talk, journal| {
             let (model, _) = source.get()?;
             let adapter = With::Adapter(model.attach(&journal.path(&blob_name("inputs")))?);
             let real: HashSet<&str> = self.real.iter().map(String::as_str).collect();
-            let (mut drawn, mut verbatim) = (0, 0);
+            let (mut drawn, mut verbatim, mut others) = (0, 0, Vec::new());
             for round in 0..INPUT_MODEL_ROUNDS {
                 talk.tick(round, INPUT_MODEL_ROUNDS)?;
                 let request = GenerateRequest {
@@ -223,10 +246,13 @@ impl Maker<'_> {
                 let mut quiet = Talk { cancel: talk.cancel, progress: &mut |_, _| {} };
                 let inputs = model.generate(adapter, &request, &mut quiet)?;
                 drawn += inputs.len();
-                verbatim += inputs.iter().filter(|input| real.contains(input.text.trim())).count();
+                let (same, other): (Vec<_>, Vec<_>) = inputs.into_iter().partition(|input| real.contains(input.text.trim()));
+                verbatim += same.len();
+                others.extend(other.into_iter().map(|input| input.text));
             }
-            let summary = format!("{verbatim} of {drawn} inputs drawn are inputs of the data, word for word");
-            Ok(Made::head((drawn, verbatim), summary))
+            let near = filter::near_copies(others.iter().map(String::as_str), self.real.iter().map(String::as_str));
+            let summary = format!("{verbatim} of {drawn} inputs drawn are inputs of the data, word for word, {near} more nearly so");
+            Ok(Made::head([drawn, verbatim, near], summary))
         })?;
         Ok(made.head)
     }
@@ -248,6 +274,7 @@ impl Maker<'_> {
             question: self.question.clone(),
             discriminator: Some(card.clone()),
             input_model: input_card.clone(),
+            inputs: InputStatistics::of(&self.real),
             limits: self.plan.limits.clone(),
             seed: self.plan.seed,
         };
@@ -264,6 +291,9 @@ impl Maker<'_> {
             positives: card.positives,
             negatives: card.negatives,
             accuracy: Some(card.accuracy),
+            auc: card.auc,
+            passed: card.passed,
+            privacy: manifest.privacy(self.seeds.len()),
             accuracy_rows: card.held_out,
             input_model: input_card,
             seconds: spent,

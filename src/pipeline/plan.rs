@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::distill::Schedule;
 use crate::engine::OpenOptions;
+use crate::filter::NEAR;
 use crate::record::{Layers, Limits};
 
 /// `translora train`
@@ -102,11 +103,26 @@ pub struct KitPlan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FilterChoice {
-    /// The contrast, with a kit and without: on the lab's tasks it transfers more than the discriminator (ARCHITECTURE.md).
+    /// The contrast, and the kit's discriminator too where it is good.
     Auto,
+    /// The kit's discriminator alone.
     Kit,
     Contrast,
+    /// The contrast, then the discriminator.
+    Both,
     None,
+}
+
+impl FilterChoice {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Kit => "kit",
+            Self::Contrast => "contrast",
+            Self::Both => "both",
+            Self::None => "none",
+        }
+    }
 }
 
 /// Who makes inputs up.
@@ -120,6 +136,26 @@ pub enum GeneratorChoice {
     SourceLora,
     /// The target and the source base, in turns.
     Mix,
+    /// The target base, which is shown no seeds: what inputs are worth that know nothing of the task.
+    Anything,
+}
+
+/// Which inputs are held for repetitions of others.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Repeats {
+    /// Those that share this part of their word trigrams; 0: none.
+    pub near: f32,
+    /// Those that differ in numbers only.
+    pub numbers: bool,
+    /// Those that have this part of a seed's words in a row; 0: none.
+    pub seed_run: f32,
+}
+
+impl Default for Repeats {
+    fn default() -> Self {
+        Self { near: NEAR as f32, numbers: false, seed_run: 0.0 }
+    }
 }
 
 /// `translora transfer`
@@ -134,6 +170,8 @@ pub struct TransferPlan {
     pub filter: FilterChoice,
     pub generator: GeneratorChoice,
     pub temperature: f32,
+    #[serde(default)]
+    pub repeats: Repeats,
     pub eval: Option<PathBuf>,
     /// An adapter made for the target on real data, to measure against.
     #[serde(default)]
@@ -141,6 +179,9 @@ pub struct TransferPlan {
     /// Share of the rows that decide on which the adapter may be wrong where the bare target was right.
     #[serde(default = "flip_budget")]
     pub flip_budget: f32,
+    /// Go on where the source adapter is not seen to be better than its base.
+    #[serde(default)]
+    pub allow_weak_source: bool,
     pub recipe: RecipePlan,
     pub open: OpenOptions,
     pub limits: Limits,
@@ -167,6 +208,8 @@ pub struct EvalPlan {
     pub model: PathBuf,
     pub lora: Option<PathBuf>,
     pub data: PathBuf,
+    /// Where every row goes with its answer.
+    pub answers: Option<PathBuf>,
     pub open: OpenOptions,
     pub limits: Limits,
 }

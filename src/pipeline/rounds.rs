@@ -1,14 +1,15 @@
 //! Generate and filter in turns until there are enough samples: target open, generate, close; source open, filter and label,
 //! close. A round is made large enough that there are few.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::job::{Job, Made, Session, count_rejections};
+use super::inputs::Hands;
+use super::job::{Job, Made, Session, count_rejections, named};
 use super::judging::Teacher;
 use super::transfer::Given;
-use super::{PipelineError, Stage, TransferPlan};
+use super::{MadeInput, PipelineError, RoundCounts, Stage, TransferPlan};
 use crate::engine::{Answer, Talk, With};
 use crate::evaluate;
 use crate::filter::{self, Coverage, Judge, Judged, Kept, Reason, Shares, Valid, Validity};
@@ -34,6 +35,12 @@ const MARGIN: f64 = 1.3;
 /// Acceptance a later round reckons with at least, so that no round becomes endless.
 const ACCEPTANCE_MIN: f64 = 0.05;
 
+/// Inputs that a report shows: of those kept, and of those a judge rejected for each reason.
+const KEPT_SHOWN_MAX: usize = 12;
+const REJECTED_SHOWN_MAX: usize = 5;
+
+/// Lines of anything that the teacher is asked about, to see its labels.
+const PROBES: usize = 96;
 /// Seeds that the bare target is shown at most.
 const SHOTS_MAX: usize = 8;
 
@@ -43,6 +50,9 @@ pub(super) struct Samples {
     pub counts: BTreeMap<String, u64>,
     pub coverage: Coverage,
     pub teacher: Option<Teacher>,
+    pub rounds: Vec<RoundCounts>,
+    /// Some of what was made, kept and rejected.
+    pub shown: Vec<MadeInput>,
 }
 
 /// A model that makes inputs up.
@@ -54,6 +64,18 @@ pub(super) struct Maker {
     pub with: With,
     /// The question an input model answers; none for the list of seeds.
     pub question: Option<String>,
+    /// It is shown the seeds.
+    pub shown: bool,
+}
+
+impl Maker {
+    fn ask(&self) -> Ask<'_> {
+        match &self.question {
+            Some(question) => Ask::Question(question),
+            None if self.shown => Ask::List,
+            None => Ask::Anything,
+        }
+    }
 }
 
 /// The rounds of one transfer.
@@ -74,10 +96,13 @@ pub(super) struct Rounds<'a> {
     yields: BTreeMap<String, u64>,
     /// Everything valid so far, judged.
     judged: Vec<Judged>,
+    /// Text of any kind that the teacher answered.
+    probed: Vec<Judged>,
     labeled: Vec<Labeled>,
     coverage: Coverage,
     rejected: BTreeMap<String, u64>,
     teacher: Option<Teacher>,
+    counts: Vec<RoundCounts>,
 }
 
 /// A round of generation, as journalled: rows are texts with whether they came to an end.
@@ -95,12 +120,12 @@ impl<'a> Rounds<'a> {
     pub fn new(
         plan: &'a TransferPlan,
         given: &'a Given,
-        judge: Judge,
-        makers: Vec<Maker>,
+        hands: Hands,
         needed: usize,
         source: Session<'a>,
         target: Session<'a>,
     ) -> Result<Self, PipelineError> {
+        let Hands { judge, makers, rules, .. } = hands;
         let settings = Settings {
             temperature: plan.temperature,
             tokens_max: plan.limits.input_tokens_max,
@@ -117,15 +142,17 @@ impl<'a> Rounds<'a> {
             source,
             target,
             generator: Generator::new(&given.seeds, settings)?,
-            validity: Validity::new(given.seeds.iter().map(Seed::text)),
+            validity: Validity::new(given.seeds.iter().map(Seed::text), rules),
             drawn: Yield::default(),
             origins: HashMap::new(),
             yields: BTreeMap::new(),
             judged: Vec::new(),
+            probed: Vec::new(),
             labeled: Vec::new(),
             coverage: Coverage::default(),
             rejected: BTreeMap::new(),
             teacher: None,
+            counts: Vec::new(),
         })
     }
 
@@ -135,7 +162,14 @@ impl<'a> Rounds<'a> {
         while self.wants_more(round) && self.drawn.drawn < self.drawn_max() {
             let valid = self.generate(job, round)?;
             self.target.close();
+            let (drawn, accepted) = (self.counts.iter().map(|round| round.drawn).sum::<u64>(), self.accepted());
             self.filter(job, round, &valid)?;
+            self.counts.push(RoundCounts {
+                by: self.makers[round % self.makers.len()].name.into(),
+                drawn: self.drawn.drawn - drawn,
+                valid: valid.len() as u64,
+                accepted: (self.accepted() - accepted) as u64,
+            });
             self.evaluate_source(job)?;
             self.source.close();
             let shares = self.shares();
@@ -146,6 +180,7 @@ impl<'a> Rounds<'a> {
                 Shares { good: shares.good * ADOPTED_GOOD, ..shares },
             );
             self.generator.adopt(adopted.iter().map(Kept::prompt));
+            self.want(job, &adopted)?;
             if let Some(share) = self.lines_share() {
                 self.generator.lean(share);
             }
@@ -177,7 +212,7 @@ impl<'a> Rounds<'a> {
         match self.judge {
             Judge::None => self.needed,
             _ if self.makers.iter().all(|maker| maker.question.is_some()) => (self.needed as f64 * INPUT_MODEL_CANDIDATES) as usize,
-            Judge::Discriminator { .. } | Judge::Contrast { .. } => self.needed * CANDIDATES_PER_SAMPLE,
+            Judge::Discriminator(_) | Judge::Contrast { .. } | Judge::Both { .. } => self.needed * CANDIDATES_PER_SAMPLE,
         }
     }
 
@@ -226,14 +261,13 @@ impl<'a> Rounds<'a> {
         let turn = round % self.makers.len();
         let Self { source, target, generator, validity, .. } = self;
         let maker = &self.makers[turn];
-        let ask = maker.question.as_deref().map_or(Ask::List, Ask::Question);
         let made = job.stage(&format!("generate.{round}"), Stage::Generate, |talk, _| {
             let (model, _) = if maker.target { target.get()? } else { source.get()? };
             let (mut drawn, mut rows) = (Yield::default(), Vec::new());
             while valid.len() < wanted && drawn.drawn < drawn_max {
                 talk.tick(valid.len(), wanted)?;
                 let mut quiet = Talk { cancel: talk.cancel, progress: &mut |_, _| {} };
-                let (fresh, count) = generator.round(model, maker.with, ask, &mut quiet)?;
+                let (fresh, count) = generator.round(model, maker.with, maker.ask(), &mut quiet)?;
                 drawn += count;
                 valid.extend(validity.pass(&fresh));
                 rows.extend(fresh.into_iter().map(|candidate| (candidate.text().to_owned(), candidate.finished(), candidate.origin())));
@@ -269,14 +303,59 @@ impl<'a> Rounds<'a> {
         Ok(())
     }
 
+    /// Find answers of the teacher that what was accepted lacks, and ask for inputs that would get them.
+    ///
+    /// Its answers to text that has nothing to do with the task are some of its labels, too.
+    fn want(&mut self, job: &mut Job<'_>, adopted: &[Kept]) -> Result<(), PipelineError> {
+        if !self.judge.has_answers() || !self.makers.iter().any(|maker| maker.ask() == Ask::List) {
+            return Ok(());
+        }
+        if self.probed.is_empty() && filter::has_labels(&self.judged) {
+            self.probe(job)?;
+        }
+        let seen: Vec<Judged> = self.judged.iter().chain(&self.probed).cloned().collect();
+        let shots = adopted.iter().filter_map(|kept| Some((kept.answer()?.text.trim(), kept.prompt())));
+        self.generator.want(filter::lacking(&seen), shots);
+        Ok(())
+    }
+
+    /// Have the target write anything and the teacher answer it.
+    fn probe(&mut self, job: &mut Job<'_>) -> Result<(), PipelineError> {
+        let (plan, source, target) = (self.plan, &mut self.source, &mut self.target);
+        let settings = self.generator.settings().clone();
+        let made = job.stage("probe", Stage::Generate, |talk, _| {
+            let mut generator = Generator::new(&self.given.seeds, Settings { variants: false, ..settings })?;
+            let mut quiet = Talk { cancel: talk.cancel, progress: &mut |_, _| {} };
+            let mut texts: Vec<String> = Vec::new();
+            for _ in 0..PROBES.div_ceil(plan.limits.sequences_max) {
+                let (fresh, _) = generator.round(target.get()?.0, With::Base, Ask::Anything, &mut quiet)?;
+                texts.extend(fresh.iter().filter(|line| line.finished() && !line.text().is_empty()).map(|line| line.text().to_owned()));
+            }
+            target.close();
+            let (model, adapters) = source.get()?;
+            let answers = model.answer(With::Adapter(adapters[0]), &texts, plan.limits.completion_tokens_max, talk)?;
+            source.close();
+            let summary = format!("asked the teacher about {} lines of anything", texts.len());
+            Ok(Made { head: (), rows: texts.into_iter().zip(answers).collect(), blob: None, summary })
+        })?;
+        let judged = |(text, answer)| Judged::replay(text, Some(answer), 0.0, Some(Reason::Probe), true);
+        self.probed = made.rows.into_iter().map(judged).collect();
+        Ok(())
+    }
+
+    fn coverage(&self, kept: &[Kept], seeds: &[&str]) -> Coverage {
+        let seen: Vec<Judged> = self.judged.iter().chain(&self.probed).cloned().collect();
+        Coverage::of(kept, seeds, &seen, self.given.eval.as_deref())
+    }
+
     /// Choose the best of what was accepted and put the teacher's answers to it.
     fn label(&mut self, job: &mut Job<'_>) -> Result<(), PipelineError> {
         let seeds: Vec<&str> = self.given.seeds.iter().map(Seed::text).collect();
-        if matches!(self.judge, Judge::Contrast { .. }) {
+        if self.judge.has_answers() {
             // The answers came with the scores.
             let (kept, rejections) = filter::select(&self.judged, &seeds, self.needed, self.shares());
             let (labeled, unlabeled) = label::label_answered(&kept);
-            self.coverage = Coverage::of(&kept, seeds.iter().copied());
+            self.coverage = self.coverage(&kept, &seeds);
             count_rejections(&mut self.rejected, &rejections);
             count_rejections(&mut self.rejected, &unlabeled);
             self.labeled = labeled;
@@ -292,7 +371,7 @@ impl<'a> Rounds<'a> {
             let summary = format!("{} of {} answered", labeled.len(), kept.len());
             Ok(Made { head: rejections, rows, blob: None, summary })
         })?;
-        self.coverage = Coverage::of(&kept, seeds.iter().copied());
+        self.coverage = self.coverage(&kept, &seeds);
         count_rejections(&mut self.rejected, &rejections);
         count_rejections(&mut self.rejected, &made.head);
         self.labeled = made.rows.into_iter().map(|(prompt, completion)| Labeled::replay(prompt, completion)).collect();
@@ -327,6 +406,29 @@ impl<'a> Rounds<'a> {
         }
     }
 
+    /// The first inputs that were kept, and the first that were rejected for each reason.
+    fn shown(&self, kept: &[String]) -> Vec<MadeInput> {
+        let made = |text: &str, answer: Option<String>, reason: Option<Reason>| MadeInput {
+            text: text.into(),
+            answer,
+            rejected: reason.map(named),
+        };
+        let labeled = self.labeled.iter().take(KEPT_SHOWN_MAX);
+        let mut shown: Vec<MadeInput> = labeled.map(|row| made(row.prompt(), Some(row.completion().to_owned()), None)).collect();
+        let kept: HashSet<&str> = kept.iter().map(String::as_str).collect();
+        let mut left: HashMap<Reason, usize> = HashMap::new();
+        for judged in &self.judged {
+            let reason = judged.rejected().unwrap_or(Reason::Surplus);
+            let left = left.entry(reason).or_insert(REJECTED_SHOWN_MAX);
+            if *left > 0 && !kept.contains(judged.text()) {
+                *left -= 1;
+                shown.push(made(judged.text(), judged.answer().map(|answer| answer.text.clone()), Some(reason)));
+            }
+        }
+        shown.extend(self.validity.shown().map(|(reason, text)| made(text, None, Some(reason))));
+        shown
+    }
+
     /// Take stock. Half of what was asked for is enough to go on, with a warning.
     fn finish(mut self, job: &Job<'_>) -> Result<Samples, PipelineError> {
         count_rejections(&mut self.rejected, self.validity.rejected());
@@ -345,6 +447,7 @@ impl<'a> Rounds<'a> {
         self.labeled.truncate(needed);
         let kept: Vec<String> = self.labeled.iter().map(|labeled| labeled.prompt().to_owned()).collect();
         self.count_yields(kept.iter().map(String::as_str));
+        let shown = self.shown(&kept);
         let mut counts = self.rejected;
         counts.append(&mut self.yields);
         let numbers = [
@@ -355,6 +458,6 @@ impl<'a> Rounds<'a> {
             ("eval", self.given.eval.as_ref().map_or(0, Vec::len) as u64),
         ];
         counts.extend(numbers.map(|(name, count)| (name.to_owned(), count)));
-        Ok(Samples { labeled: self.labeled, counts, coverage: self.coverage, teacher: self.teacher })
+        Ok(Samples { labeled: self.labeled, counts, coverage: self.coverage, teacher: self.teacher, rounds: self.counts, shown })
     }
 }

@@ -1,17 +1,20 @@
 //! `translora transfer`: source base + LoRA and seeds in, a judged LoRA for the target out.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
+use super::audit;
+use super::inputs::{self, Hands};
 use super::job::{Job, Made, Session, announce, check_rows, fitting, hash_inputs, once, recipe};
 use super::journal::{Journal, Product, blob_name};
 use super::judging::{Arms, Asked, Teacher};
-use super::rounds::{Maker, Rounds};
-use super::{Context, FilterChoice, GeneratorChoice, Inputs, PipelineError, Stage, TransferPlan, TransferReport};
-use crate::distill::{FitReport, Recipe, Trained, check_memory, distill};
-use crate::engine::{AdapterId, Engine, Model, Talk, With};
+use super::rounds::Rounds;
+use super::{Context, InputAudit, Inputs, PipelineError, Stage, TransferPlan, TransferReport};
+use crate::distill::{FitReport, Probe, Recipe, Run, Trained, check_memory, distill};
+use crate::engine::{Engine, Model, Talk, With};
 use crate::evaluate::{self, Halves, Outcome, Verdict};
-use crate::filter::Judge;
 use crate::kit::{self, Completion, Kit, Seed};
 use crate::label::Labeled;
 use crate::publish::{self, Outputs};
@@ -19,8 +22,6 @@ use crate::record::{ContentHash, Pair, Rng};
 
 /// One labelled sample in this many is held out to measure fidelity.
 const HELD_OUT_ONE_IN: usize = 10;
-/// Seeds that show whether the source adapter changes anything.
-const AUDITED: usize = 4;
 
 /// Everything read before any model is opened.
 pub(super) struct Given {
@@ -46,9 +47,9 @@ pub fn transfer(engine: &dyn Engine, plan: &TransferPlan, context: &Context<'_>)
     if !publishing {
         publish::check_writable(&outputs.all())?;
     }
-    let mut job = Job::open(context, "transfer", announced, given.hashes.clone(), &plan.out)?;
+    let mut job = Job::open(context, "transfer", announced.clone(), given.hashes.clone(), &plan.out)?;
     job.seconds.insert(Stage::Kit.name().into(), seconds);
-    let result = Transfer { engine, plan, given: &given, outputs }.run(&mut job);
+    let result = Transfer { engine, plan, asked: announced, given: &given, outputs }.run(&mut job);
     job.end(result)
 }
 
@@ -60,10 +61,7 @@ fn check_plan(plan: &TransferPlan) -> Result<(), PipelineError> {
     if plan.oracle.is_some() && plan.eval.is_none() {
         return refuse("--oracle without --eval", "the oracle is measured on rows with known answers: give --eval too");
     }
-    if plan.filter == FilterChoice::Kit && matches!(plan.inputs, Inputs::Seeds(_)) {
-        return refuse("--filter kit needs a kit, and plain seeds were given", "pass --kit, or use --filter contrast");
-    }
-    Ok(())
+    if matches!(plan.inputs, Inputs::Seeds(_)) { inputs::check(plan, None) } else { Ok(()) }
 }
 
 fn read(plan: &TransferPlan, talk: &mut Talk<'_>) -> Result<Given, PipelineError> {
@@ -86,9 +84,7 @@ fn read(plan: &TransferPlan, talk: &mut Talk<'_>) -> Result<Given, PipelineError
     let hashes = hash_inputs(&files, talk)?;
     if let Some(kit) = &kit {
         kit.check_made_for(path, (&plan.source, hashes["source"]), (&plan.source_lora, hashes["source_lora"]))?;
-        if plan.filter == FilterChoice::Kit && kit.discriminator().is_none() {
-            return Err(kit::KitError::NoDiscriminator { path: path.clone() }.into());
-        }
+        inputs::check(plan, Some(kit))?;
     }
     Ok(Given { seeds, kit, eval, hashes })
 }
@@ -96,34 +92,44 @@ fn read(plan: &TransferPlan, talk: &mut Talk<'_>) -> Result<Given, PipelineError
 struct Transfer<'a> {
     engine: &'a dyn Engine,
     plan: &'a TransferPlan,
+    /// The plan as it was told.
+    asked: serde_json::Value,
     given: &'a Given,
     outputs: Outputs,
 }
 
+/// What training made: how it went, and what the trained graph says of rows that were held out.
+#[derive(Serialize, Deserialize)]
+struct Fit {
+    report: FitReport,
+    probes: Vec<Probe>,
+}
+
 impl Transfer<'_> {
     fn run(&self, job: &mut Job<'_>) -> Result<TransferReport, PipelineError> {
-        self.check_models(job)?;
+        let input_audit = self.check_models(job)?;
         let needed = samples_with_held_out(self.plan.samples);
-        let (judge, mut source_adapters) = self.judge(job)?;
-        let makers = self.makers(job, &mut source_adapters)?;
+        let hands = Hands::of(self.plan, self.given, job)?;
+        let filter = hands.filter;
         let samples = {
-            let source = Session::new(self.engine, &self.plan.source, &self.plan.open, source_adapters);
-            let target = Session::new(self.engine, &self.plan.target, &self.plan.open, Vec::new());
-            Rounds::new(self.plan, self.given, judge, makers, needed, source, target)?.run(job)?
+            let memory = self.plan.recipe.memory;
+            let source = Session::new(self.engine, &self.plan.source, &self.plan.open, hands.adapters.clone()).for_answers(memory);
+            let target = Session::new(self.engine, &self.plan.target, &self.plan.open, Vec::new()).for_answers(memory);
+            Rounds::new(self.plan, self.given, hands, needed, source, target)?.run(job)?
         };
         let (train, held_out) = split(samples.labeled, self.plan.samples, self.plan.seed);
         let mut counts = samples.counts;
         counts.extend([("trained".to_owned(), train.len() as u64), ("held_out".to_owned(), held_out.len() as u64)]);
         let mut target = Session::new(self.engine, &self.plan.target, &self.plan.open, Vec::new());
         let recipe = recipe(&self.plan.recipe, self.plan.seed);
-        let provenance = self.provenance(&recipe, &judge_name(self.plan, self.given));
-        let fitted = self.distill(job, &mut target, &train, &recipe, &provenance)?;
+        let provenance = self.provenance(&recipe, filter);
         let synthetic: Vec<Pair> =
             held_out.iter().map(|row| Pair { prompt: row.prompt().to_owned(), completion: row.completion().to_owned() }).collect();
+        let fitted = self.distill(job, &mut target, (&train, &synthetic), &recipe, &provenance)?;
         let arms = self.evaluate(job, &mut target, &synthetic, samples.teacher.as_ref())?;
         target.close();
-        let report = fitted.head.clone();
-        let trained = Trained::replay(fitted.blob.unwrap_or_default(), fitted.head);
+        let Fit { report, probes } = fitted.head;
+        let trained = Trained::replay(fitted.blob.unwrap_or_default(), report.clone());
         let [bare, adapted] = arms.gate();
         let judged: &[Pair] = self.given.eval.as_deref().unwrap_or(&synthetic);
         let halves = Halves::of(bare.rows(), &mut Rng::new(self.plan.seed, "gate and report"));
@@ -134,26 +140,34 @@ impl Transfer<'_> {
             report: if comparison.verdict == Verdict::Accept { self.outputs.report.clone() } else { self.outputs.rejected_report.clone() },
             scores: arms.scores(&comparison, &halves, judged, samples.teacher.as_ref().map(|teacher| &teacher.arm), self.plan.seed)?,
             flips: arms.flips(judged),
+            confusion: arms.confusion(),
             counts,
+            rounds: samples.rounds,
+            inputs: samples.shown,
             coverage: samples.coverage,
+            input_audit,
+            output_audit: None,
             seconds: job.seconds.clone(),
+            peak_bytes: job.peak_bytes.clone(),
             fit: report,
             provenance,
+            plan: self.told(),
         };
-        self.publish(job, &outcome, made)
+        self.publish(job, &outcome, &probes, (&arms, judged), made)
     }
 
     /// Open both models and everything they will be asked to hold, so that what cannot work fails in the first minute.
-    fn check_models(&self, job: &mut Job<'_>) -> Result<(), PipelineError> {
-        job.stage("open", Stage::Open, |talk, _| {
-            let mut names = Vec::new();
+    fn check_models(&self, job: &mut Job<'_>) -> Result<InputAudit, PipelineError> {
+        let events = &job.context.events;
+        let made = job.stage("open", Stage::Open, |talk, _| {
+            let (mut names, mut found) = (Vec::new(), InputAudit::default());
             let both = [(&self.plan.source, vec![self.plan.source_lora.clone()]), (&self.plan.target, Vec::new())];
             for (i, (base, adapters)) in both.into_iter().enumerate() {
                 talk.tick(i, 2)?;
                 let mut session = Session::new(self.engine, base, &self.plan.open, adapters);
                 let (model, adapters) = session.get()?;
                 if let [teacher] = *adapters {
-                    audit(model, teacher, &self.given.seeds, talk)?;
+                    found = audit::input(model, teacher, self.plan, self.given, talk)?;
                 } else if let Some(oracle) = &self.plan.oracle {
                     model.attach(oracle)?;
                 }
@@ -169,9 +183,21 @@ impl Transfer<'_> {
                 }
                 names.push(format!("{} ({})", model.info().name, model.info().architecture));
             }
-            Ok(Made::head((), names.join(" to ")))
+            Ok(Made::head(found, names.join(" to ")))
         })?;
-        Ok(())
+        if made.head.made_for_source == Some(false) {
+            let text = "the source adapter says that it was trained on another file than --source: fine if that is another quantization of \
+                        the same model";
+            events.warn(Stage::Open, text);
+        }
+        Ok(made.head)
+    }
+
+    /// The plan for the report, which is the same whether a run was stopped or not.
+    fn told(&self) -> serde_json::Value {
+        let mut plan = self.asked.clone();
+        plan.as_object_mut().map(|plan| plan.remove("resume"));
+        plan
     }
 
     /// Training on inputs like the seeds, and on the rows of `--eval`, fits the memory that was allowed.
@@ -181,62 +207,23 @@ impl Transfer<'_> {
         Ok(check_memory(model, &rows, &recipe(&self.plan.recipe, self.plan.seed))?)
     }
 
-    /// The filter of this run, and the adapters the source model needs for it: the teacher first.
-    fn judge(&self, job: &Job<'_>) -> Result<(Judge, Vec<PathBuf>), PipelineError> {
-        let mut adapters = vec![self.plan.source_lora.clone()];
-        let kit = self.given.kit.as_ref();
-        let discriminator = kit.and_then(|kit| kit.discriminator().map(|bytes| (kit, bytes)));
-        let tokens_max = self.plan.limits.completion_tokens_max;
-        let judge = match (self.plan.filter, discriminator) {
-            (FilterChoice::Kit, Some((kit, bytes))) => {
-                let name = blob_name("discriminator");
-                job.journal.replace(&name, &[bytes])?;
-                adapters.push(job.journal.path(&name));
-                Judge::Discriminator { adapter: AdapterId(1), question: kit.manifest().question.clone() }
-            }
-            (FilterChoice::None, _) => Judge::None,
-            _ => Judge::Contrast { teacher: AdapterId(0), tokens_max },
-        };
-        Ok((judge, adapters))
-    }
-
-    /// Who makes inputs up, in turns. What the source needs for it joins `adapters`.
-    fn makers(&self, job: &Job<'_>, adapters: &mut Vec<PathBuf>) -> Result<Vec<Maker>, PipelineError> {
-        let base = |name, target| Maker { name, target, with: With::Base, question: None };
-        let input_model = self.given.kit.as_ref().and_then(Kit::input_model);
-        Ok(match (self.plan.generator, input_model) {
-            (GeneratorChoice::Auto, Some((bytes, question))) => {
-                let name = blob_name("inputs");
-                job.journal.replace(&name, &[bytes])?;
-                adapters.push(job.journal.path(&name));
-                let with = With::Adapter(AdapterId(adapters.len() - 1));
-                vec![Maker { name: "input_model", target: false, with, question: Some(question.to_owned()) }]
-            }
-            (GeneratorChoice::Auto | GeneratorChoice::Target, _) => vec![base("target", true)],
-            (GeneratorChoice::Source, _) => vec![base("source", false)],
-            (GeneratorChoice::SourceLora, _) => {
-                vec![Maker { with: With::Adapter(AdapterId(0)), ..base("source_lora", false) }]
-            }
-            (GeneratorChoice::Mix, _) => vec![base("target", true), base("source", false)],
-        })
-    }
-
     fn distill(
         &self,
         job: &mut Job<'_>,
         target: &mut Session<'_>,
-        train: &[Labeled],
+        (train, held_out): (&[Labeled], &[Pair]),
         recipe: &Recipe,
         provenance: &BTreeMap<String, String>,
-    ) -> Result<Product<FitReport, ()>, PipelineError> {
+    ) -> Result<Product<Fit, ()>, PipelineError> {
         let context = job.context;
         let metadata = metadata(provenance);
         job.stage("distill", Stage::Distill, |_, journal| {
             let (model, _) = target.get()?;
-            let trained = fitting(context, journal, "distill", &metadata, |run| distill(model, train, recipe, run))?;
+            let fit = |run: Run<'_>| distill(model, train, recipe, run);
+            let (trained, probes) = fitting(context, journal, "distill", &metadata, held_out, fit)?;
             let report = trained.report().clone();
             let summary = format!("{} samples, {} steps, loss {:.4}", report.examples, report.steps, report.loss_last);
-            Ok(Made { head: report, rows: Vec::new(), blob: Some(trained.adapter().to_vec()), summary })
+            Ok(Made { head: Fit { report, probes }, rows: Vec::new(), blob: Some(trained.adapter().to_vec()), summary })
         })
     }
 
@@ -267,12 +254,29 @@ impl Transfer<'_> {
         Ok(made.head)
     }
 
-    fn publish(&self, job: &mut Job<'_>, outcome: &Outcome, report: TransferReport) -> Result<TransferReport, PipelineError> {
+    /// Write the adapter, look at it once more, and give all files their names.
+    fn publish(
+        &self,
+        job: &mut Job<'_>,
+        outcome: &Outcome,
+        probes: &[Probe],
+        judged: (&Arms, &[Pair]),
+        mut report: TransferReport,
+    ) -> Result<TransferReport, PipelineError> {
         let scores = serde_json::to_string(&report.scores).unwrap_or_default();
         let metadata = [("translora.verdict".to_owned(), report.verdict.name().to_owned()), ("translora.scores".to_owned(), scores)];
         let context = job.context;
         let (_, seconds) = once(context, Stage::Publish, |talk| {
             talk.tick(0, 1)?;
+            let staged = match outcome {
+                Outcome::Passed(passed) => Some(publish::adapter(passed, &metadata, &report.adapter)?),
+                Outcome::Refused(_) => None,
+            };
+            if let Some(staged) = &staged {
+                let mut fresh = Session::new(self.engine, &self.plan.target, &self.plan.open, vec![staged.temporary().to_owned()]);
+                let (model, adapters) = audit::reopened(&report.adapter, fresh.get())?;
+                report.output_audit = Some(audit::output(model, adapters[0], probes, judged, talk)?);
+            }
             let json = job.settle("report", serde_json::to_string_pretty(&report).unwrap_or_default() + "\n")?;
             let page = job.settle("page", publish::page(&super::card::page(&report, &self.plan.target)))?;
             let refused = matches!(outcome, Outcome::Refused(_));
@@ -280,13 +284,13 @@ impl Transfer<'_> {
             publish::write_new(&report.report, json.as_bytes())?;
             publish::write_new(page_path, page.as_bytes())?;
             // The adapter last: where it lies, everything lies.
-            match outcome {
-                Outcome::Passed(passed) => publish::adapter(passed, &metadata, &report.adapter)?,
-                Outcome::Refused(trained) => publish::unjudged(trained.adapter(), &metadata, &report.adapter)?,
+            match (staged, outcome) {
+                (Some(staged), _) => staged.publish()?,
+                (None, Outcome::Refused(trained)) => publish::unjudged(trained.adapter(), &metadata, &report.adapter)?,
+                (None, Outcome::Passed(_)) => {}
             }
             Ok(((), report.adapter.display().to_string()))
         })?;
-        let mut report = report;
         report.seconds.insert(Stage::Publish.name().into(), seconds);
         Ok(report)
     }
@@ -295,6 +299,7 @@ impl Transfer<'_> {
     fn provenance(&self, recipe: &Recipe, filter: &str) -> BTreeMap<String, String> {
         let mut all = BTreeMap::from([
             ("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+            ("engine".to_owned(), self.engine.version()),
             ("seed".to_owned(), self.plan.seed.to_string()),
             ("filter".to_owned(), filter.to_owned()),
             ("objective".to_owned(), "text".to_owned()),
@@ -305,32 +310,9 @@ impl Transfer<'_> {
     }
 }
 
-/// Refuse an adapter that changes nothing: it has nothing to teach.
-fn audit(model: &mut dyn Model, teacher: AdapterId, seeds: &[Seed], talk: &mut Talk<'_>) -> Result<(), PipelineError> {
-    let pair = |seed: &Seed| Pair { prompt: seed.text().to_owned(), completion: seed.text().to_owned() };
-    let pairs: Vec<Pair> = seeds.iter().take(AUDITED).map(pair).collect();
-    if model.score(With::Base, &pairs, talk)? != model.score(With::Adapter(teacher), &pairs, talk)? {
-        return Ok(());
-    }
-    Err(PipelineError::Plan {
-        what: "the source adapter changes nothing: its base gives every seed the same probability without it".into(),
-        hint: "give the adapter that was trained; a fresh one, whose B is zero, has nothing to transfer".into(),
-    })
-}
-
 /// Provenance as keys of a GGUF header.
 pub(super) fn metadata(provenance: &BTreeMap<String, String>) -> Vec<(String, String)> {
     provenance.iter().map(|(name, value)| (format!("translora.{name}"), value.clone())).collect()
-}
-
-fn judge_name(plan: &TransferPlan, given: &Given) -> String {
-    let discriminator = given.kit.as_ref().is_some_and(|kit| kit.discriminator().is_some());
-    match (plan.filter, discriminator) {
-        (FilterChoice::None, _) => "none",
-        (FilterChoice::Kit, true) => "kit",
-        _ => "contrast",
-    }
-    .into()
 }
 
 /// Samples to label so that `samples` are left to train on.

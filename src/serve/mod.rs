@@ -47,6 +47,8 @@ pub struct Config {
     /// Tokens of context of all slots together; 0: each slot has what the model was made for.
     pub context: usize,
     pub threads: usize,
+    /// Weights may be laid out anew for faster products, in memory of their own.
+    pub repack: bool,
     pub gpu_layers: i32,
     /// llama.cpp's `--device`; none: all GPUs there are
     pub device: Option<String>,

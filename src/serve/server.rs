@@ -45,6 +45,7 @@ impl Server {
             gpu_layers: config.gpu_layers,
             device: config.device.clone(),
             context: config.context.div_euclid(config.slots.max(1)),
+            repack: config.repack,
         };
         let hosted = engine.host(&config.model, &options, config.slots)?;
         let mut registry = Registry::default();

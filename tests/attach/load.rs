@@ -1,25 +1,30 @@
 //! Swaps one after another while clients ask.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, RwLock};
 
-use crate::cases::World;
 use crate::server::{Server, Way};
+use crate::world::{GAP_MIN, World};
 
 const CLIENTS: usize = 8;
+const PLACE: &[&str] = &["-c", "4096", "-np", "8", "--cache-ram", "0"];
 /// How much a server may grow between a quarter of the swaps and the last.
 const GROWTH_BYTES_MAX: u64 = 16 << 20;
+
+/// A prompt and what stock servers with each of the adapters answer.
+type Known = (String, [Vec<i64>; 3]);
 
 /// Every answer is that of one adapter which was live between the request and its end, and if only one was, of that one.
 pub fn many_swaps(world: &mut World) {
     let swaps = std::env::var("TRANSLORA_SWAPS").ok().and_then(|text| text.parse().ok()).unwrap_or(1000);
-    let answers = |world: &mut World, prompt: &str| [0, 1, 2].map(|adapter| world.short(Some(adapter), prompt));
-    let all: Vec<(String, [Vec<i64>; 3])> =
-        world.prompts.clone().into_iter().map(|prompt| (prompt.clone(), answers(world, &prompt))).collect();
-    // Only prompts whose answer tells which adapter gave it.
-    let all: Vec<_> = all.into_iter().filter(|(_, [a, b, c])| a != b && b != c && a != c).collect();
-    assert!(all.len() >= CLIENTS, "{} prompts tell the adapters apart", all.len());
-    let server = Server::start(&world.place, Way::Preload, &world.set.base, &["-c", "4096", "-np", "8", "--cache-ram", "0"]);
+    let all = known(world);
+    for adapter in 0..3 {
+        let noise = noise(world, &world.adapter(adapter), &all);
+        println!("  adapter {adapter}: in a stock server under the same load, gaps between the first two tokens move by up to {noise:.4}");
+        assert!(2.0 * noise < GAP_MIN, "a gap of {GAP_MIN} is not enough");
+    }
+    let server = Server::start(&world.place, Way::Preload, &world.set.base, PLACE);
     server.load(&world.set.adapters[0]);
     // Swaps that were asked for, and those that were answered: swap n puts in adapter n modulo 3.
     let (asked, answered) = (AtomicUsize::new(0), AtomicUsize::new(0));
@@ -67,8 +72,9 @@ pub fn many_swaps(world: &mut World) {
     });
     let (early, late) = (*early.read().expect("nobody writes"), server.resident());
     println!(
-        "  {swaps} swaps, {} answers, {} of them within one generation; memory {:.1} MB after a quarter, {:.1} MB at the end",
+        "  {swaps} swaps, {} answers to {} prompts, {} of them within one generation; memory {:.1} MB after a quarter, {:.1} MB at the end",
         served.into_inner(),
+        all.len(),
         sure.into_inner(),
         early as f64 / 1e6,
         late as f64 / 1e6
@@ -76,4 +82,45 @@ pub fn many_swaps(world: &mut World) {
     let wrong = wrong.into_inner().expect("no client panics here");
     assert!(wrong.is_empty(), "{} wrong answers, among them {}", wrong.len(), wrong[..wrong.len().min(5)].join("\n"));
     assert!(late < early + GROWTH_BYTES_MAX, "the server grew from {early} to {late} bytes");
+}
+
+/// The prompts whose answer tells which adapter gave it, and comes to no near tie with any of them.
+fn known(world: &mut World) -> Vec<Known> {
+    let mut all = Vec::new();
+    let (mut alike, mut near) = (0, 0);
+    for prompt in world.many.clone() {
+        let answers = [0, 1, 2].map(|adapter| world.short(Some(adapter), &prompt));
+        let [a, b, c] = &answers;
+        if a == b || b == c || a == c {
+            alike += 1;
+        } else if (0..3).any(|adapter| world.gap(Some(&world.adapter(adapter)), &prompt) < GAP_MIN) {
+            near += 1;
+        } else {
+            all.push((prompt, answers));
+        }
+    }
+    println!("  {} prompts; left out: {alike} with the same answer by two adapters, {near} with a gap below {GAP_MIN}", all.len());
+    assert!(all.len() >= CLIENTS, "{} prompts tell the adapters apart", all.len());
+    all
+}
+
+/// How far the gaps of a stock server move when it is asked by all clients at once.
+fn noise(world: &World, adapter: &Path, all: &[Known]) -> f64 {
+    let lora = adapter.display().to_string();
+    let server = Server::start(&world.place, Way::Stock, &world.set.base, &[PLACE, &["--lora", &lora]].concat());
+    let alone: Vec<_> = all.iter().map(|(prompt, _)| server.ask_for_gaps(prompt, 0)).collect();
+    let moved = |client: usize| {
+        let mut most = 0.0_f64;
+        for turn in 0..all.len() {
+            let at = (client + turn * 5) % all.len();
+            let (tokens, gaps) = server.ask_for_gaps(&all[at].0, -1);
+            assert_eq!(tokens, alone[at].0, "a gap of {GAP_MIN} is not enough for {:?}", all[at].0);
+            most = gaps.iter().zip(&alone[at].1).fold(most, |most, (gap, alone)| most.max((gap - alone).abs()));
+        }
+        most
+    };
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS).map(|client| scope.spawn(move || moved(client))).collect();
+        clients.into_iter().map(|client| client.join().expect("no client panics")).fold(0.0, f64::max)
+    })
 }

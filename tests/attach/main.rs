@@ -7,13 +7,23 @@
 #[cfg(target_os = "linux")]
 mod cases;
 #[cfg(target_os = "linux")]
+mod hosts;
+#[cfg(target_os = "linux")]
 mod jobs;
+#[cfg(target_os = "linux")]
+mod kinds;
 #[cfg(target_os = "linux")]
 mod load;
 #[cfg(target_os = "linux")]
 mod models;
 #[cfg(target_os = "linux")]
 mod server;
+#[cfg(target_os = "linux")]
+mod speed;
+#[cfg(target_os = "linux")]
+mod table;
+#[cfg(target_os = "linux")]
+mod world;
 
 use std::process::ExitCode;
 
@@ -28,7 +38,7 @@ fn main() -> ExitCode {
     #[cfg(target_os = "linux")]
     return match std::env::var_os("TRANSLORA_LLAMA_SERVER") {
         None => skipped("no TRANSLORA_LLAMA_SERVER; nothing is attached to a llama-server here (scripts/check-attach does that)"),
-        Some(program) => cases::run(program.as_ref()),
+        Some(program) => table::run(program.as_ref()),
     };
     #[cfg(not(target_os = "linux"))]
     skipped("only Linux servers are attached to")

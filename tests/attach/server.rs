@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 const START_MAX: Duration = Duration::from_secs(120);
+const END_MAX: Duration = Duration::from_secs(10);
 const SILENCE_MAX: Duration = Duration::from_secs(120);
 
 /// What all servers of a run share.
@@ -19,11 +20,14 @@ pub struct Place {
     pub llama_server: PathBuf,
     pub plugin: PathBuf,
     pub folder: PathBuf,
+    /// What the module does wrong on purpose, in a build that can; mostly nothing.
+    pub fault: &'static str,
 }
 
 /// A running server; ends with its value.
 pub struct Server {
     child: Child,
+    router: bool,
     port: u16,
     pub socket: PathBuf,
     pub log: PathBuf,
@@ -31,7 +35,14 @@ pub struct Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It may have ended by itself. A router is asked first, so that it ends its own servers.
+        if self.router {
+            _ = Command::new("kill").arg(self.child.id().to_string()).status();
+            let begun = Instant::now();
+            while matches!(self.child.try_wait(), Ok(None)) && begun.elapsed() < END_MAX {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
         _ = self.child.kill();
         _ = self.child.wait();
         _ = std::fs::remove_file(&self.socket);
@@ -49,20 +60,24 @@ pub enum Way {
 
 impl Server {
     pub fn start(place: &Place, way: Way, model: &Path, more: &[&str]) -> Self {
-        Self::launch(place, way, model, more, &[])
+        Self::start_with(place, way, model, more, &[])
     }
 
-    /// With the module, and with more in its environment.
-    pub fn start_with(place: &Place, model: &Path, more: &[&str], environment: &[(&str, &str)]) -> Self {
-        Self::launch(place, Way::Preload, model, more, environment)
+    /// The same with more in its environment.
+    pub fn start_with(place: &Place, way: Way, model: &Path, more: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::launch(place, way, &[&["-m", &model.display().to_string()], more].concat(), environment)
     }
 
-    fn launch(place: &Place, way: Way, model: &Path, more: &[&str], environment: &[(&str, &str)]) -> Self {
+    /// With no model but what the arguments name.
+    pub fn launch(place: &Place, way: Way, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port();
         let (socket, log) = (place.folder.join(format!("{port}.sock")), place.folder.join(format!("{port}.log")));
         let mut command = Command::new(&place.llama_server);
-        command.arg("-m").arg(model).args(["--host", "127.0.0.1", "-t", "1", "--port", &port.to_string()]).args(more);
+        command.args(["--host", "127.0.0.1", "-t", "1", "--port", &port.to_string()]).args(arguments);
         command.env("TRANSLORA_SOCKET", &socket).envs(environment.iter().copied());
+        if way != Way::Stock {
+            command.env("TRANSLORA_FAULT", place.fault);
+        }
         match way {
             Way::Stock => {}
             Way::Preload => drop(command.env("LD_PRELOAD", &place.plugin)),
@@ -71,7 +86,7 @@ impl Server {
         }
         let out = File::create(&log).expect("the folder is writable");
         let child = command.stdout(out.try_clone().expect("a second handle")).stderr(out).spawn().expect("the server starts");
-        let mut server = Self { child, port, socket, log };
+        let mut server = Self { child, router: !arguments.contains(&"-m"), port, socket, log };
         let begun = Instant::now();
         while server.get("/health").is_none_or(|(status, _)| status != 200) {
             let ended = server.child.try_wait().expect("the server can be asked");
@@ -146,6 +161,22 @@ impl Server {
         tokens(&self.post("/completion", &body))
     }
 
+    /// The tokens of an answer, and at each place how much likelier the first token is than the second.
+    pub fn ask_for_gaps(&self, prompt: &str, slot: i32) -> (Vec<i64>, Vec<f64>) {
+        let mut body = request(prompt, slot);
+        body["cache_prompt"] = false.into();
+        body["n_probs"] = 2.into();
+        let answer = self.post("/completion", &body);
+        let gap = |place: &Value| Some(place["top_logprobs"][0]["logprob"].as_f64()? - place["top_logprobs"][1]["logprob"].as_f64()?);
+        let places = answer["completion_probabilities"].as_array().unwrap_or_else(|| panic!("no probabilities: {answer}"));
+        (tokens(&answer), places.iter().map(|place| gap(place).unwrap_or_else(|| panic!("no two tokens: {place}"))).collect())
+    }
+
+    /// How many tokens of a prompt were computed for its answer.
+    pub fn evaluated(&self, prompt: &str) -> i64 {
+        self.post("/completion", &request(prompt, 0))["timings"]["prompt_n"].as_i64().expect("a count")
+    }
+
     /// Begin a stream of `count` tokens.
     pub fn stream(&self, prompt: &str, slot: i32, count: usize) -> Stream {
         self.begin(request(prompt, slot), count)
@@ -168,11 +199,21 @@ impl Server {
 
     /// One command on the socket.
     pub fn command(&self, command: &Value) -> Value {
-        let mut stream = UnixStream::connect(&self.socket).unwrap_or_else(|error| panic!("{error}\n{}", self.said()));
-        writeln!(stream, "{command}").expect("written");
+        Self::command_at(&self.socket, command).unwrap_or_else(|error| panic!("{error}\n{}", self.said()))
+    }
+
+    fn command_at(socket: &Path, command: &Value) -> std::io::Result<Value> {
+        let mut stream = UnixStream::connect(socket)?;
+        writeln!(stream, "{command}")?;
         let mut line = String::new();
-        BufReader::new(stream).read_line(&mut line).expect("an answer");
-        serde_json::from_str(&line).expect("a JSON object")
+        BufReader::new(stream).read_line(&mut line)?;
+        serde_json::from_str(&line).map_err(std::io::Error::other)
+    }
+
+    /// Load an adapter by the socket of another process.
+    pub fn load_at(socket: &Path, adapter: &Path) {
+        let said = Self::command_at(socket, &json!({"do": "load", "path": adapter})).expect("an answer");
+        assert_eq!(said["ok"], true, "{said}");
     }
 
     pub fn load(&self, adapter: &Path) {
@@ -203,12 +244,14 @@ impl Stream {
     }
 }
 
-fn request(prompt: &str, slot: i32) -> Value {
+/// A request for a short answer at temperature 0, in a slot (-1: any).
+pub fn request(prompt: &str, slot: i32) -> Value {
     let prompt = format!("<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n");
     json!({"prompt": prompt, "temperature": 0, "n_predict": 24, "return_tokens": true, "id_slot": slot, "cache_prompt": true})
 }
 
-fn tokens(answer: &Value) -> Vec<i64> {
+/// The tokens of an answer.
+pub fn tokens(answer: &Value) -> Vec<i64> {
     answer["tokens"].as_array().into_iter().flatten().filter_map(Value::as_i64).collect()
 }
 
@@ -218,5 +261,20 @@ fn whole(mut stream: TcpStream) -> Option<(u16, Value)> {
     let text = String::from_utf8_lossy(&bytes);
     let (head, body) = text.split_once("\r\n\r\n")?;
     let status = head.split_whitespace().nth(1)?.parse().ok()?;
+    let body = if head.to_ascii_lowercase().contains("transfer-encoding: chunked") { &unchunked(body)? } else { body };
     Some((status, serde_json::from_str(body).unwrap_or_default()))
+}
+
+/// A router passes answers on in pieces, each with its length before it.
+fn unchunked(mut body: &str) -> Option<String> {
+    let mut whole = String::new();
+    loop {
+        let (length, rest) = body.split_once("\r\n")?;
+        let length = usize::from_str_radix(length, 16).ok()?;
+        if length == 0 {
+            return Some(whole);
+        }
+        whole += rest.get(..length)?;
+        body = rest.get(length + 2..)?;
+    }
 }

@@ -1,10 +1,12 @@
 //! The integration tests, one program.
 
 mod abi;
+mod audit;
 mod cli;
 mod doctor;
 #[cfg(not(feature = "ggml"))]
 mod host;
+mod inputs;
 #[cfg(not(feature = "ggml"))]
 mod jobs;
 mod pipeline;

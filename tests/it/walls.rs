@@ -32,7 +32,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("sha2", &["src/record/"]),
     ("rand_chacha", &["src/record/"]),
     ("crossbeam_channel", &["src/pipeline/", "src/jobs/", "src/bin/"]),
-    ("rustix", &["src/jobs/"]),
+    ("rustix", &["src/jobs/", "src/serve/http/lora.rs"]),
     ("clap", &["src/bin/"]),
     ("ctrlc", &["src/bin/"]),
     ("indicatif", &["src/bin/"]),

@@ -8,6 +8,8 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 use translora_gguf::{Gguf, Tensor, dequantize};
 
+use crate::faults;
+
 /// The largest file that is taken.
 const BYTES_MAX: u64 = 4 << 30;
 /// Blocks of a tensor that are checked at a time.
@@ -35,7 +37,9 @@ impl Prepared {
         let name = path.display().to_string();
         let bytes = read(path).map_err(|error| format!("{name}: {error}"))?;
         let gguf = Gguf::parse(&bytes).map_err(|error| format!("{name}: {error}"))?;
-        check(&gguf).map_err(|reason| format!("{name}: {reason}"))?;
+        if !faults::on("checks") {
+            check(&gguf).map_err(|reason| format!("{name}: {reason}"))?;
+        }
         let architecture = text(&gguf, "general.architecture").unwrap_or_default().to_owned();
         let sha256 = hex(&Sha256::digest(&bytes));
         let copy = sealed_copy(&bytes).map_err(|error| format!("{name}: no memory file for it: {error}"))?;

@@ -1,6 +1,7 @@
 //! Takes commands on a unix socket: one JSON object a line in, one out.
 //!
-//! `{"do":"list"}`, `{"do":"load","path":"…"}`, `{"do":"rollback"}`, `{"do":"unload"}`, and those of [`jobs`]. An answer has `"ok"`, and `"error"` where
+//! `{"do":"list"}`, `{"do":"load","path":"…"}`, `{"do":"rollback"}` (with the `"name"` of the adapter that is to
+//! go, or without), `{"do":"unload"}`, and those of [`jobs`]. An answer has `"ok"`, and `"error"` where
 //! that is false. A swap is answered when it is live: every request that begins later is answered by the new adapter.
 
 use std::fs;
@@ -204,7 +205,7 @@ fn answer(asked: &Value) -> Result<Value, String> {
             let prepared = Prepared::read(Path::new(path))?;
             swap(begun, |host| host.swap(prepared))?
         }
-        "rollback" => swap(begun, crate::host::Host::rollback)?,
+        "rollback" => swap(begun, |host| host.rollback(asked["name"].as_str()))?,
         "unload" => swap(begun, |host| Ok(host.unload()))?,
         other => {
             return Err(format!(

@@ -1,21 +1,22 @@
 //! The functions that the server calls in place of those of its libllama. Each takes the lock, does what the real one does, and notes it.
 //!
-//! Each has the contract of the function of llama.h whose name it carries. No hook panics, and none catches: a C++ exception of the real function passes through to the server.
+//! Each has the contract of the function of llama.h whose name it carries. No hook panics, and none catches: a C++ exception of the real
+//! function passes through to the server.
 
 use std::ffi::{CStr, c_char};
 use std::path::Path;
 
+use crate::batch::{Batch, Batches, DECODE, Row, Sent};
 use crate::carried::{noted_adapter, read_note, read_trailer, trailer, trailer_bytes, write_note};
 use crate::control;
-use crate::host::{Host, Key, Row, lock, real};
+use crate::faults;
+use crate::host::{Host, Key, batches, lock, real};
 use crate::log::say;
 use crate::provenance::{AS_STARTED, After, Log, Maker, Sequence};
-use crate::real::{Embd, Handle};
+use crate::real::{Embd, Handle, Kept};
 
 /// `LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY`
 const PARTIAL: u32 = 1;
-/// `LLAMA_PROCESS_TYPE_DECODE`
-const DECODE: i32 = 1;
 
 /// Whose calls are exchanged.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -27,25 +28,24 @@ pub enum Callers {
 }
 
 macro_rules! hooks {
-    ($($symbol:literal $callers:ident $function:ident;)*) => {
-        /// What is exchanged: name, whose calls, by what.
-        pub fn all() -> Vec<(&'static str, Callers, usize)> {
+    ($name:ident $($symbol:literal $callers:ident $function:ident;)*) => {
+        fn $name() -> Vec<Hook> {
             vec![$(($symbol, Callers::$callers, $function as *const () as usize)),*]
         }
     };
 }
 
-hooks! {
+/// What is exchanged: name, whose calls, by what.
+type Hook = (&'static str, Callers, usize);
+
+/// The hooks of a libllama, by whether it keeps batches itself.
+pub fn all(kept: bool) -> Vec<Hook> {
+    [common(), if kept { of_kept_batches() } else { of_structures() }].concat()
+}
+
+hooks! { common
     "llama_adapter_lora_free" All adapter_free;
     "llama_adapter_lora_init" All adapter_init;
-    "llama_batch_ext_add_embd" All add_embd;
-    "llama_batch_ext_add_seq" All add_seq;
-    "llama_batch_ext_add_token" All add_token;
-    "llama_batch_ext_clear" All batch_clear;
-    "llama_batch_ext_free" All batch_free;
-    "llama_batch_ext_set_embd_token" All set_embd_token;
-    "llama_batch_ext_set_output_logits" All set_output;
-    "llama_batch_ext_set_pos" All set_pos;
     "llama_free" All free;
     "llama_get_embeddings_ith" All embeddings_ith;
     "llama_get_embeddings_seq" All embeddings_seq;
@@ -58,7 +58,6 @@ hooks! {
     "llama_model_free" All model_free;
     "llama_n_ctx_seq" Server n_ctx_seq;
     "llama_n_ubatch" Server n_ubatch;
-    "llama_process" All process;
     "llama_set_adapters_lora" All set_adapters;
     "llama_set_embeddings" All set_embeddings;
     "llama_set_sampler" All set_sampler;
@@ -71,8 +70,32 @@ hooks! {
     "_Z30llama_set_embeddings_layer_inpP13llama_contextjb" All set_layer_input;
 }
 
+hooks! { of_kept_batches
+    "llama_batch_ext_add_embd" All add_embd;
+    "llama_batch_ext_add_seq" All add_seq;
+    "llama_batch_ext_add_token" All add_token;
+    "llama_batch_ext_clear" All batch_clear;
+    "llama_batch_ext_free" All batch_free;
+    "llama_batch_ext_set_embd_token" All set_embd_token;
+    "llama_batch_ext_set_output_logits" All set_output;
+    "llama_batch_ext_set_pos" All set_pos;
+    "llama_process" All process;
+}
+
+hooks! { of_structures
+    "llama_decode" All decode;
+}
+
 fn end(position: i32) -> Option<i32> {
     (position >= 0).then_some(position)
+}
+
+/// The functions of batches that libllama keeps; their hooks are put in only where there are such.
+fn kept() -> &'static Kept {
+    match batches() {
+        Batches::Kept(functions) => functions,
+        Batches::Structs(_) => unreachable!("these hooks are not put in"),
+    }
 }
 
 impl Host {
@@ -114,33 +137,33 @@ unsafe extern "C-unwind" fn adapter_free(adapter: Handle) {
 
 unsafe extern "C-unwind" fn batch_clear(batch: Handle) {
     // SAFETY: passed on.
-    unsafe { (real().batch_clear)(batch) };
+    unsafe { (kept().batch_clear)(batch) };
     lock().batches.entry(batch as Key).or_default().clear();
 }
 
 unsafe extern "C-unwind" fn batch_free(batch: Handle) {
     lock().batches.remove(&(batch as Key));
     // SAFETY: passed on.
-    unsafe { (real().batch_free)(batch) }
+    unsafe { (kept().batch_free)(batch) }
 }
 
 unsafe extern "C-unwind" fn add_token(batch: Handle, sequence: i32, token: i32) -> i32 {
     // SAFETY: passed on.
-    let row = unsafe { (real().add_token)(batch, sequence, token) };
+    let row = unsafe { (kept().add_token)(batch, sequence, token) };
     lock().add_row(batch, row, sequence, Some(token));
     row
 }
 
 unsafe extern "C-unwind" fn add_embd(batch: Handle, sequence: i32, embd: Embd) -> i32 {
     // SAFETY: passed on.
-    let row = unsafe { (real().add_embd)(batch, sequence, embd) };
+    let row = unsafe { (kept().add_embd)(batch, sequence, embd) };
     lock().add_row(batch, row, sequence, None);
     row
 }
 
 unsafe extern "C-unwind" fn add_seq(batch: Handle, row: i32, sequence: i32) -> bool {
     // SAFETY: passed on.
-    let added = unsafe { (real().add_seq)(batch, row, sequence) };
+    let added = unsafe { (kept().add_seq)(batch, row, sequence) };
     if added && let Some(row) = lock().row(batch, row) {
         row.sequences.push(sequence);
     }
@@ -149,7 +172,7 @@ unsafe extern "C-unwind" fn add_seq(batch: Handle, row: i32, sequence: i32) -> b
 
 unsafe extern "C-unwind" fn set_embd_token(batch: Handle, row: i32, embd: Embd) -> bool {
     // SAFETY: passed on.
-    let set = unsafe { (real().set_embd_token)(batch, row, embd) };
+    let set = unsafe { (kept().set_embd_token)(batch, row, embd) };
     if set && let Some(row) = lock().row(batch, row) {
         row.embedded = true;
     }
@@ -158,7 +181,7 @@ unsafe extern "C-unwind" fn set_embd_token(batch: Handle, row: i32, embd: Embd) 
 
 unsafe extern "C-unwind" fn set_output(batch: Handle, row: i32, value: bool) -> bool {
     // SAFETY: passed on.
-    let set = unsafe { (real().set_output)(batch, row, value) };
+    let set = unsafe { (kept().set_output)(batch, row, value) };
     if set && let Some(row) = lock().row(batch, row) {
         row.output = value;
     }
@@ -167,7 +190,7 @@ unsafe extern "C-unwind" fn set_output(batch: Handle, row: i32, value: bool) -> 
 
 unsafe extern "C-unwind" fn set_pos(batch: Handle, row: i32, position: *const i32) -> bool {
     // SAFETY: passed on.
-    let set = unsafe { (real().set_pos)(batch, row, position) };
+    let set = unsafe { (kept().set_pos)(batch, row, position) };
     if set && let Some(row) = lock().row(batch, row) {
         // SAFETY: the real function has read at least one position there.
         row.position = unsafe { *position };
@@ -230,12 +253,26 @@ unsafe extern "C-unwind" fn set_adapters(context: Handle, adapters: *mut Handle,
 unsafe extern "C-unwind" fn process(context: Handle, kind: i32, batch: Handle) -> i32 {
     let mut host = lock();
     if kind == DECODE && host.contexts.contains_key(&(context as Key)) {
+        let rows = host.batches.get(&(batch as Key)).cloned().unwrap_or_default();
         // SAFETY: passed on.
-        return unsafe { host.decode(context, batch) };
+        return unsafe { host.decode(context, Sent::Kept(batch), &rows) };
     }
     // Under the lock all the same: this may be another context of a model that an adapter is being put into.
     // SAFETY: passed on.
-    unsafe { (real().process)(context, kind, batch) }
+    unsafe { (kept().process)(context, kind, batch) }
+}
+
+/// The older way. source: llama.h of llama.cpp 0.1
+unsafe extern "C-unwind" fn decode(context: Handle, batch: Batch) -> i32 {
+    let mut host = lock();
+    let Some(known) = host.contexts.get(&(context as Key)) else {
+        // SAFETY: passed on, under the lock as above.
+        return unsafe { batches().decode(context, Sent::Struct(batch)) };
+    };
+    // SAFETY: the server hands a batch that libllama takes.
+    let rows = unsafe { batch.rows(|sequence| known.sequences.get(&sequence).map_or(0, |known| known.log().end())) };
+    // SAFETY: passed on.
+    unsafe { host.decode(context, Sent::Struct(batch), &rows) }
 }
 
 unsafe extern "C-unwind" fn logits_ith(context: Handle, row: i32) -> *mut f32 {
@@ -311,7 +348,7 @@ unsafe extern "C-unwind" fn pos_min(memory: Handle, sequence: i32) -> i32 {
     let position = unsafe { (real().pos_min)(memory, sequence) };
     let live = host.live;
     match host.sequence(memory, sequence) {
-        Some((_, true, sequence)) => sequence.smallest_position(position, live),
+        Some((_, true, sequence)) if !faults::on("reprocess") => sequence.smallest_position(position, live),
         _ => position,
     }
 }
@@ -354,7 +391,7 @@ unsafe extern "C-unwind" fn seq_add(memory: Handle, sequence: i32, from: i32, to
     let mut host = lock();
     // SAFETY: passed on.
     unsafe { (real().seq_add)(memory, sequence, from, to, delta) };
-    if let Some((_, _, known)) = host.sequence(memory, sequence) {
+    if let Some((_, _, known)) = host.sequence(memory, sequence).filter(|_| !faults::on("shift")) {
         known.shifted(from, end(to), delta);
     }
 }
@@ -397,7 +434,7 @@ unsafe extern "C-unwind" fn get_state(context: Handle, state: *mut u8, size: usi
 
 unsafe extern "C-unwind" fn set_state(context: Handle, state: *const u8, size: usize, sequence: i32, flags: u32) -> usize {
     let mut host = lock();
-    let mark = host.mark;
+    let (mark, live) = (host.mark, host.live);
     let Some(known) = host.contexts.get_mut(&(context as Key)) else {
         // SAFETY: passed on.
         return unsafe { (real().set_state)(context, state, size, sequence, flags) };
@@ -410,6 +447,7 @@ unsafe extern "C-unwind" fn set_state(context: Handle, state: *const u8, size: u
     if read == 0 {
         return 0;
     }
+    let maker = if faults::on("states") { Maker::One(live) } else { maker };
     known.sequences.entry(sequence).or_default().restored(log, maker, flags & PARTIAL != 0);
     read + behind
 }
@@ -460,6 +498,7 @@ unsafe extern "C-unwind" fn load_file(
                 (Log::default(), Maker::Unknown)
             }
         };
+        let maker = if faults::on("notes") { Maker::One(host.live) } else { maker };
         if let Some(known) = host.contexts.get_mut(&(context as Key)) {
             known.sequences.entry(sequence).or_default().restored(log, maker, false);
         }

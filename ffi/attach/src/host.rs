@@ -4,9 +4,12 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{CStr, CString, c_char};
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::adapter::{Prepared, sha256_of};
+use crate::batch::{Batches, Row, Scratch};
+use crate::faults;
 use crate::log::say;
 use crate::provenance::{AS_STARTED, AdapterId, After, Maker, Sequence};
 use crate::real::{Handle, Real};
@@ -17,18 +20,6 @@ const UNSEEN_MAX: u32 = 4096;
 
 /// A context, model, memory, batch or adapter of the server, by its address.
 pub type Key = usize;
-
-/// One row of a batch that the server puts together.
-#[derive(Clone, Debug)]
-pub struct Row {
-    pub sequences: Vec<i32>,
-    /// None for an embedding: an image, a sound.
-    pub token: Option<i32>,
-    pub position: i32,
-    pub output: bool,
-    /// It has an embedding beside or in place of its token.
-    pub embedded: bool,
-}
 
 /// An adapter that was put in.
 struct Loaded {
@@ -47,7 +38,7 @@ pub struct Context {
     /// What the server last asked for: adapters and their scales.
     pub asked: Vec<(Key, f32)>,
     /// A batch of our own.
-    pub scratch: Key,
+    pub scratch: Scratch,
     pub embeddings: bool,
     pub images: bool,
     pub outputs: Option<Outputs>,
@@ -77,15 +68,22 @@ pub struct Host {
 static HOST: OnceLock<Mutex<Host>> = OnceLock::new();
 static TURNSTILE: Mutex<()> = Mutex::new(());
 static REAL: OnceLock<Real> = OnceLock::new();
+static BATCHES: OnceLock<Batches> = OnceLock::new();
 
 /// Take the functions of the server's libllama, once.
-pub fn begin(functions: Real) {
+pub fn begin(functions: Real, decoding: Batches) {
     _ = REAL.set(functions);
+    _ = BATCHES.set(decoding);
 }
 
 /// The functions of the server's libllama. Hooks are put in only after [`begin`].
 pub fn real() -> &'static Real {
     REAL.get().expect("hooks are put in after the functions were found")
+}
+
+/// Those that decode.
+pub fn batches() -> &'static Batches {
+    BATCHES.get().expect("hooks are put in after the functions were found")
 }
 
 /// Take the lock. Who waits here is served next, even between two batches of a busy server.
@@ -150,7 +148,7 @@ impl Host {
             sequences: HashMap::new(),
             in_turn: false,
             asked: Vec::new(),
-            scratch: 0,
+            scratch: Scratch::default(),
             embeddings: false,
             images: false,
             outputs: None,
@@ -162,10 +160,7 @@ impl Host {
     pub fn forget_context(&mut self, context: Key) {
         if let Some(gone) = self.contexts.remove(&context) {
             self.memories.remove(&gone.memory);
-            if gone.scratch != 0 {
-                // SAFETY: a batch of ours, freed once: its context is gone from the table.
-                unsafe { (real().batch_free)(gone.scratch as Handle) };
-            }
+            gone.scratch.free();
         }
         self.samplers.remove(&context);
         self.readers.remove(&context);
@@ -232,7 +227,7 @@ impl Host {
         }
         let asked = &self.contexts[&(context as Key)].asked;
         let mut wanted = asked.clone();
-        if found.0 != AS_STARTED {
+        if found.0 != AS_STARTED && !faults::on("put in") {
             match wanted.first_mut() {
                 Some(first) => first.0 = found.1,
                 None => wanted.push((found.1, 1.0)),
@@ -250,8 +245,10 @@ impl Host {
     pub fn replay(&mut self, context: Handle, sequence: i32, tokens: &[i32]) {
         let by = self.apply(context, self.live);
         let Some(known) = self.contexts.get_mut(&(context as Key)) else { return };
+        if faults::on("replay") {
+            return known.sequences.entry(sequence).or_default().replayed(tokens, by);
+        }
         let (memory, embeddings) = (known.memory as Handle, known.embeddings);
-        let scratch = known.scratch(context);
         let real = real();
         // SAFETY: the context and its memory live; this is the thread that decodes, between two batches of the server, which has
         // taken what it wanted of the last one. The batch is ours.
@@ -261,12 +258,16 @@ impl Host {
             let mut piece = (real.n_batch)(context).max(1) as usize;
             let mut done = 0;
             while done < tokens.len() {
-                (real.batch_clear)(scratch);
-                for (i, token) in tokens.iter().enumerate().skip(done).take(piece) {
-                    let row = (real.add_token)(scratch, sequence, *token);
-                    (real.set_pos)(scratch, row, [i as i32, 0, 0, 0].as_ptr());
-                }
-                match (real.process)(context, 0x1, scratch) {
+                let row = |(position, token): (i32, &i32)| Row {
+                    sequences: vec![sequence],
+                    token: Some(*token),
+                    position,
+                    output: false,
+                    embedded: false,
+                };
+                let rows: Vec<Row> = (0..).zip(tokens).skip(done).take(piece).map(row).collect();
+                let sent = known.scratch.fill(context, rows.iter());
+                match batches().decode(context, sent) {
                     0 => done = (done + piece).min(tokens.len()),
                     1 if piece > 1 => piece /= 2,
                     status => {
@@ -307,6 +308,15 @@ impl Host {
 
     /// Why no adapter can be swapped in this server, if so.
     fn obstacle(&self) -> Option<&'static str> {
+        if faults::on("refuse") {
+            return None;
+        }
+        if self.started.len() > 1 || self.contexts.values().any(|context| context.asked.len() > 1) {
+            return Some(
+                "this server was started with several adapters, and none says which of them is to be replaced; hint: restart it \
+                 with one --lora, or with none",
+            );
+        }
         for (key, context) in &self.contexts {
             // SAFETY: the model of a context in the table lives.
             let checkpoints = unsafe {
@@ -355,7 +365,14 @@ impl Host {
     }
 
     /// Go back to the adapter before the live one.
-    pub fn rollback(&mut self) -> Result<Standing, String> {
+    ///
+    /// fails: where there is none, or `name` is given and is not the name of the live one: its file without folder and ending
+    pub fn rollback(&mut self, name: Option<&str>) -> Result<Standing, String> {
+        let live = self.told(self.live).name;
+        let stem = Path::new(&live).file_stem().map_or(live.clone(), |stem| stem.to_string_lossy().into_owned());
+        if let Some(name) = name.filter(|name| *name != stem) {
+            return Err(format!("{name} is not live, {stem} is; hint: `list` shows what there is"));
+        }
         let previous = self.previous.ok_or("there is no earlier adapter to go back to; hint: `list` shows what there is")?;
         self.make_live(previous);
         Ok(self.standing())
@@ -389,6 +406,9 @@ impl Host {
         }
         for id in old {
             for handle in self.loaded.remove(&id).into_iter().flat_map(|loaded| loaded.handles.into_values()) {
+                if faults::on("free") {
+                    continue;
+                }
                 // SAFETY: ours, in no context any more, and no batch is being decoded under the lock.
                 unsafe { (real().adapter_free)(handle as Handle) };
             }
@@ -411,17 +431,6 @@ impl Host {
             held: self.loaded.len(),
             contexts: self.contexts.len(),
         }
-    }
-}
-
-impl Context {
-    /// A batch of our own for this context.
-    pub fn scratch(&mut self, context: Handle) -> Handle {
-        if self.scratch == 0 {
-            // SAFETY: the context lives.
-            self.scratch = unsafe { (real().batch_init)(context) } as Key;
-        }
-        self.scratch as Handle
     }
 }
 

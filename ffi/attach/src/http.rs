@@ -130,10 +130,27 @@ fn command(request: &Request) -> Result<Value, u16> {
         ("GET", ["v1", "transfers", job, "events"]) => Ok(json!({"do": "events", "job": number(job)?})),
         ("GET", ["v1", "adapters"]) => Ok(json!({"do": "list"})),
         ("POST", ["v1", "adapters"]) => Ok(json!({"do": "load", "path": body()?["path"]})),
-        ("POST", ["v1", "adapters", _, "rollback"]) => Ok(json!({"do": "rollback"})),
+        ("POST", ["v1", "adapters", name, "rollback"]) => Ok(json!({"do": "rollback", "name": plain(name).ok_or(400_u16)?})),
         (_, ["v1", "transfers" | "adapters", ..]) => Err(405),
         _ => Err(404),
     }
+}
+
+/// A part of a path without its percent signs.
+fn plain(part: &str) -> Option<String> {
+    let (mut bytes, mut rest) = (Vec::new(), part.as_bytes());
+    while let Some((first, more)) = rest.split_first() {
+        rest = more;
+        let byte = if *first == b'%' {
+            let two = std::str::from_utf8(more.get(..2)?).ok()?;
+            rest = &more[2..];
+            u8::from_str_radix(two, 16).ok()?
+        } else {
+            *first
+        };
+        bytes.push(byte);
+    }
+    String::from_utf8(bytes).ok()
 }
 
 fn serve(stream: &TcpStream, token: &str) -> std::io::Result<()> {
@@ -214,7 +231,9 @@ mod tests {
         assert_eq!(with("POST /v1/transfers", "{\"seed\":1}"), Ok(json!({"do": "transfer", "request": {"seed": 1}})));
         assert_eq!(with("GET /v1/transfers/7", ""), Ok(json!({"do": "job", "job": 7})));
         assert_eq!(with("DELETE /v1/transfers/7", ""), Ok(json!({"do": "cancel", "job": 7})));
-        assert_eq!(with("POST /v1/adapters/tickets/rollback", ""), Ok(json!({"do": "rollback"})));
+        assert_eq!(with("POST /v1/adapters/tickets/rollback", ""), Ok(json!({"do": "rollback", "name": "tickets"})));
+        assert_eq!(with("POST /v1/adapters/my%20tickets/rollback", ""), Ok(json!({"do": "rollback", "name": "my tickets"})));
+        assert_eq!(with("POST /v1/adapters/%2/rollback", ""), Err(400));
         assert_eq!(with("POST /v1/transfers", "{"), Err(400));
         assert_eq!(with("GET /v1/transfers/x", ""), Err(404));
         assert_eq!(with("PUT /v1/transfers", ""), Err(405));

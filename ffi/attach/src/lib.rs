@@ -12,8 +12,10 @@
 #![cfg(all(target_os = "linux", target_pointer_width = "64"))]
 
 mod adapter;
+mod batch;
 mod carried;
 mod control;
+mod faults;
 mod got;
 mod hooks;
 mod host;

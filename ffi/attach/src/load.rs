@@ -4,14 +4,16 @@ use std::ffi::{CStr, CString, c_char, c_void};
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::batch::Batches;
 use crate::got::{self, Object};
 use crate::hooks::{self, Callers};
 use crate::host;
 use crate::log::say;
 use crate::real::Real;
 
-/// The versions of llama.cpp whose private behaviour the hooks were checked against, by the start of `llama_version()`.
-const VERSIONS: &[&str] = &["0.5."];
+/// The versions of llama.cpp whose private behaviour the hooks were checked against, by the start of `llama_version()`. Older ones do not
+/// have this function.
+const VERSIONS: &[&str] = &["0.1.", "0.5."];
 /// What only the library with the server in it takes from libllama.
 const SERVER_MARK: &str = "llama_state_seq_load_file";
 /// `GGML_BACKEND_API_VERSION`
@@ -106,7 +108,7 @@ extern "C" fn loaded() {
 fn attach(asked: bool) {
     static DONE: Once = Once::new();
     static TOLD: AtomicBool = AtomicBool::new(false);
-    let all = hooks::all();
+    let all = [hooks::all(true), hooks::all(false)].concat();
     let wanted = |name: &str| name == SERVER_MARK || all.iter().any(|(symbol, _, _)| *symbol == name);
     let objects = got::objects(&wanted);
     let Some(libllama) = objects.iter().find(|object| is_library(&object.name, "libllama.so")) else {
@@ -126,14 +128,16 @@ fn is_library(path: &str, name: &str) -> bool {
 }
 
 fn put_in(objects: &[Object], libllama: &Object) -> Result<String, String> {
-    let real = Real::of(&libllama.name)?;
+    let older = |reason| format!("{reason}: not among the versions of llama.cpp it was checked with ({})", VERSIONS.join(", "));
+    let real = Real::of(&libllama.name).map_err(older)?;
     // SAFETY: a terminated text that lives as long as libllama.
     let version = unsafe { CStr::from_ptr((real.version)()) }.to_string_lossy().into_owned();
     if !VERSIONS.iter().any(|known| version.starts_with(known)) {
         return Err(format!("llama.cpp {version} is not among the versions it was checked with ({})", VERSIONS.join(", ")));
     }
     let (server, common) = callers(objects, libllama)?;
-    let all = hooks::all();
+    let decoding = Batches::of(&libllama.name)?;
+    let all = hooks::all(decoding.are_kept());
     for (symbol, callers, _) in &all {
         let taken = match callers {
             Callers::All => objects.iter().any(|object| object.takes(symbol) && object.base != libllama.base),
@@ -144,7 +148,7 @@ fn put_in(objects: &[Object], libllama: &Object) -> Result<String, String> {
             return Err(format!("nothing in this server takes {symbol}"));
         }
     }
-    host::begin(real);
+    host::begin(real, decoding);
     let mut slots = 0;
     for object in objects.iter().filter(|object| object.base != libllama.base) {
         for slot in &object.slots {

@@ -50,6 +50,11 @@ impl Log {
         whole.then(|| entries.iter().map(|(_, token)| *token).collect())
     }
 
+    /// The position behind the last.
+    pub fn end(&self) -> i32 {
+        self.entries.last().map_or(0, |entry| entry.0 + 1)
+    }
+
     fn has_images(&self) -> bool {
         self.entries.iter().any(|(_, token)| *token == NO_TOKEN)
     }

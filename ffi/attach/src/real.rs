@@ -2,6 +2,8 @@
 
 use std::ffi::{CString, c_char, c_void};
 
+use crate::batch::Batch;
+
 /// A `llama_context`, `llama_model`, `llama_memory_t`, `llama_adapter_lora` or `llama_batch_ext` of the server; never looked into.
 pub type Handle = *mut c_void;
 
@@ -15,13 +17,13 @@ pub struct Embd {
 }
 
 macro_rules! functions {
-    ($($field:ident $symbol:literal ($($arg:ty),*) $(-> $result:ty)?;)*) => {
-        /// Addresses in the server's libllama. `C-unwind`: some throw C++ exceptions, which pass through to the server.
-        pub struct Real {
+    ($(#[$doc:meta])* $name:ident { $($field:ident $symbol:literal ($($arg:ty),*) $(-> $result:ty)?;)* }) => {
+        $(#[$doc])*
+        pub struct $name {
             $(pub $field: unsafe extern "C-unwind" fn($($arg),*) $(-> $result)?,)*
         }
 
-        impl Real {
+        impl $name {
             /// Take the functions out of the library at `path`, which is loaded.
             ///
             /// fails: with the names that the library does not have
@@ -43,55 +45,71 @@ macro_rules! functions {
 }
 
 functions! {
-    adapter_free "llama_adapter_lora_free" (Handle);
-    adapter_init "llama_adapter_lora_init" (Handle, *const c_char) -> Handle;
-    add_embd "llama_batch_ext_add_embd" (Handle, i32, Embd) -> i32;
-    add_seq "llama_batch_ext_add_seq" (Handle, i32, i32) -> bool;
-    add_token "llama_batch_ext_add_token" (Handle, i32, i32) -> i32;
-    batch_clear "llama_batch_ext_clear" (Handle);
-    batch_free "llama_batch_ext_free" (Handle);
-    batch_init "llama_batch_ext_init" (Handle) -> Handle;
-    embeddings_ith "llama_get_embeddings_ith" (Handle, i32) -> *mut f32;
-    embeddings_seq "llama_get_embeddings_seq" (Handle, i32) -> *mut f32;
-    free "llama_free" (Handle);
-    get_memory "llama_get_memory" (Handle) -> Handle;
-    get_model "llama_get_model" (Handle) -> Handle;
-    get_size "llama_state_seq_get_size_ext" (Handle, i32, u32) -> usize;
-    get_state "llama_state_seq_get_data_ext" (Handle, *mut u8, usize, i32, u32) -> usize;
-    is_hybrid "llama_model_is_hybrid" (Handle) -> bool;
-    is_recurrent "llama_model_is_recurrent" (Handle) -> bool;
-    load_file "llama_state_seq_load_file" (Handle, *const c_char, i32, *mut i32, usize, *mut usize) -> usize;
-    log_get "llama_log_get" (*mut LogCallback, *mut Handle);
-    log_set "llama_log_set" (LogCallback, Handle);
-    logits_ith "llama_get_logits_ith" (Handle, i32) -> *mut f32;
-    memory_clear "llama_memory_clear" (Handle, bool);
-    model_free "llama_model_free" (Handle);
-    n_batch "llama_n_batch" (Handle) -> u32;
-    n_classes "llama_model_n_cls_out" (Handle) -> u32;
-    n_ctx_seq "llama_n_ctx_seq" (Handle) -> u32;
-    n_embd_out "llama_model_n_embd_out" (Handle) -> i32;
-    n_swa "llama_model_n_swa" (Handle) -> i32;
-    n_tokens "llama_vocab_n_tokens" (Handle) -> i32;
-    n_ubatch "llama_n_ubatch" (Handle) -> u32;
-    pooling_type "llama_pooling_type" (Handle) -> i32;
-    pos_min "llama_memory_seq_pos_min" (Handle, i32) -> i32;
-    process "llama_process" (Handle, i32, Handle) -> i32;
-    save_file "llama_state_seq_save_file" (Handle, *const c_char, i32, *const i32, usize) -> usize;
-    seq_add "llama_memory_seq_add" (Handle, i32, i32, i32, i32);
-    seq_cp "llama_memory_seq_cp" (Handle, i32, i32, i32, i32);
-    seq_rm "llama_memory_seq_rm" (Handle, i32, i32, i32) -> bool;
-    set_adapters "llama_set_adapters_lora" (Handle, *mut Handle, usize, *mut f32) -> i32;
-    set_embd_token "llama_batch_ext_set_embd_token" (Handle, i32, Embd) -> bool;
-    set_embeddings "llama_set_embeddings" (Handle, bool);
-    set_layer_input "_Z30llama_set_embeddings_layer_inpP13llama_contextjb" (Handle, u32, bool);
-    set_next "_Z26llama_set_embeddings_nextnP13llama_contextbb" (Handle, bool, bool);
-    set_output "llama_batch_ext_set_output_logits" (Handle, i32, bool) -> bool;
-    set_pos "llama_batch_ext_set_pos" (Handle, i32, *const i32) -> bool;
-    set_sampler "llama_set_sampler" (Handle, i32, Handle) -> bool;
-    set_state "llama_state_seq_set_data_ext" (Handle, *const u8, usize, i32, u32) -> usize;
-    synchronize "llama_synchronize" (Handle);
-    version "llama_version" () -> *const c_char;
-    vocab "llama_model_get_vocab" (Handle) -> Handle;
+    /// Addresses in the server's libllama. `C-unwind`: some throw C++ exceptions, which pass through to the server.
+    Real {
+        adapter_free "llama_adapter_lora_free" (Handle);
+        adapter_init "llama_adapter_lora_init" (Handle, *const c_char) -> Handle;
+        embeddings_ith "llama_get_embeddings_ith" (Handle, i32) -> *mut f32;
+        embeddings_seq "llama_get_embeddings_seq" (Handle, i32) -> *mut f32;
+        free "llama_free" (Handle);
+        get_memory "llama_get_memory" (Handle) -> Handle;
+        get_model "llama_get_model" (Handle) -> Handle;
+        get_size "llama_state_seq_get_size_ext" (Handle, i32, u32) -> usize;
+        get_state "llama_state_seq_get_data_ext" (Handle, *mut u8, usize, i32, u32) -> usize;
+        is_hybrid "llama_model_is_hybrid" (Handle) -> bool;
+        is_recurrent "llama_model_is_recurrent" (Handle) -> bool;
+        load_file "llama_state_seq_load_file" (Handle, *const c_char, i32, *mut i32, usize, *mut usize) -> usize;
+        log_get "llama_log_get" (*mut LogCallback, *mut Handle);
+        log_set "llama_log_set" (LogCallback, Handle);
+        logits_ith "llama_get_logits_ith" (Handle, i32) -> *mut f32;
+        memory_clear "llama_memory_clear" (Handle, bool);
+        model_free "llama_model_free" (Handle);
+        n_batch "llama_n_batch" (Handle) -> u32;
+        n_classes "llama_model_n_cls_out" (Handle) -> u32;
+        n_ctx_seq "llama_n_ctx_seq" (Handle) -> u32;
+        n_embd_out "llama_model_n_embd_out" (Handle) -> i32;
+        n_swa "llama_model_n_swa" (Handle) -> i32;
+        n_tokens "llama_vocab_n_tokens" (Handle) -> i32;
+        n_ubatch "llama_n_ubatch" (Handle) -> u32;
+        pooling_type "llama_pooling_type" (Handle) -> i32;
+        pos_min "llama_memory_seq_pos_min" (Handle, i32) -> i32;
+        save_file "llama_state_seq_save_file" (Handle, *const c_char, i32, *const i32, usize) -> usize;
+        seq_add "llama_memory_seq_add" (Handle, i32, i32, i32, i32);
+        seq_cp "llama_memory_seq_cp" (Handle, i32, i32, i32, i32);
+        seq_rm "llama_memory_seq_rm" (Handle, i32, i32, i32) -> bool;
+        set_adapters "llama_set_adapters_lora" (Handle, *mut Handle, usize, *mut f32) -> i32;
+        set_embeddings "llama_set_embeddings" (Handle, bool);
+        set_layer_input "_Z30llama_set_embeddings_layer_inpP13llama_contextjb" (Handle, u32, bool);
+        set_next "_Z26llama_set_embeddings_nextnP13llama_contextbb" (Handle, bool, bool);
+        set_sampler "llama_set_sampler" (Handle, i32, Handle) -> bool;
+        set_state "llama_state_seq_set_data_ext" (Handle, *const u8, usize, i32, u32) -> usize;
+        synchronize "llama_synchronize" (Handle);
+        version "llama_version" () -> *const c_char;
+        vocab "llama_model_get_vocab" (Handle) -> Handle;
+    }
+}
+
+functions! {
+    /// How llama.cpp decodes since 0.5.
+    Kept {
+        add_embd "llama_batch_ext_add_embd" (Handle, i32, Embd) -> i32;
+        add_seq "llama_batch_ext_add_seq" (Handle, i32, i32) -> bool;
+        add_token "llama_batch_ext_add_token" (Handle, i32, i32) -> i32;
+        batch_clear "llama_batch_ext_clear" (Handle);
+        batch_free "llama_batch_ext_free" (Handle);
+        batch_init "llama_batch_ext_init" (Handle) -> Handle;
+        process "llama_process" (Handle, i32, Handle) -> i32;
+        set_embd_token "llama_batch_ext_set_embd_token" (Handle, i32, Embd) -> bool;
+        set_output "llama_batch_ext_set_output_logits" (Handle, i32, bool) -> bool;
+        set_pos "llama_batch_ext_set_pos" (Handle, i32, *const i32) -> bool;
+    }
+}
+
+functions! {
+    /// How it did before.
+    Structs {
+        decode "llama_decode" (Handle, Batch) -> i32;
+    }
 }
 
 /// `ggml_log_callback`.

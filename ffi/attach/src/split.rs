@@ -5,12 +5,12 @@
 
 use std::collections::HashMap;
 
-use crate::host::{Host, Key, Row, real};
+use crate::batch::{Row, Sent};
+use crate::faults;
+use crate::host::{Host, Key, batches, real};
 use crate::provenance::AdapterId;
 use crate::real::Handle;
 
-/// `LLAMA_PROCESS_TYPE_DECODE`
-const DECODE: i32 = 1;
 /// `LLAMA_POOLING_TYPE_RANK`: a sequence has one number for each class.
 const RANK: i32 = 4;
 
@@ -52,10 +52,9 @@ impl Host {
     /// Decode a batch of the server.
     ///
     /// # Safety
-    /// As for `llama_process`: the handles live, and this is the thread that decodes.
-    pub unsafe fn decode(&mut self, context: Handle, batch: Handle) -> i32 {
-        let rows = self.batches.get(&(batch as Key)).cloned().unwrap_or_default();
-        let groups = self.groups(context as Key, &rows);
+    /// As for `llama_process`: the handles live, `rows` are those of the batch, and this is the thread that decodes.
+    pub unsafe fn decode(&mut self, context: Handle, batch: Sent, rows: &[Row]) -> i32 {
+        let groups = self.groups(context as Key, rows);
         let mut outputs = Outputs { last: rows.len() as i32 - 1, ..Outputs::default() };
         let mut status = 0;
         let mut done: Vec<usize> = Vec::new();
@@ -64,9 +63,9 @@ impl Host {
         for (at, (id, members)) in groups.into_iter().enumerate() {
             let by = self.apply(context, id);
             let Some(known) = self.contexts.get_mut(&(context as Key)) else { return -3 };
-            let sent = if split { known.render(context, &rows, &members) } else { batch };
+            let sent = if split { known.scratch.fill(context, members.iter().map(|member| &rows[*member])) } else { batch };
             // SAFETY: as the caller promises; a batch of ours has rows that the server's batch has.
-            status = unsafe { (real().process)(context, DECODE, sent) };
+            status = unsafe { batches().decode(context, sent) };
             if status != 0 {
                 break;
             }
@@ -78,16 +77,16 @@ impl Host {
                 }
             }
             if split {
-                outputs.keep(known.model, context, &rows, &members, at + 1 == count, known.embeddings);
+                outputs.keep(known.model, context, rows, &members, at + 1 == count, known.embeddings);
                 done.extend(members);
             }
         }
-        if status != 0 && !done.is_empty() && !self.undo(context as Key, &rows, &done) {
+        if status != 0 && !done.is_empty() && !self.undo(context as Key, rows, &done) {
             status = -3;
         }
         self.grow_old(context as Key);
         if let Some(known) = self.contexts.get_mut(&(context as Key)) {
-            known.outputs = split.then_some(outputs);
+            known.outputs = (split && !faults::on("rows")).then_some(outputs);
         }
         status
     }
@@ -100,6 +99,7 @@ impl Host {
         for (i, row) in rows.iter().enumerate() {
             let sequence = row.sequences.first().copied().unwrap_or_default();
             let id = known.sequences.entry(sequence).or_default().adapter(live);
+            let id = if faults::on("pin") { live } else { id };
             match groups.iter_mut().find(|(group, _)| *group == id) {
                 Some((_, members)) => members.push(i),
                 None => groups.push((id, vec![i])),
@@ -131,26 +131,6 @@ impl Host {
             }
             removed
         })
-    }
-}
-
-impl crate::host::Context {
-    /// Put some rows of a batch into a batch of our own.
-    fn render(&mut self, context: Handle, rows: &[Row], members: &[usize]) -> Handle {
-        let scratch = self.scratch(context);
-        // SAFETY: the batch is ours; it has room for as many rows as any batch of this context.
-        unsafe {
-            (real().batch_clear)(scratch);
-            for row in members.iter().map(|member| &rows[*member]) {
-                let at = (real().add_token)(scratch, row.sequences[0], row.token.unwrap_or_default());
-                for sequence in &row.sequences[1..] {
-                    (real().add_seq)(scratch, at, *sequence);
-                }
-                (real().set_pos)(scratch, at, [row.position, 0, 0, 0].as_ptr());
-                (real().set_output)(scratch, at, row.output);
-            }
-        }
-        scratch
     }
 }
 

@@ -56,16 +56,19 @@ pub struct ModelParams {
     pub device: Option<String>,
     /// Map the file into memory instead of reading it.
     pub mmap: bool,
+    /// Lay weights out anew where that makes products faster: llama.cpp's `--repack`. They are then a copy in memory of their own, which
+    /// nothing but ggml's products can read.
+    pub repack: bool,
 }
 
 impl Default for ModelParams {
     fn default() -> Self {
-        Self { gpu_layers: -1, device: None, mmap: true }
+        Self { gpu_layers: -1, device: None, mmap: true, repack: false }
     }
 }
 
 impl Model {
-    /// Load a GGUF model. Weights stay in the file's own layout, never repacked, so that they can be read back.
+    /// Load a GGUF model. Unless `repack` is set weights stay in the file's own layout, so that they can be read back.
     ///
     /// fails: missing or truncated file, a vocabulary that llama.cpp would abort on, unknown architecture, too little memory; most
     /// reasons are llama.cpp's own.
@@ -83,7 +86,7 @@ impl Model {
             raw_params.n_gpu_layers = params.gpu_layers;
             raw_params.devices = list.as_mut_ptr();
             raw_params.load_mode = if params.mmap { sys::LLAMA_LOAD_MODE_MMAP } else { sys::LLAMA_LOAD_MODE_NONE };
-            raw_params.use_extra_bufts = false;
+            raw_params.use_extra_bufts = params.repack;
             sys::llama_model_load_from_file(text.as_ptr(), raw_params)
         };
         let failed = || LlamaError::ModelLoad { path: path.to_owned(), reason: log::since(mark, "llama.cpp gave no reason") };
@@ -107,7 +110,7 @@ impl Model {
         if let Some(twin) = &*twin {
             return Ok(twin.clone());
         }
-        let params = ModelParams { gpu_layers: 0, device: None, mmap: true };
+        let params = ModelParams { gpu_layers: 0, device: None, mmap: true, repack: false };
         let loaded = Self::load(backend, self.path(), &params)?;
         Ok(twin.insert(loaded).clone())
     }

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::Args;
 use translora::engine::OpenOptions;
 use translora::pipeline::{RecipePlan, Schedule};
-use translora::record::Layers;
+use translora::record::{Layers, Limits};
 
 /// Where a model runs.
 #[derive(Args, Debug)]
@@ -31,7 +31,32 @@ pub struct Machine {
 
 impl Machine {
     pub fn open_options(&self) -> OpenOptions {
-        OpenOptions { threads: self.threads, gpu_layers: self.gpu_layers, device: self.device.clone(), context: self.context }
+        OpenOptions {
+            threads: self.threads,
+            gpu_layers: self.gpu_layers,
+            device: self.device.clone(),
+            context: self.context,
+            repack: false,
+        }
+    }
+}
+
+/// How long texts may be.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Lengths")]
+pub struct Lengths {
+    /// Tokens of one input that is made up; what runs on is no input
+    #[arg(long, value_name = "N", default_value_t = Limits::default().input_tokens_max, value_parser = between::<1, 65_536>)]
+    input_tokens: usize,
+
+    /// Tokens of one answer; an answer that does not end before is none
+    #[arg(long, value_name = "N", default_value_t = Limits::default().completion_tokens_max, value_parser = between::<1, 65_536>)]
+    answer_tokens: usize,
+}
+
+impl Lengths {
+    pub fn limits(&self) -> Limits {
+        Limits { input_tokens_max: self.input_tokens, completion_tokens_max: self.answer_tokens, ..Limits::default() }
     }
 }
 
@@ -174,7 +199,7 @@ pub fn memory(text: &str) -> Result<usize, String> {
     bytes.ok_or_else(|| "must be a size such as 512MiB or 2GiB".into())
 }
 
-fn not_negative(text: &str) -> Result<f32, String> {
+pub fn not_negative(text: &str) -> Result<f32, String> {
     match text.parse::<f32>() {
         Ok(x) if x.is_finite() && x >= 0.0 => Ok(x),
         _ => Err("must be zero or a number above it, and finite".into()),

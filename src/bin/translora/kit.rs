@@ -2,9 +2,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use translora::pipeline::{self, KitPlan};
-use translora::record::Limits;
 
-use crate::args::{Machine, Recipe, at_most, between};
+use crate::args::{Lengths, Machine, Recipe, at_most, between};
 use crate::failure::Failure;
 use crate::progress::Talk;
 use crate::{Outcome, job, out};
@@ -53,6 +52,9 @@ pub struct Kit {
     recipe: Recipe,
 
     #[command(flatten)]
+    lengths: Lengths,
+
+    #[command(flatten)]
     machine: Machine,
 
     /// Seed of everything random
@@ -76,14 +78,17 @@ impl Kit {
             data: self.data,
             out: self.out,
             seeds: self.seeds,
-            limits: Limits::default(),
+            limits: self.lengths.limits(),
             seed: self.seed,
             resume: self.resume,
         };
         let done = job::run(talk, &plan.limits, |engine, context| pipeline::kit(engine, &plan, context))?;
         crate::report(talk, &done, || {
             let judged = match done.accuracy {
-                Some(share) => format!("right on {:.1} % of {} held-out inputs", 100.0 * share, done.accuracy_rows),
+                Some(share) => {
+                    let auc = done.auc.map_or(String::new(), |auc| format!(", AUC {auc:.3}"));
+                    format!("right on {:.1} % of {} held-out inputs{auc}", 100.0 * share, done.accuracy_rows)
+                }
                 None => "too few inputs to judge it".into(),
             };
             let inputs = done.input_model.as_ref().map(|card| {
@@ -95,7 +100,8 @@ impl Kit {
                 ("seeds", done.seeds.to_string()),
                 ("discriminator", format!("{judged} ({} real, {} made up)", done.positives, done.negatives)),
             ];
-            let rows: Vec<_> = rows.into_iter().chain(inputs).map(|(name, value)| (name.to_owned(), value)).collect();
+            let privacy = done.privacy.iter().map(|told| ("it gives away", told.clone()));
+            let rows: Vec<_> = rows.into_iter().chain(inputs).chain(privacy).map(|(name, value)| (name.to_owned(), value)).collect();
             out::columns(&rows)
         })?;
         Ok(Outcome::Done)

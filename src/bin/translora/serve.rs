@@ -69,6 +69,10 @@ pub struct Serve {
     #[arg(short = 't', long, value_name = "N", default_value_t = 0, value_parser = between::<0, 1024>, help_heading = "Machine")]
     threads: usize,
 
+    /// Leave the weights as they lie in the file, mapped, instead of laying some types out anew for faster products in memory of their own
+    #[arg(long, help_heading = "Machine")]
+    no_repack: bool,
+
     /// Layers kept on the GPU (also written -ngl): a number, or `all`
     #[arg(long, visible_alias = "n-gpu-layers", value_name = "N", default_value = "all", value_parser = gpu_layers, allow_negative_numbers = true, help_heading = "Machine")]
     gpu_layers: i32,
@@ -138,6 +142,7 @@ impl Serve {
             slots: self.parallel,
             context: self.context,
             threads: self.threads,
+            repack: !self.no_repack,
             gpu_layers: self.gpu_layers,
             device: self.device,
             seed: self.seed,

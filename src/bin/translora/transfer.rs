@@ -1,10 +1,9 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use translora::pipeline::{self, FilterChoice, GeneratorChoice, Inputs, TransferPlan, TransferReport, Verdict};
-use translora::record::Limits;
+use translora::pipeline::{self, FilterChoice, GeneratorChoice, Inputs, Repeats, TransferPlan, TransferReport, Verdict};
 
-use crate::args::{Machine, Recipe, at_most, between, share};
+use crate::args::{Lengths, Machine, Recipe, at_most, between, share};
 use crate::failure::Failure;
 use crate::progress::Talk;
 use crate::{Outcome, job, out};
@@ -45,11 +44,11 @@ pub struct Transfer {
     #[arg(long, value_name = "N", default_value_t = 250, value_parser = between::<1, 1_000_000>)]
     samples: usize,
 
-    /// What decides which inputs are kept; auto is the contrast, kit the discriminator that the kit holds
+    /// What decides which inputs are kept; kit is the discriminator that the kit holds, both the contrast and then that; auto is both where the kit's discriminator is good, else the contrast
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Filter::Auto)]
     filter: Filter,
 
-    /// Who makes inputs up; auto is the kit's input model where it holds one, else the target base, mix the target and the source base
+    /// Who makes inputs up; auto is the kit's input model where it holds one, else the target base; mix is the target and the source base, anything a target that is shown no seeds
     #[arg(long, value_name = "WHO", value_enum, default_value_t = Maker::Auto)]
     generator: Maker,
 
@@ -69,9 +68,25 @@ pub struct Transfer {
     #[arg(long, value_name = "X", default_value_t = pipeline::flip_budget(), value_parser = share, help_heading = "Judging")]
     flip_budget: f32,
 
+    /// Go on although the source adapter is not seen to be better than its own base
+    #[arg(long, help_heading = "Judging")]
+    allow_weak_source: bool,
+
     /// Temperature at which inputs are made up
     #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = at_most::<5>)]
     temperature: f32,
+
+    /// Inputs that share this part of their word trigrams are the same; 0 lets them be
+    #[arg(long, value_name = "X", default_value_t = Repeats::default().near, value_parser = share, help_heading = "Inputs")]
+    near: f32,
+
+    /// Inputs that differ in numbers only are the same
+    #[arg(long, help_heading = "Inputs")]
+    ignore_numbers: bool,
+
+    /// Throw out inputs with this part of a seed's words in a row; 0 lets them be
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = share, help_heading = "Inputs")]
+    seed_run: f32,
 
     /// Passes over the samples
     #[arg(long, value_name = "X", default_value_t = 4.0, value_parser = at_most::<1000>, help_heading = "Adapter and training")]
@@ -79,6 +94,9 @@ pub struct Transfer {
 
     #[command(flatten)]
     recipe: Recipe,
+
+    #[command(flatten)]
+    lengths: Lengths,
 
     #[command(flatten)]
     machine: Machine,
@@ -114,6 +132,7 @@ enum Filter {
     Auto,
     Kit,
     Contrast,
+    Both,
     None,
 }
 
@@ -124,6 +143,7 @@ enum Maker {
     Source,
     SourceLora,
     Mix,
+    Anything,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -157,8 +177,9 @@ impl Transfer {
         }
         let inputs = match (self.inputs.kit, self.inputs.seeds) {
             (Some(kit), _) => Inputs::Kit(kit),
-            (None, Some(seeds)) if matches!(self.filter, Filter::Kit) => {
-                let message = format!("--filter kit needs a kit, but only seeds are given ({})", seeds.display());
+            (None, Some(seeds)) if matches!(self.filter, Filter::Kit | Filter::Both) => {
+                let name = format!("{:?}", self.filter).to_lowercase();
+                let message = format!("--filter {name} needs a kit, but only seeds are given ({})", seeds.display());
                 return Err(Failure::Usage { message, hint: "give --kit, or use --filter contrast".into() });
             }
             (None, Some(seeds)) => Inputs::Seeds(seeds),
@@ -177,6 +198,7 @@ impl Transfer {
                 Filter::Auto => FilterChoice::Auto,
                 Filter::Kit => FilterChoice::Kit,
                 Filter::Contrast => FilterChoice::Contrast,
+                Filter::Both => FilterChoice::Both,
                 Filter::None => FilterChoice::None,
             },
             generator: match self.generator {
@@ -185,12 +207,15 @@ impl Transfer {
                 Maker::Source => GeneratorChoice::Source,
                 Maker::SourceLora => GeneratorChoice::SourceLora,
                 Maker::Mix => GeneratorChoice::Mix,
+                Maker::Anything => GeneratorChoice::Anything,
             },
             temperature: self.temperature,
+            repeats: Repeats { near: self.near, numbers: self.ignore_numbers, seed_run: self.seed_run },
             eval: self.eval,
             oracle: self.oracle,
             flip_budget: self.flip_budget,
-            limits: Limits::default(),
+            allow_weak_source: self.allow_weak_source,
+            limits: self.lengths.limits(),
             seed: self.seed,
             resume: self.resume,
         })
@@ -221,6 +246,10 @@ fn told(done: &TransferReport, target: &Path) -> Vec<String> {
             coverage.words, coverage.words_new, coverage.answers
         ),
     ));
+    if !coverage.answers_missing.is_empty() {
+        let missing = coverage.answers_missing.join(", ");
+        rows.push(("not covered".into(), format!("the old adapter also answers: {missing}; give seeds that get these answers")));
+    }
     rows.push(("adapter".into(), done.adapter.display().to_string()));
     rows.push(("report".into(), done.report.display().to_string()));
     if done.verdict == Verdict::Accept {

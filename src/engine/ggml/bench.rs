@@ -11,6 +11,10 @@ use super::{internal, of_path};
 use crate::engine::EngineError;
 use crate::record::{Clock, Rng};
 
+mod generate;
+
+pub use generate::{GeneratePlan, GenerateReport, GenerateSpec, WIDTH_MAX, generate};
+
 /// What reads the frozen weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
@@ -115,7 +119,7 @@ pub fn train(spec: &BenchSpec, clock: &dyn Clock, processor: Option<&dyn Clock>)
     }
     hold_back(spec.kernels);
     let backend = Backend::init().map_err(internal)?;
-    let params = ModelParams { gpu_layers: spec.gpu_layers, device: spec.device.clone(), mmap: true };
+    let params = ModelParams { gpu_layers: spec.gpu_layers, device: spec.device.clone(), mmap: true, repack: false };
     let model = translora_llama::Model::load(backend, &spec.model, &params).map_err(|error| of_path(&spec.model, error))?;
     let threads = if spec.threads > 0 { spec.threads } else { num_cpus::get_physical() };
     let (mode, forward, kernel) = reading(spec.way, model.is_on_device());

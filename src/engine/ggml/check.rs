@@ -118,7 +118,7 @@ pub fn check(spec: &CheckSpec) -> Result<CheckReport, EngineError> {
 
 fn open(path: &Path) -> Result<(Backend, Model), EngineError> {
     let backend = Backend::init().map_err(internal)?;
-    let model =
-        Model::load(backend, path, &ModelParams { gpu_layers: 0, device: None, mmap: true }).map_err(|error| of_path(path, error))?;
+    let model = Model::load(backend, path, &ModelParams { gpu_layers: 0, device: None, mmap: true, repack: false })
+        .map_err(|error| of_path(path, error))?;
     Ok((backend, model))
 }

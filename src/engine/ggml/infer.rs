@@ -3,6 +3,7 @@
 use crate::record::{Pair, Rng};
 
 use super::decode::{self, Job, Reader, common_prefix};
+use super::softmax::{argmax, draw, log_probability};
 use super::{GgmlModel, internal};
 use crate::engine::{Answer, CompletionScore, Continuation, EngineError, Generate, GenerateRequest, Label, Score, Talk, With};
 
@@ -66,7 +67,7 @@ impl Reader for Sampler<'_, '_> {
         if self.counts[job] == self.request.tokens_max {
             return None;
         }
-        let token = sample(logits, self.request.temperature, &mut self.random[job]);
+        let token = draw(logits, self.request.temperature, &mut self.random[job]);
         self.counts[job] += 1;
         if self.vocab.is_end(token) {
             self.finished[job] = true;
@@ -167,6 +168,32 @@ impl Score for GgmlModel {
         decode::run(self.ready(with)?, &prefix, &jobs, longest, &mut reader)?;
         Ok(reader.margins)
     }
+
+    fn logits(&mut self, with: With, pair: &Pair) -> Result<Vec<Vec<f32>>, EngineError> {
+        let (prefix, mut jobs) = self.prompts(std::slice::from_ref(&pair.prompt))?;
+        let completion = self.chat.completion(&self.model, &pair.completion).map_err(internal)?;
+        for job in &mut jobs {
+            job.tokens.extend(&completion[..completion.len() - 1]);
+        }
+        let longest = jobs.iter().map(|job| job.tokens.len()).max().unwrap_or(0);
+        let mut keeper = Keeper(Vec::with_capacity(completion.len()));
+        decode::run(self.ready(with)?, &prefix, &jobs, longest, &mut keeper)?;
+        Ok(keeper.0)
+    }
+}
+
+/// Keeps the logits of one job.
+struct Keeper(Vec<Vec<f32>>);
+
+impl Reader for Keeper {
+    fn read(&mut self, _: usize, _: usize, logits: &[f32]) -> Option<i32> {
+        self.0.push(logits.to_vec());
+        None
+    }
+
+    fn done(&mut self, _: usize) -> Result<(), EngineError> {
+        Ok(())
+    }
 }
 
 struct Scorer<'a, 't> {
@@ -222,39 +249,4 @@ impl GgmlModel {
         let prefix = slices.first().map_or(Vec::new(), |first| first[..shared].to_vec());
         Ok((prefix, slices.iter().map(job).collect()))
     }
-}
-
-fn argmax(logits: &[f32]) -> i32 {
-    let mut best = 0;
-    for (token, logit) in logits.iter().enumerate() {
-        if *logit > logits[best] {
-            best = token;
-        }
-    }
-    best as i32
-}
-
-/// The natural log of the probability that `logits` give `token`.
-fn log_probability(logits: &[f32], token: i32) -> f64 {
-    let highest = logits.iter().fold(f32::NEG_INFINITY, |m, x| m.max(*x));
-    let sum: f32 = logits.iter().map(|x| (x - highest).exp()).sum();
-    f64::from(logits[token as usize] - highest) - f64::from(sum).ln()
-}
-
-/// Draw from softmax(logits / temperature); the most likely token at temperature 0.
-fn sample(logits: &[f32], temperature: f32, random: &mut Rng) -> i32 {
-    if temperature <= 0.0 {
-        return argmax(logits);
-    }
-    let highest = logits.iter().fold(f32::NEG_INFINITY, |m, x| m.max(*x));
-    let weights: Vec<f32> = logits.iter().map(|x| ((x - highest) / temperature).exp()).collect();
-    let total: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
-    let mut left = random.unit() * total;
-    for (token, weight) in weights.iter().enumerate() {
-        left -= f64::from(*weight);
-        if left <= 0.0 {
-            return token as i32;
-        }
-    }
-    argmax(logits)
 }

@@ -19,6 +19,7 @@ pub mod check;
 mod decode;
 mod host;
 mod infer;
+mod softmax;
 mod train;
 
 /// Tokens of context when nobody says and the model could do more.
@@ -54,7 +55,7 @@ pub struct DeviceInfo {
 
 impl GgmlEngine {
     /// The version of the ggml inside.
-    pub fn version(&self) -> String {
+    pub fn ggml_version(&self) -> String {
         self.backend.version()
     }
 
@@ -77,6 +78,10 @@ impl GgmlEngine {
 }
 
 impl Engine for GgmlEngine {
+    fn version(&self) -> String {
+        format!("ggml {}", self.ggml_version())
+    }
+
     fn open(&self, base: &Path, options: &OpenOptions) -> Result<Box<dyn Model>, EngineError> {
         Ok(Box::new(GgmlModel::open(self.backend, base, options)?))
     }
@@ -95,7 +100,7 @@ fn load(backend: Backend, base: &Path, options: &OpenOptions) -> Result<(translo
         let bytes = map_file(base).map_err(|error| of_path(base, error))?;
         ContentHash::of(&bytes)
     };
-    let params = ModelParams { gpu_layers: options.gpu_layers, device: options.device.clone(), mmap: true };
+    let params = ModelParams { gpu_layers: options.gpu_layers, device: options.device.clone(), mmap: true, repack: options.repack };
     let model = translora_llama::Model::load(backend, base, &params).map_err(|error| of_path(base, error))?;
     if let Some(reason) = model.unusual() {
         return Err(refuse(format!("{reason}; translora runs plain decoder models")));
@@ -134,6 +139,8 @@ pub(crate) struct GgmlModel {
     context: Option<Context>,
     active: With,
     threads: u32,
+    /// As it was opened.
+    options: OpenOptions,
 }
 
 impl GgmlModel {
@@ -141,12 +148,20 @@ impl GgmlModel {
         let (model, info) = load(backend, base, options)?;
         let chat = Chat::of(&model).map_err(|error| EngineError::Model { path: base.to_owned(), reason: error.to_string() })?;
         let threads = threads(options);
-        Ok(Self { backend, model, chat, info, adapters: Vec::new(), context: None, active: With::Base, threads })
+        Ok(Self { backend, model, chat, info, adapters: Vec::new(), context: None, active: With::Base, threads, options: options.clone() })
     }
 
     /// What errors call this model.
     fn path(&self) -> String {
         self.info.path.display().to_string()
+    }
+
+    /// The model with its weights as they lie in the file, for what reads them.
+    fn readable(&self) -> Result<translora_llama::Model, EngineError> {
+        if !self.options.repack {
+            return Ok(self.model.clone());
+        }
+        Ok(load(self.backend, &self.info.path, &OpenOptions { repack: false, ..self.options.clone() })?.0)
     }
 
     /// The inference context with `with` active and nothing remembered.
@@ -259,3 +274,6 @@ fn internal(error: LlamaError) -> EngineError {
         other => EngineError::Internal(other.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests;

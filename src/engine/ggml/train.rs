@@ -37,7 +37,7 @@ impl Train for GgmlModel {
             threads: self.threads,
             ..TrainSpec::default()
         };
-        let trainer = translora_quantized::Trainer::new(self.backend, &self.model, &plan).map_err(|error| self.translate(error))?;
+        let trainer = translora_quantized::Trainer::new(self.backend, &self.readable()?, &plan).map_err(|error| self.translate(error))?;
         Ok(Box::new(GgmlTrainer { trainer, model: self }))
     }
 }
@@ -114,6 +114,10 @@ impl Trainer for GgmlTrainer<'_> {
 
     fn loss(&mut self, batch: &[usize]) -> Result<StepReport, EngineError> {
         self.trainer.loss(batch).map(report).map_err(|error| self.model.translate(error))
+    }
+
+    fn logits(&mut self, example: usize) -> Result<Vec<Vec<f32>>, EngineError> {
+        self.trainer.logits(example).map_err(|error| self.model.translate(error))
     }
 
     fn snapshot(&self) -> Result<Vec<u8>, EngineError> {

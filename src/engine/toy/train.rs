@@ -148,6 +148,13 @@ impl Trainer for ToyTrainer<'_> {
         Ok(self.pass(batch, None))
     }
 
+    fn logits(&mut self, example: usize) -> Result<Vec<Vec<f32>>, EngineError> {
+        let Some(Example { features, answer, .. }) = self.examples.get(example) else {
+            return Err(EngineError::Internal(format!("no example {example}")));
+        };
+        Ok(vec![self.head.logits(features, &self.head.answers[*answer])])
+    }
+
     fn snapshot(&self) -> Result<Vec<u8>, EngineError> {
         let mut bytes = serde_json::to_vec(&self.snapshot_header()).map_err(|error| EngineError::Internal(error.to_string()))?;
         bytes.push(b'\n');

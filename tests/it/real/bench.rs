@@ -1,8 +1,8 @@
-//! `bench train`: every way of reading the weights takes the same step, and says what it cost.
+//! `bench`: every way of reading the weights takes the same training step; drawing and swapping are measured and told.
 
 use serde_json::Value;
 
-use super::{Folder, done, old_base};
+use super::{Folder, done, lab, old_base};
 
 fn bench(folder: &Folder, more: &str) -> Value {
     let told = folder.run(&format!("bench train -m {} --tokens 96 --steps 2 --rank 4 --json {more}", old_base().display()));
@@ -35,4 +35,48 @@ fn a_peer_and_a_mode_exclude_each_other() {
     let told = folder.run(&format!("bench train -m {} --peer outprod --mode exact", old_base().display()));
     assert_eq!(told.code, Some(2), "{told}");
     assert!(told.err.contains("--peer") && told.err.contains("--mode"), "{told}");
+}
+
+#[test]
+fn drawing_side_by_side_is_measured() {
+    let folder = Folder::new("bench");
+    let told = folder.run(&format!("bench generate -m {} --width 3 --prefix 40 --tokens 6 --json", old_base().display()));
+    done(&told);
+    let report = told.json();
+    for number in ["tokens_per_second", "prefix_tokens_per_second", "step_ms", "draw_ms"] {
+        assert!(report[number].as_f64().is_some_and(|number| number > 0.0), "{number}: {report}");
+    }
+    assert!(report["draw_ms"].as_f64() < report["step_ms"].as_f64(), "{report}");
+    assert_eq!(
+        [&report["plan"]["width"], &report["plan"]["prefix"], &report["plan"]["tokens"]].map(Value::as_u64),
+        [Some(3), Some(40), Some(6)]
+    );
+    let wide = folder.run(&format!("bench generate -m {} --width 32", old_base().display()));
+    assert_eq!(wide.code, Some(2), "{wide}");
+}
+
+#[test]
+fn a_swap_is_measured() {
+    let folder = Folder::new("bench");
+    let lora = &lab().lora;
+    for name in ["a.gguf", "b.gguf"] {
+        std::fs::copy(lora, folder.path(name)).expect("the folder is writable");
+    }
+    let told = folder.run(&format!("bench swap -m {} --lora a.gguf --lora b.gguf --swaps 3 --json -q", old_base().display()));
+    done(&told);
+    let report = told.json();
+    for number in ["step_ms", "quiet_ms", "pause_ms", "live_ms", "ask_new_ms", "ask_same_ms", "gap_beside_new_ms"] {
+        assert!(report[number].as_f64().is_some_and(|number| number > 0.0), "{number}: {report}");
+    }
+    assert!(
+        report["first_token_ms"].as_f64() > report["live_ms"].as_f64() && report["pause_ms_max"].as_f64() >= report["pause_ms"].as_f64()
+    );
+    assert_eq!(report["swaps"], 3);
+    let refused = |line: &str, hint: &str| {
+        let told = folder.run(&format!("bench swap -m {} {line}", old_base().display()));
+        assert!(told.code == Some(2) && told.err.contains(hint), "{told}");
+    };
+    refused("--lora a.gguf", "give --lora twice");
+    refused(&format!("--lora a.gguf --lora {}", lora.display()), "two folders");
+    refused("--lora a.gguf --lora c.gguf", "c.gguf");
 }

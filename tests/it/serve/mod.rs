@@ -16,6 +16,7 @@ use crate::world::{World, write_rows};
 pub mod client;
 mod refusals;
 mod requests;
+mod running;
 mod swaps;
 #[cfg(not(feature = "ggml"))]
 mod transfers;
@@ -64,6 +65,7 @@ impl Lab {
             slots: 4,
             context: 0,
             threads: 1,
+            repack: true,
             gpu_layers: 0,
             device: None,
             seed: Some(1),

@@ -1,34 +1,22 @@
 use std::path::PathBuf;
-use std::time::Duration;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, ValueEnum};
 use translora::engine::EngineError;
 use translora::engine::ggml::bench::{self, BenchReport, BenchSpec, Way};
-use translora::record::{Clock, SystemClock};
+use translora::record::SystemClock;
 
+use super::Processor;
 use crate::args::{between, gpu_layers, memory};
 use crate::failure::Failure;
 use crate::progress::Talk;
 use crate::{Outcome, out};
-
-/// Measure this machine on a model of yours
-#[derive(Args, Debug)]
-pub struct Bench {
-    #[command(subcommand)]
-    what: What,
-}
-
-#[derive(Subcommand, Debug)]
-enum What {
-    Train(Train),
-}
 
 /// Time training steps on random tokens
 ///
 /// An adapter on all linear modules, one sequence a step, the loss taken in its second half. The model needs no tokenizer.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  translora bench train -m base.gguf --tokens 512 --steps 5 --json")]
-struct Train {
+pub struct Train {
     /// Base model (GGUF)
     #[arg(short, long, value_name = "M.gguf")]
     model: PathBuf,
@@ -90,31 +78,29 @@ enum Peer {
     Outprod,
 }
 
-impl Bench {
+impl Train {
     pub fn run(self, talk: Talk) -> Result<Outcome, Failure> {
-        let What::Train(train) = self.what;
-        let way = match (train.peer, train.mode) {
+        let way = match (self.peer, self.mode) {
             (Some(Peer::Outprod), _) => Way::OutProd,
             (None, Mode::Fast) => Way::Fast,
             (None, Mode::Exact) => Way::Exact,
             (None, Mode::Native) => Way::Native,
         };
-        let (tokens, steps, rank, threads) = (train.tokens, train.steps, train.rank, train.threads);
-        let kernels = train.kernels.and_then(|name| bench::LEVELS.into_iter().find(|level| *level == name));
+        let (tokens, steps, rank, threads) = (self.tokens, self.steps, self.rank, self.threads);
+        let kernels = self.kernels.and_then(|name| bench::LEVELS.into_iter().find(|level| *level == name));
         let spec = BenchSpec {
-            model: train.model,
+            model: self.model,
             tokens,
             steps,
             rank,
             threads,
             way,
-            gpu_layers: train.gpu_layers,
-            device: train.device,
+            gpu_layers: self.gpu_layers,
+            device: self.device,
             kernels,
-            memory: train.memory,
+            memory: self.memory,
         };
-        let processor: Option<&dyn Clock> = if Processor.read().is_some() { Some(&Processor) } else { None };
-        let done = bench::train(&spec, &SystemClock::default(), processor).map_err(|error| match error {
+        let done = bench::train(&spec, &SystemClock::default(), Processor::known()).map_err(|error| match error {
             EngineError::TooLarge(message) => {
                 Failure::Usage { message, hint: "allow more with --memory, lower --rank, or train fewer --tokens".into() }
             }
@@ -125,29 +111,6 @@ impl Bench {
         told.report.placement.iter().take(shown).filter(|_| !talk.quiet).for_each(|line| out::say(line));
         crate::report(talk, &told, || out::columns(&rows(&told)))?;
         Ok(Outcome::Done)
-    }
-}
-
-/// The time that all threads of this process computed, where the system tells.
-struct Processor;
-
-impl Processor {
-    /// source: proc(5): user time and system time stand twelve and thirteen fields behind the name, in hundredths of a second
-    fn read(&self) -> Option<Duration> {
-        let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-        let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-        let mut next = || fields.next()?.parse::<u64>().ok();
-        Some(Duration::from_millis(10 * (next()? + next()?)))
-    }
-}
-
-impl Clock for Processor {
-    fn elapsed(&self) -> Duration {
-        self.read().unwrap_or_default()
-    }
-
-    fn unix_seconds(&self) -> u64 {
-        0
     }
 }
 
