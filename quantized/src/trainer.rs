@@ -197,7 +197,8 @@ impl Trainer {
         let adapter = Adapter::fresh(&targets, spec.rank, spec.written_alpha(), spec.seed);
         let tracer = Tracer::new(&model.on_cpu(backend)?, &adapter, spec.threads)?;
         let (shapes, index) = layout(&adapter);
-        let storage = Storage::new(&compute, &shapes)?;
+        let places: Vec<_> = adapter.pairs.iter().flat_map(|pair| [compute.beside(model, &pair.target.name); 2]).collect();
+        let storage = Storage::placed(&compute, &shapes, &places)?;
         upload(&mut compute, &storage, &adapter)?;
         let moments = adapter.pairs.iter().flat_map(|pair| [Moments::zero(pair.a.len()), Moments::zero(pair.b.len())]).collect();
         let mut trainer = Self {
@@ -275,8 +276,8 @@ impl Trainer {
     /// units: bytes that the device holds for training, its share of the model among them; none where all is the CPU's.
     pub fn device_bytes(&self) -> Option<usize> {
         let (DeviceMemory { model, .. }, _) = self.device?;
-        let copies = self.weights.as_ref().map_or(0, Weights::bytes);
-        Some(model + copies + self.storage.bytes() + self.compute.work_bytes().device)
+        let copies = self.weights.as_ref().map_or(0, Weights::device_bytes);
+        Some(model + copies + self.storage.device_bytes() + self.compute.work_bytes().device)
     }
 
     /// The devices that training runs on, with commas between.
@@ -363,9 +364,10 @@ impl Trainer {
         let apart = self.tracer.keeps_sequences_apart();
         let largest = |pack: usize| Largest::of(examples, prefix, micro, if apart { 0 } else { pack }, pack);
         let (rank, free) = (spec.rank, (TOKENS_MAX, spec.keep, spec.loss_bytes));
-        let copies = self.weights.as_ref().map_or(0, Weights::bytes);
-        let known = self.known.with(self.adapter.parameters(), spec.snapshots, if self.device.is_some() { 0 } else { copies });
-        let device = self.device.map(|(known, limit)| (DeviceMemory { copies, adapter: self.storage.bytes(), ..known }, limit));
+        let [copies, there] = self.weights.as_ref().map_or([0, 0], |weights| [weights.bytes(), weights.device_bytes()]);
+        let known = self.known.with(self.adapter.parameters(), spec.snapshots, copies - there);
+        let adapter = self.storage.device_bytes();
+        let device = self.device.map(|(known, limit)| (DeviceMemory { copies: there, adapter, ..known }, limit));
         let limits = Limits { host: spec.memory, device: device.map(|(_, limit)| limit), large_only };
         let (most, wanted) = (spec.frozen_bytes, spec.first_block.is_some());
         let Self { tracer, index, compute, weights, storage, .. } = self;
@@ -591,8 +593,8 @@ impl Trainer {
         let trace = self.tracer.trace(TOKENS_MAX, 16, &self.index)?.trace;
         let copies = wanted(&trace, &self.index);
         if let Some((known, limit)) = self.device {
-            let room = limit.saturating_sub(known.model + self.storage.bytes());
-            let fits = |turned: &Turned| Weights::bytes_of(&trace, &copies, *turned) <= room;
+            let room = limit.saturating_sub(known.model + self.storage.device_bytes());
+            let fits = |turned: &Turned| Weights::bytes_of(&trace, &self.compute, &copies, *turned, &self.model) <= room;
             let mut choices = Turned::ALL.into_iter().skip_while(|turned| *turned != self.spec.turned);
             self.spec.turned = choices.find(fits).unwrap_or(Turned::Scratch);
         }

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use translora_llama::{Compute, Dtype, Graph, Kernel, LlamaError, Model, Node, Op, Plus, Storage, Tensor, Trace};
+use translora_llama::{Compute, Dtype, Graph, Kernel, LlamaError, Model, Node, Op, Place, Plus, Storage, Tensor, Trace};
 
 use crate::rules::{adapted, attention};
 
@@ -53,8 +53,8 @@ impl Turned {
 pub struct Weights {
     storage: Option<Storage>,
     transposed: HashMap<String, usize>,
-    /// Where Wᵀ is made in the graph: the place in the storage of the numbers 0, 1, 2, …
-    rows: Option<usize>,
+    /// Where Wᵀ is made in the graph: for each weight the index in the storage of the numbers 0, 1, 2, …, which lie where it does.
+    rows: HashMap<String, usize>,
     forward: ForwardWeights,
     /// The model on its device, if it is on one: then only operations that devices have are used.
     home: Option<Model>,
@@ -67,7 +67,7 @@ const PIECE: usize = 8 << 20;
 impl Weights {
     /// No copies at all: for a graph that is built to see whether it can be, and never run.
     pub fn dry() -> Self {
-        Self { storage: None, transposed: HashMap::new(), rows: None, forward: ForwardWeights::Native, home: None, dry: true }
+        Self { storage: None, transposed: HashMap::new(), rows: HashMap::new(), forward: ForwardWeights::Native, home: None, dry: true }
     }
 
     /// Make what a trace's gradients need beside the weights themselves: for `Native` the transposes named in `wanted`. `home` is the model
@@ -81,7 +81,7 @@ impl Weights {
         (forward, turned): (ForwardWeights, Turned),
         home: Option<Model>,
     ) -> Result<Self, LlamaError> {
-        let mut this = Self { storage: None, transposed: HashMap::new(), rows: None, forward, home, dry: false };
+        let mut this = Self { storage: None, transposed: HashMap::new(), rows: HashMap::new(), forward, home, dry: false };
         let sources: Vec<&Node> = match forward {
             ForwardWeights::Native => trace.nodes.iter().filter(|node| wanted.contains(&node.name)).collect(),
             ForwardWeights::Direct(_) | ForwardWeights::OutProd => Vec::new(),
@@ -89,34 +89,45 @@ impl Weights {
         if sources.is_empty() {
             return Ok(this);
         }
-        let mut shapes = Vec::new();
+        let place = |name: &str| this.home.as_ref().map_or_else(Place::default, |home| compute.beside(home, name));
+        let (mut shapes, mut places) = (Vec::new(), Vec::new());
         for node in &sources {
             let [inputs, outputs, ..] = node.shape;
             let Some(kind) = turned.kind(node) else { continue };
             this.transposed.insert(node.name.clone(), shapes.len());
             shapes.push((kind, [outputs, inputs], format!("{}.t", node.name)));
+            places.push(place(&node.name));
         }
         let most = sources.iter().map(|node| node.shape[1]).max().unwrap_or(1);
         if turned == Turned::Scratch {
-            this.rows = Some(shapes.len());
-            shapes.push((Dtype::I32, [most, 1], "rows".into()));
+            for node in &sources {
+                let here = place(&node.name);
+                let known = places.iter().position(|place| *place == here);
+                let rows = known.unwrap_or(places.len());
+                if known.is_none() {
+                    shapes.push((Dtype::I32, [most, 1], "rows".into()));
+                    places.push(here);
+                }
+                this.rows.insert(node.name.clone(), rows);
+            }
         }
-        let storage = Storage::new(compute, &shapes)?;
+        let storage = Storage::placed(compute, &shapes, &places)?;
         for (index, node) in sources.iter().filter(|node| turned.kind(node).is_some()).enumerate() {
             write_turned(trace, node, compute, &storage, (index, shapes[index].0))?;
         }
-        if let Some(rows) = this.rows {
-            let numbers: Vec<u8> = (0..most).flat_map(|row| (row as i32).to_ne_bytes()).collect();
+        let numbers: Vec<u8> = (0..most).flat_map(|row| (row as i32).to_ne_bytes()).collect();
+        for rows in (0..shapes.len()).filter(|index| shapes[*index].0 == Dtype::I32) {
             compute.write_stored(&storage, rows, &numbers)?;
         }
         this.storage = Some(storage);
         Ok(this)
     }
 
-    /// Bytes of the copies that `prepare` would make.
-    pub fn bytes_of(trace: &Trace, wanted: &HashSet<String>, turned: Turned) -> usize {
+    /// Bytes of the copies that `prepare` would make on devices.
+    pub fn bytes_of(trace: &Trace, compute: &Compute, wanted: &HashSet<String>, turned: Turned, home: &Model) -> usize {
         let one = |node: &Node| turned.kind(node).map_or(0, |kind| kind.row_bytes(usize::try_from(node.elements()).unwrap_or(0)));
-        trace.nodes.iter().filter(|node| wanted.contains(&node.name)).map(one).sum()
+        let there = |node: &&Node| wanted.contains(&node.name) && compute.is_device(compute.beside(home, &node.name));
+        trace.nodes.iter().filter(there).map(one).sum()
     }
 
     /// An empty graph of at most `nodes_max` tensors, for where the weights are.
@@ -189,7 +200,7 @@ impl Weights {
         }
         let turned = match self.transposed(graph, node)? {
             Some(turned) => turned,
-            None => match self.turn(graph, tensor)? {
+            None => match self.turn(graph, node, tensor)? {
                 Some(turned) => turned,
                 None => return Ok(None),
             },
@@ -198,15 +209,15 @@ impl Weights {
     }
 
     /// Wᵀ in fresh memory: rows as floats, turned.
-    fn turn(&self, graph: &mut Graph, tensor: Tensor) -> Result<Option<Tensor>, LlamaError> {
-        let (Some(rows), Some(storage)) = (self.rows, &self.storage) else { return Ok(None) };
+    fn turn(&self, graph: &mut Graph, node: &Node, tensor: Tensor) -> Result<Option<Tensor>, LlamaError> {
+        let (Some(rows), Some(storage)) = (self.rows.get(&node.name), &self.storage) else { return Ok(None) };
         let dtype = graph.dtype(tensor)?;
         if matches!(dtype, Dtype::F32 | Dtype::F16) {
             let turned = graph.transpose(tensor)?;
             return graph.cont(turned).map(Some);
         }
         let height = graph.shape(tensor)?[1];
-        let all = graph.stored(storage, rows)?;
+        let all = graph.stored(storage, *rows)?;
         let ids = graph.slice(all, 0, 0, height)?;
         let floats = graph.get_rows(tensor, ids)?;
         let turned = graph.transpose(floats)?;
@@ -226,6 +237,11 @@ impl Weights {
     /// units: bytes of all copies.
     pub fn bytes(&self) -> usize {
         self.storage.as_ref().map_or(0, Storage::bytes)
+    }
+
+    /// units: bytes of those on devices.
+    pub fn device_bytes(&self) -> usize {
+        self.storage.as_ref().map_or(0, Storage::device_bytes)
     }
 }
 

@@ -34,7 +34,12 @@ fn examples() -> Vec<Example> {
 
 /// Steps on a model where it was put; the rate is high, so that ten steps go a long way.
 fn train(path: &Path, device: &str, spec: &TrainSpec, steps: usize) -> (Vec<StepReport>, Trainer) {
-    let (backend, model) = common::open_on(path, Some(device.into()));
+    train_layers(path, device, -1, spec, steps)
+}
+
+/// As `train`, with so many layers on the device (`-ngl`).
+fn train_layers(path: &Path, device: &str, gpu_layers: i32, spec: &TrainSpec, steps: usize) -> (Vec<StepReport>, Trainer) {
+    let (backend, model) = common::open_layers(path, Some(device.into()), gpu_layers);
     let mut trainer = Trainer::new(backend, &model, spec).unwrap();
     trainer.load(examples()).unwrap();
     let batches = [[0, 1, 2], [3, 4, 5]];
@@ -201,6 +206,85 @@ fn the_planner_keeps_to_the_memory_of_the_device() {
     seen.dedup();
     assert_eq!(seen.first(), Some(&Turned::F16));
     assert_eq!(seen.last(), Some(&Turned::Scratch), "{seen:?}");
+}
+
+/// Blocks of the model of the two tests below.
+const BLOCKS: usize = 4;
+
+fn four_blocks(folder: &Path, kind: &str) -> PathBuf {
+    let (plain, path) = (folder.join("plain.gguf"), folder.join(format!("{kind}.gguf")));
+    let shape = TinyShape { blocks: BLOCKS, ..TinyShape::default() };
+    std::fs::write(&plain, tiny_model(TinyArchitecture::Qwen3, 3, &shape)).unwrap();
+    quantize(Backend::init().unwrap(), &plain, &path, kind).unwrap();
+    path
+}
+
+/// The worst relative difference of losses.
+fn difference(found: &[StepReport], expected: &[StepReport]) -> f64 {
+    found.iter().zip(expected).map(|(a, b)| (a.loss - b.loss).abs() / b.loss).fold(0.0, f64::max)
+}
+
+/// `--layers A..B`: what lies below A is computed on the device once for each example, and the rest learns what it learns on the CPU.
+#[test]
+fn chosen_layers_train_on_the_device_as_on_the_cpu() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = four_blocks(folder.path(), "f16");
+    for (first, end) in [(2, None), (1, Some(3)), (0, Some(2))] {
+        let layers = TrainSpec { first_block: Some(first), end_block: end, ..spec() };
+        let (expected, _) = train(&path, "none", &layers, 10);
+        let (found, trainer) = train(&path, &device(), &layers, 10);
+        let (anew, without) = train(&path, &device(), &TrainSpec { frozen_bytes: 0, ..layers.clone() }, 10);
+        let [worst, apart] = [&expected, &anew].map(|losses| difference(&found, losses));
+        eprintln!("layers {first}..{end:?}: worst difference {worst:.1e} from the CPU, {apart:.1e} from a run that keeps nothing");
+        assert!(expected[9].loss < 0.98 * expected[1].loss, "learns nothing: {expected:?}");
+        assert!(worst < 1e-2 && apart < 1e-2, "{found:?} against {expected:?} and {anew:?}");
+        let frozen = |trainer: &Trainer| trainer.plan().unwrap().frozen;
+        assert_eq!((frozen(&trainer), frozen(&without)), (first > 0, false));
+        let within = |block: u32| block >= first && end.is_none_or(|end| block < end);
+        assert!(trainer.adapter().pairs.iter().all(|pair| pair.target.block().is_some_and(within)));
+        assert_eq!(trainer.adapter().pairs.len(), 7 * (end.unwrap_or(BLOCKS as u32) - first) as usize);
+    }
+}
+
+/// `-ngl N`: adapter and copies of a block lie where its weights do, so that values cross between the CPU and the device between blocks
+/// only. Where the CPU stands for the device all lies on it.
+#[test]
+fn some_layers_on_the_device_and_some_on_the_cpu() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = four_blocks(folder.path(), "q8_0");
+    let (expected, _) = train(&path, "none", &spec(), 6);
+    for turned in Turned::ALL {
+        let spec = TrainSpec { turned, batch: 3, ..spec() };
+        let (_, all) = train(&path, &device(), &spec, 1);
+        let all = all.plan().unwrap().device.unwrap();
+        // The last of llama.cpp's layers is what stands behind all blocks.
+        for layers in [1, 3, BLOCKS + 1] {
+            let (found, trainer) = train_layers(&path, &device(), layers as i32, &spec, 6);
+            let worst = difference(&found, &expected);
+            let (placement, plan) = (trainer.placement().unwrap(), trainer.plan().unwrap().device.unwrap());
+            let products = |device: &dyn Fn(&str) -> bool| {
+                let here = placement.operations.iter().filter(|((what, at), _)| what.starts_with("MUL_MAT ") && device(at));
+                here.map(|(_, count)| count).sum::<usize>()
+            };
+            let (behind, there) = (products(&|at| at == "CPU"), products(&|at| at != "CPU"));
+            let held = trainer.device_bytes().unwrap();
+            let off = held as f64 / plan.peak() as f64 - 1.0;
+            eprintln!(
+                "{turned:?}, {layers} layers: worst difference {worst:.1e}, products {there} on the device and {behind} on the CPU, {} parts, \
+                 predicted {} bytes, held {held}",
+                placement.splits,
+                plan.peak()
+            );
+            assert!(worst < 1e-2, "{found:?} against {expected:?}");
+            assert!(off.abs() < 0.15, "predicted {plan:?}, held {held}");
+            let blocks = if device() == "CPU" { BLOCKS } else { layers - 1 };
+            let share = plan.adapter as f64 / all.adapter as f64;
+            assert!((share - blocks as f64 / BLOCKS as f64).abs() < 0.01, "{plan:?} of {all:?}");
+            assert!(turned == Turned::Scratch || blocks == BLOCKS || plan.copies < all.copies, "{plan:?} of {all:?}");
+            assert!(there > 0 && (behind == 0) == (blocks == BLOCKS), "{placement:?}");
+            assert!(placement.splits <= 6, "{} parts", placement.splits);
+        }
+    }
 }
 
 #[test]

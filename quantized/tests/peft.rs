@@ -111,6 +111,7 @@ fn follows(name: &str, make: impl Fn(Backend, &Path), expected: [f64; 10], toler
         eprintln!("{name} {forward:?}: worst relative difference {worst:.1e}; gradient norms {norms:.2?}");
         assert!(norms.iter().any(|norm| *norm > 3.0), "nothing is clipped: {norms:?}");
         for (step, (ours, theirs)) in reports.iter().zip(expected).enumerate() {
+            let tolerance = common::trajectory(tolerance, step);
             assert!((ours.loss - theirs).abs() <= tolerance * theirs, "{name} {forward:?}, step {step}: {} against {theirs}", ours.loss);
         }
     }

@@ -11,15 +11,20 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{EngineError, Fault, MemoryPlan, Train, TrainerInfo};
+use crate::engine::{EngineError, Fault, MemoryPlan, SoftLabels, Train, TrainerInfo};
 use crate::label::Labeled;
 use crate::record::{Cancel, Cancelled, Pair};
 
 mod course;
+mod probe;
 mod recipe;
 
 use course::Course;
+pub use probe::Probe;
 pub use recipe::{EarlyStop, Recipe, Schedule};
+
+/// Points of a loss curve.
+const CURVE_POINTS: usize = 100;
 
 /// An adapter fitted on the teacher's answers, which nobody has judged yet.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,6 +54,8 @@ impl Trained {
 pub struct Fitted {
     pub adapter: Vec<u8>,
     pub report: FitReport,
+    /// What the trained graph says of the rows of [`Run::probed`].
+    pub probes: Vec<Probe>,
 }
 
 /// How a fit went.
@@ -60,10 +67,16 @@ pub struct FitReport {
     /// Mean completion-token loss of the first and of the last tenth of the steps. units: nats
     pub loss_first: f64,
     pub loss_last: f64,
+    /// The curve: (step, mean loss of the steps since the point before), a hundred points at most. units: nats
+    #[serde(default)]
+    pub losses: Vec<(u64, f64)>,
     /// Tokens that passed through the model while training.
     pub tokens: u64,
     /// Loss on the held-out slice after each epoch, where early stopping was asked for. units: nats
     pub held_out: Vec<f64>,
+    /// The step of each entry of `held_out`.
+    #[serde(default)]
+    pub held_out_steps: Vec<u64>,
     pub stopped_early: bool,
     /// The step whose adapter this is: the last one, or the best one on the held-out slice.
     pub kept_step: u64,
@@ -140,6 +153,8 @@ pub struct Run<'a> {
     pub resume: Option<Checkpoint>,
     /// `translora.*` keys for the adapter's header.
     pub metadata: &'a [(String, String)],
+    /// Rows that are not trained on; the trained graph is asked about the first of them.
+    pub probed: &'a [Pair],
 }
 
 /// Why an adapter could not be fitted.
@@ -205,16 +220,27 @@ impl DistillError {
     }
 }
 
-/// Fit an adapter on the teacher's answers.
-pub fn distill(model: &mut dyn Train, labeled: &[Labeled], recipe: &Recipe, run: Run<'_>) -> Result<Trained, DistillError> {
+/// Fit an adapter on the teacher's answers; the probes are of [`Run::probed`].
+pub fn distill(model: &mut dyn Train, labeled: &[Labeled], recipe: &Recipe, run: Run<'_>) -> Result<(Trained, Vec<Probe>), DistillError> {
     let pair = |labeled: &Labeled| Pair { prompt: labeled.prompt().to_owned(), completion: labeled.completion().to_owned() };
     let pairs: Vec<Pair> = labeled.iter().map(pair).collect();
-    let Fitted { adapter, report } = fit(model, &pairs, recipe, run)?;
-    Ok(Trained { adapter, report })
+    let labels: Vec<SoftLabels> = labeled.iter().map(|labeled| labeled.labels().cloned().unwrap_or_default()).collect();
+    let Fitted { adapter, report, probes } = fit_taught(model, &pairs, &labels, recipe, run)?;
+    Ok((Trained { adapter, report }, probes))
 }
 
 /// Fit an adapter on given pairs.
-pub fn fit(model: &mut dyn Train, examples: &[Pair], recipe: &Recipe, mut run: Run<'_>) -> Result<Fitted, DistillError> {
+pub fn fit(model: &mut dyn Train, examples: &[Pair], recipe: &Recipe, run: Run<'_>) -> Result<Fitted, DistillError> {
+    fit_taught(model, examples, &vec![SoftLabels::default(); examples.len()], recipe, run)
+}
+
+fn fit_taught(
+    model: &mut dyn Train,
+    examples: &[Pair],
+    labels: &[SoftLabels],
+    recipe: &Recipe,
+    mut run: Run<'_>,
+) -> Result<Fitted, DistillError> {
     recipe.check()?;
     let held = held_out(recipe, examples.len());
     let trained = examples.len() - held.len();
@@ -222,7 +248,7 @@ pub fn fit(model: &mut dyn Train, examples: &[Pair], recipe: &Recipe, mut run: R
         return Err(DistillError::NoExamples);
     }
     let mut trainer = model.trainer(&recipe.spec)?;
-    trainer.load(examples)?;
+    trainer.load_taught(examples, labels)?;
     trainer.describe().plan.iter().for_each(|plan| (run.note)(in_words(plan)));
     let mut course = Course::begin(&mut *trainer, recipe, held, trained, run.resume.take())?;
     let stopped_early = course.run(&mut run)?;
@@ -233,14 +259,18 @@ pub fn fit(model: &mut dyn Train, examples: &[Pair], recipe: &Recipe, mut run: R
         steps: progress.steps,
         loss_first,
         loss_last,
+        losses: curve(&progress.losses),
         tokens: progress.tokens,
         held_out: progress.held_out,
+        held_out_steps: progress.held_out_steps,
         stopped_early,
         kept_step,
         learning_rates: progress.learning_rates,
         trainer: trainer.describe(),
     };
-    Ok(Fitted { adapter: trainer.adapter(run.metadata)?, report })
+    let adapter = trainer.adapter(run.metadata)?;
+    let probes = Probe::all(&mut *trainer, run.probed)?;
+    Ok(Fitted { adapter, report, probes })
 }
 
 /// Prove that training on such examples fits the memory that the recipe allows.
@@ -273,6 +303,17 @@ fn ends(losses: &[f64]) -> (f64, f64) {
     let tenth = losses.len().div_ceil(10);
     let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len().max(1) as f64;
     (mean(&losses[..tenth]), mean(&losses[losses.len() - tenth..]))
+}
+
+/// The losses in even stretches: the last step of each, counted from one, and its mean.
+fn curve(losses: &[f64]) -> Vec<(u64, f64)> {
+    let stretch = losses.len().div_ceil(CURVE_POINTS).max(1);
+    let mut step = 0;
+    let mut point = |losses: &[f64]| {
+        step += losses.len() as u64;
+        (step, losses.iter().sum::<f64>() / losses.len() as f64)
+    };
+    losses.chunks(stretch).map(&mut point).collect()
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 use super::*;
 use crate::engine::toy::{self, Toy};
-use crate::engine::{LoraSpec, Model};
+use crate::engine::{LoraSpec, Model, With};
 
 fn recipe() -> Recipe {
     Recipe {
@@ -40,7 +40,7 @@ fn run(recipe: &Recipe, resume: Option<Checkpoint>, stop_at: u64, kept: &mut Kep
         }
     };
     let (watch, warn, note) = (&mut watch, &mut |text| warnings.push(text), &mut |_| {});
-    let run = Run { cancel: &cancel, watch, warn, note, detail: &mut |_| {}, checkpoints: kept, resume, metadata: &[] };
+    let run = Run { cancel: &cancel, watch, warn, note, detail: &mut |_| {}, checkpoints: kept, resume, metadata: &[], probed: &[] };
     let fitted = fit(&mut *model(), &toy::world::rows(40, 1), recipe, run);
     (kept.1, kept.2) = (warnings, rates);
     fitted
@@ -148,6 +148,32 @@ fn nothing_to_train_on_is_an_error() {
         checkpoints: &mut NoCheckpoints,
         resume: None,
         metadata: &[],
+        probed: &[],
     };
     assert!(matches!(fit(&mut *model(), &[], &recipe(), run), Err(DistillError::NoExamples)));
+}
+
+#[test]
+fn a_curve_has_even_stretches_and_every_step() {
+    assert_eq!(curve(&[]), []);
+    assert_eq!(curve(&[3.0, 1.0]), [(1, 3.0), (2, 1.0)]);
+    let losses: Vec<f64> = (0..250).map(f64::from).collect();
+    let points = curve(&losses);
+    assert_eq!((points.len(), points[0], points[83]), (84, (3, 1.0), (250, 249.0)));
+}
+
+#[test]
+fn rows_that_are_not_trained_on_are_probed() {
+    let rows = toy::world::rows(44, 1);
+    let probed = &rows[40..];
+    let cancel = Cancel::default();
+    let (watch, warn, note, detail) = (&mut |_: &StepLine| {}, &mut |_| {}, &mut |_| {}, &mut |_| {});
+    let run = Run { cancel: &cancel, watch, warn, note, detail, checkpoints: &mut NoCheckpoints, resume: None, metadata: &[], probed };
+    let fitted = fit(&mut *model(), &rows[..40], &recipe(), run).unwrap();
+    let plain = self::run(&recipe(), None, u64::MAX, &mut Kept::default()).unwrap();
+    assert!(fitted.probes.len() == 4 && plain.probes.is_empty() && fitted.adapter == plain.adapter, "probing changes nothing");
+    let mut model = model();
+    for probe in &fitted.probes {
+        assert!(probe.tokens() == 1 && probe.error(&model.logits(With::Base, &probe.row).unwrap()).is_none_or(|error| error > 0.1));
+    }
 }

@@ -13,12 +13,17 @@ mod error;
 #[cfg(feature = "ggml")]
 pub mod ggml;
 pub mod host;
+mod teach;
 pub mod toy;
 
 pub use error::{EngineError, Fault};
+pub use teach::{Lesson, LogsOf, Objective, SoftLabels, Spelling, Spoken, Teach, Token, WordsOf};
 
 /// Opens base models. One engine per process; models are independent of each other.
 pub trait Engine: Send + Sync {
+    /// Its name and version, for provenance.
+    fn version(&self) -> String;
+
     /// Open a base model for inference and training.
     ///
     /// fails: the file is missing, truncated, not a GGUF, of an unknown architecture, or has no usable tokenizer or chat template.
@@ -90,7 +95,7 @@ pub enum With {
 }
 
 /// A base model with everything a stage may ask of it.
-pub trait Model: Generate + Score + Label + Train {
+pub trait Model: Generate + Score + Label + Teach + Train {
     fn info(&self) -> &ModelInfo;
 
     /// Load a LoRA GGUF onto this base.
@@ -156,6 +161,11 @@ pub trait Score {
     ///
     /// fails: the two words begin with the same token.
     fn preference(&mut self, with: With, prompts: &[String], a: &str, b: &str, talk: &mut Talk<'_>) -> Result<Vec<f64>, EngineError>;
+
+    /// Logits where each token of the completion is predicted, the end of turn included.
+    ///
+    /// shapes: completion tokens, vocabulary
+    fn logits(&mut self, with: With, pair: &Pair) -> Result<Vec<Vec<f32>>, EngineError>;
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -176,6 +186,8 @@ pub trait Train {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LoraSpec {
+    /// [`Trainer::load_taught`] takes what `Match` needs.
+    pub objective: Objective,
     pub rank: usize,
     /// The adapter is scaled by alpha / rank, or by alpha / √rank where `rslora` is set.
     pub alpha: f32,
@@ -216,6 +228,7 @@ impl LoraSpec {
 impl Default for LoraSpec {
     fn default() -> Self {
         Self {
+            objective: Objective::Text,
             rank: 16,
             alpha: 32.0,
             rslora: false,
@@ -247,11 +260,19 @@ pub trait Trainer {
     /// fails: an example is empty after tokenizing or longer than the context, with its index.
     fn load(&mut self, examples: &[Pair]) -> Result<(), EngineError>;
 
+    /// The same with soft labels or weights for the tokens of each example.
+    ///
+    /// fails: labels that do not fit the tokens of their example, with its index.
+    fn load_taught(&mut self, examples: &[Pair], labels: &[SoftLabels]) -> Result<(), EngineError>;
+
     /// One optimizer step on the mean completion-token loss of `batch` (indices into the loaded examples).
     fn step(&mut self, batch: &[usize], learning_rate: f32) -> Result<StepReport, EngineError>;
 
     /// Mean completion-token loss of `batch`, without a step.
     fn loss(&mut self, batch: &[usize]) -> Result<StepReport, EngineError>;
+
+    /// [`Score::logits`] of a loaded example, by the graph that is trained.
+    fn logits(&mut self, example: usize) -> Result<Vec<Vec<f32>>, EngineError>;
 
     /// Weights and optimizer state as bytes; `restore` continues exactly there.
     fn snapshot(&self) -> Result<Vec<u8>, EngineError>;

@@ -1,4 +1,4 @@
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use super::near::{NEAR, Taken};
 use super::{Reason, Rejections};
@@ -10,6 +10,8 @@ const MARKERS: [&str; 12] =
 /// An input may be this many times as long as the longest seed, or `CHARS_MIN`, whichever is more.
 const LONGER_THAN_SEEDS: usize = 4;
 const CHARS_MIN: usize = 200;
+/// Rejected texts that are kept for each reason, to be shown.
+const SHOWN_MAX: usize = 5;
 /// A seed of fewer words is a phrase that other inputs may hold.
 const SEED_WORDS_MIN: usize = 8;
 
@@ -63,6 +65,7 @@ pub struct Validity {
     /// Runs of words of the seeds, by how long they are.
     runs: Vec<(usize, String)>,
     rejected: Rejections,
+    shown: BTreeMap<Reason, Vec<String>>,
 }
 
 impl Validity {
@@ -73,7 +76,7 @@ impl Validity {
         let mut taken = Taken::new(rules.near);
         seeds.clone().into_iter().for_each(|seed| _ = taken.take(seed));
         let runs = seeds.into_iter().flat_map(|seed| runs(seed, rules.seed_run)).collect();
-        Self { rules, seen, masked, taken, runs, rejected: Rejections::new() }
+        Self { rules, seen, masked, taken, runs, rejected: Rejections::new(), shown: BTreeMap::new() }
     }
 
     /// Let through what is valid and new.
@@ -81,7 +84,13 @@ impl Validity {
         let mut valid = Vec::new();
         for candidate in candidates {
             match self.reason(candidate) {
-                Some(reason) => *self.rejected.entry(reason).or_default() += 1,
+                Some(reason) => {
+                    *self.rejected.entry(reason).or_default() += 1;
+                    let shown = self.shown.entry(reason).or_default();
+                    if shown.len() < SHOWN_MAX {
+                        shown.push(candidate.text().to_owned());
+                    }
+                }
                 None => valid.push(Valid { text: candidate.text().to_owned(), line: candidate.is_line() }),
             }
         }
@@ -91,6 +100,11 @@ impl Validity {
     /// Everything rejected so far.
     pub fn rejected(&self) -> &Rejections {
         &self.rejected
+    }
+
+    /// The first texts that were rejected for each reason.
+    pub fn shown(&self) -> impl Iterator<Item = (Reason, &str)> {
+        self.shown.iter().flat_map(|(&reason, texts)| texts.iter().map(move |text| (reason, text.as_str())))
     }
 
     fn reason(&mut self, candidate: &Candidate) -> Option<Reason> {

@@ -21,4 +21,4 @@ pub use error::{Cause, JobsError, Problem};
 pub use ledger::{JobId, State, Status, Told};
 pub use queue::Jobs;
 pub use request::TransferRequest;
-pub use worker::{Lost, work};
+pub use worker::{Lost, Meter, work};

@@ -4,7 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use super::JobsError;
 use crate::engine::OpenOptions;
-use crate::pipeline::{FilterChoice, GeneratorChoice, Inputs, RecipePlan, Repeats, Schedule, TransferPlan, flip_budget};
+use crate::pipeline::{
+    FilterChoice, GeneratorChoice, Inputs, LabelChoice, ObjectiveChoice, RecipePlan, Repeats, Schedule, TokenWeights, TransferPlan,
+    flip_budget, kl_budget,
+};
 use crate::record::{Layers, Limits};
 
 /// A transfer as a program asks for it: the flags of `translora transfer` as JSON, `--source-lora` being `source_lora`. What is left
@@ -22,10 +25,18 @@ pub struct TransferRequest {
     pub samples: usize,
     pub filter: FilterChoice,
     pub generator: GeneratorChoice,
+    pub label: LabelChoice,
+    pub objective: ObjectiveChoice,
+    pub token_weights: TokenWeights,
+    /// units: nats
+    pub kl_budget: f32,
     pub eval: Option<PathBuf>,
     pub oracle: Option<PathBuf>,
     pub flip_budget: f32,
+    pub allow_weak_source: bool,
     pub temperature: f32,
+    pub input_tokens: usize,
+    pub answer_tokens: usize,
     pub near: f32,
     pub ignore_numbers: bool,
     pub seed_run: f32,
@@ -72,10 +83,17 @@ impl Default for TransferRequest {
             samples: 250,
             filter: FilterChoice::Auto,
             generator: GeneratorChoice::Auto,
+            label: LabelChoice::Greedy,
+            objective: ObjectiveChoice::Auto,
+            token_weights: TokenWeights::None,
+            kl_budget: kl_budget(),
             eval: None,
             oracle: None,
             flip_budget: flip_budget(),
+            allow_weak_source: false,
             temperature: 1.0,
+            input_tokens: Limits::default().input_tokens_max,
+            answer_tokens: Limits::default().completion_tokens_max,
             near: repeats.near,
             ignore_numbers: repeats.numbers,
             seed_run: repeats.seed_run,
@@ -138,11 +156,16 @@ impl TransferRequest {
             samples: self.samples,
             filter: self.filter,
             generator: self.generator,
+            label: self.label,
+            objective: self.objective,
+            token_weights: self.token_weights,
+            kl_budget: self.kl_budget,
             temperature: self.temperature,
             repeats: Repeats { near: self.near, numbers: self.ignore_numbers, seed_run: self.seed_run },
             eval: self.eval.clone(),
             oracle: self.oracle.clone(),
             flip_budget: self.flip_budget,
+            allow_weak_source: self.allow_weak_source,
             recipe: self.recipe(),
             open: OpenOptions {
                 threads: self.threads,
@@ -151,7 +174,7 @@ impl TransferRequest {
                 context: self.ctx_size,
                 repack: false,
             },
-            limits: Limits::default(),
+            limits: Limits { input_tokens_max: self.input_tokens, completion_tokens_max: self.answer_tokens, ..Limits::default() },
             seed: self.seed,
             resume: self.resume,
         })
@@ -190,6 +213,8 @@ impl TransferRequest {
         }
         let whole = [
             ("samples", self.samples, 1, 1_000_000),
+            ("input_tokens", self.input_tokens, 1, 65_536),
+            ("answer_tokens", self.answer_tokens, 1, 65_536),
             ("rank", self.rank, 1, 1024),
             ("batch", self.batch, 1, 4096),
             ("micro_batch", self.micro_batch, 0, 4096),
@@ -203,6 +228,7 @@ impl TransferRequest {
         let above_zero = f32::MIN_POSITIVE;
         let real = [
             ("temperature", self.temperature, above_zero, 5.0),
+            ("kl_budget", self.kl_budget, above_zero, 100.0),
             ("epochs", self.epochs, above_zero, 1000.0),
             ("alpha", self.alpha, above_zero, f32::MAX),
             ("lr", self.lr, above_zero, f32::MAX),
@@ -255,6 +281,8 @@ mod tests {
             (r#""kit": "k""#, "one only"),
             (r#""filter": "kit""#, "needs a kit"),
             (r#""filter": "best""#, "best"),
+            (r#""objective": "best""#, "best"),
+            (r#""kl_budget": 0"#, "kl_budget"),
             (r#""out": """#, "out"),
         ];
         for (more, named) in cases {

@@ -12,10 +12,30 @@ use super::ledger::End;
 use super::protocol::{ENGINE, LINE_BYTES_MAX, Line, Order, PROTOCOL, VERSION};
 use super::{Cause, Config, Problem, thread};
 use crate::pipeline::Event;
-use crate::record::{Cancel, SystemClock};
+use crate::record::{Cancel, Clock, SystemClock};
 
 /// The longest a worker is silent.
 const ALIVE_EVERY: Duration = Duration::from_secs(1);
+
+/// The machine's clock, which knows how much memory this process takes, too.
+#[derive(Default)]
+pub struct Meter(SystemClock);
+
+impl Clock for Meter {
+    fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
+
+    fn unix_seconds(&self) -> u64 {
+        self.0.unix_seconds()
+    }
+
+    fn peak_bytes(&self) -> Option<u64> {
+        let status = std::fs::read_to_string("/proc/self/status").ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+    }
+}
 
 /// Nobody reads what the worker says.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +75,7 @@ where
         return say(&mut output, &Line::Failed { problem });
     }
     let mut heard = Ok(());
-    let end = thread::run_plan(&order.plan, &cancel, &SystemClock::default(), None, |events| {
+    let end = thread::run_plan(&order.plan, &cancel, &Meter::default(), None, |events| {
         heard = tell(&mut output, events);
         if heard.is_err() {
             cancel.cancel();

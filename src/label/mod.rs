@@ -1,7 +1,9 @@
-//! Ask the teacher: the source base with its adapter answers every kept input, greedily.
+//! Ask the teacher: the source base with its adapter answers every kept input, greedily or by what most of several drawn answers agree
+//! on ([`consistent`]).
 //!
 //! Where the filter had to ask already, its answer is used and the model is not asked again. An answer that is empty or does
-//! not end rejects the input with a reason.
+//! not end rejects the input with a reason. What the teacher thinks of each token becomes soft labels for the student's tokens
+//! ([`align()`], [`matched`], [`shifted`]).
 //!
 //! Refuses to know: how inputs were made or filtered. Called by the pipeline; `distill` imports [`Labeled`].
 
@@ -9,14 +11,25 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{Answer, EngineError, Fault, Label, Talk, With};
+use crate::engine::{Answer, EngineError, Fault, Label, SoftLabels, Talk, With};
 use crate::filter::Kept;
+use crate::record::Cancelled;
+
+mod align;
+mod consistent;
+mod soft;
+
+pub use align::{Aligned, align, same};
+pub use consistent::{Draws, consistent};
+pub use soft::{TokenWeights, divergence_from, matched, shifted, weights, words_of};
 
 /// An input with the teacher's answer.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Labeled {
     prompt: String,
     completion: String,
+    confidence: f64,
+    labels: Option<SoftLabels>,
 }
 
 impl Labeled {
@@ -28,9 +41,24 @@ impl Labeled {
         &self.completion
     }
 
+    /// Share of the drawn answers that are this one; 1 where the answer is the greedy one.
+    pub fn confidence(&self) -> f64 {
+        self.confidence
+    }
+
+    /// What the student is to learn of each token, where that is more than the text.
+    pub fn labels(&self) -> Option<&SoftLabels> {
+        self.labels.as_ref()
+    }
+
+    /// The same with soft labels for the student's tokens.
+    pub fn taught(self, labels: SoftLabels) -> Self {
+        Self { labels: Some(labels), ..self }
+    }
+
     /// Read back what the journal kept; only the pipeline calls it.
-    pub(crate) fn replay(prompt: String, completion: String) -> Self {
-        Self { prompt, completion }
+    pub(crate) fn replay(prompt: String, completion: String, confidence: f64) -> Self {
+        Self { prompt, completion, confidence, labels: None }
     }
 }
 
@@ -42,6 +70,8 @@ pub enum Reason {
     Empty,
     /// The teacher did not come to an end.
     Unfinished,
+    /// Too few of the teacher's drawn answers agree.
+    Unsure,
 }
 
 /// Rejections by reason.
@@ -53,6 +83,12 @@ pub type Rejections = BTreeMap<Reason, u64>;
 pub enum LabelError {
     #[error("asking the teacher: {0}")]
     Engine(#[from] EngineError),
+}
+
+impl From<Cancelled> for LabelError {
+    fn from(cancelled: Cancelled) -> Self {
+        Self::Engine(cancelled.into())
+    }
 }
 
 impl LabelError {
@@ -97,7 +133,7 @@ fn join(kept: &[Kept], asked: Vec<Answer>) -> (Vec<Labeled>, Rejections) {
             false => Reason::Unfinished,
             true if completion.is_empty() => Reason::Empty,
             true => {
-                labeled.push(Labeled { prompt: kept.prompt().to_owned(), completion: completion.to_owned() });
+                labeled.push(Labeled::replay(kept.prompt().to_owned(), completion.to_owned(), 1.0));
                 continue;
             }
         };

@@ -41,6 +41,8 @@ pub enum PipelineError {
     Publish(#[from] PublishError),
     #[error(transparent)]
     Journal(#[from] JournalError),
+    #[error("the adapter that lies on the disk is not the one that was judged: {what}; nothing was published")]
+    Audit { what: String },
     #[error("only {got} of {needed} samples came out of {drawn} drawn inputs ({})", listed(rejected))]
     NotEnough { got: usize, needed: usize, drawn: u64, rejected: BTreeMap<String, u64> },
 }
@@ -88,6 +90,7 @@ impl PipelineError {
             Self::Evaluate(error) => error.fault(),
             Self::Publish(error) => error.fault(),
             Self::Journal(error) => error.fault(),
+            Self::Audit { .. } => Fault::Machine,
         }
     }
 
@@ -107,6 +110,7 @@ impl PipelineError {
             Self::Evaluate(error) => error.hint().or_else(|| self.engine().and_then(engine_hint)),
             Self::Publish(error) => error.hint(),
             Self::Journal(error) => error.hint(),
+            Self::Audit { .. } => Some("what was done is kept: --resume writes and checks it again; if that fails too, report it".into()),
             Self::NotEnough { rejected, .. } => Some(not_enough_hint(rejected)),
         }
     }

@@ -23,6 +23,8 @@ pub struct Job<'c> {
     pub context: &'c Context<'c>,
     pub journal: Journal,
     pub seconds: BTreeMap<String, f64>,
+    /// The most memory that the process had held by the end of each stage, where the clock tells. units: bytes
+    pub peak_bytes: BTreeMap<String, u64>,
 }
 
 /// What a stage made, before it is timed and kept.
@@ -73,7 +75,7 @@ impl<'c> Job<'c> {
     ) -> Result<Self, PipelineError> {
         let resume = plan.as_object_mut().and_then(|plan| plan.remove("resume")) == Some(true.into());
         let journal = Journal::open(out, Header::new(command, &plan, inputs), resume)?;
-        Ok(Self { context, journal, seconds: BTreeMap::new() })
+        Ok(Self { context, journal, seconds: BTreeMap::new(), peak_bytes: BTreeMap::new() })
     }
 
     /// Run a stage, or take its result from the journal.
@@ -98,6 +100,9 @@ impl<'c> Job<'c> {
             let summary = made.summary.clone();
             Ok((made, summary))
         })?;
+        if let Some(bytes) = self.context.clock.peak_bytes() {
+            self.peak_bytes.insert(stage.name().to_owned(), bytes);
+        }
         let Made { head, rows, blob, summary } = made;
         let product = Product { head, rows, blob, summary, seconds, resumed: false };
         self.journal.finish(key, &product)?;
@@ -138,6 +143,7 @@ pub fn fitting<T, E>(
     journal: &Journal,
     stage: &str,
     metadata: &[(String, String)],
+    probed: &[Pair],
     fit: impl FnOnce(Run<'_>) -> Result<T, E>,
 ) -> Result<T, PipelineError>
 where
@@ -158,7 +164,7 @@ where
     let mut detail = |text: String| context.events.detail(Stage::Distill, text);
     let mut checkpoints = InJournal(journal, stage);
     let (watch, warn, note, detail, checkpoints) = (&mut watch, &mut warn, &mut note, &mut detail, &mut checkpoints);
-    let run = Run { cancel: &context.cancel, watch, warn, note, detail, checkpoints, resume, metadata };
+    let run = Run { cancel: &context.cancel, watch, warn, note, detail, checkpoints, resume, metadata, probed };
     Ok(fit(run)?)
 }
 
@@ -257,7 +263,11 @@ pub fn check_rows(model: &dyn Model, path: &Path, rows: &[Pair], cancel: &Cancel
 /// Add `name`'s counts under `rejected_REASON`.
 pub fn count_rejections<K: Serialize>(counts: &mut BTreeMap<String, u64>, rejections: &BTreeMap<K, u64>) {
     for (reason, count) in rejections {
-        let name = serde_json::to_value(reason).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default();
-        *counts.entry(format!("rejected_{name}")).or_default() += count;
+        *counts.entry(format!("rejected_{}", named(reason))).or_default() += count;
     }
+}
+
+/// A reason by the name that files have for it.
+pub fn named(reason: impl Serialize) -> String {
+    serde_json::to_value(reason).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::PipelineError;
-use super::report::{ArmScore, Flip, ReportHalf, Scores};
+use super::report::{ArmScore, Confusion, Flip, ReportHalf, Scores};
 use crate::engine::{Fault, Model, Talk, With};
 use crate::evaluate::{self, Arm, Comparison, Halves, Shots};
 use crate::record::{Pair, Rng};
@@ -42,18 +42,21 @@ pub(super) struct Asked<'a> {
     pub source_lora: &'a Path,
     pub oracle: Option<&'a Path>,
     pub teacher: Option<&'a Teacher>,
+    /// The bare target on the rows of `--eval`, where it was asked before.
+    pub bare: Option<Arm>,
     pub tokens_max: usize,
 }
 
 impl Asked<'_> {
     /// Ask the target: bare, with the new adapter, and what there is to compare those with.
     pub fn ask(&self, model: &mut dyn Model, adapter: With, talk: &mut Talk<'_>) -> Result<Arms, PipelineError> {
-        let mut both = |rows: &[Pair]| -> Result<[Arm; 2], PipelineError> {
-            let bare = evaluate::arm(model, With::Base, rows, self.tokens_max, talk)?;
+        let mut both = |rows: &[Pair], known: Option<&Arm>| -> Result<[Arm; 2], PipelineError> {
+            let bare = known.map_or_else(|| evaluate::arm(model, With::Base, rows, self.tokens_max, talk), |known| Ok(known.clone()))?;
             Ok([bare, evaluate::arm(model, adapter, rows, self.tokens_max, talk)?])
         };
-        let mut arms =
-            Arms { synthetic: both(self.synthetic)?, eval: self.eval.map(&mut both).transpose()?, oracle: None, compared: BTreeMap::new() };
+        let synthetic = both(self.synthetic, None)?;
+        let eval = self.eval.map(|rows| both(rows, self.bare.as_ref())).transpose()?;
+        let mut arms = Arms { synthetic, eval, oracle: None, compared: BTreeMap::new() };
         let Some(rows) = self.eval else { return Ok(arms) };
         if let Some(path) = self.oracle {
             let oracle = With::Adapter(model.attach(path)?);
@@ -136,6 +139,11 @@ impl Arms {
             ]),
             fidelity_rows: bare.rows(),
         })
+    }
+
+    /// How right and wrong of the two fall together.
+    pub fn confusion(&self) -> Confusion {
+        Confusion::of(self.gate())
     }
 
     /// Rows on which just one of bare target and transferred is right, a few of each kind, with the texts.

@@ -176,7 +176,8 @@ impl Maker<'_> {
         let made = job.stage("distill", Stage::Distill, |_, journal| {
             let (model, _) = source.get()?;
             let recipe = recipe(&self.plan.recipe, self.plan.seed);
-            let Fitted { adapter, report } = fitting(context, journal, "distill", &metadata, |run| fit(model, &data.train, &recipe, run))?;
+            let Fitted { adapter, report, .. } =
+                fitting(context, journal, "distill", &metadata, &[], |run| fit(model, &data.train, &recipe, run))?;
             let summary = format!("{} inputs, {} steps, loss {:.4}", report.examples, report.steps, report.loss_last);
             Ok(Made { head: report, rows: Vec::<()>::new(), blob: Some(adapter), summary })
         })?;
@@ -213,7 +214,8 @@ impl Maker<'_> {
         let made = job.stage("inputs", Stage::Distill, |_, journal| {
             let (model, _) = source.get()?;
             let recipe = recipe(&self.plan.input_recipe, self.plan.seed);
-            let Fitted { adapter, report } = fitting(context, journal, "inputs", &metadata, |run| fit(model, &rows, &recipe, run))?;
+            let Fitted { adapter, report, .. } =
+                fitting(context, journal, "inputs", &metadata, &[], |run| fit(model, &rows, &recipe, run))?;
             let summary = format!("input model: {} inputs, {} steps, loss {:.4}", report.examples, report.steps, report.loss_last);
             Ok(Made { head: report, rows: Vec::<()>::new(), blob: Some(adapter), summary })
         })?;

@@ -6,6 +6,7 @@
 //!
 //! Refuses to know: terminals, sockets, C. Called by the doors: the command line and the plugin.
 
+mod audit;
 mod card;
 mod context;
 mod error;
@@ -19,18 +20,27 @@ mod kit;
 mod plan;
 mod report;
 mod rounds;
+mod teaching;
 mod train;
 mod transfer;
 
 pub use crate::distill::Schedule;
 pub use crate::evaluate::{Equivalence, Retention, Verdict};
+pub use crate::label::TokenWeights;
+pub use audit::{InputAudit, OutputAudit};
 pub use context::{Context, Events};
 pub use error::PipelineError;
 pub use event::{Event, Stage};
 pub use inspect::{AdapterCard, Inspection, KitCard, ModelCard, inspect};
 pub use journal::JournalError;
 pub use kit::kit;
-pub use plan::{EvalPlan, FilterChoice, GeneratorChoice, Inputs, KitPlan, RecipePlan, Repeats, TrainPlan, TransferPlan, flip_budget};
-pub use report::{ArmScore, EvalReport, Flip, KitReport, ReportHalf, Scores, TrainReport, TransferReport};
+pub use plan::{
+    EvalPlan, FilterChoice, GeneratorChoice, Inputs, KitPlan, LabelChoice, ObjectiveChoice, RecipePlan, Repeats, TrainPlan, TransferPlan,
+    flip_budget, kl_budget,
+};
+pub use report::{
+    ArmScore, Confusion, EvalReport, Flip, KitReport, MadeInput, ReportHalf, RoundCounts, Scores, TrainReport, TransferReport,
+};
+pub use teaching::{Divergences, ObjectiveReport};
 pub use train::{eval, train};
 pub use transfer::transfer;

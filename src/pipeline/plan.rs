@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::distill::Schedule;
 use crate::engine::OpenOptions;
 use crate::filter::NEAR;
+use crate::label::TokenWeights;
 use crate::record::{Layers, Limits};
 
 /// `translora train`
@@ -158,6 +159,45 @@ impl Default for Repeats {
     }
 }
 
+/// What the new adapter is fitted to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ObjectiveChoice {
+    /// By the rule in `teaching.rs`, which the report tells.
+    #[default]
+    Auto,
+    /// The teacher's answers.
+    Text,
+    /// The teacher's distribution at each token of its answers; one vocabulary only.
+    Kl,
+    /// The same at the tokens and for the words that both vocabularies have; text elsewhere.
+    Aligned,
+    /// The target base's own distribution, shifted by what the adapter does to the source's.
+    Delta,
+}
+
+impl ObjectiveChoice {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Text => "text",
+            Self::Kl => "kl",
+            Self::Aligned => "aligned",
+            Self::Delta => "delta",
+        }
+    }
+}
+
+/// How the teacher answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LabelChoice {
+    #[default]
+    Greedy,
+    /// By what most of several drawn answers agree on; inputs on which too few do are dropped.
+    Consistent,
+}
+
 /// `translora transfer`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TransferPlan {
@@ -169,6 +209,15 @@ pub struct TransferPlan {
     pub samples: usize,
     pub filter: FilterChoice,
     pub generator: GeneratorChoice,
+    #[serde(default)]
+    pub label: LabelChoice,
+    #[serde(default)]
+    pub objective: ObjectiveChoice,
+    #[serde(default)]
+    pub token_weights: TokenWeights,
+    /// How far `delta` may take a token's distribution from the target base's own. units: nats
+    #[serde(default = "kl_budget")]
+    pub kl_budget: f32,
     pub temperature: f32,
     #[serde(default)]
     pub repeats: Repeats,
@@ -179,6 +228,9 @@ pub struct TransferPlan {
     /// Share of the rows that decide on which the adapter may be wrong where the bare target was right.
     #[serde(default = "flip_budget")]
     pub flip_budget: f32,
+    /// Go on where the source adapter is not seen to be better than its base.
+    #[serde(default)]
+    pub allow_weak_source: bool,
     pub recipe: RecipePlan,
     pub open: OpenOptions,
     pub limits: Limits,
@@ -189,6 +241,11 @@ pub struct TransferPlan {
 /// One row in twenty.
 pub fn flip_budget() -> f32 {
     0.05
+}
+
+/// Enough to make a word likely that one in fifty thousand were.
+pub fn kl_budget() -> f32 {
+    10.0
 }
 
 /// Where the seed inputs come from.
@@ -205,6 +262,8 @@ pub struct EvalPlan {
     pub model: PathBuf,
     pub lora: Option<PathBuf>,
     pub data: PathBuf,
+    /// Where every row goes with its answer.
+    pub answers: Option<PathBuf>,
     pub open: OpenOptions,
     pub limits: Limits,
 }

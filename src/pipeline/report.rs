@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::{InputAudit, ObjectiveReport, OutputAudit};
 use crate::distill::FitReport;
 use crate::evaluate::{Arm, Equivalence, Retention, Verdict, wilson};
 use crate::filter::Coverage;
@@ -21,13 +22,82 @@ pub struct TransferReport {
     /// Rows that were won and lost, a dozen of each at most.
     pub flips: Vec<Flip>,
     pub counts: BTreeMap<String, u64>,
+    /// How right and wrong of the two arms fall together, on all rows of the gate set.
+    #[serde(default)]
+    pub confusion: Confusion,
+    /// How many inputs each round drew, and how many of them were valid and accepted.
+    #[serde(default)]
+    pub rounds: Vec<RoundCounts>,
+    /// Some of the inputs that were made: kept, and rejected for each reason, a few of each.
+    #[serde(default)]
+    pub inputs: Vec<MadeInput>,
     /// What the kept inputs cover.
     pub coverage: Coverage,
+    /// What was found of the source adapter before the work began.
+    #[serde(default)]
+    pub input_audit: InputAudit,
+    /// What was found of the new adapter on the disk; none where it did not pass the gate.
+    #[serde(default)]
+    pub output_audit: Option<OutputAudit>,
     /// By stage. What was found in the journal counts with the time it took then.
     pub seconds: BTreeMap<String, f64>,
+    /// The most memory that the process had held by the end of each stage. units: bytes
+    #[serde(default)]
+    pub peak_bytes: BTreeMap<String, u64>,
     pub fit: FitReport,
+    /// What the adapter was fitted to, and why.
+    pub objective: ObjectiveReport,
     /// Hashes and settings that decide the bytes of the adapter.
     pub provenance: BTreeMap<String, String>,
+    /// What was asked for.
+    #[serde(default)]
+    pub plan: serde_json::Value,
+}
+
+/// Rows by who was right.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confusion {
+    pub both: u64,
+    /// Only the transferred adapter.
+    pub won: u64,
+    /// Only the bare target.
+    pub lost: u64,
+    pub neither: u64,
+}
+
+impl Confusion {
+    pub(super) fn of([target, transferred]: &[Arm; 2]) -> Self {
+        let mut counts = Self::default();
+        for (bare, new) in target.correct.iter().zip(&transferred.correct) {
+            *match (bare, new) {
+                (true, true) => &mut counts.both,
+                (false, true) => &mut counts.won,
+                (true, false) => &mut counts.lost,
+                (false, false) => &mut counts.neither,
+            } += 1;
+        }
+        counts
+    }
+}
+
+/// One round of making inputs up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoundCounts {
+    /// Who made them.
+    pub by: String,
+    pub drawn: u64,
+    pub valid: u64,
+    pub accepted: u64,
+}
+
+/// An input that was made up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MadeInput {
+    pub text: String,
+    /// What the teacher answers, where it was asked.
+    pub answer: Option<String>,
+    /// Why it was rejected; none where it was kept.
+    pub rejected: Option<String>,
 }
 
 /// Scores of the arms; the maps are keyed `target`, `source_lora`, `transferred`, `oracle`.

@@ -1,21 +1,21 @@
 //! Generate and filter in turns until there are enough samples: target open, generate, close; source open, filter and label,
 //! close. A round is made large enough that there are few.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::inputs::Hands;
-use super::job::{Job, Made, Session, count_rejections};
+use super::job::{Job, Made, Session, count_rejections, named};
 use super::judging::Teacher;
 use super::transfer::Given;
-use super::{PipelineError, Stage, TransferPlan};
+use super::{LabelChoice, MadeInput, PipelineError, RoundCounts, Stage, TransferPlan};
 use crate::engine::{Answer, Talk, With};
 use crate::evaluate;
 use crate::filter::{self, Coverage, Judge, Judged, Kept, Reason, Shares, Valid, Validity};
 use crate::generate::{Ask, Candidate, Generator, Settings, Yield};
 use crate::kit::Seed;
-use crate::label::{self, Labeled};
+use crate::label::{self, Draws, Labeled};
 use crate::record::Pair;
 
 /// Valid inputs judged for each sample that is needed.
@@ -35,6 +35,16 @@ const MARGIN: f64 = 1.3;
 /// Acceptance a later round reckons with at least, so that no round becomes endless.
 const ACCEPTANCE_MIN: f64 = 0.05;
 
+/// Answers that are drawn to see what most agree on, at which temperature, and the share that must.
+const ANSWERS_DRAWN: usize = 8;
+const ANSWERS_TEMPERATURE: f32 = 1.0;
+const AGREED_MIN: f64 = 0.5;
+/// Share of inputs that are expected to be dropped for that.
+const UNSURE_SHARE: f64 = 0.2;
+/// Inputs that a report shows: of those kept, and of those a judge rejected for each reason.
+const KEPT_SHOWN_MAX: usize = 12;
+const REJECTED_SHOWN_MAX: usize = 5;
+
 /// Lines of anything that the teacher is asked about, to see its labels.
 const PROBES: usize = 96;
 /// Seeds that the bare target is shown at most.
@@ -46,6 +56,9 @@ pub(super) struct Samples {
     pub counts: BTreeMap<String, u64>,
     pub coverage: Coverage,
     pub teacher: Option<Teacher>,
+    pub rounds: Vec<RoundCounts>,
+    /// Some of what was made, kept and rejected.
+    pub shown: Vec<MadeInput>,
 }
 
 /// A model that makes inputs up.
@@ -94,6 +107,7 @@ pub(super) struct Rounds<'a> {
     labeled: Vec<Labeled>,
     rejected: BTreeMap<String, u64>,
     teacher: Option<Teacher>,
+    counts: Vec<RoundCounts>,
 }
 
 /// A round of generation, as journalled: rows are texts with whether they came to an end.
@@ -142,6 +156,7 @@ impl<'a> Rounds<'a> {
             labeled: Vec::new(),
             rejected: BTreeMap::new(),
             teacher: None,
+            counts: Vec::new(),
         })
     }
 
@@ -151,7 +166,14 @@ impl<'a> Rounds<'a> {
         while self.wants_more(round) && self.drawn.drawn < self.drawn_max() {
             let valid = self.generate(job, round)?;
             self.target.close();
+            let (drawn, accepted) = (self.counts.iter().map(|round| round.drawn).sum::<u64>(), self.accepted());
             self.filter(job, round, &valid)?;
+            self.counts.push(RoundCounts {
+                by: self.makers[round % self.makers.len()].name.into(),
+                drawn: self.drawn.drawn - drawn,
+                valid: valid.len() as u64,
+                accepted: (self.accepted() - accepted) as u64,
+            });
             self.evaluate_source(job)?;
             self.source.close();
             let shares = self.shares();
@@ -172,6 +194,7 @@ impl<'a> Rounds<'a> {
             }
         }
         self.label(job)?;
+        self.agree(job)?;
         self.source.close();
         self.finish(job)
     }
@@ -330,7 +353,7 @@ impl<'a> Rounds<'a> {
         let seeds: Vec<&str> = self.given.seeds.iter().map(Seed::text).collect();
         if self.judge.has_answers() {
             // The answers came with the scores.
-            let (kept, rejections) = filter::select(&self.judged, &seeds, self.needed, self.shares());
+            let (kept, rejections) = filter::select(&self.judged, &seeds, self.needed + self.spare(), self.shares());
             let (labeled, unlabeled) = label::label_answered(&kept);
             count_rejections(&mut self.rejected, &rejections);
             count_rejections(&mut self.rejected, &unlabeled);
@@ -338,7 +361,7 @@ impl<'a> Rounds<'a> {
             return Ok(());
         }
         // A few more than are needed, because a teacher may fail to answer.
-        let (kept, rejections) = filter::select(&self.judged, &seeds, self.needed + self.needed / 20 + 2, self.shares());
+        let (kept, rejections) = filter::select(&self.judged, &seeds, self.needed + self.needed / 20 + 2 + self.spare(), self.shares());
         let (source, tokens_max) = (&mut self.source, self.plan.limits.completion_tokens_max);
         let made = job.stage("label", Stage::Label, |talk, _| {
             let (model, adapters) = source.get()?;
@@ -349,7 +372,38 @@ impl<'a> Rounds<'a> {
         })?;
         count_rejections(&mut self.rejected, &rejections);
         count_rejections(&mut self.rejected, &made.head);
-        self.labeled = made.rows.into_iter().map(|(prompt, completion)| Labeled::replay(prompt, completion)).collect();
+        self.labeled = made.rows.into_iter().map(|(prompt, completion)| Labeled::replay(prompt, completion, 1.0)).collect();
+        Ok(())
+    }
+
+    /// Inputs labelled beyond those that are needed, because the teacher may not agree with itself.
+    fn spare(&self) -> usize {
+        if self.plan.label == LabelChoice::Consistent { (self.needed as f64 * UNSURE_SHARE) as usize + 2 } else { 0 }
+    }
+
+    /// Where that is asked for, put the answer that most of several agree on in place of the greedy one.
+    fn agree(&mut self, job: &mut Job<'_>) -> Result<(), PipelineError> {
+        if self.plan.label == LabelChoice::Greedy {
+            return Ok(());
+        }
+        let draws = Draws {
+            samples: ANSWERS_DRAWN,
+            temperature: ANSWERS_TEMPERATURE,
+            agreed_min: AGREED_MIN,
+            tokens_max: self.plan.limits.completion_tokens_max,
+            seed: self.plan.seed,
+        };
+        let (source, labeled) = (&mut self.source, std::mem::take(&mut self.labeled));
+        let made = job.stage("consistent", Stage::Label, |talk, _| {
+            let (model, adapters) = source.get()?;
+            let (all, teacher) = (labeled.len(), With::Adapter(adapters[0]));
+            let (kept, rejections) = label::consistent(model, teacher, labeled, &draws, talk)?;
+            let rows = kept.iter().map(|l| (l.prompt().to_owned(), l.completion().to_owned(), l.confidence())).collect();
+            let summary = format!("most of {ANSWERS_DRAWN} answers agree on {} of {all} inputs", kept.len());
+            Ok(Made { head: rejections, rows, blob: None, summary })
+        })?;
+        count_rejections(&mut self.rejected, &made.head);
+        self.labeled = made.rows.into_iter().map(|(prompt, completion, share)| Labeled::replay(prompt, completion, share)).collect();
         Ok(())
     }
 
@@ -381,6 +435,29 @@ impl<'a> Rounds<'a> {
         }
     }
 
+    /// The first inputs that were kept, and the first that were rejected for each reason.
+    fn shown(&self, kept: &[String]) -> Vec<MadeInput> {
+        let made = |text: &str, answer: Option<String>, reason: Option<Reason>| MadeInput {
+            text: text.into(),
+            answer,
+            rejected: reason.map(named),
+        };
+        let labeled = self.labeled.iter().take(KEPT_SHOWN_MAX);
+        let mut shown: Vec<MadeInput> = labeled.map(|row| made(row.prompt(), Some(row.completion().to_owned()), None)).collect();
+        let kept: HashSet<&str> = kept.iter().map(String::as_str).collect();
+        let mut left: HashMap<Reason, usize> = HashMap::new();
+        for judged in &self.judged {
+            let reason = judged.rejected().unwrap_or(Reason::Surplus);
+            let left = left.entry(reason).or_insert(REJECTED_SHOWN_MAX);
+            if *left > 0 && !kept.contains(judged.text()) {
+                *left -= 1;
+                shown.push(made(judged.text(), judged.answer().map(|answer| answer.text.clone()), Some(reason)));
+            }
+        }
+        shown.extend(self.validity.shown().map(|(reason, text)| made(text, None, Some(reason))));
+        shown
+    }
+
     /// Take stock. Half of what was asked for is enough to go on, with a warning.
     fn finish(mut self, job: &Job<'_>) -> Result<Samples, PipelineError> {
         count_rejections(&mut self.rejected, self.validity.rejected());
@@ -403,6 +480,7 @@ impl<'a> Rounds<'a> {
         let seeds: Vec<&str> = self.given.seeds.iter().map(Seed::text).collect();
         let answered: Vec<(&str, &str)> = self.labeled.iter().map(|row| (row.prompt(), row.completion())).collect();
         let coverage = Coverage::of(&answered, &seeds, &seen, self.given.eval.as_deref());
+        let shown = self.shown(&kept);
         let mut counts = self.rejected;
         counts.append(&mut self.yields);
         let numbers = [
@@ -413,6 +491,6 @@ impl<'a> Rounds<'a> {
             ("eval", self.given.eval.as_ref().map_or(0, Vec::len) as u64),
         ];
         counts.extend(numbers.map(|(name, count)| (name.to_owned(), count)));
-        Ok(Samples { labeled: self.labeled, counts, coverage, teacher: self.teacher })
+        Ok(Samples { labeled: self.labeled, counts, coverage, teacher: self.teacher, rounds: self.counts, shown })
     }
 }

@@ -1,6 +1,9 @@
 //! `translora train`, `translora kit` and `translora eval`.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Serialize;
 
 use super::job::{Job, Made, Session, announce, check_rows, fitting, hash_inputs, once, recipe};
 use super::journal::Journal;
@@ -8,7 +11,7 @@ use super::transfer::metadata;
 use super::{Context, EvalPlan, EvalReport, PipelineError, Stage, TrainPlan, TrainReport};
 use crate::distill::{Fitted, fit};
 use crate::engine::{Engine, With};
-use crate::evaluate;
+use crate::evaluate::{self, Arm};
 use crate::kit::{self, Completion};
 use crate::publish::{self, Outputs};
 use crate::record::Pair;
@@ -49,8 +52,8 @@ fn train_in(
         let mut session = Session::new(engine, &plan.model, &plan.open, Vec::new());
         let (model, _) = session.get()?;
         check_rows(model, &plan.data, rows, talk.cancel)?;
-        let fitted = fitting(context, journal, "distill", metadata, |run| fit(model, rows, &recipe(&plan.recipe, plan.seed), run));
-        let Fitted { adapter, report } = fitted.map_err(|error| error.in_rows_of(&plan.data))?;
+        let fitted = fitting(context, journal, "distill", metadata, &[], |run| fit(model, rows, &recipe(&plan.recipe, plan.seed), run));
+        let Fitted { adapter, report, .. } = fitted.map_err(|error| error.in_rows_of(&plan.data))?;
         let summary = format!("{} rows, {} steps, loss {:.4}", report.examples, report.steps, report.loss_last);
         Ok(Made { head: report, rows: Vec::<()>::new(), blob: Some(adapter), summary })
     })?;
@@ -81,6 +84,7 @@ pub fn eval(engine: &dyn Engine, plan: &EvalPlan, context: &Context<'_>) -> Resu
     let mut seconds = BTreeMap::new();
     let (rows, spent) = once(context, Stage::Kit, |_| {
         let rows = kit::read_rows(&plan.data, Completion::Required, &plan.limits)?;
+        publish::check_writable(&plan.answers.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
         let summary = format!("{} rows", rows.len());
         Ok((rows, summary))
     })?;
@@ -101,6 +105,9 @@ pub fn eval(engine: &dyn Engine, plan: &EvalPlan, context: &Context<'_>) -> Resu
         Ok((arm, summary))
     })?;
     seconds.insert(Stage::Evaluate.name().to_owned(), spent);
+    if let Some(path) = &plan.answers {
+        publish::write_new(path, answered(&rows, &arm).as_bytes())?;
+    }
     Ok(EvalReport {
         model: plan.model.clone(),
         lora: plan.lora.clone(),
@@ -112,4 +119,23 @@ pub fn eval(engine: &dyn Engine, plan: &EvalPlan, context: &Context<'_>) -> Resu
         tokens_per_answer: arm.tokens_per_answer,
         seconds,
     })
+}
+
+/// A row with what was answered.
+#[derive(Serialize)]
+struct Answered<'a> {
+    prompt: &'a str,
+    completion: &'a str,
+    answer: &'a str,
+    right: bool,
+}
+
+/// One line of JSON for each row.
+fn answered(rows: &[Pair], arm: &Arm) -> String {
+    let answers = arm.answers.iter().zip(&arm.correct);
+    let line = |(row, (answer, &right)): (&Pair, (&String, &bool))| {
+        let row = Answered { prompt: &row.prompt, completion: &row.completion, answer, right };
+        serde_json::to_string(&row).unwrap_or_default() + "\n"
+    };
+    rows.iter().zip(answers).map(line).collect()
 }

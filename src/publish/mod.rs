@@ -17,7 +17,7 @@ use crate::evaluate::Passed;
 
 mod page;
 
-pub use page::{Page, page};
+pub use page::{Bar, Block, Chart, Page, Section, Tone, page};
 
 /// Where a run puts what it made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,26 +100,54 @@ pub fn check_writable(paths: &[&Path]) -> Result<(), PublishError> {
 
 /// Write a new file. One that is there with the very same bytes counts as written.
 pub fn write_new(path: &Path, bytes: &[u8]) -> Result<(), PublishError> {
-    let temporary = temporary(path)?;
-    let io = |source| PublishError::Io { path: path.to_owned(), source };
-    let written = create(&temporary).and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
-    let linked = written.and_then(|()| link(&temporary, path));
-    let removed = fs::remove_file(&temporary);
-    match linked {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            let same = fs::read(path).is_ok_and(|there| there == bytes);
-            return if same { Ok(()) } else { Err(PublishError::Exists { path: path.to_owned() }) };
-        }
-        linked => linked.map_err(io)?,
-    }
-    // After a rename there is nothing left to remove.
-    removed.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }).map_err(io)?;
-    sync_folder(path).map_err(io)
+    Staged::write(path, bytes)?.publish()
 }
 
-/// Publish an adapter that passed, with `metadata` completing its header.
-pub fn adapter(passed: &Passed, metadata: &[(String, String)], path: &Path) -> Result<(), PublishError> {
-    write_new(path, &stamp(passed.adapter(), metadata)?)
+/// A file that lies whole on the disk under a temporary name. It goes away unless it is published.
+#[derive(Debug)]
+pub struct Staged {
+    path: PathBuf,
+    temporary: PathBuf,
+}
+
+impl Staged {
+    fn write(path: &Path, bytes: &[u8]) -> Result<Self, PublishError> {
+        let staged = Self { path: path.to_owned(), temporary: temporary(path)? };
+        let written = create(&staged.temporary).and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
+        written.map_err(|source| PublishError::Io { path: path.to_owned(), source })?;
+        Ok(staged)
+    }
+
+    /// Where it can be read meanwhile.
+    pub fn temporary(&self) -> &Path {
+        &self.temporary
+    }
+
+    /// Give it its name. One that is there with the very same bytes counts as published.
+    pub fn publish(self) -> Result<(), PublishError> {
+        let (path, temporary) = (self.path.as_path(), self.temporary.as_path());
+        let io = |source| PublishError::Io { path: path.to_owned(), source };
+        match link(temporary, path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let same = fs::read(path).and_then(|there| Ok(there == fs::read(temporary)?)).unwrap_or(false);
+                return if same { Ok(()) } else { Err(PublishError::Exists { path: path.to_owned() }) };
+            }
+            linked => linked.map_err(io)?,
+        }
+        remove(temporary).and_then(|()| sync_folder(path)).map_err(io)
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        // After a failure that was told already, or for the second time.
+        _ = remove(&self.temporary);
+    }
+}
+
+/// Write an adapter that passed, with `metadata` completing its header, where it can be looked at once more before it is published.
+pub fn adapter(passed: &Passed, metadata: &[(String, String)], path: &Path) -> Result<Staged, PublishError> {
+    Staged::write(path, &stamp(passed.adapter(), metadata)?)
 }
 
 /// Keep an adapter that was refused, or was never to be judged, with `metadata` completing its header.
@@ -149,12 +177,14 @@ fn temporary(path: &Path) -> Result<PathBuf, PublishError> {
     Ok(path.with_file_name(format!(".{}.part", name.to_string_lossy())))
 }
 
+/// Remove a file that may be gone already: a rename leaves none.
+fn remove(file: &Path) -> io::Result<()> {
+    fs::remove_file(file).or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+}
+
 /// Create a temporary file anew; what an interrupted run left there is nobody's.
 fn create(temporary: &Path) -> io::Result<File> {
-    match fs::remove_file(temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    remove(temporary)?;
     OpenOptions::new().write(true).create_new(true).open(temporary)
 }
 
@@ -204,6 +234,20 @@ mod tests {
         assert!(check_writable(&[&path]).is_err());
         assert_eq!(fs::read(&path).unwrap(), b"one");
         assert_eq!(names(&folder), ["a.gguf"]);
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn what_is_staged_and_not_published_goes_away() {
+        let folder = folder("staged");
+        let path = folder.join("a.gguf");
+        let staged = Staged::write(&path, b"one").unwrap();
+        assert_eq!((fs::read(staged.temporary()).unwrap(), names(&folder).len()), (b"one".to_vec(), 1));
+        assert!(!path.exists());
+        drop(staged);
+        assert!(names(&folder).is_empty());
+        Staged::write(&path, b"two").unwrap().publish().unwrap();
+        assert_eq!((fs::read(&path).unwrap(), names(&folder).len()), (b"two".to_vec(), 1));
         fs::remove_dir_all(folder).unwrap();
     }
 

@@ -7,6 +7,10 @@ pub trait Clock: Send + Sync {
     fn elapsed(&self) -> Duration;
     /// Wall-clock seconds since 1970, for provenance only.
     fn unix_seconds(&self) -> u64;
+    /// The most memory that this process has held so far; none where nobody looks. units: bytes
+    fn peak_bytes(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// The machine's own clock.

@@ -16,6 +16,10 @@ pub struct Limits {
     pub input_tokens_max: usize,
     /// Tokens of one answer.
     pub completion_tokens_max: usize,
+    /// Words that a teacher names at each token of an answer.
+    pub teacher_words_max: usize,
+    /// Bytes of all answers that a teacher is asked about token by token. What it says takes some two hundred times as many.
+    pub teacher_bytes_max: usize,
     /// Candidates drawn for each sample asked for, before a run gives up.
     pub candidates_per_sample_max: usize,
     /// Sequences decoded side by side.
@@ -51,6 +55,8 @@ impl Default for Limits {
             header_bytes_max: 256 << 20,
             input_tokens_max: 128,
             completion_tokens_max: 96,
+            teacher_words_max: 16,
+            teacher_bytes_max: 1 << 20,
             candidates_per_sample_max: 24,
             sequences_max: 32,
             events_queued_max: 1024,

@@ -45,12 +45,13 @@ pub fn rollback_and_unload(world: &mut World) {
 /// A server that was started with `--lora`: the loaded adapter takes the place of its own.
 pub fn own_adapter(world: &mut World) {
     let own = world.adapter(2).display().to_string();
+    let prompt = world.telling(2, 0);
     let server = world.start(Way::Preload, &["-np", "1", "--lora", &own]);
-    world.check(&server, Some(2), 0);
+    world.check_prompt(&server, Some(2), &prompt);
     server.load(&world.adapter(0));
-    world.check(&server, Some(0), 0);
+    world.check_prompt(&server, Some(0), &prompt);
     server.command(&json!({"do": "unload"}));
-    world.check(&server, Some(2), 0);
+    world.check_prompt(&server, Some(2), &prompt);
 }
 
 pub fn ram_prompt_cache(world: &mut World) {

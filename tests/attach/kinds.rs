@@ -29,8 +29,28 @@ fn recurrent_state(world: &mut World, set: &Set) {
         let wanted = world.reference(set, Some(&set.adapters[adapter]), prompt, 0);
         assert_eq!(server.ask(prompt, 0), wanted, "adapter {adapter}\n{}", server.said());
     }
+    stale_checkpoint(world, set);
     let other = world.reference(set, Some(&set.adapters[0]), &longer, 0);
     assert_ne!(other, world.reference(set, Some(&set.adapters[1]), &longer, 0), "the adapters answer alike");
+}
+
+/// A checkpoint of the first adapter lies before what the second one made, and a longer prompt goes back to it.
+fn stale_checkpoint(world: &mut World, set: &Set) {
+    let server = Server::start(&world.place, Way::Preload, &set.base, &["-c", "2048", "-np", "1", "-lv", "4"]);
+    let short = world.prompts[..8].join(" ");
+    let longer = format!("{short} and then {}", world.prompts[9]);
+    let plain = |server: &Server, prompt: &str, cache: bool| {
+        let mut body = request("", 0);
+        body["prompt"] = prompt.into();
+        body["cache_prompt"] = cache.into();
+        tokens(&server.post("/completion", &body))
+    };
+    for (adapter, prompt) in [(0, &short), (1, &short), (1, &longer), (0, &longer), (0, &short)] {
+        server.load(&set.adapters[adapter]);
+        let wanted = plain(world.stock(set, Some(&set.adapters[adapter])), prompt, false);
+        assert_eq!(plain(&server, prompt, true), wanted, "adapter {adapter}\n{}", server.said());
+    }
+    assert!(server.said().contains("restored context checkpoint"), "no checkpoint was used\n{}", server.said());
 }
 
 /// A small model guesses ahead of the served one: its guesses are removed again, and the answers are those of the served one.

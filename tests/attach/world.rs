@@ -29,7 +29,8 @@ pub struct World {
 }
 
 impl World {
-    fn stock(&mut self, set: &Set, adapter: Option<&Path>) -> &Server {
+    /// A stock server that was started with this adapter (none: without one).
+    pub fn stock(&mut self, set: &Set, adapter: Option<&Path>) -> &Server {
         let place = &self.place;
         self.stock.entry(adapter.unwrap_or(&set.base).to_owned()).or_insert_with(|| {
             let lora = adapter.map(|path| path.display().to_string());
@@ -129,7 +130,8 @@ pub fn world(llama_server: &Path) -> World {
     let program = Path::new(env!("CARGO_BIN_EXE_translora"));
     let beside = program.parent().expect("a program lies in a folder");
     let built = [beside.join("deps/libtranslora.so"), beside.join("libtranslora.so")].into_iter().filter(|path| path.exists());
-    let plugin = built.max_by_key(|path| path.metadata().and_then(|m| m.modified()).ok()).expect("cargo builds the cdylib with the tests");
+    let built = built.max_by_key(|path| path.metadata().and_then(|m| m.modified()).ok());
+    let plugin = std::env::var_os("TRANSLORA_FAULTS").map(PathBuf::from).or(built).expect("cargo builds the cdylib with the tests");
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("attach");
     _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir_all(&folder).expect("the test folder is writable");

@@ -1,6 +1,7 @@
 //! The integration tests, one program.
 
 mod abi;
+mod audit;
 mod cli;
 mod doctor;
 #[cfg(not(feature = "ggml"))]
@@ -8,6 +9,7 @@ mod host;
 mod inputs;
 #[cfg(not(feature = "ggml"))]
 mod jobs;
+mod objectives;
 mod pipeline;
 #[cfg(feature = "ggml")]
 mod real;

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use translora::engine::OpenOptions;
 use translora::engine::toy::Toy;
 use translora::pipeline::{
-    self, Context, EvalPlan, Event, Events, FilterChoice, GeneratorChoice, Inputs, Inspection, KitPlan, PipelineError, RecipePlan, Repeats,
-    Stage, TrainPlan, TransferPlan, TransferReport, Verdict,
+    self, Context, EvalPlan, Event, Events, FilterChoice, GeneratorChoice, Inputs, Inspection, KitPlan, LabelChoice, ObjectiveChoice,
+    PipelineError, RecipePlan, Repeats, Stage, TokenWeights, TrainPlan, TransferPlan, TransferReport, Verdict,
 };
 use translora::record::{Cancel, Limits, Pair, TestClock};
 
@@ -71,11 +71,16 @@ pub fn plan(world: &World, lora: &Path, inputs: Inputs, out: &str) -> TransferPl
         samples: 120,
         filter: FilterChoice::Auto,
         generator: GeneratorChoice::Auto,
+        label: LabelChoice::Greedy,
+        objective: ObjectiveChoice::Auto,
+        token_weights: TokenWeights::None,
+        kl_budget: 10.0,
         temperature: 1.0,
         repeats: Repeats::default(),
         eval: Some(world.eval.clone()),
         oracle: None,
         flip_budget: 0.05,
+        allow_weak_source: false,
         recipe: recipe(4.0),
         open: OpenOptions::default(),
         limits: Limits::default(),
@@ -93,6 +98,7 @@ fn eval(world: &World, model: &Path, lora: Option<&Path>) -> f64 {
         model: model.into(),
         lora: lora.map(Path::to_owned),
         data: world.eval.clone(),
+        answers: None,
         open: OpenOptions::default(),
         limits: Limits::default(),
     };
@@ -174,7 +180,8 @@ fn a_teacher_with_broken_labels_is_refused_and_its_pupil_set_aside() {
     let broken = world.path("broken.jsonl");
     write_rows(&broken, &rows.iter().map(wrong).collect::<Vec<_>>());
     let lora = train(&world, &world.source, &broken, "old.gguf");
-    let report = transfer(&plan(&world, &lora, Inputs::Seeds(world.seeds.clone()), "new.gguf")).unwrap();
+    let asked = TransferPlan { allow_weak_source: true, ..plan(&world, &lora, Inputs::Seeds(world.seeds.clone()), "new.gguf") };
+    let report = transfer(&asked).unwrap();
     assert_eq!(report.verdict, Verdict::Reject, "{:?}", report.scores);
     assert_eq!(report.adapter, world.path("new.rejected.gguf"));
     assert!(report.adapter.is_file() && world.path("new.rejected.report.json").is_file());
@@ -241,7 +248,7 @@ pub fn events_of<T>(work: impl FnOnce(&Context<'_>) -> T) -> Vec<Event> {
 }
 
 /// The stages a command starts, in order.
-fn stages_of<T>(work: impl FnOnce(&Context<'_>) -> T) -> Vec<Stage> {
+pub fn stages_of<T>(work: impl FnOnce(&Context<'_>) -> T) -> Vec<Stage> {
     let started = |event| if let Event::StageStarted { stage } = event { Some(stage) } else { None };
     events_of(work).into_iter().filter_map(started).collect()
 }
@@ -407,4 +414,26 @@ fn the_plan_comes_first_and_every_stage_ends() {
     let started = count(|event| matches!(event, Event::StageStarted { .. }));
     assert_eq!(started, count(|event| matches!(event, Event::StageDone { .. })));
     assert_eq!(count(|event| matches!(event, Event::Progress { stage: Stage::Distill, note, .. } if note.contains("loss"))), 60);
+}
+
+#[test]
+fn evaluation_writes_every_answer_where_it_is_asked_to() {
+    let world = World::new();
+    let lora = train(&world, &world.source, &world.train, "old.gguf");
+    let plan = EvalPlan {
+        model: world.source.clone(),
+        lora: Some(lora),
+        data: world.eval.clone(),
+        answers: Some(world.path("answers.jsonl")),
+        open: OpenOptions::default(),
+        limits: Limits::default(),
+    };
+    let report = quietly(|context| pipeline::eval(&Toy, &plan, context)).unwrap();
+    let text = fs::read_to_string(world.path("answers.jsonl")).unwrap();
+    let rows: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let right = rows.iter().filter(|row| row["right"] == true).count() as u64;
+    assert_eq!((rows.len(), right), (report.rows, report.correct));
+    assert!(rows.iter().all(|row| (row["answer"].as_str() == row["completion"].as_str().map(str::trim)) == (row["right"] == true)));
+    let error = quietly(|context| pipeline::eval(&Toy, &plan, context)).unwrap_err();
+    assert!(error.to_string().contains("nothing is overwritten"), "{error}");
 }

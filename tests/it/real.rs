@@ -15,6 +15,7 @@ mod bad_models;
 mod bench;
 mod jobs;
 mod memory;
+mod objectives;
 mod runs;
 mod serve;
 

@@ -168,9 +168,6 @@ impl Host {
 
     /// A model ends, and with it the adapters in it: llama.cpp frees those itself.
     pub fn forget_model(&mut self, model: Key) {
-        if faults::on("wake") {
-            return;
-        }
         for loaded in self.loaded.values_mut() {
             loaded.handles.remove(&model);
         }

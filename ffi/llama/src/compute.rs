@@ -19,6 +19,10 @@ pub struct Compute {
     times: Option<Vec<f64>>,
 }
 
+/// A device of a `Compute`, or the CPU behind them. The default is the first device, or the CPU where there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place(usize);
+
 /// What gives a graph its memory.
 enum Work {
     Cpu(NonNull<sys::ggml_gallocr>),
@@ -274,7 +278,27 @@ impl Compute {
         Ok(())
     }
 
-    /// The first device; where tensors are stored.
+    /// Where a weight lies: a product with it runs there. The default for one that the model does not have.
+    pub fn beside(&self, model: &Model, weight: &str) -> Place {
+        let Some(raw) = model.tensor(weight) else { return Place::default() };
+        // SAFETY: a weight of a live model, with its memory if it has one; live backends.
+        let reads = |backend: &NonNull<sys::ggml_backend>| unsafe {
+            let buffer = (*raw).buffer;
+            !buffer.is_null() && sys::ggml_backend_supports_buft(backend.as_ptr(), sys::ggml_backend_buffer_get_type(buffer))
+        };
+        Place(self.backends.iter().position(reads).unwrap_or(0))
+    }
+
+    /// A place that is not the CPU, except where that stands for a device.
+    pub fn is_device(&self, place: Place) -> bool {
+        place.0 + 1 < self.backends.len()
+    }
+
+    pub(crate) fn backend_at(&self, place: Place) -> sys::ggml_backend_t {
+        self.backends.get(place.0).unwrap_or(&self.backends[0]).as_ptr()
+    }
+
+    /// The first device.
     pub(crate) fn backend(&self) -> sys::ggml_backend_t {
         self.backends[0].as_ptr()
     }

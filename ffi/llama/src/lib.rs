@@ -33,7 +33,7 @@ mod trace;
 mod vocab;
 
 pub use backend::{Backend, Device};
-pub use compute::Compute;
+pub use compute::{Compute, Place};
 pub use context::{Batch, Context, ContextParams};
 pub use dtype::Dtype;
 pub use error::LlamaError;

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use llama_cpp_sys_2 as sys;
 
-use crate::compute::Compute;
+use crate::compute::{Compute, Place};
 use crate::dtype::Dtype;
 use crate::error::LlamaError;
 use crate::graph::set_name;
@@ -15,9 +15,15 @@ use crate::trace::{Node, Op, Trace};
 pub struct Storage(Arc<Inner>);
 
 struct Inner {
+    parts: Vec<Part>,
+    tensors: Vec<*mut sys::ggml_tensor>,
+}
+
+/// The tensors of one place.
+struct Part {
     context: NonNull<sys::ggml_context>,
     buffer: NonNull<sys::ggml_backend_buffer>,
-    tensors: Vec<*mut sys::ggml_tensor>,
+    on_device: bool,
 }
 
 // SAFETY: plain memory. Contents change only through `Compute::write_stored`, which takes the `&mut Compute` that runs every graph over it.
@@ -25,9 +31,9 @@ unsafe impl Send for Inner {}
 // SAFETY: as above.
 unsafe impl Sync for Inner {}
 
-impl Drop for Inner {
+impl Drop for Part {
     fn drop(&mut self) {
-        // SAFETY: the last owner; graphs that point here hold an `Arc` of this value.
+        // SAFETY: the only owner; graphs that point here hold an `Arc` of what owns this value.
         unsafe {
             sys::ggml_backend_buffer_free(self.buffer.as_ptr());
             sys::ggml_free(self.context.as_ptr());
@@ -35,18 +41,13 @@ impl Drop for Inner {
     }
 }
 
-/// What keeps a leaf's memory alive.
-pub(crate) enum Shared {
-    Model(#[expect(dead_code, reason = "held, not read")] Model),
-    Adapter(#[expect(dead_code, reason = "held, not read")] Adapter),
-    Storage(#[expect(dead_code, reason = "held, not read")] Storage),
-}
-
-impl Storage {
-    /// Allocate zeroed tensors on the device of `compute`, of up to four dimensions.
-    ///
-    /// fails: too little memory.
-    pub fn new<const D: usize>(compute: &Compute, tensors: &[(Dtype, [i64; D], String)]) -> Result<Self, LlamaError> {
+impl Part {
+    /// Allocate zeroed tensors at one place.
+    fn new<const D: usize>(
+        compute: &Compute,
+        place: Place,
+        tensors: &[&(Dtype, [i64; D], String)],
+    ) -> Result<(Self, Vec<*mut sys::ggml_tensor>), LlamaError> {
         let elements = |shape: &[i64; D]| usize::try_from(shape.iter().product::<i64>()).unwrap_or(0);
         let bytes: usize = tensors.iter().map(|(dtype, shape, _)| dtype.row_bytes(elements(shape))).sum();
         let refused = || LlamaError::Memory { what: format!("{} MiB for {} tensors", bytes >> 20, tensors.len()) };
@@ -61,13 +62,54 @@ impl Storage {
                 set_name(raw, name);
                 raws.push(raw);
             }
-            let Some(buffer) = NonNull::new(sys::ggml_backend_alloc_ctx_tensors(context.as_ptr(), compute.backend())) else {
+            let Some(buffer) = NonNull::new(sys::ggml_backend_alloc_ctx_tensors(context.as_ptr(), compute.backend_at(place))) else {
                 sys::ggml_free(context.as_ptr());
                 return Err(refused());
             };
             sys::ggml_backend_buffer_clear(buffer.as_ptr(), 0);
-            Ok(Self(Arc::new(Inner { context, buffer, tensors: raws })))
+            Ok((Self { context, buffer, on_device: compute.is_device(place) }, raws))
         }
+    }
+
+    fn bytes(&self) -> usize {
+        // SAFETY: a live buffer.
+        unsafe { sys::ggml_backend_buffer_get_size(self.buffer.as_ptr()) }
+    }
+}
+
+/// What keeps a leaf's memory alive.
+pub(crate) enum Shared {
+    Model(#[expect(dead_code, reason = "held, not read")] Model),
+    Adapter(#[expect(dead_code, reason = "held, not read")] Adapter),
+    Storage(#[expect(dead_code, reason = "held, not read")] Storage),
+}
+
+impl Storage {
+    /// Allocate zeroed tensors on the first device of `compute`, of up to four dimensions.
+    ///
+    /// fails: too little memory.
+    pub fn new<const D: usize>(compute: &Compute, tensors: &[(Dtype, [i64; D], String)]) -> Result<Self, LlamaError> {
+        Self::placed(compute, tensors, &vec![Place::default(); tensors.len()])
+    }
+
+    /// As `new`, each tensor at a place of its own.
+    ///
+    /// shapes: as many places as tensors
+    pub fn placed<const D: usize>(compute: &Compute, tensors: &[(Dtype, [i64; D], String)], places: &[Place]) -> Result<Self, LlamaError> {
+        let (mut parts, mut raws) = (Vec::new(), vec![std::ptr::null_mut(); tensors.len()]);
+        if places.len() != tensors.len() {
+            return Err(LlamaError::Graph(format!("{} places for {} tensors", places.len(), tensors.len())));
+        }
+        let mut different = places.to_vec();
+        different.sort_unstable();
+        different.dedup();
+        for place in different {
+            let here: Vec<usize> = (0..tensors.len()).filter(|index| places[*index] == place).collect();
+            let (part, made) = Part::new(compute, place, &here.iter().map(|index| &tensors[*index]).collect::<Vec<_>>())?;
+            parts.push(part);
+            here.into_iter().zip(made).for_each(|(index, raw)| raws[index] = raw);
+        }
+        Ok(Self(Arc::new(Inner { parts, tensors: raws })))
     }
 
     pub fn len(&self) -> usize {
@@ -80,8 +122,12 @@ impl Storage {
 
     /// units: bytes held.
     pub fn bytes(&self) -> usize {
-        // SAFETY: a live buffer.
-        unsafe { sys::ggml_backend_buffer_get_size(self.0.buffer.as_ptr()) }
+        self.0.parts.iter().map(Part::bytes).sum()
+    }
+
+    /// units: bytes held on devices, the CPU that stands for one among them.
+    pub fn device_bytes(&self) -> usize {
+        self.0.parts.iter().filter(|part| part.on_device).map(Part::bytes).sum()
     }
 
     pub(crate) fn tensor(&self, index: usize) -> Result<*mut sys::ggml_tensor, LlamaError> {

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::Args;
 use translora::engine::OpenOptions;
 use translora::pipeline::{RecipePlan, Schedule};
-use translora::record::Layers;
+use translora::record::{Layers, Limits};
 
 /// Where a model runs.
 #[derive(Args, Debug)]
@@ -38,6 +38,25 @@ impl Machine {
             context: self.context,
             repack: false,
         }
+    }
+}
+
+/// How long texts may be.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Lengths")]
+pub struct Lengths {
+    /// Tokens of one input that is made up; what runs on is no input
+    #[arg(long, value_name = "N", default_value_t = Limits::default().input_tokens_max, value_parser = between::<1, 65_536>)]
+    input_tokens: usize,
+
+    /// Tokens of one answer; an answer that does not end before is none
+    #[arg(long, value_name = "N", default_value_t = Limits::default().completion_tokens_max, value_parser = between::<1, 65_536>)]
+    answer_tokens: usize,
+}
+
+impl Lengths {
+    pub fn limits(&self) -> Limits {
+        Limits { input_tokens_max: self.input_tokens, completion_tokens_max: self.answer_tokens, ..Limits::default() }
     }
 }
 

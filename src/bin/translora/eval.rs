@@ -2,9 +2,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use translora::pipeline::{self, EvalPlan};
-use translora::record::Limits;
 
-use crate::args::Machine;
+use crate::args::{Lengths, Machine};
 use crate::failure::Failure;
 use crate::progress::Talk;
 use crate::{Outcome, job, out};
@@ -28,14 +27,27 @@ pub struct Eval {
     #[arg(long, value_name = "E.jsonl")]
     data: PathBuf,
 
+    /// Write every row with its answer and whether that is right here (JSON lines); nothing is overwritten
+    #[arg(long, value_name = "A.jsonl")]
+    answers: Option<PathBuf>,
+
+    #[command(flatten)]
+    lengths: Lengths,
+
     #[command(flatten)]
     machine: Machine,
 }
 
 impl Eval {
     pub fn run(self, talk: Talk) -> Result<Outcome, Failure> {
-        let plan =
-            EvalPlan { open: self.machine.open_options(), model: self.model, lora: self.lora, data: self.data, limits: Limits::default() };
+        let plan = EvalPlan {
+            open: self.machine.open_options(),
+            model: self.model,
+            lora: self.lora,
+            data: self.data,
+            answers: self.answers,
+            limits: self.lengths.limits(),
+        };
         let done = job::run(talk, &plan.limits, |engine, context| pipeline::eval(engine, &plan, context))?;
         crate::report(talk, &done, || {
             let [low, high] = done.interval.map(|x| 100.0 * x);

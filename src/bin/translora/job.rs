@@ -5,8 +5,9 @@ use std::thread;
 
 use crossbeam_channel::{Receiver, bounded, select};
 use translora::engine::Engine;
+use translora::jobs::Meter;
 use translora::pipeline::{Context, Event, Events, PipelineError};
-use translora::record::{Cancel, Limits, SystemClock};
+use translora::record::{Cancel, Limits};
 
 use crate::failure::Failure;
 use crate::progress::{Screen, Talk};
@@ -23,7 +24,7 @@ pub fn run<R: Send>(
     let cancel = Cancel::default();
     let interrupts = listen(cancel.clone())?;
     let (events, receiver) = Events::channel(limits.events_queued_max);
-    let clock = SystemClock::default();
+    let clock = Meter::default();
     let mut screen = Screen::new(talk, &clock);
     thread::scope(|scope| {
         let clock = &clock;

@@ -2,9 +2,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use translora::pipeline::{self, KitPlan};
-use translora::record::Limits;
 
-use crate::args::{Machine, Recipe, at_most, between};
+use crate::args::{Lengths, Machine, Recipe, at_most, between};
 use crate::failure::Failure;
 use crate::progress::Talk;
 use crate::{Outcome, job, out};
@@ -53,6 +52,9 @@ pub struct Kit {
     recipe: Recipe,
 
     #[command(flatten)]
+    lengths: Lengths,
+
+    #[command(flatten)]
     machine: Machine,
 
     /// Seed of everything random
@@ -76,7 +78,7 @@ impl Kit {
             data: self.data,
             out: self.out,
             seeds: self.seeds,
-            limits: Limits::default(),
+            limits: self.lengths.limits(),
             seed: self.seed,
             resume: self.resume,
         };

@@ -2,6 +2,9 @@
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
+use translora::jobs::Meter;
+use translora::record::Clock;
+
 use crate::failure::Failure;
 
 /// Write a line of talk. Nobody is told when nobody listens.
@@ -88,9 +91,7 @@ pub fn seconds(s: f64) -> String {
 /// The most memory that this process ever held, where the system tells.
 /// units: bytes.
 pub fn memory_bytes_max() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+    Meter::default().peak_bytes()
 }
 
 #[cfg(test)]

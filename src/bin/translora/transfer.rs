@@ -1,10 +1,12 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use translora::pipeline::{self, FilterChoice, GeneratorChoice, Inputs, Repeats, TransferPlan, TransferReport, Verdict};
-use translora::record::Limits;
+use translora::pipeline::{
+    self, FilterChoice, GeneratorChoice, Inputs, LabelChoice, ObjectiveChoice, ObjectiveReport, Repeats, TokenWeights, TransferPlan,
+    TransferReport, Verdict,
+};
 
-use crate::args::{Machine, Recipe, at_most, between, share};
+use crate::args::{Lengths, Machine, Recipe, at_most, between, share};
 use crate::failure::Failure;
 use crate::progress::Talk;
 use crate::{Outcome, job, out};
@@ -53,9 +55,25 @@ pub struct Transfer {
     #[arg(long, value_name = "WHO", value_enum, default_value_t = Maker::Auto)]
     generator: Maker,
 
-    /// What the new adapter is fitted to; this version knows `text`, the teacher's answers
+    /// What the new adapter is fitted to: `text`, the teacher's answers; `kl`, its distribution at each token of them (one vocabulary
+    /// only); `aligned`, the same for the tokens and words that two vocabularies share; `delta`, the target base's own distribution,
+    /// shifted by what the adapter does to the source's (for a target that is already better than the source with its adapter). The
+    /// report says what `auto` took, and why
     #[arg(long, value_name = "WHAT", value_enum, default_value_t = Objective::Auto)]
     objective: Objective,
+
+    /// How the teacher answers: `greedy`, or `consistent`, eight times at temperature 1; the answer that most agree on is kept, and
+    /// inputs on which less than half agree are dropped
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = Label::Greedy)]
+    label: Label,
+
+    /// How much each token of an answer counts: all the same, by the teacher's confidence, or by the share of it that the adapter added
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = Weights::None, help_heading = "Adapter and training")]
+    token_weights: Weights,
+
+    /// How far `--objective delta` may take a token from the target base's own distribution. units: nats
+    #[arg(long, value_name = "X", default_value_t = pipeline::kl_budget(), value_parser = at_most::<100>, help_heading = "Adapter and training")]
+    kl_budget: f32,
 
     /// Rows with known answers to judge all three on (JSON lines)
     #[arg(long, value_name = "E.jsonl")]
@@ -68,6 +86,10 @@ pub struct Transfer {
     /// Share of the rows that decide on which the new adapter may be wrong where the bare target was right
     #[arg(long, value_name = "X", default_value_t = pipeline::flip_budget(), value_parser = share, help_heading = "Judging")]
     flip_budget: f32,
+
+    /// Go on although the source adapter is not seen to be better than its own base
+    #[arg(long, help_heading = "Judging")]
+    allow_weak_source: bool,
 
     /// Temperature at which inputs are made up
     #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = at_most::<5>)]
@@ -91,6 +113,9 @@ pub struct Transfer {
 
     #[command(flatten)]
     recipe: Recipe,
+
+    #[command(flatten)]
+    lengths: Lengths,
 
     #[command(flatten)]
     machine: Machine,
@@ -144,12 +169,22 @@ enum Maker {
 enum Objective {
     Auto,
     Text,
-    #[value(hide = true)]
     Kl,
-    #[value(hide = true)]
     Aligned,
-    #[value(hide = true)]
     Delta,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Label {
+    Greedy,
+    Consistent,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Weights {
+    None,
+    Confidence,
+    Contrast,
 }
 
 impl Transfer {
@@ -165,10 +200,6 @@ impl Transfer {
     }
 
     fn plan(self) -> Result<TransferPlan, Failure> {
-        if !matches!(self.objective, Objective::Auto | Objective::Text) {
-            let message = format!("the objective `{}` is not in this version", format!("{:?}", self.objective).to_lowercase());
-            return Err(Failure::Usage { message, hint: "use --objective text, or leave it out".into() });
-        }
         let inputs = match (self.inputs.kit, self.inputs.seeds) {
             (Some(kit), _) => Inputs::Kit(kit),
             (None, Some(seeds)) if matches!(self.filter, Filter::Kit | Filter::Both) => {
@@ -203,12 +234,30 @@ impl Transfer {
                 Maker::Mix => GeneratorChoice::Mix,
                 Maker::Anything => GeneratorChoice::Anything,
             },
+            label: match self.label {
+                Label::Greedy => LabelChoice::Greedy,
+                Label::Consistent => LabelChoice::Consistent,
+            },
+            objective: match self.objective {
+                Objective::Auto => ObjectiveChoice::Auto,
+                Objective::Text => ObjectiveChoice::Text,
+                Objective::Kl => ObjectiveChoice::Kl,
+                Objective::Aligned => ObjectiveChoice::Aligned,
+                Objective::Delta => ObjectiveChoice::Delta,
+            },
+            token_weights: match self.token_weights {
+                Weights::None => TokenWeights::None,
+                Weights::Confidence => TokenWeights::Confidence,
+                Weights::Contrast => TokenWeights::Contrast,
+            },
+            kl_budget: self.kl_budget,
             temperature: self.temperature,
             repeats: Repeats { near: self.near, numbers: self.ignore_numbers, seed_run: self.seed_run },
             eval: self.eval,
             oracle: self.oracle,
             flip_budget: self.flip_budget,
-            limits: Limits::default(),
+            allow_weak_source: self.allow_weak_source,
+            limits: self.lengths.limits(),
             seed: self.seed,
             resume: self.resume,
         })
@@ -220,6 +269,7 @@ fn told(done: &TransferReport, target: &Path) -> Vec<String> {
     let mut lines = table(done);
     lines.push(String::new());
     let mut rows = vec![("verdict".to_owned(), verdict(done))];
+    rows.push(("objective".into(), objective(&done.objective)));
     let counts: Vec<String> = done.counts.iter().map(|(name, n)| format!("{} {n}", name.replace('_', " "))).collect();
     rows.push(("counts".into(), counts.join(", ")));
     let mut seconds: Vec<String> = done.seconds.iter().map(|(stage, s)| format!("{stage} {}", out::seconds(*s))).collect();
@@ -250,6 +300,17 @@ fn told(done: &TransferReport, target: &Path) -> Vec<String> {
     }
     lines.extend(out::columns(&rows));
     lines
+}
+
+fn objective(of: &ObjectiveReport) -> String {
+    let mut told = format!("{}: {}", of.objective.name(), of.reason);
+    if of.tokens > 0 {
+        told += &format!("; {} of {} tokens with more than their text", of.tokens_taught, of.tokens);
+    }
+    if let Some(divergence) = of.divergence {
+        told += &format!("; held-out KL {:.4} bare, {:.4} transferred", divergence.target, divergence.transferred);
+    }
+    told
 }
 
 fn verdict(done: &TransferReport) -> String {

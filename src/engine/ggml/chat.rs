@@ -45,6 +45,11 @@ impl Chat {
         Ok(tokens)
     }
 
+    /// The tokens that end an answer.
+    pub fn end(&self) -> &[i32] {
+        &self.end
+    }
+
     /// The tokens of text outside any template.
     pub fn raw(&self, model: &Model, text: &str, special: bool) -> Result<Vec<i32>, LlamaError> {
         let mut tokens = model.vocab().encode(text, special)?;

@@ -168,6 +168,32 @@ impl Score for GgmlModel {
         decode::run(self.ready(with)?, &prefix, &jobs, longest, &mut reader)?;
         Ok(reader.margins)
     }
+
+    fn logits(&mut self, with: With, pair: &Pair) -> Result<Vec<Vec<f32>>, EngineError> {
+        let (prefix, mut jobs) = self.prompts(std::slice::from_ref(&pair.prompt))?;
+        let completion = self.chat.completion(&self.model, &pair.completion).map_err(internal)?;
+        for job in &mut jobs {
+            job.tokens.extend(&completion[..completion.len() - 1]);
+        }
+        let longest = jobs.iter().map(|job| job.tokens.len()).max().unwrap_or(0);
+        let mut keeper = Keeper(Vec::with_capacity(completion.len()));
+        decode::run(self.ready(with)?, &prefix, &jobs, longest, &mut keeper)?;
+        Ok(keeper.0)
+    }
+}
+
+/// Keeps the logits of one job.
+struct Keeper(Vec<Vec<f32>>);
+
+impl Reader for Keeper {
+    fn read(&mut self, _: usize, _: usize, logits: &[f32]) -> Option<i32> {
+        self.0.push(logits.to_vec());
+        None
+    }
+
+    fn done(&mut self, _: usize) -> Result<(), EngineError> {
+        Ok(())
+    }
 }
 
 struct Scorer<'a, 't> {
@@ -214,7 +240,7 @@ impl Reader for Preference<'_, '_> {
 
 impl GgmlModel {
     /// Encode chat prompts: what they all begin with, and a job for the rest of each that wants logits at its last token.
-    fn prompts(&self, prompts: &[String]) -> Result<(Vec<i32>, Vec<Job>), EngineError> {
+    pub(super) fn prompts(&self, prompts: &[String]) -> Result<(Vec<i32>, Vec<Job>), EngineError> {
         let encode = |prompt: &String| self.chat.prompt(&self.model, prompt).map_err(internal);
         let encoded = prompts.iter().map(encode).collect::<Result<Vec<_>, _>>()?;
         let slices: Vec<&[i32]> = encoded.iter().map(Vec::as_slice).collect();

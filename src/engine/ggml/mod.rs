@@ -2,15 +2,16 @@
 //!
 //! The only room that names those crates. Turns their errors into this room's and text into tokens under the model's own template.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use translora_gguf::{Gguf, TensorKind, dequantize};
 use translora_llama::{Adapter, Backend, Context, ContextParams, LlamaError, ModelParams, map_file};
 
 use self::chat::Chat;
 use super::host::Hosted;
-use super::{AdapterId, Engine, EngineError, Model, ModelInfo, OpenOptions, With};
+use super::{AdapterId, Engine, EngineError, Model, ModelInfo, OpenOptions, Spelling, With};
 use crate::record::ContentHash;
 
 pub mod bench;
@@ -20,6 +21,7 @@ mod decode;
 mod host;
 mod infer;
 mod softmax;
+mod teach;
 mod train;
 
 /// Tokens of context when nobody says and the model could do more.
@@ -55,7 +57,7 @@ pub struct DeviceInfo {
 
 impl GgmlEngine {
     /// The version of the ggml inside.
-    pub fn version(&self) -> String {
+    pub fn ggml_version(&self) -> String {
         self.backend.version()
     }
 
@@ -78,6 +80,10 @@ impl GgmlEngine {
 }
 
 impl Engine for GgmlEngine {
+    fn version(&self) -> String {
+        format!("ggml {}", self.ggml_version())
+    }
+
     fn open(&self, base: &Path, options: &OpenOptions) -> Result<Box<dyn Model>, EngineError> {
         Ok(Box::new(GgmlModel::open(self.backend, base, options)?))
     }
@@ -137,6 +143,8 @@ pub(crate) struct GgmlModel {
     threads: u32,
     /// As it was opened.
     options: OpenOptions,
+    /// Words by their spelling, once somebody asks.
+    spelled: OnceLock<HashMap<Spelling, i32>>,
 }
 
 impl GgmlModel {
@@ -144,7 +152,8 @@ impl GgmlModel {
         let (model, info) = load(backend, base, options)?;
         let chat = Chat::of(&model).map_err(|error| EngineError::Model { path: base.to_owned(), reason: error.to_string() })?;
         let threads = threads(options);
-        Ok(Self { backend, model, chat, info, adapters: Vec::new(), context: None, active: With::Base, threads, options: options.clone() })
+        let (options, spelled) = (options.clone(), OnceLock::new());
+        Ok(Self { backend, model, chat, info, adapters: Vec::new(), context: None, active: With::Base, threads, options, spelled })
     }
 
     /// What errors call this model.
@@ -270,3 +279,6 @@ fn internal(error: LlamaError) -> EngineError {
         other => EngineError::Internal(other.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,6 +24,13 @@ pub(super) fn log_probability(logits: &[f32], token: i32) -> f64 {
     f64::from(logits[token as usize] - highest) - total.ln()
 }
 
+/// The natural log of Σ e^logit: what a logit has to lose to be a log probability.
+pub(super) fn log_total(logits: &[f32]) -> f64 {
+    let highest = highest(logits);
+    let total: f64 = logits.chunks(CHUNK).map(|chunk| sum(chunk, highest, 1.0)).sum();
+    f64::from(highest) + total.ln()
+}
+
 /// Draw from softmax(logits / temperature); the likeliest token at temperature 0.
 pub(super) fn draw(logits: &[f32], temperature: f32, random: &mut Rng) -> i32 {
     if temperature <= 0.0 {

@@ -1,9 +1,9 @@
 //! Fit a LoRA: the engine's `Trainer` over `translora_quantized`.
 
-use translora_quantized::{AdamW, Example, ForwardWeights, Keep, Kernel, LOSS_BYTES, TrainError, TrainSpec};
+use translora_quantized::{AdamW, Divergence, Example, ForwardWeights, Keep, Kernel, LOSS_BYTES, Teacher, TrainError, TrainSpec};
 
 use super::{GgmlModel, internal};
-use crate::engine::{EngineError, LoraSpec, MemoryPlan, StepReport, Train, Trainer, TrainerInfo};
+use crate::engine::{EngineError, LoraSpec, MemoryPlan, Objective, SoftLabels, StepReport, Train, Trainer, TrainerInfo};
 use crate::record::Pair;
 
 /// States that a run holds at one time: the last good one, and one that is taken or on its way to the journal.
@@ -23,6 +23,7 @@ impl Train for GgmlModel {
             first_block: spec.layers.map(|layers| layers.first),
             end_block: spec.layers.and_then(|layers| layers.end),
             seed: spec.seed,
+            objective: minimized(spec.objective),
             optimizer,
             rslora: spec.rslora,
             b_rate: spec.b_rate,
@@ -38,7 +39,7 @@ impl Train for GgmlModel {
             ..TrainSpec::default()
         };
         let trainer = translora_quantized::Trainer::new(self.backend, &self.readable()?, &plan).map_err(|error| self.translate(error))?;
-        Ok(Box::new(GgmlTrainer { trainer, model: self }))
+        Ok(Box::new(GgmlTrainer { trainer, objective: spec.objective, model: self }))
     }
 }
 
@@ -61,7 +62,46 @@ impl GgmlModel {
 
 struct GgmlTrainer<'m> {
     trainer: translora_quantized::Trainer,
+    objective: Objective,
     model: &'m GgmlModel,
+}
+
+fn minimized(objective: Objective) -> translora_quantized::Objective {
+    match objective {
+        Objective::Text => translora_quantized::Objective::Text,
+        Objective::Match => translora_quantized::Objective::Match { divergence: Divergence::Forward, temperature: 1.0 },
+    }
+}
+
+impl GgmlTrainer<'_> {
+    fn encode(&self, index: usize, pair: &Pair) -> Result<Example, EngineError> {
+        let (chat, model) = (&self.model.chat, &self.model.model);
+        let prompt = chat.prompt(model, &pair.prompt).map_err(internal)?;
+        let completion = chat.completion(model, &pair.completion).map_err(internal)?;
+        let (start, needed) = (prompt.len(), prompt.len() + completion.len());
+        if needed > self.model.info.context {
+            let reason = format!("a row of {needed} tokens does not fit the context of {}", self.model.info.context);
+            return Err(EngineError::Example { index, reason });
+        }
+        Example::new([prompt, completion].concat(), start, index).map_err(|error| self.model.translate(error))
+    }
+}
+
+/// Put a teacher's words beside an example; plain labels where there are none and the objective needs some.
+fn taught(objective: Objective, example: Example, labels: &SoftLabels) -> Example {
+    let example = match &labels.weights {
+        Some(weights) => example.weighted(weights.clone()),
+        None => example,
+    };
+    if objective == Objective::Text {
+        return example;
+    }
+    let words = if labels.words.is_empty() {
+        example.tokens[example.completion..].iter().map(|token| vec![(*token, 1.0)]).collect()
+    } else {
+        labels.words.clone()
+    };
+    example.taught(Teacher::Likeliest(words))
 }
 
 impl Trainer for GgmlTrainer<'_> {
@@ -92,18 +132,16 @@ impl Trainer for GgmlTrainer<'_> {
     }
 
     fn load(&mut self, examples: &[Pair]) -> Result<(), EngineError> {
-        let (chat, model) = (&self.model.chat, &self.model.model);
+        self.load_taught(examples, &vec![SoftLabels::default(); examples.len()])
+    }
+
+    fn load_taught(&mut self, examples: &[Pair], labels: &[SoftLabels]) -> Result<(), EngineError> {
+        if examples.len() != labels.len() {
+            return Err(EngineError::Internal(format!("{} examples and labels for {}", examples.len(), labels.len())));
+        }
         let mut encoded = Vec::with_capacity(examples.len());
-        for (index, pair) in examples.iter().enumerate() {
-            let prompt = chat.prompt(model, &pair.prompt).map_err(internal)?;
-            let completion = chat.completion(model, &pair.completion).map_err(internal)?;
-            let (start, needed) = (prompt.len(), prompt.len() + completion.len());
-            if needed > self.model.info.context {
-                let reason = format!("a row of {needed} tokens does not fit the context of {}", self.model.info.context);
-                return Err(EngineError::Example { index, reason });
-            }
-            let example = Example::new([prompt, completion].concat(), start, index).map_err(|error| self.model.translate(error))?;
-            encoded.push(example);
+        for (index, (pair, labels)) in examples.iter().zip(labels).enumerate() {
+            encoded.push(taught(self.objective, self.encode(index, pair)?, labels));
         }
         self.trainer.load(encoded).map_err(|error| self.model.translate(error))
     }
@@ -114,6 +152,10 @@ impl Trainer for GgmlTrainer<'_> {
 
     fn loss(&mut self, batch: &[usize]) -> Result<StepReport, EngineError> {
         self.trainer.loss(batch).map(report).map_err(|error| self.model.translate(error))
+    }
+
+    fn logits(&mut self, example: usize) -> Result<Vec<Vec<f32>>, EngineError> {
+        self.trainer.logits(example).map_err(|error| self.model.translate(error))
     }
 
     fn snapshot(&self) -> Result<Vec<u8>, EngineError> {

@@ -82,6 +82,15 @@ impl Head {
         Opinion { answers: logits.iter().map(|z| z - total).collect(), base: -total, hidden }
     }
 
+    /// The logit of an answer, against 0 for what the base would say, and what it was made of.
+    ///
+    /// shapes: (1 + rank)
+    pub(super) fn logits(&self, features: &[usize], answer: &str) -> Vec<f32> {
+        let opinion = self.opinion(features, 1.0);
+        let logit = self.index(answer).map_or(BIAS, |index| opinion.answers[index] - opinion.base);
+        std::iter::once(logit).chain(opinion.hidden).map(|x| x as f32).collect()
+    }
+
     pub(super) fn to_gguf(&self, metadata: &[(String, String)]) -> Result<Vec<u8>, EngineError> {
         let mut writer = Writer::new();
         writer.set("general.type", "adapter");

@@ -19,6 +19,7 @@ use crate::record::{ContentHash, Pair, Rng};
 mod base;
 mod head;
 mod host;
+mod teach;
 mod train;
 pub mod world;
 
@@ -43,6 +44,10 @@ impl Toy {
 }
 
 impl Engine for Toy {
+    fn version(&self) -> String {
+        "toy".into()
+    }
+
     fn open(&self, base: &Path, _options: &OpenOptions) -> Result<Box<dyn Model>, EngineError> {
         Ok(Box::new(ToyModel::read(base)?))
     }
@@ -252,6 +257,11 @@ impl Score for ToyModel {
             Ok(self.log_probability(head, prompt, a) - self.log_probability(head, prompt, b))
         };
         prompts.iter().enumerate().map(one).collect()
+    }
+
+    fn logits(&mut self, with: With, pair: &Pair) -> Result<Vec<Vec<f32>>, EngineError> {
+        let (features, answer) = (self.base.features(&pair.prompt), pair.completion.trim());
+        Ok(vec![self.head(with)?.map_or_else(|| vec![0.0], |head| head.logits(&features, answer))])
     }
 }
 

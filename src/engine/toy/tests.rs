@@ -1,4 +1,5 @@
 use super::*;
+use crate::engine::{Objective, SoftLabels, Spelling, Teach};
 use crate::record::Cancel;
 
 fn model(base: Base) -> ToyModel {
@@ -64,6 +65,39 @@ fn the_gradient_is_the_slope_of_the_loss() {
             assert!((slope - gradient[i]).abs() < 1e-3 * gradient[i].abs().max(0.1), "{i}: {slope} against {}", gradient[i]);
         }
         assert!(model.attach(Path::new("/nowhere")).is_err());
+    }
+}
+
+/// The same for soft labels: of two answers, of answers that nobody was trained on, and of tokens that count differently.
+#[test]
+fn the_gradient_of_soft_labels_is_the_slope_of_their_loss() {
+    let model = model(world::old_base());
+    let rows: Vec<Pair> = world::rows(6, 5);
+    let spec = LoraSpec { objective: Objective::Match, rank: 3, clip_norm: 0.0, ..LoraSpec::default() };
+    let trainer = &mut ToyTrainer::new(&model.base, &spec).unwrap();
+    let word = |answer: &str| model.word(&Spelling { bytes: answer.as_bytes().to_vec(), ends: false }).unwrap();
+    let labels = |(i, row): (usize, &Pair)| {
+        let words = vec![(word(&row.completion), 0.5), (word("[SHIP]x"), 0.1), (word(&rows[(i + 1) % 6].completion), 0.3)];
+        let words = if words[0].0 == words[2].0 { words[..2].to_vec() } else { words };
+        SoftLabels { words: vec![words, vec![(0, 1.0)]], weights: (i % 2 == 0).then(|| vec![0.25, 1.0]) }
+    };
+    let labels: Vec<SoftLabels> = rows.iter().enumerate().map(labels).collect();
+    trainer.load_taught(&rows, &labels).unwrap();
+    trainer.head.b.iter_mut().enumerate().for_each(|(i, b)| *b = 0.01 * (i as f32 - 4.0));
+    let split = trainer.head.a.len();
+    let mut gradient = vec![0.0; split + trainer.head.b.len()];
+    assert!(trainer.pass(&[0, 1, 2, 3, 4, 5], Some(&mut gradient)).loss > 0.0);
+    for i in [split, split + 4, trainer.base.features(&rows[0].prompt)[2]] {
+        let mut at = |delta: f32| {
+            let weight = if i < split { &mut trainer.head.a[i] } else { &mut trainer.head.b[i - split] };
+            *weight += delta;
+            let loss = trainer.pass(&[0, 1, 2, 3, 4, 5], None).loss;
+            let weight = if i < split { &mut trainer.head.a[i] } else { &mut trainer.head.b[i - split] };
+            *weight -= delta;
+            loss
+        };
+        let slope = (at(1e-3) - at(-1e-3)) / 2e-3;
+        assert!((slope - gradient[i]).abs() < 1e-3 * gradient[i].abs().max(0.1), "{i}: {slope} against {}", gradient[i]);
     }
 }
 

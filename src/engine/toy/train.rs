@@ -3,7 +3,8 @@ use serde::{Deserialize, Serialize};
 use super::Toy;
 use super::base::Base;
 use super::head::{Head, from_bytes, to_bytes};
-use crate::engine::{EngineError, LoraSpec, StepReport, Trainer, TrainerInfo};
+use super::teach::number;
+use crate::engine::{EngineError, LoraSpec, Objective, SoftLabels, StepReport, Trainer, TrainerInfo};
 use crate::record::{Pair, Rng};
 
 /// Fits a toy head: exact softmax gradients, AdamW, global-norm clip.
@@ -22,6 +23,9 @@ struct Example {
     answer: usize,
     tokens: usize,
     completion_tokens: usize,
+    /// Answers as words, with their probabilities, in place of the one answer.
+    soft: Option<Vec<(i32, f32)>>,
+    weight: f64,
 }
 
 /// The readable first line of a snapshot; raw little-endian F32 follow: a, b, both moments.
@@ -40,7 +44,7 @@ impl<'m> ToyTrainer<'m> {
         Ok(Self { base, spec: spec.clone(), head, examples: Vec::new(), moments: [Vec::new(), Vec::new()], steps: 0 })
     }
 
-    fn prepare(&mut self, index: usize, pair: &Pair) -> Result<Example, EngineError> {
+    fn prepare(&mut self, index: usize, pair: &Pair, labels: &SoftLabels) -> Result<Example, EngineError> {
         let completion_tokens = pair.completion.split_whitespace().count() + 1;
         let tokens = pair.prompt.split_whitespace().count() + completion_tokens;
         if completion_tokens == 1 || pair.prompt.trim().is_empty() {
@@ -51,7 +55,28 @@ impl<'m> ToyTrainer<'m> {
             return Err(EngineError::Example { index, reason });
         }
         let answer = self.head.admit(pair.completion.trim());
-        Ok(Example { features: self.base.features(&pair.prompt), answer, tokens, completion_tokens })
+        let weight = labels.weights.as_ref().and_then(|weights| weights.first()).map_or(1.0, |weight| f64::from(*weight));
+        let soft = labels.words.first().filter(|_| self.spec.objective == Objective::Match).cloned();
+        Ok(Example { features: self.base.features(&pair.prompt), answer, tokens, completion_tokens, soft, weight })
+    }
+
+    /// The loss of an example and its derivative by each answer's logit.
+    fn error(&self, example: &Example, log_p: &[f64], base: f64) -> (f64, Vec<f64>) {
+        let Some(soft) = &example.soft else {
+            let errors = log_p.iter().enumerate().map(|(answer, log_p)| log_p.exp() - f64::from(u8::from(answer == example.answer)));
+            return (-log_p[example.answer], errors.collect());
+        };
+        let named = |answer: &String| soft.iter().find(|(word, _)| *word == number(answer)).map(|(_, q)| f64::from(*q));
+        let q: Vec<Option<f64>> = self.head.answers.iter().map(named).collect();
+        let q_rest = (1.0 - q.iter().flatten().sum::<f64>()).max(0.0);
+        let rest = base.exp() + q.iter().zip(log_p).filter(|(q, _)| q.is_none()).map(|(_, log_p)| log_p.exp()).sum::<f64>();
+        let nats = |q: f64, log_p: f64| if q > 0.0 { q * (q.ln() - log_p) } else { 0.0 };
+        let loss = q.iter().zip(log_p).filter_map(|(q, log_p)| q.map(|q| nats(q, *log_p))).sum::<f64>() + nats(q_rest, rest.ln());
+        let errors = q
+            .iter()
+            .zip(log_p)
+            .map(|(q, log_p)| log_p.exp() * (1.0 - q_rest / rest) * f64::from(u8::from(q.is_none())) + q.map_or(0.0, |q| log_p.exp() - q));
+        (loss, errors.collect())
     }
 
     /// The features of an example that this training step keeps; the factor makes up for the rest.
@@ -65,17 +90,19 @@ impl<'m> ToyTrainer<'m> {
     /// Mean completion-token loss of a batch and, when asked, its gradient for `a` then `b`.
     pub(super) fn pass(&self, batch: &[usize], mut gradient: Option<&mut [f64]>) -> StepReport {
         let completion_tokens: usize = batch.iter().map(|&i| self.examples[i].completion_tokens).sum();
+        let weight = |example: &Example| example.weight * example.completion_tokens as f64;
+        let weights: f64 = batch.iter().map(|&i| weight(&self.examples[i])).sum::<f64>().max(f64::MIN_POSITIVE);
         let (mut nats, mut tokens, split) = (0.0, 0, self.head.a.len());
-        let share = self.head.scale() / completion_tokens.max(1) as f64;
         for (index, example) in batch.iter().map(|&i| (i, &self.examples[i])) {
             let training = gradient.is_some();
             let (features, factor) = if training { self.kept(index) } else { (example.features.clone(), 1.0) };
             let opinion = self.head.opinion(&features, factor);
-            nats -= opinion.answers[example.answer];
+            let (loss, errors) = self.error(example, &opinion.answers, opinion.base);
+            nats += example.weight * loss;
             tokens += example.tokens;
             let Some(gradient) = gradient.as_deref_mut() else { continue };
-            for (answer, log_p) in opinion.answers.iter().enumerate() {
-                let error = share * (log_p.exp() - f64::from(u8::from(answer == example.answer)));
+            for (answer, error) in errors.into_iter().enumerate() {
+                let error = self.head.scale() * example.weight / weights * error;
                 for r in 0..self.head.rank {
                     gradient[split + answer * self.head.rank + r] += error * opinion.hidden[r];
                     let back = error * f64::from(self.head.b[answer * self.head.rank + r]);
@@ -85,7 +112,7 @@ impl<'m> ToyTrainer<'m> {
                 }
             }
         }
-        StepReport { loss: nats / completion_tokens.max(1) as f64, gradient_norm: 0.0, tokens, completion_tokens }
+        StepReport { loss: nats / weights, gradient_norm: 0.0, tokens, completion_tokens }
     }
 
     fn adamw(&mut self, gradient: &[f64], learning_rate: f64) {
@@ -122,7 +149,12 @@ impl Trainer for ToyTrainer<'_> {
     }
 
     fn load(&mut self, examples: &[Pair]) -> Result<(), EngineError> {
-        self.examples = examples.iter().enumerate().map(|(i, pair)| self.prepare(i, pair)).collect::<Result<_, _>>()?;
+        self.load_taught(examples, &vec![SoftLabels::default(); examples.len()])
+    }
+
+    fn load_taught(&mut self, examples: &[Pair], labels: &[SoftLabels]) -> Result<(), EngineError> {
+        let rows = examples.iter().zip(labels).enumerate();
+        self.examples = rows.map(|(i, (pair, labels))| self.prepare(i, pair, labels)).collect::<Result<_, _>>()?;
         let weights = self.head.a.len() + self.head.b.len();
         self.moments = [vec![0.0; weights], vec![0.0; weights]];
         Ok(())
@@ -146,6 +178,13 @@ impl Trainer for ToyTrainer<'_> {
 
     fn loss(&mut self, batch: &[usize]) -> Result<StepReport, EngineError> {
         Ok(self.pass(batch, None))
+    }
+
+    fn logits(&mut self, example: usize) -> Result<Vec<Vec<f32>>, EngineError> {
+        let Some(Example { features, answer, .. }) = self.examples.get(example) else {
+            return Err(EngineError::Internal(format!("no example {example}")));
+        };
+        Ok(vec![self.head.logits(features, &self.head.answers[*answer])])
     }
 
     fn snapshot(&self) -> Result<Vec<u8>, EngineError> {

@@ -57,7 +57,7 @@ fn llama() -> Option<Llama> {
                 format!("{} {} ({} MiB, {} free)", device.kind, device.description, device.memory_total >> 20, device.memory_free >> 20)
             };
             let devices = engine.devices().into_iter().map(told).collect();
-            Llama { ggml_version: engine.version(), llama_built_for: engine.system_info(), devices, problem: None }
+            Llama { ggml_version: engine.ggml_version(), llama_built_for: engine.system_info(), devices, problem: None }
         }
     })
 }
