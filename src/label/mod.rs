@@ -1,5 +1,5 @@
 //! Ask the teacher: the source base with its adapter answers every kept input, greedily or by what most of several drawn answers agree
-//! on ([`consistent`]).
+//! on ([`consistent()`]).
 //!
 //! Where the filter had to ask already, its answer is used and the model is not asked again. An answer that is empty or does
 //! not end rejects the input with a reason. What the teacher thinks of each token becomes soft labels for the student's tokens
