@@ -57,6 +57,39 @@ struct Adapters {
     prompts: Vec<String>,
     /// By the name of the file, and of the base.
     answers: HashMap<String, Vec<String>>,
+    /// Those to which any batch gives the same answer, on this processor.
+    steady: HashMap<String, Vec<bool>>,
+}
+
+/// The likeliest token of every place is at least this much (natural logarithm of the probabilities' ratio) ahead of the second: the last bits
+/// of a batch of another shape move it by a hundredth, on any processor.
+const GAP_MIN: f64 = 0.1;
+
+/// The answer to a prompt, and how far ahead its closest token was.
+fn answer(address: SocketAddr, prompt: &str) -> (String, f64) {
+    let turns = json!([{ "role": "user", "content": prompt }]);
+    let reply =
+        post(address, "/v1/chat/completions", &json!({ "messages": turns, "temperature": 0, "cache_prompt": false, "max_tokens": 24 }));
+    let prompt = post(address, "/apply-template", &json!({ "messages": turns })).json()["prompt"].clone();
+    // The end of the answer counts too, so it is not ended there.
+    let all = json!({ "prompt": prompt, "temperature": 0, "cache_prompt": false, "max_tokens": 25, "ignore_eos": true, "logprobs": 2 });
+    let all = post(address, "/v1/completions", &all).json();
+    let ahead = |place: &Value| {
+        let two: Vec<f64> = place.as_object().into_iter().flatten().filter_map(|(_, logprob)| logprob.as_f64()).collect();
+        if let [a, b] = two[..] { (a - b).abs() } else { 0.0 }
+    };
+    let tokens = reply.json()["usage"]["completion_tokens"].as_u64().expect("a count") as usize;
+    let places = all["choices"][0]["logprobs"]["top_logprobs"].as_array().expect("they were asked for");
+    assert!(places.len() >= tokens, "{all}");
+    (said(&reply), places.iter().take(tokens + 1).map(ahead).fold(f64::INFINITY, f64::min))
+}
+
+impl Adapters {
+    /// A prompt to which this adapter's answer can be compared, and the answer.
+    fn sure(&self, name: &str) -> (&str, &str) {
+        let at = self.steady[name].iter().position(|steady| *steady).expect("some are");
+        (&self.prompts[at], &self.answers[name][at])
+    }
 }
 
 const NAMES: [&str; 3] = ["ticket", "other", "date_iso"];
@@ -79,19 +112,18 @@ fn adapters() -> &'static Adapters {
         let of = |line: &str| serde_json::from_str::<Value>(line).expect("a row")["prompt"].as_str().expect("a prompt").to_owned();
         let mut prompts: Vec<String> = rows("eval.jsonl", 12).lines().map(of).collect();
         prompts.extend(dates[..6].iter().map(|line| of(line)));
-        let mut answers = HashMap::new();
+        let (mut answers, mut steady) = (HashMap::new(), HashMap::new());
         for name in NAMES.iter().copied().chain(["base"]) {
             let lora = if name == "base" { String::new() } else { format!("--lora {name}.gguf") };
             let mut served = Served::start(&folder, &format!("-m {} {lora} --alias base -np 1", old_base().display()));
-            let body = |prompt: &str| {
-                let messages = json!([{ "role": "user", "content": prompt }]);
-                json!({ "messages": messages, "temperature": 0, "cache_prompt": false, "max_tokens": 24 })
-            };
-            let one = |prompt: &String| said(&post(served.address, "/v1/chat/completions", &body(prompt)));
-            answers.insert(name.to_owned(), prompts.iter().map(one).collect());
+            let (texts, gaps): (Vec<String>, Vec<f64>) = prompts.iter().map(|prompt| answer(served.address, prompt)).unzip();
+            steady.insert(name.to_owned(), gaps.iter().map(|gap| *gap > GAP_MIN).collect());
+            answers.insert(name.to_owned(), texts);
             assert_eq!(served.end(), Some(0));
         }
-        Adapters { folder, prompts, answers }
+        let all: Vec<bool> = steady.values().flatten().copied().collect();
+        assert!(all.iter().filter(|steady| **steady).count() * 3 > all.len(), "too few can be compared: {steady:?}");
+        Adapters { folder, prompts, answers, steady }
     })
 }
 
@@ -112,7 +144,8 @@ fn mixed_adapters_side_by_side_answer_as_each_does_alone() {
             scope.spawn(move || {
                 for (i, prompt) in lab.prompts.iter().enumerate() {
                     let model = models[(client + i) % models.len()];
-                    assert_eq!(said(&short(address, model, prompt)), lab.answers[model][i], "{model}: {prompt}");
+                    let said = said(&short(address, model, prompt));
+                    assert!(!lab.steady[model][i] || said == lab.answers[model][i], "{model}: {prompt}: {said:?}");
                 }
             });
         }
@@ -164,7 +197,8 @@ fn swaps_under_load_leave_no_mixed_answer() {
     let heard = heard.into_inner().unwrap();
     for (generation, at, said) in &heard {
         let file = files[generation];
-        assert_eq!(said, &lab.answers[file][*at], "generation {generation}, {file}: {}", lab.prompts[*at]);
+        let right = !lab.steady[file][*at] || said == &lab.answers[file][*at];
+        assert!(right, "generation {generation}, {file}: {}: {said:?}", lab.prompts[*at]);
     }
     assert!(heard.len() >= 4 * SWAPS, "{} answers", heard.len());
     assert_eq!(metric(address, "translora:requests_failed_total"), 0.0);
@@ -189,7 +223,8 @@ fn a_stream_goes_on_under_its_adapter_while_it_is_replaced() {
     let mut events = stream.events().expect("it has begun");
     let body = json!({ "lora_name": "ticket", "lora_path": "date_iso.gguf", "load_inplace": true });
     assert_eq!(post(served.address, "/v1/load_lora_adapter", &body).status, 200);
-    assert_eq!(said(&short(served.address, "ticket", &lab.prompts[0])), lab.answers["date_iso"][0]);
+    let (asked, right) = lab.sure("date_iso");
+    assert_eq!(said(&short(served.address, "ticket", asked)), right);
     events.extend(stream.rest());
     let pieces = events.iter().filter(|event| *event != "[DONE]").map(|event| serde_json::from_str::<Value>(event).expect("JSON"));
     let streamed: Vec<(String, f64)> = pieces.flat_map(|piece| told(&piece)).collect();
@@ -215,6 +250,7 @@ fn a_bad_adapter_is_refused_while_others_answer() {
     let folder = Folder::new("serve-bad");
     std::fs::copy(lab.folder.path("ticket.gguf"), folder.path("ticket.gguf")).expect("writable");
     let served = Served::start(&folder, &format!("-m {} --adapters . --alias base -np 2", old_base().display()));
+    let (asked, right) = lab.sure("ticket");
     folder.write("cut.gguf", &whole[..whole.len() / 2]);
     folder.write("text.gguf", b"GGUF?");
     std::fs::copy(new_base(), folder.path("base.gguf")).expect("writable");
@@ -223,7 +259,7 @@ fn a_bad_adapter_is_refused_while_others_answer() {
         let reply = post(served.address, "/v1/load_lora_adapter", &body);
         assert_eq!(reply.status, 400, "{file}: {reply:?}");
         assert!(reply.error().contains(file), "{}", reply.error());
-        assert_eq!(said(&short(served.address, "ticket", &lab.prompts[0])), lab.answers["ticket"][0]);
+        assert_eq!(said(&short(served.address, "ticket", asked)), right);
     }
     let long = ask(served.address, "ticket", &"the spoon did not arrive ".repeat(400));
     assert_eq!((long.status, long.json()["error"]["code"].as_str()), (400, Some("context_length_exceeded")));
