@@ -219,9 +219,29 @@ pub fn command_line(world: &mut World) {
     assert!(ok && said.contains("\"generation\":1"), "{said}");
     let (ok, said) = translora(&["adapters", "--attach", &socket, "load", "no-such-file.gguf"]);
     assert!(!ok && said.contains("no-such-file.gguf"), "{said}");
-    let (ok, said) = translora(&["adapters", "--attach", &socket, "rollback"]);
+    let second = world.adapter(1).display().to_string();
+    let (ok, said) = translora(&["adapters", "--attach", &socket, "load", &second]);
+    assert!(ok, "{said}");
+    world.check(&server, Some(1), 0);
+    let [first, second] = [0, 1].map(|i| world.adapter(i).file_stem().and_then(|stem| stem.to_str()).expect("a name").to_owned());
+    // Only the adapter that is live can be told to go.
+    let (ok, said) = translora(&["adapters", "--attach", &socket, "rollback", &first]);
+    assert!(!ok && said.contains(&first) && said.contains("hint:"), "{said}");
+    world.check(&server, Some(1), 0);
+    let (ok, said) = translora(&["adapters", "--attach", &socket, "rollback", &second]);
+    assert!(ok, "{said}");
+    world.check(&server, Some(0), 0);
+    for (wanted, name) in [(1, &first), (0, &second)] {
+        let (ok, said) = translora(&["adapters", "--attach", &socket, "rollback", name]);
+        assert!(ok, "{said}");
+        world.check(&server, Some(wanted), 0);
+    }
+    let (ok, said) = translora(&["adapters", "--attach", &socket, "unload"]);
     assert!(ok, "{said}");
     world.check(&server, None, 0);
+    let (ok, said) = translora(&["adapters", "--attach", &socket, "rollback"]);
+    assert!(ok, "{said}");
+    world.check(&server, Some(0), 0);
     let (ok, said) = translora(&["adapters", "--attach", "/nowhere.sock", "list"]);
     assert!(!ok && said.contains("hint:"), "{said}");
 }
