@@ -249,7 +249,10 @@ pub fn command_line(world: &mut World) {
 /// `translora attach` says what it does and becomes the server; a program it cannot attach to is named.
 pub fn launcher(world: &mut World) {
     let wrapper = world.place.folder.join("launch");
-    let text = format!("#!/bin/sh\nexec '{}' attach -- '{}' \"$@\"\n", env!("CARGO_BIN_EXE_translora"), world.place.llama_server.display());
+    let (program, server) = (env!("CARGO_BIN_EXE_translora"), world.place.llama_server.display());
+    // A library with faults is not the one beside the program.
+    let library = std::env::var("TRANSLORA_FAULTS").map_or(String::new(), |file| format!("--library '{file}'"));
+    let text = format!("#!/bin/sh\nTRANSLORA_FAULT='{}' exec '{program}' attach {library} -- '{server}' \"$@\"\n", world.place.fault);
     std::fs::write(&wrapper, text).expect("writable");
     std::fs::set_permissions(&wrapper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("ours");
     let place = Place { llama_server: wrapper, ..world.place.clone() };

@@ -96,6 +96,13 @@ pub fn transfer_over_http(world: &mut World) {
     }
     println!("  {old} answers as started, {new} by the new adapter");
     assert!(old > 0 && new > 0);
+    // Back, by the name of what is live and by no other.
+    let telling = (0..prompts.len()).find(|at| steady[*at] && before[*at] != after[*at]).expect("some answers differ");
+    for (name, status, wanted) in [("nobody", 400, &after), ("moved", 200, &before)] {
+        let (answered, said) = ask("POST", &format!("/v1/adapters/{name}/rollback"), "");
+        assert_eq!(answered, status, "{said}");
+        assert_eq!(server.ask(&prompts[telling], 0), wanted[telling], "{}", server.said());
+    }
 }
 
 /// The same from a terminal: it ends when the new adapter is live. One that the gate does not accept changes nothing.
