@@ -69,6 +69,8 @@ impl Folder {
     fn new(name: &str) -> Self {
         let name = format!("translora-real-{name}-{}-{}", std::process::id(), FOLDERS.fetch_add(1, Ordering::Relaxed));
         let folder = std::env::temp_dir().join(name);
+        // What lies there was left by a process that had this number before.
+        _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&folder).expect("a temporary folder can be made");
         Self(folder)
     }
