@@ -70,7 +70,7 @@ impl EngineError {
             Self::Model { .. } => "the model must be a whole GGUF with a tokenizer and a chat template: fetch it again, or convert it anew",
             Self::Adapter { .. } => "give the base that this adapter was trained on, or an adapter made for this base",
             Self::Backend { .. } => {
-                "a backend needs its device's driver, and is built from this program's own llama.cpp (scripts/cuda, scripts/test-vulkan); to run \
+                "a backend needs its device's driver and libraries, and is built from this program's own llama.cpp (scripts/cuda, scripts/test-vulkan); to run \
                  on the CPU, take the file away, or unset GGML_BACKEND_PATH where it names it"
             }
             Self::Io { .. } => "check the path and its permissions",
