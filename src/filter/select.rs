@@ -71,7 +71,8 @@ fn by_origin(classes: Vec<Vec<usize>>, accepted: &[&Judged], lines_share: f64) -
 
 /// Leave of each class the best of what is like each seed, `count` in all or a little more.
 ///
-/// An adapter is surer of one phrasing than of another; inputs are measured among their like, so that none drops out whole.
+/// An adapter is surer of one phrasing than of another; inputs are measured among their like, so that none drops out whole. Where those
+/// are too few to tell the best of them, they are measured among all that share their answer.
 fn cut(classes: &mut [Vec<usize>], nearest: &[usize], count: usize, good_share: f64) {
     let all: usize = classes.iter().map(Vec::len).sum();
     let share = good_share.max(count as f64 / all.max(1) as f64);
@@ -80,8 +81,13 @@ fn cut(classes: &mut [Vec<usize>], nearest: &[usize], count: usize, good_share: 
         for &input in &*class {
             groups.entry(nearest[input]).or_default().0 += 1;
         }
+        let few: Vec<usize> =
+            groups.iter().filter(|(_, (size, _))| (*size as f64 * share) < CLASS_MIN as f64).map(|(&seed, _)| seed).collect();
+        let others = few.iter().filter_map(|seed| groups.remove(seed)).map(|(size, _)| size).sum();
+        groups.insert(usize::MAX, (others, 0));
         class.retain(|&input| {
-            let (size, left) = groups.entry(nearest[input]).or_default();
+            let group = if groups.contains_key(&nearest[input]) { nearest[input] } else { usize::MAX };
+            let (size, left) = groups.entry(group).or_default();
             *left += 1;
             *left <= ((*size as f64 * share).ceil() as usize).max(CLASS_MIN)
         });

@@ -56,6 +56,8 @@ pub enum Origin {
     Splice,
     /// Pieces of inputs that were there.
     Chain,
+    /// A model fitted on inputs that were made before wrote it.
+    Tuned,
 }
 
 impl Candidate {
@@ -118,6 +120,8 @@ pub enum Ask<'a> {
     Anything,
     /// With this question, which it was trained to answer with an input.
     Question(&'a str),
+    /// The same of a model that was trained on what this run made.
+    Tuned(&'a str),
 }
 
 /// Why nothing could be made up.
@@ -245,6 +249,11 @@ impl<'s> Generator<'s> {
             Ask::List => self.list_round(rng, model, with, talk),
             Ask::Anything => self.lines_round(rng, format!("Here are {LIST_LENGTH} examples:\n1."), false, Vec::new(), model, with, talk),
             Ask::Question(question) => self.lines_round(rng, question.to_owned(), true, Vec::new(), model, with, talk),
+            Ask::Tuned(question) => {
+                let (mut fresh, count) = self.lines_round(rng, question.to_owned(), true, Vec::new(), model, with, talk)?;
+                fresh.iter_mut().for_each(|candidate| candidate.origin = Origin::Tuned);
+                Ok((fresh, count))
+            }
         }
     }
 
