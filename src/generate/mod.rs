@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::{EngineError, Fault, Generate, GenerateRequest, Talk, With};
 use crate::kit::Seed;
-use crate::record::Rng;
+use crate::record::{Origin, Rng};
 
 mod vary;
 
@@ -46,20 +46,6 @@ pub struct Candidate {
     origin: Origin,
 }
 
-/// How a candidate was made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Origin {
-    /// The model wrote the line, or all but its beginning.
-    Line,
-    /// Words of the model in an input that was there.
-    Splice,
-    /// Pieces of inputs that were there.
-    Chain,
-    /// A model fitted on inputs that were made before wrote it.
-    Tuned,
-}
-
 impl Candidate {
     pub fn text(&self) -> &str {
         &self.text
@@ -72,11 +58,6 @@ impl Candidate {
 
     pub fn origin(&self) -> Origin {
         self.origin
-    }
-
-    /// The model wrote the line, or all but its beginning.
-    pub fn is_line(&self) -> bool {
-        self.origin == Origin::Line
     }
 
     /// A line as a model wrote it.

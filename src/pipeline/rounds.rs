@@ -19,7 +19,7 @@ use crate::filter::{self, Coverage, Judge, Judged, Kept, Reason, Shares, Valid, 
 use crate::generate::{Ask, Candidate, Generator, Settings, Yield};
 use crate::kit::Seed;
 use crate::label::{self, Draws, Labeled};
-use crate::record::Pair;
+use crate::record::{Origin, Pair};
 
 /// Valid inputs judged for each sample that is needed.
 const CANDIDATES_PER_SAMPLE: usize = 6;
@@ -132,7 +132,7 @@ struct Drawn {
 
 /// A judged input, as journalled.
 #[derive(Serialize, Deserialize)]
-struct JudgedRow(String, Option<Answer>, f64, Option<Reason>, bool);
+struct JudgedRow(String, Option<Answer>, f64, Option<Reason>, Origin);
 
 impl<'a> Rounds<'a> {
     pub fn new(
@@ -262,7 +262,8 @@ impl<'a> Rounds<'a> {
         let least = *scores.get((scores.len() as f64 * self.judge.good_share()).ceil() as usize).or(scores.last())?;
         let good = |judged: &&Judged| judged.rejected().is_none() && judged.score() >= least;
         let share = |lines: bool| {
-            let those = || self.judged.iter().filter(|judged| judged.line() == lines);
+            let those =
+                || self.judged.iter().filter(|judged| judged.origin() != Origin::Tuned && (judged.origin() == Origin::Line) == lines);
             let all = those().count();
             (all > 0).then(|| those().filter(good).count() as f64 / all as f64)
         };
@@ -351,12 +352,12 @@ impl<'a> Rounds<'a> {
             let judged = judge.judge(source.get()?.0, valid, talk)?;
             let accepted = judged.iter().filter(|judged| judged.rejected().is_none()).count();
             let row = |judged: &Judged| {
-                JudgedRow(judged.text().to_owned(), judged.answer().cloned(), judged.score(), judged.rejected(), judged.line())
+                JudgedRow(judged.text().to_owned(), judged.answer().cloned(), judged.score(), judged.rejected(), judged.origin())
             };
             let summary = format!("{accepted} of {} accepted", judged.len());
             Ok(Made { head: (), rows: judged.iter().map(row).collect(), blob: None, summary })
         })?;
-        let replay = |JudgedRow(text, answer, score, rejected, line)| Judged::replay(text, answer, score, rejected, line);
+        let replay = |JudgedRow(text, answer, score, rejected, origin)| Judged::replay(text, answer, score, rejected, origin);
         self.judged.extend(made.rows.into_iter().map(replay));
         Ok(())
     }
@@ -396,7 +397,7 @@ impl<'a> Rounds<'a> {
             let summary = format!("asked the teacher about {} lines of anything", texts.len());
             Ok(Made { head: (), rows: texts.into_iter().zip(answers).collect(), blob: None, summary })
         })?;
-        let judged = |(text, answer)| Judged::replay(text, Some(answer), 0.0, Some(Reason::Probe), true);
+        let judged = |(text, answer)| Judged::replay(text, Some(answer), 0.0, Some(Reason::Probe), Origin::Line);
         self.probed = made.rows.into_iter().map(judged).collect();
         Ok(())
     }
