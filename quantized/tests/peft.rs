@@ -99,7 +99,7 @@ fn follows(name: &str, make: impl Fn(Backend, &Path), expected: [f64; 10], toler
     let path = folder.path().join("model.gguf");
     make(Backend::init().unwrap(), &path);
     let (backend, model) = common::open(&path);
-    for forward in [ForwardWeights::Direct(Kernel::exact()), ForwardWeights::Native] {
+    for forward in common::ways([ForwardWeights::Direct(Kernel::exact()), ForwardWeights::Native]) {
         let mut trainer = Trainer::new(backend, &model, &spec(forward)).unwrap();
         if let Some(folder) = std::env::var_os("TRANSLORA_PEFT") {
             leave(Path::new(&folder), &path, name, &trainer);

@@ -23,6 +23,9 @@ pub enum EngineError {
     Model { path: PathBuf, reason: String },
     #[error("{path}: this adapter does not fit {base}: {reason}")]
     Adapter { path: PathBuf, base: PathBuf, reason: String },
+    /// A backend of ggml that lies in a file of its own.
+    #[error("{path}: cannot load this backend: {reason}")]
+    Backend { path: PathBuf, reason: String },
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: std::io::Error },
     #[error("{model}: the tokenizer cannot encode {text:?} without loss (it comes back as {back:?})")]
@@ -55,9 +58,31 @@ pub enum EngineError {
 impl EngineError {
     pub fn fault(&self) -> Fault {
         match self {
-            Self::Memory(_) | Self::Io { .. } => Fault::Machine,
+            Self::Memory(_) | Self::Io { .. } | Self::Backend { .. } => Fault::Machine,
             Self::Internal(_) => Fault::Bug,
             _ => Fault::Input,
         }
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        let text = match self {
+            Self::Model { .. } => "the model must be a whole GGUF with a tokenizer and a chat template: fetch it again, or convert it anew",
+            Self::Adapter { .. } => "give the base that this adapter was trained on, or an adapter made for this base",
+            Self::Backend { .. } => {
+                "a backend needs its device's driver, and is built from this program's own llama.cpp (scripts/cuda, scripts/test-vulkan); to run \
+                 on the CPU, take the file away, or unset GGML_BACKEND_PATH where it names it"
+            }
+            Self::Io { .. } => "check the path and its permissions",
+            Self::Tokenizer { .. } => "choose another base model, or leave out rows with such characters",
+            Self::SameFirstToken { .. } => "use --filter contrast",
+            Self::Context { .. } | Self::Example { .. } => "give a larger context with -c, or shorten the row",
+            Self::TooLarge(_) => "allow more with --memory, lower --rank, or train on shorter rows",
+            Self::Memory(_) => "close other programs, choose a smaller quantization, or lower -c",
+            Self::Untrainable { .. } | Self::Modules { .. } => "choose other --modules, or another base model",
+            Self::Internal(_) => "this is a bug: please report it with the command line",
+            _ => return None,
+        };
+        Some(text.to_owned())
     }
 }

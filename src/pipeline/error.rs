@@ -102,12 +102,12 @@ impl PipelineError {
             ),
             Self::Plan { hint, .. } => Some(hint.clone()),
             Self::Kit(error) => error.hint(),
-            Self::Engine(error) | Self::Row { source: error, .. } => engine_hint(error),
-            Self::Generate(error) => error.hint().or_else(|| self.engine().and_then(engine_hint)),
-            Self::Filter(error) => error.hint().or_else(|| self.engine().and_then(engine_hint)),
-            Self::Label(error) => error.hint().or_else(|| self.engine().and_then(engine_hint)),
-            Self::Distill(error) => error.hint().or_else(|| self.engine().and_then(engine_hint)),
-            Self::Evaluate(error) => error.hint().or_else(|| self.engine().and_then(engine_hint)),
+            Self::Engine(error) | Self::Row { source: error, .. } => error.hint(),
+            Self::Generate(error) => error.hint().or_else(|| self.engine().and_then(EngineError::hint)),
+            Self::Filter(error) => error.hint().or_else(|| self.engine().and_then(EngineError::hint)),
+            Self::Label(error) => error.hint().or_else(|| self.engine().and_then(EngineError::hint)),
+            Self::Distill(error) => error.hint().or_else(|| self.engine().and_then(EngineError::hint)),
+            Self::Evaluate(error) => error.hint().or_else(|| self.engine().and_then(EngineError::hint)),
             Self::Publish(error) => error.hint(),
             Self::Journal(error) => error.hint(),
             Self::Audit { .. } => Some("what was done is kept: --resume writes and checks it again; if that fails too, report it".into()),
@@ -129,25 +129,6 @@ impl PipelineError {
     fn engine(&self) -> Option<&EngineError> {
         std::error::Error::source(self)?.downcast_ref()
     }
-}
-
-fn engine_hint(error: &EngineError) -> Option<String> {
-    let text = match error {
-        EngineError::Model { .. } => {
-            "the model must be a whole GGUF with a tokenizer and a chat template: fetch it again, or convert it anew"
-        }
-        EngineError::Adapter { .. } => "give the base that this adapter was trained on, or an adapter made for this base",
-        EngineError::Io { .. } => "check the path and its permissions",
-        EngineError::Tokenizer { .. } => "choose another base model, or leave out rows with such characters",
-        EngineError::SameFirstToken { .. } => "use --filter contrast",
-        EngineError::Context { .. } | EngineError::Example { .. } => "give a larger context with -c, or shorten the row",
-        EngineError::TooLarge(_) => "allow more with --memory, lower --rank, or train on shorter rows",
-        EngineError::Memory(_) => "close other programs, choose a smaller quantization, or lower -c",
-        EngineError::Untrainable { .. } | EngineError::Modules { .. } => "choose other --modules, or another base model",
-        EngineError::Internal(_) => "this is a bug: please report it with the command line",
-        _ => return None,
-    };
-    Some(text.to_owned())
 }
 
 fn not_enough_hint(rejected: &BTreeMap<String, u64>) -> String {

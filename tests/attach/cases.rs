@@ -219,9 +219,29 @@ pub fn command_line(world: &mut World) {
     assert!(ok && said.contains("\"generation\":1"), "{said}");
     let (ok, said) = translora(&["adapters", "--attach", &socket, "load", "no-such-file.gguf"]);
     assert!(!ok && said.contains("no-such-file.gguf"), "{said}");
-    let (ok, said) = translora(&["adapters", "--attach", &socket, "rollback"]);
+    let second = world.adapter(1).display().to_string();
+    let (ok, said) = translora(&["adapters", "--attach", &socket, "load", &second]);
+    assert!(ok, "{said}");
+    world.check(&server, Some(1), 0);
+    let [first, second] = [0, 1].map(|i| world.adapter(i).file_stem().and_then(|stem| stem.to_str()).expect("a name").to_owned());
+    // Only the adapter that is live can be told to go.
+    let (ok, said) = translora(&["adapters", "--attach", &socket, "rollback", &first]);
+    assert!(!ok && said.contains(&first) && said.contains("hint:"), "{said}");
+    world.check(&server, Some(1), 0);
+    let (ok, said) = translora(&["adapters", "--attach", &socket, "rollback", &second]);
+    assert!(ok, "{said}");
+    world.check(&server, Some(0), 0);
+    for (wanted, name) in [(1, &first), (0, &second)] {
+        let (ok, said) = translora(&["adapters", "--attach", &socket, "rollback", name]);
+        assert!(ok, "{said}");
+        world.check(&server, Some(wanted), 0);
+    }
+    let (ok, said) = translora(&["adapters", "--attach", &socket, "unload"]);
     assert!(ok, "{said}");
     world.check(&server, None, 0);
+    let (ok, said) = translora(&["adapters", "--attach", &socket, "rollback"]);
+    assert!(ok, "{said}");
+    world.check(&server, Some(0), 0);
     let (ok, said) = translora(&["adapters", "--attach", "/nowhere.sock", "list"]);
     assert!(!ok && said.contains("hint:"), "{said}");
 }
@@ -229,7 +249,10 @@ pub fn command_line(world: &mut World) {
 /// `translora attach` says what it does and becomes the server; a program it cannot attach to is named.
 pub fn launcher(world: &mut World) {
     let wrapper = world.place.folder.join("launch");
-    let text = format!("#!/bin/sh\nexec '{}' attach -- '{}' \"$@\"\n", env!("CARGO_BIN_EXE_translora"), world.place.llama_server.display());
+    let (program, server) = (env!("CARGO_BIN_EXE_translora"), world.place.llama_server.display());
+    // A library with faults is not the one beside the program.
+    let library = std::env::var("TRANSLORA_FAULTS").map_or(String::new(), |file| format!("--library '{file}'"));
+    let text = format!("#!/bin/sh\nTRANSLORA_FAULT='{}' exec '{program}' attach {library} -- '{server}' \"$@\"\n", world.place.fault);
     std::fs::write(&wrapper, text).expect("writable");
     std::fs::set_permissions(&wrapper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("ours");
     let place = Place { llama_server: wrapper, ..world.place.clone() };

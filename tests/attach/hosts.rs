@@ -20,6 +20,11 @@ pub fn several_adapters(world: &mut World) {
     assert_eq!(server.command(&json!({"do": "list"}))["generation"], 0);
 }
 
+/// There is one to chain-load.
+pub fn has_another_backend() -> bool {
+    ["TRANSLORA_OTHER_BACKEND", "TRANSLORA_OTHER_ARGS"].iter().all(|name| std::env::var(name).is_ok())
+}
+
 /// The loader's one variable names the module, which hands the server the backend that stood there before. `TRANSLORA_OTHER_BACKEND`
 /// names a backend library, `TRANSLORA_OTHER_ARGS` what makes the server use it (`--rpc HOST:PORT -ngl 99`).
 pub fn another_backend(world: &mut World) {

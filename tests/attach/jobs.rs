@@ -34,9 +34,7 @@ pub fn transfer_over_http(world: &mut World) {
     let more = ["-c", "4096", "-np", "8", "--cache-ram", "0"];
     let server =
         Server::start_with(&world.place, Way::Preload, &world.set.base, &more, &[("TRANSLORA_HTTP", "0"), ("TRANSLORA_HTTP_TOKEN", TOKEN)]);
-    let log = server.said();
-    let port = log.split("http://127.0.0.1:").filter_map(|rest| rest.split_once(" with the token")).map(|(port, _)| port.to_owned()).next();
-    let port: u16 = port.and_then(|port| port.parse().ok()).unwrap_or_else(|| panic!("no port in the log\n{log}"));
+    let port = port(&server.said());
     let ask = |method: &str, path: &str, body: &str| Server::speak(port, &format!("{method} {path}"), TOKEN, body).expect("an answer");
     assert_eq!(Server::speak(port, "GET /v1/transfers", "wrong", "").expect("an answer").0, 401);
 
@@ -96,6 +94,23 @@ pub fn transfer_over_http(world: &mut World) {
     }
     println!("  {old} answers as started, {new} by the new adapter");
     assert!(old > 0 && new > 0);
+    let telling = (0..prompts.len()).find(|at| steady[*at] && before[*at] != after[*at]).expect("some answers differ");
+    back_by_name(&server, port, &prompts[telling], &before[telling], &after[telling]);
+}
+
+/// The port that a server's log names.
+fn port(log: &str) -> u16 {
+    let named = log.split("http://127.0.0.1:").filter_map(|rest| rest.split_once(" with the token")).map(|(port, _)| port).next();
+    named.and_then(|port| port.parse().ok()).unwrap_or_else(|| panic!("no port in the log\n{log}"))
+}
+
+/// Back to what was there before the transfer, by the name of what is live and by no other.
+fn back_by_name(server: &Server, port: u16, prompt: &str, before: &[i64], after: &[i64]) {
+    for (name, status, wanted) in [("nobody", 400, after), ("moved", 200, before)] {
+        let answer = Server::speak(port, &format!("POST /v1/adapters/{name}/rollback"), TOKEN, "");
+        assert_eq!(answer.as_ref().map(|(status, _)| *status), Some(status), "{answer:?}");
+        assert_eq!(server.ask(prompt, 0), wanted, "{}", server.said());
+    }
 }
 
 /// The same from a terminal: it ends when the new adapter is live. One that the gate does not accept changes nothing.

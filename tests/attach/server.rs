@@ -142,9 +142,14 @@ impl Server {
         whole(self.send(&format!("GET {path}"), "")?)
     }
 
-    pub fn post(&self, path: &str, body: &Value) -> Value {
+    /// Whatever is answered.
+    pub fn answer(&self, path: &str, body: &Value) -> (u16, Value) {
         let sent = self.send(&format!("POST {path}"), &body.to_string());
-        let (status, answer) = sent.and_then(whole).unwrap_or_else(|| panic!("no answer\n{}", self.said()));
+        sent.and_then(whole).unwrap_or_else(|| panic!("no answer\n{}", self.said()))
+    }
+
+    pub fn post(&self, path: &str, body: &Value) -> Value {
+        let (status, answer) = self.answer(path, body);
         assert_eq!(status, 200, "{answer}\n{}", self.said());
         answer
     }

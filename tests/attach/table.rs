@@ -31,8 +31,7 @@ const CASES: &[Case] = &[
     ("bad file", cases::bad_file, &["checks"]),
     ("two servers", cases::two_servers, &["replay"]),
     ("command line", cases::command_line, &["replay"]),
-    // Starts the library beside the program, which has no faults.
-    ("launcher", cases::launcher, &[]),
+    ("launcher", cases::launcher, &["put in"]),
     ("many swaps under load", load::many_swaps, &["pin", "replay", "free"]),
     // The module alone carries out no transfers.
     ("transfer over HTTP", jobs::transfer_over_http, &[]),
@@ -73,7 +72,13 @@ fn passes(world: &mut World, (name, case, _): &Case, fault: &'static str) -> boo
 /// Run a case without faults, and with each of its own; count what failed of the first and what passed of the others. A case that fails by
 /// itself would seem to notice everything.
 fn with_faults(world: &mut World, case: &Case) -> usize {
+    if case.2.is_empty() {
+        println!("{:28} has no faults to notice", case.0);
+        return 0;
+    }
     let broken = usize::from(!passes(world, case, ""));
     let unseen = |fault: &&&'static str| passes(world, case, fault);
-    broken + case.2.iter().filter(unseen).inspect(|fault| println!("  `{fault}` was NOT NOTICED")).count()
+    // A case that was skipped notices nothing.
+    let faults = if case.0 == "another backend" && !hosts::has_another_backend() { &[] } else { case.2 };
+    broken + faults.iter().filter(unseen).inspect(|fault| println!("  `{fault}` was NOT NOTICED")).count()
 }

@@ -28,6 +28,14 @@ pub struct World {
     gaps: HashMap<(PathBuf, String), f64>,
 }
 
+impl Drop for World {
+    fn drop(&mut self) {
+        // Servers write their logs there until they end.
+        self.stock.clear();
+        _ = std::fs::remove_dir_all(&self.place.folder);
+    }
+}
+
 impl World {
     /// A stock server that was started with this adapter (none: without one).
     pub fn stock(&mut self, set: &Set, adapter: Option<&Path>) -> &Server {
@@ -132,7 +140,7 @@ pub fn world(llama_server: &Path) -> World {
     let built = [beside.join("deps/libtranslora.so"), beside.join("libtranslora.so")].into_iter().filter(|path| path.exists());
     let built = built.max_by_key(|path| path.metadata().and_then(|m| m.modified()).ok());
     let plugin = std::env::var_os("TRANSLORA_FAULTS").map(PathBuf::from).or(built).expect("cargo builds the cdylib with the tests");
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("attach");
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("attach-{}", std::process::id()));
     _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir_all(&folder).expect("the test folder is writable");
     let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/lab");

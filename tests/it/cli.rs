@@ -241,3 +241,18 @@ mod toy {
         assert!(left.is_empty(), "{left:?}");
     }
 }
+
+/// A backend without its driver looks the same: a file that the dynamic loader refuses.
+#[cfg(feature = "ggml")]
+#[test]
+fn a_backend_that_cannot_be_loaded_is_refused_with_its_path_and_a_hint() {
+    let world = crate::world::World::new();
+    let path = world.path("libggml-cuda.so");
+    std::fs::write(&path, "no library").expect("a file");
+    let output = translora().args(["inspect", "--list-devices"]).env("GGML_BACKEND_PATH", &path).output().expect("the program runs");
+    let (code, out, err) = told(&output);
+    assert_eq!((code, out.as_str()), (2, ""), "{err}");
+    let path = path.display().to_string();
+    assert!(err.contains(&path) && err.contains("cannot load this backend") && err.contains("\nhint: ") && err.contains("driver"), "{err}");
+    assert_eq!(err.matches(path.as_str()).count(), 2, "our words and the dynamic loader's: {err}");
+}

@@ -13,6 +13,7 @@ use crate::source::root;
 mod bad_inputs;
 mod bad_models;
 mod bench;
+mod exchanges;
 mod jobs;
 mod memory;
 mod objectives;

@@ -34,9 +34,11 @@ impl Backend {
         made.as_ref().map_err(|reason| LlamaError::Graph(reason.clone()))?;
         log::install();
         crate::memory::return_freed();
-        static LOADED: OnceLock<Result<(), String>> = OnceLock::new();
-        LOADED.get_or_init(|| load_modules().map_err(|error| error.to_string())).clone().map_err(LlamaError::Graph)?;
-        Ok(Self(()))
+        static REFUSED: OnceLock<Option<(PathBuf, String)>> = OnceLock::new();
+        match REFUSED.get_or_init(|| load_modules().err()).clone() {
+            Some((path, reason)) => Err(LlamaError::Module { path, reason }),
+            None => Ok(Self(())),
+        }
     }
 
     /// The version of ggml, which comes with llama.cpp.
@@ -86,19 +88,22 @@ const MODULES: [&str; 4] = ["cuda", "vulkan", "metal", "hip"];
 
 /// Load the file that `GGML_BACKEND_PATH` names (ggml's own variable), and the backends that lie beside the program.
 ///
-/// fails: a file that is no backend, or one of another ggml.
-fn load_modules() -> Result<(), LlamaError> {
+/// fails: a file that is no backend, one of another ggml, or one that lacks a library, such as the driver of its device; with the reason.
+fn load_modules() -> Result<(), (PathBuf, String)> {
     let named = std::env::var_os("GGML_BACKEND_PATH").filter(|path| !path.is_empty()).map(PathBuf::from);
     let folder = std::env::current_exe().ok().and_then(|program| program.parent().map(Path::to_owned));
     let extension = if cfg!(target_os = "macos") { "dylib" } else { "so" };
     let beside = folder.iter().flat_map(|folder| MODULES.map(|name| folder.join(format!("libggml-{name}.{extension}"))));
     for path in named.into_iter().chain(beside.filter(|path| path.exists())) {
-        let text = CString::new(path.as_os_str().as_bytes()).map_err(|_| LlamaError::Path(path.clone()))?;
+        let Ok(text) = CString::new(path.as_os_str().as_bytes()) else { return Err((path, "a path with a NUL byte".into())) };
         let mark = log::mark();
         // SAFETY: a NUL-terminated path. The file's code runs in this process, as that of every shared library beside a program does;
         // ggml refuses one whose interface has another version.
         if unsafe { sys::ggml_backend_load(text.as_ptr()) }.is_null() {
-            return Err(LlamaError::Module { reason: log::since(mark, "ggml gave no reason"), path });
+            let said = log::since(mark, "ggml gave no reason");
+            // ggml names the file first, and we do too.
+            let reason = said.strip_prefix(&format!("failed to load {}: ", path.display())).unwrap_or(&said).to_owned();
+            return Err((path, reason));
         }
     }
     Ok(())

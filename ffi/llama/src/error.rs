@@ -32,8 +32,8 @@ pub enum LlamaError {
     Graph(String),
     #[error("there is no device {name:?}; there are {known}")]
     Device { name: String, known: String },
-    /// A file that should hold a backend does not.
-    #[error("{path}: not a backend of this llama.cpp: {reason}")]
+    /// A file that should hold a backend does not, or its device's driver is missing.
+    #[error("{path}: cannot load this backend: {reason}")]
     Module { path: PathBuf, reason: String },
     #[error("cannot allocate {what}")]
     Memory { what: String },

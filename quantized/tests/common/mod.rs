@@ -5,6 +5,7 @@
 use std::path::Path;
 
 use translora_llama::{Backend, Model, ModelParams};
+use translora_quantized::ForwardWeights;
 
 /// The device, if the tests run on one.
 pub fn device() -> Option<String> {
@@ -25,6 +26,11 @@ pub fn open_layers(path: &Path, device: Option<String>, gpu_layers: i32) -> (Bac
     let device = device.or_else(|| Some("none".into()));
     let model = Model::load(backend, path, &ModelParams { device, gpu_layers, ..ModelParams::default() }).unwrap();
     (backend, model)
+}
+
+/// Those ways to multiply with weights that differ where the tests run: a device has ggml's products only.
+pub fn ways<const N: usize>(all: [ForwardWeights; N]) -> Vec<ForwardWeights> {
+    if device().is_some() { vec![ForwardWeights::Native] } else { all.into() }
 }
 
 /// What a tolerance of our own kernels becomes where ggml's products take their place.

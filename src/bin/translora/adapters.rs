@@ -42,7 +42,11 @@ enum What {
         file: PathBuf,
     },
     /// Go back to the adapter before the live one
-    Rollback,
+    Rollback {
+        /// The adapter that is to go, as `list` calls it without `.gguf`: nothing is changed where another one is live
+        #[arg(value_name = "NAME")]
+        name: Option<String>,
+    },
     /// Go back to what the server was started with
     Unload,
 }
@@ -52,7 +56,7 @@ impl Adapters {
         let command = match &self.command {
             What::List => json!({"do": "list"}),
             What::Load { file } => json!({"do": "load", "path": absolute(file)?}),
-            What::Rollback => json!({"do": "rollback"}),
+            What::Rollback { name } => json!({"do": "rollback", "name": name}),
             What::Unload => json!({"do": "unload"}),
         };
         let answer = ask(&self.attach, &command)?;

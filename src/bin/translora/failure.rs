@@ -35,7 +35,8 @@ impl Failure {
             Self::Serve(error) => error.hint(),
             Self::Output(_) => Some("the work itself is done; see the files named above".into()),
             Self::Bug(_) => Some("please report it with the command line and the lines above".into()),
-            Self::Engine(_) | Self::Interrupt(_) => None,
+            Self::Engine(error) => error.hint(),
+            Self::Interrupt(_) => None,
         }
     }
 

@@ -38,7 +38,7 @@ pub struct GgmlEngine {
 
 impl GgmlEngine {
     pub fn new() -> Result<Self, EngineError> {
-        let backend = Backend::init().map_err(|error| EngineError::Internal(error.to_string()))?;
+        let backend = Backend::init().map_err(internal)?;
         Ok(Self { backend })
     }
 }
@@ -276,6 +276,7 @@ fn of_path(path: &Path, error: LlamaError) -> EngineError {
 fn internal(error: LlamaError) -> EngineError {
     match error {
         LlamaError::Memory { what } => EngineError::Memory(what),
+        LlamaError::Module { path, reason } => EngineError::Backend { path, reason },
         other => EngineError::Internal(other.to_string()),
     }
 }

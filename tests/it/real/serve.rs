@@ -21,13 +21,13 @@ use crate::source::root;
 const LONG: Duration = Duration::from_secs(300);
 
 /// A server process; it is told to end when the test does.
-struct Served {
+pub(super) struct Served {
     child: Child,
-    address: SocketAddr,
+    pub(super) address: SocketAddr,
 }
 
 impl Served {
-    fn start(folder: &Folder, line: &str) -> Self {
+    pub(super) fn start(folder: &Folder, line: &str) -> Self {
         let mut command = folder.command(&format!("serve {line} --port 0 --json"));
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the program runs");
         let mut first = String::new();
@@ -52,13 +52,13 @@ impl Drop for Served {
 }
 
 /// Adapters for the old base, and what a fresh server with each alone answers.
-struct Adapters {
-    folder: Folder,
-    prompts: Vec<String>,
+pub(super) struct Adapters {
+    pub(super) folder: Folder,
+    pub(super) prompts: Vec<String>,
     /// By the name of the file, and of the base.
-    answers: HashMap<String, Vec<String>>,
+    pub(super) answers: HashMap<String, Vec<String>>,
     /// Those to which any batch gives the same answer, on this processor.
-    steady: HashMap<String, Vec<bool>>,
+    pub(super) steady: HashMap<String, Vec<bool>>,
 }
 
 /// The likeliest token of every place is at least this much (natural logarithm of the probabilities' ratio) ahead of the second: the last bits
@@ -86,7 +86,7 @@ fn answer(address: SocketAddr, prompt: &str) -> (String, f64) {
 
 impl Adapters {
     /// A prompt to which this adapter's answer can be compared, and the answer.
-    fn sure(&self, name: &str) -> (&str, &str) {
+    pub(super) fn sure(&self, name: &str) -> (&str, &str) {
         let at = self.steady[name].iter().position(|steady| *steady).expect("some are");
         (&self.prompts[at], &self.answers[name][at])
     }
@@ -94,7 +94,7 @@ impl Adapters {
 
 const NAMES: [&str; 3] = ["ticket", "other", "date_iso"];
 
-fn adapters() -> &'static Adapters {
+pub(super) fn adapters() -> &'static Adapters {
     static ADAPTERS: OnceLock<Adapters> = OnceLock::new();
     ADAPTERS.get_or_init(|| {
         let folder = Folder::new("serve");
@@ -127,7 +127,7 @@ fn adapters() -> &'static Adapters {
     })
 }
 
-fn short(address: SocketAddr, model: &str, prompt: &str) -> crate::serve::client::Reply {
+pub(super) fn short(address: SocketAddr, model: &str, prompt: &str) -> crate::serve::client::Reply {
     let body = json!({ "model": model, "temperature": 0, "max_tokens": 24, "messages": [{ "role": "user", "content": prompt }] });
     post(address, "/v1/chat/completions", &body)
 }
@@ -237,7 +237,7 @@ fn a_stream_goes_on_under_its_adapter_while_it_is_replaced() {
 }
 
 /// The tokens of a completion and what the model thought of them.
-fn told(object: &Value) -> Vec<(String, f64)> {
+pub(super) fn told(object: &Value) -> Vec<(String, f64)> {
     let logprobs = &object["choices"][0]["logprobs"];
     let tokens = logprobs["tokens"].as_array().into_iter().flatten().map(|token| token.as_str().expect("text").to_owned());
     tokens.zip(logprobs["token_logprobs"].as_array().into_iter().flatten().filter_map(Value::as_f64)).collect()
