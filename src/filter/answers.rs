@@ -53,11 +53,12 @@ mod tests {
     use super::*;
     use crate::engine::Answer;
     use crate::filter::Reason;
+    use crate::record::Origin;
 
     fn judged(answer: &str, accepted: bool) -> Judged {
         let rejected = (!accepted).then_some(Reason::Contrast);
         let answer = Answer { text: answer.into(), tokens: 1, finished: true, log_probability: 0.0 };
-        Judged::replay("x".into(), Some(answer), 0.0, rejected, true)
+        Judged::replay("x".into(), Some(answer), 0.0, rejected, Origin::Line)
     }
 
     #[test]

@@ -107,13 +107,15 @@ mod tests {
     use super::*;
     use crate::engine::Answer;
     use crate::filter::Reason;
+    use crate::record::Origin;
 
     #[test]
     fn words_answers_and_likeness_are_counted() {
         let answer = |text: &str| Some(Answer { text: text.into(), tokens: 1, finished: true, log_probability: 0.0 });
         let kept = [("date May 3", "a"), ("date May 4", " b"), ("date June 12", "a"), ("quite another", "a")];
-        let seen: Vec<Judged> =
-            ["a", "a", "a", "c", "c", "c"].map(|text| Judged::replay(text.into(), answer(text), 0.0, Some(Reason::Contrast), true)).into();
+        let seen: Vec<Judged> = ["a", "a", "a", "c", "c", "c"]
+            .map(|text| Judged::replay(text.into(), answer(text), 0.0, Some(Reason::Contrast), Origin::Line))
+            .into();
         let row = |prompt: &str, completion: &str| Pair { prompt: prompt.into(), completion: completion.into() };
         let rows = [row("date July 3", "a"), row("date May 77", "e")];
         let coverage = Coverage::of(&kept, &["date May 1"], &seen, Some(&rows));

@@ -1,6 +1,6 @@
 use super::{FilterError, Reason, Valid};
 use crate::engine::{AdapterId, Answer, Model, Talk, With};
-use crate::record::{Pair, Question};
+use crate::record::{Origin, Pair, Question};
 
 /// How valid inputs are told from each other.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,8 +31,7 @@ pub struct Judged {
     pub(super) answer: Option<Answer>,
     pub(super) score: f64,
     pub(super) rejected: Option<Reason>,
-    /// A model wrote it as a line, not in pieces.
-    pub(super) line: bool,
+    pub(super) origin: Origin,
 }
 
 impl Judged {
@@ -49,8 +48,8 @@ impl Judged {
         self.score
     }
 
-    pub fn line(&self) -> bool {
-        self.line
+    pub fn origin(&self) -> Origin {
+        self.origin
     }
 
     pub fn rejected(&self) -> Option<Reason> {
@@ -58,8 +57,8 @@ impl Judged {
     }
 
     /// Read back what the journal kept; only the pipeline calls it.
-    pub(crate) fn replay(text: String, answer: Option<Answer>, score: f64, rejected: Option<Reason>, line: bool) -> Self {
-        Self { text, answer, score, rejected, line }
+    pub(crate) fn replay(text: String, answer: Option<Answer>, score: f64, rejected: Option<Reason>, origin: Origin) -> Self {
+        Self { text, answer, score, rejected, origin }
     }
 }
 
@@ -105,7 +104,7 @@ impl Judge {
 }
 
 fn judged(input: &Valid, answer: Option<Answer>, score: f64, rejected: Option<Reason>) -> Judged {
-    Judged { text: input.text().to_owned(), answer, score, rejected, line: input.line() }
+    Judged { text: input.text().to_owned(), answer, score, rejected, origin: input.origin() }
 }
 
 impl Discriminator {

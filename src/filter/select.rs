@@ -1,6 +1,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{Judged, Kept, Reason, Rejections};
+use crate::record::Origin;
 
 /// An answer that fewer inputs share is no class of its own.
 const CLASS_MIN: usize = 3;
@@ -19,6 +20,7 @@ pub struct Shares {
 
 /// Keep `count` of what was accepted, good and unlike each other, and count the rest by reason.
 ///
+/// What a tuned model wrote is measured among its own: it is like what the adapter is sure of.
 /// The score alone would fill the kept set with the answer the adapter is surest of, and with near copies of one input. So answers
 /// that several inputs share take turns; all rarer answers take turns as one more class. Each turn gives, of the good
 /// (or more, where those are too few), the input whose words and pairs of words were taken least yet for how often the pool has them. Equal inputs keep
@@ -26,7 +28,14 @@ pub struct Shares {
 pub fn select(judged: &[Judged], seeds: &[&str], count: usize, shares: Shares) -> (Vec<Kept>, Rejections) {
     let accepted: Vec<&Judged> = judged.iter().filter(|judged| judged.rejected.is_none()).collect();
     let rejections = rejections(judged, accepted.len().saturating_sub(count));
-    let mut classes = classes(&accepted);
+    let is_tuned = |input: &usize| accepted[*input].origin == Origin::Tuned;
+    let mut classes: Vec<Vec<usize>> = classes(&accepted)
+        .into_iter()
+        .flat_map(|class| {
+            let (tuned, made): (Vec<_>, Vec<_>) = class.into_iter().partition(is_tuned);
+            [made, tuned]
+        })
+        .collect();
     cut(&mut classes, &nearest(&accepted, seeds), count, shares.good);
     let mut classes = by_origin(classes, &accepted, shares.lines);
     let mut spread = Spread::of(&accepted, classes.iter().flat_map(|class| class.inputs.iter().copied()));
@@ -55,13 +64,18 @@ struct Class {
     credit: f64,
 }
 
-/// Lines apart from what was put together of pieces: each kind has what the other lacks.
+/// Lines apart from what was put together of pieces, and both from what a tuned model wrote: each kind has what the others lack.
 fn by_origin(classes: Vec<Vec<usize>>, accepted: &[&Judged], lines_share: f64) -> Vec<Class> {
     let share = lines_share.clamp(LINES_SHARE[0], LINES_SHARE[1]);
     let weights = [(share / (1.0 - share)).min(1.0), ((1.0 - share) / share).min(1.0)];
     let mut out = Vec::new();
     for class in classes {
-        let (lines, pieces) = class.into_iter().partition(|&input| accepted[input].line);
+        let is = |input: &usize, origin: Origin| accepted[*input].origin == origin;
+        if class.iter().any(|input| is(input, Origin::Tuned)) {
+            out.push(Class { inputs: class, weight: 1.0, credit: 0.0 });
+            continue;
+        }
+        let (lines, pieces) = class.into_iter().partition(|input| is(input, Origin::Line));
         let halves =
             [lines, pieces].into_iter().zip(weights).map(|(inputs, weight): (Vec<usize>, f64)| Class { inputs, weight, credit: 0.0 });
         out.extend(halves.filter(|half| !half.inputs.is_empty()));
@@ -71,7 +85,8 @@ fn by_origin(classes: Vec<Vec<usize>>, accepted: &[&Judged], lines_share: f64) -
 
 /// Leave of each class the best of what is like each seed, `count` in all or a little more.
 ///
-/// An adapter is surer of one phrasing than of another; inputs are measured among their like, so that none drops out whole.
+/// An adapter is surer of one phrasing than of another; inputs are measured among their like, so that none drops out whole. Where those
+/// are too few to tell the best of them, they are measured among all that share their answer.
 fn cut(classes: &mut [Vec<usize>], nearest: &[usize], count: usize, good_share: f64) {
     let all: usize = classes.iter().map(Vec::len).sum();
     let share = good_share.max(count as f64 / all.max(1) as f64);
@@ -80,8 +95,13 @@ fn cut(classes: &mut [Vec<usize>], nearest: &[usize], count: usize, good_share: 
         for &input in &*class {
             groups.entry(nearest[input]).or_default().0 += 1;
         }
+        let few: Vec<usize> =
+            groups.iter().filter(|(_, (size, _))| (*size as f64 * share) < CLASS_MIN as f64).map(|(&seed, _)| seed).collect();
+        let others = few.iter().filter_map(|seed| groups.remove(seed)).map(|(size, _)| size).sum();
+        groups.insert(usize::MAX, (others, 0));
         class.retain(|&input| {
-            let (size, left) = groups.entry(nearest[input]).or_default();
+            let group = if groups.contains_key(&nearest[input]) { nearest[input] } else { usize::MAX };
+            let (size, left) = groups.entry(group).or_default();
             *left += 1;
             *left <= ((*size as f64 * share).ceil() as usize).max(CLASS_MIN)
         });
@@ -187,7 +207,7 @@ mod tests {
     fn judged(text: &str, answer: &str, score: f64) -> Judged {
         let answer = Answer { text: answer.into(), tokens: 1, finished: true, log_probability: 0.0 };
         let rejected = (score <= 0.0).then_some(Reason::Contrast);
-        Judged::replay(text.into(), Some(answer), score, rejected, false)
+        Judged::replay(text.into(), Some(answer), score, rejected, Origin::Chain)
     }
 
     fn prompts(kept: &[Kept]) -> Vec<&str> {
@@ -225,11 +245,12 @@ mod tests {
 
     #[test]
     fn lines_have_their_share() {
-        let one = |i: usize| Judged::replay(format!("in {i}"), None, 1.0, None, i.is_multiple_of(2));
+        let origin = |i: usize| if i.is_multiple_of(2) { Origin::Line } else { Origin::Chain };
+        let one = |i: usize| Judged::replay(format!("in {i}"), None, 1.0, None, origin(i));
         let all: Vec<Judged> = (0..200).map(one).collect();
         for (lines, expected) in [(0.25, 10), (0.5, 20), (0.8, 32)] {
             let (kept, _) = select(&all, &[], 40, Shares { good: 1.0, lines });
-            let is_line = |kept: &&Kept| all.iter().any(|judged| judged.text == kept.prompt() && judged.line);
+            let is_line = |kept: &&Kept| all.iter().any(|judged| judged.text == kept.prompt() && judged.origin == Origin::Line);
             let got = kept.iter().filter(is_line).count();
             assert!(got.abs_diff(expected) <= 1, "{lines}: {got}");
         }

@@ -3,6 +3,7 @@ use std::collections::{BTreeMap, HashSet};
 use super::near::{NEAR, Taken};
 use super::{Reason, Rejections};
 use crate::generate::Candidate;
+use crate::record::Origin;
 
 /// Pieces of chat templates; an input that holds one is a model talking to itself.
 const MARKERS: [&str; 12] =
@@ -42,7 +43,7 @@ impl Rules {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Valid {
     text: String,
-    line: bool,
+    origin: Origin,
 }
 
 impl Valid {
@@ -50,9 +51,8 @@ impl Valid {
         &self.text
     }
 
-    /// A model wrote it as a line, not in pieces.
-    pub fn line(&self) -> bool {
-        self.line
+    pub fn origin(&self) -> Origin {
+        self.origin
     }
 }
 
@@ -91,7 +91,7 @@ impl Validity {
                         shown.push(candidate.text().to_owned());
                     }
                 }
-                None => valid.push(Valid { text: candidate.text().to_owned(), line: candidate.is_line() }),
+                None => valid.push(Valid { text: candidate.text().to_owned(), origin: candidate.origin() }),
             }
         }
         valid

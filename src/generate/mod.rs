@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::{EngineError, Fault, Generate, GenerateRequest, Talk, With};
 use crate::kit::Seed;
-use crate::record::Rng;
+use crate::record::{Origin, Rng};
 
 mod vary;
 
@@ -46,18 +46,6 @@ pub struct Candidate {
     origin: Origin,
 }
 
-/// How a candidate was made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Origin {
-    /// The model wrote the line, or all but its beginning.
-    Line,
-    /// Words of the model in an input that was there.
-    Splice,
-    /// Pieces of inputs that were there.
-    Chain,
-}
-
 impl Candidate {
     pub fn text(&self) -> &str {
         &self.text
@@ -70,11 +58,6 @@ impl Candidate {
 
     pub fn origin(&self) -> Origin {
         self.origin
-    }
-
-    /// The model wrote the line, or all but its beginning.
-    pub fn is_line(&self) -> bool {
-        self.origin == Origin::Line
     }
 
     /// A line as a model wrote it.
@@ -118,6 +101,8 @@ pub enum Ask<'a> {
     Anything,
     /// With this question, which it was trained to answer with an input.
     Question(&'a str),
+    /// The same of a model that was trained on what this run made.
+    Tuned(&'a str),
 }
 
 /// Why nothing could be made up.
@@ -245,6 +230,11 @@ impl<'s> Generator<'s> {
             Ask::List => self.list_round(rng, model, with, talk),
             Ask::Anything => self.lines_round(rng, format!("Here are {LIST_LENGTH} examples:\n1."), false, Vec::new(), model, with, talk),
             Ask::Question(question) => self.lines_round(rng, question.to_owned(), true, Vec::new(), model, with, talk),
+            Ask::Tuned(question) => {
+                let (mut fresh, count) = self.lines_round(rng, question.to_owned(), true, Vec::new(), model, with, talk)?;
+                fresh.iter_mut().for_each(|candidate| candidate.origin = Origin::Tuned);
+                Ok((fresh, count))
+            }
         }
     }
 

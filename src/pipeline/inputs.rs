@@ -14,6 +14,9 @@ use crate::kit::{DiscriminatorCard, Kit, KitError, Seed};
 /// `auto` asks a discriminator that tells held-out inputs apart at least this well.
 const AUC_MIN: f64 = 0.9;
 
+/// What a target is asked that was fitted on inputs it made.
+const TUNED_QUESTION: &str = "Write an input.";
+
 /// Makers, judge and rules of one transfer.
 pub(super) struct Hands {
     pub judge: Judge,
@@ -59,7 +62,7 @@ impl Hands {
             }
             _ => None,
         };
-        let makers = makers(plan, kit, &mut lay)?;
+        let makers = makers(plan, kit, filter != FilterChoice::None, &mut lay)?;
         if let Some((_, card)) = &discriminator {
             tell(job, card, &makers);
         }
@@ -88,13 +91,17 @@ fn chosen(plan: &TransferPlan, kit: Option<&Kit>) -> FilterChoice {
 /// Lays the bytes of an adapter into the journal under a name, and opens it.
 type Lay<'a> = dyn FnMut(&str, &[u8]) -> Result<AdapterId, PipelineError> + 'a;
 
-/// Who makes inputs up, in turns.
-fn makers(plan: &TransferPlan, kit: Option<&Kit>, lay: &mut Lay<'_>) -> Result<Vec<Maker>, PipelineError> {
-    let base = |name, target| Maker { name, target, with: With::Base, question: None, shown: true };
+/// Who makes inputs up, in turns; `judged`: and some of what they make is thrown out.
+fn makers(plan: &TransferPlan, kit: Option<&Kit>, judged: bool, lay: &mut Lay<'_>) -> Result<Vec<Maker>, PipelineError> {
+    let base = |name, target| Maker { name, target, with: With::Base, question: None, shown: true, tuned: false };
     Ok(match (plan.generator, kit.and_then(Kit::input_model)) {
         (GeneratorChoice::Auto, Some((bytes, question))) => {
             let with = With::Adapter(lay("inputs", bytes)?);
             vec![Maker { with, question: Some(question.to_owned()), ..base("input_model", false) }]
+        }
+        (GeneratorChoice::Auto, _) if judged => {
+            let tuned = Maker { question: Some(TUNED_QUESTION.to_owned()), shown: false, tuned: true, ..base("tuned_target", true) };
+            vec![base("target", true), tuned]
         }
         (GeneratorChoice::Auto | GeneratorChoice::Target, _) => vec![base("target", true)],
         (GeneratorChoice::Source, _) => vec![base("source", false)],

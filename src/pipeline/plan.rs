@@ -130,7 +130,7 @@ impl FilterChoice {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum GeneratorChoice {
-    /// The kit's input model where there is one, else the target base.
+    /// The kit's input model where there is one, else the target base, in the later rounds fitted on the best of the earlier ones.
     Auto,
     Target,
     Source,

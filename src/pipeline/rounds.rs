@@ -2,21 +2,24 @@
 //! close. A round is made large enough that there are few.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::inputs::Hands;
-use super::job::{Job, Made, Session, count_rejections, named};
+use super::job::{Job, Made, Session, count_rejections, fitting, named, recipe};
+use super::journal::blob_name;
 use super::judging::Teacher;
 use super::transfer::Given;
-use super::{LabelChoice, MadeInput, PipelineError, RoundCounts, Stage, TransferPlan};
+use super::{LabelChoice, MadeInput, PipelineError, RecipePlan, RoundCounts, Stage, TransferPlan};
+use crate::distill::{Fitted, fit};
 use crate::engine::{Answer, Talk, With};
 use crate::evaluate;
 use crate::filter::{self, Coverage, Judge, Judged, Kept, Reason, Shares, Valid, Validity};
 use crate::generate::{Ask, Candidate, Generator, Settings, Yield};
 use crate::kit::Seed;
 use crate::label::{self, Draws, Labeled};
-use crate::record::Pair;
+use crate::record::{Origin, Pair};
 
 /// Valid inputs judged for each sample that is needed.
 const CANDIDATES_PER_SAMPLE: usize = 6;
@@ -28,6 +31,11 @@ const ROUNDS: usize = 4;
 const ADOPTED_SHARE: f64 = 0.25;
 /// They are chosen from this part of what is good enough to be kept.
 const ADOPTED_GOOD: f64 = 0.4;
+/// The first round whose maker may be a model that was fitted on what the rounds before made, for so many passes, and how much of what is
+/// needed it is fitted on.
+const TUNED_FROM: usize = 2;
+const TUNED_EPOCHS: f32 = 4.0;
+const TUNED_SHARE: f64 = 0.5;
 /// Draws that a round takes at most for each valid input it should make.
 const DRAWS_PER_CANDIDATE: usize = 2;
 /// Rounds after those make this many times what the measured acceptance asks for.
@@ -72,11 +80,14 @@ pub(super) struct Maker {
     pub question: Option<String>,
     /// It is shown the seeds.
     pub shown: bool,
+    /// It is fitted on the best of the rounds before.
+    pub tuned: bool,
 }
 
 impl Maker {
     fn ask(&self) -> Ask<'_> {
         match &self.question {
+            Some(question) if self.tuned => Ask::Tuned(question),
             Some(question) => Ask::Question(question),
             None if self.shown => Ask::List,
             None => Ask::Anything,
@@ -93,6 +104,8 @@ pub(super) struct Rounds<'a> {
     needed: usize,
     source: Session<'a>,
     target: Session<'a>,
+    /// The target once more, as it is to be trained.
+    tuner: Session<'a>,
     generator: Generator<'a>,
     validity: Validity,
     drawn: Yield,
@@ -119,7 +132,7 @@ struct Drawn {
 
 /// A judged input, as journalled.
 #[derive(Serialize, Deserialize)]
-struct JudgedRow(String, Option<Answer>, f64, Option<Reason>, bool);
+struct JudgedRow(String, Option<Answer>, f64, Option<Reason>, Origin);
 
 impl<'a> Rounds<'a> {
     pub fn new(
@@ -127,8 +140,7 @@ impl<'a> Rounds<'a> {
         given: &'a Given,
         hands: Hands,
         needed: usize,
-        source: Session<'a>,
-        target: Session<'a>,
+        [source, target, tuner]: [Session<'a>; 3],
     ) -> Result<Self, PipelineError> {
         let Hands { judge, makers, rules, .. } = hands;
         let settings = Settings {
@@ -146,6 +158,7 @@ impl<'a> Rounds<'a> {
             needed,
             source,
             target,
+            tuner,
             generator: Generator::new(&given.seeds, settings)?,
             validity: Validity::new(given.seeds.iter().map(Seed::text), rules),
             drawn: Yield::default(),
@@ -169,7 +182,7 @@ impl<'a> Rounds<'a> {
             let (drawn, accepted) = (self.counts.iter().map(|round| round.drawn).sum::<u64>(), self.accepted());
             self.filter(job, round, &valid)?;
             self.counts.push(RoundCounts {
-                by: self.makers[round % self.makers.len()].name.into(),
+                by: self.makers[self.turn(round)].name.into(),
                 drawn: self.drawn.drawn - drawn,
                 valid: valid.len() as u64,
                 accepted: (self.accepted() - accepted) as u64,
@@ -249,12 +262,48 @@ impl<'a> Rounds<'a> {
         let least = *scores.get((scores.len() as f64 * self.judge.good_share()).ceil() as usize).or(scores.last())?;
         let good = |judged: &&Judged| judged.rejected().is_none() && judged.score() >= least;
         let share = |lines: bool| {
-            let those = || self.judged.iter().filter(|judged| judged.line() == lines);
+            let those =
+                || self.judged.iter().filter(|judged| judged.origin() != Origin::Tuned && (judged.origin() == Origin::Line) == lines);
             let all = those().count();
             (all > 0).then(|| those().filter(good).count() as f64 / all as f64)
         };
         let (lines, variants) = (share(true)?, share(false)?);
         (lines + variants > 0.0).then(|| lines / (lines + variants))
+    }
+
+    /// Who makes the inputs of a round: all in turns, but the tuned one, which has every round from `TUNED_FROM` on.
+    fn turn(&self, round: usize) -> usize {
+        let tuned = self.makers.iter().position(|maker| maker.tuned);
+        match tuned {
+            Some(tuned) if round >= TUNED_FROM => tuned,
+            Some(_) => round % (self.makers.len() - 1),
+            None => round % self.makers.len(),
+        }
+    }
+
+    /// Fit a LoRA on the target that makes inputs like the best so far; returns where it lies.
+    ///
+    /// What a list of examples or pieces of them never give, such as brackets that match, such a model takes from hundreds of inputs.
+    fn tune(&mut self, job: &mut Job<'_>, round: usize) -> Result<PathBuf, PipelineError> {
+        let key = format!("tune.{round}");
+        let (context, plan) = (job.context, self.plan);
+        let shares = self.shares();
+        let seeds: Vec<&str> = self.given.seeds.iter().map(Seed::text).collect();
+        let count = (self.needed as f64 * TUNED_SHARE).ceil() as usize;
+        let (best, _) = filter::select(&self.judged, &seeds, count, Shares { good: shares.good * ADOPTED_GOOD, ..shares });
+        let question = self.makers[self.turn(round)].question.clone().unwrap_or_default();
+        let inputs = seeds.iter().copied().chain(best.iter().map(Kept::prompt));
+        let rows: Vec<Pair> = inputs.map(|input| Pair { prompt: question.clone(), completion: input.to_owned() }).collect();
+        let recipe = recipe(&RecipePlan { epochs: TUNED_EPOCHS, patience: 0, ..plan.recipe.clone() }, plan.seed);
+        let tuner = &mut self.tuner;
+        job.stage(&key, Stage::Distill, |_, journal| {
+            let (model, _) = tuner.get()?;
+            let Fitted { adapter, report, .. } = fitting(context, journal, &key, &[], &[], |run| fit(model, &rows, &recipe, run))?;
+            let summary = format!("a maker of inputs: {} inputs, {} steps, loss {:.4}", report.examples, report.steps, report.loss_last);
+            Ok(Made { head: (), rows: Vec::<()>::new(), blob: Some(adapter), summary })
+        })?;
+        self.tuner.close();
+        Ok(job.journal.path(&blob_name(&key)))
     }
 
     fn generate(&mut self, job: &mut Job<'_>, round: usize) -> Result<Vec<Valid>, PipelineError> {
@@ -263,16 +312,21 @@ impl<'a> Rounds<'a> {
         let share = (wanted * DRAWS_PER_CANDIDATE) as u64;
         let drawn_max = share.min(self.drawn_max().saturating_sub(self.drawn.drawn));
         let mut valid = Vec::new();
-        let turn = round % self.makers.len();
+        let turn = self.turn(round);
+        let tuned = if self.makers[turn].tuned { Some(self.tune(job, round)?) } else { None };
         let Self { source, target, generator, validity, .. } = self;
         let maker = &self.makers[turn];
         let made = job.stage(&format!("generate.{round}"), Stage::Generate, |talk, _| {
             let (model, _) = if maker.target { target.get()? } else { source.get()? };
+            let with = match &tuned {
+                Some(adapter) => With::Adapter(model.attach(adapter)?),
+                None => maker.with,
+            };
             let (mut drawn, mut rows) = (Yield::default(), Vec::new());
             while valid.len() < wanted && drawn.drawn < drawn_max {
                 talk.tick(valid.len(), wanted)?;
                 let mut quiet = Talk { cancel: talk.cancel, progress: &mut |_, _| {} };
-                let (fresh, count) = generator.round(model, maker.with, maker.ask(), &mut quiet)?;
+                let (fresh, count) = generator.round(model, with, maker.ask(), &mut quiet)?;
                 drawn += count;
                 valid.extend(validity.pass(&fresh));
                 rows.extend(fresh.into_iter().map(|candidate| (candidate.text().to_owned(), candidate.finished(), candidate.origin())));
@@ -298,12 +352,12 @@ impl<'a> Rounds<'a> {
             let judged = judge.judge(source.get()?.0, valid, talk)?;
             let accepted = judged.iter().filter(|judged| judged.rejected().is_none()).count();
             let row = |judged: &Judged| {
-                JudgedRow(judged.text().to_owned(), judged.answer().cloned(), judged.score(), judged.rejected(), judged.line())
+                JudgedRow(judged.text().to_owned(), judged.answer().cloned(), judged.score(), judged.rejected(), judged.origin())
             };
             let summary = format!("{accepted} of {} accepted", judged.len());
             Ok(Made { head: (), rows: judged.iter().map(row).collect(), blob: None, summary })
         })?;
-        let replay = |JudgedRow(text, answer, score, rejected, line)| Judged::replay(text, answer, score, rejected, line);
+        let replay = |JudgedRow(text, answer, score, rejected, origin)| Judged::replay(text, answer, score, rejected, origin);
         self.judged.extend(made.rows.into_iter().map(replay));
         Ok(())
     }
@@ -343,7 +397,7 @@ impl<'a> Rounds<'a> {
             let summary = format!("asked the teacher about {} lines of anything", texts.len());
             Ok(Made { head: (), rows: texts.into_iter().zip(answers).collect(), blob: None, summary })
         })?;
-        let judged = |(text, answer)| Judged::replay(text, Some(answer), 0.0, Some(Reason::Probe), true);
+        let judged = |(text, answer)| Judged::replay(text, Some(answer), 0.0, Some(Reason::Probe), Origin::Line);
         self.probed = made.rows.into_iter().map(judged).collect();
         Ok(())
     }

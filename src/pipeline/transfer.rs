@@ -116,7 +116,8 @@ impl Transfer<'_> {
             let memory = self.plan.recipe.memory;
             let source = Session::new(self.engine, &self.plan.source, &self.plan.open, hands.adapters.clone()).for_answers(memory);
             let target = Session::new(self.engine, &self.plan.target, &self.plan.open, Vec::new()).for_answers(memory);
-            Rounds::new(self.plan, self.given, hands, needed, source, target)?.run(job)?
+            let tuner = Session::new(self.engine, &self.plan.target, &self.plan.open, Vec::new());
+            Rounds::new(self.plan, self.given, hands, needed, [source, target, tuner])?.run(job)?
         };
         let mut target = Session::new(self.engine, &self.plan.target, &self.plan.open, Vec::new());
         let teacher = samples.teacher.as_ref();

@@ -413,7 +413,8 @@ fn the_plan_comes_first_and_every_stage_ends() {
     let count = |of: fn(&Event) -> bool| all.iter().filter(|event| of(event)).count();
     let started = count(|event| matches!(event, Event::StageStarted { .. }));
     assert_eq!(started, count(|event| matches!(event, Event::StageDone { .. })));
-    assert_eq!(count(|event| matches!(event, Event::Progress { stage: Stage::Distill, note, .. } if note.contains("loss"))), 60);
+    // Each step of the adapter, and of the two makers of inputs.
+    assert_eq!(count(|event| matches!(event, Event::Progress { stage: Stage::Distill, note, .. } if note.contains("loss"))), 60 + 2 * 36);
 }
 
 #[test]

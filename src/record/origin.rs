@@ -1,0 +1,15 @@
+use serde::{Deserialize, Serialize};
+
+/// How an input was made up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// The model wrote the line, or all but its beginning.
+    Line,
+    /// Words of the model in an input that was there.
+    Splice,
+    /// Pieces of inputs that were there.
+    Chain,
+    /// A model fitted on inputs that were made before wrote it.
+    Tuned,
+}
