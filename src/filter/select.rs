@@ -3,8 +3,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::{Judged, Kept, Reason, Rejections};
 use crate::record::Origin;
 
-/// An answer that fewer inputs share is no class of its own.
+/// An answer that fewer inputs share, or fewer than one in so many, is no class of its own: such are not labels.
 const CLASS_MIN: usize = 3;
+const CLASS_ONE_IN: usize = 250;
 
 /// Bounds of the share of lines among what is kept.
 const LINES_SHARE: [f64; 2] = [0.1, 0.9];
@@ -22,14 +23,16 @@ pub struct Shares {
 ///
 /// What a tuned model wrote is measured among its own: it is like what the adapter is sure of.
 /// The score alone would fill the kept set with the answer the adapter is surest of, and with near copies of one input. So answers
-/// that several inputs share take turns; all rarer answers take turns as one more class. Each turn gives, of the good
+/// that several inputs share take turns; all rarer answers take as many turns as classes of their size would. Each turn gives, of the good
 /// (or more, where those are too few), the input whose words and pairs of words were taken least yet for how often the pool has them. Equal inputs keep
 /// their order.
 pub fn select(judged: &[Judged], seeds: &[&str], count: usize, shares: Shares) -> (Vec<Kept>, Rejections) {
     let accepted: Vec<&Judged> = judged.iter().filter(|judged| judged.rejected.is_none()).collect();
     let rejections = rejections(judged, accepted.len().saturating_sub(count));
     let is_tuned = |input: &usize| accepted[*input].origin == Origin::Tuned;
-    let mut classes: Vec<Vec<usize>> = classes(&accepted)
+    let (all, rare_turns) = classes(&accepted);
+    let last = all.len() - 1;
+    let mut classes: Vec<Vec<usize>> = all
         .into_iter()
         .flat_map(|class| {
             let (tuned, made): (Vec<_>, Vec<_>) = class.into_iter().partition(is_tuned);
@@ -37,19 +40,24 @@ pub fn select(judged: &[Judged], seeds: &[&str], count: usize, shares: Shares) -
         })
         .collect();
     cut(&mut classes, &nearest(&accepted, seeds), count, shares.good);
+    let (rare, classes) = (classes.split_off(2 * last), classes);
     let mut classes = by_origin(classes, &accepted, shares.lines);
+    let rare = by_origin(rare, &accepted, shares.lines).into_iter();
+    classes.extend(rare.map(|class| Class { weight: class.weight * rare_turns, ..class }));
     let mut spread = Spread::of(&accepted, classes.iter().flat_map(|class| class.inputs.iter().copied()));
     let mut kept = Vec::new();
     while kept.len() < count && !classes.is_empty() {
         for class in &mut classes {
             class.credit += class.weight;
-            let gain = |i: &usize| spread.gain(class.inputs[*i]);
-            let best = (0..class.inputs.len()).max_by(|a, b| gain(a).total_cmp(&gain(b)).then(b.cmp(a)));
-            let Some(best) = best.filter(|_| class.credit >= 1.0) else { continue };
-            class.credit -= 1.0;
-            let taken = class.inputs.remove(best);
-            spread.take(taken);
-            kept.push(keep(accepted[taken]));
+            while class.credit >= 1.0 {
+                class.credit -= 1.0;
+                let gain = |i: &usize| spread.gain(class.inputs[*i]);
+                let best = (0..class.inputs.len()).max_by(|a, b| gain(a).total_cmp(&gain(b)).then(b.cmp(a)));
+                let Some(best) = best else { break };
+                let taken = class.inputs.remove(best);
+                spread.take(taken);
+                kept.push(keep(accepted[taken]));
+            }
         }
         classes.retain(|class| !class.inputs.is_empty());
     }
@@ -183,18 +191,21 @@ fn rejections(judged: &[Judged], surplus: usize) -> Rejections {
     rejections
 }
 
-/// Accepted inputs by answer, best first; the rarer answers together.
-fn classes(accepted: &[&Judged]) -> Vec<Vec<usize>> {
+/// Accepted inputs by answer, best first; the rarer answers together at the end, and how many turns those take.
+fn classes(accepted: &[&Judged]) -> (Vec<Vec<usize>>, f64) {
     let mut by_answer: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (input, judged) in accepted.iter().enumerate() {
         let answer = judged.answer.as_ref().map_or("", |answer| answer.text.trim());
         by_answer.entry(answer).or_default().push(input);
     }
-    let (mut classes, rare): (Vec<_>, Vec<_>) = by_answer.into_values().partition(|class| class.len() >= CLASS_MIN);
-    classes.push(rare.into_iter().flatten().collect());
+    let least = CLASS_MIN.max(accepted.len() / CLASS_ONE_IN);
+    let (mut classes, rare): (Vec<_>, Vec<_>) = by_answer.into_values().partition(|class| class.len() >= least);
+    let rare: Vec<usize> = rare.into_iter().flatten().collect();
+    let each = (accepted.len() - rare.len()) as f64 / classes.len().max(1) as f64;
+    let turns = if classes.is_empty() { 1.0 } else { (rare.len() as f64 / each).max(1.0) };
+    classes.push(rare);
     classes.iter_mut().for_each(|class| class.sort_by(|&a, &b| accepted[b].score.total_cmp(&accepted[a].score)));
-    classes.retain(|class| !class.is_empty());
-    classes
+    (classes, turns)
 }
 
 #[cfg(test)]
@@ -241,6 +252,15 @@ mod tests {
         let taken = |seeds: &[&str]| select(&all, seeds, 12, SHARES).0.iter().filter(|kept| kept.prompt().starts_with("take")).count();
         assert_eq!(taken(&["cancel my order"]), 0);
         assert!(taken(&["cancel my order", "take it back"]) >= 4);
+    }
+
+    #[test]
+    fn inputs_whose_answers_nobody_shares_are_not_crowded_out() {
+        let mut all: Vec<Judged> = (0..300).map(|i| judged(&format!("shared {i}"), &format!("{}", i / 4), 2.0)).collect();
+        all.extend((0..300).map(|i| judged(&format!("alone {i}"), &format!("alone {i}"), 2.0)));
+        let (kept, _) = select(&all, &[], 100, SHARES);
+        let alone = prompts(&kept).iter().filter(|prompt| prompt.starts_with("alone")).count();
+        assert!((40..=60).contains(&alone), "{alone}");
     }
 
     #[test]
