@@ -44,20 +44,19 @@ pub fn select(judged: &[Judged], seeds: &[&str], count: usize, shares: Shares) -
     let mut classes = by_origin(classes, &accepted, shares.lines);
     let rare = by_origin(rare, &accepted, shares.lines).into_iter();
     classes.extend(rare.map(|class| Class { weight: class.weight * rare_turns, ..class }));
+    stagger(&mut classes);
     let mut spread = Spread::of(&accepted, classes.iter().flat_map(|class| class.inputs.iter().copied()));
     let mut kept = Vec::new();
     while kept.len() < count && !classes.is_empty() {
         for class in &mut classes {
             class.credit += class.weight;
-            while class.credit >= 1.0 {
-                class.credit -= 1.0;
-                let gain = |i: &usize| spread.gain(class.inputs[*i]);
-                let best = (0..class.inputs.len()).max_by(|a, b| gain(a).total_cmp(&gain(b)).then(b.cmp(a)));
-                let Some(best) = best else { break };
-                let taken = class.inputs.remove(best);
-                spread.take(taken);
-                kept.push(keep(accepted[taken]));
-            }
+            let gain = |i: &usize| spread.gain(class.inputs[*i]);
+            let best = (0..class.inputs.len()).max_by(|a, b| gain(a).total_cmp(&gain(b)).then(b.cmp(a)));
+            let Some(best) = best.filter(|_| class.credit >= 1.0) else { continue };
+            class.credit -= 1.0;
+            let taken = class.inputs.remove(best);
+            spread.take(taken);
+            kept.push(keep(accepted[taken]));
         }
         classes.retain(|class| !class.inputs.is_empty());
     }
@@ -70,6 +69,15 @@ struct Class {
     inputs: Vec<usize>,
     weight: f64,
     credit: f64,
+}
+
+/// One turn at most in each pass, and not all of the lesser ones in the same pass, so that the shares hold wherever it ends.
+fn stagger(classes: &mut [Class]) {
+    let (most, all) = (classes.iter().map(|class| class.weight).fold(f64::MIN_POSITIVE, f64::max), classes.len() as f64);
+    for (i, class) in classes.iter_mut().enumerate() {
+        class.weight /= most;
+        class.credit = i as f64 / all;
+    }
 }
 
 /// Lines apart from what was put together of pieces, and both from what a tuned model wrote: each kind has what the others lack.
