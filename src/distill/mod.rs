@@ -21,7 +21,7 @@ mod recipe;
 
 use course::Course;
 pub use probe::Probe;
-pub use recipe::{EarlyStop, Recipe, Schedule};
+pub use recipe::{EarlyStop, Recipe, Schedule, learning_rate};
 
 /// Points of a loss curve.
 const CURVE_POINTS: usize = 100;

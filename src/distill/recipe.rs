@@ -7,6 +7,13 @@ use crate::record::Rng;
 /// Share of the learning rate that a cosine leaves at the end.
 const FLOOR: f64 = 0.1;
 
+/// The highest learning rate that suits adapters with alpha 32 on a model so wide, where nobody has tried others.
+///
+/// source: Schulman and Thinking Machines Lab, "LoRA Without Regret" (2025), appendix on learning rates, as fitted to Llama models
+pub fn learning_rate(width: usize) -> f32 {
+    (5e-4 * (2000.0 / width.max(1) as f64).powf(0.781)) as f32
+}
+
 /// How the learning rate goes on after warming up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -129,6 +136,14 @@ impl Deck {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_narrower_the_model_the_higher_the_rate() {
+        for (width, expected) in [(192, 3.1e-3), (576, 1.32e-3), (2000, 5e-4), (4096, 2.86e-4)] {
+            assert!((learning_rate(width) / expected - 1.0).abs() < 0.01, "{width}: {}", learning_rate(width));
+        }
+        assert!(learning_rate(0).is_finite());
+    }
 
     #[test]
     fn schedules_share_the_climb_and_part_after_it() {

@@ -79,6 +79,8 @@ pub struct ModelInfo {
     pub parameters: u64,
     pub bytes: u64,
     pub layers: usize,
+    /// Numbers that a layer hands on for each token (`embedding_length`).
+    pub width: usize,
     pub vocabulary: usize,
     pub context: usize,
 }

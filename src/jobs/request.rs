@@ -47,7 +47,8 @@ pub struct TransferRequest {
     pub modules: String,
     /// Such as `"12..24"`.
     pub layers: Option<Layers>,
-    pub lr: f32,
+    /// Left out: by the target's width.
+    pub lr: Option<f32>,
     pub lora_plus: f32,
     pub schedule: Schedule,
     pub warmup: f32,
@@ -231,7 +232,7 @@ impl TransferRequest {
             ("kl_budget", self.kl_budget, above_zero, 100.0),
             ("epochs", self.epochs, above_zero, 1000.0),
             ("alpha", self.alpha, above_zero, f32::MAX),
-            ("lr", self.lr, above_zero, f32::MAX),
+            ("lr", self.lr.unwrap_or(1.0), above_zero, f32::MAX),
             ("lora_plus", self.lora_plus, above_zero, f32::MAX),
             ("warmup", self.warmup, 0.0, 1.0),
             ("weight_decay", self.weight_decay, 0.0, f32::MAX),

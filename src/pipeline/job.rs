@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::journal::{Header, InJournal, Journal, Product};
 use super::{Context, Event, PipelineError, RecipePlan, Stage};
-use crate::distill::{Checkpoint, EarlyStop, Recipe, Run, StepLine};
+use crate::distill::{Checkpoint, EarlyStop, Recipe, Run, StepLine, learning_rate};
 use crate::engine::{AdapterId, Engine, EngineError, Fault, LoraSpec, Model, OpenOptions, Talk};
 use crate::kit;
 use crate::record::{Cancel, ContentHash, Pair};
@@ -168,8 +168,8 @@ where
     Ok(fit(run)?)
 }
 
-/// The recipe a plan asks for.
-pub fn recipe(plan: &RecipePlan, seed: u64) -> Recipe {
+/// The recipe a plan asks for, of a model so wide.
+pub fn recipe(plan: &RecipePlan, seed: u64, width: usize) -> Recipe {
     let spec = LoraSpec {
         rank: plan.rank,
         alpha: plan.alpha,
@@ -191,7 +191,7 @@ pub fn recipe(plan: &RecipePlan, seed: u64) -> Recipe {
         spec,
         epochs: plan.epochs,
         batch: plan.batch,
-        learning_rate: plan.learning_rate,
+        learning_rate: plan.learning_rate.unwrap_or_else(|| learning_rate(width)),
         schedule: plan.schedule,
         warmup: plan.warmup,
         checkpoint_every: CHECKPOINT_EVERY,

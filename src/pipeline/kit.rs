@@ -129,7 +129,8 @@ impl Maker<'_> {
             check_rows(model, &self.plan.data, self.rows, talk.cancel)?;
             let ask = |input: &String| Pair { prompt: self.question.ask(input), completion: self.question.yes.clone() };
             let pairs: Vec<Pair> = self.real.iter().map(ask).collect();
-            check_memory(model, &pairs, &recipe(&self.plan.recipe, self.plan.seed))?;
+            let recipe = recipe(&self.plan.recipe, self.plan.seed, model.info().width);
+            check_memory(model, &pairs, &recipe)?;
             Ok(Made::head((), model.info().name.clone()))
         })?;
         Ok(())
@@ -175,7 +176,7 @@ impl Maker<'_> {
         let metadata = [("translora.role".to_owned(), "discriminator".to_owned())];
         let made = job.stage("distill", Stage::Distill, |_, journal| {
             let (model, _) = source.get()?;
-            let recipe = recipe(&self.plan.recipe, self.plan.seed);
+            let recipe = recipe(&self.plan.recipe, self.plan.seed, model.info().width);
             let Fitted { adapter, report, .. } =
                 fitting(context, journal, "distill", &metadata, &[], |run| fit(model, &data.train, &recipe, run))?;
             let summary = format!("{} inputs, {} steps, loss {:.4}", report.examples, report.steps, report.loss_last);
@@ -213,7 +214,7 @@ impl Maker<'_> {
         let metadata = [("translora.role".to_owned(), "input model".to_owned())];
         let made = job.stage("inputs", Stage::Distill, |_, journal| {
             let (model, _) = source.get()?;
-            let recipe = recipe(&self.plan.input_recipe, self.plan.seed);
+            let recipe = recipe(&self.plan.input_recipe, self.plan.seed, model.info().width);
             let Fitted { adapter, report, .. } =
                 fitting(context, journal, "inputs", &metadata, &[], |run| fit(model, &rows, &recipe, run))?;
             let summary = format!("input model: {} inputs, {} steps, loss {:.4}", report.examples, report.steps, report.loss_last);

@@ -35,7 +35,8 @@ pub struct RecipePlan {
     /// Layers that get an adapter; `None` means all.
     pub layers: Option<Layers>,
     pub epochs: f32,
-    pub learning_rate: f32,
+    /// `None`: by the model's width, see [`crate::distill::learning_rate`].
+    pub learning_rate: Option<f32>,
     /// B's learning rate as a multiple of A's.
     pub b_rate: f32,
     pub schedule: Schedule,
@@ -64,7 +65,7 @@ impl Default for RecipePlan {
             modules: "all".into(),
             layers: None,
             epochs: 3.0,
-            learning_rate: 2e-4,
+            learning_rate: None,
             b_rate: 1.0,
             schedule: Schedule::Cosine,
             warmup: 0.05,

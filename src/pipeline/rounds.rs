@@ -294,10 +294,11 @@ impl<'a> Rounds<'a> {
         let question = self.makers[self.turn(round)].question.clone().unwrap_or_default();
         let inputs = seeds.iter().copied().chain(best.iter().map(Kept::prompt));
         let rows: Vec<Pair> = inputs.map(|input| Pair { prompt: question.clone(), completion: input.to_owned() }).collect();
-        let recipe = recipe(&RecipePlan { epochs: TUNED_EPOCHS, patience: 0, ..plan.recipe.clone() }, plan.seed);
+        let recipe_plan = RecipePlan { epochs: TUNED_EPOCHS, patience: 0, ..plan.recipe.clone() };
         let tuner = &mut self.tuner;
         job.stage(&key, Stage::Distill, |_, journal| {
             let (model, _) = tuner.get()?;
+            let recipe = recipe(&recipe_plan, plan.seed, model.info().width);
             let Fitted { adapter, report, .. } = fitting(context, journal, &key, &[], &[], |run| fit(model, &rows, &recipe, run))?;
             let summary = format!("a maker of inputs: {} inputs, {} steps, loss {:.4}", report.examples, report.steps, report.loss_last);
             Ok(Made { head: (), rows: Vec::<()>::new(), blob: Some(adapter), summary })

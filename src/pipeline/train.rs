@@ -31,11 +31,10 @@ pub fn train(engine: &dyn Engine, plan: &TrainPlan, context: &Context<'_>) -> Re
     }
     let mut header =
         BTreeMap::from([("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()), ("seed".to_owned(), plan.seed.to_string())]);
-    header.insert("recipe".into(), serde_json::to_string(&recipe(&plan.recipe, plan.seed)).unwrap_or_default());
     header.extend(hashes.iter().map(|(name, hash)| (format!("{name}.sha256"), hash.to_string())));
     let mut job = Job::open(context, "train", announced, hashes, &plan.out)?;
     job.seconds.insert(Stage::Kit.name().into(), seconds);
-    let result = train_in(engine, plan, &rows, &metadata(&header), &outputs, &mut job);
+    let result = train_in(engine, plan, &rows, &header, &outputs, &mut job);
     job.end(result)
 }
 
@@ -43,7 +42,7 @@ fn train_in(
     engine: &dyn Engine,
     plan: &TrainPlan,
     rows: &[Pair],
-    metadata: &[(String, String)],
+    header: &BTreeMap<String, String>,
     outputs: &Outputs,
     job: &mut Job<'_>,
 ) -> Result<TrainReport, PipelineError> {
@@ -52,7 +51,10 @@ fn train_in(
         let mut session = Session::new(engine, &plan.model, &plan.open, Vec::new());
         let (model, _) = session.get()?;
         check_rows(model, &plan.data, rows, talk.cancel)?;
-        let fitted = fitting(context, journal, "distill", metadata, &[], |run| fit(model, rows, &recipe(&plan.recipe, plan.seed), run));
+        let recipe = recipe(&plan.recipe, plan.seed, model.info().width);
+        let mut header = header.clone();
+        header.insert("recipe".into(), serde_json::to_string(&recipe).unwrap_or_default());
+        let fitted = fitting(context, journal, "distill", &metadata(&header), &[], |run| fit(model, rows, &recipe, run));
         let Fitted { adapter, report, .. } = fitted.map_err(|error| error.in_rows_of(&plan.data))?;
         let summary = format!("{} rows, {} steps, loss {:.4}", report.examples, report.steps, report.loss_last);
         Ok(Made { head: report, rows: Vec::<()>::new(), blob: Some(adapter), summary })

@@ -106,9 +106,18 @@ struct Fit {
     probes: Vec<Probe>,
 }
 
+/// What opening both models told.
+#[derive(Serialize, Deserialize)]
+struct Opened {
+    input_audit: InputAudit,
+    same_vocabulary: bool,
+    /// The target's.
+    width: usize,
+}
+
 impl Transfer<'_> {
     fn run(&self, job: &mut Job<'_>) -> Result<TransferReport, PipelineError> {
-        let (input_audit, same_vocabulary) = self.check_models(job)?;
+        let Opened { input_audit, same_vocabulary, width } = self.check_models(job)?;
         let needed = samples_with_held_out(self.plan.samples);
         let hands = Hands::of(self.plan, self.given, job)?;
         let filter = hands.filter;
@@ -126,7 +135,7 @@ impl Transfer<'_> {
         let (train, held_out) = split(labeled, self.plan.samples, self.plan.seed);
         let mut counts = samples.counts;
         counts.extend([("trained".to_owned(), train.len() as u64), ("held_out".to_owned(), held_out.len() as u64)]);
-        let mut recipe = recipe(&self.plan.recipe, self.plan.seed);
+        let mut recipe = recipe(&self.plan.recipe, self.plan.seed, width);
         recipe.spec.objective = objective.minimized();
         let provenance = self.provenance(&recipe, filter, &objective);
         let synthetic: Vec<Pair> =
@@ -166,18 +175,17 @@ impl Transfer<'_> {
 
     /// Open both models and everything they will be asked to hold, so that what cannot work fails in the first minute.
     ///
-    /// Returns what was found of the source adapter, and whether the two have the same vocabulary.
-    fn check_models(&self, job: &mut Job<'_>) -> Result<(InputAudit, bool), PipelineError> {
+    fn check_models(&self, job: &mut Job<'_>) -> Result<Opened, PipelineError> {
         let events = &job.context.events;
         let made = job.stage("open", Stage::Open, |talk, _| {
-            let (mut names, mut vocabularies, mut found) = (Vec::new(), Vec::new(), InputAudit::default());
+            let (mut names, mut vocabularies, mut input_audit, mut width) = (Vec::new(), Vec::new(), InputAudit::default(), 0);
             let both = [(&self.plan.source, vec![self.plan.source_lora.clone()]), (&self.plan.target, Vec::new())];
             for (i, (base, adapters)) in both.into_iter().enumerate() {
                 talk.tick(i, 2)?;
                 let mut session = Session::new(self.engine, base, &self.plan.open, adapters);
                 let (model, adapters) = session.get()?;
                 if let [teacher] = *adapters {
-                    found = audit::input(model, teacher, self.plan, self.given, talk)?;
+                    input_audit = audit::input(model, teacher, self.plan, self.given, talk)?;
                 } else if let Some(oracle) = &self.plan.oracle {
                     model.attach(oracle)?;
                 }
@@ -194,11 +202,13 @@ impl Transfer<'_> {
                     let objective = teaching::choose(self.plan, Known { same_vocabulary, answer_bytes: 0, arms: None })?;
                     self.check_memory(model, &objective)?;
                 }
+                width = model.info().width;
                 names.push(format!("{} ({})", model.info().name, model.info().architecture));
             }
-            Ok(Made::head((found, vocabularies[0] == vocabularies[1]), names.join(" to ")))
+            let same_vocabulary = vocabularies[0] == vocabularies[1];
+            Ok(Made::head(Opened { input_audit, same_vocabulary, width }, names.join(" to ")))
         })?;
-        if made.head.0.made_for_source == Some(false) {
+        if made.head.input_audit.made_for_source == Some(false) {
             let text = "the source adapter says that it was trained on another file than --source: fine if that is another quantization of \
                         the same model";
             events.warn(Stage::Open, text);
@@ -268,7 +278,7 @@ impl Transfer<'_> {
     fn check_memory(&self, model: &mut dyn Model, objective: &ObjectiveReport) -> Result<(), PipelineError> {
         let seeds = self.given.seeds.iter().map(|seed| Pair { prompt: seed.text().to_owned(), completion: seed.text().to_owned() });
         let rows: Vec<Pair> = seeds.chain(self.given.eval.iter().flatten().cloned()).collect();
-        let mut recipe = recipe(&self.plan.recipe, self.plan.seed);
+        let mut recipe = recipe(&self.plan.recipe, self.plan.seed, model.info().width);
         recipe.spec.objective = objective.minimized();
         Ok(check_memory(model, &rows, &recipe)?)
     }

@@ -40,7 +40,7 @@ fn request(world: &World, lora: &Path, out: &str) -> TransferRequest {
         out: world.path(out),
         samples: 120,
         rank: 8,
-        lr: 4e-3,
+        lr: Some(4e-3),
         ..TransferRequest::default()
     }
 }

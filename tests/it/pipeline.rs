@@ -15,7 +15,7 @@ use translora::record::{Cancel, Limits, Pair, TestClock};
 use crate::world::{World, write_rows};
 
 fn recipe(epochs: f32) -> RecipePlan {
-    RecipePlan { rank: 8, epochs, learning_rate: 4e-3, ..RecipePlan::default() }
+    RecipePlan { rank: 8, epochs, learning_rate: Some(4e-3), ..RecipePlan::default() }
 }
 
 /// Run something that nobody stops.
@@ -374,7 +374,7 @@ fn training_stopped_between_two_steps_goes_on_from_there() {
 fn training_that_diverges_is_kept_and_goes_on_with_a_lower_rate() {
     let world = World::new();
     let plan = |learning_rate: f32, resume: bool| {
-        let recipe = RecipePlan { weight_decay: 60_000.0, learning_rate, ..recipe(40.0) };
+        let recipe = RecipePlan { weight_decay: 60_000.0, learning_rate: Some(learning_rate), ..recipe(40.0) };
         TrainPlan { recipe, resume, ..train_plan(&world, &world.source, &world.train, "wild.gguf") }
     };
     let error = quietly(|context| pipeline::train(&Toy, &plan(0.01, false), context)).unwrap_err();

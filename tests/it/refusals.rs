@@ -40,7 +40,7 @@ const BAD: &[Bad] = &[
     ("a module nobody has", |_, p| p.recipe.modules = "q,sideways".into(), &["sideways"]),
     ("no rank", |_, p| p.recipe.rank = 0, &["rank 0"]),
     ("no batch", |_, p| p.recipe.batch = 0, &["batch 0"]),
-    ("a mad learning rate", |_, p| p.recipe.learning_rate = f32::MAX * 2.0, &["learning rate inf"]),
+    ("a mad learning rate", |_, p| p.recipe.learning_rate = Some(f32::MAX * 2.0), &["learning rate inf"]),
     ("a tokenizer that cannot read the seeds", ascii_target, &["branch", "tokenizer", "café"]),
     ("a base that never says anything new", mute_target, &["samples came out of", "drawn"]),
 ];

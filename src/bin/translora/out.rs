@@ -74,7 +74,10 @@ fn plain(value: &serde_json::Value) -> String {
             _ => number.to_string(),
         },
         Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(", "),
-        Object(fields) => fields.iter().map(|(name, value)| format!("{} {}", spaced(name), plain(value))).collect::<Vec<_>>().join(", "),
+        Object(fields) => {
+            let told = fields.iter().filter(|(_, value)| !value.is_null());
+            told.map(|(name, value)| format!("{} {}", spaced(name), plain(value))).collect::<Vec<_>>().join(", ")
+        }
         other => other.to_string(),
     }
 }
@@ -100,7 +103,7 @@ mod tests {
 
     #[test]
     fn objects_become_rows() {
-        let value = serde_json::json!({"gpu_layers": -1, "lr": 0.05_f32, "none": null, "open": {"a_b": 1, "c": [1, "x"]}});
+        let value = serde_json::json!({"gpu_layers": -1, "lr": 0.05_f32, "none": null, "open": {"a_b": 1, "none": null, "c": [1, "x"]}});
         let mut rows = rows(&value);
         rows.sort();
         let expected = [("gpu layers", "-1"), ("lr", "0.05"), ("open", "a b 1, c 1, x")].map(|(a, b)| (a.into(), b.into()));

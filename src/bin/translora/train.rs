@@ -14,7 +14,7 @@ use crate::{Outcome, job, out};
 /// The data is a JSON lines file with `{"prompt": "...", "completion": "..."}` on each line. The base may be quantized; it is read
 /// as it is, and the adapter is what llama.cpp's `--lora` loads. A prompt is one user turn under the model's own chat template.
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  translora train -m base.gguf --data tickets.jsonl --out tickets.gguf --epochs 3 --lr 2e-4")]
+#[command(after_help = "Example:\n  translora train -m base.gguf --data tickets.jsonl --out tickets.gguf")]
 pub struct Train {
     /// Base model (GGUF)
     #[arg(short, long, value_name = "BASE.gguf")]

@@ -26,6 +26,8 @@ mod train;
 
 /// Tokens of context when nobody says and the model could do more.
 const CONTEXT_DEFAULT: usize = 4096;
+/// Width of a model that does not tell.
+const WIDTH_DEFAULT: usize = 2048;
 /// Sequences decoded side by side.
 const SEQUENCES: usize = 32;
 /// Tokens of one call of llama.cpp.
@@ -110,8 +112,8 @@ fn load(backend: Backend, base: &Path, options: &OpenOptions) -> Result<(translo
     if model.vocab().is_absent() {
         return Err(refuse("it has no tokenizer; use a GGUF that holds one".into()));
     }
-    let trained = model.metadata(&format!("{}.context_length", model.architecture())).and_then(|text| text.parse().ok());
-    let trained: usize = trained.unwrap_or(CONTEXT_DEFAULT);
+    let number = |key: &str| model.metadata(&format!("{}.{key}", model.architecture()))?.parse::<usize>().ok();
+    let trained = number("context_length").unwrap_or(CONTEXT_DEFAULT);
     let info = ModelInfo {
         path: base.to_owned(),
         name: model.name(),
@@ -120,6 +122,7 @@ fn load(backend: Backend, base: &Path, options: &OpenOptions) -> Result<(translo
         parameters: model.parameters(),
         bytes: model.bytes(),
         layers: model.layers(),
+        width: number("embedding_length").unwrap_or(WIDTH_DEFAULT),
         vocabulary: model.vocab().len(),
         context: if options.context > 0 { options.context } else { trained.min(CONTEXT_DEFAULT) },
     };

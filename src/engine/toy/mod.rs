@@ -118,6 +118,7 @@ impl ToyModel {
             parameters: base.width as u64,
             bytes: bytes.len() as u64,
             layers: 1,
+            width: base.width,
             vocabulary: base.vocabulary,
             context: base.context,
         };
