@@ -283,7 +283,7 @@ impl Gate<'_> {
 }
 
 fn recipe(epochs: f32) -> RecipePlan {
-    RecipePlan { epochs, learning_rate: 2e-3, ..RecipePlan::default() }
+    RecipePlan { epochs, learning_rate: Some(2e-3), ..RecipePlan::default() }
 }
 
 fn quietly<T>(work: impl FnOnce(&Context<'_>) -> Result<T, PipelineError>) -> Result<T, PipelineError> {

@@ -2,13 +2,17 @@ use std::sync::Arc;
 
 use super::recipe::{Deck, Recipe};
 use super::{Checkpoint, DistillError, Progress, Run, StepLine};
-use crate::engine::{EngineError, StepReport, Trainer};
+use crate::engine::{EngineError, Objective, StepReport, Trainer};
 use crate::record::Cancelled;
 
 /// Steps between states that a run goes back to when a step is not finite.
 const GOOD_EVERY: u64 = 25;
 /// How often the learning rate is halved before a run gives up.
 const HALVINGS_MAX: u32 = 3;
+/// What an answer may cost at most to be learnt: nine in ten such answers come out whole. units: nats an answer
+const LEARNT: f64 = 0.1;
+/// Examples that are asked for it.
+const ASKED: usize = 64;
 
 /// A fit under way: the trainer, where it stands, and what it may go back to.
 pub(super) struct Course<'t> {
@@ -51,9 +55,16 @@ impl<'t> Course<'t> {
 
     /// Take the steps that are left. Returns whether the held-out loss ended them early.
     pub fn run(&mut self, run: &mut Run<'_>) -> Result<bool, DistillError> {
-        let total = self.recipe.steps(self.place.len());
-        let (mut tokens, mut placed) = (0, false);
-        while self.progress.steps < total {
+        let (schedule, mut tokens, mut placed) = (self.recipe.steps(self.place.len()), 0, false);
+        loop {
+            let begun = self.progress.restarts.last().copied().unwrap_or(0);
+            let total = begun + schedule;
+            if self.progress.steps == total {
+                if !self.starts_again(run)? {
+                    return Ok(false);
+                }
+                continue;
+            }
             if self.has_stopped_improving() {
                 return Ok(true);
             }
@@ -66,7 +77,7 @@ impl<'t> Course<'t> {
                 self.latest = Some(self.checkpoint()?);
             }
             let batch: Vec<usize> = self.deck.batch(step, self.recipe.batch).into_iter().map(|i| self.place[i]).collect();
-            let learning_rate = self.recipe.rate(step, total) * 0.5_f32.powi(self.progress.halvings as i32);
+            let learning_rate = self.recipe.rate(step - begun, schedule) * 0.5_f32.powi(self.progress.halvings as i32);
             match self.trainer.step(&batch, learning_rate) {
                 Ok(report) => {
                     tokens += report.tokens as u64;
@@ -85,7 +96,28 @@ impl<'t> Course<'t> {
                 save(run, &self.checkpoint()?)?;
             }
         }
-        Ok(false)
+    }
+
+    /// Begin the schedule again where the answers are not learnt. A student that takes an answer's slots from what it saw most often, and not
+    /// from the input, has a loss that falls little for hundreds of steps and then all at once.
+    fn starts_again(&mut self, run: &mut Run<'_>) -> Result<bool, DistillError> {
+        let restarts = self.progress.restarts.len() as u32;
+        if restarts >= self.recipe.restarts || self.recipe.spec.objective != Objective::Text {
+            return Ok(false);
+        }
+        let asked: Vec<usize> = self.place.iter().copied().step_by(self.place.len().div_ceil(ASKED)).collect();
+        let report = self.trainer.loss(&asked)?;
+        let nats = report.loss * report.completion_tokens as f64 / asked.len() as f64;
+        if nats <= LEARNT {
+            return Ok(false);
+        }
+        self.progress.restarts.push(self.progress.steps);
+        (run.note)(format!(
+            "an answer costs {nats:.2} nats, more than {LEARNT}: training goes on, {} of {}",
+            restarts + 1,
+            self.recipe.restarts
+        ));
+        Ok(true)
     }
 
     /// Leave the trainer with the adapter to keep; returns how it went and the step it is of.

@@ -83,6 +83,9 @@ pub struct FitReport {
     /// Highest learning rates, each with the step it held from: more than one where a step was not finite, or a resumed run was given
     /// another.
     pub learning_rates: Vec<(u64, f32)>,
+    /// Steps after which the schedule started again.
+    #[serde(default)]
+    pub restarts: Vec<u64>,
     pub trainer: TrainerInfo,
 }
 
@@ -111,6 +114,9 @@ pub struct Progress {
     /// How often the rate that the recipe asks for (`asked`) was halved.
     pub halvings: u32,
     pub asked: f32,
+    /// See [`FitReport::restarts`].
+    #[serde(default)]
+    pub restarts: Vec<u64>,
 }
 
 /// Keeps checkpoints somewhere; the pipeline's journal does.
@@ -266,6 +272,7 @@ fn fit_taught(
         stopped_early,
         kept_step,
         learning_rates: progress.learning_rates,
+        restarts: progress.restarts,
         trainer: trainer.describe(),
     };
     let adapter = trainer.adapter(run.metadata)?;

@@ -32,6 +32,10 @@ pub struct Recipe {
     pub spec: LoraSpec,
     /// Passes over the examples; need not be whole.
     pub epochs: f32,
+    /// How often the whole schedule starts again at most, while what it is fitted to is not learnt.
+    ///
+    /// source: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts" (2017); when to stop is ours
+    pub restarts: u32,
     /// Examples a step.
     pub batch: usize,
     pub learning_rate: f32,
@@ -84,7 +88,7 @@ impl Recipe {
         Ok(())
     }
 
-    /// Steps for `examples` examples; at least one.
+    /// Steps of one schedule for `examples` examples; at least one.
     pub fn steps(&self, examples: usize) -> u64 {
         let passes = f64::from(self.epochs) * examples as f64;
         ((passes / self.batch as f64).ceil() as u64).max(1)
@@ -165,6 +169,7 @@ mod tests {
             warmup: 0.1,
             checkpoint_every: 0,
             early_stop: None,
+            restarts: 0,
             seed: 3,
         }
     }

@@ -6,6 +6,7 @@ fn recipe() -> Recipe {
     Recipe {
         spec: LoraSpec { rank: 4, ..LoraSpec::default() },
         epochs: 3.0,
+        restarts: 0,
         batch: 8,
         learning_rate: 4e-3,
         schedule: Schedule::Cosine,
@@ -52,6 +53,23 @@ fn the_loss_falls_along_the_same_trajectory_every_time() {
     assert_eq!((one.report.examples, one.report.steps), (40, 15));
     assert!(one.report.loss_last < 0.7 * one.report.loss_first, "{:?}", one.report);
     assert_eq!(one, run(&recipe(), None, u64::MAX, &mut Kept::default()).unwrap());
+}
+
+#[test]
+fn what_is_not_learnt_starts_the_schedule_again() {
+    let short = Recipe { restarts: 2, ..recipe() };
+    let mut kept = Kept::default();
+    let twice = run(&short, None, u64::MAX, &mut kept).unwrap();
+    assert_eq!((twice.report.steps, &twice.report.restarts), (45, &vec![15, 30]));
+    let rates = kept.2;
+    assert_eq!((rates[..15].to_vec(), rates[15..30].to_vec()), (rates[30..].to_vec(), rates[..15].to_vec()));
+    for stop_at in [14, 15, 16, 31] {
+        let mut kept = Kept::default();
+        run(&short, None, stop_at, &mut kept).unwrap_err();
+        assert!(run(&short, kept.0.pop(), u64::MAX, &mut Kept::default()).unwrap() == twice, "stopped after step {stop_at}");
+    }
+    let long = run(&Recipe { epochs: 150.0, learning_rate: 0.1, ..short }, None, u64::MAX, &mut Kept::default()).unwrap();
+    assert!(long.report.restarts.is_empty(), "{:?}", long.report);
 }
 
 #[test]

@@ -39,7 +39,8 @@ pub fn select(judged: &[Judged], seeds: &[&str], count: usize, shares: Shares) -
             [made, tuned]
         })
         .collect();
-    cut(&mut classes, &nearest(&accepted, seeds), count, shares.good);
+    let slots = slots(&accepted, &classes[2 * last..].concat());
+    cut(&mut classes, [&nearest(&accepted, seeds), &slots], count, shares.good);
     let (rare, classes) = (classes.split_off(2 * last), classes);
     let mut classes = by_origin(classes, &accepted, shares.lines);
     let rare = by_origin(rare, &accepted, shares.lines).into_iter();
@@ -101,31 +102,59 @@ fn by_origin(classes: Vec<Vec<usize>>, accepted: &[&Judged], lines_share: f64) -
 
 /// Leave of each class the best of what is like each seed, `count` in all or a little more.
 ///
-/// An adapter is surer of one phrasing than of another; inputs are measured among their like, so that none drops out whole. Where those
-/// are too few to tell the best of them, they are measured among all that share their answer.
-fn cut(classes: &mut [Vec<usize>], nearest: &[usize], count: usize, good_share: f64) {
+/// An adapter is surer of one phrasing than of another, and of one slot's word than of another; inputs are measured among their like, by
+/// each of `alike`, so that none drops out whole. Where those are too few to tell the best of them, they are measured among all that share
+/// their answer.
+fn cut(classes: &mut [Vec<usize>], alike: [&[Option<usize>]; 2], count: usize, good_share: f64) {
     let all: usize = classes.iter().map(Vec::len).sum();
     let share = good_share.max(count as f64 / all.max(1) as f64);
     for class in classes {
-        let mut groups: BTreeMap<usize, (usize, usize)> = BTreeMap::new();
-        for &input in &*class {
-            groups.entry(nearest[input]).or_default().0 += 1;
-        }
-        let few: Vec<usize> =
-            groups.iter().filter(|(_, (size, _))| (*size as f64 * share) < CLASS_MIN as f64).map(|(&seed, _)| seed).collect();
-        let others = few.iter().filter_map(|seed| groups.remove(seed)).map(|(size, _)| size).sum();
-        groups.insert(usize::MAX, (others, 0));
-        class.retain(|&input| {
-            let group = if groups.contains_key(&nearest[input]) { nearest[input] } else { usize::MAX };
-            let (size, left) = groups.entry(group).or_default();
-            *left += 1;
-            *left <= ((*size as f64 * share).ceil() as usize).max(CLASS_MIN)
-        });
+        let best: HashSet<usize> = alike.iter().flat_map(|alike| best_of(class, alike, share)).collect();
+        class.retain(|input| best.contains(input));
     }
 }
 
+/// The best of each group of a class that are alike; what has no group is not among them.
+fn best_of(class: &[usize], alike: &[Option<usize>], share: f64) -> Vec<usize> {
+    let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for &input in class {
+        if let Some(group) = alike[input] {
+            groups.entry(group).or_default().push(input);
+        }
+    }
+    let (few, mut groups): (Vec<_>, Vec<_>) = groups.into_values().partition(|group| (group.len() as f64 * share) < CLASS_MIN as f64);
+    let few: HashSet<usize> = few.into_iter().flatten().collect();
+    groups.push(class.iter().copied().filter(|input| few.contains(input)).collect());
+    let most = |group: &Vec<usize>| ((group.len() as f64 * share).ceil() as usize).max(CLASS_MIN);
+    groups.iter().flat_map(|group| group.iter().copied().take(most(group))).collect()
+}
+
+/// By input whose answer few share, the rarest word of that answer that others have too; none where most have it.
+///
+/// In such answers words stand for what an input says: a name, a place. Were those that seeds show too frequent among what is kept, a
+/// student would learn them by heart in place of where to find them.
+fn slots(accepted: &[&Judged], inputs: &[usize]) -> Vec<Option<usize>> {
+    let words_of = |input: usize| {
+        let words = accepted[input].answer.iter().flat_map(|answer| answer.text.split(|c: char| !c.is_alphanumeric()));
+        words
+            .filter(|word| word.chars().any(char::is_alphabetic) && !word.contains(|c: char| c.is_ascii_digit()))
+            .collect::<HashSet<&str>>()
+    };
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for word in inputs.iter().flat_map(|&input| words_of(input)) {
+        *counts.entry(word).or_default() += 1;
+    }
+    counts.retain(|_, count| (CLASS_MIN..=inputs.len() / 2).contains(count));
+    let numbered: HashMap<&str, (usize, usize)> = counts.iter().enumerate().map(|(i, (&word, &count))| (word, (count, i))).collect();
+    let mut slots = vec![None; accepted.len()];
+    for &input in inputs {
+        slots[input] = words_of(input).into_iter().filter_map(|word| numbered.get(word)).min().map(|(_, word)| *word);
+    }
+    slots
+}
+
 /// By input, the seed that shares most words with it.
-fn nearest(accepted: &[&Judged], seeds: &[&str]) -> Vec<usize> {
+fn nearest(accepted: &[&Judged], seeds: &[&str]) -> Vec<Option<usize>> {
     let seeds: Vec<HashSet<&str>> = seeds.iter().map(|seed| seed.split_whitespace().collect()).collect();
     let alike = |words: &HashSet<&str>, seed: &HashSet<&str>| {
         let both = words.intersection(seed).count();
@@ -134,7 +163,7 @@ fn nearest(accepted: &[&Judged], seeds: &[&str]) -> Vec<usize> {
     let one = |judged: &&Judged| {
         let words: HashSet<&str> = judged.text.split_whitespace().collect();
         let best = (0..seeds.len()).map(|i| (i, alike(&words, &seeds[i]))).max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));
-        best.map_or(0, |(seed, _)| seed)
+        Some(best.map_or(0, |(seed, _)| seed))
     };
     accepted.iter().map(one).collect()
 }
@@ -269,6 +298,18 @@ mod tests {
         let (kept, _) = select(&all, &[], 100, SHARES);
         let alone = prompts(&kept).iter().filter(|prompt| prompt.starts_with("alone")).count();
         assert!((40..=60).contains(&alone), "{alone}");
+    }
+
+    #[test]
+    fn no_word_of_the_answers_drops_out_because_the_adapter_is_less_sure_of_it() {
+        let one =
+            |i: usize, place: &str, score| judged(&format!("from {place}, {i} years"), &format!("{{age: {i}, city: {place}}}"), score);
+        let mut all: Vec<Judged> = (0..60).map(|i| one(i, "Rome", 9.0)).collect();
+        all.extend((0..20).map(|i| one(i, "Oslo", 2.0)));
+        let (kept, _) = select(&all, &["from Rome, 7 years"], 16, SHARES);
+        let oslo = prompts(&kept).iter().filter(|prompt| prompt.contains("Oslo")).count();
+        assert!((4..=8).contains(&oslo), "{:?}", prompts(&kept));
+        assert!(kept.iter().all(|kept| kept.answer().is_some_and(|answer| answer.text.contains("age"))));
     }
 
     #[test]

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::JobsError;
 use crate::engine::OpenOptions;
 use crate::pipeline::{
-    FilterChoice, GeneratorChoice, Inputs, LabelChoice, ObjectiveChoice, RecipePlan, Repeats, Schedule, TokenWeights, TransferPlan,
-    flip_budget, kl_budget,
+    FilterChoice, GeneratorChoice, Inputs, LabelChoice, ObjectiveChoice, RESTARTS, RecipePlan, Repeats, Schedule, TokenWeights,
+    TransferPlan, flip_budget, kl_budget,
 };
 use crate::record::{Layers, Limits};
 
@@ -41,6 +41,7 @@ pub struct TransferRequest {
     pub ignore_numbers: bool,
     pub seed_run: f32,
     pub epochs: f32,
+    pub restarts: u32,
     pub rank: usize,
     pub alpha: f32,
     pub rslora: bool,
@@ -99,6 +100,7 @@ impl Default for TransferRequest {
             ignore_numbers: repeats.numbers,
             seed_run: repeats.seed_run,
             epochs: 4.0,
+            restarts: RESTARTS,
             rank: recipe.rank,
             alpha: recipe.alpha,
             rslora: recipe.rslora,
@@ -189,6 +191,7 @@ impl TransferRequest {
             modules: self.modules.clone(),
             layers: self.layers,
             epochs: self.epochs,
+            restarts: self.restarts,
             learning_rate: self.lr,
             b_rate: self.lora_plus,
             schedule: self.schedule,
@@ -220,6 +223,7 @@ impl TransferRequest {
             ("batch", self.batch, 1, 4096),
             ("micro_batch", self.micro_batch, 0, 4096),
             ("early_stop", self.early_stop, 0, 1000),
+            ("restarts", self.restarts as usize, 0, 100),
             ("threads", self.threads, 0, 1024),
             ("ctx_size", self.ctx_size, 0, 1_048_576),
         ];

@@ -176,6 +176,10 @@ fn training(report: &TransferReport) -> Vec<Block> {
         fact("parameters", fit.trainer.parameters.to_string()),
         fact("trained on", fit.trainer.device.clone()),
     ]);
+    if !fit.restarts.is_empty() {
+        let steps: Vec<String> = fit.restarts.iter().map(u64::to_string).collect();
+        facts.push(fact("went on", format!("because the answers were not learnt, after step {}", steps.join(" and "))));
+    }
     if fit.stopped_early || fit.kept_step != fit.steps {
         facts.push(fact("kept", format!("the adapter of step {}", fit.kept_step)));
     }

@@ -190,6 +190,7 @@ pub fn recipe(plan: &RecipePlan, seed: u64, width: usize) -> Recipe {
     Recipe {
         spec,
         epochs: plan.epochs,
+        restarts: plan.restarts,
         batch: plan.batch,
         learning_rate: plan.learning_rate.unwrap_or_else(|| learning_rate(width)),
         schedule: plan.schedule,

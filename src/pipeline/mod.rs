@@ -35,8 +35,8 @@ pub use inspect::{AdapterCard, Inspection, KitCard, ModelCard, inspect};
 pub use journal::JournalError;
 pub use kit::kit;
 pub use plan::{
-    EvalPlan, FilterChoice, GeneratorChoice, Inputs, KitPlan, LabelChoice, ObjectiveChoice, RecipePlan, Repeats, TrainPlan, TransferPlan,
-    flip_budget, kl_budget,
+    EvalPlan, FilterChoice, GeneratorChoice, Inputs, KitPlan, LabelChoice, ObjectiveChoice, RESTARTS, RecipePlan, Repeats, TrainPlan,
+    TransferPlan, flip_budget, kl_budget,
 };
 pub use report::{
     ArmScore, Confusion, EvalReport, Flip, KitReport, MadeInput, ReportHalf, RoundCounts, Scores, TrainReport, TransferReport,

@@ -35,6 +35,8 @@ pub struct RecipePlan {
     /// Layers that get an adapter; `None` means all.
     pub layers: Option<Layers>,
     pub epochs: f32,
+    /// How often they start again at most, while the answers are not learnt.
+    pub restarts: u32,
     /// `None`: by the model's width, see [`crate::distill::learning_rate`].
     pub learning_rate: Option<f32>,
     /// B's learning rate as a multiple of A's.
@@ -56,6 +58,9 @@ pub struct RecipePlan {
     pub patience: usize,
 }
 
+/// [`RecipePlan::restarts`] of a transfer.
+pub const RESTARTS: u32 = 2;
+
 impl Default for RecipePlan {
     fn default() -> Self {
         Self {
@@ -65,6 +70,7 @@ impl Default for RecipePlan {
             modules: "all".into(),
             layers: None,
             epochs: 3.0,
+            restarts: 0,
             learning_rate: None,
             b_rate: 1.0,
             schedule: Schedule::Cosine,

@@ -294,7 +294,7 @@ impl<'a> Rounds<'a> {
         let question = self.makers[self.turn(round)].question.clone().unwrap_or_default();
         let inputs = seeds.iter().copied().chain(best.iter().map(Kept::prompt));
         let rows: Vec<Pair> = inputs.map(|input| Pair { prompt: question.clone(), completion: input.to_owned() }).collect();
-        let recipe_plan = RecipePlan { epochs: TUNED_EPOCHS, patience: 0, ..plan.recipe.clone() };
+        let recipe_plan = RecipePlan { epochs: TUNED_EPOCHS, restarts: 0, patience: 0, ..plan.recipe.clone() };
         let tuner = &mut self.tuner;
         job.stage(&key, Stage::Distill, |_, journal| {
             let (model, _) = tuner.get()?;

@@ -143,6 +143,7 @@ impl Recipe {
             modules: self.modules.clone(),
             layers: self.layers,
             epochs,
+            restarts: 0,
             learning_rate: self.learning_rate.0,
             b_rate: self.lora_plus,
             schedule: self.schedule,

@@ -83,6 +83,7 @@ fn request(plan: &TransferPlan) -> Result<Value, Failure> {
         ignore_numbers: plan.repeats.numbers,
         seed_run: plan.repeats.seed_run,
         epochs: recipe.epochs,
+        restarts: recipe.restarts,
         rank: recipe.rank,
         alpha: recipe.alpha,
         rslora: recipe.rslora,

@@ -2,8 +2,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use translora::pipeline::{
-    self, FilterChoice, GeneratorChoice, Inputs, LabelChoice, ObjectiveChoice, ObjectiveReport, Repeats, TokenWeights, TransferPlan,
-    TransferReport, Verdict,
+    self, FilterChoice, GeneratorChoice, Inputs, LabelChoice, ObjectiveChoice, ObjectiveReport, RESTARTS, RecipePlan, Repeats,
+    TokenWeights, TransferPlan, TransferReport, Verdict,
 };
 
 use crate::args::{Lengths, Machine, Recipe, at_most, between, share};
@@ -111,6 +111,10 @@ pub struct Transfer {
     #[arg(long, value_name = "X", default_value_t = 4.0, value_parser = at_most::<1000>, help_heading = "Adapter and training")]
     epochs: f32,
 
+    /// Start --epochs and the schedule again, so many times at most, while the new adapter has not learnt the answers
+    #[arg(long, value_name = "N", default_value_t = RESTARTS, value_parser = clap::value_parser!(u32).range(0..=100), help_heading = "Adapter and training")]
+    restarts: u32,
+
     #[command(flatten)]
     recipe: Recipe,
 
@@ -211,7 +215,7 @@ impl Transfer {
             (None, None) => return Err(Failure::Bug("neither --kit nor --seeds passed the parser".into())),
         };
         Ok(TransferPlan {
-            recipe: self.recipe.plan(self.epochs),
+            recipe: RecipePlan { restarts: self.restarts, ..self.recipe.plan(self.epochs) },
             open: self.machine.open_options(),
             source: self.source,
             source_lora: self.source_lora,
