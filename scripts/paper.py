@@ -39,7 +39,7 @@ def arguments():
     parser.add_argument("--rows", type=int, default=300, help="rows to judge on at most")
     parser.add_argument("--samples", type=int, default=250, help="made-up inputs to learn from")
     parser.add_argument("--epochs", default="4", help="passes over the rows, and over the samples")
-    parser.add_argument("--lr", default="2e-4")
+    parser.add_argument("--lr", default="auto")
     parser.add_argument("--seeds", type=int, default=5, help="seed inputs in the kit")
     parser.add_argument("--input-model", action="store_true", help="a kit with a model that makes inputs")
     parser.add_argument("--oracle", action="store_true", help="train on the new model, too, and give the share of that gain that was kept")
