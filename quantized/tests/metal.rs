@@ -12,9 +12,13 @@ use translora_llama::{Backend, Layout, Operation, quantize, synthesize};
 use translora_quantized::tiny::{TinyArchitecture, TinyShape, tiny_model};
 use translora_quantized::{Example, ForwardWeights, Kernel, TrainSpec, Trainer, Turned, architectures};
 
-/// The vendored llama.cpp.
+/// The vendored llama.cpp. Of this platform only: cargo downloads no packages of others.
 fn vendored() -> PathBuf {
-    let run = Command::new(env!("CARGO")).args(["metadata", "--format-version", "1", "--offline"]).output().unwrap();
+    let host = Command::new("rustc").arg("-vV").output().unwrap();
+    let host = String::from_utf8(host.stdout).unwrap();
+    let host = host.lines().find_map(|line| line.strip_prefix("host: ")).expect("rustc names its host");
+    let run =
+        Command::new(env!("CARGO")).args(["metadata", "--format-version", "1", "--offline", "--filter-platform", host]).output().unwrap();
     let text = String::from_utf8(run.stdout).unwrap();
     let field = "\"manifest_path\":\"";
     let paths = text.split(field).skip(1).filter_map(|rest| rest.split('"').next());
