@@ -46,12 +46,6 @@ pub fn tolerance(exact: f64, kind: &str) -> f64 {
     }
 }
 
-/// What a tolerance of difference quotients becomes on a device that is not a CPU: exponentials there are approximations with errors near
-/// 1e-5, and a quotient divides the difference of two losses, a thousandth of either. The comparison with the naive reference needs no such.
-pub fn quotient(exact: f64) -> f64 {
-    if device().is_some_and(|name| name != "CPU") { 0.05 } else { exact }
-}
-
 /// What a tolerance of the loss before each step of the optimizer becomes on a device that is not a CPU: sines, powers and exponentials are
 /// approximations there, and AdamW's first steps move each number by the whole learning rate, whichever sign its gradient has; where that is
 /// near zero an error of 1e-5 decides.
