@@ -12,7 +12,7 @@ use super::{Folder, done, lab, new_base, old_base, rows, transfer};
 use crate::abi::plugin;
 
 /// Longer than anything here takes, on a machine with other work too.
-const LONG: Duration = Duration::from_secs(400);
+const LONG: Duration = Duration::from_secs(1200);
 
 fn instance(config: &Value) -> Instance {
     let library: Arc<Library> = Library::open(&plugin()).expect("cargo built a plugin");

@@ -18,7 +18,7 @@ use crate::serve::client::{ask, get, metric, open, post, said};
 use crate::source::root;
 
 /// Longer than a small transfer takes, on a machine with other work too.
-const LONG: Duration = Duration::from_secs(300);
+const LONG: Duration = Duration::from_secs(1200);
 
 /// A server process; it is told to end when the test does.
 pub(super) struct Served {
