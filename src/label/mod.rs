@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::{Answer, EngineError, Fault, Label, SoftLabels, Talk, With};
 use crate::filter::Kept;
-use crate::record::Cancelled;
+use crate::record::{Cancelled, Pair};
 
 mod align;
 mod consistent;
@@ -39,6 +39,10 @@ impl Labeled {
 
     pub fn completion(&self) -> &str {
         &self.completion
+    }
+
+    pub fn pair(&self) -> Pair {
+        Pair { prompt: self.prompt.clone(), completion: self.completion.clone() }
     }
 
     /// Share of the drawn answers that are this one; 1 where the answer is the greedy one.
@@ -124,22 +128,36 @@ pub fn label_answered(kept: &[Kept]) -> (Vec<Labeled>, Rejections) {
     join(kept, Vec::new())
 }
 
+/// Label texts that no filter has seen; those that the teacher gives no answer to are left out.
+pub fn label_texts(
+    teacher: &mut dyn Label,
+    with: With,
+    texts: &[String],
+    tokens_max: usize,
+    talk: &mut Talk<'_>,
+) -> Result<Vec<Labeled>, LabelError> {
+    let answers = teacher.answer(with, texts, tokens_max, talk)?;
+    Ok(texts.iter().zip(answers).filter_map(|(text, answer)| labeled(text, &answer).ok()).collect())
+}
+
+fn labeled(prompt: &str, answer: &Answer) -> Result<Labeled, Reason> {
+    match answer.text.trim() {
+        _ if !answer.finished => Err(Reason::Unfinished),
+        "" => Err(Reason::Empty),
+        completion => Ok(Labeled::replay(prompt.to_owned(), completion.to_owned(), 1.0)),
+    }
+}
+
 fn join(kept: &[Kept], asked: Vec<Answer>) -> (Vec<Labeled>, Rejections) {
-    let (mut labeled, mut rejections, mut asked) = (Vec::new(), Rejections::new(), asked.into_iter());
+    let (mut all, mut rejections, mut asked) = (Vec::new(), Rejections::new(), asked.into_iter());
     for kept in kept {
         let Some(answer) = kept.answer().cloned().or_else(|| asked.next()) else { continue };
-        let completion = answer.text.trim();
-        let reason = match answer.finished {
-            false => Reason::Unfinished,
-            true if completion.is_empty() => Reason::Empty,
-            true => {
-                labeled.push(Labeled::replay(kept.prompt().to_owned(), completion.to_owned(), 1.0));
-                continue;
-            }
-        };
-        *rejections.entry(reason).or_default() += 1;
+        match labeled(kept.prompt(), &answer) {
+            Ok(labeled) => all.push(labeled),
+            Err(reason) => *rejections.entry(reason).or_default() += 1,
+        }
     }
-    (labeled, rejections)
+    (all, rejections)
 }
 
 #[cfg(test)]

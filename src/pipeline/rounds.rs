@@ -61,6 +61,8 @@ const SHOTS_MAX: usize = 8;
 /// What the rounds came to.
 pub(super) struct Samples {
     pub labeled: Vec<Labeled>,
+    /// The seeds with the teacher's answers.
+    pub seeds: Vec<Labeled>,
     pub counts: BTreeMap<String, u64>,
     pub coverage: Coverage,
     pub teacher: Option<Teacher>,
@@ -118,6 +120,7 @@ pub(super) struct Rounds<'a> {
     /// Text of any kind that the teacher answered.
     probed: Vec<Judged>,
     labeled: Vec<Labeled>,
+    seeds: Option<Vec<Labeled>>,
     rejected: BTreeMap<String, u64>,
     teacher: Option<Teacher>,
     counts: Vec<RoundCounts>,
@@ -167,6 +170,7 @@ impl<'a> Rounds<'a> {
             judged: Vec::new(),
             probed: Vec::new(),
             labeled: Vec::new(),
+            seeds: None,
             rejected: BTreeMap::new(),
             teacher: None,
             counts: Vec::new(),
@@ -187,6 +191,7 @@ impl<'a> Rounds<'a> {
                 valid: valid.len() as u64,
                 accepted: (self.accepted() - accepted) as u64,
             });
+            self.label_seeds(job)?;
             self.evaluate_source(job)?;
             self.source.close();
             let shares = self.shares();
@@ -462,18 +467,34 @@ impl<'a> Rounds<'a> {
         Ok(())
     }
 
+    /// Ask the teacher about the seeds while the source is open anyway: of all inputs they are the surest to be of the task.
+    fn label_seeds(&mut self, job: &mut Job<'_>) -> Result<(), PipelineError> {
+        if self.seeds.is_some() {
+            return Ok(());
+        }
+        let (source, tokens_max) = (&mut self.source, self.plan.limits.completion_tokens_max);
+        let texts: Vec<String> = self.given.seeds.iter().map(|seed| seed.text().to_owned()).collect();
+        let made = job.stage("seeds", Stage::Label, |talk, _| {
+            let (model, adapters) = source.get()?;
+            let labeled = label::label_texts(model, With::Adapter(adapters[0]), &texts, tokens_max, talk)?;
+            let rows: Vec<(String, String)> = labeled.iter().map(|l| (l.prompt().to_owned(), l.completion().to_owned())).collect();
+            let summary = format!("{} of {} seeds answered", rows.len(), texts.len());
+            Ok(Made { head: (), rows, blob: None, summary })
+        })?;
+        self.seeds = Some(made.rows.into_iter().map(|(prompt, completion)| Labeled::replay(prompt, completion, 1.0)).collect());
+        Ok(())
+    }
+
     /// Ask the teacher about the rows of `--eval` while the source is open anyway.
     fn evaluate_source(&mut self, job: &mut Job<'_>) -> Result<(), PipelineError> {
         let (Some(rows), None) = (&self.given.eval, &self.teacher) else { return Ok(()) };
         let (source, tokens_max) = (&mut self.source, self.plan.limits.completion_tokens_max);
-        let seeds: &[String] = &self.given.seeds.iter().take(SHOTS_MAX).map(|seed| seed.text().to_owned()).collect::<Vec<_>>();
+        let shots = self.seeds.iter().flatten().take(SHOTS_MAX).map(|seed| seed.pair()).collect();
         let made = job.stage("evaluate.source", Stage::Evaluate, |talk, _| {
             let (model, adapters) = source.get()?;
             let arm = evaluate::arm(model, With::Adapter(adapters[0]), rows, tokens_max, talk)?;
-            let answers = model.answer(With::Adapter(adapters[0]), seeds, tokens_max, talk)?;
-            let shot = |(prompt, answer): (&String, Answer)| Pair { prompt: prompt.clone(), completion: answer.text };
             let summary = format!("source+LoRA {:.1} % of {}", 100.0 * arm.exact(), arm.rows());
-            Ok(Made::head(Teacher { arm, shots: seeds.iter().zip(answers).map(shot).collect() }, summary))
+            Ok(Made::head(Teacher { arm, shots }, summary))
         })?;
         self.teacher = Some(made.head);
         Ok(())
@@ -546,6 +567,14 @@ impl<'a> Rounds<'a> {
             ("eval", self.given.eval.as_ref().map_or(0, Vec::len) as u64),
         ];
         counts.extend(numbers.map(|(name, count)| (name.to_owned(), count)));
-        Ok(Samples { labeled: self.labeled, counts, coverage, teacher: self.teacher, rounds: self.counts, shown })
+        Ok(Samples {
+            labeled: self.labeled,
+            seeds: self.seeds.unwrap_or_default(),
+            counts,
+            coverage,
+            teacher: self.teacher,
+            rounds: self.counts,
+            shown,
+        })
     }
 }

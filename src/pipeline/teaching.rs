@@ -133,7 +133,7 @@ impl Teaching<'_, '_> {
         if report.objective == ObjectiveChoice::Text && report.token_weights == TokenWeights::None {
             return Ok(labeled);
         }
-        let pairs: Vec<Pair> = labeled.iter().map(pair).collect();
+        let pairs: Vec<Pair> = labeled.iter().map(Labeled::pair).collect();
         if let Some(found) = job.journal.finished::<[u64; 2], SoftLabels>("align")? {
             return Ok(with_labels(labeled, found.head, found.rows, report));
         }
@@ -175,10 +175,6 @@ impl Teaching<'_, '_> {
         let (answers, off) = made.rows.into_iter().map(|Taught(spoken, off)| (spoken, off)).unzip();
         Ok((Lesson { spelling: made.head.into_iter().collect(), answers }, off))
     }
-}
-
-fn pair(labeled: &Labeled) -> Pair {
-    Pair { prompt: labeled.prompt().to_owned(), completion: labeled.completion().to_owned() }
 }
 
 fn with_labels(labeled: Vec<Labeled>, counts: [u64; 2], rows: Vec<SoftLabels>, report: &mut ObjectiveReport) -> Vec<Labeled> {
@@ -239,7 +235,7 @@ pub(super) fn divergence(
     held_out: &[Labeled],
     talk: &mut Talk<'_>,
 ) -> Result<Option<Divergences>, PipelineError> {
-    let rows = held_out.iter().filter_map(|labeled| Some((pair(labeled), labeled.labels().filter(|labels| !labels.words.is_empty())?)));
+    let rows = held_out.iter().filter_map(|labeled| Some((labeled.pair(), labeled.labels().filter(|labels| !labels.words.is_empty())?)));
     let (pairs, labels): (Vec<Pair>, Vec<&SoftLabels>) = rows.unzip();
     let tokens: usize = labels.iter().map(|labels| labels.words.len()).sum();
     if tokens == 0 {

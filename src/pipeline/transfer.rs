@@ -131,15 +131,18 @@ impl Transfer<'_> {
         let mut target = Session::new(self.engine, &self.plan.target, &self.plan.open, Vec::new());
         let teacher = samples.teacher.as_ref();
         let bare = self.bare(job, &mut target, teacher)?;
-        let (labeled, mut objective) = self.teach(job, &mut target, samples.labeled, same_vocabulary, teacher.zip(bare.as_ref()))?;
-        let (train, held_out) = split(labeled, self.plan.samples, self.plan.seed);
+        let seeds = samples.seeds.len();
+        let labeled = samples.seeds.into_iter().chain(samples.labeled).collect();
+        let (mut labeled, mut objective) = self.teach(job, &mut target, labeled, same_vocabulary, teacher.zip(bare.as_ref()))?;
+        // Seeds are never held out: that the adapter answers what it was shown says nothing.
+        let (mut train, held_out) = split(labeled.split_off(seeds), self.plan.samples, self.plan.seed);
+        train.extend(labeled);
         let mut counts = samples.counts;
         counts.extend([("trained".to_owned(), train.len() as u64), ("held_out".to_owned(), held_out.len() as u64)]);
         let mut recipe = recipe(&self.plan.recipe, self.plan.seed, width);
         recipe.spec.objective = objective.minimized();
         let provenance = self.provenance(&recipe, filter, &objective);
-        let synthetic: Vec<Pair> =
-            held_out.iter().map(|row| Pair { prompt: row.prompt().to_owned(), completion: row.completion().to_owned() }).collect();
+        let synthetic: Vec<Pair> = held_out.iter().map(Labeled::pair).collect();
         let fitted = self.distill(job, &mut target, (&train, &synthetic), &recipe, &provenance)?;
         let arms = self.evaluate(job, &mut target, &synthetic, teacher, bare)?;
         objective.divergence = Self::divergence(job, &mut target, &held_out)?;
