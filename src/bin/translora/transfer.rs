@@ -43,7 +43,7 @@ pub struct Transfer {
     #[arg(long, value_name = "N.gguf")]
     out: PathBuf,
 
-    /// Inputs to learn from, after filtering
+    /// Made-up inputs to learn from, after filtering; the seeds come on top
     #[arg(long, value_name = "N", default_value_t = 250, value_parser = between::<1, 1_000_000>)]
     samples: usize,
 
