@@ -489,7 +489,7 @@ impl<'a> Rounds<'a> {
     fn evaluate_source(&mut self, job: &mut Job<'_>) -> Result<(), PipelineError> {
         let (Some(rows), None) = (&self.given.eval, &self.teacher) else { return Ok(()) };
         let (source, tokens_max) = (&mut self.source, self.plan.limits.completion_tokens_max);
-        let shots = self.seeds.iter().flatten().take(SHOTS_MAX).map(|seed| seed.pair()).collect();
+        let shots = self.seeds.iter().flatten().take(SHOTS_MAX).map(Labeled::pair).collect();
         let made = job.stage("evaluate.source", Stage::Evaluate, |talk, _| {
             let (model, adapters) = source.get()?;
             let arm = evaluate::arm(model, With::Adapter(adapters[0]), rows, tokens_max, talk)?;
