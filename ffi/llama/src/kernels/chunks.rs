@@ -1,12 +1,13 @@
-//! Reads lines of weights 32 elements at a time into AVX-512 vectors, and from there into floats or into panels of bf16.
+//! Reads lines of weights 32 elements at a time into vectors, and from there into floats or into panels of bf16.
 
 use std::arch::x86_64::{
-    __m128i, __m256i, __m512, _mm_and_si128, _mm_cvtph_ps, _mm_cvtsi32_si128, _mm_cvtss_f32, _mm_loadu_si128, _mm_set1_epi8,
-    _mm_set1_epi16, _mm_shuffle_epi8, _mm_srli_epi16, _mm256_and_si256, _mm256_castsi256_si128, _mm256_extracti128_si256,
-    _mm256_loadu_si256, _mm256_maskz_set1_epi8, _mm256_or_si256, _mm256_set_m128i, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_slli_epi16,
-    _mm256_srl_epi16, _mm256_srli_epi16, _mm256_sub_epi8, _mm256_test_epi8_mask, _mm512_castsi512_ps, _mm512_cvtepi8_epi32,
-    _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_fmadd_ps, _mm512_fmsub_ps, _mm512_loadu_ps, _mm512_mul_ps,
-    _mm512_set1_ps, _mm512_slli_epi32, _mm512_storeu_ps,
+    __m128i, __m256, __m256i, __m512, _mm_and_si128, _mm_cvtph_ps, _mm_cvtsi32_si128, _mm_cvtss_f32, _mm_loadu_si128, _mm_set1_epi8,
+    _mm_set1_epi16, _mm_shuffle_epi8, _mm_srli_epi16, _mm_srli_si128, _mm256_and_si256, _mm256_castsi256_si128, _mm256_cmpeq_epi8,
+    _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps, _mm256_extracti128_si256, _mm256_fmadd_ps, _mm256_loadu_si256, _mm256_or_si256,
+    _mm256_set_m128i, _mm256_set1_epi8, _mm256_set1_epi32, _mm256_set1_epi64x, _mm256_set1_ps, _mm256_setr_epi64x, _mm256_shuffle_epi8,
+    _mm256_slli_epi16, _mm256_srl_epi16, _mm256_srli_epi16, _mm256_storeu_ps, _mm256_sub_epi8, _mm512_castsi512_ps, _mm512_cvtepi8_epi32,
+    _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_slli_epi32,
+    _mm512_storeu_ps,
 };
 use std::ffi::c_void;
 use std::ops::Range;
@@ -25,7 +26,8 @@ pub(super) type ToFloats = unsafe extern "C" fn(*const c_void, *mut f32, i64);
 pub(super) struct Reader {
     /// For whole blocks, which are whole chunks; none where ggml's own conversion does.
     pub floats: Option<ToFloats>,
-    /// Interleave chunks of 12 lines, or of 16 (null: zeros): pairs of elements that follow each other.
+    /// Interleave chunks of 12 lines, or of 16 (null: zeros): pairs of elements that follow each other. As `across`, for processors that multiply
+    /// bf16.
     pub along: [unsafe fn(&Lanes, Range<usize>, *mut u32); 2],
     /// Pairs of elements of two lines (the second may be null: zeros), sixteen to a panel.
     pub across: unsafe fn(*const u8, *const u8, Range<usize>, *mut u32, usize),
@@ -35,12 +37,16 @@ macro_rules! readers {
     ($($plain:ident => $number:ident),*; $($kind:ident => $chunk:ident),*) => {
         /// The reader of a type, if there is one and this processor can run it.
         pub(super) fn reader(kind: sys::ggml_type) -> Option<&'static Reader> {
-            if !able() {
-                return None;
-            }
             match kind {
-                $(sys::$plain => Some(const { &Reader { floats: None, along: [along::<$number, 12>, along::<$number, 16>], across: across::<$number> } }),)*
-                $(sys::$kind => Some(const { &Reader { floats: Some(floats::<$chunk>), along: [along::<$chunk, 12>, along::<$chunk, 16>], across: across::<$chunk> } }),)*
+                $(sys::$plain if able() => {
+                    Some(const { &Reader { floats: None, along: [along::<$number, 12>, along::<$number, 16>], across: across::<$number> } })
+                })*
+                $(sys::$kind if able() => Some(const { &Reader {
+                    floats: Some(floats::<$chunk>), along: [along::<$chunk, 12>, along::<$chunk, 16>], across: across::<$chunk>,
+                } }),)*
+                $(sys::$kind if able_avx2() => Some(const { &Reader {
+                    floats: Some(floats_avx2::<$chunk>), along: [along::<$chunk, 12>, along::<$chunk, 16>], across: across::<$chunk>,
+                } }),)*
                 _ => None,
             }
         }
@@ -61,6 +67,12 @@ pub(super) fn able() -> bool {
     can && Level::Avx512.allowed()
 }
 
+/// The same for what has AVX2 only.
+fn able_avx2() -> bool {
+    use std::arch::is_x86_feature_detected as has;
+    has!("avx2") && has!("fma") && has!("f16c") && has!("ssse3") && Level::Avx2.allowed()
+}
+
 /// # Safety
 /// The processor is able (as `reader` asks); `from` holds `count` elements, whole chunks, `to` has room for as many floats.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,f16c,ssse3")]
@@ -75,6 +87,39 @@ unsafe extern "C" fn floats<C: Chunk>(from: *const c_void, to: *mut f32, count: 
     }
 }
 
+/// Two chunks are read before any float is written: where processors may not read past a write whose place is not known yet (a mitigation that virtual
+/// machines often run with), each change from writing to reading takes dozens of cycles.
+///
+/// # Safety
+/// As `floats`, for a processor with AVX2.
+#[target_feature(enable = "avx2,fma,f16c,ssse3")]
+unsafe extern "C" fn floats_avx2<Q: Quantized>(from: *const c_void, to: *mut f32, count: i64) {
+    let chunks = count as usize / CHUNK;
+    for number in (0..chunks / 2).map(|pair| 2 * pair) {
+        // SAFETY: as promised.
+        unsafe {
+            let (first, second) = (Q::read(from.cast(), number).floats(), Q::read(from.cast(), number + 1).floats());
+            write(first, to.add(number * CHUNK));
+            write(second, to.add((number + 1) * CHUNK));
+        }
+    }
+    if !chunks.is_multiple_of(2) {
+        // SAFETY: as promised.
+        unsafe { write(Q::read(from.cast(), chunks - 1).floats(), to.add((chunks - 1) * CHUNK)) };
+    }
+}
+
+/// # Safety
+/// `to` has room for 32 floats.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn write(floats: [__m256; 4], to: *mut f32) {
+    for (i, eight) in floats.into_iter().enumerate() {
+        // SAFETY: as promised.
+        unsafe { _mm256_storeu_ps(to.add(8 * i), eight) };
+    }
+}
+
 /// A type of ggml's.
 pub(super) trait Chunk {
     /// Chunk `number` of a line.
@@ -84,15 +129,57 @@ pub(super) trait Chunk {
     unsafe fn read(line: *const u8, number: usize) -> [__m512; 2];
 }
 
-/// Implement `Chunk` for a type by what it does with a block, and the chunk's number in it.
-macro_rules! chunk {
-    ($(#[$doc:meta])* $name:ident, $bytes:literal bytes for $chunks:literal, |$block:ident, $number:ident| $body:block) => {
+/// A type of whole numbers with scales.
+pub(super) trait Quantized {
+    /// Chunk `number` of a line.
+    ///
+    /// # Safety
+    /// The processor has AVX2, F16C and SSSE3, and the line holds the chunk.
+    unsafe fn read(line: *const u8, number: usize) -> Quants;
+}
+
+/// 32 signed bytes; each stands for itself times the scale of its half, plus a number.
+pub(super) struct Quants {
+    bytes: __m256i,
+    scales: [f32; 2],
+    plus: f32,
+}
+
+impl Quants {
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    fn floats(self) -> [__m256; 4] {
+        let plus = _mm256_set1_ps(self.plus);
+        let [first, second] = self.scales.map(|scale| _mm256_set1_ps(scale));
+        let float = |scale, bytes: __m128i| _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)), plus);
+        let (low, high) = (_mm256_castsi256_si128(self.bytes), _mm256_extracti128_si256::<1>(self.bytes));
+        [float(first, low), float(first, _mm_srli_si128::<8>(low)), float(second, high), float(second, _mm_srli_si128::<8>(high))]
+    }
+}
+
+impl<Q: Quantized> Chunk for Q {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,f16c,ssse3")]
+    unsafe fn read(line: *const u8, number: usize) -> [__m512; 2] {
+        // SAFETY: handed on.
+        let Quants { bytes, scales, plus } = unsafe { <Q as Quantized>::read(line, number) };
+        let halves = [_mm256_castsi256_si128(bytes), _mm256_extracti128_si256::<1>(bytes)];
+        let float = |i: usize| {
+            _mm512_fmadd_ps(_mm512_set1_ps(scales[i]), _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(halves[i])), _mm512_set1_ps(plus))
+        };
+        [float(0), float(1)]
+    }
+}
+
+/// Implement `$of` for a type by what it does with a block, and the chunk's number in it.
+macro_rules! blocks {
+    ($of:ident, $features:literal, $gives:ty; $(#[$doc:meta])* $name:ident, $bytes:literal bytes for $chunks:literal, |$block:ident, $number:ident| $body:block) => {
         $(#[$doc])*
         pub(super) struct $name;
-        impl Chunk for $name {
+        impl $of for $name {
             #[inline]
-            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,f16c,ssse3")]
-            unsafe fn read(line: *const u8, number: usize) -> [__m512; 2] {
+            #[target_feature(enable = $features)]
+            unsafe fn read(line: *const u8, number: usize) -> $gives {
                 // SAFETY: the line holds the block.
                 unsafe {
                     const CHUNKS: usize = $chunks;
@@ -104,6 +191,12 @@ macro_rules! chunk {
         }
     };
 }
+macro_rules! chunk {
+    ($($rest:tt)*) => { blocks!(Chunk, "avx512f,avx512bw,avx512vl,avx2,f16c,ssse3", [__m512; 2]; $($rest)*); };
+}
+macro_rules! quantized {
+    ($($rest:tt)*) => { blocks!(Quantized, "avx2,f16c,ssse3", Quants; $($rest)*); };
+}
 
 chunk!(F32, 128 bytes for 1, |block, _number| {
     let from = block.cast::<f32>();
@@ -113,50 +206,50 @@ chunk!(F16, 64 bytes for 1, |block, _number| { [0, 32].map(|at| _mm512_cvtph_ps(
 chunk!(Bf16, 64 bytes for 1, |block, _number| {
     [0, 32].map(|at| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(block.add(at).cast())))))
 });
-chunk!(
+quantized!(
     /// A scale in half precision, 32 signed bytes.
-    Q8_0, 34 bytes for 1, |block, _number| { scaled(_mm256_loadu_si256(block.add(2).cast()), spread(block)) }
+    Q8_0, 34 bytes for 1, |block, _number| { scaled(_mm256_loadu_si256(block.add(2).cast()), half(block)) }
 );
-chunk!(
+quantized!(
     /// A scale, 32 times four bits, less 8.
-    Q4_0, 18 bytes for 1, |block, _number| { scaled(_mm256_sub_epi8(nibbles(block.add(2)), _mm256_set1_epi8(8)), spread(block)) }
+    Q4_0, 18 bytes for 1, |block, _number| { scaled(_mm256_sub_epi8(nibbles(block.add(2)), _mm256_set1_epi8(8)), half(block)) }
 );
-chunk!(
+quantized!(
     /// A scale and a least value, 32 times four bits.
-    Q4_1, 20 bytes for 1, |block, _number| { above(nibbles(block.add(4)), spread(block), spread(block.add(2))) }
+    Q4_1, 20 bytes for 1, |block, _number| { Quants { plus: half(block.add(2)), ..scaled(nibbles(block.add(4)), half(block)) } }
 );
-chunk!(
+quantized!(
     /// A scale, 32 fifth bits, 32 times four bits; less 16.
     Q5_0, 22 bytes for 1, |block, _number| {
         let bytes = _mm256_or_si256(nibbles(block.add(6)), fifth(block.add(2)));
-        scaled(_mm256_sub_epi8(bytes, _mm256_set1_epi8(16)), spread(block))
+        scaled(_mm256_sub_epi8(bytes, _mm256_set1_epi8(16)), half(block))
     }
 );
-chunk!(
+quantized!(
     /// A scale and a least value, 32 fifth bits, 32 times four bits.
     Q5_1, 24 bytes for 1, |block, _number| {
         let bytes = _mm256_or_si256(nibbles(block.add(8)), fifth(block.add(4)));
-        above(bytes, spread(block), spread(block.add(2)))
+        Quants { plus: half(block.add(2)), ..scaled(bytes, half(block)) }
     }
 );
-chunk!(
+quantized!(
     /// Two scales in half precision, eight scales and least values of six bits, 256 times four bits.
     Q4K, 144 bytes for 8, |block, number| {
         let (scale, least) = six_bit_pair(block, number);
-        below(half_of(block.add(16 + number / 2 * 32), number % 2 == 1), scale, least)
+        Quants { plus: -least, ..scaled(half_of(block.add(16 + number / 2 * 32), number % 2 == 1), scale) }
     }
 );
-chunk!(
+quantized!(
     /// As `Q4K`, with 256 fifth bits before the rest.
     Q5K, 176 bytes for 8, |block, number| {
         let (scale, least) = six_bit_pair(block, number);
         let bit = _mm256_set1_epi8((1_u8 << number).cast_signed());
-        let high = _mm256_test_epi8_mask(_mm256_loadu_si256(block.add(16).cast()), bit);
+        let high = sixteens(_mm256_loadu_si256(block.add(16).cast()), bit);
         let bytes = half_of(block.add(48 + number / 2 * 32), number % 2 == 1);
-        below(_mm256_or_si256(bytes, _mm256_maskz_set1_epi8(high, 16)), scale, least)
+        Quants { plus: -least, ..scaled(_mm256_or_si256(bytes, high), scale) }
     }
 );
-chunk!(
+quantized!(
     /// 256 times low four bits, high two bits, sixteen scales of sixteen numbers each, and a scale of those in half precision; less 32.
     Q6K, 210 bytes for 8, |block, number| {
         let (side, quarter) = (number / 4, number % 4);
@@ -167,52 +260,26 @@ chunk!(
         let bytes = _mm256_sub_epi8(_mm256_or_si256(low, high), _mm256_set1_epi8(32));
         let scale = half(block.add(208));
         let small = |part: usize| scale * f32::from(block.add(192 + side * 8 + quarter * 2 + part).cast::<i8>().read());
-        let [first, second] = numbers(bytes);
-        [_mm512_mul_ps(_mm512_set1_ps(small(0)), first), _mm512_mul_ps(_mm512_set1_ps(small(1)), second)]
+        Quants { bytes, scales: [small(0), small(1)], plus: -0.0 }
     }
 );
-chunk!(
+quantized!(
     /// A scale, 32 times four bits that stand for uneven steps.
-    Iq4Nl, 18 bytes for 1, |block, _number| { scaled(stepped(block.add(2)), spread(block)) }
+    Iq4Nl, 18 bytes for 1, |block, _number| { scaled(stepped(block.add(2)), half(block)) }
 );
-chunk!(
+quantized!(
     /// A scale, eight scales of two and four bits, 256 times four bits that stand for uneven steps.
     Iq4Xs, 136 bytes for 8, |block, number| {
         let high = block.add(2).cast::<u16>().read_unaligned() >> (2 * number) & 3;
         let low = *block.add(4 + number / 2) >> (4 * (number % 2)) & 15;
         let scale = half(block) * (f32::from(u16::from(low) | high << 4) - 32.0);
-        scaled(stepped(block.add(8 + number * 16)), _mm512_set1_ps(scale))
+        scaled(stepped(block.add(8 + number * 16)), scale)
     }
 );
 
-/// 32 signed bytes as floats.
-#[inline]
-#[target_feature(enable = "avx512f,avx2")]
-fn numbers(bytes: __m256i) -> [__m512; 2] {
-    let halves = [_mm256_castsi256_si128(bytes), _mm256_extracti128_si256::<1>(bytes)];
-    let [first, second] = halves;
-    [_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(first)), _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(second))]
-}
-
-#[inline]
-#[target_feature(enable = "avx512f,avx2")]
-fn scaled(bytes: __m256i, scale: __m512) -> [__m512; 2] {
-    let [first, second] = numbers(bytes);
-    [_mm512_mul_ps(scale, first), _mm512_mul_ps(scale, second)]
-}
-
-#[inline]
-#[target_feature(enable = "avx512f,avx2")]
-fn above(bytes: __m256i, scale: __m512, least: __m512) -> [__m512; 2] {
-    let [first, second] = numbers(bytes);
-    [_mm512_fmadd_ps(scale, first, least), _mm512_fmadd_ps(scale, second, least)]
-}
-
-#[inline]
-#[target_feature(enable = "avx512f,avx2")]
-fn below(bytes: __m256i, scale: f32, least: f32) -> [__m512; 2] {
-    let (scale, least, [first, second]) = (_mm512_set1_ps(scale), _mm512_set1_ps(least), numbers(bytes));
-    [_mm512_fmsub_ps(scale, first, least), _mm512_fmsub_ps(scale, second, least)]
+/// All times one scale. What is added leaves every number as it is, a negative zero too.
+fn scaled(bytes: __m256i, scale: f32) -> Quants {
+    Quants { bytes, scales: [scale; 2], plus: -0.0 }
 }
 
 /// A float from half precision. Spread first: a load into one lane waits for what the register held before.
@@ -225,17 +292,6 @@ unsafe fn half(from: *const u8) -> f32 {
     // SAFETY: as promised.
     let raw = unsafe { from.cast::<i16>().read_unaligned() };
     _mm_cvtss_f32(_mm_cvtph_ps(_mm_set1_epi16(raw)))
-}
-
-/// The same in all lanes.
-///
-/// # Safety
-/// As `half`.
-#[inline]
-#[target_feature(enable = "avx512f,avx2")]
-unsafe fn spread(from: *const u8) -> __m512 {
-    // SAFETY: as promised.
-    _mm512_cvtph_ps(_mm256_set1_epi16(unsafe { from.cast::<i16>().read_unaligned() }))
 }
 
 /// The low halves of 16 bytes, then the high ones.
@@ -267,10 +323,21 @@ unsafe fn half_of(from: *const u8, high: bool) -> __m256i {
 /// # Safety
 /// Four bytes lie at `from`.
 #[inline]
-#[target_feature(enable = "avx512bw,avx512vl")]
+#[target_feature(enable = "avx2")]
 unsafe fn fifth(from: *const u8) -> __m256i {
     // SAFETY: as promised.
-    _mm256_maskz_set1_epi8(unsafe { from.cast::<u32>().read_unaligned() }, 16)
+    let bits = _mm256_set1_epi32(unsafe { from.cast::<i32>().read_unaligned() });
+    // Byte i gets the byte that its bit is in, and looks at that bit.
+    const EIGHT: i64 = 0x0101_0101_0101_0101;
+    let bytes = _mm256_shuffle_epi8(bits, _mm256_setr_epi64x(0, EIGHT, 2 * EIGHT, 3 * EIGHT));
+    sixteens(bytes, _mm256_set1_epi64x(0x8040_2010_0804_0201_u64.cast_signed()))
+}
+
+/// 16 where a byte has all of some bits, else nothing.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn sixteens(bytes: __m256i, bits: __m256i) -> __m256i {
+    _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(bytes, bits), bits), _mm256_set1_epi8(16))
 }
 
 /// What four bits stand for, for the low halves of 16 bytes and then for the high ones.

@@ -65,8 +65,14 @@ static PORTABLE: Tiles = Tiles {
     tiles: tile::portable::TILES,
 };
 #[cfg(target_arch = "x86_64")]
-static AVX2: Tiles =
-    Tiles { name: "AVX2 f32", lanes: tile::avx2::LANES, rows: tile::avx2::ROWS, pairs: None, turn: None, tiles: tile::avx2::TILES };
+static AVX2: Tiles = Tiles {
+    name: "AVX2 f32",
+    lanes: tile::avx2::LANES,
+    rows: tile::avx2::ROWS,
+    pairs: None,
+    turn: Some(square::turn_avx2),
+    tiles: tile::avx2::TILES,
+};
 #[cfg(target_arch = "x86_64")]
 static AVX512: Tiles = Tiles {
     name: "AVX-512 f32",
