@@ -1,15 +1,17 @@
 //! What the teacher's answers to anything at all tell of a task: the labels that no seed shows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use super::Judged;
+use super::{Judged, Reason};
 
 /// Texts that share an answer before it counts as one of the task's.
 const SHARED_MIN: usize = 3;
 /// Share of the texts whose answer others share too, from which on answers are labels and not text of their own.
 const LABELS_SHARE: f64 = 0.95;
-/// An answer is lacking where it has less than this part of an even share of what was accepted.
-const LACKING_PART: f64 = 0.25;
+/// Inputs asked for by their answer from which on their answers tell something, and the kappa from which on they agree; from 0.2 on agreement is
+/// called fair. source: Landis and Koch, 1977
+const ASKED_MIN: usize = 20;
+const KAPPA_MIN: f64 = 0.2;
 
 /// Answers that several texts share, with how many of what was accepted have each; none where answers are free text.
 pub(super) fn shared(seen: &[Judged]) -> BTreeMap<String, usize> {
@@ -35,17 +37,49 @@ pub fn has_labels(seen: &[Judged]) -> bool {
     !shared(seen).is_empty()
 }
 
-/// Answers that the teacher gives, but to too little of what was accepted; the rarest first.
-pub fn lacking(seen: &[Judged]) -> Vec<String> {
-    let shared = shared(seen);
-    let even = shared.values().sum::<usize>() as f64 / shared.len().max(1) as f64;
-    let mut lacking: Vec<(usize, String)> = shared
-        .into_iter()
-        .map(|(answer, accepted)| (accepted, answer))
-        .filter(|(accepted, _)| (*accepted as f64) < LACKING_PART * even)
-        .collect();
-    lacking.sort();
-    lacking.into_iter().map(|(_, answer)| answer).collect()
+/// The labels that the teacher gives; none where answers are free text.
+pub fn labels(seen: &[Judged]) -> Vec<String> {
+    shared(seen).into_keys().collect()
+}
+
+/// How well the answers to inputs that were asked for by an answer are that answer: Cohen's kappa, 1 where all are and 0 where no more are than
+/// by chance; none where too few were asked for. source: Cohen, 1960
+///
+/// `asked`: by input, the answer it was to get.
+fn kappa(judged: &[Judged], asked: &HashMap<String, String>) -> Option<f64> {
+    let pairs: Vec<(&str, &str)> = judged.iter().filter_map(|judged| Some((asked.get(&judged.text)?.as_str(), answer(judged)?))).collect();
+    if pairs.len() < ASKED_MIN {
+        return None;
+    }
+    let all = pairs.len() as f64;
+    let mut shares: BTreeMap<&str, [f64; 2]> = BTreeMap::new();
+    for (wanted, got) in &pairs {
+        shares.entry(wanted).or_default()[0] += 1.0 / all;
+        shares.entry(got).or_default()[1] += 1.0 / all;
+    }
+    let by_chance: f64 = shares.values().map(|[wanted, got]| wanted * got).sum();
+    let agreed = pairs.iter().filter(|(wanted, got)| wanted == got).count() as f64 / all;
+    (by_chance < 1.0).then(|| (agreed - by_chance) / (1.0 - by_chance))
+}
+
+/// Reject what got another answer than it was asked for, where a model that is asked for an answer knows what gets it (or let it pass again, where it
+/// turns out that none does). Returns the kappa.
+///
+/// Text that is not of the task gets some answer as well, and the adapter may be sure of it, but hardly the one that was asked for.
+pub fn hold_to(judged: &mut [Judged], asked: &HashMap<String, String>) -> Option<f64> {
+    let kappa = kappa(judged, asked);
+    let telling = kappa.is_some_and(|kappa| kappa >= KAPPA_MIN);
+    for judged in judged.iter_mut().filter(|judged| matches!(judged.rejected, None | Some(Reason::OtherAnswer))) {
+        let Some(wanted) = asked.get(&judged.text) else { continue };
+        let other = answer(judged).is_some_and(|got| got != wanted);
+        judged.rejected = (telling && other).then_some(Reason::OtherAnswer);
+    }
+    kappa
+}
+
+/// The answer, where the teacher came to an end.
+fn answer(judged: &Judged) -> Option<&str> {
+    judged.answer.as_ref().filter(|answer| answer.finished).map(|answer| answer.text.trim())
 }
 
 #[cfg(test)]
@@ -62,13 +96,13 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_to_what_was_thrown_out_is_an_answer_that_lacks() {
+    fn an_answer_to_what_was_thrown_out_is_a_label() {
         let mut seen: Vec<Judged> = (0..20).map(|_| judged("A", true)).collect();
         seen.extend((0..20).map(|_| judged("B", true)));
         seen.extend((0..3).map(|_| judged("C", false)));
         seen.extend((0..4).map(|i| judged("D", i == 0)));
         seen.push(judged("once", true));
-        assert_eq!(lacking(&seen), ["C", "D"]);
+        assert_eq!(labels(&seen), ["A", "B", "C", "D"]);
     }
 
     #[test]
@@ -76,6 +110,47 @@ mod tests {
         // Text repeats itself, too: nine in ten of short sequences do.
         let mut seen: Vec<Judged> = (0..10).map(|i| judged(&format!("answer {i}"), true)).collect();
         seen.extend((0..90).map(|i| judged(&format!("again {}", i % 9), false)));
-        assert!(lacking(&seen).is_empty());
+        assert!(labels(&seen).is_empty());
+    }
+
+    /// Inputs that were asked for by `wanted` and got `got`, `count` of each.
+    fn answered(pairs: &[(&str, &str, usize)]) -> (Vec<Judged>, HashMap<String, String>) {
+        let (mut all, mut asked) = (Vec::new(), HashMap::new());
+        for (wanted, got, count) in pairs {
+            for i in 0..*count {
+                let text = format!("{wanted} {got} {i}");
+                asked.insert(text.clone(), (*wanted).to_owned());
+                all.push(Judged { text, ..judged(got, true) });
+            }
+        }
+        (all, asked)
+    }
+
+    fn other(all: &[Judged]) -> usize {
+        all.iter().filter(|judged| judged.rejected() == Some(Reason::OtherAnswer)).count()
+    }
+
+    #[test]
+    fn what_got_another_answer_than_it_was_asked_for_is_rejected_where_that_tells() {
+        // Three quarters agree.
+        let (mut all, asked) = answered(&[("A", "A", 10), ("B", "B", 20), ("B", "A", 10)]);
+        let by_chance = 0.25 * 0.5 + 0.75 * 0.5;
+        assert!((kappa(&all, &asked).unwrap() - (0.75 - by_chance) / (1.0 - by_chance)).abs() < 1e-12);
+        all.push(judged("C", true));
+        assert_eq!(hold_to(&mut all, &asked), kappa(&all, &asked));
+        assert_eq!(other(&all), 10);
+        // More of them, and it was chance: all pass again.
+        let (more, asked_more) = answered(&[("C", "A", 60), ("C", "B", 60)]);
+        let asked: HashMap<String, String> = asked.into_iter().chain(asked_more).collect();
+        all.extend(more);
+        assert!(hold_to(&mut all, &asked).unwrap() < KAPPA_MIN);
+        assert_eq!(other(&all), 0);
+    }
+
+    #[test]
+    fn a_few_answers_tell_nothing() {
+        let (mut all, asked) = answered(&[("A", "A", 9), ("B", "B", 9), ("A", "B", 1)]);
+        assert_eq!(hold_to(&mut all, &asked), None);
+        assert_eq!(other(&all), 0);
     }
 }

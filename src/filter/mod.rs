@@ -20,7 +20,7 @@ mod near;
 mod select;
 mod validity;
 
-pub use answers::{has_labels, lacking};
+pub use answers::{has_labels, hold_to, labels};
 pub use coverage::Coverage;
 pub use judge::{Discriminator, Judge, Judged};
 pub use near::{NEAR, near_copies};
@@ -59,6 +59,8 @@ pub enum Reason {
     NoAnswer,
     /// The adapter makes the answer no likelier than the base does.
     Contrast,
+    /// The teacher gave another answer than the input was asked for.
+    OtherAnswer,
     /// Text of any kind, drawn to see what the teacher answers.
     Probe,
     /// Good, but more than was asked for.

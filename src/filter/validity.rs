@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     fn reasons_by(rules: Rules, seed: &str, texts: &[(&str, bool)]) -> (Vec<String>, Vec<(Reason, u64)>) {
-        let candidates: Vec<Candidate> = texts.iter().map(|(text, finished)| Candidate::line((*text).into(), *finished)).collect();
+        let candidates: Vec<Candidate> = texts.iter().map(|(text, finished)| Candidate::line((*text).into(), *finished, None)).collect();
         let mut validity = Validity::new([seed], rules);
         let valid = validity.pass(&candidates);
         let rejected = validity.rejected().iter().map(|(&reason, &count)| (reason, count)).collect();

@@ -23,8 +23,8 @@ use vary::{SPLICED_MAX, Units, redraw};
 const LIST_LENGTH: usize = 10;
 /// Characters of an answer that a list of answers can show.
 const ANSWER_CHARS_MAX: usize = 60;
-/// Share of the rounds that ask for answers, where some are lacking.
-const ASKED_SHARE: f64 = 0.25;
+/// Share of the rounds that ask for answers, where those are labels.
+const ASKED_SHARE: f64 = 0.5;
 /// Inputs shown at once; a round shows another choice of them.
 const SHOWN: usize = 5;
 /// Share of the rounds that draw whole lines, at least and at most; the others draw only words for splices.
@@ -44,6 +44,7 @@ pub struct Candidate {
     text: String,
     finished: bool,
     origin: Origin,
+    asked: Option<String>,
 }
 
 impl Candidate {
@@ -60,14 +61,19 @@ impl Candidate {
         self.origin
     }
 
+    /// The answer that the model was asked to write it for.
+    pub fn asked(&self) -> Option<&str> {
+        self.asked.as_deref()
+    }
+
     /// A line as a model wrote it.
-    pub(crate) fn line(text: String, finished: bool) -> Self {
-        Self { text, finished, origin: Origin::Line }
+    pub(crate) fn line(text: String, finished: bool, asked: Option<String>) -> Self {
+        Self { text, finished, origin: Origin::Line, asked }
     }
 
     /// Read back what the journal kept; only the pipeline calls it.
-    pub(crate) fn replay(text: String, finished: bool, origin: Origin) -> Self {
-        Self { text, finished, origin }
+    pub(crate) fn replay(text: String, finished: bool, origin: Origin, asked: Option<String>) -> Self {
+        Self { text, finished, origin, asked }
     }
 }
 
@@ -204,12 +210,18 @@ impl<'s> Generator<'s> {
     }
 
     /// Ask for inputs with these answers in a part of the rounds to come, shown some answers with an input each.
-    pub fn want<'t>(&mut self, wanted: Vec<String>, shots: impl IntoIterator<Item = (&'t str, &'t str)>) {
+    pub fn want<'t>(&mut self, answers: Vec<String>, shots: impl IntoIterator<Item = (&'t str, &'t str)>) {
         let fits = |answer: &str| !answer.contains('\n') && answer.chars().count() <= ANSWER_CHARS_MAX;
-        self.wanted = wanted.into_iter().filter(|answer| fits(answer)).collect();
-        let mut shown = HashSet::new();
-        let shots = shots.into_iter().filter(|(answer, _)| fits(answer) && shown.insert(answer.to_string()));
+        self.wanted = answers.into_iter().filter(|answer| fits(answer)).collect();
+        let shots = shots.into_iter().filter(|(answer, _)| fits(answer));
         self.shots = shots.map(|(answer, input)| (answer.to_owned(), one_line(input))).collect();
+    }
+
+    /// The answers that one round asks for, each as often as the others; none where there are no labels.
+    fn asked(&self, rng: &mut Rng) -> Vec<Option<String>> {
+        let first = rng.below(self.wanted.len().max(1));
+        let asked = self.wanted.iter().cycle().skip(first).map(|answer| Some(answer.clone())).chain(std::iter::repeat(None));
+        asked.take(self.settings.sequences.max(1)).collect()
     }
 
     /// Rounds drawn so far.
@@ -225,37 +237,39 @@ impl<'s> Generator<'s> {
         ask: Ask<'_>,
         talk: &mut Talk<'_>,
     ) -> Result<(Vec<Candidate>, Yield), GenerateError> {
-        let rng = Rng::new(self.settings.seed, &format!("generate {}", self.rounds));
+        let mut rng = Rng::new(self.settings.seed, &format!("generate {}", self.rounds));
+        let any = vec![None; self.settings.sequences.max(1)];
         match ask {
             Ask::List => self.list_round(rng, model, with, talk),
-            Ask::Anything => self.lines_round(rng, format!("Here are {LIST_LENGTH} examples:\n1."), false, Vec::new(), model, with, talk),
-            Ask::Question(question) => self.lines_round(rng, question.to_owned(), true, Vec::new(), model, with, talk),
+            Ask::Anything => self.lines_round(rng, format!("Here are {LIST_LENGTH} examples:\n1."), false, any, model, with, talk),
+            Ask::Question(question) => self.lines_round(rng, question.to_owned(), true, any, model, with, talk),
             Ask::Tuned(question) => {
-                let (mut fresh, count) = self.lines_round(rng, question.to_owned(), true, Vec::new(), model, with, talk)?;
+                let asked = self.asked(&mut rng);
+                let (mut fresh, count) = self.lines_round(rng, question.to_owned(), true, asked, model, with, talk)?;
                 fresh.iter_mut().for_each(|candidate| candidate.origin = Origin::Tuned);
                 Ok((fresh, count))
             }
         }
     }
 
-    /// Lines, and nothing made of them: the answers of a model that makes inputs (`chat`), or what goes on after `prefix` and each of
-    /// `openings`, without those.
+    /// Lines, and nothing made of them: what a model that makes inputs answers to `prefix` (`chat`), or what goes on after it; behind the answers
+    /// that are `asked` for, and without those.
     #[expect(clippy::too_many_arguments, reason = "what a round is handed, and how this kind of round asks")]
     fn lines_round(
         &mut self,
         mut rng: Rng,
         prefix: String,
         chat: bool,
-        openings: Vec<String>,
+        asked: Vec<Option<String>>,
         model: &mut dyn Generate,
         with: With,
         talk: &mut Talk<'_>,
     ) -> Result<(Vec<Candidate>, Yield), GenerateError> {
-        let openings = if openings.is_empty() { vec![String::new(); self.settings.sequences.max(1)] } else { openings };
+        let opening = |answer: &Option<String>| answer.as_ref().map_or(String::new(), |answer| format!("{answer}:"));
         let request = GenerateRequest {
             prefix,
             chat,
-            openings,
+            openings: asked.iter().map(opening).collect(),
             tokens_max: self.settings.tokens_max,
             temperature: self.settings.temperature,
             stop: if chat { "" } else { "\n" }.into(),
@@ -266,8 +280,8 @@ impl<'s> Generator<'s> {
         let tokens = drawn.iter().map(|continuation| continuation.tokens as u64).sum();
         let mut count = Yield { drawn: drawn.len() as u64, tokens, ..Yield::default() };
         let after = |text: String, opening: &str| text.trim_start().strip_prefix(opening).map_or(text.clone(), str::to_owned);
-        let made = drawn.into_iter().zip(&request.openings);
-        let made = made.map(|(one, opening)| Candidate::line(after(one.text, opening), one.finished)).collect();
+        let made = drawn.into_iter().zip(&request.openings).zip(asked);
+        let made = made.map(|((one, opening), asked)| Candidate::line(after(one.text, opening), one.finished, asked)).collect();
         let fresh = self.fresh(made, &mut count);
         Ok((fresh, count))
     }
@@ -285,10 +299,8 @@ impl<'s> Generator<'s> {
         shots.truncate(SHOWN);
         let lines: String = shots.iter().enumerate().map(|(i, (answer, input))| format!("{}. {answer}: {input}\n", i + 1)).collect();
         let prefix = format!("Here are {LIST_LENGTH} examples:\n{lines}{}.", shots.len() + 1);
-        let first = rng.below(self.wanted.len());
-        let wanted = self.wanted.iter().cycle().skip(first).take(self.settings.sequences.max(1));
-        let openings = wanted.map(|answer| format!("{answer}:")).collect();
-        self.lines_round(rng, prefix, false, openings, model, with, talk)
+        let asked = self.asked(&mut rng);
+        self.lines_round(rng, prefix, false, asked, model, with, talk)
     }
 
     /// Continuations of the seeds in a new order, and what can be made of those.
@@ -324,7 +336,7 @@ impl<'s> Generator<'s> {
                 made.extend(self.variants(parent, at, words, lines, &mut rng));
             }
             if lines {
-                made.push(Candidate::line(continuation.text, continuation.finished));
+                made.push(Candidate::line(continuation.text, continuation.finished, None));
             }
         }
         if self.settings.variants {
@@ -345,7 +357,7 @@ impl<'s> Generator<'s> {
                 made.push((Units::chain(texts, longest, rng), Origin::Chain));
             }
         }
-        made.into_iter().filter_map(|(text, origin)| Some(Candidate::replay(redraw(&text?, rng), true, origin))).collect()
+        made.into_iter().filter_map(|(text, origin)| Some(Candidate::replay(redraw(&text?, rng), true, origin, None))).collect()
     }
 
     /// Let a text pass the less often the more new words it has beyond what the seeds lead one to expect.
@@ -400,6 +412,11 @@ impl std::ops::AddAssign for Yield {
         self.seeds_repeated += more.seeds_repeated;
         self.tokens += more.tokens;
     }
+}
+
+/// What a model is fitted on that makes inputs: the input, behind its answer where those are labels.
+pub fn lesson(answer: Option<&str>, input: &str) -> String {
+    answer.map_or(input.to_owned(), |answer| format!("{answer}: {input}"))
 }
 
 /// An index, by weight; any one where all weights are zero.

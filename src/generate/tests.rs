@@ -111,20 +111,31 @@ fn an_answer_that_is_wanted_is_asked_for() {
     let mut talk = Talk { cancel: &cancel, progress: &mut |_, _| {} };
     let mut model = Script { says: vec![" go on", " go off", " go up", " go down"], asked: Vec::new() };
     let mut generator = Generator::new(&seeds, settings()).unwrap();
-    let wanted = vec!["SHIP".to_owned(), "two\nlines".to_owned()];
-    generator.want(wanted, [("BILL", "say one"), ("BILL", "say it"), ("BROKEN", "two\nlines")]);
+    let wanted = ["SHIP", "BILL", "two\nlines"].map(str::to_owned).into();
+    generator.want(wanted, [("BILL", "say one"), ("BROKEN", "two\nlines")]);
     let mut made = Vec::new();
     for _ in 0..24 {
         made.extend(generator.round(&mut model, With::Base, Ask::List, &mut talk).unwrap().0);
     }
     let asked: Vec<&GenerateRequest> = model.asked.iter().filter(|asked| asked.openings.iter().any(|open| open == "SHIP:")).collect();
-    assert!((1..20).contains(&asked.len()), "{}", asked.len());
-    for request in asked {
+    assert!((4..20).contains(&asked.len()), "{}", asked.len());
+    for request in &asked {
         assert!(request.prefix.contains("BILL: say one\n") && request.prefix.contains("BROKEN: two lines\n"), "{}", request.prefix);
-        assert_eq!(request.openings, ["SHIP:"; 4]);
+        let of = |answer: &str| request.openings.iter().filter(|opening| *opening == answer).count();
+        assert_eq!((of("SHIP:"), of("BILL:")), (2, 2));
     }
     // What is drawn is the input alone.
     assert!(lines(&made).contains(&"go on") && !lines(&made).iter().any(|line| line.contains("SHIP")), "{made:?}");
+    // A model that was fitted on inputs behind their answers goes on after an answer, too.
+    let before = model.asked.len();
+    model.says = vec![" go back"; 4];
+    let (tuned, _) = generator.round(&mut model, With::Base, Ask::Tuned("An input."), &mut talk).unwrap();
+    assert_eq!((model.asked[before].prefix.as_str(), model.asked[before].chat), ("An input.", true));
+    assert!(model.asked[before].openings.iter().all(|opening| opening == "SHIP:" || opening == "BILL:"));
+    assert!(
+        tuned.len() == 1 && tuned.iter().all(|line| line.text() == "go back" && line.asked().is_some() && line.origin() == Origin::Tuned),
+        "{tuned:?}"
+    );
     generator.want(Vec::new(), []);
     let before = model.asked.len();
     generator.round(&mut model, With::Base, Ask::Anything, &mut talk).unwrap();

@@ -16,7 +16,7 @@ use crate::distill::{Fitted, fit};
 use crate::engine::{Answer, Talk, With};
 use crate::evaluate;
 use crate::filter::{self, Coverage, Judge, Judged, Kept, Reason, Shares, Valid, Validity};
-use crate::generate::{Ask, Candidate, Generator, Settings, Yield};
+use crate::generate::{self, Ask, Candidate, Generator, Settings, Yield};
 use crate::kit::Seed;
 use crate::label::{self, Draws, Labeled};
 use crate::record::{Origin, Pair};
@@ -113,6 +113,8 @@ pub(super) struct Rounds<'a> {
     drawn: Yield,
     /// Whose each valid input is, by its place among the makers.
     origins: HashMap<String, usize>,
+    /// The answers that inputs were asked for by.
+    asked: HashMap<String, String>,
     /// What came of whose inputs.
     yields: BTreeMap<String, u64>,
     /// Everything valid so far, judged.
@@ -132,6 +134,10 @@ struct Drawn {
     rounds: u64,
     drawn: Yield,
 }
+
+/// A candidate, as journalled: whether it came to an end, and what it was asked for by.
+#[derive(Serialize, Deserialize)]
+struct DrawnRow(String, bool, Origin, Option<String>);
 
 /// A judged input, as journalled.
 #[derive(Serialize, Deserialize)]
@@ -166,6 +172,7 @@ impl<'a> Rounds<'a> {
             validity: Validity::new(given.seeds.iter().map(Seed::text), rules),
             drawn: Yield::default(),
             origins: HashMap::new(),
+            asked: HashMap::new(),
             yields: BTreeMap::new(),
             judged: Vec::new(),
             probed: Vec::new(),
@@ -297,8 +304,14 @@ impl<'a> Rounds<'a> {
         let count = (self.needed as f64 * TUNED_SHARE).ceil() as usize;
         let (best, _) = filter::select(&self.judged, &seeds, count, Shares { good: shares.good * ADOPTED_GOOD, ..shares });
         let question = self.makers[self.turn(round)].question.clone().unwrap_or_default();
-        let inputs = seeds.iter().copied().chain(best.iter().map(Kept::prompt));
-        let rows: Vec<Pair> = inputs.map(|input| Pair { prompt: question.clone(), completion: input.to_owned() }).collect();
+        let labels = filter::has_labels(&self.judged);
+        let row = |(answer, input): (&str, &str)| Pair {
+            prompt: question.clone(),
+            completion: generate::lesson(Some(answer.trim()).filter(|_| labels), input),
+        };
+        let seeds = self.seeds.iter().flatten().map(|seed| (seed.completion(), seed.prompt()));
+        let best = best.iter().map(|kept| (kept.answer().map_or("", |answer| answer.text.as_str()), kept.prompt()));
+        let rows: Vec<Pair> = seeds.chain(best).map(row).collect();
         let recipe_plan = RecipePlan { epochs: TUNED_EPOCHS, restarts: 0, patience: 0, ..plan.recipe.clone() };
         let tuner = &mut self.tuner;
         job.stage(&key, Stage::Distill, |_, journal| {
@@ -335,14 +348,19 @@ impl<'a> Rounds<'a> {
                 let (fresh, count) = generator.round(model, with, maker.ask(), &mut quiet)?;
                 drawn += count;
                 valid.extend(validity.pass(&fresh));
-                rows.extend(fresh.into_iter().map(|candidate| (candidate.text().to_owned(), candidate.finished(), candidate.origin())));
+                let row = |candidate: Candidate| {
+                    DrawnRow(candidate.text().to_owned(), candidate.finished(), candidate.origin(), candidate.asked().map(str::to_owned))
+                };
+                rows.extend(fresh.into_iter().map(row));
             }
             let summary = format!("{} valid inputs of {} draws by {}", valid.len(), drawn.drawn, maker.name);
             Ok(Made { head: Drawn { rounds: generator.rounds(), drawn }, rows, blob: None, summary })
         })?;
+        let replay = |DrawnRow(text, finished, origin, asked)| Candidate::replay(text, finished, origin, asked);
+        let candidates: Vec<Candidate> = made.rows.into_iter().map(replay).collect();
+        let asked = |candidate: &Candidate| Some((candidate.text().to_owned(), candidate.asked()?.to_owned()));
+        self.asked.extend(candidates.iter().filter_map(asked));
         if made.resumed {
-            let candidates: Vec<Candidate> =
-                made.rows.into_iter().map(|(text, finished, origin)| Candidate::replay(text, finished, origin)).collect();
             self.generator.remember(made.head.rounds, &candidates);
             valid = self.validity.pass(&candidates);
         }
@@ -365,10 +383,15 @@ impl<'a> Rounds<'a> {
         })?;
         let replay = |JudgedRow(text, answer, score, rejected, origin)| Judged::replay(text, answer, score, rejected, origin);
         self.judged.extend(made.rows.into_iter().map(replay));
+        if let Some(kappa) = filter::hold_to(&mut self.judged, &self.asked) {
+            let text =
+                format!("inputs that were asked for by an answer get it with a kappa of {kappa:.2} (1: all do, 0: no more than by chance)");
+            job.context.events.note(Stage::Filter, text);
+        }
         Ok(())
     }
 
-    /// Find answers of the teacher that what was accepted lacks, and ask for inputs that would get them.
+    /// Where the answers of the teacher are labels, ask for inputs by them.
     ///
     /// Its answers to text that has nothing to do with the task are some of its labels, too.
     fn want(&mut self, job: &mut Job<'_>, adopted: &[Kept]) -> Result<(), PipelineError> {
@@ -379,8 +402,9 @@ impl<'a> Rounds<'a> {
             self.probe(job)?;
         }
         let seen: Vec<Judged> = self.judged.iter().chain(&self.probed).cloned().collect();
-        let shots = adopted.iter().filter_map(|kept| Some((kept.answer()?.text.trim(), kept.prompt())));
-        self.generator.want(filter::lacking(&seen), shots);
+        let seeds = self.seeds.iter().flatten().map(|seed| (seed.completion().trim(), seed.prompt()));
+        let adopted = adopted.iter().filter_map(|kept| Some((kept.answer()?.text.trim(), kept.prompt())));
+        self.generator.want(filter::labels(&seen), seeds.chain(adopted));
         Ok(())
     }
 

@@ -18,8 +18,8 @@ impl Generate for GgmlModel {
         let count = request.openings.len();
         let mut jobs = Vec::with_capacity(count);
         for opening in &request.openings {
-            // Words of a list are written with the space before them.
-            let text = if opening.is_empty() { String::new() } else { format!(" {opening}") };
+            // Words of a list are written with the space before them, those of an answer as they are.
+            let text = if opening.is_empty() || request.chat { opening.clone() } else { format!(" {opening}") };
             let opened = self.model.vocab().encode(&text, false).map_err(internal)?;
             jobs.push(Job { outputs_from: opened.len(), tokens: [&[*last][..], &opened].concat() });
         }
