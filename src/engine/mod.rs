@@ -105,6 +105,20 @@ pub trait Model: Generate + Score + Label + Teach + Train {
     /// fails: not an adapter, made for another base (architecture, tensor names or shapes differ), or not finite.
     fn attach(&mut self, adapter: &Path) -> Result<AdapterId, EngineError>;
 
+    /// The greedy answer to each prompt, and log p(completion, end of turn | prompt) of the completion that is wanted: [`Label::answer`] and
+    /// [`Score::score`] together, for an engine that can do with reading each prompt once.
+    fn examine(
+        &mut self,
+        with: With,
+        pairs: &[Pair],
+        tokens_max: usize,
+        talk: &mut Talk<'_>,
+    ) -> Result<Vec<(Answer, CompletionScore)>, EngineError> {
+        let prompts: Vec<String> = pairs.iter().map(|pair| pair.prompt.clone()).collect();
+        let answers = self.answer(with, &prompts, tokens_max, talk)?;
+        Ok(answers.into_iter().zip(self.score(with, pairs, talk)?).collect())
+    }
+
     /// Read every weight of `text` as the tokenizer does and say whether it survives: encoded, decoded, compared.
     ///
     /// fails: the tokenizer cannot encode the text without loss, or it is longer than the context.

@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::distill::Trained;
-use crate::engine::{EngineError, Fault, Model, Talk, With};
+use crate::engine::{Answer, EngineError, Fault, Model, Talk, With};
 use crate::record::{Pair, Rng};
 
 mod measures;
@@ -192,19 +192,17 @@ pub fn arm(model: &mut dyn Model, with: With, rows: &[Pair], tokens_max: usize, 
     if rows.is_empty() {
         return Err(EvaluateError::NoRows);
     }
-    let prompts: Vec<String> = rows.iter().map(|row| row.prompt.clone()).collect();
     // A token is at least one byte: an answer that runs on past the longest right one is wrong already.
     let longest = rows.iter().map(|row| row.completion.trim().len()).max().unwrap_or(0);
-    let answers = model.answer(with, &prompts, tokens_max.min(longest + 8), talk)?;
-    let scores = model.score(with, rows, talk)?;
-    let nats: f64 = scores.iter().map(|score| score.log_probability).sum();
-    let tokens: usize = scores.iter().map(|score| score.tokens).sum();
-    let right = |(answer, row): (&crate::engine::Answer, &Pair)| answer.finished && answer.text.trim() == row.completion.trim();
+    let examined = model.examine(with, rows, tokens_max.min(longest + 8), talk)?;
+    let right = |((answer, _), row): (&(Answer, _), &Pair)| answer.finished && answer.text.trim() == row.completion.trim();
+    let nats: f64 = examined.iter().map(|(_, score)| score.log_probability).sum();
+    let tokens: usize = examined.iter().map(|(_, score)| score.tokens).sum();
     Ok(Arm {
-        correct: answers.iter().zip(rows).map(right).collect(),
-        answers: answers.iter().map(|answer| answer.text.trim().to_owned()).collect(),
+        correct: examined.iter().zip(rows).map(right).collect(),
         nll: -nats / tokens.max(1) as f64,
-        tokens_per_answer: answers.iter().map(|answer| answer.tokens).sum::<usize>() as f64 / rows.len() as f64,
+        tokens_per_answer: examined.iter().map(|(answer, _)| answer.tokens).sum::<usize>() as f64 / rows.len() as f64,
+        answers: examined.into_iter().map(|(answer, _)| answer.text.trim().to_owned()).collect(),
     })
 }
 

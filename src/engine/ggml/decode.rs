@@ -14,6 +14,10 @@ pub(super) struct Job {
 /// Tells what to do with the logits of job `job` after its token `at`: the next token, or nothing more.
 pub(super) trait Reader {
     fn read(&mut self, job: usize, at: usize, logits: &[f32]) -> Option<i32>;
+    /// Job `job` has no more tokens: how many of them to go back to, and the token to go on with from there, if any.
+    fn back(&mut self, _job: usize) -> Option<(usize, i32)> {
+        None
+    }
     /// Job `job` ended.
     fn done(&mut self, job: usize) -> Result<(), super::EngineError>;
 }
@@ -80,10 +84,16 @@ pub(super) fn run(
             let next = reader.read(slot.job, at, context.logits(row).map_err(super::internal)?);
             match next.filter(|_| slot.at < room) {
                 Some(token) if last => slot.next.push(token),
-                _ if last => {
-                    reader.done(slot.job)?;
-                    slots[number] = None;
-                }
+                _ if last => match reader.back(slot.job).filter(|(at, _)| *at < room) {
+                    Some((at, token)) => {
+                        context.truncate(number as i32 + 1, (prefix.len() + at) as i32);
+                        *slot = Slot { at, next: vec![token], ..*slot };
+                    }
+                    None => {
+                        reader.done(slot.job)?;
+                        slots[number] = None;
+                    }
+                },
                 _ => {}
             }
         }

@@ -144,12 +144,7 @@ impl Score for GgmlModel {
     fn score(&mut self, with: With, pairs: &[Pair], talk: &mut Talk<'_>) -> Result<Vec<CompletionScore>, EngineError> {
         let prompts: Vec<String> = pairs.iter().map(|pair| pair.prompt.clone()).collect();
         let (prefix, mut jobs) = self.prompts(&prompts)?;
-        let mut targets = Vec::with_capacity(pairs.len());
-        for (job, pair) in jobs.iter_mut().zip(pairs) {
-            let completion = self.chat.completion(&self.model, &pair.completion).map_err(internal)?;
-            job.tokens.extend(&completion[..completion.len() - 1]);
-            targets.push((job.outputs_from, completion));
-        }
+        let targets = self.append(&mut jobs, pairs)?;
         let longest = jobs.iter().map(|job| job.tokens.len()).max().unwrap_or(0);
         let mut scorer = Scorer { targets, scores: vec![CompletionScore { log_probability: 0.0, tokens: 0 }; pairs.len()], done: 0, talk };
         decode::run(self.ready(with)?, &prefix, &jobs, longest, &mut scorer)?;
@@ -238,7 +233,124 @@ impl Reader for Preference<'_, '_> {
     }
 }
 
+/// Reads the logits of completions, and greedy answers where those go another way.
+struct Examiner<'a, 't> {
+    rows: Vec<Examined>,
+    done: usize,
+    vocab: translora_llama::Vocab<'a>,
+    tokens_max: usize,
+    talk: &'a mut Talk<'t>,
+}
+
+struct Examined {
+    /// Where the completion is first predicted, and its tokens.
+    target: (usize, Vec<i32>),
+    score: CompletionScore,
+    answer: Answer,
+    tokens: Vec<i32>,
+    course: Course,
+}
+
+/// How an answer stands to the completion.
+#[derive(Clone, Copy)]
+enum Course {
+    /// The same so far.
+    Same,
+    /// Another token follows this many tokens of the job.
+    Parts(usize, i32),
+    /// On its own way.
+    Apart,
+    Ended,
+}
+
+impl Examined {
+    /// Take the answer's next token from logits; nothing where the answer ends.
+    fn take(&mut self, token: i32, logits: &[f32], is_end: bool, tokens_max: usize) -> Option<i32> {
+        self.answer.log_probability += log_probability(logits, token);
+        self.answer.tokens += 1;
+        self.answer.finished = is_end;
+        if !is_end {
+            self.tokens.push(token);
+        }
+        (!is_end && self.answer.tokens < tokens_max).then_some(token)
+    }
+}
+
+impl Reader for Examiner<'_, '_> {
+    fn read(&mut self, job: usize, at: usize, logits: &[f32]) -> Option<i32> {
+        let row = &mut self.rows[job];
+        let token = argmax(logits);
+        let is_end = self.vocab.is_end(token);
+        if let Course::Apart = row.course {
+            return row.take(token, logits, is_end, self.tokens_max);
+        }
+        let wanted = row.target.1[at - row.target.0];
+        row.score.log_probability += log_probability(logits, wanted);
+        row.score.tokens += 1;
+        if let Course::Same = row.course {
+            row.course = match row.take(token, logits, is_end, self.tokens_max) {
+                None => Course::Ended,
+                Some(token) if token == wanted => Course::Same,
+                Some(token) => Course::Parts(at + 1, token),
+            };
+        }
+        None
+    }
+
+    fn back(&mut self, job: usize) -> Option<(usize, i32)> {
+        let Course::Parts(at, token) = self.rows[job].course else { return None };
+        self.rows[job].course = Course::Apart;
+        Some((at, token))
+    }
+
+    fn done(&mut self, _: usize) -> Result<(), EngineError> {
+        self.done += 1;
+        self.talk.tick(self.done, self.rows.len())
+    }
+}
+
 impl GgmlModel {
+    /// Read each prompt and its completion in one go, and go back to where the greedy answer parts from it, if it does.
+    pub(super) fn examined(
+        &mut self,
+        with: With,
+        pairs: &[Pair],
+        tokens_max: usize,
+        talk: &mut Talk<'_>,
+    ) -> Result<Vec<(Answer, CompletionScore)>, EngineError> {
+        let prompts: Vec<String> = pairs.iter().map(|pair| pair.prompt.clone()).collect();
+        let (prefix, mut jobs) = self.prompts(&prompts)?;
+        let longest = jobs.iter().map(|job| job.tokens.len() + tokens_max).max().unwrap_or(0);
+        let targets = self.append(&mut jobs, pairs)?;
+        let longest = jobs.iter().map(|job| job.tokens.len()).max().unwrap_or(0).max(longest);
+        let row = |target| Examined {
+            target,
+            score: CompletionScore { log_probability: 0.0, tokens: 0 },
+            answer: Answer { text: String::new(), tokens: 0, finished: false, log_probability: 0.0 },
+            tokens: Vec::new(),
+            course: Course::Same,
+        };
+        let model = self.model.clone();
+        let rows = targets.into_iter().map(row).collect();
+        let mut examiner = Examiner { rows, done: 0, vocab: model.vocab(), tokens_max, talk };
+        decode::run(self.ready(with)?, &prefix, &jobs, longest, &mut examiner)?;
+        let read = |row: Examined| {
+            let text = String::from_utf8_lossy(&model.vocab().decode(&row.tokens)).into_owned();
+            (Answer { text, ..row.answer }, row.score)
+        };
+        Ok(examiner.rows.into_iter().map(read).collect())
+    }
+
+    /// Let each job go on with the completion of its pair; returns where that is first predicted, and its tokens.
+    fn append(&self, jobs: &mut [Job], pairs: &[Pair]) -> Result<Vec<(usize, Vec<i32>)>, EngineError> {
+        let one = |(job, pair): (&mut Job, &Pair)| {
+            let completion = self.chat.completion(&self.model, &pair.completion).map_err(internal)?;
+            job.tokens.extend(&completion[..completion.len() - 1]);
+            Ok((job.outputs_from, completion))
+        };
+        jobs.iter_mut().zip(pairs).map(one).collect()
+    }
+
     /// Encode chat prompts: what they all begin with, and a job for the rest of each that wants logits at its last token.
     pub(super) fn prompts(&self, prompts: &[String]) -> Result<(Vec<i32>, Vec<Job>), EngineError> {
         let encode = |prompt: &String| self.chat.prompt(&self.model, prompt).map_err(internal);

@@ -11,8 +11,8 @@ use translora_llama::{Adapter, Backend, Context, ContextParams, LlamaError, Mode
 
 use self::chat::Chat;
 use super::host::Hosted;
-use super::{AdapterId, Engine, EngineError, Model, ModelInfo, OpenOptions, Spelling, With};
-use crate::record::ContentHash;
+use super::{AdapterId, Answer, CompletionScore, Engine, EngineError, Model, ModelInfo, OpenOptions, Spelling, Talk, With};
+use crate::record::{ContentHash, Pair};
 
 pub mod bench;
 mod chat;
@@ -219,6 +219,16 @@ impl Model for GgmlModel {
         })?;
         self.adapters.push(loaded);
         Ok(AdapterId(self.adapters.len() - 1))
+    }
+
+    fn examine(
+        &mut self,
+        with: With,
+        pairs: &[Pair],
+        tokens_max: usize,
+        talk: &mut Talk<'_>,
+    ) -> Result<Vec<(Answer, CompletionScore)>, EngineError> {
+        self.examined(with, pairs, tokens_max, talk)
     }
 
     fn check_text(&self, text: &str) -> Result<(), EngineError> {

@@ -41,6 +41,41 @@ fn losses(model: &mut dyn Model, pairs: &[Pair]) -> [f64; 2] {
     [(), ()].map(|()| trainer.step(&[0, 1, 2], 1e-3).expect("a step").loss)
 }
 
+/// Completions that are the answer, longer ones, some that only begin like it, and others.
+#[test]
+fn what_is_examined_at_once_is_what_is_answered_and_scored() {
+    let engine = GgmlEngine::new().expect("llama.cpp starts");
+    let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/lab/branch.f16.gguf");
+    let mut model = engine.open(&base, &OpenOptions { threads: 1, ..OpenOptions::default() }).expect("it opens");
+    let (cancel, mut progress, tokens_max) = (Cancel::default(), |_: usize, _: usize| {}, 12);
+    let mut talk = Talk { cancel: &cancel, progress: &mut progress };
+    let mut pairs: Vec<Pair> = ["say red", "upper: lamp", "3 + 4", "first word: the old box", "count: a b c"]
+        .into_iter()
+        .chain(pairs().iter().map(|pair| pair.prompt.as_str()))
+        .map(|prompt| Pair { prompt: prompt.into(), completion: "no such thing".into() })
+        .collect();
+    let prompts: Vec<String> = pairs.iter().map(|pair| pair.prompt.clone()).collect();
+    let answers = model.answer(With::Base, &prompts, tokens_max, &mut talk).expect("it answers");
+    assert!(answers.iter().any(|answer| answer.finished) && answers.iter().any(|answer| answer.tokens > 2));
+    for (i, (pair, answer)) in pairs.iter_mut().zip(&answers).enumerate() {
+        match i % 4 {
+            0 => pair.completion.clone_from(&answer.text),
+            1 => pair.completion = format!("{} and more", answer.text),
+            2 => pair.completion = format!("{}zz", answer.text.chars().take(4).collect::<String>()),
+            _ => {}
+        }
+    }
+    let scores = model.score(With::Base, &pairs, &mut talk).expect("it scores");
+    let examined = model.examine(With::Base, &pairs, tokens_max, &mut talk).expect("it does both");
+    let near = |a: f64, b: f64| (a - b).abs() < 1e-2 * (1.0 + a.abs());
+    for ((found, score), (answer, wanted)) in examined.iter().zip(answers.iter().zip(&scores)) {
+        assert_eq!((&found.text, found.tokens, found.finished), (&answer.text, answer.tokens, answer.finished));
+        assert_eq!(score.tokens, wanted.tokens);
+        assert!(near(found.log_probability, answer.log_probability), "{found:?} {answer:?}");
+        assert!(near(score.log_probability, wanted.log_probability), "{score:?} {wanted:?}");
+    }
+}
+
 /// Products from weights that were laid out anew add up in another order, and are those of the file all the same; the trainer reads the file.
 #[test]
 fn a_model_that_is_laid_out_anew_answers_and_learns_as_the_file_does() {
