@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{Judged, Kept, Reason, Rejections};
-use crate::record::Origin;
+use crate::record::{Origin, words_and_pairs};
 
 /// An answer that fewer inputs share, or fewer than one in so many, is no class of its own: such are not labels.
 const CLASS_MIN: usize = 3;
@@ -204,13 +204,6 @@ impl Spread {
             self.taken[feature] += 1.0;
         }
     }
-}
-
-/// Digits are all the same: numbers are drawn anew anyway.
-fn words_and_pairs(text: &str) -> Vec<String> {
-    let masked: String = text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
-    let words: Vec<&str> = masked.split_whitespace().collect();
-    words.iter().map(|word| (*word).to_owned()).chain(words.windows(2).map(|pair| pair.join(" "))).collect()
 }
 
 fn keep(judged: &Judged) -> Kept {

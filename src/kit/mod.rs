@@ -5,25 +5,26 @@
 //!
 //! Refuses to know: models, stages, where outputs go. Called by the pipeline; `generate` imports [`Seed`].
 
-use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
 use translora_gguf::Header;
 
-use crate::record::{ContentHash, Limits, Pair, Rng};
+use crate::record::{ContentHash, Limits};
 
 mod discriminator;
 mod error;
 mod file;
 mod rows;
+mod seeds;
 mod statistics;
 
 pub use discriminator::{Calibration, DiscriminatorData, auc, calibrate, discriminator_data};
 pub use error::{KitError, LineFault};
 pub use file::{DiscriminatorCard, InputModelCard, Kit, Manifest, is_kit, pack};
 pub use rows::{Completion, read_rows};
+pub use seeds::choose_seeds;
 pub use statistics::InputStatistics;
 
 /// An input of the lost data set, as somebody gave it: what generation starts from.
@@ -51,43 +52,6 @@ pub fn read_seeds(path: &Path, limits: &Limits) -> Result<Vec<Seed>, KitError> {
     rows::check_distinct(path, &rows)?;
     Ok(rows.iter().map(|row| Seed::new(&row.prompt)).collect())
 }
-
-/// Choose `count` distinct inputs of a data set that cover it; `path` is for the error.
-///
-/// One of each answer before a second of any: five seeds of one label tell nothing of the others. Of those whose turn it is, the one
-/// that is least like what was chosen; the first is drawn.
-pub fn choose_seeds(path: &Path, rows: &[Pair], count: usize, rng: &mut Rng) -> Result<Vec<Seed>, KitError> {
-    let mut distinct: Vec<&Pair> = rows.iter().collect();
-    distinct.sort_by(|a, b| a.prompt.cmp(&b.prompt));
-    distinct.dedup_by(|a, b| a.prompt == b.prompt);
-    let count = count.max(1);
-    if distinct.len() < count {
-        return Err(KitError::TooFewRows { path: path.to_owned(), distinct: distinct.len(), needed: count });
-    }
-    rng.shuffle(&mut distinct);
-    distinct.truncate(count.max(ROWS_COMPARED));
-    let words: Vec<HashSet<&str>> = distinct.iter().map(|row| row.prompt.split_whitespace().collect()).collect();
-    let mut taken: HashMap<&str, usize> = HashMap::new();
-    // Likeness of each row to the nearest that was chosen; above 1 for those.
-    let mut nearest = vec![0.0_f64; distinct.len()];
-    let mut chosen = Vec::with_capacity(count);
-    while chosen.len() < count {
-        let turn = |i: usize| taken.get(distinct[i].completion.as_str()).copied().unwrap_or(0);
-        let open = (0..distinct.len()).filter(|&i| nearest[i] <= 1.0);
-        let Some(next) = open.min_by(|&a, &b| turn(a).cmp(&turn(b)).then(nearest[a].total_cmp(&nearest[b]))) else { break };
-        *taken.entry(&distinct[next].completion).or_default() += 1;
-        for (i, likeness) in nearest.iter_mut().enumerate() {
-            let both = words[i].intersection(&words[next]).count();
-            *likeness = f64::max(*likeness, both as f64 / (words[i].len() + words[next].len() - both).max(1) as f64);
-        }
-        nearest[next] = 2.0;
-        chosen.push(Seed::new(&distinct[next].prompt));
-    }
-    Ok(chosen)
-}
-
-/// Rows of a data set that seeds are chosen from; of more, a random choice.
-const ROWS_COMPARED: usize = 5000;
 
 /// Hash a file without holding it.
 pub fn hash_file(path: &Path) -> Result<ContentHash, KitError> {
@@ -147,18 +111,6 @@ pub fn read_bytes(path: &Path, bytes_max: u64) -> Result<Vec<u8>, KitError> {
 mod tests {
     use super::*;
     use translora_gguf::Writer;
-
-    #[test]
-    fn seeds_cover_answers_first_and_words_next() {
-        let row = |prompt: &str, completion: &str| Pair { prompt: prompt.into(), completion: completion.into() };
-        let mut rows: Vec<Pair> = (0..50).map(|i| row(&format!("send the invoice {i}"), "BILL")).collect();
-        rows.extend((0..50).map(|i| row(&format!("where is it {i}"), "SHIP")));
-        rows.push(row("charged twice", "BILL"));
-        let seeds = choose_seeds(Path::new("d.jsonl"), &rows, 4, &mut Rng::new(1, "t")).unwrap();
-        let of = |start: &str| seeds.iter().filter(|seed| seed.text().starts_with(start)).count();
-        assert_eq!((of("where"), of("send"), of("charged")), (2, 1, 1), "{seeds:?}");
-        assert!(choose_seeds(Path::new("d.jsonl"), &rows[..3], 4, &mut Rng::new(1, "t")).is_err());
-    }
 
     #[test]
     fn a_header_is_read_without_the_data_and_has_a_limit() {

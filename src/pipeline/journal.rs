@@ -17,7 +17,7 @@ use crate::engine::Fault;
 use crate::record::ContentHash;
 
 const INDEX: &str = "journal.jsonl";
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 /// The stages that train.
 const TRAINING: [&str; 2] = ["distill", "inputs"];
 

@@ -12,6 +12,7 @@ mod origin;
 mod pair;
 mod question;
 mod rng;
+mod words;
 
 pub use cancel::{Cancel, Cancelled};
 pub use clock::{Clock, SystemClock, TestClock};
@@ -23,3 +24,4 @@ pub use origin::Origin;
 pub use pair::Pair;
 pub use question::Question;
 pub use rng::Rng;
+pub use words::words_and_pairs;
