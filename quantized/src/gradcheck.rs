@@ -113,7 +113,7 @@ fn logits(model: &Model, trainer: &mut Trainer, examples: &[Example], threads: u
 
 fn decoded(model: &Model, adapter: Option<&LoadedAdapter>, example: &Example, threads: u32) -> Result<Vec<Vec<f32>>, TrainError> {
     let tokens = u32::try_from(example.inputs()).unwrap_or(u32::MAX).next_multiple_of(256);
-    let params = ContextParams { context: tokens, batch: tokens, ubatch: tokens, sequences: 1, threads, exact: true };
+    let params = ContextParams { context: tokens, batch: tokens, ubatch: tokens, sequences: 1, threads, exact: true, kernel: None };
     let mut context = Context::new(model, &params)?;
     if let Some(adapter) = adapter {
         context.set_adapters(&[(adapter.clone(), 1.0)])?;

@@ -54,7 +54,11 @@ fn wake(trainer: &mut Trainer) {
 }
 
 fn decoded(model: &Model, adapter: Option<&Loaded>, example: &Example) -> Vec<Vec<f32>> {
-    let params = ContextParams { context: 256, batch: 256, ubatch: 256, sequences: 1, threads: 2, exact: true };
+    decoded_by(None, model, adapter, example)
+}
+
+fn decoded_by(kernel: Option<Kernel>, model: &Model, adapter: Option<&Loaded>, example: &Example) -> Vec<Vec<f32>> {
+    let params = ContextParams { context: 256, batch: 256, ubatch: 256, sequences: 1, threads: 2, exact: true, kernel };
     let mut context = Context::new(model, &params).unwrap();
     if let Some(adapter) = adapter {
         context.set_adapters(&[(adapter.clone(), 1.0)]).unwrap();
@@ -72,6 +76,22 @@ fn distance(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
     assert_eq!(a.len(), b.len());
     let scale = a.iter().flatten().fold(0_f32, |m, x| m.max(x.abs()));
     a.iter().flatten().zip(b.iter().flatten()).fold(0_f32, |m, (x, y)| m.max((x - y).abs())) / scale
+}
+
+/// Inference whose wide products are ours says what llama.cpp says, and a batch that is too narrow for them is llama.cpp's to the bit.
+#[test]
+fn wide_products_of_our_own_say_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = variant(folder.path(), "branch", "q4_1");
+    let (_, model) = open(&file);
+    let example = &examples(&model)[0];
+    assert!(example.inputs() > 12);
+    let (theirs, ours) = (decoded(&model, None, example), decoded_by(Some(Kernel::fast()), &model, None, example));
+    let apart = distance(&ours, &theirs);
+    assert!(apart < 0.05, "{apart}");
+    assert!(apart > 0.0 || model.is_on_device() || cfg!(not(target_arch = "x86_64")), "nothing was taken");
+    let few = Example::new(example.tokens[..8].to_vec(), 4, 0).unwrap();
+    assert_eq!(decoded(&model, None, &few), decoded_by(Some(Kernel::fast()), &model, None, &few));
 }
 
 #[test]

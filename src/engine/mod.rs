@@ -178,7 +178,7 @@ pub trait Score {
     /// fails: the two words begin with the same token.
     fn preference(&mut self, with: With, prompts: &[String], a: &str, b: &str, talk: &mut Talk<'_>) -> Result<Vec<f64>, EngineError>;
 
-    /// Logits where each token of the completion is predicted, the end of turn included.
+    /// Logits where each token of the completion is predicted, the end of turn included, as a stock server computes them.
     ///
     /// shapes: completion tokens, vocabulary
     fn logits(&mut self, with: With, pair: &Pair) -> Result<Vec<Vec<f32>>, EngineError>;

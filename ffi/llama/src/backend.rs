@@ -109,6 +109,14 @@ fn load_modules() -> Result<(), (PathBuf, String)> {
     Ok(())
 }
 
+/// Something else takes products from the CPU.
+pub(crate) fn accelerated() -> bool {
+    // SAFETY: the registry lives for the whole program; indices are below the count.
+    (0..unsafe { sys::ggml_backend_dev_count() }).any(|i| unsafe {
+        sys::ggml_backend_dev_type(sys::ggml_backend_dev_get(i)) == sys::GGML_BACKEND_DEVICE_TYPE_ACCEL
+    })
+}
+
 pub(crate) fn describe(device: sys::ggml_backend_dev_t) -> Device {
     let (mut free, mut total) = (0, 0);
     // SAFETY: `device` comes from the registry; its strings are static.

@@ -3,6 +3,7 @@ use std::ptr::NonNull;
 use llama_cpp_sys_2 as sys;
 
 use crate::error::LlamaError;
+use crate::kernels::{Instead, Kernel, substitute};
 use crate::log::{self, Reason};
 use crate::model::{Adapter, Model};
 use crate::probe::{Watch, look};
@@ -13,6 +14,8 @@ pub struct Context {
     model: Model,
     adapters: Vec<(Adapter, f32)>,
     params: ContextParams,
+    /// What llama.cpp calls while it decodes.
+    _instead: Option<Box<Instead>>,
     training: bool,
     /// Other adapters than at the last decode: llama.cpp then lays out its graph anew and counts the model's adapters meanwhile.
     switched: bool,
@@ -32,6 +35,9 @@ pub struct ContextParams {
     pub threads: u32,
     /// F32 cache and no flash attention, for comparisons; inference uses an F16 cache.
     pub exact: bool,
+    /// Products of quantized weights in wide batches are taken from llama.cpp's graph by this kernel of ours, where the model is on the CPU; none
+    /// for ggml's products.
+    pub kernel: Option<Kernel>,
 }
 
 /// Tokens to decode together. Each belongs to one sequence.
@@ -88,7 +94,7 @@ impl Context {
     /// source: llama.cpp `llama_context::opt_init`
     pub fn training(model: &Model, tokens: u32, threads: u32) -> Result<Self, LlamaError> {
         let tokens = tokens.next_multiple_of(256);
-        let params = ContextParams { context: tokens, batch: tokens, ubatch: tokens, sequences: 1, threads, exact: true };
+        let params = ContextParams { context: tokens, batch: tokens, ubatch: tokens, sequences: 1, threads, exact: true, kernel: None };
         let mut context = Self::make(model, &params, std::ptr::null_mut())?;
         let (mark, mut reason) = (log::mark(), Reason::new());
         let (buffer, size) = reason.pointer();
@@ -102,6 +108,8 @@ impl Context {
 
     fn make(model: &Model, params: &ContextParams, watch: *mut Watch) -> Result<Self, LlamaError> {
         let (mark, mut reason) = (log::mark(), Reason::new());
+        let kernel = params.kernel.filter(|_| watch.is_null() && !model.is_on_device() && !crate::backend::accelerated());
+        let mut instead = kernel.map(Instead::new).transpose()?;
         // SAFETY: defaults with plain values replaced; model alive; exceptions end in the shim.
         let raw = unsafe {
             let mut raw_params = sys::llama_context_default_params();
@@ -120,6 +128,10 @@ impl Context {
                 raw_params.cb_eval = Some(look);
                 raw_params.cb_eval_user_data = watch.cast();
             }
+            if let Some(instead) = &mut instead {
+                raw_params.cb_eval = Some(substitute);
+                raw_params.cb_eval_user_data = std::ptr::from_mut::<Instead>(instead).cast();
+            }
             raw_params.kv_unified = true;
             raw_params.no_perf = true;
             let (buffer, size) = reason.pointer();
@@ -128,7 +140,7 @@ impl Context {
         };
         let failed = || LlamaError::Context { tokens: params.context, reason: reason.or_log(mark, "llama.cpp gave no reason") };
         let raw = NonNull::new(raw).ok_or_else(failed)?;
-        Ok(Self { raw, model: model.clone(), adapters: Vec::new(), params: params.clone(), training: false, switched: true })
+        Ok(Self { raw, model: model.clone(), adapters: Vec::new(), params: params.clone(), _instead: instead, training: false, switched: true })
     }
 
     pub fn model(&self) -> &Model {

@@ -35,7 +35,7 @@ impl Model {
     ///
     /// fails: too little memory, or a failed computation.
     pub fn probe(&self, tokens: u32, threads: u32, wanted: &[Reading]) -> Result<HashMap<Reading, Filled>, LlamaError> {
-        let params = ContextParams { context: tokens, batch: tokens, ubatch: tokens, sequences: 1, threads, exact: true };
+        let params = ContextParams { context: tokens, batch: tokens, ubatch: tokens, sequences: 1, threads, exact: true, kernel: None };
         let mut watch = Box::new(Watch { wanted: wanted.to_vec(), found: HashMap::new() });
         let mut context = Context::watched(self, &params, &mut watch)?;
         let mut batch = Batch::default();

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use translora_llama::{Adapter, Batch, ChatTemplate, Context, ContextParams, LlamaError, Model, map_file};
+use translora_llama::{Adapter, Batch, ChatTemplate, Context, ContextParams, Kernel, LlamaError, Model, map_file};
 
 use super::{BATCH, check_finite, internal, of_path};
 use crate::engine::host::{Decoder, Host, Row, Token, Turn, Weights};
@@ -95,6 +95,7 @@ impl GgmlDecoder {
             sequences: number(sequences),
             threads,
             exact: false,
+            kernel: Some(Kernel::fast()),
         };
         let context = Context::new(model, &params).map_err(|error| EngineError::Memory(error.to_string()))?;
         Ok(Self { context, active: Vec::new(), batch: Batch::default() })

@@ -172,7 +172,8 @@ impl Score for GgmlModel {
         }
         let longest = jobs.iter().map(|job| job.tokens.len()).max().unwrap_or(0);
         let mut keeper = Keeper(Vec::with_capacity(completion.len()));
-        decode::run(self.ready(with)?, &prefix, &jobs, longest, &mut keeper)?;
+        // All by llama.cpp: what is compared with the trainer's must not come from the trainer's kernels.
+        decode::run(self.ready_by(None, with)?, &prefix, &jobs, longest, &mut keeper)?;
         Ok(keeper.0)
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use translora_gguf::{Gguf, TensorKind, dequantize};
-use translora_llama::{Adapter, Backend, Context, ContextParams, LlamaError, ModelParams, map_file};
+use translora_llama::{Adapter, Backend, Context, ContextParams, Kernel, LlamaError, ModelParams, map_file};
 
 use self::chat::Chat;
 use super::host::Hosted;
@@ -174,6 +174,12 @@ impl GgmlModel {
 
     /// The inference context with `with` active and nothing remembered.
     fn ready(&mut self, with: With) -> Result<&mut Context, EngineError> {
+        self.ready_by(Some(Kernel::fast()), with)
+    }
+
+    /// The same with wide products by this kernel (`ContextParams` has it).
+    fn ready_by(&mut self, kernel: Option<Kernel>, with: With) -> Result<&mut Context, EngineError> {
+        self.context.take_if(|context| context.params().kernel != kernel);
         if self.context.is_none() {
             // Cells are shared by all sequences: room for one full-length sequence, or for many short ones.
             let cells = u32::try_from(self.info.context.max(CONTEXT_DEFAULT)).unwrap_or(u32::MAX);
@@ -184,6 +190,7 @@ impl GgmlModel {
                 sequences: SEQUENCES as u32,
                 threads: self.threads,
                 exact: false,
+                kernel,
             };
             self.context = Some(Context::new(&self.model, &params).map_err(|error| EngineError::Memory(error.to_string()))?);
             self.active = With::Base;

@@ -9,6 +9,7 @@ mod bf16;
 #[cfg(target_arch = "x86_64")]
 mod chunks;
 mod experts;
+mod instead;
 mod pack;
 mod product;
 mod rows;
@@ -21,6 +22,7 @@ mod turn;
 
 pub(crate) use attention::{attention, attention_back};
 pub(crate) use experts::{experts_back, experts_weights};
+pub(crate) use instead::{Instead, substitute};
 pub(crate) use product::{Call, Side, Units, pack_rows, packed_lanes, product, times};
 pub(crate) use rows::{rms_norm_back, soft_max_back, swiglu_back};
 pub(crate) use turn::turn;

@@ -68,15 +68,15 @@ impl Units {
 
 /// A thread's working memory. It stays with the thread, so that each is touched first by the core that uses it.
 pub(super) struct Scratch {
-    lines: Lines,
+    pub lines: Lines,
     a: Vec<u32>,
-    b: Box<[Line]>,
+    pub b: Box<[Line]>,
 }
 
 /// Lanes of one vector, where vectors are loaded fastest.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-struct Line(#[expect(dead_code, reason = "read through pointers")] [u32; 16]);
+pub(super) struct Line(#[expect(dead_code, reason = "read through pointers")] [u32; 16]);
 
 thread_local! {
     pub(super) static SCRATCH: RefCell<Scratch> =
@@ -88,12 +88,12 @@ impl Tiles {
         if self.pairs.is_some() { 2 } else { 1 }
     }
 
-    fn steps(&self, depth: usize) -> usize {
+    pub(super) fn steps(&self, depth: usize) -> usize {
         depth.div_ceil(self.elements())
     }
 
     /// The reduction in blocks of `steps` that are packed at a time.
-    fn blocks(&self, depth: usize, steps: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+    pub(super) fn blocks(&self, depth: usize, steps: usize) -> impl Iterator<Item = Range<usize>> + use<> {
         let size = steps * self.elements();
         (0..depth).step_by(size).map(move |start| start..(start + size).min(depth))
     }
@@ -230,7 +230,7 @@ unsafe fn pack_all(tiles: &Tiles, source: *const sys::ggml_tensor, depth: usize,
 
 /// A result in parts: columns, and where those are few, panels of rows too. Bounds fall between whole tiles, so that no sum depends on
 /// how many threads share the parts.
-struct Parts {
+pub(super) struct Parts {
     columns: usize,
     /// Columns and panels of one part.
     wide: usize,
@@ -239,7 +239,7 @@ struct Parts {
 }
 
 impl Parts {
-    fn new(tiles: &Tiles, rows: usize, columns: usize, threads: usize, mut wide: usize) -> Self {
+    pub fn new(tiles: &Tiles, rows: usize, columns: usize, threads: usize, mut wide: usize) -> Self {
         /// Parts for each thread, so that none waits long for the last.
         const EACH: usize = 3;
         let wanted = if threads > 1 { EACH * threads } else { 1 };
@@ -251,11 +251,11 @@ impl Parts {
         Self { columns, wide, high, panels }
     }
 
-    fn count(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.columns.div_ceil(self.wide) * self.panels.div_ceil(self.high)
     }
 
-    fn at(&self, unit: usize) -> (Range<usize>, Range<usize>) {
+    pub fn at(&self, unit: usize) -> (Range<usize>, Range<usize>) {
         let across = self.columns.div_ceil(self.wide);
         let (left, top) = (unit % across * self.wide, unit / across * self.high);
         (left..(left + self.wide).min(self.columns), top..(top + self.high).min(self.panels))
@@ -263,28 +263,28 @@ impl Parts {
 }
 
 /// One packed block of the second operand times panels of the first.
-struct Block<'a> {
-    tiles: &'a Tiles,
+pub(super) struct Block<'a> {
+    pub tiles: &'a Tiles,
     /// Rows of the whole result.
-    rows: usize,
+    pub rows: usize,
     /// Panels of them that are computed here.
-    bands: Range<usize>,
-    columns: Range<usize>,
-    part: Range<usize>,
+    pub bands: Range<usize>,
+    pub columns: Range<usize>,
+    pub part: Range<usize>,
     /// The first operand's first panel, at this part of the reduction.
-    a: *const u32,
+    pub a: *const u32,
     /// units: lanes between two panels of `a`.
-    panel: usize,
-    c: *mut f32,
-    stride: usize,
+    pub panel: usize,
+    pub c: *mut f32,
+    pub stride: usize,
     /// What the product is added to, laid out as `c`; null for nothing.
-    from: *const f32,
+    pub from: *const f32,
 }
 
 impl Block<'_> {
     /// # Safety
     /// `b` holds the columns and the part of the reduction, `a` the panels, `c` the results.
-    unsafe fn run(&self, b: &Matrix, lines: &mut Lines, packed: &mut [Line]) {
+    pub unsafe fn run(&self, b: &Matrix, lines: &mut Lines, packed: &mut [Line]) {
         let tiles = self.tiles;
         // Not a power of two: lines of all panels would share one set of the cache.
         let (lanes, panel) = (tiles.lanes, STEPS * tiles.lanes + 16);

@@ -161,6 +161,52 @@ fn reads_where_it_lies(dtype: Dtype, k: usize, m: usize, n: usize) {
     }
 }
 
+/// llama.cpp's products that become ours match the oracle, twice over, whatever the number of threads; others stay as they are.
+#[test]
+fn products_of_llama_cpp_are_taken() {
+    let taken = |kernel, dtype: Dtype, (k, m, n): (usize, usize, usize), threads: u32| {
+        let (w, x) = (numbers(k * m, 8), numbers(k * n, 9));
+        let bytes = quantized(dtype, &w, k);
+        let mut compute = Compute::cpu(Backend::init().unwrap(), threads).unwrap();
+        let mut graph = Graph::new(8).unwrap();
+        let storage = Storage::new(&compute, &[(dtype, [k as i64, m as i64], "w".into())]).unwrap();
+        compute.write_stored(&storage, 0, &bytes).unwrap();
+        let (w, leaf) = (graph.stored(&storage, 0).unwrap(), graph.input(Dtype::F32, &[k as i64, n as i64, 1, 1], "x").unwrap());
+        let result = graph.mul_mat(w, leaf).unwrap();
+        graph.output(result).unwrap();
+        compute.bind(&mut graph).unwrap();
+        compute.set_f32(&graph, leaf, &x).unwrap();
+        let mut instead = super::Instead::new(kernel).unwrap();
+        // SAFETY: a placed node of a graph that runs below, while `instead` lives.
+        let taken = unsafe { instead.take(graph.raw(result).unwrap()) };
+        let runs = [(); 2].map(|()| {
+            compute.run(&graph).unwrap();
+            compute.get_f32(&graph, result).unwrap()
+        });
+        assert_eq!(runs[0], runs[1]);
+        let mut exact = vec![0.0; k * m];
+        dtype.to_f32(&bytes, &mut exact).unwrap();
+        let left = Naive { values: &x, row: k, column: 1 };
+        (taken, runs[0].clone(), oracle(&left, &Naive { values: &exact, row: 1, column: k }, n, m, k))
+    };
+    for kernel in Kernel::all() {
+        for dtype in [Dtype(sys::GGML_TYPE_Q4_1), Dtype(sys::GGML_TYPE_Q5_1)] {
+            for size in [(32, 5, 12), (64, 300, 31), (1056, 290, 130)] {
+                let (is_ours, one, sums) = taken(kernel, dtype, size, 1);
+                let (_, three, _) = taken(kernel, dtype, size, 3);
+                assert_eq!(is_ours, super::reader(dtype.0).is_some());
+                assert_eq!(one, three);
+                if is_ours {
+                    check(&format!("{} {size:?}", dtype.name()), kernel, &one, &sums);
+                }
+            }
+        }
+    }
+    let of = |kind, n| taken(Kernel::fast(), Dtype(kind), (64, 40, n), 2).0;
+    assert!(!of(sys::GGML_TYPE_Q4_1, 4), "few tokens");
+    assert!(!of(sys::GGML_TYPE_Q4_0, 31) && !of(sys::GGML_TYPE_F16, 31), "types that ggml has tiles for");
+}
+
 /// Gradients of products with chosen matrices: some experts are chosen often, one never.
 #[test]
 fn experts_match_the_oracle() {

@@ -44,6 +44,10 @@ pub struct Generate {
     #[arg(long)]
     no_repack: bool,
 
+    /// All products by ggml, none by kernels of our own
+    #[arg(long)]
+    native: bool,
+
     /// Layers kept on the device (also written -ngl): a number, or `all`
     #[arg(long, visible_alias = "n-gpu-layers", value_name = "N", default_value = "all", value_parser = gpu_layers, allow_negative_numbers = true)]
     gpu_layers: i32,
@@ -71,6 +75,7 @@ impl Generate {
             temperature: self.temperature,
             threads: self.threads,
             repack: !self.no_repack,
+            native: self.native,
             gpu_layers: self.gpu_layers,
             device: self.device,
         };

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
-use translora_llama::{Backend, Batch, Context, ContextParams, Model, ModelParams};
+use translora_llama::{Backend, Batch, Context, ContextParams, Kernel, Model, ModelParams};
 
 use super::median;
 use crate::engine::EngineError;
@@ -34,6 +34,8 @@ pub struct GenerateSpec {
     pub threads: usize,
     /// As a transfer has it that may take the memory.
     pub repack: bool,
+    /// ggml's own products only.
+    pub native: bool,
     /// As `OpenOptions` has them.
     pub gpu_layers: i32,
     pub device: Option<String>,
@@ -108,6 +110,7 @@ fn context(model: &Model, spec: &GenerateSpec, threads: usize) -> Result<Context
         sequences: SEQUENCES as u32,
         threads: u32::try_from(threads).unwrap_or(1),
         exact: false,
+        kernel: (!spec.native).then(Kernel::fast),
     };
     Context::new(model, &params).map_err(|error| EngineError::Memory(error.to_string()))
 }
