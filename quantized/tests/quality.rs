@@ -49,7 +49,7 @@ fn run(backend: Backend, model: &Model, task: &str, kernel: Kernel) -> (f64, f64
 }
 
 fn compare(task: &str, kind: &str) {
-    if !Kernel::fast().is_bf16() {
+    if !Kernel::highest().is_bf16() {
         eprintln!("\nSKIPPED: the cost of bf16 kernels: this processor has none");
         return;
     }
@@ -58,12 +58,12 @@ fn compare(task: &str, kind: &str) {
     quantize(backend, &lab("sprout.f16.gguf"), &path, kind).unwrap();
     let model = Model::load(backend, &path, &ModelParams::default()).unwrap();
     let (before, exact) = run(backend, &model, task, Kernel::exact());
-    let (_, fast) = run(backend, &model, task, Kernel::fast());
+    let (_, fast) = run(backend, &model, task, Kernel::highest());
     let share = (fast - exact).abs() / exact;
     eprintln!(
         "{task} {kind}: held-out loss {before:.4} before, {exact:.5} with {}, {fast:.5} with {}: {share:.1e}",
         Kernel::exact().name(),
-        Kernel::fast().name()
+        Kernel::highest().name()
     );
     assert!(exact < 0.5 * before, "nothing is learned: {before} {exact}");
     assert!(share <= BOUND, "{task} {kind}: {fast} against {exact}");

@@ -120,7 +120,7 @@ impl Draw {
         match self.below(4) {
             0 => ForwardWeights::Native,
             1 => ForwardWeights::Direct(Kernel::exact()),
-            2 => ForwardWeights::Direct(Kernel::fast()),
+            2 => ForwardWeights::Direct(Kernel::highest()),
             _ => ForwardWeights::Direct(self.one(&Kernel::all())),
         }
     }

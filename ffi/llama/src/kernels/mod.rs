@@ -106,14 +106,14 @@ pub enum Level {
     Bf16,
 }
 
-/// See `Level::limit`.
-static LIMIT: AtomicU8 = AtomicU8::new(Level::Bf16 as u8);
+/// See `Level::limit`; beyond all levels where none was asked for.
+static LIMIT: AtomicU8 = AtomicU8::new(u8::MAX);
 
 impl Level {
     pub const ALL: [(&str, Self); 4] = [("portable", Self::Portable), ("avx2", Self::Avx2), ("avx512", Self::Avx512), ("bf16", Self::Bf16)];
 
-    /// Use no instructions beyond this level from now on, in the whole process: to measure what a smaller processor would do. ggml's own
-    /// operations are not held back.
+    /// Use no instructions beyond this level from now on, in the whole process, and those of this level even if they are no gain: to measure
+    /// what another processor would do. ggml's own operations are not held back.
     pub fn limit(self) {
         LIMIT.store(self as u8, Ordering::Relaxed);
     }
@@ -125,7 +125,7 @@ impl Level {
 }
 
 impl Kernel {
-    /// All that this processor can run within the limit, the fastest last.
+    /// All that this processor can run within the limit, by their levels.
     pub fn all() -> Vec<Self> {
         let mut all = vec![Self(&PORTABLE)];
         #[cfg(target_arch = "x86_64")]
@@ -149,8 +149,16 @@ impl Kernel {
         Self::all().into_iter().rfind(|kernel| !kernel.is_bf16()).unwrap_or(Self(&PORTABLE))
     }
 
-    /// The fastest; where it multiplies in bf16, sums are still f32.
+    /// The fastest; where it multiplies in bf16, sums are still f32. Intel's cores take twice as long for a product of bf16 pairs as for one of
+    /// floats, AMD's as long.
     pub fn fast() -> Self {
+        let asked = LIMIT.load(Ordering::Relaxed) != u8::MAX;
+        let best = |kernel: &Self| asked || !kernel.is_bf16() || !is_intel();
+        Self::all().into_iter().rfind(best).unwrap_or(Self(&PORTABLE))
+    }
+
+    /// The one of the highest level, whether it is the fastest or not.
+    pub fn highest() -> Self {
         Self::all().into_iter().next_back().unwrap_or(Self(&PORTABLE))
     }
 
@@ -165,6 +173,17 @@ impl Kernel {
     pub(crate) fn tiles(self) -> &'static Tiles {
         self.0
     }
+}
+
+/// The processor says that Intel made it.
+fn is_intel() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let said = std::arch::x86_64::__cpuid(0);
+        [said.ebx, said.edx, said.ecx].map(u32::to_le_bytes).concat() == b"GenuineIntel"
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 impl std::fmt::Debug for Kernel {

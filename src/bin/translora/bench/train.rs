@@ -53,7 +53,7 @@ pub struct Train {
     #[arg(long, value_enum, default_value_t = Mode::Fast)]
     mode: Mode,
 
-    /// Use no instructions beyond these in our kernels, to measure what a smaller processor would do (ggml keeps its own)
+    /// Use these instructions in our kernels and none beyond, to measure what another processor would do (ggml keeps its own)
     #[arg(long, value_name = "LEVEL", value_parser = bench::LEVELS)]
     kernels: Option<String>,
 
@@ -64,7 +64,7 @@ pub struct Train {
 
 #[derive(ValueEnum, Clone, Copy, Debug)]
 enum Mode {
-    /// Our kernels, in bf16 where the processor multiplies it
+    /// Our kernels, in bf16 where the processor multiplies it faster than floats
     Fast,
     /// Our kernels in f32
     Exact,
