@@ -24,8 +24,8 @@ pub struct Shares {
 /// What a tuned model wrote is measured among its own: it is like what the adapter is sure of.
 /// The score alone would fill the kept set with the answer the adapter is surest of, and with near copies of one input. So answers
 /// that several inputs share take turns; all rarer answers take as many turns as classes of their size would. Each turn gives, of the good
-/// (or more, where those are too few), the input whose words and pairs of words were taken least yet for how often the pool has them. Equal inputs keep
-/// their order.
+/// (or more, where those are too few), an input like the seed whose like was taken least yet: seeds stand for the data, and what a model makes of them has
+/// other shares. Of those it is the one whose words and pairs of words were taken least for how often the pool has them. Equal inputs keep their order.
 pub fn select(judged: &[Judged], seeds: &[&str], count: usize, shares: Shares) -> (Vec<Kept>, Rejections) {
     let accepted: Vec<&Judged> = judged.iter().filter(|judged| judged.rejected.is_none()).collect();
     let rejections = rejections(judged, accepted.len().saturating_sub(count));
@@ -40,7 +40,8 @@ pub fn select(judged: &[Judged], seeds: &[&str], count: usize, shares: Shares) -
         })
         .collect();
     let slots = slots(&accepted, &classes[2 * last..].concat());
-    cut(&mut classes, [&nearest(&accepted, seeds), &slots], count, shares.good);
+    let nearest = nearest(&accepted, seeds);
+    cut(&mut classes, [&nearest, &slots], count, shares.good);
     let (rare, classes) = (classes.split_off(2 * last), classes);
     let mut classes = by_origin(classes, &accepted, shares.lines);
     let rare = by_origin(rare, &accepted, shares.lines).into_iter();
@@ -48,15 +49,21 @@ pub fn select(judged: &[Judged], seeds: &[&str], count: usize, shares: Shares) -
     stagger(&mut classes);
     let mut spread = Spread::of(&accepted, classes.iter().flat_map(|class| class.inputs.iter().copied()));
     let mut kept = Vec::new();
+    // By seed: what was taken of its like.
+    let mut served = vec![0_usize; seeds.len().max(1)];
     while kept.len() < count && !classes.is_empty() {
         for class in &mut classes {
             class.credit += class.weight;
+            let served_of = |i: usize| served[nearest[class.inputs[i]].unwrap_or(0)];
+            let least = (0..class.inputs.len()).map(served_of).min();
             let gain = |i: &usize| spread.gain(class.inputs[*i]);
-            let best = (0..class.inputs.len()).max_by(|a, b| gain(a).total_cmp(&gain(b)).then(b.cmp(a)));
+            let due = (0..class.inputs.len()).filter(|&i| Some(served_of(i)) == least);
+            let best = due.max_by(|a, b| gain(a).total_cmp(&gain(b)).then(b.cmp(a)));
             let Some(best) = best.filter(|_| class.credit >= 1.0) else { continue };
             class.credit -= 1.0;
             let taken = class.inputs.remove(best);
             spread.take(taken);
+            served[nearest[taken].unwrap_or(0)] += 1;
             kept.push(keep(accepted[taken]));
         }
         classes.retain(|class| !class.inputs.is_empty());
@@ -153,15 +160,16 @@ fn slots(accepted: &[&Judged], inputs: &[usize]) -> Vec<Option<usize>> {
     slots
 }
 
-/// By input, the seed that shares most words with it.
+/// By input, the seed that shares most words and pairs of words with it.
 fn nearest(accepted: &[&Judged], seeds: &[&str]) -> Vec<Option<usize>> {
-    let seeds: Vec<HashSet<&str>> = seeds.iter().map(|seed| seed.split_whitespace().collect()).collect();
-    let alike = |words: &HashSet<&str>, seed: &HashSet<&str>| {
+    let features = |text: &str| words_and_pairs(text).into_iter().collect::<HashSet<String>>();
+    let seeds: Vec<HashSet<String>> = seeds.iter().map(|seed| features(seed)).collect();
+    let alike = |words: &HashSet<String>, seed: &HashSet<String>| {
         let both = words.intersection(seed).count();
         both as f64 / (words.len() + seed.len() - both).max(1) as f64
     };
     let one = |judged: &&Judged| {
-        let words: HashSet<&str> = judged.text.split_whitespace().collect();
+        let words = features(&judged.text);
         let best = (0..seeds.len()).map(|i| (i, alike(&words, &seeds[i]))).max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));
         Some(best.map_or(0, |(seed, _)| seed))
     };
@@ -282,6 +290,15 @@ mod tests {
         let taken = |seeds: &[&str]| select(&all, seeds, 12, SHARES).0.iter().filter(|kept| kept.prompt().starts_with("take")).count();
         assert_eq!(taken(&["cancel my order"]), 0);
         assert!(taken(&["cancel my order", "take it back"]) >= 4);
+    }
+
+    #[test]
+    fn each_seed_has_as_much_of_its_like() {
+        let mut all: Vec<Judged> = (0..200).map(|i| judged(&format!("March {i}, 19{i}"), &format!("a{i}"), 3.0)).collect();
+        all.extend((0..30).map(|i| judged(&format!("{i} March 19{i}"), &format!("b{i}"), 3.0)));
+        let (kept, _) = select(&all, &["March 22, 1934", "7 March 2001", "1 May 1999"], 30, Shares { good: 1.0, lines: 0.5 });
+        let first = prompts(&kept).iter().filter(|prompt| prompt.starts_with("March")).count();
+        assert_eq!(first, 15, "{:?}", prompts(&kept));
     }
 
     #[test]
