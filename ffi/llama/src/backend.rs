@@ -112,9 +112,8 @@ fn load_modules() -> Result<(), (PathBuf, String)> {
 /// Something else takes products from the CPU.
 pub(crate) fn accelerated() -> bool {
     // SAFETY: the registry lives for the whole program; indices are below the count.
-    (0..unsafe { sys::ggml_backend_dev_count() }).any(|i| unsafe {
-        sys::ggml_backend_dev_type(sys::ggml_backend_dev_get(i)) == sys::GGML_BACKEND_DEVICE_TYPE_ACCEL
-    })
+    (0..unsafe { sys::ggml_backend_dev_count() })
+        .any(|i| unsafe { sys::ggml_backend_dev_type(sys::ggml_backend_dev_get(i)) == sys::GGML_BACKEND_DEVICE_TYPE_ACCEL })
 }
 
 pub(crate) fn describe(device: sys::ggml_backend_dev_t) -> Device {

@@ -140,7 +140,15 @@ impl Context {
         };
         let failed = || LlamaError::Context { tokens: params.context, reason: reason.or_log(mark, "llama.cpp gave no reason") };
         let raw = NonNull::new(raw).ok_or_else(failed)?;
-        Ok(Self { raw, model: model.clone(), adapters: Vec::new(), params: params.clone(), _instead: instead, training: false, switched: true })
+        Ok(Self {
+            raw,
+            model: model.clone(),
+            adapters: Vec::new(),
+            params: params.clone(),
+            _instead: instead,
+            training: false,
+            switched: true,
+        })
     }
 
     pub fn model(&self) -> &Model {

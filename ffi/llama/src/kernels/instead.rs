@@ -68,7 +68,13 @@ impl Instead {
     ///
     /// fails: no memory for one operation.
     pub fn new(kernel: Kernel) -> Result<Box<Self>, LlamaError> {
-        let mut instead = Box::new(Self { kernel, panels: Vec::new(), packed: std::ptr::null_mut(), parameters: Parameters::default(), progress: Progress::default() });
+        let mut instead = Box::new(Self {
+            kernel,
+            panels: Vec::new(),
+            packed: std::ptr::null_mut(),
+            parameters: Parameters::default(),
+            progress: Progress::default(),
+        });
         instead.parameters = parameters(std::ptr::from_ref::<Self>(&instead).cast_mut().cast())?;
         Ok(instead)
     }
@@ -184,8 +190,18 @@ unsafe extern "C" fn product(target: *mut sys::ggml_tensor, _: i32, threads: i32
             while let Some(part) = Progress::next(&progress.part, parts.count()) {
                 let (columns, bands) = parts.at(part);
                 let c = (*target).data.cast::<f32>();
-                let mut block =
-                    Block { tiles, rows, bands, columns, part: 0..0, a: packed, panel: tiles.rows * steps, c, stride: width, from: std::ptr::null() };
+                let mut block = Block {
+                    tiles,
+                    rows,
+                    bands,
+                    columns,
+                    part: 0..0,
+                    a: packed,
+                    panel: tiles.rows * steps,
+                    c,
+                    stride: width,
+                    from: std::ptr::null(),
+                };
                 for depth in tiles.blocks(depth, STEPS) {
                     block.a = packed.add(tiles.steps(depth.start) * tiles.rows);
                     block.part = depth;
