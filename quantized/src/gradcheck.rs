@@ -2,13 +2,14 @@
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
-use translora_llama::{Adapter as LoadedAdapter, Backend, Batch, Context, ContextParams, Model};
+use translora_llama::{Adapter as LoadedAdapter, Backend, Batch, Context, ContextParams, Kernel, Model};
 
 use crate::adapter::Adapter;
 use crate::error::TrainError;
 use crate::pack::Example;
 use crate::survey::{Survey, survey};
 use crate::trainer::{TrainSpec, Trainer};
+use crate::weights::ForwardWeights;
 
 /// Errors below this are good enough to look no further.
 const GOOD: f64 = 1e-3;
@@ -23,6 +24,8 @@ pub struct GradCheck {
     pub examples: usize,
     /// Tokens of the longest.
     pub tokens: usize,
+    /// Compare with the gradients of exact kernels, not with difference quotients: what rounding costs, in two passes.
+    pub rounding: bool,
 }
 
 /// What the check found.
@@ -43,7 +46,8 @@ pub struct MatrixError {
     pub name: String,
     /// units: loss per unit of the matrix, along the gradient.
     pub gradient_norm: f64,
-    /// |difference quotient − gradient norm| / gradient norm, for the best of eight step sizes.
+    /// |difference quotient − gradient norm| / gradient norm, for the best of eight step sizes; or of the norm of a difference from exact
+    /// gradients.
     pub error: f64,
 }
 
@@ -71,8 +75,39 @@ pub fn gradcheck(backend: Backend, model: &Model, check: &GradCheck) -> Result<G
     let examples = examples(check, trainer.vocabulary(), &mut random);
     trainer.load(examples.clone())?;
     (report.logits_error, report.adapter_effect) = logits(model, &mut trainer, &examples, spec.threads)?;
-    report.matrices = differences(&mut trainer, examples.len())?;
+    if !check.rounding {
+        report.matrices = differences(&mut trainer, examples.len())?;
+        return Ok(report);
+    }
+    let batch: Vec<usize> = (0..examples.len()).collect();
+    let (adapter, (_, ours)) = (trainer.adapter().clone(), trainer.gradients(&batch)?);
+    drop(trainer);
+    let mut trainer = Trainer::new(backend, model, &TrainSpec { forward: ForwardWeights::Direct(Kernel::exact()), ..spec })?;
+    trainer.set_adapter(adapter)?;
+    trainer.load(examples)?;
+    let (_, exact) = trainer.gradients(&batch)?;
+    report.matrices = roundings(trainer.adapter(), &ours, &exact);
     Ok(report)
+}
+
+/// How far gradients are from exact ones.
+fn roundings(adapter: &Adapter, ours: &[Vec<f32>], exact: &[Vec<f32>]) -> Vec<MatrixError> {
+    let floor = floor(exact);
+    let error = |slot: usize| {
+        let norm = length(&exact[slot]);
+        let difference: Vec<f32> = ours[slot].iter().zip(&exact[slot]).map(|(ours, exact)| ours - exact).collect();
+        MatrixError { name: name(adapter, slot), gradient_norm: norm, error: length(&difference) / norm.max(floor).max(f64::MIN_POSITIVE) }
+    };
+    (0..exact.len()).map(error).collect()
+}
+
+/// F32 losses cannot show gradients that are this much smaller than others.
+fn floor(gradients: &[Vec<f32>]) -> f64 {
+    FLOOR * gradients.iter().map(|gradient| length(gradient)).fold(0.0, f64::max)
+}
+
+fn name(adapter: &Adapter, slot: usize) -> String {
+    format!("{}.{}", adapter.pairs[slot / 2].target.name, if slot.is_multiple_of(2) { "lora_a" } else { "lora_b" })
 }
 
 /// The adapter with a small random B, so that every gradient is alive.
@@ -142,12 +177,11 @@ fn differences(trainer: &mut Trainer, examples: usize) -> Result<Vec<MatrixError
     let batch: Vec<usize> = (0..examples).collect();
     let (_, gradients) = trainer.gradients(&batch)?;
     let base = trainer.adapter().clone();
-    // F32 losses cannot show gradients that are this much smaller than others.
-    let floor = FLOOR * gradients.iter().map(|gradient| length(gradient)).fold(0.0, f64::max);
+    let floor = floor(&gradients);
     let mut found = Vec::with_capacity(gradients.len());
     for (slot, gradient) in gradients.iter().enumerate() {
         let pair = &base.pairs[slot / 2];
-        let (values, suffix) = if slot % 2 == 0 { (&pair.a, "lora_a") } else { (&pair.b, "lora_b") };
+        let values = if slot % 2 == 0 { &pair.a } else { &pair.b };
         let norm = length(gradient);
         let mut error = f64::INFINITY;
         // A step changes the matrix by a share of itself: small against the curvature, large against the rounding of the loss; and small
@@ -171,7 +205,7 @@ fn differences(trainer: &mut Trainer, examples: usize) -> Result<Vec<MatrixError
             let quotient = (8.0 * (at(1.0)? - at(-1.0)?) - (at(2.0)? - at(-2.0)?)) / (12.0 * size);
             error = error.min((quotient - norm).abs() / norm.max(floor));
         }
-        found.push(MatrixError { name: format!("{}.{suffix}", pair.target.name), gradient_norm: norm, error });
+        found.push(MatrixError { name: name(&base, slot), gradient_norm: norm, error });
     }
     trainer.set_adapter(base)?;
     Ok(found)

@@ -16,7 +16,7 @@ use crate::rules::{adapted, attention};
 pub enum ForwardWeights {
     /// ggml's products: activations are quantized for each, exactly as in llama.cpp. Gradients read transposed copies.
     Native,
-    /// Kernels of our own, on the CPU, forward and backward; activations stay f32 or bf16. No copies.
+    /// Kernels of our own, on the CPU, forward and backward; in f32, or in 16-bit integers with scales. No copies.
     Direct(Kernel),
     /// As ggml's own autodiff has it: gradients by OUT_PROD, which dequantizes each weight row once for each token. For comparison.
     OutProd,
@@ -175,7 +175,7 @@ impl Weights {
         if let Some(scores) = attention(trace, index)
             && let [Some(k), Some(q), Some(mask)] = [scores.k, scores.q, scores.mask].map(|index| forward[index])
         {
-            // In f32 always: a softmax magnifies what bf16 rounds off its scores.
+            // In f32 always: a softmax magnifies what is rounded off its scores.
             return graph.attention(Kernel::exact(), k, q, mask, scores.scale).map(Some);
         }
         let operand = |number: usize| node.sources.get(number).copied().flatten().and_then(|index| forward[index]);

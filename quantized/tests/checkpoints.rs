@@ -56,7 +56,7 @@ fn blocks_computed_again_have_the_same_gradients() {
         std::fs::write(&plain, tiny_model(architecture, 5, &TinyShape { blocks: 8, ..TinyShape::default() })).unwrap();
         quantize(Backend::init().unwrap(), &plain, &path, "q8_0").unwrap();
         let (backend, model) = open(&path);
-        for forward in [ForwardWeights::Direct(Kernel::highest()), ForwardWeights::Direct(Kernel::exact()), ForwardWeights::Native] {
+        for forward in [ForwardWeights::Direct(Kernel::fast()), ForwardWeights::Direct(Kernel::exact()), ForwardWeights::Native] {
             for dropout in [0.0, 0.25] {
                 let spec = TrainSpec { dropout, ..spec(forward) };
                 let [most, blocks] = compare(backend, &model, &spec, &format!("{name} {forward:?} dropout {dropout}"));
@@ -89,7 +89,7 @@ fn what_lies_below_the_adapted_blocks_is_computed_once() {
         let shape = TinyShape { blocks: 4, ..TinyShape::default() };
         std::fs::write(&path, tiny_model(architecture, 5, &shape)).unwrap();
         let (backend, model) = open(&path);
-        for forward in [ForwardWeights::Direct(Kernel::highest()), ForwardWeights::Direct(Kernel::exact()), ForwardWeights::Native] {
+        for forward in [ForwardWeights::Direct(Kernel::fast()), ForwardWeights::Direct(Kernel::exact()), ForwardWeights::Native] {
             let name = format!("{name} {forward:?}");
             let alone = TrainSpec { first_block: Some(2), micro_batch: 1, ..spec(forward) };
             let (with, kept) = losses(backend, &model, &alone);
@@ -131,7 +131,7 @@ fn other_architectures_too() {
             _ => continue,
         };
         let first_block = found.blocked.and(found.blocks).map(|(first, _)| first);
-        for forward in [ForwardWeights::Direct(Kernel::highest()), ForwardWeights::Native] {
+        for forward in [ForwardWeights::Direct(Kernel::fast()), ForwardWeights::Native] {
             compare(backend, &model, &TrainSpec { first_block, ..spec(forward) }, &name);
         }
         compared += 1;

@@ -40,7 +40,7 @@ const TYPICAL: usize = 20;
 enum Class {
     /// Kernels of our own in f32, any weights; ggml's on F32 weights.
     Exact,
-    /// Kernels of our own in bf16.
+    /// Kernels of our own in words of 14 bits.
     Fast,
     /// ggml's on F16 and BF16 weights: activations and gradients are rounded to the same.
     Halves,
@@ -51,8 +51,11 @@ enum Class {
 impl Class {
     fn of(kind: &str, forward: ForwardWeights) -> Self {
         match forward {
-            ForwardWeights::Direct(kernel) if kernel.is_bf16() => Self::Fast,
-            ForwardWeights::Direct(_) => Self::Exact,
+            ForwardWeights::Direct(kernel) => match kernel.rounding() {
+                Some(rounding) if rounding.most > 127.0 => Self::Fast,
+                Some(_) if !PLAIN.contains(&kind) => Self::Quantized,
+                _ => Self::Exact,
+            },
             _ if kind == "f32" => Self::Exact,
             _ if PLAIN.contains(&kind) => Self::Halves,
             _ => Self::Quantized,
@@ -120,7 +123,7 @@ impl Draw {
         match self.below(4) {
             0 => ForwardWeights::Native,
             1 => ForwardWeights::Direct(Kernel::exact()),
-            2 => ForwardWeights::Direct(Kernel::highest()),
+            2 => ForwardWeights::Direct(Kernel::fast()),
             _ => ForwardWeights::Direct(self.one(&Kernel::all())),
         }
     }

@@ -86,12 +86,12 @@ fn wide_products_of_our_own_say_the_same() {
     let (_, model) = open(&file);
     let example = &examples(&model)[0];
     assert!(example.inputs() > 12);
-    let (theirs, ours) = (decoded(&model, None, example), decoded_by(Some(Kernel::highest()), &model, None, example));
+    let (theirs, ours) = (decoded(&model, None, example), decoded_by(Some(Kernel::for_graphs()), &model, None, example));
     let apart = distance(&ours, &theirs);
     assert!(apart < 0.05, "{apart}");
     assert!(apart > 0.0 || model.is_on_device() || cfg!(not(target_arch = "x86_64")), "nothing was taken");
     let few = Example::new(example.tokens[..8].to_vec(), 4, 0).unwrap();
-    assert_eq!(decoded(&model, None, &few), decoded_by(Some(Kernel::highest()), &model, None, &few));
+    assert_eq!(decoded(&model, None, &few), decoded_by(Some(Kernel::for_graphs()), &model, None, &few));
 }
 
 #[test]
@@ -253,7 +253,7 @@ fn gradients_match_the_naive_reference() {
     let folder = tempfile::tempdir().unwrap();
     for (architecture, name) in [(TinyArchitecture::Llama, "llama"), (TinyArchitecture::Qwen2, "qwen2"), (TinyArchitecture::Qwen3, "qwen3")]
     {
-        let (exact, fast) = (ForwardWeights::Direct(Kernel::exact()), ForwardWeights::Direct(Kernel::highest()));
+        let (exact, fast) = (ForwardWeights::Direct(Kernel::exact()), ForwardWeights::Direct(Kernel::fast()));
         let plain = folder.path().join(format!("{name}.gguf"));
         std::fs::write(&plain, tiny_model(architecture, 3, &TinyShape::default())).unwrap();
         let mut cases = vec![
@@ -322,7 +322,7 @@ fn a_loss_in_chunks_is_the_same_loss_in_less_memory() {
     let plain = folder.path().join("plain.gguf");
     let shape = TinyShape { vocabulary: 20_000, blocks: 1, ..TinyShape::default() };
     std::fs::write(&plain, tiny_model(TinyArchitecture::Llama, 3, &shape)).unwrap();
-    for (kind, forward, tolerance) in [("f32", ForwardWeights::Native, 1e-5), ("q4_1", ForwardWeights::Direct(Kernel::highest()), 1e-4)] {
+    for (kind, forward, tolerance) in [("f32", ForwardWeights::Native, 1e-5), ("q4_1", ForwardWeights::Direct(Kernel::fast()), 1e-4)] {
         let path = folder.path().join(format!("{kind}.gguf"));
         quantize(Backend::init().unwrap(), &plain, &path, kind).unwrap();
         let (backend, model) = open(&path);
@@ -409,7 +409,7 @@ fn b_moves_at_its_own_rate_and_weights_decay() {
     let first_step = |b_rate, weight_decay| {
         let optimizer = translora_quantized::AdamW { epsilon: 0.0, weight_decay, ..Default::default() };
         let mut trainer =
-            Trainer::new(backend, &model, &TrainSpec { b_rate, optimizer, ..spec(ForwardWeights::Direct(Kernel::highest())) }).unwrap();
+            Trainer::new(backend, &model, &TrainSpec { b_rate, optimizer, ..spec(ForwardWeights::Direct(Kernel::fast())) }).unwrap();
         wake(&mut trainer);
         trainer.load(examples(&model)).unwrap();
         let before = numbers(&trainer);
@@ -427,7 +427,7 @@ fn b_moves_at_its_own_rate_and_weights_decay() {
     let (a, b, plain) = first_step(16.0, 0.0);
     assert!((a / 2e-3 - 1.0).abs() < 1e-3 && (b / 32e-3 - 1.0).abs() < 1e-3, "{a} {b}");
     let (_, _, decayed) = first_step(1.0, 5.0);
-    let mut fresh = Trainer::new(backend, &model, &spec(ForwardWeights::Direct(Kernel::highest()))).unwrap();
+    let mut fresh = Trainer::new(backend, &model, &spec(ForwardWeights::Direct(Kernel::fast()))).unwrap();
     wake(&mut fresh);
     let [values, _] = numbers(&fresh);
     for ((value, plain), decayed) in values.iter().zip(&plain).zip(&decayed) {
@@ -499,7 +499,7 @@ fn check_dropout(forward: ForwardWeights) {
 fn a_restored_run_goes_on_with_the_same_bytes() {
     let (backend, model) = open(&lab("sprout.f16.gguf"));
     let fresh = || {
-        let direct = ForwardWeights::Direct(Kernel::highest());
+        let direct = ForwardWeights::Direct(Kernel::fast());
         let spec = TrainSpec { dropout: 0.1, b_rate: 4.0, micro_batch: 2, ..spec(direct) };
         let mut trainer = Trainer::new(backend, &model, &spec).unwrap();
         trainer.load(examples(&model)).unwrap();
@@ -546,7 +546,7 @@ fn rounded_products_learn_what_exact_ones_do() {
         eprintln!("{forward:?}: held-out loss {before:.4}, then {after:.4}");
         after
     };
-    let losses: Vec<f64> = common::ways([Kernel::exact(), Kernel::highest()].map(ForwardWeights::Direct)).into_iter().map(learn).collect();
+    let losses: Vec<f64> = common::ways([Kernel::exact(), Kernel::fast()].map(ForwardWeights::Direct)).into_iter().map(learn).collect();
     assert!(losses.iter().all(|loss| (loss - losses[0]).abs() < 0.01 * losses[0]), "{losses:?}");
 }
 

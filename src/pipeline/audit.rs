@@ -24,8 +24,8 @@ const ANSWERS_MAX: usize = 16;
 /// Share of them that must be the judged ones. A few may turn where two tokens are as good as equally likely: batches differ, and
 /// so does the rounding.
 const SAME_MIN: f64 = 0.75;
-/// The largest difference between llama.cpp's logits and the trainer's, as a share of the largest logit. The trainer multiplies in
-/// bf16, and llama.cpp with activations in 8 bits where the base is quantized.
+/// The largest difference between llama.cpp's logits and the trainer's, as a share of the largest logit. The trainer
+/// multiplies floats or 16-bit integers, llama.cpp activations in 8 bits where the base is quantized.
 const LOGITS_TOLERANCE: f64 = 0.1;
 /// Keys that name the file an adapter was trained on.
 const MADE_FOR: [&str; 2] = ["translora.target.sha256", "translora.model.sha256"];

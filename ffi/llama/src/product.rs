@@ -48,6 +48,7 @@ impl Graph {
         let sx = self.shape(x)?;
         let mut shape = sx;
         shape[0] = self.side(weight, x, side)?;
+        let kernel = kernel.for_weight(self.dtype(weight)?.is_quantized(), side);
         let packed = self.packed(kernel, x)?;
         let mut sources = vec![weight, packed];
         if let Some((matrix, small)) = plus.adapter {
@@ -84,7 +85,7 @@ impl Graph {
         let shape = self.product_shape(a, b)?;
         let (a, b) = (self.lined(a)?, self.lined(b)?);
         // SAFETY: the operation needs F32 operands that ggml_can_mul_mat, each with one dense dimension of the inner two.
-        unsafe { self.custom("product", kernels::product, plain(kernel), shape, &[a, b]) }
+        unsafe { self.custom("product", kernels::product, plain(kernel.floats()), shape, &[a, b]) }
     }
 
     /// The gradient of a product with chosen matrices for its second operand.
@@ -98,7 +99,7 @@ impl Graph {
         self.readable(weights)?;
         let (dy, ids) = (self.dense(dy)?, self.choices(ids, sd)?);
         // SAFETY: the operation needs a readable matrix for each expert, contiguous rows, and one choice for each of them.
-        unsafe { self.custom("experts_back", kernels::experts_back, plain(kernel), [sw[0], sd[1], sd[2], 1], &[weights, dy, ids]) }
+        unsafe { self.custom("experts_back", kernels::experts_back, plain(kernel.floats()), [sw[0], sd[1], sd[2], 1], &[weights, dy, ids]) }
     }
 
     /// The gradient of a product with chosen matrices for these.
@@ -111,7 +112,9 @@ impl Graph {
         }
         let (x, dy, ids) = (self.dense(x)?, self.dense(dy)?, self.choices(ids, sd)?);
         // SAFETY: the operation needs contiguous rows, and one choice for each of them.
-        unsafe { self.custom("experts_weights", kernels::experts_weights, plain(kernel), [sx[0], sd[0], experts, 1], &[x, dy, ids]) }
+        unsafe {
+            self.custom("experts_weights", kernels::experts_weights, plain(kernel.floats()), [sx[0], sd[0], experts, 1], &[x, dy, ids])
+        }
     }
 
     /// The choices of experts for rows of shape `rows`, contiguous.
@@ -139,7 +142,7 @@ impl Graph {
         let shape = self.product_shape(k, q)?;
         self.like(mask, [shape[0], shape[1], 1, 1], "mask of attention")?;
         let operands = [self.lined(k)?, self.lined(q)?, self.dense(mask)?];
-        let call = Call { scale, ..plain(kernel) };
+        let call = Call { scale, ..plain(kernel.floats()) };
         // SAFETY: the operation needs F32 operands that ggml_can_mul_mat, each with one dense dimension of the inner two, and a
         // contiguous mask for all heads.
         unsafe { self.custom("attention", kernels::attention, call, shape, &operands) }
@@ -152,7 +155,7 @@ impl Graph {
         let shape = self.product_shape(v, dy)?;
         self.like(p, shape, "probabilities of attention")?;
         let operands = [self.lined(v)?, self.lined(dy)?, self.dense(p)?];
-        let call = Call { scale, ..plain(kernel) };
+        let call = Call { scale, ..plain(kernel.floats()) };
         // SAFETY: as for `attention`, and contiguous probabilities of the result's shape.
         unsafe { self.custom("attention_back", kernels::attention_back, call, shape, &operands) }
     }

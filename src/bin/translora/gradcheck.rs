@@ -46,23 +46,28 @@ pub struct GradCheck {
     /// Multiply with ggml's own products, whose logits are llama.cpp's to the bit
     #[arg(long)]
     native: bool,
+
+    /// Compare the gradients of the kernels that `train` uses with exact ones: what rounding costs. Takes two passes only
+    #[arg(long, conflicts_with = "native")]
+    rounding: bool,
 }
 
 impl GradCheck {
     pub fn run(self, talk: Talk) -> Result<Outcome, Failure> {
-        let Self { model, modules, rank, tokens, seed, threads, native } = self;
-        let found = check(&CheckSpec { model, modules, rank, seed, tokens, threads, native })?;
-        crate::report(talk, &found, || out::columns(&rows(&found)))?;
+        let Self { model, modules, rank, tokens, seed, threads, native, rounding } = self;
+        let found = check(&CheckSpec { model, modules, rank, seed, tokens, threads, native, rounding })?;
+        let against = if rounding { "exact ones" } else { "the central differences" };
+        crate::report(talk, &found, || out::columns(&rows(&found, against)))?;
         Ok(if found.worst.is_some_and(|worst| worst <= ERROR_MAX) { Outcome::Done } else { Outcome::Refused })
     }
 }
 
-fn rows(found: &CheckReport) -> Vec<(String, String)> {
+fn rows(found: &CheckReport, against: &str) -> Vec<(String, String)> {
     let mut rows = vec![("trainable".into(), format!("{}, {} matrices", found.trainable.trainable, found.trainable.matrices))];
     rows.extend(found.trainable.in_the_way.iter().map(|op| ("in the way".into(), op.clone())));
     if let Some(worst) = found.worst {
         rows.push(("logits".into(), format!("{:.1e} off llama.cpp's, as a share of the largest", found.logits_error)));
-        rows.push(("gradients".into(), format!("{worst:.1e} off the central differences at worst, relative")));
+        rows.push(("gradients".into(), format!("{worst:.1e} off {against} at worst, relative, by {}", found.kernel)));
     }
     rows
 }

@@ -29,7 +29,7 @@ pub enum Way {
 }
 
 /// What `BenchSpec::kernels` may be, each with all that stand before it.
-pub const LEVELS: [&str; 4] = ["portable", "avx2", "avx512", "bf16"];
+pub const LEVELS: [&str; 5] = ["portable", "avx2", "avx-vnni", "avx512", "avx512-vnni"];
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct BenchSpec {

@@ -44,6 +44,8 @@ pub struct CheckSpec {
     pub threads: usize,
     /// ggml's own products, whose logits are llama.cpp's to the bit, instead of our kernels in f32.
     pub native: bool,
+    /// Compare the gradients of the default kernels with exact ones, not with difference quotients.
+    pub rounding: bool,
 }
 
 /// What it found.
@@ -51,6 +53,8 @@ pub struct CheckSpec {
 pub struct CheckReport {
     #[serde(flatten)]
     pub trainable: Trainable,
+    /// What is checked, by the name of what reads the weights.
+    pub kernel: &'static str,
     /// The worst relative error of a gradient over all adapted matrices; none where nothing can be trained.
     pub worst: Option<f64>,
     /// Largest difference from llama.cpp's logits, as a share of the largest.
@@ -84,23 +88,25 @@ fn none(error: &translora_quantized::TrainError) -> Trainable {
 pub fn check(spec: &CheckSpec) -> Result<CheckReport, EngineError> {
     let (backend, model) = open(&spec.model)?;
     let threads = if spec.threads > 0 { spec.threads } else { num_cpus::get_physical() };
+    let kernel = if spec.rounding { Kernel::fast() } else { Kernel::exact() };
     let train = TrainSpec {
         rank: spec.rank,
         alpha: 2.0 * spec.rank as f32,
         modules: spec.modules.clone(),
         seed: spec.seed,
-        forward: if spec.native { ForwardWeights::Native } else { ForwardWeights::Direct(Kernel::exact()) },
+        forward: if spec.native { ForwardWeights::Native } else { ForwardWeights::Direct(kernel) },
         threads: u32::try_from(threads).unwrap_or(1),
         ..TrainSpec::default()
     };
     let name = || spec.model.display().to_string();
-    let report = match gradcheck(backend, &model, &GradCheck { spec: train, examples: 3, tokens: spec.tokens }) {
+    let kernel = if spec.native { "ggml MUL_MAT" } else { kernel.name() };
+    let report = match gradcheck(backend, &model, &GradCheck { spec: train, examples: 3, tokens: spec.tokens, rounding: spec.rounding }) {
         Ok(report) => report,
         Err(translora_quantized::TrainError::Module { asked, reason }) => {
             return Err(EngineError::Modules { model: name(), asked, reason });
         }
         Err(error) => {
-            return Ok(CheckReport { trainable: none(&error), worst: None, logits_error: 0.0, matrices_checked: Vec::new() });
+            return Ok(CheckReport { trainable: none(&error), kernel, worst: None, logits_error: 0.0, matrices_checked: Vec::new() });
         }
     };
     let checked = report.matrices.iter().map(|matrix| CheckedMatrix {
@@ -110,6 +116,7 @@ pub fn check(spec: &CheckSpec) -> Result<CheckReport, EngineError> {
     });
     Ok(CheckReport {
         trainable: Trainable::of(&report.survey),
+        kernel,
         worst: (!report.matrices.is_empty()).then(|| report.worst()),
         logits_error: report.logits_error,
         matrices_checked: checked.collect(),

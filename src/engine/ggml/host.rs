@@ -95,7 +95,7 @@ impl GgmlDecoder {
             sequences: number(sequences),
             threads,
             exact: false,
-            kernel: Some(Kernel::fast()),
+            kernel: Some(Kernel::for_graphs()),
         };
         let context = Context::new(model, &params).map_err(|error| EngineError::Memory(error.to_string()))?;
         Ok(Self { context, active: Vec::new(), batch: Batch::default() })

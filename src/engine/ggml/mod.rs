@@ -174,7 +174,7 @@ impl GgmlModel {
 
     /// The inference context with `with` active and nothing remembered.
     fn ready(&mut self, with: With) -> Result<&mut Context, EngineError> {
-        self.ready_by(Some(Kernel::fast()), with)
+        self.ready_by(Some(Kernel::for_graphs()), with)
     }
 
     /// The same with wide products by this kernel (`ContextParams` has it).

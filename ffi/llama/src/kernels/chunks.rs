@@ -1,52 +1,32 @@
-//! Reads lines of weights 32 elements at a time into vectors, and from there into floats or into panels of bf16.
+//! Turns lines of weights into floats, 32 elements at a time.
 
 use std::arch::x86_64::{
     __m128i, __m256, __m256i, __m512, _mm_and_si128, _mm_cvtph_ps, _mm_cvtsi32_si128, _mm_cvtss_f32, _mm_loadu_si128, _mm_set1_epi8,
     _mm_set1_epi16, _mm_shuffle_epi8, _mm_srli_epi16, _mm_srli_si128, _mm256_and_si256, _mm256_castsi256_si128, _mm256_cmpeq_epi8,
     _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps, _mm256_extracti128_si256, _mm256_fmadd_ps, _mm256_loadu_si256, _mm256_or_si256,
     _mm256_set_m128i, _mm256_set1_epi8, _mm256_set1_epi32, _mm256_set1_epi64x, _mm256_set1_ps, _mm256_setr_epi64x, _mm256_shuffle_epi8,
-    _mm256_slli_epi16, _mm256_srl_epi16, _mm256_srli_epi16, _mm256_storeu_ps, _mm256_sub_epi8, _mm512_castsi512_ps, _mm512_cvtepi8_epi32,
-    _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32, _mm512_cvtph_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_slli_epi32,
-    _mm512_storeu_ps,
+    _mm256_slli_epi16, _mm256_srl_epi16, _mm256_srli_epi16, _mm256_storeu_ps, _mm256_sub_epi8, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps,
+    _mm512_fmadd_ps, _mm512_set1_ps, _mm512_storeu_ps,
 };
-use std::ffi::c_void;
 use std::ops::Range;
 
 use llama_cpp_sys_2 as sys;
 
 use super::Level;
-use super::bf16::{Lanes, across, along};
 
 /// Elements that are read at a time.
 pub(super) const CHUNK: usize = 32;
 
-pub(super) type ToFloats = unsafe extern "C" fn(*const c_void, *mut f32, i64);
-
-/// What can be done with lines of one type.
-pub(super) struct Reader {
-    /// For whole blocks, which are whole chunks; none where ggml's own conversion does.
-    pub floats: Option<ToFloats>,
-    /// Interleave chunks of 12 lines, or of 16 (null: zeros): pairs of elements that follow each other. As `across`, for processors that multiply
-    /// bf16.
-    pub along: [unsafe fn(&Lanes, Range<usize>, *mut u32); 2],
-    /// Pairs of elements of two lines (the second may be null: zeros), sixteen to a panel.
-    pub across: unsafe fn(*const u8, *const u8, Range<usize>, *mut u32, usize),
-}
+/// Some chunks of a line as floats.
+pub(super) type ToFloats = unsafe fn(*const u8, Range<usize>, *mut f32);
 
 macro_rules! readers {
-    ($($plain:ident => $number:ident),*; $($kind:ident => $chunk:ident),*) => {
-        /// The reader of a type, if there is one and this processor can run it.
-        pub(super) fn reader(kind: sys::ggml_type) -> Option<&'static Reader> {
+    ($($kind:ident => $chunk:ident),*) => {
+        /// What reads lines of a type, if there is something better than ggml's own conversion that this processor can run.
+        pub(super) fn reader(kind: sys::ggml_type) -> Option<ToFloats> {
             match kind {
-                $(sys::$plain if able() => {
-                    Some(const { &Reader { floats: None, along: [along::<$number, 12>, along::<$number, 16>], across: across::<$number> } })
-                })*
-                $(sys::$kind if able() => Some(const { &Reader {
-                    floats: Some(floats::<$chunk>), along: [along::<$chunk, 12>, along::<$chunk, 16>], across: across::<$chunk>,
-                } }),)*
-                $(sys::$kind if able_avx2() => Some(const { &Reader {
-                    floats: Some(floats_avx2::<$chunk>), along: [along::<$chunk, 12>, along::<$chunk, 16>], across: across::<$chunk>,
-                } }),)*
+                $(sys::$kind if able() => Some(floats::<$chunk>),)*
+                $(sys::$kind if able_avx2() => Some(floats_avx2::<$chunk>),)*
                 _ => None,
             }
         }
@@ -54,7 +34,6 @@ macro_rules! readers {
 }
 
 readers! {
-    GGML_TYPE_F32 => F32, GGML_TYPE_F16 => F16, GGML_TYPE_BF16 => Bf16;
     GGML_TYPE_Q8_0 => Q8_0, GGML_TYPE_Q4_0 => Q4_0, GGML_TYPE_Q4_1 => Q4_1,
     GGML_TYPE_Q5_0 => Q5_0, GGML_TYPE_Q5_1 => Q5_1, GGML_TYPE_Q4_K => Q4K, GGML_TYPE_Q5_K => Q5K, GGML_TYPE_Q6_K => Q6K,
     GGML_TYPE_IQ4_NL => Iq4Nl, GGML_TYPE_IQ4_XS => Iq4Xs
@@ -74,15 +53,15 @@ fn able_avx2() -> bool {
 }
 
 /// # Safety
-/// The processor is able (as `reader` asks); `from` holds `count` elements, whole chunks, `to` has room for as many floats.
+/// The processor is able (as `reader` asks); the line holds the chunks, `to` has room for as many floats.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,f16c,ssse3")]
-unsafe extern "C" fn floats<C: Chunk>(from: *const c_void, to: *mut f32, count: i64) {
-    for number in 0..count as usize / CHUNK {
+unsafe fn floats<Q: Quantized>(line: *const u8, chunks: Range<usize>, to: *mut f32) {
+    for (place, number) in chunks.enumerate() {
         // SAFETY: as promised.
         unsafe {
-            let [first, second] = C::read(from.cast(), number);
-            _mm512_storeu_ps(to.add(number * CHUNK), first);
-            _mm512_storeu_ps(to.add(number * CHUNK + 16), second);
+            let [first, second] = Q::read(line, number).wide_floats();
+            _mm512_storeu_ps(to.add(place * CHUNK), first);
+            _mm512_storeu_ps(to.add(place * CHUNK + 16), second);
         }
     }
 }
@@ -93,19 +72,20 @@ unsafe extern "C" fn floats<C: Chunk>(from: *const c_void, to: *mut f32, count: 
 /// # Safety
 /// As `floats`, for a processor with AVX2.
 #[target_feature(enable = "avx2,fma,f16c,ssse3")]
-unsafe extern "C" fn floats_avx2<Q: Quantized>(from: *const c_void, to: *mut f32, count: i64) {
-    let chunks = count as usize / CHUNK;
-    for number in (0..chunks / 2).map(|pair| 2 * pair) {
+unsafe fn floats_avx2<Q: Quantized>(line: *const u8, chunks: Range<usize>, to: *mut f32) {
+    let count = chunks.len();
+    let number = |place: usize| chunks.start + place;
+    for place in (0..count / 2).map(|pair| 2 * pair) {
         // SAFETY: as promised.
         unsafe {
-            let (first, second) = (Q::read(from.cast(), number).floats(), Q::read(from.cast(), number + 1).floats());
-            write(first, to.add(number * CHUNK));
-            write(second, to.add((number + 1) * CHUNK));
+            let (first, second) = (Q::read(line, number(place)).floats(), Q::read(line, number(place + 1)).floats());
+            write(first, to.add(place * CHUNK));
+            write(second, to.add((place + 1) * CHUNK));
         }
     }
-    if !chunks.is_multiple_of(2) {
+    if !count.is_multiple_of(2) {
         // SAFETY: as promised.
-        unsafe { write(Q::read(from.cast(), chunks - 1).floats(), to.add((chunks - 1) * CHUNK)) };
+        unsafe { write(Q::read(line, number(count - 1)).floats(), to.add((count - 1) * CHUNK)) };
     }
 }
 
@@ -120,17 +100,8 @@ unsafe fn write(floats: [__m256; 4], to: *mut f32) {
     }
 }
 
-/// A type of ggml's.
-pub(super) trait Chunk {
-    /// Chunk `number` of a line.
-    ///
-    /// # Safety
-    /// The processor is able (as `reader` asks), and the line holds the chunk.
-    unsafe fn read(line: *const u8, number: usize) -> [__m512; 2];
-}
-
 /// A type of whole numbers with scales.
-pub(super) trait Quantized {
+trait Quantized {
     /// Chunk `number` of a line.
     ///
     /// # Safety
@@ -139,7 +110,7 @@ pub(super) trait Quantized {
 }
 
 /// 32 signed bytes; each stands for itself times the scale of its half, plus a number.
-pub(super) struct Quants {
+struct Quants {
     bytes: __m256i,
     scales: [f32; 2],
     plus: f32,
@@ -155,31 +126,27 @@ impl Quants {
         let (low, high) = (_mm256_castsi256_si128(self.bytes), _mm256_extracti128_si256::<1>(self.bytes));
         [float(first, low), float(first, _mm_srli_si128::<8>(low)), float(second, high), float(second, _mm_srli_si128::<8>(high))]
     }
-}
 
-impl<Q: Quantized> Chunk for Q {
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,f16c,ssse3")]
-    unsafe fn read(line: *const u8, number: usize) -> [__m512; 2] {
-        // SAFETY: handed on.
-        let Quants { bytes, scales, plus } = unsafe { <Q as Quantized>::read(line, number) };
-        let halves = [_mm256_castsi256_si128(bytes), _mm256_extracti128_si256::<1>(bytes)];
+    #[target_feature(enable = "avx512f,avx2")]
+    fn wide_floats(self) -> [__m512; 2] {
+        let halves = [_mm256_castsi256_si128(self.bytes), _mm256_extracti128_si256::<1>(self.bytes)];
         let float = |i: usize| {
-            _mm512_fmadd_ps(_mm512_set1_ps(scales[i]), _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(halves[i])), _mm512_set1_ps(plus))
+            let floats = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(halves[i]));
+            _mm512_fmadd_ps(_mm512_set1_ps(self.scales[i]), floats, _mm512_set1_ps(self.plus))
         };
         [float(0), float(1)]
     }
 }
 
-/// Implement `$of` for a type by what it does with a block, and the chunk's number in it.
-macro_rules! blocks {
-    ($of:ident, $features:literal, $gives:ty; $(#[$doc:meta])* $name:ident, $bytes:literal bytes for $chunks:literal, |$block:ident, $number:ident| $body:block) => {
+macro_rules! quantized {
+    ($(#[$doc:meta])* $name:ident, $bytes:literal bytes for $chunks:literal, |$block:ident, $number:ident| $body:block) => {
         $(#[$doc])*
-        pub(super) struct $name;
-        impl $of for $name {
+        struct $name;
+        impl Quantized for $name {
             #[inline]
-            #[target_feature(enable = $features)]
-            unsafe fn read(line: *const u8, number: usize) -> $gives {
+            #[target_feature(enable = "avx2,f16c,ssse3")]
+            unsafe fn read(line: *const u8, number: usize) -> Quants {
                 // SAFETY: the line holds the block.
                 unsafe {
                     const CHUNKS: usize = $chunks;
@@ -191,21 +158,7 @@ macro_rules! blocks {
         }
     };
 }
-macro_rules! chunk {
-    ($($rest:tt)*) => { blocks!(Chunk, "avx512f,avx512bw,avx512vl,avx2,f16c,ssse3", [__m512; 2]; $($rest)*); };
-}
-macro_rules! quantized {
-    ($($rest:tt)*) => { blocks!(Quantized, "avx2,f16c,ssse3", Quants; $($rest)*); };
-}
 
-chunk!(F32, 128 bytes for 1, |block, _number| {
-    let from = block.cast::<f32>();
-    [_mm512_loadu_ps(from), _mm512_loadu_ps(from.add(16))]
-});
-chunk!(F16, 64 bytes for 1, |block, _number| { [0, 32].map(|at| _mm512_cvtph_ps(_mm256_loadu_si256(block.add(at).cast()))) });
-chunk!(Bf16, 64 bytes for 1, |block, _number| {
-    [0, 32].map(|at| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(block.add(at).cast())))))
-});
 quantized!(
     /// A scale in half precision, 32 signed bytes.
     Q8_0, 34 bytes for 1, |block, _number| { scaled(_mm256_loadu_si256(block.add(2).cast()), half(block)) }

@@ -14,7 +14,7 @@ use crate::error::LlamaError;
 /// Tokens of a batch from which on ours are faster.
 const TOKENS_MIN: i64 = 12;
 /// Types that ggml multiplies a row and a token at a time, so that it unpacks each weight once for every token: for these it has neither tiles nor
-/// another layout.
+/// another layout. A kernel of bytes is faster for the others, too.
 const TYPES: [sys::ggml_type; 2] = [sys::GGML_TYPE_Q4_1, sys::GGML_TYPE_Q5_1];
 /// As ggml keeps them for an operation.
 type Parameters = [i32; 16];
@@ -86,7 +86,7 @@ impl Instead {
     pub unsafe fn take(&mut self, node: *mut sys::ggml_tensor) -> bool {
         // SAFETY: as promised; a product has two operands.
         unsafe {
-            if !ours(node) {
+            if !ours(node, self.kernel) {
                 return false;
             }
             let [_, x, ..] = (*node).src;
@@ -113,8 +113,8 @@ pub(crate) unsafe extern "C" fn substitute(node: *mut sys::ggml_tensor, ask: boo
     false
 }
 
-/// A product of a weight of such a type in the host's memory, which we can read, with contiguous rows of floats, enough of them.
-unsafe fn ours(node: *const sys::ggml_tensor) -> bool {
+/// A product of a quantized weight that this kernel is faster at, in the host's memory, which we can read, with contiguous rows of floats, enough of them.
+unsafe fn ours(node: *const sys::ggml_tensor, kernel: Kernel) -> bool {
     // SAFETY: the caller's node is live, its operands too.
     unsafe {
         // The first parameter asks for a precision, which ours has; the second says what else the weight is.
@@ -126,7 +126,7 @@ unsafe fn ours(node: *const sys::ggml_tensor) -> bool {
         let [width, _, p, q] = (*weight).ne;
         let [_, rows @ ..] = (*x).ne;
         rows.iter().product::<i64>() >= TOKENS_MIN
-            && TYPES.contains(&kind)
+            && (TYPES.contains(&kind) || kernel.rounding().is_some())
             && reader(kind).is_some()
             && (*weight).nb[0] == sys::ggml_type_size(kind)
             && width % sys::ggml_blck_size(kind) == 0

@@ -1,15 +1,18 @@
 //! CPU kernels of our own, run by ggml's threads as custom operations.
 //!
-//! Products read quantized weights where they lie: each thread turns a block of rows that fits its cache into floats (or bf16) and
+//! Products read quantized weights where they lie: each thread turns a block of rows that fits its cache into floats and
 //! multiplies it with all tokens before it goes on. No result depends on the number of threads.
+//!
+//! Where the processor multiplies integers faster, weights and what they are multiplied with are rounded to such: to 13 bits and a sign for
+//! training, which is next to nothing, and to eight for quantized weights in llama.cpp's own graphs, as ggml rounds activations there.
 
 mod attention;
-#[cfg(target_arch = "x86_64")]
-mod bf16;
 #[cfg(target_arch = "x86_64")]
 mod chunks;
 mod experts;
 mod instead;
+#[cfg(target_arch = "x86_64")]
+mod integers;
 mod pack;
 mod product;
 mod rows;
@@ -29,12 +32,21 @@ pub(crate) use turn::turn;
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use chunks::{CHUNK, Reader, reader};
+use chunks::{CHUNK, ToFloats, reader};
 use tile::TileFn;
 
 /// An inner loop that this processor can run: a value that exists proves it.
 #[derive(Clone, Copy)]
 pub struct Kernel(&'static Tiles);
+
+/// Integers that a kernel rounds to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rounding {
+    /// Elements along the reduction that share a scale.
+    pub block: usize,
+    /// What the largest of them becomes.
+    pub most: f32,
+}
 
 /// What tells one kernel from another.
 pub(crate) struct Tiles {
@@ -43,8 +55,7 @@ pub(crate) struct Tiles {
     lanes: usize,
     /// Rows of one panel of the first operand, a multiple of three.
     rows: usize,
-    /// How a lane is made of two bf16; none where it is a float.
-    pairs: Option<Pairs>,
+    lane: Lane,
     /// How 16 lanes of up to 16 lines are interleaved; none where plain loops do.
     turn: Option<TurnFn>,
     /// By thirds of the rows, then by vectors.
@@ -53,16 +64,37 @@ pub(crate) struct Tiles {
 
 type TurnFn = unsafe fn(&[*const u32; 16], usize, usize, *mut u32);
 
-struct Pairs {
-    along: unsafe fn(*const f32, usize, *mut u32),
-    across: unsafe fn(*const f32, *const f32, usize, *mut u32, usize),
+/// What a lane of a panel is.
+#[derive(Clone, Copy)]
+enum Lane {
+    Float,
+    /// Two or four integers that follow each other along the reduction, or what belongs to a block of them.
+    Integers(Integers),
 }
+
+#[derive(Clone, Copy)]
+struct Integers {
+    /// Elements along the reduction that share a scale, the steps that they take, and what the largest becomes.
+    block: usize,
+    steps: usize,
+    most: f32,
+    /// A line of the first operand, a line of the second.
+    along: [unsafe fn(*const f32, usize, *mut u32); 2],
+    /// A block of lines of the second; none where nobody asks for it.
+    across: Option<AcrossFn>,
+    /// The kernel with panels of the same sizes for what is not rounded.
+    floats: &'static Tiles,
+    /// The one that rounds to bytes.
+    bytes: &'static Tiles,
+}
+
+type AcrossFn = unsafe fn(&[*const f32], usize, *mut u32, usize);
 
 static PORTABLE: Tiles = Tiles {
     name: "portable f32",
     lanes: tile::portable::LANES,
     rows: tile::portable::ROWS,
-    pairs: None,
+    lane: Lane::Float,
     turn: None,
     tiles: tile::portable::TILES,
 };
@@ -71,7 +103,7 @@ static AVX2: Tiles = Tiles {
     name: "AVX2 f32",
     lanes: tile::avx2::LANES,
     rows: tile::avx2::ROWS,
-    pairs: None,
+    lane: Lane::Float,
     turn: Some(square::turn_avx2),
     tiles: tile::avx2::TILES,
 };
@@ -80,37 +112,104 @@ static AVX512: Tiles = Tiles {
     name: "AVX-512 f32",
     lanes: tile::avx512::LANES,
     rows: tile::avx512::ROWS,
-    pairs: None,
+    lane: Lane::Float,
     turn: Some(square::turn),
     tiles: tile::avx512::TILES,
 };
 #[cfg(target_arch = "x86_64")]
-static BF16: Tiles = Tiles {
-    name: "AVX-512 bf16",
-    lanes: tile::bf16::LANES,
-    rows: tile::bf16::ROWS,
-    pairs: Some(Pairs { along: tile::bf16::pair_along, across: tile::bf16::pair_across }),
+static AVX_WORDS: Tiles = Tiles {
+    name: "AVX-VNNI int16",
+    lanes: tile::avx_words::LANES,
+    rows: tile::avx_words::ROWS,
+    lane: Lane::Integers(Integers {
+        block: tile::words::BLOCK,
+        steps: tile::words::STEPS,
+        most: integers::WORD_MAX,
+        along: integers::WORDS,
+        across: Some(integers::across::<8>),
+        floats: &AVX2,
+        bytes: &AVX_BYTES,
+    }),
+    turn: Some(square::turn_avx2),
+    tiles: tile::avx_words::TILES,
+};
+#[cfg(target_arch = "x86_64")]
+static AVX_BYTES: Tiles = Tiles {
+    name: "AVX-VNNI int8",
+    lanes: tile::avx_bytes::LANES,
+    rows: tile::avx_bytes::ROWS,
+    lane: Lane::Integers(Integers {
+        block: tile::bytes::BLOCK,
+        steps: tile::bytes::STEPS,
+        most: integers::BYTE_MAX,
+        along: integers::BYTES,
+        across: None,
+        floats: &AVX2,
+        bytes: &AVX_BYTES,
+    }),
+    turn: Some(square::turn_avx2),
+    tiles: tile::avx_bytes::TILES,
+};
+#[cfg(target_arch = "x86_64")]
+static AVX512_WORDS: Tiles = Tiles {
+    name: "AVX-512 VNNI int16",
+    lanes: tile::avx512_words::LANES,
+    rows: tile::avx512_words::ROWS,
+    lane: Lane::Integers(Integers {
+        block: tile::words::BLOCK,
+        steps: tile::words::STEPS,
+        most: integers::WORD_MAX,
+        along: integers::WORDS,
+        across: Some(integers::across::<16>),
+        floats: &AVX512,
+        bytes: &AVX512_BYTES,
+    }),
     turn: Some(square::turn),
-    tiles: tile::bf16::TILES,
+    tiles: tile::avx512_words::TILES,
+};
+#[cfg(target_arch = "x86_64")]
+static AVX512_BYTES: Tiles = Tiles {
+    name: "AVX-512 VNNI int8",
+    lanes: tile::avx512_bytes::LANES,
+    rows: tile::avx512_bytes::ROWS,
+    lane: Lane::Integers(Integers {
+        block: tile::bytes::BLOCK,
+        steps: tile::bytes::STEPS,
+        most: integers::BYTE_MAX,
+        along: integers::BYTES,
+        across: None,
+        floats: &AVX512,
+        bytes: &AVX512_BYTES,
+    }),
+    turn: Some(square::turn),
+    tiles: tile::avx512_bytes::TILES,
 };
 
-/// Instruction sets, each with all that stand before it.
+/// Instruction sets, each with all that stand before it and that the processor has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Level {
     /// What the program was built for.
     Portable,
     Avx2,
+    /// AVX2 with products of integers.
+    AvxVnni,
     Avx512,
-    /// AVX-512 with products of bf16.
-    Bf16,
+    /// AVX-512 with products of integers.
+    Avx512Vnni,
 }
 
 /// See `Level::limit`; beyond all levels where none was asked for.
 static LIMIT: AtomicU8 = AtomicU8::new(u8::MAX);
 
 impl Level {
-    pub const ALL: [(&str, Self); 4] = [("portable", Self::Portable), ("avx2", Self::Avx2), ("avx512", Self::Avx512), ("bf16", Self::Bf16)];
+    pub const ALL: [(&str, Self); 5] = [
+        ("portable", Self::Portable),
+        ("avx2", Self::Avx2),
+        ("avx-vnni", Self::AvxVnni),
+        ("avx512", Self::Avx512),
+        ("avx512-vnni", Self::Avx512Vnni),
+    ];
 
     /// Use no instructions beyond this level from now on, in the whole process, and those of this level even if they are no gain: to measure
     /// what another processor would do. ggml's own operations are not held back.
@@ -133,11 +232,14 @@ impl Kernel {
             use std::arch::is_x86_feature_detected;
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && Level::Avx2.allowed() {
                 all.push(Self(&AVX2));
+                if is_x86_feature_detected!("avxvnni") && Level::AvxVnni.allowed() {
+                    all.extend([Self(&AVX_BYTES), Self(&AVX_WORDS)]);
+                }
             }
             if is_x86_feature_detected!("avx512f") && Level::Avx512.allowed() {
                 all.push(Self(&AVX512));
-                if chunks::able() && is_x86_feature_detected!("avx512bf16") && Level::Bf16.allowed() {
-                    all.push(Self(&BF16));
+                if is_x86_feature_detected!("avx512vnni") && Level::Avx512Vnni.allowed() {
+                    all.extend([Self(&AVX512_BYTES), Self(&AVX512_WORDS)]);
                 }
             }
         }
@@ -146,44 +248,49 @@ impl Kernel {
 
     /// The fastest that multiplies in f32.
     pub fn exact() -> Self {
-        Self::all().into_iter().rfind(|kernel| !kernel.is_bf16()).unwrap_or(Self(&PORTABLE))
+        Self::all().into_iter().rfind(|kernel| matches!(kernel.0.lane, Lane::Float)).unwrap_or(Self(&PORTABLE))
     }
 
-    /// The fastest; where it multiplies in bf16, sums are still f32. Intel's cores take twice as long for a product of bf16 pairs as for one of
-    /// floats, AMD's as long.
+    /// The fastest to train with; where it multiplies integers, sums of blocks are still f32.
     pub fn fast() -> Self {
-        let asked = LIMIT.load(Ordering::Relaxed) != u8::MAX;
-        let best = |kernel: &Self| asked || !kernel.is_bf16() || !is_intel();
-        Self::all().into_iter().rfind(best).unwrap_or(Self(&PORTABLE))
+        Self::all().into_iter().next_back().unwrap_or(Self(&PORTABLE))
     }
 
-    /// The one of the highest level, whether it is the fastest or not.
-    pub fn highest() -> Self {
-        Self::all().into_iter().next_back().unwrap_or(Self(&PORTABLE))
+    /// The fastest for llama.cpp's own graphs, where ggml rounds to eight bits what it multiplies quantized weights with.
+    pub fn for_graphs() -> Self {
+        Self::fast().bytes()
     }
 
     pub fn name(self) -> &'static str {
         self.0.name
     }
 
-    pub fn is_bf16(self) -> bool {
-        self.0.pairs.is_some()
+    /// What it rounds to, if to integers.
+    pub fn rounding(self) -> Option<Rounding> {
+        let Lane::Integers(integers) = &self.0.lane else { return None };
+        Some(Rounding { block: integers.block, most: integers.most })
+    }
+
+    /// The kernel for what is not to be rounded to integers.
+    pub fn floats(self) -> Self {
+        Self(self.0.floats())
+    }
+
+    fn bytes(self) -> Self {
+        if let Lane::Integers(integers) = &self.0.lane { Self(integers.bytes) } else { self }
+    }
+
+    /// The kernel for a weight: bytes are for quantized ones, along their rows.
+    pub(crate) fn for_weight(self, quantized: bool, side: Side) -> Self {
+        match &self.0.lane {
+            Lane::Integers(Integers { across: None, .. }) if !quantized || side == Side::Columns => self.floats(),
+            _ => self,
+        }
     }
 
     pub(crate) fn tiles(self) -> &'static Tiles {
         self.0
     }
-}
-
-/// The processor says that Intel made it.
-fn is_intel() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        let said = std::arch::x86_64::__cpuid(0);
-        [said.ebx, said.edx, said.ecx].map(u32::to_le_bytes).concat() == b"GenuineIntel"
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    false
 }
 
 impl std::fmt::Debug for Kernel {
@@ -205,13 +312,9 @@ impl Eq for Kernel {}
 mod chunks {
     pub(super) const CHUNK: usize = 32;
 
-    pub(super) struct Reader {
-        pub floats: Option<unsafe extern "C" fn(*const std::ffi::c_void, *mut f32, i64)>,
-        pub along: [unsafe fn(&[*const u8; 16], std::ops::Range<usize>, *mut u32); 2],
-        pub across: unsafe fn(*const u8, *const u8, std::ops::Range<usize>, *mut u32, usize),
-    }
+    pub(super) type ToFloats = unsafe fn(*const u8, std::ops::Range<usize>, *mut f32);
 
-    pub(super) fn reader(_: llama_cpp_sys_2::ggml_type) -> Option<&'static Reader> {
+    pub(super) fn reader(_: llama_cpp_sys_2::ggml_type) -> Option<ToFloats> {
         None
     }
 }

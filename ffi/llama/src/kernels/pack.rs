@@ -1,11 +1,12 @@
-//! Brings operands into panels: dequantized, transposed where their rows run along the reduction, rounded to bf16 where asked.
+//! Brings operands into panels: dequantized, transposed where their rows run along the reduction, rounded to integers where asked.
 
 use std::ffi::c_void;
 use std::ops::Range;
 
 use llama_cpp_sys_2 as sys;
 
-use super::{CHUNK, Reader, Tiles, reader};
+use super::tile::words;
+use super::{AcrossFn, CHUNK, Lane, Tiles, ToFloats, reader};
 
 /// Elements along the reduction that are packed at a time: whole blocks of every type. units: steps of four bytes.
 pub(super) const STEPS: usize = 512;
@@ -14,7 +15,7 @@ pub(super) const COLUMNS: usize = 128;
 /// The widest panel of any kernel.
 const WIDTH_MAX: usize = 16;
 /// The longest block of any type of ggml.
-const BLOCK_MAX: usize = 256;
+pub(super) const BLOCK_MAX: usize = 256;
 
 /// Lines of elements somewhere in memory.
 pub(super) struct Matrix {
@@ -24,11 +25,11 @@ pub(super) struct Matrix {
     /// Elements, and bytes, of one block.
     pub block: usize,
     pub block_bytes: usize,
-    /// None: the elements are f32.
+    /// ggml's conversion, and ours, which is used where there is one. None: the elements are f32.
     pub convert: Option<unsafe extern "C" fn(*const c_void, *mut f32, i64)>,
+    pub reader: Option<ToFloats>,
     /// Lines run along the reduction, so that packing transposes them; otherwise there is one line for each step.
     pub along: bool,
-    pub reader: Option<&'static Reader>,
 }
 
 impl Matrix {
@@ -40,18 +41,31 @@ impl Matrix {
         // SAFETY: as promised; the traits are a static table.
         unsafe {
             let traits = &*sys::ggml_get_type_traits((*tensor).type_);
-            let reader = reader((*tensor).type_);
-            let floats = (*tensor).type_ == sys::GGML_TYPE_F32;
-            let convert = if floats { None } else { reader.and_then(|reader| reader.floats).or(traits.to_float) };
+            let convert = if (*tensor).type_ == sys::GGML_TYPE_F32 { None } else { traits.to_float };
             let (block, block_bytes) = (traits.blck_size as usize, traits.type_size);
-            Self { data: (*tensor).data.cast(), line: (*tensor).nb[1], block, block_bytes, convert, along, reader }
+            let reader = reader((*tensor).type_);
+            Self { data: (*tensor).data.cast(), line: (*tensor).nb[1], block, block_bytes, convert, reader, along }
         }
     }
 
     /// Rows of `width` floats as lines.
     pub fn floats_of(values: &[f32], width: usize, along: bool) -> Self {
         let line = width * size_of::<f32>();
-        Self { data: values.as_ptr().cast(), line, block: 1, block_bytes: 4, convert: None, along, reader: reader(sys::GGML_TYPE_F32) }
+        Self { data: values.as_ptr().cast(), line, block: 1, block_bytes: 4, convert: None, reader: None, along }
+    }
+
+    /// Have these elements of a line, if there is one, in the cache when they are wanted: what is read a few of at a time the processor does not foresee.
+    fn expect(&self, index: usize, range: &Range<usize>) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            const CACHE_LINE: usize = 64;
+            let (first, last) = (range.start / self.block * self.block_bytes, range.end.div_ceil(self.block) * self.block_bytes);
+            for place in (first..last).step_by(CACHE_LINE) {
+                let place = self.data.wrapping_add(index * self.line + place);
+                // SAFETY: reads nothing, so that any address will do.
+                unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(place.cast()) };
+            }
+        }
     }
 
     /// Elements of one line as floats: where they lie, or through `buffer`.
@@ -62,6 +76,11 @@ impl Matrix {
         // SAFETY: as promised; the conversion reads whole blocks of the line and writes as many floats.
         unsafe {
             let line = self.data.add(index * self.line);
+            if let Some(read) = self.reader {
+                let first = range.start / CHUNK;
+                read(line, first..range.end.div_ceil(CHUNK), buffer);
+                return buffer.add(range.start - first * CHUNK);
+            }
             let Some(convert) = self.convert else { return line.cast::<f32>().add(range.start) };
             let (first, last) = (range.start / self.block, range.end.div_ceil(self.block));
             convert(line.add(first * self.block_bytes).cast(), buffer, ((last - first) * self.block) as i64);
@@ -69,6 +88,9 @@ impl Matrix {
         }
     }
 }
+
+/// Floats of a part of a line across the reduction, with what its blocks reach beyond it.
+const LINE: usize = COLUMNS + 2 * BLOCK_MAX;
 
 /// A thread's working memory for packing.
 pub(super) struct Lines {
@@ -78,7 +100,7 @@ pub(super) struct Lines {
 
 impl Lines {
     pub fn new() -> Self {
-        let floats = WIDTH_MAX * (2 * STEPS + 2 * BLOCK_MAX);
+        let floats = (WIDTH_MAX * (2 * STEPS + 2 * BLOCK_MAX)).max(words::BLOCK * LINE);
         Self { floats: vec![0.0; floats], lanes: vec![0; (WIDTH_MAX + 1) * 2 * STEPS] }
     }
 }
@@ -103,10 +125,6 @@ impl Packing<'_> {
     /// # Safety
     /// The ranges lie inside `source`, `to` has room for the panels, and the processor can run the kernel.
     pub unsafe fn run(&self, source: &Matrix, lines: &mut Lines) {
-        // SAFETY: handed on.
-        if unsafe { self.by_chunks(source) } {
-            return;
-        }
         if source.along {
             // SAFETY: handed on.
             return unsafe { self.transposed(source, lines) };
@@ -119,37 +137,9 @@ impl Packing<'_> {
         }
     }
 
-    /// The same straight from the lines, where whole chunks of them are wanted in bf16. False where it was not done.
-    unsafe fn by_chunks(&self, source: &Matrix) -> bool {
-        let (Some(reader), true) = (source.reader, self.tiles.pairs.is_some()) else { return false };
-        let range = if source.along { &self.depth } else { &self.wanted };
-        if !range.start.is_multiple_of(CHUNK) || !range.end.is_multiple_of(CHUNK) || !(source.along || self.width == 16) {
-            return false;
-        }
-        let chunks = range.start / CHUNK..range.end / CHUNK;
-        // SAFETY: lines of the operand, chunks inside them; panels have room for every step.
-        unsafe {
-            let line = |index: usize| source.data.add(index * source.line);
-            if source.along {
-                for (number, first) in self.wanted.clone().step_by(self.width).enumerate() {
-                    let mut from = [std::ptr::null(); WIDTH_MAX];
-                    let here = first..self.wanted.end.min(first + self.width);
-                    from.iter_mut().zip(here).for_each(|(from, index)| *from = line(index));
-                    reader.along[usize::from(self.width == 16)](&from, chunks.clone(), self.to.add(number * self.panel));
-                }
-            } else {
-                for (step, index) in self.depth.clone().step_by(2).enumerate() {
-                    let upper = if index + 1 < self.depth.end { line(index + 1) } else { std::ptr::null() };
-                    (reader.across)(line(index), upper, chunks.clone(), self.to.add(step * self.width), self.panel);
-                }
-            }
-        }
-        true
-    }
-
     unsafe fn transposed(&self, source: &Matrix, lines: &mut Lines) {
         let count = self.depth.len();
-        let steps = if self.tiles.pairs.is_some() { count.div_ceil(2) } else { count };
+        let steps = self.tiles.steps(count);
         let (zeros, room) = lines.lanes.split_at_mut(2 * STEPS);
         for (number, first) in self.wanted.clone().step_by(self.width).enumerate() {
             let mut from = [zeros.as_ptr(); WIDTH_MAX];
@@ -157,11 +147,12 @@ impl Packing<'_> {
                 // SAFETY: the line is one of the operand's; each lane has its own part of the buffers.
                 unsafe {
                     let buffer = lines.floats.as_mut_ptr().add(lane * (2 * STEPS + 2 * BLOCK_MAX));
+                    source.expect(index + 2, &self.depth);
                     let floats = source.floats(index, &self.depth, buffer);
                     from[lane] = floats.cast();
-                    if let Some(pairs) = &self.tiles.pairs {
-                        let lanes = room.as_mut_ptr().add(lane * 2 * STEPS);
-                        (pairs.along)(floats, count, lanes);
+                    let lanes = room.as_mut_ptr().add(lane * 2 * STEPS);
+                    if let Lane::Integers(integers) = &self.tiles.lane {
+                        integers.along[usize::from(self.width == self.tiles.lanes)](floats, count, lanes);
                         from[lane] = lanes;
                     }
                 }
@@ -186,32 +177,18 @@ impl Packing<'_> {
     }
 
     unsafe fn in_order(&self, source: &Matrix, wanted: &Range<usize>, to: *mut u32, lines: &mut Lines) {
-        if source.convert.is_none() && self.tiles.pairs.is_none() {
+        match &self.tiles.lane {
             // SAFETY: handed on: the elements are floats.
-            return unsafe { self.copied(source, wanted, to) };
+            Lane::Float if source.convert.is_none() => return unsafe { self.copied(source, wanted, to) },
+            Lane::Float => {}
+            // SAFETY: handed on; whoever asks for this has a kernel that can.
+            Lane::Integers(integers) => return unsafe { self.by_blocks(integers.across.unwrap_unchecked(), source, wanted, to, lines) },
         }
         let (count, width) = (wanted.len(), self.width);
-        let (zeros, room) = lines.lanes.split_at_mut(2 * STEPS);
-        let halves = lines.floats.len() / 2;
-        let per_step = if self.tiles.pairs.is_some() { 2 } else { 1 };
-        for (step, index) in self.depth.clone().step_by(per_step).enumerate() {
-            // SAFETY: lines of the operand; the buffers hold COLUMNS and two blocks each; panels have room for every step.
+        for (step, index) in self.depth.clone().enumerate() {
+            // SAFETY: lines of the operand; the buffers hold COLUMNS and two blocks; panels have room for every step.
             unsafe {
-                let floats = source.floats(index, wanted, lines.floats.as_mut_ptr());
-                let mut from = floats.cast::<u32>();
-                if let Some(pairs) = &self.tiles.pairs {
-                    let upper = if index + 1 < self.depth.end {
-                        source.floats(index + 1, wanted, lines.floats.as_mut_ptr().add(halves))
-                    } else {
-                        zeros.as_ptr().cast()
-                    };
-                    if width == 16 && count.is_multiple_of(16) {
-                        (pairs.across)(floats, upper, count, to.add(step * width), self.panel);
-                        continue;
-                    }
-                    (pairs.across)(floats, upper, count, room.as_mut_ptr(), 16);
-                    from = room.as_ptr();
-                }
+                let from = source.floats(index, wanted, lines.floats.as_mut_ptr()).cast::<u32>();
                 // Panels of eight, eight at a time: all are read before any is written (`floats_avx2` says why).
                 let whole = if width == 8 { count / 64 } else { 0 };
                 for eight in 0..whole {
@@ -238,6 +215,24 @@ impl Packing<'_> {
 }
 
 impl Packing<'_> {
+    /// As `in_order`, for the second operand, of which blocks of lines share a scale in each lane.
+    unsafe fn by_blocks(&self, across: AcrossFn, source: &Matrix, wanted: &Range<usize>, to: *mut u32, lines: &mut Lines) {
+        /// Lines that are asked for before they are wanted.
+        const AHEAD: usize = 12;
+        for (number, first) in self.depth.clone().step_by(words::BLOCK).enumerate() {
+            let mut from = [std::ptr::null(); words::BLOCK];
+            let here = first..self.depth.end.min(first + words::BLOCK);
+            // SAFETY: lines of the operand; the buffers hold so many lines of COLUMNS and two blocks each; panels have room for every step.
+            unsafe {
+                for (line, (from, index)) in from.iter_mut().zip(here.clone()).enumerate() {
+                    source.expect(index + AHEAD, wanted);
+                    *from = source.floats(index, wanted, lines.floats.as_mut_ptr().add(line * LINE));
+                }
+                across(&from[..here.len()], wanted.len(), to.add(number * words::STEPS * self.width), self.panel);
+            }
+        }
+    }
+
     /// As `in_order`, for floats that stay floats.
     unsafe fn copied(&self, source: &Matrix, wanted: &Range<usize>, to: *mut u32) {
         for (number, first) in wanted.clone().step_by(self.width).enumerate() {

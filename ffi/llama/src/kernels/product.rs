@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use llama_cpp_sys_2 as sys;
 
-use super::pack::{COLUMNS, Lines, Matrix, Packing, STEPS};
+use super::pack::{BLOCK_MAX, COLUMNS, Lines, Matrix, Packing, STEPS};
 use super::tile::Tile;
-use super::{Tiles, reader};
+use super::{Lane, Tiles};
 
 /// Rows of the first operand that one thread takes at a time where there are many matrices.
 const BAND: usize = 120;
@@ -84,17 +84,23 @@ thread_local! {
 }
 
 impl Tiles {
-    fn elements(&self) -> usize {
-        if self.pairs.is_some() { 2 } else { 1 }
+    pub(super) fn steps(&self, depth: usize) -> usize {
+        match self.lane {
+            Lane::Float => depth,
+            Lane::Integers(integers) => depth.div_ceil(integers.block) * integers.steps,
+        }
     }
 
-    pub(super) fn steps(&self, depth: usize) -> usize {
-        depth.div_ceil(self.elements())
+    pub(super) fn floats(&'static self) -> &'static Self {
+        if let Lane::Integers(integers) = &self.lane { integers.floats } else { self }
     }
 
     /// The reduction in blocks of `steps` that are packed at a time.
     pub(super) fn blocks(&self, depth: usize, steps: usize) -> impl Iterator<Item = Range<usize>> + use<> {
-        let size = steps * self.elements();
+        let size = match &self.lane {
+            Lane::Float => steps,
+            Lane::Integers(integers) => steps / integers.steps * integers.block / BLOCK_MAX * BLOCK_MAX,
+        };
         (0..depth).step_by(size).map(move |start| start..(start + size).min(depth))
     }
 }
@@ -166,13 +172,14 @@ unsafe fn part_of_times(
 ) {
     // SAFETY: as promised.
     unsafe {
-        let (tiles, along) = (call.tiles, side == Side::Rows);
+        // An adapter is not rounded to integers; its kernel has panels of as many rows.
+        let (tiles, fine, along) = (call.tiles, call.tiles.floats(), side == Side::Rows);
         let [weight, packed, matrix, small, ..] = (*target).src;
         let [width, n, p, q] = (*target).ne.map(|size| size as usize);
         let depth = (*weight).ne[usize::from(!along)] as usize;
         let rank = if call.adapter { (*matrix).ne[usize::from(!along)] as usize } else { 0 };
         let wanted = bands.start * tiles.rows..(bands.end * tiles.rows).min(n * p * q);
-        pack_all(tiles, small, rank, &wanted, scratch);
+        pack_all(fine, small, rank, &wanted, scratch);
         let base = (*target).src[if call.adapter { 4 } else { 2 }];
         let mut block = Block {
             tiles,
@@ -192,10 +199,10 @@ unsafe fn part_of_times(
             block.run(&Matrix::of(weight, along), &mut scratch.lines, &mut scratch.b);
             block.from = block.c;
         }
-        block.panel = tiles.rows * tiles.steps(rank);
-        for part in tiles.blocks(rank, STEPS) {
+        (block.tiles, block.panel) = (fine, fine.rows * fine.steps(rank));
+        for part in fine.blocks(rank, STEPS) {
             // The panels of the small rows begin with this part's first.
-            block.a = scratch.a.as_ptr().add(tiles.steps(part.start) * tiles.rows).wrapping_sub(block.bands.start * block.panel);
+            block.a = scratch.a.as_ptr().add(fine.steps(part.start) * fine.rows).wrapping_sub(block.bands.start * block.panel);
             block.part = part;
             block.run(&Matrix::of(matrix, along), &mut scratch.lines, &mut scratch.b);
         }
@@ -449,14 +456,6 @@ unsafe fn strided(tensor: *const sys::ggml_tensor, inner: usize, outside: usize)
         let nb = (*tensor).nb;
         let along = nb[0] == size_of::<f32>();
         let data = (*tensor).data.cast::<u8>().add(inner * nb[2] + outside * nb[3]);
-        Matrix {
-            data,
-            line: if along { nb[1] } else { nb[0] },
-            block: 1,
-            block_bytes: 4,
-            convert: None,
-            along,
-            reader: reader(sys::GGML_TYPE_F32),
-        }
+        Matrix { data, line: if along { nb[1] } else { nb[0] }, block: 1, block_bytes: 4, convert: None, reader: None, along }
     }
 }

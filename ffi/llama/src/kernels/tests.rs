@@ -2,7 +2,7 @@
 
 use llama_cpp_sys_2 as sys;
 
-use super::Kernel;
+use super::{Kernel, Side};
 use crate::{Backend, Compute, Dtype, Graph, Plus, Storage, Tensor};
 
 /// Numbers that look random, in −1..1.
@@ -24,24 +24,51 @@ struct Naive<'a> {
 
 /// c[i][j] = Σ a(i, p) b(p, j), and the sum of the terms' sizes, which bounds the error of any order.
 fn oracle(a: &Naive, b: &Naive, rows: usize, columns: usize, depth: usize) -> (Vec<f64>, Vec<f64>) {
-    let (mut sums, mut sizes) = (Vec::new(), Vec::new());
-    for i in 0..rows {
-        for j in 0..columns {
-            let term = |p: usize| f64::from(a.values[i * a.row + p * a.column]) * f64::from(b.values[p * b.row + j * b.column]);
-            sums.push((0..depth).map(term).sum());
-            sizes.push((0..depth).map(|p| term(p).abs()).sum());
-        }
-    }
-    (sums, sizes)
+    sums_of(rows, columns, depth, |i, j, p| {
+        let term = f64::from(a.values[i * a.row + p * a.column]) * f64::from(b.values[p * b.row + j * b.column]);
+        (term, term.abs())
+    })
 }
 
+fn sums_of(rows: usize, columns: usize, depth: usize, term: impl Fn(usize, usize, usize) -> (f64, f64)) -> (Vec<f64>, Vec<f64>) {
+    let add = |sum: (f64, f64), term: (f64, f64)| (sum.0 + term.0, sum.1 + term.1);
+    (0..rows * columns).map(|at| (0..depth).map(|p| term(at / columns, at % columns, p)).fold((0.0, 0.0), add)).unzip()
+}
+
+/// The same for operands that a kernel rounds to integers: with the bounds that its errors keep as `check` takes them.
+fn oracle_of(kernel: Kernel, a: &Naive, b: &Naive, [rows, columns, depth]: [usize; 3]) -> (Vec<f64>, Vec<f64>) {
+    let Some(super::Rounding { block, most }) = kernel.rounding() else { return oracle(a, b, rows, columns, depth) };
+    let most = f64::from(most);
+    let at = |from: &Naive, p: usize, i: usize| f64::from(from.values[p * from.column + i * from.row]).abs();
+    // Half a step of each element's block.
+    let halves = |from: &Naive, count: usize| {
+        let mut halves = vec![0.0; count * depth];
+        for (i, line) in halves.chunks_mut(depth).enumerate() {
+            for (number, part) in line.chunks_mut(block).enumerate() {
+                let places = number * block..number * block + part.len();
+                part.fill(places.map(|p| at(from, p, i)).fold(0.0, f64::max) / (2.0 * most));
+            }
+        }
+        halves
+    };
+    let turned = Naive { values: b.values, row: b.column, column: b.row };
+    let (halves_a, halves_b) = (halves(a, rows), halves(&turned, columns));
+    sums_of(rows, columns, depth, |i, j, p| {
+        let (left, right) = (at(a, p, i), at(&turned, p, j));
+        let term = f64::from(a.values[i * a.row + p * a.column]) * f64::from(b.values[p * b.row + j * b.column]);
+        let error = (left + halves_a[i * depth + p]) * (right + halves_b[j * depth + p]) - left * right;
+        (term, term.abs() + error / SHARE)
+    })
+}
+
+/// Of the terms' sizes.
+const SHARE: f64 = 1e-5;
+
 fn check(what: &str, kernel: Kernel, ours: &[f32], (sums, sizes): &(Vec<f64>, Vec<f64>)) {
-    // bf16 keeps eight bits of each factor.
-    let share = if kernel.is_bf16() { 1.0 / 128.0 } else { 1e-5 };
     assert_eq!(ours.len(), sums.len());
     for (at, ((ours, sum), size)) in ours.iter().zip(sums).zip(sizes).enumerate() {
         let error = (f64::from(*ours) - sum).abs();
-        assert!(error <= share * size, "{what}, {kernel:?}, element {at}: {ours} where {sum} is right");
+        assert!(error <= SHARE * size, "{what}, {kernel:?}, element {at}: {ours} where {sum} is right");
     }
 }
 
@@ -97,13 +124,18 @@ fn products_of_weights_match_the_oracle() {
             let weight = Some((Dtype::F32, [k as i64, m as i64], &bytes[..]));
             let ours =
                 run(&[(x.clone(), [k as i64, n as i64, 1, 1])], weight, |graph, t| graph.times(kernel, t[0], t[1], Plus::NONE).unwrap());
-            let left = Naive { values: &x, row: k, column: 1 };
-            check(&format!("times {k} {m} {n}"), kernel, &ours, &oracle(&left, &Naive { values: &w, row: 1, column: k }, n, m, k));
+            let (left, right) = (Naive { values: &x, row: k, column: 1 }, Naive { values: &w, row: 1, column: k });
+            check(&format!("times {k} {m} {n}"), kernel, &ours, &oracle_of(kernel.for_weight(false, Side::Rows), &left, &right, [n, m, k]));
             let ours = run(&[(y.clone(), [m as i64, n as i64, 1, 1])], weight, |graph, t| {
                 graph.times_turned(kernel, t[0], t[1], Plus::NONE).unwrap()
             });
-            let left = Naive { values: &y, row: m, column: 1 };
-            check(&format!("turned {k} {m} {n}"), kernel, &ours, &oracle(&left, &Naive { values: &w, row: k, column: 1 }, n, k, m));
+            let (left, right) = (Naive { values: &y, row: m, column: 1 }, Naive { values: &w, row: k, column: 1 });
+            check(
+                &format!("turned {k} {m} {n}"),
+                kernel,
+                &ours,
+                &oracle_of(kernel.for_weight(false, Side::Columns), &left, &right, [n, k, m]),
+            );
         }
     }
 }
@@ -152,12 +184,27 @@ fn reads_where_it_lies(dtype: Dtype, k: usize, m: usize, n: usize) {
         let weight = Some((dtype, [k as i64, m as i64], &bytes[..]));
         let ours = run(&[(x.clone(), [k as i64, n as i64, 1, 1])], weight, |graph, t| graph.times(kernel, t[0], t[1], Plus::NONE).unwrap());
         let left = Naive { values: &x, row: k, column: 1 };
-        check(&dtype.name(), kernel, &ours, &oracle(&left, &Naive { values: &exact, row: 1, column: k }, n, m, k));
+        check(
+            &dtype.name(),
+            kernel,
+            &ours,
+            &oracle_of(kernel.for_weight(dtype.is_quantized(), Side::Rows), &left, &Naive { values: &exact, row: 1, column: k }, [n, m, k]),
+        );
         let ours = run_on(2, &[(y.clone(), [m as i64, n as i64, 1, 1])], weight, |graph, t| {
             graph.times_turned(kernel, t[0], t[1], Plus::NONE).unwrap()
         });
         let left = Naive { values: &y, row: m, column: 1 };
-        check(&dtype.name(), kernel, &ours, &oracle(&left, &Naive { values: &exact, row: k, column: 1 }, n, k, m));
+        check(
+            &dtype.name(),
+            kernel,
+            &ours,
+            &oracle_of(
+                kernel.for_weight(dtype.is_quantized(), Side::Columns),
+                &left,
+                &Naive { values: &exact, row: k, column: 1 },
+                [n, k, m],
+            ),
+        );
     }
 }
 
@@ -187,14 +234,19 @@ fn products_of_llama_cpp_are_taken() {
         let mut exact = vec![0.0; k * m];
         dtype.to_f32(&bytes, &mut exact).unwrap();
         let left = Naive { values: &x, row: k, column: 1 };
-        (taken, runs[0].clone(), oracle(&left, &Naive { values: &exact, row: 1, column: k }, n, m, k))
+        (
+            taken,
+            runs[0].clone(),
+            oracle_of(kernel.for_weight(dtype.is_quantized(), Side::Rows), &left, &Naive { values: &exact, row: 1, column: k }, [n, m, k]),
+        )
     };
     for kernel in Kernel::all() {
-        for dtype in [Dtype(sys::GGML_TYPE_Q4_1), Dtype(sys::GGML_TYPE_Q5_1)] {
+        for dtype in [sys::GGML_TYPE_Q4_1, sys::GGML_TYPE_Q5_1, sys::GGML_TYPE_Q8_0].map(Dtype) {
             for size in [(32, 5, 12), (64, 300, 31), (1056, 290, 130)] {
                 let (is_ours, one, sums) = taken(kernel, dtype, size, 1);
                 let (_, three, _) = taken(kernel, dtype, size, 3);
-                assert_eq!(is_ours, super::reader(dtype.0).is_some());
+                let faster = dtype.0 != sys::GGML_TYPE_Q8_0 || kernel.rounding().is_some();
+                assert_eq!(is_ours, faster && super::reader(dtype.0).is_some());
                 assert_eq!(one, three);
                 if is_ours {
                     check(&format!("{} {size:?}", dtype.name()), kernel, &one, &sums);
@@ -202,9 +254,9 @@ fn products_of_llama_cpp_are_taken() {
             }
         }
     }
-    let of = |kind, n| taken(Kernel::fast(), Dtype(kind), (64, 40, n), 2).0;
+    let of = |kind, n| taken(Kernel::for_graphs(), Dtype(kind), (64, 40, n), 2).0;
     assert!(!of(sys::GGML_TYPE_Q4_1, 4), "few tokens");
-    assert!(!of(sys::GGML_TYPE_Q4_0, 31) && !of(sys::GGML_TYPE_F16, 31), "types that ggml has tiles for");
+    assert!(!of(sys::GGML_TYPE_F16, 31), "a type that ggml has tiles for");
 }
 
 /// Gradients of products with chosen matrices: some experts are chosen often, one never.
@@ -285,18 +337,44 @@ fn plain_conversions_give_the_same_numbers() {
 fn faster_conversions_give_the_same_bits() {
     let mut replaced = 0;
     for dtype in types() {
-        let Some(convert) = super::reader(dtype.0).and_then(|reader| reader.floats) else { continue };
+        let Some(read) = super::reader(dtype.0) else { continue };
         let values = numbers(2048, 11);
         let bytes = quantized(dtype, &values, 2048);
         let (mut ours, mut theirs) = (vec![0.0; 2048], vec![0.0; 2048]);
         dtype.to_f32(&bytes, &mut theirs).unwrap();
         // SAFETY: whole blocks of the type, and as many floats; the processor was asked.
-        unsafe { convert(bytes.as_ptr().cast(), ours.as_mut_ptr(), 2048) };
+        unsafe { read(bytes.as_ptr(), 0..2048 / super::CHUNK, ours.as_mut_ptr()) };
         assert!(ours.iter().zip(&theirs).all(|(a, b)| a.to_bits() == b.to_bits()), "{}", dtype.name());
         replaced += 1;
     }
     let can = Kernel::all().iter().any(|kernel| kernel.name().starts_with("AVX"));
     assert_eq!(replaced > 0, can);
+}
+
+/// What is no number and what is infinite is not hidden by rounding, on either side, and tiny numbers come out as small as they are.
+#[test]
+fn rounding_hides_nothing() {
+    let (k, m, n) = (64_usize, 48_usize, 13_usize);
+    let bytes = quantized(Dtype::Q8_0, &numbers(k * m, 1), k);
+    for kernel in Kernel::all() {
+        for side in [false, true] {
+            let inner = if side { m } else { k };
+            for odd in [f32::NAN, f32::INFINITY, 1e-42] {
+                let mut x = numbers(inner * n, 2);
+                x[..inner].fill(odd.min(1e-42));
+                x[5] = odd;
+                let ours =
+                    run(&[(x, [inner as i64, n as i64, 1, 1])], Some((Dtype::Q8_0, [k as i64, m as i64], &bytes[..])), |graph, t| {
+                        let product = if side { Graph::times_turned } else { Graph::times };
+                        product(graph, kernel, t[0], t[1], Plus::NONE).unwrap()
+                    });
+                let (first, others) = ours.split_at(ours.len() / n);
+                let right = |value: &f32| if odd == 1e-42 { value.abs() < 1e-30 } else { !value.is_finite() };
+                assert!(first.iter().all(right), "{kernel:?} {odd}: {first:?}");
+                assert!(others.iter().all(|value| value.is_finite() && *value != 0.0), "{kernel:?} {odd}");
+            }
+        }
+    }
 }
 
 #[test]
@@ -335,29 +413,32 @@ fn strided_products_match_the_oracle() {
 #[test]
 fn what_is_added_on_the_way_matches_the_oracle() {
     for kernel in Kernel::all() {
-        for (k, m, n, r) in [(5, 3, 2, 1), (64, 48, 24, 16), (530, 70, 37, 33), (40, 300, 13, 600)] {
+        let plain = [(5, 3, 2, 1), (64, 48, 24, 16), (530, 70, 37, 33), (40, 300, 13, 600)].map(|sizes| (sizes, Dtype::F32));
+        let quantized_ones = [(64, 48, 24, 16), (1088, 70, 37, 33), (96, 300, 13, 600)].map(|sizes| (sizes, Dtype::Q8_0));
+        for ((k, m, n, r), dtype) in plain.into_iter().chain(quantized_ones) {
             for with_base in [false, true] {
                 for side in [false, true] {
                     let (inner, outer) = if side { (m, k) } else { (k, m) };
-                    let (w, x) = (numbers(k * m, 1), numbers(inner * n, 2));
+                    let way = if side { Side::Columns } else { Side::Rows };
+                    let (mut w, x) = (numbers(k * m, 1), numbers(inner * n, 2));
+                    let mut bytes: Vec<u8> = w.iter().flat_map(|value| value.to_ne_bytes()).collect();
+                    if dtype.is_quantized() {
+                        bytes = quantized(dtype, &w, k);
+                        dtype.to_f32(&bytes, &mut w).unwrap();
+                    }
                     let (matrix, small, base) = (numbers(outer * r, 3), numbers(r * n, 4), numbers(outer * n, 5));
                     let shape = if side { [k, r] } else { [r, m] };
                     let sized = |values: &[f32], a: usize, b: usize| (values.to_vec(), [a as i64, b as i64, 1, 1]);
-                    let inputs = [
-                        sized(&w, k, m),
-                        sized(&x, inner, n),
-                        sized(&matrix, shape[0], shape[1]),
-                        sized(&small, r, n),
-                        sized(&base, outer, n),
-                    ];
-                    let ours = run(&inputs, None, |graph, t| {
+                    let inputs = [sized(&x, inner, n), sized(&matrix, shape[0], shape[1]), sized(&small, r, n), sized(&base, outer, n)];
+                    let ours = run(&inputs, Some((dtype, [k as i64, m as i64], &bytes[..])), |graph, t| {
                         let plus = Plus { adapter: Some((t[2], t[3])), base: with_base.then_some(t[4]), scale: 0.5 };
                         let product = if side { Graph::times_turned } else { Graph::times };
                         product(graph, kernel, t[0], t[1], plus).unwrap()
                     });
                     let naive = |values, row, column| Naive { values, row, column };
                     let (main, low) = if side { ((k, 1), (k, 1)) } else { ((1, k), (1, r)) };
-                    let (mut sums, mut sizes) = oracle(&naive(&x, inner, 1), &naive(&w, main.0, main.1), n, outer, inner);
+                    let (a, b) = (naive(&x, inner, 1), naive(&w, main.0, main.1));
+                    let (mut sums, mut sizes) = oracle_of(kernel.for_weight(dtype.is_quantized(), way), &a, &b, [n, outer, inner]);
                     let (more, sizes_more) = oracle(&naive(&small, r, 1), &naive(&matrix, low.0, low.1), n, outer, r);
                     for i in 0..sums.len() {
                         let base = if with_base { f64::from(base[i]) } else { 0.0 };
@@ -407,7 +488,7 @@ fn gradients_by_rows_match_their_formulas() {
 /// Attention over a causal mask and over one that hides whole blocks, and the gradient for its scores.
 #[test]
 fn attention_matches_its_formula() {
-    for kernel in Kernel::all().into_iter().filter(|kernel| !kernel.is_bf16()) {
+    for kernel in Kernel::all().into_iter() {
         for (d, tokens, blocked) in [(3, 5, false), (16, 150, false), (64, 130, true)] {
             let (heads, shared) = (4, 2);
             let sees = |query: usize, key: usize| key <= query && (!blocked || key / 50 == query / 50);

@@ -1,7 +1,10 @@
 //! The inner loops of a product: a tile of results in registers, one loop for each instruction set.
 //!
 //! A packed operand is made of panels. A panel holds, for each step along the reduction, one lane of four bytes for each of its rows
-//! (or columns): a float, or two consecutive ones as bf16.
+//! (or columns): a float, or two or four consecutive ones as integers.
+//!
+//! Integers come in blocks that share a scale, which follows them. Bytes of the first operand are signed, those of the second 128 more than
+//! they stand for, because that is what processors multiply; with the first operand's scale comes −128 times the sum of its bytes.
 
 /// One tile: rows of a panel of the first operand times one or two panels of the second.
 pub struct Tile {
@@ -22,6 +25,23 @@ pub struct Tile {
 }
 
 pub type TileFn = unsafe fn(&Tile);
+
+/// Blocks of words of 16 bits.
+pub mod words {
+    /// Elements along the reduction.
+    pub const BLOCK: usize = 64;
+    /// Steps of words.
+    pub const DATA: usize = BLOCK / 2;
+    /// Steps of all.
+    pub const STEPS: usize = DATA + 1;
+}
+
+/// Blocks of bytes.
+pub mod bytes {
+    pub const BLOCK: usize = 32;
+    pub const DATA: usize = BLOCK / 4;
+    pub const STEPS: usize = DATA + 2;
+}
 
 /// The most rows of any kernel.
 const ROWS_MAX: usize = 12;
@@ -67,6 +87,72 @@ macro_rules! tile {
                 let from = !t.from.is_null();
                 each_row!(ROW, {
                     let (c, old) = (t.c.add(ROW * t.stride), t.from.wrapping_add(ROW * t.from_stride).cast::<u32>());
+                    store(c, if from { add(load(old), sums[ROW][0]) } else { sums[ROW][0] });
+                    if N > 1 {
+                        let (c, old) = (c.add(LANES), old.wrapping_add(LANES));
+                        store(c, if from { add(load(old), sums[ROW][1]) } else { sums[ROW][1] });
+                    }
+                });
+            }
+        }
+
+        /// By thirds of the panel's rows, then by vectors.
+        pub const TILES: [[super::TileFn; 2]; 3] = [
+            [tile::<{ ROWS / 3 }, 1>, tile::<{ ROWS / 3 }, 2>],
+            [tile::<{ ROWS / 3 * 2 }, 1>, tile::<{ ROWS / 3 * 2 }, 2>],
+            [tile::<ROWS, 1>, tile::<ROWS, 2>],
+        ];
+    };
+}
+
+/// The same for integers in blocks, over the surrounding module's names for the processor's instructions.
+macro_rules! tile_of_integers {
+    ($feature:literal, $blocks:ident) => {
+        /// Compute `R` rows of `N` vectors.
+        ///
+        /// # Safety
+        /// As the tiles of floats; `steps` are whole blocks.
+        #[target_feature(enable = $feature)]
+        unsafe fn tile<const R: usize, const N: usize>(t: &Tile) {
+            use super::$blocks::{DATA, STEPS};
+            // SAFETY: the caller promises operands of these sizes.
+            unsafe {
+                let integer = |from: *const u32| spread_integer(*from.cast::<i32>());
+                let mut sums = [[zero(); 2]; super::ROWS_MAX];
+                let (mut a, mut b) = (t.a, t.b);
+                for _ in 0..t.steps / STEPS {
+                    let mut block = [[zero_integers(); 2]; super::ROWS_MAX];
+                    if STEPS > DATA + 1 {
+                        each_row!(ROW, { block[ROW] = [integer(a.add((DATA + 1) * ROWS + ROW)); 2] });
+                    }
+                    for _ in 0..DATA {
+                        let first = load_integers(b.cast());
+                        let second = if N > 1 { load_integers(b.add(t.panel).cast()) } else { first };
+                        each_row!(ROW, {
+                            let value = integer(a.add(ROW));
+                            block[ROW][0] = dot(block[ROW][0], first, value);
+                            if N > 1 {
+                                block[ROW][1] = dot(block[ROW][1], second, value);
+                            }
+                        });
+                        a = a.add(ROWS);
+                        b = b.add(LANES);
+                    }
+                    let first = load(b.cast());
+                    let second = if N > 1 { load(b.add(t.panel).cast()) } else { first };
+                    each_row!(ROW, {
+                        let scale = spread(*a.add(ROW).cast::<f32>());
+                        sums[ROW][0] = multiply_add(floats(block[ROW][0]), multiply(first, scale), sums[ROW][0]);
+                        if N > 1 {
+                            sums[ROW][1] = multiply_add(floats(block[ROW][1]), multiply(second, scale), sums[ROW][1]);
+                        }
+                    });
+                    a = a.add((STEPS - DATA) * ROWS);
+                    b = b.add((STEPS - DATA) * LANES);
+                }
+                let from = !t.from.is_null();
+                each_row!(ROW, {
+                    let (c, old) = (t.c.add(ROW * t.stride), t.from.wrapping_add(ROW * t.from_stride));
                     store(c, if from { add(load(old), sums[ROW][0]) } else { sums[ROW][0] });
                     if N > 1 {
                         let (c, old) = (c.add(LANES), old.wrapping_add(LANES));
@@ -224,132 +310,70 @@ pub(super) mod avx512 {
     tile!(#[target_feature(enable = "avx512f")]);
 }
 
-/// A lane holds two bf16, and one instruction multiplies and adds both.
+/// A lane holds two words, and one instruction multiplies and adds both.
 #[cfg(target_arch = "x86_64")]
-pub(super) mod bf16 {
+pub(super) mod avx512_words {
     use std::arch::x86_64::{
-        __m512, __m512bh, __m512i, _mm512_add_ps, _mm512_cvtne2ps_pbh, _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_loadu_si512,
-        _mm512_permutexvar_epi16, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_storeu_ps, _mm512_storeu_si512,
+        _mm512_add_ps as add, _mm512_cvtepi32_ps as floats, _mm512_dpwssd_epi32 as dot, _mm512_fmadd_ps as multiply_add,
+        _mm512_loadu_ps as load, _mm512_loadu_si512 as load_integers, _mm512_mul_ps as multiply, _mm512_set1_epi32 as spread_integer,
+        _mm512_set1_ps as spread, _mm512_setzero_ps as zero, _mm512_setzero_si512 as zero_integers, _mm512_storeu_ps as store,
     };
-    use std::mem::transmute;
 
     use super::Tile;
 
     pub const LANES: usize = 16;
     pub const ROWS: usize = 12;
 
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    fn zero() -> __m512 {
-        _mm512_setzero_ps()
-    }
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    unsafe fn load(from: *const u32) -> __m512 {
-        // SAFETY: the tile's caller promises a whole vector.
-        unsafe { _mm512_loadu_ps(from.cast()) }
-    }
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    unsafe fn spread(from: *const u32) -> __m512 {
-        // SAFETY: the tile's caller promises a lane; both are 64 plain bytes.
-        unsafe { transmute::<__m512i, __m512>(_mm512_set1_epi32((*from).cast_signed())) }
-    }
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    fn step(sum: __m512, a: __m512, b: __m512) -> __m512 {
-        // SAFETY: each is 64 plain bytes.
-        unsafe { _mm512_dpbf16_ps(sum, transmute::<__m512, __m512bh>(a), transmute::<__m512, __m512bh>(b)) }
-    }
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    fn add(a: __m512, b: __m512) -> __m512 {
-        _mm512_add_ps(a, b)
-    }
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    unsafe fn store(to: *mut f32, value: __m512) {
-        // SAFETY: the tile's caller promises a whole vector.
-        unsafe { _mm512_storeu_ps(to, value) }
-    }
+    tile_of_integers!("avx512f,avx512vnni", words);
+}
 
-    tile!(#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]);
-
-    /// Round two floats that follow each other into each lane; an odd last one is paired with zero.
-    ///
-    /// # Safety
-    /// The processor has these instructions; `from` holds `count` floats, `to` as many lanes as pairs.
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    pub unsafe fn pair_along(from: *const f32, count: usize, to: *mut u32) {
-        // SAFETY: as promised; the tail goes through buffers.
-        unsafe {
-            let whole = count / 32;
-            for i in 0..whole {
-                along(from.add(i * 32), to.add(i * 16));
-            }
-            let rest = count - whole * 32;
-            if rest > 0 {
-                let (mut floats, mut lanes) = ([0_f32; 32], [0_u32; 16]);
-                floats.as_mut_ptr().copy_from_nonoverlapping(from.add(whole * 32), rest);
-                along(floats.as_ptr(), lanes.as_mut_ptr());
-                to.add(whole * 16).copy_from_nonoverlapping(lanes.as_ptr(), rest.div_ceil(2));
-            }
-        }
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    unsafe fn along(from: *const f32, to: *mut u32) {
-        // SAFETY: 32 floats in, 16 lanes out; the transmutes are of 64 plain bytes.
-        unsafe {
-            let pairs = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(from.add(16)), _mm512_loadu_ps(from));
-            _mm512_storeu_si512(to.cast(), transmute::<__m512bh, __m512i>(pairs));
-        }
-    }
-
-    /// Round the floats of two lines into the lower and upper half of each lane, sixteen lanes in each panel.
-    ///
-    /// # Safety
-    /// The processor has these instructions; both lines hold `count` floats, `to` as many lanes, `panel` lanes from one sixteen to the next.
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    pub unsafe fn pair_across(lower: *const f32, upper: *const f32, count: usize, to: *mut u32, panel: usize) {
-        // SAFETY: as promised; the tail goes through buffers.
-        unsafe {
-            let whole = count / 16;
-            for i in 0..whole {
-                across(lower.add(i * 16), upper.add(i * 16), to.add(i * panel));
-            }
-            let rest = count - whole * 16;
-            if rest > 0 {
-                let (mut two, mut lanes) = ([[0_f32; 16]; 2], [0_u32; 16]);
-                two[0].as_mut_ptr().copy_from_nonoverlapping(lower.add(whole * 16), rest);
-                two[1].as_mut_ptr().copy_from_nonoverlapping(upper.add(whole * 16), rest);
-                across(two[0].as_ptr(), two[1].as_ptr(), lanes.as_mut_ptr());
-                to.add(whole * panel).copy_from_nonoverlapping(lanes.as_ptr(), rest);
-            }
-        }
-    }
-
-    /// Element i of the lower half and of the upper half, in turn.
-    const TURNS: [u16; 32] = {
-        let mut turns = [0; 32];
-        let mut i = 0;
-        while i < 32 {
-            turns[i] = (i / 2 + i % 2 * 16) as u16;
-            i += 1;
-        }
-        turns
+/// A lane holds four bytes, and one instruction multiplies and adds all of them.
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx512_bytes {
+    use std::arch::x86_64::{
+        _mm512_add_ps as add, _mm512_cvtepi32_ps as floats, _mm512_dpbusd_epi32 as dot, _mm512_fmadd_ps as multiply_add,
+        _mm512_loadu_ps as load, _mm512_loadu_si512 as load_integers, _mm512_mul_ps as multiply, _mm512_set1_epi32 as spread_integer,
+        _mm512_set1_ps as spread, _mm512_setzero_ps as zero, _mm512_setzero_si512 as zero_integers, _mm512_storeu_ps as store,
     };
 
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    unsafe fn across(lower: *const f32, upper: *const f32, to: *mut u32) {
-        // SAFETY: 16 floats from each, 16 lanes out; the transmutes are of 64 plain bytes.
-        unsafe {
-            let halves = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(upper), _mm512_loadu_ps(lower));
-            let turns = _mm512_loadu_si512(TURNS.as_ptr().cast());
-            let lanes = _mm512_permutexvar_epi16(turns, transmute::<__m512bh, __m512i>(halves));
-            _mm512_storeu_si512(to.cast(), lanes);
-        }
-    }
+    use super::Tile;
+
+    pub const LANES: usize = 16;
+    pub const ROWS: usize = 12;
+
+    tile_of_integers!("avx512f,avx512vnni", bytes);
+}
+
+/// As `avx512_words`.
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx_words {
+    use std::arch::x86_64::{
+        _mm256_add_ps as add, _mm256_cvtepi32_ps as floats, _mm256_dpwssd_avx_epi32 as dot, _mm256_fmadd_ps as multiply_add,
+        _mm256_loadu_ps as load, _mm256_loadu_si256 as load_integers, _mm256_mul_ps as multiply, _mm256_set1_epi32 as spread_integer,
+        _mm256_set1_ps as spread, _mm256_setzero_ps as zero, _mm256_setzero_si256 as zero_integers, _mm256_storeu_ps as store,
+    };
+
+    use super::Tile;
+
+    pub const LANES: usize = 8;
+    pub const ROWS: usize = 6;
+
+    tile_of_integers!("avx2,fma,avxvnni", words);
+}
+
+/// As `avx512_bytes`.
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx_bytes {
+    use std::arch::x86_64::{
+        _mm256_add_ps as add, _mm256_cvtepi32_ps as floats, _mm256_dpbusd_avx_epi32 as dot, _mm256_fmadd_ps as multiply_add,
+        _mm256_loadu_ps as load, _mm256_loadu_si256 as load_integers, _mm256_mul_ps as multiply, _mm256_set1_epi32 as spread_integer,
+        _mm256_set1_ps as spread, _mm256_setzero_ps as zero, _mm256_setzero_si256 as zero_integers, _mm256_storeu_ps as store,
+    };
+
+    use super::Tile;
+
+    pub const LANES: usize = 8;
+    pub const ROWS: usize = 6;
+
+    tile_of_integers!("avx2,fma,avxvnni", bytes);
 }

@@ -64,7 +64,7 @@ pub struct Train {
 
 #[derive(ValueEnum, Clone, Copy, Debug)]
 enum Mode {
-    /// Our kernels, in bf16 where the processor multiplies it faster than floats
+    /// Our kernels, in 16-bit integers where the processor multiplies them faster than floats
     Fast,
     /// Our kernels in f32
     Exact,

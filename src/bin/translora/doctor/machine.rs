@@ -91,7 +91,20 @@ macro_rules! there {
 #[cfg(target_arch = "x86_64")]
 fn instructions() -> Vec<&'static str> {
     use std::arch::is_x86_feature_detected;
-    there!(is_x86_feature_detected, "avx", "avx2", "fma", "f16c", "bmi2", "avx512f", "avx512bw", "avx512vl", "avx512vnni", "avx512bf16")
+    there!(
+        is_x86_feature_detected,
+        "avx",
+        "avx2",
+        "fma",
+        "f16c",
+        "bmi2",
+        "avx512f",
+        "avx512bw",
+        "avx512vl",
+        "avx512vnni",
+        "avx512bf16",
+        "avxvnni"
+    )
 }
 
 #[cfg(target_arch = "aarch64")]

@@ -110,7 +110,7 @@ fn context(model: &Model, spec: &GenerateSpec, threads: usize) -> Result<Context
         sequences: SEQUENCES as u32,
         threads: u32::try_from(threads).unwrap_or(1),
         exact: false,
-        kernel: (!spec.native).then(Kernel::fast),
+        kernel: (!spec.native).then(Kernel::for_graphs),
     };
     Context::new(model, &params).map_err(|error| EngineError::Memory(error.to_string()))
 }
