@@ -84,8 +84,8 @@ struct Integers {
     across: Option<AcrossFn>,
     /// The kernel with panels of the same sizes for what is not rounded.
     floats: &'static Tiles,
-    /// The one that rounds to bytes.
-    bytes: &'static Tiles,
+    /// The one for llama.cpp's own graphs: of bytes, if there is one.
+    graphs: &'static Tiles,
 }
 
 type AcrossFn = unsafe fn(&[*const f32], usize, *mut u32, usize);
@@ -117,6 +117,23 @@ static AVX512: Tiles = Tiles {
     tiles: tile::avx512::TILES,
 };
 #[cfg(target_arch = "x86_64")]
+static AVX2_WORDS: Tiles = Tiles {
+    name: "AVX2 int16",
+    lanes: tile::avx2_words::LANES,
+    rows: tile::avx2_words::ROWS,
+    lane: Lane::Integers(Integers {
+        block: tile::words::BLOCK,
+        steps: tile::words::STEPS,
+        most: integers::WORD_MAX,
+        along: integers::WORDS,
+        across: Some(integers::across::<8>),
+        floats: &AVX2,
+        graphs: &AVX2,
+    }),
+    turn: Some(square::turn_avx2),
+    tiles: tile::avx2_words::TILES,
+};
+#[cfg(target_arch = "x86_64")]
 static AVX_WORDS: Tiles = Tiles {
     name: "AVX-VNNI int16",
     lanes: tile::avx_words::LANES,
@@ -128,7 +145,7 @@ static AVX_WORDS: Tiles = Tiles {
         along: integers::WORDS,
         across: Some(integers::across::<8>),
         floats: &AVX2,
-        bytes: &AVX_BYTES,
+        graphs: &AVX_BYTES,
     }),
     turn: Some(square::turn_avx2),
     tiles: tile::avx_words::TILES,
@@ -145,7 +162,7 @@ static AVX_BYTES: Tiles = Tiles {
         along: integers::BYTES,
         across: None,
         floats: &AVX2,
-        bytes: &AVX_BYTES,
+        graphs: &AVX_BYTES,
     }),
     turn: Some(square::turn_avx2),
     tiles: tile::avx_bytes::TILES,
@@ -162,7 +179,7 @@ static AVX512_WORDS: Tiles = Tiles {
         along: integers::WORDS,
         across: Some(integers::across::<16>),
         floats: &AVX512,
-        bytes: &AVX512_BYTES,
+        graphs: &AVX512_BYTES,
     }),
     turn: Some(square::turn),
     tiles: tile::avx512_words::TILES,
@@ -179,7 +196,7 @@ static AVX512_BYTES: Tiles = Tiles {
         along: integers::BYTES,
         across: None,
         floats: &AVX512,
-        bytes: &AVX512_BYTES,
+        graphs: &AVX512_BYTES,
     }),
     turn: Some(square::turn),
     tiles: tile::avx512_bytes::TILES,
@@ -231,7 +248,7 @@ impl Kernel {
         {
             use std::arch::is_x86_feature_detected;
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && Level::Avx2.allowed() {
-                all.push(Self(&AVX2));
+                all.extend([Self(&AVX2), Self(&AVX2_WORDS)]);
                 if is_x86_feature_detected!("avxvnni") && Level::AvxVnni.allowed() {
                     all.extend([Self(&AVX_BYTES), Self(&AVX_WORDS)]);
                 }
@@ -258,7 +275,8 @@ impl Kernel {
 
     /// The fastest for llama.cpp's own graphs, where ggml rounds to eight bits what it multiplies quantized weights with.
     pub fn for_graphs() -> Self {
-        Self::fast().bytes()
+        let fast = Self::fast();
+        if let Lane::Integers(integers) = &fast.0.lane { Self(integers.graphs) } else { fast }
     }
 
     pub fn name(self) -> &'static str {
@@ -274,10 +292,6 @@ impl Kernel {
     /// The kernel for what is not to be rounded to integers.
     pub fn floats(self) -> Self {
         Self(self.0.floats())
-    }
-
-    fn bytes(self) -> Self {
-        if let Lane::Integers(integers) = &self.0.lane { Self(integers.bytes) } else { self }
     }
 
     /// The kernel for a weight: bytes are for quantized ones, along their rows.
