@@ -1,6 +1,6 @@
 //! Measures the gate: does it refuse broken adapters, and does it accept good ones?
 //!
-//! `cargo run --example gate -- [--transfers] SOURCE.gguf BASE.gguf WORK-FOLDER TASK-FOLDER…`
+//! `cargo run --example gate -- [-t THREADS] [--transfers] SOURCE.gguf BASE.gguf WORK-FOLDER TASK-FOLDER…`
 //!
 //! A task folder holds `train.jsonl` and `eval.jsonl`. For each task two good adapters for BASE are trained on its rows, and broken ones
 //! are made: with B zero, with the numbers of each matrix shuffled, trained on the answers of other rows or on those of the bare SOURCE,
@@ -29,8 +29,10 @@ use translora_gguf::{Gguf, Tensor, Value, Writer};
 const SHUFFLED: u64 = 5;
 /// Parts of the held-out rows, each a gate set of its own.
 const PARTS: usize = 3;
-/// Rows that the bare source labels: as many as a transfer learns from.
+/// Rows that the bare source labels.
 const LABELLED: usize = 250;
+/// Samples of a transfer, as many as the adapters that it is compared with have rows.
+const SAMPLES: usize = 1000;
 /// A transfer counts as a good adapter if it has this part of what the first adapter that was trained on real rows gains; others are
 /// told, and not counted.
 const GOOD_SHARE: f64 = 0.75;
@@ -44,14 +46,21 @@ type Failed = Box<dyn Error>;
 type Verdicts = BTreeMap<&'static str, BTreeMap<&'static str, usize>>;
 
 fn main() -> ExitCode {
-    let mut args: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
-    let transfers = args.first().is_some_and(|arg| arg.as_os_str() == "--transfers");
-    args.drain(..usize::from(transfers));
-    let [source, base, work, tasks @ ..] = args.as_slice() else {
-        eprintln!("usage: gate [--transfers] SOURCE.gguf BASE.gguf WORK-FOLDER TASK-FOLDER…");
+    let (mut paths, mut transfers, mut threads) = (Vec::new(), false, Some(0));
+    let mut args = std::env::args_os().skip(1);
+    while let Some(arg) = args.next() {
+        match arg.to_str() {
+            Some("--transfers") => transfers = true,
+            Some("-t") => threads = args.next().and_then(|number| number.to_str()?.parse().ok()),
+            _ => paths.push(PathBuf::from(arg)),
+        }
+    }
+    let ([source, base, work, tasks @ ..], Some(threads)) = (paths.as_slice(), threads) else {
+        eprintln!("usage: gate [-t THREADS] [--transfers] SOURCE.gguf BASE.gguf WORK-FOLDER TASK-FOLDER…");
         return ExitCode::from(2);
     };
-    match (Gate { source, base, work, transfers }).measure(tasks) {
+    let open = OpenOptions { threads, ..OpenOptions::default() };
+    match (Gate { source, base, work, transfers, open }).measure(tasks) {
         Ok(verdicts) => {
             print(&verdicts);
             ExitCode::SUCCESS
@@ -78,6 +87,7 @@ struct Gate<'a> {
     base: &'a Path,
     work: &'a Path,
     transfers: bool,
+    open: OpenOptions,
 }
 
 /// A base, and what it answers without an adapter.
@@ -87,8 +97,8 @@ struct Asked {
 }
 
 impl Asked {
-    fn open(engine: &GgmlEngine, path: &Path, task: &Task) -> Result<Self, Failed> {
-        let mut model = engine.open(path, &OpenOptions::default())?;
+    fn open(engine: &GgmlEngine, path: &Path, open: &OpenOptions, task: &Task) -> Result<Self, Failed> {
+        let mut model = engine.open(path, open)?;
         let bare = ask(&mut *model, With::Base, &task.eval)?;
         Ok(Self { model, bare })
     }
@@ -117,7 +127,7 @@ impl Gate<'_> {
         fs::write(&other_order, reordered(&fs::read(self.base)?)?)?;
         let mut verdicts = Verdicts::new();
         for (this, task) in tasks.iter().enumerate() {
-            let mut base = Asked::open(&engine, self.base, task)?;
+            let mut base = Asked::open(&engine, self.base, &self.open, task)?;
             let mut best = 0.0_f64;
             for good in &task.good {
                 best = best.max(base.judge("good", good, task, &mut verdicts)?.exact());
@@ -131,7 +141,7 @@ impl Gate<'_> {
                 base.judge("adapter of another task", &other.1.good[0], task, &mut verdicts)?;
             }
             self.judge_damaged(&mut base, task, &mut verdicts)?;
-            let mut other = Asked::open(&engine, &other_order, task)?;
+            let mut other = Asked::open(&engine, &other_order, &self.open, task)?;
             for good in &task.good {
                 other.judge("naive copy", good, task, &mut verdicts)?;
             }
@@ -198,7 +208,7 @@ impl Gate<'_> {
 
     /// Rows with what the bare source says to them.
     fn labelled(&self, engine: &GgmlEngine, rows: &[Pair]) -> Result<Vec<Pair>, Failed> {
-        let mut model = engine.open(self.source, &OpenOptions::default())?;
+        let mut model = engine.open(self.source, &self.open)?;
         let prompts: Vec<String> = rows.iter().map(|row| row.prompt.clone()).collect();
         let longest = rows.iter().map(|row| row.completion.len()).max().unwrap_or(0);
         let mut talk = Talk { cancel: &Cancel::default(), progress: &mut |_, _| {} };
@@ -210,7 +220,7 @@ impl Gate<'_> {
     fn fit(&self, engine: &GgmlEngine, (base, epochs): (&Path, f32), data: &Path, out: PathBuf, seed: u64) -> Result<PathBuf, Failed> {
         if !out.is_file() {
             eprintln!("training {}", out.display());
-            let (open, limits) = (OpenOptions::default(), Limits::default());
+            let (open, limits) = (self.open.clone(), Limits::default());
             let plan = TrainPlan {
                 model: base.into(),
                 data: data.into(),
@@ -230,7 +240,7 @@ impl Gate<'_> {
     fn transferred(&self, engine: &GgmlEngine, data: &Path, file: &dyn Fn(&str) -> PathBuf) -> Result<Option<PathBuf>, Failed> {
         let lora = self.fit(engine, (self.source, 6.0), data, file("source.gguf"), 1)?;
         let (packed, out) = (file("task.kit"), file("moved.gguf"));
-        let (open, limits) = (OpenOptions::default(), Limits::default());
+        let (open, limits) = (self.open.clone(), Limits::default());
         if !packed.is_file() {
             let plan = KitPlan {
                 model: self.source.into(),
@@ -257,7 +267,7 @@ impl Gate<'_> {
                 target: self.base.into(),
                 inputs: Inputs::Kit(packed),
                 out: out.clone(),
-                samples: LABELLED,
+                samples: SAMPLES,
                 filter: FilterChoice::Auto,
                 generator: GeneratorChoice::Auto,
                 label: LabelChoice::Greedy,

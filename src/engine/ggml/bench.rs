@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Serialize;
-use translora_llama::{Backend, Level, ModelParams};
+use translora_llama::{Backend, ModelParams};
 use translora_quantized::{Example, ForwardWeights, Keep, Kernel, Memory, StepTimes, TrainError, TrainSpec, Trainer};
 
 use super::{internal, of_path};
@@ -14,6 +14,7 @@ use crate::record::{Clock, Rng};
 mod generate;
 
 pub use generate::{GeneratePlan, GenerateReport, GenerateSpec, WIDTH_MAX, generate};
+pub use translora_llama::Level;
 
 /// What reads the frozen weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,8 +29,13 @@ pub enum Way {
     OutProd,
 }
 
-/// What `BenchSpec::kernels` may be, each with all that stand before it.
+/// Names of what `BenchSpec::kernels` may be, each with all that stand before it.
 pub const LEVELS: [&str; 5] = ["portable", "avx2", "avx-vnni", "avx512", "avx512-vnni"];
+
+/// What a name in `LEVELS` stands for.
+pub fn level(name: Option<&str>) -> Option<Level> {
+    Level::ALL.into_iter().find(|(known, _)| Some(*known) == name).map(|(_, level)| level)
+}
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct BenchSpec {
@@ -44,8 +50,8 @@ pub struct BenchSpec {
     /// As `OpenOptions` has them.
     pub gpu_layers: i32,
     pub device: Option<String>,
-    /// The highest level of instructions that our kernels may use, by its name in `LEVELS`; `None` means all there is.
-    pub kernels: Option<&'static str>,
+    /// The highest level of instructions that our kernels may use, of those in `LEVELS`; `None` means all there is.
+    pub kernels: Option<Level>,
     /// What the process may hold at most. units: bytes.
     pub memory: Option<usize>,
 }
@@ -117,7 +123,7 @@ pub fn train(spec: &BenchSpec, clock: &dyn Clock, processor: Option<&dyn Clock>)
         let reason = format!("{} tokens in {} steps: at least 4 and 1", spec.tokens, spec.steps);
         return Err(EngineError::Example { index: 0, reason });
     }
-    hold_back(spec.kernels);
+    spec.kernels.into_iter().for_each(Level::limit);
     let backend = Backend::init().map_err(internal)?;
     let params = ModelParams { gpu_layers: spec.gpu_layers, device: spec.device.clone(), mmap: true, repack: false };
     let model = translora_llama::Model::load(backend, &spec.model, &params).map_err(|error| of_path(&spec.model, error))?;
@@ -188,12 +194,6 @@ fn reading(way: Way, on_device: bool) -> (&'static str, ForwardWeights, &'static
         Way::Exact => ("direct", ForwardWeights::Direct(Kernel::exact()), Kernel::exact().name()),
         Way::Native => ("native", ForwardWeights::Native, "ggml MUL_MAT, transposed copies"),
         Way::OutProd => ("outprod", ForwardWeights::OutProd, "ggml MUL_MAT and OUT_PROD"),
-    }
-}
-
-fn hold_back(kernels: Option<&str>) {
-    if let Some((_, level)) = kernels.and_then(|name| Level::ALL.into_iter().find(|(known, _)| *known == name)) {
-        level.limit();
     }
 }
 

@@ -14,7 +14,7 @@ use crate::error::LlamaError;
 /// Tokens of a batch from which on ours are faster.
 const TOKENS_MIN: i64 = 12;
 /// Types that ggml multiplies a row and a token at a time, so that it unpacks each weight once for every token: for these it has neither tiles nor
-/// another layout. A kernel of bytes is faster for the others, too.
+/// another layout. A kernel of integers is faster for the others, too.
 const TYPES: [sys::ggml_type; 2] = [sys::GGML_TYPE_Q4_1, sys::GGML_TYPE_Q5_1];
 /// As ggml keeps them for an operation.
 type Parameters = [i32; 16];

@@ -4,7 +4,7 @@
 //! multiplies it with all tokens before it goes on. No result depends on the number of threads.
 //!
 //! Where the processor multiplies integers faster, weights and what they are multiplied with are rounded to such: to 13 bits and a sign for
-//! training, which is next to nothing, and to eight for quantized weights in llama.cpp's own graphs, as ggml rounds activations there.
+//! training, which is next to nothing, and with VNNI to eight for quantized weights in llama.cpp's own graphs, as ggml rounds activations there.
 
 mod attention;
 #[cfg(target_arch = "x86_64")]
@@ -84,7 +84,7 @@ struct Integers {
     across: Option<AcrossFn>,
     /// The kernel with panels of the same sizes for what is not rounded.
     floats: &'static Tiles,
-    /// The one for llama.cpp's own graphs: of bytes, if there is one.
+    /// The one for llama.cpp's own graphs: of bytes, where the processor has an instruction for them.
     graphs: &'static Tiles,
 }
 
@@ -128,7 +128,7 @@ static AVX2_WORDS: Tiles = Tiles {
         along: integers::WORDS,
         across: Some(integers::across::<8>),
         floats: &AVX2,
-        graphs: &AVX2,
+        graphs: &AVX2_WORDS,
     }),
     turn: Some(square::turn_avx2),
     tiles: tile::avx2_words::TILES,

@@ -48,6 +48,10 @@ pub struct Generate {
     #[arg(long)]
     native: bool,
 
+    /// Use these instructions in our kernels and none beyond, to measure what another processor would do (ggml keeps its own)
+    #[arg(long, value_name = "LEVEL", value_parser = bench::LEVELS)]
+    kernels: Option<String>,
+
     /// Layers kept on the device (also written -ngl): a number, or `all`
     #[arg(long, visible_alias = "n-gpu-layers", value_name = "N", default_value = "all", value_parser = gpu_layers, allow_negative_numbers = true)]
     gpu_layers: i32,
@@ -76,6 +80,7 @@ impl Generate {
             threads: self.threads,
             repack: !self.no_repack,
             native: self.native,
+            kernels: bench::level(self.kernels.as_deref()),
             gpu_layers: self.gpu_layers,
             device: self.device,
         };

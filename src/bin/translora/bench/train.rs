@@ -87,7 +87,6 @@ impl Train {
             (None, Mode::Native) => Way::Native,
         };
         let (tokens, steps, rank, threads) = (self.tokens, self.steps, self.rank, self.threads);
-        let kernels = self.kernels.and_then(|name| bench::LEVELS.into_iter().find(|level| *level == name));
         let spec = BenchSpec {
             model: self.model,
             tokens,
@@ -97,7 +96,7 @@ impl Train {
             way,
             gpu_layers: self.gpu_layers,
             device: self.device,
-            kernels,
+            kernels: bench::level(self.kernels.as_deref()),
             memory: self.memory,
         };
         let done = bench::train(&spec, &SystemClock::default(), Processor::known()).map_err(|error| match error {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
-use translora_llama::{Backend, Batch, Context, ContextParams, Kernel, Model, ModelParams};
+use translora_llama::{Backend, Batch, Context, ContextParams, Kernel, Level, Model, ModelParams};
 
 use super::median;
 use crate::engine::EngineError;
@@ -36,6 +36,8 @@ pub struct GenerateSpec {
     pub repack: bool,
     /// ggml's own products only.
     pub native: bool,
+    /// The highest level of instructions that our kernels may use; `None` means all there is.
+    pub kernels: Option<Level>,
     /// As `OpenOptions` has them.
     pub gpu_layers: i32,
     pub device: Option<String>,
@@ -76,6 +78,7 @@ pub fn generate(spec: &GenerateSpec, clock: &dyn Clock, processor: Option<&dyn C
         let reason = format!("{} tokens for {} sequences over a prefix of {}", spec.tokens, spec.width, spec.prefix);
         return Err(EngineError::Example { index: 0, reason: format!("{reason}: at least 2 for 1 to {WIDTH_MAX} over 1") });
     }
+    spec.kernels.into_iter().for_each(Level::limit);
     let backend = Backend::init().map_err(internal)?;
     let params = ModelParams { gpu_layers: spec.gpu_layers, device: spec.device.clone(), mmap: true, repack: spec.repack };
     let model = Model::load(backend, &spec.model, &params).map_err(|error| of_path(&spec.model, error))?;
