@@ -9,6 +9,9 @@ use crate::pipeline::TransferPlan;
 /// The file that holds the worker: the program itself.
 const PROGRAM: &str = "translora";
 
+/// The system's largest niceness.
+pub(super) const NICE_MAX: u8 = 19;
+
 /// What a worker holds before it has opened a model, generously.
 const MEMORY_BYTES_MIN: u64 = 64 << 20;
 
@@ -36,7 +39,7 @@ pub struct Config {
     pub threads: usize,
     /// What a job may hold at most, the model's file not counted in the hard limit. units: bytes
     pub memory: Option<u64>,
-    /// Added to the worker's niceness.
+    /// Added to the worker's niceness; above `NICE_MAX` it computes only while nothing else wants the processor, where the system is Linux.
     pub nice: u8,
     /// A worker that is silent for longer counts as hung: it says every second that it lives. units: seconds
     pub silence_seconds_max: u64,

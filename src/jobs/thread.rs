@@ -1,5 +1,6 @@
 //! Run a job on a thread of the host.
 
+use super::config::NICE_MAX;
 use super::ledger::End;
 use super::queue::Task;
 use super::{Cause, Problem};
@@ -15,7 +16,7 @@ pub(super) fn run(task: &Task<'_>) -> End {
     })
 }
 
-/// Do a transfer on a thread of its own, while `listen` hears its events on this one; they end with the work.
+/// Do a transfer on a thread of its own, which gives way to others if `nice` says how much, while `listen` hears its events on this one; they end with the work.
 pub(super) fn run_plan(
     plan: &TransferPlan,
     cancel: &Cancel,
@@ -26,11 +27,8 @@ pub(super) fn run_plan(
     let (events, receiver) = Events::channel(plan.limits.events_queued_max);
     let context = Context { cancel: cancel.clone(), events, clock };
     let work = move || {
-        // On Linux a niceness is a thread's, and what it starts has the same. Elsewhere it would be the whole host's.
-        if let Some(nice) = nice
-            && cfg!(target_os = "linux")
-        {
-            _ = rustix::process::nice(i32::from(nice));
+        if let Some(nice) = nice {
+            give_way(nice);
         }
         let engine = match engine::of_this_build() {
             Ok(engine) => engine,
@@ -60,6 +58,17 @@ pub(super) fn run_plan(
             End::Failed(bug(&said.unwrap_or_else(|| "no message".into())))
         })
     })
+}
+
+/// On Linux a niceness is a thread's, and what it starts has the same. Elsewhere it would be the whole host's. To give way is always allowed;
+/// where it is not, the job still runs.
+fn give_way(nice: u8) {
+    if cfg!(target_os = "linux") {
+        _ = rustix::process::nice(i32::from(nice));
+        if nice > NICE_MAX {
+            _ = translora_system::compute_when_idle();
+        }
+    }
 }
 
 fn bug(said: &str) -> Problem {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use rustix::process::{Signal, getpid, kill_process};
 
+use super::config::NICE_MAX;
 use super::ledger::End;
 use super::protocol::{ENGINE, LINE_BYTES_MAX, Line, Order, PROTOCOL, VERSION};
 use super::{Cause, Config, Problem, thread};
@@ -75,7 +76,9 @@ where
         return say(&mut output, &Line::Failed { problem });
     }
     let mut heard = Ok(());
-    let end = thread::run_plan(&order.plan, &cancel, &Meter::default(), None, |events| {
+    // What says that this process lives is not put aside with what computes.
+    let idle = Some(order.nice).filter(|nice| *nice > NICE_MAX);
+    let end = thread::run_plan(&order.plan, &cancel, &Meter::default(), idle, |events| {
         heard = tell(&mut output, events);
         if heard.is_err() {
             cancel.cancel();

@@ -107,6 +107,29 @@ fn a_job_runs_in_a_worker_and_tells_all_of_it() {
     assert!(jobs.list().is_empty());
 }
 
+/// source: proc(5), the fields after the name: the 3rd of all is the first, the 41st the scheduling policy, which is 5 for `SCHED_IDLE`
+#[test]
+#[cfg(target_os = "linux")]
+fn a_worker_beyond_the_largest_niceness_computes_when_nothing_else_does() {
+    let (world, lora) = world();
+    for (nice, idle) in [(10, false), (20, true)] {
+        let jobs = jobs(Config { nice, ..config() });
+        let id = jobs.start(&request(&world, &lora, &format!("{nice}.gguf"))).expect("the queue takes it");
+        let process = in_stage(&jobs, id, Stage::Distill).process.expect("it has a worker");
+        signal(process, "STOP");
+        let threads = std::fs::read_dir(format!("/proc/{process}/task")).expect("it is there").flatten();
+        let stats: Vec<String> = threads.map(|thread| std::fs::read_to_string(thread.path().join("stat")).expect("it is there")).collect();
+        signal(process, "CONT");
+        let policy = |stat: &String| stat.rsplit_once(')').and_then(|(_, fields)| fields.split_whitespace().nth(38)).map(str::to_owned);
+        let job = stats.iter().find(|stat| stat.contains("(translora-job)")).expect("a thread computes");
+        assert_eq!(policy(job).as_deref() == Some("5"), idle, "{job}");
+        let others = stats.iter().filter(|stat| stat.contains("(translora)"));
+        assert!(others.map(policy).all(|policy| policy.as_deref() == Some("0")), "{stats:?}");
+        jobs.cancel(id).expect("it is known");
+        ended(&jobs, id);
+    }
+}
+
 #[test]
 fn a_thread_does_the_same_as_a_worker() {
     let (world, lora) = world();

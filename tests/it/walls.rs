@@ -45,6 +45,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("translora_gguf", &["src/kit/", "src/adapters/", "src/publish/", "src/pipeline/", "src/engine/"]),
     ("translora_llama", &["src/engine/ggml"]),
     ("translora_quantized", &["src/engine/ggml"]),
+    ("translora_system", &["src/jobs/"]),
 ];
 
 /// Where `std::fs` may be named: who reads inputs, who writes outputs, who keeps the journal, who opens models, and the program.
@@ -52,12 +53,13 @@ const FILES: &[&str] = &["src/kit/", "src/publish/", "src/pipeline/journal", "sr
 
 /// Workspace member → members it may depend on (development and build dependencies too).
 const MEMBERS: &[(&str, &[&str])] = &[
-    ("translora", &["translora-abi", "translora-attach", "translora-gguf", "translora-llama", "translora-quantized"]),
+    ("translora", &["translora-abi", "translora-attach", "translora-gguf", "translora-llama", "translora-quantized", "translora-system"]),
     ("translora-abi", &[]),
     ("translora-attach", &["translora-gguf"]),
     ("translora-gguf", &[]),
     ("translora-llama", &["translora-gguf"]),
     ("translora-quantized", &["translora-gguf", "translora-llama"]),
+    ("translora-system", &[]),
 ];
 
 /// The room that a file of `src/` lies in; none for `lib.rs`, the map.

@@ -1,0 +1,46 @@
+//! Calls of the operating system that no safe crate has.
+
+use std::io;
+
+/// Let this thread, and those that it starts from now on, compute only while nothing else on this machine wants the processor (`SCHED_IDLE`).
+/// Unlike the lowest niceness it is put aside at once when another thread wakes.
+///
+/// fails: the system refuses, or is not Linux.
+/// source: sched(7)
+#[cfg(target_os = "linux")]
+pub fn compute_when_idle() -> io::Result<()> {
+    // SAFETY: numbers, of which all zeros are a value.
+    let params: libc::sched_param = unsafe { std::mem::zeroed() };
+    // SAFETY: 0 is the thread that calls; the parameters live through the call.
+    match unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const params) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// See sched(7), which other systems do not have.
+///
+/// fails: always.
+#[cfg(not(target_os = "linux"))]
+pub fn compute_when_idle() -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    /// The policy of the thread that calls, as the system tells it. source: proc(5), the 41st field
+    fn policy() -> i32 {
+        let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+        stat.rsplit_once(')').unwrap().1.split_whitespace().nth(38).unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn a_thread_and_what_it_starts_give_way_to_all_others() {
+        let seen = std::thread::spawn(|| {
+            super::compute_when_idle().unwrap();
+            (policy(), std::thread::spawn(policy).join().unwrap())
+        });
+        assert_eq!(seen.join().unwrap(), (libc::SCHED_IDLE, libc::SCHED_IDLE));
+        assert_eq!(policy(), libc::SCHED_OTHER);
+    }
+}
