@@ -2,8 +2,8 @@
 //!
 //! `cargo run --example ask -- ROWS.jsonl BASE.gguf BASE.gguf+LORA.gguf …`
 //!
-//! The question is the prompt of the first row; the greedy answer of each base, with its adapter where one is named, is printed
-//! beside the answer of the row.
+//! The question is the prompt of the first row; the greedy answer of each base, with its adapter
+//! where one is named, is printed beside the answer of the row.
 #![forbid(unsafe_code)]
 
 use std::error::Error;
@@ -30,7 +30,8 @@ fn main() -> ExitCode {
 }
 
 fn ask(rows: &Path, models: &[String]) -> Result<(), Box<dyn Error>> {
-    let text = std::fs::read_to_string(rows).map_err(|error| format!("{}: {error}", rows.display()))?;
+    let text =
+        std::fs::read_to_string(rows).map_err(|error| format!("{}: {error}", rows.display()))?;
     let row: Pair = serde_json::from_str(text.lines().next().ok_or("no rows")?)?;
     let engine = GgmlEngine::new()?;
     println!("prompt    {}", row.prompt);
@@ -42,14 +43,26 @@ fn ask(rows: &Path, models: &[String]) -> Result<(), Box<dyn Error>> {
 }
 
 fn answer(engine: &GgmlEngine, model: &str, row: &Pair) -> Result<String, Box<dyn Error>> {
-    let (base, lora) = model.split_once(".gguf+").map_or((model.to_owned(), None), |(base, lora)| (format!("{base}.gguf"), Some(lora)));
+    let (base, lora) = model
+        .split_once(".gguf+")
+        .map_or((model.to_owned(), None), |(base, lora)| {
+            (format!("{base}.gguf"), Some(lora))
+        });
     let mut model = engine.open(Path::new(&base), &OpenOptions::default())?;
     let with = match lora {
         Some(lora) => With::Adapter(model.attach(Path::new(lora))?),
         None => With::Base,
     };
-    let mut talk = Talk { cancel: &Cancel::default(), progress: &mut |_, _| {} };
-    let answers = model.answer(with, std::slice::from_ref(&row.prompt), Limits::default().completion_tokens_max, &mut talk)?;
+    let mut talk = Talk {
+        cancel: &Cancel::default(),
+        progress: &mut |_, _| {},
+    };
+    let answers = model.answer(
+        with,
+        std::slice::from_ref(&row.prompt),
+        Limits::default().completion_tokens_max,
+        &mut talk,
+    )?;
     let answer = answers.first().ok_or("no answer")?;
     Ok(answer.text.lines().next().unwrap_or_default().to_owned())
 }

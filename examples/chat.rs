@@ -2,8 +2,8 @@
 //!
 //! `cargo run --example chat -- HOST:PORT ROWS.jsonl COUNT`
 //!
-//! The first COUNT rows go to `/v1/chat/completions` as one user turn each, at temperature 0. The last line of stdout is `RIGHT of COUNT`.
-//! `scripts/check-stock` uses it.
+//! The first COUNT rows go to `/v1/chat/completions` as one user turn each, at temperature 0. The
+//! last line of stdout is `RIGHT of COUNT`. `scripts/check-stock` uses it.
 #![forbid(unsafe_code)]
 
 use std::error::Error;
@@ -38,8 +38,13 @@ fn main() -> ExitCode {
 }
 
 fn chat(server: &str, path: &Path, count: &str) -> Result<(), Box<dyn Error>> {
-    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let rows: Vec<Pair> = text.lines().take(count.parse()?).map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let text =
+        std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let rows: Vec<Pair> = text
+        .lines()
+        .take(count.parse()?)
+        .map(serde_json::from_str)
+        .collect::<Result<_, _>>()?;
     let mut right = 0;
     for row in &rows {
         let said = answer(server, &row.prompt)?;
@@ -61,13 +66,19 @@ fn answer(server: &str, prompt: &str) -> Result<String, Box<dyn Error>> {
         body.len()
     )?;
     let mut response = String::new();
-    stream.take(RESPONSE_BYTES_MAX).read_to_string(&mut response)?;
-    let (head, body) = response.split_once("\r\n\r\n").ok_or("the server sent no whole response")?;
+    stream
+        .take(RESPONSE_BYTES_MAX)
+        .read_to_string(&mut response)?;
+    let (head, body) = response
+        .split_once("\r\n\r\n")
+        .ok_or("the server sent no whole response")?;
     let status = head.lines().next().unwrap_or_default();
     if !status.contains(" 200 ") {
         return Err(format!("the server said {status}: {body}").into());
     }
     let body: Value = serde_json::from_str(body)?;
-    let content = body["choices"][0]["message"]["content"].as_str().ok_or("the response has no answer")?;
+    let content = body["choices"][0]["message"]["content"]
+        .as_str()
+        .ok_or("the response has no answer")?;
     Ok(content.to_owned())
 }

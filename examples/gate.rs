@@ -1,12 +1,16 @@
 //! Measures the gate: does it refuse broken adapters, and does it accept good ones?
 //!
-//! `cargo run --example gate -- [-t THREADS] [--transfers] SOURCE.gguf BASE.gguf WORK-FOLDER TASK-FOLDER…`
+//! `cargo run --example gate -- [-t THREADS] [--transfers] SOURCE.gguf BASE.gguf WORK-FOLDER
+//! TASK-FOLDER…`
 //!
-//! A task folder holds `train.jsonl` and `eval.jsonl`. For each task two good adapters for BASE are trained on its rows, and broken ones
-//! are made: with B zero, with the numbers of each matrix shuffled, trained on the answers of other rows or on those of the bare SOURCE,
-//! those of the other tasks, and good ones copied as they are onto a base of equal shapes, whose hidden units stand in another order. With
-//! `--transfers` an adapter of SOURCE is moved to BASE, too, with a kit that holds an input model. Each is judged on three
-//! disjoint thirds of the held-out rows by the rule of `translora transfer`. What was trained lies in the work folder and is not trained again.
+//! A task folder holds `train.jsonl` and `eval.jsonl`. For each task two good adapters for BASE are
+//! trained on its rows, and broken ones are made: with B zero, with the numbers of each matrix
+//! shuffled, trained on the answers of other rows or on those of the bare SOURCE, those of the
+//! other tasks, and good ones copied as they are onto a base of equal shapes, whose hidden units
+//! stand in another order. With `--transfers` an adapter of SOURCE is moved to BASE, too, with a
+//! kit that holds an input model. Each is judged on three disjoint thirds of the held-out rows by
+//! the rule of `translora transfer`. What was trained lies in the work folder and is not trained
+//! again.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -19,8 +23,9 @@ use translora::engine::ggml::GgmlEngine;
 use translora::engine::{Engine, Model, OpenOptions, Talk, With};
 use translora::evaluate::{Arm, Verdict, arm, compare};
 use translora::pipeline::{
-    Context, Events, FilterChoice, GeneratorChoice, Inputs, KitPlan, LabelChoice, ObjectiveChoice, PipelineError, RecipePlan, Repeats,
-    TokenWeights, TrainPlan, TransferPlan, flip_budget, kit, kl_budget, train, transfer,
+    Context, Events, FilterChoice, GeneratorChoice, Inputs, KitPlan, LabelChoice, ObjectiveChoice,
+    PipelineError, RecipePlan, Repeats, TokenWeights, TrainPlan, TransferPlan, flip_budget, kit,
+    kl_budget, train, transfer,
 };
 use translora::record::{Cancel, Limits, Pair, Rng, SystemClock};
 use translora_gguf::{Gguf, Tensor, Value, Writer};
@@ -33,8 +38,8 @@ const PARTS: usize = 3;
 const LABELLED: usize = 250;
 /// Samples of a transfer, as many as the adapters that it is compared with have rows.
 const SAMPLES: usize = 1000;
-/// A transfer counts as a good adapter if it has this part of what the first adapter that was trained on real rows gains; others are
-/// told, and not counted.
+/// A transfer counts as a good adapter if it has this part of what the first adapter that was
+/// trained on real rows gains; others are told, and not counted.
 const GOOD_SHARE: f64 = 0.75;
 
 /// The kinds that should be accepted.
@@ -56,11 +61,24 @@ fn main() -> ExitCode {
         }
     }
     let ([source, base, work, tasks @ ..], Some(threads)) = (paths.as_slice(), threads) else {
-        eprintln!("usage: gate [-t THREADS] [--transfers] SOURCE.gguf BASE.gguf WORK-FOLDER TASK-FOLDER…");
+        eprintln!(
+            "usage: gate [-t THREADS] [--transfers] SOURCE.gguf BASE.gguf WORK-FOLDER TASK-FOLDER…"
+        );
         return ExitCode::from(2);
     };
-    let open = OpenOptions { threads, ..OpenOptions::default() };
-    match (Gate { source, base, work, transfers, open }).measure(tasks) {
+    let open = OpenOptions {
+        threads,
+        ..OpenOptions::default()
+    };
+    match (Gate {
+        source,
+        base,
+        work,
+        transfers,
+        open,
+    })
+    .measure(tasks)
+    {
         Ok(verdicts) => {
             print(&verdicts);
             ExitCode::SUCCESS
@@ -97,32 +115,60 @@ struct Asked {
 }
 
 impl Asked {
-    fn open(engine: &GgmlEngine, path: &Path, open: &OpenOptions, task: &Task) -> Result<Self, Failed> {
+    fn open(
+        engine: &GgmlEngine,
+        path: &Path,
+        open: &OpenOptions,
+        task: &Task,
+    ) -> Result<Self, Failed> {
         let mut model = engine.open(path, open)?;
         let bare = ask(&mut *model, With::Base, &task.eval)?;
         Ok(Self { model, bare })
     }
 
     /// Judge an adapter and note the verdicts.
-    fn judge(&mut self, kind: &'static str, adapter: &Path, task: &Task, verdicts: &mut Verdicts) -> Result<Arm, Failed> {
+    fn judge(
+        &mut self,
+        kind: &'static str,
+        adapter: &Path,
+        task: &Task,
+        verdicts: &mut Verdicts,
+    ) -> Result<Arm, Failed> {
         let with = With::Adapter(self.model.attach(adapter)?);
         let adapted = ask(&mut *self.model, with, &task.eval)?;
-        eprintln!("{kind}: {:.1} % against {:.1} %, {}", 100.0 * adapted.exact(), 100.0 * self.bare.exact(), adapter.display());
+        eprintln!(
+            "{kind}: {:.1} % against {:.1} %, {}",
+            100.0 * adapted.exact(),
+            100.0 * self.bare.exact(),
+            adapter.display()
+        );
         count(verdicts, kind, task, &self.bare, &adapted)?;
         Ok(adapted)
     }
 }
 
 fn ask(model: &mut dyn Model, with: With, rows: &[Pair]) -> Result<Arm, Failed> {
-    let mut talk = Talk { cancel: &Cancel::default(), progress: &mut |_, _| {} };
-    Ok(arm(model, with, rows, Limits::default().completion_tokens_max, &mut talk)?)
+    let mut talk = Talk {
+        cancel: &Cancel::default(),
+        progress: &mut |_, _| {},
+    };
+    Ok(arm(
+        model,
+        with,
+        rows,
+        Limits::default().completion_tokens_max,
+        &mut talk,
+    )?)
 }
 
 impl Gate<'_> {
     fn measure(&self, folders: &[PathBuf]) -> Result<Verdicts, Failed> {
         let engine = GgmlEngine::new()?;
         fs::create_dir_all(self.work)?;
-        let tasks: Vec<Task> = folders.iter().map(|folder| self.prepare(&engine, folder)).collect::<Result<_, _>>()?;
+        let tasks: Vec<Task> = folders
+            .iter()
+            .map(|folder| self.prepare(&engine, folder))
+            .collect::<Result<_, _>>()?;
         let other_order = self.work.join("other-order.gguf");
         fs::write(&other_order, reordered(&fs::read(self.base)?)?)?;
         let mut verdicts = Verdicts::new();
@@ -135,10 +181,25 @@ impl Gate<'_> {
             if let Some(transferred) = &task.transferred {
                 self.judge_transfer(&mut base, transferred, task, best, &mut verdicts)?;
             }
-            base.judge("answers of other rows", &task.mislabelled, task, &mut verdicts)?;
-            base.judge("answers of the bare source", &task.bare_labels, task, &mut verdicts)?;
+            base.judge(
+                "answers of other rows",
+                &task.mislabelled,
+                task,
+                &mut verdicts,
+            )?;
+            base.judge(
+                "answers of the bare source",
+                &task.bare_labels,
+                task,
+                &mut verdicts,
+            )?;
             for other in tasks.iter().enumerate().filter(|(other, _)| *other != this) {
-                base.judge("adapter of another task", &other.1.good[0], task, &mut verdicts)?;
+                base.judge(
+                    "adapter of another task",
+                    &other.1.good[0],
+                    task,
+                    &mut verdicts,
+                )?;
             }
             self.judge_damaged(&mut base, task, &mut verdicts)?;
             let mut other = Asked::open(&engine, &other_order, &self.open, task)?;
@@ -149,22 +210,47 @@ impl Gate<'_> {
         Ok(verdicts)
     }
 
-    /// A transfer is a good adapter only if it is: that is looked at on all rows, against adapters that saw real ones.
-    fn judge_transfer(&self, base: &mut Asked, adapter: &Path, task: &Task, best: f64, verdicts: &mut Verdicts) -> Result<(), Failed> {
+    /// A transfer is a good adapter only if it is: that is looked at on all rows, against adapters
+    /// that saw real ones.
+    fn judge_transfer(
+        &self,
+        base: &mut Asked,
+        adapter: &Path,
+        task: &Task,
+        best: f64,
+        verdicts: &mut Verdicts,
+    ) -> Result<(), Failed> {
         let mut apart = Verdicts::new();
-        let share = base.judge("transferred", adapter, task, &mut apart)?.exact();
+        let share = base
+            .judge("transferred", adapter, task, &mut apart)?
+            .exact();
         let bare = base.bare.exact();
         if share - bare >= GOOD_SHARE * (best - bare) && best > bare {
             for (kind, counts) in apart {
-                counts.into_iter().for_each(|(verdict, count)| *verdicts.entry(kind).or_default().entry(verdict).or_default() += count);
+                counts.into_iter().for_each(|(verdict, count)| {
+                    *verdicts
+                        .entry(kind)
+                        .or_default()
+                        .entry(verdict)
+                        .or_default() += count
+                });
             }
         } else {
-            eprintln!("not counted: {:.1} % is not good, beside {:.1} %", 100.0 * share, 100.0 * best);
+            eprintln!(
+                "not counted: {:.1} % is not good, beside {:.1} %",
+                100.0 * share,
+                100.0 * best
+            );
         }
         Ok(())
     }
 
-    fn judge_damaged(&self, base: &mut Asked, task: &Task, verdicts: &mut Verdicts) -> Result<(), Failed> {
+    fn judge_damaged(
+        &self,
+        base: &mut Asked,
+        task: &Task,
+        verdicts: &mut Verdicts,
+    ) -> Result<(), Failed> {
         let adapter = fs::read(&task.good[0])?;
         let damaged = self.work.join("damaged.gguf");
         let zero = changed(&adapter, |tensor, values| {
@@ -175,7 +261,9 @@ impl Gate<'_> {
         fs::write(&damaged, zero)?;
         base.judge("B is zero", &damaged, task, verdicts)?;
         for seed in 0..SHUFFLED {
-            let shuffled = changed(&adapter, |tensor, values| shuffle(values, &mut Rng::new(seed, &tensor.name)))?;
+            let shuffled = changed(&adapter, |tensor, values| {
+                shuffle(values, &mut Rng::new(seed, &tensor.name))
+            })?;
             fs::write(&damaged, shuffled)?;
             base.judge("numbers shuffled", &damaged, task, verdicts)?;
         }
@@ -184,25 +272,42 @@ impl Gate<'_> {
 
     /// Read a task, and train what is not there yet.
     fn prepare(&self, engine: &GgmlEngine, folder: &Path) -> Result<Task, Failed> {
-        let name = folder.file_name().ok_or("a task folder has a name")?.to_string_lossy().into_owned();
+        let name = folder
+            .file_name()
+            .ok_or("a task folder has a name")?
+            .to_string_lossy()
+            .into_owned();
         let file = |what: &str| self.work.join(format!("{name}-{what}"));
         let data = folder.join("train.jsonl");
         let rows = read(&data)?;
         let mut completions: Vec<String> = rows.iter().map(|row| row.completion.clone()).collect();
         Rng::new(1, "other rows").shuffle(&mut completions);
-        let wrong = rows.iter().zip(completions).map(|(row, completion)| Pair { completion, ..row.clone() });
+        let wrong = rows.iter().zip(completions).map(|(row, completion)| Pair {
+            completion,
+            ..row.clone()
+        });
         write(&file("mislabelled.jsonl"), wrong)?;
         let labels = file("bare-labels.jsonl");
         if !labels.is_file() {
-            write(&labels, self.labelled(engine, &rows[..rows.len().min(LABELLED)])?.into_iter())?;
+            write(
+                &labels,
+                self.labelled(engine, &rows[..rows.len().min(LABELLED)])?
+                    .into_iter(),
+            )?;
         }
-        let fit = |data: &Path, what: &str, seed: u64| self.fit(engine, (self.base, 4.0), data, file(what), seed);
+        let fit = |data: &Path, what: &str, seed: u64| {
+            self.fit(engine, (self.base, 4.0), data, file(what), seed)
+        };
         Ok(Task {
             eval: read(&folder.join("eval.jsonl"))?,
             good: vec![fit(&data, "1.gguf", 1)?, fit(&data, "2.gguf", 2)?],
             mislabelled: fit(&file("mislabelled.jsonl"), "mislabelled.gguf", 1)?,
             bare_labels: fit(&labels, "bare-labels.gguf", 1)?,
-            transferred: if self.transfers { self.transferred(engine, &data, &file)? } else { None },
+            transferred: if self.transfers {
+                self.transferred(engine, &data, &file)?
+            } else {
+                None
+            },
         })
     }
 
@@ -210,14 +315,34 @@ impl Gate<'_> {
     fn labelled(&self, engine: &GgmlEngine, rows: &[Pair]) -> Result<Vec<Pair>, Failed> {
         let mut model = engine.open(self.source, &self.open)?;
         let prompts: Vec<String> = rows.iter().map(|row| row.prompt.clone()).collect();
-        let longest = rows.iter().map(|row| row.completion.len()).max().unwrap_or(0);
-        let mut talk = Talk { cancel: &Cancel::default(), progress: &mut |_, _| {} };
+        let longest = rows
+            .iter()
+            .map(|row| row.completion.len())
+            .max()
+            .unwrap_or(0);
+        let mut talk = Talk {
+            cancel: &Cancel::default(),
+            progress: &mut |_, _| {},
+        };
         let answers = model.answer(With::Base, &prompts, longest + 8, &mut talk)?;
-        let said = prompts.into_iter().zip(answers).map(|(prompt, answer)| Pair { prompt, completion: answer.text.trim().to_owned() });
+        let said = prompts
+            .into_iter()
+            .zip(answers)
+            .map(|(prompt, answer)| Pair {
+                prompt,
+                completion: answer.text.trim().to_owned(),
+            });
         Ok(said.filter(|pair| !pair.completion.is_empty()).collect())
     }
 
-    fn fit(&self, engine: &GgmlEngine, (base, epochs): (&Path, f32), data: &Path, out: PathBuf, seed: u64) -> Result<PathBuf, Failed> {
+    fn fit(
+        &self,
+        engine: &GgmlEngine,
+        (base, epochs): (&Path, f32),
+        data: &Path,
+        out: PathBuf,
+        seed: u64,
+    ) -> Result<PathBuf, Failed> {
         if !out.is_file() {
             eprintln!("training {}", out.display());
             let (open, limits) = (self.open.clone(), Limits::default());
@@ -237,7 +362,12 @@ impl Gate<'_> {
     }
 
     /// The adapter of a transfer, whatever its own gate said.
-    fn transferred(&self, engine: &GgmlEngine, data: &Path, file: &dyn Fn(&str) -> PathBuf) -> Result<Option<PathBuf>, Failed> {
+    fn transferred(
+        &self,
+        engine: &GgmlEngine,
+        data: &Path,
+        file: &dyn Fn(&str) -> PathBuf,
+    ) -> Result<Option<PathBuf>, Failed> {
         let lora = self.fit(engine, (self.source, 6.0), data, file("source.gguf"), 1)?;
         let (packed, out) = (file("task.kit"), file("moved.gguf"));
         let (open, limits) = (self.open.clone(), Limits::default());
@@ -293,28 +423,44 @@ impl Gate<'_> {
 }
 
 fn recipe(epochs: f32) -> RecipePlan {
-    RecipePlan { epochs, learning_rate: Some(2e-3), ..RecipePlan::default() }
+    RecipePlan {
+        epochs,
+        learning_rate: Some(2e-3),
+        ..RecipePlan::default()
+    }
 }
 
-fn quietly<T>(work: impl FnOnce(&Context<'_>) -> Result<T, PipelineError>) -> Result<T, PipelineError> {
-    work(&Context { cancel: Cancel::default(), events: Events::none(), clock: &SystemClock::default() })
+fn quietly<T>(
+    work: impl FnOnce(&Context<'_>) -> Result<T, PipelineError>,
+) -> Result<T, PipelineError> {
+    work(&Context {
+        cancel: Cancel::default(),
+        events: Events::none(),
+        clock: &SystemClock::default(),
+    })
 }
 
 fn write(path: &Path, rows: impl Iterator<Item = Pair>) -> Result<(), Failed> {
-    let lines: String = rows.map(|row| serde_json::to_string(&row).map(|line| line + "\n")).collect::<Result<_, _>>()?;
+    let lines: String = rows
+        .map(|row| serde_json::to_string(&row).map(|line| line + "\n"))
+        .collect::<Result<_, _>>()?;
     Ok(fs::write(path, lines)?)
 }
 
 fn read(path: &Path) -> Result<Vec<Pair>, Failed> {
     let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    Ok(text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?)
+    Ok(text
+        .lines()
+        .map(serde_json::from_str)
+        .collect::<Result<_, _>>()?)
 }
 
 /// The same file with the bytes of each matrix changed.
 fn changed(file: &[u8], change: impl Fn(&Tensor, &mut Vec<u8>)) -> Result<Vec<u8>, Failed> {
     let gguf = Gguf::parse(file)?;
     let mut writer = Writer::new();
-    gguf.metadata().for_each(|(key, value)| _ = writer.set(key, value.clone()));
+    gguf.metadata()
+        .for_each(|(key, value)| _ = writer.set(key, value.clone()));
     for tensor in gguf.tensors() {
         let mut data = gguf.data(tensor).to_vec();
         change(tensor, &mut data);
@@ -323,22 +469,40 @@ fn changed(file: &[u8], change: impl Fn(&Tensor, &mut Vec<u8>)) -> Result<Vec<u8
     Ok(writer.to_bytes()?)
 }
 
-/// Another base of equal shapes that says the same: the same model with the units of its residual stream in another order. An adapter
-/// that is copied onto it meets other units than those it was trained on.
+/// Another base of equal shapes that says the same: the same model with the units of its residual
+/// stream in another order. An adapter that is copied onto it meets other units than those it was
+/// trained on.
 fn reordered(model: &[u8]) -> Result<Vec<u8>, Failed> {
     let gguf = Gguf::parse(model)?;
-    let architecture = gguf.get("general.architecture").and_then(Value::as_str).ok_or("the base has no architecture")?;
-    let width = gguf.get(&format!("{architecture}.embedding_length")).and_then(Value::as_u64).ok_or("the base has no width")? as usize;
+    let architecture = gguf
+        .get("general.architecture")
+        .and_then(Value::as_str)
+        .ok_or("the base has no architecture")?;
+    let width = gguf
+        .get(&format!("{architecture}.embedding_length"))
+        .and_then(Value::as_u64)
+        .ok_or("the base has no width")? as usize;
     let mut order: Vec<usize> = (0..width).collect();
     Rng::new(1, "other order").shuffle(&mut order);
     changed(model, |tensor, bytes| {
         let columns = tensor.shape.first().copied().unwrap_or(0) as usize;
         let rows: usize = tensor.shape.iter().skip(1).product::<u64>() as usize;
         let size = bytes.len() / (columns * rows).max(1);
-        let within = |bytes: &[u8]| -> Vec<u8> { order.iter().flat_map(|&unit| bytes[unit * size..(unit + 1) * size].to_vec()).collect() };
-        if ["attn_output.weight", "ffn_down.weight"].iter().any(|name| tensor.name.ends_with(name)) {
+        let within = |bytes: &[u8]| -> Vec<u8> {
+            order
+                .iter()
+                .flat_map(|&unit| bytes[unit * size..(unit + 1) * size].to_vec())
+                .collect()
+        };
+        if ["attn_output.weight", "ffn_down.weight"]
+            .iter()
+            .any(|name| tensor.name.ends_with(name))
+        {
             let row = columns * size;
-            *bytes = order.iter().flat_map(|&unit| bytes[unit * row..(unit + 1) * row].to_vec()).collect();
+            *bytes = order
+                .iter()
+                .flat_map(|&unit| bytes[unit * row..(unit + 1) * row].to_vec())
+                .collect();
         } else if columns == width {
             *bytes = bytes.chunks_exact(width * size).flat_map(within).collect();
         }
@@ -347,17 +511,30 @@ fn reordered(model: &[u8]) -> Result<Vec<u8>, Failed> {
 
 /// Shuffle numbers of four bytes.
 fn shuffle(bytes: &mut Vec<u8>, rng: &mut Rng) {
-    let mut numbers: Vec<[u8; 4]> = bytes.chunks_exact(4).map(|number| [number[0], number[1], number[2], number[3]]).collect();
+    let mut numbers: Vec<[u8; 4]> = bytes
+        .chunks_exact(4)
+        .map(|number| [number[0], number[1], number[2], number[3]])
+        .collect();
     rng.shuffle(&mut numbers);
     *bytes = numbers.concat();
 }
 
 /// Judge on each part of the rows.
-fn count(verdicts: &mut Verdicts, kind: &'static str, task: &Task, bare: &Arm, adapted: &Arm) -> Result<(), Failed> {
+fn count(
+    verdicts: &mut Verdicts,
+    kind: &'static str,
+    task: &Task,
+    bare: &Arm,
+    adapted: &Arm,
+) -> Result<(), Failed> {
     for part in 0..PARTS {
         let rows: Vec<usize> = (part..task.eval.len()).step_by(PARTS).collect();
         let verdict = compare(bare, adapted, &task.eval, &rows, f64::from(flip_budget()))?.verdict;
-        *verdicts.entry(kind).or_default().entry(verdict.name()).or_default() += 1;
+        *verdicts
+            .entry(kind)
+            .or_default()
+            .entry(verdict.name())
+            .or_default() += 1;
     }
     Ok(())
 }
@@ -368,7 +545,12 @@ fn print(verdicts: &Verdicts) {
     for (kind, counts) in verdicts {
         let of = |verdict: Verdict| counts.get(verdict.name()).copied().unwrap_or(0);
         let all: usize = counts.values().sum();
-        println!("| {kind} | {all} | {} | {} | {} |", of(Verdict::Accept), of(Verdict::Reject), of(Verdict::Inconclusive));
+        println!(
+            "| {kind} | {all} | {} | {} | {} |",
+            of(Verdict::Accept),
+            of(Verdict::Reject),
+            of(Verdict::Inconclusive)
+        );
         if GOOD.contains(kind) {
             (good, refused) = (good + all, refused + all - of(Verdict::Accept));
         } else {

@@ -2,8 +2,8 @@
 //!
 //! `cargo run --example prune -- MODEL.gguf --drop 3,4,5,17,25 --out OLDER.gguf`
 //!
-//! Tensors are copied bit for bit and the remaining blocks renumbered. All metadata stays, but for the number of blocks and
-//! the arrays that have one element per block. Nothing is overwritten.
+//! Tensors are copied bit for bit and the remaining blocks renumbered. All metadata stays, but for
+//! the number of blocks and the arrays that have one element per block. Nothing is overwritten.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeSet;
@@ -27,9 +27,13 @@ enum PruneError {
     Gguf { path: PathBuf, source: GgufError },
     #[error("{} exists\nhint: nothing is overwritten; remove it or choose another name", .0.display())]
     Exists(PathBuf),
-    #[error("metadata key {0} is missing or not usable\nhint: give a language model, not an adapter")]
+    #[error(
+        "metadata key {0} is missing or not usable\nhint: give a language model, not an adapter"
+    )]
     Metadata(String),
-    #[error("no block {block}: the model has blocks 0 to {last}\nhint: choose among these with --drop")]
+    #[error(
+        "no block {block}: the model has blocks 0 to {last}\nhint: choose among these with --drop"
+    )]
     NoSuchBlock { block: u64, last: u64 },
     #[error("--drop names all {0} blocks\nhint: leave at least one")]
     NothingLeft(u64),
@@ -61,7 +65,9 @@ fn parse_arguments(mut arguments: impl Iterator<Item = String>) -> Result<Plan, 
             "--drop" => drop = Some(parse_blocks(&arguments.next().ok_or_else(missing)?)?),
             "--out" => out = Some(PathBuf::from(arguments.next().ok_or_else(missing)?)),
             _ if argument.starts_with('-') || model.is_some() => {
-                return Err(PruneError::Arguments(format!("unexpected argument {argument:?}")));
+                return Err(PruneError::Arguments(format!(
+                    "unexpected argument {argument:?}"
+                )));
             }
             _ => model = Some(PathBuf::from(argument)),
         }
@@ -78,7 +84,11 @@ fn parse_arguments(mut arguments: impl Iterator<Item = String>) -> Result<Plan, 
 fn parse_blocks(list: &str) -> Result<BTreeSet<u64>, PruneError> {
     let number = |text: &str| text.trim().parse().ok();
     let blocks: Option<_> = list.split(',').map(number).collect();
-    blocks.ok_or_else(|| PruneError::Arguments(format!("--drop {list:?}: expected block numbers, such as 3,4,5")))
+    blocks.ok_or_else(|| {
+        PruneError::Arguments(format!(
+            "--drop {list:?}: expected block numbers, such as 3,4,5"
+        ))
+    })
 }
 
 /// Reads the model, leaves the blocks out and writes the result.
@@ -86,13 +96,24 @@ fn run(plan: &Plan) -> Result<(), PruneError> {
     if plan.out.exists() {
         return Err(PruneError::Exists(plan.out.clone()));
     }
-    let io = |source| PruneError::Io { path: plan.model.clone(), source };
-    let gguf = |source| PruneError::Gguf { path: plan.model.clone(), source };
+    let io = |source| PruneError::Io {
+        path: plan.model.clone(),
+        source,
+    };
+    let gguf = |source| PruneError::Gguf {
+        path: plan.model.clone(),
+        source,
+    };
     let bytes = fs::read(&plan.model).map_err(io)?;
     let model = Gguf::parse(&bytes).map_err(gguf)?;
     let (writer, blocks) = prune(&model, &plan.drop)?;
     save(&writer, &plan.out)?;
-    eprintln!("{}: {blocks} blocks, without {:?} of {}", plan.out.display(), plan.drop, plan.model.display());
+    eprintln!(
+        "{}: {blocks} blocks, without {:?} of {}",
+        plan.out.display(),
+        plan.drop,
+        plan.model.display()
+    );
     Ok(())
 }
 
@@ -100,7 +121,10 @@ fn run(plan: &Plan) -> Result<(), PruneError> {
 fn prune<'a>(model: &Gguf<'a>, drop: &BTreeSet<u64>) -> Result<(Writer<'a>, u64), PruneError> {
     let missing = |key: &str| PruneError::Metadata(key.to_owned());
     let architecture = model.get("general.architecture").and_then(Value::as_str);
-    let prefix = format!("{}.", architecture.ok_or_else(|| missing("general.architecture"))?);
+    let prefix = format!(
+        "{}.",
+        architecture.ok_or_else(|| missing("general.architecture"))?
+    );
     let count_key = format!("{prefix}block_count");
     let count = match model.get(&count_key) {
         Some(&Value::U32(count)) if count <= BLOCKS_MAX => count,
@@ -133,24 +157,46 @@ fn prune<'a>(model: &Gguf<'a>, drop: &BTreeSet<u64>) -> Result<(Writer<'a>, u64)
 /// Gives each old block its new number, or none.
 fn renumber(count: u64, drop: &BTreeSet<u64>) -> Result<Vec<Option<u64>>, PruneError> {
     if let Some(&block) = drop.iter().find(|&&block| block >= count) {
-        return Err(PruneError::NoSuchBlock { block, last: count.saturating_sub(1) });
+        return Err(PruneError::NoSuchBlock {
+            block,
+            last: count.saturating_sub(1),
+        });
     }
     if drop.len() as u64 == count {
         return Err(PruneError::NothingLeft(count));
     }
     let mut next = 0..;
-    Ok((0..count).map(|block| if drop.contains(&block) { None } else { next.next() }).collect())
+    Ok((0..count)
+        .map(|block| {
+            if drop.contains(&block) {
+                None
+            } else {
+                next.next()
+            }
+        })
+        .collect())
 }
 
 /// Renames a tensor of a block that stays; `None` for one of a block that goes.
 fn new_name(tensor: &Tensor, new_numbers: &[Option<u64>]) -> Result<Option<String>, PruneError> {
-    let in_block = tensor.name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
-    let Some((block, rest)) = in_block.and_then(|(block, rest)| Some((block.parse::<u64>().ok()?, rest))) else {
+    let in_block = tensor
+        .name
+        .strip_prefix("blk.")
+        .and_then(|rest| rest.split_once('.'));
+    let Some((block, rest)) =
+        in_block.and_then(|(block, rest)| Some((block.parse::<u64>().ok()?, rest)))
+    else {
         return Ok(Some(tensor.name.clone()));
     };
-    match usize::try_from(block).ok().and_then(|block| new_numbers.get(block)) {
+    match usize::try_from(block)
+        .ok()
+        .and_then(|block| new_numbers.get(block))
+    {
         Some(number) => Ok(number.map(|number| format!("blk.{number}.{rest}"))),
-        None => Err(PruneError::NoSuchBlock { block, last: new_numbers.len().saturating_sub(1) as u64 }),
+        None => Err(PruneError::NoSuchBlock {
+            block,
+            last: new_numbers.len().saturating_sub(1) as u64,
+        }),
     }
 }
 
@@ -159,8 +205,12 @@ fn save(writer: &Writer<'_>, out: &Path) -> Result<(), PruneError> {
     let mut temporary = out.as_os_str().to_owned();
     temporary.push(format!(".{}.partial", std::process::id()));
     let temporary = PathBuf::from(temporary);
-    let written = write_synced(writer, &temporary)
-        .and_then(|()| fs::rename(&temporary, out).map_err(|source| PruneError::Io { path: out.to_owned(), source }));
+    let written = write_synced(writer, &temporary).and_then(|()| {
+        fs::rename(&temporary, out).map_err(|source| PruneError::Io {
+            path: out.to_owned(),
+            source,
+        })
+    });
     if written.is_err() {
         // The first error is the one to report; the temporary file may not even exist.
         let _ = fs::remove_file(&temporary);
@@ -170,8 +220,16 @@ fn save(writer: &Writer<'_>, out: &Path) -> Result<(), PruneError> {
 
 /// Writes a new file and waits until the disk has it.
 fn write_synced(writer: &Writer<'_>, path: &Path) -> Result<(), PruneError> {
-    let io = |source| PruneError::Io { path: path.to_owned(), source };
+    let io = |source| PruneError::Io {
+        path: path.to_owned(),
+        source,
+    };
     let mut file = BufWriter::new(File::create_new(path).map_err(io)?);
-    writer.write(&mut file).map_err(|source| PruneError::Gguf { path: path.to_owned(), source })?;
-    file.flush().and_then(|()| file.get_ref().sync_all()).map_err(io)
+    writer.write(&mut file).map_err(|source| PruneError::Gguf {
+        path: path.to_owned(),
+        source,
+    })?;
+    file.flush()
+        .and_then(|()| file.get_ref().sync_all())
+        .map_err(io)
 }

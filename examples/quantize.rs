@@ -16,13 +16,20 @@ fn main() -> ExitCode {
     };
     let out = Path::new(out);
     if out.exists() {
-        eprintln!("error: {} exists already\nhint: name another file, or remove this one", out.display());
+        eprintln!(
+            "error: {} exists already\nhint: name another file, or remove this one",
+            out.display()
+        );
         return ExitCode::from(2);
     }
     // llama.cpp writes as it goes: a name that is only given to the whole file.
     let part = out.with_extension("gguf.part");
-    let made = Backend::init().and_then(|backend| quantize(backend, Path::new(model), &part, kind)).map_err(|error| error.to_string());
-    match made.and_then(|()| std::fs::rename(&part, out).map_err(|error| format!("{}: {error}", out.display()))) {
+    let made = Backend::init()
+        .and_then(|backend| quantize(backend, Path::new(model), &part, kind))
+        .map_err(|error| error.to_string());
+    match made.and_then(|()| {
+        std::fs::rename(&part, out).map_err(|error| format!("{}: {error}", out.display()))
+    }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
             let _ = std::fs::remove_file(&part);

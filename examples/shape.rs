@@ -1,4 +1,5 @@
-//! Writes a model of random F16 weights in the shape of a known one, for benchmarks: it has no tokenizer and means nothing.
+//! Writes a model of random F16 weights in the shape of a known one, for benchmarks: it has no
+//! tokenizer and means nothing.
 //!
 //! `cargo run --example shape -- qwen2-0.5b OUT.gguf`; `quantize` makes other types of it.
 #![forbid(unsafe_code)]
@@ -61,7 +62,10 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let names = SHAPES.map(|shape| shape.name).join(", ");
     let asked = || match &arguments[..] {
-        [name, out] => SHAPES.iter().find(|shape| shape.name == name).map(|shape| (shape, out)),
+        [name, out] => SHAPES
+            .iter()
+            .find(|shape| shape.name == name)
+            .map(|shape| (shape, out)),
         _ => None,
     };
     let Some((shape, out)) = asked() else {
@@ -71,7 +75,9 @@ fn main() -> ExitCode {
     match write(shape, out) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {out}: {error}\nhint: nothing is overwritten; name a file that does not exist, where one can be written");
+            eprintln!(
+                "error: {out}: {error}\nhint: nothing is overwritten; name a file that does not exist, where one can be written"
+            );
             ExitCode::from(2)
         }
     }
@@ -103,9 +109,18 @@ fn write(shape: &Shape, out: &str) -> Result<(), Box<dyn std::error::Error>> {
             ("ffn_up", width, ff),
             ("ffn_down", ff, width),
         ] {
-            random.matrix(&mut writer, name(&format!("{part}.weight")), inputs, outputs);
+            random.matrix(
+                &mut writer,
+                name(&format!("{part}.weight")),
+                inputs,
+                outputs,
+            );
             if shape.architecture == "qwen2" && matches!(part, "attn_q" | "attn_k" | "attn_v") {
-                writer.tensor_f32(name(&format!("{part}.bias")), &[outputs], &vec![0.0; outputs as usize]);
+                writer.tensor_f32(
+                    name(&format!("{part}.bias")),
+                    &[outputs],
+                    &vec![0.0; outputs as usize],
+                );
             }
         }
     }
@@ -116,8 +131,13 @@ fn write(shape: &Shape, out: &str) -> Result<(), Box<dyn std::error::Error>> {
 
 fn metadata(writer: &mut Writer<'_>, shape: &Shape) {
     let name = shape.architecture;
-    writer.set("general.architecture", name).set("general.type", "model").set("general.name", shape.name);
-    writer.set("general.file_type", 1u32).set("general.quantization_version", 2u32);
+    writer
+        .set("general.architecture", name)
+        .set("general.type", "model")
+        .set("general.name", shape.name);
+    writer
+        .set("general.file_type", 1u32)
+        .set("general.quantization_version", 2u32);
     writer.set("tokenizer.ggml.model", "none");
     for (key, value) in [
         ("context_length", 4096),
@@ -131,7 +151,9 @@ fn metadata(writer: &mut Writer<'_>, shape: &Shape) {
     ] {
         writer.set(format!("{name}.{key}"), value as u32);
     }
-    writer.set(format!("{name}.attention.layer_norm_rms_epsilon"), 1e-5f32).set(format!("{name}.rope.freq_base"), 10_000f32);
+    writer
+        .set(format!("{name}.attention.layer_norm_rms_epsilon"), 1e-5f32)
+        .set(format!("{name}.rope.freq_base"), 10_000f32);
 }
 
 /// source: splitmix64 (Steele, Lea, Flood 2014)
@@ -141,7 +163,9 @@ impl Random {
     /// Uniform numbers of a size that keeps what the matrix multiplies at its own.
     fn matrix(&mut self, writer: &mut Writer<'_>, name: String, inputs: u64, outputs: u64) {
         let size = (3.0 / inputs as f32).sqrt();
-        let bytes: Vec<u8> = (0..inputs * outputs).flat_map(|_| half::f16::from_f32(size * self.uniform()).to_le_bytes()).collect();
+        let bytes: Vec<u8> = (0..inputs * outputs)
+            .flat_map(|_| half::f16::from_f32(size * self.uniform()).to_le_bytes())
+            .collect();
         writer.tensor(name, TensorKind::F16, &[inputs, outputs], bytes);
     }
 

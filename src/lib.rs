@@ -1,10 +1,11 @@
 //! Keep a LoRA adapter alive when the base model under it changes.
 //!
-//! The old base with its adapter teaches a new adapter for the new base, on inputs that are made up here: the data the
-//! adapter was trained on is not needed. source: Trans-LoRA (arXiv 2405.17258).
+//! The old base with its adapter teaches a new adapter for the new base, on inputs that are made up
+//! here: the data the adapter was trained on is not needed. source: Trans-LoRA (arXiv 2405.17258).
 //!
 //! # The map of the house
-//! Each room makes one noun and hands it to its right-hand neighbour; nothing else passes between them.
+//! Each room makes one noun and hands it to its right-hand neighbour; nothing else passes between
+//! them.
 //!
 //! | room | does | hands over |
 //! |---|---|---|
@@ -24,10 +25,10 @@
 //! | [`plugin`] | the C-shaped door | |
 //!
 //! # Invariants
-//! - Only `kit` reads inputs, only `publish` writes outputs, only `pipeline` writes the journal. (An engine opens the models and
-//!   adapters it is told to.)
-//! - A noun has private fields and no public constructor: what was not filtered cannot be labelled, what was not judged
-//!   cannot be published under the name that was asked for.
+//! - Only `kit` reads inputs, only `publish` writes outputs, only `pipeline` writes the journal.
+//!   (An engine opens the models and adapters it is told to.)
+//! - A noun has private fields and no public constructor: what was not filtered cannot be labelled,
+//!   what was not judged cannot be published under the name that was asked for.
 //! - No room reads a clock or draws randomness that it was not handed.
 //! - Nothing is overwritten.
 #![forbid(unsafe_code)]

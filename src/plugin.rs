@@ -1,6 +1,7 @@
 //! The C-shaped door: verbs of the ABI in, commands of the rooms out, room errors as ABI codes.
 //!
-//! Knows no stage. Only the export line in `lib.rs` may name it; a host reaches it through `translora.h`.
+//! Knows no stage. Only the export line in `lib.rs` may name it; a host reaches it through
+//! `translora.h`.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,12 +31,21 @@ enum Queue {
 
 impl Plugin for Door {
     const VERSION: &'static str = env!("CARGO_PKG_VERSION");
-    const ENGINE: &'static str = if cfg!(feature = "ggml") { "ggml" } else { "toy" };
+    const ENGINE: &'static str = if cfg!(feature = "ggml") {
+        "ggml"
+    } else {
+        "toy"
+    };
 
     fn create() -> Result<Self, Failure> {
         let mut config = Config::from_env().map_err(|error| of_jobs(&error))?;
-        config.beside.extend(translora_abi::library_path().and_then(|path| path.parent().map(Path::to_owned)));
-        Ok(Self { queue: Mutex::new(Queue::Not(config)), adapters: adapters::Adapters::default() })
+        config.beside.extend(
+            translora_abi::library_path().and_then(|path| path.parent().map(Path::to_owned)),
+        );
+        Ok(Self {
+            queue: Mutex::new(Queue::Not(config)),
+            adapters: adapters::Adapters::default(),
+        })
     }
 
     fn close(&self) {
@@ -61,11 +71,17 @@ impl Door {
     fn opened(&self) -> Result<Arc<Jobs>, Failure> {
         let mut queue = self.queue();
         if let Queue::Not(config) = &*queue {
-            *queue = Queue::Yet(Arc::new(Jobs::new(config.clone(), Arc::new(SystemClock::default()))));
+            *queue = Queue::Yet(Arc::new(Jobs::new(
+                config.clone(),
+                Arc::new(SystemClock::default()),
+            )));
         }
         match &*queue {
             Queue::Yet(jobs) => Ok(Arc::clone(jobs)),
-            _ => Err(Failure::new(Status::BadHandle, "the instance is being destroyed")),
+            _ => Err(Failure::new(
+                Status::BadHandle,
+                "the instance is being destroyed",
+            )),
         }
     }
 
@@ -87,7 +103,10 @@ impl translora_abi::Jobs for Door {
             Queue::Yet(jobs) if jobs.list().is_empty() => jobs.config(),
             _ => {
                 let hint = "configure before the first start, or free every job first".into();
-                return Err(Failure { hint, ..Failure::new(Status::NotNow, "there are jobs already") });
+                return Err(Failure {
+                    hint,
+                    ..Failure::new(Status::NotNow, "there are jobs already")
+                });
             }
         };
         *queue = Queue::Not(config.with(json).map_err(|error| of_jobs(&error))?);
@@ -96,7 +115,10 @@ impl translora_abi::Jobs for Door {
 
     fn start(&self, request: &str) -> Result<u64, Failure> {
         let request = TransferRequest::parse(request).map_err(|error| of_jobs(&error))?;
-        let id = self.opened()?.start(&request).map_err(|error| of_jobs(&error))?;
+        let id = self
+            .opened()?
+            .start(&request)
+            .map_err(|error| of_jobs(&error))?;
         Ok(id.number())
     }
 
@@ -126,7 +148,11 @@ impl translora_abi::Jobs for Door {
 
     fn events(&self, job: u64, after: u64, timeout: Duration) -> Result<String, Failure> {
         let (jobs, id) = self.of(job)?;
-        json(&jobs.wait_events(id, after, timeout).map_err(|error| of_jobs(&error))?)
+        json(
+            &jobs
+                .wait_events(id, after, timeout)
+                .map_err(|error| of_jobs(&error))?,
+        )
     }
 
     fn status(&self, job: u64) -> Result<String, Failure> {
@@ -159,11 +185,18 @@ impl translora_abi::Jobs for Door {
 
 impl translora_abi::Adapters for Door {
     fn base(&self, path: &str) -> Result<(), Failure> {
-        self.adapters.set_base(Path::new(path)).map_err(|error| of_adapters(&error))
+        self.adapters
+            .set_base(Path::new(path))
+            .map_err(|error| of_adapters(&error))
     }
 
     fn check(&self, path: &str) -> Result<String, Failure> {
-        json(&self.adapters.check(Path::new(path)).map_err(|error| of_adapters(&error))?)
+        json(
+            &self
+                .adapters
+                .check(Path::new(path))
+                .map_err(|error| of_adapters(&error))?,
+        )
     }
 
     fn answers(&self) -> Result<String, Failure> {
@@ -171,23 +204,33 @@ impl translora_abi::Adapters for Door {
     }
 
     fn prepare(&self, name: &str, path: &str) -> Result<u64, Failure> {
-        self.adapters.prepare(name, Path::new(path)).map_err(|error| of_adapters(&error))
+        self.adapters
+            .prepare(name, Path::new(path))
+            .map_err(|error| of_adapters(&error))
     }
 
     fn commit(&self, swap: u64, host: &HostTable) -> Result<u64, Failure> {
-        self.adapters.commit(swap, &Through(host)).map_err(|error| of_adapters(&error))
+        self.adapters
+            .commit(swap, &Through(host))
+            .map_err(|error| of_adapters(&error))
     }
 
     fn discard(&self, swap: u64) -> Result<(), Failure> {
-        self.adapters.discard(swap).map_err(|error| of_adapters(&error))
+        self.adapters
+            .discard(swap)
+            .map_err(|error| of_adapters(&error))
     }
 
     fn rollback(&self, name: &str, host: &HostTable) -> Result<u64, Failure> {
-        self.adapters.rollback(name, &Through(host)).map_err(|error| of_adapters(&error))
+        self.adapters
+            .rollback(name, &Through(host))
+            .map_err(|error| of_adapters(&error))
     }
 
     fn unload(&self, name: &str, host: &HostTable) -> Result<u64, Failure> {
-        self.adapters.unload(name, &Through(host)).map_err(|error| of_adapters(&error))
+        self.adapters
+            .unload(name, &Through(host))
+            .map_err(|error| of_adapters(&error))
     }
 }
 
@@ -196,13 +239,19 @@ struct Through<'a>(&'a HostTable);
 
 impl adapters::Host for Through<'_> {
     fn load(&self, path: &Path) -> Result<u64, Refused> {
-        let text =
-            path.to_str().ok_or_else(|| Refused(format!("{}: a path that is not UTF-8 cannot be given to a host", path.display())))?;
+        let text = path.to_str().ok_or_else(|| {
+            Refused(format!(
+                "{}: a path that is not UTF-8 cannot be given to a host",
+                path.display()
+            ))
+        })?;
         self.0.adapter_load(text).map_err(refused)
     }
 
     fn set(&self, name: &str, adapter: Option<u64>, generation: u64) -> Result<(), Refused> {
-        self.0.adapter_set(name, adapter, generation).map_err(refused)
+        self.0
+            .adapter_set(name, adapter, generation)
+            .map_err(refused)
     }
 
     fn free(&self, adapter: u64) -> Result<(), Refused> {
@@ -227,8 +276,15 @@ fn of_fault(fault: Fault) -> Status {
 }
 
 fn of_pipeline(error: &PipelineError) -> Failure {
-    let status = if matches!(error, PipelineError::Cancelled) { Status::Cancelled } else { of_fault(error.fault()) };
-    Failure { hint: error.hint().unwrap_or_default(), ..Failure::new(status, error.to_string()) }
+    let status = if matches!(error, PipelineError::Cancelled) {
+        Status::Cancelled
+    } else {
+        of_fault(error.fault())
+    };
+    Failure {
+        hint: error.hint().unwrap_or_default(),
+        ..Failure::new(status, error.to_string())
+    }
 }
 
 fn of_jobs(error: &JobsError) -> Failure {
@@ -238,27 +294,41 @@ fn of_jobs(error: &JobsError) -> Failure {
         (_, None) => Status::Cancelled,
         (_, Some(fault)) => of_fault(fault),
     };
-    Failure { hint: error.hint(), ..Failure::new(status, error.to_string()) }
+    Failure {
+        hint: error.hint(),
+        ..Failure::new(status, error.to_string())
+    }
 }
 
 fn of_adapters(error: &AdaptersError) -> Failure {
     let status = match error {
         AdaptersError::NoSuchSwap(_) => Status::BadHandle,
-        AdaptersError::NoBase | AdaptersError::Full { .. } | AdaptersError::NothingBefore { .. } => Status::NotNow,
+        AdaptersError::NoBase
+        | AdaptersError::Full { .. }
+        | AdaptersError::NothingBefore { .. } => Status::NotNow,
         error => of_fault(error.fault()),
     };
-    Failure { hint: error.hint(), ..Failure::new(status, error.to_string()) }
+    Failure {
+        hint: error.hint(),
+        ..Failure::new(status, error.to_string())
+    }
 }
 
 /// The transfers of a server that the library is loaded into.
 #[cfg(target_os = "linux")]
 pub fn transfers() -> Result<Box<dyn translora_attach::Jobs>, String> {
-    Ok(Box::new(<Door as Plugin>::create().map_err(|failure| sentence(&failure))?))
+    Ok(Box::new(
+        <Door as Plugin>::create().map_err(|failure| sentence(&failure))?,
+    ))
 }
 
 #[cfg(target_os = "linux")]
 fn sentence(failure: &Failure) -> String {
-    if failure.hint.is_empty() { failure.message.clone() } else { format!("{}; hint: {}", failure.message, failure.hint) }
+    if failure.hint.is_empty() {
+        failure.message.clone()
+    } else {
+        format!("{}; hint: {}", failure.message, failure.hint)
+    }
 }
 
 #[cfg(target_os = "linux")]
@@ -268,7 +338,9 @@ impl translora_attach::Jobs for Door {
     }
 
     fn wait(&self, job: u64, timeout: Duration) -> Result<(), String> {
-        translora_abi::Jobs::wait(self, job, timeout).map(drop).map_err(|failure| sentence(&failure))
+        translora_abi::Jobs::wait(self, job, timeout)
+            .map(drop)
+            .map_err(|failure| sentence(&failure))
     }
 
     fn status(&self, job: u64) -> Result<String, String> {

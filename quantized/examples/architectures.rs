@@ -1,14 +1,18 @@
-//! Checks the trainer on a tiny random model of every architecture that llama.cpp can build, and prints ARCHITECTURES.md.
+//! Checks the trainer on a tiny random model of every architecture that llama.cpp can build, and
+//! prints ARCHITECTURES.md.
 //!
-//! `cargo run -p translora-quantized --example architectures` prints the table; names after it choose some. `--pack FOLDER OUT.gguf` collects the metadata of the
-//! models that llama.cpp's `test-llama-archs -o FOLDER` writes.
+//! `cargo run -p translora-quantized --example architectures` prints the table; names after it
+//! choose some. `--pack FOLDER OUT.gguf` collects the metadata of the models that llama.cpp's
+//! `test-llama-archs -o FOLDER` writes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use translora_gguf::Gguf;
 use translora_llama::{Backend, Model, ModelParams, synthesize};
-use translora_quantized::{ForwardWeights, GradCheck, GradReport, TrainError, TrainSpec, architectures, gradcheck};
+use translora_quantized::{
+    ForwardWeights, GradCheck, GradReport, TrainError, TrainSpec, architectures, gradcheck,
+};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -26,13 +30,19 @@ fn main() -> Result<(), Failure> {
     }
     let bytes = fs::read(FIXTURE)?;
     let known = architectures::names(&Gguf::parse(&bytes)?);
-    let chosen: Vec<&String> = known.iter().filter(|name| arguments.is_empty() || arguments.contains(name)).collect();
+    let chosen: Vec<&String> = known
+        .iter()
+        .filter(|name| arguments.is_empty() || arguments.contains(name))
+        .collect();
     let folder = tempfile::tempdir()?;
     let (mut rows, mut all) = (Vec::new(), 0);
     for name in &chosen {
         let metadata = folder.path().join(format!("{name}.metadata.gguf"));
         let model = folder.path().join(format!("{name}.gguf"));
-        fs::write(&metadata, architectures::metadata(&Gguf::parse(&bytes)?, name)?)?;
+        fs::write(
+            &metadata,
+            architectures::metadata(&Gguf::parse(&bytes)?, name)?,
+        )?;
         let row = match check(&metadata, &model) {
             Ok(report) => {
                 all += usize::from(verdict(&report) == "all");
@@ -52,8 +62,23 @@ fn check(metadata: &Path, path: &Path) -> Result<GradReport, TrainError> {
     let backend = Backend::init()?;
     synthesize(backend, metadata, SEED, DEVIATION, path)?;
     let model = Model::load(backend, path, &ModelParams::default())?;
-    let spec = TrainSpec { rank: 4, alpha: 8.0, seed: SEED, forward: ForwardWeights::Native, ..TrainSpec::default() };
-    gradcheck(backend, &model, &GradCheck { spec, examples: 3, tokens: 24, rounding: false })
+    let spec = TrainSpec {
+        rank: 4,
+        alpha: 8.0,
+        seed: SEED,
+        forward: ForwardWeights::Native,
+        ..TrainSpec::default()
+    };
+    gradcheck(
+        backend,
+        &model,
+        &GradCheck {
+            spec,
+            examples: 3,
+            tokens: 24,
+            rounding: false,
+        },
+    )
 }
 
 fn verdict(report: &GradReport) -> String {
@@ -65,10 +90,21 @@ fn verdict(report: &GradReport) -> String {
 }
 
 fn row(name: &str, report: &GradReport) -> String {
-    let why = report.survey.blocked.as_ref().map_or(String::new(), |(op, node)| format!("{op} ({node})"));
+    let why = report
+        .survey
+        .blocked
+        .as_ref()
+        .map_or(String::new(), |(op, node)| format!("{op} ({node})"));
     let matrices = report.survey.targets.len();
-    let numbers = if matrices > 0 { format!("{:.0e} | {:.0e}", report.logits_error, report.worst()) } else { "|".into() };
-    format!("| {name} | {} | {matrices} | {numbers} | {why} |", verdict(report))
+    let numbers = if matrices > 0 {
+        format!("{:.0e} | {:.0e}", report.logits_error, report.worst())
+    } else {
+        "|".into()
+    };
+    format!(
+        "| {name} | {} | {matrices} | {numbers} | {why} |",
+        verdict(report)
+    )
 }
 
 fn page(rows: &[String], all: usize) -> String {
@@ -91,14 +127,33 @@ fn page(rows: &[String], all: usize) -> String {
 }
 
 fn pack(folder: &Path, out: &Path) -> Result<(), Failure> {
-    let mut paths: Vec<PathBuf> = fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "gguf"));
+    let mut paths: Vec<PathBuf> = fs::read_dir(folder)?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<_, _>>()?;
+    paths.retain(|path| {
+        path.extension()
+            .is_some_and(|extension| extension == "gguf")
+    });
     paths.sort_unstable();
     let files: Vec<(String, Vec<u8>)> = paths
         .iter()
-        .map(|path| Ok((path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), fs::read(path)?)))
+        .map(|path| {
+            Ok((
+                path.file_stem()
+                    .unwrap_or_default()
+                    .to_string_lossy()
+                    .into_owned(),
+                fs::read(path)?,
+            ))
+        })
         .collect::<Result<_, std::io::Error>>()?;
-    let models = files.iter().map(|(name, bytes)| Ok((name.as_str(), Gguf::parse(bytes)?))).collect::<Result<Vec<_>, TrainError>>()?;
-    fs::write(out, architectures::pack(models.iter().map(|(name, model)| (*name, model)))?)?;
+    let models = files
+        .iter()
+        .map(|(name, bytes)| Ok((name.as_str(), Gguf::parse(bytes)?)))
+        .collect::<Result<Vec<_>, TrainError>>()?;
+    fs::write(
+        out,
+        architectures::pack(models.iter().map(|(name, model)| (*name, model)))?,
+    )?;
     Ok(())
 }

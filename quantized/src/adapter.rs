@@ -33,20 +33,37 @@ impl Adapter {
         let mut unit = move || f64::from(random.next_u32()) / f64::from(u32::MAX) * 2.0 - 1.0;
         let pair = |target: &Target| {
             let bound = 1.0 / (target.inputs as f64).sqrt();
-            let a = (0..rank * target.inputs * target.experts).map(|_| (unit() * bound) as f32).collect();
-            LoraPair { target: target.clone(), a, b: vec![0.0; target.outputs * rank * target.experts] }
+            let a = (0..rank * target.inputs * target.experts)
+                .map(|_| (unit() * bound) as f32)
+                .collect();
+            LoraPair {
+                target: target.clone(),
+                a,
+                b: vec![0.0; target.outputs * rank * target.experts],
+            }
         };
-        Self { rank, alpha, pairs: targets.iter().map(pair).collect() }
+        Self {
+            rank,
+            alpha,
+            pairs: targets.iter().map(pair).collect(),
+        }
     }
 
     pub fn parameters(&self) -> usize {
-        self.pairs.iter().map(|pair| pair.a.len() + pair.b.len()).sum()
+        self.pairs
+            .iter()
+            .map(|pair| pair.a.len() + pair.b.len())
+            .sum()
     }
 
     /// Write the adapter as a GGUF that llama.cpp loads.
     ///
     /// source: llama.cpp `llama_adapter_lora_init_impl` (keys and shapes it asks for)
-    pub fn to_gguf(&self, architecture: &str, metadata: &[(String, String)]) -> Result<Vec<u8>, TrainError> {
+    pub fn to_gguf(
+        &self,
+        architecture: &str,
+        metadata: &[(String, String)],
+    ) -> Result<Vec<u8>, TrainError> {
         let mut writer = Writer::new();
         writer.set("general.type", Value::String("adapter".into()));
         writer.set("general.architecture", Value::String(architecture.into()));
@@ -55,16 +72,35 @@ impl Adapter {
         for (key, value) in metadata {
             writer.set(key, Value::String(value.clone()));
         }
-        let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+        let bytes = |values: &[f32]| {
+            values
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect::<Vec<u8>>()
+        };
         for LoraPair { target, a, b } in &self.pairs {
-            let (inputs, outputs, rank) = (target.inputs as u64, target.outputs as u64, self.rank as u64);
+            let (inputs, outputs, rank) = (
+                target.inputs as u64,
+                target.outputs as u64,
+                self.rank as u64,
+            );
             let (mut of_a, mut of_b) = (vec![inputs, rank], vec![rank, outputs]);
             if target.experts > 1 {
                 of_a.push(target.experts as u64);
                 of_b.push(target.experts as u64);
             }
-            writer.tensor(format!("{}.lora_a", target.name), TensorKind::F32, &of_a, bytes(a));
-            writer.tensor(format!("{}.lora_b", target.name), TensorKind::F32, &of_b, bytes(b));
+            writer.tensor(
+                format!("{}.lora_a", target.name),
+                TensorKind::F32,
+                &of_a,
+                bytes(a),
+            );
+            writer.tensor(
+                format!("{}.lora_b", target.name),
+                TensorKind::F32,
+                &of_b,
+                bytes(b),
+            );
         }
         Ok(writer.to_bytes()?)
     }

@@ -1,6 +1,7 @@
 //! Leaves out a share of the inputs of each A in a training step.
 //!
-//! A mask holds 0 or 1 / (1 − share), drawn by counting from a key, so that the same step draws the same mask, also after a restart.
+//! A mask holds 0 or 1 / (1 − share), drawn by counting from a key, so that the same step draws the
+//! same mask, also after a restart.
 //!
 //! source: PEFT `LoraLayer` (lora_dropout)
 
@@ -25,7 +26,12 @@ impl Mask {
         let mask = graph.input(Dtype::F32, &shape, "dropout")?;
         let masked = apply(graph, input, mask)?;
         let elements = usize::try_from(shape.iter().product::<i64>()).unwrap_or(0);
-        Ok(Self { mask, masked, elements, slot })
+        Ok(Self {
+            mask,
+            masked,
+            elements,
+            slot,
+        })
     }
 
     /// The input, computed again, times the mask.
@@ -39,8 +45,18 @@ impl Mask {
         Ok(graph.mul(gradient, self.mask)?)
     }
 
-    pub fn fill(&self, compute: &mut Compute, graph: &Graph, share: f32, draw: u64) -> Result<(), TrainError> {
-        Ok(compute.set_f32(graph, self.mask, &values(self.elements, share, key(&[draw, self.slot as u64])))?)
+    pub fn fill(
+        &self,
+        compute: &mut Compute,
+        graph: &Graph,
+        share: f32,
+        draw: u64,
+    ) -> Result<(), TrainError> {
+        Ok(compute.set_f32(
+            graph,
+            self.mask,
+            &values(self.elements, share, key(&[draw, self.slot as u64])),
+        )?)
     }
 }
 
@@ -63,9 +79,14 @@ fn mix(seed: u64) -> u64 {
 }
 
 fn values(count: usize, share: f32, key: u64) -> Vec<f32> {
-    let (most, kept) = ((f64::from(share) * f64::from(u32::MAX)) as u64, 1.0 / (1.0 - share));
+    let (most, kept) = (
+        (f64::from(share) * f64::from(u32::MAX)) as u64,
+        1.0 / (1.0 - share),
+    );
     let at = |i: usize| mix(key.wrapping_add((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15))) >> 32;
-    (0..count).map(|i| if at(i) < most { 0.0 } else { kept }).collect()
+    (0..count)
+        .map(|i| if at(i) < most { 0.0 } else { kept })
+        .collect()
 }
 
 #[cfg(test)]
@@ -78,7 +99,10 @@ mod tests {
             let mask = values(100_000, share, key(&[1, 2]));
             let zeros = mask.iter().filter(|value| **value == 0.0).count() as f32 / 100_000.0;
             let mean = mask.iter().sum::<f32>() / 100_000.0;
-            assert!((zeros - share).abs() < 0.01 && (mean - 1.0).abs() < 0.05, "{share}: {zeros} {mean}");
+            assert!(
+                (zeros - share).abs() < 0.01 && (mean - 1.0).abs() < 0.05,
+                "{share}: {zeros} {mean}"
+            );
         }
         assert!(values(1000, 0.0, 7).iter().all(|value| *value == 1.0));
         let [a, b, again] = [[1, 2], [2, 1], [1, 2]].map(|parts| values(1000, 0.5, key(&parts)));

@@ -1,4 +1,5 @@
-//! Emits the operations of a trace into a graph: each once for the forward pass, some once more for the backward pass.
+//! Emits the operations of a trace into a graph: each once for the forward pass, some once more for
+//! the backward pass.
 
 use translora_llama::{Graph, Op, Tensor, Trace};
 
@@ -19,11 +20,24 @@ pub(crate) struct Setting<'a> {
 
 impl Setting<'_> {
     /// The value of the traced node `i`, which is no leaf, from those of its operands.
-    pub fn value(&self, graph: &mut Graph, i: usize, values: &mut [Option<Tensor>]) -> Result<Tensor, TrainError> {
+    pub fn value(
+        &self,
+        graph: &mut Graph,
+        i: usize,
+        values: &mut [Option<Tensor>],
+    ) -> Result<Tensor, TrainError> {
         let node = &self.trace.nodes[i];
-        let sources: Vec<Option<Tensor>> = node.sources.iter().map(|source| source.and_then(|source| values[source])).collect();
+        let sources: Vec<Option<Tensor>> = node
+            .sources
+            .iter()
+            .map(|source| source.and_then(|source| values[source]))
+            .collect();
         if matches!(node.op, Op::Store | Op::StoreTurned) {
-            let value = sources.first().copied().flatten().ok_or_else(|| no_rule(node, " of a node that was not emitted"))?;
+            let value = sources
+                .first()
+                .copied()
+                .flatten()
+                .ok_or_else(|| no_rule(node, " of a node that was not emitted"))?;
             let mut value = graph.to_f32(value)?;
             if node.op == Op::StoreTurned {
                 let tokens = i64::from(self.trace.tokens);
@@ -33,7 +47,10 @@ impl Setting<'_> {
             return Ok(graph.reshape(value, node.shape)?);
         }
         // A product that reads through a mask is not the one that the trace has.
-        if let Some(product) = self.weights.product(graph, self.trace, self.needs, i, values, !self.dropping)? {
+        if let Some(product) =
+            self.weights
+                .product(graph, self.trace, self.needs, i, values, !self.dropping)?
+        {
             return Ok(product);
         }
         let view = node.view.and_then(|(root, _)| values[root]);
@@ -41,8 +58,16 @@ impl Setting<'_> {
     }
 
     /// The same where the second operand is read through a mask.
-    pub fn masked_value(&self, graph: &mut Graph, i: usize, values: &mut [Option<Tensor>], masked: Tensor) -> Result<Tensor, TrainError> {
-        let Some(input) = self.trace.nodes[i].sources.get(1).copied().flatten() else { return self.value(graph, i, values) };
+    pub fn masked_value(
+        &self,
+        graph: &mut Graph,
+        i: usize,
+        values: &mut [Option<Tensor>],
+        masked: Tensor,
+    ) -> Result<Tensor, TrainError> {
+        let Some(input) = self.trace.nodes[i].sources.get(1).copied().flatten() else {
+            return self.value(graph, i, values);
+        };
         let whole = values[input].replace(masked);
         let value = self.value(graph, i, values);
         values[input] = whole;

@@ -22,7 +22,11 @@ pub enum TrainError {
     },
     /// As `NoRule`, with the blocks that could be trained all the same.
     #[error("no gradient can flow through {op} (node {node:?}); {}", could(*blocks))]
-    Blocked { op: String, node: String, blocks: Option<(u32, u32)> },
+    Blocked {
+        op: String,
+        node: String,
+        blocks: Option<(u32, u32)>,
+    },
     #[error("this objective cannot be trained: {reason}")]
     Objective { reason: String },
     #[error("example {index}: {reason}")]
@@ -31,7 +35,12 @@ pub enum TrainError {
     NotFinite { what: &'static str, step: u64 },
     /// No way to train fits the memory that was allowed.
     #[error("{} MiB do not suffice: {}", limit >> 20, memory(*least, *tokens, *hint))]
-    Memory { limit: usize, least: usize, tokens: usize, hint: Option<Nearest> },
+    Memory {
+        limit: usize,
+        least: usize,
+        tokens: usize,
+        hint: Option<Nearest>,
+    },
     #[error("snapshot: {0}")]
     Snapshot(String),
     #[error("temporary adapter file: {0}")]
@@ -40,7 +49,10 @@ pub enum TrainError {
 
 fn memory(least: usize, tokens: usize, hint: Option<Nearest>) -> String {
     let other = hint.map_or(String::new(), |hint| format!("; within it {hint}"));
-    format!("examples of {tokens} tokens need {} MiB{other}", (least >> 20) + 1)
+    format!(
+        "examples of {tokens} tokens need {} MiB{other}",
+        (least >> 20) + 1
+    )
 }
 
 fn could(blocks: Option<(u32, u32)>) -> String {

@@ -1,7 +1,9 @@
-//! What lies below the lowest adapted block never changes: its values are computed once for each example and kept.
+//! What lies below the lowest adapted block never changes: its values are computed once for each
+//! example and kept.
 //!
-//! They are taken where the fewest bytes cross from the frozen part to the rest (the stream between two blocks), for each example alone,
-//! so that they do not depend on what an example is packed with.
+//! They are taken where the fewest bytes cross from the frozen part to the rest (the stream between
+//! two blocks), for each example alone, so that they do not depend on what an example is packed
+//! with.
 
 use std::collections::HashMap;
 
@@ -30,13 +32,18 @@ pub(crate) struct Cut {
 }
 
 impl Cut {
-    /// The last of the places before any adapter that the fewest numbers cross. None where no product stands before it, or where what
-    /// crosses is not one row of floats for each token.
+    /// The last of the places before any adapter that the fewest numbers cross. None where no
+    /// product stands before it, or where what crosses is not one row of floats for each token.
     pub fn find(trace: &Trace, reach: &Reach) -> Option<Self> {
         let nodes = &trace.nodes;
-        let adapted = (0..nodes.len()).find(|index| reach.live[*index] && reach.needs[*index] && nodes[*index].op != Op::Weight)?;
-        // A product that is one operation with what its adapter adds, wherever llama.cpp has the two.
-        let beside = (0..nodes.len()).filter_map(|sum| rules::adapted(trace, &reach.needs, sum).and_then(|_| nodes[sum].sources[0]));
+        let adapted = (0..nodes.len()).find(|index| {
+            reach.live[*index] && reach.needs[*index] && nodes[*index].op != Op::Weight
+        })?;
+        // A product that is one operation with what its adapter adds, wherever llama.cpp has the
+        // two.
+        let beside = (0..nodes.len()).filter_map(|sum| {
+            rules::adapted(trace, &reach.needs, sum).and_then(|_| nodes[sum].sources[0])
+        });
         let first = beside.chain([adapted]).min()?;
         let mut moving = vec![false; nodes.len()];
         let mut read = vec![0; nodes.len()];
@@ -47,8 +54,13 @@ impl Cut {
                 read[operand] = index;
             }
         }
-        let product = (0..first).find(|index| reach.live[*index] && nodes[*index].op == Op::MulMat)?;
-        let crossing = |place: usize| -> Vec<usize> { (0..=place).filter(|node| moving[*node] && read[*node] > place).collect() };
+        let product =
+            (0..first).find(|index| reach.live[*index] && nodes[*index].op == Op::MulMat)?;
+        let crossing = |place: usize| -> Vec<usize> {
+            (0..=place)
+                .filter(|node| moving[*node] && read[*node] > place)
+                .collect()
+        };
         let rows = |index: &usize| {
             let node = &nodes[*index];
             let [_, tokens, more, outer] = node.shape;
@@ -59,9 +71,19 @@ impl Cut {
                 && node.op != Op::Input
         };
         let width = |index: &usize| usize::try_from(nodes[*index].shape[0]).unwrap_or(0);
-        let places = (product..first).map(crossing).filter(|nodes| !nodes.is_empty() && nodes.iter().all(rows));
-        let nodes = places.min_by_key(|nodes| (nodes.iter().map(width).sum::<usize>(), std::cmp::Reverse(nodes.last().copied())))?;
-        Some(Self { widths: nodes.iter().map(width).collect(), nodes })
+        let places = (product..first)
+            .map(crossing)
+            .filter(|nodes| !nodes.is_empty() && nodes.iter().all(rows));
+        let nodes = places.min_by_key(|nodes| {
+            (
+                nodes.iter().map(width).sum::<usize>(),
+                std::cmp::Reverse(nodes.last().copied()),
+            )
+        })?;
+        Some(Self {
+            widths: nodes.iter().map(width).collect(),
+            nodes,
+        })
     }
 
     /// What is computed once the values at the cut are there.
@@ -100,7 +122,9 @@ impl Cache {
         let mut inputs: Vec<&[i32]> = examples.iter().map(Example::input_tokens).collect();
         inputs.sort_unstable();
         inputs.dedup();
-        inputs.iter().map(|tokens| tokens.len()).sum::<usize>() * cut.widths.iter().sum::<usize>() * size_of::<f32>()
+        inputs.iter().map(|tokens| tokens.len()).sum::<usize>()
+            * cut.widths.iter().sum::<usize>()
+            * size_of::<f32>()
     }
 
     pub fn holds(&self, example: &Example) -> bool {
@@ -120,7 +144,13 @@ impl Cache {
     }
 
     /// Compute an example's values, by the program for its size, and keep them.
-    pub fn add(&mut self, compute: &mut Compute, example: &Example, size: (usize, usize), tables: &Tables) -> Result<(), TrainError> {
+    pub fn add(
+        &mut self,
+        compute: &mut Compute,
+        example: &Example,
+        size: (usize, usize),
+        tables: &Tables,
+    ) -> Result<(), TrainError> {
         if let Some(below) = self.programs.get_mut(&size) {
             let rows = below.run(compute, example, size, tables)?;
             self.kept.insert(example.input_tokens().to_vec(), rows);
@@ -133,11 +163,21 @@ impl Cache {
         self.programs.clear();
     }
 
-    /// The rows of examples as their pack lays out their tokens: one array for each node of the cut, zeros at padding.
+    /// The rows of examples as their pack lays out their tokens: one array for each node of the
+    /// cut, zeros at padding.
     pub fn rows(&self, run: &[&Example], packed: &Packed, widths: &[usize]) -> Vec<Vec<f32>> {
-        let mut laid: Vec<Vec<f32>> = widths.iter().map(|width| vec![0.0; width * packed.tokens.len()]).collect();
-        for (place, (number, token)) in packed.places().enumerate().filter_map(|(place, from)| Some((place, from?))) {
-            let Some(rows) = self.kept.get(run[number].input_tokens()) else { continue };
+        let mut laid: Vec<Vec<f32>> = widths
+            .iter()
+            .map(|width| vec![0.0; width * packed.tokens.len()])
+            .collect();
+        for (place, (number, token)) in packed
+            .places()
+            .enumerate()
+            .filter_map(|(place, from)| Some((place, from?)))
+        {
+            let Some(rows) = self.kept.get(run[number].input_tokens()) else {
+                continue;
+            };
             for ((to, from), width) in laid.iter_mut().zip(rows).zip(widths) {
                 to[place * width..][..*width].copy_from_slice(&from[token * width..][..*width]);
             }
@@ -157,22 +197,52 @@ pub(crate) struct Below {
 
 impl Below {
     /// fails: nothing is frozen
-    pub fn new(traced: &Traced, weights: &Weights, adapter: &Storage, index: &AdapterIndex) -> Result<Self, TrainError> {
+    pub fn new(
+        traced: &Traced,
+        weights: &Weights,
+        adapter: &Storage,
+        index: &AdapterIndex,
+    ) -> Result<Self, TrainError> {
         let trace = &traced.trace;
         let reach = Reach::of(trace, index);
-        let Some(cut) = Cut::find(trace, &reach) else { return Err(TrainError::Snapshot("nothing is frozen".into())) };
+        let Some(cut) = Cut::find(trace, &reach) else {
+            return Err(TrainError::Snapshot("nothing is frozen".into()));
+        };
         let mut graph = weights.graph(trace.nodes.len() * 4 + 256)?;
-        let setting = Setting { trace, needs: &reach.needs, weights, dropping: false };
+        let setting = Setting {
+            trace,
+            needs: &reach.needs,
+            weights,
+            dropping: false,
+        };
         let mut emit = Emit::new(&mut graph, traced, &reach.live, setting, adapter, index);
-        for i in cut.below(trace).iter().enumerate().filter(|(_, reached)| **reached).map(|(i, _)| i) {
+        for i in cut
+            .below(trace)
+            .iter()
+            .enumerate()
+            .filter(|(_, reached)| **reached)
+            .map(|(i, _)| i)
+        {
             emit.node(i)?;
         }
-        let Emit { forward, inputs, .. } = emit;
-        let results = cut.nodes.iter().filter_map(|node| forward[*node]).collect::<Vec<_>>();
+        let Emit {
+            forward, inputs, ..
+        } = emit;
+        let results = cut
+            .nodes
+            .iter()
+            .filter_map(|node| forward[*node])
+            .collect::<Vec<_>>();
         for result in &results {
             graph.output(*result)?;
         }
-        Ok(Self { graph, inputs, results, widths: cut.widths, words: trace.nodes[trace.output].shape[0] })
+        Ok(Self {
+            graph,
+            inputs,
+            results,
+            widths: cut.widths,
+            words: trace.nodes[trace.output].shape[0],
+        })
     }
 
     /// units: bytes of work memory, and tensors.

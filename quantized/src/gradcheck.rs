@@ -1,8 +1,11 @@
-//! Checks a model's training graph: its logits against llama.cpp's own, its gradients against central differences.
+//! Checks a model's training graph: its logits against llama.cpp's own, its gradients against
+//! central differences.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
-use translora_llama::{Adapter as LoadedAdapter, Backend, Batch, Context, ContextParams, Kernel, Model};
+use translora_llama::{
+    Adapter as LoadedAdapter, Backend, Batch, Context, ContextParams, Kernel, Model,
+};
 
 use crate::adapter::Adapter;
 use crate::error::TrainError;
@@ -24,7 +27,8 @@ pub struct GradCheck {
     pub examples: usize,
     /// Tokens of the longest.
     pub tokens: usize,
-    /// Compare with the gradients of exact kernels, not with difference quotients: what rounding costs, in two passes.
+    /// Compare with the gradients of exact kernels, not with difference quotients: what rounding
+    /// costs, in two passes.
     pub rounding: bool,
 }
 
@@ -54,27 +58,52 @@ pub struct MatrixError {
 impl GradReport {
     /// The worst relative error of all matrices; 0 where there is none.
     pub fn worst(&self) -> f64 {
-        self.matrices.iter().fold(0.0, |worst, matrix| if matrix.error > worst || matrix.error.is_nan() { matrix.error } else { worst })
+        self.matrices.iter().fold(0.0, |worst, matrix| {
+            if matrix.error > worst || matrix.error.is_nan() {
+                matrix.error
+            } else {
+                worst
+            }
+        })
     }
 }
 
-/// Run the check on random tokens with an adapter whose B is not zero. Works on models without a vocabulary.
+/// Run the check on random tokens with an adapter whose B is not zero. Works on models without a
+/// vocabulary.
 ///
 /// fails: as `Trainer::new`, except that where only upper blocks can be trained, those are checked.
-pub fn gradcheck(backend: Backend, model: &Model, check: &GradCheck) -> Result<GradReport, TrainError> {
+pub fn gradcheck(
+    backend: Backend,
+    model: &Model,
+    check: &GradCheck,
+) -> Result<GradReport, TrainError> {
     let found = survey(backend, model, &check.spec.modules, check.spec.threads)?;
-    let mut report = GradReport { survey: found, logits_error: 0.0, adapter_effect: 0.0, matrices: Vec::new() };
+    let mut report = GradReport {
+        survey: found,
+        logits_error: 0.0,
+        adapter_effect: 0.0,
+        matrices: Vec::new(),
+    };
     if report.survey.targets.is_empty() {
         return Ok(report);
     }
-    let lowest = report.survey.blocked.as_ref().and(report.survey.blocks).map(|(first, _)| first);
-    let spec = TrainSpec { first_block: check.spec.first_block.or(lowest), ..check.spec.clone() };
+    let lowest = report
+        .survey
+        .blocked
+        .as_ref()
+        .and(report.survey.blocks)
+        .map(|(first, _)| first);
+    let spec = TrainSpec {
+        first_block: check.spec.first_block.or(lowest),
+        ..check.spec.clone()
+    };
     let mut random = ChaCha8Rng::seed_from_u64(spec.seed);
     let mut trainer = Trainer::new(backend, model, &spec)?;
     trainer.set_adapter(awake(trainer.adapter(), &mut random))?;
     let examples = examples(check, trainer.vocabulary(), &mut random);
     trainer.load(examples.clone())?;
-    (report.logits_error, report.adapter_effect) = logits(model, &mut trainer, &examples, spec.threads)?;
+    (report.logits_error, report.adapter_effect) =
+        logits(model, &mut trainer, &examples, spec.threads)?;
     if !check.rounding {
         report.matrices = differences(&mut trainer, examples.len())?;
         return Ok(report);
@@ -82,7 +111,14 @@ pub fn gradcheck(backend: Backend, model: &Model, check: &GradCheck) -> Result<G
     let batch: Vec<usize> = (0..examples.len()).collect();
     let (adapter, (_, ours)) = (trainer.adapter().clone(), trainer.gradients(&batch)?);
     drop(trainer);
-    let mut trainer = Trainer::new(backend, model, &TrainSpec { forward: ForwardWeights::Direct(Kernel::exact()), ..spec })?;
+    let mut trainer = Trainer::new(
+        backend,
+        model,
+        &TrainSpec {
+            forward: ForwardWeights::Direct(Kernel::exact()),
+            ..spec
+        },
+    )?;
     trainer.set_adapter(adapter)?;
     trainer.load(examples)?;
     let (_, exact) = trainer.gradients(&batch)?;
@@ -95,19 +131,39 @@ fn roundings(adapter: &Adapter, ours: &[Vec<f32>], exact: &[Vec<f32>]) -> Vec<Ma
     let floor = floor(exact);
     let error = |slot: usize| {
         let norm = length(&exact[slot]);
-        let difference: Vec<f32> = ours[slot].iter().zip(&exact[slot]).map(|(ours, exact)| ours - exact).collect();
-        MatrixError { name: name(adapter, slot), gradient_norm: norm, error: length(&difference) / norm.max(floor).max(f64::MIN_POSITIVE) }
+        let difference: Vec<f32> = ours[slot]
+            .iter()
+            .zip(&exact[slot])
+            .map(|(ours, exact)| ours - exact)
+            .collect();
+        MatrixError {
+            name: name(adapter, slot),
+            gradient_norm: norm,
+            error: length(&difference) / norm.max(floor).max(f64::MIN_POSITIVE),
+        }
     };
     (0..exact.len()).map(error).collect()
 }
 
 /// F32 losses cannot show gradients that are this much smaller than others.
 fn floor(gradients: &[Vec<f32>]) -> f64 {
-    FLOOR * gradients.iter().map(|gradient| length(gradient)).fold(0.0, f64::max)
+    FLOOR
+        * gradients
+            .iter()
+            .map(|gradient| length(gradient))
+            .fold(0.0, f64::max)
 }
 
 fn name(adapter: &Adapter, slot: usize) -> String {
-    format!("{}.{}", adapter.pairs[slot / 2].target.name, if slot.is_multiple_of(2) { "lora_a" } else { "lora_b" })
+    format!(
+        "{}.{}",
+        adapter.pairs[slot / 2].target.name,
+        if slot.is_multiple_of(2) {
+            "lora_a"
+        } else {
+            "lora_b"
+        }
+    )
 }
 
 /// The adapter with a small random B, so that every gradient is alive.
@@ -127,12 +183,22 @@ fn examples(check: &GradCheck, words: usize, random: &mut ChaCha8Rng) -> Vec<Exa
         let tokens = (0..length).map(|_| below(words) as i32).collect();
         Example::new(tokens, length / 2, number)
     };
-    (0..check.examples.max(1)).filter_map(|number| example(number).ok()).collect()
+    (0..check.examples.max(1))
+        .filter_map(|number| example(number).ok())
+        .collect()
 }
 
 /// Ours against llama.cpp's with the adapter, and llama.cpp's without it against those.
-fn logits(model: &Model, trainer: &mut Trainer, examples: &[Example], threads: u32) -> Result<(f64, f64), TrainError> {
-    let file = tempfile::Builder::new().prefix("translora-").suffix(".gguf").tempfile()?;
+fn logits(
+    model: &Model,
+    trainer: &mut Trainer,
+    examples: &[Example],
+    threads: u32,
+) -> Result<(f64, f64), TrainError> {
+    let file = tempfile::Builder::new()
+        .prefix("translora-")
+        .suffix(".gguf")
+        .tempfile()?;
     std::fs::write(file.path(), trainer.to_gguf(&[])?)?;
     let adapter = LoadedAdapter::load(model, file.path())?;
     let (mut error, mut effect) = (0.0_f64, 0.0_f64);
@@ -146,9 +212,24 @@ fn logits(model: &Model, trainer: &mut Trainer, examples: &[Example], threads: u
     Ok((error, effect))
 }
 
-fn decoded(model: &Model, adapter: Option<&LoadedAdapter>, example: &Example, threads: u32) -> Result<Vec<Vec<f32>>, TrainError> {
-    let tokens = u32::try_from(example.inputs()).unwrap_or(u32::MAX).next_multiple_of(256);
-    let params = ContextParams { context: tokens, batch: tokens, ubatch: tokens, sequences: 1, threads, exact: true, kernel: None };
+fn decoded(
+    model: &Model,
+    adapter: Option<&LoadedAdapter>,
+    example: &Example,
+    threads: u32,
+) -> Result<Vec<Vec<f32>>, TrainError> {
+    let tokens = u32::try_from(example.inputs())
+        .unwrap_or(u32::MAX)
+        .next_multiple_of(256);
+    let params = ContextParams {
+        context: tokens,
+        batch: tokens,
+        ubatch: tokens,
+        sequences: 1,
+        threads,
+        exact: true,
+        kernel: None,
+    };
     let mut context = Context::new(model, &params)?;
     if let Some(adapter) = adapter {
         context.set_adapters(&[(adapter.clone(), 1.0)])?;
@@ -159,12 +240,20 @@ fn decoded(model: &Model, adapter: Option<&LoadedAdapter>, example: &Example, th
         batch.push(*token, position as i32, 0, true);
     }
     context.decode(&batch)?;
-    (example.completion - 1..example.inputs()).map(|row| Ok(context.logits(row)?.to_vec())).collect()
+    (example.completion - 1..example.inputs())
+        .map(|row| Ok(context.logits(row)?.to_vec()))
+        .collect()
 }
 
-/// The largest difference, as a share of the largest number of `a`; infinite where one is not a number.
+/// The largest difference, as a share of the largest number of `a`; infinite where one is not a
+/// number.
 fn distance(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
-    let pairs = || a.iter().flatten().zip(b.iter().flatten()).map(|(a, b)| (f64::from(*a), f64::from(*b)));
+    let pairs = || {
+        a.iter()
+            .flatten()
+            .zip(b.iter().flatten())
+            .map(|(a, b)| (f64::from(*a), f64::from(*b)))
+    };
     if pairs().any(|(a, b)| !a.is_finite() || !b.is_finite()) {
         return f64::INFINITY;
     }
@@ -172,7 +261,8 @@ fn distance(a: &[Vec<f32>], b: &[Vec<f32>]) -> f64 {
     pairs().fold(0.0_f64, |most, (a, b)| most.max((a - b).abs())) / scale.max(f64::MIN_POSITIVE)
 }
 
-/// Along a matrix's gradient the slope of the loss is the gradient's norm: one number that tests every entry.
+/// Along a matrix's gradient the slope of the loss is the gradient's norm: one number that tests
+/// every entry.
 fn differences(trainer: &mut Trainer, examples: usize) -> Result<Vec<MatrixError>, TrainError> {
     let batch: Vec<usize> = (0..examples).collect();
     let (_, gradients) = trainer.gradients(&batch)?;
@@ -184,8 +274,9 @@ fn differences(trainer: &mut Trainer, examples: usize) -> Result<Vec<MatrixError
         let values = if slot % 2 == 0 { &pair.a } else { &pair.b };
         let norm = length(gradient);
         let mut error = f64::INFINITY;
-        // A step changes the matrix by a share of itself: small against the curvature, large against the rounding of the loss; and small
-        // enough, where experts are chosen, that the choice stays.
+        // A step changes the matrix by a share of itself: small against the curvature, large
+        // against the rounding of the loss; and small enough, where experts are chosen, that the
+        // choice stays.
         for share in [0.03, 0.1, 0.3, 1.0, 3.0, 0.01, 3e-3, 1e-3] {
             if norm == 0.0 || error < GOOD {
                 break;
@@ -194,7 +285,11 @@ fn differences(trainer: &mut Trainer, examples: usize) -> Result<Vec<MatrixError
             let mut at = |steps: f64| {
                 let mut adapter = base.clone();
                 let pair = &mut adapter.pairs[slot / 2];
-                let values = if slot % 2 == 0 { &mut pair.a } else { &mut pair.b };
+                let values = if slot % 2 == 0 {
+                    &mut pair.a
+                } else {
+                    &mut pair.b
+                };
                 for (value, g) in values.iter_mut().zip(gradient) {
                     *value += (steps * size * f64::from(*g) / norm) as f32;
                 }
@@ -205,12 +300,20 @@ fn differences(trainer: &mut Trainer, examples: usize) -> Result<Vec<MatrixError
             let quotient = (8.0 * (at(1.0)? - at(-1.0)?) - (at(2.0)? - at(-2.0)?)) / (12.0 * size);
             error = error.min((quotient - norm).abs() / norm.max(floor));
         }
-        found.push(MatrixError { name: name(&base, slot), gradient_norm: norm, error });
+        found.push(MatrixError {
+            name: name(&base, slot),
+            gradient_norm: norm,
+            error,
+        });
     }
     trainer.set_adapter(base)?;
     Ok(found)
 }
 
 fn length(values: &[f32]) -> f64 {
-    values.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt()
+    values
+        .iter()
+        .map(|value| f64::from(*value).powi(2))
+        .sum::<f64>()
+        .sqrt()
 }

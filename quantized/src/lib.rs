@@ -1,9 +1,10 @@
 #![forbid(unsafe_code)]
 //! LoRA training on quantized GGUF models.
 //!
-//! llama.cpp's own forward graph is traced and emitted again with gradients appended, so a model trains if every operation between
-//! its adapters and its loss has a rule in `rules`. Knows tokens, tensors and gradients; knows nothing of text, templates, teachers or
-//! transfers. May be named by the engine room only.
+//! llama.cpp's own forward graph is traced and emitted again with gradients appended, so a model
+//! trains if every operation between its adapters and its loss has a rule in `rules`. Knows tokens,
+//! tensors and gradients; knows nothing of text, templates, teachers or transfers. May be named by
+//! the engine room only.
 
 mod adapter;
 pub mod architectures;

@@ -1,10 +1,11 @@
 //! The loss, from the logits to the gradient for the hidden state.
 //!
-//! Works from the traced output node whatever computes it: one product with the output matrix, or that and a tail (bias, scale, tanh
-//! cap). `signal` makes the gradient for the logits, without one-hot labels; from there the head is differentiated by the ordinary rules.
+//! Works from the traced output node whatever computes it: one product with the output matrix, or
+//! that and a tail (bias, scale, tanh cap). `signal` makes the gradient for the logits, without
+//! one-hot labels; from there the head is differentiated by the ordinary rules.
 //!
-//! Logits are taken at completion positions only and a few positions at a time, so that no more than a fixed number of bytes holds
-//! them, however many outputs a sequence has.
+//! Logits are taken at completion positions only and a few positions at a time, so that no more
+//! than a fixed number of bytes holds them, however many outputs a sequence has.
 
 use std::ops::Range;
 
@@ -19,35 +20,51 @@ use crate::rules::{Backward, no_rule};
 use crate::signal::{Place, Signal};
 use crate::weights::Weights;
 
-/// units: bytes that logits, probabilities and their gradients may take at one time, unless asked otherwise.
+/// units: bytes that logits, probabilities and their gradients may take at one time, unless asked
+/// otherwise.
 pub const LOSS_BYTES: usize = 64 << 20;
 
 /// The end of a traced graph that is computed a few outputs at a time.
 pub(crate) struct Head {
-    /// The node whose columns are split: the hidden state, or the logits where their computation is not understood.
+    /// The node whose columns are split: the hidden state, or the logits where their computation is
+    /// not understood.
     pub start: usize,
     /// The nodes after it, in order, down to the logits.
     pub tail: Vec<usize>,
 }
 
 impl Head {
-    /// Walk up from the logits to the product with the output matrix, through operations that treat each output by itself.
+    /// Walk up from the logits to the product with the output matrix, through operations that treat
+    /// each output by itself.
     pub fn find(trace: &Trace, needs: &[bool]) -> Self {
         let (mut tail, mut at) = (Vec::new(), trace.output);
         loop {
             let node = &trace.nodes[at];
-            let (wanted, fixed): (Vec<usize>, Vec<usize>) = node.sources.iter().flatten().partition(|source| needs[**source]);
-            let by_rows = fixed.iter().all(|source| trace.nodes[*source].op == Op::Weight && trace.nodes[*source].shape[2..] == [1, 1]);
+            let (wanted, fixed): (Vec<usize>, Vec<usize>) = node
+                .sources
+                .iter()
+                .flatten()
+                .partition(|source| needs[**source]);
+            let by_rows = fixed.iter().all(|source| {
+                trace.nodes[*source].op == Op::Weight && trace.nodes[*source].shape[2..] == [1, 1]
+            });
             let [source] = wanted[..] else { break };
             if !by_rows || node.view.is_some() || node.shape[2..] != [1, 1] {
                 break;
             }
-            let product = node.op == Op::MulMat && node.sources[1] == Some(source) && trace.nodes[source].shape[1] == node.shape[1];
-            let repeated = fixed.iter().all(|source| trace.nodes[*source].shape[1] == 1);
+            let product = node.op == Op::MulMat
+                && node.sources[1] == Some(source)
+                && trace.nodes[source].shape[1] == node.shape[1];
+            let repeated = fixed
+                .iter()
+                .all(|source| trace.nodes[*source].shape[1] == 1);
             if product {
                 tail.push(at);
                 tail.reverse();
-                return Self { start: source, tail };
+                return Self {
+                    start: source,
+                    tail,
+                };
             }
             if node.op == Op::MulMat || !repeated || trace.nodes[source].shape != node.shape {
                 break;
@@ -55,7 +72,10 @@ impl Head {
             tail.push(at);
             at = source;
         }
-        Self { start: trace.output, tail: Vec::new() }
+        Self {
+            start: trace.output,
+            tail: Vec::new(),
+        }
     }
 
     /// The logits are the product with the output matrix, times a number at most.
@@ -63,13 +83,21 @@ impl Head {
     /// fails: with the operation that makes them something else.
     pub fn check_linear(&self, trace: &Trace) -> Result<(), TrainError> {
         let scale_only = |node: &Node| node.op == Op::Scale && node.parameter_f32(1) == 0.0;
-        let after = self.tail.iter().skip(1).map(|index| &trace.nodes[*index]).find(|node| !scale_only(node));
+        let after = self
+            .tail
+            .iter()
+            .skip(1)
+            .map(|index| &trace.nodes[*index])
+            .find(|node| !scale_only(node));
         let unknown = self.tail.is_empty().then(|| &trace.nodes[trace.output]);
         match after.or(unknown) {
             None => Ok(()),
             Some(node) => {
-                let reason =
-                    format!("{} ({:?}) makes the logits of this model; match the teacher's likeliest words", node.op.name(), node.name);
+                let reason = format!(
+                    "{} ({:?}) makes the logits of this model; match the teacher's likeliest words",
+                    node.op.name(),
+                    node.name
+                );
                 Err(TrainError::Objective { reason })
             }
         }
@@ -81,12 +109,15 @@ impl Head {
         usize::try_from(chunks).unwrap_or(0) * (self.tail.len() * 8 + 64)
     }
 
-    /// Outputs that may be computed at one time within the goal's bytes, made even over all `outputs`.
+    /// Outputs that may be computed at one time within the goal's bytes, made even over all
+    /// `outputs`.
     fn columns(&self, vocabulary: i64, outputs: i64, goal: &Goal) -> i64 {
         // Each operation of a tail keeps its result for its rule.
         let arrays = goal.arrays() + self.tail.len().saturating_sub(1);
         let column = usize::try_from(vocabulary).unwrap_or(0).max(1) * size_of::<f32>() * arrays;
-        let fit = i64::try_from(goal.bytes / column).unwrap_or(i64::MAX).clamp(1, outputs.max(1));
+        let fit = i64::try_from(goal.bytes / column)
+            .unwrap_or(i64::MAX)
+            .clamp(1, outputs.max(1));
         (outputs as u64).div_ceil((outputs as u64).div_ceil(fit as u64)) as i64
     }
 }
@@ -120,7 +151,8 @@ pub(crate) struct Parts<'a> {
 }
 
 impl Loss {
-    /// Append the loss to `graph`; returns it, and where gradients are asked for the one for `head.start`.
+    /// Append the loss to `graph`; returns it, and where gradients are asked for the one for
+    /// `head.start`.
     pub fn new(graph: &mut Graph, parts: &Parts<'_>) -> Result<(Self, Option<Tensor>), TrainError> {
         if parts.goal.objective == Objective::Condensed {
             parts.head.check_linear(parts.trace)?;
@@ -138,15 +170,34 @@ impl Loss {
                 (_, part) => part,
             };
         }
-        Ok((Self { vocabulary: usize::try_from(vocabulary).unwrap_or(0), chunks }, gradient))
+        Ok((
+            Self {
+                vocabulary: usize::try_from(vocabulary).unwrap_or(0),
+                chunks,
+            },
+            gradient,
+        ))
     }
 
-    /// Fill the inputs for one packed sequence of the examples of `run`; gradients are multiplied by `scale`.
-    pub fn fill(&self, compute: &mut Compute, graph: &Graph, packed: &Packed, run: &[&Example], scale: f32) -> Result<(), TrainError> {
+    /// Fill the inputs for one packed sequence of the examples of `run`; gradients are multiplied
+    /// by `scale`.
+    pub fn fill(
+        &self,
+        compute: &mut Compute,
+        graph: &Graph,
+        packed: &Packed,
+        run: &[&Example],
+        scale: f32,
+    ) -> Result<(), TrainError> {
         for chunk in &self.chunks {
-            chunk.signal.fill(compute, graph, &self.place(chunk, packed, run))?;
+            chunk
+                .signal
+                .fill(compute, graph, &self.place(chunk, packed, run))?;
             if let Some(weights) = chunk.weights {
-                let scaled: Vec<f32> = packed.weights[chunk.outputs.clone()].iter().map(|weight| weight * scale).collect();
+                let scaled: Vec<f32> = packed.weights[chunk.outputs.clone()]
+                    .iter()
+                    .map(|weight| weight * scale)
+                    .collect();
                 compute.set_f32(graph, weights, &scaled)?;
             }
         }
@@ -154,12 +205,25 @@ impl Loss {
     }
 
     /// Weighted sum of the outputs' losses, after a run. units: nats.
-    pub fn value(&self, compute: &Compute, graph: &Graph, packed: &Packed, run: &[&Example]) -> Result<f64, TrainError> {
+    pub fn value(
+        &self,
+        compute: &Compute,
+        graph: &Graph,
+        packed: &Packed,
+        run: &[&Example],
+    ) -> Result<f64, TrainError> {
         let mut nats = 0.0;
         for chunk in &self.chunks {
-            let losses = chunk.signal.losses(compute, graph, &self.place(chunk, packed, run))?;
-            let weighted = losses.iter().zip(&packed.weights[chunk.outputs.clone()]).filter(|(_, weight)| **weight != 0.0);
-            nats += weighted.map(|(loss, weight)| loss * f64::from(*weight)).sum::<f64>();
+            let losses = chunk
+                .signal
+                .losses(compute, graph, &self.place(chunk, packed, run))?;
+            let weighted = losses
+                .iter()
+                .zip(&packed.weights[chunk.outputs.clone()])
+                .filter(|(_, weight)| **weight != 0.0);
+            nats += weighted
+                .map(|(loss, weight)| loss * f64::from(*weight))
+                .sum::<f64>();
         }
         Ok(nats)
     }
@@ -176,36 +240,86 @@ impl Loss {
     }
 
     fn place<'a>(&self, chunk: &Chunk, packed: &'a Packed, run: &'a [&'a Example]) -> Place<'a> {
-        Place { packed, run, outputs: chunk.outputs.clone(), vocabulary: self.vocabulary }
+        Place {
+            packed,
+            run,
+            outputs: chunk.outputs.clone(),
+            vocabulary: self.vocabulary,
+        }
     }
 }
 
 impl Chunk {
-    fn new(graph: &mut Graph, parts: &Parts<'_>, first: i64, count: i64) -> Result<(Self, Option<Tensor>), TrainError> {
+    fn new(
+        graph: &mut Graph,
+        parts: &Parts<'_>,
+        first: i64,
+        count: i64,
+    ) -> Result<(Self, Option<Tensor>), TrainError> {
         let forward = parts.tail(graph, first, count)?;
-        let (logits, hidden) = (parts.value(&forward, parts.trace.output)?, parts.value(&forward, parts.head.start)?);
-        let outputs = usize::try_from(first).unwrap_or(0)..usize::try_from(first + count).unwrap_or(0);
-        let kept = if parts.purpose == Purpose::Logits { Some(logits) } else { None };
+        let (logits, hidden) = (
+            parts.value(&forward, parts.trace.output)?,
+            parts.value(&forward, parts.head.start)?,
+        );
+        let outputs =
+            usize::try_from(first).unwrap_or(0)..usize::try_from(first + count).unwrap_or(0);
+        let kept = if parts.purpose == Purpose::Logits {
+            Some(logits)
+        } else {
+            None
+        };
         if let Some(logits) = kept {
             graph.output(logits)?;
         }
-        let goal = if kept.is_some() { Goal { objective: Objective::Text, ..parts.goal } } else { parts.goal };
+        let goal = if kept.is_some() {
+            Goal {
+                objective: Objective::Text,
+                ..parts.goal
+            }
+        } else {
+            parts.goal
+        };
         let wanted = parts.purpose == Purpose::Gradients;
-        let weights = wanted.then(|| graph.input(Dtype::F32, &[1, count], "weights")).transpose()?;
+        let weights = wanted
+            .then(|| graph.input(Dtype::F32, &[1, count], "weights"))
+            .transpose()?;
         let (signal, gradient) = Signal::new(graph, goal, logits, hidden, weights)?;
-        let chunk = Self { outputs, signal, weights, logits: kept };
-        let (Some(gradient), Some(weights)) = (gradient, weights) else { return Ok((chunk, None)) };
-        // Kernels that read floats take the weights at the hidden state, which is small; F16 products lose small numbers, and take them
-        // with the scale in them before.
+        let chunk = Self {
+            outputs,
+            signal,
+            weights,
+            logits: kept,
+        };
+        let (Some(gradient), Some(weights)) = (gradient, weights) else {
+            return Ok((chunk, None));
+        };
+        // Kernels that read floats take the weights at the hidden state, which is small; F16
+        // products lose small numbers, and take them with the scale in them before.
         let late = chunk.signal.is_unweighted() && parts.weights.direct().is_some();
-        let gradient = if chunk.signal.is_unweighted() && !late { graph.mul(gradient, weights)? } else { gradient };
-        let setting = Setting { trace: parts.trace, needs: parts.needs, weights: parts.weights, dropping: false };
+        let gradient = if chunk.signal.is_unweighted() && !late {
+            graph.mul(gradient, weights)?
+        } else {
+            gradient
+        };
+        let setting = Setting {
+            trace: parts.trace,
+            needs: parts.needs,
+            weights: parts.weights,
+            dropping: false,
+        };
         let rules = Backward::new(graph, setting, &forward, parts.output_of);
         let found = rules.run(parts.trace.output, parts.head.start + 1, gradient)?;
-        let gradient = found[parts.head.start].ok_or_else(|| no_rule(&parts.trace.nodes[parts.trace.output], " as logits"))?;
-        let gradient = chunk.signal.at_hidden(graph, gradient, (!late).then_some(weights))?;
+        let gradient = found[parts.head.start]
+            .ok_or_else(|| no_rule(&parts.trace.nodes[parts.trace.output], " as logits"))?;
+        let gradient = chunk
+            .signal
+            .at_hidden(graph, gradient, (!late).then_some(weights))?;
         let gradient = graph.dense(gradient)?;
-        let gradient = if late { graph.mul(gradient, weights)? } else { gradient };
+        let gradient = if late {
+            graph.mul(gradient, weights)?
+        } else {
+            gradient
+        };
         // Everything of this chunk is computed, and its memory free, before the next one begins.
         graph.expand(gradient)?;
         Ok((chunk, Some(gradient)))
@@ -214,17 +328,32 @@ impl Chunk {
 
 impl Parts<'_> {
     /// This graph's tensors with those of the head computed for some of the outputs.
-    fn tail(&self, graph: &mut Graph, first: i64, count: i64) -> Result<Vec<Option<Tensor>>, TrainError> {
+    fn tail(
+        &self,
+        graph: &mut Graph,
+        first: i64,
+        count: i64,
+    ) -> Result<Vec<Option<Tensor>>, TrainError> {
         let mut forward = self.forward.to_vec();
         let start = self.value(&forward, self.head.start)?;
         let whole = graph.shape(start)?[1] == count;
-        forward[self.head.start] = Some(if whole { start } else { graph.columns(start, first, count)? });
+        forward[self.head.start] = Some(if whole {
+            start
+        } else {
+            graph.columns(start, first, count)?
+        });
         for index in &self.head.tail {
             let mut node: Node = self.trace.nodes[*index].clone();
             node.shape[1] = count;
-            let sources: Vec<Option<Tensor>> = node.sources.iter().map(|source| source.and_then(|source| forward[source])).collect();
+            let sources: Vec<Option<Tensor>> = node
+                .sources
+                .iter()
+                .map(|source| source.and_then(|source| forward[source]))
+                .collect();
             forward[*index] = Some(match (node.op, self.weights.direct(), &sources[..]) {
-                (Op::MulMat, Some(kernel), [Some(matrix), Some(hidden)]) => graph.times(kernel, *matrix, *hidden, Plus::NONE)?,
+                (Op::MulMat, Some(kernel), [Some(matrix), Some(hidden)]) => {
+                    graph.times(kernel, *matrix, *hidden, Plus::NONE)?
+                }
                 _ => graph.replay(&node, &sources, None)?,
             });
         }
@@ -248,7 +377,11 @@ impl Condenser<'_> {
     /// The gradient for the hidden state that each row of logit gradients comes down to.
     ///
     /// shapes: rows of vocabulary → as many rows of hidden
-    pub fn run(&self, compute: &mut Compute, rows: &[Vec<f32>]) -> Result<Vec<Vec<f32>>, TrainError> {
+    pub fn run(
+        &self,
+        compute: &mut Compute,
+        rows: &[Vec<f32>],
+    ) -> Result<Vec<Vec<f32>>, TrainError> {
         // F16 products lose what is below 2⁻²⁴.
         const SCALE: f32 = 1024.0;
         let trace = self.trace;
@@ -259,29 +392,53 @@ impl Condenser<'_> {
         let mut condensed = Vec::with_capacity(rows.len());
         for some in rows.chunks(usize::try_from(step).unwrap_or(1)) {
             if let Some(row) = some.iter().find(|row| row.len() as i64 != vocabulary) {
-                return Err(TrainError::Objective { reason: format!("{} probabilities for a vocabulary of {vocabulary}", row.len()) });
+                return Err(TrainError::Objective {
+                    reason: format!(
+                        "{} probabilities for a vocabulary of {vocabulary}",
+                        row.len()
+                    ),
+                });
             }
             let mut graph = self.weights.graph(256)?;
             let mut forward = vec![None; trace.nodes.len()];
-            for source in head.tail.iter().flat_map(|index| trace.nodes[*index].sources.iter().flatten()) {
+            for source in head
+                .tail
+                .iter()
+                .flat_map(|index| trace.nodes[*index].sources.iter().flatten())
+            {
                 if trace.nodes[*source].op == Op::Weight {
                     forward[*source] = Some(graph.weight(trace, &trace.nodes[*source])?);
                 }
             }
-            let input = graph.input(Dtype::F32, &[vocabulary, some.len() as i64], "probabilities")?;
+            let input = graph.input(
+                Dtype::F32,
+                &[vocabulary, some.len() as i64],
+                "probabilities",
+            )?;
             let scaled = graph.scale(input, SCALE, 0.0)?;
             let output_of = graph.input(Dtype::I32, &[1], "output_of")?;
-            let setting = Setting { trace, needs: self.needs, weights: self.weights, dropping: false };
+            let setting = Setting {
+                trace,
+                needs: self.needs,
+                weights: self.weights,
+                dropping: false,
+            };
             let rules = Backward::new(&mut graph, setting, &forward, output_of);
             let found = rules.run(trace.output, head.start + 1, scaled)?;
-            let result = found[head.start].ok_or_else(|| no_rule(&trace.nodes[trace.output], " as logits"))?;
+            let result = found[head.start]
+                .ok_or_else(|| no_rule(&trace.nodes[trace.output], " as logits"))?;
             let result = graph.scale(result, 1.0 / SCALE, 0.0)?;
             graph.output(result)?;
             compute.bind(&mut graph)?;
             compute.set_f32(&graph, input, &some.concat())?;
             compute.run(&graph)?;
             let width = usize::try_from(graph.shape(result)?[0]).unwrap_or(1);
-            condensed.extend(compute.get_f32(&graph, result)?.chunks_exact(width).map(<[f32]>::to_vec));
+            condensed.extend(
+                compute
+                    .get_f32(&graph, result)?
+                    .chunks_exact(width)
+                    .map(<[f32]>::to_vec),
+            );
         }
         Ok(condensed)
     }

@@ -12,15 +12,20 @@ pub enum Objective {
     Text,
     /// KL(teacher ‖ student) over the whole vocabulary, from one vector a token ([`Condensed`]).
     ///
-    /// fails: where anything but a scale stands between the output matrix and the logits: the vector is not the whole signal there.
+    /// fails: where anything but a scale stands between the output matrix and the logits: the
+    /// vector is not the whole signal there.
     Condensed,
-    /// A divergence from a teacher's probabilities, times the square of the temperature, so that gradients keep their size.
+    /// A divergence from a teacher's probabilities, times the square of the temperature, so that
+    /// gradients keep their size.
     ///
-    /// The teacher's probabilities are taken at that temperature too. `Teacher::Likeliest` compares its words one by one and the rest of
-    /// both vocabularies as one word.
+    /// The teacher's probabilities are taken at that temperature too. `Teacher::Likeliest` compares
+    /// its words one by one and the rest of both vocabularies as one word.
     ///
     /// source: Hinton, Vinyals, Dean 2015
-    Match { divergence: Divergence, temperature: f32 },
+    Match {
+        divergence: Divergence,
+        temperature: f32,
+    },
 }
 
 /// How far the student is from the teacher.
@@ -73,7 +78,8 @@ pub(crate) struct Goal {
     /// Share of the inputs of each A that a training step leaves out.
     pub dropout: f32,
     pub keep: Keep,
-    /// Products read floats as they are: no F16 copies of operands, and no weights in the logits' gradient.
+    /// Products read floats as they are: no F16 copies of operands, and no weights in the logits'
+    /// gradient.
     pub direct: bool,
     /// What lies below the lowest adapter is an input (`frozen`).
     pub frozen: bool,
@@ -83,7 +89,8 @@ impl Goal {
     /// Rows of vocabulary, F32, that one output takes at one time besides the tail's results.
     pub fn arrays(&self) -> usize {
         match (self.objective, self.width) {
-            // Probabilities lie where the logits were, and their gradient where they were; our kernels pack it for the product back.
+            // Probabilities lie where the logits were, and their gradient where they were; our
+            // kernels pack it for the product back.
             (Objective::Text | Objective::Condensed, _) => {
                 if self.direct {
                     2
@@ -103,11 +110,16 @@ impl Goal {
         let objective = self.objective;
         let mut widths = Vec::new();
         for (index, example) in examples.iter().enumerate() {
-            let refuse = |reason: &str| TrainError::Example { index, reason: reason.to_owned() };
+            let refuse = |reason: &str| TrainError::Example {
+                index,
+                reason: reason.to_owned(),
+            };
             check_weights(example).map_err(refuse)?;
             match (objective, &example.teacher) {
                 (Objective::Text, _) => {}
-                (Objective::Condensed, Some(Teacher::Condensed(tokens))) => check_condensed(example, tokens).map_err(refuse)?,
+                (Objective::Condensed, Some(Teacher::Condensed(tokens))) => {
+                    check_condensed(example, tokens).map_err(refuse)?
+                }
                 (Objective::Match { .. }, Some(Teacher::All(tokens))) => {
                     check_all(example, tokens, vocabulary).map_err(refuse)?;
                     widths.push(0);
@@ -117,13 +129,26 @@ impl Goal {
                     widths.push(tokens.iter().map(Vec::len).max().unwrap_or(1));
                 }
                 (_, None) => return Err(refuse("the objective needs a teacher, and it has none")),
-                _ => return Err(refuse("its teacher's signal is of another kind than the objective needs")),
+                _ => {
+                    return Err(refuse(
+                        "its teacher's signal is of another kind than the objective needs",
+                    ));
+                }
             }
         }
-        if let Some(index) = widths.iter().position(|width| (*width == 0) != (widths[0] == 0)) {
-            return Err(TrainError::Example { index, reason: "some examples have all probabilities and some have not".into() });
+        if let Some(index) = widths
+            .iter()
+            .position(|width| (*width == 0) != (widths[0] == 0))
+        {
+            return Err(TrainError::Example {
+                index,
+                reason: "some examples have all probabilities and some have not".into(),
+            });
         }
-        Ok(Self { width: widths.into_iter().max().unwrap_or(1), ..self })
+        Ok(Self {
+            width: widths.into_iter().max().unwrap_or(1),
+            ..self
+        })
     }
 }
 
@@ -131,12 +156,20 @@ impl Objective {
     /// fails: a temperature or share that no divergence has.
     pub(crate) fn check(self) -> Result<(), TrainError> {
         let refuse = |reason: String| Err(TrainError::Objective { reason });
-        let Self::Match { divergence, temperature } = self else { return Ok(()) };
+        let Self::Match {
+            divergence,
+            temperature,
+        } = self
+        else {
+            return Ok(());
+        };
         if !(temperature.is_finite() && temperature > 0.0) {
             return refuse(format!("a temperature of {temperature}"));
         }
         match divergence {
-            Divergence::JensenShannon { teacher } if !(teacher > 0.0 && teacher < 1.0) => refuse(format!("a teacher's share of {teacher}")),
+            Divergence::JensenShannon { teacher } if !(teacher > 0.0 && teacher < 1.0) => {
+                refuse(format!("a teacher's share of {teacher}"))
+            }
             _ => Ok(()),
         }
     }
@@ -145,7 +178,13 @@ impl Objective {
 impl Divergence {
     /// The divergence between two distributions over the same words.
     pub(crate) fn between(self, words: impl Iterator<Item = (f64, f64)>) -> f64 {
-        let log_ratio = |a: f64, b: f64| if a == 0.0 { 0.0 } else { a * (a / b.max(f64::from(TINY))).ln() };
+        let log_ratio = |a: f64, b: f64| {
+            if a == 0.0 {
+                0.0
+            } else {
+                a * (a / b.max(f64::from(TINY))).ln()
+            }
+        };
         words
             .map(|(teacher, student)| match self {
                 Self::Forward => log_ratio(teacher, student),
@@ -164,8 +203,14 @@ type Checked = Result<(), &'static str>;
 
 fn check_weights(example: &Example) -> Checked {
     match &example.weights {
-        Some(weights) if weights.len() != example.outputs() => Err("it has another number of weights than completion tokens"),
-        Some(weights) if weights.iter().any(|weight| !(weight.is_finite() && *weight >= 0.0)) => {
+        Some(weights) if weights.len() != example.outputs() => {
+            Err("it has another number of weights than completion tokens")
+        }
+        Some(weights)
+            if weights
+                .iter()
+                .any(|weight| !(weight.is_finite() && *weight >= 0.0)) =>
+        {
             Err("a weight is below zero or not finite")
         }
         _ => Ok(()),
@@ -173,20 +218,36 @@ fn check_weights(example: &Example) -> Checked {
 }
 
 fn as_many(example: &Example, tokens: usize) -> Checked {
-    if tokens == example.outputs() { Ok(()) } else { Err("its teacher speaks of another number of tokens than its completion has") }
+    if tokens == example.outputs() {
+        Ok(())
+    } else {
+        Err("its teacher speaks of another number of tokens than its completion has")
+    }
 }
 
 fn check_condensed(example: &Example, tokens: &[Condensed]) -> Checked {
     as_many(example, tokens.len())?;
-    let finite = |token: &Condensed| token.negative_entropy.is_finite() && token.vector.iter().all(|x| x.is_finite());
-    if tokens.iter().all(finite) { Ok(()) } else { Err("its teacher's signal is not finite") }
+    let finite = |token: &Condensed| {
+        token.negative_entropy.is_finite() && token.vector.iter().all(|x| x.is_finite())
+    };
+    if tokens.iter().all(finite) {
+        Ok(())
+    } else {
+        Err("its teacher's signal is not finite")
+    }
 }
 
 /// Probabilities are what they should be; a little more than 1 is rounding.
 fn check_sum(probabilities: &[f32], most_only: bool) -> Checked {
     let sum: f64 = probabilities.iter().map(|p| f64::from(*p)).sum();
-    let possible = probabilities.iter().all(|p| (0.0..=1.0).contains(p)) && sum < 1.001 && (most_only || sum > 0.999);
-    if possible { Ok(()) } else { Err("its teacher's probabilities do not add up") }
+    let possible = probabilities.iter().all(|p| (0.0..=1.0).contains(p))
+        && sum < 1.001
+        && (most_only || sum > 0.999);
+    if possible {
+        Ok(())
+    } else {
+        Err("its teacher's probabilities do not add up")
+    }
 }
 
 fn check_all(example: &Example, tokens: &[Vec<f32>], vocabulary: usize) -> Checked {
@@ -204,14 +265,18 @@ fn check_likeliest(example: &Example, tokens: &[Vec<(i32, f32)>], vocabulary: us
     as_many(example, tokens.len())?;
     for token in tokens {
         if token.is_empty() {
-            return Err("its teacher says nothing of a token; give that token any word and the weight 0");
+            return Err(
+                "its teacher says nothing of a token; give that token any word and the weight 0",
+            );
         }
         let mut words: Vec<i32> = token.iter().map(|(word, _)| *word).collect();
         words.sort_unstable();
         if words.windows(2).any(|pair| pair[0] == pair[1]) {
             return Err("its teacher names a word twice");
         }
-        if words[0] < 0 || usize::try_from(words[words.len() - 1]).is_ok_and(|last| last >= vocabulary) {
+        if words[0] < 0
+            || usize::try_from(words[words.len() - 1]).is_ok_and(|last| last >= vocabulary)
+        {
             return Err("its teacher has another vocabulary");
         }
         check_sum(&token.iter().map(|(_, p)| *p).collect::<Vec<f32>>(), true)?;

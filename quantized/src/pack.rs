@@ -1,7 +1,8 @@
 //! Packs examples into one sequence of a fixed length.
 //!
-//! The tokens that all examples begin with (the template's system prompt, say) stand once at the front; each example follows with
-//! its own positions and sees that prefix and itself only. Values and gradients are those of the examples run one by one.
+//! The tokens that all examples begin with (the template's system prompt, say) stand once at the
+//! front; each example follows with its own positions and sees that prefix and itself only. Values
+//! and gradients are those of the examples run one by one.
 
 use std::ops::Range;
 
@@ -25,20 +26,34 @@ impl Example {
     /// Check that there is something to learn: a prompt before the completion, and a completion.
     pub fn new(tokens: Vec<i32>, completion: usize, index: usize) -> Result<Self, TrainError> {
         if completion == 0 || completion >= tokens.len() {
-            let reason = format!("its completion begins at token {completion} of {}", tokens.len());
+            let reason = format!(
+                "its completion begins at token {completion} of {}",
+                tokens.len()
+            );
             return Err(TrainError::Example { index, reason });
         }
-        Ok(Self { tokens, completion, weights: None, teacher: None })
+        Ok(Self {
+            tokens,
+            completion,
+            weights: None,
+            teacher: None,
+        })
     }
 
     /// The same example with a weight for each completion token.
     pub fn weighted(self, weights: Vec<f32>) -> Self {
-        Self { weights: Some(weights), ..self }
+        Self {
+            weights: Some(weights),
+            ..self
+        }
     }
 
     /// The same example with a teacher's signal.
     pub fn taught(self, teacher: Teacher) -> Self {
-        Self { teacher: Some(teacher), ..self }
+        Self {
+            teacher: Some(teacher),
+            ..self
+        }
     }
 
     /// Tokens that go through the model: all but the last, which is only predicted.
@@ -56,13 +71,20 @@ impl Example {
     }
 }
 
-/// Count the tokens that all examples begin with, up to the one before the last prompt token of any.
+/// Count the tokens that all examples begin with, up to the one before the last prompt token of
+/// any.
 pub fn shared_prefix(examples: &[Example]) -> usize {
-    let Some(first) = examples.first() else { return 0 };
+    let Some(first) = examples.first() else {
+        return 0;
+    };
     let mut shared = first.completion - 1;
     for example in examples {
         shared = shared.min(example.completion - 1);
-        shared = first.tokens[..shared].iter().zip(&example.tokens).take_while(|(a, b)| a == b).count();
+        shared = first.tokens[..shared]
+            .iter()
+            .zip(&example.tokens)
+            .take_while(|(a, b)| a == b)
+            .count();
     }
     shared
 }
@@ -93,7 +115,8 @@ const PREFIX: u32 = 0;
 const PADDING: u32 = u32::MAX;
 
 impl Packed {
-    /// Lay out `examples` (which share `prefix` tokens) in `tokens` places with `outputs` outputs; both must suffice.
+    /// Lay out `examples` (which share `prefix` tokens) in `tokens` places with `outputs` outputs;
+    /// both must suffice.
     pub fn new(examples: &[&Example], prefix: usize, tokens: usize, outputs: usize) -> Self {
         let mut owner = vec![PADDING; tokens];
         let mut packed = Self {
@@ -113,14 +136,22 @@ impl Packed {
         let mut slot = 0;
         for (number, example) in examples.iter().enumerate() {
             let start = packed.used;
-            packed.put(&mut owner, number as u32 + 1, example, prefix..example.inputs());
+            packed.put(
+                &mut owner,
+                number as u32 + 1,
+                example,
+                prefix..example.inputs(),
+            );
             for predicted in example.completion..example.tokens.len() {
                 let at = start + predicted - 1 - prefix;
                 packed.output_ids[slot] = at as i32;
                 packed.output_of[at] = slot as i32;
                 packed.labels[slot] = example.tokens[predicted];
                 let token = predicted - example.completion;
-                packed.weights[slot] = example.weights.as_ref().map_or(1.0, |weights| weights[token]);
+                packed.weights[slot] = example
+                    .weights
+                    .as_ref()
+                    .map_or(1.0, |weights| weights[token]);
                 packed.origins[slot] = Some((number, token));
                 slot += 1;
             }
@@ -132,10 +163,12 @@ impl Packed {
     /// The same for a model that has an output at every token and picks none.
     pub fn with_all_outputs(mut self) -> Self {
         let tokens = self.tokens.len();
-        let (mut labels, mut weights, mut origins) = (vec![0; tokens], vec![0.0; tokens], vec![None; tokens]);
+        let (mut labels, mut weights, mut origins) =
+            (vec![0; tokens], vec![0.0; tokens], vec![None; tokens]);
         for row in (0..self.origins.len()).filter(|row| self.origins[*row].is_some()) {
             let at = self.output_ids[row] as usize;
-            (labels[at], weights[at], origins[at]) = (self.labels[row], self.weights[row], self.origins[row]);
+            (labels[at], weights[at], origins[at]) =
+                (self.labels[row], self.weights[row], self.origins[row]);
         }
         self.output_ids = (0..tokens as i32).collect();
         self.output_of = self.output_ids.clone();
@@ -148,16 +181,20 @@ impl Packed {
         (0..self.origins.len()).filter(|row| self.origins[*row].is_some())
     }
 
-    /// For each place the example and its token there; none for padding. The common prefix is the first example's.
+    /// For each place the example and its token there; none for padding. The common prefix is the
+    /// first example's.
     pub(crate) fn places(&self) -> impl Iterator<Item = Option<(usize, usize)>> {
-        self.owner.iter().zip(&self.positions).map(|(owner, position)| {
-            let example = (*owner != PADDING).then(|| (*owner as usize).saturating_sub(1))?;
-            Some((example, *position as usize))
-        })
+        self.owner
+            .iter()
+            .zip(&self.positions)
+            .map(|(owner, position)| {
+                let example = (*owner != PADDING).then(|| (*owner as usize).saturating_sub(1))?;
+                Some((example, *position as usize))
+            })
     }
 
-    /// The two tokens belong together: both to one example, or the key to the prefix of all. Whether the model lets the query see the
-    /// key is another question.
+    /// The two tokens belong together: both to one example, or the key to the prefix of all.
+    /// Whether the model lets the query see the key is another question.
     pub fn sees(&self, query: usize, key: usize) -> bool {
         match self.owner[query] {
             PADDING => key == query,
@@ -175,9 +212,14 @@ impl Packed {
     }
 }
 
-/// Split a batch into runs that fit `tokens` and `outputs` places (one output is kept for padding). An example that fits neither
-/// stands alone.
-pub fn split<'e>(batch: &[&'e Example], prefix: usize, tokens: usize, outputs: usize) -> Vec<Vec<&'e Example>> {
+/// Split a batch into runs that fit `tokens` and `outputs` places (one output is kept for padding).
+/// An example that fits neither stands alone.
+pub fn split<'e>(
+    batch: &[&'e Example],
+    prefix: usize,
+    tokens: usize,
+    outputs: usize,
+) -> Vec<Vec<&'e Example>> {
     let mut runs: Vec<Vec<&Example>> = Vec::new();
     let (mut used, mut slots) = (usize::MAX, 0);
     for example in batch {
@@ -219,7 +261,11 @@ mod tests {
         assert_eq!(packed.tokens, [1, 2, 3, 9, 4, 0, 0, 0]);
         assert_eq!(packed.positions[..5], [0, 1, 2, 3, 2]);
         assert_eq!(packed.used, 5);
-        let sees = |query: usize| (0..8).filter(|key| packed.sees(query, *key)).collect::<Vec<_>>();
+        let sees = |query: usize| {
+            (0..8)
+                .filter(|key| packed.sees(query, *key))
+                .collect::<Vec<_>>()
+        };
         assert_eq!(sees(1), [0, 1]);
         assert_eq!(sees(3), [0, 1, 2, 3]);
         assert_eq!(sees(4), [0, 1, 4]);

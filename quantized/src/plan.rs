@@ -1,7 +1,8 @@
 //! Chooses how to train within a limit of memory, before any of it is taken.
 //!
-//! The peak is predicted from parts: code and the vocabulary, the model's file, copies of weights, the adapter with everything
-//! that is as large as it, graphs, and the work memory of the largest pack, which ggml's allocator measures without allocating.
+//! The peak is predicted from parts: code and the vocabulary, the model's file, copies of weights,
+//! the adapter with everything that is as large as it, graphs, and the work memory of the largest
+//! pack, which ggml's allocator measures without allocating.
 
 use std::fmt;
 
@@ -23,7 +24,8 @@ const PROCESS_BYTES: usize = 13 << 20;
 /// Bytes that a vocabulary takes in memory for two bytes of the file's header.
 const HEADER_FACTOR: usize = 13;
 
-/// Tokens of a pack, what is kept, and bytes for the loss: the ways to train, each slower and smaller than the one before it.
+/// Tokens of a pack, what is kept, and bytes for the loss: the ways to train, each slower and
+/// smaller than the one before it.
 const WAYS: [(usize, Keep, usize); 11] = [
     (512, Keep::Most, 64 << 20),
     (256, Keep::Most, 64 << 20),
@@ -97,20 +99,36 @@ pub struct Memory {
 
 impl Memory {
     pub fn peak(&self) -> usize {
-        self.process + self.model + self.copies + self.adapter + self.graphs + self.tracing + self.frozen + self.work
+        self.process
+            + self.model
+            + self.copies
+            + self.adapter
+            + self.graphs
+            + self.tracing
+            + self.frozen
+            + self.work
     }
 
-    /// What there is before anything is built for a model of `tensors` bytes in a file of `file` bytes. Not asked of the system, so that
-    /// the same run makes the same plan again.
+    /// What there is before anything is built for a model of `tensors` bytes in a file of `file`
+    /// bytes. Not asked of the system, so that the same run makes the same plan again.
     pub(crate) fn before(file: usize, tensors: usize) -> Self {
         let header = file.saturating_sub(tensors);
-        Self { process: PROCESS_BYTES + header / 2 * HEADER_FACTOR, model: file, ..Self::default() }
+        Self {
+            process: PROCESS_BYTES + header / 2 * HEADER_FACTOR,
+            model: file,
+            ..Self::default()
+        }
     }
 
-    /// With an adapter of so many numbers of which a run keeps so many snapshots, and copies of weights.
+    /// With an adapter of so many numbers of which a run keeps so many snapshots, and copies of
+    /// weights.
     pub(crate) fn with(self, parameters: usize, snapshots: usize, copies: usize) -> Self {
         // llama.cpp's copy, ours, the graph's, two moments, and gradients outside the graph.
-        Self { adapter: parameters * size_of::<f32>() * (6 + 3 * snapshots), copies, ..self }
+        Self {
+            adapter: parameters * size_of::<f32>() * (6 + 3 * snapshots),
+            copies,
+            ..self
+        }
     }
 }
 
@@ -125,25 +143,53 @@ pub(crate) struct Largest {
 
 impl Largest {
     /// Of runs of `micro` examples in order, packed up to `pack` tokens (0: each alone).
-    pub fn of(examples: &[Example], prefix: usize, micro: usize, pack: usize, outputs_max: usize) -> Self {
+    pub fn of(
+        examples: &[Example],
+        prefix: usize,
+        micro: usize,
+        pack: usize,
+        outputs_max: usize,
+    ) -> Self {
         let refs: Vec<&Example> = examples.iter().collect();
-        let runs = refs.chunks(micro.max(1)).flat_map(|some| split(some, prefix, pack, outputs_max));
+        let runs = refs
+            .chunks(micro.max(1))
+            .flat_map(|some| split(some, prefix, pack, outputs_max));
         let mut sizes: Vec<(usize, usize)> = runs.map(|run| sizes(&run, prefix)).collect();
-        let most = |part: fn(&(usize, usize)) -> usize| sizes.iter().map(part).max().unwrap_or(TOKENS_STEP);
+        let most = |part: fn(&(usize, usize)) -> usize| {
+            sizes.iter().map(part).max().unwrap_or(TOKENS_STEP)
+        };
         let (tokens, outputs) = (most(|size| size.0), most(|size| size.1));
         sizes.sort_unstable();
         sizes.dedup();
-        Self { tokens, outputs, sizes: sizes.len() }
+        Self {
+            tokens,
+            outputs,
+            sizes: sizes.len(),
+        }
     }
 }
 
 /// Tokens and outputs of the program for one pack.
 pub(crate) fn sizes(run: &[&Example], prefix: usize) -> (usize, usize) {
-    let needed = prefix + run.iter().map(|example| example.inputs() - prefix).sum::<usize>();
+    let needed = prefix
+        + run
+            .iter()
+            .map(|example| example.inputs() - prefix)
+            .sum::<usize>();
     let outputs = run.iter().map(|example| example.outputs()).sum::<usize>() + 1;
-    let tokens = needed.next_multiple_of(TOKENS_STEP).max(outputs.next_multiple_of(TOKENS_STEP));
-    // Few sizes for few outputs; for many, little padding: a padded output costs as much as another.
-    (tokens, outputs.next_power_of_two().max(16).min(outputs.next_multiple_of(TOKENS_STEP).max(2 * TOKENS_STEP)).min(tokens))
+    let tokens = needed
+        .next_multiple_of(TOKENS_STEP)
+        .max(outputs.next_multiple_of(TOKENS_STEP));
+    // Few sizes for few outputs; for many, little padding: a padded output costs as much as
+    // another.
+    (
+        tokens,
+        outputs
+            .next_power_of_two()
+            .max(16)
+            .min(outputs.next_multiple_of(TOKENS_STEP).max(2 * TOKENS_STEP))
+            .min(tokens),
+    )
 }
 
 /// What a plan must keep to. units: bytes.
@@ -176,17 +222,26 @@ pub(crate) struct Planner<'a> {
     pub rank: usize,
     /// units: bytes of the frozen part's values, where they may be kept.
     pub frozen: Option<usize>,
-    /// Of a program for so many tokens and outputs, with what is kept, the bytes for its loss, and whether its frozen part is given.
+    /// Of a program for so many tokens and outputs, with what is kept, the bytes for its loss, and
+    /// whether its frozen part is given.
     pub measure: &'a mut dyn FnMut(usize, usize, Keep, usize, bool) -> Result<Measured, TrainError>,
 }
 
 impl Planner<'_> {
-    /// The first of the ways that fits; where nobody sets a limit to the process, `free` before them. `largest` tells the largest pack for
-    /// tokens to pack up to.
+    /// The first of the ways that fits; where nobody sets a limit to the process, `free` before
+    /// them. `largest` tells the largest pack for tokens to pack up to.
     ///
     /// fails: none fits, with the least that would.
-    pub fn choose(&mut self, free: (usize, Keep, usize), largest: &dyn Fn(usize) -> Largest) -> Result<Plan, TrainError> {
-        let Limits { host, device, large_only } = self.limits;
+    pub fn choose(
+        &mut self,
+        free: (usize, Keep, usize),
+        largest: &dyn Fn(usize) -> Largest,
+    ) -> Result<Plan, TrainError> {
+        let Limits {
+            host,
+            device,
+            large_only,
+        } = self.limits;
         if host.is_none() {
             let plan = self.plan(free, largest(free.0), self.frozen.is_some())?;
             if self.over(&plan) == 0 {
@@ -194,7 +249,9 @@ impl Planner<'_> {
             }
         }
         let mut least: Option<Plan> = None;
-        let ways = WAYS.into_iter().take(if large_only { LARGE } else { WAYS.len() });
+        let ways = WAYS
+            .into_iter()
+            .take(if large_only { LARGE } else { WAYS.len() });
         for (way, frozen) in ways.flat_map(|way| [(way, true), (way, false)]) {
             if frozen && self.frozen.is_none() {
                 continue;
@@ -207,31 +264,75 @@ impl Planner<'_> {
                 least = Some(plan);
             }
         }
-        let Some(least) = least else { return Err(TrainError::Snapshot("no way to train".into())) };
+        let Some(least) = least else {
+            return Err(TrainError::Snapshot("no way to train".into()));
+        };
         // Where both are short, the host is named: it is what one can say something about.
         let on_host = host.is_some_and(|limit| least.memory.peak() > limit);
         let (limit, needed) = match (on_host, host, device, least.device) {
             (false, _, Some(limit), Some(memory)) => (limit, memory.peak()),
             (_, limit, ..) => (limit.unwrap_or(0), least.memory.peak()),
         };
-        Err(TrainError::Memory { limit, least: needed, tokens: least.tokens, hint: self.nearest(&least)? })
+        Err(TrainError::Memory {
+            limit,
+            least: needed,
+            tokens: least.tokens,
+            hint: self.nearest(&least)?,
+        })
     }
 
     /// Bytes by which a plan is over its limits.
     fn over(&self, plan: &Plan) -> usize {
-        let above = |limit: Option<usize>, peak: usize| limit.map_or(0, |limit| peak.saturating_sub(limit));
-        above(self.limits.host, plan.memory.peak()) + above(self.limits.device, plan.device.map_or(0, |memory| memory.peak()))
+        let above =
+            |limit: Option<usize>, peak: usize| limit.map_or(0, |limit| peak.saturating_sub(limit));
+        above(self.limits.host, plan.memory.peak())
+            + above(
+                self.limits.device,
+                plan.device.map_or(0, |memory| memory.peak()),
+            )
     }
 
-    fn plan(&mut self, (pack, keep, loss_bytes): (usize, Keep, usize), largest: Largest, frozen: bool) -> Result<Plan, TrainError> {
-        let Largest { tokens, outputs, sizes } = largest;
-        let Measured { work, tensors, tracing } = (self.measure)(tokens, outputs, keep, loss_bytes, frozen)?;
+    fn plan(
+        &mut self,
+        (pack, keep, loss_bytes): (usize, Keep, usize),
+        largest: Largest,
+        frozen: bool,
+    ) -> Result<Plan, TrainError> {
+        let Largest {
+            tokens,
+            outputs,
+            sizes,
+        } = largest;
+        let Measured {
+            work,
+            tensors,
+            tracing,
+        } = (self.measure)(tokens, outputs, keep, loss_bytes, frozen)?;
         // One more than there are sizes: the trainer's proof that it can train.
-        let graphs = tensors * TENSOR_BYTES * (sizes + 1).min(PROGRAMS_MAX) + MASK_BYTES * tokens * tokens;
+        let graphs =
+            tensors * TENSOR_BYTES * (sizes + 1).min(PROGRAMS_MAX) + MASK_BYTES * tokens * tokens;
         let kept = if frozen { self.frozen.unwrap_or(0) } else { 0 };
-        let device = self.device.map(|known| DeviceMemory { work: work.device, ..known });
-        let memory = Memory { graphs, tracing, work: work.host, frozen: kept, ..self.known };
-        Ok(Plan { pack, tokens, outputs, keep, loss_bytes, frozen, memory, device })
+        let device = self.device.map(|known| DeviceMemory {
+            work: work.device,
+            ..known
+        });
+        let memory = Memory {
+            graphs,
+            tracing,
+            work: work.host,
+            frozen: kept,
+            ..self.known
+        };
+        Ok(Plan {
+            pack,
+            tokens,
+            outputs,
+            keep,
+            loss_bytes,
+            frozen,
+            memory,
+            device,
+        })
     }
 
     /// What would fit: a lower rank, or shorter examples.
@@ -239,7 +340,10 @@ impl Planner<'_> {
         let over = self.over(least);
         // A rank changes little on a device; what of it is on the host is known.
         let host_only = least.device.is_none();
-        let rank = (1..self.rank).rev().filter(|_| host_only).find(|rank| least.memory.adapter / self.rank * (self.rank - rank) >= over);
+        let rank = (1..self.rank)
+            .rev()
+            .filter(|_| host_only)
+            .find(|rank| least.memory.adapter / self.rank * (self.rank - rank) >= over);
         if let Some(rank) = rank {
             return Ok(Some(Nearest::Rank(rank)));
         }
@@ -247,7 +351,15 @@ impl Planner<'_> {
         while tokens >= TOKENS_STEP {
             let tokens_even = tokens.next_multiple_of(TOKENS_STEP);
             let outputs = least.outputs.min(tokens_even);
-            let plan = self.plan((32, Keep::Blocks, 1 << 20), Largest { tokens: tokens_even, outputs, sizes: 1 }, false)?;
+            let plan = self.plan(
+                (32, Keep::Blocks, 1 << 20),
+                Largest {
+                    tokens: tokens_even,
+                    outputs,
+                    sizes: 1,
+                },
+                false,
+            )?;
             if self.over(&plan) == 0 {
                 return Ok(Some(Nearest::Tokens(tokens_even)));
             }
@@ -277,21 +389,58 @@ impl fmt::Display for Nearest {
 mod tests {
     use super::*;
 
-    /// A run whose work memory is a MiB for each token, half of that with blocks kept, and whose loss takes what it is given.
+    /// A run whose work memory is a MiB for each token, half of that with blocks kept, and whose
+    /// loss takes what it is given.
     fn chosen(limit: Option<usize>) -> Result<Plan, TrainError> {
-        let known = Memory { process: 10 << 20, model: 100 << 20, adapter: 32 << 20, ..Memory::default() };
+        let known = Memory {
+            process: 10 << 20,
+            model: 100 << 20,
+            adapter: 32 << 20,
+            ..Memory::default()
+        };
         let mut measure = |tokens: usize, _: usize, keep: Keep, loss: usize, _: bool| {
             let each = if keep == Keep::Most { 1 << 20 } else { 1 << 19 };
-            Ok(Measured { work: WorkBytes { host: tokens * each + loss, device: 0 }, ..Measured::default() })
+            Ok(Measured {
+                work: WorkBytes {
+                    host: tokens * each + loss,
+                    device: 0,
+                },
+                ..Measured::default()
+            })
         };
-        let limits = Limits { host: limit.map(|mib| mib << 20), ..Limits::default() };
-        let mut planner = Planner { limits, known, device: None, rank: 16, frozen: None, measure: &mut measure };
-        planner.choose((256, Keep::Most, 64 << 20), &|pack| Largest { tokens: pack.max(64), outputs: 16, sizes: 1 })
+        let limits = Limits {
+            host: limit.map(|mib| mib << 20),
+            ..Limits::default()
+        };
+        let mut planner = Planner {
+            limits,
+            known,
+            device: None,
+            rank: 16,
+            frozen: None,
+            measure: &mut measure,
+        };
+        planner.choose((256, Keep::Most, 64 << 20), &|pack| Largest {
+            tokens: pack.max(64),
+            outputs: 16,
+            sizes: 1,
+        })
     }
 
     #[test]
     fn the_fastest_way_that_fits_is_chosen() {
-        let way = |limit| chosen(limit).map(|plan| (plan.pack, plan.keep, plan.loss_bytes >> 20, plan.memory.peak() >> 20)).unwrap();
+        let way = |limit| {
+            chosen(limit)
+                .map(|plan| {
+                    (
+                        plan.pack,
+                        plan.keep,
+                        plan.loss_bytes >> 20,
+                        plan.memory.peak() >> 20,
+                    )
+                })
+                .unwrap()
+        };
         assert_eq!(way(None), (256, Keep::Most, 64, 462));
         assert_eq!(way(Some(463)), (256, Keep::Most, 64, 462));
         assert_eq!(way(Some(462)), (256, Keep::Blocks, 64, 334));

@@ -2,7 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use translora_llama::{Compute, Dtype, Graph, Node, Op, Operation, Placement, Storage, Tensor, Trace, WorkBytes};
+use translora_llama::{
+    Compute, Dtype, Graph, Node, Op, Operation, Placement, Storage, Tensor, Trace, WorkBytes,
+};
 
 use crate::dropout::Mask;
 use crate::emit::Setting;
@@ -68,9 +70,16 @@ pub(crate) struct Outcome {
 /// The weights whose transposes the gradients need.
 pub(crate) fn wanted(trace: &Trace, adapter: &AdapterIndex) -> HashSet<String> {
     let Reach { live, needs, .. } = Reach::of(trace, adapter);
-    let products = trace.nodes.iter().enumerate().filter(|(index, node)| live[*index] && node.op == Op::MulMat);
+    let products = trace
+        .nodes
+        .iter()
+        .enumerate()
+        .filter(|(index, node)| live[*index] && node.op == Op::MulMat);
     let frozen = products.filter_map(|(_, node)| {
-        let (Some(Some(weight)), Some(Some(input))) = (node.sources.first(), node.sources.get(1)) else { return None };
+        let (Some(Some(weight)), Some(Some(input))) = (node.sources.first(), node.sources.get(1))
+        else {
+            return None;
+        };
         let weight = &trace.nodes[*weight];
         // A matrix for each head (latent attention) is turned where it is used.
         let flat = weight.op == Op::Weight && weight.shape[2..] == [1, 1];
@@ -98,10 +107,22 @@ impl Program {
         let output = &trace.nodes[trace.output];
         let [vocabulary, outputs, ..] = output.shape;
         let head = Head::find(trace, needs);
-        let mut graph = weights.graph(trace.nodes.len() * 28 + 256 + head.nodes_max(vocabulary, outputs, &goal))?;
-        let setting = Setting { trace, needs, weights, dropping: purpose == Purpose::Gradients && goal.dropout > 0.0 };
-        let cut = if goal.frozen { Cut::find(trace, &reach) } else { None };
-        let shown = cut.as_ref().map_or_else(|| live.clone(), |cut| cut.above(trace));
+        let mut graph = weights
+            .graph(trace.nodes.len() * 28 + 256 + head.nodes_max(vocabulary, outputs, &goal))?;
+        let setting = Setting {
+            trace,
+            needs,
+            weights,
+            dropping: purpose == Purpose::Gradients && goal.dropout > 0.0,
+        };
+        let cut = if goal.frozen {
+            Cut::find(trace, &reach)
+        } else {
+            None
+        };
+        let shown = cut
+            .as_ref()
+            .map_or_else(|| live.clone(), |cut| cut.above(trace));
         let mut emit = Emit::new(&mut graph, traced, live, setting, adapter, index);
         for node in cut.iter().flat_map(|cut| &cut.nodes) {
             emit.given(*node)?;
@@ -109,8 +130,17 @@ impl Program {
         for i in (0..=trace.output).filter(|i| shown[*i] && !head.tail.contains(i)) {
             emit.node(i)?;
         }
-        let Emit { forward, inputs, masks, given, .. } = emit;
-        let read = inputs.iter().find(|feed| feed.is_tokens()).map(Feed::tensor);
+        let Emit {
+            forward,
+            inputs,
+            masks,
+            given,
+            ..
+        } = emit;
+        let read = inputs
+            .iter()
+            .find(|feed| feed.is_tokens())
+            .map(Feed::tensor);
         let [count, ..] = match (read, given.first()) {
             (Some(tokens), _) => graph.shape(tokens)?,
             (None, Some(_)) => [i64::from(trace.tokens), 1, 1, 1],
@@ -119,15 +149,29 @@ impl Program {
         if let Some(start) = forward[head.start] {
             graph.expand(start)?;
         }
-        let mut bounds = Bounds { forward: graph.nodes(), loss: usize::MAX };
+        let mut bounds = Bounds {
+            forward: graph.nodes(),
+            loss: usize::MAX,
+        };
         let output_of = graph.input(Dtype::I32, &[count], "output_of")?;
-        let parts = Parts { trace, forward: &forward, needs, weights, head: &head, output_of, purpose, goal };
+        let parts = Parts {
+            trace,
+            forward: &forward,
+            needs,
+            weights,
+            head: &head,
+            output_of,
+            purpose,
+            goal,
+        };
         let (loss, gradient) = Loss::new(&mut graph, &parts)?;
         let mut gradients = Vec::new();
         if let Some(gradient) = gradient {
             graph.expand(gradient)?;
             bounds.loss = graph.nodes();
-            let kept = goal.keep.of(trace, &reach, head.start, weights.direct().is_some());
+            let kept = goal
+                .keep
+                .of(trace, &reach, head.start, weights.direct().is_some());
             let mut rules = Backward::new(&mut graph, setting, &forward, output_of).keeping(&kept);
             rules.masks.clone_from(&masks);
             let found = rules.run(head.start, 0, gradient)?;
@@ -150,7 +194,8 @@ impl Program {
         })
     }
 
-    /// Outputs that the loss is taken at: as many as were asked for, or one for each token where the model picks none.
+    /// Outputs that the loss is taken at: as many as were asked for, or one for each token where
+    /// the model picks none.
     pub fn outputs(&self) -> usize {
         self.outputs
     }
@@ -172,15 +217,25 @@ impl Program {
     ) -> Result<Outcome, TrainError> {
         compute.bind(&mut self.graph)?;
         let graph = &self.graph;
-        for (given, rows) in self.given.iter().zip(frozen.rows(run, packed, &self.widths)) {
+        for (given, rows) in self
+            .given
+            .iter()
+            .zip(frozen.rows(run, packed, &self.widths))
+        {
             compute.set_f32(graph, *given, &rows)?;
         }
         for input in &self.inputs {
             input.fill(compute, graph, packed, tables, self.vocabulary as i64)?;
         }
-        // Nobody reads it where the model picks no outputs, or where all that is adapted stands behind the pick.
+        // Nobody reads it where the model picks no outputs, or where all that is adapted stands
+        // behind the pick.
         if compute.reads(graph, self.output_of) {
-            compute.set_ids(graph, self.output_of, &packed.output_of, packed.labels.len() as i64)?;
+            compute.set_ids(
+                graph,
+                self.output_of,
+                &packed.output_of,
+                packed.labels.len() as i64,
+            )?;
         }
         self.loss.fill(compute, graph, packed, run, pass.scale)?;
         for mask in &self.masks {
@@ -188,10 +243,19 @@ impl Program {
         }
         compute.run(graph)?;
         let loss = self.loss.value(compute, graph, packed, run)?;
-        let gradients = self.gradients.iter().map(|gradient| compute.get_f32(graph, *gradient)).collect::<Result<_, _>>()?;
+        let gradients = self
+            .gradients
+            .iter()
+            .map(|gradient| compute.get_f32(graph, *gradient))
+            .collect::<Result<_, _>>()?;
         let logits = self.loss.logits(compute, graph)?;
         let weight = packed.weights.iter().map(|weight| f64::from(*weight)).sum();
-        Ok(Outcome { loss, weight, gradients, logits })
+        Ok(Outcome {
+            loss,
+            weight,
+            gradients,
+            logits,
+        })
     }
 
     /// What it consists of.
@@ -211,7 +275,12 @@ impl Program {
 }
 
 /// Mark the adapter's gradients as outputs, in the order of its storage.
-fn outputs_of(graph: &mut Graph, trace: &Trace, index: &AdapterIndex, found: &[Option<Tensor>]) -> Result<Vec<Tensor>, TrainError> {
+fn outputs_of(
+    graph: &mut Graph,
+    trace: &Trace,
+    index: &AdapterIndex,
+    found: &[Option<Tensor>],
+) -> Result<Vec<Tensor>, TrainError> {
     let mut ordered = vec![None; index.len()];
     for (node, gradient) in trace.nodes.iter().zip(found) {
         if let (Some(slot), Some(gradient)) = (index.get(&node.name), gradient) {
@@ -220,14 +289,22 @@ fn outputs_of(graph: &mut Graph, trace: &Trace, index: &AdapterIndex, found: &[O
         }
     }
     let missing = |slot: usize| {
-        let name = index.iter().find(|(_, at)| **at == slot).map_or("", |(name, _)| name);
+        let name = index
+            .iter()
+            .find(|(_, at)| **at == slot)
+            .map_or("", |(name, _)| name);
         TrainError::NoRule {
-            op: "llama.cpp does not apply an adapter to this matrix, or no gradient reaches it".into(),
+            op: "llama.cpp does not apply an adapter to this matrix, or no gradient reaches it"
+                .into(),
             node: name.to_owned(),
             position: 0,
         }
     };
-    ordered.into_iter().enumerate().map(|(slot, gradient)| gradient.ok_or_else(|| missing(slot))).collect()
+    ordered
+        .into_iter()
+        .enumerate()
+        .map(|(slot, gradient)| gradient.ok_or_else(|| missing(slot)))
+        .collect()
 }
 
 /// A trace for the sizes of one program, and the two it comes from.
@@ -262,8 +339,24 @@ impl<'a> Emit<'a> {
         adapter: &'a Storage,
         index: &'a AdapterIndex,
     ) -> Self {
-        let (forward, inputs, masks, given) = (vec![None; traced.trace.nodes.len()], Vec::new(), HashMap::new(), Vec::new());
-        Self { graph, traced, live, setting, adapter, index, forward, inputs, masks, given }
+        let (forward, inputs, masks, given) = (
+            vec![None; traced.trace.nodes.len()],
+            Vec::new(),
+            HashMap::new(),
+            Vec::new(),
+        );
+        Self {
+            graph,
+            traced,
+            live,
+            setting,
+            adapter,
+            index,
+            forward,
+            inputs,
+            masks,
+            given,
+        }
     }
 
     /// Take the value of a node as an input.
@@ -282,7 +375,11 @@ impl<'a> Emit<'a> {
         let trace = &self.traced.trace;
         let node = &trace.nodes[i];
         if self.traced.broken.contains(&i) {
-            return Err(TrainError::NoRule { op: "a partly written memory".into(), node: node.name.clone(), position: i });
+            return Err(TrainError::NoRule {
+                op: "a partly written memory".into(),
+                node: node.name.clone(),
+                position: i,
+            });
         }
         let tensor = match node.op {
             Op::Weight => match self.index.get(&node.name) {
@@ -301,10 +398,16 @@ impl<'a> Emit<'a> {
         Ok(())
     }
 
-    /// A node that computes something: the product with an A reads its input through a mask where there is dropout.
+    /// A node that computes something: the product with an A reads its input through a mask where
+    /// there is dropout.
     fn compute(&mut self, i: usize, node: &Node) -> Result<Tensor, TrainError> {
         let a = node.sources.first().copied().flatten();
-        let input = node.sources.get(1).copied().flatten().and_then(|input| self.forward[input]);
+        let input = node
+            .sources
+            .get(1)
+            .copied()
+            .flatten()
+            .and_then(|input| self.forward[input]);
         let (true, Some(a), Some(input)) = (self.setting.dropping, a, input) else {
             return self.setting.value(self.graph, i, &mut self.forward);
         };
@@ -314,6 +417,7 @@ impl<'a> Emit<'a> {
         };
         let mask = Mask::new(self.graph, input, *slot)?;
         self.masks.insert(a, mask);
-        self.setting.masked_value(self.graph, i, &mut self.forward, mask.masked)
+        self.setting
+            .masked_value(self.graph, i, &mut self.forward, mask.masked)
     }
 }

@@ -20,7 +20,8 @@ pub(crate) struct Reach {
 impl Reach {
     pub fn of(trace: &Trace, adapter: &AdapterIndex) -> Self {
         let count = trace.nodes.len();
-        let (mut live, mut needs, mut flows) = (vec![false; count], vec![false; count], vec![false; count]);
+        let (mut live, mut needs, mut flows) =
+            (vec![false; count], vec![false; count], vec![false; count]);
         live[trace.output] = true;
         for index in (0..=trace.output).rev().filter(|index| *index < count) {
             if live[index] {
@@ -31,7 +32,9 @@ impl Reach {
         }
         for (index, node) in trace.nodes.iter().enumerate() {
             let leaf = node.op == Op::Weight && adapter.contains_key(&node.name);
-            needs[index] = leaf || !node.op.is_choice() && node.sources.iter().flatten().any(|source| needs[*source]);
+            needs[index] = leaf
+                || !node.op.is_choice()
+                    && node.sources.iter().flatten().any(|source| needs[*source]);
         }
         flows[trace.output] = true;
         for index in (0..=trace.output).rev() {
@@ -47,15 +50,30 @@ impl Reach {
 
 /// What a node reads, the memory of a view among it.
 pub(crate) fn operands(node: &Node) -> impl Iterator<Item = usize> {
-    node.sources.iter().flatten().copied().chain(node.view.map(|(root, _)| root))
+    node.sources
+        .iter()
+        .flatten()
+        .copied()
+        .chain(node.view.map(|(root, _)| root))
 }
 
-/// Where each adapter matrix is first used: its name and the node that reads it, for those that a gradient can reach.
+/// Where each adapter matrix is first used: its name and the node that reads it, for those that a
+/// gradient can reach.
 pub(crate) fn trained(trace: &Trace, adapter: &AdapterIndex) -> HashMap<String, usize> {
     let Reach { flows, .. } = Reach::of(trace, adapter);
     let mut found = HashMap::new();
-    for (index, node) in trace.nodes.iter().enumerate().filter(|(index, _)| flows[*index]) {
-        for source in node.sources.iter().flatten().filter(|source| flows[**source]) {
+    for (index, node) in trace
+        .nodes
+        .iter()
+        .enumerate()
+        .filter(|(index, _)| flows[*index])
+    {
+        for source in node
+            .sources
+            .iter()
+            .flatten()
+            .filter(|source| flows[**source])
+        {
             let leaf = &trace.nodes[*source];
             if leaf.op == Op::Weight && adapter.contains_key(&leaf.name) {
                 found.entry(leaf.name.clone()).or_insert(index);
@@ -65,11 +83,13 @@ pub(crate) fn trained(trace: &Trace, adapter: &AdapterIndex) -> HashMap<String, 
     found
 }
 
-/// Make a plain value of what llama.cpp writes into its memories and reads back at once (cache rows, in a training context all of
-/// them): `SET_ROWS` of as many rows as there are becomes `Store` (`StoreTurned` where llama.cpp scatters single numbers, as it does for a
-/// cache of values without flash attention), and whoever read the memory afterwards reads that.
+/// Make a plain value of what llama.cpp writes into its memories and reads back at once (cache
+/// rows, in a training context all of them): `SET_ROWS` of as many rows as there are becomes
+/// `Store` (`StoreTurned` where llama.cpp scatters single numbers, as it does for a cache of values
+/// without flash attention), and whoever read the memory afterwards reads that.
 ///
-/// Returns the nodes that read a memory after a part of it was written, which is nothing a training graph can repeat.
+/// Returns the nodes that read a memory after a part of it was written, which is nothing a training
+/// graph can repeat.
 pub(crate) fn settle(trace: &mut Trace) -> HashSet<usize> {
     let mut latest: HashMap<usize, usize> = HashMap::new();
     let (mut dirty, mut broken) = (HashSet::new(), HashSet::new());
@@ -81,15 +101,30 @@ pub(crate) fn settle(trace: &mut Trace) -> HashSet<usize> {
         if let Some((root, _)) = &mut node.view {
             *root = latest.get(root).copied().unwrap_or(*root);
         }
-        let state = node.view.map(|(root, _)| root).filter(|root| trace.nodes[*root].op == Op::State);
+        let state = node
+            .view
+            .map(|(root, _)| root)
+            .filter(|root| trace.nodes[*root].op == Op::State);
         match (node.op, state) {
             (Op::SetRows, Some(state)) => {
                 let rows = node.sources.first().copied().flatten();
-                let whole = rows.is_some_and(|rows| trace.nodes[rows].elements() == trace.nodes[state].elements());
-                let by_input = node.sources.get(1).copied().flatten().is_some_and(|ids| trace.nodes[ids].op == Op::Input);
+                let whole = rows.is_some_and(|rows| {
+                    trace.nodes[rows].elements() == trace.nodes[state].elements()
+                });
+                let by_input = node
+                    .sources
+                    .get(1)
+                    .copied()
+                    .flatten()
+                    .is_some_and(|ids| trace.nodes[ids].op == Op::Input);
                 if whole && by_input {
-                    let scattered = rows.is_some_and(|rows| trace.nodes[rows].shape[0] == 1) && trace.nodes[state].shape[0] != 1;
-                    node.op = if scattered { Op::StoreTurned } else { Op::Store };
+                    let scattered = rows.is_some_and(|rows| trace.nodes[rows].shape[0] == 1)
+                        && trace.nodes[state].shape[0] != 1;
+                    node.op = if scattered {
+                        Op::StoreTurned
+                    } else {
+                        Op::Store
+                    };
                     node.shape = trace.nodes[state].shape;
                     node.strides = trace.nodes[state].strides;
                     node.sources.truncate(1);

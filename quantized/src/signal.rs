@@ -1,7 +1,9 @@
-//! An objective as graph nodes: from the logits of a few outputs to their loss and the gradient for them.
+//! An objective as graph nodes: from the logits of a few outputs to their loss and the gradient for
+//! them.
 //!
-//! p is the student's softmax (at the objective's temperature t), q the teacher's. Every gradient is a multiple of p, with other values at
-//! the words that the signal names: written there instead of adding up one-hot vectors.
+//! p is the student's softmax (at the objective's temperature t), q the teacher's. Every gradient
+//! is a multiple of p, with other values at the words that the signal names: written there instead
+//! of adding up one-hot vectors.
 
 use translora_llama::{Compute, Dtype, Graph, LlamaError, Tensor};
 
@@ -21,7 +23,8 @@ pub(crate) enum Signal {
         rows: Tensor,
         /// shapes: [hidden, outputs]
         vectors: Tensor,
-        /// p and the logit of the label, and the vector times the hidden state. shapes: [1, outputs]
+        /// p and the logit of the label, and the vector times the hidden state. shapes: [1,
+        /// outputs]
         probability: Tensor,
         logit: Tensor,
         product: Tensor,
@@ -30,9 +33,11 @@ pub(crate) enum Signal {
         rows: Tensor,
         divergence: Divergence,
         temperature: f32,
-        /// q of the named words. shapes: [width, outputs]; absent where no gradient is taken, as the two below.
+        /// q of the named words. shapes: [width, outputs]; absent where no gradient is taken, as
+        /// the two below.
         teacher: Option<Tensor>,
-        /// 1, and 0 for words that only fill up the width; absent where nothing is summed over them.
+        /// 1, and 0 for words that only fill up the width; absent where nothing is summed over
+        /// them.
         real: Option<Tensor>,
         /// q of all other words together. shapes: [1, outputs]
         teacher_rest: Option<Tensor>,
@@ -61,14 +66,27 @@ pub(crate) struct Place<'a> {
 type Made = Result<(Signal, Option<Tensor>), LlamaError>;
 
 impl Signal {
-    /// Append the nodes of an objective. With `weights` ([1, outputs]) the second result is the gradient for the logits, times the
-    /// weights unless `is_unweighted`.
-    pub fn new(graph: &mut Graph, goal: Goal, logits: Tensor, hidden: Tensor, weights: Option<Tensor>) -> Made {
+    /// Append the nodes of an objective. With `weights` ([1, outputs]) the second result is the
+    /// gradient for the logits, times the weights unless `is_unweighted`.
+    pub fn new(
+        graph: &mut Graph,
+        goal: Goal,
+        logits: Tensor,
+        hidden: Tensor,
+        weights: Option<Tensor>,
+    ) -> Made {
         match goal.objective {
             Objective::Text => text(graph, logits, weights.is_some()),
             Objective::Condensed => condensed(graph, logits, hidden, weights.is_some()),
-            Objective::Match { divergence, temperature } => {
-                let logits = if temperature == 1.0 { logits } else { graph.scale(logits, 1.0 / temperature, 0.0)? };
+            Objective::Match {
+                divergence,
+                temperature,
+            } => {
+                let logits = if temperature == 1.0 {
+                    logits
+                } else {
+                    graph.scale(logits, 1.0 / temperature, 0.0)?
+                };
                 match goal.width {
                     0 => all(graph, divergence, temperature, logits, weights),
                     width => likeliest(graph, (divergence, temperature, width), logits, weights),
@@ -82,15 +100,28 @@ impl Signal {
         matches!(self, Self::Text { .. } | Self::Condensed { .. })
     }
 
-    /// What a signal says of the hidden state itself, once the logits' gradient has come down to it. `weights` as far as that has them.
-    pub fn at_hidden(&self, graph: &mut Graph, gradient: Tensor, weights: Option<Tensor>) -> Result<Tensor, LlamaError> {
-        let Self::Condensed { vectors, .. } = self else { return Ok(gradient) };
+    /// What a signal says of the hidden state itself, once the logits' gradient has come down to
+    /// it. `weights` as far as that has them.
+    pub fn at_hidden(
+        &self,
+        graph: &mut Graph,
+        gradient: Tensor,
+        weights: Option<Tensor>,
+    ) -> Result<Tensor, LlamaError> {
+        let Self::Condensed { vectors, .. } = self else {
+            return Ok(gradient);
+        };
         let vectors = weights.map_or(Ok(*vectors), |weights| graph.mul(*vectors, weights))?;
         let gradient = graph.dense(gradient)?;
         graph.sub(gradient, vectors)
     }
 
-    pub fn fill(&self, compute: &mut Compute, graph: &Graph, place: &Place<'_>) -> Result<(), TrainError> {
+    pub fn fill(
+        &self,
+        compute: &mut Compute,
+        graph: &Graph,
+        place: &Place<'_>,
+    ) -> Result<(), TrainError> {
         let words = place.vocabulary as i64 * place.outputs.len() as i64;
         match self {
             Self::Text { rows, .. } => compute.set_ids(graph, *rows, &place.label_rows(), words)?,
@@ -99,22 +130,42 @@ impl Signal {
                 let width = usize::try_from(graph.shape(*vectors)?[0]).unwrap_or(0);
                 let mut values = vec![0.0; width * place.outputs.len()];
                 for (values, at) in values.chunks_exact_mut(width).zip(place.outputs.clone()) {
-                    let Some(token) = place.condensed(at) else { continue };
+                    let Some(token) = place.condensed(at) else {
+                        continue;
+                    };
                     if token.vector.len() != width {
-                        let reason = format!("its teacher's vectors have {} numbers, this model's {width}", token.vector.len());
+                        let reason = format!(
+                            "its teacher's vectors have {} numbers, this model's {width}",
+                            token.vector.len()
+                        );
                         return Err(TrainError::Objective { reason });
                     }
                     values.copy_from_slice(&token.vector);
                 }
                 compute.set_f32(graph, *vectors, &values)?;
             }
-            Self::Likeliest { rows, teacher, real, teacher_rest, width, divergence, .. } => {
+            Self::Likeliest {
+                rows,
+                teacher,
+                real,
+                teacher_rest,
+                width,
+                divergence,
+                ..
+            } => {
                 let filled = place.likeliest(*width);
                 compute.set_ids(graph, *rows, &filled.rows, words)?;
-                let least = if *divergence == Divergence::Reverse { PROBABILITY_MIN } else { 0.0 };
-                let floored = |values: &[f32]| values.iter().map(|q| q.max(least)).collect::<Vec<f32>>();
+                let least = if *divergence == Divergence::Reverse {
+                    PROBABILITY_MIN
+                } else {
+                    0.0
+                };
+                let floored =
+                    |values: &[f32]| values.iter().map(|q| q.max(least)).collect::<Vec<f32>>();
                 let (q, q_rest) = (floored(&filled.teacher), floored(&filled.rest));
-                for (input, values) in [(teacher, &q), (real, &filled.real), (teacher_rest, &q_rest)] {
+                for (input, values) in
+                    [(teacher, &q), (real, &filled.real), (teacher_rest, &q_rest)]
+                {
                     if let Some(input) = input {
                         compute.set_f32(graph, *input, values)?;
                     }
@@ -135,34 +186,85 @@ impl Signal {
     }
 
     /// The loss of each output, before its weight. units: nats
-    pub fn losses(&self, compute: &Compute, graph: &Graph, place: &Place<'_>) -> Result<Vec<f64>, LlamaError> {
-        let log = |p: &f32| if p.is_nan() { f64::NAN } else { f64::from(p.max(f32::MIN_POSITIVE)).ln() };
+    pub fn losses(
+        &self,
+        compute: &Compute,
+        graph: &Graph,
+        place: &Place<'_>,
+    ) -> Result<Vec<f64>, LlamaError> {
+        let log = |p: &f32| {
+            if p.is_nan() {
+                f64::NAN
+            } else {
+                f64::from(p.max(f32::MIN_POSITIVE)).ln()
+            }
+        };
         Ok(match self {
-            Self::Text { probability, .. } => compute.get_f32(graph, *probability)?.iter().map(|p| -log(p)).collect(),
-            Self::Condensed { probability, logit, product, .. } => {
-                let [probability, logit, product] =
-                    [compute.get_f32(graph, *probability)?, compute.get_f32(graph, *logit)?, compute.get_f32(graph, *product)?];
+            Self::Text { probability, .. } => compute
+                .get_f32(graph, *probability)?
+                .iter()
+                .map(|p| -log(p))
+                .collect(),
+            Self::Condensed {
+                probability,
+                logit,
+                product,
+                ..
+            } => {
+                let [probability, logit, product] = [
+                    compute.get_f32(graph, *probability)?,
+                    compute.get_f32(graph, *logit)?,
+                    compute.get_f32(graph, *product)?,
+                ];
                 let one = |((at, p), (logit, product)): ((usize, &f32), (&f32, &f32))| {
                     let total = f64::from(*logit) - log(p);
-                    place.condensed(at).map_or(0.0, |token| f64::from(token.negative_entropy) + total - f64::from(*product))
+                    place.condensed(at).map_or(0.0, |token| {
+                        f64::from(token.negative_entropy) + total - f64::from(*product)
+                    })
                 };
-                place.outputs.clone().zip(&probability).zip(logit.iter().zip(&product)).map(one).collect()
+                place
+                    .outputs
+                    .clone()
+                    .zip(&probability)
+                    .zip(logit.iter().zip(&product))
+                    .map(one)
+                    .collect()
             }
-            Self::Likeliest { student, student_rest, width, divergence, temperature, .. } => {
-                let (student, rest) = (compute.get_f32(graph, *student)?, compute.get_f32(graph, *student_rest)?);
+            Self::Likeliest {
+                student,
+                student_rest,
+                width,
+                divergence,
+                temperature,
+                ..
+            } => {
+                let (student, rest) = (
+                    compute.get_f32(graph, *student)?,
+                    compute.get_f32(graph, *student_rest)?,
+                );
                 let filled = place.likeliest(*width);
                 let squared = f64::from(*temperature).powi(2);
                 let one = |i: usize| {
                     let range = i * width..(i + 1) * width;
-                    let named = range.filter(|j| filled.real[*j] == 1.0).map(|j| (filled.teacher[j], student[j]));
-                    let words = named.chain([(filled.rest[i], rest[i])]).map(|(q, p)| (f64::from(q), f64::from(p)));
+                    let named = range
+                        .filter(|j| filled.real[*j] == 1.0)
+                        .map(|j| (filled.teacher[j], student[j]));
+                    let words = named
+                        .chain([(filled.rest[i], rest[i])])
+                        .map(|(q, p)| (f64::from(q), f64::from(p)));
                     squared * divergence.between(words)
                 };
                 (0..place.outputs.len()).map(one).collect()
             }
-            Self::All { loss, temperature, .. } => {
+            Self::All {
+                loss, temperature, ..
+            } => {
                 let squared = f64::from(*temperature).powi(2);
-                compute.get_f32(graph, *loss)?.iter().map(|loss| squared * f64::from(*loss)).collect()
+                compute
+                    .get_f32(graph, *loss)?
+                    .iter()
+                    .map(|loss| squared * f64::from(*loss))
+                    .collect()
             }
         })
     }
@@ -182,10 +284,14 @@ fn text(graph: &mut Graph, logits: Tensor, wanted: bool) -> Made {
     }
     let lower = graph.scale(probability, 1.0, -1.0)?;
     let column = graph.set_rows(column, lower, rows)?;
-    Ok((signal, Some(graph.reshape(column, [vocabulary, count, 1, 1])?)))
+    Ok((
+        signal,
+        Some(graph.reshape(column, [vocabulary, count, 1, 1])?),
+    ))
 }
 
-/// Gradient p; the teacher's part comes in at the hidden state. ln Σ exp of the logits is the label's logit less ln p(label).
+/// Gradient p; the teacher's part comes in at the hidden state. ln Σ exp of the logits is the
+/// label's logit less ln p(label).
 fn condensed(graph: &mut Graph, logits: Tensor, hidden: Tensor, wanted: bool) -> Made {
     let [vocabulary, count, ..] = graph.shape(logits)?;
     let [width, ..] = graph.shape(hidden)?;
@@ -201,7 +307,16 @@ fn condensed(graph: &mut Graph, logits: Tensor, hidden: Tensor, wanted: bool) ->
     let product = graph.mul(vectors, hidden)?;
     let product = graph.sum_rows(product)?;
     graph.output(product)?;
-    Ok((Signal::Condensed { rows, vectors, probability, logit, product }, wanted.then_some(p)))
+    Ok((
+        Signal::Condensed {
+            rows,
+            vectors,
+            probability,
+            logit,
+            product,
+        },
+        wanted.then_some(p),
+    ))
 }
 
 /// ln of probabilities that may be zero.
@@ -210,9 +325,15 @@ fn log(graph: &mut Graph, p: Tensor, least: f32) -> Result<Tensor, LlamaError> {
     graph.log(p)
 }
 
-/// Over the named words and the rest as one: with g the slope of the divergence by p, t p (g − Σ p g) at a word, and the same multiple of
-/// p at all others, t (g − Σ p g) with the rest's g. For the forward divergence that is t (p − q) and t (1 − q rest / p rest).
-fn likeliest(graph: &mut Graph, what: (Divergence, f32, usize), logits: Tensor, weights: Option<Tensor>) -> Made {
+/// Over the named words and the rest as one: with g the slope of the divergence by p, t p (g − Σ p
+/// g) at a word, and the same multiple of p at all others, t (g − Σ p g) with the rest's g. For the
+/// forward divergence that is t (p − q) and t (1 − q rest / p rest).
+fn likeliest(
+    graph: &mut Graph,
+    what: (Divergence, f32, usize),
+    logits: Tensor,
+    weights: Option<Tensor>,
+) -> Made {
     let (divergence, temperature, width) = what;
     let [vocabulary, count, ..] = graph.shape(logits)?;
     let k = i64::try_from(width).unwrap_or(1);
@@ -227,11 +348,30 @@ fn likeliest(graph: &mut Graph, what: (Divergence, f32, usize), logits: Tensor, 
     let others = graph.reshape(cleared, [vocabulary, count, 1, 1])?;
     let student_rest = graph.sum_rows(others)?;
     graph.output(student_rest)?;
-    let mut signal =
-        Signal::Likeliest { rows, divergence, temperature, teacher: None, real: None, teacher_rest: None, student, student_rest, width };
-    let Some(weights) = weights else { return Ok((signal, None)) };
-    let (q, q_rest) = (graph.input(Dtype::F32, &[k, count], "teacher")?, graph.input(Dtype::F32, &[1, count], "teacher_rest")?);
-    if let Signal::Likeliest { teacher, teacher_rest, .. } = &mut signal {
+    let mut signal = Signal::Likeliest {
+        rows,
+        divergence,
+        temperature,
+        teacher: None,
+        real: None,
+        teacher_rest: None,
+        student,
+        student_rest,
+        width,
+    };
+    let Some(weights) = weights else {
+        return Ok((signal, None));
+    };
+    let (q, q_rest) = (
+        graph.input(Dtype::F32, &[k, count], "teacher")?,
+        graph.input(Dtype::F32, &[1, count], "teacher_rest")?,
+    );
+    if let Signal::Likeliest {
+        teacher,
+        teacher_rest,
+        ..
+    } = &mut signal
+    {
         (*teacher, *teacher_rest) = (Some(q), Some(q_rest));
     }
     let own = graph.reshape(student, [k, count, 1, 1])?;
@@ -253,7 +393,8 @@ fn likeliest(graph: &mut Graph, what: (Divergence, f32, usize), logits: Tensor, 
         let rest = graph.mul(student_rest, slope_rest)?;
         let mean = graph.add(named, rest)?;
         let centred = graph.sub(slope, mean)?;
-        // g rest − Σ p g, as Σ over the named words of p (g rest − g): the rest is often nearly all there is, and would cancel.
+        // g rest − Σ p g, as Σ over the named words of p (g rest − g): the rest is often nearly all
+        // there is, and would cancel.
         let above = graph.sub(slope, slope_rest)?;
         let each = graph.mul(counted, above)?;
         let above = graph.sum_rows(each)?;
@@ -265,11 +406,19 @@ fn likeliest(graph: &mut Graph, what: (Divergence, f32, usize), logits: Tensor, 
     let column = graph.reshape(gradient, [1, vocabulary * count, 1, 1])?;
     let values = graph.reshape(values, [1, k * count, 1, 1])?;
     let column = graph.set_rows(column, values, rows)?;
-    Ok((signal, Some(graph.reshape(column, [vocabulary, count, 1, 1])?)))
+    Ok((
+        signal,
+        Some(graph.reshape(column, [vocabulary, count, 1, 1])?),
+    ))
 }
 
 /// The derivative of a divergence by p, up to a constant that cancels.
-fn slope(graph: &mut Graph, divergence: Divergence, p: Tensor, q: Tensor) -> Result<Tensor, LlamaError> {
+fn slope(
+    graph: &mut Graph,
+    divergence: Divergence,
+    p: Tensor,
+    q: Tensor,
+) -> Result<Tensor, LlamaError> {
     let log_p = log(graph, p, TINY)?;
     match divergence {
         Divergence::JensenShannon { teacher } => {
@@ -286,12 +435,21 @@ fn slope(graph: &mut Graph, divergence: Divergence, p: Tensor, q: Tensor) -> Res
 }
 
 fn mixture(graph: &mut Graph, teacher: f32, p: Tensor, q: Tensor) -> Result<Tensor, LlamaError> {
-    let (p, q) = (graph.scale(p, 1.0 - teacher, 0.0)?, graph.scale(q, teacher, 0.0)?);
+    let (p, q) = (
+        graph.scale(p, 1.0 - teacher, 0.0)?,
+        graph.scale(q, teacher, 0.0)?,
+    );
     graph.add(p, q)
 }
 
 /// Over all words: t (p − q) for the forward divergence, t p (g − Σ p g) for the others.
-fn all(graph: &mut Graph, divergence: Divergence, temperature: f32, logits: Tensor, weights: Option<Tensor>) -> Made {
+fn all(
+    graph: &mut Graph,
+    divergence: Divergence,
+    temperature: f32,
+    logits: Tensor,
+    weights: Option<Tensor>,
+) -> Made {
     let [vocabulary, count, ..] = graph.shape(logits)?;
     let q = graph.input(Dtype::F32, &[vocabulary, count], "teacher")?;
     let p = graph.soft_max(logits)?;
@@ -319,18 +477,27 @@ fn all(graph: &mut Graph, divergence: Divergence, temperature: f32, logits: Tens
             let (own_sum, other_sum) = (sum(graph, p, own)?, sum(graph, q, other)?);
             let centred = graph.sub(own, own_sum)?;
             let gradient = graph.mul(p, centred)?;
-            (mixture(graph, teacher, own_sum, other_sum)?, graph.scale(gradient, 1.0 - teacher, 0.0)?)
+            (
+                mixture(graph, teacher, own_sum, other_sum)?,
+                graph.scale(gradient, 1.0 - teacher, 0.0)?,
+            )
         }
     };
     graph.output(loss)?;
-    let signal = Signal::All { temperature, teacher: q, loss };
-    let Some(weights) = weights else { return Ok((signal, None)) };
+    let signal = Signal::All {
+        temperature,
+        teacher: q,
+        loss,
+    };
+    let Some(weights) = weights else {
+        return Ok((signal, None));
+    };
     let weights = graph.scale(weights, temperature, 0.0)?;
     Ok((signal, Some(graph.mul(difference, weights)?)))
 }
 
-/// `Teacher::Likeliest` of some outputs, filled up to one width with copies of each output's first word, which are written twice with
-/// the same value and counted once.
+/// `Teacher::Likeliest` of some outputs, filled up to one width with copies of each output's first
+/// word, which are written twice with the same value and counted once.
 struct Filled {
     rows: Vec<i32>,
     teacher: Vec<f32>,
@@ -341,7 +508,11 @@ struct Filled {
 impl Place<'_> {
     fn label_rows(&self) -> Vec<i32> {
         let labels = &self.packed.labels[self.outputs.clone()];
-        labels.iter().enumerate().map(|(i, label)| (i * self.vocabulary) as i32 + label).collect()
+        labels
+            .iter()
+            .enumerate()
+            .map(|(i, label)| (i * self.vocabulary) as i32 + label)
+            .collect()
     }
 
     fn teacher(&self, output: usize) -> Option<(&Teacher, usize)> {
@@ -350,20 +521,31 @@ impl Place<'_> {
     }
 
     fn condensed(&self, output: usize) -> Option<&Condensed> {
-        let (Teacher::Condensed(tokens), token) = self.teacher(output)? else { return None };
+        let (Teacher::Condensed(tokens), token) = self.teacher(output)? else {
+            return None;
+        };
         tokens.get(token)
     }
 
     fn all(&self, output: usize) -> Option<&[f32]> {
-        let (Teacher::All(tokens), token) = self.teacher(output)? else { return None };
+        let (Teacher::All(tokens), token) = self.teacher(output)? else {
+            return None;
+        };
         tokens.get(token).map(Vec::as_slice)
     }
 
     fn likeliest(&self, width: usize) -> Filled {
-        let mut filled = Filled { rows: Vec::new(), teacher: Vec::new(), real: Vec::new(), rest: Vec::new() };
+        let mut filled = Filled {
+            rows: Vec::new(),
+            teacher: Vec::new(),
+            real: Vec::new(),
+            rest: Vec::new(),
+        };
         for (place, at) in self.outputs.clone().enumerate() {
             let words = match self.teacher(at) {
-                Some((Teacher::Likeliest(tokens), token)) => tokens.get(token).map_or(&[][..], Vec::as_slice),
+                Some((Teacher::Likeliest(tokens), token)) => {
+                    tokens.get(token).map_or(&[][..], Vec::as_slice)
+                }
                 _ => &[],
             };
             let first = words.first().copied().unwrap_or((0, 0.0));

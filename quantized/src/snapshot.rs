@@ -24,17 +24,28 @@ pub(crate) fn write(adapter: &Adapter, moments: &[Moments], steps: u64, scale: f
 }
 
 /// `like`: an adapter of the shape the snapshot must have.
-pub(crate) fn read(bytes: &[u8], like: &Adapter) -> Result<(Adapter, Vec<Moments>, u64, f32), TrainError> {
+pub(crate) fn read(
+    bytes: &[u8],
+    like: &Adapter,
+) -> Result<(Adapter, Vec<Moments>, u64, f32), TrainError> {
     let refuse = |reason: &str| TrainError::Snapshot(reason.to_owned());
     let expected = 28 + like.parameters() * 12 + 8;
     if bytes.len() != expected {
-        return Err(refuse(&format!("{} bytes where this adapter needs {expected}", bytes.len())));
+        return Err(refuse(&format!(
+            "{} bytes where this adapter needs {expected}",
+            bytes.len()
+        )));
     }
     let (body, sum) = bytes.split_at(bytes.len() - 8);
     if body[..8] != *MAGIC || sum != fnv(body).to_le_bytes() {
         return Err(refuse("damaged"));
     }
-    let u64_at = |at: usize| body[at..at + 8].try_into().map(u64::from_le_bytes).map_err(|_| refuse("damaged"));
+    let u64_at = |at: usize| {
+        body[at..at + 8]
+            .try_into()
+            .map(u64::from_le_bytes)
+            .map_err(|_| refuse("damaged"))
+    };
     let steps = u64_at(8)?;
     let mut numbers = body[16..20]
         .iter()
@@ -49,16 +60,25 @@ pub(crate) fn read(bytes: &[u8], like: &Adapter) -> Result<(Adapter, Vec<Moments
     let scale = numbers.next().ok_or_else(|| refuse("damaged"))?;
     let mut adapter = like.clone();
     let mut moments = Vec::new();
-    for values in adapter.pairs.iter_mut().flat_map(|pair| [&mut pair.a, &mut pair.b]) {
+    for values in adapter
+        .pairs
+        .iter_mut()
+        .flat_map(|pair| [&mut pair.a, &mut pair.b])
+    {
         let length = values.len();
         let mut take = || numbers.by_ref().take(length).collect::<Vec<f32>>();
         *values = take();
-        moments.push(Moments { first: take(), second: take() });
+        moments.push(Moments {
+            first: take(),
+            second: take(),
+        });
     }
     Ok((adapter, moments, steps, scale))
 }
 
 /// FNV-1a, 64 bits: catches a torn or flipped file, not an adversary.
 fn fnv(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }

@@ -1,7 +1,9 @@
-//! Makes models and adapters from a seed, for tests: small, random, and complete enough for llama.cpp to load.
+//! Makes models and adapters from a seed, for tests: small, random, and complete enough for
+//! llama.cpp to load.
 //!
-//! The vocabulary has one token per byte and the three control tokens of ChatML. The weights mean nothing, but are scaled so
-//! that values neither vanish nor explode. Same arguments, same bytes. May be called by tests only.
+//! The vocabulary has one token per byte and the three control tokens of ChatML. The weights mean
+//! nothing, but are scaled so that values neither vanish nor explode. Same arguments, same bytes.
+//! May be called by tests only.
 
 use translora_gguf::{Gguf, TensorKind, Value, Writer};
 
@@ -16,7 +18,11 @@ pub const VOCABULARY: usize = 259;
 
 const CHAT_TEMPLATE: &str = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] \
     + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
-const FILE_TYPES: [(TensorKind, u32); 3] = [(TensorKind::F32, 0), (TensorKind::F16, 1), (TensorKind::Q8_0, 7)];
+const FILE_TYPES: [(TensorKind, u32); 3] = [
+    (TensorKind::F32, 0),
+    (TensorKind::F16, 1),
+    (TensorKind::Q8_0, 7),
+];
 
 /// Names an architecture that can be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +41,11 @@ pub enum TinyArchitecture {
 
 impl TinyArchitecture {
     /// Lists those that the naive reference knows.
-    pub const ALL: [TinyArchitecture; 3] = [TinyArchitecture::Llama, TinyArchitecture::Qwen2, TinyArchitecture::Qwen3];
+    pub const ALL: [TinyArchitecture; 3] = [
+        TinyArchitecture::Llama,
+        TinyArchitecture::Qwen2,
+        TinyArchitecture::Qwen3,
+    ];
 
     /// Gives llama.cpp's name.
     pub const fn name(self) -> &'static str {
@@ -93,35 +103,65 @@ impl Default for TinyShape {
 
 /// Makes a model file.
 ///
-/// bounds: panics where `shape` asks for a type that cannot be made or for rows that its blocks do not divide
+/// bounds: panics where `shape` asks for a type that cannot be made or for rows that its blocks do
+/// not divide
 pub fn tiny_model(architecture: TinyArchitecture, seed: u64, shape: &TinyShape) -> Vec<u8> {
-    let mut maker = Maker { writer: Writer::new(), random: Random(seed), kind: shape.kind };
+    let mut maker = Maker {
+        writer: Writer::new(),
+        random: Random(seed),
+        kind: shape.kind,
+    };
     write_metadata(&mut maker.writer, architecture, shape);
     write_vocabulary(&mut maker.writer, shape.vocabulary);
     maker.matrix("token_embd.weight", shape.width, shape.vocabulary, 0.5);
     maker.vector("output_norm.weight", shape.width, 1.0, 0.1);
     if !shape.tied {
-        maker.matrix("output.weight", shape.width, shape.vocabulary, gain(shape.width));
+        maker.matrix(
+            "output.weight",
+            shape.width,
+            shape.vocabulary,
+            gain(shape.width),
+        );
     }
     for block in 0..shape.blocks {
         maker.block(block, architecture, shape);
     }
-    maker.writer.to_bytes().expect("a tiny model follows the rules of the format")
+    maker
+        .writer
+        .to_bytes()
+        .expect("a tiny model follows the rules of the format")
 }
 
 /// Makes an adapter file for any model: A and B random, so that it changes every answer.
 ///
-/// `modules` are names such as `attn_q` or `ffn_down`; every weight of a block with one of these names is adapted.
+/// `modules` are names such as `attn_q` or `ffn_down`; every weight of a block with one of these
+/// names is adapted.
 /// bounds: panics where the model has none
-pub fn tiny_adapter(model: &Gguf<'_>, seed: u64, rank: usize, alpha: f32, modules: &[&str]) -> Vec<u8> {
+pub fn tiny_adapter(
+    model: &Gguf<'_>,
+    seed: u64,
+    rank: usize,
+    alpha: f32,
+    modules: &[&str],
+) -> Vec<u8> {
     let mut random = Random(seed);
     let mut writer = Writer::new();
-    let architecture = model.get("general.architecture").and_then(Value::as_str).expect("a model names its architecture");
-    writer.set("general.type", "adapter").set("general.architecture", architecture);
-    writer.set("adapter.type", "lora").set("adapter.lora.alpha", alpha);
+    let architecture = model
+        .get("general.architecture")
+        .and_then(Value::as_str)
+        .expect("a model names its architecture");
+    writer
+        .set("general.type", "adapter")
+        .set("general.architecture", architecture);
+    writer
+        .set("adapter.type", "lora")
+        .set("adapter.lora.alpha", alpha);
     let mut adapted = 0;
     for tensor in model.tensors() {
-        let module = tensor.name.strip_suffix(".weight").and_then(|name| name.strip_prefix("blk.")?.split_once('.'));
+        let module = tensor
+            .name
+            .strip_suffix(".weight")
+            .and_then(|name| name.strip_prefix("blk.")?.split_once('.'));
         if let (Some((_, module)), &[inputs, outputs]) = (module, tensor.shape.as_slice())
             && modules.contains(&module)
         {
@@ -134,7 +174,9 @@ pub fn tiny_adapter(model: &Gguf<'_>, seed: u64, rank: usize, alpha: f32, module
         }
     }
     assert!(adapted > 0, "the model has none of {modules:?}");
-    writer.to_bytes().expect("a tiny adapter follows the rules of the format")
+    writer
+        .to_bytes()
+        .expect("a tiny adapter follows the rules of the format")
 }
 
 /// Chooses the deviation that keeps the size of what a matrix multiplies.
@@ -144,9 +186,18 @@ fn gain(inputs: usize) -> f32 {
 
 fn write_metadata(writer: &mut Writer<'_>, architecture: TinyArchitecture, shape: &TinyShape) {
     let name = architecture.name();
-    let file_type = FILE_TYPES.iter().find(|(kind, _)| *kind == shape.kind).expect("F32, F16 or Q8_0").1;
-    writer.set("general.architecture", name).set("general.type", "model").set("general.name", format!("tiny {name}"));
-    writer.set("general.file_type", file_type).set("general.quantization_version", 2u32);
+    let file_type = FILE_TYPES
+        .iter()
+        .find(|(kind, _)| *kind == shape.kind)
+        .expect("F32, F16 or Q8_0")
+        .1;
+    writer
+        .set("general.architecture", name)
+        .set("general.type", "model")
+        .set("general.name", format!("tiny {name}"));
+    writer
+        .set("general.file_type", file_type)
+        .set("general.quantization_version", 2u32);
     let mut set = |key: &str, value: usize| {
         writer.set(format!("{name}.{key}"), value as u32);
     };
@@ -164,7 +215,10 @@ fn write_metadata(writer: &mut Writer<'_>, architecture: TinyArchitecture, shape
     writer.set(format!("{name}.rope.freq_base"), 10_000f32);
     let more: &[(&str, f32)] = match architecture {
         TinyArchitecture::Granite => &[("logit_scale", 3.0)],
-        TinyArchitecture::Gemma2 => &[("attn_logit_softcapping", 20.0), ("final_logit_softcapping", 6.0)],
+        TinyArchitecture::Gemma2 => &[
+            ("attn_logit_softcapping", 20.0),
+            ("final_logit_softcapping", 6.0),
+        ],
         _ => &[],
     };
     for (key, value) in more {
@@ -172,7 +226,8 @@ fn write_metadata(writer: &mut Writer<'_>, architecture: TinyArchitecture, shape
     }
 }
 
-/// Writes the byte-level vocabulary: token b is byte b, in the alphabet that gives every byte a visible letter.
+/// Writes the byte-level vocabulary: token b is byte b, in the alphabet that gives every byte a
+/// visible letter.
 fn write_vocabulary(writer: &mut Writer<'_>, count: usize) {
     let mut next_letter = 256u32;
     let mut letter = |byte: u8| match byte {
@@ -186,12 +241,22 @@ fn write_vocabulary(writer: &mut Writer<'_>, count: usize) {
     tokens.extend(["<|endoftext|>", "<|im_start|>", "<|im_end|>"].map(String::from));
     tokens.extend((VOCABULARY..count).map(|token| format!("<|more{token}|>")));
     let (normal, control) = (1, 3);
-    let kinds: Vec<i32> = (0..count).map(|token| if token < 256 { normal } else { control }).collect();
-    writer.set("tokenizer.ggml.model", "gpt2").set("tokenizer.ggml.pre", "qwen2");
-    writer.set("tokenizer.ggml.tokens", tokens).set("tokenizer.ggml.token_type", kinds);
+    let kinds: Vec<i32> = (0..count)
+        .map(|token| if token < 256 { normal } else { control })
+        .collect();
+    writer
+        .set("tokenizer.ggml.model", "gpt2")
+        .set("tokenizer.ggml.pre", "qwen2");
+    writer
+        .set("tokenizer.ggml.tokens", tokens)
+        .set("tokenizer.ggml.token_type", kinds);
     writer.set("tokenizer.ggml.merges", Vec::<String>::new());
-    writer.set("tokenizer.ggml.bos_token_id", END_OF_TEXT).set("tokenizer.ggml.eos_token_id", MESSAGE_END);
-    writer.set("tokenizer.ggml.padding_token_id", END_OF_TEXT).set("tokenizer.ggml.add_bos_token", false);
+    writer
+        .set("tokenizer.ggml.bos_token_id", END_OF_TEXT)
+        .set("tokenizer.ggml.eos_token_id", MESSAGE_END);
+    writer
+        .set("tokenizer.ggml.padding_token_id", END_OF_TEXT)
+        .set("tokenizer.ggml.add_bos_token", false);
     writer.set("tokenizer.chat_template", CHAT_TEMPLATE);
 }
 
@@ -204,10 +269,18 @@ struct Maker {
 impl Maker {
     fn block(&mut self, block: usize, architecture: TinyArchitecture, shape: &TinyShape) {
         let name = |part: &str| format!("blk.{block}.{part}");
-        let (q, kv) = (shape.heads * shape.head_length, shape.kv_heads * shape.head_length);
+        let (q, kv) = (
+            shape.heads * shape.head_length,
+            shape.kv_heads * shape.head_length,
+        );
         self.vector(&name("attn_norm.weight"), shape.width, 1.0, 0.1);
         for (part, outputs) in [("attn_q", q), ("attn_k", kv), ("attn_v", kv)] {
-            self.matrix(&name(&format!("{part}.weight")), shape.width, outputs, gain(shape.width));
+            self.matrix(
+                &name(&format!("{part}.weight")),
+                shape.width,
+                outputs,
+                gain(shape.width),
+            );
             if architecture == TinyArchitecture::Qwen2 {
                 self.vector(&name(&format!("{part}.bias")), outputs, 0.0, 0.1);
             }
@@ -222,9 +295,24 @@ impl Maker {
             self.vector(&name("post_attention_norm.weight"), shape.width, 1.0, 0.1);
             self.vector(&name("post_ffw_norm.weight"), shape.width, 1.0, 0.1);
         }
-        self.matrix(&name("ffn_gate.weight"), shape.width, shape.feed_forward, gain(shape.width));
-        self.matrix(&name("ffn_up.weight"), shape.width, shape.feed_forward, gain(shape.width));
-        self.matrix(&name("ffn_down.weight"), shape.feed_forward, shape.width, gain(shape.feed_forward));
+        self.matrix(
+            &name("ffn_gate.weight"),
+            shape.width,
+            shape.feed_forward,
+            gain(shape.width),
+        );
+        self.matrix(
+            &name("ffn_up.weight"),
+            shape.width,
+            shape.feed_forward,
+            gain(shape.width),
+        );
+        self.matrix(
+            &name("ffn_down.weight"),
+            shape.feed_forward,
+            shape.width,
+            gain(shape.feed_forward),
+        );
     }
 
     fn vector(&mut self, name: &str, length: usize, mean: f32, deviation: f32) {
@@ -233,13 +321,22 @@ impl Maker {
     }
 
     fn matrix(&mut self, name: &str, inputs: usize, outputs: usize, deviation: f32) {
-        let values = self.random.normals((inputs * outputs) as u64, 0.0, deviation);
+        let values = self
+            .random
+            .normals((inputs * outputs) as u64, 0.0, deviation);
         let bytes = match self.kind {
-            TensorKind::F16 => values.iter().flat_map(|&x| half::f16::from_f32(x).to_le_bytes()).collect(),
+            TensorKind::F16 => values
+                .iter()
+                .flat_map(|&x| half::f16::from_f32(x).to_le_bytes())
+                .collect(),
             TensorKind::Q8_0 => values.chunks_exact(32).flat_map(quantize_q8_0).collect(),
-            _ => values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>(),
+            _ => values
+                .iter()
+                .flat_map(|x| x.to_le_bytes())
+                .collect::<Vec<u8>>(),
         };
-        self.writer.tensor(name, self.kind, &[inputs as u64, outputs as u64], bytes);
+        self.writer
+            .tensor(name, self.kind, &[inputs as u64, outputs as u64], bytes);
     }
 }
 
@@ -247,8 +344,16 @@ impl Maker {
 fn quantize_q8_0(values: &[f32]) -> Vec<u8> {
     let largest = values.iter().fold(0f32, |largest, x| largest.max(x.abs()));
     let scale = half::f16::from_f32(largest / 127.0);
-    let quantize = |x: &f32| (x / scale.to_f32().max(f32::MIN_POSITIVE)).round().clamp(-127.0, 127.0) as i8 as u8;
-    scale.to_le_bytes().into_iter().chain(values.iter().map(quantize)).collect()
+    let quantize = |x: &f32| {
+        (x / scale.to_f32().max(f32::MIN_POSITIVE))
+            .round()
+            .clamp(-127.0, 127.0) as i8 as u8
+    };
+    scale
+        .to_le_bytes()
+        .into_iter()
+        .chain(values.iter().map(quantize))
+        .collect()
 }
 
 /// Draws numbers from a seed.

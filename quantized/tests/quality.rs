@@ -1,4 +1,5 @@
-//! What rounding in gradients costs: the held-out loss that the default kernels end at, against the one that exact gradients end at.
+//! What rounding in gradients costs: the held-out loss that the default kernels end at, against the
+//! one that exact gradients end at.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +16,9 @@ const BOUND: f64 = 0.01;
 const GRADIENT_BOUND: f64 = 0.02;
 
 fn lab(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/lab").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../tests/fixtures/lab")
+        .join(name)
 }
 
 /// The first rows of a file of a task as chats. None of them has an escape.
@@ -24,18 +27,39 @@ fn examples(model: &Model, task: &str, file: &str, count: usize) -> Vec<Example>
     let encode = |text: &str| model.vocab().encode(text, true).unwrap();
     let example = |line: &str| {
         assert!(!line.contains('\\'), "{line}");
-        let row = line.strip_prefix("{\"prompt\": \"").and_then(|line| line.strip_suffix("\"}")).unwrap();
+        let row = line
+            .strip_prefix("{\"prompt\": \"")
+            .and_then(|line| line.strip_suffix("\"}"))
+            .unwrap();
         let (question, answer) = row.split_once("\", \"completion\": \"").unwrap();
-        let prompt = encode(&format!("<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"));
+        let prompt = encode(&format!(
+            "<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+        ));
         let completion = prompt.len();
-        Example::new([prompt, encode(&format!("{answer}<|im_end|>"))].concat(), completion, 0).unwrap()
+        Example::new(
+            [prompt, encode(&format!("{answer}<|im_end|>"))].concat(),
+            completion,
+            0,
+        )
+        .unwrap()
     };
     text.lines().take(count).map(example).collect()
 }
 
 fn trainer(backend: Backend, model: &Model, kernel: Kernel) -> Trainer {
     let forward = ForwardWeights::Direct(kernel);
-    Trainer::new(backend, model, &TrainSpec { rank: 8, alpha: 16.0, seed: 7, forward, ..TrainSpec::default() }).unwrap()
+    Trainer::new(
+        backend,
+        model,
+        &TrainSpec {
+            rank: 8,
+            alpha: 16.0,
+            seed: 7,
+            forward,
+            ..TrainSpec::default()
+        },
+    )
+    .unwrap()
 }
 
 /// Held-out loss before and after training along a cosine, and the adapter.
@@ -51,7 +75,11 @@ fn run(backend: Backend, model: &Model, task: &str, kernel: Kernel) -> (f64, f64
         let cosine = (std::f32::consts::PI * step as f32 / STEPS as f32).cos();
         trainer.step(&batch, RATE * (0.55 + 0.45 * cosine)).unwrap();
     }
-    (before, trainer.loss(&held_out).unwrap().loss, trainer.adapter().clone())
+    (
+        before,
+        trainer.loss(&held_out).unwrap().loss,
+        trainer.adapter().clone(),
+    )
 }
 
 /// How far each matrix's gradient is from the exact one, worst first.
@@ -59,11 +87,21 @@ fn roundings(backend: Backend, model: &Model, task: &str, adapter: &Adapter) -> 
     let gradients = |kernel: Kernel| {
         let mut trainer = trainer(backend, model, kernel);
         trainer.set_adapter(adapter.clone()).unwrap();
-        trainer.load(examples(model, task, "train.jsonl", BATCH)).unwrap();
-        trainer.gradients(&(0..BATCH).collect::<Vec<usize>>()).unwrap().1
+        trainer
+            .load(examples(model, task, "train.jsonl", BATCH))
+            .unwrap();
+        trainer
+            .gradients(&(0..BATCH).collect::<Vec<usize>>())
+            .unwrap()
+            .1
     };
     let (exact, fast) = (gradients(Kernel::exact()), gradients(Kernel::fast()));
-    let length = |values: &mut dyn Iterator<Item = f32>| values.map(|value| f64::from(value).powi(2)).sum::<f64>().sqrt();
+    let length = |values: &mut dyn Iterator<Item = f32>| {
+        values
+            .map(|value| f64::from(value).powi(2))
+            .sum::<f64>()
+            .sqrt()
+    };
     let error = |slot: usize| {
         let difference = length(&mut exact[slot].iter().zip(&fast[slot]).map(|(a, b)| a - b));
         difference / length(&mut exact[slot].iter().copied())
@@ -95,7 +133,10 @@ fn compare(task: &str, kind: &str) {
     );
     assert!(exact < 0.5 * before, "nothing is learned: {before} {exact}");
     assert!(share <= BOUND, "{task} {kind}: {fast} against {exact}");
-    assert!(roundings[0] <= GRADIENT_BOUND, "{task} {kind}: {roundings:?}");
+    assert!(
+        roundings[0] <= GRADIENT_BOUND,
+        "{task} {kind}: {roundings:?}"
+    );
 }
 
 #[test]

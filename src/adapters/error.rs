@@ -13,7 +13,11 @@ pub enum AdaptersError {
     #[error(transparent)]
     File(#[from] KitError),
     #[error("{adapter}: this adapter does not fit {base}: {reason}")]
-    NotFit { adapter: PathBuf, base: PathBuf, reason: String },
+    NotFit {
+        adapter: PathBuf,
+        base: PathBuf,
+        reason: String,
+    },
     #[error("{path}: it changed after it was checked")]
     Changed { path: PathBuf },
     #[error("{name:?} is no name for an adapter: {reason}")]
@@ -27,7 +31,10 @@ pub enum AdaptersError {
     #[error("{name:?} has nothing to go back to")]
     NothingBefore { name: String },
     #[error("the host failed to {what}: {refused}")]
-    Host { what: &'static str, refused: Refused },
+    Host {
+        what: &'static str,
+        refused: Refused,
+    },
 }
 
 impl AdaptersError {
@@ -45,11 +52,15 @@ impl AdaptersError {
         let text = match self {
             Self::NoBase => "name the model that is served first",
             Self::File(error) => return error.hint().unwrap_or_default(),
-            Self::NotFit { .. } => "give an adapter that was made for the model that is served; `translora inspect` says what one fits",
+            Self::NotFit { .. } => {
+                "give an adapter that was made for the model that is served; `translora inspect` says what one fits"
+            }
             Self::Changed { .. } => "prepare it again",
             Self::Name { .. } => "give one to 128 printable characters",
             Self::Full { .. } => "unload or discard one first",
-            Self::NoSuchSwap(_) => "prepare it again; a swap is spent by its commit, whatever came of it",
+            Self::NoSuchSwap(_) => {
+                "prepare it again; a swap is spent by its commit, whatever came of it"
+            }
             Self::Unknown { .. } => "ask for the list",
             Self::NothingBefore { .. } => "load an adapter first",
             Self::Host { .. } => "the host's log may say why; what answered before still does",

@@ -1,7 +1,8 @@
-//! Which adapter answers in a host that serves: check a file against the base, exchange it in two phases, go back.
+//! Which adapter answers in a host that serves: check a file against the base, exchange it in two
+//! phases, go back.
 //!
-//! [`check()`] reads; [`Adapters`] keeps what each name answers with and tells a [`Host`] what to load, set and free. Nothing here touches a
-//! model: the host has its own.
+//! [`check()`] reads; [`Adapters`] keeps what each name answers with and tells a [`Host`] what to
+//! load, set and free. Nothing here touches a model: the host has its own.
 //!
 //! Refuses to know: stages, C. Called by the plugin.
 

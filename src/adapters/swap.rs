@@ -22,7 +22,8 @@ pub struct Refused(pub String);
 pub trait Host {
     /// Load a LoRA file onto the model that is served; the number is the host's, and not 0.
     fn load(&self, path: &Path) -> Result<u64, Refused>;
-    /// From the next decode on, answer what asks for `name` with this adapter, or with the bare base where there is none.
+    /// From the next decode on, answer what asks for `name` with this adapter, or with the bare
+    /// base where there is none.
     fn set(&self, name: &str, adapter: Option<u64>, generation: u64) -> Result<(), Refused>;
     /// Free an adapter that no name is set to.
     fn free(&self, adapter: u64) -> Result<(), Refused>;
@@ -100,11 +101,16 @@ impl Adapters {
 
     /// Every name that was loaded for, by name.
     pub fn list(&self) -> Vec<Answer> {
-        let told =
-            |held: &Held| Generation { generation: held.generation, adapter: held.adapter.as_ref().map(|(_, file)| (**file).clone()) };
+        let told = |held: &Held| Generation {
+            generation: held.generation,
+            adapter: held.adapter.as_ref().map(|(_, file)| (**file).clone()),
+        };
         let state = self.lock();
-        let answer =
-            |(name, both): (&String, &Both)| Answer { name: name.clone(), now: told(&both.now), before: both.before.as_ref().map(told) };
+        let answer = |(name, both): (&String, &Both)| Answer {
+            name: name.clone(),
+            now: told(&both.now),
+            before: both.before.as_ref().map(told),
+        };
         state.names.iter().map(answer).collect()
     }
 
@@ -117,57 +123,113 @@ impl Adapters {
         let file = Arc::new(self.check(&path)?);
         let mut state = self.lock();
         if state.prepared.len() >= PREPARED_MAX {
-            return Err(AdaptersError::Full { what: "prepared exchanges", count: PREPARED_MAX });
+            return Err(AdaptersError::Full {
+                what: "prepared exchanges",
+                count: PREPARED_MAX,
+            });
         }
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        state.prepared.insert(id, Prepared { name: name.to_owned(), file, changed });
+        state.prepared.insert(
+            id,
+            Prepared {
+                name: name.to_owned(),
+                file,
+                changed,
+            },
+        );
         Ok(id)
     }
 
     /// Give a prepared exchange up.
     pub fn discard(&self, swap: SwapId) -> Result<(), AdaptersError> {
-        self.lock().prepared.remove(&swap).map(drop).ok_or(AdaptersError::NoSuchSwap(swap))
+        self.lock()
+            .prepared
+            .remove(&swap)
+            .map(drop)
+            .ok_or(AdaptersError::NoSuchSwap(swap))
     }
 
-    /// Let the host load the adapter and answer with it; the generation before stays loaded, the one before that is freed. Where the host
-    /// fails, all stays as it was. The exchange is spent in any case.
+    /// Let the host load the adapter and answer with it; the generation before stays loaded, the
+    /// one before that is freed. Where the host fails, all stays as it was. The exchange is spent
+    /// in any case.
     ///
     /// thread: the host's decode thread
     pub fn commit(&self, swap: SwapId, host: &dyn Host) -> Result<u64, AdaptersError> {
         let mut state = self.lock();
-        let Prepared { name, file, changed: then } = state.prepared.remove(&swap).ok_or(AdaptersError::NoSuchSwap(swap))?;
+        let Prepared {
+            name,
+            file,
+            changed: then,
+        } = state
+            .prepared
+            .remove(&swap)
+            .ok_or(AdaptersError::NoSuchSwap(swap))?;
         if state.names.len() >= NAMES_MAX && !state.names.contains_key(&name) {
-            return Err(AdaptersError::Full { what: "names", count: NAMES_MAX });
+            return Err(AdaptersError::Full {
+                what: "names",
+                count: NAMES_MAX,
+            });
         }
         if changed(&file.path) != then {
-            return Err(AdaptersError::Changed { path: file.path.clone() });
+            return Err(AdaptersError::Changed {
+                path: file.path.clone(),
+            });
         }
-        let adapter = host.load(&file.path).map_err(|refused| AdaptersError::Host { what: "load the adapter", refused })?;
+        let adapter = host
+            .load(&file.path)
+            .map_err(|refused| AdaptersError::Host {
+                what: "load the adapter",
+                refused,
+            })?;
         if let Err(refused) = host.set(&name, Some(adapter), state.generation + 1) {
             // What failed first is told.
             _ = host.free(adapter);
-            return Err(AdaptersError::Host { what: "set the adapter", refused });
+            return Err(AdaptersError::Host {
+                what: "set the adapter",
+                refused,
+            });
         }
         state.generation += 1;
-        let now = Held { generation: state.generation, adapter: Some((adapter, file)) };
+        let now = Held {
+            generation: state.generation,
+            adapter: Some((adapter, file)),
+        };
         let both = state.names.entry(name).or_default();
         let before = both.before.replace(std::mem::replace(&mut both.now, now));
         free(before, host);
         Ok(state.generation)
     }
 
-    /// Let `name` answer with what it answered with before, as a new generation; once more leads back.
+    /// Let `name` answer with what it answered with before, as a new generation; once more leads
+    /// back.
     ///
     /// thread: the host's decode thread
     pub fn rollback(&self, name: &str, host: &dyn Host) -> Result<u64, AdaptersError> {
         let mut state = self.lock();
         let generation = state.generation + 1;
-        let both = state.names.get_mut(name).ok_or_else(|| AdaptersError::Unknown { name: name.to_owned() })?;
-        let before = both.before.as_ref().ok_or_else(|| AdaptersError::NothingBefore { name: name.to_owned() })?;
+        let both = state
+            .names
+            .get_mut(name)
+            .ok_or_else(|| AdaptersError::Unknown {
+                name: name.to_owned(),
+            })?;
+        let before = both
+            .before
+            .as_ref()
+            .ok_or_else(|| AdaptersError::NothingBefore {
+                name: name.to_owned(),
+            })?;
         let adapter = before.adapter.as_ref().map(|(adapter, _)| *adapter);
-        host.set(name, adapter, generation).map_err(|refused| AdaptersError::Host { what: "set the adapter", refused })?;
-        let again = Held { generation, ..before.clone() };
+        host.set(name, adapter, generation)
+            .map_err(|refused| AdaptersError::Host {
+                what: "set the adapter",
+                refused,
+            })?;
+        let again = Held {
+            generation,
+            ..before.clone()
+        };
         both.before = Some(std::mem::replace(&mut both.now, again));
         state.generation = generation;
         Ok(generation)
@@ -180,9 +242,15 @@ impl Adapters {
         let mut state = self.lock();
         let generation = state.generation + 1;
         if !state.names.contains_key(name) {
-            return Err(AdaptersError::Unknown { name: name.to_owned() });
+            return Err(AdaptersError::Unknown {
+                name: name.to_owned(),
+            });
         }
-        host.set(name, None, generation).map_err(|refused| AdaptersError::Host { what: "set the bare base", refused })?;
+        host.set(name, None, generation)
+            .map_err(|refused| AdaptersError::Host {
+                what: "set the bare base",
+                refused,
+            })?;
         state.generation = generation;
         if let Some(Both { now, before }) = state.names.remove(name) {
             free(Some(now), host);
@@ -196,7 +264,8 @@ impl Adapters {
     }
 }
 
-/// Let the host free an adapter. One that it cannot free stays loaded, which costs memory and changes no answer.
+/// Let the host free an adapter. One that it cannot free stays loaded, which costs memory and
+/// changes no answer.
 fn free(held: Option<Held>, host: &dyn Host) {
     if let Some((adapter, _)) = held.and_then(|held| held.adapter) {
         _ = host.free(adapter);
@@ -204,7 +273,12 @@ fn free(held: Option<Held>, host: &dyn Host) {
 }
 
 fn check_name(name: &str) -> Result<(), AdaptersError> {
-    let refuse = |reason| Err(AdaptersError::Name { name: name.chars().take(NAME_CHARACTERS_MAX).collect(), reason });
+    let refuse = |reason| {
+        Err(AdaptersError::Name {
+            name: name.chars().take(NAME_CHARACTERS_MAX).collect(),
+            reason,
+        })
+    };
     match name {
         "" => refuse("it is empty"),
         name if name.chars().count() > NAME_CHARACTERS_MAX => refuse("it is too long"),
@@ -216,5 +290,8 @@ fn check_name(name: &str) -> Result<(), AdaptersError> {
 /// How large a file is and when it was last written to, to see that it is the one that was checked.
 fn changed(path: &Path) -> Option<(u64, Duration)> {
     let metadata = path.metadata().ok()?;
-    Some((metadata.len(), metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?))
+    Some((
+        metadata.len(),
+        metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok()?,
+    ))
 }

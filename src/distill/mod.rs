@@ -1,10 +1,11 @@
 //! Fit an adapter: batches, schedule, stopping, checkpoints.
 //!
-//! One recipe serves a source adapter, a discriminator and a transfer. Steps are asked of an engine's trainer by the index of
-//! an example; no tensor is ever seen here. A run that was stopped continues from its checkpoint exactly.
+//! One recipe serves a source adapter, a discriminator and a transfer. Steps are asked of an
+//! engine's trainer by the index of an example; no tensor is ever seen here. A run that was stopped
+//! continues from its checkpoint exactly.
 //!
-//! Refuses to know: where examples come from, where checkpoints are kept. Called by the pipeline; `evaluate` imports
-//! [`Trained`].
+//! Refuses to know: where examples come from, where checkpoints are kept. Called by the pipeline;
+//! `evaluate` imports [`Trained`].
 
 use std::io;
 use std::sync::Arc;
@@ -67,7 +68,8 @@ pub struct FitReport {
     /// Mean completion-token loss of the first and of the last tenth of the steps. units: nats
     pub loss_first: f64,
     pub loss_last: f64,
-    /// The curve: (step, mean loss of the steps since the point before), a hundred points at most. units: nats
+    /// The curve: (step, mean loss of the steps since the point before), a hundred points at most.
+    /// units: nats
     #[serde(default)]
     pub losses: Vec<(u64, f64)>,
     /// Tokens that passed through the model while training.
@@ -80,8 +82,8 @@ pub struct FitReport {
     pub stopped_early: bool,
     /// The step whose adapter this is: the last one, or the best one on the held-out slice.
     pub kept_step: u64,
-    /// Highest learning rates, each with the step it held from: more than one where a step was not finite, or a resumed run was given
-    /// another.
+    /// Highest learning rates, each with the step it held from: more than one where a step was not
+    /// finite, or a resumed run was given another.
     pub learning_rates: Vec<(u64, f32)>,
     /// Steps after which the schedule started again.
     #[serde(default)]
@@ -89,7 +91,8 @@ pub struct FitReport {
     pub trainer: TrainerInfo,
 }
 
-/// Where a fit stands after `steps` steps. The same bytes come of going on from here as of never having stopped.
+/// Where a fit stands after `steps` steps. The same bytes come of going on from here as of never
+/// having stopped.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Checkpoint {
     pub progress: Progress,
@@ -176,7 +179,12 @@ pub enum DistillError {
     #[error(
         "the {what} of step {step} is not finite, and still is not with the learning rate halved {halvings} times, to {learning_rate:e}"
     )]
-    Diverged { what: &'static str, step: u64, halvings: u32, learning_rate: f32 },
+    Diverged {
+        what: &'static str,
+        step: u64,
+        halvings: u32,
+        learning_rate: f32,
+    },
     #[error("the checkpoint could not be written: {0}")]
     Checkpoint(#[source] io::Error),
 }
@@ -211,12 +219,18 @@ impl DistillError {
                 "what was learned until the last good step is kept: go on with --resume and a much lower --lr, or begin anew with a lower \
                  --lr or --clip"
             }
-            Self::Engine(EngineError::Memory(_)) => "lower --batch or -c, or adapt fewer modules with --modules",
-            Self::Engine(EngineError::TooLarge(_)) => "allow more with --memory, lower --rank, or train on shorter rows",
+            Self::Engine(EngineError::Memory(_)) => {
+                "lower --batch or -c, or adapt fewer modules with --modules"
+            }
+            Self::Engine(EngineError::TooLarge(_)) => {
+                "allow more with --memory, lower --rank, or train on shorter rows"
+            }
             Self::Engine(EngineError::Modules { .. }) => {
                 "--modules takes all, or some of q,k,v,o,gate,up,down; --layers a range of the model's own"
             }
-            Self::Engine(EngineError::Example { .. } | EngineError::Context { .. }) => "shorten the row, or give a larger context with -c",
+            Self::Engine(EngineError::Example { .. } | EngineError::Context { .. }) => {
+                "shorten the row, or give a larger context with -c"
+            }
             Self::Engine(_) => return None,
             Self::NoExamples => "give rows with answers",
             Self::Recipe { .. } => "choose a number above zero (warmup: between 0 and 1)",
@@ -227,17 +241,43 @@ impl DistillError {
 }
 
 /// Fit an adapter on the teacher's answers; the probes are of [`Run::probed`].
-pub fn distill(model: &mut dyn Train, labeled: &[Labeled], recipe: &Recipe, run: Run<'_>) -> Result<(Trained, Vec<Probe>), DistillError> {
-    let pair = |labeled: &Labeled| Pair { prompt: labeled.prompt().to_owned(), completion: labeled.completion().to_owned() };
+pub fn distill(
+    model: &mut dyn Train,
+    labeled: &[Labeled],
+    recipe: &Recipe,
+    run: Run<'_>,
+) -> Result<(Trained, Vec<Probe>), DistillError> {
+    let pair = |labeled: &Labeled| Pair {
+        prompt: labeled.prompt().to_owned(),
+        completion: labeled.completion().to_owned(),
+    };
     let pairs: Vec<Pair> = labeled.iter().map(pair).collect();
-    let labels: Vec<SoftLabels> = labeled.iter().map(|labeled| labeled.labels().cloned().unwrap_or_default()).collect();
-    let Fitted { adapter, report, probes } = fit_taught(model, &pairs, &labels, recipe, run)?;
+    let labels: Vec<SoftLabels> = labeled
+        .iter()
+        .map(|labeled| labeled.labels().cloned().unwrap_or_default())
+        .collect();
+    let Fitted {
+        adapter,
+        report,
+        probes,
+    } = fit_taught(model, &pairs, &labels, recipe, run)?;
     Ok((Trained { adapter, report }, probes))
 }
 
 /// Fit an adapter on given pairs.
-pub fn fit(model: &mut dyn Train, examples: &[Pair], recipe: &Recipe, run: Run<'_>) -> Result<Fitted, DistillError> {
-    fit_taught(model, examples, &vec![SoftLabels::default(); examples.len()], recipe, run)
+pub fn fit(
+    model: &mut dyn Train,
+    examples: &[Pair],
+    recipe: &Recipe,
+    run: Run<'_>,
+) -> Result<Fitted, DistillError> {
+    fit_taught(
+        model,
+        examples,
+        &vec![SoftLabels::default(); examples.len()],
+        recipe,
+        run,
+    )
 }
 
 fn fit_taught(
@@ -255,7 +295,11 @@ fn fit_taught(
     }
     let mut trainer = model.trainer(&recipe.spec)?;
     trainer.load_taught(examples, labels)?;
-    trainer.describe().plan.iter().for_each(|plan| (run.note)(in_words(plan)));
+    trainer
+        .describe()
+        .plan
+        .iter()
+        .for_each(|plan| (run.note)(in_words(plan)));
     let mut course = Course::begin(&mut *trainer, recipe, held, trained, run.resume.take())?;
     let stopped_early = course.run(&mut run)?;
     let (progress, kept_step) = course.end()?;
@@ -277,11 +321,19 @@ fn fit_taught(
     };
     let adapter = trainer.adapter(run.metadata)?;
     let probes = Probe::all(&mut *trainer, run.probed)?;
-    Ok(Fitted { adapter, report, probes })
+    Ok(Fitted {
+        adapter,
+        report,
+        probes,
+    })
 }
 
 /// Prove that training on such examples fits the memory that the recipe allows.
-pub fn check_memory(model: &mut dyn Train, examples: &[Pair], recipe: &Recipe) -> Result<(), DistillError> {
+pub fn check_memory(
+    model: &mut dyn Train,
+    examples: &[Pair],
+    recipe: &Recipe,
+) -> Result<(), DistillError> {
     if recipe.spec.memory.is_some() {
         model.trainer(&recipe.spec)?.load(examples)?;
     }
@@ -289,27 +341,51 @@ pub fn check_memory(model: &mut dyn Train, examples: &[Pair], recipe: &Recipe) -
 }
 
 fn in_words(plan: &MemoryPlan) -> String {
-    let MemoryPlan { pack, tokens, blocks_again, loss_bytes, frozen_bytes, predicted_bytes, device_bytes } = plan;
-    let kept = if *blocks_again { "blocks computed again" } else { "activations kept" };
+    let MemoryPlan {
+        pack,
+        tokens,
+        blocks_again,
+        loss_bytes,
+        frozen_bytes,
+        predicted_bytes,
+        device_bytes,
+    } = plan;
+    let kept = if *blocks_again {
+        "blocks computed again"
+    } else {
+        "activations kept"
+    };
     let (loss, peak) = (loss_bytes >> 20, predicted_bytes >> 20);
     let below = match frozen_bytes {
         0 => String::new(),
-        bytes => format!(", {} MiB for what lies below the first layer", bytes.div_ceil(1 << 20)),
+        bytes => format!(
+            ", {} MiB for what lies below the first layer",
+            bytes.div_ceil(1 << 20)
+        ),
     };
-    let device = device_bytes.map_or(String::new(), |bytes| format!(", and {} MiB on the device", bytes >> 20));
-    format!("packs of up to {pack} tokens, the largest {tokens}; {kept}, {loss} MiB for the loss{below}; predicted peak {peak} MiB{device}")
+    let device = device_bytes.map_or(String::new(), |bytes| {
+        format!(", and {} MiB on the device", bytes >> 20)
+    });
+    format!(
+        "packs of up to {pack} tokens, the largest {tokens}; {kept}, {loss} MiB for the loss{below}; predicted peak {peak} MiB{device}"
+    )
 }
 
 /// Indices kept back for early stopping: evenly spread, the first of each stretch.
 fn held_out(recipe: &Recipe, examples: usize) -> Vec<usize> {
-    recipe.early_stop.map_or_else(Vec::new, |stop| (0..examples).step_by(stop.one_in.max(2)).collect())
+    recipe.early_stop.map_or_else(Vec::new, |stop| {
+        (0..examples).step_by(stop.one_in.max(2)).collect()
+    })
 }
 
 /// Mean loss over the first and over the last tenth of the steps.
 fn ends(losses: &[f64]) -> (f64, f64) {
     let tenth = losses.len().div_ceil(10);
     let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len().max(1) as f64;
-    (mean(&losses[..tenth]), mean(&losses[losses.len() - tenth..]))
+    (
+        mean(&losses[..tenth]),
+        mean(&losses[losses.len() - tenth..]),
+    )
 }
 
 /// The losses in even stretches: the last step of each, counted from one, and its mean.

@@ -7,9 +7,11 @@ use crate::record::Rng;
 /// Share of the learning rate that a cosine leaves at the end.
 const FLOOR: f64 = 0.1;
 
-/// The highest learning rate that suits adapters with alpha 32 on a model so wide, where nobody has tried others.
+/// The highest learning rate that suits adapters with alpha 32 on a model so wide, where nobody has
+/// tried others.
 ///
-/// source: Schulman and Thinking Machines Lab, "LoRA Without Regret" (2025), appendix on learning rates, as fitted to Llama models
+/// source: Schulman and Thinking Machines Lab, "LoRA Without Regret" (2025), appendix on learning
+/// rates, as fitted to Llama models
 pub fn learning_rate(width: usize) -> f32 {
     (5e-4 * (2000.0 / width.max(1) as f64).powf(0.781)) as f32
 }
@@ -34,7 +36,8 @@ pub struct Recipe {
     pub epochs: f32,
     /// How often the whole schedule starts again at most, while what it is fitted to is not learnt.
     ///
-    /// source: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts" (2017); when to stop is ours
+    /// source: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts"
+    /// (2017); when to stop is ours
     pub restarts: u32,
     /// Examples a step.
     pub batch: usize,
@@ -49,7 +52,8 @@ pub struct Recipe {
     pub seed: u64,
 }
 
-/// Stop when the loss on a slice of the examples, which is then not trained on, has stopped falling; keep the adapter that was best on it.
+/// Stop when the loss on a slice of the examples, which is then not trained on, has stopped
+/// falling; keep the adapter that was best on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EarlyStop {
     /// One example in this many is held out.
@@ -80,7 +84,10 @@ impl Recipe {
         if !(self.spec.b_rate.is_finite() && self.spec.b_rate > 0.0) {
             return refuse("ratio of B's learning rate", self.spec.b_rate.to_string());
         }
-        for (what, value) in [("weight decay", self.spec.weight_decay), ("clip norm", self.spec.clip_norm)] {
+        for (what, value) in [
+            ("weight decay", self.spec.weight_decay),
+            ("clip norm", self.spec.clip_norm),
+        ] {
             if !(value.is_finite() && value >= 0.0) {
                 return refuse(what, value.to_string());
             }
@@ -100,7 +107,9 @@ impl Recipe {
         let progress = (step as f64 - warm) / (steps as f64 - warm).max(1.0);
         let share = match self.schedule {
             _ if (step as f64) < warm => (step + 1) as f64 / warm,
-            Schedule::Cosine => FLOOR + (1.0 - FLOOR) * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()),
+            Schedule::Cosine => {
+                FLOOR + (1.0 - FLOOR) * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
+            }
             Schedule::Linear => 1.0 - progress,
             Schedule::Constant => 1.0,
         };
@@ -108,7 +117,8 @@ impl Recipe {
     }
 }
 
-/// Deals the examples in an order that depends on the seed and the epoch only, so that any step can be dealt again.
+/// Deals the examples in an order that depends on the seed and the epoch only, so that any step can
+/// be dealt again.
 pub(super) struct Deck {
     seed: u64,
     examples: usize,
@@ -118,13 +128,20 @@ pub(super) struct Deck {
 
 impl Deck {
     pub(super) fn new(seed: u64, examples: usize) -> Self {
-        Self { seed, examples, order: (0..examples).collect(), epoch: None }
+        Self {
+            seed,
+            examples,
+            order: (0..examples).collect(),
+            epoch: None,
+        }
     }
 
     /// The examples of one step. A step may reach into the next epoch.
     pub(super) fn batch(&mut self, step: u64, size: usize) -> Vec<usize> {
         let first = step as usize * size;
-        (first..first + size.min(self.examples)).map(|pass| self.at(pass / self.examples, pass % self.examples)).collect()
+        (first..first + size.min(self.examples))
+            .map(|pass| self.at(pass / self.examples, pass % self.examples))
+            .collect()
     }
 
     fn at(&mut self, epoch: usize, place: usize) -> usize {
@@ -144,19 +161,41 @@ mod tests {
     #[test]
     fn the_narrower_the_model_the_higher_the_rate() {
         for (width, expected) in [(192, 3.1e-3), (576, 1.32e-3), (2000, 5e-4), (4096, 2.86e-4)] {
-            assert!((learning_rate(width) / expected - 1.0).abs() < 0.01, "{width}: {}", learning_rate(width));
+            assert!(
+                (learning_rate(width) / expected - 1.0).abs() < 0.01,
+                "{width}: {}",
+                learning_rate(width)
+            );
         }
         assert!(learning_rate(0).is_finite());
     }
 
     #[test]
     fn schedules_share_the_climb_and_part_after_it() {
-        let rates = |schedule| (0..20).map(|step| Recipe { schedule, ..recipe() }.rate(step, 20)).collect::<Vec<f32>>();
+        let rates = |schedule| {
+            (0..20)
+                .map(|step| {
+                    Recipe {
+                        schedule,
+                        ..recipe()
+                    }
+                    .rate(step, 20)
+                })
+                .collect::<Vec<f32>>()
+        };
         let (linear, constant) = (rates(Schedule::Linear), rates(Schedule::Constant));
-        assert_eq!((&linear[..3], &constant[..3]), (&[0.5, 1.0, 1.0][..], &[0.5, 1.0, 1.0][..]));
+        assert_eq!(
+            (&linear[..3], &constant[..3]),
+            (&[0.5, 1.0, 1.0][..], &[0.5, 1.0, 1.0][..])
+        );
         assert!(constant[2..].iter().all(|rate| *rate == 1.0));
         let fall = linear[2] - linear[3];
-        assert!(linear[2..].windows(2).all(|pair| (pair[0] - pair[1] - fall).abs() < 1e-6) && (linear[19] - fall).abs() < 1e-6);
+        assert!(
+            linear[2..]
+                .windows(2)
+                .all(|pair| (pair[0] - pair[1] - fall).abs() < 1e-6)
+                && (linear[19] - fall).abs() < 1e-6
+        );
     }
 
     fn recipe() -> Recipe {
@@ -206,14 +245,32 @@ mod tests {
     #[test]
     fn impossible_numbers_are_refused() {
         let bad = [
-            Recipe { batch: 0, ..recipe() },
-            Recipe { epochs: 0.0, ..recipe() },
-            Recipe { epochs: f32::NAN, ..recipe() },
-            Recipe { learning_rate: -1.0, ..recipe() },
-            Recipe { warmup: 1.5, ..recipe() },
+            Recipe {
+                batch: 0,
+                ..recipe()
+            },
+            Recipe {
+                epochs: 0.0,
+                ..recipe()
+            },
+            Recipe {
+                epochs: f32::NAN,
+                ..recipe()
+            },
+            Recipe {
+                learning_rate: -1.0,
+                ..recipe()
+            },
+            Recipe {
+                warmup: 1.5,
+                ..recipe()
+            },
         ];
         for recipe in bad {
-            assert!(recipe.check().is_err_and(|error| error.hint().is_some()), "{recipe:?}");
+            assert!(
+                recipe.check().is_err_and(|error| error.hint().is_some()),
+                "{recipe:?}"
+            );
         }
         assert!(recipe().check().is_ok());
     }

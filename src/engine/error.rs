@@ -22,14 +22,27 @@ pub enum EngineError {
     #[error("{path}: cannot load this model: {reason}")]
     Model { path: PathBuf, reason: String },
     #[error("{path}: this adapter does not fit {base}: {reason}")]
-    Adapter { path: PathBuf, base: PathBuf, reason: String },
+    Adapter {
+        path: PathBuf,
+        base: PathBuf,
+        reason: String,
+    },
     /// A backend of ggml that lies in a file of its own.
     #[error("{path}: cannot load this backend: {reason}")]
     Backend { path: PathBuf, reason: String },
     #[error("{path}: {source}")]
-    Io { path: PathBuf, source: std::io::Error },
-    #[error("{model}: the tokenizer cannot encode {text:?} without loss (it comes back as {back:?})")]
-    Tokenizer { model: String, text: String, back: String },
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error(
+        "{model}: the tokenizer cannot encode {text:?} without loss (it comes back as {back:?})"
+    )]
+    Tokenizer {
+        model: String,
+        text: String,
+        back: String,
+    },
     #[error("{model}: {words:?} begin with the same token, so they cannot be told apart")]
     SameFirstToken { model: String, words: [String; 2] },
     #[error("the chat template refuses this conversation: {0}")]
@@ -37,7 +50,11 @@ pub enum EngineError {
     #[error("{reason}")]
     Example { index: usize, reason: String },
     #[error("{model}: modules {asked:?}: {reason}")]
-    Modules { model: String, asked: String, reason: String },
+    Modules {
+        model: String,
+        asked: String,
+        reason: String,
+    },
     #[error("{model}: cannot be trained: {reason}")]
     Untrainable { model: String, reason: String },
     #[error("the {what} of a training step is not finite (step {step})")]
@@ -67,19 +84,29 @@ impl EngineError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         let text = match self {
-            Self::Model { .. } => "the model must be a whole GGUF with a tokenizer and a chat template: fetch it again, or convert it anew",
-            Self::Adapter { .. } => "give the base that this adapter was trained on, or an adapter made for this base",
+            Self::Model { .. } => {
+                "the model must be a whole GGUF with a tokenizer and a chat template: fetch it again, or convert it anew"
+            }
+            Self::Adapter { .. } => {
+                "give the base that this adapter was trained on, or an adapter made for this base"
+            }
             Self::Backend { .. } => {
                 "a backend needs its device's driver and libraries, and is built from this program's own llama.cpp (scripts/cuda, scripts/test-vulkan); to run \
                  on the CPU, take the file away, or unset GGML_BACKEND_PATH where it names it"
             }
             Self::Io { .. } => "check the path and its permissions",
-            Self::Tokenizer { .. } => "choose another base model, or leave out rows with such characters",
+            Self::Tokenizer { .. } => {
+                "choose another base model, or leave out rows with such characters"
+            }
             Self::SameFirstToken { .. } => "use --filter contrast",
-            Self::Context { .. } | Self::Example { .. } => "give a larger context with -c, or shorten the row",
+            Self::Context { .. } | Self::Example { .. } => {
+                "give a larger context with -c, or shorten the row"
+            }
             Self::TooLarge(_) => "allow more with --memory, lower --rank, or train on shorter rows",
             Self::Memory(_) => "close other programs, choose a smaller quantization, or lower -c",
-            Self::Untrainable { .. } | Self::Modules { .. } => "choose other --modules, or another base model",
+            Self::Untrainable { .. } | Self::Modules { .. } => {
+                "choose other --modules, or another base model"
+            }
             Self::Internal(_) => "this is a bug: please report it with the command line",
             _ => return None,
         };

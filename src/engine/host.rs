@@ -1,7 +1,8 @@
 //! What a server may ask of a model: text to tokens, adapters, and one step of many sequences.
 //!
-//! Two halves, because a server has two kinds of threads. A [`Host`] is shared by all of them: it reads text and loads adapters while
-//! the model runs. A [`Decoder`] belongs to the one thread that runs it.
+//! Two halves, because a server has two kinds of threads. A [`Host`] is shared by all of them: it
+//! reads text and loads adapters while the model runs. A [`Decoder`] belongs to the one thread that
+//! runs it.
 
 use std::any::Any;
 use std::path::Path;
@@ -34,7 +35,8 @@ pub trait Host: Send + Sync {
     /// The token that every prompt begins with, where the model wants one.
     fn bos(&self) -> Option<Token>;
 
-    /// The bytes of a token; of special tokens only with `markup`. Nothing for a number outside the vocabulary.
+    /// The bytes of a token; of special tokens only with `markup`. Nothing for a number outside the
+    /// vocabulary.
     fn piece(&self, token: Token, markup: bool) -> Vec<u8>;
 
     /// The token ends a text or a turn.
@@ -48,7 +50,8 @@ pub trait Host: Send + Sync {
     /// fails: the template refuses it.
     fn render(&self, turns: &[Turn], answer: bool) -> Result<String, EngineError>;
 
-    /// Read a LoRA GGUF, check it and load it beside those that are loaded. Takes as long as the file is large; sequences go on meanwhile.
+    /// Read a LoRA GGUF, check it and load it beside those that are loaded. Takes as long as the
+    /// file is large; sequences go on meanwhile.
     ///
     /// fails: not an adapter, made for another base, or not finite.
     fn load(&self, adapter: &Path) -> Result<Weights, EngineError>;
@@ -74,7 +77,11 @@ pub struct Weights {
 
 impl Weights {
     pub(super) fn new(hash: ContentHash, bytes: u64, inner: impl Any + Send + Sync) -> Self {
-        Self { hash, bytes, inner: Arc::new(inner) }
+        Self {
+            hash,
+            bytes,
+            inner: Arc::new(inner),
+        }
     }
 
     /// What the engine put in.
@@ -103,11 +110,13 @@ pub trait Decoder: Send {
     /// The most rows of one step.
     fn rows_max(&self) -> usize;
 
-    /// Decode `rows` under the base with these adapters at these scales, and return the logits of those that want them, in order.
-    /// The caller sees to it that a sequence only ever meets the adapters it began with.
+    /// Decode `rows` under the base with these adapters at these scales, and return the logits of
+    /// those that want them, in order. The caller sees to it that a sequence only ever meets the
+    /// adapters it began with.
     ///
     /// shapes: (outputs, vocabulary)
-    fn step(&mut self, with: &[(Weights, f32)], rows: &[Row]) -> Result<Vec<Vec<f32>>, EngineError>;
+    fn step(&mut self, with: &[(Weights, f32)], rows: &[Row])
+    -> Result<Vec<Vec<f32>>, EngineError>;
 
     /// Forget a sequence from position `from` on.
     fn truncate(&mut self, sequence: usize, from: usize);

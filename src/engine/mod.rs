@@ -1,7 +1,7 @@
 //! What a stage may ask of a model: generate, score, label, train.
 //!
-//! Stages see these traits and never a token, a tensor or a device. Two engines implement them: `toy` (deterministic, no C) and
-//! `ggml` (llama.cpp's models, ggml's arithmetic).
+//! Stages see these traits and never a token, a tensor or a device. Two engines implement them:
+//! `toy` (deterministic, no C) and `ggml` (llama.cpp's models, ggml's arithmetic).
 
 use std::path::{Path, PathBuf};
 
@@ -26,13 +26,20 @@ pub trait Engine: Send + Sync {
 
     /// Open a base model for inference and training.
     ///
-    /// fails: the file is missing, truncated, not a GGUF, of an unknown architecture, or has no usable tokenizer or chat template.
+    /// fails: the file is missing, truncated, not a GGUF, of an unknown architecture, or has no
+    /// usable tokenizer or chat template.
     fn open(&self, base: &Path, options: &OpenOptions) -> Result<Box<dyn Model>, EngineError>;
 
     /// Open a base model for serving; see [`host`].
     ///
-    /// fails: as `open`, but a missing chat template is no reason; too little memory for `sequences` of `options.context` tokens each.
-    fn host(&self, base: &Path, options: &OpenOptions, sequences: usize) -> Result<host::Hosted, EngineError>;
+    /// fails: as `open`, but a missing chat template is no reason; too little memory for
+    /// `sequences` of `options.context` tokens each.
+    fn host(
+        &self,
+        base: &Path,
+        options: &OpenOptions,
+        sequences: usize,
+    ) -> Result<host::Hosted, EngineError>;
 }
 
 /// The engine that this build has: llama.cpp's, or the toy where it was built without.
@@ -55,17 +62,25 @@ pub struct OpenOptions {
     /// `-dev`; devices with commas between, `none` for the CPU alone. Left out, all GPUs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
-    /// `-c`; tokens of context for each sequence, 0 means what the model was trained with, at most 4096.
+    /// `-c`; tokens of context for each sequence, 0 means what the model was trained with, at most
+    /// 4096.
     pub context: usize,
-    /// The model is opened for its answers: its weights may be laid out anew for faster products, which takes memory of its own. It can be
-    /// trained on all the same, from the file. No setting of a run, but what a stage knows of itself.
+    /// The model is opened for its answers: its weights may be laid out anew for faster products,
+    /// which takes memory of its own. It can be trained on all the same, from the file. No setting
+    /// of a run, but what a stage knows of itself.
     #[serde(skip)]
     pub repack: bool,
 }
 
 impl Default for OpenOptions {
     fn default() -> Self {
-        Self { threads: 0, gpu_layers: -1, device: None, context: 0, repack: false }
+        Self {
+            threads: 0,
+            gpu_layers: -1,
+            device: None,
+            context: 0,
+            repack: false,
+        }
     }
 }
 
@@ -102,11 +117,13 @@ pub trait Model: Generate + Score + Label + Teach + Train {
 
     /// Load a LoRA GGUF onto this base.
     ///
-    /// fails: not an adapter, made for another base (architecture, tensor names or shapes differ), or not finite.
+    /// fails: not an adapter, made for another base (architecture, tensor names or shapes differ),
+    /// or not finite.
     fn attach(&mut self, adapter: &Path) -> Result<AdapterId, EngineError>;
 
-    /// The greedy answer to each prompt, and log p(completion, end of turn | prompt) of the completion that is wanted: [`Label::answer`] and
-    /// [`Score::score`] together, for an engine that can do with reading each prompt once.
+    /// The greedy answer to each prompt, and log p(completion, end of turn | prompt) of the
+    /// completion that is wanted: [`Label::answer`] and [`Score::score`] together, for an engine
+    /// that can do with reading each prompt once.
     fn examine(
         &mut self,
         with: With,
@@ -116,10 +133,14 @@ pub trait Model: Generate + Score + Label + Teach + Train {
     ) -> Result<Vec<(Answer, CompletionScore)>, EngineError> {
         let prompts: Vec<String> = pairs.iter().map(|pair| pair.prompt.clone()).collect();
         let answers = self.answer(with, &prompts, tokens_max, talk)?;
-        Ok(answers.into_iter().zip(self.score(with, pairs, talk)?).collect())
+        Ok(answers
+            .into_iter()
+            .zip(self.score(with, pairs, talk)?)
+            .collect())
     }
 
-    /// Read every weight of `text` as the tokenizer does and say whether it survives: encoded, decoded, compared.
+    /// Read every weight of `text` as the tokenizer does and say whether it survives: encoded,
+    /// decoded, compared.
     ///
     /// fails: the tokenizer cannot encode the text without loss, or it is longer than the context.
     fn check_text(&self, text: &str) -> Result<(), EngineError>;
@@ -127,15 +148,23 @@ pub trait Model: Generate + Score + Label + Teach + Train {
 
 /// Draw continuations.
 pub trait Generate {
-    /// Sample one continuation of `request.prefix` for each of `request.openings`, side by side. Each ends before the first of
-    /// `request.stop` (nothing stops where that is empty), at the end of text or turn, or at `request.tokens_max` (then `finished` is false). Deterministic in `request.seed`.
-    fn generate(&mut self, with: With, request: &GenerateRequest, talk: &mut Talk<'_>) -> Result<Vec<Continuation>, EngineError>;
+    /// Sample one continuation of `request.prefix` for each of `request.openings`, side by side.
+    /// Each ends before the first of `request.stop` (nothing stops where that is empty), at the end
+    /// of text or turn, or at `request.tokens_max` (then `finished` is false). Deterministic in
+    /// `request.seed`.
+    fn generate(
+        &mut self,
+        with: With,
+        request: &GenerateRequest,
+        talk: &mut Talk<'_>,
+    ) -> Result<Vec<Continuation>, EngineError>;
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct GenerateRequest {
     pub prefix: String,
-    /// The prefix is a user's turn under the chat template, and the answer is drawn; else it is raw text that goes on.
+    /// The prefix is a user's turn under the chat template, and the answer is drawn; else it is raw
+    /// text that goes on.
     pub chat: bool,
     /// Words each continuation begins with; empty for none. They are part of its text.
     pub openings: Vec<String>,
@@ -154,8 +183,15 @@ pub struct Continuation {
 
 /// Answer chat prompts greedily.
 pub trait Label {
-    /// The greedy answer to each prompt as a single user turn under the model's chat template, in the order given.
-    fn answer(&mut self, with: With, prompts: &[String], tokens_max: usize, talk: &mut Talk<'_>) -> Result<Vec<Answer>, EngineError>;
+    /// The greedy answer to each prompt as a single user turn under the model's chat template, in
+    /// the order given.
+    fn answer(
+        &mut self,
+        with: With,
+        prompts: &[String],
+        tokens_max: usize,
+        talk: &mut Talk<'_>,
+    ) -> Result<Vec<Answer>, EngineError>;
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -164,21 +200,36 @@ pub struct Answer {
     pub tokens: usize,
     /// The model ended its turn by itself.
     pub finished: bool,
-    /// Sum over the answer's tokens (the end of turn included) of the natural log of their probability.
+    /// Sum over the answer's tokens (the end of turn included) of the natural log of their
+    /// probability.
     pub log_probability: f64,
 }
 
 /// Weigh given completions.
 pub trait Score {
-    /// log p(completion, end of turn | prompt) of each pair under the chat template, in the order given.
-    fn score(&mut self, with: With, pairs: &[Pair], talk: &mut Talk<'_>) -> Result<Vec<CompletionScore>, EngineError>;
+    /// log p(completion, end of turn | prompt) of each pair under the chat template, in the order
+    /// given.
+    fn score(
+        &mut self,
+        with: With,
+        pairs: &[Pair],
+        talk: &mut Talk<'_>,
+    ) -> Result<Vec<CompletionScore>, EngineError>;
 
     /// ln p(a) − ln p(b) for the first tokens of two words as the answer to each prompt.
     ///
     /// fails: the two words begin with the same token.
-    fn preference(&mut self, with: With, prompts: &[String], a: &str, b: &str, talk: &mut Talk<'_>) -> Result<Vec<f64>, EngineError>;
+    fn preference(
+        &mut self,
+        with: With,
+        prompts: &[String],
+        a: &str,
+        b: &str,
+        talk: &mut Talk<'_>,
+    ) -> Result<Vec<f64>, EngineError>;
 
-    /// Logits where each token of the completion is predicted, the end of turn included, as a stock server computes them.
+    /// Logits where each token of the completion is predicted, the end of turn included, as a stock
+    /// server computes them.
     ///
     /// shapes: completion tokens, vocabulary
     fn logits(&mut self, with: With, pair: &Pair) -> Result<Vec<Vec<f32>>, EngineError>;
@@ -224,20 +275,27 @@ pub struct LoraSpec {
     pub dropout: f32,
     /// Global gradient norm above which a step is scaled down; 0 switches it off.
     pub clip_norm: f32,
-    /// Examples that go through the model at one time at most; 0: as many as fit. Changes memory, not the step.
+    /// Examples that go through the model at one time at most; 0: as many as fit. Changes memory,
+    /// not the step.
     pub micro_batch: usize,
     /// Examples of one step, where that is known; for predicting memory only.
     pub batch: usize,
     /// The run keeps its best state beside the present one; for predicting memory only.
     pub keeps_best: bool,
-    /// What the process may hold at most while it trains, the model's file among it. Changes memory and time, not the step. units: bytes.
+    /// What the process may hold at most while it trains, the model's file among it. Changes memory
+    /// and time, not the step. units: bytes.
     pub memory: Option<u64>,
 }
 
 impl LoraSpec {
-    /// The alpha that yields the wanted scale when it is divided by the rank, which is all llama.cpp does.
+    /// The alpha that yields the wanted scale when it is divided by the rank, which is all
+    /// llama.cpp does.
     pub fn written_alpha(&self) -> f32 {
-        if self.rslora { self.alpha * (self.rank as f32).sqrt() } else { self.alpha }
+        if self.rslora {
+            self.alpha * (self.rank as f32).sqrt()
+        } else {
+            self.alpha
+        }
     }
 }
 
@@ -266,9 +324,11 @@ impl Default for LoraSpec {
     }
 }
 
-/// A LoRA being fitted. Steps are the caller's: the trainer owns weights and optimizer state, not the schedule.
+/// A LoRA being fitted. Steps are the caller's: the trainer owns weights and optimizer state, not
+/// the schedule.
 pub trait Trainer {
-    /// What was placed where, for the plan a run prints: adapted matrices, trainable parameters, bytes.
+    /// What was placed where, for the plan a run prints: adapted matrices, trainable parameters,
+    /// bytes.
     fn describe(&self) -> TrainerInfo;
 
     /// Prepare examples once (template, tokens); later calls name them by index.
@@ -281,7 +341,8 @@ pub trait Trainer {
     /// fails: labels that do not fit the tokens of their example, with its index.
     fn load_taught(&mut self, examples: &[Pair], labels: &[SoftLabels]) -> Result<(), EngineError>;
 
-    /// One optimizer step on the mean completion-token loss of `batch` (indices into the loaded examples).
+    /// One optimizer step on the mean completion-token loss of `batch` (indices into the loaded
+    /// examples).
     fn step(&mut self, batch: &[usize], learning_rate: f32) -> Result<StepReport, EngineError>;
 
     /// Mean completion-token loss of `batch`, without a step.
@@ -296,7 +357,8 @@ pub trait Trainer {
     /// fails: the bytes are of another spec or base, or damaged.
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), EngineError>;
 
-    /// The adapter as the bytes of a LoRA GGUF that llama.cpp loads, with `metadata` (keys `translora.*`) in its header.
+    /// The adapter as the bytes of a LoRA GGUF that llama.cpp loads, with `metadata` (keys
+    /// `translora.*`) in its header.
     fn adapter(&self, metadata: &[(String, String)]) -> Result<Vec<u8>, EngineError>;
 }
 

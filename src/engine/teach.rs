@@ -1,4 +1,5 @@
-//! What a teacher thinks of each token of an answer, and what a student is to learn of each of its own.
+//! What a teacher thinks of each token of an answer, and what a student is to learn of each of its
+//! own.
 
 use std::collections::BTreeMap;
 
@@ -9,23 +10,37 @@ use crate::record::{ContentHash, Pair};
 
 /// Say what a model thinks of the tokens of given answers.
 pub trait Teach {
-    /// Hash of the words with their numbers, of what ends a turn, and of what is markup: two models with the same one mean the same by
-    /// the number of a word.
+    /// Hash of the words with their numbers, of what ends a turn, and of what is markup: two models
+    /// with the same one mean the same by the number of a word.
     fn vocabulary(&self) -> ContentHash;
 
     /// The tokens of an answer, the end of the turn included.
     fn tokens(&self, completion: &str) -> Result<Vec<Token>, EngineError>;
 
-    /// The number of the word that is spelled so; nothing where no word is, or more than one that the tokenizer does not prefer.
+    /// The number of the word that is spelled so; nothing where no word is, or more than one that
+    /// the tokenizer does not prefer.
     fn word(&self, spelling: &Spelling) -> Option<i32>;
 
-    /// The `words` likeliest words at each token of each completion, the token itself among them, in the order given.
-    fn teach(&mut self, with: With, pairs: &[Pair], words: usize, talk: &mut Talk<'_>) -> Result<Lesson, EngineError>;
+    /// The `words` likeliest words at each token of each completion, the token itself among them,
+    /// in the order given.
+    fn teach(
+        &mut self,
+        with: With,
+        pairs: &[Pair],
+        words: usize,
+        talk: &mut Talk<'_>,
+    ) -> Result<Lesson, EngineError>;
 
     /// ln p of given words at each token of each completion.
     ///
     /// shapes: `words` and the result: pairs, tokens, words of that token
-    fn weigh(&mut self, with: With, pairs: &[Pair], words: &[WordsOf], talk: &mut Talk<'_>) -> Result<Vec<LogsOf>, EngineError>;
+    fn weigh(
+        &mut self,
+        with: With,
+        pairs: &[Pair],
+        words: &[WordsOf],
+        talk: &mut Talk<'_>,
+    ) -> Result<Vec<LogsOf>, EngineError>;
 }
 
 /// Words at each token of one completion.
@@ -37,8 +52,8 @@ pub type LogsOf = Vec<Vec<f32>>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Token {
     pub id: i32,
-    /// The bytes of the answer that it covers, from and to; the end of the turn covers none, at the answer's end. Nothing where the
-    /// token stands for other bytes than the answer's.
+    /// The bytes of the answer that it covers, from and to; the end of the turn covers none, at the
+    /// answer's end. Nothing where the token stands for other bytes than the answer's.
     pub bytes: Option<(usize, usize)>,
     /// It ends the turn.
     pub ends: bool,
@@ -74,8 +89,9 @@ pub struct Lesson {
 /// What a student is to learn of each token of one example, in its own words.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SoftLabels {
-    /// Words with their probabilities, each once; what they leave over is spread over all others as the student likes. One word of
-    /// probability 1 is a plain label. Empty: the example is plain text.
+    /// Words with their probabilities, each once; what they leave over is spread over all others as
+    /// the student likes. One word of probability 1 is a plain label. Empty: the example is plain
+    /// text.
     pub words: Vec<Vec<(i32, f32)>>,
     /// How much each token counts; all the same where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]

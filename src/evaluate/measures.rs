@@ -11,8 +11,9 @@ use crate::record::{Pair, Rng};
 const MARGIN: f64 = 0.05;
 const P_MAX: f64 = 0.05;
 
-/// How much of what an adapter could gain over the bare target was gained: (transferred − target) / (reference − target), both of exact
-/// match on the same rows. source: the retention of Trans-LoRA's tables, with an interval
+/// How much of what an adapter could gain over the bare target was gained: (transferred − target) /
+/// (reference − target), both of exact match on the same rows. source: the retention of
+/// Trans-LoRA's tables, with an interval
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Retention {
     pub value: f64,
@@ -20,10 +21,16 @@ pub struct Retention {
     pub interval: [f64; 2],
 }
 
-/// Retention against a reference arm; nothing where the reference is no better than the bare target.
+/// Retention against a reference arm; nothing where the reference is no better than the bare
+/// target.
 ///
 /// fails: the arms answered different numbers of rows
-pub fn retention(target: &Arm, transferred: &Arm, reference: &Arm, rng: &mut Rng) -> Result<Option<Retention>, EvaluateError> {
+pub fn retention(
+    target: &Arm,
+    transferred: &Arm,
+    reference: &Arm,
+    rng: &mut Rng,
+) -> Result<Option<Retention>, EvaluateError> {
     paired(target, transferred)?;
     paired(target, reference)?;
     let ratio = |rows: &[usize]| {
@@ -33,7 +40,9 @@ pub fn retention(target: &Arm, transferred: &Arm, reference: &Arm, rng: &mut Rng
         (room > 0.0).then(|| (right(transferred) - bare) / room)
     };
     let all: Vec<usize> = (0..target.rows()).collect();
-    Ok(ratio(&all).zip(bootstrap(target.rows(), rng, ratio)).map(|(value, interval)| Retention { value, interval }))
+    Ok(ratio(&all)
+        .zip(bootstrap(target.rows(), rng, ratio))
+        .map(|(value, interval)| Retention { value, interval }))
 }
 
 /// Whether two arms are right as often, within [`Equivalence::margin`].
@@ -53,7 +62,11 @@ pub fn equivalence(source: &Arm, transferred: &Arm) -> Result<Equivalence, Evalu
     paired(source, transferred)?;
     let [wins, losses] = flips(source, transferred, 0..source.rows());
     let p_value = tost(wins, losses, source.rows() as u64, MARGIN);
-    Ok(Equivalence { margin: MARGIN, p_value, equivalent: p_value < P_MAX })
+    Ok(Equivalence {
+        margin: MARGIN,
+        p_value,
+        equivalent: p_value < P_MAX,
+    })
 }
 
 /// Of these rows, those that only the second arm got right, and those that only the first did.
@@ -69,9 +82,11 @@ pub(super) fn flips(first: &Arm, second: &Arm, rows: impl IntoIterator<Item = us
     count
 }
 
-/// Row by row, whether the bare model is right when it is shown examples first; nothing where a prompt is too long for the context.
+/// Row by row, whether the bare model is right when it is shown examples first; nothing where a
+/// prompt is too long for the context.
 ///
-/// What a user could have had without any adapter. A base model goes on with a next example, so its answer ends where that begins.
+/// What a user could have had without any adapter. A base model goes on with a next example, so its
+/// answer ends where that begins.
 pub fn with_shots(
     model: &mut dyn Model,
     shots: &Shots,
@@ -80,16 +95,31 @@ pub fn with_shots(
     talk: &mut Talk<'_>,
 ) -> Result<Option<Vec<bool>>, EvaluateError> {
     let prompts: Vec<String> = rows.iter().map(|row| shots.ask(&row.prompt)).collect();
-    if shots.is_empty() || rows.is_empty() || prompts.iter().any(|prompt| model.check_text(prompt).is_err()) {
+    if shots.is_empty()
+        || rows.is_empty()
+        || prompts
+            .iter()
+            .any(|prompt| model.check_text(prompt).is_err())
+    {
         return Ok(None);
     }
     // A few tokens more than the longest right answer: nothing that goes on after them is right.
-    let longest = rows.iter().map(|row| row.completion.trim().len()).max().unwrap_or(0);
+    let longest = rows
+        .iter()
+        .map(|row| row.completion.trim().len())
+        .max()
+        .unwrap_or(0);
     let answers = match model.answer(With::Base, &prompts, tokens_max.min(longest + 8), talk) {
         Err(EngineError::Context { .. }) => return Ok(None),
         answers => answers?,
     };
-    Ok(Some(answers.iter().zip(rows).map(|(answer, row)| Shots::read(&answer.text) == row.completion.trim()).collect()))
+    Ok(Some(
+        answers
+            .iter()
+            .zip(rows)
+            .map(|(answer, row)| Shots::read(&answer.text) == row.completion.trim())
+            .collect(),
+    ))
 }
 
 #[cfg(test)]
@@ -99,20 +129,51 @@ mod tests {
 
     #[test]
     fn retention_is_the_share_of_the_possible_gain() {
-        let (bare, new, teacher) = ("-".repeat(80), "+".repeat(60) + &"-".repeat(20), "+".repeat(80));
-        let of = |reference: &str| retention(&arm_of(&bare), &arm_of(&new), &arm_of(reference), &mut Rng::new(1, "test")).unwrap();
+        let (bare, new, teacher) = (
+            "-".repeat(80),
+            "+".repeat(60) + &"-".repeat(20),
+            "+".repeat(80),
+        );
+        let of = |reference: &str| {
+            retention(
+                &arm_of(&bare),
+                &arm_of(&new),
+                &arm_of(reference),
+                &mut Rng::new(1, "test"),
+            )
+            .unwrap()
+        };
         let found = of(&teacher).unwrap();
         assert_eq!(found.value, 0.75);
-        assert!(found.interval[0] > 0.6 && found.interval[1] < 0.9, "{found:?}");
+        assert!(
+            found.interval[0] > 0.6 && found.interval[1] < 0.9,
+            "{found:?}"
+        );
         assert_eq!(of(&bare), None);
-        assert!(retention(&arm_of("+"), &arm_of("++"), &arm_of("+"), &mut Rng::new(1, "test")).is_err());
+        assert!(
+            retention(
+                &arm_of("+"),
+                &arm_of("++"),
+                &arm_of("+"),
+                &mut Rng::new(1, "test")
+            )
+            .is_err()
+        );
     }
 
     #[test]
     fn equivalence_is_of_the_pairs() {
         let (old, new) = ("+".repeat(300), "+".repeat(297) + "---");
-        assert!(equivalence(&arm_of(&old), &arm_of(&new)).unwrap().equivalent);
+        assert!(
+            equivalence(&arm_of(&old), &arm_of(&new))
+                .unwrap()
+                .equivalent
+        );
         let worse = "+".repeat(260) + &"-".repeat(40);
-        assert!(!equivalence(&arm_of(&old), &arm_of(&worse)).unwrap().equivalent);
+        assert!(
+            !equivalence(&arm_of(&old), &arm_of(&worse))
+                .unwrap()
+                .equivalent
+        );
     }
 }

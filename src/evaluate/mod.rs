@@ -1,23 +1,28 @@
 //! Judge a transferred adapter against the bare target, pair by pair, and prove it where it held.
 //!
 //! # The rule
-//! Rows of the gate half are answered by the bare target and by the target with the new adapter; only rows where exactly
-//! one of the two is right count (McNemar's exact test, two-sided).
-//! - **accept**: the adapter is right on more of them than the bare target, with p < 0.05, and what the bare target got right and
-//!   the adapter does not is within the flip budget, a share of the rows. It is also right more often than the best constant answer
-//!   (with p < 0.05 from 50 rows on, by any margin on fewer): to answer at random in the right format beats a base that does not
-//!   know the format, and is worth nothing.
-//! - **reject**: it is right on no more of them than the bare target, and either p < 0.05 or there are at least 50 rows. On 50
-//!   rows the smallest gain that could be accepted, six clean wins, is 12 points: a gain worth having would have shown. Or it is
-//!   better, but breaks more than the budget, or answers no better than the constant.
+//! Rows of the gate half are answered by the bare target and by the target with the new adapter;
+//! only rows where exactly one of the two is right count (McNemar's exact test, two-sided).
+//! - **accept**: the adapter is right on more of them than the bare target, with p < 0.05, and what
+//!   the bare target got right and the adapter does not is within the flip budget, a share of the
+//!   rows. It is also right more often than the best constant answer (with p < 0.05 from 50 rows
+//!   on, by any margin on fewer): to answer at random in the right format beats a base that does
+//!   not know the format, and is worth nothing.
+//! - **reject**: it is right on no more of them than the bare target, and either p < 0.05 or there
+//!   are at least 50 rows. On 50 rows the smallest gain that could be accepted, six clean wins, is
+//!   12 points: a gain worth having would have shown. Or it is better, but breaks more than the
+//!   budget, or answers no better than the constant.
 //! - **inconclusive**: anything else.
 //!
-//! Where there are 100 rows or more, half of them, drawn at random, decide, and the other half only reports: an adapter that was
-//! lucky on the rows that accepted it has no luck on those. With fewer, all do both.
+//! Where there are 100 rows or more, half of them, drawn at random, decide, and the other half only
+//! reports: an adapter that was lucky on the rows that accepted it has no luck on those. With
+//! fewer, all do both.
 //!
-//! The gate set is the caller's: rows of `--eval` where there are any, else held-out inputs with the teacher's answers.
+//! The gate set is the caller's: rows of `--eval` where there are any, else held-out inputs with
+//! the teacher's answers.
 //!
-//! Refuses to know: files, how adapters are made. Called by the pipeline; `publish` imports [`Passed`].
+//! Refuses to know: files, how adapters are made. Called by the pipeline; `publish` imports
+//! [`Passed`].
 
 use std::collections::BTreeMap;
 
@@ -143,7 +148,10 @@ impl Halves {
     pub fn of(rows: usize, rng: &mut Rng) -> Self {
         let mut gate: Vec<usize> = (0..rows).collect();
         if rows < 2 * ROWS_ENOUGH {
-            return Self { report: gate.clone(), gate };
+            return Self {
+                report: gate.clone(),
+                gate,
+            };
         }
         rng.shuffle(&mut gate);
         let mut report = gate.split_off(rows.div_ceil(2));
@@ -180,7 +188,9 @@ impl EvaluateError {
 
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Engine(EngineError::Context { .. }) => Some("give a larger context with -c, or shorten the row".into()),
+            Self::Engine(EngineError::Context { .. }) => {
+                Some("give a larger context with -c, or shorten the row".into())
+            }
             Self::NoRows => Some("give rows with --eval, or raise --samples".into()),
             _ => None,
         }
@@ -188,36 +198,69 @@ impl EvaluateError {
 }
 
 /// Answer and score every row with one set of weights.
-pub fn arm(model: &mut dyn Model, with: With, rows: &[Pair], tokens_max: usize, talk: &mut Talk<'_>) -> Result<Arm, EvaluateError> {
+pub fn arm(
+    model: &mut dyn Model,
+    with: With,
+    rows: &[Pair],
+    tokens_max: usize,
+    talk: &mut Talk<'_>,
+) -> Result<Arm, EvaluateError> {
     if rows.is_empty() {
         return Err(EvaluateError::NoRows);
     }
-    // A token is at least one byte: an answer that runs on past the longest right one is wrong already.
-    let longest = rows.iter().map(|row| row.completion.trim().len()).max().unwrap_or(0);
+    // A token is at least one byte: an answer that runs on past the longest right one is wrong
+    // already.
+    let longest = rows
+        .iter()
+        .map(|row| row.completion.trim().len())
+        .max()
+        .unwrap_or(0);
     let examined = model.examine(with, rows, tokens_max.min(longest + 8), talk)?;
-    let right = |((answer, _), row): (&(Answer, _), &Pair)| answer.finished && answer.text.trim() == row.completion.trim();
-    let nats: f64 = examined.iter().map(|(_, score)| score.log_probability).sum();
+    let right = |((answer, _), row): (&(Answer, _), &Pair)| {
+        answer.finished && answer.text.trim() == row.completion.trim()
+    };
+    let nats: f64 = examined
+        .iter()
+        .map(|(_, score)| score.log_probability)
+        .sum();
     let tokens: usize = examined.iter().map(|(_, score)| score.tokens).sum();
     Ok(Arm {
         correct: examined.iter().zip(rows).map(right).collect(),
         nll: -nats / tokens.max(1) as f64,
-        tokens_per_answer: examined.iter().map(|(answer, _)| answer.tokens).sum::<usize>() as f64 / rows.len() as f64,
-        answers: examined.into_iter().map(|(answer, _)| answer.text.trim().to_owned()).collect(),
+        tokens_per_answer: examined
+            .iter()
+            .map(|(answer, _)| answer.tokens)
+            .sum::<usize>() as f64
+            / rows.len() as f64,
+        answers: examined
+            .into_iter()
+            .map(|(answer, _)| answer.text.trim().to_owned())
+            .collect(),
     })
 }
 
 /// Two arms answered the same rows.
 fn paired(first: &Arm, second: &Arm) -> Result<(), EvaluateError> {
     let (left, right) = (first.rows(), second.rows());
-    if left == right { Ok(()) } else { Err(EvaluateError::Unpaired { left, right }) }
+    if left == right {
+        Ok(())
+    } else {
+        Err(EvaluateError::Unpaired { left, right })
+    }
 }
 
 /// Of these rows, those that the answer which is right most often is right on.
 pub fn constant(pairs: &[Pair], rows: &[usize]) -> Vec<bool> {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    rows.iter().for_each(|&row| *counts.entry(pairs[row].completion.trim()).or_default() += 1);
-    let best = counts.into_iter().max_by_key(|&(_, count)| count).map_or("", |(answer, _)| answer);
-    rows.iter().map(|&row| pairs[row].completion.trim() == best).collect()
+    rows.iter()
+        .for_each(|&row| *counts.entry(pairs[row].completion.trim()).or_default() += 1);
+    let best = counts
+        .into_iter()
+        .max_by_key(|&(_, count)| count)
+        .map_or("", |(answer, _)| answer);
+    rows.iter()
+        .map(|&row| pairs[row].completion.trim() == best)
+        .collect()
 }
 
 /// The adapter is right more often than the best constant answer.
@@ -233,12 +276,21 @@ fn beats_constant(transferred: &Arm, pairs: &[Pair], rows: &[usize]) -> bool {
     wins > losses && (rows.len() < ROWS_ENOUGH || mcnemar(wins, losses) < P_MAX)
 }
 
-/// Compare the adapter with the bare target on some of their rows, by the rule above. `pairs` are all rows that the arms answered;
-/// `flip_budget` is a share of those that decide.
-pub fn compare(target: &Arm, transferred: &Arm, pairs: &[Pair], rows: &[usize], flip_budget: f64) -> Result<Comparison, EvaluateError> {
+/// Compare the adapter with the bare target on some of their rows, by the rule above. `pairs` are
+/// all rows that the arms answered; `flip_budget` is a share of those that decide.
+pub fn compare(
+    target: &Arm,
+    transferred: &Arm,
+    pairs: &[Pair],
+    rows: &[usize],
+    flip_budget: f64,
+) -> Result<Comparison, EvaluateError> {
     paired(target, transferred)?;
     if pairs.len() != target.rows() {
-        return Err(EvaluateError::Unpaired { left: pairs.len(), right: target.rows() });
+        return Err(EvaluateError::Unpaired {
+            left: pairs.len(),
+            right: target.rows(),
+        });
     }
     let [wins, losses] = measures::flips(target, transferred, rows.iter().copied());
     let p_value = mcnemar(wins, losses);
@@ -249,17 +301,37 @@ pub fn compare(target: &Arm, transferred: &Arm, pairs: &[Pair], rows: &[usize], 
         } else if losses <= budget {
             (
                 Verdict::Accept,
-                format!("it is right more often than the bare target, and breaks {losses} of its answers (up to {budget} may)"),
+                format!(
+                    "it is right more often than the bare target, and breaks {losses} of its answers (up to {budget} may)"
+                ),
             )
         } else {
-            (Verdict::Reject, format!("it breaks {losses} right answers of the bare target, and {budget} may break (--flip-budget)"))
+            (
+                Verdict::Reject,
+                format!(
+                    "it breaks {losses} right answers of the bare target, and {budget} may break (--flip-budget)"
+                ),
+            )
         }
     } else if wins <= losses && (p_value < P_MAX || rows.len() >= ROWS_ENOUGH) {
-        (Verdict::Reject, "it is right no more often than the bare target".into())
+        (
+            Verdict::Reject,
+            "it is right no more often than the bare target".into(),
+        )
     } else {
-        (Verdict::Inconclusive, "there are too few rows on which just one of the two is right".into())
+        (
+            Verdict::Inconclusive,
+            "there are too few rows on which just one of the two is right".into(),
+        )
     };
-    Ok(Comparison { verdict, reason, rows: rows.len(), p_value, wins, losses })
+    Ok(Comparison {
+        verdict,
+        reason,
+        rows: rows.len(),
+        p_value,
+        wins,
+        losses,
+    })
 }
 
 /// Judge an adapter: the proof that the gate held, or the adapter back.
@@ -285,17 +357,35 @@ mod tests {
 
     /// An arm that is right where the text has a `+`.
     pub(super) fn arm_of(marks: &str) -> Arm {
-        Arm { correct: marks.chars().map(|c| c == '+').collect(), answers: Vec::new(), nll: 1.0, tokens_per_answer: 1.0 }
+        Arm {
+            correct: marks.chars().map(|c| c == '+').collect(),
+            answers: Vec::new(),
+            nll: 1.0,
+            tokens_per_answer: 1.0,
+        }
     }
 
     fn verdict(target: &str, transferred: &str) -> Verdict {
         let rows: Vec<usize> = (0..target.len()).collect();
-        compare(&arm_of(target), &arm_of(transferred), &pairs(rows.len()), &rows, 0.05).unwrap().verdict
+        compare(
+            &arm_of(target),
+            &arm_of(transferred),
+            &pairs(rows.len()),
+            &rows,
+            0.05,
+        )
+        .unwrap()
+        .verdict
     }
 
     /// Rows whose right answers all differ.
     fn pairs(count: usize) -> Vec<Pair> {
-        (0..count).map(|i| Pair { prompt: format!("p{i}"), completion: format!("c{i}") }).collect()
+        (0..count)
+            .map(|i| Pair {
+                prompt: format!("p{i}"),
+                completion: format!("c{i}"),
+            })
+            .collect()
     }
 
     #[test]
@@ -304,36 +394,76 @@ mod tests {
         assert_eq!(verdict("------", "++++++"), Verdict::Accept);
         assert_eq!(verdict("-----", "+++++"), Verdict::Inconclusive);
         assert_eq!(verdict("++++++", "------"), Verdict::Reject);
-        assert_eq!(verdict(&many("-", 49), &many("-", 49)), Verdict::Inconclusive);
+        assert_eq!(
+            verdict(&many("-", 49), &many("-", 49)),
+            Verdict::Inconclusive
+        );
         assert_eq!(verdict(&many("-", 50), &many("-", 50)), Verdict::Reject);
         assert_eq!(verdict(&many("+-", 40), &many("-+", 40)), Verdict::Reject);
-        assert_eq!(verdict(&(many("-", 96) + "++++"), &(many("+", 96) + "----")), Verdict::Accept);
-        assert_eq!(verdict(&(many("-", 94) + "++++++"), &(many("+", 94) + "------")), Verdict::Reject);
-        assert_eq!(verdict(&(many("-", 55) + "++++"), &(many("-", 50) + "+++++----")), Verdict::Inconclusive);
+        assert_eq!(
+            verdict(&(many("-", 96) + "++++"), &(many("+", 96) + "----")),
+            Verdict::Accept
+        );
+        assert_eq!(
+            verdict(&(many("-", 94) + "++++++"), &(many("+", 94) + "------")),
+            Verdict::Reject
+        );
+        assert_eq!(
+            verdict(&(many("-", 55) + "++++"), &(many("-", 50) + "+++++----")),
+            Verdict::Inconclusive
+        );
     }
 
     #[test]
     fn unpaired_arms_are_refused() {
-        assert!(matches!(compare(&arm_of("+"), &arm_of("++"), &pairs(1), &[0], 0.05), Err(EvaluateError::Unpaired { left: 1, right: 2 })));
+        assert!(matches!(
+            compare(&arm_of("+"), &arm_of("++"), &pairs(1), &[0], 0.05),
+            Err(EvaluateError::Unpaired { left: 1, right: 2 })
+        ));
     }
 
     #[test]
     fn only_the_rows_of_the_gate_decide() {
-        let (bare, new) = (arm_of(&"-".repeat(20)), arm_of(&("+".repeat(10) + &"-".repeat(10))));
+        let (bare, new) = (
+            arm_of(&"-".repeat(20)),
+            arm_of(&("+".repeat(10) + &"-".repeat(10))),
+        );
         let first: Vec<usize> = (0..10).collect();
         let comparison = compare(&bare, &new, &pairs(20), &first, 0.05).unwrap();
-        assert_eq!((comparison.verdict, comparison.rows, comparison.wins), (Verdict::Accept, 10, 10));
+        assert_eq!(
+            (comparison.verdict, comparison.rows, comparison.wins),
+            (Verdict::Accept, 10, 10)
+        );
         let second: Vec<usize> = (10..20).collect();
-        assert_eq!(compare(&bare, &new, &pairs(20), &second, 0.05).unwrap().verdict, Verdict::Inconclusive);
+        assert_eq!(
+            compare(&bare, &new, &pairs(20), &second, 0.05)
+                .unwrap()
+                .verdict,
+            Verdict::Inconclusive
+        );
     }
 
     #[test]
     fn chance_in_the_right_format_is_refused() {
-        let yes_or_no = |i: usize| Pair { prompt: format!("p{i}"), completion: if i.is_multiple_of(3) { " no" } else { "yes" }.into() };
-        let (pairs, rows): (Vec<Pair>, Vec<usize>) = ((0..60).map(yes_or_no).collect(), (0..60).collect());
-        assert_eq!(constant(&pairs, &rows).iter().filter(|&&right| right).count(), 40);
+        let yes_or_no = |i: usize| Pair {
+            prompt: format!("p{i}"),
+            completion: if i.is_multiple_of(3) { " no" } else { "yes" }.into(),
+        };
+        let (pairs, rows): (Vec<Pair>, Vec<usize>) =
+            ((0..60).map(yes_or_no).collect(), (0..60).collect());
+        assert_eq!(
+            constant(&pairs, &rows)
+                .iter()
+                .filter(|&&right| right)
+                .count(),
+            40
+        );
         let bare = arm_of(&"-".repeat(60));
-        let verdict = |marks: String| compare(&bare, &arm_of(&marks), &pairs, &rows, 0.05).unwrap().verdict;
+        let verdict = |marks: String| {
+            compare(&bare, &arm_of(&marks), &pairs, &rows, 0.05)
+                .unwrap()
+                .verdict
+        };
         assert_eq!(verdict("+-".repeat(30)), Verdict::Reject);
         assert_eq!(verdict("-++".repeat(20)), Verdict::Reject, "always yes");
         assert_eq!(verdict("+".repeat(57) + "---"), Verdict::Accept);

@@ -9,7 +9,18 @@ pub struct Shots(String);
 
 impl Shots {
     pub fn new(examples: &[Pair]) -> Self {
-        Self(examples.iter().map(|pair| format!("{INPUT} {}\n{OUTPUT} {}\n\n", pair.prompt.trim(), pair.completion.trim())).collect())
+        Self(
+            examples
+                .iter()
+                .map(|pair| {
+                    format!(
+                        "{INPUT} {}\n{OUTPUT} {}\n\n",
+                        pair.prompt.trim(),
+                        pair.completion.trim()
+                    )
+                })
+                .collect(),
+        )
     }
 
     pub fn is_empty(&self) -> bool {
@@ -25,7 +36,10 @@ impl Shots {
     pub fn read(text: &str) -> &str {
         let text = text.trim();
         let text = text.strip_prefix(OUTPUT).unwrap_or(text);
-        text.split(&format!("\n{INPUT}")).next().unwrap_or(text).trim()
+        text.split(&format!("\n{INPUT}"))
+            .next()
+            .unwrap_or(text)
+            .trim()
     }
 }
 
@@ -35,9 +49,15 @@ mod tests {
 
     #[test]
     fn an_answer_ends_where_the_next_example_begins() {
-        let shots = Shots::new(&[Pair { prompt: " a".into(), completion: "1\n".into() }]);
+        let shots = Shots::new(&[Pair {
+            prompt: " a".into(),
+            completion: "1\n".into(),
+        }]);
         assert_eq!(shots.ask("b "), "Input: a\nOutput: 1\n\nInput: b\nOutput:");
-        assert_eq!(Shots::read(" 2\nof two lines\n\nInput: c\nOutput: 3"), "2\nof two lines");
+        assert_eq!(
+            Shots::read(" 2\nof two lines\n\nInput: c\nOutput: 3"),
+            "2\nof two lines"
+        );
         assert_eq!(Shots::read("Output: 2"), "2");
         assert!(Shots::new(&[]).is_empty());
     }

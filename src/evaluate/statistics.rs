@@ -27,13 +27,15 @@ pub fn mcnemar(wins: u64, losses: u64) -> f64 {
     (2.0 * tail).min(1.0)
 }
 
-/// p of the hypothesis that the shares of right answers differ by `margin` or more, from `wins` against `losses` among `rows` pairs: the
-/// greater of two one-sided tests on the paired difference. source: Schuirmann 1987; Liu et al. 2002 for pairs
+/// p of the hypothesis that the shares of right answers differ by `margin` or more, from `wins`
+/// against `losses` among `rows` pairs: the greater of two one-sided tests on the paired
+/// difference. source: Schuirmann 1987; Liu et al. 2002 for pairs
 pub fn tost(wins: u64, losses: u64, rows: u64, margin: f64) -> f64 {
     let n = rows.max(1) as f64;
     let (b, c) = (wins as f64, losses as f64);
     let difference = (b - c) / n;
-    // Half a pair is added to each count, so that no flips at all are not taken for no variance at all.
+    // Half a pair is added to each count, so that no flips at all are not taken for no variance at
+    // all.
     let variance = (b + c + 1.0 - (b - c) * (b - c) / n) / (n * n);
     let z = (margin - difference.abs()) / variance.sqrt();
     normal_tail(z)
@@ -45,13 +47,21 @@ fn normal_tail(z: f64) -> f64 {
         return 1.0 - normal_tail(-z);
     }
     let t = 1.0 / (1.0 + 0.231_641_9 * z);
-    let series = t * (0.319_381_53 + t * (-0.356_563_782 + t * (1.781_477_937 + t * (-1.821_255_978 + t * 1.330_274_429))));
+    let series = t
+        * (0.319_381_53
+            + t * (-0.356_563_782
+                + t * (1.781_477_937 + t * (-1.821_255_978 + t * 1.330_274_429))));
     series * (-z * z / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt()
 }
 
-/// Percentile bootstrap over `rows` rows: the 95 % interval of what `statistic` makes of a resample, where it makes anything of it.
+/// Percentile bootstrap over `rows` rows: the 95 % interval of what `statistic` makes of a
+/// resample, where it makes anything of it.
 /// source: Efron 1979
-pub fn bootstrap(rows: usize, rng: &mut Rng, statistic: impl Fn(&[usize]) -> Option<f64>) -> Option<[f64; 2]> {
+pub fn bootstrap(
+    rows: usize,
+    rng: &mut Rng,
+    statistic: impl Fn(&[usize]) -> Option<f64>,
+) -> Option<[f64; 2]> {
     const RESAMPLES: usize = 2000;
     if rows == 0 {
         return None;
@@ -63,7 +73,11 @@ pub fn bootstrap(rows: usize, rng: &mut Rng, statistic: impl Fn(&[usize]) -> Opt
         values.extend(statistic(&resample));
     }
     values.sort_by(f64::total_cmp);
-    let at = |share: f64| values.get(((values.len() as f64 * share) as usize).min(values.len().saturating_sub(1))).copied();
+    let at = |share: f64| {
+        values
+            .get(((values.len() as f64 * share) as usize).min(values.len().saturating_sub(1)))
+            .copied()
+    };
     Some([at(0.025)?, at(0.975)?])
 }
 
@@ -73,9 +87,15 @@ mod tests {
 
     #[test]
     fn equivalence_needs_few_flips_and_many_rows() {
-        assert!((normal_tail(1.959_964) - 0.025).abs() < 1e-6 && (normal_tail(-1.0) - 0.841_344_7).abs() < 1e-6);
+        assert!(
+            (normal_tail(1.959_964) - 0.025).abs() < 1e-6
+                && (normal_tail(-1.0) - 0.841_344_7).abs() < 1e-6
+        );
         assert!(tost(3, 3, 300, 0.05) < 0.01);
-        assert!(tost(3, 3, 30, 0.05) > 0.05, "thirty rows prove nothing of five points");
+        assert!(
+            tost(3, 3, 30, 0.05) > 0.05,
+            "thirty rows prove nothing of five points"
+        );
         assert!(tost(40, 0, 300, 0.05) > 0.99 && tost(0, 40, 300, 0.05) > 0.99);
         assert_eq!(tost(5, 2, 100, 0.05), tost(2, 5, 100, 0.05));
     }
@@ -83,18 +103,29 @@ mod tests {
     #[test]
     fn a_bootstrap_interval_holds_the_mean_it_came_from() {
         let right = |i: &usize| i.is_multiple_of(4);
-        let share = |rows: &[usize]| Some(rows.iter().filter(|i| right(i)).count() as f64 / rows.len() as f64);
+        let share = |rows: &[usize]| {
+            Some(rows.iter().filter(|i| right(i)).count() as f64 / rows.len() as f64)
+        };
         let [low, high] = bootstrap(200, &mut Rng::new(1, "test"), share).unwrap();
         let [wilson_low, wilson_high] = wilson(50, 200);
-        assert!((low - wilson_low).abs() < 0.02 && (high - wilson_high).abs() < 0.02, "{low} {high}");
+        assert!(
+            (low - wilson_low).abs() < 0.02 && (high - wilson_high).abs() < 0.02,
+            "{low} {high}"
+        );
         assert_eq!(bootstrap(0, &mut Rng::new(1, "test"), share), None);
         assert_eq!(bootstrap(5, &mut Rng::new(1, "test"), |_| None), None);
     }
 
     #[test]
     fn wilson_agrees_with_published_values() {
-        let near = |got: [f64; 2], expected: [f64; 2]| got.iter().zip(expected).all(|(g, e)| (g - e).abs() < 5e-4);
-        assert!(near(wilson(81, 263), [0.2553, 0.3662]), "{:?}", wilson(81, 263));
+        let near = |got: [f64; 2], expected: [f64; 2]| {
+            got.iter().zip(expected).all(|(g, e)| (g - e).abs() < 5e-4)
+        };
+        assert!(
+            near(wilson(81, 263), [0.2553, 0.3662]),
+            "{:?}",
+            wilson(81, 263)
+        );
         assert!(near(wilson(0, 10), [0.0, 0.2775]));
         assert!(near(wilson(10, 10), [0.7225, 1.0]));
         assert_eq!(wilson(0, 0), [0.0, 1.0]);

@@ -6,19 +6,27 @@ use super::{Judged, Reason};
 
 /// Texts that share an answer before it counts as one of the task's.
 const SHARED_MIN: usize = 3;
-/// Share of the texts whose answer others share too, from which on answers are labels and not text of their own.
+/// Share of the texts whose answer others share too, from which on answers are labels and not text
+/// of their own.
 const LABELS_SHARE: f64 = 0.95;
-/// Inputs asked for by their answer from which on their answers tell something, and the kappa from which on they agree; from 0.2 on agreement is
-/// called fair. source: Landis and Koch, 1977
+/// Inputs asked for by their answer from which on their answers tell something, and the kappa from
+/// which on they agree; from 0.2 on agreement is called fair. source: Landis and Koch, 1977
 const ASKED_MIN: usize = 20;
 const KAPPA_MIN: f64 = 0.2;
 
-/// Answers that several texts share, with how many of what was accepted have each; none where answers are free text.
+/// Answers that several texts share, with how many of what was accepted have each; none where
+/// answers are free text.
 pub(super) fn shared(seen: &[Judged]) -> BTreeMap<String, usize> {
     let mut counts: BTreeMap<&str, [usize; 2]> = BTreeMap::new();
     let mut texts = 0;
     for judged in seen {
-        let Some(answer) = judged.answer.as_ref().filter(|answer| answer.finished && !answer.text.trim().is_empty()) else { continue };
+        let Some(answer) = judged
+            .answer
+            .as_ref()
+            .filter(|answer| answer.finished && !answer.text.trim().is_empty())
+        else {
+            continue;
+        };
         let [all, accepted] = counts.entry(answer.text.trim()).or_default();
         texts += 1;
         *all += 1;
@@ -29,7 +37,10 @@ pub(super) fn shared(seen: &[Judged]) -> BTreeMap<String, usize> {
     if (of_labels as f64) < LABELS_SHARE * texts as f64 {
         return BTreeMap::new();
     }
-    counts.into_iter().map(|(answer, [_, accepted])| (answer.to_owned(), accepted)).collect()
+    counts
+        .into_iter()
+        .map(|(answer, [_, accepted])| (answer.to_owned(), accepted))
+        .collect()
 }
 
 /// The teacher's answers are labels, not text of their own.
@@ -42,12 +53,16 @@ pub fn labels(seen: &[Judged]) -> Vec<String> {
     shared(seen).into_keys().collect()
 }
 
-/// How well the answers to inputs that were asked for by an answer are that answer: Cohen's kappa, 1 where all are and 0 where no more are than
-/// by chance; none where too few were asked for. source: Cohen, 1960
+/// How well the answers to inputs that were asked for by an answer are that answer: Cohen's kappa,
+/// 1 where all are and 0 where no more are than by chance; none where too few were asked for.
+/// source: Cohen, 1960
 ///
 /// `asked`: by input, the answer it was to get.
 fn kappa(judged: &[Judged], asked: &HashMap<String, String>) -> Option<f64> {
-    let pairs: Vec<(&str, &str)> = judged.iter().filter_map(|judged| Some((asked.get(&judged.text)?.as_str(), answer(judged)?))).collect();
+    let pairs: Vec<(&str, &str)> = judged
+        .iter()
+        .filter_map(|judged| Some((asked.get(&judged.text)?.as_str(), answer(judged)?)))
+        .collect();
     if pairs.len() < ASKED_MIN {
         return None;
     }
@@ -62,15 +77,21 @@ fn kappa(judged: &[Judged], asked: &HashMap<String, String>) -> Option<f64> {
     (by_chance < 1.0).then(|| (agreed - by_chance) / (1.0 - by_chance))
 }
 
-/// Reject what got another answer than it was asked for, where a model that is asked for an answer knows what gets it (or let it pass again, where it
-/// turns out that none does). Returns the kappa.
+/// Reject what got another answer than it was asked for, where a model that is asked for an answer
+/// knows what gets it (or let it pass again, where it turns out that none does). Returns the kappa.
 ///
-/// Text that is not of the task gets some answer as well, and the adapter may be sure of it, but hardly the one that was asked for.
+/// Text that is not of the task gets some answer as well, and the adapter may be sure of it, but
+/// hardly the one that was asked for.
 pub fn hold_to(judged: &mut [Judged], asked: &HashMap<String, String>) -> Option<f64> {
     let kappa = kappa(judged, asked);
     let telling = kappa.is_some_and(|kappa| kappa >= KAPPA_MIN);
-    for judged in judged.iter_mut().filter(|judged| matches!(judged.rejected, None | Some(Reason::OtherAnswer))) {
-        let Some(wanted) = asked.get(&judged.text) else { continue };
+    for judged in judged
+        .iter_mut()
+        .filter(|judged| matches!(judged.rejected, None | Some(Reason::OtherAnswer)))
+    {
+        let Some(wanted) = asked.get(&judged.text) else {
+            continue;
+        };
         let other = answer(judged).is_some_and(|got| got != wanted);
         judged.rejected = (telling && other).then_some(Reason::OtherAnswer);
     }
@@ -79,7 +100,11 @@ pub fn hold_to(judged: &mut [Judged], asked: &HashMap<String, String>) -> Option
 
 /// The answer, where the teacher came to an end.
 fn answer(judged: &Judged) -> Option<&str> {
-    judged.answer.as_ref().filter(|answer| answer.finished).map(|answer| answer.text.trim())
+    judged
+        .answer
+        .as_ref()
+        .filter(|answer| answer.finished)
+        .map(|answer| answer.text.trim())
 }
 
 #[cfg(test)]
@@ -91,7 +116,12 @@ mod tests {
 
     fn judged(answer: &str, accepted: bool) -> Judged {
         let rejected = (!accepted).then_some(Reason::Contrast);
-        let answer = Answer { text: answer.into(), tokens: 1, finished: true, log_probability: 0.0 };
+        let answer = Answer {
+            text: answer.into(),
+            tokens: 1,
+            finished: true,
+            log_probability: 0.0,
+        };
         Judged::replay("x".into(), Some(answer), 0.0, rejected, Origin::Line)
     }
 
@@ -108,7 +138,9 @@ mod tests {
     #[test]
     fn text_has_no_labels() {
         // Text repeats itself, too: nine in ten of short sequences do.
-        let mut seen: Vec<Judged> = (0..10).map(|i| judged(&format!("answer {i}"), true)).collect();
+        let mut seen: Vec<Judged> = (0..10)
+            .map(|i| judged(&format!("answer {i}"), true))
+            .collect();
         seen.extend((0..90).map(|i| judged(&format!("again {}", i % 9), false)));
         assert!(labels(&seen).is_empty());
     }
@@ -120,14 +152,19 @@ mod tests {
             for i in 0..*count {
                 let text = format!("{wanted} {got} {i}");
                 asked.insert(text.clone(), (*wanted).to_owned());
-                all.push(Judged { text, ..judged(got, true) });
+                all.push(Judged {
+                    text,
+                    ..judged(got, true)
+                });
             }
         }
         (all, asked)
     }
 
     fn other(all: &[Judged]) -> usize {
-        all.iter().filter(|judged| judged.rejected() == Some(Reason::OtherAnswer)).count()
+        all.iter()
+            .filter(|judged| judged.rejected() == Some(Reason::OtherAnswer))
+            .count()
     }
 
     #[test]
@@ -135,7 +172,9 @@ mod tests {
         // Three quarters agree.
         let (mut all, asked) = answered(&[("A", "A", 10), ("B", "B", 20), ("B", "A", 10)]);
         let by_chance = 0.25 * 0.5 + 0.75 * 0.5;
-        assert!((kappa(&all, &asked).unwrap() - (0.75 - by_chance) / (1.0 - by_chance)).abs() < 1e-12);
+        assert!(
+            (kappa(&all, &asked).unwrap() - (0.75 - by_chance) / (1.0 - by_chance)).abs() < 1e-12
+        );
         all.push(judged("C", true));
         assert_eq!(hold_to(&mut all, &asked), kappa(&all, &asked));
         assert_eq!(other(&all), 10);

@@ -19,69 +19,118 @@ pub struct Coverage {
     /// Distinct words, and those of them that no seed has.
     pub words: usize,
     pub words_new: usize,
-    /// How many of the words of one more input would be new, from those that only one input has. source: Good and Turing's estimate
+    /// How many of the words of one more input would be new, from those that only one input has.
+    /// source: Good and Turing's estimate
     pub words_unseen: f64,
     /// Distinct texts where all numbers are the same.
     pub forms: usize,
     /// Distinct answers of the teacher.
     pub answers: usize,
-    /// Answers that the teacher gave to texts that were thrown out or drawn at random, but to no input that was kept.
+    /// Answers that the teacher gave to texts that were thrown out or drawn at random, but to no
+    /// input that was kept.
     pub answers_missing: Vec<String>,
-    /// Of each kept input, how like it is to the one most like it (Jaccard's index of word trigrams): least, deciles, greatest. A filter
-    /// on similarity would hide what lies just below its threshold.
+    /// Of each kept input, how like it is to the one most like it (Jaccard's index of word
+    /// trigrams): least, deciles, greatest. A filter on similarity would hide what lies just below
+    /// its threshold.
     pub similarity: Vec<f64>,
     /// The same to the seed most like it.
     pub similarity_to_seeds: Vec<f64>,
-    /// Where rows with known answers were given: the share of their words that some kept input has, and of their answers.
+    /// Where rows with known answers were given: the share of their words that some kept input has,
+    /// and of their answers.
     pub eval_words: Option<f64>,
     pub eval_answers: Option<f64>,
 }
 
 impl Coverage {
     /// Look at inputs with their answers, with what `seen` says of the answers the teacher has.
-    pub fn of(kept: &[(&str, &str)], seeds: &[&str], seen: &[Judged], eval: Option<&[Pair]>) -> Self {
+    pub fn of(
+        kept: &[(&str, &str)],
+        seeds: &[&str],
+        seen: &[Judged],
+        eval: Option<&[Pair]>,
+    ) -> Self {
         let sets: Vec<BTreeSet<String>> = kept.iter().map(|(prompt, _)| words(prompt)).collect();
         let mut holders: BTreeMap<&String, usize> = BTreeMap::new();
-        sets.iter().flatten().for_each(|word| *holders.entry(word).or_default() += 1);
+        sets.iter()
+            .flatten()
+            .for_each(|word| *holders.entry(word).or_default() += 1);
         let known: BTreeSet<String> = seeds.iter().flat_map(|seed| words(seed)).collect();
         let answers: BTreeSet<&str> = kept.iter().map(|(_, answer)| answer.trim()).collect();
-        let shingles: Vec<Shingles> = kept.iter().take(COMPARED_MAX).map(|(prompt, _)| Shingles::of(prompt)).collect();
+        let shingles: Vec<Shingles> = kept
+            .iter()
+            .take(COMPARED_MAX)
+            .map(|(prompt, _)| Shingles::of(prompt))
+            .collect();
         let of_seeds: Vec<Shingles> = seeds.iter().map(|seed| Shingles::of(seed)).collect();
         let all: usize = holders.values().sum();
         Self {
             words: holders.len(),
-            words_new: holders.keys().filter(|word| !known.contains(**word)).count(),
-            words_unseen: holders.values().filter(|&&count| count == 1).count() as f64 / all.max(1) as f64,
-            forms: kept.iter().map(|(prompt, _)| without_numbers(prompt)).collect::<BTreeSet<_>>().len(),
+            words_new: holders
+                .keys()
+                .filter(|word| !known.contains(**word))
+                .count(),
+            words_unseen: holders.values().filter(|&&count| count == 1).count() as f64
+                / all.max(1) as f64,
+            forms: kept
+                .iter()
+                .map(|(prompt, _)| without_numbers(prompt))
+                .collect::<BTreeSet<_>>()
+                .len(),
             answers: answers.len(),
             answers_missing: missing(seen, &answers),
             similarity: curve(nearest_other(&shingles)),
-            similarity_to_seeds: curve(shingles.iter().filter_map(|one| nearest(one, &of_seeds)).collect()),
+            similarity_to_seeds: curve(
+                shingles
+                    .iter()
+                    .filter_map(|one| nearest(one, &of_seeds))
+                    .collect(),
+            ),
             eval_words: eval.map(|rows| {
                 let asked: Vec<String> = rows.iter().flat_map(|row| words(&row.prompt)).collect();
-                asked.iter().filter(|word| holders.contains_key(word)).count() as f64 / asked.len().max(1) as f64
+                asked
+                    .iter()
+                    .filter(|word| holders.contains_key(word))
+                    .count() as f64
+                    / asked.len().max(1) as f64
             }),
-            eval_answers: eval
-                .map(|rows| rows.iter().filter(|row| answers.contains(row.completion.trim())).count() as f64 / rows.len().max(1) as f64),
+            eval_answers: eval.map(|rows| {
+                rows.iter()
+                    .filter(|row| answers.contains(row.completion.trim()))
+                    .count() as f64
+                    / rows.len().max(1) as f64
+            }),
         }
     }
 }
 
-/// Answers that several texts share and no kept input has, the most frequent first. Where answers are free text, there are none.
+/// Answers that several texts share and no kept input has, the most frequent first. Where answers
+/// are free text, there are none.
 fn missing(seen: &[Judged], kept: &BTreeSet<&str>) -> Vec<String> {
-    let mut found: Vec<(String, usize)> =
-        super::answers::shared(seen).into_iter().filter(|(answer, _)| !kept.contains(answer.as_str())).collect();
+    let mut found: Vec<(String, usize)> = super::answers::shared(seen)
+        .into_iter()
+        .filter(|(answer, _)| !kept.contains(answer.as_str()))
+        .collect();
     found.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
-    found.into_iter().take(NAMED_MAX).map(|(answer, _)| answer).collect()
+    found
+        .into_iter()
+        .take(NAMED_MAX)
+        .map(|(answer, _)| answer)
+        .collect()
 }
 
 /// Digits are all the same.
 fn words(text: &str) -> BTreeSet<String> {
-    without_numbers(text).split_whitespace().map(str::to_lowercase).collect()
+    without_numbers(text)
+        .split_whitespace()
+        .map(str::to_lowercase)
+        .collect()
 }
 
 fn nearest(one: &Shingles, others: &[Shingles]) -> Option<f64> {
-    others.iter().map(|other| one.likeness(other)).max_by(f64::total_cmp)
+    others
+        .iter()
+        .map(|other| one.likeness(other))
+        .max_by(f64::total_cmp)
 }
 
 /// Of each, the likeness to the other that is most like it.
@@ -99,7 +148,13 @@ fn nearest_other(all: &[Shingles]) -> Vec<f64> {
 
 fn curve(mut values: Vec<f64>) -> Vec<f64> {
     values.sort_by(f64::total_cmp);
-    if values.is_empty() { Vec::new() } else { (0..=10).map(|tenth| values[(values.len() - 1) * tenth / 10]).collect() }
+    if values.is_empty() {
+        Vec::new()
+    } else {
+        (0..=10)
+            .map(|tenth| values[(values.len() - 1) * tenth / 10])
+            .collect()
+    }
 }
 
 #[cfg(test)]
@@ -111,22 +166,75 @@ mod tests {
 
     #[test]
     fn words_answers_and_likeness_are_counted() {
-        let answer = |text: &str| Some(Answer { text: text.into(), tokens: 1, finished: true, log_probability: 0.0 });
-        let kept = [("date May 3", "a"), ("date May 4", " b"), ("date June 12", "a"), ("quite another", "a")];
+        let answer = |text: &str| {
+            Some(Answer {
+                text: text.into(),
+                tokens: 1,
+                finished: true,
+                log_probability: 0.0,
+            })
+        };
+        let kept = [
+            ("date May 3", "a"),
+            ("date May 4", " b"),
+            ("date June 12", "a"),
+            ("quite another", "a"),
+        ];
         let seen: Vec<Judged> = ["a", "a", "a", "c", "c", "c"]
-            .map(|text| Judged::replay(text.into(), answer(text), 0.0, Some(Reason::Contrast), Origin::Line))
+            .map(|text| {
+                Judged::replay(
+                    text.into(),
+                    answer(text),
+                    0.0,
+                    Some(Reason::Contrast),
+                    Origin::Line,
+                )
+            })
             .into();
-        let row = |prompt: &str, completion: &str| Pair { prompt: prompt.into(), completion: completion.into() };
+        let row = |prompt: &str, completion: &str| Pair {
+            prompt: prompt.into(),
+            completion: completion.into(),
+        };
         let rows = [row("date July 3", "a"), row("date May 77", "e")];
         let coverage = Coverage::of(&kept, &["date May 1"], &seen, Some(&rows));
-        assert_eq!((coverage.words, coverage.words_new, coverage.answers, coverage.forms), (6, 3, 2, 3));
+        assert_eq!(
+            (
+                coverage.words,
+                coverage.words_new,
+                coverage.answers,
+                coverage.forms
+            ),
+            (6, 3, 2, 3)
+        );
         assert_eq!(coverage.words_unseen, 3.0 / 11.0);
         assert_eq!(coverage.answers_missing, ["c"]);
-        assert_eq!((coverage.eval_words, coverage.eval_answers), (Some(5.0 / 6.0), Some(0.5)));
-        assert_eq!((coverage.similarity.len(), coverage.similarity_to_seeds.len()), (11, 11));
-        assert_eq!((coverage.similarity[0], coverage.similarity[10]), (0.0, 0.25));
-        assert_eq!((coverage.similarity_to_seeds[0], coverage.similarity_to_seeds[10]), (0.0, 0.25));
+        assert_eq!(
+            (coverage.eval_words, coverage.eval_answers),
+            (Some(5.0 / 6.0), Some(0.5))
+        );
+        assert_eq!(
+            (
+                coverage.similarity.len(),
+                coverage.similarity_to_seeds.len()
+            ),
+            (11, 11)
+        );
+        assert_eq!(
+            (coverage.similarity[0], coverage.similarity[10]),
+            (0.0, 0.25)
+        );
+        assert_eq!(
+            (
+                coverage.similarity_to_seeds[0],
+                coverage.similarity_to_seeds[10]
+            ),
+            (0.0, 0.25)
+        );
         let alone = Coverage::of(&kept[..1], &[], &[], None);
-        assert!(alone.similarity.is_empty() && alone.similarity_to_seeds.is_empty() && alone.eval_words.is_none());
+        assert!(
+            alone.similarity.is_empty()
+                && alone.similarity_to_seeds.is_empty()
+                && alone.eval_words.is_none()
+        );
     }
 }

@@ -8,9 +8,16 @@ pub enum Judge {
     /// Ask the discriminator, a LoRA on the source base.
     Discriminator(Discriminator),
     /// Compare the source base with and without its adapter.
-    Contrast { teacher: AdapterId, tokens_max: usize },
+    Contrast {
+        teacher: AdapterId,
+        tokens_max: usize,
+    },
     /// The contrast, then the discriminator about what that accepted; ranked as by the contrast.
-    Both { teacher: AdapterId, tokens_max: usize, discriminator: Discriminator },
+    Both {
+        teacher: AdapterId,
+        tokens_max: usize,
+        discriminator: Discriminator,
+    },
     /// Let everything valid through.
     None,
 }
@@ -57,16 +64,28 @@ impl Judged {
     }
 
     /// Read back what the journal kept; only the pipeline calls it.
-    pub(crate) fn replay(text: String, answer: Option<Answer>, score: f64, rejected: Option<Reason>, origin: Origin) -> Self {
-        Self { text, answer, score, rejected, origin }
+    pub(crate) fn replay(
+        text: String,
+        answer: Option<Answer>,
+        score: f64,
+        rejected: Option<Reason>,
+        origin: Origin,
+    ) -> Self {
+        Self {
+            text,
+            answer,
+            score,
+            rejected,
+            origin,
+        }
     }
 }
 
 impl Judge {
     /// The share of what was accepted, best first, that is good enough to choose from.
     ///
-    /// How sure the adapter is of its answer tells real inputs from others far better than any threshold. The odds of a discriminator
-    /// tell how near a copy of a real input is.
+    /// How sure the adapter is of its answer tells real inputs from others far better than any
+    /// threshold. The odds of a discriminator tell how near a copy of a real input is.
     pub fn good_share(&self) -> f64 {
         if self.has_answers() { 0.25 } else { 1.0 }
     }
@@ -77,34 +96,70 @@ impl Judge {
     }
 
     /// Judge inputs with the source model, in the order given.
-    pub fn judge(&self, source: &mut dyn Model, inputs: &[Valid], talk: &mut Talk<'_>) -> Result<Vec<Judged>, FilterError> {
+    pub fn judge(
+        &self,
+        source: &mut dyn Model,
+        inputs: &[Valid],
+        talk: &mut Talk<'_>,
+    ) -> Result<Vec<Judged>, FilterError> {
         let judged = match self {
             Self::Discriminator(discriminator) => {
                 let odds = discriminator.odds(source, inputs.iter().map(Valid::text), talk)?;
-                let rejected = |odds: f64| (!discriminator.passes(odds)).then_some(Reason::Discriminator);
-                inputs.iter().zip(odds).map(|(input, odds)| judged(input, None, odds, rejected(odds))).collect()
+                let rejected =
+                    |odds: f64| (!discriminator.passes(odds)).then_some(Reason::Discriminator);
+                inputs
+                    .iter()
+                    .zip(odds)
+                    .map(|(input, odds)| judged(input, None, odds, rejected(odds)))
+                    .collect()
             }
-            Self::Contrast { teacher, tokens_max } => contrast(source, *teacher, *tokens_max, inputs, talk)?,
-            Self::Both { teacher, tokens_max, discriminator } => {
+            Self::Contrast {
+                teacher,
+                tokens_max,
+            } => contrast(source, *teacher, *tokens_max, inputs, talk)?,
+            Self::Both {
+                teacher,
+                tokens_max,
+                discriminator,
+            } => {
                 let mut all = contrast(source, *teacher, *tokens_max, inputs, talk)?;
-                let mut left: Vec<&mut Judged> = all.iter_mut().filter(|judged| judged.rejected.is_none()).collect();
-                let odds = discriminator.odds(source, left.iter().map(|judged| judged.text.as_str()), talk)?;
+                let mut left: Vec<&mut Judged> = all
+                    .iter_mut()
+                    .filter(|judged| judged.rejected.is_none())
+                    .collect();
+                let odds = discriminator.odds(
+                    source,
+                    left.iter().map(|judged| judged.text.as_str()),
+                    talk,
+                )?;
                 for (judged, odds) in left.iter_mut().zip(odds) {
-                    judged.rejected = (!discriminator.passes(odds)).then_some(Reason::Discriminator);
+                    judged.rejected =
+                        (!discriminator.passes(odds)).then_some(Reason::Discriminator);
                 }
                 all
             }
-            Self::None => inputs.iter().map(|input| judged(input, None, 0.0, None)).collect(),
+            Self::None => inputs
+                .iter()
+                .map(|input| judged(input, None, 0.0, None))
+                .collect(),
         };
         match judged.iter().find(|judged| !judged.score.is_finite()) {
-            Some(odd) => Err(FilterError::NotFinite { prompt: odd.text.clone() }),
+            Some(odd) => Err(FilterError::NotFinite {
+                prompt: odd.text.clone(),
+            }),
             None => Ok(judged),
         }
     }
 }
 
 fn judged(input: &Valid, answer: Option<Answer>, score: f64, rejected: Option<Reason>) -> Judged {
-    Judged { text: input.text().to_owned(), answer, score, rejected, origin: input.origin() }
+    Judged {
+        text: input.text().to_owned(),
+        answer,
+        score,
+        rejected,
+        origin: input.origin(),
+    }
 }
 
 impl Discriminator {
@@ -116,7 +171,13 @@ impl Discriminator {
         talk: &mut Talk<'_>,
     ) -> Result<Vec<f64>, FilterError> {
         let prompts: Vec<String> = inputs.map(|input| self.question.ask(input)).collect();
-        Ok(source.preference(With::Adapter(self.adapter), &prompts, &self.question.yes, &self.question.no, talk)?)
+        Ok(source.preference(
+            With::Adapter(self.adapter),
+            &prompts,
+            &self.question.yes,
+            &self.question.no,
+            talk,
+        )?)
     }
 
     fn passes(&self, odds: f64) -> bool {
@@ -124,10 +185,12 @@ impl Discriminator {
     }
 }
 
-/// Accept if the adapter makes its own answer likelier than the base does; rank by how sure it is, per token.
+/// Accept if the adapter makes its own answer likelier than the base does; rank by how sure it is,
+/// per token.
 ///
-/// The contrast itself ranks badly: an adapter answers anything in its own format, so the contrast is high on every input that the
-/// base would have answered otherwise. How sure the adapter is of its answer tells inputs of its kind from others.
+/// The contrast itself ranks badly: an adapter answers anything in its own format, so the contrast
+/// is high on every input that the base would have answered otherwise. How sure the adapter is of
+/// its answer tells inputs of its kind from others.
 fn contrast(
     source: &mut dyn Model,
     teacher: AdapterId,
@@ -138,8 +201,16 @@ fn contrast(
     let prompts: Vec<String> = inputs.iter().map(|input| input.text().to_owned()).collect();
     let answers = source.answer(With::Adapter(teacher), &prompts, tokens_max, talk)?;
     let usable = |answer: &Answer| answer.finished && !answer.text.trim().is_empty();
-    let asked = prompts.into_iter().zip(&answers).filter(|(_, answer)| usable(answer));
-    let pairs: Vec<Pair> = asked.map(|(prompt, answer)| Pair { prompt, completion: answer.text.clone() }).collect();
+    let asked = prompts
+        .into_iter()
+        .zip(&answers)
+        .filter(|(_, answer)| usable(answer));
+    let pairs: Vec<Pair> = asked
+        .map(|(prompt, answer)| Pair {
+            prompt,
+            completion: answer.text.clone(),
+        })
+        .collect();
     let mut bare = source.score(With::Base, &pairs, talk)?.into_iter();
     let mut out = Vec::with_capacity(inputs.len());
     for (input, answer) in inputs.iter().zip(answers) {
@@ -151,7 +222,12 @@ fn contrast(
         let tokens = bare.tokens.max(1) as f64;
         let contrast = (answer.log_probability - bare.log_probability) / tokens;
         let confidence = answer.log_probability / tokens;
-        out.push(judged(input, Some(answer), confidence, (contrast <= 0.0).then_some(Reason::Contrast)));
+        out.push(judged(
+            input,
+            Some(answer),
+            confidence,
+            (contrast <= 0.0).then_some(Reason::Contrast),
+        ));
     }
     Ok(out)
 }

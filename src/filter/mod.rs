@@ -1,11 +1,13 @@
 //! Keep the inputs that the source adapter is for, and give a reason for every rejection.
 //!
-//! After the same check of validity and of repetition: the contrast `log p(source+LoRA) − log p(source)` of the teacher's answer
-//! (source: TiTok), a discriminator (a LoRA on the source base that tells real inputs from made-up ones; source: Trans-LoRA, section
-//! 3.2), both, or none. The contrast needs the answers, so it asks the teacher itself and hands them on inside [`Kept`]; `label`
-//! asks again only where there is none.
+//! After the same check of validity and of repetition: the contrast `log p(source+LoRA) − log
+//! p(source)` of the teacher's answer (source: TiTok), a discriminator (a LoRA on the source base
+//! that tells real inputs from made-up ones; source: Trans-LoRA, section 3.2), both, or none. The
+//! contrast needs the answers, so it asks the teacher itself and hands them on inside [`Kept`];
+//! `label` asks again only where there is none.
 //!
-//! Refuses to know: files, which model is the target. Called by the pipeline; `label` imports [`Kept`].
+//! Refuses to know: files, which model is the target. Called by the pipeline; `label` imports
+//! [`Kept`].
 
 use std::collections::BTreeMap;
 
@@ -87,14 +89,19 @@ impl Kept {
         self.answer.as_ref()
     }
 
-    /// What it was ranked by: log-odds of the discriminator, or the adapter's confidence per token. units: nats
+    /// What it was ranked by: log-odds of the discriminator, or the adapter's confidence per token.
+    /// units: nats
     pub fn score(&self) -> f64 {
         self.score
     }
 
     #[cfg(test)]
     pub(crate) fn replay(prompt: &str, answer: Option<Answer>) -> Self {
-        Self { prompt: prompt.into(), answer, score: 1.0 }
+        Self {
+            prompt: prompt.into(),
+            answer,
+            score: 1.0,
+        }
     }
 }
 
@@ -122,9 +129,13 @@ impl FilterError {
 
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Engine(EngineError::SameFirstToken { .. }) => Some("this base cannot judge with a kit: use --filter contrast".into()),
+            Self::Engine(EngineError::SameFirstToken { .. }) => {
+                Some("this base cannot judge with a kit: use --filter contrast".into())
+            }
             Self::Engine(_) => None,
-            Self::NotFinite { .. } => Some("the source adapter or its base holds damaged weights".into()),
+            Self::NotFinite { .. } => {
+                Some("the source adapter or its base holds damaged weights".into())
+            }
         }
     }
 }

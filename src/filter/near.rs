@@ -2,7 +2,8 @@ use std::collections::{BTreeSet, HashMap};
 
 /// Neighbouring units that make a shingle.
 const SHINGLE: usize = 3;
-/// Bands of a signature and hashes in each: of two texts that share four fifths of their shingles, 4 in 10 000 are not compared.
+/// Bands of a signature and hashes in each: of two texts that share four fifths of their shingles,
+/// 4 in 10 000 are not compared.
 const BANDS: u64 = 20;
 const BAND_HASHES: u64 = 5;
 
@@ -18,11 +19,23 @@ impl Shingles {
     pub fn of(text: &str) -> Self {
         let lower = text.to_lowercase();
         let words: Vec<&str> = lower.split_whitespace().collect();
-        let characters = || lower.trim().char_indices().map(|(at, c)| &lower.trim()[at..at + c.len_utf8()]).collect();
+        let characters = || {
+            lower
+                .trim()
+                .char_indices()
+                .map(|(at, c)| &lower.trim()[at..at + c.len_utf8()])
+                .collect()
+        };
         let units: Vec<&str> = if words.len() > 1 { words } else { characters() };
         let ends = || std::iter::repeat_n("", SHINGLE - 1);
         let all: Vec<&str> = ends().chain(units).chain(ends()).collect();
-        Self(all.windows(SHINGLE).map(hash).collect::<BTreeSet<u64>>().into_iter().collect())
+        Self(
+            all.windows(SHINGLE)
+                .map(hash)
+                .collect::<BTreeSet<u64>>()
+                .into_iter()
+                .collect(),
+        )
     }
 
     /// Jaccard's index: what both have as a share of what either has.
@@ -38,10 +51,19 @@ impl Shingles {
 
     /// One hash of `BAND_HASHES` least hashes for each band.
     ///
-    /// source: Broder 1997; in bands: Leskovec, Rajaraman and Ullman, Mining of Massive Datasets, section 3.4
+    /// source: Broder 1997; in bands: Leskovec, Rajaraman and Ullman, Mining of Massive Datasets,
+    /// section 3.4
     fn bands(&self) -> impl Iterator<Item = u64> + '_ {
-        let least = |i: u64| self.0.iter().map(|&shingle| mix(shingle ^ mix(i + 1))).min().unwrap_or(0);
-        (0..BANDS).map(move |band| (0..BAND_HASHES).fold(band, |all, i| mix(all ^ least(band * BAND_HASHES + i))))
+        let least = |i: u64| {
+            self.0
+                .iter()
+                .map(|&shingle| mix(shingle ^ mix(i + 1)))
+                .min()
+                .unwrap_or(0)
+        };
+        (0..BANDS).map(move |band| {
+            (0..BAND_HASHES).fold(band, |all, i| mix(all ^ least(band * BAND_HASHES + i)))
+        })
     }
 }
 
@@ -55,7 +77,11 @@ pub(super) struct Taken {
 impl Taken {
     /// Texts are near from a likeness of `least` on.
     pub fn new(least: f64) -> Self {
-        Self { least, texts: Vec::new(), by_band: HashMap::new() }
+        Self {
+            least,
+            texts: Vec::new(),
+            by_band: HashMap::new(),
+        }
     }
 
     /// Take a text, unless one that is near it was taken before.
@@ -69,7 +95,10 @@ impl Taken {
     }
 
     fn has_near(&self, shingles: &Shingles) -> bool {
-        let mut near = shingles.bands().filter_map(|band| self.by_band.get(&band)).flatten();
+        let mut near = shingles
+            .bands()
+            .filter_map(|band| self.by_band.get(&band))
+            .flatten();
         near.any(|&other| self.texts[other].likeness(shingles) >= self.least)
     }
 
@@ -82,16 +111,26 @@ impl Taken {
 }
 
 /// How many of `texts` are nearly one of `others`.
-pub fn near_copies<'t>(texts: impl IntoIterator<Item = &'t str>, others: impl IntoIterator<Item = &'t str>) -> usize {
+pub fn near_copies<'t>(
+    texts: impl IntoIterator<Item = &'t str>,
+    others: impl IntoIterator<Item = &'t str>,
+) -> usize {
     let mut taken = Taken::new(NEAR);
-    others.into_iter().for_each(|text| taken.add(Shingles::of(text)));
-    texts.into_iter().filter(|text| taken.has_near(&Shingles::of(text))).count()
+    others
+        .into_iter()
+        .for_each(|text| taken.add(Shingles::of(text)));
+    texts
+        .into_iter()
+        .filter(|text| taken.has_near(&Shingles::of(text)))
+        .count()
 }
 
 /// FNV-1a over the units, with a mark between them.
 fn hash(units: &[&str]) -> u64 {
     let bytes = units.iter().flat_map(|unit| unit.bytes().chain([0xff]));
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 /// A permutation of 64-bit numbers. source: Stafford's variant 13 of MurmurHash3's finalizer
@@ -121,8 +160,21 @@ mod tests {
     #[test]
     fn bands_find_what_comparing_all_finds() {
         // Texts of forty words, of which each differs from an earlier one in some.
-        let word = |i: u64, at: u64| if mix(i * 64 + at) % 17 < i % 5 { mix(i + at) % 1000 } else { at + 100 * (i / 8) };
-        let texts: Vec<String> = (0..160).map(|i| (0..40).map(|at| word(i, at).to_string()).collect::<Vec<_>>().join(" ")).collect();
+        let word = |i: u64, at: u64| {
+            if mix(i * 64 + at) % 17 < i % 5 {
+                mix(i + at) % 1000
+            } else {
+                at + 100 * (i / 8)
+            }
+        };
+        let texts: Vec<String> = (0..160)
+            .map(|i| {
+                (0..40)
+                    .map(|at| word(i, at).to_string())
+                    .collect::<Vec<_>>()
+                    .join(" ")
+            })
+            .collect();
         let mut taken = Taken::new(0.8);
         let mut naive: Vec<Shingles> = Vec::new();
         let mut repeated = 0;

@@ -6,8 +6,20 @@ use crate::generate::Candidate;
 use crate::record::Origin;
 
 /// Pieces of chat templates; an input that holds one is a model talking to itself.
-const MARKERS: [&str; 12] =
-    ["<|", "|>", "<s>", "</s>", "[INST]", "[/INST]", "<<SYS>>", "<start_of_turn>", "<end_of_turn>", "<bos>", "<eos>", "<pad>"];
+const MARKERS: [&str; 12] = [
+    "<|",
+    "|>",
+    "<s>",
+    "</s>",
+    "[INST]",
+    "[/INST]",
+    "<<SYS>>",
+    "<start_of_turn>",
+    "<end_of_turn>",
+    "<bos>",
+    "<eos>",
+    "<pad>",
+];
 /// An input may be this many times as long as the longest seed, or `CHARS_MIN`, whichever is more.
 const LONGER_THAN_SEEDS: usize = 4;
 const CHARS_MIN: usize = 200;
@@ -22,20 +34,32 @@ pub struct Rules {
     /// units: characters
     pub chars_min: usize,
     pub chars_max: usize,
-    /// Inputs that share this part of their shingles are the same (Jaccard's index of word trigrams); above 1, none are.
+    /// Inputs that share this part of their shingles are the same (Jaccard's index of word
+    /// trigrams); above 1, none are.
     pub near: f64,
     /// Inputs that differ in numbers only are the same.
     pub numbers_masked: bool,
-    /// An input repeats a seed where it has this part of the seed's words in a row; 0 switches it off.
+    /// An input repeats a seed where it has this part of the seed's words in a row; 0 switches it
+    /// off.
     pub seed_run: f64,
 }
 
 impl Rules {
     /// Bounds of length that follow from the seeds, and near repetitions thrown out.
     pub fn from_seeds<'t>(seeds: impl IntoIterator<Item = &'t str>) -> Self {
-        let longest = seeds.into_iter().map(|seed| seed.chars().count()).max().unwrap_or(0);
+        let longest = seeds
+            .into_iter()
+            .map(|seed| seed.chars().count())
+            .max()
+            .unwrap_or(0);
         let chars_max = (longest * LONGER_THAN_SEEDS).max(CHARS_MIN);
-        Self { chars_min: 1, chars_max, near: NEAR, numbers_masked: false, seed_run: 0.0 }
+        Self {
+            chars_min: 1,
+            chars_max,
+            near: NEAR,
+            numbers_masked: false,
+            seed_run: 0.0,
+        }
     }
 }
 
@@ -72,11 +96,29 @@ impl Validity {
     /// Start with the seeds, which are never let through again.
     pub fn new<'t>(seeds: impl IntoIterator<Item = &'t str> + Clone, rules: Rules) -> Self {
         let seen = seeds.clone().into_iter().map(plain_words).collect();
-        let masked = seeds.clone().into_iter().map(|seed| without_numbers(&plain_words(seed))).collect();
+        let masked = seeds
+            .clone()
+            .into_iter()
+            .map(|seed| without_numbers(&plain_words(seed)))
+            .collect();
         let mut taken = Taken::new(rules.near);
-        seeds.clone().into_iter().for_each(|seed| _ = taken.take(seed));
-        let runs = seeds.into_iter().flat_map(|seed| runs(seed, rules.seed_run)).collect();
-        Self { rules, seen, masked, taken, runs, rejected: Rejections::new(), shown: BTreeMap::new() }
+        seeds
+            .clone()
+            .into_iter()
+            .for_each(|seed| _ = taken.take(seed));
+        let runs = seeds
+            .into_iter()
+            .flat_map(|seed| runs(seed, rules.seed_run))
+            .collect();
+        Self {
+            rules,
+            seen,
+            masked,
+            taken,
+            runs,
+            rejected: Rejections::new(),
+            shown: BTreeMap::new(),
+        }
     }
 
     /// Let through what is valid and new.
@@ -91,7 +133,10 @@ impl Validity {
                         shown.push(candidate.text().to_owned());
                     }
                 }
-                None => valid.push(Valid { text: candidate.text().to_owned(), origin: candidate.origin() }),
+                None => valid.push(Valid {
+                    text: candidate.text().to_owned(),
+                    origin: candidate.origin(),
+                }),
             }
         }
         valid
@@ -104,7 +149,9 @@ impl Validity {
 
     /// The first texts that were rejected for each reason.
     pub fn shown(&self) -> impl Iterator<Item = (Reason, &str)> {
-        self.shown.iter().flat_map(|(&reason, texts)| texts.iter().map(move |text| (reason, text.as_str())))
+        self.shown
+            .iter()
+            .flat_map(|(&reason, texts)| texts.iter().map(move |text| (reason, text.as_str())))
     }
 
     fn reason(&mut self, candidate: &Candidate) -> Option<Reason> {
@@ -134,7 +181,8 @@ impl Validity {
         let plain = plain_words(text);
         let holds_run = |(words, run): &(usize, String)| {
             let all: Vec<&str> = plain.split(' ').collect();
-            all.windows(*words).any(|window| window.iter().copied().eq(run.split(' ')))
+            all.windows(*words)
+                .any(|window| window.iter().copied().eq(run.split(' ')))
         };
         if self.seen.contains(&plain) {
             Some(Reason::Repeated)
@@ -159,21 +207,28 @@ fn runs(seed: &str, part: f64) -> Vec<(usize, String)> {
     if run == 0 || words.len() < SEED_WORDS_MIN {
         return Vec::new();
     }
-    words.windows(run).map(|window| (run, window.join(" "))).collect()
+    words
+        .windows(run)
+        .map(|window| (run, window.join(" ")))
+        .collect()
 }
 
 /// `Here are 10 examples:`, `Examples:`, `7.`, `…`: what a list is made of, not what it lists.
 fn is_header(text: &str) -> bool {
     let lower = text.to_lowercase();
-    let promises = lower.ends_with(':') && (lower.starts_with("here are") || lower.contains("example"));
+    let promises =
+        lower.ends_with(':') && (lower.starts_with("here are") || lower.contains("example"));
     let number = text.trim_end_matches(['.', ')', '…', ':']);
     promises || (number.len() < text.len() && number.chars().all(|c| c.is_ascii_digit()))
 }
 
-/// Words in lower case without the white space between them: texts that differ in less are the same. Punctuation counts, because
-/// there are tasks made of it.
+/// Words in lower case without the white space between them: texts that differ in less are the
+/// same. Punctuation counts, because there are tasks made of it.
 fn plain_words(text: &str) -> String {
-    text.split_whitespace().map(str::to_lowercase).collect::<Vec<_>>().join(" ")
+    text.split_whitespace()
+        .map(str::to_lowercase)
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// A text with one mark in place of each number.
@@ -192,16 +247,34 @@ pub(super) fn without_numbers(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn reasons_by(rules: Rules, seed: &str, texts: &[(&str, bool)]) -> (Vec<String>, Vec<(Reason, u64)>) {
-        let candidates: Vec<Candidate> = texts.iter().map(|(text, finished)| Candidate::line((*text).into(), *finished, None)).collect();
+    fn reasons_by(
+        rules: Rules,
+        seed: &str,
+        texts: &[(&str, bool)],
+    ) -> (Vec<String>, Vec<(Reason, u64)>) {
+        let candidates: Vec<Candidate> = texts
+            .iter()
+            .map(|(text, finished)| Candidate::line((*text).into(), *finished, None))
+            .collect();
         let mut validity = Validity::new([seed], rules);
         let valid = validity.pass(&candidates);
-        let rejected = validity.rejected().iter().map(|(&reason, &count)| (reason, count)).collect();
-        (valid.iter().map(|valid| valid.text().to_owned()).collect(), rejected)
+        let rejected = validity
+            .rejected()
+            .iter()
+            .map(|(&reason, &count)| (reason, count))
+            .collect();
+        (
+            valid.iter().map(|valid| valid.text().to_owned()).collect(),
+            rejected,
+        )
     }
 
     fn reasons(texts: &[(&str, bool)]) -> (Vec<String>, Vec<(Reason, u64)>) {
-        reasons_by(Rules::from_seeds(["a seed of words"]), "a seed of words", texts)
+        reasons_by(
+            Rules::from_seeds(["a seed of words"]),
+            "a seed of words",
+            texts,
+        )
     }
 
     #[test]
@@ -220,13 +293,22 @@ mod tests {
             ("A seed  of words", true, Reason::Repeated),
         ];
         for (text, finished, reason) in cases {
-            assert_eq!(reasons(&[(text, finished)]), (vec![], vec![(reason, 1)]), "{text:?}");
+            assert_eq!(
+                reasons(&[(text, finished)]),
+                (vec![], vec![(reason, 1)]),
+                "{text:?}"
+            );
         }
     }
 
     #[test]
     fn ordinary_inputs_pass_once() {
-        let (valid, rejected) = reasons(&[("close: ( [", true), ("close: ( [ [", true), ("Close: ( [", true), ("12 - 7", true)]);
+        let (valid, rejected) = reasons(&[
+            ("close: ( [", true),
+            ("close: ( [ [", true),
+            ("Close: ( [", true),
+            ("12 - 7", true),
+        ]);
         assert_eq!(valid, ["close: ( [", "close: ( [ [", "12 - 7"]);
         assert_eq!(rejected, [(Reason::Repeated, 1)]);
     }
@@ -238,15 +320,63 @@ mod tests {
         let rules = Rules::from_seeds([seed]);
         let last = seed.replace("to bed", "to sleep");
         assert_eq!(one(rules.clone(), &last), [(Reason::NearRepeat, 1)]);
-        assert_eq!(one(Rules { near: 2.0, ..rules.clone() }, &last), []);
-        assert_eq!(one(Rules { near: 2.0, seed_run: 0.75, ..rules.clone() }, &last), [(Reason::SeedRun, 1)]);
+        assert_eq!(
+            one(
+                Rules {
+                    near: 2.0,
+                    ..rules.clone()
+                },
+                &last
+            ),
+            []
+        );
+        assert_eq!(
+            one(
+                Rules {
+                    near: 2.0,
+                    seed_run: 0.75,
+                    ..rules.clone()
+                },
+                &last
+            ),
+            [(Reason::SeedRun, 1)]
+        );
         // A run is a part of the seed: its first half and other words are a new input.
         let half = "the fox that ran over the hill at noon met no one else that day";
-        assert_eq!(one(Rules { seed_run: 0.75, ..rules.clone() }, half), []);
+        assert_eq!(
+            one(
+                Rules {
+                    seed_run: 0.75,
+                    ..rules.clone()
+                },
+                half
+            ),
+            []
+        );
         let numbers = [("at 10 of 12", true), ("at 9 of 1", true)];
         assert_eq!(reasons_by(rules.clone(), seed, &numbers).1, []);
-        assert_eq!(reasons_by(Rules { numbers_masked: true, ..rules.clone() }, seed, &numbers).1, [(Reason::OtherNumbers, 1)]);
-        assert_eq!(one(Rules { chars_min: 5, ..rules }, "four"), [(Reason::TooShort, 1)]);
+        assert_eq!(
+            reasons_by(
+                Rules {
+                    numbers_masked: true,
+                    ..rules.clone()
+                },
+                seed,
+                &numbers
+            )
+            .1,
+            [(Reason::OtherNumbers, 1)]
+        );
+        assert_eq!(
+            one(
+                Rules {
+                    chars_min: 5,
+                    ..rules
+                },
+                "four"
+            ),
+            [(Reason::TooShort, 1)]
+        );
         // A short seed is a phrase.
         assert_eq!(runs("walk left twice", 0.75), []);
     }

@@ -1,11 +1,13 @@
-//! Make up new inputs: a base model continues a numbered list of seeds, and what it says is put into inputs that are known.
+//! Make up new inputs: a base model continues a numbered list of seeds, and what it says is put
+//! into inputs that are known.
 //!
-//! source: Trans-LoRA, section 3.1. No instruction, no chat template: `Here are 10 examples:`, the seeds as a list, an open
-//! next number. A draw gives a line, and words for splices (`vary`); seeds are recombined with each other too, the more so the less
-//! new words they bring. Exact repetitions, of a seed or of anything made before, are dropped here and counted.
+//! source: Trans-LoRA, section 3.1. No instruction, no chat template: `Here are 10 examples:`, the
+//! seeds as a list, an open next number. A draw gives a line, and words for splices (`vary`); seeds
+//! are recombined with each other too, the more so the less new words they bring. Exact
+//! repetitions, of a seed or of anything made before, are dropped here and counted.
 //!
-//! Refuses to know: what becomes of a candidate, and which model it talks to. Called by the pipeline; `filter` imports
-//! [`Candidate`].
+//! Refuses to know: what becomes of a candidate, and which model it talks to. Called by the
+//! pipeline; `filter` imports [`Candidate`].
 
 use std::collections::HashSet;
 
@@ -27,7 +29,8 @@ const ANSWER_CHARS_MAX: usize = 60;
 const ASKED_SHARE: f64 = 0.5;
 /// Inputs shown at once; a round shows another choice of them.
 const SHOWN: usize = 5;
-/// Share of the rounds that draw whole lines, at least and at most; the others draw only words for splices.
+/// Share of the rounds that draw whole lines, at least and at most; the others draw only words for
+/// splices.
 const LINES_SHARE: [f64; 2] = [0.1, 0.9];
 /// Tokens drawn for a splice.
 const SPLICE_TOKENS: usize = 8;
@@ -68,12 +71,27 @@ impl Candidate {
 
     /// A line as a model wrote it.
     pub(crate) fn line(text: String, finished: bool, asked: Option<String>) -> Self {
-        Self { text, finished, origin: Origin::Line, asked }
+        Self {
+            text,
+            finished,
+            origin: Origin::Line,
+            asked,
+        }
     }
 
     /// Read back what the journal kept; only the pipeline calls it.
-    pub(crate) fn replay(text: String, finished: bool, origin: Origin, asked: Option<String>) -> Self {
-        Self { text, finished, origin, asked }
+    pub(crate) fn replay(
+        text: String,
+        finished: bool,
+        origin: Origin,
+        asked: Option<String>,
+    ) -> Self {
+        Self {
+            text,
+            finished,
+            origin,
+            asked,
+        }
     }
 }
 
@@ -135,15 +153,17 @@ impl GenerateError {
 
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Engine(EngineError::Context { .. }) => Some("give a larger context with -c, or shorter seeds".into()),
+            Self::Engine(EngineError::Context { .. }) => {
+                Some("give a larger context with -c, or shorter seeds".into())
+            }
             Self::Engine(_) => None,
             Self::NoSeeds => Some("give at least one, better five".into()),
         }
     }
 }
 
-/// Draws inputs in rounds. A round depends on its number, the run's seed and what was adopted, so a run that was stopped continues
-/// alike.
+/// Draws inputs in rounds. A round depends on its number, the run's seed and what was adopted, so a
+/// run that was stopped continues alike.
 pub struct Generator<'s> {
     seeds: &'s [Seed],
     settings: Settings,
@@ -184,12 +204,21 @@ impl<'s> Generator<'s> {
     }
 
     /// Take over `rounds` rounds drawn before, with every text they gave.
-    pub fn remember<'c>(&mut self, rounds: u64, candidates: impl IntoIterator<Item = &'c Candidate>) {
+    pub fn remember<'c>(
+        &mut self,
+        rounds: u64,
+        candidates: impl IntoIterator<Item = &'c Candidate>,
+    ) {
         self.rounds = self.rounds.max(rounds);
-        self.seen.extend(candidates.into_iter().map(|candidate| candidate.text.clone()));
+        self.seen.extend(
+            candidates
+                .into_iter()
+                .map(|candidate| candidate.text.clone()),
+        );
     }
 
-    /// Make variants of these texts besides those of the seeds, in place of the ones adopted before.
+    /// Make variants of these texts besides those of the seeds, in place of the ones adopted
+    /// before.
     pub fn adopt<'t>(&mut self, texts: impl IntoIterator<Item = &'t str>) {
         self.parents.truncate(self.seeds.len());
         self.parents.extend(texts.into_iter().map(Units::of));
@@ -206,21 +235,38 @@ impl<'s> Generator<'s> {
 
     /// Draw lines in this share of the rounds to come, or in more where much of an input is new.
     pub fn lean(&mut self, lines_share: f64) {
-        self.lines_share = lines_share.max(self.unseen).clamp(LINES_SHARE[0], LINES_SHARE[1]);
+        self.lines_share = lines_share
+            .max(self.unseen)
+            .clamp(LINES_SHARE[0], LINES_SHARE[1]);
     }
 
-    /// Ask for inputs with these answers in a part of the rounds to come, shown some answers with an input each.
-    pub fn want<'t>(&mut self, answers: Vec<String>, shots: impl IntoIterator<Item = (&'t str, &'t str)>) {
-        let fits = |answer: &str| !answer.contains('\n') && answer.chars().count() <= ANSWER_CHARS_MAX;
+    /// Ask for inputs with these answers in a part of the rounds to come, shown some answers with
+    /// an input each.
+    pub fn want<'t>(
+        &mut self,
+        answers: Vec<String>,
+        shots: impl IntoIterator<Item = (&'t str, &'t str)>,
+    ) {
+        let fits =
+            |answer: &str| !answer.contains('\n') && answer.chars().count() <= ANSWER_CHARS_MAX;
         self.wanted = answers.into_iter().filter(|answer| fits(answer)).collect();
         let shots = shots.into_iter().filter(|(answer, _)| fits(answer));
-        self.shots = shots.map(|(answer, input)| (answer.to_owned(), one_line(input))).collect();
+        self.shots = shots
+            .map(|(answer, input)| (answer.to_owned(), one_line(input)))
+            .collect();
     }
 
-    /// The answers that one round asks for, each as often as the others; none where there are no labels.
+    /// The answers that one round asks for, each as often as the others; none where there are no
+    /// labels.
     fn asked(&self, rng: &mut Rng) -> Vec<Option<String>> {
         let first = rng.below(self.wanted.len().max(1));
-        let asked = self.wanted.iter().cycle().skip(first).map(|answer| Some(answer.clone())).chain(std::iter::repeat(None));
+        let asked = self
+            .wanted
+            .iter()
+            .cycle()
+            .skip(first)
+            .map(|answer| Some(answer.clone()))
+            .chain(std::iter::repeat(None));
         asked.take(self.settings.sequences.max(1)).collect()
     }
 
@@ -241,20 +287,37 @@ impl<'s> Generator<'s> {
         let any = vec![None; self.settings.sequences.max(1)];
         match ask {
             Ask::List => self.list_round(rng, model, with, talk),
-            Ask::Anything => self.lines_round(rng, format!("Here are {LIST_LENGTH} examples:\n1."), false, any, model, with, talk),
-            Ask::Question(question) => self.lines_round(rng, question.to_owned(), true, any, model, with, talk),
+            Ask::Anything => self.lines_round(
+                rng,
+                format!("Here are {LIST_LENGTH} examples:\n1."),
+                false,
+                any,
+                model,
+                with,
+                talk,
+            ),
+            Ask::Question(question) => {
+                self.lines_round(rng, question.to_owned(), true, any, model, with, talk)
+            }
             Ask::Tuned(question) => {
                 let asked = self.asked(&mut rng);
-                let (mut fresh, count) = self.lines_round(rng, question.to_owned(), true, asked, model, with, talk)?;
-                fresh.iter_mut().for_each(|candidate| candidate.origin = Origin::Tuned);
+                let (mut fresh, count) =
+                    self.lines_round(rng, question.to_owned(), true, asked, model, with, talk)?;
+                fresh
+                    .iter_mut()
+                    .for_each(|candidate| candidate.origin = Origin::Tuned);
                 Ok((fresh, count))
             }
         }
     }
 
-    /// Lines, and nothing made of them: what a model that makes inputs answers to `prefix` (`chat`), or what goes on after it; behind the answers
-    /// that are `asked` for, and without those.
-    #[expect(clippy::too_many_arguments, reason = "what a round is handed, and how this kind of round asks")]
+    /// Lines, and nothing made of them: what a model that makes inputs answers to `prefix`
+    /// (`chat`), or what goes on after it; behind the answers that are `asked` for, and without
+    /// those.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what a round is handed, and how this kind of round asks"
+    )]
     fn lines_round(
         &mut self,
         mut rng: Rng,
@@ -265,7 +328,11 @@ impl<'s> Generator<'s> {
         with: With,
         talk: &mut Talk<'_>,
     ) -> Result<(Vec<Candidate>, Yield), GenerateError> {
-        let opening = |answer: &Option<String>| answer.as_ref().map_or(String::new(), |answer| format!("{answer}:"));
+        let opening = |answer: &Option<String>| {
+            answer
+                .as_ref()
+                .map_or(String::new(), |answer| format!("{answer}:"))
+        };
         let request = GenerateRequest {
             prefix,
             chat,
@@ -277,11 +344,26 @@ impl<'s> Generator<'s> {
         };
         let drawn = model.generate(with, &request, talk)?;
         self.rounds += 1;
-        let tokens = drawn.iter().map(|continuation| continuation.tokens as u64).sum();
-        let mut count = Yield { drawn: drawn.len() as u64, tokens, ..Yield::default() };
-        let after = |text: String, opening: &str| text.trim_start().strip_prefix(opening).map_or(text.clone(), str::to_owned);
+        let tokens = drawn
+            .iter()
+            .map(|continuation| continuation.tokens as u64)
+            .sum();
+        let mut count = Yield {
+            drawn: drawn.len() as u64,
+            tokens,
+            ..Yield::default()
+        };
+        let after = |text: String, opening: &str| {
+            text.trim_start()
+                .strip_prefix(opening)
+                .map_or(text.clone(), str::to_owned)
+        };
         let made = drawn.into_iter().zip(&request.openings).zip(asked);
-        let made = made.map(|((one, opening), asked)| Candidate::line(after(one.text, opening), one.finished, asked)).collect();
+        let made = made
+            .map(|((one, opening), asked)| {
+                Candidate::line(after(one.text, opening), one.finished, asked)
+            })
+            .collect();
         let fresh = self.fresh(made, &mut count);
         Ok((fresh, count))
     }
@@ -297,8 +379,15 @@ impl<'s> Generator<'s> {
         let mut shots = self.shots.clone();
         rng.shuffle(&mut shots);
         shots.truncate(SHOWN);
-        let lines: String = shots.iter().enumerate().map(|(i, (answer, input))| format!("{}. {answer}: {input}\n", i + 1)).collect();
-        let prefix = format!("Here are {LIST_LENGTH} examples:\n{lines}{}.", shots.len() + 1);
+        let lines: String = shots
+            .iter()
+            .enumerate()
+            .map(|(i, (answer, input))| format!("{}. {answer}: {input}\n", i + 1))
+            .collect();
+        let prefix = format!(
+            "Here are {LIST_LENGTH} examples:\n{lines}{}.",
+            shots.len() + 1
+        );
         let asked = self.asked(&mut rng);
         self.lines_round(rng, prefix, false, asked, model, with, talk)
     }
@@ -319,24 +408,40 @@ impl<'s> Generator<'s> {
         let request = GenerateRequest {
             prefix: list_prompt(self.seeds, &mut rng),
             chat: false,
-            openings: openings.iter().map(|&(parent, at)| self.parents[parent].head(at)).collect(),
-            tokens_max: if lines { self.settings.tokens_max } else { SPLICE_TOKENS.min(self.settings.tokens_max) },
+            openings: openings
+                .iter()
+                .map(|&(parent, at)| self.parents[parent].head(at))
+                .collect(),
+            tokens_max: if lines {
+                self.settings.tokens_max
+            } else {
+                SPLICE_TOKENS.min(self.settings.tokens_max)
+            },
             temperature: self.settings.temperature,
             stop: "\n".into(),
             seed: rng.next_u64(),
         };
         let drawn = model.generate(with, &request, talk)?;
         self.rounds += 1;
-        let mut count = Yield { drawn: drawn.len() as u64, ..Yield::default() };
+        let mut count = Yield {
+            drawn: drawn.len() as u64,
+            ..Yield::default()
+        };
         let mut made = Vec::new();
-        for ((continuation, &(parent, at)), opening) in drawn.into_iter().zip(&openings).zip(&request.openings) {
+        for ((continuation, &(parent, at)), opening) in
+            drawn.into_iter().zip(&openings).zip(&request.openings)
+        {
             count.tokens += continuation.tokens as u64;
             if self.settings.variants {
                 let words = continuation.text.get(opening.len()..).unwrap_or_default();
                 made.extend(self.variants(parent, at, words, lines, &mut rng));
             }
             if lines {
-                made.push(Candidate::line(continuation.text, continuation.finished, None));
+                made.push(Candidate::line(
+                    continuation.text,
+                    continuation.finished,
+                    None,
+                ));
             }
         }
         if self.settings.variants {
@@ -347,37 +452,77 @@ impl<'s> Generator<'s> {
     }
 
     /// Inputs made of a draw and of those that are there.
-    fn variants(&self, parent: usize, at: usize, words: &str, lines: bool, rng: &mut Rng) -> Vec<Candidate> {
-        let longest = self.parents[..self.seeds.len()].iter().map(Units::len).max().unwrap_or(0);
+    fn variants(
+        &self,
+        parent: usize,
+        at: usize,
+        words: &str,
+        lines: bool,
+        rng: &mut Rng,
+    ) -> Vec<Candidate> {
+        let longest = self.parents[..self.seeds.len()]
+            .iter()
+            .map(Units::len)
+            .max()
+            .unwrap_or(0);
         let out_max = if lines { SPLICED_MAX } else { 1 };
-        let mut made = vec![(self.parents[parent].splice(at, words, out_max, rng), Origin::Splice)];
+        let mut made = vec![(
+            self.parents[parent].splice(at, words, out_max, rng),
+            Origin::Splice,
+        )];
         for _ in 0..if lines { 0 } else { CHAINS } {
             if rng.unit() >= self.unseen {
-                let texts = if rng.below(2) == 0 { &self.parents[..self.seeds.len()] } else { &self.parents };
+                let texts = if rng.below(2) == 0 {
+                    &self.parents[..self.seeds.len()]
+                } else {
+                    &self.parents
+                };
                 made.push((Units::chain(texts, longest, rng), Origin::Chain));
             }
         }
-        made.into_iter().filter_map(|(text, origin)| Some(Candidate::replay(redraw(&text?, rng), true, origin, None))).collect()
+        made.into_iter()
+            .filter_map(|(text, origin)| {
+                Some(Candidate::replay(redraw(&text?, rng), true, origin, None))
+            })
+            .collect()
     }
 
-    /// Let a text pass the less often the more new words it has beyond what the seeds lead one to expect.
+    /// Let a text pass the less often the more new words it has beyond what the seeds lead one to
+    /// expect.
     fn is_likely(&self, text: &str, rng: &mut Rng) -> bool {
         let units = Units::of(text);
         let expected = (self.unseen * units.words().count() as f64) as usize;
-        let odd = units.new_words(&self.known).saturating_sub(expected).min(100) as i32;
-        rng.unit() < (2.0 * self.unseen).powi(2).clamp(NEW_WORD_MIN, 1.0).powi(odd)
+        let odd = units
+            .new_words(&self.known)
+            .saturating_sub(expected)
+            .min(100) as i32;
+        rng.unit()
+            < (2.0 * self.unseen)
+                .powi(2)
+                .clamp(NEW_WORD_MIN, 1.0)
+                .powi(odd)
     }
 
-    /// Which parent each draw of a round begins as, and after how many of its units the model goes on.
+    /// Which parent each draw of a round begins as, and after how many of its units the model goes
+    /// on.
     ///
-    /// A base model that has lost the thread of the list finds it again from a few words. Where all seeds have the same word, it is
-    /// seldom asked for another. Half of the lines are free, but for what all seeds begin with.
+    /// A base model that has lost the thread of the list finds it again from a few words. Where all
+    /// seeds have the same word, it is seldom asked for another. Half of the lines are free, but
+    /// for what all seeds begin with.
     fn openings(&self, lines: bool, rng: &mut Rng) -> Vec<(usize, usize)> {
         let (seeds, adopted) = self.parents.split_at(self.seeds.len());
-        let shared = if seeds.len() < SEEDS_TELLING { 0 } else { Units::shared_head(seeds) };
+        let shared = if seeds.len() < SEEDS_TELLING {
+            0
+        } else {
+            Units::shared_head(seeds)
+        };
         let mut open = |free: bool| {
             let among_seeds = adopted.is_empty() || rng.below(2) == 0;
-            let parent = if among_seeds { rng.below(seeds.len()) } else { seeds.len() + rng.below(adopted.len()) };
+            let parent = if among_seeds {
+                rng.below(seeds.len())
+            } else {
+                seeds.len() + rng.below(adopted.len())
+            };
             let text = &self.parents[parent];
             if free {
                 return (parent, shared.min(text.len().saturating_sub(1)));
@@ -385,7 +530,9 @@ impl<'s> Generator<'s> {
             let freedom: Vec<f64> = (0..text.len()).map(|at| text.freedom(at, seeds)).collect();
             (parent, pick(&freedom, rng))
         };
-        (0..self.settings.sequences.max(1)).map(|i| open(lines && i % 2 == 0)).collect()
+        (0..self.settings.sequences.max(1))
+            .map(|i| open(lines && i % 2 == 0))
+            .collect()
     }
 
     /// What was not seen before.
@@ -414,7 +561,8 @@ impl std::ops::AddAssign for Yield {
     }
 }
 
-/// What a model is fitted on that makes inputs: the input, behind its answer where those are labels.
+/// What a model is fitted on that makes inputs: the input, behind its answer where those are
+/// labels.
 pub fn lesson(answer: Option<&str>, input: &str) -> String {
     answer.map_or(input.to_owned(), |answer| format!("{answer}: {input}"))
 }
@@ -431,14 +579,21 @@ fn pick(weights: &[f64], rng: &mut Rng) -> usize {
     rng.below(weights.len().max(1))
 }
 
-/// The list a model is asked to continue, in random order. It ends in the open number without a space: tokenizers keep that space
-/// with the word that follows.
+/// The list a model is asked to continue, in random order. It ends in the open number without a
+/// space: tokenizers keep that space with the word that follows.
 fn list_prompt(seeds: &[Seed], rng: &mut Rng) -> String {
     let mut order: Vec<&Seed> = seeds.iter().collect();
     rng.shuffle(&mut order);
     order.truncate(SHOWN);
-    let lines: String = order.iter().enumerate().map(|(i, seed)| format!("{}. {}\n", i + 1, one_line(seed.text()))).collect();
-    format!("Here are {LIST_LENGTH} examples:\n{lines}{}.", order.len() + 1)
+    let lines: String = order
+        .iter()
+        .enumerate()
+        .map(|(i, seed)| format!("{}. {}\n", i + 1, one_line(seed.text())))
+        .collect();
+    format!(
+        "Here are {LIST_LENGTH} examples:\n{lines}{}.",
+        order.len() + 1
+    )
 }
 
 /// A list has one line for each item.

@@ -1,8 +1,9 @@
 //! Make variants of inputs: splice drawn words into them, cross two of them, redraw their numbers.
 //!
-//! A small base model that is asked for a whole line soon leaves the task. Asked for the next word or two it is good: what is
-//! drawn takes the place of as many words of the parent, whose rest follows. Nothing here knows a language; words are what
-//! white space separates (characters, where there is no white space).
+//! A small base model that is asked for a whole line soon leaves the task. Asked for the next word
+//! or two it is good: what is drawn takes the place of as many words of the parent, whose rest
+//! follows. Nothing here knows a language; words are what white space separates (characters, where
+//! there is no white space).
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -28,9 +29,15 @@ impl Units {
     pub fn of(text: &str) -> Self {
         let words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
         if words.len() > 1 {
-            return Self { units: words, joint: " " };
+            return Self {
+                units: words,
+                joint: " ",
+            };
         }
-        Self { units: text.trim().chars().map(String::from).collect(), joint: "" }
+        Self {
+            units: text.trim().chars().map(String::from).collect(),
+            joint: "",
+        }
     }
 
     pub fn len(&self) -> usize {
@@ -40,21 +47,32 @@ impl Units {
     /// Units that all of `texts` begin with.
     pub fn shared_head(texts: &[Self]) -> usize {
         let Some(first) = texts.first() else { return 0 };
-        let same = |at: usize| texts.iter().all(|text| text.units.get(at) == first.units.get(at));
+        let same = |at: usize| {
+            texts
+                .iter()
+                .all(|text| text.units.get(at) == first.units.get(at))
+        };
         (0..first.len()).take_while(|&at| same(at)).count()
     }
 
-    /// How free the unit at `at` is: the share of `seeds` that have another one there, counted from the start and from the end.
-    /// Numbers are always free.
+    /// How free the unit at `at` is: the share of `seeds` that have another one there, counted from
+    /// the start and from the end. Numbers are always free.
     pub fn freedom(&self, at: usize, seeds: &[Self]) -> f64 {
         let unit = &self.units[at];
         if kind(unit) == Kind::Number {
             return 1.0;
         }
         let from_end = self.len() - at;
-        let share = |same: &dyn Fn(&Self) -> bool| seeds.iter().filter(|seed| same(seed)).count() as f64 / seeds.len().max(1) as f64;
+        let share = |same: &dyn Fn(&Self) -> bool| {
+            seeds.iter().filter(|seed| same(seed)).count() as f64 / seeds.len().max(1) as f64
+        };
         let start = share(&|seed| seed.units.get(at) == Some(unit));
-        let end = share(&|seed| seed.len().checked_sub(from_end).and_then(|i| seed.units.get(i)) == Some(unit));
+        let end = share(&|seed| {
+            seed.len()
+                .checked_sub(from_end)
+                .and_then(|i| seed.units.get(i))
+                == Some(unit)
+        });
         1.0 - start.max(end)
     }
 
@@ -63,14 +81,17 @@ impl Units {
         self.units[..count.min(self.len())].join(self.joint)
     }
 
-    /// Put the first of `drawn` in place of some units from `at` on. None where what was drawn is of another kind than what it
-    /// would replace, or where nothing was drawn.
+    /// Put the first of `drawn` in place of some units from `at` on. None where what was drawn is
+    /// of another kind than what it would replace, or where nothing was drawn.
     pub fn splice(&self, at: usize, drawn: &str, out_max: usize, rng: &mut Rng) -> Option<String> {
         let drawn: Vec<String> = match self.joint {
             "" => drawn.chars().map(String::from).collect(),
             _ => drawn.split_whitespace().map(str::to_owned).collect(),
         };
-        let left = self.len().checked_sub(at).filter(|&left| left > 0 && out_max > 0)?;
+        let left = self
+            .len()
+            .checked_sub(at)
+            .filter(|&left| left > 0 && out_max > 0)?;
         let out = 1 + rng.below(left.min(out_max));
         let put = out.min(drawn.len());
         let (first, last) = (drawn.first()?, self.units.get(at + out - 1)?);
@@ -86,15 +107,20 @@ impl Units {
         Some(units.join(self.joint))
     }
 
-    /// A text whose every unit follows the one before it somewhere in `texts`, begun and ended as one of them is and no longer than
-    /// `longest` units. Up to `EXCHANGED_MAX` of its units then give way, each to another that is found beside the same neighbour.
+    /// A text whose every unit follows the one before it somewhere in `texts`, begun and ended as
+    /// one of them is and no longer than `longest` units. Up to `EXCHANGED_MAX` of its units then
+    /// give way, each to another that is found beside the same neighbour.
     pub fn chain(texts: &[Self], longest: usize, rng: &mut Rng) -> Option<String> {
         let first = texts.get(rng.below(texts.len()))?;
         let mut units = vec![first.units.first()?.clone()];
         while units.len() <= longest {
             let last = units.last()?;
-            let places = texts.iter().flat_map(|text| (0..text.len()).map(move |at| (text, at)));
-            let places: Vec<(&Self, usize)> = places.filter(|(text, at)| text.units[*at] == *last).collect();
+            let places = texts
+                .iter()
+                .flat_map(|text| (0..text.len()).map(move |at| (text, at)));
+            let places: Vec<(&Self, usize)> = places
+                .filter(|(text, at)| text.units[*at] == *last)
+                .collect();
             let (text, at) = places.get(rng.below(places.len().max(1)))?;
             match text.units.get(at + 1) {
                 Some(next) => units.push(next.clone()),
@@ -109,7 +135,8 @@ impl Units {
         None
     }
 
-    /// How much of an input is new with each input, reckoned from the words that only one of `texts` has.
+    /// How much of an input is new with each input, reckoned from the words that only one of
+    /// `texts` has.
     ///
     /// source: Good and Turing's estimate of the unseen
     pub fn unseen(texts: &[Self]) -> f64 {
@@ -123,13 +150,24 @@ impl Units {
             }
         }
         let all: usize = holders.values().map(|(_, units, _)| units).sum();
-        let once: usize = holders.values().filter(|(texts, ..)| *texts == 1).map(|(_, units, _)| units).sum();
-        if all == 0 { 0.0 } else { once as f64 / all as f64 }
+        let once: usize = holders
+            .values()
+            .filter(|(texts, ..)| *texts == 1)
+            .map(|(_, units, _)| units)
+            .sum();
+        if all == 0 {
+            0.0
+        } else {
+            once as f64 / all as f64
+        }
     }
 
     /// Words of this text that `known` lacks.
     pub fn new_words(&self, known: &HashSet<String>) -> usize {
-        self.units.iter().filter(|unit| is_word(unit) && !known.contains(*unit)).count()
+        self.units
+            .iter()
+            .filter(|unit| is_word(unit) && !known.contains(*unit))
+            .count()
     }
 
     pub fn words(&self) -> impl Iterator<Item = &String> {
@@ -137,7 +175,8 @@ impl Units {
     }
 }
 
-/// Put another unit in place of one: one that stands in `texts` after the same left or before the same right neighbour.
+/// Put another unit in place of one: one that stands in `texts` after the same left or before the
+/// same right neighbour.
 fn exchange(units: &mut [String], texts: &[Units], rng: &mut Rng) {
     let at = rng.below(units.len());
     let left = at.checked_sub(1).map(|left| units[left].clone());
@@ -146,7 +185,11 @@ fn exchange(units: &mut [String], texts: &[Units], rng: &mut Rng) {
         let before = i.checked_sub(1).map(|before| &text.units[before]);
         before == left.as_ref() || text.units.get(i + 1) == right.as_ref()
     };
-    let others = texts.iter().flat_map(|text| (0..text.len()).filter(|&i| fits(text, i)).map(|i| &text.units[i]));
+    let others = texts.iter().flat_map(|text| {
+        (0..text.len())
+            .filter(|&i| fits(text, i))
+            .map(|i| &text.units[i])
+    });
     let others: Vec<&String> = others.filter(|&unit| *unit != units[at]).collect();
     if !others.is_empty() {
         units[at] = others[rng.below(others.len())].clone();
@@ -176,7 +219,8 @@ fn is_word(unit: &str) -> bool {
     matches!(kind(unit), Kind::Capital | Kind::Letters)
 }
 
-/// `unit` without the punctuation around it, with the punctuation before `first` and after `last` instead.
+/// `unit` without the punctuation around it, with the punctuation before `first` and after `last`
+/// instead.
 fn with_edges_of(unit: &str, first: &str, last: &str) -> String {
     let word = |c: char| c.is_alphanumeric();
     if !unit.contains(word) || !last.contains(word) {
@@ -187,10 +231,13 @@ fn with_edges_of(unit: &str, first: &str, last: &str) -> String {
     format!("{before}{}{after}", unit.trim_matches(|c| !word(c)))
 }
 
-/// Draw some of a text anew that any other of its kind could stand for: every second number, and seldom one unit of punctuation.
+/// Draw some of a text anew that any other of its kind could stand for: every second number, and
+/// seldom one unit of punctuation.
 pub(super) fn redraw(text: &str, rng: &mut Rng) -> String {
     let mut units = Units::of(&redraw_numbers(text, rng));
-    let marks: Vec<usize> = (0..units.len()).filter(|&at| kind(&units.units[at]) == Kind::Marks).collect();
+    let marks: Vec<usize> = (0..units.len())
+        .filter(|&at| kind(&units.units[at]) == Kind::Marks)
+        .collect();
     if units.joint == " " && !marks.is_empty() && rng.below(4) == 0 {
         let mark = MARKS.as_bytes()[rng.below(MARKS.len())];
         units.units[marks[rng.below(marks.len())]] = char::from(mark).to_string();
@@ -203,7 +250,9 @@ fn redraw_numbers(text: &str, rng: &mut Rng) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(start) = rest.find(|c: char| c.is_ascii_digit()) {
-        let end = rest[start..].find(|c: char| !c.is_ascii_digit()).map_or(rest.len(), |length| start + length);
+        let end = rest[start..]
+            .find(|c: char| !c.is_ascii_digit())
+            .map_or(rest.len(), |length| start + length);
         out += &rest[..start];
         match rng.below(2) {
             0 => out += &rest[start..end],
@@ -239,33 +288,65 @@ mod tests {
 
     #[test]
     fn a_splice_keeps_the_frame_and_its_punctuation() {
-        let (text, mut rng) = (Units::of("ticket from Clara: the key broke"), Rng::new(1, "t"));
-        assert_eq!(text.splice(2, " Dan Max", 1, &mut rng).unwrap(), "ticket from Dan: the key broke");
-        assert_eq!(text.splice(4, "lamp.", 1, &mut rng).unwrap(), "ticket from Clara: the lamp broke");
+        let (text, mut rng) = (
+            Units::of("ticket from Clara: the key broke"),
+            Rng::new(1, "t"),
+        );
+        assert_eq!(
+            text.splice(2, " Dan Max", 1, &mut rng).unwrap(),
+            "ticket from Dan: the key broke"
+        );
+        assert_eq!(
+            text.splice(4, "lamp.", 1, &mut rng).unwrap(),
+            "ticket from Clara: the lamp broke"
+        );
         // Another kind of word, nothing drawn, and no place.
         assert_eq!(text.splice(2, " 17", 1, &mut rng), None);
         assert_eq!(text.splice(2, " ", 1, &mut rng), None);
         assert_eq!(text.splice(6, " x", 1, &mut rng), None);
-        assert_eq!(Units::of("日本語").splice(1, "月", 1, &mut rng).unwrap(), "日月語");
+        assert_eq!(
+            Units::of("日本語").splice(1, "月", 1, &mut rng).unwrap(),
+            "日月語"
+        );
     }
 
     #[test]
     fn a_chain_goes_only_where_a_text_went() {
         let texts = units(&["run left twice", "jump left and walk", "walk twice"]);
-        let pairs: Vec<(String, String)> =
-            texts.iter().flat_map(|text| text.units.windows(2).map(|pair| (pair[0].clone(), pair[1].clone()))).collect();
+        let pairs: Vec<(String, String)> = texts
+            .iter()
+            .flat_map(|text| {
+                text.units
+                    .windows(2)
+                    .map(|pair| (pair[0].clone(), pair[1].clone()))
+            })
+            .collect();
         let mut rng = Rng::new(1, "t");
-        let chains: Vec<String> = (0..200).filter_map(|_| Units::chain(&texts, 4, &mut rng)).collect();
-        let follows = |chain: &&String| Units::of(chain).units.windows(2).all(|pair| pairs.contains(&(pair[0].clone(), pair[1].clone())));
+        let chains: Vec<String> = (0..200)
+            .filter_map(|_| Units::chain(&texts, 4, &mut rng))
+            .collect();
+        let follows = |chain: &&String| {
+            Units::of(chain)
+                .units
+                .windows(2)
+                .all(|pair| pairs.contains(&(pair[0].clone(), pair[1].clone())))
+        };
         let strict = chains.iter().filter(follows).count();
-        assert!(strict > chains.len() / 8 && strict < chains.len(), "{strict} of {}", chains.len());
+        assert!(
+            strict > chains.len() / 8 && strict < chains.len(),
+            "{strict} of {}",
+            chains.len()
+        );
         assert!(chains.iter().any(|chain| chain == "run left and walk"));
         assert!(chains.iter().all(|chain| chain.split(' ').count() <= 4));
     }
 
     #[test]
     fn words_that_only_one_text_has_tell_how_much_is_unseen() {
-        assert_eq!(Units::unseen(&units(&["True or False", "False or True"])), 0.0);
+        assert_eq!(
+            Units::unseen(&units(&["True or False", "False or True"])),
+            0.0
+        );
         assert_eq!(Units::unseen(&units(&["one two", "three four"])), 1.0);
         assert_eq!(Units::unseen(&units(&["date May 3", "date June 4"])), 0.5);
         let known = HashSet::from(["date".to_owned()]);
@@ -286,11 +367,19 @@ mod tests {
         let mut rng = Rng::new(1, "t");
         for _ in 0..200 {
             let text = redraw("date 1905, ( and 12", &mut rng);
-            let [date, year, mark, and, day] = text.split(' ').collect::<Vec<_>>()[..] else { panic!("{text}") };
+            let [date, year, mark, and, day] = text.split(' ').collect::<Vec<_>>()[..] else {
+                panic!("{text}")
+            };
             assert_eq!((date, and), ("date", "and"));
-            assert!(year.len() == 5 && year.ends_with(',') && !year.starts_with('0'), "{text}");
+            assert!(
+                year.len() == 5 && year.ends_with(',') && !year.starts_with('0'),
+                "{text}"
+            );
             assert!(mark.len() == 1 && MARKS.contains(mark), "{text}");
-            assert!((1..=2).contains(&day.len()) && day.parse::<u32>().is_ok(), "{text}");
+            assert!(
+                (1..=2).contains(&day.len()) && day.parse::<u32>().is_ok(),
+                "{text}"
+            );
         }
         assert!((0..50).any(|_| redraw("in 1905", &mut rng) != "in 1905"));
     }

@@ -22,7 +22,8 @@ pub enum Isolation {
     /// In a child process: whatever happens to it, the host lives.
     #[default]
     Process,
-    /// On a thread of the host, for hosts that may not spawn. ggml ends the process on what it dislikes, and that is then the host's.
+    /// On a thread of the host, for hosts that may not spawn. ggml ends the process on what it
+    /// dislikes, and that is then the host's.
     Thread,
 }
 
@@ -39,9 +40,11 @@ pub struct Config {
     pub threads: usize,
     /// What a job may hold at most, the model's file not counted in the hard limit. units: bytes
     pub memory: Option<u64>,
-    /// Added to the worker's niceness; above `NICE_MAX` it computes only while nothing else wants the processor, where the system is Linux.
+    /// Added to the worker's niceness; above `NICE_MAX` it computes only while nothing else wants
+    /// the processor, where the system is Linux.
     pub nice: u8,
-    /// A worker that is silent for longer counts as hung: it says every second that it lives. units: seconds
+    /// A worker that is silent for longer counts as hung: it says every second that it lives.
+    /// units: seconds
     pub silence_seconds_max: u64,
     /// Jobs that may wait.
     pub waiting_max: usize,
@@ -69,20 +72,29 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The time a worker has between being asked to stop and being killed: with it, a cancellation takes effect within two seconds.
+    /// The time a worker has between being asked to stop and being killed: with it, a cancellation
+    /// takes effect within two seconds.
     pub(super) const GRACE: Duration = Duration::from_millis(1500);
 
-    /// The defaults, changed by `TRANSLORA_WORKER` (a program), `TRANSLORA_JOBS` (`process` or `thread`), `TRANSLORA_THREADS`,
-    /// `TRANSLORA_NICE` and `TRANSLORA_MEMORY` (bytes).
+    /// The defaults, changed by `TRANSLORA_WORKER` (a program), `TRANSLORA_JOBS` (`process` or
+    /// `thread`), `TRANSLORA_THREADS`, `TRANSLORA_NICE` and `TRANSLORA_MEMORY` (bytes).
     ///
     /// fails: a variable says what it cannot mean
     pub fn from_env() -> Result<Self, JobsError> {
-        let mut config = Self { worker: std::env::var_os("TRANSLORA_WORKER").map(PathBuf::from), ..Self::default() };
+        let mut config = Self {
+            worker: std::env::var_os("TRANSLORA_WORKER").map(PathBuf::from),
+            ..Self::default()
+        };
         if let Some(text) = variable("TRANSLORA_JOBS")? {
             config.isolation = match text.as_str() {
                 "process" => Isolation::Process,
                 "thread" => Isolation::Thread,
-                _ => return Err(JobsError::request(format!("TRANSLORA_JOBS is {text:?}"), "say process or thread")),
+                _ => {
+                    return Err(JobsError::request(
+                        format!("TRANSLORA_JOBS is {text:?}"),
+                        "say process or thread",
+                    ));
+                }
             };
         }
         if let Some(threads) = number("TRANSLORA_THREADS")? {
@@ -100,8 +112,11 @@ impl Config {
     /// fails: not an object, a name that is not known, a value that cannot be meant
     pub fn with(&self, json: &str) -> Result<Self, JobsError> {
         let hint = "the configuration is one JSON object, such as {\"threads\": 2, \"isolation\": \"process\"}";
-        let refuse = |error: serde_json::Error| JobsError::request(format!("the configuration cannot be read: {error}"), hint);
-        let changes: serde_json::Map<String, serde_json::Value> = serde_json::from_str(json).map_err(refuse)?;
+        let refuse = |error: serde_json::Error| {
+            JobsError::request(format!("the configuration cannot be read: {error}"), hint)
+        };
+        let changes: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_str(json).map_err(refuse)?;
         let mut all = serde_json::to_value(self).map_err(refuse)?;
         if let Some(all) = all.as_object_mut() {
             all.extend(changes);
@@ -117,7 +132,12 @@ impl Config {
         match self.memory {
             Some(bytes) if bytes < MEMORY_BYTES_MIN => {
                 let said = format!("jobs may hold {bytes} bytes");
-                Err(JobsError::request(said, format!("the worker itself needs {MEMORY_BYTES_MIN}; allow some hundred MiB more than that")))
+                Err(JobsError::request(
+                    said,
+                    format!(
+                        "the worker itself needs {MEMORY_BYTES_MIN}; allow some hundred MiB more than that"
+                    ),
+                ))
             }
             _ => Ok(()),
         }
@@ -136,10 +156,18 @@ impl Config {
             Some(named) => looked.push(named.clone()),
             None => {
                 let running = std::env::current_exe().ok();
-                let folders = self.beside.iter().map(PathBuf::as_path).chain(running.as_deref().and_then(Path::parent));
+                let folders = self
+                    .beside
+                    .iter()
+                    .map(PathBuf::as_path)
+                    .chain(running.as_deref().and_then(Path::parent));
                 for folder in folders {
                     // Beside it, a build's `deps` folder below it, and lib/ beside bin/.
-                    looked.extend([folder.join(PROGRAM), folder.join("..").join(PROGRAM), folder.join("../bin").join(PROGRAM)]);
+                    looked.extend([
+                        folder.join(PROGRAM),
+                        folder.join("..").join(PROGRAM),
+                        folder.join("../bin").join(PROGRAM),
+                    ]);
                 }
             }
         }
@@ -152,8 +180,16 @@ impl Config {
     /// Keep a plan within the share of the machine that jobs have.
     pub(super) fn limit(&self, plan: &mut TransferPlan) {
         let all = std::thread::available_parallelism().map_or(1, usize::from);
-        let share = if self.threads == 0 { all.div_ceil(2) } else { self.threads };
-        plan.open.threads = if plan.open.threads == 0 { share } else { plan.open.threads.min(share) };
+        let share = if self.threads == 0 {
+            all.div_ceil(2)
+        } else {
+            self.threads
+        };
+        plan.open.threads = if plan.open.threads == 0 {
+            share
+        } else {
+            plan.open.threads.min(share)
+        };
         plan.recipe.memory = match (plan.recipe.memory, self.memory) {
             (Some(asked), Some(share)) => Some(asked.min(share)),
             (asked, share) => asked.or(share),
@@ -165,12 +201,17 @@ fn variable(name: &str) -> Result<Option<String>, JobsError> {
     match std::env::var(name) {
         Ok(text) => Ok(Some(text)),
         Err(std::env::VarError::NotPresent) => Ok(None),
-        Err(std::env::VarError::NotUnicode(_)) => Err(JobsError::request(format!("{name} is not UTF-8"), "set it again, or unset it")),
+        Err(std::env::VarError::NotUnicode(_)) => Err(JobsError::request(
+            format!("{name} is not UTF-8"),
+            "set it again, or unset it",
+        )),
     }
 }
 
 fn number(name: &str) -> Result<Option<u64>, JobsError> {
-    let Some(text) = variable(name)? else { return Ok(None) };
+    let Some(text) = variable(name)? else {
+        return Ok(None);
+    };
     let wrong = |_| JobsError::request(format!("{name} is {text:?}"), "give a whole number");
     text.parse().map(Some).map_err(wrong)
 }

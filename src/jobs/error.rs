@@ -29,12 +29,19 @@ pub enum JobsError {
 }
 
 fn listed(paths: &[PathBuf]) -> String {
-    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+    paths
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 impl JobsError {
     pub(super) fn request(what: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self::Request { what: what.into(), hint: hint.into() }
+        Self::Request {
+            what: what.into(),
+            hint: hint.into(),
+        }
     }
 
     /// Whose fault it is; none for a job that was cancelled.
@@ -101,18 +108,30 @@ pub struct Problem {
 
 impl Problem {
     pub(super) fn new(cause: Cause, message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { cause, message: message.into(), hint: hint.into() }
+        Self {
+            cause,
+            message: message.into(),
+            hint: hint.into(),
+        }
     }
 
     pub(super) fn cancelled() -> Self {
-        Self::new(Cause::Cancelled, "cancelled", "start it again; with \"resume\": true it goes on from its journal")
+        Self::new(
+            Cause::Cancelled,
+            "cancelled",
+            "start it again; with \"resume\": true it goes on from its journal",
+        )
     }
 
     pub(super) fn of(error: &PipelineError) -> Self {
         if matches!(error, PipelineError::Cancelled) {
             return Self::cancelled();
         }
-        Self::new(cause(error.fault()), chain(error), error.hint().unwrap_or_default())
+        Self::new(
+            cause(error.fault()),
+            chain(error),
+            error.hint().unwrap_or_default(),
+        )
     }
 
     pub(super) fn of_engine(error: &EngineError) -> Self {

@@ -109,7 +109,8 @@ pub struct Status {
     pub ended_at: Option<u64>,
 }
 
-/// An event with its number, from 1 without gaps; progress that newer progress of its stage replaced is left out.
+/// An event with its number, from 1 without gaps; progress that newer progress of its stage
+/// replaced is left out.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Told {
     pub number: u64,
@@ -128,7 +129,11 @@ pub(super) struct Stop {
 impl Stop {
     fn new() -> Self {
         let (ring, bell) = bounded(1);
-        Self { flag: Cancel::default(), ring, bell }
+        Self {
+            flag: Cancel::default(),
+            ring,
+            bell,
+        }
     }
 
     pub fn ask(&self) {
@@ -177,28 +182,49 @@ impl Entry {
             began_at: None,
             ended_at: None,
         };
-        Self { plan, status, events: VecDeque::new(), report: None, stop: Stop::new(), freed: false }
+        Self {
+            plan,
+            status,
+            events: VecDeque::new(),
+            report: None,
+            stop: Stop::new(),
+            freed: false,
+        }
     }
 
     /// Remember an event.
     pub fn tell(&mut self, event: Event, events_max: usize) {
         match &event {
-            Event::Progress { stage, done, total, note } => {
-                (self.status.stage, self.status.done, self.status.total) = (Some(*stage), *done, *total);
+            Event::Progress {
+                stage,
+                done,
+                total,
+                note,
+            } => {
+                (self.status.stage, self.status.done, self.status.total) =
+                    (Some(*stage), *done, *total);
                 self.status.note.clone_from(note);
                 let replaces = |last: &Told| matches!(&last.event, Event::Progress { stage: before, .. } if before == stage);
                 if self.events.back().is_some_and(replaces) {
                     self.events.pop_back();
                 }
             }
-            Event::StageStarted { stage } | Event::StageDone { stage, .. } | Event::StageResumed { stage, .. } => {
+            Event::StageStarted { stage }
+            | Event::StageDone { stage, .. }
+            | Event::StageResumed { stage, .. } => {
                 (self.status.stage, self.status.done, self.status.total) = (Some(*stage), 0, 0);
                 self.status.note.clear();
             }
-            Event::Plan { .. } | Event::Note { .. } | Event::Detail { .. } | Event::Warning { .. } => {}
+            Event::Plan { .. }
+            | Event::Note { .. }
+            | Event::Detail { .. }
+            | Event::Warning { .. } => {}
         }
         self.status.last_event += 1;
-        self.events.push_back(Told { number: self.status.last_event, event });
+        self.events.push_back(Told {
+            number: self.status.last_event,
+            event,
+        });
         while self.events.len() > events_max.max(1) {
             self.events.pop_front();
         }
@@ -216,7 +242,11 @@ impl Entry {
             }
             End::Failed(problem) => {
                 let cancelled = problem.cause == super::Cause::Cancelled;
-                self.status.state = if cancelled { State::Cancelled } else { State::Failed };
+                self.status.state = if cancelled {
+                    State::Cancelled
+                } else {
+                    State::Failed
+                };
                 self.status.problem = Some(problem);
             }
         }

@@ -22,14 +22,27 @@ use super::{Cause, Config, Problem};
 const LAST_WORDS_BYTES_MAX: usize = 2048;
 /// Lines that wait between the pipe and the ledger.
 const LINES_QUEUED_MAX: usize = 256;
-/// What would load this library into the worker again, and what makes a panic allocate where memory has run out.
-const NOT_INHERITED: [&str; 5] = ["LD_PRELOAD", "DYLD_INSERT_LIBRARIES", "GGML_BACKEND_PATH", "RUST_BACKTRACE", "RUST_LIB_BACKTRACE"];
+/// What would load this library into the worker again, and what makes a panic allocate where memory
+/// has run out.
+const NOT_INHERITED: [&str; 5] = [
+    "LD_PRELOAD",
+    "DYLD_INSERT_LIBRARIES",
+    "GGML_BACKEND_PATH",
+    "RUST_BACKTRACE",
+    "RUST_LIB_BACKTRACE",
+];
 
 /// Run one job to whatever end it comes.
 pub(super) fn run(task: &Task<'_>) -> End {
     let program = match task.config.find_worker() {
         Ok(program) => program,
-        Err(error) => return End::Failed(Problem::new(Cause::Machine, error.to_string(), error.hint())),
+        Err(error) => {
+            return End::Failed(Problem::new(
+                Cause::Machine,
+                error.to_string(),
+                error.hint(),
+            ));
+        }
     };
     match start(&program, task) {
         Ok((worker, asked)) => worker.watch(task, asked),
@@ -64,11 +77,19 @@ enum Over {
 }
 
 fn start(program: &Path, task: &Task<'_>) -> std::io::Result<(Worker, std::io::Result<()>)> {
-    // A socket and no pipe: writing to a pipe that nobody reads raises SIGPIPE, which ends a host that is not written in Rust.
+    // A socket and no pipe: writing to a pipe that nobody reads raises SIGPIPE, which ends a host
+    // that is not written in Rust.
     let (input, theirs) = UnixStream::pair()?;
     let mut command = Command::new(program);
-    command.arg("worker").stdin(OwnedFd::from(theirs)).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-    NOT_INHERITED.iter().for_each(|name| _ = command.env_remove(name));
+    command
+        .arg("worker")
+        .stdin(OwnedFd::from(theirs))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0);
+    NOT_INHERITED
+        .iter()
+        .for_each(|name| _ = command.env_remove(name));
     // ggml would start a debugger on a process that it ends.
     command.env("GGML_NO_BACKTRACE", "1");
     let mut child = command.spawn()?;
@@ -78,12 +99,27 @@ fn start(program: &Path, task: &Task<'_>) -> std::io::Result<(Worker, std::io::R
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let lines = read_lines(stdout);
     let last_words = std::thread::spawn(move || read_last_words(stderr));
-    let order = Order { protocol: PROTOCOL, plan: task.plan.clone(), nice: task.config.nice, memory: task.config.memory };
-    let asked = serde_json::to_vec(&order).map_err(std::io::Error::from).and_then(|mut bytes| {
-        bytes.push(b'\n');
-        send_all(&input, &bytes)
-    });
-    Ok((Worker { child, input: Some(input), lines, last_words }, asked))
+    let order = Order {
+        protocol: PROTOCOL,
+        plan: task.plan.clone(),
+        nice: task.config.nice,
+        memory: task.config.memory,
+    };
+    let asked = serde_json::to_vec(&order)
+        .map_err(std::io::Error::from)
+        .and_then(|mut bytes| {
+            bytes.push(b'\n');
+            send_all(&input, &bytes)
+        });
+    Ok((
+        Worker {
+            child,
+            input: Some(input),
+            lines,
+            last_words,
+        },
+        asked,
+    ))
 }
 
 #[cfg(not(target_vendor = "apple"))]
@@ -111,14 +147,23 @@ fn read_lines(stdout: Option<ChildStdout>) -> Receiver<Result<Line, String>> {
         let mut reader = BufReader::new(stdout);
         loop {
             let mut line = Vec::new();
-            match reader.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line) {
+            match reader
+                .by_ref()
+                .take(LINE_BYTES_MAX)
+                .read_until(b'\n', &mut line)
+            {
                 // Half a line is the last one of a worker that died.
-                Ok(_) if line.last() != Some(&b'\n') && (line.len() as u64) < LINE_BYTES_MAX => return,
+                Ok(_) if line.last() != Some(&b'\n') && (line.len() as u64) < LINE_BYTES_MAX => {
+                    return;
+                }
                 Ok(_) => {}
                 Err(_) => return,
             }
-            let read =
-                serde_json::from_slice(&line).map_err(|_| String::from_utf8_lossy(&line[..line.len().min(80)]).trim_end().to_owned());
+            let read = serde_json::from_slice(&line).map_err(|_| {
+                String::from_utf8_lossy(&line[..line.len().min(80)])
+                    .trim_end()
+                    .to_owned()
+            });
             let bad = read.is_err();
             if sender.send(read).is_err() || bad {
                 return;
@@ -129,7 +174,9 @@ fn read_lines(stdout: Option<ChildStdout>) -> Receiver<Result<Line, String>> {
 }
 
 fn read_last_words(stderr: Option<ChildStderr>) -> String {
-    let Some(mut stderr) = stderr else { return String::new() };
+    let Some(mut stderr) = stderr else {
+        return String::new();
+    };
     let (mut kept, mut chunk) = (Vec::new(), [0; 1024]);
     while let Ok(n) = stderr.read(&mut chunk) {
         if n == 0 {
@@ -139,7 +186,12 @@ fn read_last_words(stderr: Option<ChildStderr>) -> String {
         kept.drain(..kept.len().saturating_sub(LAST_WORDS_BYTES_MAX));
     }
     let text = String::from_utf8_lossy(&kept);
-    text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default().trim().to_owned()
+    text.lines()
+        .rev()
+        .find(|line| !line.trim().is_empty())
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
 }
 
 impl Worker {
@@ -160,9 +212,14 @@ impl Worker {
             match line {
                 Err(_) => break Over::Closed,
                 Ok(Err(said)) => break Over::Babble(said),
-                Ok(Ok(Line::Hello { protocol, version, engine })) => {
+                Ok(Ok(Line::Hello {
+                    protocol,
+                    version,
+                    engine,
+                })) => {
                     greeted = true;
-                    if (protocol, version.as_str(), engine.as_str()) != (PROTOCOL, VERSION, ENGINE) {
+                    if (protocol, version.as_str(), engine.as_str()) != (PROTOCOL, VERSION, ENGINE)
+                    {
                         end = Some(End::Failed(other_version(&version, &engine)));
                         break Over::Closed;
                     }
@@ -192,7 +249,9 @@ impl Worker {
                 Ok(Some(status)) => return Some(status),
                 // A host that ignores SIGCHLD, or waits for all children, took the status away.
                 Err(_) => return None,
-                Ok(None) if self.lines.is_empty() => std::thread::sleep(std::time::Duration::from_millis(5)),
+                Ok(None) if self.lines.is_empty() => {
+                    std::thread::sleep(std::time::Duration::from_millis(5))
+                }
                 Ok(None) => break,
             }
         }
@@ -204,36 +263,77 @@ impl Worker {
 }
 
 fn other_version(version: &str, engine: &str) -> Problem {
-    let said = format!("the worker is translora {version} with the engine {engine}, and this is {VERSION} with {ENGINE}");
-    Problem::new(Cause::Machine, said, "put the program of the same build beside the library, or name it in TRANSLORA_WORKER")
+    let said = format!(
+        "the worker is translora {version} with the engine {engine}, and this is {VERSION} with {ENGINE}"
+    );
+    Problem::new(
+        Cause::Machine,
+        said,
+        "put the program of the same build beside the library, or name it in TRANSLORA_WORKER",
+    )
 }
 
 /// Say how a worker went that said no last word.
-fn lost(task: &Task<'_>, over: &Over, status: Option<ExitStatus>, last_words: &str, asked: Option<std::io::Error>) -> Problem {
-    let quoted = if last_words.is_empty() { String::new() } else { format!("; its last words: {last_words}") };
+fn lost(
+    task: &Task<'_>,
+    over: &Over,
+    status: Option<ExitStatus>,
+    last_words: &str,
+    asked: Option<std::io::Error>,
+) -> Problem {
+    let quoted = if last_words.is_empty() {
+        String::new()
+    } else {
+        format!("; its last words: {last_words}")
+    };
     let resume = "start the same request with \"resume\": true; it goes on from its journal";
-    match (over, status.and_then(|status| status.signal()), status.and_then(|status| status.code())) {
+    match (
+        over,
+        status.and_then(|status| status.signal()),
+        status.and_then(|status| status.code()),
+    ) {
         (Over::Silent, ..) => {
             let seconds = task.config.silence().as_secs();
-            Problem::new(Cause::Machine, format!("the worker hung: it said nothing for {seconds} seconds and was killed{quoted}"), resume)
+            Problem::new(
+                Cause::Machine,
+                format!(
+                    "the worker hung: it said nothing for {seconds} seconds and was killed{quoted}"
+                ),
+                resume,
+            )
         }
         (Over::Babble(said), ..) => {
             let hint = "name the program `translora` of this build in TRANSLORA_WORKER or as \"worker\" in the configuration";
-            Problem::new(Cause::Machine, format!("the worker is not one: it said {said:?}"), hint)
+            Problem::new(
+                Cause::Machine,
+                format!("the worker is not one: it said {said:?}"),
+                hint,
+            )
         }
         (_, Some(signal), _) => {
-            let name = Signal::from_named_raw(signal).map_or(String::new(), |signal| format!(" ({signal:?})"));
+            let name = Signal::from_named_raw(signal)
+                .map_or(String::new(), |signal| format!(" ({signal:?})"));
             let memory = if task.config.memory.is_some() {
                 "; where memory ran out, allow jobs more"
             } else {
                 "; where memory ran out, close other programs"
             };
-            Problem::new(Cause::Machine, format!("the worker was ended by signal {signal}{name}{quoted}"), format!("{resume}{memory}"))
+            Problem::new(
+                Cause::Machine,
+                format!("the worker was ended by signal {signal}{name}{quoted}"),
+                format!("{resume}{memory}"),
+            )
         }
         (_, None, code) => {
             let code = code.map_or("an unknown status".into(), |code| format!("status {code}"));
-            let asked = asked.map_or(String::new(), |error| format!(" (it did not take its order: {error})"));
-            Problem::new(Cause::Machine, format!("the worker ended with {code} and without a result{asked}{quoted}"), resume)
+            let asked = asked.map_or(String::new(), |error| {
+                format!(" (it did not take its order: {error})")
+            });
+            Problem::new(
+                Cause::Machine,
+                format!("the worker ended with {code} and without a result{asked}{quoted}"),
+                resume,
+            )
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What host and worker say to each other: one order in, lines out, each one JSON object on a line of its own. The end of the
-//! worker's standard input asks it to stop.
+//! What host and worker say to each other: one order in, lines out, each one JSON object on a line
+//! of its own. The end of the worker's standard input asks it to stop.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +11,11 @@ pub const PROTOCOL: u32 = 1;
 /// The longest line. A plan holds a handful of paths, a report some hundred numbers.
 pub const LINE_BYTES_MAX: u64 = 8 << 20;
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
-pub const ENGINE: &str = if cfg!(feature = "ggml") { "ggml" } else { "toy" };
+pub const ENGINE: &str = if cfg!(feature = "ggml") {
+    "ggml"
+} else {
+    "toy"
+};
 
 /// The first and only line to the worker.
 #[derive(Debug, Serialize, Deserialize)]

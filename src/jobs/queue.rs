@@ -5,14 +5,17 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::ledger::{End, Entry, Stop};
-use super::{Cause, Config, Isolation, JobId, JobsError, Problem, State, Status, Told, TransferRequest, process, thread};
+use super::{
+    Cause, Config, Isolation, JobId, JobsError, Problem, State, Status, Told, TransferRequest,
+    process, thread,
+};
 use crate::pipeline::{Event, TransferPlan};
 use crate::record::Clock;
 
 /// A queue of transfers, of which one runs at a time.
 ///
-/// thread: any. Dropping it cancels what runs, which takes two seconds at most where jobs run in processes, and the whole safe step
-/// where they run on a thread.
+/// thread: any. Dropping it cancels what runs, which takes two seconds at most where jobs run in
+/// processes, and the whole safe step where they run on a thread.
 pub struct Jobs {
     shared: Arc<Shared>,
     runner: Mutex<Option<JoinHandle<()>>>,
@@ -44,8 +47,16 @@ pub(super) struct Task<'a> {
 impl Jobs {
     /// A queue without jobs. Nothing is started or looked for until the first.
     pub fn new(config: Config, clock: Arc<dyn Clock>) -> Self {
-        let shared = Shared { config, clock, ledger: Mutex::default(), changed: Condvar::new() };
-        Self { shared: Arc::new(shared), runner: Mutex::default() }
+        let shared = Shared {
+            config,
+            clock,
+            ledger: Mutex::default(),
+            changed: Condvar::new(),
+        };
+        Self {
+            shared: Arc::new(shared),
+            runner: Mutex::default(),
+        }
     }
 
     pub fn config(&self) -> &Config {
@@ -67,12 +78,18 @@ impl Jobs {
         if ledger.closing {
             return Err(JobsError::Machine("the queue was closed".into()));
         }
-        let waiting = ledger.jobs.values().filter(|entry| entry.status.state == State::Waiting).count();
+        let waiting = ledger
+            .jobs
+            .values()
+            .filter(|entry| entry.status.state == State::Waiting)
+            .count();
         if waiting >= self.shared.config.waiting_max {
             return Err(JobsError::Full { waiting });
         }
         let id = JobId::fresh();
-        ledger.jobs.insert(id, Entry::new(id, plan, self.shared.clock.unix_seconds()));
+        ledger
+            .jobs
+            .insert(id, Entry::new(id, plan, self.shared.clock.unix_seconds()));
         self.shared.changed.notify_all();
         Ok(id)
     }
@@ -81,9 +98,13 @@ impl Jobs {
         let mut runner = self.runner.lock().unwrap_or_else(PoisonError::into_inner);
         if runner.is_none() {
             let shared = Arc::clone(&self.shared);
-            // It lives as long as the queue: a worker is told to die with the thread that started it.
-            let spawned = std::thread::Builder::new().name("translora-jobs".into()).spawn(move || shared.run());
-            *runner = Some(spawned.map_err(|error| JobsError::Machine(format!("no thread: {error}")))?);
+            // It lives as long as the queue: a worker is told to die with the thread that started
+            // it.
+            let spawned = std::thread::Builder::new()
+                .name("translora-jobs".into())
+                .spawn(move || shared.run());
+            *runner =
+                Some(spawned.map_err(|error| JobsError::Machine(format!("no thread: {error}")))?);
         }
         Ok(())
     }
@@ -91,7 +112,12 @@ impl Jobs {
     /// Every job that is known, in the order they were asked for.
     pub fn list(&self) -> Vec<Status> {
         let ledger = self.shared.lock();
-        ledger.jobs.values().filter(|entry| !entry.freed).map(|entry| ledger.status(entry)).collect()
+        ledger
+            .jobs
+            .values()
+            .filter(|entry| !entry.freed)
+            .map(|entry| ledger.status(entry))
+            .collect()
     }
 
     /// How far a job is.
@@ -100,15 +126,29 @@ impl Jobs {
         ledger.get(id).map(|entry| ledger.status(entry))
     }
 
-    /// The events of a job behind number `after`, oldest first; none where nothing is new. Progress is kept only until newer progress
-    /// of its stage comes.
+    /// The events of a job behind number `after`, oldest first; none where nothing is new. Progress
+    /// is kept only until newer progress of its stage comes.
     pub fn events(&self, id: JobId, after: u64) -> Result<Vec<Told>, JobsError> {
-        self.shared.lock().get(id).map(|entry| entry.events.iter().filter(|told| told.number > after).cloned().collect())
+        self.shared.lock().get(id).map(|entry| {
+            entry
+                .events
+                .iter()
+                .filter(|told| told.number > after)
+                .cloned()
+                .collect()
+        })
     }
 
     /// As [`Jobs::events`], but wait until there is one, or the job ends, or the time is over.
-    pub fn wait_events(&self, id: JobId, after: u64, timeout: Duration) -> Result<Vec<Told>, JobsError> {
-        self.wait_until(id, timeout, |status| status.last_event > after || status.state.is_end())?;
+    pub fn wait_events(
+        &self,
+        id: JobId,
+        after: u64,
+        timeout: Duration,
+    ) -> Result<Vec<Told>, JobsError> {
+        self.wait_until(id, timeout, |status| {
+            status.last_event > after || status.state.is_end()
+        })?;
         self.events(id, after)
     }
 
@@ -118,22 +158,45 @@ impl Jobs {
         self.status(id)
     }
 
-    fn wait_until(&self, id: JobId, timeout: Duration, enough: impl Fn(&Status) -> bool) -> Result<(), JobsError> {
+    fn wait_until(
+        &self,
+        id: JobId,
+        timeout: Duration,
+        enough: impl Fn(&Status) -> bool,
+    ) -> Result<(), JobsError> {
         let ledger = self.shared.lock();
         ledger.get(id)?;
         // A job that is forgotten meanwhile has ended.
-        let going_on = |ledger: &mut Ledger| ledger.jobs.get(&id).is_some_and(|entry| !enough(&entry.status));
-        drop(self.shared.changed.wait_timeout_while(ledger, timeout, going_on).unwrap_or_else(PoisonError::into_inner));
+        let going_on = |ledger: &mut Ledger| {
+            ledger
+                .jobs
+                .get(&id)
+                .is_some_and(|entry| !enough(&entry.status))
+        };
+        drop(
+            self.shared
+                .changed
+                .wait_timeout_while(ledger, timeout, going_on)
+                .unwrap_or_else(PoisonError::into_inner),
+        );
         Ok(())
     }
 
-    /// Ask a job to stop. It ends as cancelled, within two seconds where it runs in a process; one that ended already stays as it is.
+    /// Ask a job to stop. It ends as cancelled, within two seconds where it runs in a process; one
+    /// that ended already stays as it is.
     pub fn cancel(&self, id: JobId) -> Result<(), JobsError> {
         let mut ledger = self.shared.lock();
-        let entry = ledger.jobs.get_mut(&id).filter(|entry| !entry.freed).ok_or(JobsError::NoSuchJob(id))?;
+        let entry = ledger
+            .jobs
+            .get_mut(&id)
+            .filter(|entry| !entry.freed)
+            .ok_or(JobsError::NoSuchJob(id))?;
         entry.stop.ask();
         if entry.status.state == State::Waiting {
-            entry.end(End::Failed(Problem::cancelled()), self.shared.clock.unix_seconds());
+            entry.end(
+                End::Failed(Problem::cancelled()),
+                self.shared.clock.unix_seconds(),
+            );
             self.shared.changed.notify_all();
         }
         Ok(())
@@ -148,7 +211,10 @@ impl Jobs {
         match (&entry.report, &entry.status.problem) {
             (Some(report), _) => Ok(report.clone()),
             (None, Some(problem)) => Err(JobsError::Failed(problem.clone())),
-            (None, None) => Err(JobsError::NoReport { id, state: entry.status.state }),
+            (None, None) => Err(JobsError::NoReport {
+                id,
+                state: entry.status.state,
+            }),
         }
     }
 
@@ -165,19 +231,28 @@ impl Jobs {
 }
 
 impl Jobs {
-    /// Cancel every job, take no more, and return when none runs. What waits for a job on another thread returns too.
+    /// Cancel every job, take no more, and return when none runs. What waits for a job on another
+    /// thread returns too.
     pub fn close(&self) {
         let mut ledger = self.shared.lock();
         ledger.closing = true;
         for entry in ledger.jobs.values_mut() {
             entry.stop.ask();
             if entry.status.state == State::Waiting {
-                entry.end(End::Failed(Problem::cancelled()), self.shared.clock.unix_seconds());
+                entry.end(
+                    End::Failed(Problem::cancelled()),
+                    self.shared.clock.unix_seconds(),
+                );
             }
         }
         drop(ledger);
         self.shared.changed.notify_all();
-        if let Some(runner) = self.runner.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(runner) = self
+            .runner
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+        {
             // It catches panics itself.
             _ = runner.join();
         }
@@ -205,7 +280,11 @@ impl Shared {
             let end = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
                 // A payload's own destructor may panic.
                 std::mem::forget(payload);
-                End::Failed(Problem::new(Cause::Bug, "the job panicked", "this is a bug: please report it with the request"))
+                End::Failed(Problem::new(
+                    Cause::Bug,
+                    "the job panicked",
+                    "this is a bug: please report it with the request",
+                ))
             });
             let mut ledger = self.lock();
             if let Some(entry) = ledger.jobs.get_mut(&task.id) {
@@ -223,14 +302,28 @@ impl Shared {
             if ledger.closing {
                 return None;
             }
-            if let Some((id, entry)) = ledger.jobs.iter_mut().find(|(_, entry)| entry.status.state == State::Waiting) {
+            if let Some((id, entry)) = ledger
+                .jobs
+                .iter_mut()
+                .find(|(_, entry)| entry.status.state == State::Waiting)
+            {
                 entry.status.state = State::Running;
                 entry.status.began_at = Some(self.clock.unix_seconds());
                 let (id, plan, stop) = (*id, entry.plan.clone(), entry.stop.clone());
                 self.changed.notify_all();
-                return Some(Task { id, plan, stop, config: &self.config, clock: self.clock.as_ref(), shared: self });
+                return Some(Task {
+                    id,
+                    plan,
+                    stop,
+                    config: &self.config,
+                    clock: self.clock.as_ref(),
+                    shared: self,
+                });
             }
-            ledger = self.changed.wait(ledger).unwrap_or_else(PoisonError::into_inner);
+            ledger = self
+                .changed
+                .wait(ledger)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
@@ -254,19 +347,36 @@ impl Task<'_> {
 
 impl Ledger {
     fn get(&self, id: JobId) -> Result<&Entry, JobsError> {
-        self.jobs.get(&id).filter(|entry| !entry.freed).ok_or(JobsError::NoSuchJob(id))
+        self.jobs
+            .get(&id)
+            .filter(|entry| !entry.freed)
+            .ok_or(JobsError::NoSuchJob(id))
     }
 
     fn status(&self, entry: &Entry) -> Status {
-        let before = |other: &&Entry| other.status.id < entry.status.id && !other.status.state.is_end();
-        let ahead = if entry.status.state == State::Waiting { self.jobs.values().filter(before).count() } else { 0 };
-        Status { ahead, ..entry.status.clone() }
+        let before =
+            |other: &&Entry| other.status.id < entry.status.id && !other.status.state.is_end();
+        let ahead = if entry.status.state == State::Waiting {
+            self.jobs.values().filter(before).count()
+        } else {
+            0
+        };
+        Status {
+            ahead,
+            ..entry.status.clone()
+        }
     }
 
     /// Forget what was freed, and of the others the oldest until `ended_max` ended ones are left.
     fn forget(&mut self, ended_max: usize) {
-        self.jobs.retain(|_, entry| !(entry.freed && entry.status.state.is_end()));
-        let ended: Vec<JobId> = self.jobs.values().filter(|e| e.status.state.is_end()).map(|e| e.status.id).collect();
+        self.jobs
+            .retain(|_, entry| !(entry.freed && entry.status.state.is_end()));
+        let ended: Vec<JobId> = self
+            .jobs
+            .values()
+            .filter(|e| e.status.state.is_end())
+            .map(|e| e.status.id)
+            .collect();
         for id in &ended[..ended.len().saturating_sub(ended_max)] {
             self.jobs.remove(id);
         }

@@ -5,13 +5,14 @@ use serde::{Deserialize, Serialize};
 use super::JobsError;
 use crate::engine::OpenOptions;
 use crate::pipeline::{
-    FilterChoice, GeneratorChoice, Inputs, LabelChoice, ObjectiveChoice, RESTARTS, RecipePlan, Repeats, Schedule, TokenWeights,
-    TransferPlan, flip_budget, kl_budget,
+    FilterChoice, GeneratorChoice, Inputs, LabelChoice, ObjectiveChoice, RESTARTS, RecipePlan,
+    Repeats, Schedule, TokenWeights, TransferPlan, flip_budget, kl_budget,
 };
 use crate::record::{Layers, Limits};
 
-/// A transfer as a program asks for it: the flags of `translora transfer` as JSON, `--source-lora` being `source_lora`. What is left
-/// out has the command's default; a name that is not known is refused.
+/// A transfer as a program asks for it: the flags of `translora transfer` as JSON, `--source-lora`
+/// being `source_lora`. What is left out has the command's default; a name that is not known is
+/// refused.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TransferRequest {
@@ -133,7 +134,9 @@ impl TransferRequest {
     /// fails: not JSON, a name that is not known, a value of the wrong type
     pub fn parse(json: &str) -> Result<Self, JobsError> {
         let hint = "a request is one JSON object with the flags of `translora transfer`, such as \"source_lora\" and \"samples\"";
-        serde_json::from_str(json).map_err(|error| JobsError::request(format!("the request cannot be read: {error}"), hint))
+        serde_json::from_str(json).map_err(|error| {
+            JobsError::request(format!("the request cannot be read: {error}"), hint)
+        })
     }
 
     /// The plan that is asked for.
@@ -145,10 +148,18 @@ impl TransferRequest {
             (Some(kit), None) => Inputs::Kit(kit.clone()),
             (None, Some(_)) if matches!(self.filter, FilterChoice::Kit | FilterChoice::Both) => {
                 let what = format!("\"filter\": \"{}\" needs a kit", self.filter.name());
-                return Err(JobsError::request(what, "give \"kit\", or \"filter\": \"contrast\""));
+                return Err(JobsError::request(
+                    what,
+                    "give \"kit\", or \"filter\": \"contrast\"",
+                ));
             }
             (None, Some(seeds)) => Inputs::Seeds(seeds.clone()),
-            _ => return Err(JobsError::request("give \"kit\" or \"seeds\", and one only", "seeds are a JSON lines file of inputs")),
+            _ => {
+                return Err(JobsError::request(
+                    "give \"kit\" or \"seeds\", and one only",
+                    "seeds are a JSON lines file of inputs",
+                ));
+            }
         };
         Ok(TransferPlan {
             source: self.source.clone(),
@@ -164,7 +175,11 @@ impl TransferRequest {
             token_weights: self.token_weights,
             kl_budget: self.kl_budget,
             temperature: self.temperature,
-            repeats: Repeats { near: self.near, numbers: self.ignore_numbers, seed_run: self.seed_run },
+            repeats: Repeats {
+                near: self.near,
+                numbers: self.ignore_numbers,
+                seed_run: self.seed_run,
+            },
             eval: self.eval.clone(),
             oracle: self.oracle.clone(),
             flip_budget: self.flip_budget,
@@ -177,7 +192,11 @@ impl TransferRequest {
                 context: self.ctx_size,
                 repack: false,
             },
-            limits: Limits { input_tokens_max: self.input_tokens, completion_tokens_max: self.answer_tokens, ..Limits::default() },
+            limits: Limits {
+                input_tokens_max: self.input_tokens,
+                completion_tokens_max: self.answer_tokens,
+                ..Limits::default()
+            },
             seed: self.seed,
             resume: self.resume,
         })
@@ -208,8 +227,16 @@ impl TransferRequest {
 
     /// The bounds of the command line's flags.
     fn check(&self) -> Result<(), JobsError> {
-        let paths = [("source", &self.source), ("source_lora", &self.source_lora), ("target", &self.target), ("out", &self.out)];
-        if let Some((name, _)) = paths.iter().find(|(_, path)| path.as_path() == Path::new("")) {
+        let paths = [
+            ("source", &self.source),
+            ("source_lora", &self.source_lora),
+            ("target", &self.target),
+            ("out", &self.out),
+        ];
+        if let Some((name, _)) = paths
+            .iter()
+            .find(|(_, path)| path.as_path() == Path::new(""))
+        {
             return Err(JobsError::request(
                 format!("\"{name}\" is missing"),
                 "source, source_lora, target and out are files that must be named",
@@ -227,8 +254,14 @@ impl TransferRequest {
             ("threads", self.threads, 0, 1024),
             ("ctx_size", self.ctx_size, 0, 1_048_576),
         ];
-        if let Some((name, n, least, most)) = whole.iter().find(|(_, n, least, most)| n < least || n > most) {
-            return Err(JobsError::request(format!("\"{name}\" is {n}"), format!("it must be from {least} to {most}")));
+        if let Some((name, n, least, most)) = whole
+            .iter()
+            .find(|(_, n, least, most)| n < least || n > most)
+        {
+            return Err(JobsError::request(
+                format!("\"{name}\" is {n}"),
+                format!("it must be from {least} to {most}"),
+            ));
         }
         let above_zero = f32::MIN_POSITIVE;
         let real = [
@@ -244,10 +277,20 @@ impl TransferRequest {
             ("clip", self.clip, 0.0, f32::MAX),
         ];
         // Written so that what is no number is out of bounds.
-        match real.iter().find(|(_, x, least, most)| !(x >= least && x <= most)) {
+        match real
+            .iter()
+            .find(|(_, x, least, most)| !(x >= least && x <= most))
+        {
             Some((name, x, least, most)) => {
-                let least = if *least == above_zero { "above 0".to_owned() } else { format!("{least} or more") };
-                Err(JobsError::request(format!("\"{name}\" is {x}"), format!("it must be {least}, and at most {most}")))
+                let least = if *least == above_zero {
+                    "above 0".to_owned()
+                } else {
+                    format!("{least} or more")
+                };
+                Err(JobsError::request(
+                    format!("\"{name}\" is {x}"),
+                    format!("it must be {least}, and at most {most}"),
+                ))
             }
             None => Ok(()),
         }
@@ -258,18 +301,34 @@ impl TransferRequest {
 mod tests {
     use super::*;
 
-    const LEAST: &str = r#"{"source": "a", "source_lora": "b", "target": "c", "seeds": "s", "out": "o"}"#;
+    const LEAST: &str =
+        r#"{"source": "a", "source_lora": "b", "target": "c", "seeds": "s", "out": "o"}"#;
 
     fn with(more: &str) -> Result<TransferPlan, JobsError> {
-        TransferRequest::parse(&LEAST.replace('}', &format!(", {more}}}"))).and_then(|request| request.plan())
+        TransferRequest::parse(&LEAST.replace('}', &format!(", {more}}}")))
+            .and_then(|request| request.plan())
     }
 
     #[test]
     fn what_is_left_out_has_the_commands_default() {
         let plan = TransferRequest::parse(LEAST).unwrap().plan().unwrap();
-        assert_eq!((plan.samples, plan.recipe.epochs, plan.recipe.rank, plan.seed), (250, 4.0, 16, 1));
+        assert_eq!(
+            (
+                plan.samples,
+                plan.recipe.epochs,
+                plan.recipe.rank,
+                plan.seed
+            ),
+            (250, 4.0, 16, 1)
+        );
         assert_eq!(plan.inputs, Inputs::Seeds("s".into()));
-        assert_eq!(with(r#""rank": 8, "filter": "contrast", "schedule": "linear""#).unwrap().recipe.rank, 8);
+        assert_eq!(
+            with(r#""rank": 8, "filter": "contrast", "schedule": "linear""#)
+                .unwrap()
+                .recipe
+                .rank,
+            8
+        );
     }
 
     #[test]
@@ -292,10 +351,25 @@ mod tests {
         ];
         for (more, named) in cases {
             let error = with(more).unwrap_err();
-            assert!(error.to_string().contains(named) && !error.hint().is_empty(), "{more}: {error}");
+            assert!(
+                error.to_string().contains(named) && !error.hint().is_empty(),
+                "{more}: {error}"
+            );
         }
-        for bad in ["", "[]", "{", "3", r#"{"source": 1}"#, r#"{"source": "a", "source_lora": "b", "target": "c", "out": "o"}"#] {
-            assert!(TransferRequest::parse(bad).and_then(|request| request.plan()).is_err(), "{bad}");
+        for bad in [
+            "",
+            "[]",
+            "{",
+            "3",
+            r#"{"source": 1}"#,
+            r#"{"source": "a", "source_lora": "b", "target": "c", "out": "o"}"#,
+        ] {
+            assert!(
+                TransferRequest::parse(bad)
+                    .and_then(|request| request.plan())
+                    .is_err(),
+                "{bad}"
+            );
         }
     }
 }

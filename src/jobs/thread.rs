@@ -9,14 +9,21 @@ use crate::pipeline::{self, Context, Event, Events, TransferPlan};
 use crate::record::{Cancel, Clock};
 
 pub(super) fn run(task: &Task<'_>) -> End {
-    run_plan(&task.plan, &task.stop.flag, task.clock, Some(task.config.nice), |receiver| {
-        for event in receiver {
-            task.tell(event);
-        }
-    })
+    run_plan(
+        &task.plan,
+        &task.stop.flag,
+        task.clock,
+        Some(task.config.nice),
+        |receiver| {
+            for event in receiver {
+                task.tell(event);
+            }
+        },
+    )
 }
 
-/// Do a transfer on a thread of its own, which gives way to others if `nice` says how much, while `listen` hears its events on this one; they end with the work.
+/// Do a transfer on a thread of its own, which gives way to others if `nice` says how much, while
+/// `listen` hears its events on this one; they end with the work.
 pub(super) fn run_plan(
     plan: &TransferPlan,
     cancel: &Cancel,
@@ -25,7 +32,11 @@ pub(super) fn run_plan(
     listen: impl FnOnce(&crossbeam_channel::Receiver<Event>),
 ) -> End {
     let (events, receiver) = Events::channel(plan.limits.events_queued_max);
-    let context = Context { cancel: cancel.clone(), events, clock };
+    let context = Context {
+        cancel: cancel.clone(),
+        events,
+        clock,
+    };
     let work = move || {
         if let Some(nice) = nice {
             give_way(nice);
@@ -45,23 +56,33 @@ pub(super) fn run_plan(
         }
     };
     std::thread::scope(|scope| {
-        let worker = match std::thread::Builder::new().name("translora-job".into()).spawn_scoped(scope, work) {
+        let worker = match std::thread::Builder::new()
+            .name("translora-job".into())
+            .spawn_scoped(scope, work)
+        {
             Ok(worker) => worker,
             Err(error) => {
-                return End::Failed(Problem::new(Cause::Machine, format!("no thread for the job: {error}"), "allow jobs more memory"));
+                return End::Failed(Problem::new(
+                    Cause::Machine,
+                    format!("no thread for the job: {error}"),
+                    "allow jobs more memory",
+                ));
             }
         };
         listen(&receiver);
         worker.join().unwrap_or_else(|payload| {
-            let said = payload.downcast_ref::<&str>().map(|text| (*text).to_owned()).or_else(|| payload.downcast_ref::<String>().cloned());
+            let said = payload
+                .downcast_ref::<&str>()
+                .map(|text| (*text).to_owned())
+                .or_else(|| payload.downcast_ref::<String>().cloned());
             std::mem::forget(payload);
             End::Failed(bug(&said.unwrap_or_else(|| "no message".into())))
         })
     })
 }
 
-/// On Linux a niceness is a thread's, and what it starts has the same. Elsewhere it would be the whole host's. To give way is always allowed;
-/// where it is not, the job still runs.
+/// On Linux a niceness is a thread's, and what it starts has the same. Elsewhere it would be the
+/// whole host's. To give way is always allowed; where it is not, the job still runs.
 fn give_way(nice: u8) {
     if cfg!(target_os = "linux") {
         _ = rustix::process::nice(i32::from(nice));
@@ -72,5 +93,9 @@ fn give_way(nice: u8) {
 }
 
 fn bug(said: &str) -> Problem {
-    Problem::new(Cause::Bug, format!("the job panicked: {said}"), "this is a bug: please report it with the request")
+    Problem::new(
+        Cause::Bug,
+        format!("the job panicked: {said}"),
+        "this is a bug: please report it with the request",
+    )
 }

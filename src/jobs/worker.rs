@@ -33,8 +33,15 @@ impl Clock for Meter {
 
     fn peak_bytes(&self) -> Option<u64> {
         let status = std::fs::read_to_string("/proc/self/status").ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))?;
+        line.trim()
+            .strip_suffix("kB")?
+            .trim()
+            .parse::<u64>()
+            .ok()
+            .map(|kib| kib * 1024)
     }
 }
 
@@ -43,8 +50,8 @@ impl Clock for Meter {
 #[error("nobody listens to this worker: {0}")]
 pub struct Lost(#[from] io::Error);
 
-/// Work for the host at the other end of this process's standard input and output. What else writes to standard output, such as a
-/// library in C, is led to standard error.
+/// Work for the host at the other end of this process's standard input and output. What else writes
+/// to standard output, such as a library in C, is led to standard error.
 ///
 /// fails: nobody reads
 pub fn work() -> Result<(), Lost> {
@@ -53,15 +60,22 @@ pub fn work() -> Result<(), Lost> {
     work_on(io::BufReader::new(io::stdin()), output)
 }
 
-/// Read one order from `input`, carry it out, and say on `output` what happens. The end of `input` asks it to stop; two seconds
-/// later it ends itself.
+/// Read one order from `input`, carry it out, and say on `output` what happens. The end of `input`
+/// asks it to stop; two seconds later it ends itself.
 ///
 /// fails: nobody reads `output`
 fn work_on<I>(mut input: I, mut output: impl Write) -> Result<(), Lost>
 where
     I: BufRead + Send + 'static,
 {
-    say(&mut output, &Line::Hello { protocol: PROTOCOL, version: VERSION.into(), engine: ENGINE.into() })?;
+    say(
+        &mut output,
+        &Line::Hello {
+            protocol: PROTOCOL,
+            version: VERSION.into(),
+            engine: ENGINE.into(),
+        },
+    )?;
     let order = match read_order(&mut input) {
         Ok(order) => order,
         Err(problem) => return say(&mut output, &Line::Failed { problem }),
@@ -72,7 +86,11 @@ where
     std::thread::spawn(move || end_with(input, &stopped));
     if let Err(error) = lower(&order) {
         let hint = "allow jobs more memory, or leave the limit out";
-        let problem = Problem::new(Cause::Machine, format!("the worker cannot limit itself: {error}"), hint);
+        let problem = Problem::new(
+            Cause::Machine,
+            format!("the worker cannot limit itself: {error}"),
+            hint,
+        );
         return say(&mut output, &Line::Failed { problem });
     }
     let mut heard = Ok(());
@@ -95,12 +113,27 @@ where
 }
 
 fn read_order(input: &mut impl BufRead) -> Result<Order, Problem> {
-    let refused =
-        |why: String| Problem::new(Cause::Bug, format!("the worker cannot read its order: {why}"), "a host of the same build gives them");
+    let refused = |why: String| {
+        Problem::new(
+            Cause::Bug,
+            format!("the worker cannot read its order: {why}"),
+            "a host of the same build gives them",
+        )
+    };
     let mut line = String::new();
-    input.take(LINE_BYTES_MAX).read_line(&mut line).map_err(|error| refused(error.to_string()))?;
+    input
+        .take(LINE_BYTES_MAX)
+        .read_line(&mut line)
+        .map_err(|error| refused(error.to_string()))?;
     let order: Order = serde_json::from_str(&line).map_err(|error| refused(error.to_string()))?;
-    if order.protocol == PROTOCOL { Ok(order) } else { Err(refused(format!("it is in version {}, and not {PROTOCOL}", order.protocol))) }
+    if order.protocol == PROTOCOL {
+        Ok(order)
+    } else {
+        Err(refused(format!(
+            "it is in version {}, and not {PROTOCOL}",
+            order.protocol
+        )))
+    }
 }
 
 /// Give way to everything else on this machine, and die with the host.
@@ -115,7 +148,13 @@ fn lower(order: &Order) -> Result<(), rustix::io::Errno> {
         _ = std::fs::write("/proc/self/oom_score_adj", "1000");
         if let Some(bytes) = order.memory {
             // Data: what is allocated, without the model's file, which is mapped.
-            setrlimit(Resource::Data, Rlimit { current: Some(bytes), maximum: Some(bytes) })?;
+            setrlimit(
+                Resource::Data,
+                Rlimit {
+                    current: Some(bytes),
+                    maximum: Some(bytes),
+                },
+            )?;
         }
     }
     Ok(())

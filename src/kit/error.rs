@@ -13,7 +13,11 @@ pub enum KitError {
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: io::Error },
     #[error("{path}:{line}: {what}")]
-    Line { path: PathBuf, line: usize, what: LineFault },
+    Line {
+        path: PathBuf,
+        line: usize,
+        what: LineFault,
+    },
     #[error("{path}: it has no rows")]
     NoRows { path: PathBuf },
     #[error("{path}: more than {rows_max} rows")]
@@ -21,17 +25,33 @@ pub enum KitError {
     #[error("{path}: all {rows} seeds are the same text")]
     SameSeeds { path: PathBuf, rows: usize },
     #[error("{path}: {distinct} distinct inputs, {needed} are needed")]
-    TooFewRows { path: PathBuf, distinct: usize, needed: usize },
+    TooFewRows {
+        path: PathBuf,
+        distinct: usize,
+        needed: usize,
+    },
     #[error("{path}: {bytes} bytes, at most {bytes_max} are read")]
-    TooLarge { path: PathBuf, bytes: u64, bytes_max: u64 },
+    TooLarge {
+        path: PathBuf,
+        bytes: u64,
+        bytes_max: u64,
+    },
     #[error("{path}: its header is larger than {bytes_max} bytes")]
     LargeHeader { path: PathBuf, bytes_max: u64 },
     #[error("{path}: {source}")]
     Gguf { path: PathBuf, source: GgufError },
     #[error("{path}: not a kit: {reason}")]
     NotAKit { path: PathBuf, reason: String },
-    #[error("{path}: this kit was made for another {what}: sha256 {expected}, but {given} has {got}")]
-    Foreign { path: PathBuf, what: &'static str, expected: ContentHash, given: PathBuf, got: ContentHash },
+    #[error(
+        "{path}: this kit was made for another {what}: sha256 {expected}, but {given} has {got}"
+    )]
+    Foreign {
+        path: PathBuf,
+        what: &'static str,
+        expected: ContentHash,
+        given: PathBuf,
+        got: ContentHash,
+    },
     #[error("{path}: this kit has no discriminator")]
     NoDiscriminator { path: PathBuf },
     #[error("a kit could not be packed: {0}")]
@@ -57,7 +77,10 @@ pub enum LineFault {
     #[error("no \"completion\"")]
     NoCompletion,
     #[error("{key:?} is {found}, expected a string")]
-    NotAString { key: &'static str, found: &'static str },
+    NotAString {
+        key: &'static str,
+        found: &'static str,
+    },
     #[error("{key:?} is blank")]
     Blank { key: &'static str },
     #[error("unknown key {key:?}")]
@@ -83,13 +106,23 @@ impl KitError {
             Self::Io { .. } => "check the path and its permissions",
             Self::NoRows { .. } => "give at least one line {\"prompt\": \"…\"}",
             Self::TooManyRows { .. } => "split the file",
-            Self::SameSeeds { .. } => "give inputs that differ; three to ten from real use are best",
+            Self::SameSeeds { .. } => {
+                "give inputs that differ; three to ten from real use are best"
+            }
             Self::TooFewRows { .. } => "give more rows, or ask for fewer seeds",
-            Self::TooLarge { .. } | Self::LargeHeader { .. } => "this is not the kind of file that was expected here",
+            Self::TooLarge { .. } | Self::LargeHeader { .. } => {
+                "this is not the kind of file that was expected here"
+            }
             Self::Gguf { .. } => "the file is damaged or not a GGUF: fetch or make it again",
-            Self::NotAKit { .. } => "make one with `translora kit`, or pass plain inputs with --seeds",
-            Self::Foreign { .. } => "use the base and adapter that the kit was made with, or pass plain inputs with --seeds",
-            Self::NoDiscriminator { .. } => "use --filter contrast, or make the kit again with its discriminator",
+            Self::NotAKit { .. } => {
+                "make one with `translora kit`, or pass plain inputs with --seeds"
+            }
+            Self::Foreign { .. } => {
+                "use the base and adapter that the kit was made with, or pass plain inputs with --seeds"
+            }
+            Self::NoDiscriminator { .. } => {
+                "use --filter contrast, or make the kit again with its discriminator"
+            }
             _ => return None,
         };
         Some(text.to_owned())
@@ -102,7 +135,9 @@ impl LineFault {
             Self::Empty => "remove the line",
             Self::TooLong { .. } => "shorten it; one line is one prompt and its answer",
             Self::NotUtf8 { .. } => "save the file as UTF-8",
-            Self::NotJson(_) | Self::NotAnObject { .. } => "each line is one JSON object: {\"prompt\": \"…\", \"completion\": \"…\"}",
+            Self::NotJson(_) | Self::NotAnObject { .. } => {
+                "each line is one JSON object: {\"prompt\": \"…\", \"completion\": \"…\"}"
+            }
             Self::NoPrompt | Self::UnknownKey { .. } | Self::NotAString { .. } => {
                 "a row has the keys \"prompt\" and \"completion\", both strings"
             }

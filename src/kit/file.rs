@@ -42,16 +42,26 @@ impl Manifest {
     /// Prompts reach the model as one user turn under its own chat template.
     pub const CHAT: &'static str = "chat";
 
-    /// What a kit with this manifest and `seeds` gives away of the data to whoever has it, a sentence each.
+    /// What a kit with this manifest and `seeds` gives away of the data to whoever has it, a
+    /// sentence each.
     pub fn privacy(&self, seeds: usize) -> Vec<String> {
-        let rows = self.inputs.as_ref().map_or(String::new(), |inputs| format!(" of {}", inputs.rows));
-        let mut told = vec![format!("{seeds} inputs{rows} of the data lie in it in full, as seeds; its answers do not")];
+        let rows = self
+            .inputs
+            .as_ref()
+            .map_or(String::new(), |inputs| format!(" of {}", inputs.rows));
+        let mut told = vec![format!(
+            "{seeds} inputs{rows} of the data lie in it in full, as seeds; its answers do not"
+        )];
         if let Some(inputs) = &self.inputs {
             let [least, _, most] = inputs.chars;
             told.push(format!("it tells how many inputs there are, how long ({least} to {most} characters), and how many hold digits"));
         }
         if let Some(card) = &self.discriminator {
-            let known = card.membership_auc.map_or("was not measured".into(), |auc| format!("{auc:.2}; 0.5 is nothing, 1 all"));
+            let known = card
+                .membership_auc
+                .map_or("was not measured".into(), |auc| {
+                    format!("{auc:.2}; 0.5 is nothing, 1 all")
+                });
             told.push(format!("whoever guesses an input can ask its discriminator whether the data held it (AUC {known})"));
         }
         match &self.input_model {
@@ -74,7 +84,8 @@ pub struct DiscriminatorCard {
     pub held_out: usize,
     pub positives: usize,
     pub negatives: usize,
-    /// Chance that it holds a held-out real input for likelier real than a held-out made-up one. Kits of old do not say.
+    /// Chance that it holds a held-out real input for likelier real than a held-out made-up one.
+    /// Kits of old do not say.
     #[serde(default)]
     pub auc: Option<f64>,
     /// Log-odds above which an input passes. units: nats
@@ -86,8 +97,8 @@ pub struct DiscriminatorCard {
     /// Who made the made-up inputs it was trained against.
     #[serde(default)]
     pub made_up_by: Option<String>,
-    /// Chance that it holds an input it was trained on for likelier real than another of the data: what it says of who was in the
-    /// data. 0.5 is nothing.
+    /// Chance that it holds an input it was trained on for likelier real than another of the data:
+    /// what it says of who was in the data. 0.5 is nothing.
     #[serde(default)]
     pub membership_auc: Option<f64>,
 }
@@ -100,7 +111,8 @@ pub struct InputModelCard {
     pub question: String,
     /// Inputs it was trained on.
     pub rows: usize,
-    /// Inputs drawn to see what it gives away, and how many of them were inputs of the data, word for word.
+    /// Inputs drawn to see what it gives away, and how many of them were inputs of the data, word
+    /// for word.
     pub drawn: usize,
     pub verbatim: usize,
     /// How many more were so in all but a word or two.
@@ -123,8 +135,14 @@ impl Kit {
     /// bounds: `kit_bytes_max`
     pub fn open(path: &Path, limits: &Limits) -> Result<Self, KitError> {
         let bytes = read_bytes(path, limits.kit_bytes_max)?;
-        let gguf = Gguf::parse(&bytes).map_err(|source| KitError::Gguf { path: path.to_owned(), source })?;
-        parse(&gguf).map_err(|reason| KitError::NotAKit { path: path.to_owned(), reason })
+        let gguf = Gguf::parse(&bytes).map_err(|source| KitError::Gguf {
+            path: path.to_owned(),
+            source,
+        })?;
+        parse(&gguf).map_err(|reason| KitError::NotAKit {
+            path: path.to_owned(),
+            reason,
+        })
     }
 
     pub fn manifest(&self) -> &Manifest {
@@ -147,11 +165,25 @@ impl Kit {
     }
 
     /// Refuse a base or an adapter that the kit was not made with.
-    pub fn check_made_for(&self, path: &Path, base: (&Path, ContentHash), adapter: (&Path, ContentHash)) -> Result<(), KitError> {
-        let checks = [("base model", self.manifest.base, base), ("adapter", self.manifest.adapter, adapter)];
+    pub fn check_made_for(
+        &self,
+        path: &Path,
+        base: (&Path, ContentHash),
+        adapter: (&Path, ContentHash),
+    ) -> Result<(), KitError> {
+        let checks = [
+            ("base model", self.manifest.base, base),
+            ("adapter", self.manifest.adapter, adapter),
+        ];
         for (what, expected, (given, got)) in checks {
             if expected != got {
-                return Err(KitError::Foreign { path: path.to_owned(), what, expected, given: given.to_owned(), got });
+                return Err(KitError::Foreign {
+                    path: path.to_owned(),
+                    what,
+                    expected,
+                    given: given.to_owned(),
+                    got,
+                });
             }
         }
         Ok(())
@@ -159,11 +191,25 @@ impl Kit {
 }
 
 /// Pack a kit into the bytes of one file.
-pub fn pack(manifest: &Manifest, seeds: &[Seed], discriminator: Option<&[u8]>, input_model: Option<&[u8]>) -> Result<Vec<u8>, KitError> {
+pub fn pack(
+    manifest: &Manifest,
+    seeds: &[Seed],
+    discriminator: Option<&[u8]>,
+    input_model: Option<&[u8]>,
+) -> Result<Vec<u8>, KitError> {
     let mut writer = Writer::new();
     writer.set("general.type", KIT_TYPE);
-    writer.set(MANIFEST, serde_json::to_string(manifest).unwrap_or_default());
-    writer.set(SEEDS, seeds.iter().map(|seed| seed.text().to_owned()).collect::<Vec<_>>());
+    writer.set(
+        MANIFEST,
+        serde_json::to_string(manifest).unwrap_or_default(),
+    );
+    writer.set(
+        SEEDS,
+        seeds
+            .iter()
+            .map(|seed| seed.text().to_owned())
+            .collect::<Vec<_>>(),
+    );
     for (name, bytes) in [(DISCRIMINATOR, discriminator), (INPUT_MODEL, input_model)] {
         if let Some(bytes) = bytes {
             writer.tensor(name, TensorKind::I8, &[bytes.len() as u64], bytes);
@@ -181,12 +227,23 @@ fn parse(gguf: &Gguf<'_>) -> Result<Kit, String> {
     if !is_kit(gguf) {
         return Err(format!("its general.type is not {KIT_TYPE:?}"));
     }
-    let text = gguf.get(MANIFEST).and_then(Value::as_str).ok_or("it has no manifest")?;
-    let manifest: Manifest = serde_json::from_str(text).map_err(|error| format!("manifest: {error}"))?;
+    let text = gguf
+        .get(MANIFEST)
+        .and_then(Value::as_str)
+        .ok_or("it has no manifest")?;
+    let manifest: Manifest =
+        serde_json::from_str(text).map_err(|error| format!("manifest: {error}"))?;
     if manifest.version != Manifest::VERSION {
-        return Err(format!("its version is {}, this program reads {}", manifest.version, Manifest::VERSION));
+        return Err(format!(
+            "its version is {}, this program reads {}",
+            manifest.version,
+            Manifest::VERSION
+        ));
     }
-    let seeds = gguf.get(SEEDS).and_then(Value::as_strings).unwrap_or_default();
+    let seeds = gguf
+        .get(SEEDS)
+        .and_then(Value::as_strings)
+        .unwrap_or_default();
     if seeds.is_empty() {
         return Err("it has no seeds".into());
     }
@@ -194,12 +251,26 @@ fn parse(gguf: &Gguf<'_>) -> Result<Kit, String> {
         let bytes = gguf.tensor(name).map(|tensor| gguf.data(tensor).to_vec());
         match bytes.as_deref().map(ContentHash::of) == named {
             true => Ok(bytes),
-            false => Err(format!("its {} is not the one its manifest names", name.replace('_', " "))),
+            false => Err(format!(
+                "its {} is not the one its manifest names",
+                name.replace('_', " ")
+            )),
         }
     };
-    let discriminator = part(DISCRIMINATOR, manifest.discriminator.as_ref().map(|card| card.sha256))?;
-    let input_model = part(INPUT_MODEL, manifest.input_model.as_ref().map(|card| card.sha256))?;
-    Ok(Kit { manifest, seeds: seeds.iter().map(|text| Seed::new(text)).collect(), discriminator, input_model })
+    let discriminator = part(
+        DISCRIMINATOR,
+        manifest.discriminator.as_ref().map(|card| card.sha256),
+    )?;
+    let input_model = part(
+        INPUT_MODEL,
+        manifest.input_model.as_ref().map(|card| card.sha256),
+    )?;
+    Ok(Kit {
+        manifest,
+        seeds: seeds.iter().map(|text| Seed::new(text)).collect(),
+        discriminator,
+        input_model,
+    })
 }
 
 #[cfg(test)]
@@ -259,17 +330,41 @@ mod tests {
             all["discriminator"].as_object_mut().unwrap().remove(key);
         }
         let read: Manifest = serde_json::from_value(old).unwrap();
-        assert_eq!(read.discriminator.as_ref().map(|card| (card.auc, card.threshold)), Some((None, 0.0)));
-        assert!(read.privacy(5).iter().any(|told| told.contains("not measured")));
-        assert!(manifest(Some(lora)).privacy(5).iter().any(|told| told.contains("AUC 0.55")));
+        assert_eq!(
+            read.discriminator
+                .as_ref()
+                .map(|card| (card.auc, card.threshold)),
+            Some((None, 0.0))
+        );
+        assert!(
+            read.privacy(5)
+                .iter()
+                .any(|told| told.contains("not measured"))
+        );
+        assert!(
+            manifest(Some(lora))
+                .privacy(5)
+                .iter()
+                .any(|told| told.contains("AUC 0.55"))
+        );
     }
 
     #[test]
     fn an_input_model_comes_back_with_its_question() {
-        let card =
-            InputModelCard { sha256: ContentHash::of(b"lora"), question: "An input?".into(), rows: 9, drawn: 5, verbatim: 1, near: 2 };
-        let manifest = Manifest { input_model: Some(card), ..manifest(None) };
-        let kit = parsed(&pack(&manifest, &[Seed::new("one")], None, Some(b"lora")).unwrap()).unwrap();
+        let card = InputModelCard {
+            sha256: ContentHash::of(b"lora"),
+            question: "An input?".into(),
+            rows: 9,
+            drawn: 5,
+            verbatim: 1,
+            near: 2,
+        };
+        let manifest = Manifest {
+            input_model: Some(card),
+            ..manifest(None)
+        };
+        let kit =
+            parsed(&pack(&manifest, &[Seed::new("one")], None, Some(b"lora")).unwrap()).unwrap();
         assert_eq!(kit.input_model(), Some((&b"lora"[..], "An input?")));
         assert!(parsed(&pack(&manifest, &[Seed::new("one")], None, None).unwrap()).is_err());
     }
@@ -277,13 +372,35 @@ mod tests {
     #[test]
     fn another_base_or_adapter_is_refused() {
         let kit = parsed(&pack(&manifest(None), &[Seed::new("one")], None, None).unwrap()).unwrap();
-        let (path, base, lora) = (Path::new("k.kit"), Path::new("old.gguf"), Path::new("l.gguf"));
-        let (right, other) = (|text: &[u8]| ContentHash::of(text), ContentHash::of(b"other"));
-        assert!(kit.check_made_for(path, (base, right(b"base")), (lora, right(b"adapter"))).is_ok());
-        let error = kit.check_made_for(path, (base, other), (lora, right(b"adapter"))).unwrap_err();
-        assert!(error.to_string().starts_with("k.kit: this kit was made for another base model"), "{error}");
-        let error = kit.check_made_for(path, (base, right(b"base")), (lora, other)).unwrap_err();
-        assert!(error.to_string().contains("another adapter") && error.hint().is_some(), "{error}");
+        let (path, base, lora) = (
+            Path::new("k.kit"),
+            Path::new("old.gguf"),
+            Path::new("l.gguf"),
+        );
+        let (right, other) = (
+            |text: &[u8]| ContentHash::of(text),
+            ContentHash::of(b"other"),
+        );
+        assert!(
+            kit.check_made_for(path, (base, right(b"base")), (lora, right(b"adapter")))
+                .is_ok()
+        );
+        let error = kit
+            .check_made_for(path, (base, other), (lora, right(b"adapter")))
+            .unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with("k.kit: this kit was made for another base model"),
+            "{error}"
+        );
+        let error = kit
+            .check_made_for(path, (base, right(b"base")), (lora, other))
+            .unwrap_err();
+        assert!(
+            error.to_string().contains("another adapter") && error.hint().is_some(),
+            "{error}"
+        );
     }
 
     #[test]

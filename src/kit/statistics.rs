@@ -2,7 +2,8 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-/// A generated input may be this much longer than the longest of the data, and shorter than the shortest.
+/// A generated input may be this much longer than the longest of the data, and shorter than the
+/// shortest.
 const SLACK: f64 = 1.25;
 
 /// What the inputs of a data set look like, counted.
@@ -18,8 +19,8 @@ pub struct InputStatistics {
     pub with_digits: f64,
     pub with_lines: f64,
     pub with_end_mark: f64,
-    /// Words that stand at one place, counted from the start, in each input (`fixed`), and other places up to the median length
-    /// (`slots`).
+    /// Words that stand at one place, counted from the start, in each input (`fixed`), and other
+    /// places up to the median length (`slots`).
     pub fixed: usize,
     pub slots: usize,
 }
@@ -32,9 +33,16 @@ impl InputStatistics {
             all.sort_unstable();
             Some([*all.first()?, all[all.len() / 2], *all.last()?])
         };
-        let share = |is: &dyn Fn(&String) -> bool| inputs.iter().filter(|input| is(input)).count() as f64 / inputs.len() as f64;
+        let share = |is: &dyn Fn(&String) -> bool| {
+            inputs.iter().filter(|input| is(input)).count() as f64 / inputs.len() as f64
+        };
         let words = spread(&|input| input.split_whitespace().count())?;
-        let at = |place: usize| inputs.iter().map(|input| input.split_whitespace().nth(place)).collect::<BTreeSet<_>>();
+        let at = |place: usize| {
+            inputs
+                .iter()
+                .map(|input| input.split_whitespace().nth(place))
+                .collect::<BTreeSet<_>>()
+        };
         let fixed = (0..words[1]).filter(|&place| at(place).len() == 1).count();
         Some(Self {
             rows: inputs.len(),
@@ -50,7 +58,10 @@ impl InputStatistics {
 
     /// Bounds of length for what is made up, with some room. units: characters
     pub fn chars_bounds(&self) -> [usize; 2] {
-        [(self.chars[0] as f64 / SLACK).floor() as usize, (self.chars[2] as f64 * SLACK).ceil() as usize]
+        [
+            (self.chars[0] as f64 / SLACK).floor() as usize,
+            (self.chars[2] as f64 * SLACK).ceil() as usize,
+        ]
     }
 }
 
@@ -62,9 +73,18 @@ mod tests {
     fn inputs_are_counted() {
         let inputs = ["at 7 go.", "at noon stay", "at 12 walk on home"].map(str::to_owned);
         let counted = InputStatistics::of(&inputs).unwrap();
-        assert_eq!((counted.rows, counted.chars, counted.words), (3, [8, 12, 18], [3, 3, 5]));
-        assert_eq!((counted.fixed, counted.slots, counted.with_lines), (1, 2, 0.0));
-        assert!((counted.with_digits - 2.0 / 3.0).abs() < 1e-12 && (counted.with_end_mark - 1.0 / 3.0).abs() < 1e-12);
+        assert_eq!(
+            (counted.rows, counted.chars, counted.words),
+            (3, [8, 12, 18], [3, 3, 5])
+        );
+        assert_eq!(
+            (counted.fixed, counted.slots, counted.with_lines),
+            (1, 2, 0.0)
+        );
+        assert!(
+            (counted.with_digits - 2.0 / 3.0).abs() < 1e-12
+                && (counted.with_end_mark - 1.0 / 3.0).abs() < 1e-12
+        );
         assert_eq!(counted.chars_bounds(), [6, 23]);
         assert_eq!(InputStatistics::of(&[]), None);
     }

@@ -1,4 +1,5 @@
-//! Labels that the teacher gives again and again: of several drawn answers the one that most agree on.
+//! Labels that the teacher gives again and again: of several drawn answers the one that most agree
+//! on.
 
 use std::collections::BTreeMap;
 
@@ -16,8 +17,9 @@ pub struct Draws {
     pub seed: u64,
 }
 
-/// Put the answer that most samples agree on in place of the greedy one, with their share as confidence; drop what they do not agree on.
-/// Of answers that are drawn equally often the greedy one is taken, else the first in the alphabet.
+/// Put the answer that most samples agree on in place of the greedy one, with their share as
+/// confidence; drop what they do not agree on. Of answers that are drawn equally often the greedy
+/// one is taken, else the first in the alphabet.
 pub fn consistent(
     teacher: &mut dyn Generate,
     with: With,
@@ -25,7 +27,11 @@ pub fn consistent(
     draws: &Draws,
     talk: &mut Talk<'_>,
 ) -> Result<(Vec<Labeled>, Rejections), LabelError> {
-    let (mut kept, mut rejections, total) = (Vec::with_capacity(labeled.len()), Rejections::new(), labeled.len());
+    let (mut kept, mut rejections, total) = (
+        Vec::with_capacity(labeled.len()),
+        Rejections::new(),
+        labeled.len(),
+    );
     for (i, greedy) in labeled.into_iter().enumerate() {
         talk.tick(i, total)?;
         let request = GenerateRequest {
@@ -37,19 +43,40 @@ pub fn consistent(
             stop: String::new(),
             seed: draws.seed.wrapping_add((i * draws.samples) as u64),
         };
-        let mut quiet = Talk { cancel: talk.cancel, progress: &mut |_, _| {} };
+        let mut quiet = Talk {
+            cancel: talk.cancel,
+            progress: &mut |_, _| {},
+        };
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-        for answer in teacher.generate(with, &request, &mut quiet)?.into_iter().filter(|answer| answer.finished) {
+        for answer in teacher
+            .generate(with, &request, &mut quiet)?
+            .into_iter()
+            .filter(|answer| answer.finished)
+        {
             *counts.entry(answer.text.trim().to_owned()).or_default() += 1;
         }
         let most = counts.values().copied().max().unwrap_or(0);
         let share = most as f64 / draws.samples.max(1) as f64;
-        let first = || counts.iter().find(|(_, count)| **count == most).map(|(text, _)| text.clone()).unwrap_or_default();
-        let answer = if counts.get(&greedy.completion) == Some(&most) { greedy.completion.clone() } else { first() };
+        let first = || {
+            counts
+                .iter()
+                .find(|(_, count)| **count == most)
+                .map(|(text, _)| text.clone())
+                .unwrap_or_default()
+        };
+        let answer = if counts.get(&greedy.completion) == Some(&most) {
+            greedy.completion.clone()
+        } else {
+            first()
+        };
         if most == 0 || answer.is_empty() || share < draws.agreed_min {
             *rejections.entry(Reason::Unsure).or_default() += 1;
         } else {
-            kept.push(Labeled { completion: answer, confidence: share, ..greedy });
+            kept.push(Labeled {
+                completion: answer,
+                confidence: share,
+                ..greedy
+            });
         }
     }
     Ok((kept, rejections))
@@ -65,16 +92,26 @@ mod tests {
     struct Reciter;
 
     impl Generate for Reciter {
-        fn generate(&mut self, _: With, request: &GenerateRequest, _: &mut Talk<'_>) -> Result<Vec<Continuation>, EngineError> {
+        fn generate(
+            &mut self,
+            _: With,
+            request: &GenerateRequest,
+            _: &mut Talk<'_>,
+        ) -> Result<Vec<Continuation>, EngineError> {
             let words: Vec<&str> = request.prefix.split(' ').collect();
-            let one = |i: usize| Continuation { text: words[i % words.len()].into(), tokens: 1, finished: words[i % words.len()] != "cut" };
+            let one = |i: usize| Continuation {
+                text: words[i % words.len()].into(),
+                tokens: 1,
+                finished: words[i % words.len()] != "cut",
+            };
             Ok((0..request.openings.len()).map(one).collect())
         }
     }
 
     #[test]
     fn the_answer_most_agree_on_is_kept_with_its_share() {
-        let labeled = |prompt: &str, completion: &str| Labeled::replay(prompt.into(), completion.into(), 1.0);
+        let labeled =
+            |prompt: &str, completion: &str| Labeled::replay(prompt.into(), completion.into(), 1.0);
         let given = vec![
             labeled("a a a b", "b"),
             labeled("a b", "b"),
@@ -82,11 +119,27 @@ mod tests {
             labeled("cut cut cut cut", "a"),
             labeled("b a", "x"),
         ];
-        let draws = Draws { samples: 4, temperature: 1.0, agreed_min: 0.5, tokens_max: 4, seed: 1 };
-        let mut talk = Talk { cancel: &Cancel::default(), progress: &mut |_, _| {} };
-        let (kept, rejections) = consistent(&mut Reciter, With::Base, given, &draws, &mut talk).unwrap();
-        let told: Vec<_> = kept.iter().map(|l| (l.prompt(), l.completion(), l.confidence())).collect();
-        assert_eq!(told, [("a a a b", "a", 0.75), ("a b", "b", 0.5), ("b a", "a", 0.5)]);
+        let draws = Draws {
+            samples: 4,
+            temperature: 1.0,
+            agreed_min: 0.5,
+            tokens_max: 4,
+            seed: 1,
+        };
+        let mut talk = Talk {
+            cancel: &Cancel::default(),
+            progress: &mut |_, _| {},
+        };
+        let (kept, rejections) =
+            consistent(&mut Reciter, With::Base, given, &draws, &mut talk).unwrap();
+        let told: Vec<_> = kept
+            .iter()
+            .map(|l| (l.prompt(), l.completion(), l.confidence()))
+            .collect();
+        assert_eq!(
+            told,
+            [("a a a b", "a", 0.75), ("a b", "b", 0.5), ("b a", "a", 0.5)]
+        );
         assert_eq!(rejections, Rejections::from([(Reason::Unsure, 2)]));
     }
 }

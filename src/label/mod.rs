@@ -1,11 +1,12 @@
-//! Ask the teacher: the source base with its adapter answers every kept input, greedily or by what most of several drawn answers agree
-//! on ([`consistent()`]).
+//! Ask the teacher: the source base with its adapter answers every kept input, greedily or by what
+//! most of several drawn answers agree on ([`consistent()`]).
 //!
-//! Where the filter had to ask already, its answer is used and the model is not asked again. An answer that is empty or does
-//! not end rejects the input with a reason. What the teacher thinks of each token becomes soft labels for the student's tokens
-//! ([`align()`], [`matched`], [`shifted`]).
+//! Where the filter had to ask already, its answer is used and the model is not asked again. An
+//! answer that is empty or does not end rejects the input with a reason. What the teacher thinks of
+//! each token becomes soft labels for the student's tokens ([`align()`], [`matched`], [`shifted`]).
 //!
-//! Refuses to know: how inputs were made or filtered. Called by the pipeline; `distill` imports [`Labeled`].
+//! Refuses to know: how inputs were made or filtered. Called by the pipeline; `distill` imports
+//! [`Labeled`].
 
 use std::collections::BTreeMap;
 
@@ -42,7 +43,10 @@ impl Labeled {
     }
 
     pub fn pair(&self) -> Pair {
-        Pair { prompt: self.prompt.clone(), completion: self.completion.clone() }
+        Pair {
+            prompt: self.prompt.clone(),
+            completion: self.completion.clone(),
+        }
     }
 
     /// Share of the drawn answers that are this one; 1 where the answer is the greedy one.
@@ -57,12 +61,20 @@ impl Labeled {
 
     /// The same with soft labels for the student's tokens.
     pub fn taught(self, labels: SoftLabels) -> Self {
-        Self { labels: Some(labels), ..self }
+        Self {
+            labels: Some(labels),
+            ..self
+        }
     }
 
     /// Read back what the journal kept; only the pipeline calls it.
     pub(crate) fn replay(prompt: String, completion: String, confidence: f64) -> Self {
-        Self { prompt, completion, confidence, labels: None }
+        Self {
+            prompt,
+            completion,
+            confidence,
+            labels: None,
+        }
     }
 }
 
@@ -106,7 +118,8 @@ impl LabelError {
     }
 
     pub fn hint(&self) -> Option<String> {
-        matches!(self, Self::Engine(EngineError::Context { .. })).then(|| "give a larger context with -c".into())
+        matches!(self, Self::Engine(EngineError::Context { .. }))
+            .then(|| "give a larger context with -c".into())
     }
 }
 
@@ -118,8 +131,16 @@ pub fn label(
     tokens_max: usize,
     talk: &mut Talk<'_>,
 ) -> Result<(Vec<Labeled>, Rejections), LabelError> {
-    let prompts: Vec<String> = kept.iter().filter(|kept| kept.answer().is_none()).map(|kept| kept.prompt().to_owned()).collect();
-    let asked = if prompts.is_empty() { Vec::new() } else { teacher.answer(with, &prompts, tokens_max, talk)? };
+    let prompts: Vec<String> = kept
+        .iter()
+        .filter(|kept| kept.answer().is_none())
+        .map(|kept| kept.prompt().to_owned())
+        .collect();
+    let asked = if prompts.is_empty() {
+        Vec::new()
+    } else {
+        teacher.answer(with, &prompts, tokens_max, talk)?
+    };
     Ok(join(kept, asked))
 }
 
@@ -137,21 +158,31 @@ pub fn label_texts(
     talk: &mut Talk<'_>,
 ) -> Result<Vec<Labeled>, LabelError> {
     let answers = teacher.answer(with, texts, tokens_max, talk)?;
-    Ok(texts.iter().zip(answers).filter_map(|(text, answer)| labeled(text, &answer).ok()).collect())
+    Ok(texts
+        .iter()
+        .zip(answers)
+        .filter_map(|(text, answer)| labeled(text, &answer).ok())
+        .collect())
 }
 
 fn labeled(prompt: &str, answer: &Answer) -> Result<Labeled, Reason> {
     match answer.text.trim() {
         _ if !answer.finished => Err(Reason::Unfinished),
         "" => Err(Reason::Empty),
-        completion => Ok(Labeled::replay(prompt.to_owned(), completion.to_owned(), 1.0)),
+        completion => Ok(Labeled::replay(
+            prompt.to_owned(),
+            completion.to_owned(),
+            1.0,
+        )),
     }
 }
 
 fn join(kept: &[Kept], asked: Vec<Answer>) -> (Vec<Labeled>, Rejections) {
     let (mut all, mut rejections, mut asked) = (Vec::new(), Rejections::new(), asked.into_iter());
     for kept in kept {
-        let Some(answer) = kept.answer().cloned().or_else(|| asked.next()) else { continue };
+        let Some(answer) = kept.answer().cloned().or_else(|| asked.next()) else {
+            continue;
+        };
         match labeled(kept.prompt(), &answer) {
             Ok(labeled) => all.push(labeled),
             Err(reason) => *rejections.entry(reason).or_default() += 1,
@@ -166,17 +197,31 @@ mod tests {
     use crate::record::Cancel;
 
     fn answer(text: &str, finished: bool) -> Answer {
-        Answer { text: text.into(), tokens: 1, finished, log_probability: -1.0 }
+        Answer {
+            text: text.into(),
+            tokens: 1,
+            finished,
+            log_probability: -1.0,
+        }
     }
 
     /// Answers in upper case, and counts the questions.
     struct Loud(usize);
 
     impl Label for Loud {
-        fn answer(&mut self, _: With, prompts: &[String], _: usize, talk: &mut Talk<'_>) -> Result<Vec<Answer>, EngineError> {
+        fn answer(
+            &mut self,
+            _: With,
+            prompts: &[String],
+            _: usize,
+            talk: &mut Talk<'_>,
+        ) -> Result<Vec<Answer>, EngineError> {
             talk.tick(0, prompts.len())?;
             self.0 += prompts.len();
-            Ok(prompts.iter().map(|prompt| answer(&prompt.to_uppercase(), prompt != "endless")).collect())
+            Ok(prompts
+                .iter()
+                .map(|prompt| answer(&prompt.to_uppercase(), prompt != "endless"))
+                .collect())
         }
     }
 
@@ -190,11 +235,20 @@ mod tests {
             Kept::replay("d", None),
         ];
         let mut teacher = Loud(0);
-        let mut talk = Talk { cancel: &Cancel::default(), progress: &mut |_, _| {} };
+        let mut talk = Talk {
+            cancel: &Cancel::default(),
+            progress: &mut |_, _| {},
+        };
         let (labeled, rejections) = label(&mut teacher, With::Base, &kept, 8, &mut talk).unwrap();
-        let texts: Vec<_> = labeled.iter().map(|l| (l.prompt(), l.completion())).collect();
+        let texts: Vec<_> = labeled
+            .iter()
+            .map(|l| (l.prompt(), l.completion()))
+            .collect();
         assert_eq!(texts, [("a", "A"), ("b", "known"), ("d", "D")]);
-        assert_eq!(rejections, Rejections::from([(Reason::Empty, 1), (Reason::Unfinished, 1)]));
+        assert_eq!(
+            rejections,
+            Rejections::from([(Reason::Empty, 1), (Reason::Unfinished, 1)])
+        );
         assert_eq!(teacher.0, 3);
     }
 }

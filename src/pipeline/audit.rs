@@ -21,11 +21,12 @@ const ROWS_MAX: usize = 100;
 const TOKENS_MORE: usize = 8;
 /// Answers that are asked for again.
 const ANSWERS_MAX: usize = 16;
-/// Share of them that must be the judged ones. A few may turn where two tokens are as good as equally likely: batches differ, and
-/// so does the rounding.
+/// Share of them that must be the judged ones. A few may turn where two tokens are as good as
+/// equally likely: batches differ, and so does the rounding.
 const SAME_MIN: f64 = 0.75;
-/// The largest difference between llama.cpp's logits and the trainer's, as a share of the largest logit. The trainer
-/// multiplies floats or 16-bit integers, llama.cpp activations in 8 bits where the base is quantized.
+/// The largest difference between llama.cpp's logits and the trainer's, as a share of the largest
+/// logit. The trainer multiplies floats or 16-bit integers, llama.cpp activations in 8 bits where
+/// the base is quantized.
 const LOGITS_TOLERANCE: f64 = 0.1;
 /// Keys that name the file an adapter was trained on.
 const MADE_FOR: [&str; 2] = ["translora.target.sha256", "translora.model.sha256"];
@@ -33,7 +34,8 @@ const MADE_FOR: [&str; 2] = ["translora.target.sha256", "translora.model.sha256"
 /// What was found of the source adapter.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct InputAudit {
-    /// Its header names the hash of the file it was trained on, and that is `--source`; none where it does not say.
+    /// Its header names the hash of the file it was trained on, and that is `--source`; none where
+    /// it does not say.
     pub made_for_source: Option<bool>,
     /// Seeds that were asked, and those whose answer the adapter changes.
     pub seeds: usize,
@@ -47,20 +49,23 @@ pub struct InputAudit {
 /// What was found of the adapter as it lies on the disk, loaded by llama.cpp into a fresh context.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OutputAudit {
-    /// Held-out rows whose logits were compared with the trainer's, and the tokens of theirs that were.
+    /// Held-out rows whose logits were compared with the trainer's, and the tokens of theirs that
+    /// were.
     pub rows: usize,
     pub tokens: usize,
     /// The largest difference, as a share of the largest logit, and how large it may be.
     pub logits_error: f64,
     pub logits_tolerance: f64,
-    /// Rows on which the judged adapter was right and the bare target was not; how many of them it answers as it did then.
+    /// Rows on which the judged adapter was right and the bare target was not; how many of them it
+    /// answers as it did then.
     pub answers: usize,
     pub answers_same: usize,
 }
 
 /// Audit the source adapter on an open source model.
 ///
-/// fails: it changes nothing, changes no answer, ends no answer, or is right no more often than its base; the last three may be forced
+/// fails: it changes nothing, changes no answer, ends no answer, or is right no more often than its
+/// base; the last three may be forced
 pub(super) fn input(
     model: &mut dyn Model,
     teacher: AdapterId,
@@ -70,18 +75,36 @@ pub(super) fn input(
 ) -> Result<InputAudit, PipelineError> {
     let seeds = &given.seeds[..given.seeds.len().min(SEEDS_MAX)];
     changes_something(model, teacher, seeds, talk)?;
-    let mut audit = InputAudit { made_for_source: made_for(plan, given.hashes["source"])?, seeds: seeds.len(), ..InputAudit::default() };
+    let mut audit = InputAudit {
+        made_for_source: made_for(plan, given.hashes["source"])?,
+        seeds: seeds.len(),
+        ..InputAudit::default()
+    };
     let tokens_max = plan.limits.completion_tokens_max;
     let prompts: Vec<String> = seeds.iter().map(|seed| seed.text().to_owned()).collect();
     let adapted = model.answer(With::Adapter(teacher), &prompts, tokens_max, talk)?;
-    let longest = adapted.iter().map(|answer| answer.tokens).max().unwrap_or(0);
-    let bare = model.answer(With::Base, &prompts, tokens_max.min(longest + TOKENS_MORE), talk)?;
-    audit.answers_changed = adapted.iter().zip(&bare).filter(|(a, b)| (a.text.trim(), a.finished) != (b.text.trim(), b.finished)).count();
+    let longest = adapted
+        .iter()
+        .map(|answer| answer.tokens)
+        .max()
+        .unwrap_or(0);
+    let bare = model.answer(
+        With::Base,
+        &prompts,
+        tokens_max.min(longest + TOKENS_MORE),
+        talk,
+    )?;
+    audit.answers_changed = adapted
+        .iter()
+        .zip(&bare)
+        .filter(|(a, b)| (a.text.trim(), a.finished) != (b.text.trim(), b.finished))
+        .count();
     if let Some(rows) = &given.eval {
         let rows = &rows[..rows.len().min(ROWS_MAX)];
-        let [bare, adapted] =
-            [With::Base, With::Adapter(teacher)].map(|with| evaluate::arm(model, with, rows, tokens_max, &mut quiet(talk)));
-        (audit.rows, audit.source_right, audit.source_lora_right) = (rows.len(), bare?.right(), adapted?.right());
+        let [bare, adapted] = [With::Base, With::Adapter(teacher)]
+            .map(|with| evaluate::arm(model, with, rows, tokens_max, &mut quiet(talk)));
+        (audit.rows, audit.source_right, audit.source_lora_right) =
+            (rows.len(), bare?.right(), adapted?.right());
     }
     match weakness(&audit, &adapted) {
         Some(what) if !plan.allow_weak_source => Err(PipelineError::Plan {
@@ -95,13 +118,25 @@ pub(super) fn input(
 }
 
 fn quiet<'t>(talk: &'t mut Talk<'_>) -> Talk<'t> {
-    Talk { cancel: talk.cancel, progress: &mut *talk.progress }
+    Talk {
+        cancel: talk.cancel,
+        progress: &mut *talk.progress,
+    }
 }
 
 /// Why the adapter has nothing to teach, as far as can be seen.
 fn weakness(audit: &InputAudit, adapted: &[Answer]) -> Option<String> {
-    let InputAudit { seeds, rows, source_lora_right, source_right, .. } = audit;
-    if !adapted.iter().any(|answer| answer.finished && !answer.text.trim().is_empty()) {
+    let InputAudit {
+        seeds,
+        rows,
+        source_lora_right,
+        source_right,
+        ..
+    } = audit;
+    if !adapted
+        .iter()
+        .any(|answer| answer.finished && !answer.text.trim().is_empty())
+    {
         return Some(format!(
             "the source adapter ends none of its answers to {seeds} seeds, or says nothing: there is nothing to learn from it"
         ));
@@ -119,10 +154,20 @@ fn weakness(audit: &InputAudit, adapted: &[Answer]) -> Option<String> {
 }
 
 /// Refuse an adapter that is zero: its base gives every text the same probability without it.
-fn changes_something(model: &mut dyn Model, teacher: AdapterId, seeds: &[Seed], talk: &mut Talk<'_>) -> Result<(), PipelineError> {
-    let pair = |seed: &Seed| Pair { prompt: seed.text().to_owned(), completion: seed.text().to_owned() };
+fn changes_something(
+    model: &mut dyn Model,
+    teacher: AdapterId,
+    seeds: &[Seed],
+    talk: &mut Talk<'_>,
+) -> Result<(), PipelineError> {
+    let pair = |seed: &Seed| Pair {
+        prompt: seed.text().to_owned(),
+        completion: seed.text().to_owned(),
+    };
     let pairs: Vec<Pair> = seeds.iter().map(pair).collect();
-    if model.score(With::Base, &pairs, talk)? != model.score(With::Adapter(teacher), &pairs, talk)? {
+    if model.score(With::Base, &pairs, talk)?
+        != model.score(With::Adapter(teacher), &pairs, talk)?
+    {
         return Ok(());
     }
     Err(PipelineError::Plan {
@@ -134,7 +179,12 @@ fn changes_something(model: &mut dyn Model, teacher: AdapterId, seeds: &[Seed], 
 /// Whether the adapter says that it was trained on this very file.
 fn made_for(plan: &TransferPlan, source: ContentHash) -> Result<Option<bool>, PipelineError> {
     let (header, _) = kit::read_header(&plan.source_lora, &plan.limits)?;
-    let text = |key: &&str| header.get(key).and_then(|value| value.as_str()).and_then(|text| text.parse::<ContentHash>().ok());
+    let text = |key: &&str| {
+        header
+            .get(key)
+            .and_then(|value| value.as_str())
+            .and_then(|text| text.parse::<ContentHash>().ok())
+    };
     Ok(MADE_FOR.iter().find_map(text).map(|hash| hash == source))
 }
 
@@ -166,15 +216,28 @@ pub(super) fn output(
     }
     if audit.logits_error > LOGITS_TOLERANCE {
         let error = audit.logits_error;
-        return Err(refuse(format!("its logits differ from the trainer's by {error:.3} of the largest, and {LOGITS_TOLERANCE} may be")));
+        return Err(refuse(format!(
+            "its logits differ from the trainer's by {error:.3} of the largest, and {LOGITS_TOLERANCE} may be"
+        )));
     }
     let [bare, adapted] = arms.gate();
-    let won: Vec<usize> = (0..judged.len()).filter(|&row| adapted.correct[row] && !bare.correct[row]).take(ANSWERS_MAX).collect();
+    let won: Vec<usize> = (0..judged.len())
+        .filter(|&row| adapted.correct[row] && !bare.correct[row])
+        .take(ANSWERS_MAX)
+        .collect();
     let prompts: Vec<String> = won.iter().map(|&row| judged[row].prompt.clone()).collect();
-    let longest = won.iter().map(|&row| judged[row].completion.len()).max().unwrap_or(0);
+    let longest = won
+        .iter()
+        .map(|&row| judged[row].completion.len())
+        .max()
+        .unwrap_or(0);
     let answers = model.answer(with, &prompts, longest + TOKENS_MORE, talk)?;
     audit.answers = won.len();
-    audit.answers_same = answers.iter().zip(&won).filter(|(answer, row)| answer.text.trim() == judged[**row].completion.trim()).count();
+    audit.answers_same = answers
+        .iter()
+        .zip(&won)
+        .filter(|(answer, row)| answer.text.trim() == judged[**row].completion.trim())
+        .count();
     if (audit.answers_same as f64) < SAME_MIN * audit.answers as f64 {
         let (same, all) = (audit.answers_same, audit.answers);
         return Err(refuse(format!(
@@ -187,7 +250,9 @@ pub(super) fn output(
 /// What stands in the way of opening the file again is a failed audit, too.
 pub(super) fn reopened<T>(path: &Path, opened: Result<T, EngineError>) -> Result<T, PipelineError> {
     opened.map_err(|error| match error {
-        EngineError::Adapter { .. } => PipelineError::Audit { what: format!("{} cannot be loaded: {error}", path.display()) },
+        EngineError::Adapter { .. } => PipelineError::Audit {
+            what: format!("{} cannot be loaded: {error}", path.display()),
+        },
         other => other.into(),
     })
 }
@@ -198,16 +263,45 @@ mod tests {
 
     #[test]
     fn weak_sources_are_told_by_rows_where_there_are_any() {
-        let answer = |text: &str, finished| Answer { text: text.into(), tokens: 1, finished, log_probability: 0.0 };
+        let answer = |text: &str, finished| Answer {
+            text: text.into(),
+            tokens: 1,
+            finished,
+            log_probability: 0.0,
+        };
         let ends = [answer("yes", true), answer("", false)];
-        let found = |audit: InputAudit, answers: &[Answer]| weakness(&audit, answers).unwrap_or_default();
-        let seeds = InputAudit { seeds: 2, answers_changed: 1, ..InputAudit::default() };
+        let found =
+            |audit: InputAudit, answers: &[Answer]| weakness(&audit, answers).unwrap_or_default();
+        let seeds = InputAudit {
+            seeds: 2,
+            answers_changed: 1,
+            ..InputAudit::default()
+        };
         assert_eq!(found(seeds.clone(), &ends), "");
-        assert!(found(seeds.clone(), &[answer(" ", true), answer("x", false)]).contains("ends none"));
-        assert!(found(InputAudit { answers_changed: 0, ..seeds.clone() }, &ends).contains("changes no answer"));
-        let rows =
-            |with, without| InputAudit { rows: 9, source_lora_right: with, source_right: without, answers_changed: 0, ..seeds.clone() };
+        assert!(
+            found(seeds.clone(), &[answer(" ", true), answer("x", false)]).contains("ends none")
+        );
+        assert!(
+            found(
+                InputAudit {
+                    answers_changed: 0,
+                    ..seeds.clone()
+                },
+                &ends
+            )
+            .contains("changes no answer")
+        );
+        let rows = |with, without| InputAudit {
+            rows: 9,
+            source_lora_right: with,
+            source_right: without,
+            answers_changed: 0,
+            ..seeds.clone()
+        };
         assert_eq!(found(rows(3, 2), &ends), "");
-        assert!(found(rows(2, 2), &ends).contains("of 9 rows of --eval 2 are right with it, and 2 without"));
+        assert!(
+            found(rows(2, 2), &ends)
+                .contains("of 9 rows of --eval 2 are right with it, and 2 without")
+        );
     }
 }

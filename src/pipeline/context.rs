@@ -10,7 +10,8 @@ pub struct Context<'a> {
     pub clock: &'a dyn Clock,
 }
 
-/// Where a job's events go. Sending never blocks: progress is dropped while too many events wait, everything else is kept.
+/// Where a job's events go. Sending never blocks: progress is dropped while too many events wait,
+/// everything else is kept.
 #[derive(Clone, Debug)]
 pub struct Events {
     sender: Option<Sender<Event>>,
@@ -21,12 +22,21 @@ impl Events {
     /// Events and their reader. The reader ends when the last clone of the events is dropped.
     pub fn channel(queued_max: usize) -> (Self, Receiver<Event>) {
         let (sender, receiver) = unbounded();
-        (Self { sender: Some(sender), queued_max }, receiver)
+        (
+            Self {
+                sender: Some(sender),
+                queued_max,
+            },
+            receiver,
+        )
     }
 
     /// Events that nobody reads.
     pub fn none() -> Self {
-        Self { sender: None, queued_max: 0 }
+        Self {
+            sender: None,
+            queued_max: 0,
+        }
     }
 
     pub(super) fn send(&self, event: Event) {
@@ -39,19 +49,33 @@ impl Events {
     }
 
     pub(super) fn progress(&self, stage: Stage, done: u64, total: u64, note: impl Into<String>) {
-        self.send(Event::Progress { stage, done, total, note: note.into() });
+        self.send(Event::Progress {
+            stage,
+            done,
+            total,
+            note: note.into(),
+        });
     }
 
     pub(super) fn warn(&self, stage: Stage, text: impl Into<String>) {
-        self.send(Event::Warning { stage, text: text.into() });
+        self.send(Event::Warning {
+            stage,
+            text: text.into(),
+        });
     }
 
     pub(super) fn note(&self, stage: Stage, text: impl Into<String>) {
-        self.send(Event::Note { stage, text: text.into() });
+        self.send(Event::Note {
+            stage,
+            text: text.into(),
+        });
     }
 
     pub(super) fn detail(&self, stage: Stage, text: impl Into<String>) {
-        self.send(Event::Detail { stage, text: text.into() });
+        self.send(Event::Detail {
+            stage,
+            text: text.into(),
+        });
     }
 }
 

@@ -26,7 +26,11 @@ pub enum PipelineError {
     Engine(EngineError),
     /// A row that the model cannot take.
     #[error("{path}:{line}: {source}")]
-    Row { path: PathBuf, line: usize, source: EngineError },
+    Row {
+        path: PathBuf,
+        line: usize,
+        source: EngineError,
+    },
     #[error(transparent)]
     Generate(GenerateError),
     #[error(transparent)]
@@ -41,10 +45,20 @@ pub enum PipelineError {
     Publish(#[from] PublishError),
     #[error(transparent)]
     Journal(#[from] JournalError),
-    #[error("the adapter that lies on the disk is not the one that was judged: {what}; nothing was published")]
+    #[error(
+        "the adapter that lies on the disk is not the one that was judged: {what}; nothing was published"
+    )]
     Audit { what: String },
-    #[error("only {got} of {needed} samples came out of {drawn} drawn inputs ({})", listed(rejected))]
-    NotEnough { got: usize, needed: usize, drawn: u64, rejected: BTreeMap<String, u64> },
+    #[error(
+        "only {got} of {needed} samples came out of {drawn} drawn inputs ({})",
+        listed(rejected)
+    )]
+    NotEnough {
+        got: usize,
+        needed: usize,
+        drawn: u64,
+        rejected: BTreeMap<String, u64>,
+    },
 }
 
 /// Room errors that stand for a request to stop become [`PipelineError::Cancelled`].
@@ -58,11 +72,21 @@ macro_rules! from_room {
     )*};
 }
 
-from_room!(Generate(GenerateError), Filter(FilterError), Label(LabelError), Distill(DistillError), Evaluate(EvaluateError));
+from_room!(
+    Generate(GenerateError),
+    Filter(FilterError),
+    Label(LabelError),
+    Distill(DistillError),
+    Evaluate(EvaluateError)
+);
 
 impl From<EngineError> for PipelineError {
     fn from(error: EngineError) -> Self {
-        if matches!(error, EngineError::Cancelled(_)) { Self::Cancelled } else { Self::Engine(error) }
+        if matches!(error, EngineError::Cancelled(_)) {
+            Self::Cancelled
+        } else {
+            Self::Engine(error)
+        }
     }
 }
 
@@ -73,7 +97,11 @@ impl From<Cancelled> for PipelineError {
 }
 
 fn listed(counts: &BTreeMap<String, u64>) -> String {
-    counts.iter().map(|(name, count)| format!("{} {count}", name.replace('_', " "))).collect::<Vec<_>>().join(", ")
+    counts
+        .iter()
+        .map(|(name, count)| format!("{} {count}", name.replace('_', " ")))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 impl PipelineError {
@@ -119,7 +147,11 @@ impl PipelineError {
     pub(super) fn in_rows_of(self, path: &Path) -> Self {
         match self {
             Self::Distill(DistillError::Engine(source @ EngineError::Example { index, .. })) => {
-                Self::Row { path: path.to_owned(), line: index + 1, source }
+                Self::Row {
+                    path: path.to_owned(),
+                    line: index + 1,
+                    source,
+                }
             }
             other => other,
         }
@@ -132,16 +164,33 @@ impl PipelineError {
 }
 
 fn not_enough_hint(rejected: &BTreeMap<String, u64>) -> String {
-    let most = rejected.iter().max_by_key(|&(_, count)| count).map_or("", |(name, _)| name.as_str());
+    let most = rejected
+        .iter()
+        .max_by_key(|&(_, count)| count)
+        .map_or("", |(name, _)| name.as_str());
     let text = match most {
-        "repeated" => "the target base repeats itself: give more and more varied seeds, raise --temperature, or ask for fewer --samples",
-        "near_repeat" => "the base repeats itself with small changes: give more and more varied seeds, or let such inputs be with --near 0",
-        "other_numbers" => "inputs differ in numbers only: leave out --ignore-numbers, or give more varied seeds",
+        "repeated" => {
+            "the target base repeats itself: give more and more varied seeds, raise --temperature, or ask for fewer --samples"
+        }
+        "near_repeat" => {
+            "the base repeats itself with small changes: give more and more varied seeds, or let such inputs be with --near 0"
+        }
+        "other_numbers" => {
+            "inputs differ in numbers only: leave out --ignore-numbers, or give more varied seeds"
+        }
         "seed_run" => "inputs repeat the seeds: leave out --seed-run, or give more seeds",
-        "too_long" | "too_short" => "inputs are not of the kit's or the seeds' length: give more seeds, or try another --generator",
-        "discriminator" => "the target base strays from the task: give more seeds, or try --filter contrast",
-        "contrast" => "the adapter changes little on such inputs: check that --source-lora belongs to --source, and give more seeds",
-        "no_answer" => "the teacher does not end its answers: check that --source-lora belongs to --source",
+        "too_long" | "too_short" => {
+            "inputs are not of the kit's or the seeds' length: give more seeds, or try another --generator"
+        }
+        "discriminator" => {
+            "the target base strays from the task: give more seeds, or try --filter contrast"
+        }
+        "contrast" => {
+            "the adapter changes little on such inputs: check that --source-lora belongs to --source, and give more seeds"
+        }
+        "no_answer" => {
+            "the teacher does not end its answers: check that --source-lora belongs to --source"
+        }
         _ => "give more and more varied seeds, or ask for fewer --samples",
     };
     text.to_owned()

@@ -1,4 +1,5 @@
-//! Who makes the inputs of a transfer up, and what throws them out, by what was asked for and what is at hand.
+//! Who makes the inputs of a transfer up, and what throws them out, by what was asked for and what
+//! is at hand.
 
 use std::path::PathBuf;
 
@@ -35,10 +36,15 @@ pub(super) fn check(plan: &TransferPlan, kit: Option<&Kit>) -> Result<(), Pipeli
     }
     match (&plan.inputs, kit) {
         (Inputs::Seeds(_), _) => Err(PipelineError::Plan {
-            what: format!("--filter {} needs a kit, and plain seeds were given", plan.filter.name()),
+            what: format!(
+                "--filter {} needs a kit, and plain seeds were given",
+                plan.filter.name()
+            ),
             hint: "pass --kit, or use --filter contrast".into(),
         }),
-        (Inputs::Kit(path), Some(kit)) if kit.discriminator().is_none() => Err(KitError::NoDiscriminator { path: path.clone() }.into()),
+        (Inputs::Kit(path), Some(kit)) if kit.discriminator().is_none() => {
+            Err(KitError::NoDiscriminator { path: path.clone() }.into())
+        }
         _ => Ok(()),
     }
 }
@@ -55,10 +61,25 @@ impl Hands {
         };
         let kit = given.kit.as_ref();
         let filter = chosen(plan, kit);
-        let discriminator = match kit.and_then(|kit| Some((kit, kit.discriminator()?, kit.manifest().discriminator.as_ref()?))) {
-            Some((kit, bytes, card)) if matches!(filter, FilterChoice::Kit | FilterChoice::Both) => {
+        let discriminator = match kit.and_then(|kit| {
+            Some((
+                kit,
+                kit.discriminator()?,
+                kit.manifest().discriminator.as_ref()?,
+            ))
+        }) {
+            Some((kit, bytes, card))
+                if matches!(filter, FilterChoice::Kit | FilterChoice::Both) =>
+            {
                 let question = kit.manifest().question.clone();
-                Some((Discriminator { adapter: lay("discriminator", bytes)?, question, threshold: card.threshold }, card))
+                Some((
+                    Discriminator {
+                        adapter: lay("discriminator", bytes)?,
+                        question,
+                        threshold: card.threshold,
+                    },
+                    card,
+                ))
             }
             _ => None,
         };
@@ -70,10 +91,23 @@ impl Hands {
         let judge = match (filter, discriminator) {
             (FilterChoice::None, _) => Judge::None,
             (FilterChoice::Kit, Some((discriminator, _))) => Judge::Discriminator(discriminator),
-            (FilterChoice::Both, Some((discriminator, _))) => Judge::Both { teacher, tokens_max, discriminator },
-            _ => Judge::Contrast { teacher, tokens_max },
+            (FilterChoice::Both, Some((discriminator, _))) => Judge::Both {
+                teacher,
+                tokens_max,
+                discriminator,
+            },
+            _ => Judge::Contrast {
+                teacher,
+                tokens_max,
+            },
         };
-        Ok(Self { judge, filter: filter.name(), makers, rules: rules(plan, given), adapters })
+        Ok(Self {
+            judge,
+            filter: filter.name(),
+            makers,
+            rules: rules(plan, given),
+            adapters,
+        })
     }
 }
 
@@ -84,30 +118,62 @@ fn chosen(plan: &TransferPlan, kit: Option<&Kit>) -> FilterChoice {
     }
     let auc = kit.and_then(|kit| kit.manifest().discriminator.as_ref()?.auc);
     // What an input model writes is of the task.
-    let made_of_pieces = kit.is_none_or(|kit| kit.input_model().is_none()) || plan.generator != GeneratorChoice::Auto;
-    if made_of_pieces && auc.is_some_and(|auc| auc >= AUC_MIN) { FilterChoice::Both } else { FilterChoice::Contrast }
+    let made_of_pieces = kit.is_none_or(|kit| kit.input_model().is_none())
+        || plan.generator != GeneratorChoice::Auto;
+    if made_of_pieces && auc.is_some_and(|auc| auc >= AUC_MIN) {
+        FilterChoice::Both
+    } else {
+        FilterChoice::Contrast
+    }
 }
 
 /// Lays the bytes of an adapter into the journal under a name, and opens it.
 type Lay<'a> = dyn FnMut(&str, &[u8]) -> Result<AdapterId, PipelineError> + 'a;
 
 /// Who makes inputs up, in turns; `judged`: and some of what they make is thrown out.
-fn makers(plan: &TransferPlan, kit: Option<&Kit>, judged: bool, lay: &mut Lay<'_>) -> Result<Vec<Maker>, PipelineError> {
-    let base = |name, target| Maker { name, target, with: With::Base, question: None, shown: true, tuned: false };
+fn makers(
+    plan: &TransferPlan,
+    kit: Option<&Kit>,
+    judged: bool,
+    lay: &mut Lay<'_>,
+) -> Result<Vec<Maker>, PipelineError> {
+    let base = |name, target| Maker {
+        name,
+        target,
+        with: With::Base,
+        question: None,
+        shown: true,
+        tuned: false,
+    };
     Ok(match (plan.generator, kit.and_then(Kit::input_model)) {
         (GeneratorChoice::Auto, Some((bytes, question))) => {
             let with = With::Adapter(lay("inputs", bytes)?);
-            vec![Maker { with, question: Some(question.to_owned()), ..base("input_model", false) }]
+            vec![Maker {
+                with,
+                question: Some(question.to_owned()),
+                ..base("input_model", false)
+            }]
         }
         (GeneratorChoice::Auto, _) if judged => {
-            let tuned = Maker { question: Some(TUNED_QUESTION.to_owned()), shown: false, tuned: true, ..base("tuned_target", true) };
+            let tuned = Maker {
+                question: Some(TUNED_QUESTION.to_owned()),
+                shown: false,
+                tuned: true,
+                ..base("tuned_target", true)
+            };
             vec![base("target", true), tuned]
         }
         (GeneratorChoice::Auto | GeneratorChoice::Target, _) => vec![base("target", true)],
         (GeneratorChoice::Source, _) => vec![base("source", false)],
-        (GeneratorChoice::SourceLora, _) => vec![Maker { with: With::Adapter(AdapterId(0)), ..base("source_lora", false) }],
+        (GeneratorChoice::SourceLora, _) => vec![Maker {
+            with: With::Adapter(AdapterId(0)),
+            ..base("source_lora", false)
+        }],
         (GeneratorChoice::Mix, _) => vec![base("target", true), base("source", false)],
-        (GeneratorChoice::Anything, _) => vec![Maker { shown: false, ..base("anything", true) }],
+        (GeneratorChoice::Anything, _) => vec![Maker {
+            shown: false,
+            ..base("anything", true)
+        }],
     })
 }
 
@@ -115,12 +181,26 @@ fn makers(plan: &TransferPlan, kit: Option<&Kit>, judged: bool, lay: &mut Lay<'_
 fn tell(job: &Job<'_>, card: &DiscriminatorCard, makers: &[Maker]) {
     let auc = card.auc.map_or("unknown".into(), |auc| format!("{auc:.3}"));
     let passed = card.passed.map_or(String::new(), |[real, made_up]| {
-        format!(", lets {:.0} % of real and {:.0} % of made-up inputs pass", 100.0 * real, 100.0 * made_up)
+        format!(
+            ", lets {:.0} % of real and {:.0} % of made-up inputs pass",
+            100.0 * real,
+            100.0 * made_up
+        )
     });
     let events = &job.context.events;
-    events.note(Stage::Filter, format!("the kit's discriminator: AUC {auc} on {} held-out inputs{passed}", card.held_out));
+    events.note(
+        Stage::Filter,
+        format!(
+            "the kit's discriminator: AUC {auc} on {} held-out inputs{passed}",
+            card.held_out
+        ),
+    );
     let by = card.made_up_by.as_deref().unwrap_or("source");
-    let others: Vec<&str> = makers.iter().map(|maker| maker.name).filter(|name| *name != by).collect();
+    let others: Vec<&str> = makers
+        .iter()
+        .map(|maker| maker.name)
+        .filter(|name| *name != by)
+        .collect();
     if !others.is_empty() {
         let (others, by) = (others.join(", ").replace('_', " "), by.replace('_', " "));
         events.warn(
@@ -133,10 +213,22 @@ fn tell(job: &Job<'_>, card: &DiscriminatorCard, makers: &[Maker]) {
 /// Bounds from the kit's statistics where it has them, else from the seeds.
 fn rules(plan: &TransferPlan, given: &Given) -> Rules {
     let mut rules = Rules::from_seeds(given.seeds.iter().map(Seed::text));
-    if let Some(inputs) = given.kit.as_ref().and_then(|kit| kit.manifest().inputs.as_ref()) {
+    if let Some(inputs) = given
+        .kit
+        .as_ref()
+        .and_then(|kit| kit.manifest().inputs.as_ref())
+    {
         [rules.chars_min, rules.chars_max] = inputs.chars_bounds();
     }
     let repeats = &plan.repeats;
-    rules.near = if repeats.near > 0.0 { f64::from(repeats.near) } else { 2.0 };
-    Rules { numbers_masked: repeats.numbers, seed_run: f64::from(repeats.seed_run), ..rules }
+    rules.near = if repeats.near > 0.0 {
+        f64::from(repeats.near)
+    } else {
+        2.0
+    };
+    Rules {
+        numbers_masked: repeats.numbers,
+        seed_run: f64::from(repeats.seed_run),
+        ..rules
+    }
 }

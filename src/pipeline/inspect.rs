@@ -79,7 +79,11 @@ pub struct KitCard {
 pub fn inspect(path: &Path) -> Result<Inspection, PipelineError> {
     let limits = Limits::default();
     let (header, bytes) = kit::read_header(path, &limits)?;
-    let file = File { path: path.to_owned(), bytes, sha256: kit::hash_file(path)? };
+    let file = File {
+        path: path.to_owned(),
+        bytes,
+        sha256: kit::hash_file(path)?,
+    };
     if kit::is_kit(&header) {
         let kit = Kit::open(path, &limits)?;
         return Ok(Inspection::Kit(Box::new(kit_card(file, &kit))));
@@ -101,7 +105,11 @@ fn kit_card(file: File, kit: &Kit) -> KitCard {
         path: file.path,
         bytes: file.bytes,
         sha256: file.sha256,
-        seeds: kit.seeds().iter().map(|seed| seed.text().to_owned()).collect(),
+        seeds: kit
+            .seeds()
+            .iter()
+            .map(|seed| seed.text().to_owned())
+            .collect(),
         discriminator_bytes: kit.discriminator().map(|bytes| bytes.len() as u64),
         input_model_bytes: kit.input_model().map(|(bytes, _)| bytes.len() as u64),
         manifest: kit.manifest().clone(),
@@ -111,7 +119,11 @@ fn kit_card(file: File, kit: &Kit) -> KitCard {
 
 fn model_card(file: File, header: &Header) -> ModelCard {
     let architecture = text(header, "general.architecture").unwrap_or_else(|| "unknown".into());
-    let number = |key: &str| header.get(&format!("{architecture}.{key}")).and_then(Value::as_u64);
+    let number = |key: &str| {
+        header
+            .get(&format!("{architecture}.{key}"))
+            .and_then(Value::as_u64)
+    };
     ModelCard {
         name: text(header, "general.name"),
         parameters: header.tensors().iter().map(Tensor::elements).sum(),
@@ -130,10 +142,15 @@ fn model_card(file: File, header: &Header) -> ModelCard {
 }
 
 fn adapter_card(file: File, header: &Header) -> AdapterCard {
-    let (mut modules, mut layers, mut matrices, mut rank) = (BTreeMap::new(), BTreeSet::new(), 0, None);
+    let (mut modules, mut layers, mut matrices, mut rank) =
+        (BTreeMap::new(), BTreeSet::new(), 0, None);
     for a in header.tensors() {
-        let Some(base) = a.name.strip_suffix(".lora_a") else { continue };
-        let Some(b) = header.tensor(&format!("{base}.lora_b")) else { continue };
+        let Some(base) = a.name.strip_suffix(".lora_a") else {
+            continue;
+        };
+        let Some(b) = header.tensor(&format!("{base}.lora_b")) else {
+            continue;
+        };
         let side = |tensor: &Tensor, i: usize| tensor.shape.get(i).copied().unwrap_or(1);
         matrices += 1;
         rank = Some(rank.unwrap_or(0).max(side(a, 1)));
@@ -160,7 +177,9 @@ fn adapter_card(file: File, header: &Header) -> AdapterCard {
 /// `blk.7.attn_q.weight` → block 7, `attn_q`.
 fn block_and_module(name: &str) -> (Option<u64>, &str) {
     let name = name.strip_suffix(".weight").unwrap_or(name);
-    let inside = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
+    let inside = name
+        .strip_prefix("blk.")
+        .and_then(|rest| rest.split_once('.'));
     match inside.and_then(|(block, module)| block.parse().ok().map(|block| (block, module))) {
         Some((block, module)) => (Some(block), module),
         None => (None, name),
@@ -180,8 +199,11 @@ fn types(header: &Header) -> BTreeMap<String, usize> {
 }
 
 fn translora(header: &Header) -> BTreeMap<String, String> {
-    let ours = header.metadata().filter(|(key, _)| key.starts_with("translora."));
-    ours.filter_map(|(key, value)| Some((key.to_owned(), value.as_str()?.to_owned()))).collect()
+    let ours = header
+        .metadata()
+        .filter(|(key, _)| key.starts_with("translora."));
+    ours.filter_map(|(key, value)| Some((key.to_owned(), value.as_str()?.to_owned())))
+        .collect()
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! Run stages: time them, tell about them, keep what they made. Open models no longer than they are needed.
+//! Run stages: time them, tell about them, keep what they made. Open models no longer than they are
+//! needed.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,7 +24,8 @@ pub struct Job<'c> {
     pub context: &'c Context<'c>,
     pub journal: Journal,
     pub seconds: BTreeMap<String, f64>,
-    /// The most memory that the process had held by the end of each stage, where the clock tells. units: bytes
+    /// The most memory that the process had held by the end of each stage, where the clock tells.
+    /// units: bytes
     pub peak_bytes: BTreeMap<String, u64>,
 }
 
@@ -37,14 +39,22 @@ pub struct Made<H, R> {
 
 impl<H> Made<H, ()> {
     pub fn head(head: H, summary: String) -> Self {
-        Self { head, rows: Vec::new(), blob: None, summary }
+        Self {
+            head,
+            rows: Vec::new(),
+            blob: None,
+            summary,
+        }
     }
 }
 
 /// Say what is going to be done, before anything is.
 pub fn announce(context: &Context<'_>, command: &str, plan: &impl Serialize) -> serde_json::Value {
     let plan = serde_json::to_value(plan).unwrap_or_default();
-    context.events.send(Event::Plan { command: command.to_owned(), plan: plan.clone() });
+    context.events.send(Event::Plan {
+        command: command.to_owned(),
+        plan: plan.clone(),
+    });
     plan
 }
 
@@ -57,10 +67,21 @@ pub fn once<T>(
     context.cancel.check()?;
     context.events.send(Event::StageStarted { stage });
     let start = context.clock.elapsed();
-    let mut progress = |done: usize, total: usize| context.events.progress(stage, done as u64, total as u64, "");
-    let (made, summary) = work(&mut Talk { cancel: &context.cancel, progress: &mut progress })?;
+    let mut progress = |done: usize, total: usize| {
+        context
+            .events
+            .progress(stage, done as u64, total as u64, "")
+    };
+    let (made, summary) = work(&mut Talk {
+        cancel: &context.cancel,
+        progress: &mut progress,
+    })?;
     let seconds = (context.clock.elapsed() - start).as_secs_f64();
-    context.events.send(Event::StageDone { stage, seconds, summary });
+    context.events.send(Event::StageDone {
+        stage,
+        seconds,
+        summary,
+    });
     Ok((made, seconds))
 }
 
@@ -73,9 +94,15 @@ impl<'c> Job<'c> {
         inputs: BTreeMap<String, ContentHash>,
         out: &Path,
     ) -> Result<Self, PipelineError> {
-        let resume = plan.as_object_mut().and_then(|plan| plan.remove("resume")) == Some(true.into());
+        let resume =
+            plan.as_object_mut().and_then(|plan| plan.remove("resume")) == Some(true.into());
         let journal = Journal::open(out, Header::new(command, &plan, inputs), resume)?;
-        Ok(Self { context, journal, seconds: BTreeMap::new(), peak_bytes: BTreeMap::new() })
+        Ok(Self {
+            context,
+            journal,
+            seconds: BTreeMap::new(),
+            peak_bytes: BTreeMap::new(),
+        })
     }
 
     /// Run a stage, or take its result from the journal.
@@ -90,7 +117,10 @@ impl<'c> Job<'c> {
         R: Serialize + DeserializeOwned,
     {
         if let Some(found) = self.journal.finished::<H, R>(key)? {
-            self.context.events.send(Event::StageResumed { stage, summary: found.summary.clone() });
+            self.context.events.send(Event::StageResumed {
+                stage,
+                summary: found.summary.clone(),
+            });
             *self.seconds.entry(stage.name().to_owned()).or_default() += found.seconds;
             return Ok(found);
         }
@@ -103,25 +133,46 @@ impl<'c> Job<'c> {
         if let Some(bytes) = self.context.clock.peak_bytes() {
             self.peak_bytes.insert(stage.name().to_owned(), bytes);
         }
-        let Made { head, rows, blob, summary } = made;
-        let product = Product { head, rows, blob, summary, seconds, resumed: false };
+        let Made {
+            head,
+            rows,
+            blob,
+            summary,
+        } = made;
+        let product = Product {
+            head,
+            rows,
+            blob,
+            summary,
+            seconds,
+            resumed: false,
+        };
         self.journal.finish(key, &product)?;
         *self.seconds.entry(stage.name().to_owned()).or_default() += seconds;
         Ok(product)
     }
 
-    /// Keep a text that is about to be published, or take the one that was kept before: what a run that was stopped while it published
-    /// has written must be what is written now, and reports tell times.
+    /// Keep a text that is about to be published, or take the one that was kept before: what a run
+    /// that was stopped while it published has written must be what is written now, and reports
+    /// tell times.
     pub fn settle(&mut self, key: &str, text: String) -> Result<String, PipelineError> {
         if let Some(found) = self.journal.finished::<String, ()>(key)? {
             return Ok(found.head);
         }
-        let product = Product { head: text, rows: Vec::<()>::new(), blob: None, summary: String::new(), seconds: 0.0, resumed: false };
+        let product = Product {
+            head: text,
+            rows: Vec::<()>::new(),
+            blob: None,
+            summary: String::new(),
+            seconds: 0.0,
+            resumed: false,
+        };
         self.journal.finish(key, &product)?;
         Ok(product.head)
     }
 
-    /// End the run: take the journal away after success, and where going on would fail in the same way.
+    /// End the run: take the journal away after success, and where going on would fail in the same
+    /// way.
     pub fn end<T>(self, result: Result<T, PipelineError>) -> Result<T, PipelineError> {
         match &result {
             Ok(_) => self.journal.remove()?,
@@ -151,20 +202,44 @@ where
 {
     let resume: Option<Checkpoint> = journal.checkpoint(stage)?;
     if let Some(checkpoint) = &resume {
-        context.events.note(Stage::Distill, format!("going on after step {}", checkpoint.progress.steps));
+        context.events.note(
+            Stage::Distill,
+            format!("going on after step {}", checkpoint.progress.steps),
+        );
     }
     let start = context.clock.elapsed();
     let mut watch = |line: &StepLine| {
         let pace = line.tokens as f64 / (context.clock.elapsed() - start).as_secs_f64().max(1e-3);
-        let note = format!("loss {:.4}, lr {:.2e}, {pace:.0} tokens/s", line.loss, line.learning_rate);
-        context.events.progress(Stage::Distill, line.step, line.steps, note);
+        let note = format!(
+            "loss {:.4}, lr {:.2e}, {pace:.0} tokens/s",
+            line.loss, line.learning_rate
+        );
+        context
+            .events
+            .progress(Stage::Distill, line.step, line.steps, note);
     };
     let mut warn = |text: String| context.events.warn(Stage::Distill, text);
     let mut note = |text: String| context.events.note(Stage::Distill, text);
     let mut detail = |text: String| context.events.detail(Stage::Distill, text);
     let mut checkpoints = InJournal(journal, stage);
-    let (watch, warn, note, detail, checkpoints) = (&mut watch, &mut warn, &mut note, &mut detail, &mut checkpoints);
-    let run = Run { cancel: &context.cancel, watch, warn, note, detail, checkpoints, resume, metadata, probed };
+    let (watch, warn, note, detail, checkpoints) = (
+        &mut watch,
+        &mut warn,
+        &mut note,
+        &mut detail,
+        &mut checkpoints,
+    );
+    let run = Run {
+        cancel: &context.cancel,
+        watch,
+        warn,
+        note,
+        detail,
+        checkpoints,
+        resume,
+        metadata,
+        probed,
+    };
     Ok(fit(run)?)
 }
 
@@ -196,7 +271,10 @@ pub fn recipe(plan: &RecipePlan, seed: u64, width: usize) -> Recipe {
         schedule: plan.schedule,
         warmup: plan.warmup,
         checkpoint_every: CHECKPOINT_EVERY,
-        early_stop: (plan.patience > 0).then(|| EarlyStop { one_in: HELD_OUT_ONE_IN, patience: plan.patience - 1 }),
+        early_stop: (plan.patience > 0).then(|| EarlyStop {
+            one_in: HELD_OUT_ONE_IN,
+            patience: plan.patience - 1,
+        }),
         seed,
     }
 }
@@ -212,26 +290,51 @@ pub struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    pub fn new(engine: &'a dyn Engine, base: &'a Path, options: &'a OpenOptions, adapters: Vec<PathBuf>) -> Self {
-        Self { engine, base, options, adapters, repack: false, open: None }
+    pub fn new(
+        engine: &'a dyn Engine,
+        base: &'a Path,
+        options: &'a OpenOptions,
+        adapters: Vec<PathBuf>,
+    ) -> Self {
+        Self {
+            engine,
+            base,
+            options,
+            adapters,
+            repack: false,
+            open: None,
+        }
     }
 
-    /// Open it for its answers, with its weights laid out for speed in memory of their own; not where `memory` is limited.
+    /// Open it for its answers, with its weights laid out for speed in memory of their own; not
+    /// where `memory` is limited.
     pub fn for_answers(self, memory: Option<u64>) -> Self {
-        Self { repack: memory.is_none(), ..self }
+        Self {
+            repack: memory.is_none(),
+            ..self
+        }
     }
 
     /// The model and its adapters, in the order they were named.
     pub fn get(&mut self) -> Result<(&mut dyn Model, &[AdapterId]), EngineError> {
         if self.open.is_none() {
-            let options = OpenOptions { repack: self.repack, ..self.options.clone() };
+            let options = OpenOptions {
+                repack: self.repack,
+                ..self.options.clone()
+            };
             let mut model = self.engine.open(self.base, &options)?;
-            let ids = self.adapters.iter().map(|adapter| model.attach(adapter)).collect::<Result<Vec<_>, _>>()?;
+            let ids = self
+                .adapters
+                .iter()
+                .map(|adapter| model.attach(adapter))
+                .collect::<Result<Vec<_>, _>>()?;
             self.open = Some((model, ids));
         }
         match &mut self.open {
             Some((model, ids)) => Ok((&mut **model, ids)),
-            None => Err(EngineError::Internal("a model was opened and is not open".into())),
+            None => Err(EngineError::Internal(
+                "a model was opened and is not open".into(),
+            )),
         }
     }
 
@@ -242,7 +345,10 @@ impl<'a> Session<'a> {
 }
 
 /// Hash the files of a run, by what they are to it.
-pub fn hash_inputs(files: &[(&str, &Path)], talk: &mut Talk<'_>) -> Result<BTreeMap<String, ContentHash>, PipelineError> {
+pub fn hash_inputs(
+    files: &[(&str, &Path)],
+    talk: &mut Talk<'_>,
+) -> Result<BTreeMap<String, ContentHash>, PipelineError> {
     let mut hashes = BTreeMap::new();
     for (i, (name, path)) in files.iter().enumerate() {
         talk.tick(i, files.len())?;
@@ -252,23 +358,42 @@ pub fn hash_inputs(files: &[(&str, &Path)], talk: &mut Talk<'_>) -> Result<BTree
 }
 
 /// Check that a model can read every row of a file.
-pub fn check_rows(model: &dyn Model, path: &Path, rows: &[Pair], cancel: &Cancel) -> Result<(), PipelineError> {
+pub fn check_rows(
+    model: &dyn Model,
+    path: &Path,
+    rows: &[Pair],
+    cancel: &Cancel,
+) -> Result<(), PipelineError> {
     for (i, row) in rows.iter().enumerate() {
         cancel.check()?;
-        let checked = model.check_text(&row.prompt).and_then(|()| model.check_text(&row.completion));
-        checked.map_err(|source| PipelineError::Row { path: path.to_owned(), line: i + 1, source })?;
+        let checked = model
+            .check_text(&row.prompt)
+            .and_then(|()| model.check_text(&row.completion));
+        checked.map_err(|source| PipelineError::Row {
+            path: path.to_owned(),
+            line: i + 1,
+            source,
+        })?;
     }
     Ok(())
 }
 
 /// Add `name`'s counts under `rejected_REASON`.
-pub fn count_rejections<K: Serialize>(counts: &mut BTreeMap<String, u64>, rejections: &BTreeMap<K, u64>) {
+pub fn count_rejections<K: Serialize>(
+    counts: &mut BTreeMap<String, u64>,
+    rejections: &BTreeMap<K, u64>,
+) {
     for (reason, count) in rejections {
-        *counts.entry(format!("rejected_{}", named(reason))).or_default() += count;
+        *counts
+            .entry(format!("rejected_{}", named(reason)))
+            .or_default() += count;
     }
 }
 
 /// A reason by the name that files have for it.
 pub fn named(reason: impl Serialize) -> String {
-    serde_json::to_value(reason).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
+    serde_json::to_value(reason)
+        .ok()
+        .and_then(|name| name.as_str().map(str::to_owned))
+        .unwrap_or_default()
 }

@@ -1,8 +1,9 @@
 //! Keep what is done, so that a stopped run goes on where it stopped.
 //!
-//! A folder beside the output: `journal.jsonl` (a header with the hash of the plan and of every input, then a line for each
-//! finished stage) and the stages' results. Every file is written aside and renamed. A result counts only once its line is
-//! there, and only while its bytes have the hash in that line.
+//! A folder beside the output: `journal.jsonl` (a header with the hash of the plan and of every
+//! input, then a line for each finished stage) and the stages' results. Every file is written aside
+//! and renamed. A result counts only once its line is there, and only while its bytes have the hash
+//! in that line.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -34,12 +35,26 @@ pub struct Header {
 }
 
 impl Header {
-    pub fn new(command: &str, plan: &serde_json::Value, inputs: BTreeMap<String, ContentHash>) -> Self {
+    pub fn new(
+        command: &str,
+        plan: &serde_json::Value,
+        inputs: BTreeMap<String, ContentHash>,
+    ) -> Self {
         let mut plan = plan.clone();
-        let recipe = plan.get_mut("recipe").and_then(serde_json::Value::as_object_mut);
-        let learning_rate = recipe.and_then(|recipe| recipe.remove("learning_rate")).and_then(|rate| rate.as_f64());
+        let recipe = plan
+            .get_mut("recipe")
+            .and_then(serde_json::Value::as_object_mut);
+        let learning_rate = recipe
+            .and_then(|recipe| recipe.remove("learning_rate"))
+            .and_then(|rate| rate.as_f64());
         let plan = ContentHash::of(plan.to_string().as_bytes());
-        Self { version: VERSION, command: command.to_owned(), plan, learning_rate, inputs }
+        Self {
+            version: VERSION,
+            command: command.to_owned(),
+            plan,
+            learning_rate,
+            inputs,
+        }
     }
 }
 
@@ -116,12 +131,23 @@ impl Journal {
         let folder = Self::folder_beside(out);
         match fs::create_dir(&folder) {
             Ok(()) => {
-                let journal = Self { folder, header, lines: Vec::new() };
+                let journal = Self {
+                    folder,
+                    header,
+                    lines: Vec::new(),
+                };
                 journal.write_index(&[]).map(|()| journal)
             }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && resume => Self::take_up(folder, header),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(JournalError::Unfinished { folder }),
-            Err(source) => Err(JournalError::Io { path: folder, source }),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && resume => {
+                Self::take_up(folder, header)
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Err(JournalError::Unfinished { folder })
+            }
+            Err(source) => Err(JournalError::Io {
+                path: folder,
+                source,
+            }),
         }
     }
 
@@ -138,30 +164,58 @@ impl Journal {
 
     fn take_up(folder: PathBuf, header: Header) -> Result<Self, JournalError> {
         let path = folder.join(INDEX);
-        let damaged = |reason: String| JournalError::Damaged { path: path.clone(), reason };
+        let damaged = |reason: String| JournalError::Damaged {
+            path: path.clone(),
+            reason,
+        };
         let text = match fs::read_to_string(&path) {
             // Stopped before the first line was written: nothing was done.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let journal = Self { folder, header, lines: Vec::new() };
+                let journal = Self {
+                    folder,
+                    header,
+                    lines: Vec::new(),
+                };
                 return journal.write_index(&[]).map(|()| journal);
             }
-            text => text.map_err(|source| JournalError::Io { path: path.clone(), source })?,
+            text => text.map_err(|source| JournalError::Io {
+                path: path.clone(),
+                source,
+            })?,
         };
         let mut lines = text.lines();
-        let found: Header = serde_json::from_str(lines.next().unwrap_or_default()).map_err(|error| damaged(error.to_string()))?;
+        let found: Header = serde_json::from_str(lines.next().unwrap_or_default())
+            .map_err(|error| damaged(error.to_string()))?;
         if let Some(what) = difference(&found, &header) {
             return Err(JournalError::Changed { folder, what });
         }
-        let lines = lines.map(serde_json::from_str).collect::<Result<Vec<Line>, _>>().map_err(|error| damaged(error.to_string()))?;
+        let lines = lines
+            .map(serde_json::from_str)
+            .collect::<Result<Vec<Line>, _>>()
+            .map_err(|error| damaged(error.to_string()))?;
         if found.learning_rate == header.learning_rate {
-            return Ok(Self { folder, header, lines });
+            return Ok(Self {
+                folder,
+                header,
+                lines,
+            });
         }
         let finished = |stage: &str| lines.iter().any(|line| line.stage == stage);
-        let under_way = |stage: &str| !finished(stage) && folder.join(checkpoint_name(stage)).is_file();
-        if TRAINING.iter().any(|stage| finished(stage)) && !TRAINING.iter().any(|stage| under_way(stage)) {
-            return Err(JournalError::Changed { folder, what: "the learning rate (and training is over)".into() });
+        let under_way =
+            |stage: &str| !finished(stage) && folder.join(checkpoint_name(stage)).is_file();
+        if TRAINING.iter().any(|stage| finished(stage))
+            && !TRAINING.iter().any(|stage| under_way(stage))
+        {
+            return Err(JournalError::Changed {
+                folder,
+                what: "the learning rate (and training is over)".into(),
+            });
         }
-        let journal = Self { folder, header, lines };
+        let journal = Self {
+            folder,
+            header,
+            lines,
+        };
         journal.write_index(&journal.lines).map(|()| journal)
     }
 
@@ -171,33 +225,70 @@ impl Journal {
     }
 
     /// Read back a finished stage.
-    pub fn finished<H: DeserializeOwned, R: DeserializeOwned>(&self, stage: &str) -> Result<Option<Product<H, R>>, JournalError> {
-        let Some(line) = self.lines.iter().find(|line| line.stage == stage) else { return Ok(None) };
+    pub fn finished<H: DeserializeOwned, R: DeserializeOwned>(
+        &self,
+        stage: &str,
+    ) -> Result<Option<Product<H, R>>, JournalError> {
+        let Some(line) = self.lines.iter().find(|line| line.stage == stage) else {
+            return Ok(None);
+        };
         let path = self.path(&rows_name(stage));
-        let damaged = |reason: String| JournalError::Damaged { path: path.clone(), reason };
-        let text = String::from_utf8(self.read(line, &rows_name(stage))?).map_err(|error| damaged(error.to_string()))?;
+        let damaged = |reason: String| JournalError::Damaged {
+            path: path.clone(),
+            reason,
+        };
+        let text = String::from_utf8(self.read(line, &rows_name(stage))?)
+            .map_err(|error| damaged(error.to_string()))?;
         let mut lines = text.lines();
-        let head = serde_json::from_str(lines.next().unwrap_or_default()).map_err(|error| damaged(error.to_string()))?;
-        let rows = lines.map(serde_json::from_str).collect::<Result<_, _>>().map_err(|error| damaged(error.to_string()))?;
+        let head = serde_json::from_str(lines.next().unwrap_or_default())
+            .map_err(|error| damaged(error.to_string()))?;
+        let rows = lines
+            .map(serde_json::from_str)
+            .collect::<Result<_, _>>()
+            .map_err(|error| damaged(error.to_string()))?;
         let blob_name = blob_name(stage);
-        let blob = if line.files.contains_key(&blob_name) { Some(self.read(line, &blob_name)?) } else { None };
-        Ok(Some(Product { head, rows, blob, summary: line.summary.clone(), seconds: line.seconds, resumed: true }))
+        let blob = if line.files.contains_key(&blob_name) {
+            Some(self.read(line, &blob_name)?)
+        } else {
+            None
+        };
+        Ok(Some(Product {
+            head,
+            rows,
+            blob,
+            summary: line.summary.clone(),
+            seconds: line.seconds,
+            resumed: true,
+        }))
     }
 
     fn read(&self, line: &Line, name: &str) -> Result<Vec<u8>, JournalError> {
         let path = self.path(name);
-        let bytes = fs::read(&path).map_err(|source| JournalError::Io { path: path.clone(), source })?;
+        let bytes = fs::read(&path).map_err(|source| JournalError::Io {
+            path: path.clone(),
+            source,
+        })?;
         if line.files.get(name) == Some(&ContentHash::of(&bytes)) {
             Ok(bytes)
         } else {
-            Err(JournalError::Damaged { path, reason: "its bytes are not those that were written".into() })
+            Err(JournalError::Damaged {
+                path,
+                reason: "its bytes are not those that were written".into(),
+            })
         }
     }
 
     /// Keep a stage's result; it counts once its line is written.
-    pub fn finish<H: Serialize, R: Serialize>(&mut self, stage: &str, product: &Product<H, R>) -> Result<(), JournalError> {
+    pub fn finish<H: Serialize, R: Serialize>(
+        &mut self,
+        stage: &str,
+        product: &Product<H, R>,
+    ) -> Result<(), JournalError> {
         let path = self.path(&rows_name(stage));
-        let unfit = |error: serde_json::Error| JournalError::Damaged { path: path.clone(), reason: error.to_string() };
+        let unfit = |error: serde_json::Error| JournalError::Damaged {
+            path: path.clone(),
+            reason: error.to_string(),
+        };
         let mut text = serde_json::to_string(&product.head).map_err(unfit)? + "\n";
         for row in &product.rows {
             text += &serde_json::to_string(row).map_err(unfit)?;
@@ -208,16 +299,27 @@ impl Journal {
         for (name, bytes) in &files {
             self.replace(name, &[bytes])?;
         }
-        let files = files.into_iter().map(|(name, bytes)| (name, ContentHash::of(&bytes))).collect();
+        let files = files
+            .into_iter()
+            .map(|(name, bytes)| (name, ContentHash::of(&bytes)))
+            .collect();
         let mut lines = self.lines.clone();
-        lines.push(Line { stage: stage.to_owned(), seconds: product.seconds, summary: product.summary.clone(), files });
+        lines.push(Line {
+            stage: stage.to_owned(),
+            seconds: product.seconds,
+            summary: product.summary.clone(),
+            files,
+        });
         self.write_index(&lines)?;
         self.lines = lines;
         Ok(())
     }
 
     fn write_index(&self, lines: &[Line]) -> Result<(), JournalError> {
-        let unfit = |error: serde_json::Error| JournalError::Damaged { path: self.path(INDEX), reason: error.to_string() };
+        let unfit = |error: serde_json::Error| JournalError::Damaged {
+            path: self.path(INDEX),
+            reason: error.to_string(),
+        };
         let mut text = serde_json::to_string(&self.header).map_err(unfit)? + "\n";
         for line in lines {
             text += &serde_json::to_string(line).map_err(unfit)?;
@@ -230,9 +332,16 @@ impl Journal {
     pub fn replace(&self, name: &str, parts: &[&[u8]]) -> Result<(), JournalError> {
         let path = self.path(name);
         let temporary = self.path(&format!("{name}.part"));
-        let write = |mut file: File| parts.iter().try_for_each(|part| file.write_all(part)).and_then(|()| file.sync_all());
+        let write = |mut file: File| {
+            parts
+                .iter()
+                .try_for_each(|part| file.write_all(part))
+                .and_then(|()| file.sync_all())
+        };
         let written = File::create(&temporary).and_then(write);
-        written.and_then(|()| fs::rename(&temporary, &path)).map_err(|source| JournalError::Io { path, source })
+        written
+            .and_then(|()| fs::rename(&temporary, &path))
+            .map_err(|source| JournalError::Io { path, source })
     }
 
     /// The checkpoint of a training stage, if one was kept.
@@ -240,10 +349,19 @@ impl Journal {
         let path = self.path(&checkpoint_name(stage));
         let bytes = match fs::read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            bytes => bytes.map_err(|source| JournalError::Io { path: path.clone(), source })?,
+            bytes => bytes.map_err(|source| JournalError::Io {
+                path: path.clone(),
+                source,
+            })?,
         };
-        let damaged = |reason: &str| JournalError::Damaged { path: path.clone(), reason: reason.to_owned() };
-        let end = bytes.iter().position(|&byte| byte == b'\n').ok_or_else(|| damaged("it has no header"))?;
+        let damaged = |reason: &str| JournalError::Damaged {
+            path: path.clone(),
+            reason: reason.to_owned(),
+        };
+        let end = bytes
+            .iter()
+            .position(|&byte| byte == b'\n')
+            .ok_or_else(|| damaged("it has no header"))?;
         let (progress, sha256, snapshot): (Progress, ContentHash, usize) =
             serde_json::from_slice(&bytes[..end]).map_err(|error| damaged(&error.to_string()))?;
         let rest = &bytes[end + 1..];
@@ -251,10 +369,15 @@ impl Journal {
             return Err(damaged("its bytes are not those that were written"));
         }
         let (snapshot, best) = rest.split_at(snapshot);
-        Ok(Some(Checkpoint { progress, snapshot: snapshot.to_vec(), best: (!best.is_empty()).then(|| best.into()) }))
+        Ok(Some(Checkpoint {
+            progress,
+            snapshot: snapshot.to_vec(),
+            best: (!best.is_empty()).then(|| best.into()),
+        }))
     }
 
-    /// Take the journal away: the run is over. It gets another name first: half of one is not to be taken up.
+    /// Take the journal away: the run is over. It gets another name first: half of one is not to be
+    /// taken up.
     pub fn remove(self) -> Result<(), JournalError> {
         let mut name = std::ffi::OsString::from(".");
         name.push(self.folder.file_name().unwrap_or_default());
@@ -263,7 +386,10 @@ impl Journal {
         // Of a run that was stopped here.
         _ = fs::remove_dir_all(&over);
         let removed = fs::rename(&self.folder, &over).and_then(|()| fs::remove_dir_all(&over));
-        removed.map_err(|source| JournalError::Io { path: self.folder, source })
+        removed.map_err(|source| JournalError::Io {
+            path: self.folder,
+            source,
+        })
     }
 }
 
@@ -272,9 +398,18 @@ pub struct InJournal<'j>(pub &'j Journal, pub &'j str);
 
 impl Checkpoints for InJournal<'_> {
     fn save(&mut self, checkpoint: &Checkpoint) -> io::Result<()> {
-        let (snapshot, best) = (checkpoint.snapshot.as_slice(), checkpoint.best.as_deref().unwrap_or_default());
-        let head = serde_json::to_vec(&(&checkpoint.progress, ContentHash::of_parts(&[snapshot, best]), snapshot.len()))?;
-        self.0.replace(&checkpoint_name(self.1), &[&head, b"\n", snapshot, best]).map_err(io::Error::other)
+        let (snapshot, best) = (
+            checkpoint.snapshot.as_slice(),
+            checkpoint.best.as_deref().unwrap_or_default(),
+        );
+        let head = serde_json::to_vec(&(
+            &checkpoint.progress,
+            ContentHash::of_parts(&[snapshot, best]),
+            snapshot.len(),
+        ))?;
+        self.0
+            .replace(&checkpoint_name(self.1), &[&head, b"\n", snapshot, best])
+            .map_err(io::Error::other)
     }
 }
 
@@ -299,8 +434,17 @@ fn difference(found: &Header, now: &Header) -> Option<String> {
     if found.command != now.command {
         return Some(format!("the command (it was {})", found.command));
     }
-    let changed = now.inputs.iter().find(|(name, hash)| found.inputs.get(*name) != Some(hash));
-    let gone = found.inputs.keys().find(|name| !now.inputs.contains_key(*name));
-    let input = changed.map(|(name, _)| name).or(gone).map(|name| format!("the {name} file"));
+    let changed = now
+        .inputs
+        .iter()
+        .find(|(name, hash)| found.inputs.get(*name) != Some(hash));
+    let gone = found
+        .inputs
+        .keys()
+        .find(|name| !now.inputs.contains_key(*name));
+    let input = changed
+        .map(|(name, _)| name)
+        .or(gone)
+        .map(|name| format!("the {name} file"));
     input.or_else(|| (found.plan != now.plan).then(|| "the plan".into()))
 }

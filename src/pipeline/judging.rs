@@ -31,7 +31,8 @@ pub(super) struct Arms {
     pub eval: Option<[Arm; 2]>,
     /// An adapter made for the target on real data, on the rows of `--eval`.
     pub oracle: Option<Arm>,
-    /// Arms for comparison, right or wrong on the first rows of `--eval`; what could not be asked is not there.
+    /// Arms for comparison, right or wrong on the first rows of `--eval`; what could not be asked
+    /// is not there.
     pub compared: BTreeMap<String, Vec<bool>>,
 }
 
@@ -49,15 +50,36 @@ pub(super) struct Asked<'a> {
 
 impl Asked<'_> {
     /// Ask the target: bare, with the new adapter, and what there is to compare those with.
-    pub fn ask(&self, model: &mut dyn Model, adapter: With, talk: &mut Talk<'_>) -> Result<Arms, PipelineError> {
+    pub fn ask(
+        &self,
+        model: &mut dyn Model,
+        adapter: With,
+        talk: &mut Talk<'_>,
+    ) -> Result<Arms, PipelineError> {
         let mut both = |rows: &[Pair], known: Option<&Arm>| -> Result<[Arm; 2], PipelineError> {
-            let bare = known.map_or_else(|| evaluate::arm(model, With::Base, rows, self.tokens_max, talk), |known| Ok(known.clone()))?;
-            Ok([bare, evaluate::arm(model, adapter, rows, self.tokens_max, talk)?])
+            let bare = known.map_or_else(
+                || evaluate::arm(model, With::Base, rows, self.tokens_max, talk),
+                |known| Ok(known.clone()),
+            )?;
+            Ok([
+                bare,
+                evaluate::arm(model, adapter, rows, self.tokens_max, talk)?,
+            ])
         };
         let synthetic = both(self.synthetic, None)?;
-        let eval = self.eval.map(|rows| both(rows, self.bare.as_ref())).transpose()?;
-        let mut arms = Arms { synthetic, eval, oracle: None, compared: BTreeMap::new() };
-        let Some(rows) = self.eval else { return Ok(arms) };
+        let eval = self
+            .eval
+            .map(|rows| both(rows, self.bare.as_ref()))
+            .transpose()?;
+        let mut arms = Arms {
+            synthetic,
+            eval,
+            oracle: None,
+            compared: BTreeMap::new(),
+        };
+        let Some(rows) = self.eval else {
+            return Ok(arms);
+        };
         if let Some(path) = self.oracle {
             let oracle = With::Adapter(model.attach(path)?);
             arms.oracle = Some(evaluate::arm(model, oracle, rows, self.tokens_max, talk)?);
@@ -66,7 +88,8 @@ impl Asked<'_> {
         if let Some(teacher) = self.teacher {
             let shots = Shots::new(&teacher.shots);
             let shown = evaluate::with_shots(model, &shots, rows, self.tokens_max, talk)?;
-            arms.compared.extend(shown.map(|right| ("target_with_seeds".to_owned(), right)));
+            arms.compared
+                .extend(shown.map(|right| ("target_with_seeds".to_owned(), right)));
         }
         // Most often the shapes differ, and there is nothing to copy.
         match model.attach(self.source_lora) {
@@ -87,7 +110,8 @@ impl Arms {
         self.eval.as_ref().unwrap_or(&self.synthetic)
     }
 
-    /// Put the numbers together. `source` is the teacher on the rows of `--eval`; on its own answers it is right by definition.
+    /// Put the numbers together. `source` is the teacher on the rows of `--eval`; on its own
+    /// answers it is right by definition.
     pub fn scores(
         &self,
         comparison: &Comparison,
@@ -97,8 +121,14 @@ impl Arms {
         seed: u64,
     ) -> Result<Scores, PipelineError> {
         let [target, transferred] = self.gate();
-        let mut intervals = BTreeMap::from([("target".into(), target.interval()), ("transferred".into(), transferred.interval())]);
-        let mut nll = BTreeMap::from([("target".into(), target.nll), ("transferred".into(), transferred.nll)]);
+        let mut intervals = BTreeMap::from([
+            ("target".into(), target.interval()),
+            ("transferred".into(), transferred.interval()),
+        ]);
+        let mut nll = BTreeMap::from([
+            ("target".into(), target.nll),
+            ("transferred".into(), transferred.nll),
+        ]);
         for (name, arm) in [("source_lora", source), ("oracle", self.oracle.as_ref())] {
             if let Some(arm) = arm {
                 intervals.insert(name.into(), arm.interval());
@@ -107,14 +137,28 @@ impl Arms {
         }
         let [bare, adapted] = &self.synthetic;
         let retention = |reference: Option<&Arm>| {
-            let found = reference.map(|arm| evaluate::retention(target, transferred, arm, &mut Rng::new(seed, "retention")));
+            let found = reference.map(|arm| {
+                evaluate::retention(target, transferred, arm, &mut Rng::new(seed, "retention"))
+            });
             found.transpose().map(Option::flatten)
         };
         let all: Vec<usize> = (0..judged.len()).collect();
-        let constant = ("constant_answer".to_owned(), ArmScore::of(&evaluate::constant(judged, &all)));
-        let compared = self.compared.iter().map(|(name, right)| (name.clone(), ArmScore::of(right))).chain([constant]);
+        let constant = (
+            "constant_answer".to_owned(),
+            ArmScore::of(&evaluate::constant(judged, &all)),
+        );
+        let compared = self
+            .compared
+            .iter()
+            .map(|(name, right)| (name.clone(), ArmScore::of(right)))
+            .chain([constant]);
         Ok(Scores {
-            gate: if self.eval.is_some() { "eval" } else { "synthetic" }.into(),
+            gate: if self.eval.is_some() {
+                "eval"
+            } else {
+                "synthetic"
+            }
+            .into(),
             rows: target.rows(),
             target: target.exact(),
             source_lora: source.map_or(1.0, Arm::exact),
@@ -128,7 +172,9 @@ impl Arms {
             report: ReportHalf::of(target, transferred, &halves.report),
             retention: retention(source)?,
             retention_of_oracle: retention(self.oracle.as_ref())?,
-            equivalence: source.map(|source| evaluate::equivalence(source, transferred)).transpose()?,
+            equivalence: source
+                .map(|source| evaluate::equivalence(source, transferred))
+                .transpose()?,
             compared: compared.collect(),
             intervals,
             nll,
@@ -146,12 +192,14 @@ impl Arms {
         Confusion::of(self.gate())
     }
 
-    /// Rows on which just one of bare target and transferred is right, a few of each kind, with the texts.
+    /// Rows on which just one of bare target and transferred is right, a few of each kind, with the
+    /// texts.
     pub fn flips(&self, rows: &[Pair]) -> Vec<Flip> {
         let [target, transferred] = self.gate();
         let mut shown = Vec::new();
         for won in [false, true] {
-            let flipped = (0..rows.len()).filter(|&row| target.correct[row] != won && transferred.correct[row] == won);
+            let flipped = (0..rows.len())
+                .filter(|&row| target.correct[row] != won && transferred.correct[row] == won);
             shown.extend(flipped.take(FLIPS_SHOWN).map(|row| Flip {
                 prompt: rows[row].prompt.clone(),
                 right: rows[row].completion.clone(),

@@ -1,4 +1,5 @@
-//! `translora kit`: seeds, a discriminator and a manifest, packed beside a source adapter while its data is at hand.
+//! `translora kit`: seeds, a discriminator and a manifest, packed beside a source adapter while its
+//! data is at hand.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -13,7 +14,8 @@ use crate::engine::{Engine, GenerateRequest, Talk, With};
 use crate::filter::{self, Rules, Validity};
 use crate::generate::{Ask, Generator, Settings};
 use crate::kit::{
-    self, Completion, DiscriminatorCard, DiscriminatorData, InputModelCard, InputStatistics, Manifest, Seed, discriminator_data,
+    self, Completion, DiscriminatorCard, DiscriminatorData, InputModelCard, InputStatistics,
+    Manifest, Seed, discriminator_data,
 };
 use crate::publish;
 use crate::record::{ContentHash, Pair, Question, Rng};
@@ -32,19 +34,36 @@ const POSITIVES_MIN: usize = 10;
 struct Judged {
     right: usize,
     rows: usize,
-    /// Log-odds of held-out real and made-up inputs, and of as many real ones that it was trained on.
+    /// Log-odds of held-out real and made-up inputs, and of as many real ones that it was trained
+    /// on.
     real: Vec<f64>,
     made_up: Vec<f64>,
     trained: Vec<f64>,
 }
 
 /// Make a kit.
-pub fn kit(engine: &dyn Engine, plan: &KitPlan, context: &Context<'_>) -> Result<KitReport, PipelineError> {
+pub fn kit(
+    engine: &dyn Engine,
+    plan: &KitPlan,
+    context: &Context<'_>,
+) -> Result<KitReport, PipelineError> {
     let announced = announce(context, "kit", plan);
     let ((rows, seeds, hashes), seconds) = once(context, Stage::Kit, |talk| {
         let rows = kit::read_rows(&plan.data, Completion::Optional, &plan.limits)?;
-        let seeds = kit::choose_seeds(&plan.data, &rows, plan.seeds, &mut Rng::new(plan.seed, "kit seeds"))?;
-        let hashes = hash_inputs(&[("model", &plan.model), ("lora", &plan.lora), ("data", &plan.data)], talk)?;
+        let seeds = kit::choose_seeds(
+            &plan.data,
+            &rows,
+            plan.seeds,
+            &mut Rng::new(plan.seed, "kit seeds"),
+        )?;
+        let hashes = hash_inputs(
+            &[
+                ("model", &plan.model),
+                ("lora", &plan.lora),
+                ("data", &plan.data),
+            ],
+            talk,
+        )?;
         let summary = format!("{} rows, {} seeds", rows.len(), seeds.len());
         Ok(((rows, seeds, hashes), summary))
     })?;
@@ -68,12 +87,18 @@ pub fn kit(engine: &dyn Engine, plan: &KitPlan, context: &Context<'_>) -> Result
 
 /// The data set's name, as the discriminator is asked about it: the kit's own.
 fn name(out: &Path) -> String {
-    out.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+    out.file_stem()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }
 
 fn distinct(rows: &[Pair]) -> Vec<String> {
     let mut seen = HashSet::new();
-    rows.iter().map(|row| row.prompt.trim().to_owned()).filter(|prompt| seen.insert(prompt.clone())).collect()
+    rows.iter()
+        .map(|row| row.prompt.trim().to_owned())
+        .filter(|prompt| seen.insert(prompt.clone()))
+        .collect()
 }
 
 struct Maker<'a> {
@@ -91,15 +116,34 @@ impl Maker<'_> {
     fn run(&self, job: &mut Job<'_>) -> Result<KitReport, PipelineError> {
         if self.real.len() < POSITIVES_MIN {
             let path = self.plan.data.clone();
-            return Err(kit::KitError::TooFewRows { path, distinct: self.real.len(), needed: POSITIVES_MIN }.into());
+            return Err(kit::KitError::TooFewRows {
+                path,
+                distinct: self.real.len(),
+                needed: POSITIVES_MIN,
+            }
+            .into());
         }
-        let mut source = Session::new(self.engine, &self.plan.model, &self.plan.open, vec![self.plan.lora.clone()]);
+        let mut source = Session::new(
+            self.engine,
+            &self.plan.model,
+            &self.plan.open,
+            vec![self.plan.lora.clone()],
+        );
         self.check_model(job, &mut source)?;
         let made_up = self.made_up(job, &mut source)?;
-        let data = discriminator_data(&self.question, &self.real, &made_up, &mut Rng::new(self.plan.seed, "kit halves"));
+        let data = discriminator_data(
+            &self.question,
+            &self.real,
+            &made_up,
+            &mut Rng::new(self.plan.seed, "kit halves"),
+        );
         let (fit, adapter) = self.train(job, &mut source, &data)?;
         let judged = self.judge(job, &mut source, &data)?;
-        let inputs = if self.plan.input_model { Some(self.input_model(job, &mut source)?) } else { None };
+        let inputs = if self.plan.input_model {
+            Some(self.input_model(job, &mut source)?)
+        } else {
+            None
+        };
         source.close();
         let calibration = kit::calibrate(&judged.real, &judged.made_up);
         let card = DiscriminatorCard {
@@ -115,19 +159,31 @@ impl Maker<'_> {
             negatives: data.positives,
         };
         if card.accuracy < 0.7 {
-            let text =
-                format!("the discriminator is right on {:.0} % of held-out inputs only: consider more --epochs", 100.0 * card.accuracy);
+            let text = format!(
+                "the discriminator is right on {:.0} % of held-out inputs only: consider more --epochs",
+                100.0 * card.accuracy
+            );
             job.context.events.warn(Stage::Evaluate, text);
         }
-        job.context.events.note(Stage::Kit, format!("discriminator trained in {} steps", fit.steps));
+        job.context.events.note(
+            Stage::Kit,
+            format!("discriminator trained in {} steps", fit.steps),
+        );
         self.publish(job, &card, &adapter, inputs)
     }
 
-    fn check_model(&self, job: &mut Job<'_>, source: &mut Session<'_>) -> Result<(), PipelineError> {
+    fn check_model(
+        &self,
+        job: &mut Job<'_>,
+        source: &mut Session<'_>,
+    ) -> Result<(), PipelineError> {
         job.stage("open", Stage::Open, |talk, _| {
             let (model, _) = source.get()?;
             check_rows(model, &self.plan.data, self.rows, talk.cancel)?;
-            let ask = |input: &String| Pair { prompt: self.question.ask(input), completion: self.question.yes.clone() };
+            let ask = |input: &String| Pair {
+                prompt: self.question.ask(input),
+                completion: self.question.yes.clone(),
+            };
             let pairs: Vec<Pair> = self.real.iter().map(ask).collect();
             let recipe = recipe(&self.plan.recipe, self.plan.seed, model.info().width);
             check_memory(model, &pairs, &recipe)?;
@@ -136,8 +192,13 @@ impl Maker<'_> {
         Ok(())
     }
 
-    /// The source base's own continuations of the seeds, as many as there are real inputs where it can make them.
-    fn made_up(&self, job: &mut Job<'_>, source: &mut Session<'_>) -> Result<Vec<String>, PipelineError> {
+    /// The source base's own continuations of the seeds, as many as there are real inputs where it
+    /// can make them.
+    fn made_up(
+        &self,
+        job: &mut Job<'_>,
+        source: &mut Session<'_>,
+    ) -> Result<Vec<String>, PipelineError> {
         let made = job.stage("generate", Stage::Generate, |talk, _| {
             let settings = Settings {
                 temperature: TEMPERATURE,
@@ -155,79 +216,177 @@ impl Maker<'_> {
             let (mut rows, mut drawn) = (Vec::new(), 0);
             while rows.len() < self.real.len() && drawn < drawn_max {
                 talk.tick(rows.len(), self.real.len())?;
-                let mut quiet = Talk { cancel: talk.cancel, progress: &mut |_, _| {} };
+                let mut quiet = Talk {
+                    cancel: talk.cancel,
+                    progress: &mut |_, _| {},
+                };
                 let (fresh, count) = generator.round(model, With::Base, Ask::List, &mut quiet)?;
                 drawn += count.drawn;
                 let valid = validity.pass(&fresh);
-                rows.extend(valid.iter().map(|valid| valid.text().to_owned()).filter(|text| !real.contains(text.as_str())));
+                rows.extend(
+                    valid
+                        .iter()
+                        .map(|valid| valid.text().to_owned())
+                        .filter(|text| !real.contains(text.as_str())),
+                );
             }
             rows.truncate(self.real.len());
             if rows.len() < POSITIVES_MIN {
-                return Err(PipelineError::NotEnough { got: rows.len(), needed: POSITIVES_MIN, drawn, rejected: BTreeMap::new() });
+                return Err(PipelineError::NotEnough {
+                    got: rows.len(),
+                    needed: POSITIVES_MIN,
+                    drawn,
+                    rejected: BTreeMap::new(),
+                });
             }
             let summary = format!("{} made-up inputs of {drawn} drawn", rows.len());
-            Ok(Made { head: (), rows, blob: None, summary })
+            Ok(Made {
+                head: (),
+                rows,
+                blob: None,
+                summary,
+            })
         })?;
         Ok(made.rows)
     }
 
-    fn train(&self, job: &mut Job<'_>, source: &mut Session<'_>, data: &DiscriminatorData) -> Result<(FitReport, Vec<u8>), PipelineError> {
+    fn train(
+        &self,
+        job: &mut Job<'_>,
+        source: &mut Session<'_>,
+        data: &DiscriminatorData,
+    ) -> Result<(FitReport, Vec<u8>), PipelineError> {
         let context = job.context;
         let metadata = [("translora.role".to_owned(), "discriminator".to_owned())];
         let made = job.stage("distill", Stage::Distill, |_, journal| {
             let (model, _) = source.get()?;
             let recipe = recipe(&self.plan.recipe, self.plan.seed, model.info().width);
-            let Fitted { adapter, report, .. } =
-                fitting(context, journal, "distill", &metadata, &[], |run| fit(model, &data.train, &recipe, run))?;
-            let summary = format!("{} inputs, {} steps, loss {:.4}", report.examples, report.steps, report.loss_last);
-            Ok(Made { head: report, rows: Vec::<()>::new(), blob: Some(adapter), summary })
+            let Fitted {
+                adapter, report, ..
+            } = fitting(context, journal, "distill", &metadata, &[], |run| {
+                fit(model, &data.train, &recipe, run)
+            })?;
+            let summary = format!(
+                "{} inputs, {} steps, loss {:.4}",
+                report.examples, report.steps, report.loss_last
+            );
+            Ok(Made {
+                head: report,
+                rows: Vec::<()>::new(),
+                blob: Some(adapter),
+                summary,
+            })
         })?;
         Ok((made.head, made.blob.unwrap_or_default()))
     }
 
-    fn judge(&self, job: &mut Job<'_>, source: &mut Session<'_>, data: &DiscriminatorData) -> Result<Judged, PipelineError> {
+    fn judge(
+        &self,
+        job: &mut Job<'_>,
+        source: &mut Session<'_>,
+        data: &DiscriminatorData,
+    ) -> Result<Judged, PipelineError> {
         let made = job.stage("evaluate", Stage::Evaluate, |talk, journal| {
             let (model, _) = source.get()?;
             let adapter = With::Adapter(model.attach(&journal.path(&blob_name("distill")))?);
             let is_real = |pair: &&Pair| pair.completion == self.question.yes;
             let real = data.held_out.iter().filter(is_real);
             let made_up = data.held_out.iter().filter(|pair| !is_real(pair));
-            let trained = data.train.iter().filter(is_real).take(data.held_out.len() / 2);
+            let trained = data
+                .train
+                .iter()
+                .filter(is_real)
+                .take(data.held_out.len() / 2);
             let mut odds = |pairs: &mut dyn Iterator<Item = &Pair>| {
                 let prompts: Vec<String> = pairs.map(|pair| pair.prompt.clone()).collect();
-                model.preference(adapter, &prompts, &self.question.yes, &self.question.no, talk)
+                model.preference(
+                    adapter,
+                    &prompts,
+                    &self.question.yes,
+                    &self.question.no,
+                    talk,
+                )
             };
-            let (real, made_up, trained) = (odds(&mut { real })?, odds(&mut { made_up })?, odds(&mut { trained })?);
-            let right = real.iter().filter(|odds| **odds > 0.0).count() + made_up.iter().filter(|odds| **odds <= 0.0).count();
-            let summary = format!("discriminator right on {right} of {} held-out inputs", data.held_out.len());
-            Ok(Made::head(Judged { right, rows: data.held_out.len(), real, made_up, trained }, summary))
+            let (real, made_up, trained) = (
+                odds(&mut { real })?,
+                odds(&mut { made_up })?,
+                odds(&mut { trained })?,
+            );
+            let right = real.iter().filter(|odds| **odds > 0.0).count()
+                + made_up.iter().filter(|odds| **odds <= 0.0).count();
+            let summary = format!(
+                "discriminator right on {right} of {} held-out inputs",
+                data.held_out.len()
+            );
+            Ok(Made::head(
+                Judged {
+                    right,
+                    rows: data.held_out.len(),
+                    real,
+                    made_up,
+                    trained,
+                },
+                summary,
+            ))
         })?;
         Ok(made.head)
     }
 
-    /// A LoRA that makes inputs, fitted on all of them, and how many of what it makes are theirs word for word.
-    fn input_model(&self, job: &mut Job<'_>, source: &mut Session<'_>) -> Result<(InputModelCard, Vec<u8>), PipelineError> {
+    /// A LoRA that makes inputs, fitted on all of them, and how many of what it makes are theirs
+    /// word for word.
+    fn input_model(
+        &self,
+        job: &mut Job<'_>,
+        source: &mut Session<'_>,
+    ) -> Result<(InputModelCard, Vec<u8>), PipelineError> {
         let context = job.context;
         let question = format!("Write an input of the {} dataset.", name(&self.plan.out));
-        let pair = |input: &String| Pair { prompt: question.clone(), completion: input.clone() };
+        let pair = |input: &String| Pair {
+            prompt: question.clone(),
+            completion: input.clone(),
+        };
         let rows: Vec<Pair> = self.real.iter().map(pair).collect();
         let metadata = [("translora.role".to_owned(), "input model".to_owned())];
         let made = job.stage("inputs", Stage::Distill, |_, journal| {
             let (model, _) = source.get()?;
             let recipe = recipe(&self.plan.input_recipe, self.plan.seed, model.info().width);
-            let Fitted { adapter, report, .. } =
-                fitting(context, journal, "inputs", &metadata, &[], |run| fit(model, &rows, &recipe, run))?;
-            let summary = format!("input model: {} inputs, {} steps, loss {:.4}", report.examples, report.steps, report.loss_last);
-            Ok(Made { head: report, rows: Vec::<()>::new(), blob: Some(adapter), summary })
+            let Fitted {
+                adapter, report, ..
+            } = fitting(context, journal, "inputs", &metadata, &[], |run| {
+                fit(model, &rows, &recipe, run)
+            })?;
+            let summary = format!(
+                "input model: {} inputs, {} steps, loss {:.4}",
+                report.examples, report.steps, report.loss_last
+            );
+            Ok(Made {
+                head: report,
+                rows: Vec::<()>::new(),
+                blob: Some(adapter),
+                summary,
+            })
         })?;
         let adapter = made.blob.unwrap_or_default();
         let [drawn, verbatim, near] = self.gives_away(job, source, &question)?;
-        let card = InputModelCard { sha256: ContentHash::of(&adapter), question, rows: rows.len(), drawn, verbatim, near };
+        let card = InputModelCard {
+            sha256: ContentHash::of(&adapter),
+            question,
+            rows: rows.len(),
+            drawn,
+            verbatim,
+            near,
+        };
         Ok((card, adapter))
     }
 
-    /// How many inputs an input model was made to draw, how many of those are inputs of the data, and how many more are nearly so.
-    fn gives_away(&self, job: &mut Job<'_>, source: &mut Session<'_>, question: &str) -> Result<[usize; 3], PipelineError> {
+    /// How many inputs an input model was made to draw, how many of those are inputs of the data,
+    /// and how many more are nearly so.
+    fn gives_away(
+        &self,
+        job: &mut Job<'_>,
+        source: &mut Session<'_>,
+        question: &str,
+    ) -> Result<[usize; 3], PipelineError> {
         let made = job.stage("inputs.drawn", Stage::Evaluate, |talk, journal| {
             let (model, _) = source.get()?;
             let adapter = With::Adapter(model.attach(&journal.path(&blob_name("inputs")))?);
@@ -281,7 +440,10 @@ impl Maker<'_> {
         };
         let (_, seconds) = once(job.context, Stage::Publish, |talk| {
             talk.tick(0, 1)?;
-            publish::write_new(&self.plan.out, &kit::pack(&manifest, self.seeds, Some(adapter), input_model.as_deref())?)?;
+            publish::write_new(
+                &self.plan.out,
+                &kit::pack(&manifest, self.seeds, Some(adapter), input_model.as_deref())?,
+            )?;
             Ok(((), self.plan.out.display().to_string()))
         })?;
         let mut spent = job.seconds.clone();

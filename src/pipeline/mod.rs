@@ -1,8 +1,9 @@
 //! Plan, run, resume: the only room that sees every stage.
 //!
-//! Each command is a function of an engine, a plan and a [`Context`]. A job says its plan first, then what it does, as
-//! [`Event`]s. What it has done it keeps in a journal beside the output, so that a run that was stopped goes on with `resume`
-//! and ends in the same bytes. Two models are never open at once.
+//! Each command is a function of an engine, a plan and a [`Context`]. A job says its plan first,
+//! then what it does, as [`Event`]s. What it has done it keeps in a journal beside the output, so
+//! that a run that was stopped goes on with `resume` and ends in the same bytes. Two models are
+//! never open at once.
 //!
 //! Refuses to know: terminals, sockets, C. Called by the doors: the command line and the plugin.
 
@@ -35,11 +36,12 @@ pub use inspect::{AdapterCard, Inspection, KitCard, ModelCard, inspect};
 pub use journal::JournalError;
 pub use kit::kit;
 pub use plan::{
-    EvalPlan, FilterChoice, GeneratorChoice, Inputs, KitPlan, LabelChoice, ObjectiveChoice, RESTARTS, RecipePlan, Repeats, TrainPlan,
-    TransferPlan, flip_budget, kl_budget,
+    EvalPlan, FilterChoice, GeneratorChoice, Inputs, KitPlan, LabelChoice, ObjectiveChoice,
+    RESTARTS, RecipePlan, Repeats, TrainPlan, TransferPlan, flip_budget, kl_budget,
 };
 pub use report::{
-    ArmScore, Confusion, EvalReport, Flip, KitReport, MadeInput, ReportHalf, RoundCounts, Scores, TrainReport, TransferReport,
+    ArmScore, Confusion, EvalReport, Flip, KitReport, MadeInput, ReportHalf, RoundCounts, Scores,
+    TrainReport, TransferReport,
 };
 pub use teaching::{Divergences, ObjectiveReport};
 pub use train::{eval, train};

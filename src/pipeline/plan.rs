@@ -1,4 +1,5 @@
-//! What each command asks for. Plans are plain data: printed first, journalled, hashed for `--resume`.
+//! What each command asks for. Plans are plain data: printed first, journalled, hashed for
+//! `--resume`.
 
 use std::path::PathBuf;
 
@@ -54,7 +55,8 @@ pub struct RecipePlan {
     pub dropout: f32,
     /// Gradient norm above which a step is scaled down; 0 switches it off.
     pub clip_norm: f32,
-    /// Epochs without a lower loss on a held-out tenth that end the training, whose best adapter is then kept; 0 trains to the end on all.
+    /// Epochs without a lower loss on a held-out tenth that end the training, whose best adapter is
+    /// then kept; 0 trains to the end on all.
     pub patience: usize,
 }
 
@@ -137,14 +139,16 @@ impl FilterChoice {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum GeneratorChoice {
-    /// The kit's input model where there is one, else the target base, in the later rounds fitted on the best of the earlier ones.
+    /// The kit's input model where there is one, else the target base, in the later rounds fitted
+    /// on the best of the earlier ones.
     Auto,
     Target,
     Source,
     SourceLora,
     /// The target and the source base, in turns.
     Mix,
-    /// The target base, which is shown no seeds: what inputs are worth that know nothing of the task.
+    /// The target base, which is shown no seeds: what inputs are worth that know nothing of the
+    /// task.
     Anything,
 }
 
@@ -162,7 +166,11 @@ pub struct Repeats {
 
 impl Default for Repeats {
     fn default() -> Self {
-        Self { near: NEAR as f32, numbers: false, seed_run: 0.0 }
+        Self {
+            near: NEAR as f32,
+            numbers: false,
+            seed_run: 0.0,
+        }
     }
 }
 
@@ -232,7 +240,8 @@ pub struct TransferPlan {
     /// An adapter made for the target on real data, to measure against.
     #[serde(default)]
     pub oracle: Option<PathBuf>,
-    /// Share of the rows that decide on which the adapter may be wrong where the bare target was right.
+    /// Share of the rows that decide on which the adapter may be wrong where the bare target was
+    /// right.
     #[serde(default = "flip_budget")]
     pub flip_budget: f32,
     /// Go on where the source adapter is not seen to be better than its base.

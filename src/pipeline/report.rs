@@ -15,7 +15,8 @@ use crate::kit::InputModelCard;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TransferReport {
     pub verdict: Verdict,
-    /// Where the new adapter lies: under the name that was asked for if it was accepted, else set aside.
+    /// Where the new adapter lies: under the name that was asked for if it was accepted, else set
+    /// aside.
     pub adapter: PathBuf,
     pub report: PathBuf,
     pub scores: Scores,
@@ -103,8 +104,8 @@ pub struct MadeInput {
 /// Scores of the arms; the maps are keyed `target`, `source_lora`, `transferred`, `oracle`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Scores {
-    /// What the verdict rests on: `eval` (rows of `--eval`) or `synthetic` (held-out inputs with the teacher's answers: then it is of
-    /// fidelity to the teacher, not of being right).
+    /// What the verdict rests on: `eval` (rows of `--eval`) or `synthetic` (held-out inputs with
+    /// the teacher's answers: then it is of fidelity to the teacher, not of being right).
     pub gate: String,
     /// Rows of the gate set.
     pub rows: usize,
@@ -124,14 +125,17 @@ pub struct Scores {
     pub losses: u64,
     /// The rows that had no part in the verdict; all rows where there are too few to part.
     pub report: ReportHalf,
-    /// (transferred − target) / (source_lora − target), where the teacher is better than the bare target.
+    /// (transferred − target) / (source_lora − target), where the teacher is better than the bare
+    /// target.
     pub retention: Option<Retention>,
     /// The same against the oracle.
     pub retention_of_oracle: Option<Retention>,
     /// Whether the new pair is right as often as the old one.
     pub equivalence: Option<Equivalence>,
-    /// `constant_answer`: the one answer that is right most often, on all rows; `target_with_seeds`: the bare target that is shown the seeds with the teacher's answers; `naive_copy`: the source adapter on the
-    /// target, where its shapes fit; these two on the first 100 rows of `--eval` at most.
+    /// `constant_answer`: the one answer that is right most often, on all rows;
+    /// `target_with_seeds`: the bare target that is shown the seeds with the teacher's answers;
+    /// `naive_copy`: the source adapter on the target, where its shapes fit; these two on the first
+    /// 100 rows of `--eval` at most.
     pub compared: BTreeMap<String, ArmScore>,
     /// Wilson's 95 % intervals.
     pub intervals: BTreeMap<String, [f64; 2]>,
@@ -156,7 +160,11 @@ impl ArmScore {
     pub(super) fn of(correct: &[bool]) -> Self {
         let right = correct.iter().filter(|&&right| right).count();
         let exact = right as f64 / correct.len().max(1) as f64;
-        Self { rows: correct.len(), exact, interval: wilson(right as u64, correct.len() as u64) }
+        Self {
+            rows: correct.len(),
+            exact,
+            interval: wilson(right as u64, correct.len() as u64),
+        }
     }
 }
 
@@ -169,8 +177,12 @@ pub struct ReportHalf {
 
 impl ReportHalf {
     pub(super) fn of(target: &Arm, transferred: &Arm, rows: &[usize]) -> Self {
-        let on = |arm: &Arm| ArmScore::of(&rows.iter().map(|&row| arm.correct[row]).collect::<Vec<_>>());
-        Self { target: on(target), transferred: on(transferred) }
+        let on =
+            |arm: &Arm| ArmScore::of(&rows.iter().map(|&row| arm.correct[row]).collect::<Vec<_>>());
+        Self {
+            target: on(target),
+            transferred: on(transferred),
+        }
     }
 }
 

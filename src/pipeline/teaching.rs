@@ -1,15 +1,20 @@
-//! Choose what the new adapter is fitted to, and bring what that needs from the teacher to the student's tokens.
+//! Choose what the new adapter is fitted to, and bring what that needs from the teacher to the
+//! student's tokens.
 //!
-//! `auto` takes what measured best on the lab's tasks and the real pair (ARCHITECTURE.md), which is `text` for any two models. Where rows
-//! with known answers show that the bare target is right more often than the source with its adapter (McNemar's exact test), the reason
-//! says so. What a teacher says of each token is asked for once, kept in the journal, and bounded by `Limits`; source and target are open
-//! one after the other.
+//! `auto` takes what measured best on the lab's tasks and the real pair (ARCHITECTURE.md), which is
+//! `text` for any two models. Where rows with known answers show that the bare target is right more
+//! often than the source with its adapter (McNemar's exact test), the reason says so. What a
+//! teacher says of each token is asked for once, kept in the journal, and bounded by `Limits`;
+//! source and target are open one after the other.
 
 use serde::{Deserialize, Serialize};
 
 use super::job::{Job, Made, Session};
 use super::{Context, ObjectiveChoice, PipelineError, Stage, TransferPlan};
-use crate::engine::{EngineError, Lesson, LogsOf, Model, Objective, SoftLabels, Spelling, Spoken, Talk, With, WordsOf};
+use crate::engine::{
+    EngineError, Lesson, LogsOf, Model, Objective, SoftLabels, Spelling, Spoken, Talk, With,
+    WordsOf,
+};
 use crate::evaluate::{self, Arm};
 use crate::label::{self, Aligned, Labeled, TokenWeights};
 use crate::record::Pair;
@@ -25,14 +30,16 @@ pub struct ObjectiveReport {
     pub reason: String,
     pub same_vocabulary: bool,
     pub token_weights: TokenWeights,
-    /// Tokens of the answers, held-out ones included, and those of them that were fitted to more than their text; 0 for `text`.
+    /// Tokens of the answers, held-out ones included, and those of them that were fitted to more
+    /// than their text; 0 for `text`.
     pub tokens: u64,
     pub tokens_taught: u64,
     /// From what was fitted to, on held-out inputs.
     pub divergence: Option<Divergences>,
 }
 
-/// KL(soft label ‖ model), mean over the tokens of held-out answers; the words that a label leaves out taken as one. units: nats
+/// KL(soft label ‖ model), mean over the tokens of held-out answers; the words that a label leaves
+/// out taken as one. units: nats
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Divergences {
     pub tokens: u64,
@@ -53,7 +60,10 @@ pub(super) struct Known<'a> {
 /// Choose by the rule above.
 ///
 /// fails: what was asked for cannot be done with these models
-pub(super) fn choose(plan: &TransferPlan, known: Known<'_>) -> Result<ObjectiveReport, PipelineError> {
+pub(super) fn choose(
+    plan: &TransferPlan,
+    known: Known<'_>,
+) -> Result<ObjectiveReport, PipelineError> {
     let asked = plan.objective;
     let report = |objective: ObjectiveChoice, reason: &str| ObjectiveReport {
         objective,
@@ -72,10 +82,13 @@ pub(super) fn choose(plan: &TransferPlan, known: Known<'_>) -> Result<ObjectiveR
         });
     }
     let (limit, bytes) = (plan.limits.teacher_bytes_max, known.answer_bytes);
-    let asks_tokens = plan.token_weights != TokenWeights::None || !matches!(asked, ObjectiveChoice::Auto | ObjectiveChoice::Text);
+    let asks_tokens = plan.token_weights != TokenWeights::None
+        || !matches!(asked, ObjectiveChoice::Auto | ObjectiveChoice::Text);
     if bytes > limit && asks_tokens {
         return Err(PipelineError::Plan {
-            what: format!("the answers are {bytes} bytes long, and what a teacher says of each token is kept for {limit} at most"),
+            what: format!(
+                "the answers are {bytes} bytes long, and what a teacher says of each token is kept for {limit} at most"
+            ),
             hint: "use --objective text without --token-weights, or fewer --samples".into(),
         });
     }
@@ -83,7 +96,10 @@ pub(super) fn choose(plan: &TransferPlan, known: Known<'_>) -> Result<ObjectiveR
         return Ok(report(asked, "asked for"));
     }
     if bytes > limit {
-        return Ok(report(ObjectiveChoice::Text, "the answers are too long to keep more of them"));
+        return Ok(report(
+            ObjectiveChoice::Text,
+            "the answers are too long to keep more of them",
+        ));
     }
     let weaker = known.arms.map(is_weaker).transpose()?.unwrap_or(false);
     let reason = if weaker {
@@ -106,7 +122,11 @@ fn is_weaker((source, target, rows): (&Arm, &Arm, &[Pair])) -> Result<bool, Pipe
 impl ObjectiveReport {
     /// What a training step minimizes.
     pub(super) fn minimized(&self) -> Objective {
-        if self.objective == ObjectiveChoice::Text { Objective::Text } else { Objective::Match }
+        if self.objective == ObjectiveChoice::Text {
+            Objective::Text
+        } else {
+            Objective::Match
+        }
     }
 
     /// The source is asked without its adapter too.
@@ -115,7 +135,8 @@ impl ObjectiveReport {
     }
 }
 
-/// What the teacher says of one answer, as journalled: its tokens, and ln p of the same words without the adapter.
+/// What the teacher says of one answer, as journalled: its tokens, and ln p of the same words
+/// without the adapter.
 #[derive(Serialize, Deserialize)]
 struct Taught(Vec<Spoken>, Option<LogsOf>);
 
@@ -128,8 +149,14 @@ pub(super) struct Teaching<'a, 's> {
 }
 
 impl Teaching<'_, '_> {
-    /// Give every labelled input what the student is to learn of its tokens. Where that is the text alone, no model is opened.
-    pub fn run(mut self, job: &mut Job<'_>, labeled: Vec<Labeled>, report: &mut ObjectiveReport) -> Result<Vec<Labeled>, PipelineError> {
+    /// Give every labelled input what the student is to learn of its tokens. Where that is the text
+    /// alone, no model is opened.
+    pub fn run(
+        mut self,
+        job: &mut Job<'_>,
+        labeled: Vec<Labeled>,
+        report: &mut ObjectiveReport,
+    ) -> Result<Vec<Labeled>, PipelineError> {
         if report.objective == ObjectiveChoice::Text && report.token_weights == TokenWeights::None {
             return Ok(labeled);
         }
@@ -143,8 +170,16 @@ impl Teaching<'_, '_> {
         let made = job.stage("align", Stage::Label, |talk, _| {
             let (model, _) = target.get()?;
             let (counts, rows) = to_student(model, &pairs, &lesson, &off, report, plan, talk)?;
-            let summary = format!("{} of {} tokens have more than their text", counts[1], counts[0]);
-            Ok(Made { head: counts, rows, blob: None, summary })
+            let summary = format!(
+                "{} of {} tokens have more than their text",
+                counts[1], counts[0]
+            );
+            Ok(Made {
+                head: counts,
+                rows,
+                blob: None,
+                summary,
+            })
         })?;
         Ok(with_labels(labeled, made.head, made.rows, report))
     }
@@ -158,31 +193,68 @@ impl Teaching<'_, '_> {
         let (source, words) = (&mut self.source, self.plan.limits.teacher_words_max);
         let made = job.stage("teach", Stage::Label, |talk, _| {
             let (model, adapters) = source.get()?;
-            let Lesson { spelling, answers } = model.teach(With::Adapter(adapters[0]), pairs, words, talk)?;
+            let Lesson { spelling, answers } =
+                model.teach(With::Adapter(adapters[0]), pairs, words, talk)?;
             let named = |spoken: &Spoken| spoken.words.iter().map(|(word, _)| *word).collect();
-            let named: Vec<WordsOf> = answers.iter().map(|tokens| tokens.iter().map(named).collect()).collect();
+            let named: Vec<WordsOf> = answers
+                .iter()
+                .map(|tokens| tokens.iter().map(named).collect())
+                .collect();
             let off = if report.wants_bare() {
-                model.weigh(With::Base, pairs, &named, talk)?.into_iter().map(Some).collect()
+                model
+                    .weigh(With::Base, pairs, &named, talk)?
+                    .into_iter()
+                    .map(Some)
+                    .collect()
             } else {
                 Vec::new()
             };
             let off = off.into_iter().chain(std::iter::repeat(None));
             let tokens: usize = answers.iter().map(Vec::len).sum();
-            let rows: Vec<Taught> = answers.into_iter().zip(off).map(|(spoken, off)| Taught(spoken, off)).collect();
+            let rows: Vec<Taught> = answers
+                .into_iter()
+                .zip(off)
+                .map(|(spoken, off)| Taught(spoken, off))
+                .collect();
             let summary = format!("the teacher on {tokens} tokens of {} answers", rows.len());
-            Ok(Made { head: spelling.into_iter().collect::<Vec<(i32, Spelling)>>(), rows, blob: None, summary })
+            Ok(Made {
+                head: spelling.into_iter().collect::<Vec<(i32, Spelling)>>(),
+                rows,
+                blob: None,
+                summary,
+            })
         })?;
-        let (answers, off) = made.rows.into_iter().map(|Taught(spoken, off)| (spoken, off)).unzip();
-        Ok((Lesson { spelling: made.head.into_iter().collect(), answers }, off))
+        let (answers, off) = made
+            .rows
+            .into_iter()
+            .map(|Taught(spoken, off)| (spoken, off))
+            .unzip();
+        Ok((
+            Lesson {
+                spelling: made.head.into_iter().collect(),
+                answers,
+            },
+            off,
+        ))
     }
 }
 
-fn with_labels(labeled: Vec<Labeled>, counts: [u64; 2], rows: Vec<SoftLabels>, report: &mut ObjectiveReport) -> Vec<Labeled> {
+fn with_labels(
+    labeled: Vec<Labeled>,
+    counts: [u64; 2],
+    rows: Vec<SoftLabels>,
+    report: &mut ObjectiveReport,
+) -> Vec<Labeled> {
     [report.tokens, report.tokens_taught] = counts;
-    labeled.into_iter().zip(rows).map(|(labeled, labels)| labeled.taught(labels)).collect()
+    labeled
+        .into_iter()
+        .zip(rows)
+        .map(|(labeled, labels)| labeled.taught(labels))
+        .collect()
 }
 
-/// Soft labels for the student's tokens; how many tokens there are, and how many of them have more than their text.
+/// Soft labels for the student's tokens; how many tokens there are, and how many of them have more
+/// than their text.
 fn to_student(
     model: &mut dyn Model,
     pairs: &[Pair],
@@ -193,16 +265,34 @@ fn to_student(
     talk: &mut Talk<'_>,
 ) -> Result<([u64; 2], Vec<SoftLabels>), PipelineError> {
     let by_number = report.same_vocabulary && report.objective != ObjectiveChoice::Aligned;
-    let (mut students, mut aligned) = (Vec::with_capacity(pairs.len()), Vec::with_capacity(pairs.len()));
+    let (mut students, mut aligned) = (
+        Vec::with_capacity(pairs.len()),
+        Vec::with_capacity(pairs.len()),
+    );
     for (pair, spoken) in pairs.iter().zip(&lesson.answers) {
         let tokens = model.tokens(&pair.completion)?;
-        let found = if by_number { label::same(spoken, &tokens) } else { None };
-        let by_bytes = || label::align(&pair.completion, spoken, &lesson.spelling, &tokens, &|spelling| model.word(spelling));
+        let found = if by_number {
+            label::same(spoken, &tokens)
+        } else {
+            None
+        };
+        let by_bytes = || {
+            label::align(
+                &pair.completion,
+                spoken,
+                &lesson.spelling,
+                &tokens,
+                &|spelling| model.word(spelling),
+            )
+        };
         aligned.push(found.unwrap_or_else(by_bytes));
         students.push(tokens);
     }
     let own = if report.objective == ObjectiveChoice::Delta {
-        let words: Vec<WordsOf> = aligned.iter().map(|aligned| label::words_of(aligned)).collect();
+        let words: Vec<WordsOf> = aligned
+            .iter()
+            .map(|aligned| label::words_of(aligned))
+            .collect();
         model.weigh(With::Base, pairs, &words, talk)?
     } else {
         Vec::new()
@@ -215,42 +305,83 @@ fn to_student(
         let count = |aligned: &&Option<Aligned>| aligned.is_some();
         let words = match report.objective {
             ObjectiveChoice::Text | ObjectiveChoice::Auto => Vec::new(),
-            ObjectiveChoice::Kl | ObjectiveChoice::Aligned => label::matched(aligned, spoken, student),
+            ObjectiveChoice::Kl | ObjectiveChoice::Aligned => {
+                label::matched(aligned, spoken, student)
+            }
             ObjectiveChoice::Delta => {
-                let missing = || PipelineError::Engine(EngineError::Internal("what the source says without its adapter is missing".into()));
-                label::shifted(aligned, spoken, bare.ok_or_else(missing)?, student, &own[i], f64::from(plan.kl_budget))
+                let missing = || {
+                    PipelineError::Engine(EngineError::Internal(
+                        "what the source says without its adapter is missing".into(),
+                    ))
+                };
+                label::shifted(
+                    aligned,
+                    spoken,
+                    bare.ok_or_else(missing)?,
+                    student,
+                    &own[i],
+                    f64::from(plan.kl_budget),
+                )
             }
         };
         counts[0] += student.len() as u64;
-        counts[1] += if words.is_empty() { 0 } else { aligned.iter().filter(count).count() as u64 };
-        rows.push(SoftLabels { words, weights: label::weights(report.token_weights, spoken, bare, student) });
+        counts[1] += if words.is_empty() {
+            0
+        } else {
+            aligned.iter().filter(count).count() as u64
+        };
+        rows.push(SoftLabels {
+            words,
+            weights: label::weights(report.token_weights, spoken, bare, student),
+        });
     }
     Ok((counts, rows))
 }
 
-/// How far the bare target and the new adapter are from what was fitted to, on inputs that were not trained on.
+/// How far the bare target and the new adapter are from what was fitted to, on inputs that were not
+/// trained on.
 pub(super) fn divergence(
     model: &mut dyn Model,
     adapter: With,
     held_out: &[Labeled],
     talk: &mut Talk<'_>,
 ) -> Result<Option<Divergences>, PipelineError> {
-    let rows = held_out.iter().filter_map(|labeled| Some((labeled.pair(), labeled.labels().filter(|labels| !labels.words.is_empty())?)));
+    let rows = held_out.iter().filter_map(|labeled| {
+        Some((
+            labeled.pair(),
+            labeled.labels().filter(|labels| !labels.words.is_empty())?,
+        ))
+    });
     let (pairs, labels): (Vec<Pair>, Vec<&SoftLabels>) = rows.unzip();
     let tokens: usize = labels.iter().map(|labels| labels.words.len()).sum();
     if tokens == 0 {
         return Ok(None);
     }
     let named = |words: &Vec<(i32, f32)>| words.iter().map(|(word, _)| *word).collect();
-    let words: Vec<WordsOf> = labels.iter().map(|labels| labels.words.iter().map(named).collect()).collect();
+    let words: Vec<WordsOf> = labels
+        .iter()
+        .map(|labels| labels.words.iter().map(named).collect())
+        .collect();
     let mut mean = |with: With| -> Result<f64, PipelineError> {
         let logs = model.weigh(with, &pairs, &words, talk)?;
-        Ok(labels.iter().zip(&logs).map(|(labels, logs)| label::divergence_from(&labels.words, logs)).sum::<f64>() / tokens as f64)
+        Ok(labels
+            .iter()
+            .zip(&logs)
+            .map(|(labels, logs)| label::divergence_from(&labels.words, logs))
+            .sum::<f64>()
+            / tokens as f64)
     };
-    Ok(Some(Divergences { tokens: tokens as u64, target: mean(With::Base)?, transferred: mean(adapter)? }))
+    Ok(Some(Divergences {
+        tokens: tokens as u64,
+        target: mean(With::Base)?,
+        transferred: mean(adapter)?,
+    }))
 }
 
 /// Tell what was chosen.
 pub(super) fn announce(context: &Context<'_>, report: &ObjectiveReport) {
-    context.events.note(Stage::Label, format!("objective {}: {}", report.objective.name(), report.reason));
+    context.events.note(
+        Stage::Label,
+        format!("objective {}: {}", report.objective.name(), report.reason),
+    );
 }

@@ -17,7 +17,11 @@ use crate::publish::{self, Outputs};
 use crate::record::Pair;
 
 /// Fit an adapter on rows with answers.
-pub fn train(engine: &dyn Engine, plan: &TrainPlan, context: &Context<'_>) -> Result<TrainReport, PipelineError> {
+pub fn train(
+    engine: &dyn Engine,
+    plan: &TrainPlan,
+    context: &Context<'_>,
+) -> Result<TrainReport, PipelineError> {
     let announced = announce(context, "train", plan);
     let outputs = Outputs::beside(&plan.out);
     let ((rows, hashes), seconds) = once(context, Stage::Kit, |talk| {
@@ -29,9 +33,15 @@ pub fn train(engine: &dyn Engine, plan: &TrainPlan, context: &Context<'_>) -> Re
     if !(plan.resume && Journal::lies_beside(&plan.out)) {
         publish::check_writable(&[&outputs.adapter, &outputs.report])?;
     }
-    let mut header =
-        BTreeMap::from([("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()), ("seed".to_owned(), plan.seed.to_string())]);
-    header.extend(hashes.iter().map(|(name, hash)| (format!("{name}.sha256"), hash.to_string())));
+    let mut header = BTreeMap::from([
+        ("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+        ("seed".to_owned(), plan.seed.to_string()),
+    ]);
+    header.extend(
+        hashes
+            .iter()
+            .map(|(name, hash)| (format!("{name}.sha256"), hash.to_string())),
+    );
     let mut job = Job::open(context, "train", announced, hashes, &plan.out)?;
     job.seconds.insert(Stage::Kit.name().into(), seconds);
     let result = train_in(engine, plan, &rows, &header, &outputs, &mut job);
@@ -53,11 +63,31 @@ fn train_in(
         check_rows(model, &plan.data, rows, talk.cancel)?;
         let recipe = recipe(&plan.recipe, plan.seed, model.info().width);
         let mut header = header.clone();
-        header.insert("recipe".into(), serde_json::to_string(&recipe).unwrap_or_default());
-        let fitted = fitting(context, journal, "distill", &metadata(&header), &[], |run| fit(model, rows, &recipe, run));
-        let Fitted { adapter, report, .. } = fitted.map_err(|error| error.in_rows_of(&plan.data))?;
-        let summary = format!("{} rows, {} steps, loss {:.4}", report.examples, report.steps, report.loss_last);
-        Ok(Made { head: report, rows: Vec::<()>::new(), blob: Some(adapter), summary })
+        header.insert(
+            "recipe".into(),
+            serde_json::to_string(&recipe).unwrap_or_default(),
+        );
+        let fitted = fitting(
+            context,
+            journal,
+            "distill",
+            &metadata(&header),
+            &[],
+            |run| fit(model, rows, &recipe, run),
+        );
+        let Fitted {
+            adapter, report, ..
+        } = fitted.map_err(|error| error.in_rows_of(&plan.data))?;
+        let summary = format!(
+            "{} rows, {} steps, loss {:.4}",
+            report.examples, report.steps, report.loss_last
+        );
+        Ok(Made {
+            head: report,
+            rows: Vec::<()>::new(),
+            blob: Some(adapter),
+            summary,
+        })
     })?;
     let mut report = TrainReport {
         adapter: outputs.adapter.clone(),
@@ -71,9 +101,16 @@ fn train_in(
     };
     let (_, seconds) = once(context, Stage::Publish, |talk| {
         talk.tick(0, 1)?;
-        let json = job.settle("report", serde_json::to_string_pretty(&report).unwrap_or_default() + "\n")?;
+        let json = job.settle(
+            "report",
+            serde_json::to_string_pretty(&report).unwrap_or_default() + "\n",
+        )?;
         publish::write_new(&outputs.report, json.as_bytes())?;
-        publish::unjudged(made.blob.as_deref().unwrap_or_default(), &[], &outputs.adapter)?;
+        publish::unjudged(
+            made.blob.as_deref().unwrap_or_default(),
+            &[],
+            &outputs.adapter,
+        )?;
         Ok(((), outputs.adapter.display().to_string()))
     })?;
     report.seconds.insert(Stage::Publish.name().into(), seconds);
@@ -81,12 +118,22 @@ fn train_in(
 }
 
 /// Answer rows with a model, with or without an adapter, and compare with their answers.
-pub fn eval(engine: &dyn Engine, plan: &EvalPlan, context: &Context<'_>) -> Result<EvalReport, PipelineError> {
+pub fn eval(
+    engine: &dyn Engine,
+    plan: &EvalPlan,
+    context: &Context<'_>,
+) -> Result<EvalReport, PipelineError> {
     announce(context, "eval", plan);
     let mut seconds = BTreeMap::new();
     let (rows, spent) = once(context, Stage::Kit, |_| {
         let rows = kit::read_rows(&plan.data, Completion::Required, &plan.limits)?;
-        publish::check_writable(&plan.answers.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
+        publish::check_writable(
+            &plan
+                .answers
+                .iter()
+                .map(PathBuf::as_path)
+                .collect::<Vec<_>>(),
+        )?;
         let summary = format!("{} rows", rows.len());
         Ok((rows, summary))
     })?;
@@ -136,7 +183,12 @@ struct Answered<'a> {
 fn answered(rows: &[Pair], arm: &Arm) -> String {
     let answers = arm.answers.iter().zip(&arm.correct);
     let line = |(row, (answer, &right)): (&Pair, (&String, &bool))| {
-        let row = Answered { prompt: &row.prompt, completion: &row.completion, answer, right };
+        let row = Answered {
+            prompt: &row.prompt,
+            completion: &row.completion,
+            answer,
+            right,
+        };
         serde_json::to_string(&row).unwrap_or_default() + "\n"
     };
     rows.iter().zip(answers).map(line).collect()

@@ -1,8 +1,9 @@
 //! Write every output, whole or not at all.
 //!
-//! A file appears under its name only when all of its bytes are on disk: temporary file in the same folder, fsync, link, fsync
-//! of the folder. Nothing that exists is overwritten; whether everything could be written is asked before any hour is spent.
-//! An adapter gets the name that was asked for only as a [`Passed`]; one that was refused is set aside under another.
+//! A file appears under its name only when all of its bytes are on disk: temporary file in the same
+//! folder, fsync, link, fsync of the folder. Nothing that exists is overwritten; whether everything
+//! could be written is asked before any hour is spent. An adapter gets the name that was asked for
+//! only as a [`Passed`]; one that was refused is set aside under another.
 //!
 //! Refuses to know: stages and models. Called by the pipeline.
 
@@ -45,7 +46,14 @@ impl Outputs {
     }
 
     pub fn all(&self) -> [&Path; 6] {
-        [&self.adapter, &self.report, &self.page, &self.rejected, &self.rejected_report, &self.rejected_page]
+        [
+            &self.adapter,
+            &self.report,
+            &self.page,
+            &self.rejected,
+            &self.rejected_report,
+            &self.rejected_page,
+        ]
     }
 }
 
@@ -76,7 +84,9 @@ impl PublishError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Exists { .. } => Some("choose another --out, or move the file away".into()),
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => Some("make the folder first".into()),
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                Some("make the folder first".into())
+            }
             Self::Io { .. } => Some("choose a folder on a disk you may write to, with room".into()),
             Self::NoName { .. } => Some("--out is the file to write, like new.gguf".into()),
             Self::Stamp(_) => None,
@@ -89,9 +99,14 @@ pub fn check_writable(paths: &[&Path]) -> Result<(), PublishError> {
     for path in paths {
         let temporary = temporary(path)?;
         if path.symlink_metadata().is_ok() {
-            return Err(PublishError::Exists { path: path.to_path_buf() });
+            return Err(PublishError::Exists {
+                path: path.to_path_buf(),
+            });
         }
-        let io = |source| PublishError::Io { path: path.to_path_buf(), source };
+        let io = |source| PublishError::Io {
+            path: path.to_path_buf(),
+            source,
+        };
         drop(create(&temporary).map_err(io)?);
         fs::remove_file(&temporary).map_err(io)?;
     }
@@ -112,9 +127,16 @@ pub struct Staged {
 
 impl Staged {
     fn write(path: &Path, bytes: &[u8]) -> Result<Self, PublishError> {
-        let staged = Self { path: path.to_owned(), temporary: temporary(path)? };
-        let written = create(&staged.temporary).and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
-        written.map_err(|source| PublishError::Io { path: path.to_owned(), source })?;
+        let staged = Self {
+            path: path.to_owned(),
+            temporary: temporary(path)?,
+        };
+        let written = create(&staged.temporary)
+            .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
+        written.map_err(|source| PublishError::Io {
+            path: path.to_owned(),
+            source,
+        })?;
         Ok(staged)
     }
 
@@ -126,15 +148,28 @@ impl Staged {
     /// Give it its name. One that is there with the very same bytes counts as published.
     pub fn publish(self) -> Result<(), PublishError> {
         let (path, temporary) = (self.path.as_path(), self.temporary.as_path());
-        let io = |source| PublishError::Io { path: path.to_owned(), source };
+        let io = |source| PublishError::Io {
+            path: path.to_owned(),
+            source,
+        };
         match link(temporary, path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                let same = fs::read(path).and_then(|there| Ok(there == fs::read(temporary)?)).unwrap_or(false);
-                return if same { Ok(()) } else { Err(PublishError::Exists { path: path.to_owned() }) };
+                let same = fs::read(path)
+                    .and_then(|there| Ok(there == fs::read(temporary)?))
+                    .unwrap_or(false);
+                return if same {
+                    Ok(())
+                } else {
+                    Err(PublishError::Exists {
+                        path: path.to_owned(),
+                    })
+                };
             }
             linked => linked.map_err(io)?,
         }
-        remove(temporary).and_then(|()| sync_folder(path)).map_err(io)
+        remove(temporary)
+            .and_then(|()| sync_folder(path))
+            .map_err(io)
     }
 }
 
@@ -145,13 +180,23 @@ impl Drop for Staged {
     }
 }
 
-/// Write an adapter that passed, with `metadata` completing its header, where it can be looked at once more before it is published.
-pub fn adapter(passed: &Passed, metadata: &[(String, String)], path: &Path) -> Result<Staged, PublishError> {
+/// Write an adapter that passed, with `metadata` completing its header, where it can be looked at
+/// once more before it is published.
+pub fn adapter(
+    passed: &Passed,
+    metadata: &[(String, String)],
+    path: &Path,
+) -> Result<Staged, PublishError> {
     Staged::write(path, &stamp(passed.adapter(), metadata)?)
 }
 
-/// Keep an adapter that was refused, or was never to be judged, with `metadata` completing its header.
-pub fn unjudged(adapter: &[u8], metadata: &[(String, String)], path: &Path) -> Result<(), PublishError> {
+/// Keep an adapter that was refused, or was never to be judged, with `metadata` completing its
+/// header.
+pub fn unjudged(
+    adapter: &[u8],
+    metadata: &[(String, String)],
+    path: &Path,
+) -> Result<(), PublishError> {
     write_new(path, &stamp(adapter, metadata)?)
 }
 
@@ -166,32 +211,51 @@ fn stamp(adapter: &[u8], metadata: &[(String, String)]) -> Result<Vec<u8>, Publi
         writer.set(key.as_str(), value.as_str());
     }
     for tensor in gguf.tensors() {
-        writer.tensor(tensor.name.as_str(), tensor.kind, &tensor.shape, gguf.data(tensor));
+        writer.tensor(
+            tensor.name.as_str(),
+            tensor.kind,
+            &tensor.shape,
+            gguf.data(tensor),
+        );
     }
     Ok(writer.to_bytes()?)
 }
 
 /// A hidden name in the same folder, so that linking stays on one disk.
 fn temporary(path: &Path) -> Result<PathBuf, PublishError> {
-    let name = path.file_name().ok_or_else(|| PublishError::NoName { path: path.to_owned() })?;
+    let name = path.file_name().ok_or_else(|| PublishError::NoName {
+        path: path.to_owned(),
+    })?;
     Ok(path.with_file_name(format!(".{}.part", name.to_string_lossy())))
 }
 
 /// Remove a file that may be gone already: a rename leaves none.
 fn remove(file: &Path) -> io::Result<()> {
-    fs::remove_file(file).or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+    fs::remove_file(file).or_else(|error| {
+        if error.kind() == io::ErrorKind::NotFound {
+            Ok(())
+        } else {
+            Err(error)
+        }
+    })
 }
 
 /// Create a temporary file anew; what an interrupted run left there is nobody's.
 fn create(temporary: &Path) -> io::Result<File> {
     remove(temporary)?;
-    OpenOptions::new().write(true).create_new(true).open(temporary)
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(temporary)
 }
 
-/// Give a whole file its name, failing if the name is taken. Where the disk knows no hard links, look first and rename.
+/// Give a whole file its name, failing if the name is taken. Where the disk knows no hard links,
+/// look first and rename.
 fn link(temporary: &Path, path: &Path) -> io::Result<()> {
     match fs::hard_link(temporary, path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists || path.symlink_metadata().is_ok() => {
+        Err(error)
+            if error.kind() == io::ErrorKind::AlreadyExists || path.symlink_metadata().is_ok() =>
+        {
             Err(io::Error::new(io::ErrorKind::AlreadyExists, error))
         }
         Err(_) => fs::rename(temporary, path),
@@ -200,9 +264,16 @@ fn link(temporary: &Path, path: &Path) -> io::Result<()> {
 }
 
 fn sync_folder(path: &Path) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     // Only Unix can open a folder to sync it.
-    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
+    if cfg!(unix) {
+        File::open(folder)?.sync_all()
+    } else {
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -210,13 +281,17 @@ mod tests {
     use super::*;
 
     fn folder(name: &str) -> PathBuf {
-        let folder = std::env::temp_dir().join(format!("translora-publish-{name}-{}", std::process::id()));
+        let folder =
+            std::env::temp_dir().join(format!("translora-publish-{name}-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         folder
     }
 
     fn names(folder: &Path) -> Vec<String> {
-        let mut names: Vec<String> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<String> = fs::read_dir(folder)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.sort();
         names
     }
@@ -242,12 +317,18 @@ mod tests {
         let folder = folder("staged");
         let path = folder.join("a.gguf");
         let staged = Staged::write(&path, b"one").unwrap();
-        assert_eq!((fs::read(staged.temporary()).unwrap(), names(&folder).len()), (b"one".to_vec(), 1));
+        assert_eq!(
+            (fs::read(staged.temporary()).unwrap(), names(&folder).len()),
+            (b"one".to_vec(), 1)
+        );
         assert!(!path.exists());
         drop(staged);
         assert!(names(&folder).is_empty());
         Staged::write(&path, b"two").unwrap().publish().unwrap();
-        assert_eq!((fs::read(&path).unwrap(), names(&folder).len()), (b"two".to_vec(), 1));
+        assert_eq!(
+            (fs::read(&path).unwrap(), names(&folder).len()),
+            (b"two".to_vec(), 1)
+        );
         fs::remove_dir_all(folder).unwrap();
     }
 
@@ -256,18 +337,29 @@ mod tests {
         let missing = std::env::temp_dir().join("translora-no-such-folder/a.gguf");
         let error = check_writable(&[&missing]).unwrap_err();
         assert!(error.hint().is_some() && error.fault() == Fault::Input);
-        assert!(matches!(check_writable(&[Path::new("..")]), Err(PublishError::NoName { .. })));
+        assert!(matches!(
+            check_writable(&[Path::new("..")]),
+            Err(PublishError::NoName { .. })
+        ));
     }
 
     #[test]
     fn a_stamp_adds_keys_and_keeps_the_rest() {
         let mut writer = Writer::new();
-        writer.set("general.type", "adapter").tensor_f32("t", &[3], &[1.0, 2.0, 3.0]);
+        writer
+            .set("general.type", "adapter")
+            .tensor_f32("t", &[3], &[1.0, 2.0, 3.0]);
         let before = writer.to_bytes().unwrap();
         let after = stamp(&before, &[("translora.verdict".into(), "accept".into())]).unwrap();
         let (before, after) = (Gguf::parse(&before).unwrap(), Gguf::parse(&after).unwrap());
-        assert_eq!(after.get("translora.verdict").unwrap().as_str(), Some("accept"));
+        assert_eq!(
+            after.get("translora.verdict").unwrap().as_str(),
+            Some("accept")
+        );
         assert_eq!(after.get("general.type"), before.get("general.type"));
-        assert_eq!(after.data(&after.tensors()[0]), before.data(&before.tensors()[0]));
+        assert_eq!(
+            after.data(&after.tensors()[0]),
+            before.data(&before.tensors()[0])
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Lay out a report as one HTML file that needs nothing else: no script, no font, no picture from elsewhere.
+//! Lay out a report as one HTML file that needs nothing else: no script, no font, no picture from
+//! elsewhere.
 
 mod chart;
 
@@ -75,8 +76,15 @@ pub fn page(page: &Page) -> String {
         Tone::Bad => "bad",
         Tone::Unsure => "unsure",
     };
-    let (title, [word, verdict]) = (escape(&page.title), [&page.verdict.0, &page.verdict.1].map(|text| escape(text)));
-    let lead: String = page.lead.iter().map(|text| format!("<p>{}</p>\n", escape(text))).collect();
+    let (title, [word, verdict]) = (
+        escape(&page.title),
+        [&page.verdict.0, &page.verdict.1].map(|text| escape(text)),
+    );
+    let lead: String = page
+        .lead
+        .iter()
+        .map(|text| format!("<p>{}</p>\n", escape(text)))
+        .collect();
     let sections: String = page.sections.iter().map(section).collect();
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/>\
@@ -89,7 +97,11 @@ pub fn page(page: &Page) -> String {
 
 fn section(section: &Section) -> String {
     let blocks: String = section.blocks.iter().map(block).collect();
-    if blocks.is_empty() { String::new() } else { format!("<h2>{}</h2>\n{blocks}", escape(&section.heading)) }
+    if blocks.is_empty() {
+        String::new()
+    } else {
+        format!("<h2>{}</h2>\n{blocks}", escape(&section.heading))
+    }
 }
 
 fn block(block: &Block) -> String {
@@ -100,40 +112,96 @@ fn block(block: &Block) -> String {
         Block::Chart(chart) => chart.html(),
         Block::Facts(rows) if rows.is_empty() => String::new(),
         Block::Facts(rows) => {
-            let row =
-                |(name, value): &(String, String)| format!("<tr><td>{}</td><td>{}</td></tr>\n", escape(name), escape(&clipped(value)));
-            format!("<table class=\"facts\"><tbody>{}</tbody></table>\n", rows.iter().map(row).collect::<String>())
+            let row = |(name, value): &(String, String)| {
+                format!(
+                    "<tr><td>{}</td><td>{}</td></tr>\n",
+                    escape(name),
+                    escape(&clipped(value))
+                )
+            };
+            format!(
+                "<table class=\"facts\"><tbody>{}</tbody></table>\n",
+                rows.iter().map(row).collect::<String>()
+            )
         }
-        Block::Numbers { head, rows } => table("numbers", head, rows, |column| if column == 0 { "" } else { "n" }),
+        Block::Numbers { head, rows } => {
+            table(
+                "numbers",
+                head,
+                rows,
+                |column| if column == 0 { "" } else { "n" },
+            )
+        }
         Block::Texts { head, rows } => table("texts", head, rows, |_| "t"),
         Block::Folded(title, inner) => {
             let inner = self::block(inner);
-            if inner.is_empty() { inner } else { format!("<details><summary>{}</summary>{inner}</details>\n", escape(title)) }
+            if inner.is_empty() {
+                inner
+            } else {
+                format!(
+                    "<details><summary>{}</summary>{inner}</details>\n",
+                    escape(title)
+                )
+            }
         }
     }
 }
 
-fn table(class: &str, head: &[String], rows: &[Vec<String>], kind: fn(usize) -> &'static str) -> String {
+fn table(
+    class: &str,
+    head: &[String],
+    rows: &[Vec<String>],
+    kind: fn(usize) -> &'static str,
+) -> String {
     if rows.is_empty() {
         return String::new();
     }
-    let class_of = |column: usize| if kind(column).is_empty() { String::new() } else { format!(" class=\"{}\"", kind(column)) };
+    let class_of = |column: usize| {
+        if kind(column).is_empty() {
+            String::new()
+        } else {
+            format!(" class=\"{}\"", kind(column))
+        }
+    };
     let heads = head.iter().enumerate().map(|(i, name)| {
-        let class = if kind(i) == "n" { class_of(i) } else { String::new() };
+        let class = if kind(i) == "n" {
+            class_of(i)
+        } else {
+            String::new()
+        };
         format!("<th{class}>{}</th>", escape(name))
     });
     let cell = |(i, text): (usize, &String)| {
         let name = head.get(i).map_or("", String::as_str);
-        format!("<td{} data-name=\"{}\">{}</td>", class_of(i), escape(name), escape(&clipped(text)))
+        format!(
+            "<td{} data-name=\"{}\">{}</td>",
+            class_of(i),
+            escape(name),
+            escape(&clipped(text))
+        )
     };
-    let row = |row: &Vec<String>| format!("<tr>{}</tr>\n", row.iter().enumerate().map(cell).collect::<String>());
+    let row = |row: &Vec<String>| {
+        format!(
+            "<tr>{}</tr>\n",
+            row.iter().enumerate().map(cell).collect::<String>()
+        )
+    };
     let (heads, rows): (String, String) = (heads.collect(), rows.iter().map(row).collect());
-    format!("<table class=\"{class}\"><thead><tr>{heads}</tr></thead>\n<tbody>{rows}</tbody></table>\n")
+    format!(
+        "<table class=\"{class}\"><thead><tr>{heads}</tr></thead>\n<tbody>{rows}</tbody></table>\n"
+    )
 }
 
 /// A bar from 0 to 1 with a whisker.
 fn bar(bar: &Bar) -> String {
-    let percent = |share: f64| 100.0 * if share.is_finite() { share.clamp(0.0, 1.0) } else { 0.0 };
+    let percent = |share: f64| {
+        100.0
+            * if share.is_finite() {
+                share.clamp(0.0, 1.0)
+            } else {
+                0.0
+            }
+    };
     let (share, [low, high]) = (percent(bar.share), bar.interval.map(percent));
     format!(
         "<div class=\"bar{}\"><span class=\"name\">{}</span><span class=\"track\"><span class=\"fill\" style=\"width:{share:.2}%\"></span>\
@@ -153,7 +221,8 @@ fn clipped(text: &str) -> String {
     }
 }
 
-/// Escape what HTML gives a meaning. What has no shape, or turns the direction of the text around it, is shown as such.
+/// Escape what HTML gives a meaning. What has no shape, or turns the direction of the text around
+/// it, is shown as such.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
@@ -164,7 +233,9 @@ fn escape(text: &str) -> String {
             '"' => escaped += "&quot;",
             '\'' => escaped += "&#39;",
             '\n' | '\t' => escaped.push(c),
-            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{fffe}' | '\u{ffff}' => escaped.push('\u{fffd}'),
+            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{fffe}' | '\u{ffff}' => {
+                escaped.push('\u{fffd}')
+            }
             c if c.is_control() => escaped.push('\u{fffd}'),
             c => escaped.push(c),
         }

@@ -22,7 +22,11 @@ impl Cancel {
 
     /// Fail if somebody asked to stop; call it wherever stopping is safe.
     pub fn check(&self) -> Result<(), Cancelled> {
-        if self.is_cancelled() { Err(Cancelled) } else { Ok(()) }
+        if self.is_cancelled() {
+            Err(Cancelled)
+        } else {
+            Ok(())
+        }
     }
 }
 

@@ -90,7 +90,10 @@ mod tests {
     #[test]
     fn the_hash_of_abc_is_the_published_one() {
         let hash = ContentHash::of(b"abc");
-        assert_eq!(hash.to_string(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!(
+            hash.to_string(),
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
         assert_eq!(hash.to_string().parse::<ContentHash>().unwrap(), hash);
         let chunks: [Result<Vec<u8>, ()>; 2] = [Ok(b"a".to_vec()), Ok(b"bc".to_vec())];
         assert_eq!(ContentHash::of_chunks(chunks).unwrap(), hash);

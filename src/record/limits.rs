@@ -18,7 +18,8 @@ pub struct Limits {
     pub completion_tokens_max: usize,
     /// Words that a teacher names at each token of an answer.
     pub teacher_words_max: usize,
-    /// Bytes of all answers that a teacher is asked about token by token. What it says takes some two hundred times as many.
+    /// Bytes of all answers that a teacher is asked about token by token. What it says takes some
+    /// two hundred times as many.
     pub teacher_bytes_max: usize,
     /// Candidates drawn for each sample asked for, before a run gives up.
     pub candidates_per_sample_max: usize,

@@ -1,6 +1,8 @@
-/// The generator that llama.cpp samples tokens with (MT19937), so that a seed draws here what it draws there.
+/// The generator that llama.cpp samples tokens with (MT19937), so that a seed draws here what it
+/// draws there.
 ///
-/// source: Matsumoto and Nishimura 1998; C++ `std::mt19937` and `std::uniform_real_distribution<double>`.
+/// source: Matsumoto and Nishimura 1998; C++ `std::mt19937` and
+/// `std::uniform_real_distribution<double>`.
 #[derive(Clone)]
 pub struct Mersenne {
     state: [u32; N],
@@ -15,7 +17,9 @@ impl Mersenne {
         let mut state = [seed; N];
         for i in 1..N {
             let last = state[i - 1];
-            state[i] = (last ^ (last >> 30)).wrapping_mul(1_812_433_253).wrapping_add(i as u32);
+            state[i] = (last ^ (last >> 30))
+                .wrapping_mul(1_812_433_253)
+                .wrapping_add(i as u32);
         }
         Self { state, next: N }
     }
@@ -54,6 +58,10 @@ mod tests {
         let mut random = Mersenne::new(5489);
         let last = (0..10_000).map(|_| random.next_u32()).last();
         assert_eq!(last, Some(4_123_659_995));
-        assert!((0..1000).map(|_| random.unit()).all(|x| (0.0..1.0).contains(&x)));
+        assert!(
+            (0..1000)
+                .map(|_| random.unit())
+                .all(|x| (0.0..1.0).contains(&x))
+        );
     }
 }

@@ -1,6 +1,7 @@
 use serde::{Deserialize, Serialize};
 
-/// One line of a data file: what a user says and what the model should answer (the chat template is not part of either).
+/// One line of a data file: what a user says and what the model should answer (the chat template is
+/// not part of either).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Pair {
     pub prompt: String,

@@ -1,7 +1,8 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-/// The run's randomness: a seeded ChaCha8 stream, the same on every machine. Rooms draw only from one they were handed.
+/// The run's randomness: a seeded ChaCha8 stream, the same on every machine. Rooms draw only from
+/// one they were handed.
 #[derive(Clone, Debug)]
 pub struct Rng(ChaCha8Rng);
 
@@ -10,7 +11,9 @@ impl Rng {
     pub fn new(seed: u64, purpose: &str) -> Self {
         let mut key = seed ^ 0x9e37_79b9_7f4a_7c15;
         for byte in purpose.bytes() {
-            key = (key ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3).rotate_left(23);
+            key = (key ^ u64::from(byte))
+                .wrapping_mul(0x0100_0000_01b3)
+                .rotate_left(23);
         }
         Self(ChaCha8Rng::seed_from_u64(key))
     }
@@ -63,7 +66,11 @@ mod tests {
         let mut rng = Rng::new(1, "range");
         let drawn: Vec<usize> = (0..200).map(|_| rng.below(3)).collect();
         assert!(drawn.iter().all(|&n| n < 3) && (0..3).all(|n| drawn.contains(&n)));
-        assert!((0..1000).map(|_| rng.unit()).all(|x| (0.0..1.0).contains(&x)));
+        assert!(
+            (0..1000)
+                .map(|_| rng.unit())
+                .all(|x| (0.0..1.0).contains(&x))
+        );
         assert!((0..1000).map(|_| rng.normal()).all(f64::is_finite));
     }
 

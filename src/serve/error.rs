@@ -13,7 +13,10 @@ pub enum ServeError {
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error("cannot listen on {address}: {source}")]
-    Listen { address: String, source: std::io::Error },
+    Listen {
+        address: String,
+        source: std::io::Error,
+    },
     #[error("adapter {name:?}: {reason}")]
     Adapter { name: String, reason: String },
     #[error("{}: no plugin for this server: {reason}", path.display())]
@@ -29,9 +32,15 @@ impl ServeError {
     pub fn hint(&self) -> Option<String> {
         let text = match self {
             Self::Listen { .. } => "choose another --port, or stop what listens there",
-            Self::Adapter { .. } => "give each adapter a name of its own, made of the name of its file",
-            Self::Plugin { .. } => "give the libtranslora of this version, or leave --plugin out: transfers are refused then",
-            Self::Engine(error) if error.fault() == Fault::Machine => "a smaller -c or -np needs less memory",
+            Self::Adapter { .. } => {
+                "give each adapter a name of its own, made of the name of its file"
+            }
+            Self::Plugin { .. } => {
+                "give the libtranslora of this version, or leave --plugin out: transfers are refused then"
+            }
+            Self::Engine(error) if error.fault() == Fault::Machine => {
+                "a smaller -c or -np needs less memory"
+            }
             Self::Engine(_) => "`translora inspect FILE` says what a file is and what it fits",
             Self::Threads(_) | Self::Stopped(_) => return None,
         };
@@ -53,16 +62,30 @@ pub(super) struct ApiError {
 
 impl ApiError {
     fn new(status: StatusCode, kind: &'static str, message: String) -> Self {
-        Self { status, kind, message, code: None, more: None }
+        Self {
+            status,
+            kind,
+            message,
+            code: None,
+            more: None,
+        }
     }
 
     pub(super) fn input(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", message.into())
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "invalid_request_error",
+            message.into(),
+        )
     }
 
     pub(super) fn key() -> Self {
-        let message = "the API key is missing or wrong: send it as `Authorization: Bearer KEY`".into();
-        Self { code: Some("invalid_api_key"), ..Self::new(StatusCode::UNAUTHORIZED, "authentication_error", message) }
+        let message =
+            "the API key is missing or wrong: send it as `Authorization: Bearer KEY`".into();
+        Self {
+            code: Some("invalid_api_key"),
+            ..Self::new(StatusCode::UNAUTHORIZED, "authentication_error", message)
+        }
     }
 
     pub(super) fn forbidden(message: impl Into<String>) -> Self {
@@ -75,15 +98,26 @@ impl ApiError {
 
     pub(super) fn no_model(name: &str) -> Self {
         let message = format!("no model is called {name:?}: GET /v1/models lists those there are");
-        Self { code: Some("model_not_found"), ..Self::not_found(message) }
+        Self {
+            code: Some("model_not_found"),
+            ..Self::not_found(message)
+        }
     }
 
     pub(super) fn unsupported(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::NOT_IMPLEMENTED, "not_supported_error", message.into())
+        Self::new(
+            StatusCode::NOT_IMPLEMENTED,
+            "not_supported_error",
+            message.into(),
+        )
     }
 
     pub(super) fn method() -> Self {
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", "this path has other methods".into())
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "invalid_request_error",
+            "this path has other methods".into(),
+        )
     }
 
     pub(super) fn conflict(message: impl Into<String>) -> Self {
@@ -91,20 +125,36 @@ impl ApiError {
     }
 
     pub(super) fn too_large(bytes_max: usize) -> Self {
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", format!("the body is longer than {bytes_max} bytes"))
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "invalid_request_error",
+            format!("the body is longer than {bytes_max} bytes"),
+        )
     }
 
     pub(super) fn too_slow() -> Self {
-        Self::new(StatusCode::REQUEST_TIMEOUT, "invalid_request_error", "the body did not arrive in time".into())
+        Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "invalid_request_error",
+            "the body did not arrive in time".into(),
+        )
     }
 
     pub(super) fn busy(waiting: usize) -> Self {
         let message = format!("{waiting} requests are waiting already: come again later");
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable_error", message)
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "unavailable_error",
+            message,
+        )
     }
 
     pub(super) fn stopping() -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable_error", "the server is shutting down".into())
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "unavailable_error",
+            "the server is shutting down".into(),
+        )
     }
 
     pub(super) fn ended() -> Self {
@@ -112,20 +162,34 @@ impl ApiError {
     }
 
     pub(super) fn internal(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", message.into())
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "server_error",
+            message.into(),
+        )
     }
 
     pub(super) fn context(prompt: usize, context: usize) -> Self {
-        let message =
-            format!("the prompt has {prompt} tokens, and the context of a slot is {context}: shorten it, or serve with a larger -c");
+        let message = format!(
+            "the prompt has {prompt} tokens, and the context of a slot is {context}: shorten it, or serve with a larger -c"
+        );
         let more = json!({ "n_prompt_tokens": prompt, "n_ctx": context });
         let code = Some("context_length_exceeded");
-        Self { more: Some(more), code, ..Self::new(StatusCode::BAD_REQUEST, "exceed_context_size_error", message) }
+        Self {
+            more: Some(more),
+            code,
+            ..Self::new(
+                StatusCode::BAD_REQUEST,
+                "exceed_context_size_error",
+                message,
+            )
+        }
     }
 
     /// `{"error": {"message", "type", "param", "code"}}`
     pub(super) fn body(&self) -> Value {
-        let mut error = json!({ "message": self.message, "type": self.kind, "param": null, "code": self.code });
+        let mut error =
+            json!({ "message": self.message, "type": self.kind, "param": null, "code": self.code });
         for (key, value) in self.more.iter().filter_map(Value::as_object).flatten() {
             error[key] = value.clone();
         }
@@ -136,7 +200,11 @@ impl ApiError {
 impl From<EngineError> for ApiError {
     fn from(error: EngineError) -> Self {
         match (&error, error.fault()) {
-            (EngineError::Io { source, .. }, _) if source.kind() == std::io::ErrorKind::NotFound => Self::not_found(error.to_string()),
+            (EngineError::Io { source, .. }, _)
+                if source.kind() == std::io::ErrorKind::NotFound =>
+            {
+                Self::not_found(error.to_string())
+            }
             (_, Fault::Input) | (EngineError::Io { .. }, _) => Self::input(error.to_string()),
             _ => Self::internal(error.to_string()),
         }

@@ -1,4 +1,5 @@
-//! Which adapters are live: names, generations, scales. Loading happens before; here it is one exchange under a lock.
+//! Which adapters are live: names, generations, scales. Loading happens before; here it is one
+//! exchange under a lock.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -22,13 +23,18 @@ pub(super) struct Choice {
     pub key: Key,
 }
 
-/// Generations and the bits of their scales, by number: the same key, the same KV. Empty: the base alone.
+/// Generations and the bits of their scales, by number: the same key, the same KV. Empty: the base
+/// alone.
 pub(super) type Key = Vec<(u64, u32)>;
 
 /// What a key is called in a response: `0` for the base, else the numbers of its generations.
 pub(super) fn generation(key: &Key) -> String {
     let numbers: Vec<String> = key.iter().map(|(number, _)| number.to_string()).collect();
-    if numbers.is_empty() { "0".into() } else { numbers.join("+") }
+    if numbers.is_empty() {
+        "0".into()
+    } else {
+        numbers.join("+")
+    }
 }
 
 /// An adapter's place under its name.
@@ -56,19 +62,40 @@ impl Registry {
     /// Make loaded weights live under a name, at once; what was live before stays for `rollback`.
     ///
     /// fails: more names than `most`.
-    pub(super) fn commit(&mut self, name: &str, path: PathBuf, weights: Weights, scale: f32, most: usize) -> Result<u64, ApiError> {
+    pub(super) fn commit(
+        &mut self,
+        name: &str,
+        path: PathBuf,
+        weights: Weights,
+        scale: f32,
+        most: usize,
+    ) -> Result<u64, ApiError> {
         if !self.names.contains_key(name) && self.names.len() >= most {
-            return Err(ApiError::input(format!("{most} adapters are loaded already: unload one first")));
+            return Err(ApiError::input(format!(
+                "{most} adapters are loaded already: unload one first"
+            )));
         }
         self.last += 1;
-        let live = Arc::new(Generation { number: self.last, path, weights });
+        let live = Arc::new(Generation {
+            number: self.last,
+            path,
+            weights,
+        });
         match self.names.get_mut(name) {
             Some(named) => {
                 named.previous = Some(std::mem::replace(&mut named.live, live));
                 self.swaps += 1;
             }
             None => {
-                self.names.insert(name.to_owned(), Named { id: self.next_id, live, previous: None, scale });
+                self.names.insert(
+                    name.to_owned(),
+                    Named {
+                        id: self.next_id,
+                        live,
+                        previous: None,
+                        scale,
+                    },
+                );
                 self.next_id += 1;
             }
         }
@@ -79,10 +106,16 @@ impl Registry {
     ///
     /// fails: an unknown name, or nothing before it.
     pub(super) fn rollback(&mut self, name: &str) -> Result<u64, ApiError> {
-        let named = self.names.get_mut(name).ok_or_else(|| ApiError::not_found(format!("no adapter is called {name:?}")))?;
+        let named = self
+            .names
+            .get_mut(name)
+            .ok_or_else(|| ApiError::not_found(format!("no adapter is called {name:?}")))?;
         let previous = named.previous.take();
-        let previous =
-            previous.ok_or_else(|| ApiError::conflict(format!("{name:?} has had one generation only: nothing to go back to")))?;
+        let previous = previous.ok_or_else(|| {
+            ApiError::conflict(format!(
+                "{name:?} has had one generation only: nothing to go back to"
+            ))
+        })?;
         named.previous = Some(std::mem::replace(&mut named.live, previous));
         self.rollbacks += 1;
         Ok(named.live.number)
@@ -90,7 +123,10 @@ impl Registry {
 
     /// fails: an unknown name.
     pub(super) fn unload(&mut self, name: &str) -> Result<(), ApiError> {
-        self.names.remove(name).map(|_| ()).ok_or_else(|| ApiError::not_found(format!("no adapter is called {name:?}")))
+        self.names
+            .remove(name)
+            .map(|_| ())
+            .ok_or_else(|| ApiError::not_found(format!("no adapter is called {name:?}")))
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&Named> {
@@ -106,12 +142,18 @@ impl Registry {
 
     /// One adapter alone.
     pub(super) fn only(&self, name: &str) -> Option<Choice> {
-        self.names.get(name).map(|named| choice(std::iter::once((&*named.live, 1.0))))
+        self.names
+            .get(name)
+            .map(|named| choice(std::iter::once((&*named.live, 1.0))))
     }
 
     /// What requests run under that name no adapter.
     pub(super) fn usual(&self) -> Choice {
-        choice(self.all().into_iter().map(|(_, named)| (&*named.live, named.scale)))
+        choice(
+            self.all()
+                .into_iter()
+                .map(|(_, named)| (&*named.live, named.scale)),
+        )
     }
 
     /// Scales by number; adapters that are not named are off.
@@ -119,15 +161,29 @@ impl Registry {
     /// fails: an unknown number.
     pub(super) fn scaled(&self, scales: &[(usize, f32)]) -> Result<Choice, ApiError> {
         self.check(scales)?;
-        let scale = |id: usize| scales.iter().rev().find(|(named, _)| *named == id).map_or(0.0, |(_, scale)| *scale);
-        Ok(choice(self.all().into_iter().map(|(_, named)| (&*named.live, scale(named.id)))))
+        let scale = |id: usize| {
+            scales
+                .iter()
+                .rev()
+                .find(|(named, _)| *named == id)
+                .map_or(0.0, |(_, scale)| *scale)
+        };
+        Ok(choice(
+            self.all()
+                .into_iter()
+                .map(|(_, named)| (&*named.live, scale(named.id))),
+        ))
     }
 
     /// As `scaled`, for all requests to come that name no adapter.
     pub(super) fn set_scales(&mut self, scales: &[(usize, f32)]) -> Result<(), ApiError> {
         self.check(scales)?;
         for named in self.names.values_mut() {
-            named.scale = scales.iter().rev().find(|(id, _)| *id == named.id).map_or(0.0, |(_, scale)| *scale);
+            named.scale = scales
+                .iter()
+                .rev()
+                .find(|(id, _)| *id == named.id)
+                .map_or(0.0, |(_, scale)| *scale);
         }
         Ok(())
     }
@@ -137,7 +193,9 @@ impl Registry {
         match scales.iter().find(unknown) {
             Some((id, _)) => Err(ApiError::input(format!("no adapter has the id {id}"))),
             None => match scales.iter().find(|(_, scale)| !scale.is_finite()) {
-                Some((id, scale)) => Err(ApiError::input(format!("the scale of adapter {id} is {scale}"))),
+                Some((id, scale)) => Err(ApiError::input(format!(
+                    "the scale of adapter {id} is {scale}"
+                ))),
                 None => Ok(()),
             },
         }
@@ -147,7 +205,13 @@ impl Registry {
 fn choice<'g>(live: impl Iterator<Item = (&'g Generation, f32)>) -> Choice {
     let on: Vec<(&Generation, f32)> = live.filter(|(_, scale)| *scale != 0.0).collect();
     Choice {
-        weights: on.iter().map(|(generation, scale)| (generation.weights.clone(), *scale)).collect(),
-        key: on.iter().map(|(generation, scale)| (generation.number, scale.to_bits())).collect(),
+        weights: on
+            .iter()
+            .map(|(generation, scale)| (generation.weights.clone(), *scale))
+            .collect(),
+        key: on
+            .iter()
+            .map(|(generation, scale)| (generation.number, scale.to_bits()))
+            .collect(),
     }
 }

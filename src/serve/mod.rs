@@ -1,8 +1,10 @@
 //! The reference host: one model, several adapters, HTTP.
 //!
-//! One thread decodes (`slots`), a few answer clients (`http`), and adapters are loaded beside both (`live`). A request runs
-//! under the adapter generations it began with, whatever is swapped meanwhile, and what was decoded under one generation is never gone
-//! on with under another. Refuses to know: stages, training, files other than the model and its adapters. Called by the program.
+//! One thread decodes (`slots`), a few answer clients (`http`), and adapters are loaded beside both
+//! (`live`). A request runs under the adapter generations it began with, whatever is swapped
+//! meanwhile, and what was decoded under one generation is never gone on with under another.
+//! Refuses to know: stages, training, files other than the model and its adapters. Called by the
+//! program.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,8 +30,8 @@ pub struct Config {
     pub model: PathBuf,
     /// What the model is called; its own name if empty.
     pub alias: String,
-    /// Adapters that are there from the start: name, file, scale for requests that name no adapter. Of two with one name the second is
-    /// live and the first is what a rollback brings back.
+    /// Adapters that are there from the start: name, file, scale for requests that name no adapter.
+    /// Of two with one name the second is live and the first is what a rollback brings back.
     pub adapters: Vec<(String, PathBuf, f32)>,
     /// The folder that adapters may be loaded from while the server runs; none: not at all.
     pub folder: Option<PathBuf>,
@@ -58,7 +60,8 @@ pub struct Config {
     pub temperature: f32,
     /// The most tokens of one answer; none: what the context holds.
     pub tokens_max: Option<usize>,
-    /// A request that names a model that is not there is answered as if it had named none, as llama-server does.
+    /// A request that names a model that is not there is answered as if it had named none, as
+    /// llama-server does.
     pub any_model: bool,
     pub limits: Limits,
 }

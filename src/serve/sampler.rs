@@ -1,4 +1,5 @@
-//! From logits to a token, in llama.cpp's order: bias, penalties, top-k, top-p, min-p, temperature, a draw.
+//! From logits to a token, in llama.cpp's order: bias, penalties, top-k, top-p, min-p, temperature,
+//! a draw.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -59,8 +60,15 @@ pub(super) struct Sampler {
 
 impl Sampler {
     pub(super) fn new(sampling: Sampling, prompt: &[Token]) -> Self {
-        let recent = prompt[prompt.len().saturating_sub(sampling.repeat_last_n)..].iter().copied().collect();
-        Self { random: Mersenne::new(sampling.seed), recent, sampling }
+        let recent = prompt[prompt.len().saturating_sub(sampling.repeat_last_n)..]
+            .iter()
+            .copied()
+            .collect();
+        Self {
+            random: Mersenne::new(sampling.seed),
+            recent,
+            sampling,
+        }
     }
 
     /// Choose the next token, and tell of the `alternatives` likeliest.
@@ -68,7 +76,10 @@ impl Sampler {
         let (mut log_probability, mut top, mut total) = (0.0, Vec::new(), 0.0);
         if let Some(count) = alternatives {
             total = log_of_sum(&logits);
-            top = best(&logits, count).into_iter().map(|(token, logit)| (token, f64::from(logit) - total)).collect();
+            top = best(&logits, count)
+                .into_iter()
+                .map(|(token, logit)| (token, f64::from(logit) - total))
+                .collect();
         }
         let plain = alternatives.map(|_| logits.clone());
         self.bend(&mut logits);
@@ -82,12 +93,21 @@ impl Sampler {
             }
             self.recent.push_back(token);
         }
-        Drawn { token, log_probability, top }
+        Drawn {
+            token,
+            log_probability,
+            top,
+        }
     }
 
     /// Bias and penalties.
     fn bend(&self, logits: &mut [f32]) {
-        let Sampling { repeat_penalty, presence_penalty, frequency_penalty, .. } = self.sampling;
+        let Sampling {
+            repeat_penalty,
+            presence_penalty,
+            frequency_penalty,
+            ..
+        } = self.sampling;
         for (token, bias) in &self.sampling.bias {
             logits[*token as usize] += bias;
         }
@@ -95,22 +115,40 @@ impl Sampler {
             return;
         }
         let mut counts: HashMap<Token, u32> = HashMap::new();
-        self.recent.iter().for_each(|token| *counts.entry(*token).or_default() += 1);
+        self.recent
+            .iter()
+            .for_each(|token| *counts.entry(*token).or_default() += 1);
         for (token, count) in counts {
-            let Some(logit) = logits.get_mut(token as usize) else { continue };
-            *logit = if *logit <= 0.0 { *logit * repeat_penalty } else { *logit / repeat_penalty };
+            let Some(logit) = logits.get_mut(token as usize) else {
+                continue;
+            };
+            *logit = if *logit <= 0.0 {
+                *logit * repeat_penalty
+            } else {
+                *logit / repeat_penalty
+            };
             *logit -= count as f32 * frequency_penalty + presence_penalty;
         }
     }
 
     fn choose(&mut self, logits: &[f32]) -> Token {
-        let Sampling { temperature, top_k, top_p, min_p, .. } = self.sampling;
+        let Sampling {
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            ..
+        } = self.sampling;
         if temperature <= 0.0 {
             // One draw for each token, as llama.cpp does.
             self.random.unit();
             return best(logits, 1).first().map_or(0, |(token, _)| *token);
         }
-        let count = if top_k == 0 { logits.len() } else { top_k.min(logits.len()) };
+        let count = if top_k == 0 {
+            logits.len()
+        } else {
+            top_k.min(logits.len())
+        };
         let mut left = best(logits, count);
         if top_p < 1.0 {
             let weights = weights(&left, 1.0);
@@ -124,10 +162,16 @@ impl Sampler {
         }
         if min_p > 0.0 {
             let least = left[0].1 + min_p.ln();
-            left.truncate(left.iter().position(|(_, logit)| *logit < least).unwrap_or(left.len()).max(1));
+            left.truncate(
+                left.iter()
+                    .position(|(_, logit)| *logit < least)
+                    .unwrap_or(left.len())
+                    .max(1),
+            );
         }
         let weights = weights(&left, temperature);
-        let wanted = weights.iter().map(|weight| f64::from(*weight)).sum::<f64>() * self.random.unit();
+        let wanted =
+            weights.iter().map(|weight| f64::from(*weight)).sum::<f64>() * self.random.unit();
         let mut sum = 0.0;
         let drawn = weights.iter().position(|weight| {
             sum += f64::from(*weight);
@@ -140,12 +184,19 @@ impl Sampler {
 /// e^(logit / temperature), the largest scaled to 1.
 fn weights(best_first: &[(Token, f32)], temperature: f32) -> Vec<f32> {
     let highest = best_first[0].1 / temperature;
-    best_first.iter().map(|(_, logit)| (logit / temperature - highest).exp()).collect()
+    best_first
+        .iter()
+        .map(|(_, logit)| (logit / temperature - highest).exp())
+        .collect()
 }
 
 /// The `count` largest logits, best first; of equals the first.
 fn best(logits: &[f32], count: usize) -> Vec<(Token, f32)> {
-    let mut all: Vec<(Token, f32)> = logits.iter().enumerate().map(|(token, logit)| (token as Token, *logit)).collect();
+    let mut all: Vec<(Token, f32)> = logits
+        .iter()
+        .enumerate()
+        .map(|(token, logit)| (token as Token, *logit))
+        .collect();
     let order = |a: &(Token, f32), b: &(Token, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
     if count == 0 {
         return Vec::new();
@@ -160,7 +211,10 @@ fn best(logits: &[f32], count: usize) -> Vec<(Token, f32)> {
 
 fn log_of_sum(logits: &[f32]) -> f64 {
     let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|logit| f64::from(logit - highest).exp()).sum();
+    let sum: f64 = logits
+        .iter()
+        .map(|logit| f64::from(logit - highest).exp())
+        .sum();
     f64::from(highest) + sum.ln()
 }
 
@@ -170,21 +224,39 @@ mod tests {
 
     fn drawn(sampling: Sampling, logits: &[f32], count: usize) -> Vec<Token> {
         let mut sampler = Sampler::new(sampling, &[]);
-        (0..count).map(|_| sampler.draw(logits.to_vec(), None).token).collect()
+        (0..count)
+            .map(|_| sampler.draw(logits.to_vec(), None).token)
+            .collect()
     }
 
     #[test]
     fn no_temperature_is_the_first_of_the_best() {
-        let greedy = Sampling { temperature: 0.0, ..Sampling::default() };
+        let greedy = Sampling {
+            temperature: 0.0,
+            ..Sampling::default()
+        };
         assert_eq!(drawn(greedy.clone(), &[1.0, 3.0, 3.0, 2.0], 3), [1, 1, 1]);
-        let banned = Sampling { bias: vec![(1, f32::NEG_INFINITY), (2, -100.0)], ..greedy };
+        let banned = Sampling {
+            bias: vec![(1, f32::NEG_INFINITY), (2, -100.0)],
+            ..greedy
+        };
         assert_eq!(drawn(banned, &[1.0, 3.0, 3.0, 2.0], 1), [3]);
     }
 
     #[test]
     fn a_seed_repeats_and_another_differs() {
         let logits: Vec<f32> = (0..50).map(|i| (i as f32 * 0.7).sin()).collect();
-        let with = |seed| drawn(Sampling { seed, temperature: 1.0, ..Sampling::default() }, &logits, 40);
+        let with = |seed| {
+            drawn(
+                Sampling {
+                    seed,
+                    temperature: 1.0,
+                    ..Sampling::default()
+                },
+                &logits,
+                40,
+            )
+        };
         assert_eq!(with(1), with(1));
         assert_ne!(with(1), with(2));
     }
@@ -192,18 +264,48 @@ mod tests {
     #[test]
     fn what_the_cuts_leave_is_all_that_is_drawn() {
         let logits = [0.0, 1.0, 2.0, 3.0, 4.0];
-        let wide = Sampling { temperature: 100.0, top_k: 0, top_p: 1.0, min_p: 0.0, ..Sampling::default() };
+        let wide = Sampling {
+            temperature: 100.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            ..Sampling::default()
+        };
         let least = |sampling: Sampling| drawn(sampling, &logits, 300).into_iter().min().unwrap();
         assert_eq!(least(wide.clone()), 0);
-        assert_eq!(least(Sampling { top_k: 2, ..wide.clone() }), 3);
+        assert_eq!(
+            least(Sampling {
+                top_k: 2,
+                ..wide.clone()
+            }),
+            3
+        );
         // p = 0.636, 0.234, 0.086, …
-        assert_eq!(least(Sampling { top_p: 0.8, ..wide.clone() }), 3);
-        assert_eq!(least(Sampling { min_p: 0.1, ..wide.clone() }), 2);
+        assert_eq!(
+            least(Sampling {
+                top_p: 0.8,
+                ..wide.clone()
+            }),
+            3
+        );
+        assert_eq!(
+            least(Sampling {
+                min_p: 0.1,
+                ..wide.clone()
+            }),
+            2
+        );
     }
 
     #[test]
     fn frequencies_are_the_probabilities() {
-        let plain = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, ..Sampling::default() };
+        let plain = Sampling {
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            ..Sampling::default()
+        };
         let tokens = drawn(plain, &[0.0, 3.0_f32.ln()], 4000);
         let share = tokens.iter().filter(|token| **token == 1).count() as f64 / 4000.0;
         assert!((share - 0.75).abs() < 0.03, "{share}");
@@ -211,15 +313,26 @@ mod tests {
 
     #[test]
     fn penalties_lower_what_was_said() {
-        let greedy = Sampling { temperature: 0.0, presence_penalty: 1.0, ..Sampling::default() };
+        let greedy = Sampling {
+            temperature: 0.0,
+            presence_penalty: 1.0,
+            ..Sampling::default()
+        };
         assert_eq!(drawn(greedy, &[1.0, 1.5], 2), [1, 0]);
     }
 
     #[test]
     fn probabilities_are_told_before_anything_bends_them() {
-        let sampling = Sampling { temperature: 0.0, bias: vec![(1, -100.0)], ..Sampling::default() };
+        let sampling = Sampling {
+            temperature: 0.0,
+            bias: vec![(1, -100.0)],
+            ..Sampling::default()
+        };
         let drawn = Sampler::new(sampling, &[]).draw(vec![0.0, 3.0_f32.ln()], Some(2));
         assert_eq!((drawn.token, drawn.top[0].0), (0, 1));
-        assert!((drawn.log_probability - 0.25_f64.ln()).abs() < 1e-6 && (drawn.top[0].1 - 0.75_f64.ln()).abs() < 1e-6);
+        assert!(
+            (drawn.log_probability - 0.25_f64.ln()).abs() < 1e-6
+                && (drawn.top[0].1 - 0.75_f64.ln()).abs() < 1e-6
+        );
     }
 }

@@ -38,8 +38,14 @@ pub struct Server {
 impl Server {
     /// Open the model, load its adapters, listen.
     ///
-    /// fails: the model or an adapter does not load, two adapters have one name, an address is taken.
-    pub fn start(engine: &dyn Engine, config: Config, clock: Arc<dyn Clock>, say: Say) -> Result<Self, ServeError> {
+    /// fails: the model or an adapter does not load, two adapters have one name, an address is
+    /// taken.
+    pub fn start(
+        engine: &dyn Engine,
+        config: Config,
+        clock: Arc<dyn Clock>,
+        say: Say,
+    ) -> Result<Self, ServeError> {
         let options = OpenOptions {
             threads: config.threads,
             gpu_layers: config.gpu_layers,
@@ -50,16 +56,30 @@ impl Server {
         let hosted = engine.host(&config.model, &options, config.slots)?;
         let mut registry = Registry::default();
         for (name, path, scale) in &config.adapters {
-            let refuse = |reason: String| ServeError::Adapter { name: name.clone(), reason };
+            let refuse = |reason: String| ServeError::Adapter {
+                name: name.clone(),
+                reason,
+            };
             if *name == model_name(&config, &hosted.host.info().name) {
                 return Err(refuse("this is the name of the base".into()));
             }
             let weights = hosted.host.load(path)?;
-            registry.commit(name, path.clone(), weights, *scale, config.limits.adapters_max).map_err(|error| refuse(error.to_string()))?;
+            registry
+                .commit(
+                    name,
+                    path.clone(),
+                    weights,
+                    *scale,
+                    config.limits.adapters_max,
+                )
+                .map_err(|error| refuse(error.to_string()))?;
         }
         let transfers = match &config.plugin {
             Some(path) => {
-                let refuse = |reason| ServeError::Plugin { path: path.clone(), reason };
+                let refuse = |reason| ServeError::Plugin {
+                    path: path.clone(),
+                    reason,
+                };
                 Some(Arc::new(Transfers::open(path).map_err(refuse)?))
             }
             None => None,
@@ -80,11 +100,25 @@ impl Server {
         ));
         let slots = app.config.slots;
         let decoder = std::thread::Builder::new().name("decode".into());
-        let decoder = decoder.spawn(move || worker::run(hosted, &*clock, slots, &commands, &board)).map_err(ServeError::Threads)?;
+        let decoder = decoder
+            .spawn(move || worker::run(hosted, &*clock, slots, &commands, &board))
+            .map_err(ServeError::Threads)?;
         let mut builder = tokio::runtime::Builder::new_multi_thread();
-        let runtime = builder.worker_threads(HTTP_THREADS).thread_name("http").enable_all().build().map_err(ServeError::Threads)?;
+        let runtime = builder
+            .worker_threads(HTTP_THREADS)
+            .thread_name("http")
+            .enable_all()
+            .build()
+            .map_err(ServeError::Threads)?;
         let (closing, _) = watch::channel(false);
-        let mut server = Self { app, addresses: Vec::new(), runtime, decoder: Some(decoder), listeners: Vec::new(), closing };
+        let mut server = Self {
+            app,
+            addresses: Vec::new(),
+            runtime,
+            decoder: Some(decoder),
+            listeners: Vec::new(),
+            closing,
+        };
         server.listen()?;
         Ok(server)
     }
@@ -92,9 +126,18 @@ impl Server {
     fn listen(&mut self) -> Result<(), ServeError> {
         let mut port = self.app.config.port;
         for host in self.app.config.hosts.clone() {
-            let plain = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-            let refuse = |source| ServeError::Listen { address: format!("{host}:{port}"), source };
-            let listener = self.runtime.block_on(TcpListener::bind((plain.as_str(), port))).map_err(refuse)?;
+            let plain = host
+                .trim_start_matches('[')
+                .trim_end_matches(']')
+                .to_owned();
+            let refuse = |source| ServeError::Listen {
+                address: format!("{host}:{port}"),
+                source,
+            };
+            let listener = self
+                .runtime
+                .block_on(TcpListener::bind((plain.as_str(), port)))
+                .map_err(refuse)?;
             let address = listener.local_addr().map_err(refuse)?;
             // A free port is chosen once.
             port = address.port();
@@ -115,26 +158,35 @@ impl Server {
         &self.addresses
     }
 
-    /// Wait until the process is told to end (SIGINT, SIGTERM), then stop. A second signal ends it at once.
+    /// Wait until the process is told to end (SIGINT, SIGTERM), then stop. A second signal ends it
+    /// at once.
     ///
     /// fails: signals cannot be listened for.
     pub fn run(self) -> Result<(), ServeError> {
         let say = Arc::clone(&self.app.say);
         self.runtime.block_on(async {
-            let mut ends = [signal(SignalKind::interrupt()), signal(SignalKind::terminate())];
+            let mut ends = [
+                signal(SignalKind::interrupt()),
+                signal(SignalKind::terminate()),
+            ];
             let [Ok(interrupt), Ok(terminate)] = &mut ends else {
                 let error = ends.into_iter().find_map(Result::err);
-                return Err(ServeError::Threads(error.unwrap_or_else(|| std::io::Error::other("no signals"))));
+                return Err(ServeError::Threads(
+                    error.unwrap_or_else(|| std::io::Error::other("no signals")),
+                ));
             };
             tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
             Ok(())
         })?;
-        say("stopping: running answers are finished, new requests refused; a second signal ends them too");
+        say(
+            "stopping: running answers are finished, new requests refused; a second signal ends them too",
+        );
         self.stop();
         Ok(())
     }
 
-    /// Refuse what is new, let what runs end within `shutdown_seconds_max`, or until a signal comes, and end it then.
+    /// Refuse what is new, let what runs end within `shutdown_seconds_max`, or until a signal
+    /// comes, and end it then.
     pub fn stop(mut self) {
         self.app.stopping.store(true, Ordering::SeqCst);
         _ = self.closing.send(true);
@@ -182,5 +234,9 @@ impl Drop for Server {
 
 /// What the base is called.
 fn model_name(config: &Config, own: &str) -> String {
-    if config.alias.is_empty() { own.to_owned() } else { config.alias.clone() }
+    if config.alias.is_empty() {
+        own.to_owned()
+    } else {
+        config.alias.clone()
+    }
 }

@@ -1,8 +1,11 @@
-//! The slots of the decode thread: who gets one, whose turn it is, what of a prompt is there already.
+//! The slots of the decode thread: who gets one, whose turn it is, what of a prompt is there
+//! already.
 //!
-//! A slot is a sequence of the decoder. Slots with different adapters cannot share a step, so adapters take turns, a step each; within a
-//! turn all slots of that adapter go on side by side. What a slot has decoded stays until the slot is needed, and a new request whose prompt
-//! begins alike, under the same generations, begins there. Nothing is ever taken over from another generation.
+//! A slot is a sequence of the decoder. Slots with different adapters cannot share a step, so
+//! adapters take turns, a step each; within a turn all slots of that adapter go on side by side.
+//! What a slot has decoded stays until the slot is needed, and a new request whose prompt begins
+//! alike, under the same generations, begins there. Nothing is ever taken over from another
+//! generation.
 
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -119,7 +122,11 @@ impl Slot {
             return 0;
         }
         let most = request.prompt.len().saturating_sub(1);
-        self.tokens.iter().zip(&request.prompt[..most]).take_while(|(a, b)| a == b).count()
+        self.tokens
+            .iter()
+            .zip(&request.prompt[..most])
+            .take_while(|(a, b)| a == b)
+            .count()
     }
 }
 
@@ -136,14 +143,34 @@ pub(super) struct Slots<'h> {
 }
 
 impl<'h> Slots<'h> {
-    pub(super) fn new(host: &'h dyn Host, decoder: Box<dyn Decoder>, clock: &'h dyn Clock, count: usize) -> Self {
+    pub(super) fn new(
+        host: &'h dyn Host,
+        decoder: Box<dyn Decoder>,
+        clock: &'h dyn Clock,
+        count: usize,
+    ) -> Self {
         let slots = (0..count).map(|_| Slot::default()).collect();
-        Self { context: host.info().context, host, decoder, clock, slots, uses: 0, last: Key::new(), totals: Totals::default() }
+        Self {
+            context: host.info().context,
+            host,
+            decoder,
+            clock,
+            slots,
+            uses: 0,
+            last: Key::new(),
+            totals: Totals::default(),
+        }
     }
 
-    /// Run the model once, so that the first request does not wait for what is done at the first step.
+    /// Run the model once, so that the first request does not wait for what is done at the first
+    /// step.
     pub(super) fn warm(&mut self) {
-        let row = Row { token: self.host.bos().unwrap_or(0), position: 0, sequence: 0, output: true };
+        let row = Row {
+            token: self.host.bos().unwrap_or(0),
+            position: 0,
+            sequence: 0,
+            output: true,
+        };
         // What is wrong with the model, its first request will be told.
         _ = self.decoder.step(&[], &[row]);
         self.decoder.truncate(0, 0);
@@ -164,7 +191,10 @@ impl<'h> Slots<'h> {
     pub(super) fn seen(&self) -> Vec<Seen> {
         let one = |slot: &Slot| Seen {
             request: slot.work.as_ref().map(|work| work.request.id),
-            prompt_tokens: slot.work.as_ref().map_or(0, |work| work.request.prompt.len()),
+            prompt_tokens: slot
+                .work
+                .as_ref()
+                .map_or(0, |work| work.request.prompt.len()),
             tokens: slot.work.as_ref().map_or(0, |work| work.tokens),
             held: slot.tokens.len(),
             key: slot.key.clone(),
@@ -178,14 +208,31 @@ impl<'h> Slots<'h> {
 
     /// Give a request a slot; the caller knows that one is free.
     pub(super) fn begin(&mut self, request: Request) {
-        let shared = |slot: &Slot| if request.cache { slot.shared(&request) } else { 0 };
-        let oldest = (0..self.slots.len()).filter(|&i| self.slots[i].work.is_none()).min_by_key(|&i| self.slots[i].used);
+        let shared = |slot: &Slot| {
+            if request.cache {
+                slot.shared(&request)
+            } else {
+                0
+            }
+        };
+        let oldest = (0..self.slots.len())
+            .filter(|&i| self.slots[i].work.is_none())
+            .min_by_key(|&i| self.slots[i].used);
         let Some(oldest) = oldest else { return };
-        let best =
-            (0..self.slots.len()).max_by_key(|&i| (shared(&self.slots[i]), self.slots[i].work.is_none(), usize::MAX - i)).unwrap_or(oldest);
+        let best = (0..self.slots.len())
+            .max_by_key(|&i| {
+                (
+                    shared(&self.slots[i]),
+                    self.slots[i].work.is_none(),
+                    usize::MAX - i,
+                )
+            })
+            .unwrap_or(oldest);
         let cached = shared(&self.slots[best]);
-        // A slot most of which goes on is taken; of another the beginning is copied, and it stays for whoever comes back to it.
-        let goes_on = self.slots[best].work.is_none() && 2 * cached >= self.slots[best].tokens.len();
+        // A slot most of which goes on is taken; of another the beginning is copied, and it stays
+        // for whoever comes back to it.
+        let goes_on =
+            self.slots[best].work.is_none() && 2 * cached >= self.slots[best].tokens.len();
         let chosen = if cached > 0 && goes_on { best } else { oldest };
         if chosen == best || cached == 0 {
             self.decoder.truncate(chosen, cached);
@@ -215,7 +262,11 @@ impl<'h> Slots<'h> {
     /// Free the slots whose clients went away.
     pub(super) fn sweep(&mut self) {
         for slot in &mut self.slots {
-            if slot.work.as_ref().is_some_and(|work| work.request.events.is_closed()) {
+            if slot
+                .work
+                .as_ref()
+                .is_some_and(|work| work.request.events.is_closed())
+            {
                 slot.work = None;
                 self.totals.cancelled += 1;
             }
@@ -240,8 +291,17 @@ impl<'h> Slots<'h> {
 
     /// The adapters whose turn it is: of those that wait the first after the last, in their order.
     fn turn(&self) -> Option<Key> {
-        let waiting = || self.slots.iter().filter(|slot| slot.work.is_some()).map(|slot| &slot.key);
-        waiting().filter(|key| **key > self.last).min().or_else(|| waiting().min()).cloned()
+        let waiting = || {
+            self.slots
+                .iter()
+                .filter(|slot| slot.work.is_some())
+                .map(|slot| &slot.key)
+        };
+        waiting()
+            .filter(|key| **key > self.last)
+            .min()
+            .or_else(|| waiting().min())
+            .cloned()
     }
 
     /// One step of the model, for those whose turn it is.
@@ -252,8 +312,13 @@ impl<'h> Slots<'h> {
             self.last = key;
         }
         let (rows, outputs) = self.rows();
-        let with = outputs.first().map(|(slot, _)| *slot).or_else(|| rows.first().map(|row| row.sequence));
-        let with = with.and_then(|slot| self.slots[slot].work.as_ref()).map_or(Vec::new(), |work| work.request.with.weights.clone());
+        let with = outputs
+            .first()
+            .map(|(slot, _)| *slot)
+            .or_else(|| rows.first().map(|row| row.sequence));
+        let with = with
+            .and_then(|slot| self.slots[slot].work.as_ref())
+            .map_or(Vec::new(), |work| work.request.with.weights.clone());
         let stepped = self.decoder.step(&with, &rows);
         self.totals.steps += 1;
         match stepped {
@@ -272,22 +337,37 @@ impl<'h> Slots<'h> {
     fn fail_turn(&mut self, rows: &[Row], error: &EngineError) {
         let mut slots: Vec<usize> = rows.iter().map(|row| row.sequence).collect();
         slots.dedup();
-        slots.into_iter().for_each(|slot| self.fail(slot, &error.to_string()));
+        slots
+            .into_iter()
+            .for_each(|slot| self.fail(slot, &error.to_string()));
     }
 
-    /// The rows of this turn: a token for each slot that answers, then as much of the prompts as fits. And the slots with an output.
+    /// The rows of this turn: a token for each slot that answers, then as much of the prompts as
+    /// fits. And the slots with an output.
     fn rows(&self) -> (Vec<Row>, Vec<(usize, usize)>) {
         let most = self.decoder.rows_max();
         let (mut rows, mut outputs) = (Vec::new(), Vec::new());
-        let mine = || self.slots.iter().enumerate().filter(|(_, slot)| slot.key == self.last);
+        let mine = || {
+            self.slots
+                .iter()
+                .enumerate()
+                .filter(|(_, slot)| slot.key == self.last)
+        };
         for (number, slot) in mine() {
             if let Some(token) = slot.work.as_ref().and_then(|work| work.next) {
                 outputs.push((number, rows.len()));
-                rows.push(Row { token, position: slot.tokens.len(), sequence: number, output: true });
+                rows.push(Row {
+                    token,
+                    position: slot.tokens.len(),
+                    sequence: number,
+                    output: true,
+                });
             }
         }
         for (number, slot) in mine() {
-            let Some(work) = slot.work.as_ref().filter(|work| work.next.is_none()) else { continue };
+            let Some(work) = slot.work.as_ref().filter(|work| work.next.is_none()) else {
+                continue;
+            };
             let (from, all) = (slot.tokens.len(), work.request.prompt.len());
             let take = (all - from).min(most - rows.len());
             for position in from..from + take {
@@ -295,7 +375,12 @@ impl<'h> Slots<'h> {
                 if output {
                     outputs.push((number, rows.len()));
                 }
-                rows.push(Row { token: work.request.prompt[position], position, sequence: number, output });
+                rows.push(Row {
+                    token: work.request.prompt[position],
+                    position,
+                    sequence: number,
+                    output,
+                });
             }
         }
         (rows, outputs)
@@ -305,7 +390,9 @@ impl<'h> Slots<'h> {
     fn read(&mut self, number: usize, mut logits: Vec<f32>) {
         let now = self.now_ms();
         let slot = &mut self.slots[number];
-        let Some(work) = slot.work.as_mut() else { return };
+        let Some(work) = slot.work.as_mut() else {
+            return;
+        };
         if work.answering_ms.is_none() {
             work.answering_ms = Some(now);
             self.totals.prompt_ms += now - work.began_ms;
@@ -331,7 +418,10 @@ impl<'h> Slots<'h> {
         let stopped = grown.stop.is_some();
         if !grown.text.is_empty() {
             let drawn = std::mem::take(&mut work.unsent);
-            _ = work.request.events.send(Event::Piece { text: grown.text, drawn });
+            _ = work.request.events.send(Event::Piece {
+                text: grown.text,
+                drawn,
+            });
         }
         let full = slot.tokens.len() + 1 >= self.context;
         if let Some(stop) = grown.stop {
@@ -345,11 +435,20 @@ impl<'h> Slots<'h> {
     fn finish(&mut self, number: usize, end: End, truncated: bool) {
         let now = self.now_ms();
         let slot = &mut self.slots[number];
-        let Some(mut work) = slot.work.take() else { return };
-        let rest = if matches!(end, End::Word(_)) { String::new() } else { work.text.finish() };
+        let Some(mut work) = slot.work.take() else {
+            return;
+        };
+        let rest = if matches!(end, End::Word(_)) {
+            String::new()
+        } else {
+            work.text.finish()
+        };
         let silent = rest.is_empty() && (work.unsent.is_empty() || matches!(end, End::Word(_)));
         if !silent {
-            _ = work.request.events.send(Event::Piece { text: rest, drawn: work.unsent });
+            _ = work.request.events.send(Event::Piece {
+                text: rest,
+                drawn: work.unsent,
+            });
         }
         let answering_ms = work.answering_ms.unwrap_or(now);
         self.totals.tokens += work.tokens as u64;

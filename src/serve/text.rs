@@ -1,4 +1,5 @@
-//! What of an answer may be sent already: no half characters, and nothing that may be the beginning of a stop string.
+//! What of an answer may be sent already: no half characters, and nothing that may be the beginning
+//! of a stop string.
 
 /// The text of one answer as its tokens come in.
 pub(super) struct Text {
@@ -19,20 +20,38 @@ pub(super) struct Grown {
 
 impl Text {
     pub(super) fn new(stops: Vec<String>) -> Self {
-        Self { bytes: Vec::new(), sent: 0, stops }
+        Self {
+            bytes: Vec::new(),
+            sent: 0,
+            stops,
+        }
     }
 
     /// Add the bytes of a token.
     pub(super) fn push(&mut self, piece: &[u8]) -> Grown {
         self.bytes.extend_from_slice(piece);
         let open = &self.bytes[self.sent..];
-        let found = self.stops.iter().filter_map(|stop| find(open, stop.as_bytes()).map(|at| (at, stop.clone())));
+        let found = self
+            .stops
+            .iter()
+            .filter_map(|stop| find(open, stop.as_bytes()).map(|at| (at, stop.clone())));
         if let Some((at, stop)) = found.min_by_key(|(at, _)| *at) {
-            return Grown { text: self.release(at), stop: Some(stop) };
+            return Grown {
+                text: self.release(at),
+                stop: Some(stop),
+            };
         }
-        let held = self.stops.iter().map(|stop| begun(open, stop.as_bytes())).max().unwrap_or(0);
+        let held = self
+            .stops
+            .iter()
+            .map(|stop| begun(open, stop.as_bytes()))
+            .max()
+            .unwrap_or(0);
         let free = whole(&open[..open.len() - held]);
-        Grown { text: self.release(free), stop: None }
+        Grown {
+            text: self.release(free),
+            stop: None,
+        }
     }
 
     /// The rest, after the last token.
@@ -48,18 +67,25 @@ impl Text {
 }
 
 fn find(text: &[u8], word: &[u8]) -> Option<usize> {
-    (!word.is_empty()).then(|| text.windows(word.len()).position(|window| window == word)).flatten()
+    (!word.is_empty())
+        .then(|| text.windows(word.len()).position(|window| window == word))
+        .flatten()
 }
 
 /// Bytes at the end of `text` that `word` begins with.
 fn begun(text: &[u8], word: &[u8]) -> usize {
-    (1..word.len().min(text.len() + 1)).rev().find(|&count| text.ends_with(&word[..count])).unwrap_or(0)
+    (1..word.len().min(text.len() + 1))
+        .rev()
+        .find(|&count| text.ends_with(&word[..count]))
+        .unwrap_or(0)
 }
 
 /// Bytes up to a character that is not all there yet. What can never become one counts as there.
 fn whole(text: &[u8]) -> usize {
     let start = text.len().saturating_sub(3);
-    let lead = (start..text.len()).rev().find(|&at| text[at] & 0xc0 != 0x80);
+    let lead = (start..text.len())
+        .rev()
+        .find(|&at| text[at] & 0xc0 != 0x80);
     let Some(at) = lead else { return text.len() };
     match std::str::from_utf8(&text[at..]) {
         Err(error) if error.error_len().is_none() && error.valid_up_to() == 0 => at,
@@ -92,23 +118,41 @@ mod tests {
         assert_eq!(all(&[], &single).0, ["a", "", "", "", "🤗", "", "é", ""]);
         assert_eq!(all(&[], &[b"x\xf0\x9f", b"y"]).0, ["x", "\u{fffd}y", ""]);
         assert_eq!(all(&[], &[b"x\xf0\x9f"]).0, ["x", "\u{fffd}"]);
-        assert_eq!(all(&[], &[b"\x80\x80\x80\x80"]).0.concat().chars().count(), 4);
+        assert_eq!(
+            all(&[], &[b"\x80\x80\x80\x80"]).0.concat().chars().count(),
+            4
+        );
     }
 
     #[test]
     fn a_stop_string_is_found_across_tokens_and_never_sent() {
         assert_eq!(
             all(&["User:"], &[b"hello U", b"ser", b": x"]),
-            (vec!["hello ".into(), String::new(), String::new()], Some("User:".into()))
+            (
+                vec!["hello ".into(), String::new(), String::new()],
+                Some("User:".into())
+            )
         );
-        assert_eq!(all(&["User:"], &[b"hello U", b"se", b"less"]).0, ["hello ", "", "Useless", ""]);
-        assert_eq!(all(&["aab"], &[b"aa", b"ab"]), (vec![String::new(), "a".into()], Some("aab".into())));
-        assert_eq!(all(&["é"], &[b"x\xc3", b"\xa9y"]), (vec!["x".into(), String::new()], Some("é".into())));
+        assert_eq!(
+            all(&["User:"], &[b"hello U", b"se", b"less"]).0,
+            ["hello ", "", "Useless", ""]
+        );
+        assert_eq!(
+            all(&["aab"], &[b"aa", b"ab"]),
+            (vec![String::new(), "a".into()], Some("aab".into()))
+        );
+        assert_eq!(
+            all(&["é"], &[b"x\xc3", b"\xa9y"]),
+            (vec!["x".into(), String::new()], Some("é".into()))
+        );
     }
 
     #[test]
     fn the_first_of_two_stop_strings_counts() {
-        assert_eq!(all(&["c", "bc"], &[b"abc"]), (vec!["a".into()], Some("bc".into())));
+        assert_eq!(
+            all(&["c", "bc"], &[b"abc"]),
+            (vec!["a".into()], Some("bc".into()))
+        );
         assert_eq!(all(&["\n"], &[b"one", b" two"]).0.concat(), "one two");
     }
 }

@@ -1,6 +1,8 @@
-//! Transfers beside serving, through the plugin's C ABI and nothing else: the reference host has no door that other hosts lack.
+//! Transfers beside serving, through the plugin's C ABI and nothing else: the reference host has no
+//! door that other hosts lack.
 //!
-//! A transfer is asked for under an adapter's name. When the plugin accepts what it made, that is loaded and goes live under the name.
+//! A transfer is asked for under an adapter's name. When the plugin accepts what it made, that is
+//! loaded and goes live under the name.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -36,9 +38,14 @@ impl Transfers {
     /// fails: the library is no plugin, or has no jobs.
     pub(super) fn open(library: &Path) -> Result<Self, String> {
         let library = Library::open(library).map_err(|error| error.to_string())?;
-        let instance = library.create(None).map_err(|failure| failure.to_string())?;
+        let instance = library
+            .create(None)
+            .map_err(|failure| failure.to_string())?;
         instance.jobs().map_err(|failure| failure.to_string())?;
-        Ok(Self { instance, goals: Mutex::default() })
+        Ok(Self {
+            instance,
+            goals: Mutex::default(),
+        })
     }
 
     fn jobs(&self) -> Result<Jobs<'_>, ApiError> {
@@ -49,15 +56,33 @@ impl Transfers {
         self.goals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queue a transfer. `request` has the flags of `translora transfer`; target and output are the server's to say.
-    pub(super) fn start(&self, mut request: Value, name: &str, target: &Path, folder: &Path) -> Result<u64, ApiError> {
-        // Held while a name for the file is looked for, so that no two transfers are given the same.
+    /// Queue a transfer. `request` has the flags of `translora transfer`; target and output are the
+    /// server's to say.
+    pub(super) fn start(
+        &self,
+        mut request: Value,
+        name: &str,
+        target: &Path,
+        folder: &Path,
+    ) -> Result<u64, ApiError> {
+        // Held while a name for the file is looked for, so that no two transfers are given the
+        // same.
         let mut goals = self.goals();
         let out = free_name(folder, name, &goals);
         request["target"] = Value::from(text(target)?);
         request["out"] = Value::from(text(&out)?);
-        let job = self.jobs()?.start(&request.to_string()).map_err(|failure| refused(&failure))?;
-        goals.insert(job, Goal { name: name.to_owned(), out, ..Goal::default() });
+        let job = self
+            .jobs()?
+            .start(&request.to_string())
+            .map_err(|failure| refused(&failure))?;
+        goals.insert(
+            job,
+            Goal {
+                name: name.to_owned(),
+                out,
+                ..Goal::default()
+            },
+        );
         Ok(job)
     }
 
@@ -77,12 +102,24 @@ impl Transfers {
 
     /// Block until a job has ended or the time is over.
     pub(super) fn wait(&self, job: u64, timeout: Duration) -> Result<Progress, ApiError> {
-        self.jobs()?.wait(job, timeout).map_err(|failure| refused(&failure))
+        self.jobs()?
+            .wait(job, timeout)
+            .map_err(|failure| refused(&failure))
     }
 
     /// Events after the one of that number; blocks until there is one, or the time is over.
-    pub(super) fn events(&self, job: u64, after: u64, timeout: Duration) -> Result<Vec<Value>, ApiError> {
-        let events = json(&self.jobs()?.events(job, after, timeout).map_err(|failure| refused(&failure))?)?;
+    pub(super) fn events(
+        &self,
+        job: u64,
+        after: u64,
+        timeout: Duration,
+    ) -> Result<Vec<Value>, ApiError> {
+        let events = json(
+            &self
+                .jobs()?
+                .events(job, after, timeout)
+                .map_err(|failure| refused(&failure))?,
+        )?;
         Ok(events.as_array().cloned().unwrap_or_default())
     }
 
@@ -98,7 +135,13 @@ impl Transfers {
 
     pub(super) fn list(&self) -> Result<Vec<Value>, ApiError> {
         let list = json(&self.jobs()?.list().map_err(|failure| refused(&failure))?)?;
-        Ok(list.as_array().cloned().unwrap_or_default().into_iter().map(|status| self.with_goal(status)).collect())
+        Ok(list
+            .as_array()
+            .cloned()
+            .unwrap_or_default()
+            .into_iter()
+            .map(|status| self.with_goal(status))
+            .collect())
     }
 
     fn with_goal(&self, mut status: Value) -> Value {
@@ -133,10 +176,14 @@ impl Transfers {
     }
 }
 
-/// `NAME@1.gguf`, or the next number that neither lies in the folder nor is promised: nothing is overwritten.
+/// `NAME@1.gguf`, or the next number that neither lies in the folder nor is promised: nothing is
+/// overwritten.
 fn free_name(folder: &Path, name: &str, goals: &HashMap<u64, Goal>) -> PathBuf {
-    let taken =
-        |path: &PathBuf| path.exists() || path.with_extension("rejected.gguf").exists() || goals.values().any(|goal| goal.out == *path);
+    let taken = |path: &PathBuf| {
+        path.exists()
+            || path.with_extension("rejected.gguf").exists()
+            || goals.values().any(|goal| goal.out == *path)
+    };
     let mut number = 1_u64;
     loop {
         let path = folder.join(format!("{name}@{number}.gguf"));
@@ -148,15 +195,21 @@ fn free_name(folder: &Path, name: &str, goals: &HashMap<u64, Goal>) -> PathBuf {
 }
 
 fn text(path: &Path) -> Result<&str, ApiError> {
-    path.to_str().ok_or_else(|| ApiError::internal(format!("{}: the path is not UTF-8", path.display())))
+    path.to_str()
+        .ok_or_else(|| ApiError::internal(format!("{}: the path is not UTF-8", path.display())))
 }
 
 fn json(text: &str) -> Result<Value, ApiError> {
-    serde_json::from_str(text).map_err(|error| ApiError::internal(format!("the plugin's answer is not JSON: {error}")))
+    serde_json::from_str(text)
+        .map_err(|error| ApiError::internal(format!("the plugin's answer is not JSON: {error}")))
 }
 
 fn refused(failure: &Failure) -> ApiError {
-    let message = if failure.hint.is_empty() { failure.message.clone() } else { format!("{} (hint: {})", failure.message, failure.hint) };
+    let message = if failure.hint.is_empty() {
+        failure.message.clone()
+    } else {
+        format!("{} (hint: {})", failure.message, failure.hint)
+    };
     match failure.status {
         Status::BadHandle => ApiError::not_found(message),
         Status::Input | Status::InvalidArgument => ApiError::input(message),

@@ -55,7 +55,13 @@ impl Board {
 }
 
 /// Run requests until told to stop, or until nobody can ask any more.
-pub(super) fn run(hosted: Hosted, clock: &dyn Clock, slots: usize, commands: &Receiver<Command>, board: &Arc<Board>) {
+pub(super) fn run(
+    hosted: Hosted,
+    clock: &dyn Clock,
+    slots: usize,
+    commands: &Receiver<Command>,
+    board: &Arc<Board>,
+) {
     let _ends = Ends(board);
     let mut slots = Slots::new(&*hosted.host, hosted.decoder, clock, slots);
     slots.warm();
@@ -80,12 +86,18 @@ pub(super) fn run(hosted: Hosted, clock: &dyn Clock, slots: usize, commands: &Re
     }
     let why = "the server is shutting down";
     slots.fail_all(why);
-    waiting.into_iter().for_each(|request| _ = request.events.send(Event::Failed(why.into())));
+    waiting
+        .into_iter()
+        .for_each(|request| _ = request.events.send(Event::Failed(why.into())));
 }
 
 fn show(board: &Board, slots: &Slots<'_>, waiting: usize) {
     let mut shown = board.lock();
-    *shown = Shown { slots: slots.seen(), waiting, totals: slots.totals() };
+    *shown = Shown {
+        slots: slots.seen(),
+        waiting,
+        totals: slots.totals(),
+    };
 }
 
 /// Take what was sent; wait for something if there is nothing to do. False: the end.

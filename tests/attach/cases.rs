@@ -12,7 +12,14 @@ use crate::world::World;
 pub fn same_prompt_again(world: &mut World) {
     for way in [Way::Preload, Way::Backend] {
         let server = world.start(way, &["-np", "1"]);
-        for (adapter, prompt) in [(None, 0), (Some(0), 0), (Some(1), 0), (Some(1), 4), (Some(0), 4), (Some(2), 4)] {
+        for (adapter, prompt) in [
+            (None, 0),
+            (Some(0), 0),
+            (Some(1), 0),
+            (Some(1), 4),
+            (Some(0), 4),
+            (Some(2), 4),
+        ] {
             if let Some(adapter) = adapter {
                 server.load(&world.adapter(adapter));
             }
@@ -55,7 +62,17 @@ pub fn own_adapter(world: &mut World) {
 }
 
 pub fn ram_prompt_cache(world: &mut World) {
-    let server = world.start(Way::Preload, &["-np", "1", "--cache-ram", "64", "--slot-prompt-similarity", "0.9"]);
+    let server = world.start(
+        Way::Preload,
+        &[
+            "-np",
+            "1",
+            "--cache-ram",
+            "64",
+            "--slot-prompt-similarity",
+            "0.9",
+        ],
+    );
     server.load(&world.adapter(0));
     for prompt in [0, 4, 8] {
         world.check(&server, Some(0), prompt);
@@ -75,7 +92,12 @@ pub fn slot_file(world: &mut World) {
     std::fs::create_dir_all(&folder).expect("writable");
     let slots = folder.display().to_string();
     let more = ["-np", "1", "--slot-save-path", &slots];
-    let action = |server: &Server, action: &str| server.post(&format!("/slots/0?action={action}"), &json!({"filename": "a.bin"}));
+    let action = |server: &Server, action: &str| {
+        server.post(
+            &format!("/slots/0?action={action}"),
+            &json!({"filename": "a.bin"}),
+        )
+    };
     // Saved with one adapter, used with another, and the answer tells.
     let prompt = world.telling(0, 1);
     let server = world.start(Way::Preload, &more);
@@ -86,14 +108,16 @@ pub fn slot_file(world: &mut World) {
     world.check(&server, Some(1), 4);
     action(&server, "restore");
     world.check_prompt(&server, Some(1), &prompt);
-    // Another process, with the adapter that made the file: nothing is computed again but the last token.
+    // Another process, with the adapter that made the file: nothing is computed again but the last
+    // token.
     let second = world.start(Way::Preload, &more);
     second.load(&world.adapter(0));
     action(&second, "restore");
     assert_eq!(second.evaluated(&prompt), 1, "{}", second.said());
     world.check_prompt(&second, Some(0), &prompt);
     // A file that nothing is known of.
-    std::fs::remove_file(folder.join("a.bin.translora.json")).expect("the note lies beside the file");
+    std::fs::remove_file(folder.join("a.bin.translora.json"))
+        .expect("the note lies beside the file");
     second.load(&world.adapter(1));
     action(&second, "restore");
     world.check_prompt(&second, Some(1), &prompt);
@@ -112,13 +136,21 @@ pub fn sleep_and_wake(world: &mut World) {
 
 fn asleep(server: &Server) {
     let begun = Instant::now();
-    while server.get("/props").is_none_or(|(_, props)| props["is_sleeping"] != true) {
-        assert!(begun.elapsed() < Duration::from_secs(30), "it does not fall asleep\n{}", server.said());
+    while server
+        .get("/props")
+        .is_none_or(|(_, props)| props["is_sleeping"] != true)
+    {
+        assert!(
+            begun.elapsed() < Duration::from_secs(30),
+            "it does not fall asleep\n{}",
+            server.said()
+        );
         std::thread::sleep(Duration::from_millis(100));
     }
 }
 
-/// A stream keeps its adapter to its end, beside requests on two later ones, each of which keeps its own.
+/// A stream keeps its adapter to its end, beside requests on two later ones, each of which keeps
+/// its own.
 pub fn stream_in_flight(world: &mut World) {
     const TOKENS: usize = 400;
     let set = world.same_set();
@@ -143,25 +175,57 @@ pub fn stream_in_flight(world: &mut World) {
 
 pub fn sliding_window(world: &mut World) {
     let set = models::sliding(&world.set, &world.place.folder);
-    let server = Server::start(&world.place, Way::Preload, &set.base, &["-c", "2048", "-np", "1"]);
+    let server = Server::start(
+        &world.place,
+        Way::Preload,
+        &set.base,
+        &["-c", "2048", "-np", "1"],
+    );
     let long = world.prompts.join(" ");
     let short = world.prompts[..8].join(" ");
     server.load(&set.adapters[0]);
-    for (adapter, prompt) in [(0, &long), (0, &long), (1, &long), (1, &short), (2, &long), (0, &short), (0, &long)] {
+    for (adapter, prompt) in [
+        (0, &long),
+        (0, &long),
+        (1, &long),
+        (1, &short),
+        (2, &long),
+        (0, &short),
+        (0, &long),
+    ] {
         server.load(&set.adapters[adapter]);
         let wanted = world.reference(&set, Some(&set.adapters[adapter]), prompt, 0);
-        assert_eq!(server.ask(prompt, 0), wanted, "adapter {adapter}\n{}", server.said());
+        assert_eq!(
+            server.ask(prompt, 0),
+            wanted,
+            "adapter {adapter}\n{}",
+            server.said()
+        );
     }
 }
 
-/// A stream longer than its context, with a swap after the shift: it keeps its adapter, and the next request is clean.
+/// A stream longer than its context, with a swap after the shift: it keeps its adapter, and the
+/// next request is clean.
 pub fn context_shift(world: &mut World) {
-    let server = Server::start(&world.place, Way::Preload, &world.set.base, &["-c", "256", "-np", "1", "--context-shift"]);
+    let server = Server::start(
+        &world.place,
+        Way::Preload,
+        &world.set.base,
+        &["-c", "256", "-np", "1", "--context-shift"],
+    );
     let stock = Server::start(
         &world.place,
         Way::Stock,
         &world.set.base,
-        &["-c", "256", "-np", "1", "--context-shift", "--lora", &world.adapter(0).display().to_string()],
+        &[
+            "-c",
+            "256",
+            "-np",
+            "1",
+            "--context-shift",
+            "--lora",
+            &world.adapter(0).display().to_string(),
+        ],
     );
     let prompt = world.prompts[0].clone();
     server.load(&world.adapter(0));
@@ -180,14 +244,22 @@ pub fn bad_file(world: &mut World) {
     for (file, reason) in models::bad(&world.set, &world.place.folder) {
         let said = server.command(&json!({"do": "load", "path": file}));
         assert_eq!(said["ok"], false, "{}", file.display());
-        assert!(said["error"].as_str().is_some_and(|error| error.contains(reason)), "{said}");
+        assert!(
+            said["error"]
+                .as_str()
+                .is_some_and(|error| error.contains(reason)),
+            "{said}"
+        );
         world.check(&server, Some(0), 0);
     }
     assert_eq!(server.command(&json!({"do": "list"}))["generation"], before);
 }
 
 pub fn two_servers(world: &mut World) {
-    let (one, two) = (world.start(Way::Preload, &["-np", "1"]), world.start(Way::Backend, &["-np", "1"]));
+    let (one, two) = (
+        world.start(Way::Preload, &["-np", "1"]),
+        world.start(Way::Backend, &["-np", "1"]),
+    );
     one.load(&world.adapter(0));
     two.load(&world.adapter(1));
     for prompt in [0, 4] {
@@ -201,15 +273,26 @@ pub fn two_servers(world: &mut World) {
 }
 
 pub fn translora(arguments: &[&str]) -> (bool, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_translora")).args(arguments).output().expect("translora runs");
-    (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    let output = Command::new(env!("CARGO_BIN_EXE_translora"))
+        .args(arguments)
+        .output()
+        .expect("translora runs");
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned(),
+    )
 }
 
 pub fn command_line(world: &mut World) {
     use std::os::unix::fs::PermissionsExt;
     let server = world.start(Way::Preload, &["-np", "1"]);
     let socket = server.socket.display().to_string();
-    let mode = server.socket.metadata().expect("the socket is there").permissions().mode();
+    let mode = server
+        .socket
+        .metadata()
+        .expect("the socket is there")
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o777, 0o600);
     let adapter = world.adapter(0).display().to_string();
     let (ok, said) = translora(&["adapters", "--attach", &socket, "load", &adapter]);
@@ -223,10 +306,20 @@ pub fn command_line(world: &mut World) {
     let (ok, said) = translora(&["adapters", "--attach", &socket, "load", &second]);
     assert!(ok, "{said}");
     world.check(&server, Some(1), 0);
-    let [first, second] = [0, 1].map(|i| world.adapter(i).file_stem().and_then(|stem| stem.to_str()).expect("a name").to_owned());
+    let [first, second] = [0, 1].map(|i| {
+        world
+            .adapter(i)
+            .file_stem()
+            .and_then(|stem| stem.to_str())
+            .expect("a name")
+            .to_owned()
+    });
     // Only the adapter that is live can be told to go.
     let (ok, said) = translora(&["adapters", "--attach", &socket, "rollback", &first]);
-    assert!(!ok && said.contains(&first) && said.contains("hint:"), "{said}");
+    assert!(
+        !ok && said.contains(&first) && said.contains("hint:"),
+        "{said}"
+    );
     world.check(&server, Some(1), 0);
     let (ok, said) = translora(&["adapters", "--attach", &socket, "rollback", &second]);
     assert!(ok, "{said}");
@@ -246,17 +339,37 @@ pub fn command_line(world: &mut World) {
     assert!(!ok && said.contains("hint:"), "{said}");
 }
 
-/// `translora attach` says what it does and becomes the server; a program it cannot attach to is named.
+/// `translora attach` says what it does and becomes the server; a program it cannot attach to is
+/// named.
 pub fn launcher(world: &mut World) {
     let wrapper = world.place.folder.join("launch");
-    let (program, server) = (env!("CARGO_BIN_EXE_translora"), world.place.llama_server.display());
+    let (program, server) = (
+        env!("CARGO_BIN_EXE_translora"),
+        world.place.llama_server.display(),
+    );
     // A library with faults is not the one beside the program.
-    let library = std::env::var("TRANSLORA_FAULTS").map_or(String::new(), |file| format!("--library '{file}'"));
-    let text = format!("#!/bin/sh\nTRANSLORA_FAULT='{}' exec '{program}' attach {library} -- '{server}' \"$@\"\n", world.place.fault);
+    let library = std::env::var("TRANSLORA_FAULTS")
+        .map_or(String::new(), |file| format!("--library '{file}'"));
+    let text = format!(
+        "#!/bin/sh\nTRANSLORA_FAULT='{}' exec '{program}' attach {library} -- '{server}' \"$@\"\n",
+        world.place.fault
+    );
     std::fs::write(&wrapper, text).expect("writable");
-    std::fs::set_permissions(&wrapper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("ours");
-    let place = Place { llama_server: wrapper, ..world.place.clone() };
-    let server = Server::start(&place, Way::Stock, &world.set.base, &["-c", "2048", "-np", "1"]);
+    std::fs::set_permissions(
+        &wrapper,
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )
+    .expect("ours");
+    let place = Place {
+        llama_server: wrapper,
+        ..world.place.clone()
+    };
+    let server = Server::start(
+        &place,
+        Way::Stock,
+        &world.set.base,
+        &["-c", "2048", "-np", "1"],
+    );
     server.load(&world.adapter(0));
     world.check(&server, Some(0), 0);
     assert!(server.said().contains("LD_PRELOAD"), "{}", server.said());

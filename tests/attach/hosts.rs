@@ -1,4 +1,5 @@
-//! Servers that are started in other ways: with several adapters, with another backend, as a router.
+//! Servers that are started in other ways: with several adapters, with another backend, as a
+//! router.
 
 use std::path::Path;
 
@@ -7,45 +8,95 @@ use serde_json::json;
 use crate::server::{Server, Way, request, tokens};
 use crate::world::World;
 
-/// A server with several adapters of its own goes on as it was started, and says why nothing is swapped in.
+/// A server with several adapters of its own goes on as it was started, and says why nothing is
+/// swapped in.
 pub fn several_adapters(world: &mut World) {
     let [first, second] = [0, 1].map(|i| world.adapter(i).display().to_string());
-    let more = ["-np", "1", "--lora", &first, "--lora-scaled", &format!("{second}:0.5")];
-    let (server, stock) = (world.start(Way::Preload, &more), world.start(Way::Stock, &more));
+    let more = [
+        "-np",
+        "1",
+        "--lora",
+        &first,
+        "--lora-scaled",
+        &format!("{second}:0.5"),
+    ];
+    let (server, stock) = (
+        world.start(Way::Preload, &more),
+        world.start(Way::Stock, &more),
+    );
     for _ in 0..2 {
-        assert_eq!(server.ask(&world.prompts[0], 0), stock.ask_anew(&world.prompts[0]));
+        assert_eq!(
+            server.ask(&world.prompts[0], 0),
+            stock.ask_anew(&world.prompts[0])
+        );
         let said = server.command(&json!({"do": "load", "path": world.adapter(2)}));
-        assert!(said["error"].as_str().is_some_and(|error| error.contains("several adapters") && error.contains("hint:")), "{said}");
+        assert!(
+            said["error"]
+                .as_str()
+                .is_some_and(|error| error.contains("several adapters") && error.contains("hint:")),
+            "{said}"
+        );
     }
     assert_eq!(server.command(&json!({"do": "list"}))["generation"], 0);
 }
 
 /// There is one to chain-load.
 pub fn has_another_backend() -> bool {
-    ["TRANSLORA_OTHER_BACKEND", "TRANSLORA_OTHER_ARGS"].iter().all(|name| std::env::var(name).is_ok())
+    ["TRANSLORA_OTHER_BACKEND", "TRANSLORA_OTHER_ARGS"]
+        .iter()
+        .all(|name| std::env::var(name).is_ok())
 }
 
-/// The loader's one variable names the module, which hands the server the backend that stood there before. `TRANSLORA_OTHER_BACKEND`
-/// names a backend library, `TRANSLORA_OTHER_ARGS` what makes the server use it (`--rpc HOST:PORT -ngl 99`).
+/// The loader's one variable names the module, which hands the server the backend that stood there
+/// before. `TRANSLORA_OTHER_BACKEND` names a backend library, `TRANSLORA_OTHER_ARGS` what makes the
+/// server use it (`--rpc HOST:PORT -ngl 99`).
 pub fn another_backend(world: &mut World) {
-    let (Ok(library), Ok(more)) = (std::env::var("TRANSLORA_OTHER_BACKEND"), std::env::var("TRANSLORA_OTHER_ARGS")) else {
-        println!("  SKIPPED: no TRANSLORA_OTHER_BACKEND and TRANSLORA_OTHER_ARGS; nothing is chained here");
+    let (Ok(library), Ok(more)) = (
+        std::env::var("TRANSLORA_OTHER_BACKEND"),
+        std::env::var("TRANSLORA_OTHER_ARGS"),
+    ) else {
+        println!(
+            "  SKIPPED: no TRANSLORA_OTHER_BACKEND and TRANSLORA_OTHER_ARGS; nothing is chained here"
+        );
         return;
     };
-    let more: Vec<&str> = ["-c", "2048", "-np", "1"].into_iter().chain(more.split_whitespace()).collect();
+    let more: Vec<&str> = ["-c", "2048", "-np", "1"]
+        .into_iter()
+        .chain(more.split_whitespace())
+        .collect();
     let asked = [0, 4, 8].map(|i| world.prompts[i].clone());
     // One server after the other: some backends serve one at a time.
     let wanted = [0, 1].map(|i| {
         let lora = world.adapter(i).display().to_string();
         let more = [&more[..], &["--lora", &lora]].concat();
-        let environment = [("GGML_BACKEND_PATH", library.as_str()), ("LLAMA_ARG_OVERRIDE_TENSOR", "__x__=CPU")];
-        let server = Server::start_with(&world.place, Way::Stock, &world.set.base, &more, &environment);
+        let environment = [
+            ("GGML_BACKEND_PATH", library.as_str()),
+            ("LLAMA_ARG_OVERRIDE_TENSOR", "__x__=CPU"),
+        ];
+        let server = Server::start_with(
+            &world.place,
+            Way::Stock,
+            &world.set.base,
+            &more,
+            &environment,
+        );
         asked.clone().map(|prompt| server.ask_anew(&prompt))
     });
-    let server = Server::start_with(&world.place, Way::Backend, &world.set.base, &more, &[("TRANSLORA_CHAIN_BACKEND", &library)]);
+    let server = Server::start_with(
+        &world.place,
+        Way::Backend,
+        &world.set.base,
+        &more,
+        &[("TRANSLORA_CHAIN_BACKEND", &library)],
+    );
     for (adapter, prompt) in [(0, 0), (1, 0), (1, 1), (0, 1), (0, 2)] {
         server.load(&world.adapter(adapter));
-        assert_eq!(server.ask(&asked[prompt], 0), wanted[adapter][prompt], "prompt {prompt} with adapter {adapter}\n{}", server.said());
+        assert_eq!(
+            server.ask(&asked[prompt], 0),
+            wanted[adapter][prompt],
+            "prompt {prompt} with adapter {adapter}\n{}",
+            server.said()
+        );
     }
     drop(server);
     // A library that is no backend is named, and the server starts without it.
@@ -56,12 +107,19 @@ pub fn another_backend(world: &mut World) {
         &["-c", "2048", "-np", "1"],
         &[("TRANSLORA_CHAIN_BACKEND", "/no/such/backend.so")],
     );
-    assert!(without.said().contains("/no/such/backend.so: it cannot be loaded; going on without it"), "{}", without.said());
+    assert!(
+        without
+            .said()
+            .contains("/no/such/backend.so: it cannot be loaded; going on without it"),
+        "{}",
+        without.said()
+    );
     without.load(&world.adapter(0));
     world.check(&without, Some(0), 0);
 }
 
-/// A router has no model: the module sleeps in it, and works in the servers that it starts, each with a socket of its own.
+/// A router has no model: the module sleeps in it, and works in the servers that it starts, each
+/// with a socket of its own.
 pub fn router(world: &mut World) {
     let folder = world.place.folder.join("models");
     std::fs::create_dir_all(&folder).expect("writable");
@@ -69,8 +127,17 @@ pub fn router(world: &mut World) {
         std::fs::copy(&world.set.base, folder.join(name)).expect("a copy of the base");
     }
     let models = folder.display().to_string();
-    let server = Server::launch(&world.place, Way::Preload, &["--models-dir", &models, "-c", "2048", "-np", "1"], &[]);
-    assert!(!server.said().contains("translora: socket"), "the router has a socket\n{}", server.said());
+    let server = Server::launch(
+        &world.place,
+        Way::Preload,
+        &["--models-dir", &models, "-c", "2048", "-np", "1"],
+        &[],
+    );
+    assert!(
+        !server.said().contains("translora: socket"),
+        "the router has a socket\n{}",
+        server.said()
+    );
     let ask = |model: &str, prompt: &str| {
         let mut body = request(prompt, 0);
         body["model"] = model.into();
@@ -94,7 +161,11 @@ pub fn router(world: &mut World) {
     server.post("/models/unload", &json!({"model": "one"}));
     let begun = std::time::Instant::now();
     while Path::new(&sockets[0]).exists() {
-        assert!(begun.elapsed().as_secs() < 30, "the socket of a server that ended lies there still\n{}", server.said());
+        assert!(
+            begun.elapsed().as_secs() < 30,
+            "the socket of a server that ended lies there still\n{}",
+            server.said()
+        );
         std::thread::sleep(std::time::Duration::from_millis(100));
     }
     assert_eq!(ask("one", &prompt), bare);
@@ -103,5 +174,7 @@ pub fn router(world: &mut World) {
 
 /// The sockets that a log names, in its order.
 fn sockets(log: &str) -> Vec<String> {
-    log.lines().filter_map(|line| Some(line.split_once("translora: socket ")?.1.trim().to_owned())).collect()
+    log.lines()
+        .filter_map(|line| Some(line.split_once("translora: socket ")?.1.trim().to_owned()))
+        .collect()
 }

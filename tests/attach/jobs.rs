@@ -19,28 +19,56 @@ fn followed(status: &dyn Fn() -> Value) -> Value {
     let begun = Instant::now();
     loop {
         let now = status();
-        if !matches!(now["state"].as_str(), Some("waiting" | "running")) || begun.elapsed() > TRANSFER_MAX {
+        if !matches!(now["state"].as_str(), Some("waiting" | "running"))
+            || begun.elapsed() > TRANSFER_MAX
+        {
             return now;
         }
         std::thread::sleep(Duration::from_millis(200));
     }
 }
 
-/// Started over HTTP, under load from eight clients: it ends with the new adapter live, and every answer is one adapter's.
+/// Started over HTTP, under load from eight clients: it ends with the new adapter live, and every
+/// answer is one adapter's.
 pub fn transfer_over_http(world: &mut World) {
     let folder = world.place.folder.clone();
     let (source_lora, out) = (world.source_adapter(), folder.join("moved.gguf"));
-    let lab = world.set.base.parent().expect("the lab's folder").to_owned();
+    let lab = world
+        .set
+        .base
+        .parent()
+        .expect("the lab's folder")
+        .to_owned();
     let more = ["-c", "4096", "-np", "8", "--cache-ram", "0"];
-    let server =
-        Server::start_with(&world.place, Way::Preload, &world.set.base, &more, &[("TRANSLORA_HTTP", "0"), ("TRANSLORA_HTTP_TOKEN", TOKEN)]);
+    let server = Server::start_with(
+        &world.place,
+        Way::Preload,
+        &world.set.base,
+        &more,
+        &[("TRANSLORA_HTTP", "0"), ("TRANSLORA_HTTP_TOKEN", TOKEN)],
+    );
     let port = port(&server.said());
-    let ask = |method: &str, path: &str, body: &str| Server::speak(port, &format!("{method} {path}"), TOKEN, body).expect("an answer");
-    assert_eq!(Server::speak(port, "GET /v1/transfers", "wrong", "").expect("an answer").0, 401);
+    let ask = |method: &str, path: &str, body: &str| {
+        Server::speak(port, &format!("{method} {path}"), TOKEN, body).expect("an answer")
+    };
+    assert_eq!(
+        Server::speak(port, "GET /v1/transfers", "wrong", "")
+            .expect("an answer")
+            .0,
+        401
+    );
 
     // Under load, an answer that comes near another one may turn into it, with or without a swap.
-    let prompts: Vec<String> = world.many.clone().into_iter().filter(|prompt| world.gap(None, prompt) > GAP_MIN).collect();
-    let before: Vec<Vec<i64>> = prompts.iter().map(|prompt| world.short(None, prompt)).collect();
+    let prompts: Vec<String> = world
+        .many
+        .clone()
+        .into_iter()
+        .filter(|prompt| world.gap(None, prompt) > GAP_MIN)
+        .collect();
+    let before: Vec<Vec<i64>> = prompts
+        .iter()
+        .map(|prompt| world.short(None, prompt))
+        .collect();
     let request = json!({
         "source": lab.join("sprout.f16.gguf"), "source_lora": source_lora, "target": world.set.base, "seeds": lab.join("tasks/ticket/seeds.jsonl"),
         "eval": lab.join("tasks/ticket/eval.jsonl"), "out": out, "samples": 250, "epochs": 4.0, "lr": 2e-3, "threads": 1,
@@ -51,7 +79,8 @@ pub fn transfer_over_http(world: &mut World) {
     let mut ended = Value::Null;
     std::thread::scope(|scope| {
         for client in 0..CLIENTS {
-            let (server, prompts, stop, asked, answers, live) = (&server, &prompts, &stop, &asked, &answers, &live);
+            let (server, prompts, stop, asked, answers, live) =
+                (&server, &prompts, &stop, &asked, &answers, &live);
             scope.spawn(move || {
                 for turn in client.. {
                     if stop.load(Ordering::SeqCst) {
@@ -61,7 +90,10 @@ pub fn transfer_over_http(world: &mut World) {
                     let after = live.load(Ordering::SeqCst);
                     let answer = server.ask(&prompts[prompt], -1);
                     asked.fetch_add(1, Ordering::Relaxed);
-                    answers.lock().expect("no client panics here").push((prompt, after, answer));
+                    answers
+                        .lock()
+                        .expect("no client panics here")
+                        .push((prompt, after, answer));
                     // Eight clients that never rest would leave the transfer no processor.
                     std::thread::sleep(Duration::from_millis(50));
                 }
@@ -71,53 +103,115 @@ pub fn transfer_over_http(world: &mut World) {
         let begun = Instant::now();
         // A failure is not asserted here: the clients would go on for ever.
         ended = if status == 200 {
-            followed(&|| ask("GET", &format!("/v1/transfers/{}", started["job"]), "").1["job"].clone())
+            followed(&|| {
+                ask("GET", &format!("/v1/transfers/{}", started["job"]), "").1["job"].clone()
+            })
         } else {
             started
         };
         live.store(true, Ordering::SeqCst);
         std::thread::sleep(Duration::from_secs(2));
         stop.store(true, Ordering::SeqCst);
-        println!("  the transfer took {:.1} s, {} answers meanwhile", begun.elapsed().as_secs_f64(), asked.load(Ordering::SeqCst));
+        println!(
+            "  the transfer took {:.1} s, {} answers meanwhile",
+            begun.elapsed().as_secs_f64(),
+            asked.load(Ordering::SeqCst)
+        );
     });
-    assert_eq!((&ended["state"], &ended["swap"]["ok"]), (&json!("done"), &json!(true)), "{ended}\n{}", server.said());
+    assert_eq!(
+        (&ended["state"], &ended["swap"]["ok"]),
+        (&json!("done"), &json!(true)),
+        "{ended}\n{}",
+        server.said()
+    );
     let events = Server::text(port, "GET /v1/transfers/1/events", TOKEN);
-    assert!(events.contains("data: ") && events.contains("event: end"), "{events}");
-    let after: Vec<Vec<i64>> = prompts.iter().map(|prompt| world.short_of(&out, prompt)).collect();
+    assert!(
+        events.contains("data: ") && events.contains("event: end"),
+        "{events}"
+    );
+    let after: Vec<Vec<i64>> = prompts
+        .iter()
+        .map(|prompt| world.short_of(&out, prompt))
+        .collect();
     let (mut old, mut new) = (0, 0);
-    let steady: Vec<bool> = prompts.iter().map(|prompt| world.gap(Some(&out), prompt) > GAP_MIN).collect();
-    for (prompt, was_live, answer) in answers.into_inner().expect("no client panicked").into_iter().filter(|(prompt, ..)| steady[*prompt]) {
+    let steady: Vec<bool> = prompts
+        .iter()
+        .map(|prompt| world.gap(Some(&out), prompt) > GAP_MIN)
+        .collect();
+    for (prompt, was_live, answer) in answers
+        .into_inner()
+        .expect("no client panicked")
+        .into_iter()
+        .filter(|(prompt, ..)| steady[*prompt])
+    {
         let (is_old, is_new) = (answer == before[prompt], answer == after[prompt]);
-        assert!(is_new || (is_old && !was_live), "{:?}: {answer:?}, live: {was_live}", prompts[prompt]);
+        assert!(
+            is_new || (is_old && !was_live),
+            "{:?}: {answer:?}, live: {was_live}",
+            prompts[prompt]
+        );
         new += usize::from(is_new && !is_old);
         old += usize::from(is_old && !is_new);
     }
     println!("  {old} answers as started, {new} by the new adapter");
     assert!(old > 0 && new > 0);
-    let telling = (0..prompts.len()).find(|at| steady[*at] && before[*at] != after[*at]).expect("some answers differ");
-    back_by_name(&server, port, &prompts[telling], &before[telling], &after[telling]);
+    let telling = (0..prompts.len())
+        .find(|at| steady[*at] && before[*at] != after[*at])
+        .expect("some answers differ");
+    back_by_name(
+        &server,
+        port,
+        &prompts[telling],
+        &before[telling],
+        &after[telling],
+    );
 }
 
 /// The port that a server's log names.
 fn port(log: &str) -> u16 {
-    let named = log.split("http://127.0.0.1:").filter_map(|rest| rest.split_once(" with the token")).map(|(port, _)| port).next();
-    named.and_then(|port| port.parse().ok()).unwrap_or_else(|| panic!("no port in the log\n{log}"))
+    let named = log
+        .split("http://127.0.0.1:")
+        .filter_map(|rest| rest.split_once(" with the token"))
+        .map(|(port, _)| port)
+        .next();
+    named
+        .and_then(|port| port.parse().ok())
+        .unwrap_or_else(|| panic!("no port in the log\n{log}"))
 }
 
 /// Back to what was there before the transfer, by the name of what is live and by no other.
 fn back_by_name(server: &Server, port: u16, prompt: &str, before: &[i64], after: &[i64]) {
     for (name, status, wanted) in [("nobody", 400, after), ("moved", 200, before)] {
-        let answer = Server::speak(port, &format!("POST /v1/adapters/{name}/rollback"), TOKEN, "");
-        assert_eq!(answer.as_ref().map(|(status, _)| *status), Some(status), "{answer:?}");
+        let answer = Server::speak(
+            port,
+            &format!("POST /v1/adapters/{name}/rollback"),
+            TOKEN,
+            "",
+        );
+        assert_eq!(
+            answer.as_ref().map(|(status, _)| *status),
+            Some(status),
+            "{answer:?}"
+        );
         assert_eq!(server.ask(prompt, 0), wanted, "{}", server.said());
     }
 }
 
-/// The same from a terminal: it ends when the new adapter is live. One that the gate does not accept changes nothing.
+/// The same from a terminal: it ends when the new adapter is live. One that the gate does not
+/// accept changes nothing.
 pub fn transfer_by_command(world: &mut World) {
     let server = world.start(Way::Preload, &["-np", "1"]);
-    let lab = world.set.base.parent().expect("the lab's folder").to_owned();
-    let (folder, base, source_lora) = (world.place.folder.clone(), world.set.base.clone(), world.source_adapter());
+    let lab = world
+        .set
+        .base
+        .parent()
+        .expect("the lab's folder")
+        .to_owned();
+    let (folder, base, source_lora) = (
+        world.place.folder.clone(),
+        world.set.base.clone(),
+        world.source_adapter(),
+    );
     let run = |out: &str, more: &[&str]| {
         let out = folder.join(out);
         let paths = [
@@ -130,23 +224,52 @@ pub fn transfer_by_command(world: &mut World) {
             out.clone(),
         ];
         let paths = paths.map(|path| path.display().to_string());
-        let flags = ["--attach", "--source", "--source-lora", "--target", "--seeds", "--eval", "--out"];
-        let named: Vec<&str> = flags.iter().zip(&paths).flat_map(|(flag, path)| [*flag, path.as_str()]).collect();
-        let (ok, said) = translora(&[&["transfer"], &named[..], &["--json", "-t", "1"], more].concat());
+        let flags = [
+            "--attach",
+            "--source",
+            "--source-lora",
+            "--target",
+            "--seeds",
+            "--eval",
+            "--out",
+        ];
+        let named: Vec<&str> = flags
+            .iter()
+            .zip(&paths)
+            .flat_map(|(flag, path)| [*flag, path.as_str()])
+            .collect();
+        let (ok, said) =
+            translora(&[&["transfer"], &named[..], &["--json", "-t", "1"], more].concat());
         (ok, said, out)
     };
     // Too little to learn anything from.
-    let (ok, said, out) = run("little.gguf", &["--samples", "12", "--epochs", "1", "--lr", "1e-6"]);
-    assert!(!ok && !out.exists() && !said.contains("\"verdict\":\"accept\""), "{said}");
+    let (ok, said, out) = run(
+        "little.gguf",
+        &["--samples", "12", "--epochs", "1", "--lr", "1e-6"],
+    );
+    assert!(
+        !ok && !out.exists() && !said.contains("\"verdict\":\"accept\""),
+        "{said}"
+    );
     assert_eq!(server.command(&json!({"do": "list"}))["generation"], 0);
     world.check(&server, None, 0);
-    let (ok, said, out) = run("by-command.gguf", &["--samples", "250", "--epochs", "4", "--lr", "2e-3"]);
-    assert!(ok && said.contains("\"verdict\":\"accept\"") && said.contains("\"swap\":{"), "{said}\n{}", server.said());
+    let (ok, said, out) = run(
+        "by-command.gguf",
+        &["--samples", "250", "--epochs", "4", "--lr", "2e-3"],
+    );
+    assert!(
+        ok && said.contains("\"verdict\":\"accept\"") && said.contains("\"swap\":{"),
+        "{said}\n{}",
+        server.said()
+    );
     let prompt = world.prompts[0].clone();
     let (old, new) = (world.short(None, &prompt), world.short_of(&out, &prompt));
     assert_ne!(old, new);
     assert_eq!(server.ask(&prompt, 0), new, "{}", server.said());
     // A request that cannot be carried out is told before anything begins.
     let (ok, said, _) = run("by-command.gguf", &[]);
-    assert!(!ok && said.contains("by-command.gguf") && said.contains("hint:"), "{said}");
+    assert!(
+        !ok && said.contains("by-command.gguf") && said.contains("hint:"),
+        "{said}"
+    );
 }

@@ -18,7 +18,12 @@ pub fn recurrent(world: &mut World) {
     // Random numbers say what some versions of the server find no text in, whoever asks.
     for adapter in &set.adapters[..2] {
         let lora = adapter.display().to_string();
-        let stock = Server::start(&world.place, Way::Stock, &set.base, &["-c", "2048", "-np", "1", "--lora", &lora]);
+        let stock = Server::start(
+            &world.place,
+            Way::Stock,
+            &set.base,
+            &["-c", "2048", "-np", "1", "--lora", &lora],
+        );
         let (long, short) = (world.prompts.join(" "), world.prompts[..8].join(" "));
         for prompt in [&long, &short, &format!("{long} {short}")] {
             if let (500, said) = stock.answer("/completion", &request(prompt, 0)) {
@@ -32,23 +37,52 @@ pub fn recurrent(world: &mut World) {
 
 /// A state cannot be cut back: the server restores checkpoints, which may be another adapter's.
 fn recurrent_state(world: &mut World, set: &Set) {
-    let server = Server::start(&world.place, Way::Preload, &set.base, &["-c", "2048", "-np", "1"]);
+    let server = Server::start(
+        &world.place,
+        Way::Preload,
+        &set.base,
+        &["-c", "2048", "-np", "1"],
+    );
     let long = world.prompts.join(" ");
     let short = world.prompts[..8].join(" ");
     let longer = format!("{long} {short}");
-    for (adapter, prompt) in [(0, &long), (0, &long), (1, &long), (1, &short), (0, &longer), (0, &short), (1, &longer), (1, &longer)] {
+    for (adapter, prompt) in [
+        (0, &long),
+        (0, &long),
+        (1, &long),
+        (1, &short),
+        (0, &longer),
+        (0, &short),
+        (1, &longer),
+        (1, &longer),
+    ] {
         server.load(&set.adapters[adapter]);
         let wanted = world.reference(set, Some(&set.adapters[adapter]), prompt, 0);
-        assert_eq!(server.ask(prompt, 0), wanted, "adapter {adapter}\n{}", server.said());
+        assert_eq!(
+            server.ask(prompt, 0),
+            wanted,
+            "adapter {adapter}\n{}",
+            server.said()
+        );
     }
     stale_checkpoint(world, set);
     let other = world.reference(set, Some(&set.adapters[0]), &longer, 0);
-    assert_ne!(other, world.reference(set, Some(&set.adapters[1]), &longer, 0), "the adapters answer alike");
+    assert_ne!(
+        other,
+        world.reference(set, Some(&set.adapters[1]), &longer, 0),
+        "the adapters answer alike"
+    );
 }
 
-/// A checkpoint of the first adapter lies before what the second one made, and a longer prompt goes back to it.
+/// A checkpoint of the first adapter lies before what the second one made, and a longer prompt goes
+/// back to it.
 fn stale_checkpoint(world: &mut World, set: &Set) {
-    let server = Server::start(&world.place, Way::Preload, &set.base, &["-c", "2048", "-np", "1", "-lv", "4"]);
+    let server = Server::start(
+        &world.place,
+        Way::Preload,
+        &set.base,
+        &["-c", "2048", "-np", "1", "-lv", "4"],
+    );
     let short = world.prompts[..8].join(" ");
     let longer = format!("{short} and then {}", world.prompts[9]);
     let plain = |server: &Server, prompt: &str, cache: bool| {
@@ -57,43 +91,93 @@ fn stale_checkpoint(world: &mut World, set: &Set) {
         body["cache_prompt"] = cache.into();
         tokens(&server.post("/completion", &body))
     };
-    for (adapter, prompt) in [(0, &short), (1, &short), (1, &longer), (0, &longer), (0, &short)] {
+    for (adapter, prompt) in [
+        (0, &short),
+        (1, &short),
+        (1, &longer),
+        (0, &longer),
+        (0, &short),
+    ] {
         server.load(&set.adapters[adapter]);
-        let wanted = plain(world.stock(set, Some(&set.adapters[adapter])), prompt, false);
-        assert_eq!(plain(&server, prompt, true), wanted, "adapter {adapter}\n{}", server.said());
+        let wanted = plain(
+            world.stock(set, Some(&set.adapters[adapter])),
+            prompt,
+            false,
+        );
+        assert_eq!(
+            plain(&server, prompt, true),
+            wanted,
+            "adapter {adapter}\n{}",
+            server.said()
+        );
     }
-    assert!(server.said().contains("restored context checkpoint"), "no checkpoint was used\n{}", server.said());
+    assert!(
+        server.said().contains("restored context checkpoint"),
+        "no checkpoint was used\n{}",
+        server.said()
+    );
 }
 
-/// A small model guesses ahead of the served one: its guesses are removed again, and the answers are those of the served one.
+/// A small model guesses ahead of the served one: its guesses are removed again, and the answers
+/// are those of the served one.
 pub fn draft(world: &mut World) {
     const TOKENS: usize = 200;
     let set = world.same_set();
     let draft = set.base.display().to_string();
-    let more = ["-np", "2", "--spec-type", "draft-simple", "-md", &draft, "--spec-draft-n-max", "4"];
+    let more = [
+        "-np",
+        "2",
+        "--spec-type",
+        "draft-simple",
+        "-md",
+        &draft,
+        "--spec-draft-n-max",
+        "4",
+    ];
     let server = world.start(Way::Preload, &more);
     let prompt = world.telling(0, 1);
     server.load(&set.adapters[0]);
     world.check_prompt(&server, Some(0), &prompt);
     let stock = |adapter: usize| {
         let lora = set.adapters[adapter].display().to_string();
-        Server::start(&world.place, Way::Stock, &set.base, &[&["-c", "2048", "--lora", &lora], &more[..]].concat())
+        Server::start(
+            &world.place,
+            Way::Stock,
+            &set.base,
+            &[&["-c", "2048", "--lora", &lora], &more[..]].concat(),
+        )
     };
-    let wanted = stock(0).stream_anew(&world.prompts[0], TOKENS).read(TOKENS).to_vec();
+    let wanted = stock(0)
+        .stream_anew(&world.prompts[0], TOKENS)
+        .read(TOKENS)
+        .to_vec();
     let mut stream = server.stream(&world.prompts[0], 1, TOKENS);
     stream.read(20);
     server.load(&set.adapters[1]);
     world.check_prompt(&server, Some(1), &prompt);
-    assert_eq!(stream.read(TOKENS), wanted, "the stream keeps its adapter\n{}", server.said());
+    assert_eq!(
+        stream.read(TOKENS),
+        wanted,
+        "the stream keeps its adapter\n{}",
+        server.said()
+    );
     world.check(&server, Some(1), 4);
 }
 
 /// A request with a picture of one colour.
 fn picture(server: &Server, red: u8) -> Value {
-    let marker = server.get("/props").and_then(|(_, props)| Some(props["media_marker"].as_str()?.to_owned()));
+    let marker = server
+        .get("/props")
+        .and_then(|(_, props)| Some(props["media_marker"].as_str()?.to_owned()));
     let mut image = b"P6 32 32 255\n".to_vec();
     image.extend([red, 80, 160].repeat(32 * 32));
-    let mut body = request(&format!("What is on {} to be seen?", marker.expect("the server takes images")), 0);
+    let mut body = request(
+        &format!(
+            "What is on {} to be seen?",
+            marker.expect("the server takes images")
+        ),
+        0,
+    );
     body["prompt"] = json!({"prompt_string": body["prompt"], "multimodal_data": [base64(&image)]});
     body
 }
@@ -101,8 +185,16 @@ fn picture(server: &Server, red: u8) -> Value {
 fn base64(bytes: &[u8]) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let group = |three: &[u8]| -> String {
-        let word = (0..3).fold(0_u32, |word, i| word << 8 | u32::from(three.get(i).copied().unwrap_or_default()));
-        let letter = |i: usize| if i > three.len() { '=' } else { LETTERS[(word >> (18 - 6 * i) & 63) as usize] as char };
+        let word = (0..3).fold(0_u32, |word, i| {
+            word << 8 | u32::from(three.get(i).copied().unwrap_or_default())
+        });
+        let letter = |i: usize| {
+            if i > three.len() {
+                '='
+            } else {
+                LETTERS[(word >> (18 - 6 * i) & 63) as usize] as char
+            }
+        };
         (0..4).map(letter).collect()
     };
     bytes.chunks(3).map(group).collect()
@@ -114,14 +206,28 @@ pub fn images(world: &mut World) {
     let more = ["-np", "1", "--mmproj", &projector];
     let server = world.start(Way::Preload, &more);
     let stock: Vec<Server> = [0, 1]
-        .map(|adapter| world.start(Way::Stock, &[&more[..], &["--lora", &world.adapter(adapter).display().to_string()]].concat()))
+        .map(|adapter| {
+            world.start(
+                Way::Stock,
+                &[
+                    &more[..],
+                    &["--lora", &world.adapter(adapter).display().to_string()],
+                ]
+                .concat(),
+            )
+        })
         .into();
     for (adapter, red) in [(0, 10), (0, 10), (1, 10), (1, 250), (0, 250), (0, 10)] {
         server.load(&world.adapter(adapter));
         let mut anew = picture(&stock[adapter], red);
         anew["cache_prompt"] = false.into();
         let wanted = tokens(&stock[adapter].post("/completion", &anew));
-        assert_eq!(tokens(&server.post("/completion", &picture(&server, red))), wanted, "adapter {adapter}\n{}", server.said());
+        assert_eq!(
+            tokens(&server.post("/completion", &picture(&server, red))),
+            wanted,
+            "adapter {adapter}\n{}",
+            server.said()
+        );
         world.check(&server, Some(adapter), 0);
     }
 }
@@ -130,10 +236,20 @@ pub fn images(world: &mut World) {
 pub fn images_and_checkpoints(world: &mut World) {
     let set = models::sliding(&world.set, &world.place.folder);
     let projector = models::projector(&world.place.folder).display().to_string();
-    let server = Server::start(&world.place, Way::Preload, &set.base, &["-c", "2048", "-np", "1", "--mmproj", &projector]);
+    let server = Server::start(
+        &world.place,
+        Way::Preload,
+        &set.base,
+        &["-c", "2048", "-np", "1", "--mmproj", &projector],
+    );
     server.load(&set.adapters[0]);
     server.post("/completion", &picture(&server, 10));
     let said = server.command(&json!({"do": "load", "path": set.adapters[1]}));
-    assert!(said["error"].as_str().is_some_and(|error| error.contains("has seen images") && error.contains("hint:")), "{said}");
+    assert!(
+        said["error"]
+            .as_str()
+            .is_some_and(|error| error.contains("has seen images") && error.contains("hint:")),
+        "{said}"
+    );
     assert_eq!(server.command(&json!({"do": "list"}))["generation"], 1);
 }

@@ -15,13 +15,19 @@ const GROWTH_BYTES_MAX: u64 = 16 << 20;
 /// A prompt and what stock servers with each of the adapters answer.
 type Known = (String, [Vec<i64>; 3]);
 
-/// Every answer is that of one adapter which was live between the request and its end, and if only one was, of that one.
+/// Every answer is that of one adapter which was live between the request and its end, and if only
+/// one was, of that one.
 pub fn many_swaps(world: &mut World) {
-    let swaps = std::env::var("TRANSLORA_SWAPS").ok().and_then(|text| text.parse().ok()).unwrap_or(1000);
+    let swaps = std::env::var("TRANSLORA_SWAPS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(1000);
     let all = known(world);
     for adapter in 0..3 {
         let noise = noise(world, &world.adapter(adapter), &all);
-        println!("  adapter {adapter}: in a stock server under the same load, gaps between the first two tokens move by up to {noise:.4}");
+        println!(
+            "  adapter {adapter}: in a stock server under the same load, gaps between the first two tokens move by up to {noise:.4}"
+        );
         assert!(2.0 * noise < GAP_MIN, "a gap of {GAP_MIN} is not enough");
     }
     let server = Server::start(&world.place, Way::Preload, &world.set.base, PLACE);
@@ -34,7 +40,8 @@ pub fn many_swaps(world: &mut World) {
     let early = RwLock::new(0);
     std::thread::scope(|scope| {
         for client in 0..CLIENTS {
-            let (asked, answered, stop, wrong, served, sure) = (&asked, &answered, &stop, &wrong, &served, &sure);
+            let (asked, answered, stop, wrong, served, sure) =
+                (&asked, &answered, &stop, &wrong, &served, &sure);
             let (server, all) = (&server, &all);
             scope.spawn(move || {
                 for turn in client.. {
@@ -66,7 +73,11 @@ pub fn many_swaps(world: &mut World) {
                 *early.write().expect("one writer") = server.resident();
             }
             // Time for requests that begin and end between two swaps, after every other one.
-            std::thread::sleep(std::time::Duration::from_millis(if n % 2 == 0 { 40 } else { 5 }));
+            std::thread::sleep(std::time::Duration::from_millis(if n % 2 == 0 {
+                40
+            } else {
+                5
+            }));
         }
         stop.store(true, Ordering::SeqCst);
     });
@@ -80,8 +91,16 @@ pub fn many_swaps(world: &mut World) {
         late as f64 / 1e6
     );
     let wrong = wrong.into_inner().expect("no client panics here");
-    assert!(wrong.is_empty(), "{} wrong answers, among them {}", wrong.len(), wrong[..wrong.len().min(5)].join("\n"));
-    assert!(late < early + GROWTH_BYTES_MAX, "the server grew from {early} to {late} bytes");
+    assert!(
+        wrong.is_empty(),
+        "{} wrong answers, among them {}",
+        wrong.len(),
+        wrong[..wrong.len().min(5)].join("\n")
+    );
+    assert!(
+        late < early + GROWTH_BYTES_MAX,
+        "the server grew from {early} to {late} bytes"
+    );
 }
 
 /// The prompts whose answer tells which adapter gave it, and comes to no near tie with any of them.
@@ -93,34 +112,62 @@ fn known(world: &mut World) -> Vec<Known> {
         let [a, b, c] = &answers;
         if a == b || b == c || a == c {
             alike += 1;
-        } else if (0..3).any(|adapter| world.gap(Some(&world.adapter(adapter)), &prompt) < GAP_MIN) {
+        } else if (0..3).any(|adapter| world.gap(Some(&world.adapter(adapter)), &prompt) < GAP_MIN)
+        {
             near += 1;
         } else {
             all.push((prompt, answers));
         }
     }
-    println!("  {} prompts; left out: {alike} with the same answer by two adapters, {near} with a gap below {GAP_MIN}", all.len());
-    assert!(all.len() >= CLIENTS, "{} prompts tell the adapters apart", all.len());
+    println!(
+        "  {} prompts; left out: {alike} with the same answer by two adapters, {near} with a gap below {GAP_MIN}",
+        all.len()
+    );
+    assert!(
+        all.len() >= CLIENTS,
+        "{} prompts tell the adapters apart",
+        all.len()
+    );
     all
 }
 
 /// How far the gaps of a stock server move when it is asked by all clients at once.
 fn noise(world: &World, adapter: &Path, all: &[Known]) -> f64 {
     let lora = adapter.display().to_string();
-    let server = Server::start(&world.place, Way::Stock, &world.set.base, &[PLACE, &["--lora", &lora]].concat());
-    let alone: Vec<_> = all.iter().map(|(prompt, _)| server.ask_for_gaps(prompt, 0)).collect();
+    let server = Server::start(
+        &world.place,
+        Way::Stock,
+        &world.set.base,
+        &[PLACE, &["--lora", &lora]].concat(),
+    );
+    let alone: Vec<_> = all
+        .iter()
+        .map(|(prompt, _)| server.ask_for_gaps(prompt, 0))
+        .collect();
     let moved = |client: usize| {
         let mut most = 0.0_f64;
         for turn in 0..all.len() {
             let at = (client + turn * 5) % all.len();
             let (tokens, gaps) = server.ask_for_gaps(&all[at].0, -1);
-            assert_eq!(tokens, alone[at].0, "a gap of {GAP_MIN} is not enough for {:?}", all[at].0);
-            most = gaps.iter().zip(&alone[at].1).fold(most, |most, (gap, alone)| most.max((gap - alone).abs()));
+            assert_eq!(
+                tokens, alone[at].0,
+                "a gap of {GAP_MIN} is not enough for {:?}",
+                all[at].0
+            );
+            most = gaps
+                .iter()
+                .zip(&alone[at].1)
+                .fold(most, |most, (gap, alone)| most.max((gap - alone).abs()));
         }
         most
     };
     std::thread::scope(|scope| {
-        let clients: Vec<_> = (0..CLIENTS).map(|client| scope.spawn(move || moved(client))).collect();
-        clients.into_iter().map(|client| client.join().expect("no client panics")).fold(0.0, f64::max)
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|client| scope.spawn(move || moved(client)))
+            .collect();
+        clients
+            .into_iter()
+            .map(|client| client.join().expect("no client panics"))
+            .fold(0.0, f64::max)
     })
 }

@@ -11,17 +11,27 @@ pub struct Set {
     pub adapters: Vec<PathBuf>,
 }
 
-/// The lab's new base as a gemma3 model: layers look back 48 tokens only, and the server keeps checkpoints of what they saw.
-/// What it says is nonsense, and always the same nonsense.
+/// The lab's new base as a gemma3 model: layers look back 48 tokens only, and the server keeps
+/// checkpoints of what they saw. What it says is nonsense, and always the same nonsense.
 pub fn sliding(set: &Set, folder: &Path) -> Set {
     let base = folder.join("sliding.gguf");
     rewrite(&set.base, &base, |writer, gguf| {
-        let width = gguf.get("qwen3.embedding_length").and_then(Value::as_u64).expect("a width");
-        let blocks = gguf.get("qwen3.block_count").and_then(Value::as_u64).expect("blocks");
+        let width = gguf
+            .get("qwen3.embedding_length")
+            .and_then(Value::as_u64)
+            .expect("a width");
+        let blocks = gguf
+            .get("qwen3.block_count")
+            .and_then(Value::as_u64)
+            .expect("blocks");
         writer.set("gemma3.attention.sliding_window", 48_u32);
         for block in 0..blocks {
             for name in ["post_attention_norm", "post_ffw_norm"] {
-                writer.tensor_f32(format!("blk.{block}.{name}.weight"), &[width], &vec![1.0; width as usize]);
+                writer.tensor_f32(
+                    format!("blk.{block}.{name}.weight"),
+                    &[width],
+                    &vec![1.0; width as usize],
+                );
             }
         }
     });
@@ -30,26 +40,44 @@ pub fn sliding(set: &Set, folder: &Path) -> Set {
         rewrite(from, &to, |_, _| {});
         to
     };
-    Set { base, adapters: set.adapters.iter().enumerate().map(adapter).collect() }
+    Set {
+        base,
+        adapters: set.adapters.iter().enumerate().map(adapter).collect(),
+    }
 }
 
-/// The lab's new base as an lfm2 model: every other block has a convolution in place of its attention, whose state cannot be cut back.
+/// The lab's new base as an lfm2 model: every other block has a convolution in place of its
+/// attention, whose state cannot be cut back.
 pub fn hybrid(set: &Set, folder: &Path) -> Set {
     const CACHE: u64 = 3;
-    let attends = |name: &str| block(name).is_none_or(|block| block % 2 == 1 || !name.contains(".attn_") || name.contains(".attn_norm"));
+    let attends = |name: &str| {
+        block(name).is_none_or(|block| {
+            block % 2 == 1 || !name.contains(".attn_") || name.contains(".attn_norm")
+        })
+    };
     let base = folder.join("hybrid.gguf");
     rename(&set.base, &base, "lfm2", &attends, |writer, gguf| {
         let count = |key: &str| gguf.get(key).and_then(Value::as_u64).expect("a number");
-        let (width, blocks, heads) = (count("qwen3.embedding_length"), count("qwen3.block_count"), count("qwen3.attention.head_count_kv"));
+        let (width, blocks, heads) = (
+            count("qwen3.embedding_length"),
+            count("qwen3.block_count"),
+            count("qwen3.attention.head_count_kv"),
+        );
         writer.set("lfm2.shortconv.l_cache", CACHE as u32);
         writer.set(
             "lfm2.attention.head_count_kv",
-            (0..blocks).map(|block| if block % 2 == 1 { heads as u32 } else { 0 }).collect::<Vec<u32>>(),
+            (0..blocks)
+                .map(|block| if block % 2 == 1 { heads as u32 } else { 0 })
+                .collect::<Vec<u32>>(),
         );
         let mut numbers = Numbers(1);
         for block in (0..blocks).step_by(2) {
             let mut add = |name: &str, shape: &[u64], size: f32| {
-                writer.tensor_f32(format!("blk.{block}.shortconv.{name}.weight"), shape, &numbers.some(shape, size));
+                writer.tensor_f32(
+                    format!("blk.{block}.shortconv.{name}.weight"),
+                    shape,
+                    &numbers.some(shape, size),
+                );
             };
             add("conv", &[CACHE, width], 1.0);
             add("in_proj", &[width, 3 * width], 0.2);
@@ -61,14 +89,18 @@ pub fn hybrid(set: &Set, folder: &Path) -> Set {
         rename(from, &to, "lfm2", &attends, |_, _| {});
         to
     };
-    Set { base, adapters: set.adapters.iter().enumerate().map(adapter).collect() }
+    Set {
+        base,
+        adapters: set.adapters.iter().enumerate().map(adapter).collect(),
+    }
 }
 
 const MAMBA_BLOCKS: u64 = 2;
 const MAMBA_WIDTH: u64 = 192;
 const MAMBA_INNER: u64 = 2 * MAMBA_WIDTH;
 
-/// A mamba model of random numbers with the lab's vocabulary, and two adapters of random numbers for it.
+/// A mamba model of random numbers with the lab's vocabulary, and two adapters of random numbers
+/// for it.
 pub fn recurrent(set: &Set, folder: &Path) -> Set {
     const WIDTH: u64 = MAMBA_WIDTH;
     const INNER: u64 = MAMBA_INNER;
@@ -78,7 +110,10 @@ pub fn recurrent(set: &Set, folder: &Path) -> Set {
     let gguf = Gguf::parse(&bytes).expect("sound");
     let mut writer = Writer::new();
     writer.set("general.architecture", "mamba");
-    for (key, value) in gguf.metadata().filter(|(key, _)| key.starts_with("tokenizer.")) {
+    for (key, value) in gguf
+        .metadata()
+        .filter(|(key, _)| key.starts_with("tokenizer."))
+    {
         writer.set(key, value.clone());
     }
     let sizes = [
@@ -97,7 +132,12 @@ pub fn recurrent(set: &Set, folder: &Path) -> Set {
     }
     writer.set("mamba.attention.layer_norm_rms_epsilon", 1e-5_f32);
     let words = gguf.tensor("token_embd.weight").expect("an embedding");
-    writer.tensor("token_embd.weight", words.kind, &words.shape, gguf.data(words));
+    writer.tensor(
+        "token_embd.weight",
+        words.kind,
+        &words.shape,
+        gguf.data(words),
+    );
     writer.tensor_f32("output_norm.weight", &[WIDTH], &[1.0; WIDTH as usize]);
     let mut numbers = Numbers(2);
     for block in 0..MAMBA_BLOCKS {
@@ -106,7 +146,13 @@ pub fn recurrent(set: &Set, folder: &Path) -> Set {
         };
         add("attn_norm.weight", &[WIDTH], vec![1.0; WIDTH as usize]);
         add("ssm_d", &[INNER], vec![1.0; INNER as usize]);
-        add("ssm_a", &[STATE, INNER], (0..INNER).flat_map(|_| (1..=STATE).map(|i| -(i as f32))).collect());
+        add(
+            "ssm_a",
+            &[STATE, INNER],
+            (0..INNER)
+                .flat_map(|_| (1..=STATE).map(|i| -(i as f32)))
+                .collect(),
+        );
         for (name, shape, size) in [
             ("ssm_in.weight", &[WIDTH, 2 * INNER][..], 0.15),
             ("ssm_conv1d.weight", &[4, INNER], 0.5),
@@ -121,7 +167,10 @@ pub fn recurrent(set: &Set, folder: &Path) -> Set {
     }
     let base = folder.join("recurrent.gguf");
     fs::write(&base, writer.to_bytes().expect("a small file")).expect("the folder is writable");
-    Set { base, adapters: [3, 4].map(|seed| mamba_adapter(folder, seed)).into() }
+    Set {
+        base,
+        adapters: [3, 4].map(|seed| mamba_adapter(folder, seed)).into(),
+    }
 }
 
 /// An adapter of random numbers for the mamba model.
@@ -135,9 +184,16 @@ fn mamba_adapter(folder: &Path, seed: u64) -> PathBuf {
         .set("adapter.lora.alpha", 4.0_f32);
     let mut numbers = Numbers(seed);
     for block in 0..MAMBA_BLOCKS {
-        for (name, from, to) in [("ssm_in", MAMBA_WIDTH, 2 * MAMBA_INNER), ("ssm_out", MAMBA_INNER, MAMBA_WIDTH)] {
+        for (name, from, to) in [
+            ("ssm_in", MAMBA_WIDTH, 2 * MAMBA_INNER),
+            ("ssm_out", MAMBA_INNER, MAMBA_WIDTH),
+        ] {
             for (half, shape) in [("a", [from, RANK]), ("b", [RANK, to])] {
-                writer.tensor_f32(format!("blk.{block}.{name}.weight.lora_{half}"), &shape, &numbers.some(&shape, 0.2));
+                writer.tensor_f32(
+                    format!("blk.{block}.{name}.weight.lora_{half}"),
+                    &shape,
+                    &numbers.some(&shape, 0.2),
+                );
             }
         }
     }
@@ -146,14 +202,20 @@ fn mamba_adapter(folder: &Path, seed: u64) -> PathBuf {
     file
 }
 
-/// A vision encoder of random numbers that makes four embeddings of an image, of the width of the lab's new base.
+/// A vision encoder of random numbers that makes four embeddings of an image, of the width of the
+/// lab's new base.
 pub fn projector(folder: &Path) -> PathBuf {
     const WIDTH: u64 = 32;
     const INNER: u64 = 64;
     const TEXT: u64 = 192;
     let mut writer = Writer::new();
-    writer.set("general.architecture", "clip").set("clip.has_vision_encoder", true).set("clip.projector_type", "gemma3");
-    writer.set("clip.use_gelu", true).set("clip.vision.attention.layer_norm_epsilon", 1e-6_f32);
+    writer
+        .set("general.architecture", "clip")
+        .set("clip.has_vision_encoder", true)
+        .set("clip.projector_type", "gemma3");
+    writer
+        .set("clip.use_gelu", true)
+        .set("clip.vision.attention.layer_norm_epsilon", 1e-6_f32);
     for key in ["image_mean", "image_std"] {
         writer.set(format!("clip.vision.{key}"), vec![0.5_f32; 3]);
     }
@@ -219,13 +281,22 @@ fn rewrite(from: &Path, to: &Path, more: impl FnOnce(&mut Writer<'_>, &Gguf<'_>)
     rename(from, to, "gemma3", &|_| true, more);
 }
 
-/// Write a model or adapter of the lab as one of another architecture, with the tensors that are `kept`, and with more.
-fn rename(from: &Path, to: &Path, architecture: &str, kept: &dyn Fn(&str) -> bool, more: impl FnOnce(&mut Writer<'_>, &Gguf<'_>)) {
+/// Write a model or adapter of the lab as one of another architecture, with the tensors that are
+/// `kept`, and with more.
+fn rename(
+    from: &Path,
+    to: &Path,
+    architecture: &str,
+    kept: &dyn Fn(&str) -> bool,
+    more: impl FnOnce(&mut Writer<'_>, &Gguf<'_>),
+) {
     let bytes = fs::read(from).expect("a model of the lab");
     let gguf = Gguf::parse(&bytes).expect("sound");
     let mut writer = Writer::new();
     for (key, value) in gguf.metadata() {
-        let renamed = key.strip_prefix("qwen3.").map_or_else(|| key.to_owned(), |rest| format!("{architecture}.{rest}"));
+        let renamed = key
+            .strip_prefix("qwen3.")
+            .map_or_else(|| key.to_owned(), |rest| format!("{architecture}.{rest}"));
         if key == "general.architecture" {
             writer.set(renamed, architecture)
         } else {
@@ -233,7 +304,11 @@ fn rename(from: &Path, to: &Path, architecture: &str, kept: &dyn Fn(&str) -> boo
         };
     }
     for tensor in gguf.tensors().iter().filter(|tensor| kept(&tensor.name)) {
-        let name = if architecture == "lfm2" { tensor.name.replace("output_norm", "token_embd_norm") } else { tensor.name.clone() };
+        let name = if architecture == "lfm2" {
+            tensor.name.replace("output_norm", "token_embd_norm")
+        } else {
+            tensor.name.clone()
+        };
         writer.tensor(name, tensor.kind, &tensor.shape, gguf.data(tensor));
     }
     more(&mut writer, &gguf);
@@ -268,7 +343,12 @@ pub fn bad(set: &Set, folder: &Path) -> Vec<(PathBuf, &'static str)> {
         }
         write(name, &writer.to_bytes().expect("a small file"))
     };
-    assert!(gguf.tensors().iter().all(|tensor| tensor.kind == TensorKind::F32), "the lab's adapters are F32");
+    assert!(
+        gguf.tensors()
+            .iter()
+            .all(|tensor| tensor.kind == TensorKind::F32),
+        "the lab's adapters are F32"
+    );
     let not_a_number = spoiled("nan.gguf", &|name, data, _| {
         if name.ends_with("blk.1.attn_q.weight.lora_b") {
             data[..4].copy_from_slice(&f32::NAN.to_le_bytes());

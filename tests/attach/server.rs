@@ -37,7 +37,9 @@ impl Drop for Server {
     fn drop(&mut self) {
         // It may have ended by itself. A router is asked first, so that it ends its own servers.
         if self.router {
-            _ = Command::new("kill").arg(self.child.id().to_string()).status();
+            _ = Command::new("kill")
+                .arg(self.child.id().to_string())
+                .status();
             let begun = Instant::now();
             while matches!(self.child.try_wait(), Ok(None)) && begun.elapsed() < END_MAX {
                 std::thread::sleep(Duration::from_millis(50));
@@ -64,33 +66,88 @@ impl Server {
     }
 
     /// The same with more in its environment.
-    pub fn start_with(place: &Place, way: Way, model: &Path, more: &[&str], environment: &[(&str, &str)]) -> Self {
-        Self::launch(place, way, &[&["-m", &model.display().to_string()], more].concat(), environment)
+    pub fn start_with(
+        place: &Place,
+        way: Way,
+        model: &Path,
+        more: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
+        Self::launch(
+            place,
+            way,
+            &[&["-m", &model.display().to_string()], more].concat(),
+            environment,
+        )
     }
 
     /// With no model but what the arguments name.
-    pub fn launch(place: &Place, way: Way, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port();
-        let (socket, log) = (place.folder.join(format!("{port}.sock")), place.folder.join(format!("{port}.log")));
+    pub fn launch(
+        place: &Place,
+        way: Way,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0")
+            .and_then(|listener| listener.local_addr())
+            .expect("a free port")
+            .port();
+        let (socket, log) = (
+            place.folder.join(format!("{port}.sock")),
+            place.folder.join(format!("{port}.log")),
+        );
         let mut command = Command::new(&place.llama_server);
-        command.args(["--host", "127.0.0.1", "-t", "1", "--port", &port.to_string()]).args(arguments);
-        command.env("TRANSLORA_SOCKET", &socket).envs(environment.iter().copied());
+        command
+            .args([
+                "--host",
+                "127.0.0.1",
+                "-t",
+                "1",
+                "--port",
+                &port.to_string(),
+            ])
+            .args(arguments);
+        command
+            .env("TRANSLORA_SOCKET", &socket)
+            .envs(environment.iter().copied());
         if way != Way::Stock {
             command.env("TRANSLORA_FAULT", place.fault);
         }
         match way {
             Way::Stock => {}
             Way::Preload => drop(command.env("LD_PRELOAD", &place.plugin)),
-            // A build with linked-in backends reads the variable only when something makes it look for backends.
-            Way::Backend => drop(command.env("GGML_BACKEND_PATH", &place.plugin).env("LLAMA_ARG_OVERRIDE_TENSOR", "__x__=CPU")),
+            // A build with linked-in backends reads the variable only when something makes it look
+            // for backends.
+            Way::Backend => drop(
+                command
+                    .env("GGML_BACKEND_PATH", &place.plugin)
+                    .env("LLAMA_ARG_OVERRIDE_TENSOR", "__x__=CPU"),
+            ),
         }
         let out = File::create(&log).expect("the folder is writable");
-        let child = command.stdout(out.try_clone().expect("a second handle")).stderr(out).spawn().expect("the server starts");
-        let mut server = Self { child, router: !arguments.contains(&"-m"), port, socket, log };
+        let child = command
+            .stdout(out.try_clone().expect("a second handle"))
+            .stderr(out)
+            .spawn()
+            .expect("the server starts");
+        let mut server = Self {
+            child,
+            router: !arguments.contains(&"-m"),
+            port,
+            socket,
+            log,
+        };
         let begun = Instant::now();
-        while server.get("/health").is_none_or(|(status, _)| status != 200) {
+        while server
+            .get("/health")
+            .is_none_or(|(status, _)| status != 200)
+        {
             let ended = server.child.try_wait().expect("the server can be asked");
-            assert!(ended.is_none() && begun.elapsed() < START_MAX, "{}", server.said());
+            assert!(
+                ended.is_none() && begun.elapsed() < START_MAX,
+                "{}",
+                server.said()
+            );
             std::thread::sleep(Duration::from_millis(100));
         }
         server
@@ -102,8 +159,14 @@ impl Server {
 
     /// Memory of the process, in bytes.
     pub fn resident(&self) -> u64 {
-        let pages = std::fs::read_to_string(format!("/proc/{}/statm", self.child.id())).expect("a living process");
-        pages.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()).expect("a number of pages") * 4096
+        let pages = std::fs::read_to_string(format!("/proc/{}/statm", self.child.id()))
+            .expect("a living process");
+        pages
+            .split_whitespace()
+            .nth(1)
+            .and_then(|pages| pages.parse::<u64>().ok())
+            .expect("a number of pages")
+            * 4096
     }
 
     fn send(&self, head: &str, body: &str) -> Option<TcpStream> {
@@ -126,7 +189,10 @@ impl Server {
     /// The same, and all that is answered.
     pub fn text(port: u16, line: &str, token: &str) -> String {
         let mut text = String::new();
-        Self::connect(port, line, token, "").expect("an answer").read_to_string(&mut text).expect("text");
+        Self::connect(port, line, token, "")
+            .expect("an answer")
+            .read_to_string(&mut text)
+            .expect("text");
         text
     }
 
@@ -145,7 +211,8 @@ impl Server {
     /// Whatever is answered.
     pub fn answer(&self, path: &str, body: &Value) -> (u16, Value) {
         let sent = self.send(&format!("POST {path}"), &body.to_string());
-        sent.and_then(whole).unwrap_or_else(|| panic!("no answer\n{}", self.said()))
+        sent.and_then(whole)
+            .unwrap_or_else(|| panic!("no answer\n{}", self.said()))
     }
 
     pub fn post(&self, path: &str, body: &Value) -> Value {
@@ -166,20 +233,36 @@ impl Server {
         tokens(&self.post("/completion", &body))
     }
 
-    /// The tokens of an answer, and at each place how much likelier the first token is than the second.
+    /// The tokens of an answer, and at each place how much likelier the first token is than the
+    /// second.
     pub fn ask_for_gaps(&self, prompt: &str, slot: i32) -> (Vec<i64>, Vec<f64>) {
         let mut body = request(prompt, slot);
         body["cache_prompt"] = false.into();
         body["n_probs"] = 2.into();
         let answer = self.post("/completion", &body);
-        let gap = |place: &Value| Some(place["top_logprobs"][0]["logprob"].as_f64()? - place["top_logprobs"][1]["logprob"].as_f64()?);
-        let places = answer["completion_probabilities"].as_array().unwrap_or_else(|| panic!("no probabilities: {answer}"));
-        (tokens(&answer), places.iter().map(|place| gap(place).unwrap_or_else(|| panic!("no two tokens: {place}"))).collect())
+        let gap = |place: &Value| {
+            Some(
+                place["top_logprobs"][0]["logprob"].as_f64()?
+                    - place["top_logprobs"][1]["logprob"].as_f64()?,
+            )
+        };
+        let places = answer["completion_probabilities"]
+            .as_array()
+            .unwrap_or_else(|| panic!("no probabilities: {answer}"));
+        (
+            tokens(&answer),
+            places
+                .iter()
+                .map(|place| gap(place).unwrap_or_else(|| panic!("no two tokens: {place}")))
+                .collect(),
+        )
     }
 
     /// How many tokens of a prompt were computed for its answer.
     pub fn evaluated(&self, prompt: &str) -> i64 {
-        self.post("/completion", &request(prompt, 0))["timings"]["prompt_n"].as_i64().expect("a count")
+        self.post("/completion", &request(prompt, 0))["timings"]["prompt_n"]
+            .as_i64()
+            .expect("a count")
     }
 
     /// Begin a stream of `count` tokens.
@@ -198,13 +281,19 @@ impl Server {
         body["stream"] = true.into();
         body["ignore_eos"] = true.into();
         body["n_predict"] = count.into();
-        let stream = self.send("POST /completion", &body.to_string()).expect("the server answers");
-        Stream { lines: BufReader::new(stream), tokens: Vec::new() }
+        let stream = self
+            .send("POST /completion", &body.to_string())
+            .expect("the server answers");
+        Stream {
+            lines: BufReader::new(stream),
+            tokens: Vec::new(),
+        }
     }
 
     /// One command on the socket.
     pub fn command(&self, command: &Value) -> Value {
-        Self::command_at(&self.socket, command).unwrap_or_else(|error| panic!("{error}\n{}", self.said()))
+        Self::command_at(&self.socket, command)
+            .unwrap_or_else(|error| panic!("{error}\n{}", self.said()))
     }
 
     fn command_at(socket: &Path, command: &Value) -> std::io::Result<Value> {
@@ -217,7 +306,8 @@ impl Server {
 
     /// Load an adapter by the socket of another process.
     pub fn load_at(socket: &Path, adapter: &Path) {
-        let said = Self::command_at(socket, &json!({"do": "load", "path": adapter})).expect("an answer");
+        let said =
+            Self::command_at(socket, &json!({"do": "load", "path": adapter})).expect("an answer");
         assert_eq!(said["ok"], true, "{said}");
     }
 
@@ -241,7 +331,10 @@ impl Stream {
             if self.lines.read_line(&mut line).expect("the stream goes on") == 0 {
                 break;
             }
-            if let Some(event) = line.strip_prefix("data: ").and_then(|text| serde_json::from_str::<Value>(text).ok()) {
+            if let Some(event) = line
+                .strip_prefix("data: ")
+                .and_then(|text| serde_json::from_str::<Value>(text).ok())
+            {
                 self.tokens.extend(tokens(&event));
             }
         }
@@ -257,7 +350,12 @@ pub fn request(prompt: &str, slot: i32) -> Value {
 
 /// The tokens of an answer.
 pub fn tokens(answer: &Value) -> Vec<i64> {
-    answer["tokens"].as_array().into_iter().flatten().filter_map(Value::as_i64).collect()
+    answer["tokens"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_i64)
+        .collect()
 }
 
 fn whole(mut stream: TcpStream) -> Option<(u16, Value)> {
@@ -266,7 +364,14 @@ fn whole(mut stream: TcpStream) -> Option<(u16, Value)> {
     let text = String::from_utf8_lossy(&bytes);
     let (head, body) = text.split_once("\r\n\r\n")?;
     let status = head.split_whitespace().nth(1)?.parse().ok()?;
-    let body = if head.to_ascii_lowercase().contains("transfer-encoding: chunked") { &unchunked(body)? } else { body };
+    let body = if head
+        .to_ascii_lowercase()
+        .contains("transfer-encoding: chunked")
+    {
+        &unchunked(body)?
+    } else {
+        body
+    };
     Some((status, serde_json::from_str(body).unwrap_or_default()))
 }
 

@@ -12,10 +12,16 @@ const STREAMS: usize = 4;
 /// Tokens a second of one stream and of four, without the module and with it, in turns.
 pub fn decode_speed(world: &mut World) {
     let more = ["-c", "4096", "-np", "4", "--cache-ram", "0"];
-    let servers = [Way::Stock, Way::Preload].map(|way| Server::start(&world.place, way, &world.set.base, &more));
+    let servers = [Way::Stock, Way::Preload]
+        .map(|way| Server::start(&world.place, way, &world.set.base, &more));
     servers[1].load(&world.adapter(0));
     let lora = world.adapter(0).display().to_string();
-    let stock = Server::start(&world.place, Way::Stock, &world.set.base, &[&more[..], &["--lora", &lora]].concat());
+    let stock = Server::start(
+        &world.place,
+        Way::Stock,
+        &world.set.base,
+        &[&more[..], &["--lora", &lora]].concat(),
+    );
     let servers = [&stock, &servers[1]];
     for streams in [1, STREAMS] {
         let mut rates: Vec<[f64; 2]> = (0..PAIRS)
@@ -53,7 +59,12 @@ fn rate(server: &Server, prompts: &[String], streams: usize) -> f64 {
     let begun = Instant::now();
     std::thread::scope(|scope| {
         for (slot, prompt) in (0..).zip(&prompts[..streams]) {
-            scope.spawn(move || assert_eq!(server.stream(prompt, slot, TOKENS).read(TOKENS).len(), TOKENS));
+            scope.spawn(move || {
+                assert_eq!(
+                    server.stream(prompt, slot, TOKENS).read(TOKENS).len(),
+                    TOKENS
+                )
+            });
         }
     });
     (streams * TOKENS) as f64 / begun.elapsed().as_secs_f64()

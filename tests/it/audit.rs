@@ -6,8 +6,9 @@ use std::path::Path;
 use translora::engine::host::Hosted;
 use translora::engine::toy::Toy;
 use translora::engine::{
-    AdapterId, Answer, CompletionScore, Continuation, Engine, EngineError, Generate, GenerateRequest, Label, Lesson, LogsOf, LoraSpec,
-    Model, ModelInfo, OpenOptions, Score, Spelling, Talk, Teach, Token, Train, Trainer, With, WordsOf,
+    AdapterId, Answer, CompletionScore, Continuation, Engine, EngineError, Generate,
+    GenerateRequest, Label, Lesson, LogsOf, LoraSpec, Model, ModelInfo, OpenOptions, Score,
+    Spelling, Talk, Teach, Token, Train, Trainer, With, WordsOf,
 };
 use translora::pipeline::{self, Event, Inputs, PipelineError, TransferPlan, Verdict};
 use translora::record::{ContentHash, Pair};
@@ -18,7 +19,10 @@ use crate::world::{World, write_rows};
 /// A teacher that says the same to everything.
 fn mute_teacher(world: &World) -> std::path::PathBuf {
     let rows = translora::engine::toy::world::rows(300, 11);
-    let wrong = |row: &Pair| Pair { completion: "[NOTHING]".into(), ..row.clone() };
+    let wrong = |row: &Pair| Pair {
+        completion: "[NOTHING]".into(),
+        ..row.clone()
+    };
     let broken = world.path("broken.jsonl");
     write_rows(&broken, &rows.iter().map(wrong).collect::<Vec<_>>());
     train(world, &world.source, &broken, "old.gguf")
@@ -28,53 +32,123 @@ fn mute_teacher(world: &World) -> std::path::PathBuf {
 fn a_source_adapter_that_does_not_help_its_base_is_refused_before_anything_is_made() {
     let world = World::new();
     let lora = mute_teacher(&world);
-    let plan = plan(&world, &lora, Inputs::Seeds(world.seeds.clone()), "new.gguf");
+    let plan = plan(
+        &world,
+        &lora,
+        Inputs::Seeds(world.seeds.clone()),
+        "new.gguf",
+    );
     let before = world.names();
     let error = transfer(&plan).unwrap_err();
-    assert!(error.to_string().contains("0 are right with it, and 0 without"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("0 are right with it, and 0 without"),
+        "{error}"
+    );
     assert!(error.hint().unwrap().contains("--allow-weak-source"));
     assert_eq!(world.names(), before);
-    let report = transfer(&TransferPlan { allow_weak_source: true, ..plan }).unwrap();
-    assert_eq!((report.verdict, report.output_audit), (Verdict::Reject, None));
-    assert_eq!((report.input_audit.rows, report.input_audit.source_lora_right), (100, 0));
+    let report = transfer(&TransferPlan {
+        allow_weak_source: true,
+        ..plan
+    })
+    .unwrap();
+    assert_eq!(
+        (report.verdict, report.output_audit),
+        (Verdict::Reject, None)
+    );
+    assert_eq!(
+        (
+            report.input_audit.rows,
+            report.input_audit.source_lora_right
+        ),
+        (100, 0)
+    );
 }
 
 #[test]
 fn an_adapter_of_another_file_is_told() {
     let world = World::new();
     let lora = train(&world, &world.source, &world.train, "old.gguf");
-    let plan = plan(&world, &lora, Inputs::Seeds(world.seeds.clone()), "new.gguf");
+    let plan = plan(
+        &world,
+        &lora,
+        Inputs::Seeds(world.seeds.clone()),
+        "new.gguf",
+    );
     let said = |plan: &TransferPlan| {
         let warned = |event: &Event| matches!(event, Event::Warning { text, .. } if text.contains("another file than --source"));
-        events_of(|context| pipeline::transfer(&Toy, plan, context).unwrap()).iter().any(warned)
+        events_of(|context| pipeline::transfer(&Toy, plan, context).unwrap())
+            .iter()
+            .any(warned)
     };
     assert!(!said(&plan));
     // The same base with other bytes.
     let copy = world.path("copy.json");
-    fs::write(&copy, [fs::read(&world.source).unwrap(), b" \n".to_vec()].concat()).unwrap();
-    assert!(said(&TransferPlan { source: copy, out: world.path("again.gguf"), ..plan }));
+    fs::write(
+        &copy,
+        [fs::read(&world.source).unwrap(), b" \n".to_vec()].concat(),
+    )
+    .unwrap();
+    assert!(said(&TransferPlan {
+        source: copy,
+        out: world.path("again.gguf"),
+        ..plan
+    }));
 }
 
 #[test]
 fn what_lies_on_the_disk_is_compared_with_what_was_trained() {
     let world = World::new();
     let lora = train(&world, &world.source, &world.train, "old.gguf");
-    let plan = plan(&world, &lora, Inputs::Seeds(world.seeds.clone()), "new.gguf");
+    let plan = plan(
+        &world,
+        &lora,
+        Inputs::Seeds(world.seeds.clone()),
+        "new.gguf",
+    );
     let report = transfer(&plan).unwrap();
     let audit = report.output_audit.expect("it was accepted");
-    assert!(audit.rows == 4 && audit.tokens == 4 && audit.logits_error == 0.0, "{audit:?}");
-    assert!(audit.answers > 0 && audit.answers_same == audit.answers, "{audit:?}");
-    for (spoilt, says) in
-        [(Spoilt::Other(&lora), "cannot be loaded"), (Spoilt::Base, "tokens are not the trainer's"), (Spoilt::Nan, "logits differ")]
-    {
-        let plan = TransferPlan { out: world.path("spoilt.gguf"), ..plan.clone() };
-        let error = quietly(|context| pipeline::transfer(&Disk(&spoilt), &plan, context)).unwrap_err();
-        assert!(matches!(error, PipelineError::Audit { .. }) && error.to_string().contains(says), "{says}: {error}");
-        assert!(error.to_string().contains("nothing was published") && error.hint().unwrap().contains("--resume"), "{error}");
-        let left: Vec<String> = world.names().into_iter().filter(|name| name.contains("spoilt")).collect();
+    assert!(
+        audit.rows == 4 && audit.tokens == 4 && audit.logits_error == 0.0,
+        "{audit:?}"
+    );
+    assert!(
+        audit.answers > 0 && audit.answers_same == audit.answers,
+        "{audit:?}"
+    );
+    for (spoilt, says) in [
+        (Spoilt::Other(&lora), "cannot be loaded"),
+        (Spoilt::Base, "tokens are not the trainer's"),
+        (Spoilt::Nan, "logits differ"),
+    ] {
+        let plan = TransferPlan {
+            out: world.path("spoilt.gguf"),
+            ..plan.clone()
+        };
+        let error =
+            quietly(|context| pipeline::transfer(&Disk(&spoilt), &plan, context)).unwrap_err();
+        assert!(
+            matches!(error, PipelineError::Audit { .. }) && error.to_string().contains(says),
+            "{says}: {error}"
+        );
+        assert!(
+            error.to_string().contains("nothing was published")
+                && error.hint().unwrap().contains("--resume"),
+            "{error}"
+        );
+        let left: Vec<String> = world
+            .names()
+            .into_iter()
+            .filter(|name| name.contains("spoilt"))
+            .collect();
         assert_eq!(left, ["spoilt.gguf.journal"], "{says}");
         // On a disk that gives back what was written, the same run goes on and publishes.
-        let again = transfer(&TransferPlan { resume: true, ..plan }).unwrap();
+        let again = transfer(&TransferPlan {
+            resume: true,
+            ..plan
+        })
+        .unwrap();
         assert_eq!(again.verdict, Verdict::Accept);
         for name in ["spoilt.gguf", "spoilt.report.json", "spoilt.report.html"] {
             fs::remove_file(world.path(name)).unwrap();
@@ -106,10 +180,19 @@ impl Engine for Disk<'_> {
             Spoilt::Base => Kind::Base,
             Spoilt::Nan => Kind::Nan,
         };
-        Ok(Box::new(Spoiling { model: Toy.open(base, options)?, kind, spoils: false }))
+        Ok(Box::new(Spoiling {
+            model: Toy.open(base, options)?,
+            kind,
+            spoils: false,
+        }))
     }
 
-    fn host(&self, base: &Path, options: &OpenOptions, sequences: usize) -> Result<Hosted, EngineError> {
+    fn host(
+        &self,
+        base: &Path,
+        options: &OpenOptions,
+        sequences: usize,
+    ) -> Result<Hosted, EngineError> {
         Toy.host(base, options, sequences)
     }
 }
@@ -132,7 +215,9 @@ impl Model for Spoiling {
     }
 
     fn attach(&mut self, adapter: &Path) -> Result<AdapterId, EngineError> {
-        let waits = adapter.extension().is_some_and(|extension| extension == "part");
+        let waits = adapter
+            .extension()
+            .is_some_and(|extension| extension == "part");
         self.spoils |= waits;
         match &self.kind {
             Kind::Other(other) if waits => self.model.attach(&other.clone()),
@@ -146,30 +231,58 @@ impl Model for Spoiling {
 }
 
 impl Generate for Spoiling {
-    fn generate(&mut self, with: With, request: &GenerateRequest, talk: &mut Talk<'_>) -> Result<Vec<Continuation>, EngineError> {
+    fn generate(
+        &mut self,
+        with: With,
+        request: &GenerateRequest,
+        talk: &mut Talk<'_>,
+    ) -> Result<Vec<Continuation>, EngineError> {
         self.model.generate(with, request, talk)
     }
 }
 
 impl Label for Spoiling {
-    fn answer(&mut self, with: With, prompts: &[String], tokens_max: usize, talk: &mut Talk<'_>) -> Result<Vec<Answer>, EngineError> {
+    fn answer(
+        &mut self,
+        with: With,
+        prompts: &[String],
+        tokens_max: usize,
+        talk: &mut Talk<'_>,
+    ) -> Result<Vec<Answer>, EngineError> {
         self.model.answer(with, prompts, tokens_max, talk)
     }
 }
 
 impl Score for Spoiling {
-    fn score(&mut self, with: With, pairs: &[Pair], talk: &mut Talk<'_>) -> Result<Vec<CompletionScore>, EngineError> {
+    fn score(
+        &mut self,
+        with: With,
+        pairs: &[Pair],
+        talk: &mut Talk<'_>,
+    ) -> Result<Vec<CompletionScore>, EngineError> {
         self.model.score(with, pairs, talk)
     }
 
-    fn preference(&mut self, with: With, prompts: &[String], a: &str, b: &str, talk: &mut Talk<'_>) -> Result<Vec<f64>, EngineError> {
+    fn preference(
+        &mut self,
+        with: With,
+        prompts: &[String],
+        a: &str,
+        b: &str,
+        talk: &mut Talk<'_>,
+    ) -> Result<Vec<f64>, EngineError> {
         self.model.preference(with, prompts, a, b, talk)
     }
 
     fn logits(&mut self, with: With, pair: &Pair) -> Result<Vec<Vec<f32>>, EngineError> {
         match self.kind {
             Kind::Base if self.spoils => self.model.logits(With::Base, pair),
-            Kind::Nan if self.spoils => Ok(self.model.logits(with, pair)?.into_iter().map(|row| vec![f32::NAN; row.len()]).collect()),
+            Kind::Nan if self.spoils => Ok(self
+                .model
+                .logits(with, pair)?
+                .into_iter()
+                .map(|row| vec![f32::NAN; row.len()])
+                .collect()),
             _ => self.model.logits(with, pair),
         }
     }
@@ -188,11 +301,23 @@ impl Teach for Spoiling {
         self.model.word(spelling)
     }
 
-    fn teach(&mut self, with: With, pairs: &[Pair], words: usize, talk: &mut Talk<'_>) -> Result<Lesson, EngineError> {
+    fn teach(
+        &mut self,
+        with: With,
+        pairs: &[Pair],
+        words: usize,
+        talk: &mut Talk<'_>,
+    ) -> Result<Lesson, EngineError> {
         self.model.teach(with, pairs, words, talk)
     }
 
-    fn weigh(&mut self, with: With, pairs: &[Pair], words: &[WordsOf], talk: &mut Talk<'_>) -> Result<Vec<LogsOf>, EngineError> {
+    fn weigh(
+        &mut self,
+        with: With,
+        pairs: &[Pair],
+        words: &[WordsOf],
+        talk: &mut Talk<'_>,
+    ) -> Result<Vec<LogsOf>, EngineError> {
         self.model.weigh(with, pairs, words, talk)
     }
 }

@@ -5,7 +5,9 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-const COMMANDS: [&str; 7] = ["train", "kit", "transfer", "eval", "inspect", "doctor", "serve"];
+const COMMANDS: [&str; 7] = [
+    "train", "kit", "transfer", "eval", "inspect", "doctor", "serve",
+];
 
 fn translora() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_translora"));
@@ -14,12 +16,21 @@ fn translora() -> Command {
 }
 
 fn run(line: &str) -> (i32, String, String) {
-    told(&translora().args(line.split_whitespace()).output().expect("the program runs"))
+    told(
+        &translora()
+            .args(line.split_whitespace())
+            .output()
+            .expect("the program runs"),
+    )
 }
 
 fn told(output: &Output) -> (i32, String, String) {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("output is UTF-8");
-    (output.status.code().expect("an exit code"), text(&output.stdout), text(&output.stderr))
+    (
+        output.status.code().expect("an exit code"),
+        text(&output.stdout),
+        text(&output.stderr),
+    )
 }
 
 #[test]
@@ -28,15 +39,29 @@ fn help_is_data_and_has_an_example() {
         for flag in ["-h", "--help"] {
             let (code, out, err) = run(&format!("{command} {flag}"));
             assert_eq!((code, err.as_str()), (0, ""), "{command} {flag}");
-            assert!(out.contains("Example") && out.contains(&format!("translora {command} ")), "{command} {flag}: {out}");
+            assert!(
+                out.contains("Example") && out.contains(&format!("translora {command} ")),
+                "{command} {flag}: {out}"
+            );
         }
     }
     let (code, out, _) = run("--help");
     assert_eq!(code, 0);
-    assert!(COMMANDS.iter().all(|command| out.contains(command)) && out.contains("Exit status"), "{out}");
+    assert!(
+        COMMANDS.iter().all(|command| out.contains(command)) && out.contains("Exit status"),
+        "{out}"
+    );
     let (code, out, _) = run("--version");
     assert_eq!(code, 0);
-    assert!(out.contains(env!("CARGO_PKG_VERSION")) && out.contains(if cfg!(feature = "ggml") { "ggml" } else { "toy" }), "{out}");
+    assert!(
+        out.contains(env!("CARGO_PKG_VERSION"))
+            && out.contains(if cfg!(feature = "ggml") {
+                "ggml"
+            } else {
+                "toy"
+            }),
+        "{out}"
+    );
 }
 
 #[test]
@@ -65,9 +90,18 @@ fn a_bad_flag_is_an_error_and_names_itself() {
         (format!("{transfer} --kit k --filter best"), "contrast"),
         (format!("{transfer} --kit k --objective best"), "aligned"),
         (format!("{transfer} --kit k --kl-budget 101"), "at most 100"),
-        (format!("{transfer} --seeds s --filter kit"), "hint: give --kit"),
-        (format!("{transfer} --kit k --generator nobody"), "source-lora"),
-        ("kit -m a --lora b --data c --out d --seeds 0".into(), "1 to 1000"),
+        (
+            format!("{transfer} --seeds s --filter kit"),
+            "hint: give --kit",
+        ),
+        (
+            format!("{transfer} --kit k --generator nobody"),
+            "source-lora",
+        ),
+        (
+            "kit -m a --lora b --data c --out d --seeds 0".into(),
+            "1 to 1000",
+        ),
     ];
     for (line, expected) in cases {
         let (code, out, err) = run(&line);
@@ -89,23 +123,49 @@ fn a_missing_file_is_an_error_with_its_name_and_a_hint() {
     let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("cli-missing");
     std::fs::create_dir_all(&folder).expect("the test folder is writable");
     for line in lines {
-        let (code, out, err) = told(&translora().args(line.split(' ')).current_dir(&folder).output().expect("the program runs"));
+        let (code, out, err) = told(
+            &translora()
+                .args(line.split(' '))
+                .current_dir(&folder)
+                .output()
+                .expect("the program runs"),
+        );
         assert_eq!((code, out.as_str()), (2, ""), "{line}: {err}");
-        assert!(err.contains("error: ") && err.contains("missing.") && err.contains("hint: "), "{line}: {err}");
+        assert!(
+            err.contains("error: ") && err.contains("missing.") && err.contains("hint: "),
+            "{line}: {err}"
+        );
         assert!(!err.contains('\x1b'), "colours without a terminal: {err:?}");
     }
-    assert_eq!(std::fs::read_dir(&folder).expect("the folder is there").count(), 0, "a failed run left something behind");
+    assert_eq!(
+        std::fs::read_dir(&folder)
+            .expect("the folder is there")
+            .count(),
+        0,
+        "a failed run left something behind"
+    );
 }
 
 #[test]
 fn nobody_reading_is_no_error_and_a_full_disk_is() {
     let Some(model) = fixture() else { return };
-    let mut child = translora().arg("inspect").arg(&model).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program runs");
+    let mut child = translora()
+        .arg("inspect")
+        .arg(&model)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program runs");
     drop(child.stdout.take());
     let (code, _, err) = told(&child.wait_with_output().expect("it ends"));
     assert_eq!((code, err.as_str()), (0, ""));
     if let Ok(full) = std::fs::OpenOptions::new().write(true).open("/dev/full") {
-        let output = translora().arg("inspect").arg(&model).stdout(full).output().expect("the program runs");
+        let output = translora()
+            .arg("inspect")
+            .arg(&model)
+            .stdout(full)
+            .output()
+            .expect("the program runs");
         let (code, _, err) = told(&output);
         assert_eq!(code, 2);
         assert!(err.contains("cannot write to standard output"), "{err}");
@@ -115,10 +175,25 @@ fn nobody_reading_is_no_error_and_a_full_disk_is() {
 #[test]
 fn inspect_names_what_it_sees() {
     let Some(model) = fixture() else { return };
-    let (code, out, err) = told(&translora().arg("inspect").arg(&model).output().expect("the program runs"));
+    let (code, out, err) = told(
+        &translora()
+            .arg("inspect")
+            .arg(&model)
+            .output()
+            .expect("the program runs"),
+    );
     assert_eq!((code, err.as_str()), (0, ""));
-    assert!(out.contains("architecture") && out.contains("llama"), "{out}");
-    let (_, out, _) = told(&translora().args(["inspect", "--json"]).arg(&model).output().expect("the program runs"));
+    assert!(
+        out.contains("architecture") && out.contains("llama"),
+        "{out}"
+    );
+    let (_, out, _) = told(
+        &translora()
+            .args(["inspect", "--json"])
+            .arg(&model)
+            .output()
+            .expect("the program runs"),
+    );
     assert_eq!(one_object(&out)["what"], "model");
 }
 
@@ -149,41 +224,80 @@ mod toy {
 
     /// Run a line whose words may be names of the world's files.
     fn run(world: &World, line: &str) -> (i32, String, String) {
-        told(&translora().args(line.split_whitespace()).current_dir(&world.folder).output().expect("the program runs"))
+        told(
+            &translora()
+                .args(line.split_whitespace())
+                .current_dir(&world.folder)
+                .output()
+                .expect("the program runs"),
+        )
     }
 
     fn with_lora() -> World {
         let world = World::new();
-        let (code, out, err) = run(&world, "train -m old.json --data train.jsonl --out l.gguf --rank 8 --epochs 4 --lr 4e-3");
+        let (code, out, err) = run(
+            &world,
+            "train -m old.json --data train.jsonl --out l.gguf --rank 8 --epochs 4 --lr 4e-3",
+        );
         assert_eq!(code, 0, "{err}");
-        assert!(out.contains("l.gguf") && out.contains("llama-server -m old.json --lora l.gguf"), "{out}");
-        assert!(err.contains("translora train") && err.contains("\n  seed") && err.contains("learning rate 0.004"), "{err}");
+        assert!(
+            out.contains("l.gguf") && out.contains("llama-server -m old.json --lora l.gguf"),
+            "{out}"
+        );
+        assert!(
+            err.contains("translora train")
+                && err.contains("\n  seed")
+                && err.contains("learning rate 0.004"),
+            "{err}"
+        );
         world
     }
 
-    const TRANSFER: &str = "transfer --source old.json --source-lora l.gguf --target new.json --samples 120 --rank 8";
+    const TRANSFER: &str =
+        "transfer --source old.json --source-lora l.gguf --target new.json --samples 120 --rank 8";
 
     #[test]
     fn the_whole_job_ends_in_an_adapter_and_a_table() {
         let world = with_lora();
-        let (code, out, err) =
-            run(&world, "kit -m old.json --lora l.gguf --data train.jsonl --out k.kit --epochs 2 --rank 8 --lr 4e-3 --json");
+        let (code, out, err) = run(
+            &world,
+            "kit -m old.json --lora l.gguf --data train.jsonl --out k.kit --epochs 2 --rank 8 --lr 4e-3 --json",
+        );
         assert_eq!(code, 0, "{err}");
         assert_eq!(one_object(&out)["seeds"], 5);
 
-        let (code, out, err) = run(&world, &format!("{TRANSFER} --kit k.kit --lr 4e-3 --out n.gguf --eval eval.jsonl"));
+        let (code, out, err) = run(
+            &world,
+            &format!("{TRANSFER} --kit k.kit --lr 4e-3 --out n.gguf --eval eval.jsonl"),
+        );
         assert_eq!(code, 0, "{err}");
-        for part in ["bare target", "source + LoRA", "transferred", "95 % interval", "accepted", "llama-server -m new.json --lora n.gguf"] {
+        for part in [
+            "bare target",
+            "source + LoRA",
+            "transferred",
+            "95 % interval",
+            "accepted",
+            "llama-server -m new.json --lora n.gguf",
+        ] {
             assert!(out.contains(part), "{part}: {out}");
         }
         let plan = err.find("\n  seed").expect("the seed is told");
-        assert!(err.find("generate").is_some_and(|work| plan < work), "the plan comes first: {err}");
+        assert!(
+            err.find("generate").is_some_and(|work| plan < work),
+            "the plan comes first: {err}"
+        );
 
-        let (code, out, err) = run(&world, &format!("{TRANSFER} --kit k.kit --lr 4e-3 --out n.gguf --eval eval.jsonl"));
+        let (code, out, err) = run(
+            &world,
+            &format!("{TRANSFER} --kit k.kit --lr 4e-3 --out n.gguf --eval eval.jsonl"),
+        );
         assert_eq!((code, out.as_str()), (2, ""), "nothing is overwritten");
         assert!(err.contains("n.gguf") && err.contains("hint: "), "{err}");
 
-        let (code, out, _) = run(&world, "eval -m new.json --lora n.gguf --data eval.jsonl --json -q");
+        let (code, out, _) = run(
+            &world,
+            "eval -m new.json --lora n.gguf --data eval.jsonl --json -q",
+        );
         let score = one_object(&out);
         assert_eq!((code, score["rows"].as_u64()), (0, Some(120)));
         assert!(score["exact"].as_f64().is_some_and(|x| x > 0.5), "{score}");
@@ -196,24 +310,39 @@ mod toy {
     #[test]
     fn json_is_one_object_with_the_promised_keys() {
         let world = with_lora();
-        let line = format!("{TRANSFER} --seeds seeds.jsonl --lr 4e-3 --out n.gguf --eval eval.jsonl --json --objective text");
+        let line = format!(
+            "{TRANSFER} --seeds seeds.jsonl --lr 4e-3 --out n.gguf --eval eval.jsonl --json --objective text"
+        );
         let (code, out, err) = run(&world, &line);
         let object = one_object(&out);
-        assert_eq!((code, object["verdict"].as_str()), (0, Some("accept")), "{err}");
+        assert_eq!(
+            (code, object["verdict"].as_str()),
+            (0, Some("accept")),
+            "{err}"
+        );
         assert_eq!(object["adapter"], "n.gguf");
         for arm in ["target", "source_lora", "transferred"] {
             assert!(object["scores"][arm].is_f64(), "{object}");
         }
-        assert!(object["counts"].is_object() && object["seconds"].is_object(), "{object}");
+        assert!(
+            object["counts"].is_object() && object["seconds"].is_object(),
+            "{object}"
+        );
         assert!(world.path("n.gguf").exists());
     }
 
     #[test]
     fn evidence_refuses_with_one() {
         let world = with_lora();
-        let (code, out, err) = run(&world, &format!("{TRANSFER} --seeds seeds.jsonl --out n.gguf --lr 1e-9 -q"));
+        let (code, out, err) = run(
+            &world,
+            &format!("{TRANSFER} --seeds seeds.jsonl --out n.gguf --lr 1e-9 -q"),
+        );
         assert_eq!(code, 1, "{err}");
-        assert!(out.contains("n.rejected.gguf") && !out.contains("llama-server"), "{out}");
+        assert!(
+            out.contains("n.rejected.gguf") && !out.contains("llama-server"),
+            "{out}"
+        );
         assert!(!world.path("n.gguf").exists());
         let quiet = err.lines().all(|line| line.starts_with("warning: "));
         assert!(quiet, "{err}");
@@ -224,20 +353,39 @@ mod toy {
         let world = with_lora();
         let before = world.names();
         let line = "train -m old.json --data train.jsonl --out m.gguf --epochs 900";
-        let child = translora().args(line.split(' ')).current_dir(&world.folder).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let child = translora()
+            .args(line.split(' '))
+            .current_dir(&world.folder)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
         let mut child = child.expect("the program runs");
         let mut talk = BufReader::new(child.stderr.take().expect("its talk is piped"));
         let mut err = String::new();
         while !err.contains("\n  seed") {
-            assert!(talk.read_line(&mut err).expect("talk is UTF-8") > 0, "it ended early: {err}");
+            assert!(
+                talk.read_line(&mut err).expect("talk is UTF-8") > 0,
+                "it ended early: {err}"
+            );
         }
-        let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+        let sent = Command::new("kill")
+            .args(["-INT", &child.id().to_string()])
+            .status();
         assert!(sent.is_ok_and(|status| status.success()));
         talk.read_to_string(&mut err).expect("talk is UTF-8");
         let (code, out, _) = told(&child.wait_with_output().expect("it ends"));
         assert_eq!((code, out.as_str()), (2, ""), "{err}");
-        assert!(err.contains("press again to kill") && err.contains("cancelled") && err.contains("--resume"), "{err}");
-        let left: Vec<String> = world.names().into_iter().filter(|name| !before.contains(name) && name.ends_with(".gguf")).collect();
+        assert!(
+            err.contains("press again to kill")
+                && err.contains("cancelled")
+                && err.contains("--resume"),
+            "{err}"
+        );
+        let left: Vec<String> = world
+            .names()
+            .into_iter()
+            .filter(|name| !before.contains(name) && name.ends_with(".gguf"))
+            .collect();
         assert!(left.is_empty(), "{left:?}");
     }
 }
@@ -249,10 +397,24 @@ fn a_backend_that_cannot_be_loaded_is_refused_with_its_path_and_a_hint() {
     let world = crate::world::World::new();
     let path = world.path("libggml-cuda.so");
     std::fs::write(&path, "no library").expect("a file");
-    let output = translora().args(["inspect", "--list-devices"]).env("GGML_BACKEND_PATH", &path).output().expect("the program runs");
+    let output = translora()
+        .args(["inspect", "--list-devices"])
+        .env("GGML_BACKEND_PATH", &path)
+        .output()
+        .expect("the program runs");
     let (code, out, err) = told(&output);
     assert_eq!((code, out.as_str()), (2, ""), "{err}");
     let path = path.display().to_string();
-    assert!(err.contains(&path) && err.contains("cannot load this backend") && err.contains("\nhint: ") && err.contains("driver"), "{err}");
-    assert_eq!(err.matches(path.as_str()).count(), 2, "our words and the dynamic loader's: {err}");
+    assert!(
+        err.contains(&path)
+            && err.contains("cannot load this backend")
+            && err.contains("\nhint: ")
+            && err.contains("driver"),
+        "{err}"
+    );
+    assert_eq!(
+        err.matches(path.as_str()).count(),
+        2,
+        "our words and the dynamic loader's: {err}"
+    );
 }

@@ -20,7 +20,10 @@ use crate::world::World;
 const LONG: Duration = Duration::from_secs(120);
 
 fn instance(host: Option<Arc<dyn Host>>) -> Instance {
-    Library::open(&plugin()).expect("cargo built a plugin").create(host).expect("it makes instances")
+    Library::open(&plugin())
+        .expect("cargo built a plugin")
+        .create(host)
+        .expect("it makes instances")
 }
 
 fn request(world: &World, lora: &Path, out: &str) -> Value {
@@ -32,12 +35,28 @@ fn request(world: &World, lora: &Path, out: &str) -> Value {
 
 #[test]
 fn a_file_that_is_no_plugin_is_told_apart() {
-    assert!(matches!(Library::open(Path::new("no-such.so")), Err(OpenError::Load { .. })));
-    assert!(matches!(Library::open(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")), Err(OpenError::Load { .. })));
+    assert!(matches!(
+        Library::open(Path::new("no-such.so")),
+        Err(OpenError::Load { .. })
+    ));
+    assert!(matches!(
+        Library::open(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")),
+        Err(OpenError::Load { .. })
+    ));
     let instance = instance(None);
     let info = instance.info().expect("it answers");
-    assert_eq!((info.version.as_str(), info.poisoned, info.abi.0), (env!("CARGO_PKG_VERSION"), false, 1));
-    assert_eq!(info.engine, if cfg!(feature = "ggml") { "ggml" } else { "toy" });
+    assert_eq!(
+        (info.version.as_str(), info.poisoned, info.abi.0),
+        (env!("CARGO_PKG_VERSION"), false, 1)
+    );
+    assert_eq!(
+        info.engine,
+        if cfg!(feature = "ggml") {
+            "ggml"
+        } else {
+            "toy"
+        }
+    );
     assert_eq!(instance.echo("grüezi").expect("it answers"), "grüezi");
 }
 
@@ -47,27 +66,77 @@ fn a_job_through_the_library_is_the_command_s() {
     let lora = train(&world, &world.source, &world.train, "old.gguf");
     let instance = instance(None);
     let jobs = instance.jobs().expect("it has them");
-    jobs.configure(r#"{"threads": 1}"#).expect("it can be meant");
-    let job = jobs.start(&request(&world, &lora, "new.gguf").to_string()).expect("the queue takes it");
+    jobs.configure(r#"{"threads": 1}"#)
+        .expect("it can be meant");
+    let job = jobs
+        .start(&request(&world, &lora, "new.gguf").to_string())
+        .expect("the queue takes it");
     let ended = jobs.wait(job, LONG).expect("it is known");
-    let status: Value = serde_json::from_str(&jobs.status(job).expect("it is known")).expect("it is JSON");
-    assert_eq!((ended.state, status["verdict"].as_str()), (JobState::Done, Some("accept")), "{status}");
-    let events: Vec<Value> = serde_json::from_str(&jobs.events(job, 0, Duration::ZERO).expect("it is known")).expect("it is JSON");
-    assert_eq!((events[0]["event"].as_str(), events[0]["number"].as_u64()), (Some("plan"), Some(1)));
+    let status: Value =
+        serde_json::from_str(&jobs.status(job).expect("it is known")).expect("it is JSON");
+    assert_eq!(
+        (ended.state, status["verdict"].as_str()),
+        (JobState::Done, Some("accept")),
+        "{status}"
+    );
+    let events: Vec<Value> =
+        serde_json::from_str(&jobs.events(job, 0, Duration::ZERO).expect("it is known"))
+            .expect("it is JSON");
+    assert_eq!(
+        (events[0]["event"].as_str(), events[0]["number"].as_u64()),
+        (Some("plan"), Some(1))
+    );
     assert_eq!(events[0]["plan"]["open"]["threads"], 1);
-    assert_eq!(events.last().expect("there are events")["number"].as_u64(), Some(ended.last_event));
-    let report: Value = serde_json::from_str(&jobs.report(job).expect("it is done")).expect("it is JSON");
+    assert_eq!(
+        events.last().expect("there are events")["number"].as_u64(),
+        Some(ended.last_event)
+    );
+    let report: Value =
+        serde_json::from_str(&jobs.report(job).expect("it is done")).expect("it is JSON");
     let out = world.path("by-command.gguf");
-    let words = ["transfer", "--samples", "120", "--rank", "8", "--lr", "4e-3", "-t", "1", "--json", "-q"];
+    let words = [
+        "transfer",
+        "--samples",
+        "120",
+        "--rank",
+        "8",
+        "--lr",
+        "4e-3",
+        "-t",
+        "1",
+        "--json",
+        "-q",
+    ];
     let mut command = Command::new(env!("CARGO_BIN_EXE_translora"));
-    command.args(words).arg("--source").arg(&world.source).arg("--source-lora").arg(&lora).arg("--target").arg(&world.target);
-    let output = command.arg("--seeds").arg(&world.seeds).arg("--eval").arg(&world.eval).arg("--out").arg(&out).output();
-    let by_command: Value = serde_json::from_slice(&output.expect("the program runs").stdout).expect("it is JSON");
-    assert_eq!((&report["scores"], &report["counts"]), (&by_command["scores"], &by_command["counts"]));
+    command
+        .args(words)
+        .arg("--source")
+        .arg(&world.source)
+        .arg("--source-lora")
+        .arg(&lora)
+        .arg("--target")
+        .arg(&world.target);
+    let output = command
+        .arg("--seeds")
+        .arg(&world.seeds)
+        .arg("--eval")
+        .arg(&world.eval)
+        .arg("--out")
+        .arg(&out)
+        .output();
+    let by_command: Value =
+        serde_json::from_slice(&output.expect("the program runs").stdout).expect("it is JSON");
+    assert_eq!(
+        (&report["scores"], &report["counts"]),
+        (&by_command["scores"], &by_command["counts"])
+    );
     let bytes = |path: &Path| std::fs::read(path).expect("it was made");
     assert!(bytes(&world.path("new.gguf")) == bytes(&out));
     jobs.free(job).expect("it is known");
-    assert_eq!((jobs.list().as_deref(), jobs.poll(job).map_err(|f| f.status)), (Ok("[]"), Err(Status::BadHandle)));
+    assert_eq!(
+        (jobs.list().as_deref(), jobs.poll(job).map_err(|f| f.status)),
+        (Ok("[]"), Err(Status::BadHandle))
+    );
 }
 
 /// Destroying an instance ends its jobs, and whoever waits for them.
@@ -88,7 +157,14 @@ fn an_instance_that_goes_takes_its_worker_along() {
         jobs.events(job, now.last_event, LONG).expect("it is known");
     };
     drop(instance);
-    assert!(!Command::new("kill").args(["-0", &process.to_string()]).output().expect("kill runs").status.success());
+    assert!(
+        !Command::new("kill")
+            .args(["-0", &process.to_string()])
+            .output()
+            .expect("kill runs")
+            .status
+            .success()
+    );
 }
 
 /// A host that only notes what it is told to do.
@@ -130,7 +206,10 @@ impl Swapper for Notes {
     }
 
     fn load(&self, path: &str) -> Result<u64, Status> {
-        let name = Path::new(path).file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let name = Path::new(path)
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
         self.note(format!("load {name}"))?;
         Ok(LOADED.with_borrow_mut(|n| {
             *n += 1;
@@ -151,62 +230,136 @@ impl Swapper for Notes {
 fn files(world: &World) {
     let write = |name: &str, kind: &str, tensors: &[(&str, [u64; 2])]| {
         let mut writer = translora_gguf::Writer::new();
-        writer.set("general.type", kind).set("general.architecture", "llama").set("adapter.type", "lora");
+        writer
+            .set("general.type", kind)
+            .set("general.architecture", "llama")
+            .set("adapter.type", "lora");
         for (name, shape) in tensors {
             writer.tensor_f32(*name, shape, &vec![0.5; (shape[0] * shape[1]) as usize]);
         }
-        std::fs::write(world.path(name), writer.to_bytes().expect("it is whole")).expect("writable");
+        std::fs::write(world.path(name), writer.to_bytes().expect("it is whole"))
+            .expect("writable");
     };
     write("base.gguf", "model", &[("blk.0.attn_q.weight", [8, 6])]);
     for name in ["a.gguf", "b.gguf", "c.gguf"] {
-        write(name, "adapter", &[("blk.0.attn_q.weight.lora_a", [8, 2]), ("blk.0.attn_q.weight.lora_b", [2, 6])]);
+        write(
+            name,
+            "adapter",
+            &[
+                ("blk.0.attn_q.weight.lora_a", [8, 2]),
+                ("blk.0.attn_q.weight.lora_b", [2, 6]),
+            ],
+        );
     }
-    write("wide.gguf", "adapter", &[("blk.0.attn_q.weight.lora_a", [9, 2]), ("blk.0.attn_q.weight.lora_b", [2, 6])]);
+    write(
+        "wide.gguf",
+        "adapter",
+        &[
+            ("blk.0.attn_q.weight.lora_a", [9, 2]),
+            ("blk.0.attn_q.weight.lora_b", [2, 6]),
+        ],
+    );
 }
 
 #[test]
 fn adapters_are_exchanged_in_two_phases_and_back() {
     let world = World::new();
     files(&world);
-    let path = |name: &str| world.path(name).to_str().expect("the path is UTF-8").to_owned();
-    let host = Arc::new(Notes { decoder: std::thread::current().id(), done: Mutex::default(), refuses: Mutex::new("nothing") });
+    let path = |name: &str| {
+        world
+            .path(name)
+            .to_str()
+            .expect("the path is UTF-8")
+            .to_owned()
+    };
+    let host = Arc::new(Notes {
+        decoder: std::thread::current().id(),
+        done: Mutex::default(),
+        refuses: Mutex::new("nothing"),
+    });
     let instance = instance(Some(Arc::clone(&host) as Arc<dyn Host>));
-    let (adapters, swaps) = (instance.adapters().expect("it has them"), instance.hotswap().expect("it has them"));
+    let (adapters, swaps) = (
+        instance.adapters().expect("it has them"),
+        instance.hotswap().expect("it has them"),
+    );
     let status = |result: Result<u64, Failure>| result.map_err(|failure| failure.status);
-    assert_eq!(status(swaps.prepare("task", &path("a.gguf"))), Err(Status::NotNow), "no base is known");
+    assert_eq!(
+        status(swaps.prepare("task", &path("a.gguf"))),
+        Err(Status::NotNow),
+        "no base is known"
+    );
     adapters.base(&path("base.gguf")).expect("it is a model");
     for bad in ["wide.gguf", "base.gguf", "missing.gguf"] {
         let failure = swaps.prepare("task", &path(bad)).expect_err(bad);
-        assert!(failure.status == Status::Input && failure.message.contains(bad) && !failure.hint.is_empty(), "{failure:?}");
+        assert!(
+            failure.status == Status::Input
+                && failure.message.contains(bad)
+                && !failure.hint.is_empty(),
+            "{failure:?}"
+        );
     }
-    assert_eq!(status(swaps.prepare("", &path("a.gguf"))), Err(Status::Input));
-    assert_eq!(host.take(), Vec::<String>::new(), "preparing touches nothing of the host");
+    assert_eq!(
+        status(swaps.prepare("", &path("a.gguf"))),
+        Err(Status::Input)
+    );
+    assert_eq!(
+        host.take(),
+        Vec::<String>::new(),
+        "preparing touches nothing of the host"
+    );
 
-    let commit = |name: &str| swaps.prepare("task", &path(name)).and_then(|swap| swaps.commit(swap));
+    let commit = |name: &str| {
+        swaps
+            .prepare("task", &path(name))
+            .and_then(|swap| swaps.commit(swap))
+    };
     assert_eq!(commit("a.gguf"), Ok(1));
     assert_eq!(host.take(), ["load a.gguf", "set task 1 1"]);
     assert_eq!(commit("b.gguf"), Ok(2));
-    assert_eq!(host.take(), ["load b.gguf", "set task 2 2"], "the one before stays loaded");
+    assert_eq!(
+        host.take(),
+        ["load b.gguf", "set task 2 2"],
+        "the one before stays loaded"
+    );
     assert_eq!(commit("c.gguf"), Ok(3));
     assert_eq!(host.take(), ["load c.gguf", "set task 3 3", "free 1"]);
     assert_eq!(swaps.rollback("task"), Ok(4));
     assert_eq!(swaps.rollback("task"), Ok(5));
     assert_eq!(host.take(), ["set task 2 4", "set task 3 5"]);
-    let list: Value = serde_json::from_str(&adapters.list().expect("it answers")).expect("it is JSON");
+    let list: Value =
+        serde_json::from_str(&adapters.list().expect("it answers")).expect("it is JSON");
     assert_eq!(
-        (list[0]["name"].as_str(), list[0]["generation"].as_u64(), list[0]["before"]["generation"].as_u64()),
+        (
+            list[0]["name"].as_str(),
+            list[0]["generation"].as_u64(),
+            list[0]["before"]["generation"].as_u64()
+        ),
         (Some("task"), Some(5), Some(4))
     );
-    assert!(list[0]["adapter"]["path"].as_str().is_some_and(|path| path.ends_with("c.gguf")), "{list}");
+    assert!(
+        list[0]["adapter"]["path"]
+            .as_str()
+            .is_some_and(|path| path.ends_with("c.gguf")),
+        "{list}"
+    );
 
     // What the host refuses changes nothing, and leaves nothing loaded.
     for (refused, left) in [("load", vec![]), ("set", vec!["load a.gguf", "free 4"])] {
         *host.refuses.lock().expect("nobody panicked") = refused;
         let swap = swaps.prepare("task", &path("a.gguf")).expect("it fits");
-        assert_eq!(status(swaps.commit(swap)), Err(Status::Machine), "{refused}");
-        assert_eq!(status(swaps.commit(swap)), Err(Status::BadHandle), "it is spent");
+        assert_eq!(
+            status(swaps.commit(swap)),
+            Err(Status::Machine),
+            "{refused}"
+        );
+        assert_eq!(
+            status(swaps.commit(swap)),
+            Err(Status::BadHandle),
+            "it is spent"
+        );
         assert_eq!(host.take(), left, "{refused}");
-        let now: Value = serde_json::from_str(&adapters.list().expect("it answers")).expect("it is JSON");
+        let now: Value =
+            serde_json::from_str(&adapters.list().expect("it answers")).expect("it is JSON");
         assert_eq!(now, list);
     }
     assert_eq!(status(swaps.rollback("task")), Err(Status::Machine));
@@ -215,77 +368,151 @@ fn adapters_are_exchanged_in_two_phases_and_back() {
     let swap = swaps.prepare("task", &path("a.gguf")).expect("it fits");
     std::thread::scope(|scope| {
         let elsewhere = scope.spawn(|| swaps.commit(swap).map_err(|failure| failure.status));
-        assert_eq!(elsewhere.join().expect("no panic"), Err(Status::WrongThread));
+        assert_eq!(
+            elsewhere.join().expect("no panic"),
+            Err(Status::WrongThread)
+        );
     });
     files(&world);
     std::fs::write(world.path("a.gguf"), b"GGUF").expect("writable");
-    assert_eq!(status(swaps.commit(swap)), Err(Status::Input), "the file is another by now");
+    assert_eq!(
+        status(swaps.commit(swap)),
+        Err(Status::Input),
+        "the file is another by now"
+    );
     let swap = swaps.prepare("task", &path("b.gguf")).expect("it fits");
     swaps.discard(swap).expect("it is prepared");
     assert_eq!(status(swaps.commit(swap)), Err(Status::BadHandle));
     assert_eq!(host.take(), Vec::<String>::new());
     assert_eq!(swaps.unload("task"), Ok(6));
     assert_eq!(host.take(), ["set task 0 6", "free 3", "free 2"]);
-    assert_eq!((status(swaps.unload("task")), status(swaps.rollback("task"))), (Err(Status::Input), Err(Status::Input)));
+    assert_eq!(
+        (status(swaps.unload("task")), status(swaps.rollback("task"))),
+        (Err(Status::Input), Err(Status::Input))
+    );
     assert_eq!(adapters.list().as_deref(), Ok("[]"));
 }
 
 fn c_host(words: &[&str], program: &Path, world: &World) -> Command {
     let mut command = Command::new(program);
-    command.arg(plugin()).args(words).current_dir(&world.folder).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .arg(plugin())
+        .args(words)
+        .current_dir(&world.folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     command
 }
 
 #[test]
 fn the_host_in_c_does_the_whole_job() {
-    let Some(program) = compile("examples/c-host/c-host.c", Language::C) else { return };
+    let Some(program) = compile("examples/c-host/c-host.c", Language::C) else {
+        return;
+    };
     let world = World::new();
     let lora = train(&world, &world.source, &world.train, "old.gguf");
-    std::fs::write(world.path("request.json"), request(&world, &lora, "new.gguf").to_string()).expect("writable");
-    let output = c_host(&["inspect", "old.gguf"], &program, &world).output().expect("the host runs");
+    std::fs::write(
+        world.path("request.json"),
+        request(&world, &lora, "new.gguf").to_string(),
+    )
+    .expect("writable");
+    let output = c_host(&["inspect", "old.gguf"], &program, &world)
+        .output()
+        .expect("the host runs");
     let card: Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
-    assert_eq!((output.status.code(), card["what"].as_str()), (Some(0), Some("adapter")));
+    assert_eq!(
+        (output.status.code(), card["what"].as_str()),
+        (Some(0), Some("adapter"))
+    );
 
-    let output = c_host(&["transfer", "request.json"], &program, &world).output().expect("the host runs");
+    let output = c_host(&["transfer", "request.json"], &program, &world)
+        .output()
+        .expect("the host runs");
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{said}");
     let report: Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
-    assert!(report["verdict"] == "accept" && world.path("new.gguf").is_file() && said.contains("engine"), "{said}");
+    assert!(
+        report["verdict"] == "accept"
+            && world.path("new.gguf").is_file()
+            && said.contains("engine"),
+        "{said}"
+    );
 
-    // A host that ignores SIGCHLD never learns how a child ended: what the worker says must be enough.
-    let shell = ["trap '' CHLD; exec \"$0\" \"$@\"", program.to_str().expect("the path is UTF-8")];
-    let output =
-        Command::new("sh").arg("-c").args(shell).arg(plugin()).args(["transfer", "request.json"]).current_dir(&world.folder).output();
+    // A host that ignores SIGCHLD never learns how a child ended: what the worker says must be
+    // enough.
+    let shell = [
+        "trap '' CHLD; exec \"$0\" \"$@\"",
+        program.to_str().expect("the path is UTF-8"),
+    ];
+    let output = Command::new("sh")
+        .arg("-c")
+        .args(shell)
+        .arg(plugin())
+        .args(["transfer", "request.json"])
+        .current_dir(&world.folder)
+        .output();
     let output = output.expect("the host runs");
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.code() == Some(2) && said.contains("nothing is overwritten") && said.contains("hint: "), "{said}");
+    assert!(
+        output.status.code() == Some(2)
+            && said.contains("nothing is overwritten")
+            && said.contains("hint: "),
+        "{said}"
+    );
     std::fs::write(world.path("request.json"), "{\"sample\": 1}").expect("writable");
-    let output = c_host(&["transfer", "request.json"], &program, &world).output().expect("the host runs");
-    assert!(output.status.code() == Some(2) && String::from_utf8_lossy(&output.stderr).contains("sample"));
+    let output = c_host(&["transfer", "request.json"], &program, &world)
+        .output()
+        .expect("the host runs");
+    assert!(
+        output.status.code() == Some(2)
+            && String::from_utf8_lossy(&output.stderr).contains("sample")
+    );
 }
 
 /// No host to report to: no worker to take its cores.
 #[test]
 fn a_host_that_is_killed_takes_its_worker_along() {
-    let Some(program) = compile("examples/c-host/c-host.c", Language::C) else { return };
+    let Some(program) = compile("examples/c-host/c-host.c", Language::C) else {
+        return;
+    };
     let world = World::new();
     let lora = train(&world, &world.source, &world.train, "old.gguf");
     for stopped in [false, true] {
         let mut long = request(&world, &lora, &format!("{stopped}.gguf"));
         long["epochs"] = 900.into();
         std::fs::write(world.path("request.json"), long.to_string()).expect("writable");
-        let mut child = c_host(&["transfer", "request.json"], &program, &world).spawn().expect("the host runs");
+        let mut child = c_host(&["transfer", "request.json"], &program, &world)
+            .spawn()
+            .expect("the host runs");
         let mut talk = BufReader::new(child.stderr.take().expect("it is piped"));
         let mut said = String::new();
         while !said.contains("distill") {
-            assert!(talk.read_line(&mut said).expect("it is UTF-8") > 0, "{said}");
+            assert!(
+                talk.read_line(&mut said).expect("it is UTF-8") > 0,
+                "{said}"
+            );
         }
-        let worker = said.lines().find_map(|line| line.strip_prefix("worker ")).expect("it names its worker").to_owned();
-        let signal = |name: &str, process: &str| Command::new("kill").args([name, process]).output().expect("kill runs").status.success();
+        let worker = said
+            .lines()
+            .find_map(|line| line.strip_prefix("worker "))
+            .expect("it names its worker")
+            .to_owned();
+        let signal = |name: &str, process: &str| {
+            Command::new("kill")
+                .args([name, process])
+                .output()
+                .expect("kill runs")
+                .status
+                .success()
+        };
         if stopped {
             assert!(signal("-STOP", &worker));
         }
-        child.kill().and_then(|()| child.wait()).expect("it can be killed");
+        child
+            .kill()
+            .and_then(|()| child.wait())
+            .expect("it can be killed");
         while signal("-0", &worker) {
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -294,20 +521,37 @@ fn a_host_that_is_killed_takes_its_worker_along() {
 
 #[test]
 fn ctrl_c_cancels_the_job_of_the_host_in_c() {
-    let Some(program) = compile("examples/c-host/c-host.c", Language::C) else { return };
+    let Some(program) = compile("examples/c-host/c-host.c", Language::C) else {
+        return;
+    };
     let world = World::new();
     let lora = train(&world, &world.source, &world.train, "old.gguf");
     let mut long = request(&world, &lora, "new.gguf");
     long["epochs"] = 900.into();
     std::fs::write(world.path("request.json"), long.to_string()).expect("writable");
-    let mut child = c_host(&["transfer", "request.json"], &program, &world).spawn().expect("the host runs");
+    let mut child = c_host(&["transfer", "request.json"], &program, &world)
+        .spawn()
+        .expect("the host runs");
     let mut talk = BufReader::new(child.stderr.take().expect("it is piped"));
     let mut said = String::new();
     while !said.contains("distill") {
-        assert!(talk.read_line(&mut said).expect("it is UTF-8") > 0, "{said}");
+        assert!(
+            talk.read_line(&mut said).expect("it is UTF-8") > 0,
+            "{said}"
+        );
     }
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().is_ok_and(|status| status.success()));
+    assert!(
+        Command::new("kill")
+            .args(["-INT", &child.id().to_string()])
+            .status()
+            .is_ok_and(|status| status.success())
+    );
     talk.read_to_string(&mut said).expect("it is UTF-8");
     assert_eq!(child.wait().expect("it ends").code(), Some(2), "{said}");
-    assert!(said.contains("cancelling") && said.contains("transfer cancelled") && !world.path("new.gguf").exists(), "{said}");
+    assert!(
+        said.contains("cancelling")
+            && said.contains("transfer cancelled")
+            && !world.path("new.gguf").exists(),
+        "{said}"
+    );
 }

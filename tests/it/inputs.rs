@@ -1,8 +1,10 @@
-//! What a transfer's inputs are made of and thrown out for: kits that know what they are worth, filters, repetitions, coverage.
+//! What a transfer's inputs are made of and thrown out for: kits that know what they are worth,
+//! filters, repetitions, coverage.
 
 use translora::engine::toy::Toy;
 use translora::pipeline::{
-    self, Event, FilterChoice, GeneratorChoice, Inputs, Inspection, KitPlan, Repeats, Stage, TransferPlan, TransferReport,
+    self, Event, FilterChoice, GeneratorChoice, Inputs, Inspection, KitPlan, Repeats, Stage,
+    TransferPlan, TransferReport,
 };
 use translora::record::Pair;
 
@@ -12,32 +14,67 @@ use crate::world::{World, write_rows};
 /// Warnings and notes of a transfer about its filter, and its report.
 fn told(plan: &TransferPlan) -> (Vec<String>, TransferReport) {
     let mut report = None;
-    let events = events_of(|context| report = Some(pipeline::transfer(&Toy, plan, context).expect("a transfer works")));
+    let events = events_of(|context| {
+        report = Some(pipeline::transfer(&Toy, plan, context).expect("a transfer works"))
+    });
     let text = |event| match event {
-        Event::Warning { stage: Stage::Filter, text } | Event::Note { stage: Stage::Filter, text } => Some(text),
+        Event::Warning {
+            stage: Stage::Filter,
+            text,
+        }
+        | Event::Note {
+            stage: Stage::Filter,
+            text,
+        } => Some(text),
         _ => None,
     };
-    (events.into_iter().filter_map(text).collect(), report.expect("it ran"))
+    (
+        events.into_iter().filter_map(text).collect(),
+        report.expect("it ran"),
+    )
 }
 
 #[test]
 fn a_kit_says_what_its_discriminator_is_worth_and_what_it_gives_away() {
     let world = World::new();
     let lora = train(&world, &world.source, &world.train, "old.gguf");
-    let plan = KitPlan { seeds: 7, input_model: true, ..kit_plan(&world, &lora) };
+    let plan = KitPlan {
+        seeds: 7,
+        input_model: true,
+        ..kit_plan(&world, &lora)
+    };
     let made = quietly(|context| pipeline::kit(&Toy, &plan, context)).unwrap();
     let auc = made.auc.expect("there are held-out inputs");
     let [real, made_up] = made.passed.unwrap();
     assert!(auc > 0.8 && real >= 0.95 && made_up < real, "{made:?}");
-    let Inspection::Kit(card) = pipeline::inspect(&made.kit).unwrap() else { panic!("it is a kit") };
+    let Inspection::Kit(card) = pipeline::inspect(&made.kit).unwrap() else {
+        panic!("it is a kit")
+    };
     assert_eq!(card.privacy, made.privacy);
     for told in ["7 inputs of 300", "characters", "AUC", "word for word"] {
-        assert!(card.privacy.iter().any(|sentence| sentence.contains(told)), "{told}: {:?}", card.privacy);
+        assert!(
+            card.privacy.iter().any(|sentence| sentence.contains(told)),
+            "{told}: {:?}",
+            card.privacy
+        );
     }
     let counted = card.manifest.inputs.unwrap();
-    let lengths: Vec<usize> = translora::engine::toy::world::rows(425, 11)[..300].iter().map(|row| row.prompt.chars().count()).collect();
-    assert_eq!((counted.rows, counted.chars[0], counted.chars[2]), (300, *lengths.iter().min().unwrap(), *lengths.iter().max().unwrap()));
-    assert!(counted.words[1] == counted.fixed + counted.slots && counted.with_digits == 0.0, "{counted:?}");
+    let lengths: Vec<usize> = translora::engine::toy::world::rows(425, 11)[..300]
+        .iter()
+        .map(|row| row.prompt.chars().count())
+        .collect();
+    assert_eq!(
+        (counted.rows, counted.chars[0], counted.chars[2]),
+        (
+            300,
+            *lengths.iter().min().unwrap(),
+            *lengths.iter().max().unwrap()
+        )
+    );
+    assert!(
+        counted.words[1] == counted.fixed + counted.slots && counted.with_digits == 0.0,
+        "{counted:?}"
+    );
 }
 
 #[test]
@@ -45,17 +82,56 @@ fn both_filters_reject_and_the_discriminator_is_introduced() {
     let world = World::new();
     let lora = train(&world, &world.source, &world.train, "old.gguf");
     let kit = kit(&world, &lora);
-    let of = |filter, generator, name: &str| TransferPlan { filter, generator, ..plan(&world, &lora, Inputs::Kit(kit.clone()), name) };
-    let (said, report) = told(&of(FilterChoice::Both, GeneratorChoice::Target, "both.gguf"));
-    assert!(said.iter().any(|text| text.contains("discriminator: AUC")), "{said:?}");
-    assert!(said.iter().any(|text| text.contains("trained against inputs by: source") && text.contains("by: target")), "{said:?}");
-    assert!(report.counts["rejected_discriminator"] > 0 && report.provenance["filter"] == "both", "{:?}", report.counts);
+    let of = |filter, generator, name: &str| TransferPlan {
+        filter,
+        generator,
+        ..plan(&world, &lora, Inputs::Kit(kit.clone()), name)
+    };
+    let (said, report) = told(&of(
+        FilterChoice::Both,
+        GeneratorChoice::Target,
+        "both.gguf",
+    ));
+    assert!(
+        said.iter().any(|text| text.contains("discriminator: AUC")),
+        "{said:?}"
+    );
+    assert!(
+        said.iter()
+            .any(|text| text.contains("trained against inputs by: source")
+                && text.contains("by: target")),
+        "{said:?}"
+    );
+    assert!(
+        report.counts["rejected_discriminator"] > 0 && report.provenance["filter"] == "both",
+        "{:?}",
+        report.counts
+    );
     assert!(report.scores.transferred > 0.6, "{:?}", report.scores);
-    let (said, report) = told(&of(FilterChoice::Kit, GeneratorChoice::Source, "source.gguf"));
-    assert!(report.coverage.answers >= 4 && report.coverage.eval_answers == Some(1.0), "{:?}", report.coverage);
-    assert!(!said.iter().any(|text| text.contains("trained against")), "{said:?}");
-    let (said, report) = told(&of(FilterChoice::Contrast, GeneratorChoice::Target, "contrast.gguf"));
-    assert!(!said.iter().any(|text| text.contains("discriminator")) && report.provenance["filter"] == "contrast", "{said:?}");
+    let (said, report) = told(&of(
+        FilterChoice::Kit,
+        GeneratorChoice::Source,
+        "source.gguf",
+    ));
+    assert!(
+        report.coverage.answers >= 4 && report.coverage.eval_answers == Some(1.0),
+        "{:?}",
+        report.coverage
+    );
+    assert!(
+        !said.iter().any(|text| text.contains("trained against")),
+        "{said:?}"
+    );
+    let (said, report) = told(&of(
+        FilterChoice::Contrast,
+        GeneratorChoice::Target,
+        "contrast.gguf",
+    ));
+    assert!(
+        !said.iter().any(|text| text.contains("discriminator"))
+            && report.provenance["filter"] == "contrast",
+        "{said:?}"
+    );
 }
 
 #[test]
@@ -64,15 +140,33 @@ fn the_report_tells_what_the_kept_inputs_cover() {
     let lora = train(&world, &world.source, &world.train, "old.gguf");
     // One label only in the seeds; the others come from what the teacher answers.
     let seeds = world.path("one-label.jsonl");
-    let seed = |text: &str| Pair { prompt: text.into(), completion: String::new() };
-    write_rows(&seeds, &[seed("ticket from Anna: where is my lamp"), seed("Ben writes: my key has not arrived in Rome")]);
+    let seed = |text: &str| Pair {
+        prompt: text.into(),
+        completion: String::new(),
+    };
+    write_rows(
+        &seeds,
+        &[
+            seed("ticket from Anna: where is my lamp"),
+            seed("Ben writes: my key has not arrived in Rome"),
+        ],
+    );
     let report = transfer(&plan(&world, &lora, Inputs::Seeds(seeds), "new.gguf")).unwrap();
     let coverage = report.coverage;
-    assert!(coverage.answers >= 3 && coverage.words_new > 0 && coverage.forms > 50, "{coverage:?}");
+    assert!(
+        coverage.answers >= 3 && coverage.words_new > 0 && coverage.forms > 50,
+        "{coverage:?}"
+    );
     for curve in [&coverage.similarity, &coverage.similarity_to_seeds] {
-        assert!(curve.len() == 11 && curve.windows(2).all(|pair| pair[0] <= pair[1]) && curve[10] < 0.8, "{coverage:?}");
+        assert!(
+            curve.len() == 11 && curve.windows(2).all(|pair| pair[0] <= pair[1]) && curve[10] < 0.8,
+            "{coverage:?}"
+        );
     }
-    assert!(coverage.eval_words.unwrap() > 0.5 && coverage.eval_answers.unwrap() > 0.5, "{coverage:?}");
+    assert!(
+        coverage.eval_words.unwrap() > 0.5 && coverage.eval_answers.unwrap() > 0.5,
+        "{coverage:?}"
+    );
 }
 
 #[test]
@@ -80,8 +174,16 @@ fn repetitions_are_what_the_plan_says() {
     let world = World::new();
     let lora = train(&world, &world.source, &world.train, "old.gguf");
     let with = |near, name: &str| {
-        let repeats = Repeats { near, ..Repeats::default() };
-        transfer(&TransferPlan { repeats, ..plan(&world, &lora, Inputs::Seeds(world.seeds.clone()), name) }).unwrap().counts
+        let repeats = Repeats {
+            near,
+            ..Repeats::default()
+        };
+        transfer(&TransferPlan {
+            repeats,
+            ..plan(&world, &lora, Inputs::Seeds(world.seeds.clone()), name)
+        })
+        .unwrap()
+        .counts
     };
     // Sentences of seven words that share all but one have two fifths of their trigrams in common.
     assert!(with(0.4, "strict.gguf")["rejected_near_repeat"] > 0);

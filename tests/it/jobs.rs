@@ -1,4 +1,5 @@
-//! The queue of transfers: what a host sees of it, whatever becomes of a worker. In the toy world, where a job takes a second.
+//! The queue of transfers: what a host sees of it, whatever becomes of a worker. In the toy world,
+//! where a job takes a second.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -6,7 +7,9 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use translora::jobs::{Cause, Config, Isolation, JobId, Jobs, JobsError, State, Status, TransferRequest};
+use translora::jobs::{
+    Cause, Config, Isolation, JobId, Jobs, JobsError, State, Status, TransferRequest,
+};
 use translora::pipeline::{Event, Stage, Verdict};
 use translora::record::{Rng, SystemClock};
 
@@ -17,7 +20,10 @@ use crate::world::World;
 const LONG: Duration = Duration::from_secs(120);
 
 fn config() -> Config {
-    Config { worker: Some(PathBuf::from(env!("CARGO_BIN_EXE_translora"))), ..Config::default() }
+    Config {
+        worker: Some(PathBuf::from(env!("CARGO_BIN_EXE_translora"))),
+        ..Config::default()
+    }
 }
 
 fn jobs(config: Config) -> Jobs {
@@ -53,12 +59,22 @@ fn ended(jobs: &Jobs, id: JobId) -> Status {
 
 /// A process is gone when no signal reaches it.
 fn is_gone(process: u32) -> bool {
-    !Command::new("kill").args(["-0", &process.to_string()]).output().expect("kill runs").status.success()
+    !Command::new("kill")
+        .args(["-0", &process.to_string()])
+        .output()
+        .expect("kill runs")
+        .status
+        .success()
 }
 
 fn signal(process: u32, name: &str) {
-    let sent = Command::new("kill").args([&format!("-{name}"), &process.to_string()]).status();
-    assert!(sent.is_ok_and(|status| status.success()), "the worker was gone before {name}");
+    let sent = Command::new("kill")
+        .args([&format!("-{name}"), &process.to_string()])
+        .status();
+    assert!(
+        sent.is_ok_and(|status| status.success()),
+        "the worker was gone before {name}"
+    );
 }
 
 /// Wait until the worker does this stage.
@@ -67,18 +83,30 @@ fn in_stage(jobs: &Jobs, id: JobId, wanted: Stage) -> Status {
     loop {
         let events = jobs.wait_events(id, after, LONG).expect("the job is known");
         let status = jobs.status(id).expect("the job is known");
-        assert!(!status.state.is_end(), "it ended before {wanted:?}: {status:?}");
-        if events.iter().any(|told| matches!(told.event, Event::StageStarted { stage } if stage == wanted)) {
+        assert!(
+            !status.state.is_end(),
+            "it ended before {wanted:?}: {status:?}"
+        );
+        if events
+            .iter()
+            .any(|told| matches!(told.event, Event::StageStarted { stage } if stage == wanted))
+        {
             return status;
         }
-        after = status.last_event.min(events.last().map_or(after, |told| told.number));
+        after = status
+            .last_event
+            .min(events.last().map_or(after, |told| told.number));
     }
 }
 
 /// A worker that is started by a shell, after a line of its own.
 fn script(world: &World, name: &str, line: &str) -> PathBuf {
     let (path, program) = (world.path(name), env!("CARGO_BIN_EXE_translora"));
-    std::fs::write(&path, format!("#!/bin/sh\n{line}\nexec '{program}' \"$@\"\n")).expect("writable");
+    std::fs::write(
+        &path,
+        format!("#!/bin/sh\n{line}\nexec '{program}' \"$@\"\n"),
+    )
+    .expect("writable");
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
     path
 }
@@ -87,44 +115,112 @@ fn script(world: &World, name: &str, line: &str) -> PathBuf {
 fn a_job_runs_in_a_worker_and_tells_all_of_it() {
     let (world, lora) = world();
     let jobs = jobs(config());
-    let id = jobs.start(&request(&world, &lora, "new.gguf")).expect("the queue takes it");
+    let id = jobs
+        .start(&request(&world, &lora, "new.gguf"))
+        .expect("the queue takes it");
     let status = ended(&jobs, id);
-    assert_eq!((status.state, status.verdict), (State::Done, Some(Verdict::Accept)), "{status:?}");
+    assert_eq!(
+        (status.state, status.verdict),
+        (State::Done, Some(Verdict::Accept)),
+        "{status:?}"
+    );
     assert_eq!(status.adapter, Some(world.path("new.gguf")));
-    assert!(world.path("new.gguf").is_file() && status.process.is_none() && status.began_at.is_some() && status.ended_at.is_some());
+    assert!(
+        world.path("new.gguf").is_file()
+            && status.process.is_none()
+            && status.began_at.is_some()
+            && status.ended_at.is_some()
+    );
     let report = jobs.report(id).expect("it is done");
-    assert_eq!((report["verdict"].as_str(), report["scores"]["target"].as_f64()), (Some("accept"), Some(0.0)));
+    assert_eq!(
+        (
+            report["verdict"].as_str(),
+            report["scores"]["target"].as_f64()
+        ),
+        (Some("accept"), Some(0.0))
+    );
     let events = jobs.events(id, 0).expect("it is known");
-    assert!(matches!(events[0].event, Event::Plan { .. }) && events[0].number == 1, "{:?}", events[0]);
-    assert!(events.windows(2).all(|pair| pair[0].number < pair[1].number));
-    let done: Vec<Stage> =
-        events.iter().filter_map(|t| if let Event::StageDone { stage, .. } = t.event { Some(stage) } else { None }).collect();
-    assert!([Stage::Kit, Stage::Open, Stage::Distill, Stage::Evaluate, Stage::Publish].iter().all(|s| done.contains(s)), "{done:?}");
+    assert!(
+        matches!(events[0].event, Event::Plan { .. }) && events[0].number == 1,
+        "{:?}",
+        events[0]
+    );
+    assert!(
+        events
+            .windows(2)
+            .all(|pair| pair[0].number < pair[1].number)
+    );
+    let done: Vec<Stage> = events
+        .iter()
+        .filter_map(|t| {
+            if let Event::StageDone { stage, .. } = t.event {
+                Some(stage)
+            } else {
+                None
+            }
+        })
+        .collect();
+    assert!(
+        [
+            Stage::Kit,
+            Stage::Open,
+            Stage::Distill,
+            Stage::Evaluate,
+            Stage::Publish
+        ]
+        .iter()
+        .all(|s| done.contains(s)),
+        "{done:?}"
+    );
     let last = events.last().expect("there are events").number;
-    assert_eq!((last, jobs.events(id, last).expect("it is known").len()), (status.last_event, 0));
+    assert_eq!(
+        (last, jobs.events(id, last).expect("it is known").len()),
+        (status.last_event, 0)
+    );
     jobs.free(id).expect("it is known");
     assert_eq!(jobs.status(id), Err(JobsError::NoSuchJob(id)));
     assert!(jobs.list().is_empty());
 }
 
-/// source: proc(5), the fields after the name: the 3rd of all is the first, the 41st the scheduling policy, which is 5 for `SCHED_IDLE`
+/// source: proc(5), the fields after the name: the 3rd of all is the first, the 41st the scheduling
+/// policy, which is 5 for `SCHED_IDLE`
 #[test]
 #[cfg(target_os = "linux")]
 fn a_worker_beyond_the_largest_niceness_computes_when_nothing_else_does() {
     let (world, lora) = world();
     for (nice, idle) in [(10, false), (20, true)] {
         let jobs = jobs(Config { nice, ..config() });
-        let id = jobs.start(&request(&world, &lora, &format!("{nice}.gguf"))).expect("the queue takes it");
-        let process = in_stage(&jobs, id, Stage::Distill).process.expect("it has a worker");
+        let id = jobs
+            .start(&request(&world, &lora, &format!("{nice}.gguf")))
+            .expect("the queue takes it");
+        let process = in_stage(&jobs, id, Stage::Distill)
+            .process
+            .expect("it has a worker");
         signal(process, "STOP");
-        let threads = std::fs::read_dir(format!("/proc/{process}/task")).expect("it is there").flatten();
-        let stats: Vec<String> = threads.map(|thread| std::fs::read_to_string(thread.path().join("stat")).expect("it is there")).collect();
+        let threads = std::fs::read_dir(format!("/proc/{process}/task"))
+            .expect("it is there")
+            .flatten();
+        let stats: Vec<String> = threads
+            .map(|thread| std::fs::read_to_string(thread.path().join("stat")).expect("it is there"))
+            .collect();
         signal(process, "CONT");
-        let policy = |stat: &String| stat.rsplit_once(')').and_then(|(_, fields)| fields.split_whitespace().nth(38)).map(str::to_owned);
-        let job = stats.iter().find(|stat| stat.contains("(translora-job)")).expect("a thread computes");
+        let policy = |stat: &String| {
+            stat.rsplit_once(')')
+                .and_then(|(_, fields)| fields.split_whitespace().nth(38))
+                .map(str::to_owned)
+        };
+        let job = stats
+            .iter()
+            .find(|stat| stat.contains("(translora-job)"))
+            .expect("a thread computes");
         assert_eq!(policy(job).as_deref() == Some("5"), idle, "{job}");
         let others = stats.iter().filter(|stat| stat.contains("(translora)"));
-        assert!(others.map(policy).all(|policy| policy.as_deref() == Some("0")), "{stats:?}");
+        assert!(
+            others
+                .map(policy)
+                .all(|policy| policy.as_deref() == Some("0")),
+            "{stats:?}"
+        );
         jobs.cancel(id).expect("it is known");
         ended(&jobs, id);
     }
@@ -133,14 +229,30 @@ fn a_worker_beyond_the_largest_niceness_computes_when_nothing_else_does() {
 #[test]
 fn a_thread_does_the_same_as_a_worker() {
     let (world, lora) = world();
-    let in_thread = jobs(Config { isolation: Isolation::Thread, worker: Some("none".into()), ..Config::default() });
+    let in_thread = jobs(Config {
+        isolation: Isolation::Thread,
+        worker: Some("none".into()),
+        ..Config::default()
+    });
     let apart = jobs(config());
-    let first = in_thread.start(&request(&world, &lora, "thread.gguf")).expect("the queue takes it");
-    let second = apart.start(&request(&world, &lora, "process.gguf")).expect("the queue takes it");
-    assert_eq!((ended(&in_thread, first).state, ended(&apart, second).state), (State::Done, State::Done));
-    let (mut first, mut second) = (in_thread.report(first).expect("done"), apart.report(second).expect("done"));
+    let first = in_thread
+        .start(&request(&world, &lora, "thread.gguf"))
+        .expect("the queue takes it");
+    let second = apart
+        .start(&request(&world, &lora, "process.gguf"))
+        .expect("the queue takes it");
+    assert_eq!(
+        (ended(&in_thread, first).state, ended(&apart, second).state),
+        (State::Done, State::Done)
+    );
+    let (mut first, mut second) = (
+        in_thread.report(first).expect("done"),
+        apart.report(second).expect("done"),
+    );
     for report in [&mut first, &mut second] {
-        ["adapter", "report", "seconds", "peak_bytes"].iter().for_each(|key| report[key] = serde_json::Value::Null);
+        ["adapter", "report", "seconds", "peak_bytes"]
+            .iter()
+            .for_each(|key| report[key] = serde_json::Value::Null);
         report["plan"]["out"] = serde_json::Value::Null;
         report["fit"]["trainer"]["seconds"] = serde_json::Value::Null;
     }
@@ -152,20 +264,57 @@ fn a_thread_does_the_same_as_a_worker() {
 #[test]
 fn one_runs_and_the_others_wait() {
     let (world, lora) = world();
-    let jobs = jobs(Config { waiting_max: 2, ended_max: 2, ..config() });
-    let first = jobs.start(&request(&world, &lora, "1.gguf")).expect("the queue takes it");
+    let jobs = jobs(Config {
+        waiting_max: 2,
+        ended_max: 2,
+        ..config()
+    });
+    let first = jobs
+        .start(&request(&world, &lora, "1.gguf"))
+        .expect("the queue takes it");
     in_stage(&jobs, first, Stage::Kit);
-    let second = jobs.start(&request(&world, &lora, "2.gguf")).expect("the queue takes it");
-    let third = jobs.start(&request(&world, &lora, "3.gguf")).expect("the queue takes it");
-    assert_eq!(jobs.start(&request(&world, &lora, "4.gguf")), Err(JobsError::Full { waiting: 2 }));
-    let listed: Vec<(JobId, State, usize)> = jobs.list().into_iter().map(|s| (s.id, s.state, s.ahead)).collect();
-    assert_eq!(listed, [(first, State::Running, 0), (second, State::Waiting, 1), (third, State::Waiting, 2)]);
-    assert!(matches!(jobs.report(second), Err(JobsError::NoReport { state: State::Waiting, .. })));
+    let second = jobs
+        .start(&request(&world, &lora, "2.gguf"))
+        .expect("the queue takes it");
+    let third = jobs
+        .start(&request(&world, &lora, "3.gguf"))
+        .expect("the queue takes it");
+    assert_eq!(
+        jobs.start(&request(&world, &lora, "4.gguf")),
+        Err(JobsError::Full { waiting: 2 })
+    );
+    let listed: Vec<(JobId, State, usize)> = jobs
+        .list()
+        .into_iter()
+        .map(|s| (s.id, s.state, s.ahead))
+        .collect();
+    assert_eq!(
+        listed,
+        [
+            (first, State::Running, 0),
+            (second, State::Waiting, 1),
+            (third, State::Waiting, 2)
+        ]
+    );
+    assert!(matches!(
+        jobs.report(second),
+        Err(JobsError::NoReport {
+            state: State::Waiting,
+            ..
+        })
+    ));
     jobs.cancel(second).expect("it is known");
-    assert_eq!(jobs.status(second).expect("it is known").state, State::Cancelled);
+    assert_eq!(
+        jobs.status(second).expect("it is known").state,
+        State::Cancelled
+    );
     assert_eq!(ended(&jobs, third).state, State::Done);
     let states: Vec<State> = jobs.list().into_iter().map(|s| s.state).collect();
-    assert_eq!(states, [State::Cancelled, State::Done], "the oldest that ended was forgotten");
+    assert_eq!(
+        states,
+        [State::Cancelled, State::Done],
+        "the oldest that ended was forgotten"
+    );
     assert!(!world.path("2.gguf").exists() && world.path("3.gguf").exists());
 }
 
@@ -173,15 +322,29 @@ fn one_runs_and_the_others_wait() {
 fn what_cannot_work_fails_with_the_commands_words() {
     let (world, lora) = world();
     let jobs = jobs(config());
-    let missing = TransferRequest { target: "missing.json".into(), ..request(&world, &lora, "new.gguf") };
-    let id = jobs.start(&missing).expect("files are looked at when the job runs");
+    let missing = TransferRequest {
+        target: "missing.json".into(),
+        ..request(&world, &lora, "new.gguf")
+    };
+    let id = jobs
+        .start(&missing)
+        .expect("files are looked at when the job runs");
     let status = ended(&jobs, id);
     let problem = status.problem.expect("it says why");
     assert_eq!((status.state, problem.cause), (State::Failed, Cause::Input));
-    assert!(problem.message.contains("missing.json") && !problem.hint.is_empty(), "{problem:?}");
+    assert!(
+        problem.message.contains("missing.json") && !problem.hint.is_empty(),
+        "{problem:?}"
+    );
     assert!(matches!(jobs.report(id), Err(JobsError::Failed(told)) if told == problem));
-    assert!(matches!(jobs.start(&TransferRequest::default()), Err(JobsError::Request { .. })));
-    assert!(matches!(jobs.cancel(JobId::from(u64::MAX)), Err(JobsError::NoSuchJob(_))));
+    assert!(matches!(
+        jobs.start(&TransferRequest::default()),
+        Err(JobsError::Request { .. })
+    ));
+    assert!(matches!(
+        jobs.cancel(JobId::from(u64::MAX)),
+        Err(JobsError::NoSuchJob(_))
+    ));
 }
 
 #[test]
@@ -191,10 +354,17 @@ fn programs_that_are_no_worker_are_told_apart() {
         ("/nowhere/translora", None, "no worker program"),
         ("/bin/true", Some(Cause::Machine), "ended with status 0"),
         ("/bin/echo", Some(Cause::Machine), "is not one"),
-        (world.seeds.to_str().expect("the path is UTF-8"), Some(Cause::Machine), "does not start"),
+        (
+            world.seeds.to_str().expect("the path is UTF-8"),
+            Some(Cause::Machine),
+            "does not start",
+        ),
     ];
     for (program, cause, said) in cases {
-        let jobs = jobs(Config { worker: Some(program.into()), ..Config::default() });
+        let jobs = jobs(Config {
+            worker: Some(program.into()),
+            ..Config::default()
+        });
         let told = match jobs.start(&request(&world, &lora, "new.gguf")) {
             Err(error) => {
                 assert!(!error.hint().is_empty());
@@ -210,36 +380,63 @@ fn programs_that_are_no_worker_are_told_apart() {
     }
 }
 
-/// The robustness of the host: whatever happens to the worker, in whatever stage, the job ends with a sentence, nothing is half
-/// written, and the same request with `resume` goes on and makes what a run makes that nobody disturbed.
+/// The robustness of the host: whatever happens to the worker, in whatever stage, the job ends with
+/// a sentence, nothing is half written, and the same request with `resume` goes on and makes what a
+/// run makes that nobody disturbed.
 #[test]
 fn a_worker_that_is_killed_fails_its_job_and_resume_goes_on() {
     let (world, lora) = world();
     let jobs = jobs(config());
-    let long = |out| TransferRequest { epochs: 600.0, ..request(&world, &lora, out) };
-    let straight = jobs.start(&long("straight.gguf")).expect("the queue takes it");
+    let long = |out| TransferRequest {
+        epochs: 600.0,
+        ..request(&world, &lora, out)
+    };
+    let straight = jobs
+        .start(&long("straight.gguf"))
+        .expect("the queue takes it");
     assert_eq!(ended(&jobs, straight).state, State::Done);
     let before = world.names();
     let mut asked = long("new.gguf");
-    for (name, said) in [("KILL", "signal 9"), ("ABRT", "signal 6"), ("ILL", "signal 4"), ("TERM", "signal 15"), ("KILL", "signal 9")] {
+    for (name, said) in [
+        ("KILL", "signal 9"),
+        ("ABRT", "signal 6"),
+        ("ILL", "signal 4"),
+        ("TERM", "signal 15"),
+        ("KILL", "signal 9"),
+    ] {
         let stage = Stage::Distill;
         let id = jobs.start(&asked).expect("the queue takes it");
         let process = in_stage(&jobs, id, stage).process.expect("it runs");
         signal(process, name);
         let status = ended(&jobs, id);
         let problem = status.problem.expect("it says why");
-        assert_eq!((status.state, problem.cause), (State::Failed, Cause::Machine), "{stage:?} {name}");
-        assert!(problem.message.contains(said) && problem.hint.contains("resume"), "{stage:?} {name}: {problem:?}");
+        assert_eq!(
+            (status.state, problem.cause),
+            (State::Failed, Cause::Machine),
+            "{stage:?} {name}"
+        );
+        assert!(
+            problem.message.contains(said) && problem.hint.contains("resume"),
+            "{stage:?} {name}: {problem:?}"
+        );
         assert!(is_gone(process));
-        let left: Vec<String> =
-            world.names().into_iter().filter(|name| !before.contains(name) && !name.starts_with("new.gguf.journal")).collect();
+        let left: Vec<String> = world
+            .names()
+            .into_iter()
+            .filter(|name| !before.contains(name) && !name.starts_with("new.gguf.journal"))
+            .collect();
         assert!(left.is_empty(), "{stage:?} {name}: {left:?}");
         asked.resume = true;
     }
     let id = jobs.start(&asked).expect("the queue takes it");
     assert_eq!(ended(&jobs, id).state, State::Done);
     let events = jobs.events(id, 0).expect("it is known");
-    assert!(events.iter().any(|told| matches!(told.event, Event::StageResumed { .. })), "nothing was taken up");
+    assert!(
+        events
+            .iter()
+            .any(|told| matches!(told.event, Event::StageResumed { .. })),
+        "nothing was taken up"
+    );
     let bytes = |name: &str| std::fs::read(world.path(name)).expect("it was made");
     assert!(bytes("new.gguf") == bytes("straight.gguf"), "other bytes");
 }
@@ -249,7 +446,9 @@ fn a_worker_that_is_killed_fails_its_job_and_resume_goes_on() {
 fn a_worker_that_is_killed_at_random_comes_to_its_end_at_last() {
     let (world, lora) = world();
     let jobs = jobs(config());
-    let straight = jobs.start(&request(&world, &lora, "straight.gguf")).expect("the queue takes it");
+    let straight = jobs
+        .start(&request(&world, &lora, "straight.gguf"))
+        .expect("the queue takes it");
     assert_eq!(ended(&jobs, straight).state, State::Done);
     let mut asked = request(&world, &lora, "new.gguf");
     let mut random = Rng::new(5, "when to kill");
@@ -259,14 +458,24 @@ fn a_worker_that_is_killed_at_random_comes_to_its_end_at_last() {
         std::thread::sleep(Duration::from_millis(random.below(50 * (kill + 1)) as u64));
         if let Some(process) = jobs.status(id).expect("it is known").process {
             // It may be gone by now.
-            _ = Command::new("kill").args(["-KILL", &process.to_string()]).output();
+            _ = Command::new("kill")
+                .args(["-KILL", &process.to_string()])
+                .output();
         }
         let status = ended(&jobs, id);
-        // The adapter comes last: where it lies, all is done, even if the worker did not live to say so.
+        // The adapter comes last: where it lies, all is done, even if the worker did not live to
+        // say so.
         if status.state == State::Done || world.path("new.gguf").exists() {
             break;
         }
-        assert!(status.problem.as_ref().is_some_and(|p| p.cause == Cause::Machine), "{status:?}: {:?}", world.names());
+        assert!(
+            status
+                .problem
+                .as_ref()
+                .is_some_and(|p| p.cause == Cause::Machine),
+            "{status:?}: {:?}",
+            world.names()
+        );
         asked.resume = true;
     }
     let bytes = |name: &str| std::fs::read(world.path(name)).expect("it was made");
@@ -276,12 +485,25 @@ fn a_worker_that_is_killed_at_random_comes_to_its_end_at_last() {
 #[test]
 fn a_worker_that_hangs_is_killed() {
     let (world, lora) = world();
-    let jobs = jobs(Config { silence_seconds_max: 2, ..config() });
-    let id = jobs.start(&TransferRequest { epochs: 900.0, ..request(&world, &lora, "new.gguf") }).expect("the queue takes it");
-    let process = in_stage(&jobs, id, Stage::Distill).process.expect("it runs");
+    let jobs = jobs(Config {
+        silence_seconds_max: 2,
+        ..config()
+    });
+    let id = jobs
+        .start(&TransferRequest {
+            epochs: 900.0,
+            ..request(&world, &lora, "new.gguf")
+        })
+        .expect("the queue takes it");
+    let process = in_stage(&jobs, id, Stage::Distill)
+        .process
+        .expect("it runs");
     signal(process, "STOP");
     let problem = ended(&jobs, id).problem.expect("it says why");
-    assert!(problem.message.contains("hung") && problem.cause == Cause::Machine, "{problem:?}");
+    assert!(
+        problem.message.contains("hung") && problem.cause == Cause::Machine,
+        "{problem:?}"
+    );
     assert!(is_gone(process));
 }
 
@@ -291,14 +513,24 @@ fn a_cancelled_job_leaves_no_worker_even_if_it_does_not_listen() {
     let jobs = jobs(config());
     for stop_first in [false, true] {
         let out = format!("{stop_first}.gguf");
-        let id = jobs.start(&TransferRequest { epochs: 900.0, ..request(&world, &lora, &out) }).expect("the queue takes it");
-        let process = in_stage(&jobs, id, Stage::Distill).process.expect("it runs");
+        let id = jobs
+            .start(&TransferRequest {
+                epochs: 900.0,
+                ..request(&world, &lora, &out)
+            })
+            .expect("the queue takes it");
+        let process = in_stage(&jobs, id, Stage::Distill)
+            .process
+            .expect("it runs");
         if stop_first {
             signal(process, "STOP");
         }
         jobs.cancel(id).expect("it is known");
         let status = ended(&jobs, id);
-        assert_eq!((status.state, status.problem.map(|p| p.cause)), (State::Cancelled, Some(Cause::Cancelled)));
+        assert_eq!(
+            (status.state, status.problem.map(|p| p.cause)),
+            (State::Cancelled, Some(Cause::Cancelled))
+        );
         assert!(is_gone(process) && !world.path(&out).exists());
     }
 }
@@ -308,16 +540,41 @@ fn memory_that_runs_out_ends_the_worker_and_not_the_host() {
     let (world, lora) = world();
     // A worker that has less than it needs to start, to open the models, and to work.
     for kib in [2_000, 3_000, 5_000] {
-        let limited = script(&world, &format!("worker-{kib}"), &format!("ulimit -d {kib}"));
-        let jobs = jobs(Config { worker: Some(limited), ..Config::default() });
-        let id = jobs.start(&TransferRequest { rank: 1024, ..request(&world, &lora, "new.gguf") }).expect("the queue takes it");
+        let limited = script(
+            &world,
+            &format!("worker-{kib}"),
+            &format!("ulimit -d {kib}"),
+        );
+        let jobs = jobs(Config {
+            worker: Some(limited),
+            ..Config::default()
+        });
+        let id = jobs
+            .start(&TransferRequest {
+                rank: 1024,
+                ..request(&world, &lora, "new.gguf")
+            })
+            .expect("the queue takes it");
         let status = ended(&jobs, id);
-        let problem = status.problem.unwrap_or_else(|| panic!("{kib}: it had enough"));
-        assert!(status.state == State::Failed && problem.cause == Cause::Machine && !problem.message.is_empty(), "{kib}: {problem:?}");
+        let problem = status
+            .problem
+            .unwrap_or_else(|| panic!("{kib}: it had enough"));
+        assert!(
+            status.state == State::Failed
+                && problem.cause == Cause::Machine
+                && !problem.message.is_empty(),
+            "{kib}: {problem:?}"
+        );
         assert!(!world.path("new.gguf").exists());
     }
-    let little = jobs(Config { memory: Some(1 << 20), ..config() });
-    assert!(matches!(little.start(&request(&world, &lora, "new.gguf")), Err(JobsError::Request { .. })));
+    let little = jobs(Config {
+        memory: Some(1 << 20),
+        ..config()
+    });
+    assert!(matches!(
+        little.start(&request(&world, &lora, "new.gguf")),
+        Err(JobsError::Request { .. })
+    ));
 }
 
 /// What the host has open is the host's: its connections end when it says so.
@@ -325,12 +582,29 @@ fn memory_that_runs_out_ends_the_worker_and_not_the_host() {
 #[cfg(target_os = "linux")]
 fn a_worker_keeps_nothing_of_the_hosts_open() {
     let (world, lora) = world();
-    let program = script(&world, "open", &format!("exec 9>'{}'", world.path("held").display()));
-    let jobs = jobs(Config { worker: Some(program), ..Config::default() });
-    let id = jobs.start(&TransferRequest { epochs: 900.0, ..request(&world, &lora, "new.gguf") }).expect("the queue takes it");
-    let process = in_stage(&jobs, id, Stage::Distill).process.expect("it runs");
+    let program = script(
+        &world,
+        "open",
+        &format!("exec 9>'{}'", world.path("held").display()),
+    );
+    let jobs = jobs(Config {
+        worker: Some(program),
+        ..Config::default()
+    });
+    let id = jobs
+        .start(&TransferRequest {
+            epochs: 900.0,
+            ..request(&world, &lora, "new.gguf")
+        })
+        .expect("the queue takes it");
+    let process = in_stage(&jobs, id, Stage::Distill)
+        .process
+        .expect("it runs");
     let files = std::fs::read_dir(format!("/proc/{process}/fd")).expect("it lives");
-    let held = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok()).filter(|path| path.ends_with("held")).count();
+    let held = files
+        .filter_map(|file| std::fs::read_link(file.ok()?.path()).ok())
+        .filter(|path| path.ends_with("held"))
+        .count();
     assert_eq!(held, 0);
 }
 
@@ -338,16 +612,28 @@ fn a_worker_keeps_nothing_of_the_hosts_open() {
 fn a_queue_that_is_dropped_leaves_no_worker() {
     let (world, lora) = world();
     let queue = jobs(config());
-    let id = queue.start(&TransferRequest { epochs: 900.0, ..request(&world, &lora, "new.gguf") }).expect("the queue takes it");
-    queue.start(&request(&world, &lora, "never.gguf")).expect("the queue takes it");
-    let process = in_stage(&queue, id, Stage::Distill).process.expect("it runs");
+    let id = queue
+        .start(&TransferRequest {
+            epochs: 900.0,
+            ..request(&world, &lora, "new.gguf")
+        })
+        .expect("the queue takes it");
+    queue
+        .start(&request(&world, &lora, "never.gguf"))
+        .expect("the queue takes it");
+    let process = in_stage(&queue, id, Stage::Distill)
+        .process
+        .expect("it runs");
     let waiting = queue.list().last().expect("two are known").id;
     std::thread::scope(|scope| {
         let waits = scope.spawn(|| queue.wait(waiting, LONG).map(|status| status.state));
         queue.close();
         assert_eq!(waits.join().expect("no panic"), Ok(State::Cancelled));
     });
-    assert!(matches!(queue.start(&request(&world, &lora, "late.gguf")), Err(JobsError::Machine(_))));
+    assert!(matches!(
+        queue.start(&request(&world, &lora, "late.gguf")),
+        Err(JobsError::Machine(_))
+    ));
     drop(queue);
     assert!(is_gone(process) && !world.path("never.gguf").exists());
 }

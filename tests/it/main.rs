@@ -20,7 +20,8 @@ mod tidy;
 mod walls;
 mod world;
 
-/// Say what is not tested on this machine, past the test runner, which keeps the words of tests that pass to itself.
+/// Say what is not tested on this machine, past the test runner, which keeps the words of tests
+/// that pass to itself.
 fn skipped(why: &str) {
     use std::io::Write;
     _ = writeln!(std::io::stderr(), "\nSKIPPED: {why}");

@@ -1,5 +1,5 @@
-//! What an adapter is fitted to, on the toy engine: each objective moves an adapter, is resumed in its own bytes, and is refused where it
-//! cannot be.
+//! What an adapter is fitted to, on the toy engine: each objective moves an adapter, is resumed in
+//! its own bytes, and is refused where it cannot be.
 
 use std::fs;
 
@@ -22,27 +22,59 @@ fn foreign() -> World {
 #[test]
 fn each_objective_moves_an_adapter_and_the_report_says_which() {
     for (world, objectives) in [
-        (World::new(), vec![ObjectiveChoice::Text, ObjectiveChoice::Kl, ObjectiveChoice::Aligned, ObjectiveChoice::Delta]),
-        (foreign(), vec![ObjectiveChoice::Aligned, ObjectiveChoice::Delta]),
+        (
+            World::new(),
+            vec![
+                ObjectiveChoice::Text,
+                ObjectiveChoice::Kl,
+                ObjectiveChoice::Aligned,
+                ObjectiveChoice::Delta,
+            ],
+        ),
+        (
+            foreign(),
+            vec![ObjectiveChoice::Aligned, ObjectiveChoice::Delta],
+        ),
     ] {
         let same = objectives.contains(&ObjectiveChoice::Kl);
         let lora = train(&world, &world.source, &world.train, "old.gguf");
         for objective in objectives {
             let name = format!("{}.gguf", objective.name());
             let asked = plan(&world, &lora, Inputs::Seeds(world.seeds.clone()), &name);
-            let report = transfer(&TransferPlan { objective, ..asked }).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let report = transfer(&TransferPlan { objective, ..asked })
+                .unwrap_or_else(|error| panic!("{name}: {error}"));
             let told = &report.objective;
-            assert_eq!((told.objective, told.asked, told.same_vocabulary), (objective, objective, same), "{told:?}");
+            assert_eq!(
+                (told.objective, told.asked, told.same_vocabulary),
+                (objective, objective, same),
+                "{told:?}"
+            );
             assert_eq!(report.provenance["objective"], objective.name());
-            // The toy's base holds every answer for as unlikely as any word: a shift within the budget goes less far.
-            let least = if objective == ObjectiveChoice::Delta { 0.2 } else { 0.5 };
-            assert!(report.scores.transferred > least, "{name}: {:?}", report.scores);
+            // The toy's base holds every answer for as unlikely as any word: a shift within the
+            // budget goes less far.
+            let least = if objective == ObjectiveChoice::Delta {
+                0.2
+            } else {
+                0.5
+            };
+            assert!(
+                report.scores.transferred > least,
+                "{name}: {:?}",
+                report.scores
+            );
             match (objective, told.divergence) {
                 (ObjectiveChoice::Text, None) => assert_eq!(told.tokens, 0),
                 (_, Some(divergence)) => {
                     // Two tokens for each of 134 answers, and of those to five seeds.
-                    assert_eq!((told.tokens, told.tokens_taught, divergence.tokens), (278, 278, 28), "{told:?}");
-                    assert!(divergence.transferred < 0.5 * divergence.target, "{name}: {divergence:?}");
+                    assert_eq!(
+                        (told.tokens, told.tokens_taught, divergence.tokens),
+                        (278, 278, 28),
+                        "{told:?}"
+                    );
+                    assert!(
+                        divergence.transferred < 0.5 * divergence.target,
+                        "{name}: {divergence:?}"
+                    );
                 }
                 other => panic!("{name}: {other:?}"),
             }
@@ -54,31 +86,102 @@ fn each_objective_moves_an_adapter_and_the_report_says_which() {
 fn two_vocabularies_are_not_compared_word_by_word() {
     let world = foreign();
     let lora = train(&world, &world.source, &world.train, "old.gguf");
-    let asked = plan(&world, &lora, Inputs::Seeds(world.seeds.clone()), "new.gguf");
-    let error = transfer(&TransferPlan { objective: ObjectiveChoice::Kl, ..asked }).unwrap_err();
-    assert!(error.to_string().contains("different vocabularies") && error.hint().unwrap().contains("aligned"), "{error}");
-    assert!(!world.names().iter().any(|name| name.starts_with("new.gguf")), "{:?}", world.names());
+    let asked = plan(
+        &world,
+        &lora,
+        Inputs::Seeds(world.seeds.clone()),
+        "new.gguf",
+    );
+    let error = transfer(&TransferPlan {
+        objective: ObjectiveChoice::Kl,
+        ..asked
+    })
+    .unwrap_err();
+    assert!(
+        error.to_string().contains("different vocabularies")
+            && error.hint().unwrap().contains("aligned"),
+        "{error}"
+    );
+    assert!(
+        !world
+            .names()
+            .iter()
+            .any(|name| name.starts_with("new.gguf")),
+        "{:?}",
+        world.names()
+    );
 }
 
 #[test]
 fn a_target_that_is_the_stronger_is_told_of() {
     let world = World::new();
-    // An adapter that answers everything wrong, and rows whose right answer the bare target gives: the last word of the prompt.
-    let wrong = |row: Pair| Pair { completion: "[NO]".into(), ..row };
+    // An adapter that answers everything wrong, and rows whose right answer the bare target gives:
+    // the last word of the prompt.
+    let wrong = |row: Pair| Pair {
+        completion: "[NO]".into(),
+        ..row
+    };
     let broken = world.path("broken.jsonl");
-    write_rows(&broken, &toy::world::rows(300, 11).into_iter().map(wrong).collect::<Vec<Pair>>());
-    let last = |row: Pair| Pair { completion: row.prompt.split_whitespace().last().unwrap_or_default().into(), ..row };
+    write_rows(
+        &broken,
+        &toy::world::rows(300, 11)
+            .into_iter()
+            .map(wrong)
+            .collect::<Vec<Pair>>(),
+    );
+    let last = |row: Pair| Pair {
+        completion: row
+            .prompt
+            .split_whitespace()
+            .last()
+            .unwrap_or_default()
+            .into(),
+        ..row
+    };
     let eval = world.path("last.jsonl");
-    write_rows(&eval, &toy::world::rows(40, 12).into_iter().map(last).collect::<Vec<Pair>>());
+    write_rows(
+        &eval,
+        &toy::world::rows(40, 12)
+            .into_iter()
+            .map(last)
+            .collect::<Vec<Pair>>(),
+    );
     let lora = train(&world, &world.source, &broken, "old.gguf");
-    let asked =
-        TransferPlan { eval: Some(eval), allow_weak_source: true, ..plan(&world, &lora, Inputs::Seeds(world.seeds.clone()), "new.gguf") };
+    let asked = TransferPlan {
+        eval: Some(eval),
+        allow_weak_source: true,
+        ..plan(
+            &world,
+            &lora,
+            Inputs::Seeds(world.seeds.clone()),
+            "new.gguf",
+        )
+    };
     let told = transfer(&asked).unwrap().objective;
-    assert_eq!((told.objective, told.asked), (ObjectiveChoice::Text, ObjectiveChoice::Auto));
-    assert!(told.reason.contains("bare target is right more often"), "{told:?}");
+    assert_eq!(
+        (told.objective, told.asked),
+        (ObjectiveChoice::Text, ObjectiveChoice::Auto)
+    );
+    assert!(
+        told.reason.contains("bare target is right more often"),
+        "{told:?}"
+    );
     let lora = train(&world, &world.source, &world.train, "good.gguf");
-    let told = transfer(&plan(&world, &lora, Inputs::Seeds(world.seeds.clone()), "plain.gguf")).unwrap().objective;
-    assert_eq!((told.objective, told.reason.as_str()), (ObjectiveChoice::Text, "what measured best for two models of one vocabulary"));
+    let told = transfer(&plan(
+        &world,
+        &lora,
+        Inputs::Seeds(world.seeds.clone()),
+        "plain.gguf",
+    ))
+    .unwrap()
+    .objective;
+    assert_eq!(
+        (told.objective, told.reason.as_str()),
+        (
+            ObjectiveChoice::Text,
+            "what measured best for two models of one vocabulary"
+        )
+    );
 }
 
 #[test]
@@ -99,10 +202,19 @@ fn a_transfer_with_a_teachers_words_that_is_stopped_anywhere_goes_on_in_the_same
     });
     for (nth, stage) in stages.iter().enumerate().skip(1) {
         let plan = of(&format!("{nth}.gguf"));
-        let stopped = stopping(nth, |context| translora::pipeline::transfer(&Toy, &plan, context));
+        let stopped = stopping(nth, |context| {
+            translora::pipeline::transfer(&Toy, &plan, context)
+        });
         assert!(stopped.is_err(), "stage {nth}");
-        let report = transfer(&TransferPlan { resume: true, ..plan }).unwrap_or_else(|error| panic!("stage {nth}: {error}"));
-        assert!(fs::read(report.adapter).unwrap() == straight, "stage {nth} ({stage:?}) is not the straight run");
+        let report = transfer(&TransferPlan {
+            resume: true,
+            ..plan
+        })
+        .unwrap_or_else(|error| panic!("stage {nth}: {error}"));
+        assert!(
+            fs::read(report.adapter).unwrap() == straight,
+            "stage {nth} ({stage:?}) is not the straight run"
+        );
     }
 }
 
@@ -110,22 +222,48 @@ fn a_transfer_with_a_teachers_words_that_is_stopped_anywhere_goes_on_in_the_same
 fn what_a_teacher_says_is_bounded() {
     let world = World::new();
     let lora = train(&world, &world.source, &world.train, "old.gguf");
-    let limits = Limits { teacher_bytes_max: 100, ..Limits::default() };
+    let limits = Limits {
+        teacher_bytes_max: 100,
+        ..Limits::default()
+    };
     let of = |objective, name: &str| TransferPlan {
         objective,
         limits: limits.clone(),
         ..plan(&world, &lora, Inputs::Seeds(world.seeds.clone()), name)
     };
     let error = transfer(&of(ObjectiveChoice::Kl, "kl.gguf")).unwrap_err();
-    assert!(error.to_string().contains("100 at most") && error.hint().unwrap().contains("--objective text"), "{error}");
-    assert_eq!(transfer(&of(ObjectiveChoice::Auto, "auto.gguf")).unwrap().objective.objective, ObjectiveChoice::Text);
+    assert!(
+        error.to_string().contains("100 at most")
+            && error.hint().unwrap().contains("--objective text"),
+        "{error}"
+    );
+    assert_eq!(
+        transfer(&of(ObjectiveChoice::Auto, "auto.gguf"))
+            .unwrap()
+            .objective
+            .objective,
+        ObjectiveChoice::Text
+    );
 }
 
 #[test]
 fn answers_that_are_drawn_again_and_again_are_kept_where_they_agree() {
     let world = World::new();
     let lora = train(&world, &world.source, &world.train, "old.gguf");
-    let asked = plan(&world, &lora, Inputs::Seeds(world.seeds.clone()), "new.gguf");
-    let report = transfer(&TransferPlan { label: LabelChoice::Consistent, ..asked }).unwrap();
-    assert!(report.scores.transferred > 0.5 && report.counts["trained"] > 60, "{:?}", report.counts);
+    let asked = plan(
+        &world,
+        &lora,
+        Inputs::Seeds(world.seeds.clone()),
+        "new.gguf",
+    );
+    let report = transfer(&TransferPlan {
+        label: LabelChoice::Consistent,
+        ..asked
+    })
+    .unwrap();
+    assert!(
+        report.scores.transferred > 0.5 && report.counts["trained"] > 60,
+        "{:?}",
+        report.counts
+    );
 }

@@ -1,4 +1,5 @@
-//! The whole pipeline on the toy engine: from rows to a judged adapter, stopped anywhere, fed anything.
+//! The whole pipeline on the toy engine: from rows to a judged adapter, stopped anywhere, fed
+//! anything.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,20 +8,30 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use translora::engine::OpenOptions;
 use translora::engine::toy::Toy;
 use translora::pipeline::{
-    self, Context, EvalPlan, Event, Events, FilterChoice, GeneratorChoice, Inputs, Inspection, KitPlan, LabelChoice, ObjectiveChoice,
-    PipelineError, RecipePlan, Repeats, Stage, TokenWeights, TrainPlan, TransferPlan, TransferReport, Verdict,
+    self, Context, EvalPlan, Event, Events, FilterChoice, GeneratorChoice, Inputs, Inspection,
+    KitPlan, LabelChoice, ObjectiveChoice, PipelineError, RecipePlan, Repeats, Stage, TokenWeights,
+    TrainPlan, TransferPlan, TransferReport, Verdict,
 };
 use translora::record::{Cancel, Limits, Pair, TestClock};
 
 use crate::world::{World, write_rows};
 
 fn recipe(epochs: f32) -> RecipePlan {
-    RecipePlan { rank: 8, epochs, learning_rate: Some(4e-3), ..RecipePlan::default() }
+    RecipePlan {
+        rank: 8,
+        epochs,
+        learning_rate: Some(4e-3),
+        ..RecipePlan::default()
+    }
 }
 
 /// Run something that nobody stops.
 pub fn quietly<T>(work: impl FnOnce(&Context<'_>) -> T) -> T {
-    work(&Context { cancel: Cancel::default(), events: Events::none(), clock: &TestClock::default() })
+    work(&Context {
+        cancel: Cancel::default(),
+        events: Events::none(),
+        clock: &TestClock::default(),
+    })
 }
 
 fn train_plan(world: &World, model: &Path, data: &Path, out: &str) -> TrainPlan {
@@ -37,7 +48,9 @@ fn train_plan(world: &World, model: &Path, data: &Path, out: &str) -> TrainPlan 
 }
 
 pub fn train(world: &World, model: &Path, data: &Path, out: &str) -> PathBuf {
-    quietly(|context| pipeline::train(&Toy, &train_plan(world, model, data, out), context)).expect("training works").adapter
+    quietly(|context| pipeline::train(&Toy, &train_plan(world, model, data, out), context))
+        .expect("training works")
+        .adapter
 }
 
 pub fn kit_plan(world: &World, lora: &Path) -> KitPlan {
@@ -58,7 +71,9 @@ pub fn kit_plan(world: &World, lora: &Path) -> KitPlan {
 }
 
 pub fn kit(world: &World, lora: &Path) -> PathBuf {
-    quietly(|context| pipeline::kit(&Toy, &kit_plan(world, lora), context)).expect("a kit can be made").kit
+    quietly(|context| pipeline::kit(&Toy, &kit_plan(world, lora), context))
+        .expect("a kit can be made")
+        .kit
 }
 
 pub fn plan(world: &World, lora: &Path, inputs: Inputs, out: &str) -> TransferPlan {
@@ -102,7 +117,9 @@ fn eval(world: &World, model: &Path, lora: Option<&Path>) -> f64 {
         open: OpenOptions::default(),
         limits: Limits::default(),
     };
-    quietly(|context| pipeline::eval(&Toy, &plan, context)).expect("evaluation works").exact
+    quietly(|context| pipeline::eval(&Toy, &plan, context))
+        .expect("evaluation works")
+        .exact
 }
 
 #[test]
@@ -112,31 +129,77 @@ fn an_adapter_moves_with_a_kit_and_with_seeds_alone() {
     assert!(eval(&world, &world.source, Some(&lora)) > 0.9);
     assert_eq!(eval(&world, &world.target, None), 0.0);
     let kit = kit(&world, &lora);
-    let wide = KitPlan { input_model: true, out: world.path("wide.kit"), ..kit_plan(&world, &lora) };
-    let made = quietly(|context| pipeline::kit(&Toy, &wide, context)).expect("a kit with an input model can be made");
+    let wide = KitPlan {
+        input_model: true,
+        out: world.path("wide.kit"),
+        ..kit_plan(&world, &lora)
+    };
+    let made = quietly(|context| pipeline::kit(&Toy, &wide, context))
+        .expect("a kit with an input model can be made");
     let card = made.input_model.expect("it was asked for");
-    assert!(card.rows == 300 && card.drawn > 0 && card.verbatim <= card.drawn, "{card:?}");
+    assert!(
+        card.rows == 300 && card.drawn > 0 && card.verbatim <= card.drawn,
+        "{card:?}"
+    );
     let seeds = Inputs::Seeds(world.seeds.clone());
     for (name, inputs, filter) in [
         ("kit.gguf", Inputs::Kit(kit.clone()), FilterChoice::Kit),
         ("contrast.gguf", seeds.clone(), FilterChoice::Auto),
-        ("kit-contrast.gguf", Inputs::Kit(kit), FilterChoice::Contrast),
+        (
+            "kit-contrast.gguf",
+            Inputs::Kit(kit),
+            FilterChoice::Contrast,
+        ),
         ("inputs.gguf", Inputs::Kit(made.kit), FilterChoice::Auto),
         ("none.gguf", seeds, FilterChoice::None),
     ] {
-        let report = transfer(&TransferPlan { filter, ..plan(&world, &lora, inputs, name) }).unwrap_or_else(|e| panic!("{name}: {e}"));
-        assert_eq!(report.verdict, Verdict::Accept, "{name}: {:?}", report.scores);
+        let report = transfer(&TransferPlan {
+            filter,
+            ..plan(&world, &lora, inputs, name)
+        })
+        .unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(
+            report.verdict,
+            Verdict::Accept,
+            "{name}: {:?}",
+            report.scores
+        );
         // 120 samples and five seeds.
-        assert_eq!((report.counts["trained"], report.counts["held_out"]), (125, 14), "{name}: {:?}", report.counts);
-        assert!(report.scores.target == 0.0 && report.scores.source_lora > 0.9, "{name}: {:?}", report.scores);
-        assert_eq!(eval(&world, &world.target, Some(&report.adapter)), report.scores.transferred, "{name}");
+        assert_eq!(
+            (report.counts["trained"], report.counts["held_out"]),
+            (125, 14),
+            "{name}: {:?}",
+            report.counts
+        );
+        assert!(
+            report.scores.target == 0.0 && report.scores.source_lora > 0.9,
+            "{name}: {:?}",
+            report.scores
+        );
+        assert_eq!(
+            eval(&world, &world.target, Some(&report.adapter)),
+            report.scores.transferred,
+            "{name}"
+        );
         if filter != FilterChoice::None {
             let least = if name.starts_with("inputs") { 0.7 } else { 0.6 };
-            assert!(report.scores.transferred > least, "{name}: {:?}", report.scores);
+            assert!(
+                report.scores.transferred > least,
+                "{name}: {:?}",
+                report.scores
+            );
         }
-        assert!(report.report.is_file() && report.adapter == world.path(name) && !world.path(&format!("{name}.journal")).exists());
+        assert!(
+            report.report.is_file()
+                && report.adapter == world.path(name)
+                && !world.path(&format!("{name}.journal")).exists()
+        );
     }
-    assert!(!world.names().iter().any(|name| name.ends_with(".part")), "{:?}", world.names());
+    assert!(
+        !world.names().iter().any(|name| name.ends_with(".part")),
+        "{:?}",
+        world.names()
+    );
 }
 
 #[test]
@@ -144,8 +207,19 @@ fn without_eval_rows_the_gate_is_the_teacher_on_held_out_inputs() {
     let world = World::new();
     let lora = train(&world, &world.source, &world.train, "old.gguf");
     let inputs = Inputs::Seeds(world.seeds.clone());
-    let report = transfer(&TransferPlan { eval: None, ..plan(&world, &lora, inputs, "new.gguf") }).unwrap();
-    assert_eq!((report.scores.gate.as_str(), report.scores.rows, report.verdict), ("synthetic", 14, Verdict::Accept));
+    let report = transfer(&TransferPlan {
+        eval: None,
+        ..plan(&world, &lora, inputs, "new.gguf")
+    })
+    .unwrap();
+    assert_eq!(
+        (
+            report.scores.gate.as_str(),
+            report.scores.rows,
+            report.verdict
+        ),
+        ("synthetic", 14, Verdict::Accept)
+    );
     assert_eq!(report.scores.source_lora, 1.0);
 }
 
@@ -156,32 +230,72 @@ fn the_judge_measures_against_an_oracle_and_tells_which_answers_changed() {
     let oracle = train(&world, &world.target, &world.train, "oracle.gguf");
     let exact = eval(&world, &world.target, Some(&oracle));
     let inputs = || Inputs::Seeds(world.seeds.clone());
-    let asked = TransferPlan { oracle: Some(oracle), ..plan(&world, &lora, inputs(), "new.gguf") };
+    let asked = TransferPlan {
+        oracle: Some(oracle),
+        ..plan(&world, &lora, inputs(), "new.gguf")
+    };
     let report = transfer(&asked).unwrap();
     let scores = &report.scores;
-    assert_eq!((scores.oracle, scores.rows, scores.gate_rows), (Some(exact), 120, 60));
-    assert_eq!((scores.report.target.rows, scores.report.transferred.rows), (60, 60));
-    let retention = scores.retention_of_oracle.expect("the oracle is better than the bare target");
-    assert!((retention.value - scores.transferred / exact).abs() < 1e-9, "{scores:?}");
-    assert!(retention.interval[0] <= retention.value && retention.value <= retention.interval[1], "{scores:?}");
+    assert_eq!(
+        (scores.oracle, scores.rows, scores.gate_rows),
+        (Some(exact), 120, 60)
+    );
+    assert_eq!(
+        (scores.report.target.rows, scores.report.transferred.rows),
+        (60, 60)
+    );
+    let retention = scores
+        .retention_of_oracle
+        .expect("the oracle is better than the bare target");
     assert!(
-        !report.flips.is_empty() && report.flips.iter().all(|flip| flip.won && flip.transferred == flip.right.trim()),
+        (retention.value - scores.transferred / exact).abs() < 1e-9,
+        "{scores:?}"
+    );
+    assert!(
+        retention.interval[0] <= retention.value && retention.value <= retention.interval[1],
+        "{scores:?}"
+    );
+    assert!(
+        !report.flips.is_empty()
+            && report
+                .flips
+                .iter()
+                .all(|flip| flip.won && flip.transferred == flip.right.trim()),
         "{:?}",
         report.flips
     );
-    let error = transfer(&TransferPlan { eval: None, out: world.path("no.gguf"), ..asked }).unwrap_err();
-    assert!(error.to_string().contains("--oracle") && error.hint().is_some(), "{error}");
+    let error = transfer(&TransferPlan {
+        eval: None,
+        out: world.path("no.gguf"),
+        ..asked
+    })
+    .unwrap_err();
+    assert!(
+        error.to_string().contains("--oracle") && error.hint().is_some(),
+        "{error}"
+    );
 }
 
 #[test]
 fn a_teacher_with_broken_labels_is_refused_and_its_pupil_set_aside() {
     let world = World::new();
     let rows = translora::engine::toy::world::rows(300, 11);
-    let wrong = |row: &Pair| Pair { completion: "[NOTHING]".into(), ..row.clone() };
+    let wrong = |row: &Pair| Pair {
+        completion: "[NOTHING]".into(),
+        ..row.clone()
+    };
     let broken = world.path("broken.jsonl");
     write_rows(&broken, &rows.iter().map(wrong).collect::<Vec<_>>());
     let lora = train(&world, &world.source, &broken, "old.gguf");
-    let asked = TransferPlan { allow_weak_source: true, ..plan(&world, &lora, Inputs::Seeds(world.seeds.clone()), "new.gguf") };
+    let asked = TransferPlan {
+        allow_weak_source: true,
+        ..plan(
+            &world,
+            &lora,
+            Inputs::Seeds(world.seeds.clone()),
+            "new.gguf",
+        )
+    };
     let report = transfer(&asked).unwrap();
     assert_eq!(report.verdict, Verdict::Reject, "{:?}", report.scores);
     assert_eq!(report.adapter, world.path("new.rejected.gguf"));
@@ -191,14 +305,27 @@ fn a_teacher_with_broken_labels_is_refused_and_its_pupil_set_aside() {
 
 /// Everything a finished run leaves under a stem, except for the paths inside reports.
 fn left(world: &World, stem: &str) -> Vec<(String, Vec<u8>)> {
-    let names = world.names().into_iter().filter(|name| name.starts_with(stem));
-    names.map(|name| (name.replace(stem, ""), read_neutral(&world.path(&name), &[stem]))).collect()
+    let names = world
+        .names()
+        .into_iter()
+        .filter(|name| name.starts_with(stem));
+    names
+        .map(|name| {
+            (
+                name.replace(stem, ""),
+                read_neutral(&world.path(&name), &[stem]),
+            )
+        })
+        .collect()
 }
 
 fn read_neutral(path: &Path, stems: &[&str]) -> Vec<u8> {
     let bytes = fs::read(path).unwrap();
     match String::from_utf8(bytes) {
-        Ok(text) => stems.iter().fold(text, |text, stem| text.replace(stem, "STEM")).into_bytes(),
+        Ok(text) => stems
+            .iter()
+            .fold(text, |text, stem| text.replace(stem, "STEM"))
+            .into_bytes(),
         Err(error) => error.into_bytes(),
     }
 }
@@ -209,13 +336,21 @@ fn the_same_seed_gives_the_same_bytes_and_another_does_not() {
     let lora = train(&world, &world.source, &world.train, "old.gguf");
     let inputs = || Inputs::Seeds(world.seeds.clone());
     for (name, seed) in [("run-1.gguf", 1), ("run-2.gguf", 1), ("run-6.gguf", 6)] {
-        transfer(&TransferPlan { seed, ..plan(&world, &lora, inputs(), name) }).unwrap();
+        transfer(&TransferPlan {
+            seed,
+            ..plan(&world, &lora, inputs(), name)
+        })
+        .unwrap();
     }
     assert_eq!(left(&world, "run-1"), left(&world, "run-2"));
-    assert_ne!(fs::read(world.path("run-1.gguf")).unwrap(), fs::read(world.path("run-6.gguf")).unwrap());
+    assert_ne!(
+        fs::read(world.path("run-1.gguf")).unwrap(),
+        fs::read(world.path("run-6.gguf")).unwrap()
+    );
 }
 
-/// A clock that asks a run to stop when it is read for the n-th time: a run reads it at both ends of every stage.
+/// A clock that asks a run to stop when it is read for the n-th time: a run reads it at both ends
+/// of every stage.
 struct StoppingClock {
     cancel: Cancel,
     reads_left: AtomicUsize,
@@ -237,20 +372,37 @@ impl translora::record::Clock for StoppingClock {
 /// Run `work` so that it is asked to stop as its `nth` stage begins.
 pub fn stopping<T>(nth: usize, work: impl FnOnce(&Context<'_>) -> T) -> T {
     let cancel = Cancel::default();
-    let clock = StoppingClock { cancel: cancel.clone(), reads_left: AtomicUsize::new(2 * nth + 1) };
-    work(&Context { cancel, events: Events::none(), clock: &clock })
+    let clock = StoppingClock {
+        cancel: cancel.clone(),
+        reads_left: AtomicUsize::new(2 * nth + 1),
+    };
+    work(&Context {
+        cancel,
+        events: Events::none(),
+        clock: &clock,
+    })
 }
 
 /// What a command says, from its first event to its last.
 pub fn events_of<T>(work: impl FnOnce(&Context<'_>) -> T) -> Vec<Event> {
     let (events, receiver) = Events::channel(1 << 20);
-    work(&Context { cancel: Cancel::default(), events, clock: &TestClock::default() });
+    work(&Context {
+        cancel: Cancel::default(),
+        events,
+        clock: &TestClock::default(),
+    });
     receiver.iter().collect()
 }
 
 /// The stages a command starts, in order.
 pub fn stages_of<T>(work: impl FnOnce(&Context<'_>) -> T) -> Vec<Stage> {
-    let started = |event| if let Event::StageStarted { stage } = event { Some(stage) } else { None };
+    let started = |event| {
+        if let Event::StageStarted { stage } = event {
+            Some(stage)
+        } else {
+            None
+        }
+    };
     events_of(work).into_iter().filter_map(started).collect()
 }
 
@@ -260,23 +412,53 @@ fn a_transfer_stopped_in_any_stage_and_resumed_is_the_straight_run() {
     let lora = train(&world, &world.source, &world.train, "old.gguf");
     let kit = kit(&world, &lora);
     for filter in [FilterChoice::Kit, FilterChoice::Contrast] {
-        let of = |name: &str| TransferPlan { filter, ..plan(&world, &lora, Inputs::Kit(kit.clone()), &format!("{name}.gguf")) };
+        let of = |name: &str| TransferPlan {
+            filter,
+            ..plan(
+                &world,
+                &lora,
+                Inputs::Kit(kit.clone()),
+                &format!("{name}.gguf"),
+            )
+        };
         let name = format!("straight-{filter:?}");
         let stages = stages_of(|context| pipeline::transfer(&Toy, &of(&name), context).unwrap());
-        assert!(stages.contains(&Stage::Distill) && stages.last() == Some(&Stage::Publish), "{stages:?}");
+        assert!(
+            stages.contains(&Stage::Distill) && stages.last() == Some(&Stage::Publish),
+            "{stages:?}"
+        );
         let straight = left(&world, &name);
         // The first stage reads inputs; before it ends there is nothing to keep.
         for (nth, stage) in stages.iter().enumerate().skip(1) {
             let name = format!("{nth}-{stage:?}-{filter:?}");
             let plan = of(&name);
-            let error = stopping(nth, |context| pipeline::transfer(&Toy, &plan, context)).expect_err(&name);
-            assert!(matches!(error, PipelineError::Cancelled) && error.hint().unwrap().contains("--resume"), "{name}: {error}");
-            assert!(world.path(&format!("{name}.gguf.journal")).is_dir(), "{name}: the journal is kept");
+            let error =
+                stopping(nth, |context| pipeline::transfer(&Toy, &plan, context)).expect_err(&name);
+            assert!(
+                matches!(error, PipelineError::Cancelled)
+                    && error.hint().unwrap().contains("--resume"),
+                "{name}: {error}"
+            );
+            assert!(
+                world.path(&format!("{name}.gguf.journal")).is_dir(),
+                "{name}: the journal is kept"
+            );
             assert!(!world.path(&format!("{name}.gguf")).exists(), "{name}");
             let again = transfer(&plan).unwrap_err();
-            assert!(again.to_string().contains("unfinished run") && again.hint().unwrap().contains("--resume"), "{again}");
-            transfer(&TransferPlan { resume: true, ..plan }).unwrap_or_else(|error| panic!("{name}: {error}"));
-            assert!(left(&world, &name) == straight, "{name} is not the straight run");
+            assert!(
+                again.to_string().contains("unfinished run")
+                    && again.hint().unwrap().contains("--resume"),
+                "{again}"
+            );
+            transfer(&TransferPlan {
+                resume: true,
+                ..plan
+            })
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert!(
+                left(&world, &name) == straight,
+                "{name} is not the straight run"
+            );
         }
     }
 }
@@ -295,49 +477,99 @@ impl translora::record::Clock for MovingClock {
     }
 }
 
-/// The report that lies there tells the times of the run that wrote it; the next one must not take it for somebody's.
+/// The report that lies there tells the times of the run that wrote it; the next one must not take
+/// it for somebody's.
 #[test]
 fn a_run_that_was_stopped_while_it_published_goes_on() {
     let world = World::new();
     let lora = train(&world, &world.source, &world.train, "old.gguf");
-    let plan = plan(&world, &lora, Inputs::Seeds(world.seeds.clone()), "new.gguf");
-    let stages =
-        stages_of(|context| pipeline::transfer(&Toy, &TransferPlan { out: world.path("straight.gguf"), ..plan.clone() }, context).unwrap());
-    let stopped = stopping(stages.len() - 1, |context| pipeline::transfer(&Toy, &plan, context));
+    let plan = plan(
+        &world,
+        &lora,
+        Inputs::Seeds(world.seeds.clone()),
+        "new.gguf",
+    );
+    let stages = stages_of(|context| {
+        pipeline::transfer(
+            &Toy,
+            &TransferPlan {
+                out: world.path("straight.gguf"),
+                ..plan.clone()
+            },
+            context,
+        )
+        .unwrap()
+    });
+    let stopped = stopping(stages.len() - 1, |context| {
+        pipeline::transfer(&Toy, &plan, context)
+    });
     assert!(matches!(stopped, Err(PipelineError::Cancelled)));
     let resume = |read: usize| {
-        let context = Context { cancel: Cancel::default(), events: Events::none(), clock: &MovingClock(AtomicUsize::new(read)) };
-        pipeline::transfer(&Toy, &TransferPlan { resume: true, ..plan.clone() }, &context)
+        let context = Context {
+            cancel: Cancel::default(),
+            events: Events::none(),
+            clock: &MovingClock(AtomicUsize::new(read)),
+        };
+        pipeline::transfer(
+            &Toy,
+            &TransferPlan {
+                resume: true,
+                ..plan.clone()
+            },
+            &context,
+        )
     };
     // The adapter is written last: with a file in its way everything else is there.
     fs::write(world.path("new.gguf"), "in the way").unwrap();
     let error = resume(10).unwrap_err();
-    assert!(error.to_string().contains("new.gguf") && world.path("new.gguf.journal").is_dir(), "{error}");
+    assert!(
+        error.to_string().contains("new.gguf") && world.path("new.gguf.journal").is_dir(),
+        "{error}"
+    );
     let report = fs::read(world.path("new.report.json")).unwrap();
     fs::remove_file(world.path("new.gguf")).unwrap();
     resume(1000).unwrap();
     assert_eq!(fs::read(world.path("new.report.json")).unwrap(), report);
-    assert!(fs::read(world.path("new.gguf")).unwrap() == fs::read(world.path("straight.gguf")).unwrap());
-    assert!(!world.path("new.gguf.journal").exists() && !world.path(".new.gguf.journal.over").exists());
+    assert!(
+        fs::read(world.path("new.gguf")).unwrap() == fs::read(world.path("straight.gguf")).unwrap()
+    );
+    assert!(
+        !world.path("new.gguf.journal").exists() && !world.path(".new.gguf.journal.over").exists()
+    );
 }
 
 #[test]
 fn kits_resume_too() {
     let world = World::new();
     let lora = train(&world, &world.source, &world.train, "old.gguf");
-    let kit_plan = |name: &str| KitPlan { out: world.path(&format!("{name}/ticket.kit")), ..kit_plan(&world, &lora) };
+    let kit_plan = |name: &str| KitPlan {
+        out: world.path(&format!("{name}/ticket.kit")),
+        ..kit_plan(&world, &lora)
+    };
     fs::create_dir(world.path("straight")).unwrap();
     let stages = stages_of(|context| pipeline::kit(&Toy, &kit_plan("straight"), context).unwrap());
     let straight = fs::read(world.path("straight/ticket.kit")).unwrap();
     for nth in 1..stages.len() {
         let name = format!("kit-{nth}");
         fs::create_dir(world.path(&name)).unwrap();
-        let error = stopping(nth, |context| pipeline::kit(&Toy, &kit_plan(&name), context)).unwrap_err();
+        let error = stopping(nth, |context| {
+            pipeline::kit(&Toy, &kit_plan(&name), context)
+        })
+        .unwrap_err();
         assert!(matches!(error, PipelineError::Cancelled), "{name}: {error}");
-        let plan = KitPlan { resume: true, ..kit_plan(&name) };
+        let plan = KitPlan {
+            resume: true,
+            ..kit_plan(&name)
+        };
         let report = quietly(|context| pipeline::kit(&Toy, &plan, context)).unwrap();
-        assert!(report.accuracy.unwrap() > 0.8 && report.positives == 300, "{report:?}");
-        assert!(fs::read(plan.out).unwrap() == straight, "{name} is not the straight run");
+        assert!(
+            report.accuracy.unwrap() > 0.8 && report.positives == 300,
+            "{report:?}"
+        );
+        assert!(
+            fs::read(plan.out).unwrap() == straight,
+            "{name} is not the straight run"
+        );
     }
 }
 
@@ -346,11 +578,22 @@ fn stopping_in_training<T: Send>(work: impl FnOnce(&Context<'_>) -> T + Send) ->
     let (events, receiver) = Events::channel(usize::MAX);
     let cancel = Cancel::default();
     let clock = TestClock::default();
-    let context = Context { cancel: cancel.clone(), events, clock: &clock };
+    let context = Context {
+        cancel: cancel.clone(),
+        events,
+        clock: &clock,
+    };
     std::thread::scope(|scope| {
         let worker = scope.spawn(move || work(&context));
         for event in receiver {
-            if matches!(event, Event::Progress { stage: Stage::Distill, done: 10.., .. }) {
+            if matches!(
+                event,
+                Event::Progress {
+                    stage: Stage::Distill,
+                    done: 10..,
+                    ..
+                }
+            ) {
                 cancel.cancel();
             }
         }
@@ -361,13 +604,27 @@ fn stopping_in_training<T: Send>(work: impl FnOnce(&Context<'_>) -> T + Send) ->
 #[test]
 fn training_stopped_between_two_steps_goes_on_from_there() {
     let world = World::new();
-    let plan = |name: &str| TrainPlan { recipe: recipe(40.0), ..train_plan(&world, &world.source, &world.train, name) };
+    let plan = |name: &str| TrainPlan {
+        recipe: recipe(40.0),
+        ..train_plan(&world, &world.source, &world.train, name)
+    };
     quietly(|context| pipeline::train(&Toy, &plan("straight.gguf"), context)).unwrap();
-    let stopped = stopping_in_training(|context| pipeline::train(&Toy, &plan("halted.gguf"), context));
+    let stopped =
+        stopping_in_training(|context| pipeline::train(&Toy, &plan("halted.gguf"), context));
     assert!(matches!(stopped, Err(PipelineError::Cancelled)));
     let checkpoint = fs::read(world.path("halted.gguf.journal/distill.checkpoint.bin")).unwrap();
     assert!(String::from_utf8_lossy(&checkpoint[..40]).contains("\"steps\":"));
-    quietly(|context| pipeline::train(&Toy, &TrainPlan { resume: true, ..plan("halted.gguf") }, context)).unwrap();
+    quietly(|context| {
+        pipeline::train(
+            &Toy,
+            &TrainPlan {
+                resume: true,
+                ..plan("halted.gguf")
+            },
+            context,
+        )
+    })
+    .unwrap();
     assert!(left(&world, "halted") == left(&world, "straight"));
 }
 
@@ -375,17 +632,36 @@ fn training_stopped_between_two_steps_goes_on_from_there() {
 fn training_that_diverges_is_kept_and_goes_on_with_a_lower_rate() {
     let world = World::new();
     let plan = |learning_rate: f32, resume: bool| {
-        let recipe = RecipePlan { weight_decay: 60_000.0, learning_rate: Some(learning_rate), ..recipe(40.0) };
-        TrainPlan { recipe, resume, ..train_plan(&world, &world.source, &world.train, "wild.gguf") }
+        let recipe = RecipePlan {
+            weight_decay: 60_000.0,
+            learning_rate: Some(learning_rate),
+            ..recipe(40.0)
+        };
+        TrainPlan {
+            recipe,
+            resume,
+            ..train_plan(&world, &world.source, &world.train, "wild.gguf")
+        }
     };
     let error = quietly(|context| pipeline::train(&Toy, &plan(0.01, false), context)).unwrap_err();
     assert!(error.to_string().contains("not finite"), "{error}");
-    assert!(error.hint().unwrap().contains("--resume"), "{:?}", error.hint());
-    assert!(world.path("wild.gguf.journal/distill.checkpoint.bin").is_file());
+    assert!(
+        error.hint().unwrap().contains("--resume"),
+        "{:?}",
+        error.hint()
+    );
+    assert!(
+        world
+            .path("wild.gguf.journal/distill.checkpoint.bin")
+            .is_file()
+    );
     let mut other = plan(1e-5, true);
     other.recipe.rank = 4;
     let changed = quietly(|context| pipeline::train(&Toy, &other, context)).unwrap_err();
-    assert!(changed.to_string().contains("the plan changed"), "{changed}");
+    assert!(
+        changed.to_string().contains("the plan changed"),
+        "{changed}"
+    );
     let report = quietly(|context| pipeline::train(&Toy, &plan(1e-5, true), context)).unwrap();
     assert!(report.loss_last.is_finite() && report.fit.learning_rates.last().unwrap().1 == 1e-5);
 }
@@ -394,28 +670,77 @@ fn training_that_diverges_is_kept_and_goes_on_with_a_lower_rate() {
 fn the_adapter_says_where_it_comes_from() {
     let world = World::new();
     let lora = train(&world, &world.source, &world.train, "old.gguf");
-    let report = transfer(&plan(&world, &lora, Inputs::Seeds(world.seeds.clone()), "new.gguf")).unwrap();
-    let Inspection::Adapter(card) = pipeline::inspect(&report.adapter).unwrap() else { panic!("an adapter is an adapter") };
-    assert_eq!((card.architecture.as_str(), card.rank, card.alpha, card.matrices), ("toy", Some(8), Some(32.0), 1));
-    let has = |key: &str| card.translora.get(&format!("translora.{key}")).unwrap_or_else(|| panic!("{key} is missing")).as_str();
-    assert_eq!((has("verdict"), has("seed"), has("filter"), has("source_lora.sha256").len()), ("accept", "1", "contrast", 64));
+    let report = transfer(&plan(
+        &world,
+        &lora,
+        Inputs::Seeds(world.seeds.clone()),
+        "new.gguf",
+    ))
+    .unwrap();
+    let Inspection::Adapter(card) = pipeline::inspect(&report.adapter).unwrap() else {
+        panic!("an adapter is an adapter")
+    };
+    assert_eq!(
+        (
+            card.architecture.as_str(),
+            card.rank,
+            card.alpha,
+            card.matrices
+        ),
+        ("toy", Some(8), Some(32.0), 1)
+    );
+    let has = |key: &str| {
+        card.translora
+            .get(&format!("translora.{key}"))
+            .unwrap_or_else(|| panic!("{key} is missing"))
+            .as_str()
+    };
+    assert_eq!(
+        (
+            has("verdict"),
+            has("seed"),
+            has("filter"),
+            has("source_lora.sha256").len()
+        ),
+        ("accept", "1", "contrast", 64)
+    );
     assert!(has("scores").contains("transferred") && has("recipe").contains("learning_rate"));
     let told: TransferReport = serde_json::from_slice(&fs::read(&report.report).unwrap()).unwrap();
-    assert_eq!((told.verdict, &told.scores), (Verdict::Accept, &report.scores));
+    assert_eq!(
+        (told.verdict, &told.scores),
+        (Verdict::Accept, &report.scores)
+    );
 }
 
 #[test]
 fn the_plan_comes_first_and_every_stage_ends() {
     let world = World::new();
     let lora = train(&world, &world.source, &world.train, "old.gguf");
-    let plan = plan(&world, &lora, Inputs::Seeds(world.seeds.clone()), "new.gguf");
+    let plan = plan(
+        &world,
+        &lora,
+        Inputs::Seeds(world.seeds.clone()),
+        "new.gguf",
+    );
     let all = events_of(|context| pipeline::transfer(&Toy, &plan, context).unwrap());
-    assert!(matches!(&all[0], Event::Plan { command, plan } if command == "transfer" && plan["seed"] == 1), "{:?}", all[0]);
+    assert!(
+        matches!(&all[0], Event::Plan { command, plan } if command == "transfer" && plan["seed"] == 1),
+        "{:?}",
+        all[0]
+    );
     let count = |of: fn(&Event) -> bool| all.iter().filter(|event| of(event)).count();
     let started = count(|event| matches!(event, Event::StageStarted { .. }));
-    assert_eq!(started, count(|event| matches!(event, Event::StageDone { .. })));
+    assert_eq!(
+        started,
+        count(|event| matches!(event, Event::StageDone { .. }))
+    );
     // Each step of the adapter, and of the two makers of inputs.
-    assert_eq!(count(|event| matches!(event, Event::Progress { stage: Stage::Distill, note, .. } if note.contains("loss"))), 63 + 2 * 36);
+    assert_eq!(
+        count(
+            |event| matches!(event, Event::Progress { stage: Stage::Distill, note, .. } if note.contains("loss"))
+        ),
+        63 + 2 * 36
+    );
 }
 
 #[test]
@@ -432,10 +757,18 @@ fn evaluation_writes_every_answer_where_it_is_asked_to() {
     };
     let report = quietly(|context| pipeline::eval(&Toy, &plan, context)).unwrap();
     let text = fs::read_to_string(world.path("answers.jsonl")).unwrap();
-    let rows: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let rows: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
     let right = rows.iter().filter(|row| row["right"] == true).count() as u64;
     assert_eq!((rows.len(), right), (report.rows, report.correct));
-    assert!(rows.iter().all(|row| (row["answer"].as_str() == row["completion"].as_str().map(str::trim)) == (row["right"] == true)));
+    assert!(rows.iter().all(|row| (row["answer"].as_str()
+        == row["completion"].as_str().map(str::trim))
+        == (row["right"] == true)));
     let error = quietly(|context| pipeline::eval(&Toy, &plan, context)).unwrap_err();
-    assert!(error.to_string().contains("nothing is overwritten"), "{error}");
+    assert!(
+        error.to_string().contains("nothing is overwritten"),
+        "{error}"
+    );
 }

@@ -1,4 +1,5 @@
-//! The program with the real engine, on the lab's two base models: what it refuses, and that a run can be stopped and repeated.
+//! The program with the real engine, on the lab's two base models: what it refuses, and that a run
+//! can be stopped and repeated.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -39,7 +40,10 @@ fn new_base() -> PathBuf {
 fn rows(file: &str, count: usize) -> String {
     let path = root().join("tests/fixtures/lab/tasks/ticket").join(file);
     let text = fs::read_to_string(path).expect("the lab's tasks are in the repository");
-    text.lines().take(count).map(|line| format!("{line}\n")).collect()
+    text.lines()
+        .take(count)
+        .map(|line| format!("{line}\n"))
+        .collect()
 }
 
 fn lab() -> &'static Lab {
@@ -67,7 +71,11 @@ static FOLDERS: AtomicUsize = AtomicUsize::new(0);
 
 impl Folder {
     fn new(name: &str) -> Self {
-        let name = format!("translora-real-{name}-{}-{}", std::process::id(), FOLDERS.fetch_add(1, Ordering::Relaxed));
+        let name = format!(
+            "translora-real-{name}-{}-{}",
+            std::process::id(),
+            FOLDERS.fetch_add(1, Ordering::Relaxed)
+        );
         let folder = std::env::temp_dir().join(name);
         // What lies there was left by a process that had this number before.
         _ = fs::remove_dir_all(&folder);
@@ -92,7 +100,11 @@ impl Folder {
     /// The program in this folder, on one thread.
     fn command(&self, line: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_translora"));
-        command.env_remove("NO_COLOR").stdin(Stdio::null()).current_dir(&self.0).args(line.split_whitespace());
+        command
+            .env_remove("NO_COLOR")
+            .stdin(Stdio::null())
+            .current_dir(&self.0)
+            .args(line.split_whitespace());
         if !line.starts_with("inspect") {
             command.args(["-t", "1"]);
         }
@@ -100,7 +112,10 @@ impl Folder {
     }
 
     fn run(&self, line: &str) -> Told {
-        Told::of(line, &self.command(line).output().expect("the program runs"))
+        Told::of(
+            line,
+            &self.command(line).output().expect("the program runs"),
+        )
     }
 }
 
@@ -112,7 +127,15 @@ impl Drop for Folder {
 
 fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).expect("the folder is readable");
-    let mut names: Vec<String> = entries.map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned()).collect();
+    let mut names: Vec<String> = entries
+        .map(|entry| {
+            entry
+                .expect("readable")
+                .file_name()
+                .to_string_lossy()
+                .into_owned()
+        })
+        .collect();
     names.sort();
     names
 }
@@ -128,7 +151,12 @@ struct Told {
 impl Told {
     fn of(line: &str, output: &Output) -> Self {
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("output is UTF-8");
-        Self { line: line.to_owned(), code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
+        Self {
+            line: line.to_owned(),
+            code: output.status.code(),
+            out: text(&output.stdout),
+            err: text(&output.stderr),
+        }
     }
 
     /// The object of a run with `--json`.
@@ -139,7 +167,11 @@ impl Told {
 
 impl std::fmt::Display for Told {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "translora {}\nexit {:?}\n{}{}", self.line, self.code, self.out, self.err)
+        write!(
+            f,
+            "translora {}\nexit {:?}\n{}{}",
+            self.line, self.code, self.out, self.err
+        )
     }
 }
 
@@ -151,10 +183,22 @@ fn done(told: &Told) {
 /// The run was an error that names what was wrong and says what to do.
 #[track_caller]
 fn refused(what: &str, told: &Told, says: &[&str]) {
-    assert_eq!((told.code, told.out.as_str()), (Some(2), ""), "{what}: {told}");
-    let error = told.err.find("error: ").unwrap_or_else(|| panic!("{what}: no error is told: {told}"));
-    let (error, hint) = told.err[error..].split_once("hint: ").unwrap_or_else(|| panic!("{what}: no hint: {told}"));
-    assert!(says.iter().all(|word| error.contains(word)) && !hint.trim().is_empty(), "{what}: {says:?} is not said: {told}");
+    assert_eq!(
+        (told.code, told.out.as_str()),
+        (Some(2), ""),
+        "{what}: {told}"
+    );
+    let error = told
+        .err
+        .find("error: ")
+        .unwrap_or_else(|| panic!("{what}: no error is told: {told}"));
+    let (error, hint) = told.err[error..]
+        .split_once("hint: ")
+        .unwrap_or_else(|| panic!("{what}: no hint: {told}"));
+    assert!(
+        says.iter().all(|word| error.contains(word)) && !hint.trim().is_empty(),
+        "{what}: {says:?} is not said: {told}"
+    );
     assert!(!hint.contains("a bug"), "{what}: {told}");
 }
 

@@ -12,37 +12,127 @@ use crate::pipeline::{kit, kit_plan, plan, quietly, stopping, train, transfer};
 use crate::world::{World, write_rows};
 
 /// One bad input: what it is, how it gets into the plan, and what the error must say.
-type Bad = (&'static str, fn(&World, &mut TransferPlan), &'static [&'static str]);
+type Bad = (
+    &'static str,
+    fn(&World, &mut TransferPlan),
+    &'static [&'static str],
+);
 
 const BAD: &[Bad] = &[
-    ("a missing source", |w, p| p.source = w.path("no.json"), &["no.json"]),
-    ("a base that is no model", |w, p| p.target = w.eval.clone(), &["eval.jsonl", "cannot load this model"]),
-    ("a truncated adapter", |w, p| halve(w, &mut p.source_lora), &["halved", "does not fit", "truncated"]),
-    ("an adapter for another base", |w, p| p.source = w.target.clone(), &["old.gguf", "new.json", "256 wide"]),
-    ("a base as the adapter", |w, p| p.source_lora = w.source.clone(), &["old.json", "not a GGUF"]),
-    ("seeds that are the same", |w, p| seeds(w, p, r#"{"prompt":"a"}|{"prompt":"a"}|"#), &["bad.jsonl", "all 2 seeds are the same"]),
-    ("a repeated seed", |w, p| seeds(w, p, r#"{"prompt":"a"}|{"prompt":"b"}|{"prompt":"a"}|"#), &["bad.jsonl:3"]),
-    ("an empty line", |w, p| seeds(w, p, r#"{"prompt":"a"}||"#), &["bad.jsonl:2", "empty"]),
+    (
+        "a missing source",
+        |w, p| p.source = w.path("no.json"),
+        &["no.json"],
+    ),
+    (
+        "a base that is no model",
+        |w, p| p.target = w.eval.clone(),
+        &["eval.jsonl", "cannot load this model"],
+    ),
+    (
+        "a truncated adapter",
+        |w, p| halve(w, &mut p.source_lora),
+        &["halved", "does not fit", "truncated"],
+    ),
+    (
+        "an adapter for another base",
+        |w, p| p.source = w.target.clone(),
+        &["old.gguf", "new.json", "256 wide"],
+    ),
+    (
+        "a base as the adapter",
+        |w, p| p.source_lora = w.source.clone(),
+        &["old.json", "not a GGUF"],
+    ),
+    (
+        "seeds that are the same",
+        |w, p| seeds(w, p, r#"{"prompt":"a"}|{"prompt":"a"}|"#),
+        &["bad.jsonl", "all 2 seeds are the same"],
+    ),
+    (
+        "a repeated seed",
+        |w, p| seeds(w, p, r#"{"prompt":"a"}|{"prompt":"b"}|{"prompt":"a"}|"#),
+        &["bad.jsonl:3"],
+    ),
+    (
+        "an empty line",
+        |w, p| seeds(w, p, r#"{"prompt":"a"}||"#),
+        &["bad.jsonl:2", "empty"],
+    ),
     (
         "a line of 10 MB",
-        |w, p| seeds(w, p, &format!("{{\"prompt\":\"{}\"}}|", "x".repeat(10 << 20))),
+        |w, p| {
+            seeds(
+                w,
+                p,
+                &format!("{{\"prompt\":\"{}\"}}|", "x".repeat(10 << 20)),
+            )
+        },
         &["bad.jsonl:1", "longer than 65536 bytes"],
     ),
-    ("no seeds", |w, p| seeds(w, p, ""), &["bad.jsonl", "no rows"]),
-    ("eval rows without answers", |w, p| p.eval = Some(w.seeds.clone()), &["seeds.jsonl:1", "completion"]),
-    ("seeds as a kit", |w, p| p.inputs = Inputs::Kit(w.seeds.clone()), &["seeds.jsonl", "not a GGUF"]),
-    ("an adapter as a kit", |w, p| p.inputs = Inputs::Kit(w.path("old.gguf")), &["old.gguf", "not a kit"]),
-    ("a kit filter without a kit", |_, p| p.filter = FilterChoice::Kit, &["--filter kit"]),
+    (
+        "no seeds",
+        |w, p| seeds(w, p, ""),
+        &["bad.jsonl", "no rows"],
+    ),
+    (
+        "eval rows without answers",
+        |w, p| p.eval = Some(w.seeds.clone()),
+        &["seeds.jsonl:1", "completion"],
+    ),
+    (
+        "seeds as a kit",
+        |w, p| p.inputs = Inputs::Kit(w.seeds.clone()),
+        &["seeds.jsonl", "not a GGUF"],
+    ),
+    (
+        "an adapter as a kit",
+        |w, p| p.inputs = Inputs::Kit(w.path("old.gguf")),
+        &["old.gguf", "not a kit"],
+    ),
+    (
+        "a kit filter without a kit",
+        |_, p| p.filter = FilterChoice::Kit,
+        &["--filter kit"],
+    ),
     ("no samples", |_, p| p.samples = 0, &["--samples"]),
-    ("a folder that is not there", |w, p| p.out = w.path("nowhere/new.gguf"), &["nowhere/new.gguf", "cannot write"]),
-    ("a folder that is a file", |w, p| p.out = w.path("old.gguf/new.gguf"), &["old.gguf/new.gguf", "cannot write"]),
-    ("an output that exists", |w, p| p.out = w.path("old.gguf"), &["old.gguf", "nothing is overwritten"]),
-    ("a module nobody has", |_, p| p.recipe.modules = "q,sideways".into(), &["sideways"]),
+    (
+        "a folder that is not there",
+        |w, p| p.out = w.path("nowhere/new.gguf"),
+        &["nowhere/new.gguf", "cannot write"],
+    ),
+    (
+        "a folder that is a file",
+        |w, p| p.out = w.path("old.gguf/new.gguf"),
+        &["old.gguf/new.gguf", "cannot write"],
+    ),
+    (
+        "an output that exists",
+        |w, p| p.out = w.path("old.gguf"),
+        &["old.gguf", "nothing is overwritten"],
+    ),
+    (
+        "a module nobody has",
+        |_, p| p.recipe.modules = "q,sideways".into(),
+        &["sideways"],
+    ),
     ("no rank", |_, p| p.recipe.rank = 0, &["rank 0"]),
     ("no batch", |_, p| p.recipe.batch = 0, &["batch 0"]),
-    ("a mad learning rate", |_, p| p.recipe.learning_rate = Some(f32::MAX * 2.0), &["learning rate inf"]),
-    ("a tokenizer that cannot read the seeds", ascii_target, &["branch", "tokenizer", "café"]),
-    ("a base that never says anything new", mute_target, &["samples came out of", "drawn"]),
+    (
+        "a mad learning rate",
+        |_, p| p.recipe.learning_rate = Some(f32::MAX * 2.0),
+        &["learning rate inf"],
+    ),
+    (
+        "a tokenizer that cannot read the seeds",
+        ascii_target,
+        &["branch", "tokenizer", "café"],
+    ),
+    (
+        "a base that never says anything new",
+        mute_target,
+        &["samples came out of", "drawn"],
+    ),
 ];
 
 fn halve(world: &World, path: &mut PathBuf) {
@@ -64,12 +154,26 @@ fn target(world: &World, plan: &mut TransferPlan, base: &Base) {
 }
 
 fn ascii_target(world: &World, plan: &mut TransferPlan) {
-    target(world, plan, &Base { ascii: true, ..new_base() });
+    target(
+        world,
+        plan,
+        &Base {
+            ascii: true,
+            ..new_base()
+        },
+    );
     seeds(world, plan, r#"{"prompt":"a café"}|"#);
 }
 
 fn mute_target(world: &World, plan: &mut TransferPlan) {
-    target(world, plan, &Base { junk: 1.0, ..new_base() });
+    target(
+        world,
+        plan,
+        &Base {
+            junk: 1.0,
+            ..new_base()
+        },
+    );
     seeds(world, plan, r#"{"prompt":"one"}|{"prompt":"two"}|"#);
 }
 
@@ -78,12 +182,22 @@ fn every_bad_input_is_named_and_leaves_nothing() {
     let world = World::new();
     let lora = train(&world, &world.source, &world.train, "old.gguf");
     for (what, spoil, says) in BAD {
-        let mut plan = plan(&world, &lora, Inputs::Seeds(world.seeds.clone()), "new.gguf");
+        let mut plan = plan(
+            &world,
+            &lora,
+            Inputs::Seeds(world.seeds.clone()),
+            "new.gguf",
+        );
         spoil(&world, &mut plan);
         let before = world.names();
-        let error = transfer(&plan).err().unwrap_or_else(|| panic!("{what}: it was taken"));
+        let error = transfer(&plan)
+            .err()
+            .unwrap_or_else(|| panic!("{what}: it was taken"));
         let text = error.to_string();
-        assert!(says.iter().all(|word| text.contains(word)), "{what}: {text}");
+        assert!(
+            says.iter().all(|word| text.contains(word)),
+            "{what}: {text}"
+        );
         assert!(error.hint().is_some(), "{what}: {text}: no hint");
         assert_ne!(error.fault(), Fault::Bug, "{what}: {text}");
         assert_eq!(world.names(), before, "{what}: something was left behind");
@@ -94,21 +208,42 @@ fn every_bad_input_is_named_and_leaves_nothing() {
 fn a_resume_with_another_plan_or_other_inputs_is_refused() {
     let world = World::new();
     let lora = train(&world, &world.source, &world.train, "old.gguf");
-    let plan = plan(&world, &lora, Inputs::Seeds(world.seeds.clone()), "new.gguf");
+    let plan = plan(
+        &world,
+        &lora,
+        Inputs::Seeds(world.seeds.clone()),
+        "new.gguf",
+    );
     stopping(4, |context| pipeline::transfer(&Toy, &plan, context)).unwrap_err();
-    let resume = TransferPlan { resume: true, ..plan };
-    let error = transfer(&TransferPlan { samples: 60, ..resume.clone() }).unwrap_err();
-    assert!(error.to_string().contains("the plan changed") && error.hint().is_some(), "{error}");
+    let resume = TransferPlan {
+        resume: true,
+        ..plan
+    };
+    let error = transfer(&TransferPlan {
+        samples: 60,
+        ..resume.clone()
+    })
+    .unwrap_err();
+    assert!(
+        error.to_string().contains("the plan changed") && error.hint().is_some(),
+        "{error}"
+    );
     let eval = fs::read(&world.eval).unwrap();
     write_rows(&world.eval, &rows(20, 5));
     let error = transfer(&resume).unwrap_err();
-    assert!(error.to_string().contains("the eval file changed"), "{error}");
+    assert!(
+        error.to_string().contains("the eval file changed"),
+        "{error}"
+    );
     fs::write(&world.eval, eval).unwrap();
     let file = world.path("new.gguf.journal/generate.0.jsonl");
     let kept = fs::read(&file).unwrap();
     fs::write(&file, &kept[..kept.len() / 2]).unwrap();
     let error = transfer(&resume).unwrap_err();
-    assert!(error.to_string().contains("generate.0.jsonl: damaged") && error.hint().is_some(), "{error}");
+    assert!(
+        error.to_string().contains("generate.0.jsonl: damaged") && error.hint().is_some(),
+        "{error}"
+    );
     fs::write(&file, kept).unwrap();
     assert_eq!(transfer(&resume).unwrap().verdict, Verdict::Accept);
 }
@@ -120,11 +255,27 @@ fn a_kit_made_for_others_is_refused_and_none_is_overwritten() {
     let kit = kit(&world, &lora);
     let other = train(&world, &world.source, &world.eval, "other.gguf");
     let error = transfer(&plan(&world, &other, Inputs::Kit(kit.clone()), "new.gguf")).unwrap_err();
-    assert!(error.to_string().contains("another adapter") && error.to_string().contains("other.gguf"), "{error}");
-    let error = quietly(|context| pipeline::kit(&Toy, &kit_plan(&world, &lora), context)).unwrap_err();
-    assert!(error.to_string().contains("nothing is overwritten"), "{error}");
-    let Inspection::Kit(card) = pipeline::inspect(&kit).unwrap() else { panic!("a kit is a kit") };
-    assert!(card.seeds.len() == 5 && card.manifest.name == "ticket" && card.discriminator_bytes.is_some());
+    assert!(
+        error.to_string().contains("another adapter") && error.to_string().contains("other.gguf"),
+        "{error}"
+    );
+    let error =
+        quietly(|context| pipeline::kit(&Toy, &kit_plan(&world, &lora), context)).unwrap_err();
+    assert!(
+        error.to_string().contains("nothing is overwritten"),
+        "{error}"
+    );
+    let Inspection::Kit(card) = pipeline::inspect(&kit).unwrap() else {
+        panic!("a kit is a kit")
+    };
+    assert!(
+        card.seeds.len() == 5
+            && card.manifest.name == "ticket"
+            && card.discriminator_bytes.is_some()
+    );
     let error = pipeline::inspect(&world.seeds).unwrap_err();
-    assert!(error.to_string().contains("seeds.jsonl") && error.hint().is_some(), "{error}");
+    assert!(
+        error.to_string().contains("seeds.jsonl") && error.hint().is_some(),
+        "{error}"
+    );
 }

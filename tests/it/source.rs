@@ -1,16 +1,22 @@
-//! A reader of Rust text, just good enough for the house rules: code without comments and literals, paths, function lengths.
+//! A reader of Rust text, just good enough for the house rules: code without comments and literals,
+//! paths, function lengths.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// The repository that the tests run in. Asked when they run: a build folder may serve two checkouts.
+/// The repository that the tests run in. Asked when they run: a build folder may serve two
+/// checkouts.
 pub fn root() -> &'static Path {
     static ROOT: OnceLock<PathBuf> = OnceLock::new();
-    ROOT.get_or_init(|| std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from))
+    ROOT.get_or_init(|| {
+        std::env::var_os("CARGO_MANIFEST_DIR")
+            .map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
+    })
 }
 
-/// Every file below `folder` (of the repository) with one of these extensions, as (path from the root, text), sorted.
+/// Every file below `folder` (of the repository) with one of these extensions, as (path from the
+/// root, text), sorted.
 pub fn files(folder: &str, extensions: &[&str]) -> Vec<(String, String)> {
     let mut found = Vec::new();
     walk(&root().join(folder), extensions, &mut found);
@@ -19,9 +25,19 @@ pub fn files(folder: &str, extensions: &[&str]) -> Vec<(String, String)> {
 }
 
 fn walk(folder: &Path, extensions: &[&str], found: &mut Vec<(String, String)>) {
-    let Ok(entries) = fs::read_dir(folder) else { return };
-    for path in entries.map(|entry| entry.expect("a folder of the repository is readable").path()) {
-        let name = path.file_name().expect("an entry has a name").to_string_lossy().into_owned();
+    let Ok(entries) = fs::read_dir(folder) else {
+        return;
+    };
+    for path in entries.map(|entry| {
+        entry
+            .expect("a folder of the repository is readable")
+            .path()
+    }) {
+        let name = path
+            .file_name()
+            .expect("an entry has a name")
+            .to_string_lossy()
+            .into_owned();
         // A folder, or in a worktree a file.
         if name == ".git" {
             continue;
@@ -31,14 +47,19 @@ fn walk(folder: &Path, extensions: &[&str], found: &mut Vec<(String, String)>) {
                 walk(&path, extensions, found);
             }
         } else if extensions.contains(&path.extension().map_or("", |e| e.to_str().unwrap_or(""))) {
-            let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-            let from_root: PathBuf = path.strip_prefix(root()).expect("found below the root").into();
+            let text =
+                fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            let from_root: PathBuf = path
+                .strip_prefix(root())
+                .expect("found below the root")
+                .into();
             found.push((from_root.to_string_lossy().into_owned(), text));
         }
     }
 }
 
-/// The code alone: comments and the contents of string and character literals become spaces, lines stay where they are.
+/// The code alone: comments and the contents of string and character literals become spaces, lines
+/// stay where they are.
 pub fn code(source: &str) -> String {
     let bytes: Vec<char> = source.chars().collect();
     let mut out = String::with_capacity(source.len());
@@ -46,7 +67,11 @@ pub fn code(source: &str) -> String {
     while i < bytes.len() {
         let end = literal_or_comment(&bytes, i);
         if end > i {
-            out.extend(bytes[i..end].iter().map(|&c| if c == '\n' { '\n' } else { ' ' }));
+            out.extend(
+                bytes[i..end]
+                    .iter()
+                    .map(|&c| if c == '\n' { '\n' } else { ' ' }),
+            );
             i = end;
         } else {
             out.push(bytes[i]);
@@ -61,7 +86,9 @@ fn literal_or_comment(text: &[char], i: usize) -> usize {
     let at = |k: usize| text.get(k).copied().unwrap_or('\0');
     let in_word = i > 0 && (at(i - 1).is_alphanumeric() || at(i - 1) == '_');
     match at(i) {
-        '/' if at(i + 1) == '/' => (i..text.len()).find(|&k| at(k) == '\n').unwrap_or(text.len()),
+        '/' if at(i + 1) == '/' => (i..text.len())
+            .find(|&k| at(k) == '\n')
+            .unwrap_or(text.len()),
         '/' if at(i + 1) == '*' => block_comment(text, i),
         '"' => quoted(text, i, '"'),
         'b' | 'c' if at(i + 1) == '"' && !in_word => quoted(text, i + 1, '"'),
@@ -108,8 +135,20 @@ fn raw_string(text: &[char], start: usize) -> Option<usize> {
     if text.get(i) != Some(&'"') {
         return None;
     }
-    let close = |k: usize| text[k] == '"' && text[k + 1..].iter().take(hashes).filter(|&&c| c == '#').count() == hashes;
-    Some((i + 1..text.len()).find(|&k| close(k)).map_or(text.len(), |k| k + 1 + hashes))
+    let close = |k: usize| {
+        text[k] == '"'
+            && text[k + 1..]
+                .iter()
+                .take(hashes)
+                .filter(|&&c| c == '#')
+                .count()
+                == hashes
+    };
+    Some(
+        (i + 1..text.len())
+            .find(|&k| close(k))
+            .map_or(text.len(), |k| k + 1 + hashes),
+    )
 }
 
 /// Words, `::` and single signs.
@@ -134,8 +173,8 @@ pub fn tokens(code: &str) -> Vec<String> {
     tokens
 }
 
-/// Every path of two or more segments in the code, in `use` lines and elsewhere, with groups written out: `a::{b, c::d}` is
-/// `a::b` and `a::c::d`.
+/// Every path of two or more segments in the code, in `use` lines and elsewhere, with groups
+/// written out: `a::{b, c::d}` is `a::b` and `a::c::d`.
 pub fn paths(code: &str) -> Vec<Vec<String>> {
     let tokens = tokens(code);
     let mut found = Vec::new();
@@ -162,7 +201,11 @@ fn path(tokens: &[String], mut i: usize, prefix: &[String], found: &mut Vec<Vec<
             Some("{") => {
                 i += 1;
                 while let Some(token) = tokens.get(i).filter(|t| *t != "}") {
-                    i = if is_word(token) || token == "*" || token == "{" { path(tokens, i, &segments, found) } else { i + 1 };
+                    i = if is_word(token) || token == "*" || token == "{" {
+                        path(tokens, i, &segments, found)
+                    } else {
+                        i + 1
+                    };
                 }
                 return i + 1;
             }
@@ -179,51 +222,18 @@ fn path(tokens: &[String], mut i: usize, prefix: &[String], found: &mut Vec<Vec<
     i
 }
 
-/// Every function with a body: name, first line (from 1), number of lines.
-pub fn functions(code: &str) -> Vec<(String, usize, usize)> {
-    let lines: Vec<&str> = code.lines().collect();
-    let mut found = Vec::new();
-    for (number, line) in lines.iter().enumerate() {
-        let words = tokens(line);
-        for pair in words.windows(2).filter(|pair| pair[0] == "fn" && is_word(&pair[1])) {
-            let column = line.find(&format!("fn {}", pair[1])).unwrap_or(0);
-            if let Some(length) = body_lines(&lines[number..], column) {
-                found.push((pair[1].clone(), number + 1, length));
-            }
-        }
-    }
-    found
-}
-
-/// Lines from the start of a function to the brace that closes it; none for a declaration without a body.
-fn body_lines(lines: &[&str], column: usize) -> Option<usize> {
-    let (mut braces, mut others) = (0_i32, 0_i32);
-    for (number, line) in lines.iter().enumerate() {
-        for c in line[if number == 0 { column } else { 0 }..].chars() {
-            match c {
-                '(' | '[' => others += 1,
-                ')' | ']' => others -= 1,
-                ';' if braces == 0 && others == 0 => return None,
-                '{' => braces += 1,
-                '}' => {
-                    braces -= 1;
-                    if braces == 0 && others == 0 {
-                        return Some(number + 1);
-                    }
-                }
-                _ => {}
-            }
-        }
-    }
-    None
-}
-
 #[test]
 fn code_leaves_out_comments_and_literals() {
     let source = "a // unsafe\nb /* x /* y */ z */ c \"un\\\"safe\" r#\"q\"q\"# b\"x\" 'x' '\\'' &'a str br\"y\" d";
-    assert_eq!(tokens(&code(source)), ["a", "b", "c", "&", "'", "a", "str", "d"]);
+    assert_eq!(
+        tokens(&code(source)),
+        ["a", "b", "c", "&", "'", "a", "str", "d"]
+    );
     assert_eq!(code("\"a\nb\"").lines().count(), 2);
-    assert_eq!(tokens(&code("for r in b {}")), ["for", "r", "in", "b", "{", "}"]);
+    assert_eq!(
+        tokens(&code("for r in b {}")),
+        ["for", "r", "in", "b", "{", "}"]
+    );
 }
 
 #[test]
@@ -231,13 +241,16 @@ fn paths_are_written_out() {
     let seen = |code: &str| paths(code).iter().map(|p| p.join("::")).collect::<Vec<_>>();
     assert_eq!(
         seen("use crate::{a, b::{self, C}, d::*}; x(crate::e::f::<T>(), g)"),
-        ["crate::a", "crate::b::self", "crate::b::C", "crate::d::*", "crate::e::f"]
+        [
+            "crate::a",
+            "crate::b::self",
+            "crate::b::C",
+            "crate::d::*",
+            "crate::e::f"
+        ]
     );
-    assert_eq!(seen("pub(crate) fn f(a: std::fs::File) {}"), ["std::fs::File"]);
-}
-
-#[test]
-fn functions_are_measured() {
-    let text = "fn a() {\n  x\n}\ntrait T {\n  fn b(x: [u8; 3]);\n  fn c(x: [u8; 3])\n  where X {\n if y { }\n }\n}\nlet f: fn() = a;";
-    assert_eq!(functions(text), [("a".into(), 1, 3), ("c".into(), 6, 4)]);
+    assert_eq!(
+        seen("pub(crate) fn f(a: std::fs::File) {}"),
+        ["std::fs::File"]
+    );
 }

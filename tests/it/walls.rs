@@ -1,4 +1,5 @@
-//! Who may know whom. Reads the source and `cargo metadata`, and fails on any edge that the plan of the house does not have.
+//! Who may know whom. Reads the source and `cargo metadata`, and fails on any edge that the plan of
+//! the house does not have.
 
 use std::path::Path;
 use std::process::Command;
@@ -16,22 +17,35 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("distill", &["record", "engine", "label::Labeled"]),
     ("evaluate", &["record", "engine", "distill::Trained"]),
     ("publish", &["record", "engine", "evaluate::Passed"]),
-    ("pipeline", &["record", "engine", "kit", "generate", "filter", "label", "distill", "evaluate", "publish"]),
+    (
+        "pipeline",
+        &[
+            "record", "engine", "kit", "generate", "filter", "label", "distill", "evaluate",
+            "publish",
+        ],
+    ),
     ("jobs", &["record", "engine", "pipeline"]),
     ("adapters", &["record", "engine", "kit"]),
-    ("plugin", &["record", "engine", "pipeline", "jobs", "adapters"]),
+    (
+        "plugin",
+        &["record", "engine", "pipeline", "jobs", "adapters"],
+    ),
     ("serve", &["record", "engine"]),
     ("bin", &["record", "engine", "pipeline", "jobs", "serve"]),
 ];
 
-/// Crate → the places (by the start of the path) that may name it. A dependency that is not here is refused.
+/// Crate → the places (by the start of the path) that may name it. A dependency that is not here is
+/// refused.
 const CRATES: &[(&str, &[&str])] = &[
     ("serde", &["src/"]),
     ("serde_json", &["src/"]),
     ("thiserror", &["src/"]),
     ("sha2", &["src/record/"]),
     ("rand_chacha", &["src/record/"]),
-    ("crossbeam_channel", &["src/pipeline/", "src/jobs/", "src/bin/"]),
+    (
+        "crossbeam_channel",
+        &["src/pipeline/", "src/jobs/", "src/bin/"],
+    ),
     ("rustix", &["src/jobs/", "src/serve/http/lora.rs"]),
     ("clap", &["src/bin/"]),
     ("ctrlc", &["src/bin/"]),
@@ -40,25 +54,64 @@ const CRATES: &[(&str, &[&str])] = &[
     ("futures_util", &["src/serve/"]),
     ("tokio", &["src/serve/"]),
     ("num_cpus", &["src/engine/ggml", "src/bin/translora/doctor"]),
-    ("translora_abi", &["src/plugin.rs", "src/lib.rs", "src/bin/translora/doctor", "src/bin/translora/worker", "src/serve/transfers.rs"]),
+    (
+        "translora_abi",
+        &[
+            "src/plugin.rs",
+            "src/lib.rs",
+            "src/bin/translora/doctor",
+            "src/bin/translora/worker",
+            "src/serve/transfers.rs",
+        ],
+    ),
     ("translora_attach", &["src/plugin.rs", "src/lib.rs"]),
-    ("translora_gguf", &["src/kit/", "src/adapters/", "src/publish/", "src/pipeline/", "src/engine/"]),
+    (
+        "translora_gguf",
+        &[
+            "src/kit/",
+            "src/adapters/",
+            "src/publish/",
+            "src/pipeline/",
+            "src/engine/",
+        ],
+    ),
     ("translora_llama", &["src/engine/ggml"]),
     ("translora_quantized", &["src/engine/ggml"]),
     ("translora_system", &["src/jobs/"]),
 ];
 
-/// Where `std::fs` may be named: who reads inputs, who writes outputs, who keeps the journal, who opens models, and the program.
-const FILES: &[&str] = &["src/kit/", "src/publish/", "src/pipeline/journal", "src/engine/", "src/bin/", "src/jobs/worker"];
+/// Where `std::fs` may be named: who reads inputs, who writes outputs, who keeps the journal, who
+/// opens models, and the program.
+const FILES: &[&str] = &[
+    "src/kit/",
+    "src/publish/",
+    "src/pipeline/journal",
+    "src/engine/",
+    "src/bin/",
+    "src/jobs/worker",
+];
 
 /// Workspace member → members it may depend on (development and build dependencies too).
 const MEMBERS: &[(&str, &[&str])] = &[
-    ("translora", &["translora-abi", "translora-attach", "translora-gguf", "translora-llama", "translora-quantized", "translora-system"]),
+    (
+        "translora",
+        &[
+            "translora-abi",
+            "translora-attach",
+            "translora-gguf",
+            "translora-llama",
+            "translora-quantized",
+            "translora-system",
+        ],
+    ),
     ("translora-abi", &[]),
     ("translora-attach", &["translora-gguf"]),
     ("translora-gguf", &[]),
     ("translora-llama", &["translora-gguf"]),
-    ("translora-quantized", &["translora-gguf", "translora-llama"]),
+    (
+        "translora-quantized",
+        &["translora-gguf", "translora-llama"],
+    ),
     ("translora-system", &[]),
 ];
 
@@ -85,10 +138,15 @@ fn broken(file: &str, source: &str) -> Vec<String> {
             _ => &[],
         };
         if path.len() > 1 && path[0] == "super" && path[1] == "super" {
-            found.push(format!("{file}: super::super: name another room by `crate::`"));
+            found.push(format!(
+                "{file}: super::super: name another room by `crate::`"
+            ));
         }
         if edge.first().is_some_and(|to| to == "*" || to == "self") && first != "super" {
-            found.push(format!("{file}: the house is imported room by room, not as {}", path.join("::")));
+            found.push(format!(
+                "{file}: the house is imported room by room, not as {}",
+                path.join("::")
+            ));
         }
         if let (Some(room), Some(to)) = (room(file), edge.first())
             && ROOMS.iter().any(|(name, _)| name == to)
@@ -105,8 +163,15 @@ fn broken(file: &str, source: &str) -> Vec<String> {
         if first == "std" && path[1] == "fs" && !starts(file, FILES) {
             found.push(format!("{file}: may not touch files (std::fs)"));
         }
-        if first == "std" && path[1] == "time" && path.iter().any(|s| s == "Instant" || s == "SystemTime") && room(file) != Some("record") {
-            found.push(format!("{file}: may not read a clock ({})", path.join("::")));
+        if first == "std"
+            && path[1] == "time"
+            && path.iter().any(|s| s == "Instant" || s == "SystemTime")
+            && room(file) != Some("record")
+        {
+            found.push(format!(
+                "{file}: may not read a clock ({})",
+                path.join("::")
+            ));
         }
     }
     found.extend(printing(file, &code));
@@ -114,20 +179,34 @@ fn broken(file: &str, source: &str) -> Vec<String> {
 }
 
 fn allowed(room: &str, edge: &[String]) -> bool {
-    let (_, may) = ROOMS.iter().find(|(name, _)| *name == room).unwrap_or_else(|| panic!("{room} is not a room in the table above"));
-    let noun = edge.iter().take(2).map(String::as_str).collect::<Vec<_>>().join("::");
+    let (_, may) = ROOMS
+        .iter()
+        .find(|(name, _)| *name == room)
+        .unwrap_or_else(|| panic!("{room} is not a room in the table above"));
+    let noun = edge
+        .iter()
+        .take(2)
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join("::");
     may.iter().any(|m| *m == edge[0] || *m == noun)
 }
 
 /// Macros that write to the terminal; only the program may, and it has one file for that.
 fn printing(file: &str, code: &str) -> Vec<String> {
     let tokens = tokens(code);
-    let prints = |pair: &&[String]| matches!(pair[0].as_str(), "println" | "eprintln" | "print" | "eprint" | "dbg") && pair[1] == "!";
+    let prints = |pair: &&[String]| {
+        matches!(
+            pair[0].as_str(),
+            "println" | "eprintln" | "print" | "eprint" | "dbg"
+        ) && pair[1] == "!"
+    };
     let said = tokens.windows(2).filter(prints);
     if file.starts_with("src/bin/") {
         return Vec::new();
     }
-    said.map(|pair| format!("{file}: may not print ({}!)", pair[0])).collect()
+    said.map(|pair| format!("{file}: may not print ({}!)", pair[0]))
+        .collect()
 }
 
 /// Rules that hold in every crate.
@@ -145,7 +224,10 @@ fn broken_everywhere(file: &str, source: &str) -> Vec<String> {
 
 #[test]
 fn rooms_import_what_the_plan_says() {
-    let found: Vec<String> = files("src", &["rs"]).iter().flat_map(|(file, source)| broken(file, source)).collect();
+    let found: Vec<String> = files("src", &["rs"])
+        .iter()
+        .flat_map(|(file, source)| broken(file, source))
+        .collect();
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
@@ -161,11 +243,21 @@ fn every_room_is_in_the_table() {
 fn unsafe_code_lives_under_ffi() {
     let crates = ["src", "ffi", "quantized", "examples", "tests"];
     let all = crates.iter().flat_map(|folder| files(folder, &["rs"]));
-    let found: Vec<String> = all.flat_map(|(file, source)| broken_everywhere(&file, &source)).collect();
+    let found: Vec<String> = all
+        .flat_map(|(file, source)| broken_everywhere(&file, &source))
+        .collect();
     assert!(found.is_empty(), "{}", found.join("\n"));
-    for file in ["src/lib.rs", "src/bin/translora/main.rs", "quantized/src/lib.rs", "quantized/gguf/src/lib.rs"] {
+    for file in [
+        "src/lib.rs",
+        "src/bin/translora/main.rs",
+        "quantized/src/lib.rs",
+        "quantized/gguf/src/lib.rs",
+    ] {
         let source = std::fs::read_to_string(root().join(file)).expect(file);
-        assert!(code(&source).contains("#![forbid(unsafe_code)]"), "{file} must say #![forbid(unsafe_code)]");
+        assert!(
+            code(&source).contains("#![forbid(unsafe_code)]"),
+            "{file} must say #![forbid(unsafe_code)]"
+        );
     }
 }
 
@@ -173,10 +265,24 @@ fn unsafe_code_lives_under_ffi() {
 fn crates_depend_on_what_the_plan_says() {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    let output = command.args(["metadata", "--no-deps", "--offline", "--format-version", "1"]).current_dir(root()).output();
+    let output = command
+        .args([
+            "metadata",
+            "--no-deps",
+            "--offline",
+            "--format-version",
+            "1",
+        ])
+        .current_dir(root())
+        .output();
     let output = output.expect("cargo runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let found = broken_members(&serde_json::from_slice(&output.stdout).expect("cargo metadata is JSON"));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let found =
+        broken_members(&serde_json::from_slice(&output.stdout).expect("cargo metadata is JSON"));
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
@@ -187,7 +293,9 @@ fn broken_members(metadata: &serde_json::Value) -> Vec<String> {
     for package in list(&metadata["packages"]) {
         let name = text(&package["name"]);
         let Some((_, may)) = MEMBERS.iter().find(|(member, _)| *member == name) else {
-            found.push(format!("{name}: say in MEMBERS what this crate may depend on"));
+            found.push(format!(
+                "{name}: say in MEMBERS what this crate may depend on"
+            ));
             continue;
         };
         for dependency in list(&package["dependencies"]) {
@@ -196,16 +304,31 @@ fn broken_members(metadata: &serde_json::Value) -> Vec<String> {
                 found.push(format!("{name} may not depend on {to}"));
             }
             if to.starts_with("llama-cpp") && name != "translora-llama" {
-                found.push(format!("{name} may not depend on {to}: llama.cpp is behind translora-llama"));
+                found.push(format!(
+                    "{name} may not depend on {to}: llama.cpp is behind translora-llama"
+                ));
             }
-            if name == "translora" && dependency["kind"].is_null() && !CRATES.iter().any(|(known, _)| *known == to.replace('-', "_")) {
+            if name == "translora"
+                && dependency["kind"].is_null()
+                && !CRATES
+                    .iter()
+                    .any(|(known, _)| *known == to.replace('-', "_"))
+            {
                 found.push(format!("{name}: say in CRATES who may name {to}"));
             }
         }
-        let in_ffi = Path::new(&text(&package["manifest_path"])).strip_prefix(root()).is_ok_and(|path| path.starts_with("ffi"));
-        let builds = list(&package["targets"]).iter().any(|target| list(&target["kind"]).iter().any(|kind| kind == "custom-build"));
+        let in_ffi = Path::new(&text(&package["manifest_path"]))
+            .strip_prefix(root())
+            .is_ok_and(|path| path.starts_with("ffi"));
+        let builds = list(&package["targets"]).iter().any(|target| {
+            list(&target["kind"])
+                .iter()
+                .any(|kind| kind == "custom-build")
+        });
         if builds && !in_ffi {
-            found.push(format!("{name} may not have a build script: only crates under ffi/ meet C"));
+            found.push(format!(
+                "{name} may not have a build script: only crates under ffi/ meet C"
+            ));
         }
     }
     found
@@ -230,31 +353,69 @@ fn each_rule_can_fail() {
         ("src/pipeline/mod.rs", "use translora_abi::Status;"),
         ("src/pipeline/run.rs", "use std::{fs, io};"),
         ("src/pipeline/run.rs", "let x = std::time::Instant::now();"),
-        ("src/distill/mod.rs", "use std::time::{Duration, SystemTime};"),
+        (
+            "src/distill/mod.rs",
+            "use std::time::{Duration, SystemTime};",
+        ),
         ("src/distill/mod.rs", "println!(\"x\");"),
         ("src/kit/mod.rs", "use clap::Args;"),
     ];
     for (file, source) in bad {
-        assert_eq!(broken(file, source).len(), 1, "{file}: {source}: {:?}", broken(file, source));
+        assert_eq!(
+            broken(file, source).len(),
+            1,
+            "{file}: {source}: {:?}",
+            broken(file, source)
+        );
     }
     let good = [
-        ("src/generate/mod.rs", "use crate::kit::Seed; use crate::record::{Rng, Pair}; // use crate::filter::Kept;"),
-        ("src/pipeline/journal.rs", "use std::fs::File; use crate::kit; use std::time::Duration;"),
-        ("src/kit/mod.rs", "use super::file; mod tests { use super::*; }"),
-        ("src/bin/translora/main.rs", "use crate::kit::Kit; use translora::pipeline; println!();"),
+        (
+            "src/generate/mod.rs",
+            "use crate::kit::Seed; use crate::record::{Rng, Pair}; // use crate::filter::Kept;",
+        ),
+        (
+            "src/pipeline/journal.rs",
+            "use std::fs::File; use crate::kit; use std::time::Duration;",
+        ),
+        (
+            "src/kit/mod.rs",
+            "use super::file; mod tests { use super::*; }",
+        ),
+        (
+            "src/bin/translora/main.rs",
+            "use crate::kit::Kit; use translora::pipeline; println!();",
+        ),
         ("src/lib.rs", "translora_abi::export!(plugin::Door);"),
         ("src/engine/ggml.rs", "use translora_llama::Model;"),
     ];
     for (file, source) in good {
-        assert_eq!(broken(file, source), Vec::<String>::new(), "{file}: {source}");
+        assert_eq!(
+            broken(file, source),
+            Vec::<String>::new(),
+            "{file}: {source}"
+        );
     }
-    assert_eq!(broken_everywhere("quantized/src/x.rs", "unsafe { f() }").len(), 1);
-    assert_eq!(broken_everywhere("src/x.rs", concat!("rand::thread", "_rng()")).len(), 1);
-    assert_eq!(broken_everywhere("ffi/abi/src/x.rs", "unsafe { f() }").len(), 0);
+    assert_eq!(
+        broken_everywhere("quantized/src/x.rs", "unsafe { f() }").len(),
+        1
+    );
+    assert_eq!(
+        broken_everywhere("src/x.rs", concat!("rand::thread", "_rng()")).len(),
+        1
+    );
+    assert_eq!(
+        broken_everywhere("ffi/abi/src/x.rs", "unsafe { f() }").len(),
+        0
+    );
     let metadata = serde_json::json!({"packages": [
         {"name": "translora-gguf", "dependencies": [{"name": "translora-llama"}], "targets": [{"kind": ["custom-build"]}], "manifest_path": "x"},
         {"name": "translora", "dependencies": [{"name": "anyhow"}, {"name": "llama-cpp-2"}], "targets": [], "manifest_path": "x"},
         {"name": "stranger", "dependencies": [], "targets": [], "manifest_path": "x"},
     ]});
-    assert_eq!(broken_members(&metadata).len(), 6, "{:?}", broken_members(&metadata));
+    assert_eq!(
+        broken_members(&metadata).len(),
+        6,
+        "{:?}",
+        broken_members(&metadata)
+    );
 }

@@ -1,4 +1,5 @@
-//! A world small enough for a test: two toy bases and one task, in a folder that goes away with the test.
+//! A world small enough for a test: two toy bases and one task, in a folder that goes away with the
+//! test.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,7 +24,11 @@ static WORLDS: AtomicUsize = AtomicUsize::new(0);
 
 impl World {
     pub fn new() -> Self {
-        let name = format!("translora-world-{}-{}", std::process::id(), WORLDS.fetch_add(1, Ordering::Relaxed));
+        let name = format!(
+            "translora-world-{}-{}",
+            std::process::id(),
+            WORLDS.fetch_add(1, Ordering::Relaxed)
+        );
         write(&std::env::temp_dir().join(name))
     }
 
@@ -34,7 +39,15 @@ impl World {
     /// Names in the folder, sorted.
     pub fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(&self.folder).expect("the world is readable");
-        let mut names: Vec<String> = entries.map(|entry| entry.expect("readable").file_name().to_string_lossy().into_owned()).collect();
+        let mut names: Vec<String> = entries
+            .map(|entry| {
+                entry
+                    .expect("readable")
+                    .file_name()
+                    .to_string_lossy()
+                    .into_owned()
+            })
+            .collect();
         names.sort();
         names
     }
@@ -57,18 +70,35 @@ pub fn write(folder: &Path) -> World {
         eval: folder.join("eval.jsonl"),
         seeds: folder.join("seeds.jsonl"),
     };
-    fs::write(&world.source, serde_json::to_vec(&old_base()).expect("a base is JSON")).expect("writable");
-    fs::write(&world.target, serde_json::to_vec(&new_base()).expect("a base is JSON")).expect("writable");
+    fs::write(
+        &world.source,
+        serde_json::to_vec(&old_base()).expect("a base is JSON"),
+    )
+    .expect("writable");
+    fs::write(
+        &world.target,
+        serde_json::to_vec(&new_base()).expect("a base is JSON"),
+    )
+    .expect("writable");
     let all = rows(425, 11);
     write_rows(&world.train, &all[..300]);
     write_rows(&world.eval, &all[300..420]);
-    let seeds: Vec<Pair> = all[420..].iter().map(|row| Pair { completion: String::new(), ..row.clone() }).collect();
+    let seeds: Vec<Pair> = all[420..]
+        .iter()
+        .map(|row| Pair {
+            completion: String::new(),
+            ..row.clone()
+        })
+        .collect();
     write_rows(&world.seeds, &seeds);
     world
 }
 
 /// Write rows as JSON lines.
 pub fn write_rows(path: &Path, rows: &[Pair]) {
-    let text: String = rows.iter().map(|row| serde_json::to_string(row).expect("a row is JSON") + "\n").collect();
+    let text: String = rows
+        .iter()
+        .map(|row| serde_json::to_string(row).expect("a row is JSON") + "\n")
+        .collect();
     fs::write(path, text).expect("writable");
 }

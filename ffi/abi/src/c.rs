@@ -1,5 +1,8 @@
 //! The structs of `include/translora.h`, field by field. What each field means is said there.
-#![expect(missing_docs, reason = "the header documents every field, and a second text would drift from it")]
+#![expect(
+    missing_docs,
+    reason = "the header documents every field, and a second text would drift from it"
+)]
 
 use std::ffi::{c_char, c_void};
 
@@ -63,7 +66,13 @@ impl Host {
                 }
             )+};
         }
-        forget!(log, is_decode_thread, adapter_load, adapter_set, adapter_free);
+        forget!(
+            log,
+            is_decode_thread,
+            adapter_load,
+            adapter_set,
+            adapter_free
+        );
         self.struct_size = bytes as u32;
     }
 
@@ -154,21 +163,28 @@ pub struct JobProgress {
 /// A call with a text that answers with nothing.
 pub type TextCall = unsafe extern "C" fn(*mut Instance, Text, *mut *mut Error) -> i32;
 /// A call with a text that answers with a text.
-pub type TextToText = unsafe extern "C" fn(*mut Instance, Text, *mut *mut OwnedText, *mut *mut Error) -> i32;
+pub type TextToText =
+    unsafe extern "C" fn(*mut Instance, Text, *mut *mut OwnedText, *mut *mut Error) -> i32;
 /// A call with a text that answers with a number.
 pub type TextToNumber = unsafe extern "C" fn(*mut Instance, Text, *mut u64, *mut *mut Error) -> i32;
 /// A call with a number that answers with a number.
-pub type NumberToNumber = unsafe extern "C" fn(*mut Instance, u64, *mut u64, *mut *mut Error) -> i32;
+pub type NumberToNumber =
+    unsafe extern "C" fn(*mut Instance, u64, *mut u64, *mut *mut Error) -> i32;
 /// A call with a number that answers with nothing.
 pub type NumberCall = unsafe extern "C" fn(*mut Instance, u64, *mut *mut Error) -> i32;
 /// A call with a number that answers with a text.
-pub type NumberToText = unsafe extern "C" fn(*mut Instance, u64, *mut *mut OwnedText, *mut *mut Error) -> i32;
+pub type NumberToText =
+    unsafe extern "C" fn(*mut Instance, u64, *mut *mut OwnedText, *mut *mut Error) -> i32;
 /// A call that answers with a text.
 pub type ToText = unsafe extern "C" fn(*mut Instance, *mut *mut OwnedText, *mut *mut Error) -> i32;
-pub type JobPoll = unsafe extern "C" fn(*mut Instance, u64, *mut JobProgress, *mut *mut Error) -> i32;
-pub type JobWait = unsafe extern "C" fn(*mut Instance, u64, u32, *mut JobProgress, *mut *mut Error) -> i32;
-pub type JobEvents = unsafe extern "C" fn(*mut Instance, u64, u64, u32, *mut *mut OwnedText, *mut *mut Error) -> i32;
-pub type SwapPrepare = unsafe extern "C" fn(*mut Instance, Text, Text, *mut u64, *mut *mut Error) -> i32;
+pub type JobPoll =
+    unsafe extern "C" fn(*mut Instance, u64, *mut JobProgress, *mut *mut Error) -> i32;
+pub type JobWait =
+    unsafe extern "C" fn(*mut Instance, u64, u32, *mut JobProgress, *mut *mut Error) -> i32;
+pub type JobEvents =
+    unsafe extern "C" fn(*mut Instance, u64, u64, u32, *mut *mut OwnedText, *mut *mut Error) -> i32;
+pub type SwapPrepare =
+    unsafe extern "C" fn(*mut Instance, Text, Text, *mut u64, *mut *mut Error) -> i32;
 
 #[repr(C)]
 pub struct Jobs1 {

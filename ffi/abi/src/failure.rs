@@ -66,7 +66,11 @@ pub struct Failure {
 impl Failure {
     /// A failure without a hint.
     pub fn new(status: Status, message: impl Into<String>) -> Self {
-        Self { status, message: message.into(), hint: String::new() }
+        Self {
+            status,
+            message: message.into(),
+            hint: String::new(),
+        }
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {

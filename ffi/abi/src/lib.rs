@@ -1,7 +1,8 @@
-//! The C ABI of the plugin: mirror of `include/translora.h`, the gate that every call passes, and the exporter.
+//! The C ABI of the plugin: mirror of `include/translora.h`, the gate that every call passes, and
+//! the exporter.
 //!
-//! A library implements [`Plugin`] in safe Rust and writes one line, [`export!`]. Knows nothing of models or pipelines. Only a
-//! plugin's door and its export line may name this crate.
+//! A library implements [`Plugin`] in safe Rust and writes one line, [`export!`]. Knows nothing of
+//! models or pipelines. Only a plugin's door and its export line may name this crate.
 
 #![warn(missing_docs)]
 
@@ -26,8 +27,9 @@ pub use table::HostTable;
 
 /// Export `translora_get_entry` for a type that implements [`Plugin`]; once in a library.
 ///
-/// The attribute that exports a symbol counts as unsafe code because two libraries could define the same symbol. The name is
-/// translora's own, and a second definition in one binary is a link error, so the plugin's crate can stay free of unsafe code.
+/// The attribute that exports a symbol counts as unsafe code because two libraries could define the
+/// same symbol. The name is translora's own, and a second definition in one binary is a link error,
+/// so the plugin's crate can stay free of unsafe code.
 #[macro_export]
 macro_rules! export {
     ($plugin:ty) => {

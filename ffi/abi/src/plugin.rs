@@ -17,7 +17,8 @@ pub trait Plugin: Jobs + Adapters + Send + Sync + 'static {
     where
         Self: Sized;
 
-    /// Stop what goes on in the background, and return when it has. Calls that wait for it on other threads return, too.
+    /// Stop what goes on in the background, and return when it has. Calls that wait for it on other
+    /// threads return, too.
     fn close(&self);
 
     /// Describe the file at `path` as one JSON object.
@@ -85,10 +86,17 @@ pub enum JobState {
 
 impl JobState {
     /// Every state, in the order of the header.
-    pub const ALL: [Self; 5] = [Self::Waiting, Self::Running, Self::Done, Self::Failed, Self::Cancelled];
+    pub const ALL: [Self; 5] = [
+        Self::Waiting,
+        Self::Running,
+        Self::Done,
+        Self::Failed,
+        Self::Cancelled,
+    ];
 }
 
-/// `translora.adapters/1` and `translora.hotswap/1`. What takes a host is called on the host's decode thread.
+/// `translora.adapters/1` and `translora.hotswap/1`. What takes a host is called on the host's
+/// decode thread.
 pub trait Adapters {
     /// Name the base model that is served.
     fn base(&self, path: &str) -> Result<(), Failure>;

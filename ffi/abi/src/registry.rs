@@ -1,5 +1,5 @@
-//! The living instances. A handle is a number that is looked up here and never dereferenced, so a stale one is an error and not a
-//! crash. Numbers are never used twice.
+//! The living instances. A handle is a number that is looked up here and never dereferenced, so a
+//! stale one is an error and not a crash. Numbers are never used twice.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -24,21 +24,36 @@ static LIVING: RwLock<Option<HashMap<usize, Arc<Living>>>> = RwLock::new(None);
 
 pub(crate) fn insert(living: Living) -> *mut c::Instance {
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    LIVING.write().unwrap_or_else(PoisonError::into_inner).get_or_insert_default().insert(number, Arc::new(living));
+    LIVING
+        .write()
+        .unwrap_or_else(PoisonError::into_inner)
+        .get_or_insert_default()
+        .insert(number, Arc::new(living));
     std::ptr::without_provenance_mut(number)
 }
 
 pub(crate) fn find(handle: *mut c::Instance) -> Result<Arc<Living>, Failure> {
     let living = LIVING.read().unwrap_or_else(PoisonError::into_inner);
-    living.as_ref().and_then(|map| map.get(&handle.addr())).cloned().ok_or_else(|| stale(handle))
+    living
+        .as_ref()
+        .and_then(|map| map.get(&handle.addr()))
+        .cloned()
+        .ok_or_else(|| stale(handle))
 }
 
 pub(crate) fn remove(handle: *mut c::Instance) -> Result<Arc<Living>, Failure> {
     let mut living = LIVING.write().unwrap_or_else(PoisonError::into_inner);
-    living.as_mut().and_then(|map| map.remove(&handle.addr())).ok_or_else(|| stale(handle))
+    living
+        .as_mut()
+        .and_then(|map| map.remove(&handle.addr()))
+        .ok_or_else(|| stale(handle))
 }
 
 fn stale(handle: *mut c::Instance) -> Failure {
-    let what = if handle.is_null() { "the instance is null" } else { "no such instance: it was destroyed, or never created here" };
+    let what = if handle.is_null() {
+        "the instance is null"
+    } else {
+        "no such instance: it was destroyed, or never created here"
+    };
     Failure::new(Status::BadHandle, what)
 }

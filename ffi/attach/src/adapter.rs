@@ -1,4 +1,5 @@
-//! Takes an adapter file in: a private copy in memory, read and checked before the server's libllama sees it.
+//! Takes an adapter file in: a private copy in memory, read and checked before the server's
+//! libllama sees it.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -15,7 +16,8 @@ const BYTES_MAX: u64 = 4 << 30;
 /// Blocks of a tensor that are checked at a time.
 const PIECE_BLOCKS: usize = 1 << 12;
 
-/// An adapter file that was found whole. What was checked is what is loaded: the copy cannot change.
+/// An adapter file that was found whole. What was checked is what is loaded: the copy cannot
+/// change.
 #[derive(Debug)]
 pub struct Prepared {
     /// The file it was read from.
@@ -40,10 +42,19 @@ impl Prepared {
         if !faults::on("checks") {
             check(&gguf).map_err(|reason| format!("{name}: {reason}"))?;
         }
-        let architecture = text(&gguf, "general.architecture").unwrap_or_default().to_owned();
+        let architecture = text(&gguf, "general.architecture")
+            .unwrap_or_default()
+            .to_owned();
         let sha256 = hex(&Sha256::digest(&bytes));
-        let copy = sealed_copy(&bytes).map_err(|error| format!("{name}: no memory file for it: {error}"))?;
-        Ok(Self { name, sha256, bytes: bytes.len() as u64, architecture, copy })
+        let copy = sealed_copy(&bytes)
+            .map_err(|error| format!("{name}: no memory file for it: {error}"))?;
+        Ok(Self {
+            name,
+            sha256,
+            bytes: bytes.len() as u64,
+            architecture,
+            copy,
+        })
     }
 
     /// A path under which this process can open the copy.
@@ -76,10 +87,15 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
         return Err("this is not a file".into());
     }
     if metadata.len() > BYTES_MAX {
-        return Err(format!("{} bytes are more than the {BYTES_MAX} that are taken", metadata.len()));
+        return Err(format!(
+            "{} bytes are more than the {BYTES_MAX} that are taken",
+            metadata.len()
+        ));
     }
     let mut bytes = Vec::new();
-    file.take(BYTES_MAX).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    file.take(BYTES_MAX)
+        .read_to_end(&mut bytes)
+        .map_err(|error| error.to_string())?;
     Ok(bytes)
 }
 
@@ -91,7 +107,9 @@ fn check(gguf: &Gguf<'_>) -> Result<(), String> {
     for (key, wanted) in [("general.type", "adapter"), ("adapter.type", "lora")] {
         let found = text(gguf, key).unwrap_or("nothing");
         if found != wanted {
-            return Err(format!("{key} is {found}, and a LoRA adapter says {wanted}"));
+            return Err(format!(
+                "{key} is {found}, and a LoRA adapter says {wanted}"
+            ));
         }
     }
     if text(gguf, "general.architecture").is_none() {
@@ -100,36 +118,58 @@ fn check(gguf: &Gguf<'_>) -> Result<(), String> {
     if gguf.get("adapter.alora.invocation_tokens").is_some() {
         return Err("this is an activated LoRA, which the server switches on in the middle of a prompt; only plain ones are swapped".into());
     }
-    let alpha = gguf.get("adapter.lora.alpha").and_then(translora_gguf::Value::as_f64);
+    let alpha = gguf
+        .get("adapter.lora.alpha")
+        .and_then(translora_gguf::Value::as_f64);
     if !alpha.is_some_and(|alpha| alpha.is_finite() && alpha != 0.0) {
         return Err("adapter.lora.alpha is missing, zero or no number".into());
     }
     if gguf.tensors().is_empty() {
         return Err("there is no tensor in it".into());
     }
-    gguf.tensors().iter().try_for_each(|tensor| check_tensor(gguf, tensor))
+    gguf.tensors()
+        .iter()
+        .try_for_each(|tensor| check_tensor(gguf, tensor))
 }
 
 fn check_tensor(gguf: &Gguf<'_>, tensor: &Tensor) -> Result<(), String> {
     let name = &tensor.name;
-    let Some(stem) = name.strip_suffix(".lora_a").or_else(|| name.strip_suffix(".lora_b")) else {
+    let Some(stem) = name
+        .strip_suffix(".lora_a")
+        .or_else(|| name.strip_suffix(".lora_b"))
+    else {
         return Err(format!("tensor {name} is neither half of a LoRA"));
     };
     let half = |end: &str| gguf.tensor(&format!("{stem}.{end}"));
-    let (Some(a), Some(b)) = (half("lora_a"), half("lora_b")) else { return Err(format!("{stem} has only one half")) };
+    let (Some(a), Some(b)) = (half("lora_a"), half("lora_b")) else {
+        return Err(format!("{stem} has only one half"));
+    };
     let dimension = |tensor: &Tensor, i: usize| tensor.shape.get(i).copied().unwrap_or(1);
-    // The embedding's halves lie the other way around. source: llm_build_inp_embd in llama-graph.cpp
-    let fits = if stem.ends_with("token_embd.weight") { dimension(a, 0) == dimension(b, 0) } else { dimension(a, 1) == dimension(b, 0) };
+    // The embedding's halves lie the other way around. source: llm_build_inp_embd in
+    // llama-graph.cpp
+    let fits = if stem.ends_with("token_embd.weight") {
+        dimension(a, 0) == dimension(b, 0)
+    } else {
+        dimension(a, 1) == dimension(b, 0)
+    };
     if !fits {
-        return Err(format!("the halves of {stem} have different ranks: {:?} and {:?}", a.shape, b.shape));
+        return Err(format!(
+            "the halves of {stem} have different ranks: {:?} and {:?}",
+            a.shape, b.shape
+        ));
     }
     // A piece at a time: what is allocated in a server should be little.
     let piece = PIECE_BLOCKS * tensor.kind.block_bytes() as usize;
     let mut before = 0;
     for bytes in gguf.data(tensor).chunks(piece) {
-        let values = dequantize(tensor.kind, bytes).map_err(|error| format!("tensor {name}: {error}"))?;
+        let values =
+            dequantize(tensor.kind, bytes).map_err(|error| format!("tensor {name}: {error}"))?;
         if let Some(at) = values.iter().position(|value| !value.is_finite()) {
-            return Err(format!("tensor {name} has {} at place {}", values[at], before + at));
+            return Err(format!(
+                "tensor {name} has {} at place {}",
+                values[at],
+                before + at
+            ));
         }
         before += values.len();
     }
@@ -139,7 +179,12 @@ fn check_tensor(gguf: &Gguf<'_>, tensor: &Tensor) -> Result<(), String> {
 /// A file in memory that nobody can change any more.
 fn sealed_copy(bytes: &[u8]) -> std::io::Result<OwnedFd> {
     // SAFETY: a terminated name.
-    let number = unsafe { libc::memfd_create(c"translora-adapter".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
+    let number = unsafe {
+        libc::memfd_create(
+            c"translora-adapter".as_ptr(),
+            libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING,
+        )
+    };
     if number < 0 {
         return Err(std::io::Error::last_os_error());
     }
@@ -162,9 +207,15 @@ mod tests {
     fn written(change: impl FnOnce(&mut Writer<'_>), b: &[f32]) -> Result<Prepared, String> {
         static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let file = std::env::temp_dir().join(format!("translora-adapter-{}-{number}.gguf", std::process::id()));
+        let file = std::env::temp_dir().join(format!(
+            "translora-adapter-{}-{number}.gguf",
+            std::process::id()
+        ));
         let mut writer = Writer::new();
-        writer.set("general.type", "adapter").set("adapter.type", "lora").set("general.architecture", "llama");
+        writer
+            .set("general.type", "adapter")
+            .set("adapter.type", "lora")
+            .set("general.architecture", "llama");
         writer.set("adapter.lora.alpha", 2.0_f32);
         writer.tensor_f32("blk.0.attn_q.weight.lora_a", &[4, 1], &[1.0; 4]);
         writer.tensor_f32("blk.0.attn_q.weight.lora_b", &[1, 4], b);
@@ -178,9 +229,21 @@ mod tests {
     #[test]
     fn a_sound_adapter_outlives_its_file() {
         let prepared = written(|_| {}, &[0.5; 4]).expect("sound");
-        assert_eq!(prepared.bytes, std::fs::metadata(prepared.path()).expect("readable").len());
-        assert_eq!(Some(&prepared.sha256), sha256_of(Path::new(&prepared.path())).as_ref());
-        assert!(std::fs::OpenOptions::new().write(true).open(prepared.path()).and_then(|mut file| file.write(b"x")).is_err());
+        assert_eq!(
+            prepared.bytes,
+            std::fs::metadata(prepared.path()).expect("readable").len()
+        );
+        assert_eq!(
+            Some(&prepared.sha256),
+            sha256_of(Path::new(&prepared.path())).as_ref()
+        );
+        assert!(
+            std::fs::OpenOptions::new()
+                .write(true)
+                .open(prepared.path())
+                .and_then(|mut file| file.write(b"x"))
+                .is_err()
+        );
     }
 
     #[test]
@@ -189,7 +252,10 @@ mod tests {
             let reason = found.expect_err(said);
             assert!(reason.contains(said), "{reason}");
         };
-        refused(written(|_| {}, &[0.5, f32::NAN, 0.5, 0.5]), "NaN at place 1");
+        refused(
+            written(|_| {}, &[0.5, f32::NAN, 0.5, 0.5]),
+            "NaN at place 1",
+        );
         refused(
             written(
                 |w| {
@@ -235,7 +301,10 @@ mod tests {
             ),
             "neither half",
         );
-        refused(Prepared::read(Path::new("no-such-file.gguf")), "no-such-file.gguf");
+        refused(
+            Prepared::read(Path::new("no-such-file.gguf")),
+            "no-such-file.gguf",
+        );
         refused(Prepared::read(&std::env::temp_dir()), "not a file");
     }
 }

@@ -1,5 +1,5 @@
-//! The two ways in which versions of llama.cpp decode: a batch that libllama keeps (`llama_process`), and a structure that the caller
-//! fills (`llama_decode`, before llama.cpp 0.5).
+//! The two ways in which versions of llama.cpp decode: a batch that libllama keeps
+//! (`llama_process`), and a structure that the caller fills (`llama_decode`, before llama.cpp 0.5).
 
 use std::collections::HashMap;
 
@@ -51,9 +51,12 @@ pub enum Batches {
 impl Batches {
     /// Take the functions out of the library at `path`, which is loaded.
     ///
-    /// fails: with the names of the newer way that the library does not have, where it has not those of the older either
+    /// fails: with the names of the newer way that the library does not have, where it has not
+    /// those of the older either
     pub fn of(path: &str) -> Result<Self, String> {
-        Kept::of(path).map(Self::Kept).or_else(|reason| Structs::of(path).map(Self::Structs).map_err(|_| reason))
+        Kept::of(path)
+            .map(Self::Kept)
+            .or_else(|reason| Structs::of(path).map(Self::Structs).map_err(|_| reason))
     }
 
     /// True for `llama_process`.
@@ -64,13 +67,18 @@ impl Batches {
     /// Decode.
     ///
     /// # Safety
-    /// As for `llama_process` or `llama_decode`: the handles live, and this is the thread that decodes.
+    /// As for `llama_process` or `llama_decode`: the handles live, and this is the thread that
+    /// decodes.
     pub unsafe fn decode(&self, context: Handle, sent: Sent) -> i32 {
         match (self, sent) {
             // SAFETY: as the caller promises; here and below.
-            (Self::Kept(functions), Sent::Kept(batch)) => unsafe { (functions.process)(context, DECODE, batch) },
+            (Self::Kept(functions), Sent::Kept(batch)) => unsafe {
+                (functions.process)(context, DECODE, batch)
+            },
             // SAFETY: see above.
-            (Self::Structs(functions), Sent::Struct(batch)) => unsafe { (functions.decode)(context, batch) },
+            (Self::Structs(functions), Sent::Struct(batch)) => unsafe {
+                (functions.decode)(context, batch)
+            },
             // -1: an invalid batch. source: llama.h
             _ => -1,
         }
@@ -78,7 +86,8 @@ impl Batches {
 }
 
 impl Batch {
-    /// The rows. Where positions are left out they go on behind what a sequence holds, which is what `held` says.
+    /// The rows. Where positions are left out they go on behind what a sequence holds, which is
+    /// what `held` says.
     ///
     /// # Safety
     /// The batch is one that libllama would take.
@@ -86,7 +95,8 @@ impl Batch {
         let mut next: HashMap<i32, i32> = HashMap::new();
         let count = usize::try_from(self.tokens).unwrap_or_default();
         let mut row = |i: usize| {
-            // SAFETY: arrays of `tokens` elements where they are not null, by the contract of llama.h.
+            // SAFETY: arrays of `tokens` elements where they are not null, by the contract of
+            // llama.h.
             let (sequences, token, position, output) = unsafe {
                 let sequences = if self.n_seq_id.is_null() || self.seq_id.is_null() {
                     vec![0]
@@ -96,14 +106,24 @@ impl Batch {
                 };
                 let token = (!self.token.is_null()).then(|| *self.token.add(i));
                 let position = (!self.pos.is_null()).then(|| *self.pos.add(i));
-                let output = if self.logits.is_null() { i + 1 == count } else { *self.logits.add(i) != 0 };
+                let output = if self.logits.is_null() {
+                    i + 1 == count
+                } else {
+                    *self.logits.add(i) != 0
+                };
                 (sequences, token, position, output)
             };
             let first = sequences.first().copied().unwrap_or_default();
             let behind = next.entry(first).or_insert_with(|| held(first));
             let position = position.unwrap_or(*behind);
             *behind = position + 1;
-            Row { sequences, token, position, output, embedded: !self.embd.is_null() }
+            Row {
+                sequences,
+                token,
+                position,
+                output,
+                embedded: !self.embd.is_null(),
+            }
         };
         (0..count).map(&mut row).collect()
     }
@@ -130,8 +150,14 @@ impl Scratch {
         }
     }
 
-    fn kept<'a>(&mut self, functions: &Kept, context: Handle, rows: impl Iterator<Item = &'a Row>) -> Handle {
-        // SAFETY: the context lives; the batch is ours, and has room for as many rows as any batch of this context.
+    fn kept<'a>(
+        &mut self,
+        functions: &Kept,
+        context: Handle,
+        rows: impl Iterator<Item = &'a Row>,
+    ) -> Handle {
+        // SAFETY: the context lives; the batch is ours, and has room for as many rows as any batch
+        // of this context.
         unsafe {
             if self.kept == 0 {
                 self.kept = (functions.batch_init)(context) as Key;
@@ -139,7 +165,8 @@ impl Scratch {
             let batch = self.kept as Handle;
             (functions.batch_clear)(batch);
             for row in rows {
-                let at = (functions.add_token)(batch, row.sequences[0], row.token.unwrap_or_default());
+                let at =
+                    (functions.add_token)(batch, row.sequences[0], row.token.unwrap_or_default());
                 for sequence in &row.sequences[1..] {
                     (functions.add_seq)(batch, at, *sequence);
                 }
@@ -159,7 +186,11 @@ impl Scratch {
             self.sequences.push(row.sequences.clone());
             self.outputs.push(i8::from(row.output));
         }
-        self.pointers = self.sequences.iter_mut().map(|sequences| sequences.as_mut_ptr() as Key).collect();
+        self.pointers = self
+            .sequences
+            .iter_mut()
+            .map(|sequences| sequences.as_mut_ptr() as Key)
+            .collect();
         Batch {
             tokens: self.tokens.len() as i32,
             token: self.tokens.as_mut_ptr(),
@@ -187,18 +218,40 @@ mod tests {
     #[test]
     fn rows_of_a_structure_come_back() {
         let rows = [
-            Row { sequences: vec![3, 1], token: Some(7), position: 5, output: false, embedded: false },
-            Row { sequences: vec![2], token: Some(8), position: 0, output: true, embedded: false },
+            Row {
+                sequences: vec![3, 1],
+                token: Some(7),
+                position: 5,
+                output: false,
+                embedded: false,
+            },
+            Row {
+                sequences: vec![2],
+                token: Some(8),
+                position: 0,
+                output: true,
+                embedded: false,
+            },
         ];
         let mut scratch = Scratch::default();
         let batch = scratch.structure(rows.iter());
         // SAFETY: the arrays are those of `scratch`, which lives.
         let read = unsafe { batch.rows(|_| 0) };
         assert_eq!(format!("{read:?}"), format!("{rows:?}"));
-        let short = Batch { pos: std::ptr::null_mut(), logits: std::ptr::null_mut(), seq_id: std::ptr::null_mut(), ..batch };
+        let short = Batch {
+            pos: std::ptr::null_mut(),
+            logits: std::ptr::null_mut(),
+            seq_id: std::ptr::null_mut(),
+            ..batch
+        };
         // SAFETY: see above.
         let read = unsafe { short.rows(|sequence| if sequence == 0 { 4 } else { 0 }) };
         let wanted = [(vec![0], 4, false), (vec![0], 5, true)];
-        assert_eq!(read.into_iter().map(|row| (row.sequences, row.position, row.output)).collect::<Vec<_>>(), wanted);
+        assert_eq!(
+            read.into_iter()
+                .map(|row| (row.sequences, row.position, row.output))
+                .collect::<Vec<_>>(),
+            wanted
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! What a saved state carries with it: who made it and what it holds. Behind a state in memory as a trailer, beside a file as a file.
+//! What a saved state carries with it: who made it and what it holds. Behind a state in memory as a
+//! trailer, beside a file as a file.
 
 use std::fs;
 use std::io::Write;
@@ -19,7 +20,8 @@ pub fn trailer_bytes(log: &Log) -> usize {
     log.entries().len() * 8 + TAIL_BYTES
 }
 
-/// Write the trailer of a state. `mark` tells this process from others: adapter numbers mean nothing elsewhere.
+/// Write the trailer of a state. `mark` tells this process from others: adapter numbers mean
+/// nothing elsewhere.
 pub fn trailer(log: &Log, maker: Maker, mark: u64) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(trailer_bytes(log));
     for (position, token) in log.entries() {
@@ -36,19 +38,31 @@ pub fn trailer(log: &Log, maker: Maker, mark: u64) -> Vec<u8> {
     bytes
 }
 
-/// Read the trailer at the end of a state: its size, the log, the maker. None where there is none of this process.
+/// Read the trailer at the end of a state: its size, the log, the maker. None where there is none
+/// of this process.
 pub fn read_trailer(state: &[u8], mark: u64) -> Option<(usize, Log, Maker)> {
     let tail = state.last_chunk::<TAIL_BYTES>()?;
-    let word = |i: usize| u64::from_le_bytes(tail[i * 8..i * 8 + 8].try_into().expect("eight bytes"));
+    let word =
+        |i: usize| u64::from_le_bytes(tail[i * 8..i * 8 + 8].try_into().expect("eight bytes"));
     if word(3) != MAGIC || word(0) != mark {
         return None;
     }
     let count = usize::try_from(word(2)).ok()?;
     let size = count.checked_mul(8)?.checked_add(TAIL_BYTES)?;
-    let entries = state.len().checked_sub(size).map(|from| &state[from..state.len() - TAIL_BYTES])?;
+    let entries = state
+        .len()
+        .checked_sub(size)
+        .map(|from| &state[from..state.len() - TAIL_BYTES])?;
     let number = |bytes: &[u8]| i32::from_le_bytes(bytes.try_into().expect("four bytes"));
-    let entries = entries.chunks_exact(8).map(|entry| (number(&entry[..4]), number(&entry[4..]))).collect();
-    let maker = if word(1) == UNKNOWN { Maker::Unknown } else { Maker::One(u32::try_from(word(1)).ok()?) };
+    let entries = entries
+        .chunks_exact(8)
+        .map(|entry| (number(&entry[..4]), number(&entry[4..])))
+        .collect();
+    let maker = if word(1) == UNKNOWN {
+        Maker::Unknown
+    } else {
+        Maker::One(u32::try_from(word(1)).ok()?)
+    };
     Some((size, Log::of(entries), maker))
 }
 
@@ -68,14 +82,16 @@ fn stamp(file: &Path) -> Option<(u64, String)> {
 
 /// Write the note about a slot file: the adapter by its content's hash, and the tokens.
 pub fn write_note(file: &Path, adapter: &str, log: &Log) -> std::io::Result<()> {
-    let (bytes, changed) = stamp(file).ok_or_else(|| std::io::Error::other("the slot file has no size and time"))?;
+    let (bytes, changed) =
+        stamp(file).ok_or_else(|| std::io::Error::other("the slot file has no size and time"))?;
     let text = json!({"translora": 1, "adapter": adapter, "bytes": bytes, "changed": changed, "log": log.entries()}).to_string();
     let part = note(file).with_extension(format!("part-{}", std::process::id()));
     fs::File::create(&part)?.write_all(text.as_bytes())?;
     fs::rename(&part, note(file))
 }
 
-/// Read the note about a slot file: the adapter's hash and the tokens. None where it is missing, broken, or about another file.
+/// Read the note about a slot file: the adapter's hash and the tokens. None where it is missing,
+/// broken, or about another file.
 pub fn read_note(file: &Path) -> Option<(String, Log)> {
     let value: Value = serde_json::from_slice(&fs::read(note(file)).ok()?).ok()?;
     let (bytes, changed) = stamp(file)?;
@@ -84,7 +100,11 @@ pub fn read_note(file: &Path) -> Option<(String, Log)> {
     }
     let number = |value: &Value| value.as_i64().and_then(|n| i32::try_from(n).ok());
     let entry = |value: &Value| Some((number(&value[0])?, number(&value[1])?));
-    let entries = value["log"].as_array()?.iter().map(entry).collect::<Option<Vec<_>>>()?;
+    let entries = value["log"]
+        .as_array()?
+        .iter()
+        .map(entry)
+        .collect::<Option<Vec<_>>>()?;
     Some((value["adapter"].as_str()?.to_owned(), Log::of(entries)))
 }
 
@@ -103,7 +123,10 @@ mod tests {
         let log = Log::of(vec![(0, 5), (1, 6)]);
         let mut state = vec![9_u8; 100];
         state.extend(trailer(&log, Maker::One(3), 77));
-        assert_eq!(read_trailer(&state, 77), Some((trailer_bytes(&log), log, Maker::One(3))));
+        assert_eq!(
+            read_trailer(&state, 77),
+            Some((trailer_bytes(&log), log, Maker::One(3)))
+        );
         assert_eq!(read_trailer(&state, 78), None);
         assert_eq!(read_trailer(&state[..99], 77), None);
         assert_eq!(read_trailer(&[], 77), None);
@@ -122,7 +145,10 @@ mod tests {
         write_note(&file, "abc", &log).expect("written");
         assert_eq!(read_note(&file), Some(("abc".into(), log)));
         fs::write(&file, "another state").expect("written");
-        assert_eq!((read_note(&file), noted_adapter(&file)), (None, Some("abc".into())));
+        assert_eq!(
+            (read_note(&file), noted_adapter(&file)),
+            (None, Some("abc".into()))
+        );
         fs::write(note(&file), "{").expect("written");
         assert_eq!(read_note(&file), None);
         fs::remove_dir_all(&folder).expect("removed");

@@ -1,8 +1,9 @@
 //! Takes commands on a unix socket: one JSON object a line in, one out.
 //!
-//! `{"do":"list"}`, `{"do":"load","path":"…"}`, `{"do":"rollback"}` (with the `"name"` of the adapter that is to
-//! go, or without), `{"do":"unload"}`, and those of [`jobs`]. An answer has `"ok"`, and `"error"` where
-//! that is false. A swap is answered when it is live: every request that begins later is answered by the new adapter.
+//! `{"do":"list"}`, `{"do":"load","path":"…"}`, `{"do":"rollback"}` (with the `"name"` of the
+//! adapter that is to go, or without), `{"do":"unload"}`, and those of [`jobs`]. An answer has
+//! `"ok"`, and `"error"` where that is false. A swap is answered when it is live: every request
+//! that begins later is answered by the new adapter.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -28,7 +29,8 @@ const IDLE_SECONDS_MAX: u64 = 600;
 static QUEUE: OnceLock<SyncSender<Job>> = OnceLock::new();
 static SOCKET: Mutex<Option<PathBuf>> = Mutex::new(None);
 
-/// Open the socket, the first time: when the server has a model to answer with. A router, which has none, never gets here.
+/// Open the socket, the first time: when the server has a model to answer with. A router, which has
+/// none, never gets here.
 pub fn open_once() {
     static OPENED: Once = Once::new();
     OPENED.call_once(|| match open() {
@@ -48,7 +50,8 @@ pub fn open_once() {
 /// A command, and where its answer goes.
 type Job = (Value, SyncSender<Result<Value, String>>);
 
-/// One thread listens, one carries commands out: each thread of the process that allocates much keeps memory of its own.
+/// One thread listens, one carries commands out: each thread of the process that allocates much
+/// keeps memory of its own.
 fn start(listener: UnixListener) -> std::io::Result<()> {
     let (sender, queue) = sync_channel(CLIENTS_MAX);
     _ = QUEUE.set(sender);
@@ -62,7 +65,9 @@ fn carry_out(queue: &Receiver<Job>) {
     while let Ok((command, out)) = queue.recv() {
         let done = std::panic::catch_unwind(|| answer(&command));
         // Who asked may be gone.
-        _ = out.send(done.unwrap_or_else(|_| Err("a bug in translora: the command panicked; the server's log has more".into())));
+        _ = out.send(done.unwrap_or_else(|_| {
+            Err("a bug in translora: the command panicked; the server's log has more".into())
+        }));
     }
 }
 
@@ -73,13 +78,16 @@ extern "C" fn remove() {
     }
 }
 
-/// Where the socket goes: `TRANSLORA_SOCKET`, else the user's runtime folder, else a folder of the user's own for temporary files.
+/// Where the socket goes: `TRANSLORA_SOCKET`, else the user's runtime folder, else a folder of the
+/// user's own for temporary files.
 fn place() -> Result<PathBuf, String> {
     if let Some(path) = std::env::var_os("TRANSLORA_SOCKET").filter(|path| !path.is_empty()) {
         return Ok(path.into());
     }
     let name = format!("translora-{}.sock", std::process::id());
-    if let Some(folder) = std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| Path::new(folder).is_dir()) {
+    if let Some(folder) =
+        std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| Path::new(folder).is_dir())
+    {
         return Ok(Path::new(&folder).join(name));
     }
     // SAFETY: asks for a number.
@@ -100,10 +108,14 @@ fn own_folder(folder: &Path, user: u32) -> Result<(), String> {
     if found.is_dir() && found.uid() == user && found.mode() & 0o077 == 0 {
         return Ok(());
     }
-    Err(format!("{} is not a folder of this user alone; hint: set TRANSLORA_SOCKET", folder.display()))
+    Err(format!(
+        "{} is not a folder of this user alone; hint: set TRANSLORA_SOCKET",
+        folder.display()
+    ))
 }
 
-/// Bind the socket in a folder of its own and move it into place, so that it never has other rights than 0600.
+/// Bind the socket in a folder of its own and move it into place, so that it never has other rights
+/// than 0600.
 fn open() -> Result<(UnixListener, PathBuf), String> {
     let mut path = place()?;
     if UnixStream::connect(&path).is_ok() {
@@ -122,7 +134,10 @@ fn open() -> Result<(UnixListener, PathBuf), String> {
     let mut nest = path.clone().into_os_string();
     nest.push(format!(".{}.d", std::process::id()));
     let nest = PathBuf::from(nest);
-    fs::DirBuilder::new().mode(0o700).create(&nest).map_err(explain)?;
+    fs::DirBuilder::new()
+        .mode(0o700)
+        .create(&nest)
+        .map_err(explain)?;
     let made = (|| {
         let egg = nest.join("s");
         let listener = UnixListener::bind(&egg)?;
@@ -145,14 +160,20 @@ fn listen(listener: &UnixListener) {
         if CLIENTS.fetch_add(1, Ordering::Relaxed) >= CLIENTS_MAX {
             CLIENTS.fetch_sub(1, Ordering::Relaxed);
             // The client may be gone; then nobody wants to know.
-            _ = writeln!(stream, "{}", json!({"ok": false, "error": format!("{CLIENTS_MAX} clients are connected already")}));
+            _ = writeln!(
+                stream,
+                "{}",
+                json!({"ok": false, "error": format!("{CLIENTS_MAX} clients are connected already")})
+            );
             continue;
         }
-        let served = std::thread::Builder::new().name("translora".into()).spawn(move || {
-            // A connection that breaks ends its client's conversation, nothing else.
-            _ = converse(&stream);
-            CLIENTS.fetch_sub(1, Ordering::Relaxed);
-        });
+        let served = std::thread::Builder::new()
+            .name("translora".into())
+            .spawn(move || {
+                // A connection that breaks ends its client's conversation, nothing else.
+                _ = converse(&stream);
+                CLIENTS.fetch_sub(1, Ordering::Relaxed);
+            });
         if served.is_err() {
             CLIENTS.fetch_sub(1, Ordering::Relaxed);
         }
@@ -164,12 +185,19 @@ fn converse(stream: &UnixStream) -> std::io::Result<()> {
     let mut lines = BufReader::new(stream);
     loop {
         let mut line = Vec::new();
-        let read = lines.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line)?;
+        let read = lines
+            .by_ref()
+            .take(LINE_BYTES_MAX)
+            .read_until(b'\n', &mut line)?;
         if read == 0 {
             return Ok(());
         }
         let whole = line.last() == Some(&b'\n') || (read as u64) < LINE_BYTES_MAX;
-        let answer = if whole { parsed(&line).and_then(carry) } else { Err(format!("a line has more than {LINE_BYTES_MAX} bytes")) };
+        let answer = if whole {
+            parsed(&line).and_then(carry)
+        } else {
+            Err(format!("a line has more than {LINE_BYTES_MAX} bytes"))
+        };
         let answer = answer.unwrap_or_else(|error| json!({"ok": false, "error": error}));
         let mut out = stream;
         writeln!(out, "{answer}")?;
@@ -192,7 +220,11 @@ pub fn carry(command: Value) -> Result<Value, String> {
     }
     let (out, answer) = sync_channel(1);
     let gone = "nobody carries out commands any more";
-    QUEUE.get().ok_or(gone)?.send((command, out)).map_err(|_| gone)?;
+    QUEUE
+        .get()
+        .ok_or(gone)?
+        .send((command, out))
+        .map_err(|_| gone)?;
     answer.recv().map_err(|_| gone)?
 }
 
@@ -218,7 +250,10 @@ fn answer(asked: &Value) -> Result<Value, String> {
     Ok(said)
 }
 
-fn swap(begun: Instant, change: impl FnOnce(&mut crate::host::Host) -> Result<Standing, String>) -> Result<Standing, String> {
+fn swap(
+    begun: Instant,
+    change: impl FnOnce(&mut crate::host::Host) -> Result<Standing, String>,
+) -> Result<Standing, String> {
     let prepared = begun.elapsed();
     let mut host = lock();
     let waited = begun.elapsed() - prepared;
@@ -239,7 +274,8 @@ fn swap(begun: Instant, change: impl FnOnce(&mut crate::host::Host) -> Result<St
 }
 
 fn told(standing: &Standing) -> Value {
-    let one = |told: &Told| json!({"adapter": told.name, "sha256": told.sha256, "bytes": told.bytes});
+    let one =
+        |told: &Told| json!({"adapter": told.name, "sha256": told.sha256, "bytes": told.bytes});
     json!({
         "ok": true,
         "generation": standing.generation,

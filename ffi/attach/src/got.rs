@@ -1,4 +1,5 @@
-//! The places where a loaded library keeps the addresses of functions of others, and how one is exchanged.
+//! The places where a loaded library keeps the addresses of functions of others, and how one is
+//! exchanged.
 //!
 //! source: System V ABI, dynamic linking; `dl_iterate_phdr(3)`
 
@@ -80,45 +81,80 @@ struct Walk<'a> {
 
 /// Every object of this process, with its slots for functions whose name is `wanted`.
 pub fn objects(wanted: &dyn Fn(&str) -> bool) -> Vec<Object> {
-    let mut walk = Walk { wanted, found: Vec::new() };
+    let mut walk = Walk {
+        wanted,
+        found: Vec::new(),
+    };
     // SAFETY: the callback gets the pointer back during this call only, and `walk` outlives it.
     unsafe { libc::dl_iterate_phdr(Some(visit), ptr::from_mut(&mut walk).cast()) };
     walk.found
 }
 
 unsafe extern "C" fn visit(info: *mut dl_phdr_info, _: size_t, walk: *mut c_void) -> c_int {
-    // SAFETY: both pointers are valid during the call: one is the linker's, the other `objects` handed in.
+    // SAFETY: both pointers are valid during the call: one is the linker's, the other `objects`
+    // handed in.
     let (info, walk) = unsafe { (&*info, &mut *walk.cast::<Walk<'_>>()) };
     // SAFETY: the linker keeps a terminated name for every object.
-    let name = unsafe { CStr::from_ptr(info.dlpi_name) }.to_string_lossy().into_owned();
+    let name = unsafe { CStr::from_ptr(info.dlpi_name) }
+        .to_string_lossy()
+        .into_owned();
     let base = info.dlpi_addr as usize;
     // The kernel's own page has no relocations, and its tables may be unmapped parts.
-    let slots = if name.contains("linux-vdso") { Vec::new() } else { slots_of(info, base, walk.wanted) };
+    let slots = if name.contains("linux-vdso") {
+        Vec::new()
+    } else {
+        slots_of(info, base, walk.wanted)
+    };
     walk.found.push(Object { name, base, slots });
     0
 }
 
 fn slots_of(info: &dl_phdr_info, base: usize, wanted: &dyn Fn(&str) -> bool) -> Vec<Slot> {
     // SAFETY: the linker hands `dlpi_phnum` headers.
-    let headers = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
-    let Some(dynamic) = headers.iter().find(|header| header.p_type == libc::PT_DYNAMIC) else { return Vec::new() };
-    let sealed: Vec<_> = headers.iter().filter(|header| header.p_type == libc::PT_GNU_RELRO).collect();
-    let is_sealed =
-        |address: usize| sealed.iter().any(|header| (header.p_vaddr..header.p_vaddr + header.p_memsz).contains(&((address - base) as u64)));
+    let headers =
+        unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
+    let Some(dynamic) = headers
+        .iter()
+        .find(|header| header.p_type == libc::PT_DYNAMIC)
+    else {
+        return Vec::new();
+    };
+    let sealed: Vec<_> = headers
+        .iter()
+        .filter(|header| header.p_type == libc::PT_GNU_RELRO)
+        .collect();
+    let is_sealed = |address: usize| {
+        sealed.iter().any(|header| {
+            (header.p_vaddr..header.p_vaddr + header.p_memsz).contains(&((address - base) as u64))
+        })
+    };
     let table = (base + dynamic.p_vaddr as usize) as *const Dynamic;
     let entry = |tag: i64| {
         // SAFETY: the table of a loaded object is mapped and ends with an entry of tag 0.
-        let entries = (0..).map(|i| unsafe { &*table.add(i) }).take_while(|entry| entry.tag != 0);
-        entries.filter(|entry| entry.tag == tag).map(|entry| entry.value as usize).next()
+        let entries = (0..)
+            .map(|i| unsafe { &*table.add(i) })
+            .take_while(|entry| entry.tag != 0);
+        entries
+            .filter(|entry| entry.tag == tag)
+            .map(|entry| entry.value as usize)
+            .next()
     };
     // glibc turns these into addresses, other linkers leave offsets.
     let place = |tag: i64| entry(tag).map(|value| if value < base { base + value } else { value });
-    let (Some(symbols), Some(strings)) = (place(DT_SYMTAB), place(DT_STRTAB)) else { return Vec::new() };
+    let (Some(symbols), Some(strings)) = (place(DT_SYMTAB), place(DT_STRTAB)) else {
+        return Vec::new();
+    };
     let mut slots = Vec::new();
-    for (start, bytes) in [(place(DT_JMPREL), entry(DT_PLTRELSZ)), (place(DT_RELA), entry(DT_RELASZ))] {
-        let (Some(start), Some(bytes)) = (start, bytes) else { continue };
+    for (start, bytes) in [
+        (place(DT_JMPREL), entry(DT_PLTRELSZ)),
+        (place(DT_RELA), entry(DT_RELASZ)),
+    ] {
+        let (Some(start), Some(bytes)) = (start, bytes) else {
+            continue;
+        };
         for i in 0..bytes / size_of::<Relocation>() {
-            // SAFETY: the object says that it has that many relocations there; it was relocated by them.
+            // SAFETY: the object says that it has that many relocations there; it was relocated by
+            // them.
             let relocation = unsafe { &*(start as *const Relocation).add(i) };
             if !ADDRESS_KINDS.contains(&(relocation.info as u32)) {
                 continue;
@@ -131,7 +167,11 @@ fn slots_of(info: &dl_phdr_info, base: usize, wanted: &dyn Fn(&str) -> bool) -> 
             let name = name.to_string_lossy();
             if wanted(&name) {
                 let address = base + relocation.offset as usize;
-                slots.push(Slot { symbol: name.into_owned(), address, sealed: is_sealed(address) });
+                slots.push(Slot {
+                    symbol: name.into_owned(),
+                    address,
+                    sealed: is_sealed(address),
+                });
             }
         }
     }
@@ -141,18 +181,27 @@ fn slots_of(info: &dl_phdr_info, base: usize, wanted: &dyn Fn(&str) -> bool) -> 
 /// Let the owner of `slot` call `function` from now on.
 ///
 /// # Safety
-/// `function` has the type of the function it takes the place of, and is never unloaded. No thread of the process is inside a
-/// lookup that fills the same slot in (the objects of `objects` are relocated when they are listed).
+/// `function` has the type of the function it takes the place of, and is never unloaded. No thread
+/// of the process is inside a lookup that fills the same slot in (the objects of `objects` are
+/// relocated when they are listed).
 pub unsafe fn exchange(slot: &Slot, function: usize) -> Result<(), String> {
     // SAFETY: asks for a number.
     let page_bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
     let page = (slot.address & !(page_bytes - 1)) as *mut c_void;
     // SAFETY: the page holds the slot of a loaded object, and stays readable throughout.
     if unsafe { libc::mprotect(page, page_bytes, libc::PROT_READ | libc::PROT_WRITE) } != 0 {
-        return Err(format!("{}: {}", slot.symbol, std::io::Error::last_os_error()));
+        return Err(format!(
+            "{}: {}",
+            slot.symbol,
+            std::io::Error::last_os_error()
+        ));
     }
-    // SAFETY: an aligned word of a table of addresses, just made writable; readers in other threads see the old or the new one.
-    unsafe { (*(slot.address as *const std::sync::atomic::AtomicUsize)).store(function, std::sync::atomic::Ordering::Release) };
+    // SAFETY: an aligned word of a table of addresses, just made writable; readers in other threads
+    // see the old or the new one.
+    unsafe {
+        (*(slot.address as *const std::sync::atomic::AtomicUsize))
+            .store(function, std::sync::atomic::Ordering::Release)
+    };
     if slot.sealed {
         // SAFETY: as it was before.
         unsafe { libc::mprotect(page, page_bytes, libc::PROT_READ) };
@@ -164,7 +213,8 @@ pub unsafe fn exchange(slot: &Slot, function: usize) -> Result<(), String> {
 mod tests {
     use super::*;
 
-    /// This very test program takes `getppid` from the C library: exchange it for a function of our own, and back.
+    /// This very test program takes `getppid` from the C library: exchange it for a function of our
+    /// own, and back.
     #[test]
     fn a_function_is_exchanged_and_put_back() {
         unsafe extern "C" fn mine() -> libc::pid_t {
@@ -173,11 +223,18 @@ mod tests {
         // SAFETY: asks for a number.
         let real = unsafe { libc::getppid() };
         let found = objects(&|name| name == "getppid");
-        let slots: Vec<&Slot> = found.iter().filter(|object| object.name.is_empty()).flat_map(|object| &object.slots).collect();
+        let slots: Vec<&Slot> = found
+            .iter()
+            .filter(|object| object.name.is_empty())
+            .flat_map(|object| &object.slots)
+            .collect();
         assert!(!slots.is_empty(), "{found:?}");
         let before: Vec<usize> = slots.iter().map(|slot| slot.address).collect();
         // SAFETY: the addresses are slots of this program.
-        let before: Vec<usize> = before.iter().map(|address| unsafe { *(*address as *const usize) }).collect();
+        let before: Vec<usize> = before
+            .iter()
+            .map(|address| unsafe { *(*address as *const usize) })
+            .collect();
         for slot in &slots {
             // SAFETY: the same type, and a function of this program.
             unsafe { exchange(slot, mine as *const () as usize) }.expect("exchanged");

@@ -1,7 +1,8 @@
-//! The functions that the server calls in place of those of its libllama. Each takes the lock, does what the real one does, and notes it.
+//! The functions that the server calls in place of those of its libllama. Each takes the lock, does
+//! what the real one does, and notes it.
 //!
-//! Each has the contract of the function of llama.h whose name it carries. No hook panics, and none catches: a C++ exception of the real
-//! function passes through to the server.
+//! Each has the contract of the function of llama.h whose name it carries. No hook panics, and none
+//! catches: a C++ exception of the real function passes through to the server.
 
 use std::ffi::{CStr, c_char};
 use std::path::Path;
@@ -40,7 +41,15 @@ type Hook = (&'static str, Callers, usize);
 
 /// The hooks of a libllama, by whether it keeps batches itself.
 pub fn all(kept: bool) -> Vec<Hook> {
-    [common(), if kept { of_kept_batches() } else { of_structures() }].concat()
+    [
+        common(),
+        if kept {
+            of_kept_batches()
+        } else {
+            of_structures()
+        },
+    ]
+    .concat()
 }
 
 hooks! { common
@@ -103,17 +112,29 @@ impl Host {
     fn sequence(&mut self, memory: Handle, sequence: i32) -> Option<(Handle, bool, &mut Sequence)> {
         let context = *self.memories.get(&(memory as Key))?;
         let known = self.contexts.get_mut(&context)?;
-        Some((context as Handle, known.in_turn, known.sequences.entry(sequence).or_default()))
+        Some((
+            context as Handle,
+            known.in_turn,
+            known.sequences.entry(sequence).or_default(),
+        ))
     }
 
     fn row(&mut self, batch: Handle, row: i32) -> Option<&mut Row> {
-        self.batches.get_mut(&(batch as Key))?.get_mut(usize::try_from(row).ok()?)
+        self.batches
+            .get_mut(&(batch as Key))?
+            .get_mut(usize::try_from(row).ok()?)
     }
 
     fn add_row(&mut self, batch: Handle, row: i32, sequence: i32, token: Option<i32>) {
         let rows = self.batches.entry(batch as Key).or_default();
         if row >= 0 && row as usize == rows.len() {
-            rows.push(Row { sequences: vec![sequence], token, position: 0, output: false, embedded: token.is_none() });
+            rows.push(Row {
+                sequences: vec![sequence],
+                token,
+                position: 0,
+                output: false,
+                embedded: token.is_none(),
+            });
         }
     }
 }
@@ -233,15 +254,26 @@ unsafe extern "C-unwind" fn n_ubatch(context: Handle) -> u32 {
 }
 
 /// The batch is put together; the server says which adapters it wants for it.
-unsafe extern "C-unwind" fn set_adapters(context: Handle, adapters: *mut Handle, count: usize, scales: *mut f32) -> i32 {
+unsafe extern "C-unwind" fn set_adapters(
+    context: Handle,
+    adapters: *mut Handle,
+    count: usize,
+    scales: *mut f32,
+) -> i32 {
     let mut host = lock();
     let live = host.live;
     if let Some(known) = host.contexts.get_mut(&(context as Key)) {
         known.in_turn = false;
         known.asked.clear();
-        for i in 0..if adapters.is_null() || scales.is_null() { 0 } else { count } {
+        for i in 0..if adapters.is_null() || scales.is_null() {
+            0
+        } else {
+            count
+        } {
             // SAFETY: two arrays of `count` by the contract of the real function.
-            known.asked.push(unsafe { (*adapters.add(i) as Key, *scales.add(i)) });
+            known
+                .asked
+                .push(unsafe { (*adapters.add(i) as Key, *scales.add(i)) });
         }
         host.apply(context, live);
         return 0;
@@ -253,11 +285,16 @@ unsafe extern "C-unwind" fn set_adapters(context: Handle, adapters: *mut Handle,
 unsafe extern "C-unwind" fn process(context: Handle, kind: i32, batch: Handle) -> i32 {
     let mut host = lock();
     if kind == DECODE && host.contexts.contains_key(&(context as Key)) {
-        let rows = host.batches.get(&(batch as Key)).cloned().unwrap_or_default();
+        let rows = host
+            .batches
+            .get(&(batch as Key))
+            .cloned()
+            .unwrap_or_default();
         // SAFETY: passed on.
         return unsafe { host.decode(context, Sent::Kept(batch), &rows) };
     }
-    // Under the lock all the same: this may be another context of a model that an adapter is being put into.
+    // Under the lock all the same: this may be another context of a model that an adapter is being
+    // put into.
     // SAFETY: passed on.
     unsafe { (kept().process)(context, kind, batch) }
 }
@@ -270,14 +307,26 @@ unsafe extern "C-unwind" fn decode(context: Handle, batch: Batch) -> i32 {
         return unsafe { batches().decode(context, Sent::Struct(batch)) };
     };
     // SAFETY: the server hands a batch that libllama takes.
-    let rows = unsafe { batch.rows(|sequence| known.sequences.get(&sequence).map_or(0, |known| known.log().end())) };
+    let rows = unsafe {
+        batch.rows(|sequence| {
+            known
+                .sequences
+                .get(&sequence)
+                .map_or(0, |known| known.log().end())
+        })
+    };
     // SAFETY: passed on.
     unsafe { host.decode(context, Sent::Struct(batch), &rows) }
 }
 
 unsafe extern "C-unwind" fn logits_ith(context: Handle, row: i32) -> *mut f32 {
     let mut host = lock();
-    match host.contexts.get_mut(&(context as Key)).and_then(|known| known.outputs.as_mut()).map(|outputs| outputs.row(row)) {
+    match host
+        .contexts
+        .get_mut(&(context as Key))
+        .and_then(|known| known.outputs.as_mut())
+        .map(|outputs| outputs.row(row))
+    {
         Some(Ok(copy)) => copy,
         // SAFETY: passed on.
         Some(Err(row)) => unsafe { (real().logits_ith)(context, row) },
@@ -288,7 +337,12 @@ unsafe extern "C-unwind" fn logits_ith(context: Handle, row: i32) -> *mut f32 {
 
 unsafe extern "C-unwind" fn embeddings_ith(context: Handle, row: i32) -> *mut f32 {
     let mut host = lock();
-    match host.contexts.get_mut(&(context as Key)).and_then(|known| known.outputs.as_mut()).map(|outputs| outputs.row(row)) {
+    match host
+        .contexts
+        .get_mut(&(context as Key))
+        .and_then(|known| known.outputs.as_mut())
+        .map(|outputs| outputs.row(row))
+    {
         Some(Ok(copy)) => copy,
         // SAFETY: passed on.
         Some(Err(row)) => unsafe { (real().embeddings_ith)(context, row) },
@@ -299,7 +353,10 @@ unsafe extern "C-unwind" fn embeddings_ith(context: Handle, row: i32) -> *mut f3
 
 unsafe extern "C-unwind" fn embeddings_seq(context: Handle, sequence: i32) -> *mut f32 {
     let mut host = lock();
-    let outputs = host.contexts.get_mut(&(context as Key)).and_then(|known| known.outputs.as_mut());
+    let outputs = host
+        .contexts
+        .get_mut(&(context as Key))
+        .and_then(|known| known.outputs.as_mut());
     if let Some(copy) = outputs.and_then(|outputs| outputs.pooled(sequence)) {
         return copy;
     }
@@ -348,7 +405,9 @@ unsafe extern "C-unwind" fn pos_min(memory: Handle, sequence: i32) -> i32 {
     let position = unsafe { (real().pos_min)(memory, sequence) };
     let live = host.live;
     match host.sequence(memory, sequence) {
-        Some((_, true, sequence)) if !faults::on("reprocess") => sequence.smallest_position(position, live),
+        Some((_, true, sequence)) if !faults::on("reprocess") => {
+            sequence.smallest_position(position, live)
+        }
         _ => position,
     }
 }
@@ -371,7 +430,11 @@ unsafe extern "C-unwind" fn seq_rm(memory: Handle, sequence: i32, from: i32, to:
 fn forget(host: &mut Host, memory: Handle, from: i32, to: i32) {
     let live = host.live;
     let context = host.memories.get(&(memory as Key)).copied();
-    for sequence in context.and_then(|context| host.contexts.get_mut(&context)).into_iter().flat_map(|known| known.sequences.values_mut()) {
+    for sequence in context
+        .and_then(|context| host.contexts.get_mut(&context))
+        .into_iter()
+        .flat_map(|known| known.sequences.values_mut())
+    {
         let after = sequence.removed(from, end(to), false, live);
         debug_assert_eq!(after, After::Nothing);
     }
@@ -381,7 +444,12 @@ unsafe extern "C-unwind" fn seq_cp(memory: Handle, from: i32, to: i32, start: i3
     let mut host = lock();
     // SAFETY: passed on.
     unsafe { (real().seq_cp)(memory, from, to, start, stop) };
-    let Some(source) = host.sequence(memory, from).map(|(_, _, known)| known.clone()) else { return };
+    let Some(source) = host
+        .sequence(memory, from)
+        .map(|(_, _, known)| known.clone())
+    else {
+        return;
+    };
     if let Some((_, _, target)) = host.sequence(memory, to) {
         target.copied(&source, start, end(stop));
     }
@@ -391,7 +459,10 @@ unsafe extern "C-unwind" fn seq_add(memory: Handle, sequence: i32, from: i32, to
     let mut host = lock();
     // SAFETY: passed on.
     unsafe { (real().seq_add)(memory, sequence, from, to, delta) };
-    if let Some((_, _, known)) = host.sequence(memory, sequence).filter(|_| !faults::on("shift")) {
+    if let Some((_, _, known)) = host
+        .sequence(memory, sequence)
+        .filter(|_| !faults::on("shift"))
+    {
         known.shifted(from, end(to), delta);
     }
 }
@@ -407,18 +478,31 @@ unsafe extern "C-unwind" fn get_size(context: Handle, sequence: i32, flags: u32)
     let mut host = lock();
     // SAFETY: passed on.
     let size = unsafe { (real().get_size)(context, sequence, flags) };
-    let known = host.contexts.get_mut(&(context as Key)).filter(|_| size > 0);
-    size + known.map_or(0, |known| trailer_bytes(known.sequences.entry(sequence).or_default().log()))
+    let known = host
+        .contexts
+        .get_mut(&(context as Key))
+        .filter(|_| size > 0);
+    size + known.map_or(0, |known| {
+        trailer_bytes(known.sequences.entry(sequence).or_default().log())
+    })
 }
 
-unsafe extern "C-unwind" fn get_state(context: Handle, state: *mut u8, size: usize, sequence: i32, flags: u32) -> usize {
+unsafe extern "C-unwind" fn get_state(
+    context: Handle,
+    state: *mut u8,
+    size: usize,
+    sequence: i32,
+    flags: u32,
+) -> usize {
     let mut host = lock();
     let mark = host.mark;
     let tail = host.contexts.get_mut(&(context as Key)).map(|known| {
         let known = known.sequences.entry(sequence).or_default();
         trailer(known.log(), known.maker(), mark)
     });
-    let Some((tail, room)) = tail.and_then(|tail| size.checked_sub(tail.len()).map(|room| (tail, room))) else {
+    let Some((tail, room)) =
+        tail.and_then(|tail| size.checked_sub(tail.len()).map(|room| (tail, room)))
+    else {
         // SAFETY: passed on.
         return unsafe { (real().get_state)(context, state, size, sequence, flags) };
     };
@@ -427,12 +511,19 @@ unsafe extern "C-unwind" fn get_state(context: Handle, state: *mut u8, size: usi
     if written == 0 || written > room {
         return 0;
     }
-    // SAFETY: behind what was written there is room for the trailer: `room` is what the buffer has beside it.
+    // SAFETY: behind what was written there is room for the trailer: `room` is what the buffer has
+    // beside it.
     unsafe { std::ptr::copy_nonoverlapping(tail.as_ptr(), state.add(written), tail.len()) };
     written + tail.len()
 }
 
-unsafe extern "C-unwind" fn set_state(context: Handle, state: *const u8, size: usize, sequence: i32, flags: u32) -> usize {
+unsafe extern "C-unwind" fn set_state(
+    context: Handle,
+    state: *const u8,
+    size: usize,
+    sequence: i32,
+    flags: u32,
+) -> usize {
     let mut host = lock();
     let (mark, live) = (host.mark, host.live);
     let Some(known) = host.contexts.get_mut(&(context as Key)) else {
@@ -447,17 +538,34 @@ unsafe extern "C-unwind" fn set_state(context: Handle, state: *const u8, size: u
     if read == 0 {
         return 0;
     }
-    let maker = if faults::on("states") { Maker::One(live) } else { maker };
-    known.sequences.entry(sequence).or_default().restored(log, maker, flags & PARTIAL != 0);
+    let maker = if faults::on("states") {
+        Maker::One(live)
+    } else {
+        maker
+    };
+    known
+        .sequences
+        .entry(sequence)
+        .or_default()
+        .restored(log, maker, flags & PARTIAL != 0);
     read + behind
 }
 
-unsafe extern "C-unwind" fn save_file(context: Handle, path: *const c_char, sequence: i32, tokens: *const i32, count: usize) -> usize {
+unsafe extern "C-unwind" fn save_file(
+    context: Handle,
+    path: *const c_char,
+    sequence: i32,
+    tokens: *const i32,
+    count: usize,
+) -> usize {
     let mut host = lock();
     host.serves(context);
     // SAFETY: passed on.
     let written = unsafe { (real().save_file)(context, path, sequence, tokens, count) };
-    let known = host.contexts.get(&(context as Key)).and_then(|known| known.sequences.get(&sequence));
+    let known = host
+        .contexts
+        .get(&(context as Key))
+        .and_then(|known| known.sequences.get(&sequence));
     if written > 0
         && let Some(known) = known
         && let Some(adapter) = host.identity(known.maker())
@@ -465,7 +573,9 @@ unsafe extern "C-unwind" fn save_file(context: Handle, path: *const c_char, sequ
         // SAFETY: the real function has just read the terminated path.
         let file = unsafe { CStr::from_ptr(path) }.to_string_lossy();
         if let Err(error) = write_note(Path::new(&*file), adapter, known.log()) {
-            say(&format!("{file}: which adapter made this state could not be written beside it ({error}); it will be computed again"));
+            say(&format!(
+                "{file}: which adapter made this state could not be written beside it ({error}); it will be computed again"
+            ));
         }
     }
     written
@@ -489,18 +599,32 @@ unsafe extern "C-unwind" fn load_file(
         let file = unsafe { CStr::from_ptr(path) }.to_string_lossy();
         let (log, maker) = match read_note(Path::new(&*file)) {
             Some((adapter, log)) => (log, Maker::One(host.number(&adapter))),
-            // Written again by somebody since, in a server that was never swapped: as without this module.
-            None if host.generation == 0 && noted_adapter(Path::new(&*file)).as_deref() == host.identity(Maker::One(AS_STARTED)) => {
+            // Written again by somebody since, in a server that was never swapped: as without this
+            // module.
+            None if host.generation == 0
+                && noted_adapter(Path::new(&*file)).as_deref()
+                    == host.identity(Maker::One(AS_STARTED)) =>
+            {
                 (Log::default(), Maker::One(AS_STARTED))
             }
             None => {
-                say(&format!("{file}: nothing says which adapter made this state; the next prompt in its slot is computed anew"));
+                say(&format!(
+                    "{file}: nothing says which adapter made this state; the next prompt in its slot is computed anew"
+                ));
                 (Log::default(), Maker::Unknown)
             }
         };
-        let maker = if faults::on("notes") { Maker::One(host.live) } else { maker };
+        let maker = if faults::on("notes") {
+            Maker::One(host.live)
+        } else {
+            maker
+        };
         if let Some(known) = host.contexts.get_mut(&(context as Key)) {
-            known.sequences.entry(sequence).or_default().restored(log, maker, false);
+            known
+                .sequences
+                .entry(sequence)
+                .or_default()
+                .restored(log, maker, false);
         }
     }
     read

@@ -1,6 +1,8 @@
-//! What is known of the server around this module: its contexts, sequences and batches, and the adapters that were put into it.
+//! What is known of the server around this module: its contexts, sequences and batches, and the
+//! adapters that were put into it.
 //!
-//! One lock around everything. It is held while a batch is decoded, so whoever holds it may change adapters.
+//! One lock around everything. It is held while a batch is decoded, so whoever holds it may change
+//! adapters.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{CStr, CString, c_char};
@@ -78,12 +80,15 @@ pub fn begin(functions: Real, decoding: Batches) {
 
 /// The functions of the server's libllama. Hooks are put in only after [`begin`].
 pub fn real() -> &'static Real {
-    REAL.get().expect("hooks are put in after the functions were found")
+    REAL.get()
+        .expect("hooks are put in after the functions were found")
 }
 
 /// Those that decode.
 pub fn batches() -> &'static Batches {
-    BATCHES.get().expect("hooks are put in after the functions were found")
+    BATCHES
+        .get()
+        .expect("hooks are put in after the functions were found")
 }
 
 /// Take the lock. Who waits here is served next, even between two batches of a busy server.
@@ -116,7 +121,8 @@ pub struct Standing {
 impl Host {
     fn new() -> Self {
         let mut mark = [0; 8];
-        // SAFETY: eight writable bytes; a short answer leaves zeros, and the process id still tells processes apart.
+        // SAFETY: eight writable bytes; a short answer leaves zeros, and the process id still tells
+        // processes apart.
         unsafe { libc::getrandom(mark.as_mut_ptr().cast(), 8, 0) };
         Self {
             live: AS_STARTED,
@@ -140,7 +146,12 @@ impl Host {
             return;
         }
         // SAFETY: the server has just used this context, under the lock that frees it.
-        let (model, memory) = unsafe { ((real().get_model)(context) as Key, (real().get_memory)(context) as Key) };
+        let (model, memory) = unsafe {
+            (
+                (real().get_model)(context) as Key,
+                (real().get_memory)(context) as Key,
+            )
+        };
         self.memories.insert(memory, context as Key);
         let fresh = Context {
             model,
@@ -203,7 +214,10 @@ impl Host {
         if id == AS_STARTED {
             return Ok(0);
         }
-        let loaded = self.loaded.get_mut(&id).ok_or("the adapter is no longer held")?;
+        let loaded = self
+            .loaded
+            .get_mut(&id)
+            .ok_or("the adapter is no longer held")?;
         if let Some(handle) = loaded.handles.get(&model) {
             return Ok(*handle);
         }
@@ -212,9 +226,16 @@ impl Host {
         Ok(handle)
     }
 
-    /// Let a context decode with this adapter from now on; with the live one where that fails, and as started where that fails too.
+    /// Let a context decode with this adapter from now on; with the live one where that fails, and
+    /// as started where that fails too.
     pub fn apply(&mut self, context: Handle, id: AdapterId) -> AdapterId {
-        let Some(model) = self.contexts.get(&(context as Key)).map(|context| context.model) else { return id };
+        let Some(model) = self
+            .contexts
+            .get(&(context as Key))
+            .map(|context| context.model)
+        else {
+            return id;
+        };
         let mut found = (AS_STARTED, 0);
         for id in [id, self.live] {
             match self.ensure(model, id) {
@@ -235,23 +256,37 @@ impl Host {
         }
         let mut handles: Vec<Handle> = wanted.iter().map(|(handle, _)| *handle as Handle).collect();
         let mut scales: Vec<f32> = wanted.iter().map(|(_, scale)| *scale).collect();
-        // SAFETY: the context lives (it is in the table), and so do its model's adapters: the server's by its own care, ours until
-        // `collect`, which takes them out of every context first.
-        unsafe { (real().set_adapters)(context, handles.as_mut_ptr(), handles.len(), scales.as_mut_ptr()) };
+        // SAFETY: the context lives (it is in the table), and so do its model's adapters: the
+        // server's by its own care, ours until `collect`, which takes them out of every context
+        // first.
+        unsafe {
+            (real().set_adapters)(
+                context,
+                handles.as_mut_ptr(),
+                handles.len(),
+                scales.as_mut_ptr(),
+            )
+        };
         found.0
     }
 
     /// Compute the first positions of a sequence again, with the live adapter.
     pub fn replay(&mut self, context: Handle, sequence: i32, tokens: &[i32]) {
         let by = self.apply(context, self.live);
-        let Some(known) = self.contexts.get_mut(&(context as Key)) else { return };
+        let Some(known) = self.contexts.get_mut(&(context as Key)) else {
+            return;
+        };
         if faults::on("replay") {
-            return known.sequences.entry(sequence).or_default().replayed(tokens, by);
+            return known
+                .sequences
+                .entry(sequence)
+                .or_default()
+                .replayed(tokens, by);
         }
         let (memory, embeddings) = (known.memory as Handle, known.embeddings);
         let real = real();
-        // SAFETY: the context and its memory live; this is the thread that decodes, between two batches of the server, which has
-        // taken what it wanted of the last one. The batch is ours.
+        // SAFETY: the context and its memory live; this is the thread that decodes, between two
+        // batches of the server, which has taken what it wanted of the last one. The batch is ours.
         let decoded = unsafe {
             (real.seq_rm)(memory, sequence, -1, -1);
             (real.set_embeddings)(context, false);
@@ -271,7 +306,10 @@ impl Host {
                     0 => done = (done + piece).min(tokens.len()),
                     1 if piece > 1 => piece /= 2,
                     status => {
-                        say(&format!("replaying {} tokens of sequence {sequence} failed with status {status}", tokens.len()));
+                        say(&format!(
+                            "replaying {} tokens of sequence {sequence} failed with status {status}",
+                            tokens.len()
+                        ));
                         break;
                     }
                 }
@@ -290,14 +328,18 @@ impl Host {
             After::Nothing => {}
             After::Replay(tokens) => self.replay(context, sequence, &tokens),
             After::Lost => {
-                say(&format!("sequence {sequence} goes on with KV of another adapter: its tokens are not known"));
+                say(&format!(
+                    "sequence {sequence} goes on with KV of another adapter: its tokens are not known"
+                ));
             }
         }
     }
 
     /// Sequences that were in no batch for long let go of their adapters.
     pub fn grow_old(&mut self, context: Key) {
-        let Some(context) = self.contexts.get_mut(&context) else { return };
+        let Some(context) = self.contexts.get_mut(&context) else {
+            return;
+        };
         for sequence in context.sequences.values_mut() {
             sequence.unseen = sequence.unseen.saturating_add(1);
             if sequence.unseen > UNSEEN_MAX {
@@ -311,7 +353,12 @@ impl Host {
         if faults::on("refuse") {
             return None;
         }
-        if self.started.len() > 1 || self.contexts.values().any(|context| context.asked.len() > 1) {
+        if self.started.len() > 1
+            || self
+                .contexts
+                .values()
+                .any(|context| context.asked.len() > 1)
+        {
             return Some(
                 "this server was started with several adapters, and none says which of them is to be replaced; hint: restart it \
                  with one --lora, or with none",
@@ -321,7 +368,9 @@ impl Host {
             // SAFETY: the model of a context in the table lives.
             let checkpoints = unsafe {
                 let model = context.model as Handle;
-                (real().n_swa)(model) > 0 || (real().is_recurrent)(model) || (real().is_hybrid)(model)
+                (real().n_swa)(model) > 0
+                    || (real().is_recurrent)(model)
+                    || (real().is_hybrid)(model)
             };
             if context.images && checkpoints {
                 return Some(
@@ -330,7 +379,9 @@ impl Host {
                 );
             }
             if self.samplers.contains(key) {
-                return Some("this server samples on the device (--backend-sampling); hint: restart it without");
+                return Some(
+                    "this server samples on the device (--backend-sampling); hint: restart it without",
+                );
             }
             if self.readers.contains(key) {
                 return Some(
@@ -341,7 +392,8 @@ impl Host {
         None
     }
 
-    /// Make a prepared adapter the live one. Every request that begins after this returns is answered by it.
+    /// Make a prepared adapter the live one. Every request that begins after this returns is
+    /// answered by it.
     ///
     /// fails: with a sentence; then nothing has changed
     pub fn swap(&mut self, prepared: Prepared) -> Result<Standing, String> {
@@ -350,8 +402,15 @@ impl Host {
         }
         let id = self.number(&prepared.sha256);
         let fresh = !self.loaded.contains_key(&id);
-        self.loaded.entry(id).or_insert_with(|| Loaded { file: prepared, handles: HashMap::new() });
-        let models: HashSet<Key> = self.contexts.values().map(|context| context.model).collect();
+        self.loaded.entry(id).or_insert_with(|| Loaded {
+            file: prepared,
+            handles: HashMap::new(),
+        });
+        let models: HashSet<Key> = self
+            .contexts
+            .values()
+            .map(|context| context.model)
+            .collect();
         for model in models {
             if let Err(reason) = self.ensure(model, id) {
                 if fresh {
@@ -366,14 +425,21 @@ impl Host {
 
     /// Go back to the adapter before the live one.
     ///
-    /// fails: where there is none, or `name` is given and is not the name of the live one: its file without folder and ending
+    /// fails: where there is none, or `name` is given and is not the name of the live one: its file
+    /// without folder and ending
     pub fn rollback(&mut self, name: Option<&str>) -> Result<Standing, String> {
         let live = self.told(self.live).name;
-        let stem = Path::new(&live).file_stem().map_or(live.clone(), |stem| stem.to_string_lossy().into_owned());
+        let stem = Path::new(&live)
+            .file_stem()
+            .map_or(live.clone(), |stem| stem.to_string_lossy().into_owned());
         if let Some(name) = name.filter(|name| *name != stem) {
-            return Err(format!("{name} is not live, {stem} is; hint: `list` shows what there is"));
+            return Err(format!(
+                "{name} is not live, {stem} is; hint: `list` shows what there is"
+            ));
         }
-        let previous = self.previous.ok_or("there is no earlier adapter to go back to; hint: `list` shows what there is")?;
+        let previous = self
+            .previous
+            .ok_or("there is no earlier adapter to go back to; hint: `list` shows what there is")?;
         self.make_live(previous);
         Ok(self.standing())
     }
@@ -392,24 +458,45 @@ impl Host {
         }
     }
 
-    /// Free the adapters that are neither live, nor the one before, nor of a request that is under way.
+    /// Free the adapters that are neither live, nor the one before, nor of a request that is under
+    /// way.
     fn collect(&mut self) {
-        let mut kept: HashSet<AdapterId> = [Some(self.live), self.previous].into_iter().flatten().collect();
-        kept.extend(self.contexts.values().flat_map(|context| context.sequences.values()).filter_map(Sequence::pinned));
-        let old: Vec<AdapterId> = self.loaded.keys().copied().filter(|id| !kept.contains(id)).collect();
+        let mut kept: HashSet<AdapterId> = [Some(self.live), self.previous]
+            .into_iter()
+            .flatten()
+            .collect();
+        kept.extend(
+            self.contexts
+                .values()
+                .flat_map(|context| context.sequences.values())
+                .filter_map(Sequence::pinned),
+        );
+        let old: Vec<AdapterId> = self
+            .loaded
+            .keys()
+            .copied()
+            .filter(|id| !kept.contains(id))
+            .collect();
         if old.is_empty() {
             return;
         }
-        // A context compares adapters by address: none may remember one that is freed, for the next could lie in its place.
+        // A context compares adapters by address: none may remember one that is freed, for the next
+        // could lie in its place.
         for context in self.contexts.keys().copied().collect::<Vec<_>>() {
             self.apply(context as Handle, self.live);
         }
         for id in old {
-            for handle in self.loaded.remove(&id).into_iter().flat_map(|loaded| loaded.handles.into_values()) {
+            for handle in self
+                .loaded
+                .remove(&id)
+                .into_iter()
+                .flat_map(|loaded| loaded.handles.into_values())
+            {
                 if faults::on("free") {
                     continue;
                 }
-                // SAFETY: ours, in no context any more, and no batch is being decoded under the lock.
+                // SAFETY: ours, in no context any more, and no batch is being decoded under the
+                // lock.
                 unsafe { (real().adapter_free)(handle as Handle) };
             }
         }
@@ -417,8 +504,16 @@ impl Host {
 
     fn told(&self, id: AdapterId) -> Told {
         match self.loaded.get(&id) {
-            Some(loaded) => Told { name: loaded.file.name.clone(), sha256: loaded.file.sha256.clone(), bytes: loaded.file.bytes },
-            None => Told { name: "as started".into(), sha256: self.identities[AS_STARTED as usize].clone(), bytes: 0 },
+            Some(loaded) => Told {
+                name: loaded.file.name.clone(),
+                sha256: loaded.file.sha256.clone(),
+                bytes: loaded.file.bytes,
+            },
+            None => Told {
+                name: "as started".into(),
+                sha256: self.identities[AS_STARTED as usize].clone(),
+                bytes: 0,
+            },
         }
     }
 
@@ -436,7 +531,8 @@ impl Host {
 
 static COMPLAINTS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// Put an adapter into a model. What libllama complains about is the reason of the failure, not a line in the server's log.
+/// Put an adapter into a model. What libllama complains about is the reason of the failure, not a
+/// line in the server's log.
 fn put_in(model: Key, file: &Prepared) -> Result<Key, String> {
     unsafe extern "C" fn listen(_: i32, text: *const c_char, _: Handle) {
         // SAFETY: libllama hands a terminated text.
@@ -449,9 +545,13 @@ fn put_in(model: Key, file: &Prepared) -> Result<Key, String> {
     let real = real();
     let path = CString::new(file.path()).map_err(|error| error.to_string())?;
     let (mut callback, mut data) = (None, std::ptr::null_mut());
-    COMPLAINTS.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    // SAFETY: the model lives and no batch is being decoded: the caller holds the lock. The server's own callback comes back with its
-    // data unchanged, so a thread that logs meanwhile finds a pair that fits.
+    COMPLAINTS
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clear();
+    // SAFETY: the model lives and no batch is being decoded: the caller holds the lock. The
+    // server's own callback comes back with its data unchanged, so a thread that logs meanwhile
+    // finds a pair that fits.
     let handle = unsafe {
         (real.log_get)(&raw mut callback, &raw mut data);
         (real.log_set)(Some(listen), data);
@@ -460,9 +560,15 @@ fn put_in(model: Key, file: &Prepared) -> Result<Key, String> {
         handle
     };
     if handle.is_null() {
-        let heard = COMPLAINTS.lock().unwrap_or_else(PoisonError::into_inner).join("; ");
+        let heard = COMPLAINTS
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .join("; ");
         let name = &file.name;
-        return Err(format!("{name}: it does not fit the model that is served ({heard}; it is for a {} model)", file.architecture));
+        return Err(format!(
+            "{name}: it does not fit the model that is served ({heard}; it is for a {} model)",
+            file.architecture
+        ));
     }
     Ok(handle as Key)
 }

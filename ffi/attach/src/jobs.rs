@@ -1,8 +1,10 @@
-//! Transfers in a server: started by a command, run by whoever registered ([`register`]), and swapped in when the gate accepts.
+//! Transfers in a server: started by a command, run by whoever registered ([`register`]), and
+//! swapped in when the gate accepts.
 //!
-//! `{"do":"transfer","request":{…}}` answers `{"ok":true,"job":N}`; `{"do":"jobs"}`, `{"do":"job","job":N}`, `{"do":"events","job":N,
-//! "after":N}`, `{"do":"cancel","job":N}`, `{"do":"report","job":N}`. A job that is done has `"swap"`: what came of putting its
-//! adapter in, or null where the gate did not accept it.
+//! `{"do":"transfer","request":{…}}` answers `{"ok":true,"job":N}`; `{"do":"jobs"}`,
+//! `{"do":"job","job":N}`, `{"do":"events","job":N, "after":N}`, `{"do":"cancel","job":N}`,
+//! `{"do":"report","job":N}`. A job that is done has `"swap"`: what came of putting its adapter in,
+//! or null where the gate did not accept it.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -17,7 +19,8 @@ use crate::log::say;
 const EVENTS_WAIT: Duration = Duration::from_secs(2);
 const WATCH_WAIT: Duration = Duration::from_secs(60);
 
-/// What carries out transfers. Texts are JSON; errors are sentences, with `; hint: ` before what to do.
+/// What carries out transfers. Texts are JSON; errors are sentences, with `; hint: ` before what to
+/// do.
 ///
 /// thread: any, and several at once
 pub trait Jobs: Send + Sync {
@@ -50,13 +53,20 @@ pub fn register(make: Make) {
 }
 
 fn jobs() -> Result<&'static dyn Jobs, String> {
-    let made = JOBS.get_or_init(|| MAKE.get().ok_or("this build of the library carries out no transfers")?());
+    let made = JOBS.get_or_init(|| {
+        MAKE.get()
+            .ok_or("this build of the library carries out no transfers")?()
+    });
     made.as_ref().map(Box::as_ref).map_err(Clone::clone)
 }
 
 /// Answer a command about jobs; none where it is about something else.
 pub fn answer(command: &Value) -> Option<Result<Value, String>> {
-    let number = || command["job"].as_u64().ok_or_else(|| "this command needs a \"job\" number".to_owned());
+    let number = || {
+        command["job"]
+            .as_u64()
+            .ok_or_else(|| "this command needs a \"job\" number".to_owned())
+    };
     Some(match command["do"].as_str()? {
         "transfer" => start(&command["request"]),
         "jobs" => jobs().and_then(|jobs| object("jobs", &jobs.list()?)),
@@ -75,7 +85,8 @@ pub fn answer(command: &Value) -> Option<Result<Value, String>> {
 }
 
 fn object(name: &str, text: &str) -> Result<Value, String> {
-    let value: Value = serde_json::from_str(text).map_err(|error| format!("a bug in translora: {error}"))?;
+    let value: Value =
+        serde_json::from_str(text).map_err(|error| format!("a bug in translora: {error}"))?;
     Ok(json!({"ok": true, name: value}))
 }
 
@@ -96,16 +107,32 @@ fn status(job: u64) -> Result<Value, String> {
 
 fn start(request: &Value) -> Result<Value, String> {
     if !request.is_object() {
-        return Err("transfer needs a \"request\": an object with the flags of `translora transfer`".into());
+        return Err(
+            "transfer needs a \"request\": an object with the flags of `translora transfer`".into(),
+        );
     }
     let job = jobs()?.start(&request.to_string())?;
-    say(&format!("job {job}: a transfer to {}", request["out"].as_str().unwrap_or("?")));
-    let watched = std::thread::Builder::new().name("translora".into()).spawn(move || {
-        let swap = watch(job).unwrap_or_else(|error| json!({"ok": false, "error": error}));
-        say(&format!("job {job}: {}", if swap.is_null() { "ended without a new adapter".into() } else { swap.to_string() }));
-        swaps().get_or_insert_default().insert(job, swap);
-    });
-    watched.map_err(|error| format!("no thread watches job {job}: {error}; its adapter has to be loaded by hand"))?;
+    say(&format!(
+        "job {job}: a transfer to {}",
+        request["out"].as_str().unwrap_or("?")
+    ));
+    let watched = std::thread::Builder::new()
+        .name("translora".into())
+        .spawn(move || {
+            let swap = watch(job).unwrap_or_else(|error| json!({"ok": false, "error": error}));
+            say(&format!(
+                "job {job}: {}",
+                if swap.is_null() {
+                    "ended without a new adapter".into()
+                } else {
+                    swap.to_string()
+                }
+            ));
+            swaps().get_or_insert_default().insert(job, swap);
+        });
+    watched.map_err(|error| {
+        format!("no thread watches job {job}: {error}; its adapter has to be loaded by hand")
+    })?;
     Ok(json!({"ok": true, "job": job}))
 }
 
@@ -114,10 +141,13 @@ fn watch(job: u64) -> Result<Value, String> {
     let jobs = jobs()?;
     loop {
         jobs.wait(job, WATCH_WAIT)?;
-        let status: Value = serde_json::from_str(&jobs.status(job)?).map_err(|error| error.to_string())?;
+        let status: Value =
+            serde_json::from_str(&jobs.status(job)?).map_err(|error| error.to_string())?;
         match status["state"].as_str().unwrap_or_default() {
             "done" if status["verdict"] == "accept" => {
-                let adapter = status["adapter"].as_str().ok_or("an accepted job names no adapter")?;
+                let adapter = status["adapter"]
+                    .as_str()
+                    .ok_or("an accepted job names no adapter")?;
                 return control::carry(json!({"do": "load", "path": adapter}));
             }
             "waiting" | "running" => {}

@@ -1,14 +1,18 @@
-//! The module inside an unmodified llama-server: swaps the adapter of a server that keeps running, without a mixed answer.
+//! The module inside an unmodified llama-server: swaps the adapter of a server that keeps running,
+//! without a mixed answer.
 //!
-//! The same library is loaded by the server's backend loader (`GGML_BACKEND_PATH`) or by the linker (`LD_PRELOAD`). It exchanges the
-//! addresses that the server's libraries keep of some functions of libllama (`hooks`), notes which adapter made which KV
-//! (`provenance`), and takes commands on a unix socket (`control`). It links nothing of libllama. Where something it needs is
-//! missing it does nothing, and says why in the server's log.
+//! The same library is loaded by the server's backend loader (`GGML_BACKEND_PATH`) or by the linker
+//! (`LD_PRELOAD`). It exchanges the addresses that the server's libraries keep of some functions of
+//! libllama (`hooks`), notes which adapter made which KV (`provenance`), and takes commands on a
+//! unix socket (`control`). It links nothing of libllama. Where something it needs is missing it
+//! does nothing, and says why in the server's log.
 //!
 //! Three promises hold for every response:
-//! - a request is answered by one adapter from its first token to its last: the one that was live when it began;
+//! - a request is answered by one adapter from its first token to its last: the one that was live
+//!   when it began;
 //! - KV of another adapter is never used: it is computed again, or the server is made to do so;
-//! - after a swap was answered on the socket, every request that is sent is answered by the new adapter.
+//! - after a swap was answered on the socket, every request that is sent is answered by the new
+//!   adapter.
 #![cfg(all(target_os = "linux", target_pointer_width = "64"))]
 
 mod adapter;
@@ -29,10 +33,12 @@ mod split;
 
 pub use jobs::{Jobs, register};
 
-/// Let the library carry out transfers in a server that it is loaded into: `$make` answers a [`Jobs`], and is called by the first job.
+/// Let the library carry out transfers in a server that it is loaded into: `$make` answers a
+/// [`Jobs`], and is called by the first job.
 ///
-/// Runs when the library is loaded. The attribute counts as unsafe code because such a function runs before `main`; this one stores a
-/// pointer, so the plugin's crate can stay free of unsafe code.
+/// Runs when the library is loaded. The attribute counts as unsafe code because such a function
+/// runs before `main`; this one stores a pointer, so the plugin's crate can stay free of unsafe
+/// code.
 #[macro_export]
 macro_rules! transfers {
     ($make:path) => {

@@ -1,4 +1,5 @@
-//! How the library comes into a server: as a backend without devices, or before everything else. Both lead to [`attach`].
+//! How the library comes into a server: as a backend without devices, or before everything else.
+//! Both lead to [`attach`].
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::sync::Once;
@@ -11,8 +12,8 @@ use crate::host;
 use crate::log::say;
 use crate::real::Real;
 
-/// The versions of llama.cpp whose private behaviour the hooks were checked against, by the start of `llama_version()`. Older ones do not
-/// have this function.
+/// The versions of llama.cpp whose private behaviour the hooks were checked against, by the start
+/// of `llama_version()`. Older ones do not have this function.
 const VERSIONS: &[&str] = &["0.1.", "0.5."];
 /// What only the library with the server in it takes from libllama.
 const SERVER_MARK: &str = "llama_state_seq_load_file";
@@ -58,8 +59,8 @@ unsafe extern "C" fn no_address(_: *mut Registry, _: *const c_char) -> *mut c_vo
     std::ptr::null_mut()
 }
 
-/// What ggml's backend loader asks a library for. Where another backend stood in the variable before, that one is answered with:
-/// `TRANSLORA_CHAIN_BACKEND` names it.
+/// What ggml's backend loader asks a library for. Where another backend stood in the variable
+/// before, that one is answered with: `TRANSLORA_CHAIN_BACKEND` names it.
 ///
 /// # Safety
 /// thread: the one that loads backends
@@ -77,7 +78,8 @@ pub unsafe extern "C" fn ggml_backend_init() -> *mut c_void {
 
 fn chain(path: &str) -> Result<*mut c_void, String> {
     let name = CString::new(path).map_err(|error| error.to_string())?;
-    // SAFETY: a terminated name. A backend's initializers run, as they would if the server had loaded it.
+    // SAFETY: a terminated name. A backend's initializers run, as they would if the server had
+    // loaded it.
     let library = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
     if library.is_null() {
         return Err("it cannot be loaded".into());
@@ -88,13 +90,19 @@ fn chain(path: &str) -> Result<*mut c_void, String> {
         return Err("it has no ggml_backend_init of its own".into());
     }
     // SAFETY: the type that ggml gives this name.
-    let begin = unsafe { std::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> *mut c_void>(found) };
+    let begin =
+        unsafe { std::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> *mut c_void>(found) };
     // SAFETY: called once, by the thread that loads backends.
     let registry = unsafe { begin() };
-    if registry.is_null() { Err("it does not want to run here".into()) } else { Ok(registry) }
+    if registry.is_null() {
+        Err("it does not want to run here".into())
+    } else {
+        Ok(registry)
+    }
 }
 
-/// Runs when the library is loaded. Through `LD_PRELOAD` that is before the server's `main`, with all its libraries in place.
+/// Runs when the library is loaded. Through `LD_PRELOAD` that is before the server's `main`, with
+/// all its libraries in place.
 #[used]
 #[unsafe(link_section = ".init_array")]
 static LOADED: extern "C" fn() = loaded;
@@ -103,17 +111,24 @@ extern "C" fn loaded() {
     attach(false);
 }
 
-/// Put the hooks in, once. Says why not where it cannot; says nothing in a process that has no libllama (a shell under
-/// `LD_PRELOAD`, translora itself) unless the server `asked` for this library.
+/// Put the hooks in, once. Says why not where it cannot; says nothing in a process that has no
+/// libllama (a shell under `LD_PRELOAD`, translora itself) unless the server `asked` for this
+/// library.
 fn attach(asked: bool) {
     static DONE: Once = Once::new();
     static TOLD: AtomicBool = AtomicBool::new(false);
     let all = [hooks::all(true), hooks::all(false)].concat();
-    let wanted = |name: &str| name == SERVER_MARK || all.iter().any(|(symbol, _, _)| *symbol == name);
+    let wanted =
+        |name: &str| name == SERVER_MARK || all.iter().any(|(symbol, _, _)| *symbol == name);
     let objects = got::objects(&wanted);
-    let Some(libllama) = objects.iter().find(|object| is_library(&object.name, "libllama.so")) else {
+    let Some(libllama) = objects
+        .iter()
+        .find(|object| is_library(&object.name, "libllama.so"))
+    else {
         if asked && !TOLD.swap(true, Ordering::Relaxed) {
-            say("does nothing: this program has no libllama of its own to load (it is linked in); a shared-library build is needed");
+            say(
+                "does nothing: this program has no libllama of its own to load (it is linked in); a shared-library build is needed",
+            );
         }
         return;
     };
@@ -124,23 +139,40 @@ fn attach(asked: bool) {
 }
 
 fn is_library(path: &str, name: &str) -> bool {
-    path.rsplit('/').next().is_some_and(|file| file == name || file.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')))
+    path.rsplit('/').next().is_some_and(|file| {
+        file == name
+            || file
+                .strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with('.'))
+    })
 }
 
 fn put_in(objects: &[Object], libllama: &Object) -> Result<String, String> {
-    let older = |reason| format!("{reason}: not among the versions of llama.cpp it was checked with ({})", VERSIONS.join(", "));
+    let older = |reason| {
+        format!(
+            "{reason}: not among the versions of llama.cpp it was checked with ({})",
+            VERSIONS.join(", ")
+        )
+    };
     let real = Real::of(&libllama.name).map_err(older)?;
     // SAFETY: a terminated text that lives as long as libllama.
-    let version = unsafe { CStr::from_ptr((real.version)()) }.to_string_lossy().into_owned();
+    let version = unsafe { CStr::from_ptr((real.version)()) }
+        .to_string_lossy()
+        .into_owned();
     if !VERSIONS.iter().any(|known| version.starts_with(known)) {
-        return Err(format!("llama.cpp {version} is not among the versions it was checked with ({})", VERSIONS.join(", ")));
+        return Err(format!(
+            "llama.cpp {version} is not among the versions it was checked with ({})",
+            VERSIONS.join(", ")
+        ));
     }
     let (server, common) = callers(objects, libllama)?;
     let decoding = Batches::of(&libllama.name)?;
     let all = hooks::all(decoding.are_kept());
     for (symbol, callers, _) in &all {
         let taken = match callers {
-            Callers::All => objects.iter().any(|object| object.takes(symbol) && object.base != libllama.base),
+            Callers::All => objects
+                .iter()
+                .any(|object| object.takes(symbol) && object.base != libllama.base),
             Callers::Server => server.takes(symbol),
         };
         let of_drafts = symbol.starts_with("_Z");
@@ -152,29 +184,45 @@ fn put_in(objects: &[Object], libllama: &Object) -> Result<String, String> {
     let mut slots = 0;
     for object in objects.iter().filter(|object| object.base != libllama.base) {
         for slot in &object.slots {
-            let hook =
-                all.iter().find(|(symbol, callers, _)| *symbol == slot.symbol && (*callers == Callers::All || object.base == server.base));
+            let hook = all.iter().find(|(symbol, callers, _)| {
+                *symbol == slot.symbol && (*callers == Callers::All || object.base == server.base)
+            });
             if let Some((_, _, function)) = hook {
-                // SAFETY: hooks have the types of llama.h, and this library is never unloaded (see `stay`).
+                // SAFETY: hooks have the types of llama.h, and this library is never unloaded (see
+                // `stay`).
                 unsafe { got::exchange(slot, *function) }?;
                 slots += 1;
             }
         }
     }
     stay();
-    Ok(format!("in llama.cpp {version}, {slots} calls exchanged in {} and {}", file(&server.name), file(&common.name)))
+    Ok(format!(
+        "in llama.cpp {version}, {slots} calls exchanged in {} and {}",
+        file(&server.name),
+        file(&common.name)
+    ))
 }
 
 fn file(path: &str) -> &str {
-    path.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or("the program")
+    path.rsplit('/')
+        .next()
+        .filter(|name| !name.is_empty())
+        .unwrap_or("the program")
 }
 
-/// The object that holds the server, and the one that holds the helpers; they have to be two, for only then is it known who calls.
-fn callers<'a>(objects: &'a [Object], libllama: &Object) -> Result<(&'a Object, &'a Object), String> {
+/// The object that holds the server, and the one that holds the helpers; they have to be two, for
+/// only then is it known who calls.
+fn callers<'a>(
+    objects: &'a [Object],
+    libllama: &Object,
+) -> Result<(&'a Object, &'a Object), String> {
     let others = || objects.iter().filter(|object| object.base != libllama.base);
-    let server =
-        others().find(|object| object.takes(SERVER_MARK)).ok_or("this program is no llama-server: nothing in it loads slot files")?;
-    let common = others().find(|object| object.takes("llama_set_adapters_lora")).ok_or("nothing in this program sets adapters")?;
+    let server = others()
+        .find(|object| object.takes(SERVER_MARK))
+        .ok_or("this program is no llama-server: nothing in it loads slot files")?;
+    let common = others()
+        .find(|object| object.takes("llama_set_adapters_lora"))
+        .ok_or("nothing in this program sets adapters")?;
     if server.base == common.base {
         return Err("this server has llama.cpp's helper library linked in; a build with libllama-common.so is needed".into());
     }
@@ -186,8 +234,15 @@ fn stay() {
     // SAFETY: an all-zero structure is a valid one to be filled in.
     let mut info: libc::Dl_info = unsafe { std::mem::zeroed() };
     // SAFETY: the address of a function of this library, and a structure to fill.
-    if unsafe { libc::dladdr(stay as *const c_void, &raw mut info) } != 0 && !info.dli_fname.is_null() {
+    if unsafe { libc::dladdr(stay as *const c_void, &raw mut info) } != 0
+        && !info.dli_fname.is_null()
+    {
         // SAFETY: the linker's own terminated name of this library; nothing new is loaded.
-        unsafe { libc::dlopen(info.dli_fname, libc::RTLD_NOW | libc::RTLD_NOLOAD | libc::RTLD_NODELETE) };
+        unsafe {
+            libc::dlopen(
+                info.dli_fname,
+                libc::RTLD_NOW | libc::RTLD_NOLOAD | libc::RTLD_NODELETE,
+            )
+        };
     }
 }

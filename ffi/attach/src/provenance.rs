@@ -1,6 +1,8 @@
-//! Which adapter made which part of a server's KV cache, and what has to happen when a request meets KV of another one.
+//! Which adapter made which part of a server's KV cache, and what has to happen when a request
+//! meets KV of another one.
 //!
-//! Pure: knows no pointer and calls nothing. [`crate::host`] feeds it what the server does and carries out what it answers.
+//! Pure: knows no pointer and calls nothing. [`crate::host`] feeds it what the server does and
+//! carries out what it answers.
 
 /// An adapter as this process knows it. [`AS_STARTED`] is whatever the server was started with.
 pub type AdapterId = u32;
@@ -11,7 +13,8 @@ pub const AS_STARTED: AdapterId = 0;
 /// The token number that stands for a row without a token: an image, a sound.
 const NO_TOKEN: i32 = -1;
 
-/// Asks the server to process a prompt again from its start: larger than any position, and not -1, which it aborts on.
+/// Asks the server to process a prompt again from its start: larger than any position, and not -1,
+/// which it aborts on.
 pub const NOTHING_USABLE: i32 = 0x3fff_ffff;
 
 /// What a sequence holds, as (position, token), in the order of positions.
@@ -22,7 +25,8 @@ pub struct Log {
 
 impl Log {
     fn push(&mut self, position: i32, token: Option<i32>) {
-        // A row that comes again at a position takes the place of the old one: the server decodes a part of a batch again.
+        // A row that comes again at a position takes the place of the old one: the server decodes a
+        // part of a batch again.
         if self.entries.last().is_some_and(|last| last.0 >= position) && token.is_some() {
             self.entries.retain(|entry| entry.0 < position);
         }
@@ -30,7 +34,8 @@ impl Log {
     }
 
     fn remove(&mut self, from: i32, to: Option<i32>) {
-        self.entries.retain(|(position, _)| *position < from || to.is_some_and(|to| *position >= to));
+        self.entries
+            .retain(|(position, _)| *position < from || to.is_some_and(|to| *position >= to));
     }
 
     fn shift(&mut self, from: i32, to: Option<i32>, delta: i32) {
@@ -42,11 +47,15 @@ impl Log {
         self.entries.sort_by_key(|entry| entry.0);
     }
 
-    /// The tokens of the first `length` positions; none where one of them is unknown or has no token.
+    /// The tokens of the first `length` positions; none where one of them is unknown or has no
+    /// token.
     fn prefix(&self, length: i32) -> Option<Vec<i32>> {
         let length = usize::try_from(length).ok()?;
         let entries = self.entries.get(..length)?;
-        let whole = entries.iter().enumerate().all(|(i, (position, token))| *position as usize == i && *token >= 0);
+        let whole = entries
+            .iter()
+            .enumerate()
+            .all(|(i, (position, token))| *position as usize == i && *token >= 0);
         whole.then(|| entries.iter().map(|(_, token)| *token).collect())
     }
 
@@ -87,7 +96,8 @@ pub enum Maker {
 pub enum After {
     /// Nothing.
     Nothing,
-    /// A request begins on KV of another adapter: compute the KV of these tokens again with the live one.
+    /// A request begins on KV of another adapter: compute the KV of these tokens again with the
+    /// live one.
     Replay(Vec<i32>),
     /// A request begins on KV of another adapter, and its tokens are not known.
     Lost,
@@ -113,9 +123,11 @@ impl Sequence {
         self.begun = false;
     }
 
-    /// The server asks for the smallest position of the sequence, which is how it judges what it can reuse for a new request.
+    /// The server asks for the smallest position of the sequence, which is how it judges what it
+    /// can reuse for a new request.
     ///
-    /// Answers what it is told: the real one, or [`NOTHING_USABLE`] where the KV is another adapter's and cannot be replayed.
+    /// Answers what it is told: the real one, or [`NOTHING_USABLE`] where the KV is another
+    /// adapter's and cannot be replayed.
     pub fn smallest_position(&mut self, real: i32, live: AdapterId) -> i32 {
         if self.begun {
             return real;
@@ -125,13 +137,18 @@ impl Sequence {
         // An empty log with KV is a state whose origin nobody wrote down.
         let length = self.log.entries.len();
         let lost = length == 0 || self.log.has_images() || self.log.prefix(length as i32).is_none();
-        if stale && real >= 0 && lost { NOTHING_USABLE } else { real }
+        if stale && real >= 0 && lost {
+            NOTHING_USABLE
+        } else {
+            real
+        }
     }
 
     /// The server removed the positions `from..to` (to the end where `to` is none).
     ///
-    /// While it puts a batch together, a removal to the end is how a prompt begins or goes on. It begins where nothing is kept or
-    /// the server asked for the smallest position before: a prompt that goes on does neither.
+    /// While it puts a batch together, a removal to the end is how a prompt begins or goes on. It
+    /// begins where nothing is kept or the server asked for the smallest position before: a prompt
+    /// that goes on does neither.
     pub fn removed(&mut self, from: i32, to: Option<i32>, in_turn: bool, live: AdapterId) -> After {
         let from = from.max(0);
         self.log.remove(from, to);
@@ -154,7 +171,8 @@ impl Sequence {
         self.log.prefix(from).map_or(After::Lost, After::Replay)
     }
 
-    /// The adapter that the request of this sequence began with, `live` for a sequence that was never seen to begin.
+    /// The adapter that the request of this sequence began with, `live` for a sequence that was
+    /// never seen to begin.
     pub fn adapter(&mut self, live: AdapterId) -> AdapterId {
         *self.pinned.get_or_insert(live)
     }
@@ -194,14 +212,25 @@ impl Sequence {
     /// Take over the positions `from..to` of another sequence, and its request's adapter.
     pub fn copied(&mut self, other: &Self, from: i32, to: Option<i32>) {
         let inside = |position: i32| position >= from && to.is_none_or(|to| position < to);
-        self.log.entries.extend(other.log.entries.iter().filter(|(position, _)| inside(*position)));
+        self.log.entries.extend(
+            other
+                .log
+                .entries
+                .iter()
+                .filter(|(position, _)| inside(*position)),
+        );
         self.log.entries.sort_by_key(|entry| entry.0);
-        self.maker = if self.maker == Maker::Nobody || self.maker == other.maker { other.maker } else { Maker::Unknown };
+        self.maker = if self.maker == Maker::Nobody || self.maker == other.maker {
+            other.maker
+        } else {
+            Maker::Unknown
+        };
         self.pinned = other.pinned;
         self.unseen = other.unseen;
     }
 
-    /// A saved state was put in. A `part` (the window of a sliding-window model, a recurrent state) joins what is there.
+    /// A saved state was put in. A `part` (the window of a sliding-window model, a recurrent state)
+    /// joins what is there.
     pub fn restored(&mut self, log: Log, maker: Maker, part: bool) {
         if !part {
             self.log = log;
@@ -246,7 +275,10 @@ mod tests {
         let mut sequence = decoded(&[7, 8, 9], 0);
         sequence.turn();
         assert_eq!(sequence.smallest_position(0, 1), 0);
-        assert_eq!(sequence.removed(2, None, true, 1), After::Replay(vec![7, 8]));
+        assert_eq!(
+            sequence.removed(2, None, true, 1),
+            After::Replay(vec![7, 8])
+        );
         sequence.replayed(&[7, 8], 1);
         assert_eq!((sequence.adapter(1), sequence.maker()), (1, Maker::One(1)));
     }
@@ -257,7 +289,11 @@ mod tests {
         // The rest of a long prompt, and a generated token: neither begins anything.
         sequence.turn();
         assert_eq!(sequence.removed(2, None, true, 1), After::Nothing);
-        assert_eq!(sequence.smallest_position(0, 1), 0, "asked for a checkpoint, after the removal");
+        assert_eq!(
+            sequence.smallest_position(0, 1),
+            0,
+            "asked for a checkpoint, after the removal"
+        );
         sequence.turn();
         assert_eq!(sequence.adapter(1), 0);
         // A draft that was not accepted is removed outside of a turn.
@@ -270,7 +306,10 @@ mod tests {
         let mut sequence = decoded(&[7, 8], 0);
         sequence.turn();
         sequence.smallest_position(0, 1);
-        assert_eq!(sequence.removed(2, None, true, 1), After::Replay(vec![7, 8]));
+        assert_eq!(
+            sequence.removed(2, None, true, 1),
+            After::Replay(vec![7, 8])
+        );
     }
 
     #[test]
@@ -296,7 +335,10 @@ mod tests {
         sequence.turn();
         sequence.smallest_position(2, 1);
         sequence.restored(old.log().clone(), old.maker(), true);
-        assert_eq!(sequence.removed(2, None, true, 1), After::Replay(vec![7, 8]));
+        assert_eq!(
+            sequence.removed(2, None, true, 1),
+            After::Replay(vec![7, 8])
+        );
     }
 
     #[test]
@@ -307,7 +349,10 @@ mod tests {
         assert_eq!(sequence.log().prefix(3), Some(vec![1, 4, 5]));
         let mut copy = Sequence::default();
         copy.copied(&sequence, -1, None);
-        assert_eq!((copy.log().prefix(3), copy.maker(), copy.pinned()), (Some(vec![1, 4, 5]), Maker::One(0), Some(0)));
+        assert_eq!(
+            (copy.log().prefix(3), copy.maker(), copy.pinned()),
+            (Some(vec![1, 4, 5]), Maker::One(0), Some(0))
+        );
         assert_eq!(sequence.log().prefix(4), None);
         sequence.removed(-1, None, false, 0);
         assert_eq!(sequence.maker(), Maker::Nobody);

@@ -1,10 +1,12 @@
-//! The functions of the server's libllama, looked up by name in the library that it loaded. None is linked.
+//! The functions of the server's libllama, looked up by name in the library that it loaded. None is
+//! linked.
 
 use std::ffi::{CString, c_char, c_void};
 
 use crate::batch::Batch;
 
-/// A `llama_context`, `llama_model`, `llama_memory_t`, `llama_adapter_lora` or `llama_batch_ext` of the server; never looked into.
+/// A `llama_context`, `llama_model`, `llama_memory_t`, `llama_adapter_lora` or `llama_batch_ext` of
+/// the server; never looked into.
 pub type Handle = *mut c_void;
 
 /// `struct llama_embd`, which is handed over by value.
@@ -34,7 +36,8 @@ macro_rules! functions {
                     return Err(format!("{path} has no {}", missing.join(", ")));
                 }
                 Ok(Self {
-                    // SAFETY: not null, checked above; a function of this type by llama.h of the versions that `attach` accepts.
+                    // SAFETY: not null, checked above; a function of this type by llama.h of the
+                    // versions that `attach` accepts.
                     $($field: unsafe {
                         std::mem::transmute::<*mut c_void, unsafe extern "C-unwind" fn($($arg),*) $(-> $result)?>(find(handle, $symbol))
                     },)*
@@ -45,7 +48,8 @@ macro_rules! functions {
 }
 
 functions! {
-    /// Addresses in the server's libllama. `C-unwind`: some throw C++ exceptions, which pass through to the server.
+    /// Addresses in the server's libllama. `C-unwind`: some throw C++ exceptions, which pass
+    /// through to the server.
     Real {
         adapter_free "llama_adapter_lora_free" (Handle);
         adapter_init "llama_adapter_lora_init" (Handle, *const c_char) -> Handle;
@@ -120,11 +124,17 @@ fn open(path: &str) -> Result<*mut c_void, String> {
     let name = CString::new(path).map_err(|_| format!("{path:?} has a zero byte"))?;
     // SAFETY: a terminated name; NOLOAD loads nothing and runs nothing.
     let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_NOLOAD) };
-    if handle.is_null() { Err(format!("{path} cannot be opened")) } else { Ok(handle) }
+    if handle.is_null() {
+        Err(format!("{path} cannot be opened"))
+    } else {
+        Ok(handle)
+    }
 }
 
 fn find(library: *mut c_void, symbol: &str) -> *mut c_void {
-    let Ok(name) = CString::new(symbol) else { return std::ptr::null_mut() };
+    let Ok(name) = CString::new(symbol) else {
+        return std::ptr::null_mut();
+    };
     // SAFETY: a handle of `open`, which is never closed, and a terminated name.
     unsafe { libc::dlsym(library, name.as_ptr()) }
 }

@@ -1,7 +1,8 @@
-//! Decodes one batch of the server with several adapters: requests that began before a swap go on beside those that began after it.
+//! Decodes one batch of the server with several adapters: requests that began before a swap go on
+//! beside those that began after it.
 //!
-//! The rows of each adapter are decoded in a batch of their own. What the server then asks for by its own row numbers is answered
-//! out of copies for all but the last of them.
+//! The rows of each adapter are decoded in a batch of their own. What the server then asks for by
+//! its own row numbers is answered out of copies for all but the last of them.
 
 use std::collections::HashMap;
 
@@ -32,7 +33,8 @@ pub struct Outputs {
 }
 
 impl Outputs {
-    /// The copy of a row's output, or the row number to ask the context for. A negative number counts from the end, as in llama.h.
+    /// The copy of a row's output, or the row number to ask the context for. A negative number
+    /// counts from the end, as in llama.h.
     pub fn row(&mut self, row: i32) -> Result<*mut f32, i32> {
         let row = if row < 0 { self.last + 1 + row } else { row };
         match self.rows.get_mut(&row) {
@@ -52,18 +54,30 @@ impl Host {
     /// Decode a batch of the server.
     ///
     /// # Safety
-    /// As for `llama_process`: the handles live, `rows` are those of the batch, and this is the thread that decodes.
+    /// As for `llama_process`: the handles live, `rows` are those of the batch, and this is the
+    /// thread that decodes.
     pub unsafe fn decode(&mut self, context: Handle, batch: Sent, rows: &[Row]) -> i32 {
         let groups = self.groups(context as Key, rows);
-        let mut outputs = Outputs { last: rows.len() as i32 - 1, ..Outputs::default() };
+        let mut outputs = Outputs {
+            last: rows.len() as i32 - 1,
+            ..Outputs::default()
+        };
         let mut status = 0;
         let mut done: Vec<usize> = Vec::new();
         let split = groups.len() > 1;
         let count = groups.len();
         for (at, (id, members)) in groups.into_iter().enumerate() {
             let by = self.apply(context, id);
-            let Some(known) = self.contexts.get_mut(&(context as Key)) else { return -3 };
-            let sent = if split { known.scratch.fill(context, members.iter().map(|member| &rows[*member])) } else { batch };
+            let Some(known) = self.contexts.get_mut(&(context as Key)) else {
+                return -3;
+            };
+            let sent = if split {
+                known
+                    .scratch
+                    .fill(context, members.iter().map(|member| &rows[*member]))
+            } else {
+                batch
+            };
             // SAFETY: as the caller promises; a batch of ours has rows that the server's batch has.
             status = unsafe { batches().decode(context, sent) };
             if status != 0 {
@@ -73,11 +87,22 @@ impl Host {
                 for sequence in &row.sequences {
                     let token = row.token.filter(|_| !row.embedded);
                     known.images |= token.is_none();
-                    known.sequences.entry(*sequence).or_default().decoded(row.position, token, by);
+                    known
+                        .sequences
+                        .entry(*sequence)
+                        .or_default()
+                        .decoded(row.position, token, by);
                 }
             }
             if split {
-                outputs.keep(known.model, context, rows, &members, at + 1 == count, known.embeddings);
+                outputs.keep(
+                    known.model,
+                    context,
+                    rows,
+                    &members,
+                    at + 1 == count,
+                    known.embeddings,
+                );
                 done.extend(members);
             }
         }
@@ -95,7 +120,9 @@ impl Host {
     fn groups(&mut self, context: Key, rows: &[Row]) -> Vec<(AdapterId, Vec<usize>)> {
         let live = self.live;
         let mut groups: Vec<(AdapterId, Vec<usize>)> = Vec::new();
-        let Some(known) = self.contexts.get_mut(&context) else { return groups };
+        let Some(known) = self.contexts.get_mut(&context) else {
+            return groups;
+        };
         for (i, row) in rows.iter().enumerate() {
             let sequence = row.sequences.first().copied().unwrap_or_default();
             let id = known.sequences.entry(sequence).or_default().adapter(live);
@@ -113,9 +140,12 @@ impl Host {
         groups
     }
 
-    /// Take back rows that were decoded in a batch of which a later part failed: the server will send them again.
+    /// Take back rows that were decoded in a batch of which a later part failed: the server will
+    /// send them again.
     fn undo(&mut self, context: Key, rows: &[Row], done: &[usize]) -> bool {
-        let Some(known) = self.contexts.get_mut(&context) else { return false };
+        let Some(known) = self.contexts.get_mut(&context) else {
+            return false;
+        };
         let mut first: HashMap<i32, i32> = HashMap::new();
         for row in done.iter().map(|i| &rows[*i]) {
             for sequence in &row.sequences {
@@ -135,8 +165,17 @@ impl Host {
 }
 
 impl Outputs {
-    /// Remember the outputs of one part of a split batch; those of the last part stay where they are.
-    fn keep(&mut self, model: Key, context: Handle, rows: &[Row], members: &[usize], last: bool, embeddings: bool) {
+    /// Remember the outputs of one part of a split batch; those of the last part stay where they
+    /// are.
+    fn keep(
+        &mut self,
+        model: Key,
+        context: Handle,
+        rows: &[Row],
+        members: &[usize],
+        last: bool,
+        embeddings: bool,
+    ) {
         let real = real();
         for (at, member) in (0..).zip(members) {
             if last {
@@ -146,23 +185,37 @@ impl Outputs {
             if !rows[*member].output && !embeddings {
                 continue;
             }
-            // SAFETY: the context lives and has decoded a batch with this row, whose output has that many numbers.
+            // SAFETY: the context lives and has decoded a batch with this row, whose output has
+            // that many numbers.
             unsafe {
                 (real.synchronize)(context);
                 let width = |count: i32| count.max(0) as usize;
                 let (values, width) = if embeddings {
-                    ((real.embeddings_ith)(context, at), width((real.n_embd_out)(model as Handle)))
+                    (
+                        (real.embeddings_ith)(context, at),
+                        width((real.n_embd_out)(model as Handle)),
+                    )
                 } else {
-                    ((real.logits_ith)(context, at), width((real.n_tokens)((real.vocab)(model as Handle))))
+                    (
+                        (real.logits_ith)(context, at),
+                        width((real.n_tokens)((real.vocab)(model as Handle))),
+                    )
                 };
                 if !values.is_null() {
-                    self.rows.insert(*member as i32, Place::Copied(std::slice::from_raw_parts(values, width).to_vec()));
+                    self.rows.insert(
+                        *member as i32,
+                        Place::Copied(std::slice::from_raw_parts(values, width).to_vec()),
+                    );
                 }
                 if embeddings && (real.pooling_type)(context) > 0 {
                     let pooled = (real.embeddings_seq)(context, rows[*member].sequences[0]);
                     if !pooled.is_null() {
                         let ranks = (real.pooling_type)(context) == RANK;
-                        let width = if ranks { (real.n_classes)(model as Handle) as usize } else { width };
+                        let width = if ranks {
+                            (real.n_classes)(model as Handle) as usize
+                        } else {
+                            width
+                        };
                         let values = std::slice::from_raw_parts(pooled, width).to_vec();
                         self.pooled.insert(rows[*member].sequences[0], values);
                     }
@@ -178,7 +231,10 @@ mod tests {
 
     #[test]
     fn rows_are_found_by_the_servers_numbers() {
-        let mut outputs = Outputs { last: 2, ..Outputs::default() };
+        let mut outputs = Outputs {
+            last: 2,
+            ..Outputs::default()
+        };
         outputs.rows.insert(1, Place::Copied(vec![0.5]));
         outputs.rows.insert(0, Place::Row(0));
         outputs.rows.insert(2, Place::Row(1));

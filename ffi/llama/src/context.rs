@@ -8,7 +8,8 @@ use crate::log::{self, Reason};
 use crate::model::{Adapter, Model};
 use crate::probe::{Watch, look};
 
-/// An inference state of one model: KV cache, compute buffers, active adapters. Not shared between threads.
+/// An inference state of one model: KV cache, compute buffers, active adapters. Not shared between
+/// threads.
 pub struct Context {
     raw: NonNull<sys::llama_context>,
     model: Model,
@@ -17,11 +18,13 @@ pub struct Context {
     /// What llama.cpp calls while it decodes.
     _instead: Option<Box<Instead>>,
     training: bool,
-    /// Other adapters than at the last decode: llama.cpp then lays out its graph anew and counts the model's adapters meanwhile.
+    /// Other adapters than at the last decode: llama.cpp then lays out its graph anew and counts
+    /// the model's adapters meanwhile.
     switched: bool,
 }
 
-// SAFETY: a llama_context has no thread affinity; `&mut self` on everything that computes keeps it to one thread at a time.
+// SAFETY: a llama_context has no thread affinity; `&mut self` on everything that computes keeps it
+// to one thread at a time.
 unsafe impl Send for Context {}
 
 /// Sizes of a context. units: tokens, sequences, threads.
@@ -35,8 +38,8 @@ pub struct ContextParams {
     pub threads: u32,
     /// F32 cache and no flash attention, for comparisons; inference uses an F16 cache.
     pub exact: bool,
-    /// Products of quantized weights in wide batches are taken from llama.cpp's graph by this kernel of ours, where the model is on the CPU; none
-    /// for ggml's products.
+    /// Products of quantized weights in wide batches are taken from llama.cpp's graph by this
+    /// kernel of ours, where the model is on the CPU; none for ggml's products.
     pub kernel: Option<Kernel>,
 }
 
@@ -83,24 +86,42 @@ impl Context {
         Self::make(model, params, std::ptr::null_mut())
     }
 
-    /// As `new`, with `watch` told of every node. It must outlive the context, which the caller sees to.
-    pub(crate) fn watched(model: &Model, params: &ContextParams, watch: &mut Watch) -> Result<Self, LlamaError> {
+    /// As `new`, with `watch` told of every node. It must outlive the context, which the caller
+    /// sees to.
+    pub(crate) fn watched(
+        model: &Model,
+        params: &ContextParams,
+        watch: &mut Watch,
+    ) -> Result<Self, LlamaError> {
         Self::make(model, params, std::ptr::from_mut(watch))
     }
 
-    /// Make a context in training mode, for `trace`: attention reads the K and V of the current batch. `tokens` is rounded up to
-    /// what llama.cpp pads contexts to.
+    /// Make a context in training mode, for `trace`: attention reads the K and V of the current
+    /// batch. `tokens` is rounded up to what llama.cpp pads contexts to.
     ///
     /// source: llama.cpp `llama_context::opt_init`
     pub fn training(model: &Model, tokens: u32, threads: u32) -> Result<Self, LlamaError> {
         let tokens = tokens.next_multiple_of(256);
-        let params = ContextParams { context: tokens, batch: tokens, ubatch: tokens, sequences: 1, threads, exact: true, kernel: None };
+        let params = ContextParams {
+            context: tokens,
+            batch: tokens,
+            ubatch: tokens,
+            sequences: 1,
+            threads,
+            exact: true,
+            kernel: None,
+        };
         let mut context = Self::make(model, &params, std::ptr::null_mut())?;
         let (mark, mut reason) = (log::mark(), Reason::new());
         let (buffer, size) = reason.pointer();
-        // SAFETY: both alive; n_ctx == n_batch == n_ubatch, as the call requires; exceptions end in the shim.
-        if !unsafe { crate::shim::translora_training_mode(context.raw.as_ptr(), model.raw(), buffer, size) } {
-            return Err(LlamaError::Trace(reason.or_log(mark, "training mode was refused")));
+        // SAFETY: both alive; n_ctx == n_batch == n_ubatch, as the call requires; exceptions end in
+        // the shim.
+        if !unsafe {
+            crate::shim::translora_training_mode(context.raw.as_ptr(), model.raw(), buffer, size)
+        } {
+            return Err(LlamaError::Trace(
+                reason.or_log(mark, "training mode was refused"),
+            ));
         }
         context.training = true;
         Ok(context)
@@ -108,7 +129,9 @@ impl Context {
 
     fn make(model: &Model, params: &ContextParams, watch: *mut Watch) -> Result<Self, LlamaError> {
         let (mark, mut reason) = (log::mark(), Reason::new());
-        let kernel = params.kernel.filter(|_| watch.is_null() && !model.is_on_device() && !crate::backend::accelerated());
+        let kernel = params
+            .kernel
+            .filter(|_| watch.is_null() && !model.is_on_device() && !crate::backend::accelerated());
         let mut instead = kernel.map(Instead::new).transpose()?;
         // SAFETY: defaults with plain values replaced; model alive; exceptions end in the shim.
         let raw = unsafe {
@@ -138,7 +161,10 @@ impl Context {
             let _guard = model.lock_adapters();
             crate::shim::translora_context(model.raw(), raw_params, buffer, size)
         };
-        let failed = || LlamaError::Context { tokens: params.context, reason: reason.or_log(mark, "llama.cpp gave no reason") };
+        let failed = || LlamaError::Context {
+            tokens: params.context,
+            reason: reason.or_log(mark, "llama.cpp gave no reason"),
+        };
         let raw = NonNull::new(raw).ok_or_else(failed)?;
         Ok(Self {
             raw,
@@ -170,8 +196,8 @@ impl Context {
         Ok(())
     }
 
-    /// Replace the active adapters and keep the KV. The caller sees to it that a sequence is only gone on with under the adapters that
-    /// made it: llama.cpp would mix them without a word.
+    /// Replace the active adapters and keep the KV. The caller sees to it that a sequence is only
+    /// gone on with under the adapters that made it: llama.cpp would mix them without a word.
     ///
     /// fails: an adapter of another model.
     pub fn switch_adapters(&mut self, adapters: &[(Adapter, f32)]) -> Result<(), LlamaError> {
@@ -183,10 +209,21 @@ impl Context {
                 });
             }
         }
-        let mut raw: Vec<*mut sys::llama_adapter_lora> = adapters.iter().map(|(adapter, _)| adapter.0.raw.as_ptr()).collect();
+        let mut raw: Vec<*mut sys::llama_adapter_lora> = adapters
+            .iter()
+            .map(|(adapter, _)| adapter.0.raw.as_ptr())
+            .collect();
         let mut scales: Vec<f32> = adapters.iter().map(|(_, scale)| *scale).collect();
-        // SAFETY: both arrays hold `raw.len()` items and outlive the call; the adapters live on in `self.adapters`.
-        unsafe { sys::llama_set_adapters_lora(self.raw.as_ptr(), raw.as_mut_ptr(), raw.len(), scales.as_mut_ptr()) };
+        // SAFETY: both arrays hold `raw.len()` items and outlive the call; the adapters live on in
+        // `self.adapters`.
+        unsafe {
+            sys::llama_set_adapters_lora(
+                self.raw.as_ptr(),
+                raw.as_mut_ptr(),
+                raw.len(),
+                scales.as_mut_ptr(),
+            )
+        };
         self.adapters = adapters.to_vec();
         self.switched = true;
         Ok(())
@@ -205,18 +242,23 @@ impl Context {
     /// Forget one sequence from position `from` on.
     pub fn truncate(&mut self, sequence: i32, from: i32) {
         // SAFETY: as in `clear`.
-        unsafe { sys::llama_memory_seq_rm(sys::llama_get_memory(self.raw.as_ptr()), sequence, from, -1) };
+        unsafe {
+            sys::llama_memory_seq_rm(sys::llama_get_memory(self.raw.as_ptr()), sequence, from, -1)
+        };
     }
 
     /// Let `to` begin with all of `from`, sharing its cells.
     pub fn fork(&mut self, from: i32, to: i32) {
         // SAFETY: as in `clear`.
-        unsafe { sys::llama_memory_seq_cp(sys::llama_get_memory(self.raw.as_ptr()), from, to, -1, -1) }
+        unsafe {
+            sys::llama_memory_seq_cp(sys::llama_get_memory(self.raw.as_ptr()), from, to, -1, -1)
+        }
     }
 
     /// Run the model over a batch.
     ///
-    /// fails: more tokens than `batch` allows, a token or sequence out of range, no room in the KV cache, a failed computation.
+    /// fails: more tokens than `batch` allows, a token or sequence out of range, no room in the KV
+    /// cache, a failed computation.
     pub fn decode(&mut self, batch: &Batch) -> Result<(), LlamaError> {
         self.check(batch)?;
         let mut counts = vec![1_i32; batch.len()];
@@ -234,15 +276,23 @@ impl Context {
         let (mark, mut reason) = (log::mark(), Reason::new());
         let (buffer, size) = reason.pointer();
         let guard = self.switched.then(|| self.model.lock_adapters());
-        // SAFETY: every array holds `n_tokens` items and outlives the call, which only reads them; values checked above.
+        // SAFETY: every array holds `n_tokens` items and outlives the call, which only reads them;
+        // values checked above.
         let code = unsafe { crate::shim::translora_decode(self.raw.as_ptr(), raw, buffer, size) };
         drop(guard);
         if code == 0 {
             self.switched = false;
             return Ok(());
         }
-        let fallback = if code == 1 { "no room in the KV cache" } else { "llama.cpp gave no reason" };
-        Err(LlamaError::Decode { code, reason: reason.or_log(mark, fallback) })
+        let fallback = if code == 1 {
+            "no room in the KV cache"
+        } else {
+            "llama.cpp gave no reason"
+        };
+        Err(LlamaError::Decode {
+            code,
+            reason: reason.or_log(mark, fallback),
+        })
     }
 
     /// Refuse what llama.cpp would assert on.
@@ -252,13 +302,25 @@ impl Context {
             return refuse("a training context only traces".into());
         }
         if batch.is_empty() || batch.len() > self.params.batch as usize {
-            return refuse(format!("{} tokens in a batch of at most {}", batch.len(), self.params.batch));
+            return refuse(format!(
+                "{} tokens in a batch of at most {}",
+                batch.len(),
+                self.params.batch
+            ));
         }
         let words = self.model.vocab().len();
-        if let Some(token) = batch.tokens.iter().find(|token| usize::try_from(**token).map_or(true, |token| token >= words)) {
+        if let Some(token) = batch
+            .tokens
+            .iter()
+            .find(|token| usize::try_from(**token).map_or(true, |token| token >= words))
+        {
             return refuse(format!("token {token} of a vocabulary of {words}"));
         }
-        if let Some(sequence) = batch.sequences.iter().find(|s| u32::try_from(**s).map_or(true, |s| s >= self.params.sequences)) {
+        if let Some(sequence) = batch
+            .sequences
+            .iter()
+            .find(|s| u32::try_from(**s).map_or(true, |s| s >= self.params.sequences))
+        {
             return refuse(format!("sequence {sequence} of {}", self.params.sequences));
         }
         Ok(())
@@ -268,13 +330,20 @@ impl Context {
     ///
     /// shapes: vocabulary
     pub fn logits(&self, row: usize) -> Result<&[f32], LlamaError> {
-        let missing = || LlamaError::Decode { code: -1, reason: format!("row {row} of the last batch has no logits") };
+        let missing = || LlamaError::Decode {
+            code: -1,
+            reason: format!("row {row} of the last batch has no logits"),
+        };
         let index = i32::try_from(row).map_err(|_| missing())?;
-        // SAFETY: llama.cpp returns null for rows without output; otherwise a row of vocabulary size that lives until the next decode,
-        // which needs `&mut self`.
+        // SAFETY: llama.cpp returns null for rows without output; otherwise a row of vocabulary
+        // size that lives until the next decode, which needs `&mut self`.
         unsafe {
             let raw = sys::llama_get_logits_ith(self.raw.as_ptr(), index);
-            if raw.is_null() { Err(missing()) } else { Ok(std::slice::from_raw_parts(raw, self.model.vocab().len())) }
+            if raw.is_null() {
+                Err(missing())
+            } else {
+                Ok(std::slice::from_raw_parts(raw, self.model.vocab().len()))
+            }
         }
     }
 

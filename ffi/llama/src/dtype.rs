@@ -24,8 +24,11 @@ impl Dtype {
     }
 
     pub fn name(self) -> String {
-        // SAFETY: ggml returns a static string for each of its types, and only those are constructed here.
-        unsafe { CStr::from_ptr(sys::ggml_type_name(self.0)) }.to_string_lossy().into_owned()
+        // SAFETY: ggml returns a static string for each of its types, and only those are
+        // constructed here.
+        unsafe { CStr::from_ptr(sys::ggml_type_name(self.0)) }
+            .to_string_lossy()
+            .into_owned()
     }
 
     pub fn is_quantized(self) -> bool {
@@ -47,19 +50,37 @@ impl Dtype {
 
     /// Turn rows of floats into this type.
     ///
-    /// fails: rows that are no whole blocks, or a type that needs more than the values (an importance matrix).
+    /// fails: rows that are no whole blocks, or a type that needs more than the values (an
+    /// importance matrix).
     pub fn from_f32(self, values: &[f32], row: usize) -> Result<Vec<u8>, LlamaError> {
         // SAFETY: a look-up by a valid type.
         let plain = !unsafe { sys::ggml_quantize_requires_imatrix(self.0) };
-        if !plain || row == 0 || !row.is_multiple_of(self.block()) || !values.len().is_multiple_of(row) {
-            return Err(LlamaError::Graph(format!("{} floats in rows of {row} as {}", values.len(), self.name())));
+        if !plain
+            || row == 0
+            || !row.is_multiple_of(self.block())
+            || !values.len().is_multiple_of(row)
+        {
+            return Err(LlamaError::Graph(format!(
+                "{} floats in rows of {row} as {}",
+                values.len(),
+                self.name()
+            )));
         }
         let mut bytes = vec![0; self.row_bytes(values.len())];
         let size = |n: usize| i64::try_from(n).unwrap_or(0);
-        // SAFETY: as many rows as there are values for, into exactly the bytes that they take; no importance matrix is needed.
+        // SAFETY: as many rows as there are values for, into exactly the bytes that they take; no
+        // importance matrix is needed.
         unsafe {
             let (from, to) = (values.as_ptr(), bytes.as_mut_ptr().cast());
-            sys::ggml_quantize_chunk(self.0, from, to, 0, size(values.len() / row), size(row), std::ptr::null());
+            sys::ggml_quantize_chunk(
+                self.0,
+                from,
+                to,
+                0,
+                size(values.len() / row),
+                size(row),
+                std::ptr::null(),
+            );
         }
         Ok(bytes)
     }
@@ -69,7 +90,12 @@ impl Dtype {
     /// fails: `bytes` is not exactly `out.len()` elements, or the type has no conversion.
     pub fn to_f32(self, bytes: &[u8], out: &mut [f32]) -> Result<(), LlamaError> {
         if !out.len().is_multiple_of(self.block()) || bytes.len() != self.row_bytes(out.len()) {
-            return Err(LlamaError::Graph(format!("{} bytes are not {} elements of {}", bytes.len(), out.len(), self.name())));
+            return Err(LlamaError::Graph(format!(
+                "{} bytes are not {} elements of {}",
+                bytes.len(),
+                out.len(),
+                self.name()
+            )));
         }
         if self == Self::F32 {
             for (value, raw) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
@@ -77,11 +103,18 @@ impl Dtype {
             }
             return Ok(());
         }
-        // SAFETY: the traits are a static table; the conversion reads `bytes` and writes `out`, whose lengths were checked to agree.
+        // SAFETY: the traits are a static table; the conversion reads `bytes` and writes `out`,
+        // whose lengths were checked to agree.
         unsafe {
             let convert = (*sys::ggml_get_type_traits(self.0)).to_float;
-            let convert = convert.ok_or_else(|| LlamaError::Graph(format!("{} has no conversion to f32", self.name())))?;
-            convert(bytes.as_ptr().cast(), out.as_mut_ptr(), i64::try_from(out.len()).unwrap_or(i64::MAX));
+            let convert = convert.ok_or_else(|| {
+                LlamaError::Graph(format!("{} has no conversion to f32", self.name()))
+            })?;
+            convert(
+                bytes.as_ptr().cast(),
+                out.as_mut_ptr(),
+                i64::try_from(out.len()).unwrap_or(i64::MAX),
+            );
         }
         Ok(())
     }

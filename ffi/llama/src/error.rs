@@ -8,10 +8,16 @@ pub enum LlamaError {
     #[error("{0}: the path holds a NUL byte")]
     Path(PathBuf),
     #[error("{path}: {source}")]
-    Io { path: PathBuf, source: std::io::Error },
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     /// The file is not a GGUF that this reader accepts.
     #[error("{path}: {source}")]
-    Gguf { path: PathBuf, source: translora_gguf::GgufError },
+    Gguf {
+        path: PathBuf,
+        source: translora_gguf::GgufError,
+    },
     #[error("{path}: {reason}")]
     ModelLoad { path: PathBuf, reason: String },
     #[error("{path}: {reason}")]

@@ -29,7 +29,8 @@ pub struct Graph {
     /// Owners of memory that leaves of this graph point into.
     keep: Vec<Shared>,
     nodes_max: usize,
-    /// The model on its devices, whose weights stand in for those of the traced one; then only operations that devices have are made.
+    /// The model on its devices, whose weights stand in for those of the traced one; then only
+    /// operations that devices have are made.
     home: Option<Model>,
     /// The operands of all own tensors: a scheduler puts copies in their places.
     wiring: Vec<[*mut sys::ggml_tensor; 10]>,
@@ -40,8 +41,8 @@ pub struct Graph {
     pub(crate) calls: Vec<Box<Call>>,
 }
 
-// SAFETY: the context and its tensors belong to this value alone; leaves point into memory that `keep` holds and nobody writes while
-// `&mut Compute` runs.
+// SAFETY: the context and its tensors belong to this value alone; leaves point into memory that
+// `keep` holds and nobody writes while `&mut Compute` runs.
 unsafe impl Send for Graph {}
 
 pub(crate) type Built = Result<Tensor, LlamaError>;
@@ -52,10 +53,17 @@ impl Graph {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         // SAFETY: plain parameters; no_alloc keeps tensor data out of the context.
         let context = unsafe {
-            let bytes = nodes_max * sys::ggml_tensor_overhead() + sys::ggml_graph_overhead_custom(nodes_max, false);
-            sys::ggml_init(sys::ggml_init_params { mem_size: bytes, mem_buffer: std::ptr::null_mut(), no_alloc: true })
+            let bytes = nodes_max * sys::ggml_tensor_overhead()
+                + sys::ggml_graph_overhead_custom(nodes_max, false);
+            sys::ggml_init(sys::ggml_init_params {
+                mem_size: bytes,
+                mem_buffer: std::ptr::null_mut(),
+                no_alloc: true,
+            })
         };
-        let context = NonNull::new(context).ok_or_else(|| LlamaError::Memory { what: "a graph".into() })?;
+        let context = NonNull::new(context).ok_or_else(|| LlamaError::Memory {
+            what: "a graph".into(),
+        })?;
         // SAFETY: the context has room for this graph by the size above.
         let cgraph = unsafe { sys::ggml_new_graph_custom(context.as_ptr(), nodes_max, false) };
         Ok(Self {
@@ -72,7 +80,8 @@ impl Graph {
         })
     }
 
-    /// As `new`, for the devices that `model` was loaded to: with its weights, and with operations that devices have.
+    /// As `new`, for the devices that `model` was loaded to: with its weights, and with operations
+    /// that devices have.
     pub fn for_device(nodes_max: usize, model: &Model) -> Result<Self, LlamaError> {
         let mut graph = Self::new(nodes_max)?;
         graph.home = Some(model.clone());
@@ -91,7 +100,8 @@ impl Graph {
         }
         let first = self.wiring.is_empty();
         let mut place = 0;
-        // SAFETY: tensors of the graph's own context are live, in the same order each time, and nothing runs on them meanwhile.
+        // SAFETY: tensors of the graph's own context are live, in the same order each time, and
+        // nothing runs on them meanwhile.
         unsafe {
             let mut own = sys::ggml_get_first_tensor(self.ctx());
             while !own.is_null() {
@@ -130,14 +140,22 @@ impl Graph {
         }
         if self.keep.is_empty() {
             self.keep.push(Shared::Model(trace.model.clone()));
-            self.keep.extend(trace.adapters.iter().cloned().map(Shared::Adapter));
+            self.keep
+                .extend(trace.adapters.iter().cloned().map(Shared::Adapter));
         }
-        let Some(home) = &self.home else { return Ok(self.push(node.raw)) };
-        let raw = home.tensor(&node.name).ok_or_else(|| LlamaError::Graph(format!("the model on the device has no {}", node.name)))?;
+        let Some(home) = &self.home else {
+            return Ok(self.push(node.raw));
+        };
+        let raw = home.tensor(&node.name).ok_or_else(|| {
+            LlamaError::Graph(format!("the model on the device has no {}", node.name))
+        })?;
         // SAFETY: both are live; the model is kept by this graph.
         unsafe {
             if (*raw).ne != (*node.raw).ne || (*raw).type_ != (*node.raw).type_ {
-                return Err(LlamaError::Graph(format!("{} differs on the device", node.name)));
+                return Err(LlamaError::Graph(format!(
+                    "{} differs on the device",
+                    node.name
+                )));
             }
         }
         Ok(self.push(raw))
@@ -153,7 +171,12 @@ impl Graph {
     /// Emit a traced operation again on other operands.
     ///
     /// `view` is this graph's tensor for the traced node's view source.
-    pub fn replay(&mut self, node: &Node, sources: &[Option<Tensor>], view: Option<Tensor>) -> Built {
+    pub fn replay(
+        &mut self,
+        node: &Node,
+        sources: &[Option<Tensor>],
+        view: Option<Tensor>,
+    ) -> Built {
         self.room()?;
         let mut raw_sources = [std::ptr::null_mut(); 10];
         for (slot, source) in raw_sources.iter_mut().zip(sources) {
@@ -164,22 +187,37 @@ impl Graph {
         let [n0, n1, n2, n3] = node.shape;
         let [_, b1, b2, b3] = node.strides;
         let root = view.map(|view| self.raw(view)).transpose()?;
-        // SAFETY: room was checked. A view's extent inside its source is checked right below; a fresh tensor has the traced type and
-        // shape; operation, parameters and operands are the traced ones, which llama.cpp built through ggml's own checks, and the caller
-        // passes operands of the traced shapes (`matches`).
+        // SAFETY: room was checked. A view's extent inside its source is checked right below; a
+        // fresh tensor has the traced type and shape; operation, parameters and operands are the
+        // traced ones, which llama.cpp built through ggml's own checks, and the caller passes
+        // operands of the traced shapes (`matches`).
         unsafe {
             let raw = match (root, node.view) {
                 (Some(root), Some((_, offset))) => {
-                    let last = node.strides.iter().zip(&node.shape).map(|(b, n)| b * usize::try_from(n - 1).unwrap_or(0)).sum::<usize>();
+                    let last = node
+                        .strides
+                        .iter()
+                        .zip(&node.shape)
+                        .map(|(b, n)| b * usize::try_from(n - 1).unwrap_or(0))
+                        .sum::<usize>();
                     if offset + last >= sys::ggml_nbytes(root) {
-                        return Err(LlamaError::Graph(format!("{}: a view outside its source", node.name)));
+                        return Err(LlamaError::Graph(format!(
+                            "{}: a view outside its source",
+                            node.name
+                        )));
                     }
-                    let raw = sys::ggml_view_4d(self.ctx(), root, n0, n1, n2, n3, b1, b2, b3, offset);
+                    let raw =
+                        sys::ggml_view_4d(self.ctx(), root, n0, n1, n2, n3, b1, b2, b3, offset);
                     (*raw).nb = node.strides;
                     raw
                 }
                 (None, None) => sys::ggml_new_tensor_4d(self.ctx(), node.dtype.0, n0, n1, n2, n3),
-                _ => return Err(LlamaError::Graph(format!("{}: view source missing or not asked for", node.name))),
+                _ => {
+                    return Err(LlamaError::Graph(format!(
+                        "{}: view source missing or not asked for",
+                        node.name
+                    )));
+                }
             };
             (*raw).op = node.raw_op;
             (*raw).op_params = node.parameters;
@@ -189,7 +227,8 @@ impl Graph {
         }
     }
 
-    /// shapes: `a` [k, m, …], `b` [k, n, …] → [m, n, …], an F32 result; `a` is broadcast over the outer two.
+    /// shapes: `a` [k, m, …], `b` [k, n, …] → [m, n, …], an F32 result; `a` is broadcast over the
+    /// outer two.
     pub fn mul_mat(&mut self, a: Tensor, b: Tensor) -> Built {
         let (sa, sb) = (self.shape(a)?, self.shape(b)?);
         if sa[0] != sb[0] || sb[2] % sa[2] != 0 || sb[3] % sa[3] != 0 || self.is_transposed(a)? {
@@ -199,7 +238,8 @@ impl Graph {
         self.binary(a, b, |ctx, a, b| unsafe { sys::ggml_mul_mat(ctx, a, b) })
     }
 
-    /// The gradient of `mul_mat` for its second operand as ggml's own autodiff takes it, one weight row for each token. For comparison.
+    /// The gradient of `mul_mat` for its second operand as ggml's own autodiff takes it, one weight
+    /// row for each token. For comparison.
     ///
     /// shapes: W [k, m], dy [m, …] → [k, …]
     pub fn out_prod(&mut self, weight: Tensor, dy: Tensor) -> Built {
@@ -210,7 +250,9 @@ impl Graph {
         let dense = self.dense(dy)?;
         let turned = self.transpose(dense)?;
         // SAFETY: the conditions of ggml_can_out_prod hold, and the weight is no transposed view.
-        self.binary(weight, turned, |ctx, weight, turned| unsafe { sys::ggml_out_prod(ctx, weight, turned) })
+        self.binary(weight, turned, |ctx, weight, turned| unsafe {
+            sys::ggml_out_prod(ctx, weight, turned)
+        })
     }
 
     /// `b` is repeated to the shape of `a`.
@@ -242,12 +284,17 @@ impl Graph {
     pub fn scale(&mut self, a: Tensor, factor: f32, bias: f32) -> Built {
         let a = self.dense(a)?;
         let (raw, shape) = (self.raw(a)?, self.shape(a)?);
-        // SAFETY: reads a live tensor. ggml also looks at the strides of axes of one element, which contiguity says nothing of.
+        // SAFETY: reads a live tensor. ggml also looks at the strides of axes of one element, which
+        // contiguity says nothing of.
         let strides = unsafe { (*raw).nb };
-        let padded = (1..3).all(|axis| strides[axis + 1] == strides[axis] * usize::try_from(shape[axis]).unwrap_or(0));
+        let padded = (1..3).all(|axis| {
+            strides[axis + 1] == strides[axis] * usize::try_from(shape[axis]).unwrap_or(0)
+        });
         let a = if padded { a } else { self.cont(a)? };
         // SAFETY: contiguity with regular strides is what ggml asserts.
-        self.unary(a, |ctx, a| unsafe { sys::ggml_scale_bias(ctx, a, factor, bias) })
+        self.unary(a, |ctx, a| unsafe {
+            sys::ggml_scale_bias(ctx, a, factor, bias)
+        })
     }
 
     pub fn sqr(&mut self, a: Tensor) -> Built {
@@ -288,12 +335,17 @@ impl Graph {
     /// `cont` unless the tensor is contiguous already.
     pub fn dense(&mut self, a: Tensor) -> Built {
         // SAFETY: reads a live tensor.
-        if unsafe { sys::ggml_is_contiguous(self.raw(a)?) } { Ok(a) } else { self.cont(a) }
+        if unsafe { sys::ggml_is_contiguous(self.raw(a)?) } {
+            Ok(a)
+        } else {
+            self.cont(a)
+        }
     }
 
     /// Swap the inner two dimensions into fresh memory.
     ///
-    /// ggml's own copy of a transposed F32 view moves four bytes at a time; on the CPU a tiled kernel of ours does it.
+    /// ggml's own copy of a transposed F32 view moves four bytes at a time; on the CPU a tiled
+    /// kernel of ours does it.
     pub fn turned(&mut self, a: Tensor) -> Built {
         let raw = self.raw(a)?;
         // SAFETY: reads a live tensor.
@@ -304,11 +356,27 @@ impl Graph {
         }
         self.room()?;
         let mut sources = [raw];
-        // SAFETY: room was checked; one live source, copied by the call; the kernel needs exactly what was checked: F32 with dense rows
-        // in, and the fresh contiguous tensor of the swapped shape out.
+        // SAFETY: room was checked; one live source, copied by the call; the kernel needs exactly
+        // what was checked: F32 with dense rows in, and the fresh contiguous tensor of the swapped
+        // shape out.
         let raw = unsafe {
-            let kernel = Some(crate::kernels::turn as unsafe extern "C" fn(*mut sys::ggml_tensor, i32, i32, *mut std::ffi::c_void));
-            sys::ggml_custom_4d(self.ctx(), dtype, ne[1], ne[0], ne[2], ne[3], sources.as_mut_ptr(), 1, kernel, -1, std::ptr::null_mut())
+            let kernel = Some(
+                crate::kernels::turn
+                    as unsafe extern "C" fn(*mut sys::ggml_tensor, i32, i32, *mut std::ffi::c_void),
+            );
+            sys::ggml_custom_4d(
+                self.ctx(),
+                dtype,
+                ne[1],
+                ne[0],
+                ne[2],
+                ne[3],
+                sources.as_mut_ptr(),
+                1,
+                kernel,
+                -1,
+                std::ptr::null_mut(),
+            )
         };
         // SAFETY: the tensor that was just made.
         unsafe { set_name(raw, "turn") };
@@ -325,7 +393,9 @@ impl Graph {
     pub fn permute(&mut self, a: Tensor, axes: [i32; 4]) -> Built {
         let mut seen = [false; 4];
         for axis in axes {
-            let slot = usize::try_from(axis).ok().and_then(|axis| seen.get_mut(axis));
+            let slot = usize::try_from(axis)
+                .ok()
+                .and_then(|axis| seen.get_mut(axis));
             let slot = slot.ok_or_else(|| LlamaError::Graph(format!("permute {axes:?}")))?;
             *slot = true;
         }
@@ -333,7 +403,9 @@ impl Graph {
             return Err(LlamaError::Graph(format!("permute {axes:?}")));
         }
         // SAFETY: the axes are a permutation of 0..4.
-        self.unary(a, |ctx, a| unsafe { sys::ggml_permute(ctx, a, axes[0], axes[1], axes[2], axes[3]) })
+        self.unary(a, |ctx, a| unsafe {
+            sys::ggml_permute(ctx, a, axes[0], axes[1], axes[2], axes[3])
+        })
     }
 
     /// Read contiguous memory under another shape of as many elements.
@@ -341,26 +413,40 @@ impl Graph {
         let a = self.dense(a)?;
         let have: i64 = self.shape(a)?.iter().product();
         if shape.iter().product::<i64>() != have || shape.iter().any(|n| *n < 1) {
-            return Err(LlamaError::Graph(format!("reshape of {have} elements to {shape:?}")));
+            return Err(LlamaError::Graph(format!(
+                "reshape of {have} elements to {shape:?}"
+            )));
         }
         // SAFETY: contiguous, and the element counts agree.
-        self.unary(a, |ctx, a| unsafe { sys::ggml_reshape_4d(ctx, a, shape[0], shape[1], shape[2], shape[3]) })
+        self.unary(a, |ctx, a| unsafe {
+            sys::ggml_reshape_4d(ctx, a, shape[0], shape[1], shape[2], shape[3])
+        })
     }
 
     /// shapes: `rows [n, m]`, I32 `ids [k]` → F32 `[n, k]`
     pub fn get_rows(&mut self, rows: Tensor, ids: Tensor) -> Built {
         let (sr, si) = (self.shape(rows)?, self.shape(ids)?);
-        if sr[2] != 1 || sr[3] != 1 || si[1] != 1 || si[2] != 1 || si[3] != 1 || self.dtype(ids)? != Dtype::I32 {
+        if sr[2] != 1
+            || sr[3] != 1
+            || si[1] != 1
+            || si[2] != 1
+            || si[3] != 1
+            || self.dtype(ids)? != Dtype::I32
+        {
             return Err(LlamaError::Graph(format!("get_rows of {sr:?} by {si:?}")));
         }
-        // SAFETY: ggml's shape conditions hold. The ids' values are the caller's to check before each run (`Compute::set_ids`).
-        self.binary(rows, ids, |ctx, rows, ids| unsafe { sys::ggml_get_rows(ctx, rows, ids) })
+        // SAFETY: ggml's shape conditions hold. The ids' values are the caller's to check before
+        // each run (`Compute::set_ids`).
+        self.binary(rows, ids, |ctx, rows, ids| unsafe {
+            sys::ggml_get_rows(ctx, rows, ids)
+        })
     }
 
     /// Keep a tensor's value readable after a run, and compute it.
     pub fn output(&mut self, a: Tensor) -> Result<(), LlamaError> {
         let raw = self.raw(a)?;
-        // SAFETY: a live tensor of this graph; the graph has room for `nodes_max` nodes and the context for no more tensors than that.
+        // SAFETY: a live tensor of this graph; the graph has room for `nodes_max` nodes and the
+        // context for no more tensors than that.
         unsafe {
             sys::ggml_set_output(raw);
             sys::ggml_build_forward_expand(self.cgraph, raw);
@@ -386,7 +472,9 @@ impl Graph {
     pub fn describe(&self, place: usize) -> String {
         let text = |text: *const std::ffi::c_char| {
             // SAFETY: ggml's names are NUL-terminated, static or part of a live tensor.
-            unsafe { std::ffi::CStr::from_ptr(text) }.to_string_lossy().into_owned()
+            unsafe { std::ffi::CStr::from_ptr(text) }
+                .to_string_lossy()
+                .into_owned()
         };
         if place >= self.nodes() {
             return String::new();
@@ -394,17 +482,34 @@ impl Graph {
         // SAFETY: a node of this graph; ggml has a description of each op and a name of each type.
         unsafe {
             let raw = sys::ggml_graph_node(self.cgraph, i32::try_from(place).unwrap_or(0));
-            let op = if (*raw).op == sys::GGML_OP_CUSTOM { text((*raw).name.as_ptr()) } else { text(sys::ggml_op_desc(raw)) };
+            let op = if (*raw).op == sys::GGML_OP_CUSTOM {
+                text((*raw).name.as_ptr())
+            } else {
+                text(sys::ggml_op_desc(raw))
+            };
             let source = (*raw).src[0];
-            if source.is_null() { op } else { format!("{op} {}", text(sys::ggml_type_name((*source).type_))) }
+            if source.is_null() {
+                op
+            } else {
+                format!("{op} {}", text(sys::ggml_type_name((*source).type_)))
+            }
         }
     }
 
     /// The node at a place is more than another look at memory.
     pub(crate) fn computes(&self, place: usize) -> bool {
-        let empty = [sys::GGML_OP_NONE, sys::GGML_OP_VIEW, sys::GGML_OP_RESHAPE, sys::GGML_OP_PERMUTE, sys::GGML_OP_TRANSPOSE];
+        let empty = [
+            sys::GGML_OP_NONE,
+            sys::GGML_OP_VIEW,
+            sys::GGML_OP_RESHAPE,
+            sys::GGML_OP_PERMUTE,
+            sys::GGML_OP_TRANSPOSE,
+        ];
         // SAFETY: a node of this graph.
-        place < self.nodes() && !empty.contains(unsafe { &(*sys::ggml_graph_node(self.cgraph, i32::try_from(place).unwrap_or(0))).op })
+        place < self.nodes()
+            && !empty.contains(unsafe {
+                &(*sys::ggml_graph_node(self.cgraph, i32::try_from(place).unwrap_or(0))).op
+            })
     }
 
     /// shapes: ggml order, innermost first.
@@ -428,7 +533,11 @@ impl Graph {
     }
 
     pub(crate) fn raw(&self, a: Tensor) -> Result<*mut sys::ggml_tensor, LlamaError> {
-        if a.graph == self.id { Ok(self.tensors[a.index]) } else { Err(LlamaError::Graph("a tensor of another graph".into())) }
+        if a.graph == self.id {
+            Ok(self.tensors[a.index])
+        } else {
+            Err(LlamaError::Graph("a tensor of another graph".into()))
+        }
     }
 
     pub(crate) fn ctx(&self) -> *mut sys::ggml_context {
@@ -437,13 +546,19 @@ impl Graph {
 
     pub(crate) fn push(&mut self, raw: *mut sys::ggml_tensor) -> Tensor {
         self.tensors.push(raw);
-        Tensor { graph: self.id, index: self.tensors.len() - 1 }
+        Tensor {
+            graph: self.id,
+            index: self.tensors.len() - 1,
+        }
     }
 
     pub(crate) fn room(&self) -> Result<(), LlamaError> {
         // Leaves of others take no room; counting them anyway keeps the check on the safe side.
         if self.tensors.len() + 2 > self.nodes_max {
-            return Err(LlamaError::Graph(format!("more than {} tensors", self.nodes_max)));
+            return Err(LlamaError::Graph(format!(
+                "more than {} tensors",
+                self.nodes_max
+            )));
         }
         Ok(())
     }
@@ -476,7 +591,11 @@ impl Graph {
         &mut self,
         a: Tensor,
         b: Tensor,
-        make: impl FnOnce(*mut sys::ggml_context, *mut sys::ggml_tensor, *mut sys::ggml_tensor) -> *mut sys::ggml_tensor,
+        make: impl FnOnce(
+            *mut sys::ggml_context,
+            *mut sys::ggml_tensor,
+            *mut sys::ggml_tensor,
+        ) -> *mut sys::ggml_tensor,
     ) -> Built {
         let (a, b) = (self.raw(a)?, self.raw(b)?);
         self.room()?;

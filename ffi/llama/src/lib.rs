@@ -1,8 +1,9 @@
 //! A safe layer over llama.cpp and ggml, as thin as safety allows.
 //!
-//! Owns every raw pointer of the project's engine: models, contexts, adapters, traced graphs, graphs of our own. Knows nothing of
-//! training or transfer. Refuses in Rust what would make ggml abort; C++ exceptions end in the shim. May be named by
-//! `translora_quantized` and by the engine room only.
+//! Owns every raw pointer of the project's engine: models, contexts, adapters, traced graphs,
+//! graphs of our own. Knows nothing of training or transfer. Refuses in Rust what would make ggml
+//! abort; C++ exceptions end in the shim. May be named by `translora_quantized` and by the engine
+//! room only.
 
 mod backend;
 mod compute;

@@ -36,15 +36,36 @@ impl Graph {
             // SAFETY: a node of this graph and its operands, all live.
             unsafe {
                 let raw = &*sys::ggml_graph_node(self.cgraph, i32::try_from(place).unwrap_or(0));
-                let last = raw.src.iter().rposition(|source| !source.is_null()).map_or(0, |last| last + 1);
-                let sources = raw.src[..last].iter().map(|source| source.as_ref().map(layout)).collect();
-                Operation { name: self.describe(place), op: raw.op, parameters: raw.op_params, result: layout(raw), sources }
+                let last = raw
+                    .src
+                    .iter()
+                    .rposition(|source| !source.is_null())
+                    .map_or(0, |last| last + 1);
+                let sources = raw.src[..last]
+                    .iter()
+                    .map(|source| source.as_ref().map(layout))
+                    .collect();
+                Operation {
+                    name: self.describe(place),
+                    op: raw.op,
+                    parameters: raw.op_params,
+                    result: layout(raw),
+                    sources,
+                }
             }
         };
-        (0..self.nodes()).filter(|place| self.computes(*place)).map(operation).collect()
+        (0..self.nodes())
+            .filter(|place| self.computes(*place))
+            .map(operation)
+            .collect()
     }
 }
 
 fn layout(tensor: &sys::ggml_tensor) -> Layout {
-    Layout { dtype: Dtype::of(tensor.type_), number: tensor.type_, shape: tensor.ne, strides: tensor.nb }
+    Layout {
+        dtype: Dtype::of(tensor.type_),
+        number: tensor.type_,
+        shape: tensor.ne,
+        strides: tensor.nb,
+    }
 }

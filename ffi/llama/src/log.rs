@@ -27,7 +27,8 @@ unsafe extern "C" fn receive(level: sys::ggml_log_level, text: *const c_char, _:
     if text.is_null() {
         return;
     }
-    // SAFETY: llama.cpp passes a NUL-terminated string that lives for the call; null was excluded above.
+    // SAFETY: llama.cpp passes a NUL-terminated string that lives for the call; null was excluded
+    // above.
     let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
     let mut guard = log();
     let log = guard.get_or_insert_with(Log::default);
@@ -63,16 +64,29 @@ pub(crate) fn mark() -> u64 {
 /// The warnings and errors since `mark`, or the last lines of any kind, or `fallback`.
 pub(crate) fn since(mark: u64, fallback: &str) -> String {
     let guard = log();
-    let lines: Vec<&(u64, bool, String)> = guard.iter().flat_map(|log| &log.lines).filter(|line| line.0 >= mark).collect();
+    let lines: Vec<&(u64, bool, String)> = guard
+        .iter()
+        .flat_map(|log| &log.lines)
+        .filter(|line| line.0 >= mark)
+        .collect();
     let mut said: Vec<&str> = Vec::new();
     for line in lines.iter().filter(|line| line.1) {
         // `llama_model_load: error loading model: …`: the function's name helps nobody.
-        let text = line.2.split_once(": ").map_or(line.2.as_str(), |(head, rest)| if head.contains(' ') { &line.2 } else { rest });
+        let text = line
+            .2
+            .split_once(": ")
+            .map_or(line.2.as_str(), |(head, rest)| {
+                if head.contains(' ') { &line.2 } else { rest }
+            });
         if !said.contains(&text) {
             said.push(text);
         }
     }
-    if said.is_empty() { fallback.to_owned() } else { said.join("; ") }
+    if said.is_empty() {
+        fallback.to_owned()
+    } else {
+        said.join("; ")
+    }
 }
 
 /// A buffer for the reason of a C++ exception.
@@ -89,8 +103,17 @@ impl Reason {
 
     /// The exception's text if there was one, else what the log said since `mark`.
     pub(crate) fn or_log(&self, mark: u64, fallback: &str) -> String {
-        let bytes: Vec<u8> = self.0.iter().take_while(|c| **c != 0).map(|c| c.cast_unsigned()).collect();
+        let bytes: Vec<u8> = self
+            .0
+            .iter()
+            .take_while(|c| **c != 0)
+            .map(|c| c.cast_unsigned())
+            .collect();
         let text = String::from_utf8_lossy(&bytes).into_owned();
-        if text.is_empty() { since(mark, fallback) } else { text }
+        if text.is_empty() {
+            since(mark, fallback)
+        } else {
+            text
+        }
     }
 }

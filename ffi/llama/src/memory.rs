@@ -1,7 +1,8 @@
 //! Gives memory back to the system.
 
-/// Let the allocator return large pieces to the system as soon as they are freed, whatever was freed before. It keeps ever larger ones
-/// otherwise, and what contexts leave behind after tracing a graph adds to the peak of training.
+/// Let the allocator return large pieces to the system as soon as they are freed, whatever was
+/// freed before. It keeps ever larger ones otherwise, and what contexts leave behind after tracing
+/// a graph adds to the peak of training.
 pub(crate) fn return_freed() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {

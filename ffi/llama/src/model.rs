@@ -26,12 +26,14 @@ pub(crate) struct ModelInner {
     devices: Vec<sys::ggml_backend_dev_t>,
     /// The same file on the CPU, mapped, once somebody asked.
     on_cpu: Mutex<Option<Model>>,
-    /// Held while llama.cpp edits the model's list of adapters, which it does without a lock of its own.
+    /// Held while llama.cpp edits the model's list of adapters, which it does without a lock of its
+    /// own.
     adapters: Mutex<()>,
 }
 
-// SAFETY: after loading, llama.cpp only reads a model, except for its list of adapters (guarded by `adapters`) and its training
-// length (written once by `Context::training`, read by nobody else here).
+// SAFETY: after loading, llama.cpp only reads a model, except for its list of adapters (guarded by
+// `adapters`) and its training length (written once by `Context::training`, read by nobody else
+// here).
 unsafe impl Send for ModelInner {}
 // SAFETY: as above.
 unsafe impl Sync for ModelInner {}
@@ -51,57 +53,85 @@ pub(crate) const CPU: &str = "CPU";
 pub struct ModelParams {
     /// Layers kept on the device; negative means all, 0 that no device takes part.
     pub gpu_layers: i32,
-    /// Devices by ggml's names, with commas between: llama.cpp's `--device`. `none` for the CPU alone, `CPU` for the CPU as if it were a
-    /// device (ggml's operations only, through its scheduler); left out, all GPUs there are.
+    /// Devices by ggml's names, with commas between: llama.cpp's `--device`. `none` for the CPU
+    /// alone, `CPU` for the CPU as if it were a device (ggml's operations only, through its
+    /// scheduler); left out, all GPUs there are.
     pub device: Option<String>,
     /// Map the file into memory instead of reading it.
     pub mmap: bool,
-    /// Lay weights out anew where that makes products faster: llama.cpp's `--repack`. They are then a copy in memory of their own, which
-    /// nothing but ggml's products can read.
+    /// Lay weights out anew where that makes products faster: llama.cpp's `--repack`. They are then
+    /// a copy in memory of their own, which nothing but ggml's products can read.
     pub repack: bool,
 }
 
 impl Default for ModelParams {
     fn default() -> Self {
-        Self { gpu_layers: -1, device: None, mmap: true, repack: false }
+        Self {
+            gpu_layers: -1,
+            device: None,
+            mmap: true,
+            repack: false,
+        }
     }
 }
 
 impl Model {
-    /// Load a GGUF model. Unless `repack` is set weights stay in the file's own layout, so that they can be read back.
+    /// Load a GGUF model. Unless `repack` is set weights stay in the file's own layout, so that
+    /// they can be read back.
     ///
-    /// fails: missing or truncated file, a vocabulary that llama.cpp would abort on, unknown architecture, too little memory; most
-    /// reasons are llama.cpp's own.
+    /// fails: missing or truncated file, a vocabulary that llama.cpp would abort on, unknown
+    /// architecture, too little memory; most reasons are llama.cpp's own.
     pub fn load(backend: Backend, path: &Path, params: &ModelParams) -> Result<Self, LlamaError> {
         check_model(path)?;
         let devices = backend.chosen(params)?;
         // A list that ends at once keeps llama.cpp from taking what it finds.
-        let mut list: Vec<sys::ggml_backend_dev_t> = devices.iter().copied().chain([std::ptr::null_mut()]).collect();
-        let text = CString::new(path.as_os_str().as_bytes()).map_err(|_| LlamaError::Path(path.to_owned()))?;
+        let mut list: Vec<sys::ggml_backend_dev_t> = devices
+            .iter()
+            .copied()
+            .chain([std::ptr::null_mut()])
+            .collect();
+        let text = CString::new(path.as_os_str().as_bytes())
+            .map_err(|_| LlamaError::Path(path.to_owned()))?;
         let mark = log::mark();
-        // SAFETY: `text` and the list, which ends with null, outlive the call; the parameters are the library's defaults with plain values replaced. The loader
-        // catches its own exceptions and returns null.
+        // SAFETY: `text` and the list, which ends with null, outlive the call; the parameters are
+        // the library's defaults with plain values replaced. The loader catches its own exceptions
+        // and returns null.
         let raw = unsafe {
             let mut raw_params = sys::llama_model_default_params();
             raw_params.n_gpu_layers = params.gpu_layers;
             raw_params.devices = list.as_mut_ptr();
-            raw_params.load_mode = if params.mmap { sys::LLAMA_LOAD_MODE_MMAP } else { sys::LLAMA_LOAD_MODE_NONE };
+            raw_params.load_mode = if params.mmap {
+                sys::LLAMA_LOAD_MODE_MMAP
+            } else {
+                sys::LLAMA_LOAD_MODE_NONE
+            };
             raw_params.use_extra_bufts = params.repack;
             sys::llama_model_load_from_file(text.as_ptr(), raw_params)
         };
-        let failed = || LlamaError::ModelLoad { path: path.to_owned(), reason: log::since(mark, "llama.cpp gave no reason") };
+        let failed = || LlamaError::ModelLoad {
+            path: path.to_owned(),
+            reason: log::since(mark, "llama.cpp gave no reason"),
+        };
         let raw = NonNull::new(raw).ok_or_else(failed)?;
         let (params, on_cpu, adapters) = (params.clone(), Mutex::new(None), Mutex::new(()));
-        Ok(Self(Arc::new(ModelInner { raw, path: path.to_owned(), params, devices, on_cpu, adapters })))
+        Ok(Self(Arc::new(ModelInner {
+            raw,
+            path: path.to_owned(),
+            params,
+            devices,
+            on_cpu,
+            adapters,
+        })))
     }
 
     /// Training graphs run on a device, with the CPU behind it.
     pub fn is_on_device(&self) -> bool {
-        !self.0.devices.is_empty() || self.0.params.gpu_layers != 0 && self.0.params.device.as_deref() == Some(CPU)
+        !self.0.devices.is_empty()
+            || self.0.params.gpu_layers != 0 && self.0.params.device.as_deref() == Some(CPU)
     }
 
-    /// This model, or for one on a device the same file on the CPU: what llama.cpp builds for it can be traced and read. It is mapped, so
-    /// that what nobody reads costs nothing.
+    /// This model, or for one on a device the same file on the CPU: what llama.cpp builds for it
+    /// can be traced and read. It is mapped, so that what nobody reads costs nothing.
     pub fn on_cpu(&self, backend: Backend) -> Result<Self, LlamaError> {
         if !self.is_on_device() {
             return Ok(self.clone());
@@ -110,7 +140,12 @@ impl Model {
         if let Some(twin) = &*twin {
             return Ok(twin.clone());
         }
-        let params = ModelParams { gpu_layers: 0, device: None, mmap: true, repack: false };
+        let params = ModelParams {
+            gpu_layers: 0,
+            device: None,
+            mmap: true,
+            repack: false,
+        };
         let loaded = Self::load(backend, self.path(), &params)?;
         Ok(twin.insert(loaded).clone())
     }
@@ -121,8 +156,17 @@ impl Model {
 
     /// The device names, with commas between; `CPU` where there are none.
     pub fn device_names(&self) -> String {
-        let names: Vec<String> = self.0.devices.iter().map(|device| crate::backend::describe(*device).name).collect();
-        if names.is_empty() { CPU.into() } else { names.join(",") }
+        let names: Vec<String> = self
+            .0
+            .devices
+            .iter()
+            .map(|device| crate::backend::describe(*device).name)
+            .collect();
+        if names.is_empty() {
+            CPU.into()
+        } else {
+            names.join(",")
+        }
     }
 
     /// units: bytes of the weights that lie on devices.
@@ -153,8 +197,16 @@ impl Model {
         let key = CString::new(key).ok()?;
         let mut buffer = vec![0_u8; 1 << 12];
         loop {
-            // SAFETY: the buffer is as long as said; the call writes at most that and ends with NUL.
-            let n = unsafe { sys::llama_model_meta_val_str(self.raw(), key.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len()) };
+            // SAFETY: the buffer is as long as said; the call writes at most that and ends with
+            // NUL.
+            let n = unsafe {
+                sys::llama_model_meta_val_str(
+                    self.raw(),
+                    key.as_ptr(),
+                    buffer.as_mut_ptr().cast(),
+                    buffer.len(),
+                )
+            };
             let n = usize::try_from(n).ok()?;
             if n < buffer.len() {
                 buffer.truncate(n);
@@ -170,8 +222,16 @@ impl Model {
 
     /// The name in the file, or the file's own.
     pub fn name(&self) -> String {
-        let stem = || self.path().file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        self.metadata("general.name").filter(|name| !name.is_empty()).unwrap_or_else(stem)
+        let stem = || {
+            self.path()
+                .file_stem()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned()
+        };
+        self.metadata("general.name")
+            .filter(|name| !name.is_empty())
+            .unwrap_or_else(stem)
     }
 
     /// Tokens of context that the model was trained with.
@@ -190,10 +250,20 @@ impl Model {
             return Err(LlamaError::Template("the model has none".into()));
         }
         // SAFETY: not null; NUL-terminated; copied before the model can go.
-        let text = unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned();
-        let piece = |token: Option<i32>| token.map(|token| self.vocab().piece(token, true)).unwrap_or_default();
+        let text = unsafe { CStr::from_ptr(text) }
+            .to_string_lossy()
+            .into_owned();
+        let piece = |token: Option<i32>| {
+            token
+                .map(|token| self.vocab().piece(token, true))
+                .unwrap_or_default()
+        };
         let lossy = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        ChatTemplate::new(text, lossy(piece(self.vocab().bos())), lossy(piece(self.vocab().eos())))
+        ChatTemplate::new(
+            text,
+            lossy(piece(self.vocab().bos())),
+            lossy(piece(self.vocab().eos())),
+        )
     }
 
     pub fn parameters(&self) -> u64 {
@@ -217,7 +287,8 @@ impl Model {
         usize::try_from(unsafe { sys::llama_model_n_ctx_train(self.raw()) }).unwrap_or(0)
     }
 
-    /// The model has an encoder, is recurrent or hybrid: not the plain decoder that generation here assumes.
+    /// The model has an encoder, is recurrent or hybrid: not the plain decoder that generation here
+    /// assumes.
     pub fn unusual(&self) -> Option<&'static str> {
         // SAFETY: each reads a field of a live model.
         unsafe {
@@ -225,7 +296,9 @@ impl Model {
                 Some("it has an encoder")
             } else if !sys::llama_model_has_decoder(self.raw()) {
                 Some("it has no decoder")
-            } else if sys::llama_model_is_recurrent(self.raw()) || sys::llama_model_is_hybrid(self.raw()) {
+            } else if sys::llama_model_is_recurrent(self.raw())
+                || sys::llama_model_is_hybrid(self.raw())
+            {
                 Some("it keeps recurrent state")
             } else {
                 None
@@ -238,7 +311,10 @@ impl Model {
     }
 
     pub(crate) fn lock_adapters(&self) -> MutexGuard<'_, ()> {
-        self.0.adapters.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0
+            .adapters
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -250,14 +326,19 @@ impl fmt::Debug for Model {
 
 /// Map a file into memory, to be read.
 pub fn map_file(path: &Path) -> Result<memmap2::Mmap, LlamaError> {
-    let io = |source| LlamaError::Io { path: path.to_owned(), source };
+    let io = |source| LlamaError::Io {
+        path: path.to_owned(),
+        source,
+    };
     let file = std::fs::File::open(path).map_err(io)?;
-    // SAFETY: the map is read-only. A file truncated by someone else while it is mapped raises SIGBUS; the same holds for llama.cpp's
-    // own map of every model, and everything this project writes is renamed into place, never truncated.
+    // SAFETY: the map is read-only. A file truncated by someone else while it is mapped raises
+    // SIGBUS; the same holds for llama.cpp's own map of every model, and everything this project
+    // writes is renamed into place, never truncated.
     unsafe { memmap2::Mmap::map(&file) }.map_err(io)
 }
 
-/// A LoRA loaded onto a model. Owns a share of that model, so it cannot outlive it. Clones share the adapter.
+/// A LoRA loaded onto a model. Owns a share of that model, so it cannot outlive it. Clones share
+/// the adapter.
 #[derive(Clone)]
 pub struct Adapter(pub(crate) Arc<AdapterInner>);
 
@@ -266,7 +347,8 @@ pub(crate) struct AdapterInner {
     pub(crate) model: Model,
 }
 
-// SAFETY: an adapter is plain tensors plus an entry in its model's list; the list is edited only under the model's lock.
+// SAFETY: an adapter is plain tensors plus an entry in its model's list; the list is edited only
+// under the model's lock.
 unsafe impl Send for AdapterInner {}
 // SAFETY: as above.
 unsafe impl Sync for AdapterInner {}
@@ -274,7 +356,8 @@ unsafe impl Sync for AdapterInner {}
 impl Drop for AdapterInner {
     fn drop(&mut self) {
         let _guard = self.model.lock_adapters();
-        // SAFETY: the last owner; contexts that use the adapter hold an `Arc` of this value, and the model is still alive.
+        // SAFETY: the last owner; contexts that use the adapter hold an `Arc` of this value, and
+        // the model is still alive.
         unsafe { sys::llama_adapter_lora_free(self.raw.as_ptr()) }
     }
 }
@@ -285,17 +368,25 @@ impl Adapter {
     /// fails: not an adapter, or made for another base; the reason is llama.cpp's own.
     pub fn load(model: &Model, path: &Path) -> Result<Self, LlamaError> {
         check_container(path)?;
-        let text = CString::new(path.as_os_str().as_bytes()).map_err(|_| LlamaError::Path(path.to_owned()))?;
+        let text = CString::new(path.as_os_str().as_bytes())
+            .map_err(|_| LlamaError::Path(path.to_owned()))?;
         let (mark, mut reason) = (log::mark(), Reason::new());
         let raw = {
             let _guard = model.lock_adapters();
             let (buffer, size) = reason.pointer();
-            // SAFETY: model alive, path NUL-terminated, buffer as long as said; exceptions end in the shim.
+            // SAFETY: model alive, path NUL-terminated, buffer as long as said; exceptions end in
+            // the shim.
             unsafe { crate::shim::translora_adapter(model.raw(), text.as_ptr(), buffer, size) }
         };
-        let failed = || LlamaError::AdapterLoad { path: path.to_owned(), reason: reason.or_log(mark, "llama.cpp gave no reason") };
+        let failed = || LlamaError::AdapterLoad {
+            path: path.to_owned(),
+            reason: reason.or_log(mark, "llama.cpp gave no reason"),
+        };
         let raw = NonNull::new(raw).ok_or_else(failed)?;
-        Ok(Self(Arc::new(AdapterInner { raw, model: model.clone() })))
+        Ok(Self(Arc::new(AdapterInner {
+            raw,
+            model: model.clone(),
+        })))
     }
 
     /// The base it was loaded onto.

@@ -4,14 +4,16 @@ use std::ffi::CStr;
 
 use llama_cpp_sys_2 as sys;
 
-/// What computes a node. Operations without a name here are carried as ggml's number, with ggml's name for messages.
+/// What computes a node. Operations without a name here are carried as ggml's number, with ggml's
+/// name for messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
     /// A weight or an adapter matrix: memory that somebody else owns.
     Weight,
     /// Memory that the caller fills before each run.
     Input,
-    /// Memory that llama.cpp keeps from one run to the next (cache rows, recurrent states); here it begins as zeros in each run.
+    /// Memory that llama.cpp keeps from one run to the next (cache rows, recurrent states); here it
+    /// begins as zeros in each run.
     State,
     Add,
     AddId,
@@ -41,7 +43,8 @@ pub enum Op {
     Cpy,
     /// What a state holds after all of it was written: the value itself, under the state's shape.
     Store,
-    /// The same, number by number: as the transpose of the rows that are written (a cache of values).
+    /// The same, number by number: as the transpose of the rows that are written (a cache of
+    /// values).
     StoreTurned,
     Reshape,
     View,
@@ -139,7 +142,10 @@ impl Op {
 
     /// The node is another look at memory that an earlier node filled.
     pub fn is_look(self) -> bool {
-        matches!(self, Self::View | Self::Reshape | Self::Permute | Self::Transpose)
+        matches!(
+            self,
+            Self::View | Self::Reshape | Self::Permute | Self::Transpose
+        )
     }
 
     /// The result are places, not values: no gradient flows through.
@@ -193,7 +199,9 @@ pub(crate) unsafe fn op_of(raw: *mut sys::ggml_tensor) -> Op {
     // SAFETY: the caller promises a live tensor; ggml's names are static strings.
     unsafe {
         let other = || {
-            let name = CStr::from_ptr(sys::ggml_op_desc(raw)).to_str().unwrap_or("?");
+            let name = CStr::from_ptr(sys::ggml_op_desc(raw))
+                .to_str()
+                .unwrap_or("?");
             Op::Other(name, (*raw).op)
         };
         match (*raw).op {
@@ -215,9 +223,14 @@ unsafe fn leaf(raw: *mut sys::ggml_tensor) -> Op {
             return Op::Input;
         }
         let name = CStr::from_ptr((*raw).name.as_ptr()).to_bytes();
-        let lent = sys::ggml_backend_buffer_get_usage(buffer) == sys::GGML_BACKEND_BUFFER_USAGE_WEIGHTS;
+        let lent =
+            sys::ggml_backend_buffer_get_usage(buffer) == sys::GGML_BACKEND_BUFFER_USAGE_WEIGHTS;
         // Adapters lie in buffers without that mark, like llama.cpp's own memories.
-        if lent || name.ends_with(b".lora_a") || name.ends_with(b".lora_b") { Op::Weight } else { Op::State }
+        if lent || name.ends_with(b".lora_a") || name.ends_with(b".lora_b") {
+            Op::Weight
+        } else {
+            Op::State
+        }
     }
 }
 

@@ -15,13 +15,22 @@ impl Graph {
         let a = self.dense(a)?;
         let shape = self.shape(a)?;
         let [n, m, ..] = shape;
-        if n * m != shape.iter().product::<i64>() || first < 0 || count < 1 || first + count > m || self.dtype(a)? != Dtype::F32 {
-            return Err(LlamaError::Graph(format!("columns {first} + {count} of {shape:?}")));
+        if n * m != shape.iter().product::<i64>()
+            || first < 0
+            || count < 1
+            || first + count > m
+            || self.dtype(a)? != Dtype::F32
+        {
+            return Err(LlamaError::Graph(format!(
+                "columns {first} + {count} of {shape:?}"
+            )));
         }
         let row = usize::try_from(n).unwrap_or(0) * size_of::<f32>();
         let offset = usize::try_from(first).unwrap_or(0) * row;
         // SAFETY: a dense F32 matrix; the view ends inside it by the check above.
-        self.unary(a, |ctx, a| unsafe { sys::ggml_view_2d(ctx, a, n, count, row, offset) })
+        self.unary(a, |ctx, a| unsafe {
+            sys::ggml_view_2d(ctx, a, n, count, row, offset)
+        })
     }
 
     /// Natural logarithm.

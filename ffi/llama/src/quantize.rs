@@ -31,21 +31,43 @@ pub const QUANTIZATIONS: [(&str, sys::llama_ftype); 15] = [
 ///
 /// fails: unknown type name, unreadable or unwritable file; the reason is llama.cpp's own.
 pub fn quantize(_backend: Backend, from: &Path, to: &Path, kind: &str) -> Result<(), LlamaError> {
-    let failed = |reason: String| LlamaError::Quantize { path: from.to_owned(), reason };
-    let Some((_, ftype)) = QUANTIZATIONS.iter().find(|(name, _)| name.eq_ignore_ascii_case(kind)) else {
-        let names: Vec<&str> = QUANTIZATIONS.iter().map(|(name, _)| *name).collect();
-        return Err(failed(format!("unknown type {kind:?}, one of: {}", names.join(" "))));
+    let failed = |reason: String| LlamaError::Quantize {
+        path: from.to_owned(),
+        reason,
     };
-    let path = |path: &Path| CString::new(path.as_os_str().as_bytes()).map_err(|_| LlamaError::Path(path.to_owned()));
+    let Some((_, ftype)) = QUANTIZATIONS
+        .iter()
+        .find(|(name, _)| name.eq_ignore_ascii_case(kind))
+    else {
+        let names: Vec<&str> = QUANTIZATIONS.iter().map(|(name, _)| *name).collect();
+        return Err(failed(format!(
+            "unknown type {kind:?}, one of: {}",
+            names.join(" ")
+        )));
+    };
+    let path = |path: &Path| {
+        CString::new(path.as_os_str().as_bytes()).map_err(|_| LlamaError::Path(path.to_owned()))
+    };
     let (input, output) = (path(from)?, path(to)?);
     let (mark, mut reason) = (log::mark(), Reason::new());
-    // SAFETY: both paths NUL-terminated and alive; parameters are the defaults with plain values replaced.
+    // SAFETY: both paths NUL-terminated and alive; parameters are the defaults with plain values
+    // replaced.
     let code = unsafe {
         let mut params = sys::llama_model_quantize_default_params();
         params.ftype = *ftype;
         params.allow_requantize = true;
         let (buffer, size) = reason.pointer();
-        crate::shim::translora_quantize(input.as_ptr(), output.as_ptr(), &raw const params, buffer, size)
+        crate::shim::translora_quantize(
+            input.as_ptr(),
+            output.as_ptr(),
+            &raw const params,
+            buffer,
+            size,
+        )
     };
-    if code == 0 { Ok(()) } else { Err(failed(reason.or_log(mark, "llama.cpp gave no reason"))) }
+    if code == 0 {
+        Ok(())
+    } else {
+        Err(failed(reason.or_log(mark, "llama.cpp gave no reason")))
+    }
 }

@@ -1,7 +1,9 @@
-//! CPU kernels for the gradients of operations that no short chain of ggml's covers: recurrences and chosen matrices.
+//! CPU kernels for the gradients of operations that no short chain of ggml's covers: recurrences
+//! and chosen matrices.
 //!
-//! All operands are contiguous F32 but for the weights of `mul_mat_id_back` and the choices (I32); `Graph` checks the shapes. Each
-//! kernel divides its work so that a result does not depend on the number of threads.
+//! All operands are contiguous F32 but for the weights of `mul_mat_id_back` and the choices (I32);
+//! `Graph` checks the shapes. Each kernel divides its work so that a result does not depend on the
+//! number of threads.
 
 use std::ffi::c_void;
 use std::slice::{from_raw_parts, from_raw_parts_mut};
@@ -24,7 +26,10 @@ unsafe fn operand<'a>(target: *mut sys::ggml_tensor, index: usize) -> Operand<'a
     unsafe {
         let source = (*target).src[index];
         let shape = (*source).ne.map(|size| size as usize);
-        Operand { shape, values: from_raw_parts((*source).data.cast::<f32>(), shape.iter().product()) }
+        Operand {
+            shape,
+            values: from_raw_parts((*source).data.cast::<f32>(), shape.iter().product()),
+        }
     }
 }
 
@@ -34,7 +39,10 @@ unsafe fn choices<'a>(target: *mut sys::ggml_tensor, index: usize) -> &'a [i32] 
     // SAFETY: as promised.
     unsafe {
         let source = (*target).src[index];
-        from_raw_parts((*source).data.cast::<i32>(), (*source).ne.iter().product::<i64>() as usize)
+        from_raw_parts(
+            (*source).data.cast::<i32>(),
+            (*source).ne.iter().product::<i64>() as usize,
+        )
     }
 }
 
@@ -54,7 +62,12 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
             *lane += a * b;
         }
     }
-    lanes.iter().sum::<f32>() + a[split..].iter().zip(&b[split..]).map(|(a, b)| a * b).sum::<f32>()
+    lanes.iter().sum::<f32>()
+        + a[split..]
+            .iter()
+            .zip(&b[split..])
+            .map(|(a, b)| a * b)
+            .sum::<f32>()
 }
 
 /// y += factor x
@@ -68,16 +81,26 @@ fn add_scaled(y: &mut [f32], factor: f32, x: &[f32]) {
 ///
 /// # Safety
 /// As `Graph::kernel` says; called by ggml.
-pub(crate) unsafe extern "C" fn phi(target: *mut sys::ggml_tensor, thread: i32, threads: i32, _: *mut c_void) {
+pub(crate) unsafe extern "C" fn phi(
+    target: *mut sys::ggml_tensor,
+    thread: i32,
+    threads: i32,
+    _: *mut c_void,
+) {
     // SAFETY: operands as the caller promises; each thread has a stretch of its own.
     unsafe {
         let x = operand(target, 0);
         let (thread, threads, all) = (thread as usize, threads as usize, x.values.len());
         let (first, last) = (all * thread / threads, all * (thread + 1) / threads);
-        for (to, x) in part(target, first, last - first).iter_mut().zip(&x.values[first..last]) {
+        for (to, x) in part(target, first, last - first)
+            .iter_mut()
+            .zip(&x.values[first..last])
+        {
             let z = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
             let t = 1.0 / (1.0 + 0.327_591_1 * z);
-            let poly = t * (0.254_829_6 + t * (-0.284_496_72 + t * (1.421_413_8 + t * (-1.453_152 + t * 1.061_405_4))));
+            let poly = t
+                * (0.254_829_6
+                    + t * (-0.284_496_72 + t * (1.421_413_8 + t * (-1.453_152 + t * 1.061_405_4))));
             let tail = 0.5 * poly * (-z * z).exp();
             *to = if *x < 0.0 { tail } else { 1.0 - tail };
         }
@@ -88,7 +111,12 @@ pub(crate) unsafe extern "C" fn phi(target: *mut sys::ggml_tensor, thread: i32, 
 ///
 /// # Safety
 /// As `Graph::kernel` says; called by ggml.
-pub(crate) unsafe extern "C" fn ssm_conv_back(target: *mut sys::ggml_tensor, thread: i32, threads: i32, _: *mut c_void) {
+pub(crate) unsafe extern "C" fn ssm_conv_back(
+    target: *mut sys::ggml_tensor,
+    thread: i32,
+    threads: i32,
+    _: *mut c_void,
+) {
     // SAFETY: operands as the caller promises; channels are divided among the threads.
     unsafe {
         let (dy, weights) = (operand(target, 0), operand(target, 1));
@@ -100,7 +128,11 @@ pub(crate) unsafe extern "C" fn ssm_conv_back(target: *mut sys::ggml_tensor, thr
                 let dx = part(target, (sequence * channels + channel) * length, length);
                 dx.fill(0.0);
                 for t in 0..tokens {
-                    add_scaled(&mut dx[t..t + taps], dy.values[(sequence * tokens + t) * channels + channel], w);
+                    add_scaled(
+                        &mut dx[t..t + taps],
+                        dy.values[(sequence * tokens + t) * channels + channel],
+                        w,
+                    );
                 }
             }
         }
@@ -109,17 +141,30 @@ pub(crate) unsafe extern "C" fn ssm_conv_back(target: *mut sys::ggml_tensor, thr
 
 /// See `Graph::gated_delta_net_back`.
 ///
-/// source: the forward recurrence in ggml's `ggml_compute_forward_gated_delta_net`: M ← M e^g; d = β (v − M k); M ← M + d kᵀ; y = M q / √s
+/// source: the forward recurrence in ggml's `ggml_compute_forward_gated_delta_net`: M ← M e^g; d =
+/// β (v − M k); M ← M + d kᵀ; y = M q / √s
 ///
 /// # Safety
 /// As `Graph::kernel` says; called by ggml.
-pub(crate) unsafe extern "C" fn gated_delta_net_back(target: *mut sys::ggml_tensor, thread: i32, threads: i32, _: *mut c_void) {
-    // SAFETY: operands as the caller promises; a thread owns whole groups of heads that share a q and a k.
+pub(crate) unsafe extern "C" fn gated_delta_net_back(
+    target: *mut sys::ggml_tensor,
+    thread: i32,
+    threads: i32,
+    _: *mut c_void,
+) {
+    // SAFETY: operands as the caller promises; a thread owns whole groups of heads that share a q
+    // and a k.
     unsafe {
         let [q, k, v, gate, beta, dy] = [0, 1, 2, 3, 4, 5].map(|index| operand(target, index));
         let ([s, heads, tokens, _], groups) = (v.shape, q.shape[1]);
         let sizes = [&q, &k, &v, &gate].map(|operand| operand.values.len());
-        let starts = [0, sizes[0], sizes[0] + sizes[1], sizes[0] + sizes[1] + sizes[2], sizes.iter().sum()];
+        let starts = [
+            0,
+            sizes[0],
+            sizes[0] + sizes[1],
+            sizes[0] + sizes[1] + sizes[2],
+            sizes.iter().sum(),
+        ];
         let mut states = States::new(s, tokens);
         for group in (thread as usize..groups).step_by(threads as usize) {
             for t in 0..tokens {
@@ -198,8 +243,14 @@ impl States {
         }
     }
 
-    /// All tokens of one head: forward to the starts of the stretches, then backward through one stretch after the other.
-    fn head<'a>(&mut self, tokens: usize, at: impl Fn(usize) -> Token<'a>, gradient: impl Fn(usize) -> TokenGradient<'a>) {
+    /// All tokens of one head: forward to the starts of the stretches, then backward through one
+    /// stretch after the other.
+    fn head<'a>(
+        &mut self,
+        tokens: usize,
+        at: impl Fn(usize) -> Token<'a>,
+        gradient: impl Fn(usize) -> TokenGradient<'a>,
+    ) {
         let square = self.size * self.size;
         let mut state = vec![0.0; square];
         for t in 0..tokens {
@@ -223,7 +274,8 @@ impl States {
         }
     }
 
-    /// One token backwards: `self.gradient` goes from that of the state after it to that of the state before it.
+    /// One token backwards: `self.gradient` goes from that of the state after it to that of the
+    /// state before it.
     fn retreat(&mut self, place: usize, token: &Token<'_>, out: &mut TokenGradient<'_>) {
         let (s, square) = (self.size, self.size * self.size);
         let scale = 1.0 / (s as f32).sqrt();
@@ -233,7 +285,11 @@ impl States {
         for j in 0..s {
             let row = j * s..(j + 1) * s;
             let decayed = &mut self.decayed[row.clone()];
-            decayed.iter_mut().zip(&before[row.clone()]).zip(&self.decay).for_each(|((to, from), decay)| *to = from * decay);
+            decayed
+                .iter_mut()
+                .zip(&before[row.clone()])
+                .zip(&self.decay)
+                .for_each(|((to, from), decay)| *to = from * decay);
             self.residual[j] = token.v[j] - dot(decayed, token.k);
         }
         for j in 0..s {
@@ -250,7 +306,11 @@ impl States {
             add_scaled(out.k, -back, &self.decayed[row.clone()]);
             add_scaled(gradient, -back, token.k);
             let decayed = &self.decayed[row];
-            for ((sum, gradient), (decayed, decay)) in decays.iter_mut().zip(gradient).zip(decayed.iter().zip(&self.decay)) {
+            for ((sum, gradient), (decayed, decay)) in decays
+                .iter_mut()
+                .zip(gradient)
+                .zip(decayed.iter().zip(&self.decay))
+            {
                 *sum += *gradient * decayed;
                 *gradient *= decay;
             }
@@ -275,7 +335,9 @@ fn spread(gate: &[f32], decay: &mut [f32]) {
 fn advance(state: &mut [f32], token: &Token<'_>, decay: &mut [f32]) {
     spread(token.gate, decay);
     for (row, v) in state.chunks_exact_mut(decay.len()).zip(token.v) {
-        row.iter_mut().zip(&*decay).for_each(|(value, decay)| *value *= decay);
+        row.iter_mut()
+            .zip(&*decay)
+            .for_each(|(value, decay)| *value *= decay);
         let written = (v - dot(row, token.k)) * token.beta;
         add_scaled(row, written, token.k);
     }
@@ -283,16 +345,28 @@ fn advance(state: &mut [f32], token: &Token<'_>, decay: &mut [f32]) {
 
 /// See `Graph::ssm_scan_back`.
 ///
-/// source: the forward recurrence in ggml's `ggml_compute_forward_ssm_scan_f32`: Δ = softplus(dt); s ← s e^(ΔA) + B x Δ; y = s · C
+/// source: the forward recurrence in ggml's `ggml_compute_forward_ssm_scan_f32`: Δ = softplus(dt);
+/// s ← s e^(ΔA) + B x Δ; y = s · C
 ///
 /// # Safety
 /// As `Graph::kernel` says; called by ggml.
-pub(crate) unsafe extern "C" fn ssm_scan_back(target: *mut sys::ggml_tensor, thread: i32, threads: i32, _: *mut c_void) {
-    // SAFETY: operands as the caller promises; a thread owns whole groups of heads that share a B and a C.
+pub(crate) unsafe extern "C" fn ssm_scan_back(
+    target: *mut sys::ggml_tensor,
+    thread: i32,
+    threads: i32,
+    _: *mut c_void,
+) {
+    // SAFETY: operands as the caller promises; a thread owns whole groups of heads that share a B
+    // and a C.
     unsafe {
         let [x, dt, a, b, c, dy] = [0, 1, 2, 3, 4, 5].map(|index| operand(target, index));
         let ([width, heads, tokens, _], [size, groups, ..]) = (x.shape, b.shape);
-        let starts = [0, x.values.len(), x.values.len() + dt.values.len(), x.values.len() + dt.values.len() + b.values.len()];
+        let starts = [
+            0,
+            x.values.len(),
+            x.values.len() + dt.values.len(),
+            x.values.len() + dt.values.len() + b.values.len(),
+        ];
         let each = heads / groups;
         let mut states = vec![0.0_f32; (tokens + 1) * size];
         for group in (thread as usize..groups).step_by(threads as usize) {
@@ -313,14 +387,18 @@ pub(crate) unsafe extern "C" fn ssm_scan_back(target: *mut sys::ggml_tensor, thr
                         let (before, after) = states[t * size..].split_at_mut(size);
                         let (step, moved) = (step(t), x.values[at(t)] * step(t));
                         for i in 0..size {
-                            after[i] = before[i] * (step * rate(i)).exp() + b.values[place(t) + i] * moved;
+                            after[i] =
+                                before[i] * (step * rate(i)).exp() + b.values[place(t) + i] * moved;
                         }
                     }
                     let mut gradient = vec![0.0_f32; size];
                     for t in (0..tokens).rev() {
                         let (before, after) = states[t * size..].split_at(size);
                         let (step, dy, x) = (step(t), dy.values[at(t)], x.values[at(t)]);
-                        let (db, dc) = (part(target, starts[2] + place(t), size), part(target, starts[3] + place(t), size));
+                        let (db, dc) = (
+                            part(target, starts[2] + place(t), size),
+                            part(target, starts[3] + place(t), size),
+                        );
                         let (mut dx, mut dstep) = (0.0, 0.0);
                         for i in 0..size {
                             let (b, decay) = (b.values[place(t) + i], (step * rate(i)).exp());
@@ -337,7 +415,11 @@ pub(crate) unsafe extern "C" fn ssm_scan_back(target: *mut sys::ggml_tensor, thr
                 }
                 for (t, step) in steps.iter().enumerate() {
                     let value = dt.values[t * heads + head];
-                    let slope = if value > SOFTPLUS_LINEAR { 1.0 } else { 1.0 / (1.0 + (-value).exp()) };
+                    let slope = if value > SOFTPLUS_LINEAR {
+                        1.0
+                    } else {
+                        1.0 / (1.0 + (-value).exp())
+                    };
                     part(target, starts[1] + t * heads + head, 1)[0] = step * slope;
                 }
             }
@@ -349,15 +431,27 @@ pub(crate) unsafe extern "C" fn ssm_scan_back(target: *mut sys::ggml_tensor, thr
 const SOFTPLUS_LINEAR: f32 = 20.0;
 
 fn softplus(x: f32) -> f32 {
-    if x > SOFTPLUS_LINEAR { x } else { x.exp().ln_1p() }
+    if x > SOFTPLUS_LINEAR {
+        x
+    } else {
+        x.exp().ln_1p()
+    }
 }
 
-/// See `Graph::mul_mat_id_back`. Rows of the first operand are read in its own type, one after the other.
+/// See `Graph::mul_mat_id_back`. Rows of the first operand are read in its own type, one after the
+/// other.
 ///
 /// # Safety
-/// As `Graph::kernel` says, with a first operand of any type that ggml converts to F32; called by ggml.
-pub(crate) unsafe extern "C" fn mul_mat_id_back(target: *mut sys::ggml_tensor, thread: i32, threads: i32, _: *mut c_void) {
-    // SAFETY: operands as the caller promises; a thread owns whole experts, and each (token, choice) belongs to one.
+/// As `Graph::kernel` says, with a first operand of any type that ggml converts to F32; called by
+/// ggml.
+pub(crate) unsafe extern "C" fn mul_mat_id_back(
+    target: *mut sys::ggml_tensor,
+    thread: i32,
+    threads: i32,
+    _: *mut c_void,
+) {
+    // SAFETY: operands as the caller promises; a thread owns whole experts, and each (token,
+    // choice) belongs to one.
     unsafe {
         let (weights, dy, ids) = ((*target).src[0], operand(target, 1), choices(target, 2));
         let [k, m, experts, _] = (*weights).ne.map(|size| size as usize);
@@ -365,12 +459,17 @@ pub(crate) unsafe extern "C" fn mul_mat_id_back(target: *mut sys::ggml_tensor, t
         let convert = (*sys::ggml_get_type_traits((*weights).type_)).to_float;
         let mut row = vec![0.0_f32; k];
         for expert in (thread as usize..experts).step_by(threads as usize) {
-            let pairs: Vec<usize> = (0..ids.len()).filter(|pair| ids[*pair] == expert as i32).collect();
+            let pairs: Vec<usize> = (0..ids.len())
+                .filter(|pair| ids[*pair] == expert as i32)
+                .collect();
             for pair in &pairs {
                 part(target, pair * k, k).fill(0.0);
             }
             for j in 0..if pairs.is_empty() { 0 } else { m } {
-                let from = (*weights).data.cast::<u8>().add(expert * expert_bytes + j * row_bytes);
+                let from = (*weights)
+                    .data
+                    .cast::<u8>()
+                    .add(expert * expert_bytes + j * row_bytes);
                 match convert {
                     Some(convert) => convert(from.cast(), row.as_mut_ptr(), k as i64),
                     None => row.copy_from_slice(from_raw_parts(from.cast::<f32>(), k)),
@@ -387,7 +486,12 @@ pub(crate) unsafe extern "C" fn mul_mat_id_back(target: *mut sys::ggml_tensor, t
 ///
 /// # Safety
 /// As `Graph::kernel` says; called by ggml.
-pub(crate) unsafe extern "C" fn mul_mat_id_weights(target: *mut sys::ggml_tensor, thread: i32, threads: i32, _: *mut c_void) {
+pub(crate) unsafe extern "C" fn mul_mat_id_weights(
+    target: *mut sys::ggml_tensor,
+    thread: i32,
+    threads: i32,
+    _: *mut c_void,
+) {
     // SAFETY: operands as the caller promises; a thread owns whole experts.
     unsafe {
         let (x, dy, ids) = (operand(target, 0), operand(target, 1), choices(target, 2));
@@ -400,7 +504,11 @@ pub(crate) unsafe extern "C" fn mul_mat_id_weights(target: *mut sys::ggml_tensor
                 let (token, choice) = (pair / chosen, pair % chosen);
                 let from = (token * rows + if rows == 1 { 0 } else { choice }) * k;
                 for j in 0..m {
-                    add_scaled(&mut gradient[j * k..(j + 1) * k], dy.values[pair * m + j], &x.values[from..from + k]);
+                    add_scaled(
+                        &mut gradient[j * k..(j + 1) * k],
+                        dy.values[pair * m + j],
+                        &x.values[from..from + k],
+                    );
                 }
             }
         }

@@ -1,4 +1,5 @@
-//! Reads a model's container before llama.cpp does, and refuses what would make it abort, or throw later.
+//! Reads a model's container before llama.cpp does, and refuses what would make it abort, or throw
+//! later.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -8,36 +9,62 @@ use translora_gguf::{Gguf, Value};
 use crate::error::LlamaError;
 use crate::model::map_file;
 
-/// Read the container with the strict reader: llama.cpp's own aborts on some of what this one refuses by name.
+/// Read the container with the strict reader: llama.cpp's own aborts on some of what this one
+/// refuses by name.
 pub(crate) fn check_container(path: &Path) -> Result<(), LlamaError> {
     parse(path, |_| Ok(()))
 }
 
 /// The same for a model, with its vocabulary.
 pub(crate) fn check_model(path: &Path) -> Result<(), LlamaError> {
-    parse(path, |gguf| check_vocabulary(gguf).map_err(|reason| LlamaError::ModelLoad { path: path.to_owned(), reason }))
+    parse(path, |gguf| {
+        check_vocabulary(gguf).map_err(|reason| LlamaError::ModelLoad {
+            path: path.to_owned(),
+            reason,
+        })
+    })
 }
 
-fn parse(path: &Path, then: impl FnOnce(&Gguf<'_>) -> Result<(), LlamaError>) -> Result<(), LlamaError> {
+fn parse(
+    path: &Path,
+    then: impl FnOnce(&Gguf<'_>) -> Result<(), LlamaError>,
+) -> Result<(), LlamaError> {
     let bytes = map_file(path)?;
-    let gguf = Gguf::parse(&bytes).map_err(|source| LlamaError::Gguf { path: path.to_owned(), source })?;
+    let gguf = Gguf::parse(&bytes).map_err(|source| LlamaError::Gguf {
+        path: path.to_owned(),
+        source,
+    })?;
     then(&gguf)
 }
 
-/// source: llama.cpp `llama_vocab::impl::load` (asserts that tokens differ), `llama_vocab::byte_to_token` (throws where a byte has none)
+/// source: llama.cpp `llama_vocab::impl::load` (asserts that tokens differ),
+/// `llama_vocab::byte_to_token` (throws where a byte has none)
 fn check_vocabulary(gguf: &Gguf<'_>) -> Result<(), String> {
     let text = |key: &str| gguf.get(key).and_then(Value::as_str);
-    let Some(tokens) = gguf.get("tokenizer.ggml.tokens").and_then(Value::as_strings) else { return Ok(()) };
+    let Some(tokens) = gguf
+        .get("tokenizer.ggml.tokens")
+        .and_then(Value::as_strings)
+    else {
+        return Ok(());
+    };
     let mut known = HashSet::with_capacity(tokens.len());
-    for (id, token) in tokens.iter().enumerate().filter(|(_, token)| !token.is_empty()) {
+    for (id, token) in tokens
+        .iter()
+        .enumerate()
+        .filter(|(_, token)| !token.is_empty())
+    {
         if !known.insert(token.as_str()) {
-            return Err(format!("its vocabulary holds {token:?} twice, the second time as token {id}"));
+            return Err(format!(
+                "its vocabulary holds {token:?} twice, the second time as token {id}"
+            ));
         }
     }
     if text("tokenizer.ggml.model") != Some("llama") {
         return Ok(());
     }
-    let missing: Vec<u8> = (0..=u8::MAX).filter(|&byte| !covers(&known, byte)).collect();
+    let missing: Vec<u8> = (0..=u8::MAX)
+        .filter(|&byte| !covers(&known, byte))
+        .collect();
     match missing.first() {
         None => Ok(()),
         Some(first) => {
@@ -63,7 +90,10 @@ mod tests {
 
     fn checked(model: &str, tokens: impl IntoIterator<Item = String>) -> Result<(), String> {
         let mut writer = Writer::new();
-        writer.set("tokenizer.ggml.model", model).set("tokenizer.ggml.tokens", tokens.into_iter().collect::<Vec<_>>());
+        writer.set("tokenizer.ggml.model", model).set(
+            "tokenizer.ggml.tokens",
+            tokens.into_iter().collect::<Vec<_>>(),
+        );
         check_vocabulary(&Gguf::parse(&writer.to_bytes().unwrap()).unwrap())
     }
 
@@ -74,17 +104,31 @@ mod tests {
     #[test]
     fn a_sentencepiece_vocabulary_needs_every_byte() {
         assert_eq!(checked("llama", bytes()), Ok(()));
-        assert_eq!(checked("llama", bytes().filter(|token| token != "<0x41>").chain(["A".into()])), Ok(()));
+        assert_eq!(
+            checked(
+                "llama",
+                bytes()
+                    .filter(|token| token != "<0x41>")
+                    .chain(["A".into()])
+            ),
+            Ok(())
+        );
         let refusal = checked("llama", bytes().filter(|token| token != "<0xC3>")).unwrap_err();
         assert!(refusal.contains("1 of the 256 bytes (<0xC3>"), "{refusal}");
-        assert!(checked("llama", ["a".to_owned()]).unwrap_err().contains("255 of the 256 bytes (<0x00>"));
+        assert!(
+            checked("llama", ["a".to_owned()])
+                .unwrap_err()
+                .contains("255 of the 256 bytes (<0x00>")
+        );
         assert_eq!(checked("gpt2", ["a".to_owned()]), Ok(()));
     }
 
     #[test]
     fn tokens_must_differ() {
         assert!(
-            checked("gpt2", ["a", "", "", "b", "a"].map(str::to_owned)).unwrap_err().contains("\"a\" twice, the second time as token 4")
+            checked("gpt2", ["a", "", "", "b", "a"].map(str::to_owned))
+                .unwrap_err()
+                .contains("\"a\" twice, the second time as token 4")
         );
         assert_eq!(checked("gpt2", ["a", "", ""].map(str::to_owned)), Ok(()));
     }

@@ -22,7 +22,11 @@ pub struct Placement {
 impl Placement {
     /// Operations on one device, by its name.
     pub fn on(&self, device: &str) -> usize {
-        self.operations.iter().filter(|((_, at), _)| at == device).map(|(_, count)| count).sum()
+        self.operations
+            .iter()
+            .filter(|((_, at), _)| at == device)
+            .map(|(_, count)| count)
+            .sum()
     }
 }
 
@@ -45,15 +49,29 @@ pub(crate) struct Scheduler {
 impl Scheduler {
     /// The backends must outlive the result; the last one must be a CPU.
     pub fn new(backends: Vec<sys::ggml_backend_t>) -> Self {
-        Self { backends, made: None }
+        Self {
+            backends,
+            made: None,
+        }
     }
 
     fn make(&self, tensors: usize) -> Result<NonNull<sys::ggml_backend_sched>, LlamaError> {
         let mut backends = self.backends.clone();
         let count = i32::try_from(backends.len()).unwrap_or(0);
         // SAFETY: live backends, the last a CPU, which is what ggml asserts; it copies the list.
-        let raw = unsafe { sys::ggml_backend_sched_new(backends.as_mut_ptr(), std::ptr::null_mut(), count, tensors, false, false) };
-        NonNull::new(raw).ok_or_else(|| LlamaError::Memory { what: "a scheduler".into() })
+        let raw = unsafe {
+            sys::ggml_backend_sched_new(
+                backends.as_mut_ptr(),
+                std::ptr::null_mut(),
+                count,
+                tensors,
+                false,
+                false,
+            )
+        };
+        NonNull::new(raw).ok_or_else(|| LlamaError::Memory {
+            what: "a scheduler".into(),
+        })
     }
 
     /// Give every tensor of a graph a device and memory. The graph's own tensors must have none.
@@ -63,13 +81,23 @@ impl Scheduler {
             self.free();
             self.made = Some((self.make(needed)?, needed));
         }
-        let Some((raw, _)) = self.made else { return Err(LlamaError::Memory { what: "a scheduler".into() }) };
+        let Some((raw, _)) = self.made else {
+            return Err(LlamaError::Memory {
+                what: "a scheduler".into(),
+            });
+        };
         // SAFETY: a live scheduler with room for the graph.
         let placed = unsafe {
             sys::ggml_backend_sched_reset(raw.as_ptr());
             sys::ggml_backend_sched_alloc_graph(raw.as_ptr(), graph.cgraph)
         };
-        if placed { Ok(()) } else { Err(LlamaError::Memory { what: "a training graph on the device".into() }) }
+        if placed {
+            Ok(())
+        } else {
+            Err(LlamaError::Memory {
+                what: "a training graph on the device".into(),
+            })
+        }
     }
 
     /// The work memory that a graph would need, without taking it.
@@ -85,13 +113,18 @@ impl Scheduler {
     }
 
     pub fn work_bytes(&self) -> WorkBytes {
-        let Some((raw, _)) = self.made else { return WorkBytes::default() };
+        let Some((raw, _)) = self.made else {
+            return WorkBytes::default();
+        };
         // SAFETY: a live scheduler and its backends.
-        let size = |backend: &sys::ggml_backend_t| unsafe { sys::ggml_backend_sched_get_buffer_size(raw.as_ptr(), *backend) };
+        let size = |backend: &sys::ggml_backend_t| unsafe {
+            sys::ggml_backend_sched_get_buffer_size(raw.as_ptr(), *backend)
+        };
         self.sum(&self.backends.iter().map(size).collect::<Vec<_>>())
     }
 
-    /// ggml tells the size of a memory that several backends share at each of them, or at the first.
+    /// ggml tells the size of a memory that several backends share at each of them, or at the
+    /// first.
     fn sum(&self, sizes: &[usize]) -> WorkBytes {
         let mut seen = Vec::new();
         let mut sum = WorkBytes::default();
@@ -113,21 +146,38 @@ impl Scheduler {
 
     /// Compute the placed graph.
     pub fn run(&mut self, graph: &Graph) -> sys::ggml_status {
-        let Some((raw, _)) = self.made else { return sys::GGML_STATUS_FAILED };
+        let Some((raw, _)) = self.made else {
+            return sys::GGML_STATUS_FAILED;
+        };
         // SAFETY: the graph was placed by this scheduler.
         unsafe { sys::ggml_backend_sched_graph_compute(raw.as_ptr(), graph.cgraph) }
     }
 
-    /// As `run`, with the seconds of each node; moving a node's operands to its device counts as its own.
+    /// As `run`, with the seconds of each node; moving a node's operands to its device counts as
+    /// its own.
     pub fn run_timed(&mut self, graph: &Graph) -> (Vec<f64>, sys::ggml_status) {
-        let Some((raw, _)) = self.made else { return (Vec::new(), sys::GGML_STATUS_FAILED) };
+        let Some((raw, _)) = self.made else {
+            return (Vec::new(), sys::GGML_STATUS_FAILED);
+        };
         // SAFETY: nodes of the graph.
-        let node = |place: usize| unsafe { sys::ggml_graph_node(graph.cgraph, i32::try_from(place).unwrap_or(0)) };
-        let places = (0..graph.nodes()).map(|place| (node(place).cast_const(), place)).collect();
-        let mut stops = Stops { places, seconds: vec![0.0; graph.nodes()], last: Instant::now() };
+        let node = |place: usize| unsafe {
+            sys::ggml_graph_node(graph.cgraph, i32::try_from(place).unwrap_or(0))
+        };
+        let places = (0..graph.nodes())
+            .map(|place| (node(place).cast_const(), place))
+            .collect();
+        let mut stops = Stops {
+            places,
+            seconds: vec![0.0; graph.nodes()],
+            last: Instant::now(),
+        };
         // SAFETY: as in `run`; the callback and its data are taken back before `stops` ends.
         let status = unsafe {
-            sys::ggml_backend_sched_set_eval_callback(raw.as_ptr(), Some(stop), (&raw mut stops).cast());
+            sys::ggml_backend_sched_set_eval_callback(
+                raw.as_ptr(),
+                Some(stop),
+                (&raw mut stops).cast(),
+            );
             let status = sys::ggml_backend_sched_graph_compute(raw.as_ptr(), graph.cgraph);
             sys::ggml_backend_sched_set_eval_callback(raw.as_ptr(), None, std::ptr::null_mut());
             status
@@ -137,19 +187,31 @@ impl Scheduler {
 
     /// What of the placed graph runs where.
     pub fn placement(&self, graph: &Graph) -> Placement {
-        let Some((raw, _)) = self.made else { return Placement::default() };
+        let Some((raw, _)) = self.made else {
+            return Placement::default();
+        };
         let mut operations = BTreeMap::new();
         for place in (0..graph.nodes()).filter(|place| graph.computes(*place)) {
             // SAFETY: a node of the placed graph; backends have static names.
             let device = unsafe {
                 let node = sys::ggml_graph_node(graph.cgraph, i32::try_from(place).unwrap_or(0));
                 let backend = sys::ggml_backend_sched_get_tensor_backend(raw.as_ptr(), node);
-                if backend.is_null() { "?".into() } else { name_of(backend, self.backends.last().is_some_and(|last| *last == backend)) }
+                if backend.is_null() {
+                    "?".into()
+                } else {
+                    name_of(
+                        backend,
+                        self.backends.last().is_some_and(|last| *last == backend),
+                    )
+                }
             };
-            *operations.entry((graph.describe(place), device)).or_default() += 1;
+            *operations
+                .entry((graph.describe(place), device))
+                .or_default() += 1;
         }
         // SAFETY: a live scheduler.
-        let splits = usize::try_from(unsafe { sys::ggml_backend_sched_get_n_splits(raw.as_ptr()) }).unwrap_or(0);
+        let splits = usize::try_from(unsafe { sys::ggml_backend_sched_get_n_splits(raw.as_ptr()) })
+            .unwrap_or(0);
         Placement { operations, splits }
     }
 
@@ -169,7 +231,10 @@ impl Drop for Scheduler {
 
 fn is_cpu(backend: sys::ggml_backend_t) -> bool {
     // SAFETY: a live backend.
-    unsafe { sys::ggml_backend_dev_type(sys::ggml_backend_get_device(backend)) == sys::GGML_BACKEND_DEVICE_TYPE_CPU }
+    unsafe {
+        sys::ggml_backend_dev_type(sys::ggml_backend_get_device(backend))
+            == sys::GGML_BACKEND_DEVICE_TYPE_CPU
+    }
 }
 
 /// A CPU that stands for a device is told from the one behind it.
@@ -178,8 +243,14 @@ fn is_cpu(backend: sys::ggml_backend_t) -> bool {
 /// `backend` must be live.
 unsafe fn name_of(backend: sys::ggml_backend_t, last: bool) -> String {
     // SAFETY: the caller promises a live backend; its name is NUL-terminated and lives as long.
-    let name = unsafe { CStr::from_ptr(sys::ggml_backend_name(backend)) }.to_string_lossy().into_owned();
-    if last || !is_cpu(backend) { name } else { format!("{name} as a device") }
+    let name = unsafe { CStr::from_ptr(sys::ggml_backend_name(backend)) }
+        .to_string_lossy()
+        .into_owned();
+    if last || !is_cpu(backend) {
+        name
+    } else {
+        format!("{name} as a device")
+    }
 }
 
 struct Stops {

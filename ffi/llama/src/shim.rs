@@ -12,7 +12,12 @@ unsafe extern "C" {
         reason: *mut c_char,
         size: usize,
     ) -> *mut sys::ggml_cgraph;
-    pub fn translora_training_mode(ctx: *mut sys::llama_context, model: *mut sys::llama_model, reason: *mut c_char, size: usize) -> bool;
+    pub fn translora_training_mode(
+        ctx: *mut sys::llama_context,
+        model: *mut sys::llama_model,
+        reason: *mut c_char,
+        size: usize,
+    ) -> bool;
     pub fn translora_tokenize(
         vocab: *const sys::llama_vocab,
         text: *const c_char,
@@ -24,7 +29,12 @@ unsafe extern "C" {
         reason: *mut c_char,
         size: usize,
     ) -> i32;
-    pub fn translora_decode(ctx: *mut sys::llama_context, batch: sys::llama_batch, reason: *mut c_char, size: usize) -> i32;
+    pub fn translora_decode(
+        ctx: *mut sys::llama_context,
+        batch: sys::llama_batch,
+        reason: *mut c_char,
+        size: usize,
+    ) -> i32;
     pub fn translora_context(
         model: *mut sys::llama_model,
         params: sys::llama_context_params,
@@ -37,7 +47,10 @@ unsafe extern "C" {
         reason: *mut c_char,
         size: usize,
     ) -> *mut sys::llama_adapter_lora;
-    pub fn translora_tensor(model: *mut sys::llama_model, name: *const c_char) -> *mut sys::ggml_tensor;
+    pub fn translora_tensor(
+        model: *mut sys::llama_model,
+        name: *const c_char,
+    ) -> *mut sys::ggml_tensor;
     pub fn translora_device_bytes(model: *mut sys::llama_model) -> usize;
     pub fn translora_quantize(
         from: *const c_char,

@@ -10,7 +10,8 @@ use crate::graph::set_name;
 use crate::model::{Adapter, Model};
 use crate::trace::{Node, Op, Trace};
 
-/// Tensors that outlive a graph: adapter matrices, transposed weights. Allocated once; clones share them.
+/// Tensors that outlive a graph: adapter matrices, transposed weights. Allocated once; clones share
+/// them.
 #[derive(Clone)]
 pub struct Storage(Arc<Inner>);
 
@@ -26,7 +27,8 @@ struct Part {
     on_device: bool,
 }
 
-// SAFETY: plain memory. Contents change only through `Compute::write_stored`, which takes the `&mut Compute` that runs every graph over it.
+// SAFETY: plain memory. Contents change only through `Compute::write_stored`, which takes the `&mut
+// Compute` that runs every graph over it.
 unsafe impl Send for Inner {}
 // SAFETY: as above.
 unsafe impl Sync for Inner {}
@@ -48,13 +50,24 @@ impl Part {
         place: Place,
         tensors: &[&(Dtype, [i64; D], String)],
     ) -> Result<(Self, Vec<*mut sys::ggml_tensor>), LlamaError> {
-        let elements = |shape: &[i64; D]| usize::try_from(shape.iter().product::<i64>()).unwrap_or(0);
-        let bytes: usize = tensors.iter().map(|(dtype, shape, _)| dtype.row_bytes(elements(shape))).sum();
-        let refused = || LlamaError::Memory { what: format!("{} MiB for {} tensors", bytes >> 20, tensors.len()) };
-        // SAFETY: plain parameters; room for exactly these tensors; each has up to four positive sizes in whole blocks (ggml pads nothing else).
+        let elements =
+            |shape: &[i64; D]| usize::try_from(shape.iter().product::<i64>()).unwrap_or(0);
+        let bytes: usize = tensors
+            .iter()
+            .map(|(dtype, shape, _)| dtype.row_bytes(elements(shape)))
+            .sum();
+        let refused = || LlamaError::Memory {
+            what: format!("{} MiB for {} tensors", bytes >> 20, tensors.len()),
+        };
+        // SAFETY: plain parameters; room for exactly these tensors; each has up to four positive
+        // sizes in whole blocks (ggml pads nothing else).
         unsafe {
             let mem_size = (tensors.len() + 1) * sys::ggml_tensor_overhead();
-            let context = sys::ggml_init(sys::ggml_init_params { mem_size, mem_buffer: std::ptr::null_mut(), no_alloc: true });
+            let context = sys::ggml_init(sys::ggml_init_params {
+                mem_size,
+                mem_buffer: std::ptr::null_mut(),
+                no_alloc: true,
+            });
             let context = NonNull::new(context).ok_or_else(refused)?;
             let mut raws = Vec::with_capacity(tensors.len());
             for (dtype, shape, name) in tensors {
@@ -62,12 +75,22 @@ impl Part {
                 set_name(raw, name);
                 raws.push(raw);
             }
-            let Some(buffer) = NonNull::new(sys::ggml_backend_alloc_ctx_tensors(context.as_ptr(), compute.backend_at(place))) else {
+            let Some(buffer) = NonNull::new(sys::ggml_backend_alloc_ctx_tensors(
+                context.as_ptr(),
+                compute.backend_at(place),
+            )) else {
                 sys::ggml_free(context.as_ptr());
                 return Err(refused());
             };
             sys::ggml_backend_buffer_clear(buffer.as_ptr(), 0);
-            Ok((Self { context, buffer, on_device: compute.is_device(place) }, raws))
+            Ok((
+                Self {
+                    context,
+                    buffer,
+                    on_device: compute.is_device(place),
+                },
+                raws,
+            ))
         }
     }
 
@@ -88,28 +111,53 @@ impl Storage {
     /// Allocate zeroed tensors on the first device of `compute`, of up to four dimensions.
     ///
     /// fails: too little memory.
-    pub fn new<const D: usize>(compute: &Compute, tensors: &[(Dtype, [i64; D], String)]) -> Result<Self, LlamaError> {
+    pub fn new<const D: usize>(
+        compute: &Compute,
+        tensors: &[(Dtype, [i64; D], String)],
+    ) -> Result<Self, LlamaError> {
         Self::placed(compute, tensors, &vec![Place::default(); tensors.len()])
     }
 
     /// As `new`, each tensor at a place of its own.
     ///
     /// shapes: as many places as tensors
-    pub fn placed<const D: usize>(compute: &Compute, tensors: &[(Dtype, [i64; D], String)], places: &[Place]) -> Result<Self, LlamaError> {
+    pub fn placed<const D: usize>(
+        compute: &Compute,
+        tensors: &[(Dtype, [i64; D], String)],
+        places: &[Place],
+    ) -> Result<Self, LlamaError> {
         let (mut parts, mut raws) = (Vec::new(), vec![std::ptr::null_mut(); tensors.len()]);
         if places.len() != tensors.len() {
-            return Err(LlamaError::Graph(format!("{} places for {} tensors", places.len(), tensors.len())));
+            return Err(LlamaError::Graph(format!(
+                "{} places for {} tensors",
+                places.len(),
+                tensors.len()
+            )));
         }
         let mut different = places.to_vec();
         different.sort_unstable();
         different.dedup();
         for place in different {
-            let here: Vec<usize> = (0..tensors.len()).filter(|index| places[*index] == place).collect();
-            let (part, made) = Part::new(compute, place, &here.iter().map(|index| &tensors[*index]).collect::<Vec<_>>())?;
+            let here: Vec<usize> = (0..tensors.len())
+                .filter(|index| places[*index] == place)
+                .collect();
+            let (part, made) = Part::new(
+                compute,
+                place,
+                &here
+                    .iter()
+                    .map(|index| &tensors[*index])
+                    .collect::<Vec<_>>(),
+            )?;
             parts.push(part);
-            here.into_iter().zip(made).for_each(|(index, raw)| raws[index] = raw);
+            here.into_iter()
+                .zip(made)
+                .for_each(|(index, raw)| raws[index] = raw);
         }
-        Ok(Self(Arc::new(Inner { parts, tensors: raws })))
+        Ok(Self(Arc::new(Inner {
+            parts,
+            tensors: raws,
+        })))
     }
 
     pub fn len(&self) -> usize {
@@ -127,7 +175,12 @@ impl Storage {
 
     /// units: bytes held on devices, the CPU that stands for one among them.
     pub fn device_bytes(&self) -> usize {
-        self.0.parts.iter().filter(|part| part.on_device).map(Part::bytes).sum()
+        self.0
+            .parts
+            .iter()
+            .filter(|part| part.on_device)
+            .map(Part::bytes)
+            .sum()
     }
 
     pub(crate) fn tensor(&self, index: usize) -> Result<*mut sys::ggml_tensor, LlamaError> {
@@ -139,23 +192,40 @@ impl Storage {
 impl Trace {
     /// units: bytes of the memories that the traced context had: its cache, its states.
     pub fn state_bytes(&self) -> usize {
-        let bytes = |node: &Node| node.dtype.row_bytes(usize::try_from(node.elements()).unwrap_or(0));
-        self.nodes.iter().filter(|node| node.op == Op::State).map(bytes).sum()
+        let bytes = |node: &Node| {
+            node.dtype
+                .row_bytes(usize::try_from(node.elements()).unwrap_or(0))
+        };
+        self.nodes
+            .iter()
+            .filter(|node| node.op == Op::State)
+            .map(bytes)
+            .sum()
     }
 
     /// Some columns of a weight, of all its rows.
     ///
     /// shapes: W [k, m] → m rows of `count` elements, which must be whole blocks
-    pub fn weight_columns(&self, node: &Node, first: usize, count: usize) -> Result<Vec<u8>, LlamaError> {
+    pub fn weight_columns(
+        &self,
+        node: &Node,
+        first: usize,
+        count: usize,
+    ) -> Result<Vec<u8>, LlamaError> {
         let [width, height, ..] = node.shape.map(|n| usize::try_from(n).unwrap_or(0));
-        let whole = first.is_multiple_of(node.dtype.block()) && count.is_multiple_of(node.dtype.block());
+        let whole =
+            first.is_multiple_of(node.dtype.block()) && count.is_multiple_of(node.dtype.block());
         if node.op != Op::Weight || !whole || first + count > width || node.shape[2..] != [1, 1] {
-            return Err(LlamaError::Graph(format!("{count} columns from {first} of {} {:?}", node.name, node.shape)));
+            return Err(LlamaError::Graph(format!(
+                "{count} columns from {first} of {} {:?}",
+                node.name, node.shape
+            )));
         }
         let (start, length) = (node.dtype.row_bytes(first), node.dtype.row_bytes(count));
         let mut bytes = vec![0_u8; length * height];
         for (row, part) in bytes.chunks_exact_mut(length.max(1)).enumerate() {
-            // SAFETY: the tensor lives as long as the trace's model; the part lies in its row by the check above, and weights are dense.
+            // SAFETY: the tensor lives as long as the trace's model; the part lies in its row by
+            // the check above, and weights are dense.
             unsafe {
                 let offset = row * node.strides[1] + start;
                 sys::ggml_backend_tensor_get(node.raw, part.as_mut_ptr().cast(), offset, length);

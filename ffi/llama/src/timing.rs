@@ -19,34 +19,56 @@ unsafe extern "C" fn stop(stops: *mut c_void) -> bool {
 }
 
 /// Compute a bound graph; returns the seconds of each node and ggml's status.
-pub(crate) fn run(backend: NonNull<sys::ggml_backend>, graph: &Graph) -> (Vec<f64>, sys::ggml_status) {
+pub(crate) fn run(
+    backend: NonNull<sys::ggml_backend>,
+    graph: &Graph,
+) -> (Vec<f64>, sys::ggml_status) {
     let mut stops = Stops(Vec::with_capacity(graph.nodes() + 1));
     stops.0.push(Instant::now());
-    // SAFETY: the caller's graph is bound and its backend the CPU's; the callback and its data are taken back before `stops` ends.
+    // SAFETY: the caller's graph is bound and its backend the CPU's; the callback and its data are
+    // taken back before `stops` ends.
     let status = unsafe {
-        sys::ggml_backend_cpu_set_abort_callback(backend.as_ptr(), Some(stop), (&raw mut stops).cast());
+        sys::ggml_backend_cpu_set_abort_callback(
+            backend.as_ptr(),
+            Some(stop),
+            (&raw mut stops).cast(),
+        );
         let status = sys::ggml_backend_graph_compute(backend.as_ptr(), graph.cgraph);
         sys::ggml_backend_cpu_set_abort_callback(backend.as_ptr(), None, std::ptr::null_mut());
         status
     };
     let mut seconds = vec![0.0; graph.nodes()];
-    let spans = stops.0.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64());
+    let spans = stops
+        .0
+        .windows(2)
+        .map(|pair| (pair[1] - pair[0]).as_secs_f64());
     for (place, span) in computed(graph).into_iter().zip(spans) {
         seconds[place] = span;
     }
     (seconds, status)
 }
 
-/// The nodes that ggml asks after: not those that compute nothing, nor a product that is fused into the norm before it.
+/// The nodes that ggml asks after: not those that compute nothing, nor a product that is fused into
+/// the norm before it.
 fn computed(graph: &Graph) -> Vec<usize> {
     // SAFETY: live nodes of the caller's graph.
-    let node = |place: usize| unsafe { &*sys::ggml_graph_node(graph.cgraph, i32::try_from(place).unwrap_or(0)) };
-    let reads = |reader: &sys::ggml_tensor, what: *const sys::ggml_tensor| reader.src.iter().any(|source| source.cast_const() == what);
+    let node = |place: usize| unsafe {
+        &*sys::ggml_graph_node(graph.cgraph, i32::try_from(place).unwrap_or(0))
+    };
+    let reads = |reader: &sys::ggml_tensor, what: *const sys::ggml_tensor| {
+        reader.src.iter().any(|source| source.cast_const() == what)
+    };
     let mut places = Vec::new();
     let mut place = 0;
     while place < graph.nodes() {
         let this = node(place);
-        let empty = [sys::GGML_OP_NONE, sys::GGML_OP_VIEW, sys::GGML_OP_RESHAPE, sys::GGML_OP_PERMUTE, sys::GGML_OP_TRANSPOSE];
+        let empty = [
+            sys::GGML_OP_NONE,
+            sys::GGML_OP_VIEW,
+            sys::GGML_OP_RESHAPE,
+            sys::GGML_OP_PERMUTE,
+            sys::GGML_OP_TRANSPOSE,
+        ];
         if !empty.contains(&this.op) {
             places.push(place);
             let fused = this.op == sys::GGML_OP_RMS_NORM

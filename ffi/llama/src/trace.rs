@@ -42,7 +42,8 @@ pub struct Node {
     pub view: Option<(usize, usize)>,
     pub parameters: [i32; 16],
     pub(crate) raw_op: sys::ggml_op,
-    /// Weights only: the tensor itself, kept alive by the trace's model and adapters. Null otherwise.
+    /// Weights only: the tensor itself, kept alive by the trace's model and adapters. Null
+    /// otherwise.
     pub(crate) raw: *mut sys::ggml_tensor,
 }
 
@@ -58,60 +59,101 @@ impl Node {
 }
 
 impl Context {
-    /// Trace the forward graph of a full context (`params().context` tokens, one sequence) with logits at `outputs` of them, adapters
-    /// included.
+    /// Trace the forward graph of a full context (`params().context` tokens, one sequence) with
+    /// logits at `outputs` of them, adapters included.
     ///
     /// source: llama.cpp `llama_graph_reserve` (src/llama-ext.h)
     pub fn trace(&mut self, outputs: u32) -> Result<Trace, LlamaError> {
         let tokens = self.params().context;
         if !self.is_training() || outputs == 0 || outputs > tokens {
-            return Err(LlamaError::Trace(format!("{outputs} outputs of {tokens} tokens; only a training context traces")));
+            return Err(LlamaError::Trace(format!(
+                "{outputs} outputs of {tokens} tokens; only a training context traces"
+            )));
         }
         let (mark, mut reason) = (log::mark(), Reason::new());
         let (buffer, size) = reason.pointer();
         // SAFETY: context alive, sizes checked; exceptions end in the shim.
-        let graph = unsafe { crate::shim::translora_graph_reserve(self.raw(), tokens, outputs, buffer, size) };
+        let graph = unsafe {
+            crate::shim::translora_graph_reserve(self.raw(), tokens, outputs, buffer, size)
+        };
         if graph.is_null() {
-            return Err(LlamaError::Trace(reason.or_log(mark, "llama.cpp built no graph")));
+            return Err(LlamaError::Trace(
+                reason.or_log(mark, "llama.cpp built no graph"),
+            ));
         }
-        let mut reader = Reader { nodes: Vec::new(), index: HashMap::new() };
-        // SAFETY: the graph is valid until the next reserve on this context, which needs `&mut self`; tensors are read, not kept, except
-        // weights, which the model and adapters below own.
+        let mut reader = Reader {
+            nodes: Vec::new(),
+            index: HashMap::new(),
+        };
+        // SAFETY: the graph is valid until the next reserve on this context, which needs `&mut
+        // self`; tensors are read, not kept, except weights, which the model and adapters below
+        // own.
         unsafe {
             for i in 0..sys::ggml_graph_n_nodes(graph) {
                 reader.read(sys::ggml_graph_node(graph, i));
             }
         }
-        let named = reader.nodes.iter().rposition(|node| node.name == "result_output");
-        let output = named.or(reader.nodes.len().checked_sub(1)).ok_or_else(|| LlamaError::Trace("an empty graph".into()))?;
-        let adapters = self.adapters().iter().map(|(adapter, _)| adapter.clone()).collect();
-        Ok(Trace { nodes: reader.nodes, output, tokens, model: self.model().clone(), adapters })
+        let named = reader
+            .nodes
+            .iter()
+            .rposition(|node| node.name == "result_output");
+        let output = named
+            .or(reader.nodes.len().checked_sub(1))
+            .ok_or_else(|| LlamaError::Trace("an empty graph".into()))?;
+        let adapters = self
+            .adapters()
+            .iter()
+            .map(|(adapter, _)| adapter.clone())
+            .collect();
+        Ok(Trace {
+            nodes: reader.nodes,
+            output,
+            tokens,
+            model: self.model().clone(),
+            adapters,
+        })
     }
 }
 
 impl Trace {
-    /// Derive the graph for another number of tokens from two traces: what is equal in both does not depend on it, the rest is
-    /// proportional to it, to its square, or linear.
+    /// Derive the graph for another number of tokens from two traces: what is equal in both does
+    /// not depend on it, the rest is proportional to it, to its square, or linear.
     ///
-    /// llama.cpp pads contexts to 256 tokens and a training graph spans its whole context, so only multiples of that can be traced.
+    /// llama.cpp pads contexts to 256 tokens and a training graph spans its whole context, so only
+    /// multiples of that can be traced.
     ///
     /// fails: the two differ in more than sizes, or a size comes out broken.
     pub fn resized(&self, other: &Self, tokens: u32) -> Result<Self, LlamaError> {
-        let refuse = |name: &str| LlamaError::Trace(format!("{name} does not scale with the number of tokens"));
-        if self.nodes.len() != other.nodes.len() || self.output != other.output || self.tokens == other.tokens {
+        let refuse = |name: &str| {
+            LlamaError::Trace(format!("{name} does not scale with the number of tokens"))
+        };
+        if self.nodes.len() != other.nodes.len()
+            || self.output != other.output
+            || self.tokens == other.tokens
+        {
             return Err(refuse("the graph"));
         }
-        let size = Sizes { one: i64::from(self.tokens), two: i64::from(other.tokens), wanted: i64::from(tokens) };
+        let size = Sizes {
+            one: i64::from(self.tokens),
+            two: i64::from(other.tokens),
+            wanted: i64::from(tokens),
+        };
         let mut nodes = self.nodes.clone();
         for (node, twin) in nodes.iter_mut().zip(&other.nodes) {
-            if node.op != twin.op || node.sources != twin.sources || (!node.op.is_look() && node.parameters != twin.parameters) {
+            if node.op != twin.op
+                || node.sources != twin.sources
+                || (!node.op.is_look() && node.parameters != twin.parameters)
+            {
                 return Err(refuse(&node.name));
             }
             for (value, twin) in node.shape.iter_mut().zip(twin.shape) {
                 *value = size.at(*value, twin).ok_or_else(|| refuse(&node.name))?;
             }
-            let bytes =
-                |value: usize, twin: usize| -> Option<usize> { size.at(value.try_into().ok()?, twin.try_into().ok()?)?.try_into().ok() };
+            let bytes = |value: usize, twin: usize| -> Option<usize> {
+                size.at(value.try_into().ok()?, twin.try_into().ok()?)?
+                    .try_into()
+                    .ok()
+            };
             for (value, twin) in node.strides.iter_mut().zip(twin.strides) {
                 *value = bytes(*value, twin).ok_or_else(|| refuse(&node.name))?;
             }
@@ -119,7 +161,13 @@ impl Trace {
                 *offset = bytes(*offset, twin).ok_or_else(|| refuse(&node.name))?;
             }
         }
-        Ok(Self { nodes, output: self.output, tokens, model: self.model.clone(), adapters: self.adapters.clone() })
+        Ok(Self {
+            nodes,
+            output: self.output,
+            tokens,
+            model: self.model.clone(),
+            adapters: self.adapters.clone(),
+        })
     }
 }
 
@@ -134,7 +182,9 @@ impl Sizes {
     /// What is `a` at one and `b` at two, at the third.
     fn at(&self, a: i64, b: i64) -> Option<i64> {
         let Self { one, two, wanted } = *self;
-        let exact = |numerator: i64, denominator: i64| (numerator % denominator == 0).then(|| numerator / denominator);
+        let exact = |numerator: i64, denominator: i64| {
+            (numerator % denominator == 0).then(|| numerator / denominator)
+        };
         if a == b {
             Some(a)
         } else if a * two == b * one {
@@ -165,19 +215,34 @@ impl Reader {
         let tensor = unsafe { &*raw };
         // A cast is a CPY onto itself.
         let cast = tensor.op == sys::GGML_OP_CPY && tensor.src[1] == raw;
-        let last = tensor.src.iter().rposition(|source| !source.is_null()).map_or(0, |last| last + 1);
+        let last = tensor
+            .src
+            .iter()
+            .rposition(|source| !source.is_null())
+            .map_or(0, |last| last + 1);
         let count = if cast { 1 } else { last };
         let mut sources = Vec::with_capacity(count);
         for source in &tensor.src[..count] {
             // SAFETY: as above; not null.
-            sources.push(if source.is_null() { None } else { Some(unsafe { self.read(*source) }) });
+            sources.push(if source.is_null() {
+                None
+            } else {
+                Some(unsafe { self.read(*source) })
+            });
         }
         // SAFETY: as above; not null.
-        let view = (!tensor.view_src.is_null()).then(|| (unsafe { self.read(tensor.view_src) }, tensor.view_offs));
+        let view = (!tensor.view_src.is_null())
+            .then(|| (unsafe { self.read(tensor.view_src) }, tensor.view_offs));
         // SAFETY: ggml keeps names NUL-terminated.
-        let name = unsafe { CStr::from_ptr(tensor.name.as_ptr()) }.to_string_lossy().into_owned();
+        let name = unsafe { CStr::from_ptr(tensor.name.as_ptr()) }
+            .to_string_lossy()
+            .into_owned();
         // SAFETY: as above.
-        let op = if cast { Op::Cont } else { unsafe { op_of(raw) } };
+        let op = if cast {
+            Op::Cont
+        } else {
+            unsafe { op_of(raw) }
+        };
         self.nodes.push(Node {
             name,
             op,
@@ -188,7 +253,11 @@ impl Reader {
             view,
             parameters: tensor.op_params,
             raw_op: if cast { sys::GGML_OP_DUP } else { tensor.op },
-            raw: if op == Op::Weight { raw } else { std::ptr::null_mut() },
+            raw: if op == Op::Weight {
+                raw
+            } else {
+                std::ptr::null_mut()
+            },
         });
         self.index.insert(raw, self.nodes.len() - 1);
         self.nodes.len() - 1

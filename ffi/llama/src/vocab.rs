@@ -7,7 +7,10 @@ use crate::model::Model;
 /// A model's tokenizer.
 #[derive(Clone, Copy)]
 pub struct Vocab<'m> {
-    #[expect(dead_code, reason = "keeps the model borrowed while the raw vocabulary is used")]
+    #[expect(
+        dead_code,
+        reason = "keeps the model borrowed while the raw vocabulary is used"
+    )]
     model: &'m Model,
     raw: *const sys::llama_vocab,
 }
@@ -65,9 +68,11 @@ impl<'m> Vocab<'m> {
         self.holds(token) && unsafe { sys::llama_vocab_is_control(self.raw, token) }
     }
 
-    /// Encode text. `special`: treat markup such as `<|im_end|>` as its token; never set it for text that a stranger wrote.
+    /// Encode text. `special`: treat markup such as `<|im_end|>` as its token; never set it for
+    /// text that a stranger wrote.
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<i32>, LlamaError> {
-        let length = i32::try_from(text.len()).map_err(|_| LlamaError::Tokenize(format!("{} bytes are too many", text.len())))?;
+        let length = i32::try_from(text.len())
+            .map_err(|_| LlamaError::Tokenize(format!("{} bytes are too many", text.len())))?;
         if self.is_absent() {
             return Err(LlamaError::Tokenize("the model has no tokenizer".into()));
         }
@@ -77,10 +82,23 @@ impl<'m> Vocab<'m> {
         let (buffer, size) = reason.pointer();
         // SAFETY: both buffers are as long as said; exceptions end in the shim.
         let n = unsafe {
-            crate::shim::translora_tokenize(self.raw, text.as_ptr().cast(), length, tokens.as_mut_ptr(), room, false, special, buffer, size)
+            crate::shim::translora_tokenize(
+                self.raw,
+                text.as_ptr().cast(),
+                length,
+                tokens.as_mut_ptr(),
+                room,
+                false,
+                special,
+                buffer,
+                size,
+            )
         };
-        let n =
-            usize::try_from(n).map_err(|_| LlamaError::Tokenize(reason.or_log(mark, "the text does not fit its own length in tokens")))?;
+        let n = usize::try_from(n).map_err(|_| {
+            LlamaError::Tokenize(
+                reason.or_log(mark, "the text does not fit its own length in tokens"),
+            )
+        })?;
         tokens.truncate(n);
         Ok(tokens)
     }
@@ -94,7 +112,16 @@ impl<'m> Vocab<'m> {
         loop {
             let room = i32::try_from(buffer.len()).unwrap_or(i32::MAX);
             // SAFETY: the buffer is as long as said; the token is one of the vocabulary's.
-            let n = unsafe { sys::llama_token_to_piece(self.raw, token, buffer.as_mut_ptr().cast(), room, 0, special) };
+            let n = unsafe {
+                sys::llama_token_to_piece(
+                    self.raw,
+                    token,
+                    buffer.as_mut_ptr().cast(),
+                    room,
+                    0,
+                    special,
+                )
+            };
             if n >= 0 {
                 buffer.truncate(n.unsigned_abs() as usize);
                 return buffer;
@@ -105,6 +132,9 @@ impl<'m> Vocab<'m> {
 
     /// The bytes of a run of tokens, markup left out.
     pub fn decode(&self, tokens: &[i32]) -> Vec<u8> {
-        tokens.iter().flat_map(|token| self.piece(*token, false)).collect()
+        tokens
+            .iter()
+            .flat_map(|token| self.piece(*token, false))
+            .collect()
     }
 }

@@ -2,8 +2,9 @@
 
 use std::io;
 
-/// Let this thread, and those that it starts from now on, compute only while nothing else on this machine wants the processor (`SCHED_IDLE`).
-/// Unlike the lowest niceness it is put aside at once when another thread wakes.
+/// Let this thread, and those that it starts from now on, compute only while nothing else on this
+/// machine wants the processor (`SCHED_IDLE`). Unlike the lowest niceness it is put aside at once
+/// when another thread wakes.
 ///
 /// fails: the system refuses, or is not Linux.
 /// source: sched(7)
@@ -31,7 +32,14 @@ mod tests {
     /// The policy of the thread that calls, as the system tells it. source: proc(5), the 41st field
     fn policy() -> i32 {
         let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
-        stat.rsplit_once(')').unwrap().1.split_whitespace().nth(38).unwrap().parse().unwrap()
+        stat.rsplit_once(')')
+            .unwrap()
+            .1
+            .split_whitespace()
+            .nth(38)
+            .unwrap()
+            .parse()
+            .unwrap()
     }
 
     #[test]

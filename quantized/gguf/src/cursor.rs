@@ -11,7 +11,11 @@ pub(crate) struct Cursor<'a> {
 
 impl<'a> Cursor<'a> {
     pub(crate) fn new(bytes: &'a [u8]) -> Self {
-        Cursor { bytes, at: 0, place: "the header".into() }
+        Cursor {
+            bytes,
+            at: 0,
+            place: "the header".into(),
+        }
     }
 
     pub(crate) fn offset(&self) -> u64 {
@@ -21,7 +25,8 @@ impl<'a> Cursor<'a> {
     /// Takes the next `count` bytes.
     pub(crate) fn take(&mut self, count: u64) -> Result<&'a [u8], GgufError> {
         self.require(count)?;
-        // `require` has shown that `count` bytes remain, so it fits in usize and the sum cannot overflow.
+        // `require` has shown that `count` bytes remain, so it fits in usize and the sum cannot
+        // overflow.
         let end = self.at + count as usize;
         let taken = &self.bytes[self.at..end];
         self.at = end;
@@ -32,7 +37,11 @@ impl<'a> Cursor<'a> {
     pub(crate) fn require(&self, count: u64) -> Result<(), GgufError> {
         let left = (self.bytes.len() - self.at) as u64;
         if count > left {
-            return Err(GgufError::Truncated { place: self.place.clone(), offset: self.offset(), missing: count - left });
+            return Err(GgufError::Truncated {
+                place: self.place.clone(),
+                offset: self.offset(),
+                missing: count - left,
+            });
         }
         Ok(())
     }
@@ -57,7 +66,13 @@ impl<'a> Cursor<'a> {
         let offset = self.offset();
         let found = self.u64()?;
         if found > limit {
-            return Err(GgufError::Limit { place: self.place.clone(), offset, unit, found, limit });
+            return Err(GgufError::Limit {
+                place: self.place.clone(),
+                offset,
+                unit,
+                found,
+                limit,
+            });
         }
         Ok(found)
     }
@@ -69,7 +84,11 @@ impl<'a> Cursor<'a> {
         let bytes = self.take(length)?;
         match std::str::from_utf8(bytes) {
             Ok(text) => Ok(text.to_owned()),
-            Err(source) => Err(GgufError::Utf8 { place: self.place.clone(), offset, source }),
+            Err(source) => Err(GgufError::Utf8 {
+                place: self.place.clone(),
+                offset,
+                source,
+            }),
         }
     }
 
@@ -78,7 +97,10 @@ impl<'a> Cursor<'a> {
         let offset = self.offset();
         let name = self.string(limit)?;
         if name.is_empty() {
-            return Err(GgufError::EmptyName { place: self.place.clone(), offset });
+            return Err(GgufError::EmptyName {
+                place: self.place.clone(),
+                offset,
+            });
         }
         Ok(name)
     }

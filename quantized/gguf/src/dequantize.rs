@@ -1,4 +1,5 @@
-//! Turns blocks of quantized numbers into floats, plainly: this is what faster code is checked against.
+//! Turns blocks of quantized numbers into floats, plainly: this is what faster code is checked
+//! against.
 
 use crate::{GgufError, TensorKind};
 use half::{bf16, f16};
@@ -45,12 +46,18 @@ fn half_at(block: &[u8], at: usize) -> f32 {
 
 /// Walks over 4-bit numbers: all low halves of the bytes, then all high halves.
 fn nibbles(bytes: &[u8]) -> impl Iterator<Item = u8> + '_ {
-    bytes.iter().map(|b| b & 15).chain(bytes.iter().map(|b| b >> 4))
+    bytes
+        .iter()
+        .map(|b| b & 15)
+        .chain(bytes.iter().map(|b| b >> 4))
 }
 
-/// Walks over 5-bit numbers: nibbles, with bit `i` of the four bytes `high` above the `i`-th of them.
+/// Walks over 5-bit numbers: nibbles, with bit `i` of the four bytes `high` above the `i`-th of
+/// them.
 fn five_bits<'a>(high: &'a [u8], low: &'a [u8]) -> impl Iterator<Item = u8> + 'a {
-    nibbles(low).enumerate().map(|(i, nibble)| nibble | (high[i / 8] >> (i % 8) & 1) << 4)
+    nibbles(low)
+        .enumerate()
+        .map(|(i, nibble)| nibble | (high[i / 8] >> (i % 8) & 1) << 4)
 }
 
 /// Block of 32: scale f16, 32 × i8.
@@ -85,30 +92,36 @@ fn q5_1(block: &[u8], out: &mut Vec<f32>) {
 
 /// Unpacks the 6-bit scale and the 6-bit minimum of one of eight sub-blocks from 12 bytes.
 ///
-/// The first four pairs lie in the low six bits of bytes 0–3 and 4–7; of the last four, the low halves lie in bytes 8–11
-/// and the upper two bits on top of the first four.
+/// The first four pairs lie in the low six bits of bytes 0–3 and 4–7; of the last four, the low
+/// halves lie in bytes 8–11 and the upper two bits on top of the first four.
 fn scale_and_minimum(packed: &[u8], sub: usize) -> (f32, f32) {
     let (scale, minimum) = if sub < 4 {
         (packed[sub] & 63, packed[sub + 4] & 63)
     } else {
         let low = packed[sub + 4];
-        ((low & 15) | (packed[sub - 4] >> 6) << 4, (low >> 4) | (packed[sub] >> 6) << 4)
+        (
+            (low & 15) | (packed[sub - 4] >> 6) << 4,
+            (low >> 4) | (packed[sub] >> 6) << 4,
+        )
     };
     (f32::from(scale), f32::from(minimum))
 }
 
-/// Block of 256: scale f16, minimum f16, 12 bytes of sub-scales, 128 bytes of nibbles in four groups of two sub-blocks.
+/// Block of 256: scale f16, minimum f16, 12 bytes of sub-scales, 128 bytes of nibbles in four
+/// groups of two sub-blocks.
 fn q4_k(block: &[u8], out: &mut Vec<f32>) {
     k_block(block, &block[16..], |_, _| 0, out);
 }
 
-/// Block of 256: as `q4_k`, with 32 bytes before the nibbles whose bit `s` is the fifth bit of sub-block `s`.
+/// Block of 256: as `q4_k`, with 32 bytes before the nibbles whose bit `s` is the fifth bit of
+/// sub-block `s`.
 fn q5_k(block: &[u8], out: &mut Vec<f32>) {
     let high = &block[16..48];
     k_block(block, &block[48..], |sub, i| (high[i] >> sub & 1) << 4, out);
 }
 
-/// Unpacks eight sub-blocks of 32, with the upper bits of each number from `high(sub-block, position)`.
+/// Unpacks eight sub-blocks of 32, with the upper bits of each number from `high(sub-block,
+/// position)`.
 fn k_block(block: &[u8], low: &[u8], high: impl Fn(usize, usize) -> u8, out: &mut Vec<f32>) {
     let (scale, minimum) = (half_at(block, 0), half_at(block, 2));
     for sub in 0..8 {
@@ -122,11 +135,18 @@ fn k_block(block: &[u8], low: &[u8], high: impl Fn(usize, usize) -> u8, out: &mu
     }
 }
 
-/// Block of 256: 128 bytes of low nibbles, 64 of upper bit pairs, 16 × i8 sub-scales, scale f16, around 32.
+/// Block of 256: 128 bytes of low nibbles, 64 of upper bit pairs, 16 × i8 sub-scales, scale f16,
+/// around 32.
 ///
-/// Two halves of 128: in each, four quarters of 32 share 64 low bytes (two nibbles each) and 32 high bytes (four pairs each).
+/// Two halves of 128: in each, four quarters of 32 share 64 low bytes (two nibbles each) and 32
+/// high bytes (four pairs each).
 fn q6_k(block: &[u8], out: &mut Vec<f32>) {
-    let (low, high, scales, scale) = (&block[..128], &block[128..192], &block[192..208], half_at(block, 208));
+    let (low, high, scales, scale) = (
+        &block[..128],
+        &block[128..192],
+        &block[192..208],
+        half_at(block, 208),
+    );
     for i in 0..256 {
         let (half, quarter, position) = (i / 128, i % 128 / 32, i % 32);
         let nibble = low[half * 64 + quarter % 2 * 32 + position] >> (quarter / 2 * 4) & 15;
@@ -141,7 +161,8 @@ fn pairs(bytes: &[u8]) -> impl Iterator<Item = u8> + '_ {
     (0..256).map(|i| bytes[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3)
 }
 
-/// Block of 256: 16 bytes of sub-scales (low nibble) and sub-minima (high nibble), 64 bytes of pairs, scale f16, minimum f16.
+/// Block of 256: 16 bytes of sub-scales (low nibble) and sub-minima (high nibble), 64 bytes of
+/// pairs, scale f16, minimum f16.
 fn q2_k(block: &[u8], out: &mut Vec<f32>) {
     let (scale, minimum) = (half_at(block, 80), half_at(block, 82));
     out.extend(pairs(&block[16..80]).enumerate().map(|(i, q)| {
@@ -150,9 +171,11 @@ fn q2_k(block: &[u8], out: &mut Vec<f32>) {
     }));
 }
 
-/// Block of 256: 32 bytes of third bits, 64 bytes of pairs, 12 bytes of sixteen 6-bit sub-scales around 32, scale f16; around 4.
+/// Block of 256: 32 bytes of third bits, 64 bytes of pairs, 12 bytes of sixteen 6-bit sub-scales
+/// around 32, scale f16; around 4.
 ///
-/// Of the sub-scales the low four bits lie in bytes 0–7 (the second eight in the high nibbles), the upper two in bytes 8–11.
+/// Of the sub-scales the low four bits lie in bytes 0–7 (the second eight in the high nibbles), the
+/// upper two in bytes 8–11.
 fn q3_k(block: &[u8], out: &mut Vec<f32>) {
     let (high, packed, scale) = (&block[..32], &block[96..108], half_at(block, 108));
     let sub_scale = |sub: usize| {
@@ -169,26 +192,39 @@ fn q3_k(block: &[u8], out: &mut Vec<f32>) {
 /// What four bits stand for.
 ///
 /// source: `kvalues_iq4nl` and `kvalues_mxfp4` in ggml-common.h
-const IQ4_STEPS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+const IQ4_STEPS: [i8; 16] = [
+    -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113,
+];
 const MXFP4_STEPS: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 fn steps(scale: f32, low: &[u8], steps: &[i8; 16], out: &mut Vec<f32>) {
     out.extend(nibbles(low).map(|q| scale * f32::from(steps[usize::from(q)])));
 }
 
-/// Block of 256: scale f16, upper bit pairs of eight 6-bit sub-scales around 32, their low nibbles, 128 bytes of nibbles.
+/// Block of 256: scale f16, upper bit pairs of eight 6-bit sub-scales around 32, their low nibbles,
+/// 128 bytes of nibbles.
 fn iq4_xs(block: &[u8], out: &mut Vec<f32>) {
     let (scale, high) = (half_at(block, 0), u16::from_le_bytes([block[2], block[3]]));
     for sub in 0..8 {
         let low = block[4 + sub / 2] >> (sub % 2 * 4) & 15;
         let sub_scale = f32::from(u16::from(low) | (high >> (2 * sub) & 3) << 4) - 32.0;
-        steps(scale * sub_scale, &block[8 + sub * 16..][..16], &IQ4_STEPS, out);
+        steps(
+            scale * sub_scale,
+            &block[8 + sub * 16..][..16],
+            &IQ4_STEPS,
+            out,
+        );
     }
 }
 
-/// Block of 32: a power of two, 16 bytes of nibbles; the steps are twice the numbers, so that the scale is halved.
+/// Block of 32: a power of two, 16 bytes of nibbles; the steps are twice the numbers, so that the
+/// scale is halved.
 fn mxfp4(block: &[u8], out: &mut Vec<f32>) {
     // The smallest two exponents give numbers below the least normal one.
-    let bits = if block[0] < 2 { 0x0020_0000 << block[0] } else { u32::from(block[0] - 1) << 23 };
+    let bits = if block[0] < 2 {
+        0x0020_0000 << block[0]
+    } else {
+        u32::from(block[0] - 1) << 23
+    };
     steps(f32::from_bits(bits), &block[1..], &MXFP4_STEPS, out);
 }

@@ -16,26 +16,50 @@ pub enum GgufError {
     #[error("byte 4: GGUF version {found}, expected 2 or 3")]
     Version { found: u32 },
     /// The file ends before something that it promises.
-    #[error("byte {offset}: the file is truncated in {place}: at least {missing} more bytes expected")]
-    Truncated { place: String, offset: u64, missing: u64 },
+    #[error(
+        "byte {offset}: the file is truncated in {place}: at least {missing} more bytes expected"
+    )]
+    Truncated {
+        place: String,
+        offset: u64,
+        missing: u64,
+    },
     /// A count or a length is over the limit.
     #[error("byte {offset}: {place}: {found} {unit}, at most {limit} allowed")]
-    Limit { place: String, offset: u64, unit: &'static str, found: u64, limit: u64 },
+    Limit {
+        place: String,
+        offset: u64,
+        unit: &'static str,
+        found: u64,
+        limit: u64,
+    },
     /// A string is not UTF-8.
     #[error("byte {offset}: {place}: not UTF-8")]
-    Utf8 { place: String, offset: u64, source: std::str::Utf8Error },
+    Utf8 {
+        place: String,
+        offset: u64,
+        source: std::str::Utf8Error,
+    },
     /// A key or a tensor name is empty.
     #[error("byte {offset}: {place}: empty name")]
     EmptyName { place: String, offset: u64 },
     /// A value has a type number outside the format.
     #[error("byte {offset}: {place}: unknown value type {found}")]
-    ValueKind { place: String, offset: u64, found: u32 },
+    ValueKind {
+        place: String,
+        offset: u64,
+        found: u32,
+    },
     /// An array of arrays, which ggml refuses too.
     #[error("byte {offset}: {place}: an array of arrays")]
     NestedArray { place: String, offset: u64 },
     /// A boolean that is neither 0 nor 1.
     #[error("byte {offset}: {place}: boolean of value {found}, expected 0 or 1")]
-    Bool { place: String, offset: u64, found: u8 },
+    Bool {
+        place: String,
+        offset: u64,
+        found: u8,
+    },
     /// The same key twice.
     #[error("byte {offset}: key {key:?} appears twice")]
     DuplicateKey { key: String, offset: u64 },
@@ -47,25 +71,54 @@ pub enum GgufError {
     Alignment { found: String, limit: u32 },
     /// A tensor without dimensions, or with one of length zero.
     #[error("byte {offset}: tensor {tensor:?}: shape {shape:?} has no elements")]
-    EmptyShape { tensor: String, offset: u64, shape: Vec<u64> },
+    EmptyShape {
+        tensor: String,
+        offset: u64,
+        shape: Vec<u64>,
+    },
     /// The size of a tensor does not fit in 63 bits.
     #[error("byte {offset}: tensor {tensor:?}: shape {shape:?} overflows")]
-    ShapeOverflow { tensor: String, offset: u64, shape: Vec<u64> },
+    ShapeOverflow {
+        tensor: String,
+        offset: u64,
+        shape: Vec<u64>,
+    },
     /// A tensor type that ggml does not have, or no longer has.
     #[error("byte {offset}: tensor {tensor:?}: unknown tensor type {found}")]
-    TensorKind { tensor: String, offset: u64, found: u32 },
+    TensorKind {
+        tensor: String,
+        offset: u64,
+        found: u32,
+    },
     /// A row is not a whole number of blocks.
     #[error("byte {offset}: tensor {tensor:?}: rows of {row} elements, expected a multiple of {} for {}", kind.block_elements(), kind.name())]
-    RowLength { tensor: String, offset: u64, kind: TensorKind, row: u64 },
+    RowLength {
+        tensor: String,
+        offset: u64,
+        kind: TensorKind,
+        row: u64,
+    },
     /// The data of a tensor does not begin on a multiple of the alignment.
     #[error("tensor {tensor:?}: data offset {found} is not a multiple of {alignment}")]
-    Misaligned { tensor: String, found: u64, alignment: u64 },
+    Misaligned {
+        tensor: String,
+        found: u64,
+        alignment: u64,
+    },
     /// Two tensors share bytes.
     #[error("byte {offset}: tensors {first:?} and {second:?} overlap")]
-    Overlap { first: String, second: String, offset: u64 },
+    Overlap {
+        first: String,
+        second: String,
+        offset: u64,
+    },
     /// Data handed in for a tensor does not have the size that its shape and type say.
     #[error("tensor {tensor:?}: {got} bytes of data, expected {expected}")]
-    DataSize { tensor: String, expected: u64, got: u64 },
+    DataSize {
+        tensor: String,
+        expected: u64,
+        got: u64,
+    },
     /// Blocks of this type cannot be turned into floats here.
     #[error("no conversion from {} to floats", kind.name())]
     NotDequantizable { kind: TensorKind },

@@ -1,6 +1,7 @@
 //! The types that a tensor can have, with the shape of their blocks.
 
-/// Declares [`TensorKind`] from one row per type: variant, number in files, ggml's name, elements and bytes of a block.
+/// Declares [`TensorKind`] from one row per type: variant, number in files, ggml's name, elements
+/// and bytes of a block.
 macro_rules! tensor_kinds {
     ($($variant:ident = $id:literal, $name:literal, $elements:literal, $bytes:literal;)*) => {
         /// Names the type of a tensor's elements.
@@ -16,7 +17,8 @@ macro_rules! tensor_kinds {
             /// Lists every type.
             pub const ALL: &'static [TensorKind] = &[$(TensorKind::$variant),*];
 
-            /// Finds the type with a number in files; `None` for one that ggml does not have or no longer has.
+            /// Finds the type with a number in files; `None` for one that ggml does not have or no
+            /// longer has.
             pub const fn from_id(id: u32) -> Option<TensorKind> {
                 match id { $($id => Some(TensorKind::$variant),)* _ => None }
             }
@@ -85,20 +87,29 @@ impl TensorKind {
 
     /// Says whether [`crate::dequantize()`] knows the type.
     pub const fn is_dequantizable(self) -> bool {
-        use TensorKind::{BF16, F16, F32, IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
+        use TensorKind::{
+            BF16, F16, F32, IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K,
+            Q6_K, Q8_0,
+        };
         let old = matches!(self, F32 | F16 | BF16 | Q8_0 | Q4_0 | Q4_1 | Q5_0 | Q5_1);
-        old || matches!(self, Q2_K | Q3_K | Q4_K | Q5_K | Q6_K | IQ4_NL | IQ4_XS | MXFP4)
+        old || matches!(
+            self,
+            Q2_K | Q3_K | Q4_K | Q5_K | Q6_K | IQ4_NL | IQ4_XS | MXFP4
+        )
     }
 
     /// Counts the bytes of a tensor of this shape.
     ///
-    /// fails: `None` where a row is not a whole number of blocks or the count does not fit in 63 bits
+    /// fails: `None` where a row is not a whole number of blocks or the count does not fit in 63
+    /// bits
     pub fn bytes(self, shape: &[u64]) -> Option<u64> {
         let row = *shape.first()?;
         if row % self.block_elements() != 0 {
             return None;
         }
-        let elements = shape.iter().try_fold(1u64, |product, &n| product.checked_mul(n))?;
+        let elements = shape
+            .iter()
+            .try_fold(1u64, |product, &n| product.checked_mul(n))?;
         let bytes = (elements / self.block_elements()).checked_mul(self.block_bytes())?;
         (elements <= i64::MAX as u64 && bytes <= i64::MAX as u64).then_some(bytes)
     }

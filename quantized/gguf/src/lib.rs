@@ -1,10 +1,14 @@
-//! Reads and writes GGUF files (versions 2 and 3, little endian), and turns quantized blocks into floats.
+//! Reads and writes GGUF files (versions 2 and 3, little endian), and turns quantized blocks into
+//! floats.
 //!
-//! The bytes may come from anyone: every length is checked before it is believed, every count has a limit in [`limits`], and a
-//! [`Gguf`] that exists holds only tensors that lie inside the file, aligned, named once and apart from each other.
+//! The bytes may come from anyone: every length is checked before it is believed, every count has a
+//! limit in [`limits`], and a [`Gguf`] that exists holds only tensors that lie inside the file,
+//! aligned, named once and apart from each other.
 //!
-//! Refuses to know what a key or a tensor means; who reads a model or an adapter out of the file decides that.
-//! bounds: version 1, big endian, nested arrays, and tensor types that were removed from ggml are refused by number.
+//! Refuses to know what a key or a tensor means; who reads a model or an adapter out of the file
+//! decides that.
+//! bounds: version 1, big endian, nested arrays, and tensor types that were removed from ggml are
+//! refused by number.
 #![forbid(unsafe_code)]
 
 mod cursor;

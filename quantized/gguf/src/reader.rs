@@ -1,7 +1,10 @@
 //! Reads a GGUF file out of a slice, which may be a mapped file.
 
 use crate::cursor::Cursor;
-use crate::limits::{ALIGNMENT_DEFAULT, ALIGNMENT_MAX, DIMENSIONS_MAX, KEY_BYTES_MAX, KEYS_MAX, NAME_BYTES_MAX, TENSORS_MAX};
+use crate::limits::{
+    ALIGNMENT_DEFAULT, ALIGNMENT_MAX, DIMENSIONS_MAX, KEY_BYTES_MAX, KEYS_MAX, NAME_BYTES_MAX,
+    TENSORS_MAX,
+};
 use crate::{GgufError, TensorKind, Value};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -18,7 +21,8 @@ pub struct Tensor {
     pub name: String,
     /// The type of its elements.
     pub kind: TensorKind,
-    /// The dimensions, the one that lies together in memory (the row) first; one to four, none of them zero.
+    /// The dimensions, the one that lies together in memory (the row) first; one to four, none of
+    /// them zero.
     pub shape: Vec<u64>,
     /// Where its data begins, counted from the start of the file.
     pub offset: u64,
@@ -46,7 +50,8 @@ pub struct Header {
 }
 
 impl Header {
-    /// Parses the header of a file of `file_bytes` bytes out of its first bytes; `None` where `start` ends before the header does.
+    /// Parses the header of a file of `file_bytes` bytes out of its first bytes; `None` where
+    /// `start` ends before the header does.
     ///
     /// fails: as [`Gguf::parse`] would on the whole file
     pub fn parse(start: &[u8], file_bytes: u64) -> Result<Option<Header>, GgufError> {
@@ -57,7 +62,15 @@ impl Header {
                 Ok(Some(header))
             }
             Err(GgufError::Truncated { missing, .. }) if missing <= later => Ok(None),
-            Err(GgufError::Truncated { place, offset, missing }) => Err(GgufError::Truncated { place, offset, missing: missing - later }),
+            Err(GgufError::Truncated {
+                place,
+                offset,
+                missing,
+            }) => Err(GgufError::Truncated {
+                place,
+                offset,
+                missing: missing - later,
+            }),
             Err(error) => Err(error),
         }
     }
@@ -79,7 +92,9 @@ impl Header {
 
     /// Walks over the metadata in file order.
     pub fn metadata(&self) -> impl Iterator<Item = (&str, &Value)> {
-        self.metadata.iter().map(|(key, value)| (key.as_str(), value))
+        self.metadata
+            .iter()
+            .map(|(key, value)| (key.as_str(), value))
     }
 
     /// Lists the tensors in file order.
@@ -93,7 +108,8 @@ impl Header {
     }
 }
 
-/// Holds a parsed file: its [`Header`], whose methods it has, and tensor data as slices of the bytes it was parsed from.
+/// Holds a parsed file: its [`Header`], whose methods it has, and tensor data as slices of the
+/// bytes it was parsed from.
 #[derive(Debug, Clone)]
 pub struct Gguf<'a> {
     bytes: &'a [u8],
@@ -103,10 +119,16 @@ pub struct Gguf<'a> {
 impl<'a> Gguf<'a> {
     /// Parses a whole file.
     ///
-    /// fails: at the first byte that breaks a rule of the format or a limit; nothing of the file is kept
+    /// fails: at the first byte that breaks a rule of the format or a limit; nothing of the file is
+    /// kept
     pub fn parse(bytes: &'a [u8]) -> Result<Gguf<'a>, GgufError> {
         let (mut header, end) = read_header(bytes)?;
-        place_tensors(&mut header.tensors, end, header.alignment, bytes.len() as u64)?;
+        place_tensors(
+            &mut header.tensors,
+            end,
+            header.alignment,
+            bytes.len() as u64,
+        )?;
         Ok(Gguf { bytes, header })
     }
 
@@ -115,7 +137,9 @@ impl<'a> Gguf<'a> {
     /// bounds: panics on a tensor of another file that reaches beyond the end of this one
     pub fn data(&self, tensor: &Tensor) -> &'a [u8] {
         let range = tensor.offset as usize..(tensor.offset + tensor.bytes) as usize;
-        self.bytes.get(range).expect("parsing has placed every tensor of this file inside it")
+        self.bytes
+            .get(range)
+            .expect("parsing has placed every tensor of this file inside it")
     }
 }
 
@@ -127,7 +151,8 @@ impl Deref for Gguf<'_> {
     }
 }
 
-/// Reads everything before the data, and says where it ends; offsets of tensors still count from the start of the data.
+/// Reads everything before the data, and says where it ends; offsets of tensors still count from
+/// the start of the data.
 fn read_header(bytes: &[u8]) -> Result<(Header, u64), GgufError> {
     let mut cursor = Cursor::new(bytes);
     let version = read_version(&mut cursor)?;
@@ -136,7 +161,17 @@ fn read_header(bytes: &[u8]) -> Result<(Header, u64), GgufError> {
     let (metadata, keys) = read_metadata(&mut cursor, key_count)?;
     let alignment = alignment_of(keys.get(ALIGNMENT_KEY).map(|&index| &metadata[index].1))?;
     let (tensors, names) = read_tensors(&mut cursor, tensor_count)?;
-    Ok((Header { version, alignment, metadata, keys, tensors, names }, cursor.offset()))
+    Ok((
+        Header {
+            version,
+            alignment,
+            metadata,
+            keys,
+            tensors,
+            names,
+        },
+        cursor.offset(),
+    ))
 }
 
 /// Reads the magic and the version.
@@ -177,7 +212,10 @@ pub(crate) fn alignment_of(value: Option<&Value>) -> Result<u64, GgufError> {
     match value {
         None => Ok(ALIGNMENT_DEFAULT.into()),
         Some(&Value::U32(n)) if n.is_power_of_two() && n <= ALIGNMENT_MAX => Ok(n.into()),
-        Some(other) => Err(GgufError::Alignment { found: format!("{other:.64?}"), limit: ALIGNMENT_MAX }),
+        Some(other) => Err(GgufError::Alignment {
+            found: format!("{other:.64?}"),
+            limit: ALIGNMENT_MAX,
+        }),
     }
 }
 
@@ -191,7 +229,12 @@ fn read_tensors(cursor: &mut Cursor<'_>, count: u64) -> Result<Tensors, GgufErro
         let start = cursor.offset();
         let name = cursor.name(NAME_BYTES_MAX)?;
         match names.entry(name.clone()) {
-            Entry::Occupied(_) => return Err(GgufError::DuplicateTensor { name, offset: start }),
+            Entry::Occupied(_) => {
+                return Err(GgufError::DuplicateTensor {
+                    name,
+                    offset: start,
+                });
+            }
             Entry::Vacant(entry) => entry.insert(tensors.len()),
         };
         tensors.push(read_tensor(cursor, name, start)?);
@@ -206,59 +249,115 @@ fn read_tensor(cursor: &mut Cursor<'_>, name: String, start: u64) -> Result<Tens
     let dimensions = cursor.u32()?;
     if dimensions > DIMENSIONS_MAX {
         let (place, unit) = (cursor.place.clone(), "dimensions");
-        return Err(GgufError::Limit { place, offset: at, unit, found: dimensions.into(), limit: DIMENSIONS_MAX.into() });
+        return Err(GgufError::Limit {
+            place,
+            offset: at,
+            unit,
+            found: dimensions.into(),
+            limit: DIMENSIONS_MAX.into(),
+        });
     }
-    let shape = (0..dimensions).map(|_| cursor.u64()).collect::<Result<Vec<_>, _>>()?;
+    let shape = (0..dimensions)
+        .map(|_| cursor.u64())
+        .collect::<Result<Vec<_>, _>>()?;
     let kind_at = cursor.offset();
     let id = cursor.u32()?;
     let offset = cursor.u64()?;
     let Some(kind) = TensorKind::from_id(id) else {
-        return Err(GgufError::TensorKind { tensor: name, offset: kind_at, found: id });
+        return Err(GgufError::TensorKind {
+            tensor: name,
+            offset: kind_at,
+            found: id,
+        });
     };
     let bytes = check_shape(&name, kind, &shape, start)?;
-    Ok(Tensor { name, kind, shape, offset, bytes })
+    Ok(Tensor {
+        name,
+        kind,
+        shape,
+        offset,
+        bytes,
+    })
 }
 
 /// Counts the bytes of a tensor, refusing shapes that have none or too many.
-pub(crate) fn check_shape(name: &str, kind: TensorKind, shape: &[u64], offset: u64) -> Result<u64, GgufError> {
+pub(crate) fn check_shape(
+    name: &str,
+    kind: TensorKind,
+    shape: &[u64],
+    offset: u64,
+) -> Result<u64, GgufError> {
     let tensor = name.to_owned();
     match shape.first() {
         Some(&row) if !shape.contains(&0) => {
             if row % kind.block_elements() != 0 {
-                return Err(GgufError::RowLength { tensor, offset, kind, row });
+                return Err(GgufError::RowLength {
+                    tensor,
+                    offset,
+                    kind,
+                    row,
+                });
             }
-            let overflow = || GgufError::ShapeOverflow { tensor, offset, shape: shape.to_vec() };
+            let overflow = || GgufError::ShapeOverflow {
+                tensor,
+                offset,
+                shape: shape.to_vec(),
+            };
             kind.bytes(shape).ok_or_else(overflow)
         }
-        _ => Err(GgufError::EmptyShape { tensor, offset, shape: shape.to_vec() }),
+        _ => Err(GgufError::EmptyShape {
+            tensor,
+            offset,
+            shape: shape.to_vec(),
+        }),
     }
 }
 
-/// Turns offsets within the data into offsets within the file, and checks that no tensor leaves it or touches another.
-fn place_tensors(tensors: &mut [Tensor], header_bytes: u64, alignment: u64, file_bytes: u64) -> Result<(), GgufError> {
+/// Turns offsets within the data into offsets within the file, and checks that no tensor leaves it
+/// or touches another.
+fn place_tensors(
+    tensors: &mut [Tensor],
+    header_bytes: u64,
+    alignment: u64,
+    file_bytes: u64,
+) -> Result<(), GgufError> {
     // The header lies in memory, so rounding its size up to the alignment cannot overflow.
     let data_offset = header_bytes.next_multiple_of(alignment);
     let mut missing = None;
     for tensor in tensors.iter_mut() {
         if tensor.offset % alignment != 0 {
-            return Err(GgufError::Misaligned { tensor: tensor.name.clone(), found: tensor.offset, alignment });
+            return Err(GgufError::Misaligned {
+                tensor: tensor.name.clone(),
+                found: tensor.offset,
+                alignment,
+            });
         }
         let offset = data_offset.saturating_add(tensor.offset);
-        let beyond = offset.saturating_add(tensor.bytes).saturating_sub(file_bytes);
+        let beyond = offset
+            .saturating_add(tensor.bytes)
+            .saturating_sub(file_bytes);
         if beyond > missing.as_ref().map_or(0, |&(_, bytes)| bytes) {
             missing = Some((tensor.name.clone(), beyond));
         }
         tensor.offset = offset;
     }
     if let Some((name, missing)) = missing {
-        return Err(GgufError::Truncated { place: format!("the data of {name:?}"), offset: file_bytes, missing });
+        return Err(GgufError::Truncated {
+            place: format!("the data of {name:?}"),
+            offset: file_bytes,
+            missing,
+        });
     }
     let mut in_order: Vec<&Tensor> = tensors.iter().collect();
     in_order.sort_by_key(|tensor| tensor.offset);
     for pair in in_order.windows(2) {
         if pair[0].offset + pair[0].bytes > pair[1].offset {
             let (first, second) = (pair[0].name.clone(), pair[1].name.clone());
-            return Err(GgufError::Overlap { first, second, offset: pair[1].offset });
+            return Err(GgufError::Overlap {
+                first,
+                second,
+                offset: pair[1].offset,
+            });
         }
     }
     Ok(())

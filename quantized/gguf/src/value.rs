@@ -14,7 +14,8 @@ trait Wire: Sized {
     fn write(&self, out: &mut Vec<u8>);
 
     fn read_many(cursor: &mut Cursor<'_>, count: u64) -> Result<Vec<Self>, GgufError> {
-        // `count` is at most ARRAY_ELEMENTS_MAX, so the product fits; the check precedes the allocation.
+        // `count` is at most ARRAY_ELEMENTS_MAX, so the product fits; the check precedes the
+        // allocation.
         cursor.require(count * Self::BYTES_MIN)?;
         let mut items = Vec::with_capacity(count as usize);
         for _ in 0..count {
@@ -46,7 +47,11 @@ impl Wire for bool {
         match u8::read(cursor)? {
             0 => Ok(false),
             1 => Ok(true),
-            found => Err(GgufError::Bool { place: cursor.place.clone(), offset, found }),
+            found => Err(GgufError::Bool {
+                place: cursor.place.clone(),
+                offset,
+                found,
+            }),
         }
     }
     fn write(&self, out: &mut Vec<u8>) {
@@ -272,7 +277,11 @@ impl Array {
     /// Finds the longest string; zero in an array of anything else.
     pub(crate) fn string_bytes_max(&self) -> u64 {
         match self {
-            Array::String(items) => items.iter().map(|item| item.len() as u64).max().unwrap_or(0),
+            Array::String(items) => items
+                .iter()
+                .map(|item| item.len() as u64)
+                .max()
+                .unwrap_or(0),
             _ => 0,
         }
     }

@@ -1,6 +1,9 @@
 //! Writes a GGUF file, version 3.
 
-use crate::limits::{ARRAY_ELEMENTS_MAX, DIMENSIONS_MAX, KEY_BYTES_MAX, KEYS_MAX, NAME_BYTES_MAX, STRING_BYTES_MAX, TENSORS_MAX};
+use crate::limits::{
+    ARRAY_ELEMENTS_MAX, DIMENSIONS_MAX, KEY_BYTES_MAX, KEYS_MAX, NAME_BYTES_MAX, STRING_BYTES_MAX,
+    TENSORS_MAX,
+};
 use crate::reader::{ALIGNMENT_KEY, MAGIC, alignment_of, check_shape};
 use crate::value::write_string;
 use crate::{GgufError, TensorKind, Value};
@@ -12,8 +15,8 @@ const VERSION: u32 = 3;
 
 /// Collects metadata and tensors, in the order in which the file will have them.
 ///
-/// Whatever it writes, [`crate::Gguf::parse`] accepts; what the reader would refuse, [`Writer::write`] refuses before the
-/// first byte.
+/// Whatever it writes, [`crate::Gguf::parse`] accepts; what the reader would refuse,
+/// [`Writer::write`] refuses before the first byte.
 #[derive(Debug, Clone, Default)]
 pub struct Writer<'a> {
     metadata: Vec<(String, Value)>,
@@ -47,13 +50,29 @@ impl<'a> Writer<'a> {
     /// Adds a tensor, whose data may be owned or borrowed.
     ///
     /// shapes: `shape` is row length first, as in [`crate::Tensor`]
-    pub fn tensor(&mut self, name: impl Into<String>, kind: TensorKind, shape: &[u64], data: impl Into<Cow<'a, [u8]>>) -> &mut Self {
-        self.tensors.push(Pending { name: name.into(), kind, shape: shape.to_vec(), data: data.into() });
+    pub fn tensor(
+        &mut self,
+        name: impl Into<String>,
+        kind: TensorKind,
+        shape: &[u64],
+        data: impl Into<Cow<'a, [u8]>>,
+    ) -> &mut Self {
+        self.tensors.push(Pending {
+            name: name.into(),
+            kind,
+            shape: shape.to_vec(),
+            data: data.into(),
+        });
         self
     }
 
     /// Adds an F32 tensor.
-    pub fn tensor_f32(&mut self, name: impl Into<String>, shape: &[u64], values: &[f32]) -> &mut Self {
+    pub fn tensor_f32(
+        &mut self,
+        name: impl Into<String>,
+        shape: &[u64],
+        values: &[f32],
+    ) -> &mut Self {
         let data: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
         self.tensor(name, TensorKind::F32, shape, data)
     }
@@ -69,7 +88,8 @@ impl<'a> Writer<'a> {
 
     /// Writes the file.
     ///
-    /// fails: where a name, count, shape or size breaks a rule, before anything is written; else where `out` fails
+    /// fails: where a name, count, shape or size breaks a rule, before anything is written; else
+    /// where `out` fails
     pub fn write(&self, mut out: impl io::Write) -> Result<(), GgufError> {
         let alignment = self.alignment()?;
         out.write_all(&self.header(alignment)?)?;
@@ -81,7 +101,11 @@ impl<'a> Writer<'a> {
     }
 
     fn alignment(&self) -> Result<usize, GgufError> {
-        let value = self.metadata.iter().find(|(key, _)| key == ALIGNMENT_KEY).map(|(_, value)| value);
+        let value = self
+            .metadata
+            .iter()
+            .find(|(key, _)| key == ALIGNMENT_KEY)
+            .map(|(_, value)| value);
         // At most ALIGNMENT_MAX, so it fits.
         Ok(alignment_of(value)? as usize)
     }
@@ -89,7 +113,13 @@ impl<'a> Writer<'a> {
     /// Lays out everything before the data, padded to where the data begins.
     fn header(&self, alignment: usize) -> Result<Vec<u8>, GgufError> {
         check_limit("the header", 0, "tensors", self.tensors.len(), TENSORS_MAX)?;
-        check_limit("the header", 0, "metadata keys", self.metadata.len(), KEYS_MAX)?;
+        check_limit(
+            "the header",
+            0,
+            "metadata keys",
+            self.metadata.len(),
+            KEYS_MAX,
+        )?;
         let mut out = Vec::from(MAGIC);
         out.extend_from_slice(&VERSION.to_le_bytes());
         out.extend_from_slice(&(self.tensors.len() as u64).to_le_bytes());
@@ -104,7 +134,10 @@ impl<'a> Writer<'a> {
             tensor.check(&mut names, out.len() as u64)?;
             write_string(&tensor.name, &mut out);
             out.extend_from_slice(&(tensor.shape.len() as u32).to_le_bytes());
-            tensor.shape.iter().for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
+            tensor
+                .shape
+                .iter()
+                .for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
             out.extend_from_slice(&tensor.kind.id().to_le_bytes());
             out.extend_from_slice(&offset.to_le_bytes());
             offset += (tensor.data.len() + padding(tensor.data.len(), alignment)) as u64;
@@ -121,14 +154,36 @@ impl<'a> Pending<'a> {
         if self.name.is_empty() {
             return Err(GgufError::EmptyName { place, offset });
         }
-        check_limit(&place, offset, "bytes in a string", self.name.len(), NAME_BYTES_MAX)?;
-        check_limit(&place, offset, "dimensions", self.shape.len(), DIMENSIONS_MAX.into())?;
+        check_limit(
+            &place,
+            offset,
+            "bytes in a string",
+            self.name.len(),
+            NAME_BYTES_MAX,
+        )?;
+        check_limit(
+            &place,
+            offset,
+            "dimensions",
+            self.shape.len(),
+            DIMENSIONS_MAX.into(),
+        )?;
         if !names.insert(&self.name) {
-            return Err(GgufError::DuplicateTensor { name: self.name.clone(), offset });
+            return Err(GgufError::DuplicateTensor {
+                name: self.name.clone(),
+                offset,
+            });
         }
-        let (expected, got) = (check_shape(&self.name, self.kind, &self.shape, offset)?, self.data.len() as u64);
+        let (expected, got) = (
+            check_shape(&self.name, self.kind, &self.shape, offset)?,
+            self.data.len() as u64,
+        );
         if expected != got {
-            return Err(GgufError::DataSize { tensor: self.name.clone(), expected, got });
+            return Err(GgufError::DataSize {
+                tensor: self.name.clone(),
+                expected,
+                got,
+            });
         }
         Ok(())
     }
@@ -137,24 +192,63 @@ impl<'a> Pending<'a> {
 /// Refuses a key or a value that the reader would refuse.
 fn check_entry(key: &str, value: &Value, offset: u64) -> Result<(), GgufError> {
     if key.is_empty() {
-        return Err(GgufError::EmptyName { place: "a metadata key".into(), offset });
+        return Err(GgufError::EmptyName {
+            place: "a metadata key".into(),
+            offset,
+        });
     }
-    check_limit("a metadata key", offset, "bytes in a string", key.len(), KEY_BYTES_MAX)?;
+    check_limit(
+        "a metadata key",
+        offset,
+        "bytes in a string",
+        key.len(),
+        KEY_BYTES_MAX,
+    )?;
     let place = format!("the value of {key:?}");
     match value {
-        Value::String(text) => check_limit(&place, offset, "bytes in a string", text.len(), STRING_BYTES_MAX),
+        Value::String(text) => check_limit(
+            &place,
+            offset,
+            "bytes in a string",
+            text.len(),
+            STRING_BYTES_MAX,
+        ),
         Value::Array(array) => {
-            check_limit(&place, offset, "elements in an array", array.len(), ARRAY_ELEMENTS_MAX)?;
-            check_limit(&place, offset, "bytes in a string", array.string_bytes_max() as usize, STRING_BYTES_MAX)
+            check_limit(
+                &place,
+                offset,
+                "elements in an array",
+                array.len(),
+                ARRAY_ELEMENTS_MAX,
+            )?;
+            check_limit(
+                &place,
+                offset,
+                "bytes in a string",
+                array.string_bytes_max() as usize,
+                STRING_BYTES_MAX,
+            )
         }
         _ => Ok(()),
     }
 }
 
-fn check_limit(place: &str, offset: u64, unit: &'static str, found: usize, limit: u64) -> Result<(), GgufError> {
+fn check_limit(
+    place: &str,
+    offset: u64,
+    unit: &'static str,
+    found: usize,
+    limit: u64,
+) -> Result<(), GgufError> {
     let found = found as u64;
     if found > limit {
-        return Err(GgufError::Limit { place: place.to_owned(), offset, unit, found, limit });
+        return Err(GgufError::Limit {
+            place: place.to_owned(),
+            offset,
+            unit,
+            found,
+            limit,
+        });
     }
     Ok(())
 }

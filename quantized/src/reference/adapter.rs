@@ -30,13 +30,22 @@ impl ReferenceLora {
     pub fn from_gguf(gguf: &Gguf<'_>) -> Result<ReferenceLora> {
         let alpha_key = "adapter.lora.alpha";
         let alpha = gguf.get(alpha_key).and_then(Value::as_f64);
-        let mut lora = ReferenceLora { alpha: alpha.ok_or(ReferenceError::Metadata(alpha_key.into()))? as f32, ..Self::default() };
+        let mut lora = ReferenceLora {
+            alpha: alpha.ok_or(ReferenceError::Metadata(alpha_key.into()))? as f32,
+            ..Self::default()
+        };
         for tensor in gguf.tensors() {
             if let Some(name) = tensor.name.strip_suffix(".lora_a") {
                 let b_name = format!("{name}.lora_b");
-                let b = gguf.tensor(&b_name).ok_or(ReferenceError::Missing(b_name))?;
+                let b = gguf
+                    .tensor(&b_name)
+                    .ok_or(ReferenceError::Missing(b_name))?;
                 let rank = tensor.shape.get(1).copied().unwrap_or(1) as usize;
-                let weight = LoraWeight { rank, a: floats(gguf, tensor)?, b: floats(gguf, b)? };
+                let weight = LoraWeight {
+                    rank,
+                    a: floats(gguf, tensor)?,
+                    b: floats(gguf, b)?,
+                };
                 lora.weights.insert(name.to_owned(), weight);
             }
         }
@@ -44,6 +53,8 @@ impl ReferenceLora {
     }
 
     pub(super) fn get(&self, name: &str) -> Option<(&LoraWeight, f64)> {
-        self.weights.get(name).map(|weight| (weight, f64::from(self.alpha) / weight.rank as f64))
+        self.weights
+            .get(name)
+            .map(|weight| (weight, f64::from(self.alpha) / weight.rank as f64))
     }
 }

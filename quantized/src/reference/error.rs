@@ -20,14 +20,19 @@ pub enum ReferenceError {
     Unexpected(String),
     /// A tensor has another shape than the metadata says.
     #[error("tensor {tensor}: shape {got:?}, expected {expected:?}")]
-    Shape { tensor: String, expected: Vec<u64>, got: Vec<u64> },
+    Shape {
+        tensor: String,
+        expected: Vec<u64>,
+        got: Vec<u64>,
+    },
     /// A tensor's blocks cannot be turned into floats.
     #[error("tensor {tensor}: {source}")]
     Blocks { tensor: String, source: GgufError },
     /// An adapter does not fit the model.
     #[error("adapter weight {0} does not fit the model")]
     Lora(String),
-    /// Tokens, positions, targets and weights differ in number, or a token is outside the vocabulary.
+    /// Tokens, positions, targets and weights differ in number, or a token is outside the
+    /// vocabulary.
     #[error("batch: {0}")]
     Batch(&'static str),
 }

@@ -1,4 +1,5 @@
-//! Rules for the CPU's own kernels: products on views, an adapted product as one operation, gradients of rows in one pass.
+//! Rules for the CPU's own kernels: products on views, an adapted product as one operation,
+//! gradients of rows in one pass.
 
 use translora_llama::{Dtype, Kernel, Node, Op, Plus, Tensor, Trace};
 
@@ -31,17 +32,43 @@ pub(crate) fn adapted(trace: &Trace, needs: &[bool], index: usize) -> Option<Ada
     let (weight, x) = (operand(plain, 0)?, operand(plain, 1)?);
     let (b, small) = (operand(large, 0)?, operand(large, 1)?);
     let (a, again) = (operand(small, 0)?, operand(small, 1)?);
-    let products = [plain, large, small].into_iter().all(|index| is(index, Op::MulMat));
-    let weights = is(weight, Op::Weight) && !needs[weight] && [a, b].into_iter().all(|index| is(index, Op::Weight) && needs[index]);
-    let flat = [weight, a, b].into_iter().all(|index| node(index).shape[2..] == [1, 1]);
+    let products = [plain, large, small]
+        .into_iter()
+        .all(|index| is(index, Op::MulMat));
+    let weights = is(weight, Op::Weight)
+        && !needs[weight]
+        && [a, b]
+            .into_iter()
+            .all(|index| is(index, Op::Weight) && needs[index]);
+    let flat = [weight, a, b]
+        .into_iter()
+        .all(|index| node(index).shape[2..] == [1, 1]);
     let reads = readers(trace, &[plain, scale, large, small]);
-    let fits = products && is(scale, Op::Scale) && node(scale).parameter_f32(1) == 0.0 && weights && flat && again == x && reads == 4;
-    fits.then_some(Adapted { weight, a, b, x, small, scale })
+    let fits = products
+        && is(scale, Op::Scale)
+        && node(scale).parameter_f32(1) == 0.0
+        && weights
+        && flat
+        && again == x
+        && reads == 4;
+    fits.then_some(Adapted {
+        weight,
+        a,
+        b,
+        x,
+        small,
+        scale,
+    })
 }
 
 /// How often any of these nodes is read.
 fn readers(trace: &Trace, indices: &[usize]) -> usize {
-    let all = trace.nodes.iter().flat_map(|node| node.sources.iter().flatten().chain(node.view.iter().map(|(root, _)| root)));
+    let all = trace.nodes.iter().flat_map(|node| {
+        node.sources
+            .iter()
+            .flatten()
+            .chain(node.view.iter().map(|(root, _)| root))
+    });
     all.filter(|read| indices.contains(read)).count()
 }
 
@@ -55,7 +82,8 @@ pub(crate) struct Scores {
     pub scale: f32,
 }
 
-/// Recognise the node at `index` as plain attention's probabilities, whose scores nobody else reads.
+/// Recognise the node at `index` as plain attention's probabilities, whose scores nobody else
+/// reads.
 pub(crate) fn attention(trace: &Trace, index: usize) -> Option<Scores> {
     let node = &trace.nodes[index];
     let operand = |node: &Node, number: usize| node.sources.get(number).copied().flatten();
@@ -69,19 +97,36 @@ pub(crate) fn attention(trace: &Trace, index: usize) -> Option<Scores> {
         && bias == 0.0
         && scores.op == Op::MulMat
         && trace.nodes[k].op != Op::Weight
-        && [k, q, mask].into_iter().all(|index| trace.nodes[index].dtype == Dtype::F32)
+        && [k, q, mask]
+            .into_iter()
+            .all(|index| trace.nodes[index].dtype == Dtype::F32)
         && trace.nodes[mask].shape == [keys, queries, 1, 1]
         && readers(trace, &[product]) == 1;
-    fits.then_some(Scores { k, q, mask, product, scale: node.parameter_f32(0) })
+    fits.then_some(Scores {
+        k,
+        q,
+        mask,
+        product,
+        scale: node.parameter_f32(0),
+    })
 }
 
 impl Backward<'_> {
-    /// The gradients of an adapted product: dx = W dy + A dz with dz = s B dy; dA = x dzᵀ; dB = (s z) dyᵀ
+    /// The gradients of an adapted product: dx = W dy + A dz with dz = s B dy; dA = x dzᵀ; dB = (s
+    /// z) dyᵀ
     ///
     /// shapes: W [k, m], A [k, r], B [r, m], x [k, n], z = Aᵀ x [r, n], dy [m, n]
-    pub(super) fn adapted_direct(&mut self, index: usize, node: &Node, found: Adapted, dy: Tensor, kernel: Kernel) -> Done {
+    pub(super) fn adapted_direct(
+        &mut self,
+        index: usize,
+        node: &Node,
+        found: Adapted,
+        dy: Tensor,
+        kernel: Kernel,
+    ) -> Done {
         let dy = self.graph.dense(dy)?;
-        let [weight, a, b, x] = [found.weight, found.a, found.b, found.x].map(|index| self.emitted(index, node));
+        let [weight, a, b, x] =
+            [found.weight, found.a, found.b, found.x].map(|index| self.emitted(index, node));
         let (weight, a, b, x) = (weight?, a?, b?, x?);
         if self.values[found.small].is_none() {
             // It is made beside the sum; what of that nobody reads is not computed.
@@ -91,12 +136,29 @@ impl Backward<'_> {
         }
         let z = self.emitted(found.small, node)?;
         let scale = self.trace.nodes[found.scale].parameter_f32(0);
-        let dz = self.graph.times_turned(kernel, b, dy, Plus { scale, ..Plus::NONE })?;
+        let dz = self.graph.times_turned(
+            kernel,
+            b,
+            dy,
+            Plus {
+                scale,
+                ..Plus::NONE
+            },
+        )?;
         if self.needs[found.x] {
-            let plus = Plus { adapter: Some((a, dz)), base: self.gradients[found.x], scale: 1.0 };
+            let plus = Plus {
+                adapter: Some((a, dz)),
+                base: self.gradients[found.x],
+                scale: 1.0,
+            };
             self.gradients[found.x] = Some(self.graph.times_turned(kernel, weight, dy, plus)?);
         }
-        let [x, z, dz, dy] = [self.columns(x)?, self.columns(z)?, self.columns(dz)?, self.columns(dy)?];
+        let [x, z, dz, dy] = [
+            self.columns(x)?,
+            self.columns(z)?,
+            self.columns(dz)?,
+            self.columns(dy)?,
+        ];
         // In both the wide operand is the one whose panels are cheap to make.
         let da = self.graph.product(kernel, x, dz)?;
         let db = self.graph.product(kernel, dy, z)?;
@@ -127,25 +189,41 @@ impl Backward<'_> {
         Ok(())
     }
 
-    /// The gradient of what attention's probabilities are multiplied with goes to their scores in one operation. False if they are not.
+    /// The gradient of what attention's probabilities are multiplied with goes to their scores in
+    /// one operation. False if they are not.
     fn through_attention(&mut self, node: &Node, dy: Tensor) -> Result<bool, TrainError> {
         let index = source(node, 1)?;
-        let Some(scores) = attention(self.trace, index).filter(|_| readers(self.trace, &[index]) == 1) else { return Ok(false) };
+        let Some(scores) =
+            attention(self.trace, index).filter(|_| readers(self.trace, &[index]) == 1)
+        else {
+            return Ok(false);
+        };
         let (a, p) = (self.value(node, 0)?, self.emitted(index, node)?);
         let v = self.graph.transpose(a)?;
-        let gradient = self.graph.attention_back(Kernel::exact(), v, dy, p, scores.scale)?;
+        let gradient = self
+            .graph
+            .attention_back(Kernel::exact(), v, dy, p, scores.scale)?;
         self.add_gradient(scores.product, gradient)?;
         Ok(true)
     }
 
     /// db = a dy
-    fn right_gradient_direct(&mut self, node: &Node, dy: Tensor, kernel: Kernel) -> Result<Tensor, TrainError> {
+    fn right_gradient_direct(
+        &mut self,
+        node: &Node,
+        dy: Tensor,
+        kernel: Kernel,
+    ) -> Result<Tensor, TrainError> {
         let a = self.value(node, 0)?;
         let weight = &self.trace.nodes[source(node, 0)?];
         if weight.op == Op::Weight && weight.shape[2..] == [1, 1] {
             return Ok(self.graph.times_turned(kernel, a, dy, Plus::NONE)?);
         }
-        let a = if weight.op == Op::Weight { self.graph.to_f32(a)? } else { a };
+        let a = if weight.op == Op::Weight {
+            self.graph.to_f32(a)?
+        } else {
+            a
+        };
         let turned = self.graph.transpose(a)?;
         Ok(self.graph.product(Kernel::exact(), turned, dy)?)
     }
@@ -173,7 +251,9 @@ impl Backward<'_> {
         let index = source(node, 0)?;
         if self.needs[index] {
             let x = self.value(node, 0)?;
-            let dx = self.graph.rms_norm_back(x, dy, node.parameter_f32(0), self.gradients[index])?;
+            let dx =
+                self.graph
+                    .rms_norm_back(x, dy, node.parameter_f32(0), self.gradients[index])?;
             self.gradients[index] = Some(dx);
         }
         Ok(())

@@ -14,7 +14,8 @@ const GELU_QUICK: f32 = 1.702;
 const NORMAL: f32 = 0.398_942_3;
 
 impl Backward<'_> {
-    /// y = a + b, b repeated where it is a bias (or, for ADD_ID, chosen by the third operand: the bias itself is never trained)
+    /// y = a + b, b repeated where it is a bias (or, for ADD_ID, chosen by the third operand: the
+    /// bias itself is never trained)
     pub(super) fn add(&mut self, node: &Node, dy: Tensor) -> Done {
         if node.op == translora_llama::Op::AddId {
             if self.wants(node, 1) {
@@ -106,7 +107,11 @@ impl Backward<'_> {
     }
 
     pub(super) fn unary(&mut self, index: usize, node: &Node, unary: Unary, dy: Tensor) -> Done {
-        let (x, y, dy) = (self.value(node, 0)?, self.emitted(index, node)?, self.graph.dense(dy)?);
+        let (x, y, dy) = (
+            self.value(node, 0)?,
+            self.emitted(index, node)?,
+            self.graph.dense(dy)?,
+        );
         let x = self.graph.dense(x)?;
         let slope = match unary {
             Unary::Sgn | Unary::Step => self.graph.scale(x, 0.0, 0.0)?,
@@ -122,13 +127,16 @@ impl Backward<'_> {
                 let square = self.graph.sqr(y)?;
                 self.graph.sub(y, square)?
             }
-            Unary::Relu | Unary::Silu | Unary::Gelu | Unary::GeluQuick | Unary::GeluErf => self.activation(activation_of(unary), x)?.1,
+            Unary::Relu | Unary::Silu | Unary::Gelu | Unary::GeluQuick | Unary::GeluErf => {
+                self.activation(activation_of(unary), x)?.1
+            }
         };
         let dx = self.graph.mul(dy, slope)?;
         self.give(node, 0, dx)
     }
 
-    /// y = act(g) ⊙ u: du = dy ⊙ act(g); dg = dy ⊙ u ⊙ act′(g). Gate and value are two operands, or two halves of one.
+    /// y = act(g) ⊙ u: du = dy ⊙ act(g); dg = dy ⊙ u ⊙ act′(g). Gate and value are two operands, or
+    /// two halves of one.
     pub(super) fn glu(&mut self, node: &Node, glu: Glu, dy: Tensor) -> Done {
         let dy = self.graph.dense(dy)?;
         let split = node.sources.get(1).copied().flatten().is_some();
@@ -139,7 +147,11 @@ impl Backward<'_> {
             (self.value(node, 0)?, self.value(node, 1)?)
         } else {
             let (whole, half) = (self.value(node, 0)?, node.shape[0]);
-            let (gate, up) = if node.parameters[1] == 0 { (0, half) } else { (half, 0) };
+            let (gate, up) = if node.parameters[1] == 0 {
+                (0, half)
+            } else {
+                (half, 0)
+            };
             let gate = self.graph.slice(whole, 0, gate, half)?;
             let up = self.graph.slice(whole, 0, up, half)?;
             (self.graph.cont(gate)?, self.graph.cont(up)?)
@@ -156,7 +168,11 @@ impl Backward<'_> {
             return self.give(node, 0, dg);
         }
         let [_, n1, n2, n3] = node.shape;
-        let (first, second) = if node.parameters[1] == 0 { (dg, du) } else { (du, dg) };
+        let (first, second) = if node.parameters[1] == 0 {
+            (dg, du)
+        } else {
+            (du, dg)
+        };
         let both = self.graph.join(first, second, 0)?;
         let both = self.graph.reshape(both, [2 * node.shape[0], n1, n2, n3])?;
         self.give(node, 0, both)
@@ -192,12 +208,20 @@ impl Backward<'_> {
         let slope = self.graph.mul(slope, inside)?;
         let up_slope = self.inside(up, -limit, limit)?;
         let up = self.graph.clamp(up, -limit, limit)?;
-        let up = if glu == Glu::SwigluOai { self.graph.scale(up, 1.0, 1.0)? } else { up };
+        let up = if glu == Glu::SwigluOai {
+            self.graph.scale(up, 1.0, 1.0)?
+        } else {
+            up
+        };
         Ok((value, slope, up, Some(up_slope)))
     }
 
     /// An activation and its slope at x.
-    fn activation(&mut self, activation: Activation, x: Tensor) -> Result<(Tensor, Tensor), TrainError> {
+    fn activation(
+        &mut self,
+        activation: Activation,
+        x: Tensor,
+    ) -> Result<(Tensor, Tensor), TrainError> {
         let graph = &mut *self.graph;
         let x = graph.dense(x)?;
         Ok(match activation {
@@ -208,7 +232,11 @@ impl Backward<'_> {
                 let value = graph.mul(x, sigma)?;
                 let product = graph.mul(value, sigma)?;
                 let difference = graph.sub(value, product)?;
-                let difference = if a == 1.0 { difference } else { graph.scale(difference, a, 0.0)? };
+                let difference = if a == 1.0 {
+                    difference
+                } else {
+                    graph.scale(difference, a, 0.0)?
+                };
                 (value, graph.add(sigma, difference)?)
             }
             Activation::Relu => {
@@ -238,15 +266,21 @@ impl Backward<'_> {
                 let density = graph.exp(exponent)?;
                 let density = graph.mul(density, x)?;
                 let density = graph.scale(density, NORMAL, 0.0)?;
-                // Φ without a division by an x near zero: ½ (1 + erf) is what the value holds, times x.
-                let phi = if self.weights.on_device() { normal(graph, x, value)? } else { graph.phi(x)? };
+                // Φ without a division by an x near zero: ½ (1 + erf) is what the value holds,
+                // times x.
+                let phi = if self.weights.on_device() {
+                    normal(graph, x, value)?
+                } else {
+                    graph.phi(x)?
+                };
                 (value, graph.add(phi, density)?)
             }
         })
     }
 }
 
-/// Φ(x) from x Φ(x), by a division where x is far from zero, and by the first terms of its series where it is near. Devices have no Φ.
+/// Φ(x) from x Φ(x), by a division where x is far from zero, and by the first terms of its series
+/// where it is near. Devices have no Φ.
 fn normal(graph: &mut Graph, x: Tensor, value: Tensor) -> Result<Tensor, TrainError> {
     // The next term of the series, x⁵/40 φ(0), is below 1e-7 here.
     const NEAR: f32 = 0.1;

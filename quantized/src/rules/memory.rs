@@ -41,8 +41,8 @@ impl Backward<'_> {
         self.give(node, 0, dx)
     }
 
-    /// y = rows of x: at the outputs, dx takes each token's row back, and zero (the padding row's gradient) elsewhere; at places that
-    /// the model chose (each once), dx is zero but there
+    /// y = rows of x: at the outputs, dx takes each token's row back, and zero (the padding row's
+    /// gradient) elsewhere; at places that the model chose (each once), dx is zero but there
     pub(super) fn get_rows(&mut self, node: &Node, dy: Tensor) -> Done {
         let ids = &self.trace.nodes[source(node, 1)?];
         if ids.op == Op::Input && ids.name == "out_ids" {
@@ -70,7 +70,9 @@ impl Backward<'_> {
     /// y is xᵀ, of one row of x for each token
     pub(super) fn store_turned(&mut self, node: &Node, dy: Tensor) -> Done {
         let (tokens, dy) = (i64::from(self.trace.tokens), self.graph.dense(dy)?);
-        let columns = self.graph.reshape(dy, [tokens, node.elements() / tokens, 1, 1])?;
+        let columns = self
+            .graph
+            .reshape(dy, [tokens, node.elements() / tokens, 1, 1])?;
         let rows = self.graph.turned(columns)?;
         self.same_order(node, rows)
     }
@@ -79,7 +81,11 @@ impl Backward<'_> {
     pub(super) fn view(&mut self, node: &Node, dy: Tensor) -> Done {
         let x = &self.trace.nodes[source(node, 0)?];
         let start = x.view.map_or(0, |(_, offset)| offset);
-        let offset = node.view.map_or(0, |(_, offset)| offset).checked_sub(start).ok_or_else(|| no_rule(node, " before its source"))?;
+        let offset = node
+            .view
+            .map_or(0, |(_, offset)| offset)
+            .checked_sub(start)
+            .ok_or_else(|| no_rule(node, " before its source"))?;
         if offset == 0 && node.elements() == x.elements() && is_dense(node) && is_dense(x) {
             return self.same_order(node, dy);
         }
@@ -106,7 +112,8 @@ impl Backward<'_> {
         Ok(())
     }
 
-    /// A part of x along its own axes, where x itself is not contiguous: the axes and the start are found from the strides.
+    /// A part of x along its own axes, where x itself is not contiguous: the axes and the start are
+    /// found from the strides.
     fn view_of_strided(&mut self, node: &Node, x: &Node, offset: usize, dy: Tensor) -> Done {
         if node.strides != x.strides {
             return Err(no_rule(node, " across the rows of its source"));

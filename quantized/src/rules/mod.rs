@@ -1,8 +1,8 @@
 //! Backward rules: one for each operation of a traced graph.
 //!
-//! Rules are written with operations that every ggml backend has: no OUT_PROD, no *_BACK except ROPE_BACK, no autodiff. Recurrences
-//! and products with chosen matrices have CPU kernels of our own. Shapes are ggml's, innermost first; `dy` is the gradient of the loss
-//! for a node's result.
+//! Rules are written with operations that every ggml backend has: no OUT_PROD, no *_BACK except
+//! ROPE_BACK, no autodiff. Recurrences and products with chosen matrices have CPU kernels of our
+//! own. Shapes are ggml's, innermost first; `dy` is the gradient of the loss for a node's result.
 
 use std::collections::HashMap;
 
@@ -33,7 +33,8 @@ pub(crate) struct Backward<'a> {
     pub needs: &'a [bool],
     pub weights: &'a Weights,
     setting: Setting<'a>,
-    /// This graph's tensor for each traced node: of the forward pass where that is kept, else computed again once it is asked for.
+    /// This graph's tensor for each traced node: of the forward pass where that is kept, else
+    /// computed again once it is asked for.
     values: Vec<Option<Tensor>>,
     /// Whether it is kept; all are where nothing is said.
     kept: Vec<bool>,
@@ -48,28 +49,64 @@ pub(crate) struct Backward<'a> {
 }
 
 impl<'a> Backward<'a> {
-    pub fn new(graph: &'a mut Graph, setting: Setting<'a>, forward: &[Option<Tensor>], output_of: Tensor) -> Self {
-        let Setting { trace, needs, weights, .. } = setting;
+    pub fn new(
+        graph: &'a mut Graph,
+        setting: Setting<'a>,
+        forward: &[Option<Tensor>],
+        output_of: Tensor,
+    ) -> Self {
+        let Setting {
+            trace,
+            needs,
+            weights,
+            ..
+        } = setting;
         let (gradients, kept) = (vec![None; trace.nodes.len()], vec![true; trace.nodes.len()]);
         let (masks, turned, masked) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Self { graph, trace, needs, weights, setting, values: forward.to_vec(), kept, output_of, masks, gradients, turned, masked }
+        Self {
+            graph,
+            trace,
+            needs,
+            weights,
+            setting,
+            values: forward.to_vec(),
+            kept,
+            output_of,
+            masks,
+            gradients,
+            turned,
+            masked,
+        }
     }
 
     /// Read these values of the forward pass only.
     pub fn keeping(mut self, kept: &[bool]) -> Self {
         self.kept = kept.to_vec();
-        for value in self.values.iter_mut().zip(kept).filter(|(_, kept)| !**kept).map(|(value, _)| value) {
+        for value in self
+            .values
+            .iter_mut()
+            .zip(kept)
+            .filter(|(_, kept)| !**kept)
+            .map(|(value, _)| value)
+        {
             *value = None;
         }
         self
     }
 
-    /// Propagate `gradient` of node `from` down to the nodes before `until`, whose rules are not applied any more; returns the gradient
-    /// of each node that has one.
-    pub fn run(mut self, from: usize, until: usize, gradient: Tensor) -> Result<Vec<Option<Tensor>>, TrainError> {
+    /// Propagate `gradient` of node `from` down to the nodes before `until`, whose rules are not
+    /// applied any more; returns the gradient of each node that has one.
+    pub fn run(
+        mut self,
+        from: usize,
+        until: usize,
+        gradient: Tensor,
+    ) -> Result<Vec<Option<Tensor>>, TrainError> {
         self.gradients[from] = Some(gradient);
         for index in (until..=from).rev() {
-            let Some(gradient) = self.gradients[index] else { continue };
+            let Some(gradient) = self.gradients[index] else {
+                continue;
+            };
             let trace = self.trace;
             let node = &trace.nodes[index];
             if node.op == Op::Weight {
@@ -78,14 +115,20 @@ impl<'a> Backward<'a> {
                 self.graph.expand(gradient)?;
                 continue;
             }
-            self.rule(index, node, gradient).map_err(|error| at(error, node, index))?;
+            self.rule(index, node, gradient)
+                .map_err(|error| at(error, node, index))?;
         }
         Ok(self.gradients)
     }
 
     fn rule(&mut self, index: usize, node: &Node, dy: Tensor) -> Done {
         match node.op {
-            Op::Add => match self.weights.direct().filter(|_| self.masks.is_empty()).zip(adapted(self.trace, self.needs, index)) {
+            Op::Add => match self
+                .weights
+                .direct()
+                .filter(|_| self.masks.is_empty())
+                .zip(adapted(self.trace, self.needs, index))
+            {
                 Some((kernel, found)) => self.adapted_direct(index, node, found, dy, kernel),
                 None => self.add(node, dy),
             },
@@ -132,12 +175,18 @@ impl<'a> Backward<'a> {
     }
 
     fn wants(&self, node: &Node, operand: usize) -> bool {
-        node.sources.get(operand).copied().flatten().is_some_and(|index| self.needs[index])
+        node.sources
+            .get(operand)
+            .copied()
+            .flatten()
+            .is_some_and(|index| self.needs[index])
     }
 
     fn value(&mut self, node: &Node, operand: usize) -> Result<Tensor, TrainError> {
         let index = source(node, operand)?;
-        let Some(mask) = self.mask(node, operand) else { return self.emitted(index, node) };
+        let Some(mask) = self.mask(node, operand) else {
+            return self.emitted(index, node);
+        };
         let matrix = source(node, 0)?;
         if let Some(masked) = self.masked.get(&matrix) {
             return Ok(*masked);
@@ -154,7 +203,9 @@ impl<'a> Backward<'a> {
 
     fn mask(&self, node: &Node, operand: usize) -> Option<Mask> {
         let matrix = node.sources.first().copied().flatten()?;
-        (operand == 1).then(|| self.masks.get(&matrix).copied()).flatten()
+        (operand == 1)
+            .then(|| self.masks.get(&matrix).copied())
+            .flatten()
     }
 
     fn emitted(&mut self, index: usize, node: &Node) -> Result<Tensor, TrainError> {
@@ -172,7 +223,8 @@ impl<'a> Backward<'a> {
         }
         // Of what is one operation only the ends are read.
         let direct = self.weights.direct().is_some();
-        let product = adapted(self.trace, self.needs, index).filter(|_| direct && !self.setting.dropping);
+        let product =
+            adapted(self.trace, self.needs, index).filter(|_| direct && !self.setting.dropping);
         let needed = match (product, attention(self.trace, index).filter(|_| direct)) {
             (Some(found), _) => vec![found.weight, found.a, found.b, found.x],
             (_, Some(scores)) => vec![scores.k, scores.q, scores.mask],
@@ -187,7 +239,8 @@ impl<'a> Backward<'a> {
             None => self.setting.value(self.graph, index, &mut self.values)?,
             Some(_) => {
                 let masked = self.value(node, 1)?;
-                self.setting.masked_value(self.graph, index, &mut self.values, masked)?
+                self.setting
+                    .masked_value(self.graph, index, &mut self.values, masked)?
             }
         };
         self.values[index] = Some(value);
@@ -263,20 +316,35 @@ impl<'a> Backward<'a> {
 }
 
 fn source(node: &Node, operand: usize) -> Result<usize, TrainError> {
-    node.sources.get(operand).copied().flatten().ok_or_else(|| no_rule(node, &format!(" without operand {operand}")))
+    node.sources
+        .get(operand)
+        .copied()
+        .flatten()
+        .ok_or_else(|| no_rule(node, &format!(" without operand {operand}")))
 }
 
-/// Say where in the graph a rule is missing. What the graph itself refuses is a missing rule, too: no rule was written for such a shape.
+/// Say where in the graph a rule is missing. What the graph itself refuses is a missing rule, too:
+/// no rule was written for such a shape.
 fn at(error: TrainError, node: &Node, index: usize) -> TrainError {
     match error {
-        TrainError::NoRule { op, node, .. } => TrainError::NoRule { op, node, position: index },
-        TrainError::Llama(translora_llama::LlamaError::Graph(reason)) => {
-            TrainError::NoRule { op: format!("{} ({reason})", node.op.name()), node: node.name.clone(), position: index }
-        }
+        TrainError::NoRule { op, node, .. } => TrainError::NoRule {
+            op,
+            node,
+            position: index,
+        },
+        TrainError::Llama(translora_llama::LlamaError::Graph(reason)) => TrainError::NoRule {
+            op: format!("{} ({reason})", node.op.name()),
+            node: node.name.clone(),
+            position: index,
+        },
         other => other,
     }
 }
 
 pub(crate) fn no_rule(node: &Node, detail: &str) -> TrainError {
-    TrainError::NoRule { op: format!("{}{detail}", node.op.name()), node: node.name.clone(), position: 0 }
+    TrainError::NoRule {
+        op: format!("{}{detail}", node.op.name()),
+        node: node.name.clone(),
+        position: 0,
+    }
 }

@@ -71,7 +71,8 @@ impl Backward<'_> {
         self.give(node, 0, dx)
     }
 
-    /// y = softmax(s x + mask): dx = s y ⊙ (dy − Σ y ⊙ dy). A sink takes part in y and has no value, so it adds nothing to the sum.
+    /// y = softmax(s x + mask): dx = s y ⊙ (dy − Σ y ⊙ dy). A sink takes part in y and has no
+    /// value, so it adds nothing to the sum.
     pub(super) fn soft_max(&mut self, index: usize, node: &Node, dy: Tensor) -> Done {
         let y = self.emitted(index, node)?;
         if self.weights.direct().is_some() {

@@ -13,7 +13,8 @@ impl Backward<'_> {
         if let Some(kernel) = self.weights.direct() {
             return self.mul_mat_direct(node, dy, kernel);
         }
-        // ggml's fast F32 product wants its second operand contiguous; gradients of permuted heads are not.
+        // ggml's fast F32 product wants its second operand contiguous; gradients of permuted heads
+        // are not.
         let dy = self.graph.dense(dy)?;
         if self.wants(node, 1) {
             let db = self.right_gradient(node, dy)?;
@@ -37,7 +38,8 @@ impl Backward<'_> {
         Ok(())
     }
 
-    /// W dy for a frozen weight, by whatever reads it; else a product with the first operand turned here.
+    /// W dy for a frozen weight, by whatever reads it; else a product with the first operand turned
+    /// here.
     pub(super) fn right_gradient(&mut self, node: &Node, dy: Tensor) -> Result<Tensor, TrainError> {
         let index = source(node, 0)?;
         let (a, tensor) = (&self.trace.nodes[index], self.value(node, 0)?);

@@ -40,7 +40,11 @@ impl Backward<'_> {
         self.give_in_turn(node, [0, 1, 2, 3, 4], all)
     }
 
-    fn operands<const N: usize>(&mut self, node: &Node, places: [usize; N]) -> Result<[Tensor; N], TrainError> {
+    fn operands<const N: usize>(
+        &mut self,
+        node: &Node,
+        places: [usize; N],
+    ) -> Result<[Tensor; N], TrainError> {
         let mut found = Vec::with_capacity(N);
         for place in places {
             found.push(self.value(node, place)?);
@@ -57,7 +61,12 @@ impl Backward<'_> {
     }
 
     /// Deal out gradients that stand one after the other in one row.
-    fn give_in_turn<const N: usize>(&mut self, node: &Node, places: [usize; N], all: Tensor) -> Done {
+    fn give_in_turn<const N: usize>(
+        &mut self,
+        node: &Node,
+        places: [usize; N],
+        all: Tensor,
+    ) -> Done {
         let mut start = 0;
         for place in places {
             let shape = self.trace.nodes[source(node, place)?].shape;

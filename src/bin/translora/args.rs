@@ -19,8 +19,8 @@ pub struct Machine {
     #[arg(long, visible_alias = "n-gpu-layers", value_name = "N", default_value = "all", value_parser = gpu_layers, allow_negative_numbers = true)]
     gpu_layers: i32,
 
-    /// Devices to run on (also written -dev): names with commas between, as `translora inspect --list-devices` lists them, or `none` for
-    /// the CPU alone; left out, all GPUs there are
+    /// Devices to run on (also written -dev): names with commas between, as `translora inspect
+    /// --list-devices` lists them, or `none` for the CPU alone; left out, all GPUs there are
     #[arg(long, value_name = "NAMES")]
     device: Option<String>,
 
@@ -56,7 +56,11 @@ pub struct Lengths {
 
 impl Lengths {
     pub fn limits(&self) -> Limits {
-        Limits { input_tokens_max: self.input_tokens, completion_tokens_max: self.answer_tokens, ..Limits::default() }
+        Limits {
+            input_tokens_max: self.input_tokens,
+            completion_tokens_max: self.answer_tokens,
+            ..Limits::default()
+        }
     }
 }
 
@@ -72,23 +76,24 @@ pub struct Recipe {
     #[arg(long, value_name = "X", default_value_t = 32.0, value_parser = positive)]
     alpha: f32,
 
-    /// Scale by alpha / √rank instead (rsLoRA): a high rank then learns as fast as a low one. The file carries alpha · √rank, which
-    /// llama.cpp divides by the rank
+    /// Scale by alpha / √rank instead (rsLoRA): a high rank then learns as fast as a low one. The
+    /// file carries alpha · √rank, which llama.cpp divides by the rank
     #[arg(long)]
     rslora: bool,
 
-    /// Linear modules that get an adapter: `all`, `dense` (all but the experts of a mixture), or a list such as `q,v` out of q k v o
-    /// gate up down
+    /// Linear modules that get an adapter: `all`, `dense` (all but the experts of a mixture), or a
+    /// list such as `q,v` out of q k v o gate up down
     #[arg(long, value_name = "LIST", default_value = "all", value_parser = modules)]
     modules: String,
 
-    /// Layers that get an adapter, such as `12..24` (12 to 23), `12..` or `..8`; all where left out. What lies below the first is computed
-    /// once for each example
+    /// Layers that get an adapter, such as `12..24` (12 to 23), `12..` or `..8`; all where left
+    /// out. What lies below the first is computed once for each example
     #[arg(long, value_name = "A..B", value_parser = str::parse::<Layers>)]
     layers: Option<Layers>,
 
-    /// Highest learning rate; --schedule says how it is reached and left. `auto` takes the higher rate the narrower the model:
-    /// 5e-4 · (2000 / width)^0.78, which is 1.3e-3 at a width of 576 and 2.9e-4 at 4096
+    /// Highest learning rate; --schedule says how it is reached and left. `auto` takes the higher
+    /// rate the narrower the model: 5e-4 · (2000 / width)^0.78, which is 1.3e-3 at a width of 576
+    /// and 2.9e-4 at 4096
     #[arg(long = "lr", value_name = "X", default_value = "auto", value_parser = learning_rate)]
     learning_rate: LearningRate,
 
@@ -108,12 +113,14 @@ pub struct Recipe {
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = between::<1, 4096>)]
     batch: usize,
 
-    /// Examples that go through the model at one time, their gradients added up to the batch's; 0 takes as many as fit. For less memory
+    /// Examples that go through the model at one time, their gradients added up to the batch's; 0
+    /// takes as many as fit. For less memory
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = between::<0, 4096>)]
     micro_batch: usize,
 
-    /// The most that training may hold, the model's file among it, such as 512MiB or 2GiB. It is laid out to stay below that, at first in
-    /// ways that cost no time, and refused before any work where it cannot
+    /// The most that training may hold, the model's file among it, such as 512MiB or 2GiB. It is
+    /// laid out to stay below that, at first in ways that cost no time, and refused before any work
+    /// where it cannot
     #[arg(long, value_name = "SIZE", value_parser = memory)]
     memory: Option<usize>,
 
@@ -129,7 +136,8 @@ pub struct Recipe {
     #[arg(long = "clip", value_name = "X", default_value_t = 1.0, value_parser = not_negative)]
     clip_norm: f32,
 
-    /// Hold out every tenth example, stop after N epochs in which its loss did not fall, and keep the best adapter; 0 trains on all, to the end
+    /// Hold out every tenth example, stop after N epochs in which its loss did not fall, and keep
+    /// the best adapter; 0 trains on all, to the end
     #[arg(long = "early-stop", value_name = "N", default_value_t = 0, value_parser = between::<0, 1000>)]
     patience: usize,
 }
@@ -159,7 +167,8 @@ impl Recipe {
     }
 }
 
-/// Rewrite the spellings of llama.cpp that clap has no notion of: `-ngl N`, `-ngl=N`, and so for `-dev` and `-np`.
+/// Rewrite the spellings of llama.cpp that clap has no notion of: `-ngl N`, `-ngl=N`, and so for
+/// `-dev` and `-np`.
 pub fn with_llama_names(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let rewrite = |arg: OsString| match arg.to_str() {
         Some("-ngl") => "--gpu-layers".into(),
@@ -185,7 +194,11 @@ pub fn between<const LEAST: usize, const MOST: usize>(text: &str) -> Result<usiz
 struct LearningRate(Option<f32>);
 
 fn learning_rate(text: &str) -> Result<LearningRate, String> {
-    if text == "auto" { Ok(LearningRate(None)) } else { positive(text).map(|rate| LearningRate(Some(rate))) }
+    if text == "auto" {
+        Ok(LearningRate(None))
+    } else {
+        positive(text).map(|rate| LearningRate(Some(rate)))
+    }
 }
 
 /// A finite number above zero.
@@ -198,14 +211,24 @@ pub fn positive(text: &str) -> Result<f32, String> {
 
 /// A number above zero and at most `MOST`.
 pub fn at_most<const MOST: u32>(text: &str) -> Result<f32, String> {
-    positive(text).ok().filter(|x| *x <= MOST as f32).ok_or_else(|| format!("must be a number above zero and at most {MOST}"))
+    positive(text)
+        .ok()
+        .filter(|x| *x <= MOST as f32)
+        .ok_or_else(|| format!("must be a number above zero and at most {MOST}"))
 }
 
 /// A size of memory: a whole number with KiB, MiB or GiB. units: bytes.
 pub fn memory(text: &str) -> Result<usize, String> {
     let units = [("KiB", 10), ("MiB", 20), ("GiB", 30)];
-    let found = units.iter().find_map(|(unit, shift)| Some((text.strip_suffix(unit)?.trim_end().parse::<usize>().ok()?, shift)));
-    let bytes = found.and_then(|(count, shift)| count.checked_mul(1 << shift)).filter(|bytes| *bytes > 0);
+    let found = units.iter().find_map(|(unit, shift)| {
+        Some((
+            text.strip_suffix(unit)?.trim_end().parse::<usize>().ok()?,
+            shift,
+        ))
+    });
+    let bytes = found
+        .and_then(|(count, shift)| count.checked_mul(1 << shift))
+        .filter(|bytes| *bytes > 0);
     bytes.ok_or_else(|| "must be a size such as 512MiB or 2GiB".into())
 }
 
@@ -217,11 +240,17 @@ pub fn not_negative(text: &str) -> Result<f32, String> {
 }
 
 pub fn share(text: &str) -> Result<f32, String> {
-    not_negative(text).ok().filter(|x| *x <= 1.0).ok_or_else(|| "must be a number from 0 to 1".into())
+    not_negative(text)
+        .ok()
+        .filter(|x| *x <= 1.0)
+        .ok_or_else(|| "must be a number from 0 to 1".into())
 }
 
 fn below_one(text: &str) -> Result<f32, String> {
-    not_negative(text).ok().filter(|x| *x < 1.0).ok_or_else(|| "must be zero or a number above it, and below 1".into())
+    not_negative(text)
+        .ok()
+        .filter(|x| *x < 1.0)
+        .ok_or_else(|| "must be zero or a number above it, and below 1".into())
 }
 
 fn schedule(text: &str) -> Result<Schedule, String> {
@@ -249,7 +278,10 @@ pub fn modules(text: &str) -> Result<String, String> {
     let names: Vec<&str> = text.split(',').map(str::trim).collect();
     match names.iter().find(|name| !NAMES.contains(name)) {
         None => Ok(names.join(",")),
-        Some(name) => Err(format!("{name:?} is not a module; say `all`, `dense` (all but experts) or a list out of {}", NAMES.join(","))),
+        Some(name) => Err(format!(
+            "{name:?} is not a module; say `all`, `dense` (all but experts) or a list out of {}",
+            NAMES.join(",")
+        )),
     }
 }
 
@@ -264,18 +296,45 @@ mod tests {
             assert!(between::<1, 4>(bad).is_err(), "{bad}");
         }
         assert_eq!(positive("2e-4"), Ok(2e-4));
-        assert_eq!((at_most::<5>("5"), at_most::<5>("5.1").is_err(), at_most::<5>("x").is_err()), (Ok(5.0), true, true));
+        assert_eq!(
+            (
+                at_most::<5>("5"),
+                at_most::<5>("5.1").is_err(),
+                at_most::<5>("x").is_err()
+            ),
+            (Ok(5.0), true, true)
+        );
         for bad in ["0", "-1", "nan", "inf", "1e99", "x"] {
             assert!(positive(bad).is_err(), "{bad}");
         }
-        assert_eq!((not_negative("0"), share("1"), below_one("0.5")), (Ok(0.0), Ok(1.0), Ok(0.5)));
-        assert!(not_negative("-0.1").is_err() && share("1.1").is_err() && below_one("1").is_err() && schedule("cos").is_err());
+        assert_eq!(
+            (not_negative("0"), share("1"), below_one("0.5")),
+            (Ok(0.0), Ok(1.0), Ok(0.5))
+        );
+        assert!(
+            not_negative("-0.1").is_err()
+                && share("1.1").is_err()
+                && below_one("1").is_err()
+                && schedule("cos").is_err()
+        );
     }
 
     #[test]
     fn memory_has_a_unit() {
-        assert_eq!([memory("3KiB"), memory("512MiB"), memory("2 GiB")], [Ok(3 << 10), Ok(512 << 20), Ok(2 << 30)]);
-        for bad in ["", "2", "2GB", "GiB", "0MiB", "-1MiB", "1.5GiB", "99999999999GiB"] {
+        assert_eq!(
+            [memory("3KiB"), memory("512MiB"), memory("2 GiB")],
+            [Ok(3 << 10), Ok(512 << 20), Ok(2 << 30)]
+        );
+        for bad in [
+            "",
+            "2",
+            "2GB",
+            "GiB",
+            "0MiB",
+            "-1MiB",
+            "1.5GiB",
+            "99999999999GiB",
+        ] {
             assert!(memory(bad).is_err(), "{bad}");
         }
     }
@@ -292,8 +351,14 @@ mod tests {
     #[test]
     fn llama_spellings() {
         let seen = with_llama_names(["x", "-ngl", "7", "-ngl=all", "-nglx"].map(OsString::from));
-        assert_eq!(seen, ["x", "--gpu-layers", "7", "--gpu-layers=all", "-nglx"].map(OsString::from));
-        assert_eq!((gpu_layers("all"), gpu_layers("-5"), gpu_layers("3")), (Ok(-1), Ok(-1), Ok(3)));
+        assert_eq!(
+            seen,
+            ["x", "--gpu-layers", "7", "--gpu-layers=all", "-nglx"].map(OsString::from)
+        );
+        assert_eq!(
+            (gpu_layers("all"), gpu_layers("-5"), gpu_layers("3")),
+            (Ok(-1), Ok(-1), Ok(3))
+        );
         assert!(gpu_layers("many").is_err());
     }
 }

@@ -17,8 +17,9 @@ const LIBRARIES_MAX: usize = 64;
 
 /// Start an unmodified llama-server whose adapter can be changed while it runs
 ///
-/// Puts libtranslora.so into the server's process, which is otherwise the one that was asked for, with its own arguments. The server's
-/// log then names a socket for `translora adapters`. A server with llama.cpp linked into the program cannot be attached to.
+/// Puts libtranslora.so into the server's process, which is otherwise the one that was asked for,
+/// with its own arguments. The server's log then names a socket for `translora adapters`. A server
+/// with llama.cpp linked into the program cannot be attached to.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  translora attach -- llama-server -m new.gguf --port 8080")]
 pub struct Attach {
@@ -33,15 +34,24 @@ pub struct Attach {
 
 impl Attach {
     pub fn run(self, talk: Talk) -> Result<Outcome, Failure> {
-        let library = self
-            .library
-            .clone()
-            .or_else(beside)
-            .ok_or_else(|| usage("libtranslora.so is not beside this program", "name it with --library"))?;
-        let library =
-            library.canonicalize().map_err(|error| usage(&format!("{}: {error}", library.display()), "name it with --library"))?;
-        let program = found(&self.server[0])
-            .ok_or_else(|| usage(&format!("there is no program {}", self.server[0]), "give its whole path, or put its folder into PATH"))?;
+        let library = self.library.clone().or_else(beside).ok_or_else(|| {
+            usage(
+                "libtranslora.so is not beside this program",
+                "name it with --library",
+            )
+        })?;
+        let library = library.canonicalize().map_err(|error| {
+            usage(
+                &format!("{}: {error}", library.display()),
+                "name it with --library",
+            )
+        })?;
+        let program = found(&self.server[0]).ok_or_else(|| {
+            usage(
+                &format!("there is no program {}", self.server[0]),
+                "give its whole path, or put its folder into PATH",
+            )
+        })?;
         let how = examine(&program)?;
         let mut command = Command::new(&program);
         command.args(&self.server[1..]);
@@ -53,10 +63,18 @@ impl Attach {
         command.env("LD_PRELOAD", preload);
         if !talk.quiet {
             out::say(&format!("attach   {} ({how})", program.display()));
-            out::say(&format!("  way    LD_PRELOAD={}: works whichever backends the server was built with", library.display()));
-            out::say("  next   the server's log names a socket; translora adapters --attach SOCKET load ADAPTER.gguf");
+            out::say(&format!(
+                "  way    LD_PRELOAD={}: works whichever backends the server was built with",
+                library.display()
+            ));
+            out::say(
+                "  next   the server's log names a socket; translora adapters --attach SOCKET load ADAPTER.gguf",
+            );
         }
-        Err(usage(&format!("{}: {}", program.display(), command.exec()), "is it a program for this machine?"))
+        Err(usage(
+            &format!("{}: {}", program.display(), command.exec()),
+            "is it a program for this machine?",
+        ))
     }
 }
 
@@ -64,7 +82,11 @@ impl Attach {
 fn beside() -> Option<PathBuf> {
     let program = std::env::current_exe().ok()?;
     let folder = program.parent()?;
-    let places = [folder.join("libtranslora.so"), folder.join("../lib/libtranslora.so"), folder.join("deps/libtranslora.so")];
+    let places = [
+        folder.join("libtranslora.so"),
+        folder.join("../lib/libtranslora.so"),
+        folder.join("deps/libtranslora.so"),
+    ];
     places.into_iter().find(|place| place.exists())
 }
 
@@ -74,7 +96,9 @@ fn found(name: &str) -> Option<PathBuf> {
         return Some(PathBuf::from(name)).filter(|path| path.is_file());
     }
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.is_file())
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file())
 }
 
 /// Say how the program gets its llama.cpp.
@@ -82,17 +106,38 @@ fn found(name: &str) -> Option<PathBuf> {
 /// fails: where the library could do nothing in it
 fn examine(program: &Path) -> Result<String, Failure> {
     let name = program.display();
-    let bytes = std::fs::read(program).map_err(|error| usage(&format!("{name}: {error}"), "it must be readable to be examined"))?;
+    let bytes = std::fs::read(program).map_err(|error| {
+        usage(
+            &format!("{name}: {error}"),
+            "it must be readable to be examined",
+        )
+    })?;
     if bytes.starts_with(b"#!") {
-        return Ok("a script: what it starts is not known here, and says in its log whether it works".into());
+        return Ok(
+            "a script: what it starts is not known here, and says in its log whether it works"
+                .into(),
+        );
     }
-    let elf = Elf::parse(&bytes).ok_or_else(|| usage(&format!("{name} is no ELF program"), "name the llama-server program itself"))?;
+    let elf = Elf::parse(&bytes).ok_or_else(|| {
+        usage(
+            &format!("{name} is no ELF program"),
+            "name the llama-server program itself",
+        )
+    })?;
     if !elf.dynamic {
-        return Err(usage(&format!("{name} is linked statically: it has no libllama to attach to"), SHARED));
+        return Err(usage(
+            &format!("{name} is linked statically: it has no libllama to attach to"),
+            SHARED,
+        ));
     }
     match libllama(program, elf) {
         Some(library) => Ok(format!("with {library}")),
-        None => Err(usage(&format!("{name} needs no libllama.so: llama.cpp is linked into it, or it is no llama-server"), SHARED)),
+        None => Err(usage(
+            &format!(
+                "{name} needs no libllama.so: llama.cpp is linked into it, or it is no llama-server"
+            ),
+            SHARED,
+        )),
     }
 }
 
@@ -102,11 +147,24 @@ const SHARED: &str = "build llama.cpp with -DBUILD_SHARED_LIBS=ON, or serve with
 fn libllama(program: &Path, elf: Elf) -> Option<String> {
     let own = program.canonicalize().ok()?;
     let (mut seen, mut left) = (HashSet::new(), vec![(own, elf)]);
-    let extra: Vec<PathBuf> = std::env::var_os("LD_LIBRARY_PATH").map(|all| std::env::split_paths(&all).collect()).unwrap_or_default();
+    let extra: Vec<PathBuf> = std::env::var_os("LD_LIBRARY_PATH")
+        .map(|all| std::env::split_paths(&all).collect())
+        .unwrap_or_default();
     while let Some((file, elf)) = left.pop() {
         let origin = file.parent()?.display().to_string();
-        let folders = elf.folders.iter().map(|folder| PathBuf::from(folder.replace("$ORIGIN", &origin).replace("${ORIGIN}", &origin)));
-        let folders: Vec<PathBuf> = extra.iter().cloned().chain(folders).chain(["/usr/local/lib", "/usr/lib"].map(PathBuf::from)).collect();
+        let folders = elf.folders.iter().map(|folder| {
+            PathBuf::from(
+                folder
+                    .replace("$ORIGIN", &origin)
+                    .replace("${ORIGIN}", &origin),
+            )
+        });
+        let folders: Vec<PathBuf> = extra
+            .iter()
+            .cloned()
+            .chain(folders)
+            .chain(["/usr/local/lib", "/usr/lib"].map(PathBuf::from))
+            .collect();
         for name in elf.needed {
             if name.starts_with("libllama.so") {
                 return Some(name);
@@ -116,8 +174,13 @@ fn libllama(program: &Path, elf: Elf) -> Option<String> {
             }
             // Only llama.cpp's own libraries lead on to it.
             let near = name.starts_with("libllama") || name.starts_with("libmtmd");
-            let place = folders.iter().map(|folder| folder.join(&name)).find(|path| near && path.is_file());
-            if let Some((place, elf)) = place.and_then(|place| Some((place.clone(), Elf::parse(&std::fs::read(place).ok()?)?))) {
+            let place = folders
+                .iter()
+                .map(|folder| folder.join(&name))
+                .find(|path| near && path.is_file());
+            if let Some((place, elf)) = place
+                .and_then(|place| Some((place.clone(), Elf::parse(&std::fs::read(place).ok()?)?)))
+            {
                 left.push((place, elf));
             }
         }
@@ -126,5 +189,8 @@ fn libllama(program: &Path, elf: Elf) -> Option<String> {
 }
 
 fn usage(message: &str, hint: &str) -> Failure {
-    Failure::Usage { message: message.into(), hint: hint.into() }
+    Failure::Usage {
+        message: message.into(),
+        hint: hint.into(),
+    }
 }

@@ -1,4 +1,5 @@
-//! Reads from a program or library on disk what it wants to be linked with. 64-bit little-endian ELF only.
+//! Reads from a program or library on disk what it wants to be linked with. 64-bit little-endian
+//! ELF only.
 //!
 //! source: System V ABI, object files and dynamic linking
 
@@ -28,33 +29,79 @@ impl Elf {
         if bytes.get(..6)? != b"\x7fELF\x02\x01" {
             return None;
         }
-        let (start, size, count) = (word(bytes, 32, 8)?, word(bytes, 54, 2)?, word(bytes, 56, 2)?);
+        let (start, size, count) = (
+            word(bytes, 32, 8)?,
+            word(bytes, 54, 2)?,
+            word(bytes, 56, 2)?,
+        );
         // Kind, offset in the file, address, size in the file.
         let header = |i: u64| {
             let at = start.checked_add(i.checked_mul(size)?)?;
-            Some((word(bytes, at, 4)? as u32, word(bytes, at + 8, 8)?, word(bytes, at + 16, 8)?, word(bytes, at + 32, 8)?))
+            Some((
+                word(bytes, at, 4)? as u32,
+                word(bytes, at + 8, 8)?,
+                word(bytes, at + 16, 8)?,
+                word(bytes, at + 32, 8)?,
+            ))
         };
         let headers = (0..count).map(header).collect::<Option<Vec<_>>>()?;
         let dynamic = headers.iter().any(|header| header.0 == PT_INTERP);
-        let Some(table) = headers.iter().find(|header| header.0 == PT_DYNAMIC) else { return Some(Self { dynamic, ..Self::default() }) };
-        let entry = |i: u64| Some((word(bytes, table.1.checked_add(i * 16)?, 8)?, word(bytes, table.1.checked_add(i * 16 + 8)?, 8)?));
-        let entries: Vec<(u64, u64)> = (0..table.3 / 16).map_while(entry).take_while(|entry| entry.0 != 0).collect();
-        let value = |tag: u64| entries.iter().find(|entry| entry.0 == tag).map(|entry| entry.1);
+        let Some(table) = headers.iter().find(|header| header.0 == PT_DYNAMIC) else {
+            return Some(Self {
+                dynamic,
+                ..Self::default()
+            });
+        };
+        let entry = |i: u64| {
+            Some((
+                word(bytes, table.1.checked_add(i * 16)?, 8)?,
+                word(bytes, table.1.checked_add(i * 16 + 8)?, 8)?,
+            ))
+        };
+        let entries: Vec<(u64, u64)> = (0..table.3 / 16)
+            .map_while(entry)
+            .take_while(|entry| entry.0 != 0)
+            .collect();
+        let value = |tag: u64| {
+            entries
+                .iter()
+                .find(|entry| entry.0 == tag)
+                .map(|entry| entry.1)
+        };
         let place = |address: u64| {
-            let segment = headers.iter().find(|h| h.0 == PT_LOAD && address >= h.2 && address - h.2 < h.3)?;
+            let segment = headers
+                .iter()
+                .find(|h| h.0 == PT_LOAD && address >= h.2 && address - h.2 < h.3)?;
             Some(segment.1 + (address - segment.2))
         };
         let from = usize::try_from(place(value(DT_STRTAB)?)?).ok()?;
-        let strings = bytes.get(from..from.checked_add(usize::try_from(value(DT_STRSZ)?).ok()?)?)?;
+        let strings =
+            bytes.get(from..from.checked_add(usize::try_from(value(DT_STRSZ)?).ok()?)?)?;
         let text = |at: u64| {
             let rest = strings.get(usize::try_from(at).ok()?..)?;
-            Some(String::from_utf8_lossy(&rest[..rest.iter().position(|byte| *byte == 0)?]).into_owned())
+            Some(
+                String::from_utf8_lossy(&rest[..rest.iter().position(|byte| *byte == 0)?])
+                    .into_owned(),
+            )
         };
-        let texts =
-            |tags: &[u64]| entries.iter().filter(|entry| tags.contains(&entry.0)).filter_map(|entry| text(entry.1)).collect::<Vec<_>>();
-        let folders =
-            texts(&[DT_RPATH, DT_RUNPATH]).iter().flat_map(|all| all.split(':')).filter(|f| !f.is_empty()).map(str::to_owned).collect();
-        Some(Self { needed: texts(&[DT_NEEDED]), folders, dynamic })
+        let texts = |tags: &[u64]| {
+            entries
+                .iter()
+                .filter(|entry| tags.contains(&entry.0))
+                .filter_map(|entry| text(entry.1))
+                .collect::<Vec<_>>()
+        };
+        let folders = texts(&[DT_RPATH, DT_RUNPATH])
+            .iter()
+            .flat_map(|all| all.split(':'))
+            .filter(|f| !f.is_empty())
+            .map(str::to_owned)
+            .collect();
+        Some(Self {
+            needed: texts(&[DT_NEEDED]),
+            folders,
+            dynamic,
+        })
     }
 }
 
@@ -62,7 +109,12 @@ impl Elf {
 fn word(bytes: &[u8], at: u64, size: usize) -> Option<u64> {
     let at = usize::try_from(at).ok()?;
     let bytes = bytes.get(at..at.checked_add(size)?)?;
-    Some(bytes.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)))
+    Some(
+        bytes
+            .iter()
+            .rev()
+            .fold(0, |value, byte| value << 8 | u64::from(*byte)),
+    )
 }
 
 #[cfg(test)]
@@ -73,7 +125,10 @@ mod tests {
     fn this_program_is_dynamic_and_needs_the_c_library() {
         let bytes = std::fs::read(std::env::current_exe().expect("a program")).expect("readable");
         let elf = Elf::parse(&bytes).expect("an ELF file");
-        assert!(elf.dynamic && elf.needed.iter().any(|name| name.starts_with("libc.")), "{elf:?}");
+        assert!(
+            elf.dynamic && elf.needed.iter().any(|name| name.starts_with("libc.")),
+            "{elf:?}"
+        );
     }
 
     #[test]

@@ -10,10 +10,12 @@ use crate::{Outcome, job, out};
 
 /// Judge a model, with or without an adapter, on rows with known answers
 ///
-/// Prints the share of exact answers with its 95 % interval, and the loss of the known answers. Always exits with 0 when it could
-/// measure: a low score is a result.
+/// Prints the share of exact answers with its 95 % interval, and the loss of the known answers.
+/// Always exits with 0 when it could measure: a low score is a result.
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  translora eval -m base.gguf --lora tickets.gguf --data held-out.jsonl --json")]
+#[command(
+    after_help = "Example:\n  translora eval -m base.gguf --lora tickets.gguf --data held-out.jsonl --json"
+)]
 pub struct Eval {
     /// Base model (GGUF)
     #[arg(short, long, value_name = "M.gguf")]
@@ -27,7 +29,8 @@ pub struct Eval {
     #[arg(long, value_name = "E.jsonl")]
     data: PathBuf,
 
-    /// Write every row with its answer and whether that is right here (JSON lines); nothing is overwritten
+    /// Write every row with its answer and whether that is right here (JSON lines); nothing is
+    /// overwritten
     #[arg(long, value_name = "A.jsonl")]
     answers: Option<PathBuf>,
 
@@ -48,14 +51,24 @@ impl Eval {
             answers: self.answers,
             limits: self.lengths.limits(),
         };
-        let done = job::run(talk, &plan.limits, |engine, context| pipeline::eval(engine, &plan, context))?;
+        let done = job::run(talk, &plan.limits, |engine, context| {
+            pipeline::eval(engine, &plan, context)
+        })?;
         crate::report(talk, &done, || {
             let [low, high] = done.interval.map(|x| 100.0 * x);
-            let exact = format!("{:.1} % ({} of {}), 95 % interval {low:.1} to {high:.1} %", 100.0 * done.exact, done.correct, done.rows);
+            let exact = format!(
+                "{:.1} % ({} of {}), 95 % interval {low:.1} to {high:.1} %",
+                100.0 * done.exact,
+                done.correct,
+                done.rows
+            );
             let rows = [
                 ("exact match", exact),
                 ("loss", format!("{:.4} nats a token", done.nll)),
-                ("answer", format!("{:.1} tokens on average", done.tokens_per_answer)),
+                (
+                    "answer",
+                    format!("{:.1} tokens on average", done.tokens_per_answer),
+                ),
             ];
             out::columns(&rows.map(|(name, value)| (name.to_owned(), value)))
         })?;

@@ -34,7 +34,9 @@ impl Failure {
             Self::Pipeline(error) => error.hint(),
             Self::Serve(error) => error.hint(),
             Self::Output(_) => Some("the work itself is done; see the files named above".into()),
-            Self::Bug(_) => Some("please report it with the command line and the lines above".into()),
+            Self::Bug(_) => {
+                Some("please report it with the command line and the lines above".into())
+            }
             Self::Engine(error) => error.hint(),
             Self::Interrupt(_) => None,
         }
@@ -73,13 +75,23 @@ mod tests {
     fn a_cause_is_told_once() {
         let io = || io::Error::other("disk full");
         let told = lines(&Failure::Output(io()), Some("free some"));
-        assert_eq!(told, ["error: cannot write to standard output", "  because: disk full", "hint: free some"]);
+        assert_eq!(
+            told,
+            [
+                "error: cannot write to standard output",
+                "  because: disk full",
+                "hint: free some"
+            ]
+        );
 
         #[derive(Debug, thiserror::Error)]
         #[error("a.jsonl: {source}")]
         struct Told {
             source: io::Error,
         }
-        assert_eq!(lines(&Told { source: io() }, None), ["error: a.jsonl: disk full"]);
+        assert_eq!(
+            lines(&Told { source: io() }, None),
+            ["error: a.jsonl: disk full"]
+        );
     }
 }

@@ -13,9 +13,9 @@ const ERROR_MAX: f64 = 0.05;
 
 /// Check the training of a model: its logits and its gradients
 ///
-/// Random tokens go through the training graph with a random adapter. The logits are compared with llama.cpp's own, the gradient of
-/// every adapter matrix with a central difference of the loss. The model needs no tokenizer. Large models take long: every matrix takes
-/// eight passes or more.
+/// Random tokens go through the training graph with a random adapter. The logits are compared with
+/// llama.cpp's own, the gradient of every adapter matrix with a central difference of the loss. The
+/// model needs no tokenizer. Large models take long: every matrix takes eight passes or more.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  translora gradcheck -m base.gguf --json")]
 pub struct GradCheck {
@@ -47,27 +47,78 @@ pub struct GradCheck {
     #[arg(long)]
     native: bool,
 
-    /// Compare the gradients of the kernels that `train` uses with exact ones: what rounding costs. Takes two passes only
+    /// Compare the gradients of the kernels that `train` uses with exact ones: what rounding costs.
+    /// Takes two passes only
     #[arg(long, conflicts_with = "native")]
     rounding: bool,
 }
 
 impl GradCheck {
     pub fn run(self, talk: Talk) -> Result<Outcome, Failure> {
-        let Self { model, modules, rank, tokens, seed, threads, native, rounding } = self;
-        let found = check(&CheckSpec { model, modules, rank, seed, tokens, threads, native, rounding })?;
-        let against = if rounding { "exact ones" } else { "the central differences" };
+        let Self {
+            model,
+            modules,
+            rank,
+            tokens,
+            seed,
+            threads,
+            native,
+            rounding,
+        } = self;
+        let found = check(&CheckSpec {
+            model,
+            modules,
+            rank,
+            seed,
+            tokens,
+            threads,
+            native,
+            rounding,
+        })?;
+        let against = if rounding {
+            "exact ones"
+        } else {
+            "the central differences"
+        };
         crate::report(talk, &found, || out::columns(&rows(&found, against)))?;
-        Ok(if found.worst.is_some_and(|worst| worst <= ERROR_MAX) { Outcome::Done } else { Outcome::Refused })
+        Ok(if found.worst.is_some_and(|worst| worst <= ERROR_MAX) {
+            Outcome::Done
+        } else {
+            Outcome::Refused
+        })
     }
 }
 
 fn rows(found: &CheckReport, against: &str) -> Vec<(String, String)> {
-    let mut rows = vec![("trainable".into(), format!("{}, {} matrices", found.trainable.trainable, found.trainable.matrices))];
-    rows.extend(found.trainable.in_the_way.iter().map(|op| ("in the way".into(), op.clone())));
+    let mut rows = vec![(
+        "trainable".into(),
+        format!(
+            "{}, {} matrices",
+            found.trainable.trainable, found.trainable.matrices
+        ),
+    )];
+    rows.extend(
+        found
+            .trainable
+            .in_the_way
+            .iter()
+            .map(|op| ("in the way".into(), op.clone())),
+    );
     if let Some(worst) = found.worst {
-        rows.push(("logits".into(), format!("{:.1e} off llama.cpp's, as a share of the largest", found.logits_error)));
-        rows.push(("gradients".into(), format!("{worst:.1e} off {against} at worst, relative, by {}", found.kernel)));
+        rows.push((
+            "logits".into(),
+            format!(
+                "{:.1e} off llama.cpp's, as a share of the largest",
+                found.logits_error
+            ),
+        ));
+        rows.push((
+            "gradients".into(),
+            format!(
+                "{worst:.1e} off {against} at worst, relative, by {}",
+                found.kernel
+            ),
+        ));
     }
     rows
 }

@@ -9,8 +9,9 @@ use crate::{Outcome, out};
 
 /// Say what a file is: an adapter, a kit or a model, and what it fits
 ///
-/// Reads the file's header and hash. A model is also loaded and its graph traced, without running it, to say how much of it can be
-/// trained: `all`, `layers A..B` or `none`, and the operation in the way.
+/// Reads the file's header and hash. A model is also loaded and its graph traced, without running
+/// it, to say how much of it can be trained: `all`, `layers A..B` or `none`, and the operation in
+/// the way.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  translora inspect tickets.kit")]
 pub struct Inspect {
@@ -25,15 +26,22 @@ pub struct Inspect {
 
 impl Inspect {
     pub fn run(self, talk: Talk) -> Result<Outcome, Failure> {
-        let Some(file) = self.file else { return list_devices(talk) };
+        let Some(file) = self.file else {
+            return list_devices(talk);
+        };
         let found = pipeline::inspect(&file)?;
-        let mut object = serde_json::to_value(&found).map_err(|error| Failure::Bug(format!("a report is not JSON: {error}")))?;
+        let mut object = serde_json::to_value(&found)
+            .map_err(|error| Failure::Bug(format!("a report is not JSON: {error}")))?;
         if object["what"] == "model" {
             add_trainable(&file, &mut object);
         }
         let mut rows = out::rows(&object);
         rows.sort_by_key(|(name, _)| !matches!(name.as_str(), "what" | "path"));
-        out::data(&if talk.json { object.to_string() } else { out::columns(&rows).join("\n") })?;
+        out::data(&if talk.json {
+            object.to_string()
+        } else {
+            out::columns(&rows).join("\n")
+        })?;
         Ok(Outcome::Done)
     }
 }
@@ -42,13 +50,20 @@ impl Inspect {
 fn list_devices(talk: Talk) -> Result<Outcome, Failure> {
     let devices = translora::engine::ggml::GgmlEngine::new()?.devices();
     if talk.json {
-        let list = serde_json::to_value(&devices).map_err(|error| Failure::Bug(format!("a report is not JSON: {error}")))?;
+        let list = serde_json::to_value(&devices)
+            .map_err(|error| Failure::Bug(format!("a report is not JSON: {error}")))?;
         out::data(&list.to_string())?;
         return Ok(Outcome::Done);
     }
     let row = |device: &translora::engine::ggml::DeviceInfo| {
         let (free, total) = (device.memory_free >> 20, device.memory_total >> 20);
-        (device.name.clone(), format!("{}, {}, {free} of {total} MiB free", device.kind, device.description))
+        (
+            device.name.clone(),
+            format!(
+                "{}, {}, {free} of {total} MiB free",
+                device.kind, device.description
+            ),
+        )
     };
     out::data(&out::columns(&devices.iter().map(row).collect::<Vec<_>>()).join("\n"))?;
     Ok(Outcome::Done)
@@ -65,9 +80,15 @@ fn list_devices(_: Talk) -> Result<Outcome, Failure> {
 fn add_trainable(file: &std::path::Path, object: &mut serde_json::Value) {
     let found = match translora::engine::ggml::check::trainable(file) {
         Ok(found) => serde_json::to_value(found).unwrap_or_default(),
-        Err(error) => serde_json::json!({ "trainable": "none", "matrices": 0, "in_the_way": error.to_string() }),
+        Err(error) => {
+            serde_json::json!({ "trainable": "none", "matrices": 0, "in_the_way": error.to_string() })
+        }
     };
-    for (key, name) in [("trainable", "trainable"), ("matrices", "trainable_matrices"), ("in_the_way", "in_the_way")] {
+    for (key, name) in [
+        ("trainable", "trainable"),
+        ("matrices", "trainable_matrices"),
+        ("in_the_way", "in_the_way"),
+    ] {
         object[name] = found[key].clone();
     }
 }

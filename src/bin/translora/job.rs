@@ -31,11 +31,17 @@ pub fn run<R: Send>(
         let worker = scope.spawn(move || -> Result<R, Failure> {
             let engine = engine()?;
             // The events end with this context, and with them the loop below.
-            let context = Context { cancel, events, clock };
+            let context = Context {
+                cancel,
+                events,
+                clock,
+            };
             Ok(work(engine.as_ref(), &context)?)
         });
         watch(&mut screen, &receiver, &interrupts);
-        worker.join().unwrap_or_else(|_| Err(Failure::Bug("the job panicked".into())))
+        worker
+            .join()
+            .unwrap_or_else(|_| Err(Failure::Bug("the job panicked".into())))
     })
 }
 
@@ -71,7 +77,9 @@ fn listen(cancel: Cancel) -> Result<Receiver<()>, ctrlc::Error> {
 
 pub fn engine() -> Result<Box<dyn Engine>, Failure> {
     if !cfg!(feature = "ggml") {
-        crate::out::say("warning: this build has no llama.cpp (feature `ggml` is off); it opens toy models only");
+        crate::out::say(
+            "warning: this build has no llama.cpp (feature `ggml` is off); it opens toy models only",
+        );
     }
     Ok(translora::engine::of_this_build()?)
 }

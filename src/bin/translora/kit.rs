@@ -10,11 +10,13 @@ use crate::{Outcome, job, out};
 
 /// Pack what a later transfer needs while the training data still exists
 ///
-/// A kit holds a few seed inputs and a discriminator: a small LoRA on the source base that tells inputs of this task from made-up
-/// ones. It names its base and adapter by hash, so that it cannot be used with others. The data itself does not go into it, except
-/// for the seeds.
+/// A kit holds a few seed inputs and a discriminator: a small LoRA on the source base that tells
+/// inputs of this task from made-up ones. It names its base and adapter by hash, so that it cannot
+/// be used with others. The data itself does not go into it, except for the seeds.
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  translora kit -m base.gguf --lora tickets.gguf --data tickets.jsonl --out tickets.kit")]
+#[command(
+    after_help = "Example:\n  translora kit -m base.gguf --lora tickets.gguf --data tickets.jsonl --out tickets.kit"
+)]
 pub struct Kit {
     /// Base model of the adapter (GGUF)
     #[arg(short, long, value_name = "BASE.gguf")]
@@ -36,7 +38,8 @@ pub struct Kit {
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = between::<1, 1000>)]
     seeds: usize,
 
-    /// Put a LoRA that makes inputs of the task into the kit, too. It remembers some of what it was trained on
+    /// Put a LoRA that makes inputs of the task into the kit, too. It remembers some of what it was
+    /// trained on
     #[arg(long)]
     input_model: bool,
 
@@ -82,26 +85,54 @@ impl Kit {
             seed: self.seed,
             resume: self.resume,
         };
-        let done = job::run(talk, &plan.limits, |engine, context| pipeline::kit(engine, &plan, context))?;
+        let done = job::run(talk, &plan.limits, |engine, context| {
+            pipeline::kit(engine, &plan, context)
+        })?;
         crate::report(talk, &done, || {
             let judged = match done.accuracy {
                 Some(share) => {
-                    let auc = done.auc.map_or(String::new(), |auc| format!(", AUC {auc:.3}"));
-                    format!("right on {:.1} % of {} held-out inputs{auc}", 100.0 * share, done.accuracy_rows)
+                    let auc = done
+                        .auc
+                        .map_or(String::new(), |auc| format!(", AUC {auc:.3}"));
+                    format!(
+                        "right on {:.1} % of {} held-out inputs{auc}",
+                        100.0 * share,
+                        done.accuracy_rows
+                    )
                 }
                 None => "too few inputs to judge it".into(),
             };
             let inputs = done.input_model.as_ref().map(|card| {
-                let shown = format!("{} of {} inputs it drew are in the data word for word", card.verbatim, card.drawn);
-                ("input model", format!("trained on {} inputs; {shown}", card.rows))
+                let shown = format!(
+                    "{} of {} inputs it drew are in the data word for word",
+                    card.verbatim, card.drawn
+                );
+                (
+                    "input model",
+                    format!("trained on {} inputs; {shown}", card.rows),
+                )
             });
             let rows = [
                 ("kit", done.kit.display().to_string()),
                 ("seeds", done.seeds.to_string()),
-                ("discriminator", format!("{judged} ({} real, {} made up)", done.positives, done.negatives)),
+                (
+                    "discriminator",
+                    format!(
+                        "{judged} ({} real, {} made up)",
+                        done.positives, done.negatives
+                    ),
+                ),
             ];
-            let privacy = done.privacy.iter().map(|told| ("it gives away", told.clone()));
-            let rows: Vec<_> = rows.into_iter().chain(inputs).chain(privacy).map(|(name, value)| (name.to_owned(), value)).collect();
+            let privacy = done
+                .privacy
+                .iter()
+                .map(|told| ("it gives away", told.clone()));
+            let rows: Vec<_> = rows
+                .into_iter()
+                .chain(inputs)
+                .chain(privacy)
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect();
             out::columns(&rows)
         })?;
         Ok(Outcome::Done)

@@ -1,4 +1,5 @@
-//! The human door: flags in, a plan to the pipeline, events to standard error, the result to standard output.
+//! The human door: flags in, a plan to the pipeline, events to standard error, the result to
+//! standard output.
 //!
 //! Knows how to ask and how to tell. Decides nothing about adapters.
 #![forbid(unsafe_code)]
@@ -37,19 +38,28 @@ use failure::Failure;
 use progress::Talk;
 
 #[cfg(feature = "ggml")]
-const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (engine ggml: llama.cpp's models)");
+const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (engine ggml: llama.cpp's models)"
+);
 #[cfg(not(feature = "ggml"))]
-const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (engine toy: built without llama.cpp, for tests)");
+const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (engine toy: built without llama.cpp, for tests)"
+);
 
 /// Keep a LoRA adapter alive when the base model under it changes
 ///
-/// The old base with its adapter teaches a new adapter for the new base, on inputs made up on this machine: the data that the old
-/// adapter was trained on is not needed. The usual order is `train` (if the adapter does not exist yet), `kit` (while the data
-/// still does), and `transfer` (when the new base model is out).
+/// The old base with its adapter teaches a new adapter for the new base, on inputs made up on this
+/// machine: the data that the old adapter was trained on is not needed. The usual order is `train`
+/// (if the adapter does not exist yet), `kit` (while the data still does), and `transfer` (when the
+/// new base model is out).
 #[derive(Parser, Debug)]
 #[command(name = "translora", version = VERSION, arg_required_else_help = true, max_term_width = 120)]
-#[command(after_help = "Exit status: 0 done, 1 refused by evidence (the new adapter did not prove itself), 2 error.\n\
-                        Results go to standard output, talk to standard error. NO_COLOR is respected.")]
+#[command(
+    after_help = "Exit status: 0 done, 1 refused by evidence (the new adapter did not prove itself), 2 error.\n\
+                        Results go to standard output, talk to standard error. NO_COLOR is respected."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -62,8 +72,15 @@ struct Cli {
     #[arg(short, long, global = true, help_heading = "Output")]
     quiet: bool,
 
-    /// Say more: of training on a device, which operations run there and which fall back to the processor
-    #[arg(short, long, global = true, conflicts_with = "quiet", help_heading = "Output")]
+    /// Say more: of training on a device, which operations run there and which fall back to the
+    /// processor
+    #[arg(
+        short,
+        long,
+        global = true,
+        conflicts_with = "quiet",
+        help_heading = "Output"
+    )]
     verbose: bool,
 }
 
@@ -98,7 +115,11 @@ pub enum Outcome {
 
 fn main() -> ExitCode {
     let cli = Cli::parse_from(args::with_llama_names(std::env::args_os()));
-    let talk = Talk { quiet: cli.quiet, json: cli.json, verbose: cli.verbose };
+    let talk = Talk {
+        quiet: cli.quiet,
+        json: cli.json,
+        verbose: cli.verbose,
+    };
     let outcome = match cli.command {
         Command::Train(command) => command.run(talk),
         Command::Kit(command) => command.run(talk),
@@ -128,11 +149,16 @@ fn main() -> ExitCode {
 }
 
 /// Write a report: the object itself with `--json`, else the lines made of it.
-fn report<R: serde::Serialize>(talk: Talk, report: &R, lines: impl FnOnce() -> Vec<String>) -> Result<(), Failure> {
+fn report<R: serde::Serialize>(
+    talk: Talk,
+    report: &R,
+    lines: impl FnOnce() -> Vec<String>,
+) -> Result<(), Failure> {
     if !talk.json {
         return out::data(&lines().join("\n"));
     }
-    let mut object = serde_json::to_value(report).map_err(|error| Failure::Bug(format!("a report is not JSON: {error}")))?;
+    let mut object = serde_json::to_value(report)
+        .map_err(|error| Failure::Bug(format!("a report is not JSON: {error}")))?;
     if let (Some(fields), Some(bytes)) = (object.as_object_mut(), out::memory_bytes_max()) {
         fields.insert("memory_bytes_max".into(), bytes.into());
     }

@@ -23,31 +23,52 @@ pub fn data(text: &str) -> Result<(), Failure> {
 
 /// Make a word stand out where standard error is a terminal that may have colours.
 pub fn marked(word: &str) -> String {
-    if colours() { format!("\x1b[1;31m{word}\x1b[0m") } else { word.to_owned() }
+    if colours() {
+        format!("\x1b[1;31m{word}\x1b[0m")
+    } else {
+        word.to_owned()
+    }
 }
 
 fn colours() -> bool {
     let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    io::stderr().is_terminal() && !set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+    io::stderr().is_terminal()
+        && !set("NO_COLOR")
+        && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
 /// Lines of `name  value`, names padded to one width.
 pub fn columns(rows: &[(String, String)]) -> Vec<String> {
-    let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
-    rows.iter().map(|(name, value)| format!("  {name:width$}  {value}")).collect()
+    let width = rows
+        .iter()
+        .map(|(name, _)| name.chars().count())
+        .max()
+        .unwrap_or(0);
+    rows.iter()
+        .map(|(name, value)| format!("  {name:width$}  {value}"))
+        .collect()
 }
 
-/// What a JSON object says, as rows for [`columns`]: small nested objects on one line, large ones a row a field,
-/// what is empty left out.
+/// What a JSON object says, as rows for [`columns`]: small nested objects on one line, large ones a
+/// row a field, what is empty left out.
 pub fn rows(object: &serde_json::Value) -> Vec<(String, String)> {
     const INLINE_MAX: usize = 240;
     let mut rows = Vec::new();
-    for (name, value) in object.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null()) {
+    for (name, value) in object
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(_, value)| !value.is_null())
+    {
         let text = plain(value).replace('\n', "\\n");
         match value.as_object() {
             Some(fields) if text.len() > INLINE_MAX => {
                 let field = |(inner, value): (&String, _)| {
-                    let whole = if inner.starts_with(name) { inner.clone() } else { format!("{name}.{inner}") };
+                    let whole = if inner.starts_with(name) {
+                        inner.clone()
+                    } else {
+                        format!("{name}.{inner}")
+                    };
                     (whole, plain(value).replace('\n', "\\n"))
                 };
                 rows.extend(fields.iter().map(field));
@@ -61,7 +82,11 @@ pub fn rows(object: &serde_json::Value) -> Vec<(String, String)> {
 
 /// `gpu_layers` as a person writes it; names with dots are keys of a file and stay as they are.
 fn spaced(name: &str) -> String {
-    if name.contains('.') { name.to_owned() } else { name.replace('_', " ") }
+    if name.contains('.') {
+        name.to_owned()
+    } else {
+        name.replace('_', " ")
+    }
 }
 
 fn plain(value: &serde_json::Value) -> String {
@@ -76,7 +101,9 @@ fn plain(value: &serde_json::Value) -> String {
         Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(", "),
         Object(fields) => {
             let told = fields.iter().filter(|(_, value)| !value.is_null());
-            told.map(|(name, value)| format!("{} {}", spaced(name), plain(value))).collect::<Vec<_>>().join(", ")
+            told.map(|(name, value)| format!("{} {}", spaced(name), plain(value)))
+                .collect::<Vec<_>>()
+                .join(", ")
         }
         other => other.to_string(),
     }
@@ -87,7 +114,11 @@ pub fn seconds(s: f64) -> String {
     match s {
         s if s < 10.0 => format!("{s:.1} s"),
         s if s < 120.0 => format!("{s:.0} s"),
-        s => format!("{:.0} min {:02.0} s", (s / 60.0).floor(), (s % 60.0).floor()),
+        s => format!(
+            "{:.0} min {:02.0} s",
+            (s / 60.0).floor(),
+            (s % 60.0).floor()
+        ),
     }
 }
 
@@ -106,13 +137,21 @@ mod tests {
         let value = serde_json::json!({"gpu_layers": -1, "lr": 0.05_f32, "none": null, "open": {"a_b": 1, "none": null, "c": [1, "x"]}});
         let mut rows = rows(&value);
         rows.sort();
-        let expected = [("gpu layers", "-1"), ("lr", "0.05"), ("open", "a b 1, c 1, x")].map(|(a, b)| (a.into(), b.into()));
+        let expected = [
+            ("gpu layers", "-1"),
+            ("lr", "0.05"),
+            ("open", "a b 1, c 1, x"),
+        ]
+        .map(|(a, b)| (a.into(), b.into()));
         assert_eq!(rows, expected);
         assert_eq!(columns(&rows)[1], "  lr          0.05");
     }
 
     #[test]
     fn seconds_read_well() {
-        assert_eq!([0.04, 9.96, 75.4, 119.9, 61.0 * 60.0].map(seconds), ["0.0 s", "10.0 s", "75 s", "120 s", "61 min 00 s"]);
+        assert_eq!(
+            [0.04, 9.96, 75.4, 119.9, 61.0 * 60.0].map(seconds),
+            ["0.0 s", "10.0 s", "75 s", "120 s", "61 min 00 s"]
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! What a running job looks like on standard error: bars on a terminal, a line every few seconds elsewhere.
+//! What a running job looks like on standard error: bars on a terminal, a line every few seconds
+//! elsewhere.
 
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -34,14 +35,20 @@ pub struct Screen<'a> {
 #[derive(Default)]
 struct Lines {
     stage: Option<Stage>,
-    /// When the first progress of the stage came, and how far it was: a resumed stage does not begin at nothing.
+    /// When the first progress of the stage came, and how far it was: a resumed stage does not
+    /// begin at nothing.
     began: Option<(Duration, u64)>,
     printed: Duration,
 }
 
 impl<'a> Screen<'a> {
     pub fn new(talk: Talk, clock: &'a dyn Clock) -> Self {
-        Self { talk, clock, bar: None, lines: Lines::default() }
+        Self {
+            talk,
+            clock,
+            bar: None,
+            lines: Lines::default(),
+        }
     }
 
     pub fn show(&mut self, event: Event) {
@@ -50,20 +57,41 @@ impl<'a> Screen<'a> {
             _ if self.talk.quiet => {}
             Event::Plan { command, plan } => {
                 self.line(&format!("translora {command}"));
-                out::columns(&out::rows(&plan)).iter().for_each(|line| self.line(line));
+                out::columns(&out::rows(&plan))
+                    .iter()
+                    .for_each(|line| self.line(line));
             }
             Event::StageStarted { stage } => self.start(stage),
-            Event::Progress { stage, done, total, note } => self.progress(stage, done, total, &note),
-            Event::StageDone { stage, seconds, summary } => {
+            Event::Progress {
+                stage,
+                done,
+                total,
+                note,
+            } => self.progress(stage, done, total, &note),
+            Event::StageDone {
+                stage,
+                seconds,
+                summary,
+            } => {
                 self.stop();
-                self.line(&format!("{:NAME$} {:>8}  {summary}", stage.name(), out::seconds(seconds)));
+                self.line(&format!(
+                    "{:NAME$} {:>8}  {summary}",
+                    stage.name(),
+                    out::seconds(seconds)
+                ));
             }
             Event::StageResumed { stage, summary } => {
                 self.stop();
-                self.line(&format!("{:NAME$} {:>8}  {summary}", stage.name(), "resumed"));
+                self.line(&format!(
+                    "{:NAME$} {:>8}  {summary}",
+                    stage.name(),
+                    "resumed"
+                ));
             }
             Event::Detail { .. } if !self.talk.verbose => {}
-            Event::Note { stage, text } | Event::Detail { stage, text } => self.line(&format!("{:NAME$} {text}", stage.name())),
+            Event::Note { stage, text } | Event::Detail { stage, text } => {
+                self.line(&format!("{:NAME$} {text}", stage.name()))
+            }
         }
     }
 
@@ -91,7 +119,11 @@ impl<'a> Screen<'a> {
             bar.enable_steady_tick(Duration::from_millis(120));
             self.bar = Some(bar);
         } else {
-            self.lines = Lines { stage: Some(stage), began: None, printed: self.clock.elapsed() };
+            self.lines = Lines {
+                stage: Some(stage),
+                began: None,
+                printed: self.clock.elapsed(),
+            };
         }
     }
 
@@ -103,7 +135,10 @@ impl<'a> Screen<'a> {
             }
             bar.set_position(done);
             bar.set_message(note.to_owned());
-        } else if let Some(line) = self.lines.progress(self.clock.elapsed(), stage, done, total, note) {
+        } else if let Some(line) =
+            self.lines
+                .progress(self.clock.elapsed(), stage, done, total, note)
+        {
             self.line(&line);
         }
     }
@@ -111,9 +146,20 @@ impl<'a> Screen<'a> {
 
 impl Lines {
     /// The line to print now, if one is due.
-    fn progress(&mut self, now: Duration, stage: Stage, done: u64, total: u64, note: &str) -> Option<String> {
+    fn progress(
+        &mut self,
+        now: Duration,
+        stage: Stage,
+        done: u64,
+        total: u64,
+        note: &str,
+    ) -> Option<String> {
         if self.stage != Some(stage) {
-            *self = Self { stage: Some(stage), began: None, printed: now };
+            *self = Self {
+                stage: Some(stage),
+                began: None,
+                printed: now,
+            };
         }
         let (began, first) = *self.began.get_or_insert((now, done));
         if now.saturating_sub(self.printed) < LINE_EVERY {
@@ -122,21 +168,38 @@ impl Lines {
         self.printed = now;
         let share = (100 * done).checked_div(total).unwrap_or(0);
         let left = match done.checked_sub(first) {
-            Some(n) if n > 0 && total >= done => now.saturating_sub(began).as_secs_f64() / n as f64 * (total - done) as f64,
+            Some(n) if n > 0 && total >= done => {
+                now.saturating_sub(began).as_secs_f64() / n as f64 * (total - done) as f64
+            }
             _ => f64::INFINITY,
         };
-        let eta = if left.is_finite() { out::seconds(left) } else { "?".into() };
-        Some(format!("{:NAME$} {done}/{total}  {share}%  eta {eta}  {note}", stage.name()).trim_end().to_owned())
+        let eta = if left.is_finite() {
+            out::seconds(left)
+        } else {
+            "?".into()
+        };
+        Some(
+            format!(
+                "{:NAME$} {done}/{total}  {share}%  eta {eta}  {note}",
+                stage.name()
+            )
+            .trim_end()
+            .to_owned(),
+        )
     }
 }
 
 fn bar_style() -> ProgressStyle {
-    let style = ProgressStyle::with_template("{prefix:9} [{bar:30}] {pos}/{len}  eta {eta}  {wide_msg}");
-    style.expect("a template of known fields").progress_chars("=> ")
+    let style =
+        ProgressStyle::with_template("{prefix:9} [{bar:30}] {pos}/{len}  eta {eta}  {wide_msg}");
+    style
+        .expect("a template of known fields")
+        .progress_chars("=> ")
 }
 
 fn spinner_style() -> ProgressStyle {
-    ProgressStyle::with_template("{prefix:9} {spinner} {elapsed}").expect("a template of known fields")
+    ProgressStyle::with_template("{prefix:9} {spinner} {elapsed}")
+        .expect("a template of known fields")
 }
 
 #[cfg(test)]
@@ -150,7 +213,10 @@ mod tests {
         assert_eq!(lines.progress(at(100), Stage::Label, 40, 100, ""), None);
         assert_eq!(lines.progress(at(104), Stage::Label, 45, 100, ""), None);
         let line = lines.progress(at(110), Stage::Label, 60, 100, "7 tokens/s");
-        assert_eq!(line.as_deref(), Some("label     60/100  60%  eta 20 s  7 tokens/s"));
+        assert_eq!(
+            line.as_deref(),
+            Some("label     60/100  60%  eta 20 s  7 tokens/s")
+        );
         assert_eq!(lines.progress(at(111), Stage::Label, 61, 100, ""), None);
         let line = lines.progress(at(116), Stage::Label, 0, 0, "");
         assert_eq!(line.as_deref(), Some("label     0/0  0%  eta ?"));

@@ -1,4 +1,5 @@
-//! A transfer inside a llama-server that the library was loaded into: started over its socket, followed to its end.
+//! A transfer inside a llama-server that the library was loaded into: started over its socket,
+//! followed to its end.
 
 use std::path::{Path, PathBuf};
 
@@ -11,11 +12,19 @@ use crate::failure::Failure;
 use crate::progress::Talk;
 use crate::{Outcome, out};
 
-/// Start the transfer in the server at `socket` and wait for its end. The server swaps the new adapter in if the gate accepts it.
+/// Start the transfer in the server at `socket` and wait for its end. The server swaps the new
+/// adapter in if the gate accepts it.
 pub fn transfer(socket: &Path, plan: &TransferPlan, talk: Talk) -> Result<Outcome, Failure> {
-    let job = ask(socket, &json!({"do": "transfer", "request": request(plan)?}))?["job"].clone();
+    let job = ask(
+        socket,
+        &json!({"do": "transfer", "request": request(plan)?}),
+    )?["job"]
+        .clone();
     if !talk.quiet {
-        out::say(&format!("job {job} in the server at {}; it goes on if this command is stopped", socket.display()));
+        out::say(&format!(
+            "job {job} in the server at {}; it goes on if this command is stopped",
+            socket.display()
+        ));
     }
     let (mut after, mut stage) = (json!(0), String::new());
     let status = loop {
@@ -24,23 +33,41 @@ pub fn transfer(socket: &Path, plan: &TransferPlan, talk: Talk) -> Result<Outcom
             break status;
         }
         // Answers when there is something new, or after two seconds.
-        for event in ask(socket, &json!({"do": "events", "job": job, "after": after}))?["events"].as_array().into_iter().flatten() {
+        for event in ask(socket, &json!({"do": "events", "job": job, "after": after}))?["events"]
+            .as_array()
+            .into_iter()
+            .flatten()
+        {
             after = event["number"].clone();
         }
-        if let Some(now) = status["stage"].as_str().filter(|now| *now != stage && !talk.quiet) {
+        if let Some(now) = status["stage"]
+            .as_str()
+            .filter(|now| *now != stage && !talk.quiet)
+        {
             out::say(&format!("  {now}"));
             stage = now.into();
         }
     };
     if status["state"] != "done" {
         let said = |name: &str| status["problem"][name].as_str().map(str::to_owned);
-        let message = said("message").unwrap_or_else(|| format!("the job ended as {}", status["state"]));
-        return Err(Failure::Usage { message, hint: said("hint").unwrap_or_else(|| "the server's log has more".into()) });
+        let message =
+            said("message").unwrap_or_else(|| format!("the job ended as {}", status["state"]));
+        return Err(Failure::Usage {
+            message,
+            hint: said("hint").unwrap_or_else(|| "the server's log has more".into()),
+        });
     }
     let mut report = ask(socket, &json!({"do": "report", "job": job}))?["report"].take();
     report["swap"] = status["swap"].clone();
-    out::data(&if talk.json { report.to_string() } else { out::columns(&out::rows(&report)).join("\n") })?;
-    match (status["verdict"] == "accept", status["swap"]["error"].as_str()) {
+    out::data(&if talk.json {
+        report.to_string()
+    } else {
+        out::columns(&out::rows(&report)).join("\n")
+    })?;
+    match (
+        status["verdict"] == "accept",
+        status["swap"]["error"].as_str(),
+    ) {
         (true, None) => Ok(Outcome::Done),
         (true, Some(error)) => Err(Failure::Usage {
             message: format!("the new adapter was accepted, but not swapped in: {error}"),
@@ -107,5 +134,6 @@ fn request(plan: &TransferPlan) -> Result<Value, Failure> {
         seed: plan.seed,
         resume: plan.resume,
     };
-    serde_json::to_value(request).map_err(|error| Failure::Bug(format!("a request is not JSON: {error}")))
+    serde_json::to_value(request)
+        .map_err(|error| Failure::Bug(format!("a request is not JSON: {error}")))
 }

@@ -12,56 +12,87 @@ use crate::{Outcome, job, out};
 
 /// Serve a model with its adapters over HTTP, and replace adapters while it runs
 ///
-/// OpenAI's endpoints, those of llama-server that concern text, and vLLM's for adapters. Every adapter is a model of its own; a request is
-/// answered to its end by the adapters it began with, and says by which (`x-translora-generation`).
+/// OpenAI's endpoints, those of llama-server that concern text, and vLLM's for adapters. Every
+/// adapter is a model of its own; a request is answered to its end by the adapters it began with,
+/// and says by which (`x-translora-generation`).
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  translora serve -m base.gguf --adapters adapters/ --port 8080 -np 4")]
+#[command(
+    after_help = "Example:\n  translora serve -m base.gguf --adapters adapters/ --port 8080 -np 4"
+)]
 pub struct Serve {
     /// Base model (GGUF)
     #[arg(short, long, value_name = "M.gguf")]
     model: PathBuf,
 
-    /// Adapter (GGUF) for requests that name no adapter; may be given several times. It is a model too, under the name of its file
+    /// Adapter (GGUF) for requests that name no adapter; may be given several times. It is a model
+    /// too, under the name of its file
     #[arg(long, value_name = "L.gguf")]
     lora: Vec<PathBuf>,
 
-    /// Folder of adapters, each a model under the name of its file; more may be put there and loaded while the server runs
+    /// Folder of adapters, each a model under the name of its file; more may be put there and
+    /// loaded while the server runs
     #[arg(long, value_name = "DIR")]
     adapters: Option<PathBuf>,
 
-    /// The plugin that transfers run through; libtranslora beside this program if left out, and no transfers where there is none
+    /// The plugin that transfers run through; libtranslora beside this program if left out, and no
+    /// transfers where there is none
     #[arg(long, value_name = "libtranslora.so")]
     plugin: Option<PathBuf>,
 
     /// What the base is called; its own name if left out
-    #[arg(short, long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    #[arg(
+        short,
+        long,
+        value_name = "NAME",
+        default_value = "",
+        hide_default_value = true
+    )]
     alias: String,
 
-    /// Answer requests for a model that is not there as if they had named none, instead of refusing them
+    /// Answer requests for a model that is not there as if they had named none, instead of refusing
+    /// them
     #[arg(long)]
     any_model: bool,
 
     /// Address to listen on; several with commas between
-    #[arg(long, value_name = "H", default_value = "127.0.0.1", help_heading = "Network")]
+    #[arg(
+        long,
+        value_name = "H",
+        default_value = "127.0.0.1",
+        help_heading = "Network"
+    )]
     host: String,
 
     /// Port to listen on; 0 takes a free one
-    #[arg(long, value_name = "P", default_value_t = 8080, help_heading = "Network")]
+    #[arg(
+        long,
+        value_name = "P",
+        default_value_t = 8080,
+        help_heading = "Network"
+    )]
     port: u16,
 
-    /// Only who sends this key is answered (or set TRANSLORA_API_KEY, which other users of the machine cannot see)
+    /// Only who sends this key is answered (or set TRANSLORA_API_KEY, which other users of the
+    /// machine cannot see)
     #[arg(long, value_name = "K", help_heading = "Network")]
     api_key: Option<String>,
 
     /// Origins whose web pages may ask, with commas between, or `*`; none if left out
-    #[arg(long, value_name = "LIST", default_value = "", hide_default_value = true, help_heading = "Network")]
+    #[arg(
+        long,
+        value_name = "LIST",
+        default_value = "",
+        hide_default_value = true,
+        help_heading = "Network"
+    )]
     cors_origins: String,
 
     /// Requests that run side by side (also written -np)
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = between::<1, 64>, help_heading = "Machine")]
     parallel: usize,
 
-    /// Tokens of context of all of them together; 0 gives each what the model was made for, 4096 at most
+    /// Tokens of context of all of them together; 0 gives each what the model was made for, 4096 at
+    /// most
     #[arg(short = 'c', long = "ctx-size", value_name = "N", default_value_t = 0, value_parser = between::<0, 16_777_216>, help_heading = "Machine")]
     context: usize,
 
@@ -69,7 +100,8 @@ pub struct Serve {
     #[arg(short = 't', long, value_name = "N", default_value_t = 0, value_parser = between::<0, 1024>, help_heading = "Machine")]
     threads: usize,
 
-    /// Leave the weights as they lie in the file, mapped, instead of laying some types out anew for faster products in memory of their own
+    /// Leave the weights as they lie in the file, mapped, instead of laying some types out anew for
+    /// faster products in memory of their own
     #[arg(long, help_heading = "Machine")]
     no_repack: bool,
 
@@ -103,8 +135,17 @@ impl Serve {
                 out::say(line);
             }
         };
-        let server = Server::start(engine.as_ref(), config, Arc::new(SystemClock::default()), Arc::new(say))?;
-        let addresses: Vec<String> = server.addresses().iter().map(|address| format!("http://{address}")).collect();
+        let server = Server::start(
+            engine.as_ref(),
+            config,
+            Arc::new(SystemClock::default()),
+            Arc::new(say),
+        )?;
+        let addresses: Vec<String> = server
+            .addresses()
+            .iter()
+            .map(|address| format!("http://{address}"))
+            .collect();
         let ready = if talk.json {
             serde_json::json!({ "listening": addresses }).to_string()
         } else {
@@ -116,19 +157,47 @@ impl Serve {
     }
 
     fn config(self) -> Result<Config, Failure> {
-        let mut adapters: Vec<(String, PathBuf, f32)> = self.lora.into_iter().map(|path| (stem(&path), path, 1.0)).collect();
+        let mut adapters: Vec<(String, PathBuf, f32)> = self
+            .lora
+            .into_iter()
+            .map(|path| (stem(&path), path, 1.0))
+            .collect();
         let mut names: Vec<&String> = adapters.iter().map(|(name, ..)| name).collect();
         names.sort();
-        let in_folder = self.adapters.as_deref().map(listed).transpose()?.unwrap_or_default();
-        let twice = names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0].clone());
-        let both = in_folder.iter().find(|(name, _)| names.contains(&name)).map(|(name, _)| name.clone());
+        let in_folder = self
+            .adapters
+            .as_deref()
+            .map(listed)
+            .transpose()?
+            .unwrap_or_default();
+        let twice = names
+            .windows(2)
+            .find(|pair| pair[0] == pair[1])
+            .map(|pair| pair[0].clone());
+        let both = in_folder
+            .iter()
+            .find(|(name, _)| names.contains(&name))
+            .map(|(name, _)| name.clone());
         if let Some(name) = twice.or(both) {
             let hint = "an adapter is called as its file: rename one of them".into();
-            return Err(Failure::Usage { message: format!("two adapters are called {name:?}"), hint });
+            return Err(Failure::Usage {
+                message: format!("two adapters are called {name:?}"),
+                hint,
+            });
         }
         adapters.extend(in_folder.into_iter().map(|(name, path)| (name, path, 0.0)));
-        let key = self.api_key.or_else(|| std::env::var("TRANSLORA_API_KEY").ok().filter(|key| !key.is_empty()));
-        let list = |text: &str| text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect();
+        let key = self.api_key.or_else(|| {
+            std::env::var("TRANSLORA_API_KEY")
+                .ok()
+                .filter(|key| !key.is_empty())
+        });
+        let list = |text: &str| {
+            text.split(',')
+                .map(str::trim)
+                .filter(|part| !part.is_empty())
+                .map(str::to_owned)
+                .collect()
+        };
         Ok(Config {
             model: self.model,
             alias: self.alias,
@@ -154,8 +223,9 @@ impl Serve {
     }
 }
 
-/// The adapters in a folder, with their names. What a transfer put there is called `NAME@1.gguf` and so on: the last is live, the one before
-/// it is what a rollback brings back. Refused ones carry their verdict in the file's name, and are none.
+/// The adapters in a folder, with their names. What a transfer put there is called `NAME@1.gguf`
+/// and so on: the last is live, the one before it is what a rollback brings back. Refused ones
+/// carry their verdict in the file's name, and are none.
 fn listed(folder: &Path) -> Result<Vec<(String, PathBuf)>, Failure> {
     let refuse = |error: std::io::Error| Failure::Usage {
         message: format!("{}: {error}", folder.display()),
@@ -164,10 +234,17 @@ fn listed(folder: &Path) -> Result<Vec<(String, PathBuf)>, Failure> {
     let mut found: Vec<(String, u64, PathBuf)> = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(refuse)? {
         let path = entry.map_err(refuse)?.path();
-        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let file = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         if file.ends_with(".gguf") && !file.ends_with(".rejected.gguf") && !file.starts_with('.') {
             let whole = stem(&path);
-            let (name, number) = match whole.rsplit_once('@').and_then(|(name, number)| Some((name, number.parse().ok()?))) {
+            let (name, number) = match whole
+                .rsplit_once('@')
+                .and_then(|(name, number)| Some((name, number.parse().ok()?)))
+            {
                 Some((name, number)) => (name.to_owned(), number),
                 None => (whole, 0),
             };
@@ -176,20 +253,33 @@ fn listed(folder: &Path) -> Result<Vec<(String, PathBuf)>, Failure> {
     }
     found.sort();
     let same_name = found.chunk_by(|a, b| a.0 == b.0);
-    Ok(same_name.flat_map(|files| &files[files.len().saturating_sub(2)..]).map(|(name, _, path)| (name.clone(), path.clone())).collect())
+    Ok(same_name
+        .flat_map(|files| &files[files.len().saturating_sub(2)..])
+        .map(|(name, _, path)| (name.clone(), path.clone()))
+        .collect())
 }
 
 /// The plugin that lies beside this program, as cargo and packages put it.
 fn beside() -> Option<PathBuf> {
     let program = std::env::current_exe().ok()?;
-    let library = format!("{}translora{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
+    let library = format!(
+        "{}translora{}",
+        std::env::consts::DLL_PREFIX,
+        std::env::consts::DLL_SUFFIX
+    );
     Some(program.parent()?.join(library)).filter(|path| path.exists())
 }
 
 fn stem(path: &Path) -> String {
-    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+    path.file_stem()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }
 
 fn temperature(text: &str) -> Result<f32, String> {
-    text.parse().ok().filter(|t| (0.0..=100.0).contains(t)).ok_or_else(|| "must be a number from 0 to 100".into())
+    text.parse()
+        .ok()
+        .filter(|t| (0.0..=100.0).contains(t))
+        .ok_or_else(|| "must be a number from 0 to 100".into())
 }

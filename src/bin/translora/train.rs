@@ -11,10 +11,13 @@ use crate::{Outcome, job, out};
 
 /// Train a LoRA adapter on pairs of prompt and completion
 ///
-/// The data is a JSON lines file with `{"prompt": "...", "completion": "..."}` on each line. The base may be quantized; it is read
-/// as it is, and the adapter is what llama.cpp's `--lora` loads. A prompt is one user turn under the model's own chat template.
+/// The data is a JSON lines file with `{"prompt": "...", "completion": "..."}` on each line. The
+/// base may be quantized; it is read as it is, and the adapter is what llama.cpp's `--lora` loads.
+/// A prompt is one user turn under the model's own chat template.
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  translora train -m base.gguf --data tickets.jsonl --out tickets.gguf")]
+#[command(
+    after_help = "Example:\n  translora train -m base.gguf --data tickets.jsonl --out tickets.gguf"
+)]
 pub struct Train {
     /// Base model (GGUF)
     #[arg(short, long, value_name = "BASE.gguf")]
@@ -59,14 +62,32 @@ impl Train {
             seed: self.seed,
             resume: self.resume,
         };
-        let done = job::run(talk, &plan.limits, |engine, context| pipeline::train(engine, &plan, context))?;
+        let done = job::run(talk, &plan.limits, |engine, context| {
+            pipeline::train(engine, &plan, context)
+        })?;
         crate::report(talk, &done, || {
             let rows = [
                 ("adapter", done.adapter.display().to_string()),
                 ("report", done.report.display().to_string()),
-                ("examples", format!("{} in {} steps", done.examples, done.steps)),
-                ("loss", format!("{:.4} at first, {:.4} at last", done.loss_first, done.loss_last)),
-                ("try it", format!("llama-server -m {} --lora {}", plan.model.display(), done.adapter.display())),
+                (
+                    "examples",
+                    format!("{} in {} steps", done.examples, done.steps),
+                ),
+                (
+                    "loss",
+                    format!(
+                        "{:.4} at first, {:.4} at last",
+                        done.loss_first, done.loss_last
+                    ),
+                ),
+                (
+                    "try it",
+                    format!(
+                        "llama-server -m {} --lora {}",
+                        plan.model.display(),
+                        done.adapter.display()
+                    ),
+                ),
             ];
             out::columns(&rows.map(|(name, value)| (name.to_owned(), value)))
         })?;

@@ -2,8 +2,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use translora::pipeline::{
-    self, FilterChoice, GeneratorChoice, Inputs, LabelChoice, ObjectiveChoice, ObjectiveReport, RESTARTS, RecipePlan, Repeats,
-    TokenWeights, TransferPlan, TransferReport, Verdict,
+    self, FilterChoice, GeneratorChoice, Inputs, LabelChoice, ObjectiveChoice, ObjectiveReport,
+    RESTARTS, RecipePlan, Repeats, TokenWeights, TransferPlan, TransferReport, Verdict,
 };
 
 use crate::args::{Lengths, Machine, Recipe, at_most, between, share};
@@ -13,9 +13,10 @@ use crate::{Outcome, job, out};
 
 /// Move an adapter to a new base model
 ///
-/// The target base continues a list of seed inputs, a filter keeps those that look like the task, the source base with its adapter
-/// answers them, and a new adapter for the target is fitted to the answers and judged on inputs held back (and on --eval rows, if
-/// given). An adapter that does not prove itself is written as NAME.rejected.gguf, and the exit status is 1.
+/// The target base continues a list of seed inputs, a filter keeps those that look like the task,
+/// the source base with its adapter answers them, and a new adapter for the target is fitted to the
+/// answers and judged on inputs held back (and on --eval rows, if given). An adapter that does not
+/// prove itself is written as NAME.rejected.gguf, and the exit status is 1.
 ///
 /// Give a kit (made by `translora kit` while the data existed) or, without one, a few seed inputs.
 #[derive(Args, Debug)]
@@ -47,31 +48,37 @@ pub struct Transfer {
     #[arg(long, value_name = "N", default_value_t = 250, value_parser = between::<1, 1_000_000>)]
     samples: usize,
 
-    /// What decides which inputs are kept; kit is the discriminator that the kit holds, both the contrast and then that; auto is both where the kit's discriminator is good, else the contrast
+    /// What decides which inputs are kept; kit is the discriminator that the kit holds, both the
+    /// contrast and then that; auto is both where the kit's discriminator is good, else the
+    /// contrast
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Filter::Auto)]
     filter: Filter,
 
-    /// Who makes inputs up; auto is the kit's input model where it holds one, else the target base; mix is the target and the source base, anything a target that is shown no seeds
+    /// Who makes inputs up; auto is the kit's input model where it holds one, else the target base;
+    /// mix is the target and the source base, anything a target that is shown no seeds
     #[arg(long, value_name = "WHO", value_enum, default_value_t = Maker::Auto)]
     generator: Maker,
 
-    /// What the new adapter is fitted to: `text`, the teacher's answers; `kl`, its distribution at each token of them (one vocabulary
-    /// only); `aligned`, the same for the tokens and words that two vocabularies share; `delta`, the target base's own distribution,
-    /// shifted by what the adapter does to the source's (for a target that is already better than the source with its adapter). The
-    /// report says what `auto` took, and why
+    /// What the new adapter is fitted to: `text`, the teacher's answers; `kl`, its distribution at
+    /// each token of them (one vocabulary only); `aligned`, the same for the tokens and words that
+    /// two vocabularies share; `delta`, the target base's own distribution, shifted by what the
+    /// adapter does to the source's (for a target that is already better than the source with its
+    /// adapter). The report says what `auto` took, and why
     #[arg(long, value_name = "WHAT", value_enum, default_value_t = Objective::Auto)]
     objective: Objective,
 
-    /// How the teacher answers: `greedy`, or `consistent`, eight times at temperature 1; the answer that most agree on is kept, and
-    /// inputs on which less than half agree are dropped
+    /// How the teacher answers: `greedy`, or `consistent`, eight times at temperature 1; the answer
+    /// that most agree on is kept, and inputs on which less than half agree are dropped
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Label::Greedy)]
     label: Label,
 
-    /// How much each token of an answer counts: all the same, by the teacher's confidence, or by the share of it that the adapter added
+    /// How much each token of an answer counts: all the same, by the teacher's confidence, or by
+    /// the share of it that the adapter added
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Weights::None, help_heading = "Adapter and training")]
     token_weights: Weights,
 
-    /// How far `--objective delta` may take a token from the target base's own distribution. units: nats
+    /// How far `--objective delta` may take a token from the target base's own distribution. units:
+    /// nats
     #[arg(long, value_name = "X", default_value_t = pipeline::kl_budget(), value_parser = at_most::<100>, help_heading = "Adapter and training")]
     kl_budget: f32,
 
@@ -79,11 +86,18 @@ pub struct Transfer {
     #[arg(long, value_name = "E.jsonl")]
     eval: Option<PathBuf>,
 
-    /// An adapter for NEW.gguf trained on real data, to measure the transferred one against on the rows of --eval
-    #[arg(long, value_name = "O.gguf", requires = "eval", help_heading = "Judging")]
+    /// An adapter for NEW.gguf trained on real data, to measure the transferred one against on the
+    /// rows of --eval
+    #[arg(
+        long,
+        value_name = "O.gguf",
+        requires = "eval",
+        help_heading = "Judging"
+    )]
     oracle: Option<PathBuf>,
 
-    /// Share of the rows that decide on which the new adapter may be wrong where the bare target was right
+    /// Share of the rows that decide on which the new adapter may be wrong where the bare target
+    /// was right
     #[arg(long, value_name = "X", default_value_t = pipeline::flip_budget(), value_parser = share, help_heading = "Judging")]
     flip_budget: f32,
 
@@ -111,7 +125,8 @@ pub struct Transfer {
     #[arg(long, value_name = "X", default_value_t = 4.0, value_parser = at_most::<1000>, help_heading = "Adapter and training")]
     epochs: f32,
 
-    /// Start --epochs and the schedule again, so many times at most, while the new adapter has not learnt the answers
+    /// Start --epochs and the schedule again, so many times at most, while the new adapter has not
+    /// learnt the answers
     #[arg(long, value_name = "N", default_value_t = RESTARTS, value_parser = clap::value_parser!(u32).range(0..=100), help_heading = "Adapter and training")]
     restarts: u32,
 
@@ -132,7 +147,8 @@ pub struct Transfer {
     #[arg(long)]
     resume: bool,
 
-    /// Run it in the llama-server with this socket (see `translora attach`), and swap the new adapter in if it proves itself
+    /// Run it in the llama-server with this socket (see `translora attach`), and swap the new
+    /// adapter in if it proves itself
     #[cfg(unix)]
     #[arg(long, value_name = "SOCKET", help_heading = "Machine")]
     attach: Option<PathBuf>,
@@ -198,9 +214,15 @@ impl Transfer {
             return crate::remote::transfer(&socket, &self.plan()?, talk);
         }
         let plan = self.plan()?;
-        let done = job::run(talk, &plan.limits, |engine, context| pipeline::transfer(engine, &plan, context))?;
+        let done = job::run(talk, &plan.limits, |engine, context| {
+            pipeline::transfer(engine, &plan, context)
+        })?;
         crate::report(talk, &done, || told(&done, &plan.target))?;
-        Ok(if done.verdict == Verdict::Accept { Outcome::Done } else { Outcome::Refused })
+        Ok(if done.verdict == Verdict::Accept {
+            Outcome::Done
+        } else {
+            Outcome::Refused
+        })
     }
 
     fn plan(self) -> Result<TransferPlan, Failure> {
@@ -208,14 +230,27 @@ impl Transfer {
             (Some(kit), _) => Inputs::Kit(kit),
             (None, Some(seeds)) if matches!(self.filter, Filter::Kit | Filter::Both) => {
                 let name = format!("{:?}", self.filter).to_lowercase();
-                let message = format!("--filter {name} needs a kit, but only seeds are given ({})", seeds.display());
-                return Err(Failure::Usage { message, hint: "give --kit, or use --filter contrast".into() });
+                let message = format!(
+                    "--filter {name} needs a kit, but only seeds are given ({})",
+                    seeds.display()
+                );
+                return Err(Failure::Usage {
+                    message,
+                    hint: "give --kit, or use --filter contrast".into(),
+                });
             }
             (None, Some(seeds)) => Inputs::Seeds(seeds),
-            (None, None) => return Err(Failure::Bug("neither --kit nor --seeds passed the parser".into())),
+            (None, None) => {
+                return Err(Failure::Bug(
+                    "neither --kit nor --seeds passed the parser".into(),
+                ));
+            }
         };
         Ok(TransferPlan {
-            recipe: RecipePlan { restarts: self.restarts, ..self.recipe.plan(self.epochs) },
+            recipe: RecipePlan {
+                restarts: self.restarts,
+                ..self.recipe.plan(self.epochs)
+            },
             open: self.machine.open_options(),
             source: self.source,
             source_lora: self.source_lora,
@@ -256,7 +291,11 @@ impl Transfer {
             },
             kl_budget: self.kl_budget,
             temperature: self.temperature,
-            repeats: Repeats { near: self.near, numbers: self.ignore_numbers, seed_run: self.seed_run },
+            repeats: Repeats {
+                near: self.near,
+                numbers: self.ignore_numbers,
+                seed_run: self.seed_run,
+            },
             eval: self.eval,
             oracle: self.oracle,
             flip_budget: self.flip_budget,
@@ -268,24 +307,42 @@ impl Transfer {
     }
 }
 
-/// The result as a person reads it: the scores of the three arms, then what was done and what to do next.
+/// The result as a person reads it: the scores of the three arms, then what was done and what to do
+/// next.
 fn told(done: &TransferReport, target: &Path) -> Vec<String> {
     let mut lines = table(done);
     lines.push(String::new());
     let mut rows = vec![("verdict".to_owned(), verdict(done))];
     rows.push(("objective".into(), objective(&done.objective)));
-    let counts: Vec<String> = done.counts.iter().map(|(name, n)| format!("{} {n}", name.replace('_', " "))).collect();
+    let counts: Vec<String> = done
+        .counts
+        .iter()
+        .map(|(name, n)| format!("{} {n}", name.replace('_', " ")))
+        .collect();
     rows.push(("counts".into(), counts.join(", ")));
-    let mut seconds: Vec<String> = done.seconds.iter().map(|(stage, s)| format!("{stage} {}", out::seconds(*s))).collect();
+    let mut seconds: Vec<String> = done
+        .seconds
+        .iter()
+        .map(|(stage, s)| format!("{stage} {}", out::seconds(*s)))
+        .collect();
     if !done.seconds.contains_key("total") {
-        seconds.push(format!("total {}", out::seconds(done.seconds.values().sum())));
+        seconds.push(format!(
+            "total {}",
+            out::seconds(done.seconds.values().sum())
+        ));
     }
     rows.push(("time".into(), seconds.join(", ")));
     if let Some(bytes) = out::memory_bytes_max() {
-        rows.push(("memory".into(), format!("{} MB at the peak", bytes / 1_000_000)));
+        rows.push((
+            "memory".into(),
+            format!("{} MB at the peak", bytes / 1_000_000),
+        ));
     }
     let coverage = &done.coverage;
-    let likeness = coverage.similarity.get(5).map_or("-".into(), |share| format!("{share:.2}"));
+    let likeness = coverage
+        .similarity
+        .get(5)
+        .map_or("-".into(), |share| format!("{share:.2}"));
     rows.push((
         "coverage".into(),
         format!(
@@ -295,12 +352,22 @@ fn told(done: &TransferReport, target: &Path) -> Vec<String> {
     ));
     if !coverage.answers_missing.is_empty() {
         let missing = coverage.answers_missing.join(", ");
-        rows.push(("not covered".into(), format!("the old adapter also answers: {missing}; give seeds that get these answers")));
+        rows.push((
+            "not covered".into(),
+            format!("the old adapter also answers: {missing}; give seeds that get these answers"),
+        ));
     }
     rows.push(("adapter".into(), done.adapter.display().to_string()));
     rows.push(("report".into(), done.report.display().to_string()));
     if done.verdict == Verdict::Accept {
-        rows.push(("serve it".into(), format!("llama-server -m {} --lora {}", target.display(), done.adapter.display())));
+        rows.push((
+            "serve it".into(),
+            format!(
+                "llama-server -m {} --lora {}",
+                target.display(),
+                done.adapter.display()
+            ),
+        ));
     }
     lines.extend(out::columns(&rows));
     lines
@@ -309,10 +376,16 @@ fn told(done: &TransferReport, target: &Path) -> Vec<String> {
 fn objective(of: &ObjectiveReport) -> String {
     let mut told = format!("{}: {}", of.objective.name(), of.reason);
     if of.tokens > 0 {
-        told += &format!("; {} of {} tokens with more than their text", of.tokens_taught, of.tokens);
+        told += &format!(
+            "; {} of {} tokens with more than their text",
+            of.tokens_taught, of.tokens
+        );
     }
     if let Some(divergence) = of.divergence {
-        told += &format!("; held-out KL {:.4} bare, {:.4} transferred", divergence.target, divergence.transferred);
+        told += &format!(
+            "; held-out KL {:.4} bare, {:.4} transferred",
+            divergence.target, divergence.transferred
+        );
     }
     told
 }
@@ -336,28 +409,59 @@ fn table(done: &TransferReport) -> Vec<String> {
     ];
     arms.extend(scores.oracle.map(|exact| ("oracle", "oracle", exact)));
     let share = |x: Option<&f64>| x.map_or("-".into(), |x| format!("{:.1} %", 100.0 * x));
-    let mut lines = vec![format!("  {:13}  {:>11}  {:>17}  {:>8}  {:>7}", "", "exact match", "95 % interval", "fidelity", "loss")];
+    let mut lines = vec![format!(
+        "  {:13}  {:>11}  {:>17}  {:>8}  {:>7}",
+        "", "exact match", "95 % interval", "fidelity", "loss"
+    )];
     for (title, key, exact) in arms {
-        let interval = scores.intervals.get(key).map_or("-".into(), |[low, high]| format!("{:.1} to {:.1} %", 100.0 * low, 100.0 * high));
-        let loss = scores.nll.get(key).map_or("-".into(), |x| format!("{x:.4}"));
+        let interval = scores.intervals.get(key).map_or("-".into(), |[low, high]| {
+            format!("{:.1} to {:.1} %", 100.0 * low, 100.0 * high)
+        });
+        let loss = scores
+            .nll
+            .get(key)
+            .map_or("-".into(), |x| format!("{x:.4}"));
         let (exact, fidelity) = (share(Some(&exact)), share(scores.fidelity.get(key)));
-        lines.push(format!("  {title:13}  {exact:>11}  {interval:>17}  {fidelity:>8}  {loss:>7}"));
+        lines.push(format!(
+            "  {title:13}  {exact:>11}  {interval:>17}  {fidelity:>8}  {loss:>7}"
+        ));
     }
     for (name, arm) in &scores.compared {
         let [low, high] = arm.interval.map(|x| 100.0 * x);
         let interval = format!("{low:.1} to {high:.1} %");
-        lines.push(format!("  {:17}  {:>7}  {interval:>17}  on {} rows", name.replace('_', " "), share(Some(&arm.exact)), arm.rows));
+        lines.push(format!(
+            "  {:17}  {:>7}  {interval:>17}  on {} rows",
+            name.replace('_', " "),
+            share(Some(&arm.exact)),
+            arm.rows
+        ));
     }
-    let kept = [("the gain of source + LoRA", scores.retention), ("the gain of the oracle", scores.retention_of_oracle)];
-    for (of, retention) in kept.into_iter().filter_map(|(of, retention)| Some((of, retention?))) {
+    let kept = [
+        ("the gain of source + LoRA", scores.retention),
+        ("the gain of the oracle", scores.retention_of_oracle),
+    ];
+    for (of, retention) in kept
+        .into_iter()
+        .filter_map(|(of, retention)| Some((of, retention?)))
+    {
         let [low, high] = retention.interval;
-        lines.push(format!("  retention {:.2} ({low:.2} to {high:.2}) of {of} over the bare target", retention.value));
+        lines.push(format!(
+            "  retention {:.2} ({low:.2} to {high:.2}) of {of} over the bare target",
+            retention.value
+        ));
     }
-    let judged = if scores.gate == "eval" { "rows of --eval" } else { "made-up inputs that were held back" };
+    let judged = if scores.gate == "eval" {
+        "rows of --eval"
+    } else {
+        "made-up inputs that were held back"
+    };
     lines.push(format!(
         "  judged on {} of {} {judged}; transferred against bare target: {} better, {} worse, p = {:.2e}",
         scores.gate_rows, scores.rows, scores.wins, scores.losses, scores.p_value
     ));
-    lines.push(format!("  fidelity: the same answer as source + LoRA, on {} held-out inputs; loss: nats a token", scores.fidelity_rows));
+    lines.push(format!(
+        "  fidelity: the same answer as source + LoRA, on {} held-out inputs; loss: nats a token",
+        scores.fidelity_rows
+    ));
     lines
 }

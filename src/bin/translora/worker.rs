@@ -4,7 +4,8 @@ use translora::jobs;
 use crate::Outcome;
 use crate::failure::Failure;
 
-/// Carry out one job for a host: an order on standard input, what happens as JSON lines on standard output
+/// Carry out one job for a host: an order on standard input, what happens as JSON lines on standard
+/// output
 ///
 /// Started by the plugin and by `translora serve`, not by people. It ends with its standard input.
 #[derive(Args, Debug)]

@@ -1,11 +1,14 @@
-//! Measures training steps on random tokens. Needs no tokenizer and no template, so that a model of random weights will do.
+//! Measures training steps on random tokens. Needs no tokenizer and no template, so that a model of
+//! random weights will do.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Serialize;
 use translora_llama::{Backend, ModelParams};
-use translora_quantized::{Example, ForwardWeights, Keep, Kernel, Memory, StepTimes, TrainError, TrainSpec, Trainer};
+use translora_quantized::{
+    Example, ForwardWeights, Keep, Kernel, Memory, StepTimes, TrainError, TrainSpec, Trainer,
+};
 
 use super::{internal, of_path};
 use crate::engine::EngineError;
@@ -34,7 +37,10 @@ pub const LEVELS: [&str; 5] = ["portable", "avx2", "avx-vnni", "avx512", "avx512
 
 /// What a name in `LEVELS` stands for.
 pub fn level(name: Option<&str>) -> Option<Level> {
-    Level::ALL.into_iter().find(|(known, _)| Some(*known) == name).map(|(_, level)| level)
+    Level::ALL
+        .into_iter()
+        .find(|(known, _)| Some(*known) == name)
+        .map(|(_, level)| level)
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -50,7 +56,8 @@ pub struct BenchSpec {
     /// As `OpenOptions` has them.
     pub gpu_layers: i32,
     pub device: Option<String>,
-    /// The highest level of instructions that our kernels may use, of those in `LEVELS`; `None` means all there is.
+    /// The highest level of instructions that our kernels may use, of those in `LEVELS`; `None`
+    /// means all there is.
     pub kernels: Option<Level>,
     /// What the process may hold at most. units: bytes.
     pub memory: Option<usize>,
@@ -60,13 +67,15 @@ pub struct BenchSpec {
 pub struct BenchReport {
     /// Of the median step.
     pub tokens_per_second: f64,
-    /// The same by the processor's time: what is left of it where other work runs beside. units: tokens a second.
+    /// The same by the processor's time: what is left of it where other work runs beside. units:
+    /// tokens a second.
     pub tokens_per_cpu_second: Option<f64>,
     /// units: seconds.
     pub steps: Vec<f64>,
     pub loss_first: f64,
     pub loss_last: f64,
-    /// What the trainer holds: copies of weights, adapter, optimizer state, work memory. units: bytes.
+    /// What the trainer holds: copies of weights, adapter, optimizer state, work memory. units:
+    /// bytes.
     pub trainer_bytes: usize,
     /// What the process was predicted to hold at most. units: bytes.
     pub predicted_bytes: usize,
@@ -114,20 +123,37 @@ pub struct BenchShare {
     pub optimizer: f64,
 }
 
-/// Train a few steps and say how fast it went. One step more is taken first, which is not counted. `processor` tells the time that this
-/// process computed, if anything does.
+/// Train a few steps and say how fast it went. One step more is taken first, which is not counted.
+/// `processor` tells the time that this process computed, if anything does.
 ///
 /// fails: the model does not load or cannot be trained, or fewer than four tokens.
-pub fn train(spec: &BenchSpec, clock: &dyn Clock, processor: Option<&dyn Clock>) -> Result<BenchReport, EngineError> {
+pub fn train(
+    spec: &BenchSpec,
+    clock: &dyn Clock,
+    processor: Option<&dyn Clock>,
+) -> Result<BenchReport, EngineError> {
     if spec.tokens < 4 || spec.steps == 0 {
-        let reason = format!("{} tokens in {} steps: at least 4 and 1", spec.tokens, spec.steps);
+        let reason = format!(
+            "{} tokens in {} steps: at least 4 and 1",
+            spec.tokens, spec.steps
+        );
         return Err(EngineError::Example { index: 0, reason });
     }
     spec.kernels.into_iter().for_each(Level::limit);
     let backend = Backend::init().map_err(internal)?;
-    let params = ModelParams { gpu_layers: spec.gpu_layers, device: spec.device.clone(), mmap: true, repack: false };
-    let model = translora_llama::Model::load(backend, &spec.model, &params).map_err(|error| of_path(&spec.model, error))?;
-    let threads = if spec.threads > 0 { spec.threads } else { num_cpus::get_physical() };
+    let params = ModelParams {
+        gpu_layers: spec.gpu_layers,
+        device: spec.device.clone(),
+        mmap: true,
+        repack: false,
+    };
+    let model = translora_llama::Model::load(backend, &spec.model, &params)
+        .map_err(|error| of_path(&spec.model, error))?;
+    let threads = if spec.threads > 0 {
+        spec.threads
+    } else {
+        num_cpus::get_physical()
+    };
     let (mode, forward, kernel) = reading(spec.way, model.is_on_device());
     let plan = TrainSpec {
         rank: spec.rank,
@@ -140,11 +166,20 @@ pub fn train(spec: &BenchSpec, clock: &dyn Clock, processor: Option<&dyn Clock>)
     };
     let untrainable = |error: TrainError| match error {
         error @ TrainError::Memory { .. } => EngineError::TooLarge(error.to_string()),
-        error => EngineError::Untrainable { model: spec.model.display().to_string(), reason: error.to_string() },
+        error => EngineError::Untrainable {
+            model: spec.model.display().to_string(),
+            reason: error.to_string(),
+        },
     };
     let mut trainer = Trainer::new(backend, &model, &plan).map_err(untrainable)?;
-    trainer.load(vec![random_example(spec.tokens, model.vocab().len()).map_err(untrainable)?]).map_err(untrainable)?;
-    let Some(chosen) = trainer.plan().copied() else { return Err(EngineError::Internal("no plan".into())) };
+    trainer
+        .load(vec![
+            random_example(spec.tokens, model.vocab().len()).map_err(untrainable)?,
+        ])
+        .map_err(untrainable)?;
+    let Some(chosen) = trainer.plan().copied() else {
+        return Err(EngineError::Internal("no plan".into()));
+    };
     let first = trainer.step(&[0], 1e-4).map_err(untrainable)?;
     trainer.time();
     let (mut seconds, mut computed, mut loss_last) = (Vec::new(), Vec::new(), first.loss);
@@ -152,20 +187,28 @@ pub fn train(spec: &BenchSpec, clock: &dyn Clock, processor: Option<&dyn Clock>)
         let (start, before) = (clock.elapsed(), processor.map(Clock::elapsed));
         loss_last = trainer.step(&[0], 1e-4).map_err(untrainable)?.loss;
         seconds.push((clock.elapsed() - start).as_secs_f64());
-        computed.extend(processor.zip(before).map(|(processor, before)| (processor.elapsed() - before).as_secs_f64()));
+        computed.extend(
+            processor
+                .zip(before)
+                .map(|(processor, before)| (processor.elapsed() - before).as_secs_f64()),
+        );
     }
     let total: f64 = seconds.iter().sum();
     let times = trainer.times().cloned().unwrap_or_default();
     Ok(BenchReport {
         tokens_per_second: spec.tokens as f64 / median(&seconds),
-        tokens_per_cpu_second: (!computed.is_empty()).then(|| spec.tokens as f64 / median(&computed)),
+        tokens_per_cpu_second: (!computed.is_empty())
+            .then(|| spec.tokens as f64 / median(&computed)),
         loss_first: first.loss,
         loss_last,
         trainer_bytes: trainer.bytes(),
         predicted_bytes: chosen.memory.peak(),
         device_predicted_bytes: chosen.device.map(|memory| memory.peak()),
         device_bytes: trainer.device_bytes(),
-        placement: trainer.placement().map(super::placement_lines).unwrap_or_default(),
+        placement: trainer
+            .placement()
+            .map(super::placement_lines)
+            .unwrap_or_default(),
         plan: BenchPlan {
             model: model.name(),
             mode,
@@ -181,7 +224,12 @@ pub fn train(spec: &BenchSpec, clock: &dyn Clock, processor: Option<&dyn Clock>)
             parts: parts(&chosen.memory),
         },
         share: share(&times, total),
-        operations: times.operations.into_iter().map(|(name, time)| (name, time / total)).filter(|(_, part)| *part >= 0.01).collect(),
+        operations: times
+            .operations
+            .into_iter()
+            .map(|(name, time)| (name, time / total))
+            .filter(|(_, part)| *part >= 0.01)
+            .collect(),
         steps: seconds,
     })
 }
@@ -189,11 +237,31 @@ pub fn train(spec: &BenchSpec, clock: &dyn Clock, processor: Option<&dyn Clock>)
 /// What reads the frozen weights, by a name, and the kernel's.
 fn reading(way: Way, on_device: bool) -> (&'static str, ForwardWeights, &'static str) {
     match way {
-        _ if on_device => ("native", ForwardWeights::Native, "ggml MUL_MAT on the device, gradients by Wᵀ"),
-        Way::Fast => ("direct", ForwardWeights::Direct(Kernel::fast()), Kernel::fast().name()),
-        Way::Exact => ("direct", ForwardWeights::Direct(Kernel::exact()), Kernel::exact().name()),
-        Way::Native => ("native", ForwardWeights::Native, "ggml MUL_MAT, transposed copies"),
-        Way::OutProd => ("outprod", ForwardWeights::OutProd, "ggml MUL_MAT and OUT_PROD"),
+        _ if on_device => (
+            "native",
+            ForwardWeights::Native,
+            "ggml MUL_MAT on the device, gradients by Wᵀ",
+        ),
+        Way::Fast => (
+            "direct",
+            ForwardWeights::Direct(Kernel::fast()),
+            Kernel::fast().name(),
+        ),
+        Way::Exact => (
+            "direct",
+            ForwardWeights::Direct(Kernel::exact()),
+            Kernel::exact().name(),
+        ),
+        Way::Native => (
+            "native",
+            ForwardWeights::Native,
+            "ggml MUL_MAT, transposed copies",
+        ),
+        Way::OutProd => (
+            "outprod",
+            ForwardWeights::OutProd,
+            "ggml MUL_MAT and OUT_PROD",
+        ),
     }
 }
 
@@ -205,7 +273,16 @@ fn keep_name(keep: Keep) -> &'static str {
 }
 
 fn parts(memory: &Memory) -> BTreeMap<&'static str, usize> {
-    let Memory { process, model, copies, adapter, graphs, tracing, frozen, work } = *memory;
+    let Memory {
+        process,
+        model,
+        copies,
+        adapter,
+        graphs,
+        tracing,
+        frozen,
+        work,
+    } = *memory;
     [
         ("process", process),
         ("model", model),
@@ -229,10 +306,13 @@ fn share(times: &StepTimes, total: f64) -> BenchShare {
     }
 }
 
-/// `tokens` tokens go in; those of the second half are predicted, but for one, so that with its padding the number is even.
+/// `tokens` tokens go in; those of the second half are predicted, but for one, so that with its
+/// padding the number is even.
 fn random_example(tokens: usize, vocabulary: usize) -> Result<Example, TrainError> {
     let mut rng = Rng::new(1, "bench");
-    let words = (0..=tokens).map(|_| i32::try_from(rng.below(vocabulary.max(1))).unwrap_or(0)).collect();
+    let words = (0..=tokens)
+        .map(|_| i32::try_from(rng.below(vocabulary.max(1))).unwrap_or(0))
+        .collect();
     Example::new(words, tokens / 2 + 2, 0)
 }
 
@@ -240,7 +320,11 @@ fn median(seconds: &[f64]) -> f64 {
     let mut sorted = seconds.to_vec();
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;
-    if sorted.len().is_multiple_of(2) { f64::midpoint(sorted[middle - 1], sorted[middle]) } else { sorted[middle] }
+    if sorted.len().is_multiple_of(2) {
+        f64::midpoint(sorted[middle - 1], sorted[middle])
+    } else {
+        sorted[middle]
+    }
 }
 
 #[cfg(test)]

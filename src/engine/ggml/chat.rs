@@ -18,13 +18,22 @@ impl Chat {
     pub fn of(model: &Model) -> Result<Self, LlamaError> {
         let template = model.chat_template()?;
         let vocab = model.vocab();
-        let turn = |role, content: &str| Message { role, content: content.into() };
+        let turn = |role, content: &str| Message {
+            role,
+            content: content.into(),
+        };
         let whole = template.render(&[turn("user", "x"), turn("assistant", MARK)], false)?;
         let tail = whole.split_once(MARK).map_or("", |(_, tail)| tail);
         let mut end = vocab.encode(tail, true)?;
         match end.iter().position(|token| vocab.is_end(*token)) {
             Some(last) => end.truncate(last + 1),
-            None => end = vec![vocab.eos().ok_or_else(|| LlamaError::Template("no token ends a turn".into()))?],
+            None => {
+                end = vec![
+                    vocab
+                        .eos()
+                        .ok_or_else(|| LlamaError::Template("no token ends a turn".into()))?,
+                ]
+            }
         }
         let bos = vocab.bos().filter(|_| vocab.adds_bos());
         Ok(Self { template, end, bos })
@@ -34,7 +43,13 @@ impl Chat {
     ///
     /// Markup inside `prompt` is read as markup, as llama-server does with what its clients send.
     pub fn prompt(&self, model: &Model, prompt: &str) -> Result<Vec<i32>, LlamaError> {
-        let text = self.template.render(&[Message { role: "user", content: prompt.into() }], true)?;
+        let text = self.template.render(
+            &[Message {
+                role: "user",
+                content: prompt.into(),
+            }],
+            true,
+        )?;
         self.raw(model, &text, true)
     }
 

@@ -1,10 +1,13 @@
-//! Says what of a model can be trained, and checks its gradients. Needs no tokenizer and no template.
+//! Says what of a model can be trained, and checks its gradients. Needs no tokenizer and no
+//! template.
 
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use translora_llama::{Backend, Model, ModelParams};
-use translora_quantized::{ForwardWeights, GradCheck, Kernel, Survey, TrainSpec, gradcheck, survey};
+use translora_quantized::{
+    ForwardWeights, GradCheck, Kernel, Survey, TrainSpec, gradcheck, survey,
+};
 
 use super::{internal, of_path};
 use crate::engine::EngineError;
@@ -16,19 +19,27 @@ pub struct Trainable {
     pub trainable: String,
     /// Matrices that an adapter on `--modules all` would have.
     pub matrices: usize,
-    /// The operation without a backward rule that keeps the rest from it, and the node of llama.cpp's graph that it makes.
+    /// The operation without a backward rule that keeps the rest from it, and the node of
+    /// llama.cpp's graph that it makes.
     pub in_the_way: Option<String>,
 }
 
 impl Trainable {
     fn of(found: &Survey) -> Self {
-        let in_the_way = found.blocked.as_ref().map(|(op, node)| format!("{op} (node {node})"));
+        let in_the_way = found
+            .blocked
+            .as_ref()
+            .map(|(op, node)| format!("{op} (node {node})"));
         let trainable = match (&in_the_way, found.blocks) {
             (_, None) => "none".to_owned(),
             (None, Some(_)) => "all".to_owned(),
             (Some(_), Some((first, last))) => format!("layers {first}..{last}"),
         };
-        Self { trainable, matrices: found.targets.len(), in_the_way }
+        Self {
+            trainable,
+            matrices: found.targets.len(),
+            in_the_way,
+        }
     }
 }
 
@@ -55,7 +66,8 @@ pub struct CheckReport {
     pub trainable: Trainable,
     /// What is checked, by the name of what reads the weights.
     pub kernel: &'static str,
-    /// The worst relative error of a gradient over all adapted matrices; none where nothing can be trained.
+    /// The worst relative error of a gradient over all adapted matrices; none where nothing can be
+    /// trained.
     pub worst: Option<f64>,
     /// Largest difference from llama.cpp's logits, as a share of the largest.
     pub logits_error: f64,
@@ -75,11 +87,16 @@ pub struct CheckedMatrix {
 pub fn trainable(model: &Path) -> Result<Trainable, EngineError> {
     let (backend, model) = open(model)?;
     // A graph that cannot be traced cannot be trained: an answer, not a failure.
-    Ok(survey(backend, &model, "all", 1).map_or_else(|error| none(&error), |found| Trainable::of(&found)))
+    Ok(survey(backend, &model, "all", 1)
+        .map_or_else(|error| none(&error), |found| Trainable::of(&found)))
 }
 
 fn none(error: &translora_quantized::TrainError) -> Trainable {
-    Trainable { trainable: "none".into(), matrices: 0, in_the_way: Some(error.to_string()) }
+    Trainable {
+        trainable: "none".into(),
+        matrices: 0,
+        in_the_way: Some(error.to_string()),
+    }
 }
 
 /// Compare logits with llama.cpp's and gradients with central differences, on random tokens.
@@ -87,26 +104,61 @@ fn none(error: &translora_quantized::TrainError) -> Trainable {
 /// fails: the model does not load, or unknown modules
 pub fn check(spec: &CheckSpec) -> Result<CheckReport, EngineError> {
     let (backend, model) = open(&spec.model)?;
-    let threads = if spec.threads > 0 { spec.threads } else { num_cpus::get_physical() };
-    let kernel = if spec.rounding { Kernel::fast() } else { Kernel::exact() };
+    let threads = if spec.threads > 0 {
+        spec.threads
+    } else {
+        num_cpus::get_physical()
+    };
+    let kernel = if spec.rounding {
+        Kernel::fast()
+    } else {
+        Kernel::exact()
+    };
     let train = TrainSpec {
         rank: spec.rank,
         alpha: 2.0 * spec.rank as f32,
         modules: spec.modules.clone(),
         seed: spec.seed,
-        forward: if spec.native { ForwardWeights::Native } else { ForwardWeights::Direct(kernel) },
+        forward: if spec.native {
+            ForwardWeights::Native
+        } else {
+            ForwardWeights::Direct(kernel)
+        },
         threads: u32::try_from(threads).unwrap_or(1),
         ..TrainSpec::default()
     };
     let name = || spec.model.display().to_string();
-    let kernel = if spec.native { "ggml MUL_MAT" } else { kernel.name() };
-    let report = match gradcheck(backend, &model, &GradCheck { spec: train, examples: 3, tokens: spec.tokens, rounding: spec.rounding }) {
+    let kernel = if spec.native {
+        "ggml MUL_MAT"
+    } else {
+        kernel.name()
+    };
+    let report = match gradcheck(
+        backend,
+        &model,
+        &GradCheck {
+            spec: train,
+            examples: 3,
+            tokens: spec.tokens,
+            rounding: spec.rounding,
+        },
+    ) {
         Ok(report) => report,
         Err(translora_quantized::TrainError::Module { asked, reason }) => {
-            return Err(EngineError::Modules { model: name(), asked, reason });
+            return Err(EngineError::Modules {
+                model: name(),
+                asked,
+                reason,
+            });
         }
         Err(error) => {
-            return Ok(CheckReport { trainable: none(&error), kernel, worst: None, logits_error: 0.0, matrices_checked: Vec::new() });
+            return Ok(CheckReport {
+                trainable: none(&error),
+                kernel,
+                worst: None,
+                logits_error: 0.0,
+                matrices_checked: Vec::new(),
+            });
         }
     };
     let checked = report.matrices.iter().map(|matrix| CheckedMatrix {
@@ -125,7 +177,16 @@ pub fn check(spec: &CheckSpec) -> Result<CheckReport, EngineError> {
 
 fn open(path: &Path) -> Result<(Backend, Model), EngineError> {
     let backend = Backend::init().map_err(internal)?;
-    let model = Model::load(backend, path, &ModelParams { gpu_layers: 0, device: None, mmap: true, repack: false })
-        .map_err(|error| of_path(path, error))?;
+    let model = Model::load(
+        backend,
+        path,
+        &ModelParams {
+            gpu_layers: 0,
+            device: None,
+            mmap: true,
+            repack: false,
+        },
+    )
+    .map_err(|error| of_path(path, error))?;
     Ok((backend, model))
 }

@@ -4,17 +4,20 @@ use translora_llama::{Batch, Context, LlamaError};
 
 use super::{BATCH, SEQUENCES};
 
-/// One sequence to run: what follows the shared prefix, and at which of those tokens logits are wanted.
+/// One sequence to run: what follows the shared prefix, and at which of those tokens logits are
+/// wanted.
 pub(super) struct Job {
     pub tokens: Vec<i32>,
     /// The first token whose logits are wanted; all later ones follow.
     pub outputs_from: usize,
 }
 
-/// Tells what to do with the logits of job `job` after its token `at`: the next token, or nothing more.
+/// Tells what to do with the logits of job `job` after its token `at`: the next token, or nothing
+/// more.
 pub(super) trait Reader {
     fn read(&mut self, job: usize, at: usize, logits: &[f32]) -> Option<i32>;
-    /// Job `job` has no more tokens: how many of them to go back to, and the token to go on with from there, if any.
+    /// Job `job` has no more tokens: how many of them to go back to, and the token to go on with
+    /// from there, if any.
     fn back(&mut self, _job: usize) -> Option<(usize, i32)> {
         None
     }
@@ -32,18 +35,26 @@ struct Slot {
 
 /// Count the tokens that all of `prompts` begin with, leaving each at least one of its own.
 pub(super) fn common_prefix(prompts: &[&[i32]]) -> usize {
-    let Some(first) = prompts.first() else { return 0 };
+    let Some(first) = prompts.first() else {
+        return 0;
+    };
     let mut shared = first.len().saturating_sub(1);
     for prompt in prompts {
         shared = shared.min(prompt.len().saturating_sub(1));
-        shared = first[..shared].iter().zip(*prompt).take_while(|(a, b)| a == b).count();
+        shared = first[..shared]
+            .iter()
+            .zip(*prompt)
+            .take_while(|(a, b)| a == b)
+            .count();
     }
     shared
 }
 
-/// Run `jobs` to their ends on an empty context. `room`: the most tokens a job may add to the prefix.
+/// Run `jobs` to their ends on an empty context. `room`: the most tokens a job may add to the
+/// prefix.
 ///
-/// Sequence 0 holds the prefix; each job takes one of the others, and a new one begins as soon as one ends.
+/// Sequence 0 holds the prefix; each job takes one of the others, and a new one begins as soon as
+/// one ends.
 pub(super) fn run(
     context: &mut Context,
     prefix: &[i32],
@@ -52,7 +63,10 @@ pub(super) fn run(
     reader: &mut dyn Reader,
 ) -> Result<(), super::EngineError> {
     let cells = context.params().context as usize;
-    let too_long = |needed: usize| super::EngineError::Context { needed, context: cells };
+    let too_long = |needed: usize| super::EngineError::Context {
+        needed,
+        context: cells,
+    };
     let side_by_side = (cells.saturating_sub(prefix.len()) / room.max(1)).min(SEQUENCES - 1);
     if side_by_side == 0 {
         return Err(too_long(prefix.len() + room));
@@ -62,8 +76,14 @@ pub(super) fn run(
     let mut waiting = jobs.iter().enumerate();
     let mut batch = Batch::default();
     loop {
-        for (number, slot) in slots.iter_mut().enumerate().filter(|(_, slot)| slot.is_none()) {
-            let Some((job, Job { tokens, .. })) = waiting.next() else { break };
+        for (number, slot) in slots
+            .iter_mut()
+            .enumerate()
+            .filter(|(_, slot)| slot.is_none())
+        {
+            let Some((job, Job { tokens, .. })) = waiting.next() else {
+                break;
+            };
             if tokens.len() > room {
                 return Err(too_long(prefix.len() + tokens.len()));
             }
@@ -71,7 +91,11 @@ pub(super) fn run(
             if !prefix.is_empty() {
                 context.fork(0, number as i32 + 1);
             }
-            *slot = Some(Slot { job, at: 0, next: tokens.clone() });
+            *slot = Some(Slot {
+                job,
+                at: 0,
+                next: tokens.clone(),
+            });
         }
         if slots.iter().all(Option::is_none) {
             return Ok(());
@@ -79,7 +103,9 @@ pub(super) fn run(
         let wanted = fill(&mut batch, &mut slots, jobs, prefix.len());
         context.decode(&batch).map_err(super::internal)?;
         for (row, number, at) in wanted {
-            let Some(slot) = &mut slots[number] else { continue };
+            let Some(slot) = &mut slots[number] else {
+                continue;
+            };
             let last = slot.next.is_empty() && at + 1 == slot.at;
             let next = reader.read(slot.job, at, context.logits(row).map_err(super::internal)?);
             match next.filter(|_| slot.at < room) {
@@ -87,7 +113,11 @@ pub(super) fn run(
                 _ if last => match reader.back(slot.job).filter(|(at, _)| *at < room) {
                     Some((at, token)) => {
                         context.truncate(number as i32 + 1, (prefix.len() + at) as i32);
-                        *slot = Slot { at, next: vec![token], ..*slot };
+                        *slot = Slot {
+                            at,
+                            next: vec![token],
+                            ..*slot
+                        };
                     }
                     None => {
                         reader.done(slot.job)?;
@@ -100,8 +130,14 @@ pub(super) fn run(
     }
 }
 
-/// Put as many waiting tokens into one batch as fit; returns (row, slot, token of the job) of each wanted output.
-fn fill(batch: &mut Batch, slots: &mut [Option<Slot>], jobs: &[Job], prefix: usize) -> Vec<(usize, usize, usize)> {
+/// Put as many waiting tokens into one batch as fit; returns (row, slot, token of the job) of each
+/// wanted output.
+fn fill(
+    batch: &mut Batch,
+    slots: &mut [Option<Slot>],
+    jobs: &[Job],
+    prefix: usize,
+) -> Vec<(usize, usize, usize)> {
     batch.clear();
     let mut wanted = Vec::new();
     for (number, slot) in slots.iter_mut().enumerate() {

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use translora_llama::{Adapter, Batch, ChatTemplate, Context, ContextParams, Kernel, LlamaError, Model, map_file};
+use translora_llama::{
+    Adapter, Batch, ChatTemplate, Context, ContextParams, Kernel, LlamaError, Model, map_file,
+};
 
 use super::{BATCH, check_finite, internal, of_path};
 use crate::engine::host::{Decoder, Host, Row, Token, Turn, Weights};
@@ -24,13 +26,25 @@ pub(super) struct GgmlHost {
 impl GgmlHost {
     /// fails: the template in the file does not compile.
     pub(super) fn new(model: Model, info: ModelInfo) -> Result<Self, EngineError> {
-        let refuse = |error: LlamaError| EngineError::Model { path: info.path.clone(), reason: error.to_string() };
+        let refuse = |error: LlamaError| EngineError::Model {
+            path: info.path.clone(),
+            reason: error.to_string(),
+        };
         let (text, template) = match model.metadata("tokenizer.chat_template") {
             Some(text) => (text, model.chat_template().map_err(refuse)?),
-            None => (CHATML.to_owned(), ChatTemplate::new(CHATML.into(), String::new(), String::new()).map_err(refuse)?),
+            None => (
+                CHATML.to_owned(),
+                ChatTemplate::new(CHATML.into(), String::new(), String::new()).map_err(refuse)?,
+            ),
         };
         let bos = model.vocab().bos().filter(|_| model.vocab().adds_bos());
-        Ok(Self { model, info, template, text, bos })
+        Ok(Self {
+            model,
+            info,
+            template,
+            text,
+            bos,
+        })
     }
 }
 
@@ -60,11 +74,17 @@ impl Host for GgmlHost {
     }
 
     fn render(&self, turns: &[Turn], answer: bool) -> Result<String, EngineError> {
-        self.template.render(turns, answer).map_err(|error| EngineError::Template(error.to_string()))
+        self.template
+            .render(turns, answer)
+            .map_err(|error| EngineError::Template(error.to_string()))
     }
 
     fn load(&self, adapter: &Path) -> Result<Weights, EngineError> {
-        let refuse = |reason: String| EngineError::Adapter { path: adapter.to_owned(), base: self.info.path.clone(), reason };
+        let refuse = |reason: String| EngineError::Adapter {
+            path: adapter.to_owned(),
+            base: self.info.path.clone(),
+            reason,
+        };
         let (hash, bytes) = {
             let bytes = map_file(adapter).map_err(|error| of_path(adapter, error))?;
             (ContentHash::of(&bytes), bytes.len() as u64)
@@ -86,7 +106,12 @@ pub(super) struct GgmlDecoder {
 
 impl GgmlDecoder {
     /// fails: too little memory.
-    pub(super) fn new(model: &Model, context: usize, sequences: usize, threads: u32) -> Result<Self, EngineError> {
+    pub(super) fn new(
+        model: &Model,
+        context: usize,
+        sequences: usize,
+        threads: u32,
+    ) -> Result<Self, EngineError> {
         let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let params = ContextParams {
             context: number(context.saturating_mul(sequences)),
@@ -97,18 +122,29 @@ impl GgmlDecoder {
             exact: false,
             kernel: Some(Kernel::for_graphs()),
         };
-        let context = Context::new(model, &params).map_err(|error| EngineError::Memory(error.to_string()))?;
-        Ok(Self { context, active: Vec::new(), batch: Batch::default() })
+        let context =
+            Context::new(model, &params).map_err(|error| EngineError::Memory(error.to_string()))?;
+        Ok(Self {
+            context,
+            active: Vec::new(),
+            batch: Batch::default(),
+        })
     }
 
     fn activate(&mut self, with: &[(Weights, f32)]) -> Result<(), EngineError> {
-        let same = |(a, b): (&(Weights, f32), &(Weights, f32))| a.0.is(&b.0) && a.1.to_bits() == b.1.to_bits();
+        let same = |(a, b): (&(Weights, f32), &(Weights, f32))| {
+            a.0.is(&b.0) && a.1.to_bits() == b.1.to_bits()
+        };
         if self.active.len() == with.len() && self.active.iter().zip(with).all(same) {
             return Ok(());
         }
         let foreign = || EngineError::Internal("an adapter of another engine".into());
-        let of =
-            |(weights, scale): &(Weights, f32)| weights.inner::<Adapter>().map(|adapter| (adapter.clone(), *scale)).ok_or_else(foreign);
+        let of = |(weights, scale): &(Weights, f32)| {
+            weights
+                .inner::<Adapter>()
+                .map(|adapter| (adapter.clone(), *scale))
+                .ok_or_else(foreign)
+        };
         let adapters = with.iter().map(of).collect::<Result<Vec<_>, _>>()?;
         self.context.switch_adapters(&adapters).map_err(internal)?;
         self.active = with.to_vec();
@@ -121,15 +157,31 @@ impl Decoder for GgmlDecoder {
         BATCH
     }
 
-    fn step(&mut self, with: &[(Weights, f32)], rows: &[Row]) -> Result<Vec<Vec<f32>>, EngineError> {
+    fn step(
+        &mut self,
+        with: &[(Weights, f32)],
+        rows: &[Row],
+    ) -> Result<Vec<Vec<f32>>, EngineError> {
         self.activate(with)?;
         self.batch.clear();
         for row in rows {
-            self.batch.push(row.token, row.position as i32, row.sequence as i32, row.output);
+            self.batch.push(
+                row.token,
+                row.position as i32,
+                row.sequence as i32,
+                row.output,
+            );
         }
         self.context.decode(&self.batch).map_err(internal)?;
         let wanted = rows.iter().enumerate().filter(|(_, row)| row.output);
-        wanted.map(|(at, _)| self.context.logits(at).map(<[f32]>::to_vec).map_err(internal)).collect()
+        wanted
+            .map(|(at, _)| {
+                self.context
+                    .logits(at)
+                    .map(<[f32]>::to_vec)
+                    .map_err(internal)
+            })
+            .collect()
     }
 
     fn truncate(&mut self, sequence: usize, from: usize) {

@@ -5,28 +5,48 @@ use crate::record::{Pair, Rng};
 use super::decode::{self, Job, Reader, common_prefix};
 use super::softmax::{argmax, draw, log_probability};
 use super::{GgmlModel, internal};
-use crate::engine::{Answer, CompletionScore, Continuation, EngineError, Generate, GenerateRequest, Label, Score, Talk, With};
+use crate::engine::{
+    Answer, CompletionScore, Continuation, EngineError, Generate, GenerateRequest, Label, Score,
+    Talk, With,
+};
 
 impl Generate for GgmlModel {
-    fn generate(&mut self, with: With, request: &GenerateRequest, talk: &mut Talk<'_>) -> Result<Vec<Continuation>, EngineError> {
+    fn generate(
+        &mut self,
+        with: With,
+        request: &GenerateRequest,
+        talk: &mut Talk<'_>,
+    ) -> Result<Vec<Continuation>, EngineError> {
         let prefix = match request.chat {
             true => self.chat.prompt(&self.model, &request.prefix),
             false => self.chat.raw(&self.model, &request.prefix, false),
         };
         let prefix = prefix.map_err(internal)?;
-        let Some((last, shared)) = prefix.split_last() else { return Ok(Vec::new()) };
+        let Some((last, shared)) = prefix.split_last() else {
+            return Ok(Vec::new());
+        };
         let count = request.openings.len();
         let mut jobs = Vec::with_capacity(count);
         for opening in &request.openings {
-            // Words of a list are written with the space before them, those of an answer as they are.
-            let text = if opening.is_empty() || request.chat { opening.clone() } else { format!(" {opening}") };
+            // Words of a list are written with the space before them, those of an answer as they
+            // are.
+            let text = if opening.is_empty() || request.chat {
+                opening.clone()
+            } else {
+                format!(" {opening}")
+            };
             let opened = self.model.vocab().encode(&text, false).map_err(internal)?;
-            jobs.push(Job { outputs_from: opened.len(), tokens: [&[*last][..], &opened].concat() });
+            jobs.push(Job {
+                outputs_from: opened.len(),
+                tokens: [&[*last][..], &opened].concat(),
+            });
         }
         let longest = jobs.iter().map(|job| job.tokens.len()).max().unwrap_or(0);
         let model = self.model.clone();
         let mut sampler = Sampler {
-            random: (0..count).map(|i| Rng::new(request.seed.wrapping_add(i as u64), "generate")).collect(),
+            random: (0..count)
+                .map(|i| Rng::new(request.seed.wrapping_add(i as u64), "generate"))
+                .collect(),
             texts: vec![Vec::new(); count],
             counts: vec![0; count],
             finished: vec![false; count],
@@ -35,17 +55,33 @@ impl Generate for GgmlModel {
             request,
             talk,
         };
-        decode::run(self.ready(with)?, shared, &jobs, longest + request.tokens_max, &mut sampler)?;
-        let ended = sampler.texts.into_iter().zip(sampler.counts).zip(sampler.finished);
+        decode::run(
+            self.ready(with)?,
+            shared,
+            &jobs,
+            longest + request.tokens_max,
+            &mut sampler,
+        )?;
+        let ended = sampler
+            .texts
+            .into_iter()
+            .zip(sampler.counts)
+            .zip(sampler.finished);
         let text = |opening: &str, bytes: Vec<u8>| {
             let text = String::from_utf8_lossy(&bytes);
-            let head = if request.stop.is_empty() { &text } else { text.split(&request.stop).next().unwrap_or_default() };
+            let head = if request.stop.is_empty() {
+                &text
+            } else {
+                text.split(&request.stop).next().unwrap_or_default()
+            };
             format!("{opening}{head}")
         };
-        let one = |(opening, ((bytes, tokens), finished)): (&String, ((Vec<u8>, usize), bool))| Continuation {
-            text: text(opening, bytes),
-            tokens,
-            finished,
+        let one = |(opening, ((bytes, tokens), finished)): (&String, ((Vec<u8>, usize), bool))| {
+            Continuation {
+                text: text(opening, bytes),
+                tokens,
+                finished,
+            }
         };
         Ok(request.openings.iter().zip(ended).map(one).collect())
     }
@@ -75,7 +111,11 @@ impl Reader for Sampler<'_, '_> {
         }
         self.texts[job].extend(self.vocab.piece(token, false));
         let stop = self.request.stop.as_bytes();
-        if !stop.is_empty() && self.texts[job].windows(stop.len()).any(|window| window == stop) {
+        if !stop.is_empty()
+            && self.texts[job]
+                .windows(stop.len())
+                .any(|window| window == stop)
+        {
             self.finished[job] = true;
             return None;
         }
@@ -89,23 +129,48 @@ impl Reader for Sampler<'_, '_> {
 }
 
 impl Label for GgmlModel {
-    fn answer(&mut self, with: With, prompts: &[String], tokens_max: usize, talk: &mut Talk<'_>) -> Result<Vec<Answer>, EngineError> {
+    fn answer(
+        &mut self,
+        with: With,
+        prompts: &[String],
+        tokens_max: usize,
+        talk: &mut Talk<'_>,
+    ) -> Result<Vec<Answer>, EngineError> {
         let (prefix, jobs) = self.prompts(prompts)?;
         let longest = jobs.iter().map(|job| job.tokens.len()).max().unwrap_or(0);
         let model = self.model.clone();
         let mut greedy = Greedy {
             starts: jobs.iter().map(|job| job.outputs_from).collect(),
             tokens: vec![Vec::new(); jobs.len()],
-            answers: vec![Answer { text: String::new(), tokens: 0, finished: false, log_probability: 0.0 }; jobs.len()],
+            answers: vec![
+                Answer {
+                    text: String::new(),
+                    tokens: 0,
+                    finished: false,
+                    log_probability: 0.0
+                };
+                jobs.len()
+            ],
             done: 0,
             vocab: model.vocab(),
             tokens_max,
             talk,
         };
-        decode::run(self.ready(with)?, &prefix, &jobs, longest + tokens_max, &mut greedy)?;
+        decode::run(
+            self.ready(with)?,
+            &prefix,
+            &jobs,
+            longest + tokens_max,
+            &mut greedy,
+        )?;
         let (tokens, answers) = (greedy.tokens, greedy.answers);
-        let texts = tokens.iter().map(|tokens| String::from_utf8_lossy(&model.vocab().decode(tokens)).into_owned());
-        Ok(texts.zip(answers).map(|(text, answer)| Answer { text, ..answer }).collect())
+        let texts = tokens
+            .iter()
+            .map(|tokens| String::from_utf8_lossy(&model.vocab().decode(tokens)).into_owned());
+        Ok(texts
+            .zip(answers)
+            .map(|(text, answer)| Answer { text, ..answer })
+            .collect())
     }
 }
 
@@ -141,39 +206,85 @@ impl Reader for Greedy<'_, '_> {
 }
 
 impl Score for GgmlModel {
-    fn score(&mut self, with: With, pairs: &[Pair], talk: &mut Talk<'_>) -> Result<Vec<CompletionScore>, EngineError> {
+    fn score(
+        &mut self,
+        with: With,
+        pairs: &[Pair],
+        talk: &mut Talk<'_>,
+    ) -> Result<Vec<CompletionScore>, EngineError> {
         let prompts: Vec<String> = pairs.iter().map(|pair| pair.prompt.clone()).collect();
         let (prefix, mut jobs) = self.prompts(&prompts)?;
         let targets = self.append(&mut jobs, pairs)?;
         let longest = jobs.iter().map(|job| job.tokens.len()).max().unwrap_or(0);
-        let mut scorer = Scorer { targets, scores: vec![CompletionScore { log_probability: 0.0, tokens: 0 }; pairs.len()], done: 0, talk };
+        let mut scorer = Scorer {
+            targets,
+            scores: vec![
+                CompletionScore {
+                    log_probability: 0.0,
+                    tokens: 0
+                };
+                pairs.len()
+            ],
+            done: 0,
+            talk,
+        };
         decode::run(self.ready(with)?, &prefix, &jobs, longest, &mut scorer)?;
         Ok(scorer.scores)
     }
 
-    fn preference(&mut self, with: With, prompts: &[String], a: &str, b: &str, talk: &mut Talk<'_>) -> Result<Vec<f64>, EngineError> {
-        let first = |word: &str| self.chat.completion(&self.model, word).map(|tokens| tokens[0]).map_err(internal);
+    fn preference(
+        &mut self,
+        with: With,
+        prompts: &[String],
+        a: &str,
+        b: &str,
+        talk: &mut Talk<'_>,
+    ) -> Result<Vec<f64>, EngineError> {
+        let first = |word: &str| {
+            self.chat
+                .completion(&self.model, word)
+                .map(|tokens| tokens[0])
+                .map_err(internal)
+        };
         let words = [first(a)?, first(b)?];
         if words[0] == words[1] {
-            return Err(EngineError::SameFirstToken { model: self.path(), words: [a.into(), b.into()] });
+            return Err(EngineError::SameFirstToken {
+                model: self.path(),
+                words: [a.into(), b.into()],
+            });
         }
         let (prefix, jobs) = self.prompts(prompts)?;
         let longest = jobs.iter().map(|job| job.tokens.len()).max().unwrap_or(0);
-        let mut reader = Preference { words, margins: vec![0.0; prompts.len()], done: 0, talk };
+        let mut reader = Preference {
+            words,
+            margins: vec![0.0; prompts.len()],
+            done: 0,
+            talk,
+        };
         decode::run(self.ready(with)?, &prefix, &jobs, longest, &mut reader)?;
         Ok(reader.margins)
     }
 
     fn logits(&mut self, with: With, pair: &Pair) -> Result<Vec<Vec<f32>>, EngineError> {
         let (prefix, mut jobs) = self.prompts(std::slice::from_ref(&pair.prompt))?;
-        let completion = self.chat.completion(&self.model, &pair.completion).map_err(internal)?;
+        let completion = self
+            .chat
+            .completion(&self.model, &pair.completion)
+            .map_err(internal)?;
         for job in &mut jobs {
             job.tokens.extend(&completion[..completion.len() - 1]);
         }
         let longest = jobs.iter().map(|job| job.tokens.len()).max().unwrap_or(0);
         let mut keeper = Keeper(Vec::with_capacity(completion.len()));
-        // All by llama.cpp: what is compared with the trainer's must not come from the trainer's kernels.
-        decode::run(self.ready_by(None, with)?, &prefix, &jobs, longest, &mut keeper)?;
+        // All by llama.cpp: what is compared with the trainer's must not come from the trainer's
+        // kernels.
+        decode::run(
+            self.ready_by(None, with)?,
+            &prefix,
+            &jobs,
+            longest,
+            &mut keeper,
+        )?;
         Ok(keeper.0)
     }
 }
@@ -299,7 +410,9 @@ impl Reader for Examiner<'_, '_> {
     }
 
     fn back(&mut self, job: usize) -> Option<(usize, i32)> {
-        let Course::Parts(at, token) = self.rows[job].course else { return None };
+        let Course::Parts(at, token) = self.rows[job].course else {
+            return None;
+        };
         self.rows[job].course = Course::Apart;
         Some((at, token))
     }
@@ -311,7 +424,8 @@ impl Reader for Examiner<'_, '_> {
 }
 
 impl GgmlModel {
-    /// Read each prompt and its completion in one go, and go back to where the greedy answer parts from it, if it does.
+    /// Read each prompt and its completion in one go, and go back to where the greedy answer parts
+    /// from it, if it does.
     pub(super) fn examined(
         &mut self,
         with: With,
@@ -321,19 +435,42 @@ impl GgmlModel {
     ) -> Result<Vec<(Answer, CompletionScore)>, EngineError> {
         let prompts: Vec<String> = pairs.iter().map(|pair| pair.prompt.clone()).collect();
         let (prefix, mut jobs) = self.prompts(&prompts)?;
-        let longest = jobs.iter().map(|job| job.tokens.len() + tokens_max).max().unwrap_or(0);
+        let longest = jobs
+            .iter()
+            .map(|job| job.tokens.len() + tokens_max)
+            .max()
+            .unwrap_or(0);
         let targets = self.append(&mut jobs, pairs)?;
-        let longest = jobs.iter().map(|job| job.tokens.len()).max().unwrap_or(0).max(longest);
+        let longest = jobs
+            .iter()
+            .map(|job| job.tokens.len())
+            .max()
+            .unwrap_or(0)
+            .max(longest);
         let row = |target| Examined {
             target,
-            score: CompletionScore { log_probability: 0.0, tokens: 0 },
-            answer: Answer { text: String::new(), tokens: 0, finished: false, log_probability: 0.0 },
+            score: CompletionScore {
+                log_probability: 0.0,
+                tokens: 0,
+            },
+            answer: Answer {
+                text: String::new(),
+                tokens: 0,
+                finished: false,
+                log_probability: 0.0,
+            },
             tokens: Vec::new(),
             course: Course::Same,
         };
         let model = self.model.clone();
         let rows = targets.into_iter().map(row).collect();
-        let mut examiner = Examiner { rows, done: 0, vocab: model.vocab(), tokens_max, talk };
+        let mut examiner = Examiner {
+            rows,
+            done: 0,
+            vocab: model.vocab(),
+            tokens_max,
+            talk,
+        };
         decode::run(self.ready(with)?, &prefix, &jobs, longest, &mut examiner)?;
         let read = |row: Examined| {
             let text = String::from_utf8_lossy(&model.vocab().decode(&row.tokens)).into_owned();
@@ -342,24 +479,38 @@ impl GgmlModel {
         Ok(examiner.rows.into_iter().map(read).collect())
     }
 
-    /// Let each job go on with the completion of its pair; returns where that is first predicted, and its tokens.
-    fn append(&self, jobs: &mut [Job], pairs: &[Pair]) -> Result<Vec<(usize, Vec<i32>)>, EngineError> {
+    /// Let each job go on with the completion of its pair; returns where that is first predicted,
+    /// and its tokens.
+    fn append(
+        &self,
+        jobs: &mut [Job],
+        pairs: &[Pair],
+    ) -> Result<Vec<(usize, Vec<i32>)>, EngineError> {
         let one = |(job, pair): (&mut Job, &Pair)| {
-            let completion = self.chat.completion(&self.model, &pair.completion).map_err(internal)?;
+            let completion = self
+                .chat
+                .completion(&self.model, &pair.completion)
+                .map_err(internal)?;
             job.tokens.extend(&completion[..completion.len() - 1]);
             Ok((job.outputs_from, completion))
         };
         jobs.iter_mut().zip(pairs).map(one).collect()
     }
 
-    /// Encode chat prompts: what they all begin with, and a job for the rest of each that wants logits at its last token.
+    /// Encode chat prompts: what they all begin with, and a job for the rest of each that wants
+    /// logits at its last token.
     pub(super) fn prompts(&self, prompts: &[String]) -> Result<(Vec<i32>, Vec<Job>), EngineError> {
         let encode = |prompt: &String| self.chat.prompt(&self.model, prompt).map_err(internal);
         let encoded = prompts.iter().map(encode).collect::<Result<Vec<_>, _>>()?;
         let slices: Vec<&[i32]> = encoded.iter().map(Vec::as_slice).collect();
         let shared = common_prefix(&slices);
-        let job = |tokens: &&[i32]| Job { tokens: tokens[shared..].to_vec(), outputs_from: tokens.len() - shared - 1 };
-        let prefix = slices.first().map_or(Vec::new(), |first| first[..shared].to_vec());
+        let job = |tokens: &&[i32]| Job {
+            tokens: tokens[shared..].to_vec(),
+            outputs_from: tokens.len() - shared - 1,
+        };
+        let prefix = slices
+            .first()
+            .map_or(Vec::new(), |first| first[..shared].to_vec());
         Ok((prefix, slices.iter().map(job).collect()))
     }
 }

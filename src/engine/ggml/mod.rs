@@ -1,17 +1,23 @@
 //! The real engine: llama.cpp runs the models, `translora_quantized` trains on them.
 //!
-//! The only room that names those crates. Turns their errors into this room's and text into tokens under the model's own template.
+//! The only room that names those crates. Turns their errors into this room's and text into tokens
+//! under the model's own template.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use translora_gguf::{Gguf, TensorKind, dequantize};
-use translora_llama::{Adapter, Backend, Context, ContextParams, Kernel, LlamaError, ModelParams, map_file};
+use translora_llama::{
+    Adapter, Backend, Context, ContextParams, Kernel, LlamaError, ModelParams, map_file,
+};
 
 use self::chat::Chat;
 use super::host::Hosted;
-use super::{AdapterId, Answer, CompletionScore, Engine, EngineError, Model, ModelInfo, OpenOptions, Spelling, Talk, With};
+use super::{
+    AdapterId, Answer, CompletionScore, Engine, EngineError, Model, ModelInfo, OpenOptions,
+    Spelling, Talk, With,
+};
 use crate::record::{ContentHash, Pair};
 
 pub mod bench;
@@ -90,29 +96,59 @@ impl Engine for GgmlEngine {
         Ok(Box::new(GgmlModel::open(self.backend, base, options)?))
     }
 
-    fn host(&self, base: &Path, options: &OpenOptions, sequences: usize) -> Result<Hosted, EngineError> {
+    fn host(
+        &self,
+        base: &Path,
+        options: &OpenOptions,
+        sequences: usize,
+    ) -> Result<Hosted, EngineError> {
         let (model, info) = load(self.backend, base, options)?;
         let decoder = host::GgmlDecoder::new(&model, info.context, sequences, threads(options))?;
-        Ok(Hosted { host: Arc::new(host::GgmlHost::new(model, info)?), decoder: Box::new(decoder) })
+        Ok(Hosted {
+            host: Arc::new(host::GgmlHost::new(model, info)?),
+            decoder: Box::new(decoder),
+        })
     }
 }
 
 /// Load a plain decoder model that has a tokenizer, and say what it is.
-fn load(backend: Backend, base: &Path, options: &OpenOptions) -> Result<(translora_llama::Model, ModelInfo), EngineError> {
-    let refuse = |reason: String| EngineError::Model { path: base.to_owned(), reason };
+fn load(
+    backend: Backend,
+    base: &Path,
+    options: &OpenOptions,
+) -> Result<(translora_llama::Model, ModelInfo), EngineError> {
+    let refuse = |reason: String| EngineError::Model {
+        path: base.to_owned(),
+        reason,
+    };
     let hash = {
         let bytes = map_file(base).map_err(|error| of_path(base, error))?;
         ContentHash::of(&bytes)
     };
-    let params = ModelParams { gpu_layers: options.gpu_layers, device: options.device.clone(), mmap: true, repack: options.repack };
-    let model = translora_llama::Model::load(backend, base, &params).map_err(|error| of_path(base, error))?;
+    let params = ModelParams {
+        gpu_layers: options.gpu_layers,
+        device: options.device.clone(),
+        mmap: true,
+        repack: options.repack,
+    };
+    let model = translora_llama::Model::load(backend, base, &params)
+        .map_err(|error| of_path(base, error))?;
     if let Some(reason) = model.unusual() {
-        return Err(refuse(format!("{reason}; translora runs plain decoder models")));
+        return Err(refuse(format!(
+            "{reason}; translora runs plain decoder models"
+        )));
     }
     if model.vocab().is_absent() {
-        return Err(refuse("it has no tokenizer; use a GGUF that holds one".into()));
+        return Err(refuse(
+            "it has no tokenizer; use a GGUF that holds one".into(),
+        ));
     }
-    let number = |key: &str| model.metadata(&format!("{}.{key}", model.architecture()))?.parse::<usize>().ok();
+    let number = |key: &str| {
+        model
+            .metadata(&format!("{}.{key}", model.architecture()))?
+            .parse::<usize>()
+            .ok()
+    };
     let trained = number("context_length").unwrap_or(CONTEXT_DEFAULT);
     let info = ModelInfo {
         path: base.to_owned(),
@@ -124,13 +160,21 @@ fn load(backend: Backend, base: &Path, options: &OpenOptions) -> Result<(translo
         layers: model.layers(),
         width: number("embedding_length").unwrap_or(WIDTH_DEFAULT),
         vocabulary: model.vocab().len(),
-        context: if options.context > 0 { options.context } else { trained.min(CONTEXT_DEFAULT) },
+        context: if options.context > 0 {
+            options.context
+        } else {
+            trained.min(CONTEXT_DEFAULT)
+        },
     };
     Ok((model, info))
 }
 
 fn threads(options: &OpenOptions) -> u32 {
-    let threads = if options.threads > 0 { options.threads } else { num_cpus::get_physical() };
+    let threads = if options.threads > 0 {
+        options.threads
+    } else {
+        num_cpus::get_physical()
+    };
     u32::try_from(threads).unwrap_or(1)
 }
 
@@ -153,10 +197,24 @@ pub(crate) struct GgmlModel {
 impl GgmlModel {
     fn open(backend: Backend, base: &Path, options: &OpenOptions) -> Result<Self, EngineError> {
         let (model, info) = load(backend, base, options)?;
-        let chat = Chat::of(&model).map_err(|error| EngineError::Model { path: base.to_owned(), reason: error.to_string() })?;
+        let chat = Chat::of(&model).map_err(|error| EngineError::Model {
+            path: base.to_owned(),
+            reason: error.to_string(),
+        })?;
         let threads = threads(options);
         let (options, spelled) = (options.clone(), OnceLock::new());
-        Ok(Self { backend, model, chat, info, adapters: Vec::new(), context: None, active: With::Base, threads, options, spelled })
+        Ok(Self {
+            backend,
+            model,
+            chat,
+            info,
+            adapters: Vec::new(),
+            context: None,
+            active: With::Base,
+            threads,
+            options,
+            spelled,
+        })
     }
 
     /// What errors call this model.
@@ -169,7 +227,15 @@ impl GgmlModel {
         if !self.options.repack {
             return Ok(self.model.clone());
         }
-        Ok(load(self.backend, &self.info.path, &OpenOptions { repack: false, ..self.options.clone() })?.0)
+        Ok(load(
+            self.backend,
+            &self.info.path,
+            &OpenOptions {
+                repack: false,
+                ..self.options.clone()
+            },
+        )?
+        .0)
     }
 
     /// The inference context with `with` active and nothing remembered.
@@ -178,10 +244,16 @@ impl GgmlModel {
     }
 
     /// The same with wide products by this kernel (`ContextParams` has it).
-    fn ready_by(&mut self, kernel: Option<Kernel>, with: With) -> Result<&mut Context, EngineError> {
-        self.context.take_if(|context| context.params().kernel != kernel);
+    fn ready_by(
+        &mut self,
+        kernel: Option<Kernel>,
+        with: With,
+    ) -> Result<&mut Context, EngineError> {
+        self.context
+            .take_if(|context| context.params().kernel != kernel);
         if self.context.is_none() {
-            // Cells are shared by all sequences: room for one full-length sequence, or for many short ones.
+            // Cells are shared by all sequences: room for one full-length sequence, or for many
+            // short ones.
             let cells = u32::try_from(self.info.context.max(CONTEXT_DEFAULT)).unwrap_or(u32::MAX);
             let params = ContextParams {
                 context: cells,
@@ -192,15 +264,23 @@ impl GgmlModel {
                 exact: false,
                 kernel,
             };
-            self.context = Some(Context::new(&self.model, &params).map_err(|error| EngineError::Memory(error.to_string()))?);
+            self.context = Some(
+                Context::new(&self.model, &params)
+                    .map_err(|error| EngineError::Memory(error.to_string()))?,
+            );
             self.active = With::Base;
         }
-        let Some(context) = self.context.as_mut() else { return Err(EngineError::Internal("no context".into())) };
+        let Some(context) = self.context.as_mut() else {
+            return Err(EngineError::Internal("no context".into()));
+        };
         if self.active != with {
             let chosen = match with {
                 With::Base => Vec::new(),
                 With::Adapter(AdapterId(index)) => {
-                    let adapter = self.adapters.get(index).ok_or_else(|| EngineError::Internal(format!("adapter {index}")))?;
+                    let adapter = self
+                        .adapters
+                        .get(index)
+                        .ok_or_else(|| EngineError::Internal(format!("adapter {index}")))?;
                     vec![(adapter.clone(), 1.0)]
                 }
             };
@@ -218,7 +298,11 @@ impl Model for GgmlModel {
     }
 
     fn attach(&mut self, adapter: &Path) -> Result<AdapterId, EngineError> {
-        let refuse = |reason: String| EngineError::Adapter { path: adapter.to_owned(), base: self.info.path.clone(), reason };
+        let refuse = |reason: String| EngineError::Adapter {
+            path: adapter.to_owned(),
+            base: self.info.path.clone(),
+            reason,
+        };
         check_finite(adapter).map_err(&refuse)?;
         let loaded = Adapter::load(&self.model, adapter).map_err(|error| match error {
             LlamaError::AdapterLoad { reason, .. } => refuse(reason),
@@ -239,14 +323,29 @@ impl Model for GgmlModel {
     }
 
     fn check_text(&self, text: &str) -> Result<(), EngineError> {
-        let refuse = |back: String| EngineError::Tokenizer { model: self.path(), text: clipped(text), back: clipped(&back) };
-        let tokens = self.model.vocab().encode(text, false).map_err(|error| refuse(error.to_string()))?;
+        let refuse = |back: String| EngineError::Tokenizer {
+            model: self.path(),
+            text: clipped(text),
+            back: clipped(&back),
+        };
+        let tokens = self
+            .model
+            .vocab()
+            .encode(text, false)
+            .map_err(|error| refuse(error.to_string()))?;
         if tokens.len() > self.info.context {
-            return Err(EngineError::Context { needed: tokens.len(), context: self.info.context });
+            return Err(EngineError::Context {
+                needed: tokens.len(),
+                context: self.info.context,
+            });
         }
         let back = String::from_utf8_lossy(&self.model.vocab().decode(&tokens)).into_owned();
         // Sentence-piece vocabularies write a space in front.
-        if back.trim_start() == text.trim_start() { Ok(()) } else { Err(refuse(back)) }
+        if back.trim_start() == text.trim_start() {
+            Ok(())
+        } else {
+            Err(refuse(back))
+        }
     }
 }
 
@@ -264,10 +363,19 @@ fn clipped(text: &str) -> String {
 fn check_finite(path: &Path) -> Result<(), String> {
     let bytes = map_file(path).map_err(|error| error.to_string())?;
     let gguf = Gguf::parse(&bytes).map_err(|error| error.to_string())?;
-    for tensor in gguf.tensors().iter().filter(|tensor| matches!(tensor.kind, TensorKind::F32 | TensorKind::F16 | TensorKind::BF16)) {
-        let values = dequantize(tensor.kind, gguf.data(tensor)).map_err(|error| error.to_string())?;
+    for tensor in gguf.tensors().iter().filter(|tensor| {
+        matches!(
+            tensor.kind,
+            TensorKind::F32 | TensorKind::F16 | TensorKind::BF16
+        )
+    }) {
+        let values =
+            dequantize(tensor.kind, gguf.data(tensor)).map_err(|error| error.to_string())?;
         if let Some(at) = values.iter().position(|value| !value.is_finite()) {
-            return Err(format!("{} holds {} at element {at}", tensor.name, values[at]));
+            return Err(format!(
+                "{} holds {} at element {at}",
+                tensor.name, values[at]
+            ));
         }
     }
     Ok(())
@@ -275,21 +383,50 @@ fn check_finite(path: &Path) -> Result<(), String> {
 
 /// How much runs where, and then operation, how often, and where, one line each.
 pub(crate) fn placement_lines(placement: &translora_quantized::Placement) -> Vec<String> {
-    let line = |((operation, device), count): ((&String, &String), &usize)| format!("{operation:28} {count:6}  {device}");
-    let mut devices: Vec<&String> = placement.operations.keys().map(|(_, device)| device).collect();
+    let line = |((operation, device), count): ((&String, &String), &usize)| {
+        format!("{operation:28} {count:6}  {device}")
+    };
+    let mut devices: Vec<&String> = placement
+        .operations
+        .keys()
+        .map(|(_, device)| device)
+        .collect();
     devices.sort_unstable();
     devices.dedup();
-    let sums: Vec<String> = devices.iter().map(|device| format!("{} on {device}", placement.on(device))).collect();
-    let first = format!("operations of a step: {}, in {} parts between which values move", sums.join(", "), placement.splits);
-    std::iter::once(first).chain(placement.operations.iter().map(|((what, at), count)| line(((what, at), count)))).collect()
+    let sums: Vec<String> = devices
+        .iter()
+        .map(|device| format!("{} on {device}", placement.on(device)))
+        .collect();
+    let first = format!(
+        "operations of a step: {}, in {} parts between which values move",
+        sums.join(", "),
+        placement.splits
+    );
+    std::iter::once(first)
+        .chain(
+            placement
+                .operations
+                .iter()
+                .map(|((what, at), count)| line(((what, at), count))),
+        )
+        .collect()
 }
 
 fn of_path(path: &Path, error: LlamaError) -> EngineError {
     match error {
         LlamaError::Io { path, source } => EngineError::Io { path, source },
-        LlamaError::ModelLoad { reason, .. } => EngineError::Model { path: path.to_owned(), reason },
-        LlamaError::Gguf { path, source } => EngineError::Model { path, reason: source.to_string() },
-        other => EngineError::Model { path: PathBuf::from(path), reason: other.to_string() },
+        LlamaError::ModelLoad { reason, .. } => EngineError::Model {
+            path: path.to_owned(),
+            reason,
+        },
+        LlamaError::Gguf { path, source } => EngineError::Model {
+            path,
+            reason: source.to_string(),
+        },
+        other => EngineError::Model {
+            path: PathBuf::from(path),
+            reason: other.to_string(),
+        },
     }
 }
 

@@ -1,6 +1,7 @@
-//! Passes over the logits of a vocabulary: the likeliest token, a log probability, a draw. Some hundred thousand numbers are read for each
-//! token of each sequence while the model waits, so they are read in vectors: sums have lanes of their own, which the compiler may keep side
-//! by side, and no machine sums in another order.
+//! Passes over the logits of a vocabulary: the likeliest token, a log probability, a draw. Some
+//! hundred thousand numbers are read for each token of each sequence while the model waits, so they
+//! are read in vectors: sums have lanes of their own, which the compiler may keep side by side, and
+//! no machine sums in another order.
 
 use crate::record::Rng;
 
@@ -14,20 +15,29 @@ const LEAST: f32 = -85.0;
 /// The likeliest token; of equals the first.
 pub(super) fn argmax(logits: &[f32]) -> i32 {
     let highest = highest(logits);
-    logits.iter().position(|logit| *logit == highest).unwrap_or(0) as i32
+    logits
+        .iter()
+        .position(|logit| *logit == highest)
+        .unwrap_or(0) as i32
 }
 
 /// The natural log of the probability that `logits` give `token`.
 pub(super) fn log_probability(logits: &[f32], token: i32) -> f64 {
     let highest = highest(logits);
-    let total: f64 = logits.chunks(CHUNK).map(|chunk| sum(chunk, highest, 1.0)).sum();
+    let total: f64 = logits
+        .chunks(CHUNK)
+        .map(|chunk| sum(chunk, highest, 1.0))
+        .sum();
     f64::from(logits[token as usize] - highest) - total.ln()
 }
 
 /// The natural log of Σ e^logit: what a logit has to lose to be a log probability.
 pub(super) fn log_total(logits: &[f32]) -> f64 {
     let highest = highest(logits);
-    let total: f64 = logits.chunks(CHUNK).map(|chunk| sum(chunk, highest, 1.0)).sum();
+    let total: f64 = logits
+        .chunks(CHUNK)
+        .map(|chunk| sum(chunk, highest, 1.0))
+        .sum();
     f64::from(highest) + total.ln()
 }
 
@@ -37,7 +47,10 @@ pub(super) fn draw(logits: &[f32], temperature: f32, random: &mut Rng) -> i32 {
         return argmax(logits);
     }
     let (highest, sharpness) = (highest(logits), 1.0 / temperature);
-    let sums: Vec<f64> = logits.chunks(CHUNK).map(|chunk| sum(chunk, highest, sharpness)).collect();
+    let sums: Vec<f64> = logits
+        .chunks(CHUNK)
+        .map(|chunk| sum(chunk, highest, sharpness))
+        .collect();
     let mut left = random.unit() * sums.iter().sum::<f64>();
     for (chunk, sum) in sums.iter().enumerate() {
         if left > *sum {
@@ -73,7 +86,10 @@ fn highest(logits: &[f32]) -> f32 {
             *lane = larger(*lane, *logit);
         }
     }
-    lanes.into_iter().chain(rest.iter().copied()).fold(f32::NEG_INFINITY, larger)
+    lanes
+        .into_iter()
+        .chain(rest.iter().copied())
+        .fold(f32::NEG_INFINITY, larger)
 }
 
 /// Σ e^((x − highest) · sharpness)
@@ -89,7 +105,8 @@ fn sum(chunk: &[f32], highest: f32, sharpness: f32) -> f64 {
     lanes.into_iter().chain(rest).map(f64::from).sum()
 }
 
-/// e^x for x ≤ 0, to two units in the last place; nothing below `LEAST`. Without a branch and without a table, so that it goes into vectors.
+/// e^x for x ≤ 0, to two units in the last place; nothing below `LEAST`. Without a branch and
+/// without a table, so that it goes into vectors.
 ///
 /// source: Cephes, `expf`
 #[inline(always)]
@@ -101,9 +118,19 @@ fn exp(x: f32) -> f32 {
     let whole = rounded - ROUNDING;
     // ln 2 in two parts, of which the first times a small whole number is exact.
     let rest = kept - whole * 0.693_359_4 - whole * -2.121_944_4e-4;
-    let tail =
-        ((((1.987_569_1e-4 * rest + 1.398_199_9e-3) * rest + 8.333_452e-3) * rest + 4.166_579_6e-2) * rest + 0.166_666_66) * rest + 0.5;
-    let power = f32::from_bits(rounded.to_bits().wrapping_sub(ROUNDING.to_bits()).wrapping_add(127) << 23);
+    let tail = ((((1.987_569_1e-4 * rest + 1.398_199_9e-3) * rest + 8.333_452e-3) * rest
+        + 4.166_579_6e-2)
+        * rest
+        + 0.166_666_66)
+        * rest
+        + 0.5;
+    let power = f32::from_bits(
+        rounded
+            .to_bits()
+            .wrapping_sub(ROUNDING.to_bits())
+            .wrapping_add(127)
+            << 23,
+    );
     let value = (tail * rest * rest + rest + 1.0) * power;
     if x > LEAST { value } else { 0.0 }
 }
@@ -123,16 +150,29 @@ mod tests {
             let x = -step as f32 * 5e-4;
             let right = f64::from(x).exp();
             let error = (f64::from(exp(x)) - right).abs() / right;
-            assert!(x <= LEAST || error < 2.5e-7, "e^{x}: {} is off by {error}", exp(x));
+            assert!(
+                x <= LEAST || error < 2.5e-7,
+                "e^{x}: {} is off by {error}",
+                exp(x)
+            );
         }
-        assert_eq!((exp(0.0), exp(LEAST), exp(-1e9), exp(f32::NEG_INFINITY)), (1.0, 0.0, 0.0, 0.0));
+        assert_eq!(
+            (exp(0.0), exp(LEAST), exp(-1e9), exp(f32::NEG_INFINITY)),
+            (1.0, 0.0, 0.0, 0.0)
+        );
     }
 
     #[test]
     fn the_likeliest_is_the_first_of_the_largest() {
         for count in [1, 5, 16, 33, 5000] {
             let mut logits = random(count, 3.0);
-            let right = (0..count).fold(0, |best, token| if logits[token] > logits[best] { token } else { best });
+            let right = (0..count).fold(0, |best, token| {
+                if logits[token] > logits[best] {
+                    token
+                } else {
+                    best
+                }
+            });
             assert_eq!(argmax(&logits), right as i32);
             let highest = logits[right];
             logits[count - 1] = highest;
@@ -158,14 +198,21 @@ mod tests {
         let (mut logits, temperature) = (random(3000, 1.0), 0.7);
         (logits[5], logits[1023], logits[2047], logits[2999]) = (7.0, 6.5, 7.5, 7.2);
         logits[1500] = f32::NEG_INFINITY;
-        let weights: Vec<f64> = logits.iter().map(|x| (f64::from(*x) / f64::from(temperature)).exp()).collect();
+        let weights: Vec<f64> = logits
+            .iter()
+            .map(|x| (f64::from(*x) / f64::from(temperature)).exp())
+            .collect();
         let total: f64 = weights.iter().sum();
         let mut rng = Rng::new(3, "draws");
         let mut counts = vec![0_usize; logits.len()];
         (0..DRAWS).for_each(|_| counts[draw(&logits, temperature, &mut rng) as usize] += 1);
         for token in [5, 1023, 2047, 2999] {
             let expected = DRAWS as f64 * weights[token] / total;
-            assert!((counts[token] as f64 - expected).abs() < 5.0 * expected.sqrt(), "{token}: {} of {expected:.0}", counts[token]);
+            assert!(
+                (counts[token] as f64 - expected).abs() < 5.0 * expected.sqrt(),
+                "{token}: {} of {expected:.0}",
+                counts[token]
+            );
         }
         assert_eq!(counts[1500], 0);
         assert_eq!(draw(&logits, 0.0, &mut rng), 2047);

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 use super::decode::{self, Job, Reader};
 use super::softmax::log_total;
 use super::{GgmlModel, internal};
-use crate::engine::{EngineError, Lesson, LogsOf, Spelling, Spoken, Talk, Teach, Token, With, WordsOf};
+use crate::engine::{
+    EngineError, Lesson, LogsOf, Spelling, Spoken, Talk, Teach, Token, With, WordsOf,
+};
 use crate::record::{ContentHash, Pair};
 
 impl Teach for GgmlModel {
@@ -14,48 +16,95 @@ impl Teach for GgmlModel {
         let chunk = |token: i32| {
             let piece = vocab.piece(token, true);
             let flags = u8::from(vocab.is_end(token)) | u8::from(vocab.is_control(token)) << 1;
-            Ok::<_, std::convert::Infallible>([&(piece.len() as u32).to_le_bytes()[..], &[flags], &piece].concat())
+            Ok::<_, std::convert::Infallible>(
+                [&(piece.len() as u32).to_le_bytes()[..], &[flags], &piece].concat(),
+            )
         };
         let words = i32::try_from(vocab.len()).unwrap_or(i32::MAX);
-        let end: Vec<u8> = self.chat.end().iter().flat_map(|token| token.to_le_bytes()).collect();
+        let end: Vec<u8> = self
+            .chat
+            .end()
+            .iter()
+            .flat_map(|token| token.to_le_bytes())
+            .collect();
         let Ok(hash) = ContentHash::of_chunks((0..words).map(chunk).chain([Ok(end)]));
         hash
     }
 
     fn tokens(&self, completion: &str) -> Result<Vec<Token>, EngineError> {
-        let ids = self.chat.completion(&self.model, completion).map_err(internal)?;
+        let ids = self
+            .chat
+            .completion(&self.model, completion)
+            .map_err(internal)?;
         let ends = self.chat.end();
         let (text, end) = ids.split_at(ids.len() - ends.len());
         let mut tokens = self.spans(text, completion.as_bytes());
         let last = (completion.len(), completion.len());
         // Only an end that is one token means the same everywhere.
         let bytes = (ends.len() == 1).then_some(last);
-        tokens.extend(end.iter().map(|&id| Token { id, bytes, ends: ends.len() == 1, spaced: false }));
+        tokens.extend(end.iter().map(|&id| Token {
+            id,
+            bytes,
+            ends: ends.len() == 1,
+            spaced: false,
+        }));
         Ok(tokens)
     }
 
     fn word(&self, spelling: &Spelling) -> Option<i32> {
-        self.spelled.get_or_init(|| self.spell()).get(spelling).copied()
+        self.spelled
+            .get_or_init(|| self.spell())
+            .get(spelling)
+            .copied()
     }
 
-    fn teach(&mut self, with: With, pairs: &[Pair], words: usize, talk: &mut Talk<'_>) -> Result<Lesson, EngineError> {
+    fn teach(
+        &mut self,
+        with: With,
+        pairs: &[Pair],
+        words: usize,
+        talk: &mut Talk<'_>,
+    ) -> Result<Lesson, EngineError> {
         let told = self.listen(with, pairs, &Asked::Likeliest(words), talk)?;
         let mut lesson = Lesson::default();
         for (pair, told) in pairs.iter().zip(told) {
-            let spoken = self.tokens(&pair.completion)?.into_iter().zip(told).map(|(token, words)| Spoken { token, words });
+            let spoken = self
+                .tokens(&pair.completion)?
+                .into_iter()
+                .zip(told)
+                .map(|(token, words)| Spoken { token, words });
             lesson.answers.push(spoken.collect());
         }
-        let named = lesson.answers.iter().flatten().flat_map(|spoken| &spoken.words).map(|(word, _)| *word);
+        let named = lesson
+            .answers
+            .iter()
+            .flatten()
+            .flat_map(|spoken| &spoken.words)
+            .map(|(word, _)| *word);
         let mut named: Vec<i32> = named.collect();
         named.sort_unstable();
         named.dedup();
-        lesson.spelling = named.into_iter().map(|word| (word, self.spelling(word))).collect::<BTreeMap<_, _>>();
+        lesson.spelling = named
+            .into_iter()
+            .map(|word| (word, self.spelling(word)))
+            .collect::<BTreeMap<_, _>>();
         Ok(lesson)
     }
 
-    fn weigh(&mut self, with: With, pairs: &[Pair], words: &[WordsOf], talk: &mut Talk<'_>) -> Result<Vec<LogsOf>, EngineError> {
+    fn weigh(
+        &mut self,
+        with: With,
+        pairs: &[Pair],
+        words: &[WordsOf],
+        talk: &mut Talk<'_>,
+    ) -> Result<Vec<LogsOf>, EngineError> {
         let told = self.listen(with, pairs, &Asked::These(words), talk)?;
-        let logs = |tokens: Vec<Vec<(i32, f32)>>| tokens.into_iter().map(|words| words.into_iter().map(|(_, log)| log).collect()).collect();
+        let logs = |tokens: Vec<Vec<(i32, f32)>>| {
+            tokens
+                .into_iter()
+                .map(|words| words.into_iter().map(|(_, log)| log).collect())
+                .collect()
+        };
         Ok(told.into_iter().map(logs).collect())
     }
 }
@@ -67,24 +116,39 @@ impl GgmlModel {
         let pieces: Vec<Vec<u8>> = ids.iter().map(|id| vocab.piece(*id, false)).collect();
         let spelled = pieces.concat();
         // Sentence-piece vocabularies write a space in front.
-        let spaced = spelled.len() == text.len() + 1 && spelled.first() == Some(&b' ') && spelled[1..] == *text;
+        let spaced = spelled.len() == text.len() + 1
+            && spelled.first() == Some(&b' ')
+            && spelled[1..] == *text;
         let known = spaced || spelled == text;
         let mut at = 0;
         let mut one = |(i, (id, piece)): (usize, (&i32, &Vec<u8>))| {
             let spaced = spaced && i == 0;
             let from = at;
             at += piece.len() - usize::from(spaced);
-            Token { id: *id, bytes: known.then_some((from, at)), ends: false, spaced }
+            Token {
+                id: *id,
+                bytes: known.then_some((from, at)),
+                ends: false,
+                spaced,
+            }
         };
         ids.iter().zip(&pieces).enumerate().map(&mut one).collect()
     }
 
     fn spelling(&self, word: i32) -> Spelling {
         let ends = self.chat.end() == [word];
-        Spelling { bytes: if ends { Vec::new() } else { self.model.vocab().piece(word, false) }, ends }
+        Spelling {
+            bytes: if ends {
+                Vec::new()
+            } else {
+                self.model.vocab().piece(word, false)
+            },
+            ends,
+        }
     }
 
-    /// Every word by how it is spelled. Of words that are spelled alike the one that the tokenizer writes.
+    /// Every word by how it is spelled. Of words that are spelled alike the one that the tokenizer
+    /// writes.
     fn spell(&self) -> HashMap<Spelling, i32> {
         let vocab = self.model.vocab();
         let mut found: HashMap<Spelling, i32> = HashMap::new();
@@ -99,7 +163,9 @@ impl GgmlModel {
             }
         }
         for spelling in doubtful {
-            let written = std::str::from_utf8(&spelling.bytes).ok().and_then(|text| vocab.encode(text, false).ok());
+            let written = std::str::from_utf8(&spelling.bytes)
+                .ok()
+                .and_then(|text| vocab.encode(text, false).ok());
             match written.as_deref() {
                 Some([word]) if self.spelling(*word) == spelling => found.insert(spelling, *word),
                 _ => found.remove(&spelling),
@@ -109,18 +175,37 @@ impl GgmlModel {
     }
 
     /// Read the completions and note words with ln p at each token.
-    fn listen(&mut self, with: With, pairs: &[Pair], asked: &Asked<'_>, talk: &mut Talk<'_>) -> Result<Vec<Told>, EngineError> {
+    fn listen(
+        &mut self,
+        with: With,
+        pairs: &[Pair],
+        asked: &Asked<'_>,
+        talk: &mut Talk<'_>,
+    ) -> Result<Vec<Told>, EngineError> {
         let prompts: Vec<String> = pairs.iter().map(|pair| pair.prompt.clone()).collect();
         let (prefix, mut jobs) = self.prompts(&prompts)?;
         let mut targets = Vec::with_capacity(pairs.len());
         for (job, pair) in jobs.iter_mut().zip(pairs) {
-            let completion = self.chat.completion(&self.model, &pair.completion).map_err(internal)?;
+            let completion = self
+                .chat
+                .completion(&self.model, &pair.completion)
+                .map_err(internal)?;
             job.tokens.extend(&completion[..completion.len() - 1]);
             targets.push((job.outputs_from, completion));
         }
         check_asked(asked, &targets)?;
-        let longest = jobs.iter().map(|job: &Job| job.tokens.len()).max().unwrap_or(0);
-        let mut listener = Listener { asked, told: vec![Vec::new(); pairs.len()], targets, done: 0, talk };
+        let longest = jobs
+            .iter()
+            .map(|job: &Job| job.tokens.len())
+            .max()
+            .unwrap_or(0);
+        let mut listener = Listener {
+            asked,
+            told: vec![Vec::new(); pairs.len()],
+            targets,
+            done: 0,
+            talk,
+        };
         decode::run(self.ready(with)?, &prefix, &jobs, longest, &mut listener)?;
         Ok(listener.told)
     }
@@ -138,9 +223,21 @@ enum Asked<'a> {
 }
 
 fn check_asked(asked: &Asked<'_>, targets: &[(usize, Vec<i32>)]) -> Result<(), EngineError> {
-    let Asked::These(words) = asked else { return Ok(()) };
-    let fit = words.len() == targets.len() && words.iter().zip(targets).all(|(words, (_, tokens))| words.len() == tokens.len());
-    if fit { Ok(()) } else { Err(EngineError::Internal("words for other tokens than these completions have".into())) }
+    let Asked::These(words) = asked else {
+        return Ok(());
+    };
+    let fit = words.len() == targets.len()
+        && words
+            .iter()
+            .zip(targets)
+            .all(|(words, (_, tokens))| words.len() == tokens.len());
+    if fit {
+        Ok(())
+    } else {
+        Err(EngineError::Internal(
+            "words for other tokens than these completions have".into(),
+        ))
+    }
 }
 
 struct Listener<'a, 't> {
@@ -162,7 +259,11 @@ impl Reader for Listener<'_, '_> {
         };
         let total = log_total(logits);
         let log = |word: i32| {
-            let logit = usize::try_from(word).ok().and_then(|word| logits.get(word)).copied().unwrap_or(f32::NEG_INFINITY);
+            let logit = usize::try_from(word)
+                .ok()
+                .and_then(|word| logits.get(word))
+                .copied()
+                .unwrap_or(f32::NEG_INFINITY);
             // A word that cannot be is written as a number all the same.
             (f64::from(logit) - total).max(LOG_MIN) as f32
         };
@@ -176,7 +277,8 @@ impl Reader for Listener<'_, '_> {
     }
 }
 
-/// The `count` likeliest words, likeliest first, `own` in place of the last where it is not among them. Of equals the lower number.
+/// The `count` likeliest words, likeliest first, `own` in place of the last where it is not among
+/// them. Of equals the lower number.
 fn likeliest(logits: &[f32], count: usize, own: i32) -> Vec<i32> {
     let count = count.clamp(1, logits.len());
     let mut best: Vec<usize> = Vec::with_capacity(count + 1);
@@ -211,7 +313,10 @@ mod tests {
                 assert_eq!(likeliest(&logits, count, sorted[0]), sorted[..count]);
                 let own = sorted[sorted.len() - 1];
                 let found = likeliest(&logits, count, own);
-                assert!(found.contains(&own) && found[..count - 1] == sorted[..count - 1], "{found:?}");
+                assert!(
+                    found.contains(&own) && found[..count - 1] == sorted[..count - 1],
+                    "{found:?}"
+                );
             }
         }
     }

@@ -10,10 +10,12 @@ struct Packed(PathBuf);
 
 impl Packed {
     fn new() -> Self {
-        let path = std::env::temp_dir().join(format!("translora-repack-{}.gguf", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("translora-repack-{}.gguf", std::process::id()));
         let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/lab/branch.f16.gguf");
         let backend = translora_llama::Backend::init().expect("llama.cpp starts");
-        translora_llama::quantize(backend, &base, &path, "q4_0").expect("a temporary folder is writable");
+        translora_llama::quantize(backend, &base, &path, "q4_0")
+            .expect("a temporary folder is writable");
         Self(path)
     }
 }
@@ -25,18 +27,36 @@ impl Drop for Packed {
 }
 
 fn pairs() -> Vec<Pair> {
-    let rows = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/lab/tasks/ticket/eval.jsonl");
+    let rows =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/lab/tasks/ticket/eval.jsonl");
     let text = fs::read_to_string(rows).expect("the lab's tasks are in the repository");
-    text.lines().take(6).map(|line| serde_json::from_str(line).expect("a row")).collect()
+    text.lines()
+        .take(6)
+        .map(|line| serde_json::from_str(line).expect("a row"))
+        .collect()
 }
 
 fn scores(model: &mut dyn Model, pairs: &[Pair]) -> Vec<CompletionScore> {
     let (cancel, mut progress) = (Cancel::default(), |_: usize, _: usize| {});
-    model.score(With::Base, pairs, &mut Talk { cancel: &cancel, progress: &mut progress }).expect("it scores")
+    model
+        .score(
+            With::Base,
+            pairs,
+            &mut Talk {
+                cancel: &cancel,
+                progress: &mut progress,
+            },
+        )
+        .expect("it scores")
 }
 
 fn losses(model: &mut dyn Model, pairs: &[Pair]) -> [f64; 2] {
-    let mut trainer = model.trainer(&LoraSpec { rank: 4, ..LoraSpec::default() }).expect("it can be trained on");
+    let mut trainer = model
+        .trainer(&LoraSpec {
+            rank: 4,
+            ..LoraSpec::default()
+        })
+        .expect("it can be trained on");
     trainer.load(pairs).expect("rows fit");
     [(), ()].map(|()| trainer.step(&[0, 1, 2], 1e-3).expect("a step").loss)
 }
@@ -46,17 +66,42 @@ fn losses(model: &mut dyn Model, pairs: &[Pair]) -> [f64; 2] {
 fn what_is_examined_at_once_is_what_is_answered_and_scored() {
     let engine = GgmlEngine::new().expect("llama.cpp starts");
     let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/lab/branch.f16.gguf");
-    let mut model = engine.open(&base, &OpenOptions { threads: 1, ..OpenOptions::default() }).expect("it opens");
+    let mut model = engine
+        .open(
+            &base,
+            &OpenOptions {
+                threads: 1,
+                ..OpenOptions::default()
+            },
+        )
+        .expect("it opens");
     let (cancel, mut progress, tokens_max) = (Cancel::default(), |_: usize, _: usize| {}, 12);
-    let mut talk = Talk { cancel: &cancel, progress: &mut progress };
-    let mut pairs: Vec<Pair> = ["say red", "upper: lamp", "3 + 4", "first word: the old box", "count: a b c"]
-        .into_iter()
-        .chain(pairs().iter().map(|pair| pair.prompt.as_str()))
-        .map(|prompt| Pair { prompt: prompt.into(), completion: "no such thing".into() })
-        .collect();
+    let mut talk = Talk {
+        cancel: &cancel,
+        progress: &mut progress,
+    };
+    let mut pairs: Vec<Pair> = [
+        "say red",
+        "upper: lamp",
+        "3 + 4",
+        "first word: the old box",
+        "count: a b c",
+    ]
+    .into_iter()
+    .chain(pairs().iter().map(|pair| pair.prompt.as_str()))
+    .map(|prompt| Pair {
+        prompt: prompt.into(),
+        completion: "no such thing".into(),
+    })
+    .collect();
     let prompts: Vec<String> = pairs.iter().map(|pair| pair.prompt.clone()).collect();
-    let answers = model.answer(With::Base, &prompts, tokens_max, &mut talk).expect("it answers");
-    assert!(answers.iter().any(|answer| answer.finished) && answers.iter().any(|answer| answer.tokens > 2));
+    let answers = model
+        .answer(With::Base, &prompts, tokens_max, &mut talk)
+        .expect("it answers");
+    assert!(
+        answers.iter().any(|answer| answer.finished)
+            && answers.iter().any(|answer| answer.tokens > 2)
+    );
     for (i, (pair, answer)) in pairs.iter_mut().zip(&answers).enumerate() {
         match i % 4 {
             0 => pair.completion.clone_from(&answer.text),
@@ -65,28 +110,56 @@ fn what_is_examined_at_once_is_what_is_answered_and_scored() {
             _ => {}
         }
     }
-    let scores = model.score(With::Base, &pairs, &mut talk).expect("it scores");
-    let examined = model.examine(With::Base, &pairs, tokens_max, &mut talk).expect("it does both");
+    let scores = model
+        .score(With::Base, &pairs, &mut talk)
+        .expect("it scores");
+    let examined = model
+        .examine(With::Base, &pairs, tokens_max, &mut talk)
+        .expect("it does both");
     let near = |a: f64, b: f64| (a - b).abs() < 1e-2 * (1.0 + a.abs());
     for ((found, score), (answer, wanted)) in examined.iter().zip(answers.iter().zip(&scores)) {
-        assert_eq!((&found.text, found.tokens, found.finished), (&answer.text, answer.tokens, answer.finished));
+        assert_eq!(
+            (&found.text, found.tokens, found.finished),
+            (&answer.text, answer.tokens, answer.finished)
+        );
         assert_eq!(score.tokens, wanted.tokens);
-        assert!(near(found.log_probability, answer.log_probability), "{found:?} {answer:?}");
-        assert!(near(score.log_probability, wanted.log_probability), "{score:?} {wanted:?}");
+        assert!(
+            near(found.log_probability, answer.log_probability),
+            "{found:?} {answer:?}"
+        );
+        assert!(
+            near(score.log_probability, wanted.log_probability),
+            "{score:?} {wanted:?}"
+        );
     }
 }
 
-/// Products from weights that were laid out anew add up in another order, and are those of the file all the same; the trainer reads the file.
+/// Products from weights that were laid out anew add up in another order, and are those of the file
+/// all the same; the trainer reads the file.
 #[test]
 fn a_model_that_is_laid_out_anew_answers_and_learns_as_the_file_does() {
     let (packed, pairs) = (Packed::new(), pairs());
     let engine = GgmlEngine::new().expect("llama.cpp starts");
-    let open = |repack: bool| engine.open(&packed.0, &OpenOptions { repack, threads: 1, ..OpenOptions::default() }).expect("it opens");
+    let open = |repack: bool| {
+        engine
+            .open(
+                &packed.0,
+                &OpenOptions {
+                    repack,
+                    threads: 1,
+                    ..OpenOptions::default()
+                },
+            )
+            .expect("it opens")
+    };
     let (mut plain, mut anew) = (open(false), open(true));
     let (a, b) = (scores(&mut *plain, &pairs), scores(&mut *anew, &pairs));
     for (a, b) in a.iter().zip(&b) {
         let (a, b) = (a.log_probability, b.log_probability);
-        assert!((a - b).abs() < 0.01 * a.abs(), "{a} from the file, {b} laid out anew");
+        assert!(
+            (a - b).abs() < 0.01 * a.abs(),
+            "{a} from the file, {b} laid out anew"
+        );
     }
     assert_eq!(losses(&mut *plain, &pairs), losses(&mut *anew, &pairs));
     assert_eq!(scores(&mut *anew, &pairs), b, "training changes no answer");

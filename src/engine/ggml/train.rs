@@ -1,12 +1,19 @@
 //! Fit a LoRA: the engine's `Trainer` over `translora_quantized`.
 
-use translora_quantized::{AdamW, Divergence, Example, ForwardWeights, Keep, Kernel, LOSS_BYTES, Teacher, TrainError, TrainSpec};
+use translora_quantized::{
+    AdamW, Divergence, Example, ForwardWeights, Keep, Kernel, LOSS_BYTES, Teacher, TrainError,
+    TrainSpec,
+};
 
 use super::{GgmlModel, internal};
-use crate::engine::{EngineError, LoraSpec, MemoryPlan, Objective, SoftLabels, StepReport, Train, Trainer, TrainerInfo};
+use crate::engine::{
+    EngineError, LoraSpec, MemoryPlan, Objective, SoftLabels, StepReport, Train, Trainer,
+    TrainerInfo,
+};
 use crate::record::Pair;
 
-/// States that a run holds at one time: the last good one, and one that is taken or on its way to the journal.
+/// States that a run holds at one time: the last good one, and one that is taken or on its way to
+/// the journal.
 const SNAPSHOTS: usize = 2;
 /// Where it keeps its best: that, and the best before it, which the last good state still has.
 const SNAPSHOTS_BEST: usize = 2;
@@ -15,7 +22,12 @@ impl Train for GgmlModel {
     fn trainer(&mut self, spec: &LoraSpec) -> Result<Box<dyn Trainer + '_>, EngineError> {
         // Inference memory is of no use meanwhile.
         self.context = None;
-        let optimizer = AdamW { beta1: spec.beta1, beta2: spec.beta2, epsilon: spec.epsilon, weight_decay: spec.weight_decay };
+        let optimizer = AdamW {
+            beta1: spec.beta1,
+            beta2: spec.beta2,
+            epsilon: spec.epsilon,
+            weight_decay: spec.weight_decay,
+        };
         let plan = TrainSpec {
             rank: spec.rank,
             alpha: spec.alpha,
@@ -31,15 +43,22 @@ impl Train for GgmlModel {
             clip_norm: spec.clip_norm,
             micro_batch: spec.micro_batch,
             batch: spec.batch,
-            memory: spec.memory.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
+            memory: spec
+                .memory
+                .map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
             snapshots: SNAPSHOTS + if spec.keeps_best { SNAPSHOTS_BEST } else { 0 },
             forward: ForwardWeights::Direct(Kernel::fast()),
             loss_bytes: LOSS_BYTES,
             threads: self.threads,
             ..TrainSpec::default()
         };
-        let trainer = translora_quantized::Trainer::new(self.backend, &self.readable()?, &plan).map_err(|error| self.translate(error))?;
-        Ok(Box::new(GgmlTrainer { trainer, objective: spec.objective, model: self }))
+        let trainer = translora_quantized::Trainer::new(self.backend, &self.readable()?, &plan)
+            .map_err(|error| self.translate(error))?;
+        Ok(Box::new(GgmlTrainer {
+            trainer,
+            objective: spec.objective,
+            model: self,
+        }))
     }
 }
 
@@ -48,13 +67,26 @@ impl GgmlModel {
         let model = self.path();
         match error {
             TrainError::Llama(error) => internal(error),
-            TrainError::Module { asked, reason } => EngineError::Modules { model, asked, reason },
-            TrainError::NoRule { .. } | TrainError::Blocked { .. } => EngineError::Untrainable { model, reason: error.to_string() },
-            TrainError::Example { index, reason } => EngineError::Example { index, reason: format!("a row is unfit: {reason}") },
+            TrainError::Module { asked, reason } => EngineError::Modules {
+                model,
+                asked,
+                reason,
+            },
+            TrainError::NoRule { .. } | TrainError::Blocked { .. } => EngineError::Untrainable {
+                model,
+                reason: error.to_string(),
+            },
+            TrainError::Example { index, reason } => EngineError::Example {
+                index,
+                reason: format!("a row is unfit: {reason}"),
+            },
             error @ TrainError::Memory { .. } => EngineError::TooLarge(error.to_string()),
             TrainError::NotFinite { what, step } => EngineError::NotFinite { what, step },
             TrainError::Snapshot(reason) => EngineError::Snapshot(reason),
-            TrainError::Io(source) => EngineError::Io { path: std::env::temp_dir(), source },
+            TrainError::Io(source) => EngineError::Io {
+                path: std::env::temp_dir(),
+                source,
+            },
             other => EngineError::Internal(other.to_string()),
         }
     }
@@ -69,7 +101,10 @@ struct GgmlTrainer<'m> {
 fn minimized(objective: Objective) -> translora_quantized::Objective {
     match objective {
         Objective::Text => translora_quantized::Objective::Text,
-        Objective::Match => translora_quantized::Objective::Match { divergence: Divergence::Forward, temperature: 1.0 },
+        Objective::Match => translora_quantized::Objective::Match {
+            divergence: Divergence::Forward,
+            temperature: 1.0,
+        },
     }
 }
 
@@ -80,14 +115,19 @@ impl GgmlTrainer<'_> {
         let completion = chat.completion(model, &pair.completion).map_err(internal)?;
         let (start, needed) = (prompt.len(), prompt.len() + completion.len());
         if needed > self.model.info.context {
-            let reason = format!("a row of {needed} tokens does not fit the context of {}", self.model.info.context);
+            let reason = format!(
+                "a row of {needed} tokens does not fit the context of {}",
+                self.model.info.context
+            );
             return Err(EngineError::Example { index, reason });
         }
-        Example::new([prompt, completion].concat(), start, index).map_err(|error| self.model.translate(error))
+        Example::new([prompt, completion].concat(), start, index)
+            .map_err(|error| self.model.translate(error))
     }
 }
 
-/// Put a teacher's words beside an example; plain labels where there are none and the objective needs some.
+/// Put a teacher's words beside an example; plain labels where there are none and the objective
+/// needs some.
 fn taught(objective: Objective, example: Example, labels: &SoftLabels) -> Example {
     let example = match &labels.weights {
         Some(weights) => example.weighted(weights.clone()),
@@ -97,7 +137,10 @@ fn taught(objective: Objective, example: Example, labels: &SoftLabels) -> Exampl
         return example;
     }
     let words = if labels.words.is_empty() {
-        example.tokens[example.completion..].iter().map(|token| vec![(*token, 1.0)]).collect()
+        example.tokens[example.completion..]
+            .iter()
+            .map(|token| vec![(*token, 1.0)])
+            .collect()
     } else {
         labels.words.clone()
     };
@@ -109,14 +152,25 @@ impl Trainer for GgmlTrainer<'_> {
         let adapter = self.trainer.adapter();
         let mut modules: Vec<String> = Vec::new();
         for pair in &adapter.pairs {
-            let module = pair.target.name.split('.').nth(2).unwrap_or_default().to_owned();
+            let module = pair
+                .target
+                .name
+                .split('.')
+                .nth(2)
+                .unwrap_or_default()
+                .to_owned();
             if !modules.contains(&module) {
                 modules.push(module);
             }
         }
         let device = match (self.trainer.device().as_str(), self.trainer.forward()) {
-            ("CPU", (ForwardWeights::Direct(kernel), _)) => format!("CPU, {} threads, {}", self.model.threads, kernel.name()),
-            (name, (_, turned)) => format!("{name}, gradients by Wᵀ as {turned:?}, {} threads beside it", self.model.threads),
+            ("CPU", (ForwardWeights::Direct(kernel), _)) => {
+                format!("CPU, {} threads, {}", self.model.threads, kernel.name())
+            }
+            (name, (_, turned)) => format!(
+                "{name}, gradients by Wᵀ as {turned:?}, {} threads beside it",
+                self.model.threads
+            ),
         };
         let plan = self.trainer.plan().map(|plan| MemoryPlan {
             pack: plan.pack,
@@ -127,8 +181,19 @@ impl Trainer for GgmlTrainer<'_> {
             predicted_bytes: plan.memory.peak() as u64,
             device_bytes: plan.device.map(|memory| memory.peak() as u64),
         });
-        let placement = self.trainer.placement().map(super::placement_lines).unwrap_or_default();
-        TrainerInfo { matrices: adapter.pairs.len(), parameters: adapter.parameters() as u64, modules, device, placement, plan }
+        let placement = self
+            .trainer
+            .placement()
+            .map(super::placement_lines)
+            .unwrap_or_default();
+        TrainerInfo {
+            matrices: adapter.pairs.len(),
+            parameters: adapter.parameters() as u64,
+            modules,
+            device,
+            placement,
+            plan,
+        }
     }
 
     fn load(&mut self, examples: &[Pair]) -> Result<(), EngineError> {
@@ -137,25 +202,39 @@ impl Trainer for GgmlTrainer<'_> {
 
     fn load_taught(&mut self, examples: &[Pair], labels: &[SoftLabels]) -> Result<(), EngineError> {
         if examples.len() != labels.len() {
-            return Err(EngineError::Internal(format!("{} examples and labels for {}", examples.len(), labels.len())));
+            return Err(EngineError::Internal(format!(
+                "{} examples and labels for {}",
+                examples.len(),
+                labels.len()
+            )));
         }
         let mut encoded = Vec::with_capacity(examples.len());
         for (index, (pair, labels)) in examples.iter().zip(labels).enumerate() {
             encoded.push(taught(self.objective, self.encode(index, pair)?, labels));
         }
-        self.trainer.load(encoded).map_err(|error| self.model.translate(error))
+        self.trainer
+            .load(encoded)
+            .map_err(|error| self.model.translate(error))
     }
 
     fn step(&mut self, batch: &[usize], learning_rate: f32) -> Result<StepReport, EngineError> {
-        self.trainer.step(batch, learning_rate).map(report).map_err(|error| self.model.translate(error))
+        self.trainer
+            .step(batch, learning_rate)
+            .map(report)
+            .map_err(|error| self.model.translate(error))
     }
 
     fn loss(&mut self, batch: &[usize]) -> Result<StepReport, EngineError> {
-        self.trainer.loss(batch).map(report).map_err(|error| self.model.translate(error))
+        self.trainer
+            .loss(batch)
+            .map(report)
+            .map_err(|error| self.model.translate(error))
     }
 
     fn logits(&mut self, example: usize) -> Result<Vec<Vec<f32>>, EngineError> {
-        self.trainer.logits(example).map_err(|error| self.model.translate(error))
+        self.trainer
+            .logits(example)
+            .map_err(|error| self.model.translate(error))
     }
 
     fn snapshot(&self) -> Result<Vec<u8>, EngineError> {
@@ -163,14 +242,23 @@ impl Trainer for GgmlTrainer<'_> {
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), EngineError> {
-        self.trainer.restore(snapshot).map_err(|error| self.model.translate(error))
+        self.trainer
+            .restore(snapshot)
+            .map_err(|error| self.model.translate(error))
     }
 
     fn adapter(&self, metadata: &[(String, String)]) -> Result<Vec<u8>, EngineError> {
-        self.trainer.to_gguf(metadata).map_err(|error| self.model.translate(error))
+        self.trainer
+            .to_gguf(metadata)
+            .map_err(|error| self.model.translate(error))
     }
 }
 
 fn report(step: translora_quantized::StepReport) -> StepReport {
-    StepReport { loss: step.loss, gradient_norm: step.gradient_norm, tokens: step.tokens, completion_tokens: step.completion_tokens }
+    StepReport {
+        loss: step.loss,
+        gradient_norm: step.gradient_norm,
+        tokens: step.tokens,
+        completion_tokens: step.completion_tokens,
+    }
 }

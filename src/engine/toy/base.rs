@@ -8,7 +8,8 @@ use crate::record::Rng;
 /// The value of `format` that a toy base carries.
 pub(super) const FORMAT: &str = "translora-toy-1";
 
-/// A toy base model: what it can say, how wide its features are, how well it keeps to a list. One JSON file.
+/// A toy base model: what it can say, how wide its features are, how well it keeps to a list. One
+/// JSON file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Base {
     pub format: String,
@@ -33,19 +34,34 @@ pub struct Base {
 }
 
 impl Base {
-    /// The word features of a text: hashed words and neighbouring pairs of words, each once, in ascending order.
+    /// The word features of a text: hashed words and neighbouring pairs of words, each once, in
+    /// ascending order.
     pub(super) fn features(&self, text: &str) -> Vec<usize> {
         let words: Vec<String> = text.split_whitespace().map(clean).collect();
         let pairs = words.windows(2).map(|pair| pair.join(" "));
-        let mut features: Vec<usize> = words.iter().cloned().chain(pairs).map(|gram| bucket(&gram, self.width)).collect();
+        let mut features: Vec<usize> = words
+            .iter()
+            .cloned()
+            .chain(pairs)
+            .map(|gram| bucket(&gram, self.width))
+            .collect();
         features.sort_unstable();
         features.dedup();
         features
     }
 
     /// Continue a numbered list with one more line.
-    pub(super) fn continue_list(&self, prefix: &str, tokens_max: usize, rng: &mut Rng) -> Continuation {
-        let line = if rng.unit() < self.junk { self.ramble(rng) } else { self.sentence(self.subject(prefix, rng), rng) };
+    pub(super) fn continue_list(
+        &self,
+        prefix: &str,
+        tokens_max: usize,
+        rng: &mut Rng,
+    ) -> Continuation {
+        let line = if rng.unit() < self.junk {
+            self.ramble(rng)
+        } else {
+            self.sentence(self.subject(prefix, rng), rng)
+        };
         let words: Vec<&str> = line.split_whitespace().collect();
         let finished = words.len() < tokens_max;
         Continuation {
@@ -59,17 +75,30 @@ impl Base {
     fn subject(&self, prefix: &str, rng: &mut Rng) -> usize {
         let said: Vec<String> = prefix.split_whitespace().map(clean).collect();
         let shared = |patterns: &Vec<String>| {
-            let words: Vec<String> = patterns.iter().flat_map(|p| p.split_whitespace().map(clean)).collect();
+            let words: Vec<String> = patterns
+                .iter()
+                .flat_map(|p| p.split_whitespace().map(clean))
+                .collect();
             said.iter().filter(|word| words.contains(word)).count()
         };
         let scores: Vec<usize> = self.families.values().map(shared).collect();
-        let best = (0..scores.len()).max_by_key(|&i| (scores[i], usize::MAX - i)).unwrap_or(0);
+        let best = (0..scores.len())
+            .max_by_key(|&i| (scores[i], usize::MAX - i))
+            .unwrap_or(0);
         let strays = self.families.len() > 1 && rng.unit() >= self.on_task;
-        if strays { (best + 1 + rng.below(self.families.len() - 1)) % self.families.len() } else { best }
+        if strays {
+            (best + 1 + rng.below(self.families.len() - 1)) % self.families.len()
+        } else {
+            best
+        }
     }
 
     fn sentence(&self, family: usize, rng: &mut Rng) -> String {
-        let patterns = self.families.values().nth(family).map_or(&[][..], Vec::as_slice);
+        let patterns = self
+            .families
+            .values()
+            .nth(family)
+            .map_or(&[][..], Vec::as_slice);
         if patterns.is_empty() {
             return String::new();
         }
@@ -99,11 +128,14 @@ pub(super) fn fill(pattern: &str, slots: &BTreeMap<String, Vec<String>>, rng: &m
 }
 
 fn clean(word: &str) -> String {
-    word.trim_matches(|c: char| c.is_ascii_punctuation()).to_lowercase()
+    word.trim_matches(|c: char| c.is_ascii_punctuation())
+        .to_lowercase()
 }
 
 /// FNV-1a, reduced to the width.
 fn bucket(text: &str, width: usize) -> usize {
-    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
     (hash % width as u64) as usize
 }

@@ -38,8 +38,17 @@ pub(super) struct Opinion {
 impl Head {
     pub(super) fn fresh(width: usize, rank: usize, alpha: f32, seed: u64) -> Self {
         let mut rng = Rng::new(seed, "toy lora");
-        let a = (0..rank * width).map(|_| (SPREAD * rng.normal()) as f32).collect();
-        Self { answers: Vec::new(), width, rank, alpha, a, b: Vec::new() }
+        let a = (0..rank * width)
+            .map(|_| (SPREAD * rng.normal()) as f32)
+            .collect();
+        Self {
+            answers: Vec::new(),
+            width,
+            rank,
+            alpha,
+            a,
+            b: Vec::new(),
+        }
     }
 
     /// The factor between `B A f` and logits.
@@ -56,7 +65,8 @@ impl Head {
         })
     }
 
-    /// One of the answers it knows, as often as it holds each for right; nothing where it knows none.
+    /// One of the answers it knows, as often as it holds each for right; nothing where it knows
+    /// none.
     pub(super) fn draw(&self, features: &[usize], rng: &mut Rng) -> Continuation {
         let opinion = self.opinion(features, 1.0);
         let mut left = rng.unit() * opinion.answers.iter().map(|p| p.exp()).sum::<f64>();
@@ -64,8 +74,16 @@ impl Head {
             left -= p.exp();
             left > 0.0
         };
-        let text = self.answers.get(opinion.answers.iter().take_while(|p| passed(p)).count()).cloned().unwrap_or_default();
-        Continuation { tokens: text.split_whitespace().count() + 1, finished: true, text }
+        let text = self
+            .answers
+            .get(opinion.answers.iter().take_while(|p| passed(p)).count())
+            .cloned()
+            .unwrap_or_default();
+        Continuation {
+            tokens: text.split_whitespace().count() + 1,
+            finished: true,
+            text,
+        }
     }
 
     pub(super) fn index(&self, answer: &str) -> Option<usize> {
@@ -73,13 +91,29 @@ impl Head {
     }
 
     pub(super) fn opinion(&self, features: &[usize], factor: f64) -> Opinion {
-        let row = |r: usize| factor * features.iter().map(|&f| f64::from(self.a[r * self.width + f])).sum::<f64>();
+        let row = |r: usize| {
+            factor
+                * features
+                    .iter()
+                    .map(|&f| f64::from(self.a[r * self.width + f]))
+                    .sum::<f64>()
+        };
         let hidden: Vec<f64> = (0..self.rank).map(row).collect();
-        let logit = |b: &[f32]| BIAS + self.scale() * b.iter().zip(&hidden).map(|(&b, h)| f64::from(b) * h).sum::<f64>();
+        let logit = |b: &[f32]| {
+            BIAS + self.scale()
+                * b.iter()
+                    .zip(&hidden)
+                    .map(|(&b, h)| f64::from(b) * h)
+                    .sum::<f64>()
+        };
         let logits: Vec<f64> = self.b.chunks_exact(self.rank).map(logit).collect();
         let top = logits.iter().copied().fold(0.0, f64::max);
         let total = top + (logits.iter().map(|z| (z - top).exp()).sum::<f64>() + (-top).exp()).ln();
-        Opinion { answers: logits.iter().map(|z| z - total).collect(), base: -total, hidden }
+        Opinion {
+            answers: logits.iter().map(|z| z - total).collect(),
+            base: -total,
+            hidden,
+        }
     }
 
     /// The logit of an answer, against 0 for what the base would say, and what it was made of.
@@ -87,8 +121,13 @@ impl Head {
     /// shapes: (1 + rank)
     pub(super) fn logits(&self, features: &[usize], answer: &str) -> Vec<f32> {
         let opinion = self.opinion(features, 1.0);
-        let logit = self.index(answer).map_or(BIAS, |index| opinion.answers[index] - opinion.base);
-        std::iter::once(logit).chain(opinion.hidden).map(|x| x as f32).collect()
+        let logit = self
+            .index(answer)
+            .map_or(BIAS, |index| opinion.answers[index] - opinion.base);
+        std::iter::once(logit)
+            .chain(opinion.hidden)
+            .map(|x| x as f32)
+            .collect()
     }
 
     pub(super) fn to_gguf(&self, metadata: &[(String, String)]) -> Result<Vec<u8>, EngineError> {
@@ -101,9 +140,21 @@ impl Head {
         for (key, value) in metadata {
             writer.set(key.as_str(), value.as_str());
         }
-        writer.tensor(NAME_A, TensorKind::F32, &[self.width as u64, self.rank as u64], to_bytes(&self.a));
-        writer.tensor(NAME_B, TensorKind::F32, &[self.rank as u64, self.answers.len() as u64], to_bytes(&self.b));
-        writer.to_bytes().map_err(|error| EngineError::Internal(format!("writing a toy adapter: {error}")))
+        writer.tensor(
+            NAME_A,
+            TensorKind::F32,
+            &[self.width as u64, self.rank as u64],
+            to_bytes(&self.a),
+        );
+        writer.tensor(
+            NAME_B,
+            TensorKind::F32,
+            &[self.rank as u64, self.answers.len() as u64],
+            to_bytes(&self.b),
+        );
+        writer
+            .to_bytes()
+            .map_err(|error| EngineError::Internal(format!("writing a toy adapter: {error}")))
     }
 
     /// Read an adapter for a base of `width` features; the error says what does not fit.
@@ -112,29 +163,57 @@ impl Head {
         if gguf.get("general.type").and_then(Value::as_str) != Some("adapter") {
             return Err("it is not an adapter".into());
         }
-        let architecture = gguf.get("general.architecture").and_then(Value::as_str).unwrap_or("unknown");
+        let architecture = gguf
+            .get("general.architecture")
+            .and_then(Value::as_str)
+            .unwrap_or("unknown");
         if architecture != "toy" {
             return Err(format!("it was made for architecture {architecture}"));
         }
         let (a_shape, a) = matrix(&gguf, NAME_A)?;
         let (b_shape, b) = matrix(&gguf, NAME_B)?;
         if a_shape[0] != width {
-            return Err(format!("tensor {NAME_A} is {} wide, this base is {width} wide", a_shape[0]));
+            return Err(format!(
+                "tensor {NAME_A} is {} wide, this base is {width} wide",
+                a_shape[0]
+            ));
         }
-        let answers = gguf.get("toy.answers").and_then(Value::as_strings).ok_or("it does not say which answers it knows")?.to_vec();
+        let answers = gguf
+            .get("toy.answers")
+            .and_then(Value::as_strings)
+            .ok_or("it does not say which answers it knows")?
+            .to_vec();
         if b_shape != [a_shape[1], answers.len()] || a_shape[1] == 0 {
-            return Err(format!("tensor {NAME_B} has shape {b_shape:?}, expected [{}, {}]", a_shape[1], answers.len()));
+            return Err(format!(
+                "tensor {NAME_B} has shape {b_shape:?}, expected [{}, {}]",
+                a_shape[1],
+                answers.len()
+            ));
         }
         if a.iter().chain(&b).any(|x| !x.is_finite()) {
             return Err("a weight is not finite".into());
         }
-        let alpha = gguf.get("adapter.lora.alpha").and_then(Value::as_f64).ok_or("it has no adapter.lora.alpha")? as f32;
-        Ok(Self { answers, width, rank: a_shape[1], alpha, a, b })
+        let alpha = gguf
+            .get("adapter.lora.alpha")
+            .and_then(Value::as_f64)
+            .ok_or("it has no adapter.lora.alpha")? as f32;
+        Ok(Self {
+            answers,
+            width,
+            rank: a_shape[1],
+            alpha,
+            a,
+            b,
+        })
     }
 }
 
 fn matrix(gguf: &Gguf<'_>, name: &str) -> Result<([usize; 2], Vec<f32>), String> {
-    let tensor = gguf.tensors().iter().find(|tensor| tensor.name == name).ok_or(format!("tensor {name} is missing"))?;
+    let tensor = gguf
+        .tensors()
+        .iter()
+        .find(|tensor| tensor.name == name)
+        .ok_or(format!("tensor {name} is missing"))?;
     if tensor.kind != TensorKind::F32 || tensor.shape.len() > 2 || tensor.shape.is_empty() {
         return Err(format!("tensor {name} is not an F32 matrix"));
     }
@@ -143,9 +222,15 @@ fn matrix(gguf: &Gguf<'_>, name: &str) -> Result<([usize; 2], Vec<f32>), String>
 }
 
 pub(super) fn to_bytes(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect()
 }
 
 pub(super) fn from_bytes(bytes: &[u8]) -> Vec<f32> {
-    bytes.chunks_exact(4).map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect()
+    bytes
+        .chunks_exact(4)
+        .map(|word| f32::from_le_bytes([word[0], word[1], word[2], word[3]]))
+        .collect()
 }

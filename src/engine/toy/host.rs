@@ -1,5 +1,5 @@
-//! Serve a toy base. A token is a byte; each cell of a sequence remembers the adapters that made it, so that a server that mixes
-//! them is found out: the answer is then `mixed`.
+//! Serve a toy base. A token is a byte; each cell of a sequence remembers the adapters that made
+//! it, so that a server that mixes them is found out: the answer is then `mixed`.
 
 use std::path::Path;
 
@@ -23,7 +23,13 @@ pub(super) struct ToyHost {
 
 impl ToyHost {
     pub(super) fn new(base: Base, info: ModelInfo) -> Self {
-        Self { base, info: ModelInfo { vocabulary: END as usize + 1, ..info } }
+        Self {
+            base,
+            info: ModelInfo {
+                vocabulary: END as usize + 1,
+                ..info
+            },
+        }
     }
 }
 
@@ -41,7 +47,9 @@ impl Host for ToyHost {
     }
 
     fn piece(&self, token: Token, _markup: bool) -> Vec<u8> {
-        u8::try_from(token).map(|byte| vec![byte]).unwrap_or_default()
+        u8::try_from(token)
+            .map(|byte| vec![byte])
+            .unwrap_or_default()
     }
 
     fn is_end(&self, token: Token) -> bool {
@@ -53,15 +61,26 @@ impl Host for ToyHost {
     }
 
     fn render(&self, turns: &[Turn], answer: bool) -> Result<String, EngineError> {
-        let turns: Vec<String> = turns.iter().map(|turn| format!("{}: {}", turn.role, turn.content)).collect();
+        let turns: Vec<String> = turns
+            .iter()
+            .map(|turn| format!("{}: {}", turn.role, turn.content))
+            .collect();
         Ok(turns.join("\n") + if answer { ASSISTANT } else { "" })
     }
 
     fn load(&self, adapter: &Path) -> Result<Weights, EngineError> {
         let bytes = read(adapter)?;
-        let refuse = |reason| EngineError::Adapter { path: adapter.to_owned(), base: self.info.path.clone(), reason };
+        let refuse = |reason| EngineError::Adapter {
+            path: adapter.to_owned(),
+            base: self.info.path.clone(),
+            reason,
+        };
         let head = Head::from_gguf(&bytes, self.base.width).map_err(refuse)?;
-        Ok(Weights::new(ContentHash::of(&bytes), bytes.len() as u64, head))
+        Ok(Weights::new(
+            ContentHash::of(&bytes),
+            bytes.len() as u64,
+            head,
+        ))
     }
 }
 
@@ -79,24 +98,47 @@ pub(super) struct ToyDecoder {
 
 impl ToyDecoder {
     pub(super) fn new(model: ToyModel, sequences: usize) -> Self {
-        Self { model, sequences: vec![Vec::new(); sequences] }
+        Self {
+            model,
+            sequences: vec![Vec::new(); sequences],
+        }
     }
 
     fn next(&self, cells: &[Cell]) -> Token {
-        let bytes: Vec<u8> = cells.iter().filter_map(|cell| u8::try_from(cell.token).ok()).collect();
+        let bytes: Vec<u8> = cells
+            .iter()
+            .filter_map(|cell| u8::try_from(cell.token).ok())
+            .collect();
         let text = String::from_utf8_lossy(&bytes).into_owned();
         let with = cells.last().map_or(&[][..], |cell| &cell.with);
         let mixed = cells.iter().any(|cell| !same(&cell.with, with));
-        let Some((before, said)) = text.rsplit_once(ASSISTANT) else { return goes_on(&bytes, mixed) };
-        let prompt = before.rsplit_once(USER).map_or(before, |(_, prompt)| prompt);
-        let head = with.iter().find(|(_, scale)| *scale != 0.0).and_then(|(weights, _)| weights.inner::<Head>());
-        let answer = if mixed { "mixed".to_owned() } else { self.model.greedy(head, prompt, usize::MAX).text };
-        answer.as_bytes().get(said.len()).map_or(END, |byte| Token::from(*byte))
+        let Some((before, said)) = text.rsplit_once(ASSISTANT) else {
+            return goes_on(&bytes, mixed);
+        };
+        let prompt = before
+            .rsplit_once(USER)
+            .map_or(before, |(_, prompt)| prompt);
+        let head = with
+            .iter()
+            .find(|(_, scale)| *scale != 0.0)
+            .and_then(|(weights, _)| weights.inner::<Head>());
+        let answer = if mixed {
+            "mixed".to_owned()
+        } else {
+            self.model.greedy(head, prompt, usize::MAX).text
+        };
+        answer
+            .as_bytes()
+            .get(said.len())
+            .map_or(END, |byte| Token::from(*byte))
     }
 }
 
 fn same(a: &[(Weights, f32)], b: &[(Weights, f32)]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.0.is(&b.0) && a.1.to_bits() == b.1.to_bits())
+    a.len() == b.len()
+        && a.iter()
+            .zip(b)
+            .all(|(a, b)| a.0.is(&b.0) && a.1.to_bits() == b.1.to_bits())
 }
 
 /// Text outside of a conversation repeats its last word for ever.
@@ -105,8 +147,15 @@ fn goes_on(text: &[u8], mixed: bool) -> Token {
         return Token::from(b'!');
     }
     let mut words = text.rsplit(|byte| *byte == b' ');
-    let (begun, word) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    Token::from(word.strip_prefix(begun).and_then(|rest| rest.first().copied()).unwrap_or(b' '))
+    let (begun, word) = (
+        words.next().unwrap_or_default(),
+        words.next().unwrap_or_default(),
+    );
+    Token::from(
+        word.strip_prefix(begun)
+            .and_then(|rest| rest.first().copied())
+            .unwrap_or(b' '),
+    )
 }
 
 impl Decoder for ToyDecoder {
@@ -114,14 +163,28 @@ impl Decoder for ToyDecoder {
         ROWS_MAX
     }
 
-    fn step(&mut self, with: &[(Weights, f32)], rows: &[Row]) -> Result<Vec<Vec<f32>>, EngineError> {
+    fn step(
+        &mut self,
+        with: &[(Weights, f32)],
+        rows: &[Row],
+    ) -> Result<Vec<Vec<f32>>, EngineError> {
         let mut outputs = Vec::new();
         for row in rows {
-            let cells = self.sequences.get_mut(row.sequence).ok_or_else(|| EngineError::Internal(format!("sequence {}", row.sequence)))?;
+            let cells = self
+                .sequences
+                .get_mut(row.sequence)
+                .ok_or_else(|| EngineError::Internal(format!("sequence {}", row.sequence)))?;
             if cells.len() != row.position {
-                return Err(EngineError::Internal(format!("position {} of a sequence of {}", row.position, cells.len())));
+                return Err(EngineError::Internal(format!(
+                    "position {} of a sequence of {}",
+                    row.position,
+                    cells.len()
+                )));
             }
-            cells.push(Cell { token: row.token, with: with.to_vec() });
+            cells.push(Cell {
+                token: row.token,
+                with: with.to_vec(),
+            });
             if row.output {
                 let mut logits = vec![0.0; END as usize + 1];
                 logits[self.next(&self.sequences[row.sequence]) as usize] = CERTAIN;

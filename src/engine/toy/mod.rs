@@ -1,9 +1,10 @@
 //! A deterministic engine in pure Rust: no C, no tensors, seconds to milliseconds.
 //!
-//! A toy base is a JSON file ([`Base`]) that knows some sentences; it continues lists with them, and straying and rambling are
-//! part of it. Its LoRA is a real low-rank softmax classifier over hashed words, fitted with exact gradients, so that an
-//! adapter generalises to new inputs, cannot learn from broken labels, and does not fit a base of another width. Adapters are
-//! GGUF files like everybody's.
+//! A toy base is a JSON file ([`Base`]) that knows some sentences; it continues lists with them,
+//! and straying and rambling are part of it. Its LoRA is a real low-rank softmax classifier over
+//! hashed words, fitted with exact gradients, so that an adapter generalises to new inputs, cannot
+//! learn from broken labels, and does not fit a base of another width. Adapters are GGUF files like
+//! everybody's.
 
 use std::fs;
 use std::path::Path;
@@ -11,8 +12,9 @@ use std::sync::Arc;
 
 use super::host::Hosted;
 use super::{
-    AdapterId, Answer, CompletionScore, Continuation, Engine, EngineError, Generate, GenerateRequest, Label, LoraSpec, Model, ModelInfo,
-    OpenOptions, Score, Talk, Train, Trainer, With,
+    AdapterId, Answer, CompletionScore, Continuation, Engine, EngineError, Generate,
+    GenerateRequest, Label, LoraSpec, Model, ModelInfo, OpenOptions, Score, Talk, Train, Trainer,
+    With,
 };
 use crate::record::{ContentHash, Pair, Rng};
 
@@ -52,7 +54,12 @@ impl Engine for Toy {
         Ok(Box::new(ToyModel::read(base)?))
     }
 
-    fn host(&self, base: &Path, options: &OpenOptions, sequences: usize) -> Result<Hosted, EngineError> {
+    fn host(
+        &self,
+        base: &Path,
+        options: &OpenOptions,
+        sequences: usize,
+    ) -> Result<Hosted, EngineError> {
         Ok(hosted(ToyModel::read(base)?, options, sequences))
     }
 }
@@ -71,16 +78,29 @@ impl Toy {
 
 fn hosted(mut model: ToyModel, options: &OpenOptions, sequences: usize) -> Hosted {
     // The toy's context counts words; a served token is a byte.
-    model.info.context = if options.context > 0 { options.context } else { SERVED_CONTEXT };
+    model.info.context = if options.context > 0 {
+        options.context
+    } else {
+        SERVED_CONTEXT
+    };
     let host = ToyHost::new(model.base.clone(), model.info.clone());
-    Hosted { host: Arc::new(host), decoder: Box::new(ToyDecoder::new(model, sequences)) }
+    Hosted {
+        host: Arc::new(host),
+        decoder: Box::new(ToyDecoder::new(model, sequences)),
+    }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, EngineError> {
-    let io = |source| EngineError::Io { path: path.to_owned(), source };
+    let io = |source| EngineError::Io {
+        path: path.to_owned(),
+        source,
+    };
     let bytes = fs::metadata(path).map_err(io)?.len();
     if bytes > FILE_BYTES_MAX {
-        return Err(EngineError::Model { path: path.to_owned(), reason: format!("{bytes} bytes are too many for the toy engine") });
+        return Err(EngineError::Model {
+            path: path.to_owned(),
+            reason: format!("{bytes} bytes are too many for the toy engine"),
+        });
     }
     fs::read(path).map_err(io)
 }
@@ -95,10 +115,17 @@ impl ToyModel {
     /// Open a base that is in a file.
     fn read(base: &Path) -> Result<Self, EngineError> {
         let bytes = read(base)?;
-        let refuse = |reason: String| EngineError::Model { path: base.to_owned(), reason };
-        let parsed: Base = serde_json::from_slice(&bytes).map_err(|error| refuse(format!("not a toy base: {error}")))?;
+        let refuse = |reason: String| EngineError::Model {
+            path: base.to_owned(),
+            reason,
+        };
+        let parsed: Base = serde_json::from_slice(&bytes)
+            .map_err(|error| refuse(format!("not a toy base: {error}")))?;
         if parsed.format != FORMAT || parsed.width == 0 {
-            return Err(refuse(format!("its format is {:?}, this engine reads {FORMAT:?}", parsed.format)));
+            return Err(refuse(format!(
+                "its format is {:?}, this engine reads {FORMAT:?}",
+                parsed.format
+            )));
         }
         Ok(Self::new(parsed, base, &bytes))
     }
@@ -122,7 +149,11 @@ impl ToyModel {
             vocabulary: base.vocabulary,
             context: base.context,
         };
-        Self { base, info, heads: Vec::new() }
+        Self {
+            base,
+            info,
+            heads: Vec::new(),
+        }
     }
 
     fn head(&self, with: With) -> Result<Option<&Head>, EngineError> {
@@ -140,15 +171,22 @@ impl ToyModel {
         prompt.split_whitespace().last().unwrap_or("")
     }
 
-    /// ln p under the base alone. Every word is as unlikely as the vocabulary is large, an echo less so.
+    /// ln p under the base alone. Every word is as unlikely as the vocabulary is large, an echo
+    /// less so.
     fn base_log_probability(&self, prompt: &str, completion: &str) -> f64 {
         let tokens = (words(completion) + 1) as f64;
-        let nats = if completion == self.echo(prompt) { 1.0 } else { (self.base.vocabulary as f64).ln() };
+        let nats = if completion == self.echo(prompt) {
+            1.0
+        } else {
+            (self.base.vocabulary as f64).ln()
+        };
         -tokens * nats
     }
 
     fn log_probability(&self, head: Option<&Head>, prompt: &str, completion: &str) -> f64 {
-        let Some(head) = head else { return self.base_log_probability(prompt, completion) };
+        let Some(head) = head else {
+            return self.base_log_probability(prompt, completion);
+        };
         let opinion = head.opinion(&self.base.features(prompt), 1.0);
         match head.index(completion) {
             Some(index) => opinion.answers[index],
@@ -159,7 +197,8 @@ impl ToyModel {
     fn greedy(&self, head: Option<&Head>, prompt: &str, tokens_max: usize) -> Answer {
         let learned = head.and_then(|head| {
             let opinion = head.opinion(&self.base.features(prompt), 1.0);
-            let best = (0..opinion.answers.len()).max_by(|&i, &j| opinion.answers[i].total_cmp(&opinion.answers[j]))?;
+            let best = (0..opinion.answers.len())
+                .max_by(|&i, &j| opinion.answers[i].total_cmp(&opinion.answers[j]))?;
             (opinion.answers[best] > opinion.base).then(|| head.answers[best].clone())
         });
         let text = learned.unwrap_or_else(|| self.echo(prompt).to_owned());
@@ -174,7 +213,11 @@ impl ToyModel {
 
     fn fits(&self, needed: usize) -> Result<(), EngineError> {
         let context = self.base.context;
-        if needed > context { Err(EngineError::Context { needed, context }) } else { Ok(()) }
+        if needed > context {
+            Err(EngineError::Context { needed, context })
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -189,7 +232,11 @@ impl Model for ToyModel {
 
     fn attach(&mut self, adapter: &Path) -> Result<AdapterId, EngineError> {
         let bytes = read(adapter)?;
-        let refuse = |reason| EngineError::Adapter { path: adapter.to_owned(), base: self.info.path.clone(), reason };
+        let refuse = |reason| EngineError::Adapter {
+            path: adapter.to_owned(),
+            base: self.info.path.clone(),
+            reason,
+        };
         let head = Head::from_gguf(&bytes, self.base.width).map_err(refuse)?;
         self.heads.push(head);
         Ok(AdapterId(self.heads.len() - 1))
@@ -199,24 +246,42 @@ impl Model for ToyModel {
         if !self.base.ascii || text.is_ascii() {
             return Ok(());
         }
-        let back = text.chars().map(|c| if c.is_ascii() { c } else { '?' }).collect();
-        Err(EngineError::Tokenizer { model: self.base.name.clone(), text: text.to_owned(), back })
+        let back = text
+            .chars()
+            .map(|c| if c.is_ascii() { c } else { '?' })
+            .collect();
+        Err(EngineError::Tokenizer {
+            model: self.base.name.clone(),
+            text: text.to_owned(),
+            back,
+        })
     }
 }
 
 impl Generate for ToyModel {
-    fn generate(&mut self, with: With, request: &GenerateRequest, talk: &mut Talk<'_>) -> Result<Vec<Continuation>, EngineError> {
+    fn generate(
+        &mut self,
+        with: With,
+        request: &GenerateRequest,
+        talk: &mut Talk<'_>,
+    ) -> Result<Vec<Continuation>, EngineError> {
         let head = self.head(with)?.filter(|_| request.chat);
         let mut rng = Rng::new(request.seed, "toy generate");
         let one = |(i, opening): (usize, &String)| {
             talk.tick(i, request.openings.len())?;
             let drawn = match head {
                 Some(head) => head.draw(&self.base.features(&request.prefix), &mut rng),
-                None => self.base.continue_list(&request.prefix, request.tokens_max, &mut rng),
+                None => self
+                    .base
+                    .continue_list(&request.prefix, request.tokens_max, &mut rng),
             };
             // The opening stands in place of as many words.
             let rest = drawn.text.split_whitespace().skip(words(opening));
-            let text = opening.split_whitespace().chain(rest).collect::<Vec<_>>().join(" ");
+            let text = opening
+                .split_whitespace()
+                .chain(rest)
+                .collect::<Vec<_>>()
+                .join(" ");
             Ok(Continuation { text, ..drawn })
         };
         request.openings.iter().enumerate().map(one).collect()
@@ -224,7 +289,13 @@ impl Generate for ToyModel {
 }
 
 impl Label for ToyModel {
-    fn answer(&mut self, with: With, prompts: &[String], tokens_max: usize, talk: &mut Talk<'_>) -> Result<Vec<Answer>, EngineError> {
+    fn answer(
+        &mut self,
+        with: With,
+        prompts: &[String],
+        tokens_max: usize,
+        talk: &mut Talk<'_>,
+    ) -> Result<Vec<Answer>, EngineError> {
         let head = self.head(with)?;
         let one = |(i, prompt): (usize, &String)| {
             talk.tick(i, prompts.len())?;
@@ -236,22 +307,40 @@ impl Label for ToyModel {
 }
 
 impl Score for ToyModel {
-    fn score(&mut self, with: With, pairs: &[Pair], talk: &mut Talk<'_>) -> Result<Vec<CompletionScore>, EngineError> {
+    fn score(
+        &mut self,
+        with: With,
+        pairs: &[Pair],
+        talk: &mut Talk<'_>,
+    ) -> Result<Vec<CompletionScore>, EngineError> {
         let head = self.head(with)?;
         let one = |(i, pair): (usize, &Pair)| {
             talk.tick(i, pairs.len())?;
             let tokens = words(&pair.completion) + 1;
             self.fits(words(&pair.prompt) + tokens)?;
-            Ok(CompletionScore { log_probability: self.log_probability(head, &pair.prompt, pair.completion.trim()), tokens })
+            Ok(CompletionScore {
+                log_probability: self.log_probability(head, &pair.prompt, pair.completion.trim()),
+                tokens,
+            })
         };
         pairs.iter().enumerate().map(one).collect()
     }
 
-    fn preference(&mut self, with: With, prompts: &[String], a: &str, b: &str, talk: &mut Talk<'_>) -> Result<Vec<f64>, EngineError> {
+    fn preference(
+        &mut self,
+        with: With,
+        prompts: &[String],
+        a: &str,
+        b: &str,
+        talk: &mut Talk<'_>,
+    ) -> Result<Vec<f64>, EngineError> {
         let head = self.head(with)?;
         if a.split_whitespace().next() == b.split_whitespace().next() {
             let words = [a.to_owned(), b.to_owned()];
-            return Err(EngineError::SameFirstToken { model: self.base.name.clone(), words });
+            return Err(EngineError::SameFirstToken {
+                model: self.base.name.clone(),
+                words,
+            });
         }
         let one = |(i, prompt): (usize, &String)| {
             talk.tick(i, prompts.len())?;
@@ -262,7 +351,10 @@ impl Score for ToyModel {
 
     fn logits(&mut self, with: With, pair: &Pair) -> Result<Vec<Vec<f32>>, EngineError> {
         let (features, answer) = (self.base.features(&pair.prompt), pair.completion.trim());
-        Ok(vec![self.head(with)?.map_or_else(|| vec![0.0], |head| head.logits(&features, answer))])
+        Ok(vec![self.head(with)?.map_or_else(
+            || vec![0.0],
+            |head| head.logits(&features, answer),
+        )])
     }
 }
 

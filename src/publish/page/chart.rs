@@ -27,19 +27,34 @@ pub type Curve = (String, Vec<(f64, f64)>);
 impl Chart {
     /// One `<figure>`; nothing where there is no finite point.
     pub(super) fn html(&self) -> String {
-        let points = || self.curves.iter().flat_map(|(_, points)| points).filter(|(x, y)| x.is_finite() && y.is_finite());
+        let points = || {
+            self.curves
+                .iter()
+                .flat_map(|(_, points)| points)
+                .filter(|(x, y)| x.is_finite() && y.is_finite())
+        };
         let most = |of: fn(&(f64, f64)) -> f64| points().map(of).fold(0.0_f64, f64::max);
         if points().next().is_none() {
             return String::new();
         }
-        let (xs, ys) = (Axis::to(most(|point| point.0)), Axis::to(most(|point| point.1)));
+        let (xs, ys) = (
+            Axis::to(most(|point| point.0)),
+            Axis::to(most(|point| point.1)),
+        );
         let x = |value: f64| LEFT + (WIDTH - LEFT - MARGIN) * value / xs.end;
         let y = |value: f64| HEIGHT - BOTTOM - (HEIGHT - BOTTOM - MARGIN) * value.max(0.0) / ys.end;
         let mut drawn = String::new();
         for tick in ys.ticks() {
             let (at, label) = (y(tick), ys.label(tick));
-            drawn += &format!("<line class=\"grid\" x1=\"{LEFT}\" x2=\"{}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>", WIDTH - MARGIN);
-            drawn += &format!("<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{label}</text>\n", LEFT - 5.0, at + 4.0);
+            drawn += &format!(
+                "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>",
+                WIDTH - MARGIN
+            );
+            drawn += &format!(
+                "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{label}</text>\n",
+                LEFT - 5.0,
+                at + 4.0
+            );
         }
         for tick in xs.ticks() {
             let anchor = if tick == 0.0 {
@@ -50,24 +65,64 @@ impl Chart {
                 "middle"
             };
             let (at, label) = (x(tick), xs.label(tick));
-            drawn += &format!("<text x=\"{at:.1}\" y=\"{}\" text-anchor=\"{anchor}\">{label}</text>\n", HEIGHT - BOTTOM + 14.0);
+            drawn += &format!(
+                "<text x=\"{at:.1}\" y=\"{}\" text-anchor=\"{anchor}\">{label}</text>\n",
+                HEIGHT - BOTTOM + 14.0
+            );
         }
         for (i, (_, points)) in self.curves.iter().enumerate() {
-            let places: Vec<(f64, f64)> =
-                points.iter().filter(|(x, y)| x.is_finite() && y.is_finite()).map(|point| (x(point.0), y(point.1))).collect();
-            let line: Vec<String> = places.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
-            drawn += &format!("<polyline class=\"curve s{}\" points=\"{}\"/>\n", i % COLOURS, line.join(" "));
+            let places: Vec<(f64, f64)> = points
+                .iter()
+                .filter(|(x, y)| x.is_finite() && y.is_finite())
+                .map(|point| (x(point.0), y(point.1)))
+                .collect();
+            let line: Vec<String> = places
+                .iter()
+                .map(|(x, y)| format!("{x:.1},{y:.1}"))
+                .collect();
+            drawn += &format!(
+                "<polyline class=\"curve s{}\" points=\"{}\"/>\n",
+                i % COLOURS,
+                line.join(" ")
+            );
             if places.len() <= 12 {
-                let dot = |(x, y): &(f64, f64)| format!("<circle class=\"d{}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.6\"/>", i % COLOURS);
+                let dot = |(x, y): &(f64, f64)| {
+                    format!(
+                        "<circle class=\"d{}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.6\"/>",
+                        i % COLOURS
+                    )
+                };
                 drawn += &places.iter().map(dot).collect::<String>();
             }
         }
-        let (title, x_axis, y_axis) = (escape(&self.title), escape(&self.x_axis), escape(&self.y_axis));
-        drawn += &format!("<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{x_axis}</text>\n", WIDTH - MARGIN, HEIGHT - 4.0);
-        let named = self.curves.iter().enumerate().filter(|(_, (name, _))| !name.is_empty());
-        let keys: Vec<String> =
-            named.map(|(i, (name, _))| format!("<span class=\"key s{}\"></span>{}", i % COLOURS, escape(name))).collect();
-        let caption: Vec<String> = [keys.concat(), y_axis].into_iter().filter(|part| !part.is_empty()).collect();
+        let (title, x_axis, y_axis) = (
+            escape(&self.title),
+            escape(&self.x_axis),
+            escape(&self.y_axis),
+        );
+        drawn += &format!(
+            "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{x_axis}</text>\n",
+            WIDTH - MARGIN,
+            HEIGHT - 4.0
+        );
+        let named = self
+            .curves
+            .iter()
+            .enumerate()
+            .filter(|(_, (name, _))| !name.is_empty());
+        let keys: Vec<String> = named
+            .map(|(i, (name, _))| {
+                format!(
+                    "<span class=\"key s{}\"></span>{}",
+                    i % COLOURS,
+                    escape(name)
+                )
+            })
+            .collect();
+        let caption: Vec<String> = [keys.concat(), y_axis]
+            .into_iter()
+            .filter(|part| !part.is_empty())
+            .collect();
         format!(
             "<figure><svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{title}\">\n{drawn}</svg>\
              <figcaption>{}</figcaption></figure>\n",
@@ -88,8 +143,15 @@ impl Axis {
         let most = if most > 0.0 { most } else { 1.0 };
         let rough = most / (TICKS_MAX - 1.0);
         let power = 10f64.powf(rough.log10().floor());
-        let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|unit| unit * power).find(|step| *step >= rough * 0.999).unwrap_or(rough);
-        Self { end: step * (most / step * 0.999).ceil(), step }
+        let step = [1.0, 2.0, 5.0, 10.0]
+            .into_iter()
+            .map(|unit| unit * power)
+            .find(|step| *step >= rough * 0.999)
+            .unwrap_or(rough);
+        Self {
+            end: step * (most / step * 0.999).ceil(),
+            step,
+        }
     }
 
     fn ticks(&self) -> impl Iterator<Item = f64> {
@@ -123,10 +185,18 @@ mod tests {
 
     #[test]
     fn what_is_no_number_is_not_drawn() {
-        let chart = |points: Vec<(f64, f64)>| Chart { curves: vec![("a".into(), points)], ..Chart::default() };
+        let chart = |points: Vec<(f64, f64)>| Chart {
+            curves: vec![("a".into(), points)],
+            ..Chart::default()
+        };
         assert_eq!(chart(vec![(1.0, f64::NAN)]).html(), "");
         assert_eq!(chart(Vec::new()).html(), "");
         let html = chart(vec![(0.0, 1.0), (f64::INFINITY, 1.0), (2.0, 0.5)]).html();
-        assert!(html.contains("points=\"40.0,12.0 388.0,85.0\"") && !html.contains("inf") && !html.contains("NaN"), "{html}");
+        assert!(
+            html.contains("points=\"40.0,12.0 388.0,85.0\"")
+                && !html.contains("inf")
+                && !html.contains("NaN"),
+            "{html}"
+        );
     }
 }

@@ -27,7 +27,10 @@ pub(super) async fn whole(asked: &mut Asked) -> Result<Whole, ApiError> {
     let (mut text, mut drawn) = (String::new(), Vec::new());
     loop {
         match asked.events.recv().await {
-            Some(Event::Piece { text: more, drawn: tokens }) => {
+            Some(Event::Piece {
+                text: more,
+                drawn: tokens,
+            }) => {
                 text.push_str(&more);
                 drawn.extend(tokens);
             }
@@ -53,22 +56,34 @@ pub(super) fn event(value: &Value) -> String {
 }
 
 /// Stream an answer. `opening` goes first; `write` turns a piece or the end into events.
-pub(super) fn streamed(asked: Asked, opening: String, write: impl FnMut(&Event) -> String + Send + 'static) -> Response {
+pub(super) fn streamed(
+    asked: Asked,
+    opening: String,
+    write: impl FnMut(&Event) -> String + Send + 'static,
+) -> Response {
     let generation = asked.generation.clone();
-    let chunks = stream::unfold((Some((asked, write)), Some(opening)), |(state, opening)| async move {
-        if let Some(text) = opening.filter(|text| !text.is_empty()) {
-            return Some((Ok::<_, Infallible>(text), (state, None)));
-        }
-        let (mut asked, mut write) = state?;
-        let heard = asked.events.recv().await.unwrap_or_else(|| Event::Failed("the decode thread has ended: restart the server".into()));
-        let text = match &heard {
-            Event::Failed(why) => event(&ApiError::internal(why.as_str()).body()),
-            heard => write(heard),
-        };
-        let goes_on = matches!(heard, Event::Piece { .. });
-        Some((Ok(text), (goes_on.then_some((asked, write)), None)))
-    });
-    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
+    let chunks = stream::unfold(
+        (Some((asked, write)), Some(opening)),
+        |(state, opening)| async move {
+            if let Some(text) = opening.filter(|text| !text.is_empty()) {
+                return Some((Ok::<_, Infallible>(text), (state, None)));
+            }
+            let (mut asked, mut write) = state?;
+            let heard = asked.events.recv().await.unwrap_or_else(|| {
+                Event::Failed("the decode thread has ended: restart the server".into())
+            });
+            let text = match &heard {
+                Event::Failed(why) => event(&ApiError::internal(why.as_str()).body()),
+                heard => write(heard),
+            };
+            let goes_on = matches!(heard, Event::Piece { .. });
+            Some((Ok(text), (goes_on.then_some((asked, write)), None)))
+        },
+    );
+    let headers = [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-cache"),
+    ];
     named(&generation, (headers, Body::from_stream(chunks)))
 }
 
@@ -77,7 +92,8 @@ pub(super) fn piece(app: &App, token: Token) -> String {
     String::from_utf8_lossy(&app.host.piece(token, true)).into_owned()
 }
 
-/// Tokens with their probabilities, as OpenAI's chat and llama-server's completions have them. `ids`: llama-server's number too.
+/// Tokens with their probabilities, as OpenAI's chat and llama-server's completions have them.
+/// `ids`: llama-server's number too.
 pub(super) fn probabilities(app: &App, drawn: &[Drawn], ids: bool) -> Vec<Value> {
     let one = |token: Token, logprob: f64| {
         let text = app.host.piece(token, true);
@@ -89,7 +105,11 @@ pub(super) fn probabilities(app: &App, drawn: &[Drawn], ids: bool) -> Vec<Value>
     };
     let all = |drawn: &Drawn| {
         let mut object = one(drawn.token, drawn.log_probability);
-        object["top_logprobs"] = drawn.top.iter().map(|(token, logprob)| one(*token, *logprob)).collect();
+        object["top_logprobs"] = drawn
+            .top
+            .iter()
+            .map(|(token, logprob)| one(*token, *logprob))
+            .collect();
         object
     };
     drawn.iter().map(all).collect()
@@ -113,7 +133,10 @@ pub(super) fn usage(done: &Done) -> Value {
 /// Times as llama-server has them.
 pub(super) fn timings(done: &Done) -> Value {
     let per = |a: f64, b: f64| if b > 0.0 { a / b } else { 0.0 };
-    let (read, said) = ((done.prompt_tokens - done.cached) as f64, done.tokens as f64);
+    let (read, said) = (
+        (done.prompt_tokens - done.cached) as f64,
+        done.tokens as f64,
+    );
     json!({
         "cache_n": done.cached,
         "prompt_n": read as u64,

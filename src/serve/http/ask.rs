@@ -41,14 +41,25 @@ impl Wish {
     pub(super) fn read(app: &App, fields: Fields<'_>) -> Result<Self, ApiError> {
         refuse_unsupported(fields)?;
         let (model, with) = chosen(app, fields)?;
-        let most = ["max_completion_tokens", "max_tokens", "n_predict"].map(|name| fields.whole(name));
-        let most = most.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().next();
+        let most =
+            ["max_completion_tokens", "max_tokens", "n_predict"].map(|name| fields.whole(name));
+        let most = most
+            .into_iter()
+            .collect::<Result<Vec<_>, _>>()?
+            .into_iter()
+            .flatten()
+            .next();
         let asked = match most {
             None | Some(-1) => None,
-            Some(n) => Some(usize::try_from(n).map_err(|_| ApiError::input("the number of tokens must not be negative"))?),
+            Some(n) => Some(
+                usize::try_from(n)
+                    .map_err(|_| ApiError::input("the number of tokens must not be negative"))?,
+            ),
         };
         let usage = match fields.get("stream_options") {
-            Some(options) => Fields::of(options)?.truth("include_usage")?.unwrap_or(false),
+            Some(options) => Fields::of(options)?
+                .truth("include_usage")?
+                .unwrap_or(false),
             None => false,
         };
         Ok(Self {
@@ -68,8 +79,12 @@ impl Wish {
     /// Probabilities of each token and of so many others.
     pub(super) fn tell(&mut self, app: &App, alternatives: i64) -> Result<(), ApiError> {
         let most = app.config.limits.logprobs_max;
-        let count = usize::try_from(alternatives).ok().filter(|count| *count <= most);
-        self.alternatives = Some(count.ok_or_else(|| ApiError::input(format!("probabilities of 0 to {most} tokens can be told")))?);
+        let count = usize::try_from(alternatives)
+            .ok()
+            .filter(|count| *count <= most);
+        self.alternatives = Some(count.ok_or_else(|| {
+            ApiError::input(format!("probabilities of 0 to {most} tokens can be told"))
+        })?);
         Ok(())
     }
 }
@@ -90,13 +105,21 @@ fn chosen(app: &App, fields: Fields<'_>) -> Result<(String, Choice), ApiError> {
     }
 }
 
-/// `[{"id": 0, "scale": 1.0}]`; anything else in it is refused, so that nobody believes to have loaded a file.
+/// `[{"id": 0, "scale": 1.0}]`; anything else in it is refused, so that nobody believes to have
+/// loaded a file.
 pub(super) fn scales(list: &Value) -> Result<Vec<(usize, f32)>, ApiError> {
-    let list = list.as_array().ok_or_else(|| ApiError::input("expected a list of {\"id\", \"scale\"}"))?;
+    let list = list
+        .as_array()
+        .ok_or_else(|| ApiError::input("expected a list of {\"id\", \"scale\"}"))?;
     let one = |item: &Value| {
         let fields = Fields::of(item)?.only(&["id", "scale"])?;
-        let id = fields.whole("id")?.and_then(|id| usize::try_from(id).ok()).ok_or_else(|| ApiError::input("\"id\" is missing"))?;
-        let scale = fields.number("scale", f32::MIN, f32::MAX)?.ok_or_else(|| ApiError::input("\"scale\" is missing"))?;
+        let id = fields
+            .whole("id")?
+            .and_then(|id| usize::try_from(id).ok())
+            .ok_or_else(|| ApiError::input("\"id\" is missing"))?;
+        let scale = fields
+            .number("scale", f32::MIN, f32::MAX)?
+            .ok_or_else(|| ApiError::input("\"scale\" is missing"))?;
         Ok((id, scale))
     };
     list.iter().map(one).collect()
@@ -110,37 +133,76 @@ fn refuse_unsupported(fields: Fields<'_>) -> Result<(), ApiError> {
         Some(Value::Array(items)) => !items.is_empty(),
         Some(_) => true,
     };
-    let names = ["tools", "tool_choice", "functions", "grammar", "json_schema", "suffix", "echo", "image_data", "audio"];
-    if let Some(name) = names.into_iter().find(|name| wanted(name) && !(*name == "tool_choice" && fields.text(name) == Ok(Some("auto")))) {
-        return Err(ApiError::input(format!("{name:?} is not supported by this server")));
+    let names = [
+        "tools",
+        "tool_choice",
+        "functions",
+        "grammar",
+        "json_schema",
+        "suffix",
+        "echo",
+        "image_data",
+        "audio",
+    ];
+    if let Some(name) = names.into_iter().find(|name| {
+        wanted(name) && !(*name == "tool_choice" && fields.text(name) == Ok(Some("auto")))
+    }) {
+        return Err(ApiError::input(format!(
+            "{name:?} is not supported by this server"
+        )));
     }
-    if let Some(name) = ["n", "best_of"].into_iter().find(|name| fields.get(name).is_some_and(|n| n.as_f64() != Some(1.0))) {
-        return Err(ApiError::input(format!("{name:?} must be 1: this server gives one answer to a prompt")));
+    if let Some(name) = ["n", "best_of"]
+        .into_iter()
+        .find(|name| fields.get(name).is_some_and(|n| n.as_f64() != Some(1.0)))
+    {
+        return Err(ApiError::input(format!(
+            "{name:?} must be 1: this server gives one answer to a prompt"
+        )));
     }
-    match fields.get("response_format").map(|format| format["type"].as_str()) {
+    match fields
+        .get("response_format")
+        .map(|format| format["type"].as_str())
+    {
         None | Some(Some("text")) => Ok(()),
-        Some(_) => Err(ApiError::input("\"response_format\" is not supported by this server, but for {\"type\": \"text\"}")),
+        Some(_) => Err(ApiError::input(
+            "\"response_format\" is not supported by this server, but for {\"type\": \"text\"}",
+        )),
     }
 }
 
 fn sampling(app: &App, fields: Fields<'_>) -> Result<Sampling, ApiError> {
-    let usual = Sampling { temperature: app.config.temperature, ..Sampling::default() };
+    let usual = Sampling {
+        temperature: app.config.temperature,
+        ..Sampling::default()
+    };
     let seed = match fields.whole("seed")?.filter(|seed| *seed >= 0) {
         // As llama.cpp, which has 32 bits.
         Some(seed) => seed as u32,
         None => match app.config.seed {
             Some(seed) => seed,
-            None => Rng::new(app.clock.unix_seconds() ^ (app.number() << 32), "serve").next_u64() as u32,
+            None => {
+                Rng::new(app.clock.unix_seconds() ^ (app.number() << 32), "serve").next_u64() as u32
+            }
         },
     };
     Ok(Sampling {
-        temperature: fields.number("temperature", 0.0, 100.0)?.unwrap_or(usual.temperature),
-        top_k: fields.whole("top_k")?.map_or(usual.top_k, |k| usize::try_from(k).unwrap_or(0)),
+        temperature: fields
+            .number("temperature", 0.0, 100.0)?
+            .unwrap_or(usual.temperature),
+        top_k: fields
+            .whole("top_k")?
+            .map_or(usual.top_k, |k| usize::try_from(k).unwrap_or(0)),
         top_p: fields.number("top_p", 0.0, 1.0)?.unwrap_or(usual.top_p),
         min_p: fields.number("min_p", 0.0, 1.0)?.unwrap_or(usual.min_p),
-        repeat_penalty: fields.number("repeat_penalty", 0.01, 100.0)?.unwrap_or(usual.repeat_penalty),
-        presence_penalty: fields.number("presence_penalty", -100.0, 100.0)?.unwrap_or(usual.presence_penalty),
-        frequency_penalty: fields.number("frequency_penalty", -100.0, 100.0)?.unwrap_or(usual.frequency_penalty),
+        repeat_penalty: fields
+            .number("repeat_penalty", 0.01, 100.0)?
+            .unwrap_or(usual.repeat_penalty),
+        presence_penalty: fields
+            .number("presence_penalty", -100.0, 100.0)?
+            .unwrap_or(usual.presence_penalty),
+        frequency_penalty: fields
+            .number("frequency_penalty", -100.0, 100.0)?
+            .unwrap_or(usual.frequency_penalty),
         repeat_last_n: usual.repeat_last_n,
         bias: bias(app, fields)?,
         seed,
@@ -149,11 +211,18 @@ fn sampling(app: &App, fields: Fields<'_>) -> Result<Sampling, ApiError> {
 
 /// `{"15043": -100}` as OpenAI has it, `[[15043, -100], ["text", false]]` as llama-server has it.
 fn bias(app: &App, fields: Fields<'_>) -> Result<Vec<(Token, f32)>, ApiError> {
-    let bad = || ApiError::input("\"logit_bias\" must be an object of token: number, or a list of [token or text, number or false]");
+    let bad = || {
+        ApiError::input(
+            "\"logit_bias\" must be an object of token: number, or a list of [token or text, number or false]",
+        )
+    };
     let pairs: Vec<(Value, &Value)> = match fields.get("logit_bias") {
         None => Vec::new(),
         Some(Value::Object(map)) => {
-            let key = |key: &String| key.parse::<Token>().map_or_else(|_| Value::from(key.as_str()), Value::from);
+            let key = |key: &String| {
+                key.parse::<Token>()
+                    .map_or_else(|_| Value::from(key.as_str()), Value::from)
+            };
             map.iter().map(|(name, value)| (key(name), value)).collect()
         }
         Some(Value::Array(items)) => {
@@ -161,7 +230,10 @@ fn bias(app: &App, fields: Fields<'_>) -> Result<Vec<(Token, f32)>, ApiError> {
             if !items.iter().all(pair) {
                 return Err(bad());
             }
-            items.iter().map(|item| (item[0].clone(), &item[1])).collect()
+            items
+                .iter()
+                .map(|item| (item[0].clone(), &item[1]))
+                .collect()
         }
         Some(_) => return Err(bad()),
     };
@@ -169,10 +241,19 @@ fn bias(app: &App, fields: Fields<'_>) -> Result<Vec<(Token, f32)>, ApiError> {
     for (token, value) in pairs {
         let number = match value {
             Value::Bool(false) => f32::NEG_INFINITY,
-            value => value.as_f64().map(|x| x as f32).filter(|x| x.is_finite()).ok_or_else(bad)?,
+            value => value
+                .as_f64()
+                .map(|x| x as f32)
+                .filter(|x| x.is_finite())
+                .ok_or_else(bad)?,
         };
         match &token {
-            Value::String(text) => all.extend(app.host.encode(text, false)?.into_iter().map(|token| (token, number))),
+            Value::String(text) => all.extend(
+                app.host
+                    .encode(text, false)?
+                    .into_iter()
+                    .map(|token| (token, number)),
+            ),
             token => all.push((known(app, token).ok_or_else(bad)?, number)),
         }
     }
@@ -181,12 +262,20 @@ fn bias(app: &App, fields: Fields<'_>) -> Result<Vec<(Token, f32)>, ApiError> {
 
 /// A token of the vocabulary.
 pub(super) fn known(app: &App, value: &Value) -> Option<Token> {
-    value.as_u64().filter(|token| *token < app.host.info().vocabulary as u64).map(|token| token as Token)
+    value
+        .as_u64()
+        .filter(|token| *token < app.host.info().vocabulary as u64)
+        .map(|token| token as Token)
 }
 
 fn stops(app: &App, fields: Fields<'_>) -> Result<Vec<String>, ApiError> {
     let limits = &app.config.limits;
-    let bad = || ApiError::input(format!("\"stop\" must be up to {} texts of 1 to {} bytes", limits.stops_max, limits.stop_bytes_max));
+    let bad = || {
+        ApiError::input(format!(
+            "\"stop\" must be up to {} texts of 1 to {} bytes",
+            limits.stops_max, limits.stop_bytes_max
+        ))
+    };
     let texts: Vec<&Value> = match fields.get("stop") {
         None => Vec::new(),
         Some(Value::Array(items)) => items.iter().collect(),
@@ -195,8 +284,16 @@ fn stops(app: &App, fields: Fields<'_>) -> Result<Vec<String>, ApiError> {
     if texts.len() > limits.stops_max {
         return Err(bad());
     }
-    let text = |value: &&Value| value.as_str().filter(|text| (1..=limits.stop_bytes_max).contains(&text.len())).map(str::to_owned);
-    texts.iter().map(|value| text(value).ok_or_else(bad)).collect()
+    let text = |value: &&Value| {
+        value
+            .as_str()
+            .filter(|text| (1..=limits.stop_bytes_max).contains(&text.len()))
+            .map(str::to_owned)
+    };
+    texts
+        .iter()
+        .map(|value| text(value).ok_or_else(bad))
+        .collect()
 }
 
 /// Tokens of text that a model goes on from, with what it wants at the beginning.
@@ -208,13 +305,25 @@ pub(super) fn encode(app: &App, text: &str) -> Result<Vec<Token>, ApiError> {
     Ok(tokens)
 }
 
-/// The prompts of a completion: text, tokens, both in turns, `{"prompt_string"}`, or a list of such.
+/// The prompts of a completion: text, tokens, both in turns, `{"prompt_string"}`, or a list of
+/// such.
 pub(super) fn prompts(app: &App, value: &Value) -> Result<(Vec<Vec<Token>>, bool), ApiError> {
     let most = app.config.limits.prompts_per_request_max;
-    let list = value.as_array().filter(|items| !items.iter().any(Value::is_number));
+    let list = value
+        .as_array()
+        .filter(|items| !items.iter().any(Value::is_number));
     match list {
-        Some(items) if items.len() > most => Err(ApiError::input(format!("a request may have {most} prompts, not {}", items.len()))),
-        Some(items) => Ok((items.iter().map(|item| prompt(app, item)).collect::<Result<_, _>>()?, items.len() > 1)),
+        Some(items) if items.len() > most => Err(ApiError::input(format!(
+            "a request may have {most} prompts, not {}",
+            items.len()
+        ))),
+        Some(items) => Ok((
+            items
+                .iter()
+                .map(|item| prompt(app, item))
+                .collect::<Result<_, _>>()?,
+            items.len() > 1,
+        )),
         None => Ok((vec![prompt(app, value)?], false)),
     }
 }
@@ -223,7 +332,12 @@ fn prompt(app: &App, value: &Value) -> Result<Vec<Token>, ApiError> {
     let bad = || ApiError::input("a prompt must be text, tokens of this model, or a list of such");
     match value {
         Value::String(text) => encode(app, text),
-        Value::Object(_) => encode(app, Fields::of(value)?.only(&["prompt_string"])?.needed("prompt_string")?),
+        Value::Object(_) => encode(
+            app,
+            Fields::of(value)?
+                .only(&["prompt_string"])?
+                .needed("prompt_string")?,
+        ),
         Value::Array(parts) => {
             let mut tokens = Vec::new();
             for (at, part) in parts.iter().enumerate() {
@@ -241,28 +355,42 @@ fn prompt(app: &App, value: &Value) -> Result<Vec<Token>, ApiError> {
 
 /// A conversation as the text that the model goes on from.
 pub(super) fn conversation(app: &App, fields: Fields<'_>) -> Result<String, ApiError> {
-    let messages = fields.get("messages").and_then(Value::as_array).filter(|messages| !messages.is_empty());
-    let messages = messages.ok_or_else(|| ApiError::input("\"messages\" must be a list of messages"))?;
+    let messages = fields
+        .get("messages")
+        .and_then(Value::as_array)
+        .filter(|messages| !messages.is_empty());
+    let messages =
+        messages.ok_or_else(|| ApiError::input("\"messages\" must be a list of messages"))?;
     let mut turns = messages.iter().map(turn).collect::<Result<Vec<_>, _>>()?;
     let continues = fields.truth("continue_final_message")?;
     let opens = fields.truth("add_generation_prompt")?;
     if continues == Some(true) && opens == Some(true) {
-        return Err(ApiError::input("\"add_generation_prompt\" and \"continue_final_message\" exclude each other"));
+        return Err(ApiError::input(
+            "\"add_generation_prompt\" and \"continue_final_message\" exclude each other",
+        ));
     }
     // An answer that was begun is gone on with.
     let begun = turns.pop_if(|turn| turn.role == "assistant" && continues != Some(false));
     if begun.is_some() && turns.last().is_some_and(|turn| turn.role == "assistant") {
-        return Err(ApiError::input("two messages of the assistant at the end: which one is to be gone on with?"));
+        return Err(ApiError::input(
+            "two messages of the assistant at the end: which one is to be gone on with?",
+        ));
     }
     if turns.is_empty() {
-        return Err(ApiError::input("the conversation needs a message that is not the assistant's"));
+        return Err(ApiError::input(
+            "the conversation needs a message that is not the assistant's",
+        ));
     }
-    let text = app.host.render(&turns, begun.is_some() || opens != Some(false))?;
+    let text = app
+        .host
+        .render(&turns, begun.is_some() || opens != Some(false))?;
     Ok(text + begun.as_ref().map_or("", |turn| turn.content.as_str()))
 }
 
 fn turn(value: &Value) -> Result<Turn, ApiError> {
-    let fields = Fields::of(value).map_err(|_| ApiError::input("a message must be an object with \"role\" and \"content\""))?;
+    let fields = Fields::of(value).map_err(|_| {
+        ApiError::input("a message must be an object with \"role\" and \"content\"")
+    })?;
     let role = fields.needed("role")?.to_owned();
     let content = match fields.get("content") {
         None if role == "assistant" => String::new(),
@@ -270,9 +398,15 @@ fn turn(value: &Value) -> Result<Turn, ApiError> {
         Some(Value::Array(parts)) => {
             let part = |part: &Value| match (part["type"].as_str(), part["text"].as_str()) {
                 (Some("text"), Some(text)) => Ok(text.to_owned()),
-                _ => Err(ApiError::input("parts of a message must be {\"type\": \"text\", \"text\"}: this server reads text only")),
+                _ => Err(ApiError::input(
+                    "parts of a message must be {\"type\": \"text\", \"text\"}: this server reads text only",
+                )),
             };
-            parts.iter().map(part).collect::<Result<Vec<_>, _>>()?.join("\n")
+            parts
+                .iter()
+                .map(part)
+                .collect::<Result<Vec<_>, _>>()?
+                .join("\n")
         }
         _ => return Err(ApiError::input("\"content\" of a message must be text")),
     };
@@ -331,5 +465,10 @@ pub(super) fn ask(app: &Arc<App>, wish: &Wish, prompt: Vec<Token>) -> Result<Ask
     if !app.send(Command::Ask(Box::new(request))) {
         return Err(ApiError::ended());
     }
-    Ok(Asked { events: receiver, prompt, generation: generation(&wish.with.key), _open: open })
+    Ok(Asked {
+        events: receiver,
+        prompt,
+        generation: generation(&wish.with.key),
+        _open: open,
+    })
 }

@@ -25,9 +25,15 @@ pub(super) async fn health(State(app): Shared) -> Result<Response, ApiError> {
 
 pub(super) async fn props(State(app): Shared) -> Response {
     let info = app.host.info();
-    let sampling = Sampling { temperature: app.config.temperature, seed: app.config.seed.unwrap_or(u32::MAX), ..Sampling::default() };
+    let sampling = Sampling {
+        temperature: app.config.temperature,
+        seed: app.config.seed.unwrap_or(u32::MAX),
+        ..Sampling::default()
+    };
     let params = settings(&sampling, &[], app.config.tokens_max);
-    let text = |token: Option<Token>| token.map(|token| String::from_utf8_lossy(&app.host.piece(token, true)).into_owned());
+    let text = |token: Option<Token>| {
+        token.map(|token| String::from_utf8_lossy(&app.host.piece(token, true)).into_owned())
+    };
     axum::Json(json!({
         "default_generation_settings": { "n_ctx": info.context, "params": params },
         "total_slots": app.config.slots,
@@ -56,7 +62,9 @@ pub(super) async fn tokenize(State(app): Shared, request: Request) -> Result<Res
     let value = body(&app, request).await?;
     let fields = Fields::of(&value)?;
     let content = fields.text("content")?.unwrap_or_default();
-    let mut tokens = app.host.encode(content, fields.truth("parse_special")?.unwrap_or(true))?;
+    let mut tokens = app
+        .host
+        .encode(content, fields.truth("parse_special")?.unwrap_or(true))?;
     if fields.truth("add_special")?.unwrap_or(false)
         && let Some(bos) = app.host.bos()
     {
@@ -70,24 +78,39 @@ pub(super) async fn tokenize(State(app): Shared, request: Request) -> Result<Res
         let piece = String::from_utf8(bytes.clone()).map_or_else(|_| json!(bytes), Value::from);
         json!({ "id": token, "piece": piece })
     };
-    Ok(axum::Json(json!({ "tokens": tokens.iter().map(piece).collect::<Vec<_>>() })).into_response())
+    Ok(
+        axum::Json(json!({ "tokens": tokens.iter().map(piece).collect::<Vec<_>>() }))
+            .into_response(),
+    )
 }
 
 pub(super) async fn detokenize(State(app): Shared, request: Request) -> Result<Response, ApiError> {
     let value = body(&app, request).await?;
     let bad = || ApiError::input("\"tokens\" must be a list of tokens of this model");
-    let list = Fields::of(&value)?.get("tokens").and_then(Value::as_array).ok_or_else(bad)?;
-    let tokens = list.iter().map(|token| known(&app, token).ok_or_else(bad)).collect::<Result<Vec<_>, _>>()?;
+    let list = Fields::of(&value)?
+        .get("tokens")
+        .and_then(Value::as_array)
+        .ok_or_else(bad)?;
+    let tokens = list
+        .iter()
+        .map(|token| known(&app, token).ok_or_else(bad))
+        .collect::<Result<Vec<_>, _>>()?;
     Ok(axum::Json(json!({ "content": text(&app, &tokens) })).into_response())
 }
 
 /// Tokens as text, markup included.
 fn text(app: &App, tokens: &[Token]) -> String {
-    let bytes: Vec<u8> = tokens.iter().flat_map(|token| app.host.piece(*token, true)).collect();
+    let bytes: Vec<u8> = tokens
+        .iter()
+        .flat_map(|token| app.host.piece(*token, true))
+        .collect();
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-pub(super) async fn apply_template(State(app): Shared, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn apply_template(
+    State(app): Shared,
+    request: Request,
+) -> Result<Response, ApiError> {
     let value = body(&app, request).await?;
     let prompt = conversation(&app, Fields::of(&value)?)?;
     Ok(axum::Json(json!({ "prompt": prompt })).into_response())
@@ -101,17 +124,30 @@ pub(super) async fn completion(State(app): Shared, request: Request) -> Result<R
         wish.tell(&app, count)?;
     }
     if fields.truth("post_sampling_probs")? == Some(true) {
-        return Err(ApiError::input("\"post_sampling_probs\" is not supported by this server"));
+        return Err(ApiError::input(
+            "\"post_sampling_probs\" is not supported by this server",
+        ));
     }
-    let shape = Shape { tokens: fields.truth("return_tokens")?.unwrap_or(false), fields: response_fields(fields)? };
-    let prompt = fields.get("prompt").ok_or_else(|| ApiError::input("\"prompt\" is missing"))?;
+    let shape = Shape {
+        tokens: fields.truth("return_tokens")?.unwrap_or(false),
+        fields: response_fields(fields)?,
+    };
+    let prompt = fields
+        .get("prompt")
+        .ok_or_else(|| ApiError::input("\"prompt\" is missing"))?;
     let (all, many) = prompts(&app, prompt)?;
     if wish.stream && all.len() != 1 {
         return Err(ApiError::input("a stream has one prompt"));
     }
-    let mut asked = all.into_iter().map(|prompt| ask(&app, &wish, prompt)).collect::<Result<Vec<_>, _>>()?;
+    let mut asked = all
+        .into_iter()
+        .map(|prompt| ask(&app, &wish, prompt))
+        .collect::<Result<Vec<_>, _>>()?;
     if wish.stream {
-        return asked.pop().map(|asked| stream(&app, wish, shape, asked)).ok_or_else(|| ApiError::input("there is no prompt"));
+        return asked
+            .pop()
+            .map(|asked| stream(&app, wish, shape, asked))
+            .ok_or_else(|| ApiError::input("there is no prompt"));
     }
     let mut answers = Vec::new();
     for (index, asked) in asked.iter_mut().enumerate() {
@@ -119,11 +155,19 @@ pub(super) async fn completion(State(app): Shared, request: Request) -> Result<R
         let mut answer = closing(&app, &wish, &asked.prompt, &done, &text);
         answer["index"] = index.into();
         answer["content"] = text.into();
-        answer["tokens"] = if shape.tokens { drawn.iter().map(|drawn| drawn.token).collect() } else { json!([]) };
+        answer["tokens"] = if shape.tokens {
+            drawn.iter().map(|drawn| drawn.token).collect()
+        } else {
+            json!([])
+        };
         add_probabilities(&app, &wish, &drawn, &mut answer);
         answers.push(shape.chosen(answer));
     }
-    let whole = if many { answers.into() } else { answers.pop().unwrap_or_default() };
+    let whole = if many {
+        answers.into()
+    } else {
+        answers.pop().unwrap_or_default()
+    };
     Ok(named(&generation(&wish.with.key), axum::Json(whole)))
 }
 
@@ -139,15 +183,29 @@ impl Shape {
         if self.fields.is_empty() {
             return answer;
         }
-        let find = |path: &String| answer.pointer(&format!("/{path}")).map(|value| (path.clone(), value.clone()));
-        self.fields.iter().filter_map(find).collect::<serde_json::Map<_, _>>().into()
+        let find = |path: &String| {
+            answer
+                .pointer(&format!("/{path}"))
+                .map(|value| (path.clone(), value.clone()))
+        };
+        self.fields
+            .iter()
+            .filter_map(find)
+            .collect::<serde_json::Map<_, _>>()
+            .into()
     }
 }
 
 fn response_fields(fields: Fields<'_>) -> Result<Vec<String>, ApiError> {
     let bad = || ApiError::input("\"response_fields\" must be a list of names");
-    let Some(list) = fields.get("response_fields") else { return Ok(Vec::new()) };
-    list.as_array().ok_or_else(bad)?.iter().map(|name| name.as_str().map(str::to_owned).ok_or_else(bad)).collect()
+    let Some(list) = fields.get("response_fields") else {
+        return Ok(Vec::new());
+    };
+    list.as_array()
+        .ok_or_else(bad)?
+        .iter()
+        .map(|name| name.as_str().map(str::to_owned).ok_or_else(bad))
+        .collect()
 }
 
 fn add_probabilities(app: &App, wish: &Wish, drawn: &[Drawn], answer: &mut Value) {

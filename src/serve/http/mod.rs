@@ -1,4 +1,5 @@
-//! HTTP: who may ask, what paths there are. The endpoints of each tradition have a file of their own.
+//! HTTP: who may ask, what paths there are. The endpoints of each tradition have a file of their
+//! own.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
@@ -50,12 +51,16 @@ pub(super) struct App {
     /// Requests that have not ended.
     pub open: AtomicUsize,
     numbers: AtomicU64,
-    /// Of the API key. Hashes are compared, so that the time a comparison takes says nothing about the key.
+    /// Of the API key. Hashes are compared, so that the time a comparison takes says nothing about
+    /// the key.
     key: Option<ContentHash>,
 }
 
 impl App {
-    #[expect(clippy::too_many_arguments, reason = "the parts of a server, put together once")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of a server, put together once"
+    )]
     pub(super) fn new(
         config: Config,
         name: String,
@@ -67,7 +72,10 @@ impl App {
         say: Say,
         transfers: Option<Arc<Transfers>>,
     ) -> Self {
-        let key = config.api_key.as_ref().map(|key| ContentHash::of(key.as_bytes()));
+        let key = config
+            .api_key
+            .as_ref()
+            .map(|key| ContentHash::of(key.as_bytes()));
         Self {
             config,
             name,
@@ -107,10 +115,16 @@ impl App {
 type Shared = State<Arc<App>>;
 
 /// Answer clients of one listener until `closing` says to end; then finish what runs.
-pub(super) async fn listen(listener: TcpListener, app: Arc<App>, mut closing: watch::Receiver<bool>) -> std::io::Result<()> {
+pub(super) async fn listen(
+    listener: TcpListener,
+    app: Arc<App>,
+    mut closing: watch::Receiver<bool>,
+) -> std::io::Result<()> {
     let listener = listener.tap_io(|stream| _ = stream.set_nodelay(true));
     let closed = async move { _ = closing.wait_for(|closing| *closing).await };
-    axum::serve(listener, router(app)).with_graceful_shutdown(closed).await
+    axum::serve(listener, router(app))
+        .with_graceful_shutdown(closed)
+        .await
 }
 
 fn router(app: Arc<App>) -> Router {
@@ -137,10 +151,16 @@ fn router(app: Arc<App>) -> Router {
         .route("/v1/adapters", get(lora::adapters))
         .route("/v1/adapters/{name}/rollback", post(lora::rollback))
         .route("/v1/transfers", get(transfers::list).post(transfers::start))
-        .route("/v1/transfers/{id}", get(transfers::status).delete(transfers::remove))
+        .route(
+            "/v1/transfers/{id}",
+            get(transfers::status).delete(transfers::remove),
+        )
         .route("/v1/transfers/{id}/events", get(transfers::events))
         .route("/chat/completions/input_tokens", post(openai::input_tokens))
-        .route("/v1/chat/completions/input_tokens", post(openai::input_tokens))
+        .route(
+            "/v1/chat/completions/input_tokens",
+            post(openai::input_tokens),
+        )
         .fallback(|| async { ApiError::not_found("there is no such path") })
         .method_not_allowed_fallback(|| async { ApiError::method() })
         .layer(DefaultBodyLimit::disable())
@@ -149,15 +169,23 @@ fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// Nobody without the key, but for the question whether the server lives; nobody new while it shuts down.
+/// Nobody without the key, but for the question whether the server lives; nobody new while it shuts
+/// down.
 async fn admit(State(app): Shared, request: Request, next: Next) -> Response {
     if app.stopping.load(Ordering::SeqCst) {
         return ApiError::stopping().into_response();
     }
     let open = matches!(request.uri().path(), "/health" | "/v1/health");
     if let Some(key) = app.key.filter(|_| !open) {
-        let text = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
-        let given = text("authorization").and_then(|value| value.strip_prefix("Bearer ")).or_else(|| text("x-api-key"));
+        let text = |name: &str| {
+            request
+                .headers()
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+        };
+        let given = text("authorization")
+            .and_then(|value| value.strip_prefix("Bearer "))
+            .or_else(|| text("x-api-key"));
         if given.map(|given| ContentHash::of(given.trim().as_bytes())) != Some(key) {
             return ApiError::key().into_response();
         }
@@ -169,29 +197,57 @@ async fn admit(State(app): Shared, request: Request, next: Next) -> Response {
 async fn origins(State(app): Shared, request: Request, next: Next) -> Response {
     let origin = request.headers().get(header::ORIGIN).cloned();
     let text = origin.as_ref().and_then(|origin| origin.to_str().ok());
-    let listed = text.is_some_and(|text| app.config.origins.iter().any(|allowed| allows(allowed, text)));
-    let asks_first = request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+    let listed = text.is_some_and(|text| {
+        app.config
+            .origins
+            .iter()
+            .any(|allowed| allows(allowed, text))
+    });
+    let asks_first = request.method() == Method::OPTIONS
+        && request
+            .headers()
+            .contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
     // A page of another origin is told no by what is missing from the answer.
-    let mut response = if asks_first { StatusCode::OK.into_response() } else { next.run(request).await };
+    let mut response = if asks_first {
+        StatusCode::OK.into_response()
+    } else {
+        next.run(request).await
+    };
     if let Some(origin) = origin.filter(|_| listed) {
         let headers = response.headers_mut();
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         headers.insert(header::VARY, HeaderValue::from_static("Origin"));
-        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, DELETE, OPTIONS"));
-        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("authorization, content-type, x-api-key"));
-        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(GENERATION));
+        headers.insert(
+            header::ACCESS_CONTROL_ALLOW_METHODS,
+            HeaderValue::from_static("GET, POST, DELETE, OPTIONS"),
+        );
+        headers.insert(
+            header::ACCESS_CONTROL_ALLOW_HEADERS,
+            HeaderValue::from_static("authorization, content-type, x-api-key"),
+        );
+        headers.insert(
+            header::ACCESS_CONTROL_EXPOSE_HEADERS,
+            HeaderValue::from_static(GENERATION),
+        );
     }
     response
 }
 
-/// `*` allows every origin, `localhost` those of this machine whatever their port, anything else itself.
+/// `*` allows every origin, `localhost` those of this machine whatever their port, anything else
+/// itself.
 fn allows(allowed: &str, origin: &str) -> bool {
     let host = origin.split_once("://").map_or(origin, |(_, rest)| rest);
     let host = match host.rsplit_once(':') {
-        Some((host, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        Some((host, port))
+            if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) =>
+        {
+            host
+        }
         _ => host,
     };
-    allowed == "*" || allowed == origin || (allowed == "localhost" && matches!(host, "localhost" | "127.0.0.1" | "[::1]"))
+    allowed == "*"
+        || allowed == origin
+        || (allowed == "localhost" && matches!(host, "localhost" | "127.0.0.1" | "[::1]"))
 }
 
 /// The body of a request as JSON.
@@ -200,13 +256,21 @@ fn allows(allowed: &str, origin: &str) -> bool {
 async fn body(app: &App, request: Request) -> Result<Value, ApiError> {
     let most = app.config.limits.request_bytes_max;
     let patience = std::time::Duration::from_secs(app.config.limits.request_seconds_max);
-    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
+    let length = request
+        .headers()
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|text| text.parse().ok());
     if length.is_some_and(|length: usize| length > most) {
         return Err(ApiError::too_large(most));
     }
-    let read = tokio::time::timeout(patience, axum::body::to_bytes(request.into_body(), most)).await;
-    let bytes = read.map_err(|_| ApiError::too_slow())?.map_err(|_| ApiError::too_large(most))?;
-    serde_json::from_slice(&bytes).map_err(|error| ApiError::input(format!("the body is not JSON: {error}")))
+    let read =
+        tokio::time::timeout(patience, axum::body::to_bytes(request.into_body(), most)).await;
+    let bytes = read
+        .map_err(|_| ApiError::too_slow())?
+        .map_err(|_| ApiError::too_large(most))?;
+    serde_json::from_slice(&bytes)
+        .map_err(|error| ApiError::input(format!("the body is not JSON: {error}")))
 }
 
 #[cfg(test)]
@@ -215,11 +279,28 @@ mod tests {
 
     #[test]
     fn origins_of_this_machine_are_told_from_others() {
-        for origin in ["http://localhost", "https://localhost:8080", "http://127.0.0.1:3000", "http://[::1]", "http://[::1]:3000"] {
-            assert!(allows("localhost", origin) && allows("*", origin), "{origin}");
+        for origin in [
+            "http://localhost",
+            "https://localhost:8080",
+            "http://127.0.0.1:3000",
+            "http://[::1]",
+            "http://[::1]:3000",
+        ] {
+            assert!(
+                allows("localhost", origin) && allows("*", origin),
+                "{origin}"
+            );
         }
-        for origin in ["http://web.mydomain.fr", "http://notlocalhost", "http://localhost.evil.com", "http://localhost:80.evil.com"] {
-            assert!(!allows("localhost", origin) && allows("*", origin) && allows(origin, origin), "{origin}");
+        for origin in [
+            "http://web.mydomain.fr",
+            "http://notlocalhost",
+            "http://localhost.evil.com",
+            "http://localhost:80.evil.com",
+        ] {
+            assert!(
+                !allows("localhost", origin) && allows("*", origin) && allows(origin, origin),
+                "{origin}"
+            );
         }
     }
 }

@@ -6,7 +6,9 @@ use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use super::answer::{Whole, event, finite, named, piece, probabilities, streamed, timings, usage, whole};
+use super::answer::{
+    Whole, event, finite, named, piece, probabilities, streamed, timings, usage, whole,
+};
 use super::ask::{Wish, ask, conversation, encode, prompts};
 use super::fields::Fields;
 use super::{App, Shared, body};
@@ -22,9 +24,16 @@ pub(super) async fn models(State(app): Shared) -> Response {
     axum::Json(json!({ "object": "list", "data": listed(&app) })).into_response()
 }
 
-pub(super) async fn model(State(app): Shared, Path(id): Path<String>) -> Result<Response, ApiError> {
-    let found = listed(&app).into_iter().find(|model| model["id"] == id.as_str());
-    found.map(|model| axum::Json(model).into_response()).ok_or_else(|| ApiError::no_model(&id))
+pub(super) async fn model(
+    State(app): Shared,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    let found = listed(&app)
+        .into_iter()
+        .find(|model| model["id"] == id.as_str());
+    found
+        .map(|model| axum::Json(model).into_response())
+        .ok_or_else(|| ApiError::no_model(&id))
 }
 
 /// The base and each adapter.
@@ -42,7 +51,9 @@ fn listed(app: &App) -> Vec<Value> {
             "translora": { "generation": named.live.number.to_string(), "sha256": named.live.weights.hash },
         })
     };
-    std::iter::once(base).chain(registry.all().into_iter().map(adapter)).collect()
+    std::iter::once(base)
+        .chain(registry.all().into_iter().map(adapter))
+        .collect()
 }
 
 fn reason(end: &End) -> &'static str {
@@ -62,7 +73,13 @@ struct Frame {
 impl Frame {
     fn new(app: &App, kind: &str, object: &'static str, wish: &Wish) -> Self {
         let (created, model) = (app.clock.unix_seconds(), wish.model.clone());
-        Self { id: app.id(kind), object, created, model, generation: generation(&wish.with.key) }
+        Self {
+            id: app.id(kind),
+            object,
+            created,
+            model,
+            generation: generation(&wish.with.key),
+        }
     }
 
     fn with(&self, choices: &Value) -> Value {
@@ -98,11 +115,17 @@ pub(super) async fn chat(State(app): Shared, request: Request) -> Result<Respons
         "index": 0, "message": { "role": "assistant", "content": text }, "finish_reason": reason(&done.end),
         "logprobs": wish.alternatives.map(|_| json!({ "content": probabilities(&app, &drawn, false) })),
     }]);
-    Ok(named(&asked.generation, axum::Json(frame.counted(&choice, &done))))
+    Ok(named(
+        &asked.generation,
+        axum::Json(frame.counted(&choice, &done)),
+    ))
 }
 
 /// How many tokens a conversation comes to.
-pub(super) async fn input_tokens(State(app): Shared, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn input_tokens(
+    State(app): Shared,
+    request: Request,
+) -> Result<Response, ApiError> {
     let value = body(&app, request).await?;
     let text = conversation(&app, Fields::of(&value)?)?;
     Ok(axum::Json(json!({ "input_tokens": encode(&app, &text)?.len() })).into_response())
@@ -111,11 +134,19 @@ pub(super) async fn input_tokens(State(app): Shared, request: Request) -> Result
 fn stream_chat(app: &Arc<App>, wish: &Wish, asked: super::ask::Asked) -> Response {
     let frame = Frame::new(app, "chatcmpl", "chat.completion.chunk", wish);
     let chunk = |delta: &Value, logprobs: &Value, end: Option<&str>| json!([{ "index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": end }]);
-    let opening = event(&frame.with(&chunk(&json!({ "role": "assistant", "content": null }), &Value::Null, None)));
+    let opening = event(&frame.with(&chunk(
+        &json!({ "role": "assistant", "content": null }),
+        &Value::Null,
+        None,
+    )));
     let (app, counts, told) = (Arc::clone(app), wish.usage, wish.alternatives.is_some());
     streamed(asked, opening, move |heard| match heard {
         Event::Piece { text, drawn } => {
-            let logprobs = if told { json!({ "content": probabilities(&app, drawn, false) }) } else { Value::Null };
+            let logprobs = if told {
+                json!({ "content": probabilities(&app, drawn, false) })
+            } else {
+                Value::Null
+            };
             event(&frame.with(&chunk(&json!({ "content": text }), &logprobs, None)))
         }
         Event::Done(done) => {
@@ -123,14 +154,21 @@ fn stream_chat(app: &Arc<App>, wish: &Wish, asked: super::ask::Asked) -> Respons
             if !counts {
                 last["timings"] = timings(done);
             }
-            let counted = if counts { event(&frame.counted(&json!([]), done)) } else { String::new() };
+            let counted = if counts {
+                event(&frame.counted(&json!([]), done))
+            } else {
+                String::new()
+            };
             event(&last) + &counted + "data: [DONE]\n\n"
         }
         Event::Failed(_) => String::new(),
     })
 }
 
-pub(super) async fn completions(State(app): Shared, request: Request) -> Result<Response, ApiError> {
+pub(super) async fn completions(
+    State(app): Shared,
+    request: Request,
+) -> Result<Response, ApiError> {
     let value = body(&app, request).await?;
     let fields = Fields::of(&value)?;
     let mut wish = Wish::read(&app, fields)?;
@@ -141,14 +179,22 @@ pub(super) async fn completions(State(app): Shared, request: Request) -> Result<
         // OpenAI's own default for this endpoint.
         wish.tokens_max = Some(wish.tokens_max.map_or(16, |most| most.min(16)));
     }
-    let prompt = fields.get("prompt").ok_or_else(|| ApiError::input("\"prompt\" is missing"))?;
+    let prompt = fields
+        .get("prompt")
+        .ok_or_else(|| ApiError::input("\"prompt\" is missing"))?;
     let (all, _) = prompts(&app, prompt)?;
     if wish.stream && all.len() != 1 {
         return Err(ApiError::input("a stream has one prompt"));
     }
-    let mut asked = all.into_iter().map(|prompt| ask(&app, &wish, prompt)).collect::<Result<Vec<_>, _>>()?;
+    let mut asked = all
+        .into_iter()
+        .map(|prompt| ask(&app, &wish, prompt))
+        .collect::<Result<Vec<_>, _>>()?;
     if wish.stream {
-        return asked.pop().map(|asked| stream_completion(&app, &wish, asked)).ok_or_else(|| ApiError::input("there is no prompt"));
+        return asked
+            .pop()
+            .map(|asked| stream_completion(&app, &wish, asked))
+            .ok_or_else(|| ApiError::input("there is no prompt"));
     }
     let frame = Frame::new(&app, "cmpl", "text_completion", &wish);
     let mut choices = Vec::new();
@@ -167,23 +213,34 @@ pub(super) async fn completions(State(app): Shared, request: Request) -> Result<
         }
     }
     let total = total.ok_or_else(|| ApiError::input("there is no prompt"))?;
-    Ok(named(&frame.generation, axum::Json(frame.counted(&choices.into(), &total))))
+    Ok(named(
+        &frame.generation,
+        axum::Json(frame.counted(&choices.into(), &total)),
+    ))
 }
 
 fn stream_completion(app: &Arc<App>, wish: &Wish, asked: super::ask::Asked) -> Response {
     let frame = Frame::new(app, "cmpl", "text_completion", wish);
-    let (app, counts, told, mut offset) = (Arc::clone(app), wish.usage, wish.alternatives.is_some(), 0);
-    let chunk =
-        |text: &str, logprobs: &Value, end: Option<&str>| json!([{ "index": 0, "text": text, "logprobs": logprobs, "finish_reason": end }]);
+    let (app, counts, told, mut offset) =
+        (Arc::clone(app), wish.usage, wish.alternatives.is_some(), 0);
+    let chunk = |text: &str, logprobs: &Value, end: Option<&str>| json!([{ "index": 0, "text": text, "logprobs": logprobs, "finish_reason": end }]);
     streamed(asked, String::new(), move |heard| match heard {
         Event::Piece { text, drawn } => {
-            let logprobs = if told { legacy(&app, drawn, offset) } else { Value::Null };
+            let logprobs = if told {
+                legacy(&app, drawn, offset)
+            } else {
+                Value::Null
+            };
             offset += text.len();
             event(&frame.with(&chunk(text, &logprobs, None)))
         }
         Event::Done(done) => {
             let last = event(&frame.with(&chunk("", &Value::Null, Some(reason(&done.end)))));
-            let counted = if counts { event(&frame.counted(&json!([]), done)) } else { String::new() };
+            let counted = if counts {
+                event(&frame.counted(&json!([]), done))
+            } else {
+                String::new()
+            };
             last + &counted + "data: [DONE]\n\n"
         }
         Event::Failed(_) => String::new(),
@@ -199,7 +256,11 @@ fn legacy(app: &App, drawn: &[Drawn], offset: usize) -> Value {
         at += piece(app, drawn.token).len();
     }
     let top = |drawn: &Drawn| {
-        drawn.top.iter().map(|(token, logprob)| (piece(app, *token), finite(*logprob).into())).collect::<serde_json::Map<_, _>>()
+        drawn
+            .top
+            .iter()
+            .map(|(token, logprob)| (piece(app, *token), finite(*logprob).into()))
+            .collect::<serde_json::Map<_, _>>()
     };
     json!({
         "tokens": drawn.iter().map(|drawn| piece(app, drawn.token)).collect::<Vec<_>>(),

@@ -7,18 +7,34 @@ use crate::engine::toy::{Toy, world};
 use crate::record::TestClock;
 
 fn hosted(slots: usize) -> Hosted {
-    Toy.host_base(world::old_base(), &OpenOptions { context: 400, ..OpenOptions::default() }, slots)
+    Toy.host_base(
+        world::old_base(),
+        &OpenOptions {
+            context: 400,
+            ..OpenOptions::default()
+        },
+        slots,
+    )
 }
 
 /// A request under the generations of `key`; scheduling looks at keys only.
 fn request(prompt: &str, key: &[u64], tokens_max: usize) -> (Request, UnboundedReceiver<Event>) {
     let (events, receiver) = unbounded_channel();
-    let key = key.iter().map(|number| (*number, 1.0_f32.to_bits())).collect();
+    let key = key
+        .iter()
+        .map(|number| (*number, 1.0_f32.to_bits()))
+        .collect();
     let request = Request {
         id: 0,
         prompt: prompt.bytes().map(Token::from).collect(),
-        with: Choice { weights: Vec::new(), key },
-        sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+        with: Choice {
+            weights: Vec::new(),
+            key,
+        },
+        sampling: Sampling {
+            temperature: 0.0,
+            ..Sampling::default()
+        },
         stops: Vec::new(),
         tokens_max,
         ignore_end: false,

@@ -12,19 +12,74 @@ type Spoil = fn(&str, &Value) -> Option<Value>;
 
 /// What it is, the file, what of the metadata is changed or left out, what the error must say.
 const SPOILED: &[(&str, Spoil, &[&str])] = &[
-    ("no-tokenizer", |key, value| keep(!key.starts_with("tokenizer."), value), &["tokenizer"]),
-    ("no-vocabulary", |key, value| replace(key, value, "tokenizer.ggml.model", "no_vocab"), &["it has no tokenizer"]),
-    ("no-template", |key, value| keep(key != "tokenizer.chat_template", value), &["chat template"]),
-    ("broken-template", |key, value| replace(key, value, "tokenizer.chat_template", "{% for x"), &["chat template"]),
-    ("mute-template", |key, value| replace(key, value, "tokenizer.chat_template", "{{ raise_exception('no users') }}"), &["no users"]),
-    ("no-bytes", |key, value| replace(key, value, "tokenizer.ggml.model", "llama"), &["SentencePiece", "of the 256 bytes"]),
-    ("twice", |key, value| token(key, value, "Z", "Q"), &["vocabulary holds \"Q\" twice"]),
-    ("unheard-of", |key, value| replace(key, value, "general.architecture", "unheard"), &["unheard"]),
-    ("no-blocks", |key, value| keep(key != "llama.block_count", value), &["block_count"]),
-    ("more-blocks", |key, value| number(key, value, "llama.block_count", 7), &["blk.5"]),
-    ("wide", |key, value| number(key, value, "llama.embedding_length", 256), &["token_embd.weight"]),
+    (
+        "no-tokenizer",
+        |key, value| keep(!key.starts_with("tokenizer."), value),
+        &["tokenizer"],
+    ),
+    (
+        "no-vocabulary",
+        |key, value| replace(key, value, "tokenizer.ggml.model", "no_vocab"),
+        &["it has no tokenizer"],
+    ),
+    (
+        "no-template",
+        |key, value| keep(key != "tokenizer.chat_template", value),
+        &["chat template"],
+    ),
+    (
+        "broken-template",
+        |key, value| replace(key, value, "tokenizer.chat_template", "{% for x"),
+        &["chat template"],
+    ),
+    (
+        "mute-template",
+        |key, value| {
+            replace(
+                key,
+                value,
+                "tokenizer.chat_template",
+                "{{ raise_exception('no users') }}",
+            )
+        },
+        &["no users"],
+    ),
+    (
+        "no-bytes",
+        |key, value| replace(key, value, "tokenizer.ggml.model", "llama"),
+        &["SentencePiece", "of the 256 bytes"],
+    ),
+    (
+        "twice",
+        |key, value| token(key, value, "Z", "Q"),
+        &["vocabulary holds \"Q\" twice"],
+    ),
+    (
+        "unheard-of",
+        |key, value| replace(key, value, "general.architecture", "unheard"),
+        &["unheard"],
+    ),
+    (
+        "no-blocks",
+        |key, value| keep(key != "llama.block_count", value),
+        &["block_count"],
+    ),
+    (
+        "more-blocks",
+        |key, value| number(key, value, "llama.block_count", 7),
+        &["blk.5"],
+    ),
+    (
+        "wide",
+        |key, value| number(key, value, "llama.embedding_length", 256),
+        &["token_embd.weight"],
+    ),
     // The byte tokens of `é` are there under other names: BPE leaves such text out.
-    ("no-accents", |key, value| token(key, value, "Ã", "no such byte"), &["jsonl:", "tokenizer cannot encode", "café"]),
+    (
+        "no-accents",
+        |key, value| token(key, value, "Ã", "no such byte"),
+        &["jsonl:", "tokenizer cannot encode", "café"],
+    ),
 ];
 
 fn keep(yes: bool, value: &Value) -> Option<Value> {
@@ -32,18 +87,46 @@ fn keep(yes: bool, value: &Value) -> Option<Value> {
 }
 
 fn replace(key: &str, value: &Value, what: &str, by: &str) -> Option<Value> {
-    Some(if key == what { by.into() } else { value.clone() })
+    Some(if key == what {
+        by.into()
+    } else {
+        value.clone()
+    })
 }
 
 fn number(key: &str, value: &Value, what: &str, by: u32) -> Option<Value> {
-    Some(if key == what { by.into() } else { value.clone() })
+    Some(if key == what {
+        by.into()
+    } else {
+        value.clone()
+    })
 }
 
 /// Give one token of the vocabulary another text.
 fn token(key: &str, value: &Value, from: &str, to: &str) -> Option<Value> {
-    let Some(tokens) = value.as_strings().filter(|_| key == "tokenizer.ggml.tokens") else { return Some(value.clone()) };
-    assert!(tokens.iter().any(|token| token == from), "no token {from:?} to spoil");
-    Some(tokens.iter().map(|token| if token == from { to.to_owned() } else { token.clone() }).collect::<Vec<_>>().into())
+    let Some(tokens) = value
+        .as_strings()
+        .filter(|_| key == "tokenizer.ggml.tokens")
+    else {
+        return Some(value.clone());
+    };
+    assert!(
+        tokens.iter().any(|token| token == from),
+        "no token {from:?} to spoil"
+    );
+    Some(
+        tokens
+            .iter()
+            .map(|token| {
+                if token == from {
+                    to.to_owned()
+                } else {
+                    token.clone()
+                }
+            })
+            .collect::<Vec<_>>()
+            .into(),
+    )
 }
 
 fn spoiled(file: &[u8], spoil: Spoil) -> Vec<u8> {
@@ -55,7 +138,12 @@ fn spoiled(file: &[u8], spoil: Spoil) -> Vec<u8> {
         }
     }
     for tensor in gguf.tensors() {
-        writer.tensor(tensor.name.as_str(), tensor.kind, &tensor.shape, gguf.data(tensor));
+        writer.tensor(
+            tensor.name.as_str(),
+            tensor.kind,
+            &tensor.shape,
+            gguf.data(tensor),
+        );
     }
     writer.to_bytes().expect("a valid file")
 }
@@ -70,15 +158,31 @@ fn refuse(folder: &Folder, what: &str, line: &str, says: &[&str]) {
 fn a_base_that_cannot_be_used_is_refused_by_name() {
     let whole = fs::read(old_base()).expect("the lab is in the repository");
     let folder = Folder::new("models");
-    folder.write("seeds.jsonl", (rows("seeds.jsonl", 2) + "{\"prompt\": \"ticket from Zoé: a café\"}\n").as_bytes());
-    folder.write("train.jsonl", "{\"prompt\": \"ticket from Zoé: a café\", \"completion\": \"[SHIP]\"}\n".as_bytes());
+    folder.write(
+        "seeds.jsonl",
+        (rows("seeds.jsonl", 2) + "{\"prompt\": \"ticket from Zoé: a café\"}\n").as_bytes(),
+    );
+    folder.write(
+        "train.jsonl",
+        "{\"prompt\": \"ticket from Zoé: a café\", \"completion\": \"[SHIP]\"}\n".as_bytes(),
+    );
     for (what, spoil, says) in SPOILED {
         let file = format!("{what}.gguf");
         folder.write(&file, &spoiled(&whole, *spoil));
         let says: Vec<&str> = says.iter().copied().chain([file.as_str()]).collect();
         refuse(&folder, what, &transfer(&[("--target", &file)]), &says);
-        refuse(&folder, what, &format!("train -m {file} --data train.jsonl --out new.gguf"), &says);
-        refuse(&folder, what, &format!("eval -m {file} --data train.jsonl"), &says);
+        refuse(
+            &folder,
+            what,
+            &format!("train -m {file} --data train.jsonl --out new.gguf"),
+            &says,
+        );
+        refuse(
+            &folder,
+            what,
+            &format!("eval -m {file} --data train.jsonl"),
+            &says,
+        );
     }
 }
 
@@ -88,15 +192,37 @@ fn a_base_that_was_cut_short_is_refused_wherever_it_ends() {
     let header = header_bytes(&whole);
     let folder = Folder::new("cut");
     folder.write("seeds.jsonl", rows("seeds.jsonl", 5).as_bytes());
-    for cut in [0, 3, 4, 23, 1000, header / 2, header - 1, header, header + 1, whole.len() / 2, whole.len() - 64, whole.len() - 1] {
+    for cut in [
+        0,
+        3,
+        4,
+        23,
+        1000,
+        header / 2,
+        header - 1,
+        header,
+        header + 1,
+        whole.len() / 2,
+        whole.len() - 64,
+        whole.len() - 1,
+    ] {
         let file = format!("cut-{cut}.gguf");
         folder.write(&file, &whole[..cut]);
-        for line in [transfer(&[("--target", &file)]), transfer(&[("--source", &file)]), format!("inspect {file}")] {
+        for line in [
+            transfer(&[("--target", &file)]),
+            transfer(&[("--source", &file)]),
+            format!("inspect {file}"),
+        ] {
             refuse(&folder, &file, &line, &[&file]);
         }
         fs::remove_file(folder.path(&file)).expect("it is ours");
     }
     fs::create_dir(folder.path("a-folder")).expect("the folder is writable");
-    refuse(&folder, "a folder", &transfer(&[("--target", "a-folder")]), &["a-folder"]);
+    refuse(
+        &folder,
+        "a folder",
+        &transfer(&[("--target", "a-folder")]),
+        &["a-folder"],
+    );
     refuse(&folder, "a folder", "inspect a-folder", &["a-folder"]);
 }

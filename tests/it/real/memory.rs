@@ -1,4 +1,5 @@
-//! Memory: the peak that is predicted is the one that is measured, a limit holds, and what cannot fit is refused before any work.
+//! Memory: the peak that is predicted is the one that is measured, a limit holds, and what cannot
+//! fit is refused before any work.
 
 use std::path::PathBuf;
 
@@ -7,7 +8,8 @@ use serde_json::Value;
 use super::{Folder, done, lab, new_base, old_base, refused, rows, transfer};
 use crate::source::root;
 
-/// The lab's models and, where `scripts/fetch-model` was run, a real one; each with the tokens of a step.
+/// The lab's models and, where `scripts/fetch-model` was run, a real one; each with the tokens of a
+/// step.
 fn models() -> Vec<(PathBuf, usize)> {
     let real = root().join(".cache/SmolLM2-135M-Instruct.Q4_1.gguf");
     let mut models = vec![(old_base(), 256), (new_base(), 512)];
@@ -19,7 +21,8 @@ fn models() -> Vec<(PathBuf, usize)> {
     models
 }
 
-/// One benchmark; its measured peak is within 15 % of the predicted one. `None` where the system does not tell.
+/// One benchmark; its measured peak is within 15 % of the predicted one. `None` where the system
+/// does not tell.
 fn bench(folder: &Folder, line: &str) -> Option<(Value, u64)> {
     let told = folder.run(line);
     done(&told);
@@ -31,7 +34,10 @@ fn bench(folder: &Folder, line: &str) -> Option<(Value, u64)> {
     }
     let peak = object["peak_bytes"].as_u64().expect("a number");
     eprintln!("{line}: {predicted} bytes predicted, {peak} measured");
-    assert!(predicted.abs_diff(peak) * 100 <= peak * 15, "{predicted} bytes predicted, {peak} measured: {told}");
+    assert!(
+        predicted.abs_diff(peak) * 100 <= peak * 15,
+        "{predicted} bytes predicted, {peak} measured: {told}"
+    );
     Some((object, predicted))
 }
 
@@ -39,14 +45,29 @@ fn bench(folder: &Folder, line: &str) -> Option<(Value, u64)> {
 fn the_predicted_peak_is_the_measured_one_and_a_limit_holds() {
     let folder = Folder::new("memory");
     for (model, tokens) in models() {
-        let line = format!("bench train -m {} --tokens {tokens} --steps 1 --json", model.display());
-        let Some((free, most)) = bench(&folder, &line) else { return };
-        assert_eq!((&free["plan"]["keep"], &free["plan"]["memory"]), (&"most".into(), &Value::Null));
+        let line = format!(
+            "bench train -m {} --tokens {tokens} --steps 1 --json",
+            model.display()
+        );
+        let Some((free, most)) = bench(&folder, &line) else {
+            return;
+        };
+        assert_eq!(
+            (&free["plan"]["keep"], &free["plan"]["memory"]),
+            (&"most".into(), &Value::Null)
+        );
         // Too little for that by a little: another way is taken, with the same loss.
         let limit = (most >> 10) - 1;
-        let (tight, less) = bench(&folder, &format!("{line} --memory {limit}KiB")).expect("it told the peak before");
-        assert!(less <= limit << 10 && tight["plan"]["keep"] == "blocks", "{tight}");
-        assert_eq!((&tight["loss_first"], &tight["loss_last"]), (&free["loss_first"], &free["loss_last"]));
+        let (tight, less) = bench(&folder, &format!("{line} --memory {limit}KiB"))
+            .expect("it told the peak before");
+        assert!(
+            less <= limit << 10 && tight["plan"]["keep"] == "blocks",
+            "{tight}"
+        );
+        assert_eq!(
+            (&tight["loss_first"], &tight["loss_last"]),
+            (&free["loss_first"], &free["loss_last"])
+        );
         bench(&folder, &format!("{line} --mode native"));
     }
 }
@@ -59,15 +80,27 @@ fn what_cannot_fit_is_refused_before_any_work() {
     let before = folder.names();
     let (old, lora) = (old_base(), lab().lora.display());
     let lines = [
-        format!("train -m {} --data train.jsonl --out new.gguf --memory 18MiB", old.display()),
-        format!("kit -m {} --lora {lora} --data train.jsonl --out new.kit --memory 18MiB", old.display()),
+        format!(
+            "train -m {} --data train.jsonl --out new.gguf --memory 18MiB",
+            old.display()
+        ),
+        format!(
+            "kit -m {} --lora {lora} --data train.jsonl --out new.kit --memory 18MiB",
+            old.display()
+        ),
         transfer(&[("--seeds", "seeds.jsonl"), ("--memory", "18MiB")]),
-        format!("bench train -m {} --tokens 64 --memory 18MiB", new_base().display()),
+        format!(
+            "bench train -m {} --tokens 64 --memory 18MiB",
+            new_base().display()
+        ),
     ];
     for line in &lines {
         let told = folder.run(line);
         refused(line, &told, &["18 MiB do not suffice", " need "]);
-        assert!(told.err.contains("hint: allow more with --memory"), "{told}");
+        assert!(
+            told.err.contains("hint: allow more with --memory"),
+            "{told}"
+        );
         assert!(!told.err.contains("generate "), "work was done: {told}");
     }
     assert_eq!(folder.names(), before, "something was left behind");

@@ -1,4 +1,5 @@
-//! What an adapter is fitted to, on real models: a teacher's words are its own, and a student comes nearer to them.
+//! What an adapter is fitted to, on real models: a teacher's words are its own, and a student comes
+//! nearer to them.
 
 use translora::engine::ggml::GgmlEngine;
 use translora::engine::{Engine, OpenOptions, Spelling, Talk, With};
@@ -7,48 +8,106 @@ use translora_llama::{Backend, quantize};
 
 use super::{Folder, lab, new_base, old_base, rows, transfer};
 
-const TEXTS: [&str; 5] = ["[SHIP]", "2024-03-07", "naïve Zürich → 東京 🙂", "a b  c", "12345 and 7"];
+const TEXTS: [&str; 5] = [
+    "[SHIP]",
+    "2024-03-07",
+    "naïve Zürich → 東京 🙂",
+    "a b  c",
+    "12345 and 7",
+];
 
 fn pairs() -> Vec<Pair> {
-    TEXTS.map(|text| Pair { prompt: "what is it?".into(), completion: text.into() }).into()
+    TEXTS
+        .map(|text| Pair {
+            prompt: "what is it?".into(),
+            completion: text.into(),
+        })
+        .into()
 }
 
 #[test]
 fn a_teachers_words_are_those_it_scores_and_its_tokens_lie_in_the_answer() {
     let lab = lab();
     let engine = GgmlEngine::new().unwrap();
-    let options = OpenOptions { threads: 1, ..OpenOptions::default() };
+    let options = OpenOptions {
+        threads: 1,
+        ..OpenOptions::default()
+    };
     let mut model = engine.open(&old_base(), &options).unwrap();
     let with = With::Adapter(model.attach(&lab.lora).unwrap());
-    let mut talk = Talk { cancel: &Cancel::default(), progress: &mut |_, _| {} };
+    let mut talk = Talk {
+        cancel: &Cancel::default(),
+        progress: &mut |_, _| {},
+    };
     let scores = model.score(with, &pairs(), &mut talk).unwrap();
     let lesson = model.teach(with, &pairs(), 16, &mut talk).unwrap();
     for ((text, score), spoken) in TEXTS.iter().zip(scores).zip(&lesson.answers) {
         assert_eq!(spoken.len(), score.tokens, "{text}");
-        let own = |spoken: &translora::engine::Spoken| spoken.words.iter().find(|(word, _)| *word == spoken.token.id).unwrap().1;
+        let own = |spoken: &translora::engine::Spoken| {
+            spoken
+                .words
+                .iter()
+                .find(|(word, _)| *word == spoken.token.id)
+                .unwrap()
+                .1
+        };
         let sum: f64 = spoken.iter().map(|spoken| f64::from(own(spoken))).sum();
-        assert!((sum - score.log_probability).abs() < 1e-3, "{text}: {sum}, not {}", score.log_probability);
+        assert!(
+            (sum - score.log_probability).abs() < 1e-3,
+            "{text}: {sum}, not {}",
+            score.log_probability
+        );
         let mut at = 0;
         for (i, said) in spoken.iter().enumerate() {
             let (from, to) = said.token.bytes.expect("these texts survive the tokenizer");
             let last = i + 1 == spoken.len();
-            assert!(from == at && (to > from || last) && said.token.ends == last, "{text}: {said:?}");
+            assert!(
+                from == at && (to > from || last) && said.token.ends == last,
+                "{text}: {said:?}"
+            );
             at = to;
             let p: f32 = said.words.iter().map(|(_, log)| log.exp()).sum();
-            assert!(said.words.len() == 16 && p > 0.0 && p < 1.0001, "{text}: {p}");
+            assert!(
+                said.words.len() == 16 && p > 0.0 && p < 1.0001,
+                "{text}: {p}"
+            );
         }
         assert_eq!(at, text.len(), "{text}");
     }
     for (word, spelling) in &lesson.spelling {
         let found = model.word(spelling);
-        assert!(found == Some(*word) || spelling.bytes.is_empty() || found.is_none_or(|other| other != *word), "{word}: {spelling:?}");
+        assert!(
+            found == Some(*word)
+                || spelling.bytes.is_empty()
+                || found.is_none_or(|other| other != *word),
+            "{word}: {spelling:?}"
+        );
     }
-    assert_eq!(model.word(&Spelling { bytes: b"no word is that long, of this I am sure".into(), ends: false }), None);
-    let words = lesson.answers.iter().map(|spoken| spoken.iter().map(|said| said.words.iter().map(|(word, _)| *word).collect()).collect());
-    let again = model.weigh(with, &pairs(), &words.collect::<Vec<_>>(), &mut talk).unwrap();
+    assert_eq!(
+        model.word(&Spelling {
+            bytes: b"no word is that long, of this I am sure".into(),
+            ends: false
+        }),
+        None
+    );
+    let words = lesson.answers.iter().map(|spoken| {
+        spoken
+            .iter()
+            .map(|said| said.words.iter().map(|(word, _)| *word).collect())
+            .collect()
+    });
+    let again = model
+        .weigh(with, &pairs(), &words.collect::<Vec<_>>(), &mut talk)
+        .unwrap();
     for (spoken, logs) in lesson.answers.iter().zip(again) {
         for (said, logs) in spoken.iter().zip(logs) {
-            assert!(said.words.iter().zip(logs).all(|((_, a), b)| (a - b).abs() < 1e-3), "{said:?}");
+            assert!(
+                said.words
+                    .iter()
+                    .zip(logs)
+                    .all(|((_, a), b)| (a - b).abs() < 1e-3),
+                "{said:?}"
+            );
         }
     }
     let same = engine.open(&old_base(), &options).unwrap().vocabulary();
@@ -65,24 +124,47 @@ fn a_student_comes_nearer_to_its_teachers_probabilities() {
     let (same, other) = (same.display().to_string(), new_base().display().to_string());
     for (objective, target) in [("kl", &same), ("aligned", &other), ("delta", &other)] {
         let out = format!("{objective}.gguf");
-        let flags = [("--target", target.as_str()), ("--objective", objective), ("--out", &out), ("--samples", "24"), ("--lr", "4e-3")];
-        let line = format!("{} --epochs 4 --json", transfer(&flags).replace("--epochs 1", ""));
+        let flags = [
+            ("--target", target.as_str()),
+            ("--objective", objective),
+            ("--out", &out),
+            ("--samples", "24"),
+            ("--lr", "4e-3"),
+        ];
+        let line = format!(
+            "{} --epochs 4 --json",
+            transfer(&flags).replace("--epochs 1", "")
+        );
         let told = folder.run(&line);
         assert!(matches!(told.code, Some(0 | 1)), "{told}");
         let report = &told.json()["objective"];
         assert_eq!(
-            (report["objective"].as_str(), report["same_vocabulary"].as_bool()),
+            (
+                report["objective"].as_str(),
+                report["same_vocabulary"].as_bool()
+            ),
             (Some(objective), Some(objective == "kl")),
             "{told}"
         );
         let number = |name: &str| report[name].as_u64().unwrap();
         let taught = number("tokens_taught");
-        assert!(if objective == "kl" { taught == number("tokens") } else { taught > 0 && taught <= number("tokens") }, "{report}");
+        assert!(
+            if objective == "kl" {
+                taught == number("tokens")
+            } else {
+                taught > 0 && taught <= number("tokens")
+            },
+            "{report}"
+        );
         let nats = |name: &str| report["divergence"][name].as_f64().unwrap();
         assert!(nats("transferred") < 0.7 * nats("target"), "{report}");
     }
     let told = folder.run(&transfer(&[("--objective", "kl"), ("--out", "no.gguf")]));
     super::refused("two vocabularies", &told, &["different vocabularies"]);
-    let told = folder.run(&transfer(&[("--label", "consistent"), ("--token-weights", "contrast"), ("--out", "yes.gguf")]));
+    let told = folder.run(&transfer(&[
+        ("--label", "consistent"),
+        ("--token-weights", "contrast"),
+        ("--out", "yes.gguf"),
+    ]));
     assert!(matches!(told.code, Some(0 | 1)), "{told}");
 }

@@ -20,13 +20,24 @@ fn world(name: &str, eval: usize) -> Folder {
 /// A transfer whose stages last long enough to be hit.
 fn longer() -> String {
     let kit = lab().kit.to_str().expect("the path is UTF-8");
-    transfer(&[("--kit", kit), ("--filter", "kit"), ("--samples", "24"), ("--epochs", "12"), ("--lr", "3e-3"), ("--eval", "eval.jsonl")])
+    transfer(&[
+        ("--kit", kit),
+        ("--filter", "kit"),
+        ("--samples", "24"),
+        ("--epochs", "12"),
+        ("--lr", "3e-3"),
+        ("--eval", "eval.jsonl"),
+    ])
 }
 
 /// The bytes of the adapter that a run wrote: accepted or set aside.
 fn adapter(folder: &Folder, told: &Told) -> Vec<u8> {
     assert!(matches!(told.code, Some(0 | 1)), "{told}");
-    let name = if told.code == Some(0) { "new.gguf" } else { "new.rejected.gguf" };
+    let name = if told.code == Some(0) {
+        "new.gguf"
+    } else {
+        "new.rejected.gguf"
+    };
     fs::read(folder.path(name)).unwrap_or_else(|error| panic!("{name}: {error}: {told}"))
 }
 
@@ -34,8 +45,20 @@ fn adapter(folder: &Folder, told: &Told) -> Vec<u8> {
 fn the_same_seed_gives_the_same_bytes_and_another_does_not() {
     let (old, lora) = (old_base(), lab().lora.display());
     let lines = [
-        ("a.gguf", format!("train -m {} --data train.jsonl --out a.gguf --rank 4 --epochs 1", old.display())),
-        ("a.kit", format!("kit -m {} --lora {lora} --data train.jsonl --out a.kit --rank 4 --epochs 1", old.display())),
+        (
+            "a.gguf",
+            format!(
+                "train -m {} --data train.jsonl --out a.gguf --rank 4 --epochs 1",
+                old.display()
+            ),
+        ),
+        (
+            "a.kit",
+            format!(
+                "kit -m {} --lora {lora} --data train.jsonl --out a.kit --rank 4 --epochs 1",
+                old.display()
+            ),
+        ),
     ];
     let made = |line: &str, name: &str| {
         let folder = world("seed", 5);
@@ -44,8 +67,14 @@ fn the_same_seed_gives_the_same_bytes_and_another_does_not() {
     };
     for (name, line) in lines {
         let first = made(&format!("{line} --seed 7"), name);
-        assert!(first == made(&format!("{line} --seed 7"), name), "{line}: other bytes");
-        assert!(first != made(&format!("{line} --seed 8"), name), "{line}: the seed has no effect");
+        assert!(
+            first == made(&format!("{line} --seed 7"), name),
+            "{line}: other bytes"
+        );
+        assert!(
+            first != made(&format!("{line} --seed 8"), name),
+            "{line}: the seed has no effect"
+        );
     }
     let moved = |seed: &str| {
         let folder = world("seed", 5);
@@ -76,12 +105,19 @@ const STOPS: &[(&str, Sign)] = &[
 
 /// Start a run, press Ctrl-C at the sign, and wait for its end.
 fn interrupted(folder: &Folder, line: &str, sign: &Sign) -> Told {
-    let mut child = folder.command(line).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program runs");
+    let mut child = folder
+        .command(line)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program runs");
     let mut talk = BufReader::new(child.stderr.take().expect("its talk is piped"));
     let mut err = String::new();
     match sign {
         Sign::Line(start) => {
-            while !err.lines().any(|line| line.starts_with(start)) && talk.read_line(&mut err).expect("talk is UTF-8") > 0 {}
+            while !err.lines().any(|line| line.starts_with(start))
+                && talk.read_line(&mut err).expect("talk is UTF-8") > 0
+            {}
         }
         Sign::File(name) => {
             let file = folder.path("new.gguf.journal").join(name);
@@ -90,11 +126,19 @@ fn interrupted(folder: &Folder, line: &str, sign: &Sign) -> Told {
             }
         }
     }
-    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
-    assert!(sent.is_ok_and(|status| status.success()), "it ended before Ctrl-C: {err}");
+    let sent = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status();
+    assert!(
+        sent.is_ok_and(|status| status.success()),
+        "it ended before Ctrl-C: {err}"
+    );
     talk.read_to_string(&mut err).expect("talk is UTF-8");
     let output = child.wait_with_output().expect("it ends");
-    Told { err, ..Told::of(line, &output) }
+    Told {
+        err,
+        ..Told::of(line, &output)
+    }
 }
 
 /// One run, stopped in every stage and taken up again each time, makes what a straight run makes.
@@ -109,9 +153,20 @@ fn ctrl_c_in_any_stage_leaves_nothing_but_the_journal_and_resume_ends_in_the_sam
     let mut line = longer();
     for (stage, sign) in STOPS {
         let told = interrupted(&folder, &line, sign);
-        assert_eq!((told.code, told.out.as_str()), (Some(2), ""), "{stage}: {told}");
-        assert!(told.err.contains("error: cancelled") && told.err.contains("--resume"), "{stage}: {told}");
-        let left: Vec<String> = folder.names().into_iter().filter(|name| !before.contains(name) && name != "new.gguf.journal").collect();
+        assert_eq!(
+            (told.code, told.out.as_str()),
+            (Some(2), ""),
+            "{stage}: {told}"
+        );
+        assert!(
+            told.err.contains("error: cancelled") && told.err.contains("--resume"),
+            "{stage}: {told}"
+        );
+        let left: Vec<String> = folder
+            .names()
+            .into_iter()
+            .filter(|name| !before.contains(name) && name != "new.gguf.journal")
+            .collect();
         assert!(left.is_empty(), "{stage}: {left:?} was left behind");
         if folder.path("new.gguf.journal").exists() {
             line = format!("{} --resume", longer());
@@ -119,10 +174,21 @@ fn ctrl_c_in_any_stage_leaves_nothing_but_the_journal_and_resume_ends_in_the_sam
     }
     let told = folder.run(&line);
     for stage in ["open", "generate", "filter", "label", "distill"] {
-        assert!(told.err.lines().any(|line| line.starts_with(stage) && line.contains("resumed")), "{stage} was done twice: {told}");
+        assert!(
+            told.err
+                .lines()
+                .any(|line| line.starts_with(stage) && line.contains("resumed")),
+            "{stage} was done twice: {told}"
+        );
     }
-    assert!(adapter(&folder, &told) == straight, "a resumed run made other bytes");
-    assert!(!folder.path("new.gguf.journal").exists(), "the journal is left behind");
+    assert!(
+        adapter(&folder, &told) == straight,
+        "a resumed run made other bytes"
+    );
+    assert!(
+        !folder.path("new.gguf.journal").exists(),
+        "the journal is left behind"
+    );
 }
 
 /// The last stage takes milliseconds: it ends either before Ctrl-C or not at all.
@@ -130,11 +196,27 @@ fn ctrl_c_in_any_stage_leaves_nothing_but_the_journal_and_resume_ends_in_the_sam
 fn ctrl_c_while_publishing_leaves_all_or_nothing() {
     let folder = world("publish", 5);
     let before = folder.names();
-    let told = interrupted(&folder, &transfer(&[("--eval", "eval.jsonl")]), &Sign::File("evaluate.jsonl"));
-    let new: Vec<String> = folder.names().into_iter().filter(|name| !before.contains(name)).collect();
+    let told = interrupted(
+        &folder,
+        &transfer(&[("--eval", "eval.jsonl")]),
+        &Sign::File("evaluate.jsonl"),
+    );
+    let new: Vec<String> = folder
+        .names()
+        .into_iter()
+        .filter(|name| !before.contains(name))
+        .collect();
     match told.code {
         Some(2) => assert_eq!(new, ["new.gguf.journal"], "{told}"),
-        _ => assert_eq!(new, ["new.rejected.gguf", "new.rejected.report.html", "new.rejected.report.json"], "{told}"),
+        _ => assert_eq!(
+            new,
+            [
+                "new.rejected.gguf",
+                "new.rejected.report.html",
+                "new.rejected.report.json"
+            ],
+            "{told}"
+        ),
     }
 }
 
@@ -143,18 +225,37 @@ fn what_is_published_is_what_was_judged() {
     let folder = world("published", 40);
     let told = folder.run(&format!("{} --json", longer()));
     let report = told.json();
-    let path = report["adapter"].as_str().expect("the report names the adapter").to_owned();
+    let path = report["adapter"]
+        .as_str()
+        .expect("the report names the adapter")
+        .to_owned();
     adapter(&folder, &told);
-    let kept = fs::read_to_string(folder.path(report["report"].as_str().expect("and itself"))).expect("it was written");
+    let kept = fs::read_to_string(folder.path(report["report"].as_str().expect("and itself")))
+        .expect("it was written");
     let kept: serde_json::Value = serde_json::from_str(&kept).expect("it is JSON");
-    assert_eq!((&kept["scores"], &kept["verdict"]), (&report["scores"], &report["verdict"]));
+    assert_eq!(
+        (&kept["scores"], &kept["verdict"]),
+        (&report["scores"], &report["verdict"])
+    );
 
     let card = folder.run(&format!("inspect {path} --json")).json();
-    assert_eq!((card["what"].as_str(), card["architecture"].as_str(), card["rank"].as_u64()), (Some("adapter"), Some("qwen3"), Some(4)));
+    assert_eq!(
+        (
+            card["what"].as_str(),
+            card["architecture"].as_str(),
+            card["rank"].as_u64()
+        ),
+        (Some("adapter"), Some("qwen3"), Some(4))
+    );
     assert_eq!(card["translora"]["translora.verdict"], report["verdict"]);
     assert_eq!(card["translora"]["translora.seed"].as_str(), Some("1"));
-    let target = folder.run(&format!("inspect {} --json", new_base().display())).json();
-    assert_eq!(card["translora"]["translora.target.sha256"], target["sha256"]);
+    let target = folder
+        .run(&format!("inspect {} --json", new_base().display()))
+        .json();
+    assert_eq!(
+        card["translora"]["translora.target.sha256"],
+        target["sha256"]
+    );
     assert!(folder.run(&format!("inspect {path}")).out.contains("qwen3"));
 
     let lora = lab().lora.clone();
@@ -164,19 +265,49 @@ fn what_is_published_is_what_was_judged() {
         ("transferred", new_base(), Some(Path::new(&path))),
     ];
     for (arm, base, lora) in arms {
-        let lora = lora.map(|lora| format!("--lora {}", lora.display())).unwrap_or_default();
-        let score = folder.run(&format!("eval -m {} {lora} --data eval.jsonl --json", base.display()));
+        let lora = lora
+            .map(|lora| format!("--lora {}", lora.display()))
+            .unwrap_or_default();
+        let score = folder.run(&format!(
+            "eval -m {} {lora} --data eval.jsonl --json",
+            base.display()
+        ));
         done(&score);
-        assert_eq!(score.json()["exact"], report["scores"][arm], "{arm}: {score}");
+        assert_eq!(
+            score.json()["exact"],
+            report["scores"][arm],
+            "{arm}: {score}"
+        );
     }
-    assert!(report["scores"]["source_lora"].as_f64().is_some_and(|exact| exact > 0.8), "the lab's own adapter is bad: {report}");
+    assert!(
+        report["scores"]["source_lora"]
+            .as_f64()
+            .is_some_and(|exact| exact > 0.8),
+        "the lab's own adapter is bad: {report}"
+    );
 }
 
 #[test]
 fn inspect_knows_a_kit_and_a_base() {
     let lab = lab();
-    let kit = lab.folder.run(&format!("inspect {} --json", lab.kit.display())).json();
-    assert_eq!((kit["what"].as_str(), kit["seeds"].as_array().map(Vec::len)), (Some("kit"), Some(5)));
-    let base = lab.folder.run(&format!("inspect {} --json", old_base().display())).json();
-    assert_eq!((base["what"].as_str(), base["architecture"].as_str(), base["layers"].as_u64()), (Some("model"), Some("llama"), Some(5)));
+    let kit = lab
+        .folder
+        .run(&format!("inspect {} --json", lab.kit.display()))
+        .json();
+    assert_eq!(
+        (kit["what"].as_str(), kit["seeds"].as_array().map(Vec::len)),
+        (Some("kit"), Some(5))
+    );
+    let base = lab
+        .folder
+        .run(&format!("inspect {} --json", old_base().display()))
+        .json();
+    assert_eq!(
+        (
+            base["what"].as_str(),
+            base["architecture"].as_str(),
+            base["layers"].as_u64()
+        ),
+        (Some("model"), Some("llama"), Some(5))
+    );
 }

@@ -1,5 +1,5 @@
-//! `translora serve` on the lab's models: whatever runs beside it, and whatever is swapped meanwhile, every answer is the one that a fresh
-//! server with that adapter alone gives.
+//! `translora serve` on the lab's models: whatever runs beside it, and whatever is swapped
+//! meanwhile, every answer is the one that a fresh server with that adapter alone gives.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
@@ -29,16 +29,29 @@ pub(super) struct Served {
 impl Served {
     pub(super) fn start(folder: &Folder, line: &str) -> Self {
         let mut command = folder.command(&format!("serve {line} --port 0 --json"));
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the program runs");
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the program runs");
         let mut first = String::new();
-        BufReader::new(child.stdout.take().expect("piped")).read_line(&mut first).expect("it says where it listens");
-        let said: Value = serde_json::from_str(&first).unwrap_or_else(|error| panic!("{error}: {first:?}"));
-        let address = said["listening"][0].as_str().and_then(|url| url.strip_prefix("http://")?.parse().ok()).expect("an address");
+        BufReader::new(child.stdout.take().expect("piped"))
+            .read_line(&mut first)
+            .expect("it says where it listens");
+        let said: Value =
+            serde_json::from_str(&first).unwrap_or_else(|error| panic!("{error}: {first:?}"));
+        let address = said["listening"][0]
+            .as_str()
+            .and_then(|url| url.strip_prefix("http://")?.parse().ok())
+            .expect("an address");
         Self { child, address }
     }
 
     fn end(&mut self) -> Option<i32> {
-        let told = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().expect("kill is there");
+        let told = Command::new("kill")
+            .args(["-TERM", &self.child.id().to_string()])
+            .status()
+            .expect("kill is there");
         assert!(told.success());
         self.child.wait().expect("it ends").code()
     }
@@ -61,33 +74,61 @@ pub(super) struct Adapters {
     pub(super) steady: HashMap<String, Vec<bool>>,
 }
 
-/// The likeliest token of every place is at least this much (natural logarithm of the probabilities' ratio) ahead of the second: the last bits
-/// of a batch of another shape move it by a hundredth, on any processor.
+/// The likeliest token of every place is at least this much (natural logarithm of the
+/// probabilities' ratio) ahead of the second: the last bits of a batch of another shape move it by
+/// a hundredth, on any processor.
 const GAP_MIN: f64 = 0.1;
 
 /// The answer to a prompt, and how far ahead its closest token was.
 fn answer(address: SocketAddr, prompt: &str) -> (String, f64) {
     let turns = json!([{ "role": "user", "content": prompt }]);
-    let reply =
-        post(address, "/v1/chat/completions", &json!({ "messages": turns, "temperature": 0, "cache_prompt": false, "max_tokens": 24 }));
-    let prompt = post(address, "/apply-template", &json!({ "messages": turns })).json()["prompt"].clone();
+    let reply = post(
+        address,
+        "/v1/chat/completions",
+        &json!({ "messages": turns, "temperature": 0, "cache_prompt": false, "max_tokens": 24 }),
+    );
+    let prompt =
+        post(address, "/apply-template", &json!({ "messages": turns })).json()["prompt"].clone();
     // The end of the answer counts too, so it is not ended there.
     let all = json!({ "prompt": prompt, "temperature": 0, "cache_prompt": false, "max_tokens": 25, "ignore_eos": true, "logprobs": 2 });
     let all = post(address, "/v1/completions", &all).json();
     let ahead = |place: &Value| {
-        let two: Vec<f64> = place.as_object().into_iter().flatten().filter_map(|(_, logprob)| logprob.as_f64()).collect();
-        if let [a, b] = two[..] { (a - b).abs() } else { 0.0 }
+        let two: Vec<f64> = place
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter_map(|(_, logprob)| logprob.as_f64())
+            .collect();
+        if let [a, b] = two[..] {
+            (a - b).abs()
+        } else {
+            0.0
+        }
     };
-    let tokens = reply.json()["usage"]["completion_tokens"].as_u64().expect("a count") as usize;
-    let places = all["choices"][0]["logprobs"]["top_logprobs"].as_array().expect("they were asked for");
+    let tokens = reply.json()["usage"]["completion_tokens"]
+        .as_u64()
+        .expect("a count") as usize;
+    let places = all["choices"][0]["logprobs"]["top_logprobs"]
+        .as_array()
+        .expect("they were asked for");
     assert!(places.len() >= tokens, "{all}");
-    (said(&reply), places.iter().take(tokens + 1).map(ahead).fold(f64::INFINITY, f64::min))
+    (
+        said(&reply),
+        places
+            .iter()
+            .take(tokens + 1)
+            .map(ahead)
+            .fold(f64::INFINITY, f64::min),
+    )
 }
 
 impl Adapters {
     /// A prompt to which this adapter's answer can be compared, and the answer.
     pub(super) fn sure(&self, name: &str) -> (&str, &str) {
-        let at = self.steady[name].iter().position(|steady| *steady).expect("some are");
+        let at = self.steady[name]
+            .iter()
+            .position(|steady| *steady)
+            .expect("some are");
         (&self.prompts[at], &self.answers[name][at])
     }
 }
@@ -100,30 +141,67 @@ pub(super) fn adapters() -> &'static Adapters {
         let folder = Folder::new("serve");
         std::fs::copy(&lab().lora, folder.path("ticket.gguf")).expect("the folder is writable");
         // Answers to the same questions, told apart from the first adapter's by their brackets.
-        folder.write("other.jsonl", rows("train.jsonl", 200).replace('[', "<").replace(']', ">").as_bytes());
-        let dates = std::fs::read_to_string(root().join("tests/fixtures/lab/tasks/date_iso/train.jsonl")).expect("in the repository");
+        folder.write(
+            "other.jsonl",
+            rows("train.jsonl", 200)
+                .replace('[', "<")
+                .replace(']', ">")
+                .as_bytes(),
+        );
+        let dates =
+            std::fs::read_to_string(root().join("tests/fixtures/lab/tasks/date_iso/train.jsonl"))
+                .expect("in the repository");
         let dates: Vec<&str> = dates.lines().take(200).collect();
         folder.write("date_iso.jsonl", (dates.join("\n") + "\n").as_bytes());
         for name in ["other", "date_iso"] {
             let base = old_base();
-            let line = format!("train -m {} --data {name}.jsonl --out {name}.gguf --epochs 5 --lr 4e-3 --rank 8", base.display());
+            let line = format!(
+                "train -m {} --data {name}.jsonl --out {name}.gguf --epochs 5 --lr 4e-3 --rank 8",
+                base.display()
+            );
             done(&folder.run(&line));
         }
-        let of = |line: &str| serde_json::from_str::<Value>(line).expect("a row")["prompt"].as_str().expect("a prompt").to_owned();
+        let of = |line: &str| {
+            serde_json::from_str::<Value>(line).expect("a row")["prompt"]
+                .as_str()
+                .expect("a prompt")
+                .to_owned()
+        };
         let mut prompts: Vec<String> = rows("eval.jsonl", 12).lines().map(of).collect();
         prompts.extend(dates[..6].iter().map(|line| of(line)));
         let (mut answers, mut steady) = (HashMap::new(), HashMap::new());
         for name in NAMES.iter().copied().chain(["base"]) {
-            let lora = if name == "base" { String::new() } else { format!("--lora {name}.gguf") };
-            let mut served = Served::start(&folder, &format!("-m {} {lora} --alias base -np 1", old_base().display()));
-            let (texts, gaps): (Vec<String>, Vec<f64>) = prompts.iter().map(|prompt| answer(served.address, prompt)).unzip();
-            steady.insert(name.to_owned(), gaps.iter().map(|gap| *gap > GAP_MIN).collect());
+            let lora = if name == "base" {
+                String::new()
+            } else {
+                format!("--lora {name}.gguf")
+            };
+            let mut served = Served::start(
+                &folder,
+                &format!("-m {} {lora} --alias base -np 1", old_base().display()),
+            );
+            let (texts, gaps): (Vec<String>, Vec<f64>) = prompts
+                .iter()
+                .map(|prompt| answer(served.address, prompt))
+                .unzip();
+            steady.insert(
+                name.to_owned(),
+                gaps.iter().map(|gap| *gap > GAP_MIN).collect(),
+            );
             answers.insert(name.to_owned(), texts);
             assert_eq!(served.end(), Some(0));
         }
         let all: Vec<bool> = steady.values().flatten().copied().collect();
-        assert!(all.iter().filter(|steady| **steady).count() * 3 > all.len(), "too few can be compared: {steady:?}");
-        Adapters { folder, prompts, answers, steady }
+        assert!(
+            all.iter().filter(|steady| **steady).count() * 3 > all.len(),
+            "too few can be compared: {steady:?}"
+        );
+        Adapters {
+            folder,
+            prompts,
+            answers,
+            steady,
+        }
     })
 }
 
@@ -135,8 +213,18 @@ pub(super) fn short(address: SocketAddr, model: &str, prompt: &str) -> crate::se
 #[test]
 fn mixed_adapters_side_by_side_answer_as_each_does_alone() {
     let lab = adapters();
-    assert!(NAMES.windows(2).all(|pair| lab.answers[pair[0]] != lab.answers[pair[1]]));
-    let served = Served::start(&lab.folder, &format!("-m {} --adapters . --alias base -np 4", old_base().display()));
+    assert!(
+        NAMES
+            .windows(2)
+            .all(|pair| lab.answers[pair[0]] != lab.answers[pair[1]])
+    );
+    let served = Served::start(
+        &lab.folder,
+        &format!(
+            "-m {} --adapters . --alias base -np 4",
+            old_base().display()
+        ),
+    );
     let models = ["base", "ticket", "other", "date_iso"];
     thread::scope(|scope| {
         for client in 0..8 {
@@ -145,12 +233,18 @@ fn mixed_adapters_side_by_side_answer_as_each_does_alone() {
                 for (i, prompt) in lab.prompts.iter().enumerate() {
                     let model = models[(client + i) % models.len()];
                     let said = said(&short(address, model, prompt));
-                    assert!(!lab.steady[model][i] || said == lab.answers[model][i], "{model}: {prompt}: {said:?}");
+                    assert!(
+                        !lab.steady[model][i] || said == lab.answers[model][i],
+                        "{model}: {prompt}: {said:?}"
+                    );
                 }
             });
         }
     });
-    assert_eq!(metric(served.address, "translora:requests_failed_total"), 0.0);
+    assert_eq!(
+        metric(served.address, "translora:requests_failed_total"),
+        0.0
+    );
     assert!(metric(served.address, "translora:prompt_tokens_cached_total") > 0.0);
 }
 
@@ -158,9 +252,17 @@ fn mixed_adapters_side_by_side_answer_as_each_does_alone() {
 fn swaps_under_load_leave_no_mixed_answer() {
     const SWAPS: usize = 100;
     let lab = adapters();
-    let served = Served::start(&lab.folder, &format!("-m {} --adapters . --alias base -np 4", old_base().display()));
+    let served = Served::start(
+        &lab.folder,
+        &format!(
+            "-m {} --adapters . --alias base -np 4",
+            old_base().display()
+        ),
+    );
     let address = served.address;
-    let first = short(address, "ticket", &lab.prompts[0]).generation().to_owned();
+    let first = short(address, "ticket", &lab.prompts[0])
+        .generation()
+        .to_owned();
     let mut files = HashMap::from([(first, "ticket")]);
     let heard: Mutex<Vec<(String, usize, String)>> = Mutex::default();
     let over = AtomicBool::new(false);
@@ -172,7 +274,10 @@ fn swaps_under_load_leave_no_mixed_answer() {
                 while !over.load(Ordering::SeqCst) {
                     let at = i % lab.prompts.len();
                     let reply = short(address, "ticket", &lab.prompts[at]);
-                    heard.lock().unwrap().push((reply.generation().to_owned(), at, said(&reply)));
+                    heard
+                        .lock()
+                        .unwrap()
+                        .push((reply.generation().to_owned(), at, said(&reply)));
                     i += 1;
                 }
             });
@@ -198,40 +303,76 @@ fn swaps_under_load_leave_no_mixed_answer() {
     for (generation, at, said) in &heard {
         let file = files[generation];
         let right = !lab.steady[file][*at] || said == &lab.answers[file][*at];
-        assert!(right, "generation {generation}, {file}: {}: {said:?}", lab.prompts[*at]);
+        assert!(
+            right,
+            "generation {generation}, {file}: {}: {said:?}",
+            lab.prompts[*at]
+        );
     }
     assert!(heard.len() >= 4 * SWAPS, "{} answers", heard.len());
     assert_eq!(metric(address, "translora:requests_failed_total"), 0.0);
 }
 
-/// A text of 200 tokens has near ties, which the last bits of a batch of another shape decide. So what is compared is what the model thought of
-/// each token up to there: between runs of one adapter that differs by a hundredth of a nat.
+/// A text of 200 tokens has near ties, which the last bits of a batch of another shape decide. So
+/// what is compared is what the model thought of each token up to there: between runs of one
+/// adapter that differs by a hundredth of a nat.
 #[test]
 fn a_stream_goes_on_under_its_adapter_while_it_is_replaced() {
     const NOISE: f64 = 0.05;
     let lab = adapters();
-    let served = Served::start(&lab.folder, &format!("-m {} --adapters . --alias base -np 2", old_base().display()));
+    let served = Served::start(
+        &lab.folder,
+        &format!(
+            "-m {} --adapters . --alias base -np 2",
+            old_base().display()
+        ),
+    );
     let turns = json!({ "messages": [{ "role": "user", "content": lab.prompts[0] }] });
     let prompt = post(served.address, "/apply-template", &turns).json()["prompt"].clone();
     let ask = |stream: bool| {
         let mut body = json!({ "model": "ticket", "prompt": prompt, "temperature": 0, "max_tokens": 200, "ignore_eos": true });
-        (body["stream"], body["logprobs"], body["cache_prompt"]) = (stream.into(), 2.into(), false.into());
-        open(served.address, "POST", "/v1/completions", &[], body.to_string().as_bytes())
+        (body["stream"], body["logprobs"], body["cache_prompt"]) =
+            (stream.into(), 2.into(), false.into());
+        open(
+            served.address,
+            "POST",
+            "/v1/completions",
+            &[],
+            body.to_string().as_bytes(),
+        )
     };
     let whole = told(&ask(false).whole().json());
     let mut stream = ask(true);
     let mut events = stream.events().expect("it has begun");
     let body = json!({ "lora_name": "ticket", "lora_path": "date_iso.gguf", "load_inplace": true });
-    assert_eq!(post(served.address, "/v1/load_lora_adapter", &body).status, 200);
+    assert_eq!(
+        post(served.address, "/v1/load_lora_adapter", &body).status,
+        200
+    );
     let (asked, right) = lab.sure("date_iso");
     assert_eq!(said(&short(served.address, "ticket", asked)), right);
     events.extend(stream.rest());
-    let pieces = events.iter().filter(|event| *event != "[DONE]").map(|event| serde_json::from_str::<Value>(event).expect("JSON"));
+    let pieces = events
+        .iter()
+        .filter(|event| *event != "[DONE]")
+        .map(|event| serde_json::from_str::<Value>(event).expect("JSON"));
     let streamed: Vec<(String, f64)> = pieces.flat_map(|piece| told(&piece)).collect();
-    let alike = whole.iter().zip(&streamed).take_while(|(a, b)| a.0 == b.0).count();
+    let alike = whole
+        .iter()
+        .zip(&streamed)
+        .take_while(|(a, b)| a.0 == b.0)
+        .count();
     // The first token that differs counts too: at a tie both were as likely.
-    let off = whole.iter().zip(&streamed).take(alike + 1).map(|(a, b)| (a.1 - b.1).abs()).fold(0.0, f64::max);
-    assert!(streamed.len() == 200 && alike >= 10 && off < NOISE, "{alike} tokens alike, {off} nats apart");
+    let off = whole
+        .iter()
+        .zip(&streamed)
+        .take(alike + 1)
+        .map(|(a, b)| (a.1 - b.1).abs())
+        .fold(0.0, f64::max);
+    assert!(
+        streamed.len() == 200 && alike >= 10 && off < NOISE,
+        "{alike} tokens alike, {off} nats apart"
+    );
     let after = told(&ask(false).whole().json());
     assert_ne!(after[0].0, whole[0].0, "the adapters cannot be told apart");
 }
@@ -239,8 +380,20 @@ fn a_stream_goes_on_under_its_adapter_while_it_is_replaced() {
 /// The tokens of a completion and what the model thought of them.
 pub(super) fn told(object: &Value) -> Vec<(String, f64)> {
     let logprobs = &object["choices"][0]["logprobs"];
-    let tokens = logprobs["tokens"].as_array().into_iter().flatten().map(|token| token.as_str().expect("text").to_owned());
-    tokens.zip(logprobs["token_logprobs"].as_array().into_iter().flatten().filter_map(Value::as_f64)).collect()
+    let tokens = logprobs["tokens"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|token| token.as_str().expect("text").to_owned());
+    tokens
+        .zip(
+            logprobs["token_logprobs"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_f64),
+        )
+        .collect()
 }
 
 #[test]
@@ -249,7 +402,13 @@ fn a_bad_adapter_is_refused_while_others_answer() {
     let whole = std::fs::read(lab.folder.path("ticket.gguf")).expect("it was made");
     let folder = Folder::new("serve-bad");
     std::fs::copy(lab.folder.path("ticket.gguf"), folder.path("ticket.gguf")).expect("writable");
-    let served = Served::start(&folder, &format!("-m {} --adapters . --alias base -np 2", old_base().display()));
+    let served = Served::start(
+        &folder,
+        &format!(
+            "-m {} --adapters . --alias base -np 2",
+            old_base().display()
+        ),
+    );
     let (asked, right) = lab.sure("ticket");
     folder.write("cut.gguf", &whole[..whole.len() / 2]);
     folder.write("text.gguf", b"GGUF?");
@@ -261,21 +420,38 @@ fn a_bad_adapter_is_refused_while_others_answer() {
         assert!(reply.error().contains(file), "{}", reply.error());
         assert_eq!(said(&short(served.address, "ticket", asked)), right);
     }
-    let long = ask(served.address, "ticket", &"the spoon did not arrive ".repeat(400));
-    assert_eq!((long.status, long.json()["error"]["code"].as_str()), (400, Some("context_length_exceeded")));
+    let long = ask(
+        served.address,
+        "ticket",
+        &"the spoon did not arrive ".repeat(400),
+    );
+    assert_eq!(
+        (long.status, long.json()["error"]["code"].as_str()),
+        (400, Some("context_length_exceeded"))
+    );
     let huge = format!("{{\"prompt\": \"{}\"}}", "x".repeat(10 << 20));
-    assert_eq!(open(served.address, "POST", "/completion", &[], huge.as_bytes()).whole().status, 413);
+    assert_eq!(
+        open(served.address, "POST", "/completion", &[], huge.as_bytes())
+            .whole()
+            .status,
+        413
+    );
     assert_eq!(get(served.address, "/health").status, 200);
 }
 
-/// A whole transfer, asked for over HTTP, while eight clients are served: it goes live, and nobody's answer fails.
+/// A whole transfer, asked for over HTTP, while eight clients are served: it goes live, and
+/// nobody's answer fails.
 #[test]
 fn a_transfer_over_http_goes_live_under_load() {
     let folder = Folder::new("serve-transfer");
     folder.write("seeds.jsonl", rows("seeds.jsonl", 5).as_bytes());
     std::fs::create_dir(folder.path("adapters")).expect("writable");
     let plugin = crate::abi::plugin();
-    let line = format!("-m {} --adapters adapters --plugin {} --alias base -np 4", new_base().display(), plugin.display());
+    let line = format!(
+        "-m {} --adapters adapters --plugin {} --alias base -np 4",
+        new_base().display(),
+        plugin.display()
+    );
     let mut served = Served::start(&folder, &line);
     let address = served.address;
     let path = |path: PathBuf| path.to_str().expect("UTF-8").to_owned();
@@ -289,18 +465,29 @@ fn a_transfer_over_http_goes_live_under_load() {
             let over = &over;
             scope.spawn(move || {
                 while !over.load(Ordering::SeqCst) {
-                    assert_eq!(short(address, "base", "ticket from Ann: the key broke").status, 200);
+                    assert_eq!(
+                        short(address, "base", "ticket from Ann: the key broke").status,
+                        200
+                    );
                     thread::sleep(Duration::from_millis(50));
                 }
             });
         }
         let reply = post(address, "/v1/transfers", &request);
-        let status = if reply.status == 202 { wait(address, &reply.json()["id"]) } else { reply.json() };
+        let status = if reply.status == 202 {
+            wait(address, &reply.json()["id"])
+        } else {
+            reply.json()
+        };
         over.store(true, Ordering::SeqCst);
         status
     });
     assert_eq!(
-        (status["state"].as_str(), status["verdict"].as_str(), status["generation"].as_str()),
+        (
+            status["state"].as_str(),
+            status["verdict"].as_str(),
+            status["generation"].as_str()
+        ),
         (Some("done"), Some("accept"), Some("1")),
         "{status}"
     );
@@ -311,14 +498,24 @@ fn a_transfer_over_http_goes_live_under_load() {
     assert_eq!(served.end(), Some(0));
     // It is still there after a restart.
     let served = Served::start(&folder, &line);
-    assert_eq!(said(&short(served.address, "ticket", "ticket from Ann: the key broke")), said(&reply));
+    assert_eq!(
+        said(&short(
+            served.address,
+            "ticket",
+            "ticket from Ann: the key broke"
+        )),
+        said(&reply)
+    );
 }
 
 fn wait(address: SocketAddr, id: &Value) -> Value {
     let began = Instant::now();
     loop {
         let status = get(address, &format!("/v1/transfers/{id}")).json();
-        if !status["generation"].is_null() || !status["not_live"].is_null() || began.elapsed() > LONG {
+        if !status["generation"].is_null()
+            || !status["not_live"].is_null()
+            || began.elapsed() > LONG
+        {
             return status;
         }
         thread::sleep(Duration::from_millis(100));

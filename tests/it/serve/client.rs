@@ -19,7 +19,10 @@ pub struct Reply {
 
 impl Reply {
     pub fn header(&self, name: &str) -> &str {
-        self.headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map_or("", |(_, value)| value)
+        self.headers
+            .iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name))
+            .map_or("", |(_, value)| value)
     }
 
     pub fn json(&self) -> Value {
@@ -34,7 +37,12 @@ impl Reply {
     /// The words of an error, its kind first.
     pub fn error(&self) -> String {
         let error = self.json();
-        let text = |field: &str| error["error"][field].as_str().unwrap_or_default().to_owned();
+        let text = |field: &str| {
+            error["error"][field]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned()
+        };
         format!("{}: {}", text("type"), text("message"))
     }
 }
@@ -47,11 +55,25 @@ pub struct Stream {
 }
 
 /// Send a request and read the head of the answer.
-pub fn open(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Stream {
+pub fn open(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Stream {
     let mut stream = TcpStream::connect(address).expect("the server listens");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
-    let more: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-    let head = format!("{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: {}\r\n{more}\r\n", body.len());
+    stream
+        .set_read_timeout(Some(PATIENCE))
+        .expect("a timeout can be set");
+    let more: String = headers
+        .iter()
+        .map(|(name, value)| format!("{name}: {value}\r\n"))
+        .collect();
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: {}\r\n{more}\r\n",
+        body.len()
+    );
     stream.write_all(head.as_bytes()).expect("the server reads");
     // A server may refuse a body before all of it is sent.
     _ = stream.write_all(body);
@@ -62,14 +84,26 @@ pub fn open(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &st
         line.trim_end().to_owned()
     };
     let first = line();
-    let status = first.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or_else(|| panic!("no status: {first:?}"));
+    let status = first
+        .split(' ')
+        .nth(1)
+        .and_then(|code| code.parse().ok())
+        .unwrap_or_else(|| panic!("no status: {first:?}"));
     let mut headers = Vec::new();
     while let Some((name, value)) = line().split_once(": ") {
         headers.push((name.to_owned(), value.to_owned()));
     }
-    let reply = Reply { status, headers, body: String::new() };
+    let reply = Reply {
+        status,
+        headers,
+        body: String::new(),
+    };
     let chunked = reply.header("transfer-encoding") == "chunked";
-    Stream { reader, reply, chunked }
+    Stream {
+        reader,
+        reply,
+        chunked,
+    }
 }
 
 impl Stream {
@@ -82,7 +116,9 @@ impl Stream {
         }
         let mut size = String::new();
         self.reader.read_line(&mut size).expect("the body comes");
-        let size = usize::from_str_radix(size.trim(), 16).ok().filter(|size| *size > 0)?;
+        let size = usize::from_str_radix(size.trim(), 16)
+            .ok()
+            .filter(|size| *size > 0)?;
         let mut bytes = vec![0; size + 2];
         self.reader.read_exact(&mut bytes).expect("the body comes");
         bytes.truncate(size);
@@ -92,7 +128,12 @@ impl Stream {
     /// The next server-sent events, as their data.
     pub fn events(&mut self) -> Option<Vec<String>> {
         let text = String::from_utf8(self.chunk()?).expect("events are UTF-8");
-        Some(text.lines().filter_map(|line| line.strip_prefix("data: ")).map(str::to_owned).collect())
+        Some(
+            text.lines()
+                .filter_map(|line| line.strip_prefix("data: "))
+                .map(str::to_owned)
+                .collect(),
+        )
     }
 
     /// All events to the end.
@@ -109,7 +150,10 @@ impl Stream {
         while let Some(chunk) = self.chunk() {
             bytes.extend(chunk);
         }
-        Reply { body: String::from_utf8(bytes).expect("bodies are UTF-8"), ..self.reply }
+        Reply {
+            body: String::from_utf8(bytes).expect("bodies are UTF-8"),
+            ..self.reply
+        }
     }
 }
 
@@ -124,8 +168,11 @@ pub fn post(address: SocketAddr, path: &str, body: &Value) -> Reply {
 /// A value of `/metrics`.
 pub fn metric(address: SocketAddr, name: &str) -> f64 {
     let text = get(address, "/metrics").body;
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("{name} is not in {text}"))
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.and_then(|value| value.parse().ok())
+        .unwrap_or_else(|| panic!("{name} is not in {text}"))
 }
 
 /// Ask one question as a conversation.
@@ -137,5 +184,8 @@ pub fn ask(address: SocketAddr, model: &str, prompt: &str) -> Reply {
 /// What was answered to `ask`.
 pub fn said(reply: &Reply) -> String {
     assert_eq!(reply.status, 200, "{reply:?}");
-    reply.json()["choices"][0]["message"]["content"].as_str().expect("an answer").to_owned()
+    reply.json()["choices"][0]["message"]["content"]
+        .as_str()
+        .expect("an answer")
+        .to_owned()
 }

@@ -1,4 +1,5 @@
-//! The server with the toy engine, over HTTP. A toy sequence remembers which adapters made each of its cells, and says so if they are mixed.
+//! The server with the toy engine, over HTTP. A toy sequence remembers which adapters made each of
+//! its cells, and says so if they are mixed.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -32,22 +33,49 @@ impl Lab {
     fn new() -> Self {
         let world = World::new();
         let text = std::fs::read_to_string(&world.train).expect("it was written");
-        let rows: Vec<Pair> = text.lines().map(|line| serde_json::from_str(line).expect("a row")).collect();
-        let other: Vec<Pair> = rows.iter().map(|row| Pair { completion: row.completion.replace('[', "{"), ..row.clone() }).collect();
+        let rows: Vec<Pair> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("a row"))
+            .collect();
+        let other: Vec<Pair> = rows
+            .iter()
+            .map(|row| Pair {
+                completion: row.completion.replace('[', "{"),
+                ..row.clone()
+            })
+            .collect();
         write_rows(&world.path("other.jsonl"), &other);
         let first = train(&world, &world.source, &world.train, "ticket.gguf");
-        let second = train(&world, &world.source, &world.path("other.jsonl"), "second.gguf");
+        let second = train(
+            &world,
+            &world.source,
+            &world.path("other.jsonl"),
+            "second.gguf",
+        );
         let prompts = rows[..24].iter().map(|row| row.prompt.clone()).collect();
-        Self { prompts, adapters: [first, second], world }
+        Self {
+            prompts,
+            adapters: [first, second],
+            world,
+        }
     }
 
     /// What the engine itself answers to every prompt: under the base, and under an adapter.
     fn answers(&self, adapter: Option<&Path>) -> Vec<String> {
-        let mut model = Toy.open(&self.world.source, &OpenOptions::default()).expect("a toy");
-        let with = adapter.map_or(With::Base, |path| With::Adapter(model.attach(path).expect("it fits")));
+        let mut model = Toy
+            .open(&self.world.source, &OpenOptions::default())
+            .expect("a toy");
+        let with = adapter.map_or(With::Base, |path| {
+            With::Adapter(model.attach(path).expect("it fits"))
+        });
         let (cancel, mut progress) = (Cancel::default(), |_: usize, _: usize| {});
-        let mut talk = translora::engine::Talk { cancel: &cancel, progress: &mut progress };
-        let answers = model.answer(with, &self.prompts, 100, &mut talk).expect("it answers");
+        let mut talk = translora::engine::Talk {
+            cancel: &cancel,
+            progress: &mut progress,
+        };
+        let answers = model
+            .answer(with, &self.prompts, 100, &mut talk)
+            .expect("it answers");
         answers.into_iter().map(|answer| answer.text).collect()
     }
 
@@ -55,7 +83,10 @@ impl Lab {
         Config {
             model: self.world.source.clone(),
             alias: "base".into(),
-            adapters: vec![("ticket".into(), self.adapters[0].clone(), 0.0), ("second".into(), self.adapters[1].clone(), 0.0)],
+            adapters: vec![
+                ("ticket".into(), self.adapters[0].clone(), 0.0),
+                ("second".into(), self.adapters[1].clone(), 0.0),
+            ],
             folder: Some(self.world.folder.clone()),
             plugin: None,
             hosts: vec!["127.0.0.1".into()],
@@ -79,20 +110,36 @@ impl Lab {
 
 /// A server with a changed configuration.
 fn serve(config: Config) -> (Server, SocketAddr) {
-    let server = Server::start(&Toy, config, Arc::new(SystemClock::default()), Arc::new(|_: &str| {})).expect("it starts");
+    let server = Server::start(
+        &Toy,
+        config,
+        Arc::new(SystemClock::default()),
+        Arc::new(|_: &str| {}),
+    )
+    .expect("it starts");
     let address = server.addresses()[0];
     (server, address)
 }
 
 /// A stream that ends only when it is left: text outside of a conversation repeats for ever.
 fn endless(address: SocketAddr, model: &str) -> client::Stream {
-    let body = json!({ "model": model, "prompt": "on and", "stream": true, "max_tokens": 1_000_000 });
-    client::open(address, "POST", "/v1/completions", &[], body.to_string().as_bytes())
+    let body =
+        json!({ "model": model, "prompt": "on and", "stream": true, "max_tokens": 1_000_000 });
+    client::open(
+        address,
+        "POST",
+        "/v1/completions",
+        &[],
+        body.to_string().as_bytes(),
+    )
 }
 
 /// The pieces of a stream as JSON; the last line must be `[DONE]`.
 fn pieces(events: &[String]) -> Vec<Value> {
     let (last, pieces) = events.split_last().expect("a stream has events");
     assert_eq!(last, "[DONE]");
-    pieces.iter().map(|event| serde_json::from_str(event).expect("events are JSON")).collect()
+    pieces
+        .iter()
+        .map(|event| serde_json::from_str(event).expect("events are JSON"))
+        .collect()
 }

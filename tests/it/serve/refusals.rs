@@ -12,16 +12,28 @@ fn bad_requests_are_refused_by_name() {
     let lab = Lab::new();
     let (_server, address) = serve(lab.config());
     let chat = |more: Value| {
-        let mut body = json!({ "model": "ticket", "messages": [{ "role": "user", "content": "hi" }] });
-        more.as_object().unwrap().iter().for_each(|(key, value)| body[key] = value.clone());
+        let mut body =
+            json!({ "model": "ticket", "messages": [{ "role": "user", "content": "hi" }] });
+        more.as_object()
+            .unwrap()
+            .iter()
+            .for_each(|(key, value)| body[key] = value.clone());
         post(address, "/v1/chat/completions", &body)
     };
     let cases = [
         (json!({ "messages": null }), 400, "messages"),
         (json!({ "messages": [] }), 400, "messages"),
         (json!({ "messages": [{}] }), 400, "role"),
-        (json!({ "messages": [{ "role": "user", "content": 3 }] }), 400, "content"),
-        (json!({ "messages": [{ "role": "user", "content": [{ "type": "image_url" }] }] }), 400, "text"),
+        (
+            json!({ "messages": [{ "role": "user", "content": 3 }] }),
+            400,
+            "content",
+        ),
+        (
+            json!({ "messages": [{ "role": "user", "content": [{ "type": "image_url" }] }] }),
+            400,
+            "text",
+        ),
         (json!({ "model": "nobody" }), 404, "nobody"),
         (json!({ "temperature": -1 }), 400, "temperature"),
         (json!({ "top_p": 2 }), 400, "top_p"),
@@ -31,7 +43,11 @@ fn bad_requests_are_refused_by_name() {
         (json!({ "stop": [""] }), 400, "stop"),
         (json!({ "stop": vec!["x"; 17] }), 400, "stop"),
         (json!({ "tools": [{}] }), 400, "tools"),
-        (json!({ "response_format": { "type": "json_object" } }), 400, "response_format"),
+        (
+            json!({ "response_format": { "type": "json_object" } }),
+            400,
+            "response_format",
+        ),
         (json!({ "logprobs": true, "top_logprobs": 101 }), 400, "100"),
         (json!({ "logit_bias": { "100000": 1 } }), 400, "logit_bias"),
         (json!({ "lora": [{ "id": 7, "scale": 1 }] }), 400, "7"),
@@ -42,16 +58,40 @@ fn bad_requests_are_refused_by_name() {
         assert_eq!(reply.status, status, "{more}: {reply:?}");
         assert!(reply.error().contains(says), "{more}: {}", reply.error());
     }
-    let raw = |method: &str, path: &str, body: &[u8]| open(address, method, path, &[], body).whole();
-    assert_eq!(raw("POST", "/v1/chat/completions", b"{\"messages\": ").status, 400);
+    let raw =
+        |method: &str, path: &str, body: &[u8]| open(address, method, path, &[], body).whole();
+    assert_eq!(
+        raw("POST", "/v1/chat/completions", b"{\"messages\": ").status,
+        400
+    );
     assert_eq!(raw("POST", "/v1/chat/completions", b"\xff\xfe").status, 400);
     assert_eq!(raw("POST", "/v1/completions", b"[]").status, 400);
     assert_eq!(raw("GET", "/v1/completions", b"").status, 405);
-    assert_eq!(raw("GET", "/v2/completions", b"").error(), "not_found_error: there is no such path");
-    assert_eq!(post(address, "/v1/completions", &json!({ "prompt": "" })).status, 400);
-    assert_eq!(post(address, "/v1/completions", &json!({ "prompt": [1, 2, 999_999] })).status, 400);
-    assert_eq!(post(address, "/v1/transfers", &json!({ "name": "x" })).status, 501);
-    assert_eq!(said(&ask(address, "ticket", &lab.prompts[0])), lab.answers(Some(&lab.adapters[0]))[0]);
+    assert_eq!(
+        raw("GET", "/v2/completions", b"").error(),
+        "not_found_error: there is no such path"
+    );
+    assert_eq!(
+        post(address, "/v1/completions", &json!({ "prompt": "" })).status,
+        400
+    );
+    assert_eq!(
+        post(
+            address,
+            "/v1/completions",
+            &json!({ "prompt": [1, 2, 999_999] })
+        )
+        .status,
+        400
+    );
+    assert_eq!(
+        post(address, "/v1/transfers", &json!({ "name": "x" })).status,
+        501
+    );
+    assert_eq!(
+        said(&ask(address, "ticket", &lab.prompts[0])),
+        lab.answers(Some(&lab.adapters[0]))[0]
+    );
 }
 
 #[test]
@@ -62,28 +102,53 @@ fn what_is_too_long_is_refused_with_the_bound() {
     let error = reply.json()["error"].clone();
     assert_eq!(
         (reply.status, error["type"].as_str(), error["code"].as_str()),
-        (400, Some("exceed_context_size_error"), Some("context_length_exceeded"))
+        (
+            400,
+            Some("exceed_context_size_error"),
+            Some("context_length_exceeded")
+        )
     );
-    assert_eq!((error["n_ctx"].as_u64(), error["n_prompt_tokens"].as_u64()), (Some(1024), Some(5000 + 18)));
+    assert_eq!(
+        (error["n_ctx"].as_u64(), error["n_prompt_tokens"].as_u64()),
+        (Some(1024), Some(5000 + 18))
+    );
     let huge = format!("{{\"prompt\": \"{}\"}}", "x".repeat(10 << 20));
     let reply = open(address, "POST", "/v1/completions", &[], huge.as_bytes()).whole();
     assert_eq!(reply.status, 413);
-    assert_eq!(said(&ask(address, "ticket", &lab.prompts[0])), lab.answers(Some(&lab.adapters[0]))[0]);
+    assert_eq!(
+        said(&ask(address, "ticket", &lab.prompts[0])),
+        lab.answers(Some(&lab.adapters[0]))[0]
+    );
 }
 
 #[test]
 fn nobody_is_answered_without_the_key() {
     let lab = Lab::new();
-    let (_server, address) = serve(Config { api_key: Some("right".into()), ..lab.config() });
+    let (_server, address) = serve(Config {
+        api_key: Some("right".into()),
+        ..lab.config()
+    });
     let with = |headers: &[(&str, &str)]| open(address, "GET", "/v1/models", headers, b"").whole();
-    for headers in [&[][..], &[("Authorization", "Bearer wrong")], &[("Authorization", "Bearer righ")], &[("Authorization", "right")]] {
+    for headers in [
+        &[][..],
+        &[("Authorization", "Bearer wrong")],
+        &[("Authorization", "Bearer righ")],
+        &[("Authorization", "right")],
+    ] {
         let reply = with(headers);
-        assert_eq!((reply.status, reply.json()["error"]["type"].as_str()), (401, Some("authentication_error")), "{headers:?}");
+        assert_eq!(
+            (reply.status, reply.json()["error"]["type"].as_str()),
+            (401, Some("authentication_error")),
+            "{headers:?}"
+        );
     }
     assert_eq!(with(&[("Authorization", "Bearer right")]).status, 200);
     assert_eq!(with(&[("X-Api-Key", "right")]).status, 200);
     assert_eq!(get(address, "/health").status, 200);
-    assert_eq!(post(address, "/v1/adapters/ticket/rollback", &json!({})).status, 401);
+    assert_eq!(
+        post(address, "/v1/adapters/ticket/rollback", &json!({})).status,
+        401
+    );
     assert_eq!(post(address, "/lora-adapters", &json!([])).status, 401);
 }
 
@@ -93,26 +158,67 @@ fn only_the_pages_that_were_named_may_ask() {
     let page = ("Origin", "http://page.example");
     let asks = [page, ("Access-Control-Request-Method", "POST")];
     let (_server, address) = serve(lab.config());
-    assert_eq!(open(address, "GET", "/health", &[page], b"").whole().header("access-control-allow-origin"), "");
-    assert_eq!(open(address, "OPTIONS", "/v1/completions", &asks, b"").whole().header("access-control-allow-origin"), "");
-    let (_server, address) = serve(Config { origins: vec!["http://page.example".into()], ..lab.config() });
+    assert_eq!(
+        open(address, "GET", "/health", &[page], b"")
+            .whole()
+            .header("access-control-allow-origin"),
+        ""
+    );
+    assert_eq!(
+        open(address, "OPTIONS", "/v1/completions", &asks, b"")
+            .whole()
+            .header("access-control-allow-origin"),
+        ""
+    );
+    let (_server, address) = serve(Config {
+        origins: vec!["http://page.example".into()],
+        ..lab.config()
+    });
     let reply = open(address, "OPTIONS", "/v1/completions", &asks, b"").whole();
-    assert_eq!((reply.status, reply.header("access-control-allow-origin")), (200, "http://page.example"));
-    assert!(reply.header("access-control-allow-headers").contains("authorization"));
-    let other = open(address, "GET", "/health", &[("Origin", "http://other.example")], b"").whole();
-    assert_eq!((other.status, other.header("access-control-allow-origin")), (200, ""));
+    assert_eq!(
+        (reply.status, reply.header("access-control-allow-origin")),
+        (200, "http://page.example")
+    );
+    assert!(
+        reply
+            .header("access-control-allow-headers")
+            .contains("authorization")
+    );
+    let other = open(
+        address,
+        "GET",
+        "/health",
+        &[("Origin", "http://other.example")],
+        b"",
+    )
+    .whole();
+    assert_eq!(
+        (other.status, other.header("access-control-allow-origin")),
+        (200, "")
+    );
 }
 
 #[test]
 fn a_full_queue_says_so() {
     let lab = Lab::new();
-    let limits = Limits { requests_queued_max: 1, ..Limits::default() };
-    let (_server, address) = serve(Config { slots: 1, limits, context: 4 << 20, ..lab.config() });
+    let limits = Limits {
+        requests_queued_max: 1,
+        ..Limits::default()
+    };
+    let (_server, address) = serve(Config {
+        slots: 1,
+        limits,
+        context: 4 << 20,
+        ..lab.config()
+    });
     let mut running = endless(address, "base");
     running.events().expect("it has begun");
     let waiting = endless(address, "base");
     let refused = ask(address, "ticket", &lab.prompts[0]);
-    assert_eq!((refused.status, refused.json()["error"]["type"].as_str()), (503, Some("unavailable_error")));
+    assert_eq!(
+        (refused.status, refused.json()["error"]["type"].as_str()),
+        (503, Some("unavailable_error"))
+    );
     drop((running, waiting));
     // The server notices within moments that both have gone.
     let answered = (0..200).any(|_| {

@@ -17,22 +17,52 @@ use super::{Lab, endless, serve};
 #[test]
 fn the_counters_tell_what_was_done() {
     let lab = Lab::new();
-    let (_server, address) = serve(Config { slots: 1, context: 4 << 20, ..lab.config() });
+    let (_server, address) = serve(Config {
+        slots: 1,
+        context: 4 << 20,
+        ..lab.config()
+    });
     let reply = get(address, "/metrics");
-    assert!(reply.header("content-type").starts_with("text/plain"), "{reply:?}");
+    assert!(
+        reply.header("content-type").starts_with("text/plain"),
+        "{reply:?}"
+    );
     let mut names = HashSet::new();
     for rows in reply.body.lines().collect::<Vec<_>>().chunks(3) {
         let (name, value) = rows[2].split_once(' ').expect("a name and a value");
-        assert!(names.insert(name.to_owned()) && value.parse::<f64>().is_ok(), "{rows:?}");
-        assert!(rows[0].starts_with(&format!("# HELP {name} ")) && rows[1].starts_with(&format!("# TYPE {name} ")), "{rows:?}");
+        assert!(
+            names.insert(name.to_owned()) && value.parse::<f64>().is_ok(),
+            "{rows:?}"
+        );
+        assert!(
+            rows[0].starts_with(&format!("# HELP {name} "))
+                && rows[1].starts_with(&format!("# TYPE {name} ")),
+            "{rows:?}"
+        );
         // By the custom of Prometheus, what only grows is called so.
-        assert_eq!(rows[1].ends_with(" counter"), name.ends_with("_total"), "{rows:?}");
+        assert_eq!(
+            rows[1].ends_with(" counter"),
+            name.ends_with("_total"),
+            "{rows:?}"
+        );
     }
-    let done = post(address, "/completion", &json!({ "prompt": "a b", "n_predict": 4 })).json();
+    let done = post(
+        address,
+        "/completion",
+        &json!({ "prompt": "a b", "n_predict": 4 }),
+    )
+    .json();
     assert_eq!(done["tokens_predicted"], 4);
-    let counted =
-        ["llamacpp:prompt_tokens_total", "llamacpp:tokens_predicted_total", "translora:requests_done_total", "translora:adapters"];
-    assert_eq!(counted.map(|name| metric(address, name)), [3.0, 4.0, 1.0, 2.0]);
+    let counted = [
+        "llamacpp:prompt_tokens_total",
+        "llamacpp:tokens_predicted_total",
+        "translora:requests_done_total",
+        "translora:adapters",
+    ];
+    assert_eq!(
+        counted.map(|name| metric(address, name)),
+        [3.0, 4.0, 1.0, 2.0]
+    );
     let mut running = endless(address, "base");
     running.events().expect("it has begun");
     let waiting = thread::spawn(move || endless(address, "base"));
@@ -48,13 +78,27 @@ fn the_counters_tell_what_was_done() {
 #[test]
 fn health_needs_no_key_and_no_slot() {
     let lab = Lab::new();
-    let (_server, address) = serve(Config { slots: 1, context: 4 << 20, api_key: Some("secret".into()), ..lab.config() });
+    let (_server, address) = serve(Config {
+        slots: 1,
+        context: 4 << 20,
+        api_key: Some("secret".into()),
+        ..lab.config()
+    });
     let body = json!({ "prompt": "on and", "stream": true, "max_tokens": 1_000_000 });
-    let mut stream = open(address, "POST", "/v1/completions", &[("Authorization", "Bearer secret")], body.to_string().as_bytes());
+    let mut stream = open(
+        address,
+        "POST",
+        "/v1/completions",
+        &[("Authorization", "Bearer secret")],
+        body.to_string().as_bytes(),
+    );
     stream.events().expect("it has begun");
     for path in ["/health", "/v1/health"] {
         let reply = get(address, path);
-        assert_eq!((reply.status, reply.json()), (200, json!({ "status": "ok" })));
+        assert_eq!(
+            (reply.status, reply.json()),
+            (200, json!({ "status": "ok" }))
+        );
         assert_eq!(post(address, path, &json!({})).status, 405);
     }
     assert_eq!(get(address, "/metrics").status, 401);
@@ -63,9 +107,14 @@ fn health_needs_no_key_and_no_slot() {
 /// Status and body of an answer; none if nobody took the request.
 fn try_ask(address: SocketAddr, prompt: &str) -> Option<(u16, String)> {
     let body = json!({ "model": "ticket", "temperature": 0, "messages": [{ "role": "user", "content": prompt }] }).to_string();
-    let head = format!("POST /v1/chat/completions HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
     let mut stream = TcpStream::connect(address).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout can be set");
+    stream
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .expect("a timeout can be set");
     stream.write_all((head + &body).as_bytes()).ok()?;
     let mut reply = String::new();
     let read = stream.read_to_string(&mut reply);
@@ -75,7 +124,12 @@ fn try_ask(address: SocketAddr, prompt: &str) -> Option<(u16, String)> {
     }
     read.expect("an answer that has begun is not cut off");
     let (head, body) = reply.split_once("\r\n\r\n").expect("a head");
-    let length = head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
+    let length = head.lines().find_map(|line| {
+        line.to_lowercase()
+            .strip_prefix("content-length: ")?
+            .parse()
+            .ok()
+    });
     assert_eq!(length, Some(body.len()), "{reply}");
     Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
 }
@@ -83,7 +137,10 @@ fn try_ask(address: SocketAddr, prompt: &str) -> Option<(u16, String)> {
 #[test]
 fn a_server_that_stops_under_load_answers_whole_or_not_at_all() {
     let lab = Lab::new();
-    let (server, address) = serve(Config { slots: 2, ..lab.config() });
+    let (server, address) = serve(Config {
+        slots: 2,
+        ..lab.config()
+    });
     let right = lab.answers(Some(&lab.adapters[0]));
     assert_eq!(said(&ask(address, "ticket", &lab.prompts[0])), right[0]);
     let (whole, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
@@ -107,11 +164,17 @@ fn a_server_that_stops_under_load_answers_whole_or_not_at_all() {
         }
         let began = Instant::now();
         while whole.load(Ordering::SeqCst) < 40 {
-            assert!(began.elapsed() < Duration::from_secs(60), "nobody is answered");
+            assert!(
+                began.elapsed() < Duration::from_secs(60),
+                "nobody is answered"
+            );
             thread::sleep(Duration::from_millis(1));
         }
         server.stop();
-        assert!(TcpStream::connect(address).is_err(), "nobody listens any more");
+        assert!(
+            TcpStream::connect(address).is_err(),
+            "nobody listens any more"
+        );
     });
     assert!(whole.load(Ordering::SeqCst) >= 40);
 }
@@ -119,13 +182,26 @@ fn a_server_that_stops_under_load_answers_whole_or_not_at_all() {
 #[test]
 fn what_does_not_end_in_time_is_told_why_it_ends() {
     let lab = Lab::new();
-    let limits = Limits { shutdown_seconds_max: 1, ..Limits::default() };
-    let (server, address) = serve(Config { limits, context: 4 << 20, ..lab.config() });
+    let limits = Limits {
+        shutdown_seconds_max: 1,
+        ..Limits::default()
+    };
+    let (server, address) = serve(Config {
+        limits,
+        context: 4 << 20,
+        ..lab.config()
+    });
     let mut stream = endless(address, "ticket");
     stream.events().expect("it has begun");
     let stopping = thread::spawn(move || server.stop());
     let events = stream.rest();
     stopping.join().expect("it stops");
-    let last: Value = serde_json::from_str(events.last().expect("a last word")).expect("events are JSON");
-    assert!(last["error"]["message"].as_str().is_some_and(|text| text.contains("shutting down")), "{last}");
+    let last: Value =
+        serde_json::from_str(events.last().expect("a last word")).expect("events are JSON");
+    assert!(
+        last["error"]["message"]
+            .as_str()
+            .is_some_and(|text| text.contains("shutting down")),
+        "{last}"
+    );
 }

@@ -14,7 +14,11 @@ use super::{Lab, endless, serve};
 
 /// Put a file of the folder in the place of an adapter.
 fn load(address: SocketAddr, name: &str, file: &str) -> Reply {
-    post(address, "/v1/load_lora_adapter", &json!({ "lora_name": name, "lora_path": file, "load_inplace": true }))
+    post(
+        address,
+        "/v1/load_lora_adapter",
+        &json!({ "lora_name": name, "lora_path": file, "load_inplace": true }),
+    )
 }
 
 #[test]
@@ -22,7 +26,10 @@ fn every_answer_is_that_of_the_generation_it_names() {
     const SWAPS: usize = 60;
     let lab = Lab::new();
     let (_server, address) = serve(lab.config());
-    let answers = [lab.answers(Some(&lab.adapters[0])), lab.answers(Some(&lab.adapters[1]))];
+    let answers = [
+        lab.answers(Some(&lab.adapters[0])),
+        lab.answers(Some(&lab.adapters[1])),
+    ];
     let heard: Mutex<Vec<(String, usize, String)>> = Mutex::default();
     let over = AtomicBool::new(false);
     let mut files: HashMap<String, usize> = HashMap::from([("1".to_owned(), 0)]);
@@ -35,7 +42,10 @@ fn every_answer_is_that_of_the_generation_it_names() {
                     let reply = ask(address, "ticket", &prompts[i % prompts.len()]);
                     let generation = reply.generation().to_owned();
                     assert_eq!(reply.json()["generation"], generation.as_str());
-                    heard.lock().unwrap().push((generation, i % prompts.len(), said(&reply)));
+                    heard
+                        .lock()
+                        .unwrap()
+                        .push((generation, i % prompts.len(), said(&reply)));
                     i += 1;
                 }
             });
@@ -47,37 +57,58 @@ fn every_answer_is_that_of_the_generation_it_names() {
             files.insert(reply.generation().to_owned(), which);
             // Whoever asks after the swap is answered by what was swapped in.
             let after = ask(address, "ticket", &lab.prompts[0]);
-            assert_eq!((after.generation(), said(&after)), (reply.generation(), answers[which][0].clone()));
+            assert_eq!(
+                (after.generation(), said(&after)),
+                (reply.generation(), answers[which][0].clone())
+            );
         }
         over.store(true, Ordering::SeqCst);
     });
     let heard = heard.into_inner().unwrap();
     for (generation, prompt, said) in &heard {
-        assert_eq!(said, &answers[files[generation]][*prompt], "generation {generation}");
+        assert_eq!(
+            said, &answers[files[generation]][*prompt],
+            "generation {generation}"
+        );
     }
     assert!(heard.len() > SWAPS, "{} answers", heard.len());
-    assert_eq!(metric(address, "translora:adapter_swaps_total"), SWAPS as f64);
+    assert_eq!(
+        metric(address, "translora:adapter_swaps_total"),
+        SWAPS as f64
+    );
 }
 
 /// Text of a toy turns to exclamation marks where its cells are of several adapters.
 #[test]
 fn a_stream_keeps_its_generation_while_others_come() {
     let lab = Lab::new();
-    let (_server, address) = serve(translora::serve::Config { context: 4 << 20, ..lab.config() });
+    let (_server, address) = serve(translora::serve::Config {
+        context: 4 << 20,
+        ..lab.config()
+    });
     let mut stream = endless(address, "ticket");
     assert_eq!(stream.reply.generation(), "1");
     let mut swapped = 0;
     let mut text = String::new();
     while swapped < 6 {
         let events = stream.events().expect("it goes on");
-        text.extend(
-            events
-                .iter()
-                .map(|event| serde_json::from_str::<Value>(event).expect("JSON")["choices"][0]["text"].as_str().unwrap().to_owned()),
-        );
+        text.extend(events.iter().map(|event| {
+            serde_json::from_str::<Value>(event).expect("JSON")["choices"][0]["text"]
+                .as_str()
+                .unwrap()
+                .to_owned()
+        }));
         if text.len() > swapped * 40 {
             swapped += 1;
-            assert_eq!(load(address, "ticket", ["ticket.gguf", "second.gguf"][swapped % 2]).status, 200);
+            assert_eq!(
+                load(
+                    address,
+                    "ticket",
+                    ["ticket.gguf", "second.gguf"][swapped % 2]
+                )
+                .status,
+                200
+            );
             let after = ask(address, "ticket", &lab.prompts[1]);
             assert_eq!(after.generation(), (2 + swapped).to_string());
         }
@@ -91,20 +122,44 @@ fn a_stream_keeps_its_generation_while_others_come() {
 fn what_was_before_comes_back() {
     let lab = Lab::new();
     let (_server, address) = serve(lab.config());
-    let answers = [lab.answers(Some(&lab.adapters[0])), lab.answers(Some(&lab.adapters[1]))];
-    let rollback = |name: &str| post(address, &format!("/v1/adapters/{name}/rollback"), &json!({}));
+    let answers = [
+        lab.answers(Some(&lab.adapters[0])),
+        lab.answers(Some(&lab.adapters[1])),
+    ];
+    let rollback = |name: &str| {
+        post(
+            address,
+            &format!("/v1/adapters/{name}/rollback"),
+            &json!({}),
+        )
+    };
     assert_eq!(rollback("ticket").status, 409);
     assert_eq!(rollback("nobody").status, 404);
     assert_eq!(load(address, "ticket", "second.gguf").status, 200);
-    assert_eq!(said(&ask(address, "ticket", &lab.prompts[0])), answers[1][0]);
+    assert_eq!(
+        said(&ask(address, "ticket", &lab.prompts[0])),
+        answers[1][0]
+    );
     for (generation, which) in [("1", 0), ("3", 1), ("1", 0)] {
         let reply = rollback("ticket");
-        assert_eq!((reply.status, reply.json()["generation"].as_str()), (200, Some(generation)));
+        assert_eq!(
+            (reply.status, reply.json()["generation"].as_str()),
+            (200, Some(generation))
+        );
         let after = ask(address, "ticket", &lab.prompts[0]);
-        assert_eq!((after.generation(), said(&after)), (generation, answers[which][0].clone()));
+        assert_eq!(
+            (after.generation(), said(&after)),
+            (generation, answers[which][0].clone())
+        );
     }
     let listed = get(address, "/v1/adapters").json();
-    assert_eq!((&listed["data"][0]["live"]["generation"], &listed["data"][0]["previous"]["generation"]), (&json!("1"), &json!("3")));
+    assert_eq!(
+        (
+            &listed["data"][0]["live"]["generation"],
+            &listed["data"][0]["previous"]["generation"]
+        ),
+        (&json!("1"), &json!("3"))
+    );
 }
 
 #[test]
@@ -116,16 +171,33 @@ fn a_file_that_is_no_adapter_changes_nothing() {
     fs::write(lab.world.path("none.gguf"), b"no adapter at all").expect("writable");
     let wide = crate::pipeline::train(&lab.world, &lab.world.target, &lab.world.train, "wide.gguf");
     assert!(wide.exists());
-    for (file, status) in
-        [("cut.gguf", 400), ("none.gguf", 400), ("wide.gguf", 400), ("missing.gguf", 404), ("../x.gguf", 404), ("/etc/hostname", 403)]
-    {
+    for (file, status) in [
+        ("cut.gguf", 400),
+        ("none.gguf", 400),
+        ("wide.gguf", 400),
+        ("missing.gguf", 404),
+        ("../x.gguf", 404),
+        ("/etc/hostname", 403),
+    ] {
         let reply = load(address, "ticket", file);
         assert_eq!(reply.status, status, "{file}: {reply:?}");
         assert!(!reply.error().is_empty());
         let reply = ask(address, "ticket", &lab.prompts[0]);
-        assert_eq!((reply.generation(), said(&reply)), ("1", lab.answers(Some(&lab.adapters[0]))[0].clone()), "{file}");
+        assert_eq!(
+            (reply.generation(), said(&reply)),
+            ("1", lab.answers(Some(&lab.adapters[0]))[0].clone()),
+            "{file}"
+        );
     }
-    assert_eq!(post(address, "/v1/load_lora_adapter", &json!({ "lora_name": "ticket", "lora_path": "second.gguf" })).status, 400);
+    assert_eq!(
+        post(
+            address,
+            "/v1/load_lora_adapter",
+            &json!({ "lora_name": "ticket", "lora_path": "second.gguf" })
+        )
+        .status,
+        400
+    );
     let unknown = json!({ "lora_name": "ticket", "lora_path": "second.gguf", "scale": 1 });
     assert_eq!(post(address, "/v1/load_lora_adapter", &unknown).status, 400);
 }
@@ -134,11 +206,34 @@ fn a_file_that_is_no_adapter_changes_nothing() {
 fn adapters_come_and_go_by_name() {
     let lab = Lab::new();
     let (_server, address) = serve(lab.config());
-    let load = post(address, "/v1/load_lora_adapter", &json!({ "lora_name": "new", "lora_path": "second.gguf" }));
+    let load = post(
+        address,
+        "/v1/load_lora_adapter",
+        &json!({ "lora_name": "new", "lora_path": "second.gguf" }),
+    );
     assert_eq!((load.status, load.generation()), (200, "3"));
-    assert_eq!(said(&ask(address, "new", &lab.prompts[0])), lab.answers(Some(&lab.adapters[1]))[0]);
-    assert_eq!(post(address, "/v1/unload_lora_adapter", &json!({ "lora_name": "new" })).status, 200);
-    assert_eq!(post(address, "/v1/unload_lora_adapter", &json!({ "lora_name": "new" })).status, 404);
+    assert_eq!(
+        said(&ask(address, "new", &lab.prompts[0])),
+        lab.answers(Some(&lab.adapters[1]))[0]
+    );
+    assert_eq!(
+        post(
+            address,
+            "/v1/unload_lora_adapter",
+            &json!({ "lora_name": "new" })
+        )
+        .status,
+        200
+    );
+    assert_eq!(
+        post(
+            address,
+            "/v1/unload_lora_adapter",
+            &json!({ "lora_name": "new" })
+        )
+        .status,
+        404
+    );
     assert_eq!(ask(address, "new", &lab.prompts[0]).status, 404);
 }
 
@@ -147,20 +242,43 @@ fn scales_choose_what_answers_who_names_no_adapter() {
     let lab = Lab::new();
     let (_server, address) = serve(lab.config());
     let answers = lab.answers(Some(&lab.adapters[1]));
-    assert_eq!(said(&ask(address, "base", &lab.prompts[0])), lab.answers(None)[0]);
-    let reply = post(address, "/lora-adapters", &json!([{ "id": 1, "scale": 1.0 }]));
-    assert_eq!((reply.status, reply.json()), (200, json!({ "success": true })));
+    assert_eq!(
+        said(&ask(address, "base", &lab.prompts[0])),
+        lab.answers(None)[0]
+    );
+    let reply = post(
+        address,
+        "/lora-adapters",
+        &json!([{ "id": 1, "scale": 1.0 }]),
+    );
+    assert_eq!(
+        (reply.status, reply.json()),
+        (200, json!({ "success": true }))
+    );
     let reply = ask(address, "base", &lab.prompts[0]);
-    assert_eq!((reply.generation(), said(&reply)), ("2", answers[0].clone()));
-    // What stock llama-server takes for a success that switches everything off is refused, and nothing changes.
-    for bad in
-        [json!([{ "id": 0, "path": "x.gguf" }]), json!([{ "id": 9, "scale": 1 }]), json!([{ "id": 0 }]), json!({ "id": 0, "scale": 1 })]
-    {
+    assert_eq!(
+        (reply.generation(), said(&reply)),
+        ("2", answers[0].clone())
+    );
+    // What stock llama-server takes for a success that switches everything off is refused, and
+    // nothing changes.
+    for bad in [
+        json!([{ "id": 0, "path": "x.gguf" }]),
+        json!([{ "id": 9, "scale": 1 }]),
+        json!([{ "id": 0 }]),
+        json!({ "id": 0, "scale": 1 }),
+    ] {
         assert_eq!(post(address, "/lora-adapters", &bad).status, 400, "{bad}");
     }
     let list = get(address, "/lora-adapters").json();
-    assert_eq!([&list[0]["scale"], &list[1]["scale"]], [&json!(0.0), &json!(1.0)]);
+    assert_eq!(
+        [&list[0]["scale"], &list[1]["scale"]],
+        [&json!(0.0), &json!(1.0)]
+    );
     let body = json!({ "lora": [], "temperature": 0, "messages": [{ "role": "user", "content": lab.prompts[0] }] });
     let bare = post(address, "/v1/chat/completions", &body);
-    assert_eq!((bare.generation(), said(&bare)), ("0", lab.answers(None)[0].clone()));
+    assert_eq!(
+        (bare.generation(), said(&bare)),
+        ("0", lab.answers(None)[0].clone())
+    );
 }

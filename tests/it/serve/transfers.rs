@@ -1,4 +1,5 @@
-//! A transfer over HTTP, through the plugin that cargo built: the adapter it makes goes live under the name that was asked for.
+//! A transfer over HTTP, through the plugin that cargo built: the adapter it makes goes live under
+//! the name that was asked for.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,13 @@ const LONG: Duration = Duration::from_secs(120);
 
 /// The new base is served; the old base and its adapter are files.
 fn config(lab: &Lab) -> Config {
-    Config { model: lab.world.target.clone(), alias: "new".into(), adapters: Vec::new(), plugin: Some(plugin()), ..lab.config() }
+    Config {
+        model: lab.world.target.clone(),
+        alias: "new".into(),
+        adapters: Vec::new(),
+        plugin: Some(plugin()),
+        ..lab.config()
+    }
 }
 
 fn request(lab: &Lab, name: &str) -> Value {
@@ -40,35 +47,85 @@ fn wait(address: std::net::SocketAddr, id: u64, until: impl Fn(&Value) -> bool) 
 #[test]
 fn an_accepted_transfer_goes_live_while_a_stream_runs() {
     let lab = Lab::new();
-    let (_server, address) = serve(Config { context: 4 << 20, ..config(&lab) });
+    let (_server, address) = serve(Config {
+        context: 4 << 20,
+        ..config(&lab)
+    });
     let mut stream = endless(address, "new");
     let reply = post(address, "/v1/transfers", &request(&lab, "moved"));
     assert_eq!(reply.status, 202, "{reply:?}");
     let id = reply.json()["id"].as_u64().expect("a number");
     assert_eq!(ask(address, "moved", &lab.prompts[0]).status, 404);
-    let events = open(address, "GET", &format!("/v1/transfers/{id}/events"), &[], b"").rest();
-    let events: Vec<Value> = events.iter().map(|event| serde_json::from_str(event).expect("events are JSON")).collect();
-    assert_eq!((events[0]["event"].as_str(), events[0]["number"].as_u64()), (Some("plan"), Some(1)));
+    let events = open(
+        address,
+        "GET",
+        &format!("/v1/transfers/{id}/events"),
+        &[],
+        b"",
+    )
+    .rest();
+    let events: Vec<Value> = events
+        .iter()
+        .map(|event| serde_json::from_str(event).expect("events are JSON"))
+        .collect();
+    assert_eq!(
+        (events[0]["event"].as_str(), events[0]["number"].as_u64()),
+        (Some("plan"), Some(1))
+    );
     let end = events.last().expect("there is an end");
     assert_eq!(
-        (end["state"].as_str(), end["verdict"].as_str(), end["generation"].as_str()),
+        (
+            end["state"].as_str(),
+            end["verdict"].as_str(),
+            end["generation"].as_str()
+        ),
         (Some("done"), Some("accept"), Some("1")),
         "{end}"
     );
     assert_eq!(end["report"]["verdict"], "accept");
     let answers = lab.answers(Some(&lab.adapters[0]));
-    let right = lab.prompts.iter().zip(&answers).filter(|(prompt, answer)| said(&ask(address, "moved", prompt)) == **answer).count();
-    assert!(2 * right > lab.prompts.len(), "{right} of {} answers are the old adapter's", lab.prompts.len());
-    assert!(lab.world.names().contains(&"moved@1.gguf".to_owned()), "{:?}", lab.world.names());
+    let right = lab
+        .prompts
+        .iter()
+        .zip(&answers)
+        .filter(|(prompt, answer)| said(&ask(address, "moved", prompt)) == **answer)
+        .count();
+    assert!(
+        2 * right > lab.prompts.len(),
+        "{right} of {} answers are the old adapter's",
+        lab.prompts.len()
+    );
+    assert!(
+        lab.world.names().contains(&"moved@1.gguf".to_owned()),
+        "{:?}",
+        lab.world.names()
+    );
     stream.events().expect("the stream goes on");
-    let again = post(address, "/v1/transfers", &request(&lab, "moved")).json()["id"].as_u64().expect("a number");
+    let again = post(address, "/v1/transfers", &request(&lab, "moved")).json()["id"]
+        .as_u64()
+        .expect("a number");
     let status = wait(address, again, |status| !status["generation"].is_null());
     assert_eq!(
-        (status["generation"].as_str(), status["adapter"].as_str().is_some_and(|path| path.ends_with("moved@2.gguf"))),
+        (
+            status["generation"].as_str(),
+            status["adapter"]
+                .as_str()
+                .is_some_and(|path| path.ends_with("moved@2.gguf"))
+        ),
         (Some("2"), true)
     );
-    assert_eq!(get(address, "/v1/transfers").json()["data"].as_array().map(Vec::len), Some(2));
-    assert_eq!(open(address, "DELETE", &format!("/v1/transfers/{id}"), &[], b"").whole().status, 200);
+    assert_eq!(
+        get(address, "/v1/transfers").json()["data"]
+            .as_array()
+            .map(Vec::len),
+        Some(2)
+    );
+    assert_eq!(
+        open(address, "DELETE", &format!("/v1/transfers/{id}"), &[], b"")
+            .whole()
+            .status,
+        200
+    );
     assert_eq!(get(address, &format!("/v1/transfers/{id}")).status, 404);
 }
 
@@ -78,11 +135,18 @@ fn a_transfer_can_be_stopped_and_bad_ones_are_refused() {
     let (_server, address) = serve(config(&lab));
     let mut long = request(&lab, "moved");
     long["samples"] = json!(5000);
-    let id = post(address, "/v1/transfers", &long).json()["id"].as_u64().expect("a number");
+    let id = post(address, "/v1/transfers", &long).json()["id"]
+        .as_u64()
+        .expect("a number");
     let stopped = open(address, "DELETE", &format!("/v1/transfers/{id}"), &[], b"").whole();
     assert_eq!(stopped.status, 200);
-    let status = wait(address, id, |status| status["state"] == "cancelled" && !status["not_live"].is_null());
-    assert_eq!((status["not_live"].as_str(), &status["generation"]), (Some("the transfer ended as cancelled"), &Value::Null));
+    let status = wait(address, id, |status| {
+        status["state"] == "cancelled" && !status["not_live"].is_null()
+    });
+    assert_eq!(
+        (status["not_live"].as_str(), &status["generation"]),
+        (Some("the transfer ended as cancelled"), &Value::Null)
+    );
     assert_eq!(ask(address, "moved", &lab.prompts[0]).status, 404);
     let with = |field: &str, value: Value| {
         let mut body = request(&lab, "moved");

@@ -26,9 +26,17 @@ pub(super) const fn hotswap<P: Plugin>() -> c::Hotswap1 {
     }
 }
 
-unsafe extern "C" fn base<P: Plugin>(instance: *mut c::Instance, path: c::Text, error: *mut *mut c::Error) -> i32 {
+unsafe extern "C" fn base<P: Plugin>(
+    instance: *mut c::Instance,
+    path: c::Text,
+    error: *mut *mut c::Error,
+) -> i32 {
     // SAFETY: the header's rules for text arguments and for `error`.
-    unsafe { gate::enter_instance(instance, false, error, |living| plugin::<P>(living)?.base(text::read("path", path)?)) }
+    unsafe {
+        gate::enter_instance(instance, false, error, |living| {
+            plugin::<P>(living)?.base(text::read("path", path)?)
+        })
+    }
 }
 
 unsafe extern "C" fn check<P: Plugin>(
@@ -38,12 +46,26 @@ unsafe extern "C" fn check<P: Plugin>(
     error: *mut *mut c::Error,
 ) -> i32 {
     // SAFETY: the header's rules for text arguments, outputs and `error`.
-    unsafe { gate::enter_instance(instance, false, error, |living| reply(out, || plugin::<P>(living)?.check(text::read("path", path)?))) }
+    unsafe {
+        gate::enter_instance(instance, false, error, |living| {
+            reply(out, || {
+                plugin::<P>(living)?.check(text::read("path", path)?)
+            })
+        })
+    }
 }
 
-unsafe extern "C" fn list<P: Plugin>(instance: *mut c::Instance, out: *mut *mut c::OwnedText, error: *mut *mut c::Error) -> i32 {
+unsafe extern "C" fn list<P: Plugin>(
+    instance: *mut c::Instance,
+    out: *mut *mut c::OwnedText,
+    error: *mut *mut c::Error,
+) -> i32 {
     // SAFETY: the header's rules for outputs and for `error`.
-    unsafe { gate::enter_instance(instance, false, error, |living| reply(out, || plugin::<P>(living)?.answers())) }
+    unsafe {
+        gate::enter_instance(instance, false, error, |living| {
+            reply(out, || plugin::<P>(living)?.answers())
+        })
+    }
 }
 
 unsafe extern "C" fn prepare<P: Plugin>(
@@ -64,14 +86,33 @@ unsafe extern "C" fn prepare<P: Plugin>(
     }
 }
 
-unsafe extern "C" fn commit<P: Plugin>(instance: *mut c::Instance, swap: u64, generation: *mut u64, error: *mut *mut c::Error) -> i32 {
+unsafe extern "C" fn commit<P: Plugin>(
+    instance: *mut c::Instance,
+    swap: u64,
+    generation: *mut u64,
+    error: *mut *mut c::Error,
+) -> i32 {
     // SAFETY: the header's rules for outputs and for `error`.
-    unsafe { gate::enter_decoding(instance, error, |living| output(generation, || plugin::<P>(living)?.commit(swap, &living.host))) }
+    unsafe {
+        gate::enter_decoding(instance, error, |living| {
+            output(generation, || {
+                plugin::<P>(living)?.commit(swap, &living.host)
+            })
+        })
+    }
 }
 
-unsafe extern "C" fn discard<P: Plugin>(instance: *mut c::Instance, swap: u64, error: *mut *mut c::Error) -> i32 {
+unsafe extern "C" fn discard<P: Plugin>(
+    instance: *mut c::Instance,
+    swap: u64,
+    error: *mut *mut c::Error,
+) -> i32 {
     // SAFETY: the header's rule for `error`.
-    unsafe { gate::enter_instance(instance, false, error, |living| plugin::<P>(living)?.discard(swap)) }
+    unsafe {
+        gate::enter_instance(instance, false, error, |living| {
+            plugin::<P>(living)?.discard(swap)
+        })
+    }
 }
 
 unsafe extern "C" fn rollback<P: Plugin>(
@@ -83,16 +124,25 @@ unsafe extern "C" fn rollback<P: Plugin>(
     // SAFETY: the header's rules for text arguments, outputs and `error`.
     unsafe {
         gate::enter_decoding(instance, error, |living| {
-            output(generation, || plugin::<P>(living)?.rollback(text::read("name", name)?, &living.host))
+            output(generation, || {
+                plugin::<P>(living)?.rollback(text::read("name", name)?, &living.host)
+            })
         })
     }
 }
 
-unsafe extern "C" fn unload<P: Plugin>(instance: *mut c::Instance, name: c::Text, generation: *mut u64, error: *mut *mut c::Error) -> i32 {
+unsafe extern "C" fn unload<P: Plugin>(
+    instance: *mut c::Instance,
+    name: c::Text,
+    generation: *mut u64,
+    error: *mut *mut c::Error,
+) -> i32 {
     // SAFETY: the header's rules for text arguments, outputs and `error`.
     unsafe {
         gate::enter_decoding(instance, error, |living| {
-            output(generation, || plugin::<P>(living)?.unload(text::read("name", name)?, &living.host))
+            output(generation, || {
+                plugin::<P>(living)?.unload(text::read("name", name)?, &living.host)
+            })
         })
     }
 }

@@ -19,7 +19,11 @@ mod jobs;
 
 /// Answer the table of a plugin for one major version, or null where that version is not spoken.
 pub fn entry<P: Plugin>(abi_major: u32) -> *const c::Entry {
-    if abi_major == c::ABI_MAJOR { &raw const *Tables::<P>::ENTRY } else { std::ptr::null() }
+    if abi_major == c::ABI_MAJOR {
+        &raw const *Tables::<P>::ENTRY
+    } else {
+        std::ptr::null()
+    }
 }
 
 /// The file that this code was loaded from: the plugin's library, or the program it is linked into.
@@ -30,7 +34,8 @@ pub fn library_path() -> Option<PathBuf> {
     if unsafe { libc::dladdr(here, found.as_mut_ptr()) } == 0 {
         return None;
     }
-    // SAFETY: dladdr answered, so it filled the struct; its name is a C string that lives as long as the library, or null.
+    // SAFETY: dladdr answered, so it filled the struct; its name is a C string that lives as long
+    // as the library, or null.
     let name = unsafe {
         let name = found.assume_init().dli_fname;
         if name.is_null() {
@@ -62,21 +67,34 @@ impl<P: Plugin> Tables<P> {
         fail: Some(echo_fail),
         panic: Some(echo_panic),
     };
-    const INSPECT: &'static c::Inspect1 =
-        &c::Inspect1 { struct_size: size_of::<c::Inspect1>() as u32, reserved: 0, inspect: Some(inspect::<P>) };
+    const INSPECT: &'static c::Inspect1 = &c::Inspect1 {
+        struct_size: size_of::<c::Inspect1>() as u32,
+        reserved: 0,
+        inspect: Some(inspect::<P>),
+    };
     const JOBS: &'static c::Jobs1 = &jobs::table::<P>();
     const ADAPTERS: &'static c::Adapters1 = &adapters::table::<P>();
     const HOTSWAP: &'static c::Hotswap1 = &adapters::hotswap::<P>();
 }
 
-unsafe extern "C" fn create<P: Plugin>(host: *const c::Host, out: *mut *mut c::Instance, error: *mut *mut c::Error) -> i32 {
+unsafe extern "C" fn create<P: Plugin>(
+    host: *const c::Host,
+    out: *mut *mut c::Instance,
+    error: *mut *mut c::Error,
+) -> i32 {
     let body = || {
         gate::output("out", out)?;
-        // SAFETY: the header's rule for `host`: null, or a table of at least struct_size readable bytes during the call.
+        // SAFETY: the header's rule for `host`: null, or a table of at least struct_size readable
+        // bytes during the call.
         let host = unsafe { read_host(host) }?;
         let plugin = Box::new(P::create()?);
         let (poisoned, decoding) = (AtomicBool::new(false), AtomicBool::new(false));
-        let living = Living { plugin, host: HostTable::of(host), poisoned, decoding };
+        let living = Living {
+            plugin,
+            host: HostTable::of(host),
+            poisoned,
+            decoding,
+        };
         // SAFETY: checked by `output`; writable by the header's rule for outputs.
         unsafe { out.write(registry::insert(living)) };
         Ok(())
@@ -98,21 +116,30 @@ unsafe fn read_host(host: *const c::Host) -> Result<Option<c::Host>, Failure> {
     let size = unsafe { (&raw const (*host).struct_size).read() } as usize;
     if size < c::Host::SIZE_1_0 {
         let needed = c::Host::SIZE_1_0;
-        return Err(Failure::invalid(format!("host.struct_size is {size}; the first version of this table has {needed}")));
+        return Err(Failure::invalid(format!(
+            "host.struct_size is {size}; the first version of this table has {needed}"
+        )));
     }
     let mut copy = c::Host::empty();
     let bytes = size.min(size_of::<c::Host>());
-    // SAFETY: the host says that it has at least `bytes`; `copy` has room for them; every field is valid as zeros and as a pointer,
-    // and a field that the host's table ends inside of is put back below.
-    unsafe { std::ptr::copy_nonoverlapping(host.cast::<u8>(), (&raw mut copy).cast::<u8>(), bytes) };
+    // SAFETY: the host says that it has at least `bytes`; `copy` has room for them; every field is
+    // valid as zeros and as a pointer, and a field that the host's table ends inside of is put back
+    // below.
+    unsafe {
+        std::ptr::copy_nonoverlapping(host.cast::<u8>(), (&raw mut copy).cast::<u8>(), bytes)
+    };
     copy.forget_beyond(bytes);
     Ok(Some(copy))
 }
 
-unsafe extern "C" fn destroy<P: Plugin>(instance: *mut c::Instance, error: *mut *mut c::Error) -> i32 {
+unsafe extern "C" fn destroy<P: Plugin>(
+    instance: *mut c::Instance,
+    error: *mut *mut c::Error,
+) -> i32 {
     let body = || {
         let living = registry::remove(instance)?;
-        // A call under way elsewhere holds its own reference; whoever lets go last runs the plugin's destructor.
+        // A call under way elsewhere holds its own reference; whoever lets go last runs the
+        // plugin's destructor.
         plugin::<P>(&living)?.close();
         Ok(())
     };
@@ -120,7 +147,11 @@ unsafe extern "C" fn destroy<P: Plugin>(instance: *mut c::Instance, error: *mut 
     unsafe { gate::enter(error, body) }
 }
 
-unsafe extern "C" fn info<P: Plugin>(instance: *mut c::Instance, out: *mut c::Info, error: *mut *mut c::Error) -> i32 {
+unsafe extern "C" fn info<P: Plugin>(
+    instance: *mut c::Instance,
+    out: *mut c::Info,
+    error: *mut *mut c::Error,
+) -> i32 {
     let body = |living: &Living| {
         // SAFETY: the header's rule that the caller sets struct_size.
         let room = unsafe { gate::room(out) }?;
@@ -179,12 +210,20 @@ unsafe fn output<T>(out: *mut T, ask: impl FnOnce() -> Result<T, Failure>) -> Re
 ///
 /// # Safety
 /// `out` is null, misaligned or writable.
-unsafe fn reply(out: *mut *mut c::OwnedText, ask: impl FnOnce() -> Result<String, Failure>) -> Result<(), Failure> {
+unsafe fn reply(
+    out: *mut *mut c::OwnedText,
+    ask: impl FnOnce() -> Result<String, Failure>,
+) -> Result<(), Failure> {
     // SAFETY: passed on from this function's own contract.
     unsafe { output(out, || ask().map(text::owned)) }
 }
 
-unsafe extern "C" fn echo(instance: *mut c::Instance, said: c::Text, out: *mut *mut c::OwnedText, error: *mut *mut c::Error) -> i32 {
+unsafe extern "C" fn echo(
+    instance: *mut c::Instance,
+    said: c::Text,
+    out: *mut *mut c::OwnedText,
+    error: *mut *mut c::Error,
+) -> i32 {
     let body = |_: &Living| {
         gate::output("out", out)?;
         // SAFETY: the header's rule for text arguments.
@@ -197,14 +236,26 @@ unsafe extern "C" fn echo(instance: *mut c::Instance, said: c::Text, out: *mut *
     unsafe { gate::enter_instance(instance, false, error, body) }
 }
 
-unsafe extern "C" fn echo_fail(instance: *mut c::Instance, status: i32, message: c::Text, error: *mut *mut c::Error) -> i32 {
+unsafe extern "C" fn echo_fail(
+    instance: *mut c::Instance,
+    status: i32,
+    message: c::Text,
+    error: *mut *mut c::Error,
+) -> i32 {
     let body = |_: &Living| {
         // SAFETY: the header's rule for text arguments.
         let message = unsafe { text::read("message", message) }?;
         // Only a panic may say that one happened: the gate poisons on that status.
         let wanted = Status::from_code(status).filter(|s| *s != Status::Panicked);
-        let status = wanted.ok_or_else(|| Failure::invalid(format!("{status} is not a status that a call can be made to fail with")))?;
-        Err(Failure { hint: "this failure was asked for".into(), ..Failure::new(status, message) })
+        let status = wanted.ok_or_else(|| {
+            Failure::invalid(format!(
+                "{status} is not a status that a call can be made to fail with"
+            ))
+        })?;
+        Err(Failure {
+            hint: "this failure was asked for".into(),
+            ..Failure::new(status, message)
+        })
     };
     // SAFETY: the header's rule for `error`: null or writable during the call.
     unsafe { gate::enter_instance(instance, false, error, body) }
@@ -212,7 +263,11 @@ unsafe extern "C" fn echo_fail(instance: *mut c::Instance, status: i32, message:
 
 unsafe extern "C" fn echo_panic(instance: *mut c::Instance, error: *mut *mut c::Error) -> i32 {
     // SAFETY: the header's rule for `error`: null or writable during the call.
-    unsafe { gate::enter_instance(instance, false, error, |_| panic!("asked to by translora.echo/1")) }
+    unsafe {
+        gate::enter_instance(instance, false, error, |_| {
+            panic!("asked to by translora.echo/1")
+        })
+    }
 }
 
 unsafe extern "C" fn inspect<P: Plugin>(

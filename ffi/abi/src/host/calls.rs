@@ -1,4 +1,5 @@
-//! The capabilities, as a host in Rust calls them. Each function is the one of the header with its name.
+//! The capabilities, as a host in Rust calls them. Each function is the one of the header with its
+//! name.
 
 use std::time::Duration;
 
@@ -32,17 +33,26 @@ pub struct Hotswap<'a> {
 impl Instance {
     /// Transfers beside the host's own work. fails: the library does not have them
     pub fn jobs(&self) -> Result<Jobs<'_>, Failure> {
-        Ok(Jobs { instance: self, table: self.table(c::JOBS_1)? })
+        Ok(Jobs {
+            instance: self,
+            table: self.table(c::JOBS_1)?,
+        })
     }
 
     /// What fits the model that is served. fails: the library does not have it
     pub fn adapters(&self) -> Result<Adapters<'_>, Failure> {
-        Ok(Adapters { instance: self, table: self.table(c::ADAPTERS_1)? })
+        Ok(Adapters {
+            instance: self,
+            table: self.table(c::ADAPTERS_1)?,
+        })
     }
 
     /// Exchange an adapter while the host serves. fails: the library does not have it
     pub fn hotswap(&self) -> Result<Hotswap<'_>, Failure> {
-        Ok(Hotswap { instance: self, table: self.table(c::HOTSWAP_1)? })
+        Ok(Hotswap {
+            instance: self,
+            table: self.table(c::HOTSWAP_1)?,
+        })
     }
 }
 
@@ -61,26 +71,75 @@ fn number(call: impl FnOnce(*mut u64, *mut *mut c::Error) -> i32) -> Result<u64,
     Ok(out)
 }
 
-fn progress(call: impl FnOnce(*mut c::JobProgress, *mut *mut c::Error) -> i32) -> Result<Progress, Failure> {
+fn progress(
+    call: impl FnOnce(*mut c::JobProgress, *mut *mut c::Error) -> i32,
+) -> Result<Progress, Failure> {
     let struct_size = size_of::<c::JobProgress>() as u32;
-    let mut out = c::JobProgress { struct_size, state: -1, ahead: 0, process: 0, done: 0, total: 0, last_event: 0, stage: view("") };
+    let mut out = c::JobProgress {
+        struct_size,
+        state: -1,
+        ahead: 0,
+        process: 0,
+        done: 0,
+        total: 0,
+        last_event: 0,
+        stage: view(""),
+    };
     told(|error| call(&raw mut out, error))?;
-    let c::JobProgress { state, ahead, process, done, total, last_event, stage, .. } = out;
-    let state = JobState::ALL.into_iter().find(|known| *known as i32 == state);
-    let state = state.ok_or_else(|| Failure::new(Status::Internal, format!("the plugin says that a job is in state {}", out.state)))?;
-    let stage = if stage.data.is_null() { &[][..] } else { stage_bytes(stage) };
-    let stage = std::str::from_utf8(stage).map_err(|_| Failure::new(Status::Internal, "the plugin names a stage that is not UTF-8"))?;
-    Ok(Progress { state, ahead, process, done, total, last_event, stage })
+    let c::JobProgress {
+        state,
+        ahead,
+        process,
+        done,
+        total,
+        last_event,
+        stage,
+        ..
+    } = out;
+    let state = JobState::ALL
+        .into_iter()
+        .find(|known| *known as i32 == state);
+    let state = state.ok_or_else(|| {
+        Failure::new(
+            Status::Internal,
+            format!("the plugin says that a job is in state {}", out.state),
+        )
+    })?;
+    let stage = if stage.data.is_null() {
+        &[][..]
+    } else {
+        stage_bytes(stage)
+    };
+    let stage = std::str::from_utf8(stage).map_err(|_| {
+        Failure::new(
+            Status::Internal,
+            "the plugin names a stage that is not UTF-8",
+        )
+    })?;
+    Ok(Progress {
+        state,
+        ahead,
+        process,
+        done,
+        total,
+        last_event,
+        stage,
+    })
 }
 
 fn stage_bytes(stage: c::Text) -> &'static [u8] {
     let length = usize::try_from(stage.length.min(c::TEXT_BYTES_MAX)).unwrap_or(0);
-    // SAFETY: the header lets the name of a stage live as long as the library, which is never unloaded.
+    // SAFETY: the header lets the name of a stage live as long as the library, which is never
+    // unloaded.
     unsafe { std::slice::from_raw_parts(stage.data.cast(), length) }
 }
 
-// SAFETY of every call below: the handle lives as long as `instance`, texts are readable during the call, outputs are locals.
-#[expect(clippy::undocumented_unsafe_blocks, reason = "one comment says it for all of them")]
+// SAFETY of every call below: the handle lives as long as `instance`, texts are readable during the
+// call, outputs are locals.
+#[expect(
+    clippy::undocumented_unsafe_blocks,
+    reason = "one comment says it for all of them"
+)]
 #[expect(missing_docs, reason = "the header says what each function does")]
 impl Jobs<'_> {
     pub fn configure(&self, json: &str) -> Result<(), Failure> {
@@ -100,12 +159,29 @@ impl Jobs<'_> {
 
     pub fn wait(&self, job: u64, timeout: Duration) -> Result<Progress, Failure> {
         let call = there(self.table.wait, "wait")?;
-        progress(|out, error| unsafe { call(self.instance.handle(), job, milliseconds(timeout), out, error) })
+        progress(|out, error| unsafe {
+            call(
+                self.instance.handle(),
+                job,
+                milliseconds(timeout),
+                out,
+                error,
+            )
+        })
     }
 
     pub fn events(&self, job: u64, after: u64, timeout: Duration) -> Result<String, Failure> {
         let call = there(self.table.events, "events")?;
-        text(|out, error| unsafe { call(self.instance.handle(), job, after, milliseconds(timeout), out, error) })
+        text(|out, error| unsafe {
+            call(
+                self.instance.handle(),
+                job,
+                after,
+                milliseconds(timeout),
+                out,
+                error,
+            )
+        })
     }
 
     pub fn status(&self, job: u64) -> Result<String, Failure> {
@@ -135,7 +211,10 @@ impl Jobs<'_> {
 }
 
 // SAFETY of every call below: as above.
-#[expect(clippy::undocumented_unsafe_blocks, reason = "one comment says it for all of them")]
+#[expect(
+    clippy::undocumented_unsafe_blocks,
+    reason = "one comment says it for all of them"
+)]
 #[expect(missing_docs, reason = "the header says what each function does")]
 impl Adapters<'_> {
     pub fn base(&self, path: &str) -> Result<(), Failure> {
@@ -155,12 +234,17 @@ impl Adapters<'_> {
 }
 
 // SAFETY of every call below: as above; whether this is the decode thread is checked by the plugin.
-#[expect(clippy::undocumented_unsafe_blocks, reason = "one comment says it for all of them")]
+#[expect(
+    clippy::undocumented_unsafe_blocks,
+    reason = "one comment says it for all of them"
+)]
 #[expect(missing_docs, reason = "the header says what each function does")]
 impl Hotswap<'_> {
     pub fn prepare(&self, name: &str, path: &str) -> Result<u64, Failure> {
         let call = there(self.table.prepare, "prepare")?;
-        number(|out, error| unsafe { call(self.instance.handle(), view(name), view(path), out, error) })
+        number(|out, error| unsafe {
+            call(self.instance.handle(), view(name), view(path), out, error)
+        })
     }
 
     pub fn commit(&self, swap: u64) -> Result<u64, Failure> {

@@ -14,8 +14,9 @@ pub struct Instance {
     _host: Option<Box<Context>>,
 }
 
-// SAFETY: the handle is a number that the plugin looks up; the header lets its functions be called from any thread at the same time, and
-// those of the decode thread are the caller's to call there, which the plugin checks.
+// SAFETY: the handle is a number that the plugin looks up; the header lets its functions be called
+// from any thread at the same time, and those of the decode thread are the caller's to call there,
+// which the plugin checks.
 unsafe impl Send for Instance {}
 // SAFETY: as above.
 unsafe impl Sync for Instance {}
@@ -43,9 +44,14 @@ impl Library {
         let create = self.entry.create.ok_or_else(|| absent("create"))?;
         let mut handle = null_mut();
         let table = table.as_ref().map_or(null(), |table| &raw const *table);
-        // SAFETY: the table is whole and its context lives until after destroy; the output is a local.
+        // SAFETY: the table is whole and its context lives until after destroy; the output is a
+        // local.
         told(|error| unsafe { create(table, &raw mut handle, error) })?;
-        Ok(Instance { library: Arc::clone(self), handle, _host: host })
+        Ok(Instance {
+            library: Arc::clone(self),
+            handle,
+            _host: host,
+        })
     }
 }
 
@@ -80,24 +86,42 @@ impl Instance {
         let info = self.library.entry.info.ok_or_else(|| absent("info"))?;
         let nothing = view("");
         let struct_size = size_of::<c::Info>() as u32;
-        let mut out = c::Info { struct_size, abi_major: 0, abi_minor: 0, poisoned: 0, version: nothing, engine: nothing };
+        let mut out = c::Info {
+            struct_size,
+            abi_major: 0,
+            abi_minor: 0,
+            poisoned: 0,
+            version: nothing,
+            engine: nothing,
+        };
         // SAFETY: the output is a whole struct that says its size.
         told(|error| unsafe { info(self.handle, &raw mut out, error) })?;
         // SAFETY: the header's texts in this struct live as long as the library, which stays.
         let (version, engine) = unsafe { (copied(out.version), copied(out.engine)) };
-        Ok(Info { abi: (out.abi_major, out.abi_minor), poisoned: out.poisoned != 0, version, engine })
+        Ok(Info {
+            abi: (out.abi_major, out.abi_minor),
+            poisoned: out.poisoned != 0,
+            version,
+            engine,
+        })
     }
 
     /// Get a text back, through `translora.echo/1`.
     pub fn echo(&self, said: &str) -> Result<String, Failure> {
-        let echo = self.table::<c::Echo1>(c::ECHO_1)?.echo.ok_or_else(|| absent("echo"))?;
+        let echo = self
+            .table::<c::Echo1>(c::ECHO_1)?
+            .echo
+            .ok_or_else(|| absent("echo"))?;
         // SAFETY: the text is readable during the call; outputs are locals.
         text(|out, error| unsafe { echo(self.handle, view(said), out, error) })
     }
 
     /// Describe a file as a JSON object, through `translora.inspect/1`.
     pub fn inspect(&self, path: &str) -> Result<String, Failure> {
-        let inspect = self.table::<c::Inspect1>(c::INSPECT_1)?.inspect.ok_or_else(|| absent("inspect"))?;
+        let inspect = self
+            .table::<c::Inspect1>(c::INSPECT_1)?
+            .inspect
+            .ok_or_else(|| absent("inspect"))?;
         // SAFETY: the path is readable during the call; outputs are locals.
         text(|out, error| unsafe { inspect(self.handle, view(path), out, error) })
     }
@@ -116,25 +140,39 @@ pub(super) fn told(call: impl FnOnce(*mut *mut c::Error) -> i32) -> Result<(), F
     }
     let status = Status::from_code(code).unwrap_or(Status::Internal);
     if error.is_null() || !error.is_aligned() {
-        return Err(Failure::new(status, format!("the plugin answered {status:?} ({code}) and did not say why")));
+        return Err(Failure::new(
+            status,
+            format!("the plugin answered {status:?} ({code}) and did not say why"),
+        ));
     }
-    // SAFETY: written by a call that failed: an error of the plugin, valid until its release, which is called once, here.
+    // SAFETY: written by a call that failed: an error of the plugin, valid until its release, which
+    // is called once, here.
     let (message, hint) = unsafe {
         let said = (copied((*error).message), copied((*error).hint));
         ((*error).release)(error);
         said
     };
-    Err(Failure { status, message, hint })
+    Err(Failure {
+        status,
+        message,
+        hint,
+    })
 }
 
 /// Make a call that answers with a text.
-pub(super) fn text(call: impl FnOnce(*mut *mut c::OwnedText, *mut *mut c::Error) -> i32) -> Result<String, Failure> {
+pub(super) fn text(
+    call: impl FnOnce(*mut *mut c::OwnedText, *mut *mut c::Error) -> i32,
+) -> Result<String, Failure> {
     let mut out: *mut c::OwnedText = null_mut();
     told(|error| call(&raw mut out, error))?;
     if out.is_null() || !out.is_aligned() {
-        return Err(Failure::new(Status::Internal, "the plugin answered well and gave no text"));
+        return Err(Failure::new(
+            Status::Internal,
+            "the plugin answered well and gave no text",
+        ));
     }
-    // SAFETY: written by a call that succeeded: a text of the plugin, valid until its release, which is called once, here.
+    // SAFETY: written by a call that succeeded: a text of the plugin, valid until its release,
+    // which is called once, here.
     unsafe {
         let said = copied((*out).text);
         ((*out).release)(out);

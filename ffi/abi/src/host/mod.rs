@@ -1,7 +1,7 @@
 //! The host's side: load a plugin like any stranger, and call it safely.
 //!
-//! Knows the header and nothing else; `translora serve` and `translora doctor` go through here. A library is never unloaded: its threads,
-//! and those of what it links, may outlive every instance.
+//! Knows the header and nothing else; `translora serve` and `translora doctor` go through here. A
+//! library is never unloaded: its threads, and those of what it links, may outlive every instance.
 
 use std::ffi::c_void;
 use std::path::{Path, PathBuf};
@@ -65,33 +65,62 @@ pub struct Library {
 }
 
 impl Library {
-    /// Load a plugin and check what it says of itself. This runs its code in this process: give what you would also start.
+    /// Load a plugin and check what it says of itself. This runs its code in this process: give
+    /// what you would also start.
     ///
-    /// fails: it cannot be loaded, is no plugin, speaks another version, or its tables are too small
+    /// fails: it cannot be loaded, is no plugin, speaks another version, or its tables are too
+    /// small
     pub fn open(path: &Path) -> Result<Arc<Self>, OpenError> {
-        let load = |reason: String| OpenError::Load { path: path.to_owned(), reason };
-        let path = path.canonicalize().map_err(|error| load(error.to_string()))?;
-        // SAFETY: the library's initialisers run here; that it may be trusted is the caller's word, as for any program that is started.
+        let load = |reason: String| OpenError::Load {
+            path: path.to_owned(),
+            reason,
+        };
+        let path = path
+            .canonicalize()
+            .map_err(|error| load(error.to_string()))?;
+        // SAFETY: the library's initialisers run here; that it may be trusted is the caller's word,
+        // as for any program that is started.
         let loaded = unsafe { Loaded::open(Some(&path), RTLD_NOW | RTLD_LOCAL) };
         let loaded = loaded.map_err(|error| load(error.to_string()))?;
         // SAFETY: the header gives the symbol of this name this type.
-        let symbol = unsafe { loaded.get::<unsafe extern "C" fn(u32) -> *const c::Entry>(b"translora_get_entry\0") };
+        let symbol = unsafe {
+            loaded.get::<unsafe extern "C" fn(u32) -> *const c::Entry>(b"translora_get_entry\0")
+        };
         let get_entry = *symbol.map_err(|_| OpenError::Stranger { path: path.clone() })?;
         // The code behind the pointers below stays until the process ends.
         std::mem::forget(loaded);
         // SAFETY: the header's entry function takes any version, on any thread.
         let entry = unsafe { get_entry(c::ABI_MAJOR) };
         if entry.is_null() {
-            return Err(OpenError::Version { path, wanted: c::ABI_MAJOR });
+            return Err(OpenError::Version {
+                path,
+                wanted: c::ABI_MAJOR,
+            });
         }
-        let entry = whole::<c::Entry>("its entry", entry.cast()).map_err(|what| OpenError::Broken { path: path.clone(), what })?;
-        let missing = entry.create.is_none() || entry.destroy.is_none() || entry.info.is_none() || entry.capability.is_none();
+        let entry =
+            whole::<c::Entry>("its entry", entry.cast()).map_err(|what| OpenError::Broken {
+                path: path.clone(),
+                what,
+            })?;
+        let missing = entry.create.is_none()
+            || entry.destroy.is_none()
+            || entry.info.is_none()
+            || entry.capability.is_none();
         let what = match entry {
             c::Entry { abi_major, .. } if *abi_major != c::ABI_MAJOR => {
-                format!("asked for version {}, it answers with {abi_major}", c::ABI_MAJOR)
+                format!(
+                    "asked for version {}, it answers with {abi_major}",
+                    c::ABI_MAJOR
+                )
             }
             _ if missing => "a function of its entry is missing".into(),
-            _ => return Ok(Arc::new(Self { path, get_entry, entry })),
+            _ => {
+                return Ok(Arc::new(Self {
+                    path,
+                    get_entry,
+                    entry,
+                }));
+            }
         };
         Err(OpenError::Broken { path, what })
     }
@@ -116,13 +145,17 @@ impl Library {
     ///
     /// fails: there is one, and it is too small for its id
     fn table<T>(&self, id: &'static str) -> Result<Option<&'static T>, Failure> {
-        let Some(capability) = self.entry.capability else { return Ok(None) };
+        let Some(capability) = self.entry.capability else {
+            return Ok(None);
+        };
         // SAFETY: the id is readable during the call.
         let table = unsafe { capability(view(id)) };
         if table.is_null() {
             return Ok(None);
         }
-        whole::<T>(id, table).map(Some).map_err(|what| Failure::new(Status::Internal, what))
+        whole::<T>(id, table)
+            .map(Some)
+            .map_err(|what| Failure::new(Status::Internal, what))
     }
 }
 
@@ -132,21 +165,28 @@ fn whole<T>(name: &str, table: *const c_void) -> Result<&'static T, String> {
     if !table.is_aligned() {
         return Err(format!("{name} is not aligned"));
     }
-    // SAFETY: not null, aligned; the header lets every table begin with struct_size and live as long as the library, which is never
-    // unloaded.
+    // SAFETY: not null, aligned; the header lets every table begin with struct_size and live as
+    // long as the library, which is never unloaded.
     let size = unsafe { table.cast::<u32>().read() } as usize;
     if size < size_of::<T>() {
-        return Err(format!("{name} has {size} bytes, and {} are needed", size_of::<T>()));
+        return Err(format!(
+            "{name} has {size} bytes, and {} are needed",
+            size_of::<T>()
+        ));
     }
     // SAFETY: as above, and it says that it has every field.
     Ok(unsafe { &*table })
 }
 
 fn view(text: &str) -> c::Text {
-    c::Text { data: text.as_ptr().cast(), length: text.len() as u64 }
+    c::Text {
+        data: text.as_ptr().cast(),
+        length: text.len() as u64,
+    }
 }
 
-/// Copy a text that a plugin made. Bytes that are no UTF-8 are replaced: a broken plugin is still to be heard.
+/// Copy a text that a plugin made. Bytes that are no UTF-8 are replaced: a broken plugin is still
+/// to be heard.
 ///
 /// # Safety
 /// `text` is readable: its maker has not released it.
@@ -156,5 +196,6 @@ unsafe fn copied(text: c::Text) -> String {
     }
     let length = usize::try_from(text.length.min(c::TEXT_BYTES_MAX)).unwrap_or(0);
     // SAFETY: not null, and readable for its length by this function's contract.
-    String::from_utf8_lossy(unsafe { std::slice::from_raw_parts(text.data.cast(), length) }).into_owned()
+    String::from_utf8_lossy(unsafe { std::slice::from_raw_parts(text.data.cast(), length) })
+        .into_owned()
 }

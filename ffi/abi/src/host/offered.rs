@@ -19,7 +19,8 @@ pub trait Host: Send + Sync {
     }
 }
 
-/// A host that exchanges adapters. thread: all but `is_decode_thread` on the thread that called commit, rollback or unload
+/// A host that exchanges adapters. thread: all but `is_decode_thread` on the thread that called
+/// commit, rollback or unload
 pub trait Swapper {
     /// Whether this is the thread that decodes.
     fn is_decode_thread(&self) -> bool;
@@ -62,8 +63,15 @@ unsafe fn with_host<T>(context: *mut c_void, broken: T, ask: impl FnOnce(&dyn Ho
 ///
 /// # Safety
 /// As there.
-unsafe fn swapping(context: *mut c_void, ask: impl FnOnce(&dyn Swapper) -> Result<(), Status>) -> i32 {
-    let ask = |host: &dyn Host| host.swapper().map_or(Err(Status::Unsupported), ask).map_or_else(|status| status as i32, |()| 0);
+unsafe fn swapping(
+    context: *mut c_void,
+    ask: impl FnOnce(&dyn Swapper) -> Result<(), Status>,
+) -> i32 {
+    let ask = |host: &dyn Host| {
+        host.swapper()
+            .map_or(Err(Status::Unsupported), ask)
+            .map_or_else(|status| status as i32, |()| 0)
+    };
     // SAFETY: by this function's contract.
     unsafe { with_host(context, Status::Internal as i32, ask) }
 }
@@ -75,7 +83,11 @@ unsafe extern "C" fn log(context: *mut c_void, level: i32, line: c::Text) {
 
 unsafe extern "C" fn is_decode_thread(context: *mut c_void) -> i32 {
     // SAFETY: the plugin passes the context back.
-    unsafe { with_host(context, 0, |host| i32::from(host.swapper().is_some_and(Swapper::is_decode_thread))) }
+    unsafe {
+        with_host(context, 0, |host| {
+            i32::from(host.swapper().is_some_and(Swapper::is_decode_thread))
+        })
+    }
 }
 
 unsafe extern "C" fn adapter_load(context: *mut c_void, path: c::Text, out: *mut u64) -> i32 {
@@ -83,7 +95,8 @@ unsafe extern "C" fn adapter_load(context: *mut c_void, path: c::Text, out: *mut
         if out.is_null() || !out.is_aligned() {
             return Err(Status::InvalidArgument);
         }
-        // SAFETY: the path is readable during the call; the output was checked, and is the plugin's to be written.
+        // SAFETY: the path is readable during the call; the output was checked, and is the plugin's
+        // to be written.
         unsafe { out.write(swapper.load(&copied(path))?) };
         Ok(())
     };
@@ -91,9 +104,22 @@ unsafe extern "C" fn adapter_load(context: *mut c_void, path: c::Text, out: *mut
     unsafe { swapping(context, load) }
 }
 
-unsafe extern "C" fn adapter_set(context: *mut c_void, name: c::Text, adapter: u64, generation: u64) -> i32 {
+unsafe extern "C" fn adapter_set(
+    context: *mut c_void,
+    name: c::Text,
+    adapter: u64,
+    generation: u64,
+) -> i32 {
     // SAFETY: the plugin passes the context back, and a name that is readable during the call.
-    unsafe { swapping(context, |swapper| swapper.set(&copied(name), Some(adapter).filter(|number| *number != 0), generation)) }
+    unsafe {
+        swapping(context, |swapper| {
+            swapper.set(
+                &copied(name),
+                Some(adapter).filter(|number| *number != 0),
+                generation,
+            )
+        })
+    }
 }
 
 unsafe extern "C" fn adapter_free(context: *mut c_void, adapter: u64) -> i32 {

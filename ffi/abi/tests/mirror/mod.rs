@@ -6,7 +6,9 @@ use std::ptr::null_mut;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use translora_abi::{Adapters, Failure, HostTable, JobState, Jobs, Plugin, Progress, Status, c, entry};
+use translora_abi::{
+    Adapters, Failure, HostTable, JobState, Jobs, Plugin, Progress, Status, c, entry,
+};
 
 pub struct Mirror;
 
@@ -22,7 +24,10 @@ impl Plugin for Mirror {
 
     fn inspect(&self, path: &str) -> Result<String, Failure> {
         match path {
-            "missing" => Err(Failure { hint: "look elsewhere".into(), ..Failure::new(Status::Input, "missing: no such file") }),
+            "missing" => Err(Failure {
+                hint: "look elsewhere".into(),
+                ..Failure::new(Status::Input, "missing: no such file")
+            }),
             _ => Ok(format!("{{\"path\":{path:?}}}")),
         }
     }
@@ -32,12 +37,20 @@ impl Plugin for Mirror {
 pub const JOB: u64 = 7;
 
 fn known(job: u64) -> Result<(), Failure> {
-    if job == JOB { Ok(()) } else { Err(Failure::new(Status::BadHandle, format!("job {job}"))) }
+    if job == JOB {
+        Ok(())
+    } else {
+        Err(Failure::new(Status::BadHandle, format!("job {job}")))
+    }
 }
 
 impl Jobs for Mirror {
     fn configure(&self, json: &str) -> Result<(), Failure> {
-        if json == "{}" { Ok(()) } else { Err(Failure::new(Status::Input, json)) }
+        if json == "{}" {
+            Ok(())
+        } else {
+            Err(Failure::new(Status::Input, json))
+        }
     }
 
     fn start(&self, request: &str) -> Result<u64, Failure> {
@@ -52,7 +65,15 @@ impl Jobs for Mirror {
     fn wait(&self, job: u64, timeout: Duration) -> Result<Progress, Failure> {
         known(job)?;
         let total = timeout.as_millis() as u64;
-        Ok(Progress { state: JobState::Running, ahead: 1, process: 2, done: 3, total, last_event: 4, stage: "label" })
+        Ok(Progress {
+            state: JobState::Running,
+            ahead: 1,
+            process: 2,
+            done: 3,
+            total,
+            last_event: 4,
+            stage: "label",
+        })
     }
 
     fn events(&self, job: u64, after: u64, timeout: Duration) -> Result<String, Failure> {
@@ -119,7 +140,8 @@ impl Adapters for Mirror {
     }
 }
 
-/// The tables as a host sees them, with calls that panic on a missing function and hand back (status, message).
+/// The tables as a host sees them, with calls that panic on a missing function and hand back
+/// (status, message).
 pub struct Seen {
     pub entry: &'static c::Entry,
     pub echo: &'static c::Echo1,
@@ -130,7 +152,10 @@ pub struct Seen {
 }
 
 pub fn text(t: &str) -> c::Text {
-    c::Text { data: t.as_ptr().cast(), length: t.len() as u64 }
+    c::Text {
+        data: t.as_ptr().cast(),
+        length: t.len() as u64,
+    }
 }
 
 /// Asked for once: from inside a host's function nothing is answered.
@@ -182,7 +207,10 @@ pub fn failing(call: impl FnOnce(*mut *mut c::Error) -> i32) -> (i32, String) {
         let e = &*error;
         assert_eq!(e.status, status);
         assert_eq!(e.struct_size as usize, size_of::<c::Error>());
-        let view = |t: c::Text| String::from_utf8_lossy(std::slice::from_raw_parts(t.data.cast(), t.length as usize)).into_owned();
+        let view = |t: c::Text| {
+            String::from_utf8_lossy(std::slice::from_raw_parts(t.data.cast(), t.length as usize))
+                .into_owned()
+        };
         let said = format!("{}|{}", view(e.message), view(e.hint));
         (e.release)(error);
         said
@@ -193,14 +221,17 @@ pub fn failing(call: impl FnOnce(*mut *mut c::Error) -> i32) -> (i32, String) {
 pub fn echoed(instance: *mut c::Instance, said: c::Text) -> Result<String, (i32, String)> {
     let mut out: *mut c::OwnedText = null_mut();
     // SAFETY: outputs are locals; `said` is whatever the test makes of it.
-    let (status, why) = failing(|error| unsafe { seen().echo.echo.unwrap()(instance, said, &raw mut out, error) });
+    let (status, why) =
+        failing(|error| unsafe { seen().echo.echo.unwrap()(instance, said, &raw mut out, error) });
     if status != 0 {
         assert!(out.is_null(), "an output was written by a call that failed");
         return Err((status, why));
     }
     // SAFETY: the call succeeded, so `out` is a string to be released once.
     unsafe {
-        let bytes = std::slice::from_raw_parts((*out).text.data.cast::<u8>(), (*out).text.length as usize).to_vec();
+        let bytes =
+            std::slice::from_raw_parts((*out).text.data.cast::<u8>(), (*out).text.length as usize)
+                .to_vec();
         ((*out).release)(out);
         Ok(String::from_utf8(bytes).unwrap())
     }

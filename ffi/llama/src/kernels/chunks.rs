@@ -1,12 +1,14 @@
 //! Turns lines of weights into floats, 32 elements at a time.
 
 use std::arch::x86_64::{
-    __m128i, __m256, __m256i, __m512, _mm_and_si128, _mm_cvtph_ps, _mm_cvtsi32_si128, _mm_cvtss_f32, _mm_loadu_si128, _mm_set1_epi8,
-    _mm_set1_epi16, _mm_shuffle_epi8, _mm_srli_epi16, _mm_srli_si128, _mm256_and_si256, _mm256_castsi256_si128, _mm256_cmpeq_epi8,
-    _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps, _mm256_extracti128_si256, _mm256_fmadd_ps, _mm256_loadu_si256, _mm256_or_si256,
-    _mm256_set_m128i, _mm256_set1_epi8, _mm256_set1_epi32, _mm256_set1_epi64x, _mm256_set1_ps, _mm256_setr_epi64x, _mm256_shuffle_epi8,
-    _mm256_slli_epi16, _mm256_srl_epi16, _mm256_srli_epi16, _mm256_storeu_ps, _mm256_sub_epi8, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps,
-    _mm512_fmadd_ps, _mm512_set1_ps, _mm512_storeu_ps,
+    __m128i, __m256, __m256i, __m512, _mm_and_si128, _mm_cvtph_ps, _mm_cvtsi32_si128,
+    _mm_cvtss_f32, _mm_loadu_si128, _mm_set1_epi8, _mm_set1_epi16, _mm_shuffle_epi8,
+    _mm_srli_epi16, _mm_srli_si128, _mm256_and_si256, _mm256_castsi256_si128, _mm256_cmpeq_epi8,
+    _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps, _mm256_extracti128_si256, _mm256_fmadd_ps,
+    _mm256_loadu_si256, _mm256_or_si256, _mm256_set_m128i, _mm256_set1_epi8, _mm256_set1_epi32,
+    _mm256_set1_epi64x, _mm256_set1_ps, _mm256_setr_epi64x, _mm256_shuffle_epi8, _mm256_slli_epi16,
+    _mm256_srl_epi16, _mm256_srli_epi16, _mm256_storeu_ps, _mm256_sub_epi8, _mm512_cvtepi8_epi32,
+    _mm512_cvtepi32_ps, _mm512_fmadd_ps, _mm512_set1_ps, _mm512_storeu_ps,
 };
 use std::ops::Range;
 
@@ -22,7 +24,8 @@ pub(super) type ToFloats = unsafe fn(*const u8, Range<usize>, *mut f32);
 
 macro_rules! readers {
     ($($kind:ident => $chunk:ident),*) => {
-        /// What reads lines of a type, if there is something better than ggml's own conversion that this processor can run.
+        /// What reads lines of a type, if there is something better than ggml's own conversion that
+        /// this processor can run.
         pub(super) fn reader(kind: sys::ggml_type) -> Option<ToFloats> {
             match kind {
                 $(sys::$kind if able() => Some(floats::<$chunk>),)*
@@ -42,7 +45,12 @@ readers! {
 /// This processor has what reading needs, and it may be used.
 pub(super) fn able() -> bool {
     use std::arch::is_x86_feature_detected as has;
-    let can = has!("avx512f") && has!("avx512bw") && has!("avx512vl") && has!("avx2") && has!("f16c") && has!("ssse3");
+    let can = has!("avx512f")
+        && has!("avx512bw")
+        && has!("avx512vl")
+        && has!("avx2")
+        && has!("f16c")
+        && has!("ssse3");
     can && Level::Avx512.allowed()
 }
 
@@ -53,7 +61,8 @@ fn able_avx2() -> bool {
 }
 
 /// # Safety
-/// The processor is able (as `reader` asks); the line holds the chunks, `to` has room for as many floats.
+/// The processor is able (as `reader` asks); the line holds the chunks, `to` has room for as many
+/// floats.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,f16c,ssse3")]
 unsafe fn floats<Q: Quantized>(line: *const u8, chunks: Range<usize>, to: *mut f32) {
     for (place, number) in chunks.enumerate() {
@@ -66,8 +75,9 @@ unsafe fn floats<Q: Quantized>(line: *const u8, chunks: Range<usize>, to: *mut f
     }
 }
 
-/// Two chunks are read before any float is written: where processors may not read past a write whose place is not known yet (a mitigation that virtual
-/// machines often run with), each change from writing to reading takes dozens of cycles.
+/// Two chunks are read before any float is written: where processors may not read past a write
+/// whose place is not known yet (a mitigation that virtual machines often run with), each change
+/// from writing to reading takes dozens of cycles.
 ///
 /// # Safety
 /// As `floats`, for a processor with AVX2.
@@ -78,14 +88,22 @@ unsafe fn floats_avx2<Q: Quantized>(line: *const u8, chunks: Range<usize>, to: *
     for place in (0..count / 2).map(|pair| 2 * pair) {
         // SAFETY: as promised.
         unsafe {
-            let (first, second) = (Q::read(line, number(place)).floats(), Q::read(line, number(place + 1)).floats());
+            let (first, second) = (
+                Q::read(line, number(place)).floats(),
+                Q::read(line, number(place + 1)).floats(),
+            );
             write(first, to.add(place * CHUNK));
             write(second, to.add((place + 1) * CHUNK));
         }
     }
     if !count.is_multiple_of(2) {
         // SAFETY: as promised.
-        unsafe { write(Q::read(line, number(count - 1)).floats(), to.add((count - 1) * CHUNK)) };
+        unsafe {
+            write(
+                Q::read(line, number(count - 1)).floats(),
+                to.add((count - 1) * CHUNK),
+            )
+        };
     }
 }
 
@@ -122,18 +140,35 @@ impl Quants {
     fn floats(self) -> [__m256; 4] {
         let plus = _mm256_set1_ps(self.plus);
         let [first, second] = self.scales.map(|scale| _mm256_set1_ps(scale));
-        let float = |scale, bytes: __m128i| _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)), plus);
-        let (low, high) = (_mm256_castsi256_si128(self.bytes), _mm256_extracti128_si256::<1>(self.bytes));
-        [float(first, low), float(first, _mm_srli_si128::<8>(low)), float(second, high), float(second, _mm_srli_si128::<8>(high))]
+        let float = |scale, bytes: __m128i| {
+            _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)), plus)
+        };
+        let (low, high) = (
+            _mm256_castsi256_si128(self.bytes),
+            _mm256_extracti128_si256::<1>(self.bytes),
+        );
+        [
+            float(first, low),
+            float(first, _mm_srli_si128::<8>(low)),
+            float(second, high),
+            float(second, _mm_srli_si128::<8>(high)),
+        ]
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx2")]
     fn wide_floats(self) -> [__m512; 2] {
-        let halves = [_mm256_castsi256_si128(self.bytes), _mm256_extracti128_si256::<1>(self.bytes)];
+        let halves = [
+            _mm256_castsi256_si128(self.bytes),
+            _mm256_extracti128_si256::<1>(self.bytes),
+        ];
         let float = |i: usize| {
             let floats = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(halves[i]));
-            _mm512_fmadd_ps(_mm512_set1_ps(self.scales[i]), floats, _mm512_set1_ps(self.plus))
+            _mm512_fmadd_ps(
+                _mm512_set1_ps(self.scales[i]),
+                floats,
+                _mm512_set1_ps(self.plus),
+            )
         };
         [float(0), float(1)]
     }
@@ -186,7 +221,8 @@ quantized!(
     }
 );
 quantized!(
-    /// Two scales in half precision, eight scales and least values of six bits, 256 times four bits.
+    /// Two scales in half precision, eight scales and least values of six bits, 256 times four
+    /// bits.
     Q4K, 144 bytes for 8, |block, number| {
         let (scale, least) = six_bit_pair(block, number);
         Quants { plus: -least, ..scaled(half_of(block.add(16 + number / 2 * 32), number % 2 == 1), scale) }
@@ -203,7 +239,8 @@ quantized!(
     }
 );
 quantized!(
-    /// 256 times low four bits, high two bits, sixteen scales of sixteen numbers each, and a scale of those in half precision; less 32.
+    /// 256 times low four bits, high two bits, sixteen scales of sixteen numbers each, and a scale
+    /// of those in half precision; less 32.
     Q6K, 210 bytes for 8, |block, number| {
         let (side, quarter) = (number / 4, number % 4);
         let low = half_of(block.add(side * 64 + quarter % 2 * 32), quarter >= 2);
@@ -232,10 +269,15 @@ quantized!(
 
 /// All times one scale. What is added leaves every number as it is, a negative zero too.
 fn scaled(bytes: __m256i, scale: f32) -> Quants {
-    Quants { bytes, scales: [scale; 2], plus: -0.0 }
+    Quants {
+        bytes,
+        scales: [scale; 2],
+        plus: -0.0,
+    }
 }
 
-/// A float from half precision. Spread first: a load into one lane waits for what the register held before.
+/// A float from half precision. Spread first: a load into one lane waits for what the register held
+/// before.
 ///
 /// # Safety
 /// Two bytes lie at `from`.
@@ -256,7 +298,10 @@ unsafe fn half(from: *const u8) -> f32 {
 unsafe fn nibbles(from: *const u8) -> __m256i {
     // SAFETY: as promised.
     let both = unsafe { _mm_loadu_si128(from.cast()) };
-    _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16::<4>(both), both), _mm256_set1_epi8(15))
+    _mm256_and_si256(
+        _mm256_set_m128i(_mm_srli_epi16::<4>(both), both),
+        _mm256_set1_epi8(15),
+    )
 }
 
 /// The low or the high halves of 32 bytes.
@@ -268,7 +313,14 @@ unsafe fn nibbles(from: *const u8) -> __m256i {
 unsafe fn half_of(from: *const u8, high: bool) -> __m256i {
     // SAFETY: as promised.
     let both = unsafe { _mm256_loadu_si256(from.cast()) };
-    _mm256_and_si256(if high { _mm256_srli_epi16::<4>(both) } else { both }, _mm256_set1_epi8(15))
+    _mm256_and_si256(
+        if high {
+            _mm256_srli_epi16::<4>(both)
+        } else {
+            both
+        },
+        _mm256_set1_epi8(15),
+    )
 }
 
 /// 32 bits as 16 or nothing.
@@ -283,14 +335,20 @@ unsafe fn fifth(from: *const u8) -> __m256i {
     // Byte i gets the byte that its bit is in, and looks at that bit.
     const EIGHT: i64 = 0x0101_0101_0101_0101;
     let bytes = _mm256_shuffle_epi8(bits, _mm256_setr_epi64x(0, EIGHT, 2 * EIGHT, 3 * EIGHT));
-    sixteens(bytes, _mm256_set1_epi64x(0x8040_2010_0804_0201_u64.cast_signed()))
+    sixteens(
+        bytes,
+        _mm256_set1_epi64x(0x8040_2010_0804_0201_u64.cast_signed()),
+    )
 }
 
 /// 16 where a byte has all of some bits, else nothing.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn sixteens(bytes: __m256i, bits: __m256i) -> __m256i {
-    _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(bytes, bits), bits), _mm256_set1_epi8(16))
+    _mm256_and_si256(
+        _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bits), bits),
+        _mm256_set1_epi8(16),
+    )
 }
 
 /// What four bits stand for, for the low halves of 16 bytes and then for the high ones.
@@ -302,15 +360,26 @@ fn sixteens(bytes: __m256i, bits: __m256i) -> __m256i {
 #[inline]
 #[target_feature(enable = "avx2,ssse3")]
 unsafe fn stepped(from: *const u8) -> __m256i {
-    const STEPS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+    const STEPS: [i8; 16] = [
+        -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113,
+    ];
     // SAFETY: as promised, and the table is 16 bytes.
-    let (both, steps): (__m128i, __m128i) = unsafe { (_mm_loadu_si128(from.cast()), _mm_loadu_si128(STEPS.as_ptr().cast())) };
+    let (both, steps): (__m128i, __m128i) = unsafe {
+        (
+            _mm_loadu_si128(from.cast()),
+            _mm_loadu_si128(STEPS.as_ptr().cast()),
+        )
+    };
     let low = _mm_shuffle_epi8(steps, _mm_and_si128(both, _mm_set1_epi8(15)));
-    let high = _mm_shuffle_epi8(steps, _mm_and_si128(_mm_srli_epi16::<4>(both), _mm_set1_epi8(15)));
+    let high = _mm_shuffle_epi8(
+        steps,
+        _mm_and_si128(_mm_srli_epi16::<4>(both), _mm_set1_epi8(15)),
+    );
     _mm256_set_m128i(high, low)
 }
 
-/// Scale and least value of one of the eight chunks of a block: six bits each, times the block's own two.
+/// Scale and least value of one of the eight chunks of a block: six bits each, times the block's
+/// own two.
 ///
 /// source: ggml, `get_scale_min_k4`
 ///
@@ -325,8 +394,14 @@ unsafe fn six_bit_pair(block: *const u8, number: usize) -> (f32, f32) {
         let (scale, least) = if number < 4 {
             (at(number) & 63, at(number + 4) & 63)
         } else {
-            (at(number + 4) & 15 | at(number - 4) >> 6 << 4, at(number + 4) >> 4 | at(number) >> 6 << 4)
+            (
+                at(number + 4) & 15 | at(number - 4) >> 6 << 4,
+                at(number + 4) >> 4 | at(number) >> 6 << 4,
+            )
         };
-        (half(block) * f32::from(scale), half(block.add(2)) * f32::from(least))
+        (
+            half(block) * f32::from(scale),
+            half(block.add(2)) * f32::from(least),
+        )
     }
 }

@@ -1,10 +1,12 @@
 //! CPU kernels of our own, run by ggml's threads as custom operations.
 //!
-//! Products read quantized weights where they lie: each thread turns a block of rows that fits its cache into floats and
-//! multiplies it with all tokens before it goes on. No result depends on the number of threads.
+//! Products read quantized weights where they lie: each thread turns a block of rows that fits its
+//! cache into floats and multiplies it with all tokens before it goes on. No result depends on the
+//! number of threads.
 //!
-//! Where the processor multiplies integers faster, weights and what they are multiplied with are rounded to such: to 13 bits and a sign for
-//! training, which is next to nothing, and with VNNI to eight for quantized weights in llama.cpp's own graphs, as ggml rounds activations there.
+//! Where the processor multiplies integers faster, weights and what they are multiplied with are
+//! rounded to such: to 13 bits and a sign for training, which is next to nothing, and with VNNI to
+//! eight for quantized weights in llama.cpp's own graphs, as ggml rounds activations there.
 
 mod attention;
 #[cfg(target_arch = "x86_64")]
@@ -68,13 +70,15 @@ type TurnFn = unsafe fn(&[*const u32; 16], usize, usize, *mut u32);
 #[derive(Clone, Copy)]
 enum Lane {
     Float,
-    /// Two or four integers that follow each other along the reduction, or what belongs to a block of them.
+    /// Two or four integers that follow each other along the reduction, or what belongs to a block
+    /// of them.
     Integers(Integers),
 }
 
 #[derive(Clone, Copy)]
 struct Integers {
-    /// Elements along the reduction that share a scale, the steps that they take, and what the largest becomes.
+    /// Elements along the reduction that share a scale, the steps that they take, and what the
+    /// largest becomes.
     block: usize,
     steps: usize,
     most: f32,
@@ -84,7 +88,8 @@ struct Integers {
     across: Option<AcrossFn>,
     /// The kernel with panels of the same sizes for what is not rounded.
     floats: &'static Tiles,
-    /// The one for llama.cpp's own graphs: of bytes, where the processor has an instruction for them.
+    /// The one for llama.cpp's own graphs: of bytes, where the processor has an instruction for
+    /// them.
     graphs: &'static Tiles,
 }
 
@@ -228,8 +233,9 @@ impl Level {
         ("avx512-vnni", Self::Avx512Vnni),
     ];
 
-    /// Use no instructions beyond this level from now on, in the whole process, and those of this level even if they are no gain: to measure
-    /// what another processor would do. ggml's own operations are not held back.
+    /// Use no instructions beyond this level from now on, in the whole process, and those of this
+    /// level even if they are no gain: to measure what another processor would do. ggml's own
+    /// operations are not held back.
     pub fn limit(self) {
         LIMIT.store(self as u8, Ordering::Relaxed);
     }
@@ -247,7 +253,10 @@ impl Kernel {
         #[cfg(target_arch = "x86_64")]
         {
             use std::arch::is_x86_feature_detected;
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && Level::Avx2.allowed() {
+            if is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && Level::Avx2.allowed()
+            {
                 all.extend([Self(&AVX2), Self(&AVX2_WORDS)]);
                 if is_x86_feature_detected!("avxvnni") && Level::AvxVnni.allowed() {
                     all.extend([Self(&AVX_BYTES), Self(&AVX_WORDS)]);
@@ -265,18 +274,29 @@ impl Kernel {
 
     /// The fastest that multiplies in f32.
     pub fn exact() -> Self {
-        Self::all().into_iter().rfind(|kernel| matches!(kernel.0.lane, Lane::Float)).unwrap_or(Self(&PORTABLE))
+        Self::all()
+            .into_iter()
+            .rfind(|kernel| matches!(kernel.0.lane, Lane::Float))
+            .unwrap_or(Self(&PORTABLE))
     }
 
     /// The fastest to train with; where it multiplies integers, sums of blocks are still f32.
     pub fn fast() -> Self {
-        Self::all().into_iter().next_back().unwrap_or(Self(&PORTABLE))
+        Self::all()
+            .into_iter()
+            .next_back()
+            .unwrap_or(Self(&PORTABLE))
     }
 
-    /// The fastest for llama.cpp's own graphs, where ggml rounds to eight bits what it multiplies quantized weights with.
+    /// The fastest for llama.cpp's own graphs, where ggml rounds to eight bits what it multiplies
+    /// quantized weights with.
     pub fn for_graphs() -> Self {
         let fast = Self::fast();
-        if let Lane::Integers(integers) = &fast.0.lane { Self(integers.graphs) } else { fast }
+        if let Lane::Integers(integers) = &fast.0.lane {
+            Self(integers.graphs)
+        } else {
+            fast
+        }
     }
 
     pub fn name(self) -> &'static str {
@@ -285,8 +305,13 @@ impl Kernel {
 
     /// What it rounds to, if to integers.
     pub fn rounding(self) -> Option<Rounding> {
-        let Lane::Integers(integers) = &self.0.lane else { return None };
-        Some(Rounding { block: integers.block, most: integers.most })
+        let Lane::Integers(integers) = &self.0.lane else {
+            return None;
+        };
+        Some(Rounding {
+            block: integers.block,
+            most: integers.most,
+        })
     }
 
     /// The kernel for what is not to be rounded to integers.
@@ -297,7 +322,11 @@ impl Kernel {
     /// The kernel for a weight: bytes are for quantized ones, along their rows.
     pub(crate) fn for_weight(self, quantized: bool, side: Side) -> Self {
         match &self.0.lane {
-            Lane::Integers(Integers { across: None, .. }) if !quantized || side == Side::Columns => self.floats(),
+            Lane::Integers(Integers { across: None, .. })
+                if !quantized || side == Side::Columns =>
+            {
+                self.floats()
+            }
             _ => self,
         }
     }

@@ -1,4 +1,5 @@
-//! Brings operands into panels: dequantized, transposed where their rows run along the reduction, rounded to integers where asked.
+//! Brings operands into panels: dequantized, transposed where their rows run along the reduction,
+//! rounded to integers where asked.
 
 use std::ffi::c_void;
 use std::ops::Range;
@@ -8,7 +9,8 @@ use llama_cpp_sys_2 as sys;
 use super::tile::words;
 use super::{AcrossFn, CHUNK, Lane, Tiles, ToFloats, reader};
 
-/// Elements along the reduction that are packed at a time: whole blocks of every type. units: steps of four bytes.
+/// Elements along the reduction that are packed at a time: whole blocks of every type. units: steps
+/// of four bytes.
 pub(super) const STEPS: usize = 512;
 /// Columns of the second operand that are packed at a time.
 pub(super) const COLUMNS: usize = 128;
@@ -28,7 +30,8 @@ pub(super) struct Matrix {
     /// ggml's conversion, and ours, which is used where there is one. None: the elements are f32.
     pub convert: Option<unsafe extern "C" fn(*const c_void, *mut f32, i64)>,
     pub reader: Option<ToFloats>,
-    /// Lines run along the reduction, so that packing transposes them; otherwise there is one line for each step.
+    /// Lines run along the reduction, so that packing transposes them; otherwise there is one line
+    /// for each step.
     pub along: bool,
 }
 
@@ -36,34 +39,63 @@ impl Matrix {
     /// The inner two dimensions of a tensor, its rows as lines.
     ///
     /// # Safety
-    /// `tensor` must be placed in host memory and have a conversion to floats (`Graph` checks it), its rows dense.
+    /// `tensor` must be placed in host memory and have a conversion to floats (`Graph` checks it),
+    /// its rows dense.
     pub unsafe fn of(tensor: *const sys::ggml_tensor, along: bool) -> Self {
         // SAFETY: as promised; the traits are a static table.
         unsafe {
             let traits = &*sys::ggml_get_type_traits((*tensor).type_);
-            let convert = if (*tensor).type_ == sys::GGML_TYPE_F32 { None } else { traits.to_float };
+            let convert = if (*tensor).type_ == sys::GGML_TYPE_F32 {
+                None
+            } else {
+                traits.to_float
+            };
             let (block, block_bytes) = (traits.blck_size as usize, traits.type_size);
             let reader = reader((*tensor).type_);
-            Self { data: (*tensor).data.cast(), line: (*tensor).nb[1], block, block_bytes, convert, reader, along }
+            Self {
+                data: (*tensor).data.cast(),
+                line: (*tensor).nb[1],
+                block,
+                block_bytes,
+                convert,
+                reader,
+                along,
+            }
         }
     }
 
     /// Rows of `width` floats as lines.
     pub fn floats_of(values: &[f32], width: usize, along: bool) -> Self {
         let line = width * size_of::<f32>();
-        Self { data: values.as_ptr().cast(), line, block: 1, block_bytes: 4, convert: None, reader: None, along }
+        Self {
+            data: values.as_ptr().cast(),
+            line,
+            block: 1,
+            block_bytes: 4,
+            convert: None,
+            reader: None,
+            along,
+        }
     }
 
-    /// Have these elements of a line, if there is one, in the cache when they are wanted: what is read a few of at a time the processor does not foresee.
+    /// Have these elements of a line, if there is one, in the cache when they are wanted: what is
+    /// read a few of at a time the processor does not foresee.
     fn expect(&self, index: usize, range: &Range<usize>) {
         #[cfg(target_arch = "x86_64")]
         {
             const CACHE_LINE: usize = 64;
-            let (first, last) = (range.start / self.block * self.block_bytes, range.end.div_ceil(self.block) * self.block_bytes);
+            let (first, last) = (
+                range.start / self.block * self.block_bytes,
+                range.end.div_ceil(self.block) * self.block_bytes,
+            );
             for place in (first..last).step_by(CACHE_LINE) {
                 let place = self.data.wrapping_add(index * self.line + place);
                 // SAFETY: reads nothing, so that any address will do.
-                unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(place.cast()) };
+                unsafe {
+                    std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(
+                        place.cast(),
+                    )
+                };
             }
         }
     }
@@ -73,7 +105,8 @@ impl Matrix {
     /// # Safety
     /// The range lies inside line `index`; `buffer` has room for it and a block before and after.
     unsafe fn floats(&self, index: usize, range: &Range<usize>, buffer: *mut f32) -> *const f32 {
-        // SAFETY: as promised; the conversion reads whole blocks of the line and writes as many floats.
+        // SAFETY: as promised; the conversion reads whole blocks of the line and writes as many
+        // floats.
         unsafe {
             let line = self.data.add(index * self.line);
             if let Some(read) = self.reader {
@@ -81,9 +114,15 @@ impl Matrix {
                 read(line, first..range.end.div_ceil(CHUNK), buffer);
                 return buffer.add(range.start - first * CHUNK);
             }
-            let Some(convert) = self.convert else { return line.cast::<f32>().add(range.start) };
+            let Some(convert) = self.convert else {
+                return line.cast::<f32>().add(range.start);
+            };
             let (first, last) = (range.start / self.block, range.end.div_ceil(self.block));
-            convert(line.add(first * self.block_bytes).cast(), buffer, ((last - first) * self.block) as i64);
+            convert(
+                line.add(first * self.block_bytes).cast(),
+                buffer,
+                ((last - first) * self.block) as i64,
+            );
             buffer.add(range.start - first * self.block)
         }
     }
@@ -101,7 +140,10 @@ pub(super) struct Lines {
 impl Lines {
     pub fn new() -> Self {
         let floats = (WIDTH_MAX * (2 * STEPS + 2 * BLOCK_MAX)).max(words::BLOCK * LINE);
-        Self { floats: vec![0.0; floats], lanes: vec![0; (WIDTH_MAX + 1) * 2 * STEPS] }
+        Self {
+            floats: vec![0.0; floats],
+            lanes: vec![0; (WIDTH_MAX + 1) * 2 * STEPS],
+        }
     }
 }
 
@@ -123,7 +165,8 @@ impl Packing<'_> {
     /// Fill panels with `wanted` × `depth` of `source`; lanes beyond it with zero.
     ///
     /// # Safety
-    /// The ranges lie inside `source`, `to` has room for the panels, and the processor can run the kernel.
+    /// The ranges lie inside `source`, `to` has room for the panels, and the processor can run the
+    /// kernel.
     pub unsafe fn run(&self, source: &Matrix, lines: &mut Lines) {
         if source.along {
             // SAFETY: handed on.
@@ -133,7 +176,14 @@ impl Packing<'_> {
         for (number, start) in self.wanted.clone().step_by(most).enumerate() {
             let wanted = start..(start + most).min(self.wanted.end);
             // SAFETY: handed on, a part that the buffers hold at a time.
-            unsafe { self.in_order(source, &wanted, self.to.add(number * (most / self.width) * self.panel), lines) };
+            unsafe {
+                self.in_order(
+                    source,
+                    &wanted,
+                    self.to.add(number * (most / self.width) * self.panel),
+                    lines,
+                )
+            };
         }
     }
 
@@ -144,25 +194,34 @@ impl Packing<'_> {
         for (number, first) in self.wanted.clone().step_by(self.width).enumerate() {
             let mut from = [zeros.as_ptr(); WIDTH_MAX];
             for (lane, index) in (first..self.wanted.end.min(first + self.width)).enumerate() {
-                // SAFETY: the line is one of the operand's; each lane has its own part of the buffers.
+                // SAFETY: the line is one of the operand's; each lane has its own part of the
+                // buffers.
                 unsafe {
-                    let buffer = lines.floats.as_mut_ptr().add(lane * (2 * STEPS + 2 * BLOCK_MAX));
+                    let buffer = lines
+                        .floats
+                        .as_mut_ptr()
+                        .add(lane * (2 * STEPS + 2 * BLOCK_MAX));
                     source.expect(index + 2, &self.depth);
                     let floats = source.floats(index, &self.depth, buffer);
                     from[lane] = floats.cast();
                     let lanes = room.as_mut_ptr().add(lane * 2 * STEPS);
                     if let Lane::Integers(integers) = &self.tiles.lane {
-                        integers.along[usize::from(self.width == self.tiles.lanes)](floats, count, lanes);
+                        integers.along[usize::from(self.width == self.tiles.lanes)](
+                            floats, count, lanes,
+                        );
                         from[lane] = lanes;
                     }
                 }
             }
-            // SAFETY: each pointer has `steps` lanes behind it (the zeros too), the panel has room for width × steps.
+            // SAFETY: each pointer has `steps` lanes behind it (the zeros too), the panel has room
+            // for width × steps.
             unsafe {
                 let to = self.to.add(number * self.panel);
                 if let Some(turn) = self.tiles.turn {
                     let whole = steps / WIDTH_MAX * WIDTH_MAX;
-                    (0..whole).step_by(WIDTH_MAX).for_each(|step| turn(&from, step, self.width, to.add(step * self.width)));
+                    (0..whole)
+                        .step_by(WIDTH_MAX)
+                        .for_each(|step| turn(&from, step, self.width, to.add(step * self.width)));
                     turn_rest(&from, whole..steps, self.width, to);
                     continue;
                 }
@@ -176,25 +235,52 @@ impl Packing<'_> {
         }
     }
 
-    unsafe fn in_order(&self, source: &Matrix, wanted: &Range<usize>, to: *mut u32, lines: &mut Lines) {
+    unsafe fn in_order(
+        &self,
+        source: &Matrix,
+        wanted: &Range<usize>,
+        to: *mut u32,
+        lines: &mut Lines,
+    ) {
         match &self.tiles.lane {
             // SAFETY: handed on: the elements are floats.
-            Lane::Float if source.convert.is_none() => return unsafe { self.copied(source, wanted, to) },
+            Lane::Float if source.convert.is_none() => {
+                return unsafe { self.copied(source, wanted, to) };
+            }
             Lane::Float => {}
             // SAFETY: handed on; whoever asks for this has a kernel that can.
-            Lane::Integers(integers) => return unsafe { self.by_blocks(integers.across.unwrap_unchecked(), source, wanted, to, lines) },
+            Lane::Integers(integers) => {
+                return unsafe {
+                    self.by_blocks(
+                        integers.across.unwrap_unchecked(),
+                        source,
+                        wanted,
+                        to,
+                        lines,
+                    )
+                };
+            }
         }
         let (count, width) = (wanted.len(), self.width);
         for (step, index) in self.depth.clone().enumerate() {
-            // SAFETY: lines of the operand; the buffers hold COLUMNS and two blocks; panels have room for every step.
+            // SAFETY: lines of the operand; the buffers hold COLUMNS and two blocks; panels have
+            // room for every step.
             unsafe {
-                let from = source.floats(index, wanted, lines.floats.as_mut_ptr()).cast::<u32>();
-                // Panels of eight, eight at a time: all are read before any is written (`floats_avx2` says why).
+                let from = source
+                    .floats(index, wanted, lines.floats.as_mut_ptr())
+                    .cast::<u32>();
+                // Panels of eight, eight at a time: all are read before any is written
+                // (`floats_avx2` says why).
                 let whole = if width == 8 { count / 64 } else { 0 };
                 for eight in 0..whole {
-                    let lanes: [[u32; 8]; 8] = from.add(64 * eight).cast::<[[u32; 8]; 8]>().read_unaligned();
+                    let lanes: [[u32; 8]; 8] = from
+                        .add(64 * eight)
+                        .cast::<[[u32; 8]; 8]>()
+                        .read_unaligned();
                     for (i, lanes) in lanes.into_iter().enumerate() {
-                        to.add((8 * eight + i) * self.panel + step * width).cast::<[u32; 8]>().write_unaligned(lanes);
+                        to.add((8 * eight + i) * self.panel + step * width)
+                            .cast::<[u32; 8]>()
+                            .write_unaligned(lanes);
                     }
                 }
                 for (number, first) in (0..count).step_by(width).enumerate().skip(8 * whole) {
@@ -216,19 +302,33 @@ impl Packing<'_> {
 
 impl Packing<'_> {
     /// As `in_order`, for the second operand, of which blocks of lines share a scale in each lane.
-    unsafe fn by_blocks(&self, across: AcrossFn, source: &Matrix, wanted: &Range<usize>, to: *mut u32, lines: &mut Lines) {
+    unsafe fn by_blocks(
+        &self,
+        across: AcrossFn,
+        source: &Matrix,
+        wanted: &Range<usize>,
+        to: *mut u32,
+        lines: &mut Lines,
+    ) {
         /// Lines that are asked for before they are wanted.
         const AHEAD: usize = 12;
         for (number, first) in self.depth.clone().step_by(words::BLOCK).enumerate() {
             let mut from = [std::ptr::null(); words::BLOCK];
             let here = first..self.depth.end.min(first + words::BLOCK);
-            // SAFETY: lines of the operand; the buffers hold so many lines of COLUMNS and two blocks each; panels have room for every step.
+            // SAFETY: lines of the operand; the buffers hold so many lines of COLUMNS and two
+            // blocks each; panels have room for every step.
             unsafe {
                 for (line, (from, index)) in from.iter_mut().zip(here.clone()).enumerate() {
                     source.expect(index + AHEAD, wanted);
-                    *from = source.floats(index, wanted, lines.floats.as_mut_ptr().add(line * LINE));
+                    *from =
+                        source.floats(index, wanted, lines.floats.as_mut_ptr().add(line * LINE));
                 }
-                across(&from[..here.len()], wanted.len(), to.add(number * words::STEPS * self.width), self.panel);
+                across(
+                    &from[..here.len()],
+                    wanted.len(),
+                    to.add(number * words::STEPS * self.width),
+                    self.panel,
+                );
             }
         }
     }
@@ -239,7 +339,12 @@ impl Packing<'_> {
             let here = self.width.min(wanted.end - first);
             // SAFETY: lines of the operand; the panel has room for every step.
             unsafe {
-                let from = source.data.add(self.depth.start * source.line).cast::<f32>().add(first).cast::<u8>();
+                let from = source
+                    .data
+                    .add(self.depth.start * source.line)
+                    .cast::<f32>()
+                    .add(first)
+                    .cast::<u8>();
                 let to = to.add(number * self.panel);
                 let steps = self.depth.len();
                 match (self.width, here) {
@@ -249,7 +354,10 @@ impl Packing<'_> {
                     (6, 6) => copy_lines::<6>(from, source.line, steps, to),
                     (width, _) => {
                         for step in 0..steps {
-                            let (from, to) = (from.add(step * source.line).cast::<u32>(), to.add(step * width));
+                            let (from, to) = (
+                                from.add(step * source.line).cast::<u32>(),
+                                to.add(step * width),
+                            );
                             lane_by_lane(from, here, width, to);
                         }
                     }
@@ -269,17 +377,23 @@ unsafe fn copy_lines<const W: usize>(from: *const u8, line: usize, steps: usize,
     // SAFETY: as promised.
     unsafe {
         let read = |step: usize| from.add(step * line).cast::<[u32; W]>().read_unaligned();
-        let write = |step: usize, lanes: [u32; W]| to.add(step * W).cast::<[u32; W]>().write_unaligned(lanes);
+        let write = |step: usize, lanes: [u32; W]| {
+            to.add(step * W).cast::<[u32; W]>().write_unaligned(lanes)
+        };
         let whole = steps / PART * PART;
         for start in (0..whole).step_by(PART) {
             let lanes: [[u32; W]; PART] = std::array::from_fn(|i| read(start + i));
-            lanes.into_iter().enumerate().for_each(|(i, lanes)| write(start + i, lanes));
+            lanes
+                .into_iter()
+                .enumerate()
+                .for_each(|(i, lanes)| write(start + i, lanes));
         }
         (whole..steps).for_each(|step| write(step, read(step)));
     }
 }
 
-/// Copy `here` lanes and fill up with zeros to `width`: volatile, for else the compiler makes calls of these few.
+/// Copy `here` lanes and fill up with zeros to `width`: volatile, for else the compiler makes calls
+/// of these few.
 ///
 /// # Safety
 /// `from` holds `here` lanes, `to` has room for `width`.
@@ -306,10 +420,15 @@ unsafe fn turn_lines<const W: usize>(from: &[*const u32; WIDTH_MAX], steps: usiz
             for (line, from) in block.iter_mut().zip(from).take(W) {
                 *line = from.add(start).cast::<[u32; PART]>().read_unaligned();
             }
-            #[expect(clippy::needless_range_loop, reason = "x walks over columns, which no iterator of rows gives")]
+            #[expect(
+                clippy::needless_range_loop,
+                reason = "x walks over columns, which no iterator of rows gives"
+            )]
             for x in 0..PART {
                 let column: [u32; PART] = std::array::from_fn(|y| block[y][x]);
-                to.add((start + x) * W).cast::<[u32; W]>().write_unaligned(*column.first_chunk().unwrap_unchecked());
+                to.add((start + x) * W)
+                    .cast::<[u32; W]>()
+                    .write_unaligned(*column.first_chunk().unwrap_unchecked());
             }
         }
         turn_rest(from, whole..steps, W, to);
@@ -320,7 +439,12 @@ unsafe fn turn_lines<const W: usize>(from: &[*const u32; WIDTH_MAX], steps: usiz
 ///
 /// # Safety
 /// As `turn_lines`.
-unsafe fn turn_rest(from: &[*const u32; WIDTH_MAX], steps: Range<usize>, width: usize, to: *mut u32) {
+unsafe fn turn_rest(
+    from: &[*const u32; WIDTH_MAX],
+    steps: Range<usize>,
+    width: usize,
+    to: *mut u32,
+) {
     for step in steps {
         for (lane, from) in from.iter().take(width).enumerate() {
             // SAFETY: as promised.

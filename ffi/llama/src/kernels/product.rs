@@ -13,7 +13,8 @@ use super::{Lane, Tiles};
 
 /// Rows of the first operand that one thread takes at a time where there are many matrices.
 const BAND: usize = 120;
-/// Columns that one thread takes at a time of a product with few rows, which are packed for each anew.
+/// Columns that one thread takes at a time of a product with few rows, which are packed for each
+/// anew.
 const WIDE: usize = 8 * COLUMNS;
 /// Steps along the reduction that are left out at a time where one operand is zero.
 const SKIP: usize = STEPS / 2;
@@ -41,7 +42,8 @@ pub(crate) struct Call {
     pub units: Units,
 }
 
-/// Hands out the parts of one operation: a thread that the system puts aside holds up no more than the part it is at.
+/// Hands out the parts of one operation: a thread that the system puts aside holds up no more than
+/// the part it is at.
 #[derive(Default)]
 pub(crate) struct Units {
     next: AtomicUsize,
@@ -49,7 +51,8 @@ pub(crate) struct Units {
 }
 
 impl Units {
-    /// Do the parts that no other thread took. All threads of a run must come by; the last one makes ready for the next run.
+    /// Do the parts that no other thread took. All threads of a run must come by; the last one
+    /// makes ready for the next run.
     pub fn each(&self, count: usize, threads: i32, mut work: impl FnMut(usize)) {
         loop {
             let unit = self.next.fetch_add(1, Ordering::Relaxed);
@@ -66,7 +69,8 @@ impl Units {
     }
 }
 
-/// A thread's working memory. It stays with the thread, so that each is touched first by the core that uses it.
+/// A thread's working memory. It stays with the thread, so that each is touched first by the core
+/// that uses it.
 pub(super) struct Scratch {
     pub lines: Lines,
     a: Vec<u32>,
@@ -92,16 +96,28 @@ impl Tiles {
     }
 
     pub(super) fn floats(&'static self) -> &'static Self {
-        if let Lane::Integers(integers) = &self.lane { integers.floats } else { self }
+        if let Lane::Integers(integers) = &self.lane {
+            integers.floats
+        } else {
+            self
+        }
     }
 
     /// The reduction in blocks of `steps` that are packed at a time.
-    pub(super) fn blocks(&self, depth: usize, steps: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+    pub(super) fn blocks(
+        &self,
+        depth: usize,
+        steps: usize,
+    ) -> impl Iterator<Item = Range<usize>> + use<> {
         let size = match &self.lane {
             Lane::Float => steps,
-            Lane::Integers(integers) => steps / integers.steps * integers.block / BLOCK_MAX * BLOCK_MAX,
+            Lane::Integers(integers) => {
+                steps / integers.steps * integers.block / BLOCK_MAX * BLOCK_MAX
+            }
         };
-        (0..depth).step_by(size).map(move |start| start..(start + size).min(depth))
+        (0..depth)
+            .step_by(size)
+            .map(move |start| start..(start + size).min(depth))
     }
 }
 
@@ -113,9 +129,16 @@ pub(crate) fn packed_lanes(tiles: &Tiles, rows: usize, depth: usize) -> usize {
 /// Pack the columns of a contiguous tensor once, for all products that read it.
 ///
 /// # Safety
-/// As `ggml_custom_op_t`: `target` was made by `Graph::packed` and is placed, `call` is what it was made with.
-pub(crate) unsafe extern "C" fn pack_rows(target: *mut sys::ggml_tensor, _: i32, threads: i32, call: *mut c_void) {
-    // SAFETY: the graph made the target with room for all panels of its contiguous F32 operand; threads write different panels.
+/// As `ggml_custom_op_t`: `target` was made by `Graph::packed` and is placed, `call` is what it was
+/// made with.
+pub(crate) unsafe extern "C" fn pack_rows(
+    target: *mut sys::ggml_tensor,
+    _: i32,
+    threads: i32,
+    call: *mut c_void,
+) {
+    // SAFETY: the graph made the target with room for all panels of its contiguous F32 operand;
+    // threads write different panels.
     unsafe {
         let call = &*call.cast_const().cast::<Call>();
         let tiles = call.tiles;
@@ -125,25 +148,42 @@ pub(crate) unsafe extern "C" fn pack_rows(target: *mut sys::ggml_tensor, _: i32,
         let matrix = Matrix::of(source, true);
         let to = (*target).data.cast::<u32>();
         SCRATCH.with_borrow_mut(|scratch| {
-            call.units.each(rows.div_ceil(tiles.rows), threads, |panel| {
-                for part in tiles.blocks(depth, STEPS) {
-                    let wanted = panel * tiles.rows..((panel + 1) * tiles.rows).min(rows);
-                    let to = to.add(panel * tiles.rows * steps + tiles.steps(part.start) * tiles.rows);
-                    let packing = Packing { tiles, width: tiles.rows, wanted, depth: part, to, panel: 0 };
-                    packing.run(&matrix, &mut scratch.lines);
-                }
-            });
+            call.units
+                .each(rows.div_ceil(tiles.rows), threads, |panel| {
+                    for part in tiles.blocks(depth, STEPS) {
+                        let wanted = panel * tiles.rows..((panel + 1) * tiles.rows).min(rows);
+                        let to = to
+                            .add(panel * tiles.rows * steps + tiles.steps(part.start) * tiles.rows);
+                        let packing = Packing {
+                            tiles,
+                            width: tiles.rows,
+                            wanted,
+                            depth: part,
+                            to,
+                            panel: 0,
+                        };
+                        packing.run(&matrix, &mut scratch.lines);
+                    }
+                });
         });
     }
 }
 
-/// Multiply a weight with packed rows; add the product of an adapter's second matrix and what its first gave, and a base.
+/// Multiply a weight with packed rows; add the product of an adapter's second matrix and what its
+/// first gave, and a base.
 ///
-/// shapes: W [k, m], packed rows of k (`Rows`) or m (`Columns`) elements, B [r, m] or A [k, r], rows of r → [m, …] or [k, …]
+/// shapes: W [k, m], packed rows of k (`Rows`) or m (`Columns`) elements, B [r, m] or A [k, r],
+/// rows of r → [m, …] or [k, …]
 ///
 /// # Safety
-/// As `ggml_custom_op_t`: `target` was made by `Graph::times` and is placed, `call` is what it was made with.
-pub(crate) unsafe extern "C" fn times<const COLUMNS_SIDE: bool>(target: *mut sys::ggml_tensor, _: i32, threads: i32, call: *mut c_void) {
+/// As `ggml_custom_op_t`: `target` was made by `Graph::times` and is placed, `call` is what it was
+/// made with.
+pub(crate) unsafe extern "C" fn times<const COLUMNS_SIDE: bool>(
+    target: *mut sys::ggml_tensor,
+    _: i32,
+    threads: i32,
+    call: *mut c_void,
+) {
     // SAFETY: the graph checked shapes and types; each part of the target is one thread's.
     unsafe {
         let call = &*call.cast_const().cast::<Call>();
@@ -153,7 +193,11 @@ pub(crate) unsafe extern "C" fn times<const COLUMNS_SIDE: bool>(target: *mut sys
         SCRATCH.with_borrow_mut(|scratch| {
             call.units.each(parts.count(), threads, |unit| {
                 let (columns, bands) = parts.at(unit);
-                let side = if COLUMNS_SIDE { Side::Columns } else { Side::Rows };
+                let side = if COLUMNS_SIDE {
+                    Side::Columns
+                } else {
+                    Side::Rows
+                };
                 part_of_times(target, call, side, &columns, bands, scratch);
             });
         });
@@ -177,7 +221,11 @@ unsafe fn part_of_times(
         let [weight, packed, matrix, small, ..] = (*target).src;
         let [width, n, p, q] = (*target).ne.map(|size| size as usize);
         let depth = (*weight).ne[usize::from(!along)] as usize;
-        let rank = if call.adapter { (*matrix).ne[usize::from(!along)] as usize } else { 0 };
+        let rank = if call.adapter {
+            (*matrix).ne[usize::from(!along)] as usize
+        } else {
+            0
+        };
         let wanted = bands.start * tiles.rows..(bands.end * tiles.rows).min(n * p * q);
         pack_all(fine, small, rank, &wanted, scratch);
         let base = (*target).src[if call.adapter { 4 } else { 2 }];
@@ -191,24 +239,46 @@ unsafe fn part_of_times(
             panel: tiles.rows * tiles.steps(depth),
             c: (*target).data.cast::<f32>(),
             stride: width,
-            from: if call.base { (*base).data.cast::<f32>() } else { std::ptr::null_mut() },
+            from: if call.base {
+                (*base).data.cast::<f32>()
+            } else {
+                std::ptr::null_mut()
+            },
         };
         for part in tiles.blocks(depth, STEPS) {
-            block.a = (*packed).data.cast::<u32>().add(tiles.steps(part.start) * tiles.rows);
+            block.a = (*packed)
+                .data
+                .cast::<u32>()
+                .add(tiles.steps(part.start) * tiles.rows);
             block.part = part;
-            block.run(&Matrix::of(weight, along), &mut scratch.lines, &mut scratch.b);
+            block.run(
+                &Matrix::of(weight, along),
+                &mut scratch.lines,
+                &mut scratch.b,
+            );
             block.from = block.c;
         }
         (block.tiles, block.panel) = (fine, fine.rows * fine.steps(rank));
         for part in fine.blocks(rank, STEPS) {
             // The panels of the small rows begin with this part's first.
-            block.a = scratch.a.as_ptr().add(fine.steps(part.start) * fine.rows).wrapping_sub(block.bands.start * block.panel);
+            block.a = scratch
+                .a
+                .as_ptr()
+                .add(fine.steps(part.start) * fine.rows)
+                .wrapping_sub(block.bands.start * block.panel);
             block.part = part;
-            block.run(&Matrix::of(matrix, along), &mut scratch.lines, &mut scratch.b);
+            block.run(
+                &Matrix::of(matrix, along),
+                &mut scratch.lines,
+                &mut scratch.b,
+            );
         }
         if call.scale != 1.0 {
             for row in wanted {
-                let line = std::slice::from_raw_parts_mut(block.c.add(row * width + columns.start), columns.len());
+                let line = std::slice::from_raw_parts_mut(
+                    block.c.add(row * width + columns.start),
+                    columns.len(),
+                );
                 line.iter_mut().for_each(|value| *value *= call.scale);
             }
         }
@@ -218,25 +288,48 @@ unsafe fn part_of_times(
 /// Pack rows of a small contiguous tensor whole, into the thread's own memory.
 ///
 /// # Safety
-/// `source` is a placed F32 tensor with `depth` elements in each of the rows, unless `depth` is zero.
-unsafe fn pack_all(tiles: &Tiles, source: *const sys::ggml_tensor, depth: usize, wanted: &Range<usize>, scratch: &mut Scratch) {
+/// `source` is a placed F32 tensor with `depth` elements in each of the rows, unless `depth` is
+/// zero.
+unsafe fn pack_all(
+    tiles: &Tiles,
+    source: *const sys::ggml_tensor,
+    depth: usize,
+    wanted: &Range<usize>,
+    scratch: &mut Scratch,
+) {
     if depth == 0 {
         return;
     }
     let panel = tiles.rows * tiles.steps(depth);
-    scratch.a.resize(scratch.a.len().max(wanted.len().div_ceil(tiles.rows) * panel), 0);
+    scratch.a.resize(
+        scratch
+            .a
+            .len()
+            .max(wanted.len().div_ceil(tiles.rows) * panel),
+        0,
+    );
     for part in tiles.blocks(depth, STEPS) {
         // SAFETY: as promised, and the memory was made long enough.
         unsafe {
-            let to = scratch.a.as_mut_ptr().add(tiles.steps(part.start) * tiles.rows);
-            let packing = Packing { tiles, width: tiles.rows, wanted: wanted.clone(), depth: part, to, panel };
+            let to = scratch
+                .a
+                .as_mut_ptr()
+                .add(tiles.steps(part.start) * tiles.rows);
+            let packing = Packing {
+                tiles,
+                width: tiles.rows,
+                wanted: wanted.clone(),
+                depth: part,
+                to,
+                panel,
+            };
             packing.run(&Matrix::of(source, true), &mut scratch.lines);
         }
     }
 }
 
-/// A result in parts: columns, and where those are few, panels of rows too. Bounds fall between whole tiles, so that no sum depends on
-/// how many threads share the parts.
+/// A result in parts: columns, and where those are few, panels of rows too. Bounds fall between
+/// whole tiles, so that no sum depends on how many threads share the parts.
 pub(super) struct Parts {
     columns: usize,
     /// Columns and panels of one part.
@@ -246,7 +339,13 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    pub fn new(tiles: &Tiles, rows: usize, columns: usize, threads: usize, mut wide: usize) -> Self {
+    pub fn new(
+        tiles: &Tiles,
+        rows: usize,
+        columns: usize,
+        threads: usize,
+        mut wide: usize,
+    ) -> Self {
         /// Parts for each thread, so that none waits long for the last.
         const EACH: usize = 3;
         let wanted = if threads > 1 { EACH * threads } else { 1 };
@@ -254,8 +353,15 @@ impl Parts {
             wide /= 2;
         }
         let panels = rows.div_ceil(tiles.rows);
-        let high = panels.div_ceil(wanted.div_ceil(columns.div_ceil(wide))).max(1);
-        Self { columns, wide, high, panels }
+        let high = panels
+            .div_ceil(wanted.div_ceil(columns.div_ceil(wide)))
+            .max(1);
+        Self {
+            columns,
+            wide,
+            high,
+            panels,
+        }
     }
 
     pub fn count(&self) -> usize {
@@ -265,7 +371,10 @@ impl Parts {
     pub fn at(&self, unit: usize) -> (Range<usize>, Range<usize>) {
         let across = self.columns.div_ceil(self.wide);
         let (left, top) = (unit % across * self.wide, unit / across * self.high);
-        (left..(left + self.wide).min(self.columns), top..(top + self.high).min(self.panels))
+        (
+            left..(left + self.wide).min(self.columns),
+            top..(top + self.high).min(self.panels),
+        )
     }
 }
 
@@ -298,7 +407,15 @@ impl Block<'_> {
         // SAFETY: at most COLUMNS columns and STEPS steps, for which `packed` has room.
         unsafe {
             let (wanted, depth) = (self.columns.clone(), self.part.clone());
-            Packing { tiles, width: lanes, wanted, depth, to: packed.as_mut_ptr().cast(), panel }.run(b, lines);
+            Packing {
+                tiles,
+                width: lanes,
+                wanted,
+                depth,
+                to: packed.as_mut_ptr().cast(),
+                panel,
+            }
+            .run(b, lines);
         }
         let third = tiles.rows / 3;
         let mut buffer = [0_f32; TILE_MAX];
@@ -309,18 +426,25 @@ impl Block<'_> {
                 let columns = (self.columns.end - left).min(2 * lanes);
                 let (thirds, vectors) = (rows.div_ceil(third), columns.div_ceil(lanes));
                 let whole = rows == thirds * third && columns == vectors * lanes;
-                // SAFETY: panels and results are inside what the caller promises; a tile that reaches beyond the result goes through
-                // the buffer, which holds the largest.
+                // SAFETY: panels and results are inside what the caller promises; a tile that
+                // reaches beyond the result goes through the buffer, which holds the largest.
                 unsafe {
                     let c = self.c.add(top * self.stride + left);
                     let mut tile = Tile {
                         steps: tiles.steps(self.part.len()),
                         a: self.a.add(band * self.panel),
-                        b: packed.as_ptr().cast::<u32>().add((left - self.columns.start) / lanes * panel),
+                        b: packed
+                            .as_ptr()
+                            .cast::<u32>()
+                            .add((left - self.columns.start) / lanes * panel),
                         panel,
                         c,
                         stride: self.stride,
-                        from: if self.from.is_null() { self.from } else { self.from.add(top * self.stride + left) },
+                        from: if self.from.is_null() {
+                            self.from
+                        } else {
+                            self.from.add(top * self.stride + left)
+                        },
                         from_stride: self.stride,
                     };
                     let run = tiles.tiles[thirds - 1][vectors - 1];
@@ -341,10 +465,20 @@ impl Block<'_> {
     }
 }
 
-unsafe fn copy(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize, rows: usize, columns: usize) {
+unsafe fn copy(
+    from: *const f32,
+    from_stride: usize,
+    to: *mut f32,
+    to_stride: usize,
+    rows: usize,
+    columns: usize,
+) {
     for row in 0..rows {
         // SAFETY: the caller's rows and columns are inside both.
-        unsafe { to.add(row * to_stride).copy_from_nonoverlapping(from.add(row * from_stride), columns) };
+        unsafe {
+            to.add(row * to_stride)
+                .copy_from_nonoverlapping(from.add(row * from_stride), columns)
+        };
     }
 }
 
@@ -353,8 +487,14 @@ unsafe fn copy(from: *const f32, from_stride: usize, to: *mut f32, to_stride: us
 /// shapes: a [k, m, g, …], b [k, n, h, …] → [m, n, h, …], h a multiple of g
 ///
 /// # Safety
-/// As `ggml_custom_op_t`: `target` was made by `Graph::product` and is placed, `call` is what it was made with.
-pub(crate) unsafe extern "C" fn product(target: *mut sys::ggml_tensor, _: i32, threads: i32, call: *mut c_void) {
+/// As `ggml_custom_op_t`: `target` was made by `Graph::product` and is placed, `call` is what it
+/// was made with.
+pub(crate) unsafe extern "C" fn product(
+    target: *mut sys::ggml_tensor,
+    _: i32,
+    threads: i32,
+    call: *mut c_void,
+) {
     // SAFETY: the graph checked shapes, types and strides; each part of the target is one thread's.
     unsafe {
         let call = &*call.cast_const().cast::<Call>();
@@ -363,14 +503,21 @@ pub(crate) unsafe extern "C" fn product(target: *mut sys::ggml_tensor, _: i32, t
         let mut parts = Parts::new(tiles, rows, width, threads as usize, WIDE);
         if heads * outer > 1 || rows >= width {
             let panels = rows.div_ceil(tiles.rows);
-            parts = Parts { columns: width, wide: width, high: (BAND / tiles.rows).min(panels), panels };
+            parts = Parts {
+                columns: width,
+                wide: width,
+                high: (BAND / tiles.rows).min(panels),
+                panels,
+            };
         }
         SCRATCH.with_borrow_mut(|scratch| {
-            call.units.each(heads * outer * parts.count(), threads, |unit| {
-                let (columns, panels) = parts.at(unit % parts.count());
-                let wanted = panels.start * tiles.rows..(panels.end * tiles.rows).min(rows);
-                Operands::of(target, unit / parts.count()).multiply(tiles, columns, &wanted, scratch);
-            });
+            call.units
+                .each(heads * outer * parts.count(), threads, |unit| {
+                    let (columns, panels) = parts.at(unit % parts.count());
+                    let wanted = panels.start * tiles.rows..(panels.end * tiles.rows).min(rows);
+                    Operands::of(target, unit / parts.count())
+                        .multiply(tiles, columns, &wanted, scratch);
+                });
         });
     }
 }
@@ -386,10 +533,12 @@ pub(super) struct Operands {
 }
 
 impl Operands {
-    /// A matrix of the target, and those of its first two operands that ggml's broadcast pairs with it.
+    /// A matrix of the target, and those of its first two operands that ggml's broadcast pairs with
+    /// it.
     ///
     /// # Safety
-    /// `target` is placed, its operands F32 with one dense dimension of the inner two, of the shapes that `mul_mat` wants.
+    /// `target` is placed, its operands F32 with one dense dimension of the inner two, of the
+    /// shapes that `mul_mat` wants.
     pub unsafe fn of(target: *const sys::ggml_tensor, matrix: usize) -> Self {
         // SAFETY: as promised; the indices are inside the operands' outer dimensions.
         unsafe {
@@ -397,10 +546,20 @@ impl Operands {
             let [width, rows, heads, outer] = (*target).ne.map(|size| size as usize);
             let (inner, outside) = (matrix % heads, matrix / heads);
             let shared = |size: usize, of: i64, index: usize| index / (size / of as usize);
-            let b = strided(left, shared(heads, (*left).ne[2], inner), shared(outer, (*left).ne[3], outside));
+            let b = strided(
+                left,
+                shared(heads, (*left).ne[2], inner),
+                shared(outer, (*left).ne[3], outside),
+            );
             let a = strided(right, inner, outside);
             let c = (*target).data.cast::<f32>().add(matrix * rows * width);
-            Self { a, b, c, width, depth: (*left).ne[0] as usize }
+            Self {
+                a,
+                b,
+                c,
+                width,
+                depth: (*left).ne[0] as usize,
+            }
         }
     }
 
@@ -408,7 +567,13 @@ impl Operands {
     ///
     /// # Safety
     /// The ranges lie inside the result, which no other thread touches there.
-    pub unsafe fn multiply(&self, tiles: &'static Tiles, columns: Range<usize>, wanted: &Range<usize>, scratch: &mut Scratch) {
+    pub unsafe fn multiply(
+        &self,
+        tiles: &'static Tiles,
+        columns: Range<usize>,
+        wanted: &Range<usize>,
+        scratch: &mut Scratch,
+    ) {
         let panels = wanted.len().div_ceil(tiles.rows);
         let panel = STEPS * tiles.rows;
         scratch.a.resize(scratch.a.len().max(panels * panel), 0);
@@ -420,12 +585,25 @@ impl Operands {
             let to = scratch.a.as_mut_ptr();
             // SAFETY: as promised, and the memory was made long enough.
             unsafe {
-                let packing = Packing { tiles, width: tiles.rows, wanted: wanted.clone(), depth: depth.clone(), to, panel };
+                let packing = Packing {
+                    tiles,
+                    width: tiles.rows,
+                    wanted: wanted.clone(),
+                    depth: depth.clone(),
+                    to,
+                    panel,
+                };
                 packing.run(&self.a, &mut scratch.lines);
             }
             // What a mask hides is zero, often for all of these rows.
             let used = tiles.steps(depth.len()) * tiles.rows;
-            if (!last || !from.is_null()) && scratch.a.chunks(panel).take(panels).all(|panel| panel[..used].iter().all(|lane| *lane == 0)) {
+            if (!last || !from.is_null())
+                && scratch
+                    .a
+                    .chunks(panel)
+                    .take(panels)
+                    .all(|panel| panel[..used].iter().all(|lane| *lane == 0))
+            {
                 continue;
             }
             for start in columns.clone().step_by(COLUMNS) {
@@ -455,7 +633,18 @@ unsafe fn strided(tensor: *const sys::ggml_tensor, inner: usize, outside: usize)
     unsafe {
         let nb = (*tensor).nb;
         let along = nb[0] == size_of::<f32>();
-        let data = (*tensor).data.cast::<u8>().add(inner * nb[2] + outside * nb[3]);
-        Matrix { data, line: if along { nb[1] } else { nb[0] }, block: 1, block_bytes: 4, convert: None, reader: None, along }
+        let data = (*tensor)
+            .data
+            .cast::<u8>()
+            .add(inner * nb[2] + outside * nb[3]);
+        Matrix {
+            data,
+            line: if along { nb[1] } else { nb[0] },
+            block: 1,
+            block_bytes: 4,
+            convert: None,
+            reader: None,
+            along,
+        }
     }
 }

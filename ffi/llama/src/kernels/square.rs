@@ -1,16 +1,18 @@
 //! Squares of lanes, transposed in registers.
 
 use std::arch::x86_64::{
-    __m256, __m256i, __m512i, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_maskstore_ps, _mm256_permute2f128_ps, _mm256_setzero_ps,
-    _mm256_shuffle_ps, _mm256_storeu_ps, _mm256_unpackhi_ps, _mm256_unpacklo_ps, _mm512_loadu_si512, _mm512_mask_storeu_epi32,
-    _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_storeu_si512, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
-    _mm512_unpacklo_epi64,
+    __m256, __m256i, __m512i, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_maskstore_ps,
+    _mm256_permute2f128_ps, _mm256_setzero_ps, _mm256_shuffle_ps, _mm256_storeu_ps,
+    _mm256_unpackhi_ps, _mm256_unpacklo_ps, _mm512_loadu_si512, _mm512_mask_storeu_epi32,
+    _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_storeu_si512, _mm512_unpackhi_epi32,
+    _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 
 /// Interleave 16 lanes of each of `width` lines, 12 or 16.
 ///
 /// # Safety
-/// The processor has these instructions; each of the first `width` pointers has 16 lanes behind it, `to` room for `16 * width`.
+/// The processor has these instructions; each of the first `width` pointers has 16 lanes behind it,
+/// `to` room for `16 * width`.
 #[target_feature(enable = "avx512f")]
 pub unsafe fn turn(from: &[*const u32; 16], offset: usize, width: usize, to: *mut u32) {
     // SAFETY: as promised.
@@ -26,8 +28,8 @@ pub unsafe fn turn(from: &[*const u32; 16], offset: usize, width: usize, to: *mu
     }
 }
 
-/// Write the first `W` lanes of each column, one behind the other. What a whole vector writes too much the next column overwrites; the last
-/// ones write no more than they should.
+/// Write the first `W` lanes of each column, one behind the other. What a whole vector writes too
+/// much the next column overwrites; the last ones write no more than they should.
 ///
 /// # Safety
 /// The processor has these instructions; `to` has room for `16 * W`.
@@ -40,7 +42,11 @@ pub(super) unsafe fn store<const W: usize>(columns: &[__m512i; 16], to: *mut u32
             if step * W + 16 <= 16 * W {
                 _mm512_storeu_si512(to.add(step * W).cast(), *column);
             } else {
-                _mm512_mask_storeu_epi32(to.add(step * W).cast(), (u32::MAX >> (32 - W)) as u16, *column);
+                _mm512_mask_storeu_epi32(
+                    to.add(step * W).cast(),
+                    (u32::MAX >> (32 - W)) as u16,
+                    *column,
+                );
             }
         }
     }
@@ -58,10 +64,12 @@ pub(super) fn transposed(rows: [__m512i; 16]) -> [__m512i; 16] {
     for i in 0..4 {
         for j in 0..2 {
             fours[4 * i + 2 * j] = _mm512_unpacklo_epi64(pairs[4 * i + j], pairs[4 * i + 2 + j]);
-            fours[4 * i + 2 * j + 1] = _mm512_unpackhi_epi64(pairs[4 * i + j], pairs[4 * i + 2 + j]);
+            fours[4 * i + 2 * j + 1] =
+                _mm512_unpackhi_epi64(pairs[4 * i + j], pairs[4 * i + 2 + j]);
         }
     }
-    // Vector `4 g + c` of `fours` holds, of columns c, c + 4, c + 8 and c + 12, the rows 4 g to 4 g + 3.
+    // Vector `4 g + c` of `fours` holds, of columns c, c + 4, c + 8 and c + 12, the rows 4 g to 4 g
+    // + 3.
     for c in 0..4 {
         halves[c] = _mm512_shuffle_i32x4::<0x88>(fours[c], fours[4 + c]);
         halves[4 + c] = _mm512_shuffle_i32x4::<0xdd>(fours[c], fours[4 + c]);
@@ -132,8 +140,10 @@ fn transposed_avx2(rows: [__m256; 8]) -> [__m256; 8] {
     // Vector `4 g + c` of `fours` holds, of columns c and c + 4, the rows 4 g to 4 g + 3.
     for g in 0..2 {
         for j in 0..2 {
-            fours[4 * g + 2 * j] = _mm256_shuffle_ps::<0x44>(pairs[4 * g + j], pairs[4 * g + 2 + j]);
-            fours[4 * g + 2 * j + 1] = _mm256_shuffle_ps::<0xee>(pairs[4 * g + j], pairs[4 * g + 2 + j]);
+            fours[4 * g + 2 * j] =
+                _mm256_shuffle_ps::<0x44>(pairs[4 * g + j], pairs[4 * g + 2 + j]);
+            fours[4 * g + 2 * j + 1] =
+                _mm256_shuffle_ps::<0xee>(pairs[4 * g + j], pairs[4 * g + 2 + j]);
         }
     }
     for c in 0..4 {

@@ -1,10 +1,12 @@
 //! The inner loops of a product: a tile of results in registers, one loop for each instruction set.
 //!
-//! A packed operand is made of panels. A panel holds, for each step along the reduction, one lane of four bytes for each of its rows
-//! (or columns): a float, or two or four consecutive ones as integers.
+//! A packed operand is made of panels. A panel holds, for each step along the reduction, one lane
+//! of four bytes for each of its rows (or columns): a float, or two or four consecutive ones as
+//! integers.
 //!
-//! Integers come in blocks that share a scale, which follows them. Bytes of the first operand are signed, those of the second 128 more than
-//! they stand for, because that is what processors multiply; with the first operand's scale comes −128 times the sum of its bytes.
+//! Integers come in blocks that share a scale, which follows them. Bytes of the first operand are
+//! signed, those of the second 128 more than they stand for, because that is what processors
+//! multiply; with the first operand's scale comes −128 times the sum of its bytes.
 
 /// One tile: rows of a panel of the first operand times one or two panels of the second.
 pub struct Tile {
@@ -46,8 +48,8 @@ pub mod bytes {
 /// The most rows of any kernel.
 const ROWS_MAX: usize = 12;
 
-/// Repeat a statement for each row that a tile has. Written out, because the compiler keeps an array in registers only where no index
-/// into it varies.
+/// Repeat a statement for each row that a tile has. Written out, because the compiler keeps an
+/// array in registers only where no index into it varies.
 macro_rules! each_row {
     ($r:ident, $body:block) => { each_row!($r, $body, 0 1 2 3 4 5 6 7 8 9 10 11) };
     ($r:ident, $body:block, $($index:literal)*) => {$(
@@ -58,13 +60,15 @@ macro_rules! each_row {
     )*};
 }
 
-/// Write one loop over helpers of the surrounding module: `zero`, `load`, `spread`, `step`, `store`, `add`.
+/// Write one loop over helpers of the surrounding module: `zero`, `load`, `spread`, `step`,
+/// `store`, `add`.
 macro_rules! tile {
     ($(#[$feature:meta])*) => {
         /// Compute `R` rows of `N` vectors.
         ///
         /// # Safety
-        /// The processor has this module's instructions; `a` and `b` are packed panels of `steps` steps, `c` has `R` rows of `N` vectors.
+        /// The processor has this module's instructions; `a` and `b` are packed panels of `steps`
+        /// steps, `c` has `R` rows of `N` vectors.
         $(#[$feature])*
         unsafe fn tile<const R: usize, const N: usize>(t: &Tile) {
             // SAFETY: the caller promises operands of these sizes.
@@ -105,7 +109,8 @@ macro_rules! tile {
     };
 }
 
-/// The same for integers in blocks, over the surrounding module's names for the processor's instructions.
+/// The same for integers in blocks, over the surrounding module's names for the processor's
+/// instructions.
 macro_rules! tile_of_integers {
     ($feature:literal, $blocks:ident) => {
         /// Compute `R` rows of `N` vectors.
@@ -123,11 +128,17 @@ macro_rules! tile_of_integers {
                 for _ in 0..t.steps / STEPS {
                     let mut block = [[zero_integers(); 2]; super::ROWS_MAX];
                     if STEPS > DATA + 1 {
-                        each_row!(ROW, { block[ROW] = [integer(a.add((DATA + 1) * ROWS + ROW)); 2] });
+                        each_row!(ROW, {
+                            block[ROW] = [integer(a.add((DATA + 1) * ROWS + ROW)); 2]
+                        });
                     }
                     for _ in 0..DATA {
                         let first = load_integers(b.cast());
-                        let second = if N > 1 { load_integers(b.add(t.panel).cast()) } else { first };
+                        let second = if N > 1 {
+                            load_integers(b.add(t.panel).cast())
+                        } else {
+                            first
+                        };
                         each_row!(ROW, {
                             let value = integer(a.add(ROW));
                             block[ROW][0] = dot(block[ROW][0], first, value);
@@ -139,12 +150,24 @@ macro_rules! tile_of_integers {
                         b = b.add(LANES);
                     }
                     let first = load(b.cast());
-                    let second = if N > 1 { load(b.add(t.panel).cast()) } else { first };
+                    let second = if N > 1 {
+                        load(b.add(t.panel).cast())
+                    } else {
+                        first
+                    };
                     each_row!(ROW, {
                         let scale = spread(*a.add(ROW).cast::<f32>());
-                        sums[ROW][0] = multiply_add(floats(block[ROW][0]), multiply(first, scale), sums[ROW][0]);
+                        sums[ROW][0] = multiply_add(
+                            floats(block[ROW][0]),
+                            multiply(first, scale),
+                            sums[ROW][0],
+                        );
                         if N > 1 {
-                            sums[ROW][1] = multiply_add(floats(block[ROW][1]), multiply(second, scale), sums[ROW][1]);
+                            sums[ROW][1] = multiply_add(
+                                floats(block[ROW][1]),
+                                multiply(second, scale),
+                                sums[ROW][1],
+                            );
                         }
                     });
                     a = a.add((STEPS - DATA) * ROWS);
@@ -152,11 +175,28 @@ macro_rules! tile_of_integers {
                 }
                 let from = !t.from.is_null();
                 each_row!(ROW, {
-                    let (c, old) = (t.c.add(ROW * t.stride), t.from.wrapping_add(ROW * t.from_stride));
-                    store(c, if from { add(load(old), sums[ROW][0]) } else { sums[ROW][0] });
+                    let (c, old) = (
+                        t.c.add(ROW * t.stride),
+                        t.from.wrapping_add(ROW * t.from_stride),
+                    );
+                    store(
+                        c,
+                        if from {
+                            add(load(old), sums[ROW][0])
+                        } else {
+                            sums[ROW][0]
+                        },
+                    );
                     if N > 1 {
                         let (c, old) = (c.add(LANES), old.wrapping_add(LANES));
-                        store(c, if from { add(load(old), sums[ROW][1]) } else { sums[ROW][1] });
+                        store(
+                            c,
+                            if from {
+                                add(load(old), sums[ROW][1])
+                            } else {
+                                sums[ROW][1]
+                            },
+                        );
                     }
                 });
             }
@@ -219,7 +259,8 @@ pub(super) mod portable {
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx2 {
     use std::arch::x86_64::{
-        __m256, _mm256_add_ps, _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_setzero_ps, _mm256_storeu_ps,
+        __m256, _mm256_add_ps, _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps,
+        _mm256_setzero_ps, _mm256_storeu_ps,
     };
 
     use super::Tile;
@@ -266,7 +307,10 @@ pub(super) mod avx2 {
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512 {
-    use std::arch::x86_64::{__m512, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps};
+    use std::arch::x86_64::{
+        __m512, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
+        _mm512_storeu_ps,
+    };
 
     use super::Tile;
 
@@ -314,9 +358,11 @@ pub(super) mod avx512 {
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512_words {
     use std::arch::x86_64::{
-        _mm512_add_ps as add, _mm512_cvtepi32_ps as floats, _mm512_dpwssd_epi32 as dot, _mm512_fmadd_ps as multiply_add,
-        _mm512_loadu_ps as load, _mm512_loadu_si512 as load_integers, _mm512_mul_ps as multiply, _mm512_set1_epi32 as spread_integer,
-        _mm512_set1_ps as spread, _mm512_setzero_ps as zero, _mm512_setzero_si512 as zero_integers, _mm512_storeu_ps as store,
+        _mm512_add_ps as add, _mm512_cvtepi32_ps as floats, _mm512_dpwssd_epi32 as dot,
+        _mm512_fmadd_ps as multiply_add, _mm512_loadu_ps as load,
+        _mm512_loadu_si512 as load_integers, _mm512_mul_ps as multiply,
+        _mm512_set1_epi32 as spread_integer, _mm512_set1_ps as spread, _mm512_setzero_ps as zero,
+        _mm512_setzero_si512 as zero_integers, _mm512_storeu_ps as store,
     };
 
     use super::Tile;
@@ -331,9 +377,11 @@ pub(super) mod avx512_words {
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512_bytes {
     use std::arch::x86_64::{
-        _mm512_add_ps as add, _mm512_cvtepi32_ps as floats, _mm512_dpbusd_epi32 as dot, _mm512_fmadd_ps as multiply_add,
-        _mm512_loadu_ps as load, _mm512_loadu_si512 as load_integers, _mm512_mul_ps as multiply, _mm512_set1_epi32 as spread_integer,
-        _mm512_set1_ps as spread, _mm512_setzero_ps as zero, _mm512_setzero_si512 as zero_integers, _mm512_storeu_ps as store,
+        _mm512_add_ps as add, _mm512_cvtepi32_ps as floats, _mm512_dpbusd_epi32 as dot,
+        _mm512_fmadd_ps as multiply_add, _mm512_loadu_ps as load,
+        _mm512_loadu_si512 as load_integers, _mm512_mul_ps as multiply,
+        _mm512_set1_epi32 as spread_integer, _mm512_set1_ps as spread, _mm512_setzero_ps as zero,
+        _mm512_setzero_si512 as zero_integers, _mm512_storeu_ps as store,
     };
 
     use super::Tile;
@@ -348,9 +396,11 @@ pub(super) mod avx512_bytes {
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx_words {
     use std::arch::x86_64::{
-        _mm256_add_ps as add, _mm256_cvtepi32_ps as floats, _mm256_dpwssd_avx_epi32 as dot, _mm256_fmadd_ps as multiply_add,
-        _mm256_loadu_ps as load, _mm256_loadu_si256 as load_integers, _mm256_mul_ps as multiply, _mm256_set1_epi32 as spread_integer,
-        _mm256_set1_ps as spread, _mm256_setzero_ps as zero, _mm256_setzero_si256 as zero_integers, _mm256_storeu_ps as store,
+        _mm256_add_ps as add, _mm256_cvtepi32_ps as floats, _mm256_dpwssd_avx_epi32 as dot,
+        _mm256_fmadd_ps as multiply_add, _mm256_loadu_ps as load,
+        _mm256_loadu_si256 as load_integers, _mm256_mul_ps as multiply,
+        _mm256_set1_epi32 as spread_integer, _mm256_set1_ps as spread, _mm256_setzero_ps as zero,
+        _mm256_setzero_si256 as zero_integers, _mm256_storeu_ps as store,
     };
 
     use super::Tile;
@@ -365,9 +415,11 @@ pub(super) mod avx_words {
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx_bytes {
     use std::arch::x86_64::{
-        _mm256_add_ps as add, _mm256_cvtepi32_ps as floats, _mm256_dpbusd_avx_epi32 as dot, _mm256_fmadd_ps as multiply_add,
-        _mm256_loadu_ps as load, _mm256_loadu_si256 as load_integers, _mm256_mul_ps as multiply, _mm256_set1_epi32 as spread_integer,
-        _mm256_set1_ps as spread, _mm256_setzero_ps as zero, _mm256_setzero_si256 as zero_integers, _mm256_storeu_ps as store,
+        _mm256_add_ps as add, _mm256_cvtepi32_ps as floats, _mm256_dpbusd_avx_epi32 as dot,
+        _mm256_fmadd_ps as multiply_add, _mm256_loadu_ps as load,
+        _mm256_loadu_si256 as load_integers, _mm256_mul_ps as multiply,
+        _mm256_set1_epi32 as spread_integer, _mm256_set1_ps as spread, _mm256_setzero_ps as zero,
+        _mm256_setzero_si256 as zero_integers, _mm256_storeu_ps as store,
     };
 
     use super::Tile;
@@ -378,14 +430,16 @@ pub(super) mod avx_bytes {
     tile_of_integers!("avx2,fma,avxvnni", bytes);
 }
 
-/// As `avx512_words`, by two instructions, for processors without VNNI: a product takes their multipliers half as long as one of floats.
+/// As `avx512_words`, by two instructions, for processors without VNNI: a product takes their
+/// multipliers half as long as one of floats.
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx2_words {
     use std::arch::x86_64::{
-        __m256i, _mm256_add_epi32, _mm256_add_ps as add, _mm256_cvtepi32_ps as floats, _mm256_fmadd_ps as multiply_add,
-        _mm256_loadu_ps as load, _mm256_loadu_si256 as load_integers, _mm256_madd_epi16, _mm256_mul_ps as multiply,
-        _mm256_set1_epi32 as spread_integer, _mm256_set1_ps as spread, _mm256_setzero_ps as zero, _mm256_setzero_si256 as zero_integers,
-        _mm256_storeu_ps as store,
+        __m256i, _mm256_add_epi32, _mm256_add_ps as add, _mm256_cvtepi32_ps as floats,
+        _mm256_fmadd_ps as multiply_add, _mm256_loadu_ps as load,
+        _mm256_loadu_si256 as load_integers, _mm256_madd_epi16, _mm256_mul_ps as multiply,
+        _mm256_set1_epi32 as spread_integer, _mm256_set1_ps as spread, _mm256_setzero_ps as zero,
+        _mm256_setzero_si256 as zero_integers, _mm256_storeu_ps as store,
     };
 
     use super::Tile;

@@ -11,10 +11,16 @@ const TILE: usize = 16;
 /// shapes: F32 [n, m, p, q] with dense rows → contiguous [m, n, p, q]
 ///
 /// # Safety
-/// `target` must be a placed tensor made by `Graph::turned`; ggml gives each of `threads` threads its own `thread`.
-pub(crate) unsafe extern "C" fn turn(target: *mut sys::ggml_tensor, thread: i32, threads: i32, _: *mut c_void) {
-    // SAFETY: the caller promises a placed tensor with one placed operand of the shapes above, so every offset below is inside its
-    // memory; threads write disjoint bands of columns.
+/// `target` must be a placed tensor made by `Graph::turned`; ggml gives each of `threads` threads
+/// its own `thread`.
+pub(crate) unsafe extern "C" fn turn(
+    target: *mut sys::ggml_tensor,
+    thread: i32,
+    threads: i32,
+    _: *mut c_void,
+) {
+    // SAFETY: the caller promises a placed tensor with one placed operand of the shapes above, so
+    // every offset below is inside its memory; threads write disjoint bands of columns.
     unsafe {
         let source = (*target).src[0];
         let [n, m, p, q] = (*source).ne.map(|size| size as usize);
@@ -30,7 +36,12 @@ pub(crate) unsafe extern "C" fn turn(target: *mut sys::ggml_tensor, thread: i32,
                 let (left, right) = (band * TILE, ((band + 1) * TILE).min(n));
                 for top in (0..m).step_by(TILE) {
                     if right - left == TILE && top + TILE <= m {
-                        tile(from.add(top * row + left * 4), row, to.add(left * m + top), m);
+                        tile(
+                            from.add(top * row + left * 4),
+                            row,
+                            to.add(left * m + top),
+                            m,
+                        );
                     } else {
                         for y in top..(top + TILE).min(m) {
                             let from = from.add(y * row).cast::<f32>();
@@ -46,7 +57,8 @@ pub(crate) unsafe extern "C" fn turn(target: *mut sys::ggml_tensor, thread: i32,
 /// One full tile, through an array that the compiler keeps in vector registers.
 ///
 /// # Safety
-/// `from` must hold TILE rows of TILE floats, `row` bytes apart; `to` TILE rows of TILE floats, `stride` floats apart.
+/// `from` must hold TILE rows of TILE floats, `row` bytes apart; `to` TILE rows of TILE floats,
+/// `stride` floats apart.
 #[inline]
 unsafe fn tile(from: *const u8, row: usize, to: *mut f32, stride: usize) {
     // SAFETY: as promised.
@@ -55,10 +67,15 @@ unsafe fn tile(from: *const u8, row: usize, to: *mut f32, stride: usize) {
         for (y, line) in block.iter_mut().enumerate() {
             *line = from.add(y * row).cast::<[f32; TILE]>().read_unaligned();
         }
-        #[expect(clippy::needless_range_loop, reason = "x walks over columns, which no iterator of rows gives")]
+        #[expect(
+            clippy::needless_range_loop,
+            reason = "x walks over columns, which no iterator of rows gives"
+        )]
         for x in 0..TILE {
             let column: [f32; TILE] = std::array::from_fn(|y| block[y][x]);
-            to.add(x * stride).cast::<[f32; TILE]>().write_unaligned(column);
+            to.add(x * stride)
+                .cast::<[f32; TILE]>()
+                .write_unaligned(column);
         }
     }
 }

@@ -1,4 +1,5 @@
-//! A client of a server on this machine: one connection for each request, JSON both ways, and a stream that tells when its events came.
+//! A client of a server on this machine: one connection for each request, JSON both ways, and a
+//! stream that tells when its events came.
 
 use std::io::{BufRead, BufReader, Error, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -27,8 +28,13 @@ pub fn post(address: SocketAddr, path: &str, body: &Value) -> Result<Reply, Fail
     stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
     stream.set_nodelay(true).map_err(failed)?;
     let body = body.to_string();
-    let head = format!("POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
-    stream.write_all((head + &body).as_bytes()).map_err(failed)?;
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream
+        .write_all((head + &body).as_bytes())
+        .map_err(failed)?;
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line).map_err(failed)?;
@@ -38,7 +44,11 @@ pub fn post(address: SocketAddr, path: &str, body: &Value) -> Result<Reply, Fail
         line.clear();
         reader.read_line(&mut line).map_err(failed)?;
     }
-    Ok(Reply { reader, status, path: path.into() })
+    Ok(Reply {
+        reader,
+        status,
+        path: path.into(),
+    })
 }
 
 impl Reply {
@@ -47,8 +57,14 @@ impl Reply {
     /// fails: the server refused, or went away
     pub fn done(mut self) -> Result<(), Failure> {
         let mut text = String::new();
-        self.reader.read_to_string(&mut text).map_err(|error| broken(&self.path, &error))?;
-        if self.status == 200 { Ok(()) } else { Err(refused(&self.path, &text)) }
+        self.reader
+            .read_to_string(&mut text)
+            .map_err(|error| broken(&self.path, &error))?;
+        if self.status == 200 {
+            Ok(())
+        } else {
+            Err(refused(&self.path, &text))
+        }
     }
 
     /// Wait for the next server-sent event. False: there are no more.
@@ -58,12 +74,19 @@ impl Reply {
         let mut line = String::new();
         loop {
             line.clear();
-            let read = self.reader.read_line(&mut line).map_err(|error| broken(&self.path, &error))?;
+            let read = self
+                .reader
+                .read_line(&mut line)
+                .map_err(|error| broken(&self.path, &error))?;
             match line.trim_end() {
-                _ if self.status != 200 && read > 0 && line.starts_with('{') => return Err(refused(&self.path, &line)),
+                _ if self.status != 200 && read > 0 && line.starts_with('{') => {
+                    return Err(refused(&self.path, &line));
+                }
                 _ if read == 0 => return Ok(false),
                 "data: [DONE]" => return Ok(false),
-                text if text.starts_with("data: {\"error\"") => return Err(refused(&self.path, text)),
+                text if text.starts_with("data: {\"error\"") => {
+                    return Err(refused(&self.path, text));
+                }
                 text if text.starts_with("data: ") => return Ok(true),
                 _ => {}
             }
@@ -72,11 +95,19 @@ impl Reply {
 }
 
 fn broken(path: &str, error: &Error) -> Failure {
-    Failure::Usage { message: format!("{path}: the server went away: {error}"), hint: "look whether memory ran out".into() }
+    Failure::Usage {
+        message: format!("{path}: the server went away: {error}"),
+        hint: "look whether memory ran out".into(),
+    }
 }
 
 fn refused(path: &str, said: &str) -> Failure {
     let error = said.trim_start_matches("data: ").trim();
-    let told = serde_json::from_str::<Value>(error).ok().and_then(|value| Some(value["error"]["message"].as_str()?.to_owned()));
-    Failure::Usage { message: format!("{path}: {}", told.unwrap_or_else(|| error.into())), hint: "the server says what it needs".into() }
+    let told = serde_json::from_str::<Value>(error)
+        .ok()
+        .and_then(|value| Some(value["error"]["message"].as_str()?.to_owned()));
+    Failure::Usage {
+        message: format!("{path}: {}", told.unwrap_or_else(|| error.into())),
+        hint: "the server says what it needs".into(),
+    }
 }

@@ -12,9 +12,12 @@ use crate::{Outcome, out};
 
 /// Time drawing tokens for many sequences side by side that share a prefix
 ///
-/// What generating, filtering and labelling do. Prefix and beginnings are random tokens; the model needs no tokenizer.
+/// What generating, filtering and labelling do. Prefix and beginnings are random tokens; the model
+/// needs no tokenizer.
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  translora bench generate -m base.gguf --width 31 --prefix 256 --json")]
+#[command(
+    after_help = "Example:\n  translora bench generate -m base.gguf --width 31 --prefix 256 --json"
+)]
 pub struct Generate {
     /// Base model (GGUF)
     #[arg(short, long, value_name = "M.gguf")]
@@ -40,7 +43,8 @@ pub struct Generate {
     #[arg(short, long, value_name = "N", default_value_t = 0, value_parser = between::<0, 1024>)]
     threads: usize,
 
-    /// Leave the weights as they lie in the file, as a transfer with --memory does; ggml has faster products for some types laid out anew
+    /// Leave the weights as they lie in the file, as a transfer with --memory does; ggml has faster
+    /// products for some types laid out anew
     #[arg(long)]
     no_repack: bool,
 
@@ -48,7 +52,8 @@ pub struct Generate {
     #[arg(long)]
     native: bool,
 
-    /// Use these instructions in our kernels and none beyond, to measure what another processor would do (ggml keeps its own)
+    /// Use these instructions in our kernels and none beyond, to measure what another processor
+    /// would do (ggml keeps its own)
     #[arg(long, value_name = "LEVEL", value_parser = bench::LEVELS)]
     kernels: Option<String>,
 
@@ -56,7 +61,8 @@ pub struct Generate {
     #[arg(long, visible_alias = "n-gpu-layers", value_name = "N", default_value = "all", value_parser = gpu_layers, allow_negative_numbers = true)]
     gpu_layers: i32,
 
-    /// Devices to run on (also written -dev), as `translora inspect --list-devices` lists them, or `none` for the CPU alone
+    /// Devices to run on (also written -dev), as `translora inspect --list-devices` lists them, or
+    /// `none` for the CPU alone
     #[arg(long, value_name = "NAMES")]
     device: Option<String>,
 }
@@ -85,7 +91,10 @@ impl Generate {
             device: self.device,
         };
         let report = bench::generate(&spec, &SystemClock::default(), Processor::known())?;
-        let told = Told { peak_bytes: out::memory_bytes_max(), report };
+        let told = Told {
+            peak_bytes: out::memory_bytes_max(),
+            report,
+        };
         crate::report(talk, &told, || out::columns(&rows(&told)))?;
         Ok(Outcome::Done)
     }
@@ -94,15 +103,39 @@ impl Generate {
 fn rows(told: &Told) -> Vec<(String, String)> {
     let GenerateReport { plan, .. } = &told.report;
     let rate = |speed: f64| format!("{speed:.1}");
-    let work = format!("{} tokens each of {} sequences over {}, temperature {}", plan.tokens, plan.width, plan.prefix, plan.temperature);
+    let work = format!(
+        "{} tokens each of {} sequences over {}, temperature {}",
+        plan.tokens, plan.width, plan.prefix, plan.temperature
+    );
     vec![
         ("model".into(), plan.model.clone()),
-        ("machine".into(), format!("{}, {} threads", plan.device, plan.threads)),
+        (
+            "machine".into(),
+            format!("{}, {} threads", plan.device, plan.threads),
+        ),
         ("work".into(), work),
         ("tokens/s".into(), rate(told.report.tokens_per_second)),
-        ("tokens/CPU s".into(), told.report.tokens_per_cpu_second.map_or("not known".into(), rate)),
-        ("prefix tokens/s".into(), rate(told.report.prefix_tokens_per_second)),
-        ("step".into(), format!("{:.2} ms, {:.2} of them choosing tokens", told.report.step_ms, told.report.draw_ms)),
-        ("peak memory".into(), told.peak_bytes.map_or("not known".into(), |bytes| format!("{} MiB", bytes >> 20))),
+        (
+            "tokens/CPU s".into(),
+            told.report
+                .tokens_per_cpu_second
+                .map_or("not known".into(), rate),
+        ),
+        (
+            "prefix tokens/s".into(),
+            rate(told.report.prefix_tokens_per_second),
+        ),
+        (
+            "step".into(),
+            format!(
+                "{:.2} ms, {:.2} of them choosing tokens",
+                told.report.step_ms, told.report.draw_ms
+            ),
+        ),
+        (
+            "peak memory".into(),
+            told.peak_bytes
+                .map_or("not known".into(), |bytes| format!("{} MiB", bytes >> 20)),
+        ),
     ]
 }

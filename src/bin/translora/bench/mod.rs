@@ -48,7 +48,8 @@ impl Processor {
         Self::read().map(|_| &Self as &dyn Clock)
     }
 
-    /// source: proc(5): user time and system time stand twelve and thirteen fields behind the name, in hundredths of a second
+    /// source: proc(5): user time and system time stand twelve and thirteen fields behind the name,
+    /// in hundredths of a second
     fn read() -> Option<Duration> {
         let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
         let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);

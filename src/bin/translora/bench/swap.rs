@@ -25,10 +25,12 @@ const NAME: &str = "adapter";
 
 /// Time the exchange of an adapter in a server while a stream runs
 ///
-/// Starts `translora serve` in this process. Each swap is compared with what the same stream does just before it, for as long, and with a
-/// request on the adapter that is live already.
+/// Starts `translora serve` in this process. Each swap is compared with what the same stream does
+/// just before it, for as long, and with a request on the adapter that is live already.
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  translora bench swap -m base.gguf --lora a.gguf --lora b.gguf --swaps 20 --json")]
+#[command(
+    after_help = "Example:\n  translora bench swap -m base.gguf --lora a.gguf --lora b.gguf --swaps 20 --json"
+)]
 pub struct Swap {
     /// Base model (GGUF)
     #[arg(short, long, value_name = "M.gguf")]
@@ -55,12 +57,14 @@ struct Measured {
     /// The longest gap of the stream in a stretch as long as the swap, and during the swap.
     quiet: f64,
     pause: f64,
-    /// The longest gap beside a request on the adapter that the stream has, and beside the first on the new one.
+    /// The longest gap beside a request on the adapter that the stream has, and beside the first on
+    /// the new one.
     beside_same: f64,
     beside_first: f64,
     /// From the request to swap to its answer, which comes when the adapter is live.
     live: f64,
-    /// One token on the adapter that is live already, and the first of the new one, asked for at once.
+    /// One token on the adapter that is live already, and the first of the new one, asked for at
+    /// once.
     token: f64,
     first: f64,
 }
@@ -100,7 +104,12 @@ impl Swap {
         let (folder, files) = self.files()?;
         let adapter_bytes = std::fs::metadata(&self.lora[0]).map_or(0, |file| file.len());
         let engine = job::engine()?;
-        let server = Server::start(engine.as_ref(), self.config(folder), Arc::new(SystemClock::default()), Arc::new(|_: &str| {}))?;
+        let server = Server::start(
+            engine.as_ref(),
+            self.config(folder),
+            Arc::new(SystemClock::default()),
+            Arc::new(|_: &str| {}),
+        )?;
         let address = server.addresses()[0];
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let mut measured = Vec::with_capacity(self.swaps);
@@ -124,15 +133,32 @@ impl Swap {
 
     /// The folder of the two adapters, and their names in it.
     fn files(&self) -> Result<(PathBuf, [String; 2]), Failure> {
-        let wrong = |message: String| Failure::Usage { message, hint: "give --lora twice, with two files of one folder".into() };
-        let [first, second] = &self.lora[..] else { return Err(wrong(format!("{} adapters are named", self.lora.len()))) };
-        let whole = |path: &PathBuf| path.canonicalize().map_err(|error| wrong(format!("{}: {error}", path.display())));
+        let wrong = |message: String| Failure::Usage {
+            message,
+            hint: "give --lora twice, with two files of one folder".into(),
+        };
+        let [first, second] = &self.lora[..] else {
+            return Err(wrong(format!("{} adapters are named", self.lora.len())));
+        };
+        let whole = |path: &PathBuf| {
+            path.canonicalize()
+                .map_err(|error| wrong(format!("{}: {error}", path.display())))
+        };
         let (first, second) = (whole(first)?, whole(second)?);
         let folder = first.parent().unwrap_or(Path::new("/")).to_owned();
         if second.parent() != Some(&folder) {
-            return Err(wrong(format!("{} and {} lie in two folders", first.display(), second.display())));
+            return Err(wrong(format!(
+                "{} and {} lie in two folders",
+                first.display(),
+                second.display()
+            )));
         }
-        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = |path: &Path| {
+            path.file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned()
+        };
         Ok((folder, [name(&first), name(&second)]))
     }
 
@@ -168,8 +194,14 @@ fn token(address: SocketAddr) -> Result<(), Failure> {
     post(address, "/v1/completions", &body)?.done()
 }
 
-/// Put a file in the place of the adapter beside a stream that began under it. `stretch`: how long the last one took.
-fn swap(address: SocketAddr, clock: &Arc<dyn Clock>, file: &str, stretch: Duration) -> Result<Measured, Failure> {
+/// Put a file in the place of the adapter beside a stream that began under it. `stretch`: how long
+/// the last one took.
+fn swap(
+    address: SocketAddr,
+    clock: &Arc<dyn Clock>,
+    file: &str,
+    stretch: Duration,
+) -> Result<Measured, Failure> {
     let body = json!({
         "model": NAME, "prompt": "Once upon a time", "stream": true, "ignore_eos": true, "temperature": 0, "max_tokens": 1_000_000,
     });
@@ -187,7 +219,12 @@ fn swap(address: SocketAddr, clock: &Arc<dyn Clock>, file: &str, stretch: Durati
     let heard_same = clock.elapsed();
     stream.wait(1)?;
     let asked = clock.elapsed();
-    post(address, "/v1/load_lora_adapter", &json!({ "lora_name": NAME, "lora_path": file, "load_inplace": true }))?.done()?;
+    post(
+        address,
+        "/v1/load_lora_adapter",
+        &json!({ "lora_name": NAME, "lora_path": file, "load_inplace": true }),
+    )?
+    .done()?;
     let live = clock.elapsed();
     stream.wait(1)?;
     let asked_first = clock.elapsed();
@@ -214,7 +251,11 @@ fn longest(gaps: &[f64]) -> f64 {
 
 fn report(all: &[Measured], adapter_bytes: u64, threads: usize) -> Report {
     let of = |what: fn(&Measured) -> f64| all.iter().map(what).collect::<Vec<f64>>();
-    let step = median(&all.iter().flat_map(|one| one.gaps.iter().copied()).collect::<Vec<f64>>());
+    let step = median(
+        &all.iter()
+            .flat_map(|one| one.gaps.iter().copied())
+            .collect::<Vec<f64>>(),
+    );
     Report {
         step_ms: step,
         pause_ms: median(&of(|one| one.pause)),
@@ -238,15 +279,45 @@ fn rows(report: &Report) -> Vec<(String, String)> {
     let ms = |time: f64| format!("{time:.1} ms");
     let most = |median: f64, most: f64| format!("{median:.1} ms, {most:.1} at the most");
     vec![
-        ("swaps".into(), format!("{} of an adapter of {:.1} MB", report.swaps, report.adapter_bytes as f64 / 1e6)),
+        (
+            "swaps".into(),
+            format!(
+                "{} of an adapter of {:.1} MB",
+                report.swaps,
+                report.adapter_bytes as f64 / 1e6
+            ),
+        ),
         ("step of the stream".into(), ms(report.step_ms)),
-        ("longest gap, nothing beside".into(), most(report.quiet_ms, report.quiet_ms_max)),
-        ("longest gap in a swap".into(), most(report.pause_ms, report.pause_ms_max)),
+        (
+            "longest gap, nothing beside".into(),
+            most(report.quiet_ms, report.quiet_ms_max),
+        ),
+        (
+            "longest gap in a swap".into(),
+            most(report.pause_ms, report.pause_ms_max),
+        ),
         ("more by".into(), format!("{:.2} steps", report.pause_steps)),
         ("from asked to live".into(), ms(report.live_ms)),
-        ("from asked to first token".into(), ms(report.first_token_ms)),
-        ("a token of the new adapter".into(), format!("{}, the stream's gap {}", ms(report.ask_new_ms), ms(report.gap_beside_new_ms))),
-        ("a token of the old adapter".into(), format!("{}, the stream's gap {}", ms(report.ask_same_ms), ms(report.gap_beside_same_ms))),
+        (
+            "from asked to first token".into(),
+            ms(report.first_token_ms),
+        ),
+        (
+            "a token of the new adapter".into(),
+            format!(
+                "{}, the stream's gap {}",
+                ms(report.ask_new_ms),
+                ms(report.gap_beside_new_ms)
+            ),
+        ),
+        (
+            "a token of the old adapter".into(),
+            format!(
+                "{}, the stream's gap {}",
+                ms(report.ask_same_ms),
+                ms(report.gap_beside_same_ms)
+            ),
+        ),
     ]
 }
 
@@ -256,9 +327,27 @@ mod tests {
 
     #[test]
     fn pauses_are_compared_with_what_was_before_them() {
-        let one = |quiet, pause| Measured { gaps: vec![10.0, 12.0, 10.0], quiet, pause, live: 30.0, first: 5.0, ..Measured::default() };
+        let one = |quiet, pause| Measured {
+            gaps: vec![10.0, 12.0, 10.0],
+            quiet,
+            pause,
+            live: 30.0,
+            first: 5.0,
+            ..Measured::default()
+        };
         let report = report(&[one(11.0, 21.0), one(13.0, 14.0), one(12.0, 17.0)], 1, 1);
-        assert_eq!((report.step_ms, report.pause_ms, report.quiet_ms, report.pause_steps), (10.0, 17.0, 12.0, 0.5));
-        assert_eq!((report.pause_ms_max, report.first_token_ms, report.swaps), (21.0, 35.0, 3));
+        assert_eq!(
+            (
+                report.step_ms,
+                report.pause_ms,
+                report.quiet_ms,
+                report.pause_steps
+            ),
+            (10.0, 17.0, 12.0, 0.5)
+        );
+        assert_eq!(
+            (report.pause_ms_max, report.first_token_ms, report.swaps),
+            (21.0, 35.0, 3)
+        );
     }
 }

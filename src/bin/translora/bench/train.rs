@@ -13,9 +13,12 @@ use crate::{Outcome, out};
 
 /// Time training steps on random tokens
 ///
-/// An adapter on all linear modules, one sequence a step, the loss taken in its second half. The model needs no tokenizer.
+/// An adapter on all linear modules, one sequence a step, the loss taken in its second half. The
+/// model needs no tokenizer.
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  translora bench train -m base.gguf --tokens 512 --steps 5 --json")]
+#[command(
+    after_help = "Example:\n  translora bench train -m base.gguf --tokens 512 --steps 5 --json"
+)]
 pub struct Train {
     /// Base model (GGUF)
     #[arg(short, long, value_name = "M.gguf")]
@@ -41,11 +44,13 @@ pub struct Train {
     #[arg(long, visible_alias = "n-gpu-layers", value_name = "N", default_value = "all", value_parser = gpu_layers, allow_negative_numbers = true)]
     gpu_layers: i32,
 
-    /// Devices to run on (also written -dev), as `translora inspect --list-devices` lists them, or `none` for the CPU alone
+    /// Devices to run on (also written -dev), as `translora inspect --list-devices` lists them, or
+    /// `none` for the CPU alone
     #[arg(long, value_name = "NAMES")]
     device: Option<String>,
 
-    /// The most that the process may hold, the model among it, such as 512MiB or 2GiB; steps are laid out to stay below it
+    /// The most that the process may hold, the model among it, such as 512MiB or 2GiB; steps are
+    /// laid out to stay below it
     #[arg(long, value_name = "SIZE", value_parser = memory)]
     memory: Option<usize>,
 
@@ -53,7 +58,8 @@ pub struct Train {
     #[arg(long, value_enum, default_value_t = Mode::Fast)]
     mode: Mode,
 
-    /// Use these instructions in our kernels and none beyond, to measure what another processor would do (ggml keeps its own)
+    /// Use these instructions in our kernels and none beyond, to measure what another processor
+    /// would do (ggml keeps its own)
     #[arg(long, value_name = "LEVEL", value_parser = bench::LEVELS)]
     kernels: Option<String>,
 
@@ -99,15 +105,29 @@ impl Train {
             kernels: bench::level(self.kernels.as_deref()),
             memory: self.memory,
         };
-        let done = bench::train(&spec, &SystemClock::default(), Processor::known()).map_err(|error| match error {
-            EngineError::TooLarge(message) => {
-                Failure::Usage { message, hint: "allow more with --memory, lower --rank, or train fewer --tokens".into() }
-            }
-            error => error.into(),
-        })?;
-        let told = Told { peak_bytes: out::memory_bytes_max(), report: done };
-        let shown = usize::from(!told.report.placement.is_empty()) * if talk.verbose { usize::MAX } else { 1 };
-        told.report.placement.iter().take(shown).filter(|_| !talk.quiet).for_each(|line| out::say(line));
+        let done =
+            bench::train(&spec, &SystemClock::default(), Processor::known()).map_err(|error| {
+                match error {
+                    EngineError::TooLarge(message) => Failure::Usage {
+                        message,
+                        hint: "allow more with --memory, lower --rank, or train fewer --tokens"
+                            .into(),
+                    },
+                    error => error.into(),
+                }
+            })?;
+        let told = Told {
+            peak_bytes: out::memory_bytes_max(),
+            report: done,
+        };
+        let shown = usize::from(!told.report.placement.is_empty())
+            * if talk.verbose { usize::MAX } else { 1 };
+        told.report
+            .placement
+            .iter()
+            .take(shown)
+            .filter(|_| !talk.quiet)
+            .for_each(|line| out::say(line));
         crate::report(talk, &told, || out::columns(&rows(&told)))?;
         Ok(Outcome::Done)
     }
@@ -122,23 +142,61 @@ struct Told {
 }
 
 fn rows(told: &Told) -> Vec<(String, String)> {
-    let BenchReport { plan, share, operations, .. } = &told.report;
+    let BenchReport {
+        plan,
+        share,
+        operations,
+        ..
+    } = &told.report;
     let percent = |part: f64| format!("{:.1} %", 100.0 * part);
     let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
     let mut rows = vec![
         ("model".into(), plan.model.clone()),
-        ("kernel".into(), format!("{} ({}), {}, {} threads", plan.kernel, plan.mode, plan.device, plan.threads)),
-        ("tokens/s".into(), format!("{:.1}", told.report.tokens_per_second)),
-        ("tokens/CPU s".into(), told.report.tokens_per_cpu_second.map_or("not known".into(), |speed| format!("{speed:.1}"))),
-        ("peak memory".into(), told.peak_bytes.map_or("not known".into(), mib)),
+        (
+            "kernel".into(),
+            format!(
+                "{} ({}), {}, {} threads",
+                plan.kernel, plan.mode, plan.device, plan.threads
+            ),
+        ),
+        (
+            "tokens/s".into(),
+            format!("{:.1}", told.report.tokens_per_second),
+        ),
+        (
+            "tokens/CPU s".into(),
+            told.report
+                .tokens_per_cpu_second
+                .map_or("not known".into(), |speed| format!("{speed:.1}")),
+        ),
+        (
+            "peak memory".into(),
+            told.peak_bytes.map_or("not known".into(), mib),
+        ),
         ("predicted".into(), mib(told.report.predicted_bytes as u64)),
-        ("kept".into(), format!("{} of the forward pass, {} MiB for the loss", plan.keep, plan.loss_bytes >> 20)),
+        (
+            "kept".into(),
+            format!(
+                "{} of the forward pass, {} MiB for the loss",
+                plan.keep,
+                plan.loss_bytes >> 20
+            ),
+        ),
         ("trainer".into(), mib(told.report.trainer_bytes as u64)),
     ];
-    let parts = [("forward", share.forward), ("loss", share.loss), ("backward", share.backward), ("optimizer", share.optimizer)];
+    let parts = [
+        ("forward", share.forward),
+        ("loss", share.loss),
+        ("backward", share.backward),
+        ("optimizer", share.optimizer),
+    ];
     rows.extend(parts.map(|(name, part)| (name.to_owned(), percent(part))));
     let mut slowest: Vec<_> = operations.iter().collect();
     slowest.sort_by(|a, b| b.1.total_cmp(a.1));
-    rows.extend(slowest.into_iter().map(|(name, part)| (format!("  {name}"), percent(*part))));
+    rows.extend(
+        slowest
+            .into_iter()
+            .map(|(name, part)| (format!("  {name}"), percent(*part))),
+    );
     rows
 }

@@ -34,7 +34,11 @@ struct Llama {
 pub fn look() -> Machine {
     Machine {
         version: env!("CARGO_PKG_VERSION"),
-        engine: if cfg!(feature = "ggml") { "ggml" } else { "toy" },
+        engine: if cfg!(feature = "ggml") {
+            "ggml"
+        } else {
+            "toy"
+        },
         processor: processor(),
         instructions: instructions(),
         built_for: built_for(),
@@ -49,15 +53,29 @@ pub fn look() -> Machine {
 #[cfg(feature = "ggml")]
 fn llama() -> Option<Llama> {
     Some(match translora::engine::ggml::GgmlEngine::new() {
-        Err(error) => {
-            Llama { ggml_version: String::new(), llama_built_for: String::new(), devices: Vec::new(), problem: Some(error.to_string()) }
-        }
+        Err(error) => Llama {
+            ggml_version: String::new(),
+            llama_built_for: String::new(),
+            devices: Vec::new(),
+            problem: Some(error.to_string()),
+        },
         Ok(engine) => {
             let told = |device: translora::engine::ggml::DeviceInfo| {
-                format!("{} {} ({} MiB, {} free)", device.kind, device.description, device.memory_total >> 20, device.memory_free >> 20)
+                format!(
+                    "{} {} ({} MiB, {} free)",
+                    device.kind,
+                    device.description,
+                    device.memory_total >> 20,
+                    device.memory_free >> 20
+                )
             };
             let devices = engine.devices().into_iter().map(told).collect();
-            Llama { ggml_version: engine.ggml_version(), llama_built_for: engine.system_info(), devices, problem: None }
+            Llama {
+                ggml_version: engine.ggml_version(),
+                llama_built_for: engine.system_info(),
+                devices,
+                problem: None,
+            }
         }
     })
 }
@@ -70,15 +88,25 @@ fn llama() -> Option<Llama> {
 /// The name that the system gives the processor; its architecture where it gives none.
 fn processor() -> String {
     let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
-    name.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned())
+    let name = cpus
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    name.map_or_else(
+        || std::env::consts::ARCH.to_owned(),
+        |(_, name)| name.trim().to_owned(),
+    )
 }
 
 /// source: proc(5). units: bytes
 fn memory(field: &str) -> Option<u64> {
     let all = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = all.lines().find_map(|line| line.strip_prefix(field))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+    line.trim()
+        .strip_suffix("kB")?
+        .trim()
+        .parse::<u64>()
+        .ok()
+        .map(|kib| kib * 1024)
 }
 
 /// Features as the compiler names them, those that are there.
@@ -110,7 +138,16 @@ fn instructions() -> Vec<&'static str> {
 #[cfg(target_arch = "aarch64")]
 fn instructions() -> Vec<&'static str> {
     use std::arch::is_aarch64_feature_detected;
-    there!(is_aarch64_feature_detected, "neon", "dotprod", "fp16", "i8mm", "bf16", "sve", "sve2")
+    there!(
+        is_aarch64_feature_detected,
+        "neon",
+        "dotprod",
+        "fp16",
+        "i8mm",
+        "bf16",
+        "sve",
+        "sve2"
+    )
 }
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
@@ -124,5 +161,19 @@ fn built_for() -> Vec<&'static str> {
             cfg!(target_feature = $name)
         };
     }
-    there!(built, "avx2", "fma", "f16c", "bmi2", "avx512f", "avx512bw", "avx512vl", "avx512vnni", "avx512bf16", "neon", "dotprod", "i8mm")
+    there!(
+        built,
+        "avx2",
+        "fma",
+        "f16c",
+        "bmi2",
+        "avx512f",
+        "avx512bw",
+        "avx512vl",
+        "avx512vnni",
+        "avx512bf16",
+        "neon",
+        "dotprod",
+        "i8mm"
+    )
 }

@@ -18,9 +18,9 @@ mod machine;
 
 /// Say what this machine has, and judge a plugin build
 ///
-/// Tells the processor, memory, devices and llama.cpp of this build. With a library, it is also judged by the C ABI that
-/// `translora.h` lays down: each check runs in a process of its own, so that a crash or a hang is a result like any other. The exit status is
-/// 1 if a check fails.
+/// Tells the processor, memory, devices and llama.cpp of this build. With a library, it is also
+/// judged by the C ABI that `translora.h` lays down: each check runs in a process of its own, so
+/// that a crash or a hang is a result like any other. The exit status is 1 if a check fails.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  translora doctor\n  translora doctor libtranslora.so --json")]
 pub struct Doctor {
@@ -98,33 +98,72 @@ impl Doctor {
             && !library.is_file()
         {
             let message = format!("{}: there is no such file", library.display());
-            return Err(Failure::Usage { message, hint: "give the path of a libtranslora".into() });
+            return Err(Failure::Usage {
+                message,
+                hint: "give the path of a libtranslora".into(),
+            });
         }
         let seen = self.child(MACHINE)?;
         let machine = match &seen {
             Verdict::Passed(said) => serde_json::from_str(said).unwrap_or_default(),
-            other => serde_json::json!({ "problem": format!("looking at the machine {}: {}", other.words().0, other.words().1) }),
+            other => {
+                serde_json::json!({ "problem": format!("looking at the machine {}: {}", other.words().0, other.words().1) })
+            }
         };
-        let checks = if self.library.is_some() { self.judge()? } else { Vec::new() };
-        let conforms = self.library.is_some().then(|| checks.iter().all(|checked| checked.verdict.is_good()));
-        let report = Report { machine, library: self.library, conforms, checks };
+        let checks = if self.library.is_some() {
+            self.judge()?
+        } else {
+            Vec::new()
+        };
+        let conforms = self
+            .library
+            .is_some()
+            .then(|| checks.iter().all(|checked| checked.verdict.is_good()));
+        let report = Report {
+            machine,
+            library: self.library,
+            conforms,
+            checks,
+        };
         // Not `crate::report`: it adds this process's memory, which nobody asked for.
-        let object = serde_json::to_value(&report).map_err(|error| Failure::Bug(error.to_string()))?;
-        out::data(&if talk.json { object.to_string() } else { lines(&report).join("\n") })?;
+        let object =
+            serde_json::to_value(&report).map_err(|error| Failure::Bug(error.to_string()))?;
+        out::data(&if talk.json {
+            object.to_string()
+        } else {
+            lines(&report).join("\n")
+        })?;
         let good = seen.is_good() && conforms != Some(false);
-        Ok(if good { Outcome::Done } else { Outcome::Refused })
+        Ok(if good {
+            Outcome::Done
+        } else {
+            Outcome::Refused
+        })
     }
 
     fn judge(&self) -> Result<Vec<Checked>, Failure> {
-        CHECKS.iter().map(|check| Ok(Checked { name: check.name, what: check.what, verdict: self.child(check.name)? })).collect()
+        CHECKS
+            .iter()
+            .map(|check| {
+                Ok(Checked {
+                    name: check.name,
+                    what: check.what,
+                    verdict: self.child(check.name)?,
+                })
+            })
+            .collect()
     }
 
     /// Do one thing here and print what came of it.
     fn probe(&self, name: &str) -> Result<Outcome, Failure> {
-        let verdict = match (CHECKS.iter().find(|check| check.name == name), &self.library) {
-            _ if name == MACHINE => {
-                Verdict::Passed(serde_json::to_string(&machine::look()).map_err(|error| Failure::Bug(error.to_string()))?)
-            }
+        let verdict = match (
+            CHECKS.iter().find(|check| check.name == name),
+            &self.library,
+        ) {
+            _ if name == MACHINE => Verdict::Passed(
+                serde_json::to_string(&machine::look())
+                    .map_err(|error| Failure::Bug(error.to_string()))?,
+            ),
             (Some(check), Some(library)) => match check.run(library) {
                 Ok(Seen::Right(said)) => Verdict::Passed(said),
                 Ok(Seen::Absent) => Verdict::Absent,
@@ -132,19 +171,30 @@ impl Doctor {
             },
             _ => return Err(Failure::Bug(format!("there is no check {name:?}"))),
         };
-        out::data(&serde_json::to_string(&verdict).map_err(|error| Failure::Bug(error.to_string()))?)?;
+        out::data(
+            &serde_json::to_string(&verdict).map_err(|error| Failure::Bug(error.to_string()))?,
+        )?;
         Ok(Outcome::Done)
     }
 
     /// Run a probe in a child and make a verdict of whatever becomes of it.
     fn child(&self, probe: &str) -> Result<Verdict, Failure> {
-        let started = |error: std::io::Error| Failure::Bug(format!("the check {probe} does not start: {error}"));
+        let started = |error: std::io::Error| {
+            Failure::Bug(format!("the check {probe} does not start: {error}"))
+        };
         let program = std::env::current_exe().map_err(started)?;
         let mut command = Command::new(program);
-        command.args(["doctor", "--probe", probe]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .args(["doctor", "--probe", probe])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         command.args(self.library.as_deref().map(Path::as_os_str));
         let mut child = command.spawn().map_err(started)?;
-        let (stdout, stderr) = (last_line(child.stdout.take()), last_line(child.stderr.take()));
+        let (stdout, stderr) = (
+            last_line(child.stdout.take()),
+            last_line(child.stderr.take()),
+        );
         let looks = Duration::from_secs(self.limit as u64).as_millis() / LOOK_EVERY.as_millis();
         let mut status = None;
         for _ in 0..looks {
@@ -158,8 +208,12 @@ impl Doctor {
             child.kill().and_then(|()| child.wait()).map_err(started)?;
             return Ok(Verdict::Hung);
         };
-        let (said, last_words) = (stdout.join().unwrap_or_default(), stderr.join().unwrap_or_default());
-        // Only what was said to the end counts: a plugin may also end the process as if all were well.
+        let (said, last_words) = (
+            stdout.join().unwrap_or_default(),
+            stderr.join().unwrap_or_default(),
+        );
+        // Only what was said to the end counts: a plugin may also end the process as if all were
+        // well.
         match serde_json::from_str(&said) {
             Ok(verdict) if status.success() => Ok(verdict),
             _ => Ok(Verdict::Crashed(how(status, &last_words))),
@@ -175,7 +229,12 @@ fn last_line(stream: Option<impl Read + Send + 'static>) -> thread::JoinHandle<S
             _ = stream.read_to_end(&mut bytes);
         }
         let text = String::from_utf8_lossy(&bytes);
-        text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default().trim().to_owned()
+        text.lines()
+            .rev()
+            .find(|line| !line.trim().is_empty())
+            .unwrap_or_default()
+            .trim()
+            .to_owned()
     })
 }
 
@@ -190,16 +249,30 @@ fn how(status: ExitStatus, last_words: &str) -> String {
     };
     let end = match (status.signal(), status.code()) {
         (Some(signal), _) => format!("signal {signal}{name}"),
-        (None, code) => format!("the process ended by itself with {code:?}", code = code.unwrap_or(-1)),
+        (None, code) => format!(
+            "the process ended by itself with {code:?}",
+            code = code.unwrap_or(-1)
+        ),
     };
-    if last_words.is_empty() { end } else { format!("{end}; last words: {last_words}") }
+    if last_words.is_empty() {
+        end
+    } else {
+        format!("{end}; last words: {last_words}")
+    }
 }
 
 fn lines(report: &Report) -> Vec<String> {
     let mut lines = out::columns(&out::rows(&report.machine));
-    let Some(library) = &report.library else { return lines };
+    let Some(library) = &report.library else {
+        return lines;
+    };
     lines.push(String::new());
-    lines.push(format!("{}, judged by translora.h {}.{}", library.display(), translora_abi::c::ABI_MAJOR, translora_abi::c::ABI_MINOR));
+    lines.push(format!(
+        "{}, judged by translora.h {}.{}",
+        library.display(),
+        translora_abi::c::ABI_MAJOR,
+        translora_abi::c::ABI_MINOR
+    ));
     for checked in &report.checks {
         let (word, said) = checked.verdict.words();
         lines.push(format!("  {word:7}  {:12}  {}", checked.name, checked.what));
@@ -207,9 +280,16 @@ fn lines(report: &Report) -> Vec<String> {
             lines.push(format!("                         {said}"));
         }
     }
-    lines.push(match report.checks.iter().filter(|checked| !checked.verdict.is_good()).count() {
-        0 => "it conforms".into(),
-        n => format!("it does not conform: {n} of {} checks", report.checks.len()),
-    });
+    lines.push(
+        match report
+            .checks
+            .iter()
+            .filter(|checked| !checked.verdict.is_good())
+            .count()
+        {
+            0 => "it conforms".into(),
+            n => format!("it does not conform: {n} of {} checks", report.checks.len()),
+        },
+    );
     lines
 }

@@ -14,12 +14,23 @@ pub(super) fn load(subject: &Subject) -> Finding {
 
 pub(super) fn versions(subject: &Subject) -> Finding {
     // A second look at the same library.
-    let again = crate::host::Library::open(subject.library.path()).map_err(|error| error.to_string())?;
-    expect("the entry when asked twice", std::ptr::eq(again.entry, subject.entry()), true)?;
+    let again =
+        crate::host::Library::open(subject.library.path()).map_err(|error| error.to_string())?;
+    expect(
+        "the entry when asked twice",
+        std::ptr::eq(again.entry, subject.entry()),
+        true,
+    )?;
     for other in [0, c::ABI_MAJOR + 1, u32::MAX] {
-        expect(&format!("an entry for version {other}"), subject.library.speaks(other), false)?;
+        expect(
+            &format!("an entry for version {other}"),
+            subject.library.speaks(other),
+            false,
+        )?;
     }
-    Ok(Seen::Right("0, the next and the last are not spoken".into()))
+    Ok(Seen::Right(
+        "0, the next and the last are not spoken".into(),
+    ))
 }
 
 pub(super) fn life(subject: &Subject) -> Finding {
@@ -39,25 +50,54 @@ pub(super) fn stale(subject: &Subject) -> Finding {
     let gone = subject.create(null())?;
     expect("destroy", subject.destroy(gone)?, None)?;
     let other = subject.create(null())?;
-    for handle in [gone, null_mut(), std::ptr::without_provenance_mut(usize::MAX), std::ptr::without_provenance_mut(64)] {
+    for handle in [
+        gone,
+        null_mut(),
+        std::ptr::without_provenance_mut(usize::MAX),
+        std::ptr::without_provenance_mut(64),
+    ] {
         let mut info = blank(size_of::<c::Info>());
-        expect(&format!("info of {handle:?}"), subject.info(handle, &raw mut info)?, Some(Status::BadHandle))?;
+        expect(
+            &format!("info of {handle:?}"),
+            subject.info(handle, &raw mut info)?,
+            Some(Status::BadHandle),
+        )?;
         expect("info was written by a call that failed", info.abi_major, 77)?;
-        expect(&format!("destroy of {handle:?}"), subject.destroy(handle)?, Some(Status::BadHandle))?;
+        expect(
+            &format!("destroy of {handle:?}"),
+            subject.destroy(handle)?,
+            Some(Status::BadHandle),
+        )?;
     }
     expect("destroy of another", subject.destroy(other)?, None)?;
     Ok(Seen::Right("destroyed, null and made up".into()))
 }
 
 pub(super) fn nulls(subject: &Subject) -> Finding {
-    expect("create without an output", subject.create_into(null(), null_mut())?, Some(Status::InvalidArgument))?;
+    expect(
+        "create without an output",
+        subject.create_into(null(), null_mut())?,
+        Some(Status::InvalidArgument),
+    )?;
     let instance = subject.create(null())?;
-    expect("info without an output", subject.info(instance, null_mut())?, Some(Status::InvalidArgument))?;
+    expect(
+        "info without an output",
+        subject.info(instance, null_mut())?,
+        Some(Status::InvalidArgument),
+    )?;
     let destroy = subject.entry().destroy.ok_or("no destroy")?;
     // SAFETY: the header makes the error optional.
-    expect("destroy without an error", unsafe { destroy(instance, null_mut()) }, 0)?;
+    expect(
+        "destroy without an error",
+        unsafe { destroy(instance, null_mut()) },
+        0,
+    )?;
     // SAFETY: as above.
-    expect("destroy of nothing without an error", unsafe { destroy(null_mut(), null_mut()) }, Status::BadHandle as i32)?;
+    expect(
+        "destroy of nothing without an error",
+        unsafe { destroy(null_mut(), null_mut()) },
+        Status::BadHandle as i32,
+    )?;
     Ok(Seen::Right("outputs and errors".into()))
 }
 
@@ -67,12 +107,28 @@ pub(super) fn sizes(subject: &Subject) -> Finding {
     let mut table = [0x5a5a_5a5a_5a5a_5a5a_u64; 32];
     let whole = c::Host::empty();
     // SAFETY: the room is larger than the table, and aligned as it is.
-    unsafe { std::ptr::copy_nonoverlapping((&raw const whole).cast::<u64>(), table.as_mut_ptr(), size_of::<c::Host>() / 8) };
-    for (size, taken) in [(0, false), (4, false), (c::Host::SIZE_1_0 - 1, false), (c::Host::SIZE_1_0, true), (size_of_val(&table), true)] {
+    unsafe {
+        std::ptr::copy_nonoverlapping(
+            (&raw const whole).cast::<u64>(),
+            table.as_mut_ptr(),
+            size_of::<c::Host>() / 8,
+        )
+    };
+    for (size, taken) in [
+        (0, false),
+        (4, false),
+        (c::Host::SIZE_1_0 - 1, false),
+        (c::Host::SIZE_1_0, true),
+        (size_of_val(&table), true),
+    ] {
         // SAFETY: the first field of the table is struct_size.
         unsafe { table.as_mut_ptr().cast::<u32>().write(size as u32) };
         let answer = subject.create_into(table.as_ptr().cast(), &raw mut instance)?;
-        expect(&format!("create with a table of {size} bytes"), answer, (!taken).then_some(Status::InvalidArgument))?;
+        expect(
+            &format!("create with a table of {size} bytes"),
+            answer,
+            (!taken).then_some(Status::InvalidArgument),
+        )?;
         if taken {
             expect("destroy", subject.destroy(instance)?, None)?;
         }
@@ -80,7 +136,11 @@ pub(super) fn sizes(subject: &Subject) -> Finding {
     instance = subject.create(null())?;
     for size in [0, 4, 16] {
         let mut info = blank(size);
-        expect(&format!("info with {size} bytes"), subject.info(instance, &raw mut info)?, Some(Status::InvalidArgument))?;
+        expect(
+            &format!("info with {size} bytes"),
+            subject.info(instance, &raw mut info)?,
+            Some(Status::InvalidArgument),
+        )?;
         expect("info was written by a call that failed", info.abi_major, 77)?;
     }
     expect("destroy", subject.destroy(instance)?, None)?;
