@@ -209,6 +209,7 @@ fn finite(gguf: &Gguf<'_>) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::Blame;
 
     fn base() -> Base {
         let shapes = [
@@ -311,7 +312,7 @@ mod tests {
         for (parts, keys, said) in cases {
             let error = adapter(parts, keys).unwrap_err();
             assert!(
-                error.to_string().contains(said) && !error.hint().is_empty(),
+                error.to_string().contains(said) && error.remedy().is_some(),
                 "{said}: {error}"
             );
         }

@@ -151,6 +151,7 @@ pub fn read_bytes(path: &Path, bytes_max: u64) -> Result<Vec<u8>, KitError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::Blame;
     use translora_gguf::Writer;
 
     #[test]
@@ -175,7 +176,7 @@ mod tests {
         assert_eq!((bytes, header.tensors().len()), (file.len() as u64, 1));
         let error = read_header(&path, &limits(3 << 20)).unwrap_err();
         assert!(
-            matches!(error, KitError::LargeHeader { .. }) && error.hint().is_some(),
+            matches!(error, KitError::LargeHeader { .. }) && error.remedy().is_some(),
             "{error}"
         );
         std::fs::write(&path, &file[..file.len() - 1000]).unwrap();
