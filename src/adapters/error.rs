@@ -1,5 +1,7 @@
 use std::path::PathBuf;
 
+use translora_lora::LoraError;
+
 use super::Refused;
 use crate::kit::KitError;
 use crate::record::{Blame, Fault, Remedy, Step};
@@ -12,12 +14,9 @@ pub enum AdaptersError {
     NoBase,
     #[error(transparent)]
     File(#[from] KitError),
-    #[error("{adapter}: this adapter does not fit {base}: {reason}")]
-    NotFit {
-        adapter: PathBuf,
-        base: PathBuf,
-        reason: String,
-    },
+    /// It is no sound adapter, or none for the base that is served.
+    #[error("{path}: {source}")]
+    Adapter { path: PathBuf, source: LoraError },
     #[error("{path}: it changed after it was checked")]
     Changed { path: PathBuf },
     #[error("{name:?} is no name for an adapter: {reason}")]
@@ -43,7 +42,7 @@ impl Blame for AdaptersError {
             Self::File(error) => error.fault(),
             Self::Host { .. } => Fault::Machine,
             Self::NoBase
-            | Self::NotFit { .. }
+            | Self::Adapter { .. }
             | Self::Changed { .. }
             | Self::Name { .. }
             | Self::Full { .. }
@@ -57,7 +56,10 @@ impl Blame for AdaptersError {
         Some(match self {
             Self::NoBase => Step::NameBase.into(),
             Self::File(error) => return error.remedy(),
-            Self::NotFit { .. } => Remedy::or([Step::FittingAdapter.into(), Remedy::Inspect]),
+            Self::Adapter { source, .. } if source.is_about_the_base() => {
+                Remedy::or([Step::FittingAdapter.into(), Remedy::Inspect])
+            }
+            Self::Adapter { .. } => Remedy::or([Step::PlainAdapter.into(), Remedy::Inspect]),
             Self::Changed { .. } | Self::NoSuchSwap(_) => Step::PrepareAgain.into(),
             Self::Name { .. } => Remedy::takes("name", "1 to 128 printable characters"),
             Self::Full { .. } => Step::MakePlace.into(),

@@ -1,5 +1,7 @@
 use std::path::PathBuf;
 
+use translora_lora::LoraError;
+
 use crate::record::{Blame, Cancelled, Fault, Remedy, Step};
 
 /// Why a model could not do what a stage asked.
@@ -10,12 +12,12 @@ pub enum EngineError {
     Cancelled(#[from] Cancelled),
     #[error("{path}: cannot load this model: {reason}")]
     Model { path: PathBuf, reason: String },
-    #[error("{path}: this adapter does not fit {base}: {reason}")]
-    Adapter {
-        path: PathBuf,
-        base: PathBuf,
-        reason: String,
-    },
+    /// It is no sound adapter, or none for this base.
+    #[error("{path}: {source}")]
+    Adapter { path: PathBuf, source: LoraError },
+    /// It is sound and fits, and could not be loaded all the same.
+    #[error("{path}: cannot load this adapter: {reason}")]
+    AdapterLoad { path: PathBuf, reason: String },
     /// A backend of ggml that lies in a file of its own.
     #[error("{path}: cannot load this backend: {reason}")]
     Backend { path: PathBuf, reason: String },
@@ -69,6 +71,7 @@ impl Blame for EngineError {
             Self::Internal(_) => Fault::Bug,
             Self::Model { .. }
             | Self::Adapter { .. }
+            | Self::AdapterLoad { .. }
             | Self::Tokenizer { .. }
             | Self::SameFirstToken { .. }
             | Self::Template(_)
@@ -85,7 +88,12 @@ impl Blame for EngineError {
     fn remedy(&self) -> Option<Remedy> {
         let remedy = match self {
             Self::Model { .. } => Step::WholeModel.into(),
-            Self::Adapter { .. } => Step::FittingAdapter.into(),
+            Self::Adapter { source, .. } if source.is_about_the_base() => {
+                Step::FittingAdapter.into()
+            }
+            Self::Adapter { .. } | Self::AdapterLoad { .. } => {
+                Remedy::or([Step::PlainAdapter.into(), Remedy::Inspect])
+            }
             Self::Backend { .. } => Remedy::or([Step::BackendNeeds.into(), Step::NoBackend.into()]),
             Self::Io { .. } => Step::CheckPath.into(),
             Self::Tokenizer { .. } => {

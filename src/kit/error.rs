@@ -1,7 +1,7 @@
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use translora_gguf::GgufError;
+use translora_gguf::{FileError, GgufError};
 
 use crate::record::{Blame, ContentHash, Fault, Remedy, Step};
 
@@ -29,6 +29,8 @@ pub enum KitError {
         distinct: usize,
         needed: usize,
     },
+    #[error("{path}: this is {what}, and no file")]
+    NotAFile { path: PathBuf, what: &'static str },
     #[error("{path}: {bytes} bytes, at most {bytes_max} are read")]
     TooLarge {
         path: PathBuf,
@@ -88,6 +90,27 @@ pub enum LineFault {
     Repeated { first: usize },
 }
 
+impl KitError {
+    pub(crate) fn of_file(path: &Path, error: FileError) -> Self {
+        let path = path.to_owned();
+        match error {
+            FileError::NotAFile { what } => Self::NotAFile { path, what },
+            FileError::Gguf(source) => Self::Gguf { path, source },
+            FileError::TooLarge { bytes, bytes_max } => Self::TooLarge {
+                path,
+                bytes,
+                bytes_max,
+            },
+            FileError::LargeHeader { bytes_max } => Self::LargeHeader { path, bytes_max },
+            FileError::Io(source) => Self::Io { path, source },
+            other => Self::Io {
+                path,
+                source: io::Error::other(other),
+            },
+        }
+    }
+}
+
 impl Blame for KitError {
     fn fault(&self) -> Fault {
         match self {
@@ -99,6 +122,7 @@ impl Blame for KitError {
             | Self::TooManyRows { .. }
             | Self::SameSeeds { .. }
             | Self::TooFewRows { .. }
+            | Self::NotAFile { .. }
             | Self::TooLarge { .. }
             | Self::LargeHeader { .. }
             | Self::Gguf { .. }
@@ -116,7 +140,9 @@ impl Blame for KitError {
             Self::TooManyRows { .. } => Step::SplitFile.into(),
             Self::SameSeeds { .. } => Step::VariedSeeds.into(),
             Self::TooFewRows { .. } => Remedy::or([Step::MoreRows.into(), Remedy::fewer("seeds")]),
-            Self::TooLarge { .. } | Self::LargeHeader { .. } => Step::OtherFile.into(),
+            Self::NotAFile { .. } | Self::TooLarge { .. } | Self::LargeHeader { .. } => {
+                Step::OtherFile.into()
+            }
             Self::Gguf { .. } => Step::FetchAgain.into(),
             Self::NotAKit { .. } => Remedy::or([Remedy::MakeKit, Remedy::add("seeds")]),
             Self::Foreign { .. } => Remedy::or([Step::KitsOwn.into(), Remedy::add("seeds")]),

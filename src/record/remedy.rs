@@ -246,6 +246,7 @@ steps! {
     WholeModel: "fetch the model or convert it again: it must be a whole GGUF with a tokenizer and a chat template",
     OtherModel: "choose another base model",
     FittingAdapter: "use the base that this adapter was trained on, or an adapter that was trained on this base",
+    PlainAdapter: "use a plain LoRA adapter in GGUF",
     TrainedAdapter: "use an adapter that was trained: a fresh one, whose B is zero, has nothing to transfer",
     KitsOwn: "use the base and the adapter that the kit was made with",
     SamePlan: "use the same settings and files as before",

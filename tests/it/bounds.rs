@@ -1,6 +1,6 @@
 //! Where bounds are: see `src/record/limits.rs`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 
 use serde_json::Value;
@@ -9,7 +9,8 @@ use translora::pipeline::{self, Inputs};
 use translora::{record, serve};
 
 use crate::pipeline::{kit, plan, stopping, train};
-use crate::source::{code, files, tokens};
+use crate::source::{code, files, paths};
+use crate::walls::ROOMS;
 use crate::world::World;
 
 /// The names of the fields of a struct, from what `Debug` writes of it.
@@ -94,42 +95,49 @@ fn room(file: &str) -> &str {
 
 /// Constants `…_MAX` and `…_MIN` that are read in another room than their own. The program may
 /// read them: it says in its help what a room takes.
-fn shared(files: &[(String, String)]) -> Vec<String> {
-    let bounds = |token: &String| token.ends_with("_MAX") || token.ends_with("_MIN");
-    let mut homes = BTreeMap::<String, BTreeSet<&str>>::new();
-    let mut uses = Vec::new();
-    for (file, source) in files {
-        let tokens = tokens(&code(source));
-        for (i, token) in tokens.iter().enumerate().filter(|(_, token)| bounds(token)) {
-            if i > 0 && tokens[i - 1] == "const" {
-                homes.entry(token.clone()).or_default().insert(room(file));
-            } else {
-                uses.push((file, token.clone()));
-            }
-        }
-    }
-    let elsewhere = |(file, name): &&(&String, String)| {
-        homes
-            .get(name)
-            .is_some_and(|homes| !homes.contains(room(file)))
+fn shared(file: &str, source: &str) -> Vec<String> {
+    let paths = paths(&code(source));
+    let other = |name: &str| name != room(file) && ROOMS.iter().any(|(room, _)| *room == name);
+    let imported = |name: &str| {
+        paths
+            .iter()
+            .any(|path| path.len() == 2 && path[0] == "crate" && path[1] == name)
     };
-    uses.iter()
-        .filter(elsewhere)
-        .map(|(file, name)| format!("{file}: {name} is another room's: see src/record/limits.rs"))
+    let of_another = |path: &&Vec<String>| {
+        let name = path.last().expect("a path has segments");
+        (name.ends_with("_MAX") || name.ends_with("_MIN"))
+            && match path[0].as_str() {
+                "crate" => other(&path[1]),
+                first => other(first) && imported(first),
+            }
+    };
+    paths
+        .iter()
+        .filter(of_another)
+        .map(|path| format!("{file}: {}: see src/record/limits.rs", path.join("::")))
         .collect()
 }
 
 #[test]
 fn a_constant_bounds_its_own_room() {
-    let file = |path: &str, source: &str| (path.to_owned(), source.to_owned());
-    let bad = [
-        file("src/kit/mod.rs", "pub const ROWS_MAX: usize = 3;"),
-        file("src/kit/rows.rs", "use super::ROWS_MAX;"),
-        file("src/filter/mod.rs", "use crate::kit::ROWS_MAX;"),
+    let cases = [
+        ("src/kit/rows.rs", "use super::ROWS_MAX;", 0),
+        ("src/kit/rows.rs", "use crate::kit::{Seed, ROWS_MAX};", 0),
+        ("src/filter/mod.rs", "use crate::kit::{Seed, ROWS_MAX};", 1),
+        (
+            "src/filter/mod.rs",
+            "use crate::kit; f(kit::rows::ROWS_MIN);",
+            1,
+        ),
     ];
-    assert_eq!(shared(&bad).len(), 1);
+    for (file, source, found) in cases {
+        assert_eq!(shared(file, source).len(), found, "{file}: {source}");
+    }
     let mut rooms = files("src", &["rs"]);
     rooms.retain(|(file, _)| room(file) != "bin");
-    let found = shared(&rooms);
+    let found: Vec<String> = rooms
+        .iter()
+        .flat_map(|(file, source)| shared(file, source))
+        .collect();
     assert!(found.is_empty(), "{}", found.join("\n"));
 }

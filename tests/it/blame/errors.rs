@@ -17,6 +17,7 @@ use translora::publish::PublishError;
 use translora::record::{Blame, Cancelled, ContentHash, Fault, InJson, Remedy};
 use translora::serve::ServeError;
 use translora_gguf::GgufError;
+use translora_lora::LoraError;
 
 /// An enum of errors: its file, its name, and one value of each variant.
 pub struct Room(pub &'static str, pub &'static str, pub Vec<Box<dyn Blame>>);
@@ -53,8 +54,11 @@ fn engine() -> Room {
             E::Model { path, reason },
             E::Adapter {
                 path: "a.gguf".into(),
-                base: "m.gguf".into(),
-                reason: "of another width".into(),
+                source: LoraError::Activated,
+            },
+            E::AdapterLoad {
+                path: "a.gguf".into(),
+                reason: "llama.cpp refuses it".into(),
             },
             E::Backend {
                 path: "libggml-cuda.so".into(),
@@ -127,6 +131,10 @@ fn kit() -> [Room; 2] {
             path: path(),
             distinct: 1,
             needed: 2,
+        },
+        E::NotAFile {
+            path: path(),
+            what: "a folder",
         },
         E::TooLarge {
             path: path(),
@@ -327,10 +335,9 @@ fn adapters() -> Room {
             E::File(KitError::NoRows {
                 path: "a.gguf".into(),
             }),
-            E::NotFit {
-                adapter: "a.gguf".into(),
-                base: "m.gguf".into(),
-                reason: "of another width".into(),
+            E::Adapter {
+                path: "a.gguf".into(),
+                source: LoraError::Activated,
             },
             E::Changed {
                 path: "a.gguf".into(),
