@@ -13,12 +13,14 @@ use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{EngineError, Fault, Generate, GenerateRequest, Talk, With};
+use crate::engine::{Generate, GenerateRequest, Talk, With};
 use crate::kit::Seed;
 use crate::record::{Origin, Rng};
 
+mod error;
 mod vary;
 
+pub use error::GenerateError;
 use vary::{SPLICED_MAX, Units, redraw};
 
 /// Lines the header promises. source: Trans-LoRA shows five and asks for more.
@@ -127,39 +129,6 @@ pub enum Ask<'a> {
     Question(&'a str),
     /// The same of a model that was trained on what this run made.
     Tuned(&'a str),
-}
-
-/// Why nothing could be made up.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum GenerateError {
-    #[error("generating inputs: {0}")]
-    Engine(#[from] EngineError),
-    #[error("there are no seed inputs to start from")]
-    NoSeeds,
-}
-
-impl GenerateError {
-    pub fn is_cancelled(&self) -> bool {
-        matches!(self, Self::Engine(EngineError::Cancelled(_)))
-    }
-
-    pub fn fault(&self) -> Fault {
-        match self {
-            Self::Engine(error) => error.fault(),
-            Self::NoSeeds => Fault::Input,
-        }
-    }
-
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Engine(EngineError::Context { .. }) => {
-                Some("give a larger context with -c, or shorter seeds".into())
-            }
-            Self::Engine(_) => None,
-            Self::NoSeeds => Some("give at least one, better five".into()),
-        }
-    }
 }
 
 /// Draws inputs in rounds. A round depends on its number, the run's seed and what was adopted, so a

@@ -1,6 +1,6 @@
 use super::*;
-use crate::engine::Continuation;
-use crate::record::Cancel;
+use crate::engine::{Continuation, EngineError};
+use crate::record::{Blame, Cancel};
 
 /// Says what it was told to say, and notes what it was asked.
 struct Script {
@@ -222,7 +222,7 @@ fn cancel_and_no_seeds_are_errors() {
         )
         .unwrap_err();
     assert!(error.is_cancelled());
-    assert!(Generator::new(&[], settings()).is_err_and(|error| error.hint().is_some()));
+    assert!(Generator::new(&[], settings()).is_err_and(|error| error.remedy().is_some()));
 }
 
 #[test]

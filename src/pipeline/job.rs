@@ -10,9 +10,9 @@ use serde::de::DeserializeOwned;
 use super::journal::{Header, InJournal, Journal, Product};
 use super::{Context, Event, PipelineError, RecipePlan, Stage};
 use crate::distill::{Checkpoint, EarlyStop, Recipe, Run, StepLine, learning_rate};
-use crate::engine::{AdapterId, Engine, EngineError, Fault, LoraSpec, Model, OpenOptions, Talk};
+use crate::engine::{AdapterId, Engine, EngineError, LoraSpec, Model, OpenOptions, Talk};
 use crate::kit;
-use crate::record::{Cancel, ContentHash, Pair};
+use crate::record::{Blame, Cancel, ContentHash, Fault, Pair};
 
 /// Optimizer steps between checkpoints.
 const CHECKPOINT_EVERY: u64 = 25;

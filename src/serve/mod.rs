@@ -9,10 +9,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::record::Limits;
-
 mod error;
 mod http;
+mod limits;
 mod live;
 mod sampler;
 mod server;
@@ -22,6 +21,7 @@ mod transfers;
 mod worker;
 
 pub use error::ServeError;
+pub use limits::Limits;
 pub use server::Server;
 
 /// What to serve, and how.

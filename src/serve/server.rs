@@ -160,7 +160,7 @@ impl Server {
             port = address.port();
             if !address.ip().is_loopback() && self.app.config.api_key.is_none() {
                 (self.app.say)(&format!(
-                    "warning: whoever reaches {address} may ask and exchange adapters; --api-key lets in who has the key"
+                    "warning: whoever reaches {address} may ask and exchange adapters; an API key lets in only those who have it"
                 ));
             }
             self.addresses.push(address);

@@ -14,7 +14,7 @@ use translora::pipeline::{
 };
 use translora::record::{Cancel, Limits, Pair, TestClock};
 
-use crate::world::{World, write_rows};
+use crate::world::{World, remedy, write_rows};
 
 fn recipe(epochs: f32) -> RecipePlan {
     RecipePlan {
@@ -271,7 +271,7 @@ fn the_judge_measures_against_an_oracle_and_tells_which_answers_changed() {
     })
     .unwrap_err();
     assert!(
-        error.to_string().contains("--oracle") && error.hint().is_some(),
+        error.to_string().contains("oracle") && remedy(&error) == "add \"eval\"",
         "{error}"
     );
 }
@@ -435,8 +435,7 @@ fn a_transfer_stopped_in_any_stage_and_resumed_is_the_straight_run() {
             let error =
                 stopping(nth, |context| pipeline::transfer(&Toy, &plan, context)).expect_err(&name);
             assert!(
-                matches!(error, PipelineError::Cancelled)
-                    && error.hint().unwrap().contains("--resume"),
+                matches!(error, PipelineError::Cancelled) && remedy(&error).contains("resume"),
                 "{name}: {error}"
             );
             assert!(
@@ -446,8 +445,7 @@ fn a_transfer_stopped_in_any_stage_and_resumed_is_the_straight_run() {
             assert!(!world.path(&format!("{name}.gguf")).exists(), "{name}");
             let again = transfer(&plan).unwrap_err();
             assert!(
-                again.to_string().contains("unfinished run")
-                    && again.hint().unwrap().contains("--resume"),
+                again.to_string().contains("unfinished run") && remedy(&again).contains("resume"),
                 "{again}"
             );
             transfer(&TransferPlan {
@@ -645,11 +643,7 @@ fn training_that_diverges_is_kept_and_goes_on_with_a_lower_rate() {
     };
     let error = quietly(|context| pipeline::train(&Toy, &plan(0.01, false), context)).unwrap_err();
     assert!(error.to_string().contains("not finite"), "{error}");
-    assert!(
-        error.hint().unwrap().contains("--resume"),
-        "{:?}",
-        error.hint()
-    );
+    assert!(remedy(&error).contains("resume"), "{:?}", remedy(&error));
     assert!(
         world
             .path("wild.gguf.journal/distill.checkpoint.bin")

@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::source::{code, files, paths, root, tokens};
 
 /// Room → what it may import from other rooms: a whole room, or one noun of it.
-const ROOMS: &[(&str, &[&str])] = &[
+pub const ROOMS: &[(&str, &[&str])] = &[
     ("record", &[]),
     ("engine", &["record"]),
     ("kit", &["record", "engine"]),

@@ -2,8 +2,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use translora::record::{Limits, SystemClock};
-use translora::serve::{Config, Server};
+use translora::record::SystemClock;
+use translora::serve::{Config, Limits, Server};
 
 use crate::args::{between, gpu_layers};
 use crate::failure::Failure;

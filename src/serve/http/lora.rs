@@ -119,7 +119,7 @@ fn load_aside(app: &App, path: &FilePath) -> Result<Weights, ApiError> {
 fn within(app: &App, path: &str) -> Result<PathBuf, ApiError> {
     let Some(folder) = &app.config.folder else {
         return Err(ApiError::forbidden(
-            "this server loads no files: start it with --adapters DIR, and it loads those in that folder",
+            "this server loads no files: it was started without a folder of adapters",
         ));
     };
     let missing =

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use translora::engine::toy::Toy;
 use translora::engine::{Engine, OpenOptions, With};
-use translora::record::{Cancel, Limits, Pair, SystemClock};
-use translora::serve::{Config, Server};
+use translora::record::{Cancel, Pair, SystemClock};
+use translora::serve::{Config, Limits, Server};
 
 use crate::pipeline::train;
 use crate::world::{World, write_rows};

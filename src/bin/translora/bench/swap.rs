@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 use serde_json::json;
-use translora::record::{Clock, Limits, SystemClock};
-use translora::serve::{Config, Server};
+use translora::record::{Clock, SystemClock};
+use translora::serve::{Config, Limits, Server};
 
 use super::client::post;
 use super::median;
