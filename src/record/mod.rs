@@ -11,6 +11,7 @@ mod mersenne;
 mod origin;
 mod pair;
 mod question;
+mod restore;
 mod rng;
 mod words;
 
@@ -23,5 +24,6 @@ pub use mersenne::Mersenne;
 pub use origin::Origin;
 pub use pair::Pair;
 pub use question::Question;
+pub use restore::{Restore, Restored};
 pub use rng::Rng;
 pub use words::words_and_pairs;
