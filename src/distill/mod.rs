@@ -1,7 +1,7 @@
 //! Fit an adapter: batches, schedule, stopping, checkpoints.
 //!
-//! One recipe serves a source adapter, a discriminator and a transfer. Steps are asked of an
-//! engine's trainer by the index of an example; no tensor is ever seen here. A run that was stopped
+//! One recipe serves a source adapter, a discriminator and a transfer. An engine's trainer takes
+//! the steps, on examples by their index; no tensor is ever seen here. A run that was stopped
 //! continues from its checkpoint exactly.
 //!
 //! Refuses to know: where examples come from, where checkpoints are kept. Called by the pipeline;
@@ -10,11 +10,11 @@
 use std::io;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::engine::{EngineError, MemoryPlan, SoftLabels, Train, TrainerInfo};
 use crate::label::Labeled;
-use crate::record::{Blame, Cancel, Cancelled, Fault, Pair, Remedy, Step};
+use crate::record::{Blame, Cancel, Cancelled, Fault, Pair, Remedy, Restore, Restored, Step};
 
 mod course;
 mod probe;
@@ -28,10 +28,13 @@ pub use recipe::{EarlyStop, Recipe, Schedule, learning_rate};
 const CURVE_POINTS: usize = 100;
 
 /// An adapter fitted on the teacher's answers, which nobody has judged yet.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Trained {
+    /// Kept beside the rest, as a file that an engine can load.
+    #[serde(skip)]
     adapter: Vec<u8>,
     report: FitReport,
+    probes: Vec<Probe>,
 }
 
 impl Trained {
@@ -44,13 +47,31 @@ impl Trained {
         &self.report
     }
 
-    /// Read back what the journal kept; only the pipeline calls it.
-    pub(crate) fn replay(adapter: Vec<u8>, report: FitReport) -> Self {
-        Self { adapter, report }
+    /// What the trained graph says of the rows of [`Run::probed`].
+    pub fn probes(&self) -> &[Probe] {
+        &self.probes
     }
 }
 
-/// An adapter fitted on given pairs: a source adapter or a discriminator.
+/// A trained adapter, as the journal keeps it, without the bytes.
+#[derive(Deserialize)]
+struct Stored {
+    report: FitReport,
+    probes: Vec<Probe>,
+}
+
+impl Restored for Trained {
+    fn restore<'de, D: Deserializer<'de>>(from: D, right: Restore) -> Result<Self, D::Error> {
+        let Stored { report, probes } = Stored::deserialize(from)?;
+        Ok(Self {
+            adapter: right.bytes(),
+            report,
+            probes,
+        })
+    }
+}
+
+/// An adapter fitted on pairs: a source adapter or a discriminator.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fitted {
     pub adapter: Vec<u8>,
@@ -234,13 +255,13 @@ impl Blame for DistillError {
     }
 }
 
-/// Fit an adapter on the teacher's answers; the probes are of [`Run::probed`].
+/// Fit an adapter on the teacher's answers.
 pub fn distill(
     model: &mut dyn Train,
     labeled: &[Labeled],
     recipe: &Recipe,
     run: Run<'_>,
-) -> Result<(Trained, Vec<Probe>), DistillError> {
+) -> Result<Trained, DistillError> {
     let pair = |labeled: &Labeled| Pair {
         prompt: labeled.prompt().to_owned(),
         completion: labeled.completion().to_owned(),
@@ -255,10 +276,14 @@ pub fn distill(
         report,
         probes,
     } = fit_taught(model, &pairs, &labels, recipe, run)?;
-    Ok((Trained { adapter, report }, probes))
+    Ok(Trained {
+        adapter,
+        report,
+        probes,
+    })
 }
 
-/// Fit an adapter on given pairs.
+/// Fit an adapter on pairs.
 pub fn fit(
     model: &mut dyn Train,
     examples: &[Pair],

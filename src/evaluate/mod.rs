@@ -121,6 +121,15 @@ pub enum Outcome {
     Refused(Trained),
 }
 
+impl Outcome {
+    pub fn trained(&self) -> &Trained {
+        match self {
+            Self::Passed(passed) => passed.trained(),
+            Self::Refused(trained) => trained,
+        }
+    }
+}
+
 /// The paired comparison behind a verdict.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {

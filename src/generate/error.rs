@@ -1,7 +1,7 @@
 use crate::engine::EngineError;
 use crate::record::{Blame, Fault, Remedy, Step};
 
-/// Why nothing could be made up.
+/// Why nothing could be generated.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GenerateError {

@@ -29,7 +29,7 @@ pub use rows::{Completion, read_rows};
 pub use seeds::choose_seeds;
 pub use statistics::InputStatistics;
 
-/// An input of the lost data set, as somebody gave it: what generation starts from.
+/// An input of the lost data set: what generation starts from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seed(String);
 
@@ -42,9 +42,10 @@ impl Seed {
         &self.0
     }
 
+    /// A seed for the tests of other rooms.
     #[cfg(test)]
-    pub(crate) fn replay(text: String) -> Self {
-        Self(text)
+    pub(crate) fn example(text: &str) -> Self {
+        Self(text.to_owned())
     }
 }
 

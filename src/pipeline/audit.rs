@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::judging::Arms;
-use super::transfer::Given;
+use super::transfer::TransferData;
 use super::{PipelineError, TransferPlan};
 use crate::distill::Probe;
 use crate::engine::{AdapterId, Answer, EngineError, Model, Talk, With};
@@ -70,13 +70,13 @@ pub(super) fn input(
     model: &mut dyn Model,
     teacher: AdapterId,
     plan: &TransferPlan,
-    given: &Given,
+    data: &TransferData,
     talk: &mut Talk<'_>,
 ) -> Result<InputAudit, PipelineError> {
-    let seeds = &given.seeds[..given.seeds.len().min(SEEDS_MAX)];
+    let seeds = &data.seeds[..data.seeds.len().min(SEEDS_MAX)];
     changes_something(model, teacher, seeds, talk)?;
     let mut audit = InputAudit {
-        made_for_source: made_for(plan, given.hashes["source"])?,
+        made_for_source: made_for(plan, data.hashes["source"])?,
         seeds: seeds.len(),
         ..InputAudit::default()
     };
@@ -99,7 +99,7 @@ pub(super) fn input(
         .zip(&bare)
         .filter(|(a, b)| (a.text.trim(), a.finished) != (b.text.trim(), b.finished))
         .count();
-    if let Some(rows) = &given.eval {
+    if let Some(rows) = &data.eval {
         let rows = &rows[..rows.len().min(ROWS_MAX)];
         let [bare, adapted] = [With::Base, With::Adapter(teacher)]
             .map(|with| evaluate::arm(model, with, rows, tokens_max, &mut quiet(talk)));

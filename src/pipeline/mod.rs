@@ -40,8 +40,8 @@ pub use plan::{
     RESTARTS, RecipePlan, Repeats, TrainPlan, TransferPlan, flip_budget, kl_budget,
 };
 pub use report::{
-    ArmScore, Confusion, EvalReport, Flip, KitReport, MadeInput, ReportHalf, RoundCounts, Scores,
-    TrainReport, TransferReport,
+    ArmScore, Confusion, EvalReport, Flip, GeneratedInput, KitReport, ReportHalf, RoundCounts,
+    Scores, TrainReport, TransferReport,
 };
 pub use teaching::{Divergences, ObjectiveReport};
 pub use train::{eval, train};

@@ -14,6 +14,7 @@ mod origin;
 mod pair;
 mod question;
 mod remedy;
+mod restore;
 mod rng;
 mod words;
 
@@ -28,5 +29,6 @@ pub use origin::Origin;
 pub use pair::Pair;
 pub use question::Question;
 pub use remedy::{Field, InJson, Remedy, Step, Wording};
+pub use restore::{Restore, Restored};
 pub use rng::Rng;
 pub use words::words_and_pairs;

@@ -6,15 +6,15 @@ use std::path::Path;
 use translora::engine::host::Hosted;
 use translora::engine::toy::Toy;
 use translora::engine::{
-    AdapterId, Answer, CompletionScore, Continuation, Engine, EngineError, Generate,
-    GenerateRequest, Label, Lesson, LogsOf, LoraSpec, Model, ModelInfo, OpenOptions, Score,
-    Spelling, Talk, Teach, Token, Train, Trainer, With, WordsOf,
+    AdapterId, CompletionScore, Engine, EngineError, Model, ModelInfo, OpenOptions, Score, Talk,
+    With,
 };
 use translora::pipeline::{self, Event, Inputs, PipelineError, TransferPlan, Verdict};
-use translora::record::{ContentHash, Pair};
+use translora::record::Pair;
 
 use crate::pipeline::{events_of, plan, quietly, train, transfer};
 use crate::world::{World, remedy, write_rows};
+use crate::wrapped::pass_on;
 
 /// A teacher that says the same to everything.
 fn mute_teacher(world: &World) -> std::path::PathBuf {
@@ -230,28 +230,10 @@ impl Model for Spoiling {
     }
 }
 
-impl Generate for Spoiling {
-    fn generate(
-        &mut self,
-        with: With,
-        request: &GenerateRequest,
-        talk: &mut Talk<'_>,
-    ) -> Result<Vec<Continuation>, EngineError> {
-        self.model.generate(with, request, talk)
-    }
-}
-
-impl Label for Spoiling {
-    fn answer(
-        &mut self,
-        with: With,
-        prompts: &[String],
-        tokens_max: usize,
-        talk: &mut Talk<'_>,
-    ) -> Result<Vec<Answer>, EngineError> {
-        self.model.answer(with, prompts, tokens_max, talk)
-    }
-}
+pass_on!(Generate for Spoiling);
+pass_on!(Label for Spoiling);
+pass_on!(Teach for Spoiling);
+pass_on!(Train for Spoiling);
 
 impl Score for Spoiling {
     fn score(
@@ -285,45 +267,5 @@ impl Score for Spoiling {
                 .collect()),
             _ => self.model.logits(with, pair),
         }
-    }
-}
-
-impl Teach for Spoiling {
-    fn vocabulary(&self) -> ContentHash {
-        self.model.vocabulary()
-    }
-
-    fn tokens(&self, completion: &str) -> Result<Vec<Token>, EngineError> {
-        self.model.tokens(completion)
-    }
-
-    fn word(&self, spelling: &Spelling) -> Option<i32> {
-        self.model.word(spelling)
-    }
-
-    fn teach(
-        &mut self,
-        with: With,
-        pairs: &[Pair],
-        words: usize,
-        talk: &mut Talk<'_>,
-    ) -> Result<Lesson, EngineError> {
-        self.model.teach(with, pairs, words, talk)
-    }
-
-    fn weigh(
-        &mut self,
-        with: With,
-        pairs: &[Pair],
-        words: &[WordsOf],
-        talk: &mut Talk<'_>,
-    ) -> Result<Vec<LogsOf>, EngineError> {
-        self.model.weigh(with, pairs, words, talk)
-    }
-}
-
-impl Train for Spoiling {
-    fn trainer(&mut self, spec: &LoraSpec) -> Result<Box<dyn Trainer + '_>, EngineError> {
-        self.model.trainer(spec)
     }
 }
