@@ -56,10 +56,7 @@ impl Blame for AdaptersError {
         Some(match self {
             Self::NoBase => Step::NameBase.into(),
             Self::File(error) => return error.remedy(),
-            Self::Adapter { source, .. } if source.is_about_the_base() => {
-                Remedy::or([Step::FittingAdapter.into(), Remedy::Inspect])
-            }
-            Self::Adapter { .. } => Remedy::or([Step::PlainAdapter.into(), Remedy::Inspect]),
+            Self::Adapter { source, .. } => return source.remedy(),
             Self::Changed { .. } | Self::NoSuchSwap(_) => Step::PrepareAgain.into(),
             Self::Name { .. } => Remedy::takes("name", "1 to 128 printable characters"),
             Self::Full { .. } => Step::MakePlace.into(),

@@ -88,12 +88,8 @@ impl Blame for EngineError {
     fn remedy(&self) -> Option<Remedy> {
         let remedy = match self {
             Self::Model { .. } => Step::WholeModel.into(),
-            Self::Adapter { source, .. } if source.is_about_the_base() => {
-                Step::FittingAdapter.into()
-            }
-            Self::Adapter { .. } | Self::AdapterLoad { .. } => {
-                Remedy::or([Step::PlainAdapter.into(), Remedy::Inspect])
-            }
+            Self::Adapter { source, .. } => return source.remedy(),
+            Self::AdapterLoad { .. } => Remedy::or([Step::PlainAdapter.into(), Remedy::Inspect]),
             Self::Backend { .. } => Remedy::or([Step::BackendNeeds.into(), Step::NoBackend.into()]),
             Self::Io { .. } => Step::CheckPath.into(),
             Self::Tokenizer { .. } => {
@@ -125,5 +121,20 @@ impl Blame for EngineError {
             Self::Cancelled(_) | Self::Template(_) | Self::Snapshot(_) => return None,
         };
         Some(remedy)
+    }
+}
+
+impl Blame for LoraError {
+    fn fault(&self) -> Fault {
+        Fault::Input
+    }
+
+    fn remedy(&self) -> Option<Remedy> {
+        let step = match self {
+            Self::Nothing { .. } => return Some(Step::TrainedAdapter.into()),
+            error if error.is_about_the_base() => Step::FittingAdapter,
+            _ => Step::PlainAdapter,
+        };
+        Some(Remedy::or([step.into(), Remedy::Inspect]))
     }
 }
