@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::engine::{EngineError, Fault, MemoryPlan, SoftLabels, Train, TrainerInfo};
+use crate::engine::{EngineError, MemoryPlan, SoftLabels, Train, TrainerInfo};
 use crate::label::Labeled;
-use crate::record::{Cancel, Cancelled, Pair, Restore, Restored};
+use crate::record::{Blame, Cancel, Cancelled, Fault, Pair, Remedy, Restore, Restored, Step};
 
 mod course;
 mod probe;
@@ -195,8 +195,12 @@ pub enum DistillError {
     Engine(#[from] EngineError),
     #[error("there is nothing to train on")]
     NoExamples,
-    #[error("{what} {value} is impossible")]
-    Recipe { what: &'static str, value: String },
+    #[error("{field} {value} is impossible")]
+    Recipe {
+        field: &'static str,
+        value: String,
+        takes: &'static str,
+    },
     #[error(
         "the {what} of step {step} is not finite, and still is not with the learning rate halved {halvings} times, to {learning_rate:e}"
     )]
@@ -217,16 +221,14 @@ impl From<Cancelled> for DistillError {
 }
 
 impl DistillError {
-    pub fn is_cancelled(&self) -> bool {
-        matches!(self, Self::Engine(EngineError::Cancelled(_)))
-    }
-
     /// Going on from the last checkpoint can succeed, if with another learning rate.
     pub fn can_go_on(&self) -> bool {
         matches!(self, Self::Diverged { .. })
     }
+}
 
-    pub fn fault(&self) -> Fault {
+impl Blame for DistillError {
+    fn fault(&self) -> Fault {
         match self {
             Self::Engine(error) => error.fault(),
             Self::Checkpoint(_) => Fault::Machine,
@@ -234,30 +236,22 @@ impl DistillError {
         }
     }
 
-    pub fn hint(&self) -> Option<String> {
-        let text = match self {
-            Self::Diverged { .. } => {
-                "what was learned until the last good step is kept: go on with --resume and a much lower --lr, or begin anew with a lower \
-                 --lr or --clip"
-            }
-            Self::Engine(EngineError::Memory(_)) => {
-                "lower --batch or -c, or adapt fewer modules with --modules"
-            }
-            Self::Engine(EngineError::TooLarge(_)) => {
-                "allow more with --memory, lower --rank, or train on shorter rows"
-            }
-            Self::Engine(EngineError::Modules { .. }) => {
-                "--modules takes all, or some of q,k,v,o,gate,up,down; --layers a range of the model's own"
-            }
-            Self::Engine(EngineError::Example { .. } | EngineError::Context { .. }) => {
-                "shorten the row, or give a larger context with -c"
-            }
-            Self::Engine(_) => return None,
-            Self::NoExamples => "give rows with answers",
-            Self::Recipe { .. } => "choose a number above zero (warmup: between 0 and 1)",
-            Self::Checkpoint(_) => "make room beside --out, then go on with --resume",
-        };
-        Some(text.to_owned())
+    fn remedy(&self) -> Option<Remedy> {
+        Some(match self {
+            Self::Diverged { .. } => Remedy::or([
+                Remedy::then([Remedy::lower("lr"), Remedy::Resume]),
+                Remedy::lower("clip"),
+            ]),
+            Self::Engine(EngineError::Memory(_)) => Remedy::or([
+                Remedy::lower("batch"),
+                Remedy::lower("ctx_size"),
+                Remedy::fewer("modules"),
+            ]),
+            Self::Engine(error) => return error.remedy(),
+            Self::NoExamples => Step::AddAnswers.into(),
+            Self::Recipe { field, takes, .. } => Remedy::takes(*field, *takes),
+            Self::Checkpoint(_) => Remedy::then([Step::FreeSpace.into(), Remedy::Resume]),
+        })
     }
 }
 

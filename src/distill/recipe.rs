@@ -6,6 +6,8 @@ use crate::record::Rng;
 
 /// Share of the learning rate that a cosine leaves at the end.
 const FLOOR: f64 = 0.1;
+/// Passes over the examples.
+const EPOCHS_MAX: f32 = 10_000.0;
 
 /// The highest learning rate that suits adapters with alpha 32 on a model so wide, where nobody has
 /// tried others.
@@ -65,34 +67,64 @@ pub struct EarlyStop {
 impl Recipe {
     /// Refuse numbers that no run could follow.
     pub(super) fn check(&self) -> Result<(), DistillError> {
-        let refuse = |what, value: String| Err(DistillError::Recipe { what, value });
-        if self.batch == 0 {
-            return refuse("batch", "0".into());
+        const ABOVE_ZERO: &str = "a number above 0";
+        const NOT_BELOW_ZERO: &str = "0 or a number above it";
+        let spec = &self.spec;
+        let above_zero = |x: f32| x.is_finite() && x > 0.0;
+        let not_below_zero = |x: f32| x.is_finite() && x >= 0.0;
+        let rules = [
+            ("batch", self.batch as f32, self.batch > 0, ABOVE_ZERO),
+            (
+                "epochs",
+                self.epochs,
+                above_zero(self.epochs) && self.epochs <= EPOCHS_MAX,
+                "a number above 0, and at most 10000",
+            ),
+            (
+                "lr",
+                self.learning_rate,
+                above_zero(self.learning_rate),
+                ABOVE_ZERO,
+            ),
+            (
+                "warmup",
+                self.warmup,
+                (0.0..=1.0).contains(&self.warmup),
+                "a number from 0 to 1",
+            ),
+            (
+                "lora_dropout",
+                spec.dropout,
+                (0.0..1.0).contains(&spec.dropout),
+                "a number from 0 to below 1",
+            ),
+            (
+                "lora_plus",
+                spec.b_rate,
+                above_zero(spec.b_rate),
+                ABOVE_ZERO,
+            ),
+            (
+                "weight_decay",
+                spec.weight_decay,
+                not_below_zero(spec.weight_decay),
+                NOT_BELOW_ZERO,
+            ),
+            (
+                "clip",
+                spec.clip_norm,
+                not_below_zero(spec.clip_norm),
+                NOT_BELOW_ZERO,
+            ),
+        ];
+        match rules.iter().find(|(_, _, holds, _)| !holds) {
+            Some((field, value, _, takes)) => Err(DistillError::Recipe {
+                field,
+                value: value.to_string(),
+                takes,
+            }),
+            None => Ok(()),
         }
-        if !(self.epochs.is_finite() && self.epochs > 0.0 && self.epochs <= 10_000.0) {
-            return refuse("epochs", self.epochs.to_string());
-        }
-        if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
-            return refuse("learning rate", self.learning_rate.to_string());
-        }
-        if !(0.0..=1.0).contains(&self.warmup) {
-            return refuse("warmup", self.warmup.to_string());
-        }
-        if !(0.0..1.0).contains(&self.spec.dropout) {
-            return refuse("dropout", self.spec.dropout.to_string());
-        }
-        if !(self.spec.b_rate.is_finite() && self.spec.b_rate > 0.0) {
-            return refuse("ratio of B's learning rate", self.spec.b_rate.to_string());
-        }
-        for (what, value) in [
-            ("weight decay", self.spec.weight_decay),
-            ("clip norm", self.spec.clip_norm),
-        ] {
-            if !(value.is_finite() && value >= 0.0) {
-                return refuse(what, value.to_string());
-            }
-        }
-        Ok(())
     }
 
     /// Steps of one schedule for `examples` examples; at least one.
@@ -157,6 +189,7 @@ impl Deck {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::Blame;
 
     #[test]
     fn the_narrower_the_model_the_higher_the_rate() {
@@ -268,7 +301,7 @@ mod tests {
         ];
         for recipe in bad {
             assert!(
-                recipe.check().is_err_and(|error| error.hint().is_some()),
+                recipe.check().is_err_and(|error| error.remedy().is_some()),
                 "{recipe:?}"
             );
         }

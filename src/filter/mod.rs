@@ -13,7 +13,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{Answer, EngineError, Fault};
+use crate::engine::{Answer, EngineError};
+use crate::record::{Blame, Fault, Remedy};
 
 mod answers;
 mod coverage;
@@ -112,31 +113,27 @@ impl Kept {
 pub enum FilterError {
     #[error("filtering inputs: {0}")]
     Engine(#[from] EngineError),
-    #[error("the score of {prompt:?} is not a number")]
+    #[error(
+        "the score of {prompt:?} is not a number: the source adapter or its base holds damaged weights"
+    )]
     NotFinite { prompt: String },
 }
 
-impl FilterError {
-    pub fn is_cancelled(&self) -> bool {
-        matches!(self, Self::Engine(EngineError::Cancelled(_)))
-    }
-
-    pub fn fault(&self) -> Fault {
+impl Blame for FilterError {
+    fn fault(&self) -> Fault {
         match self {
             Self::Engine(error) => error.fault(),
             Self::NotFinite { .. } => Fault::Input,
         }
     }
 
-    pub fn hint(&self) -> Option<String> {
+    fn remedy(&self) -> Option<Remedy> {
         match self {
-            Self::Engine(EngineError::SameFirstToken { .. }) => {
-                Some("this base cannot judge with a kit: use --filter contrast".into())
-            }
-            Self::Engine(_) => None,
-            Self::NotFinite { .. } => {
-                Some("the source adapter or its base holds damaged weights".into())
-            }
+            Self::Engine(error) => error.remedy(),
+            Self::NotFinite { .. } => Some(Remedy::or([
+                Remedy::choose_other("source_lora"),
+                Remedy::choose_other("source"),
+            ])),
         }
     }
 }

@@ -11,13 +11,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{EngineError, Fault};
-
 mod candidate;
+mod error;
 mod sampler;
 mod vary;
 
 pub use candidate::Candidate;
+pub use error::GenerateError;
 pub use sampler::InputSampler;
 
 /// What was drawn and what was dropped at once.
@@ -52,39 +52,6 @@ pub enum Prompt<'a> {
     Question(&'a str),
     /// The same of a model that was trained on the inputs of this run.
     Tuned(&'a str),
-}
-
-/// Why nothing could be generated.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum GenerateError {
-    #[error("generating inputs: {0}")]
-    Engine(#[from] EngineError),
-    #[error("there are no seed inputs to start from")]
-    NoSeeds,
-}
-
-impl GenerateError {
-    pub fn is_cancelled(&self) -> bool {
-        matches!(self, Self::Engine(EngineError::Cancelled(_)))
-    }
-
-    pub fn fault(&self) -> Fault {
-        match self {
-            Self::Engine(error) => error.fault(),
-            Self::NoSeeds => Fault::Input,
-        }
-    }
-
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Engine(EngineError::Context { .. }) => {
-                Some("give a larger context with -c, or shorter seeds".into())
-            }
-            Self::Engine(_) => None,
-            Self::NoSeeds => Some("give at least one, better five".into()),
-        }
-    }
 }
 
 impl std::ops::AddAssign for Yield {

@@ -1,8 +1,8 @@
 use super::sampler::list_prompt;
 use super::*;
-use crate::engine::{Continuation, Generate, GenerateRequest, Talk, With};
+use crate::engine::{Continuation, EngineError, Generate, GenerateRequest, Talk, With};
 use crate::kit::Seed;
-use crate::record::{Cancel, Origin, Rng};
+use crate::record::{Blame, Cancel, Origin, Rng};
 
 /// Answers with a script, and keeps the requests.
 struct Script {
@@ -221,7 +221,7 @@ fn cancel_and_no_seeds_are_errors() {
         )
         .unwrap_err();
     assert!(error.is_cancelled());
-    assert!(InputSampler::new(&[], settings()).is_err_and(|error| error.hint().is_some()));
+    assert!(InputSampler::new(&[], settings()).is_err_and(|error| error.remedy().is_some()));
 }
 
 /// A sampler that draws inputs for two labels; a third is no single line.

@@ -8,7 +8,7 @@ use crate::pipeline::{
     FilterChoice, GeneratorChoice, Inputs, LabelChoice, ObjectiveChoice, RESTARTS, RecipePlan,
     Repeats, Schedule, TokenWeights, TransferPlan, flip_budget, kl_budget,
 };
-use crate::record::{Layers, Limits};
+use crate::record::{Layers, Limits, Remedy, Step};
 
 /// A transfer as a program asks for it: the flags of `translora transfer` as JSON, `--source-lora`
 /// being `source_lora`. What is left out has the command's default; a name that is not known is
@@ -133,9 +133,11 @@ impl TransferRequest {
     ///
     /// fails: not JSON, a name that is not known, a value of the wrong type
     pub fn parse(json: &str) -> Result<Self, JobsError> {
-        let hint = "a request is one JSON object with the flags of `translora transfer`, such as \"source_lora\" and \"samples\"";
         serde_json::from_str(json).map_err(|error| {
-            JobsError::request(format!("the request cannot be read: {error}"), hint)
+            JobsError::request(
+                format!("the request cannot be read: {error}"),
+                Step::JsonRequest,
+            )
         })
     }
 
@@ -150,14 +152,14 @@ impl TransferRequest {
                 let what = format!("\"filter\": \"{}\" needs a kit", self.filter.name());
                 return Err(JobsError::request(
                     what,
-                    "give \"kit\", or \"filter\": \"contrast\"",
+                    Remedy::or([Remedy::add("kit"), Remedy::set("filter", "contrast")]),
                 ));
             }
             (None, Some(seeds)) => Inputs::Seeds(seeds.clone()),
             _ => {
                 return Err(JobsError::request(
                     "give \"kit\" or \"seeds\", and one only",
-                    "seeds are a JSON lines file of inputs",
+                    Remedy::or([Remedy::add("kit"), Remedy::add("seeds")]),
                 ));
             }
         };
@@ -239,7 +241,7 @@ impl TransferRequest {
         {
             return Err(JobsError::request(
                 format!("\"{name}\" is missing"),
-                "source, source_lora, target and out are files that must be named",
+                Remedy::add(*name),
             ));
         }
         let whole = [
@@ -260,7 +262,7 @@ impl TransferRequest {
         {
             return Err(JobsError::request(
                 format!("\"{name}\" is {n}"),
-                format!("it must be from {least} to {most}"),
+                Remedy::takes(*name, format!("a whole number from {least} to {most}")),
             ));
         }
         let above_zero = f32::MIN_POSITIVE;
@@ -289,7 +291,7 @@ impl TransferRequest {
                 };
                 Err(JobsError::request(
                     format!("\"{name}\" is {x}"),
-                    format!("it must be {least}, and at most {most}"),
+                    Remedy::takes(*name, format!("a number {least}, and at most {most}")),
                 ))
             }
             None => Ok(()),
@@ -300,6 +302,7 @@ impl TransferRequest {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::Blame;
 
     const LEAST: &str =
         r#"{"source": "a", "source_lora": "b", "target": "c", "seeds": "s", "out": "o"}"#;
@@ -352,7 +355,7 @@ mod tests {
         for (more, named) in cases {
             let error = with(more).unwrap_err();
             assert!(
-                error.to_string().contains(named) && !error.hint().is_empty(),
+                error.to_string().contains(named) && error.remedy().is_some(),
                 "{more}: {error}"
             );
         }

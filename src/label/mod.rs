@@ -12,9 +12,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::engine::{Answer, EngineError, Fault, Label, SoftLabels, Talk, With};
+use crate::engine::{Answer, EngineError, Label, SoftLabels, Talk, With};
 use crate::filter::Kept;
-use crate::record::{Cancelled, Pair, Restore, Restored};
+use crate::record::{Blame, Cancelled, Fault, Pair, Remedy, Restore, Restored};
 
 mod align;
 mod consistent;
@@ -125,19 +125,17 @@ impl From<Cancelled> for LabelError {
     }
 }
 
-impl LabelError {
-    pub fn is_cancelled(&self) -> bool {
-        matches!(self, Self::Engine(EngineError::Cancelled(_)))
-    }
-
-    pub fn fault(&self) -> Fault {
+impl Blame for LabelError {
+    fn fault(&self) -> Fault {
         let Self::Engine(error) = self;
         error.fault()
     }
 
-    pub fn hint(&self) -> Option<String> {
-        matches!(self, Self::Engine(EngineError::Context { .. }))
-            .then(|| "give a larger context with -c".into())
+    fn remedy(&self) -> Option<Remedy> {
+        match self {
+            Self::Engine(EngineError::Context { .. }) => Some(Remedy::raise("ctx_size")),
+            Self::Engine(error) => error.remedy(),
+        }
     }
 }
 

@@ -107,12 +107,7 @@ pub(super) fn input(
             (rows.len(), bare?.right(), adapted?.right());
     }
     match weakness(&audit, &adapted) {
-        Some(what) if !plan.allow_weak_source => Err(PipelineError::Plan {
-            what,
-            hint: "check that --source-lora is the adapter that was trained for --source, and for this task; --allow-weak-source goes on \
-                   all the same"
-                .into(),
-        }),
+        Some(what) if !plan.allow_weak_source => Err(PipelineError::WeakSource { what }),
         _ => Ok(audit),
     }
 }
@@ -144,7 +139,7 @@ fn weakness(audit: &InputAudit, adapted: &[Answer]) -> Option<String> {
     if *rows > 0 {
         return (source_lora_right <= source_right).then(|| {
             format!(
-                "the source adapter does not help its own base: of {rows} rows of --eval {source_lora_right} are right with it, and \
+                "the source adapter does not help its own base: of {rows} rows {source_lora_right} are right with it, and \
                  {source_right} without"
             )
         });
@@ -170,10 +165,7 @@ fn changes_something(
     {
         return Ok(());
     }
-    Err(PipelineError::Plan {
-        what: "the source adapter changes nothing: its base gives every seed the same probability without it".into(),
-        hint: "give the adapter that was trained; a fresh one, whose B is zero, has nothing to transfer".into(),
-    })
+    Err(PipelineError::BlankSource)
 }
 
 /// Whether the adapter says that it was trained on this very file.
@@ -250,7 +242,7 @@ pub(super) fn output(
 /// What stands in the way of opening the file again is a failed audit, too.
 pub(super) fn reopened<T>(path: &Path, opened: Result<T, EngineError>) -> Result<T, PipelineError> {
     opened.map_err(|error| match error {
-        EngineError::Adapter { .. } => PipelineError::Audit {
+        EngineError::Adapter { .. } | EngineError::AdapterLoad { .. } => PipelineError::Audit {
             what: format!("{} cannot be loaded: {error}", path.display()),
         },
         other => other.into(),
@@ -299,9 +291,6 @@ mod tests {
             ..seeds.clone()
         };
         assert_eq!(found(rows(3, 2), &ends), "");
-        assert!(
-            found(rows(2, 2), &ends)
-                .contains("of 9 rows of --eval 2 are right with it, and 2 without")
-        );
+        assert!(found(rows(2, 2), &ends).contains("of 9 rows 2 are right with it, and 2 without"));
     }
 }

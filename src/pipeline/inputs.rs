@@ -60,12 +60,8 @@ pub(super) fn check(plan: &TransferPlan, kit: Option<&Kit>) -> Result<(), Pipeli
         return Ok(());
     }
     match (&plan.inputs, kit) {
-        (Inputs::Seeds(_), _) => Err(PipelineError::Plan {
-            what: format!(
-                "--filter {} needs a kit, and plain seeds were given",
-                plan.filter.name()
-            ),
-            hint: "pass --kit, or use --filter contrast".into(),
+        (Inputs::Seeds(_), _) => Err(PipelineError::NeedsKit {
+            filter: plan.filter.name(),
         }),
         (Inputs::Kit(path), Some(kit)) if kit.discriminator().is_none() => {
             Err(KitError::NoDiscriminator { path: path.clone() }.into())

@@ -9,9 +9,9 @@ use serde::Serialize;
 use super::journal::{Header, InJournal, Journal, Product};
 use super::{Context, Event, PipelineError, RecipePlan, Stage};
 use crate::distill::{Checkpoint, EarlyStop, Recipe, Run, StepLine, learning_rate};
-use crate::engine::{AdapterId, Engine, EngineError, Fault, LoraSpec, Model, OpenOptions, Talk};
+use crate::engine::{AdapterId, Engine, EngineError, LoraSpec, Model, OpenOptions, Talk};
 use crate::kit;
-use crate::record::{Cancel, ContentHash, Pair, Restored};
+use crate::record::{Blame, Cancel, ContentHash, Fault, Pair, Restored};
 
 /// Optimizer steps between checkpoints.
 const CHECKPOINT_EVERY: u64 = 25;

@@ -13,8 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::distill::{Checkpoint, Checkpoints, Progress};
-use crate::engine::Fault;
-use crate::record::{ContentHash, Restore, Restored};
+use crate::record::{Blame, ContentHash, Fault, Remedy, Restore, Restored, Step};
 
 const INDEX: &str = "journal.jsonl";
 const VERSION: u32 = 5;
@@ -94,23 +93,24 @@ pub enum JournalError {
     Io { path: PathBuf, source: io::Error },
 }
 
-impl JournalError {
-    pub fn fault(&self) -> Fault {
+impl Blame for JournalError {
+    fn fault(&self) -> Fault {
         match self {
             Self::Io { .. } => Fault::Machine,
-            _ => Fault::Input,
+            Self::Unfinished { .. } | Self::Changed { .. } | Self::Damaged { .. } => Fault::Input,
         }
     }
 
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Unfinished { folder } => Some(format!("go on with --resume, or delete {}", folder.display())),
+    fn remedy(&self) -> Option<Remedy> {
+        Some(match self {
+            Self::Unfinished { folder } => Remedy::or([Remedy::Resume, Remedy::remove(folder)]),
             Self::Changed { folder, .. } => {
-                Some(format!("give the same plan and files as before, or delete {} and start anew", folder.display()))
+                Remedy::or([Step::SamePlan.into(), Remedy::remove(folder)])
             }
-            Self::Damaged { path, .. } => path.parent().map(|folder| format!("delete {} and start anew", folder.display())),
-            Self::Io { .. } => Some("the journal lies beside --out: choose a folder on a disk you may write to, with room".into()),
-        }
+            Self::Damaged { path, .. } => Remedy::remove(path.parent().unwrap_or(path)),
+            // The journal lies beside the output.
+            Self::Io { .. } => Step::WritableFolder.into(),
+        })
     }
 }
 

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::PipelineError;
 use super::report::{ArmScore, Confusion, Flip, ReportHalf, Scores};
-use crate::engine::{Fault, Model, Talk, With};
+use crate::engine::{Model, Talk, With};
 use crate::evaluate::{self, Arm, Comparison, Halves, Shots};
-use crate::record::{Pair, Rng};
+use crate::record::{Blame, Fault, Pair, Rng};
 
 /// Rows that the arms answer that only stand for comparison.
 const COMPARED_MAX: usize = 100;

@@ -160,7 +160,7 @@ impl KitJob<'_> {
         };
         if card.accuracy < 0.7 {
             let text = format!(
-                "the discriminator is right on {:.0} % of held-out inputs only: consider more --epochs",
+                "the discriminator is right on {:.0} % of held-out inputs only: consider more epochs",
                 100.0 * card.accuracy
             );
             job.context.events.warn(Stage::Evaluate, text);

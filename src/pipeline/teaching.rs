@@ -76,20 +76,15 @@ pub(super) fn choose(
         divergence: None,
     };
     if asked == ObjectiveChoice::Kl && !known.same_vocabulary {
-        return Err(PipelineError::Plan {
-            what: "--objective kl compares probabilities word by word, and these two models have different vocabularies".into(),
-            hint: "use --objective aligned, which compares the tokens and words that both have, or leave --objective out".into(),
-        });
+        return Err(PipelineError::OtherVocabulary);
     }
     let (limit, bytes) = (plan.limits.teacher_bytes_max, known.answer_bytes);
     let asks_tokens = plan.token_weights != TokenWeights::None
         || !matches!(asked, ObjectiveChoice::Auto | ObjectiveChoice::Text);
     if bytes > limit && asks_tokens {
-        return Err(PipelineError::Plan {
-            what: format!(
-                "the answers are {bytes} bytes long, and what a teacher says of each token is kept for {limit} at most"
-            ),
-            hint: "use --objective text without --token-weights, or fewer --samples".into(),
+        return Err(PipelineError::LongAnswers {
+            bytes,
+            bytes_max: limit,
         });
     }
     if asked != ObjectiveChoice::Auto {
@@ -103,7 +98,7 @@ pub(super) fn choose(
     }
     let weaker = known.arms.map(is_weaker).transpose()?.unwrap_or(false);
     let reason = if weaker {
-        "what measured best; but the bare target is right more often than the source with its adapter: --objective delta keeps nearer to it"
+        "what measured best; but the bare target is right more often than the source with its adapter: the objective \"delta\" keeps nearer to it"
     } else if known.same_vocabulary {
         "what measured best for two models of one vocabulary"
     } else {

@@ -81,23 +81,11 @@ pub fn transfer(
 }
 
 fn check_plan(plan: &TransferPlan) -> Result<(), PipelineError> {
-    let refuse = |what: &str, hint: &str| {
-        Err(PipelineError::Plan {
-            what: what.into(),
-            hint: hint.into(),
-        })
-    };
     if plan.samples == 0 {
-        return refuse(
-            "--samples is 0",
-            "ask for at least 10; 250 is the paper's number",
-        );
+        return Err(PipelineError::NoSamples);
     }
     if plan.oracle.is_some() && plan.eval.is_none() {
-        return refuse(
-            "--oracle without --eval",
-            "the oracle is measured on rows with known answers: give --eval too",
-        );
+        return Err(PipelineError::OracleAlone);
     }
     if matches!(plan.inputs, Inputs::Seeds(_)) {
         inputs::check(plan, None)

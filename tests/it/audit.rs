@@ -13,7 +13,7 @@ use translora::pipeline::{self, Event, Inputs, PipelineError, TransferPlan, Verd
 use translora::record::Pair;
 
 use crate::pipeline::{events_of, plan, quietly, train, transfer};
-use crate::world::{World, write_rows};
+use crate::world::{World, remedy, write_rows};
 use crate::wrapped::pass_on;
 
 /// A teacher that says the same to everything.
@@ -46,7 +46,7 @@ fn a_source_adapter_that_does_not_help_its_base_is_refused_before_anything_is_ma
             .contains("0 are right with it, and 0 without"),
         "{error}"
     );
-    assert!(error.hint().unwrap().contains("--allow-weak-source"));
+    assert!(remedy(&error).contains("\"allow_weak_source\": true"));
     assert_eq!(world.names(), before);
     let report = transfer(&TransferPlan {
         allow_weak_source: true,
@@ -77,7 +77,7 @@ fn an_adapter_of_another_file_is_told() {
         "new.gguf",
     );
     let said = |plan: &TransferPlan| {
-        let warned = |event: &Event| matches!(event, Event::Warning { text, .. } if text.contains("another file than --source"));
+        let warned = |event: &Event| matches!(event, Event::Warning { text, .. } if text.contains("another file than the source"));
         events_of(|context| pipeline::transfer(&Toy, plan, context).unwrap())
             .iter()
             .any(warned)
@@ -134,7 +134,7 @@ fn what_lies_on_the_disk_is_compared_with_what_was_trained() {
         );
         assert!(
             error.to_string().contains("nothing was published")
-                && error.hint().unwrap().contains("--resume"),
+                && remedy(&error).contains("resume"),
             "{error}"
         );
         let left: Vec<String> = world

@@ -2,6 +2,8 @@
 
 mod abi;
 mod audit;
+mod blame;
+mod bounds;
 mod cli;
 mod doctor;
 #[cfg(not(feature = "ggml"))]

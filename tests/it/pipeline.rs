@@ -12,7 +12,7 @@ use translora::pipeline::{
 };
 use translora::record::{Cancel, Limits, Pair, TestClock};
 
-use crate::world::{World, write_rows};
+use crate::world::{World, remedy, write_rows};
 
 mod resume;
 
@@ -281,7 +281,7 @@ fn the_judge_measures_against_an_oracle_and_tells_which_answers_changed() {
     })
     .unwrap_err();
     assert!(
-        error.to_string().contains("--oracle") && error.hint().is_some(),
+        error.to_string().contains("oracle") && remedy(&error) == "add \"eval\"",
         "{error}"
     );
 }

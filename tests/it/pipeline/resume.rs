@@ -11,7 +11,7 @@ use translora::pipeline::{
 use translora::record::{Cancel, TestClock};
 
 use super::{kit, kit_plan, left, plan, quietly, recipe, stages_of, train, train_plan, transfer};
-use crate::world::World;
+use crate::world::{World, remedy};
 
 /// A clock that asks a run to stop when it is read for the n-th time: a run reads it at both ends
 /// of every stage.
@@ -81,8 +81,7 @@ fn a_transfer_stopped_in_any_stage_and_resumed_is_the_straight_run() {
             let error =
                 stopping(nth, |context| pipeline::transfer(&Toy, &plan, context)).expect_err(&name);
             assert!(
-                matches!(error, PipelineError::Cancelled)
-                    && error.hint().unwrap().contains("--resume"),
+                matches!(error, PipelineError::Cancelled) && remedy(&error).contains("resume"),
                 "{name}: {error}"
             );
             assert!(
@@ -92,8 +91,7 @@ fn a_transfer_stopped_in_any_stage_and_resumed_is_the_straight_run() {
             assert!(!world.path(&format!("{name}.gguf")).exists(), "{name}");
             let again = transfer(&plan).unwrap_err();
             assert!(
-                again.to_string().contains("unfinished run")
-                    && again.hint().unwrap().contains("--resume"),
+                again.to_string().contains("unfinished run") && remedy(&again).contains("resume"),
                 "{again}"
             );
             transfer(&TransferPlan {
@@ -291,11 +289,7 @@ fn training_that_diverges_is_kept_and_goes_on_with_a_lower_rate() {
     };
     let error = quietly(|context| pipeline::train(&Toy, &plan(0.01, false), context)).unwrap_err();
     assert!(error.to_string().contains("not finite"), "{error}");
-    assert!(
-        error.hint().unwrap().contains("--resume"),
-        "{:?}",
-        error.hint()
-    );
+    assert!(remedy(&error).contains("resume"), "{:?}", remedy(&error));
     assert!(
         world
             .path("wild.gguf.journal/distill.checkpoint.bin")
