@@ -1,9 +1,8 @@
-use std::path::PathBuf;
-
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use crate::control::{Kind, Refusal};
 use crate::engine::{EngineError, Fault};
 
 /// Why a server did not start or did not go on.
@@ -19,8 +18,6 @@ pub enum ServeError {
     },
     #[error("adapter {name:?}: {reason}")]
     Adapter { name: String, reason: String },
-    #[error("{}: no plugin for this server: {reason}", path.display())]
-    Plugin { path: PathBuf, reason: String },
     #[error("the server's threads do not start: {0}")]
     Threads(#[source] std::io::Error),
     #[error("serving stopped: {0}")]
@@ -34,9 +31,6 @@ impl ServeError {
             Self::Listen { .. } => "choose another --port, or stop what listens there",
             Self::Adapter { .. } => {
                 "give each adapter a name of its own, made of the name of its file"
-            }
-            Self::Plugin { .. } => {
-                "give the libtranslora of this version, or leave --plugin out: transfers are refused then"
             }
             Self::Engine(error) if error.fault() == Fault::Machine => {
                 "a smaller -c or -np needs less memory"
@@ -102,14 +96,6 @@ impl ApiError {
             code: Some("model_not_found"),
             ..Self::not_found(message)
         }
-    }
-
-    pub(super) fn unsupported(message: impl Into<String>) -> Self {
-        Self::new(
-            StatusCode::NOT_IMPLEMENTED,
-            "not_supported_error",
-            message.into(),
-        )
     }
 
     pub(super) fn method() -> Self {
@@ -194,6 +180,20 @@ impl ApiError {
             error[key] = value.clone();
         }
         json!({ "error": error })
+    }
+}
+
+impl From<ApiError> for Refusal {
+    fn from(error: ApiError) -> Self {
+        let kind = match error.status {
+            StatusCode::BAD_REQUEST => Kind::Input,
+            StatusCode::FORBIDDEN => Kind::Forbidden,
+            StatusCode::NOT_FOUND => Kind::NotFound,
+            StatusCode::CONFLICT => Kind::Conflict,
+            StatusCode::SERVICE_UNAVAILABLE => Kind::Unavailable,
+            _ => Kind::Internal,
+        };
+        Self::new(kind, error.message)
     }
 }
 

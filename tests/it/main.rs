@@ -3,6 +3,8 @@
 mod abi;
 mod audit;
 mod cli;
+#[cfg(target_os = "linux")]
+mod control;
 mod doctor;
 #[cfg(not(feature = "ggml"))]
 mod host;

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::io;
 
+use translora::control::{ControlError, Refusal};
 use translora::engine::EngineError;
 use translora::pipeline::PipelineError;
 use translora::serve::ServeError;
@@ -17,6 +18,10 @@ pub enum Failure {
     Pipeline(#[from] PipelineError),
     #[error(transparent)]
     Serve(#[from] ServeError),
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     #[error("the engine does not start")]
     Engine(#[from] EngineError),
     #[error("cannot listen for Ctrl-C")]
@@ -33,6 +38,11 @@ impl Failure {
             Self::Usage { hint, .. } => Some(hint.clone()),
             Self::Pipeline(error) => error.hint(),
             Self::Serve(error) => error.hint(),
+            Self::Control(error) => error.hint(),
+            Self::Refused(refusal) if refusal.hint.is_empty() => {
+                Some("nothing was changed; the server goes on as before".into())
+            }
+            Self::Refused(refusal) => Some(refusal.hint.clone()),
             Self::Output(_) => Some("the work itself is done; see the files named above".into()),
             Self::Bug(_) => {
                 Some("please report it with the command line and the lines above".into())

@@ -2,6 +2,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
+use translora::jobs;
 use translora::record::{Limits, SystemClock};
 use translora::serve::{Config, Server};
 
@@ -30,14 +31,9 @@ pub struct Serve {
     lora: Vec<PathBuf>,
 
     /// Folder of adapters, each a model under the name of its file; more may be put there and
-    /// loaded while the server runs
+    /// loaded while the server runs. Transfers (`/v1/transfers`) put theirs there
     #[arg(long, value_name = "DIR")]
     adapters: Option<PathBuf>,
-
-    /// The plugin that transfers run through; libtranslora beside this program if left out, and no
-    /// transfers where there is none
-    #[arg(long, value_name = "libtranslora.so")]
-    plugin: Option<PathBuf>,
 
     /// What the base is called; its own name if left out
     #[arg(
@@ -203,7 +199,10 @@ impl Serve {
             alias: self.alias,
             adapters,
             folder: self.adapters,
-            plugin: self.plugin.or_else(beside),
+            jobs: jobs::Config::from_env().map_err(|error| Failure::Usage {
+                message: error.to_string(),
+                hint: error.hint(),
+            })?,
             hosts: list(&self.host),
             port: self.port,
             api_key: key,
@@ -257,17 +256,6 @@ fn listed(folder: &Path) -> Result<Vec<(String, PathBuf)>, Failure> {
         .flat_map(|files| &files[files.len().saturating_sub(2)..])
         .map(|(name, _, path)| (name.clone(), path.clone()))
         .collect())
-}
-
-/// The plugin that lies beside this program, as cargo and packages put it.
-fn beside() -> Option<PathBuf> {
-    let program = std::env::current_exe().ok()?;
-    let library = format!(
-        "{}translora{}",
-        std::env::consts::DLL_PREFIX,
-        std::env::consts::DLL_SUFFIX
-    );
-    Some(program.parent()?.join(library)).filter(|path| path.exists())
 }
 
 fn stem(path: &Path) -> String {

@@ -88,7 +88,7 @@ impl Lab {
                 ("second".into(), self.adapters[1].clone(), 0.0),
             ],
             folder: Some(self.world.folder.clone()),
-            plugin: None,
+            jobs: translora::jobs::Config::default(),
             hosts: vec!["127.0.0.1".into()],
             port: 0,
             api_key: None,

@@ -1,0 +1,222 @@
+//! The router over a socket: the module's own control thread, in this process, with no llama-server
+//! around it. `tests/attach` has the server.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use serde_json::{Value, json};
+use translora::control::{ControlError, Server, Socket, Token};
+use translora_gguf::Writer;
+
+use crate::serve::client::{Reply, open};
+use crate::world::World;
+
+const TOKEN: &str = "secret";
+
+/// The socket of this process.
+fn socket() -> &'static Path {
+    static SOCKET: OnceLock<PathBuf> = OnceLock::new();
+    SOCKET.get_or_init(|| {
+        translora_attach::register(translora::plugin::transfers);
+        let name = format!("translora-control-{}.sock", std::process::id());
+        translora_attach::listen(&std::env::temp_dir().join(name)).expect("a socket")
+    })
+}
+
+fn control(socket: &Path) -> (Server, SocketAddr) {
+    let backend = Arc::new(Socket::new(socket.into()));
+    let token = Token::Chosen(TOKEN.into());
+    let server = Server::start(backend, "127.0.0.1", 0, &token).expect("it starts");
+    let address = server.address();
+    (server, address)
+}
+
+fn send(address: SocketAddr, method: &str, path: &str, body: &Value) -> Reply {
+    let authorization = format!("Bearer {TOKEN}");
+    let body = if body.is_null() {
+        String::new()
+    } else {
+        body.to_string()
+    };
+    open(
+        address,
+        method,
+        path,
+        &[("Authorization", &authorization)],
+        body.as_bytes(),
+    )
+    .whole()
+}
+
+/// The smallest sound adapter.
+fn adapter(world: &World, name: &str, value: f32) -> PathBuf {
+    let mut writer = Writer::new();
+    writer
+        .set("general.type", "adapter")
+        .set("adapter.type", "lora")
+        .set("general.architecture", "llama")
+        .set("adapter.lora.alpha", 2.0_f32);
+    writer.tensor_f32("blk.0.attn_q.weight.lora_a", &[4, 1], &[value; 4]);
+    writer.tensor_f32("blk.0.attn_q.weight.lora_b", &[1, 4], &[value; 4]);
+    let path = world.path(name);
+    std::fs::write(&path, writer.to_bytes().expect("a small file")).expect("writable");
+    path
+}
+
+#[test]
+fn nobody_is_answered_without_the_token() {
+    let (_server, address) = control(socket());
+    for headers in [
+        &[][..],
+        &[("Authorization", "Bearer wrong")],
+        &[("Authorization", "Bearer secre")],
+        &[("Authorization", TOKEN)],
+    ] {
+        for path in [
+            "/v1/adapters",
+            "/v1/transfers",
+            "/",
+            "/v1/transfers/1/events",
+        ] {
+            let reply = open(address, "GET", path, headers, b"").whole();
+            assert_eq!(reply.status, 401, "{path} {headers:?}: {reply:?}");
+        }
+    }
+    assert_eq!(
+        send(address, "GET", "/v1/transfers", &Value::Null).status,
+        200
+    );
+    assert_eq!(send(address, "GET", "/", &Value::Null).status, 404);
+    assert_eq!(
+        send(address, "PUT", "/v1/transfers", &Value::Null).status,
+        405
+    );
+    // One that was made up is for this machine alone.
+    let start =
+        |host, token| Server::start(Arc::new(Socket::new(socket().into())), host, 0, &token);
+    let made_up = || Token::MadeUp(TOKEN.into());
+    assert!(start("127.0.0.1", made_up()).is_ok());
+    assert!(matches!(
+        start("0.0.0.0", made_up()),
+        Err(ControlError::Exposed { .. })
+    ));
+    assert!(start("0.0.0.0", Token::Chosen(TOKEN.into())).is_ok());
+}
+
+#[test]
+fn adapters_of_the_module_are_exchanged_over_http() {
+    let world = World::new();
+    let (_server, address) = control(socket());
+    let load = |path: &Path| send(address, "POST", "/v1/adapters", &json!({ "path": path }));
+    let live = || send(address, "GET", "/v1/adapters", &Value::Null).json()["data"][0].take();
+    let back = |verb: &str, name: &str| {
+        let path = format!("/v1/adapters/{name}/{verb}");
+        send(address, "POST", &path, &Value::Null)
+    };
+    let started = live();
+    assert_eq!(
+        (&started["name"], &started["live"]["generation"]),
+        (&json!("as started"), &json!("0"))
+    );
+    assert_eq!(back("rollback", "as%20started").status, 409);
+    let (one, two) = (
+        adapter(&world, "one of two.gguf", 0.5),
+        adapter(&world, "two.gguf", 0.25),
+    );
+    let reply = load(&one);
+    assert_eq!((reply.status, reply.generation()), (200, "1"), "{reply:?}");
+    let reply = load(&two);
+    assert_eq!((reply.status, reply.generation()), (200, "2"), "{reply:?}");
+    let now = live();
+    assert_eq!(
+        (&now["name"], &now["live"]["path"], &now["previous"]["path"]),
+        (&json!("two"), &json!(two), &json!(one))
+    );
+    let whole = std::fs::read(&two).expect("it was written");
+    std::fs::write(world.path("cut.gguf"), &whole[..whole.len() / 2]).expect("writable");
+    for body in [
+        json!({ "path": world.path("cut.gguf") }),
+        json!({ "path": world.path("missing.gguf") }),
+        json!({ "path": one, "name": "two" }),
+        json!({ "path": 3 }),
+        json!([]),
+    ] {
+        let reply = send(address, "POST", "/v1/adapters", &body);
+        assert_eq!(reply.status, 400, "{body}: {reply:?}");
+        assert!(!reply.error().is_empty());
+    }
+    assert_eq!(back("rollback", "one%20of%20two").status, 404);
+    assert_eq!(back("unload", "one%20of%20two").status, 404);
+    assert_eq!(live(), now);
+    assert_eq!(back("rollback", "two").json()["name"], "one of two");
+    let reply = back("unload", "one%20of%20two");
+    assert_eq!((reply.status, reply.generation()), (200, "4"), "{reply:?}");
+    assert_eq!(reply.json()["live"], Value::Null);
+    assert_eq!(live()["name"], "as started");
+}
+
+/// The worker of a build with llama.cpp opens no toys.
+#[cfg(not(feature = "ggml"))]
+#[test]
+fn a_transfer_is_followed_to_its_end() {
+    let world = World::new();
+    let (_server, address) = control(socket());
+    let lora = crate::pipeline::train(&world, &world.source, &world.train, "ticket.gguf");
+    let request = json!({
+        "source": world.source, "source_lora": lora, "target": world.target, "seeds": world.seeds, "eval": world.eval,
+        "out": world.path("moved.gguf"), "samples": 120, "rank": 8, "lr": 4e-3,
+    });
+    for (field, value) in [
+        ("name", json!("moved")),
+        ("name", json!(3)),
+        ("samples", json!(0)),
+        ("sample", json!(3)),
+    ] {
+        let mut bad = request.clone();
+        bad[field] = value;
+        let reply = send(address, "POST", "/v1/transfers", &bad);
+        assert_eq!(reply.status, 400, "{field}: {reply:?}");
+    }
+    let reply = send(address, "POST", "/v1/transfers", &request);
+    assert_eq!(reply.status, 202, "{reply:?}");
+    let path = format!("/v1/transfers/{}", reply.json()["id"]);
+    let authorization = format!("Bearer {TOKEN}");
+    let events = open(
+        address,
+        "GET",
+        &format!("{path}/events"),
+        &[("Authorization", &authorization)],
+        b"",
+    )
+    .rest();
+    let first: Value = serde_json::from_str(&events[0]).expect("events are JSON");
+    let end: Value = serde_json::from_str(events.last().expect("an end")).expect("JSON");
+    assert_eq!(
+        (&first["event"], &first["number"]),
+        (&json!("plan"), &json!(1))
+    );
+    // It is accepted and put in; but a toy's adapter is none for a llama-server.
+    assert_eq!(
+        (&end["state"], &end["verdict"], &end["generation"]),
+        (&json!("done"), &json!("accept"), &Value::Null),
+        "{end}"
+    );
+    let reason = end["not_live"].as_str().expect("a reason");
+    assert!(reason.contains("moved.gguf"), "{reason}");
+    assert_eq!(send(address, "GET", &path, &Value::Null).json(), end);
+    assert_eq!(send(address, "DELETE", &path, &Value::Null).status, 200);
+    assert_eq!(send(address, "GET", &path, &Value::Null).status, 404);
+    assert_eq!(
+        send(address, "GET", &format!("{path}/events"), &Value::Null).status,
+        404
+    );
+}
+
+#[test]
+fn a_server_that_is_not_there_is_named() {
+    let (_server, address) = control(Path::new("/nowhere.sock"));
+    let reply = send(address, "GET", "/v1/adapters", &Value::Null);
+    assert_eq!(reply.status, 503, "{reply:?}");
+    assert!(reply.error().contains("/nowhere.sock"), "{reply:?}");
+}
