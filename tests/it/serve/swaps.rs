@@ -242,7 +242,7 @@ fn adapters_come_and_go_by_the_paths_of_every_server() {
     let lab = Lab::new();
     let (_server, address) = serve(lab.config());
     let right = lab.answers(Some(&lab.adapters[1]));
-    let load = |body: serde_json::Value| post(address, "/v1/adapters", &body);
+    let load = |body: Value| post(address, "/v1/adapters", &body);
     // The file's name, where none is given, in place of what is called so.
     let reply = load(json!({ "path": "second.gguf" }));
     assert_eq!((reply.status, reply.generation()), (200, "3"), "{reply:?}");
