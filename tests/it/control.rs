@@ -1,8 +1,12 @@
 //! The router over a socket: the module's own control thread, in this process, with no llama-server
 //! around it. `tests/attach` has the server.
 
+use std::fs::Permissions;
+use std::io::{BufRead, BufReader, Lines};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::{Arc, OnceLock};
 
 use serde_json::{Value, json};
@@ -223,4 +227,91 @@ fn a_server_that_is_not_there_is_named() {
     let reply = send(address, "GET", "/v1/adapters", &Value::Null);
     assert_eq!(reply.status, 503, "{reply:?}");
     assert!(reply.error().contains("/nowhere.sock"), "{reply:?}");
+}
+
+/// A launcher of a program that is no llama-server, with the router beside it.
+struct Launched {
+    child: Child,
+    lines: Lines<BufReader<ChildStderr>>,
+    address: SocketAddr,
+}
+
+impl Launched {
+    /// The program is a script, and talks on standard error.
+    fn start(world: &World, script: &str) -> Self {
+        let program = world.path("server");
+        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("writable");
+        std::fs::set_permissions(&program, Permissions::from_mode(0o755)).expect("ours");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_translora"))
+            .args(["attach", "--quiet", "--control", "0", "--library"])
+            .arg(crate::abi::plugin())
+            .arg("--")
+            .arg(program)
+            .env("TRANSLORA_CONTROL_TOKEN", TOKEN)
+            .env("TRANSLORA_SOCKET", world.path("none.sock"))
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("translora runs");
+        let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+        let first = lines.next().expect("a line").expect("text");
+        let address = first
+            .split_once("http://")
+            .and_then(|(_, rest)| rest.split_once(' ')?.0.parse().ok())
+            .unwrap_or_else(|| panic!("no address: {first}"));
+        Self {
+            child,
+            lines,
+            address,
+        }
+    }
+
+    fn line(&mut self) -> String {
+        self.lines.next().expect("a line").expect("text")
+    }
+
+    fn kill(&self, signal: &str) {
+        let id = self.child.id().to_string();
+        let killed = Command::new("kill").args([signal, &id]).status();
+        assert!(killed.expect("kill is there").success());
+    }
+
+    fn end(mut self) -> Option<i32> {
+        self.child.wait().expect("it ends").code()
+    }
+}
+
+#[test]
+fn a_launcher_passes_signals_and_the_exit_status_on() {
+    let world = World::new();
+    let waits = "trap 'echo told >&2; exit 7' TERM\necho \"ready $TRANSLORA_SOCKET\" >&2\n\
+                 while :; do sleep 0.05; done";
+    let mut launched = Launched::start(&world, waits);
+    let socket = world.path("none.sock");
+    assert_eq!(launched.line(), format!("ready {}", socket.display()));
+    // The router is there before the server is.
+    let reply = send(launched.address, "GET", "/v1/adapters", &Value::Null);
+    assert_eq!(reply.status, 503, "{reply:?}");
+    launched.kill("-TERM");
+    assert_eq!(launched.line(), "told");
+    assert_eq!(launched.end(), Some(7));
+    let launched = Launched::start(&world, "exit 3");
+    assert_eq!(launched.end(), Some(3));
+    // As shells have it.
+    let launched = Launched::start(&world, "kill -KILL $$");
+    assert_eq!(launched.end(), Some(128 + 9));
+    // The server does not outlive a launcher that is killed.
+    let mut launched = Launched::start(&world, waits);
+    launched.line();
+    launched.kill("-KILL");
+    assert_eq!(launched.line(), "told");
+    launched.end();
+}
+
+#[test]
+fn a_launcher_hides_the_token_from_the_server() {
+    let world = World::new();
+    let says = "echo \"token $TRANSLORA_CONTROL_TOKEN.\" >&2";
+    let mut launched = Launched::start(&world, says);
+    assert_eq!(launched.line(), "token .");
+    assert_eq!(launched.end(), Some(0));
 }
