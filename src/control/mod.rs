@@ -14,8 +14,8 @@ mod socket;
 mod transfers;
 
 pub use translora_attach::command::{
-    Adapter, Adapters, Command, Event, Generation, Job, Kind, Problem, Refusal, Reply, State,
-    Swapped,
+    Adapter, Adapters, Command, Event, Generation, Job, Kind, LeftOut, Problem, Refusal, Reply,
+    State, Swapped,
 };
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub use translora_attach::place;

@@ -14,8 +14,8 @@ use super::error::ApiError;
 use super::http::App;
 use super::live::{self, Named};
 use crate::control::{
-    self, Adapter, Adapters, Backend, Command, Generation, Job, Kind, Refusal, Reply, Swapped,
-    Transfers,
+    self, Adapter, Adapters, Backend, Command, Generation, Job, Kind, LeftOut, Refusal, Reply,
+    Swapped, Transfers,
 };
 use crate::engine::host::Weights;
 
@@ -88,8 +88,13 @@ fn list(app: &App) -> Adapters {
         live: of(&named.live),
         previous: named.previous.as_deref().map(of),
     };
+    let refused = |(path, reason): &(PathBuf, String)| LeftOut {
+        path: path.clone(),
+        reason: reason.clone(),
+    };
     Adapters {
         data: registry.all().into_iter().map(one).collect(),
+        refused: registry.left_out.iter().map(refused).collect(),
     }
 }
 

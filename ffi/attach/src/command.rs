@@ -182,6 +182,18 @@ impl Refusal {
 pub struct Adapters {
     /// One for each name. A llama-server with the module has one live adapter.
     pub data: Vec<Adapter>,
+    /// Files that were found at the start and left out.
+    #[serde(default)]
+    pub refused: Vec<LeftOut>,
+}
+
+/// A file that could not be loaded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// The file.
+    pub path: PathBuf,
+    /// Why.
+    pub reason: String,
 }
 
 /// What a name is answered by.

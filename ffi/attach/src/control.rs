@@ -253,10 +253,11 @@ fn exchange(command: Command) -> Result<Reply, AttachError> {
     match command {
         Command::List {} => Ok(Reply::Adapters(Adapters {
             data: vec![lock().adapter()],
+            refused: Vec::new(),
         })),
         Command::Load { name: Some(_), .. } => Err(AttachError::Named),
         Command::Load { path, name: None } => {
-            let prepared = Prepared::read(&path).map_err(AttachError::File)?;
+            let prepared = Prepared::read(&path)?;
             swap(begun, |host| host.swap(prepared))
         }
         Command::Rollback { name } => swap(begun, |host| host.rollback(name.as_deref())),

@@ -1,6 +1,9 @@
 use std::io;
 use std::path::PathBuf;
 
+use translora_gguf::FileError;
+use translora_lora::LoraError;
+
 use crate::command::{Kind, Refusal};
 
 /// Why the module does nothing in a server, or did not carry out a command.
@@ -76,16 +79,18 @@ pub enum AttachError {
     #[error(transparent)]
     Transfers(#[from] Refusal),
 
-    #[error("{0}")]
-    File(String),
+    #[error("{adapter}: {source}")]
+    File { adapter: String, source: FileError },
+    #[error("{adapter}: {source}")]
+    Unsound { adapter: String, source: LoraError },
+    #[error("{adapter}: no memory file for it: {source}")]
+    Memory { adapter: String, source: io::Error },
     #[error(
-        "{adapter}: it does not fit the model that is served ({complaints}; it is for a {architecture} model)"
+        "the file of this server's model is not found, so no adapter can be compared with it"
     )]
-    NotFit {
-        adapter: String,
-        complaints: String,
-        architecture: String,
-    },
+    NoModel,
+    #[error("{adapter}: the server's libllama does not load it: {complaints}")]
+    NotLoaded { adapter: String, complaints: String },
     #[error("the adapter is no longer held")]
     NotHeld,
     #[error("{name} is not live, {live} is")]
@@ -116,6 +121,7 @@ impl AttachError {
                 return Some(refusal.hint.as_str()).filter(|h| !h.is_empty());
             }
             Self::NotLive { .. } | Self::NothingBefore => "`list` shows what there is",
+            Self::NoModel => "start the server with --model FILE",
             Self::SeveralAdapters => "restart it with one --lora, or with none",
             Self::Checkpoints => "restart it with --ctx-checkpoints 0",
             Self::DeviceSampling => "restart it without",
@@ -133,13 +139,19 @@ impl AttachError {
             Self::Clients { .. } | Self::Gone => Kind::Unavailable,
             Self::NotLive { .. } => Kind::NotFound,
             Self::NothingBefore
+            | Self::NoModel
             | Self::SeveralAdapters
             | Self::Checkpoints
             | Self::DeviceSampling
             | Self::DraftReads => Kind::Conflict,
             Self::NoTransfers => Kind::Unsupported,
-            Self::File(_)
-            | Self::NotFit { .. }
+            Self::File {
+                source: FileError::Io(error),
+                ..
+            } if error.kind() == io::ErrorKind::NotFound => Kind::NotFound,
+            Self::File { .. }
+            | Self::Unsound { .. }
+            | Self::NotLoaded { .. }
             | Self::Command(_)
             | Self::Line { .. }
             | Self::Named => Kind::Input,

@@ -538,13 +538,12 @@ fn put_in(model: Key, file: &Prepared) -> Result<Key, AttachError> {
         handle
     };
     if handle.is_null() {
-        return Err(AttachError::NotFit {
+        return Err(AttachError::NotLoaded {
             adapter: file.name.clone(),
             complaints: COMPLAINTS
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .join("; "),
-            architecture: file.architecture.clone(),
         });
     }
     Ok(handle as Key)
