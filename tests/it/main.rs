@@ -5,6 +5,8 @@ mod audit;
 mod blame;
 mod bounds;
 mod cli;
+#[cfg(target_os = "linux")]
+mod control;
 mod doctor;
 #[cfg(not(feature = "ggml"))]
 mod host;

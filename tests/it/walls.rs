@@ -28,10 +28,16 @@ pub const ROOMS: &[(&str, &[&str])] = &[
     ("adapters", &["record", "engine", "kit"]),
     (
         "plugin",
-        &["record", "engine", "pipeline", "jobs", "adapters"],
+        &[
+            "record", "engine", "pipeline", "jobs", "adapters", "control",
+        ],
     ),
-    ("serve", &["record", "engine"]),
-    ("bin", &["record", "engine", "pipeline", "jobs", "serve"]),
+    ("control", &["record", "pipeline", "jobs"]),
+    ("serve", &["record", "engine", "jobs", "control"]),
+    (
+        "bin",
+        &["record", "engine", "pipeline", "jobs", "control", "serve"],
+    ),
 ];
 
 /// Crate → the places (by the start of the path) that may name it. A dependency that is not here is
@@ -46,13 +52,21 @@ const CRATES: &[(&str, &[&str])] = &[
         "crossbeam_channel",
         &["src/pipeline/", "src/jobs/", "src/bin/"],
     ),
-    ("rustix", &["src/jobs/", "src/serve/http/lora.rs"]),
+    (
+        "rustix",
+        &[
+            "src/jobs/",
+            "src/serve/backend.rs",
+            "src/control/server.rs",
+            "src/bin/translora/attach.rs",
+        ],
+    ),
     ("clap", &["src/bin/"]),
     ("ctrlc", &["src/bin/"]),
     ("indicatif", &["src/bin/"]),
-    ("axum", &["src/serve/"]),
-    ("futures_util", &["src/serve/"]),
-    ("tokio", &["src/serve/"]),
+    ("axum", &["src/serve/", "src/control/"]),
+    ("futures_util", &["src/serve/", "src/control/"]),
+    ("tokio", &["src/serve/", "src/control/"]),
     ("num_cpus", &["src/engine/ggml", "src/bin/translora/doctor"]),
     (
         "translora_abi",
@@ -61,10 +75,12 @@ const CRATES: &[(&str, &[&str])] = &[
             "src/lib.rs",
             "src/bin/translora/doctor",
             "src/bin/translora/worker",
-            "src/serve/transfers.rs",
         ],
     ),
-    ("translora_attach", &["src/plugin.rs", "src/lib.rs"]),
+    (
+        "translora_attach",
+        &["src/plugin.rs", "src/lib.rs", "src/control/"],
+    ),
     (
         "translora_gguf",
         &[
@@ -357,6 +373,8 @@ fn each_rule_can_fail() {
         ("src/engine/toy/mod.rs", "use translora_llama::Model;"),
         ("src/filter/mod.rs", "use translora_gguf::read;"),
         ("src/pipeline/mod.rs", "use translora_abi::Status;"),
+        ("src/serve/backend.rs", "use translora_abi::Status;"),
+        ("src/control/mod.rs", "use crate::serve::Config;"),
         ("src/pipeline/run.rs", "use std::{fs, io};"),
         ("src/pipeline/run.rs", "let x = std::time::Instant::now();"),
         (

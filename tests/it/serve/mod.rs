@@ -89,7 +89,7 @@ impl Lab {
             ],
             in_folder: Vec::new(),
             folder: Some(self.world.folder.clone()),
-            plugin: None,
+            jobs: translora::jobs::Config::default(),
             hosts: vec!["127.0.0.1".into()],
             port: 0,
             api_key: None,

@@ -169,7 +169,7 @@ impl Swap {
             adapters: vec![(NAME.into(), self.lora[0].clone(), 0.0)],
             in_folder: Vec::new(),
             folder: Some(folder),
-            plugin: None,
+            jobs: translora::jobs::Config::default(),
             hosts: vec!["127.0.0.1".into()],
             port: 0,
             api_key: None,
