@@ -76,8 +76,8 @@ const CRATES: &[(&str, &[&str])] = &[
         ],
     ),
     ("translora_llama", &["src/engine/ggml"]),
-    ("translora_quantized", &["src/engine/ggml"]),
     ("translora_system", &["src/jobs/"]),
+    ("translora_train", &["src/engine/ggml"]),
 ];
 
 /// Where `std::fs` may be named: who reads inputs, who writes outputs, who keeps the journal, who
@@ -100,19 +100,16 @@ const MEMBERS: &[(&str, &[&str])] = &[
             "translora-attach",
             "translora-gguf",
             "translora-llama",
-            "translora-quantized",
             "translora-system",
+            "translora-train",
         ],
     ),
     ("translora-abi", &[]),
     ("translora-attach", &["translora-gguf"]),
     ("translora-gguf", &[]),
     ("translora-llama", &["translora-gguf"]),
-    (
-        "translora-quantized",
-        &["translora-gguf", "translora-llama"],
-    ),
     ("translora-system", &[]),
+    ("translora-train", &["translora-gguf", "translora-llama"]),
 ];
 
 /// The room that a file of `src/` lies in; none for `lib.rs`, the map.
@@ -250,7 +247,7 @@ fn unsafe_code_lives_under_ffi() {
     for file in [
         "src/lib.rs",
         "src/bin/translora/main.rs",
-        "quantized/src/lib.rs",
+        "quantized/train/src/lib.rs",
         "quantized/gguf/src/lib.rs",
     ] {
         let source = std::fs::read_to_string(root().join(file)).expect(file);
@@ -396,7 +393,7 @@ fn each_rule_can_fail() {
         );
     }
     assert_eq!(
-        broken_everywhere("quantized/src/x.rs", "unsafe { f() }").len(),
+        broken_everywhere("quantized/train/src/x.rs", "unsafe { f() }").len(),
         1
     );
     assert_eq!(

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 use translora_llama::{Backend, ModelParams};
-use translora_quantized::{
+use translora_train::{
     Example, ForwardWeights, Keep, Kernel, Memory, StepTimes, TrainError, TrainSpec, Trainer,
 };
 

@@ -1,6 +1,6 @@
-//! Fit a LoRA: the engine's `Trainer` over `translora_quantized`.
+//! Fit a LoRA: the engine's `Trainer` over `translora_train`.
 
-use translora_quantized::{
+use translora_train::{
     AdamW, Divergence, Example, ForwardWeights, Keep, Kernel, LOSS_BYTES, Teacher, TrainError,
     TrainSpec,
 };
@@ -52,7 +52,7 @@ impl Train for GgmlModel {
             threads: self.threads,
             ..TrainSpec::default()
         };
-        let trainer = translora_quantized::Trainer::new(self.backend, &self.readable()?, &plan)
+        let trainer = translora_train::Trainer::new(self.backend, &self.readable()?, &plan)
             .map_err(|error| self.translate(error))?;
         Ok(Box::new(GgmlTrainer {
             trainer,
@@ -93,15 +93,15 @@ impl GgmlModel {
 }
 
 struct GgmlTrainer<'m> {
-    trainer: translora_quantized::Trainer,
+    trainer: translora_train::Trainer,
     objective: Objective,
     model: &'m GgmlModel,
 }
 
-fn minimized(objective: Objective) -> translora_quantized::Objective {
+fn minimized(objective: Objective) -> translora_train::Objective {
     match objective {
-        Objective::Text => translora_quantized::Objective::Text,
-        Objective::Match => translora_quantized::Objective::Match {
+        Objective::Text => translora_train::Objective::Text,
+        Objective::Match => translora_train::Objective::Match {
             divergence: Divergence::Forward,
             temperature: 1.0,
         },
@@ -254,7 +254,7 @@ impl Trainer for GgmlTrainer<'_> {
     }
 }
 
-fn report(step: translora_quantized::StepReport) -> StepReport {
+fn report(step: translora_train::StepReport) -> StepReport {
     StepReport {
         loss: step.loss,
         gradient_norm: step.gradient_norm,

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use translora_llama::{Backend, Model, ModelParams, quantize};
-use translora_quantized::{Adapter, Example, ForwardWeights, Kernel, TrainSpec, Trainer};
+use translora_train::{Adapter, Example, ForwardWeights, Kernel, TrainSpec, Trainer};
 
 const STEPS: usize = 120;
 const BATCH: usize = 8;
@@ -17,7 +17,7 @@ const GRADIENT_BOUND: f64 = 0.02;
 
 fn lab(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../tests/fixtures/lab")
+        .join("../../tests/fixtures/lab")
         .join(name)
 }
 

@@ -4,8 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use translora_llama::{Backend, Model, ModelParams, quantize};
-use translora_quantized::tiny::{TinyArchitecture, TinyShape, tiny_model};
-use translora_quantized::{Example, ForwardWeights, Keep, Kernel, TrainSpec, Trainer, survey};
+use translora_train::tiny::{TinyArchitecture, TinyShape, tiny_model};
+use translora_train::{Example, ForwardWeights, Keep, Kernel, TrainSpec, Trainer, survey};
 
 /// Examples of random words, of which several go into one pack.
 fn examples(words: usize) -> Vec<Example> {

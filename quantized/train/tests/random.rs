@@ -1,6 +1,6 @@
 //! Gradients of random models on random examples against the naive reference.
 //!
-//! `cargo test -p translora-quantized --test random` runs `CASES` of them; `TRANSLORA_CASES=10000`
+//! `cargo test -p translora-train --test random` runs `CASES` of them; `TRANSLORA_CASES=10000`
 //! as many as it says, and `TRANSLORA_SEED=…` begins elsewhere. Case n of seed s is case 0 of seed
 //! s + n, so a failing case runs alone with the seed it prints and `TRANSLORA_CASES=1`.
 
@@ -15,9 +15,9 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use translora_gguf::{Gguf, TensorKind};
 use translora_llama::{Backend, Model, ModelParams, quantize};
-use translora_quantized::reference::{Gradients, ReferenceLora, ReferenceModel, causal};
-use translora_quantized::tiny::{TinyArchitecture, TinyShape, VOCABULARY, tiny_model};
-use translora_quantized::{Example, ForwardWeights, Kernel, TrainSpec, Trainer};
+use translora_train::reference::{Gradients, ReferenceLora, ReferenceModel, causal};
+use translora_train::tiny::{TinyArchitecture, TinyShape, VOCABULARY, tiny_model};
+use translora_train::{Example, ForwardWeights, Kernel, TrainSpec, Trainer};
 
 const CASES: u64 = 200;
 const SEED: u64 = 1;

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use common::open;
 use translora_gguf::Gguf;
 use translora_llama::{Adapter as Loaded, Backend, Batch, Context, ContextParams, Model, quantize};
-use translora_quantized::reference::{ReferenceLora, ReferenceModel, causal};
-use translora_quantized::tiny::{TinyArchitecture, TinyShape, tiny_model};
-use translora_quantized::{Example, ForwardWeights, Kernel, TrainSpec, Trainer};
+use translora_train::reference::{ReferenceLora, ReferenceModel, causal};
+use translora_train::tiny::{TinyArchitecture, TinyShape, tiny_model};
+use translora_train::{Example, ForwardWeights, Kernel, TrainSpec, Trainer};
 
 fn lab(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../tests/fixtures/lab")
+        .join("../../tests/fixtures/lab")
         .join(name)
 }
 
@@ -625,7 +625,7 @@ fn rank_stabilized_scale_is_in_the_file() {
 fn b_moves_at_its_own_rate_and_weights_decay() {
     let (backend, model) = open(&lab("sprout.f16.gguf"));
     let first_step = |b_rate, weight_decay| {
-        let optimizer = translora_quantized::AdamW {
+        let optimizer = translora_train::AdamW {
             epsilon: 0.0,
             weight_decay,
             ..Default::default()

@@ -1,7 +1,7 @@
 //! Checks the trainer on a tiny random model of every architecture that llama.cpp can build, and
 //! prints ARCHITECTURES.md.
 //!
-//! `cargo run -p translora-quantized --example architectures` prints the table; names after it
+//! `cargo run -p translora-train --example architectures` prints the table; names after it
 //! choose some. `--pack FOLDER OUT.gguf` collects the metadata of the models that llama.cpp's
 //! `test-llama-archs -o FOLDER` writes.
 
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use translora_gguf::Gguf;
 use translora_llama::{Backend, Model, ModelParams, synthesize};
-use translora_quantized::{
+use translora_train::{
     ForwardWeights, GradCheck, GradReport, TrainError, TrainSpec, architectures, gradcheck,
 };
 
@@ -111,7 +111,7 @@ fn page(rows: &[String], all: usize) -> String {
     format!(
         "# Architectures\n\n\
          What the trainer does with a tiny random model of every architecture that the llama.cpp it is built with can make. Printed by\n\
-         `cargo run -p translora-quantized --example architectures`; `tests/architectures.rs` of `translora-quantized` holds the trainer to it.\n\n\
+         `cargo run -p translora-train --example architectures`; `tests/architectures.rs` of `translora-train` holds the trainer to it.\n\n\
          - **trains**: `all` linear modules of all blocks (attention, feed-forward, experts, recurrent layers, whatever llama.cpp applies an\n\
          \x20 adapter to; routers stay frozen); some `blocks`, where an operation without a backward rule is in the way of the lower ones;\n\
          \x20 or `none`. A model that cannot be trained is refused before any work, with the operation's name.\n\

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use translora_gguf::Gguf;
 use translora_llama::{Backend, Model, ModelParams, quantize};
-use translora_quantized::reference::{ReferenceLora, ReferenceModel, causal};
-use translora_quantized::tiny::{TinyArchitecture, TinyShape, VOCABULARY, tiny_model};
-use translora_quantized::{
+use translora_train::reference::{ReferenceLora, ReferenceModel, causal};
+use translora_train::tiny::{TinyArchitecture, TinyShape, VOCABULARY, tiny_model};
+use translora_train::{
     Divergence, Example, ForwardWeights, Kernel, Objective, Teacher, TrainSpec, Trainer,
 };
 

@@ -10,10 +10,8 @@ use std::process::{Command, Stdio};
 
 use translora_gguf::Gguf;
 use translora_llama::{Backend, Layout, Operation, quantize, synthesize};
-use translora_quantized::tiny::{TinyArchitecture, TinyShape, tiny_model};
-use translora_quantized::{
-    Example, ForwardWeights, Kernel, TrainSpec, Trainer, Turned, architectures,
-};
+use translora_train::tiny::{TinyArchitecture, TinyShape, tiny_model};
+use translora_train::{Example, ForwardWeights, Kernel, TrainSpec, Trainer, Turned, architectures};
 
 /// The vendored llama.cpp. Of this platform only: cargo downloads no packages of others.
 fn vendored() -> PathBuf {
@@ -202,7 +200,7 @@ fn operations(path: &Path, device: &str, turned: Turned) -> Vec<Operation> {
 fn metal_has_all_that_dense_models_train_with() {
     let folder = tempfile::tempdir().unwrap();
     let (backend, table) = (Backend::init().unwrap(), table(folder.path()));
-    let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/lab");
+    let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/lab");
     let mut models = Vec::new();
     for name in ["sprout", "branch"] {
         for kind in ["f16", "q8_0", "q4_0", "q4_1", "q4_k_m"] {

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use translora_gguf::Gguf;
 use translora_llama::{Backend, quantize, synthesize};
-use translora_quantized::tiny::{TinyArchitecture, TinyShape, tiny_model};
-use translora_quantized::{
+use translora_train::tiny::{TinyArchitecture, TinyShape, tiny_model};
+use translora_train::{
     Example, ForwardWeights, Kernel, Placement, StepReport, TrainError, TrainSpec, Trainer, Turned,
     architectures,
 };
@@ -462,7 +462,8 @@ fn some_layers_on_the_device_and_some_on_the_cpu() {
 
 #[test]
 fn a_device_that_is_not_there_is_refused_with_those_that_are() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/lab/sprout.f16.gguf");
+    let path =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/lab/sprout.f16.gguf");
     let backend = Backend::init().unwrap();
     let params = translora_llama::ModelParams {
         device: Some("Quantum7".into()),

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use translora_gguf::Gguf;
 use translora_llama::{Backend, Model, ModelParams, synthesize};
-use translora_quantized::{
+use translora_train::{
     ForwardWeights, GradCheck, GradReport, Kernel, TrainError, TrainSpec, architectures, gradcheck,
 };
 

@@ -1,7 +1,7 @@
 //! Ten steps of the trainer against ten losses that PyTorch and PEFT computed from the same model,
 //! adapter and examples.
 //!
-//! `TRANSLORA_PEFT=FOLDER cargo test -p translora-quantized --test peft` leaves models, adapters
+//! `TRANSLORA_PEFT=FOLDER cargo test -p translora-train --test peft` leaves models, adapters
 //! and examples in FOLDER; `scripts/peft-steps.py FOLDER` computes the losses from them and prints
 //! them as they stand here.
 
@@ -12,10 +12,8 @@ use std::path::Path;
 
 use translora_gguf::{Gguf, Writer, dequantize};
 use translora_llama::{Backend, synthesize};
-use translora_quantized::tiny::{TinyArchitecture, TinyShape, tiny_model};
-use translora_quantized::{
-    AdamW, Example, ForwardWeights, Kernel, TrainSpec, Trainer, architectures,
-};
+use translora_train::tiny::{TinyArchitecture, TinyShape, tiny_model};
+use translora_train::{AdamW, Example, ForwardWeights, Kernel, TrainSpec, Trainer, architectures};
 
 /// transformers 5.23.0, peft 0.21.2, torch 2.15.0, f32.
 const LLAMA: [f64; 10] = [

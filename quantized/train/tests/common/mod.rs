@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use translora_llama::{Backend, Model, ModelParams};
-use translora_quantized::ForwardWeights;
+use translora_train::ForwardWeights;
 
 /// The device, if the tests run on one.
 pub fn device() -> Option<String> {
