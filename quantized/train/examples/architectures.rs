@@ -10,9 +10,8 @@ use std::path::{Path, PathBuf};
 
 use translora_gguf::Gguf;
 use translora_llama::{Backend, Model, ModelParams, synthesize};
-use translora_train::{
-    ForwardWeights, GradCheck, GradReport, TrainError, TrainSpec, architectures, gradcheck,
-};
+use translora_train::testing::architectures;
+use translora_train::{ForwardWeights, GradCheck, GradReport, TrainError, TrainSpec, gradcheck};
 
 type Failure = Box<dyn std::error::Error>;
 

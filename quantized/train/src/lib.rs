@@ -7,7 +7,6 @@
 //! the engine room only.
 
 mod adapter;
-pub mod architectures;
 mod dropout;
 mod emit;
 mod error;
@@ -24,12 +23,12 @@ mod plan;
 mod profile;
 mod program;
 mod reach;
-pub mod reference;
 mod rules;
 mod signal;
 mod snapshot;
 mod survey;
-pub mod tiny;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod trainer;
 mod weights;
 

@@ -5,8 +5,9 @@ use std::path::Path;
 
 use translora_gguf::Gguf;
 use translora_llama::{Backend, Model, ModelParams, synthesize};
+use translora_train::testing::architectures;
 use translora_train::{
-    ForwardWeights, GradCheck, GradReport, Kernel, TrainError, TrainSpec, architectures, gradcheck,
+    ForwardWeights, GradCheck, GradReport, Kernel, TrainError, TrainSpec, gradcheck,
 };
 
 /// Those that people run, which must train whole.

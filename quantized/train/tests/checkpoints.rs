@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use translora_llama::{Backend, Model, ModelParams, quantize};
-use translora_train::tiny::{TinyArchitecture, TinyShape, tiny_model};
+use translora_train::testing::tiny::{TinyArchitecture, TinyShape, tiny_model};
 use translora_train::{Example, ForwardWeights, Keep, Kernel, TrainSpec, Trainer, survey};
 
 /// Examples of random words, of which several go into one pack.

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use translora_gguf::Gguf;
 use translora_llama::{Backend, quantize, synthesize};
-use translora_train::tiny::{TinyArchitecture, TinyShape, tiny_model};
+use translora_train::testing::architectures;
+use translora_train::testing::tiny::{TinyArchitecture, TinyShape, tiny_model};
 use translora_train::{
     Example, ForwardWeights, Kernel, Placement, StepReport, TrainError, TrainSpec, Trainer, Turned,
-    architectures,
 };
 
 /// The device of these tests.

@@ -10,8 +10,9 @@ use std::process::{Command, Stdio};
 
 use translora_gguf::Gguf;
 use translora_llama::{Backend, Layout, Operation, quantize, synthesize};
-use translora_train::tiny::{TinyArchitecture, TinyShape, tiny_model};
-use translora_train::{Example, ForwardWeights, Kernel, TrainSpec, Trainer, Turned, architectures};
+use translora_train::testing::architectures;
+use translora_train::testing::tiny::{TinyArchitecture, TinyShape, tiny_model};
+use translora_train::{Example, ForwardWeights, Kernel, TrainSpec, Trainer, Turned};
 
 /// The vendored llama.cpp. Of this platform only: cargo downloads no packages of others.
 fn vendored() -> PathBuf {

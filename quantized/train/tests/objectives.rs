@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use translora_gguf::Gguf;
 use translora_llama::{Backend, Model, ModelParams, quantize};
-use translora_train::reference::{ReferenceLora, ReferenceModel, causal};
-use translora_train::tiny::{TinyArchitecture, TinyShape, VOCABULARY, tiny_model};
+use translora_train::testing::reference::{ReferenceLora, ReferenceModel, causal};
+use translora_train::testing::tiny::{TinyArchitecture, TinyShape, VOCABULARY, tiny_model};
 use translora_train::{
     Divergence, Example, ForwardWeights, Kernel, Objective, Teacher, TrainSpec, Trainer,
 };

@@ -12,8 +12,9 @@ use std::path::Path;
 
 use translora_gguf::{Gguf, Writer, dequantize};
 use translora_llama::{Backend, synthesize};
-use translora_train::tiny::{TinyArchitecture, TinyShape, tiny_model};
-use translora_train::{AdamW, Example, ForwardWeights, Kernel, TrainSpec, Trainer, architectures};
+use translora_train::testing::architectures;
+use translora_train::testing::tiny::{TinyArchitecture, TinyShape, tiny_model};
+use translora_train::{AdamW, Example, ForwardWeights, Kernel, TrainSpec, Trainer};
 
 /// transformers 5.23.0, peft 0.21.2, torch 2.15.0, f32.
 const LLAMA: [f64; 10] = [

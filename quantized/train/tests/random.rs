@@ -15,8 +15,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use translora_gguf::{Gguf, TensorKind};
 use translora_llama::{Backend, Model, ModelParams, quantize};
-use translora_train::reference::{Gradients, ReferenceLora, ReferenceModel, causal};
-use translora_train::tiny::{TinyArchitecture, TinyShape, VOCABULARY, tiny_model};
+use translora_train::testing::reference::{Gradients, ReferenceLora, ReferenceModel, causal};
+use translora_train::testing::tiny::{TinyArchitecture, TinyShape, VOCABULARY, tiny_model};
 use translora_train::{Example, ForwardWeights, Kernel, TrainSpec, Trainer};
 
 const CASES: u64 = 200;

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use common::open;
 use translora_gguf::Gguf;
 use translora_llama::{Adapter as Loaded, Backend, Batch, Context, ContextParams, Model, quantize};
-use translora_train::reference::{ReferenceLora, ReferenceModel, causal};
-use translora_train::tiny::{TinyArchitecture, TinyShape, tiny_model};
+use translora_train::testing::reference::{ReferenceLora, ReferenceModel, causal};
+use translora_train::testing::tiny::{TinyArchitecture, TinyShape, tiny_model};
 use translora_train::{Example, ForwardWeights, Kernel, TrainSpec, Trainer};
 
 fn lab(name: &str) -> PathBuf {

@@ -2,7 +2,7 @@
 //! separate ones.
 
 use super::*;
-use crate::tiny::{TinyArchitecture, TinyShape, tiny_adapter, tiny_model};
+use crate::testing::tiny::{TinyArchitecture, TinyShape, tiny_adapter, tiny_model};
 use translora_gguf::{TensorKind, Writer};
 
 const MODULES: [&str; 7] = [

@@ -106,17 +106,17 @@ impl Default for TinyShape {
 /// bounds: panics where `shape` asks for a type that cannot be made or for rows that its blocks do
 /// not divide
 pub fn tiny_model(architecture: TinyArchitecture, seed: u64, shape: &TinyShape) -> Vec<u8> {
-    let mut maker = Maker {
+    let mut model = ModelWriter {
         writer: Writer::new(),
         random: Random(seed),
         kind: shape.kind,
     };
-    write_metadata(&mut maker.writer, architecture, shape);
-    write_vocabulary(&mut maker.writer, shape.vocabulary);
-    maker.matrix("token_embd.weight", shape.width, shape.vocabulary, 0.5);
-    maker.vector("output_norm.weight", shape.width, 1.0, 0.1);
+    write_metadata(&mut model.writer, architecture, shape);
+    write_vocabulary(&mut model.writer, shape.vocabulary);
+    model.matrix("token_embd.weight", shape.width, shape.vocabulary, 0.5);
+    model.vector("output_norm.weight", shape.width, 1.0, 0.1);
     if !shape.tied {
-        maker.matrix(
+        model.matrix(
             "output.weight",
             shape.width,
             shape.vocabulary,
@@ -124,9 +124,9 @@ pub fn tiny_model(architecture: TinyArchitecture, seed: u64, shape: &TinyShape) 
         );
     }
     for block in 0..shape.blocks {
-        maker.block(block, architecture, shape);
+        model.block(block, architecture, shape);
     }
-    maker
+    model
         .writer
         .to_bytes()
         .expect("a tiny model follows the rules of the format")
@@ -260,13 +260,13 @@ fn write_vocabulary(writer: &mut Writer<'_>, count: usize) {
     writer.set("tokenizer.chat_template", CHAT_TEMPLATE);
 }
 
-struct Maker {
+struct ModelWriter {
     writer: Writer<'static>,
     random: Random,
     kind: TensorKind,
 }
 
-impl Maker {
+impl ModelWriter {
     fn block(&mut self, block: usize, architecture: TinyArchitecture, shape: &TinyShape) {
         let name = |part: &str| format!("blk.{block}.{part}");
         let (q, kv) = (

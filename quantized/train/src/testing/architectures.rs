@@ -4,9 +4,7 @@
 //! source: llama.cpp `tests/test-llama-archs.cpp`, which makes these models;
 //! `translora_llama::synthesize` makes them again from this.
 
-use translora_gguf::{Gguf, Value, Writer};
-
-use crate::error::TrainError;
+use translora_gguf::{Gguf, GgufError, Value, Writer};
 
 /// llama.cpp's test makes no model of it.
 const GEMMA4: &str = "gemma4-dense";
@@ -28,7 +26,7 @@ pub fn names(pack: &Gguf<'_>) -> Vec<String> {
 }
 
 /// The metadata of one model, as a GGUF without tensors.
-pub fn metadata(pack: &Gguf<'_>, name: &str) -> Result<Vec<u8>, TrainError> {
+pub fn metadata(pack: &Gguf<'_>, name: &str) -> Result<Vec<u8>, GgufError> {
     if name == GEMMA4 {
         return gemma4(pack);
     }
@@ -38,13 +36,13 @@ pub fn metadata(pack: &Gguf<'_>, name: &str) -> Result<Vec<u8>, TrainError> {
             writer.set(key, value.clone());
         }
     }
-    Ok(writer.to_bytes()?)
+    writer.to_bytes()
 }
 
 /// Put the metadata of models into one GGUF.
 pub fn pack<'m>(
     models: impl IntoIterator<Item = (&'m str, &'m Gguf<'m>)>,
-) -> Result<Vec<u8>, TrainError> {
+) -> Result<Vec<u8>, GgufError> {
     let mut writer = Writer::new();
     for (name, model) in models {
         // llama.cpp writes this activation's parameters for every model, one for each of 512
@@ -56,12 +54,12 @@ pub fn pack<'m>(
             writer.set(format!("{name}/{key}"), value.clone());
         }
     }
-    Ok(writer.to_bytes()?)
+    writer.to_bytes()
 }
 
 /// The metadata of gemma3 with what gemma4 asks for beside, and upper layers that read the keys and
 /// values of lower ones. Four layers, so that there are two of either kind.
-fn gemma4(pack: &Gguf<'_>) -> Result<Vec<u8>, TrainError> {
+fn gemma4(pack: &Gguf<'_>) -> Result<Vec<u8>, GgufError> {
     const LAYERS: u32 = 4;
     let mut writer = Writer::new();
     for (key, value) in pack.metadata() {
@@ -94,5 +92,5 @@ fn gemma4(pack: &Gguf<'_>) -> Result<Vec<u8>, TrainError> {
             Value::from(vec![0.0_f32; LAYERS as usize]),
         );
     }
-    Ok(writer.to_bytes()?)
+    writer.to_bytes()
 }
