@@ -4,12 +4,11 @@
 use translora_llama::{Graph, Op, Tensor, Trace};
 
 use crate::error::TrainError;
-use crate::rules::no_rule;
 use crate::weights::Weights;
 
 /// What an emitted operation depends on besides its operands.
 #[derive(Clone, Copy)]
-pub(crate) struct Setting<'a> {
+pub(crate) struct Emit<'a> {
     pub trace: &'a Trace,
     /// Nodes whose value depends on an adapter matrix.
     pub needs: &'a [bool],
@@ -18,7 +17,7 @@ pub(crate) struct Setting<'a> {
     pub dropping: bool,
 }
 
-impl Setting<'_> {
+impl Emit<'_> {
     /// The value of the traced node `i`, which is no leaf, from those of its operands.
     pub fn value(
         &self,
@@ -37,7 +36,7 @@ impl Setting<'_> {
                 .first()
                 .copied()
                 .flatten()
-                .ok_or_else(|| no_rule(node, " of a node that was not emitted"))?;
+                .ok_or_else(|| TrainError::no_rule(node, " of a node that was not emitted"))?;
             let mut value = graph.to_f32(value)?;
             if node.op == Op::StoreTurned {
                 let tokens = i64::from(self.trace.tokens);

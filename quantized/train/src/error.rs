@@ -1,6 +1,6 @@
-use translora_llama::LlamaError;
+use std::fmt;
 
-use crate::plan::Nearest;
+use translora_llama::{LlamaError, Node};
 
 /// Why an adapter could not be trained.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +45,33 @@ pub enum TrainError {
     Snapshot(String),
     #[error("temporary adapter file: {0}")]
     Io(#[from] std::io::Error),
+}
+
+impl TrainError {
+    /// The refusal of a traced node: its operation with `detail` behind it.
+    pub(crate) fn no_rule(node: &Node, detail: &str) -> Self {
+        Self::NoRule {
+            op: format!("{}{detail}", node.op.name()),
+            node: node.name.clone(),
+            position: 0,
+        }
+    }
+}
+
+/// A change after which a run would fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Nearest {
+    Rank(usize),
+    Tokens(usize),
+}
+
+impl fmt::Display for Nearest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rank(rank) => write!(f, "rank {rank} would fit"),
+            Self::Tokens(tokens) => write!(f, "examples of at most {tokens} tokens would fit"),
+        }
+    }
 }
 
 fn memory(least: usize, tokens: usize, hint: Option<Nearest>) -> String {

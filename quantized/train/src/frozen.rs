@@ -9,14 +9,15 @@ use std::collections::HashMap;
 
 use translora_llama::{Compute, Dtype, Graph, Op, Storage, Tensor, Trace, WorkBytes};
 
-use crate::emit::Setting;
+use crate::emit::Emit;
 use crate::error::TrainError;
+use crate::forward::Forward;
 use crate::inputs::{Feed, Tables};
 use crate::pack::{Example, Packed};
+use crate::patterns;
 use crate::plan::PROGRAMS_MAX;
-use crate::program::{Emit, Traced};
 use crate::reach::{AdapterIndex, Reach, operands};
-use crate::rules;
+use crate::tracer::Traced;
 use crate::weights::Weights;
 
 /// units: bytes of kept values, unless asked otherwise.
@@ -42,7 +43,7 @@ impl Cut {
         // A product that is one operation with what its adapter adds, wherever llama.cpp has the
         // two.
         let beside = (0..nodes.len()).filter_map(|sum| {
-            rules::adapted(trace, &reach.needs, sum).and_then(|_| nodes[sum].sources[0])
+            patterns::adapted(trace, &reach.needs, sum).and_then(|_| nodes[sum].sources[0])
         });
         let first = beside.chain([adapted]).min()?;
         let mut moving = vec![false; nodes.len()];
@@ -209,13 +210,13 @@ impl Below {
             return Err(TrainError::Snapshot("nothing is frozen".into()));
         };
         let mut graph = weights.graph(trace.nodes.len() * 4 + 256)?;
-        let setting = Setting {
+        let emit = Emit {
             trace,
             needs: &reach.needs,
             weights,
             dropping: false,
         };
-        let mut emit = Emit::new(&mut graph, traced, &reach.live, setting, adapter, index);
+        let mut pass = Forward::new(&mut graph, traced, &reach.live, emit, adapter, index);
         for i in cut
             .below(trace)
             .iter()
@@ -223,11 +224,11 @@ impl Below {
             .filter(|(_, reached)| **reached)
             .map(|(i, _)| i)
         {
-            emit.node(i)?;
+            pass.node(i)?;
         }
-        let Emit {
+        let Forward {
             forward, inputs, ..
-        } = emit;
+        } = pass;
         let results = cut
             .nodes
             .iter()

@@ -12,7 +12,6 @@ use translora_llama::{
 
 use crate::error::TrainError;
 use crate::pack::Packed;
-use crate::rules::no_rule;
 
 /// What an input means.
 #[derive(Clone, Debug, PartialEq)]
@@ -150,7 +149,7 @@ fn role(traces: &[Trace; 2], live: &[bool], index: usize) -> Result<Role, TrainE
         "rs_s_copy" => return Ok(Role::Zero),
         _ if readers.all(|reader| reader.op == Op::Fill) => return Ok(Role::Zero),
         _ if !matches!(node.dtype, Dtype::F32 | Dtype::F16 | Dtype::I32) => {
-            return Err(no_rule(node, " of unknown meaning"));
+            return Err(TrainError::no_rule(node, " of unknown meaning"));
         }
         _ => {}
     }
@@ -171,7 +170,7 @@ fn role(traces: &[Trace; 2], live: &[bool], index: usize) -> Result<Role, TrainE
         if one != two {
             *of = (two - one) / i64::from(traces[1].tokens - trace.tokens);
             if *of < 1 || *of * i64::from(trace.tokens) != one {
-                return Err(no_rule(node, " of unknown meaning"));
+                return Err(TrainError::no_rule(node, " of unknown meaning"));
             }
         }
     }
@@ -234,7 +233,7 @@ impl Feed {
             }
             Role::Zero => compute.set_floats(graph, self.tensor, &vec![0.0; count])?,
             Role::Table(reading, axes) => {
-                let missing = || no_rule(&self.node, " that llama.cpp never filled");
+                let missing = || TrainError::no_rule(&self.node, " that llama.cpp never filled");
                 let filled = tables.found.get(reading).ok_or_else(missing)?;
                 let values = look_up(&self.node, *axes, filled, tables.tokens, packed)
                     .ok_or_else(missing)?;

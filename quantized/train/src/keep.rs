@@ -6,8 +6,8 @@
 
 use translora_llama::{Glu, Op, Trace};
 
+use crate::patterns::{adapted, attention};
 use crate::reach::{Reach, operands};
-use crate::rules::{adapted, attention};
 
 /// How much is kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -11,12 +11,12 @@ use std::ops::Range;
 
 use translora_llama::{Compute, Dtype, Graph, Node, Op, Plus, Tensor, Trace};
 
-use crate::emit::Setting;
+use crate::emit::Emit;
 use crate::error::TrainError;
-use crate::objective::{Goal, Objective};
+use crate::goal::{Goal, Purpose};
+use crate::objective::Objective;
 use crate::pack::{Example, Packed};
-use crate::program::Purpose;
-use crate::rules::{Backward, no_rule};
+use crate::rules::Backward;
 use crate::signal::{Place, Signal};
 use crate::weights::Weights;
 
@@ -301,16 +301,17 @@ impl Chunk {
         } else {
             gradient
         };
-        let setting = Setting {
+        let emit = Emit {
             trace: parts.trace,
             needs: parts.needs,
             weights: parts.weights,
             dropping: false,
         };
-        let rules = Backward::new(graph, setting, &forward, parts.output_of);
+        let rules = Backward::new(graph, emit, &forward, parts.output_of);
         let found = rules.run(parts.trace.output, parts.head.start + 1, gradient)?;
-        let gradient = found[parts.head.start]
-            .ok_or_else(|| no_rule(&parts.trace.nodes[parts.trace.output], " as logits"))?;
+        let gradient = found[parts.head.start].ok_or_else(|| {
+            TrainError::no_rule(&parts.trace.nodes[parts.trace.output], " as logits")
+        })?;
         let gradient = chunk
             .signal
             .at_hidden(graph, gradient, (!late).then_some(weights))?;
@@ -361,7 +362,8 @@ impl Parts<'_> {
     }
 
     fn value(&self, forward: &[Option<Tensor>], index: usize) -> Result<Tensor, TrainError> {
-        forward[index].ok_or_else(|| no_rule(&self.trace.nodes[index], " that was not emitted"))
+        forward[index]
+            .ok_or_else(|| TrainError::no_rule(&self.trace.nodes[index], " that was not emitted"))
     }
 }
 
@@ -417,16 +419,16 @@ impl Condenser<'_> {
             )?;
             let scaled = graph.scale(input, SCALE, 0.0)?;
             let output_of = graph.input(Dtype::I32, &[1], "output_of")?;
-            let setting = Setting {
+            let emit = Emit {
                 trace,
                 needs: self.needs,
                 weights: self.weights,
                 dropping: false,
             };
-            let rules = Backward::new(&mut graph, setting, &forward, output_of);
+            let rules = Backward::new(&mut graph, emit, &forward, output_of);
             let found = rules.run(trace.output, head.start + 1, scaled)?;
             let result = found[head.start]
-                .ok_or_else(|| no_rule(&trace.nodes[trace.output], " as logits"))?;
+                .ok_or_else(|| TrainError::no_rule(&trace.nodes[trace.output], " as logits"))?;
             let result = graph.scale(result, 1.0 / SCALE, 0.0)?;
             graph.output(result)?;
             compute.bind(&mut graph)?;

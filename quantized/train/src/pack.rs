@@ -9,6 +9,12 @@ use std::ops::Range;
 use crate::error::TrainError;
 use crate::objective::Teacher;
 
+/// Packed sequences are padded to a multiple of this.
+pub(crate) const TOKENS_STEP: usize = 32;
+/// Tokens of one packed sequence, unless a single example is longer. The more, the less it costs to
+/// dequantize the weights.
+pub(crate) const TOKENS_MAX: usize = 512;
+
 /// A tokenized example.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Example {

@@ -4,14 +4,11 @@
 //! the adapter with everything that is as large as it, graphs, and the work memory of the largest
 //! pack, which ggml's allocator measures without allocating.
 
-use std::fmt;
-
 use translora_llama::WorkBytes;
 
-use crate::error::TrainError;
+use crate::error::{Nearest, TrainError};
 use crate::keep::Keep;
-use crate::pack::{Example, split};
-use crate::trainer::TOKENS_STEP;
+use crate::pack::{Example, TOKENS_STEP, split};
 
 /// Programs that are kept for their sizes at one time.
 pub(crate) const PROGRAMS_MAX: usize = 6;
@@ -366,22 +363,6 @@ impl Planner<'_> {
             tokens /= 2;
         }
         Ok(None)
-    }
-}
-
-/// A change after which a run would fit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Nearest {
-    Rank(usize),
-    Tokens(usize),
-}
-
-impl fmt::Display for Nearest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Rank(rank) => write!(f, "rank {rank} would fit"),
-            Self::Tokens(tokens) => write!(f, "examples of at most {tokens} tokens would fit"),
-        }
     }
 }
 

@@ -1,34 +1,23 @@
 //! Turns a traced forward graph into a training graph: forward, loss, gradients.
 
-use std::collections::{HashMap, HashSet};
-
 use translora_llama::{
-    Compute, Dtype, Graph, Node, Op, Operation, Placement, Storage, Tensor, Trace, WorkBytes,
+    Compute, Dtype, Graph, Operation, Placement, Storage, Tensor, Trace, WorkBytes,
 };
 
 use crate::dropout::Mask;
-use crate::emit::Setting;
+use crate::emit::Emit;
 use crate::error::TrainError;
+use crate::forward::Forward;
 use crate::frozen::{Cache, Cut};
+use crate::goal::{Goal, Purpose};
 use crate::inputs::{Feed, Tables};
 use crate::loss::{Head, Loss, Parts};
-use crate::objective::Goal;
 use crate::pack::{Example, Packed};
 use crate::profile::{Bounds, StepTimes};
 use crate::reach::{AdapterIndex, Reach};
-use crate::rules::{Backward, no_rule};
+use crate::rules::Backward;
+use crate::tracer::Traced;
 use crate::weights::Weights;
-
-/// What a program computes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Purpose {
-    /// The loss.
-    Loss,
-    /// That, and the gradient of each adapter matrix.
-    Gradients,
-    /// That, and all logits.
-    Logits,
-}
 
 /// A training graph for fixed numbers of tokens and outputs.
 pub(crate) struct Program {
@@ -67,28 +56,6 @@ pub(crate) struct Outcome {
     pub logits: Vec<f32>,
 }
 
-/// The weights whose transposes the gradients need.
-pub(crate) fn wanted(trace: &Trace, adapter: &AdapterIndex) -> HashSet<String> {
-    let Reach { live, needs, .. } = Reach::of(trace, adapter);
-    let products = trace
-        .nodes
-        .iter()
-        .enumerate()
-        .filter(|(index, node)| live[*index] && node.op == Op::MulMat);
-    let frozen = products.filter_map(|(_, node)| {
-        let (Some(Some(weight)), Some(Some(input))) = (node.sources.first(), node.sources.get(1))
-        else {
-            return None;
-        };
-        let weight = &trace.nodes[*weight];
-        // A matrix for each head (latent attention) is turned where it is used.
-        let flat = weight.op == Op::Weight && weight.shape[2..] == [1, 1];
-        let wanted = flat && !adapter.contains_key(&weight.name) && needs[*input];
-        wanted.then(|| weight.name.clone())
-    });
-    frozen.collect()
-}
-
 impl Program {
     /// Emit forward, loss and (if asked for) gradients of a trace.
     ///
@@ -109,7 +76,7 @@ impl Program {
         let head = Head::find(trace, needs);
         let mut graph = weights
             .graph(trace.nodes.len() * 28 + 256 + head.nodes_max(vocabulary, outputs, &goal))?;
-        let setting = Setting {
+        let emit = Emit {
             trace,
             needs,
             weights,
@@ -123,20 +90,20 @@ impl Program {
         let shown = cut
             .as_ref()
             .map_or_else(|| live.clone(), |cut| cut.above(trace));
-        let mut emit = Emit::new(&mut graph, traced, live, setting, adapter, index);
+        let mut pass = Forward::new(&mut graph, traced, live, emit, adapter, index);
         for node in cut.iter().flat_map(|cut| &cut.nodes) {
-            emit.given(*node)?;
+            pass.given(*node)?;
         }
         for i in (0..=trace.output).filter(|i| shown[*i] && !head.tail.contains(i)) {
-            emit.node(i)?;
+            pass.node(i)?;
         }
-        let Emit {
+        let Forward {
             forward,
             inputs,
             masks,
             given,
             ..
-        } = emit;
+        } = pass;
         let read = inputs
             .iter()
             .find(|feed| feed.is_tokens())
@@ -144,7 +111,7 @@ impl Program {
         let [count, ..] = match (read, given.first()) {
             (Some(tokens), _) => graph.shape(tokens)?,
             (None, Some(_)) => [i64::from(trace.tokens), 1, 1, 1],
-            (None, None) => return Err(no_rule(output, " without token input")),
+            (None, None) => return Err(TrainError::no_rule(output, " without token input")),
         };
         if let Some(start) = forward[head.start] {
             graph.expand(start)?;
@@ -172,7 +139,7 @@ impl Program {
             let kept = goal
                 .keep
                 .of(trace, &reach, head.start, weights.direct().is_some());
-            let mut rules = Backward::new(&mut graph, setting, &forward, output_of).keeping(&kept);
+            let mut rules = Backward::new(&mut graph, emit, &forward, output_of).keeping(&kept);
             rules.masks.clone_from(&masks);
             let found = rules.run(head.start, 0, gradient)?;
             gradients = outputs_of(&mut graph, trace, index, &found)?;
@@ -305,119 +272,4 @@ fn outputs_of(
         .enumerate()
         .map(|(slot, gradient)| gradient.ok_or_else(|| missing(slot)))
         .collect()
-}
-
-/// A trace for the sizes of one program, and the two it comes from.
-pub(crate) struct Traced<'a> {
-    pub trace: Trace,
-    pub pair: &'a [Trace; 2],
-    /// Nodes that read a memory of llama.cpp after a part of it was written.
-    pub broken: &'a HashSet<usize>,
-}
-
-pub(crate) struct Emit<'a> {
-    graph: &'a mut Graph,
-    traced: &'a Traced<'a>,
-    live: &'a [bool],
-    setting: Setting<'a>,
-    adapter: &'a Storage,
-    index: &'a AdapterIndex,
-    pub forward: Vec<Option<Tensor>>,
-    pub inputs: Vec<Feed>,
-    /// By the index of the A that reads through it.
-    masks: HashMap<usize, Mask>,
-    given: Vec<Tensor>,
-}
-
-impl<'a> Emit<'a> {
-    /// Nothing yet. `live` is what the logits of the whole trace depend on.
-    pub fn new(
-        graph: &'a mut Graph,
-        traced: &'a Traced<'a>,
-        live: &'a [bool],
-        setting: Setting<'a>,
-        adapter: &'a Storage,
-        index: &'a AdapterIndex,
-    ) -> Self {
-        let (forward, inputs, masks, given) = (
-            vec![None; traced.trace.nodes.len()],
-            Vec::new(),
-            HashMap::new(),
-            Vec::new(),
-        );
-        Self {
-            graph,
-            traced,
-            live,
-            setting,
-            adapter,
-            index,
-            forward,
-            inputs,
-            masks,
-            given,
-        }
-    }
-
-    /// Take the value of a node as an input.
-    fn given(&mut self, i: usize) -> Result<(), TrainError> {
-        let node = &self.traced.trace.nodes[i];
-        let tensor = self.graph.input(Dtype::F32, &node.shape, &node.name)?;
-        self.given.push(tensor);
-        self.forward[i] = Some(tensor);
-        Ok(())
-    }
-
-    pub fn node(&mut self, i: usize) -> Result<(), TrainError> {
-        if self.forward[i].is_some() {
-            return Ok(());
-        }
-        let trace = &self.traced.trace;
-        let node = &trace.nodes[i];
-        if self.traced.broken.contains(&i) {
-            return Err(TrainError::NoRule {
-                op: "a partly written memory".into(),
-                node: node.name.clone(),
-                position: i,
-            });
-        }
-        let tensor = match node.op {
-            Op::Weight => match self.index.get(&node.name) {
-                Some(slot) => self.graph.stored(self.adapter, *slot)?,
-                None => self.graph.weight(trace, node)?,
-            },
-            Op::Input | Op::State => {
-                let feed = Feed::new(self.graph, self.traced.pair, self.live, i, node)?;
-                let tensor = feed.tensor();
-                self.inputs.push(feed);
-                tensor
-            }
-            _ => self.compute(i, node)?,
-        };
-        self.forward[i] = Some(tensor);
-        Ok(())
-    }
-
-    /// A node that computes something: the product with an A reads its input through a mask where
-    /// there is dropout.
-    fn compute(&mut self, i: usize, node: &Node) -> Result<Tensor, TrainError> {
-        let a = node.sources.first().copied().flatten();
-        let input = node
-            .sources
-            .get(1)
-            .copied()
-            .flatten()
-            .and_then(|input| self.forward[input]);
-        let (true, Some(a), Some(input)) = (self.setting.dropping, a, input) else {
-            return self.setting.value(self.graph, i, &mut self.forward);
-        };
-        let name = &self.traced.trace.nodes[a].name;
-        let Some(slot) = self.index.get(name).filter(|_| name.ends_with(".lora_a")) else {
-            return self.setting.value(self.graph, i, &mut self.forward);
-        };
-        let mask = Mask::new(self.graph, input, *slot)?;
-        self.masks.insert(a, mask);
-        self.setting
-            .masked_value(self.graph, i, &mut self.forward, mask.masked)
-    }
 }

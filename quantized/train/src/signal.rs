@@ -8,7 +8,8 @@
 use translora_llama::{Compute, Dtype, Graph, LlamaError, Tensor};
 
 use crate::error::TrainError;
-use crate::objective::{Condensed, Divergence, Goal, Objective, PROBABILITY_MIN, TINY, Teacher};
+use crate::goal::Goal;
+use crate::objective::{Condensed, Divergence, Objective, PROBABILITY_MIN, TINY, Teacher};
 use crate::pack::{Example, Packed};
 
 /// The inputs and results of one objective for a few outputs.

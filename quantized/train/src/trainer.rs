@@ -10,20 +10,22 @@ use crate::adapter::Adapter;
 use crate::dropout;
 use crate::error::TrainError;
 use crate::frozen::{Below, Cache, Cut, FROZEN_BYTES};
+use crate::goal::{Goal, Purpose};
 use crate::keep::Keep;
 use crate::loss::{Condenser, LOSS_BYTES};
-use crate::objective::{Condensed, Goal, Objective};
+use crate::objective::{Condensed, Objective};
 use crate::optimizer::{AdamW, Moments};
-use crate::pack::{Example, Packed, shared_prefix, split};
+use crate::pack::{Example, Packed, TOKENS_MAX, shared_prefix, split};
 use crate::plan::{
     self, DeviceMemory, Largest, Limits, Measured, Memory, PROGRAMS_MAX, Plan, Planner,
 };
 use crate::profile::StepTimes;
-use crate::program::{Outcome, Pass, Program, Purpose, wanted};
+use crate::program::{Outcome, Pass, Program};
 use crate::reach::{AdapterIndex, Reach};
 use crate::snapshot;
-use crate::survey::{Tracer, layout, survey};
-use crate::weights::{ForwardWeights, Turned, Weights};
+use crate::survey::survey;
+use crate::tracer::{Tracer, layout};
+use crate::weights::{ForwardWeights, Turned, Weights, wanted};
 
 /// What to train, and how.
 #[derive(Clone, Debug, PartialEq)]
@@ -140,12 +142,6 @@ pub struct StepReport {
 
 /// Gradients are multiplied by this inside the graph: F16 products lose what is below 2⁻²⁴.
 const SCALE: f32 = 16.0;
-/// Packed sequences are padded to a multiple of this.
-pub(crate) const TOKENS_STEP: usize = 32;
-/// Tokens of one packed sequence, unless a single example is longer. The more, the less it costs to
-/// dequantize the weights.
-const TOKENS_MAX: usize = 512;
-
 /// An adapter under training on one model.
 pub struct Trainer {
     model: Model,

@@ -12,7 +12,8 @@ use translora_llama::{
     Compute, Dtype, Graph, Kernel, LlamaError, Model, Node, Op, Place, Plus, Storage, Tensor, Trace,
 };
 
-use crate::rules::{adapted, attention};
+use crate::patterns::{adapted, attention};
+use crate::reach::{AdapterIndex, Reach};
 
 /// How products read frozen weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +69,28 @@ pub struct Weights {
     /// The model on its device, if it is on one: then only operations that devices have are used.
     home: Option<Model>,
     dry: bool,
+}
+
+/// The weights whose transposes the gradients need.
+pub(crate) fn wanted(trace: &Trace, adapter: &AdapterIndex) -> HashSet<String> {
+    let Reach { live, needs, .. } = Reach::of(trace, adapter);
+    let products = trace
+        .nodes
+        .iter()
+        .enumerate()
+        .filter(|(index, node)| live[*index] && node.op == Op::MulMat);
+    let frozen = products.filter_map(|(_, node)| {
+        let (Some(Some(weight)), Some(Some(input))) = (node.sources.first(), node.sources.get(1))
+        else {
+            return None;
+        };
+        let weight = &trace.nodes[*weight];
+        // A matrix for each head (latent attention) is turned where it is used.
+        let flat = weight.op == Op::Weight && weight.shape[2..] == [1, 1];
+        let wanted = flat && !adapter.contains_key(&weight.name) && needs[*input];
+        wanted.then(|| weight.name.clone())
+    });
+    frozen.collect()
 }
 
 /// units: numbers of a matrix that are turned at one time.

@@ -2,7 +2,7 @@
 
 use translora_llama::{Glu, Graph, Node, Tensor, Unary};
 
-use super::{Backward, Done, no_rule};
+use super::{Backward, Done};
 use crate::error::TrainError;
 
 /// √(2/π), and the cubic term of GELU's usual approximation. source: ggml `ggml_gelu_f32`
@@ -19,7 +19,7 @@ impl Backward<'_> {
     pub(super) fn add(&mut self, node: &Node, dy: Tensor) -> Done {
         if node.op == translora_llama::Op::AddId {
             if self.wants(node, 1) {
-                return Err(no_rule(node, " with a trained bias"));
+                return Err(TrainError::no_rule(node, " with a trained bias"));
             }
             return self.give(node, 0, dy);
         }

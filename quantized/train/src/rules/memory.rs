@@ -2,7 +2,8 @@
 
 use translora_llama::{Node, Op, Tensor};
 
-use super::{Backward, Done, no_rule, source};
+use super::{Backward, Done, source};
+use crate::error::TrainError;
 
 impl Backward<'_> {
     /// y repeats x or sums its rows: dx is the sum over the repetitions, or dy repeated
@@ -52,7 +53,7 @@ impl Backward<'_> {
             return self.give(node, 0, dx);
         }
         if ids.op == Op::Input {
-            return Err(no_rule(node, " by an input"));
+            return Err(TrainError::no_rule(node, " by an input"));
         }
         let (x, ids) = (self.value(node, 0)?, self.value(node, 1)?);
         let zero = self.graph.scale(x, 0.0, 0.0)?;
@@ -85,7 +86,7 @@ impl Backward<'_> {
             .view
             .map_or(0, |(_, offset)| offset)
             .checked_sub(start)
-            .ok_or_else(|| no_rule(node, " before its source"))?;
+            .ok_or_else(|| TrainError::no_rule(node, " before its source"))?;
         if offset == 0 && node.elements() == x.elements() && is_dense(node) && is_dense(x) {
             return self.same_order(node, dy);
         }
@@ -116,7 +117,7 @@ impl Backward<'_> {
     /// found from the strides.
     fn view_of_strided(&mut self, node: &Node, x: &Node, offset: usize, dy: Tensor) -> Done {
         if node.strides != x.strides {
-            return Err(no_rule(node, " across the rows of its source"));
+            return Err(TrainError::no_rule(node, " across the rows of its source"));
         }
         let (mut rest, mut start) = (offset, [0_usize; 4]);
         let mut axes: Vec<usize> = (0..4).filter(|axis| x.shape[*axis] > 1).collect();
@@ -127,7 +128,7 @@ impl Backward<'_> {
         }
         let inside = (0..4).all(|axis| start[axis] as i64 + node.shape[axis] <= x.shape[axis]);
         if rest != 0 || !inside {
-            return Err(no_rule(node, " across the rows of its source"));
+            return Err(TrainError::no_rule(node, " across the rows of its source"));
         }
         // In the dense gradient of x, the part has the dense strides.
         let mut dense = [size_of::<f32>(); 4];

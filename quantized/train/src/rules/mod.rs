@@ -9,8 +9,9 @@ use std::collections::HashMap;
 use translora_llama::{Graph, Node, Op, Tensor, Trace};
 
 use crate::dropout::Mask;
-use crate::emit::Setting;
+use crate::emit::Emit;
 use crate::error::TrainError;
+use crate::patterns::{adapted, attention};
 use crate::reach::operands;
 use crate::weights::Weights;
 
@@ -21,8 +22,6 @@ mod norms;
 mod products;
 mod recurrent;
 
-pub(crate) use direct::{adapted, attention};
-
 type Done = Result<(), TrainError>;
 
 /// Walks a forward graph backwards and adds the gradient nodes to it.
@@ -32,7 +31,7 @@ pub(crate) struct Backward<'a> {
     /// Nodes whose value depends on an adapter matrix.
     pub needs: &'a [bool],
     pub weights: &'a Weights,
-    setting: Setting<'a>,
+    emit: Emit<'a>,
     /// This graph's tensor for each traced node: of the forward pass where that is kept, else
     /// computed again once it is asked for.
     values: Vec<Option<Tensor>>,
@@ -51,16 +50,16 @@ pub(crate) struct Backward<'a> {
 impl<'a> Backward<'a> {
     pub fn new(
         graph: &'a mut Graph,
-        setting: Setting<'a>,
+        emit: Emit<'a>,
         forward: &[Option<Tensor>],
         output_of: Tensor,
     ) -> Self {
-        let Setting {
+        let Emit {
             trace,
             needs,
             weights,
             ..
-        } = setting;
+        } = emit;
         let (gradients, kept) = (vec![None; trace.nodes.len()], vec![true; trace.nodes.len()]);
         let (masks, turned, masked) = (HashMap::new(), HashMap::new(), HashMap::new());
         Self {
@@ -68,7 +67,7 @@ impl<'a> Backward<'a> {
             trace,
             needs,
             weights,
-            setting,
+            emit,
             values: forward.to_vec(),
             kept,
             output_of,
@@ -170,7 +169,7 @@ impl<'a> Backward<'a> {
             | Op::Argsort
             | Op::TopK
             | Op::Fill
-            | Op::Other(..) => Err(no_rule(node, "")),
+            | Op::Other(..) => Err(TrainError::no_rule(node, "")),
         }
     }
 
@@ -212,7 +211,8 @@ impl<'a> Backward<'a> {
         if self.values[index].is_none() {
             self.again(index)?;
         }
-        self.values[index].ok_or_else(|| no_rule(node, " of a node that was not emitted"))
+        self.values[index]
+            .ok_or_else(|| TrainError::no_rule(node, " of a node that was not emitted"))
     }
 
     /// Compute a forward value that was not kept again, and before it whatever it needs.
@@ -224,7 +224,7 @@ impl<'a> Backward<'a> {
         // Of what is one operation only the ends are read.
         let direct = self.weights.direct().is_some();
         let product =
-            adapted(self.trace, self.needs, index).filter(|_| direct && !self.setting.dropping);
+            adapted(self.trace, self.needs, index).filter(|_| direct && !self.emit.dropping);
         let needed = match (product, attention(self.trace, index).filter(|_| direct)) {
             (Some(found), _) => vec![found.weight, found.a, found.b, found.x],
             (_, Some(scores)) => vec![scores.k, scores.q, scores.mask],
@@ -236,10 +236,10 @@ impl<'a> Backward<'a> {
             }
         }
         let value = match self.mask(node, 1) {
-            None => self.setting.value(self.graph, index, &mut self.values)?,
+            None => self.emit.value(self.graph, index, &mut self.values)?,
             Some(_) => {
                 let masked = self.value(node, 1)?;
-                self.setting
+                self.emit
                     .masked_value(self.graph, index, &mut self.values, masked)?
             }
         };
@@ -297,7 +297,7 @@ impl<'a> Backward<'a> {
                 continue;
             }
             if shape[axis] != 1 {
-                return Err(no_rule(node, " of tiles"));
+                return Err(TrainError::no_rule(node, " of tiles"));
             }
             sum = if axis == 0 {
                 let dense = self.graph.dense(sum)?;
@@ -320,7 +320,7 @@ fn source(node: &Node, operand: usize) -> Result<usize, TrainError> {
         .get(operand)
         .copied()
         .flatten()
-        .ok_or_else(|| no_rule(node, &format!(" without operand {operand}")))
+        .ok_or_else(|| TrainError::no_rule(node, &format!(" without operand {operand}")))
 }
 
 /// Say where in the graph a rule is missing. What the graph itself refuses is a missing rule, too:
@@ -338,13 +338,5 @@ fn at(error: TrainError, node: &Node, index: usize) -> TrainError {
             position: index,
         },
         other => other,
-    }
-}
-
-pub(crate) fn no_rule(node: &Node, detail: &str) -> TrainError {
-    TrainError::NoRule {
-        op: format!("{}{detail}", node.op.name()),
-        node: node.name.clone(),
-        position: 0,
     }
 }

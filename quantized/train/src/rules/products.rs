@@ -2,7 +2,7 @@
 
 use translora_llama::{Node, Op, Tensor};
 
-use super::{Backward, Done, no_rule, source};
+use super::{Backward, Done, source};
 use crate::error::TrainError;
 
 impl Backward<'_> {
@@ -26,7 +26,10 @@ impl Backward<'_> {
             let [k, n, h, outer] = self.graph.shape(b)?;
             let m = node.shape[0];
             if outer != p {
-                return Err(no_rule(node, " with a matrix for several outer batches"));
+                return Err(TrainError::no_rule(
+                    node,
+                    " with a matrix for several outer batches",
+                ));
             }
             let folded = n * h / g;
             let b = self.graph.reshape(b, [k, folded, g, p])?;
@@ -45,7 +48,7 @@ impl Backward<'_> {
         let (a, tensor) = (&self.trace.nodes[index], self.value(node, 0)?);
         if a.op == Op::Weight && !self.needs[index] && a.shape[2..] == [1, 1] {
             let product = self.weights.turned_product(self.graph, a, tensor, dy)?;
-            return product.ok_or_else(|| no_rule(node, " without a transposed copy"));
+            return product.ok_or_else(|| TrainError::no_rule(node, " without a transposed copy"));
         }
         let floats = self.graph.to_f32(tensor)?;
         let turned = self.turn(floats)?;

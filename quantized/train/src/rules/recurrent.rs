@@ -2,14 +2,14 @@
 
 use translora_llama::{Node, Tensor};
 
-use super::{Backward, Done, no_rule, source};
+use super::{Backward, Done, source};
 use crate::error::TrainError;
 
 impl Backward<'_> {
     /// y[c, t] = Σⱼ w[j, c] x[t + j, c]
     pub(super) fn ssm_conv(&mut self, node: &Node, dy: Tensor) -> Done {
         if self.wants(node, 1) {
-            return Err(no_rule(node, " with trained taps"));
+            return Err(TrainError::no_rule(node, " with trained taps"));
         }
         let weights = self.value(node, 1)?;
         let dx = self.graph.ssm_conv_back(dy, weights)?;
@@ -19,7 +19,7 @@ impl Backward<'_> {
     /// The result holds y and then the last states, which nobody reads in training.
     pub(super) fn ssm_scan(&mut self, node: &Node, dy: Tensor) -> Done {
         if self.wants(node, 0) || self.wants(node, 3) {
-            return Err(no_rule(node, " with a trained state"));
+            return Err(TrainError::no_rule(node, " with a trained state"));
         }
         let x = self.trace.nodes[source(node, 1)?].shape;
         let dy = self.first(dy, x)?;
@@ -31,7 +31,7 @@ impl Backward<'_> {
     /// As `ssm_scan`: the outputs come first, the states after them.
     pub(super) fn gated_delta_net(&mut self, node: &Node, dy: Tensor) -> Done {
         if self.wants(node, 5) {
-            return Err(no_rule(node, " with a trained state"));
+            return Err(TrainError::no_rule(node, " with a trained state"));
         }
         let v = self.trace.nodes[source(node, 2)?].shape;
         let dy = self.first(dy, v)?;
@@ -49,7 +49,7 @@ impl Backward<'_> {
         for place in places {
             found.push(self.value(node, place)?);
         }
-        found.try_into().map_err(|_| no_rule(node, ""))
+        found.try_into().map_err(|_| TrainError::no_rule(node, ""))
     }
 
     /// As many numbers as `shape` has, from the front.
