@@ -41,13 +41,28 @@ pub enum TrainError {
         tokens: usize,
         hint: Option<Nearest>,
     },
+    /// The bytes of a snapshot are damaged, or of an adapter of another shape.
     #[error("snapshot: {0}")]
     Snapshot(String),
+    /// An adapter's numbers cannot be replaced by those of one of another shape.
+    #[error("the adapter has other matrices than the one that is trained")]
+    OtherAdapter,
+    /// An assumption of this crate does not hold: nobody's fault but its own.
+    #[error("internal: {what}")]
+    Internal {
+        /// The assumption.
+        what: String,
+    },
     #[error("temporary adapter file: {0}")]
     Io(#[from] std::io::Error),
 }
 
 impl TrainError {
+    /// An assumption that does not hold.
+    pub(crate) fn internal(what: impl Into<String>) -> Self {
+        Self::Internal { what: what.into() }
+    }
+
     /// The refusal of a traced node: its operation with `detail` behind it.
     pub(crate) fn no_rule(node: &Node, detail: &str) -> Self {
         Self::NoRule {

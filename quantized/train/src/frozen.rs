@@ -110,22 +110,28 @@ impl Cut {
 }
 
 /// The kept values, by the tokens that they are of.
-#[derive(Default)]
 pub(crate) struct Cache {
     /// For each node of the cut, one row for each token.
     kept: HashMap<Vec<i32>, Vec<Vec<f32>>>,
+    /// How many there will be.
+    wanted: usize,
     programs: HashMap<(usize, usize), Below>,
 }
 
 impl Cache {
+    /// An empty one, for the values of these examples.
+    pub fn of(examples: &[Example]) -> Self {
+        Self {
+            kept: HashMap::new(),
+            wanted: different(examples).len(),
+            programs: HashMap::new(),
+        }
+    }
+
     /// units: bytes that the values of these examples take.
     pub fn bytes(examples: &[Example], cut: &Cut) -> usize {
-        let mut inputs: Vec<&[i32]> = examples.iter().map(Example::input_tokens).collect();
-        inputs.sort_unstable();
-        inputs.dedup();
-        inputs.iter().map(|tokens| tokens.len()).sum::<usize>()
-            * cut.widths.iter().sum::<usize>()
-            * size_of::<f32>()
+        let tokens = different(examples).into_iter().map(<[i32]>::len);
+        tokens.sum::<usize>() * cut.widths.iter().sum::<usize>() * size_of::<f32>()
     }
 
     pub fn holds(&self, example: &Example) -> bool {
@@ -144,7 +150,8 @@ impl Cache {
         self.programs.insert(size, below);
     }
 
-    /// Compute an example's values, by the program for its size, and keep them.
+    /// Compute an example's values, by the program for its size, and keep them. The last one needs
+    /// no program any more.
     pub fn add(
         &mut self,
         compute: &mut Compute,
@@ -152,21 +159,29 @@ impl Cache {
         size: (usize, usize),
         tables: &Tables,
     ) -> Result<(), TrainError> {
-        if let Some(below) = self.programs.get_mut(&size) {
-            let rows = below.run(compute, example, size, tables)?;
-            self.kept.insert(example.input_tokens().to_vec(), rows);
+        let below = self
+            .programs
+            .get_mut(&size)
+            .ok_or_else(|| TrainError::internal("the frozen part has no program for an example"))?;
+        let rows = below.run(compute, example, size, tables)?;
+        self.kept.insert(example.input_tokens().to_vec(), rows);
+        if self.kept.len() == self.wanted {
+            self.programs.clear();
         }
         Ok(())
     }
 
-    /// Nothing more will be added for now.
-    pub fn forget_programs(&mut self) {
-        self.programs.clear();
-    }
-
     /// The rows of examples as their pack lays out their tokens: one array for each node of the
     /// cut, zeros at padding.
-    pub fn rows(&self, run: &[&Example], packed: &Packed, widths: &[usize]) -> Vec<Vec<f32>> {
+    pub fn rows(
+        &self,
+        run: &[&Example],
+        packed: &Packed,
+        widths: &[usize],
+    ) -> Result<Vec<Vec<f32>>, TrainError> {
+        if widths.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut laid: Vec<Vec<f32>> = widths
             .iter()
             .map(|width| vec![0.0; width * packed.tokens.len()])
@@ -176,15 +191,24 @@ impl Cache {
             .enumerate()
             .filter_map(|(place, from)| Some((place, from?)))
         {
-            let Some(rows) = self.kept.get(run[number].input_tokens()) else {
-                continue;
-            };
+            let rows = self
+                .kept
+                .get(run[number].input_tokens())
+                .ok_or_else(|| TrainError::internal("an example's frozen values are missing"))?;
             for ((to, from), width) in laid.iter_mut().zip(rows).zip(widths) {
                 to[place * width..][..*width].copy_from_slice(&from[token * width..][..*width]);
             }
         }
-        laid
+        Ok(laid)
     }
+}
+
+/// The inputs of these examples, each once.
+fn different(examples: &[Example]) -> Vec<&[i32]> {
+    let mut inputs: Vec<&[i32]> = examples.iter().map(Example::input_tokens).collect();
+    inputs.sort_unstable();
+    inputs.dedup();
+    inputs
 }
 
 /// The frozen part of a graph, for one example.
@@ -207,7 +231,7 @@ impl Below {
         let trace = &traced.trace;
         let reach = Reach::of(trace, index);
         let Some(cut) = Cut::find(trace, &reach) else {
-            return Err(TrainError::Snapshot("nothing is frozen".into()));
+            return Err(TrainError::internal("no part of the graph is frozen"));
         };
         let mut graph = weights.graph(trace.nodes.len() * 4 + 256)?;
         let emit = Emit {

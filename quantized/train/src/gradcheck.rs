@@ -10,8 +10,9 @@ use translora_llama::{
 use crate::adapter::Adapter;
 use crate::error::TrainError;
 use crate::pack::Example;
+use crate::spec::TrainSpec;
 use crate::survey::{Survey, survey};
-use crate::trainer::{TrainSpec, Trainer};
+use crate::trainer::Trainer;
 use crate::weights::ForwardWeights;
 
 /// Errors below this are good enough to look no further.

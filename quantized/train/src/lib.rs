@@ -28,13 +28,15 @@ mod program;
 mod reach;
 mod rules;
 mod signal;
-mod snapshot;
+mod spec;
+mod state;
 mod survey;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod tracer;
 mod trainer;
 mod weights;
+mod workshop;
 
 pub use adapter::{Adapter, LoraPair};
 pub use error::{Nearest, TrainError};
@@ -48,7 +50,8 @@ pub use optimizer::{AdamW, Moments};
 pub use pack::{Example, Packed, shared_prefix};
 pub use plan::{DeviceMemory, Memory, Plan};
 pub use profile::StepTimes;
+pub use spec::TrainSpec;
 pub use survey::{Survey, survey};
-pub use trainer::{StepReport, TrainSpec, Trainer};
+pub use trainer::{StepReport, Trainer};
 pub use translora_llama::{Kernel, Placement};
 pub use weights::{ForwardWeights, Turned};

@@ -262,7 +262,7 @@ impl Planner<'_> {
             }
         }
         let Some(least) = least else {
-            return Err(TrainError::Snapshot("no way to train".into()));
+            return Err(TrainError::internal("there is no way to train"));
         };
         // Where both are short, the host is named: it is what one can say something about.
         let on_host = host.is_some_and(|limit| least.memory.peak() > limit);

@@ -54,6 +54,8 @@ pub(crate) struct Outcome {
     pub weight: f64,
     pub gradients: Vec<Vec<f32>>,
     pub logits: Vec<f32>,
+    /// What ran where; none where all is the CPU's.
+    pub placement: Option<Placement>,
 }
 
 impl Program {
@@ -184,11 +186,8 @@ impl Program {
     ) -> Result<Outcome, TrainError> {
         compute.bind(&mut self.graph)?;
         let graph = &self.graph;
-        for (given, rows) in self
-            .given
-            .iter()
-            .zip(frozen.rows(run, packed, &self.widths))
-        {
+        let frozen = frozen.rows(run, packed, &self.widths)?;
+        for (given, rows) in self.given.iter().zip(frozen) {
             compute.set_f32(graph, *given, &rows)?;
         }
         for input in &self.inputs {
@@ -222,17 +221,13 @@ impl Program {
             weight,
             gradients,
             logits,
+            placement: compute.placement(graph),
         })
     }
 
     /// What it consists of.
     pub fn operations(&self) -> Vec<Operation> {
         self.graph.operations()
-    }
-
-    /// What of the run just made ran where; nothing where all is the CPU's.
-    pub fn placement(&self, compute: &Compute) -> Option<Placement> {
-        compute.placement(&self.graph)
     }
 
     /// Add the times of the run just made.

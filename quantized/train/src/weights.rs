@@ -66,6 +66,7 @@ pub struct Weights {
     /// 2, …, which lie where it does.
     rows: HashMap<String, usize>,
     forward: ForwardWeights,
+    turned: Turned,
     /// The model on its device, if it is on one: then only operations that devices have are used.
     home: Option<Model>,
     dry: bool,
@@ -104,6 +105,7 @@ impl Weights {
             transposed: HashMap::new(),
             rows: HashMap::new(),
             forward: ForwardWeights::Native,
+            turned: Turned::F16,
             home: None,
             dry: true,
         }
@@ -125,6 +127,7 @@ impl Weights {
             transposed: HashMap::new(),
             rows: HashMap::new(),
             forward,
+            turned,
             home,
             dry: false,
         };
@@ -202,6 +205,18 @@ impl Weights {
             wanted.contains(&node.name) && compute.is_device(compute.beside(home, &node.name))
         };
         trace.nodes.iter().filter(there).map(one).sum()
+    }
+
+    /// Free the copies; what needs them cannot be built any more.
+    pub(crate) fn drop_copies(&mut self) {
+        self.transposed.clear();
+        self.rows.clear();
+        self.storage = None;
+    }
+
+    /// How gradients read the frozen weights.
+    pub(crate) fn reading(&self) -> (ForwardWeights, Turned) {
+        (self.forward, self.turned)
     }
 
     /// An empty graph of at most `nodes_max` tensors, for where the weights are.
