@@ -35,7 +35,7 @@ impl Mask {
     }
 
     /// The input, computed again, times the mask.
-    pub fn again(&self, graph: &mut Graph, input: Tensor) -> Result<Tensor, TrainError> {
+    pub fn recompute(&self, graph: &mut Graph, input: Tensor) -> Result<Tensor, TrainError> {
         apply(graph, input, self.mask)
     }
 

@@ -36,7 +36,7 @@ impl Emit<'_> {
                 .first()
                 .copied()
                 .flatten()
-                .ok_or_else(|| TrainError::no_rule(node, " of a node that was not emitted"))?;
+                .ok_or_else(|| TrainError::not_emitted(node))?;
             let mut value = graph.to_f32(value)?;
             if node.op == Op::StoreTurned {
                 let tokens = i64::from(self.trace.tokens);

@@ -10,8 +10,8 @@ pub enum TrainError {
     Llama(#[from] LlamaError),
     #[error(transparent)]
     Gguf(#[from] translora_gguf::GgufError),
-    #[error("module {asked:?}: {reason}")]
-    Module { asked: String, reason: String },
+    #[error("module {modules:?}: {reason}")]
+    Module { modules: String, reason: String },
     /// No gradient can flow through an operation of this model.
     #[error("no backward rule for {op} (node {node:?})")]
     NoRule {
@@ -58,6 +58,12 @@ pub enum TrainError {
 }
 
 impl TrainError {
+    /// A traced node whose value a graph should have, and has not.
+    pub(crate) fn not_emitted(node: &Node) -> Self {
+        let op = node.op.name();
+        Self::internal(format!("{op} (node {:?}) was not emitted", node.name))
+    }
+
     /// An assumption that does not hold.
     pub(crate) fn internal(what: impl Into<String>) -> Self {
         Self::Internal { what: what.into() }

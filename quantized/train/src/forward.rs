@@ -23,7 +23,7 @@ pub(crate) struct Forward<'a> {
     pub inputs: Vec<Feed>,
     /// By the index of the A that reads through it.
     pub masks: HashMap<usize, Mask>,
-    pub given: Vec<Tensor>,
+    pub frozen: Vec<Tensor>,
 }
 
 impl<'a> Forward<'a> {
@@ -36,7 +36,7 @@ impl<'a> Forward<'a> {
         adapter: &'a Storage,
         index: &'a AdapterIndex,
     ) -> Self {
-        let (forward, inputs, masks, given) = (
+        let (forward, inputs, masks, frozen) = (
             vec![None; traced.trace.nodes.len()],
             Vec::new(),
             HashMap::new(),
@@ -52,23 +52,32 @@ impl<'a> Forward<'a> {
             forward,
             inputs,
             masks,
-            given,
+            frozen,
         }
     }
 
-    /// Take the value of a node as an input.
-    pub fn given(&mut self, i: usize) -> Result<(), TrainError> {
-        let node = &self.traced.trace.nodes[i];
-        let tensor = self.graph.input(Dtype::F32, &node.shape, &node.name)?;
-        self.given.push(tensor);
-        self.forward[i] = Some(tensor);
+    /// Take the values of the nodes `frozen` as inputs, and compute the nodes `computed` in their
+    /// order.
+    pub fn emit(
+        &mut self,
+        frozen: &[usize],
+        computed: impl Iterator<Item = usize>,
+    ) -> Result<(), TrainError> {
+        for i in frozen {
+            let node = &self.traced.trace.nodes[*i];
+            let tensor = self.graph.input(Dtype::F32, &node.shape, &node.name)?;
+            self.frozen.push(tensor);
+            self.forward[*i] = Some(tensor);
+        }
+        for i in computed {
+            if self.forward[i].is_none() {
+                self.node(i)?;
+            }
+        }
         Ok(())
     }
 
-    pub fn node(&mut self, i: usize) -> Result<(), TrainError> {
-        if self.forward[i].is_some() {
-            return Ok(());
-        }
+    fn node(&mut self, i: usize) -> Result<(), TrainError> {
         let trace = &self.traced.trace;
         let node = &trace.nodes[i];
         if self.traced.broken.contains(&i) {

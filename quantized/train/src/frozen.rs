@@ -115,7 +115,7 @@ pub(crate) struct Cache {
     kept: HashMap<Vec<i32>, Vec<Vec<f32>>>,
     /// How many there will be.
     wanted: usize,
-    programs: HashMap<(usize, usize), Below>,
+    programs: HashMap<(usize, usize), FrozenProgram>,
 }
 
 impl Cache {
@@ -139,11 +139,11 @@ impl Cache {
     }
 
     /// There is a program for examples of this size.
-    pub fn knows(&self, size: (usize, usize)) -> bool {
+    pub fn has_program(&self, size: (usize, usize)) -> bool {
         self.programs.contains_key(&size)
     }
 
-    pub fn learn(&mut self, size: (usize, usize), below: Below) {
+    pub fn add_program(&mut self, size: (usize, usize), below: FrozenProgram) {
         if self.programs.len() >= PROGRAMS_MAX {
             self.programs.clear();
         }
@@ -152,7 +152,7 @@ impl Cache {
 
     /// Compute an example's values, by the program for its size, and keep them. The last one needs
     /// no program any more.
-    pub fn add(
+    pub fn compute(
         &mut self,
         compute: &mut Compute,
         example: &Example,
@@ -212,7 +212,7 @@ fn different(examples: &[Example]) -> Vec<&[i32]> {
 }
 
 /// The frozen part of a graph, for one example.
-pub(crate) struct Below {
+pub(crate) struct FrozenProgram {
     graph: Graph,
     inputs: Vec<Feed>,
     results: Vec<Tensor>,
@@ -220,7 +220,7 @@ pub(crate) struct Below {
     words: i64,
 }
 
-impl Below {
+impl FrozenProgram {
     /// fails: nothing is frozen
     pub fn new(
         traced: &Traced,
@@ -241,15 +241,8 @@ impl Below {
             dropping: false,
         };
         let mut pass = Forward::new(&mut graph, traced, &reach.live, emit, adapter, index);
-        for i in cut
-            .below(trace)
-            .iter()
-            .enumerate()
-            .filter(|(_, reached)| **reached)
-            .map(|(i, _)| i)
-        {
-            pass.node(i)?;
-        }
+        let below = cut.below(trace);
+        pass.emit(&[], (0..below.len()).filter(|i| below[*i]))?;
         let Forward {
             forward, inputs, ..
         } = pass;

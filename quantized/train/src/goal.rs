@@ -1,7 +1,7 @@
 //! What a program is built for: an objective, what it computes, and how.
 
+use crate::checkpoints::Checkpoints;
 use crate::error::TrainError;
-use crate::keep::Keep;
 use crate::objective::{Condensed, Objective, Teacher};
 use crate::pack::Example;
 
@@ -26,7 +26,7 @@ pub(crate) struct Goal {
     pub bytes: usize,
     /// Share of the inputs of each A that a training step leaves out.
     pub dropout: f32,
-    pub keep: Keep,
+    pub checkpoints: Checkpoints,
     /// Products read floats as they are: no F16 copies of operands, and no weights in the logits'
     /// gradient.
     pub direct: bool,

@@ -100,7 +100,7 @@ pub fn gradcheck(
     };
     let mut random = ChaCha8Rng::seed_from_u64(spec.seed);
     let mut trainer = Trainer::new(backend, model, &spec)?;
-    trainer.set_adapter(awake(trainer.adapter(), &mut random))?;
+    trainer.set_adapter(with_random_b(trainer.adapter(), &mut random))?;
     let examples = examples(check, trainer.vocabulary(), &mut random);
     trainer.load(examples.clone())?;
     (report.logits_error, report.adapter_effect) =
@@ -168,7 +168,7 @@ fn name(adapter: &Adapter, slot: usize) -> String {
 }
 
 /// The adapter with a small random B, so that every gradient is alive.
-fn awake(adapter: &Adapter, random: &mut ChaCha8Rng) -> Adapter {
+fn with_random_b(adapter: &Adapter, random: &mut ChaCha8Rng) -> Adapter {
     let mut adapter = adapter.clone();
     for b in adapter.pairs.iter_mut().flat_map(|pair| &mut pair.b) {
         *b = (f64::from(random.next_u32()) / f64::from(u32::MAX) - 0.5) as f32 * 0.1;

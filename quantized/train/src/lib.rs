@@ -7,6 +7,7 @@
 //! the engine room only.
 
 mod adapter;
+mod checkpoints;
 mod dropout;
 mod emit;
 mod error;
@@ -15,7 +16,6 @@ mod frozen;
 mod goal;
 mod gradcheck;
 mod inputs;
-mod keep;
 mod loss;
 mod modules;
 mod objective;
@@ -39,10 +39,10 @@ mod weights;
 mod workshop;
 
 pub use adapter::{Adapter, LoraPair};
+pub use checkpoints::Checkpoints;
 pub use error::{Nearest, TrainError};
 pub use frozen::FROZEN_BYTES;
 pub use gradcheck::{GradCheck, GradReport, MatrixError, gradcheck};
-pub use keep::Keep;
 pub use loss::LOSS_BYTES;
 pub use modules::{Target, targets};
 pub use objective::{Condensed, Divergence, Objective, PROBABILITY_MIN, Teacher};
@@ -54,4 +54,4 @@ pub use spec::TrainSpec;
 pub use survey::{Survey, survey};
 pub use trainer::{StepReport, Trainer};
 pub use translora_llama::{Kernel, Placement};
-pub use weights::{ForwardWeights, Turned};
+pub use weights::{ForwardWeights, Transpose};

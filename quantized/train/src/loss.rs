@@ -309,9 +309,8 @@ impl Chunk {
         };
         let rules = Backward::new(graph, emit, &forward, parts.output_of);
         let found = rules.run(parts.trace.output, parts.head.start + 1, gradient)?;
-        let gradient = found[parts.head.start].ok_or_else(|| {
-            TrainError::no_rule(&parts.trace.nodes[parts.trace.output], " as logits")
-        })?;
+        let gradient = found[parts.head.start]
+            .ok_or_else(|| TrainError::internal("no gradient reaches the hidden state"))?;
         let gradient = chunk
             .signal
             .at_hidden(graph, gradient, (!late).then_some(weights))?;
@@ -362,8 +361,7 @@ impl Parts<'_> {
     }
 
     fn value(&self, forward: &[Option<Tensor>], index: usize) -> Result<Tensor, TrainError> {
-        forward[index]
-            .ok_or_else(|| TrainError::no_rule(&self.trace.nodes[index], " that was not emitted"))
+        forward[index].ok_or_else(|| TrainError::not_emitted(&self.trace.nodes[index]))
     }
 }
 
@@ -428,7 +426,7 @@ impl Condenser<'_> {
             let rules = Backward::new(&mut graph, emit, &forward, output_of);
             let found = rules.run(trace.output, head.start + 1, scaled)?;
             let result = found[head.start]
-                .ok_or_else(|| TrainError::no_rule(&trace.nodes[trace.output], " as logits"))?;
+                .ok_or_else(|| TrainError::internal("no gradient reaches the hidden state"))?;
             let result = graph.scale(result, 1.0 / SCALE, 0.0)?;
             graph.output(result)?;
             compute.bind(&mut graph)?;

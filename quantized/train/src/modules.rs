@@ -38,20 +38,20 @@ const MODULES: [(&str, &[&str]); 7] = [
 /// Never adapted: what chooses the experts, which stays as it was trained.
 const ROUTERS: &str = "ffn_gate_inp";
 
-/// Find the matrices of every block that `asked` names: `all` that there are (feed-forward,
+/// Find the matrices of every block that `modules` names: `all` that there are (feed-forward,
 /// attention, recurrent layers, experts), `dense` for all but the experts, or a comma-separated
 /// list of `q k v o gate up down`.
 ///
 /// What is found is a candidate: whether llama.cpp applies an adapter to it shows in a trace.
 ///
 /// fails: an unknown module, or one this model has not.
-pub fn targets(model: &Gguf<'_>, asked: &str) -> Result<Vec<Target>, TrainError> {
+pub fn targets(model: &Gguf<'_>, modules: &str) -> Result<Vec<Target>, TrainError> {
     let refuse = |reason: String| TrainError::Module {
-        asked: asked.to_owned(),
+        modules: modules.to_owned(),
         reason,
     };
     let known = || MODULES.map(|(name, _)| name).join(", ");
-    let words: Vec<&str> = asked.split(',').map(str::trim).collect();
+    let words: Vec<&str> = modules.split(',').map(str::trim).collect();
     let of_word = |word: &str| {
         MODULES
             .iter()

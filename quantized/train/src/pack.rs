@@ -47,7 +47,7 @@ impl Example {
     }
 
     /// The same example with a weight for each completion token.
-    pub fn weighted(self, weights: Vec<f32>) -> Self {
+    pub fn with_weights(self, weights: Vec<f32>) -> Self {
         Self {
             weights: Some(weights),
             ..self
@@ -55,7 +55,7 @@ impl Example {
     }
 
     /// The same example with a teacher's signal.
-    pub fn taught(self, teacher: Teacher) -> Self {
+    pub fn with_teacher(self, teacher: Teacher) -> Self {
         Self {
             teacher: Some(teacher),
             ..self

@@ -6,8 +6,8 @@
 
 use translora_llama::WorkBytes;
 
+use crate::checkpoints::Checkpoints;
 use crate::error::{Nearest, TrainError};
-use crate::keep::Keep;
 use crate::pack::{Example, TOKENS_STEP, split};
 
 /// Programs that are kept for their sizes at one time.
@@ -21,21 +21,39 @@ const PROCESS_BYTES: usize = 13 << 20;
 /// Bytes that a vocabulary takes in memory for two bytes of the file's header.
 const HEADER_FACTOR: usize = 13;
 
-/// Tokens of a pack, what is kept, and bytes for the loss: the ways to train, each slower and
-/// smaller than the one before it.
-const WAYS: [(usize, Keep, usize); 11] = [
-    (512, Keep::Most, 64 << 20),
-    (256, Keep::Most, 64 << 20),
-    (512, Keep::Blocks, 64 << 20),
-    (256, Keep::Blocks, 64 << 20),
-    (128, Keep::Blocks, 64 << 20),
-    (128, Keep::Blocks, 32 << 20),
-    (128, Keep::Blocks, 16 << 20),
-    (64, Keep::Blocks, 16 << 20),
-    (64, Keep::Blocks, 8 << 20),
-    (32, Keep::Blocks, 4 << 20),
-    (32, Keep::Blocks, 1 << 20),
+/// A way to train.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Way {
+    /// Tokens that examples are packed up to.
+    pub pack: usize,
+    pub checkpoints: Checkpoints,
+    /// units: bytes.
+    pub loss_bytes: usize,
+}
+
+const fn way(pack: usize, checkpoints: Checkpoints, loss_mib: usize) -> Way {
+    Way {
+        pack,
+        checkpoints,
+        loss_bytes: loss_mib << 20,
+    }
+}
+
+/// The ways to train, each slower and smaller than the one before it.
+const WAYS: [Way; 11] = [
+    way(512, Checkpoints::Most, 64),
+    way(256, Checkpoints::Most, 64),
+    way(512, Checkpoints::Blocks, 64),
+    way(256, Checkpoints::Blocks, 64),
+    way(128, Checkpoints::Blocks, 64),
+    way(128, Checkpoints::Blocks, 32),
+    way(128, Checkpoints::Blocks, 16),
+    way(64, Checkpoints::Blocks, 16),
+    way(64, Checkpoints::Blocks, 8),
+    way(32, Checkpoints::Blocks, 4),
+    SMALLEST,
 ];
+const SMALLEST: Way = way(32, Checkpoints::Blocks, 1);
 
 /// How a run is laid out in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +63,7 @@ pub struct Plan {
     /// Tokens and outputs of the largest pack.
     pub tokens: usize,
     pub outputs: usize,
-    pub keep: Keep,
+    pub checkpoints: Checkpoints,
     /// units: bytes that logits and their gradients may take at one time.
     pub loss_bytes: usize,
     /// What lies below the lowest adapted block is computed once for each example.
@@ -219,9 +237,8 @@ pub(crate) struct Planner<'a> {
     pub rank: usize,
     /// units: bytes of the frozen part's values, where they may be kept.
     pub frozen: Option<usize>,
-    /// Of a program for so many tokens and outputs, with what is kept, the bytes for its loss, and
-    /// whether its frozen part is given.
-    pub measure: &'a mut dyn FnMut(usize, usize, Keep, usize, bool) -> Result<Measured, TrainError>,
+    /// Measures a program for so many tokens and outputs, and whether its frozen part is an input.
+    pub measure: &'a mut dyn FnMut(usize, usize, Way, bool) -> Result<Measured, TrainError>,
 }
 
 impl Planner<'_> {
@@ -231,7 +248,7 @@ impl Planner<'_> {
     /// fails: none fits, with the least that would.
     pub fn choose(
         &mut self,
-        free: (usize, Keep, usize),
+        free: Way,
         largest: &dyn Fn(usize) -> Largest,
     ) -> Result<Plan, TrainError> {
         let Limits {
@@ -240,7 +257,7 @@ impl Planner<'_> {
             large_only,
         } = self.limits;
         if host.is_none() {
-            let plan = self.plan(free, largest(free.0), self.frozen.is_some())?;
+            let plan = self.plan(free, largest(free.pack), self.frozen.is_some())?;
             if self.over(&plan) == 0 {
                 return Ok(plan);
             }
@@ -253,7 +270,7 @@ impl Planner<'_> {
             if frozen && self.frozen.is_none() {
                 continue;
             }
-            let plan = self.plan(way, largest(way.0), frozen)?;
+            let plan = self.plan(way, largest(way.pack), frozen)?;
             if self.over(&plan) == 0 {
                 return Ok(plan);
             }
@@ -289,12 +306,7 @@ impl Planner<'_> {
             )
     }
 
-    fn plan(
-        &mut self,
-        (pack, keep, loss_bytes): (usize, Keep, usize),
-        largest: Largest,
-        frozen: bool,
-    ) -> Result<Plan, TrainError> {
+    fn plan(&mut self, way: Way, largest: Largest, frozen: bool) -> Result<Plan, TrainError> {
         let Largest {
             tokens,
             outputs,
@@ -304,7 +316,7 @@ impl Planner<'_> {
             work,
             tensors,
             tracing,
-        } = (self.measure)(tokens, outputs, keep, loss_bytes, frozen)?;
+        } = (self.measure)(tokens, outputs, way, frozen)?;
         // One more than there are sizes: the trainer's proof that it can train.
         let graphs =
             tensors * TENSOR_BYTES * (sizes + 1).min(PROGRAMS_MAX) + MASK_BYTES * tokens * tokens;
@@ -321,11 +333,11 @@ impl Planner<'_> {
             ..self.known
         };
         Ok(Plan {
-            pack,
+            pack: way.pack,
             tokens,
             outputs,
-            keep,
-            loss_bytes,
+            checkpoints: way.checkpoints,
+            loss_bytes: way.loss_bytes,
             frozen,
             memory,
             device,
@@ -349,7 +361,7 @@ impl Planner<'_> {
             let tokens_even = tokens.next_multiple_of(TOKENS_STEP);
             let outputs = least.outputs.min(tokens_even);
             let plan = self.plan(
-                (32, Keep::Blocks, 1 << 20),
+                SMALLEST,
                 Largest {
                     tokens: tokens_even,
                     outputs,
@@ -379,11 +391,14 @@ mod tests {
             adapter: 32 << 20,
             ..Memory::default()
         };
-        let mut measure = |tokens: usize, _: usize, keep: Keep, loss: usize, _: bool| {
-            let each = if keep == Keep::Most { 1 << 20 } else { 1 << 19 };
+        let mut measure = |tokens: usize, _: usize, way: Way, _: bool| {
+            let each = match way.checkpoints {
+                Checkpoints::Most => 1 << 20,
+                Checkpoints::Blocks => 1 << 19,
+            };
             Ok(Measured {
                 work: WorkBytes {
-                    host: tokens * each + loss,
+                    host: tokens * each + way.loss_bytes,
                     device: 0,
                 },
                 ..Measured::default()
@@ -401,7 +416,7 @@ mod tests {
             frozen: None,
             measure: &mut measure,
         };
-        planner.choose((256, Keep::Most, 64 << 20), &|pack| Largest {
+        planner.choose(way(256, Checkpoints::Most, 64), &|pack| Largest {
             tokens: pack.max(64),
             outputs: 16,
             sizes: 1,
@@ -410,23 +425,23 @@ mod tests {
 
     #[test]
     fn the_fastest_way_that_fits_is_chosen() {
-        let way = |limit| {
+        let chosen = |limit| {
             chosen(limit)
                 .map(|plan| {
                     (
                         plan.pack,
-                        plan.keep,
+                        plan.checkpoints,
                         plan.loss_bytes >> 20,
                         plan.memory.peak() >> 20,
                     )
                 })
                 .unwrap()
         };
-        assert_eq!(way(None), (256, Keep::Most, 64, 462));
-        assert_eq!(way(Some(463)), (256, Keep::Most, 64, 462));
-        assert_eq!(way(Some(462)), (256, Keep::Blocks, 64, 334));
-        assert_eq!(way(Some(334)), (128, Keep::Blocks, 64, 270));
-        assert_eq!(way(Some(176)), (32, Keep::Blocks, 1, 175));
+        assert_eq!(chosen(None), (256, Checkpoints::Most, 64, 462));
+        assert_eq!(chosen(Some(463)), (256, Checkpoints::Most, 64, 462));
+        assert_eq!(chosen(Some(462)), (256, Checkpoints::Blocks, 64, 334));
+        assert_eq!(chosen(Some(334)), (128, Checkpoints::Blocks, 64, 270));
+        assert_eq!(chosen(Some(176)), (32, Checkpoints::Blocks, 1, 175));
     }
 
     #[test]

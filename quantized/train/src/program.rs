@@ -1,5 +1,7 @@
 //! Turns a traced forward graph into a training graph: forward, loss, gradients.
 
+use std::collections::HashMap;
+
 use translora_llama::{
     Compute, Dtype, Graph, Operation, Placement, Storage, Tensor, Trace, WorkBytes,
 };
@@ -31,7 +33,7 @@ pub(crate) struct Program {
     masks: Vec<Mask>,
     dropout: f32,
     /// Values of the frozen part that are filled in, and their numbers for one token.
-    given: Vec<Tensor>,
+    frozen_inputs: Vec<Tensor>,
     widths: Vec<usize>,
     loss: Loss,
     /// By stored index: A and B of each pair in turn.
@@ -84,45 +86,30 @@ impl Program {
             weights,
             dropping: purpose == Purpose::Gradients && goal.dropout > 0.0,
         };
-        let cut = if goal.frozen {
-            Cut::find(trace, &reach)
-        } else {
-            None
-        };
+        let cut = goal.frozen.then(|| Cut::find(trace, &reach)).flatten();
         let shown = cut
             .as_ref()
             .map_or_else(|| live.clone(), |cut| cut.above(trace));
         let mut pass = Forward::new(&mut graph, traced, live, emit, adapter, index);
-        for node in cut.iter().flat_map(|cut| &cut.nodes) {
-            pass.given(*node)?;
-        }
-        for i in (0..=trace.output).filter(|i| shown[*i] && !head.tail.contains(i)) {
-            pass.node(i)?;
-        }
+        let nodes = (0..=trace.output).filter(|i| shown[*i] && !head.tail.contains(i));
+        pass.emit(cut.as_ref().map_or(&[], |cut| &cut.nodes), nodes)?;
         let Forward {
             forward,
             inputs,
             masks,
-            given,
+            frozen,
             ..
         } = pass;
-        let read = inputs
-            .iter()
-            .find(|feed| feed.is_tokens())
-            .map(Feed::tensor);
-        let [count, ..] = match (read, given.first()) {
-            (Some(tokens), _) => graph.shape(tokens)?,
-            (None, Some(_)) => [i64::from(trace.tokens), 1, 1, 1],
-            (None, None) => return Err(TrainError::no_rule(output, " without token input")),
-        };
-        if let Some(start) = forward[head.start] {
-            graph.expand(start)?;
+        if frozen.is_empty() && !inputs.iter().any(Feed::is_tokens) {
+            return Err(TrainError::no_rule(output, " without token input"));
         }
+        let start = forward[head.start];
+        start.map(|start| graph.expand(start)).transpose()?;
         let mut bounds = Bounds {
             forward: graph.nodes(),
             loss: usize::MAX,
         };
-        let output_of = graph.input(Dtype::I32, &[count], "output_of")?;
+        let output_of = graph.input(Dtype::I32, &[i64::from(trace.tokens)], "output_of")?;
         let parts = Parts {
             trace,
             forward: &forward,
@@ -138,13 +125,7 @@ impl Program {
         if let Some(gradient) = gradient {
             graph.expand(gradient)?;
             bounds.loss = graph.nodes();
-            let kept = goal
-                .keep
-                .of(trace, &reach, head.start, weights.direct().is_some());
-            let mut rules = Backward::new(&mut graph, emit, &forward, output_of).keeping(&kept);
-            rules.masks.clone_from(&masks);
-            let found = rules.run(head.start, 0, gradient)?;
-            gradients = outputs_of(&mut graph, trace, index, &found)?;
+            gradients = backward(&mut graph, &parts, emit, (&reach, index), &masks, gradient)?;
         }
         let size = |value: i64| usize::try_from(value).unwrap_or(0);
         Ok(Self {
@@ -156,7 +137,7 @@ impl Program {
             output_of,
             masks: masks.into_values().collect(),
             dropout: goal.dropout,
-            given,
+            frozen_inputs: frozen,
             widths: cut.map(|cut| cut.widths).unwrap_or_default(),
             loss,
             gradients,
@@ -187,8 +168,8 @@ impl Program {
         compute.bind(&mut self.graph)?;
         let graph = &self.graph;
         let frozen = frozen.rows(run, packed, &self.widths)?;
-        for (given, rows) in self.given.iter().zip(frozen) {
-            compute.set_f32(graph, *given, &rows)?;
+        for (input, rows) in self.frozen_inputs.iter().zip(frozen) {
+            compute.set_f32(graph, *input, &rows)?;
         }
         for input in &self.inputs {
             input.fill(compute, graph, packed, tables, self.vocabulary as i64)?;
@@ -236,6 +217,26 @@ impl Program {
     }
 }
 
+/// Append the backward pass below the head, from the gradient for the hidden state; returns those of
+/// the adapter, in the order of its storage.
+fn backward(
+    graph: &mut Graph,
+    parts: &Parts<'_>,
+    emit: Emit<'_>,
+    (reach, index): (&Reach, &AdapterIndex),
+    masks: &HashMap<usize, Mask>,
+    gradient: Tensor,
+) -> Result<Vec<Tensor>, TrainError> {
+    let Parts { trace, head, .. } = *parts;
+    let direct = parts.weights.direct().is_some();
+    let kept = parts.goal.checkpoints.of(trace, reach, head.start, direct);
+    let mut rules =
+        Backward::new(graph, emit, parts.forward, parts.output_of).with_checkpoints(&kept);
+    rules.masks.clone_from(masks);
+    let found = rules.run(head.start, 0, gradient)?;
+    outputs_of(graph, trace, index, &found)
+}
+
 /// Mark the adapter's gradients as outputs, in the order of its storage.
 fn outputs_of(
     graph: &mut Graph,
@@ -250,17 +251,13 @@ fn outputs_of(
             ordered[*slot] = Some(*gradient);
         }
     }
+    // The survey left out what no gradient reaches.
     let missing = |slot: usize| {
         let name = index
             .iter()
             .find(|(_, at)| **at == slot)
             .map_or("", |(name, _)| name);
-        TrainError::NoRule {
-            op: "llama.cpp does not apply an adapter to this matrix, or no gradient reaches it"
-                .into(),
-            node: name.to_owned(),
-            position: 0,
-        }
+        TrainError::internal(format!("no gradient reaches {name:?}"))
     };
     ordered
         .into_iter()

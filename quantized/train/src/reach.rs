@@ -90,7 +90,7 @@ pub(crate) fn trained(trace: &Trace, adapter: &AdapterIndex) -> HashMap<String, 
 ///
 /// Returns the nodes that read a memory after a part of it was written, which is nothing a training
 /// graph can repeat.
-pub(crate) fn settle(trace: &mut Trace) -> HashSet<usize> {
+pub(crate) fn replace_stores(trace: &mut Trace) -> HashSet<usize> {
     let mut latest: HashMap<usize, usize> = HashMap::new();
     let (mut dirty, mut broken) = (HashSet::new(), HashSet::new());
     for index in 0..trace.nodes.len() {

@@ -64,7 +64,7 @@ pub(crate) struct Place<'a> {
     pub vocabulary: usize,
 }
 
-type Made = Result<(Signal, Option<Tensor>), LlamaError>;
+type Built = Result<(Signal, Option<Tensor>), LlamaError>;
 
 impl Signal {
     /// Append the nodes of an objective. With `weights` ([1, outputs]) the second result is the
@@ -75,7 +75,7 @@ impl Signal {
         logits: Tensor,
         hidden: Tensor,
         weights: Option<Tensor>,
-    ) -> Made {
+    ) -> Built {
         match goal.objective {
             Objective::Text => text(graph, logits, weights.is_some()),
             Objective::Condensed => condensed(graph, logits, hidden, weights.is_some()),
@@ -243,19 +243,10 @@ impl Signal {
                     compute.get_f32(graph, *student)?,
                     compute.get_f32(graph, *student_rest)?,
                 );
-                let filled = place.likeliest(*width);
                 let squared = f64::from(*temperature).powi(2);
-                let one = |i: usize| {
-                    let range = i * width..(i + 1) * width;
-                    let named = range
-                        .filter(|j| filled.real[*j] == 1.0)
-                        .map(|j| (filled.teacher[j], student[j]));
-                    let words = named
-                        .chain([(filled.rest[i], rest[i])])
-                        .map(|(q, p)| (f64::from(q), f64::from(p)));
-                    squared * divergence.between(words)
-                };
-                (0..place.outputs.len()).map(one).collect()
+                let one = |words: Vec<(f64, f64)>| squared * divergence.between(words.into_iter());
+                let words = place.pairs(*width, &student, &rest);
+                words.into_iter().map(one).collect()
             }
             Self::All {
                 loss, temperature, ..
@@ -272,7 +263,7 @@ impl Signal {
 }
 
 /// Gradient p − 1 at the label, p elsewhere.
-fn text(graph: &mut Graph, logits: Tensor, wanted: bool) -> Made {
+fn text(graph: &mut Graph, logits: Tensor, wanted: bool) -> Built {
     let [vocabulary, count, ..] = graph.shape(logits)?;
     let rows = graph.input(Dtype::I32, &[count], "label_rows")?;
     let p = graph.soft_max(logits)?;
@@ -293,7 +284,7 @@ fn text(graph: &mut Graph, logits: Tensor, wanted: bool) -> Made {
 
 /// Gradient p; the teacher's part comes in at the hidden state. ln Σ exp of the logits is the
 /// label's logit less ln p(label).
-fn condensed(graph: &mut Graph, logits: Tensor, hidden: Tensor, wanted: bool) -> Made {
+fn condensed(graph: &mut Graph, logits: Tensor, hidden: Tensor, wanted: bool) -> Built {
     let [vocabulary, count, ..] = graph.shape(logits)?;
     let [width, ..] = graph.shape(hidden)?;
     let rows = graph.input(Dtype::I32, &[count], "label_rows")?;
@@ -334,7 +325,7 @@ fn likeliest(
     what: (Divergence, f32, usize),
     logits: Tensor,
     weights: Option<Tensor>,
-) -> Made {
+) -> Built {
     let (divergence, temperature, width) = what;
     let [vocabulary, count, ..] = graph.shape(logits)?;
     let k = i64::try_from(width).unwrap_or(1);
@@ -382,24 +373,11 @@ fn likeliest(
         let ratio = graph.div(q_rest, rest)?;
         (values, graph.scale(ratio, -1.0, 1.0)?)
     } else {
-        let slope = slope(graph, divergence, own, q)?;
-        let slope_rest = self::slope(graph, divergence, student_rest, q_rest)?;
         let counts = graph.input(Dtype::F32, &[k, count], "real")?;
         if let Signal::Likeliest { real, .. } = &mut signal {
             *real = Some(counts);
         }
-        let counted = graph.mul(own, counts)?;
-        let each = graph.mul(counted, slope)?;
-        let named = graph.sum_rows(each)?;
-        let rest = graph.mul(student_rest, slope_rest)?;
-        let mean = graph.add(named, rest)?;
-        let centred = graph.sub(slope, mean)?;
-        // g rest − Σ p g, as Σ over the named words of p (g rest − g): the rest is often nearly all
-        // there is, and would cancel.
-        let above = graph.sub(slope, slope_rest)?;
-        let each = graph.mul(counted, above)?;
-        let above = graph.sum_rows(each)?;
-        (graph.mul(own, centred)?, graph.scale(above, -1.0, 0.0)?)
+        by_slopes(graph, divergence, [own, student_rest], [q, q_rest], counts)?
     };
     let weights = graph.scale(weights, temperature, 0.0)?;
     let (values, multiple) = (graph.mul(values, weights)?, graph.mul(multiple, weights)?);
@@ -411,6 +389,32 @@ fn likeliest(
         signal,
         Some(graph.reshape(column, [vocabulary, count, 1, 1])?),
     ))
+}
+
+/// The gradient at the named words, and the multiple of p that it is at all others, by the slopes of
+/// a divergence. p and q: of the named words, and of the rest. `counts`: 0 for words that only fill
+/// up the width, else 1.
+fn by_slopes(
+    graph: &mut Graph,
+    divergence: Divergence,
+    [p, p_rest]: [Tensor; 2],
+    [q, q_rest]: [Tensor; 2],
+    counts: Tensor,
+) -> Result<(Tensor, Tensor), LlamaError> {
+    let slope = slope(graph, divergence, p, q)?;
+    let slope_rest = self::slope(graph, divergence, p_rest, q_rest)?;
+    let counted = graph.mul(p, counts)?;
+    let each = graph.mul(counted, slope)?;
+    let named = graph.sum_rows(each)?;
+    let rest = graph.mul(p_rest, slope_rest)?;
+    let mean = graph.add(named, rest)?;
+    let centred = graph.sub(slope, mean)?;
+    // g rest − Σ p g, as Σ over the named words of p (g rest − g): the rest is often nearly all
+    // there is, and would cancel.
+    let above = graph.sub(slope, slope_rest)?;
+    let each = graph.mul(counted, above)?;
+    let above = graph.sum_rows(each)?;
+    Ok((graph.mul(p, centred)?, graph.scale(above, -1.0, 0.0)?))
 }
 
 /// The derivative of a divergence by p, up to a constant that cancels.
@@ -450,7 +454,7 @@ fn all(
     temperature: f32,
     logits: Tensor,
     weights: Option<Tensor>,
-) -> Made {
+) -> Built {
     let [vocabulary, count, ..] = graph.shape(logits)?;
     let q = graph.input(Dtype::F32, &[vocabulary, count], "teacher")?;
     let p = graph.soft_max(logits)?;
@@ -533,6 +537,22 @@ impl Place<'_> {
             return None;
         };
         tokens.get(token).map(Vec::as_slice)
+    }
+
+    /// For each output q and p of each named word, and of the rest.
+    fn pairs(&self, width: usize, student: &[f32], rest: &[f32]) -> Vec<Vec<(f64, f64)>> {
+        let filled = self.likeliest(width);
+        let one = |i: usize| {
+            let range = i * width..(i + 1) * width;
+            let named = range
+                .filter(|j| filled.real[*j] == 1.0)
+                .map(|j| (filled.teacher[j], student[j]));
+            named
+                .chain([(filled.rest[i], rest[i])])
+                .map(|(q, p)| (f64::from(q), f64::from(p)))
+                .collect()
+        };
+        (0..self.outputs.len()).map(one).collect()
     }
 
     fn likeliest(&self, width: usize) -> Filled {

@@ -2,12 +2,12 @@
 
 use translora_llama::Kernel;
 
+use crate::checkpoints::Checkpoints;
 use crate::frozen::FROZEN_BYTES;
-use crate::keep::Keep;
 use crate::loss::LOSS_BYTES;
 use crate::objective::Objective;
 use crate::optimizer::AdamW;
-use crate::weights::{ForwardWeights, Turned};
+use crate::weights::{ForwardWeights, Transpose};
 
 /// What to train, and how.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,16 +48,16 @@ pub struct TrainSpec {
     /// On a device always `Native`.
     pub forward: ForwardWeights,
     /// How `Native` gradients read Wᵀ; on a device the first of this and those after it that fits.
-    pub turned: Turned,
+    pub transpose: Transpose,
     /// What may be held on the device at most, its share of the model among it; left out, what is
     /// free there. units: bytes.
     pub device_memory: Option<usize>,
     /// What is kept between forward and backward. Changes memory and time, not a bit of the
     /// gradients.
-    pub keep: Keep,
+    pub checkpoints: Checkpoints,
     /// units: bytes that logits and their gradients may take at one time (`LOSS_BYTES`).
     pub loss_bytes: usize,
-    /// What the process may hold at most, the model's pages among it; `keep`, `loss_bytes` and the
+    /// What the process may hold at most, the model's pages among it; `checkpoints`, `loss_bytes` and the
     /// tokens of a pack are then chosen so that it does. units: bytes.
     pub memory: Option<usize>,
     /// Examples of one step, where that is known; for predicting memory only.
@@ -85,9 +85,9 @@ impl Default for TrainSpec {
             clip_norm: 1.0,
             micro_batch: 0,
             forward: ForwardWeights::Direct(Kernel::fast()),
-            turned: Turned::F16,
+            transpose: Transpose::F16,
             device_memory: None,
-            keep: Keep::Most,
+            checkpoints: Checkpoints::Most,
             loss_bytes: LOSS_BYTES,
             memory: None,
             batch: 0,

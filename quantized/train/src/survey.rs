@@ -4,9 +4,9 @@ use translora_gguf::Gguf;
 use translora_llama::{Backend, Compute, Model, Storage};
 
 use crate::adapter::Adapter;
+use crate::checkpoints::Checkpoints;
 use crate::error::TrainError;
 use crate::goal::{Goal, Purpose};
-use crate::keep::Keep;
 use crate::loss::LOSS_BYTES;
 use crate::modules::{self, Target};
 use crate::objective::Objective;
@@ -28,7 +28,7 @@ pub struct Survey {
     pub all_blocks: Option<(u32, u32)>,
 }
 
-/// Trace `model` with an adapter on everything that `asked` names (see `modules::targets`), and
+/// Trace `model` with an adapter on everything that `modules` names (see `modules::targets`), and
 /// build the training graph without running it.
 ///
 /// Matrices that llama.cpp applies no adapter to, or whose adapters reach the logits through
@@ -38,11 +38,11 @@ pub struct Survey {
 pub fn survey(
     backend: Backend,
     model: &Model,
-    asked: &str,
+    modules: &str,
     threads: u32,
 ) -> Result<Survey, TrainError> {
     let model = &model.on_cpu(backend)?;
-    let candidates = find_targets(model, asked)?;
+    let candidates = find_targets(model, modules)?;
     let all_blocks = blocks(&candidates);
     let adapter = Adapter::fresh(&candidates, 1, 1.0, 0);
     let mut tracer = Tracer::new(model, &adapter, threads)?;
@@ -75,7 +75,7 @@ pub fn survey(
         width: 0,
         bytes: LOSS_BYTES,
         dropout: 0.0,
-        keep: Keep::Most,
+        checkpoints: Checkpoints::Most,
         direct: false,
         frozen: false,
     };
@@ -118,7 +118,7 @@ fn blocks(targets: &[Target]) -> Option<(u32, u32)> {
     Some((blocks().min()?, blocks().max()?))
 }
 
-fn find_targets(model: &Model, asked: &str) -> Result<Vec<Target>, TrainError> {
+fn find_targets(model: &Model, modules: &str) -> Result<Vec<Target>, TrainError> {
     let bytes = translora_llama::map_file(model.path())?;
-    modules::targets(&Gguf::parse(&bytes)?, asked)
+    modules::targets(&Gguf::parse(&bytes)?, modules)
 }

@@ -7,7 +7,7 @@ use translora_llama::{Adapter as LoadedAdapter, Context, Dtype, Model, Trace};
 use crate::adapter::Adapter;
 use crate::error::TrainError;
 use crate::inputs::Tables;
-use crate::reach::{AdapterIndex, Reach, settle};
+use crate::reach::{AdapterIndex, Reach, replace_stores};
 
 /// The two context sizes that are traced; llama.cpp pads contexts to multiples of 256.
 pub(crate) const TRACED: [u32; 2] = [256, 512];
@@ -76,7 +76,7 @@ impl Tracer {
             )?;
             context.set_adapters(&[(self.template.clone(), 1.0)])?;
             let mut trace = context.trace(outputs)?;
-            self.broken = settle(&mut trace);
+            self.broken = replace_stores(&mut trace);
             Ok(trace)
         };
         let [one, two] = TRACED;

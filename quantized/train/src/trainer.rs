@@ -16,7 +16,7 @@ use crate::program::{Outcome, Pass};
 use crate::spec::TrainSpec;
 use crate::state::State;
 use crate::survey::{Survey, survey};
-use crate::weights::{ForwardWeights, Turned};
+use crate::weights::{ForwardWeights, Transpose};
 use crate::workshop::{Work, Workshop};
 
 /// What one step (or one look at the loss) did.
@@ -133,17 +133,17 @@ impl Trainer {
     }
 
     /// How gradients read the frozen weights.
-    pub fn forward(&self) -> (ForwardWeights, Turned) {
+    pub fn forward(&self) -> (ForwardWeights, Transpose) {
         self.workshop.reading()
     }
 
     /// Take the time of what later steps compute.
-    pub fn time(&mut self) {
+    pub fn record_times(&mut self) {
         self.workshop.record_times();
         self.times = Some(StepTimes::default());
     }
 
-    /// Times since `time`.
+    /// Times since `record_times`.
     pub fn times(&self) -> Option<&StepTimes> {
         self.times.as_ref()
     }
@@ -170,7 +170,7 @@ impl Trainer {
         };
         let plan = workshop.plan(&self.spec, &work)?;
         workshop.set_goal(Goal {
-            keep: plan.keep,
+            checkpoints: plan.checkpoints,
             bytes: plan.loss_bytes,
             frozen: plan.frozen,
             ..goal
@@ -419,7 +419,7 @@ fn chosen(found: Survey, spec: &TrainSpec) -> Result<Vec<Target>, TrainError> {
         None => "none of these matrices can be trained: llama.cpp applies no adapter to them, or no gradient reaches them".into(),
     };
     Err(TrainError::Module {
-        asked: spec.modules.clone(),
+        modules: spec.modules.clone(),
         reason,
     })
 }

@@ -31,7 +31,7 @@ pub enum ForwardWeights {
 
 /// What Wᵀ is, where gradients read it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Turned {
+pub enum Transpose {
     /// A copy of 16-bit floats (of F32 weights, of F32).
     #[default]
     F16,
@@ -42,7 +42,7 @@ pub enum Turned {
     Scratch,
 }
 
-impl Turned {
+impl Transpose {
     pub const ALL: [Self; 3] = [Self::F16, Self::Q8_0, Self::Scratch];
 
     /// The type of the copy of a matrix; none where there is no copy.
@@ -66,7 +66,7 @@ pub struct Weights {
     /// 2, …, which lie where it does.
     rows: HashMap<String, usize>,
     forward: ForwardWeights,
-    turned: Turned,
+    transpose: Transpose,
     /// The model on its device, if it is on one: then only operations that devices have are used.
     home: Option<Model>,
     dry: bool,
@@ -105,7 +105,7 @@ impl Weights {
             transposed: HashMap::new(),
             rows: HashMap::new(),
             forward: ForwardWeights::Native,
-            turned: Turned::F16,
+            transpose: Transpose::F16,
             home: None,
             dry: true,
         }
@@ -119,7 +119,7 @@ impl Weights {
         trace: &Trace,
         compute: &mut Compute,
         wanted: &HashSet<String>,
-        (forward, turned): (ForwardWeights, Turned),
+        (forward, transpose): (ForwardWeights, Transpose),
         home: Option<Model>,
     ) -> Result<Self, LlamaError> {
         let mut this = Self {
@@ -127,7 +127,7 @@ impl Weights {
             transposed: HashMap::new(),
             rows: HashMap::new(),
             forward,
-            turned,
+            transpose,
             home,
             dry: false,
         };
@@ -150,7 +150,7 @@ impl Weights {
         let (mut shapes, mut places) = (Vec::new(), Vec::new());
         for node in &sources {
             let [inputs, outputs, ..] = node.shape;
-            let Some(kind) = turned.kind(node) else {
+            let Some(kind) = transpose.kind(node) else {
                 continue;
             };
             this.transposed.insert(node.name.clone(), shapes.len());
@@ -158,7 +158,7 @@ impl Weights {
             places.push(place(&node.name));
         }
         let most = sources.iter().map(|node| node.shape[1]).max().unwrap_or(1);
-        if turned == Turned::Scratch {
+        if transpose == Transpose::Scratch {
             for node in &sources {
                 let here = place(&node.name);
                 let known = places.iter().position(|place| *place == here);
@@ -173,10 +173,10 @@ impl Weights {
         let storage = Storage::placed(compute, &shapes, &places)?;
         for (index, node) in sources
             .iter()
-            .filter(|node| turned.kind(node).is_some())
+            .filter(|node| transpose.kind(node).is_some())
             .enumerate()
         {
-            write_turned(trace, node, compute, &storage, (index, shapes[index].0))?;
+            write_transposed(trace, node, compute, &storage, (index, shapes[index].0))?;
         }
         let numbers: Vec<u8> = (0..most)
             .flat_map(|row| (row as i32).to_ne_bytes())
@@ -193,11 +193,11 @@ impl Weights {
         trace: &Trace,
         compute: &Compute,
         wanted: &HashSet<String>,
-        turned: Turned,
+        transpose: Transpose,
         home: &Model,
     ) -> usize {
         let one = |node: &Node| {
-            turned.kind(node).map_or(0, |kind| {
+            transpose.kind(node).map_or(0, |kind| {
                 kind.row_bytes(usize::try_from(node.elements()).unwrap_or(0))
             })
         };
@@ -215,8 +215,8 @@ impl Weights {
     }
 
     /// How gradients read the frozen weights.
-    pub(crate) fn reading(&self) -> (ForwardWeights, Turned) {
-        (self.forward, self.turned)
+    pub(crate) fn reading(&self) -> (ForwardWeights, Transpose) {
+        (self.forward, self.transpose)
     }
 
     /// An empty graph of at most `nodes_max` tensors, for where the weights are.
@@ -317,7 +317,7 @@ impl Weights {
     /// transpose is missing.
     ///
     /// shapes: W [k, m], dy [m, …] → [k, …]
-    pub(crate) fn turned_product(
+    pub(crate) fn transposed_product(
         &self,
         graph: &mut Graph,
         node: &Node,
@@ -330,18 +330,18 @@ impl Weights {
         if self.forward == ForwardWeights::OutProd {
             return graph.out_prod(tensor, dy).map(Some);
         }
-        let turned = match self.transposed(graph, node)? {
-            Some(turned) => turned,
-            None => match self.turn(graph, node, tensor)? {
-                Some(turned) => turned,
+        let transposed = match self.transposed(graph, node)? {
+            Some(transposed) => transposed,
+            None => match self.transpose_again(graph, node, tensor)? {
+                Some(transposed) => transposed,
                 None => return Ok(None),
             },
         };
-        graph.mul_mat(turned, dy).map(Some)
+        graph.mul_mat(transposed, dy).map(Some)
     }
 
     /// Wᵀ in fresh memory: rows as floats, turned.
-    fn turn(
+    fn transpose_again(
         &self,
         graph: &mut Graph,
         node: &Node,
@@ -393,7 +393,7 @@ impl Weights {
 
 /// Write Wᵀ, some of its rows at a time: so many columns of W are read, turned and sent to the
 /// device.
-fn write_turned(
+fn write_transposed(
     trace: &Trace,
     node: &Node,
     compute: &mut Compute,

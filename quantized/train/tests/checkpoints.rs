@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use translora_llama::{Backend, Model, ModelParams, quantize};
 use translora_train::testing::tiny::{TinyArchitecture, TinyShape, tiny_model};
-use translora_train::{Example, ForwardWeights, Keep, Kernel, TrainSpec, Trainer, survey};
+use translora_train::{Checkpoints, Example, ForwardWeights, Kernel, TrainSpec, Trainer, survey};
 
 /// Examples of random words, of which several go into one pack.
 fn examples(words: usize) -> Vec<Example> {
@@ -44,7 +44,7 @@ fn compare(backend: Backend, model: &Model, spec: &TrainSpec, name: &str) -> [us
         backend,
         model,
         &TrainSpec {
-            keep: Keep::Blocks,
+            checkpoints: Checkpoints::Blocks,
             ..spec.clone()
         },
     );

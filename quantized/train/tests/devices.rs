@@ -10,7 +10,8 @@ use translora_llama::{Backend, quantize, synthesize};
 use translora_train::testing::architectures;
 use translora_train::testing::tiny::{TinyArchitecture, TinyShape, tiny_model};
 use translora_train::{
-    Example, ForwardWeights, Kernel, Placement, StepReport, TrainError, TrainSpec, Trainer, Turned,
+    Example, ForwardWeights, Kernel, Placement, StepReport, TrainError, TrainSpec, Trainer,
+    Transpose,
 };
 
 /// The device of these tests.
@@ -197,8 +198,16 @@ fn every_transpose_gives_the_gradient() {
     ] {
         let path = folder.path().join(format!("{kind}.gguf"));
         quantize(Backend::init().unwrap(), &plain, &path, kind).unwrap();
-        let gradients = |device: &str, turned: Turned| {
-            let (_, mut trainer) = train(&path, device, &TrainSpec { turned, ..spec() }, 0);
+        let gradients = |device: &str, transpose: Transpose| {
+            let (_, mut trainer) = train(
+                &path,
+                device,
+                &TrainSpec {
+                    transpose,
+                    ..spec()
+                },
+                0,
+            );
             // B begins as zeros, and then A has no gradient.
             let mut adapter = trainer.adapter().clone();
             for (place, b) in adapter
@@ -212,23 +221,23 @@ fn every_transpose_gives_the_gradient() {
             trainer.set_adapter(adapter).unwrap();
             (trainer.gradients(&[0, 1, 2, 3]).unwrap().1, trainer.bytes())
         };
-        let (exact, _) = gradients("none", Turned::F16);
+        let (exact, _) = gradients("none", Transpose::F16);
         let mut bytes = Vec::new();
-        for turned in Turned::ALL {
-            let (found, held) = gradients(&device(), turned);
+        for transpose in Transpose::ALL {
+            let (found, held) = gradients(&device(), transpose);
             let worst = found
                 .iter()
                 .zip(&exact)
                 .map(|(a, b)| error(a, b))
                 .fold(0.0, f64::max);
-            eprintln!("{kind} {turned:?}: worst gradient error {worst:.1e}, {held} bytes");
+            eprintln!("{kind} {transpose:?}: worst gradient error {worst:.1e}, {held} bytes");
             // A rounding of 1 % to each product with Wᵀ, over all blocks.
-            let tolerance = if turned == Turned::Q8_0 {
+            let tolerance = if transpose == Transpose::Q8_0 {
                 tolerance.max(6e-2)
             } else {
                 tolerance
             };
-            assert!(worst <= tolerance, "{kind} {turned:?}: {worst}");
+            assert!(worst <= tolerance, "{kind} {transpose:?}: {worst}");
             bytes.push(held);
         }
         assert!(kind == "f32" || bytes[0] > bytes[1], "{bytes:?}");
@@ -288,11 +297,11 @@ fn the_planner_keeps_to_the_memory_of_the_device() {
         assert!(off.abs() < 0.15, "predicted {plan:?}, held {held}");
         Ok::<_, TrainError>((trainer.forward().1, plan.peak()))
     };
-    let (turned, peak) = with(None).unwrap();
-    assert_eq!(turned, Turned::F16);
-    assert_eq!(with(Some(peak)).unwrap(), (Turned::F16, peak));
-    let mut last = (Turned::F16, peak);
-    let mut seen = vec![Turned::F16];
+    let (transpose, peak) = with(None).unwrap();
+    assert_eq!(transpose, Transpose::F16);
+    assert_eq!(with(Some(peak)).unwrap(), (Transpose::F16, peak));
+    let mut last = (Transpose::F16, peak);
+    let mut seen = vec![Transpose::F16];
     loop {
         match with(Some(last.1 - 1)) {
             Ok(found) => {
@@ -308,8 +317,8 @@ fn the_planner_keeps_to_the_memory_of_the_device() {
         }
     }
     seen.dedup();
-    assert_eq!(seen.first(), Some(&Turned::F16));
-    assert_eq!(seen.last(), Some(&Turned::Scratch), "{seen:?}");
+    assert_eq!(seen.first(), Some(&Transpose::F16));
+    assert_eq!(seen.last(), Some(&Transpose::Scratch), "{seen:?}");
 }
 
 /// Blocks of the model of the two tests below.
@@ -397,9 +406,9 @@ fn some_layers_on_the_device_and_some_on_the_cpu() {
     let folder = tempfile::tempdir().unwrap();
     let path = four_blocks(folder.path(), "q8_0");
     let (expected, _) = train(&path, "none", &spec(), 6);
-    for turned in Turned::ALL {
+    for transpose in Transpose::ALL {
         let spec = TrainSpec {
-            turned,
+            transpose,
             batch: 3,
             ..spec()
         };
@@ -427,7 +436,7 @@ fn some_layers_on_the_device_and_some_on_the_cpu() {
             let off = held as f64 / plan.peak() as f64 - 1.0;
             let copied = held.saturating_sub(plan.peak()) < 128 << 10;
             eprintln!(
-                "{turned:?}, {layers} layers: worst difference {worst:.1e}, products {there} on the device and {behind} on the CPU, {} parts, \
+                "{transpose:?}, {layers} layers: worst difference {worst:.1e}, products {there} on the device and {behind} on the CPU, {} parts, \
                  predicted {} bytes, held {held}",
                 placement.splits,
                 plan.peak()
@@ -448,7 +457,7 @@ fn some_layers_on_the_device_and_some_on_the_cpu() {
                 "{plan:?} of {all:?}"
             );
             assert!(
-                turned == Turned::Scratch || blocks == BLOCKS || plan.copies < all.copies,
+                transpose == Transpose::Scratch || blocks == BLOCKS || plan.copies < all.copies,
                 "{plan:?} of {all:?}"
             );
             assert!(

@@ -12,7 +12,7 @@ use translora_gguf::Gguf;
 use translora_llama::{Backend, Layout, Operation, quantize, synthesize};
 use translora_train::testing::architectures;
 use translora_train::testing::tiny::{TinyArchitecture, TinyShape, tiny_model};
-use translora_train::{Example, ForwardWeights, Kernel, TrainSpec, Trainer, Turned};
+use translora_train::{Example, ForwardWeights, Kernel, TrainSpec, Trainer, Transpose};
 
 /// The vendored llama.cpp. Of this platform only: cargo downloads no packages of others.
 fn vendored() -> PathBuf {
@@ -173,7 +173,7 @@ fn lacking(table: &Path, operations: &[Operation]) -> Vec<String> {
 }
 
 /// Every operation of a training step, by the rules for devices or by those for the CPU.
-fn operations(path: &Path, device: &str, turned: Turned) -> Vec<Operation> {
+fn operations(path: &Path, device: &str, transpose: Transpose) -> Vec<Operation> {
     let (backend, model) = common::open_on(path, Some(device.into()));
     let forward = ForwardWeights::Direct(Kernel::exact());
     let mut trainer = Trainer::new(
@@ -183,7 +183,7 @@ fn operations(path: &Path, device: &str, turned: Turned) -> Vec<Operation> {
             rank: 4,
             seed: 7,
             forward,
-            turned,
+            transpose,
             ..TrainSpec::default()
         },
     )
@@ -226,17 +226,17 @@ fn metal_has_all_that_dense_models_train_with() {
         models.push((name.to_string(), path));
     }
     for (name, path) in &models {
-        for turned in Turned::ALL {
-            let operations = operations(path, "CPU", turned);
+        for transpose in Transpose::ALL {
+            let operations = operations(path, "CPU", transpose);
             assert!(operations.len() > 100, "{name}");
             assert_eq!(
                 lacking(&table, &operations),
                 Vec::<String>::new(),
-                "{name} {turned:?}"
+                "{name} {transpose:?}"
             );
         }
     }
-    eprintln!("{} models, each with {:?}", models.len(), Turned::ALL);
+    eprintln!("{} models, each with {:?}", models.len(), Transpose::ALL);
 }
 
 /// The same question about the CPU's kernels is answered with no: the table is asked indeed.
@@ -251,7 +251,7 @@ fn metal_has_none_of_the_kernels_for_the_cpu() {
     .unwrap();
     let lacking = lacking(
         &table(folder.path()),
-        &operations(&path, "none", Turned::F16),
+        &operations(&path, "none", Transpose::F16),
     );
     eprintln!("not on Metal: {lacking:?}");
     assert!(

@@ -99,7 +99,9 @@ fn examples() -> Vec<Example> {
         let weights = (0..completion)
             .map(|i| [1.0, 0.25, 2.0, 0.0][i % 4])
             .collect();
-        Example::new(tokens, prompt, 0).unwrap().weighted(weights)
+        Example::new(tokens, prompt, 0)
+            .unwrap()
+            .with_weights(weights)
     };
     [(6, 5), (9, 4), (7, 8)].map(example).into()
 }
@@ -341,7 +343,7 @@ fn divergences_are_those_of_the_naive_reference() {
             let taught: Vec<Example> = plain
                 .iter()
                 .zip(&teachers)
-                .map(|(example, rows)| example.clone().taught(signal(rows)))
+                .map(|(example, rows)| example.clone().with_teacher(signal(rows)))
                 .collect();
             trainer.load(taught.clone()).unwrap();
             let (report, ours) = trainer.gradients(&[0, 1, 2]).unwrap();
@@ -424,7 +426,7 @@ fn condensed_is_the_divergence_over_the_whole_vocabulary() {
                 plain
                     .iter()
                     .zip(&teachers)
-                    .map(|(example, rows)| example.clone().taught(Teacher::All(rows.clone())))
+                    .map(|(example, rows)| example.clone().with_teacher(Teacher::All(rows.clone())))
                     .collect(),
             )
             .unwrap();
@@ -432,7 +434,7 @@ fn condensed_is_the_divergence_over_the_whole_vocabulary() {
         let taught = plain.iter().zip(&teachers).map(|(example, rows)| {
             example
                 .clone()
-                .taught(Teacher::Condensed(condensed.condense(rows).unwrap()))
+                .with_teacher(Teacher::Condensed(condensed.condense(rows).unwrap()))
         });
         let taught = taught.collect();
         condensed.load(taught).unwrap();
@@ -493,7 +495,7 @@ fn a_teacher_like_the_student_gives_no_gradient() {
             let taught = plain
                 .iter()
                 .zip(teachers)
-                .map(|(example, rows)| example.clone().taught(signal(&mut trainer, rows)))
+                .map(|(example, rows)| example.clone().with_teacher(signal(&mut trainer, rows)))
                 .collect();
             trainer.load(taught).unwrap();
             let (report, gradients) = trainer.gradients(&[0, 1, 2]).unwrap();
@@ -580,7 +582,7 @@ fn heads_with_a_tail_are_differentiated_too() {
                     plain
                         .iter()
                         .zip(&teachers)
-                        .map(|(example, rows)| example.clone().taught(uneven(rows, 5)))
+                        .map(|(example, rows)| example.clone().with_teacher(uneven(rows, 5)))
                         .collect(),
                 )
                 .unwrap();
@@ -630,7 +632,7 @@ fn heads_with_a_tail_are_differentiated_too() {
                     plain
                         .iter()
                         .zip(signal)
-                        .map(|(example, signal)| example.clone().taught(signal))
+                        .map(|(example, signal)| example.clone().with_teacher(signal))
                         .collect(),
                 )
                 .unwrap();
@@ -664,37 +666,54 @@ fn signals_that_do_not_fit_are_refused() {
         temperature: 1.0,
     });
     trainer
-        .load(vec![one().taught(likeliest(&[(3, 0.5), (1, 0.5)]))])
+        .load(vec![one().with_teacher(likeliest(&[(3, 0.5), (1, 0.5)]))])
         .unwrap();
     for (example, word) in [
         (one(), "needs a teacher"),
-        (one().taught(Teacher::Condensed(Vec::new())), "another kind"),
         (
-            one().taught(Teacher::Likeliest(vec![vec![(1, 0.5)]])),
+            one().with_teacher(Teacher::Condensed(Vec::new())),
+            "another kind",
+        ),
+        (
+            one().with_teacher(Teacher::Likeliest(vec![vec![(1, 0.5)]])),
             "number of tokens",
         ),
-        (one().taught(likeliest(&[])), "says nothing"),
-        (one().taught(likeliest(&[(1, 0.5), (1, 0.1)])), "twice"),
-        (one().taught(likeliest(&[(259, 0.5)])), "another vocabulary"),
-        (one().taught(likeliest(&[(-1, 0.5)])), "another vocabulary"),
-        (one().taught(likeliest(&[(1, 0.6), (2, 0.6)])), "add up"),
-        (one().taught(likeliest(&[(1, f32::NAN)])), "add up"),
+        (one().with_teacher(likeliest(&[])), "says nothing"),
         (
-            one().taught(Teacher::All(vec![vec![0.001; VOCABULARY]; 2])),
-            "add up",
+            one().with_teacher(likeliest(&[(1, 0.5), (1, 0.1)])),
+            "twice",
         ),
         (
-            one().taught(Teacher::All(vec![vec![1.0]; 2])),
+            one().with_teacher(likeliest(&[(259, 0.5)])),
             "another vocabulary",
         ),
         (
-            one().weighted(vec![1.0]).taught(likeliest(&[(1, 0.5)])),
+            one().with_teacher(likeliest(&[(-1, 0.5)])),
+            "another vocabulary",
+        ),
+        (
+            one().with_teacher(likeliest(&[(1, 0.6), (2, 0.6)])),
+            "add up",
+        ),
+        (one().with_teacher(likeliest(&[(1, f32::NAN)])), "add up"),
+        (
+            one().with_teacher(Teacher::All(vec![vec![0.001; VOCABULARY]; 2])),
+            "add up",
+        ),
+        (
+            one().with_teacher(Teacher::All(vec![vec![1.0]; 2])),
+            "another vocabulary",
+        ),
+        (
+            one()
+                .with_weights(vec![1.0])
+                .with_teacher(likeliest(&[(1, 0.5)])),
             "number of weights",
         ),
         (
             one()
-                .weighted(vec![1.0, -1.0])
-                .taught(likeliest(&[(1, 0.5)])),
+                .with_weights(vec![1.0, -1.0])
+                .with_teacher(likeliest(&[(1, 0.5)])),
             "below zero",
         ),
     ] {
@@ -705,8 +724,8 @@ fn signals_that_do_not_fit_are_refused() {
         );
     }
     let mixed = vec![
-        one().taught(likeliest(&[(1, 0.5)])),
-        one().taught(Teacher::All(vec![vec![1.0 / 259.0; VOCABULARY]; 2])),
+        one().with_teacher(likeliest(&[(1, 0.5)])),
+        one().with_teacher(Teacher::All(vec![vec![1.0 / 259.0; VOCABULARY]; 2])),
     ];
     assert!(
         trainer

@@ -205,7 +205,7 @@ impl Draw {
                 .map(|_| self.one(&[0.0, 0.25, 1.0, 3.0]))
                 .collect();
             weights[completion - 1] = 1.5;
-            example.weighted(weights)
+            example.with_weights(weights)
         };
         (0..5).map(example).collect()
     }

@@ -142,10 +142,10 @@ pub fn check(spec: &CheckSpec) -> Result<CheckReport, EngineError> {
         },
     ) {
         Ok(report) => report,
-        Err(translora_train::TrainError::Module { asked, reason }) => {
+        Err(translora_train::TrainError::Module { modules, reason }) => {
             return Err(EngineError::Modules {
                 model: name(),
-                asked,
+                asked: modules,
                 reason,
             });
         }

@@ -15,22 +15,21 @@ impl Backward<'_> {
     pub(super) fn adapted_direct(
         &mut self,
         index: usize,
-        node: &Node,
         found: Adapted,
         dy: Tensor,
         kernel: Kernel,
     ) -> Done {
         let dy = self.graph.dense(dy)?;
         let [weight, a, b, x] =
-            [found.weight, found.a, found.b, found.x].map(|index| self.emitted(index, node));
+            [found.weight, found.a, found.b, found.x].map(|index| self.emitted(index));
         let (weight, a, b, x) = (weight?, a?, b?, x?);
         if self.values[found.small].is_none() {
             // It is made beside the sum; what of that nobody reads is not computed.
             let kept = self.values[index].take();
-            self.again(index)?;
+            self.recompute(index)?;
             self.values[index] = kept.or(self.values[index]);
         }
-        let z = self.emitted(found.small, node)?;
+        let z = self.emitted(found.small)?;
         let scale = self.trace.nodes[found.scale].parameter_f32(0);
         let dz = self.graph.times_turned(
             kernel,
@@ -74,13 +73,13 @@ impl Backward<'_> {
     ///
     /// shapes: a [k, m, g], b [k, n, h], y [m, n, h] with h a multiple of g
     pub(super) fn mul_mat_direct(&mut self, node: &Node, dy: Tensor, kernel: Kernel) -> Done {
-        if self.wants(node, 1) && !self.through_attention(node, dy)? {
+        if self.needs_gradient(node, 1) && !self.through_attention(node, dy)? {
             let db = self.right_gradient_direct(node, dy, kernel)?;
-            self.give(node, 1, db)?;
+            self.accumulate(node, 1, db)?;
         }
-        if self.wants(node, 0) {
+        if self.needs_gradient(node, 0) {
             let da = self.left_gradient(node, dy)?;
-            self.give(node, 0, da)?;
+            self.accumulate(node, 0, da)?;
         }
         Ok(())
     }
@@ -94,7 +93,7 @@ impl Backward<'_> {
         else {
             return Ok(false);
         };
-        let (a, p) = (self.value(node, 0)?, self.emitted(index, node)?);
+        let (a, p) = (self.value(node, 0)?, self.emitted(index)?);
         let v = self.graph.transpose(a)?;
         let gradient = self
             .graph
@@ -158,14 +157,14 @@ impl Backward<'_> {
     /// As `soft_max`.
     pub(super) fn soft_max_direct(&mut self, y: Tensor, node: &Node, dy: Tensor) -> Done {
         let dx = self.graph.soft_max_back(y, dy, node.parameter_f32(0))?;
-        self.give(node, 0, dx)
+        self.accumulate(node, 0, dx)
     }
 
     /// As `swiglu`.
     pub(super) fn swiglu_direct(&mut self, node: &Node, dy: Tensor) -> Done {
         let (gate, up) = (self.value(node, 0)?, self.value(node, 1)?);
         let (dg, du) = self.graph.swiglu_back(gate, up, dy)?;
-        self.give(node, 0, dg)?;
-        self.give(node, 1, du)
+        self.accumulate(node, 0, dg)?;
+        self.accumulate(node, 1, du)
     }
 }

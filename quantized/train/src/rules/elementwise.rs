@@ -18,21 +18,21 @@ impl Backward<'_> {
     /// bias itself is never trained)
     pub(super) fn add(&mut self, node: &Node, dy: Tensor) -> Done {
         if node.op == translora_llama::Op::AddId {
-            if self.wants(node, 1) {
+            if self.needs_gradient(node, 1) {
                 return Err(TrainError::no_rule(node, " with a trained bias"));
             }
-            return self.give(node, 0, dy);
+            return self.accumulate(node, 0, dy);
         }
-        self.give_folded(node, 0, dy)?;
-        self.give_folded(node, 1, dy)
+        self.accumulate_summed(node, 0, dy)?;
+        self.accumulate_summed(node, 1, dy)
     }
 
     /// y = a − b
     pub(super) fn sub(&mut self, node: &Node, dy: Tensor) -> Done {
-        self.give_folded(node, 0, dy)?;
-        if self.wants(node, 1) {
+        self.accumulate_summed(node, 0, dy)?;
+        if self.needs_gradient(node, 1) {
             let db = self.graph.scale(dy, -1.0, 0.0)?;
-            self.give_folded(node, 1, db)?;
+            self.accumulate_summed(node, 1, db)?;
         }
         Ok(())
     }
@@ -41,10 +41,10 @@ impl Backward<'_> {
     pub(super) fn mul(&mut self, node: &Node, dy: Tensor) -> Done {
         let dy = self.graph.dense(dy)?;
         for (operand, other) in [(0, 1), (1, 0)] {
-            if self.wants(node, operand) {
+            if self.needs_gradient(node, operand) {
                 let other = self.value(node, other)?;
                 let dx = self.graph.mul(dy, other)?;
-                self.give_folded(node, operand, dx)?;
+                self.accumulate_summed(node, operand, dx)?;
             }
         }
         Ok(())
@@ -55,13 +55,13 @@ impl Backward<'_> {
         let dy = self.graph.dense(dy)?;
         let b = self.value(node, 1)?;
         let da = self.graph.div(dy, b)?;
-        if self.wants(node, 1) {
-            let y = self.emitted(index, node)?;
+        if self.needs_gradient(node, 1) {
+            let y = self.emitted(index)?;
             let product = self.graph.mul(da, y)?;
             let db = self.graph.scale(product, -1.0, 0.0)?;
-            self.give_folded(node, 1, db)?;
+            self.accumulate_summed(node, 1, db)?;
         }
-        self.give_folded(node, 0, da)
+        self.accumulate_summed(node, 0, da)
     }
 
     /// y = x²: dx = 2 x dy; y = √x: dx = dy / 2 y
@@ -71,11 +71,11 @@ impl Backward<'_> {
             let product = self.graph.mul(dy, x)?;
             self.graph.scale(product, 2.0, 0.0)?
         } else {
-            let y = self.emitted(index, node)?;
+            let y = self.emitted(index)?;
             let quotient = self.graph.div(dy, y)?;
             self.graph.scale(quotient, 0.5, 0.0)?
         };
-        self.give(node, 0, dx)
+        self.accumulate(node, 0, dx)
     }
 
     /// y = min(max(x, a), b): dx = dy inside
@@ -83,7 +83,7 @@ impl Backward<'_> {
         let x = self.value(node, 0)?;
         let inside = self.inside(x, node.parameter_f32(0), node.parameter_f32(1))?;
         let dx = self.graph.mul(dy, inside)?;
-        self.give(node, 0, dx)
+        self.accumulate(node, 0, dx)
     }
 
     /// 1 where a < x < b, 0 elsewhere; a bound that is not finite is none.
@@ -109,7 +109,7 @@ impl Backward<'_> {
     pub(super) fn unary(&mut self, index: usize, node: &Node, unary: Unary, dy: Tensor) -> Done {
         let (x, y, dy) = (
             self.value(node, 0)?,
-            self.emitted(index, node)?,
+            self.emitted(index)?,
             self.graph.dense(dy)?,
         );
         let x = self.graph.dense(x)?;
@@ -132,7 +132,7 @@ impl Backward<'_> {
             }
         };
         let dx = self.graph.mul(dy, slope)?;
-        self.give(node, 0, dx)
+        self.accumulate(node, 0, dx)
     }
 
     /// y = act(g) ⊙ u: du = dy ⊙ act(g); dg = dy ⊙ u ⊙ act′(g). Gate and value are two operands, or
@@ -164,8 +164,8 @@ impl Backward<'_> {
         let dg = self.graph.mul(dy, up)?;
         let dg = self.graph.mul(dg, slope)?;
         if split {
-            self.give(node, 1, du)?;
-            return self.give(node, 0, dg);
+            self.accumulate(node, 1, du)?;
+            return self.accumulate(node, 0, dg);
         }
         let [_, n1, n2, n3] = node.shape;
         let (first, second) = if node.parameters[1] == 0 {
@@ -175,7 +175,7 @@ impl Backward<'_> {
         };
         let both = self.graph.join(first, second, 0)?;
         let both = self.graph.reshape(both, [2 * node.shape[0], n1, n2, n3])?;
-        self.give(node, 0, both)
+        self.accumulate(node, 0, both)
     }
 
     /// act(g), its slope, the value that it multiplies, and that value's slope where it is not 1.

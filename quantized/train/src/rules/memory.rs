@@ -9,11 +9,11 @@ impl Backward<'_> {
     /// y repeats x or sums its rows: dx is the sum over the repetitions, or dy repeated
     pub(super) fn spread(&mut self, node: &Node, dy: Tensor) -> Done {
         if node.op == Op::Repeat {
-            return self.give_folded(node, 0, dy);
+            return self.accumulate_summed(node, 0, dy);
         }
         let shape = self.trace.nodes[source(node, 0)?].shape;
         let dx = self.graph.repeat(dy, shape)?;
-        self.give(node, 0, dx)
+        self.accumulate(node, 0, dx)
     }
 
     /// y = a then b along an axis
@@ -22,10 +22,10 @@ impl Backward<'_> {
         let mut start = 0;
         for operand in [0, 1] {
             let length = self.trace.nodes[source(node, operand)?].shape[axis.min(3)];
-            if self.wants(node, operand) && length > 0 {
+            if self.needs_gradient(node, operand) && length > 0 {
                 let part = self.graph.slice(dy, axis, start, length)?;
                 let part = self.graph.cont(part)?;
-                self.give(node, operand, part)?;
+                self.accumulate(node, operand, part)?;
             }
             start += length;
         }
@@ -39,7 +39,7 @@ impl Backward<'_> {
             None => None,
         };
         let dx = self.graph.rope_back(node, dy, positions, factors)?;
-        self.give(node, 0, dx)
+        self.accumulate(node, 0, dx)
     }
 
     /// y = rows of x: at the outputs, dx takes each token's row back, and zero (the padding row's
@@ -50,7 +50,7 @@ impl Backward<'_> {
             let [width, rows, ..] = node.shape;
             let dy = self.graph.reshape(dy, [width, rows, 1, 1])?;
             let dx = self.graph.get_rows(dy, self.output_of)?;
-            return self.give(node, 0, dx);
+            return self.accumulate(node, 0, dx);
         }
         if ids.op == Op::Input {
             return Err(TrainError::no_rule(node, " by an input"));
@@ -58,14 +58,14 @@ impl Backward<'_> {
         let (x, ids) = (self.value(node, 0)?, self.value(node, 1)?);
         let zero = self.graph.scale(x, 0.0, 0.0)?;
         let dx = self.graph.set_rows(zero, dy, ids)?;
-        self.give(node, 0, dx)
+        self.accumulate(node, 0, dx)
     }
 
     /// y has x's elements in x's order, under another shape or in fresh memory
     pub(super) fn same_order(&mut self, node: &Node, dy: Tensor) -> Done {
         let shape = self.trace.nodes[source(node, 0)?].shape;
         let dx = self.graph.reshape(dy, shape)?;
-        self.give(node, 0, dx)
+        self.accumulate(node, 0, dx)
     }
 
     /// y is xᵀ, of one row of x for each token
@@ -91,16 +91,22 @@ impl Backward<'_> {
             return self.same_order(node, dy);
         }
         if offset == 0 && node.shape == x.shape && node.strides == x.strides {
-            return self.give(node, 0, dy);
+            return self.accumulate(node, 0, dy);
         }
         if !is_dense(x) {
             return self.view_of_strided(node, x, offset, dy);
         }
-        self.give_part(node, dy, node.strides, offset)
+        self.accumulate_part(node, dy, node.strides, offset)
     }
 
     /// Add the gradient of a part of the operand into that of the whole, which begins as zeros.
-    fn give_part(&mut self, node: &Node, part: Tensor, strides: [usize; 4], offset: usize) -> Done {
+    fn accumulate_part(
+        &mut self,
+        node: &Node,
+        part: Tensor,
+        strides: [usize; 4],
+        offset: usize,
+    ) -> Done {
         let index = source(node, 0)?;
         let whole = match self.gradients[index] {
             Some(sofar) => sofar,
@@ -136,7 +142,7 @@ impl Backward<'_> {
             dense[axis] = dense[axis - 1] * usize::try_from(x.shape[axis - 1]).unwrap_or(0);
         }
         let offset = (0..4).map(|axis| start[axis] * dense[axis]).sum();
-        self.give_part(node, dy, dense, offset)
+        self.accumulate_part(node, dy, dense, offset)
     }
 
     /// Axis i of x is axis pᵢ of y
@@ -150,7 +156,7 @@ impl Backward<'_> {
             }
             self.graph.permute(dy, axes)?
         };
-        self.give(node, 0, dx)
+        self.accumulate(node, 0, dx)
     }
 }
 

@@ -42,7 +42,7 @@ pub(crate) struct Backward<'a> {
     /// What the products with these matrices read instead of their second operand.
     pub masks: HashMap<usize, Mask>,
     gradients: Vec<Option<Tensor>>,
-    turned: HashMap<Tensor, Tensor>,
+    transposes: HashMap<Tensor, Tensor>,
     /// What masks let through, by matrix, where it is not kept.
     masked: HashMap<usize, Tensor>,
 }
@@ -61,7 +61,7 @@ impl<'a> Backward<'a> {
             ..
         } = emit;
         let (gradients, kept) = (vec![None; trace.nodes.len()], vec![true; trace.nodes.len()]);
-        let (masks, turned, masked) = (HashMap::new(), HashMap::new(), HashMap::new());
+        let (masks, transposes, masked) = (HashMap::new(), HashMap::new(), HashMap::new());
         Self {
             graph,
             trace,
@@ -73,13 +73,13 @@ impl<'a> Backward<'a> {
             output_of,
             masks,
             gradients,
-            turned,
+            transposes,
             masked,
         }
     }
 
     /// Read these values of the forward pass only.
-    pub fn keeping(mut self, kept: &[bool]) -> Self {
+    pub fn with_checkpoints(mut self, kept: &[bool]) -> Self {
         self.kept = kept.to_vec();
         for value in self
             .values
@@ -128,7 +128,7 @@ impl<'a> Backward<'a> {
                 .filter(|_| self.masks.is_empty())
                 .zip(adapted(self.trace, self.needs, index))
             {
-                Some((kernel, found)) => self.adapted_direct(index, node, found, dy, kernel),
+                Some((kernel, found)) => self.adapted_direct(index, found, dy, kernel),
                 None => self.add(node, dy),
             },
             Op::AddId => self.add(node, dy),
@@ -137,7 +137,7 @@ impl<'a> Backward<'a> {
             Op::Div => self.div(index, node, dy),
             Op::Scale => {
                 let dx = self.graph.scale(dy, node.parameter_f32(0), 0.0)?;
-                self.give(node, 0, dx)
+                self.accumulate(node, 0, dx)
             }
             Op::Sqr | Op::Sqrt => self.power(index, node, dy),
             Op::Clamp => self.clamp(node, dy),
@@ -173,7 +173,7 @@ impl<'a> Backward<'a> {
         }
     }
 
-    fn wants(&self, node: &Node, operand: usize) -> bool {
+    fn needs_gradient(&self, node: &Node, operand: usize) -> bool {
         node.sources
             .get(operand)
             .copied()
@@ -184,7 +184,7 @@ impl<'a> Backward<'a> {
     fn value(&mut self, node: &Node, operand: usize) -> Result<Tensor, TrainError> {
         let index = source(node, operand)?;
         let Some(mask) = self.mask(node, operand) else {
-            return self.emitted(index, node);
+            return self.emitted(index);
         };
         let matrix = source(node, 0)?;
         if let Some(masked) = self.masked.get(&matrix) {
@@ -193,8 +193,8 @@ impl<'a> Backward<'a> {
         let masked = if self.kept[index] {
             mask.masked
         } else {
-            let input = self.emitted(index, node)?;
-            mask.again(self.graph, input)?
+            let input = self.emitted(index)?;
+            mask.recompute(self.graph, input)?
         };
         self.masked.insert(matrix, masked);
         Ok(masked)
@@ -207,16 +207,15 @@ impl<'a> Backward<'a> {
             .flatten()
     }
 
-    fn emitted(&mut self, index: usize, node: &Node) -> Result<Tensor, TrainError> {
+    fn emitted(&mut self, index: usize) -> Result<Tensor, TrainError> {
         if self.values[index].is_none() {
-            self.again(index)?;
+            self.recompute(index)?;
         }
-        self.values[index]
-            .ok_or_else(|| TrainError::no_rule(node, " of a node that was not emitted"))
+        self.values[index].ok_or_else(|| TrainError::not_emitted(&self.trace.nodes[index]))
     }
 
     /// Compute a forward value that was not kept again, and before it whatever it needs.
-    fn again(&mut self, index: usize) -> Done {
+    fn recompute(&mut self, index: usize) -> Done {
         let node = &self.trace.nodes[index];
         if matches!(node.op, Op::Weight | Op::Input | Op::State) {
             return Ok(());
@@ -232,7 +231,7 @@ impl<'a> Backward<'a> {
         };
         for operand in needed {
             if self.values[operand].is_none() {
-                self.again(operand)?;
+                self.recompute(operand)?;
             }
         }
         let value = match self.mask(node, 1) {
@@ -248,17 +247,17 @@ impl<'a> Backward<'a> {
     }
 
     /// Transpose the inner two dimensions into memory, once for each tensor.
-    fn turn(&mut self, tensor: Tensor) -> Result<Tensor, TrainError> {
-        if let Some(turned) = self.turned.get(&tensor) {
+    fn transposed(&mut self, tensor: Tensor) -> Result<Tensor, TrainError> {
+        if let Some(turned) = self.transposes.get(&tensor) {
             return Ok(*turned);
         }
         let turned = self.graph.turned(tensor)?;
-        self.turned.insert(tensor, turned);
+        self.transposes.insert(tensor, turned);
         Ok(turned)
     }
 
     /// Add `gradient` to what an operand has so far.
-    fn give(&mut self, node: &Node, operand: usize, gradient: Tensor) -> Done {
+    fn accumulate(&mut self, node: &Node, operand: usize, gradient: Tensor) -> Done {
         let index = source(node, operand)?;
         if !self.needs[index] {
             return Ok(());
@@ -284,9 +283,9 @@ impl<'a> Backward<'a> {
         Ok(())
     }
 
-    /// Sum `gradient` over what an operand was repeated over, then `give` it.
-    fn give_folded(&mut self, node: &Node, operand: usize, gradient: Tensor) -> Done {
-        if !self.wants(node, operand) {
+    /// Sum `gradient` over what an operand was repeated over, then `accumulate` it.
+    fn accumulate_summed(&mut self, node: &Node, operand: usize, gradient: Tensor) -> Done {
+        if !self.needs_gradient(node, operand) {
             return Ok(());
         }
         let shape = self.trace.nodes[source(node, operand)?].shape;
@@ -311,7 +310,7 @@ impl<'a> Backward<'a> {
                 self.graph.permute(folded, axes)?
             };
         }
-        self.give(node, operand, sum)
+        self.accumulate(node, operand, sum)
     }
 }
 

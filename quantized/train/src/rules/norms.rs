@@ -10,7 +10,7 @@ impl Backward<'_> {
         if self.weights.direct().is_some() {
             return self.rms_norm_direct(node, dy);
         }
-        let (x, y) = (self.value(node, 0)?, self.emitted(index, node)?);
+        let (x, y) = (self.value(node, 0)?, self.emitted(index)?);
         let inverse = 1.0 / node.shape[0] as f32;
         let graph = &mut *self.graph;
         let (x, dy) = (graph.dense(x)?, graph.dense(dy)?);
@@ -24,7 +24,7 @@ impl Backward<'_> {
         let along = graph.mul(y, mean)?;
         let across = graph.sub(dy, along)?;
         let dx = graph.div(across, root)?;
-        self.give(node, 0, dx)
+        self.accumulate(node, 0, dx)
     }
 
     /// y = (x − mean x) / σ with σ² = var x + ε: dx = (dy − mean dy − y mean(y ⊙ dy)) / σ
@@ -50,12 +50,12 @@ impl Backward<'_> {
         let across = graph.sub(dy, along)?;
         let across = graph.sub(across, level)?;
         let dx = graph.div(across, deviation)?;
-        self.give(node, 0, dx)
+        self.accumulate(node, 0, dx)
     }
 
     /// y = x / max(|x|, ε): dx = (dy − y Σ y ⊙ dy) / |x|, for rows that are not all but zero
     pub(super) fn l2_norm(&mut self, index: usize, node: &Node, dy: Tensor) -> Done {
-        let (x, y) = (self.value(node, 0)?, self.emitted(index, node)?);
+        let (x, y) = (self.value(node, 0)?, self.emitted(index)?);
         let epsilon = node.parameter_f32(0);
         let graph = &mut *self.graph;
         let (x, dy) = (graph.dense(x)?, graph.dense(dy)?);
@@ -68,13 +68,13 @@ impl Backward<'_> {
         let along = graph.mul(y, sum)?;
         let across = graph.sub(dy, along)?;
         let dx = graph.div(across, length)?;
-        self.give(node, 0, dx)
+        self.accumulate(node, 0, dx)
     }
 
     /// y = softmax(s x + mask): dx = s y ⊙ (dy − Σ y ⊙ dy). A sink takes part in y and has no
     /// value, so it adds nothing to the sum.
     pub(super) fn soft_max(&mut self, index: usize, node: &Node, dy: Tensor) -> Done {
-        let y = self.emitted(index, node)?;
+        let y = self.emitted(index)?;
         if self.weights.direct().is_some() {
             return self.soft_max_direct(y, node, dy);
         }
@@ -85,6 +85,6 @@ impl Backward<'_> {
         let centred = graph.sub(dy, sum)?;
         let dx = graph.mul(centred, y)?;
         let dx = graph.scale(dx, node.parameter_f32(0), 0.0)?;
-        self.give(node, 0, dx)
+        self.accumulate(node, 0, dx)
     }
 }

@@ -16,11 +16,11 @@ impl Backward<'_> {
         // ggml's fast F32 product wants its second operand contiguous; gradients of permuted heads
         // are not.
         let dy = self.graph.dense(dy)?;
-        if self.wants(node, 1) {
+        if self.needs_gradient(node, 1) {
             let db = self.right_gradient(node, dy)?;
-            self.give(node, 1, db)?;
+            self.accumulate(node, 1, db)?;
         }
-        if self.wants(node, 0) {
+        if self.needs_gradient(node, 0) {
             let [_, _, g, p] = self.trace.nodes[source(node, 0)?].shape;
             let b = self.value(node, 1)?;
             let [k, n, h, outer] = self.graph.shape(b)?;
@@ -34,9 +34,9 @@ impl Backward<'_> {
             let folded = n * h / g;
             let b = self.graph.reshape(b, [k, folded, g, p])?;
             let dy = self.graph.reshape(dy, [m, folded, g, p])?;
-            let (b, dy) = (self.turn(b)?, self.turn(dy)?);
+            let (b, dy) = (self.transposed(b)?, self.transposed(dy)?);
             let da = self.graph.mul_mat(b, dy)?;
-            self.give(node, 0, da)?;
+            self.accumulate(node, 0, da)?;
         }
         Ok(())
     }
@@ -47,11 +47,13 @@ impl Backward<'_> {
         let index = source(node, 0)?;
         let (a, tensor) = (&self.trace.nodes[index], self.value(node, 0)?);
         if a.op == Op::Weight && !self.needs[index] && a.shape[2..] == [1, 1] {
-            let product = self.weights.turned_product(self.graph, a, tensor, dy)?;
-            return product.ok_or_else(|| TrainError::no_rule(node, " without a transposed copy"));
+            let product = self.weights.transposed_product(self.graph, a, tensor, dy)?;
+            return product.ok_or_else(|| {
+                TrainError::internal(format!("{:?} has no transposed copy", a.name))
+            });
         }
         let floats = self.graph.to_f32(tensor)?;
-        let turned = self.turn(floats)?;
+        let turned = self.transposed(floats)?;
         Ok(self.graph.mul_mat(turned, dy)?)
     }
 
@@ -62,21 +64,21 @@ impl Backward<'_> {
         let dy = self.graph.dense(dy)?;
         let ids = self.value(node, 2)?;
         let weights = self.value(node, 0)?;
-        if self.wants(node, 1) {
+        if self.needs_gradient(node, 1) {
             let db = match self.weights.direct() {
                 Some(kernel) => self.graph.experts_back(kernel, weights, dy, ids)?,
                 None => self.graph.mul_mat_id_back(weights, dy, ids)?,
             };
-            self.give_folded(node, 1, db)?;
+            self.accumulate_summed(node, 1, db)?;
         }
-        if self.wants(node, 0) {
+        if self.needs_gradient(node, 0) {
             let b = self.value(node, 1)?;
             let experts = self.graph.shape(weights)?[2];
             let da = match self.weights.direct() {
                 Some(kernel) => self.graph.experts_weights(kernel, b, dy, ids, experts)?,
                 None => self.graph.mul_mat_id_weights(b, dy, ids, experts)?,
             };
-            self.give(node, 0, da)?;
+            self.accumulate(node, 0, da)?;
         }
         Ok(())
     }

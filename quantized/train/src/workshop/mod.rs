@@ -9,7 +9,7 @@ use translora_llama::{Backend, Compute, Model, Operation, Storage, Trace};
 
 use crate::adapter::Adapter;
 use crate::error::TrainError;
-use crate::frozen::{Below, Cache};
+use crate::frozen::{Cache, FrozenProgram};
 use crate::goal::{Goal, Purpose};
 use crate::loss::Condenser;
 use crate::objective::Condensed;
@@ -20,7 +20,7 @@ use crate::program::{Outcome, Pass, Program};
 use crate::reach::{AdapterIndex, Reach};
 use crate::spec::TrainSpec;
 use crate::tracer::{OUTPUTS, Tracer, layout};
-use crate::weights::{ForwardWeights, Turned, Weights, wanted};
+use crate::weights::{ForwardWeights, Transpose, Weights, wanted};
 
 mod planning;
 
@@ -109,13 +109,13 @@ impl Workshop {
             width: 1,
             bytes: spec.loss_bytes,
             dropout: spec.dropout,
-            keep: spec.keep,
+            checkpoints: spec.checkpoints,
             direct: matches!(forward, ForwardWeights::Direct(_)),
             frozen: false,
         };
         let traced = tracer.trace(TOKENS_MAX, OUTPUTS, &index)?;
         let room = device.map(|device| device.room(&storage));
-        let reading = (forward, spec.turned);
+        let reading = (forward, spec.transpose);
         let weights = prepare(model, &mut compute, (&traced.trace, &index), reading, room)?;
         let purpose = Purpose::Gradients;
         let proof = Program::new(&traced, &weights, &storage, &index, purpose, goal)?;
@@ -219,12 +219,12 @@ impl Workshop {
                 continue;
             }
             let size = sizes(&[example], 0);
-            if !frozen.knows(size) {
+            if !frozen.has_program(size) {
                 let traced = self.tracer.trace(size.0, size.1, &self.index)?;
-                let below = Below::new(&traced, &self.weights, &self.storage, &self.index)?;
-                frozen.learn(size, below);
+                let below = FrozenProgram::new(&traced, &self.weights, &self.storage, &self.index)?;
+                frozen.add_program(size, below);
             }
-            frozen.add(&mut self.compute, example, size, &self.tracer.tables)?;
+            frozen.compute(&mut self.compute, example, size, &self.tracer.tables)?;
         }
         Ok(())
     }
@@ -269,7 +269,7 @@ impl Workshop {
     }
 
     /// How gradients read the frozen weights.
-    pub fn reading(&self) -> (ForwardWeights, Turned) {
+    pub fn reading(&self) -> (ForwardWeights, Transpose) {
         self.weights.reading()
     }
 
@@ -340,19 +340,21 @@ fn prepare(
     model: &Model,
     compute: &mut Compute,
     (trace, index): (&Trace, &AdapterIndex),
-    (forward, first): (ForwardWeights, Turned),
+    (forward, first): (ForwardWeights, Transpose),
     room: Option<usize>,
 ) -> Result<Weights, TrainError> {
     let copies = wanted(trace, index);
-    let fits = |turned: &Turned| {
-        room.is_none_or(|room| Weights::bytes_of(trace, compute, &copies, *turned, model) <= room)
+    let fits = |transpose: &Transpose| {
+        room.is_none_or(|room| {
+            Weights::bytes_of(trace, compute, &copies, *transpose, model) <= room
+        })
     };
-    let turned = Turned::ALL
+    let transpose = Transpose::ALL
         .into_iter()
-        .skip_while(|turned| *turned != first)
+        .skip_while(|transpose| *transpose != first)
         .find(fits)
-        .unwrap_or(Turned::Scratch);
+        .unwrap_or(Transpose::Scratch);
     let home = compute.is_scheduled().then(|| model.clone());
-    let reading = (forward, turned);
+    let reading = (forward, transpose);
     Ok(Weights::prepare(trace, compute, &copies, reading, home)?)
 }

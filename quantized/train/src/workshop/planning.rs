@@ -4,15 +4,15 @@ use translora_llama::{Trace, WorkBytes};
 
 use super::{Workshop, prepare};
 use crate::error::TrainError;
-use crate::frozen::{Below, Cache, Cut};
+use crate::frozen::{Cache, Cut, FrozenProgram};
 use crate::goal::{Goal, Purpose};
 use crate::pack::{Example, TOKENS_MAX};
-use crate::plan::{DeviceMemory, Largest, Limits, Measured, Plan, Planner, sizes};
+use crate::plan::{DeviceMemory, Largest, Limits, Measured, Plan, Planner, Way, sizes};
 use crate::program::Program;
 use crate::reach::Reach;
 use crate::spec::TrainSpec;
 use crate::tracer::OUTPUTS;
-use crate::weights::Turned;
+use crate::weights::Transpose;
 
 /// What a plan is for.
 pub(crate) struct Work<'a> {
@@ -33,23 +33,25 @@ impl Workshop {
     pub fn plan(&mut self, spec: &TrainSpec, work: &Work<'_>) -> Result<Plan, TrainError> {
         if self.device.is_some() {
             let (_, now) = self.reading();
-            let larger = Turned::ALL.into_iter().skip_while(|turned| *turned != now);
-            for turned in larger.filter(|turned| *turned != Turned::Scratch) {
-                self.set_turned(turned)?;
+            let larger = Transpose::ALL
+                .into_iter()
+                .skip_while(|transpose| *transpose != now);
+            for transpose in larger.filter(|transpose| *transpose != Transpose::Scratch) {
+                self.set_transpose(transpose)?;
                 match self.plan_copies(spec, work, true) {
                     Err(TrainError::Memory { .. }) => {}
                     done => return done,
                 }
             }
-            self.set_turned(Turned::Scratch)?;
+            self.set_transpose(Transpose::Scratch)?;
         }
         self.plan_copies(spec, work, false)
     }
 
     /// Have other copies of the weights, unless they are these already.
-    fn set_turned(&mut self, turned: Turned) -> Result<(), TrainError> {
+    fn set_transpose(&mut self, transpose: Transpose) -> Result<(), TrainError> {
         let (forward, now) = self.reading();
-        if turned == now {
+        if transpose == now {
             return Ok(());
         }
         self.programs.0.clear();
@@ -60,7 +62,7 @@ impl Workshop {
             &self.model,
             &mut self.compute,
             (&trace, &self.index),
-            (forward, turned),
+            (forward, transpose),
             self.device.map(|device| device.room(&self.storage)),
         )?;
         Ok(())
@@ -103,14 +105,19 @@ impl Workshop {
             None
         };
         let longest = examples.iter().map(|example| sizes(&[example], 0)).max();
-        let mut measure = |tokens, outputs, keep, bytes, frozen| {
+        let mut measure = |tokens, outputs, way: Way, frozen| {
             let goal = Goal {
-                keep,
-                bytes,
+                checkpoints: way.checkpoints,
+                bytes: way.loss_bytes,
                 frozen,
                 ..work.goal
             };
             self.measure((tokens, outputs), longest.filter(|_| frozen), goal)
+        };
+        let free = Way {
+            pack: TOKENS_MAX,
+            checkpoints: spec.checkpoints,
+            loss_bytes: spec.loss_bytes,
         };
         Planner {
             limits,
@@ -120,7 +127,7 @@ impl Workshop {
             frozen,
             measure: &mut measure,
         }
-        .choose((TOKENS_MAX, spec.keep, spec.loss_bytes), &largest)
+        .choose(free, &largest)
     }
 
     /// units: bytes that the values at the end of the frozen part take; none where there is no such
@@ -160,7 +167,8 @@ impl Workshop {
             return Ok(measured);
         };
         let traced = tracer.trace(tokens, outputs, index)?;
-        let (below, tensors) = Below::new(&traced, weights, storage, index)?.measure(compute)?;
+        let (below, tensors) =
+            FrozenProgram::new(&traced, weights, storage, index)?.measure(compute)?;
         Ok(Measured {
             work: WorkBytes {
                 host: work.host.max(below.host),

@@ -11,7 +11,7 @@ use crate::reach::{Reach, operands};
 
 /// How much is kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Keep {
+pub enum Checkpoints {
     /// All but what is large and cheap: what a swiglu lets through, and attention's probabilities.
     #[default]
     Most,
@@ -20,7 +20,7 @@ pub enum Keep {
     Blocks,
 }
 
-impl Keep {
+impl Checkpoints {
     /// For each node, whether its value is kept. `last`: the node that the gradient starts from.
     pub(crate) fn of(self, trace: &Trace, reach: &Reach, last: usize, direct: bool) -> Vec<bool> {
         match self {
