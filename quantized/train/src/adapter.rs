@@ -10,13 +10,18 @@ use crate::modules::Target;
 /// A LoRA: for each target, y = W x + alpha / rank · B (A x).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Adapter {
+    /// Rows of each A, columns of each B.
     pub rank: usize,
+    /// The scale, times the rank; as the file has it.
     pub alpha: f32,
+    /// In the order of the model's tensors.
     pub pairs: Vec<LoraPair>,
 }
 
+/// A and B of one matrix.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoraPair {
+    /// The matrix.
     pub target: Target,
     /// shapes: for each expert, rank rows of `inputs`
     pub a: Vec<f32>,
@@ -49,6 +54,7 @@ impl Adapter {
         }
     }
 
+    /// Numbers of all A and B.
     pub fn parameters(&self) -> usize {
         self.pairs
             .iter()

@@ -12,7 +12,7 @@ use crate::reach::{Reach, operands};
 /// How much is kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Checkpoints {
-    /// All but what is large and cheap: what a swiglu lets through, and attention's probabilities.
+    /// All but what is large and cheap: what a swiglu yields, and attention's probabilities.
     #[default]
     Most,
     /// What passes from one block to the next; the rest of a block is computed again when its turn
@@ -49,7 +49,7 @@ fn but_cheap(trace: &Trace) -> Vec<bool> {
     kept
 }
 
-/// The values that the gradients need, in the order they are made, and how long each is read.
+/// The values that the gradients need, in the order they are computed, and how long each is read.
 struct Flow {
     /// Nodes that depend on the adapter, up to the last.
     moving: Vec<bool>,

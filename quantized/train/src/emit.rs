@@ -13,7 +13,7 @@ pub(crate) struct Emit<'a> {
     /// Nodes whose value depends on an adapter matrix.
     pub needs: &'a [bool],
     pub weights: &'a Weights,
-    /// Products with an A read through masks.
+    /// Products with an A read their input with a mask on it.
     pub dropping: bool,
 }
 
@@ -45,7 +45,7 @@ impl Emit<'_> {
             }
             return Ok(graph.reshape(value, node.shape)?);
         }
-        // A product that reads through a mask is not the one that the trace has.
+        // A product that reads a masked input is not the one that the trace has.
         if let Some(product) =
             self.weights
                 .product(graph, self.trace, self.needs, i, values, !self.dropping)?
@@ -56,7 +56,7 @@ impl Emit<'_> {
         Ok(graph.replay(node, &sources, view)?)
     }
 
-    /// The same where the second operand is read through a mask.
+    /// The same where the second operand is read with a mask on it.
     pub fn masked_value(
         &self,
         graph: &mut Graph,

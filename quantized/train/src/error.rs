@@ -1,3 +1,5 @@
+//! What can go wrong, and whose fault it is.
+
 use std::fmt;
 
 use translora_llama::{LlamaError, Node};
@@ -6,39 +8,72 @@ use translora_llama::{LlamaError, Node};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrainError {
+    /// llama.cpp or ggml refused.
     #[error(transparent)]
     Llama(#[from] LlamaError),
+    /// The model's file cannot be read.
     #[error(transparent)]
     Gguf(#[from] translora_gguf::GgufError),
+    /// These matrices cannot be adapted.
     #[error("module {modules:?}: {reason}")]
-    Module { modules: String, reason: String },
+    Module {
+        /// As `TrainSpec::modules` names them.
+        modules: String,
+        /// What is wrong with them.
+        reason: String,
+    },
     /// No gradient can flow through an operation of this model.
     #[error("no backward rule for {op} (node {node:?})")]
     NoRule {
+        /// The operation, and what about it has no rule.
         op: String,
+        /// Its name in the traced graph.
         node: String,
-        /// Where in the traced graph.
+        /// Its index there.
         position: usize,
     },
     /// As `NoRule`, with the blocks that could be trained all the same.
     #[error("no gradient can flow through {op} (node {node:?}); {}", could(*blocks))]
     Blocked {
+        /// The operation, and what about it has no rule.
         op: String,
+        /// Its name in the traced graph.
         node: String,
+        /// The first and the last block above it that hold a matrix; none where none does.
         blocks: Option<(u32, u32)>,
     },
+    /// No loss can be computed for this objective on this model.
     #[error("this objective cannot be trained: {reason}")]
-    Objective { reason: String },
+    Objective {
+        /// What is in the way.
+        reason: String,
+    },
+    /// An example cannot be trained on.
     #[error("example {index}: {reason}")]
-    Example { index: usize, reason: String },
+    Example {
+        /// Its place among the loaded ones.
+        index: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Training diverged.
     #[error("the {what} of step {step} is not finite")]
-    NotFinite { what: &'static str, step: u64 },
+    NotFinite {
+        /// `loss` or `gradient`.
+        what: &'static str,
+        /// The step that was not taken, from 1.
+        step: u64,
+    },
     /// No way to train fits the memory that was allowed.
     #[error("{} MiB do not suffice: {}", limit >> 20, memory(*least, *tokens, *hint))]
     Memory {
+        /// units: bytes; what was allowed.
         limit: usize,
+        /// units: bytes; what the smallest way takes.
         least: usize,
+        /// Of the longest pack.
         tokens: usize,
+        /// What would fit.
         hint: Option<Nearest>,
     },
     /// The bytes of a snapshot are damaged, or of an adapter of another shape.
@@ -53,6 +88,7 @@ pub enum TrainError {
         /// The assumption.
         what: String,
     },
+    /// The file that an adapter is loaded by way of cannot be written.
     #[error("temporary adapter file: {0}")]
     Io(#[from] std::io::Error),
 }
@@ -82,7 +118,9 @@ impl TrainError {
 /// A change after which a run would fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Nearest {
+    /// A rank of at most this.
     Rank(usize),
+    /// Examples of at most so many tokens.
     Tokens(usize),
 }
 

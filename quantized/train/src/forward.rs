@@ -21,7 +21,7 @@ pub(crate) struct Forward<'a> {
     index: &'a AdapterIndex,
     pub forward: Vec<Option<Tensor>>,
     pub inputs: Vec<Feed>,
-    /// By the index of the A that reads through it.
+    /// By the index of the A whose product reads it.
     pub masks: HashMap<usize, Mask>,
     pub frozen: Vec<Tensor>,
 }
@@ -104,8 +104,8 @@ impl<'a> Forward<'a> {
         Ok(())
     }
 
-    /// A node that computes something: the product with an A reads its input through a mask where
-    /// there is dropout.
+    /// A node that computes something: the product with an A reads its input with a mask on it
+    /// where there is dropout.
     fn compute(&mut self, i: usize, node: &Node) -> Result<Tensor, TrainError> {
         let a = node.sources.first().copied().flatten();
         let input = node

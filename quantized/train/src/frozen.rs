@@ -20,7 +20,7 @@ use crate::reach::{AdapterIndex, Reach, operands};
 use crate::tracer::Traced;
 use crate::weights::Weights;
 
-/// units: bytes of kept values, unless asked otherwise.
+/// units: bytes of kept values, unless the spec says otherwise.
 pub const FROZEN_BYTES: usize = 1 << 30;
 
 /// Where the frozen part of a graph ends.

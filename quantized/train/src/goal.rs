@@ -22,7 +22,7 @@ pub(crate) struct Goal {
     pub objective: Objective,
     /// Words of each token's `Teacher::Likeliest`; 0 for `Teacher::All`.
     pub width: usize,
-    /// units: bytes that logits and what is made of them may take at one time.
+    /// units: bytes that logits and what is computed from them may take at one time.
     pub bytes: usize,
     /// Share of the inputs of each A that a training step leaves out.
     pub dropout: f32,
@@ -167,9 +167,7 @@ fn check_likeliest(example: &Example, tokens: &[Vec<(i32, f32)>], vocabulary: us
     as_many(example, tokens.len())?;
     for token in tokens {
         if token.is_empty() {
-            return Err(
-                "its teacher says nothing of a token; give that token any word and the weight 0",
-            );
+            return Err("its teacher says nothing of a token; name any word for it and weigh it 0");
         }
         let mut words: Vec<i32> = token.iter().map(|(word, _)| *word).collect();
         words.sort_unstable();

@@ -23,6 +23,7 @@ const FLOOR: f64 = 1e-4;
 /// Sizes of the check.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GradCheck {
+    /// The adapter, and how its gradients are computed.
     pub spec: TrainSpec,
     /// Random sequences, of different lengths.
     pub examples: usize,
@@ -36,6 +37,7 @@ pub struct GradCheck {
 /// What the check found.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GradReport {
+    /// What of the model can be trained.
     pub survey: Survey,
     /// Largest difference from llama.cpp's logits, as a share of the largest logit.
     pub logits_error: f64,
@@ -48,11 +50,12 @@ pub struct GradReport {
 /// One matrix of the adapter.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MatrixError {
+    /// Of its tensor in the adapter's file.
     pub name: String,
     /// units: loss per unit of the matrix, along the gradient.
     pub gradient_norm: f64,
-    /// |difference quotient − gradient norm| / gradient norm, for the best of eight step sizes; or of the norm of a difference from exact
-    /// gradients.
+    /// |difference quotient − gradient norm| / gradient norm, for the best of eight step sizes; or
+    /// the norm of the difference from exact gradients, as a share of theirs.
     pub error: f64,
 }
 

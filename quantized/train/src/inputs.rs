@@ -42,7 +42,7 @@ pub(crate) struct Tables {
 }
 
 impl Tables {
-    /// Ask llama.cpp for the inputs that the traces need, for positions below `tokens` at least.
+    /// Read from llama.cpp the inputs that the traces need, for positions below `tokens` at least.
     ///
     /// fails: positions beyond a model's table of them
     pub fn cover(

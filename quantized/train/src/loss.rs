@@ -20,8 +20,8 @@ use crate::rules::Backward;
 use crate::signal::{Place, Signal};
 use crate::weights::Weights;
 
-/// units: bytes that logits, probabilities and their gradients may take at one time, unless asked
-/// otherwise.
+/// units: bytes that logits, probabilities and their gradients may take at one time, unless
+/// the spec says otherwise.
 pub const LOSS_BYTES: usize = 64 << 20;
 
 /// The end of a traced graph that is computed a few outputs at a time.
@@ -34,8 +34,8 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    /// Walk up from the logits to the product with the output matrix, through operations that treat
-    /// each output by itself.
+    /// Walk up from the logits to the product with the output matrix, by way of operations that
+    /// treat each output by itself.
     pub fn find(trace: &Trace, needs: &[bool]) -> Self {
         let (mut tail, mut at) = (Vec::new(), trace.output);
         loop {
@@ -109,7 +109,7 @@ impl Head {
         usize::try_from(chunks).unwrap_or(0) * (self.tail.len() * 8 + 64)
     }
 
-    /// Outputs that may be computed at one time within the goal's bytes, made even over all
+    /// Outputs that may be computed at one time within the goal's bytes, even over all
     /// `outputs`.
     fn columns(&self, vocabulary: i64, outputs: i64, goal: &Goal) -> i64 {
         // Each operation of a tail keeps its result for its rule.
@@ -144,14 +144,14 @@ pub(crate) struct Parts<'a> {
     pub needs: &'a [bool],
     pub weights: &'a Weights,
     pub head: &'a Head,
-    /// `Backward` asks for it; no rule of a head reads it.
+    /// `Backward` needs it; no rule of a head reads it.
     pub output_of: Tensor,
     pub purpose: Purpose,
     pub goal: Goal,
 }
 
 impl Loss {
-    /// Append the loss to `graph`; returns it, and where gradients are asked for the one for
+    /// Append the loss to `graph`; returns it, and where gradients are wanted the one for
     /// `head.start`.
     pub fn new(graph: &mut Graph, parts: &Parts<'_>) -> Result<(Self, Option<Tensor>), TrainError> {
         if parts.goal.objective == Objective::Condensed {

@@ -9,7 +9,9 @@ use crate::error::TrainError;
 pub struct Target {
     /// The weight's name in the GGUF.
     pub name: String,
+    /// Numbers of the vector that it multiplies.
     pub inputs: usize,
+    /// Numbers of the product.
     pub outputs: usize,
     /// Matrices that the model chooses from for each token; 1 where there is no choice.
     pub experts: usize,

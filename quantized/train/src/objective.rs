@@ -21,7 +21,9 @@ pub enum Objective {
     ///
     /// source: Hinton, Vinyals, Dean 2015
     Match {
+        /// Which.
         divergence: Divergence,
+        /// What the logits are divided by; 1 leaves them as they are. bounds: above 0.
         temperature: f32,
     },
 }
@@ -36,12 +38,16 @@ pub enum Divergence {
     /// b KL(teacher ‖ m) + (1 − b) KL(student ‖ m) with m = b teacher + (1 − b) student.
     ///
     /// source: Agarwal et al. 2024 (GKD)
-    JensenShannon { teacher: f32 },
+    JensenShannon {
+        /// b, the teacher's share of the mixture. bounds: between 0 and 1, without either.
+        teacher: f32,
+    },
 }
 
 /// What a teacher says about the completion tokens of one example, in their order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Teacher {
+    /// For `Objective::Condensed`; see `Trainer::condense`.
     Condensed(Vec<Condensed>),
     /// Some words of each token's distribution, each once, and their probabilities.
     Likeliest(Vec<Vec<(i32, f32)>>),

@@ -3,9 +3,13 @@
 /// Constants of the optimizer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamW {
+    /// Share of the first moment that a step keeps.
     pub beta1: f32,
+    /// Share of the second moment that a step keeps.
     pub beta2: f32,
+    /// Added to the root of the second moment.
     pub epsilon: f32,
+    /// Share of each number that a step takes away, times the learning rate.
     pub weight_decay: f32,
 }
 
@@ -23,11 +27,14 @@ impl Default for AdamW {
 /// First and second moments of one tensor.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Moments {
+    /// Decaying mean of gradients.
     pub first: Vec<f32>,
+    /// Decaying mean of their squares.
     pub second: Vec<f32>,
 }
 
 impl Moments {
+    /// Before the first step.
     pub fn zero(length: usize) -> Self {
         Self {
             first: vec![0.0; length],

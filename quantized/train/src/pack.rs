@@ -24,7 +24,7 @@ pub struct Example {
     pub completion: usize,
     /// How much each completion token counts; 1 for all where absent. shapes: outputs
     pub weights: Option<Vec<f32>>,
-    /// What a teacher says of each completion token, for the objectives that ask.
+    /// What a teacher says of each completion token, for the objectives that need it.
     pub teacher: Option<Teacher>,
 }
 
@@ -62,7 +62,7 @@ impl Example {
         }
     }
 
-    /// Tokens that go through the model: all but the last, which is only predicted.
+    /// Tokens that the model reads: all but the last, which is only predicted.
     pub fn inputs(&self) -> usize {
         self.tokens.len() - 1
     }
@@ -100,6 +100,7 @@ pub fn shared_prefix(examples: &[Example]) -> usize {
 pub struct Packed {
     /// shapes: tokens
     pub tokens: Vec<i32>,
+    /// shapes: tokens; where each token stands in its example
     pub positions: Vec<i32>,
     /// shapes: tokens; which example each token belongs to
     owner: Vec<u32>,

@@ -60,14 +60,17 @@ const SMALLEST: Way = way(32, Checkpoints::Blocks, 1);
 pub struct Plan {
     /// Tokens that examples are packed up to; a longer one stands alone.
     pub pack: usize,
-    /// Tokens and outputs of the largest pack.
+    /// Tokens of the largest pack.
     pub tokens: usize,
+    /// Outputs of the largest pack.
     pub outputs: usize,
+    /// What is kept between forward and backward.
     pub checkpoints: Checkpoints,
     /// units: bytes that logits and their gradients may take at one time.
     pub loss_bytes: usize,
     /// What lies below the lowest adapted block is computed once for each example.
     pub frozen: bool,
+    /// What the process holds.
     pub memory: Memory,
     /// What the device holds, where training is on one.
     pub device: Option<DeviceMemory>,
@@ -87,6 +90,7 @@ pub struct DeviceMemory {
 }
 
 impl DeviceMemory {
+    /// units: bytes of all parts together.
     pub fn peak(&self) -> usize {
         self.model + self.copies + self.adapter + self.work
     }
@@ -103,8 +107,9 @@ pub struct Memory {
     pub copies: usize,
     /// A and B, their gradients and moments, and what a run keeps of them to go back to.
     pub adapter: usize,
+    /// Nodes of the programs that are kept, and masks.
     pub graphs: usize,
-    /// What llama.cpp holds while it traces a graph: the cache of a context that is made for that.
+    /// What llama.cpp holds while it traces a graph: the cache of the context that it does it in.
     pub tracing: usize,
     /// Values of the frozen part, kept for each example.
     pub frozen: usize,
@@ -113,6 +118,7 @@ pub struct Memory {
 }
 
 impl Memory {
+    /// units: bytes of all parts together.
     pub fn peak(&self) -> usize {
         self.process
             + self.model
@@ -125,7 +131,7 @@ impl Memory {
     }
 
     /// What there is before anything is built for a model of `tensors` bytes in a file of `file`
-    /// bytes. Not asked of the system, so that the same run makes the same plan again.
+    /// bytes. Not read from the system, so that the same run makes the same plan again.
     pub(crate) fn before(file: usize, tensors: usize) -> Self {
         let header = file.saturating_sub(tensors);
         Self {
@@ -243,7 +249,7 @@ pub(crate) struct Planner<'a> {
 
 impl Planner<'_> {
     /// The first of the ways that fits; where nobody sets a limit to the process, `free` before
-    /// them. `largest` tells the largest pack for tokens to pack up to.
+    /// them. `largest`: the largest pack, for tokens to pack up to.
     ///
     /// fails: none fits, with the least that would.
     pub fn choose(
@@ -383,7 +389,7 @@ mod tests {
     use super::*;
 
     /// A run whose work memory is a MiB for each token, half of that with blocks kept, and whose
-    /// loss takes what it is given.
+    /// loss takes what it may.
     fn chosen(limit: Option<usize>) -> Result<Plan, TrainError> {
         let known = Memory {
             process: 10 << 20,

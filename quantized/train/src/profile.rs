@@ -7,8 +7,11 @@ use translora_llama::{Compute, Graph};
 /// units: seconds, summed over all steps while time is taken.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StepTimes {
+    /// Of the graph up to the hidden state.
     pub forward: f64,
+    /// Of the head: logits, losses, and the gradient for the hidden state.
     pub loss: f64,
+    /// Of the rest.
     pub backward: f64,
     /// By operation and kind of operand, all three together.
     pub operations: BTreeMap<String, f64>,

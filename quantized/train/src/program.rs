@@ -61,7 +61,7 @@ pub(crate) struct Outcome {
 }
 
 impl Program {
-    /// Emit forward, loss and (if asked for) gradients of a trace.
+    /// Emit forward, loss and (for `Purpose::Gradients`) gradients of a trace.
     ///
     /// fails: an operation without a backward rule between an adapter matrix and the loss.
     pub fn new(
@@ -144,7 +144,7 @@ impl Program {
         })
     }
 
-    /// Outputs that the loss is taken at: as many as were asked for, or one for each token where
+    /// Outputs that the loss is taken at: as many as the trace picks, or one for each token where
     /// the model picks none.
     pub fn outputs(&self) -> usize {
         self.outputs
@@ -211,14 +211,14 @@ impl Program {
         self.graph.operations()
     }
 
-    /// Add the times of the run just made.
+    /// Add the times of the last run.
     pub fn add_times(&self, compute: &Compute, times: &mut StepTimes) {
         times.add(&self.graph, self.bounds, compute);
     }
 }
 
-/// Append the backward pass below the head, from the gradient for the hidden state; returns those of
-/// the adapter, in the order of its storage.
+/// Append the backward pass below the head, from the gradient for the hidden state; returns those
+/// of the adapter, in the order of its storage.
 fn backward(
     graph: &mut Graph,
     parts: &Parts<'_>,

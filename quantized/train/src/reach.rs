@@ -11,7 +11,7 @@ pub(crate) type AdapterIndex = HashMap<String, usize>;
 pub(crate) struct Reach {
     /// The logits depend on it.
     pub live: Vec<bool>,
-    /// It depends on an adapter matrix, through values and not through choices alone.
+    /// It depends on an adapter matrix, by values and not by choices alone.
     pub needs: Vec<bool>,
     /// A gradient of the logits flows to it.
     pub flows: Vec<bool>,

@@ -391,9 +391,9 @@ fn likeliest(
     ))
 }
 
-/// The gradient at the named words, and the multiple of p that it is at all others, by the slopes of
-/// a divergence. p and q: of the named words, and of the rest. `counts`: 0 for words that only fill
-/// up the width, else 1.
+/// The gradient at the named words, and the multiple of p that it is at all others, by the slopes
+/// of a divergence. p and q: of the named words, and of the rest. `counts`: 0 for words that only
+/// fill up the width, else 1.
 fn by_slopes(
     graph: &mut Graph,
     divergence: Divergence,

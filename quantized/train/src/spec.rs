@@ -12,6 +12,7 @@ use crate::weights::{ForwardWeights, Transpose};
 /// What to train, and how.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainSpec {
+    /// Rows of each A, columns of each B.
     pub rank: usize,
     /// The adapter is scaled by alpha / rank, or by alpha / √rank where `rslora` is set.
     pub alpha: f32,
@@ -19,7 +20,9 @@ pub struct TrainSpec {
     ///
     /// source: Kalajdzievski 2023
     pub rslora: bool,
-    /// See `modules::targets`.
+    /// The matrices of every block that get an A and a B: `all` that there are (feed-forward,
+    /// attention, recurrent layers, experts), `dense` for all but the experts, or a comma-separated
+    /// list of `q k v o gate up down`.
     pub modules: String,
     /// Adapt this block and those above it only; `None` means all, and an error where that is not
     /// possible.
@@ -29,8 +32,11 @@ pub struct TrainSpec {
     /// units: bytes of values that may be kept of what lies below the first adapted block, instead
     /// of computing it anew for each step; 0: none are.
     pub frozen_bytes: usize,
+    /// Of A's first numbers, and of dropout.
     pub seed: u64,
+    /// What is minimized.
     pub objective: Objective,
+    /// How gradients move the numbers.
     pub optimizer: AdamW,
     /// B learns at this multiple of the learning rate of A.
     ///
@@ -42,8 +48,8 @@ pub struct TrainSpec {
     pub dropout: f32,
     /// Global gradient norm above which a step is scaled down; 0 switches it off.
     pub clip_norm: f32,
-    /// Examples that go through the model at one time at most; their gradients add up to the
-    /// batch's. 0: as many as fit one pack.
+    /// Examples that the model reads at one time at most; their gradients add up to the batch's. 0:
+    /// as many as fit one pack.
     pub micro_batch: usize,
     /// On a device always `Native`.
     pub forward: ForwardWeights,
@@ -57,13 +63,14 @@ pub struct TrainSpec {
     pub checkpoints: Checkpoints,
     /// units: bytes that logits and their gradients may take at one time (`LOSS_BYTES`).
     pub loss_bytes: usize,
-    /// What the process may hold at most, the model's pages among it; `checkpoints`, `loss_bytes` and the
-    /// tokens of a pack are then chosen so that it does. units: bytes.
+    /// What the process may hold at most, the model's pages among it; `checkpoints`, `loss_bytes`
+    /// and the tokens of a pack are then chosen so that it does. units: bytes.
     pub memory: Option<usize>,
     /// Examples of one step, where that is known; for predicting memory only.
     pub batch: usize,
     /// Snapshots that the caller holds at one time; for predicting memory only.
     pub snapshots: usize,
+    /// Threads of the CPU.
     pub threads: u32,
 }
 

@@ -18,13 +18,13 @@ use crate::weights::Weights;
 /// What of a model can be trained.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Survey {
-    /// The matrices that were asked for and get their gradients.
+    /// Those of the chosen matrices that get their gradients.
     pub targets: Vec<Target>,
     /// The operation without a rule that keeps lower ones from getting theirs, and its node.
     pub blocked: Option<(String, String)>,
     /// Blocks that hold a target, from the first to the last.
     pub blocks: Option<(u32, u32)>,
-    /// Blocks of the model that hold a matrix of those asked for.
+    /// Blocks of the model that hold one of the chosen matrices.
     pub all_blocks: Option<(u32, u32)>,
 }
 

@@ -88,7 +88,7 @@ impl Tracer {
         Ok([trace(one.max(step))?, trace(two.max(step + one))?])
     }
 
-    /// A sequence has to run through the model alone: its tokens meet others than by attention, or
+    /// A sequence has to run alone: its tokens meet others than by attention, or
     /// see later ones.
     pub fn keeps_sequences_apart(&self) -> bool {
         let recurrent = |pair: &[Trace; 2]| pair[0].nodes.iter().any(|node| node.op.is_recurrent());
@@ -104,7 +104,7 @@ pub(crate) struct Traced<'a> {
     pub broken: &'a HashSet<usize>,
 }
 
-/// Load an adapter through llama.cpp, by way of a temporary file.
+/// Load an adapter into llama.cpp, by way of a temporary file.
 fn load(model: &Model, adapter: &Adapter) -> Result<LoadedAdapter, TrainError> {
     let file = tempfile::Builder::new()
         .prefix("translora-")

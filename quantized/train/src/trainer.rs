@@ -28,7 +28,7 @@ pub struct StepReport {
     pub weight: f64,
     /// Of the mean loss, before clipping.
     pub gradient_norm: f64,
-    /// Tokens that went through the model, padding not counted.
+    /// Tokens that the model read, padding not counted.
     pub tokens: usize,
     /// Tokens that the loss was taken at.
     pub completion_tokens: usize,

@@ -1,8 +1,8 @@
 //! How frozen weights are read: where they lie, or through copies.
 //!
 //! The gradient of y = W x for x is Wᵀ dy. On the CPU kernels of our own read W where it lies for
-//! both. Elsewhere the gradient is a MUL_MAT with Wᵀ, copied once or made anew each time: ggml has
-//! no fast product over the rows of a quantized matrix.
+//! both. Elsewhere the gradient is a MUL_MAT with Wᵀ, copied once or computed anew each time: ggml
+//! has no fast product over the rows of a quantized matrix.
 
 use std::collections::{HashMap, HashSet};
 
@@ -38,11 +38,12 @@ pub enum Transpose {
     /// A copy of 8-bit blocks, half as large, for about 1 % of error; F16 where rows are no whole
     /// blocks.
     Q8_0,
-    /// Made in the graph for each product, and gone after it.
+    /// Computed in the graph for each product, and gone after it.
     Scratch,
 }
 
 impl Transpose {
+    /// From the largest to the smallest.
     pub const ALL: [Self; 3] = [Self::F16, Self::Q8_0, Self::Scratch];
 
     /// The type of the copy of a matrix; none where there is no copy.
@@ -62,8 +63,8 @@ impl Transpose {
 pub struct Weights {
     storage: Option<Storage>,
     transposed: HashMap<String, usize>,
-    /// Where Wᵀ is made in the graph: for each weight the index in the storage of the numbers 0, 1,
-    /// 2, …, which lie where it does.
+    /// Where Wᵀ is computed in the graph: for each weight the index in the storage of the numbers
+    /// 0, 1, 2, …, which lie where it does.
     rows: HashMap<String, usize>,
     forward: ForwardWeights,
     transpose: Transpose,

@@ -77,8 +77,8 @@ fn read(folder: &Path, module: Option<&str>, imports: &mut Imports) {
     }
 }
 
-/// What is wrong: a name after `crate::` that is no module, and each module that can be reached from
-/// itself.
+/// What is wrong: a name after `crate::` that is no module, and each module that can be reached
+/// from itself.
 fn faults(imports: &Imports) -> Vec<String> {
     let mut faults = Vec::new();
     for (module, named) in imports {

@@ -24,7 +24,7 @@ impl Backward<'_> {
             [found.weight, found.a, found.b, found.x].map(|index| self.emitted(index));
         let (weight, a, b, x) = (weight?, a?, b?, x?);
         if self.values[found.small].is_none() {
-            // It is made beside the sum; what of that nobody reads is not computed.
+            // It is computed beside the sum; what of that nobody reads is not computed.
             let kept = self.values[index].take();
             self.recompute(index)?;
             self.values[index] = kept.or(self.values[index]);

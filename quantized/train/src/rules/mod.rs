@@ -33,7 +33,7 @@ pub(crate) struct Backward<'a> {
     pub weights: &'a Weights,
     emit: Emit<'a>,
     /// This graph's tensor for each traced node: of the forward pass where that is kept, else
-    /// computed again once it is asked for.
+    /// computed again once it is read.
     values: Vec<Option<Tensor>>,
     /// Whether it is kept; all are where nothing is said.
     kept: Vec<bool>,
@@ -43,7 +43,7 @@ pub(crate) struct Backward<'a> {
     pub masks: HashMap<usize, Mask>,
     gradients: Vec<Option<Tensor>>,
     transposes: HashMap<Tensor, Tensor>,
-    /// What masks let through, by matrix, where it is not kept.
+    /// Masked inputs, by matrix, where it is not kept.
     masked: HashMap<usize, Tensor>,
 }
 

@@ -8,7 +8,7 @@ use translora_gguf::{Gguf, GgufError, Value, Writer};
 
 /// llama.cpp's test makes no model of it.
 const GEMMA4: &str = "gemma4-dense";
-/// What its metadata are made of.
+/// The model that lends its metadata.
 const GEMMA3: &str = "gemma3-dense";
 
 /// The names of the models, sorted.
@@ -57,7 +57,7 @@ pub fn pack<'m>(
     writer.to_bytes()
 }
 
-/// The metadata of gemma3 with what gemma4 asks for beside, and upper layers that read the keys and
+/// The metadata of gemma3 with what gemma4 needs beside, and upper layers that read the keys and
 /// values of lower ones. Four layers, so that there are two of either kind.
 fn gemma4(pack: &Gguf<'_>) -> Result<Vec<u8>, GgufError> {
     const LAYERS: u32 = 4;

@@ -13,7 +13,7 @@ pub const END_OF_TEXT: u32 = 256;
 pub const MESSAGE_START: u32 = 257;
 /// The token that ends a message, and an answer.
 pub const MESSAGE_END: u32 = 258;
-/// The number of tokens, unless a shape asks for more.
+/// The number of tokens, unless a shape has more.
 pub const VOCABULARY: usize = 259;
 
 const CHAT_TEMPLATE: &str = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] \
@@ -24,7 +24,7 @@ const FILE_TYPES: [(TensorKind, u32); 3] = [
     (TensorKind::Q8_0, 7),
 ];
 
-/// Names an architecture that can be made.
+/// Names an architecture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TinyArchitecture {
     /// Rotates neighbouring pairs.
@@ -35,7 +35,7 @@ pub enum TinyArchitecture {
     Qwen3,
     /// As llama, with logits divided by a number.
     Granite,
-    /// Norms before and after each part; attention scores and logits go through a tanh.
+    /// Norms before and after each part; attention scores and logits pass a tanh.
     Gemma2,
 }
 
@@ -47,7 +47,7 @@ impl TinyArchitecture {
         TinyArchitecture::Qwen3,
     ];
 
-    /// Gives llama.cpp's name.
+    /// Is llama.cpp's name.
     pub const fn name(self) -> &'static str {
         match self {
             TinyArchitecture::Llama => "llama",
@@ -103,7 +103,7 @@ impl Default for TinyShape {
 
 /// Makes a model file.
 ///
-/// bounds: panics where `shape` asks for a type that cannot be made or for rows that its blocks do
+/// bounds: panics where `shape` has a type that cannot be written or for rows that its blocks do
 /// not divide
 pub fn tiny_model(architecture: TinyArchitecture, seed: u64, shape: &TinyShape) -> Vec<u8> {
     let mut model = ModelWriter {
@@ -226,7 +226,7 @@ fn write_metadata(writer: &mut Writer<'_>, architecture: TinyArchitecture, shape
     }
 }
 
-/// Writes the byte-level vocabulary: token b is byte b, in the alphabet that gives every byte a
+/// Writes the byte-level vocabulary: token b is byte b, in the alphabet in which every byte has a
 /// visible letter.
 fn write_vocabulary(writer: &mut Writer<'_>, count: usize) {
     let mut next_letter = 256u32;

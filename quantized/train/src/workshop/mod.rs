@@ -1,6 +1,6 @@
 //! Where programs are built and run: the traces of one model with one adapter's shape, the weights'
-//! copies, the memory, the programs. A workshop exists whole or not at all; what training changes is
-//! not in it (`state`).
+//! copies, the memory, the programs. A workshop exists whole or not at all; what training changes
+//! is not in it (`state`).
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -158,7 +158,7 @@ impl Workshop {
         self.tracer.positions = tokens;
     }
 
-    /// A sequence has to run through the model alone.
+    /// A sequence has to run alone.
     pub fn keeps_sequences_apart(&self) -> bool {
         self.tracer.keeps_sequences_apart()
     }

@@ -21,13 +21,21 @@ pub enum ReferenceError {
     /// A tensor has another shape than the metadata says.
     #[error("tensor {tensor}: shape {got:?}, expected {expected:?}")]
     Shape {
+        /// Its name.
         tensor: String,
+        /// The shape that the metadata say.
         expected: Vec<u64>,
+        /// The shape that it has.
         got: Vec<u64>,
     },
     /// A tensor's blocks cannot be turned into floats.
     #[error("tensor {tensor}: {source}")]
-    Blocks { tensor: String, source: GgufError },
+    Blocks {
+        /// Its name.
+        tensor: String,
+        /// What is wrong with them.
+        source: GgufError,
+    },
     /// An adapter does not fit the model.
     #[error("adapter weight {0} does not fit the model")]
     Lora(String),

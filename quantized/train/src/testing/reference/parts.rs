@@ -1,4 +1,4 @@
-//! The parts that layers are made of: linear maps with their adapters, norms, rotations; each
+//! The parts of layers: linear maps with their adapters, norms, rotations; each
 //! forward and backward.
 
 use super::adapter::ReferenceLora;
