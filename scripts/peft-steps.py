@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Takes ten training steps with PyTorch and PEFT on the models that quantized/tests/peft.rs makes, and prints the losses it holds.
+"""Takes ten training steps with PyTorch and PEFT on the models that quantized/train/tests/peft.rs makes, and prints the losses it holds.
 
-usage: TRANSLORA_PEFT=FOLDER cargo test -p translora-quantized --test peft
+usage: TRANSLORA_PEFT=FOLDER cargo test -p translora-train --test peft
        peft-steps.py FOLDER
 
 Needs torch, transformers and peft (CPU). Reads NAME.gguf, NAME.lora.gguf and plan.json; one Rust array a model goes to the output.

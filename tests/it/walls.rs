@@ -96,8 +96,8 @@ const CRATES: &[(&str, &[&str])] = &[
         &["src/adapters/", "src/engine/", "src/pipeline/inspect"],
     ),
     ("translora_llama", &["src/engine/ggml"]),
-    ("translora_quantized", &["src/engine/ggml"]),
     ("translora_system", &["src/jobs/"]),
+    ("translora_train", &["src/engine/ggml"]),
 ];
 
 /// Where `std::fs` may be named: who reads inputs, who writes outputs, who keeps the journal, who
@@ -121,8 +121,8 @@ const MEMBERS: &[(&str, &[&str])] = &[
             "translora-gguf",
             "translora-llama",
             "translora-lora",
-            "translora-quantized",
             "translora-system",
+            "translora-train",
         ],
     ),
     ("translora-abi", &[]),
@@ -130,11 +130,8 @@ const MEMBERS: &[(&str, &[&str])] = &[
     ("translora-gguf", &[]),
     ("translora-llama", &["translora-gguf", "translora-lora"]),
     ("translora-lora", &["translora-gguf"]),
-    (
-        "translora-quantized",
-        &["translora-gguf", "translora-llama"],
-    ),
     ("translora-system", &[]),
+    ("translora-train", &["translora-gguf", "translora-llama"]),
 ];
 
 /// The room that a file of `src/` lies in; none for `lib.rs`, the map.
@@ -272,7 +269,7 @@ fn unsafe_code_lives_under_ffi() {
     for file in [
         "src/lib.rs",
         "src/bin/translora/main.rs",
-        "quantized/src/lib.rs",
+        "quantized/train/src/lib.rs",
         "quantized/gguf/src/lib.rs",
     ] {
         let source = std::fs::read_to_string(root().join(file)).expect(file);
@@ -322,7 +319,7 @@ fn broken_members(metadata: &serde_json::Value) -> Vec<String> {
         };
         for dependency in list(&package["dependencies"]) {
             let to = text(&dependency["name"]);
-            if to.starts_with("translora") && !may.contains(&to.as_str()) {
+            if to.starts_with("translora") && to != name && !may.contains(&to.as_str()) {
                 found.push(format!("{name} may not depend on {to}"));
             }
             if to.starts_with("llama-cpp") && name != "translora-llama" {
@@ -420,7 +417,7 @@ fn each_rule_can_fail() {
         );
     }
     assert_eq!(
-        broken_everywhere("quantized/src/x.rs", "unsafe { f() }").len(),
+        broken_everywhere("quantized/train/src/x.rs", "unsafe { f() }").len(),
         1
     );
     assert_eq!(
