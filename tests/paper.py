@@ -1,4 +1,4 @@
-"""Tests of scripts/paper, against a server of their own: what is fetched, cut, missing, changed; what is read; what counts as right.
+"""Tests of scripts/lab/paper, against a server of their own: what is fetched, cut, missing, changed; what is read; what counts as right.
 
 `python3 tests/paper.py` needs curl and nothing built. With TRANSLORA=FILE it also does the whole comparison on the lab's tiny models.
 """
@@ -17,7 +17,7 @@ import threading
 import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path.insert(0, str(ROOT / "scripts/lab"))
 import paper_fetch
 from paper_data import wilson
 from paper_fetch import Failed, fetch, sha256
@@ -151,7 +151,7 @@ class Fetching(Server):
 
     def test_a_disk_that_takes_no_more_is_told_and_what_came_is_kept(self):
         Hub.files["/a"] = b"x" * 100_000
-        program = f"import sys; sys.path.insert(0, {str(ROOT / 'scripts')!r}); import pathlib, paper_fetch\n" \
+        program = f"import sys; sys.path.insert(0, {str(ROOT / 'scripts/lab')!r}); import pathlib, paper_fetch\n" \
                   f"try: paper_fetch.fetch({self.url + '/a'!r}, pathlib.Path({str(self.folder / 'a')!r}))\n" \
                   "except paper_fetch.Failed as failed: print(failed, failed.hint)"
         # A limit on the size of files, and no signal for it: a write fails as on a full disk.
@@ -225,7 +225,7 @@ class Tasks(Server):
     def paper(self, *words, **more):
         table = self.folder / "table.json"
         table.write_text(json.dumps(self.table))
-        command = [str(ROOT / "scripts/paper"), "--table", str(table), "--folder", str(self.folder / "paper"), *words]
+        command = [str(ROOT / "scripts/lab/paper"), "--table", str(table), "--folder", str(self.folder / "paper"), *words]
         return subprocess.run(command, capture_output=True, text=True, **more)
 
     def rows(self, title, file):

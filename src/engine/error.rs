@@ -91,7 +91,7 @@ impl EngineError {
                 "give the base that this adapter was trained on, or an adapter made for this base"
             }
             Self::Backend { .. } => {
-                "a backend needs its device's driver and libraries, and is built from this program's own llama.cpp (scripts/cuda, scripts/test-vulkan); to run \
+                "a backend needs its device's driver and libraries, and is built from this program's own llama.cpp (scripts/devices/cuda, scripts/devices/vulkan); to run \
                  on the CPU, take the file away, or unset GGML_BACKEND_PATH where it names it"
             }
             Self::Io { .. } => "check the path and its permissions",

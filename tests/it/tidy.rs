@@ -112,7 +112,7 @@ fn texts_are_clean() {
 fn the_lab_is_told_as_it_was_measured() {
     let told = std::fs::read_to_string(root().join("LAB.md")).expect("LAB.md is there");
     let printed = std::process::Command::new("bash")
-        .arg(root().join("scripts/lab"))
+        .arg(root().join("scripts/lab/transfers"))
         .arg("--recorded")
         .output()
         .expect("bash runs");

@@ -1,7 +1,7 @@
 """Six more tasks of the lab's world, for looking at what the method does with tasks it was not made on.
 
-    python3 scripts/lab-models/more_tasks.py FOLDER
-    scripts/lab --data FOLDER --tasks "clock people_json word_sort intent change review" --parts main
+    python3 scripts/lab/models/more_tasks.py FOLDER
+    scripts/lab/transfers --data FOLDER --tasks "clock people_json word_sort intent change review" --parts main
 
 Each gets FOLDER/NAME/{train,eval,seeds}.jsonl: 1 000 rows, 300 rows, 5 seeds. The same rows every time.
 """

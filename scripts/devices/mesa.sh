@@ -1,4 +1,4 @@
-# Sourced by scripts/test-vulkan: which Mesa computes on a software device.
+# Sourced by scripts/devices/vulkan: which Mesa computes on a software device.
 # shellcheck shell=bash
 
 # Processes die now and then in the software device of Mesa 22.3 (Debian 12): the thread that runs command buffers gives back a buffer that
@@ -17,14 +17,14 @@ newer_mesa() {
     local folder=$PWD/target/devices/mesa library
     library=$folder/root/usr/lib/$(dpkg-architecture -qDEB_HOST_MULTIARCH 2>/dev/null || echo "$(uname -m)-linux-gnu")/libvulkan_lvp.so
     if [ ! -e "$library" ]; then
-        echo "test-vulkan: the Mesa of this system dies now and then (scripts/devices/mesa says why): taking that of bookworm-backports" >&2
+        echo "vulkan: the Mesa of this system dies now and then (scripts/devices/mesa.sh says why): taking that of bookworm-backports" >&2
         mkdir -p "$folder/lists/partial" "$folder/cache/archives/partial"
         echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian bookworm-backports main" \
             >"$folder/sources.list"
         local apt=(apt-get -qq -o "Dir::Etc::sourcelist=$folder/sources.list" -o Dir::Etc::sourceparts=/dev/null
             -o "Dir::State::lists=$folder/lists" -o "Dir::Cache=$folder/cache" -o "APT::Sandbox::User=$(id -un)")
         if ! "${apt[@]}" update >&2 || ! (cd "$folder" && "${apt[@]}" download mesa-vulkan-drivers/bookworm-backports >&2); then
-            echo "test-vulkan: it cannot be had; going on with the Mesa of this system, where a test that dies of a signal says little" >&2
+            echo "vulkan: it cannot be had; going on with the Mesa of this system, where a test that dies of a signal says little" >&2
             return 0
         fi
         dpkg -x "$folder"/mesa-vulkan-drivers_*.deb "$folder/root"

@@ -1,4 +1,4 @@
-"""A web page as a client of `translora serve`: what scripts/check-clients runs.
+"""A web page as a client of `translora serve`: what scripts/check/clients runs.
 
 usage: check-browser.py CHROMIUM CLOSED OPEN KEY ROWS   the servers without and with --cors-origins localhost
 """

@@ -1,4 +1,4 @@
-"""The Python package openai as a client of `translora serve`: what scripts/check-clients runs."""
+"""The Python package openai as a client of `translora serve`: what scripts/check/clients runs."""
 
 import json
 import sys

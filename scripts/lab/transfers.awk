@@ -1,4 +1,4 @@
-# Makes tables in Markdown of the rows that scripts/lab keeps: name, task, part, setting, arm, seed, target, source+LoRA, oracle,
+# Makes tables in Markdown of the rows that scripts/lab/transfers keeps: name, task, part, setting, arm, seed, target, source+LoRA, oracle,
 # transferred, seconds.
 
 # The mean of `n` numbers of that sum and sum of squares, with Student's interval where there are two or more.

@@ -1,4 +1,4 @@
-# Sourced by scripts/cuda and scripts/test-vulkan: builds a backend of ggml as a module, and runs the trainer's tests with it.
+# Sourced by scripts/devices/cuda and scripts/devices/vulkan: builds a backend of ggml as a module, and runs the trainer's tests with it.
 # shellcheck shell=bash
 
 # The tests that run on every device.

@@ -1,4 +1,4 @@
-"""What scripts/paper does. Python's standard library and curl are all it needs."""
+"""What scripts/lab/paper does. Python's standard library and curl are all it needs."""
 import argparse
 import json
 import os
@@ -20,7 +20,7 @@ model with what the kit holds, and judged on --rows other rows. The table has ex
 passed tests (MBPP), each with Wilson's 95 %% interval. Nothing that was done is done again: it lies in --folder, and a download goes on
 where it was cut.
 
-Files come from the addresses in scripts/paper.json, which --table replaces. Where that gives a sum or a size they are checked, else those
+Files come from the addresses in scripts/lab/paper.json, which --table replaces. Where that gives a sum or a size they are checked, else those
 that the server tells, and what came the first time is what a file must stay. BBH and MMLU are many small tasks with an adapter each:
 --parts says how many of them, or which.
 
@@ -30,7 +30,7 @@ sandbox: it could read your files and use your network. It is done only with --a
 
 
 def arguments():
-    parser = argparse.ArgumentParser(prog="scripts/paper", epilog=HELP, formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = argparse.ArgumentParser(prog="scripts/lab/paper", epilog=HELP, formatter_class=argparse.RawDescriptionHelpFormatter,
                                      description="Trans-LoRA's comparison on published models.")
     parser.add_argument("--pairs", default="small", help="names of pairs with commas between (see the table), or OLD:NEW, each a name, file or URL")
     parser.add_argument("--tasks", default="bbh,mmlu,gsm8k", help="of bbh, mmlu, gsm8k, mbpp")

@@ -1,4 +1,4 @@
-"""Compares two runs of llama.cpp's server tests, without the library and with it: what scripts/check-attach-tests prints."""
+"""Compares two runs of llama.cpp's server tests, without the library and with it: what scripts/check/attach-tests prints."""
 
 import sys
 import xml.etree.ElementTree as xml
