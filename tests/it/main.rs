@@ -4,10 +4,8 @@ mod abi;
 mod audit;
 mod cli;
 mod doctor;
-#[cfg(not(feature = "ggml"))]
 mod host;
 mod inputs;
-#[cfg(not(feature = "ggml"))]
 mod jobs;
 mod objectives;
 mod pipeline;
