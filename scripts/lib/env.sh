@@ -1,4 +1,5 @@
-# Sourced by the other scripts: picks the instruction set of this machine and a target folder that carries its name.
+# Sourced by the other scripts: picks the instruction set of this machine and a target folder that
+# carries its name.
 # shellcheck shell=bash
 if [ "$(uname -m)" = x86_64 ] && [ -r /proc/cpuinfo ]; then
     flags=" $(sed -n 's/^flags[^:]*: //p' /proc/cpuinfo | head -n 1) "
@@ -16,7 +17,15 @@ if [ "$(uname -m)" = x86_64 ] && [ -r /proc/cpuinfo ]; then
 else
     isa=$(uname -m)
 fi
-# Threads that wait for each other spin for microseconds, not milliseconds: on a machine with other work, long spinning costs
-# several times the run.
+# Threads that wait for each other spin for microseconds, not milliseconds: on a machine with other
+# work, long spinning costs several times the run.
 export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-10000}"
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target/$isa}"
+
+# toy_cargo COMMAND WORDS...: cargo for the crates that need no C, in a target folder of their own.
+toy_cargo() {
+    local command=$1 crates=(-p translora -p translora-abi -p translora-gguf)
+    shift
+    [ ! -d quantized/lora ] || crates+=(-p translora-lora)
+    CARGO_TARGET_DIR=target/toy cargo "$command" --no-default-features "${crates[@]}" "$@"
+}
