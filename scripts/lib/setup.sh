@@ -1,5 +1,6 @@
-# Sourced by the other scripts: installs what the build needs and this machine lacks, and says so. Debian and Ubuntu: apt-get
-# (with sudo where needed). macOS: says which command to run for Xcode's tools, and uses brew for cmake. Rust: rustup.
+# Sourced by the other scripts: installs what the build needs and this machine lacks, and says so.
+# Debian and Ubuntu: apt-get (with sudo where needed). macOS: says which command to run for Xcode's
+# tools, and uses brew for cmake. Rust: rustup.
 # shellcheck shell=bash
 
 have() { command -v "$1" >/dev/null 2>&1; }
@@ -7,7 +8,7 @@ have() { command -v "$1" >/dev/null 2>&1; }
 # bindgen loads libclang at build time.
 have_libclang() {
     local file
-    for file in /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* /usr/lib64/libclang*.so* /usr/lib/libclang*.so*; do
+    for file in /usr/lib/{llvm-*/lib,*,}/libclang*.so* /usr/lib64/libclang*.so*; do
         [ -e "$file" ] && return 0
     done
     return 1
@@ -24,7 +25,8 @@ apt_install() {
     fi
     echo "setup: installing with apt-get: $*" >&2
     "${sudo[@]}" apt-get update -qq >&2
-    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@" >&2
+    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y --no-install-recommends "$@" >&2
 }
 
 setup_linux() {
@@ -65,7 +67,8 @@ setup_rust() {
     fi
     if ! have cargo; then
         echo "setup: installing Rust with rustup, into ~/.cargo and ~/.rustup" >&2
-        curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal -c clippy -c rustfmt >&2
+        curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs |
+            sh -s -- -y --profile minimal -c clippy -c rustfmt >&2
         # shellcheck disable=SC1091
         . "$HOME/.cargo/env"
     fi
@@ -73,7 +76,8 @@ setup_rust() {
     wanted=$(sed -n 's/^rust-version = "1\.\([0-9]*\).*/\1/p' Cargo.toml)
     version=$(cargo --version | sed -n 's/^cargo 1\.\([0-9]*\).*/\1/p')
     if [ "${version:-0}" -lt "$wanted" ]; then
-        echo "setup: this is $(cargo --version), but 1.$wanted is needed; run  rustup update stable  and start again" >&2
+        echo "setup: this is $(cargo --version), but 1.$wanted is needed" >&2
+        echo "setup: run  rustup update stable  and start again" >&2
         return 2
     fi
 }
@@ -81,6 +85,6 @@ setup_rust() {
 case "$(uname -s)" in
 Darwin) setup_macos || return ;;
 Linux) setup_linux || return ;;
-*) echo "setup: $(uname -s) is not a system these scripts know; see ARCHITECTURE.md for what the build needs" >&2 ;;
+*) echo "setup: $(uname -s) is not a system these scripts know: install cmake, clang and Rust" >&2 ;;
 esac
 setup_rust || return
