@@ -1,4 +1,5 @@
-"""Compares two runs of llama.cpp's server tests, without the library and with it: what scripts/check/attach-tests prints."""
+"""Compares two runs of llama.cpp's server tests, without the library and with it: what
+scripts/check/attach-tests prints."""
 
 import sys
 import xml.etree.ElementTree as xml
@@ -26,12 +27,28 @@ for name in without:
     counts[name[0], "with"] += with_library.get(name) == "passed"
 print("| file | cases | pass without | pass with |\n|---|---|---|---|")
 for file in files:
-    print(f"| {file} | {counts[file, 'cases']} | {counts[file, 'without']} | {counts[file, 'with']} |")
-columns = [sum(n for (_, column), n in counts.items() if column == wanted) for wanted in ("cases", "without", "with")]
+    print(
+        f"| {file} | {counts[file, 'cases']} | {counts[file, 'without']} | {counts[file, 'with']} |"
+    )
+columns = [
+    sum(n for (_, column), n in counts.items() if column == wanted)
+    for wanted in ("cases", "without", "with")
+]
 print("| all | " + " | ".join(map(str, columns)) + " |")
-lost = [name for name, state in without.items() if state == "passed" and with_library.get(name) != "passed"]
-won = [name for name, state in with_library.items() if state == "passed" and without.get(name) != "passed"]
+lost = [
+    name
+    for name, state in without.items()
+    if state == "passed" and with_library.get(name) != "passed"
+]
+won = [
+    name
+    for name, state in with_library.items()
+    if state == "passed" and without.get(name) != "passed"
+]
 if won:
-    print("\nwithout it only, these failed: " + "; ".join(f"{file}: {name}" for file, name in won), file=sys.stderr)
+    print(
+        "\nwithout it only, these failed: " + "; ".join(f"{file}: {name}" for file, name in won),
+        file=sys.stderr,
+    )
 if lost:
     sys.exit("with it only, these failed: " + "; ".join(f"{file}: {name}" for file, name in lost))

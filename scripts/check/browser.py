@@ -39,11 +39,22 @@ class Pages(http.server.BaseHTTPRequestHandler):
 
 def browse(url, prompt):
     """What the page says after it asked `url`."""
-    asked = urllib.parse.quote(json.dumps({"url": url, "key": key, "model": "ticket", "prompt": prompt}))
+    asked = urllib.parse.quote(
+        json.dumps({"url": url, "key": key, "model": "ticket", "prompt": prompt})
+    )
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        command = [chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", f"--user-data-dir={profile}"]
+        command = [
+            chromium,
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--no-first-run",
+            f"--user-data-dir={profile}",
+        ]
         browser = subprocess.Popen(
-            command + [f"http://localhost:{pages.server_port}/#{asked}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command + [f"http://localhost:{pages.server_port}/#{asked}"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         try:
             return results.get(timeout=PATIENCE)
@@ -56,7 +67,11 @@ def browse(url, prompt):
 
 def whole(prompt):
     body = {"model": "ticket", "messages": [{"role": "user", "content": prompt}], "temperature": 0}
-    request = urllib.request.Request(f"{opened}/v1/chat/completions", json.dumps(body).encode(), {"Authorization": f"Bearer {key}"})
+    request = urllib.request.Request(
+        f"{opened}/v1/chat/completions",
+        json.dumps(body).encode(),
+        {"Authorization": f"Bearer {key}"},
+    )
     with urllib.request.urlopen(request) as reply:
         return json.load(reply)["choices"][0]["message"]["content"]
 
@@ -70,4 +85,6 @@ assert told.get("text") == whole(prompt) and told["pieces"] > 1 and told["done"]
 assert told["generation"] == "1" and told["models"] == ["base", "ticket"], told
 refused = browse(closed, prompt)
 assert refused == {"error": "TypeError: Failed to fetch"}, refused
-print(f"browser: a page reads an answer in {told['pieces']} pieces where --cors-origins names it, and nothing where it does not")
+print(
+    f"browser: a page reads an answer in {told['pieces']} pieces where --cors-origins names it, and nothing where it does not"
+)

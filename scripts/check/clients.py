@@ -32,7 +32,9 @@ with ThreadPoolExecutor(8) as pool:
 right = sum(answer == row["completion"] for answer, row in zip(answers, rows))
 assert right > len(rows) // 2, f"{right} of {len(rows)}"
 
-raw = client.chat.completions.with_raw_response.create(model="ticket", messages=[{"role": "user", "content": "hi"}], max_tokens=2)
+raw = client.chat.completions.with_raw_response.create(
+    model="ticket", messages=[{"role": "user", "content": "hi"}], max_tokens=2
+)
 assert raw.headers["x-translora-generation"] == "1", raw.headers
 
 for row, answer in list(zip(rows, answers))[:8]:
@@ -48,7 +50,9 @@ tokens = told.logprobs.content
 assert "".join(token.token for token in tokens) == told.message.content
 assert all(token.logprob <= 0 and len(token.top_logprobs) == 3 for token in tokens)
 
-text = client.completions.create(model="base", prompt="Once", max_tokens=5, temperature=0, logprobs=1)
+text = client.completions.create(
+    model="base", prompt="Once", max_tokens=5, temperature=0, logprobs=1
+)
 assert text.usage.completion_tokens == 5 and text.choices[0].finish_reason == "length"
 
 refused(openai.NotFoundError, lambda: ask(rows[0], model="nobody"))
@@ -56,4 +60,6 @@ refused(openai.BadRequestError, lambda: ask({"prompt": "x " * 5000}))
 refused(openai.BadRequestError, lambda: ask(rows[0], n=2))
 wrong = openai.OpenAI(base_url=url + "/v1", api_key="wrong", max_retries=0)
 refused(openai.AuthenticationError, wrong.models.list)
-print(f"openai {openai.__version__}: {right} of {len(rows)} answers are right, streams equal whole answers, refusals have their classes")
+print(
+    f"openai {openai.__version__}: {right} of {len(rows)} answers are right, streams equal whole answers, refusals have their classes"
+)

@@ -1,4 +1,4 @@
-"""Prints the results of llama.cpp's server tests as a table: what scripts/check/server-tests runs."""
+"""Print the results of llama.cpp's server tests as a table: scripts/check/server-tests runs it."""
 
 import sys
 import xml.etree.ElementTree as xml
@@ -55,7 +55,9 @@ for case in xml.parse(sys.argv[1]).iter("testcase"):
         failed.setdefault((file, plain, reason(name)), []).append(name)
 
 print("# llama.cpp's server tests on `translora serve`\n")
-print("Printed by `scripts/check/server-tests`; `llama-server` is the one of the same source tree, its flags that `serve` lacks are left out.\n")
+print(
+    "Printed by `scripts/check/server-tests`; `llama-server` is the one of the same source tree, its flags that `serve` lacks are left out.\n"
+)
 print("| file | passed | of |\n|---|---|---|")
 for file in total:
     print(f"| {file} | {passed[file]} | {total[file]} |")

@@ -1,4 +1,5 @@
-"""A peer for scripts/bench: PEFT and torch on the CPU train the same shape with random weights, the same adapter, the same loss.
+"""A peer for scripts/bench: PEFT and torch on the CPU train the same shape with random weights, the
+same adapter, the same loss.
 
 usage: bench-peft.py SHAPE DTYPE TOKENS STEPS THREADS; prints one JSON object.
 """
@@ -39,7 +40,9 @@ def build(shape, dtype):
     torch.set_default_dtype(dtype)
     model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     modules = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    lora = LoraConfig(r=RANK, lora_alpha=2 * RANK, lora_dropout=0.0, target_modules=modules, task_type="CAUSAL_LM")
+    lora = LoraConfig(
+        r=RANK, lora_alpha=2 * RANK, lora_dropout=0.0, target_modules=modules, task_type="CAUSAL_LM"
+    )
     return get_peft_model(model, lora), words
 
 
@@ -50,7 +53,9 @@ def main():
     torch.set_num_threads(threads)
     model, words = build(shape, {"f32": torch.float32, "bf16": torch.bfloat16}[kind])
     model.train()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], lr=1e-4, weight_decay=0.0
+    )
     kept = tokens // 2
     ids = torch.randint(0, words, (1, tokens + 1))
     seconds, computed = [], []

@@ -1,4 +1,5 @@
 """Turn the paper's tasks into rows: prompts with their right completions."""
+
 import csv
 import io
 import json
@@ -15,12 +16,16 @@ def wilson(right, rows):
     """Wilson's 95 % interval of a share."""
     z, share = 1.959964, right / rows
     middle = (share + z * z / (2 * rows)) / (1 + z * z / rows)
-    half = z / (1 + z * z / rows) * math.sqrt(share * (1 - share) / rows + z * z / (4 * rows * rows))
+    half = (
+        z / (1 + z * z / rows) * math.sqrt(share * (1 - share) / rows + z * z / (4 * rows * rows))
+    )
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def write_rows(path, rows):
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    path.write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
+    )
 
 
 class Task:
@@ -33,13 +38,19 @@ class Task:
         return f"{self.name}.{self.part}" if self.part else self.name
 
     def lengths(self):
-        return ["--input-tokens", self.spec.get("input_tokens", 256), "--answer-tokens", self.spec.get("answer_tokens", 96)]
+        return [
+            "--input-tokens",
+            self.spec.get("input_tokens", 256),
+            "--answer-tokens",
+            self.spec.get("answer_tokens", 96),
+        ]
 
     def data(self, folder):
         return folder / "data" / self.title()
 
     def prepare(self, folder, train_max, rows_max, seeds, seed):
-        """Write train.jsonl and eval.jsonl, which share no prompt, and tests.json where there are tests."""
+        """Write train.jsonl and eval.jsonl, which share no prompt, and tests.json where there are
+        tests."""
         out = self.data(folder)
         chosen = {"train": train_max, "rows": rows_max, "seed": seed}
         note = out / "chosen.json"
@@ -48,17 +59,25 @@ class Task:
         try:
             train, test = READERS[self.spec["format"]](self, folder / "downloads")
         except (KeyError, ValueError, IndexError, UnicodeDecodeError, tarfile.TarError) as error:
-            raise Failed(f"{self.title()}: what was fetched is not in the format {self.spec['format']}: {error!r}",
-                         f"look at {folder / 'downloads'}, remove what is wrong there, and start again") from error
+            raise Failed(
+                f"{self.title()}: what was fetched is not in the format {self.spec['format']}: {error!r}",
+                f"look at {folder / 'downloads'}, remove what is wrong there, and start again",
+            ) from error
         train, test = shuffled(train, seed), shuffled(test, seed)
         if not test:
             # One set for both: a third is judged on at least.
             cut = max(min(train_max, len(train) * 2 // 3), 1)
             train, test = train[:cut], train[cut:]
         seen = {row["prompt"] for row in train[:train_max]}
-        train, test = train[:train_max], [row for row in test if row["prompt"] not in seen][:rows_max]
+        train, test = (
+            train[:train_max],
+            [row for row in test if row["prompt"] not in seen][:rows_max],
+        )
         if len(train) < max(10, seeds) or not test:
-            raise Failed(f"{self.title()}: {len(train)} rows to train on and {len(test)} to judge on are too few", "leave this part out (--parts)")
+            raise Failed(
+                f"{self.title()}: {len(train)} rows to train on and {len(test)} to judge on are too few",
+                "leave this part out (--parts)",
+            )
         out.mkdir(parents=True, exist_ok=True)
         write_rows(out / "train.jsonl", [bare(row) for row in train])
         write_rows(out / "eval.jsonl", [bare(row) for row in test])
@@ -72,7 +91,10 @@ class Task:
         for path in self.data(folder).iterdir():
             there = run / path.name
             if there.exists() and there.read_bytes() != path.read_bytes():
-                raise Failed(f"{run} is of another choice of rows", "give the same --train, --rows and --seed as before, or another --folder")
+                raise Failed(
+                    f"{run} is of another choice of rows",
+                    "give the same --train, --rows and --seed as before, or another --folder",
+                )
             if not there.exists():
                 there.write_bytes(path.read_bytes())
 
@@ -96,18 +118,25 @@ def file_of(task, folder, part=None):
 
 def bbh(task, folder):
     rows = json.loads(file_of(task, folder).read_text(encoding="utf-8"))["examples"]
-    return [{"prompt": row["input"].strip(), "completion": row["target"].strip()} for row in rows], []
+    return [
+        {"prompt": row["input"].strip(), "completion": row["target"].strip()} for row in rows
+    ], []
 
 
 def mmlu(task, folder):
-    """Rows of csv in an archive: a question, four choices, a letter. `dev`, `val` and one half of `test` are trained on, because the
+    """Rows of csv in an archive: a question, four choices, a letter. `dev`, `val` and one half of
+    `test` are trained on, because the
     first two hold a dozen or two of each subject; the other half is judged on."""
     archive = file_of(task, folder, part="")
     sets = {}
     with tarfile.open(archive) as tar:
         for kind in ("dev", "val", "test"):
             member = tar.extractfile(f"data/{kind}/{task.part}_{kind}.csv")
-            sets[kind] = [question(row) for row in csv.reader(io.TextIOWrapper(member, encoding="utf-8")) if row]
+            sets[kind] = [
+                question(row)
+                for row in csv.reader(io.TextIOWrapper(member, encoding="utf-8"))
+                if row
+            ]
     test = shuffled(sets["test"], 0)
     half = len(test) // 2
     return sets["dev"] + sets["val"] + test[:half], test[half:]
@@ -117,7 +146,10 @@ def question(row):
     if len(row) != 6 or row[5].strip() not in LETTERS:
         raise ValueError(f"not a question with four choices: {row}")
     choices = "\n".join(f"{letter}. {choice.strip()}" for letter, choice in zip(LETTERS, row[1:5]))
-    return {"prompt": f"{row[0].strip()}\n{choices}\nAnswer with one letter.", "completion": row[5].strip()}
+    return {
+        "prompt": f"{row[0].strip()}\n{choices}\nAnswer with one letter.",
+        "completion": row[5].strip(),
+    }
 
 
 def gsm8k(task, folder):
@@ -125,7 +157,12 @@ def gsm8k(task, folder):
     for part in ("train", "test"):
         lines = file_of(task, folder, part).read_text(encoding="utf-8").splitlines()
         rows = [json.loads(line) for line in lines if line.strip()]
-        sets.append([{"prompt": row["question"].strip(), "completion": row["answer"].strip()} for row in rows])
+        sets.append(
+            [
+                {"prompt": row["question"].strip(), "completion": row["answer"].strip()}
+                for row in rows
+            ]
+        )
     return sets
 
 
@@ -137,7 +174,13 @@ def mbpp(task, folder):
         # Without a test nobody knows the function's name.
         prompt = f"{row['text'].strip()}\nYour code should pass this test:\n{row['test_list'][0]}"
         # The authors' split: 11 to 510 are for testing.
-        sets[11 <= row["task_id"] <= 510].append({"prompt": prompt, "completion": row["code"].replace("\r\n", "\n").strip(), "tests": tests})
+        sets[11 <= row["task_id"] <= 510].append(
+            {
+                "prompt": prompt,
+                "completion": row["code"].replace("\r\n", "\n").strip(),
+                "tests": tests,
+            }
+        )
     return sets
 
 

@@ -1,4 +1,5 @@
 """Fetch files with curl: whole, checked, resumed where they were cut, and once."""
+
 import hashlib
 import json
 import pathlib
@@ -27,7 +28,8 @@ def sha256(path):
 
 
 def fetch(url, path, sum_=None, size=None):
-    """The file at `url`, as `path`. A sum and a size that are not given are the server's, if it tells them.
+    """The file at `url`, as `path`. A sum and a size that are not given are the server's, if it
+    tells them.
 
     What came is noted beside it, and is what it must stay."""
     note = pathlib.Path(f"{path}.sum")
@@ -45,11 +47,17 @@ def fetch(url, path, sum_=None, size=None):
     if size is not None and part.stat().st_size != size:
         found = part.stat().st_size
         part.unlink()
-        raise Failed(f"{url}: {found} bytes came, and there should be {size}", "start again; if it stays so, the address has another file now")
+        raise Failed(
+            f"{url}: {found} bytes came, and there should be {size}",
+            "start again; if it stays so, the address has another file now",
+        )
     got = sha256(part)
     if sum_ and got != sum_:
         part.unlink()
-        raise Failed(f"{url}: its sha256 is {got}, and should be {sum_}", "what came was removed; start again, or correct the table")
+        raise Failed(
+            f"{url}: its sha256 is {got}, and should be {sum_}",
+            "what came was removed; start again, or correct the table",
+        )
     note.write_text(json.dumps({"url": url, "bytes": part.stat().st_size, "sha256": got}) + "\n")
     part.rename(path)
     return path
@@ -57,21 +65,31 @@ def fetch(url, path, sum_=None, size=None):
 
 def curl(*words):
     try:
-        return subprocess.run(["curl", "--silent", "--show-error", "--location", *words], capture_output=True, text=True)
+        return subprocess.run(
+            ["curl", "--silent", "--show-error", "--location", *words],
+            capture_output=True,
+            text=True,
+        )
     except FileNotFoundError:
         raise Failed("curl is not there", "install it: apt-get install curl") from None
 
 
 def ask(url):
-    """The sum and the size that a server tells. Hubs that keep large files apart give both before they send one elsewhere."""
+    """The sum and the size that a server tells. Hubs that keep large files apart give both before
+    they send one elsewhere."""
     done = curl("--head", "--fail", "--max-time", "60", url)
     if done.returncode:
-        raise Failed(f"{url}: {reason(done)}", "check the connection, and the address in the table of models and tasks (--table)")
+        raise Failed(
+            f"{url}: {reason(done)}",
+            "check the connection, and the address in the table of models and tasks (--table)",
+        )
     headers = re.findall(r"(?im)^([a-z-]+):[ \t]*(.*?)\r?$", done.stdout)
     last = {name.lower(): value for name, value in headers}
     tag = last.get("x-linked-etag", "").strip('"')
     size = last.get("x-linked-size") or last.get("content-length")
-    return (tag if re.fullmatch(r"[0-9a-f]{64}", tag) else None), (int(size) if size and size.isdigit() else None)
+    return (tag if re.fullmatch(r"[0-9a-f]{64}", tag) else None), (
+        int(size) if size and size.isdigit() else None
+    )
 
 
 def room(folder, size, part):
@@ -79,7 +97,10 @@ def room(folder, size, part):
     free = shutil.disk_usage(folder).free
     missing = (size or 0) - there + FREE_BYTES_MIN - free
     if missing > 0:
-        raise Failed(f"{folder}: {size} bytes do not fit: {free} are free", f"make {missing} bytes free, or choose another --folder")
+        raise Failed(
+            f"{folder}: {size} bytes do not fit: {free} are free",
+            f"make {missing} bytes free, or choose another --folder",
+        )
 
 
 def download(url, part, size):
@@ -89,19 +110,41 @@ def download(url, part, size):
             return
         if size is not None and there > size:
             part.unlink()
-        done = curl("--fail", "--continue-at", "-", "--connect-timeout", "30", "--speed-limit", "1", "--speed-time", "60", "--output", str(part), url)
+        done = curl(
+            "--fail",
+            "--continue-at",
+            "-",
+            "--connect-timeout",
+            "30",
+            "--speed-limit",
+            "1",
+            "--speed-time",
+            "60",
+            "--output",
+            str(part),
+            url,
+        )
         if done.returncode == 0:
             return
         if done.returncode in (33, 36):
             # The server cannot go on in the middle.
             part.unlink(missing_ok=True)
         elif done.returncode in (23, -signal.SIGXFSZ):
-            raise Failed(f"{part} cannot be written: {reason(done)}", "is the disk full? What came is kept; make room and start again")
+            raise Failed(
+                f"{part} cannot be written: {reason(done)}",
+                "is the disk full? What came is kept; make room and start again",
+            )
         elif done.returncode == 22:
-            raise Failed(f"{url}: {reason(done)}", "check the address in the table of models and tasks (--table)")
+            raise Failed(
+                f"{url}: {reason(done)}",
+                "check the address in the table of models and tasks (--table)",
+            )
     came = part.stat().st_size if part.exists() else 0
     told = f" of {size}" if size is not None else ""
-    raise Failed(f"{url}: cut after {came}{told} bytes, {TRIES} times: {reason(done)}", "what came is kept: start again to go on from there")
+    raise Failed(
+        f"{url}: cut after {came}{told} bytes, {TRIES} times: {reason(done)}",
+        "what came is kept: start again to go on from there",
+    )
 
 
 def reason(done):

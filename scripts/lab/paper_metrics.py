@@ -1,4 +1,5 @@
 """Whether an answer is right."""
+
 import os
 import pathlib
 import re
@@ -18,7 +19,8 @@ def exact(answer, right, _=None):
 
 
 def number_of(text):
-    """The first number after the last `####`, else the last number. Commas between digits and a closing point are no part of it."""
+    """The first number after the last `####`, else the last number. Commas between digits and a
+    closing point are no part of it."""
     _, mark, tail = text.rpartition("####")
     found = re.findall(r"-?\d[\d,]*(?:\.\d+)?", tail)
     return float(found[0 if mark else -1].replace(",", "")) if found else None
@@ -43,15 +45,25 @@ def limit():
 
 
 def code(answer, _right, tests):
-    """The tests pass on what the answer defines, in a process of its own with limits. Only called with --allow-code."""
+    """The tests pass on what the answer defines, in a process of its own with limits. Only called
+    with --allow-code."""
     done = secrets.token_hex()
     with tempfile.TemporaryDirectory() as folder:
         file, said = pathlib.Path(folder) / "answer.py", pathlib.Path(folder) / "said"
         file.write_text(f"{code_of(answer)}\n\n{tests}\nprint({done!r})\n", encoding="utf-8")
-        # No environment, no standard input, a folder of its own: it has nothing of this process but the machine.
+        # No environment, no standard input, a folder of its own: it has nothing of this process but
+        # the machine.
         with open(said, "wb") as out:
-            child = subprocess.Popen([sys.executable, "-I", file], cwd=folder, env={}, stdin=subprocess.DEVNULL, stdout=out,
-                                     stderr=subprocess.DEVNULL, start_new_session=True, preexec_fn=limit)
+            child = subprocess.Popen(
+                [sys.executable, "-I", file],
+                cwd=folder,
+                env={},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                preexec_fn=limit,
+            )
         try:
             child.wait(CODE_SECONDS)
         except subprocess.TimeoutExpired:

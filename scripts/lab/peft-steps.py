@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Takes ten training steps with PyTorch and PEFT on the models that quantized/tests/peft.rs makes, and prints the losses it holds.
+"""Takes ten training steps with PyTorch and PEFT on the models that quantized/tests/peft.rs makes,
+and prints the losses it holds.
 
 usage: TRANSLORA_PEFT=FOLDER cargo test -p translora-quantized --test peft
        peft-steps.py FOLDER
 
-Needs torch, transformers and peft (CPU). Reads NAME.gguf, NAME.lora.gguf and plan.json; one Rust array a model goes to the output.
+Needs torch, transformers and peft (CPU). Reads NAME.gguf, NAME.lora.gguf and plan.json; one Rust
+array a model goes to the output.
 """
 
 import json
@@ -18,7 +20,19 @@ import transformers
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, Qwen2Config, Qwen3Config
 
 NAMES = ["llama", "qwen2", "qwen3", "gemma2"]
-FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+FORMATS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
 MODULES = {
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
@@ -82,7 +96,12 @@ def read_gguf(path):
     start = (at + unit - 1) // unit * unit
     floats = {}
     for name, shape, offset in found:
-        flat = torch.frombuffer(bytearray(data), dtype=torch.float32, count=torch.Size(shape).numel(), offset=start + offset)
+        flat = torch.frombuffer(
+            bytearray(data),
+            dtype=torch.float32,
+            count=torch.Size(shape).numel(),
+            offset=start + offset,
+        )
         floats[name] = flat.reshape(shape).clone()
     return metadata, floats
 
@@ -113,7 +132,12 @@ def configure(kind, metadata):
             attn_logit_softcapping=get("attn_logit_softcapping"),
             final_logit_softcapping=get("final_logit_softcapping"),
         )
-    return {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config, "gemma2": Gemma2Config}[kind](**common)
+    return {
+        "llama": LlamaConfig,
+        "qwen2": Qwen2Config,
+        "qwen3": Qwen3Config,
+        "gemma2": Gemma2Config,
+    }[kind](**common)
 
 
 def their_weights(kind, config, floats):
@@ -125,13 +149,22 @@ def their_weights(kind, config, floats):
         if kind == "gemma2" and "norm" in stem:
             tensor = tensor - 1
         if stem in ("token_embd", "output_norm"):
-            renamed[{"token_embd": "model.embed_tokens.weight", "output_norm": "model.norm.weight"}[stem]] = tensor
+            renamed[
+                {"token_embd": "model.embed_tokens.weight", "output_norm": "model.norm.weight"}[
+                    stem
+                ]
+            ] = tensor
             continue
         _, block, part = stem.split(".")
         if kind == "llama" and part in ("attn_q", "attn_k"):
             # llama.cpp rotates neighbours, transformers halves.
             heads = config.num_attention_heads if part == "attn_q" else config.num_key_value_heads
-            tensor = tensor.reshape(heads, -1, 2, tensor.shape[1]).transpose(1, 2).reshape(tensor.shape).contiguous()
+            tensor = (
+                tensor.reshape(heads, -1, 2, tensor.shape[1])
+                .transpose(1, 2)
+                .reshape(tensor.shape)
+                .contiguous()
+            )
         renamed[f"model.layers.{block}.{MODULES.get(part) or norms[part]}.{suffix}"] = tensor
     return renamed
 
@@ -139,12 +172,20 @@ def their_weights(kind, config, floats):
 def build(kind, folder, plan):
     metadata, floats = read_gguf(folder / f"{kind}.gguf")
     config = configure(kind, metadata)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
+    model = AutoModelForCausalLM.from_config(
+        config, dtype=torch.float32, attn_implementation="eager"
+    )
     missing, unexpected = model.load_state_dict(their_weights(kind, config, floats), strict=False)
     assert not unexpected and set(missing) <= {"lm_head.weight"}, (missing, unexpected)
     model.tie_weights()
     targets = [name.split(".")[1] for name in MODULES.values()]
-    lora = peft.LoraConfig(r=plan["rank"], lora_alpha=plan["alpha"], lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM")
+    lora = peft.LoraConfig(
+        r=plan["rank"],
+        lora_alpha=plan["alpha"],
+        lora_dropout=0.0,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+    )
     model = peft.get_peft_model(model, lora)
     parameters = dict(model.named_parameters())
     _, start = read_gguf(folder / f"{kind}.lora.gguf")
@@ -152,24 +193,34 @@ def build(kind, folder, plan):
         for name, tensor in start.items():
             _, block, part, _, which = name.split(".")
             which = which.replace("lora_a", "lora_A").replace("lora_b", "lora_B")
-            parameter = parameters.pop(f"base_model.model.model.layers.{block}.{MODULES[part]}.{which}.default.weight")
+            parameter = parameters.pop(
+                f"base_model.model.model.layers.{block}.{MODULES[part]}.{which}.default.weight"
+            )
             assert parameter.shape == tensor.shape, name
             parameter.copy_(tensor)
-    assert not any(parameter.requires_grad for parameter in parameters.values()), "a matrix without a start"
+    assert not any(parameter.requires_grad for parameter in parameters.values()), (
+        "a matrix without a start"
+    )
     return model.train()
 
 
 def losses(model, plan):
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
-        trained, lr=plan["rate"], betas=tuple(plan["betas"]), eps=plan["epsilon"], weight_decay=plan["decay"]
+        trained,
+        lr=plan["rate"],
+        betas=tuple(plan["betas"]),
+        eps=plan["epsilon"],
+        weight_decay=plan["decay"],
     )
     for batch in plan["batches"]:
         total, count = 0.0, 0
         for tokens, completion in (plan["examples"][index] for index in batch):
             ids = torch.tensor([tokens])
             logits = model(input_ids=ids[:, :-1]).logits[0, completion - 1 :]
-            total = total + torch.nn.functional.cross_entropy(logits, ids[0, completion:], reduction="sum")
+            total = total + torch.nn.functional.cross_entropy(
+                logits, ids[0, completion:], reduction="sum"
+            )
             count += len(tokens) - completion
         loss = total / count
         loss.backward()
@@ -185,7 +236,9 @@ def main():
     folder = Path(sys.argv[1])
     torch.set_num_threads(1)
     plan = json.loads((folder / "plan.json").read_text())
-    print(f"/// transformers {transformers.__version__}, peft {peft.__version__}, torch {torch.__version__.split('+')[0]}, f32.")
+    print(
+        f"/// transformers {transformers.__version__}, peft {peft.__version__}, torch {torch.__version__.split('+')[0]}, f32."
+    )
     for kind in NAMES:
         numbers = ", ".join(f"{loss:.6f}" for loss in losses(build(kind, folder, plan), plan))
         print(f"const {kind.upper()}: [f64; 10] = [{numbers}];")
