@@ -1,6 +1,8 @@
 """A web page as a client of `translora serve`: what scripts/check/clients runs.
 
-usage: check-browser.py CHROMIUM CLOSED OPEN KEY ROWS   the servers without and with --cors-origins localhost
+usage: browser.py CHROMIUM CLOSED OPEN KEY ROWS
+
+CLOSED and OPEN are the servers without and with --cors-origins localhost.
 """
 
 import http.server
