@@ -8,11 +8,9 @@ mod cli;
 #[cfg(target_os = "linux")]
 mod control;
 mod doctor;
-#[cfg(not(feature = "ggml"))]
 mod host;
 mod inputs;
 mod invariants;
-#[cfg(not(feature = "ggml"))]
 mod jobs;
 mod objectives;
 mod open;

@@ -111,11 +111,13 @@ fn texts_are_clean() {
 #[test]
 fn the_lab_is_told_as_it_was_measured() {
     let told = std::fs::read_to_string(root().join("LAB.md")).expect("LAB.md is there");
-    let printed = std::process::Command::new("bash")
-        .arg(root().join("scripts/lab"))
+    let Ok(printed) = std::process::Command::new("python3")
+        .arg(root().join("scripts/lab/transfers"))
         .arg("--recorded")
         .output()
-        .expect("bash runs");
+    else {
+        return crate::skipped("no python3, so the lab's tables are not printed");
+    };
     let printed = String::from_utf8(printed.stdout).expect("tables are text");
     let lines: Vec<&str> = printed
         .lines()

@@ -2,8 +2,8 @@
 //! adapter and examples.
 //!
 //! `TRANSLORA_PEFT=FOLDER cargo test -p translora-train --test peft` leaves models, adapters
-//! and examples in FOLDER; `scripts/peft-steps.py FOLDER` computes the losses from them and prints
-//! them as they stand here.
+//! and examples in FOLDER; `scripts/lab/peft-steps.py FOLDER` computes the losses from them and
+//! prints them as they stand here.
 
 mod common;
 

@@ -51,7 +51,7 @@ impl Eval {
             answers: self.answers,
             limits: self.lengths.limits(),
         };
-        let done = job::run(talk, &plan.limits, |engine, context| {
+        let done = job::run(talk, &plan.model, &plan.limits, |engine, context| {
             pipeline::eval(engine, &plan, context)
         })?;
         crate::report(talk, &done, || {

@@ -85,7 +85,7 @@ impl Kit {
             seed: self.seed,
             resume: self.resume,
         };
-        let done = job::run(talk, &plan.limits, |engine, context| {
+        let done = job::run(talk, &plan.model, &plan.limits, |engine, context| {
             pipeline::kit(engine, &plan, context)
         })?;
         crate::report(talk, &done, || {

@@ -125,7 +125,7 @@ pub struct Serve {
 impl Serve {
     pub fn run(self, talk: Talk) -> Result<Outcome, Failure> {
         let config = self.config()?;
-        let engine = job::engine()?;
+        let engine = job::engine(&config.model)?;
         let say = move |line: &str| {
             if !talk.quiet {
                 out::say(line);

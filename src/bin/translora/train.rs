@@ -62,7 +62,7 @@ impl Train {
             seed: self.seed,
             resume: self.resume,
         };
-        let done = job::run(talk, &plan.limits, |engine, context| {
+        let done = job::run(talk, &plan.model, &plan.limits, |engine, context| {
             pipeline::train(engine, &plan, context)
         })?;
         crate::report(talk, &done, || {

@@ -214,7 +214,7 @@ impl Transfer {
             return crate::remote::transfer(&socket, &self.plan()?, talk);
         }
         let plan = self.plan()?;
-        let done = job::run(talk, &plan.limits, |engine, context| {
+        let done = job::run(talk, &plan.source, &plan.limits, |engine, context| {
             pipeline::transfer(engine, &plan, context)
         })?;
         crate::report(talk, &done, || told(&done, &plan.target))?;

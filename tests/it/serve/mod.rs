@@ -19,7 +19,6 @@ mod refusals;
 mod requests;
 mod running;
 mod swaps;
-#[cfg(not(feature = "ggml"))]
 mod transfers;
 
 /// A world with two adapters that answer the same questions in different words.

@@ -103,7 +103,7 @@ impl Swap {
     pub fn run(self, talk: Talk) -> Result<Outcome, Failure> {
         let (folder, files) = self.files()?;
         let adapter_bytes = std::fs::metadata(&self.lora[0]).map_or(0, |file| file.len());
-        let engine = job::engine()?;
+        let engine = job::engine(&self.model)?;
         let server = Server::start(
             engine.as_ref(),
             self.config(folder),
