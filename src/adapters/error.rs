@@ -1,5 +1,7 @@
 use std::path::PathBuf;
 
+use translora_lora::LoraError;
+
 use super::Refused;
 use crate::engine::Fault;
 use crate::kit::KitError;
@@ -12,12 +14,9 @@ pub enum AdaptersError {
     NoBase,
     #[error(transparent)]
     File(#[from] KitError),
-    #[error("{adapter}: this adapter does not fit {base}: {reason}")]
-    NotFit {
-        adapter: PathBuf,
-        base: PathBuf,
-        reason: String,
-    },
+    /// It is no sound adapter, or none for the base that is served.
+    #[error("{path}: {source}")]
+    Adapter { path: PathBuf, source: LoraError },
     #[error("{path}: it changed after it was checked")]
     Changed { path: PathBuf },
     #[error("{name:?} is no name for an adapter: {reason}")]
@@ -52,7 +51,7 @@ impl AdaptersError {
         let text = match self {
             Self::NoBase => "name the model that is served first",
             Self::File(error) => return error.hint().unwrap_or_default(),
-            Self::NotFit { .. } => {
+            Self::Adapter { .. } => {
                 "give an adapter that was made for the model that is served; `translora inspect` says what one fits"
             }
             Self::Changed { .. } => "prepare it again",

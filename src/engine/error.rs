@@ -1,5 +1,7 @@
 use std::path::PathBuf;
 
+use translora_lora::LoraError;
+
 use crate::record::Cancelled;
 
 /// Whose fault a failure is.
@@ -21,12 +23,12 @@ pub enum EngineError {
     Cancelled(#[from] Cancelled),
     #[error("{path}: cannot load this model: {reason}")]
     Model { path: PathBuf, reason: String },
-    #[error("{path}: this adapter does not fit {base}: {reason}")]
-    Adapter {
-        path: PathBuf,
-        base: PathBuf,
-        reason: String,
-    },
+    /// It is no sound adapter, or none for this base.
+    #[error("{path}: {source}")]
+    Adapter { path: PathBuf, source: LoraError },
+    /// It is sound and fits, and could not be loaded all the same.
+    #[error("{path}: cannot load this adapter: {reason}")]
+    AdapterLoad { path: PathBuf, reason: String },
     /// A backend of ggml that lies in a file of its own.
     #[error("{path}: cannot load this backend: {reason}")]
     Backend { path: PathBuf, reason: String },
@@ -87,8 +89,11 @@ impl EngineError {
             Self::Model { .. } => {
                 "the model must be a whole GGUF with a tokenizer and a chat template: fetch it again, or convert it anew"
             }
-            Self::Adapter { .. } => {
+            Self::Adapter { source, .. } if source.is_about_the_base() => {
                 "give the base that this adapter was trained on, or an adapter made for this base"
+            }
+            Self::Adapter { .. } => {
+                "give a plain LoRA adapter as GGUF; `translora inspect` says what a file is"
             }
             Self::Backend { .. } => {
                 "a backend needs its device's driver and libraries, and is built from this program's own llama.cpp (scripts/cuda, scripts/test-vulkan); to run \

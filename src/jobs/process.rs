@@ -250,7 +250,7 @@ impl Worker {
                 // A host that ignores SIGCHLD, or waits for all children, took the status away.
                 Err(_) => return None,
                 Ok(None) if self.lines.is_empty() => {
-                    std::thread::sleep(std::time::Duration::from_millis(5))
+                    std::thread::sleep(std::time::Duration::from_millis(5));
                 }
                 Ok(None) => break,
             }

@@ -1,7 +1,7 @@
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use translora_gguf::GgufError;
+use translora_gguf::{FileError, GgufError};
 
 use crate::engine::Fault;
 use crate::record::ContentHash;
@@ -30,6 +30,8 @@ pub enum KitError {
         distinct: usize,
         needed: usize,
     },
+    #[error("{path}: this is {what}, and no file")]
+    NotAFile { path: PathBuf, what: &'static str },
     #[error("{path}: {bytes} bytes, at most {bytes_max} are read")]
     TooLarge {
         path: PathBuf,
@@ -90,6 +92,25 @@ pub enum LineFault {
 }
 
 impl KitError {
+    pub(crate) fn of_file(path: &Path, error: FileError) -> Self {
+        let path = path.to_owned();
+        match error {
+            FileError::NotAFile { what } => Self::NotAFile { path, what },
+            FileError::Gguf(source) => Self::Gguf { path, source },
+            FileError::TooLarge { bytes, bytes_max } => Self::TooLarge {
+                path,
+                bytes,
+                bytes_max,
+            },
+            FileError::LargeHeader { bytes_max } => Self::LargeHeader { path, bytes_max },
+            FileError::Io(source) => Self::Io { path, source },
+            other => Self::Io {
+                path,
+                source: io::Error::other(other),
+            },
+        }
+    }
+
     pub fn fault(&self) -> Fault {
         match self {
             Self::Io { source, .. } if source.kind() != io::ErrorKind::NotFound => Fault::Machine,

@@ -250,7 +250,7 @@ pub(super) fn output(
 /// What stands in the way of opening the file again is a failed audit, too.
 pub(super) fn reopened<T>(path: &Path, opened: Result<T, EngineError>) -> Result<T, PipelineError> {
     opened.map_err(|error| match error {
-        EngineError::Adapter { .. } => PipelineError::Audit {
+        EngineError::Adapter { .. } | EngineError::AdapterLoad { .. } => PipelineError::Audit {
             what: format!("{} cannot be loaded: {error}", path.display()),
         },
         other => other.into(),

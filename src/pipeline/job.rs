@@ -70,7 +70,7 @@ pub fn once<T>(
     let mut progress = |done: usize, total: usize| {
         context
             .events
-            .progress(stage, done as u64, total as u64, "")
+            .progress(stage, done as u64, total as u64, "");
     };
     let (made, summary) = work(&mut Talk {
         cancel: &context.cancel,

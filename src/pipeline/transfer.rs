@@ -599,7 +599,7 @@ impl Transfer<'_> {
             match (staged, outcome) {
                 (Some(staged), _) => staged.publish()?,
                 (None, Outcome::Refused(trained)) => {
-                    publish::unjudged(trained.adapter(), &metadata, &report.adapter)?
+                    publish::unjudged(trained.adapter(), &metadata, &report.adapter)?;
                 }
                 (None, Outcome::Passed(_)) => {}
             }

@@ -15,7 +15,7 @@ use crate::world::{World, write_rows};
 fn told(plan: &TransferPlan) -> (Vec<String>, TransferReport) {
     let mut report = None;
     let events = events_of(|context| {
-        report = Some(pipeline::transfer(&Toy, plan, context).expect("a transfer works"))
+        report = Some(pipeline::transfer(&Toy, plan, context).expect("a transfer works"));
     });
     let text = |event| match event {
         Event::Warning {

@@ -66,7 +66,7 @@ const BAD: &[Bad] = &[
                 w,
                 p,
                 &format!("{{\"prompt\":\"{}\"}}|", "x".repeat(10 << 20)),
-            )
+            );
         },
         &["bad.jsonl:1", "longer than 65536 bytes"],
     ),

@@ -37,8 +37,12 @@ pub(super) async fn adapters(State(app): Shared) -> Response {
         })
     };
     let one = |(name, named): (&String, &crate::serve::live::Named)| json!({ "name": name, "scale": named.scale, "live": of(&named.live), "previous": named.previous.as_deref().map(of) });
-    axum::Json(json!({ "data": registry.all().into_iter().map(one).collect::<Vec<_>>() }))
-        .into_response()
+    let refused = |(path, reason): &(PathBuf, String)| json!({ "path": path, "reason": reason });
+    axum::Json(json!({
+        "data": registry.all().into_iter().map(one).collect::<Vec<_>>(),
+        "refused": registry.left_out.iter().map(refused).collect::<Vec<_>>(),
+    }))
+    .into_response()
 }
 
 pub(super) async fn set_scales(State(app): Shared, request: Request) -> Result<Response, ApiError> {

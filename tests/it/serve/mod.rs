@@ -87,6 +87,7 @@ impl Lab {
                 ("ticket".into(), self.adapters[0].clone(), 0.0),
                 ("second".into(), self.adapters[1].clone(), 0.0),
             ],
+            in_folder: Vec::new(),
             folder: Some(self.world.folder.clone()),
             plugin: None,
             hosts: vec!["127.0.0.1".into()],
