@@ -62,7 +62,7 @@ print("| file | passed | of |\n|---|---|---|")
 for file in total:
     print(f"| {file} | {passed[file]} | {total[file]} |")
 print(f"| all | {sum(passed.values())} | {sum(total.values())} |\n")
-print("What does not pass, and why:\n")
+print("What fails, and why:\n")
 print("| test | cases | reason |\n|---|---|---|")
 for (file, name, why), cases in failed.items():
     print(f"| {file}: {name} | {len(cases)} | {why} |")

@@ -85,6 +85,6 @@ setup_rust() {
 case "$(uname -s)" in
 Darwin) setup_macos || return ;;
 Linux) setup_linux || return ;;
-*) echo "setup: $(uname -s) is not a system these scripts know: install cmake, clang and Rust" >&2 ;;
+*) echo "setup: $(uname -s) is not a system these scripts know; see CONTRIBUTING.md for what the build needs" >&2 ;;
 esac
 setup_rust || return

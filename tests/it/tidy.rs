@@ -107,10 +107,11 @@ fn texts_are_clean() {
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
-/// LAB.md has the tables of the rows that it tells of.
+/// docs/laboratory.md has the tables of the rows that it tells of.
 #[test]
 fn the_lab_is_told_as_it_was_measured() {
-    let told = std::fs::read_to_string(root().join("LAB.md")).expect("LAB.md is there");
+    let told = std::fs::read_to_string(root().join("docs/laboratory.md"))
+        .expect("docs/laboratory.md is there");
     let Ok(printed) = std::process::Command::new("python3")
         .arg(root().join("scripts/lab/transfers"))
         .arg("--recorded")
@@ -128,7 +129,11 @@ fn the_lab_is_told_as_it_was_measured() {
         .into_iter()
         .filter(|line| !told.lines().any(|of| of == *line))
         .collect();
-    assert!(missing.is_empty(), "not in LAB.md:\n{}", missing.join("\n"));
+    assert!(
+        missing.is_empty(),
+        "not in docs/laboratory.md:\n{}",
+        missing.join("\n")
+    );
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! Checks the trainer on a tiny random model of every architecture that llama.cpp can build, and
-//! prints ARCHITECTURES.md.
+//! prints docs/reference/architectures.md.
 //!
 //! `cargo run -p translora-train --example architectures` prints the table; names after it
 //! choose some. `--pack FOLDER OUT.gguf` collects the metadata of the models that llama.cpp's

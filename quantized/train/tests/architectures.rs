@@ -1,5 +1,6 @@
 //! The trainer on a tiny random model of every architecture that llama.cpp can build: logits
-//! against its own, gradients against central differences. ARCHITECTURES.md is the same as a table.
+//! against its own, gradients against central differences. docs/reference/architectures.md is the
+//! same as a table.
 
 use std::path::Path;
 
