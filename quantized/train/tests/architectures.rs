@@ -101,6 +101,26 @@ fn check(
     )
 }
 
+/// Gradients are what difference quotients are.
+fn check_numbers(report: &GradReport, name: &str) {
+    let tolerance = if GELU.iter().any(|gelu| name.starts_with(gelu)) {
+        0.2
+    } else {
+        0.02
+    };
+    eprintln!(
+        "{name}: logits {:.1e}, gradients {:.1e} over {}",
+        report.logits_error,
+        report.worst(),
+        report.matrices.len()
+    );
+    let worst = report
+        .matrices
+        .iter()
+        .max_by(|a, b| a.error.total_cmp(&b.error));
+    assert!(report.worst() <= tolerance, "{name}: {worst:?}");
+}
+
 /// Every fourth model, beginning with one of the first four. Returns how many train whole.
 fn shard(first: usize) -> usize {
     let bytes = std::fs::read(concat!(
@@ -133,30 +153,16 @@ fn shard(first: usize) -> usize {
         });
         whole += usize::from(all);
         assert!(all || !NEEDED.contains(&name.as_str()), "{name}: {found:?}");
-        let Ok(report) = found else { continue };
-        let tolerance = if GELU.iter().any(|gelu| name.starts_with(gelu)) {
-            0.2
-        } else {
-            0.02
+        let report = match found {
+            Ok(report) => report,
+            Err(TrainError::Internal { what }) => panic!("{name}: {what}"),
+            Err(_) => continue,
         };
-        eprintln!(
-            "{name}: logits {:.1e}, gradients {:.1e} over {}",
-            report.logits_error,
-            report.worst(),
-            report.matrices.len()
-        );
+        check_numbers(&report, name);
         assert!(
             report.logits_error <= 1e-5,
             "{name}: logits {}",
             report.logits_error
-        );
-        assert!(
-            report.worst() <= tolerance,
-            "{name}: {:?}",
-            report
-                .matrices
-                .iter()
-                .max_by(|a, b| a.error.total_cmp(&b.error))
         );
         assert_eq!(
             report.matrices.len(),
@@ -164,26 +170,9 @@ fn shard(first: usize) -> usize {
             "{name}"
         );
         if NEEDED.contains(&name.as_str()) && name.ends_with("-moe") {
-            let report = check(
-                backend,
-                &metadata,
-                folder.path(),
-                name,
-                ForwardWeights::Direct(Kernel::exact()),
-            )
-            .unwrap();
-            eprintln!(
-                "{name}, kernels of our own: gradients {:.1e}",
-                report.worst()
-            );
-            assert!(
-                report.worst() <= tolerance,
-                "{name}: {:?}",
-                report
-                    .matrices
-                    .iter()
-                    .max_by(|a, b| a.error.total_cmp(&b.error))
-            );
+            let exact = ForwardWeights::Direct(Kernel::exact());
+            let report = check(backend, &metadata, folder.path(), name, exact).unwrap();
+            check_numbers(&report, &format!("{name}, kernels of our own"));
         }
     }
     whole

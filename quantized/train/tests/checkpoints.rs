@@ -182,14 +182,11 @@ fn what_lies_below_the_adapted_blocks_is_computed_once() {
                 ..spec(forward)
             };
             let (with, kept) = losses(backend, &model, &alone);
-            let (without, none) = losses(
-                backend,
-                &model,
-                &TrainSpec {
-                    frozen_bytes: 0,
-                    ..alone.clone()
-                },
-            );
+            let nothing = TrainSpec {
+                frozen_bytes: 0,
+                ..alone.clone()
+            };
+            let (without, none) = losses(backend, &model, &nothing);
             // One row of the stream for each of 39 tokens of three examples.
             assert_eq!((kept, none), (3 * 39 * shape.width * 4, 0), "{name}");
             assert!(
@@ -227,26 +224,38 @@ fn what_lies_below_the_adapted_blocks_is_computed_once() {
                 assert_eq!(losses(backend, &model, &spec).1, 0, "{name}");
             }
         }
-        let nowhere = TrainSpec {
-            first_block: Some(4),
-            ..spec(ForwardWeights::Native)
-        };
-        assert!(
-            Trainer::new(backend, &model, &nowhere)
-                .is_err_and(|error| error.to_string().contains("layers 0 to 3"))
-        );
-        let lower = TrainSpec {
-            first_block: Some(1),
-            end_block: Some(3),
-            ..nowhere
-        };
-        let trainer = Trainer::new(backend, &model, &lower).unwrap();
-        assert!(trainer.adapter().pairs.iter().all(|pair| {
-            pair.target
-                .block()
-                .is_some_and(|block| block == 1 || block == 2)
-        }));
     }
+}
+
+#[test]
+fn only_the_chosen_blocks_are_adapted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tiny.gguf");
+    let shape = TinyShape {
+        blocks: 4,
+        ..TinyShape::default()
+    };
+    std::fs::write(&path, tiny_model(TinyArchitecture::Qwen3, 5, &shape)).unwrap();
+    let (backend, model) = open(&path);
+    let nowhere = TrainSpec {
+        first_block: Some(4),
+        ..spec(ForwardWeights::Native)
+    };
+    assert!(
+        Trainer::new(backend, &model, &nowhere)
+            .is_err_and(|error| error.to_string().contains("layers 0 to 3"))
+    );
+    let lower = TrainSpec {
+        first_block: Some(1),
+        end_block: Some(3),
+        ..nowhere
+    };
+    let trainer = Trainer::new(backend, &model, &lower).unwrap();
+    assert!(trainer.adapter().pairs.iter().all(|pair| {
+        pair.target
+            .block()
+            .is_some_and(|block| block == 1 || block == 2)
+    }));
 }
 
 /// Every model in the folder `TRANSLORA_ARCHS` (llama.cpp's `test-llama-archs` writes one of each
