@@ -135,7 +135,7 @@ impl State {
     /// The state that these bytes hold, for an adapter of the same shape.
     ///
     /// fails: damaged bytes, or a state of another shape.
-    pub fn from_bytes(&self, bytes: &[u8]) -> Result<Self, TrainError> {
+    pub fn restored(&self, bytes: &[u8]) -> Result<Self, TrainError> {
         let damaged = || TrainError::Snapshot("damaged".into());
         let expected = self.length();
         if bytes.len() != expected {

@@ -289,7 +289,7 @@ impl Trainer {
     ///
     /// fails: damaged bytes, or a snapshot of another shape.
     pub fn restore(&mut self, bytes: &[u8]) -> Result<(), TrainError> {
-        self.state = self.state.from_bytes(bytes)?;
+        self.state = self.state.restored(bytes)?;
         self.workshop.upload(self.state.adapter())
     }
 

@@ -21,7 +21,8 @@ impl Names {
             syn::UseTree::Rename(name) => self.0.insert(name.ident.to_string()),
             syn::UseTree::Glob(_) => self.0.insert("*".into()),
             syn::UseTree::Group(group) => {
-                return group.items.iter().for_each(|tree| self.take(tree));
+                group.items.iter().for_each(|tree| self.take(tree));
+                true
             }
         };
     }
