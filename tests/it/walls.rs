@@ -33,7 +33,10 @@ pub const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     ("control", &["record", "pipeline", "jobs"]),
-    ("serve", &["record", "engine", "jobs", "control"]),
+    (
+        "serve",
+        &["record", "engine", "jobs", "control", "adapters"],
+    ),
     (
         "bin",
         &["record", "engine", "pipeline", "jobs", "control", "serve"],
