@@ -12,9 +12,10 @@ use translora_abi::{Failure, HostTable, JobState, Plugin, Progress, Status};
 
 use crate::adapters::{self, AdaptersError, Refused};
 use crate::engine::Fault;
-use crate::jobs::{Config, JobId, Jobs, JobsError, State, TransferRequest};
+use crate::jobs::{Config, JobId, Jobs, JobsError, State};
 use crate::pipeline::{self, PipelineError};
 use crate::record::SystemClock;
+use crate::request::{Request, Transfer};
 
 /// One instance of the plugin.
 pub struct Door {
@@ -114,7 +115,7 @@ impl translora_abi::Jobs for Door {
     }
 
     fn start(&self, request: &str) -> Result<u64, Failure> {
-        let request = TransferRequest::parse(request).map_err(|error| of_jobs(&error))?;
+        let request = Transfer::from_json(request).map_err(|refusal| of_jobs(&refusal.into()))?;
         let id = self
             .opened()?
             .start(&request)

@@ -22,7 +22,7 @@ mod recipe;
 
 use course::Course;
 pub use probe::Probe;
-pub use recipe::{EarlyStop, Recipe, Schedule, learning_rate};
+pub use recipe::{EarlyStop, Recipe, learning_rate};
 
 /// Points of a loss curve.
 const CURVE_POINTS: usize = 100;
@@ -233,7 +233,9 @@ impl DistillError {
             }
             Self::Engine(_) => return None,
             Self::NoExamples => "give rows with answers",
-            Self::Recipe { .. } => "choose a number above zero (warmup: between 0 and 1)",
+            Self::Recipe { .. } => {
+                "choose a number within its bounds: `translora transfer --help` has them"
+            }
             Self::Checkpoint(_) => "make room beside --out, then go on with --resume",
         };
         Some(text.to_owned())
@@ -334,7 +336,7 @@ pub fn check_memory(
     examples: &[Pair],
     recipe: &Recipe,
 ) -> Result<(), DistillError> {
-    if recipe.spec.memory.is_some() {
+    if recipe.spec.shape.memory.is_some() {
         model.trainer(&recipe.spec)?.load(examples)?;
     }
     Ok(())

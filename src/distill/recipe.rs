@@ -3,6 +3,7 @@ use serde::{Deserialize, Serialize};
 use super::DistillError;
 use crate::engine::LoraSpec;
 use crate::record::Rng;
+use crate::request::{Fields, Refusal, Schedule};
 
 /// Share of the learning rate that a cosine leaves at the end.
 const FLOOR: f64 = 0.1;
@@ -16,18 +17,6 @@ pub fn learning_rate(width: usize) -> f32 {
     (5e-4 * (2000.0 / width.max(1) as f64).powf(0.781)) as f32
 }
 
-/// How the learning rate goes on after warming up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Schedule {
-    /// Along a cosine to a tenth.
-    #[default]
-    Cosine,
-    /// In a straight line to nothing after the last step.
-    Linear,
-    Constant,
-}
-
 /// Everything that decides how an adapter is fitted, besides the examples.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Recipe {
@@ -39,8 +28,6 @@ pub struct Recipe {
     /// source: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts"
     /// (2017); when to stop is ours
     pub restarts: u32,
-    /// Examples a step.
-    pub batch: usize,
     pub learning_rate: f32,
     pub schedule: Schedule,
     /// Share of the steps spent warming up.
@@ -66,9 +53,6 @@ impl Recipe {
     /// Refuse numbers that no run could follow.
     pub(super) fn check(&self) -> Result<(), DistillError> {
         let refuse = |what, value: String| Err(DistillError::Recipe { what, value });
-        if self.batch == 0 {
-            return refuse("batch", "0".into());
-        }
         if !(self.epochs.is_finite() && self.epochs > 0.0 && self.epochs <= 10_000.0) {
             return refuse("epochs", self.epochs.to_string());
         }
@@ -78,27 +62,16 @@ impl Recipe {
         if !(0.0..=1.0).contains(&self.warmup) {
             return refuse("warmup", self.warmup.to_string());
         }
-        if !(0.0..1.0).contains(&self.spec.dropout) {
-            return refuse("dropout", self.spec.dropout.to_string());
+        match self.spec.shape.within() {
+            Err(Refusal::Value { field, value }) => refuse(field.name, value.to_string()),
+            _ => Ok(()),
         }
-        if !(self.spec.b_rate.is_finite() && self.spec.b_rate > 0.0) {
-            return refuse("ratio of B's learning rate", self.spec.b_rate.to_string());
-        }
-        for (what, value) in [
-            ("weight decay", self.spec.weight_decay),
-            ("clip norm", self.spec.clip_norm),
-        ] {
-            if !(value.is_finite() && value >= 0.0) {
-                return refuse(what, value.to_string());
-            }
-        }
-        Ok(())
     }
 
     /// Steps of one schedule for `examples` examples; at least one.
     pub fn steps(&self, examples: usize) -> u64 {
         let passes = f64::from(self.epochs) * examples as f64;
-        ((passes / self.batch as f64).ceil() as u64).max(1)
+        ((passes / self.spec.shape.batch as f64).ceil() as u64).max(1)
     }
 
     /// The learning rate of a step: a linear climb, then what the schedule says.
@@ -157,6 +130,7 @@ impl Deck {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::request::Shape;
 
     #[test]
     fn the_narrower_the_model_the_higher_the_rate() {
@@ -198,11 +172,20 @@ mod tests {
         );
     }
 
+    fn spec(batch: usize) -> LoraSpec {
+        LoraSpec {
+            shape: Shape {
+                batch,
+                ..Shape::default()
+            },
+            ..LoraSpec::default()
+        }
+    }
+
     fn recipe() -> Recipe {
         Recipe {
-            spec: LoraSpec::default(),
+            spec: spec(4),
             epochs: 2.0,
-            batch: 4,
             learning_rate: 1.0,
             schedule: Schedule::Cosine,
             warmup: 0.1,
@@ -246,7 +229,7 @@ mod tests {
     fn impossible_numbers_are_refused() {
         let bad = [
             Recipe {
-                batch: 0,
+                spec: spec(0),
                 ..recipe()
             },
             Recipe {

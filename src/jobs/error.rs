@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{JobId, State};
 use crate::engine::{EngineError, Fault};
 use crate::pipeline::PipelineError;
+use crate::request::{Door, Refusal};
 
 /// Why a call on the queue was refused.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -34,6 +35,12 @@ fn listed(paths: &[PathBuf]) -> String {
         .map(|path| path.display().to_string())
         .collect::<Vec<_>>()
         .join(", ")
+}
+
+impl From<Refusal> for JobsError {
+    fn from(refusal: Refusal) -> Self {
+        Self::request(refusal.what(Door::Json), refusal.hint(Door::Json))
+    }
 }
 
 impl JobsError {

@@ -11,7 +11,7 @@ use super::job::{Job, Made, Session, count_rejections, fitting, named, recipe};
 use super::journal::blob_name;
 use super::judging::Teacher;
 use super::transfer::Given;
-use super::{LabelChoice, MadeInput, PipelineError, RecipePlan, RoundCounts, Stage, TransferPlan};
+use super::{MadeInput, PipelineError, RoundCounts, Stage, TransferPlan};
 use crate::distill::{Fitted, fit};
 use crate::engine::{Answer, Talk, With};
 use crate::evaluate;
@@ -20,6 +20,7 @@ use crate::generate::{self, Ask, Candidate, Generator, Settings, Yield};
 use crate::kit::Seed;
 use crate::label::{self, Draws, Labeled};
 use crate::record::{Origin, Pair};
+use crate::request::{LabelChoice, Training};
 
 /// Valid inputs judged for each sample that is needed.
 const CANDIDATES_PER_SAMPLE: usize = 6;
@@ -159,10 +160,10 @@ impl<'a> Rounds<'a> {
         } = hands;
         let settings = Settings {
             temperature: plan.temperature,
-            tokens_max: plan.limits.input_tokens_max,
+            tokens_max: plan.input.input_tokens,
             sequences: plan.limits.sequences_max,
             variants: !matches!(judge, Judge::None),
-            seed: plan.seed,
+            seed: plan.run.seed,
         };
         Ok(Self {
             plan,
@@ -375,16 +376,14 @@ impl<'a> Rounds<'a> {
             )
         });
         let rows: Vec<Pair> = seeds.chain(best).map(row).collect();
-        let recipe_plan = RecipePlan {
-            epochs: TUNED_EPOCHS,
-            restarts: 0,
-            patience: 0,
-            ..plan.recipe.clone()
+        let training = Training {
+            early_stop: 0,
+            ..plan.training.clone()
         };
         let tuner = &mut self.tuner;
         job.stage(&key, Stage::Distill, |_, journal| {
             let (model, _) = tuner.get()?;
-            let recipe = recipe(&recipe_plan, plan.seed, model.info().width);
+            let recipe = recipe(&training, TUNED_EPOCHS, plan.run.seed, model.info().width);
             let Fitted {
                 adapter, report, ..
             } = fitting(context, journal, &key, &[], &[], |run| {
@@ -592,7 +591,7 @@ impl<'a> Rounds<'a> {
             let answers = model.answer(
                 With::Adapter(adapters[0]),
                 &texts,
-                plan.limits.completion_tokens_max,
+                plan.answer.answer_tokens,
                 talk,
             )?;
             source.close();
@@ -635,7 +634,7 @@ impl<'a> Rounds<'a> {
             self.needed + self.needed / 20 + 2 + self.spare(),
             self.shares(),
         );
-        let (source, tokens_max) = (&mut self.source, self.plan.limits.completion_tokens_max);
+        let (source, tokens_max) = (&mut self.source, self.plan.answer.answer_tokens);
         let made = job.stage("label", Stage::Label, |talk, _| {
             let (model, adapters) = source.get()?;
             let (labeled, rejections) =
@@ -681,8 +680,8 @@ impl<'a> Rounds<'a> {
             samples: ANSWERS_DRAWN,
             temperature: ANSWERS_TEMPERATURE,
             agreed_min: AGREED_MIN,
-            tokens_max: self.plan.limits.completion_tokens_max,
-            seed: self.plan.seed,
+            tokens_max: self.plan.answer.answer_tokens,
+            seed: self.plan.run.seed,
         };
         let (source, labeled) = (&mut self.source, std::mem::take(&mut self.labeled));
         let made = job.stage("consistent", Stage::Label, |talk, _| {
@@ -725,7 +724,7 @@ impl<'a> Rounds<'a> {
         if self.seeds.is_some() {
             return Ok(());
         }
-        let (source, tokens_max) = (&mut self.source, self.plan.limits.completion_tokens_max);
+        let (source, tokens_max) = (&mut self.source, self.plan.answer.answer_tokens);
         let texts: Vec<String> = self
             .given
             .seeds
@@ -762,7 +761,7 @@ impl<'a> Rounds<'a> {
         let (Some(rows), None) = (&self.given.eval, &self.teacher) else {
             return Ok(());
         };
-        let (source, tokens_max) = (&mut self.source, self.plan.limits.completion_tokens_max);
+        let (source, tokens_max) = (&mut self.source, self.plan.answer.answer_tokens);
         let shots = self
             .seeds
             .iter()

@@ -12,10 +12,7 @@ use super::journal::{Journal, Product, blob_name};
 use super::judging::{Arms, Asked, Teacher};
 use super::rounds::Rounds;
 use super::teaching::{self, Known, ObjectiveReport, Teaching};
-use super::{
-    Context, InputAudit, Inputs, ObjectiveChoice, PipelineError, Stage, TransferPlan,
-    TransferReport,
-};
+use super::{Context, InputAudit, PipelineError, Stage, TransferPlan, TransferReport};
 use crate::distill::{FitReport, Probe, Recipe, Run, Trained, check_memory, distill};
 use crate::engine::{Engine, Model, Talk, With};
 use crate::evaluate::{self, Arm, Halves, Outcome, Verdict};
@@ -23,6 +20,7 @@ use crate::kit::{self, Completion, Kit, Seed};
 use crate::label::Labeled;
 use crate::publish::{self, Outputs};
 use crate::record::{ContentHash, Pair, Rng};
+use crate::request::{Inputs, ObjectiveChoice};
 
 /// One labelled sample in this many is held out to measure fidelity.
 const HELD_OUT_ONE_IN: usize = 10;
@@ -44,7 +42,6 @@ pub fn transfer(
     context: &Context<'_>,
 ) -> Result<TransferReport, PipelineError> {
     let announced = announce(context, "transfer", plan);
-    check_plan(plan)?;
     let outputs = Outputs::beside(&plan.out);
     let (given, seconds) = once(context, Stage::Kit, |talk| {
         let given = read(plan, talk)?;
@@ -59,7 +56,7 @@ pub fn transfer(
         );
         Ok((given, summary))
     })?;
-    let publishing = plan.resume && Journal::lies_beside(&plan.out);
+    let publishing = plan.run.resume && Journal::lies_beside(&plan.out);
     if !publishing {
         publish::check_writable(&outputs.all())?;
     }
@@ -82,38 +79,9 @@ pub fn transfer(
     job.end(result)
 }
 
-fn check_plan(plan: &TransferPlan) -> Result<(), PipelineError> {
-    let refuse = |what: &str, hint: &str| {
-        Err(PipelineError::Plan {
-            what: what.into(),
-            hint: hint.into(),
-        })
-    };
-    if plan.samples == 0 {
-        return refuse(
-            "--samples is 0",
-            "ask for at least 10; 250 is the paper's number",
-        );
-    }
-    if plan.oracle.is_some() && plan.eval.is_none() {
-        return refuse(
-            "--oracle without --eval",
-            "the oracle is measured on rows with known answers: give --eval too",
-        );
-    }
-    if matches!(plan.inputs, Inputs::Seeds(_)) {
-        inputs::check(plan, None)
-    } else {
-        Ok(())
-    }
-}
-
 fn read(plan: &TransferPlan, talk: &mut Talk<'_>) -> Result<Given, PipelineError> {
-    let (name, path) = match &plan.inputs {
-        Inputs::Kit(path) => ("kit", path),
-        Inputs::Seeds(path) => ("seeds", path),
-    };
-    let (seeds, kit) = match &plan.inputs {
+    let inputs = plan.inputs();
+    let (seeds, kit) = match inputs {
         Inputs::Seeds(path) => (kit::read_seeds(path, &plan.limits)?, None),
         Inputs::Kit(path) => {
             let kit = Kit::open(path, &plan.limits)?;
@@ -129,18 +97,18 @@ fn read(plan: &TransferPlan, talk: &mut Talk<'_>) -> Result<Given, PipelineError
         ("source", &plan.source),
         ("source_lora", &plan.source_lora),
         ("target", &plan.target),
-        (name, path),
+        (inputs.name(), inputs.path()),
     ];
     files.extend(plan.eval.as_deref().map(|path| ("eval", path)));
     files.extend(plan.oracle.as_deref().map(|path| ("oracle", path)));
     let hashes = hash_inputs(&files, talk)?;
     if let Some(kit) = &kit {
         kit.check_made_for(
-            path,
+            inputs.path(),
             (&plan.source, hashes["source"]),
             (&plan.source_lora, hashes["source_lora"]),
         )?;
-        inputs::check(plan, Some(kit))?;
+        inputs::check(plan, kit)?;
     }
     Ok(Given {
         seeds,
@@ -186,17 +154,27 @@ impl Transfer<'_> {
         let hands = Hands::of(self.plan, self.given, job)?;
         let filter = hands.filter;
         let samples = {
-            let memory = self.plan.recipe.memory;
+            let memory = self.plan.training.shape.memory;
             let source = Session::new(
                 self.engine,
                 &self.plan.source,
-                &self.plan.open,
+                &self.plan.machine,
                 hands.adapters.clone(),
             )
             .for_answers(memory);
-            let target = Session::new(self.engine, &self.plan.target, &self.plan.open, Vec::new())
-                .for_answers(memory);
-            let tuner = Session::new(self.engine, &self.plan.target, &self.plan.open, Vec::new());
+            let target = Session::new(
+                self.engine,
+                &self.plan.target,
+                &self.plan.machine,
+                Vec::new(),
+            )
+            .for_answers(memory);
+            let tuner = Session::new(
+                self.engine,
+                &self.plan.target,
+                &self.plan.machine,
+                Vec::new(),
+            );
             Rounds::new(
                 self.plan,
                 self.given,
@@ -206,7 +184,12 @@ impl Transfer<'_> {
             )?
             .run(job)?
         };
-        let mut target = Session::new(self.engine, &self.plan.target, &self.plan.open, Vec::new());
+        let mut target = Session::new(
+            self.engine,
+            &self.plan.target,
+            &self.plan.machine,
+            Vec::new(),
+        );
         let teacher = samples.teacher.as_ref();
         let bare = self.bare(job, &mut target, teacher)?;
         let seeds = samples.seeds.len();
@@ -219,16 +202,18 @@ impl Transfer<'_> {
             teacher.zip(bare.as_ref()),
         )?;
         // Seeds are never held out: that the adapter answers what it was shown says nothing.
-        let (mut train, held_out) =
-            split(labeled.split_off(seeds), self.plan.samples, self.plan.seed);
+        let (mut train, held_out) = split(
+            labeled.split_off(seeds),
+            self.plan.samples,
+            self.plan.run.seed,
+        );
         train.extend(labeled);
         let mut counts = samples.counts;
         counts.extend([
             ("trained".to_owned(), train.len() as u64),
             ("held_out".to_owned(), held_out.len() as u64),
         ]);
-        let mut recipe = recipe(&self.plan.recipe, self.plan.seed, width);
-        recipe.spec.objective = objective.minimized();
+        let recipe = self.recipe(&objective, width);
         let provenance = self.provenance(&recipe, filter, &objective);
         let synthetic: Vec<Pair> = held_out.iter().map(Labeled::pair).collect();
         let fitted = self.distill(job, &mut target, (&train, &synthetic), &recipe, &provenance)?;
@@ -241,7 +226,7 @@ impl Transfer<'_> {
         let judged: &[Pair] = self.given.eval.as_deref().unwrap_or(&synthetic);
         let halves = Halves::of(
             bare.rows(),
-            &mut Rng::new(self.plan.seed, "gate and report"),
+            &mut Rng::new(self.plan.run.seed, "gate and report"),
         );
         let (comparison, outcome) = evaluate::gate(
             trained,
@@ -268,7 +253,7 @@ impl Transfer<'_> {
                 &halves,
                 judged,
                 samples.teacher.as_ref().map(|teacher| &teacher.arm),
-                self.plan.seed,
+                self.plan.run.seed,
             )?,
             flips: arms.flips(judged),
             confusion: arms.confusion(),
@@ -302,7 +287,7 @@ impl Transfer<'_> {
             ];
             for (i, (base, adapters)) in both.into_iter().enumerate() {
                 talk.tick(i, 2)?;
-                let mut session = Session::new(self.engine, base, &self.plan.open, adapters);
+                let mut session = Session::new(self.engine, base, &self.plan.machine, adapters);
                 let (model, adapters) = session.get()?;
                 if let [teacher] = *adapters {
                     input_audit = audit::input(model, teacher, self.plan, self.given, talk)?;
@@ -310,11 +295,10 @@ impl Transfer<'_> {
                     model.attach(oracle)?;
                 }
                 for (i, seed) in self.given.seeds.iter().enumerate() {
-                    let (Inputs::Kit(path) | Inputs::Seeds(path)) = &self.plan.inputs;
                     model
                         .check_text(seed.text())
                         .map_err(|source| PipelineError::Row {
-                            path: path.clone(),
+                            path: self.plan.inputs().path().to_owned(),
                             line: i + 1,
                             source,
                         })?;
@@ -377,7 +361,7 @@ impl Transfer<'_> {
                 target.get()?.0,
                 With::Base,
                 rows,
-                self.plan.limits.completion_tokens_max,
+                self.plan.answer.answer_tokens,
                 talk,
             )?;
             let summary = format!("bare target {:.1} % of {}", 100.0 * arm.exact(), arm.rows());
@@ -414,7 +398,7 @@ impl Transfer<'_> {
         let source = Session::new(
             self.engine,
             &self.plan.source,
-            &self.plan.open,
+            &self.plan.machine,
             vec![self.plan.source_lora.clone()],
         );
         let labeled = Teaching {
@@ -476,9 +460,16 @@ impl Transfer<'_> {
         let rows: Vec<Pair> = seeds
             .chain(self.given.eval.iter().flatten().cloned())
             .collect();
-        let mut recipe = recipe(&self.plan.recipe, self.plan.seed, model.info().width);
-        recipe.spec.objective = objective.minimized();
+        let recipe = self.recipe(objective, model.info().width);
         Ok(check_memory(model, &rows, &recipe)?)
+    }
+
+    fn recipe(&self, objective: &ObjectiveReport, width: usize) -> Recipe {
+        let plan = self.plan;
+        let mut recipe = recipe(&plan.training, plan.epochs, plan.run.seed, width);
+        recipe.restarts = plan.restarts;
+        recipe.spec.objective = objective.minimized();
+        recipe
     }
 
     fn distill(
@@ -524,7 +515,7 @@ impl Transfer<'_> {
             oracle: self.plan.oracle.as_deref(),
             teacher,
             bare,
-            tokens_max: self.plan.limits.completion_tokens_max,
+            tokens_max: self.plan.answer.answer_tokens,
         };
         let made = job.stage("evaluate", Stage::Evaluate, |talk, journal| {
             let (model, _) = target.get()?;
@@ -572,7 +563,7 @@ impl Transfer<'_> {
                 let mut fresh = Session::new(
                     self.engine,
                     &self.plan.target,
-                    &self.plan.open,
+                    &self.plan.machine,
                     vec![staged.temporary().to_owned()],
                 );
                 let (model, adapters) = audit::reopened(&report.adapter, fresh.get())?;
@@ -619,7 +610,7 @@ impl Transfer<'_> {
         let mut all = BTreeMap::from([
             ("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
             ("engine".to_owned(), self.engine.version()),
-            ("seed".to_owned(), self.plan.seed.to_string()),
+            ("seed".to_owned(), self.plan.run.seed.to_string()),
             ("filter".to_owned(), filter.to_owned()),
             (
                 "objective".to_owned(),

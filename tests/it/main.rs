@@ -14,6 +14,7 @@ mod pipeline;
 #[cfg(feature = "ggml")]
 mod real;
 mod refusals;
+mod request;
 mod serve;
 mod source;
 mod tidy;

@@ -1,12 +1,10 @@
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
-use translora::pipeline::{
-    self, FilterChoice, GeneratorChoice, Inputs, LabelChoice, ObjectiveChoice, ObjectiveReport,
-    RESTARTS, RecipePlan, Repeats, TokenWeights, TransferPlan, TransferReport, Verdict,
-};
+use clap::{ArgGroup, Args};
+use translora::pipeline::{self, ObjectiveReport, TransferReport, Verdict};
+use translora::request;
 
-use crate::args::{Lengths, Machine, Recipe, at_most, between, share};
+use crate::args::Flags;
 use crate::failure::Failure;
 use crate::progress::Talk;
 use crate::{Outcome, job, out};
@@ -21,131 +19,13 @@ use crate::{Outcome, job, out};
 /// Give a kit (made by `translora kit` while the data existed) or, without one, a few seed inputs.
 #[derive(Args, Debug)]
 #[command(
+    group(ArgGroup::new("inputs").args(["kit", "seeds"]).required(true)),
     after_help = "Examples:\n  translora transfer --source old.gguf --source-lora tickets.gguf --target new.gguf --kit tickets.kit --out tickets-new.gguf\n  \
                         translora transfer --source old.gguf --source-lora tickets.gguf --target new.gguf --seeds five.jsonl --out tickets-new.gguf --eval held-out.jsonl --json"
 )]
 pub struct Transfer {
-    /// Base model that the adapter was made for (GGUF)
-    #[arg(long, value_name = "OLD.gguf")]
-    source: PathBuf,
-
-    /// The adapter to move (GGUF)
-    #[arg(long, value_name = "L.gguf")]
-    source_lora: PathBuf,
-
-    /// Base model to move it to (GGUF)
-    #[arg(long, value_name = "NEW.gguf")]
-    target: PathBuf,
-
     #[command(flatten)]
-    inputs: InputFlags,
-
-    /// The adapter to write; nothing is overwritten
-    #[arg(long, value_name = "N.gguf")]
-    out: PathBuf,
-
-    /// Made-up inputs to learn from, after filtering; the seeds come on top
-    #[arg(long, value_name = "N", default_value_t = 250, value_parser = between::<1, 1_000_000>)]
-    samples: usize,
-
-    /// What decides which inputs are kept; kit is the discriminator that the kit holds, both the
-    /// contrast and then that; auto is both where the kit's discriminator is good, else the
-    /// contrast
-    #[arg(long, value_name = "HOW", value_enum, default_value_t = Filter::Auto)]
-    filter: Filter,
-
-    /// Who makes inputs up; auto is the kit's input model where it holds one, else the target base;
-    /// mix is the target and the source base, anything a target that is shown no seeds
-    #[arg(long, value_name = "WHO", value_enum, default_value_t = Maker::Auto)]
-    generator: Maker,
-
-    /// What the new adapter is fitted to: `text`, the teacher's answers; `kl`, its distribution at
-    /// each token of them (one vocabulary only); `aligned`, the same for the tokens and words that
-    /// two vocabularies share; `delta`, the target base's own distribution, shifted by what the
-    /// adapter does to the source's (for a target that is already better than the source with its
-    /// adapter). The report says what `auto` took, and why
-    #[arg(long, value_name = "WHAT", value_enum, default_value_t = Objective::Auto)]
-    objective: Objective,
-
-    /// How the teacher answers: `greedy`, or `consistent`, eight times at temperature 1; the answer
-    /// that most agree on is kept, and inputs on which less than half agree are dropped
-    #[arg(long, value_name = "HOW", value_enum, default_value_t = Label::Greedy)]
-    label: Label,
-
-    /// How much each token of an answer counts: all the same, by the teacher's confidence, or by
-    /// the share of it that the adapter added
-    #[arg(long, value_name = "HOW", value_enum, default_value_t = Weights::None, help_heading = "Adapter and training")]
-    token_weights: Weights,
-
-    /// How far `--objective delta` may take a token from the target base's own distribution. units:
-    /// nats
-    #[arg(long, value_name = "X", default_value_t = pipeline::kl_budget(), value_parser = at_most::<100>, help_heading = "Adapter and training")]
-    kl_budget: f32,
-
-    /// Rows with known answers to judge all three on (JSON lines)
-    #[arg(long, value_name = "E.jsonl")]
-    eval: Option<PathBuf>,
-
-    /// An adapter for NEW.gguf trained on real data, to measure the transferred one against on the
-    /// rows of --eval
-    #[arg(
-        long,
-        value_name = "O.gguf",
-        requires = "eval",
-        help_heading = "Judging"
-    )]
-    oracle: Option<PathBuf>,
-
-    /// Share of the rows that decide on which the new adapter may be wrong where the bare target
-    /// was right
-    #[arg(long, value_name = "X", default_value_t = pipeline::flip_budget(), value_parser = share, help_heading = "Judging")]
-    flip_budget: f32,
-
-    /// Go on although the source adapter is not seen to be better than its own base
-    #[arg(long, help_heading = "Judging")]
-    allow_weak_source: bool,
-
-    /// Temperature at which inputs are made up
-    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = at_most::<5>)]
-    temperature: f32,
-
-    /// Inputs that share this part of their word trigrams are the same; 0 lets them be
-    #[arg(long, value_name = "X", default_value_t = Repeats::default().near, value_parser = share, help_heading = "Inputs")]
-    near: f32,
-
-    /// Inputs that differ in numbers only are the same
-    #[arg(long, help_heading = "Inputs")]
-    ignore_numbers: bool,
-
-    /// Throw out inputs with this part of a seed's words in a row; 0 lets them be
-    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = share, help_heading = "Inputs")]
-    seed_run: f32,
-
-    /// Passes over the samples
-    #[arg(long, value_name = "X", default_value_t = 4.0, value_parser = at_most::<1000>, help_heading = "Adapter and training")]
-    epochs: f32,
-
-    /// Start --epochs and the schedule again, so many times at most, while the new adapter has not
-    /// learnt the answers
-    #[arg(long, value_name = "N", default_value_t = RESTARTS, value_parser = clap::value_parser!(u32).range(0..=100), help_heading = "Adapter and training")]
-    restarts: u32,
-
-    #[command(flatten)]
-    recipe: Recipe,
-
-    #[command(flatten)]
-    lengths: Lengths,
-
-    #[command(flatten)]
-    machine: Machine,
-
-    /// Seed of everything random; the same seed and thread count give the same bytes
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    seed: u64,
-
-    /// Continue a run that was stopped, from its journal beside --out
-    #[arg(long)]
-    resume: bool,
+    flags: Flags<request::Transfer>,
 
     /// Run it in the llama-server with this socket (see `translora attach`), and swap the new
     /// adapter in if it proves itself
@@ -154,66 +34,13 @@ pub struct Transfer {
     attach: Option<PathBuf>,
 }
 
-#[derive(Args, Debug)]
-#[group(required = true, multiple = false)]
-struct InputFlags {
-    /// Kit of the adapter
-    #[arg(long, value_name = "K.kit")]
-    kit: Option<PathBuf>,
-
-    /// A few inputs of the task instead of a kit (JSON lines; completions are not needed)
-    #[arg(long, value_name = "S.jsonl")]
-    seeds: Option<PathBuf>,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Filter {
-    Auto,
-    Kit,
-    Contrast,
-    Both,
-    None,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Maker {
-    Auto,
-    Target,
-    Source,
-    SourceLora,
-    Mix,
-    Anything,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Objective {
-    Auto,
-    Text,
-    Kl,
-    Aligned,
-    Delta,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Label {
-    Greedy,
-    Consistent,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Weights {
-    None,
-    Confidence,
-    Contrast,
-}
-
 impl Transfer {
     pub fn run(self, talk: Talk) -> Result<Outcome, Failure> {
+        let plan = self.flags.plan()?;
         #[cfg(unix)]
-        if let Some(socket) = self.attach.clone() {
-            return crate::remote::transfer(&socket, &self.plan()?, talk);
+        if let Some(socket) = &self.attach {
+            return crate::remote::transfer(socket, &plan, talk);
         }
-        let plan = self.plan()?;
         let done = job::run(talk, &plan.limits, |engine, context| {
             pipeline::transfer(engine, &plan, context)
         })?;
@@ -222,87 +49,6 @@ impl Transfer {
             Outcome::Done
         } else {
             Outcome::Refused
-        })
-    }
-
-    fn plan(self) -> Result<TransferPlan, Failure> {
-        let inputs = match (self.inputs.kit, self.inputs.seeds) {
-            (Some(kit), _) => Inputs::Kit(kit),
-            (None, Some(seeds)) if matches!(self.filter, Filter::Kit | Filter::Both) => {
-                let name = format!("{:?}", self.filter).to_lowercase();
-                let message = format!(
-                    "--filter {name} needs a kit, but only seeds are given ({})",
-                    seeds.display()
-                );
-                return Err(Failure::Usage {
-                    message,
-                    hint: "give --kit, or use --filter contrast".into(),
-                });
-            }
-            (None, Some(seeds)) => Inputs::Seeds(seeds),
-            (None, None) => {
-                return Err(Failure::Bug(
-                    "neither --kit nor --seeds passed the parser".into(),
-                ));
-            }
-        };
-        Ok(TransferPlan {
-            recipe: RecipePlan {
-                restarts: self.restarts,
-                ..self.recipe.plan(self.epochs)
-            },
-            open: self.machine.open_options(),
-            source: self.source,
-            source_lora: self.source_lora,
-            target: self.target,
-            inputs,
-            out: self.out,
-            samples: self.samples,
-            filter: match self.filter {
-                Filter::Auto => FilterChoice::Auto,
-                Filter::Kit => FilterChoice::Kit,
-                Filter::Contrast => FilterChoice::Contrast,
-                Filter::Both => FilterChoice::Both,
-                Filter::None => FilterChoice::None,
-            },
-            generator: match self.generator {
-                Maker::Auto => GeneratorChoice::Auto,
-                Maker::Target => GeneratorChoice::Target,
-                Maker::Source => GeneratorChoice::Source,
-                Maker::SourceLora => GeneratorChoice::SourceLora,
-                Maker::Mix => GeneratorChoice::Mix,
-                Maker::Anything => GeneratorChoice::Anything,
-            },
-            label: match self.label {
-                Label::Greedy => LabelChoice::Greedy,
-                Label::Consistent => LabelChoice::Consistent,
-            },
-            objective: match self.objective {
-                Objective::Auto => ObjectiveChoice::Auto,
-                Objective::Text => ObjectiveChoice::Text,
-                Objective::Kl => ObjectiveChoice::Kl,
-                Objective::Aligned => ObjectiveChoice::Aligned,
-                Objective::Delta => ObjectiveChoice::Delta,
-            },
-            token_weights: match self.token_weights {
-                Weights::None => TokenWeights::None,
-                Weights::Confidence => TokenWeights::Confidence,
-                Weights::Contrast => TokenWeights::Contrast,
-            },
-            kl_budget: self.kl_budget,
-            temperature: self.temperature,
-            repeats: Repeats {
-                near: self.near,
-                numbers: self.ignore_numbers,
-                seed_run: self.seed_run,
-            },
-            eval: self.eval,
-            oracle: self.oracle,
-            flip_budget: self.flip_budget,
-            allow_weak_source: self.allow_weak_source,
-            limits: self.lengths.limits(),
-            seed: self.seed,
-            resume: self.resume,
         })
     }
 }

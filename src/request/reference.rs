@@ -1,0 +1,93 @@
+//! The table as a document prints it.
+
+use serde_json::Value;
+
+use super::{Eval, Field, Fields, Kit, Train, Transfer, text};
+
+type Rows = Vec<(&'static Field, Value)>;
+
+/// The page `docs/reference/transfer.md`.
+pub fn page() -> String {
+    let head = "# What a run can be asked for\n\n\
+        The command line takes these as flags. HTTP, the C ABI and the socket take a transfer as one JSON object \
+        with the same names, in which `-` is `_`. A value out of bounds or a name that is not here is refused before \
+        any work. In JSON a field that is `null` has its default.\n\n\
+        This page is printed from `src/request/table.rs`: `TRANSLORA_BLESS=1 cargo test --test it reference` writes it.\n";
+    let verbs: [(&str, Rows); 4] = [
+        ("transfer", Transfer::rows()),
+        ("train", Train::rows()),
+        ("kit", Kit::rows()),
+        ("eval", Eval::rows()),
+    ];
+    let sections = verbs.map(|(verb, rows)| format!("\n## translora {verb}\n{}", tables(&rows)));
+    head.to_owned() + &sections.concat()
+}
+
+/// The fields of a transfer with their bounds and defaults, for who knows what they mean.
+pub fn names() -> String {
+    let mut lines = "| field | must be | default |\n|---|---|---|\n".to_owned();
+    for (field, default) in Transfer::rows() {
+        let default = match (&default, field.words.is_empty()) {
+            (Value::Null, true) if field.needed => "needed".into(),
+            (Value::Null, true) => String::new(),
+            (Value::Null, false) => code(field.words[0]),
+            (default, _) => code(&default_json(default)),
+        };
+        lines += &format!("| `{}` | {} | {default} |\n", field.name, field.expects());
+    }
+    lines
+}
+
+fn default_json(default: &Value) -> String {
+    match default {
+        Value::String(word) => format!("\"{word}\""),
+        default => text(default),
+    }
+}
+
+/// A table for each heading, in the order in which they come first.
+fn tables(rows: &Rows) -> String {
+    let mut headings: Vec<&str> = Vec::new();
+    for (field, _) in rows {
+        if !headings.contains(&field.heading) {
+            headings.push(field.heading);
+        }
+    }
+    let table = |heading: &&str| {
+        let title = if heading.is_empty() {
+            String::new()
+        } else {
+            format!("\n### {heading}\n")
+        };
+        let lines: String = rows
+            .iter()
+            .filter(|(field, _)| field.heading == *heading)
+            .map(|(field, default)| line(field, default))
+            .collect();
+        format!("{title}\n| flag | JSON | must be | default | |\n|---|---|---|---|---|\n{lines}")
+    };
+    headings.iter().map(table).collect()
+}
+
+fn line(field: &Field, default: &Value) -> String {
+    let short = field
+        .short
+        .map_or(String::new(), |short| format!("-{short}, "));
+    let flag = format!("{short}{} {}", field.flag(), field.value_name);
+    let default = match field.default_text(default) {
+        _ if field.needed => "needed".into(),
+        default if default.is_empty() => default,
+        default => code(&default),
+    };
+    format!(
+        "| {} | {} | {} | {default} | {} |\n",
+        code(flag.trim()),
+        code(field.name),
+        field.expects(),
+        field.about()
+    )
+}
+
+fn code(text: &str) -> String {
+    format!("`{text}`")
+}
