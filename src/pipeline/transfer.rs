@@ -236,18 +236,21 @@ impl Transfer<'_> {
             &halves.gate,
             f64::from(self.plan.flip_budget),
         )?;
+        let outputs = &self.outputs;
+        let [adapter, report_file, page] = if comparison.verdict == Verdict::Accept {
+            [&outputs.adapter, &outputs.report, &outputs.page]
+        } else {
+            [
+                &outputs.rejected,
+                &outputs.rejected_report,
+                &outputs.rejected_page,
+            ]
+        };
         let made = TransferReport {
             verdict: comparison.verdict,
-            adapter: if comparison.verdict == Verdict::Accept {
-                self.outputs.adapter.clone()
-            } else {
-                self.outputs.rejected.clone()
-            },
-            report: if comparison.verdict == Verdict::Accept {
-                self.outputs.report.clone()
-            } else {
-                self.outputs.rejected_report.clone()
-            },
+            adapter: adapter.clone(),
+            report: report_file.clone(),
+            page: page.clone(),
             scores: arms.scores(
                 &comparison,
                 &halves,
@@ -578,14 +581,8 @@ impl Transfer<'_> {
                 "page",
                 publish::page(&super::card::page(&report, &self.plan.target)),
             )?;
-            let refused = matches!(outcome, Outcome::Refused(_));
-            let page_path = if refused {
-                &self.outputs.rejected_page
-            } else {
-                &self.outputs.page
-            };
             publish::write_new(&report.report, json.as_bytes())?;
-            publish::write_new(page_path, page.as_bytes())?;
+            publish::write_new(&report.page, page.as_bytes())?;
             // The adapter last: where it lies, everything lies.
             match (staged, outcome) {
                 (Some(staged), _) => staged.publish()?,

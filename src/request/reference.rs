@@ -4,7 +4,22 @@ use serde_json::Value;
 
 use super::{Eval, Field, Fields, Kit, Train, Transfer, text};
 
-type Rows = Vec<(&'static Field, Value)>;
+/// Rows of the table with their defaults.
+pub type Rows = Vec<(&'static Field, Value)>;
+
+/// What there is a request for.
+const VERBS: [&str; 4] = ["transfer", "train", "kit", "eval"];
+
+/// The rows that a command has; none where it has no request.
+pub fn rows_of(command: &str) -> Option<Rows> {
+    match command {
+        "transfer" => Some(Transfer::rows()),
+        "train" => Some(Train::rows()),
+        "kit" => Some(Kit::rows()),
+        "eval" => Some(Eval::rows()),
+        _ => None,
+    }
+}
 
 /// The page `docs/reference/transfer.md`.
 pub fn page() -> String {
@@ -13,13 +28,10 @@ pub fn page() -> String {
         with the same names, in which `-` is `_`. A value out of bounds or a name that is not here is refused before \
         any work. In JSON a field that is `null` has its default.\n\n\
         This page is printed from `src/request/table.rs`: `TRANSLORA_BLESS=1 cargo test --test it reference` writes it.\n";
-    let verbs: [(&str, Rows); 4] = [
-        ("transfer", Transfer::rows()),
-        ("train", Train::rows()),
-        ("kit", Kit::rows()),
-        ("eval", Eval::rows()),
-    ];
-    let sections = verbs.map(|(verb, rows)| format!("\n## translora {verb}\n{}", tables(&rows)));
+    let sections = VERBS.map(|verb| {
+        let rows = rows_of(verb).unwrap_or_default();
+        format!("\n## translora {verb}\n{}", tables(&rows))
+    });
     head.to_owned() + &sections.concat()
 }
 
@@ -30,7 +42,7 @@ pub fn names() -> String {
         let default = match (&default, field.words.is_empty()) {
             (Value::Null, true) if field.needed => "needed".into(),
             (Value::Null, true) => String::new(),
-            (Value::Null, false) => code(field.words[0]),
+            (Value::Null, false) => code(&format!("\"{}\"", field.words[0])),
             (default, _) => code(&default_json(default)),
         };
         lines += &format!("| `{}` | {} | {default} |\n", field.name, field.expects());

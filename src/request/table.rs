@@ -249,7 +249,9 @@ fields! {
     }
 
     /// `translora transfer`: move an adapter to another base model.
-    Transfer (run: Run, training: Training, input: InputLength, answer: AnswerLength, machine: Machine) {
+    Transfer (
+        run: Run, training: Training, input: InputLength, answer: AnswerLength, machine: Machine
+    ) {
         "" {
             /// Base model that the adapter was made for (GGUF)
             source: PathBuf = PathBuf::new(), file("OLD.gguf");

@@ -65,10 +65,17 @@ impl Kit {
                 .privacy
                 .iter()
                 .map(|told| ("it gives away", told.clone()));
+            let next = format!(
+                "translora transfer --source {} --source-lora {} --target NEW.gguf --kit {} --out N.gguf",
+                plan.model.display(),
+                plan.lora.display(),
+                done.kit.display()
+            );
             let rows: Vec<_> = rows
                 .into_iter()
                 .chain(inputs)
                 .chain(privacy)
+                .chain([("use it", next)])
                 .map(|(name, value)| (name.to_owned(), value))
                 .collect();
             out::columns(&rows)

@@ -44,7 +44,7 @@ impl Train {
                 (
                     "try it",
                     format!(
-                        "llama-server -m {} --lora {}",
+                        "translora serve -m {} --lora {}",
                         plan.model.display(),
                         done.adapter.display()
                     ),

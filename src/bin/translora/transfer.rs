@@ -1,7 +1,8 @@
-use std::path::{Path, PathBuf};
+#[cfg(unix)]
+use std::path::PathBuf;
 
 use clap::{ArgGroup, Args};
-use translora::pipeline::{self, ObjectiveReport, TransferReport, Verdict};
+use translora::pipeline::{self, ObjectiveReport, TransferPlan, TransferReport, Verdict};
 use translora::request;
 
 use crate::args::Flags;
@@ -44,7 +45,7 @@ impl Transfer {
         let done = job::run(talk, &plan.limits, |engine, context| {
             pipeline::transfer(engine, &plan, context)
         })?;
-        crate::report(talk, &done, || told(&done, &plan.target))?;
+        crate::report(talk, &done, || told(&done, &plan, talk.verbose))?;
         Ok(if done.verdict == Verdict::Accept {
             Outcome::Done
         } else {
@@ -53,70 +54,127 @@ impl Transfer {
     }
 }
 
-/// The result as a person reads it: the scores of the three arms, then what was done and what to do
-/// next.
-fn told(done: &TransferReport, target: &Path) -> Vec<String> {
+/// The result as a person reads it: the scores, the verdict, where things lie, and what to do next.
+fn told(done: &TransferReport, plan: &TransferPlan, verbose: bool) -> Vec<String> {
     let mut lines = table(done);
     lines.push(String::new());
-    let mut rows = vec![("verdict".to_owned(), verdict(done))];
-    rows.push(("objective".into(), objective(&done.objective)));
+    let mut rows = Vec::new();
+    if verbose {
+        rows.extend(details(done));
+    }
+    let missing = &done.coverage.answers_missing;
+    if !missing.is_empty() {
+        let missing = missing.join(", ");
+        let text =
+            format!("the old adapter also answers: {missing}; give seeds that get these answers");
+        rows.push(("not covered", text));
+    }
+    let total: f64 = done.seconds.values().sum();
+    let total = done.seconds.get("total").copied().unwrap_or(total);
+    rows.push(("took", out::seconds(total)));
+    rows.push(("verdict", verdict(done)));
+    rows.push(("adapter", done.adapter.display().to_string()));
+    let page = format!("{} (open it in a browser)", done.page.display());
+    rows.push(("report", page));
+    rows.extend(advice(done, plan));
+    let rows: Vec<_> = rows
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect();
+    lines.extend(out::columns(&rows));
+    lines
+}
+
+/// What the report has too.
+fn details(done: &TransferReport) -> Vec<(&'static str, String)> {
     let counts: Vec<String> = done
         .counts
         .iter()
         .map(|(name, n)| format!("{} {n}", name.replace('_', " ")))
         .collect();
-    rows.push(("counts".into(), counts.join(", ")));
-    let mut seconds: Vec<String> = done
+    let seconds: Vec<String> = done
         .seconds
         .iter()
         .map(|(stage, s)| format!("{stage} {}", out::seconds(*s)))
         .collect();
-    if !done.seconds.contains_key("total") {
-        seconds.push(format!(
-            "total {}",
-            out::seconds(done.seconds.values().sum())
-        ));
-    }
-    rows.push(("time".into(), seconds.join(", ")));
-    if let Some(bytes) = out::memory_bytes_max() {
-        rows.push((
-            "memory".into(),
-            format!("{} MB at the peak", bytes / 1_000_000),
-        ));
-    }
     let coverage = &done.coverage;
     let likeness = coverage
         .similarity
         .get(5)
         .map_or("-".into(), |share| format!("{share:.2}"));
-    rows.push((
-        "coverage".into(),
-        format!(
-            "{} words, {} of them in no seed; {} answers; likeness to the nearest other input {likeness} (median)",
-            coverage.words, coverage.words_new, coverage.answers
-        ),
-    ));
-    if !coverage.answers_missing.is_empty() {
-        let missing = coverage.answers_missing.join(", ");
-        rows.push((
-            "not covered".into(),
-            format!("the old adapter also answers: {missing}; give seeds that get these answers"),
-        ));
+    let covered = format!(
+        "{} words, {} of them in no seed; {} answers; likeness to the nearest other input {likeness} (median)",
+        coverage.words, coverage.words_new, coverage.answers
+    );
+    let mut rows = vec![
+        ("objective", objective(&done.objective)),
+        ("counts", counts.join(", ")),
+        ("stages", seconds.join(", ")),
+        ("coverage", covered),
+    ];
+    if let Some(bytes) = out::memory_bytes_max() {
+        let peak = format!("{} MB at the peak", bytes / 1_000_000);
+        rows.push(("memory", peak));
     }
-    rows.push(("adapter".into(), done.adapter.display().to_string()));
-    rows.push(("report".into(), done.report.display().to_string()));
+    rows
+}
+
+/// What to do about a verdict.
+fn advice(done: &TransferReport, plan: &TransferPlan) -> Vec<(&'static str, String)> {
+    let scores = &done.scores;
     if done.verdict == Verdict::Accept {
-        rows.push((
-            "serve it".into(),
-            format!(
-                "llama-server -m {} --lora {}",
-                target.display(),
-                done.adapter.display()
+        let (target, adapter) = (plan.target.display(), done.adapter.display());
+        return vec![
+            (
+                "serve it",
+                format!("translora serve -m {target} --lora {adapter}"),
             ),
-        ));
+            (
+                "or swap it",
+                format!(
+                    "translora adapters --attach SOCKET load {adapter}, into a llama-server that `translora attach` started"
+                ),
+            ),
+        ];
     }
-    lines.extend(out::columns(&rows));
-    lines
+    let mut next = Vec::new();
+    let by_teacher = scores.gate != "eval";
+    if done.verdict == Verdict::Inconclusive {
+        next.push(if by_teacher {
+            format!(
+                "give rows with known answers (--eval): only {} held-out inputs decided",
+                scores.gate_rows
+            )
+        } else {
+            format!(
+                "give more rows in --eval: of {} that decided, the two differ on {}",
+                scores.gate_rows,
+                scores.wins + scores.losses
+            )
+        });
+    } else if scores.wins > scores.losses {
+        let share = scores.losses as f64 / scores.gate_rows.max(1) as f64;
+        next.push(format!(
+            "look in the report at the answers it lost; --flip-budget {share:.2} would accept as many"
+        ));
+    } else if scores.source_lora <= scores.target {
+        next.push(
+            "the bare target is as good as the old adapter: serve it without one, or try --objective delta"
+                .into(),
+        );
+    } else if by_teacher {
+        next.push(
+            "give rows with known answers (--eval), which say more than likeness to the teacher"
+                .into(),
+        );
+    }
+    next.push(match (&plan.kit, plan.samples) {
+        (None, _) => {
+            "give more seeds, or a kit (`translora kit`) while the data still exists".into()
+        }
+        (Some(_), samples) => format!("learn from more inputs: --samples {}", 2 * samples),
+    });
+    next.into_iter().map(|text| ("next", text)).collect()
 }
 
 fn objective(of: &ObjectiveReport) -> String {
@@ -140,7 +198,7 @@ fn verdict(done: &TransferReport) -> String {
     let word = match done.verdict {
         Verdict::Accept => "accepted",
         Verdict::Reject => "rejected",
-        Verdict::Inconclusive => "inconclusive",
+        Verdict::Inconclusive => "inconclusive, so not accepted",
     };
     format!("{word}: {}", done.scores.reason)
 }
