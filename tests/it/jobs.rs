@@ -259,7 +259,7 @@ fn a_thread_does_the_same_as_a_worker() {
         apart.report(second).expect("done"),
     );
     for report in [&mut first, &mut second] {
-        ["adapter", "report", "seconds", "peak_bytes"]
+        ["adapter", "report", "page", "seconds", "peak_bytes"]
             .iter()
             .for_each(|key| report[key] = serde_json::Value::Null);
         report["plan"]["out"] = serde_json::Value::Null;
