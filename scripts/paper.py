@@ -130,7 +130,7 @@ class Run:
         kit = folder / "task.kit"
         flags = ["--input-model"] if asked.input_model else []
         self.once(kit, "kit", "-m", self.old, "--lora", lora, "--data", folder / "train.jsonl", "--out", kit, "--lr", asked.lr,
-                  "--seeds", asked.seeds, "--seed", asked.seed, *lengths, *flags)
+                  "--seeds", asked.seeds, "--seed", asked.seed, *lengths[:2], *flags)
         moved = folder / "moved.gguf"
         aside = folder / "moved.rejected.gguf"
         if not moved.exists() and not aside.exists():

@@ -140,7 +140,7 @@ impl Field {
         }
     }
 
-    /// The flag, such as `--lora-plus`.
+    /// The flag, such as `--early-stop`.
     pub fn flag(&self) -> String {
         format!("--{}", self.name.replace('_', "-"))
     }

@@ -57,16 +57,19 @@ pub trait Fields: Clone + Default {
     ///
     /// fails: a value out of bounds, or one that has no default and is missing
     fn within(&self) -> Result<(), Refusal> {
-        let mut wrong = Ok(());
+        let mut checked = Ok(());
         self.visit(&mut |field, value| {
-            if wrong.is_err() {
-            } else if value.is_null() && field.needed {
-                wrong = Err(Refusal::Missing { field });
-            } else if field.check(&value).is_err() {
-                wrong = Err(Refusal::value(field, &value));
+            let this = if value.is_null() && field.needed {
+                Err(Refusal::Missing { field })
+            } else {
+                let fits = field.check(&value);
+                fits.map(|_| ()).map_err(|_| Refusal::value(field, &value))
+            };
+            if checked.is_ok() {
+                checked = this;
             }
         });
-        wrong
+        checked
     }
 
     /// The rows, with the defaults.

@@ -303,6 +303,14 @@ mod toy {
             "eval -m new.json --lora n.gguf --data eval.jsonl --json -q",
         );
         let score = one_object(&out);
+        let (_, _, err) = run(
+            &world,
+            "eval -m new.json --lora n.gguf --data eval.jsonl -v",
+        );
+        assert!(
+            err.contains("answer tokens") && err.contains("limits.rows_max"),
+            "{err}"
+        );
         assert_eq!((code, score["rows"].as_u64()), (0, Some(120)));
         assert!(score["exact"].as_f64().is_some_and(|x| x > 0.5), "{score}");
         for (file, what) in [("n.gguf", "adapter"), ("k.kit", "kit")] {

@@ -94,7 +94,7 @@ impl<'a> Screen<'a> {
             }
             Event::Detail { .. } if !self.talk.verbose => {}
             Event::Note { stage, text } | Event::Detail { stage, text } => {
-                self.line(&format!("{:NAME$} {text}", stage.name()))
+                self.line(&format!("{:NAME$} {text}", stage.name()));
             }
         }
     }

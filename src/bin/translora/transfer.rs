@@ -12,12 +12,12 @@ use crate::{Outcome, job, out};
 
 /// Move an adapter to a new base model
 ///
-/// The target base continues a list of seed inputs, a filter keeps those that look like the task,
-/// the source base with its adapter answers them, and a new adapter for the target is fitted to the
-/// answers and judged on inputs held back (and on --eval rows, if given). An adapter that does not
-/// prove itself is written as NAME.rejected.gguf, and the exit status is 1.
+/// The target base continues a list of seed inputs. A filter keeps those that look like the task,
+/// and the source base with its adapter answers them. A new adapter for the target is fitted to the
+/// answers. It is judged on inputs that were held back, or on the rows of --eval. An adapter that
+/// does not prove itself is written as NAME.rejected.gguf, and the exit status is 1.
 ///
-/// Give a kit (made by `translora kit` while the data existed) or, without one, a few seed inputs.
+/// It needs a kit (`translora kit` packs one while the data exists) or a few seed inputs.
 #[derive(Args, Debug)]
 #[command(
     group(ArgGroup::new("inputs").args(["kit", "seeds"]).required(true)),
@@ -257,7 +257,7 @@ fn table(done: &TransferReport) -> Vec<String> {
     let judged = if scores.gate == "eval" {
         "rows of --eval"
     } else {
-        "made-up inputs that were held back"
+        "generated inputs that were held back"
     };
     lines.push(format!(
         "  judged on {} of {} {judged}; transferred against bare target: {} better, {} worse, p = {:.2e}",

@@ -200,9 +200,9 @@ impl<'m> ToyTrainer<'m> {
         let (beta1, beta2) = (f64::from(self.spec.beta1), f64::from(self.spec.beta2));
         let unbias = |beta: f64| 1.0 - beta.powf(self.steps as f64);
         let (unbias1, unbias2) = (unbias(beta1), unbias(beta2));
-        let b_rate = learning_rate * f64::from(self.spec.shape.lora_plus);
-        let rates =
-            std::iter::repeat_n(learning_rate, self.head.a.len()).chain(std::iter::repeat(b_rate));
+        let rate_of_b = learning_rate * f64::from(self.spec.shape.lora_plus);
+        let rates = std::iter::repeat_n(learning_rate, self.head.a.len())
+            .chain(std::iter::repeat(rate_of_b));
         let weights = self.head.a.iter_mut().chain(&mut self.head.b);
         let [first, second] = &mut self.moments;
         for ((((weight, m), v), g), learning_rate) in
