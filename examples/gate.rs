@@ -231,7 +231,7 @@ impl Gate<'_> {
                         .entry(kind)
                         .or_default()
                         .entry(verdict)
-                        .or_default() += count
+                        .or_default() += count;
                 });
             }
         } else {
@@ -261,7 +261,7 @@ impl Gate<'_> {
         base.judge("B is zero", &damaged, task, verdicts)?;
         for seed in 0..SHUFFLED {
             let shuffled = changed(&adapter, |tensor, values| {
-                shuffle(values, &mut Rng::new(seed, &tensor.name))
+                shuffle(values, &mut Rng::new(seed, &tensor.name));
             })?;
             fs::write(&damaged, shuffled)?;
             base.judge("numbers shuffled", &damaged, task, verdicts)?;

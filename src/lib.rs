@@ -30,7 +30,8 @@
 //!   (An engine opens the models and adapters it is told to.)
 //! - A noun has private fields and no public constructor: what was not filtered cannot be labelled,
 //!   what was not judged cannot be published under the name that was asked for.
-//! - No room reads a clock or draws randomness that it was not handed.
+//! - No room reads a clock. None draws randomness but from its caller's seed, except `serve` for a
+//!   request without one.
 //! - Nothing is overwritten.
 #![forbid(unsafe_code)]
 

@@ -11,10 +11,9 @@ use serde::Serialize;
 use translora_abi::{Failure, HostTable, JobState, Plugin, Progress, Status};
 
 use crate::adapters::{self, AdaptersError, Refused};
-use crate::engine::Fault;
 use crate::jobs::{Config, JobId, Jobs, JobsError, State};
 use crate::pipeline::{self, PipelineError};
-use crate::record::SystemClock;
+use crate::record::{Blame, Fault, InJson, Remedy, Step, SystemClock};
 use crate::request::{Request, Transfer};
 
 /// One instance of the plugin.
@@ -103,9 +102,8 @@ impl translora_abi::Jobs for Door {
             Queue::Not(config) => config,
             Queue::Yet(jobs) if jobs.list().is_empty() => jobs.config(),
             _ => {
-                let hint = "configure before the first start, or free every job first".into();
                 return Err(Failure {
-                    hint,
+                    hint: Remedy::from(Step::FreeJobs).words(&InJson),
                     ..Failure::new(Status::NotNow, "there are jobs already")
                 });
             }
@@ -268,51 +266,47 @@ fn json(value: &impl Serialize) -> Result<String, Failure> {
     serde_json::to_string(value).map_err(|error| Failure::new(Status::Internal, error.to_string()))
 }
 
-fn of_fault(fault: Fault) -> Status {
-    match fault {
+/// A room's error as a code of the ABI, and its remedy in a program's words.
+///
+/// Codes are never used again for something else: a fault has one, and what only a handle or a
+/// moment is to blame for has another.
+fn failure(error: &impl Blame, status: Option<Status>) -> Failure {
+    let of_fault = match error.fault() {
         Fault::Input => Status::Input,
         Fault::Machine => Status::Machine,
         Fault::Bug => Status::Internal,
+        Fault::Cancelled => Status::Cancelled,
+    };
+    Failure {
+        hint: error
+            .remedy()
+            .map_or(String::new(), |remedy| remedy.words(&InJson)),
+        ..Failure::new(status.unwrap_or(of_fault), error.to_string())
     }
 }
 
 fn of_pipeline(error: &PipelineError) -> Failure {
-    let status = if matches!(error, PipelineError::Cancelled) {
-        Status::Cancelled
-    } else {
-        of_fault(error.fault())
-    };
-    Failure {
-        hint: error.hint().unwrap_or_default(),
-        ..Failure::new(status, error.to_string())
-    }
+    failure(error, None)
 }
 
 fn of_jobs(error: &JobsError) -> Failure {
-    let status = match (error, error.fault()) {
-        (JobsError::NoSuchJob(_), _) => Status::BadHandle,
-        (JobsError::Full { .. } | JobsError::NoReport { .. }, _) => Status::NotNow,
-        (_, None) => Status::Cancelled,
-        (_, Some(fault)) => of_fault(fault),
+    let status = match error {
+        JobsError::NoSuchJob(_) => Some(Status::BadHandle),
+        JobsError::Full { .. } | JobsError::NoReport { .. } => Some(Status::NotNow),
+        _ => None,
     };
-    Failure {
-        hint: error.hint(),
-        ..Failure::new(status, error.to_string())
-    }
+    failure(error, status)
 }
 
 fn of_adapters(error: &AdaptersError) -> Failure {
     let status = match error {
-        AdaptersError::NoSuchSwap(_) => Status::BadHandle,
+        AdaptersError::NoSuchSwap(_) => Some(Status::BadHandle),
         AdaptersError::NoBase
         | AdaptersError::Full { .. }
-        | AdaptersError::NothingBefore { .. } => Status::NotNow,
-        error => of_fault(error.fault()),
+        | AdaptersError::NothingBefore { .. } => Some(Status::NotNow),
+        _ => None,
     };
-    Failure {
-        hint: error.hint(),
-        ..Failure::new(status, error.to_string())
-    }
+    failure(error, status)
 }
 
 /// The transfers of a server that the library is loaded into.

@@ -230,7 +230,7 @@ impl Feed {
             Role::Tokens => compute.set_ids(graph, self.tensor, &packed.tokens, words)?,
             Role::Outputs => compute.set_ids(graph, self.tensor, &packed.output_ids, tokens)?,
             Role::Zero if self.node.dtype == Dtype::I32 => {
-                compute.set_ids(graph, self.tensor, &vec![0; count], 1)?
+                compute.set_ids(graph, self.tensor, &vec![0; count], 1)?;
             }
             Role::Zero => compute.set_floats(graph, self.tensor, &vec![0.0; count])?,
             Role::Table(reading, axes) => {

@@ -92,7 +92,7 @@ impl Flow {
                 _ => {
                     bytes[index] = node
                         .dtype
-                        .row_bytes(usize::try_from(node.elements()).unwrap_or(0))
+                        .row_bytes(usize::try_from(node.elements()).unwrap_or(0));
                 }
             }
         }

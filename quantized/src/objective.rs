@@ -118,7 +118,7 @@ impl Goal {
             match (objective, &example.teacher) {
                 (Objective::Text, _) => {}
                 (Objective::Condensed, Some(Teacher::Condensed(tokens))) => {
-                    check_condensed(example, tokens).map_err(refuse)?
+                    check_condensed(example, tokens).map_err(refuse)?;
                 }
                 (Objective::Match { .. }, Some(Teacher::All(tokens))) => {
                     check_all(example, tokens, vocabulary).map_err(refuse)?;

@@ -213,8 +213,11 @@ fn find_targets(model: &Model, asked: &str) -> Result<Vec<Target>, TrainError> {
     modules::targets(&Gguf::parse(&bytes)?, asked)
 }
 
-/// Load an adapter through llama.cpp, by way of a temporary file.
+/// Load an adapter through llama.cpp, by way of a temporary file. Its shapes are all that is traced,
+/// and one whose numbers change nothing would be refused: so B is one.
 fn load(model: &Model, adapter: &Adapter) -> Result<LoadedAdapter, TrainError> {
+    let mut adapter = adapter.clone();
+    adapter.pairs.iter_mut().for_each(|pair| pair.b.fill(1.0));
     let file = tempfile::Builder::new()
         .prefix("translora-")
         .suffix(".gguf")

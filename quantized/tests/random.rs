@@ -448,7 +448,7 @@ fn random_gradients_match_the_naive_reference() {
     };
     thread::scope(|scope| {
         (0..thread::available_parallelism().map_or(1, usize::from))
-            .for_each(|_| drop(scope.spawn(work)))
+            .for_each(|_| drop(scope.spawn(work)));
     });
     let mut tally = tally.into_inner().unwrap();
     tally.judge();

@@ -1,8 +1,10 @@
 use std::path::PathBuf;
 
+use translora_lora::LoraError;
+
 use super::Refused;
-use crate::engine::Fault;
 use crate::kit::KitError;
+use crate::record::{Blame, Fault, Remedy, Step};
 
 /// Why an adapter is not exchanged.
 #[derive(Debug, thiserror::Error)]
@@ -12,12 +14,9 @@ pub enum AdaptersError {
     NoBase,
     #[error(transparent)]
     File(#[from] KitError),
-    #[error("{adapter}: this adapter does not fit {base}: {reason}")]
-    NotFit {
-        adapter: PathBuf,
-        base: PathBuf,
-        reason: String,
-    },
+    /// It is no sound adapter, or none for the base that is served.
+    #[error("{path}: {source}")]
+    Adapter { path: PathBuf, source: LoraError },
     #[error("{path}: it changed after it was checked")]
     Changed { path: PathBuf },
     #[error("{name:?} is no name for an adapter: {reason}")]
@@ -37,34 +36,33 @@ pub enum AdaptersError {
     },
 }
 
-impl AdaptersError {
-    /// Whose fault it is.
-    pub fn fault(&self) -> Fault {
+impl Blame for AdaptersError {
+    fn fault(&self) -> Fault {
         match self {
             Self::File(error) => error.fault(),
             Self::Host { .. } => Fault::Machine,
-            _ => Fault::Input,
+            Self::NoBase
+            | Self::Adapter { .. }
+            | Self::Changed { .. }
+            | Self::Name { .. }
+            | Self::Full { .. }
+            | Self::NoSuchSwap(_)
+            | Self::Unknown { .. }
+            | Self::NothingBefore { .. } => Fault::Input,
         }
     }
 
-    /// What to do about it.
-    pub fn hint(&self) -> String {
-        let text = match self {
-            Self::NoBase => "name the model that is served first",
-            Self::File(error) => return error.hint().unwrap_or_default(),
-            Self::NotFit { .. } => {
-                "give an adapter that was made for the model that is served; `translora inspect` says what one fits"
-            }
-            Self::Changed { .. } => "prepare it again",
-            Self::Name { .. } => "give one to 128 printable characters",
-            Self::Full { .. } => "unload or discard one first",
-            Self::NoSuchSwap(_) => {
-                "prepare it again; a swap is spent by its commit, whatever came of it"
-            }
-            Self::Unknown { .. } => "ask for the list",
-            Self::NothingBefore { .. } => "load an adapter first",
-            Self::Host { .. } => "the host's log may say why; what answered before still does",
-        };
-        text.into()
+    fn remedy(&self) -> Option<Remedy> {
+        Some(match self {
+            Self::NoBase => Step::NameBase.into(),
+            Self::File(error) => return error.remedy(),
+            Self::Adapter { source, .. } => return source.remedy(),
+            Self::Changed { .. } | Self::NoSuchSwap(_) => Step::PrepareAgain.into(),
+            Self::Name { .. } => Remedy::takes("name", "1 to 128 printable characters"),
+            Self::Full { .. } => Step::MakePlace.into(),
+            Self::Unknown { .. } => Step::ListAdapters.into(),
+            Self::NothingBefore { .. } => Step::LoadFirst.into(),
+            Self::Host { .. } => Step::ReadHostLog.into(),
+        })
     }
 }

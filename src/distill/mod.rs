@@ -1,7 +1,7 @@
 //! Fit an adapter: batches, schedule, stopping, checkpoints.
 //!
-//! One recipe serves a source adapter, a discriminator and a transfer. Steps are asked of an
-//! engine's trainer by the index of an example; no tensor is ever seen here. A run that was stopped
+//! One recipe serves a source adapter, a discriminator and a transfer. An engine's trainer takes
+//! the steps, on examples by their index; no tensor is ever seen here. A run that was stopped
 //! continues from its checkpoint exactly.
 //!
 //! Refuses to know: where examples come from, where checkpoints are kept. Called by the pipeline;
@@ -10,11 +10,11 @@
 use std::io;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::engine::{EngineError, Fault, MemoryPlan, SoftLabels, Train, TrainerInfo};
+use crate::engine::{EngineError, MemoryPlan, SoftLabels, Train, TrainerInfo};
 use crate::label::Labeled;
-use crate::record::{Cancel, Cancelled, Pair};
+use crate::record::{Blame, Cancel, Cancelled, Fault, Pair, Remedy, Restore, Restored, Step};
 
 mod course;
 mod probe;
@@ -28,10 +28,13 @@ pub use recipe::{EarlyStop, Recipe, learning_rate};
 const CURVE_POINTS: usize = 100;
 
 /// An adapter fitted on the teacher's answers, which nobody has judged yet.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Trained {
+    /// Kept beside the rest, as a file that an engine can load.
+    #[serde(skip)]
     adapter: Vec<u8>,
     report: FitReport,
+    probes: Vec<Probe>,
 }
 
 impl Trained {
@@ -44,13 +47,31 @@ impl Trained {
         &self.report
     }
 
-    /// Read back what the journal kept; only the pipeline calls it.
-    pub(crate) fn replay(adapter: Vec<u8>, report: FitReport) -> Self {
-        Self { adapter, report }
+    /// What the trained graph says of the rows of [`Run::probed`].
+    pub fn probes(&self) -> &[Probe] {
+        &self.probes
     }
 }
 
-/// An adapter fitted on given pairs: a source adapter or a discriminator.
+/// A trained adapter, as the journal keeps it, without the bytes.
+#[derive(Deserialize)]
+struct Stored {
+    report: FitReport,
+    probes: Vec<Probe>,
+}
+
+impl Restored for Trained {
+    fn restore<'de, D: Deserializer<'de>>(from: D, right: Restore) -> Result<Self, D::Error> {
+        let Stored { report, probes } = Stored::deserialize(from)?;
+        Ok(Self {
+            adapter: right.bytes(),
+            report,
+            probes,
+        })
+    }
+}
+
+/// An adapter fitted on pairs: a source adapter or a discriminator.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fitted {
     pub adapter: Vec<u8>,
@@ -174,8 +195,12 @@ pub enum DistillError {
     Engine(#[from] EngineError),
     #[error("there is nothing to train on")]
     NoExamples,
-    #[error("{what} {value} is impossible")]
-    Recipe { what: &'static str, value: String },
+    #[error("{field} {value} is impossible")]
+    Recipe {
+        field: &'static str,
+        value: String,
+        takes: String,
+    },
     #[error(
         "the {what} of step {step} is not finite, and still is not with the learning rate halved {halvings} times, to {learning_rate:e}"
     )]
@@ -196,16 +221,14 @@ impl From<Cancelled> for DistillError {
 }
 
 impl DistillError {
-    pub fn is_cancelled(&self) -> bool {
-        matches!(self, Self::Engine(EngineError::Cancelled(_)))
-    }
-
     /// Going on from the last checkpoint can succeed, if with another learning rate.
     pub fn can_go_on(&self) -> bool {
         matches!(self, Self::Diverged { .. })
     }
+}
 
-    pub fn fault(&self) -> Fault {
+impl Blame for DistillError {
+    fn fault(&self) -> Fault {
         match self {
             Self::Engine(error) => error.fault(),
             Self::Checkpoint(_) => Fault::Machine,
@@ -213,42 +236,32 @@ impl DistillError {
         }
     }
 
-    pub fn hint(&self) -> Option<String> {
-        let text = match self {
-            Self::Diverged { .. } => {
-                "what was learned until the last good step is kept: go on with --resume and a much lower --lr, or begin anew with a lower \
-                 --lr or --clip"
-            }
-            Self::Engine(EngineError::Memory(_)) => {
-                "lower --batch or -c, or adapt fewer modules with --modules"
-            }
-            Self::Engine(EngineError::TooLarge(_)) => {
-                "allow more with --memory, lower --rank, or train on shorter rows"
-            }
-            Self::Engine(EngineError::Modules { .. }) => {
-                "--modules takes all, or some of q,k,v,o,gate,up,down; --layers a range of the model's own"
-            }
-            Self::Engine(EngineError::Example { .. } | EngineError::Context { .. }) => {
-                "shorten the row, or give a larger context with -c"
-            }
-            Self::Engine(_) => return None,
-            Self::NoExamples => "give rows with answers",
-            Self::Recipe { .. } => {
-                "choose a number within its bounds: `translora transfer --help` has them"
-            }
-            Self::Checkpoint(_) => "make room beside --out, then go on with --resume",
-        };
-        Some(text.to_owned())
+    fn remedy(&self) -> Option<Remedy> {
+        Some(match self {
+            Self::Diverged { .. } => Remedy::or([
+                Remedy::then([Remedy::lower("lr"), Remedy::Resume]),
+                Remedy::lower("clip"),
+            ]),
+            Self::Engine(EngineError::Memory(_)) => Remedy::or([
+                Remedy::lower("batch"),
+                Remedy::lower("ctx_size"),
+                Remedy::fewer("modules"),
+            ]),
+            Self::Engine(error) => return error.remedy(),
+            Self::NoExamples => Step::AddAnswers.into(),
+            Self::Recipe { field, takes, .. } => Remedy::takes(*field, takes.clone()),
+            Self::Checkpoint(_) => Remedy::then([Step::FreeSpace.into(), Remedy::Resume]),
+        })
     }
 }
 
-/// Fit an adapter on the teacher's answers; the probes are of [`Run::probed`].
+/// Fit an adapter on the teacher's answers.
 pub fn distill(
     model: &mut dyn Train,
     labeled: &[Labeled],
     recipe: &Recipe,
     run: Run<'_>,
-) -> Result<(Trained, Vec<Probe>), DistillError> {
+) -> Result<Trained, DistillError> {
     let pair = |labeled: &Labeled| Pair {
         prompt: labeled.prompt().to_owned(),
         completion: labeled.completion().to_owned(),
@@ -263,10 +276,14 @@ pub fn distill(
         report,
         probes,
     } = fit_taught(model, &pairs, &labels, recipe, run)?;
-    Ok((Trained { adapter, report }, probes))
+    Ok(Trained {
+        adapter,
+        report,
+        probes,
+    })
 }
 
-/// Fit an adapter on given pairs.
+/// Fit an adapter on pairs.
 pub fn fit(
     model: &mut dyn Train,
     examples: &[Pair],

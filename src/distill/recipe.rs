@@ -3,10 +3,12 @@ use serde::{Deserialize, Serialize};
 use super::DistillError;
 use crate::engine::LoraSpec;
 use crate::record::Rng;
-use crate::request::{Fields, Refusal, Schedule};
+use crate::request::{self, Fields, Refusal, Schedule};
 
 /// Share of the learning rate that a cosine leaves at the end.
 const FLOOR: f64 = 0.1;
+/// Passes over the examples.
+const EPOCHS_MAX: f32 = 10_000.0;
 
 /// The highest learning rate that suits adapters with alpha 32 on a model so wide, where nobody has
 /// tried others.
@@ -52,18 +54,40 @@ pub struct EarlyStop {
 impl Recipe {
     /// Refuse numbers that no run could follow.
     pub(super) fn check(&self) -> Result<(), DistillError> {
-        let refuse = |what, value: String| Err(DistillError::Recipe { what, value });
-        if !(self.epochs.is_finite() && self.epochs > 0.0 && self.epochs <= 10_000.0) {
-            return refuse("epochs", self.epochs.to_string());
-        }
-        if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
-            return refuse("learning rate", self.learning_rate.to_string());
-        }
-        if !(0.0..=1.0).contains(&self.warmup) {
-            return refuse("warmup", self.warmup.to_string());
+        let above_zero = |x: f32| x.is_finite() && x > 0.0;
+        let rules = [
+            (
+                "epochs",
+                self.epochs,
+                above_zero(self.epochs) && self.epochs <= EPOCHS_MAX,
+                "a number above 0, and at most 10000",
+            ),
+            (
+                "lr",
+                self.learning_rate,
+                above_zero(self.learning_rate),
+                "a number above 0",
+            ),
+            (
+                "warmup",
+                self.warmup,
+                (0.0..=1.0).contains(&self.warmup),
+                "a number from 0 to 1",
+            ),
+        ];
+        if let Some((field, value, _, takes)) = rules.iter().find(|(_, _, holds, _)| !holds) {
+            return Err(DistillError::Recipe {
+                field,
+                value: value.to_string(),
+                takes: (*takes).to_owned(),
+            });
         }
         match self.spec.shape.within() {
-            Err(Refusal::Value { field, value }) => refuse(field.name, value.to_string()),
+            Err(Refusal::Value { field, value }) => Err(DistillError::Recipe {
+                field: field.name,
+                value: request::text(&value),
+                takes: field.expects(),
+            }),
             _ => Ok(()),
         }
     }
@@ -130,6 +154,7 @@ impl Deck {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::Blame;
     use crate::request::Shape;
 
     #[test]
@@ -251,7 +276,7 @@ mod tests {
         ];
         for recipe in bad {
             assert!(
-                recipe.check().is_err_and(|error| error.hint().is_some()),
+                recipe.check().is_err_and(|error| error.remedy().is_some()),
                 "{recipe:?}"
             );
         }

@@ -1,17 +1,8 @@
 use std::path::PathBuf;
 
-use crate::record::Cancelled;
+use translora_lora::LoraError;
 
-/// Whose fault a failure is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// A file or value that the caller gave.
-    Input,
-    /// The machine: memory, disk, device.
-    Machine,
-    /// This program.
-    Bug,
-}
+use crate::record::{Blame, Cancelled, Fault, Remedy, Step};
 
 /// Why a model could not do what a stage asked.
 #[derive(Debug, thiserror::Error)]
@@ -21,12 +12,12 @@ pub enum EngineError {
     Cancelled(#[from] Cancelled),
     #[error("{path}: cannot load this model: {reason}")]
     Model { path: PathBuf, reason: String },
-    #[error("{path}: this adapter does not fit {base}: {reason}")]
-    Adapter {
-        path: PathBuf,
-        base: PathBuf,
-        reason: String,
-    },
+    /// It is no sound adapter, or none for this base.
+    #[error("{path}: {source}")]
+    Adapter { path: PathBuf, source: LoraError },
+    /// It is sound and fits, and could not be loaded all the same.
+    #[error("{path}: cannot load this adapter: {reason}")]
+    AdapterLoad { path: PathBuf, reason: String },
     /// A backend of ggml that lies in a file of its own.
     #[error("{path}: cannot load this backend: {reason}")]
     Backend { path: PathBuf, reason: String },
@@ -72,44 +63,78 @@ pub enum EngineError {
     Internal(String),
 }
 
-impl EngineError {
-    pub fn fault(&self) -> Fault {
+impl Blame for EngineError {
+    fn fault(&self) -> Fault {
         match self {
+            Self::Cancelled(_) => Fault::Cancelled,
             Self::Memory(_) | Self::Io { .. } | Self::Backend { .. } => Fault::Machine,
             Self::Internal(_) => Fault::Bug,
-            _ => Fault::Input,
+            Self::Model { .. }
+            | Self::Adapter { .. }
+            | Self::AdapterLoad { .. }
+            | Self::Tokenizer { .. }
+            | Self::SameFirstToken { .. }
+            | Self::Template(_)
+            | Self::Example { .. }
+            | Self::Modules { .. }
+            | Self::Untrainable { .. }
+            | Self::NotFinite { .. }
+            | Self::Snapshot(_)
+            | Self::Context { .. }
+            | Self::TooLarge(_) => Fault::Input,
         }
     }
 
-    /// What to do about it.
-    pub fn hint(&self) -> Option<String> {
-        let text = match self {
-            Self::Model { .. } => {
-                "the model must be a whole GGUF with a tokenizer and a chat template: fetch it again, or convert it anew"
-            }
-            Self::Adapter { .. } => {
-                "give the base that this adapter was trained on, or an adapter made for this base"
-            }
-            Self::Backend { .. } => {
-                "a backend needs its device's driver and libraries, and is built from this program's own llama.cpp (scripts/cuda, scripts/test-vulkan); to run \
-                 on the CPU, take the file away, or unset GGML_BACKEND_PATH where it names it"
-            }
-            Self::Io { .. } => "check the path and its permissions",
+    fn remedy(&self) -> Option<Remedy> {
+        let remedy = match self {
+            Self::Model { .. } => Step::WholeModel.into(),
+            Self::Adapter { source, .. } => return source.remedy(),
+            Self::AdapterLoad { .. } => Remedy::or([Step::PlainAdapter.into(), Remedy::Inspect]),
+            Self::Backend { .. } => Remedy::or([Step::BackendNeeds.into(), Step::NoBackend.into()]),
+            Self::Io { .. } => Step::CheckPath.into(),
             Self::Tokenizer { .. } => {
-                "choose another base model, or leave out rows with such characters"
+                Remedy::or([Step::OtherModel.into(), Step::LeaveOutRows.into()])
             }
-            Self::SameFirstToken { .. } => "use --filter contrast",
+            Self::SameFirstToken { .. } => Remedy::set("filter", "contrast"),
             Self::Context { .. } | Self::Example { .. } => {
-                "give a larger context with -c, or shorten the row"
+                Remedy::or([Remedy::raise("ctx_size"), Step::ShortenRow.into()])
             }
-            Self::TooLarge(_) => "allow more with --memory, lower --rank, or train on shorter rows",
-            Self::Memory(_) => "close other programs, choose a smaller quantization, or lower -c",
-            Self::Untrainable { .. } | Self::Modules { .. } => {
-                "choose other --modules, or another base model"
+            Self::TooLarge(_) => Remedy::or([
+                Remedy::raise("memory"),
+                Remedy::lower("rank"),
+                Step::ShortenRow.into(),
+            ]),
+            Self::Memory(_) => Remedy::or([
+                Step::CloseOthers.into(),
+                Step::SmallerModel.into(),
+                Remedy::lower("ctx_size"),
+            ]),
+            Self::Modules { .. } => Remedy::then([
+                Remedy::takes("modules", "all, or some of q,k,v,o,gate,up,down"),
+                Remedy::takes("layers", "a range of the model's own"),
+            ]),
+            Self::Untrainable { .. } => {
+                Remedy::or([Remedy::choose_other("modules"), Step::OtherModel.into()])
             }
-            Self::Internal(_) => "this is a bug: please report it with the command line",
-            _ => return None,
+            Self::NotFinite { .. } => Remedy::lower("lr"),
+            Self::Internal(_) => Step::Report.into(),
+            Self::Cancelled(_) | Self::Template(_) | Self::Snapshot(_) => return None,
         };
-        Some(text.to_owned())
+        Some(remedy)
+    }
+}
+
+impl Blame for LoraError {
+    fn fault(&self) -> Fault {
+        Fault::Input
+    }
+
+    fn remedy(&self) -> Option<Remedy> {
+        let step = match self {
+            Self::Nothing { .. } => return Some(Step::TrainedAdapter.into()),
+            error if error.is_about_the_base() => Step::FittingAdapter,
+            _ => Step::PlainAdapter,
+        };
+        Some(Remedy::or([step.into(), Remedy::Inspect]))
     }
 }

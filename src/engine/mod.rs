@@ -17,7 +17,7 @@ pub mod host;
 mod teach;
 pub mod toy;
 
-pub use error::{EngineError, Fault};
+pub use error::EngineError;
 pub use teach::{Lesson, LogsOf, Objective, SoftLabels, Spelling, Spoken, Teach, Token, WordsOf};
 
 /// Opens base models. One engine per process; models are independent of each other.

@@ -29,8 +29,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::distill::Trained;
-use crate::engine::{Answer, EngineError, Fault, Model, Talk, With};
-use crate::record::{Pair, Rng};
+use crate::engine::{Answer, EngineError, Model, Talk, With};
+use crate::record::{Blame, Fault, Pair, Remedy, Rng, Step};
 
 mod measures;
 mod shots;
@@ -121,6 +121,15 @@ pub enum Outcome {
     Refused(Trained),
 }
 
+impl Outcome {
+    pub fn trained(&self) -> &Trained {
+        match self {
+            Self::Passed(passed) => passed.trained(),
+            Self::Refused(trained) => trained,
+        }
+    }
+}
+
 /// The paired comparison behind a verdict.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
@@ -173,12 +182,8 @@ pub enum EvaluateError {
     Unpaired { left: usize, right: usize },
 }
 
-impl EvaluateError {
-    pub fn is_cancelled(&self) -> bool {
-        matches!(self, Self::Engine(EngineError::Cancelled(_)))
-    }
-
-    pub fn fault(&self) -> Fault {
+impl Blame for EvaluateError {
+    fn fault(&self) -> Fault {
         match self {
             Self::Engine(error) => error.fault(),
             Self::NoRows => Fault::Input,
@@ -186,13 +191,11 @@ impl EvaluateError {
         }
     }
 
-    pub fn hint(&self) -> Option<String> {
+    fn remedy(&self) -> Option<Remedy> {
         match self {
-            Self::Engine(EngineError::Context { .. }) => {
-                Some("give a larger context with -c, or shorten the row".into())
-            }
-            Self::NoRows => Some("give rows with --eval, or raise --samples".into()),
-            _ => None,
+            Self::Engine(error) => error.remedy(),
+            Self::NoRows => Some(Remedy::or([Remedy::add("eval"), Remedy::raise("samples")])),
+            Self::Unpaired { .. } => Some(Step::Report.into()),
         }
     }
 }
@@ -309,7 +312,7 @@ pub fn compare(
             (
                 Verdict::Reject,
                 format!(
-                    "it breaks {losses} right answers of the bare target, and {budget} may break (--flip-budget)"
+                    "it breaks {losses} right answers of the bare target, and {budget} may break"
                 ),
             )
         }

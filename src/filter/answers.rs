@@ -1,4 +1,4 @@
-//! What the teacher's answers to anything at all tell of a task: the labels that no seed shows.
+//! What the teacher's answers to any text show of a task: the labels that no seed has.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -9,9 +9,9 @@ const SHARED_MIN: usize = 3;
 /// Share of the texts whose answer others share too, from which on answers are labels and not text
 /// of their own.
 const LABELS_SHARE: f64 = 0.95;
-/// Inputs asked for by their answer from which on their answers tell something, and the kappa from
-/// which on they agree; from 0.2 on agreement is called fair. source: Landis and Koch, 1977
-const ASKED_MIN: usize = 20;
+/// Inputs generated for an answer that are enough to measure, and the kappa from which on they
+/// agree; from 0.2 on agreement is called fair. source: Landis and Koch, 1977
+const INTENDED_MIN: usize = 20;
 const KAPPA_MIN: f64 = 0.2;
 
 /// Answers that several texts share, with how many of what was accepted have each; none where
@@ -53,17 +53,17 @@ pub fn labels(seen: &[Judged]) -> Vec<String> {
     shared(seen).into_keys().collect()
 }
 
-/// How well the answers to inputs that were asked for by an answer are that answer: Cohen's kappa,
-/// 1 where all are and 0 where no more are than by chance; none where too few were asked for.
+/// How well inputs get the answer that they were generated for: Cohen's kappa, 1 where all do and 0
+/// where no more do than by chance; none where there are too few.
 /// source: Cohen, 1960
 ///
-/// `asked`: by input, the answer it was to get.
-fn kappa(judged: &[Judged], asked: &HashMap<String, String>) -> Option<f64> {
+/// `intended`: by input, the answer that it was generated for.
+fn kappa(judged: &[Judged], intended: &HashMap<String, String>) -> Option<f64> {
     let pairs: Vec<(&str, &str)> = judged
         .iter()
-        .filter_map(|judged| Some((asked.get(&judged.text)?.as_str(), answer(judged)?)))
+        .filter_map(|judged| Some((intended.get(&judged.text)?.as_str(), answer(judged)?)))
         .collect();
-    if pairs.len() < ASKED_MIN {
+    if pairs.len() < INTENDED_MIN {
         return None;
     }
     let all = pairs.len() as f64;
@@ -77,19 +77,19 @@ fn kappa(judged: &[Judged], asked: &HashMap<String, String>) -> Option<f64> {
     (by_chance < 1.0).then(|| (agreed - by_chance) / (1.0 - by_chance))
 }
 
-/// Reject what got another answer than it was asked for, where a model that is asked for an answer
-/// knows what gets it (or let it pass again, where it turns out that none does). Returns the kappa.
+/// Reject what got another answer than it was generated for, where inputs agree with their answers;
+/// let it pass again where it turns out that they do not. Returns the kappa.
 ///
-/// Text that is not of the task gets some answer as well, and the adapter may be sure of it, but
-/// hardly the one that was asked for.
-pub fn hold_to(judged: &mut [Judged], asked: &HashMap<String, String>) -> Option<f64> {
-    let kappa = kappa(judged, asked);
+/// Text that is not of the task gets some answer as well, and the adapter may be sure of it, but it
+/// is hardly the intended one.
+pub fn hold_to(judged: &mut [Judged], intended: &HashMap<String, String>) -> Option<f64> {
+    let kappa = kappa(judged, intended);
     let telling = kappa.is_some_and(|kappa| kappa >= KAPPA_MIN);
     for judged in judged
         .iter_mut()
         .filter(|judged| matches!(judged.rejected, None | Some(Reason::OtherAnswer)))
     {
-        let Some(wanted) = asked.get(&judged.text) else {
+        let Some(wanted) = intended.get(&judged.text) else {
             continue;
         };
         let other = answer(judged).is_some_and(|got| got != wanted);
@@ -110,19 +110,9 @@ fn answer(judged: &Judged) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Answer;
-    use crate::filter::Reason;
-    use crate::record::Origin;
 
     fn judged(answer: &str, accepted: bool) -> Judged {
-        let rejected = (!accepted).then_some(Reason::Contrast);
-        let answer = Answer {
-            text: answer.into(),
-            tokens: 1,
-            finished: true,
-            log_probability: 0.0,
-        };
-        Judged::replay("x".into(), Some(answer), 0.0, rejected, Origin::Line)
+        Judged::example("x", answer, (!accepted).then_some(Reason::Contrast))
     }
 
     #[test]
@@ -145,20 +135,20 @@ mod tests {
         assert!(labels(&seen).is_empty());
     }
 
-    /// Inputs that were asked for by `wanted` and got `got`, `count` of each.
+    /// Inputs that were generated for `wanted` and got `got`, `count` of each.
     fn answered(pairs: &[(&str, &str, usize)]) -> (Vec<Judged>, HashMap<String, String>) {
-        let (mut all, mut asked) = (Vec::new(), HashMap::new());
+        let (mut all, mut intended) = (Vec::new(), HashMap::new());
         for (wanted, got, count) in pairs {
             for i in 0..*count {
                 let text = format!("{wanted} {got} {i}");
-                asked.insert(text.clone(), (*wanted).to_owned());
+                intended.insert(text.clone(), (*wanted).to_owned());
                 all.push(Judged {
                     text,
                     ..judged(got, true)
                 });
             }
         }
-        (all, asked)
+        (all, intended)
     }
 
     fn other(all: &[Judged]) -> usize {
@@ -168,28 +158,29 @@ mod tests {
     }
 
     #[test]
-    fn what_got_another_answer_than_it_was_asked_for_is_rejected_where_that_tells() {
+    fn another_answer_than_the_intended_one_rejects_where_inputs_agree() {
         // Three quarters agree.
-        let (mut all, asked) = answered(&[("A", "A", 10), ("B", "B", 20), ("B", "A", 10)]);
+        let (mut all, intended) = answered(&[("A", "A", 10), ("B", "B", 20), ("B", "A", 10)]);
         let by_chance = 0.25 * 0.5 + 0.75 * 0.5;
         assert!(
-            (kappa(&all, &asked).unwrap() - (0.75 - by_chance) / (1.0 - by_chance)).abs() < 1e-12
+            (kappa(&all, &intended).unwrap() - (0.75 - by_chance) / (1.0 - by_chance)).abs()
+                < 1e-12
         );
         all.push(judged("C", true));
-        assert_eq!(hold_to(&mut all, &asked), kappa(&all, &asked));
+        assert_eq!(hold_to(&mut all, &intended), kappa(&all, &intended));
         assert_eq!(other(&all), 10);
         // More of them, and it was chance: all pass again.
-        let (more, asked_more) = answered(&[("C", "A", 60), ("C", "B", 60)]);
-        let asked: HashMap<String, String> = asked.into_iter().chain(asked_more).collect();
+        let (more, intended_more) = answered(&[("C", "A", 60), ("C", "B", 60)]);
+        let intended: HashMap<String, String> = intended.into_iter().chain(intended_more).collect();
         all.extend(more);
-        assert!(hold_to(&mut all, &asked).unwrap() < KAPPA_MIN);
+        assert!(hold_to(&mut all, &intended).unwrap() < KAPPA_MIN);
         assert_eq!(other(&all), 0);
     }
 
     #[test]
     fn a_few_answers_tell_nothing() {
-        let (mut all, asked) = answered(&[("A", "A", 9), ("B", "B", 9), ("A", "B", 1)]);
-        assert_eq!(hold_to(&mut all, &asked), None);
+        let (mut all, intended) = answered(&[("A", "A", 9), ("B", "B", 9), ("A", "B", 1)]);
+        assert_eq!(hold_to(&mut all, &intended), None);
         assert_eq!(other(&all), 0);
     }
 }

@@ -86,12 +86,12 @@ impl Coverage {
                     .collect(),
             ),
             eval_words: eval.map(|rows| {
-                let asked: Vec<String> = rows.iter().flat_map(|row| words(&row.prompt)).collect();
-                asked
+                let prompts: Vec<String> = rows.iter().flat_map(|row| words(&row.prompt)).collect();
+                prompts
                     .iter()
                     .filter(|word| holders.contains_key(word))
                     .count() as f64
-                    / asked.len().max(1) as f64
+                    / prompts.len().max(1) as f64
             }),
             eval_answers: eval.map(|rows| {
                 rows.iter()
@@ -160,37 +160,18 @@ fn curve(mut values: Vec<f64>) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Answer;
     use crate::filter::Reason;
-    use crate::record::Origin;
 
     #[test]
     fn words_answers_and_likeness_are_counted() {
-        let answer = |text: &str| {
-            Some(Answer {
-                text: text.into(),
-                tokens: 1,
-                finished: true,
-                log_probability: 0.0,
-            })
-        };
         let kept = [
             ("date May 3", "a"),
             ("date May 4", " b"),
             ("date June 12", "a"),
             ("quite another", "a"),
         ];
-        let seen: Vec<Judged> = ["a", "a", "a", "c", "c", "c"]
-            .map(|text| {
-                Judged::replay(
-                    text.into(),
-                    answer(text),
-                    0.0,
-                    Some(Reason::Contrast),
-                    Origin::Line,
-                )
-            })
-            .into();
+        let seen = ["a", "a", "a", "c", "c", "c"]
+            .map(|answer| Judged::example(answer, answer, Some(Reason::Contrast)));
         let row = |prompt: &str, completion: &str| Pair {
             prompt: prompt.into(),
             completion: completion.into(),

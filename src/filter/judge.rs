@@ -1,8 +1,10 @@
-use super::{FilterError, Reason, Valid};
-use crate::engine::{AdapterId, Answer, Model, Talk, With};
-use crate::record::{Origin, Pair, Question};
+use serde::{Deserialize, Deserializer, Serialize};
 
-/// How valid inputs are told from each other.
+use super::{FilterError, Reason, Valid};
+use crate::engine::{AdapterId, Answer, EngineError, Label, Model, Talk, With};
+use crate::record::{Origin, Pair, Question, Restore, Restored};
+
+/// How valid inputs are judged.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Judge {
     /// Ask the discriminator, a LoRA on the source base.
@@ -32,7 +34,7 @@ pub struct Discriminator {
 }
 
 /// An input with its score and, where it was rejected, the reason.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Judged {
     pub(super) text: String,
     pub(super) answer: Option<Answer>,
@@ -63,22 +65,59 @@ impl Judged {
         self.rejected
     }
 
-    /// Read back what the journal kept; only the pipeline calls it.
-    pub(crate) fn replay(
-        text: String,
-        answer: Option<Answer>,
-        score: f64,
-        rejected: Option<Reason>,
-        origin: Origin,
-    ) -> Self {
+    /// An input for the tests of other rooms.
+    #[cfg(test)]
+    pub(crate) fn example(text: &str, answer: &str, rejected: Option<Reason>) -> Self {
+        let answer = Answer {
+            text: answer.into(),
+            tokens: 1,
+            finished: true,
+            log_probability: 0.0,
+        };
         Self {
-            text,
-            answer,
-            score,
+            text: text.into(),
+            answer: Some(answer),
+            score: 0.0,
             rejected,
-            origin,
+            origin: Origin::Line,
         }
     }
+}
+
+/// A judged input, as the journal keeps it.
+#[derive(Deserialize)]
+#[serde(remote = "Judged")]
+struct Stored {
+    text: String,
+    answer: Option<Answer>,
+    score: f64,
+    rejected: Option<Reason>,
+    origin: Origin,
+}
+
+impl Restored for Judged {
+    fn restore<'de, D: Deserializer<'de>>(from: D, _: Restore) -> Result<Self, D::Error> {
+        Stored::deserialize(from)
+    }
+}
+
+/// Have the teacher answer texts of any kind, to see what it answers. None of them is accepted.
+pub fn probe(
+    teacher: &mut dyn Label,
+    with: With,
+    texts: Vec<String>,
+    tokens_max: usize,
+    talk: &mut Talk<'_>,
+) -> Result<Vec<Judged>, EngineError> {
+    let answers = teacher.answer(with, &texts, tokens_max, talk)?;
+    let probed = |(text, answer)| Judged {
+        text,
+        answer: Some(answer),
+        score: 0.0,
+        rejected: Some(Reason::Probe),
+        origin: Origin::Line,
+    };
+    Ok(texts.into_iter().zip(answers).map(probed).collect())
 }
 
 impl Judge {
@@ -95,7 +134,7 @@ impl Judge {
         matches!(self, Self::Contrast { .. } | Self::Both { .. })
     }
 
-    /// Judge inputs with the source model, in the order given.
+    /// Judge inputs with the source model, in their order.
     pub fn judge(
         &self,
         source: &mut dyn Model,
@@ -201,11 +240,11 @@ fn contrast(
     let prompts: Vec<String> = inputs.iter().map(|input| input.text().to_owned()).collect();
     let answers = source.answer(With::Adapter(teacher), &prompts, tokens_max, talk)?;
     let usable = |answer: &Answer| answer.finished && !answer.text.trim().is_empty();
-    let asked = prompts
+    let answered = prompts
         .into_iter()
         .zip(&answers)
         .filter(|(_, answer)| usable(answer));
-    let pairs: Vec<Pair> = asked
+    let pairs: Vec<Pair> = answered
         .map(|(prompt, answer)| Pair {
             prompt,
             completion: answer.text.clone(),

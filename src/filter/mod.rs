@@ -3,8 +3,8 @@
 //! After the same check of validity and of repetition: the contrast `log p(source+LoRA) − log
 //! p(source)` of the teacher's answer (source: TiTok), a discriminator (a LoRA on the source base
 //! that tells real inputs from made-up ones; source: Trans-LoRA, section 3.2), both, or none. The
-//! contrast needs the answers, so it asks the teacher itself and hands them on inside [`Kept`];
-//! `label` asks again only where there is none.
+//! contrast needs the teacher's answers, and they go on inside [`Kept`]: `label` has the teacher
+//! answer only where there is none.
 //!
 //! Refuses to know: files, which model is the target. Called by the pipeline; `label` imports
 //! [`Kept`].
@@ -13,7 +13,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{Answer, EngineError, Fault};
+use crate::engine::{Answer, EngineError};
+use crate::record::{Blame, Fault, Remedy};
 
 mod answers;
 mod coverage;
@@ -24,7 +25,7 @@ mod validity;
 
 pub use answers::{has_labels, hold_to, labels};
 pub use coverage::Coverage;
-pub use judge::{Discriminator, Judge, Judged};
+pub use judge::{Discriminator, Judge, Judged, probe};
 pub use near::{NEAR, near_copies};
 pub use select::{Shares, select};
 pub use validity::{Rules, Valid, Validity};
@@ -61,18 +62,18 @@ pub enum Reason {
     NoAnswer,
     /// The adapter makes the answer no likelier than the base does.
     Contrast,
-    /// The teacher gave another answer than the input was asked for.
+    /// The teacher's answer is not the one that the input was generated for.
     OtherAnswer,
     /// Text of any kind, drawn to see what the teacher answers.
     Probe,
-    /// Good, but more than was asked for.
+    /// Good, but more than were needed.
     Surplus,
 }
 
 /// Rejections by reason.
 pub type Rejections = BTreeMap<Reason, u64>;
 
-/// An input that was kept, with the teacher's answer where the filter had to ask for it.
+/// An input that was kept, with the teacher's answer where the filter needed it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Kept {
     prompt: String,
@@ -95,8 +96,9 @@ impl Kept {
         self.score
     }
 
+    /// An input for the tests of other rooms.
     #[cfg(test)]
-    pub(crate) fn replay(prompt: &str, answer: Option<Answer>) -> Self {
+    pub(crate) fn example(prompt: &str, answer: Option<Answer>) -> Self {
         Self {
             prompt: prompt.into(),
             answer,
@@ -111,31 +113,27 @@ impl Kept {
 pub enum FilterError {
     #[error("filtering inputs: {0}")]
     Engine(#[from] EngineError),
-    #[error("the score of {prompt:?} is not a number")]
+    #[error(
+        "the score of {prompt:?} is not a number: the source adapter or its base holds damaged weights"
+    )]
     NotFinite { prompt: String },
 }
 
-impl FilterError {
-    pub fn is_cancelled(&self) -> bool {
-        matches!(self, Self::Engine(EngineError::Cancelled(_)))
-    }
-
-    pub fn fault(&self) -> Fault {
+impl Blame for FilterError {
+    fn fault(&self) -> Fault {
         match self {
             Self::Engine(error) => error.fault(),
             Self::NotFinite { .. } => Fault::Input,
         }
     }
 
-    pub fn hint(&self) -> Option<String> {
+    fn remedy(&self) -> Option<Remedy> {
         match self {
-            Self::Engine(EngineError::SameFirstToken { .. }) => {
-                Some("this base cannot judge with a kit: use --filter contrast".into())
-            }
-            Self::Engine(_) => None,
-            Self::NotFinite { .. } => {
-                Some("the source adapter or its base holds damaged weights".into())
-            }
+            Self::Engine(error) => error.remedy(),
+            Self::NotFinite { .. } => Some(Remedy::or([
+                Remedy::choose_other("source_lora"),
+                Remedy::choose_other("source"),
+            ])),
         }
     }
 }

@@ -48,8 +48,8 @@ pub fn select(
     let mut classes: Vec<Vec<usize>> = all
         .into_iter()
         .flat_map(|class| {
-            let (tuned, made): (Vec<_>, Vec<_>) = class.into_iter().partition(is_tuned);
-            [made, tuned]
+            let (tuned, other): (Vec<_>, Vec<_>) = class.into_iter().partition(is_tuned);
+            [other, tuned]
         })
         .collect();
     let slots = slots(&accepted, &classes[2 * last..].concat());
@@ -355,7 +355,6 @@ fn classes(accepted: &[&Judged]) -> (Vec<Vec<usize>>, f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Answer;
 
     const SHARES: Shares = Shares {
         good: 0.25,
@@ -363,14 +362,12 @@ mod tests {
     };
 
     fn judged(text: &str, answer: &str, score: f64) -> Judged {
-        let answer = Answer {
-            text: answer.into(),
-            tokens: 1,
-            finished: true,
-            log_probability: 0.0,
-        };
         let rejected = (score <= 0.0).then_some(Reason::Contrast);
-        Judged::replay(text.into(), Some(answer), score, rejected, Origin::Chain)
+        Judged {
+            score,
+            origin: Origin::Chain,
+            ..Judged::example(text, answer, rejected)
+        }
     }
 
     fn prompts(kept: &[Kept]) -> Vec<&str> {
@@ -504,7 +501,11 @@ mod tests {
                 Origin::Chain
             }
         };
-        let one = |i: usize| Judged::replay(format!("in {i}"), None, 1.0, None, origin(i));
+        let one = |i: usize| Judged {
+            answer: None,
+            origin: origin(i),
+            ..judged(&format!("in {i}"), "", 1.0)
+        };
         let all: Vec<Judged> = (0..200).map(one).collect();
         for (lines, expected) in [(0.25, 10), (0.5, 20), (0.8, 32)] {
             let (kept, _) = select(&all, &[], 40, Shares { good: 1.0, lines });

@@ -254,7 +254,7 @@ mod tests {
     ) -> (Vec<String>, Vec<(Reason, u64)>) {
         let candidates: Vec<Candidate> = texts
             .iter()
-            .map(|(text, finished)| Candidate::line((*text).into(), *finished, None))
+            .map(|(text, finished)| Candidate::example(text, *finished))
             .collect();
         let mut validity = Validity::new([seed], rules);
         let valid = validity.pass(&candidates);

@@ -1,12 +1,14 @@
+use super::sampler::list_prompt;
 use super::*;
-use crate::engine::Continuation;
-use crate::record::Cancel;
+use crate::engine::{Continuation, EngineError, Generate, GenerateRequest, Talk, With};
+use crate::kit::Seed;
+use crate::record::{Blame, Cancel, Origin, Rng};
 
-/// Says what it was told to say, and notes what it was asked.
+/// Answers with a script, and keeps the requests.
 struct Script {
     /// Without the opening, which is put before it.
     says: Vec<&'static str>,
-    asked: Vec<GenerateRequest>,
+    requests: Vec<GenerateRequest>,
 }
 
 impl Generate for Script {
@@ -17,7 +19,7 @@ impl Generate for Script {
         talk: &mut Talk<'_>,
     ) -> Result<Vec<Continuation>, EngineError> {
         talk.tick(0, 1)?;
-        self.asked.push(request.clone());
+        self.requests.push(request.clone());
         let one = |(opening, text): (&String, &&str)| Continuation {
             text: format!("{opening}{text}"),
             tokens: 3,
@@ -32,10 +34,7 @@ fn seeds() -> Vec<Seed> {
 }
 
 fn of(texts: &[&str]) -> Vec<Seed> {
-    texts
-        .iter()
-        .map(|text| Seed::replay((*text).into()))
-        .collect()
+    texts.iter().map(|text| Seed::example(text)).collect()
 }
 
 /// The lines among candidates.
@@ -66,9 +65,9 @@ fn a_round_drops_seeds_and_repetitions() {
     };
     let mut model = Script {
         says: vec![" a ", " four", "four ", " five"],
-        asked: Vec::new(),
+        requests: Vec::new(),
     };
-    let mut generator = Generator::new(
+    let mut sampler = InputSampler::new(
         &seeds,
         Settings {
             variants: false,
@@ -76,8 +75,8 @@ fn a_round_drops_seeds_and_repetitions() {
         },
     )
     .unwrap();
-    let (fresh, count) = generator
-        .round(&mut model, With::Base, Ask::List, &mut talk)
+    let (fresh, count) = sampler
+        .round(&mut model, With::Base, Prompt::List, &mut talk)
         .unwrap();
     assert_eq!(lines(&fresh), ["four", "five"]);
     assert_eq!(
@@ -89,12 +88,12 @@ fn a_round_drops_seeds_and_repetitions() {
             tokens: 12
         }
     );
-    let (again, count) = generator
-        .round(&mut model, With::Base, Ask::List, &mut talk)
+    let (again, count) = sampler
+        .round(&mut model, With::Base, Prompt::List, &mut talk)
         .unwrap();
     assert!(again.is_empty());
     assert_eq!(count.repeated, 3);
-    assert_ne!(model.asked[0], model.asked[1]);
+    assert_ne!(model.requests[0], model.requests[1]);
 }
 
 #[test]
@@ -109,9 +108,9 @@ fn what_all_seeds_begin_with_is_kept_and_only_what_varies_is_drawn_anew() {
     };
     let mut model = Script {
         says: vec![" March and so on"; 32],
-        asked: Vec::new(),
+        requests: Vec::new(),
     };
-    let mut generator = Generator::new(
+    let mut sampler = InputSampler::new(
         &seeds,
         Settings {
             sequences: 32,
@@ -122,17 +121,17 @@ fn what_all_seeds_begin_with_is_kept_and_only_what_varies_is_drawn_anew() {
     let mut made = Vec::new();
     for _ in 0..4 {
         made.extend(
-            generator
-                .round(&mut model, With::Base, Ask::List, &mut talk)
+            sampler
+                .round(&mut model, With::Base, Prompt::List, &mut talk)
                 .unwrap()
                 .0,
         );
     }
     assert!(
         model
-            .asked
+            .requests
             .iter()
-            .flat_map(|asked| &asked.openings)
+            .flat_map(|request| &request.openings)
             .all(|opening| opening.starts_with("date"))
     );
     let months: Vec<&str> = made
@@ -147,9 +146,9 @@ fn what_all_seeds_begin_with_is_kept_and_only_what_varies_is_drawn_anew() {
         "{made:?}"
     );
     let adopted = ["date March 8"];
-    generator.adopt(adopted);
-    let (next, _) = generator
-        .round(&mut model, With::Base, Ask::List, &mut talk)
+    sampler.adopt(adopted);
+    let (next, _) = sampler
+        .round(&mut model, With::Base, Prompt::List, &mut talk)
         .unwrap();
     assert!(
         next.iter()
@@ -170,7 +169,7 @@ fn the_list_is_the_papers() {
 }
 
 #[test]
-fn a_continued_generator_draws_what_the_straight_one_draws() {
+fn a_continued_sampler_draws_what_the_straight_one_draws() {
     let (seeds, cancel) = (seeds(), Cancel::default());
     let mut talk = Talk {
         cancel: &cancel,
@@ -178,26 +177,26 @@ fn a_continued_generator_draws_what_the_straight_one_draws() {
     };
     let mut straight = Script {
         says: vec!["a"],
-        asked: Vec::new(),
+        requests: Vec::new(),
     };
-    let mut generator = Generator::new(&seeds, settings()).unwrap();
-    let (first, _) = generator
-        .round(&mut straight, With::Base, Ask::List, &mut talk)
+    let mut sampler = InputSampler::new(&seeds, settings()).unwrap();
+    let (first, _) = sampler
+        .round(&mut straight, With::Base, Prompt::List, &mut talk)
         .unwrap();
-    generator
-        .round(&mut straight, With::Base, Ask::List, &mut talk)
+    sampler
+        .round(&mut straight, With::Base, Prompt::List, &mut talk)
         .unwrap();
     let mut resumed = Script {
         says: vec!["a"],
-        asked: Vec::new(),
+        requests: Vec::new(),
     };
-    let mut generator = Generator::new(&seeds, settings()).unwrap();
-    generator.remember(1, &first);
-    let (fresh, _) = generator
-        .round(&mut resumed, With::Base, Ask::List, &mut talk)
+    let mut sampler = InputSampler::new(&seeds, settings()).unwrap();
+    sampler.remember(1, &first);
+    let (fresh, _) = sampler
+        .round(&mut resumed, With::Base, Prompt::List, &mut talk)
         .unwrap();
     assert!(fresh.iter().all(|candidate| !first.contains(candidate)));
-    assert_eq!(resumed.asked[0], straight.asked[1]);
+    assert_eq!(resumed.requests[0], straight.requests[1]);
 }
 
 #[test]
@@ -209,24 +208,32 @@ fn cancel_and_no_seeds_are_errors() {
         progress: &mut |_, _| {},
     };
     let seeds = seeds();
-    let mut generator = Generator::new(&seeds, settings()).unwrap();
-    let error = generator
+    let mut sampler = InputSampler::new(&seeds, settings()).unwrap();
+    let error = sampler
         .round(
             &mut Script {
                 says: vec![],
-                asked: vec![],
+                requests: vec![],
             },
             With::Base,
-            Ask::List,
+            Prompt::List,
             &mut talk,
         )
         .unwrap_err();
     assert!(error.is_cancelled());
-    assert!(Generator::new(&[], settings()).is_err_and(|error| error.hint().is_some()));
+    assert!(InputSampler::new(&[], settings()).is_err_and(|error| error.remedy().is_some()));
+}
+
+/// A sampler that draws inputs for two labels; a third is no single line.
+fn covering(seeds: &[Seed]) -> InputSampler<'_> {
+    let mut sampler = InputSampler::new(seeds, settings()).unwrap();
+    let labels = ["SHIP", "BILL", "two\nlines"].map(str::to_owned).into();
+    sampler.cover(labels, [("BILL", "say one"), ("BROKEN", "two\nlines")]);
+    sampler
 }
 
 #[test]
-fn an_answer_that_is_wanted_is_asked_for() {
+fn inputs_are_drawn_for_each_label_behind_a_list_of_labels() {
     let (seeds, cancel) = (seeds(), Cancel::default());
     let mut talk = Talk {
         cancel: &cancel,
@@ -234,62 +241,73 @@ fn an_answer_that_is_wanted_is_asked_for() {
     };
     let mut model = Script {
         says: vec![" go on", " go off", " go up", " go down"],
-        asked: Vec::new(),
+        requests: Vec::new(),
     };
-    let mut generator = Generator::new(&seeds, settings()).unwrap();
-    let wanted = ["SHIP", "BILL", "two\nlines"].map(str::to_owned).into();
-    generator.want(wanted, [("BILL", "say one"), ("BROKEN", "two\nlines")]);
-    let mut made = Vec::new();
+    let mut sampler = covering(&seeds);
+    let mut drawn = Vec::new();
     for _ in 0..24 {
-        made.extend(
-            generator
-                .round(&mut model, With::Base, Ask::List, &mut talk)
-                .unwrap()
-                .0,
-        );
+        let round = sampler.round(&mut model, With::Base, Prompt::List, &mut talk);
+        drawn.extend(round.unwrap().0);
     }
-    let asked: Vec<&GenerateRequest> = model
-        .asked
+    let with_labels: Vec<&GenerateRequest> = model
+        .requests
         .iter()
-        .filter(|asked| asked.openings.iter().any(|open| open == "SHIP:"))
+        .filter(|request| request.openings.iter().any(|open| open == "SHIP:"))
         .collect();
-    assert!((4..20).contains(&asked.len()), "{}", asked.len());
-    for request in &asked {
+    assert!(
+        (4..20).contains(&with_labels.len()),
+        "{}",
+        with_labels.len()
+    );
+    for request in with_labels {
         assert!(
             request.prefix.contains("BILL: say one\n")
                 && request.prefix.contains("BROKEN: two lines\n"),
             "{}",
             request.prefix
         );
-        let of = |answer: &str| {
+        let of = |label: &str| {
             request
                 .openings
                 .iter()
-                .filter(|opening| *opening == answer)
+                .filter(|open| *open == label)
                 .count()
         };
         assert_eq!((of("SHIP:"), of("BILL:")), (2, 2));
     }
     // What is drawn is the input alone.
     assert!(
-        lines(&made).contains(&"go on") && !lines(&made).iter().any(|line| line.contains("SHIP")),
-        "{made:?}"
+        lines(&drawn).contains(&"go on") && !lines(&drawn).iter().any(|line| line.contains("SHIP")),
+        "{drawn:?}"
     );
-    // A model that was fitted on inputs behind their answers goes on after an answer, too.
-    let before = model.asked.len();
-    model.says = vec![" go back"; 4];
-    let (tuned, _) = generator
-        .round(&mut model, With::Base, Ask::Tuned("An input."), &mut talk)
+    // Without labels, and of anything, there is no list at all.
+    sampler.cover(Vec::new(), []);
+    let before = model.requests.len();
+    sampler
+        .round(&mut model, With::Base, Prompt::Anything, &mut talk)
         .unwrap();
-    assert_eq!(
-        (
-            model.asked[before].prefix.as_str(),
-            model.asked[before].chat
-        ),
-        ("An input.", true)
-    );
+    assert_eq!(model.requests[before].prefix, "Here are 10 examples:\n1.");
+}
+
+#[test]
+fn a_tuned_generator_goes_on_after_a_label() {
+    let (seeds, cancel) = (seeds(), Cancel::default());
+    let mut talk = Talk {
+        cancel: &cancel,
+        progress: &mut |_, _| {},
+    };
+    let mut model = Script {
+        says: vec![" go back"; 4],
+        requests: Vec::new(),
+    };
+    let prompt = Prompt::Tuned("An input.");
+    let (tuned, _) = covering(&seeds)
+        .round(&mut model, With::Base, prompt, &mut talk)
+        .unwrap();
+    let request = &model.requests[0];
+    assert_eq!((request.prefix.as_str(), request.chat), ("An input.", true));
     assert!(
-        model.asked[before]
+        request
             .openings
             .iter()
             .all(|opening| opening == "SHIP:" || opening == "BILL:")
@@ -297,14 +315,8 @@ fn an_answer_that_is_wanted_is_asked_for() {
     assert!(
         tuned.len() == 1
             && tuned.iter().all(|line| line.text() == "go back"
-                && line.asked().is_some()
+                && line.intended().is_some()
                 && line.origin() == Origin::Tuned),
         "{tuned:?}"
     );
-    generator.want(Vec::new(), []);
-    let before = model.asked.len();
-    generator
-        .round(&mut model, With::Base, Ask::Anything, &mut talk)
-        .unwrap();
-    assert_eq!(model.asked[before].prefix, "Here are 10 examples:\n1.");
 }

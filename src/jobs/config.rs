@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::JobsError;
 use crate::pipeline::TransferPlan;
+use crate::record::{Remedy, Step};
 
 /// The file that holds the worker: the program itself.
 const PROGRAM: &str = "translora";
@@ -92,7 +93,7 @@ impl Config {
                 _ => {
                     return Err(JobsError::request(
                         format!("TRANSLORA_JOBS is {text:?}"),
-                        "say process or thread",
+                        Remedy::variable("TRANSLORA_JOBS", "process or thread"),
                     ));
                 }
             };
@@ -111,9 +112,11 @@ impl Config {
     ///
     /// fails: not an object, a name that is not known, a value that cannot be meant
     pub fn with(&self, json: &str) -> Result<Self, JobsError> {
-        let hint = "the configuration is one JSON object, such as {\"threads\": 2, \"isolation\": \"process\"}";
         let refuse = |error: serde_json::Error| {
-            JobsError::request(format!("the configuration cannot be read: {error}"), hint)
+            JobsError::request(
+                format!("the configuration cannot be read: {error}"),
+                Step::JsonConfiguration,
+            )
         };
         let changes: serde_json::Map<String, serde_json::Value> =
             serde_json::from_str(json).map_err(refuse)?;
@@ -134,8 +137,11 @@ impl Config {
                 let said = format!("jobs may hold {bytes} bytes");
                 Err(JobsError::request(
                     said,
-                    format!(
-                        "the worker itself needs {MEMORY_BYTES_MIN}; allow some hundred MiB more than that"
+                    Remedy::takes(
+                        "memory",
+                        format!(
+                            "some hundred MiB more than the {MEMORY_BYTES_MIN} bytes of the worker itself"
+                        ),
                     ),
                 ))
             }
@@ -189,21 +195,26 @@ impl Config {
     }
 }
 
-fn variable(name: &str) -> Result<Option<String>, JobsError> {
+fn variable(name: &'static str) -> Result<Option<String>, JobsError> {
     match std::env::var(name) {
         Ok(text) => Ok(Some(text)),
         Err(std::env::VarError::NotPresent) => Ok(None),
         Err(std::env::VarError::NotUnicode(_)) => Err(JobsError::request(
             format!("{name} is not UTF-8"),
-            "set it again, or unset it",
+            Remedy::variable(name, "text in UTF-8"),
         )),
     }
 }
 
-fn number(name: &str) -> Result<Option<u64>, JobsError> {
+fn number(name: &'static str) -> Result<Option<u64>, JobsError> {
     let Some(text) = variable(name)? else {
         return Ok(None);
     };
-    let wrong = |_| JobsError::request(format!("{name} is {text:?}"), "give a whole number");
+    let wrong = |_| {
+        JobsError::request(
+            format!("{name} is {text:?}"),
+            Remedy::variable(name, "a whole number"),
+        )
+    };
     text.parse().map(Some).map_err(wrong)
 }

@@ -4,9 +4,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{JobId, State};
-use crate::engine::{EngineError, Fault};
-use crate::pipeline::PipelineError;
-use crate::request::{Door, Refusal};
+use crate::record::{Blame, Fault, InJson, Remedy, Step};
+use crate::request::Refusal;
 
 /// Why a call on the queue was refused.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -14,8 +13,10 @@ use crate::request::{Door, Refusal};
 pub enum JobsError {
     #[error("job {0}: there is no such job; it was freed, or never started here")]
     NoSuchJob(JobId),
+    #[error(transparent)]
+    Refused(Refusal),
     #[error("{what}")]
-    Request { what: String, hint: String },
+    Request { what: String, remedy: Remedy },
     #[error("{waiting} jobs are waiting already, and the queue takes no more")]
     Full { waiting: usize },
     #[error("no worker program: looked for {}", listed(looked))]
@@ -37,120 +38,82 @@ fn listed(paths: &[PathBuf]) -> String {
         .join(", ")
 }
 
-impl From<Refusal> for JobsError {
-    fn from(refusal: Refusal) -> Self {
-        Self::request(refusal.what(Door::Json), refusal.hint(Door::Json))
-    }
-}
-
 impl JobsError {
-    pub(super) fn request(what: impl Into<String>, hint: impl Into<String>) -> Self {
+    pub(super) fn request(what: impl Into<String>, remedy: impl Into<Remedy>) -> Self {
         Self::Request {
             what: what.into(),
-            hint: hint.into(),
-        }
-    }
-
-    /// Whose fault it is; none for a job that was cancelled.
-    pub fn fault(&self) -> Option<Fault> {
-        match self {
-            Self::Failed(problem) => problem.cause.fault(),
-            Self::Machine(_) => Some(Fault::Machine),
-            _ => Some(Fault::Input),
-        }
-    }
-
-    /// What to do about it.
-    pub fn hint(&self) -> String {
-        match self {
-            Self::Request { hint, .. } => hint.clone(),
-            Self::Full { .. } => "wait for one to end, or cancel one".into(),
-            Self::NoWorker { .. } => {
-                "put the program `translora` of the same version beside the library, name it in TRANSLORA_WORKER or as \"worker\" in the \
-                 configuration, or set \"isolation\": \"thread\""
-                    .into()
-            }
-            Self::NoReport { .. } => "wait until it is done".into(),
-            Self::Failed(problem) => problem.hint.clone(),
-            Self::NoSuchJob(_) => "ask for the list of jobs".into(),
-            Self::Machine(_) => "close other programs".into(),
+            remedy: remedy.into(),
         }
     }
 }
 
-/// What was behind a job that failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Cause {
-    /// A file or value that the caller gave.
-    Input,
-    /// The machine, or whoever killed the worker.
-    Machine,
-    /// This program.
-    Bug,
-    /// Somebody asked it to stop.
-    Cancelled,
+impl From<Refusal> for JobsError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
 }
 
-impl Cause {
-    /// Whose fault it is; none where nothing went wrong.
-    pub fn fault(self) -> Option<Fault> {
+impl Blame for JobsError {
+    fn fault(&self) -> Fault {
         match self {
-            Self::Input => Some(Fault::Input),
-            Self::Machine => Some(Fault::Machine),
-            Self::Bug => Some(Fault::Bug),
-            Self::Cancelled => None,
+            Self::Failed(problem) => problem.cause,
+            Self::Machine(_) => Fault::Machine,
+            Self::NoSuchJob(_)
+            | Self::Refused(_)
+            | Self::Request { .. }
+            | Self::Full { .. }
+            | Self::NoWorker { .. }
+            | Self::NoReport { .. } => Fault::Input,
         }
+    }
+
+    fn remedy(&self) -> Option<Remedy> {
+        Some(match self {
+            Self::Refused(refusal) => return refusal.remedy(),
+            Self::Request { remedy, .. } => remedy.clone(),
+            Self::Full { .. } => Remedy::or([Step::WaitForEnd.into(), Step::CancelOne.into()]),
+            Self::NoWorker { .. } => Remedy::or([Step::NameWorker.into(), Step::NoWorker.into()]),
+            Self::NoReport { .. } => Step::WaitForEnd.into(),
+            Self::Failed(problem) => return problem.remedy.clone(),
+            Self::NoSuchJob(_) => Step::ListJobs.into(),
+            Self::Machine(_) => Step::CloseOthers.into(),
+        })
     }
 }
 
 /// Why a job failed, as people and programs read it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
-    pub cause: Cause,
+    pub cause: Fault,
     pub message: String,
-    /// What to do about it; may be empty.
+    /// What to do about it, for a program that words it by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<Remedy>,
+    /// The same in words; may be empty.
     pub hint: String,
 }
 
 impl Problem {
-    pub(super) fn new(cause: Cause, message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self {
-            cause,
-            message: message.into(),
-            hint: hint.into(),
-        }
+    pub(super) fn new(cause: Fault, message: impl Into<String>, remedy: impl Into<Remedy>) -> Self {
+        Self::with(cause, message.into(), Some(remedy.into()))
     }
 
     pub(super) fn cancelled() -> Self {
-        Self::new(
-            Cause::Cancelled,
-            "cancelled",
-            "start it again; with \"resume\": true it goes on from its journal",
-        )
+        Self::new(Fault::Cancelled, "cancelled", Remedy::Resume)
     }
 
-    pub(super) fn of(error: &PipelineError) -> Self {
-        if matches!(error, PipelineError::Cancelled) {
-            return Self::cancelled();
+    pub(super) fn of(error: &impl Blame) -> Self {
+        Self::with(error.fault(), chain(error), error.remedy())
+    }
+
+    fn with(cause: Fault, message: String, remedy: Option<Remedy>) -> Self {
+        let words = |remedy: &Remedy| remedy.words(&InJson);
+        Self {
+            cause,
+            message,
+            hint: remedy.as_ref().map_or(String::new(), words),
+            remedy,
         }
-        Self::new(
-            cause(error.fault()),
-            chain(error),
-            error.hint().unwrap_or_default(),
-        )
-    }
-
-    pub(super) fn of_engine(error: &EngineError) -> Self {
-        Self::new(cause(error.fault()), chain(error), "")
-    }
-}
-
-fn cause(fault: Fault) -> Cause {
-    match fault {
-        Fault::Input => Cause::Input,
-        Fault::Machine => Cause::Machine,
-        Fault::Bug => Cause::Bug,
     }
 }
 

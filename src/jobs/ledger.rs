@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Problem;
 use crate::pipeline::{Event, Stage, TransferPlan, Verdict};
-use crate::record::Cancel;
+use crate::record::{Cancel, Fault};
 
 /// The number of a job. None is used twice in a process, so a stale one is recognised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -241,7 +241,7 @@ impl Entry {
                 self.report = Some(report);
             }
             End::Failed(problem) => {
-                let cancelled = problem.cause == super::Cause::Cancelled;
+                let cancelled = problem.cause == Fault::Cancelled;
                 self.status.state = if cancelled {
                     State::Cancelled
                 } else {

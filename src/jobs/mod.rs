@@ -20,7 +20,7 @@ mod thread;
 mod worker;
 
 pub use config::{Config, Isolation};
-pub use error::{Cause, JobsError, Problem};
+pub use error::{JobsError, Problem};
 pub use ledger::{JobId, State, Status, Told};
 pub use queue::Jobs;
 pub use worker::{Lost, Meter, work};

@@ -16,7 +16,8 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use super::ledger::End;
 use super::protocol::{ENGINE, LINE_BYTES_MAX, Line, Order, PROTOCOL, VERSION};
 use super::queue::Task;
-use super::{Cause, Config, Problem};
+use super::{Config, Problem};
+use crate::record::{Fault, Remedy, Step};
 
 /// What is kept of what a worker says on standard error: its last words.
 const LAST_WORDS_BYTES_MAX: usize = 2048;
@@ -37,22 +38,17 @@ pub(super) fn run(task: &Task<'_>) -> End {
     let program = match task.config.find_worker() {
         Ok(program) => program,
         Err(error) => {
-            return End::Failed(Problem::new(
-                Cause::Machine,
-                error.to_string(),
-                error.hint(),
-            ));
+            return End::Failed(Problem {
+                cause: Fault::Machine,
+                ..Problem::of(&error)
+            });
         }
     };
     match start(&program, task) {
         Ok((worker, asked)) => worker.watch(task, asked),
         Err(error) => {
             let said = format!("{}: the worker does not start: {error}", program.display());
-            End::Failed(Problem::new(
-                Cause::Machine,
-                said,
-                "name another program in TRANSLORA_WORKER or as \"worker\" in the configuration",
-            ))
+            End::Failed(Problem::new(Fault::Machine, said, Step::NameWorker))
         }
     }
 }
@@ -250,7 +246,7 @@ impl Worker {
                 // A host that ignores SIGCHLD, or waits for all children, took the status away.
                 Err(_) => return None,
                 Ok(None) if self.lines.is_empty() => {
-                    std::thread::sleep(std::time::Duration::from_millis(5))
+                    std::thread::sleep(std::time::Duration::from_millis(5));
                 }
                 Ok(None) => break,
             }
@@ -266,11 +262,7 @@ fn other_version(version: &str, engine: &str) -> Problem {
     let said = format!(
         "the worker is translora {version} with the engine {engine}, and this is {VERSION} with {ENGINE}"
     );
-    Problem::new(
-        Cause::Machine,
-        said,
-        "put the program of the same build beside the library, or name it in TRANSLORA_WORKER",
-    )
+    Problem::new(Fault::Machine, said, Step::NameWorker)
 }
 
 /// Say how a worker went that said no last word.
@@ -286,7 +278,6 @@ fn lost(
     } else {
         format!("; its last words: {last_words}")
     };
-    let resume = "start the same request with \"resume\": true; it goes on from its journal";
     match (
         over,
         status.and_then(|status| status.signal()),
@@ -295,33 +286,31 @@ fn lost(
         (Over::Silent, ..) => {
             let seconds = task.config.silence().as_secs();
             Problem::new(
-                Cause::Machine,
+                Fault::Machine,
                 format!(
                     "the worker hung: it said nothing for {seconds} seconds and was killed{quoted}"
                 ),
-                resume,
+                Remedy::Resume,
             )
         }
-        (Over::Babble(said), ..) => {
-            let hint = "name the program `translora` of this build in TRANSLORA_WORKER or as \"worker\" in the configuration";
-            Problem::new(
-                Cause::Machine,
-                format!("the worker is not one: it said {said:?}"),
-                hint,
-            )
-        }
+        (Over::Babble(said), ..) => Problem::new(
+            Fault::Machine,
+            format!("the worker is not one: it said {said:?}"),
+            Step::NameWorker,
+        ),
         (_, Some(signal), _) => {
             let name = Signal::from_named_raw(signal)
                 .map_or(String::new(), |signal| format!(" ({signal:?})"));
+            // Most often memory ran out.
             let memory = if task.config.memory.is_some() {
-                "; where memory ran out, allow jobs more"
+                Remedy::raise("memory")
             } else {
-                "; where memory ran out, close other programs"
+                Step::CloseOthers.into()
             };
             Problem::new(
-                Cause::Machine,
+                Fault::Machine,
                 format!("the worker was ended by signal {signal}{name}{quoted}"),
-                format!("{resume}{memory}"),
+                Remedy::then([memory, Remedy::Resume]),
             )
         }
         (_, None, code) => {
@@ -330,9 +319,9 @@ fn lost(
                 format!(" (it did not take its order: {error})")
             });
             Problem::new(
-                Cause::Machine,
+                Fault::Machine,
                 format!("the worker ended with {code} and without a result{asked}{quoted}"),
-                resume,
+                Remedy::Resume,
             )
         }
     }

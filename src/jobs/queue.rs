@@ -5,11 +5,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::ledger::{End, Entry, Stop};
-use super::{
-    Cause, Config, Isolation, JobId, JobsError, Problem, State, Status, Told, process, thread,
-};
+use super::{Config, Isolation, JobId, JobsError, Problem, State, Status, Told, process, thread};
 use crate::pipeline::{Event, TransferPlan};
-use crate::record::Clock;
+use crate::record::{Clock, Fault, Step};
 
 /// A queue of transfers, of which one runs at a time.
 ///
@@ -279,11 +277,7 @@ impl Shared {
             let end = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
                 // A payload's own destructor may panic.
                 std::mem::forget(payload);
-                End::Failed(Problem::new(
-                    Cause::Bug,
-                    "the job panicked",
-                    "this is a bug: please report it with the request",
-                ))
+                End::Failed(Problem::new(Fault::Bug, "the job panicked", Step::Report))
             });
             let mut ledger = self.lock();
             if let Some(entry) = ledger.jobs.get_mut(&task.id) {

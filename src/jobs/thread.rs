@@ -1,12 +1,12 @@
 //! Run a job on a thread of the host.
 
+use super::Problem;
 use super::config::NICE_MAX;
 use super::ledger::End;
 use super::queue::Task;
-use super::{Cause, Problem};
 use crate::engine;
 use crate::pipeline::{self, Context, Event, Events, TransferPlan};
-use crate::record::{Cancel, Clock};
+use crate::record::{Cancel, Clock, Fault, Remedy, Step};
 
 pub(super) fn run(task: &Task<'_>) -> End {
     run_plan(
@@ -43,7 +43,7 @@ pub(super) fn run_plan(
         }
         let engine = match engine::of_this_build() {
             Ok(engine) => engine,
-            Err(error) => return End::Failed(Problem::of_engine(&error)),
+            Err(error) => return End::Failed(Problem::of(&error)),
         };
         // The context, and with it the events, ends here.
         let context = context;
@@ -63,9 +63,9 @@ pub(super) fn run_plan(
             Ok(worker) => worker,
             Err(error) => {
                 return End::Failed(Problem::new(
-                    Cause::Machine,
+                    Fault::Machine,
                     format!("no thread for the job: {error}"),
-                    "allow jobs more memory",
+                    Remedy::raise("memory"),
                 ));
             }
         };
@@ -94,8 +94,8 @@ fn give_way(nice: u8) {
 
 fn bug(said: &str) -> Problem {
     Problem::new(
-        Cause::Bug,
+        Fault::Bug,
         format!("the job panicked: {said}"),
-        "this is a bug: please report it with the request",
+        Step::Report,
     )
 }

@@ -11,9 +11,9 @@ use rustix::process::{Signal, getpid, kill_process};
 use super::config::NICE_MAX;
 use super::ledger::End;
 use super::protocol::{ENGINE, LINE_BYTES_MAX, Line, Order, PROTOCOL, VERSION};
-use super::{Cause, Config, Problem, thread};
+use super::{Config, Problem, thread};
 use crate::pipeline::Event;
-use crate::record::{Cancel, Clock, SystemClock};
+use crate::record::{Cancel, Clock, Fault, Remedy, Step, SystemClock};
 
 /// The longest a worker is silent.
 const ALIVE_EVERY: Duration = Duration::from_secs(1);
@@ -85,11 +85,11 @@ where
     // Before the limit on memory: this thread must not fail for want of a stack.
     std::thread::spawn(move || end_with(input, &stopped));
     if let Err(error) = lower(&order) {
-        let hint = "allow jobs more memory, or leave the limit out";
+        let remedy = Remedy::or([Remedy::raise("memory"), Remedy::leave_out("memory")]);
         let problem = Problem::new(
-            Cause::Machine,
+            Fault::Machine,
             format!("the worker cannot limit itself: {error}"),
-            hint,
+            remedy,
         );
         return say(&mut output, &Line::Failed { problem });
     }
@@ -115,9 +115,9 @@ where
 fn read_order(input: &mut impl BufRead) -> Result<Order, Problem> {
     let refused = |why: String| {
         Problem::new(
-            Cause::Bug,
+            Fault::Bug,
             format!("the worker cannot read its order: {why}"),
-            "a host of the same build gives them",
+            Step::SameBuild,
         )
     };
     let mut line = String::new();

@@ -1,10 +1,9 @@
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use translora_gguf::GgufError;
+use translora_gguf::{FileError, GgufError};
 
-use crate::engine::Fault;
-use crate::record::ContentHash;
+use crate::record::{Blame, ContentHash, Fault, Remedy, Step};
 
 /// Why an input was refused. Every variant names the file, and the line where there is one.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +29,8 @@ pub enum KitError {
         distinct: usize,
         needed: usize,
     },
+    #[error("{path}: this is {what}, and no file")]
+    NotAFile { path: PathBuf, what: &'static str },
     #[error("{path}: {bytes} bytes, at most {bytes_max} are read")]
     TooLarge {
         path: PathBuf,
@@ -90,61 +91,85 @@ pub enum LineFault {
 }
 
 impl KitError {
-    pub fn fault(&self) -> Fault {
-        match self {
-            Self::Io { source, .. } if source.kind() != io::ErrorKind::NotFound => Fault::Machine,
-            Self::Pack(_) => Fault::Bug,
-            _ => Fault::Input,
+    pub(crate) fn of_file(path: &Path, error: FileError) -> Self {
+        let path = path.to_owned();
+        match error {
+            FileError::NotAFile { what } => Self::NotAFile { path, what },
+            FileError::Gguf(source) => Self::Gguf { path, source },
+            FileError::TooLarge { bytes, bytes_max } => Self::TooLarge {
+                path,
+                bytes,
+                bytes_max,
+            },
+            FileError::LargeHeader { bytes_max } => Self::LargeHeader { path, bytes_max },
+            FileError::Io(source) => Self::Io { path, source },
+            other => Self::Io {
+                path,
+                source: io::Error::other(other),
+            },
         }
-    }
-
-    /// What to do about it.
-    pub fn hint(&self) -> Option<String> {
-        let text = match self {
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => "check the path",
-            Self::Line { what, .. } => return Some(what.hint()),
-            Self::Io { .. } => "check the path and its permissions",
-            Self::NoRows { .. } => "give at least one line {\"prompt\": \"…\"}",
-            Self::TooManyRows { .. } => "split the file",
-            Self::SameSeeds { .. } => {
-                "give inputs that differ; three to ten from real use are best"
-            }
-            Self::TooFewRows { .. } => "give more rows, or ask for fewer seeds",
-            Self::TooLarge { .. } | Self::LargeHeader { .. } => {
-                "this is not the kind of file that was expected here"
-            }
-            Self::Gguf { .. } => "the file is damaged or not a GGUF: fetch or make it again",
-            Self::NotAKit { .. } => {
-                "make one with `translora kit`, or pass plain inputs with --seeds"
-            }
-            Self::Foreign { .. } => {
-                "use the base and adapter that the kit was made with, or pass plain inputs with --seeds"
-            }
-            Self::NoDiscriminator { .. } => {
-                "use --filter contrast, or make the kit again with its discriminator"
-            }
-            _ => return None,
-        };
-        Some(text.to_owned())
     }
 }
 
-impl LineFault {
-    fn hint(&self) -> String {
+impl Blame for KitError {
+    fn fault(&self) -> Fault {
         match self {
-            Self::Empty => "remove the line",
-            Self::TooLong { .. } => "shorten it; one line is one prompt and its answer",
-            Self::NotUtf8 { .. } => "save the file as UTF-8",
-            Self::NotJson(_) | Self::NotAnObject { .. } => {
-                "each line is one JSON object: {\"prompt\": \"…\", \"completion\": \"…\"}"
-            }
-            Self::NoPrompt | Self::UnknownKey { .. } | Self::NotAString { .. } => {
-                "a row has the keys \"prompt\" and \"completion\", both strings"
-            }
-            Self::NoCompletion => "this command needs the answers: add \"completion\" to every row",
-            Self::Blank { .. } => "fill it in or remove the line",
-            Self::Repeated { .. } => "remove the repetition: seeds must differ",
+            Self::Io { source, .. } if source.kind() != io::ErrorKind::NotFound => Fault::Machine,
+            Self::Pack(_) => Fault::Bug,
+            Self::Io { .. }
+            | Self::Line { .. }
+            | Self::NoRows { .. }
+            | Self::TooManyRows { .. }
+            | Self::SameSeeds { .. }
+            | Self::TooFewRows { .. }
+            | Self::NotAFile { .. }
+            | Self::TooLarge { .. }
+            | Self::LargeHeader { .. }
+            | Self::Gguf { .. }
+            | Self::NotAKit { .. }
+            | Self::Foreign { .. }
+            | Self::NoDiscriminator { .. } => Fault::Input,
         }
-        .to_owned()
+    }
+
+    fn remedy(&self) -> Option<Remedy> {
+        Some(match self {
+            Self::Io { .. } => Step::CheckPath.into(),
+            Self::Line { what, .. } => return what.remedy(),
+            Self::NoRows { .. } => Step::AddRow.into(),
+            Self::TooManyRows { .. } => Step::SplitFile.into(),
+            Self::SameSeeds { .. } => Step::VariedSeeds.into(),
+            Self::TooFewRows { .. } => Remedy::or([Step::MoreRows.into(), Remedy::fewer("seeds")]),
+            Self::NotAFile { .. } | Self::TooLarge { .. } | Self::LargeHeader { .. } => {
+                Step::OtherFile.into()
+            }
+            Self::Gguf { .. } => Step::FetchAgain.into(),
+            Self::NotAKit { .. } => Remedy::or([Remedy::MakeKit, Remedy::add("seeds")]),
+            Self::Foreign { .. } => Remedy::or([Step::KitsOwn.into(), Remedy::add("seeds")]),
+            Self::NoDiscriminator { .. } => {
+                Remedy::or([Remedy::set("filter", "contrast"), Remedy::MakeKit])
+            }
+            Self::Pack(_) => Step::Report.into(),
+        })
+    }
+}
+
+impl Blame for LineFault {
+    fn fault(&self) -> Fault {
+        Fault::Input
+    }
+
+    fn remedy(&self) -> Option<Remedy> {
+        let step = match self {
+            Self::Empty => Step::RemoveRow,
+            Self::TooLong { .. } => Step::ShortenRow,
+            Self::NotUtf8 { .. } => Step::SaveAsUtf8,
+            Self::NotJson(_) | Self::NotAnObject { .. } => Step::RowShape,
+            Self::NoPrompt | Self::UnknownKey { .. } | Self::NotAString { .. } => Step::RowKeys,
+            Self::NoCompletion => Step::AddAnswers,
+            Self::Blank { .. } => Step::FillRow,
+            Self::Repeated { .. } => Step::RepeatedRow,
+        };
+        Some(step.into())
     }
 }

@@ -276,6 +276,7 @@ fn parse(gguf: &Gguf<'_>) -> Result<Kit, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::Blame;
 
     fn manifest(discriminator: Option<&[u8]>) -> Manifest {
         let card = |bytes| DiscriminatorCard {
@@ -398,7 +399,7 @@ mod tests {
             .check_made_for(path, (base, right(b"base")), (lora, other))
             .unwrap_err();
         assert!(
-            error.to_string().contains("another adapter") && error.hint().is_some(),
+            error.to_string().contains("another adapter") && error.remedy().is_some(),
             "{error}"
         );
     }

@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use translora_gguf::Header;
+use translora_gguf::{Header, read_file};
 
 use crate::record::{ContentHash, Limits};
 
@@ -29,7 +29,7 @@ pub use rows::{Completion, read_rows};
 pub use seeds::choose_seeds;
 pub use statistics::InputStatistics;
 
-/// An input of the lost data set, as somebody gave it: what generation starts from.
+/// An input of the lost data set: what generation starts from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seed(String);
 
@@ -42,9 +42,10 @@ impl Seed {
         &self.0
     }
 
+    /// A seed for the tests of other rooms.
     #[cfg(test)]
-    pub(crate) fn replay(text: String) -> Self {
-        Self(text)
+    pub(crate) fn example(text: &str) -> Self {
+        Self(text.to_owned())
     }
 }
 
@@ -83,104 +84,10 @@ const CHUNK_BYTES: usize = 1 << 20;
 ///
 /// bounds: `header_bytes_max`
 pub fn read_header(path: &Path, limits: &Limits) -> Result<(Header, u64), KitError> {
-    let io = |source| KitError::Io {
-        path: path.to_owned(),
-        source,
-    };
-    let mut file = File::open(path).map_err(io)?;
-    let bytes = file.metadata().map_err(io)?.len();
-    let mut start = Vec::new();
-    loop {
-        let more = (start.len() as u64)
-            .max(CHUNK_BYTES as u64)
-            .min(limits.header_bytes_max - start.len() as u64);
-        let read = file
-            .by_ref()
-            .take(more)
-            .read_to_end(&mut start)
-            .map_err(io)? as u64;
-        // A file that ends before its size says was cut while it was read.
-        let bytes = if read < more {
-            start.len() as u64
-        } else {
-            bytes.max(start.len() as u64)
-        };
-        match Header::parse(&start, bytes).map_err(|source| KitError::Gguf {
-            path: path.to_owned(),
-            source,
-        })? {
-            Some(header) => return Ok((header, bytes)),
-            None if start.len() as u64 == limits.header_bytes_max => {
-                return Err(KitError::LargeHeader {
-                    path: path.to_owned(),
-                    bytes_max: limits.header_bytes_max,
-                });
-            }
-            None => {}
-        }
-    }
+    Header::open(path, limits.header_bytes_max).map_err(|error| KitError::of_file(path, error))
 }
 
 /// Read a whole file of at most `bytes_max` bytes.
 pub fn read_bytes(path: &Path, bytes_max: u64) -> Result<Vec<u8>, KitError> {
-    let io = |source| KitError::Io {
-        path: path.to_owned(),
-        source,
-    };
-    let file = File::open(path).map_err(io)?;
-    let bytes = file.metadata().map_err(io)?.len();
-    let too_large = |bytes| KitError::TooLarge {
-        path: path.to_owned(),
-        bytes,
-        bytes_max,
-    };
-    if bytes > bytes_max {
-        return Err(too_large(bytes));
-    }
-    let mut content = Vec::with_capacity(bytes as usize);
-    file.take(bytes_max + 1)
-        .read_to_end(&mut content)
-        .map_err(io)?;
-    if content.len() as u64 > bytes_max {
-        Err(too_large(content.len() as u64))
-    } else {
-        Ok(content)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use translora_gguf::Writer;
-
-    #[test]
-    fn a_header_is_read_without_the_data_and_has_a_limit() {
-        let path =
-            std::env::temp_dir().join(format!("translora-header-{}.gguf", std::process::id()));
-        let limits = |header_bytes_max| Limits {
-            header_bytes_max,
-            ..Limits::default()
-        };
-        let mut writer = Writer::new();
-        writer.set(
-            "tokens",
-            (0..200_000)
-                .map(|n| format!("token {n}"))
-                .collect::<Vec<_>>(),
-        );
-        writer.tensor_f32("t", &[100_000], &vec![1.0; 100_000]);
-        let file = writer.to_bytes().unwrap();
-        std::fs::write(&path, &file).unwrap();
-        let (header, bytes) = read_header(&path, &limits(8 << 20)).unwrap();
-        assert_eq!((bytes, header.tensors().len()), (file.len() as u64, 1));
-        let error = read_header(&path, &limits(3 << 20)).unwrap_err();
-        assert!(
-            matches!(error, KitError::LargeHeader { .. }) && error.hint().is_some(),
-            "{error}"
-        );
-        std::fs::write(&path, &file[..file.len() - 1000]).unwrap();
-        let error = read_header(&path, &limits(8 << 20)).unwrap_err();
-        assert!(error.to_string().contains("truncated"), "{error}");
-        std::fs::remove_file(path).unwrap();
-    }
+    read_file(path, bytes_max).map_err(|error| KitError::of_file(path, error))
 }

@@ -166,6 +166,7 @@ pub(super) fn check_distinct(path: &Path, rows: &[Pair]) -> Result<(), KitError>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::Blame;
 
     fn read(text: &[u8], completion: Completion) -> Result<Vec<Pair>, String> {
         let limits = Limits {
@@ -174,7 +175,7 @@ mod tests {
             ..Limits::default()
         };
         read_from(text, Path::new("d.jsonl"), completion, &limits).map_err(|error| {
-            assert!(error.hint().is_some(), "{error} has no hint");
+            assert!(error.remedy().is_some(), "{error} has no remedy");
             error.to_string()
         })
     }

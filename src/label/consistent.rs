@@ -110,14 +110,12 @@ mod tests {
 
     #[test]
     fn the_answer_most_agree_on_is_kept_with_its_share() {
-        let labeled =
-            |prompt: &str, completion: &str| Labeled::replay(prompt.into(), completion.into(), 1.0);
-        let given = vec![
-            labeled("a a a b", "b"),
-            labeled("a b", "b"),
-            labeled("a b c d", "a"),
-            labeled("cut cut cut cut", "a"),
-            labeled("b a", "x"),
+        let greedy = vec![
+            Labeled::greedy("a a a b", "b"),
+            Labeled::greedy("a b", "b"),
+            Labeled::greedy("a b c d", "a"),
+            Labeled::greedy("cut cut cut cut", "a"),
+            Labeled::greedy("b a", "x"),
         ];
         let draws = Draws {
             samples: 4,
@@ -131,13 +129,13 @@ mod tests {
             progress: &mut |_, _| {},
         };
         let (kept, rejections) =
-            consistent(&mut Reciter, With::Base, given, &draws, &mut talk).unwrap();
-        let told: Vec<_> = kept
+            consistent(&mut Reciter, With::Base, greedy, &draws, &mut talk).unwrap();
+        let found: Vec<_> = kept
             .iter()
             .map(|l| (l.prompt(), l.completion(), l.confidence()))
             .collect();
         assert_eq!(
-            told,
+            found,
             [("a a a b", "a", 0.75), ("a b", "b", 0.5), ("b a", "a", 0.5)]
         );
         assert_eq!(rejections, Rejections::from([(Reason::Unsure, 2)]));

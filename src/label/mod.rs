@@ -1,20 +1,20 @@
 //! Ask the teacher: the source base with its adapter answers every kept input, greedily or by what
 //! most of several drawn answers agree on ([`consistent()`]).
 //!
-//! Where the filter had to ask already, its answer is used and the model is not asked again. An
+//! Where the filter needed the answer already, it is used, and the model does not answer twice. An
 //! answer that is empty or does not end rejects the input with a reason. What the teacher thinks of
 //! each token becomes soft labels for the student's tokens ([`align()`], [`matched`], [`shifted`]).
 //!
-//! Refuses to know: how inputs were made or filtered. Called by the pipeline; `distill` imports
+//! Refuses to know: how inputs were generated or filtered. Called by the pipeline; `distill` imports
 //! [`Labeled`].
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::engine::{Answer, EngineError, Fault, Label, SoftLabels, Talk, With};
+use crate::engine::{Answer, EngineError, Label, SoftLabels, Talk, With};
 use crate::filter::Kept;
-use crate::record::{Cancelled, Pair};
+use crate::record::{Blame, Cancelled, Fault, Pair, Remedy, Restore, Restored};
 
 mod align;
 mod consistent;
@@ -25,11 +25,12 @@ pub use consistent::{Draws, consistent};
 pub use soft::{divergence_from, matched, shifted, weights, words_of};
 
 /// An input with the teacher's answer.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Labeled {
     prompt: String,
     completion: String,
     confidence: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
     labels: Option<SoftLabels>,
 }
 
@@ -60,21 +61,38 @@ impl Labeled {
     }
 
     /// The same with soft labels for the student's tokens.
-    pub fn taught(self, labels: SoftLabels) -> Self {
+    pub fn with_labels(self, labels: SoftLabels) -> Self {
         Self {
             labels: Some(labels),
             ..self
         }
     }
 
-    /// Read back what the journal kept; only the pipeline calls it.
-    pub(crate) fn replay(prompt: String, completion: String, confidence: f64) -> Self {
+    /// With the teacher's greedy answer.
+    fn greedy(prompt: &str, completion: &str) -> Self {
         Self {
-            prompt,
-            completion,
-            confidence,
+            prompt: prompt.to_owned(),
+            completion: completion.to_owned(),
+            confidence: 1.0,
             labels: None,
         }
+    }
+}
+
+/// A labelled input, as the journal keeps it.
+#[derive(Deserialize)]
+#[serde(remote = "Labeled")]
+struct Stored {
+    prompt: String,
+    completion: String,
+    confidence: f64,
+    #[serde(default)]
+    labels: Option<SoftLabels>,
+}
+
+impl Restored for Labeled {
+    fn restore<'de, D: Deserializer<'de>>(from: D, _: Restore) -> Result<Self, D::Error> {
+        Stored::deserialize(from)
     }
 }
 
@@ -107,19 +125,17 @@ impl From<Cancelled> for LabelError {
     }
 }
 
-impl LabelError {
-    pub fn is_cancelled(&self) -> bool {
-        matches!(self, Self::Engine(EngineError::Cancelled(_)))
-    }
-
-    pub fn fault(&self) -> Fault {
+impl Blame for LabelError {
+    fn fault(&self) -> Fault {
         let Self::Engine(error) = self;
         error.fault()
     }
 
-    pub fn hint(&self) -> Option<String> {
-        matches!(self, Self::Engine(EngineError::Context { .. }))
-            .then(|| "give a larger context with -c".into())
+    fn remedy(&self) -> Option<Remedy> {
+        match self {
+            Self::Engine(EngineError::Context { .. }) => Some(Remedy::raise("ctx_size")),
+            Self::Engine(error) => error.remedy(),
+        }
     }
 }
 
@@ -136,12 +152,12 @@ pub fn label(
         .filter(|kept| kept.answer().is_none())
         .map(|kept| kept.prompt().to_owned())
         .collect();
-    let asked = if prompts.is_empty() {
+    let fresh = if prompts.is_empty() {
         Vec::new()
     } else {
         teacher.answer(with, &prompts, tokens_max, talk)?
     };
-    Ok(join(kept, asked))
+    Ok(join(kept, fresh))
 }
 
 /// Label inputs whose answers all came with them; no model is needed.
@@ -169,18 +185,14 @@ fn labeled(prompt: &str, answer: &Answer) -> Result<Labeled, Reason> {
     match answer.text.trim() {
         _ if !answer.finished => Err(Reason::Unfinished),
         "" => Err(Reason::Empty),
-        completion => Ok(Labeled::replay(
-            prompt.to_owned(),
-            completion.to_owned(),
-            1.0,
-        )),
+        completion => Ok(Labeled::greedy(prompt, completion)),
     }
 }
 
-fn join(kept: &[Kept], asked: Vec<Answer>) -> (Vec<Labeled>, Rejections) {
-    let (mut all, mut rejections, mut asked) = (Vec::new(), Rejections::new(), asked.into_iter());
+fn join(kept: &[Kept], fresh: Vec<Answer>) -> (Vec<Labeled>, Rejections) {
+    let (mut all, mut rejections, mut fresh) = (Vec::new(), Rejections::new(), fresh.into_iter());
     for kept in kept {
-        let Some(answer) = kept.answer().cloned().or_else(|| asked.next()) else {
+        let Some(answer) = kept.answer().cloned().or_else(|| fresh.next()) else {
             continue;
         };
         match labeled(kept.prompt(), &answer) {
@@ -228,11 +240,11 @@ mod tests {
     #[test]
     fn only_what_has_no_answer_is_asked() {
         let kept = [
-            Kept::replay("a", None),
-            Kept::replay("b", Some(answer(" known ", true))),
-            Kept::replay("endless", None),
-            Kept::replay("c", Some(answer("", true))),
-            Kept::replay("d", None),
+            Kept::example("a", None),
+            Kept::example("b", Some(answer(" known ", true))),
+            Kept::example("endless", None),
+            Kept::example("c", Some(answer("", true))),
+            Kept::example("d", None),
         ];
         let mut teacher = Loud(0);
         let mut talk = Talk {

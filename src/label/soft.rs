@@ -110,9 +110,9 @@ fn within(p: &[f64], difference: &[f64], budget: f64) -> Vec<f64> {
     for _ in 0..HALVINGS {
         let middle = (low + high) / 2.0;
         if divergence(&tilted(middle), p) <= budget {
-            low = middle
+            low = middle;
         } else {
-            high = middle
+            high = middle;
         }
     }
     tilted(low)

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::judging::Arms;
-use super::transfer::Given;
+use super::transfer::TransferData;
 use super::{PipelineError, TransferPlan};
 use crate::distill::Probe;
 use crate::engine::{AdapterId, Answer, EngineError, Model, Talk, With};
@@ -70,13 +70,13 @@ pub(super) fn input(
     model: &mut dyn Model,
     teacher: AdapterId,
     plan: &TransferPlan,
-    given: &Given,
+    data: &TransferData,
     talk: &mut Talk<'_>,
 ) -> Result<InputAudit, PipelineError> {
-    let seeds = &given.seeds[..given.seeds.len().min(SEEDS_MAX)];
+    let seeds = &data.seeds[..data.seeds.len().min(SEEDS_MAX)];
     changes_something(model, teacher, seeds, talk)?;
     let mut audit = InputAudit {
-        made_for_source: made_for(plan, given.hashes["source"])?,
+        made_for_source: made_for(plan, data.hashes["source"])?,
         seeds: seeds.len(),
         ..InputAudit::default()
     };
@@ -99,7 +99,7 @@ pub(super) fn input(
         .zip(&bare)
         .filter(|(a, b)| (a.text.trim(), a.finished) != (b.text.trim(), b.finished))
         .count();
-    if let Some(rows) = &given.eval {
+    if let Some(rows) = &data.eval {
         let rows = &rows[..rows.len().min(ROWS_MAX)];
         let [bare, adapted] = [With::Base, With::Adapter(teacher)]
             .map(|with| evaluate::arm(model, with, rows, tokens_max, &mut quiet(talk)));
@@ -107,12 +107,7 @@ pub(super) fn input(
             (rows.len(), bare?.right(), adapted?.right());
     }
     match weakness(&audit, &adapted) {
-        Some(what) if !plan.allow_weak_source => Err(PipelineError::Plan {
-            what,
-            hint: "check that --source-lora is the adapter that was trained for --source, and for this task; --allow-weak-source goes on \
-                   all the same"
-                .into(),
-        }),
+        Some(what) if !plan.allow_weak_source => Err(PipelineError::WeakSource { what }),
         _ => Ok(audit),
     }
 }
@@ -144,7 +139,7 @@ fn weakness(audit: &InputAudit, adapted: &[Answer]) -> Option<String> {
     if *rows > 0 {
         return (source_lora_right <= source_right).then(|| {
             format!(
-                "the source adapter does not help its own base: of {rows} rows of --eval {source_lora_right} are right with it, and \
+                "the source adapter does not help its own base: of {rows} rows {source_lora_right} are right with it, and \
                  {source_right} without"
             )
         });
@@ -170,10 +165,7 @@ fn changes_something(
     {
         return Ok(());
     }
-    Err(PipelineError::Plan {
-        what: "the source adapter changes nothing: its base gives every seed the same probability without it".into(),
-        hint: "give the adapter that was trained; a fresh one, whose B is zero, has nothing to transfer".into(),
-    })
+    Err(PipelineError::BlankSource)
 }
 
 /// Whether the adapter says that it was trained on this very file.
@@ -250,7 +242,7 @@ pub(super) fn output(
 /// What stands in the way of opening the file again is a failed audit, too.
 pub(super) fn reopened<T>(path: &Path, opened: Result<T, EngineError>) -> Result<T, PipelineError> {
     opened.map_err(|error| match error {
-        EngineError::Adapter { .. } => PipelineError::Audit {
+        EngineError::Adapter { .. } | EngineError::AdapterLoad { .. } => PipelineError::Audit {
             what: format!("{} cannot be loaded: {error}", path.display()),
         },
         other => other.into(),
@@ -299,9 +291,6 @@ mod tests {
             ..seeds.clone()
         };
         assert_eq!(found(rows(3, 2), &ends), "");
-        assert!(
-            found(rows(2, 2), &ends)
-                .contains("of 9 rows of --eval 2 are right with it, and 2 without")
-        );
+        assert!(found(rows(2, 2), &ends).contains("of 9 rows 2 are right with it, and 2 without"));
     }
 }

@@ -3,7 +3,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use super::{Event, Stage};
 use crate::record::{Cancel, Clock};
 
-/// What a job is handed besides its plan.
+/// What a job gets besides its plan.
 pub struct Context<'a> {
     pub cancel: Cancel,
     pub events: Events,

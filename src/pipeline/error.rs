@@ -3,14 +3,14 @@ use std::path::{Path, PathBuf};
 
 use super::journal::JournalError;
 use crate::distill::DistillError;
-use crate::engine::{EngineError, Fault};
+use crate::engine::EngineError;
 use crate::evaluate::EvaluateError;
 use crate::filter::FilterError;
 use crate::generate::GenerateError;
 use crate::kit::KitError;
 use crate::label::LabelError;
 use crate::publish::PublishError;
-use crate::record::Cancelled;
+use crate::record::{Blame, Cancelled, Fault, Remedy, Step};
 
 /// Why a job did not come to its end. Each room's error is kept whole as the source.
 #[derive(Debug, thiserror::Error)]
@@ -18,8 +18,21 @@ use crate::record::Cancelled;
 pub enum PipelineError {
     #[error("cancelled")]
     Cancelled,
+    #[error(
+        "the objective kl compares probabilities word by word, and these two models have different vocabularies"
+    )]
+    OtherVocabulary,
+    #[error(
+        "the answers are {bytes} bytes long, and what a teacher says of each token is kept for {bytes_max} at most"
+    )]
+    LongAnswers { bytes: usize, bytes_max: usize },
+    #[error(
+        "the source adapter changes nothing: its base gives every seed the same probability without it"
+    )]
+    BlankSource,
+    /// The source adapter has nothing to teach, as far as can be seen.
     #[error("{what}")]
-    Plan { what: String, hint: String },
+    WeakSource { what: String },
     #[error(transparent)]
     Kit(#[from] KitError),
     #[error(transparent)]
@@ -50,8 +63,9 @@ pub enum PipelineError {
     )]
     Audit { what: String },
     #[error(
-        "only {got} of {needed} samples came out of {drawn} drawn inputs ({})",
-        listed(rejected)
+        "only {got} of {needed} samples came out of {drawn} drawn inputs ({}){}",
+        listed(rejected),
+        shortage(rejected).0
     )]
     NotEnough {
         got: usize,
@@ -105,44 +119,6 @@ fn listed(counts: &BTreeMap<String, u64>) -> String {
 }
 
 impl PipelineError {
-    /// Whose fault it is.
-    pub fn fault(&self) -> Fault {
-        match self {
-            Self::Cancelled | Self::Plan { .. } | Self::NotEnough { .. } => Fault::Input,
-            Self::Kit(error) => error.fault(),
-            Self::Engine(error) | Self::Row { source: error, .. } => error.fault(),
-            Self::Generate(error) => error.fault(),
-            Self::Filter(error) => error.fault(),
-            Self::Label(error) => error.fault(),
-            Self::Distill(error) => error.fault(),
-            Self::Evaluate(error) => error.fault(),
-            Self::Publish(error) => error.fault(),
-            Self::Journal(error) => error.fault(),
-            Self::Audit { .. } => Fault::Machine,
-        }
-    }
-
-    /// What to do about it.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Cancelled => Some(
-                "start it again; where a journal lies beside --out, --resume goes on from it, and deleting that folder begins anew".into(),
-            ),
-            Self::Plan { hint, .. } => Some(hint.clone()),
-            Self::Kit(error) => error.hint(),
-            Self::Engine(error) | Self::Row { source: error, .. } => error.hint(),
-            Self::Generate(error) => error.hint().or_else(|| self.engine().and_then(EngineError::hint)),
-            Self::Filter(error) => error.hint().or_else(|| self.engine().and_then(EngineError::hint)),
-            Self::Label(error) => error.hint().or_else(|| self.engine().and_then(EngineError::hint)),
-            Self::Distill(error) => error.hint().or_else(|| self.engine().and_then(EngineError::hint)),
-            Self::Evaluate(error) => error.hint().or_else(|| self.engine().and_then(EngineError::hint)),
-            Self::Publish(error) => error.hint(),
-            Self::Journal(error) => error.hint(),
-            Self::Audit { .. } => Some("what was done is kept: --resume writes and checks it again; if that fails too, report it".into()),
-            Self::NotEnough { rejected, .. } => Some(not_enough_hint(rejected)),
-        }
-    }
-
     /// Name the row that an engine counted, where the examples were the rows of a file.
     pub(super) fn in_rows_of(self, path: &Path) -> Self {
         match self {
@@ -156,42 +132,107 @@ impl PipelineError {
             other => other,
         }
     }
+}
 
-    /// The engine's error behind a room's.
-    fn engine(&self) -> Option<&EngineError> {
-        std::error::Error::source(self)?.downcast_ref()
+impl Blame for PipelineError {
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Cancelled => Fault::Cancelled,
+            Self::OtherVocabulary
+            | Self::LongAnswers { .. }
+            | Self::BlankSource
+            | Self::WeakSource { .. }
+            | Self::NotEnough { .. } => Fault::Input,
+            Self::Kit(error) => error.fault(),
+            Self::Engine(error) | Self::Row { source: error, .. } => error.fault(),
+            Self::Generate(error) => error.fault(),
+            Self::Filter(error) => error.fault(),
+            Self::Label(error) => error.fault(),
+            Self::Distill(error) => error.fault(),
+            Self::Evaluate(error) => error.fault(),
+            Self::Publish(error) => error.fault(),
+            Self::Journal(error) => error.fault(),
+            Self::Audit { .. } => Fault::Machine,
+        }
+    }
+
+    fn remedy(&self) -> Option<Remedy> {
+        Some(match self {
+            Self::Cancelled => Remedy::Resume,
+            Self::OtherVocabulary => Remedy::or([
+                Remedy::set("objective", "aligned"),
+                Remedy::leave_out("objective"),
+            ]),
+            Self::LongAnswers { .. } => Remedy::or([
+                Remedy::then([
+                    Remedy::set("objective", "text"),
+                    Remedy::leave_out("token_weights"),
+                ]),
+                Remedy::fewer("samples"),
+            ]),
+            Self::BlankSource => Step::TrainedAdapter.into(),
+            Self::WeakSource { .. } => Remedy::or([
+                Remedy::matching("source_lora", "source"),
+                Remedy::set("allow_weak_source", true),
+            ]),
+            Self::Kit(error) => return error.remedy(),
+            Self::Engine(error) | Self::Row { source: error, .. } => return error.remedy(),
+            Self::Generate(error) => return error.remedy(),
+            Self::Filter(error) => return error.remedy(),
+            Self::Label(error) => return error.remedy(),
+            Self::Distill(error) => return error.remedy(),
+            Self::Evaluate(error) => return error.remedy(),
+            Self::Publish(error) => return error.remedy(),
+            Self::Journal(error) => return error.remedy(),
+            // What was done is kept.
+            Self::Audit { .. } => Remedy::or([Remedy::Resume, Step::Report.into()]),
+            Self::NotEnough { rejected, .. } => shortage(rejected).1,
+        })
     }
 }
 
-fn not_enough_hint(rejected: &BTreeMap<String, u64>) -> String {
+/// Why too few inputs were kept, by what most of them were rejected for, and what helps.
+fn shortage(rejected: &BTreeMap<String, u64>) -> (&'static str, Remedy) {
     let most = rejected
         .iter()
         .max_by_key(|&(_, count)| count)
         .map_or("", |(name, _)| name.as_str());
-    let text = match most {
-        "repeated" => {
-            "the target base repeats itself: give more and more varied seeds, raise --temperature, or ask for fewer --samples"
-        }
-        "near_repeat" => {
-            "the base repeats itself with small changes: give more and more varied seeds, or let such inputs be with --near 0"
-        }
-        "other_numbers" => {
-            "inputs differ in numbers only: leave out --ignore-numbers, or give more varied seeds"
-        }
-        "seed_run" => "inputs repeat the seeds: leave out --seed-run, or give more seeds",
-        "too_long" | "too_short" => {
-            "inputs are not of the kit's or the seeds' length: give more seeds, or try another --generator"
-        }
-        "discriminator" => {
-            "the target base strays from the task: give more seeds, or try --filter contrast"
-        }
-        "contrast" => {
-            "the adapter changes little on such inputs: check that --source-lora belongs to --source, and give more seeds"
-        }
-        "no_answer" => {
-            "the teacher does not end its answers: check that --source-lora belongs to --source"
-        }
-        _ => "give more and more varied seeds, or ask for fewer --samples",
-    };
-    text.to_owned()
+    let seeds = || Remedy::from(Step::VariedSeeds);
+    let teacher = || Remedy::matching("source_lora", "source");
+    match most {
+        "repeated" => (
+            ": the target base repeats itself",
+            Remedy::or([
+                seeds(),
+                Remedy::raise("temperature"),
+                Remedy::fewer("samples"),
+            ]),
+        ),
+        "near_repeat" => (
+            ": the base repeats itself with small changes",
+            Remedy::or([seeds(), Remedy::set("near", 0)]),
+        ),
+        "other_numbers" => (
+            ": the inputs differ in numbers only",
+            Remedy::or([Remedy::leave_out("ignore_numbers"), seeds()]),
+        ),
+        "seed_run" => (
+            ": the inputs repeat the seeds",
+            Remedy::or([Remedy::leave_out("seed_run"), seeds()]),
+        ),
+        "too_long" | "too_short" => (
+            ": the inputs are not as long as those of the kit or the seeds",
+            Remedy::or([seeds(), Remedy::choose_other("generator")]),
+        ),
+        "discriminator" => (
+            ": the target base strays from the task",
+            Remedy::or([seeds(), Remedy::set("filter", "contrast")]),
+        ),
+        "contrast" => (
+            ": the adapter changes little on such inputs",
+            Remedy::then([teacher(), seeds()]),
+        ),
+        "no_answer" => (": the teacher does not end its answers", teacher()),
+        _ => ("", Remedy::or([seeds(), Remedy::fewer("samples")])),
+    }
 }

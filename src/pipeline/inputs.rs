@@ -1,30 +1,55 @@
-//! Who makes the inputs of a transfer up, and what throws them out, by what was asked for and what
-//! is at hand.
+//! Choose who generates the inputs of a transfer, and who judges them, from the plan and the kit.
 
 use std::path::PathBuf;
 
 use super::job::Job;
 use super::journal::blob_name;
-use super::rounds::Maker;
-use super::transfer::Given;
+use super::transfer::TransferData;
 use super::{PipelineError, Stage, TransferPlan};
 use crate::engine::{AdapterId, With};
 use crate::filter::{Discriminator, Judge, Rules};
+use crate::generate::Prompt;
 use crate::kit::{DiscriminatorCard, Kit, KitError, Seed};
 use crate::request::{FilterChoice, GeneratorChoice};
 
 /// `auto` asks a discriminator that tells held-out inputs apart at least this well.
 const AUC_MIN: f64 = 0.85;
 
-/// What a target is asked that was fitted on inputs it made.
+/// The question of a target that was fitted on the inputs of its own run.
 const TUNED_QUESTION: &str = "Write an input.";
 
-/// Makers, judge and rules of one transfer.
-pub(super) struct Hands {
+/// A model that generates inputs.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Generator {
+    pub name: &'static str,
+    /// It is the target; else the source.
+    pub target: bool,
+    pub with: With,
+    /// The question an input model answers; none for a list.
+    pub question: Option<String>,
+    /// The list shows the seeds.
+    pub seeded: bool,
+    /// It is fitted on the best of the rounds before.
+    pub tuned: bool,
+}
+
+impl Generator {
+    pub fn prompt(&self) -> Prompt<'_> {
+        match &self.question {
+            Some(question) if self.tuned => Prompt::Tuned(question),
+            Some(question) => Prompt::Question(question),
+            None if self.seeded => Prompt::List,
+            None => Prompt::Anything,
+        }
+    }
+}
+
+/// Generators, judge and rules of one transfer.
+pub(super) struct Roles {
     pub judge: Judge,
     /// The filter's name, for the report.
     pub filter: &'static str,
-    pub makers: Vec<Maker>,
+    pub generators: Vec<Generator>,
     pub rules: Rules,
     /// What the source model needs for them: the teacher first.
     pub adapters: Vec<PathBuf>,
@@ -40,17 +65,21 @@ pub(super) fn check(plan: &TransferPlan, kit: &Kit) -> Result<(), PipelineError>
     Ok(())
 }
 
-impl Hands {
-    /// Lay ready what makes and judges inputs.
-    pub fn of(plan: &TransferPlan, given: &Given, job: &Job<'_>) -> Result<Self, PipelineError> {
+impl Roles {
+    /// Choose, and write the adapters of a kit into the journal, where the source can load them.
+    pub fn of(
+        plan: &TransferPlan,
+        data: &TransferData,
+        job: &Job<'_>,
+    ) -> Result<Self, PipelineError> {
         let mut adapters = vec![plan.source_lora.clone()];
-        let mut lay = |name: &str, bytes: &[u8]| -> Result<AdapterId, PipelineError> {
+        let mut store = |name: &str, bytes: &[u8]| -> Result<AdapterId, PipelineError> {
             let name = blob_name(name);
             job.journal.replace(&name, &[bytes])?;
             adapters.push(job.journal.path(&name));
             Ok(AdapterId(adapters.len() - 1))
         };
-        let kit = given.kit.as_ref();
+        let kit = data.kit.as_ref();
         let filter = chosen(plan, kit);
         let discriminator = match kit.and_then(|kit| {
             Some((
@@ -65,7 +94,7 @@ impl Hands {
                 let question = kit.manifest().question.clone();
                 Some((
                     Discriminator {
-                        adapter: lay("discriminator", bytes)?,
+                        adapter: store("discriminator", bytes)?,
                         question,
                         threshold: card.threshold,
                     },
@@ -74,9 +103,9 @@ impl Hands {
             }
             _ => None,
         };
-        let makers = makers(plan, kit, filter != FilterChoice::None, &mut lay)?;
+        let generators = generators(plan, kit, filter != FilterChoice::None, &mut store)?;
         if let Some((_, card)) = &discriminator {
-            tell(job, card, &makers);
+            report_discriminator(job, card, &generators);
         }
         let (teacher, tokens_max) = (AdapterId(0), plan.answer.answer_tokens);
         let judge = match (filter, discriminator) {
@@ -95,8 +124,8 @@ impl Hands {
         Ok(Self {
             judge,
             filter: filter.name(),
-            makers,
-            rules: rules(plan, given),
+            generators,
+            rules: rules(plan, data),
             adapters,
         })
     }
@@ -109,46 +138,47 @@ fn chosen(plan: &TransferPlan, kit: Option<&Kit>) -> FilterChoice {
     }
     let auc = kit.and_then(|kit| kit.manifest().discriminator.as_ref()?.auc);
     // What an input model writes is of the task.
-    let made_of_pieces = kit.is_none_or(|kit| kit.input_model().is_none())
+    let from_pieces = kit.is_none_or(|kit| kit.input_model().is_none())
         || plan.generator != GeneratorChoice::Auto;
-    if made_of_pieces && auc.is_some_and(|auc| auc >= AUC_MIN) {
+    if from_pieces && auc.is_some_and(|auc| auc >= AUC_MIN) {
         FilterChoice::Both
     } else {
         FilterChoice::Contrast
     }
 }
 
-/// Lays the bytes of an adapter into the journal under a name, and opens it.
-type Lay<'a> = dyn FnMut(&str, &[u8]) -> Result<AdapterId, PipelineError> + 'a;
+/// Writes the bytes of an adapter into the journal under a name; answers which adapter of the source
+/// it is.
+type Store<'a> = dyn FnMut(&str, &[u8]) -> Result<AdapterId, PipelineError> + 'a;
 
-/// Who makes inputs up, in turns; `judged`: and some of what they make is thrown out.
-fn makers(
+/// Who generates inputs, in turns; `judged`: and some of what they write is thrown out.
+fn generators(
     plan: &TransferPlan,
     kit: Option<&Kit>,
     judged: bool,
-    lay: &mut Lay<'_>,
-) -> Result<Vec<Maker>, PipelineError> {
-    let base = |name, target| Maker {
+    store: &mut Store<'_>,
+) -> Result<Vec<Generator>, PipelineError> {
+    let base = |name, target| Generator {
         name,
         target,
         with: With::Base,
         question: None,
-        shown: true,
+        seeded: true,
         tuned: false,
     };
     Ok(match (plan.generator, kit.and_then(Kit::input_model)) {
         (GeneratorChoice::Auto, Some((bytes, question))) => {
-            let with = With::Adapter(lay("inputs", bytes)?);
-            vec![Maker {
+            let with = With::Adapter(store("inputs", bytes)?);
+            vec![Generator {
                 with,
                 question: Some(question.to_owned()),
                 ..base("input_model", false)
             }]
         }
         (GeneratorChoice::Auto, _) if judged => {
-            let tuned = Maker {
+            let tuned = Generator {
                 question: Some(TUNED_QUESTION.to_owned()),
-                shown: false,
+                seeded: false,
                 tuned: true,
                 ..base("tuned_target", true)
             };
@@ -156,20 +186,20 @@ fn makers(
         }
         (GeneratorChoice::Auto | GeneratorChoice::Target, _) => vec![base("target", true)],
         (GeneratorChoice::Source, _) => vec![base("source", false)],
-        (GeneratorChoice::SourceLora, _) => vec![Maker {
+        (GeneratorChoice::SourceLora, _) => vec![Generator {
             with: With::Adapter(AdapterId(0)),
             ..base("source_lora", false)
         }],
         (GeneratorChoice::Mix, _) => vec![base("target", true), base("source", false)],
-        (GeneratorChoice::Anything, _) => vec![Maker {
-            shown: false,
+        (GeneratorChoice::Anything, _) => vec![Generator {
+            seeded: false,
             ..base("anything", true)
         }],
     })
 }
 
 /// Say how good the discriminator is, and warn where it meets what it was not trained against.
-fn tell(job: &Job<'_>, card: &DiscriminatorCard, makers: &[Maker]) {
+fn report_discriminator(job: &Job<'_>, card: &DiscriminatorCard, generators: &[Generator]) {
     let auc = card.auc.map_or("unknown".into(), |auc| format!("{auc:.3}"));
     let passed = card.passed.map_or(String::new(), |[real, made_up]| {
         format!(
@@ -187,9 +217,9 @@ fn tell(job: &Job<'_>, card: &DiscriminatorCard, makers: &[Maker]) {
         ),
     );
     let by = card.made_up_by.as_deref().unwrap_or("source");
-    let others: Vec<&str> = makers
+    let others: Vec<&str> = generators
         .iter()
-        .map(|maker| maker.name)
+        .map(|generator| generator.name)
         .filter(|name| *name != by)
         .collect();
     if !others.is_empty() {
@@ -202,9 +232,9 @@ fn tell(job: &Job<'_>, card: &DiscriminatorCard, makers: &[Maker]) {
 }
 
 /// Bounds from the kit's statistics where it has them, else from the seeds.
-fn rules(plan: &TransferPlan, given: &Given) -> Rules {
-    let mut rules = Rules::from_seeds(given.seeds.iter().map(Seed::text));
-    if let Some(inputs) = given
+fn rules(plan: &TransferPlan, data: &TransferData) -> Rules {
+    let mut rules = Rules::from_seeds(data.seeds.iter().map(Seed::text));
+    if let Some(inputs) = data
         .kit
         .as_ref()
         .and_then(|kit| kit.manifest().inputs.as_ref())

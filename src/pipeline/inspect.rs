@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use translora_gguf::{Header, Tensor, Value};
+use translora_lora::Lora;
 
 use super::PipelineError;
 use crate::kit::{self, Kit, Manifest};
@@ -48,6 +49,8 @@ pub struct AdapterCard {
     pub architecture: String,
     pub rank: Option<u64>,
     pub alpha: Option<f64>,
+    /// `sound`, or why no model takes it.
+    pub verdict: String,
     pub matrices: usize,
     /// Adapted matrix, without its block → its shape (in, out).
     pub modules: BTreeMap<String, [u64; 2]>,
@@ -56,6 +59,13 @@ pub struct AdapterCard {
     pub types: BTreeMap<String, usize>,
     /// `translora.*` of its header.
     pub translora: BTreeMap<String, String>,
+}
+
+impl Inspection {
+    /// Whether a model could take it: of an unsound adapter the card says why not.
+    pub fn is_sound(&self) -> bool {
+        !matches!(self, Self::Adapter(card) if card.verdict != "sound")
+    }
 }
 
 /// A kit.
@@ -89,7 +99,11 @@ pub fn inspect(path: &Path) -> Result<Inspection, PipelineError> {
         return Ok(Inspection::Kit(Box::new(kit_card(file, &kit))));
     }
     match header.get("general.type").and_then(Value::as_str) {
-        Some("adapter") => Ok(Inspection::Adapter(adapter_card(file, &header))),
+        Some("adapter") => {
+            let whole = kit::read_bytes(path, translora_lora::limits::FILE_BYTES_MAX)?;
+            let refused = Lora::read(&whole).err().map(|error| error.to_string());
+            Ok(Inspection::Adapter(adapter_card(file, &header, refused)))
+        }
         _ => Ok(Inspection::Model(model_card(file, &header))),
     }
 }
@@ -141,7 +155,7 @@ fn model_card(file: File, header: &Header) -> ModelCard {
     }
 }
 
-fn adapter_card(file: File, header: &Header) -> AdapterCard {
+fn adapter_card(file: File, header: &Header, refused: Option<String>) -> AdapterCard {
     let (mut modules, mut layers, mut matrices, mut rank) =
         (BTreeMap::new(), BTreeSet::new(), 0, None);
     for a in header.tensors() {
@@ -162,6 +176,7 @@ fn adapter_card(file: File, header: &Header) -> AdapterCard {
         architecture: text(header, "general.architecture").unwrap_or_else(|| "unknown".into()),
         rank,
         alpha: header.get("adapter.lora.alpha").and_then(Value::as_f64),
+        verdict: refused.map_or_else(|| "sound".into(), |reason| format!("refused: {reason}")),
         matrices,
         modules,
         layers: layers.len(),

@@ -1,18 +1,17 @@
-//! Run stages: time them, tell about them, keep what they made. Open models no longer than they are
+//! Run stages: time them, report them, keep their results. Open models no longer than they are
 //! needed.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use super::journal::{Header, InJournal, Journal, Product};
 use super::{Context, Event, PipelineError, Stage};
 use crate::distill::{Checkpoint, EarlyStop, Recipe, Run, StepLine, learning_rate};
-use crate::engine::{AdapterId, Engine, EngineError, Fault, LoraSpec, Model, OpenOptions, Talk};
+use crate::engine::{AdapterId, Engine, EngineError, LoraSpec, Model, OpenOptions, Talk};
 use crate::kit;
-use crate::record::{Cancel, ContentHash, Pair};
+use crate::record::{Blame, Cancel, ContentHash, Fault, Pair, Restored};
 use crate::request::{Machine, Training};
 
 /// Optimizer steps between checkpoints.
@@ -30,15 +29,26 @@ pub struct Job<'c> {
     pub peak_bytes: BTreeMap<String, u64>,
 }
 
-/// What a stage made, before it is timed and kept.
-pub struct Made<H, R> {
+/// What a stage has done, before it is timed and kept.
+pub struct Done<H, R> {
     pub head: H,
     pub rows: Vec<R>,
     pub blob: Option<Vec<u8>>,
     pub summary: String,
 }
 
-impl<H> Made<H, ()> {
+impl<R> Done<(), R> {
+    pub fn rows(rows: Vec<R>, summary: String) -> Self {
+        Self {
+            head: (),
+            rows,
+            blob: None,
+            summary,
+        }
+    }
+}
+
+impl<H> Done<H, ()> {
     pub fn head(head: H, summary: String) -> Self {
         Self {
             head,
@@ -71,9 +81,9 @@ pub fn once<T>(
     let mut progress = |done: usize, total: usize| {
         context
             .events
-            .progress(stage, done as u64, total as u64, "")
+            .progress(stage, done as u64, total as u64, "");
     };
-    let (made, summary) = work(&mut Talk {
+    let (done, summary) = work(&mut Talk {
         cancel: &context.cancel,
         progress: &mut progress,
     })?;
@@ -83,7 +93,7 @@ pub fn once<T>(
         seconds,
         summary,
     });
-    Ok((made, seconds))
+    Ok((done, seconds))
 }
 
 impl<'c> Job<'c> {
@@ -111,11 +121,11 @@ impl<'c> Job<'c> {
         &mut self,
         key: &str,
         stage: Stage,
-        work: impl FnOnce(&mut Talk<'_>, &Journal) -> Result<Made<H, R>, PipelineError>,
+        work: impl FnOnce(&mut Talk<'_>, &Journal) -> Result<Done<H, R>, PipelineError>,
     ) -> Result<Product<H, R>, PipelineError>
     where
-        H: Serialize + DeserializeOwned,
-        R: Serialize + DeserializeOwned,
+        H: Serialize + Restored,
+        R: Serialize + Restored,
     {
         if let Some(found) = self.journal.finished::<H, R>(key)? {
             self.context.events.send(Event::StageResumed {
@@ -126,20 +136,20 @@ impl<'c> Job<'c> {
             return Ok(found);
         }
         let journal = &self.journal;
-        let (made, seconds) = once(self.context, stage, |talk| {
-            let made = work(talk, journal)?;
-            let summary = made.summary.clone();
-            Ok((made, summary))
+        let (done, seconds) = once(self.context, stage, |talk| {
+            let done = work(talk, journal)?;
+            let summary = done.summary.clone();
+            Ok((done, summary))
         })?;
         if let Some(bytes) = self.context.clock.peak_bytes() {
             self.peak_bytes.insert(stage.name().to_owned(), bytes);
         }
-        let Made {
+        let Done {
             head,
             rows,
             blob,
             summary,
-        } = made;
+        } = done;
         let product = Product {
             head,
             rows,
@@ -180,7 +190,7 @@ impl<'c> Job<'c> {
             Err(PipelineError::Cancelled | PipelineError::Journal(_)) => {}
             // All work is done, and a file in the way can be moved.
             Err(PipelineError::Publish(_)) => {}
-            // The error that is told is the first one.
+            // The error that is reported is the first one.
             Err(PipelineError::Distill(error)) if error.can_go_on() => {}
             Err(error) if error.fault() == Fault::Input => _ = self.journal.remove(),
             Err(_) => {}
@@ -271,7 +281,7 @@ pub fn recipe(training: &Training, epochs: f32, seed: u64, width: usize) -> Reci
     }
 }
 
-/// A model with its adapters that is opened when it is first asked for.
+/// A model with its adapters that is opened when it is first needed.
 pub struct Session<'a> {
     engine: &'a dyn Engine,
     base: &'a Path,

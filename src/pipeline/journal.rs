@@ -10,15 +10,13 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::distill::{Checkpoint, Checkpoints, Progress};
-use crate::engine::Fault;
-use crate::record::ContentHash;
+use crate::record::{Blame, ContentHash, Fault, Remedy, Restore, Restored, Step};
 
 const INDEX: &str = "journal.jsonl";
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 /// The stages that train.
 const TRAINING: [&str; 2] = ["distill", "inputs"];
 
@@ -93,23 +91,24 @@ pub enum JournalError {
     Io { path: PathBuf, source: io::Error },
 }
 
-impl JournalError {
-    pub fn fault(&self) -> Fault {
+impl Blame for JournalError {
+    fn fault(&self) -> Fault {
         match self {
             Self::Io { .. } => Fault::Machine,
-            _ => Fault::Input,
+            Self::Unfinished { .. } | Self::Changed { .. } | Self::Damaged { .. } => Fault::Input,
         }
     }
 
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Unfinished { folder } => Some(format!("go on with --resume, or delete {}", folder.display())),
+    fn remedy(&self) -> Option<Remedy> {
+        Some(match self {
+            Self::Unfinished { folder } => Remedy::or([Remedy::Resume, Remedy::remove(folder)]),
             Self::Changed { folder, .. } => {
-                Some(format!("give the same plan and files as before, or delete {} and start anew", folder.display()))
+                Remedy::or([Step::SamePlan.into(), Remedy::remove(folder)])
             }
-            Self::Damaged { path, .. } => path.parent().map(|folder| format!("delete {} and start anew", folder.display())),
-            Self::Io { .. } => Some("the journal lies beside --out: choose a folder on a disk you may write to, with room".into()),
-        }
+            Self::Damaged { path, .. } => Remedy::remove(path.parent().unwrap_or(path)),
+            // The journal lies beside the output.
+            Self::Io { .. } => Step::WritableFolder.into(),
+        })
     }
 }
 
@@ -222,8 +221,8 @@ impl Journal {
         self.folder.join(name)
     }
 
-    /// Read back a finished stage.
-    pub fn finished<H: DeserializeOwned, R: DeserializeOwned>(
+    /// Read back a finished stage. Its bytes come back with the head, too: a noun may need them.
+    pub fn finished<H: Restored, R: Restored>(
         &self,
         stage: &str,
     ) -> Result<Option<Product<H, R>>, JournalError> {
@@ -237,19 +236,22 @@ impl Journal {
         };
         let text = String::from_utf8(self.read(line, &rows_name(stage))?)
             .map_err(|error| damaged(error.to_string()))?;
-        let mut lines = text.lines();
-        let head = serde_json::from_str(lines.next().unwrap_or_default())
-            .map_err(|error| damaged(error.to_string()))?;
-        let rows = lines
-            .map(serde_json::from_str)
-            .collect::<Result<_, _>>()
-            .map_err(|error| damaged(error.to_string()))?;
         let blob_name = blob_name(stage);
         let blob = if line.files.contains_key(&blob_name) {
             Some(self.read(line, &blob_name)?)
         } else {
             None
         };
+        let mut lines = text.lines();
+        let head = restored(
+            lines.next().unwrap_or_default(),
+            blob.clone().unwrap_or_default(),
+        )
+        .map_err(|error| damaged(error.to_string()))?;
+        let rows = lines
+            .map(|line| restored(line, Vec::new()))
+            .collect::<Result<_, _>>()
+            .map_err(|error| damaged(error.to_string()))?;
         Ok(Some(Product {
             head,
             rows,
@@ -424,6 +426,14 @@ pub fn blob_name(stage: &str) -> String {
     format!("{stage}.gguf")
 }
 
+/// Bring one value back from its line.
+fn restored<T: Restored>(line: &str, bytes: Vec<u8>) -> Result<T, serde_json::Error> {
+    let mut from = serde_json::Deserializer::from_str(line);
+    let value = T::restore(&mut from, Restore::from_journal(bytes))?;
+    from.end()?;
+    Ok(value)
+}
+
 /// What differs between two headers, in words.
 fn difference(found: &Header, now: &Header) -> Option<String> {
     if found.version != now.version {
@@ -446,3 +456,6 @@ fn difference(found: &Header, now: &Header) -> Option<String> {
         .map(|name| format!("the {name} file"));
     input.or_else(|| (found.plan != now.plan).then(|| "the plan".into()))
 }
+
+#[cfg(test)]
+mod tests;

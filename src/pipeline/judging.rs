@@ -1,4 +1,4 @@
-//! Ask every arm about the same rows, and put the numbers together.
+//! Put the same rows to every arm, and the numbers together.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::PipelineError;
 use super::report::{ArmScore, Confusion, Flip, ReportHalf, Scores};
-use crate::engine::{Fault, Model, Talk, With};
+use crate::engine::{Model, Talk, With};
 use crate::evaluate::{self, Arm, Comparison, Halves, Shots};
-use crate::record::{Pair, Rng};
+use crate::record::{Blame, Fault, Pair, Rng};
 
 /// Rows that the arms answer that only stand for comparison.
 const COMPARED_MAX: usize = 100;
@@ -29,28 +29,28 @@ pub(super) struct Arms {
     /// Bare target and transferred.
     pub synthetic: [Arm; 2],
     pub eval: Option<[Arm; 2]>,
-    /// An adapter made for the target on real data, on the rows of `--eval`.
+    /// An adapter trained on the target with real data, on the rows of `--eval`.
     pub oracle: Option<Arm>,
-    /// Arms for comparison, right or wrong on the first rows of `--eval`; what could not be asked
-    /// is not there.
+    /// Arms for comparison, right or wrong on the first rows of `--eval`; what could not answer is
+    /// not there.
     pub compared: BTreeMap<String, Vec<bool>>,
 }
 
-/// What the arms are asked.
-pub(super) struct Asked<'a> {
+/// What the arms answer.
+pub(super) struct Evaluation<'a> {
     pub synthetic: &'a [Pair],
     pub eval: Option<&'a [Pair]>,
     pub source_lora: &'a Path,
     pub oracle: Option<&'a Path>,
     pub teacher: Option<&'a Teacher>,
-    /// The bare target on the rows of `--eval`, where it was asked before.
+    /// The bare target on the rows of `--eval`, where it answered them before.
     pub bare: Option<Arm>,
     pub tokens_max: usize,
 }
 
-impl Asked<'_> {
-    /// Ask the target: bare, with the new adapter, and what there is to compare those with.
-    pub fn ask(
+impl Evaluation<'_> {
+    /// Have the target answer: bare, with the new adapter, and with what those are compared with.
+    pub fn run(
         &self,
         model: &mut dyn Model,
         adapter: With,
@@ -121,20 +121,12 @@ impl Arms {
         seed: u64,
     ) -> Result<Scores, PipelineError> {
         let [target, transferred] = self.gate();
-        let mut intervals = BTreeMap::from([
-            ("target".into(), target.interval()),
-            ("transferred".into(), transferred.interval()),
-        ]);
-        let mut nll = BTreeMap::from([
-            ("target".into(), target.nll),
-            ("transferred".into(), transferred.nll),
-        ]);
-        for (name, arm) in [("source_lora", source), ("oracle", self.oracle.as_ref())] {
-            if let Some(arm) = arm {
-                intervals.insert(name.into(), arm.interval());
-                nll.insert(name.into(), arm.nll);
-            }
-        }
+        let mut arms = vec![("target", target), ("transferred", transferred)];
+        arms.extend(source.map(|arm| ("source_lora", arm)));
+        arms.extend(self.oracle.as_ref().map(|arm| ("oracle", arm)));
+        let named = |(name, arm): &(&str, &Arm)| ((*name).to_owned(), arm.interval());
+        let intervals = arms.iter().map(named).collect();
+        let nll = arms.iter().map(|(name, arm)| ((*name).into(), arm.nll));
         let [bare, adapted] = &self.synthetic;
         let retention = |reference: Option<&Arm>| {
             let found = reference.map(|arm| {
@@ -142,23 +134,13 @@ impl Arms {
             });
             found.transpose().map(Option::flatten)
         };
-        let all: Vec<usize> = (0..judged.len()).collect();
-        let constant = (
-            "constant_answer".to_owned(),
-            ArmScore::of(&evaluate::constant(judged, &all)),
-        );
-        let compared = self
-            .compared
-            .iter()
-            .map(|(name, right)| (name.clone(), ArmScore::of(right)))
-            .chain([constant]);
+        let gate = if self.eval.is_some() {
+            "eval"
+        } else {
+            "synthetic"
+        };
         Ok(Scores {
-            gate: if self.eval.is_some() {
-                "eval"
-            } else {
-                "synthetic"
-            }
-            .into(),
+            gate: gate.into(),
             rows: target.rows(),
             target: target.exact(),
             source_lora: source.map_or(1.0, Arm::exact),
@@ -175,9 +157,9 @@ impl Arms {
             equivalence: source
                 .map(|source| evaluate::equivalence(source, transferred))
                 .transpose()?,
-            compared: compared.collect(),
+            compared: self.compared(judged),
             intervals,
-            nll,
+            nll: nll.collect(),
             fidelity: BTreeMap::from([
                 ("target".into(), bare.exact()),
                 ("source_lora".into(), 1.0),
@@ -185,6 +167,17 @@ impl Arms {
             ]),
             fidelity_rows: bare.rows(),
         })
+    }
+
+    /// The arms for comparison, and the answer that is right most often.
+    fn compared(&self, judged: &[Pair]) -> BTreeMap<String, ArmScore> {
+        let all: Vec<usize> = (0..judged.len()).collect();
+        let constant = ArmScore::of(&evaluate::constant(judged, &all));
+        self.compared
+            .iter()
+            .map(|(name, right)| (name.clone(), ArmScore::of(right)))
+            .chain([("constant_answer".to_owned(), constant)])
+            .collect()
     }
 
     /// How right and wrong of the two fall together.

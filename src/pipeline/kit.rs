@@ -6,13 +6,13 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::job::{Job, Made, Session, announce, check_rows, fitting, hash_inputs, once, recipe};
+use super::job::{Done, Job, Session, announce, check_rows, fitting, hash_inputs, once, recipe};
 use super::journal::{Journal, blob_name};
 use super::{Context, KitPlan, KitReport, PipelineError, Stage};
 use crate::distill::{FitReport, Fitted, Recipe, check_memory, fit};
 use crate::engine::{Engine, GenerateRequest, Model, Talk, With};
 use crate::filter::{self, Rules, Validity};
-use crate::generate::{Ask, Generator, Settings};
+use crate::generate::{InputSampler, Prompt, Settings};
 use crate::kit::{
     self, Completion, DiscriminatorCard, DiscriminatorData, InputModelCard, InputStatistics,
     Manifest, Seed, discriminator_data,
@@ -20,7 +20,7 @@ use crate::kit::{
 use crate::publish;
 use crate::record::{ContentHash, Pair, Question, Rng};
 
-/// Made-up inputs are drawn at this temperature, the one of `translora transfer`.
+/// Done-up inputs are drawn at this temperature, the one of `translora transfer`.
 const TEMPERATURE: f32 = 1.0;
 /// Who makes the inputs up that a discriminator learns to tell from real ones.
 const MADE_UP_BY: &str = "source";
@@ -31,7 +31,7 @@ const POSITIVES_MIN: usize = 10;
 
 /// How the discriminator did on what it had not seen.
 #[derive(Serialize, Deserialize)]
-struct Judged {
+struct Judgement {
     right: usize,
     rows: usize,
     /// Log-odds of held-out real and made-up inputs, and of as many real ones that it was trained
@@ -72,7 +72,7 @@ pub fn kit(
     }
     let mut job = Job::open(context, "kit", announced, hashes.clone(), &plan.out)?;
     job.seconds.insert(Stage::Kit.name().into(), seconds);
-    let maker = Maker {
+    let kit_job = KitJob {
         engine,
         plan,
         rows: &rows,
@@ -81,7 +81,7 @@ pub fn kit(
         hashes: &hashes,
         question: Question::about(&name(&plan.out)),
     };
-    let result = maker.run(&mut job);
+    let result = kit_job.run(&mut job);
     job.end(result)
 }
 
@@ -101,7 +101,7 @@ fn distinct(rows: &[Pair]) -> Vec<String> {
         .collect()
 }
 
-struct Maker<'a> {
+struct KitJob<'a> {
     engine: &'a dyn Engine,
     plan: &'a KitPlan,
     rows: &'a [Pair],
@@ -112,7 +112,7 @@ struct Maker<'a> {
     question: Question,
 }
 
-impl Maker<'_> {
+impl KitJob<'_> {
     fn run(&self, job: &mut Job<'_>) -> Result<KitReport, PipelineError> {
         if self.real.len() < POSITIVES_MIN {
             let path = self.plan.data.clone();
@@ -160,7 +160,7 @@ impl Maker<'_> {
         };
         if card.accuracy < 0.7 {
             let text = format!(
-                "the discriminator is right on {:.0} % of held-out inputs only: consider more --epochs",
+                "the discriminator is right on {:.0} % of held-out inputs only: consider more epochs",
                 100.0 * card.accuracy
             );
             job.context.events.warn(Stage::Evaluate, text);
@@ -192,7 +192,7 @@ impl Maker<'_> {
             let pairs: Vec<Pair> = self.real.iter().map(ask).collect();
             let recipe = self.recipe(self.plan.epochs, model);
             check_memory(model, &pairs, &recipe)?;
-            Ok(Made::head((), model.info().name.clone()))
+            Ok(Done::head((), model.info().name.clone()))
         })?;
         Ok(())
     }
@@ -204,7 +204,7 @@ impl Maker<'_> {
         job: &mut Job<'_>,
         source: &mut Session<'_>,
     ) -> Result<Vec<String>, PipelineError> {
-        let made = job.stage("generate", Stage::Generate, |talk, _| {
+        let done = job.stage("generate", Stage::Generate, |talk, _| {
             let settings = Settings {
                 temperature: TEMPERATURE,
                 tokens_max: self.plan.input.input_tokens,
@@ -212,7 +212,7 @@ impl Maker<'_> {
                 variants: true,
                 seed: self.plan.run.seed,
             };
-            let mut generator = Generator::new(self.seeds, settings)?;
+            let mut sampler = InputSampler::new(self.seeds, settings)?;
             let seeds = || self.seeds.iter().map(Seed::text);
             let mut validity = Validity::new(seeds(), Rules::from_seeds(seeds()));
             let (model, _) = source.get()?;
@@ -221,11 +221,11 @@ impl Maker<'_> {
             let (mut rows, mut drawn) = (Vec::new(), 0);
             while rows.len() < self.real.len() && drawn < drawn_max {
                 talk.tick(rows.len(), self.real.len())?;
-                let mut quiet = Talk {
+                let mut silent = Talk {
                     cancel: talk.cancel,
                     progress: &mut |_, _| {},
                 };
-                let (fresh, count) = generator.round(model, With::Base, Ask::List, &mut quiet)?;
+                let (fresh, count) = sampler.round(model, With::Base, Prompt::List, &mut silent)?;
                 drawn += count.drawn;
                 let valid = validity.pass(&fresh);
                 rows.extend(
@@ -245,14 +245,14 @@ impl Maker<'_> {
                 });
             }
             let summary = format!("{} made-up inputs of {drawn} drawn", rows.len());
-            Ok(Made {
+            Ok(Done {
                 head: (),
                 rows,
                 blob: None,
                 summary,
             })
         })?;
-        Ok(made.rows)
+        Ok(done.rows)
     }
 
     fn train(
@@ -263,7 +263,7 @@ impl Maker<'_> {
     ) -> Result<(FitReport, Vec<u8>), PipelineError> {
         let context = job.context;
         let metadata = [("translora.role".to_owned(), "discriminator".to_owned())];
-        let made = job.stage("distill", Stage::Distill, |_, journal| {
+        let done = job.stage("distill", Stage::Distill, |_, journal| {
             let (model, _) = source.get()?;
             let recipe = self.recipe(self.plan.epochs, model);
             let Fitted {
@@ -275,14 +275,14 @@ impl Maker<'_> {
                 "{} inputs, {} steps, loss {:.4}",
                 report.examples, report.steps, report.loss_last
             );
-            Ok(Made {
+            Ok(Done {
                 head: report,
                 rows: Vec::<()>::new(),
                 blob: Some(adapter),
                 summary,
             })
         })?;
-        Ok((made.head, made.blob.unwrap_or_default()))
+        Ok((done.head, done.blob.unwrap_or_default()))
     }
 
     fn judge(
@@ -290,8 +290,8 @@ impl Maker<'_> {
         job: &mut Job<'_>,
         source: &mut Session<'_>,
         data: &DiscriminatorData,
-    ) -> Result<Judged, PipelineError> {
-        let made = job.stage("evaluate", Stage::Evaluate, |talk, journal| {
+    ) -> Result<Judgement, PipelineError> {
+        let done = job.stage("evaluate", Stage::Evaluate, |talk, journal| {
             let (model, _) = source.get()?;
             let adapter = With::Adapter(model.attach(&journal.path(&blob_name("distill")))?);
             let is_real = |pair: &&Pair| pair.completion == self.question.yes;
@@ -323,8 +323,8 @@ impl Maker<'_> {
                 "discriminator right on {right} of {} held-out inputs",
                 data.held_out.len()
             );
-            Ok(Made::head(
-                Judged {
+            Ok(Done::head(
+                Judgement {
                     right,
                     rows: data.held_out.len(),
                     real,
@@ -334,7 +334,7 @@ impl Maker<'_> {
                 summary,
             ))
         })?;
-        Ok(made.head)
+        Ok(done.head)
     }
 
     /// A LoRA that makes inputs, fitted on all of them, and how many of what it makes are theirs
@@ -352,7 +352,7 @@ impl Maker<'_> {
         };
         let rows: Vec<Pair> = self.real.iter().map(pair).collect();
         let metadata = [("translora.role".to_owned(), "input model".to_owned())];
-        let made = job.stage("inputs", Stage::Distill, |_, journal| {
+        let done = job.stage("inputs", Stage::Distill, |_, journal| {
             let (model, _) = source.get()?;
             let recipe = self.recipe(self.plan.input_epochs, model);
             let Fitted {
@@ -364,14 +364,14 @@ impl Maker<'_> {
                 "input model: {} inputs, {} steps, loss {:.4}",
                 report.examples, report.steps, report.loss_last
             );
-            Ok(Made {
+            Ok(Done {
                 head: report,
                 rows: Vec::<()>::new(),
                 blob: Some(adapter),
                 summary,
             })
         })?;
-        let adapter = made.blob.unwrap_or_default();
+        let adapter = done.blob.unwrap_or_default();
         let [drawn, verbatim, near] = self.gives_away(job, source, &question)?;
         let card = InputModelCard {
             sha256: ContentHash::of(&adapter),
@@ -392,7 +392,7 @@ impl Maker<'_> {
         source: &mut Session<'_>,
         question: &str,
     ) -> Result<[usize; 3], PipelineError> {
-        let made = job.stage("inputs.drawn", Stage::Evaluate, |talk, journal| {
+        let done = job.stage("inputs.drawn", Stage::Evaluate, |talk, journal| {
             let (model, _) = source.get()?;
             let adapter = With::Adapter(model.attach(&journal.path(&blob_name("inputs")))?);
             let real: HashSet<&str> = self.real.iter().map(String::as_str).collect();
@@ -417,9 +417,9 @@ impl Maker<'_> {
             }
             let near = filter::near_copies(others.iter().map(String::as_str), self.real.iter().map(String::as_str));
             let summary = format!("{verbatim} of {drawn} inputs drawn are inputs of the data, word for word, {near} more nearly so");
-            Ok(Made::head([drawn, verbatim, near], summary))
+            Ok(Done::head([drawn, verbatim, near], summary))
         })?;
-        Ok(made.head)
+        Ok(done.head)
     }
 
     fn publish(

@@ -35,8 +35,8 @@ pub use journal::JournalError;
 pub use kit::kit;
 pub use plan::{EvalPlan, KitPlan, TrainPlan, TransferPlan};
 pub use report::{
-    ArmScore, Confusion, EvalReport, Flip, KitReport, MadeInput, ReportHalf, RoundCounts, Scores,
-    TrainReport, TransferReport,
+    ArmScore, Confusion, EvalReport, Flip, GeneratedInput, KitReport, ReportHalf, RoundCounts,
+    Scores, TrainReport, TransferReport,
 };
 pub use teaching::{Divergences, ObjectiveReport};
 pub use train::{eval, train};

@@ -31,9 +31,9 @@ pub struct TransferReport {
     /// How many inputs each round drew, and how many of them were valid and accepted.
     #[serde(default)]
     pub rounds: Vec<RoundCounts>,
-    /// Some of the inputs that were made: kept, and rejected for each reason, a few of each.
+    /// Some of the inputs that were generated: kept, and rejected for each reason, a few of each.
     #[serde(default)]
-    pub inputs: Vec<MadeInput>,
+    pub inputs: Vec<GeneratedInput>,
     /// What the kept inputs cover.
     pub coverage: Coverage,
     /// What was found of the source adapter before the work began.
@@ -52,7 +52,7 @@ pub struct TransferReport {
     pub objective: ObjectiveReport,
     /// Hashes and settings that decide the bytes of the adapter.
     pub provenance: BTreeMap<String, String>,
-    /// What was asked for.
+    /// The plan of the run.
     #[serde(default)]
     pub plan: serde_json::Value,
 }
@@ -83,21 +83,21 @@ impl Confusion {
     }
 }
 
-/// One round of making inputs up.
+/// One round of generating inputs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RoundCounts {
-    /// Who made them.
+    /// Who generated them.
     pub by: String,
     pub drawn: u64,
     pub valid: u64,
     pub accepted: u64,
 }
 
-/// An input that was made up.
+/// An input that was generated.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MadeInput {
+pub struct GeneratedInput {
     pub text: String,
-    /// What the teacher answers, where it was asked.
+    /// What the teacher answers, where that is known.
     pub answer: Option<String>,
     /// Why it was rejected; none where it was kept.
     pub rejected: Option<String>,
@@ -115,7 +115,7 @@ pub struct Scores {
     pub target: f64,
     pub source_lora: f64,
     pub transferred: f64,
-    /// An adapter made for the target on real data, where one was given.
+    /// An adapter trained on the target with real data, where the plan names one.
     pub oracle: Option<f64>,
     /// Why the verdict is what it is.
     pub reason: String,

@@ -3,16 +3,16 @@
 //!
 //! `auto` takes what measured best on the lab's tasks and the real pair (ARCHITECTURE.md), which is
 //! `text` for any two models. Where rows with known answers show that the bare target is right more
-//! often than the source with its adapter (McNemar's exact test), the reason says so. What a
-//! teacher says of each token is asked for once, kept in the journal, and bounded by `Limits`;
+//! often than the source with its adapter (McNemar's exact test), the reason says so. The teacher's
+//! probabilities for each token are computed once, kept in the journal, and bounded by `Limits`;
 //! source and target are open one after the other.
 
 use serde::{Deserialize, Serialize};
 
-use super::job::{Job, Made, Session};
+use super::job::{Done, Job, Session};
 use super::{Context, PipelineError, Stage, TransferPlan};
 use crate::engine::{
-    EngineError, Lesson, LogsOf, Model, Objective, SoftLabels, Spelling, Spoken, Talk, With,
+    EngineError, Lesson, LogsOf, Model, Objective, SoftLabels, Spelling, Spoken, Talk, Token, With,
     WordsOf,
 };
 use crate::evaluate::{self, Arm};
@@ -77,20 +77,15 @@ pub(super) fn choose(
         divergence: None,
     };
     if asked == ObjectiveChoice::Kl && !known.same_vocabulary {
-        return Err(PipelineError::Plan {
-            what: "--objective kl compares probabilities word by word, and these two models have different vocabularies".into(),
-            hint: "use --objective aligned, which compares the tokens and words that both have, or leave --objective out".into(),
-        });
+        return Err(PipelineError::OtherVocabulary);
     }
     let (limit, bytes) = (plan.limits.teacher_bytes_max, known.answer_bytes);
     let asks_tokens = plan.token_weights != TokenWeights::None
         || !matches!(asked, ObjectiveChoice::Auto | ObjectiveChoice::Text);
     if bytes > limit && asks_tokens {
-        return Err(PipelineError::Plan {
-            what: format!(
-                "the answers are {bytes} bytes long, and what a teacher says of each token is kept for {limit} at most"
-            ),
-            hint: "use --objective text without --token-weights, or fewer --samples".into(),
+        return Err(PipelineError::LongAnswers {
+            bytes,
+            bytes_max: limit,
         });
     }
     if asked != ObjectiveChoice::Auto {
@@ -104,7 +99,7 @@ pub(super) fn choose(
     }
     let weaker = known.arms.map(is_weaker).transpose()?.unwrap_or(false);
     let reason = if weaker {
-        "what measured best; but the bare target is right more often than the source with its adapter: --objective delta keeps nearer to it"
+        "what measured best; but the bare target is right more often than the source with its adapter: the objective \"delta\" keeps nearer to it"
     } else if known.same_vocabulary {
         "what measured best for two models of one vocabulary"
     } else {
@@ -130,16 +125,18 @@ impl ObjectiveReport {
         }
     }
 
-    /// The source is asked without its adapter too.
-    fn wants_bare(&self) -> bool {
+    /// The source's probabilities without its adapter are needed, too.
+    fn needs_bare(&self) -> bool {
         self.objective == ObjectiveChoice::Delta || self.token_weights == TokenWeights::Contrast
     }
 }
 
-/// What the teacher says of one answer, as journalled: its tokens, and ln p of the same words
-/// without the adapter.
+/// The teacher's part for one answer: its tokens, and ln p of the same words without the adapter.
 #[derive(Serialize, Deserialize)]
-struct Taught(Vec<Spoken>, Option<LogsOf>);
+struct Signal {
+    spoken: Vec<Spoken>,
+    bare: Option<LogsOf>,
+}
 
 /// The teacher's part and the student's.
 pub(super) struct Teaching<'a, 's> {
@@ -150,8 +147,8 @@ pub(super) struct Teaching<'a, 's> {
 }
 
 impl Teaching<'_, '_> {
-    /// Give every labelled input what the student is to learn of its tokens. Where that is the text
-    /// alone, no model is opened.
+    /// Add to every labelled input what the student is to learn of its tokens. Where that is the
+    /// text alone, no model is opened.
     pub fn run(
         mut self,
         job: &mut Job<'_>,
@@ -168,21 +165,21 @@ impl Teaching<'_, '_> {
         let (lesson, off) = self.teach(job, &pairs, report)?;
         self.source.close();
         let (plan, target) = (self.plan, &mut *self.target);
-        let made = job.stage("align", Stage::Label, |talk, _| {
+        let done = job.stage("align", Stage::Label, |talk, _| {
             let (model, _) = target.get()?;
             let (counts, rows) = to_student(model, &pairs, &lesson, &off, report, plan, talk)?;
             let summary = format!(
                 "{} of {} tokens have more than their text",
                 counts[1], counts[0]
             );
-            Ok(Made {
+            Ok(Done {
                 head: counts,
                 rows,
                 blob: None,
                 summary,
             })
         })?;
-        Ok(with_labels(labeled, made.head, made.rows, report))
+        Ok(with_labels(labeled, done.head, done.rows, report))
     }
 
     fn teach(
@@ -192,7 +189,7 @@ impl Teaching<'_, '_> {
         report: &ObjectiveReport,
     ) -> Result<(Lesson, Vec<Option<LogsOf>>), PipelineError> {
         let (source, words) = (&mut self.source, self.plan.limits.teacher_words_max);
-        let made = job.stage("teach", Stage::Label, |talk, _| {
+        let done = job.stage("teach", Stage::Label, |talk, _| {
             let (model, adapters) = source.get()?;
             let Lesson { spelling, answers } =
                 model.teach(With::Adapter(adapters[0]), pairs, words, talk)?;
@@ -201,7 +198,7 @@ impl Teaching<'_, '_> {
                 .iter()
                 .map(|tokens| tokens.iter().map(named).collect())
                 .collect();
-            let off = if report.wants_bare() {
+            let off = if report.needs_bare() {
                 model
                     .weigh(With::Base, pairs, &named, talk)?
                     .into_iter()
@@ -212,27 +209,27 @@ impl Teaching<'_, '_> {
             };
             let off = off.into_iter().chain(std::iter::repeat(None));
             let tokens: usize = answers.iter().map(Vec::len).sum();
-            let rows: Vec<Taught> = answers
+            let rows: Vec<Signal> = answers
                 .into_iter()
                 .zip(off)
-                .map(|(spoken, off)| Taught(spoken, off))
+                .map(|(spoken, bare)| Signal { spoken, bare })
                 .collect();
             let summary = format!("the teacher on {tokens} tokens of {} answers", rows.len());
-            Ok(Made {
+            Ok(Done {
                 head: spelling.into_iter().collect::<Vec<(i32, Spelling)>>(),
                 rows,
                 blob: None,
                 summary,
             })
         })?;
-        let (answers, off) = made
+        let (answers, off) = done
             .rows
             .into_iter()
-            .map(|Taught(spoken, off)| (spoken, off))
+            .map(|Signal { spoken, bare }| (spoken, bare))
             .unzip();
         Ok((
             Lesson {
-                spelling: made.head.into_iter().collect(),
+                spelling: done.head.into_iter().collect(),
                 answers,
             },
             off,
@@ -250,7 +247,7 @@ fn with_labels(
     labeled
         .into_iter()
         .zip(rows)
-        .map(|(labeled, labels)| labeled.taught(labels))
+        .map(|(labeled, labels)| labeled.with_labels(labels))
         .collect()
 }
 
@@ -266,10 +263,62 @@ fn to_student(
     talk: &mut Talk<'_>,
 ) -> Result<([u64; 2], Vec<SoftLabels>), PipelineError> {
     let by_number = report.same_vocabulary && report.objective != ObjectiveChoice::Aligned;
-    let (mut students, mut aligned) = (
-        Vec::with_capacity(pairs.len()),
-        Vec::with_capacity(pairs.len()),
-    );
+    let students = align(model, pairs, lesson, by_number)?;
+    let own = if report.objective == ObjectiveChoice::Delta {
+        let words: Vec<WordsOf> = students
+            .iter()
+            .map(|student| label::words_of(&student.aligned))
+            .collect();
+        model.weigh(With::Base, pairs, &words, talk)?
+    } else {
+        Vec::new()
+    };
+    let mut counts = [0, 0];
+    let mut rows = Vec::with_capacity(pairs.len());
+    for (i, Student { tokens, aligned }) in students.iter().enumerate() {
+        let spoken: &[Spoken] = &lesson.answers[i];
+        let bare = off.get(i).and_then(Option::as_ref);
+        let words = match report.objective {
+            ObjectiveChoice::Text | ObjectiveChoice::Auto => Vec::new(),
+            ObjectiveChoice::Kl | ObjectiveChoice::Aligned => {
+                label::matched(aligned, spoken, tokens)
+            }
+            ObjectiveChoice::Delta => {
+                let missing =
+                    || EngineError::Internal("the source's bare probabilities are missing".into());
+                let (bare, budget) = (bare.ok_or_else(missing)?, f64::from(plan.kl_budget));
+                label::shifted(aligned, spoken, bare, tokens, &own[i], budget)
+            }
+        };
+        counts[0] += tokens.len() as u64;
+        counts[1] += if words.is_empty() {
+            0
+        } else {
+            aligned.iter().filter(|aligned| aligned.is_some()).count() as u64
+        };
+        rows.push(SoftLabels {
+            words,
+            weights: label::weights(report.token_weights, spoken, bare, tokens),
+        });
+    }
+    Ok((counts, rows))
+}
+
+/// The student's tokens of one answer, and which of the teacher's each of them is.
+struct Student {
+    tokens: Vec<Token>,
+    aligned: Vec<Option<Aligned>>,
+}
+
+/// Align the tokens of each answer: by number where that can be, else by the bytes that they stand
+/// for.
+fn align(
+    model: &mut dyn Model,
+    pairs: &[Pair],
+    lesson: &Lesson,
+    by_number: bool,
+) -> Result<Vec<Student>, PipelineError> {
+    let mut students = Vec::with_capacity(pairs.len());
     for (pair, spoken) in pairs.iter().zip(&lesson.answers) {
         let tokens = model.tokens(&pair.completion)?;
         let found = if by_number {
@@ -286,57 +335,10 @@ fn to_student(
                 &|spelling| model.word(spelling),
             )
         };
-        aligned.push(found.unwrap_or_else(by_bytes));
-        students.push(tokens);
+        let aligned = found.unwrap_or_else(by_bytes);
+        students.push(Student { tokens, aligned });
     }
-    let own = if report.objective == ObjectiveChoice::Delta {
-        let words: Vec<WordsOf> = aligned
-            .iter()
-            .map(|aligned| label::words_of(aligned))
-            .collect();
-        model.weigh(With::Base, pairs, &words, talk)?
-    } else {
-        Vec::new()
-    };
-    let mut counts = [0, 0];
-    let mut rows = Vec::with_capacity(pairs.len());
-    for (i, (student, aligned)) in students.iter().zip(&aligned).enumerate() {
-        let spoken: &[Spoken] = &lesson.answers[i];
-        let bare = off.get(i).and_then(Option::as_ref);
-        let count = |aligned: &&Option<Aligned>| aligned.is_some();
-        let words = match report.objective {
-            ObjectiveChoice::Text | ObjectiveChoice::Auto => Vec::new(),
-            ObjectiveChoice::Kl | ObjectiveChoice::Aligned => {
-                label::matched(aligned, spoken, student)
-            }
-            ObjectiveChoice::Delta => {
-                let missing = || {
-                    PipelineError::Engine(EngineError::Internal(
-                        "what the source says without its adapter is missing".into(),
-                    ))
-                };
-                label::shifted(
-                    aligned,
-                    spoken,
-                    bare.ok_or_else(missing)?,
-                    student,
-                    &own[i],
-                    f64::from(plan.kl_budget),
-                )
-            }
-        };
-        counts[0] += student.len() as u64;
-        counts[1] += if words.is_empty() {
-            0
-        } else {
-            aligned.iter().filter(count).count() as u64
-        };
-        rows.push(SoftLabels {
-            words,
-            weights: label::weights(report.token_weights, spoken, bare, student),
-        });
-    }
-    Ok((counts, rows))
+    Ok(students)
 }
 
 /// How far the bare target and the new adapter are from what was fitted to, on inputs that were not
@@ -379,7 +381,7 @@ pub(super) fn divergence(
     }))
 }
 
-/// Tell what was chosen.
+/// Say what was chosen.
 pub(super) fn announce(context: &Context<'_>, report: &ObjectiveReport) {
     context.events.note(
         Stage::Label,

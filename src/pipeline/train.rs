@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::job::{Job, Made, Session, announce, check_rows, fitting, hash_inputs, once, recipe};
+use super::job::{Done, Job, Session, announce, check_rows, fitting, hash_inputs, once, recipe};
 use super::journal::Journal;
 use super::transfer::metadata;
 use super::{Context, EvalPlan, EvalReport, PipelineError, Stage, TrainPlan, TrainReport};
@@ -57,7 +57,7 @@ fn train_in(
     job: &mut Job<'_>,
 ) -> Result<TrainReport, PipelineError> {
     let context = job.context;
-    let made = job.stage("distill", Stage::Distill, |talk, journal| {
+    let done = job.stage("distill", Stage::Distill, |talk, journal| {
         let mut session = Session::new(engine, &plan.model, &plan.machine, Vec::new());
         let (model, _) = session.get()?;
         check_rows(model, &plan.data, rows, talk.cancel)?;
@@ -87,7 +87,7 @@ fn train_in(
             "{} rows, {} steps, loss {:.4}",
             report.examples, report.steps, report.loss_last
         );
-        Ok(Made {
+        Ok(Done {
             head: report,
             rows: Vec::<()>::new(),
             blob: Some(adapter),
@@ -97,11 +97,11 @@ fn train_in(
     let mut report = TrainReport {
         adapter: outputs.adapter.clone(),
         report: outputs.report.clone(),
-        examples: made.head.examples,
-        steps: made.head.steps,
-        loss_first: made.head.loss_first,
-        loss_last: made.head.loss_last,
-        fit: made.head,
+        examples: done.head.examples,
+        steps: done.head.steps,
+        loss_first: done.head.loss_first,
+        loss_last: done.head.loss_last,
+        fit: done.head,
         seconds: job.seconds.clone(),
     };
     let (_, seconds) = once(context, Stage::Publish, |talk| {
@@ -112,7 +112,7 @@ fn train_in(
         )?;
         publish::write_new(&outputs.report, json.as_bytes())?;
         publish::unjudged(
-            made.blob.as_deref().unwrap_or_default(),
+            done.blob.as_deref().unwrap_or_default(),
             &[],
             &outputs.adapter,
         )?;

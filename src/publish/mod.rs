@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 
 use translora_gguf::{Gguf, GgufError, Writer};
 
-use crate::engine::Fault;
 use crate::evaluate::Passed;
+use crate::record::{Blame, Fault, Remedy, Step};
 
 mod page;
 
@@ -71,8 +71,8 @@ pub enum PublishError {
     Stamp(#[from] GgufError),
 }
 
-impl PublishError {
-    pub fn fault(&self) -> Fault {
+impl Blame for PublishError {
+    fn fault(&self) -> Fault {
         match self {
             Self::Exists { .. } | Self::NoName { .. } => Fault::Input,
             Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => Fault::Input,
@@ -81,16 +81,16 @@ impl PublishError {
         }
     }
 
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Exists { .. } => Some("choose another --out, or move the file away".into()),
+    fn remedy(&self) -> Option<Remedy> {
+        Some(match self {
+            Self::Exists { .. } => Remedy::or([Remedy::choose_other("out"), Step::MoveAway.into()]),
             Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
-                Some("make the folder first".into())
+                Step::MakeFolder.into()
             }
-            Self::Io { .. } => Some("choose a folder on a disk you may write to, with room".into()),
-            Self::NoName { .. } => Some("--out is the file to write, like new.gguf".into()),
-            Self::Stamp(_) => None,
-        }
+            Self::Io { .. } => Step::WritableFolder.into(),
+            Self::NoName { .. } => Remedy::takes("out", "the file to write, such as new.gguf"),
+            Self::Stamp(_) => Step::Report.into(),
+        })
     }
 }
 
@@ -305,7 +305,7 @@ mod tests {
         write_new(&path, b"one").unwrap();
         write_new(&path, b"one").unwrap();
         let error = write_new(&path, b"two").unwrap_err();
-        assert!(matches!(error, PublishError::Exists { .. }) && error.hint().is_some());
+        assert!(matches!(error, PublishError::Exists { .. }) && error.remedy().is_some());
         assert!(check_writable(&[&path]).is_err());
         assert_eq!(fs::read(&path).unwrap(), b"one");
         assert_eq!(names(&folder), ["a.gguf"]);
@@ -336,7 +336,7 @@ mod tests {
     fn where_nothing_can_be_written_is_said_at_once() {
         let missing = std::env::temp_dir().join("translora-no-such-folder/a.gguf");
         let error = check_writable(&[&missing]).unwrap_err();
-        assert!(error.hint().is_some() && error.fault() == Fault::Input);
+        assert!(error.remedy().is_some() && error.fault() == Fault::Input);
         assert!(matches!(
             check_writable(&[Path::new("..")]),
             Err(PublishError::NoName { .. })

@@ -234,7 +234,7 @@ fn escape(text: &str) -> String {
             '\'' => escaped += "&#39;",
             '\n' | '\t' => escaped.push(c),
             '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{fffe}' | '\u{ffff}' => {
-                escaped.push('\u{fffd}')
+                escaped.push('\u{fffd}');
             }
             c if c.is_control() => escaped.push('\u{fffd}'),
             c => escaped.push(c),

@@ -1,6 +1,12 @@
 use serde::{Deserialize, Serialize};
 
-/// Every bound of a run, in one place. What exceeds one is refused by name, never cut in silence.
+/// The bounds of a run: what a plan, a journal and a kit say of how much is read and made, because
+/// the result depends on it. What exceeds one is refused by name, never cut in silence.
+///
+/// Every other bound lies beside what it bounds, and is the business of one room: what a server
+/// grants its clients in `serve::Limits`, what a queue of jobs may hold in `jobs::Config`, and
+/// anything that nobody sets in a constant `…_MAX` of the file that checks it. A bound that two
+/// rooms need belongs here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Limits {
@@ -23,24 +29,6 @@ pub struct Limits {
     pub sequences_max: usize,
     /// Events waiting for a reader; progress beyond it is dropped, results never.
     pub events_queued_max: usize,
-    /// The body of one HTTP request.
-    pub request_bytes_max: usize,
-    /// Seconds in which a body has to arrive.
-    pub request_seconds_max: u64,
-    /// Requests that wait for a slot; more are told to come again.
-    pub requests_queued_max: usize,
-    /// Prompts of one request.
-    pub prompts_per_request_max: usize,
-    /// Stop strings of one request.
-    pub stops_max: usize,
-    /// One stop string.
-    pub stop_bytes_max: usize,
-    /// Alternatives told for each token.
-    pub logprobs_max: usize,
-    /// Adapters served side by side.
-    pub adapters_max: usize,
-    /// Seconds that running requests have to end when the server is told to.
-    pub shutdown_seconds_max: u64,
 }
 
 impl Default for Limits {
@@ -55,15 +43,6 @@ impl Default for Limits {
             candidates_per_sample_max: 24,
             sequences_max: 32,
             events_queued_max: 1024,
-            request_bytes_max: 4 << 20,
-            request_seconds_max: 30,
-            requests_queued_max: 256,
-            prompts_per_request_max: 64,
-            stops_max: 16,
-            stop_bytes_max: 256,
-            logprobs_max: 100,
-            adapters_max: 64,
-            shutdown_seconds_max: 20,
         }
     }
 }

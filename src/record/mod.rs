@@ -1,7 +1,9 @@
-//! The words every room shares: ids, hashes, text pairs, limits, randomness, time, cancellation.
+//! The words every room shares: hashes, text pairs, limits, blame and remedy, randomness, time,
+//! cancellation.
 //!
 //! Knows no model and performs no I/O. Any room may use it; it uses none.
 
+mod blame;
 mod cancel;
 mod clock;
 mod hash;
@@ -11,9 +13,12 @@ mod mersenne;
 mod origin;
 mod pair;
 mod question;
+mod remedy;
+mod restore;
 mod rng;
 mod words;
 
+pub use blame::{Blame, Fault};
 pub use cancel::{Cancel, Cancelled};
 pub use clock::{Clock, SystemClock, TestClock};
 pub use hash::ContentHash;
@@ -23,5 +28,7 @@ pub use mersenne::Mersenne;
 pub use origin::Origin;
 pub use pair::Pair;
 pub use question::Question;
+pub use remedy::{Field, InJson, Remedy, Step, Wording};
+pub use restore::{Restore, Restored};
 pub use rng::Rng;
 pub use words::words_and_pairs;

@@ -27,7 +27,8 @@ pub fn page() -> String {
         The command line takes these as flags. HTTP, the C ABI and the socket take a transfer as one JSON object \
         with the same names, in which `-` is `_`. A value out of bounds or a name that is not here is refused before \
         any work. In JSON a field that is `null` has its default.\n\n\
-        This page is printed from `src/request/table.rs`: `TRANSLORA_BLESS=1 cargo test --test it reference` writes it.\n";
+        This page is printed from `src/request/table.rs`. The test `the_reference_is_what_the_table_prints` compares it, and \
+        writes it where `TRANSLORA_BLESS` is set.\n";
     let sections = VERBS.map(|verb| {
         let rows = rows_of(verb).unwrap_or_default();
         format!("\n## translora {verb}\n{}", tables(&rows))

@@ -3,27 +3,9 @@ use std::fmt;
 use serde_json::Value;
 
 use super::Field;
+use crate::record::{Blame, Fault, InJson, Remedy, Step, Wording};
 
-/// Who asks, and so what a field is called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Door {
-    /// HTTP, the C ABI, the socket.
-    Json,
-    /// The command line.
-    Flags,
-}
-
-impl Door {
-    /// A field as this door knows it.
-    pub fn name(self, field: &str) -> String {
-        match self {
-            Self::Json => format!("\"{field}\""),
-            Self::Flags => format!("--{}", field.replace('_', "-")),
-        }
-    }
-}
-
-/// Why a request was refused. Displayed in the words of [`Door::Json`].
+/// Why a request was refused. Displayed in the words of JSON; see [`Refusal::what`] for others.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Refusal {
@@ -56,56 +38,36 @@ impl Refusal {
         }
     }
 
-    /// What was wrong, in a door's words.
-    pub fn what(&self, door: Door) -> String {
+    /// What was wrong, in the words of a door.
+    pub fn what(&self, door: &dyn Wording) -> String {
+        let name = |field: &'static str| door.field(&field.into());
         match self {
             Self::Json { reason } => format!("the request cannot be read: {reason}"),
-            Self::Unknown { name, .. } => format!("there is no field {}", door.name(name)),
+            Self::Unknown { name, known } => {
+                let meant = name.replace('-', "_");
+                let known = if known.contains(&meant.as_str()) {
+                    format!("it is {meant:?}")
+                } else {
+                    format!("the fields are {}", known.join(", "))
+                };
+                format!("there is no field {name:?}; {known}")
+            }
             Self::Value { field, value } => {
-                let (name, must) = (door.name(field.name), field.expects());
+                let (name, must) = (name(field.name), field.expects());
                 format!("{name} is {value}; it must be {must}")
             }
-            Self::Missing { field } => format!("{} is missing", door.name(field.name)),
+            Self::Missing { field } => format!("{} is missing", name(field.name)),
             Self::OneOf { fields } => {
-                let [one, other] = fields.map(|field| door.name(field));
-                format!("give {one} or {other}, and one only")
+                let [one, other] = fields.map(name);
+                format!("it takes {one} or {other}, and one only")
             }
             Self::Needs {
                 field,
                 value,
                 needed,
-            } => format!("{} {value} needs {}", door.name(field), door.name(needed)),
-        }
-    }
-
-    /// What to do about it, in a door's words.
-    pub fn hint(&self, door: Door) -> String {
-        match self {
-            Self::Json { .. } => {
-                "a request is one JSON object, such as {\"source\": \"old.gguf\", \"samples\": 250}"
-                    .into()
-            }
-            Self::Unknown { name, known } => {
-                let meant = name.replace('-', "_");
-                if known.contains(&meant.as_str()) {
-                    format!("write {}", door.name(&meant))
-                } else {
-                    format!("the fields are {}", known.join(", "))
-                }
-            }
-            Self::Value { field, .. } if field.needed => field.about(),
-            Self::Value { .. } => "leave it out for the default".into(),
-            Self::Missing { field } => format!("name a file: {}", field.about()),
-            Self::OneOf { .. } => {
-                "a kit holds seeds; without one, seeds are a few inputs of the task in JSON lines"
-                    .into()
-            }
-            Self::Needs { field, needed, .. } => {
-                format!(
-                    "give {}, or leave {} out",
-                    door.name(needed),
-                    door.name(field)
-                )
+            } => {
+                let set = door.set(&(*field).into(), &value.as_str().into());
+                format!("{set} needs {}", name(needed))
             }
         }
     }
@@ -113,8 +75,27 @@ impl Refusal {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.what(Door::Json))
+        f.write_str(&self.what(&InJson))
     }
 }
 
 impl std::error::Error for Refusal {}
+
+impl Blame for Refusal {
+    fn fault(&self) -> Fault {
+        Fault::Input
+    }
+
+    fn remedy(&self) -> Option<Remedy> {
+        Some(match self {
+            Self::Json { .. } | Self::Unknown { .. } => Step::JsonRequest.into(),
+            Self::Value { field, .. } if field.needed => Remedy::takes(field.name, field.expects()),
+            Self::Value { field, .. } => Remedy::leave_out(field.name),
+            Self::Missing { field } => Remedy::add(field.name),
+            Self::OneOf { fields } => Remedy::or(fields.map(Remedy::add)),
+            Self::Needs { field, needed, .. } => {
+                Remedy::or([Remedy::add(*needed), Remedy::leave_out(*field)])
+            }
+        })
+    }
+}

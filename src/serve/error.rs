@@ -4,7 +4,8 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use crate::engine::{EngineError, Fault};
+use crate::engine::EngineError;
+use crate::record::{Blame, Fault, InJson, Remedy, Step};
 
 /// Why a server did not start or did not go on.
 #[derive(Debug, thiserror::Error)]
@@ -27,24 +28,30 @@ pub enum ServeError {
     Stopped(#[source] std::io::Error),
 }
 
-impl ServeError {
-    /// What a person can do about it.
-    pub fn hint(&self) -> Option<String> {
-        let text = match self {
-            Self::Listen { .. } => "choose another --port, or stop what listens there",
-            Self::Adapter { .. } => {
-                "give each adapter a name of its own, made of the name of its file"
+impl Blame for ServeError {
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Engine(error) => error.fault(),
+            Self::Listen { .. } | Self::Adapter { .. } | Self::Plugin { .. } => Fault::Input,
+            Self::Threads(_) | Self::Stopped(_) => Fault::Machine,
+        }
+    }
+
+    fn remedy(&self) -> Option<Remedy> {
+        Some(match self {
+            Self::Listen { .. } => {
+                Remedy::or([Remedy::choose_other("port"), Step::StopListener.into()])
             }
+            Self::Adapter { .. } => Step::RenameFile.into(),
             Self::Plugin { .. } => {
-                "give the libtranslora of this version, or leave --plugin out: transfers are refused then"
+                Remedy::or([Step::SameBuild.into(), Remedy::leave_out("plugin")])
             }
             Self::Engine(error) if error.fault() == Fault::Machine => {
-                "a smaller -c or -np needs less memory"
+                Remedy::or([Remedy::lower("ctx_size"), Remedy::lower("parallel")])
             }
-            Self::Engine(_) => "`translora inspect FILE` says what a file is and what it fits",
+            Self::Engine(_) => Remedy::Inspect,
             Self::Threads(_) | Self::Stopped(_) => return None,
-        };
-        Some(text.to_owned())
+        })
     }
 }
 
@@ -171,7 +178,7 @@ impl ApiError {
 
     pub(super) fn context(prompt: usize, context: usize) -> Self {
         let message = format!(
-            "the prompt has {prompt} tokens, and the context of a slot is {context}: shorten it, or serve with a larger -c"
+            "the prompt has {prompt} tokens, and the context of a slot is {context}: shorten it; only a server that is started with a larger context takes it"
         );
         let more = json!({ "n_prompt_tokens": prompt, "n_ctx": context });
         let code = Some("context_length_exceeded");
@@ -199,14 +206,20 @@ impl ApiError {
 
 impl From<EngineError> for ApiError {
     fn from(error: EngineError) -> Self {
-        match (&error, error.fault()) {
+        let message = error.to_string();
+        let refused = match (&error, error.fault()) {
             (EngineError::Io { source, .. }, _)
                 if source.kind() == std::io::ErrorKind::NotFound =>
             {
-                Self::not_found(error.to_string())
+                Self::not_found(message)
             }
-            (_, Fault::Input) | (EngineError::Io { .. }, _) => Self::input(error.to_string()),
-            _ => Self::internal(error.to_string()),
+            (_, Fault::Input) | (EngineError::Io { .. }, _) => Self::input(message),
+            _ => Self::internal(message),
+        };
+        let hint = |remedy: Remedy| json!({ "hint": remedy.words(&InJson) });
+        Self {
+            more: error.remedy().map(hint),
+            ..refused
         }
     }
 }

@@ -56,6 +56,8 @@ pub(super) struct Registry {
     next_id: usize,
     pub swaps: u64,
     pub rollbacks: u64,
+    /// Files that were found and left out, with the reason.
+    pub left_out: Vec<(PathBuf, String)>,
 }
 
 impl Registry {
@@ -100,6 +102,11 @@ impl Registry {
             }
         }
         Ok(self.last)
+    }
+
+    /// Remember a file that could not be loaded.
+    pub(super) fn leave_out(&mut self, path: PathBuf, reason: String) {
+        self.left_out.push((path, reason));
     }
 
     /// Exchange the live generation of a name with the one before it.

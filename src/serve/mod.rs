@@ -9,10 +9,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::record::Limits;
-
 mod error;
 mod http;
+mod limits;
 mod live;
 mod sampler;
 mod server;
@@ -22,6 +21,7 @@ mod transfers;
 mod worker;
 
 pub use error::ServeError;
+pub use limits::Limits;
 pub use server::Server;
 
 /// What to serve, and how.
@@ -31,8 +31,12 @@ pub struct Config {
     /// What the model is called; its own name if empty.
     pub alias: String,
     /// Adapters that are there from the start: name, file, scale for requests that name no adapter.
-    /// Of two with one name the second is live and the first is what a rollback brings back.
+    /// One that cannot be loaded ends the start.
     pub adapters: Vec<(String, PathBuf, f32)>,
+    /// What lies in the folder, by name: loaded at the start, for requests that ask for it. Of two
+    /// with one name the second is live and the first is what a rollback brings back. One that cannot
+    /// be loaded is reported and left out.
+    pub in_folder: Vec<(String, PathBuf)>,
     /// The folder that adapters may be loaded from while the server runs; none: not at all.
     pub folder: Option<PathBuf>,
     /// The plugin library that transfers go through; none: no transfers.

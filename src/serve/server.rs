@@ -55,7 +55,15 @@ impl Server {
         };
         let hosted = engine.host(&config.model, &options, config.slots)?;
         let mut registry = Registry::default();
-        for (name, path, scale) in &config.adapters {
+        let named = config
+            .adapters
+            .iter()
+            .map(|(name, path, scale)| (name, path, *scale, true));
+        let found = config
+            .in_folder
+            .iter()
+            .map(|(name, path)| (name, path, 0.0, false));
+        for (name, path, scale, asked_for) in named.chain(found) {
             let refuse = |reason: String| ServeError::Adapter {
                 name: name.clone(),
                 reason,
@@ -63,13 +71,22 @@ impl Server {
             if *name == model_name(&config, &hosted.host.info().name) {
                 return Err(refuse("this is the name of the base".into()));
             }
-            let weights = hosted.host.load(path)?;
+            let weights = match hosted.host.load(path) {
+                Ok(weights) => weights,
+                Err(error) if asked_for => return Err(error.into()),
+                // The others answer all the same: a copy that was cut must not keep a box down.
+                Err(error) => {
+                    say(&format!("warning: left out: {error}"));
+                    registry.leave_out(path.clone(), error.to_string());
+                    continue;
+                }
+            };
             registry
                 .commit(
                     name,
                     path.clone(),
                     weights,
-                    *scale,
+                    scale,
                     config.limits.adapters_max,
                 )
                 .map_err(|error| refuse(error.to_string()))?;
@@ -143,7 +160,7 @@ impl Server {
             port = address.port();
             if !address.ip().is_loopback() && self.app.config.api_key.is_none() {
                 (self.app.say)(&format!(
-                    "warning: whoever reaches {address} may ask and exchange adapters; --api-key lets in who has the key"
+                    "warning: whoever reaches {address} may ask and exchange adapters; an API key lets in only those who have it"
                 ));
             }
             self.addresses.push(address);

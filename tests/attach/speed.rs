@@ -63,7 +63,7 @@ fn rate(server: &Server, prompts: &[String], streams: usize) -> f64 {
                 assert_eq!(
                     server.stream(prompt, slot, TOKENS).read(TOKENS).len(),
                     TOKENS
-                )
+                );
             });
         }
     });

@@ -6,16 +6,16 @@ use std::path::Path;
 use translora::engine::host::Hosted;
 use translora::engine::toy::Toy;
 use translora::engine::{
-    AdapterId, Answer, CompletionScore, Continuation, Engine, EngineError, Generate,
-    GenerateRequest, Label, Lesson, LogsOf, LoraSpec, Model, ModelInfo, OpenOptions, Score,
-    Spelling, Talk, Teach, Token, Train, Trainer, With, WordsOf,
+    AdapterId, CompletionScore, Engine, EngineError, Model, ModelInfo, OpenOptions, Score, Talk,
+    With,
 };
 use translora::pipeline::{self, Event, PipelineError, Verdict};
-use translora::record::{ContentHash, Pair};
+use translora::record::Pair;
 use translora::request::{Inputs, Transfer};
 
 use crate::pipeline::{events_of, plan, quietly, resumed, sound, train, transfer};
-use crate::world::{World, write_rows};
+use crate::world::{World, remedy, write_rows};
+use crate::wrapped::pass_on;
 
 /// A teacher that says the same to everything.
 fn mute_teacher(world: &World) -> std::path::PathBuf {
@@ -42,7 +42,7 @@ fn a_source_adapter_that_does_not_help_its_base_is_refused_before_anything_is_ma
             .contains("0 are right with it, and 0 without"),
         "{error}"
     );
-    assert!(error.hint().unwrap().contains("--allow-weak-source"));
+    assert!(remedy(&error).contains("\"allow_weak_source\": true"));
     assert_eq!(world.names(), before);
     let report = transfer(&Transfer {
         allow_weak_source: true,
@@ -68,7 +68,7 @@ fn an_adapter_of_another_file_is_told() {
     let lora = train(&world, &world.source, &world.train, "old.gguf");
     let plan = plan(&world, &lora, Inputs::Seeds(&world.seeds), "new.gguf");
     let said = |plan: &Transfer| {
-        let warned = |event: &Event| matches!(event, Event::Warning { text, .. } if text.contains("another file than --source"));
+        let warned = |event: &Event| matches!(event, Event::Warning { text, .. } if text.contains("another file than the source"));
         events_of(|context| pipeline::transfer(&Toy, &sound(plan), context).unwrap())
             .iter()
             .any(warned)
@@ -120,7 +120,7 @@ fn what_lies_on_the_disk_is_compared_with_what_was_trained() {
         );
         assert!(
             error.to_string().contains("nothing was published")
-                && error.hint().unwrap().contains("--resume"),
+                && remedy(&error).contains("resume"),
             "{error}"
         );
         let left: Vec<String> = world
@@ -216,28 +216,10 @@ impl Model for Spoiling {
     }
 }
 
-impl Generate for Spoiling {
-    fn generate(
-        &mut self,
-        with: With,
-        request: &GenerateRequest,
-        talk: &mut Talk<'_>,
-    ) -> Result<Vec<Continuation>, EngineError> {
-        self.model.generate(with, request, talk)
-    }
-}
-
-impl Label for Spoiling {
-    fn answer(
-        &mut self,
-        with: With,
-        prompts: &[String],
-        tokens_max: usize,
-        talk: &mut Talk<'_>,
-    ) -> Result<Vec<Answer>, EngineError> {
-        self.model.answer(with, prompts, tokens_max, talk)
-    }
-}
+pass_on!(Generate for Spoiling);
+pass_on!(Label for Spoiling);
+pass_on!(Teach for Spoiling);
+pass_on!(Train for Spoiling);
 
 impl Score for Spoiling {
     fn score(
@@ -271,45 +253,5 @@ impl Score for Spoiling {
                 .collect()),
             _ => self.model.logits(with, pair),
         }
-    }
-}
-
-impl Teach for Spoiling {
-    fn vocabulary(&self) -> ContentHash {
-        self.model.vocabulary()
-    }
-
-    fn tokens(&self, completion: &str) -> Result<Vec<Token>, EngineError> {
-        self.model.tokens(completion)
-    }
-
-    fn word(&self, spelling: &Spelling) -> Option<i32> {
-        self.model.word(spelling)
-    }
-
-    fn teach(
-        &mut self,
-        with: With,
-        pairs: &[Pair],
-        words: usize,
-        talk: &mut Talk<'_>,
-    ) -> Result<Lesson, EngineError> {
-        self.model.teach(with, pairs, words, talk)
-    }
-
-    fn weigh(
-        &mut self,
-        with: With,
-        pairs: &[Pair],
-        words: &[WordsOf],
-        talk: &mut Talk<'_>,
-    ) -> Result<Vec<LogsOf>, EngineError> {
-        self.model.weigh(with, pairs, words, talk)
-    }
-}
-
-impl Train for Spoiling {
-    fn trainer(&mut self, spec: &LoraSpec) -> Result<Box<dyn Trainer + '_>, EngineError> {
-        self.model.trainer(spec)
     }
 }

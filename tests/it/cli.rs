@@ -92,7 +92,7 @@ fn a_bad_flag_is_an_error_and_names_itself() {
         (format!("{transfer} --kit k --kl-budget 101"), "at most 100"),
         (
             format!("{transfer} --seeds s --filter kit"),
-            "hint: give --kit",
+            "hint: add --kit",
         ),
         (
             format!("{transfer} --kit k --generator nobody"),
@@ -308,7 +308,7 @@ mod toy {
             "eval -m new.json --lora n.gguf --data eval.jsonl -v",
         );
         assert!(
-            err.contains("answer tokens") && err.contains("limits.rows_max"),
+            err.contains("answer tokens") && err.contains("\n  limits"),
             "{err}"
         );
         assert_eq!((code, score["rows"].as_u64()), (0, Some(120)));

@@ -233,7 +233,8 @@ fn files(world: &World) {
         writer
             .set("general.type", kind)
             .set("general.architecture", "llama")
-            .set("adapter.type", "lora");
+            .set("adapter.type", "lora")
+            .set("adapter.lora.alpha", 4.0_f32);
         for (name, shape) in tensors {
             writer.tensor_f32(*name, shape, &vec![0.5; (shape[0] * shape[1]) as usize]);
         }

@@ -13,7 +13,7 @@ use crate::world::{World, write_rows};
 fn told(plan: &Transfer) -> (Vec<String>, TransferReport) {
     let mut report = None;
     let events = events_of(|context| {
-        report = Some(pipeline::transfer(&Toy, &sound(plan), context).expect("a transfer works"))
+        report = Some(pipeline::transfer(&Toy, &sound(plan), context).expect("a transfer works"));
     });
     let text = |event| match event {
         Event::Warning {

@@ -7,9 +7,9 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use translora::jobs::{Cause, Config, Isolation, JobId, Jobs, JobsError, State, Status};
+use translora::jobs::{Config, Isolation, JobId, Jobs, JobsError, State, Status};
 use translora::pipeline::{Event, Stage, Verdict};
-use translora::record::{Rng, SystemClock};
+use translora::record::{Blame, Fault, Rng, SystemClock};
 use translora::request::{Shape, Training, Transfer};
 
 use crate::pipeline::{sound, train};
@@ -340,7 +340,7 @@ fn what_cannot_work_fails_with_the_commands_words() {
         .expect("files are looked at when the job runs");
     let status = ended(&jobs, id);
     let problem = status.problem.expect("it says why");
-    assert_eq!((status.state, problem.cause), (State::Failed, Cause::Input));
+    assert_eq!((status.state, problem.cause), (State::Failed, Fault::Input));
     assert!(
         problem.message.contains("missing.json") && !problem.hint.is_empty(),
         "{problem:?}"
@@ -357,11 +357,11 @@ fn programs_that_are_no_worker_are_told_apart() {
     let (world, lora) = world();
     let cases = [
         ("/nowhere/translora", None, "no worker program"),
-        ("/bin/true", Some(Cause::Machine), "ended with status 0"),
-        ("/bin/echo", Some(Cause::Machine), "is not one"),
+        ("/bin/true", Some(Fault::Machine), "ended with status 0"),
+        ("/bin/echo", Some(Fault::Machine), "is not one"),
         (
             world.seeds.to_str().expect("the path is UTF-8"),
-            Some(Cause::Machine),
+            Some(Fault::Machine),
             "does not start",
         ),
     ];
@@ -372,7 +372,7 @@ fn programs_that_are_no_worker_are_told_apart() {
         });
         let told = match jobs.start(&sound(&request(&world, &lora, "new.gguf"))) {
             Err(error) => {
-                assert!(!error.hint().is_empty());
+                assert!(error.remedy().is_some());
                 error.to_string()
             }
             Ok(id) => {
@@ -417,7 +417,7 @@ fn a_worker_that_is_killed_fails_its_job_and_resume_goes_on() {
         let problem = status.problem.expect("it says why");
         assert_eq!(
             (status.state, problem.cause),
-            (State::Failed, Cause::Machine),
+            (State::Failed, Fault::Machine),
             "{stage:?} {name}"
         );
         assert!(
@@ -477,7 +477,7 @@ fn a_worker_that_is_killed_at_random_comes_to_its_end_at_last() {
             status
                 .problem
                 .as_ref()
-                .is_some_and(|p| p.cause == Cause::Machine),
+                .is_some_and(|p| p.cause == Fault::Machine),
             "{status:?}: {:?}",
             world.names()
         );
@@ -506,7 +506,7 @@ fn a_worker_that_hangs_is_killed() {
     signal(process, "STOP");
     let problem = ended(&jobs, id).problem.expect("it says why");
     assert!(
-        problem.message.contains("hung") && problem.cause == Cause::Machine,
+        problem.message.contains("hung") && problem.cause == Fault::Machine,
         "{problem:?}"
     );
     assert!(is_gone(process));
@@ -534,7 +534,7 @@ fn a_cancelled_job_leaves_no_worker_even_if_it_does_not_listen() {
         let status = ended(&jobs, id);
         assert_eq!(
             (status.state, status.problem.map(|p| p.cause)),
-            (State::Cancelled, Some(Cause::Cancelled))
+            (State::Cancelled, Some(Fault::Cancelled))
         );
         assert!(is_gone(process) && !world.path(&out).exists());
     }
@@ -566,7 +566,7 @@ fn memory_that_runs_out_ends_the_worker_and_not_the_host() {
             .unwrap_or_else(|| panic!("{kib}: it had enough"));
         assert!(
             status.state == State::Failed
-                && problem.cause == Cause::Machine
+                && problem.cause == Fault::Machine
                 && !problem.message.is_empty(),
             "{kib}: {problem:?}"
         );

@@ -2,14 +2,18 @@
 
 mod abi;
 mod audit;
+mod blame;
+mod bounds;
 mod cli;
 mod doctor;
 #[cfg(not(feature = "ggml"))]
 mod host;
 mod inputs;
+mod invariants;
 #[cfg(not(feature = "ggml"))]
 mod jobs;
 mod objectives;
+mod open;
 mod pipeline;
 #[cfg(feature = "ggml")]
 mod real;
@@ -20,6 +24,7 @@ mod source;
 mod tidy;
 mod walls;
 mod world;
+mod wrapped;
 
 /// Say what is not tested on this machine, past the test runner, which keeps the words of tests
 /// that pass to itself.

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::source::root;
 
+mod bad_adapters;
 mod bad_inputs;
 mod bad_models;
 mod bench;

@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::source::{code, files, paths, root, tokens};
 
 /// Room → what it may import from other rooms: a whole room, or one noun of it.
-const ROOMS: &[(&str, &[&str])] = &[
+pub const ROOMS: &[(&str, &[&str])] = &[
     ("record", &[]),
     ("request", &["record"]),
     ("engine", &["record", "request::Machine", "request::Shape"]),
@@ -87,6 +87,10 @@ const CRATES: &[(&str, &[&str])] = &[
             "src/engine/",
         ],
     ),
+    (
+        "translora_lora",
+        &["src/adapters/", "src/engine/", "src/pipeline/inspect"],
+    ),
     ("translora_llama", &["src/engine/ggml"]),
     ("translora_quantized", &["src/engine/ggml"]),
     ("translora_system", &["src/jobs/"]),
@@ -112,14 +116,16 @@ const MEMBERS: &[(&str, &[&str])] = &[
             "translora-attach",
             "translora-gguf",
             "translora-llama",
+            "translora-lora",
             "translora-quantized",
             "translora-system",
         ],
     ),
     ("translora-abi", &[]),
-    ("translora-attach", &["translora-gguf"]),
+    ("translora-attach", &["translora-gguf", "translora-lora"]),
     ("translora-gguf", &[]),
-    ("translora-llama", &["translora-gguf"]),
+    ("translora-llama", &["translora-gguf", "translora-lora"]),
+    ("translora-lora", &["translora-gguf"]),
     (
         "translora-quantized",
         &["translora-gguf", "translora-llama"],

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use translora::engine::toy::world::{new_base, old_base, rows};
-use translora::record::Pair;
+use translora::record::{Blame, InJson, Pair};
 
 /// The files of one world.
 pub struct World {
@@ -101,4 +101,9 @@ pub fn write_rows(path: &Path, rows: &[Pair]) {
         .map(|row| serde_json::to_string(row).expect("a row is JSON") + "\n")
         .collect();
     fs::write(path, text).expect("writable");
+}
+
+/// What to do about an error, as a program reads it.
+pub fn remedy(error: &impl Blame) -> String {
+    error.remedy().expect("something helps").words(&InJson)
 }

@@ -43,14 +43,14 @@ fn an_unknown_capability_is_absent() {
         "",
         "translora.echo/1\0",
     ] {
-        // SAFETY: the id is readable for the call.
         assert!(
+            // SAFETY: the id is readable for the call.
             unsafe { seen().entry.capability.unwrap()(text(id)) }.is_null(),
             "{id:?}"
         );
     }
-    // SAFETY: null with a length is refused before it is read.
     assert!(
+        // SAFETY: null with a length is refused before it is read.
         unsafe {
             seen().entry.capability.unwrap()(c::Text {
                 data: null(),
@@ -108,8 +108,8 @@ fn null_outputs() {
     let (status, _) =
         failing(|error| unsafe { seen().entry.info.unwrap()(instance, null_mut(), error) });
     assert_eq!(status, 1);
-    // SAFETY: an error pointer is optional.
     assert_eq!(
+        // SAFETY: an error pointer is optional.
         unsafe { seen().echo.echo.unwrap()(instance, text("x"), null_mut(), null_mut()) },
         1
     );

@@ -365,8 +365,8 @@ fn every_function_refuses_to_be_called_by_the_host_s_own_functions() {
         }
         assert_eq!(destroy(living), Status::Reentered as i32);
         let mut made = null_mut();
-        // SAFETY: the output is a local.
         assert_eq!(
+            // SAFETY: the output is a local.
             unsafe { seen().entry.create.unwrap()(null(), &raw mut made, null_mut()) },
             Status::Reentered as i32
         );

@@ -1,20 +1,21 @@
 //! Takes an adapter file in: a private copy in memory, read and checked before the server's
 //! libllama sees it.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::path::Path;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
-use translora_gguf::{Gguf, Tensor, dequantize};
+use translora_gguf::read_file;
+use translora_lora::{Base, Lora, LoraError};
 
 use crate::faults;
 
 /// The largest file that is taken.
 const BYTES_MAX: u64 = 4 << 30;
-/// Blocks of a tensor that are checked at a time.
-const PIECE_BLOCKS: usize = 1 << 12;
 
 /// An adapter file that was found whole. What was checked is what is loaded: the copy cannot
 /// change.
@@ -26,8 +27,6 @@ pub struct Prepared {
     pub sha256: String,
     /// Its size.
     pub bytes: u64,
-    /// The architecture of the base it is for.
-    pub architecture: String,
     copy: OwnedFd,
 }
 
@@ -37,14 +36,10 @@ impl Prepared {
     /// fails: with a sentence, where the file is no sound LoRA adapter
     pub fn read(path: &Path) -> Result<Self, String> {
         let name = path.display().to_string();
-        let bytes = read(path).map_err(|error| format!("{name}: {error}"))?;
-        let gguf = Gguf::parse(&bytes).map_err(|error| format!("{name}: {error}"))?;
+        let bytes = read_file(path, BYTES_MAX).map_err(|error| format!("{name}: {error}"))?;
         if !faults::on("checks") {
-            check(&gguf).map_err(|reason| format!("{name}: {reason}"))?;
+            check(&bytes, &bases()?).map_err(|error| format!("{name}: {error}"))?;
         }
-        let architecture = text(&gguf, "general.architecture")
-            .unwrap_or_default()
-            .to_owned();
         let sha256 = hex(&Sha256::digest(&bytes));
         let copy = sealed_copy(&bytes)
             .map_err(|error| format!("{name}: no memory file for it: {error}"))?;
@@ -52,7 +47,6 @@ impl Prepared {
             name,
             sha256,
             bytes: bytes.len() as u64,
-            architecture,
             copy,
         })
     }
@@ -80,100 +74,66 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let file = File::open(path).map_err(|error| error.to_string())?;
-    let metadata = file.metadata().map_err(|error| error.to_string())?;
-    if !metadata.is_file() {
-        return Err("this is not a file".into());
-    }
-    if metadata.len() > BYTES_MAX {
-        return Err(format!(
-            "{} bytes are more than the {BYTES_MAX} that are taken",
-            metadata.len()
-        ));
-    }
-    let mut bytes = Vec::new();
-    file.take(BYTES_MAX)
-        .read_to_end(&mut bytes)
-        .map_err(|error| error.to_string())?;
-    Ok(bytes)
-}
-
-fn text<'a>(gguf: &'a Gguf<'_>, key: &str) -> Option<&'a str> {
-    gguf.get(key).and_then(translora_gguf::Value::as_str)
-}
-
-fn check(gguf: &Gguf<'_>) -> Result<(), String> {
-    for (key, wanted) in [("general.type", "adapter"), ("adapter.type", "lora")] {
-        let found = text(gguf, key).unwrap_or("nothing");
-        if found != wanted {
-            return Err(format!(
-                "{key} is {found}, and a LoRA adapter says {wanted}"
-            ));
-        }
-    }
-    if text(gguf, "general.architecture").is_none() {
-        return Err("general.architecture is missing: nothing says which base it is for".into());
-    }
-    if gguf.get("adapter.alora.invocation_tokens").is_some() {
-        return Err("this is an activated LoRA, which the server switches on in the middle of a prompt; only plain ones are swapped".into());
-    }
-    let alpha = gguf
-        .get("adapter.lora.alpha")
-        .and_then(translora_gguf::Value::as_f64);
-    if !alpha.is_some_and(|alpha| alpha.is_finite() && alpha != 0.0) {
-        return Err("adapter.lora.alpha is missing, zero or no number".into());
-    }
-    if gguf.tensors().is_empty() {
-        return Err("there is no tensor in it".into());
-    }
-    gguf.tensors()
-        .iter()
-        .try_for_each(|tensor| check_tensor(gguf, tensor))
-}
-
-fn check_tensor(gguf: &Gguf<'_>, tensor: &Tensor) -> Result<(), String> {
-    let name = &tensor.name;
-    let Some(stem) = name
-        .strip_suffix(".lora_a")
-        .or_else(|| name.strip_suffix(".lora_b"))
-    else {
-        return Err(format!("tensor {name} is neither half of a LoRA"));
-    };
-    let half = |end: &str| gguf.tensor(&format!("{stem}.{end}"));
-    let (Some(a), Some(b)) = (half("lora_a"), half("lora_b")) else {
-        return Err(format!("{stem} has only one half"));
-    };
-    let dimension = |tensor: &Tensor, i: usize| tensor.shape.get(i).copied().unwrap_or(1);
-    // The embedding's halves lie the other way around. source: llm_build_inp_embd in
-    // llama-graph.cpp
-    let fits = if stem.ends_with("token_embd.weight") {
-        dimension(a, 0) == dimension(b, 0)
+/// Check an adapter, and that it fits one of these bases.
+fn check(bytes: &[u8], bases: &[Base]) -> Result<(), LoraError> {
+    let lora = Lora::read(bytes)?;
+    let mut fits = bases.iter().map(|base| lora.fits(base));
+    let first = fits.next().unwrap_or(Ok(()));
+    if first.is_ok() || fits.any(|fits| fits.is_ok()) {
+        Ok(())
     } else {
-        dimension(a, 1) == dimension(b, 0)
+        first
+    }
+}
+
+/// The base models of this process: the file that its command line or its environment names as the
+/// model, else every model that it has mapped into memory.
+///
+/// fails: none is found, so that nothing can be compared
+fn bases() -> Result<Vec<Base>, String> {
+    let named: Vec<PathBuf> = named_model().into_iter().collect();
+    let paths = if named.is_empty() {
+        mapped_files()
+    } else {
+        named
     };
-    if !fits {
-        return Err(format!(
-            "the halves of {stem} have different ranks: {:?} and {:?}",
-            a.shape, b.shape
-        ));
+    let bases: Vec<Base> = paths
+        .iter()
+        .filter_map(|path| Base::open(path).ok())
+        .collect();
+    if bases.is_empty() {
+        return Err("the file of this server's model is not found, so no adapter can be compared with it; hint: start the server with --model FILE".into());
     }
-    // A piece at a time: what is allocated in a server should be little.
-    let piece = PIECE_BLOCKS * tensor.kind.block_bytes() as usize;
-    let mut before = 0;
-    for bytes in gguf.data(tensor).chunks(piece) {
-        let values =
-            dequantize(tensor.kind, bytes).map_err(|error| format!("tensor {name}: {error}"))?;
-        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
-            return Err(format!(
-                "tensor {name} has {} at place {}",
-                values[at],
-                before + at
-            ));
-        }
-        before += values.len();
-    }
-    Ok(())
+    Ok(bases)
+}
+
+/// The value of `--model`, or of the variable that stands for it.
+fn named_model() -> Option<PathBuf> {
+    let line = std::fs::read("/proc/self/cmdline").unwrap_or_default();
+    let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+    let flag = words
+        .iter()
+        .position(|word| matches!(*word, b"-m" | b"--model"));
+    let named = flag
+        .and_then(|at| words.get(at + 1))
+        .map(|word| OsString::from_vec(word.to_vec()));
+    let named = named.or_else(|| std::env::var_os("LLAMA_ARG_MODEL"));
+    named.map(PathBuf::from).filter(|path| path.is_file())
+}
+
+/// The models that this process has mapped, each once.
+fn mapped_files() -> Vec<PathBuf> {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let path = |line: &str| {
+        let path = PathBuf::from(&line[line.find('/')?..]);
+        let mut magic = [0; 4];
+        File::open(&path).ok()?.read_exact(&mut magic).ok()?;
+        (&magic == b"GGUF").then_some(path)
+    };
+    let mut found: Vec<PathBuf> = maps.lines().filter_map(path).collect();
+    found.sort();
+    found.dedup();
+    found
 }
 
 /// A file in memory that nobody can change any more.
@@ -204,107 +164,54 @@ mod tests {
     use super::*;
     use translora_gguf::Writer;
 
-    fn written(change: impl FnOnce(&mut Writer<'_>), b: &[f32]) -> Result<Prepared, String> {
-        static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let file = std::env::temp_dir().join(format!(
-            "translora-adapter-{}-{number}.gguf",
-            std::process::id()
-        ));
+    fn adapter(alpha: f32) -> Vec<u8> {
         let mut writer = Writer::new();
         writer
             .set("general.type", "adapter")
-            .set("adapter.type", "lora")
-            .set("general.architecture", "llama");
-        writer.set("adapter.lora.alpha", 2.0_f32);
+            .set("adapter.type", "lora");
+        writer
+            .set("general.architecture", "llama")
+            .set("adapter.lora.alpha", alpha);
         writer.tensor_f32("blk.0.attn_q.weight.lora_a", &[4, 1], &[1.0; 4]);
-        writer.tensor_f32("blk.0.attn_q.weight.lora_b", &[1, 4], b);
-        change(&mut writer);
-        std::fs::write(&file, writer.to_bytes().expect("a small file")).expect("written");
-        let prepared = Prepared::read(&file);
-        std::fs::remove_file(&file).expect("removed");
-        prepared
+        writer.tensor_f32("blk.0.attn_q.weight.lora_b", &[1, 4], &[0.5; 4]);
+        writer.to_bytes().expect("a small file")
+    }
+
+    fn base(wide: u64) -> Base {
+        Base::new(
+            "llama".into(),
+            [("blk.0.attn_q.weight".to_owned(), [wide, 4, 1])],
+        )
     }
 
     #[test]
-    fn a_sound_adapter_outlives_its_file() {
-        let prepared = written(|_| {}, &[0.5; 4]).expect("sound");
-        assert_eq!(
-            prepared.bytes,
-            std::fs::metadata(prepared.path()).expect("readable").len()
-        );
-        assert_eq!(
-            Some(&prepared.sha256),
-            sha256_of(Path::new(&prepared.path())).as_ref()
-        );
-        assert!(
-            std::fs::OpenOptions::new()
-                .write(true)
-                .open(prepared.path())
-                .and_then(|mut file| file.write(b"x"))
-                .is_err()
-        );
+    fn the_copy_cannot_change() {
+        let bytes = adapter(2.0);
+        let copy = sealed_copy(&bytes).expect("memory");
+        let path = format!("/proc/self/fd/{}", copy.as_raw_fd());
+        assert_eq!(std::fs::read(&path).expect("readable"), bytes);
+        let writable = std::fs::OpenOptions::new().write(true).open(&path);
+        assert!(writable.and_then(|mut file| file.write(b"x")).is_err());
     }
 
     #[test]
-    fn what_is_unsound_is_refused_with_a_reason() {
-        let refused = |found: Result<Prepared, String>, said: &str| {
-            let reason = found.expect_err(said);
-            assert!(reason.contains(said), "{reason}");
-        };
-        refused(
-            written(|_| {}, &[0.5, f32::NAN, 0.5, 0.5]),
-            "NaN at place 1",
-        );
-        refused(
-            written(
-                |w| {
-                    w.set("general.type", "model");
-                },
-                &[0.5; 4],
-            ),
-            "general.type is model",
-        );
-        refused(
-            written(
-                |w| {
-                    w.set("adapter.lora.alpha", 0.0_f32);
-                },
-                &[0.5; 4],
-            ),
-            "alpha",
-        );
-        refused(
-            written(
-                |w| {
-                    w.set("adapter.alora.invocation_tokens", vec![1_u32]);
-                },
-                &[0.5; 4],
-            ),
-            "activated",
-        );
-        refused(
-            written(
-                |w| {
-                    w.tensor_f32("x.lora_a", &[4, 2], &[1.0; 8]);
-                },
-                &[0.5; 4],
-            ),
-            "only one half",
-        );
-        refused(
-            written(
-                |w| {
-                    w.tensor_f32("output_norm.weight", &[4], &[1.0; 4]);
-                },
-                &[0.5; 4],
-            ),
-            "neither half",
-        );
-        refused(
-            Prepared::read(Path::new("no-such-file.gguf")),
-            "no-such-file.gguf",
-        );
-        refused(Prepared::read(&std::env::temp_dir()), "not a file");
+    fn it_must_be_sound_and_fit_one_of_the_models() {
+        assert!(check(&adapter(2.0), &[base(4)]).is_ok());
+        assert!(check(&adapter(2.0), &[base(8), base(4)]).is_ok());
+        let error = check(&adapter(2.0), &[base(8)]).expect_err("another width");
+        assert!(error.is_about_the_base(), "{error}");
+        let error = check(&adapter(0.0), &[base(4)]).expect_err("alpha is zero");
+        assert!(error.to_string().contains("alpha"), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_file_and_a_process_without_a_model_are_named() {
+        // The test program has mapped none.
+        assert_eq!(mapped_files(), Vec::<PathBuf>::new());
+        assert!(bases().is_err());
+        let error = Prepared::read(Path::new("no-such-file.gguf")).expect_err("there is none");
+        assert!(error.contains("no-such-file.gguf"), "{error}");
+        let error = Prepared::read(&std::env::temp_dir()).expect_err("a folder");
+        assert!(error.contains("a folder"), "{error}");
     }
 }

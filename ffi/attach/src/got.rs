@@ -200,7 +200,7 @@ pub unsafe fn exchange(slot: &Slot, function: usize) -> Result<(), String> {
     // see the old or the new one.
     unsafe {
         (*(slot.address as *const std::sync::atomic::AtomicUsize))
-            .store(function, std::sync::atomic::Ordering::Release)
+            .store(function, std::sync::atomic::Ordering::Release);
     };
     if slot.sealed {
         // SAFETY: as it was before.

@@ -566,8 +566,7 @@ fn put_in(model: Key, file: &Prepared) -> Result<Key, String> {
             .join("; ");
         let name = &file.name;
         return Err(format!(
-            "{name}: it does not fit the model that is served ({heard}; it is for a {} model)",
-            file.architecture
+            "{name}: the server's libllama does not load it: {heard}"
         ));
     }
     Ok(handle as Key)

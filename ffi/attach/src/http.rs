@@ -127,7 +127,7 @@ fn read(stream: impl Read, token: &str) -> Result<Request, u16> {
                 trusted = value
                     .trim()
                     .strip_prefix("Bearer ")
-                    .is_some_and(|given| same(given.as_bytes(), token.as_bytes()))
+                    .is_some_and(|given| same(given.as_bytes(), token.as_bytes()));
             }
             "transfer-encoding" => return Err(411),
             _ => {}

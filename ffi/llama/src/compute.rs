@@ -171,8 +171,8 @@ impl Compute {
     /// Work memory held now.
     pub fn work_bytes(&self) -> WorkBytes {
         match &self.memory {
-            // SAFETY: a live allocator with one buffer.
             Work::Cpu(allocator) => WorkBytes {
+                // SAFETY: a live allocator with one buffer.
                 host: unsafe { sys::ggml_gallocr_get_buffer_size(allocator.as_ptr(), 0) },
                 device: 0,
             },

@@ -251,7 +251,7 @@ impl Context {
     pub fn fork(&mut self, from: i32, to: i32) {
         // SAFETY: as in `clear`.
         unsafe {
-            sys::llama_memory_seq_cp(sys::llama_get_memory(self.raw.as_ptr()), from, to, -1, -1)
+            sys::llama_memory_seq_cp(sys::llama_get_memory(self.raw.as_ptr()), from, to, -1, -1);
         }
     }
 

@@ -20,6 +20,13 @@ pub enum LlamaError {
     },
     #[error("{path}: {reason}")]
     ModelLoad { path: PathBuf, reason: String },
+    /// The file is no sound adapter, or none for this base.
+    #[error("{path}: {source}")]
+    Adapter {
+        path: PathBuf,
+        source: translora_lora::LoraError,
+    },
+    /// llama.cpp refused an adapter that was found sound.
     #[error("{path}: {reason}")]
     AdapterLoad { path: PathBuf, reason: String },
     #[error("cannot make a context of {tokens} tokens: {reason}")]

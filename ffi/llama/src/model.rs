@@ -6,11 +6,12 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use llama_cpp_sys_2 as sys;
+use translora_lora::{Base, Lora};
 
 use crate::backend::Backend;
 use crate::error::LlamaError;
 use crate::log::{self, Reason};
-use crate::refuse::{check_container, check_model};
+use crate::refuse::check_model;
 use crate::template::ChatTemplate;
 use crate::vocab::Vocab;
 
@@ -183,6 +184,19 @@ impl Model {
         (!raw.is_null()).then_some(raw)
     }
 
+    /// What of this model an adapter is compared with.
+    fn base_for(&self, lora: &Lora) -> Base {
+        let names = lora.pairs().iter().map(|pair| pair.matrix.as_str());
+        let shape = |name: &str| {
+            // SAFETY: a tensor of this model, which is live.
+            let sizes = unsafe { (*self.tensor(name)?).ne };
+            let size = |side: usize| u64::try_from(sizes[side]).unwrap_or(0);
+            Some((name.to_owned(), [size(0), size(1), size(2)]))
+        };
+        let tensors = names.chain([Base::OUTPUT]).filter_map(shape);
+        Base::new(self.architecture(), tensors)
+    }
+
     pub fn path(&self) -> &Path {
         &self.0.path
     }
@@ -330,6 +344,19 @@ pub fn map_file(path: &Path) -> Result<memmap2::Mmap, LlamaError> {
         path: path.to_owned(),
         source,
     };
+    // Asked before the file is opened: opening a pipe would wait for a writer.
+    let kind = path.metadata().map_err(io)?.file_type();
+    if !kind.is_file() {
+        let what = if kind.is_dir() {
+            "this is a folder, and no file"
+        } else {
+            "this is a device or a pipe, and no file"
+        };
+        return Err(io(std::io::Error::new(
+            std::io::ErrorKind::InvalidInput,
+            what,
+        )));
+    }
     let file = std::fs::File::open(path).map_err(io)?;
     // SAFETY: the map is read-only. A file truncated by someone else while it is mapped raises
     // SIGBUS; the same holds for llama.cpp's own map of every model, and everything this project
@@ -363,11 +390,17 @@ impl Drop for AdapterInner {
 }
 
 impl Adapter {
-    /// Load a LoRA GGUF onto `model`.
+    /// Load a LoRA GGUF onto `model`. It is read whole and compared with the model first: llama.cpp
+    /// ends the process over some of what [`Lora`] refuses.
     ///
-    /// fails: not an adapter, or made for another base; the reason is llama.cpp's own.
+    /// fails: no sound adapter, or made for another base
     pub fn load(model: &Model, path: &Path) -> Result<Self, LlamaError> {
-        check_container(path)?;
+        let unfit = |source| LlamaError::Adapter {
+            path: path.to_owned(),
+            source,
+        };
+        let lora = Lora::read(&map_file(path)?).map_err(unfit)?;
+        lora.fits(&model.base_for(&lora)).map_err(unfit)?;
         let text = CString::new(path.as_os_str().as_bytes())
             .map_err(|_| LlamaError::Path(path.to_owned()))?;
         let (mark, mut reason) = (log::mark(), Reason::new());

@@ -223,10 +223,10 @@ impl Reader {
         let count = if cast { 1 } else { last };
         let mut sources = Vec::with_capacity(count);
         for source in &tensor.src[..count] {
-            // SAFETY: as above; not null.
             sources.push(if source.is_null() {
                 None
             } else {
+                // SAFETY: as above; not null.
                 Some(unsafe { self.read(*source) })
             });
         }
@@ -237,10 +237,10 @@ impl Reader {
         let name = unsafe { CStr::from_ptr(tensor.name.as_ptr()) }
             .to_string_lossy()
             .into_owned();
-        // SAFETY: as above.
         let op = if cast {
             Op::Cont
         } else {
+            // SAFETY: as above.
             unsafe { op_of(raw) }
         };
         self.nodes.push(Node {

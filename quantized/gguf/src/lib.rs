@@ -14,6 +14,7 @@
 mod cursor;
 mod dequantize;
 mod error;
+mod file;
 mod kind;
 mod reader;
 mod value;
@@ -21,6 +22,7 @@ mod writer;
 
 pub use dequantize::dequantize;
 pub use error::GgufError;
+pub use file::{FileError, read_file};
 pub use kind::TensorKind;
 pub use reader::{Gguf, Header, Tensor};
 pub use value::{Array, Value, ValueKind};

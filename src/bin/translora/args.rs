@@ -7,9 +7,10 @@ use clap::builder::{PossibleValuesParser, TypedValueParser, ValueParser};
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use translora::request::{Door, Field, Fields, Kind, Machine, Plan, Refusal, Request};
+use translora::record::{Blame, Remedy};
+use translora::request::{Field, Fields, Kind, Machine, Plan, Refusal, Request};
 
-use crate::failure::Failure;
+use crate::failure::{Failure, InFlags};
 
 /// Values of flags, one for each row of a request.
 #[derive(Clone, Debug)]
@@ -102,9 +103,10 @@ fn parser(field: &'static Field) -> ValueParser {
 
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
+        let words = |remedy: Remedy| remedy.words(&InFlags);
         Self::Usage {
-            message: refusal.what(Door::Flags),
-            hint: refusal.hint(Door::Flags),
+            message: refusal.what(&InFlags),
+            hint: refusal.remedy().map_or(String::new(), words),
         }
     }
 }

@@ -3,8 +3,10 @@
 use std::error::Error;
 use std::io;
 
+use serde_json::Value;
 use translora::engine::EngineError;
 use translora::pipeline::PipelineError;
+use translora::record::{Blame, Field, Remedy, Wording};
 use translora::serve::ServeError;
 
 use crate::out;
@@ -27,17 +29,48 @@ pub enum Failure {
     Bug(String),
 }
 
+/// The words for a person at a command line.
+#[derive(Clone, Copy, Debug)]
+pub struct InFlags;
+
+impl Wording for InFlags {
+    /// llama.cpp's short name where it has one.
+    fn field(&self, field: &Field) -> String {
+        match field.name() {
+            "ctx_size" => "-c".into(),
+            "threads" => "-t".into(),
+            "gpu_layers" => "-ngl".into(),
+            "parallel" => "-np".into(),
+            name => format!("--{}", name.replace('_', "-")),
+        }
+    }
+
+    fn set(&self, field: &Field, value: &Value) -> String {
+        let flag = self.field(field);
+        match value {
+            Value::Bool(true) => flag,
+            Value::String(text) => format!("{flag} {text}"),
+            value => format!("{flag} {value}"),
+        }
+    }
+
+    fn with(&self, command: &str) -> String {
+        format!(" with `translora {command}`")
+    }
+}
+
 impl Failure {
     fn hint(&self) -> Option<String> {
+        let words = |remedy: Option<Remedy>| remedy.map(|remedy| remedy.words(&InFlags));
         match self {
             Self::Usage { hint, .. } => Some(hint.clone()),
-            Self::Pipeline(error) => error.hint(),
-            Self::Serve(error) => error.hint(),
+            Self::Pipeline(error) => words(error.remedy()),
+            Self::Serve(error) => words(error.remedy()),
+            Self::Engine(error) => words(error.remedy()),
             Self::Output(_) => Some("the work itself is done; see the files named above".into()),
             Self::Bug(_) => {
                 Some("please report it with the command line and the lines above".into())
             }
-            Self::Engine(error) => error.hint(),
             Self::Interrupt(_) => None,
         }
     }
@@ -70,6 +103,27 @@ fn lines(error: &dyn Error, hint: Option<&str>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_remedy_is_worded_in_flags() {
+        let cases = [
+            (Remedy::raise("ctx_size"), "raise -c"),
+            (Remedy::add("source_lora"), "add --source-lora"),
+            (Remedy::set("near", 0), "use --near 0"),
+            (Remedy::set("filter", "contrast"), "use --filter contrast"),
+            (
+                Remedy::Resume,
+                "start it again, with --resume where a journal lies beside the output",
+            ),
+            (
+                Remedy::Inspect,
+                "look with `translora inspect` what it is and what it fits",
+            ),
+        ];
+        for (remedy, words) in cases {
+            assert_eq!(remedy.words(&InFlags), words);
+        }
+    }
 
     #[test]
     fn a_cause_is_told_once() {

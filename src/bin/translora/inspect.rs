@@ -9,7 +9,8 @@ use crate::{Outcome, out};
 
 /// Say what a file is: an adapter, a kit or a model, and what it fits
 ///
-/// Reads the file's header and hash. A model is also loaded and its graph traced, without running
+/// Reads the file's header and hash, and every number of an adapter: exit status 1 says that it is
+/// unsound. A model is also loaded and its graph traced, without running
 /// it, to say how much of it can be trained: `all`, `layers A..B` or `none`, and the operation in
 /// the way.
 #[derive(Args, Debug)]
@@ -42,7 +43,11 @@ impl Inspect {
         } else {
             out::columns(&rows).join("\n")
         })?;
-        Ok(Outcome::Done)
+        Ok(if found.is_sound() {
+            Outcome::Done
+        } else {
+            Outcome::Refused
+        })
     }
 }
 

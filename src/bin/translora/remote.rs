@@ -5,10 +5,11 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use translora::pipeline::TransferPlan;
+use translora::record::Remedy;
 use translora::request::{Fields, Kind, Transfer};
 
 use crate::adapters::{absolute, ask};
-use crate::failure::Failure;
+use crate::failure::{Failure, InFlags};
 use crate::progress::Talk;
 use crate::{Outcome, out};
 
@@ -54,7 +55,10 @@ pub fn transfer(socket: &Path, plan: &TransferPlan, talk: Talk) -> Result<Outcom
             said("message").unwrap_or_else(|| format!("the job ended as {}", status["state"]));
         return Err(Failure::Usage {
             message,
-            hint: said("hint").unwrap_or_else(|| "the server's log has more".into()),
+            hint: serde_json::from_value(status["problem"]["remedy"].clone()).map_or_else(
+                |_| "the server's log has more".into(),
+                |remedy: Remedy| remedy.words(&InFlags),
+            ),
         });
     }
     let mut report = ask(socket, &json!({"do": "report", "job": job}))?["report"].take();

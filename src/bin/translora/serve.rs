@@ -2,8 +2,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use translora::record::{Limits, SystemClock};
-use translora::serve::{Config, Server};
+use translora::record::SystemClock;
+use translora::serve::{Config, Limits, Server};
 
 use crate::args::{between, gpu_layers};
 use crate::failure::Failure;
@@ -157,7 +157,7 @@ impl Serve {
     }
 
     fn config(self) -> Result<Config, Failure> {
-        let mut adapters: Vec<(String, PathBuf, f32)> = self
+        let adapters: Vec<(String, PathBuf, f32)> = self
             .lora
             .into_iter()
             .map(|path| (stem(&path), path, 1.0))
@@ -185,7 +185,6 @@ impl Serve {
                 hint,
             });
         }
-        adapters.extend(in_folder.into_iter().map(|(name, path)| (name, path, 0.0)));
         let key = self.api_key.or_else(|| {
             std::env::var("TRANSLORA_API_KEY")
                 .ok()
@@ -202,6 +201,7 @@ impl Serve {
             model: self.model,
             alias: self.alias,
             adapters,
+            in_folder,
             folder: self.adapters,
             plugin: self.plugin.or_else(beside),
             hosts: list(&self.host),

@@ -32,7 +32,7 @@ impl Chat {
                     vocab
                         .eos()
                         .ok_or_else(|| LlamaError::Template("no token ends a turn".into()))?,
-                ]
+                ];
             }
         }
         let bos = vocab.bos().filter(|_| vocab.adds_bos());

@@ -6,7 +6,7 @@ use translora_llama::{
     Adapter, Batch, ChatTemplate, Context, ContextParams, Kernel, LlamaError, Model, map_file,
 };
 
-use super::{BATCH, check_finite, internal, of_path};
+use super::{BATCH, internal, of_path};
 use crate::engine::host::{Decoder, Host, Row, Token, Turn, Weights};
 use crate::engine::{EngineError, ModelInfo};
 use crate::record::ContentHash;
@@ -80,20 +80,12 @@ impl Host for GgmlHost {
     }
 
     fn load(&self, adapter: &Path) -> Result<Weights, EngineError> {
-        let refuse = |reason: String| EngineError::Adapter {
-            path: adapter.to_owned(),
-            base: self.info.path.clone(),
-            reason,
-        };
         let (hash, bytes) = {
             let bytes = map_file(adapter).map_err(|error| of_path(adapter, error))?;
             (ContentHash::of(&bytes), bytes.len() as u64)
         };
-        check_finite(adapter).map_err(refuse)?;
-        let loaded = Adapter::load(&self.model, adapter).map_err(|error| match error {
-            LlamaError::AdapterLoad { reason, .. } => refuse(reason),
-            other => of_path(adapter, other),
-        })?;
+        let loaded =
+            Adapter::load(&self.model, adapter).map_err(|error| of_path(adapter, error))?;
         Ok(Weights::new(hash, bytes, loaded))
     }
 }

@@ -7,7 +7,6 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use translora_gguf::{Gguf, TensorKind, dequantize};
 use translora_llama::{
     Adapter, Backend, Context, ContextParams, Kernel, LlamaError, ModelParams, map_file,
 };
@@ -298,16 +297,8 @@ impl Model for GgmlModel {
     }
 
     fn attach(&mut self, adapter: &Path) -> Result<AdapterId, EngineError> {
-        let refuse = |reason: String| EngineError::Adapter {
-            path: adapter.to_owned(),
-            base: self.info.path.clone(),
-            reason,
-        };
-        check_finite(adapter).map_err(&refuse)?;
-        let loaded = Adapter::load(&self.model, adapter).map_err(|error| match error {
-            LlamaError::AdapterLoad { reason, .. } => refuse(reason),
-            other => of_path(adapter, other),
-        })?;
+        let loaded =
+            Adapter::load(&self.model, adapter).map_err(|error| of_path(adapter, error))?;
         self.adapters.push(loaded);
         Ok(AdapterId(self.adapters.len() - 1))
     }
@@ -359,28 +350,6 @@ fn clipped(text: &str) -> String {
     start
 }
 
-/// Refuse an adapter with a number that is none.
-fn check_finite(path: &Path) -> Result<(), String> {
-    let bytes = map_file(path).map_err(|error| error.to_string())?;
-    let gguf = Gguf::parse(&bytes).map_err(|error| error.to_string())?;
-    for tensor in gguf.tensors().iter().filter(|tensor| {
-        matches!(
-            tensor.kind,
-            TensorKind::F32 | TensorKind::F16 | TensorKind::BF16
-        )
-    }) {
-        let values =
-            dequantize(tensor.kind, gguf.data(tensor)).map_err(|error| error.to_string())?;
-        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
-            return Err(format!(
-                "{} holds {} at element {at}",
-                tensor.name, values[at]
-            ));
-        }
-    }
-    Ok(())
-}
-
 /// How much runs where, and then operation, how often, and where, one line each.
 pub(crate) fn placement_lines(placement: &translora_quantized::Placement) -> Vec<String> {
     let line = |((operation, device), count): ((&String, &String), &usize)| {
@@ -415,6 +384,8 @@ pub(crate) fn placement_lines(placement: &translora_quantized::Placement) -> Vec
 fn of_path(path: &Path, error: LlamaError) -> EngineError {
     match error {
         LlamaError::Io { path, source } => EngineError::Io { path, source },
+        LlamaError::Adapter { path, source } => EngineError::Adapter { path, source },
+        LlamaError::AdapterLoad { path, reason } => EngineError::AdapterLoad { path, reason },
         LlamaError::ModelLoad { reason, .. } => EngineError::Model {
             path: path.to_owned(),
             reason,

@@ -1,4 +1,7 @@
+use std::path::Path;
+
 use translora_gguf::{Gguf, TensorKind, Value, Writer};
+use translora_lora::{Lora, LoraError};
 
 use crate::engine::{Continuation, EngineError};
 use crate::record::Rng;
@@ -9,8 +12,8 @@ const BIAS: f64 = -4.0;
 const GAIN: f64 = 8.0;
 /// Standard deviation of a fresh A.
 const SPREAD: f64 = 0.25;
-const NAME_A: &str = "blk.0.ffn_up.weight.lora_a";
-const NAME_B: &str = "blk.0.ffn_up.weight.lora_b";
+const ARCHITECTURE: &str = "toy";
+const MATRIX: &str = "blk.0.ffn_up.weight";
 
 /// A LoRA on the toy's empty head: one logit per known answer, `bias + gain · alpha/rank · B A f`.
 ///
@@ -133,7 +136,7 @@ impl Head {
     pub(super) fn to_gguf(&self, metadata: &[(String, String)]) -> Result<Vec<u8>, EngineError> {
         let mut writer = Writer::new();
         writer.set("general.type", "adapter");
-        writer.set("general.architecture", "toy");
+        writer.set("general.architecture", ARCHITECTURE);
         writer.set("adapter.type", "lora");
         writer.set("adapter.lora.alpha", self.alpha);
         writer.set("toy.answers", self.answers.clone());
@@ -141,13 +144,13 @@ impl Head {
             writer.set(key.as_str(), value.as_str());
         }
         writer.tensor(
-            NAME_A,
+            format!("{MATRIX}.lora_a"),
             TensorKind::F32,
             &[self.width as u64, self.rank as u64],
             to_bytes(&self.a),
         );
         writer.tensor(
-            NAME_B,
+            format!("{MATRIX}.lora_b"),
             TensorKind::F32,
             &[self.rank as u64, self.answers.len() as u64],
             to_bytes(&self.b),
@@ -157,68 +160,54 @@ impl Head {
             .map_err(|error| EngineError::Internal(format!("writing a toy adapter: {error}")))
     }
 
-    /// Read an adapter for a base of `width` features; the error says what does not fit.
-    pub(super) fn from_gguf(bytes: &[u8], width: usize) -> Result<Self, String> {
-        let gguf = Gguf::parse(bytes).map_err(|error| error.to_string())?;
-        if gguf.get("general.type").and_then(Value::as_str) != Some("adapter") {
-            return Err("it is not an adapter".into());
+    /// Read an adapter for a base of `width` features.
+    ///
+    /// fails: it is unsound, does not fit, or does not say which answers its rows stand for
+    pub(super) fn from_gguf(path: &Path, bytes: &[u8], width: usize) -> Result<Self, EngineError> {
+        let unfit = |source| EngineError::Adapter {
+            path: path.to_owned(),
+            source,
+        };
+        let gguf = Gguf::parse(bytes).map_err(|error| unfit(error.into()))?;
+        let lora = Lora::of(&gguf).map_err(unfit)?;
+        if lora.architecture() != ARCHITECTURE {
+            let (adapter, base) = (lora.architecture().to_owned(), ARCHITECTURE.to_owned());
+            return Err(unfit(LoraError::Architecture { adapter, base }));
         }
-        let architecture = gguf
-            .get("general.architecture")
-            .and_then(Value::as_str)
-            .unwrap_or("unknown");
-        if architecture != "toy" {
-            return Err(format!("it was made for architecture {architecture}"));
+        let refuse = |reason: &str| EngineError::AdapterLoad {
+            path: path.to_owned(),
+            reason: reason.into(),
+        };
+        let [pair] = lora.pairs() else {
+            return Err(refuse("a toy has one matrix"));
+        };
+        if pair.matrix != MATRIX {
+            let matrix = pair.matrix.clone();
+            return Err(unfit(LoraError::NoMatrix { matrix }));
         }
-        let (a_shape, a) = matrix(&gguf, NAME_A)?;
-        let (b_shape, b) = matrix(&gguf, NAME_B)?;
-        if a_shape[0] != width {
-            return Err(format!(
-                "tensor {NAME_A} is {} wide, this base is {width} wide",
-                a_shape[0]
-            ));
+        let numbers = |half: &str| {
+            let tensor = gguf.tensor(&format!("{MATRIX}.{half}"));
+            tensor
+                .filter(|tensor| tensor.kind == TensorKind::F32)
+                .map(|tensor| from_bytes(gguf.data(tensor)))
+                .ok_or_else(|| refuse("a toy has numbers of 32 bits"))
+        };
+        let answers = gguf.get("toy.answers").and_then(Value::as_strings);
+        let answers = answers.ok_or_else(|| refuse("it does not say which answers it knows"))?;
+        let base = [width as u64, answers.len() as u64];
+        if pair.shape != base {
+            let (matrix, pair) = (pair.matrix.clone(), pair.shape);
+            return Err(unfit(LoraError::Shape { matrix, base, pair }));
         }
-        let answers = gguf
-            .get("toy.answers")
-            .and_then(Value::as_strings)
-            .ok_or("it does not say which answers it knows")?
-            .to_vec();
-        if b_shape != [a_shape[1], answers.len()] || a_shape[1] == 0 {
-            return Err(format!(
-                "tensor {NAME_B} has shape {b_shape:?}, expected [{}, {}]",
-                a_shape[1],
-                answers.len()
-            ));
-        }
-        if a.iter().chain(&b).any(|x| !x.is_finite()) {
-            return Err("a weight is not finite".into());
-        }
-        let alpha = gguf
-            .get("adapter.lora.alpha")
-            .and_then(Value::as_f64)
-            .ok_or("it has no adapter.lora.alpha")? as f32;
         Ok(Self {
-            answers,
+            answers: answers.to_vec(),
             width,
-            rank: a_shape[1],
-            alpha,
-            a,
-            b,
+            rank: pair.rank as usize,
+            alpha: lora.alpha(),
+            a: numbers("lora_a")?,
+            b: numbers("lora_b")?,
         })
     }
-}
-
-fn matrix(gguf: &Gguf<'_>, name: &str) -> Result<([usize; 2], Vec<f32>), String> {
-    let tensor = gguf
-        .tensors()
-        .iter()
-        .find(|tensor| tensor.name == name)
-        .ok_or(format!("tensor {name} is missing"))?;
-    if tensor.kind != TensorKind::F32 || tensor.shape.len() > 2 || tensor.shape.is_empty() {
-        return Err(format!("tensor {name} is not an F32 matrix"));
-    }
-    let side = |i: usize| tensor.shape.get(i).copied().unwrap_or(1) as usize;
-    Ok(([side(0), side(1)], from_bytes(gguf.data(tensor))))
 }
 
 pub(super) fn to_bytes(values: &[f32]) -> Vec<u8> {

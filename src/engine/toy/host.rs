@@ -70,12 +70,7 @@ impl Host for ToyHost {
 
     fn load(&self, adapter: &Path) -> Result<Weights, EngineError> {
         let bytes = read(adapter)?;
-        let refuse = |reason| EngineError::Adapter {
-            path: adapter.to_owned(),
-            base: self.info.path.clone(),
-            reason,
-        };
-        let head = Head::from_gguf(&bytes, self.base.width).map_err(refuse)?;
+        let head = Head::from_gguf(adapter, &bytes, self.base.width)?;
         Ok(Weights::new(
             ContentHash::of(&bytes),
             bytes.len() as u64,

@@ -6,9 +6,10 @@
 //! learn from broken labels, and does not fit a base of another width. Adapters are GGUF files like
 //! everybody's.
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+
+use translora_gguf::FileError;
 
 use super::host::Hosted;
 use super::{
@@ -91,18 +92,13 @@ fn hosted(mut model: ToyModel, options: &OpenOptions, sequences: usize) -> Hoste
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, EngineError> {
-    let io = |source| EngineError::Io {
+    translora_gguf::read_file(path, FILE_BYTES_MAX).map_err(|error| EngineError::Io {
         path: path.to_owned(),
-        source,
-    };
-    let bytes = fs::metadata(path).map_err(io)?.len();
-    if bytes > FILE_BYTES_MAX {
-        return Err(EngineError::Model {
-            path: path.to_owned(),
-            reason: format!("{bytes} bytes are too many for the toy engine"),
-        });
-    }
-    fs::read(path).map_err(io)
+        source: match error {
+            FileError::Io(source) => source,
+            other => std::io::Error::other(other),
+        },
+    })
 }
 
 struct ToyModel {
@@ -232,12 +228,7 @@ impl Model for ToyModel {
 
     fn attach(&mut self, adapter: &Path) -> Result<AdapterId, EngineError> {
         let bytes = read(adapter)?;
-        let refuse = |reason| EngineError::Adapter {
-            path: adapter.to_owned(),
-            base: self.info.path.clone(),
-            reason,
-        };
-        let head = Head::from_gguf(&bytes, self.base.width).map_err(refuse)?;
+        let head = Head::from_gguf(adapter, &bytes, self.base.width)?;
         self.heads.push(head);
         Ok(AdapterId(self.heads.len() - 1))
     }

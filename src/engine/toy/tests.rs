@@ -1,3 +1,5 @@
+use std::path::Path;
+
 use super::*;
 use crate::engine::{Objective, SoftLabels, Spelling, Teach};
 use crate::record::Cancel;
@@ -21,7 +23,9 @@ fn trained<'m>(model: &'m mut ToyModel, rows: &[Pair], steps: usize) -> Box<dyn 
 fn accuracy(rows: &[Pair]) -> f64 {
     let mut model = model(world::old_base());
     let bytes = trained(&mut model, rows, 150).adapter(&[]).unwrap();
-    model.heads.push(Head::from_gguf(&bytes, 256).unwrap());
+    model
+        .heads
+        .push(Head::from_gguf(Path::new("a.gguf"), &bytes, 256).unwrap());
     let unseen = world::rows(100, 99);
     let right =
         |row: &&Pair| model.greedy(Some(&model.heads[0]), &row.prompt, 8).text == row.completion;
@@ -314,11 +318,9 @@ fn an_adapter_of_another_width_does_not_fit() {
     let bytes = trained(&mut old, &world::rows(8, 1), 1)
         .adapter(&[("translora.seed".into(), "1".into())])
         .unwrap();
-    assert!(Head::from_gguf(&bytes, 256).is_ok());
-    let error = Head::from_gguf(&bytes, 512).unwrap_err();
-    assert!(
-        error.contains("256 wide") && error.contains("512 wide"),
-        "{error}"
-    );
-    assert!(Head::from_gguf(&bytes[..bytes.len() / 2], 256).is_err());
+    assert!(Head::from_gguf(Path::new("a.gguf"), &bytes, 256).is_ok());
+    let error = Head::from_gguf(Path::new("a.gguf"), &bytes, 512).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("256×") && text.contains("512×"), "{text}");
+    assert!(Head::from_gguf(Path::new("a.gguf"), &bytes[..bytes.len() / 2], 256).is_err());
 }

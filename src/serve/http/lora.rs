@@ -37,8 +37,12 @@ pub(super) async fn adapters(State(app): Shared) -> Response {
         })
     };
     let one = |(name, named): (&String, &crate::serve::live::Named)| json!({ "name": name, "scale": named.scale, "live": of(&named.live), "previous": named.previous.as_deref().map(of) });
-    axum::Json(json!({ "data": registry.all().into_iter().map(one).collect::<Vec<_>>() }))
-        .into_response()
+    let refused = |(path, reason): &(PathBuf, String)| json!({ "path": path, "reason": reason });
+    axum::Json(json!({
+        "data": registry.all().into_iter().map(one).collect::<Vec<_>>(),
+        "refused": registry.left_out.iter().map(refused).collect::<Vec<_>>(),
+    }))
+    .into_response()
 }
 
 pub(super) async fn set_scales(State(app): Shared, request: Request) -> Result<Response, ApiError> {
@@ -115,7 +119,7 @@ fn load_aside(app: &App, path: &FilePath) -> Result<Weights, ApiError> {
 fn within(app: &App, path: &str) -> Result<PathBuf, ApiError> {
     let Some(folder) = &app.config.folder else {
         return Err(ApiError::forbidden(
-            "this server loads no files: start it with --adapters DIR, and it loads those in that folder",
+            "this server loads no files: it was started without a folder of adapters",
         ));
     };
     let missing =

@@ -24,7 +24,7 @@ const GLANCE: Duration = Duration::from_millis(500);
 const NAME_BYTES_MAX: usize = 100;
 
 fn transfers(app: &App) -> Result<Arc<Transfers>, ApiError> {
-    let hint = "this server has no plugin for transfers: start it with --plugin libtranslora.so";
+    let hint = "this server was started without a plugin for transfers";
     app.transfers
         .clone()
         .ok_or_else(|| ApiError::unsupported(hint))
@@ -49,7 +49,7 @@ pub(super) async fn start(State(app): Shared, request: Request) -> Result<Respon
     }
     let Some(folder) = &app.config.folder else {
         return Err(ApiError::forbidden(
-            "this server has no folder for new adapters: start it with --adapters DIR",
+            "this server was started without a folder for new adapters",
         ));
     };
     let whole = |path: &PathBuf| {

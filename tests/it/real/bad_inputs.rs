@@ -57,7 +57,7 @@ fn rows_that_are_none_are_refused_by_line() {
     let folder = world("rows", |folder| {
         cases
             .iter()
-            .for_each(|(name, text, _)| _ = folder.write(name, text.as_bytes()))
+            .for_each(|(name, text, _)| _ = folder.write(name, text.as_bytes()));
     });
     let (lora, old) = (lab().lora.display(), super::old_base());
     for (name, _, says) in &cases {
@@ -91,7 +91,7 @@ fn rows_that_are_none_are_refused_by_line() {
 fn seeds_that_are_all_the_same_are_refused() {
     let seed = rows("seeds.jsonl", 1);
     let folder = world("seeds", |folder| {
-        _ = folder.write("same.jsonl", seed.repeat(5).as_bytes())
+        _ = folder.write("same.jsonl", seed.repeat(5).as_bytes());
     });
     refuse(
         &folder,
@@ -108,7 +108,7 @@ fn a_row_longer_than_the_context_is_refused_by_number() {
         "the spoon did not arrive ".repeat(200)
     );
     let folder = world("long", |folder| {
-        _ = folder.write("long.jsonl", (rows("train.jsonl", 12) + &long).as_bytes())
+        _ = folder.write("long.jsonl", (rows("train.jsonl", 12) + &long).as_bytes());
     });
     let old = super::old_base();
     refuse(
@@ -269,11 +269,11 @@ fn outputs_that_cannot_be_written_are_refused_at_once() {
 #[test]
 fn a_folder_that_may_not_be_written_is_refused() {
     let folder = world("closed", |folder| {
-        fs::create_dir(folder.path("closed")).expect("the folder is writable")
+        fs::create_dir(folder.path("closed")).expect("the folder is writable");
     });
     let closed = folder.path("closed");
     let mode = |bits| {
-        fs::set_permissions(&closed, fs::Permissions::from_mode(bits)).expect("the folder is ours")
+        fs::set_permissions(&closed, fs::Permissions::from_mode(bits)).expect("the folder is ours");
     };
     mode(0o555);
     if fs::write(closed.join("probe"), b"").is_ok() {

@@ -97,10 +97,7 @@ fn what_cannot_fit_is_refused_before_any_work() {
     for line in &lines {
         let told = folder.run(line);
         refused(line, &told, &["18 MiB do not suffice", " need "]);
-        assert!(
-            told.err.contains("hint: allow more with --memory"),
-            "{told}"
-        );
+        assert!(told.err.contains("hint: raise --memory"), "{told}");
         assert!(!told.err.contains("generate "), "work was done: {told}");
     }
     assert_eq!(folder.names(), before, "something was left behind");

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use translora::engine::toy::Toy;
 use translora::engine::{Engine, OpenOptions, With};
-use translora::record::{Cancel, Limits, Pair, SystemClock};
-use translora::serve::{Config, Server};
+use translora::record::{Cancel, Pair, SystemClock};
+use translora::serve::{Config, Limits, Server};
 
 use crate::pipeline::train;
 use crate::world::{World, write_rows};
@@ -87,6 +87,7 @@ impl Lab {
                 ("ticket".into(), self.adapters[0].clone(), 0.0),
                 ("second".into(), self.adapters[1].clone(), 0.0),
             ],
+            in_folder: Vec::new(),
             folder: Some(self.world.folder.clone()),
             plugin: None,
             hosts: vec!["127.0.0.1".into()],

@@ -1,8 +1,8 @@
 //! What clients get wrong. The server says so, in OpenAI's words, and goes on.
 
 use serde_json::{Value, json};
-use translora::record::Limits;
 use translora::serve::Config;
+use translora::serve::Limits;
 
 use super::client::{ask, get, open, post, said};
 use super::{Lab, endless, serve};

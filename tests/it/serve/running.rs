@@ -8,8 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use translora::record::Limits;
 use translora::serve::Config;
+use translora::serve::Limits;
 
 use super::client::{ask, get, metric, open, post, said};
 use super::{Lab, endless, serve};

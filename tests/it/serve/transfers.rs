@@ -19,6 +19,7 @@ fn config(lab: &Lab) -> Config {
         model: lab.world.target.clone(),
         alias: "new".into(),
         adapters: Vec::new(),
+        in_folder: Vec::new(),
         plugin: Some(plugin()),
         ..lab.config()
     }

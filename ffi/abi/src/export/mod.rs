@@ -126,7 +126,7 @@ unsafe fn read_host(host: *const c::Host) -> Result<Option<c::Host>, Failure> {
     // valid as zeros and as a pointer, and a field that the host's table ends inside of is put back
     // below.
     unsafe {
-        std::ptr::copy_nonoverlapping(host.cast::<u8>(), (&raw mut copy).cast::<u8>(), bytes)
+        std::ptr::copy_nonoverlapping(host.cast::<u8>(), (&raw mut copy).cast::<u8>(), bytes);
     };
     copy.forget_beyond(bytes);
     Ok(Some(copy))

@@ -102,7 +102,7 @@ unsafe fn floats_avx2<Q: Quantized>(line: *const u8, chunks: Range<usize>, to: *
             write(
                 Q::read(line, number(count - 1)).floats(),
                 to.add((count - 1) * CHUNK),
-            )
+            );
         };
     }
 }

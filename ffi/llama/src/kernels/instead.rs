@@ -56,9 +56,9 @@ impl Progress {
         while self.packed.load(Ordering::Acquire) < panels {
             spins += 1;
             if spins % SPINS == 0 {
-                std::thread::yield_now()
+                std::thread::yield_now();
             } else {
-                std::hint::spin_loop()
+                std::hint::spin_loop();
             }
         }
     }

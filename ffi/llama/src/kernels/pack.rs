@@ -94,7 +94,7 @@ impl Matrix {
                 unsafe {
                     std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(
                         place.cast(),
-                    )
+                    );
                 };
             }
         }
@@ -182,7 +182,7 @@ impl Packing<'_> {
                     &wanted,
                     self.to.add(number * (most / self.width) * self.panel),
                     lines,
-                )
+                );
             };
         }
     }
@@ -243,13 +243,13 @@ impl Packing<'_> {
         lines: &mut Lines,
     ) {
         match &self.tiles.lane {
-            // SAFETY: handed on: the elements are floats.
             Lane::Float if source.convert.is_none() => {
+                // SAFETY: handed on: the elements are floats.
                 return unsafe { self.copied(source, wanted, to) };
             }
             Lane::Float => {}
-            // SAFETY: handed on; whoever asks for this has a kernel that can.
             Lane::Integers(integers) => {
+                // SAFETY: handed on; whoever asks for this has a kernel that can.
                 return unsafe {
                     self.by_blocks(
                         integers.across.unwrap_unchecked(),
@@ -257,7 +257,7 @@ impl Packing<'_> {
                         wanted,
                         to,
                         lines,
-                    )
+                    );
                 };
             }
         }
@@ -378,7 +378,7 @@ unsafe fn copy_lines<const W: usize>(from: *const u8, line: usize, steps: usize,
     unsafe {
         let read = |step: usize| from.add(step * line).cast::<[u32; W]>().read_unaligned();
         let write = |step: usize, lanes: [u32; W]| {
-            to.add(step * W).cast::<[u32; W]>().write_unaligned(lanes)
+            to.add(step * W).cast::<[u32; W]>().write_unaligned(lanes);
         };
         let whole = steps / PART * PART;
         for start in (0..whole).step_by(PART) {

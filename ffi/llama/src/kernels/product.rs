@@ -477,7 +477,7 @@ unsafe fn copy(
         // SAFETY: the caller's rows and columns are inside both.
         unsafe {
             to.add(row * to_stride)
-                .copy_from_nonoverlapping(from.add(row * from_stride), columns)
+                .copy_from_nonoverlapping(from.add(row * from_stride), columns);
         };
     }
 }

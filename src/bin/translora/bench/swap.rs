@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 use serde_json::json;
-use translora::record::{Clock, Limits, SystemClock};
-use translora::serve::{Config, Server};
+use translora::record::{Clock, SystemClock};
+use translora::serve::{Config, Limits, Server};
 
 use super::client::post;
 use super::median;
@@ -167,6 +167,7 @@ impl Swap {
             model: self.model.clone(),
             alias: "base".into(),
             adapters: vec![(NAME.into(), self.lora[0].clone(), 0.0)],
+            in_folder: Vec::new(),
             folder: Some(folder),
             plugin: None,
             hosts: vec!["127.0.0.1".into()],

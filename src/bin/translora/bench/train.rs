@@ -110,8 +110,7 @@ impl Train {
                 match error {
                     EngineError::TooLarge(message) => Failure::Usage {
                         message,
-                        hint: "allow more with --memory, lower --rank, or train fewer --tokens"
-                            .into(),
+                        hint: "raise --memory, lower --rank, or train fewer --tokens".into(),
                     },
                     error => error.into(),
                 }

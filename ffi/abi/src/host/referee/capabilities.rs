@@ -37,16 +37,16 @@ pub(super) fn tables(subject: &Subject) -> Finding {
         "translora.echo/1 ",
         "translora.echo/1\0",
     ] {
-        // SAFETY: the id is readable during the call.
         expect(
             &format!("the table of {id:?}"),
+            // SAFETY: the id is readable during the call.
             unsafe { capability(view(id)) }.is_null(),
             true,
         )?;
     }
-    // SAFETY: a null text with a length is refused before it is read, by the header.
     expect(
         "the table of NULL",
+        // SAFETY: a null text with a length is refused before it is read, by the header.
         unsafe {
             capability(c::Text {
                 data: null(),
@@ -145,14 +145,14 @@ pub(super) fn panic(subject: &Subject) -> Finding {
     let table = table!(subject, c::Echo1, c::ECHO_1);
     let (echo, panic) = (has!(table, echo), has!(table, panic));
     let (bad, good) = (subject.create(null())?, subject.create(null())?);
-    // SAFETY: outputs are locals, the text is readable during the call.
     let echoes = |instance| {
+        // SAFETY: outputs are locals, the text is readable during the call.
         unsafe { text(|out, error| echo(instance, view("x"), out, error)) }
             .map_err(|failure| failure.status)
     };
-    // SAFETY: the error is a local.
     expect(
         "panic",
+        // SAFETY: the error is a local.
         status(|error| unsafe { panic(bad, error) })?,
         Some(Status::Panicked),
     )?;
@@ -204,9 +204,9 @@ pub(super) fn reentry(subject: &Subject) -> Finding {
     };
     let instance = subject.create(&raw const host)?;
     FROM_LOG.store(instance.addr(), Ordering::Relaxed);
-    // SAFETY: the error is a local.
     expect(
         "panic",
+        // SAFETY: the error is a local.
         status(|error| unsafe { panic(instance, error) })?,
         Some(Status::Panicked),
     )?;

@@ -86,15 +86,15 @@ pub(super) fn nulls(subject: &Subject) -> Finding {
         Some(Status::InvalidArgument),
     )?;
     let destroy = subject.entry().destroy.ok_or("no destroy")?;
-    // SAFETY: the header makes the error optional.
     expect(
         "destroy without an error",
+        // SAFETY: the header makes the error optional.
         unsafe { destroy(instance, null_mut()) },
         0,
     )?;
-    // SAFETY: as above.
     expect(
         "destroy of nothing without an error",
+        // SAFETY: as above.
         unsafe { destroy(null_mut(), null_mut()) },
         Status::BadHandle as i32,
     )?;
@@ -112,7 +112,7 @@ pub(super) fn sizes(subject: &Subject) -> Finding {
             (&raw const whole).cast::<u64>(),
             table.as_mut_ptr(),
             size_of::<c::Host>() / 8,
-        )
+        );
     };
     for (size, taken) in [
         (0, false),

@@ -1,0 +1,284 @@
+//! Every way to be no sound adapter, and what is said of it.
+
+use translora_gguf::{Gguf, TensorKind, Value, Writer};
+use translora_lora::{Base, Lora, LoraError};
+
+const Q: &str = "blk.0.attn_q.weight";
+const EXPERTS: &str = "blk.0.ffn_up_exps.weight";
+const WORDS: &str = "token_embd.weight";
+
+/// A base with a matrix, a norm vector, a mixture of two and a table of words.
+fn base(ties_output: bool) -> Base {
+    let mut tensors = vec![
+        (Q, [4, 6, 1]),
+        ("blk.0.attn_norm.weight", [4, 1, 1]),
+        (EXPERTS, [4, 8, 2]),
+        (WORDS, [4, 9, 1]),
+    ];
+    if !ties_output {
+        tensors.push((Base::OUTPUT, [4, 9, 1]));
+    }
+    let tensors = tensors
+        .into_iter()
+        .map(|(name, shape)| (name.to_owned(), shape));
+    Base::new("llama".into(), tensors)
+}
+
+/// An adapter under construction.
+struct File(Writer<'static>);
+
+impl File {
+    fn new() -> Self {
+        let mut writer = Writer::new();
+        writer
+            .set("general.type", "adapter")
+            .set("adapter.type", "lora");
+        writer
+            .set("general.architecture", "llama")
+            .set("adapter.lora.alpha", 8.0_f32);
+        Self(writer)
+    }
+
+    fn set(mut self, key: &str, value: impl Into<Value>) -> Self {
+        self.0.set(key, value);
+        self
+    }
+
+    fn tensor(mut self, name: &str, shape: &[u64], value: f32) -> Self {
+        let count = shape.iter().product::<u64>() as usize;
+        self.0.tensor_f32(name, shape, &vec![value; count]);
+        self
+    }
+
+    fn pair(self, matrix: &str, a: &[u64], b: &[u64]) -> Self {
+        let half = |half: &str| format!("{matrix}.lora_{half}");
+        self.tensor(&half("a"), a, 0.5).tensor(&half("b"), b, 0.5)
+    }
+
+    fn raw(mut self, name: &str, kind: TensorKind, shape: &[u64], byte: u8) -> Self {
+        let bytes = kind.bytes(shape).expect("it fits") as usize;
+        self.0.tensor(name, kind, shape, vec![byte; bytes]);
+        self
+    }
+
+    fn checked(&self, base: &Base) -> Result<Lora, LoraError> {
+        let lora = Lora::read(&self.0.to_bytes().expect("it keeps the limits"))?;
+        lora.fits(base).map(|()| lora)
+    }
+}
+
+/// With one sound pair.
+fn sound() -> File {
+    File::new().pair(Q, &[4, 2], &[2, 6])
+}
+
+#[test]
+fn what_is_sound_is_described() {
+    let file = sound()
+        .pair(EXPERTS, &[4, 3, 2], &[3, 8, 2])
+        .pair(WORDS, &[2, 9], &[2, 4]);
+    let lora = file.checked(&base(false)).expect("sound");
+    assert_eq!((lora.rank(), lora.alpha(), lora.made_for()), (3, 8.0, None));
+    let pairs: Vec<_> = lora
+        .pairs()
+        .iter()
+        .map(|pair| (pair.matrix.as_str(), pair.shape, pair.experts))
+        .collect();
+    assert_eq!(
+        pairs,
+        [(Q, [4, 6], 1), (EXPERTS, [4, 8], 2), (WORDS, [4, 9], 1)]
+    );
+    let named = sound()
+        .set("translora.model.sha256", "of a base")
+        .checked(&base(false));
+    assert_eq!(named.expect("sound").made_for(), Some("of a base"));
+    let negative = sound()
+        .set("adapter.lora.alpha", -8.0_f32)
+        .checked(&base(false));
+    assert_eq!(negative.expect("a task taken away").alpha(), -8.0);
+}
+
+#[test]
+fn what_is_unsound_is_refused_by_name() {
+    let a = &format!("{Q}.lora_a");
+    let b = &format!("{Q}.lora_b");
+    let huge = f32::MAX;
+    let cases: Vec<(File, &str)> = vec![
+        (
+            sound().set("general.type", "model"),
+            "its general.type is \"model\"",
+        ),
+        (
+            sound().set("general.type", 3_u32),
+            "its general.type is a u32, and must be a string",
+        ),
+        (
+            sound().set("adapter.type", true),
+            "its adapter.type is a bool",
+        ),
+        (
+            sound().set("adapter.type", "control_vector"),
+            "not \"lora\"",
+        ),
+        (
+            sound().set("general.architecture", vec![1_u8]),
+            "an array of u8",
+        ),
+        (
+            sound().set("adapter.lora.alpha", 8.0_f64),
+            "alpha is a f64, and must be a 32-bit float",
+        ),
+        (sound().set("adapter.lora.alpha", 8_u32), "alpha is a u32"),
+        (sound().set("adapter.lora.alpha", 8_i32), "alpha is a i32"),
+        (sound().set("adapter.lora.alpha", "8"), "alpha is a string"),
+        (
+            sound().set("adapter.lora.alpha", vec![8.0_f32]),
+            "alpha is an array of f32",
+        ),
+        (sound().set("adapter.lora.alpha", 0.0_f32), "alpha is 0"),
+        (sound().set("adapter.lora.alpha", f32::NAN), "alpha is NaN"),
+        (
+            sound().set("adapter.lora.alpha", f32::INFINITY),
+            "alpha is inf",
+        ),
+        (sound().set("adapter.lora.alpha", huge), "at most 1000000"),
+        (
+            sound().set("adapter.alora.invocation_tokens", vec![1_u32]),
+            "activated LoRA",
+        ),
+        (File::new(), "it adapts nothing: there is no tensor in it"),
+        (
+            File::new().tensor(a, &[4, 2], 0.5).tensor(b, &[2, 6], 0.0),
+            "A or B of every pair is zero",
+        ),
+        (
+            File::new().tensor(a, &[4, 2], 0.5),
+            "no blk.0.attn_q.weight.lora_b",
+        ),
+        (
+            File::new().tensor(b, &[2, 6], 0.5),
+            "no blk.0.attn_q.weight.lora_a",
+        ),
+        (
+            sound().tensor("blk.0.attn_norm.weight", &[4], 1.0),
+            "is no half of a LoRA pair",
+        ),
+        (
+            sound().tensor("blk.0.attn_q.bias", &[6], 1.0),
+            "is no half of a LoRA pair",
+        ),
+        (
+            File::new().pair(Q, &[4, 2], &[3, 6]),
+            "differ in rank: A has 2, B has 3",
+        ),
+        (
+            File::new().pair(EXPERTS, &[4, 3, 2], &[3, 8, 1]),
+            "differ in experts: A has 2, B has 1",
+        ),
+        (File::new().pair(Q, &[4, 2, 1, 2], &[2, 6]), "[4, 2, 1, 2]"),
+        (
+            File::new()
+                .tensor(a, &[4, 2], 0.5)
+                .tensor(b, &[2, 6], f32::NAN),
+            "NaN at element 0",
+        ),
+        (
+            File::new()
+                .tensor(a, &[4, 2], f32::INFINITY)
+                .tensor(b, &[2, 6], 0.5),
+            "inf at element 0",
+        ),
+        (
+            File::new().pair(Q, &[5, 2], &[2, 6]),
+            "is 4×6 in the base, and the adapter's pair is for 5×6",
+        ),
+        (File::new().pair(Q, &[4, 2], &[2, 7]), "for 4×7"),
+        (
+            File::new().pair(Q, &[4, 2, 2], &[2, 6, 2]),
+            "1 experts in the base, and the adapter is for 2",
+        ),
+        (
+            File::new().pair(EXPERTS, &[4, 3], &[3, 8]),
+            "2 experts in the base, and the adapter is for 1",
+        ),
+        (
+            File::new().pair(EXPERTS, &[4, 3, 8], &[3, 8, 8]),
+            "the adapter is for 8",
+        ),
+        (
+            File::new().pair("blk.1.attn_q.weight", &[4, 2], &[2, 6]),
+            "the base has no \"blk.1.attn_q",
+        ),
+        (
+            File::new().pair("blk.0.attn_norm.weight", &[4, 2], &[2, 1]),
+            "is a vector in the base",
+        ),
+        (
+            sound().set("general.architecture", "qwen3"),
+            "architecture \"qwen3\"",
+        ),
+    ];
+    for (file, said) in cases {
+        let error = file.checked(&base(false)).expect_err(said);
+        assert!(error.to_string().contains(said), "{said}: {error}");
+    }
+    let words = File::new().pair(WORDS, &[2, 9], &[2, 4]);
+    assert!(words.checked(&base(false)).is_ok());
+    assert!(matches!(
+        words.checked(&base(true)),
+        Err(LoraError::TiedEmbedding)
+    ));
+    assert!(matches!(Lora::read(b"GGUF"), Err(LoraError::Gguf(_))));
+}
+
+#[test]
+fn what_misses_a_key_says_which() {
+    for missing in [
+        "general.type",
+        "adapter.type",
+        "general.architecture",
+        "adapter.lora.alpha",
+    ] {
+        let bytes = sound().0.to_bytes().expect("small");
+        let gguf = Gguf::parse(&bytes).expect("whole");
+        let mut less = Writer::new();
+        for (key, value) in gguf.metadata().filter(|(key, _)| *key != missing) {
+            less.set(key, value.clone());
+        }
+        let error = Lora::read(&less.to_bytes().expect("small")).expect_err(missing);
+        assert!(
+            error
+                .to_string()
+                .contains(&format!("its {missing} is missing")),
+            "{error}"
+        );
+    }
+}
+
+/// Every type of elements that a file can have is taken or refused, never passed on unseen.
+#[test]
+fn every_type_of_numbers_is_looked_at() {
+    let (a, b) = (format!("{Q}.lora_a"), format!("{Q}.lora_b"));
+    for kind in TensorKind::ALL.iter().copied() {
+        let row = kind.block_elements();
+        let file = |byte| {
+            let file = File::new()
+                .raw(&a, kind, &[row, row], byte)
+                .raw(&b, kind, &[row, 6], byte);
+            Lora::read(&file.0.to_bytes().expect("small"))
+        };
+        match file(0x12) {
+            Ok(lora) => assert!(kind.is_dequantizable() && lora.rank() == row, "{kind}"),
+            Err(LoraError::Kind { kind: named, .. }) => {
+                assert!(named == kind && !kind.is_dequantizable(), "{kind}");
+            }
+            Err(other) => panic!("{kind}: {other}"),
+        }
+        if kind.is_dequantizable() {
+            assert!(
+                matches!(file(0xFF), Err(LoraError::NotFinite { .. })),
+                "{kind}"
+            );
+        }
+    }
+}

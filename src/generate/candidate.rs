@@ -1,0 +1,66 @@
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::record::{Origin, Restore, Restored};
+
+/// An input that was generated and has not been looked at.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Candidate {
+    pub(super) text: String,
+    pub(super) finished: bool,
+    pub(super) origin: Origin,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) intended: Option<String>,
+}
+
+impl Candidate {
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The model ended the line by itself.
+    pub fn finished(&self) -> bool {
+        self.finished
+    }
+
+    pub fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// The answer that it is to get from the teacher, where it was generated for one.
+    pub fn intended(&self) -> Option<&str> {
+        self.intended.as_deref()
+    }
+
+    /// A line as a model wrote it.
+    pub(super) fn line(text: String, finished: bool, intended: Option<String>) -> Self {
+        Self {
+            text,
+            finished,
+            origin: Origin::Line,
+            intended,
+        }
+    }
+
+    /// A candidate for the tests of other rooms.
+    #[cfg(test)]
+    pub(crate) fn example(text: &str, finished: bool) -> Self {
+        Self::line(text.to_owned(), finished, None)
+    }
+}
+
+/// A candidate, as the journal keeps it.
+#[derive(Deserialize)]
+#[serde(remote = "Candidate")]
+struct Stored {
+    text: String,
+    finished: bool,
+    origin: Origin,
+    #[serde(default)]
+    intended: Option<String>,
+}
+
+impl Restored for Candidate {
+    fn restore<'de, D: Deserializer<'de>>(from: D, _: Restore) -> Result<Self, D::Error> {
+        Stored::deserialize(from)
+    }
+}

@@ -1,0 +1,455 @@
+use std::collections::HashSet;
+
+use super::vary::{SPLICED_MAX, Units, redraw};
+use super::{Candidate, GenerateError, Prompt, Settings, Yield};
+use crate::engine::{Generate, GenerateRequest, Talk, With};
+use crate::kit::Seed;
+use crate::record::{Origin, Rng};
+
+/// Lines the header promises. source: Trans-LoRA shows five and asks for more.
+const LIST_LENGTH: usize = 10;
+/// Characters of a label that a list of labels can show.
+const LABEL_CHARS_MAX: usize = 60;
+/// Share of the list rounds that draw inputs for labels, where there are labels.
+const LABEL_ROUNDS_SHARE: f64 = 0.5;
+/// Inputs shown at once; a round shows another choice of them.
+const SHOWN: usize = 5;
+/// Share of the rounds that draw whole lines, at least and at most; the others draw only words for
+/// splices.
+const LINES_SHARE: [f64; 2] = [0.1, 0.9];
+/// Tokens drawn for a splice.
+const SPLICE_TOKENS: usize = 8;
+/// Texts without a draw that are tried for each draw.
+const CHAINS: usize = 2;
+/// How likely one new word too many is at least.
+const NEW_WORD_MIN: f64 = 0.02;
+/// Seeds from which on what all of them begin with is held for the task's own.
+const SEEDS_TELLING: usize = 3;
+
+/// Draws inputs in rounds. A round depends on its number, the run's seed and what was adopted, so a
+/// run that was stopped continues alike.
+pub struct InputSampler<'s> {
+    seeds: &'s [Seed],
+    settings: Settings,
+    seen: HashSet<String>,
+    rounds: u64,
+    /// What variants are put together of: the seeds, then what was adopted.
+    parents: Vec<Units>,
+    /// Words of the seeds, and how much of an input is not among them.
+    known: HashSet<String>,
+    unseen: f64,
+    /// Share of the rounds that draw lines.
+    lines_share: f64,
+    /// Labels to draw inputs for, and labels with an input each to show.
+    labels: Vec<String>,
+    shots: Vec<(String, String)>,
+}
+
+impl<'s> InputSampler<'s> {
+    pub fn new(seeds: &'s [Seed], settings: Settings) -> Result<Self, GenerateError> {
+        if seeds.is_empty() {
+            return Err(GenerateError::NoSeeds);
+        }
+        let parents: Vec<Units> = seeds.iter().map(|seed| Units::of(seed.text())).collect();
+        let known = parents.iter().flat_map(Units::words).cloned().collect();
+        let unseen = Units::unseen(&parents);
+        Ok(Self {
+            seeds,
+            settings,
+            seen: HashSet::new(),
+            rounds: 0,
+            parents,
+            known,
+            unseen,
+            lines_share: 0.5,
+            labels: Vec::new(),
+            shots: Vec::new(),
+        })
+    }
+
+    /// Take over `rounds` rounds drawn before, with every text they gave.
+    pub fn remember<'c>(
+        &mut self,
+        rounds: u64,
+        candidates: impl IntoIterator<Item = &'c Candidate>,
+    ) {
+        self.rounds = self.rounds.max(rounds);
+        self.seen.extend(
+            candidates
+                .into_iter()
+                .map(|candidate| candidate.text.clone()),
+        );
+    }
+
+    /// Draw variants of these texts besides those of the seeds, in place of the ones adopted before.
+    pub fn adopt<'t>(&mut self, texts: impl IntoIterator<Item = &'t str>) {
+        self.parents.truncate(self.seeds.len());
+        self.parents.extend(texts.into_iter().map(Units::of));
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// How much of an input is new with each input, from 0 to 1.
+    pub fn unseen(&self) -> f64 {
+        self.unseen
+    }
+
+    /// Draw lines in this share of the rounds to come, or in more where much of an input is new.
+    pub fn draw_lines(&mut self, lines_share: f64) {
+        self.lines_share = lines_share
+            .max(self.unseen)
+            .clamp(LINES_SHARE[0], LINES_SHARE[1]);
+    }
+
+    /// Draw inputs for these labels in a part of the rounds to come, behind some labels with an
+    /// input each.
+    pub fn cover<'t>(
+        &mut self,
+        labels: Vec<String>,
+        shots: impl IntoIterator<Item = (&'t str, &'t str)>,
+    ) {
+        let fits = |label: &str| !label.contains('\n') && label.chars().count() <= LABEL_CHARS_MAX;
+        self.labels = labels.into_iter().filter(|label| fits(label)).collect();
+        let shots = shots.into_iter().filter(|(label, _)| fits(label));
+        self.shots = shots
+            .map(|(label, input)| (label.to_owned(), one_line(input)))
+            .collect();
+    }
+
+    /// The labels that one round draws inputs for, each as often as the others; none where there
+    /// are no labels.
+    fn intended(&self, rng: &mut Rng) -> Vec<Option<String>> {
+        let first = rng.below(self.labels.len().max(1));
+        let intended = self
+            .labels
+            .iter()
+            .cycle()
+            .skip(first)
+            .map(|label| Some(label.clone()))
+            .chain(std::iter::repeat(None));
+        intended.take(self.settings.sequences.max(1)).collect()
+    }
+
+    /// Rounds drawn so far.
+    pub fn rounds(&self) -> u64 {
+        self.rounds
+    }
+
+    /// Draw one round of candidates, none seen before.
+    pub fn round(
+        &mut self,
+        model: &mut dyn Generate,
+        with: With,
+        prompt: Prompt<'_>,
+        talk: &mut Talk<'_>,
+    ) -> Result<(Vec<Candidate>, Yield), GenerateError> {
+        let mut rng = Rng::new(self.settings.seed, &format!("generate {}", self.rounds));
+        let any = vec![None; self.settings.sequences.max(1)];
+        match prompt {
+            Prompt::List => self.list_round(rng, model, with, talk),
+            Prompt::Anything => self.lines_round(
+                rng,
+                format!("Here are {LIST_LENGTH} examples:\n1."),
+                false,
+                any,
+                model,
+                with,
+                talk,
+            ),
+            Prompt::Question(question) => {
+                self.lines_round(rng, question.to_owned(), true, any, model, with, talk)
+            }
+            Prompt::Tuned(question) => {
+                let intended = self.intended(&mut rng);
+                let question = question.to_owned();
+                let (mut fresh, count) =
+                    self.lines_round(rng, question, true, intended, model, with, talk)?;
+                fresh
+                    .iter_mut()
+                    .for_each(|candidate| candidate.origin = Origin::Tuned);
+                Ok((fresh, count))
+            }
+        }
+    }
+
+    /// Lines, and no variants of them: the answer to `prefix` as a user's turn (`chat`), or what
+    /// goes on after it. Each is drawn behind the label that is `intended`, which is then cut off.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what a round takes, and how this kind of round prompts"
+    )]
+    fn lines_round(
+        &mut self,
+        mut rng: Rng,
+        prefix: String,
+        chat: bool,
+        intended: Vec<Option<String>>,
+        model: &mut dyn Generate,
+        with: With,
+        talk: &mut Talk<'_>,
+    ) -> Result<(Vec<Candidate>, Yield), GenerateError> {
+        let opening = |label: &Option<String>| {
+            label
+                .as_ref()
+                .map_or(String::new(), |label| format!("{label}:"))
+        };
+        let request = GenerateRequest {
+            prefix,
+            chat,
+            openings: intended.iter().map(opening).collect(),
+            tokens_max: self.settings.tokens_max,
+            temperature: self.settings.temperature,
+            stop: if chat { "" } else { "\n" }.into(),
+            seed: rng.next_u64(),
+        };
+        let drawn = model.generate(with, &request, talk)?;
+        self.rounds += 1;
+        let tokens = drawn
+            .iter()
+            .map(|continuation| continuation.tokens as u64)
+            .sum();
+        let mut count = Yield {
+            drawn: drawn.len() as u64,
+            tokens,
+            ..Yield::default()
+        };
+        let after = |text: String, opening: &str| {
+            text.trim_start()
+                .strip_prefix(opening)
+                .map_or(text.clone(), str::to_owned)
+        };
+        let lines = drawn.into_iter().zip(&request.openings).zip(intended);
+        let lines = lines
+            .map(|((one, opening), intended)| {
+                Candidate::line(after(one.text, opening), one.finished, intended)
+            })
+            .collect();
+        let fresh = self.fresh(lines, &mut count);
+        Ok((fresh, count))
+    }
+
+    /// Inputs for labels, behind a list of labels with an input each.
+    fn labels_round(
+        &mut self,
+        mut rng: Rng,
+        model: &mut dyn Generate,
+        with: With,
+        talk: &mut Talk<'_>,
+    ) -> Result<(Vec<Candidate>, Yield), GenerateError> {
+        let mut shots = self.shots.clone();
+        rng.shuffle(&mut shots);
+        shots.truncate(SHOWN);
+        let lines: String = shots
+            .iter()
+            .enumerate()
+            .map(|(i, (label, input))| format!("{}. {label}: {input}\n", i + 1))
+            .collect();
+        let prefix = format!(
+            "Here are {LIST_LENGTH} examples:\n{lines}{}.",
+            shots.len() + 1
+        );
+        let intended = self.intended(&mut rng);
+        self.lines_round(rng, prefix, false, intended, model, with, talk)
+    }
+
+    /// Continuations of the seeds in a new order, and variants of them.
+    fn list_round(
+        &mut self,
+        mut rng: Rng,
+        model: &mut dyn Generate,
+        with: With,
+        talk: &mut Talk<'_>,
+    ) -> Result<(Vec<Candidate>, Yield), GenerateError> {
+        if !self.labels.is_empty() && !self.shots.is_empty() && rng.unit() < LABEL_ROUNDS_SHARE {
+            return self.labels_round(rng, model, with, talk);
+        }
+        let lines = !self.settings.variants || rng.unit() < self.lines_share;
+        let openings = self.openings(lines, &mut rng);
+        let request = GenerateRequest {
+            prefix: list_prompt(self.seeds, &mut rng),
+            chat: false,
+            openings: openings
+                .iter()
+                .map(|&(parent, at)| self.parents[parent].head(at))
+                .collect(),
+            tokens_max: if lines {
+                self.settings.tokens_max
+            } else {
+                SPLICE_TOKENS.min(self.settings.tokens_max)
+            },
+            temperature: self.settings.temperature,
+            stop: "\n".into(),
+            seed: rng.next_u64(),
+        };
+        let drawn = model.generate(with, &request, talk)?;
+        self.rounds += 1;
+        let mut count = Yield {
+            drawn: drawn.len() as u64,
+            ..Yield::default()
+        };
+        let mut candidates = Vec::new();
+        for ((continuation, &(parent, at)), opening) in
+            drawn.into_iter().zip(&openings).zip(&request.openings)
+        {
+            count.tokens += continuation.tokens as u64;
+            if self.settings.variants {
+                let words = continuation.text.get(opening.len()..).unwrap_or_default();
+                candidates.extend(self.variants(parent, at, words, lines, &mut rng));
+            }
+            if lines {
+                candidates.push(Candidate::line(
+                    continuation.text,
+                    continuation.finished,
+                    None,
+                ));
+            }
+        }
+        if self.settings.variants {
+            candidates.retain(|candidate| self.is_likely(&candidate.text, &mut rng));
+        }
+        let fresh = self.fresh(candidates, &mut count);
+        Ok((fresh, count))
+    }
+
+    /// Variants from a draw and from the inputs that are there.
+    fn variants(
+        &self,
+        parent: usize,
+        at: usize,
+        words: &str,
+        lines: bool,
+        rng: &mut Rng,
+    ) -> Vec<Candidate> {
+        let longest = self.parents[..self.seeds.len()]
+            .iter()
+            .map(Units::len)
+            .max()
+            .unwrap_or(0);
+        let out_max = if lines { SPLICED_MAX } else { 1 };
+        let mut texts = vec![(
+            self.parents[parent].splice(at, words, out_max, rng),
+            Origin::Splice,
+        )];
+        for _ in 0..if lines { 0 } else { CHAINS } {
+            if rng.unit() >= self.unseen {
+                let parents = if rng.below(2) == 0 {
+                    &self.parents[..self.seeds.len()]
+                } else {
+                    &self.parents
+                };
+                texts.push((Units::chain(parents, longest, rng), Origin::Chain));
+            }
+        }
+        texts
+            .into_iter()
+            .filter_map(|(text, origin)| {
+                Some(Candidate {
+                    text: redraw(&text?, rng),
+                    finished: true,
+                    origin,
+                    intended: None,
+                })
+            })
+            .collect()
+    }
+
+    /// Let a text pass the less often the more new words it has beyond what the seeds lead one to
+    /// expect.
+    fn is_likely(&self, text: &str, rng: &mut Rng) -> bool {
+        let units = Units::of(text);
+        let expected = (self.unseen * units.words().count() as f64) as usize;
+        let odd = units
+            .new_words(&self.known)
+            .saturating_sub(expected)
+            .min(100) as i32;
+        rng.unit()
+            < (2.0 * self.unseen)
+                .powi(2)
+                .clamp(NEW_WORD_MIN, 1.0)
+                .powi(odd)
+    }
+
+    /// Which parent each draw of a round begins as, and after how many of its units the model goes
+    /// on.
+    ///
+    /// A base model that has lost the thread of the list finds it again from a few words. Where all
+    /// seeds have the same word, another one is seldom drawn. Half of the lines are free, but for
+    /// what all seeds begin with.
+    fn openings(&self, lines: bool, rng: &mut Rng) -> Vec<(usize, usize)> {
+        let (seeds, adopted) = self.parents.split_at(self.seeds.len());
+        let shared = if seeds.len() < SEEDS_TELLING {
+            0
+        } else {
+            Units::shared_head(seeds)
+        };
+        let mut open = |free: bool| {
+            let among_seeds = adopted.is_empty() || rng.below(2) == 0;
+            let parent = if among_seeds {
+                rng.below(seeds.len())
+            } else {
+                seeds.len() + rng.below(adopted.len())
+            };
+            let text = &self.parents[parent];
+            if free {
+                return (parent, shared.min(text.len().saturating_sub(1)));
+            }
+            let freedom: Vec<f64> = (0..text.len()).map(|at| text.freedom(at, seeds)).collect();
+            (parent, pick(&freedom, rng))
+        };
+        (0..self.settings.sequences.max(1))
+            .map(|i| open(lines && i % 2 == 0))
+            .collect()
+    }
+
+    /// What was not seen before.
+    fn fresh(&mut self, candidates: Vec<Candidate>, count: &mut Yield) -> Vec<Candidate> {
+        let mut fresh = Vec::new();
+        for candidate in candidates {
+            let text = candidate.text.trim().to_owned();
+            if self.seeds.iter().any(|seed| seed.text() == text) {
+                count.seeds_repeated += 1;
+            } else if self.seen.insert(text.clone()) {
+                fresh.push(Candidate { text, ..candidate });
+            } else {
+                count.repeated += 1;
+            }
+        }
+        fresh
+    }
+}
+
+/// An index, by weight; any one where all weights are zero.
+fn pick(weights: &[f64], rng: &mut Rng) -> usize {
+    let mut left = rng.unit() * weights.iter().sum::<f64>();
+    for (i, weight) in weights.iter().enumerate() {
+        left -= weight;
+        if left < 0.0 {
+            return i;
+        }
+    }
+    rng.below(weights.len().max(1))
+}
+
+/// The list that a model continues, in random order. It ends in the open number without a
+/// space: tokenizers keep that space with the word that follows.
+pub(super) fn list_prompt(seeds: &[Seed], rng: &mut Rng) -> String {
+    let mut order: Vec<&Seed> = seeds.iter().collect();
+    rng.shuffle(&mut order);
+    order.truncate(SHOWN);
+    let lines: String = order
+        .iter()
+        .enumerate()
+        .map(|(i, seed)| format!("{}. {}\n", i + 1, one_line(seed.text())))
+        .collect();
+    format!(
+        "Here are {LIST_LENGTH} examples:\n{lines}{}.",
+        order.len() + 1
+    )
+}
+
+/// A list has one line for each item.
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

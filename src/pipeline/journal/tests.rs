@@ -1,0 +1,141 @@
+use super::*;
+use crate::distill::{FitReport, Trained};
+use crate::engine::{Answer, SoftLabels, TrainerInfo};
+use crate::filter::{Judged, Kept, Reason};
+use crate::generate::Candidate;
+use crate::label::{Labeled, label_answered};
+
+/// A journal in a folder that goes away with the test.
+struct Fresh(PathBuf, Journal);
+
+impl Fresh {
+    fn open(name: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
+        _ = fs::remove_dir_all(&folder);
+        fs::create_dir(&folder).expect("a temporary folder is writable");
+        let header = Header::new("transfer", &serde_json::Value::Null, BTreeMap::new());
+        let journal = Journal::open(&folder.join("new.gguf"), header, false);
+        Self(folder, journal.expect("nothing lies there"))
+    }
+}
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn there_and_back<R>(journal: &mut Journal, stage: &str, rows: &[R])
+where
+    R: Clone + std::fmt::Debug + PartialEq + Serialize + Restored,
+{
+    let product = Product {
+        head: (),
+        rows: rows.to_vec(),
+        blob: None,
+        summary: String::new(),
+        seconds: 1.0,
+        resumed: false,
+    };
+    journal.finish(stage, &product).unwrap();
+    let found = journal.finished::<(), R>(stage).unwrap();
+    assert_eq!(found.expect("it is finished").rows, rows, "{stage}");
+}
+
+#[test]
+fn nouns_come_back_as_they_were() {
+    let mut fresh = Fresh::open("translora-journal-nouns");
+    let journal = &mut fresh.1;
+    let answer = Answer {
+        text: "an answer".into(),
+        tokens: 2,
+        finished: true,
+        log_probability: -0.1 - 0.2,
+    };
+    let candidates = [
+        Candidate::example("one", true),
+        Candidate::example("two\nlines", false),
+    ];
+    there_and_back(journal, "generate", &candidates);
+    let judged = [
+        Judged::example("in", "out", None),
+        Judged::example("\u{1F600}", "", Some(Reason::NoAnswer)),
+    ];
+    there_and_back(journal, "filter", &judged);
+    let (plain, _) = label_answered(&[Kept::example("in", Some(answer))]);
+    let soft = SoftLabels {
+        words: vec![vec![(7, 0.3)], Vec::new()],
+        weights: Some(vec![0.1, 2.0]),
+    };
+    let labeled = [plain[0].clone(), plain[0].clone().with_labels(soft)];
+    there_and_back(journal, "label", &labeled);
+}
+
+#[test]
+fn a_trained_adapter_comes_back_with_its_bytes() {
+    let report = FitReport {
+        examples: 1,
+        steps: 2,
+        loss_first: 3.0,
+        loss_last: 0.5,
+        losses: vec![(1, 3.0)],
+        tokens: 9,
+        held_out: Vec::new(),
+        held_out_steps: Vec::new(),
+        stopped_early: false,
+        kept_step: 2,
+        learning_rates: vec![(1, 1e-3)],
+        restarts: Vec::new(),
+        trainer: TrainerInfo {
+            matrices: 1,
+            parameters: 4,
+            modules: vec!["q".into()],
+            device: "CPU".into(),
+            placement: Vec::new(),
+            plan: None,
+        },
+    };
+    let mut fresh = Fresh::open("translora-journal-trained");
+    let journal = &mut fresh.1;
+    let line = serde_json::json!({"report": report, "probes": []}).to_string();
+    let trained: Trained = restored(&line, vec![1, 2, 3]).unwrap();
+    assert_eq!(
+        (trained.adapter(), trained.report()),
+        (&[1, 2, 3][..], &report)
+    );
+    let product = Product {
+        blob: Some(trained.adapter().to_vec()),
+        head: trained,
+        rows: Vec::<()>::new(),
+        summary: String::new(),
+        seconds: 1.0,
+        resumed: false,
+    };
+    journal.finish("distill", &product).unwrap();
+    let found = journal.finished::<Trained, ()>("distill").unwrap();
+    assert_eq!(found.expect("it is finished").head, product.head);
+    // The adapter lies beside, as a file that an engine can open, and not in the line.
+    assert_eq!(fs::read(journal.path("distill.gguf")).unwrap(), [1, 2, 3]);
+    let line = fs::read_to_string(journal.path("distill.jsonl")).unwrap();
+    assert!(!line.contains("adapter"), "{line}");
+}
+
+#[test]
+fn half_a_noun_or_more_than_one_is_refused() {
+    let whole = r#"{"prompt":"a","completion":"b","confidence":1.0}"#;
+    assert_eq!(
+        restored::<Labeled>(whole, Vec::new())
+            .unwrap()
+            .pair()
+            .prompt,
+        "a"
+    );
+    for line in [
+        "",
+        r#"{"prompt":"a","completion":"b"}"#,
+        r#"{"prompt":"a","completion":"b","confidence":"1"}"#,
+        &format!("{whole} {whole}"),
+    ] {
+        assert!(restored::<Labeled>(line, Vec::new()).is_err(), "{line}");
+    }
+}

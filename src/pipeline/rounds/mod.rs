@@ -1,0 +1,251 @@
+//! Generate and filter in turns until there are enough samples: target open, generate, close;
+//! source open, filter and label, close. Rounds are large, so that there are few.
+//!
+//! Here is the loop. What it decides is in `policy`, which knows no engine; what it has gathered in
+//! `pool`; models are called in `stages`, and `tallies` counts for the report.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::inputs::{Generator, Roles};
+use super::job::Job;
+use super::judging::Teacher;
+use super::transfer::TransferData;
+use super::{GeneratedInput, PipelineError, RoundCounts, TransferPlan};
+use crate::filter::{self, Coverage, Kept};
+use crate::generate::{self, Prompt};
+use crate::label::Labeled;
+use crate::record::Pair;
+use crate::request::LabelChoice;
+
+mod policy;
+mod pool;
+mod stages;
+mod tallies;
+
+use policy::Policy;
+use pool::Pool;
+pub(super) use stages::Sessions;
+use stages::{Order, Stages};
+use tallies::Tallies;
+
+/// Seeds that the bare target is shown at most.
+const SHOTS_MAX: usize = 8;
+
+/// What the rounds came to.
+pub(super) struct Samples {
+    pub labeled: Vec<Labeled>,
+    /// The seeds with the teacher's answers.
+    pub seeds: Vec<Labeled>,
+    pub counts: BTreeMap<String, u64>,
+    pub coverage: Coverage,
+    pub teacher: Option<Teacher>,
+    pub rounds: Vec<RoundCounts>,
+    /// Some of what was generated, kept and rejected.
+    pub shown: Vec<GeneratedInput>,
+}
+
+/// The rounds of one transfer.
+pub(super) struct Rounds<'a> {
+    data: &'a TransferData,
+    policy: Policy,
+    generators: Vec<Generator>,
+    stages: Stages<'a>,
+    pool: Pool<'a>,
+    tallies: Tallies,
+    teacher: Option<Teacher>,
+}
+
+impl<'a> Rounds<'a> {
+    /// `needed`: samples to label.
+    pub fn new(
+        plan: &'a TransferPlan,
+        data: &'a TransferData,
+        roles: Roles,
+        needed: usize,
+        sessions: Sessions<'a>,
+    ) -> Result<Self, PipelineError> {
+        let Roles {
+            judge,
+            generators,
+            rules,
+            ..
+        } = roles;
+        Ok(Self {
+            data,
+            policy: Policy::new(
+                needed,
+                plan.limits.candidates_per_sample_max,
+                plan.label == LabelChoice::Consistent,
+                &judge,
+                &generators,
+            ),
+            tallies: Tallies::new(&generators),
+            generators,
+            stages: Stages::new(plan, &data.seeds, judge, rules, sessions)?,
+            pool: Pool::new(&data.seeds),
+            teacher: None,
+        })
+    }
+
+    pub fn run(mut self, job: &mut Job<'_>) -> Result<Samples, PipelineError> {
+        let mut round = 0;
+        while self.policy.wants_more(round, self.pool.stock()) {
+            self.generate_and_filter(job, round)?;
+            if round == 0 {
+                self.pool.answered_seeds = self.stages.label_seeds(job)?;
+                self.teacher = self.evaluate_source(job)?;
+            }
+            self.stages.close_source();
+            self.steer(job)?;
+            round += 1;
+            if self.policy.is_hopeless(self.pool.stock()) {
+                break;
+            }
+        }
+        let labeled = self.label(job)?;
+        self.stages.close_source();
+        self.finish(job, labeled)
+    }
+
+    fn generate_and_filter(
+        &mut self,
+        job: &mut Job<'_>,
+        round: usize,
+    ) -> Result<(), PipelineError> {
+        let (before, turn) = (self.pool.stock(), self.policy.turn(round));
+        let tuned = if self.generators[turn].tuned {
+            Some(self.tune(job, round, turn)?)
+        } else {
+            None
+        };
+        let wanted = self.policy.wanted(before);
+        let order = Order {
+            round,
+            generator: &self.generators[turn],
+            tuned,
+            wanted,
+            draws_max: self.policy.draws(wanted, before),
+        };
+        let mut generated = self.stages.generate(job, &order)?;
+        self.stages.close_target();
+        self.pool.generated(&mut generated);
+        self.tallies.generated(turn, &generated);
+        let judged = self.stages.filter(job, round, &generated.valid)?;
+        if let Some(kappa) = self.pool.judged(judged) {
+            tallies::note_agreement(&job.context.events, kappa);
+        }
+        self.tallies.round(turn, before, self.pool.stock());
+        Ok(())
+    }
+
+    /// Fit a generator on the best so far; answers where its adapter lies.
+    fn tune(
+        &mut self,
+        job: &mut Job<'_>,
+        round: usize,
+        turn: usize,
+    ) -> Result<PathBuf, PipelineError> {
+        let shares = self.policy.best_shares(self.stages.sampler.unseen());
+        let (best, _) = self.pool.best(self.policy.tuned_on(), shares);
+        let question = self.generators[turn].question.as_deref();
+        let labels = filter::has_labels(&self.pool.judged);
+        let row = |(answer, input): (&str, &str)| Pair {
+            prompt: question.unwrap_or_default().to_owned(),
+            completion: generate::lesson(Some(answer).filter(|_| labels), input),
+        };
+        let rows: Vec<Pair> = self.pool.answers(&best).map(row).collect();
+        self.stages.tune(job, round, &rows)
+    }
+
+    fn evaluate_source(&mut self, job: &mut Job<'_>) -> Result<Option<Teacher>, PipelineError> {
+        let Some(rows) = &self.data.eval else {
+            return Ok(None);
+        };
+        let seeds = self.pool.answered_seeds.iter().take(SHOTS_MAX);
+        let shots = seeds.map(Labeled::pair).collect();
+        self.stages.evaluate_source(job, rows, shots).map(Some)
+    }
+
+    /// Say what the next rounds start from: the best so far, and how often they draw lines.
+    fn steer(&mut self, job: &mut Job<'_>) -> Result<(), PipelineError> {
+        let shares = self.policy.best_shares(self.stages.sampler.unseen());
+        let (adopted, _) = self.pool.best(self.policy.adopted(), shares);
+        self.stages.sampler.adopt(adopted.iter().map(Kept::prompt));
+        self.cover_labels(job, &adopted)?;
+        if let Some(share) = self.policy.lines_share(&self.pool.scored()) {
+            self.stages.sampler.draw_lines(share);
+        }
+        Ok(())
+    }
+
+    /// Where the answers of the teacher are labels, generate inputs for each of them.
+    ///
+    /// Its answers to text that has nothing to do with the task are some of its labels, too.
+    fn cover_labels(&mut self, job: &mut Job<'_>, adopted: &[Kept]) -> Result<(), PipelineError> {
+        let mut prompts = self.generators.iter().map(Generator::prompt);
+        if !self.policy.answered || !prompts.any(|prompt| prompt == Prompt::List) {
+            return Ok(());
+        }
+        if self.pool.probed.is_empty() && filter::has_labels(&self.pool.judged) {
+            self.pool.probed = self.stages.probe(job)?;
+        }
+        let labels = filter::labels(&self.pool.seen());
+        let shots = self.pool.answers(adopted);
+        self.stages.sampler.cover(labels, shots);
+        Ok(())
+    }
+
+    /// Choose the best of what was accepted and put the teacher's answers to it.
+    fn label(&mut self, job: &mut Job<'_>) -> Result<Vec<Labeled>, PipelineError> {
+        let shares = self.policy.shares(self.stages.sampler.unseen());
+        let (kept, rejections) = self.pool.best(self.policy.labeled(), shares);
+        let (mut labeled, unlabeled) = self.stages.label(job, &kept)?;
+        self.tallies.rejected(&rejections);
+        self.tallies.rejected(&unlabeled);
+        if self.policy.consistent {
+            let (agreed, unsure) = self.stages.agree(job, labeled)?;
+            self.tallies.rejected(&unsure);
+            labeled = agreed;
+        }
+        Ok(labeled)
+    }
+
+    /// Take stock. Half of what is needed is enough to go on with, with a warning.
+    fn finish(
+        mut self,
+        job: &Job<'_>,
+        mut labeled: Vec<Labeled>,
+    ) -> Result<Samples, PipelineError> {
+        self.tallies.rejected(self.stages.validity.rejected());
+        self.tallies.repeated(&self.pool.drawn);
+        let (got, needed, drawn) = (labeled.len(), self.policy.needed, self.pool.drawn.drawn);
+        if !self.policy.is_enough(got) {
+            return Err(self.tallies.not_enough(got, needed, drawn));
+        }
+        if got < needed {
+            tallies::warn_few(&job.context.events, got, needed, drawn);
+        }
+        labeled.truncate(needed);
+        let eval = self.data.eval.as_deref();
+        let answered: Vec<(&str, &str)> = labeled
+            .iter()
+            .map(|row| (row.prompt(), row.completion()))
+            .collect();
+        let coverage = Coverage::of(&answered, &self.pool.seed_texts(), &self.pool.seen(), eval);
+        let shown = tallies::shown(&self.pool.judged, &self.stages.validity, &labeled);
+        let rounds = std::mem::take(&mut self.tallies.rounds);
+        let counts = self
+            .tallies
+            .counts(&self.pool, &labeled, eval.map_or(0, <[Pair]>::len));
+        Ok(Samples {
+            labeled,
+            seeds: self.pool.answered_seeds,
+            counts,
+            coverage,
+            teacher: self.teacher,
+            rounds,
+            shown,
+        })
+    }
+}

@@ -1,0 +1,95 @@
+//! Everything that the rounds gathered: the seeds with their answers, and what was judged.
+
+use std::collections::HashMap;
+
+use super::policy::{Scored, Stock};
+use super::stages::Generated;
+use crate::filter::{self, Judged, Kept, Rejections, Shares};
+use crate::generate::Yield;
+use crate::kit::Seed;
+use crate::label::Labeled;
+
+pub(super) struct Pool<'a> {
+    pub seeds: &'a [Seed],
+    /// The seeds with the teacher's answers.
+    pub answered_seeds: Vec<Labeled>,
+    pub drawn: Yield,
+    /// Everything valid so far.
+    pub judged: Vec<Judged>,
+    /// Text of any kind that the teacher answered.
+    pub probed: Vec<Judged>,
+    /// By input, the answer that it was generated for.
+    intended: HashMap<String, String>,
+}
+
+impl<'a> Pool<'a> {
+    pub fn new(seeds: &'a [Seed]) -> Self {
+        Self {
+            seeds,
+            answered_seeds: Vec::new(),
+            drawn: Yield::default(),
+            judged: Vec::new(),
+            probed: Vec::new(),
+            intended: HashMap::new(),
+        }
+    }
+
+    pub fn stock(&self) -> Stock {
+        Stock {
+            drawn: self.drawn.drawn,
+            judged: self.judged.len(),
+            accepted: self.accepted().count(),
+        }
+    }
+
+    pub fn accepted(&self) -> impl Iterator<Item = &Judged> {
+        self.judged
+            .iter()
+            .filter(|judged| judged.rejected().is_none())
+    }
+
+    pub fn generated(&mut self, generated: &mut Generated) {
+        self.drawn += generated.drawn;
+        self.intended.extend(generated.intended.drain(..));
+    }
+
+    /// Take what a round judged. Answers how well inputs get the answer that they were generated
+    /// for; see [`filter::hold_to`].
+    pub fn judged(&mut self, judged: Vec<Judged>) -> Option<f64> {
+        self.judged.extend(judged);
+        filter::hold_to(&mut self.judged, &self.intended)
+    }
+
+    pub fn scored(&self) -> Vec<Scored> {
+        let scored = |judged: &Judged| Scored {
+            score: judged.score(),
+            accepted: judged.rejected().is_none(),
+            origin: judged.origin(),
+        };
+        self.judged.iter().map(scored).collect()
+    }
+
+    /// The best of what was accepted.
+    pub fn best(&self, count: usize, shares: Shares) -> (Vec<Kept>, Rejections) {
+        filter::select(&self.judged, &self.seed_texts(), count, shares)
+    }
+
+    pub fn seed_texts(&self) -> Vec<&'a str> {
+        self.seeds.iter().map(Seed::text).collect()
+    }
+
+    /// The seeds, then `kept`: answer (empty where there is none) and input.
+    pub fn answers<'t>(&'t self, kept: &'t [Kept]) -> impl Iterator<Item = (&'t str, &'t str)> {
+        let seeds = self
+            .answered_seeds
+            .iter()
+            .map(|seed| (seed.completion().trim(), seed.prompt()));
+        let answer = |kept: &'t Kept| kept.answer().map_or("", |answer| answer.text.trim());
+        seeds.chain(kept.iter().map(move |kept| (answer(kept), kept.prompt())))
+    }
+
+    /// Everything that the teacher answered.
+    pub fn seen(&self) -> Vec<Judged> {
+        self.judged.iter().chain(&self.probed).cloned().collect()
+    }
+}
