@@ -12,7 +12,8 @@ use std::process::ExitCode;
 
 use translora::engine::ggml::GgmlEngine;
 use translora::engine::{Engine, OpenOptions, Talk, With};
-use translora::record::{Cancel, Limits, Pair};
+use translora::record::{Cancel, Pair};
+use translora::request::AnswerLength;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -60,7 +61,7 @@ fn answer(engine: &GgmlEngine, model: &str, row: &Pair) -> Result<String, Box<dy
     let answers = model.answer(
         with,
         std::slice::from_ref(&row.prompt),
-        Limits::default().completion_tokens_max,
+        AnswerLength::default().answer_tokens,
         &mut talk,
     )?;
     let answer = answers.first().ok_or("no answer")?;

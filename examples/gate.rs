@@ -22,12 +22,11 @@ use std::process::ExitCode;
 use translora::engine::ggml::GgmlEngine;
 use translora::engine::{Engine, Model, OpenOptions, Talk, With};
 use translora::evaluate::{Arm, Verdict, arm, compare};
-use translora::pipeline::{
-    Context, Events, FilterChoice, GeneratorChoice, Inputs, KitPlan, LabelChoice, ObjectiveChoice,
-    PipelineError, RecipePlan, Repeats, TokenWeights, TrainPlan, TransferPlan, flip_budget, kit,
-    kl_budget, train, transfer,
+use translora::pipeline::{Context, Events, PipelineError, kit, train, transfer};
+use translora::record::{Cancel, Pair, Rng, SystemClock};
+use translora::request::{
+    AnswerLength, Kit, Machine, ObjectiveChoice, Request, Run, Train, Training, Transfer,
 };
-use translora::record::{Cancel, Limits, Pair, Rng, SystemClock};
 use translora_gguf::{Gguf, Tensor, Value, Writer};
 
 /// Shuffled adapters for each task.
@@ -66,16 +65,16 @@ fn main() -> ExitCode {
         );
         return ExitCode::from(2);
     };
-    let open = OpenOptions {
+    let machine = Machine {
         threads,
-        ..OpenOptions::default()
+        ..Machine::default()
     };
     match (Gate {
         source,
         base,
         work,
         transfers,
-        open,
+        machine,
     })
     .measure(tasks)
     {
@@ -105,7 +104,7 @@ struct Gate<'a> {
     base: &'a Path,
     work: &'a Path,
     transfers: bool,
-    open: OpenOptions,
+    machine: Machine,
 }
 
 /// A base, and what it answers without an adapter.
@@ -156,7 +155,7 @@ fn ask(model: &mut dyn Model, with: With, rows: &[Pair]) -> Result<Arm, Failed> 
         model,
         with,
         rows,
-        Limits::default().completion_tokens_max,
+        AnswerLength::default().answer_tokens,
         &mut talk,
     )?)
 }
@@ -173,7 +172,7 @@ impl Gate<'_> {
         fs::write(&other_order, reordered(&fs::read(self.base)?)?)?;
         let mut verdicts = Verdicts::new();
         for (this, task) in tasks.iter().enumerate() {
-            let mut base = Asked::open(&engine, self.base, &self.open, task)?;
+            let mut base = Asked::open(&engine, self.base, &(&self.machine).into(), task)?;
             let mut best = 0.0_f64;
             for good in &task.good {
                 best = best.max(base.judge("good", good, task, &mut verdicts)?.exact());
@@ -202,7 +201,7 @@ impl Gate<'_> {
                 )?;
             }
             self.judge_damaged(&mut base, task, &mut verdicts)?;
-            let mut other = Asked::open(&engine, &other_order, &self.open, task)?;
+            let mut other = Asked::open(&engine, &other_order, &(&self.machine).into(), task)?;
             for good in &task.good {
                 other.judge("naive copy", good, task, &mut verdicts)?;
             }
@@ -313,7 +312,7 @@ impl Gate<'_> {
 
     /// Rows with what the bare source says to them.
     fn labelled(&self, engine: &GgmlEngine, rows: &[Pair]) -> Result<Vec<Pair>, Failed> {
-        let mut model = engine.open(self.source, &self.open)?;
+        let mut model = engine.open(self.source, &(&self.machine).into())?;
         let prompts: Vec<String> = rows.iter().map(|row| row.prompt.clone()).collect();
         let longest = rows
             .iter()
@@ -345,17 +344,19 @@ impl Gate<'_> {
     ) -> Result<PathBuf, Failed> {
         if !out.is_file() {
             eprintln!("training {}", out.display());
-            let (open, limits) = (self.open.clone(), Limits::default());
-            let plan = TrainPlan {
+            let plan = Train {
                 model: base.into(),
                 data: data.into(),
                 out: out.clone(),
-                recipe: recipe(epochs),
-                open,
-                limits,
-                seed,
-                resume: false,
-            };
+                epochs,
+                training: training(),
+                machine: self.machine.clone(),
+                run: Run {
+                    seed,
+                    ..Run::default()
+                },
+            }
+            .plan()?;
             quietly(|context| train(engine, &plan, context))?;
         }
         Ok(out)
@@ -370,63 +371,48 @@ impl Gate<'_> {
     ) -> Result<Option<PathBuf>, Failed> {
         let lora = self.fit(engine, (self.source, 6.0), data, file("source.gguf"), 1)?;
         let (packed, out) = (file("task.kit"), file("moved.gguf"));
-        let (open, limits) = (self.open.clone(), Limits::default());
         if !packed.is_file() {
-            let plan = KitPlan {
+            let plan = Kit {
                 model: self.source.into(),
                 lora: lora.clone(),
                 data: data.into(),
                 out: packed.clone(),
-                seeds: 5,
                 input_model: true,
-                recipe: recipe(1.0),
-                input_recipe: recipe(4.0),
-                open: open.clone(),
-                limits: limits.clone(),
-                seed: 1,
-                resume: false,
-            };
+                epochs: 1.0,
+                training: training(),
+                machine: self.machine.clone(),
+                ..Kit::default()
+            }
+            .plan()?;
             quietly(|context| kit(engine, &plan, context))?;
         }
         let aside = out.with_extension("rejected.gguf");
         if !out.is_file() && !aside.is_file() {
             eprintln!("transferring {}", out.display());
-            let plan = TransferPlan {
+            let plan = Transfer {
                 source: self.source.into(),
                 source_lora: lora,
                 target: self.base.into(),
-                inputs: Inputs::Kit(packed),
+                kit: Some(packed),
                 out: out.clone(),
                 samples: SAMPLES,
-                filter: FilterChoice::Auto,
-                generator: GeneratorChoice::Auto,
-                label: LabelChoice::Greedy,
                 objective: ObjectiveChoice::Text,
-                token_weights: TokenWeights::None,
-                kl_budget: kl_budget(),
-                temperature: 1.0,
-                repeats: Repeats::default(),
-                eval: None,
-                oracle: None,
-                flip_budget: flip_budget(),
-                allow_weak_source: false,
-                recipe: recipe(4.0),
-                open,
-                limits,
-                seed: 1,
-                resume: false,
-            };
+                restarts: 0,
+                training: training(),
+                machine: self.machine.clone(),
+                ..Transfer::default()
+            }
+            .plan()?;
             quietly(|context| transfer(engine, &plan, context))?;
         }
         Ok([out, aside].into_iter().find(|path| path.is_file()))
     }
 }
 
-fn recipe(epochs: f32) -> RecipePlan {
-    RecipePlan {
-        epochs,
-        learning_rate: Some(2e-3),
-        ..RecipePlan::default()
+fn training() -> Training {
+    Training {
+        lr: Some(2e-3),
+        ..Training::default()
     }
 }
 
@@ -529,7 +515,14 @@ fn count(
 ) -> Result<(), Failed> {
     for part in 0..PARTS {
         let rows: Vec<usize> = (part..task.eval.len()).step_by(PARTS).collect();
-        let verdict = compare(bare, adapted, &task.eval, &rows, f64::from(flip_budget()))?.verdict;
+        let verdict = compare(
+            bare,
+            adapted,
+            &task.eval,
+            &rows,
+            f64::from(Transfer::default().flip_budget),
+        )?
+        .verdict;
         *verdicts
             .entry(kind)
             .or_default()

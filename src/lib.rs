@@ -10,6 +10,7 @@
 //! | room | does | hands over |
 //! |---|---|---|
 //! | [`record`] | shared words: hashes, pairs, limits, seeded randomness, clock, cancellation; no I/O, no model | |
+//! | [`request`] | the table of what a run can be asked for; flags, JSON and reference come from it | [`request::Plan`] |
 //! | [`engine`] | what a stage may ask of a model; [`engine::toy`] is deterministic and pure Rust | |
 //! | [`kit`] | reads every input; opens, checks and packs kits | [`kit::Seed`] |
 //! | [`generate`] | new inputs: the target base continues a list of seeds | [`generate::Candidate`] |
@@ -49,6 +50,7 @@ pub mod pipeline;
 pub mod plugin;
 pub mod publish;
 pub mod record;
+pub mod request;
 pub mod serve;
 
 translora_abi::export!(plugin::Door);

@@ -13,9 +13,10 @@ use translora_abi::{Failure, HostTable, JobState, Plugin, Progress, Status};
 use crate::adapters::{self, AdaptersError, Refused};
 #[cfg(target_os = "linux")]
 use crate::control;
-use crate::jobs::{Config, JobId, Jobs, JobsError, State, TransferRequest};
+use crate::jobs::{Config, JobId, Jobs, JobsError, State};
 use crate::pipeline::{self, PipelineError};
 use crate::record::{Blame, Fault, InJson, Remedy, Step, SystemClock};
+use crate::request::{Request, Transfer};
 
 /// One instance of the plugin.
 pub struct Door {
@@ -120,7 +121,7 @@ impl translora_abi::Jobs for Door {
     }
 
     fn start(&self, request: &str) -> Result<u64, Failure> {
-        let request = TransferRequest::parse(request).map_err(|error| of_jobs(&error))?;
+        let request = Transfer::from_json(request).map_err(|refusal| of_jobs(&refusal.into()))?;
         let id = self
             .opened()?
             .start(&request)

@@ -6,10 +6,12 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::{Command, Event, Job, Kind, Problem, Refusal, Reply, State};
-use crate::jobs::{self, Config, JobId, Jobs, JobsError, Status, TransferRequest};
+use crate::jobs::{self, Config, JobId, Jobs, JobsError, Status};
+use crate::pipeline::TransferPlan;
 use crate::pipeline::{Stage, Verdict};
 use crate::record::Clock;
 use crate::record::{Blame, InJson};
+use crate::request::{Request, Transfer};
 
 /// How long one command for events waits for the next.
 const EVENTS_WAIT: Duration = Duration::from_millis(500);
@@ -62,7 +64,7 @@ impl Transfers {
     /// fails: the request cannot be carried out, or the queue is full
     pub fn start(
         self: &Arc<Self>,
-        request: &TransferRequest,
+        request: &TransferPlan,
         name: Option<String>,
         make_live: impl FnOnce(PathBuf) -> Result<String, String> + Send + 'static,
     ) -> Result<Job, Refusal> {
@@ -260,8 +262,9 @@ fn of_status(status: Status) -> Job {
 /// Read the fields of a transfer.
 ///
 /// fails: a name that is not known, a value that cannot be meant
-pub fn request(fields: Map<String, Value>) -> Result<TransferRequest, Refusal> {
-    TransferRequest::parse(&Value::Object(fields).to_string()).map_err(|error| of_jobs(&error))
+pub fn request(fields: Map<String, Value>) -> Result<TransferPlan, Refusal> {
+    Transfer::from_json(&Value::Object(fields).to_string())
+        .map_err(|refusal| of_jobs(&refusal.into()))
 }
 
 /// A refusal of the queue, as every door has it.

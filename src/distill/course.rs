@@ -94,7 +94,7 @@ impl<'t> Course<'t> {
             }
             let batch: Vec<usize> = self
                 .deck
-                .batch(step, self.recipe.batch)
+                .batch(step, self.recipe.spec.shape.batch)
                 .into_iter()
                 .map(|i| self.place[i])
                 .collect();
@@ -182,7 +182,7 @@ impl<'t> Course<'t> {
         self.progress.steps += 1;
         self.progress.tokens += report.tokens as u64;
         self.progress.losses.push(report.loss);
-        let steps_per_epoch = self.place.len().div_ceil(self.recipe.batch) as u64;
+        let steps_per_epoch = self.place.len().div_ceil(self.recipe.spec.shape.batch) as u64;
         if !self.held.is_empty()
             && (self.progress.steps.is_multiple_of(steps_per_epoch) || self.progress.steps == total)
         {

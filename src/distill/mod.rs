@@ -22,7 +22,7 @@ mod recipe;
 
 use course::Course;
 pub use probe::Probe;
-pub use recipe::{EarlyStop, Recipe, Schedule, learning_rate};
+pub use recipe::{EarlyStop, Recipe, learning_rate};
 
 /// Points of a loss curve.
 const CURVE_POINTS: usize = 100;
@@ -199,7 +199,7 @@ pub enum DistillError {
     Recipe {
         field: &'static str,
         value: String,
-        takes: &'static str,
+        takes: String,
     },
     #[error(
         "the {what} of step {step} is not finite, and still is not with the learning rate halved {halvings} times, to {learning_rate:e}"
@@ -249,7 +249,7 @@ impl Blame for DistillError {
             ]),
             Self::Engine(error) => return error.remedy(),
             Self::NoExamples => Step::AddAnswers.into(),
-            Self::Recipe { field, takes, .. } => Remedy::takes(*field, *takes),
+            Self::Recipe { field, takes, .. } => Remedy::takes(*field, takes.clone()),
             Self::Checkpoint(_) => Remedy::then([Step::FreeSpace.into(), Remedy::Resume]),
         })
     }
@@ -353,7 +353,7 @@ pub fn check_memory(
     examples: &[Pair],
     recipe: &Recipe,
 ) -> Result<(), DistillError> {
-    if recipe.spec.memory.is_some() {
+    if recipe.spec.shape.memory.is_some() {
         model.trainer(&recipe.spec)?.load(examples)?;
     }
     Ok(())

@@ -3,6 +3,7 @@ use serde::{Deserialize, Serialize};
 use super::DistillError;
 use crate::engine::LoraSpec;
 use crate::record::Rng;
+use crate::request::{self, Fields, Refusal, Schedule};
 
 /// Share of the learning rate that a cosine leaves at the end.
 const FLOOR: f64 = 0.1;
@@ -18,18 +19,6 @@ pub fn learning_rate(width: usize) -> f32 {
     (5e-4 * (2000.0 / width.max(1) as f64).powf(0.781)) as f32
 }
 
-/// How the learning rate goes on after warming up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Schedule {
-    /// Along a cosine to a tenth.
-    #[default]
-    Cosine,
-    /// In a straight line to nothing after the last step.
-    Linear,
-    Constant,
-}
-
 /// Everything that decides how an adapter is fitted, besides the examples.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Recipe {
@@ -41,8 +30,6 @@ pub struct Recipe {
     /// source: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts"
     /// (2017); when to stop is ours
     pub restarts: u32,
-    /// Examples a step.
-    pub batch: usize,
     pub learning_rate: f32,
     pub schedule: Schedule,
     /// Share of the steps spent warming up.
@@ -67,13 +54,8 @@ pub struct EarlyStop {
 impl Recipe {
     /// Refuse numbers that no run could follow.
     pub(super) fn check(&self) -> Result<(), DistillError> {
-        const ABOVE_ZERO: &str = "a number above 0";
-        const NOT_BELOW_ZERO: &str = "0 or a number above it";
-        let spec = &self.spec;
         let above_zero = |x: f32| x.is_finite() && x > 0.0;
-        let not_below_zero = |x: f32| x.is_finite() && x >= 0.0;
         let rules = [
-            ("batch", self.batch as f32, self.batch > 0, ABOVE_ZERO),
             (
                 "epochs",
                 self.epochs,
@@ -84,7 +66,7 @@ impl Recipe {
                 "lr",
                 self.learning_rate,
                 above_zero(self.learning_rate),
-                ABOVE_ZERO,
+                "a number above 0",
             ),
             (
                 "warmup",
@@ -92,45 +74,28 @@ impl Recipe {
                 (0.0..=1.0).contains(&self.warmup),
                 "a number from 0 to 1",
             ),
-            (
-                "lora_dropout",
-                spec.dropout,
-                (0.0..1.0).contains(&spec.dropout),
-                "a number from 0 to below 1",
-            ),
-            (
-                "lora_plus",
-                spec.b_rate,
-                above_zero(spec.b_rate),
-                ABOVE_ZERO,
-            ),
-            (
-                "weight_decay",
-                spec.weight_decay,
-                not_below_zero(spec.weight_decay),
-                NOT_BELOW_ZERO,
-            ),
-            (
-                "clip",
-                spec.clip_norm,
-                not_below_zero(spec.clip_norm),
-                NOT_BELOW_ZERO,
-            ),
         ];
-        match rules.iter().find(|(_, _, holds, _)| !holds) {
-            Some((field, value, _, takes)) => Err(DistillError::Recipe {
+        if let Some((field, value, _, takes)) = rules.iter().find(|(_, _, holds, _)| !holds) {
+            return Err(DistillError::Recipe {
                 field,
                 value: value.to_string(),
-                takes,
+                takes: (*takes).to_owned(),
+            });
+        }
+        match self.spec.shape.within() {
+            Err(Refusal::Value { field, value }) => Err(DistillError::Recipe {
+                field: field.name,
+                value: request::text(&value),
+                takes: field.expects(),
             }),
-            None => Ok(()),
+            _ => Ok(()),
         }
     }
 
     /// Steps of one schedule for `examples` examples; at least one.
     pub fn steps(&self, examples: usize) -> u64 {
         let passes = f64::from(self.epochs) * examples as f64;
-        ((passes / self.batch as f64).ceil() as u64).max(1)
+        ((passes / self.spec.shape.batch as f64).ceil() as u64).max(1)
     }
 
     /// The learning rate of a step: a linear climb, then what the schedule says.
@@ -190,6 +155,7 @@ impl Deck {
 mod tests {
     use super::*;
     use crate::record::Blame;
+    use crate::request::Shape;
 
     #[test]
     fn the_narrower_the_model_the_higher_the_rate() {
@@ -231,11 +197,20 @@ mod tests {
         );
     }
 
+    fn spec(batch: usize) -> LoraSpec {
+        LoraSpec {
+            shape: Shape {
+                batch,
+                ..Shape::default()
+            },
+            ..LoraSpec::default()
+        }
+    }
+
     fn recipe() -> Recipe {
         Recipe {
-            spec: LoraSpec::default(),
+            spec: spec(4),
             epochs: 2.0,
-            batch: 4,
             learning_rate: 1.0,
             schedule: Schedule::Cosine,
             warmup: 0.1,
@@ -279,7 +254,7 @@ mod tests {
     fn impossible_numbers_are_refused() {
         let bad = [
             Recipe {
-                batch: 0,
+                spec: spec(0),
                 ..recipe()
             },
             Recipe {

@@ -1,16 +1,19 @@
 use super::*;
 use crate::engine::toy::{self, Toy};
 use crate::engine::{LoraSpec, Model, With};
+use crate::request::{Schedule, Shape};
 
 fn recipe() -> Recipe {
     Recipe {
         spec: LoraSpec {
-            rank: 4,
+            shape: Shape {
+                rank: 4,
+                ..Shape::default()
+            },
             ..LoraSpec::default()
         },
         epochs: 3.0,
         restarts: 0,
-        batch: 8,
         learning_rate: 4e-3,
         schedule: Schedule::Cosine,
         warmup: 0.05,
@@ -194,7 +197,10 @@ fn a_resumed_run_knows_the_best_adapter_of_before() {
 /// diverge, 1.5 does not.
 fn unstable(decay: f32) -> Recipe {
     let spec = LoraSpec {
-        weight_decay: decay,
+        shape: Shape {
+            weight_decay: decay,
+            ..recipe().spec.shape
+        },
         ..recipe().spec
     };
     Recipe {

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::record::{Cancel, ContentHash, Layers, Pair};
+use crate::record::{Cancel, ContentHash, Pair};
+use crate::request::{Machine, Shape};
 
 mod error;
 #[cfg(feature = "ggml")]
@@ -83,6 +84,18 @@ impl Default for OpenOptions {
             gpu_layers: -1,
             device: None,
             context: 0,
+            repack: false,
+        }
+    }
+}
+
+impl From<&Machine> for OpenOptions {
+    fn from(machine: &Machine) -> Self {
+        Self {
+            threads: machine.threads,
+            gpu_layers: machine.gpu_layers,
+            device: machine.device.clone(),
+            context: machine.ctx_size,
             repack: false,
         }
     }
@@ -257,48 +270,26 @@ pub trait Train {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LoraSpec {
+    /// What a user may choose. `batch` is for predicting memory only.
+    pub shape: Shape,
     /// [`Trainer::load_taught`] takes what `Match` needs.
     pub objective: Objective,
-    pub rank: usize,
-    /// The adapter is scaled by alpha / rank, or by alpha / √rank where `rslora` is set.
-    pub alpha: f32,
-    /// Rank-stabilized scale; the file then carries alpha · √rank.
-    pub rslora: bool,
-    /// `all`, or a comma-separated list of `q k v o gate up down`.
-    pub modules: String,
-    /// Layers that get an adapter; `None` means all. What lies below the first is computed once.
-    pub layers: Option<Layers>,
     pub seed: u64,
     pub beta1: f32,
     pub beta2: f32,
     pub epsilon: f32,
-    pub weight_decay: f32,
-    /// B learns at this multiple of A's learning rate (LoRA+).
-    pub b_rate: f32,
-    /// Share of A's inputs that a training step leaves out.
-    pub dropout: f32,
-    /// Global gradient norm above which a step is scaled down; 0 switches it off.
-    pub clip_norm: f32,
-    /// Examples that go through the model at one time at most; 0: as many as fit. Changes memory,
-    /// not the step.
-    pub micro_batch: usize,
-    /// Examples of one step, where that is known; for predicting memory only.
-    pub batch: usize,
     /// The run keeps its best state beside the present one; for predicting memory only.
     pub keeps_best: bool,
-    /// What the process may hold at most while it trains, the model's file among it. Changes memory
-    /// and time, not the step. units: bytes.
-    pub memory: Option<u64>,
 }
 
 impl LoraSpec {
     /// The alpha that yields the wanted scale when it is divided by the rank, which is all
     /// llama.cpp does.
     pub fn written_alpha(&self) -> f32 {
-        if self.rslora {
-            self.alpha * (self.rank as f32).sqrt()
+        if self.shape.rslora {
+            self.shape.alpha * (self.shape.rank as f32).sqrt()
         } else {
-            self.alpha
+            self.shape.alpha
         }
     }
 }
@@ -306,24 +297,13 @@ impl LoraSpec {
 impl Default for LoraSpec {
     fn default() -> Self {
         Self {
+            shape: Shape::default(),
             objective: Objective::Text,
-            rank: 16,
-            alpha: 32.0,
-            rslora: false,
-            modules: "all".into(),
-            layers: None,
             seed: 0,
             beta1: 0.9,
             beta2: 0.999,
             epsilon: 1e-8,
-            weight_decay: 0.0,
-            b_rate: 1.0,
-            dropout: 0.0,
-            clip_norm: 1.0,
-            micro_batch: 0,
-            batch: 0,
             keeps_best: false,
-            memory: None,
         }
     }
 }

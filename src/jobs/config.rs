@@ -191,15 +191,7 @@ impl Config {
         } else {
             self.threads
         };
-        plan.open.threads = if plan.open.threads == 0 {
-            share
-        } else {
-            plan.open.threads.min(share)
-        };
-        plan.recipe.memory = match (plan.recipe.memory, self.memory) {
-            (Some(asked), Some(share)) => Some(asked.min(share)),
-            (asked, share) => asked.or(share),
-        };
+        plan.cap(share, self.memory);
     }
 }
 

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{JobId, State};
 use crate::record::{Blame, Fault, InJson, Remedy, Step};
+use crate::request::Refusal;
 
 /// Why a call on the queue was refused.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -12,6 +13,8 @@ use crate::record::{Blame, Fault, InJson, Remedy, Step};
 pub enum JobsError {
     #[error("job {0}: there is no such job; it was freed, or never started here")]
     NoSuchJob(JobId),
+    #[error(transparent)]
+    Refused(Refusal),
     #[error("{what}")]
     Request { what: String, remedy: Remedy },
     #[error("{waiting} jobs are waiting already, and the queue takes no more")]
@@ -44,12 +47,19 @@ impl JobsError {
     }
 }
 
+impl From<Refusal> for JobsError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
 impl Blame for JobsError {
     fn fault(&self) -> Fault {
         match self {
             Self::Failed(problem) => problem.cause,
             Self::Machine(_) => Fault::Machine,
             Self::NoSuchJob(_)
+            | Self::Refused(_)
             | Self::Request { .. }
             | Self::Full { .. }
             | Self::NoWorker { .. }
@@ -59,6 +69,7 @@ impl Blame for JobsError {
 
     fn remedy(&self) -> Option<Remedy> {
         Some(match self {
+            Self::Refused(refusal) => return refusal.remedy(),
             Self::Request { remedy, .. } => remedy.clone(),
             Self::Full { .. } => Remedy::or([Step::WaitForEnd.into(), Step::CancelOne.into()]),
             Self::NoWorker { .. } => Remedy::or([Step::NameWorker.into(), Step::NoWorker.into()]),

@@ -16,7 +16,6 @@ mod ledger;
 mod process;
 mod protocol;
 mod queue;
-mod request;
 mod thread;
 mod worker;
 
@@ -24,5 +23,4 @@ pub use config::{Config, Isolation};
 pub use error::{JobsError, Problem};
 pub use ledger::{JobId, State, Status, Told};
 pub use queue::Jobs;
-pub use request::TransferRequest;
 pub use worker::{Lost, Meter, work};

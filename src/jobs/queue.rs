@@ -5,10 +5,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::ledger::{End, Entry, Stop};
-use super::{
-    Config, Isolation, JobId, JobsError, Problem, State, Status, Told, TransferRequest, process,
-    thread,
-};
+use super::{Config, Isolation, JobId, JobsError, Problem, State, Status, Told, process, thread};
 use crate::pipeline::{Event, TransferPlan};
 use crate::record::{Clock, Fault, Step};
 
@@ -65,9 +62,9 @@ impl Jobs {
 
     /// Put a transfer into the queue. Its files are looked at when it runs.
     ///
-    /// fails: the request cannot be meant so, the queue is full, or there is no worker to run it
-    pub fn start(&self, request: &TransferRequest) -> Result<JobId, JobsError> {
-        let mut plan = request.plan()?;
+    /// fails: the queue is full, or there is no worker to run it
+    pub fn start(&self, plan: &TransferPlan) -> Result<JobId, JobsError> {
+        let mut plan = plan.clone();
         self.shared.config.check()?;
         self.shared.config.limit(&mut plan);
         if self.shared.config.isolation == Isolation::Process {

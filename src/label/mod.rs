@@ -22,7 +22,7 @@ mod soft;
 
 pub use align::{Aligned, align, same};
 pub use consistent::{Draws, consistent};
-pub use soft::{TokenWeights, divergence_from, matched, shifted, weights, words_of};
+pub use soft::{divergence_from, matched, shifted, weights, words_of};
 
 /// An input with the teacher's answer.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -1,28 +1,13 @@
 //! Soft labels for a student's tokens, from what a teacher says of its own.
 
-use serde::{Deserialize, Serialize};
-
 use super::Aligned;
 use crate::engine::{LogsOf, Spoken, Token, WordsOf};
+use crate::request::TokenWeights;
 
 /// Steps that look for the largest share of a difference within its budget.
 const HALVINGS: usize = 24;
 /// The least that a token counts, so that no example counts nothing.
 const WEIGHT_MIN: f32 = 0.05;
-
-/// How much each token of an answer counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum TokenWeights {
-    /// All the same.
-    #[default]
-    None,
-    /// As much as the teacher is sure of it: its probability.
-    Confidence,
-    /// The share of its probability that the adapter added: 1 − p(source) / p(source + LoRA), at
-    /// least 0.
-    Contrast,
-}
 
 /// The teacher's own probabilities; plain text where a token is not aligned.
 pub fn matched(

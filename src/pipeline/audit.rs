@@ -80,7 +80,7 @@ pub(super) fn input(
         seeds: seeds.len(),
         ..InputAudit::default()
     };
-    let tokens_max = plan.limits.completion_tokens_max;
+    let tokens_max = plan.answer.answer_tokens;
     let prompts: Vec<String> = seeds.iter().map(|seed| seed.text().to_owned()).collect();
     let adapted = model.answer(With::Adapter(teacher), &prompts, tokens_max, talk)?;
     let longest = adapted

@@ -18,12 +18,6 @@ use crate::record::{Blame, Cancelled, Fault, Remedy, Step};
 pub enum PipelineError {
     #[error("cancelled")]
     Cancelled,
-    #[error("no samples are wanted")]
-    NoSamples,
-    #[error("an oracle is measured on rows with known answers, and there are none")]
-    OracleAlone,
-    #[error("the filter {filter:?} needs a kit, and the inputs are plain seeds")]
-    NeedsKit { filter: &'static str },
     #[error(
         "the objective kl compares probabilities word by word, and these two models have different vocabularies"
     )]
@@ -144,10 +138,7 @@ impl Blame for PipelineError {
     fn fault(&self) -> Fault {
         match self {
             Self::Cancelled => Fault::Cancelled,
-            Self::NoSamples
-            | Self::OracleAlone
-            | Self::NeedsKit { .. }
-            | Self::OtherVocabulary
+            Self::OtherVocabulary
             | Self::LongAnswers { .. }
             | Self::BlankSource
             | Self::WeakSource { .. }
@@ -168,13 +159,6 @@ impl Blame for PipelineError {
     fn remedy(&self) -> Option<Remedy> {
         Some(match self {
             Self::Cancelled => Remedy::Resume,
-            Self::NoSamples => {
-                Remedy::takes("samples", "at least 1; 250 is the number of the paper")
-            }
-            Self::OracleAlone => Remedy::add("eval"),
-            Self::NeedsKit { .. } => {
-                Remedy::or([Remedy::add("kit"), Remedy::set("filter", "contrast")])
-            }
             Self::OtherVocabulary => Remedy::or([
                 Remedy::set("objective", "aligned"),
                 Remedy::leave_out("objective"),

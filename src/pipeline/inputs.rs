@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use super::job::Job;
 use super::journal::blob_name;
 use super::transfer::TransferData;
-use super::{FilterChoice, GeneratorChoice, Inputs, PipelineError, Stage, TransferPlan};
+use super::{PipelineError, Stage, TransferPlan};
 use crate::engine::{AdapterId, With};
 use crate::filter::{Discriminator, Judge, Rules};
 use crate::generate::Prompt;
 use crate::kit::{DiscriminatorCard, Kit, KitError, Seed};
+use crate::request::{FilterChoice, GeneratorChoice};
 
 /// `auto` asks a discriminator that tells held-out inputs apart at least this well.
 const AUC_MIN: f64 = 0.85;
@@ -54,20 +55,14 @@ pub(super) struct Roles {
     pub adapters: Vec<PathBuf>,
 }
 
-/// Refuse a filter that the plan's inputs cannot serve.
-pub(super) fn check(plan: &TransferPlan, kit: Option<&Kit>) -> Result<(), PipelineError> {
-    if !matches!(plan.filter, FilterChoice::Kit | FilterChoice::Both) {
-        return Ok(());
+/// Refuse a filter that the kit cannot serve.
+pub(super) fn check(plan: &TransferPlan, kit: &Kit) -> Result<(), PipelineError> {
+    let needs = matches!(plan.filter, FilterChoice::Kit | FilterChoice::Both);
+    if needs && kit.discriminator().is_none() {
+        let path = plan.inputs().path().to_owned();
+        return Err(KitError::NoDiscriminator { path }.into());
     }
-    match (&plan.inputs, kit) {
-        (Inputs::Seeds(_), _) => Err(PipelineError::NeedsKit {
-            filter: plan.filter.name(),
-        }),
-        (Inputs::Kit(path), Some(kit)) if kit.discriminator().is_none() => {
-            Err(KitError::NoDiscriminator { path: path.clone() }.into())
-        }
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 impl Roles {
@@ -112,7 +107,7 @@ impl Roles {
         if let Some((_, card)) = &discriminator {
             report_discriminator(job, card, &generators);
         }
-        let (teacher, tokens_max) = (AdapterId(0), plan.limits.completion_tokens_max);
+        let (teacher, tokens_max) = (AdapterId(0), plan.answer.answer_tokens);
         let judge = match (filter, discriminator) {
             (FilterChoice::None, _) => Judge::None,
             (FilterChoice::Kit, Some((discriminator, _))) => Judge::Discriminator(discriminator),
@@ -246,15 +241,14 @@ fn rules(plan: &TransferPlan, data: &TransferData) -> Rules {
     {
         [rules.chars_min, rules.chars_max] = inputs.chars_bounds();
     }
-    let repeats = &plan.repeats;
-    rules.near = if repeats.near > 0.0 {
-        f64::from(repeats.near)
+    rules.near = if plan.near > 0.0 {
+        f64::from(plan.near)
     } else {
         2.0
     };
     Rules {
-        numbers_masked: repeats.numbers,
-        seed_run: f64::from(repeats.seed_run),
+        numbers_masked: plan.ignore_numbers,
+        seed_run: f64::from(plan.seed_run),
         ..rules
     }
 }

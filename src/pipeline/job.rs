@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::journal::{Header, InJournal, Journal, Product};
-use super::{Context, Event, PipelineError, RecipePlan, Stage};
+use super::{Context, Event, PipelineError, Stage};
 use crate::distill::{Checkpoint, EarlyStop, Recipe, Run, StepLine, learning_rate};
 use crate::engine::{AdapterId, Engine, EngineError, LoraSpec, Model, OpenOptions, Talk};
 use crate::kit;
 use crate::record::{Blame, Cancel, ContentHash, Fault, Pair, Restored};
+use crate::request::{Machine, Training};
 
 /// Optimizer steps between checkpoints.
 const CHECKPOINT_EVERY: u64 = 25;
@@ -253,38 +254,29 @@ where
     Ok(fit(run)?)
 }
 
-/// The recipe a plan asks for, of a model so wide.
-pub fn recipe(plan: &RecipePlan, seed: u64, width: usize) -> Recipe {
+/// The recipe that a plan asks for, of a model so wide. It does not start again.
+pub fn recipe(training: &Training, epochs: f32, seed: u64, width: usize) -> Recipe {
     let spec = LoraSpec {
-        rank: plan.rank,
-        alpha: plan.alpha,
-        rslora: plan.rslora,
-        modules: plan.modules.clone(),
-        layers: plan.layers,
+        shape: training.shape.clone(),
         seed,
-        weight_decay: plan.weight_decay,
-        b_rate: plan.b_rate,
-        dropout: plan.dropout,
-        clip_norm: plan.clip_norm,
-        micro_batch: plan.micro_batch,
-        batch: plan.batch,
-        keeps_best: plan.patience > 0,
-        memory: plan.memory,
+        keeps_best: training.early_stop > 0,
         ..LoraSpec::default()
     };
     Recipe {
         spec,
-        epochs: plan.epochs,
-        restarts: plan.restarts,
-        batch: plan.batch,
-        learning_rate: plan.learning_rate.unwrap_or_else(|| learning_rate(width)),
-        schedule: plan.schedule,
-        warmup: plan.warmup,
+        epochs,
+        restarts: 0,
+        learning_rate: training.lr.unwrap_or_else(|| learning_rate(width)),
+        schedule: training.schedule,
+        warmup: training.warmup,
         checkpoint_every: CHECKPOINT_EVERY,
-        early_stop: (plan.patience > 0).then(|| EarlyStop {
-            one_in: HELD_OUT_ONE_IN,
-            patience: plan.patience - 1,
-        }),
+        early_stop: training
+            .early_stop
+            .checked_sub(1)
+            .map(|patience| EarlyStop {
+                one_in: HELD_OUT_ONE_IN,
+                patience,
+            }),
         seed,
     }
 }
@@ -293,7 +285,7 @@ pub fn recipe(plan: &RecipePlan, seed: u64, width: usize) -> Recipe {
 pub struct Session<'a> {
     engine: &'a dyn Engine,
     base: &'a Path,
-    options: &'a OpenOptions,
+    machine: &'a Machine,
     adapters: Vec<PathBuf>,
     repack: bool,
     open: Option<(Box<dyn Model>, Vec<AdapterId>)>,
@@ -303,13 +295,13 @@ impl<'a> Session<'a> {
     pub fn new(
         engine: &'a dyn Engine,
         base: &'a Path,
-        options: &'a OpenOptions,
+        machine: &'a Machine,
         adapters: Vec<PathBuf>,
     ) -> Self {
         Self {
             engine,
             base,
-            options,
+            machine,
             adapters,
             repack: false,
             open: None,
@@ -330,7 +322,7 @@ impl<'a> Session<'a> {
         if self.open.is_none() {
             let options = OpenOptions {
                 repack: self.repack,
-                ..self.options.clone()
+                ..self.machine.into()
             };
             let mut model = self.engine.open(self.base, &options)?;
             let ids = self

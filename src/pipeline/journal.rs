@@ -28,7 +28,7 @@ pub struct Header {
     /// Of all but the learning rate.
     pub plan: ContentHash,
     /// What a run that is taken up may change, as long as it has not done its training.
-    pub learning_rate: Option<f64>,
+    pub lr: Option<f64>,
     pub inputs: BTreeMap<String, ContentHash>,
 }
 
@@ -39,18 +39,16 @@ impl Header {
         inputs: BTreeMap<String, ContentHash>,
     ) -> Self {
         let mut plan = plan.clone();
-        let recipe = plan
-            .get_mut("recipe")
-            .and_then(serde_json::Value::as_object_mut);
-        let learning_rate = recipe
-            .and_then(|recipe| recipe.remove("learning_rate"))
+        let lr = plan
+            .as_object_mut()
+            .and_then(|plan| plan.remove("lr"))
             .and_then(|rate| rate.as_f64());
         let plan = ContentHash::of(plan.to_string().as_bytes());
         Self {
             version: VERSION,
             command: command.to_owned(),
             plan,
-            learning_rate,
+            lr,
             inputs,
         }
     }
@@ -192,7 +190,7 @@ impl Journal {
             .map(serde_json::from_str)
             .collect::<Result<Vec<Line>, _>>()
             .map_err(|error| damaged(error.to_string()))?;
-        if found.learning_rate == header.learning_rate {
+        if found.lr == header.lr {
             return Ok(Self {
                 folder,
                 header,

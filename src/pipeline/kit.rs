@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::job::{Done, Job, Session, announce, check_rows, fitting, hash_inputs, once, recipe};
 use super::journal::{Journal, blob_name};
 use super::{Context, KitPlan, KitReport, PipelineError, Stage};
-use crate::distill::{FitReport, Fitted, check_memory, fit};
-use crate::engine::{Engine, GenerateRequest, Talk, With};
+use crate::distill::{FitReport, Fitted, Recipe, check_memory, fit};
+use crate::engine::{Engine, GenerateRequest, Model, Talk, With};
 use crate::filter::{self, Rules, Validity};
 use crate::generate::{InputSampler, Prompt, Settings};
 use crate::kit::{
@@ -54,7 +54,7 @@ pub fn kit(
             &plan.data,
             &rows,
             plan.seeds,
-            &mut Rng::new(plan.seed, "kit seeds"),
+            &mut Rng::new(plan.run.seed, "kit seeds"),
         )?;
         let hashes = hash_inputs(
             &[
@@ -67,7 +67,7 @@ pub fn kit(
         let summary = format!("{} rows, {} seeds", rows.len(), seeds.len());
         Ok(((rows, seeds, hashes), summary))
     })?;
-    if !(plan.resume && Journal::lies_beside(&plan.out)) {
+    if !(plan.run.resume && Journal::lies_beside(&plan.out)) {
         publish::check_writable(&[&plan.out])?;
     }
     let mut job = Job::open(context, "kit", announced, hashes.clone(), &plan.out)?;
@@ -126,7 +126,7 @@ impl KitJob<'_> {
         let mut source = Session::new(
             self.engine,
             &self.plan.model,
-            &self.plan.open,
+            &self.plan.machine,
             vec![self.plan.lora.clone()],
         );
         self.check_model(job, &mut source)?;
@@ -135,7 +135,7 @@ impl KitJob<'_> {
             &self.question,
             &self.real,
             &made_up,
-            &mut Rng::new(self.plan.seed, "kit halves"),
+            &mut Rng::new(self.plan.run.seed, "kit halves"),
         );
         let (fit, adapter) = self.train(job, &mut source, &data)?;
         let judged = self.judge(job, &mut source, &data)?;
@@ -172,6 +172,11 @@ impl KitJob<'_> {
         self.publish(job, &card, &adapter, inputs)
     }
 
+    fn recipe(&self, epochs: f32, model: &dyn Model) -> Recipe {
+        let (training, seed) = (&self.plan.training, self.plan.run.seed);
+        recipe(training, epochs, seed, model.info().width)
+    }
+
     fn check_model(
         &self,
         job: &mut Job<'_>,
@@ -185,7 +190,7 @@ impl KitJob<'_> {
                 completion: self.question.yes.clone(),
             };
             let pairs: Vec<Pair> = self.real.iter().map(ask).collect();
-            let recipe = recipe(&self.plan.recipe, self.plan.seed, model.info().width);
+            let recipe = self.recipe(self.plan.epochs, model);
             check_memory(model, &pairs, &recipe)?;
             Ok(Done::head((), model.info().name.clone()))
         })?;
@@ -202,10 +207,10 @@ impl KitJob<'_> {
         let done = job.stage("generate", Stage::Generate, |talk, _| {
             let settings = Settings {
                 temperature: TEMPERATURE,
-                tokens_max: self.plan.limits.input_tokens_max,
+                tokens_max: self.plan.input.input_tokens,
                 sequences: self.plan.limits.sequences_max,
                 variants: true,
-                seed: self.plan.seed,
+                seed: self.plan.run.seed,
             };
             let mut sampler = InputSampler::new(self.seeds, settings)?;
             let seeds = || self.seeds.iter().map(Seed::text);
@@ -260,7 +265,7 @@ impl KitJob<'_> {
         let metadata = [("translora.role".to_owned(), "discriminator".to_owned())];
         let done = job.stage("distill", Stage::Distill, |_, journal| {
             let (model, _) = source.get()?;
-            let recipe = recipe(&self.plan.recipe, self.plan.seed, model.info().width);
+            let recipe = self.recipe(self.plan.epochs, model);
             let Fitted {
                 adapter, report, ..
             } = fitting(context, journal, "distill", &metadata, &[], |run| {
@@ -349,7 +354,7 @@ impl KitJob<'_> {
         let metadata = [("translora.role".to_owned(), "input model".to_owned())];
         let done = job.stage("inputs", Stage::Distill, |_, journal| {
             let (model, _) = source.get()?;
-            let recipe = recipe(&self.plan.input_recipe, self.plan.seed, model.info().width);
+            let recipe = self.recipe(self.plan.input_epochs, model);
             let Fitted {
                 adapter, report, ..
             } = fitting(context, journal, "inputs", &metadata, &[], |run| {
@@ -398,10 +403,10 @@ impl KitJob<'_> {
                     prefix: question.to_owned(),
                     chat: true,
                     openings: vec![String::new(); self.plan.limits.sequences_max],
-                    tokens_max: self.plan.limits.input_tokens_max,
+                    tokens_max: self.plan.input.input_tokens,
                     temperature: TEMPERATURE,
                     stop: String::new(),
-                    seed: Rng::new(self.plan.seed, &format!("kit inputs {round}")).next_u64(),
+                    seed: Rng::new(self.plan.run.seed, &format!("kit inputs {round}")).next_u64(),
                 };
                 let mut quiet = Talk { cancel: talk.cancel, progress: &mut |_, _| {} };
                 let inputs = model.generate(adapter, &request, &mut quiet)?;
@@ -436,7 +441,7 @@ impl KitJob<'_> {
             input_model: input_card.clone(),
             inputs: InputStatistics::of(&self.real),
             limits: self.plan.limits.clone(),
-            seed: self.plan.seed,
+            seed: self.plan.run.seed,
         };
         let (_, seconds) = once(job.context, Stage::Publish, |talk| {
             talk.tick(0, 1)?;

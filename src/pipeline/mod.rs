@@ -25,9 +25,7 @@ mod teaching;
 mod train;
 mod transfer;
 
-pub use crate::distill::Schedule;
 pub use crate::evaluate::{Equivalence, Retention, Verdict};
-pub use crate::label::TokenWeights;
 pub use audit::{InputAudit, OutputAudit};
 pub use context::{Context, Events};
 pub use error::PipelineError;
@@ -35,10 +33,7 @@ pub use event::{Event, Stage};
 pub use inspect::{AdapterCard, Inspection, KitCard, ModelCard, inspect};
 pub use journal::JournalError;
 pub use kit::kit;
-pub use plan::{
-    EvalPlan, FilterChoice, GeneratorChoice, Inputs, KitPlan, LabelChoice, ObjectiveChoice,
-    RESTARTS, RecipePlan, Repeats, TrainPlan, TransferPlan, flip_budget, kl_budget,
-};
+pub use plan::{EvalPlan, KitPlan, TrainPlan, TransferPlan};
 pub use report::{
     ArmScore, Confusion, EvalReport, Flip, GeneratedInput, KitReport, ReportHalf, RoundCounts,
     Scores, TrainReport, TransferReport,

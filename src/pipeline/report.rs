@@ -19,6 +19,8 @@ pub struct TransferReport {
     /// aside.
     pub adapter: PathBuf,
     pub report: PathBuf,
+    /// The report as a web page.
+    pub page: PathBuf,
     pub scores: Scores,
     /// Rows that were won and lost, a dozen of each at most.
     pub flips: Vec<Flip>,

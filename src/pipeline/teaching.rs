@@ -10,14 +10,15 @@
 use serde::{Deserialize, Serialize};
 
 use super::job::{Done, Job, Session};
-use super::{Context, ObjectiveChoice, PipelineError, Stage, TransferPlan};
+use super::{Context, PipelineError, Stage, TransferPlan};
 use crate::engine::{
     EngineError, Lesson, LogsOf, Model, Objective, SoftLabels, Spelling, Spoken, Talk, Token, With,
     WordsOf,
 };
 use crate::evaluate::{self, Arm};
-use crate::label::{self, Aligned, Labeled, TokenWeights};
+use crate::label::{self, Aligned, Labeled};
 use crate::record::Pair;
+use crate::request::{ObjectiveChoice, TokenWeights};
 
 /// p of McNemar's test below which the bare target is held for the stronger.
 const P_MAX: f64 = 0.05;

@@ -30,12 +30,12 @@ pub fn train(
         let summary = format!("{} rows", rows.len());
         Ok(((rows, hashes), summary))
     })?;
-    if !(plan.resume && Journal::lies_beside(&plan.out)) {
+    if !(plan.run.resume && Journal::lies_beside(&plan.out)) {
         publish::check_writable(&[&outputs.adapter, &outputs.report])?;
     }
     let mut header = BTreeMap::from([
         ("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
-        ("seed".to_owned(), plan.seed.to_string()),
+        ("seed".to_owned(), plan.run.seed.to_string()),
     ]);
     header.extend(
         hashes
@@ -58,10 +58,15 @@ fn train_in(
 ) -> Result<TrainReport, PipelineError> {
     let context = job.context;
     let done = job.stage("distill", Stage::Distill, |talk, journal| {
-        let mut session = Session::new(engine, &plan.model, &plan.open, Vec::new());
+        let mut session = Session::new(engine, &plan.model, &plan.machine, Vec::new());
         let (model, _) = session.get()?;
         check_rows(model, &plan.data, rows, talk.cancel)?;
-        let recipe = recipe(&plan.recipe, plan.seed, model.info().width);
+        let recipe = recipe(
+            &plan.training,
+            plan.epochs,
+            plan.run.seed,
+            model.info().width,
+        );
         let mut header = header.clone();
         header.insert(
             "recipe".into(),
@@ -139,7 +144,7 @@ pub fn eval(
     })?;
     seconds.insert(Stage::Kit.name().to_owned(), spent);
     let adapters = plan.lora.iter().cloned().collect();
-    let mut session = Session::new(engine, &plan.model, &plan.open, adapters).for_answers(None);
+    let mut session = Session::new(engine, &plan.model, &plan.machine, adapters).for_answers(None);
     let ((), spent) = once(context, Stage::Open, |talk| {
         let (model, _) = session.get()?;
         check_rows(model, &plan.data, &rows, talk.cancel)?;
@@ -149,7 +154,7 @@ pub fn eval(
     let (arm, spent) = once(context, Stage::Evaluate, |talk| {
         let (model, adapters) = session.get()?;
         let with = adapters.first().map_or(With::Base, |&id| With::Adapter(id));
-        let arm = evaluate::arm(model, with, &rows, plan.limits.completion_tokens_max, talk)?;
+        let arm = evaluate::arm(model, with, &rows, plan.answer.answer_tokens, talk)?;
         let summary = format!("{:.1} % of {}", 100.0 * arm.exact(), arm.rows());
         Ok((arm, summary))
     })?;

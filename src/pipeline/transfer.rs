@@ -9,11 +9,12 @@ use std::path::Path;
 use super::inputs;
 use super::job::{Job, announce, hash_inputs, once};
 use super::journal::Journal;
-use super::{Context, Inputs, PipelineError, Stage, TransferPlan, TransferReport};
+use super::{Context, PipelineError, Stage, TransferPlan, TransferReport};
 use crate::engine::{Engine, Talk};
 use crate::kit::{self, Completion, Kit, Seed};
 use crate::publish::{self, Outputs};
 use crate::record::{ContentHash, Pair};
+use crate::request::Inputs;
 
 mod reporting;
 mod run;
@@ -45,7 +46,6 @@ pub fn transfer(
     context: &Context<'_>,
 ) -> Result<TransferReport, PipelineError> {
     let announced = announce(context, "transfer", plan);
-    check_plan(plan)?;
     let outputs = Outputs::beside(&plan.out);
     let (data, seconds) = once(context, Stage::Kit, |talk| {
         let data = read(plan, talk)?;
@@ -57,7 +57,7 @@ pub fn transfer(
         let summary = format!("{} seeds{from}", data.seeds.len());
         Ok((data, summary))
     })?;
-    let publishing = plan.resume && Journal::lies_beside(&plan.out);
+    let publishing = plan.run.resume && Journal::lies_beside(&plan.out);
     if !publishing {
         publish::check_writable(&outputs.all())?;
     }
@@ -80,26 +80,9 @@ pub fn transfer(
     job.end(result)
 }
 
-fn check_plan(plan: &TransferPlan) -> Result<(), PipelineError> {
-    if plan.samples == 0 {
-        return Err(PipelineError::NoSamples);
-    }
-    if plan.oracle.is_some() && plan.eval.is_none() {
-        return Err(PipelineError::OracleAlone);
-    }
-    if matches!(plan.inputs, Inputs::Seeds(_)) {
-        inputs::check(plan, None)
-    } else {
-        Ok(())
-    }
-}
-
 fn read(plan: &TransferPlan, talk: &mut Talk<'_>) -> Result<TransferData, PipelineError> {
-    let (name, path) = match &plan.inputs {
-        Inputs::Kit(path) => ("kit", path),
-        Inputs::Seeds(path) => ("seeds", path),
-    };
-    let (seeds, kit) = match &plan.inputs {
+    let inputs = plan.inputs();
+    let (seeds, kit) = match inputs {
         Inputs::Seeds(path) => (kit::read_seeds(path, &plan.limits)?, None),
         Inputs::Kit(path) => {
             let kit = Kit::open(path, &plan.limits)?;
@@ -115,18 +98,18 @@ fn read(plan: &TransferPlan, talk: &mut Talk<'_>) -> Result<TransferData, Pipeli
         ("source", &plan.source),
         ("source_lora", &plan.source_lora),
         ("target", &plan.target),
-        (name, path),
+        (inputs.name(), inputs.path()),
     ];
     files.extend(plan.eval.as_deref().map(|path| ("eval", path)));
     files.extend(plan.oracle.as_deref().map(|path| ("oracle", path)));
     let hashes = hash_inputs(&files, talk)?;
     if let Some(kit) = &kit {
         kit.check_made_for(
-            path,
+            inputs.path(),
             (&plan.source, hashes["source"]),
             (&plan.source_lora, hashes["source_lora"]),
         )?;
-        inputs::check(plan, Some(kit))?;
+        inputs::check(plan, kit)?;
     }
     Ok(TransferData {
         seeds,

@@ -18,10 +18,6 @@ pub struct Limits {
     pub kit_bytes_max: u64,
     /// Metadata and tensor names at the start of a model, adapter or kit.
     pub header_bytes_max: u64,
-    /// Tokens of one generated input.
-    pub input_tokens_max: usize,
-    /// Tokens of one answer.
-    pub completion_tokens_max: usize,
     /// Words that a teacher names at each token of an answer.
     pub teacher_words_max: usize,
     /// Bytes of all answers that a teacher is asked about token by token. What it says takes some
@@ -42,8 +38,6 @@ impl Default for Limits {
             rows_max: 1_000_000,
             kit_bytes_max: 4 << 30,
             header_bytes_max: 256 << 20,
-            input_tokens_max: 128,
-            completion_tokens_max: 96,
             teacher_words_max: 16,
             teacher_bytes_max: 1 << 20,
             candidates_per_sample_max: 24,

@@ -9,10 +9,11 @@ use translora::engine::{
     AdapterId, CompletionScore, Engine, EngineError, Model, ModelInfo, OpenOptions, Score, Talk,
     With,
 };
-use translora::pipeline::{self, Event, Inputs, PipelineError, TransferPlan, Verdict};
+use translora::pipeline::{self, Event, PipelineError, Verdict};
 use translora::record::Pair;
+use translora::request::{Inputs, Transfer};
 
-use crate::pipeline::{events_of, plan, quietly, train, transfer};
+use crate::pipeline::{events_of, plan, quietly, resumed, sound, train, transfer};
 use crate::world::{World, remedy, write_rows};
 use crate::wrapped::pass_on;
 
@@ -32,12 +33,7 @@ fn mute_teacher(world: &World) -> std::path::PathBuf {
 fn a_source_adapter_that_does_not_help_its_base_is_refused_before_anything_is_made() {
     let world = World::new();
     let lora = mute_teacher(&world);
-    let plan = plan(
-        &world,
-        &lora,
-        Inputs::Seeds(world.seeds.clone()),
-        "new.gguf",
-    );
+    let plan = plan(&world, &lora, Inputs::Seeds(&world.seeds), "new.gguf");
     let before = world.names();
     let error = transfer(&plan).unwrap_err();
     assert!(
@@ -48,7 +44,7 @@ fn a_source_adapter_that_does_not_help_its_base_is_refused_before_anything_is_ma
     );
     assert!(remedy(&error).contains("\"allow_weak_source\": true"));
     assert_eq!(world.names(), before);
-    let report = transfer(&TransferPlan {
+    let report = transfer(&Transfer {
         allow_weak_source: true,
         ..plan
     })
@@ -70,15 +66,10 @@ fn a_source_adapter_that_does_not_help_its_base_is_refused_before_anything_is_ma
 fn an_adapter_of_another_file_is_told() {
     let world = World::new();
     let lora = train(&world, &world.source, &world.train, "old.gguf");
-    let plan = plan(
-        &world,
-        &lora,
-        Inputs::Seeds(world.seeds.clone()),
-        "new.gguf",
-    );
-    let said = |plan: &TransferPlan| {
+    let plan = plan(&world, &lora, Inputs::Seeds(&world.seeds), "new.gguf");
+    let said = |plan: &Transfer| {
         let warned = |event: &Event| matches!(event, Event::Warning { text, .. } if text.contains("another file than the source"));
-        events_of(|context| pipeline::transfer(&Toy, plan, context).unwrap())
+        events_of(|context| pipeline::transfer(&Toy, &sound(plan), context).unwrap())
             .iter()
             .any(warned)
     };
@@ -90,7 +81,7 @@ fn an_adapter_of_another_file_is_told() {
         [fs::read(&world.source).unwrap(), b" \n".to_vec()].concat(),
     )
     .unwrap();
-    assert!(said(&TransferPlan {
+    assert!(said(&Transfer {
         source: copy,
         out: world.path("again.gguf"),
         ..plan
@@ -101,12 +92,7 @@ fn an_adapter_of_another_file_is_told() {
 fn what_lies_on_the_disk_is_compared_with_what_was_trained() {
     let world = World::new();
     let lora = train(&world, &world.source, &world.train, "old.gguf");
-    let plan = plan(
-        &world,
-        &lora,
-        Inputs::Seeds(world.seeds.clone()),
-        "new.gguf",
-    );
+    let plan = plan(&world, &lora, Inputs::Seeds(&world.seeds), "new.gguf");
     let report = transfer(&plan).unwrap();
     let audit = report.output_audit.expect("it was accepted");
     assert!(
@@ -122,12 +108,12 @@ fn what_lies_on_the_disk_is_compared_with_what_was_trained() {
         (Spoilt::Base, "tokens are not the trainer's"),
         (Spoilt::Nan, "logits differ"),
     ] {
-        let plan = TransferPlan {
+        let plan = Transfer {
             out: world.path("spoilt.gguf"),
             ..plan.clone()
         };
-        let error =
-            quietly(|context| pipeline::transfer(&Disk(&spoilt), &plan, context)).unwrap_err();
+        let error = quietly(|context| pipeline::transfer(&Disk(&spoilt), &sound(&plan), context))
+            .unwrap_err();
         assert!(
             matches!(error, PipelineError::Audit { .. }) && error.to_string().contains(says),
             "{says}: {error}"
@@ -144,8 +130,8 @@ fn what_lies_on_the_disk_is_compared_with_what_was_trained() {
             .collect();
         assert_eq!(left, ["spoilt.gguf.journal"], "{says}");
         // On a disk that gives back what was written, the same run goes on and publishes.
-        let again = transfer(&TransferPlan {
-            resume: true,
+        let again = transfer(&Transfer {
+            run: resumed(),
             ..plan
         })
         .unwrap();

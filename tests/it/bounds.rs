@@ -5,10 +5,11 @@ use std::fs;
 
 use serde_json::Value;
 use translora::kit::Kit;
-use translora::pipeline::{self, Inputs};
+use translora::pipeline;
+use translora::request::Inputs;
 use translora::{record, serve};
 
-use crate::pipeline::{kit, plan, stopping, train};
+use crate::pipeline::{kit, plan, sound, stopping, train};
 use crate::source::{code, files, paths};
 use crate::walls::ROOMS;
 use crate::world::World;
@@ -44,14 +45,9 @@ fn plans_journals_and_kits_say_what_bounds_a_run_and_nothing_of_serving() {
     let world = World::new();
     let lora = train(&world, &world.source, &world.train, "old.gguf");
     let packed = Kit::open(&kit(&world, &lora), &record::Limits::default()).expect("a kit");
-    let plan = plan(
-        &world,
-        &lora,
-        Inputs::Seeds(world.seeds.clone()),
-        "new.gguf",
-    );
+    let plan = plan(&world, &lora, Inputs::Seeds(&world.seeds), "new.gguf");
     stopping(4, |context| {
-        pipeline::transfer(&translora::engine::toy::Toy, &plan, context)
+        pipeline::transfer(&translora::engine::toy::Toy, &sound(&plan), context)
     })
     .expect_err("it was stopped");
     let journal = fs::read_dir(world.path("new.gguf.journal")).expect("a journal");
@@ -64,7 +60,7 @@ fn plans_journals_and_kits_say_what_bounds_a_run_and_nothing_of_serving() {
         .filter_map(|line| serde_json::from_str(line).ok())
         .collect();
     let written = [
-        ("plan", serde_json::to_value(&plan).expect("a plan")),
+        ("plan", serde_json::to_value(sound(&plan)).expect("a plan")),
         (
             "kit",
             serde_json::to_value(packed.manifest()).expect("a manifest"),

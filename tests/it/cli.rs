@@ -74,15 +74,15 @@ fn a_bad_flag_is_an_error_and_names_itself() {
         ("train -m a".into(), "--data"),
         (format!("{train} --rank 0"), "1 to 1024"),
         (format!("{train} --rank 1025"), "1 to 1024"),
-        (format!("{train} --lr nan"), "above zero"),
-        (format!("{train} --lr=-1"), "above zero"),
-        (format!("{train} --alpha inf"), "above zero"),
-        (format!("{train} --epochs 0"), "above zero"),
+        (format!("{train} --lr nan"), "above 0"),
+        (format!("{train} --lr=-1"), "above 0"),
+        (format!("{train} --alpha inf"), "above 0"),
+        (format!("{train} --epochs 0"), "above 0"),
         (format!("{train} --epochs 1001"), "at most 1000"),
         (format!("{train} --batch 0"), "1 to 4096"),
         (format!("{train} --modules q,head"), "head"),
         (format!("{train} --seed x"), "--seed"),
-        (format!("{train} -ngl many"), "number of layers"),
+        (format!("{train} -ngl many"), "or all"),
         (transfer.into(), "--kit"),
         (format!("{transfer} --kit k --seeds s"), "--seeds"),
         (format!("{transfer} --kit k --samples 0"), "--samples"),
@@ -92,7 +92,7 @@ fn a_bad_flag_is_an_error_and_names_itself() {
         (format!("{transfer} --kit k --kl-budget 101"), "at most 100"),
         (
             format!("{transfer} --seeds s --filter kit"),
-            "hint: give --kit",
+            "hint: add --kit",
         ),
         (
             format!("{transfer} --kit k --generator nobody"),
@@ -240,13 +240,15 @@ mod toy {
         );
         assert_eq!(code, 0, "{err}");
         assert!(
-            out.contains("l.gguf") && out.contains("llama-server -m old.json --lora l.gguf"),
+            out.contains("l.gguf") && out.contains("translora serve -m old.json --lora l.gguf"),
             "{out}"
         );
         assert!(
             err.contains("translora train")
                 && err.contains("\n  seed")
-                && err.contains("learning rate 0.004"),
+                && err.contains("rank 8, the rest by default")
+                && err.contains("lr 0.004")
+                && !err.contains("limits"),
             "{err}"
         );
         world
@@ -276,7 +278,9 @@ mod toy {
             "transferred",
             "95 % interval",
             "accepted",
-            "llama-server -m new.json --lora n.gguf",
+            "translora serve -m new.json --lora n.gguf",
+            "translora adapters --attach SOCKET load n.gguf",
+            "n.report.html",
         ] {
             assert!(out.contains(part), "{part}: {out}");
         }
@@ -298,6 +302,14 @@ mod toy {
             "eval -m new.json --lora n.gguf --data eval.jsonl --json -q",
         );
         let score = one_object(&out);
+        let (_, _, err) = run(
+            &world,
+            "eval -m new.json --lora n.gguf --data eval.jsonl -v",
+        );
+        assert!(
+            err.contains("answer tokens") && err.contains("\n  limits"),
+            "{err}"
+        );
         assert_eq!((code, score["rows"].as_u64()), (0, Some(120)));
         assert!(score["exact"].as_f64().is_some_and(|x| x > 0.5), "{score}");
         for (file, what) in [("n.gguf", "adapter"), ("k.kit", "kit")] {
@@ -339,7 +351,12 @@ mod toy {
         );
         assert_eq!(code, 1, "{err}");
         assert!(
-            out.contains("n.rejected.gguf") && !out.contains("llama-server"),
+            out.contains("n.rejected.gguf")
+                && !out.contains("translora serve")
+                && out.contains("n.rejected.report.html")
+                && out.contains("next ")
+                && out.contains("--eval")
+                && out.contains("more seeds"),
             "{out}"
         );
         assert!(!world.path("n.gguf").exists());

@@ -86,7 +86,7 @@ fn a_job_through_the_library_is_the_command_s() {
         (events[0]["event"].as_str(), events[0]["number"].as_u64()),
         (Some("plan"), Some(1))
     );
-    assert_eq!(events[0]["plan"]["open"]["threads"], 1);
+    assert_eq!(events[0]["plan"]["threads"], 1);
     assert_eq!(
         events.last().expect("there are events")["number"].as_u64(),
         Some(ended.last_event)

@@ -2,20 +2,18 @@
 //! filters, repetitions, coverage.
 
 use translora::engine::toy::Toy;
-use translora::pipeline::{
-    self, Event, FilterChoice, GeneratorChoice, Inputs, Inspection, KitPlan, Repeats, Stage,
-    TransferPlan, TransferReport,
-};
+use translora::pipeline::{self, Event, Inspection, Stage, TransferReport};
 use translora::record::Pair;
+use translora::request::{self, FilterChoice, GeneratorChoice, Inputs, Transfer};
 
-use crate::pipeline::{events_of, kit, kit_plan, plan, quietly, train, transfer};
+use crate::pipeline::{events_of, kit, kit_plan, plan, quietly, sound, train, transfer};
 use crate::world::{World, write_rows};
 
 /// Warnings and notes of a transfer about its filter, and its report.
-fn told(plan: &TransferPlan) -> (Vec<String>, TransferReport) {
+fn told(plan: &Transfer) -> (Vec<String>, TransferReport) {
     let mut report = None;
     let events = events_of(|context| {
-        report = Some(pipeline::transfer(&Toy, plan, context).expect("a transfer works"));
+        report = Some(pipeline::transfer(&Toy, &sound(plan), context).expect("a transfer works"));
     });
     let text = |event| match event {
         Event::Warning {
@@ -38,12 +36,12 @@ fn told(plan: &TransferPlan) -> (Vec<String>, TransferReport) {
 fn a_kit_says_what_its_discriminator_is_worth_and_what_it_gives_away() {
     let world = World::new();
     let lora = train(&world, &world.source, &world.train, "old.gguf");
-    let plan = KitPlan {
+    let plan = request::Kit {
         seeds: 7,
         input_model: true,
         ..kit_plan(&world, &lora)
     };
-    let made = quietly(|context| pipeline::kit(&Toy, &plan, context)).unwrap();
+    let made = quietly(|context| pipeline::kit(&Toy, &sound(&plan), context)).unwrap();
     let auc = made.auc.expect("there are held-out inputs");
     let [real, made_up] = made.passed.unwrap();
     assert!(auc > 0.8 && real >= 0.95 && made_up < real, "{made:?}");
@@ -82,10 +80,10 @@ fn both_filters_reject_and_the_discriminator_is_introduced() {
     let world = World::new();
     let lora = train(&world, &world.source, &world.train, "old.gguf");
     let kit = kit(&world, &lora);
-    let of = |filter, generator, name: &str| TransferPlan {
+    let of = |filter, generator, name: &str| Transfer {
         filter,
         generator,
-        ..plan(&world, &lora, Inputs::Kit(kit.clone()), name)
+        ..plan(&world, &lora, Inputs::Kit(&kit), name)
     };
     let (said, report) = told(&of(
         FilterChoice::Both,
@@ -151,7 +149,7 @@ fn the_report_tells_what_the_kept_inputs_cover() {
             seed("Ben writes: my key has not arrived in Rome"),
         ],
     );
-    let report = transfer(&plan(&world, &lora, Inputs::Seeds(seeds), "new.gguf")).unwrap();
+    let report = transfer(&plan(&world, &lora, Inputs::Seeds(&seeds), "new.gguf")).unwrap();
     let coverage = report.coverage;
     assert!(
         coverage.answers >= 3 && coverage.words_new > 0 && coverage.forms > 50,
@@ -174,13 +172,9 @@ fn repetitions_are_what_the_plan_says() {
     let world = World::new();
     let lora = train(&world, &world.source, &world.train, "old.gguf");
     let with = |near, name: &str| {
-        let repeats = Repeats {
+        transfer(&Transfer {
             near,
-            ..Repeats::default()
-        };
-        transfer(&TransferPlan {
-            repeats,
-            ..plan(&world, &lora, Inputs::Seeds(world.seeds.clone()), name)
+            ..plan(&world, &lora, Inputs::Seeds(&world.seeds), name)
         })
         .unwrap()
         .counts

@@ -7,11 +7,12 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use translora::jobs::{Config, Isolation, JobId, Jobs, JobsError, State, Status, TransferRequest};
+use translora::jobs::{Config, Isolation, JobId, Jobs, JobsError, State, Status};
 use translora::pipeline::{Event, Stage, Verdict};
 use translora::record::{Blame, Fault, Rng, SystemClock};
+use translora::request::{Shape, Training, Transfer};
 
-use crate::pipeline::train;
+use crate::pipeline::{sound, train};
 use crate::world::World;
 
 /// Longer than anything here takes, on a machine with other work too.
@@ -34,8 +35,8 @@ fn world() -> (World, PathBuf) {
     (world, lora)
 }
 
-fn request(world: &World, lora: &Path, out: &str) -> TransferRequest {
-    TransferRequest {
+fn request(world: &World, lora: &Path, out: &str) -> Transfer {
+    Transfer {
         source: world.source.clone(),
         source_lora: lora.to_owned(),
         target: world.target.clone(),
@@ -43,9 +44,19 @@ fn request(world: &World, lora: &Path, out: &str) -> TransferRequest {
         eval: Some(world.eval.clone()),
         out: world.path(out),
         samples: 120,
-        rank: 8,
+        training: training(8),
+        ..Transfer::default()
+    }
+}
+
+fn training(rank: usize) -> Training {
+    Training {
+        shape: Shape {
+            rank,
+            ..Shape::default()
+        },
         lr: Some(4e-3),
-        ..TransferRequest::default()
+        ..Training::default()
     }
 }
 
@@ -114,7 +125,7 @@ fn a_job_runs_in_a_worker_and_tells_all_of_it() {
     let (world, lora) = world();
     let jobs = jobs(config());
     let id = jobs
-        .start(&request(&world, &lora, "new.gguf"))
+        .start(&sound(&request(&world, &lora, "new.gguf")))
         .expect("the queue takes it");
     let status = ended(&jobs, id);
     assert_eq!(
@@ -189,7 +200,7 @@ fn a_worker_beyond_the_largest_niceness_computes_when_nothing_else_does() {
     for (nice, idle) in [(10, false), (20, true)] {
         let jobs = jobs(Config { nice, ..config() });
         let id = jobs
-            .start(&request(&world, &lora, &format!("{nice}.gguf")))
+            .start(&sound(&request(&world, &lora, &format!("{nice}.gguf"))))
             .expect("the queue takes it");
         let process = in_stage(&jobs, id, Stage::Distill)
             .process
@@ -234,10 +245,10 @@ fn a_thread_does_the_same_as_a_worker() {
     });
     let apart = jobs(config());
     let first = in_thread
-        .start(&request(&world, &lora, "thread.gguf"))
+        .start(&sound(&request(&world, &lora, "thread.gguf")))
         .expect("the queue takes it");
     let second = apart
-        .start(&request(&world, &lora, "process.gguf"))
+        .start(&sound(&request(&world, &lora, "process.gguf")))
         .expect("the queue takes it");
     assert_eq!(
         (ended(&in_thread, first).state, ended(&apart, second).state),
@@ -248,7 +259,7 @@ fn a_thread_does_the_same_as_a_worker() {
         apart.report(second).expect("done"),
     );
     for report in [&mut first, &mut second] {
-        ["adapter", "report", "seconds", "peak_bytes"]
+        ["adapter", "report", "page", "seconds", "peak_bytes"]
             .iter()
             .for_each(|key| report[key] = serde_json::Value::Null);
         report["plan"]["out"] = serde_json::Value::Null;
@@ -268,17 +279,17 @@ fn one_runs_and_the_others_wait() {
         ..config()
     });
     let first = jobs
-        .start(&request(&world, &lora, "1.gguf"))
+        .start(&sound(&request(&world, &lora, "1.gguf")))
         .expect("the queue takes it");
     in_stage(&jobs, first, Stage::Kit);
     let second = jobs
-        .start(&request(&world, &lora, "2.gguf"))
+        .start(&sound(&request(&world, &lora, "2.gguf")))
         .expect("the queue takes it");
     let third = jobs
-        .start(&request(&world, &lora, "3.gguf"))
+        .start(&sound(&request(&world, &lora, "3.gguf")))
         .expect("the queue takes it");
     assert_eq!(
-        jobs.start(&request(&world, &lora, "4.gguf")),
+        jobs.start(&sound(&request(&world, &lora, "4.gguf"))),
         Err(JobsError::Full { waiting: 2 })
     );
     let listed: Vec<(JobId, State, usize)> = jobs
@@ -320,12 +331,12 @@ fn one_runs_and_the_others_wait() {
 fn what_cannot_work_fails_with_the_commands_words() {
     let (world, lora) = world();
     let jobs = jobs(config());
-    let missing = TransferRequest {
+    let missing = Transfer {
         target: "missing.json".into(),
         ..request(&world, &lora, "new.gguf")
     };
     let id = jobs
-        .start(&missing)
+        .start(&sound(&missing))
         .expect("files are looked at when the job runs");
     let status = ended(&jobs, id);
     let problem = status.problem.expect("it says why");
@@ -335,10 +346,6 @@ fn what_cannot_work_fails_with_the_commands_words() {
         "{problem:?}"
     );
     assert!(matches!(jobs.report(id), Err(JobsError::Failed(told)) if told == problem));
-    assert!(matches!(
-        jobs.start(&TransferRequest::default()),
-        Err(JobsError::Request { .. })
-    ));
     assert!(matches!(
         jobs.cancel(JobId::from(u64::MAX)),
         Err(JobsError::NoSuchJob(_))
@@ -363,7 +370,7 @@ fn programs_that_are_no_worker_are_told_apart() {
             worker: Some(program.into()),
             ..Config::default()
         });
-        let told = match jobs.start(&request(&world, &lora, "new.gguf")) {
+        let told = match jobs.start(&sound(&request(&world, &lora, "new.gguf"))) {
             Err(error) => {
                 assert!(error.remedy().is_some());
                 error.to_string()
@@ -385,12 +392,12 @@ fn programs_that_are_no_worker_are_told_apart() {
 fn a_worker_that_is_killed_fails_its_job_and_resume_goes_on() {
     let (world, lora) = world();
     let jobs = jobs(config());
-    let long = |out| TransferRequest {
+    let long = |out| Transfer {
         epochs: 600.0,
         ..request(&world, &lora, out)
     };
     let straight = jobs
-        .start(&long("straight.gguf"))
+        .start(&sound(&long("straight.gguf")))
         .expect("the queue takes it");
     assert_eq!(ended(&jobs, straight).state, State::Done);
     let before = world.names();
@@ -403,7 +410,7 @@ fn a_worker_that_is_killed_fails_its_job_and_resume_goes_on() {
         ("KILL", "signal 9"),
     ] {
         let stage = Stage::Distill;
-        let id = jobs.start(&asked).expect("the queue takes it");
+        let id = jobs.start(&sound(&asked)).expect("the queue takes it");
         let process = in_stage(&jobs, id, stage).process.expect("it runs");
         signal(process, name);
         let status = ended(&jobs, id);
@@ -424,9 +431,9 @@ fn a_worker_that_is_killed_fails_its_job_and_resume_goes_on() {
             .filter(|name| !before.contains(name) && !name.starts_with("new.gguf.journal"))
             .collect();
         assert!(left.is_empty(), "{stage:?} {name}: {left:?}");
-        asked.resume = true;
+        asked.run.resume = true;
     }
-    let id = jobs.start(&asked).expect("the queue takes it");
+    let id = jobs.start(&sound(&asked)).expect("the queue takes it");
     assert_eq!(ended(&jobs, id).state, State::Done);
     let events = jobs.events(id, 0).expect("it is known");
     assert!(
@@ -445,13 +452,13 @@ fn a_worker_that_is_killed_at_random_comes_to_its_end_at_last() {
     let (world, lora) = world();
     let jobs = jobs(config());
     let straight = jobs
-        .start(&request(&world, &lora, "straight.gguf"))
+        .start(&sound(&request(&world, &lora, "straight.gguf")))
         .expect("the queue takes it");
     assert_eq!(ended(&jobs, straight).state, State::Done);
     let mut asked = request(&world, &lora, "new.gguf");
     let mut random = Rng::new(5, "when to kill");
     for kill in 0.. {
-        let id = jobs.start(&asked).expect("the queue takes it");
+        let id = jobs.start(&sound(&asked)).expect("the queue takes it");
         // More and more of the time that a run takes, so that one comes through.
         std::thread::sleep(Duration::from_millis(random.below(50 * (kill + 1)) as u64));
         if let Some(process) = jobs.status(id).expect("it is known").process {
@@ -474,7 +481,7 @@ fn a_worker_that_is_killed_at_random_comes_to_its_end_at_last() {
             "{status:?}: {:?}",
             world.names()
         );
-        asked.resume = true;
+        asked.run.resume = true;
     }
     let bytes = |name: &str| std::fs::read(world.path(name)).expect("it was made");
     assert!(bytes("new.gguf") == bytes("straight.gguf"), "other bytes");
@@ -488,10 +495,10 @@ fn a_worker_that_hangs_is_killed() {
         ..config()
     });
     let id = jobs
-        .start(&TransferRequest {
+        .start(&sound(&Transfer {
             epochs: 900.0,
             ..request(&world, &lora, "new.gguf")
-        })
+        }))
         .expect("the queue takes it");
     let process = in_stage(&jobs, id, Stage::Distill)
         .process
@@ -512,10 +519,10 @@ fn a_cancelled_job_leaves_no_worker_even_if_it_does_not_listen() {
     for stop_first in [false, true] {
         let out = format!("{stop_first}.gguf");
         let id = jobs
-            .start(&TransferRequest {
+            .start(&sound(&Transfer {
                 epochs: 900.0,
                 ..request(&world, &lora, &out)
-            })
+            }))
             .expect("the queue takes it");
         let process = in_stage(&jobs, id, Stage::Distill)
             .process
@@ -548,10 +555,10 @@ fn memory_that_runs_out_ends_the_worker_and_not_the_host() {
             ..Config::default()
         });
         let id = jobs
-            .start(&TransferRequest {
-                rank: 1024,
+            .start(&sound(&Transfer {
+                training: training(1024),
                 ..request(&world, &lora, "new.gguf")
-            })
+            }))
             .expect("the queue takes it");
         let status = ended(&jobs, id);
         let problem = status
@@ -570,7 +577,7 @@ fn memory_that_runs_out_ends_the_worker_and_not_the_host() {
         ..config()
     });
     assert!(matches!(
-        little.start(&request(&world, &lora, "new.gguf")),
+        little.start(&sound(&request(&world, &lora, "new.gguf"))),
         Err(JobsError::Request { .. })
     ));
 }
@@ -590,10 +597,10 @@ fn a_worker_keeps_nothing_of_the_hosts_open() {
         ..Config::default()
     });
     let id = jobs
-        .start(&TransferRequest {
+        .start(&sound(&Transfer {
             epochs: 900.0,
             ..request(&world, &lora, "new.gguf")
-        })
+        }))
         .expect("the queue takes it");
     let process = in_stage(&jobs, id, Stage::Distill)
         .process
@@ -611,13 +618,13 @@ fn a_queue_that_is_dropped_leaves_no_worker() {
     let (world, lora) = world();
     let queue = jobs(config());
     let id = queue
-        .start(&TransferRequest {
+        .start(&sound(&Transfer {
             epochs: 900.0,
             ..request(&world, &lora, "new.gguf")
-        })
+        }))
         .expect("the queue takes it");
     queue
-        .start(&request(&world, &lora, "never.gguf"))
+        .start(&sound(&request(&world, &lora, "never.gguf")))
         .expect("the queue takes it");
     let process = in_stage(&queue, id, Stage::Distill)
         .process
@@ -629,7 +636,7 @@ fn a_queue_that_is_dropped_leaves_no_worker() {
         assert_eq!(waits.join().expect("no panic"), Ok(State::Cancelled));
     });
     assert!(matches!(
-        queue.start(&request(&world, &lora, "late.gguf")),
+        queue.start(&sound(&request(&world, &lora, "late.gguf"))),
         Err(JobsError::Machine(_))
     ));
     drop(queue);

@@ -18,6 +18,7 @@ mod pipeline;
 #[cfg(feature = "ggml")]
 mod real;
 mod refusals;
+mod request;
 mod serve;
 mod source;
 mod tidy;

@@ -4,10 +4,11 @@
 use std::fs;
 
 use translora::engine::toy::{self, Toy};
-use translora::pipeline::{Inputs, LabelChoice, ObjectiveChoice, TokenWeights, TransferPlan};
-use translora::record::{Limits, Pair};
+use translora::pipeline;
+use translora::record::Pair;
+use translora::request::{Inputs, LabelChoice, ObjectiveChoice, TokenWeights, Transfer};
 
-use crate::pipeline::{plan, stages_of, stopping, train, transfer};
+use crate::pipeline::{plan, quietly, resumed, sound, stages_of, stopping, train, transfer};
 use crate::world::{World, remedy, write_rows};
 
 /// A world whose target has other words than its source.
@@ -40,8 +41,8 @@ fn each_objective_moves_an_adapter_and_the_report_says_which() {
         let lora = train(&world, &world.source, &world.train, "old.gguf");
         for objective in objectives {
             let name = format!("{}.gguf", objective.name());
-            let asked = plan(&world, &lora, Inputs::Seeds(world.seeds.clone()), &name);
-            let report = transfer(&TransferPlan { objective, ..asked })
+            let asked = plan(&world, &lora, Inputs::Seeds(&world.seeds), &name);
+            let report = transfer(&Transfer { objective, ..asked })
                 .unwrap_or_else(|error| panic!("{name}: {error}"));
             let told = &report.objective;
             assert_eq!(
@@ -86,13 +87,8 @@ fn each_objective_moves_an_adapter_and_the_report_says_which() {
 fn two_vocabularies_are_not_compared_word_by_word() {
     let world = foreign();
     let lora = train(&world, &world.source, &world.train, "old.gguf");
-    let asked = plan(
-        &world,
-        &lora,
-        Inputs::Seeds(world.seeds.clone()),
-        "new.gguf",
-    );
-    let error = transfer(&TransferPlan {
+    let asked = plan(&world, &lora, Inputs::Seeds(&world.seeds), "new.gguf");
+    let error = transfer(&Transfer {
         objective: ObjectiveChoice::Kl,
         ..asked
     })
@@ -146,15 +142,10 @@ fn a_target_that_is_the_stronger_is_told_of() {
             .collect::<Vec<Pair>>(),
     );
     let lora = train(&world, &world.source, &broken, "old.gguf");
-    let asked = TransferPlan {
+    let asked = Transfer {
         eval: Some(eval),
         allow_weak_source: true,
-        ..plan(
-            &world,
-            &lora,
-            Inputs::Seeds(world.seeds.clone()),
-            "new.gguf",
-        )
+        ..plan(&world, &lora, Inputs::Seeds(&world.seeds), "new.gguf")
     };
     let told = transfer(&asked).unwrap().objective;
     assert_eq!(
@@ -169,7 +160,7 @@ fn a_target_that_is_the_stronger_is_told_of() {
     let told = transfer(&plan(
         &world,
         &lora,
-        Inputs::Seeds(world.seeds.clone()),
+        Inputs::Seeds(&world.seeds),
         "plain.gguf",
     ))
     .unwrap()
@@ -187,26 +178,26 @@ fn a_target_that_is_the_stronger_is_told_of() {
 fn a_transfer_with_a_teachers_words_that_is_stopped_anywhere_goes_on_in_the_same_bytes() {
     let world = foreign();
     let lora = train(&world, &world.source, &world.train, "old.gguf");
-    let of = |name: &str| TransferPlan {
+    let of = |name: &str| Transfer {
         objective: ObjectiveChoice::Delta,
         label: LabelChoice::Consistent,
         token_weights: TokenWeights::Contrast,
         samples: 40,
-        ..plan(&world, &lora, Inputs::Seeds(world.seeds.clone()), name)
+        ..plan(&world, &lora, Inputs::Seeds(&world.seeds), name)
     };
     let mut straight = Vec::new();
     let stages = stages_of(|context| {
-        let report = translora::pipeline::transfer(&Toy, &of("straight.gguf"), context).unwrap();
+        let report = pipeline::transfer(&Toy, &sound(&of("straight.gguf")), context).unwrap();
         straight = fs::read(report.adapter).unwrap();
     });
     for (nth, stage) in stages.iter().enumerate().skip(1) {
         let plan = of(&format!("{nth}.gguf"));
         let stopped = stopping(nth, |context| {
-            translora::pipeline::transfer(&Toy, &plan, context)
+            pipeline::transfer(&Toy, &sound(&plan), context)
         });
         assert!(stopped.is_err(), "stage {nth}");
-        let report = transfer(&TransferPlan {
-            resume: true,
+        let report = transfer(&Transfer {
+            run: resumed(),
             ..plan
         })
         .unwrap_or_else(|error| panic!("stage {nth}: {error}"));
@@ -221,23 +212,22 @@ fn a_transfer_with_a_teachers_words_that_is_stopped_anywhere_goes_on_in_the_same
 fn what_a_teacher_says_is_bounded() {
     let world = World::new();
     let lora = train(&world, &world.source, &world.train, "old.gguf");
-    let limits = Limits {
-        teacher_bytes_max: 100,
-        ..Limits::default()
+    let of = |objective, name: &str| {
+        let mut plan = sound(&Transfer {
+            objective,
+            ..plan(&world, &lora, Inputs::Seeds(&world.seeds), name)
+        });
+        plan.limits.teacher_bytes_max = 100;
+        quietly(|context| pipeline::transfer(&Toy, &plan, context))
     };
-    let of = |objective, name: &str| TransferPlan {
-        objective,
-        limits: limits.clone(),
-        ..plan(&world, &lora, Inputs::Seeds(world.seeds.clone()), name)
-    };
-    let error = transfer(&of(ObjectiveChoice::Kl, "kl.gguf")).unwrap_err();
+    let error = of(ObjectiveChoice::Kl, "kl.gguf").unwrap_err();
     assert!(
         error.to_string().contains("100 at most")
             && remedy(&error).contains("\"objective\": \"text\""),
         "{error}"
     );
     assert_eq!(
-        transfer(&of(ObjectiveChoice::Auto, "auto.gguf"))
+        of(ObjectiveChoice::Auto, "auto.gguf")
             .unwrap()
             .objective
             .objective,
@@ -249,13 +239,8 @@ fn what_a_teacher_says_is_bounded() {
 fn answers_that_are_drawn_again_and_again_are_kept_where_they_agree() {
     let world = World::new();
     let lora = train(&world, &world.source, &world.train, "old.gguf");
-    let asked = plan(
-        &world,
-        &lora,
-        Inputs::Seeds(world.seeds.clone()),
-        "new.gguf",
-    );
-    let report = transfer(&TransferPlan {
+    let asked = plan(&world, &lora, Inputs::Seeds(&world.seeds), "new.gguf");
+    let report = transfer(&Transfer {
         label: LabelChoice::Consistent,
         ..asked
     })

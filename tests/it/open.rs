@@ -10,13 +10,14 @@ use translora::engine::{
     AdapterId, CompletionScore, Engine, EngineError, Model, ModelInfo, OpenOptions, Score, Talk,
     With,
 };
-use translora::pipeline::{
-    self, FilterChoice, GeneratorChoice, Inputs, KitPlan, LabelChoice, ObjectiveChoice,
-    TokenWeights, TransferPlan,
-};
+use translora::pipeline;
 use translora::record::Pair;
+use translora::request::{
+    self, FilterChoice, GeneratorChoice, Inputs, LabelChoice, ObjectiveChoice, TokenWeights,
+    Transfer,
+};
 
-use crate::pipeline::{kit_plan, plan, quietly, train};
+use crate::pipeline::{kit_plan, plan, quietly, sound, train};
 use crate::world::World;
 use crate::wrapped::pass_on;
 
@@ -139,29 +140,29 @@ fn two_models_are_never_open_at_once() {
     let lora = train(&world, &world.source, &world.train, "old.gguf");
     let oracle = train(&world, &world.target, &world.train, "oracle.gguf");
     let engine = Counting::default();
-    let kit = KitPlan {
+    let kit = request::Kit {
         input_model: true,
         ..kit_plan(&world, &lora)
     };
-    let kit = quietly(|context| pipeline::kit(&engine, &kit, context)).unwrap();
-    let kit = Inputs::Kit(kit.kit);
-    let seeds = Inputs::Seeds(world.seeds.clone());
-    let of = |inputs: &Inputs, name: &str| plan(&world, &lora, inputs.clone(), name);
+    let kit = quietly(|context| pipeline::kit(&engine, &sound(&kit), context)).unwrap();
+    let kit = Inputs::Kit(&kit.kit);
+    let seeds = Inputs::Seeds(&world.seeds);
+    let of = |inputs: &Inputs<'_>, name: &str| plan(&world, &lora, *inputs, name);
     let runs = [
-        TransferPlan {
+        Transfer {
             oracle: Some(oracle),
             ..of(&seeds, "tuned.gguf")
         },
-        TransferPlan {
+        Transfer {
             generator: GeneratorChoice::Mix,
             label: LabelChoice::Consistent,
             ..of(&seeds, "mix.gguf")
         },
-        TransferPlan {
+        Transfer {
             filter: FilterChoice::Both,
             ..of(&kit, "both.gguf")
         },
-        TransferPlan {
+        Transfer {
             filter: FilterChoice::Kit,
             objective: ObjectiveChoice::Delta,
             token_weights: TokenWeights::Contrast,
@@ -170,7 +171,7 @@ fn two_models_are_never_open_at_once() {
     ];
     for plan in runs {
         let (name, before) = (plan.out.display(), engine.all());
-        quietly(|context| pipeline::transfer(&engine, &plan, context))
+        quietly(|context| pipeline::transfer(&engine, &sound(&plan), context))
             .unwrap_or_else(|error| panic!("{name}: {error}"));
         let opened = engine.all() - before;
         assert!(opened >= 6, "{name}: {opened} were opened");

@@ -3,27 +3,42 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use translora::engine::OpenOptions;
 use translora::engine::toy::Toy;
 use translora::pipeline::{
-    self, Context, EvalPlan, Event, Events, FilterChoice, GeneratorChoice, Inputs, Inspection,
-    KitPlan, LabelChoice, ObjectiveChoice, PipelineError, RecipePlan, Repeats, Stage, TokenWeights,
-    TrainPlan, TransferPlan, TransferReport, Verdict,
+    self, Context, Event, Events, Inspection, PipelineError, Stage, TransferReport, Verdict,
 };
-use translora::record::{Cancel, Limits, Pair, TestClock};
+use translora::record::{Cancel, Pair, TestClock};
+use translora::request::{
+    self, FilterChoice, Inputs, Plan, Request, Run, Shape, Training, Transfer,
+};
 
-use crate::world::{World, remedy, write_rows};
+use crate::world::{World, write_rows};
 
 mod resume;
 
 pub use resume::stopping;
 
-fn recipe(epochs: f32) -> RecipePlan {
-    RecipePlan {
-        rank: 8,
-        epochs,
-        learning_rate: Some(4e-3),
-        ..RecipePlan::default()
+fn training() -> Training {
+    Training {
+        shape: Shape {
+            rank: 8,
+            ..Shape::default()
+        },
+        lr: Some(4e-3),
+        ..Training::default()
+    }
+}
+
+/// A request that is within its bounds.
+pub fn sound<T: Request>(request: &T) -> Plan<T> {
+    request.clone().plan().expect("it is within its bounds")
+}
+
+/// What a run has that goes on.
+pub fn resumed() -> Run {
+    Run {
+        resume: true,
+        ..Run::default()
     }
 }
 
@@ -36,101 +51,80 @@ pub fn quietly<T>(work: impl FnOnce(&Context<'_>) -> T) -> T {
     })
 }
 
-fn train_plan(world: &World, model: &Path, data: &Path, out: &str) -> TrainPlan {
-    TrainPlan {
+fn train_plan(world: &World, model: &Path, data: &Path, out: &str) -> request::Train {
+    request::Train {
         model: model.into(),
         data: data.into(),
         out: world.path(out),
-        recipe: recipe(4.0),
-        open: OpenOptions::default(),
-        limits: Limits::default(),
-        seed: 1,
-        resume: false,
+        epochs: 4.0,
+        training: training(),
+        ..request::Train::default()
     }
 }
 
 pub fn train(world: &World, model: &Path, data: &Path, out: &str) -> PathBuf {
-    quietly(|context| pipeline::train(&Toy, &train_plan(world, model, data, out), context))
+    quietly(|context| pipeline::train(&Toy, &sound(&train_plan(world, model, data, out)), context))
         .expect("training works")
         .adapter
 }
 
-pub fn kit_plan(world: &World, lora: &Path) -> KitPlan {
-    KitPlan {
+pub fn kit_plan(world: &World, lora: &Path) -> request::Kit {
+    request::Kit {
         model: world.source.clone(),
         lora: lora.into(),
         data: world.train.clone(),
         out: world.path("ticket.kit"),
-        seeds: 5,
-        recipe: recipe(2.0),
-        input_recipe: recipe(4.0),
-        input_model: false,
-        open: OpenOptions::default(),
-        limits: Limits::default(),
-        seed: 1,
-        resume: false,
+        epochs: 2.0,
+        training: training(),
+        ..request::Kit::default()
     }
 }
 
 pub fn kit(world: &World, lora: &Path) -> PathBuf {
-    quietly(|context| pipeline::kit(&Toy, &kit_plan(world, lora), context))
+    quietly(|context| pipeline::kit(&Toy, &sound(&kit_plan(world, lora)), context))
         .expect("a kit can be made")
         .kit
 }
 
-pub fn plan(world: &World, lora: &Path, inputs: Inputs, out: &str) -> TransferPlan {
-    TransferPlan {
+pub fn plan(world: &World, lora: &Path, inputs: Inputs<'_>, out: &str) -> Transfer {
+    let of_kind = |kind: &str| (inputs.name() == kind).then(|| inputs.path().to_owned());
+    Transfer {
         source: world.source.clone(),
         source_lora: lora.into(),
         target: world.target.clone(),
-        inputs,
+        kit: of_kind("kit"),
+        seeds: of_kind("seeds"),
         out: world.path(out),
         samples: 120,
-        filter: FilterChoice::Auto,
-        generator: GeneratorChoice::Auto,
-        label: LabelChoice::Greedy,
-        objective: ObjectiveChoice::Auto,
-        token_weights: TokenWeights::None,
-        kl_budget: 10.0,
-        temperature: 1.0,
-        repeats: Repeats::default(),
         eval: Some(world.eval.clone()),
-        oracle: None,
-        flip_budget: 0.05,
-        allow_weak_source: false,
-        recipe: recipe(4.0),
-        open: OpenOptions::default(),
-        limits: Limits::default(),
-        seed: 1,
-        resume: false,
+        training: training(),
+        ..Transfer::default()
     }
 }
 
-pub fn transfer(plan: &TransferPlan) -> Result<TransferReport, PipelineError> {
-    quietly(|context| pipeline::transfer(&Toy, plan, context))
+pub fn transfer(asked: &Transfer) -> Result<TransferReport, PipelineError> {
+    quietly(|context| pipeline::transfer(&Toy, &sound(asked), context))
 }
 
 fn eval(world: &World, model: &Path, lora: Option<&Path>) -> f64 {
-    let plan = EvalPlan {
+    let plan = request::Eval {
         model: model.into(),
         lora: lora.map(Path::to_owned),
         data: world.eval.clone(),
-        answers: None,
-        open: OpenOptions::default(),
-        limits: Limits::default(),
+        ..request::Eval::default()
     };
-    quietly(|context| pipeline::eval(&Toy, &plan, context))
+    quietly(|context| pipeline::eval(&Toy, &sound(&plan), context))
         .expect("evaluation works")
         .exact
 }
 
 fn kit_with_input_model(world: &World, lora: &Path) -> PathBuf {
-    let plan = KitPlan {
+    let plan = request::Kit {
         input_model: true,
         out: world.path("wide.kit"),
         ..kit_plan(world, lora)
     };
-    let report = quietly(|context| pipeline::kit(&Toy, &plan, context))
+    let report = quietly(|context| pipeline::kit(&Toy, &sound(&plan), context))
         .expect("a kit with an input model can be packed");
     let card = report.input_model.expect("the plan has one");
     assert!(
@@ -147,23 +141,20 @@ fn an_adapter_moves_with_a_kit_and_with_seeds_alone() {
     assert!(eval(&world, &world.source, Some(&lora)) > 0.9);
     assert_eq!(eval(&world, &world.target, None), 0.0);
     let kit = kit(&world, &lora);
-    let seeds = Inputs::Seeds(world.seeds.clone());
+    let wide = kit_with_input_model(&world, &lora);
+    let seeds = Inputs::Seeds(&world.seeds);
     for (name, inputs, filter) in [
-        ("kit.gguf", Inputs::Kit(kit.clone()), FilterChoice::Kit),
-        ("contrast.gguf", seeds.clone(), FilterChoice::Auto),
+        ("kit.gguf", Inputs::Kit(&kit), FilterChoice::Kit),
+        ("contrast.gguf", seeds, FilterChoice::Auto),
         (
             "kit-contrast.gguf",
-            Inputs::Kit(kit),
+            Inputs::Kit(&kit),
             FilterChoice::Contrast,
         ),
-        (
-            "inputs.gguf",
-            Inputs::Kit(kit_with_input_model(&world, &lora)),
-            FilterChoice::Auto,
-        ),
+        ("inputs.gguf", Inputs::Kit(&wide), FilterChoice::Auto),
         ("none.gguf", seeds, FilterChoice::None),
     ] {
-        let report = transfer(&TransferPlan {
+        let report = transfer(&Transfer {
             filter,
             ..plan(&world, &lora, inputs, name)
         })
@@ -216,8 +207,8 @@ fn an_adapter_moves_with_a_kit_and_with_seeds_alone() {
 fn without_eval_rows_the_gate_is_the_teacher_on_held_out_inputs() {
     let world = World::new();
     let lora = train(&world, &world.source, &world.train, "old.gguf");
-    let inputs = Inputs::Seeds(world.seeds.clone());
-    let report = transfer(&TransferPlan {
+    let inputs = Inputs::Seeds(&world.seeds);
+    let report = transfer(&Transfer {
         eval: None,
         ..plan(&world, &lora, inputs, "new.gguf")
     })
@@ -239,12 +230,11 @@ fn the_judge_measures_against_an_oracle_and_tells_which_answers_changed() {
     let lora = train(&world, &world.source, &world.train, "old.gguf");
     let oracle = train(&world, &world.target, &world.train, "oracle.gguf");
     let exact = eval(&world, &world.target, Some(&oracle));
-    let inputs = || Inputs::Seeds(world.seeds.clone());
-    let asked = TransferPlan {
+    let report = transfer(&Transfer {
         oracle: Some(oracle),
-        ..plan(&world, &lora, inputs(), "new.gguf")
-    };
-    let report = transfer(&asked).unwrap();
+        ..plan(&world, &lora, Inputs::Seeds(&world.seeds), "new.gguf")
+    })
+    .unwrap();
     let scores = &report.scores;
     assert_eq!(
         (scores.oracle, scores.rows, scores.gate_rows),
@@ -274,16 +264,6 @@ fn the_judge_measures_against_an_oracle_and_tells_which_answers_changed() {
         "{:?}",
         report.flips
     );
-    let error = transfer(&TransferPlan {
-        eval: None,
-        out: world.path("no.gguf"),
-        ..asked
-    })
-    .unwrap_err();
-    assert!(
-        error.to_string().contains("oracle") && remedy(&error) == "add \"eval\"",
-        "{error}"
-    );
 }
 
 #[test]
@@ -297,14 +277,9 @@ fn a_teacher_with_broken_labels_is_refused_and_its_pupil_set_aside() {
     let broken = world.path("broken.jsonl");
     write_rows(&broken, &rows.iter().map(wrong).collect::<Vec<_>>());
     let lora = train(&world, &world.source, &broken, "old.gguf");
-    let asked = TransferPlan {
+    let asked = Transfer {
         allow_weak_source: true,
-        ..plan(
-            &world,
-            &lora,
-            Inputs::Seeds(world.seeds.clone()),
-            "new.gguf",
-        )
+        ..plan(&world, &lora, Inputs::Seeds(&world.seeds), "new.gguf")
     };
     let report = transfer(&asked).unwrap();
     assert_eq!(report.verdict, Verdict::Reject, "{:?}", report.scores);
@@ -344,10 +319,13 @@ fn read_neutral(path: &Path, stems: &[&str]) -> Vec<u8> {
 fn the_same_seed_gives_the_same_bytes_and_another_does_not() {
     let world = World::new();
     let lora = train(&world, &world.source, &world.train, "old.gguf");
-    let inputs = || Inputs::Seeds(world.seeds.clone());
+    let inputs = || Inputs::Seeds(&world.seeds);
     for (name, seed) in [("run-1.gguf", 1), ("run-2.gguf", 1), ("run-6.gguf", 6)] {
-        transfer(&TransferPlan {
-            seed,
+        transfer(&Transfer {
+            run: Run {
+                seed,
+                ..Run::default()
+            },
             ..plan(&world, &lora, inputs(), name)
         })
         .unwrap();
@@ -389,7 +367,7 @@ fn the_adapter_says_where_it_comes_from() {
     let report = transfer(&plan(
         &world,
         &lora,
-        Inputs::Seeds(world.seeds.clone()),
+        Inputs::Seeds(&world.seeds),
         "new.gguf",
     ))
     .unwrap();
@@ -432,13 +410,8 @@ fn the_adapter_says_where_it_comes_from() {
 fn the_plan_comes_first_and_every_stage_ends() {
     let world = World::new();
     let lora = train(&world, &world.source, &world.train, "old.gguf");
-    let plan = plan(
-        &world,
-        &lora,
-        Inputs::Seeds(world.seeds.clone()),
-        "new.gguf",
-    );
-    let all = events_of(|context| pipeline::transfer(&Toy, &plan, context).unwrap());
+    let plan = plan(&world, &lora, Inputs::Seeds(&world.seeds), "new.gguf");
+    let all = events_of(|context| pipeline::transfer(&Toy, &sound(&plan), context).unwrap());
     assert!(
         matches!(&all[0], Event::Plan { command, plan } if command == "transfer" && plan["seed"] == 1),
         "{:?}",
@@ -463,15 +436,14 @@ fn the_plan_comes_first_and_every_stage_ends() {
 fn evaluation_writes_every_answer_where_it_is_asked_to() {
     let world = World::new();
     let lora = train(&world, &world.source, &world.train, "old.gguf");
-    let plan = EvalPlan {
+    let plan = request::Eval {
         model: world.source.clone(),
         lora: Some(lora),
         data: world.eval.clone(),
         answers: Some(world.path("answers.jsonl")),
-        open: OpenOptions::default(),
-        limits: Limits::default(),
+        ..request::Eval::default()
     };
-    let report = quietly(|context| pipeline::eval(&Toy, &plan, context)).unwrap();
+    let report = quietly(|context| pipeline::eval(&Toy, &sound(&plan), context)).unwrap();
     let text = fs::read_to_string(world.path("answers.jsonl")).unwrap();
     let rows: Vec<serde_json::Value> = text
         .lines()
@@ -482,7 +454,7 @@ fn evaluation_writes_every_answer_where_it_is_asked_to() {
     assert!(rows.iter().all(|row| (row["answer"].as_str()
         == row["completion"].as_str().map(str::trim))
         == (row["right"] == true)));
-    let error = quietly(|context| pipeline::eval(&Toy, &plan, context)).unwrap_err();
+    let error = quietly(|context| pipeline::eval(&Toy, &sound(&plan), context)).unwrap_err();
     assert!(
         error.to_string().contains("nothing is overwritten"),
         "{error}"

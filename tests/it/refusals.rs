@@ -5,16 +5,17 @@ use std::path::PathBuf;
 
 use translora::engine::toy::world::{new_base, rows};
 use translora::engine::toy::{Base, Toy};
-use translora::pipeline::{self, FilterChoice, Inputs, Inspection, TransferPlan, Verdict};
+use translora::pipeline::{self, Inspection, Verdict};
 use translora::record::{Blame, Fault};
+use translora::request::{Inputs, Transfer};
 
-use crate::pipeline::{kit, kit_plan, plan, quietly, stopping, train, transfer};
+use crate::pipeline::{kit, kit_plan, plan, quietly, resumed, sound, stopping, train, transfer};
 use crate::world::{World, write_rows};
 
 /// One bad input: what it is, how it gets into the plan, and what the error must say.
 type Bad = (
     &'static str,
-    fn(&World, &mut TransferPlan),
+    fn(&World, &mut Transfer),
     &'static [&'static str],
 );
 
@@ -82,20 +83,14 @@ const BAD: &[Bad] = &[
     ),
     (
         "seeds as a kit",
-        |w, p| p.inputs = Inputs::Kit(w.seeds.clone()),
+        |w, p| kit_of(p, w.seeds.clone()),
         &["seeds.jsonl", "not a GGUF"],
     ),
     (
         "an adapter as a kit",
-        |w, p| p.inputs = Inputs::Kit(w.path("old.gguf")),
+        |w, p| kit_of(p, w.path("old.gguf")),
         &["old.gguf", "not a kit"],
     ),
-    (
-        "a kit filter without a kit",
-        |_, p| p.filter = FilterChoice::Kit,
-        &["\"kit\" needs a kit"],
-    ),
-    ("no samples", |_, p| p.samples = 0, &["no samples"]),
     (
         "a folder that is not there",
         |w, p| p.out = w.path("nowhere/new.gguf"),
@@ -112,16 +107,9 @@ const BAD: &[Bad] = &[
         &["old.gguf", "nothing is overwritten"],
     ),
     (
-        "a module nobody has",
-        |_, p| p.recipe.modules = "q,sideways".into(),
-        &["sideways"],
-    ),
-    ("no rank", |_, p| p.recipe.rank = 0, &["rank 0"]),
-    ("no batch", |_, p| p.recipe.batch = 0, &["batch 0"]),
-    (
-        "a mad learning rate",
-        |_, p| p.recipe.learning_rate = Some(f32::MAX * 2.0),
-        &["lr inf"],
+        "a rank that the model is too narrow for",
+        |_, p| p.training.shape.rank = 1024,
+        &["rank 1024"],
     ),
     (
         "a tokenizer that cannot read the seeds",
@@ -142,18 +130,22 @@ fn halve(world: &World, path: &mut PathBuf) {
 }
 
 /// Give these seeds; `|` stands for the end of a line.
-fn seeds(world: &World, plan: &mut TransferPlan, text: &str) {
+fn seeds(world: &World, plan: &mut Transfer, text: &str) {
     let path = world.path("bad.jsonl");
     fs::write(&path, text.replace('|', "\n")).unwrap();
-    plan.inputs = Inputs::Seeds(path);
+    plan.seeds = Some(path);
 }
 
-fn target(world: &World, plan: &mut TransferPlan, base: &Base) {
+fn kit_of(plan: &mut Transfer, path: PathBuf) {
+    (plan.kit, plan.seeds) = (Some(path), None);
+}
+
+fn target(world: &World, plan: &mut Transfer, base: &Base) {
     plan.target = world.path("target.json");
     fs::write(&plan.target, serde_json::to_vec(base).unwrap()).unwrap();
 }
 
-fn ascii_target(world: &World, plan: &mut TransferPlan) {
+fn ascii_target(world: &World, plan: &mut Transfer) {
     target(
         world,
         plan,
@@ -165,7 +157,7 @@ fn ascii_target(world: &World, plan: &mut TransferPlan) {
     seeds(world, plan, r#"{"prompt":"a café"}|"#);
 }
 
-fn mute_target(world: &World, plan: &mut TransferPlan) {
+fn mute_target(world: &World, plan: &mut Transfer) {
     target(
         world,
         plan,
@@ -182,12 +174,7 @@ fn every_bad_input_is_named_and_leaves_nothing() {
     let world = World::new();
     let lora = train(&world, &world.source, &world.train, "old.gguf");
     for (what, spoil, says) in BAD {
-        let mut plan = plan(
-            &world,
-            &lora,
-            Inputs::Seeds(world.seeds.clone()),
-            "new.gguf",
-        );
+        let mut plan = plan(&world, &lora, Inputs::Seeds(&world.seeds), "new.gguf");
         spoil(&world, &mut plan);
         let before = world.names();
         let error = transfer(&plan)
@@ -208,18 +195,16 @@ fn every_bad_input_is_named_and_leaves_nothing() {
 fn a_resume_with_another_plan_or_other_inputs_is_refused() {
     let world = World::new();
     let lora = train(&world, &world.source, &world.train, "old.gguf");
-    let plan = plan(
-        &world,
-        &lora,
-        Inputs::Seeds(world.seeds.clone()),
-        "new.gguf",
-    );
-    stopping(4, |context| pipeline::transfer(&Toy, &plan, context)).unwrap_err();
-    let resume = TransferPlan {
-        resume: true,
+    let plan = plan(&world, &lora, Inputs::Seeds(&world.seeds), "new.gguf");
+    stopping(4, |context| {
+        pipeline::transfer(&Toy, &sound(&plan), context)
+    })
+    .unwrap_err();
+    let resume = Transfer {
+        run: resumed(),
         ..plan
     };
-    let error = transfer(&TransferPlan {
+    let error = transfer(&Transfer {
         samples: 60,
         ..resume.clone()
     })
@@ -254,13 +239,13 @@ fn a_kit_made_for_others_is_refused_and_none_is_overwritten() {
     let lora = train(&world, &world.source, &world.train, "old.gguf");
     let kit = kit(&world, &lora);
     let other = train(&world, &world.source, &world.eval, "other.gguf");
-    let error = transfer(&plan(&world, &other, Inputs::Kit(kit.clone()), "new.gguf")).unwrap_err();
+    let error = transfer(&plan(&world, &other, Inputs::Kit(&kit), "new.gguf")).unwrap_err();
     assert!(
         error.to_string().contains("another adapter") && error.to_string().contains("other.gguf"),
         "{error}"
     );
-    let error =
-        quietly(|context| pipeline::kit(&Toy, &kit_plan(&world, &lora), context)).unwrap_err();
+    let error = quietly(|context| pipeline::kit(&Toy, &sound(&kit_plan(&world, &lora)), context))
+        .unwrap_err();
     assert!(
         error.to_string().contains("nothing is overwritten"),
         "{error}"

@@ -9,37 +9,46 @@ use crate::source::{code, files, paths, root, tokens};
 /// Room → what it may import from other rooms: a whole room, or one noun of it.
 pub const ROOMS: &[(&str, &[&str])] = &[
     ("record", &[]),
-    ("engine", &["record"]),
+    ("request", &["record"]),
+    ("engine", &["record", "request::Machine", "request::Shape"]),
     ("kit", &["record", "engine"]),
     ("generate", &["record", "engine", "kit::Seed"]),
     ("filter", &["record", "engine", "generate::Candidate"]),
-    ("label", &["record", "engine", "filter::Kept"]),
-    ("distill", &["record", "engine", "label::Labeled"]),
+    (
+        "label",
+        &["record", "request::TokenWeights", "engine", "filter::Kept"],
+    ),
+    (
+        "distill",
+        &["record", "request", "engine", "label::Labeled"],
+    ),
     ("evaluate", &["record", "engine", "distill::Trained"]),
     ("publish", &["record", "engine", "evaluate::Passed"]),
     (
         "pipeline",
         &[
-            "record", "engine", "kit", "generate", "filter", "label", "distill", "evaluate",
-            "publish",
+            "record", "request", "engine", "kit", "generate", "filter", "label", "distill",
+            "evaluate", "publish",
         ],
     ),
-    ("jobs", &["record", "engine", "pipeline"]),
+    ("jobs", &["record", "request", "engine", "pipeline"]),
     ("adapters", &["record", "engine", "kit"]),
     (
         "plugin",
         &[
-            "record", "engine", "pipeline", "jobs", "adapters", "control",
+            "record", "request", "engine", "pipeline", "jobs", "adapters", "control",
         ],
     ),
-    ("control", &["record", "pipeline", "jobs"]),
+    ("control", &["record", "request", "pipeline", "jobs"]),
     (
         "serve",
-        &["record", "engine", "jobs", "control", "adapters"],
+        &["record", "request", "engine", "jobs", "control", "adapters"],
     ),
     (
         "bin",
-        &["record", "engine", "pipeline", "jobs", "control", "serve"],
+        &[
+            "record", "request", "engine", "pipeline", "jobs", "control", "serve",
+        ],
     ),
 ];
 

@@ -1,9 +1,7 @@
-use std::path::PathBuf;
-
 use clap::Args;
-use translora::pipeline::{self, EvalPlan};
+use translora::{pipeline, request};
 
-use crate::args::{Lengths, Machine};
+use crate::args::Flags;
 use crate::failure::Failure;
 use crate::progress::Talk;
 use crate::{Outcome, job, out};
@@ -17,40 +15,13 @@ use crate::{Outcome, job, out};
     after_help = "Example:\n  translora eval -m base.gguf --lora tickets.gguf --data held-out.jsonl --json"
 )]
 pub struct Eval {
-    /// Base model (GGUF)
-    #[arg(short, long, value_name = "M.gguf")]
-    model: PathBuf,
-
-    /// Adapter (GGUF); without one the bare base answers
-    #[arg(long, value_name = "L.gguf")]
-    lora: Option<PathBuf>,
-
-    /// Rows of prompt and completion (JSON lines)
-    #[arg(long, value_name = "E.jsonl")]
-    data: PathBuf,
-
-    /// Write every row with its answer and whether that is right here (JSON lines); nothing is
-    /// overwritten
-    #[arg(long, value_name = "A.jsonl")]
-    answers: Option<PathBuf>,
-
     #[command(flatten)]
-    lengths: Lengths,
-
-    #[command(flatten)]
-    machine: Machine,
+    flags: Flags<request::Eval>,
 }
 
 impl Eval {
     pub fn run(self, talk: Talk) -> Result<Outcome, Failure> {
-        let plan = EvalPlan {
-            open: self.machine.open_options(),
-            model: self.model,
-            lora: self.lora,
-            data: self.data,
-            answers: self.answers,
-            limits: self.lengths.limits(),
-        };
+        let plan = self.flags.plan()?;
         let done = job::run(talk, &plan.model, &plan.limits, |engine, context| {
             pipeline::eval(engine, &plan, context)
         })?;

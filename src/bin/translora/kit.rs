@@ -1,9 +1,7 @@
-use std::path::PathBuf;
-
 use clap::Args;
-use translora::pipeline::{self, KitPlan};
+use translora::{pipeline, request};
 
-use crate::args::{Lengths, Machine, Recipe, at_most, between};
+use crate::args::Flags;
 use crate::failure::Failure;
 use crate::progress::Talk;
 use crate::{Outcome, job, out};
@@ -18,73 +16,13 @@ use crate::{Outcome, job, out};
     after_help = "Example:\n  translora kit -m base.gguf --lora tickets.gguf --data tickets.jsonl --out tickets.kit"
 )]
 pub struct Kit {
-    /// Base model of the adapter (GGUF)
-    #[arg(short, long, value_name = "BASE.gguf")]
-    model: PathBuf,
-
-    /// The adapter (GGUF)
-    #[arg(long, value_name = "L.gguf")]
-    lora: PathBuf,
-
-    /// The data that the adapter was trained on (JSON lines)
-    #[arg(long, value_name = "D.jsonl")]
-    data: PathBuf,
-
-    /// The kit to write; nothing is overwritten
-    #[arg(long, value_name = "K.kit")]
-    out: PathBuf,
-
-    /// Seed inputs to keep in the kit
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = between::<1, 1000>)]
-    seeds: usize,
-
-    /// Put a LoRA that makes inputs of the task into the kit, too. It remembers some of what it was
-    /// trained on
-    #[arg(long)]
-    input_model: bool,
-
-    /// Passes over the inputs for --input-model
-    #[arg(long, value_name = "X", default_value_t = 4.0, value_parser = at_most::<1000>, help_heading = "Adapter and training")]
-    input_epochs: f32,
-
-    /// Passes over the discriminator's data
-    #[arg(long, value_name = "X", default_value_t = 3.0, value_parser = at_most::<1000>, help_heading = "Adapter and training")]
-    epochs: f32,
-
     #[command(flatten)]
-    recipe: Recipe,
-
-    #[command(flatten)]
-    lengths: Lengths,
-
-    #[command(flatten)]
-    machine: Machine,
-
-    /// Seed of everything random
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    seed: u64,
-
-    /// Continue a run that was stopped
-    #[arg(long)]
-    resume: bool,
+    flags: Flags<request::Kit>,
 }
 
 impl Kit {
     pub fn run(self, talk: Talk) -> Result<Outcome, Failure> {
-        let plan = KitPlan {
-            input_recipe: self.recipe.plan(self.input_epochs),
-            input_model: self.input_model,
-            recipe: self.recipe.plan(self.epochs),
-            open: self.machine.open_options(),
-            model: self.model,
-            lora: self.lora,
-            data: self.data,
-            out: self.out,
-            seeds: self.seeds,
-            limits: self.lengths.limits(),
-            seed: self.seed,
-            resume: self.resume,
-        };
+        let plan = self.flags.plan()?;
         let done = job::run(talk, &plan.model, &plan.limits, |engine, context| {
             pipeline::kit(engine, &plan, context)
         })?;
@@ -127,10 +65,17 @@ impl Kit {
                 .privacy
                 .iter()
                 .map(|told| ("it gives away", told.clone()));
+            let next = format!(
+                "translora transfer --source {} --source-lora {} --target NEW.gguf --kit {} --out N.gguf",
+                plan.model.display(),
+                plan.lora.display(),
+                done.kit.display()
+            );
             let rows: Vec<_> = rows
                 .into_iter()
                 .chain(inputs)
                 .chain(privacy)
+                .chain([("use it", next)])
                 .map(|(name, value)| (name.to_owned(), value))
                 .collect();
             out::columns(&rows)

@@ -74,8 +74,8 @@ struct Cli {
     #[arg(short, long, global = true, help_heading = "Output")]
     quiet: bool,
 
-    /// Say more: of training on a device, which operations run there and which fall back to the
-    /// processor
+    /// Print the whole plan with its limits, which operations run on a device, and the counts of a
+    /// result
     #[arg(
         short,
         long,
@@ -178,8 +178,49 @@ fn report<R: serde::Serialize>(
 mod tests {
     use clap::CommandFactory;
 
+    /// Commands that not every build has, or that nobody calls.
+    const LEFT_OUT: [&str; 4] = ["bench", "gradcheck", "worker", "help"];
+
     #[test]
     fn the_flags_are_consistent() {
         super::Cli::command().debug_assert();
+    }
+
+    /// The help of each command, as the reference has it.
+    fn sections() -> Vec<String> {
+        let mut cli = super::Cli::command();
+        cli.build();
+        let commands = cli.get_subcommands().cloned();
+        commands
+            .filter(|command| !LEFT_OUT.contains(&command.get_name()))
+            .map(|command| {
+                let name = command.get_name().to_owned();
+                let help = command.term_width(100).render_long_help().to_string();
+                let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
+                format!(
+                    "\n## translora {name}\n\n```text\n{}\n```\n",
+                    lines.join("\n").trim_end()
+                )
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_reference_is_what_help_prints() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reference/cli.md");
+        if std::env::var_os("TRANSLORA_BLESS").is_some() {
+            let head = "# The command line\n\n`translora COMMAND --help` prints these. The exit status is 0 if \
+                it is done, 1 if the evidence refused it, and 2 for an error.\n\n\
+                This page is printed: `TRANSLORA_BLESS=1 cargo test --bin translora reference` writes it.\n";
+            std::fs::write(path, head.to_owned() + &sections().concat()).expect("it is writable");
+        }
+        let found = std::fs::read_to_string(path).unwrap_or_default();
+        // A system may have fewer commands than the reference.
+        for section in sections() {
+            assert!(
+                found.contains(&section),
+                "not in docs/reference/cli.md:{section}"
+            );
+        }
     }
 }

@@ -5,8 +5,10 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::Value;
 use translora::pipeline::{Event, Stage};
 use translora::record::Clock;
+use translora::request::{self, Kind};
 
 use crate::out;
 
@@ -57,9 +59,11 @@ impl<'a> Screen<'a> {
             _ if self.talk.quiet => {}
             Event::Plan { command, plan } => {
                 self.line(&format!("translora {command}"));
-                out::columns(&out::rows(&plan))
-                    .iter()
-                    .for_each(|line| self.line(line));
+                let rows = match request::rows_of(&command) {
+                    Some(rows) if !self.talk.verbose => brief(&rows, &plan),
+                    _ => out::rows(&plan),
+                };
+                out::columns(&rows).iter().for_each(|line| self.line(line));
             }
             Event::StageStarted { stage } => self.start(stage),
             Event::Progress {
@@ -144,6 +148,26 @@ impl<'a> Screen<'a> {
     }
 }
 
+/// A plan in a few lines: its files, what differs from the defaults, the seed, the output.
+fn brief(rows: &request::Rows, plan: &Value) -> Vec<(String, String)> {
+    let (mut files, mut settings, mut last) = (Vec::new(), Vec::new(), Vec::new());
+    for (field, default) in rows {
+        let value = &plan[field.name];
+        let row = (field.name.replace('_', " "), request::text(value));
+        match (field.name, field.kind) {
+            ("seed" | "out", _) => last.push(row),
+            _ if value == default => {}
+            (_, Kind::Path) => files.push(row),
+            (_, Kind::Switch) => settings.push(row.0),
+            _ => settings.push(format!("{} {}", row.0, row.1)),
+        }
+    }
+    settings.push("the rest by default (--verbose lists it)".into());
+    files.push(("settings".into(), settings.join(", ")));
+    files.extend(last);
+    files
+}
+
 impl Lines {
     /// The line to print now, if one is due.
     fn progress(
@@ -220,6 +244,32 @@ mod tests {
         assert_eq!(lines.progress(at(111), Stage::Label, 61, 100, ""), None);
         let line = lines.progress(at(116), Stage::Label, 0, 0, "");
         assert_eq!(line.as_deref(), Some("label     0/0  0%  eta ?"));
+    }
+
+    #[test]
+    fn a_plan_is_told_by_what_differs() {
+        let rows = request::rows_of("train").expect("it has a request");
+        let defaults = rows
+            .iter()
+            .map(|(field, default)| (field.name.to_owned(), default.clone()));
+        let mut plan = Value::from(defaults.collect::<serde_json::Map<_, _>>());
+        for (name, value) in [("model", "m.gguf"), ("data", "d.jsonl"), ("out", "l.gguf")] {
+            plan[name] = value.into();
+        }
+        plan["rank"] = 8.into();
+        plan["rslora"] = true.into();
+        let expected = [
+            ("model", "m.gguf"),
+            ("data", "d.jsonl"),
+            (
+                "settings",
+                "rank 8, rslora, the rest by default (--verbose lists it)",
+            ),
+            ("out", "l.gguf"),
+            ("seed", "1"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(brief(&rows, &plan), expected);
     }
 
     #[test]

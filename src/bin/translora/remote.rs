@@ -1,13 +1,13 @@
 //! A transfer inside a llama-server that the library was loaded into: started over its socket,
 //! followed to its end.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Value, json};
 use translora::control::{Backend, Command, Job, Problem, Reply, Socket, State};
-use translora::jobs::TransferRequest;
-use translora::pipeline::{Inputs, TransferPlan};
+use translora::pipeline::TransferPlan;
 use translora::record::Remedy;
+use translora::request::{Fields, Kind, Transfer};
 
 use crate::adapters::absolute;
 use crate::failure::{Failure, InFlags};
@@ -96,61 +96,11 @@ fn job(server: &Socket, command: Command) -> Result<Job, Failure> {
 
 /// The plan as the server takes it: with whole paths, for it may run in another folder.
 fn request(plan: &TransferPlan) -> Result<Value, Failure> {
-    let whole = |path: &PathBuf| absolute(path).map(PathBuf::from);
-    let (kit, seeds) = match &plan.inputs {
-        Inputs::Kit(kit) => (Some(whole(kit)?), None),
-        Inputs::Seeds(seeds) => (None, Some(whole(seeds)?)),
-    };
-    let recipe = &plan.recipe;
-    let request = TransferRequest {
-        source: whole(&plan.source)?,
-        source_lora: whole(&plan.source_lora)?,
-        target: whole(&plan.target)?,
-        kit,
-        seeds,
-        out: whole(&plan.out)?,
-        samples: plan.samples,
-        filter: plan.filter,
-        generator: plan.generator,
-        label: plan.label,
-        objective: plan.objective,
-        token_weights: plan.token_weights,
-        kl_budget: plan.kl_budget,
-        eval: plan.eval.as_ref().map(whole).transpose()?,
-        oracle: plan.oracle.as_ref().map(whole).transpose()?,
-        flip_budget: plan.flip_budget,
-        allow_weak_source: plan.allow_weak_source,
-        temperature: plan.temperature,
-        input_tokens: plan.limits.input_tokens_max,
-        answer_tokens: plan.limits.completion_tokens_max,
-        near: plan.repeats.near,
-        ignore_numbers: plan.repeats.numbers,
-        seed_run: plan.repeats.seed_run,
-        epochs: recipe.epochs,
-        restarts: recipe.restarts,
-        rank: recipe.rank,
-        alpha: recipe.alpha,
-        rslora: recipe.rslora,
-        modules: recipe.modules.clone(),
-        layers: recipe.layers,
-        lr: recipe.learning_rate,
-        lora_plus: recipe.b_rate,
-        schedule: recipe.schedule,
-        warmup: recipe.warmup,
-        batch: recipe.batch,
-        micro_batch: recipe.micro_batch,
-        memory: recipe.memory,
-        weight_decay: recipe.weight_decay,
-        lora_dropout: recipe.dropout,
-        clip: recipe.clip_norm,
-        early_stop: recipe.patience,
-        threads: plan.open.threads,
-        gpu_layers: plan.open.gpu_layers,
-        device: plan.open.device.clone(),
-        ctx_size: plan.open.context,
-        seed: plan.seed,
-        resume: plan.resume,
-    };
-    serde_json::to_value(request)
-        .map_err(|error| Failure::Bug(format!("a request is not JSON: {error}")))
+    let mut values = plan.values();
+    for (field, _) in Transfer::rows() {
+        if let (Kind::Path, Some(Value::String(path))) = (field.kind, values.get_mut(field.name)) {
+            *path = absolute(Path::new(path))?;
+        }
+    }
+    Ok(values.into())
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use super::GgmlEngine;
 use crate::engine::{CompletionScore, Engine, LoraSpec, Model, OpenOptions, Talk, With};
 use crate::record::{Cancel, Pair};
+use crate::request::Shape;
 
 /// A model of a type that ggml lays out anew, removed with the test.
 struct Packed(PathBuf);
@@ -53,7 +54,10 @@ fn scores(model: &mut dyn Model, pairs: &[Pair]) -> Vec<CompletionScore> {
 fn losses(model: &mut dyn Model, pairs: &[Pair]) -> [f64; 2] {
     let mut trainer = model
         .trainer(&LoraSpec {
-            rank: 4,
+            shape: Shape {
+                rank: 4,
+                ..Shape::default()
+            },
             ..LoraSpec::default()
         })
         .expect("it can be trained on");

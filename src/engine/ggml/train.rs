@@ -22,28 +22,29 @@ impl Train for GgmlModel {
     fn trainer(&mut self, spec: &LoraSpec) -> Result<Box<dyn Trainer + '_>, EngineError> {
         // Inference memory is of no use meanwhile.
         self.context = None;
+        let shape = &spec.shape;
         let optimizer = AdamW {
             beta1: spec.beta1,
             beta2: spec.beta2,
             epsilon: spec.epsilon,
-            weight_decay: spec.weight_decay,
+            weight_decay: shape.weight_decay,
         };
         let plan = TrainSpec {
-            rank: spec.rank,
-            alpha: spec.alpha,
-            modules: spec.modules.clone(),
-            first_block: spec.layers.map(|layers| layers.first),
-            end_block: spec.layers.and_then(|layers| layers.end),
+            rank: shape.rank,
+            alpha: shape.alpha,
+            modules: shape.modules.clone(),
+            first_block: shape.layers.map(|layers| layers.first),
+            end_block: shape.layers.and_then(|layers| layers.end),
             seed: spec.seed,
             objective: minimized(spec.objective),
             optimizer,
-            rslora: spec.rslora,
-            b_rate: spec.b_rate,
-            dropout: spec.dropout,
-            clip_norm: spec.clip_norm,
-            micro_batch: spec.micro_batch,
-            batch: spec.batch,
-            memory: spec
+            rslora: shape.rslora,
+            b_rate: shape.lora_plus,
+            dropout: shape.lora_dropout,
+            clip_norm: shape.clip,
+            micro_batch: shape.micro_batch,
+            batch: shape.batch,
+            memory: shape
                 .memory
                 .map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
             snapshots: SNAPSHOTS + if spec.keeps_best { SNAPSHOTS_BEST } else { 0 },

@@ -3,6 +3,7 @@ use std::path::Path;
 use super::*;
 use crate::engine::{Objective, SoftLabels, Spelling, Teach};
 use crate::record::Cancel;
+use crate::request::Shape;
 
 fn model(base: Base) -> ToyModel {
     ToyModel::new(base, Path::new("toy.json"), b"")
@@ -48,9 +49,12 @@ fn the_gradient_is_the_slope_of_the_loss() {
         let mut model = model(world::old_base());
         let rows: Vec<Pair> = world::rows(6, 5);
         let spec = LoraSpec {
-            rank: 3,
-            clip_norm: 0.0,
-            dropout,
+            shape: Shape {
+                rank: 3,
+                clip: 0.0,
+                lora_dropout: dropout,
+                ..Shape::default()
+            },
             ..LoraSpec::default()
         };
         let trainer = &mut ToyTrainer::new(&model.base, &spec).unwrap();
@@ -106,8 +110,11 @@ fn the_gradient_of_soft_labels_is_the_slope_of_their_loss() {
     let rows: Vec<Pair> = world::rows(6, 5);
     let spec = LoraSpec {
         objective: Objective::Match,
-        rank: 3,
-        clip_norm: 0.0,
+        shape: Shape {
+            rank: 3,
+            clip: 0.0,
+            ..Shape::default()
+        },
         ..LoraSpec::default()
     };
     let trainer = &mut ToyTrainer::new(&model.base, &spec).unwrap();
@@ -178,9 +185,12 @@ fn b_moves_at_its_own_rate_and_the_scale_may_be_of_the_root_of_the_rank() {
     let model = model(world::old_base());
     let rows = world::rows(8, 5);
     let spec = LoraSpec {
-        rank: 4,
-        b_rate: 16.0,
-        rslora: true,
+        shape: Shape {
+            rank: 4,
+            lora_plus: 16.0,
+            rslora: true,
+            ..Shape::default()
+        },
         epsilon: 1e-20,
         ..LoraSpec::default()
     };
@@ -216,8 +226,11 @@ fn b_moves_at_its_own_rate_and_the_scale_may_be_of_the_root_of_the_rank() {
 fn a_restored_snapshot_continues_exactly() {
     let rows = world::rows(40, 2);
     let spec = LoraSpec {
-        dropout: 0.2,
-        b_rate: 4.0,
+        shape: Shape {
+            lora_dropout: 0.2,
+            lora_plus: 4.0,
+            ..Shape::default()
+        },
         ..LoraSpec::default()
     };
     let steps = |trainer: &mut dyn Trainer, range: std::ops::Range<usize>| {
@@ -249,7 +262,10 @@ fn a_restored_snapshot_continues_exactly() {
         Err(EngineError::Snapshot(_))
     ));
     let other = LoraSpec {
-        dropout: 0.1,
+        shape: Shape {
+            lora_dropout: 0.1,
+            ..spec.shape.clone()
+        },
         ..spec.clone()
     };
     assert!(

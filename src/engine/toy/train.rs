@@ -8,6 +8,7 @@ use crate::engine::{
     EngineError, LoraSpec, Objective, SoftLabels, StepReport, Trainer, TrainerInfo,
 };
 use crate::record::{Pair, Rng};
+use crate::request::Shape;
 
 /// Fits a toy head: exact softmax gradients, AdamW, global-norm clip.
 pub(super) struct ToyTrainer<'m> {
@@ -41,8 +42,8 @@ struct SnapshotHeader {
 
 impl<'m> ToyTrainer<'m> {
     pub(super) fn new(base: &'m Base, spec: &LoraSpec) -> Result<Self, EngineError> {
-        check_spec(base, spec)?;
-        let head = Head::fresh(base.width, spec.rank, spec.written_alpha(), spec.seed);
+        check_spec(base, &spec.shape)?;
+        let head = Head::fresh(base.width, spec.shape.rank, spec.written_alpha(), spec.seed);
         Ok(Self {
             base,
             spec: spec.clone(),
@@ -133,7 +134,10 @@ impl<'m> ToyTrainer<'m> {
 
     /// The features of an example that this training step keeps; the factor makes up for the rest.
     fn kept(&self, index: usize) -> (Vec<usize>, f64) {
-        let (dropout, features) = (f64::from(self.spec.dropout), &self.examples[index].features);
+        let (dropout, features) = (
+            f64::from(self.spec.shape.lora_dropout),
+            &self.examples[index].features,
+        );
         let mut random = Rng::new(
             self.spec.seed,
             &format!("toy dropout {} {index}", self.steps),
@@ -196,9 +200,9 @@ impl<'m> ToyTrainer<'m> {
         let (beta1, beta2) = (f64::from(self.spec.beta1), f64::from(self.spec.beta2));
         let unbias = |beta: f64| 1.0 - beta.powf(self.steps as f64);
         let (unbias1, unbias2) = (unbias(beta1), unbias(beta2));
-        let b_rate = learning_rate * f64::from(self.spec.b_rate);
-        let rates =
-            std::iter::repeat_n(learning_rate, self.head.a.len()).chain(std::iter::repeat(b_rate));
+        let rate_of_b = learning_rate * f64::from(self.spec.shape.lora_plus);
+        let rates = std::iter::repeat_n(learning_rate, self.head.a.len())
+            .chain(std::iter::repeat(rate_of_b));
         let weights = self.head.a.iter_mut().chain(&mut self.head.b);
         let [first, second] = &mut self.moments;
         for ((((weight, m), v), g), learning_rate) in
@@ -210,7 +214,7 @@ impl<'m> ToyTrainer<'m> {
                 / unbias1
                 / ((f64::from(*v) / unbias2).sqrt() + f64::from(self.spec.epsilon));
             *weight -= (learning_rate
-                * (step + f64::from(self.spec.weight_decay) * f64::from(*weight)))
+                * (step + f64::from(self.spec.shape.weight_decay) * f64::from(*weight)))
                 as f32;
         }
     }
@@ -262,7 +266,7 @@ impl Trainer for ToyTrainer<'_> {
                 step: self.steps,
             });
         }
-        let clip = f64::from(self.spec.clip_norm);
+        let clip = f64::from(self.spec.shape.clip);
         if clip > 0.0 && report.gradient_norm > clip {
             gradient
                 .iter_mut()
@@ -337,14 +341,14 @@ impl Trainer for ToyTrainer<'_> {
     }
 }
 
-fn check_spec(base: &Base, spec: &LoraSpec) -> Result<(), EngineError> {
+fn check_spec(base: &Base, shape: &Shape) -> Result<(), EngineError> {
     let refuse = |reason: &str| EngineError::Modules {
         model: base.name.clone(),
-        asked: spec.modules.clone(),
+        asked: shape.modules.clone(),
         reason: reason.to_owned(),
     };
     let known = ["all", "dense", "q", "k", "v", "o", "gate", "up", "down"];
-    if let Some(unknown) = spec
+    if let Some(unknown) = shape
         .modules
         .split(',')
         .map(str::trim)
@@ -355,13 +359,13 @@ fn check_spec(base: &Base, spec: &LoraSpec) -> Result<(), EngineError> {
             known.join(" ")
         )));
     }
-    if spec.layers.is_some() {
+    if shape.layers.is_some() {
         return Err(refuse("this model has no layers to choose from"));
     }
-    if spec.rank == 0 || spec.rank > base.width {
+    if shape.rank == 0 || shape.rank > base.width {
         return Err(refuse(&format!(
             "rank {} is not between 1 and {}",
-            spec.rank, base.width
+            shape.rank, base.width
         )));
     }
     Ok(())

@@ -11,11 +11,12 @@ use super::inputs::{Generator, Roles};
 use super::job::Job;
 use super::judging::Teacher;
 use super::transfer::TransferData;
-use super::{GeneratedInput, LabelChoice, PipelineError, RoundCounts, TransferPlan};
+use super::{GeneratedInput, PipelineError, RoundCounts, TransferPlan};
 use crate::filter::{self, Coverage, Kept};
 use crate::generate::{self, Prompt};
 use crate::label::Labeled;
 use crate::record::Pair;
+use crate::request::LabelChoice;
 
 mod policy;
 mod pool;

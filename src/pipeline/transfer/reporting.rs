@@ -42,16 +42,22 @@ impl Transfer<'_> {
             ..
         } = findings;
         let teacher = samples.teacher.as_ref().map(|teacher| &teacher.arm);
-        let (adapter, report) = if comparison.verdict == Verdict::Accept {
-            (&self.outputs.adapter, &self.outputs.report)
+        let outputs = &self.outputs;
+        let [adapter, report, page] = if comparison.verdict == Verdict::Accept {
+            [&outputs.adapter, &outputs.report, &outputs.page]
         } else {
-            (&self.outputs.rejected, &self.outputs.rejected_report)
+            [
+                &outputs.rejected,
+                &outputs.rejected_report,
+                &outputs.rejected_page,
+            ]
         };
         Ok(TransferReport {
             verdict: comparison.verdict,
             adapter: adapter.clone(),
             report: report.clone(),
-            scores: arms.scores(comparison, halves, rows, teacher, self.plan.seed)?,
+            page: page.clone(),
+            scores: arms.scores(comparison, halves, rows, teacher, self.plan.run.seed)?,
             flips: arms.flips(rows),
             confusion: arms.confusion(),
             counts: samples.counts.clone(),
@@ -103,7 +109,7 @@ impl Transfer<'_> {
                 let mut fresh = Session::new(
                     self.engine,
                     &self.plan.target,
-                    &self.plan.open,
+                    &self.plan.machine,
                     vec![staged.temporary().to_owned()],
                 );
                 let (model, adapters) = audit::reopened(&report.adapter, fresh.get())?;
@@ -112,7 +118,7 @@ impl Transfer<'_> {
                 report.output_audit =
                     Some(audit::output(model, adapters[0], probes, judged, talk)?);
             }
-            self.write_reports(job, outcome, &report)?;
+            self.write_reports(job, &report)?;
             // The adapter last: where it lies, everything lies.
             match (staged, outcome) {
                 (Some(staged), _) => staged.publish()?,
@@ -130,19 +136,14 @@ impl Transfer<'_> {
     fn write_reports(
         &self,
         job: &mut Job<'_>,
-        outcome: &Outcome,
         report: &TransferReport,
     ) -> Result<(), PipelineError> {
         let json = serde_json::to_string_pretty(report).unwrap_or_default() + "\n";
         let json = job.settle("report", json)?;
         let page = publish::page(&card::page(report, &self.plan.target));
         let page = job.settle("page", page)?;
-        let page_path = match outcome {
-            Outcome::Passed(_) => &self.outputs.page,
-            Outcome::Refused(_) => &self.outputs.rejected_page,
-        };
         publish::write_new(&report.report, json.as_bytes())?;
-        publish::write_new(page_path, page.as_bytes())?;
+        publish::write_new(&report.page, page.as_bytes())?;
         Ok(())
     }
 
@@ -156,7 +157,7 @@ impl Transfer<'_> {
         let mut all = BTreeMap::from([
             ("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
             ("engine".to_owned(), self.engine.version()),
-            ("seed".to_owned(), self.plan.seed.to_string()),
+            ("seed".to_owned(), self.plan.run.seed.to_string()),
             ("filter".to_owned(), filter.to_owned()),
             (
                 "objective".to_owned(),

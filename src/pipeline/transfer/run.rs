@@ -16,10 +16,9 @@ use crate::pipeline::journal::blob_name;
 use crate::pipeline::judging::{Arms, Evaluation, Teacher};
 use crate::pipeline::rounds::{Rounds, Samples, Sessions};
 use crate::pipeline::teaching::{self, Known, ObjectiveReport, Teaching};
-use crate::pipeline::{
-    InputAudit, Inputs, ObjectiveChoice, PipelineError, Stage, TransferReport, audit,
-};
+use crate::pipeline::{InputAudit, PipelineError, Stage, TransferReport, audit};
 use crate::record::{Pair, Rng};
+use crate::request::ObjectiveChoice;
 
 /// One labelled sample in this many is held out to measure fidelity.
 const HELD_OUT_ONE_IN: usize = 10;
@@ -49,7 +48,7 @@ impl<'a> Transfer<'a> {
             self.teach(job, &mut target, labeled, opened.same_vocabulary, arms)?;
         // Seeds are never held out: that the adapter answers what it was shown says nothing.
         let others = labeled.split_off(seed_count);
-        let (mut train, held_out) = split(others, self.plan.samples, self.plan.seed);
+        let (mut train, held_out) = split(others, self.plan.samples, self.plan.run.seed);
         train.extend(labeled);
         samples.counts.extend([
             ("trained".to_owned(), train.len() as u64),
@@ -64,7 +63,7 @@ impl<'a> Transfer<'a> {
         target.close();
         let [bare, adapted] = arms.gate();
         let rows: &[Pair] = self.data.eval.as_deref().unwrap_or(&synthetic);
-        let mut rng = Rng::new(self.plan.seed, "gate and report");
+        let mut rng = Rng::new(self.plan.run.seed, "gate and report");
         let halves = Halves::of(bare.rows(), &mut rng);
         let budget = f64::from(self.plan.flip_budget);
         let (comparison, outcome) =
@@ -83,7 +82,12 @@ impl<'a> Transfer<'a> {
     }
 
     fn target(&self) -> Session<'a> {
-        Session::new(self.engine, &self.plan.target, &self.plan.open, Vec::new())
+        Session::new(
+            self.engine,
+            &self.plan.target,
+            &self.plan.machine,
+            Vec::new(),
+        )
     }
 
     fn rounds(&self, job: &mut Job<'_>, roles: Roles) -> Result<Samples, PipelineError> {
@@ -93,7 +97,9 @@ impl<'a> Transfer<'a> {
     }
 
     fn recipe(&self, width: usize, objective: &ObjectiveReport) -> Recipe {
-        let mut recipe = recipe(&self.plan.recipe, self.plan.seed, width);
+        let plan = self.plan;
+        let mut recipe = recipe(&plan.training, plan.epochs, plan.run.seed, width);
+        recipe.restarts = plan.restarts;
         recipe.spec.objective = objective.minimized();
         recipe
     }
@@ -111,7 +117,7 @@ impl<'a> Transfer<'a> {
             ];
             for (i, (base, adapters)) in both.into_iter().enumerate() {
                 talk.tick(i, 2)?;
-                let mut session = Session::new(self.engine, base, &self.plan.open, adapters);
+                let mut session = Session::new(self.engine, base, &self.plan.machine, adapters);
                 let (model, adapters) = session.get()?;
                 if let [teacher] = *adapters {
                     input_audit = audit::input(model, teacher, self.plan, self.data, talk)?;
@@ -119,11 +125,10 @@ impl<'a> Transfer<'a> {
                     model.attach(oracle)?;
                 }
                 for (i, seed) in self.data.seeds.iter().enumerate() {
-                    let (Inputs::Kit(path) | Inputs::Seeds(path)) = &self.plan.inputs;
                     model
                         .check_text(seed.text())
                         .map_err(|source| PipelineError::Row {
-                            path: path.clone(),
+                            path: self.plan.inputs().path().to_owned(),
                             line: i + 1,
                             source,
                         })?;
@@ -186,7 +191,7 @@ impl<'a> Transfer<'a> {
                 target.get()?.0,
                 With::Base,
                 rows,
-                self.plan.limits.completion_tokens_max,
+                self.plan.answer.answer_tokens,
                 talk,
             )?;
             let summary = format!("bare target {:.1} % of {}", 100.0 * arm.exact(), arm.rows());
@@ -223,7 +228,7 @@ impl<'a> Transfer<'a> {
         let source = Session::new(
             self.engine,
             &self.plan.source,
-            &self.plan.open,
+            &self.plan.machine,
             vec![self.plan.source_lora.clone()],
         );
         let labeled = Teaching {
@@ -326,7 +331,7 @@ impl<'a> Transfer<'a> {
             oracle: self.plan.oracle.as_deref(),
             teacher,
             bare,
-            tokens_max: self.plan.limits.completion_tokens_max,
+            tokens_max: self.plan.answer.answer_tokens,
         };
         let done = job.stage("evaluate", Stage::Evaluate, |talk, journal| {
             let (model, _) = target.get()?;

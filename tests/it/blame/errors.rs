@@ -16,6 +16,7 @@ use translora::label::LabelError;
 use translora::pipeline::{JournalError, PipelineError};
 use translora::publish::PublishError;
 use translora::record::{Blame, Cancelled, ContentHash, Fault, InJson, Remedy};
+use translora::request::Refusal;
 use translora::serve::ServeError;
 use translora_gguf::GgufError;
 use translora_lora::LoraError;
@@ -220,7 +221,7 @@ fn stages() -> [Room; 6] {
                 DistillError::Recipe {
                     field: "warmup",
                     value: "2".into(),
-                    takes: "a number from 0 to 1",
+                    takes: "a number from 0 to 1".into(),
                 },
                 DistillError::Diverged {
                     what: "loss",
@@ -278,9 +279,6 @@ fn pipeline() -> [Room; 2] {
     ];
     let errors = [
         E::Cancelled,
-        E::NoSamples,
-        E::OracleAlone,
-        E::NeedsKit { filter: "both" },
         E::OtherVocabulary,
         E::LongAnswers {
             bytes: 2,
@@ -369,6 +367,9 @@ fn jobs() -> Room {
         "JobsError",
         [
             JobsError::NoSuchJob(JobId::from(1)),
+            JobsError::Refused(Refusal::OneOf {
+                fields: ["kit", "seeds"],
+            }),
             JobsError::Request {
                 what: "jobs may hold 1 byte".into(),
                 remedy: remedy.clone(),

@@ -4,13 +4,14 @@ use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use translora::engine::toy::Toy;
-use translora::pipeline::{
-    self, Context, Event, Events, FilterChoice, Inputs, KitPlan, LabelChoice, PipelineError,
-    RecipePlan, Stage, TrainPlan, TransferPlan,
-};
+use translora::pipeline::{self, Context, Event, Events, PipelineError, Stage};
 use translora::record::{Cancel, TestClock};
+use translora::request::{self, FilterChoice, Inputs, LabelChoice, Run, Shape, Training, Transfer};
 
-use super::{kit, kit_plan, left, plan, quietly, recipe, stages_of, train, train_plan, transfer};
+use super::{
+    kit, kit_plan, left, plan, quietly, resumed, sound, stages_of, train, train_plan, training,
+    transfer,
+};
 use crate::world::{World, remedy};
 
 /// A clock that asks a run to stop when it is read for the n-th time: a run reads it at both ends
@@ -57,18 +58,14 @@ fn a_transfer_stopped_in_any_stage_and_resumed_is_the_straight_run() {
             FilterChoice::Kit => LabelChoice::Consistent,
             _ => LabelChoice::Greedy,
         };
-        let of = |name: &str| TransferPlan {
+        let of = |name: &str| Transfer {
             filter,
             label,
-            ..plan(
-                &world,
-                &lora,
-                Inputs::Kit(kit.clone()),
-                &format!("{name}.gguf"),
-            )
+            ..plan(&world, &lora, Inputs::Kit(&kit), &format!("{name}.gguf"))
         };
         let name = format!("straight-{filter:?}");
-        let stages = stages_of(|context| pipeline::transfer(&Toy, &of(&name), context).unwrap());
+        let stages =
+            stages_of(|context| pipeline::transfer(&Toy, &sound(&of(&name)), context).unwrap());
         assert!(
             stages.contains(&Stage::Distill) && stages.last() == Some(&Stage::Publish),
             "{stages:?}"
@@ -78,8 +75,10 @@ fn a_transfer_stopped_in_any_stage_and_resumed_is_the_straight_run() {
         for (nth, stage) in stages.iter().enumerate().skip(1) {
             let name = format!("{nth}-{stage:?}-{filter:?}");
             let plan = of(&name);
-            let error =
-                stopping(nth, |context| pipeline::transfer(&Toy, &plan, context)).expect_err(&name);
+            let error = stopping(nth, |context| {
+                pipeline::transfer(&Toy, &sound(&plan), context)
+            })
+            .expect_err(&name);
             assert!(
                 matches!(error, PipelineError::Cancelled) && remedy(&error).contains("resume"),
                 "{name}: {error}"
@@ -94,8 +93,8 @@ fn a_transfer_stopped_in_any_stage_and_resumed_is_the_straight_run() {
                 again.to_string().contains("unfinished run") && remedy(&again).contains("resume"),
                 "{again}"
             );
-            transfer(&TransferPlan {
-                resume: true,
+            transfer(&Transfer {
+                run: resumed(),
                 ..plan
             })
             .unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -127,25 +126,20 @@ impl translora::record::Clock for MovingClock {
 fn a_run_that_was_stopped_while_it_published_goes_on() {
     let world = World::new();
     let lora = train(&world, &world.source, &world.train, "old.gguf");
-    let plan = plan(
-        &world,
-        &lora,
-        Inputs::Seeds(world.seeds.clone()),
-        "new.gguf",
-    );
+    let plan = plan(&world, &lora, Inputs::Seeds(&world.seeds), "new.gguf");
     let stages = stages_of(|context| {
         pipeline::transfer(
             &Toy,
-            &TransferPlan {
+            &sound(&Transfer {
                 out: world.path("straight.gguf"),
                 ..plan.clone()
-            },
+            }),
             context,
         )
         .unwrap()
     });
     let stopped = stopping(stages.len() - 1, |context| {
-        pipeline::transfer(&Toy, &plan, context)
+        pipeline::transfer(&Toy, &sound(&plan), context)
     });
     assert!(matches!(stopped, Err(PipelineError::Cancelled)));
     let resume = |read: usize| {
@@ -156,10 +150,10 @@ fn a_run_that_was_stopped_while_it_published_goes_on() {
         };
         pipeline::transfer(
             &Toy,
-            &TransferPlan {
-                resume: true,
+            &sound(&Transfer {
+                run: resumed(),
                 ..plan.clone()
-            },
+            }),
             &context,
         )
     };
@@ -186,26 +180,27 @@ fn a_run_that_was_stopped_while_it_published_goes_on() {
 fn kits_resume_too() {
     let world = World::new();
     let lora = train(&world, &world.source, &world.train, "old.gguf");
-    let kit_plan = |name: &str| KitPlan {
+    let kit_plan = |name: &str| request::Kit {
         out: world.path(&format!("{name}/ticket.kit")),
         ..kit_plan(&world, &lora)
     };
     fs::create_dir(world.path("straight")).unwrap();
-    let stages = stages_of(|context| pipeline::kit(&Toy, &kit_plan("straight"), context).unwrap());
+    let stages =
+        stages_of(|context| pipeline::kit(&Toy, &sound(&kit_plan("straight")), context).unwrap());
     let straight = fs::read(world.path("straight/ticket.kit")).unwrap();
     for nth in 1..stages.len() {
         let name = format!("kit-{nth}");
         fs::create_dir(world.path(&name)).unwrap();
         let error = stopping(nth, |context| {
-            pipeline::kit(&Toy, &kit_plan(&name), context)
+            pipeline::kit(&Toy, &sound(&kit_plan(&name)), context)
         })
         .unwrap_err();
         assert!(matches!(error, PipelineError::Cancelled), "{name}: {error}");
-        let plan = KitPlan {
-            resume: true,
+        let plan = request::Kit {
+            run: resumed(),
             ..kit_plan(&name)
         };
-        let report = quietly(|context| pipeline::kit(&Toy, &plan, context)).unwrap();
+        let report = quietly(|context| pipeline::kit(&Toy, &sound(&plan), context)).unwrap();
         assert!(
             report.accuracy.unwrap() > 0.8 && report.positives == 300,
             "{report:?}"
@@ -248,23 +243,24 @@ fn stopping_in_training<T: Send>(work: impl FnOnce(&Context<'_>) -> T + Send) ->
 #[test]
 fn training_stopped_between_two_steps_goes_on_from_there() {
     let world = World::new();
-    let plan = |name: &str| TrainPlan {
-        recipe: recipe(40.0),
+    let plan = |name: &str| request::Train {
+        epochs: 40.0,
         ..train_plan(&world, &world.source, &world.train, name)
     };
-    quietly(|context| pipeline::train(&Toy, &plan("straight.gguf"), context)).unwrap();
-    let stopped =
-        stopping_in_training(|context| pipeline::train(&Toy, &plan("halted.gguf"), context));
+    quietly(|context| pipeline::train(&Toy, &sound(&plan("straight.gguf")), context)).unwrap();
+    let stopped = stopping_in_training(|context| {
+        pipeline::train(&Toy, &sound(&plan("halted.gguf")), context)
+    });
     assert!(matches!(stopped, Err(PipelineError::Cancelled)));
     let checkpoint = fs::read(world.path("halted.gguf.journal/distill.checkpoint.bin")).unwrap();
     assert!(String::from_utf8_lossy(&checkpoint[..40]).contains("\"steps\":"));
     quietly(|context| {
         pipeline::train(
             &Toy,
-            &TrainPlan {
-                resume: true,
+            &sound(&request::Train {
+                run: resumed(),
                 ..plan("halted.gguf")
-            },
+            }),
             context,
         )
     })
@@ -275,19 +271,27 @@ fn training_stopped_between_two_steps_goes_on_from_there() {
 #[test]
 fn training_that_diverges_is_kept_and_goes_on_with_a_lower_rate() {
     let world = World::new();
-    let plan = |learning_rate: f32, resume: bool| {
-        let recipe = RecipePlan {
+    let plan = |lr: f32, resume: bool| {
+        let shape = Shape {
             weight_decay: 60_000.0,
-            learning_rate: Some(learning_rate),
-            ..recipe(40.0)
+            ..training().shape
         };
-        TrainPlan {
-            recipe,
-            resume,
+        request::Train {
+            training: Training {
+                lr: Some(lr),
+                shape,
+                ..training()
+            },
+            epochs: 40.0,
+            run: Run {
+                resume,
+                ..Run::default()
+            },
             ..train_plan(&world, &world.source, &world.train, "wild.gguf")
         }
     };
-    let error = quietly(|context| pipeline::train(&Toy, &plan(0.01, false), context)).unwrap_err();
+    let error =
+        quietly(|context| pipeline::train(&Toy, &sound(&plan(0.01, false)), context)).unwrap_err();
     assert!(error.to_string().contains("not finite"), "{error}");
     assert!(remedy(&error).contains("resume"), "{:?}", remedy(&error));
     assert!(
@@ -296,12 +300,13 @@ fn training_that_diverges_is_kept_and_goes_on_with_a_lower_rate() {
             .is_file()
     );
     let mut other = plan(1e-5, true);
-    other.recipe.rank = 4;
-    let changed = quietly(|context| pipeline::train(&Toy, &other, context)).unwrap_err();
+    other.training.shape.rank = 4;
+    let changed = quietly(|context| pipeline::train(&Toy, &sound(&other), context)).unwrap_err();
     assert!(
         changed.to_string().contains("the plan changed"),
         "{changed}"
     );
-    let report = quietly(|context| pipeline::train(&Toy, &plan(1e-5, true), context)).unwrap();
+    let report =
+        quietly(|context| pipeline::train(&Toy, &sound(&plan(1e-5, true)), context)).unwrap();
     assert!(report.loss_last.is_finite() && report.fit.learning_rates.last().unwrap().1 == 1e-5);
 }

@@ -13,8 +13,9 @@ use crate::kit::Seed;
 use crate::pipeline::inputs::Generator;
 use crate::pipeline::job::{Done, Job, Session, fitting, recipe};
 use crate::pipeline::journal::blob_name;
-use crate::pipeline::{PipelineError, RecipePlan, Stage, TransferPlan};
+use crate::pipeline::{PipelineError, Stage, TransferPlan};
 use crate::record::Pair;
+use crate::request::Training;
 
 mod teacher;
 
@@ -34,8 +35,8 @@ pub(in crate::pipeline) struct Sessions<'a> {
 impl<'a> Sessions<'a> {
     /// `adapters`: what the source needs, the teacher first.
     pub fn new(engine: &'a dyn Engine, plan: &'a TransferPlan, adapters: Vec<PathBuf>) -> Self {
-        let session = |base, adapters| Session::new(engine, base, &plan.open, adapters);
-        let memory = plan.recipe.memory;
+        let session = |base, adapters| Session::new(engine, base, &plan.machine, adapters);
+        let memory = plan.training.shape.memory;
         Self {
             source: session(&plan.source, adapters).for_answers(memory),
             target: session(&plan.target, Vec::new()).for_answers(memory),
@@ -89,10 +90,10 @@ impl<'a> Stages<'a> {
     ) -> Result<Self, PipelineError> {
         let settings = Settings {
             temperature: plan.temperature,
-            tokens_max: plan.limits.input_tokens_max,
+            tokens_max: plan.input.input_tokens,
             sequences: plan.limits.sequences_max,
             variants: !matches!(judge, Judge::None),
-            seed: plan.seed,
+            seed: plan.run.seed,
         };
         Ok(Self {
             plan,
@@ -124,15 +125,13 @@ impl<'a> Stages<'a> {
     ) -> Result<PathBuf, PipelineError> {
         let key = format!("tune.{round}");
         let (context, plan, tuner) = (job.context, self.plan, &mut self.sessions.tuner);
-        let recipe_plan = RecipePlan {
-            epochs: TUNED_EPOCHS,
-            restarts: 0,
-            patience: 0,
-            ..plan.recipe.clone()
+        let training = Training {
+            early_stop: 0,
+            ..plan.training.clone()
         };
         job.stage(&key, Stage::Distill, |_, journal| {
             let (model, _) = tuner.get()?;
-            let recipe = recipe(&recipe_plan, plan.seed, model.info().width);
+            let recipe = recipe(&training, TUNED_EPOCHS, plan.run.seed, model.info().width);
             let Fitted {
                 adapter, report, ..
             } = fitting(context, journal, &key, &[], &[], |run| {
@@ -279,7 +278,7 @@ impl<'a> Stages<'a> {
             let (model, adapters) = source.get()?;
             let summary = format!("asked the teacher about {} lines of anything", texts.len());
             let teacher = With::Adapter(adapters[0]);
-            let rows = filter::probe(model, teacher, texts, limits.completion_tokens_max, talk)?;
+            let rows = filter::probe(model, teacher, texts, self.plan.answer.answer_tokens, talk)?;
             source.close();
             Ok(Done::rows(rows, summary))
         })?;

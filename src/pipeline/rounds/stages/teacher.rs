@@ -20,7 +20,7 @@ impl Stages<'_> {
     /// Have the teacher answer the seeds while the source is open anyway: of all inputs they are
     /// the surest to be of the task.
     pub fn label_seeds(&mut self, job: &mut Job<'_>) -> Result<Vec<Labeled>, PipelineError> {
-        let tokens_max = self.plan.limits.completion_tokens_max;
+        let tokens_max = self.plan.answer.answer_tokens;
         let texts: Vec<String> = self.seeds.iter().map(|seed| seed.text().into()).collect();
         let source = &mut self.sessions.source;
         let done = job.stage("seeds", Stage::Label, |talk, _| {
@@ -40,7 +40,7 @@ impl Stages<'_> {
         rows: &[Pair],
         shots: Vec<Pair>,
     ) -> Result<Teacher, PipelineError> {
-        let tokens_max = self.plan.limits.completion_tokens_max;
+        let tokens_max = self.plan.answer.answer_tokens;
         let source = &mut self.sessions.source;
         let done = job.stage("evaluate.source", Stage::Evaluate, |talk, _| {
             let (model, adapters) = source.get()?;
@@ -61,7 +61,7 @@ impl Stages<'_> {
             // The answers came with the scores.
             return Ok(label::label_answered(kept));
         }
-        let tokens_max = self.plan.limits.completion_tokens_max;
+        let tokens_max = self.plan.answer.answer_tokens;
         let source = &mut self.sessions.source;
         let done = job.stage("label", Stage::Label, |talk, _| {
             let (model, adapters) = source.get()?;
@@ -88,8 +88,8 @@ impl Stages<'_> {
             samples: ANSWERS_DRAWN,
             temperature: ANSWERS_TEMPERATURE,
             agreed_min: AGREED_MIN,
-            tokens_max: self.plan.limits.completion_tokens_max,
-            seed: self.plan.seed,
+            tokens_max: self.plan.answer.answer_tokens,
+            seed: self.plan.run.seed,
         };
         let source = &mut self.sessions.source;
         let done = job.stage("consistent", Stage::Label, |talk, _| {
