@@ -10,7 +10,7 @@ use crate::jobs::{self, Config, JobId, Jobs, JobsError, Status};
 use crate::pipeline::TransferPlan;
 use crate::pipeline::{Stage, Verdict};
 use crate::record::Clock;
-use crate::record::{Blame, InJson};
+use crate::record::{Blame, Fault, InJson};
 use crate::request::{Request, Transfer};
 
 /// How long one command for events waits for the next.
@@ -274,7 +274,7 @@ pub fn of_jobs(error: &JobsError) -> Refusal {
         JobsError::Full { .. } | JobsError::NoReport { .. } | JobsError::Failed(_) => {
             Kind::Conflict
         }
-        JobsError::Request { .. } => Kind::Input,
+        error if error.fault() == Fault::Input => Kind::Input,
         _ => Kind::Internal,
     };
     let hint = error.remedy().map(|remedy| remedy.words(&InJson));
