@@ -284,9 +284,16 @@ fn other_types_are_refused_and_null_is_the_same_as_nothing() {
     }
 }
 
+/// Fields with their values, and what JSON and the command line say of them.
+type Unfit = (
+    &'static [(&'static str, &'static str)],
+    &'static str,
+    &'static str,
+);
+
 #[test]
 fn fields_that_do_not_go_together_are_refused_in_the_words_of_each_door() {
-    let cases: [(&[(&str, &str)], &str, &str); 4] = [
+    let cases: [Unfit; 4] = [
         (&[("kit", "k")], "\"kit\" or \"seeds\"", "--kit"),
         (
             &[("filter", "kit")],
