@@ -3,7 +3,7 @@
 //! `cargo run --example chat -- HOST:PORT ROWS.jsonl COUNT`
 //!
 //! The first COUNT rows go to `/v1/chat/completions` as one user turn each, at temperature 0. The
-//! last line of stdout is `RIGHT of COUNT`. `scripts/check-stock` uses it.
+//! last line of stdout is `RIGHT of COUNT`. `scripts/check/stock` uses it.
 #![forbid(unsafe_code)]
 
 use std::error::Error;

@@ -22,6 +22,7 @@
 //! | [`pipeline`] | plans, events, journal; the only room that sees every stage | |
 //! | [`jobs`] | a queue of transfers for hosts that go on serving; each in a process of its own | |
 //! | [`adapters`] | which adapter answers in a host that serves: check, exchange in two phases, go back | |
+//! | [`control`] | one router for adapters and transfers, over `serve` or over a socket | |
 //! | [`serve`] | the reference host: one model, several adapters, HTTP | |
 //! | [`plugin`] | the C-shaped door | |
 //!
@@ -36,6 +37,7 @@
 #![forbid(unsafe_code)]
 
 pub mod adapters;
+pub mod control;
 pub mod distill;
 pub mod engine;
 pub mod evaluate;

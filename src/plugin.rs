@@ -11,6 +11,8 @@ use serde::Serialize;
 use translora_abi::{Failure, HostTable, JobState, Plugin, Progress, Status};
 
 use crate::adapters::{self, AdaptersError, Refused};
+#[cfg(target_os = "linux")]
+use crate::control;
 use crate::jobs::{Config, JobId, Jobs, JobsError, State};
 use crate::pipeline::{self, PipelineError};
 use crate::record::{Blame, Fault, InJson, Remedy, Step, SystemClock};
@@ -38,10 +40,7 @@ impl Plugin for Door {
     };
 
     fn create() -> Result<Self, Failure> {
-        let mut config = Config::from_env().map_err(|error| of_jobs(&error))?;
-        config.beside.extend(
-            translora_abi::library_path().and_then(|path| path.parent().map(Path::to_owned)),
-        );
+        let config = config().map_err(|error| of_jobs(&error))?;
         Ok(Self {
             queue: Mutex::new(Queue::Not(config)),
             adapters: adapters::Adapters::default(),
@@ -60,6 +59,15 @@ impl Plugin for Door {
         let found = pipeline::inspect(Path::new(path)).map_err(|error| of_pipeline(&error))?;
         json(&found)
     }
+}
+
+/// How jobs run: as the environment says, with the worker that lies beside this library.
+fn config() -> Result<Config, JobsError> {
+    let mut config = Config::from_env()?;
+    config
+        .beside
+        .extend(translora_abi::library_path().and_then(|path| path.parent().map(Path::to_owned)));
+    Ok(config)
 }
 
 impl Door {
@@ -311,50 +319,35 @@ fn of_adapters(error: &AdaptersError) -> Failure {
 
 /// The transfers of a server that the library is loaded into.
 #[cfg(target_os = "linux")]
-pub fn transfers() -> Result<Box<dyn translora_attach::Jobs>, String> {
-    Ok(Box::new(
-        <Door as Plugin>::create().map_err(|failure| sentence(&failure))?,
-    ))
+struct Attached(Arc<control::Transfers>);
+
+/// Carry out transfers in the server that this library is loaded into.
+#[cfg(target_os = "linux")]
+pub fn transfers() -> Result<Box<dyn translora_attach::Transfers>, control::Refusal> {
+    let config = config().map_err(|error| control::of_jobs(&error))?;
+    let clock = Arc::new(SystemClock::default());
+    Ok(Box::new(Attached(control::Transfers::new(
+        config,
+        clock,
+        Arc::new(translora_attach::say),
+    ))))
 }
 
 #[cfg(target_os = "linux")]
-fn sentence(failure: &Failure) -> String {
-    if failure.hint.is_empty() {
-        failure.message.clone()
-    } else {
-        format!("{}; hint: {}", failure.message, failure.hint)
-    }
-}
-
-#[cfg(target_os = "linux")]
-impl translora_attach::Jobs for Door {
-    fn start(&self, request: &str) -> Result<u64, String> {
-        translora_abi::Jobs::start(self, request).map_err(|failure| sentence(&failure))
-    }
-
-    fn wait(&self, job: u64, timeout: Duration) -> Result<(), String> {
-        translora_abi::Jobs::wait(self, job, timeout)
-            .map(drop)
-            .map_err(|failure| sentence(&failure))
-    }
-
-    fn status(&self, job: u64) -> Result<String, String> {
-        translora_abi::Jobs::status(self, job).map_err(|failure| sentence(&failure))
-    }
-
-    fn list(&self) -> Result<String, String> {
-        translora_abi::Jobs::list(self).map_err(|failure| sentence(&failure))
-    }
-
-    fn events(&self, job: u64, after: u64, timeout: Duration) -> Result<String, String> {
-        translora_abi::Jobs::events(self, job, after, timeout).map_err(|failure| sentence(&failure))
-    }
-
-    fn cancel(&self, job: u64) -> Result<(), String> {
-        translora_abi::Jobs::cancel(self, job).map_err(|failure| sentence(&failure))
-    }
-
-    fn report(&self, job: u64) -> Result<String, String> {
-        translora_abi::Jobs::report(self, job).map_err(|failure| sentence(&failure))
+impl translora_attach::Transfers for Attached {
+    fn carry(&self, command: control::Command) -> Result<control::Reply, control::Refusal> {
+        let (name, request) = match command {
+            control::Command::Transfer { name, request } => (name, request),
+            command => return self.0.carry(&command),
+        };
+        if name.is_some() {
+            return Err((&translora_attach::AttachError::Named).into());
+        }
+        let make_live = |adapter| match translora_attach::load(adapter) {
+            Ok(swapped) => Ok(swapped.generation),
+            Err(refusal) => Err(refusal.message),
+        };
+        let job = self.0.start(&control::request(request)?, None, make_live)?;
+        Ok(control::Reply::Job(Box::new(job)))
     }
 }

@@ -43,10 +43,14 @@ pub trait Engine: Send + Sync {
     ) -> Result<host::Hosted, EngineError>;
 }
 
-/// The engine that this build has: llama.cpp's, or the toy where it was built without.
+/// The engine that reads this base: the toy where the file is a toy base, or where this build has
+/// no other; llama.cpp's for everything else.
 ///
 /// fails: llama.cpp does not start
-pub fn of_this_build() -> Result<Box<dyn Engine>, EngineError> {
+pub fn of_base(base: &Path) -> Result<Box<dyn Engine>, EngineError> {
+    if toy::is_base(base) {
+        return Ok(Box::new(toy::Toy));
+    }
     #[cfg(feature = "ggml")]
     return Ok(Box::new(ggml::GgmlEngine::new()?));
     #[cfg(not(feature = "ggml"))]

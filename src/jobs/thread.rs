@@ -41,7 +41,7 @@ pub(super) fn run_plan(
         if let Some(nice) = nice {
             give_way(nice);
         }
-        let engine = match engine::of_this_build() {
+        let engine = match engine::of_base(&plan.source) {
             Ok(engine) => engine,
             Err(error) => return End::Failed(Problem::of(&error)),
         };

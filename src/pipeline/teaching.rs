@@ -1,7 +1,7 @@
 //! Choose what the new adapter is fitted to, and bring what that needs from the teacher to the
 //! student's tokens.
 //!
-//! `auto` takes what measured best on the lab's tasks and the real pair (ARCHITECTURE.md), which is
+//! `auto` takes what measured best on the lab's tasks and the real pair (docs/tried.md), which is
 //! `text` for any two models. Where rows with known answers show that the bare target is right more
 //! often than the source with its adapter (McNemar's exact test), the reason says so. The teacher's
 //! probabilities for each token are computed once, kept in the journal, and bounded by `Limits`;

@@ -18,6 +18,18 @@ pub enum Fault {
     Cancelled,
 }
 
+impl Fault {
+    /// As programs read it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Input => "input",
+            Self::Machine => "machine",
+            Self::Bug => "bug",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
 /// What every room's error knows besides its message. Neither names a flag, a key of JSON or a
 /// command: the program, a C host and an HTTP client read the same error, and each door spells the
 /// remedy in its own way.

@@ -287,6 +287,7 @@ steps! {
     LoadFirst: "load an adapter first",
     ReadHostLog: "read the host's log: what answered before still does",
     RenameFile: "rename its file: an adapter is named after its file, and needs a name of its own",
+    OwnToken: "set TRANSLORA_CONTROL_TOKEN, or listen on 127.0.0.1, which this machine alone reaches",
     StopListener: "stop the program that listens there",
     // The program itself.
     SameBuild: "use a library and a program of the same build",

@@ -30,7 +30,7 @@ pub use choice::{
 };
 pub use field::{Field, Kind, Wrong, text};
 pub use plan::{Inputs, Plan, Request};
-pub use reference::{Rows, names, page, rows_of};
+pub use reference::{Rows, page, rows_of};
 pub use refusal::Refusal;
 pub use table::{
     AnswerLength, Eval, Fields, InputLength, Kit, Machine, Run, Shape, Train, Training, Transfer,

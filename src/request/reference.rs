@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Eval, Field, Fields, Kit, Train, Transfer, text};
+use super::{Eval, Field, Fields, Kit, Train, Transfer};
 
 /// Rows of the table with their defaults.
 pub type Rows = Vec<(&'static Field, Value)>;
@@ -34,28 +34,6 @@ pub fn page() -> String {
         format!("\n## translora {verb}\n{}", tables(&rows))
     });
     head.to_owned() + &sections.concat()
-}
-
-/// The fields of a transfer with their bounds and defaults, for who knows what they mean.
-pub fn names() -> String {
-    let mut lines = "| field | must be | default |\n|---|---|---|\n".to_owned();
-    for (field, default) in Transfer::rows() {
-        let default = match (&default, field.words.is_empty()) {
-            (Value::Null, true) if field.needed => "needed".into(),
-            (Value::Null, true) => String::new(),
-            (Value::Null, false) => code(&format!("\"{}\"", field.words[0])),
-            (default, _) => code(&default_json(default)),
-        };
-        lines += &format!("| `{}` | {} | {default} |\n", field.name, field.expects());
-    }
-    lines
-}
-
-fn default_json(default: &Value) -> String {
-    match default {
-        Value::String(word) => format!("\"{word}\""),
-        default => text(default),
-    }
 }
 
 /// A table for each heading, in the order in which they come first.

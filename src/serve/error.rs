@@ -1,9 +1,8 @@
-use std::path::PathBuf;
-
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use crate::control::{Kind, Refusal};
 use crate::engine::EngineError;
 use crate::record::{Blame, Fault, InJson, Remedy, Step};
 
@@ -20,8 +19,6 @@ pub enum ServeError {
     },
     #[error("adapter {name:?}: {reason}")]
     Adapter { name: String, reason: String },
-    #[error("{}: no plugin for this server: {reason}", path.display())]
-    Plugin { path: PathBuf, reason: String },
     #[error("the server's threads do not start: {0}")]
     Threads(#[source] std::io::Error),
     #[error("serving stopped: {0}")]
@@ -32,7 +29,7 @@ impl Blame for ServeError {
     fn fault(&self) -> Fault {
         match self {
             Self::Engine(error) => error.fault(),
-            Self::Listen { .. } | Self::Adapter { .. } | Self::Plugin { .. } => Fault::Input,
+            Self::Listen { .. } | Self::Adapter { .. } => Fault::Input,
             Self::Threads(_) | Self::Stopped(_) => Fault::Machine,
         }
     }
@@ -43,9 +40,6 @@ impl Blame for ServeError {
                 Remedy::or([Remedy::choose_other("port"), Step::StopListener.into()])
             }
             Self::Adapter { .. } => Step::RenameFile.into(),
-            Self::Plugin { .. } => {
-                Remedy::or([Step::SameBuild.into(), Remedy::leave_out("plugin")])
-            }
             Self::Engine(error) if error.fault() == Fault::Machine => {
                 Remedy::or([Remedy::lower("ctx_size"), Remedy::lower("parallel")])
             }
@@ -109,14 +103,6 @@ impl ApiError {
             code: Some("model_not_found"),
             ..Self::not_found(message)
         }
-    }
-
-    pub(super) fn unsupported(message: impl Into<String>) -> Self {
-        Self::new(
-            StatusCode::NOT_IMPLEMENTED,
-            "not_supported_error",
-            message.into(),
-        )
     }
 
     pub(super) fn method() -> Self {
@@ -201,6 +187,20 @@ impl ApiError {
             error[key] = value.clone();
         }
         json!({ "error": error })
+    }
+}
+
+impl From<ApiError> for Refusal {
+    fn from(error: ApiError) -> Self {
+        let kind = match error.status {
+            StatusCode::BAD_REQUEST => Kind::Input,
+            StatusCode::FORBIDDEN => Kind::Forbidden,
+            StatusCode::NOT_FOUND => Kind::NotFound,
+            StatusCode::CONFLICT => Kind::Conflict,
+            StatusCode::SERVICE_UNAVAILABLE => Kind::Unavailable,
+            _ => Kind::Internal,
+        };
+        Self::new(kind, error.message)
     }
 }
 

@@ -7,8 +7,10 @@
 //! program.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
+use crate::jobs;
+
+mod backend;
 mod error;
 mod http;
 mod limits;
@@ -17,7 +19,6 @@ mod sampler;
 mod server;
 mod slots;
 mod text;
-mod transfers;
 mod worker;
 
 pub use error::ServeError;
@@ -37,10 +38,11 @@ pub struct Config {
     /// with one name the second is live and the first is what a rollback brings back. One that cannot
     /// be loaded is reported and left out.
     pub in_folder: Vec<(String, PathBuf)>,
-    /// The folder that adapters may be loaded from while the server runs; none: not at all.
+    /// The folder that adapters may be loaded from while the server runs, and that transfers put
+    /// theirs into; none: neither.
     pub folder: Option<PathBuf>,
-    /// The plugin library that transfers go through; none: no transfers.
-    pub plugin: Option<PathBuf>,
+    /// How transfers run. There are some where there is a folder for their adapters.
+    pub jobs: jobs::Config,
     /// Addresses to listen on.
     pub hosts: Vec<String>,
     /// 0: one that is free.
@@ -70,5 +72,4 @@ pub struct Config {
     pub limits: Limits,
 }
 
-/// Where the server tells people what happens.
-pub type Say = Arc<dyn Fn(&str) + Send + Sync>;
+pub use crate::control::Say;

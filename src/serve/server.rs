@@ -14,7 +14,6 @@ use tokio::sync::watch;
 use super::error::ServeError;
 use super::http::{App, listen};
 use super::live::Registry;
-use super::transfers::Transfers;
 use super::worker::{self, Board, Command};
 use super::{Config, Say};
 use crate::engine::{Engine, OpenOptions};
@@ -91,16 +90,6 @@ impl Server {
                 )
                 .map_err(|error| refuse(error.to_string()))?;
         }
-        let transfers = match &config.plugin {
-            Some(path) => {
-                let refuse = |reason| ServeError::Plugin {
-                    path: path.clone(),
-                    reason,
-                };
-                Some(Arc::new(Transfers::open(path).map_err(refuse)?))
-            }
-            None => None,
-        };
         let (sender, commands) = mpsc::channel();
         let board = Arc::<Board>::default();
         let name = model_name(&config, &hosted.host.info().name);
@@ -113,7 +102,6 @@ impl Server {
             Arc::clone(&board),
             Arc::clone(&clock),
             say,
-            transfers,
         ));
         let slots = app.config.slots;
         let decoder = std::thread::Builder::new().name("decode".into());

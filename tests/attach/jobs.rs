@@ -1,5 +1,7 @@
 //! A whole transfer inside a server that goes on answering.
 
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -40,14 +42,8 @@ pub fn transfer_over_http(world: &mut World) {
         .expect("the lab's folder")
         .to_owned();
     let more = ["-c", "4096", "-np", "8", "--cache-ram", "0"];
-    let server = Server::start_with(
-        &world.place,
-        Way::Preload,
-        &world.set.base,
-        &more,
-        &[("TRANSLORA_HTTP", "0"), ("TRANSLORA_HTTP_TOKEN", TOKEN)],
-    );
-    let port = port(&server.said());
+    let server = Server::start_with(&world.place, Way::Preload, &world.set.base, &more, &[]);
+    let (_control, port) = control(&server);
     let ask = |method: &str, path: &str, body: &str| {
         Server::speak(port, &format!("{method} {path}"), TOKEN, body).expect("an answer")
     };
@@ -102,10 +98,8 @@ pub fn transfer_over_http(world: &mut World) {
         let (status, started) = ask("POST", "/v1/transfers", &request.to_string());
         let begun = Instant::now();
         // A failure is not asserted here: the clients would go on for ever.
-        ended = if status == 200 {
-            followed(&|| {
-                ask("GET", &format!("/v1/transfers/{}", started["job"]), "").1["job"].clone()
-            })
+        ended = if status == 202 {
+            followed(&|| ask("GET", &format!("/v1/transfers/{}", started["id"]), "").1)
         } else {
             started
         };
@@ -119,8 +113,8 @@ pub fn transfer_over_http(world: &mut World) {
         );
     });
     assert_eq!(
-        (&ended["state"], &ended["swap"]["ok"]),
-        (&json!("done"), &json!(true)),
+        (&ended["state"], &ended["generation"]),
+        (&json!("done"), &json!("1")),
         "{ended}\n{}",
         server.said()
     );
@@ -167,21 +161,44 @@ pub fn transfer_over_http(world: &mut World) {
     );
 }
 
-/// The port that a server's log names.
-fn port(log: &str) -> u16 {
-    let named = log
-        .split("http://127.0.0.1:")
-        .filter_map(|rest| rest.split_once(" with the token"))
-        .map(|(port, _)| port)
-        .next();
-    named
-        .and_then(|port| port.parse().ok())
-        .unwrap_or_else(|| panic!("no port in the log\n{log}"))
+/// The router beside a server; it ends with its value.
+struct Control(Child);
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        _ = self.0.kill();
+        _ = self.0.wait();
+    }
+}
+
+/// Start `translora control` for a server, and its port.
+fn control(server: &Server) -> (Control, u16) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_translora"))
+        .args(["control", "--port", "0", "--json", "--attach"])
+        .arg(&server.socket)
+        .env("TRANSLORA_CONTROL_TOKEN", TOKEN)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("translora runs");
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("piped"))
+        .read_line(&mut line)
+        .expect("it says where it listens");
+    let control = Control(child);
+    let port = serde_json::from_str(&line).ok().and_then(|said: Value| {
+        said["listening"][0]
+            .as_str()?
+            .rsplit_once(':')?
+            .1
+            .parse()
+            .ok()
+    });
+    (control, port.unwrap_or_else(|| panic!("no port: {line:?}")))
 }
 
 /// Back to what was there before the transfer, by the name of what is live and by no other.
 fn back_by_name(server: &Server, port: u16, prompt: &str, before: &[i64], after: &[i64]) {
-    for (name, status, wanted) in [("nobody", 400, after), ("moved", 200, before)] {
+    for (name, status, wanted) in [("nobody", 404, after), ("moved", 200, before)] {
         let answer = Server::speak(
             port,
             &format!("POST /v1/adapters/{name}/rollback"),
@@ -251,14 +268,14 @@ pub fn transfer_by_command(world: &mut World) {
         !ok && !out.exists() && !said.contains("\"verdict\":\"accept\""),
         "{said}"
     );
-    assert_eq!(server.command(&json!({"do": "list"}))["generation"], 0);
+    assert_eq!(server.generation(), "0");
     world.check(&server, None, 0);
     let (ok, said, out) = run(
         "by-command.gguf",
         &["--samples", "250", "--epochs", "4", "--lr", "2e-3"],
     );
     assert!(
-        ok && said.contains("\"verdict\":\"accept\"") && said.contains("\"swap\":{"),
+        ok && said.contains("\"verdict\":\"accept\"") && said.contains("\"generation\":\"1\""),
         "{said}\n{}",
         server.said()
     );

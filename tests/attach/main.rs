@@ -1,7 +1,7 @@
 //! The module inside a llama-server that was built elsewhere: every answer equals, token for token,
 //! that of a stock server which was started with the adapter that was live when the request began.
 //!
-//! `scripts/check-attach LLAMA_SERVER` runs it. Without TRANSLORA_LLAMA_SERVER it says that it was
+//! `scripts/check/attach LLAMA_SERVER` runs it. Without TRANSLORA_LLAMA_SERVER it says that it was
 //! skipped.
 #![forbid(unsafe_code)]
 
@@ -39,7 +39,7 @@ fn main() -> ExitCode {
     #[cfg(target_os = "linux")]
     return match std::env::var_os("TRANSLORA_LLAMA_SERVER") {
         None => skipped(
-            "no TRANSLORA_LLAMA_SERVER; nothing is attached to a llama-server here (scripts/check-attach does that)",
+            "no TRANSLORA_LLAMA_SERVER; nothing is attached to a llama-server here (scripts/check/attach does that)",
         ),
         Some(program) => table::run(program.as_ref()),
     };

@@ -214,7 +214,7 @@ pub fn world(llama_server: &Path) -> World {
     for adapter in &adapters {
         assert!(
             adapter.exists(),
-            "{} is missing; scripts/check-attach makes it",
+            "{} is missing; scripts/check/attach makes it",
             adapter.display()
         );
     }

@@ -215,7 +215,6 @@ fn one_object(out: &str) -> Value {
 }
 
 /// The whole job in the toy world, each step as a shell would start it.
-#[cfg(not(feature = "ggml"))]
 mod toy {
     use std::io::{BufRead, BufReader, Read};
 

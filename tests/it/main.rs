@@ -5,12 +5,12 @@ mod audit;
 mod blame;
 mod bounds;
 mod cli;
+#[cfg(target_os = "linux")]
+mod control;
 mod doctor;
-#[cfg(not(feature = "ggml"))]
 mod host;
 mod inputs;
 mod invariants;
-#[cfg(not(feature = "ggml"))]
 mod jobs;
 mod objectives;
 mod open;

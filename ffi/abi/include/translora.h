@@ -203,10 +203,10 @@ typedef struct translora_jobs_1 {
     uint32_t struct_size;
     uint32_t reserved;
 
-    /* [any-thread] Say how jobs run, while no job is known; what is left out stays as it is (ffi/abi/README.md has the names). */
+    /* [any-thread] Say how jobs run, while no job is known; what is left out stays as it is (docs/reference/c-abi.md has the names). */
     translora_status (*configure)(translora_instance *instance, translora_text json, translora_error **error);
 
-    /* [any-thread] Put a transfer into the queue: a JSON object with the flags of `translora transfer` (ffi/abi/README.md). Files are looked
+    /* [any-thread] Put a transfer into the queue: a JSON object with the flags of `translora transfer` (docs/reference/transfer.md). Files are looked
      * at when the job runs. */
     translora_status (*start)(translora_instance *instance, translora_text request, translora_job *out, translora_error **error);
 

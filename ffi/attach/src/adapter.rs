@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use translora_gguf::read_file;
 use translora_lora::{Base, Lora, LoraError};
 
+use crate::error::AttachError;
 use crate::faults;
 
 /// The largest file that is taken.
@@ -33,16 +34,25 @@ pub struct Prepared {
 impl Prepared {
     /// Read and check a file.
     ///
-    /// fails: with a sentence, where the file is no sound LoRA adapter
-    pub fn read(path: &Path) -> Result<Self, String> {
+    /// fails: the file is no sound LoRA adapter, or fits no model of this process
+    pub fn read(path: &Path) -> Result<Self, AttachError> {
         let name = path.display().to_string();
-        let bytes = read_file(path, BYTES_MAX).map_err(|error| format!("{name}: {error}"))?;
+        let adapter = || name.clone();
+        let bytes = read_file(path, BYTES_MAX).map_err(|source| AttachError::File {
+            adapter: adapter(),
+            source,
+        })?;
         if !faults::on("checks") {
-            check(&bytes, &bases()?).map_err(|error| format!("{name}: {error}"))?;
+            check(&bytes, &bases()?).map_err(|source| AttachError::Unsound {
+                adapter: adapter(),
+                source,
+            })?;
         }
         let sha256 = hex(&Sha256::digest(&bytes));
-        let copy = sealed_copy(&bytes)
-            .map_err(|error| format!("{name}: no memory file for it: {error}"))?;
+        let copy = sealed_copy(&bytes).map_err(|source| AttachError::Memory {
+            adapter: adapter(),
+            source,
+        })?;
         Ok(Self {
             name,
             sha256,
@@ -90,7 +100,7 @@ fn check(bytes: &[u8], bases: &[Base]) -> Result<(), LoraError> {
 /// model, else every model that it has mapped into memory.
 ///
 /// fails: none is found, so that nothing can be compared
-fn bases() -> Result<Vec<Base>, String> {
+fn bases() -> Result<Vec<Base>, AttachError> {
     let named: Vec<PathBuf> = named_model().into_iter().collect();
     let paths = if named.is_empty() {
         mapped_files()
@@ -102,7 +112,7 @@ fn bases() -> Result<Vec<Base>, String> {
         .filter_map(|path| Base::open(path).ok())
         .collect();
     if bases.is_empty() {
-        return Err("the file of this server's model is not found, so no adapter can be compared with it; hint: start the server with --model FILE".into());
+        return Err(AttachError::NoModel);
     }
     Ok(bases)
 }
@@ -210,8 +220,8 @@ mod tests {
         assert_eq!(mapped_files(), Vec::<PathBuf>::new());
         assert!(bases().is_err());
         let error = Prepared::read(Path::new("no-such-file.gguf")).expect_err("there is none");
-        assert!(error.contains("no-such-file.gguf"), "{error}");
+        assert!(error.to_string().contains("no-such-file.gguf"), "{error}");
         let error = Prepared::read(&std::env::temp_dir()).expect_err("a folder");
-        assert!(error.contains("a folder"), "{error}");
+        assert!(error.to_string().contains("a folder"), "{error}");
     }
 }

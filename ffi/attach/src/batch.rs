@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use crate::error::AttachError;
 use crate::host::{Key, batches};
 use crate::real::{Handle, Kept, Structs};
 
@@ -53,7 +54,7 @@ impl Batches {
     ///
     /// fails: with the names of the newer way that the library does not have, where it has not
     /// those of the older either
-    pub fn of(path: &str) -> Result<Self, String> {
+    pub fn of(path: &str) -> Result<Self, AttachError> {
         Kept::of(path)
             .map(Self::Kept)
             .or_else(|reason| Structs::of(path).map(Self::Structs).map_err(|_| reason))

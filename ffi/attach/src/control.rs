@@ -1,13 +1,8 @@
-//! Takes commands on a unix socket: one JSON object a line in, one out.
-//!
-//! `{"do":"list"}`, `{"do":"load","path":"…"}`, `{"do":"rollback"}` (with the `"name"` of the
-//! adapter that is to go, or without), `{"do":"unload"}`, and those of [`jobs`]. An answer has
-//! `"ok"`, and `"error"` where that is false. A swap is answered when it is live: every request
-//! that begins later is answered by the new adapter.
+//! Takes commands on a unix socket: one [`Command`] a line in, one [`Answer`] out.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,59 +10,70 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, Once, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
-
 use crate::adapter::Prepared;
-use crate::host::{Standing, Told, lock};
+use crate::command::{Adapter, Adapters, Answer, Command, Refusal, Reply, Swapped};
+use crate::error::AttachError;
+use crate::host::{Host, lock};
+use crate::jobs;
 use crate::log::say;
-use crate::{http, jobs};
 
 const LINE_BYTES_MAX: u64 = 64 << 10;
 const CLIENTS_MAX: usize = 8;
 const IDLE_SECONDS_MAX: u64 = 600;
 
-static QUEUE: OnceLock<SyncSender<Job>> = OnceLock::new();
+static QUEUE: OnceLock<SyncSender<Order>> = OnceLock::new();
 static SOCKET: Mutex<Option<PathBuf>> = Mutex::new(None);
 
 /// Open the socket, the first time: when the server has a model to answer with. A router, which has
 /// none, never gets here.
 pub fn open_once() {
     static OPENED: Once = Once::new();
-    OPENED.call_once(|| match open() {
-        Ok((listener, path)) => {
-            say(&format!("socket {}", path.display()));
-            *SOCKET.lock().unwrap_or_else(PoisonError::into_inner) = Some(path);
-            // SAFETY: registers a function of this library, which stays loaded.
-            unsafe { libc::atexit(remove) };
-            if let Err(error) = start(listener) {
-                say(&format!("no thread for the socket: {error}"));
-            }
-        }
-        Err(reason) => say(&format!("no socket: {reason}")),
+    OPENED.call_once(|| match place().and_then(|place| listen(&place)) {
+        Ok(path) => say(&format!("socket {}", path.display())),
+        Err(error) => say(&format!("no socket: {}", sentence(&error))),
     });
 }
 
-/// A command, and where its answer goes.
-type Job = (Value, SyncSender<Result<Value, String>>);
+fn sentence(error: &AttachError) -> String {
+    match error.hint() {
+        Some(hint) => format!("{error}; hint: {hint}"),
+        None => error.to_string(),
+    }
+}
 
+/// A command, and where its answer goes.
+type Order = (Command, SyncSender<Result<Reply, AttachError>>);
+
+/// Take commands on a socket at `path`, or beside it where another server answers there; the path
+/// that it became. Once in a process.
+///
 /// One thread listens, one carries commands out: each thread of the process that allocates much
 /// keeps memory of its own.
-fn start(listener: UnixListener) -> std::io::Result<()> {
+///
+/// fails: the socket cannot be made there
+pub fn listen(path: &Path) -> Result<PathBuf, AttachError> {
+    let (listener, path) = open(path)?;
+    *SOCKET.lock().unwrap_or_else(PoisonError::into_inner) = Some(path.clone());
+    // SAFETY: registers a function of this library, which stays loaded.
+    unsafe { libc::atexit(remove) };
     let (sender, queue) = sync_channel(CLIENTS_MAX);
     _ = QUEUE.set(sender);
     let thread = || std::thread::Builder::new().name("translora".into());
-    thread().spawn(move || carry_out(&queue))?;
-    thread().spawn(move || listen(&listener))?;
-    http::open()
+    thread()
+        .spawn(move || carry_out(&queue))
+        .and_then(|_| thread().spawn(move || accept(&listener)))
+        .map_err(|source| AttachError::Socket {
+            path: path.clone(),
+            source,
+        })?;
+    Ok(path)
 }
 
-fn carry_out(queue: &Receiver<Job>) {
+fn carry_out(queue: &Receiver<Order>) {
     while let Ok((command, out)) = queue.recv() {
-        let done = std::panic::catch_unwind(|| answer(&command));
+        let done = std::panic::catch_unwind(|| exchange(command));
         // Who asked may be gone.
-        _ = out.send(done.unwrap_or_else(|_| {
-            Err("a bug in translora: the command panicked; the server's log has more".into())
-        }));
+        _ = out.send(done.unwrap_or(Err(AttachError::Panicked)));
     }
 }
 
@@ -78,9 +84,11 @@ extern "C" fn remove() {
     }
 }
 
-/// Where the socket goes: `TRANSLORA_SOCKET`, else the user's runtime folder, else a folder of the
-/// user's own for temporary files.
-fn place() -> Result<PathBuf, String> {
+/// Where the socket of this process goes: `TRANSLORA_SOCKET`, else the user's runtime folder, else
+/// a folder of the user's own for temporary files.
+///
+/// fails: the folder belongs to others too
+pub fn place() -> Result<PathBuf, AttachError> {
     if let Some(path) = std::env::var_os("TRANSLORA_SOCKET").filter(|path| !path.is_empty()) {
         return Ok(path.into());
     }
@@ -98,38 +106,44 @@ fn place() -> Result<PathBuf, String> {
 }
 
 /// Make a folder that only this user can enter, or accept one that is.
-fn own_folder(folder: &Path, user: u32) -> Result<(), String> {
-    let say = |error: std::io::Error| format!("{}: {error}", folder.display());
+fn own_folder(folder: &Path, user: u32) -> Result<(), AttachError> {
+    let path = || folder.to_owned();
+    let failed = |source| AttachError::Socket {
+        path: path(),
+        source,
+    };
     match fs::DirBuilder::new().mode(0o700).create(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(say(error)),
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(failed(error));
+        }
         _ => {}
     }
-    let found = fs::symlink_metadata(folder).map_err(say)?;
+    let found = fs::symlink_metadata(folder).map_err(failed)?;
     if found.is_dir() && found.uid() == user && found.mode() & 0o077 == 0 {
         return Ok(());
     }
-    Err(format!(
-        "{} is not a folder of this user alone; hint: set TRANSLORA_SOCKET",
-        folder.display()
-    ))
+    Err(AttachError::Folder { path: path() })
 }
 
 /// Bind the socket in a folder of its own and move it into place, so that it never has other rights
 /// than 0600.
-fn open() -> Result<(UnixListener, PathBuf), String> {
-    let mut path = place()?;
+fn open(path: &Path) -> Result<(UnixListener, PathBuf), AttachError> {
+    let mut path = path.to_owned();
     if UnixStream::connect(&path).is_ok() {
         // Another server answers there; children of one router inherit one variable.
         let mut name = path.into_os_string();
         name.push(format!(".{}", std::process::id()));
         path = name.into();
     }
-    let explain = |error: std::io::Error| format!("{}: {error}", path.display());
+    let failed = |source| AttachError::Socket {
+        path: path.clone(),
+        source,
+    };
     if let Ok(found) = fs::symlink_metadata(&path) {
-        if !std::os::unix::fs::FileTypeExt::is_socket(&found.file_type()) {
-            return Err(format!("{} is there, and is no socket", path.display()));
+        if !found.file_type().is_socket() {
+            return Err(AttachError::NoSocket { path });
         }
-        fs::remove_file(&path).map_err(explain)?;
+        fs::remove_file(&path).map_err(failed)?;
     }
     let mut nest = path.clone().into_os_string();
     nest.push(format!(".{}.d", std::process::id()));
@@ -137,7 +151,7 @@ fn open() -> Result<(UnixListener, PathBuf), String> {
     fs::DirBuilder::new()
         .mode(0o700)
         .create(&nest)
-        .map_err(explain)?;
+        .map_err(failed)?;
     let made = (|| {
         let egg = nest.join("s");
         let listener = UnixListener::bind(&egg)?;
@@ -147,10 +161,10 @@ fn open() -> Result<(UnixListener, PathBuf), String> {
     })();
     // Empty by now, or nobody's loss.
     _ = fs::remove_dir_all(&nest);
-    Ok((made.map_err(explain)?, path))
+    Ok((made.map_err(failed)?, path))
 }
 
-fn listen(listener: &UnixListener) {
+fn accept(listener: &UnixListener) {
     static CLIENTS: AtomicUsize = AtomicUsize::new(0);
     for stream in listener.incoming() {
         let Ok(mut stream) = stream else {
@@ -160,11 +174,7 @@ fn listen(listener: &UnixListener) {
         if CLIENTS.fetch_add(1, Ordering::Relaxed) >= CLIENTS_MAX {
             CLIENTS.fetch_sub(1, Ordering::Relaxed);
             // The client may be gone; then nobody wants to know.
-            _ = writeln!(
-                stream,
-                "{}",
-                json!({"ok": false, "error": format!("{CLIENTS_MAX} clients are connected already")})
-            );
+            _ = send(&mut stream, Err(AttachError::Clients { count: CLIENTS_MAX }));
             continue;
         }
         let served = std::thread::Builder::new()
@@ -193,95 +203,97 @@ fn converse(stream: &UnixStream) -> std::io::Result<()> {
             return Ok(());
         }
         let whole = line.last() == Some(&b'\n') || (read as u64) < LINE_BYTES_MAX;
-        let answer = if whole {
-            parsed(&line).and_then(carry)
+        let result = if whole {
+            serde_json::from_slice(&line)
+                .map_err(AttachError::Command)
+                .and_then(carry)
         } else {
-            Err(format!("a line has more than {LINE_BYTES_MAX} bytes"))
+            Err(AttachError::Line {
+                bytes_max: LINE_BYTES_MAX,
+            })
         };
-        let answer = answer.unwrap_or_else(|error| json!({"ok": false, "error": error}));
         let mut out = stream;
-        writeln!(out, "{answer}")?;
+        send(&mut out, result)?;
         if !whole {
             return Ok(());
         }
     }
 }
 
-fn parsed(line: &[u8]) -> Result<Value, String> {
-    serde_json::from_slice(line).map_err(|error| format!("this is no JSON object: {error}"))
+fn send(mut out: impl Write, result: Result<Reply, AttachError>) -> std::io::Result<()> {
+    let answer = Answer::from(result.map_err(|error| Refusal::from(&error)));
+    writeln!(out, "{}", serde_json::to_string(&answer)?)
 }
 
 /// Carry out one command, from wherever it came.
-///
-/// fails: with a sentence; then nothing has changed
-pub fn carry(command: Value) -> Result<Value, String> {
-    if let Some(answer) = jobs::answer(&command) {
-        return answer;
+fn carry(command: Command) -> Result<Reply, AttachError> {
+    if command.concerns_transfers() {
+        return jobs::carry(command);
     }
     let (out, answer) = sync_channel(1);
-    let gone = "nobody carries out commands any more";
-    QUEUE
-        .get()
-        .ok_or(gone)?
-        .send((command, out))
-        .map_err(|_| gone)?;
-    answer.recv().map_err(|_| gone)?
+    let queue = QUEUE.get().ok_or(AttachError::Gone)?;
+    queue.send((command, out)).map_err(|_| AttachError::Gone)?;
+    answer.recv().map_err(|_| AttachError::Gone)?
 }
 
-fn answer(asked: &Value) -> Result<Value, String> {
+/// Put an adapter in, as the command `load` does.
+///
+/// fails: with the reason; then nothing has changed
+pub fn load(path: PathBuf) -> Result<Swapped, Refusal> {
+    match carry(Command::Load { path, name: None }) {
+        Ok(Reply::Swapped(swapped)) => Ok(swapped),
+        Ok(_) => Err(Refusal::from(&AttachError::Gone)),
+        Err(error) => Err(Refusal::from(&error)),
+    }
+}
+
+/// Carry out a command about adapters.
+fn exchange(command: Command) -> Result<Reply, AttachError> {
     let begun = Instant::now();
-    let standing = match asked["do"].as_str().unwrap_or_default() {
-        "list" => lock().standing(),
-        "load" => {
-            let path = asked["path"].as_str().ok_or("load needs a \"path\"")?;
-            let prepared = Prepared::read(Path::new(path))?;
-            swap(begun, |host| host.swap(prepared))?
+    match command {
+        Command::List {} => Ok(Reply::Adapters(Adapters {
+            data: vec![lock().adapter()],
+            refused: Vec::new(),
+        })),
+        Command::Load { name: Some(_), .. } => Err(AttachError::Named),
+        Command::Load { path, name: None } => {
+            let prepared = Prepared::read(&path)?;
+            swap(begun, |host| host.swap(prepared))
         }
-        "rollback" => swap(begun, |host| host.rollback(asked["name"].as_str()))?,
-        "unload" => swap(begun, |host| Ok(host.unload()))?,
-        other => {
-            return Err(format!(
-                "{other:?} is no command; there are list, load, rollback, unload, transfer, jobs, job, events, cancel and report"
-            ));
-        }
-    };
-    let mut said = told(&standing);
-    said["milliseconds"] = (begun.elapsed().as_secs_f64() * 1e3).into();
-    Ok(said)
+        Command::Rollback { name } => swap(begun, |host| host.rollback(name.as_deref())),
+        Command::Unload { name } => swap(begun, |host| host.unload(name.as_deref())),
+        about_transfers => jobs::carry(about_transfers),
+    }
 }
 
 fn swap(
     begun: Instant,
-    change: impl FnOnce(&mut crate::host::Host) -> Result<Standing, String>,
-) -> Result<Standing, String> {
+    change: impl FnOnce(&mut Host) -> Result<(), AttachError>,
+) -> Result<Reply, AttachError> {
     let prepared = begun.elapsed();
     let mut host = lock();
     let waited = begun.elapsed() - prepared;
     let held = Instant::now();
-    let standing = change(&mut host);
+    let changed = change(&mut host);
     let held = held.elapsed();
+    let Adapter { name, live, .. } = host.adapter();
     drop(host);
-    let standing = standing.inspect_err(|reason| say(&format!("not swapped: {reason}")))?;
+    changed.inspect_err(|error| say(&format!("not swapped: {}", sentence(error))))?;
+    let generation = live.generation.clone().unwrap_or_default();
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
     say(&format!(
-        "generation {}: {} (read and checked in {:.1} ms, waited {:.1} ms for the batch under way, put in in {:.1} ms)",
-        standing.generation,
-        standing.live.name,
-        prepared.as_secs_f64() * 1e3,
-        waited.as_secs_f64() * 1e3,
-        held.as_secs_f64() * 1e3
+        "generation {generation}: {} (read and checked in {:.1} ms, waited {:.1} ms for the batch under way, put in in {:.1} ms)",
+        live.path
+            .as_ref()
+            .map_or_else(|| name.clone(), |path| path.display().to_string()),
+        ms(prepared),
+        ms(waited),
+        ms(held),
     ));
-    Ok(standing)
-}
-
-fn told(standing: &Standing) -> Value {
-    let one =
-        |told: &Told| json!({"adapter": told.name, "sha256": told.sha256, "bytes": told.bytes});
-    json!({
-        "ok": true,
-        "generation": standing.generation,
-        "live": one(&standing.live),
-        "previous": standing.previous.as_ref().map(one),
-        "held": standing.held,
-        "contexts": standing.contexts,
-    })
+    Ok(Reply::Swapped(Swapped {
+        name,
+        generation,
+        live: live.path.is_some().then_some(live),
+        milliseconds: ms(begun.elapsed()),
+    }))
 }

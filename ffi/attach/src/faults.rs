@@ -1,5 +1,5 @@
 //! Faults that a build with the feature `faults` makes on purpose, one at a time, named by
-//! `TRANSLORA_FAULT`: they show which case of tests/attach notices what (`scripts/check-attach
+//! `TRANSLORA_FAULT`: they show which case of tests/attach notices what (`scripts/check/attach
 //! --faults`). Other builds have none.
 
 /// True where this process is to be wrong in the way of this name.

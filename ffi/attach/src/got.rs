@@ -8,6 +8,8 @@ use std::ptr;
 
 use libc::{dl_phdr_info, size_t};
 
+use crate::error::AttachError;
+
 /// Relocations that fill in the address of one function: GLOB_DAT and JUMP_SLOT.
 #[cfg(target_arch = "x86_64")]
 const ADDRESS_KINDS: [u32; 2] = [6, 7];
@@ -184,17 +186,16 @@ fn slots_of(info: &dl_phdr_info, base: usize, wanted: &dyn Fn(&str) -> bool) -> 
 /// `function` has the type of the function it takes the place of, and is never unloaded. No thread
 /// of the process is inside a lookup that fills the same slot in (the objects of `objects` are
 /// relocated when they are listed).
-pub unsafe fn exchange(slot: &Slot, function: usize) -> Result<(), String> {
+pub unsafe fn exchange(slot: &Slot, function: usize) -> Result<(), AttachError> {
     // SAFETY: asks for a number.
     let page_bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
     let page = (slot.address & !(page_bytes - 1)) as *mut c_void;
     // SAFETY: the page holds the slot of a loaded object, and stays readable throughout.
     if unsafe { libc::mprotect(page, page_bytes, libc::PROT_READ | libc::PROT_WRITE) } != 0 {
-        return Err(format!(
-            "{}: {}",
-            slot.symbol,
-            std::io::Error::last_os_error()
-        ));
+        return Err(AttachError::Exchange {
+            symbol: slot.symbol.clone(),
+            source: std::io::Error::last_os_error(),
+        });
     }
     // SAFETY: an aligned word of a table of addresses, just made writable; readers in other threads
     // see the old or the new one.

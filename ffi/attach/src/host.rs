@@ -11,6 +11,8 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::adapter::{Prepared, sha256_of};
 use crate::batch::{Batches, Row, Scratch};
+use crate::command::{Adapter, Generation};
+use crate::error::AttachError;
 use crate::faults;
 use crate::log::say;
 use crate::provenance::{AS_STARTED, AdapterId, After, Maker, Sequence};
@@ -98,24 +100,6 @@ pub fn lock() -> MutexGuard<'static, Host> {
     let held = host.lock().unwrap_or_else(PoisonError::into_inner);
     drop(turn);
     held
-}
-
-/// One adapter, told to whoever asks.
-#[derive(Clone, Debug)]
-pub struct Told {
-    pub name: String,
-    pub sha256: String,
-    pub bytes: u64,
-}
-
-/// The present state, told to whoever asks.
-#[derive(Clone, Debug)]
-pub struct Standing {
-    pub generation: u64,
-    pub live: Told,
-    pub previous: Option<Told>,
-    pub held: usize,
-    pub contexts: usize,
 }
 
 impl Host {
@@ -210,14 +194,14 @@ impl Host {
     }
 
     /// Make sure that the adapter is in the model.
-    fn ensure(&mut self, model: Key, id: AdapterId) -> Result<Key, String> {
+    fn ensure(&mut self, model: Key, id: AdapterId) -> Result<Key, AttachError> {
         if id == AS_STARTED {
             return Ok(0);
         }
         let loaded = self
             .loaded
             .get_mut(&id)
-            .ok_or("the adapter is no longer held")?;
+            .ok_or(AttachError::NotHeld)?;
         if let Some(handle) = loaded.handles.get(&model) {
             return Ok(*handle);
         }
@@ -243,7 +227,7 @@ impl Host {
                     found = (id, handle);
                     break;
                 }
-                Err(reason) => say(&format!("adapter {}: {reason}", self.told(id).name)),
+                Err(reason) => say(&format!("adapter {}: {reason}", self.name(id))),
             }
         }
         let asked = &self.contexts[&(context as Key)].asked;
@@ -348,10 +332,10 @@ impl Host {
         }
     }
 
-    /// Why no adapter can be swapped in this server, if so.
-    fn obstacle(&self) -> Option<&'static str> {
+    /// Refuse where no adapter can be swapped in this server.
+    fn check(&self) -> Result<(), AttachError> {
         if faults::on("refuse") {
-            return None;
+            return Ok(());
         }
         if self.started.len() > 1
             || self
@@ -359,10 +343,7 @@ impl Host {
                 .values()
                 .any(|context| context.asked.len() > 1)
         {
-            return Some(
-                "this server was started with several adapters, and none says which of them is to be replaced; hint: restart it \
-                 with one --lora, or with none",
-            );
+            return Err(AttachError::SeveralAdapters);
         }
         for (key, context) in &self.contexts {
             // SAFETY: the model of a context in the table lives.
@@ -373,33 +354,25 @@ impl Host {
                     || (real().is_hybrid)(model)
             };
             if context.images && checkpoints {
-                return Some(
-                    "this server has seen images, and its model keeps context checkpoints (sliding window or recurrent state): \
-                     their KV cannot be computed again; hint: restart it with --ctx-checkpoints 0",
-                );
+                return Err(AttachError::Checkpoints);
             }
             if self.samplers.contains(key) {
-                return Some(
-                    "this server samples on the device (--backend-sampling); hint: restart it without",
-                );
+                return Err(AttachError::DeviceSampling);
             }
             if self.readers.contains(key) {
-                return Some(
-                    "a draft of this server reads the hidden states of the model (MTP, EAGLE); hint: restart it without that draft",
-                );
+                return Err(AttachError::DraftReads);
             }
         }
-        None
+        Ok(())
     }
 
     /// Make a prepared adapter the live one. Every request that begins after this returns is
     /// answered by it.
     ///
-    /// fails: with a sentence; then nothing has changed
-    pub fn swap(&mut self, prepared: Prepared) -> Result<Standing, String> {
-        if let Some(obstacle) = self.obstacle() {
-            return Err(obstacle.into());
-        }
+    /// fails: this server cannot change adapters, or the adapter does not fit; then nothing has
+    /// changed
+    pub fn swap(&mut self, prepared: Prepared) -> Result<(), AttachError> {
+        self.check()?;
         let id = self.number(&prepared.sha256);
         let fresh = !self.loaded.contains_key(&id);
         self.loaded.entry(id).or_insert_with(|| Loaded {
@@ -420,34 +393,37 @@ impl Host {
             }
         }
         self.make_live(id);
-        Ok(self.standing())
+        Ok(())
     }
 
     /// Go back to the adapter before the live one.
     ///
-    /// fails: where there is none, or `name` is given and is not the name of the live one: its file
-    /// without folder and ending
-    pub fn rollback(&mut self, name: Option<&str>) -> Result<Standing, String> {
-        let live = self.told(self.live).name;
-        let stem = Path::new(&live)
-            .file_stem()
-            .map_or(live.clone(), |stem| stem.to_string_lossy().into_owned());
-        if let Some(name) = name.filter(|name| *name != stem) {
-            return Err(format!(
-                "{name} is not live, {stem} is; hint: `list` shows what there is"
-            ));
-        }
-        let previous = self
-            .previous
-            .ok_or("there is no earlier adapter to go back to; hint: `list` shows what there is")?;
-        self.make_live(previous);
-        Ok(self.standing())
+    /// fails: where there is none, or another than `name` is live
+    pub fn rollback(&mut self, name: Option<&str>) -> Result<(), AttachError> {
+        self.check_name(name)?;
+        self.make_live(self.previous.ok_or(AttachError::NothingBefore)?);
+        Ok(())
     }
 
     /// Go back to the adapters the server was started with.
-    pub fn unload(&mut self) -> Standing {
+    ///
+    /// fails: another than `name` is live
+    pub fn unload(&mut self, name: Option<&str>) -> Result<(), AttachError> {
+        self.check_name(name)?;
         self.make_live(AS_STARTED);
-        self.standing()
+        Ok(())
+    }
+
+    /// Refuse a name that is not the live adapter's.
+    fn check_name(&self, name: Option<&str>) -> Result<(), AttachError> {
+        let live = self.name(self.live);
+        match name {
+            Some(name) if name != live => Err(AttachError::NotLive {
+                name: name.into(),
+                live,
+            }),
+            _ => Ok(()),
+        }
     }
 
     fn make_live(&mut self, id: AdapterId) {
@@ -502,29 +478,31 @@ impl Host {
         }
     }
 
-    fn told(&self, id: AdapterId) -> Told {
-        match self.loaded.get(&id) {
-            Some(loaded) => Told {
-                name: loaded.file.name.clone(),
-                sha256: loaded.file.sha256.clone(),
-                bytes: loaded.file.bytes,
-            },
-            None => Told {
-                name: "as started".into(),
-                sha256: self.identities[AS_STARTED as usize].clone(),
-                bytes: 0,
-            },
-        }
+    /// What an adapter is called: its file without folder and ending.
+    fn name(&self, id: AdapterId) -> String {
+        let file = self.loaded.get(&id).map(|loaded| &loaded.file.name);
+        file.and_then(|file| Path::new(file).file_stem())
+            .map_or("as started".into(), |stem| {
+                stem.to_string_lossy().into_owned()
+            })
     }
 
-    /// What is live, and what was before.
-    pub fn standing(&self) -> Standing {
-        Standing {
-            generation: self.generation,
-            live: self.told(self.live),
-            previous: self.previous.map(|id| self.told(id)),
-            held: self.loaded.len(),
-            contexts: self.contexts.len(),
+    /// The live adapter, and the one before it.
+    pub fn adapter(&self) -> Adapter {
+        let of = |id: AdapterId, generation| {
+            let file = self.loaded.get(&id).map(|loaded| &loaded.file);
+            Generation {
+                generation,
+                path: file.map(|file| file.name.clone().into()),
+                sha256: file.map(|file| file.sha256.clone()),
+                bytes: file.map_or(0, |file| file.bytes),
+            }
+        };
+        Adapter {
+            name: self.name(self.live),
+            scale: None,
+            live: of(self.live, Some(self.generation.to_string())),
+            previous: self.previous.map(|id| of(id, None)),
         }
     }
 }
@@ -533,7 +511,7 @@ static COMPLAINTS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Put an adapter into a model. What libllama complains about is the reason of the failure, not a
 /// line in the server's log.
-fn put_in(model: Key, file: &Prepared) -> Result<Key, String> {
+fn put_in(model: Key, file: &Prepared) -> Result<Key, AttachError> {
     unsafe extern "C" fn listen(_: i32, text: *const c_char, _: Handle) {
         // SAFETY: libllama hands a terminated text.
         let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
@@ -543,7 +521,7 @@ fn put_in(model: Key, file: &Prepared) -> Result<Key, String> {
         }
     }
     let real = real();
-    let path = CString::new(file.path()).map_err(|error| error.to_string())?;
+    let path = CString::new(file.path()).map_err(|_| AttachError::ZeroByte { path: file.path() })?;
     let (mut callback, mut data) = (None, std::ptr::null_mut());
     COMPLAINTS
         .lock()
@@ -560,14 +538,13 @@ fn put_in(model: Key, file: &Prepared) -> Result<Key, String> {
         handle
     };
     if handle.is_null() {
-        let heard = COMPLAINTS
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .join("; ");
-        let name = &file.name;
-        return Err(format!(
-            "{name}: the server's libllama does not load it: {heard}"
-        ));
+        return Err(AttachError::NotLoaded {
+            adapter: file.name.clone(),
+            complaints: COMPLAINTS
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .join("; "),
+        });
     }
     Ok(handle as Key)
 }

@@ -6,6 +6,7 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::batch::Batches;
+use crate::error::AttachError;
 use crate::got::{self, Object};
 use crate::hooks::{self, Callers};
 use crate::host;
@@ -76,18 +77,18 @@ pub unsafe extern "C" fn ggml_backend_init() -> *mut c_void {
     }
 }
 
-fn chain(path: &str) -> Result<*mut c_void, String> {
-    let name = CString::new(path).map_err(|error| error.to_string())?;
+fn chain(path: &str) -> Result<*mut c_void, AttachError> {
+    let name = CString::new(path).map_err(|_| AttachError::ZeroByte { path: path.into() })?;
     // SAFETY: a terminated name. A backend's initializers run, as they would if the server had
     // loaded it.
     let library = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
     if library.is_null() {
-        return Err("it cannot be loaded".into());
+        return Err(AttachError::Backend);
     }
     // SAFETY: an open library and a terminated name.
     let found = unsafe { libc::dlsym(library, c"ggml_backend_init".as_ptr()) };
     if found.is_null() || found == ggml_backend_init as *mut c_void {
-        return Err("it has no ggml_backend_init of its own".into());
+        return Err(AttachError::NoBackend);
     }
     // SAFETY: the type that ggml gives this name.
     let begin =
@@ -95,7 +96,7 @@ fn chain(path: &str) -> Result<*mut c_void, String> {
     // SAFETY: called once, by the thread that loads backends.
     let registry = unsafe { begin() };
     if registry.is_null() {
-        Err("it does not want to run here".into())
+        Err(AttachError::BackendRefuses)
     } else {
         Ok(registry)
     }
@@ -147,12 +148,10 @@ fn is_library(path: &str, name: &str) -> bool {
     })
 }
 
-fn put_in(objects: &[Object], libllama: &Object) -> Result<String, String> {
-    let older = |reason| {
-        format!(
-            "{reason}: not among the versions of llama.cpp it was checked with ({})",
-            VERSIONS.join(", ")
-        )
+fn put_in(objects: &[Object], libllama: &Object) -> Result<String, AttachError> {
+    let older = |reason| AttachError::Old {
+        reason: Box::new(reason),
+        known: VERSIONS,
     };
     let real = Real::of(&libllama.name).map_err(older)?;
     // SAFETY: a terminated text that lives as long as libllama.
@@ -160,10 +159,10 @@ fn put_in(objects: &[Object], libllama: &Object) -> Result<String, String> {
         .to_string_lossy()
         .into_owned();
     if !VERSIONS.iter().any(|known| version.starts_with(known)) {
-        return Err(format!(
-            "llama.cpp {version} is not among the versions it was checked with ({})",
-            VERSIONS.join(", ")
-        ));
+        return Err(AttachError::Version {
+            found: version,
+            known: VERSIONS,
+        });
     }
     let (server, common) = callers(objects, libllama)?;
     let decoding = Batches::of(&libllama.name)?;
@@ -177,7 +176,7 @@ fn put_in(objects: &[Object], libllama: &Object) -> Result<String, String> {
         };
         let of_drafts = symbol.starts_with("_Z");
         if !taken && !of_drafts {
-            return Err(format!("nothing in this server takes {symbol}"));
+            return Err(AttachError::NothingTakes { symbol });
         }
     }
     host::begin(real, decoding);
@@ -215,16 +214,16 @@ fn file(path: &str) -> &str {
 fn callers<'a>(
     objects: &'a [Object],
     libllama: &Object,
-) -> Result<(&'a Object, &'a Object), String> {
+) -> Result<(&'a Object, &'a Object), AttachError> {
     let others = || objects.iter().filter(|object| object.base != libllama.base);
     let server = others()
         .find(|object| object.takes(SERVER_MARK))
-        .ok_or("this program is no llama-server: nothing in it loads slot files")?;
+        .ok_or(AttachError::NoServer)?;
     let common = others()
         .find(|object| object.takes("llama_set_adapters_lora"))
-        .ok_or("nothing in this program sets adapters")?;
+        .ok_or(AttachError::NoAdapters)?;
     if server.base == common.base {
-        return Err("this server has llama.cpp's helper library linked in; a build with libllama-common.so is needed".into());
+        return Err(AttachError::HelpersLinkedIn);
     }
     Ok((server, common))
 }

@@ -4,6 +4,7 @@
 use std::ffi::{CString, c_char, c_void};
 
 use crate::batch::Batch;
+use crate::error::AttachError;
 
 /// A `llama_context`, `llama_model`, `llama_memory_t`, `llama_adapter_lora` or `llama_batch_ext` of
 /// the server; never looked into.
@@ -29,11 +30,11 @@ macro_rules! functions {
             /// Take the functions out of the library at `path`, which is loaded.
             ///
             /// fails: with the names that the library does not have
-            pub fn of(path: &str) -> Result<Self, String> {
+            pub fn of(path: &str) -> Result<Self, AttachError> {
                 let handle = open(path)?;
-                let missing: Vec<&str> = [$($symbol),*].into_iter().filter(|symbol| find(handle, symbol).is_null()).collect();
+                let missing: Vec<&'static str> = [$($symbol),*].into_iter().filter(|symbol| find(handle, symbol).is_null()).collect();
                 if !missing.is_empty() {
-                    return Err(format!("{path} has no {}", missing.join(", ")));
+                    return Err(AttachError::Symbols { path: path.into(), symbols: missing });
                 }
                 Ok(Self {
                     // SAFETY: not null, checked above; a function of this type by llama.h of the
@@ -120,12 +121,12 @@ functions! {
 pub type LogCallback = Option<unsafe extern "C" fn(i32, *const c_char, Handle)>;
 
 /// A handle of a library that is loaded already.
-fn open(path: &str) -> Result<*mut c_void, String> {
-    let name = CString::new(path).map_err(|_| format!("{path:?} has a zero byte"))?;
+fn open(path: &str) -> Result<*mut c_void, AttachError> {
+    let name = CString::new(path).map_err(|_| AttachError::ZeroByte { path: path.into() })?;
     // SAFETY: a terminated name; NOLOAD loads nothing and runs nothing.
     let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_NOLOAD) };
     if handle.is_null() {
-        Err(format!("{path} cannot be opened"))
+        Err(AttachError::Library { path: path.into() })
     } else {
         Ok(handle)
     }

@@ -117,8 +117,8 @@ impl Backend {
     }
 }
 
-/// Backends that may lie beside the program as files of their own: `scripts/cuda` and
-/// `scripts/test-vulkan` make them.
+/// Backends that may lie beside the program as files of their own: `scripts/devices/cuda` and
+/// `scripts/devices/vulkan` make them.
 const MODULES: [&str; 4] = ["cuda", "vulkan", "metal", "hip"];
 
 /// Load the file that `GGML_BACKEND_PATH` names (ggml's own variable), and the backends that lie

@@ -2,7 +2,7 @@
 //!
 //! Owns every raw pointer of the project's engine: models, contexts, adapters, traced graphs,
 //! graphs of our own. Knows nothing of training or transfer. Refuses in Rust what would make ggml
-//! abort; C++ exceptions end in the shim. May be named by `translora_quantized` and by the engine
+//! abort; C++ exceptions end in the shim. May be named by `translora_train` and by the engine
 //! room only.
 
 mod backend;

@@ -1,20 +1,14 @@
-//! Talks to a llama-server that the library was loaded into, over its unix socket.
+//! Commands for the adapters of a llama-server that the library was loaded into, over its unix
+//! socket.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use translora::control::{Backend, Command, Reply, Socket};
 
 use crate::failure::Failure;
 use crate::progress::Talk;
 use crate::{Outcome, out};
-
-/// A server that says nothing for this long is given up. It may be in the middle of a long batch.
-const SILENCE_SECONDS_MAX: u64 = 300;
-const ANSWER_BYTES_MAX: u64 = 1 << 20;
 
 /// List and change the adapters of a running llama-server
 ///
@@ -52,22 +46,39 @@ enum What {
         name: Option<String>,
     },
     /// Go back to what the server was started with
-    Unload,
+    Unload {
+        /// As in rollback
+        #[arg(value_name = "NAME")]
+        name: Option<String>,
+    },
 }
 
 impl Adapters {
     pub fn run(self, talk: Talk) -> Result<Outcome, Failure> {
-        let command = match &self.command {
-            What::List => json!({"do": "list"}),
-            What::Load { file } => json!({"do": "load", "path": absolute(file)?}),
-            What::Rollback { name } => json!({"do": "rollback", "name": name}),
-            What::Unload => json!({"do": "unload"}),
+        let command = match self.command {
+            What::List => Command::List {},
+            What::Load { file } => Command::Load {
+                path: absolute(&file)?.into(),
+                name: None,
+            },
+            What::Rollback { name } => Command::Rollback { name },
+            What::Unload { name } => Command::Unload { name },
         };
-        let answer = ask(&self.attach, &command)?;
+        let answer = match Socket::new(self.attach).carry(command)? {
+            Reply::Adapters(adapters) => serde_json::to_value(adapters),
+            reply => serde_json::to_value(reply),
+        };
+        let answer = answer.map_err(|error| Failure::Bug(error.to_string()))?;
         out::data(&if talk.json {
             answer.to_string()
         } else {
-            out::columns(&out::rows(&answer)).join("\n")
+            let all = answer["data"].as_array().cloned();
+            let all = all.unwrap_or_else(|| vec![answer["swapped"].clone()]);
+            let rows = all
+                .iter()
+                .flat_map(|one| out::columns(&out::rows(one)))
+                .collect::<Vec<_>>();
+            rows.join("\n")
         })?;
         Ok(Outcome::Done)
     }
@@ -88,41 +99,6 @@ pub fn absolute(file: &Path) -> Result<String, Failure> {
             "give the file another name",
         )
     })
-}
-
-/// Send one command and read its answer.
-pub fn ask(socket: &Path, command: &Value) -> Result<Value, Failure> {
-    let place = socket.display();
-    let broken = |error: std::io::Error| {
-        usage(
-            format!("{place}: {error}"),
-            "is the server running? its log has a line `translora: socket PATH`",
-        )
-    };
-    let mut stream = UnixStream::connect(socket).map_err(broken)?;
-    stream
-        .set_read_timeout(Some(Duration::from_secs(SILENCE_SECONDS_MAX)))
-        .map_err(broken)?;
-    writeln!(stream, "{command}").map_err(broken)?;
-    let mut line = String::new();
-    BufReader::new(stream.take(ANSWER_BYTES_MAX))
-        .read_line(&mut line)
-        .map_err(broken)?;
-    let answer: Value = serde_json::from_str(&line).map_err(|_| {
-        usage(
-            format!("{place} gives no answer that translora understands"),
-            "is this the socket of a llama-server with translora in it?",
-        )
-    })?;
-    match answer["error"].as_str() {
-        Some(error) => {
-            let (message, hint) = error
-                .split_once("; hint: ")
-                .unwrap_or((error, "nothing was changed; the server goes on as before"));
-            Err(usage(message.to_owned(), hint))
-        }
-        None => Ok(answer),
-    }
 }
 
 fn usage(message: String, hint: &str) -> Failure {

@@ -1,11 +1,14 @@
 //! Starts a llama-server with the library in it, and says by which way.
 
 use std::collections::HashSet;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use clap::Args;
+use rustix::process::{Signal, set_parent_process_death_signal};
+use translora::control::{self, Server, Socket};
 
 use crate::elf::Elf;
 use crate::failure::Failure;
@@ -21,11 +24,23 @@ const LIBRARIES_MAX: usize = 64;
 /// with its own arguments. The server's log then names a socket for `translora adapters`. A server
 /// with llama.cpp linked into the program cannot be attached to.
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  translora attach -- llama-server -m new.gguf --port 8080")]
+#[command(
+    after_help = "Examples:\n  translora attach -- llama-server -m new.gguf --port 8080\n  \
+                  translora attach --control 8090 -- llama-server -m new.gguf --port 8080"
+)]
 pub struct Attach {
     /// The library; left out, the one beside this program
     #[arg(long, value_name = "FILE")]
     library: Option<PathBuf>,
+
+    /// Serve transfers and adapters over HTTP on this port of 127.0.0.1, as `translora control`
+    /// does, for as long as the server runs; 0 takes a free one
+    #[arg(long, value_name = "PORT")]
+    control: Option<u16>,
+
+    /// End when the process that started this one does
+    #[arg(long, hide = true)]
+    with_parent: bool,
 
     /// The server and its arguments
     #[arg(last = true, required = true, value_name = "SERVER ARGS")]
@@ -34,6 +49,14 @@ pub struct Attach {
 
 impl Attach {
     pub fn run(self, talk: Talk) -> Result<Outcome, Failure> {
+        if let Some(port) = self.control {
+            return self.beside(port, talk);
+        }
+        if self.with_parent {
+            // The program that takes this one's place keeps it. Where it fails, the server outlives
+            // a launcher that is killed, and nothing else changes.
+            _ = set_parent_process_death_signal(Some(Signal::TERM));
+        }
         let library = self.library.clone().or_else(beside).ok_or_else(|| {
             usage(
                 "libtranslora.so is not beside this program",
@@ -74,6 +97,43 @@ impl Attach {
         Err(usage(
             &format!("{}: {}", program.display(), command.exec()),
             "is it a program for this machine?",
+        ))
+    }
+}
+
+impl Attach {
+    /// Start the server in a process of its own, and the router for its adapters in this one.
+    fn beside(self, port: u16, talk: Talk) -> Result<Outcome, Failure> {
+        let socket = control::place().map_err(|error| {
+            usage(
+                &error.to_string(),
+                error.hint().unwrap_or("set TRANSLORA_SOCKET"),
+            )
+        })?;
+        let token = crate::control::token()?;
+        let backend = Arc::new(Socket::new(socket.clone()));
+        let server = Server::start(backend, "127.0.0.1", port, &token)?;
+        out::say(&crate::control::notice(&server, &token));
+        let program = std::env::current_exe()
+            .map_err(|error| usage(&error.to_string(), "start this program by its path"))?;
+        let mut command = Command::new(program);
+        command.args(["attach", "--with-parent"]);
+        if talk.quiet {
+            command.arg("--quiet");
+        }
+        if let Some(library) = &self.library {
+            command.arg("--library").arg(library);
+        }
+        command
+            .arg("--")
+            .args(&self.server)
+            .env("TRANSLORA_SOCKET", socket)
+            .env_remove(crate::control::TOKEN);
+        let status = server.run_beside(&mut command)?;
+        // As shells have it.
+        let code = status.code().or(status.signal().map(|signal| 128 + signal));
+        Ok(Outcome::Ended(
+            code.and_then(|code| u8::try_from(code).ok()).unwrap_or(2),
         ))
     }
 }

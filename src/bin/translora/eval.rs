@@ -22,7 +22,7 @@ pub struct Eval {
 impl Eval {
     pub fn run(self, talk: Talk) -> Result<Outcome, Failure> {
         let plan = self.flags.plan()?;
-        let done = job::run(talk, &plan.limits, |engine, context| {
+        let done = job::run(talk, &plan.model, &plan.limits, |engine, context| {
             pipeline::eval(engine, &plan, context)
         })?;
         crate::report(talk, &done, || {

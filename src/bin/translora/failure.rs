@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 
 use serde_json::Value;
+use translora::control::{ControlError, Refusal};
 use translora::engine::EngineError;
 use translora::pipeline::PipelineError;
 use translora::record::{Blame, Field, Remedy, Wording};
@@ -19,6 +20,10 @@ pub enum Failure {
     Pipeline(#[from] PipelineError),
     #[error(transparent)]
     Serve(#[from] ServeError),
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     #[error("the engine does not start")]
     Engine(#[from] EngineError),
     #[error("cannot listen for Ctrl-C")]
@@ -67,6 +72,11 @@ impl Failure {
             Self::Pipeline(error) => words(error.remedy()),
             Self::Serve(error) => words(error.remedy()),
             Self::Engine(error) => words(error.remedy()),
+            Self::Control(error) => words(error.remedy()),
+            Self::Refused(refusal) if refusal.hint.is_empty() => {
+                Some("nothing was changed; the server goes on as before".into())
+            }
+            Self::Refused(refusal) => Some(refusal.hint.clone()),
             Self::Output(_) => Some("the work itself is done; see the files named above".into()),
             Self::Bug(_) => {
                 Some("please report it with the command line and the lines above".into())

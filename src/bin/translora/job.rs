@@ -1,5 +1,6 @@
 //! Runs one job: the work on a thread of its own, its events and Ctrl-C on this one.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -15,9 +16,10 @@ use crate::progress::{Screen, Talk};
 /// What a shell reports for a program that Ctrl-C ended.
 const INTERRUPTED: i32 = 130;
 
-/// Do `work` with the engine of this build and show what it says.
+/// Do `work` with the engine that reads `base` and show what it says.
 pub fn run<R: Send>(
     talk: Talk,
+    base: &Path,
     limits: &Limits,
     work: impl FnOnce(&dyn Engine, &Context<'_>) -> Result<R, PipelineError> + Send,
 ) -> Result<R, Failure> {
@@ -29,7 +31,7 @@ pub fn run<R: Send>(
     thread::scope(|scope| {
         let clock = &clock;
         let worker = scope.spawn(move || -> Result<R, Failure> {
-            let engine = engine()?;
+            let engine = engine(base)?;
             // The events end with this context, and with them the loop below.
             let context = Context {
                 cancel,
@@ -75,11 +77,15 @@ fn listen(cancel: Cancel) -> Result<Receiver<()>, ctrlc::Error> {
     Ok(receiver)
 }
 
-pub fn engine() -> Result<Box<dyn Engine>, Failure> {
-    if !cfg!(feature = "ggml") {
-        crate::out::say(
-            "warning: this build has no llama.cpp (feature `ggml` is off); it opens toy models only",
-        );
+pub fn engine(base: &Path) -> Result<Box<dyn Engine>, Failure> {
+    let engine = translora::engine::of_base(base)?;
+    if engine.version() == "toy" {
+        let why = if cfg!(feature = "ggml") {
+            "is a toy base, which is for tests"
+        } else {
+            "is opened by the toy engine, which is for tests: this build has no llama.cpp (feature `ggml` is off)"
+        };
+        crate::out::say(&format!("warning: {} {why}", base.display()));
     }
-    Ok(translora::engine::of_this_build()?)
+    Ok(engine)
 }

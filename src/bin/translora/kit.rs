@@ -23,7 +23,7 @@ pub struct Kit {
 impl Kit {
     pub fn run(self, talk: Talk) -> Result<Outcome, Failure> {
         let plan = self.flags.plan()?;
-        let done = job::run(talk, &plan.limits, |engine, context| {
+        let done = job::run(talk, &plan.model, &plan.limits, |engine, context| {
             pipeline::kit(engine, &plan, context)
         })?;
         crate::report(talk, &done, || {

@@ -15,6 +15,8 @@ mod args;
 mod attach;
 #[cfg(feature = "ggml")]
 mod bench;
+#[cfg(unix)]
+mod control;
 mod doctor;
 #[cfg(target_os = "linux")]
 mod elf;
@@ -96,6 +98,8 @@ enum Command {
     Adapters(adapters::Adapters),
     #[cfg(target_os = "linux")]
     Attach(attach::Attach),
+    #[cfg(unix)]
+    Control(control::Control),
     Doctor(doctor::Doctor),
     #[command(hide = true)]
     Worker(worker::Worker),
@@ -111,6 +115,8 @@ pub enum Outcome {
     Done,
     /// The evidence did not carry the result.
     Refused,
+    /// With the exit status of the program that ran in its place.
+    Ended(u8),
 }
 
 fn main() -> ExitCode {
@@ -131,6 +137,8 @@ fn main() -> ExitCode {
         Command::Adapters(command) => command.run(talk),
         #[cfg(target_os = "linux")]
         Command::Attach(command) => command.run(talk),
+        #[cfg(unix)]
+        Command::Control(command) => command.run(talk),
         Command::Doctor(command) => command.run(talk),
         Command::Worker(command) => command.run(),
         #[cfg(feature = "ggml")]
@@ -141,6 +149,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Refused) => ExitCode::from(1),
+        Ok(Outcome::Ended(status)) => ExitCode::from(status),
         Err(failure) => {
             failure.tell();
             ExitCode::from(2)

@@ -3,12 +3,13 @@
 
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+use translora::control::{Backend, Command, Job, Problem, Reply, Socket, State};
 use translora::pipeline::TransferPlan;
 use translora::record::Remedy;
 use translora::request::{Fields, Kind, Transfer};
 
-use crate::adapters::{absolute, ask};
+use crate::adapters::absolute;
 use crate::failure::{Failure, InFlags};
 use crate::progress::Talk;
 use crate::{Outcome, out};
@@ -16,78 +17,88 @@ use crate::{Outcome, out};
 /// Start the transfer in the server at `socket` and wait for its end. The server swaps the new
 /// adapter in if the gate accepts it.
 pub fn transfer(socket: &Path, plan: &TransferPlan, talk: Talk) -> Result<Outcome, Failure> {
-    let job = ask(
-        socket,
-        &json!({"do": "transfer", "request": request(plan)?}),
-    )?["job"]
-        .clone();
+    let server = Socket::new(socket.into());
+    let request = request(plan)?;
+    let command = Command::Transfer {
+        name: None,
+        request,
+    };
+    let queued = job(&server, command)?;
+    let id = queued.id;
     if !talk.quiet {
         out::say(&format!(
-            "job {job} in the server at {}; it goes on if this command is stopped",
+            "job {id} in the server at {}; it goes on if this command is stopped",
             socket.display()
         ));
     }
-    let (mut after, mut stage) = (json!(0), String::new());
-    let status = loop {
-        let status = ask(socket, &json!({"do": "job", "job": job}))?["job"].take();
-        if !matches!(status["state"].as_str(), Some("waiting" | "running")) {
-            break status;
-        }
-        // Answers when there is something new, or after two seconds.
-        for event in ask(socket, &json!({"do": "events", "job": job, "after": after}))?["events"]
-            .as_array()
-            .into_iter()
-            .flatten()
-        {
-            after = event["number"].clone();
-        }
-        if let Some(now) = status["stage"]
-            .as_str()
-            .filter(|now| *now != stage && !talk.quiet)
-        {
-            out::say(&format!("  {now}"));
-            stage = now.into();
-        }
-    };
-    if status["state"] != "done" {
-        let said = |name: &str| status["problem"][name].as_str().map(str::to_owned);
-        let message =
-            said("message").unwrap_or_else(|| format!("the job ended as {}", status["state"]));
-        return Err(Failure::Usage {
-            message,
-            hint: serde_json::from_value(status["problem"]["remedy"].clone()).map_or_else(
-                |_| "the server's log has more".into(),
-                |remedy: Remedy| remedy.words(&InFlags),
-            ),
-        });
+    let ended = follow(&server, queued, talk)?;
+    if ended.state != State::Done {
+        let unknown = || Problem {
+            cause: String::new(),
+            message: format!("job {id} did not come to its end"),
+            remedy: None,
+            hint: "the server's log has more".into(),
+        };
+        let problem = ended.problem.unwrap_or_else(unknown);
+        let remedy = problem
+            .remedy
+            .and_then(|data| serde_json::from_value(data).ok());
+        let hint = remedy.map_or(problem.hint, |remedy: Remedy| remedy.words(&InFlags));
+        let message = problem.message;
+        return Err(Failure::Usage { message, hint });
     }
-    let mut report = ask(socket, &json!({"do": "report", "job": job}))?["report"].take();
-    report["swap"] = status["swap"].clone();
+    let mut report = ended.report.unwrap_or_default();
+    report["generation"] = json!(ended.generation);
+    report["not_live"] = json!(ended.not_live);
     out::data(&if talk.json {
         report.to_string()
     } else {
         out::columns(&out::rows(&report)).join("\n")
     })?;
-    match (
-        status["verdict"] == "accept",
-        status["swap"]["error"].as_str(),
-    ) {
-        (true, None) => Ok(Outcome::Done),
-        (true, Some(error)) => Err(Failure::Usage {
-            message: format!("the new adapter was accepted, but not swapped in: {error}"),
+    match (ended.verdict.as_deref(), ended.not_live) {
+        (Some("accept"), None) => Ok(Outcome::Done),
+        (Some("accept"), Some(reason)) => Err(Failure::Usage {
+            message: format!("the new adapter was accepted, but not swapped in: {reason}"),
             hint: "load it by hand".into(),
         }),
-        (false, _) => Ok(Outcome::Refused),
+        _ => Ok(Outcome::Refused),
+    }
+}
+
+/// Say which stage a job is at, until it ends.
+fn follow(server: &Socket, mut job: Job, talk: Talk) -> Result<Job, Failure> {
+    let mut stage = None;
+    while !job.state.is_end() {
+        // Answers when there is something new, or after a moment.
+        let (id, after) = (job.id, job.last_event);
+        server.carry(Command::Events { job: id, after })?;
+        job = self::job(server, Command::Job { job: id })?;
+        if job.stage != stage {
+            stage.clone_from(&job.stage);
+            if let Some(stage) = stage.as_ref().filter(|_| !talk.quiet) {
+                out::say(&format!("  {stage}"));
+            }
+        }
+    }
+    Ok(job)
+}
+
+fn job(server: &Socket, command: Command) -> Result<Job, Failure> {
+    match server.carry(command)? {
+        Reply::Job(job) => Ok(*job),
+        _ => Err(Failure::Bug(
+            "the server answered another command than it was asked".into(),
+        )),
     }
 }
 
 /// The plan as the server takes it: with whole paths, for it may run in another folder.
-fn request(plan: &TransferPlan) -> Result<Value, Failure> {
+fn request(plan: &TransferPlan) -> Result<Map<String, Value>, Failure> {
     let mut values = plan.values();
     for (field, _) in Transfer::rows() {
         if let (Kind::Path, Some(Value::String(path))) = (field.kind, values.get_mut(field.name)) {
             *path = absolute(Path::new(path))?;
         }
     }
-    Ok(values.into())
+    Ok(values)
 }

@@ -2,11 +2,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use translora::record::SystemClock;
+use translora::jobs;
+use translora::record::{Blame, SystemClock};
 use translora::serve::{Config, Limits, Server};
 
 use crate::args::{between, gpu_layers};
-use crate::failure::Failure;
+use crate::failure::{Failure, InFlags};
 use crate::progress::Talk;
 use crate::{Outcome, job, out};
 
@@ -30,14 +31,9 @@ pub struct Serve {
     lora: Vec<PathBuf>,
 
     /// Folder of adapters, each a model under the name of its file; more may be put there and
-    /// loaded while the server runs
+    /// loaded while the server runs. Transfers (`/v1/transfers`) put theirs there
     #[arg(long, value_name = "DIR")]
     adapters: Option<PathBuf>,
-
-    /// The plugin that transfers run through; libtranslora beside this program if left out, and no
-    /// transfers where there is none
-    #[arg(long, value_name = "libtranslora.so")]
-    plugin: Option<PathBuf>,
 
     /// What the base is called; its own name if left out
     #[arg(
@@ -129,7 +125,7 @@ pub struct Serve {
 impl Serve {
     pub fn run(self, talk: Talk) -> Result<Outcome, Failure> {
         let config = self.config()?;
-        let engine = job::engine()?;
+        let engine = job::engine(&config.model)?;
         let say = move |line: &str| {
             if !talk.quiet {
                 out::say(line);
@@ -203,7 +199,13 @@ impl Serve {
             adapters,
             in_folder,
             folder: self.adapters,
-            plugin: self.plugin.or_else(beside),
+            jobs: jobs::Config::from_env().map_err(|error| Failure::Usage {
+                message: error.to_string(),
+                hint: error
+                    .remedy()
+                    .map(|remedy| remedy.words(&InFlags))
+                    .unwrap_or_default(),
+            })?,
             hosts: list(&self.host),
             port: self.port,
             api_key: key,
@@ -257,17 +259,6 @@ fn listed(folder: &Path) -> Result<Vec<(String, PathBuf)>, Failure> {
         .flat_map(|files| &files[files.len().saturating_sub(2)..])
         .map(|(name, _, path)| (name.clone(), path.clone()))
         .collect())
-}
-
-/// The plugin that lies beside this program, as cargo and packages put it.
-fn beside() -> Option<PathBuf> {
-    let program = std::env::current_exe().ok()?;
-    let library = format!(
-        "{}translora{}",
-        std::env::consts::DLL_PREFIX,
-        std::env::consts::DLL_SUFFIX
-    );
-    Some(program.parent()?.join(library)).filter(|path| path.exists())
 }
 
 fn stem(path: &Path) -> String {

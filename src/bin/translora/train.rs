@@ -23,7 +23,7 @@ pub struct Train {
 impl Train {
     pub fn run(self, talk: Talk) -> Result<Outcome, Failure> {
         let plan = self.flags.plan()?;
-        let done = job::run(talk, &plan.limits, |engine, context| {
+        let done = job::run(talk, &plan.model, &plan.limits, |engine, context| {
             pipeline::train(engine, &plan, context)
         })?;
         crate::report(talk, &done, || {

@@ -42,7 +42,7 @@ impl Transfer {
         if let Some(socket) = &self.attach {
             return crate::remote::transfer(socket, &plan, talk);
         }
-        let done = job::run(talk, &plan.limits, |engine, context| {
+        let done = job::run(talk, &plan.source, &plan.limits, |engine, context| {
             pipeline::transfer(engine, &plan, context)
         })?;
         crate::report(talk, &done, || told(&done, &plan, talk.verbose))?;

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 use translora_llama::{Backend, ModelParams};
-use translora_quantized::{
-    Example, ForwardWeights, Keep, Kernel, Memory, StepTimes, TrainError, TrainSpec, Trainer,
+use translora_train::{
+    Checkpoints, Example, ForwardWeights, Kernel, Memory, StepTimes, TrainError, TrainSpec, Trainer,
 };
 
 use super::{internal, of_path};
@@ -172,16 +172,13 @@ pub fn train(
         },
     };
     let mut trainer = Trainer::new(backend, &model, &plan).map_err(untrainable)?;
-    trainer
+    let chosen = trainer
         .load(vec![
             random_example(spec.tokens, model.vocab().len()).map_err(untrainable)?,
         ])
         .map_err(untrainable)?;
-    let Some(chosen) = trainer.plan().copied() else {
-        return Err(EngineError::Internal("no plan".into()));
-    };
     let first = trainer.step(&[0], 1e-4).map_err(untrainable)?;
-    trainer.time();
+    trainer.record_times();
     let (mut seconds, mut computed, mut loss_last) = (Vec::new(), Vec::new(), first.loss);
     for _ in 0..spec.steps {
         let (start, before) = (clock.elapsed(), processor.map(Clock::elapsed));
@@ -219,7 +216,7 @@ pub fn train(
             rank: spec.rank,
             matrices: trainer.adapter().pairs.len(),
             memory: spec.memory,
-            keep: keep_name(chosen.keep),
+            keep: keep_name(chosen.checkpoints),
             loss_bytes: chosen.loss_bytes,
             parts: parts(&chosen.memory),
         },
@@ -265,10 +262,10 @@ fn reading(way: Way, on_device: bool) -> (&'static str, ForwardWeights, &'static
     }
 }
 
-fn keep_name(keep: Keep) -> &'static str {
-    match keep {
-        Keep::Most => "most",
-        Keep::Blocks => "blocks",
+fn keep_name(checkpoints: Checkpoints) -> &'static str {
+    match checkpoints {
+        Checkpoints::Most => "most",
+        Checkpoints::Blocks => "blocks",
     }
 }
 

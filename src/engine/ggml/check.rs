@@ -5,9 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use translora_llama::{Backend, Model, ModelParams};
-use translora_quantized::{
-    ForwardWeights, GradCheck, Kernel, Survey, TrainSpec, gradcheck, survey,
-};
+use translora_train::{ForwardWeights, GradCheck, Kernel, Survey, TrainSpec, gradcheck, survey};
 
 use super::{internal, of_path};
 use crate::engine::EngineError;
@@ -91,7 +89,7 @@ pub fn trainable(model: &Path) -> Result<Trainable, EngineError> {
         .map_or_else(|error| none(&error), |found| Trainable::of(&found)))
 }
 
-fn none(error: &translora_quantized::TrainError) -> Trainable {
+fn none(error: &translora_train::TrainError) -> Trainable {
     Trainable {
         trainable: "none".into(),
         matrices: 0,
@@ -144,10 +142,10 @@ pub fn check(spec: &CheckSpec) -> Result<CheckReport, EngineError> {
         },
     ) {
         Ok(report) => report,
-        Err(translora_quantized::TrainError::Module { asked, reason }) => {
+        Err(translora_train::TrainError::Module { modules, reason }) => {
             return Err(EngineError::Modules {
                 model: name(),
-                asked,
+                asked: modules,
                 reason,
             });
         }

@@ -1,4 +1,4 @@
-//! The real engine: llama.cpp runs the models, `translora_quantized` trains on them.
+//! The real engine: llama.cpp runs the models, `translora_train` trains on them.
 //!
 //! The only room that names those crates. Turns their errors into this room's and text into tokens
 //! under the model's own template.
@@ -351,7 +351,7 @@ fn clipped(text: &str) -> String {
 }
 
 /// How much runs where, and then operation, how often, and where, one line each.
-pub(crate) fn placement_lines(placement: &translora_quantized::Placement) -> Vec<String> {
+pub(crate) fn placement_lines(placement: &translora_train::Placement) -> Vec<String> {
     let line = |((operation, device), count): ((&String, &String), &usize)| {
         format!("{operation:28} {count:6}  {device}")
     };

@@ -1,8 +1,8 @@
-//! Fit a LoRA: the engine's `Trainer` over `translora_quantized`.
+//! Fit a LoRA: the engine's `Trainer` over `translora_train`.
 
-use translora_quantized::{
-    AdamW, Divergence, Example, ForwardWeights, Keep, Kernel, LOSS_BYTES, Teacher, TrainError,
-    TrainSpec,
+use translora_train::{
+    AdamW, Checkpoints, Divergence, Example, ForwardWeights, Kernel, LOSS_BYTES, Teacher,
+    TrainError, TrainSpec,
 };
 
 use super::{GgmlModel, internal};
@@ -53,7 +53,7 @@ impl Train for GgmlModel {
             threads: self.threads,
             ..TrainSpec::default()
         };
-        let trainer = translora_quantized::Trainer::new(self.backend, &self.readable()?, &plan)
+        let trainer = translora_train::Trainer::new(self.backend, &self.readable()?, &plan)
             .map_err(|error| self.translate(error))?;
         Ok(Box::new(GgmlTrainer {
             trainer,
@@ -68,9 +68,9 @@ impl GgmlModel {
         let model = self.path();
         match error {
             TrainError::Llama(error) => internal(error),
-            TrainError::Module { asked, reason } => EngineError::Modules {
+            TrainError::Module { modules, reason } => EngineError::Modules {
                 model,
-                asked,
+                asked: modules,
                 reason,
             },
             TrainError::NoRule { .. } | TrainError::Blocked { .. } => EngineError::Untrainable {
@@ -84,6 +84,7 @@ impl GgmlModel {
             error @ TrainError::Memory { .. } => EngineError::TooLarge(error.to_string()),
             TrainError::NotFinite { what, step } => EngineError::NotFinite { what, step },
             TrainError::Snapshot(reason) => EngineError::Snapshot(reason),
+            TrainError::Internal { what } => EngineError::Internal(what),
             TrainError::Io(source) => EngineError::Io {
                 path: std::env::temp_dir(),
                 source,
@@ -94,15 +95,15 @@ impl GgmlModel {
 }
 
 struct GgmlTrainer<'m> {
-    trainer: translora_quantized::Trainer,
+    trainer: translora_train::Trainer,
     objective: Objective,
     model: &'m GgmlModel,
 }
 
-fn minimized(objective: Objective) -> translora_quantized::Objective {
+fn minimized(objective: Objective) -> translora_train::Objective {
     match objective {
-        Objective::Text => translora_quantized::Objective::Text,
-        Objective::Match => translora_quantized::Objective::Match {
+        Objective::Text => translora_train::Objective::Text,
+        Objective::Match => translora_train::Objective::Match {
             divergence: Divergence::Forward,
             temperature: 1.0,
         },
@@ -131,7 +132,7 @@ impl GgmlTrainer<'_> {
 /// needs some.
 fn taught(objective: Objective, example: Example, labels: &SoftLabels) -> Example {
     let example = match &labels.weights {
-        Some(weights) => example.weighted(weights.clone()),
+        Some(weights) => example.with_weights(weights.clone()),
         None => example,
     };
     if objective == Objective::Text {
@@ -145,7 +146,7 @@ fn taught(objective: Objective, example: Example, labels: &SoftLabels) -> Exampl
     } else {
         labels.words.clone()
     };
-    example.taught(Teacher::Likeliest(words))
+    example.with_teacher(Teacher::Likeliest(words))
 }
 
 impl Trainer for GgmlTrainer<'_> {
@@ -168,15 +169,15 @@ impl Trainer for GgmlTrainer<'_> {
             ("CPU", (ForwardWeights::Direct(kernel), _)) => {
                 format!("CPU, {} threads, {}", self.model.threads, kernel.name())
             }
-            (name, (_, turned)) => format!(
-                "{name}, gradients by Wᵀ as {turned:?}, {} threads beside it",
+            (name, (_, transpose)) => format!(
+                "{name}, gradients by Wᵀ as {transpose:?}, {} threads beside it",
                 self.model.threads
             ),
         };
         let plan = self.trainer.plan().map(|plan| MemoryPlan {
             pack: plan.pack,
             tokens: plan.tokens,
-            blocks_again: plan.keep == Keep::Blocks,
+            blocks_again: plan.checkpoints == Checkpoints::Blocks,
             loss_bytes: plan.loss_bytes as u64,
             frozen_bytes: plan.memory.frozen as u64,
             predicted_bytes: plan.memory.peak() as u64,
@@ -215,6 +216,7 @@ impl Trainer for GgmlTrainer<'_> {
         }
         self.trainer
             .load(encoded)
+            .map(drop)
             .map_err(|error| self.model.translate(error))
     }
 
@@ -255,7 +257,7 @@ impl Trainer for GgmlTrainer<'_> {
     }
 }
 
-fn report(step: translora_quantized::StepReport) -> StepReport {
+fn report(step: translora_train::StepReport) -> StepReport {
     StepReport {
         loss: step.loss,
         gradient_norm: step.gradient_norm,

@@ -324,3 +324,26 @@ fn an_adapter_of_another_width_does_not_fit() {
     assert!(text.contains("256×") && text.contains("512×"), "{text}");
     assert!(Head::from_gguf(Path::new("a.gguf"), &bytes[..bytes.len() / 2], 256).is_err());
 }
+
+#[test]
+fn a_toy_base_is_known_by_its_format() {
+    let folder = std::env::temp_dir().join(format!("translora-toy-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    let is = |name: &str, bytes: &[u8]| {
+        let path = folder.join(name);
+        fs::write(&path, bytes).unwrap();
+        is_base(&path)
+    };
+    let base = serde_json::to_vec(&world::old_base()).unwrap();
+    assert!(is("base.json", &base) && is("renamed.gguf", &base));
+    let other = Base {
+        format: "translora-toy-2".into(),
+        ..world::old_base()
+    };
+    assert!(!is("other.json", &serde_json::to_vec(&other).unwrap()));
+    assert!(!is("cut.json", &base[..base.len() / 2]));
+    assert!(!is("rows.jsonl", br#"{"prompt": "a", "completion": "b"}"#));
+    assert!(!is("model.gguf", b"GGUF") && !is("empty.json", b""));
+    assert!(!is_base(&folder.join("missing.json")) && !is_base(&folder));
+    fs::remove_dir_all(&folder).unwrap();
+}

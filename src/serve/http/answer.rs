@@ -8,8 +8,9 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use serde_json::{Value, json};
 
+use super::App;
 use super::ask::Asked;
-use super::{App, GENERATION};
+use crate::control::GENERATION;
 use crate::engine::host::Token;
 use crate::serve::error::ApiError;
 use crate::serve::sampler::Drawn;

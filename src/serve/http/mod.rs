@@ -15,11 +15,12 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use super::backend::Own;
 use super::error::ApiError;
 use super::live::Registry;
-use super::transfers::Transfers;
 use super::worker::{Board, Command};
 use super::{Config, Say};
+use crate::control::{self, Transfers};
 use crate::engine::host::Host;
 use crate::record::{Clock, ContentHash};
 
@@ -30,10 +31,6 @@ mod llama;
 mod lora;
 mod metrics;
 mod openai;
-mod transfers;
-
-/// Names the generation that answered.
-pub(super) const GENERATION: &str = "x-translora-generation";
 
 /// What every request sees.
 pub(super) struct App {
@@ -46,7 +43,10 @@ pub(super) struct App {
     pub board: Arc<Board>,
     pub clock: Arc<dyn Clock>,
     pub say: Say,
+    /// Where there is a folder for new adapters.
     pub transfers: Option<Arc<Transfers>>,
+    /// Held while the file of a new adapter gets its name.
+    pub naming: Mutex<()>,
     pub stopping: AtomicBool,
     /// Requests that have not ended.
     pub open: AtomicUsize,
@@ -70,12 +70,13 @@ impl App {
         board: Arc<Board>,
         clock: Arc<dyn Clock>,
         say: Say,
-        transfers: Option<Arc<Transfers>>,
     ) -> Self {
         let key = config
             .api_key
             .as_ref()
             .map(|key| ContentHash::of(key.as_bytes()));
+        let queue = || Transfers::new(config.jobs.clone(), Arc::clone(&clock), Arc::clone(&say));
+        let transfers = config.folder.is_some().then(queue);
         Self {
             config,
             name,
@@ -86,6 +87,7 @@ impl App {
             clock,
             say,
             transfers,
+            naming: Mutex::default(),
             stopping: AtomicBool::new(false),
             open: AtomicUsize::new(0),
             numbers: AtomicU64::new(0),
@@ -148,25 +150,18 @@ fn router(app: Arc<App>) -> Router {
         .route("/v1/chat/completions", post(openai::chat))
         .route("/v1/load_lora_adapter", post(lora::load))
         .route("/v1/unload_lora_adapter", post(lora::unload))
-        .route("/v1/adapters", get(lora::adapters))
-        .route("/v1/adapters/{name}/rollback", post(lora::rollback))
-        .route("/v1/transfers", get(transfers::list).post(transfers::start))
-        .route(
-            "/v1/transfers/{id}",
-            get(transfers::status).delete(transfers::remove),
-        )
-        .route("/v1/transfers/{id}/events", get(transfers::events))
         .route("/chat/completions/input_tokens", post(openai::input_tokens))
         .route(
             "/v1/chat/completions/input_tokens",
             post(openai::input_tokens),
         )
+        .with_state(Arc::clone(&app))
+        .merge(control::router(Arc::new(Own(Arc::clone(&app)))))
         .fallback(|| async { ApiError::not_found("there is no such path") })
         .method_not_allowed_fallback(|| async { ApiError::method() })
         .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(Arc::clone(&app), admit))
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), origins))
-        .with_state(app)
+        .layer(middleware::from_fn_with_state(app, origins))
 }
 
 /// Nobody without the key, but for the question whether the server lives; nobody new while it shuts
@@ -227,7 +222,7 @@ async fn origins(State(app): Shared, request: Request, next: Next) -> Response {
         );
         headers.insert(
             header::ACCESS_CONTROL_EXPOSE_HEADERS,
-            HeaderValue::from_static(GENERATION),
+            HeaderValue::from_static(control::GENERATION),
         );
     }
     response

@@ -406,10 +406,6 @@ fn serve() -> Room {
                 name: "a".into(),
                 reason: "two files are called so".into(),
             },
-            ServeError::Plugin {
-                path: "libtranslora.so".into(),
-                reason: "of another version".into(),
-            },
             ServeError::Threads(disk()),
             ServeError::Stopped(disk()),
         ],

@@ -8,15 +8,15 @@ use serde_json::Value;
 use super::{Folder, done, lab, new_base, old_base, refused, rows, transfer};
 use crate::source::root;
 
-/// The lab's models and, where `scripts/fetch-model` was run, a real one; each with the tokens of a
-/// step.
+/// The lab's models and, where `scripts/lib/fetch-model` was run, a real one; each with the
+/// tokens of a step.
 fn models() -> Vec<(PathBuf, usize)> {
     let real = root().join(".cache/SmolLM2-135M-Instruct.Q4_1.gguf");
     let mut models = vec![(old_base(), 256), (new_base(), 512)];
     if real.exists() {
         models.push((real, 256));
     } else {
-        eprintln!("SKIPPED: the real model is not there (scripts/fetch-model)");
+        eprintln!("SKIPPED: the real model is not there (scripts/lib/fetch-model)");
     }
     models
 }

@@ -446,11 +446,9 @@ fn a_transfer_over_http_goes_live_under_load() {
     let folder = Folder::new("serve-transfer");
     folder.write("seeds.jsonl", rows("seeds.jsonl", 5).as_bytes());
     std::fs::create_dir(folder.path("adapters")).expect("writable");
-    let plugin = crate::abi::plugin();
     let line = format!(
-        "-m {} --adapters adapters --plugin {} --alias base -np 4",
-        new_base().display(),
-        plugin.display()
+        "-m {} --adapters adapters --alias base -np 4",
+        new_base().display()
     );
     let mut served = Served::start(&folder, &line);
     let address = served.address;

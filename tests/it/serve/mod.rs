@@ -19,7 +19,6 @@ mod refusals;
 mod requests;
 mod running;
 mod swaps;
-#[cfg(not(feature = "ggml"))]
 mod transfers;
 
 /// A world with two adapters that answer the same questions in different words.
@@ -89,7 +88,7 @@ impl Lab {
             ],
             in_folder: Vec::new(),
             folder: Some(self.world.folder.clone()),
-            plugin: None,
+            jobs: translora::jobs::Config::default(),
             hosts: vec!["127.0.0.1".into()],
             port: 0,
             api_key: None,

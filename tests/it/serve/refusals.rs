@@ -84,10 +84,18 @@ fn bad_requests_are_refused_by_name() {
         .status,
         400
     );
-    assert_eq!(
-        post(address, "/v1/transfers", &json!({ "name": "x" })).status,
-        501
-    );
+    let (_other, without) = serve(Config {
+        folder: None,
+        ..lab.config()
+    });
+    for (path, body) in [
+        ("/v1/transfers", json!({ "name": "x" })),
+        ("/v1/adapters", json!({ "path": "second.gguf" })),
+    ] {
+        let reply = post(without, path, &body);
+        assert_eq!(reply.status, 403, "{reply:?}");
+        assert!(reply.error().contains("--adapters"), "{reply:?}");
+    }
     assert_eq!(
         said(&ask(address, "ticket", &lab.prompts[0])),
         lab.answers(Some(&lab.adapters[0]))[0]

@@ -9,7 +9,7 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use super::client::{Reply, ask, get, metric, post, said};
+use super::client::{Reply, ask, get, metric, open, post, said};
 use super::{Lab, endless, serve};
 
 /// Put a file of the folder in the place of an adapter.
@@ -235,6 +235,50 @@ fn adapters_come_and_go_by_name() {
         404
     );
     assert_eq!(ask(address, "new", &lab.prompts[0]).status, 404);
+}
+
+#[test]
+fn adapters_come_and_go_by_the_paths_of_every_server() {
+    let lab = Lab::new();
+    let (_server, address) = serve(lab.config());
+    let right = lab.answers(Some(&lab.adapters[1]));
+    let load = |body: Value| post(address, "/v1/adapters", &body);
+    // The file's name, where none is given, in place of what is called so.
+    let reply = load(json!({ "path": "second.gguf" }));
+    assert_eq!((reply.status, reply.generation()), (200, "3"), "{reply:?}");
+    assert_eq!(reply.json()["name"], "second");
+    let reply = load(json!({ "path": "second.gguf", "name": "new" }));
+    assert_eq!((reply.status, reply.generation()), (200, "4"), "{reply:?}");
+    assert_eq!(said(&ask(address, "new", &lab.prompts[0])), right[0]);
+    let listed = get(address, "/v1/adapters").json();
+    assert_eq!(listed["data"].as_array().map(Vec::len), Some(3), "{listed}");
+    let unload = || post(address, "/v1/adapters/new/unload", &json!({}));
+    let reply = unload();
+    assert_eq!(
+        (reply.status, &reply.json()["generation"]),
+        (200, &json!("0"))
+    );
+    assert_eq!(unload().status, 404);
+    assert_eq!(ask(address, "new", &lab.prompts[0]).status, 404);
+    for (body, status) in [
+        (json!({ "path": "missing.gguf" }), 404),
+        (json!({ "path": "/etc/hostname" }), 403),
+        (json!({ "path": "second.gguf", "name": "base" }), 400),
+        (json!({ "path": "second.gguf", "name": "../x" }), 400),
+        (json!({ "path": "second.gguf", "scale": 1 }), 400),
+        (json!({ "name": "new" }), 400),
+        (json!([]), 400),
+        (json!({ "path": "x".repeat(70_000) }), 400),
+    ] {
+        let reply = load(body.clone());
+        assert_eq!(reply.status, status, "{body}: {reply:?}");
+    }
+    assert_eq!(
+        open(address, "DELETE", "/v1/adapters", &[], b"")
+            .whole()
+            .status,
+        405
+    );
 }
 
 #[test]

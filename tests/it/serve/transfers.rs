@@ -1,5 +1,4 @@
-//! A transfer over HTTP, through the plugin that cargo built: the adapter it makes goes live under
-//! the name that was asked for.
+//! A transfer over HTTP: the adapter it makes goes live under the name that was asked for.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +7,6 @@ use translora::serve::Config;
 
 use super::client::{ask, get, open, post, said};
 use super::{Lab, endless, serve};
-use crate::abi::plugin;
 
 /// Longer than a toy transfer takes, on a machine with other work too.
 const LONG: Duration = Duration::from_secs(120);
@@ -20,7 +18,6 @@ fn config(lab: &Lab) -> Config {
         alias: "new".into(),
         adapters: Vec::new(),
         in_folder: Vec::new(),
-        plugin: Some(plugin()),
         ..lab.config()
     }
 }
@@ -84,6 +81,23 @@ fn an_accepted_transfer_goes_live_while_a_stream_runs() {
         "{end}"
     );
     assert_eq!(end["report"]["verdict"], "accept");
+    let report = get(address, &format!("/v1/transfers/{id}/report")).json();
+    assert_eq!(report, end["report"]);
+    // Who comes back goes on behind the last event that was seen.
+    let last = events[events.len() - 3]["number"].to_string();
+    let rest = open(
+        address,
+        "GET",
+        &format!("/v1/transfers/{id}/events"),
+        &[("Last-Event-ID", &last)],
+        b"",
+    )
+    .rest();
+    let rest: Vec<Value> = rest
+        .iter()
+        .map(|event| serde_json::from_str(event).expect("events are JSON"))
+        .collect();
+    assert_eq!(rest, events[events.len() - 2..]);
     let answers = lab.answers(Some(&lab.adapters[0]));
     let right = lab
         .prompts
@@ -149,6 +163,8 @@ fn a_transfer_can_be_stopped_and_bad_ones_are_refused() {
         (Some("the transfer ended as cancelled"), &Value::Null)
     );
     assert_eq!(ask(address, "moved", &lab.prompts[0]).status, 404);
+    let report = get(address, &format!("/v1/transfers/{id}/report"));
+    assert_eq!(report.status, 409, "{report:?}");
     let with = |field: &str, value: Value| {
         let mut body = request(&lab, "moved");
         body[field] = value;

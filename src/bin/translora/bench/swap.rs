@@ -103,7 +103,7 @@ impl Swap {
     pub fn run(self, talk: Talk) -> Result<Outcome, Failure> {
         let (folder, files) = self.files()?;
         let adapter_bytes = std::fs::metadata(&self.lora[0]).map_or(0, |file| file.len());
-        let engine = job::engine()?;
+        let engine = job::engine(&self.model)?;
         let server = Server::start(
             engine.as_ref(),
             self.config(folder),
@@ -169,7 +169,7 @@ impl Swap {
             adapters: vec![(NAME.into(), self.lora[0].clone(), 0.0)],
             in_folder: Vec::new(),
             folder: Some(folder),
-            plugin: None,
+            jobs: translora::jobs::Config::default(),
             hosts: vec!["127.0.0.1".into()],
             port: 0,
             api_key: None,

@@ -1,0 +1,412 @@
+//! The commands for adapters and transfers, and what is answered: one set for the socket, for HTTP
+//! and for the command line.
+//!
+//! On the socket each is a line of JSON: `{"do":"load","path":"…"}` goes in, and out comes
+//! `{"ok":{"swapped":{…}}}` or `{"error":{"kind":"…","message":"…","hint":"…"}}`, an [`Answer`].
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// What a server can be asked to do about its adapters and transfers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Command {
+    /// Make a LoRA file live. Answered when it is: requests that begin later are answered by it.
+    Load {
+        /// The file. A server that keeps a folder of adapters looks there.
+        path: PathBuf,
+        /// The name it goes live under. A server with one live adapter takes the file's own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+    },
+    /// Go back to the base, or to what the server was started with.
+    Unload {
+        /// The adapter that is to go. May be left out where there is one only.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+    },
+    /// Go back to the adapter before the live one.
+    Rollback {
+        /// As in [`Command::Unload`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+    },
+    /// Say which adapters are live, and which were before.
+    List {},
+    /// Queue a transfer. Its adapter goes live if it is accepted.
+    Transfer {
+        /// The name it goes live under, where adapters have names.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+        /// The fields of a transfer, as `translora transfer` names its flags.
+        request: Map<String, Value>,
+    },
+    /// Say how far a transfer is.
+    Job {
+        /// Its number.
+        job: u64,
+    },
+    /// Say how far every transfer is.
+    Jobs {},
+    /// Send the events of a transfer; waits a moment where there are none.
+    Events {
+        /// Its number.
+        job: u64,
+        /// The number of the last event that is known.
+        #[serde(default)]
+        after: u64,
+    },
+    /// Stop a transfer that has not ended; forget one that has.
+    Cancel {
+        /// Its number.
+        job: u64,
+    },
+    /// Send the report of a transfer that is done.
+    Report {
+        /// Its number.
+        job: u64,
+    },
+}
+
+impl Command {
+    /// True for the commands about transfers.
+    pub fn concerns_transfers(&self) -> bool {
+        !matches!(
+            self,
+            Self::Load { .. } | Self::Unload { .. } | Self::Rollback { .. } | Self::List {}
+        )
+    }
+}
+
+/// What a command is answered with where it was carried out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reply {
+    /// To `list`.
+    Adapters(Adapters),
+    /// To `load`, `unload` and `rollback`.
+    Swapped(Swapped),
+    /// To `transfer`, `job` and `cancel`.
+    Job(Box<Job>),
+    /// To `jobs`.
+    Jobs(Vec<Job>),
+    /// To `events`.
+    Events(Vec<Event>),
+    /// To `report`: the object that `translora transfer --json` prints.
+    Report(Value),
+}
+
+/// One line of the socket.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Answer {
+    /// The command was carried out.
+    Ok(Reply),
+    /// It was not, and nothing has changed.
+    Error(Refusal),
+}
+
+impl From<Result<Reply, Refusal>> for Answer {
+    fn from(result: Result<Reply, Refusal>) -> Self {
+        result.map_or_else(Self::Error, Self::Ok)
+    }
+}
+
+impl From<Answer> for Result<Reply, Refusal> {
+    fn from(answer: Answer) -> Self {
+        match answer {
+            Answer::Ok(reply) => Ok(reply),
+            Answer::Error(refusal) => Err(refusal),
+        }
+    }
+}
+
+/// Why a command was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[error("{message}")]
+pub struct Refusal {
+    /// What sort of reason it is.
+    pub kind: Kind,
+    /// The reason, as a sentence.
+    pub message: String,
+    /// What to do about it; may be empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub hint: String,
+}
+
+/// The sorts of reasons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Kind {
+    /// The command or a file it names is wrong.
+    Input,
+    /// There is no such adapter, file or transfer.
+    NotFound,
+    /// Not in the present state.
+    Conflict,
+    /// The server was started without the right to it.
+    Forbidden,
+    /// This server or build has no such command.
+    Unsupported,
+    /// The server cannot be reached, is busy, or stops.
+    Unavailable,
+    /// The machine failed, or this program.
+    Internal,
+}
+
+impl Refusal {
+    /// A reason without a hint.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            hint: String::new(),
+        }
+    }
+
+    /// The same with what to do about it.
+    #[must_use]
+    pub fn hint(self, hint: impl Into<String>) -> Self {
+        Self {
+            hint: hint.into(),
+            ..self
+        }
+    }
+}
+
+/// The adapters of a server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Adapters {
+    /// One for each name. A llama-server with the module has one live adapter.
+    pub data: Vec<Adapter>,
+    /// Files that were found at the start and left out.
+    #[serde(default)]
+    pub refused: Vec<LeftOut>,
+}
+
+/// A file that could not be loaded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// The file.
+    pub path: PathBuf,
+    /// Why.
+    pub reason: String,
+}
+
+/// What a name is answered by.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Adapter {
+    /// Its name.
+    pub name: String,
+    /// How strongly it works on requests that name no adapter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scale: Option<f32>,
+    /// What answers now.
+    pub live: Generation,
+    /// What a rollback brings back.
+    pub previous: Option<Generation>,
+}
+
+/// One load of an adapter file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Generation {
+    /// Its number; none where only the live one has a number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<String>,
+    /// The file; none for what the server was started with.
+    pub path: Option<PathBuf>,
+    /// SHA-256 of the file, in hexadecimal.
+    pub sha256: Option<String>,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// What came of an exchange.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Swapped {
+    /// The adapter's name.
+    pub name: String,
+    /// The generation that answers now; `0` is the bare base.
+    pub generation: String,
+    /// The file behind it; none where that is the base alone.
+    pub live: Option<Generation>,
+    /// How long the exchange took.
+    pub milliseconds: f64,
+}
+
+/// How far a transfer is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Job {
+    /// Its number.
+    pub id: u64,
+    /// How far it is on the whole.
+    pub state: State,
+    /// The name it goes live under, where adapters have names.
+    pub name: Option<String>,
+    /// Jobs that come before it.
+    pub ahead: usize,
+    /// Where it is, and how far there.
+    pub stage: Option<String>,
+    /// Of `total`.
+    pub done: u64,
+    /// 0 where that is not known.
+    pub total: u64,
+    /// More about the present stage.
+    pub note: String,
+    /// The old base.
+    pub source: PathBuf,
+    /// The new base.
+    pub target: PathBuf,
+    /// The file that was asked for.
+    pub out: PathBuf,
+    /// `accept`, `reject` or `inconclusive`, of one that is done.
+    pub verdict: Option<String>,
+    /// Where the adapter lies.
+    pub adapter: Option<PathBuf>,
+    /// The generation that it became.
+    pub generation: Option<String>,
+    /// Why it is not live, of one that has ended.
+    pub not_live: Option<String>,
+    /// Of one that failed or was cancelled.
+    pub problem: Option<Problem>,
+    /// The worker, while it runs.
+    pub process: Option<u32>,
+    /// The number of the last event; 0 before the first.
+    pub last_event: u64,
+    /// units: seconds since 1970
+    pub asked_at: u64,
+    /// units: seconds since 1970
+    pub began_at: Option<u64>,
+    /// units: seconds since 1970
+    pub ended_at: Option<u64>,
+    /// The report of one that is done; left out of lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub report: Option<Value>,
+}
+
+/// The states of a transfer. It is done when its adapter is live, or will not be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Others come before it.
+    #[default]
+    Waiting,
+    /// It runs.
+    Running,
+    /// It has a report.
+    Done,
+    /// It has a problem.
+    Failed,
+    /// Somebody stopped it.
+    Cancelled,
+}
+
+impl State {
+    /// True where nothing more will happen.
+    pub fn is_end(self) -> bool {
+        !matches!(self, Self::Waiting | Self::Running)
+    }
+}
+
+/// Why a transfer failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// `input`, `machine`, `bug` or `cancelled`.
+    pub cause: String,
+    /// The reason, as a sentence.
+    pub message: String,
+    /// What to do about it, as data, for a program that words it by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<Value>,
+    /// The same in words; may be empty.
+    pub hint: String,
+}
+
+/// An event of a transfer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Its number, from 1.
+    pub number: u64,
+    /// What sort it is.
+    pub event: String,
+    /// What it says.
+    #[serde(flatten)]
+    pub more: Map<String, Value>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_read_and_written_alike() {
+        let request = Map::from_iter([("seed".to_owned(), 1.into())]);
+        let name = Some("tickets".to_owned());
+        let cases = [
+            (
+                r#"{"do":"load","path":"/a.gguf"}"#,
+                Command::Load {
+                    path: "/a.gguf".into(),
+                    name: None,
+                },
+            ),
+            (r#"{"do":"unload"}"#, Command::Unload { name: None }),
+            (
+                r#"{"do":"rollback","name":"tickets"}"#,
+                Command::Rollback { name: name.clone() },
+            ),
+            (r#"{"do":"list"}"#, Command::List {}),
+            (
+                r#"{"do":"transfer","name":"tickets","request":{"seed":1}}"#,
+                Command::Transfer { name, request },
+            ),
+            (r#"{"do":"job","job":7}"#, Command::Job { job: 7 }),
+            (r#"{"do":"jobs"}"#, Command::Jobs {}),
+            (
+                r#"{"do":"events","job":7,"after":3}"#,
+                Command::Events { job: 7, after: 3 },
+            ),
+            (r#"{"do":"cancel","job":7}"#, Command::Cancel { job: 7 }),
+            (r#"{"do":"report","job":7}"#, Command::Report { job: 7 }),
+        ];
+        for (text, command) in cases {
+            assert_eq!(serde_json::from_str::<Command>(text).unwrap(), command);
+            assert_eq!(serde_json::to_string(&command).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn what_is_no_command_is_refused_by_name() {
+        for (text, named) in [
+            (r#"{"do":"dance"}"#, "dance"),
+            (r#"{"do":"load"}"#, "path"),
+            (r#"{"do":"load","path":3}"#, "string"),
+            (r#"{"do":"list","all":true}"#, "all"),
+            (r#"{"do":"job","job":-1}"#, "-1"),
+            (r#"{"do":"job","job":1,"more":1}"#, "more"),
+            (r#"{"do":"transfer","request":[]}"#, "map"),
+            (r#"{}"#, "do"),
+            ("[]", ""),
+        ] {
+            let error = serde_json::from_str::<Command>(text).unwrap_err();
+            assert!(error.to_string().contains(named), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn answers_come_back() {
+        let refusal = Refusal::new(Kind::NotFound, "no such job").hint("ask for the list");
+        for answer in [
+            Answer::from(Err(refusal)),
+            Answer::from(Ok(Reply::Events(Vec::new()))),
+            Answer::from(Ok(Reply::Job(Box::default()))),
+        ] {
+            let text = serde_json::to_string(&answer).unwrap();
+            assert_eq!(serde_json::from_str::<Answer>(&text).unwrap(), answer);
+        }
+    }
+}

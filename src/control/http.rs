@@ -1,0 +1,288 @@
+//! The paths, and what each stands for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::sse::{Event as Sent, Sse};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use futures_util::{Stream, StreamExt, stream};
+use serde_json::{Map, Value, json};
+use tokio::sync::Semaphore;
+
+use super::{Backend, Command, Event, Job, Kind, Refusal, Reply, Swapped};
+
+/// Names the generation that answers after an exchange.
+pub const GENERATION: &str = "x-translora-generation";
+
+const BODY_BYTES_MAX: usize = 64 << 10;
+const BODY_WAIT: Duration = Duration::from_secs(20);
+/// Commands that a backend carries out at a time, and streams that wait for news at a time: together
+/// fewer than the clients that the module's socket takes.
+const COMMANDS_MAX: usize = 3;
+const WAITS_MAX: usize = 4;
+
+/// A backend, and who may call it now.
+struct Desk {
+    backend: Arc<dyn Backend>,
+    commands: Arc<Semaphore>,
+    waits: Arc<Semaphore>,
+}
+
+type Shared = State<Arc<Desk>>;
+type Answer = Result<Response, Refused>;
+
+/// The router over a backend. Who may use it is for the caller to say, in a layer around it.
+pub fn router(backend: Arc<dyn Backend>) -> Router {
+    let desk = Desk {
+        backend,
+        commands: Arc::new(Semaphore::new(COMMANDS_MAX)),
+        waits: Arc::new(Semaphore::new(WAITS_MAX)),
+    };
+    Router::new()
+        .route("/v1/adapters", get(list).post(load))
+        .route("/v1/adapters/{name}/rollback", post(rollback))
+        .route("/v1/adapters/{name}/unload", post(unload))
+        .route("/v1/transfers", get(jobs).post(transfer))
+        .route("/v1/transfers/{id}", get(job).delete(cancel))
+        .route("/v1/transfers/{id}/report", get(report))
+        .route("/v1/transfers/{id}/events", get(events))
+        .with_state(Arc::new(desk))
+}
+
+impl Desk {
+    async fn carry(&self, command: Command) -> Result<Reply, Refusal> {
+        self.carry_in(&self.commands, command).await
+    }
+
+    /// Carry a command out on a thread that may block, when one of `lane` is free.
+    async fn carry_in(&self, lane: &Arc<Semaphore>, command: Command) -> Result<Reply, Refusal> {
+        let broken = |what: &str| Refusal::new(Kind::Internal, what);
+        let permit = Arc::clone(lane).acquire_owned().await;
+        let permit = permit.map_err(|_| broken("the desk is closed"))?;
+        let backend = Arc::clone(&self.backend);
+        // The permit goes with the thread: a client that leaves does not end the command.
+        let carried = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            backend.carry(command)
+        });
+        carried
+            .await
+            .map_err(|_| broken("a bug in translora: the command panicked"))?
+    }
+}
+
+async fn list(State(desk): Shared) -> Answer {
+    answer(desk.carry(Command::List {}).await?)
+}
+
+async fn load(State(desk): Shared, request: Request) -> Answer {
+    let mut fields = body(request).await?;
+    fields.insert("do".into(), "load".into());
+    let command = serde_json::from_value(Value::Object(fields));
+    let command = command.map_err(|error| Refusal::new(Kind::Input, error.to_string()))?;
+    answer(desk.carry(command).await?)
+}
+
+async fn rollback(State(desk): Shared, Path(name): Path<String>) -> Answer {
+    answer(desk.carry(Command::Rollback { name: Some(name) }).await?)
+}
+
+async fn unload(State(desk): Shared, Path(name): Path<String>) -> Answer {
+    answer(desk.carry(Command::Unload { name: Some(name) }).await?)
+}
+
+async fn jobs(State(desk): Shared) -> Answer {
+    answer(desk.carry(Command::Jobs {}).await?)
+}
+
+/// The body holds the fields of a transfer, and `name` where adapters have names.
+async fn transfer(State(desk): Shared, request: Request) -> Answer {
+    let mut request = body(request).await?;
+    let name = match request.remove("name") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(name)) => Some(name),
+        Some(_) => return Err(Refusal::new(Kind::Input, "\"name\" must be a string").into()),
+    };
+    let reply = desk.carry(Command::Transfer { name, request }).await?;
+    Ok((StatusCode::ACCEPTED, answer(reply)?).into_response())
+}
+
+async fn job(State(desk): Shared, Path(id): Path<String>) -> Answer {
+    answer(desk.carry(Command::Job { job: number(&id)? }).await?)
+}
+
+async fn cancel(State(desk): Shared, Path(id): Path<String>) -> Answer {
+    answer(desk.carry(Command::Cancel { job: number(&id)? }).await?)
+}
+
+async fn report(State(desk): Shared, Path(id): Path<String>) -> Answer {
+    answer(desk.carry(Command::Report { job: number(&id)? }).await?)
+}
+
+fn number(id: &str) -> Result<u64, Refusal> {
+    id.parse()
+        .map_err(|_| Refusal::new(Kind::NotFound, format!("{id:?} is no number of a transfer")))
+}
+
+/// The events of a transfer, from the first or after `Last-Event-ID`; the last one, `end`, is its
+/// status.
+async fn events(State(desk): Shared, Path(id): Path<String>, headers: HeaderMap) -> Answer {
+    let job = number(&id)?;
+    desk.carry(Command::Job { job }).await?;
+    let after = headers
+        .get("last-event-id")
+        .and_then(|value| value.to_str().ok())
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0_u64);
+    Ok(Sse::new(news(desk, job, after)).into_response())
+}
+
+fn news(
+    desk: Arc<Desk>,
+    job: u64,
+    after: u64,
+) -> impl Stream<Item = Result<Sent, axum::Error>> + Send {
+    let looks = stream::unfold(Some(after), move |after| {
+        let desk = Arc::clone(&desk);
+        async move {
+            let after = after?;
+            Some(match desk.look(job, after).await {
+                Ok((events, last)) => (events, last),
+                Err(refusal) => (vec![named("error", &error(&refusal))], None),
+            })
+        }
+    });
+    looks.flat_map(stream::iter)
+}
+
+impl Desk {
+    /// What is new of a transfer behind an event, and the number of the last of it; none at the end.
+    /// A comment where there is no news, so that a client that went away is noticed.
+    async fn look(
+        &self,
+        job: u64,
+        after: u64,
+    ) -> Result<(Vec<Result<Sent, axum::Error>>, Option<u64>), Refusal> {
+        // Asked before the events: what ends meanwhile is seen the next time.
+        let status = self.status(job).await?;
+        let command = Command::Events { job, after };
+        let Reply::Events(events) = self.carry_in(&self.waits, command).await? else {
+            return Err(another());
+        };
+        let last = events.iter().map(|event| event.number).max();
+        let mut sent: Vec<_> = events.iter().map(numbered).collect();
+        if self.backend.is_stopping() || (status.state.is_end() && events.is_empty()) {
+            sent.push(named("end", &status));
+            return Ok((sent, None));
+        }
+        if sent.is_empty() {
+            sent.push(Ok(Sent::default().comment("no news")));
+        }
+        Ok((sent, Some(last.unwrap_or(after))))
+    }
+
+    async fn status(&self, job: u64) -> Result<Box<Job>, Refusal> {
+        match self.carry_in(&self.waits, Command::Job { job }).await? {
+            Reply::Job(job) => Ok(job),
+            _ => Err(another()),
+        }
+    }
+}
+
+fn another() -> Refusal {
+    let message = "the backend answered another command than it was asked";
+    Refusal::new(Kind::Internal, message)
+}
+
+fn numbered(event: &Event) -> Result<Sent, axum::Error> {
+    Ok(named(&event.event, event)?.id(event.number.to_string()))
+}
+
+fn named(name: &str, data: &impl serde::Serialize) -> Result<Sent, axum::Error> {
+    Sent::default().event(name).json_data(data)
+}
+
+/// A reply as JSON; lists are in `data`.
+fn answer(reply: Reply) -> Answer {
+    Ok(match reply {
+        Reply::Adapters(adapters) => Json(adapters).into_response(),
+        Reply::Swapped(swapped) => exchanged(swapped),
+        Reply::Job(job) => Json(job).into_response(),
+        Reply::Jobs(jobs) => Json(json!({ "data": jobs })).into_response(),
+        Reply::Events(events) => Json(json!({ "data": events })).into_response(),
+        Reply::Report(report) => Json(report).into_response(),
+    })
+}
+
+fn exchanged(swapped: Swapped) -> Response {
+    let generation = HeaderValue::from_str(&swapped.generation);
+    let mut response = Json(swapped).into_response();
+    if let Ok(generation) = generation {
+        response.headers_mut().insert(GENERATION, generation);
+    }
+    response
+}
+
+/// The body of a request as a JSON object.
+///
+/// fails: too long, too slow, not an object
+async fn body(request: Request) -> Result<Map<String, Value>, Refused> {
+    let read = axum::body::to_bytes(request.into_body(), BODY_BYTES_MAX);
+    let bytes = tokio::time::timeout(BODY_WAIT, read)
+        .await
+        .map_err(|_| Refusal::new(Kind::Input, "the body did not arrive in time"))?
+        .map_err(|_| {
+            let message = format!("the body is longer than {BODY_BYTES_MAX} bytes");
+            Refusal::new(Kind::Input, message)
+        })?;
+    Ok(serde_json::from_slice(&bytes).map_err(|error| {
+        let message = format!("the body is no JSON object: {error}");
+        Refusal::new(Kind::Input, message)
+    })?)
+}
+
+/// A refusal over HTTP, in OpenAI's shape.
+pub fn refused(refusal: &Refusal) -> Response {
+    let (status, _) = status_and_type(refusal.kind);
+    (status, Json(error(refusal))).into_response()
+}
+
+struct Refused(Refusal);
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self(refusal)
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        refused(&self.0)
+    }
+}
+
+fn error(refusal: &Refusal) -> Value {
+    let (_, kind) = status_and_type(refusal.kind);
+    let message = if refusal.hint.is_empty() {
+        refusal.message.clone()
+    } else {
+        format!("{} (hint: {})", refusal.message, refusal.hint)
+    };
+    json!({ "error": { "message": message, "type": kind, "param": null, "code": null } })
+}
+
+fn status_and_type(kind: Kind) -> (StatusCode, &'static str) {
+    match kind {
+        Kind::Input => (StatusCode::BAD_REQUEST, "invalid_request_error"),
+        Kind::NotFound => (StatusCode::NOT_FOUND, "not_found_error"),
+        Kind::Conflict => (StatusCode::CONFLICT, "conflict_error"),
+        Kind::Forbidden => (StatusCode::FORBIDDEN, "permission_error"),
+        Kind::Unsupported => (StatusCode::NOT_IMPLEMENTED, "not_supported_error"),
+        Kind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable_error"),
+        _ => (StatusCode::INTERNAL_SERVER_ERROR, "server_error"),
+    }
+}

@@ -1,0 +1,173 @@
+//! The router on a port of its own, for whoever has the token.
+
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitStatus};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{self, SignalKind};
+use tokio::sync::mpsc;
+
+use super::{Backend, ControlError, Kind, Refusal, refused, router};
+use crate::record::ContentHash;
+
+const THREADS: usize = 2;
+/// Time for answers under way when the server ends.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// The signals that a person or a supervisor sends.
+const SIGNALS: [(SignalKind, Signal); 4] = [
+    (SignalKind::interrupt(), Signal::INT),
+    (SignalKind::terminate(), Signal::TERM),
+    (SignalKind::hangup(), Signal::HUP),
+    (SignalKind::quit(), Signal::QUIT),
+];
+
+/// What clients have to know.
+#[derive(Clone, Debug)]
+pub enum Token {
+    /// Somebody chose it.
+    Chosen(String),
+    /// It was made up for this run.
+    MadeUp(String),
+}
+
+/// The router on a port.
+pub struct Server {
+    runtime: Runtime,
+    address: SocketAddr,
+}
+
+impl Server {
+    /// Listen, and answer whoever has the token.
+    ///
+    /// fails: the address is taken, or other machines can reach it and nobody chose the token
+    pub fn start(
+        backend: Arc<dyn Backend>,
+        host: &str,
+        port: u16,
+        token: &Token,
+    ) -> Result<Self, ControlError> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(THREADS)
+            .thread_name("control")
+            .enable_all()
+            .build()
+            .map_err(ControlError::Threads)?;
+        let refuse = |source| ControlError::Listen {
+            address: format!("{host}:{port}"),
+            source,
+        };
+        let plain = host.trim_start_matches('[').trim_end_matches(']');
+        let listener = runtime
+            .block_on(TcpListener::bind((plain, port)))
+            .map_err(refuse)?;
+        let address = listener.local_addr().map_err(refuse)?;
+        let token = match token {
+            Token::MadeUp(_) if !address.ip().is_loopback() => {
+                return Err(ControlError::Exposed { address });
+            }
+            Token::MadeUp(token) | Token::Chosen(token) => token,
+        };
+        let app = guarded(router(backend), token);
+        runtime.spawn(async move { axum::serve(listener, app).await });
+        Ok(Self { runtime, address })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Wait until the process is asked to end.
+    ///
+    /// fails: signals cannot be listened for
+    pub fn run(self) -> Result<(), ControlError> {
+        let mut signals = self.signals()?;
+        _ = self.runtime.block_on(signals.recv());
+        self.runtime.shutdown_timeout(LAST_WORDS);
+        Ok(())
+    }
+
+    /// Run a program beside the router, pass signals on to it, and end with it.
+    ///
+    /// It has a process group of its own, so that a signal of the terminal reaches it once.
+    ///
+    /// fails: the program does not start, or signals cannot be listened for
+    pub fn run_beside(self, command: &mut Command) -> Result<ExitStatus, ControlError> {
+        let program = command.get_program().to_string_lossy().into_owned();
+        let refuse = |source| ControlError::Program { program, source };
+        let mut signals = self.signals()?;
+        let mut child = match command.process_group(0).spawn() {
+            Ok(child) => child,
+            Err(error) => return Err(refuse(error)),
+        };
+        let process = Pid::from_child(&child);
+        self.runtime.spawn(async move {
+            while let Some(signal) = signals.recv().await {
+                // It may be ending already.
+                _ = kill_process(process, signal);
+            }
+        });
+        let status = child.wait().map_err(refuse)?;
+        self.runtime.shutdown_timeout(LAST_WORDS);
+        Ok(status)
+    }
+
+    /// The signals that come from now on.
+    fn signals(&self) -> Result<mpsc::Receiver<Signal>, ControlError> {
+        let (sender, receiver) = mpsc::channel(SIGNALS.len());
+        let _inside = self.runtime.enter();
+        for (kind, signal) in SIGNALS {
+            let mut heard = unix::signal(kind).map_err(ControlError::Threads)?;
+            let sender = sender.clone();
+            self.runtime.spawn(async move {
+                while heard.recv().await.is_some() && sender.send(signal).await.is_ok() {}
+            });
+        }
+        Ok(receiver)
+    }
+}
+
+/// Nobody without the token. Hashes are compared, so that the time a comparison takes says nothing
+/// about it.
+fn guarded(router: Router, token: &str) -> Router {
+    let missing = || async {
+        refused(&Refusal::new(
+            Kind::NotFound,
+            "there is nothing at this path",
+        ))
+    };
+    router
+        .fallback(missing)
+        .layer(middleware::from_fn_with_state(
+            ContentHash::of(token.as_bytes()),
+            admit,
+        ))
+}
+
+async fn admit(State(token): State<ContentHash>, request: Request, next: Next) -> Response {
+    let sent = request
+        .headers()
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "))
+        .map(|sent| ContentHash::of(sent.trim().as_bytes()));
+    if sent == Some(token) {
+        return next.run(request).await;
+    }
+    let message = "a bearer token is needed: send it as `Authorization: Bearer TOKEN`";
+    let error = serde_json::json!({ "message": message, "type": "authentication_error", "param": null, "code": null });
+    (
+        StatusCode::UNAUTHORIZED,
+        axum::Json(serde_json::json!({ "error": error })),
+    )
+        .into_response()
+}

@@ -1,0 +1,268 @@
+//! The server's own adapters and transfers, under the router of `control`.
+//!
+//! A transfer is asked for under an adapter's name. When what it made is accepted, that is loaded
+//! and goes live under the name.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::error::ApiError;
+use super::http::App;
+use super::live::{self, Named};
+use crate::control::{
+    self, Adapter, Adapters, Backend, Command, Generation, Job, Kind, LeftOut, Refusal, Reply,
+    Swapped, Transfers,
+};
+use crate::engine::host::Weights;
+
+/// How much a thread that loads an adapter gives way: a stream beside it goes on by less than a
+/// step later, and half a second is enough for 34 MB beside one stream (`translora bench swap`).
+const LOADING_NICE: i32 = 15;
+/// The longest name of an adapter. units: bytes
+const NAME_BYTES_MAX: usize = 100;
+
+/// What this server has.
+pub(super) struct Own(pub Arc<App>);
+
+impl Backend for Own {
+    fn carry(&self, command: Command) -> Result<Reply, Refusal> {
+        let app = &self.0;
+        let begun = app.clock.elapsed();
+        let swapped = |name: String| Ok(Reply::Swapped(now(app, name, begun)));
+        match command {
+            Command::List {} => Ok(Reply::Adapters(list(app))),
+            Command::Load { path, name } => {
+                let name = name.unwrap_or_else(|| stem(&path));
+                check_name(app, &name)?;
+                swap(app, &name, within(app, &path)?)?;
+                swapped(name)
+            }
+            Command::Unload { name } => {
+                let name = needed(name)?;
+                unload(app, &name)?;
+                swapped(name)
+            }
+            Command::Rollback { name } => {
+                let name = needed(name)?;
+                let number = app.registry().rollback(&name)?;
+                (app.say)(&format!(
+                    "adapter {name:?} went back to generation {number}"
+                ));
+                swapped(name)
+            }
+            Command::Transfer { name, request } => {
+                let job = start(app, needed(name)?, request)?;
+                Ok(Reply::Job(Box::new(job)))
+            }
+            command => transfers(app)?.carry(&command),
+        }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.0.stopping.load(Ordering::SeqCst)
+    }
+}
+
+fn needed(name: Option<String>) -> Result<String, Refusal> {
+    name.filter(|name| !name.is_empty())
+        .ok_or_else(|| Refusal::new(Kind::Input, "\"name\" is missing"))
+}
+
+fn stem(path: &Path) -> String {
+    path.file_stem()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// What live adapters are, and what a rollback would bring back.
+fn list(app: &App) -> Adapters {
+    let registry = app.registry();
+    let one = |(name, named): (&String, &Named)| Adapter {
+        name: name.clone(),
+        scale: Some(named.scale),
+        live: of(&named.live),
+        previous: named.previous.as_deref().map(of),
+    };
+    let refused = |(path, reason): &(PathBuf, String)| LeftOut {
+        path: path.clone(),
+        reason: reason.clone(),
+    };
+    Adapters {
+        data: registry.all().into_iter().map(one).collect(),
+        refused: registry.left_out.iter().map(refused).collect(),
+    }
+}
+
+fn of(generation: &live::Generation) -> Generation {
+    Generation {
+        generation: Some(generation.number.to_string()),
+        path: Some(generation.path.clone()),
+        sha256: Some(generation.weights.hash.to_string()),
+        bytes: generation.weights.bytes,
+    }
+}
+
+/// What a name is answered by now.
+fn now(app: &App, name: String, begun: Duration) -> Swapped {
+    let live = app.registry().get(&name).map(|named| of(&named.live));
+    let generation = live.as_ref().and_then(|live| live.generation.clone());
+    Swapped {
+        name,
+        // The base alone.
+        generation: generation.unwrap_or_else(|| "0".into()),
+        live,
+        milliseconds: (app.clock.elapsed() - begun).as_secs_f64() * 1e3,
+    }
+}
+
+/// Load a file beside the running model, then make it live under a name. Takes as long as the file
+/// is large.
+pub(super) fn swap(app: &App, name: &str, path: PathBuf) -> Result<u64, ApiError> {
+    let weights = load_aside(app, &path)?;
+    let hash = weights.hash.short();
+    let number = app
+        .registry()
+        .commit(name, path, weights, 0.0, app.config.limits.adapters_max)?;
+    (app.say)(&format!(
+        "adapter {name:?} is live: generation {number}, sha256 {hash}"
+    ));
+    Ok(number)
+}
+
+/// Load a file on a thread that gives way to those that decode: reading and checking would else
+/// take a core from them.
+fn load_aside(app: &App, path: &Path) -> Result<Weights, ApiError> {
+    let load = || {
+        // On Linux a niceness is a thread's; elsewhere it would be the whole server's.
+        if cfg!(target_os = "linux") {
+            _ = rustix::process::nice(LOADING_NICE);
+        }
+        app.host.load(path)
+    };
+    let loaded = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .name("load".into())
+            .spawn_scoped(scope, load);
+        thread.map(std::thread::ScopedJoinHandle::join)
+    });
+    let panicked = |_| ApiError::internal("loading the adapter panicked");
+    Ok(loaded
+        .map_err(|error| ApiError::internal(error.to_string()))?
+        .map_err(panicked)??)
+}
+
+pub(super) fn unload(app: &App, name: &str) -> Result<(), ApiError> {
+    app.registry().unload(name)?;
+    (app.say)(&format!("adapter {name:?} is unloaded"));
+    Ok(())
+}
+
+/// A file that clients may name: one in the folder of adapters.
+pub(super) fn within(app: &App, path: &Path) -> Result<PathBuf, ApiError> {
+    let shown = path.display();
+    let Some(folder) = &app.config.folder else {
+        return Err(ApiError::forbidden(
+            "this server loads no files: start it with --adapters DIR, and it loads those in that folder",
+        ));
+    };
+    let missing =
+        |_| ApiError::not_found(format!("{shown}: no such file in the folder of adapters"));
+    let whole = folder.join(path).canonicalize().map_err(missing)?;
+    let folder = folder
+        .canonicalize()
+        .map_err(|error| ApiError::internal(error.to_string()))?;
+    if whole.starts_with(&folder) {
+        Ok(whole)
+    } else {
+        Err(ApiError::forbidden(format!(
+            "{shown} is not in the folder of adapters"
+        )))
+    }
+}
+
+fn transfers(app: &App) -> Result<&Arc<Transfers>, Refusal> {
+    app.transfers.as_ref().ok_or_else(|| {
+        Refusal::new(
+            Kind::Forbidden,
+            "this server has no folder for new adapters",
+        )
+        .hint("start it with --adapters DIR")
+    })
+}
+
+/// Queue a transfer to the model that is served; its adapter goes into the folder of adapters, and
+/// live under `name`.
+fn start(app: &Arc<App>, name: String, mut request: Map<String, Value>) -> Result<Job, Refusal> {
+    let transfers = transfers(app)?;
+    check_name(app, &name)?;
+    for (field, why) in [
+        ("target", "the target is the model that is served"),
+        ("out", "the adapter is put into the folder of adapters"),
+    ] {
+        if request.contains_key(field) {
+            let message = format!("leave {field:?} out: {why}");
+            return Err(Refusal::new(Kind::Input, message));
+        }
+    }
+    let whole = |path: &Path| {
+        path.canonicalize()
+            .map_err(|error| Refusal::new(Kind::Internal, format!("{}: {error}", path.display())))
+    };
+    let folder = whole(app.config.folder.as_deref().unwrap_or(Path::new(".")))?;
+    // Held until the transfer is queued, so that no two get the same file.
+    let _naming = app.naming.lock().unwrap_or_else(PoisonError::into_inner);
+    let out = free_name(&folder, &name, transfers);
+    request.insert("target".into(), text(&whole(&app.config.model)?)?.into());
+    request.insert("out".into(), text(&out)?.into());
+    let (owner, called) = (Arc::clone(app), name.clone());
+    let make_live = move |adapter| {
+        if owner.stopping.load(Ordering::SeqCst) {
+            return Err("the server is shutting down".into());
+        }
+        swap(&owner, &called, adapter)
+            .map(|number| number.to_string())
+            .map_err(|error| error.to_string())
+    };
+    transfers.start(&control::request(request)?, Some(name), make_live)
+}
+
+/// Refuse what makes no file name, and the base's name.
+fn check_name(app: &App, name: &str) -> Result<(), Refusal> {
+    let fit = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty()
+        || name.len() > NAME_BYTES_MAX
+        || !name.chars().all(fit)
+        || name.starts_with('.')
+        || name == app.name
+    {
+        let message = format!(
+            "{name:?} is no name for an adapter: letters, digits, -, _ and . make one, and the base's name is taken"
+        );
+        return Err(Refusal::new(Kind::Input, message));
+    }
+    Ok(())
+}
+
+/// `NAME@1.gguf`, or the next number that neither lies in the folder nor is promised: nothing is
+/// overwritten.
+fn free_name(folder: &Path, name: &str, transfers: &Transfers) -> PathBuf {
+    let free = |path: &PathBuf| {
+        !path.exists()
+            && !path.with_extension("rejected.gguf").exists()
+            && !transfers.promises(path)
+    };
+    let mut all = (1_u64..).map(|number| folder.join(format!("{name}@{number}.gguf")));
+    all.find(free).expect("numbers do not end")
+}
+
+fn text(path: &Path) -> Result<&str, Refusal> {
+    path.to_str().ok_or_else(|| {
+        let message = format!("{}: the path is not UTF-8", path.display());
+        Refusal::new(Kind::Internal, message)
+    })
+}
