@@ -8,8 +8,10 @@
 
 mod check;
 mod error;
+mod register;
 mod swap;
 
 pub use check::{Base, Checked, check};
 pub use error::AdaptersError;
+pub use register::{BARE, Held, Missing, Place, Register};
 pub use swap::{Adapters, Answer, Generation, Host, Refused, SwapId};

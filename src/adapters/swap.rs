@@ -6,6 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
 
+use super::register::{BARE, Held, Missing, Place, Register};
 use super::{AdaptersError, Base, Checked, check};
 
 /// Names that answer at one time, and exchanges that are prepared at one time.
@@ -41,24 +42,12 @@ pub struct Adapters {
 #[derive(Default)]
 struct State {
     base: Option<Arc<Base>>,
-    names: BTreeMap<String, Both>,
+    register: Register<Loaded>,
     prepared: BTreeMap<SwapId, Prepared>,
-    /// The newest; 0 is the bare base before anything was loaded.
-    generation: u64,
 }
 
-#[derive(Default)]
-struct Both {
-    now: Held,
-    before: Option<Held>,
-}
-
-/// What the host holds for a name: an adapter, or nothing but the base.
-#[derive(Clone, Default)]
-struct Held {
-    generation: u64,
-    adapter: Option<(u64, Arc<Checked>)>,
-}
+/// What the host holds for a name: its number for an adapter and the file, or the base alone.
+type Loaded = Option<(u64, Arc<Checked>)>;
 
 struct Prepared {
     name: String,
@@ -101,17 +90,16 @@ impl Adapters {
 
     /// Every name that was loaded for, by name.
     pub fn list(&self) -> Vec<Answer> {
-        let told = |held: &Held| Generation {
+        let of = |held: &Held<Loaded>| Generation {
             generation: held.generation,
-            adapter: held.adapter.as_ref().map(|(_, file)| (**file).clone()),
+            adapter: held.what.as_ref().map(|(_, file)| (**file).clone()),
         };
-        let state = self.lock();
-        let answer = |(name, both): (&String, &Both)| Answer {
+        let answer = |(name, place): (&String, &Place<Loaded>)| Answer {
             name: name.clone(),
-            now: told(&both.now),
-            before: both.before.as_ref().map(told),
+            now: of(&place.live),
+            before: place.previous.as_ref().map(of),
         };
-        state.names.iter().map(answer).collect()
+        self.lock().register.places().map(answer).collect()
     }
 
     /// Check an adapter that `name` is to answer with; it lies in the page cache afterwards.
@@ -165,7 +153,7 @@ impl Adapters {
             .prepared
             .remove(&swap)
             .ok_or(AdaptersError::NoSuchSwap(swap))?;
-        if state.names.len() >= NAMES_MAX && !state.names.contains_key(&name) {
+        if state.register.len() >= NAMES_MAX && state.register.get(&name).is_none() {
             return Err(AdaptersError::Full {
                 what: "names",
                 count: NAMES_MAX,
@@ -182,7 +170,8 @@ impl Adapters {
                 what: "load the adapter",
                 refused,
             })?;
-        if let Err(refused) = host.set(&name, Some(adapter), state.generation + 1) {
+        let generation = state.register.next();
+        if let Err(refused) = host.set(&name, Some(adapter), generation) {
             // What failed first is told.
             _ = host.free(adapter);
             return Err(AdaptersError::Host {
@@ -190,49 +179,34 @@ impl Adapters {
                 refused,
             });
         }
-        state.generation += 1;
-        let now = Held {
-            generation: state.generation,
-            adapter: Some((adapter, file)),
-        };
-        let both = state.names.entry(name).or_default();
-        let before = both.before.replace(std::mem::replace(&mut both.now, now));
-        free(before, host);
-        Ok(state.generation)
+        let dropped = state
+            .register
+            .commit(&name, Some((adapter, file)), Some(None));
+        free(dropped, host);
+        Ok(generation)
     }
 
-    /// Let `name` answer with what it answered with before, as a new generation; once more leads
-    /// back.
+    /// Let `name` answer with what it answered with before; once more leads back.
+    ///
+    /// Answers the number of that generation.
     ///
     /// thread: the host's decode thread
     pub fn rollback(&self, name: &str, host: &dyn Host) -> Result<u64, AdaptersError> {
         let mut state = self.lock();
-        let generation = state.generation + 1;
-        let both = state
-            .names
-            .get_mut(name)
-            .ok_or_else(|| AdaptersError::Unknown {
-                name: name.to_owned(),
-            })?;
-        let before = both
-            .before
-            .as_ref()
-            .ok_or_else(|| AdaptersError::NothingBefore {
-                name: name.to_owned(),
-            })?;
-        let adapter = before.adapter.as_ref().map(|(adapter, _)| *adapter);
-        host.set(name, adapter, generation)
+        let previous = state
+            .register
+            .previous(name)
+            .map_err(|what| missing(what, name))?;
+        let adapter = previous.what.as_ref().map(|(adapter, _)| *adapter);
+        host.set(name, adapter, previous.generation)
             .map_err(|refused| AdaptersError::Host {
                 what: "set the adapter",
                 refused,
             })?;
-        let again = Held {
-            generation,
-            ..before.clone()
-        };
-        both.before = Some(std::mem::replace(&mut both.now, again));
-        state.generation = generation;
-        Ok(generation)
+        state
+            .register
+            .rollback(name)
+            .map_err(|what| missing(what, name))
     }
 
     /// Let `name` answer with the bare base, and free what was loaded for it.
@@ -240,23 +214,19 @@ impl Adapters {
     /// thread: the host's decode thread
     pub fn unload(&self, name: &str, host: &dyn Host) -> Result<u64, AdaptersError> {
         let mut state = self.lock();
-        let generation = state.generation + 1;
-        if !state.names.contains_key(name) {
-            return Err(AdaptersError::Unknown {
-                name: name.to_owned(),
-            });
+        if state.register.get(name).is_none() {
+            return Err(missing(Missing::Name, name));
         }
-        host.set(name, None, generation)
+        host.set(name, None, BARE)
             .map_err(|refused| AdaptersError::Host {
                 what: "set the bare base",
                 refused,
             })?;
-        state.generation = generation;
-        if let Some(Both { now, before }) = state.names.remove(name) {
-            free(Some(now), host);
-            free(before, host);
+        if let Ok(Place { live, previous }) = state.register.unload(name) {
+            free(Some(live), host);
+            free(previous, host);
         }
-        Ok(generation)
+        Ok(BARE)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -266,9 +236,17 @@ impl Adapters {
 
 /// Let the host free an adapter. One that it cannot free stays loaded, which costs memory and
 /// changes no answer.
-fn free(held: Option<Held>, host: &dyn Host) {
-    if let Some((adapter, _)) = held.and_then(|held| held.adapter) {
+fn free(held: Option<Held<Loaded>>, host: &dyn Host) {
+    if let Some((adapter, _)) = held.and_then(|held| held.what) {
         _ = host.free(adapter);
+    }
+}
+
+fn missing(what: Missing, name: &str) -> AdaptersError {
+    let name = name.to_owned();
+    match what {
+        Missing::Name => AdaptersError::Unknown { name },
+        Missing::Previous => AdaptersError::NothingBefore { name },
     }
 }
 

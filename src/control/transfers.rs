@@ -10,8 +10,8 @@ use crate::jobs::{self, Config, JobId, Jobs, JobsError, Status};
 use crate::pipeline::TransferPlan;
 use crate::pipeline::{Stage, Verdict};
 use crate::record::Clock;
-use crate::record::{Blame, InJson};
-use crate::request::{Fields, Request, Transfer};
+use crate::record::{Blame, Fault, InJson};
+use crate::request::{Request, Transfer};
 
 /// How long one command for events waits for the next.
 const EVENTS_WAIT: Duration = Duration::from_millis(500);
@@ -64,7 +64,7 @@ impl Transfers {
     /// fails: the request cannot be carried out, or the queue is full
     pub fn start(
         self: &Arc<Self>,
-        plan: &TransferPlan,
+        request: &TransferPlan,
         name: Option<String>,
         make_live: impl FnOnce(PathBuf) -> Result<String, String> + Send + 'static,
     ) -> Result<Job, Refusal> {
@@ -260,8 +260,7 @@ fn of_status(status: Status) -> Job {
 ///
 /// fails: a name that is not known, a value that cannot be meant
 pub fn request(fields: Map<String, Value>) -> Result<TransferPlan, Refusal> {
-    Transfer::of(fields)
-        .and_then(Transfer::plan)
+    Transfer::from_json(&Value::Object(fields).to_string())
         .map_err(|refusal| of_jobs(&refusal.into()))
 }
 
@@ -272,7 +271,7 @@ pub fn of_jobs(error: &JobsError) -> Refusal {
         JobsError::Full { .. } | JobsError::NoReport { .. } | JobsError::Failed(_) => {
             Kind::Conflict
         }
-        JobsError::Refused(_) | JobsError::Request { .. } => Kind::Input,
+        error if error.fault() == Fault::Input => Kind::Input,
         _ => Kind::Internal,
     };
     let hint = error.remedy().map(|remedy| remedy.words(&InJson));

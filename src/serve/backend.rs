@@ -18,6 +18,7 @@ use crate::control::{
     Swapped, Transfers,
 };
 use crate::engine::host::Weights;
+use crate::record::{InJson, Remedy};
 
 /// How much a thread that loads an adapter gives way: a stream beside it goes on by less than a
 /// step later, and half a second is enough for 34 MB beside one stream (`translora bench swap`).
@@ -82,11 +83,11 @@ fn stem(path: &Path) -> String {
 /// What live adapters are, and what a rollback would bring back.
 fn list(app: &App) -> Adapters {
     let registry = app.registry();
-    let one = |(name, named): (&String, &Named)| Adapter {
+    let one = |(name, named): (&String, Named<'_>)| Adapter {
         name: name.clone(),
         scale: Some(named.scale),
-        live: of(&named.live),
-        previous: named.previous.as_deref().map(of),
+        live: of(named.live),
+        previous: named.previous.map(of),
     };
     let refused = |(path, reason): &(PathBuf, String)| LeftOut {
         path: path.clone(),
@@ -109,7 +110,7 @@ fn of(generation: &live::Generation) -> Generation {
 
 /// What a name is answered by now.
 fn now(app: &App, name: String, begun: Duration) -> Swapped {
-    let live = app.registry().get(&name).map(|named| of(&named.live));
+    let live = app.registry().get(&name).map(|named| of(named.live));
     let generation = live.as_ref().and_then(|live| live.generation.clone());
     Swapped {
         name,
@@ -167,7 +168,7 @@ pub(super) fn within(app: &App, path: &Path) -> Result<PathBuf, ApiError> {
     let shown = path.display();
     let Some(folder) = &app.config.folder else {
         return Err(ApiError::forbidden(
-            "this server loads no files: start it with --adapters DIR, and it loads those in that folder",
+            "this server loads no files: it was started without a folder of adapters",
         ));
     };
     let missing =
@@ -187,11 +188,9 @@ pub(super) fn within(app: &App, path: &Path) -> Result<PathBuf, ApiError> {
 
 fn transfers(app: &App) -> Result<&Arc<Transfers>, Refusal> {
     app.transfers.as_ref().ok_or_else(|| {
-        Refusal::new(
-            Kind::Forbidden,
-            "this server has no folder for new adapters",
-        )
-        .hint("start it with --adapters DIR")
+        let hint = Remedy::add("adapters").words(&InJson);
+        let message = "this server was started without a folder of adapters";
+        Refusal::new(Kind::Forbidden, message).hint(hint)
     })
 }
 

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use super::error::ApiError;
+use crate::adapters::{Missing, Register};
 use crate::engine::host::Weights;
 
 /// One load of one adapter file. The number is never used again.
@@ -37,13 +37,21 @@ pub(super) fn generation(key: &Key) -> String {
     }
 }
 
+/// What a server keeps of an adapter besides its generations.
+struct Extra {
+    /// llama-server's number for it.
+    id: usize,
+    /// How strongly it works on requests that name no adapter.
+    scale: f32,
+}
+
 /// An adapter's place under its name.
-pub(super) struct Named {
+pub(super) struct Named<'r> {
     /// llama-server's number for it.
     pub id: usize,
-    pub live: Arc<Generation>,
+    pub live: &'r Generation,
     /// What `rollback` brings back.
-    pub previous: Option<Arc<Generation>>,
+    pub previous: Option<&'r Generation>,
     /// How strongly it works on requests that name no adapter.
     pub scale: f32,
 }
@@ -51,8 +59,8 @@ pub(super) struct Named {
 /// The adapters of one server.
 #[derive(Default)]
 pub(super) struct Registry {
-    names: BTreeMap<String, Named>,
-    last: u64,
+    register: Register<Generation>,
+    extras: BTreeMap<String, Extra>,
     next_id: usize,
     pub swaps: u64,
     pub rollbacks: u64,
@@ -72,36 +80,28 @@ impl Registry {
         scale: f32,
         most: usize,
     ) -> Result<u64, ApiError> {
-        if !self.names.contains_key(name) && self.names.len() >= most {
+        let known = self.extras.contains_key(name);
+        if !known && self.register.len() >= most {
             return Err(ApiError::input(format!(
                 "{most} adapters are loaded already: unload one first"
             )));
         }
-        self.last += 1;
-        let live = Arc::new(Generation {
-            number: self.last,
+        let number = self.register.next();
+        let generation = Generation {
+            number,
             path,
             weights,
-        });
-        match self.names.get_mut(name) {
-            Some(named) => {
-                named.previous = Some(std::mem::replace(&mut named.live, live));
-                self.swaps += 1;
-            }
-            None => {
-                self.names.insert(
-                    name.to_owned(),
-                    Named {
-                        id: self.next_id,
-                        live,
-                        previous: None,
-                        scale,
-                    },
-                );
-                self.next_id += 1;
-            }
+        };
+        // What requests still run under lives as long as they do.
+        drop(self.register.commit(name, generation, None));
+        if known {
+            self.swaps += 1;
+        } else {
+            let id = self.next_id;
+            self.extras.insert(name.to_owned(), Extra { id, scale });
+            self.next_id += 1;
         }
-        Ok(self.last)
+        Ok(number)
     }
 
     /// Remember a file that could not be loaded.
@@ -113,45 +113,47 @@ impl Registry {
     ///
     /// fails: an unknown name, or nothing before it.
     pub(super) fn rollback(&mut self, name: &str) -> Result<u64, ApiError> {
-        let named = self
-            .names
-            .get_mut(name)
-            .ok_or_else(|| ApiError::not_found(format!("no adapter is called {name:?}")))?;
-        let previous = named.previous.take();
-        let previous = previous.ok_or_else(|| {
-            ApiError::conflict(format!(
-                "{name:?} has had one generation only: nothing to go back to"
-            ))
-        })?;
-        named.previous = Some(std::mem::replace(&mut named.live, previous));
+        let number = self
+            .register
+            .rollback(name)
+            .map_err(|what| missing(what, name))?;
         self.rollbacks += 1;
-        Ok(named.live.number)
+        Ok(number)
     }
 
     /// fails: an unknown name.
     pub(super) fn unload(&mut self, name: &str) -> Result<(), ApiError> {
-        self.names
-            .remove(name)
-            .map(|_| ())
-            .ok_or_else(|| ApiError::not_found(format!("no adapter is called {name:?}")))
+        self.register
+            .unload(name)
+            .map_err(|what| missing(what, name))?;
+        self.extras.remove(name);
+        Ok(())
     }
 
-    pub(super) fn get(&self, name: &str) -> Option<&Named> {
-        self.names.get(name)
+    pub(super) fn get(&self, name: &str) -> Option<Named<'_>> {
+        let (place, extra) = (self.register.get(name)?, self.extras.get(name)?);
+        Some(Named {
+            id: extra.id,
+            live: &place.live.what,
+            previous: place.previous.as_ref().map(|held| &held.what),
+            scale: extra.scale,
+        })
     }
 
     /// In the order of their numbers.
-    pub(super) fn all(&self) -> Vec<(&String, &Named)> {
-        let mut all: Vec<_> = self.names.iter().collect();
+    pub(super) fn all(&self) -> Vec<(&String, Named<'_>)> {
+        let names = self.extras.keys();
+        let mut all: Vec<_> = names
+            .filter_map(|name| Some((name, self.get(name)?)))
+            .collect();
         all.sort_by_key(|(_, named)| named.id);
         all
     }
 
     /// One adapter alone.
     pub(super) fn only(&self, name: &str) -> Option<Choice> {
-        self.names
-            .get(name)
-            .map(|named| choice(std::iter::once((&*named.live, 1.0))))
+        self.get(name)
+            .map(|named| choice(std::iter::once((named.live, 1.0))))
     }
 
     /// What requests run under that name no adapter.
@@ -159,7 +161,7 @@ impl Registry {
         choice(
             self.all()
                 .into_iter()
-                .map(|(_, named)| (&*named.live, named.scale)),
+                .map(|(_, named)| (named.live, named.scale)),
         )
     }
 
@@ -178,14 +180,14 @@ impl Registry {
         Ok(choice(
             self.all()
                 .into_iter()
-                .map(|(_, named)| (&*named.live, scale(named.id))),
+                .map(|(_, named)| (named.live, scale(named.id))),
         ))
     }
 
     /// As `scaled`, for all requests to come that name no adapter.
     pub(super) fn set_scales(&mut self, scales: &[(usize, f32)]) -> Result<(), ApiError> {
         self.check(scales)?;
-        for named in self.names.values_mut() {
+        for named in self.extras.values_mut() {
             named.scale = scales
                 .iter()
                 .rev()
@@ -196,7 +198,7 @@ impl Registry {
     }
 
     fn check(&self, scales: &[(usize, f32)]) -> Result<(), ApiError> {
-        let unknown = |(id, _): &&(usize, f32)| !self.names.values().any(|named| named.id == *id);
+        let unknown = |(id, _): &&(usize, f32)| !self.extras.values().any(|named| named.id == *id);
         match scales.iter().find(unknown) {
             Some((id, _)) => Err(ApiError::input(format!("no adapter has the id {id}"))),
             None => match scales.iter().find(|(_, scale)| !scale.is_finite()) {
@@ -206,6 +208,15 @@ impl Registry {
                 None => Ok(()),
             },
         }
+    }
+}
+
+fn missing(what: Missing, name: &str) -> ApiError {
+    match what {
+        Missing::Name => ApiError::not_found(format!("no adapter is called {name:?}")),
+        Missing::Previous => ApiError::conflict(format!(
+            "{name:?} has had one generation only: nothing to go back to"
+        )),
     }
 }
 

@@ -324,9 +324,9 @@ fn adapters_are_exchanged_in_two_phases_and_back() {
     );
     assert_eq!(commit("c.gguf"), Ok(3));
     assert_eq!(host.take(), ["load c.gguf", "set task 3 3", "free 1"]);
-    assert_eq!(swaps.rollback("task"), Ok(4));
-    assert_eq!(swaps.rollback("task"), Ok(5));
-    assert_eq!(host.take(), ["set task 2 4", "set task 3 5"]);
+    assert_eq!(swaps.rollback("task"), Ok(2));
+    assert_eq!(swaps.rollback("task"), Ok(3));
+    assert_eq!(host.take(), ["set task 2 2", "set task 3 3"]);
     let list: Value =
         serde_json::from_str(&adapters.list().expect("it answers")).expect("it is JSON");
     assert_eq!(
@@ -335,7 +335,7 @@ fn adapters_are_exchanged_in_two_phases_and_back() {
             list[0]["generation"].as_u64(),
             list[0]["before"]["generation"].as_u64()
         ),
-        (Some("task"), Some(5), Some(4))
+        (Some("task"), Some(3), Some(2))
     );
     assert!(
         list[0]["adapter"]["path"]
@@ -385,8 +385,8 @@ fn adapters_are_exchanged_in_two_phases_and_back() {
     swaps.discard(swap).expect("it is prepared");
     assert_eq!(status(swaps.commit(swap)), Err(Status::BadHandle));
     assert_eq!(host.take(), Vec::<String>::new());
-    assert_eq!(swaps.unload("task"), Ok(6));
-    assert_eq!(host.take(), ["set task 0 6", "free 3", "free 2"]);
+    assert_eq!(swaps.unload("task"), Ok(0));
+    assert_eq!(host.take(), ["set task 0 0", "free 3", "free 2"]);
     assert_eq!(
         (status(swaps.unload("task")), status(swaps.rollback("task"))),
         (Err(Status::Input), Err(Status::Input))

@@ -40,7 +40,10 @@ pub const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     ("control", &["record", "request", "pipeline", "jobs"]),
-    ("serve", &["record", "engine", "jobs", "control"]),
+    (
+        "serve",
+        &["record", "request", "engine", "jobs", "control", "adapters"],
+    ),
     (
         "bin",
         &[

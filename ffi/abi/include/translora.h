@@ -97,8 +97,8 @@ typedef struct translora_host {
     int32_t (*is_decode_thread)(void *context);
     /* Load the LoRA file at path onto the model that is served; *out becomes its number, which must not be 0. */
     translora_status (*adapter_load)(void *context, translora_text path, uint64_t *out);
-    /* From the next decode on, answer what asks for name with this adapter, or with the bare base where it is 0. generation is new with
-     * every change: what was computed under another one (KV) must not be used for it. */
+    /* From the next decode on, answer what asks for name with this adapter, or with the bare base where it is 0. generation is the
+     * number of one load, 0 of the bare base; a rollback brings one back. What was computed under another one (KV) must not be used for it. */
     translora_status (*adapter_set)(void *context, translora_text name, uint64_t adapter, uint64_t generation);
     /* Free an adapter that no name is set to any more. */
     translora_status (*adapter_free)(void *context, uint64_t adapter);
@@ -276,10 +276,10 @@ typedef struct translora_hotswap_1 {
     /* [any-thread] Give a prepared exchange up. */
     translora_status (*discard)(translora_instance *instance, translora_swap swap, translora_error **error);
 
-    /* [host-decode-thread] Let name answer with what it had before, as a new generation. */
+    /* [host-decode-thread] Let name answer with what it had before, under the number that it had. */
     translora_status (*rollback)(translora_instance *instance, translora_text name, uint64_t *generation, translora_error **error);
 
-    /* [host-decode-thread] Let name answer with the bare base, and free both generations. */
+    /* [host-decode-thread] Let name answer with the bare base, which is generation 0, and free both generations. */
     translora_status (*unload)(translora_instance *instance, translora_text name, uint64_t *generation, translora_error **error);
 } translora_hotswap_1;
 

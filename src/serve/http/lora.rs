@@ -17,7 +17,7 @@ use crate::serve::live::Named;
 /// llama-server's list.
 pub(super) async fn list(State(app): Shared) -> Response {
     let registry = app.registry();
-    let one = |(name, named): (&String, &Named)| {
+    let one = |(name, named): (&String, Named<'_>)| {
         let generation = named.live.number.to_string();
         json!({ "id": named.id, "name": name, "path": named.live.path, "scale": named.scale, "generation": generation })
     };

@@ -45,7 +45,7 @@ fn listed(app: &App) -> Vec<Value> {
         "id": app.name, "object": "model", "created": 0, "owned_by": "translora", "root": info.path, "parent": null,
         "meta": meta, "translora": { "generation": generation(&registry.usual().key), "sha256": info.hash },
     });
-    let adapter = |(name, named): (&String, &crate::serve::live::Named)| {
+    let adapter = |(name, named): (&String, crate::serve::live::Named<'_>)| {
         json!({
             "id": name, "object": "model", "created": 0, "owned_by": "translora", "root": named.live.path, "parent": app.name,
             "translora": { "generation": named.live.number.to_string(), "sha256": named.live.weights.hash },

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use translora::adapters::{AdaptersError, Refused};
+use translora::control::ControlError;
 use translora::distill::DistillError;
 use translora::engine::EngineError;
 use translora::evaluate::EvaluateError;
@@ -412,8 +413,29 @@ fn serve() -> Room {
     )
 }
 
+fn control() -> Room {
+    room(
+        "src/control/error.rs",
+        "ControlError",
+        [
+            ControlError::Listen {
+                address: "127.0.0.1:80".into(),
+                source: disk(),
+            },
+            ControlError::Exposed {
+                address: ([0, 0, 0, 0], 80).into(),
+            },
+            ControlError::Threads(disk()),
+            ControlError::Program {
+                program: "llama-server".into(),
+                source: disk(),
+            },
+        ],
+    )
+}
+
 pub fn rooms() -> Vec<Room> {
-    let mut rooms = vec![engine(), adapters(), jobs(), serve()];
+    let mut rooms = vec![engine(), adapters(), jobs(), serve(), control()];
     rooms.extend(kit());
     rooms.extend(stages());
     rooms.extend(pipeline());

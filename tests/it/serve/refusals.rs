@@ -94,7 +94,7 @@ fn bad_requests_are_refused_by_name() {
     ] {
         let reply = post(without, path, &body);
         assert_eq!(reply.status, 403, "{reply:?}");
-        assert!(reply.error().contains("--adapters"), "{reply:?}");
+        assert!(reply.error().contains("adapters"), "{reply:?}");
     }
     assert_eq!(
         said(&ask(address, "ticket", &lab.prompts[0])),
