@@ -417,19 +417,6 @@ fn a_plan_is_read_back_as_it_was_written() {
     assert!(serde_json::from_str::<request::Plan<Transfer>>(&other).is_err());
 }
 
-/// Compare a text with what the table prints, or write it where `TRANSLORA_BLESS` is set.
-fn blessed(file: &str, now: &str) {
-    let path = root().join(file);
-    if std::env::var_os("TRANSLORA_BLESS").is_some() {
-        std::fs::write(&path, now).expect("the document is writable");
-    }
-    let found = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        found == now,
-        "{file} is not what the table prints: TRANSLORA_BLESS=1 cargo test --test it reference writes it"
-    );
-}
-
 #[test]
 fn the_reference_is_what_the_table_prints() {
     blessed("docs/reference/transfer.md", &request::page());

@@ -18,9 +18,7 @@ use crate::{Outcome, out};
 /// adapter in if the gate accepts it.
 pub fn transfer(socket: &Path, plan: &TransferPlan, talk: Talk) -> Result<Outcome, Failure> {
     let server = Socket::new(socket.into());
-    let Value::Object(request) = request(plan)? else {
-        return Err(Failure::Bug("a request is no object".into()));
-    };
+    let request = request(plan)?;
     let command = Command::Transfer {
         name: None,
         request,
@@ -95,12 +93,12 @@ fn job(server: &Socket, command: Command) -> Result<Job, Failure> {
 }
 
 /// The plan as the server takes it: with whole paths, for it may run in another folder.
-fn request(plan: &TransferPlan) -> Result<Value, Failure> {
+fn request(plan: &TransferPlan) -> Result<Map<String, Value>, Failure> {
     let mut values = plan.values();
     for (field, _) in Transfer::rows() {
         if let (Kind::Path, Some(Value::String(path))) = (field.kind, values.get_mut(field.name)) {
             *path = absolute(Path::new(path))?;
         }
     }
-    Ok(values.into())
+    Ok(values)
 }
