@@ -70,13 +70,16 @@ impl Transfers {
     ) -> Result<Job, Refusal> {
         // Held until the goal is there, so that nobody sees the job without it.
         let mut goals = self.goals();
-        let id = self.jobs.start(plan).map_err(|error| of_jobs(&error))?;
+        let id = self.jobs.start(request).map_err(|error| of_jobs(&error))?;
         let known: Vec<JobId> = self.jobs.list().iter().map(|status| status.id).collect();
         goals.retain(|id, _| known.contains(id));
-        (self.say)(&format!("transfer {id} is queued: {}", plan.out.display()));
+        (self.say)(&format!(
+            "transfer {id} is queued: {}",
+            request.out.display()
+        ));
         let goal = Goal {
             name,
-            out: plan.out.clone(),
+            out: request.out.clone(),
             outcome: None,
         };
         goals.insert(id, goal);

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use translora::control::{Backend, Command, Job, Problem, Reply, Socket, State};
 use translora::pipeline::TransferPlan;
 use translora::record::Remedy;
