@@ -6,7 +6,7 @@ use crate::command::{Command, Refusal, Reply};
 use crate::error::AttachError;
 
 /// What carries out the commands about transfers. An adapter that is accepted is put in with
-/// [`crate::load`].
+/// [`crate::load()`].
 ///
 /// thread: any, and several at once
 pub trait Transfers: Send + Sync {
