@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use translora::engine::ggml::GgmlEngine;
-use translora::engine::{Engine, OpenOptions, Talk, With};
+use translora::engine::{Engine, Monitor, OpenOptions, With};
 use translora::record::{Cancel, Pair};
 use translora::request::AnswerLength;
 
@@ -54,7 +54,7 @@ fn answer(engine: &GgmlEngine, model: &str, row: &Pair) -> Result<String, Box<dy
         Some(lora) => With::Adapter(model.attach(Path::new(lora))?),
         None => With::Base,
     };
-    let mut talk = Talk {
+    let mut monitor = Monitor {
         cancel: &Cancel::default(),
         progress: &mut |_, _| {},
     };
@@ -62,7 +62,7 @@ fn answer(engine: &GgmlEngine, model: &str, row: &Pair) -> Result<String, Box<dy
         with,
         std::slice::from_ref(&row.prompt),
         AnswerLength::default().answer_tokens,
-        &mut talk,
+        &mut monitor,
     )?;
     let answer = answers.first().ok_or("no answer")?;
     Ok(answer.text.lines().next().unwrap_or_default().to_owned())

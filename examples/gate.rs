@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use translora::engine::ggml::GgmlEngine;
-use translora::engine::{Engine, Model, OpenOptions, Talk, With};
+use translora::engine::{Engine, Model, Monitor, OpenOptions, With};
 use translora::evaluate::{Arm, Verdict, arm, compare};
 use translora::pipeline::{Context, Events, PipelineError, kit, train, transfer};
 use translora::record::{Cancel, Pair, Rng, SystemClock};
@@ -147,7 +147,7 @@ impl Asked {
 }
 
 fn ask(model: &mut dyn Model, with: With, rows: &[Pair]) -> Result<Arm, Failed> {
-    let mut talk = Talk {
+    let mut monitor = Monitor {
         cancel: &Cancel::default(),
         progress: &mut |_, _| {},
     };
@@ -156,7 +156,7 @@ fn ask(model: &mut dyn Model, with: With, rows: &[Pair]) -> Result<Arm, Failed> 
         with,
         rows,
         AnswerLength::default().answer_tokens,
-        &mut talk,
+        &mut monitor,
     )?)
 }
 
@@ -319,11 +319,11 @@ impl Gate<'_> {
             .map(|row| row.completion.len())
             .max()
             .unwrap_or(0);
-        let mut talk = Talk {
+        let mut monitor = Monitor {
             cancel: &Cancel::default(),
             progress: &mut |_, _| {},
         };
-        let answers = model.answer(With::Base, &prompts, longest + 8, &mut talk)?;
+        let answers = model.answer(With::Base, &prompts, longest + 8, &mut monitor)?;
         let said = prompts
             .into_iter()
             .zip(answers)

@@ -146,13 +146,13 @@ pub trait Model: Generate + Score + Label + Teach + Train {
         with: With,
         pairs: &[Pair],
         tokens_max: usize,
-        talk: &mut Talk<'_>,
+        monitor: &mut Monitor<'_>,
     ) -> Result<Vec<(Answer, CompletionScore)>, EngineError> {
         let prompts: Vec<String> = pairs.iter().map(|pair| pair.prompt.clone()).collect();
-        let answers = self.answer(with, &prompts, tokens_max, talk)?;
+        let answers = self.answer(with, &prompts, tokens_max, monitor)?;
         Ok(answers
             .into_iter()
-            .zip(self.score(with, pairs, talk)?)
+            .zip(self.score(with, pairs, monitor)?)
             .collect())
     }
 
@@ -173,7 +173,7 @@ pub trait Generate {
         &mut self,
         with: With,
         request: &GenerateRequest,
-        talk: &mut Talk<'_>,
+        monitor: &mut Monitor<'_>,
     ) -> Result<Vec<Continuation>, EngineError>;
 }
 
@@ -207,7 +207,7 @@ pub trait Label {
         with: With,
         prompts: &[String],
         tokens_max: usize,
-        talk: &mut Talk<'_>,
+        monitor: &mut Monitor<'_>,
     ) -> Result<Vec<Answer>, EngineError>;
 }
 
@@ -230,7 +230,7 @@ pub trait Score {
         &mut self,
         with: With,
         pairs: &[Pair],
-        talk: &mut Talk<'_>,
+        monitor: &mut Monitor<'_>,
     ) -> Result<Vec<CompletionScore>, EngineError>;
 
     /// ln p(a) − ln p(b) for the first tokens of two words as the answer to each prompt.
@@ -242,7 +242,7 @@ pub trait Score {
         prompts: &[String],
         a: &str,
         b: &str,
-        talk: &mut Talk<'_>,
+        monitor: &mut Monitor<'_>,
     ) -> Result<Vec<f64>, EngineError>;
 
     /// Logits where each token of the completion is predicted, the end of turn included, as a stock
@@ -391,13 +391,13 @@ pub struct StepReport {
     pub completion_tokens: usize,
 }
 
-/// How long work talks back: a progress callback (done, total) and the flag that stops it.
-pub struct Talk<'a> {
+/// How long work reports back: a progress callback (done, total) and the flag that stops it.
+pub struct Monitor<'a> {
     pub cancel: &'a Cancel,
     pub progress: &'a mut dyn FnMut(usize, usize),
 }
 
-impl Talk<'_> {
+impl Monitor<'_> {
     /// Report `done` of `total` and fail if the run was asked to stop.
     pub fn tick(&mut self, done: usize, total: usize) -> Result<(), EngineError> {
         (self.progress)(done, total);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{EngineError, Talk, With};
+use super::{EngineError, Monitor, With};
 use crate::record::{ContentHash, Pair};
 
 /// Say what a model thinks of the tokens of given answers.
@@ -28,7 +28,7 @@ pub trait Teach {
         with: With,
         pairs: &[Pair],
         words: usize,
-        talk: &mut Talk<'_>,
+        monitor: &mut Monitor<'_>,
     ) -> Result<Lesson, EngineError>;
 
     /// ln p of given words at each token of each completion.
@@ -39,7 +39,7 @@ pub trait Teach {
         with: With,
         pairs: &[Pair],
         words: &[WordsOf],
-        talk: &mut Talk<'_>,
+        monitor: &mut Monitor<'_>,
     ) -> Result<Vec<LogsOf>, EngineError>;
 }
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::statistics::{bootstrap, tost};
 use super::{Arm, EvaluateError, Shots, paired};
-use crate::engine::{EngineError, Model, Talk, With};
+use crate::engine::{EngineError, Model, Monitor, With};
 use crate::record::{Pair, Rng};
 
 /// Two shares that differ by less than this are the same for a user.
@@ -92,7 +92,7 @@ pub fn with_shots(
     shots: &Shots,
     rows: &[Pair],
     tokens_max: usize,
-    talk: &mut Talk<'_>,
+    monitor: &mut Monitor<'_>,
 ) -> Result<Option<Vec<bool>>, EvaluateError> {
     let prompts: Vec<String> = rows.iter().map(|row| shots.ask(&row.prompt)).collect();
     if shots.is_empty()
@@ -109,7 +109,7 @@ pub fn with_shots(
         .map(|row| row.completion.trim().len())
         .max()
         .unwrap_or(0);
-    let answers = match model.answer(With::Base, &prompts, tokens_max.min(longest + 8), talk) {
+    let answers = match model.answer(With::Base, &prompts, tokens_max.min(longest + 8), monitor) {
         Err(EngineError::Context { .. }) => return Ok(None),
         answers => answers?,
     };

@@ -29,7 +29,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::distill::Trained;
-use crate::engine::{Answer, EngineError, Model, Talk, With};
+use crate::engine::{Answer, EngineError, Model, Monitor, With};
 use crate::record::{Blame, Fault, Pair, Remedy, Rng, Step};
 
 mod measures;
@@ -206,7 +206,7 @@ pub fn arm(
     with: With,
     rows: &[Pair],
     tokens_max: usize,
-    talk: &mut Talk<'_>,
+    monitor: &mut Monitor<'_>,
 ) -> Result<Arm, EvaluateError> {
     if rows.is_empty() {
         return Err(EvaluateError::NoRows);
@@ -218,7 +218,7 @@ pub fn arm(
         .map(|row| row.completion.trim().len())
         .max()
         .unwrap_or(0);
-    let examined = model.examine(with, rows, tokens_max.min(longest + 8), talk)?;
+    let examined = model.examine(with, rows, tokens_max.min(longest + 8), monitor)?;
     let right = |((answer, _), row): (&(Answer, _), &Pair)| {
         answer.finished && answer.text.trim() == row.completion.trim()
     };

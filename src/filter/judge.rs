@@ -1,7 +1,7 @@
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{FilterError, Reason, Valid};
-use crate::engine::{AdapterId, Answer, EngineError, Label, Model, Talk, With};
+use crate::engine::{AdapterId, Answer, EngineError, Label, Model, Monitor, With};
 use crate::record::{Origin, Pair, Question, Restore, Restored};
 
 /// How valid inputs are judged.
@@ -107,9 +107,9 @@ pub fn probe(
     with: With,
     texts: Vec<String>,
     tokens_max: usize,
-    talk: &mut Talk<'_>,
+    monitor: &mut Monitor<'_>,
 ) -> Result<Vec<Judged>, EngineError> {
-    let answers = teacher.answer(with, &texts, tokens_max, talk)?;
+    let answers = teacher.answer(with, &texts, tokens_max, monitor)?;
     let probed = |(text, answer)| Judged {
         text,
         answer: Some(answer),
@@ -139,11 +139,11 @@ impl Judge {
         &self,
         source: &mut dyn Model,
         inputs: &[Valid],
-        talk: &mut Talk<'_>,
+        monitor: &mut Monitor<'_>,
     ) -> Result<Vec<Judged>, FilterError> {
         let judged = match self {
             Self::Discriminator(discriminator) => {
-                let odds = discriminator.odds(source, inputs.iter().map(Valid::text), talk)?;
+                let odds = discriminator.odds(source, inputs.iter().map(Valid::text), monitor)?;
                 let rejected =
                     |odds: f64| (!discriminator.passes(odds)).then_some(Reason::Discriminator);
                 inputs
@@ -155,13 +155,13 @@ impl Judge {
             Self::Contrast {
                 teacher,
                 tokens_max,
-            } => contrast(source, *teacher, *tokens_max, inputs, talk)?,
+            } => contrast(source, *teacher, *tokens_max, inputs, monitor)?,
             Self::Both {
                 teacher,
                 tokens_max,
                 discriminator,
             } => {
-                let mut all = contrast(source, *teacher, *tokens_max, inputs, talk)?;
+                let mut all = contrast(source, *teacher, *tokens_max, inputs, monitor)?;
                 let mut left: Vec<&mut Judged> = all
                     .iter_mut()
                     .filter(|judged| judged.rejected.is_none())
@@ -169,7 +169,7 @@ impl Judge {
                 let odds = discriminator.odds(
                     source,
                     left.iter().map(|judged| judged.text.as_str()),
-                    talk,
+                    monitor,
                 )?;
                 for (judged, odds) in left.iter_mut().zip(odds) {
                     judged.rejected =
@@ -207,7 +207,7 @@ impl Discriminator {
         &self,
         source: &mut dyn Model,
         inputs: impl Iterator<Item = &'t str>,
-        talk: &mut Talk<'_>,
+        monitor: &mut Monitor<'_>,
     ) -> Result<Vec<f64>, FilterError> {
         let prompts: Vec<String> = inputs.map(|input| self.question.ask(input)).collect();
         Ok(source.preference(
@@ -215,7 +215,7 @@ impl Discriminator {
             &prompts,
             &self.question.yes,
             &self.question.no,
-            talk,
+            monitor,
         )?)
     }
 
@@ -235,10 +235,10 @@ fn contrast(
     teacher: AdapterId,
     tokens_max: usize,
     inputs: &[Valid],
-    talk: &mut Talk<'_>,
+    monitor: &mut Monitor<'_>,
 ) -> Result<Vec<Judged>, FilterError> {
     let prompts: Vec<String> = inputs.iter().map(|input| input.text().to_owned()).collect();
-    let answers = source.answer(With::Adapter(teacher), &prompts, tokens_max, talk)?;
+    let answers = source.answer(With::Adapter(teacher), &prompts, tokens_max, monitor)?;
     let usable = |answer: &Answer| answer.finished && !answer.text.trim().is_empty();
     let answered = prompts
         .into_iter()
@@ -250,7 +250,7 @@ fn contrast(
             completion: answer.text.clone(),
         })
         .collect();
-    let mut bare = source.score(With::Base, &pairs, talk)?.into_iter();
+    let mut bare = source.score(With::Base, &pairs, monitor)?.into_iter();
     let mut out = Vec::with_capacity(inputs.len());
     for (input, answer) in inputs.iter().zip(answers) {
         let scored = if usable(&answer) { bare.next() } else { None };

@@ -2,7 +2,7 @@ use std::collections::HashSet;
 
 use super::vary::{SPLICED_MAX, Units, redraw};
 use super::{Candidate, GenerateError, Prompt, Settings, Yield};
-use crate::engine::{Generate, GenerateRequest, Talk, With};
+use crate::engine::{Generate, GenerateRequest, Monitor, With};
 use crate::kit::Seed;
 use crate::record::{Origin, Rng};
 
@@ -143,12 +143,12 @@ impl<'s> InputSampler<'s> {
         model: &mut dyn Generate,
         with: With,
         prompt: Prompt<'_>,
-        talk: &mut Talk<'_>,
+        monitor: &mut Monitor<'_>,
     ) -> Result<(Vec<Candidate>, Yield), GenerateError> {
         let mut rng = Rng::new(self.settings.seed, &format!("generate {}", self.rounds));
         let any = vec![None; self.settings.sequences.max(1)];
         match prompt {
-            Prompt::List => self.list_round(rng, model, with, talk),
+            Prompt::List => self.list_round(rng, model, with, monitor),
             Prompt::Anything => self.lines_round(
                 rng,
                 format!("Here are {LIST_LENGTH} examples:\n1."),
@@ -156,16 +156,16 @@ impl<'s> InputSampler<'s> {
                 any,
                 model,
                 with,
-                talk,
+                monitor,
             ),
             Prompt::Question(question) => {
-                self.lines_round(rng, question.to_owned(), true, any, model, with, talk)
+                self.lines_round(rng, question.to_owned(), true, any, model, with, monitor)
             }
             Prompt::Tuned(question) => {
                 let intended = self.intended(&mut rng);
                 let question = question.to_owned();
                 let (mut fresh, count) =
-                    self.lines_round(rng, question, true, intended, model, with, talk)?;
+                    self.lines_round(rng, question, true, intended, model, with, monitor)?;
                 fresh
                     .iter_mut()
                     .for_each(|candidate| candidate.origin = Origin::Tuned);
@@ -188,7 +188,7 @@ impl<'s> InputSampler<'s> {
         intended: Vec<Option<String>>,
         model: &mut dyn Generate,
         with: With,
-        talk: &mut Talk<'_>,
+        monitor: &mut Monitor<'_>,
     ) -> Result<(Vec<Candidate>, Yield), GenerateError> {
         let opening = |label: &Option<String>| {
             label
@@ -204,7 +204,7 @@ impl<'s> InputSampler<'s> {
             stop: if chat { "" } else { "\n" }.into(),
             seed: rng.next_u64(),
         };
-        let drawn = model.generate(with, &request, talk)?;
+        let drawn = model.generate(with, &request, monitor)?;
         self.rounds += 1;
         let tokens = drawn
             .iter()
@@ -236,7 +236,7 @@ impl<'s> InputSampler<'s> {
         mut rng: Rng,
         model: &mut dyn Generate,
         with: With,
-        talk: &mut Talk<'_>,
+        monitor: &mut Monitor<'_>,
     ) -> Result<(Vec<Candidate>, Yield), GenerateError> {
         let mut shots = self.shots.clone();
         rng.shuffle(&mut shots);
@@ -251,7 +251,7 @@ impl<'s> InputSampler<'s> {
             shots.len() + 1
         );
         let intended = self.intended(&mut rng);
-        self.lines_round(rng, prefix, false, intended, model, with, talk)
+        self.lines_round(rng, prefix, false, intended, model, with, monitor)
     }
 
     /// Continuations of the seeds in a new order, and variants of them.
@@ -260,10 +260,10 @@ impl<'s> InputSampler<'s> {
         mut rng: Rng,
         model: &mut dyn Generate,
         with: With,
-        talk: &mut Talk<'_>,
+        monitor: &mut Monitor<'_>,
     ) -> Result<(Vec<Candidate>, Yield), GenerateError> {
         if !self.labels.is_empty() && !self.shots.is_empty() && rng.unit() < LABEL_ROUNDS_SHARE {
-            return self.labels_round(rng, model, with, talk);
+            return self.labels_round(rng, model, with, monitor);
         }
         let lines = !self.settings.variants || rng.unit() < self.lines_share;
         let openings = self.openings(lines, &mut rng);
@@ -283,7 +283,7 @@ impl<'s> InputSampler<'s> {
             stop: "\n".into(),
             seed: rng.next_u64(),
         };
-        let drawn = model.generate(with, &request, talk)?;
+        let drawn = model.generate(with, &request, monitor)?;
         self.rounds += 1;
         let mut count = Yield {
             drawn: drawn.len() as u64,

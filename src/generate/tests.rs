@@ -1,6 +1,6 @@
 use super::sampler::list_prompt;
 use super::*;
-use crate::engine::{Continuation, EngineError, Generate, GenerateRequest, Talk, With};
+use crate::engine::{Continuation, EngineError, Generate, GenerateRequest, Monitor, With};
 use crate::kit::Seed;
 use crate::record::{Blame, Cancel, Origin, Rng};
 
@@ -16,9 +16,9 @@ impl Generate for Script {
         &mut self,
         _: With,
         request: &GenerateRequest,
-        talk: &mut Talk<'_>,
+        monitor: &mut Monitor<'_>,
     ) -> Result<Vec<Continuation>, EngineError> {
-        talk.tick(0, 1)?;
+        monitor.tick(0, 1)?;
         self.requests.push(request.clone());
         let one = |(opening, text): (&String, &&str)| Continuation {
             text: format!("{opening}{text}"),
@@ -59,7 +59,7 @@ fn settings() -> Settings {
 #[test]
 fn a_round_drops_seeds_and_repetitions() {
     let (seeds, cancel) = (of(&["a"]), Cancel::default());
-    let mut talk = Talk {
+    let mut monitor = Monitor {
         cancel: &cancel,
         progress: &mut |_, _| {},
     };
@@ -76,7 +76,7 @@ fn a_round_drops_seeds_and_repetitions() {
     )
     .unwrap();
     let (fresh, count) = sampler
-        .round(&mut model, With::Base, Prompt::List, &mut talk)
+        .round(&mut model, With::Base, Prompt::List, &mut monitor)
         .unwrap();
     assert_eq!(lines(&fresh), ["four", "five"]);
     assert_eq!(
@@ -89,7 +89,7 @@ fn a_round_drops_seeds_and_repetitions() {
         }
     );
     let (again, count) = sampler
-        .round(&mut model, With::Base, Prompt::List, &mut talk)
+        .round(&mut model, With::Base, Prompt::List, &mut monitor)
         .unwrap();
     assert!(again.is_empty());
     assert_eq!(count.repeated, 3);
@@ -102,7 +102,7 @@ fn what_all_seeds_begin_with_is_kept_and_only_what_varies_is_drawn_anew() {
         of(&["date May 12", "date June 7", "date July 30"]),
         Cancel::default(),
     );
-    let mut talk = Talk {
+    let mut monitor = Monitor {
         cancel: &cancel,
         progress: &mut |_, _| {},
     };
@@ -122,7 +122,7 @@ fn what_all_seeds_begin_with_is_kept_and_only_what_varies_is_drawn_anew() {
     for _ in 0..4 {
         made.extend(
             sampler
-                .round(&mut model, With::Base, Prompt::List, &mut talk)
+                .round(&mut model, With::Base, Prompt::List, &mut monitor)
                 .unwrap()
                 .0,
         );
@@ -148,7 +148,7 @@ fn what_all_seeds_begin_with_is_kept_and_only_what_varies_is_drawn_anew() {
     let adopted = ["date March 8"];
     sampler.adopt(adopted);
     let (next, _) = sampler
-        .round(&mut model, With::Base, Prompt::List, &mut talk)
+        .round(&mut model, With::Base, Prompt::List, &mut monitor)
         .unwrap();
     assert!(
         next.iter()
@@ -171,7 +171,7 @@ fn the_list_is_the_papers() {
 #[test]
 fn a_continued_sampler_draws_what_the_straight_one_draws() {
     let (seeds, cancel) = (seeds(), Cancel::default());
-    let mut talk = Talk {
+    let mut monitor = Monitor {
         cancel: &cancel,
         progress: &mut |_, _| {},
     };
@@ -181,10 +181,10 @@ fn a_continued_sampler_draws_what_the_straight_one_draws() {
     };
     let mut sampler = InputSampler::new(&seeds, settings()).unwrap();
     let (first, _) = sampler
-        .round(&mut straight, With::Base, Prompt::List, &mut talk)
+        .round(&mut straight, With::Base, Prompt::List, &mut monitor)
         .unwrap();
     sampler
-        .round(&mut straight, With::Base, Prompt::List, &mut talk)
+        .round(&mut straight, With::Base, Prompt::List, &mut monitor)
         .unwrap();
     let mut resumed = Script {
         says: vec!["a"],
@@ -193,7 +193,7 @@ fn a_continued_sampler_draws_what_the_straight_one_draws() {
     let mut sampler = InputSampler::new(&seeds, settings()).unwrap();
     sampler.remember(1, &first);
     let (fresh, _) = sampler
-        .round(&mut resumed, With::Base, Prompt::List, &mut talk)
+        .round(&mut resumed, With::Base, Prompt::List, &mut monitor)
         .unwrap();
     assert!(fresh.iter().all(|candidate| !first.contains(candidate)));
     assert_eq!(resumed.requests[0], straight.requests[1]);
@@ -203,7 +203,7 @@ fn a_continued_sampler_draws_what_the_straight_one_draws() {
 fn cancel_and_no_seeds_are_errors() {
     let cancel = Cancel::default();
     cancel.cancel();
-    let mut talk = Talk {
+    let mut monitor = Monitor {
         cancel: &cancel,
         progress: &mut |_, _| {},
     };
@@ -217,7 +217,7 @@ fn cancel_and_no_seeds_are_errors() {
             },
             With::Base,
             Prompt::List,
-            &mut talk,
+            &mut monitor,
         )
         .unwrap_err();
     assert!(error.is_cancelled());
@@ -235,7 +235,7 @@ fn covering(seeds: &[Seed]) -> InputSampler<'_> {
 #[test]
 fn inputs_are_drawn_for_each_label_behind_a_list_of_labels() {
     let (seeds, cancel) = (seeds(), Cancel::default());
-    let mut talk = Talk {
+    let mut monitor = Monitor {
         cancel: &cancel,
         progress: &mut |_, _| {},
     };
@@ -246,7 +246,7 @@ fn inputs_are_drawn_for_each_label_behind_a_list_of_labels() {
     let mut sampler = covering(&seeds);
     let mut drawn = Vec::new();
     for _ in 0..24 {
-        let round = sampler.round(&mut model, With::Base, Prompt::List, &mut talk);
+        let round = sampler.round(&mut model, With::Base, Prompt::List, &mut monitor);
         drawn.extend(round.unwrap().0);
     }
     let with_labels: Vec<&GenerateRequest> = model
@@ -284,7 +284,7 @@ fn inputs_are_drawn_for_each_label_behind_a_list_of_labels() {
     sampler.cover(Vec::new(), []);
     let before = model.requests.len();
     sampler
-        .round(&mut model, With::Base, Prompt::Anything, &mut talk)
+        .round(&mut model, With::Base, Prompt::Anything, &mut monitor)
         .unwrap();
     assert_eq!(model.requests[before].prefix, "Here are 10 examples:\n1.");
 }
@@ -292,7 +292,7 @@ fn inputs_are_drawn_for_each_label_behind_a_list_of_labels() {
 #[test]
 fn a_tuned_generator_goes_on_after_a_label() {
     let (seeds, cancel) = (seeds(), Cancel::default());
-    let mut talk = Talk {
+    let mut monitor = Monitor {
         cancel: &cancel,
         progress: &mut |_, _| {},
     };
@@ -302,7 +302,7 @@ fn a_tuned_generator_goes_on_after_a_label() {
     };
     let prompt = Prompt::Tuned("An input.");
     let (tuned, _) = covering(&seeds)
-        .round(&mut model, With::Base, prompt, &mut talk)
+        .round(&mut model, With::Base, prompt, &mut monitor)
         .unwrap();
     let request = &model.requests[0];
     assert_eq!((request.prefix.as_str(), request.chat), ("An input.", true));

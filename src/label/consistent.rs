@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::{LabelError, Labeled, Reason, Rejections};
-use crate::engine::{Generate, GenerateRequest, Talk, With};
+use crate::engine::{Generate, GenerateRequest, Monitor, With};
 
 /// How answers are drawn, and how many must agree.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -25,7 +25,7 @@ pub fn consistent(
     with: With,
     labeled: Vec<Labeled>,
     draws: &Draws,
-    talk: &mut Talk<'_>,
+    monitor: &mut Monitor<'_>,
 ) -> Result<(Vec<Labeled>, Rejections), LabelError> {
     let (mut kept, mut rejections, total) = (
         Vec::with_capacity(labeled.len()),
@@ -33,7 +33,7 @@ pub fn consistent(
         labeled.len(),
     );
     for (i, greedy) in labeled.into_iter().enumerate() {
-        talk.tick(i, total)?;
+        monitor.tick(i, total)?;
         let request = GenerateRequest {
             prefix: greedy.prompt.clone(),
             chat: true,
@@ -43,8 +43,8 @@ pub fn consistent(
             stop: String::new(),
             seed: draws.seed.wrapping_add((i * draws.samples) as u64),
         };
-        let mut quiet = Talk {
-            cancel: talk.cancel,
+        let mut quiet = Monitor {
+            cancel: monitor.cancel,
             progress: &mut |_, _| {},
         };
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
@@ -96,7 +96,7 @@ mod tests {
             &mut self,
             _: With,
             request: &GenerateRequest,
-            _: &mut Talk<'_>,
+            _: &mut Monitor<'_>,
         ) -> Result<Vec<Continuation>, EngineError> {
             let words: Vec<&str> = request.prefix.split(' ').collect();
             let one = |i: usize| Continuation {
@@ -124,12 +124,12 @@ mod tests {
             tokens_max: 4,
             seed: 1,
         };
-        let mut talk = Talk {
+        let mut monitor = Monitor {
             cancel: &Cancel::default(),
             progress: &mut |_, _| {},
         };
         let (kept, rejections) =
-            consistent(&mut Reciter, With::Base, greedy, &draws, &mut talk).unwrap();
+            consistent(&mut Reciter, With::Base, greedy, &draws, &mut monitor).unwrap();
         let found: Vec<_> = kept
             .iter()
             .map(|l| (l.prompt(), l.completion(), l.confidence()))

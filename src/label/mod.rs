@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::engine::{Answer, EngineError, Label, SoftLabels, Talk, With};
+use crate::engine::{Answer, EngineError, Label, Monitor, SoftLabels, With};
 use crate::filter::Kept;
 use crate::record::{Blame, Cancelled, Fault, Pair, Remedy, Restore, Restored};
 
@@ -145,7 +145,7 @@ pub fn label(
     with: With,
     kept: &[Kept],
     tokens_max: usize,
-    talk: &mut Talk<'_>,
+    monitor: &mut Monitor<'_>,
 ) -> Result<(Vec<Labeled>, Rejections), LabelError> {
     let prompts: Vec<String> = kept
         .iter()
@@ -155,7 +155,7 @@ pub fn label(
     let fresh = if prompts.is_empty() {
         Vec::new()
     } else {
-        teacher.answer(with, &prompts, tokens_max, talk)?
+        teacher.answer(with, &prompts, tokens_max, monitor)?
     };
     Ok(join(kept, fresh))
 }
@@ -171,9 +171,9 @@ pub fn label_texts(
     with: With,
     texts: &[String],
     tokens_max: usize,
-    talk: &mut Talk<'_>,
+    monitor: &mut Monitor<'_>,
 ) -> Result<Vec<Labeled>, LabelError> {
-    let answers = teacher.answer(with, texts, tokens_max, talk)?;
+    let answers = teacher.answer(with, texts, tokens_max, monitor)?;
     Ok(texts
         .iter()
         .zip(answers)
@@ -226,9 +226,9 @@ mod tests {
             _: With,
             prompts: &[String],
             _: usize,
-            talk: &mut Talk<'_>,
+            monitor: &mut Monitor<'_>,
         ) -> Result<Vec<Answer>, EngineError> {
-            talk.tick(0, prompts.len())?;
+            monitor.tick(0, prompts.len())?;
             self.0 += prompts.len();
             Ok(prompts
                 .iter()
@@ -247,11 +247,12 @@ mod tests {
             Kept::example("d", None),
         ];
         let mut teacher = Loud(0);
-        let mut talk = Talk {
+        let mut monitor = Monitor {
             cancel: &Cancel::default(),
             progress: &mut |_, _| {},
         };
-        let (labeled, rejections) = label(&mut teacher, With::Base, &kept, 8, &mut talk).unwrap();
+        let (labeled, rejections) =
+            label(&mut teacher, With::Base, &kept, 8, &mut monitor).unwrap();
         let texts: Vec<_> = labeled
             .iter()
             .map(|l| (l.prompt(), l.completion()))

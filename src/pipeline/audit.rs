@@ -8,7 +8,7 @@ use super::judging::Arms;
 use super::transfer::TransferData;
 use super::{PipelineError, TransferPlan};
 use crate::distill::Probe;
-use crate::engine::{AdapterId, Answer, EngineError, Model, Talk, With};
+use crate::engine::{AdapterId, Answer, EngineError, Model, Monitor, With};
 use crate::evaluate;
 use crate::kit::{self, Seed};
 use crate::record::{ContentHash, Pair};
@@ -71,10 +71,10 @@ pub(super) fn input(
     teacher: AdapterId,
     plan: &TransferPlan,
     data: &TransferData,
-    talk: &mut Talk<'_>,
+    monitor: &mut Monitor<'_>,
 ) -> Result<InputAudit, PipelineError> {
     let seeds = &data.seeds[..data.seeds.len().min(SEEDS_MAX)];
-    changes_something(model, teacher, seeds, talk)?;
+    changes_something(model, teacher, seeds, monitor)?;
     let mut audit = InputAudit {
         made_for_source: made_for(plan, data.hashes["source"])?,
         seeds: seeds.len(),
@@ -82,7 +82,7 @@ pub(super) fn input(
     };
     let tokens_max = plan.answer.answer_tokens;
     let prompts: Vec<String> = seeds.iter().map(|seed| seed.text().to_owned()).collect();
-    let adapted = model.answer(With::Adapter(teacher), &prompts, tokens_max, talk)?;
+    let adapted = model.answer(With::Adapter(teacher), &prompts, tokens_max, monitor)?;
     let longest = adapted
         .iter()
         .map(|answer| answer.tokens)
@@ -92,7 +92,7 @@ pub(super) fn input(
         With::Base,
         &prompts,
         tokens_max.min(longest + TOKENS_MORE),
-        talk,
+        monitor,
     )?;
     audit.answers_changed = adapted
         .iter()
@@ -102,7 +102,7 @@ pub(super) fn input(
     if let Some(rows) = &data.eval {
         let rows = &rows[..rows.len().min(ROWS_MAX)];
         let [bare, adapted] = [With::Base, With::Adapter(teacher)]
-            .map(|with| evaluate::arm(model, with, rows, tokens_max, &mut quiet(talk)));
+            .map(|with| evaluate::arm(model, with, rows, tokens_max, &mut quiet(monitor)));
         (audit.rows, audit.source_right, audit.source_lora_right) =
             (rows.len(), bare?.right(), adapted?.right());
     }
@@ -112,10 +112,10 @@ pub(super) fn input(
     }
 }
 
-fn quiet<'t>(talk: &'t mut Talk<'_>) -> Talk<'t> {
-    Talk {
-        cancel: talk.cancel,
-        progress: &mut *talk.progress,
+fn quiet<'t>(monitor: &'t mut Monitor<'_>) -> Monitor<'t> {
+    Monitor {
+        cancel: monitor.cancel,
+        progress: &mut *monitor.progress,
     }
 }
 
@@ -153,15 +153,15 @@ fn changes_something(
     model: &mut dyn Model,
     teacher: AdapterId,
     seeds: &[Seed],
-    talk: &mut Talk<'_>,
+    monitor: &mut Monitor<'_>,
 ) -> Result<(), PipelineError> {
     let pair = |seed: &Seed| Pair {
         prompt: seed.text().to_owned(),
         completion: seed.text().to_owned(),
     };
     let pairs: Vec<Pair> = seeds.iter().map(pair).collect();
-    if model.score(With::Base, &pairs, talk)?
-        != model.score(With::Adapter(teacher), &pairs, talk)?
+    if model.score(With::Base, &pairs, monitor)?
+        != model.score(With::Adapter(teacher), &pairs, monitor)?
     {
         return Ok(());
     }
@@ -188,7 +188,7 @@ pub(super) fn output(
     adapter: AdapterId,
     probes: &[Probe],
     (arms, judged): (&Arms, &[Pair]),
-    talk: &mut Talk<'_>,
+    monitor: &mut Monitor<'_>,
 ) -> Result<OutputAudit, PipelineError> {
     let with = With::Adapter(adapter);
     let refuse = |what: String| PipelineError::Audit { what };
@@ -201,7 +201,7 @@ pub(super) fn output(
         answers_same: 0,
     };
     for (i, probe) in probes.iter().enumerate() {
-        talk.tick(i, probes.len() + 1)?;
+        monitor.tick(i, probes.len() + 1)?;
         let error = probe.error(&model.logits(with, &probe.row)?);
         let error = error.ok_or_else(|| refuse("its tokens are not the trainer's".into()))?;
         audit.logits_error = audit.logits_error.max(error);
@@ -223,7 +223,7 @@ pub(super) fn output(
         .map(|&row| judged[row].completion.len())
         .max()
         .unwrap_or(0);
-    let answers = model.answer(with, &prompts, longest + TOKENS_MORE, talk)?;
+    let answers = model.answer(with, &prompts, longest + TOKENS_MORE, monitor)?;
     audit.answers = won.len();
     audit.answers_same = answers
         .iter()

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::journal::{Header, InJournal, Journal, Product};
 use super::{Context, Event, PipelineError, Stage};
 use crate::distill::{Checkpoint, EarlyStop, Recipe, Run, StepLine, learning_rate};
-use crate::engine::{AdapterId, Engine, EngineError, LoraSpec, Model, OpenOptions, Talk};
+use crate::engine::{AdapterId, Engine, EngineError, LoraSpec, Model, Monitor, OpenOptions};
 use crate::kit;
 use crate::record::{Blame, Cancel, ContentHash, Fault, Pair, Restored};
 use crate::request::{Machine, Training};
@@ -73,7 +73,7 @@ pub fn announce(context: &Context<'_>, command: &str, plan: &impl Serialize) -> 
 pub fn once<T>(
     context: &Context<'_>,
     stage: Stage,
-    work: impl FnOnce(&mut Talk<'_>) -> Result<(T, String), PipelineError>,
+    work: impl FnOnce(&mut Monitor<'_>) -> Result<(T, String), PipelineError>,
 ) -> Result<(T, f64), PipelineError> {
     context.cancel.check()?;
     context.events.send(Event::StageStarted { stage });
@@ -83,7 +83,7 @@ pub fn once<T>(
             .events
             .progress(stage, done as u64, total as u64, "");
     };
-    let (done, summary) = work(&mut Talk {
+    let (done, summary) = work(&mut Monitor {
         cancel: &context.cancel,
         progress: &mut progress,
     })?;
@@ -121,7 +121,7 @@ impl<'c> Job<'c> {
         &mut self,
         key: &str,
         stage: Stage,
-        work: impl FnOnce(&mut Talk<'_>, &Journal) -> Result<Done<H, R>, PipelineError>,
+        work: impl FnOnce(&mut Monitor<'_>, &Journal) -> Result<Done<H, R>, PipelineError>,
     ) -> Result<Product<H, R>, PipelineError>
     where
         H: Serialize + Restored,
@@ -136,8 +136,8 @@ impl<'c> Job<'c> {
             return Ok(found);
         }
         let journal = &self.journal;
-        let (done, seconds) = once(self.context, stage, |talk| {
-            let done = work(talk, journal)?;
+        let (done, seconds) = once(self.context, stage, |monitor| {
+            let done = work(monitor, journal)?;
             let summary = done.summary.clone();
             Ok((done, summary))
         })?;
@@ -349,11 +349,11 @@ impl<'a> Session<'a> {
 /// Hash the files of a run, by what they are to it.
 pub fn hash_inputs(
     files: &[(&str, &Path)],
-    talk: &mut Talk<'_>,
+    monitor: &mut Monitor<'_>,
 ) -> Result<BTreeMap<String, ContentHash>, PipelineError> {
     let mut hashes = BTreeMap::new();
     for (i, (name, path)) in files.iter().enumerate() {
-        talk.tick(i, files.len())?;
+        monitor.tick(i, files.len())?;
         hashes.insert((*name).to_owned(), kit::hash_file(path)?);
     }
     Ok(hashes)

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::PipelineError;
 use super::report::{ArmScore, Confusion, Flip, ReportHalf, Scores};
-use crate::engine::{Model, Talk, With};
+use crate::engine::{Model, Monitor, With};
 use crate::evaluate::{self, Arm, Comparison, Halves, Shots};
 use crate::record::{Blame, Fault, Pair, Rng};
 
@@ -54,16 +54,16 @@ impl Evaluation<'_> {
         &self,
         model: &mut dyn Model,
         adapter: With,
-        talk: &mut Talk<'_>,
+        monitor: &mut Monitor<'_>,
     ) -> Result<Arms, PipelineError> {
         let mut both = |rows: &[Pair], known: Option<&Arm>| -> Result<[Arm; 2], PipelineError> {
             let bare = known.map_or_else(
-                || evaluate::arm(model, With::Base, rows, self.tokens_max, talk),
+                || evaluate::arm(model, With::Base, rows, self.tokens_max, monitor),
                 |known| Ok(known.clone()),
             )?;
             Ok([
                 bare,
-                evaluate::arm(model, adapter, rows, self.tokens_max, talk)?,
+                evaluate::arm(model, adapter, rows, self.tokens_max, monitor)?,
             ])
         };
         let synthetic = both(self.synthetic, None)?;
@@ -82,19 +82,26 @@ impl Evaluation<'_> {
         };
         if let Some(path) = self.oracle {
             let oracle = With::Adapter(model.attach(path)?);
-            arms.oracle = Some(evaluate::arm(model, oracle, rows, self.tokens_max, talk)?);
+            arms.oracle = Some(evaluate::arm(
+                model,
+                oracle,
+                rows,
+                self.tokens_max,
+                monitor,
+            )?);
         }
         let rows = &rows[..rows.len().min(COMPARED_MAX)];
         if let Some(teacher) = self.teacher {
             let shots = Shots::new(&teacher.shots);
-            let shown = evaluate::with_shots(model, &shots, rows, self.tokens_max, talk)?;
+            let shown = evaluate::with_shots(model, &shots, rows, self.tokens_max, monitor)?;
             arms.compared
                 .extend(shown.map(|right| ("target_with_seeds".to_owned(), right)));
         }
         // Most often the shapes differ, and there is nothing to copy.
         match model.attach(self.source_lora) {
             Ok(copy) => {
-                let arm = evaluate::arm(model, With::Adapter(copy), rows, self.tokens_max, talk)?;
+                let arm =
+                    evaluate::arm(model, With::Adapter(copy), rows, self.tokens_max, monitor)?;
                 arms.compared.insert("naive_copy".into(), arm.correct);
             }
             Err(error) if error.fault() == Fault::Input => {}

@@ -10,7 +10,7 @@ use super::job::{Done, Job, Session, announce, check_rows, fitting, hash_inputs,
 use super::journal::{Journal, blob_name};
 use super::{Context, KitPlan, KitReport, PipelineError, Stage};
 use crate::distill::{FitReport, Fitted, Recipe, check_memory, fit};
-use crate::engine::{Engine, GenerateRequest, Model, Talk, With};
+use crate::engine::{Engine, GenerateRequest, Model, Monitor, With};
 use crate::filter::{self, Rules, Validity};
 use crate::generate::{InputSampler, Prompt, Settings};
 use crate::kit::{
@@ -48,7 +48,7 @@ pub fn kit(
     context: &Context<'_>,
 ) -> Result<KitReport, PipelineError> {
     let announced = announce(context, "kit", plan);
-    let ((rows, seeds, hashes), seconds) = once(context, Stage::Kit, |talk| {
+    let ((rows, seeds, hashes), seconds) = once(context, Stage::Kit, |monitor| {
         let rows = kit::read_rows(&plan.data, Completion::Optional, &plan.limits)?;
         let seeds = kit::choose_seeds(
             &plan.data,
@@ -62,7 +62,7 @@ pub fn kit(
                 ("lora", &plan.lora),
                 ("data", &plan.data),
             ],
-            talk,
+            monitor,
         )?;
         let summary = format!("{} rows, {} seeds", rows.len(), seeds.len());
         Ok(((rows, seeds, hashes), summary))
@@ -182,9 +182,9 @@ impl KitJob<'_> {
         job: &mut Job<'_>,
         source: &mut Session<'_>,
     ) -> Result<(), PipelineError> {
-        job.stage("open", Stage::Open, |talk, _| {
+        job.stage("open", Stage::Open, |monitor, _| {
             let (model, _) = source.get()?;
-            check_rows(model, &self.plan.data, self.rows, talk.cancel)?;
+            check_rows(model, &self.plan.data, self.rows, monitor.cancel)?;
             let ask = |input: &String| Pair {
                 prompt: self.question.ask(input),
                 completion: self.question.yes.clone(),
@@ -204,7 +204,7 @@ impl KitJob<'_> {
         job: &mut Job<'_>,
         source: &mut Session<'_>,
     ) -> Result<Vec<String>, PipelineError> {
-        let done = job.stage("generate", Stage::Generate, |talk, _| {
+        let done = job.stage("generate", Stage::Generate, |monitor, _| {
             let settings = Settings {
                 temperature: TEMPERATURE,
                 tokens_max: self.plan.input.input_tokens,
@@ -220,9 +220,9 @@ impl KitJob<'_> {
             let drawn_max = (self.real.len() * self.plan.limits.candidates_per_sample_max) as u64;
             let (mut rows, mut drawn) = (Vec::new(), 0);
             while rows.len() < self.real.len() && drawn < drawn_max {
-                talk.tick(rows.len(), self.real.len())?;
-                let mut silent = Talk {
-                    cancel: talk.cancel,
+                monitor.tick(rows.len(), self.real.len())?;
+                let mut silent = Monitor {
+                    cancel: monitor.cancel,
                     progress: &mut |_, _| {},
                 };
                 let (fresh, count) = sampler.round(model, With::Base, Prompt::List, &mut silent)?;
@@ -291,7 +291,7 @@ impl KitJob<'_> {
         source: &mut Session<'_>,
         data: &DiscriminatorData,
     ) -> Result<Judgement, PipelineError> {
-        let done = job.stage("evaluate", Stage::Evaluate, |talk, journal| {
+        let done = job.stage("evaluate", Stage::Evaluate, |monitor, journal| {
             let (model, _) = source.get()?;
             let adapter = With::Adapter(model.attach(&journal.path(&blob_name("distill")))?);
             let is_real = |pair: &&Pair| pair.completion == self.question.yes;
@@ -309,7 +309,7 @@ impl KitJob<'_> {
                     &prompts,
                     &self.question.yes,
                     &self.question.no,
-                    talk,
+                    monitor,
                 )
             };
             let (real, made_up, trained) = (
@@ -392,13 +392,13 @@ impl KitJob<'_> {
         source: &mut Session<'_>,
         question: &str,
     ) -> Result<[usize; 3], PipelineError> {
-        let done = job.stage("inputs.drawn", Stage::Evaluate, |talk, journal| {
+        let done = job.stage("inputs.drawn", Stage::Evaluate, |monitor, journal| {
             let (model, _) = source.get()?;
             let adapter = With::Adapter(model.attach(&journal.path(&blob_name("inputs")))?);
             let real: HashSet<&str> = self.real.iter().map(String::as_str).collect();
             let (mut drawn, mut verbatim, mut others) = (0, 0, Vec::new());
             for round in 0..INPUT_MODEL_ROUNDS {
-                talk.tick(round, INPUT_MODEL_ROUNDS)?;
+                monitor.tick(round, INPUT_MODEL_ROUNDS)?;
                 let request = GenerateRequest {
                     prefix: question.to_owned(),
                     chat: true,
@@ -408,7 +408,7 @@ impl KitJob<'_> {
                     stop: String::new(),
                     seed: Rng::new(self.plan.run.seed, &format!("kit inputs {round}")).next_u64(),
                 };
-                let mut quiet = Talk { cancel: talk.cancel, progress: &mut |_, _| {} };
+                let mut quiet = Monitor { cancel: monitor.cancel, progress: &mut |_, _| {} };
                 let inputs = model.generate(adapter, &request, &mut quiet)?;
                 drawn += inputs.len();
                 let (same, other): (Vec<_>, Vec<_>) = inputs.into_iter().partition(|input| real.contains(input.text.trim()));
@@ -443,8 +443,8 @@ impl KitJob<'_> {
             limits: self.plan.limits.clone(),
             seed: self.plan.run.seed,
         };
-        let (_, seconds) = once(job.context, Stage::Publish, |talk| {
-            talk.tick(0, 1)?;
+        let (_, seconds) = once(job.context, Stage::Publish, |monitor| {
+            monitor.tick(0, 1)?;
             publish::write_new(
                 &self.plan.out,
                 &kit::pack(&manifest, self.seeds, Some(adapter), input_model.as_deref())?,

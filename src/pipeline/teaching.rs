@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::job::{Done, Job, Session};
 use super::{Context, PipelineError, Stage, TransferPlan};
 use crate::engine::{
-    EngineError, Lesson, LogsOf, Model, Objective, SoftLabels, Spelling, Spoken, Talk, Token, With,
-    WordsOf,
+    EngineError, Lesson, LogsOf, Model, Monitor, Objective, SoftLabels, Spelling, Spoken, Token,
+    With, WordsOf,
 };
 use crate::evaluate::{self, Arm};
 use crate::label::{self, Aligned, Labeled};
@@ -165,9 +165,9 @@ impl Teaching<'_, '_> {
         let (lesson, off) = self.teach(job, &pairs, report)?;
         self.source.close();
         let (plan, target) = (self.plan, &mut *self.target);
-        let done = job.stage("align", Stage::Label, |talk, _| {
+        let done = job.stage("align", Stage::Label, |monitor, _| {
             let (model, _) = target.get()?;
-            let (counts, rows) = to_student(model, &pairs, &lesson, &off, report, plan, talk)?;
+            let (counts, rows) = to_student(model, &pairs, &lesson, &off, report, plan, monitor)?;
             let summary = format!(
                 "{} of {} tokens have more than their text",
                 counts[1], counts[0]
@@ -189,10 +189,10 @@ impl Teaching<'_, '_> {
         report: &ObjectiveReport,
     ) -> Result<(Lesson, Vec<Option<LogsOf>>), PipelineError> {
         let (source, words) = (&mut self.source, self.plan.limits.teacher_words_max);
-        let done = job.stage("teach", Stage::Label, |talk, _| {
+        let done = job.stage("teach", Stage::Label, |monitor, _| {
             let (model, adapters) = source.get()?;
             let Lesson { spelling, answers } =
-                model.teach(With::Adapter(adapters[0]), pairs, words, talk)?;
+                model.teach(With::Adapter(adapters[0]), pairs, words, monitor)?;
             let named = |spoken: &Spoken| spoken.words.iter().map(|(word, _)| *word).collect();
             let named: Vec<WordsOf> = answers
                 .iter()
@@ -200,7 +200,7 @@ impl Teaching<'_, '_> {
                 .collect();
             let off = if report.needs_bare() {
                 model
-                    .weigh(With::Base, pairs, &named, talk)?
+                    .weigh(With::Base, pairs, &named, monitor)?
                     .into_iter()
                     .map(Some)
                     .collect()
@@ -260,7 +260,7 @@ fn to_student(
     off: &[Option<LogsOf>],
     report: &ObjectiveReport,
     plan: &TransferPlan,
-    talk: &mut Talk<'_>,
+    monitor: &mut Monitor<'_>,
 ) -> Result<([u64; 2], Vec<SoftLabels>), PipelineError> {
     let by_number = report.same_vocabulary && report.objective != ObjectiveChoice::Aligned;
     let students = align(model, pairs, lesson, by_number)?;
@@ -269,7 +269,7 @@ fn to_student(
             .iter()
             .map(|student| label::words_of(&student.aligned))
             .collect();
-        model.weigh(With::Base, pairs, &words, talk)?
+        model.weigh(With::Base, pairs, &words, monitor)?
     } else {
         Vec::new()
     };
@@ -347,7 +347,7 @@ pub(super) fn divergence(
     model: &mut dyn Model,
     adapter: With,
     held_out: &[Labeled],
-    talk: &mut Talk<'_>,
+    monitor: &mut Monitor<'_>,
 ) -> Result<Option<Divergences>, PipelineError> {
     let rows = held_out.iter().filter_map(|labeled| {
         Some((
@@ -366,7 +366,7 @@ pub(super) fn divergence(
         .map(|labels| labels.words.iter().map(named).collect())
         .collect();
     let mut mean = |with: With| -> Result<f64, PipelineError> {
-        let logs = model.weigh(with, &pairs, &words, talk)?;
+        let logs = model.weigh(with, &pairs, &words, monitor)?;
         Ok(labels
             .iter()
             .zip(&logs)

@@ -24,9 +24,9 @@ pub fn train(
 ) -> Result<TrainReport, PipelineError> {
     let announced = announce(context, "train", plan);
     let outputs = Outputs::beside(&plan.out);
-    let ((rows, hashes), seconds) = once(context, Stage::Kit, |talk| {
+    let ((rows, hashes), seconds) = once(context, Stage::Kit, |monitor| {
         let rows = kit::read_rows(&plan.data, Completion::Required, &plan.limits)?;
-        let hashes = hash_inputs(&[("model", &plan.model), ("data", &plan.data)], talk)?;
+        let hashes = hash_inputs(&[("model", &plan.model), ("data", &plan.data)], monitor)?;
         let summary = format!("{} rows", rows.len());
         Ok(((rows, hashes), summary))
     })?;
@@ -57,10 +57,10 @@ fn train_in(
     job: &mut Job<'_>,
 ) -> Result<TrainReport, PipelineError> {
     let context = job.context;
-    let done = job.stage("distill", Stage::Distill, |talk, journal| {
+    let done = job.stage("distill", Stage::Distill, |monitor, journal| {
         let mut session = Session::new(engine, &plan.model, &plan.machine, Vec::new());
         let (model, _) = session.get()?;
-        check_rows(model, &plan.data, rows, talk.cancel)?;
+        check_rows(model, &plan.data, rows, monitor.cancel)?;
         let recipe = recipe(
             &plan.training,
             plan.epochs,
@@ -104,8 +104,8 @@ fn train_in(
         fit: done.head,
         seconds: job.seconds.clone(),
     };
-    let (_, seconds) = once(context, Stage::Publish, |talk| {
-        talk.tick(0, 1)?;
+    let (_, seconds) = once(context, Stage::Publish, |monitor| {
+        monitor.tick(0, 1)?;
         let json = job.settle(
             "report",
             serde_json::to_string_pretty(&report).unwrap_or_default() + "\n",
@@ -145,16 +145,16 @@ pub fn eval(
     seconds.insert(Stage::Kit.name().to_owned(), spent);
     let adapters = plan.lora.iter().cloned().collect();
     let mut session = Session::new(engine, &plan.model, &plan.machine, adapters).for_answers(None);
-    let ((), spent) = once(context, Stage::Open, |talk| {
+    let ((), spent) = once(context, Stage::Open, |monitor| {
         let (model, _) = session.get()?;
-        check_rows(model, &plan.data, &rows, talk.cancel)?;
+        check_rows(model, &plan.data, &rows, monitor.cancel)?;
         Ok(((), model.info().name.clone()))
     })?;
     seconds.insert(Stage::Open.name().to_owned(), spent);
-    let (arm, spent) = once(context, Stage::Evaluate, |talk| {
+    let (arm, spent) = once(context, Stage::Evaluate, |monitor| {
         let (model, adapters) = session.get()?;
         let with = adapters.first().map_or(With::Base, |&id| With::Adapter(id));
-        let arm = evaluate::arm(model, with, &rows, plan.answer.answer_tokens, talk)?;
+        let arm = evaluate::arm(model, with, &rows, plan.answer.answer_tokens, monitor)?;
         let summary = format!("{:.1} % of {}", 100.0 * arm.exact(), arm.rows());
         Ok((arm, summary))
     })?;

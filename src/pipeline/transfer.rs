@@ -10,7 +10,7 @@ use super::inputs;
 use super::job::{Job, announce, hash_inputs, once};
 use super::journal::Journal;
 use super::{Context, PipelineError, Stage, TransferPlan, TransferReport};
-use crate::engine::{Engine, Talk};
+use crate::engine::{Engine, Monitor};
 use crate::kit::{self, Completion, Kit, Seed};
 use crate::publish::{self, Outputs};
 use crate::record::{ContentHash, Pair};
@@ -47,8 +47,8 @@ pub fn transfer(
 ) -> Result<TransferReport, PipelineError> {
     let announced = announce(context, "transfer", plan);
     let outputs = Outputs::beside(&plan.out);
-    let (data, seconds) = once(context, Stage::Kit, |talk| {
-        let data = read(plan, talk)?;
+    let (data, seconds) = once(context, Stage::Kit, |monitor| {
+        let data = read(plan, monitor)?;
         let from = if data.kit.is_some() {
             " from the kit"
         } else {
@@ -80,7 +80,7 @@ pub fn transfer(
     job.end(result)
 }
 
-fn read(plan: &TransferPlan, talk: &mut Talk<'_>) -> Result<TransferData, PipelineError> {
+fn read(plan: &TransferPlan, monitor: &mut Monitor<'_>) -> Result<TransferData, PipelineError> {
     let inputs = plan.inputs();
     let (seeds, kit) = match inputs {
         Inputs::Seeds(path) => (kit::read_seeds(path, &plan.limits)?, None),
@@ -102,7 +102,7 @@ fn read(plan: &TransferPlan, talk: &mut Talk<'_>) -> Result<TransferData, Pipeli
     ];
     files.extend(plan.eval.as_deref().map(|path| ("eval", path)));
     files.extend(plan.oracle.as_deref().map(|path| ("oracle", path)));
-    let hashes = hash_inputs(&files, talk)?;
+    let hashes = hash_inputs(&files, monitor)?;
     if let Some(kit) = &kit {
         kit.check_made_for(
             inputs.path(),

@@ -6,7 +6,7 @@ use std::path::Path;
 use translora::engine::host::Hosted;
 use translora::engine::toy::Toy;
 use translora::engine::{
-    AdapterId, CompletionScore, Engine, EngineError, Model, ModelInfo, OpenOptions, Score, Talk,
+    AdapterId, CompletionScore, Engine, EngineError, Model, ModelInfo, Monitor, OpenOptions, Score,
     With,
 };
 use translora::pipeline::{self, Event, PipelineError, Verdict};
@@ -226,9 +226,9 @@ impl Score for Spoiling {
         &mut self,
         with: With,
         pairs: &[Pair],
-        talk: &mut Talk<'_>,
+        monitor: &mut Monitor<'_>,
     ) -> Result<Vec<CompletionScore>, EngineError> {
-        self.model.score(with, pairs, talk)
+        self.model.score(with, pairs, monitor)
     }
 
     fn preference(
@@ -237,9 +237,9 @@ impl Score for Spoiling {
         prompts: &[String],
         a: &str,
         b: &str,
-        talk: &mut Talk<'_>,
+        monitor: &mut Monitor<'_>,
     ) -> Result<Vec<f64>, EngineError> {
-        self.model.preference(with, prompts, a, b, talk)
+        self.model.preference(with, prompts, a, b, monitor)
     }
 
     fn logits(&mut self, with: With, pair: &Pair) -> Result<Vec<Vec<f32>>, EngineError> {

@@ -376,11 +376,11 @@ mod toy {
             .stderr(Stdio::piped())
             .spawn();
         let mut child = child.expect("the program runs");
-        let mut talk = BufReader::new(child.stderr.take().expect("its talk is piped"));
+        let mut monitor = BufReader::new(child.stderr.take().expect("its monitor is piped"));
         let mut err = String::new();
         while !err.contains("\n  seed") {
             assert!(
-                talk.read_line(&mut err).expect("talk is UTF-8") > 0,
+                monitor.read_line(&mut err).expect("monitor is UTF-8") > 0,
                 "it ended early: {err}"
             );
         }
@@ -388,7 +388,7 @@ mod toy {
             .args(["-INT", &child.id().to_string()])
             .status();
         assert!(sent.is_ok_and(|status| status.success()));
-        talk.read_to_string(&mut err).expect("talk is UTF-8");
+        monitor.read_to_string(&mut err).expect("monitor is UTF-8");
         let (code, out, _) = told(&child.wait_with_output().expect("it ends"));
         assert_eq!((code, out.as_str()), (2, ""), "{err}");
         assert!(

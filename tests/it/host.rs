@@ -486,11 +486,11 @@ fn a_host_that_is_killed_takes_its_worker_along() {
         let mut child = c_host(&["transfer", "request.json"], &program, &world)
             .spawn()
             .expect("the host runs");
-        let mut talk = BufReader::new(child.stderr.take().expect("it is piped"));
+        let mut stderr = BufReader::new(child.stderr.take().expect("it is piped"));
         let mut said = String::new();
         while !said.contains("distill") {
             assert!(
-                talk.read_line(&mut said).expect("it is UTF-8") > 0,
+                stderr.read_line(&mut said).expect("it is UTF-8") > 0,
                 "{said}"
             );
         }
@@ -533,11 +533,11 @@ fn ctrl_c_cancels_the_job_of_the_host_in_c() {
     let mut child = c_host(&["transfer", "request.json"], &program, &world)
         .spawn()
         .expect("the host runs");
-    let mut talk = BufReader::new(child.stderr.take().expect("it is piped"));
+    let mut stderr = BufReader::new(child.stderr.take().expect("it is piped"));
     let mut said = String::new();
     while !said.contains("distill") {
         assert!(
-            talk.read_line(&mut said).expect("it is UTF-8") > 0,
+            stderr.read_line(&mut said).expect("it is UTF-8") > 0,
             "{said}"
         );
     }
@@ -547,7 +547,7 @@ fn ctrl_c_cancels_the_job_of_the_host_in_c() {
             .status()
             .is_ok_and(|status| status.success())
     );
-    talk.read_to_string(&mut said).expect("it is UTF-8");
+    stderr.read_to_string(&mut said).expect("it is UTF-8");
     assert_eq!(child.wait().expect("it ends").code(), Some(2), "{said}");
     assert!(
         said.contains("cancelling")

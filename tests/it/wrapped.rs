@@ -7,9 +7,9 @@ macro_rules! pass_on {
                 &mut self,
                 with: translora::engine::With,
                 request: &translora::engine::GenerateRequest,
-                talk: &mut translora::engine::Talk<'_>,
+                monitor: &mut translora::engine::Monitor<'_>,
             ) -> Result<Vec<translora::engine::Continuation>, translora::engine::EngineError> {
-                self.model.generate(with, request, talk)
+                self.model.generate(with, request, monitor)
             }
         }
     };
@@ -20,9 +20,9 @@ macro_rules! pass_on {
                 with: translora::engine::With,
                 prompts: &[String],
                 tokens_max: usize,
-                talk: &mut translora::engine::Talk<'_>,
+                monitor: &mut translora::engine::Monitor<'_>,
             ) -> Result<Vec<translora::engine::Answer>, translora::engine::EngineError> {
-                self.model.answer(with, prompts, tokens_max, talk)
+                self.model.answer(with, prompts, tokens_max, monitor)
             }
         }
     };
@@ -48,9 +48,9 @@ macro_rules! pass_on {
                 with: translora::engine::With,
                 pairs: &[translora::record::Pair],
                 words: usize,
-                talk: &mut translora::engine::Talk<'_>,
+                monitor: &mut translora::engine::Monitor<'_>,
             ) -> Result<translora::engine::Lesson, translora::engine::EngineError> {
-                self.model.teach(with, pairs, words, talk)
+                self.model.teach(with, pairs, words, monitor)
             }
 
             fn weigh(
@@ -58,9 +58,9 @@ macro_rules! pass_on {
                 with: translora::engine::With,
                 pairs: &[translora::record::Pair],
                 words: &[translora::engine::WordsOf],
-                talk: &mut translora::engine::Talk<'_>,
+                monitor: &mut translora::engine::Monitor<'_>,
             ) -> Result<Vec<translora::engine::LogsOf>, translora::engine::EngineError> {
-                self.model.weigh(with, pairs, words, talk)
+                self.model.weigh(with, pairs, words, monitor)
             }
         }
     };

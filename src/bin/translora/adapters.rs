@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use translora::control::{Backend, Command, Reply, Socket};
 
 use crate::failure::Failure;
-use crate::progress::Talk;
+use crate::progress::Verbosity;
 use crate::{Outcome, out};
 
 /// List and change the adapters of a running llama-server
@@ -54,7 +54,7 @@ enum What {
 }
 
 impl Adapters {
-    pub fn run(self, talk: Talk) -> Result<Outcome, Failure> {
+    pub fn run(self, verbosity: Verbosity) -> Result<Outcome, Failure> {
         let command = match self.command {
             What::List => Command::List {},
             What::Load { file } => Command::Load {
@@ -69,7 +69,7 @@ impl Adapters {
             reply => serde_json::to_value(reply),
         };
         let answer = answer.map_err(|error| Failure::Bug(error.to_string()))?;
-        out::data(&if talk.json {
+        out::data(&if verbosity.json {
             answer.to_string()
         } else {
             let all = answer["data"].as_array().cloned();

@@ -12,7 +12,7 @@ use translora::control::{self, Server, Socket};
 
 use crate::elf::Elf;
 use crate::failure::Failure;
-use crate::progress::Talk;
+use crate::progress::Verbosity;
 use crate::{Outcome, out};
 
 /// Libraries that are followed, at most.
@@ -48,9 +48,9 @@ pub struct Attach {
 }
 
 impl Attach {
-    pub fn run(self, talk: Talk) -> Result<Outcome, Failure> {
+    pub fn run(self, verbosity: Verbosity) -> Result<Outcome, Failure> {
         if let Some(port) = self.control {
-            return self.beside(port, talk);
+            return self.beside(port, verbosity);
         }
         if self.with_parent {
             // The program that takes this one's place keeps it. Where it fails, the server outlives
@@ -84,7 +84,7 @@ impl Attach {
             preload.push(others);
         }
         command.env("LD_PRELOAD", preload);
-        if !talk.quiet {
+        if !verbosity.quiet {
             out::say(&format!("attach   {} ({how})", program.display()));
             out::say(&format!(
                 "  way    LD_PRELOAD={}: works whichever backends the server was built with",
@@ -103,7 +103,7 @@ impl Attach {
 
 impl Attach {
     /// Start the server in a process of its own, and the router for its adapters in this one.
-    fn beside(self, port: u16, talk: Talk) -> Result<Outcome, Failure> {
+    fn beside(self, port: u16, verbosity: Verbosity) -> Result<Outcome, Failure> {
         let socket = control::place().map_err(|error| {
             usage(
                 &error.to_string(),
@@ -118,7 +118,7 @@ impl Attach {
             .map_err(|error| usage(&error.to_string(), "start this program by its path"))?;
         let mut command = Command::new(program);
         command.args(["attach", "--with-parent"]);
-        if talk.quiet {
+        if verbosity.quiet {
             command.arg("--quiet");
         }
         if let Some(library) = &self.library {

@@ -6,7 +6,7 @@ use clap::Args;
 use translora::control::{Server, Socket, Token};
 
 use crate::failure::Failure;
-use crate::progress::Talk;
+use crate::progress::Verbosity;
 use crate::{Outcome, out};
 
 /// The variable with the token.
@@ -37,13 +37,13 @@ pub struct Control {
 }
 
 impl Control {
-    pub fn run(self, talk: Talk) -> Result<Outcome, Failure> {
+    pub fn run(self, verbosity: Verbosity) -> Result<Outcome, Failure> {
         let token = token()?;
         let backend = Arc::new(Socket::new(self.attach));
         let server = Server::start(backend, &self.host, self.port, &token)?;
         out::say(&notice(&server, &token));
         let address = format!("http://{}", server.address());
-        out::data(&if talk.json {
+        out::data(&if verbosity.json {
             serde_json::json!({ "listening": [address] }).to_string()
         } else {
             format!("listening on {address}")

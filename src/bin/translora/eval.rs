@@ -3,7 +3,7 @@ use translora::{pipeline, request};
 
 use crate::args::Flags;
 use crate::failure::Failure;
-use crate::progress::Talk;
+use crate::progress::Verbosity;
 use crate::{Outcome, job, out};
 
 /// Judge a model, with or without an adapter, on rows with known answers
@@ -20,12 +20,12 @@ pub struct Eval {
 }
 
 impl Eval {
-    pub fn run(self, talk: Talk) -> Result<Outcome, Failure> {
+    pub fn run(self, verbosity: Verbosity) -> Result<Outcome, Failure> {
         let plan = self.flags.plan()?;
-        let done = job::run(talk, &plan.model, &plan.limits, |engine, context| {
+        let done = job::run(verbosity, &plan.model, &plan.limits, |engine, context| {
             pipeline::eval(engine, &plan, context)
         })?;
-        crate::report(talk, &done, || {
+        crate::report(verbosity, &done, || {
             let [low, high] = done.interval.map(|x| 100.0 * x);
             let exact = format!(
                 "{:.1} % ({} of {}), 95 % interval {low:.1} to {high:.1} %",

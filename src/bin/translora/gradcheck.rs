@@ -5,7 +5,7 @@ use translora::engine::ggml::check::{CheckReport, CheckSpec, check};
 
 use crate::args::{between, modules};
 use crate::failure::Failure;
-use crate::progress::Talk;
+use crate::progress::Verbosity;
 use crate::{Outcome, out};
 
 /// Errors above this end with exit status 1.
@@ -54,7 +54,7 @@ pub struct GradCheck {
 }
 
 impl GradCheck {
-    pub fn run(self, talk: Talk) -> Result<Outcome, Failure> {
+    pub fn run(self, verbosity: Verbosity) -> Result<Outcome, Failure> {
         let Self {
             model,
             modules,
@@ -80,7 +80,7 @@ impl GradCheck {
         } else {
             "the central differences"
         };
-        crate::report(talk, &found, || out::columns(&rows(&found, against)))?;
+        crate::report(verbosity, &found, || out::columns(&rows(&found, against)))?;
         Ok(if found.worst.is_some_and(|worst| worst <= ERROR_MAX) {
             Outcome::Done
         } else {

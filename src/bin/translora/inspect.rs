@@ -4,7 +4,7 @@ use clap::Args;
 use translora::pipeline;
 
 use crate::failure::Failure;
-use crate::progress::Talk;
+use crate::progress::Verbosity;
 use crate::{Outcome, out};
 
 /// Say what a file is: an adapter, a kit or a model, and what it fits
@@ -26,9 +26,9 @@ pub struct Inspect {
 }
 
 impl Inspect {
-    pub fn run(self, talk: Talk) -> Result<Outcome, Failure> {
+    pub fn run(self, verbosity: Verbosity) -> Result<Outcome, Failure> {
         let Some(file) = self.file else {
-            return list_devices(talk);
+            return list_devices(verbosity);
         };
         let found = pipeline::inspect(&file)?;
         let mut object = serde_json::to_value(&found)
@@ -38,7 +38,7 @@ impl Inspect {
         }
         let mut rows = out::rows(&object);
         rows.sort_by_key(|(name, _)| !matches!(name.as_str(), "what" | "path"));
-        out::data(&if talk.json {
+        out::data(&if verbosity.json {
             object.to_string()
         } else {
             out::columns(&rows).join("\n")
@@ -52,9 +52,9 @@ impl Inspect {
 }
 
 #[cfg(feature = "ggml")]
-fn list_devices(talk: Talk) -> Result<Outcome, Failure> {
+fn list_devices(verbosity: Verbosity) -> Result<Outcome, Failure> {
     let devices = translora::engine::ggml::GgmlEngine::new()?.devices();
-    if talk.json {
+    if verbosity.json {
         let list = serde_json::to_value(&devices)
             .map_err(|error| Failure::Bug(format!("a report is not JSON: {error}")))?;
         out::data(&list.to_string())?;
@@ -75,7 +75,7 @@ fn list_devices(talk: Talk) -> Result<Outcome, Failure> {
 }
 
 #[cfg(not(feature = "ggml"))]
-fn list_devices(_: Talk) -> Result<Outcome, Failure> {
+fn list_devices(_: Verbosity) -> Result<Outcome, Failure> {
     out::data("CPU")?;
     Ok(Outcome::Done)
 }

@@ -11,14 +11,14 @@ use translora::pipeline::{Context, Event, Events, PipelineError};
 use translora::record::{Cancel, Limits};
 
 use crate::failure::Failure;
-use crate::progress::{Screen, Talk};
+use crate::progress::{Screen, Verbosity};
 
 /// What a shell reports for a program that Ctrl-C ended.
 const INTERRUPTED: i32 = 130;
 
 /// Do `work` with the engine that reads `base` and show what it says.
 pub fn run<R: Send>(
-    talk: Talk,
+    verbosity: Verbosity,
     base: &Path,
     limits: &Limits,
     work: impl FnOnce(&dyn Engine, &Context<'_>) -> Result<R, PipelineError> + Send,
@@ -27,7 +27,7 @@ pub fn run<R: Send>(
     let interrupts = listen(cancel.clone())?;
     let (events, receiver) = Events::channel(limits.events_queued_max);
     let clock = Meter::default();
-    let mut screen = Screen::new(talk, &clock);
+    let mut screen = Screen::new(verbosity, &clock);
     thread::scope(|scope| {
         let clock = &clock;
         let worker = scope.spawn(move || -> Result<R, Failure> {

@@ -3,7 +3,7 @@ use translora::{pipeline, request};
 
 use crate::args::Flags;
 use crate::failure::Failure;
-use crate::progress::Talk;
+use crate::progress::Verbosity;
 use crate::{Outcome, job, out};
 
 /// Pack what a later transfer needs while the training data still exists
@@ -21,12 +21,12 @@ pub struct Kit {
 }
 
 impl Kit {
-    pub fn run(self, talk: Talk) -> Result<Outcome, Failure> {
+    pub fn run(self, verbosity: Verbosity) -> Result<Outcome, Failure> {
         let plan = self.flags.plan()?;
-        let done = job::run(talk, &plan.model, &plan.limits, |engine, context| {
+        let done = job::run(verbosity, &plan.model, &plan.limits, |engine, context| {
             pipeline::kit(engine, &plan, context)
         })?;
-        crate::report(talk, &done, || {
+        crate::report(verbosity, &done, || {
             let judged = match done.accuracy {
                 Some(share) => {
                     let auc = done

@@ -37,7 +37,7 @@ mod transfer;
 mod worker;
 
 use failure::Failure;
-use progress::Talk;
+use progress::Verbosity;
 
 #[cfg(feature = "ggml")]
 const VERSION: &str = concat!(
@@ -60,7 +60,7 @@ const VERSION: &str = concat!(
 #[command(name = "translora", version = VERSION, arg_required_else_help = true, max_term_width = 120)]
 #[command(
     after_help = "Exit status: 0 done, 1 refused by evidence (the new adapter did not prove itself), 2 error.\n\
-                        Results go to standard output, talk to standard error. NO_COLOR is respected."
+                        Results go to standard output, everything else to standard error. NO_COLOR is respected."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -121,30 +121,30 @@ pub enum Outcome {
 
 fn main() -> ExitCode {
     let cli = Cli::parse_from(args::with_llama_names(std::env::args_os()));
-    let talk = Talk {
+    let verbosity = Verbosity {
         quiet: cli.quiet,
         json: cli.json,
         verbose: cli.verbose,
     };
     let outcome = match cli.command {
-        Command::Train(command) => command.run(talk),
-        Command::Kit(command) => command.run(talk),
-        Command::Transfer(command) => command.run(talk),
-        Command::Eval(command) => command.run(talk),
-        Command::Inspect(command) => command.run(talk),
-        Command::Serve(command) => command.run(talk),
+        Command::Train(command) => command.run(verbosity),
+        Command::Kit(command) => command.run(verbosity),
+        Command::Transfer(command) => command.run(verbosity),
+        Command::Eval(command) => command.run(verbosity),
+        Command::Inspect(command) => command.run(verbosity),
+        Command::Serve(command) => command.run(verbosity),
         #[cfg(unix)]
-        Command::Adapters(command) => command.run(talk),
+        Command::Adapters(command) => command.run(verbosity),
         #[cfg(target_os = "linux")]
-        Command::Attach(command) => command.run(talk),
+        Command::Attach(command) => command.run(verbosity),
         #[cfg(unix)]
-        Command::Control(command) => command.run(talk),
-        Command::Doctor(command) => command.run(talk),
+        Command::Control(command) => command.run(verbosity),
+        Command::Doctor(command) => command.run(verbosity),
         Command::Worker(command) => command.run(),
         #[cfg(feature = "ggml")]
-        Command::Bench(command) => command.run(talk),
+        Command::Bench(command) => command.run(verbosity),
         #[cfg(feature = "ggml")]
-        Command::GradCheck(command) => command.run(talk),
+        Command::GradCheck(command) => command.run(verbosity),
     };
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
@@ -159,11 +159,11 @@ fn main() -> ExitCode {
 
 /// Write a report: the object itself with `--json`, else the lines made of it.
 fn report<R: serde::Serialize>(
-    talk: Talk,
+    verbosity: Verbosity,
     report: &R,
     lines: impl FnOnce() -> Vec<String>,
 ) -> Result<(), Failure> {
-    if !talk.json {
+    if !verbosity.json {
         return out::data(&lines().join("\n"));
     }
     let mut object = serde_json::to_value(report)

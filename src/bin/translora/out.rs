@@ -1,4 +1,4 @@
-//! The two streams. stdout is data, stderr is talk; nothing else in the house writes to either.
+//! The two streams. stdout is data, stderr is for people; nothing else writes to either.
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
@@ -7,7 +7,7 @@ use translora::record::Clock;
 
 use crate::failure::Failure;
 
-/// Write a line of talk. Nobody is told when nobody listens.
+/// Write a line to stderr. A stderr that is closed is no error.
 pub fn say(line: &str) {
     _ = writeln!(io::stderr().lock(), "{line}");
 }

@@ -19,7 +19,7 @@ const NAME: usize = 9;
 
 /// How much is told.
 #[derive(Clone, Copy, Debug)]
-pub struct Talk {
+pub struct Verbosity {
     pub quiet: bool,
     pub json: bool,
     pub verbose: bool,
@@ -27,7 +27,7 @@ pub struct Talk {
 
 /// Shows the events of one job.
 pub struct Screen<'a> {
-    talk: Talk,
+    verbosity: Verbosity,
     clock: &'a dyn Clock,
     bar: Option<ProgressBar>,
     lines: Lines,
@@ -44,9 +44,9 @@ struct Lines {
 }
 
 impl<'a> Screen<'a> {
-    pub fn new(talk: Talk, clock: &'a dyn Clock) -> Self {
+    pub fn new(verbosity: Verbosity, clock: &'a dyn Clock) -> Self {
         Self {
-            talk,
+            verbosity,
             clock,
             bar: None,
             lines: Lines::default(),
@@ -56,11 +56,11 @@ impl<'a> Screen<'a> {
     pub fn show(&mut self, event: Event) {
         match event {
             Event::Warning { text, .. } => self.line(&format!("warning: {text}")),
-            _ if self.talk.quiet => {}
+            _ if self.verbosity.quiet => {}
             Event::Plan { command, plan } => {
                 self.line(&format!("translora {command}"));
                 let rows = match request::rows_of(&command) {
-                    Some(rows) if !self.talk.verbose => brief(&rows, &plan),
+                    Some(rows) if !self.verbosity.verbose => brief(&rows, &plan),
                     _ => out::rows(&plan),
                 };
                 out::columns(&rows).iter().for_each(|line| self.line(line));
@@ -92,7 +92,7 @@ impl<'a> Screen<'a> {
                     "resumed"
                 ));
             }
-            Event::Detail { .. } if !self.talk.verbose => {}
+            Event::Detail { .. } if !self.verbosity.verbose => {}
             Event::Note { stage, text } | Event::Detail { stage, text } => {
                 self.line(&format!("{:NAME$} {text}", stage.name()));
             }
@@ -116,7 +116,7 @@ impl<'a> Screen<'a> {
 
     fn start(&mut self, stage: Stage) {
         self.stop();
-        if std::io::stderr().is_terminal() && !self.talk.json {
+        if std::io::stderr().is_terminal() && !self.verbosity.json {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
             bar.set_prefix(stage.name());
             bar.set_style(spinner_style());

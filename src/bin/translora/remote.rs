@@ -11,12 +11,16 @@ use translora::request::{Fields, Kind, Transfer};
 
 use crate::adapters::absolute;
 use crate::failure::{Failure, InFlags};
-use crate::progress::Talk;
+use crate::progress::Verbosity;
 use crate::{Outcome, out};
 
 /// Start the transfer in the server at `socket` and wait for its end. The server swaps the new
 /// adapter in if the gate accepts it.
-pub fn transfer(socket: &Path, plan: &TransferPlan, talk: Talk) -> Result<Outcome, Failure> {
+pub fn transfer(
+    socket: &Path,
+    plan: &TransferPlan,
+    verbosity: Verbosity,
+) -> Result<Outcome, Failure> {
     let server = Socket::new(socket.into());
     let request = request(plan)?;
     let command = Command::Transfer {
@@ -25,13 +29,13 @@ pub fn transfer(socket: &Path, plan: &TransferPlan, talk: Talk) -> Result<Outcom
     };
     let queued = job(&server, command)?;
     let id = queued.id;
-    if !talk.quiet {
+    if !verbosity.quiet {
         out::say(&format!(
             "job {id} in the server at {}; it goes on if this command is stopped",
             socket.display()
         ));
     }
-    let ended = follow(&server, queued, talk)?;
+    let ended = follow(&server, queued, verbosity)?;
     if ended.state != State::Done {
         let unknown = || Problem {
             cause: String::new(),
@@ -50,7 +54,7 @@ pub fn transfer(socket: &Path, plan: &TransferPlan, talk: Talk) -> Result<Outcom
     let mut report = ended.report.unwrap_or_default();
     report["generation"] = json!(ended.generation);
     report["not_live"] = json!(ended.not_live);
-    out::data(&if talk.json {
+    out::data(&if verbosity.json {
         report.to_string()
     } else {
         out::columns(&out::rows(&report)).join("\n")
@@ -66,7 +70,7 @@ pub fn transfer(socket: &Path, plan: &TransferPlan, talk: Talk) -> Result<Outcom
 }
 
 /// Say which stage a job is at, until it ends.
-fn follow(server: &Socket, mut job: Job, talk: Talk) -> Result<Job, Failure> {
+fn follow(server: &Socket, mut job: Job, verbosity: Verbosity) -> Result<Job, Failure> {
     let mut stage = None;
     while !job.state.is_end() {
         // Answers when there is something new, or after a moment.
@@ -75,7 +79,7 @@ fn follow(server: &Socket, mut job: Job, talk: Talk) -> Result<Job, Failure> {
         job = self::job(server, Command::Job { job: id })?;
         if job.stage != stage {
             stage.clone_from(&job.stage);
-            if let Some(stage) = stage.as_ref().filter(|_| !talk.quiet) {
+            if let Some(stage) = stage.as_ref().filter(|_| !verbosity.quiet) {
                 out::say(&format!("  {stage}"));
             }
         }

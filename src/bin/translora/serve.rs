@@ -8,7 +8,7 @@ use translora::serve::{Config, Limits, Server};
 
 use crate::args::{between, gpu_layers};
 use crate::failure::{Failure, InFlags};
-use crate::progress::Talk;
+use crate::progress::Verbosity;
 use crate::{Outcome, job, out};
 
 /// Serve a model with its adapters over HTTP, and replace adapters while it runs
@@ -123,11 +123,11 @@ pub struct Serve {
 }
 
 impl Serve {
-    pub fn run(self, talk: Talk) -> Result<Outcome, Failure> {
+    pub fn run(self, verbosity: Verbosity) -> Result<Outcome, Failure> {
         let config = self.config()?;
         let engine = job::engine(&config.model)?;
         let say = move |line: &str| {
-            if !talk.quiet {
+            if !verbosity.quiet {
                 out::say(line);
             }
         };
@@ -142,7 +142,7 @@ impl Serve {
             .iter()
             .map(|address| format!("http://{address}"))
             .collect();
-        let ready = if talk.json {
+        let ready = if verbosity.json {
             serde_json::json!({ "listening": addresses }).to_string()
         } else {
             format!("listening on {}", addresses.join(", "))

@@ -3,7 +3,7 @@ use translora::{pipeline, request};
 
 use crate::args::Flags;
 use crate::failure::Failure;
-use crate::progress::Talk;
+use crate::progress::Verbosity;
 use crate::{Outcome, job, out};
 
 /// Train a LoRA adapter on pairs of prompt and completion
@@ -21,12 +21,12 @@ pub struct Train {
 }
 
 impl Train {
-    pub fn run(self, talk: Talk) -> Result<Outcome, Failure> {
+    pub fn run(self, verbosity: Verbosity) -> Result<Outcome, Failure> {
         let plan = self.flags.plan()?;
-        let done = job::run(talk, &plan.model, &plan.limits, |engine, context| {
+        let done = job::run(verbosity, &plan.model, &plan.limits, |engine, context| {
             pipeline::train(engine, &plan, context)
         })?;
-        crate::report(talk, &done, || {
+        crate::report(verbosity, &done, || {
             let rows = [
                 ("adapter", done.adapter.display().to_string()),
                 ("report", done.report.display().to_string()),

@@ -7,7 +7,7 @@ use translora::request;
 
 use crate::args::Flags;
 use crate::failure::Failure;
-use crate::progress::Talk;
+use crate::progress::Verbosity;
 use crate::{Outcome, job, out};
 
 /// Move an adapter to a new base model
@@ -36,16 +36,16 @@ pub struct Transfer {
 }
 
 impl Transfer {
-    pub fn run(self, talk: Talk) -> Result<Outcome, Failure> {
+    pub fn run(self, verbosity: Verbosity) -> Result<Outcome, Failure> {
         let plan = self.flags.plan()?;
         #[cfg(unix)]
         if let Some(socket) = &self.attach {
-            return crate::remote::transfer(socket, &plan, talk);
+            return crate::remote::transfer(socket, &plan, verbosity);
         }
-        let done = job::run(talk, &plan.source, &plan.limits, |engine, context| {
+        let done = job::run(verbosity, &plan.source, &plan.limits, |engine, context| {
             pipeline::transfer(engine, &plan, context)
         })?;
-        crate::report(talk, &done, || told(&done, &plan, talk.verbose))?;
+        crate::report(verbosity, &done, || told(&done, &plan, verbosity.verbose))?;
         Ok(if done.verdict == Verdict::Accept {
             Outcome::Done
         } else {

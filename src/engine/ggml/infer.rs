@@ -6,8 +6,8 @@ use super::decode::{self, Job, Reader, common_prefix};
 use super::softmax::{argmax, draw, log_probability};
 use super::{GgmlModel, internal};
 use crate::engine::{
-    Answer, CompletionScore, Continuation, EngineError, Generate, GenerateRequest, Label, Score,
-    Talk, With,
+    Answer, CompletionScore, Continuation, EngineError, Generate, GenerateRequest, Label, Monitor,
+    Score, With,
 };
 
 impl Generate for GgmlModel {
@@ -15,7 +15,7 @@ impl Generate for GgmlModel {
         &mut self,
         with: With,
         request: &GenerateRequest,
-        talk: &mut Talk<'_>,
+        monitor: &mut Monitor<'_>,
     ) -> Result<Vec<Continuation>, EngineError> {
         let prefix = match request.chat {
             true => self.chat.prompt(&self.model, &request.prefix),
@@ -53,7 +53,7 @@ impl Generate for GgmlModel {
             done: 0,
             vocab: model.vocab(),
             request,
-            talk,
+            monitor,
         };
         decode::run(
             self.ready(with)?,
@@ -95,7 +95,7 @@ struct Sampler<'a, 't> {
     done: usize,
     vocab: translora_llama::Vocab<'a>,
     request: &'a GenerateRequest,
-    talk: &'a mut Talk<'t>,
+    monitor: &'a mut Monitor<'t>,
 }
 
 impl Reader for Sampler<'_, '_> {
@@ -124,7 +124,7 @@ impl Reader for Sampler<'_, '_> {
 
     fn done(&mut self, _: usize) -> Result<(), EngineError> {
         self.done += 1;
-        self.talk.tick(self.done, self.request.openings.len())
+        self.monitor.tick(self.done, self.request.openings.len())
     }
 }
 
@@ -134,7 +134,7 @@ impl Label for GgmlModel {
         with: With,
         prompts: &[String],
         tokens_max: usize,
-        talk: &mut Talk<'_>,
+        monitor: &mut Monitor<'_>,
     ) -> Result<Vec<Answer>, EngineError> {
         let (prefix, jobs) = self.prompts(prompts)?;
         let longest = jobs.iter().map(|job| job.tokens.len()).max().unwrap_or(0);
@@ -154,7 +154,7 @@ impl Label for GgmlModel {
             done: 0,
             vocab: model.vocab(),
             tokens_max,
-            talk,
+            monitor,
         };
         decode::run(
             self.ready(with)?,
@@ -181,7 +181,7 @@ struct Greedy<'a, 't> {
     done: usize,
     vocab: translora_llama::Vocab<'a>,
     tokens_max: usize,
-    talk: &'a mut Talk<'t>,
+    monitor: &'a mut Monitor<'t>,
 }
 
 impl Reader for Greedy<'_, '_> {
@@ -201,7 +201,7 @@ impl Reader for Greedy<'_, '_> {
 
     fn done(&mut self, _: usize) -> Result<(), EngineError> {
         self.done += 1;
-        self.talk.tick(self.done, self.answers.len())
+        self.monitor.tick(self.done, self.answers.len())
     }
 }
 
@@ -210,7 +210,7 @@ impl Score for GgmlModel {
         &mut self,
         with: With,
         pairs: &[Pair],
-        talk: &mut Talk<'_>,
+        monitor: &mut Monitor<'_>,
     ) -> Result<Vec<CompletionScore>, EngineError> {
         let prompts: Vec<String> = pairs.iter().map(|pair| pair.prompt.clone()).collect();
         let (prefix, mut jobs) = self.prompts(&prompts)?;
@@ -226,7 +226,7 @@ impl Score for GgmlModel {
                 pairs.len()
             ],
             done: 0,
-            talk,
+            monitor,
         };
         decode::run(self.ready(with)?, &prefix, &jobs, longest, &mut scorer)?;
         Ok(scorer.scores)
@@ -238,7 +238,7 @@ impl Score for GgmlModel {
         prompts: &[String],
         a: &str,
         b: &str,
-        talk: &mut Talk<'_>,
+        monitor: &mut Monitor<'_>,
     ) -> Result<Vec<f64>, EngineError> {
         let first = |word: &str| {
             self.chat
@@ -259,7 +259,7 @@ impl Score for GgmlModel {
             words,
             margins: vec![0.0; prompts.len()],
             done: 0,
-            talk,
+            monitor,
         };
         decode::run(self.ready(with)?, &prefix, &jobs, longest, &mut reader)?;
         Ok(reader.margins)
@@ -308,7 +308,7 @@ struct Scorer<'a, 't> {
     targets: Vec<(usize, Vec<i32>)>,
     scores: Vec<CompletionScore>,
     done: usize,
-    talk: &'a mut Talk<'t>,
+    monitor: &'a mut Monitor<'t>,
 }
 
 impl Reader for Scorer<'_, '_> {
@@ -321,7 +321,7 @@ impl Reader for Scorer<'_, '_> {
 
     fn done(&mut self, _: usize) -> Result<(), EngineError> {
         self.done += 1;
-        self.talk.tick(self.done, self.scores.len())
+        self.monitor.tick(self.done, self.scores.len())
     }
 }
 
@@ -329,7 +329,7 @@ struct Preference<'a, 't> {
     words: [i32; 2],
     margins: Vec<f64>,
     done: usize,
-    talk: &'a mut Talk<'t>,
+    monitor: &'a mut Monitor<'t>,
 }
 
 impl Reader for Preference<'_, '_> {
@@ -341,7 +341,7 @@ impl Reader for Preference<'_, '_> {
 
     fn done(&mut self, _: usize) -> Result<(), EngineError> {
         self.done += 1;
-        self.talk.tick(self.done, self.margins.len())
+        self.monitor.tick(self.done, self.margins.len())
     }
 }
 
@@ -351,7 +351,7 @@ struct Examiner<'a, 't> {
     done: usize,
     vocab: translora_llama::Vocab<'a>,
     tokens_max: usize,
-    talk: &'a mut Talk<'t>,
+    monitor: &'a mut Monitor<'t>,
 }
 
 struct Examined {
@@ -419,7 +419,7 @@ impl Reader for Examiner<'_, '_> {
 
     fn done(&mut self, _: usize) -> Result<(), EngineError> {
         self.done += 1;
-        self.talk.tick(self.done, self.rows.len())
+        self.monitor.tick(self.done, self.rows.len())
     }
 }
 
@@ -431,7 +431,7 @@ impl GgmlModel {
         with: With,
         pairs: &[Pair],
         tokens_max: usize,
-        talk: &mut Talk<'_>,
+        monitor: &mut Monitor<'_>,
     ) -> Result<Vec<(Answer, CompletionScore)>, EngineError> {
         let prompts: Vec<String> = pairs.iter().map(|pair| pair.prompt.clone()).collect();
         let (prefix, mut jobs) = self.prompts(&prompts)?;
@@ -469,7 +469,7 @@ impl GgmlModel {
             done: 0,
             vocab: model.vocab(),
             tokens_max,
-            talk,
+            monitor,
         };
         decode::run(self.ready(with)?, &prefix, &jobs, longest, &mut examiner)?;
         let read = |row: Examined| {

@@ -14,8 +14,8 @@ use translora_llama::{
 use self::chat::Chat;
 use super::host::Hosted;
 use super::{
-    AdapterId, Answer, CompletionScore, Engine, EngineError, Model, ModelInfo, OpenOptions,
-    Spelling, Talk, With,
+    AdapterId, Answer, CompletionScore, Engine, EngineError, Model, ModelInfo, Monitor,
+    OpenOptions, Spelling, With,
 };
 use crate::record::{ContentHash, Pair};
 
@@ -308,9 +308,9 @@ impl Model for GgmlModel {
         with: With,
         pairs: &[Pair],
         tokens_max: usize,
-        talk: &mut Talk<'_>,
+        monitor: &mut Monitor<'_>,
     ) -> Result<Vec<(Answer, CompletionScore)>, EngineError> {
-        self.examined(with, pairs, tokens_max, talk)
+        self.examined(with, pairs, tokens_max, monitor)
     }
 
     fn check_text(&self, text: &str) -> Result<(), EngineError> {

@@ -6,7 +6,7 @@ use super::decode::{self, Job, Reader};
 use super::softmax::log_total;
 use super::{GgmlModel, internal};
 use crate::engine::{
-    EngineError, Lesson, LogsOf, Spelling, Spoken, Talk, Teach, Token, With, WordsOf,
+    EngineError, Lesson, LogsOf, Monitor, Spelling, Spoken, Teach, Token, With, WordsOf,
 };
 use crate::record::{ContentHash, Pair};
 
@@ -63,9 +63,9 @@ impl Teach for GgmlModel {
         with: With,
         pairs: &[Pair],
         words: usize,
-        talk: &mut Talk<'_>,
+        monitor: &mut Monitor<'_>,
     ) -> Result<Lesson, EngineError> {
-        let told = self.listen(with, pairs, &Asked::Likeliest(words), talk)?;
+        let told = self.listen(with, pairs, &Asked::Likeliest(words), monitor)?;
         let mut lesson = Lesson::default();
         for (pair, told) in pairs.iter().zip(told) {
             let spoken = self
@@ -96,9 +96,9 @@ impl Teach for GgmlModel {
         with: With,
         pairs: &[Pair],
         words: &[WordsOf],
-        talk: &mut Talk<'_>,
+        monitor: &mut Monitor<'_>,
     ) -> Result<Vec<LogsOf>, EngineError> {
-        let told = self.listen(with, pairs, &Asked::These(words), talk)?;
+        let told = self.listen(with, pairs, &Asked::These(words), monitor)?;
         let logs = |tokens: Vec<Vec<(i32, f32)>>| {
             tokens
                 .into_iter()
@@ -180,7 +180,7 @@ impl GgmlModel {
         with: With,
         pairs: &[Pair],
         asked: &Asked<'_>,
-        talk: &mut Talk<'_>,
+        monitor: &mut Monitor<'_>,
     ) -> Result<Vec<Told>, EngineError> {
         let prompts: Vec<String> = pairs.iter().map(|pair| pair.prompt.clone()).collect();
         let (prefix, mut jobs) = self.prompts(&prompts)?;
@@ -204,7 +204,7 @@ impl GgmlModel {
             told: vec![Vec::new(); pairs.len()],
             targets,
             done: 0,
-            talk,
+            monitor,
         };
         decode::run(self.ready(with)?, &prefix, &jobs, longest, &mut listener)?;
         Ok(listener.told)
@@ -246,7 +246,7 @@ struct Listener<'a, 't> {
     /// Where each job's completion is first predicted, and its tokens.
     targets: Vec<(usize, Vec<i32>)>,
     done: usize,
-    talk: &'a mut Talk<'t>,
+    monitor: &'a mut Monitor<'t>,
 }
 
 impl Reader for Listener<'_, '_> {
@@ -273,7 +273,7 @@ impl Reader for Listener<'_, '_> {
 
     fn done(&mut self, _: usize) -> Result<(), EngineError> {
         self.done += 1;
-        self.talk.tick(self.done, self.told.len())
+        self.monitor.tick(self.done, self.told.len())
     }
 }
 

@@ -2,7 +2,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::GgmlEngine;
-use crate::engine::{CompletionScore, Engine, LoraSpec, Model, OpenOptions, Talk, With};
+use crate::engine::{CompletionScore, Engine, LoraSpec, Model, Monitor, OpenOptions, With};
 use crate::record::{Cancel, Pair};
 use crate::request::Shape;
 
@@ -43,7 +43,7 @@ fn scores(model: &mut dyn Model, pairs: &[Pair]) -> Vec<CompletionScore> {
         .score(
             With::Base,
             pairs,
-            &mut Talk {
+            &mut Monitor {
                 cancel: &cancel,
                 progress: &mut progress,
             },
@@ -80,7 +80,7 @@ fn what_is_examined_at_once_is_what_is_answered_and_scored() {
         )
         .expect("it opens");
     let (cancel, mut progress, tokens_max) = (Cancel::default(), |_: usize, _: usize| {}, 12);
-    let mut talk = Talk {
+    let mut monitor = Monitor {
         cancel: &cancel,
         progress: &mut progress,
     };
@@ -100,7 +100,7 @@ fn what_is_examined_at_once_is_what_is_answered_and_scored() {
     .collect();
     let prompts: Vec<String> = pairs.iter().map(|pair| pair.prompt.clone()).collect();
     let answers = model
-        .answer(With::Base, &prompts, tokens_max, &mut talk)
+        .answer(With::Base, &prompts, tokens_max, &mut monitor)
         .expect("it answers");
     assert!(
         answers.iter().any(|answer| answer.finished)
@@ -115,10 +115,10 @@ fn what_is_examined_at_once_is_what_is_answered_and_scored() {
         }
     }
     let scores = model
-        .score(With::Base, &pairs, &mut talk)
+        .score(With::Base, &pairs, &mut monitor)
         .expect("it scores");
     let examined = model
-        .examine(With::Base, &pairs, tokens_max, &mut talk)
+        .examine(With::Base, &pairs, tokens_max, &mut monitor)
         .expect("it does both");
     let near = |a: f64, b: f64| (a - b).abs() < 1e-2 * (1.0 + a.abs());
     for ((found, score), (answer, wanted)) in examined.iter().zip(answers.iter().zip(&scores)) {

@@ -19,8 +19,8 @@ use translora_gguf::FileError;
 use super::host::Hosted;
 use super::{
     AdapterId, Answer, CompletionScore, Continuation, Engine, EngineError, Generate,
-    GenerateRequest, Label, LoraSpec, Model, ModelInfo, OpenOptions, Score, Talk, Train, Trainer,
-    With,
+    GenerateRequest, Label, LoraSpec, Model, ModelInfo, Monitor, OpenOptions, Score, Train,
+    Trainer, With,
 };
 use crate::record::{ContentHash, Pair, Rng};
 
@@ -278,12 +278,12 @@ impl Generate for ToyModel {
         &mut self,
         with: With,
         request: &GenerateRequest,
-        talk: &mut Talk<'_>,
+        monitor: &mut Monitor<'_>,
     ) -> Result<Vec<Continuation>, EngineError> {
         let head = self.head(with)?.filter(|_| request.chat);
         let mut rng = Rng::new(request.seed, "toy generate");
         let one = |(i, opening): (usize, &String)| {
-            talk.tick(i, request.openings.len())?;
+            monitor.tick(i, request.openings.len())?;
             let drawn = match head {
                 Some(head) => head.draw(&self.base.features(&request.prefix), &mut rng),
                 None => self
@@ -309,11 +309,11 @@ impl Label for ToyModel {
         with: With,
         prompts: &[String],
         tokens_max: usize,
-        talk: &mut Talk<'_>,
+        monitor: &mut Monitor<'_>,
     ) -> Result<Vec<Answer>, EngineError> {
         let head = self.head(with)?;
         let one = |(i, prompt): (usize, &String)| {
-            talk.tick(i, prompts.len())?;
+            monitor.tick(i, prompts.len())?;
             self.fits(words(prompt))?;
             Ok(self.greedy(head, prompt, tokens_max))
         };
@@ -326,11 +326,11 @@ impl Score for ToyModel {
         &mut self,
         with: With,
         pairs: &[Pair],
-        talk: &mut Talk<'_>,
+        monitor: &mut Monitor<'_>,
     ) -> Result<Vec<CompletionScore>, EngineError> {
         let head = self.head(with)?;
         let one = |(i, pair): (usize, &Pair)| {
-            talk.tick(i, pairs.len())?;
+            monitor.tick(i, pairs.len())?;
             let tokens = words(&pair.completion) + 1;
             self.fits(words(&pair.prompt) + tokens)?;
             Ok(CompletionScore {
@@ -347,7 +347,7 @@ impl Score for ToyModel {
         prompts: &[String],
         a: &str,
         b: &str,
-        talk: &mut Talk<'_>,
+        monitor: &mut Monitor<'_>,
     ) -> Result<Vec<f64>, EngineError> {
         let head = self.head(with)?;
         if a.split_whitespace().next() == b.split_whitespace().next() {
@@ -358,7 +358,7 @@ impl Score for ToyModel {
             });
         }
         let one = |(i, prompt): (usize, &String)| {
-            talk.tick(i, prompts.len())?;
+            monitor.tick(i, prompts.len())?;
             Ok(self.log_probability(head, prompt, a) - self.log_probability(head, prompt, b))
         };
         prompts.iter().enumerate().map(one).collect()

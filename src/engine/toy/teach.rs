@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::ToyModel;
 use super::head::Head;
 use crate::engine::{
-    EngineError, Lesson, LogsOf, Spelling, Spoken, Talk, Teach, Token, With, WordsOf,
+    EngineError, Lesson, LogsOf, Monitor, Spelling, Spoken, Teach, Token, With, WordsOf,
 };
 use crate::record::{ContentHash, Pair};
 
@@ -65,7 +65,7 @@ impl Teach for ToyModel {
         with: With,
         pairs: &[Pair],
         words: usize,
-        talk: &mut Talk<'_>,
+        monitor: &mut Monitor<'_>,
     ) -> Result<Lesson, EngineError> {
         let head = self.head(with)?;
         let mut lesson = Lesson {
@@ -79,7 +79,7 @@ impl Teach for ToyModel {
             answers: Vec::new(),
         };
         for (i, pair) in pairs.iter().enumerate() {
-            talk.tick(i, pairs.len())?;
+            monitor.tick(i, pairs.len())?;
             let own = pair.completion.trim();
             let mut answers: Vec<&str> = vec![own];
             answers.extend(
@@ -122,11 +122,11 @@ impl Teach for ToyModel {
         with: With,
         pairs: &[Pair],
         words: &[WordsOf],
-        talk: &mut Talk<'_>,
+        monitor: &mut Monitor<'_>,
     ) -> Result<Vec<LogsOf>, EngineError> {
         let head = self.head(with)?;
         let one = |(i, (pair, words)): (usize, (&Pair, &WordsOf))| {
-            talk.tick(i, pairs.len())?;
+            monitor.tick(i, pairs.len())?;
             let [answers, end] = words.as_slice() else {
                 return Err(EngineError::Internal(
                     "words for other tokens than these completions have".into(),

@@ -293,11 +293,11 @@ fn lists_are_continued_on_and_off_the_task() {
         stop: "\n".into(),
         seed: 5,
     };
-    let mut talk = Talk {
+    let mut monitor = Monitor {
         cancel: &Cancel::default(),
         progress: &mut |_, _| {},
     };
-    let drawn = model.generate(With::Base, &request, &mut talk).unwrap();
+    let drawn = model.generate(With::Base, &request, &mut monitor).unwrap();
     let tickets = drawn
         .iter()
         .filter(|c| c.text.contains("ticket from") || c.text.contains("writes:"))
@@ -308,7 +308,7 @@ fn lists_are_continued_on_and_off_the_task() {
     assert!(empty > 0 && endless > 0, "{empty} empty, {endless} endless");
     assert_eq!(
         drawn,
-        model.generate(With::Base, &request, &mut talk).unwrap()
+        model.generate(With::Base, &request, &mut monitor).unwrap()
     );
 }
 

@@ -97,8 +97,8 @@ impl Transfer<'_> {
             ("translora.scores".to_owned(), scores),
         ];
         let context = job.context;
-        let (_, seconds) = once(context, Stage::Publish, |talk| {
-            talk.tick(0, 1)?;
+        let (_, seconds) = once(context, Stage::Publish, |monitor| {
+            monitor.tick(0, 1)?;
             let staged = match outcome {
                 Outcome::Passed(passed) => {
                     Some(publish::adapter(passed, &metadata, &report.adapter)?)
@@ -116,7 +116,7 @@ impl Transfer<'_> {
                 let (probes, judged) =
                     (outcome.trained().probes(), (&findings.arms, findings.rows));
                 report.output_audit =
-                    Some(audit::output(model, adapters[0], probes, judged, talk)?);
+                    Some(audit::output(model, adapters[0], probes, judged, monitor)?);
             }
             self.write_reports(job, &report)?;
             // The adapter last: where it lies, everything lies.

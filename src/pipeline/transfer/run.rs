@@ -108,7 +108,7 @@ impl<'a> Transfer<'a> {
     /// the first minute.
     fn check_models(&self, job: &mut Job<'_>) -> Result<Opened, PipelineError> {
         let events = &job.context.events;
-        let done = job.stage("open", Stage::Open, |talk, _| {
+        let done = job.stage("open", Stage::Open, |monitor, _| {
             let (mut names, mut vocabularies, mut input_audit, mut width) =
                 (Vec::new(), Vec::new(), InputAudit::default(), 0);
             let both = [
@@ -116,11 +116,11 @@ impl<'a> Transfer<'a> {
                 (&self.plan.target, Vec::new()),
             ];
             for (i, (base, adapters)) in both.into_iter().enumerate() {
-                talk.tick(i, 2)?;
+                monitor.tick(i, 2)?;
                 let mut session = Session::new(self.engine, base, &self.plan.machine, adapters);
                 let (model, adapters) = session.get()?;
                 if let [teacher] = *adapters {
-                    input_audit = audit::input(model, teacher, self.plan, self.data, talk)?;
+                    input_audit = audit::input(model, teacher, self.plan, self.data, monitor)?;
                 } else if let Some(oracle) = &self.plan.oracle {
                     model.attach(oracle)?;
                 }
@@ -134,7 +134,7 @@ impl<'a> Transfer<'a> {
                         })?;
                 }
                 if let (Some(path), Some(rows)) = (&self.plan.eval, &self.data.eval) {
-                    check_rows(model, path, rows, talk.cancel)?;
+                    check_rows(model, path, rows, monitor.cancel)?;
                 }
                 vocabularies.push(model.vocabulary());
                 if i == 1 {
@@ -186,13 +186,13 @@ impl<'a> Transfer<'a> {
         else {
             return Ok(None);
         };
-        let done = job.stage("evaluate.bare", Stage::Evaluate, |talk, _| {
+        let done = job.stage("evaluate.bare", Stage::Evaluate, |monitor, _| {
             let arm = evaluate::arm(
                 target.get()?.0,
                 With::Base,
                 rows,
                 self.plan.answer.answer_tokens,
-                talk,
+                monitor,
             )?;
             let summary = format!("bare target {:.1} % of {}", 100.0 * arm.exact(), arm.rows());
             Ok(Done::head(arm, summary))
@@ -254,10 +254,10 @@ impl<'a> Transfer<'a> {
         }) {
             return Ok(None);
         }
-        let done = job.stage("divergence", Stage::Evaluate, |talk, journal| {
+        let done = job.stage("divergence", Stage::Evaluate, |monitor, journal| {
             let (model, _) = target.get()?;
             let adapter = With::Adapter(model.attach(&journal.path(&blob_name("distill")))?);
-            let found = teaching::divergence(model, adapter, held_out, talk)?;
+            let found = teaching::divergence(model, adapter, held_out, monitor)?;
             let summary = found.map_or(String::new(), |of| {
                 format!(
                     "bare target {:.4}, transferred {:.4} nats a token",
@@ -333,10 +333,10 @@ impl<'a> Transfer<'a> {
             bare,
             tokens_max: self.plan.answer.answer_tokens,
         };
-        let done = job.stage("evaluate", Stage::Evaluate, |talk, journal| {
+        let done = job.stage("evaluate", Stage::Evaluate, |monitor, journal| {
             let (model, _) = target.get()?;
             let adapter = With::Adapter(model.attach(&journal.path(&blob_name("distill")))?);
-            let arms = evaluation.run(model, adapter, talk)?;
+            let arms = evaluation.run(model, adapter, monitor)?;
             let [bare, adapted] = arms.gate();
             let summary = format!(
                 "bare target {:.1} %, transferred {:.1} % of {}",

@@ -2,7 +2,7 @@
 //! nearer to them.
 
 use translora::engine::ggml::GgmlEngine;
-use translora::engine::{Engine, OpenOptions, Spelling, Talk, With};
+use translora::engine::{Engine, Monitor, OpenOptions, Spelling, With};
 use translora::record::{Cancel, Pair};
 use translora_llama::{Backend, quantize};
 
@@ -35,12 +35,12 @@ fn a_teachers_words_are_those_it_scores_and_its_tokens_lie_in_the_answer() {
     };
     let mut model = engine.open(&old_base(), &options).unwrap();
     let with = With::Adapter(model.attach(&lab.lora).unwrap());
-    let mut talk = Talk {
+    let mut monitor = Monitor {
         cancel: &Cancel::default(),
         progress: &mut |_, _| {},
     };
-    let scores = model.score(with, &pairs(), &mut talk).unwrap();
-    let lesson = model.teach(with, &pairs(), 16, &mut talk).unwrap();
+    let scores = model.score(with, &pairs(), &mut monitor).unwrap();
+    let lesson = model.teach(with, &pairs(), 16, &mut monitor).unwrap();
     for ((text, score), spoken) in TEXTS.iter().zip(scores).zip(&lesson.answers) {
         assert_eq!(spoken.len(), score.tokens, "{text}");
         let own = |spoken: &translora::engine::Spoken| {
@@ -97,7 +97,7 @@ fn a_teachers_words_are_those_it_scores_and_its_tokens_lie_in_the_answer() {
             .collect()
     });
     let again = model
-        .weigh(with, &pairs(), &words.collect::<Vec<_>>(), &mut talk)
+        .weigh(with, &pairs(), &words.collect::<Vec<_>>(), &mut monitor)
         .unwrap();
     for (spoken, logs) in lesson.answers.iter().zip(again) {
         for (said, logs) in spoken.iter().zip(logs) {

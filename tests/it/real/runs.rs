@@ -87,7 +87,7 @@ fn the_same_seed_gives_the_same_bytes_and_another_does_not() {
 
 /// When to press Ctrl-C: while this stage works, which is known by this.
 enum Sign {
-    /// A line of talk that begins so.
+    /// A line of stderr that begins so.
     Line(&'static str),
     /// A file in the journal.
     File(&'static str),
@@ -111,12 +111,12 @@ fn interrupted(folder: &Folder, line: &str, sign: &Sign) -> Told {
         .stderr(Stdio::piped())
         .spawn()
         .expect("the program runs");
-    let mut talk = BufReader::new(child.stderr.take().expect("its talk is piped"));
+    let mut stderr = BufReader::new(child.stderr.take().expect("its stderr is piped"));
     let mut err = String::new();
     match sign {
         Sign::Line(start) => {
             while !err.lines().any(|line| line.starts_with(start))
-                && talk.read_line(&mut err).expect("talk is UTF-8") > 0
+                && stderr.read_line(&mut err).expect("stderr is UTF-8") > 0
             {}
         }
         Sign::File(name) => {
@@ -133,7 +133,7 @@ fn interrupted(folder: &Folder, line: &str, sign: &Sign) -> Told {
         sent.is_ok_and(|status| status.success()),
         "it ended before Ctrl-C: {err}"
     );
-    talk.read_to_string(&mut err).expect("talk is UTF-8");
+    stderr.read_to_string(&mut err).expect("stderr is UTF-8");
     let output = child.wait_with_output().expect("it ends");
     Told {
         err,

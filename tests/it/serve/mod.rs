@@ -68,12 +68,12 @@ impl Lab {
             With::Adapter(model.attach(path).expect("it fits"))
         });
         let (cancel, mut progress) = (Cancel::default(), |_: usize, _: usize| {});
-        let mut talk = translora::engine::Talk {
+        let mut monitor = translora::engine::Monitor {
             cancel: &cancel,
             progress: &mut progress,
         };
         let answers = model
-            .answer(with, &self.prompts, 100, &mut talk)
+            .answer(with, &self.prompts, 100, &mut monitor)
             .expect("it answers");
         answers.into_iter().map(|answer| answer.text).collect()
     }

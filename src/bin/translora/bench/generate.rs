@@ -7,7 +7,7 @@ use translora::record::SystemClock;
 use super::Processor;
 use crate::args::{between, gpu_layers, not_negative};
 use crate::failure::Failure;
-use crate::progress::Talk;
+use crate::progress::Verbosity;
 use crate::{Outcome, out};
 
 /// Time drawing tokens for many sequences side by side that share a prefix
@@ -76,7 +76,7 @@ struct Told {
 }
 
 impl Generate {
-    pub fn run(self, talk: Talk) -> Result<Outcome, Failure> {
+    pub fn run(self, verbosity: Verbosity) -> Result<Outcome, Failure> {
         let spec = GenerateSpec {
             model: self.model,
             width: self.width,
@@ -95,7 +95,7 @@ impl Generate {
             peak_bytes: out::memory_bytes_max(),
             report,
         };
-        crate::report(talk, &told, || out::columns(&rows(&told)))?;
+        crate::report(verbosity, &told, || out::columns(&rows(&told)))?;
         Ok(Outcome::Done)
     }
 }

@@ -7,7 +7,7 @@ use translora::record::Clock;
 
 use crate::Outcome;
 use crate::failure::Failure;
-use crate::progress::Talk;
+use crate::progress::Verbosity;
 
 mod client;
 mod generate;
@@ -30,11 +30,11 @@ enum What {
 }
 
 impl Bench {
-    pub fn run(self, talk: Talk) -> Result<Outcome, Failure> {
+    pub fn run(self, verbosity: Verbosity) -> Result<Outcome, Failure> {
         match self.what {
-            What::Train(train) => train.run(talk),
-            What::Generate(generate) => generate.run(talk),
-            What::Swap(swap) => swap.run(talk),
+            What::Train(train) => train.run(verbosity),
+            What::Generate(generate) => generate.run(verbosity),
+            What::Swap(swap) => swap.run(verbosity),
         }
     }
 }

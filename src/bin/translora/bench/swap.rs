@@ -14,7 +14,7 @@ use super::median;
 use super::watch::{Watched, milliseconds};
 use crate::args::between;
 use crate::failure::Failure;
-use crate::progress::Talk;
+use crate::progress::Verbosity;
 use crate::{Outcome, job, out};
 
 /// Tokens of a stream before anything is measured, and those of a quiet stretch at the least.
@@ -100,7 +100,7 @@ struct Report {
 }
 
 impl Swap {
-    pub fn run(self, talk: Talk) -> Result<Outcome, Failure> {
+    pub fn run(self, verbosity: Verbosity) -> Result<Outcome, Failure> {
         let (folder, files) = self.files()?;
         let adapter_bytes = std::fs::metadata(&self.lora[0]).map_or(0, |file| file.len());
         let engine = job::engine(&self.model)?;
@@ -121,13 +121,13 @@ impl Swap {
             if number > 0 {
                 measured.push(one);
             }
-            if !talk.quiet {
+            if !verbosity.quiet {
                 out::say(&format!("swap {number} of {}", self.swaps));
             }
         }
         server.stop();
         let report = report(&measured, adapter_bytes, self.threads);
-        crate::report(talk, &report, || out::columns(&rows(&report)))?;
+        crate::report(verbosity, &report, || out::columns(&rows(&report)))?;
         Ok(Outcome::Done)
     }
 

@@ -8,7 +8,7 @@ use translora::record::SystemClock;
 use super::Processor;
 use crate::args::{between, gpu_layers, memory};
 use crate::failure::Failure;
-use crate::progress::Talk;
+use crate::progress::Verbosity;
 use crate::{Outcome, out};
 
 /// Time training steps on random tokens
@@ -85,7 +85,7 @@ enum Peer {
 }
 
 impl Train {
-    pub fn run(self, talk: Talk) -> Result<Outcome, Failure> {
+    pub fn run(self, verbosity: Verbosity) -> Result<Outcome, Failure> {
         let way = match (self.peer, self.mode) {
             (Some(Peer::Outprod), _) => Way::OutProd,
             (None, Mode::Fast) => Way::Fast,
@@ -120,14 +120,14 @@ impl Train {
             report: done,
         };
         let shown = usize::from(!told.report.placement.is_empty())
-            * if talk.verbose { usize::MAX } else { 1 };
+            * if verbosity.verbose { usize::MAX } else { 1 };
         told.report
             .placement
             .iter()
             .take(shown)
-            .filter(|_| !talk.quiet)
+            .filter(|_| !verbosity.quiet)
             .for_each(|line| out::say(line));
-        crate::report(talk, &told, || out::columns(&rows(&told)))?;
+        crate::report(verbosity, &told, || out::columns(&rows(&told)))?;
         Ok(Outcome::Done)
     }
 }

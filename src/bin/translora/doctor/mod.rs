@@ -11,7 +11,7 @@ use translora_abi::host::referee::{CHECKS, Seen};
 
 use crate::args::between;
 use crate::failure::Failure;
-use crate::progress::Talk;
+use crate::progress::Verbosity;
 use crate::{Outcome, out};
 
 mod machine;
@@ -90,7 +90,7 @@ struct Report {
 }
 
 impl Doctor {
-    pub fn run(self, talk: Talk) -> Result<Outcome, Failure> {
+    pub fn run(self, verbosity: Verbosity) -> Result<Outcome, Failure> {
         if let Some(probe) = &self.probe {
             return self.probe(probe);
         }
@@ -128,7 +128,7 @@ impl Doctor {
         // Not `crate::report`: it adds this process's memory, which nobody asked for.
         let object =
             serde_json::to_value(&report).map_err(|error| Failure::Bug(error.to_string()))?;
-        out::data(&if talk.json {
+        out::data(&if verbosity.json {
             object.to_string()
         } else {
             lines(&report).join("\n")

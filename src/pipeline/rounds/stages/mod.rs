@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::distill::{Fitted, fit};
-use crate::engine::{Engine, Talk, With};
+use crate::engine::{Engine, Monitor, With};
 use crate::filter::{self, Judge, Judged, Rules, Valid, Validity};
 use crate::generate::{Candidate, InputSampler, Prompt, Settings, Yield};
 use crate::kit::Seed;
@@ -159,8 +159,8 @@ impl<'a> Stages<'a> {
     ) -> Result<Generated, PipelineError> {
         let key = format!("generate.{}", order.round);
         let mut valid = Vec::new();
-        let done = job.stage(&key, Stage::Generate, |talk, _| {
-            let (drawn, rows) = self.draw(order, &mut valid, talk)?;
+        let done = job.stage(&key, Stage::Generate, |monitor, _| {
+            let (drawn, rows) = self.draw(order, &mut valid, monitor)?;
             let summary = format!(
                 "{} valid inputs of {} draws by {}",
                 valid.len(),
@@ -199,7 +199,7 @@ impl<'a> Stages<'a> {
         &mut self,
         order: &Order<'_>,
         valid: &mut Vec<Valid>,
-        talk: &mut Talk<'_>,
+        monitor: &mut Monitor<'_>,
     ) -> Result<(Yield, Vec<Candidate>), PipelineError> {
         let generator = order.generator;
         let session = if generator.target {
@@ -214,10 +214,10 @@ impl<'a> Stages<'a> {
         };
         let (mut drawn, mut rows) = (Yield::default(), Vec::new());
         while valid.len() < order.wanted && drawn.drawn < order.draws_max {
-            talk.tick(valid.len(), order.wanted)?;
+            monitor.tick(valid.len(), order.wanted)?;
             // The stage counts what is valid.
-            let mut silent = Talk {
-                cancel: talk.cancel,
+            let mut silent = Monitor {
+                cancel: monitor.cancel,
                 progress: &mut |_, _| {},
             };
             let (fresh, count) =
@@ -237,8 +237,8 @@ impl<'a> Stages<'a> {
         valid: &[Valid],
     ) -> Result<Vec<Judged>, PipelineError> {
         let (source, judge) = (&mut self.sessions.source, &self.judge);
-        let done = job.stage(&format!("filter.{round}"), Stage::Filter, |talk, _| {
-            let rows = judge.judge(source.get()?.0, valid, talk)?;
+        let done = job.stage(&format!("filter.{round}"), Stage::Filter, |monitor, _| {
+            let rows = judge.judge(source.get()?.0, valid, monitor)?;
             let accepted = rows
                 .iter()
                 .filter(|judged| judged.rejected().is_none())
@@ -257,13 +257,13 @@ impl<'a> Stages<'a> {
             variants: false,
             ..self.sampler.settings().clone()
         };
-        let done = job.stage("probe", Stage::Generate, |talk, _| {
+        let done = job.stage("probe", Stage::Generate, |monitor, _| {
             let mut sampler = InputSampler::new(self.seeds, settings)?;
             let mut texts: Vec<String> = Vec::new();
             for _ in 0..PROBES.div_ceil(limits.sequences_max) {
                 let model = target.get()?.0;
-                let mut silent = Talk {
-                    cancel: talk.cancel,
+                let mut silent = Monitor {
+                    cancel: monitor.cancel,
                     progress: &mut |_, _| {},
                 };
                 let (fresh, _) = sampler.round(model, With::Base, Prompt::Anything, &mut silent)?;
@@ -278,7 +278,13 @@ impl<'a> Stages<'a> {
             let (model, adapters) = source.get()?;
             let summary = format!("asked the teacher about {} lines of anything", texts.len());
             let teacher = With::Adapter(adapters[0]);
-            let rows = filter::probe(model, teacher, texts, self.plan.answer.answer_tokens, talk)?;
+            let rows = filter::probe(
+                model,
+                teacher,
+                texts,
+                self.plan.answer.answer_tokens,
+                monitor,
+            )?;
             source.close();
             Ok(Done::rows(rows, summary))
         })?;

@@ -23,10 +23,10 @@ impl Stages<'_> {
         let tokens_max = self.plan.answer.answer_tokens;
         let texts: Vec<String> = self.seeds.iter().map(|seed| seed.text().into()).collect();
         let source = &mut self.sessions.source;
-        let done = job.stage("seeds", Stage::Label, |talk, _| {
+        let done = job.stage("seeds", Stage::Label, |monitor, _| {
             let (model, adapters) = source.get()?;
             let teacher = With::Adapter(adapters[0]);
-            let rows = label::label_texts(model, teacher, &texts, tokens_max, talk)?;
+            let rows = label::label_texts(model, teacher, &texts, tokens_max, monitor)?;
             let summary = format!("{} of {} seeds answered", rows.len(), texts.len());
             Ok(Done::rows(rows, summary))
         })?;
@@ -42,9 +42,9 @@ impl Stages<'_> {
     ) -> Result<Teacher, PipelineError> {
         let tokens_max = self.plan.answer.answer_tokens;
         let source = &mut self.sessions.source;
-        let done = job.stage("evaluate.source", Stage::Evaluate, |talk, _| {
+        let done = job.stage("evaluate.source", Stage::Evaluate, |monitor, _| {
             let (model, adapters) = source.get()?;
-            let arm = evaluate::arm(model, With::Adapter(adapters[0]), rows, tokens_max, talk)?;
+            let arm = evaluate::arm(model, With::Adapter(adapters[0]), rows, tokens_max, monitor)?;
             let summary = format!("source+LoRA {:.1} % of {}", 100.0 * arm.exact(), arm.rows());
             Ok(Done::head(Teacher { arm, shots }, summary))
         })?;
@@ -63,10 +63,10 @@ impl Stages<'_> {
         }
         let tokens_max = self.plan.answer.answer_tokens;
         let source = &mut self.sessions.source;
-        let done = job.stage("label", Stage::Label, |talk, _| {
+        let done = job.stage("label", Stage::Label, |monitor, _| {
             let (model, adapters) = source.get()?;
             let teacher = With::Adapter(adapters[0]);
-            let (rows, rejections) = label::label(model, teacher, kept, tokens_max, talk)?;
+            let (rows, rejections) = label::label(model, teacher, kept, tokens_max, monitor)?;
             let summary = format!("{} of {} answered", rows.len(), kept.len());
             Ok(Done {
                 head: rejections,
@@ -92,10 +92,10 @@ impl Stages<'_> {
             seed: self.plan.run.seed,
         };
         let source = &mut self.sessions.source;
-        let done = job.stage("consistent", Stage::Label, |talk, _| {
+        let done = job.stage("consistent", Stage::Label, |monitor, _| {
             let (model, adapters) = source.get()?;
             let (all, teacher) = (labeled.len(), With::Adapter(adapters[0]));
-            let (rows, rejections) = label::consistent(model, teacher, labeled, &draws, talk)?;
+            let (rows, rejections) = label::consistent(model, teacher, labeled, &draws, monitor)?;
             let summary = format!(
                 "most of {ANSWERS_DRAWN} answers agree on {} of {all} inputs",
                 rows.len()
