@@ -7,11 +7,10 @@
 //! Refuses to know: models, stages, where outputs go. Called by the pipeline; `generate` imports
 //! [`Seed`].
 
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use translora_gguf::{Header, read_file};
+use translora_gguf::{Header, open_file, read_file};
 
 use crate::record::{ContentHash, Limits};
 
@@ -58,11 +57,8 @@ pub fn read_seeds(path: &Path, limits: &Limits) -> Result<Vec<Seed>, KitError> {
 
 /// Hash a file without holding it.
 pub fn hash_file(path: &Path) -> Result<ContentHash, KitError> {
-    let io = |source| KitError::Io {
-        path: path.to_owned(),
-        source,
-    };
-    let mut file = File::open(path).map_err(io)?;
+    let refuse = |error| KitError::of_file(path, error);
+    let (mut file, _) = open_file(path).map_err(refuse)?;
     let chunks = std::iter::from_fn(|| {
         let mut chunk = Vec::with_capacity(CHUNK_BYTES);
         match file
@@ -75,7 +71,7 @@ pub fn hash_file(path: &Path) -> Result<ContentHash, KitError> {
             Err(error) => Some(Err(error)),
         }
     });
-    ContentHash::of_chunks(chunks).map_err(io)
+    ContentHash::of_chunks(chunks).map_err(|error| refuse(error.into()))
 }
 
 const CHUNK_BYTES: usize = 1 << 20;

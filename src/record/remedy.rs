@@ -236,12 +236,21 @@ macro_rules! steps {
 
 steps! {
     // Files and folders.
-    CheckPath: "check the path and its permissions",
+    CheckPath: "check the path: there is nothing",
+    CheckRights: "check the permissions of the file and of its folders",
+    CheckDisk: "check the disk",
     MakeFolder: "make the folder first",
     WritableFolder: "choose a folder that may be written to, on a disk with room",
     FreeSpace: "make room on the disk of the output",
     MoveAway: "move the file away",
-    FetchAgain: "fetch the file or make it again: it is damaged or no GGUF",
+    FetchAgain: "fetch the file again, or make it again: it is damaged",
+    FetchPage: "fetch the file again: an address answered with a page in its place",
+    FetchPointer: "fetch the file itself: `git lfs pull` does",
+    Unpack: "unpack it first",
+    Convert: "convert it to GGUF: llama.cpp's convert_hf_to_gguf.py does so with a model",
+    ConvertAnew: "convert the original again with a llama.cpp of today",
+    ConvertEndian: "convert the original again, for little-endian machines",
+    NameFile: "name a file in it",
     OtherFile: "choose another file: this is not the kind that is expected here",
     WholeModel: "fetch the model or convert it again: it must be a whole GGUF with a tokenizer and a chat template",
     OtherModel: "choose another base model",

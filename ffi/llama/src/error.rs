@@ -7,16 +7,11 @@ pub enum LlamaError {
     /// The path cannot be handed to C.
     #[error("{0}: the path holds a NUL byte")]
     Path(PathBuf),
+    /// The file cannot be read, or is not a GGUF that this reader accepts.
     #[error("{path}: {source}")]
-    Io {
+    File {
         path: PathBuf,
-        source: std::io::Error,
-    },
-    /// The file is not a GGUF that this reader accepts.
-    #[error("{path}: {source}")]
-    Gguf {
-        path: PathBuf,
-        source: translora_gguf::GgufError,
+        source: translora_gguf::FileError,
     },
     #[error("{path}: {reason}")]
     ModelLoad { path: PathBuf, reason: String },

@@ -30,9 +30,9 @@ fn parse(
     then: impl FnOnce(&Gguf<'_>) -> Result<(), LlamaError>,
 ) -> Result<(), LlamaError> {
     let bytes = map_file(path)?;
-    let gguf = Gguf::parse(&bytes).map_err(|source| LlamaError::Gguf {
+    let gguf = Gguf::parse(&bytes).map_err(|source| LlamaError::File {
         path: path.to_owned(),
-        source,
+        source: source.into(),
     })?;
     then(&gguf)
 }

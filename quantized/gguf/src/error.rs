@@ -1,14 +1,14 @@
 //! The ways in which a file, or a request to write one, is refused.
 
-use crate::TensorKind;
+use crate::{FileKind, TensorKind};
 
 /// Says what is wrong with a GGUF file, and at which byte.
 #[non_exhaustive]
 #[derive(Debug, thiserror::Error)]
 pub enum GgufError {
     /// The file does not begin with the format's four letters.
-    #[error("not a GGUF file: it begins with {found:02x?}, expected \"GGUF\"")]
-    Magic { found: [u8; 4] },
+    #[error("this is {found}, and no GGUF file")]
+    Magic { found: FileKind },
     /// The numbers are stored in the other byte order.
     #[error("byte 4: a big-endian GGUF file; only little-endian files are read")]
     BigEndian,

@@ -17,14 +17,16 @@ mod error;
 mod file;
 mod kind;
 mod reader;
+mod sniff;
 mod value;
 mod writer;
 
 pub use dequantize::dequantize;
 pub use error::GgufError;
-pub use file::{FileError, read_file};
+pub use file::{FileError, open_file, read_file};
 pub use kind::TensorKind;
 pub use reader::{Gguf, Header, Tensor};
+pub use sniff::FileKind;
 pub use value::{Array, Value, ValueKind};
 pub use writer::Writer;
 

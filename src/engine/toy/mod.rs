@@ -116,12 +116,9 @@ pub(super) fn is_base(path: &Path) -> bool {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, EngineError> {
-    translora_gguf::read_file(path, FILE_BYTES_MAX).map_err(|error| EngineError::Io {
+    translora_gguf::read_file(path, FILE_BYTES_MAX).map_err(|source| EngineError::File {
         path: path.to_owned(),
-        source: match error {
-            FileError::Io(source) => source,
-            other => std::io::Error::other(other),
-        },
+        source,
     })
 }
 

@@ -66,9 +66,9 @@ fn engine() -> Room {
                 path: "libggml-cuda.so".into(),
                 reason: "no driver".into(),
             },
-            E::Io {
+            E::File {
                 path: "m.gguf".into(),
-                source: disk(),
+                source: disk().into(),
             },
             E::Tokenizer {
                 model: model(),
@@ -111,9 +111,9 @@ fn kit() -> [Room; 2] {
     let path = || "k.kit".into();
     let hash = ContentHash::of(b"x");
     let errors = [
-        E::Io {
+        E::File {
             path: path(),
-            source: disk(),
+            source: disk().into(),
         },
         E::Line {
             path: path(),
@@ -133,23 +133,6 @@ fn kit() -> [Room; 2] {
             path: path(),
             distinct: 1,
             needed: 2,
-        },
-        E::NotAFile {
-            path: path(),
-            what: "a folder",
-        },
-        E::TooLarge {
-            path: path(),
-            bytes: 2,
-            bytes_max: 1,
-        },
-        E::LargeHeader {
-            path: path(),
-            bytes_max: 1,
-        },
-        E::Gguf {
-            path: path(),
-            source: GgufError::BigEndian,
         },
         E::NotAKit {
             path: path(),
