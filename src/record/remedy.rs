@@ -237,6 +237,7 @@ macro_rules! steps {
 steps! {
     // Files and folders.
     CheckPath: "check the path: there is nothing",
+    OtherProgram: "check the path of the program and its permissions",
     CheckRights: "check the permissions of the file and of its folders",
     CheckDisk: "check the disk",
     MakeFolder: "make the folder first",

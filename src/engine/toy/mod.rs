@@ -14,8 +14,6 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
-use translora_gguf::FileError;
-
 use super::host::Hosted;
 use super::{
     AdapterId, Answer, CompletionScore, Continuation, Engine, EngineError, Generate,
