@@ -1,6 +1,6 @@
 use std::path::{Path, PathBuf};
 
-use translora_gguf::{FileError, GgufError};
+use translora_gguf::{FileError, GgufError, SplitError};
 
 use crate::record::{Blame, ContentHash, Fault, Remedy, Step};
 
@@ -29,6 +29,9 @@ pub enum KitError {
         distinct: usize,
         needed: usize,
     },
+    /// A model's other parts are not as they should be.
+    #[error(transparent)]
+    Split(#[from] SplitError),
     #[error("{path}: not a kit: {reason}")]
     NotAKit { path: PathBuf, reason: String },
     #[error(
@@ -80,9 +83,12 @@ pub enum LineFault {
 
 impl KitError {
     pub(crate) fn of_file(path: &Path, error: impl Into<FileError>) -> Self {
-        Self::File {
-            path: path.to_owned(),
-            source: error.into(),
+        match error.into() {
+            FileError::Split(source) => Self::Split(source),
+            source => Self::File {
+                path: path.to_owned(),
+                source,
+            },
         }
     }
 }
@@ -97,6 +103,7 @@ impl Blame for KitError {
             | Self::TooManyRows { .. }
             | Self::SameSeeds { .. }
             | Self::TooFewRows { .. }
+            | Self::Split(_)
             | Self::NotAKit { .. }
             | Self::Foreign { .. }
             | Self::NoDiscriminator { .. } => Fault::Input,
@@ -111,6 +118,7 @@ impl Blame for KitError {
             Self::TooManyRows { .. } => Step::SplitFile.into(),
             Self::SameSeeds { .. } => Step::VariedSeeds.into(),
             Self::TooFewRows { .. } => Remedy::or([Step::MoreRows.into(), Remedy::fewer("seeds")]),
+            Self::Split(source) => return source.remedy(),
             Self::NotAKit { .. } => Remedy::or([Remedy::MakeKit, Remedy::add("seeds")]),
             Self::Foreign { .. } => Remedy::or([Step::KitsOwn.into(), Remedy::add("seeds")]),
             Self::NoDiscriminator { .. } => {

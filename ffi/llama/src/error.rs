@@ -1,4 +1,6 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use translora_gguf::{FileError, SplitError};
 
 /// What llama.cpp or ggml refused, with the reason from its log.
 #[derive(Debug, thiserror::Error)]
@@ -9,10 +11,10 @@ pub enum LlamaError {
     Path(PathBuf),
     /// The file cannot be read, or is not a GGUF that this reader accepts.
     #[error("{path}: {source}")]
-    File {
-        path: PathBuf,
-        source: translora_gguf::FileError,
-    },
+    File { path: PathBuf, source: FileError },
+    /// It is no whole split model.
+    #[error(transparent)]
+    Split(#[from] SplitError),
     #[error("{path}: {reason}")]
     ModelLoad { path: PathBuf, reason: String },
     /// The file is no sound adapter, or none for this base.
@@ -45,4 +47,15 @@ pub enum LlamaError {
     Module { path: PathBuf, reason: String },
     #[error("cannot allocate {what}")]
     Memory { what: String },
+}
+
+impl LlamaError {
+    /// Why a model's file could not be read.
+    pub(crate) fn of_file(path: &Path, error: FileError) -> Self {
+        let path = path.to_owned();
+        match error {
+            FileError::Split(source) => Self::Split(source),
+            source => Self::File { path, source },
+        }
+    }
 }
