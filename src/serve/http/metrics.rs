@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::Shared;
 
+#[expect(clippy::too_many_lines, reason = "to be split")]
 pub(super) async fn metrics(State(app): Shared) -> Response {
     let shown = app.board.read();
     let totals = shown.totals;
