@@ -57,6 +57,6 @@ pub mod record;
 pub mod request;
 pub mod serve;
 
-translora_abi::export!(plugin::Door);
+translora_abi::export!(plugin::Instance);
 #[cfg(target_os = "linux")]
 translora_attach::transfers!(plugin::transfers);

@@ -1,7 +1,7 @@
 //! The server's own adapters and transfers, under the router of `control`.
 //!
-//! A transfer is asked for under an adapter's name. When what it made is accepted, that is loaded
-//! and goes live under the name.
+//! A transfer is requested under an adapter's name. When its adapter is accepted, that is loaded and
+//! goes live under the name.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;

@@ -349,7 +349,7 @@ fn each_rule_can_fail() {
             "src/bin/translora/main.rs",
             "use crate::kit::Kit; use translora::pipeline; println!();",
         ),
-        ("src/lib.rs", "translora_abi::export!(plugin::Door);"),
+        ("src/lib.rs", "translora_abi::export!(plugin::Instance);"),
         ("src/engine/ggml.rs", "use translora_llama::Model;"),
     ];
     for (file, source) in good {

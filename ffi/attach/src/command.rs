@@ -278,7 +278,7 @@ pub struct Job {
     /// The number of the last event; 0 before the first.
     pub last_event: u64,
     /// units: seconds since 1970
-    pub asked_at: u64,
+    pub queued_at: u64,
     /// units: seconds since 1970
     pub began_at: Option<u64>,
     /// units: seconds since 1970
