@@ -40,7 +40,6 @@ impl Server {
     ///
     /// fails: the model or an adapter does not load, two adapters have one name, an address is
     /// taken.
-    #[expect(clippy::too_many_lines, reason = "to be split")]
     pub fn start(
         engine: &dyn Engine,
         config: Config,

@@ -11,7 +11,6 @@ use crate::serve::worker::Shown;
 /// Name, type, help, value.
 type Row = (&'static str, &'static str, &'static str, f64);
 
-#[expect(clippy::too_many_lines, reason = "to be split")]
 pub(super) async fn metrics(State(app): Shared) -> Response {
     let shown = app.board.read();
     let rows = of_llama_server(&shown)
