@@ -260,6 +260,14 @@ fn bad_tensors_are_refused_by_name() {
 }
 
 #[test]
+fn what_is_no_gguf_is_called_what_it_is() {
+    let error = Gguf::parse(b"").unwrap_err().to_string();
+    assert_eq!(error, "this is an empty file, and no GGUF file");
+    let error = Gguf::parse(b"PAR1").unwrap_err().to_string();
+    assert_eq!(error, "this is a file of Parquet, and no GGUF file");
+}
+
+#[test]
 fn bad_headers_and_values_are_refused() {
     let bytes = small_file();
     let with = |at: usize, patch: &[u8]| {
@@ -273,8 +281,6 @@ fn bad_headers_and_values_are_refused() {
             found: FileKind::Unknown(_)
         }
     ));
-    let error = Gguf::parse(b"").unwrap_err().to_string();
-    assert_eq!(error, "this is an empty file, and no GGUF file");
     assert!(matches!(with(4, &3u32.to_be_bytes()), GgufError::BigEndian));
     assert!(matches!(with(4, &[1]), GgufError::Version { found: 1 }));
     assert!(matches!(
