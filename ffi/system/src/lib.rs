@@ -1,4 +1,5 @@
 //! Calls of the operating system that no safe crate has.
+#![allow(unsafe_code, reason = "this crate meets C")]
 
 use std::io;
 
@@ -27,7 +28,8 @@ pub fn compute_when_idle() -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
     /// The policy of the thread that calls, as the system tells it. source: proc(5), the 41st field
     fn policy() -> i32 {
