@@ -20,7 +20,6 @@ pub struct Elf {
 
 impl Elf {
     /// Read the file's bytes; none where they are no such file, or a broken one.
-    #[expect(clippy::too_many_lines, reason = "to be split")]
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let header = FileHeader64::<Endianness>::parse(bytes).ok()?;
         let endian = header.endian().ok()?;
