@@ -76,6 +76,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("clap", &["src/bin/"]),
     ("ctrlc", &["src/bin/"]),
     ("indicatif", &["src/bin/"]),
+    ("object", &["src/bin/translora/elf.rs"]),
+    ("shlex", &["src/bin/"]),
     ("axum", &["src/serve/", "src/control/"]),
     ("futures_util", &["src/serve/", "src/control/"]),
     ("tokio", &["src/serve/", "src/control/"]),
