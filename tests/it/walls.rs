@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::source::{code, files, paths, root};
+use crate::source::{files, parse, paths, root};
 
 /// Room → what it may import from other rooms: a whole room, or one noun of it.
 pub const ROOMS: &[(&str, &[&str])] = &[
@@ -76,6 +76,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("clap", &["src/bin/"]),
     ("ctrlc", &["src/bin/"]),
     ("indicatif", &["src/bin/"]),
+    ("object", &["src/bin/translora/elf.rs"]),
+    ("shlex", &["src/bin/"]),
     ("axum", &["src/serve/", "src/control/"]),
     ("futures_util", &["src/serve/", "src/control/"]),
     ("tokio", &["src/serve/", "src/control/"]),
@@ -159,9 +161,8 @@ fn starts(file: &str, places: &[&str]) -> bool {
 
 /// Every broken rule of one file of `src/`.
 fn broken(file: &str, source: &str) -> Vec<String> {
-    let code = code(source);
     let mut found = Vec::new();
-    for path in paths(&code) {
+    for path in paths(&parse(source)) {
         let first = path[0].as_str();
         let edge = match first {
             "crate" | "super" if !file.starts_with("src/bin/") => &path[1..],
@@ -347,7 +348,7 @@ fn each_rule_can_fail() {
         ),
         (
             "src/bin/translora/main.rs",
-            "use crate::kit::Kit; use translora::pipeline; println!();",
+            "use crate::kit::Kit; use translora::pipeline;",
         ),
         ("src/lib.rs", "translora_abi::export!(plugin::Instance);"),
         ("src/engine/ggml.rs", "use translora_llama::Model;"),

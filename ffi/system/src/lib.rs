@@ -13,7 +13,7 @@ use std::io;
 pub fn compute_when_idle() -> io::Result<()> {
     // SAFETY: numbers, of which all zeros are a value.
     let params: libc::sched_param = unsafe { std::mem::zeroed() };
-    // SAFETY: 0 is the thread that calls; the parameters live through the call.
+    // SAFETY: 0 is the thread that calls; the parameters outlive the call.
     match unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const params) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
