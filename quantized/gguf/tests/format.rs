@@ -1,7 +1,7 @@
 //! Tests the format on tiny files made here: whole, cut at every byte, and damaged.
 
 use translora_gguf::{
-    Array, FileKind, Gguf, GgufError, Header, TensorKind, Value, ValueKind, Writer,
+    Array, Gguf, GgufError, Header, TensorKind, Value, ValueKind, Writer,
 };
 
 /// Makes a file with a value of every type, two tensors and an empty array.
@@ -275,12 +275,7 @@ fn bad_headers_and_values_are_refused() {
         bytes[at..at + patch.len()].copy_from_slice(patch);
         Gguf::parse(&bytes).unwrap_err()
     };
-    assert!(matches!(
-        with(0, b"GGML"),
-        GgufError::Magic {
-            found: FileKind::Unknown(_)
-        }
-    ));
+    assert!(matches!(with(0, b"GGML"), GgufError::Magic { .. }));
     assert!(matches!(with(4, &3u32.to_be_bytes()), GgufError::BigEndian));
     assert!(matches!(with(4, &[1]), GgufError::Version { found: 1 }));
     assert!(matches!(
