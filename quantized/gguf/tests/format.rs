@@ -1,8 +1,6 @@
 //! Tests the format on tiny files made here: whole, cut at every byte, and damaged.
 
-use translora_gguf::{
-    Array, Gguf, GgufError, Header, TensorKind, Value, ValueKind, Writer,
-};
+use translora_gguf::{Array, Gguf, GgufError, Header, TensorKind, Value, ValueKind, Writer};
 
 /// Makes a file with a value of every type, two tensors and an empty array.
 fn small_file() -> Vec<u8> {
