@@ -135,9 +135,10 @@ pub struct Progress {
     pub held_out_steps: Vec<u64>,
     /// See [`FitReport::learning_rates`].
     pub learning_rates: Vec<(u64, f32)>,
-    /// How often the rate that the recipe asks for (`asked`) was halved.
+    /// How often `base_rate` was halved.
     pub halvings: u32,
-    pub asked: f32,
+    /// The learning rate of the recipe.
+    pub base_rate: f32,
     /// See [`FitReport::restarts`].
     #[serde(default)]
     pub restarts: Vec<u64>,
@@ -210,6 +211,12 @@ pub enum DistillError {
         halvings: u32,
         learning_rate: f32,
     },
+    /// The first loss is that of the base: a fresh adapter changes nothing.
+    #[error(
+        "the base model gives a row a loss that is not finite, before any training: its weights, or \
+         what it computes from them, are no numbers"
+    )]
+    BaseNotFinite,
     #[error("the checkpoint could not be written: {0}")]
     Checkpoint(#[source] io::Error),
 }
@@ -232,7 +239,10 @@ impl Blame for DistillError {
         match self {
             Self::Engine(error) => error.fault(),
             Self::Checkpoint(_) => Fault::Machine,
-            Self::NoExamples | Self::Recipe { .. } | Self::Diverged { .. } => Fault::Input,
+            Self::NoExamples
+            | Self::Recipe { .. }
+            | Self::Diverged { .. }
+            | Self::BaseNotFinite => Fault::Input,
         }
     }
 
@@ -248,6 +258,9 @@ impl Blame for DistillError {
                 Remedy::fewer("modules"),
             ]),
             Self::Engine(error) => return error.remedy(),
+            Self::BaseNotFinite => {
+                Remedy::or([Step::FetchAgain.into(), Step::OtherModel.into(), Remedy::Inspect])
+            }
             Self::NoExamples => Step::AddAnswers.into(),
             Self::Recipe { field, takes, .. } => Remedy::takes(*field, takes.clone()),
             Self::Checkpoint(_) => Remedy::then([Step::FreeSpace.into(), Remedy::Resume]),
