@@ -241,7 +241,10 @@ async fn body(request: Request) -> Result<Map<String, Value>, Refused> {
             Refusal::new(Kind::Input, message)
         })?;
     let refuse = |what: String| {
-        Refused(Refusal::new(Kind::Input, format!("the body is no JSON object: {what}")))
+        Refused(Refusal::new(
+            Kind::Input,
+            format!("the body is no JSON object: {what}"),
+        ))
     };
     let text = str::from_utf8(&bytes).map_err(|error| refuse(error.to_string()))?;
     match record::json::parse(text).map_err(|error| refuse(error.to_string()))? {

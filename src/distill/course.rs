@@ -233,7 +233,8 @@ impl<'t> Course<'t> {
             .learning_rates
             .push((self.progress.steps, learning_rate / 2.0));
         (run.warn)(format!(
-            "the {what} of step {step} is not finite: going back to step {} with half the learning rate, at most {:.2e}",
+            "the {what} of step {step} is not finite: going back to step {} with half the \
+            learning rate, at most {:.2e}",
             self.progress.steps,
             learning_rate / 2.0
         ));

@@ -203,7 +203,8 @@ pub enum DistillError {
         takes: String,
     },
     #[error(
-        "the {what} of step {step} is not finite, and still is not with the learning rate halved {halvings} times, to {learning_rate:e}"
+        "the {what} of step {step} is not finite, and still is not with the learning rate halved \
+        {halvings} times, to {learning_rate:e}"
     )]
     Diverged {
         what: &'static str,
@@ -213,7 +214,8 @@ pub enum DistillError {
     },
     /// The first loss is that of the base: a fresh adapter changes nothing.
     #[error(
-        "the base model gives a row a loss that is not finite, before any training: its weights, or \
+        "the base model gives a row a loss that is not finite, before any training: its weights, \
+        or \
          what it computes from them, are no numbers"
     )]
     BaseNotFinite,
@@ -258,9 +260,11 @@ impl Blame for DistillError {
                 Remedy::fewer("modules"),
             ]),
             Self::Engine(error) => return error.remedy(),
-            Self::BaseNotFinite => {
-                Remedy::or([Step::FetchAgain.into(), Step::OtherModel.into(), Remedy::Inspect])
-            }
+            Self::BaseNotFinite => Remedy::or([
+                Step::FetchAgain.into(),
+                Step::OtherModel.into(),
+                Remedy::Inspect,
+            ]),
             Self::NoExamples => Step::AddAnswers.into(),
             Self::Recipe { field, takes, .. } => Remedy::takes(*field, takes.clone()),
             Self::Checkpoint(_) => Remedy::then([Step::FreeSpace.into(), Remedy::Resume]),
@@ -399,7 +403,8 @@ fn in_words(plan: &MemoryPlan) -> String {
         format!(", and {} MiB on the device", bytes >> 20)
     });
     format!(
-        "packs of up to {pack} tokens, the largest {tokens}; {kept}, {loss} MiB for the loss{below}; predicted peak {peak} MiB{device}"
+        "packs of up to {pack} tokens, the largest {tokens}; {kept}, {loss} MiB for the \
+        loss{below}; predicted peak {peak} MiB{device}"
     )
 }
 

@@ -300,12 +300,18 @@ pub fn compare(
     let budget = (flip_budget * rows.len() as f64).floor() as u64;
     let (verdict, reason) = if wins > losses && p_value < P_MAX {
         if !beats_constant(transferred, pairs, rows) {
-            (Verdict::Reject, "it is not shown to be right more often than one and the same answer to everything would be".into())
+            (
+                Verdict::Reject,
+                "it is not shown to be right more often than one and the same \
+                answer to everything would be"
+                    .into(),
+            )
         } else if losses <= budget {
             (
                 Verdict::Accept,
                 format!(
-                    "it is right more often than the bare target, and breaks {losses} of its answers (up to {budget} may)"
+                    "it is right more often than the bare target, and breaks {losses} of its \
+                    answers (up to {budget} may)"
                 ),
             )
         } else {

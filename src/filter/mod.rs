@@ -114,7 +114,8 @@ pub enum FilterError {
     #[error("filtering inputs: {0}")]
     Engine(#[from] EngineError),
     #[error(
-        "the score of {prompt:?} is not a number: the source adapter or its base holds damaged weights"
+        "the score of {prompt:?} is not a number: the source adapter or its base holds damaged \
+        weights"
     )]
     NotFinite { prompt: String },
 }

@@ -315,7 +315,8 @@ mod tests {
 
     #[test]
     fn near_repetitions_other_numbers_and_runs_of_a_seed_are_told_apart() {
-        let seed = "the fox that ran over the hill at noon met a hare and two hens in the old mill by the sea on its way home to bed";
+        let seed = "the fox that ran over the hill at noon met a hare and two hens in the old \
+            mill by the sea on its way home to bed";
         let one = |rules: Rules, text: &str| reasons_by(rules, seed, &[(text, true)]).1;
         let rules = Rules::from_seeds([seed]);
         let last = seed.replace("to bed", "to sleep");

@@ -43,13 +43,13 @@ pub fn consistent(
             stop: String::new(),
             seed: draws.seed.wrapping_add((i * draws.samples) as u64),
         };
-        let mut quiet = Monitor {
+        let mut silent = Monitor {
             cancel: monitor.cancel,
             progress: &mut |_, _| {},
         };
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
         for answer in teacher
-            .generate(with, &request, &mut quiet)?
+            .generate(with, &request, &mut silent)?
             .into_iter()
             .filter(|answer| answer.finished)
         {

@@ -19,15 +19,18 @@ pub enum PipelineError {
     #[error("cancelled")]
     Cancelled,
     #[error(
-        "the objective kl compares probabilities word by word, and these two models have different vocabularies"
+        "the objective kl compares probabilities word by word, and these two models have \
+        different vocabularies"
     )]
     OtherVocabulary,
     #[error(
-        "the answers are {bytes} bytes long, and what a teacher says of each token is kept for {bytes_max} at most"
+        "the answers are {bytes} bytes long, and what a teacher says of each token is kept for \
+        {bytes_max} at most"
     )]
     LongAnswers { bytes: usize, bytes_max: usize },
     #[error(
-        "the source adapter changes nothing: its base gives every seed the same probability without it"
+        "the source adapter changes nothing: its base gives every seed the same probability \
+        without it"
     )]
     BlankSource,
     /// The source adapter has nothing to teach, as far as can be seen.
@@ -59,7 +62,8 @@ pub enum PipelineError {
     #[error(transparent)]
     Journal(#[from] JournalError),
     #[error(
-        "the adapter that lies on the disk is not the one that was judged: {what}; nothing was published"
+        "the adapter that lies on the disk is not the one that was judged: {what}; nothing was \
+        published"
     )]
     Audit { what: String },
     #[error(

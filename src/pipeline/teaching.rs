@@ -27,7 +27,8 @@ const P_MAX: f64 = 0.05;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ObjectiveReport {
     pub objective: ObjectiveChoice,
-    pub asked: ObjectiveChoice,
+    /// What the request names.
+    pub requested: ObjectiveChoice,
     pub reason: String,
     pub same_vocabulary: bool,
     pub token_weights: TokenWeights,
@@ -60,15 +61,15 @@ pub(super) struct Known<'a> {
 
 /// Choose by the rule above.
 ///
-/// fails: what was asked for cannot be done with these models
+/// fails: what is requested cannot be done with these models
 pub(super) fn choose(
     plan: &TransferPlan,
     known: Known<'_>,
 ) -> Result<ObjectiveReport, PipelineError> {
-    let asked = plan.objective;
+    let requested = plan.objective;
     let report = |objective: ObjectiveChoice, reason: &str| ObjectiveReport {
         objective,
-        asked,
+        requested,
         reason: reason.to_owned(),
         same_vocabulary: known.same_vocabulary,
         token_weights: plan.token_weights,
@@ -76,20 +77,20 @@ pub(super) fn choose(
         tokens_taught: 0,
         divergence: None,
     };
-    if asked == ObjectiveChoice::Kl && !known.same_vocabulary {
+    if requested == ObjectiveChoice::Kl && !known.same_vocabulary {
         return Err(PipelineError::OtherVocabulary);
     }
     let (limit, bytes) = (plan.limits.teacher_bytes_max, known.answer_bytes);
     let asks_tokens = plan.token_weights != TokenWeights::None
-        || !matches!(asked, ObjectiveChoice::Auto | ObjectiveChoice::Text);
+        || !matches!(requested, ObjectiveChoice::Auto | ObjectiveChoice::Text);
     if bytes > limit && asks_tokens {
         return Err(PipelineError::LongAnswers {
             bytes,
             bytes_max: limit,
         });
     }
-    if asked != ObjectiveChoice::Auto {
-        return Ok(report(asked, "asked for"));
+    if requested != ObjectiveChoice::Auto {
+        return Ok(report(requested, "as requested"));
     }
     if bytes > limit {
         return Ok(report(
@@ -99,7 +100,8 @@ pub(super) fn choose(
     }
     let weaker = known.arms.map(is_weaker).transpose()?.unwrap_or(false);
     let reason = if weaker {
-        "what measured best; but the bare target is right more often than the source with its adapter: the objective \"delta\" keeps nearer to it"
+        "what measured best; but the bare target is right more often than the source with its \
+        adapter: the objective \"delta\" keeps nearer to it"
     } else if known.same_vocabulary {
         "what measured best for two models of one vocabulary"
     } else {

@@ -88,10 +88,13 @@ pub fn page(page: &Page) -> String {
     let sections: String = page.sections.iter().map(section).collect();
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/>\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/><meta name=\"color-scheme\" content=\"light dark\"/>\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\"/>\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/><meta \
+         name=\"color-scheme\" content=\"light dark\"/>\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src \
+         'unsafe-inline'\"/>\
          <title>{word}: {title}</title>\n<style>\n{STYLE}</style></head>\n\
-         <body class=\"{tone}\"><h1><b>{word}</b>: {verdict}</h1>\n<p class=\"title\">{title}</p>\n{lead}{sections}</body></html>\n"
+         <body class=\"{tone}\"><h1><b>{word}</b>: {verdict}</h1>\n<p \
+         class=\"title\">{title}</p>\n{lead}{sections}</body></html>\n"
     )
 }
 
@@ -204,7 +207,8 @@ fn bar(bar: &Bar) -> String {
     };
     let (share, [low, high]) = (percent(bar.share), bar.interval.map(percent));
     format!(
-        "<div class=\"bar{}\"><span class=\"name\">{}</span><span class=\"track\"><span class=\"fill\" style=\"width:{share:.2}%\"></span>\
+        "<div class=\"bar{}\"><span class=\"name\">{}</span><span class=\"track\"><span \
+        class=\"fill\" style=\"width:{share:.2}%\"></span>\
          <span class=\"whisker\" style=\"left:{low:.2}%;width:{:.2}%\"></span></span>\
          <span class=\"share\">{share:.1} % <small>({low:.1} to {high:.1})</small></span></div>\n",
         if bar.main { " main" } else { "" },

@@ -253,14 +253,18 @@ steps! {
     ConvertEndian: "convert the original again, for little-endian machines",
     NameFile: "name a file in it",
     OtherFile: "choose another file: this is not the kind that is expected here",
-    WholeModel: "fetch the model or convert it again: it must be a whole GGUF with a tokenizer and a chat template",
+    WholeModel: "fetch the model or convert it again: it must be a whole GGUF with a tokenizer \
+        and a chat template",
     FirstPart: "name the first part: the others are found beside it",
-    PartsTogether: "keep all parts of the model in one folder, with the names that they were made with",
+    PartsTogether: "keep all parts of the model in one folder, with the names that they were made \
+        with",
     FetchParts: "fetch all parts of the model again, from one place",
     OtherModel: "choose another base model",
-    FittingAdapter: "use the base that this adapter was trained on, or an adapter that was trained on this base",
+    FittingAdapter: "use the base that this adapter was trained on, or an adapter that was \
+        trained on this base",
     PlainAdapter: "use a plain LoRA adapter in GGUF",
-    TrainedAdapter: "use an adapter that was trained: a fresh one, whose B is zero, has nothing to transfer",
+    TrainedAdapter: "use an adapter that was trained: a fresh one, whose B is zero, has nothing \
+        to transfer",
     KitsOwn: "use the base and the adapter that the kit was made with",
     SamePlan: "use the same settings and files as before",
     // Rows.
@@ -281,17 +285,22 @@ steps! {
     // Memory and devices.
     CloseOthers: "close other programs",
     SmallerModel: "choose a smaller quantization",
-    BackendNeeds: "install the driver and the libraries of its device, and build it from this program's own llama.cpp",
-    NoBackend: "to run on the CPU, move the file away, or unset GGML_BACKEND_PATH where it names it",
+    BackendNeeds: "install the driver and the libraries of its device, and build it from this \
+        program's own llama.cpp",
+    NoBackend: "to run on the CPU, move the file away, or unset GGML_BACKEND_PATH where it names \
+        it",
     // Jobs and their worker.
-    NameWorker: "put the program `translora` of the same build beside the library, or name it in TRANSLORA_WORKER or as \"worker\" in the configuration",
+    NameWorker: "put the program `translora` of the same build beside the library, or name it in \
+        TRANSLORA_WORKER or as \"worker\" in the configuration",
     NoWorker: "set \"isolation\" to \"thread\" in the configuration",
     ListJobs: "ask for the list of jobs",
     FreeJobs: "configure before the first job starts, or free every job first",
     WaitForEnd: "wait until it has ended",
     CancelOne: "cancel one that waits",
-    JsonRequest: "write it as one JSON object with the names of the settings, such as {\"source_lora\": \"old.gguf\", \"samples\": 250}",
-    JsonConfiguration: "write it as one JSON object, such as {\"threads\": 2, \"isolation\": \"process\"}",
+    JsonRequest: "write it as one JSON object with the names of the settings, such as \
+        {\"source_lora\": \"old.gguf\", \"samples\": 250}",
+    JsonConfiguration: "write it as one JSON object, such as \
+        {\"threads\": 2, \"isolation\": \"process\"}",
     // Adapters that are served.
     NameBase: "name the base model that is served first",
     PrepareAgain: "prepare the swap again: a commit spends it, however it ends",
@@ -300,7 +309,8 @@ steps! {
     LoadFirst: "load an adapter first",
     ReadHostLog: "read the host's log: what answered before still does",
     RenameFile: "rename its file: an adapter is named after its file, and needs a name of its own",
-    OwnToken: "set TRANSLORA_CONTROL_TOKEN, or listen on 127.0.0.1, which this machine alone reaches",
+    OwnToken: "set TRANSLORA_CONTROL_TOKEN, or listen on 127.0.0.1, which this machine alone \
+        reaches",
     StopListener: "stop the program that listens there",
     // The program itself.
     SameBuild: "use a library and a program of the same build",

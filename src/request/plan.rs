@@ -53,7 +53,10 @@ pub trait Request: Fields {
         let refuse = |reason: String| Refusal::Json { reason };
         match json::parse(text).map_err(|error| refuse(error.to_string()))? {
             Value::Object(values) => Self::of(values)?.plan(),
-            other => Err(refuse(format!("it is {}, and no object", json::kind(&other)))),
+            other => Err(refuse(format!(
+                "it is {}, and no object",
+                json::kind(&other)
+            ))),
         }
     }
 }
@@ -128,12 +131,12 @@ impl Plan<Transfer> {
         let machine = &mut self.request.machine;
         machine.threads = match machine.threads {
             0 => threads,
-            asked => asked.min(threads),
+            own => own.min(threads),
         };
-        let asked = &mut self.request.training.shape.memory;
-        *asked = match (*asked, memory) {
-            (Some(asked), Some(share)) => Some(asked.min(share)),
-            (asked, share) => asked.or(share),
+        let bytes = &mut self.request.training.shape.memory;
+        *bytes = match (*bytes, memory) {
+            (Some(own), Some(share)) => Some(own.min(share)),
+            (own, share) => own.or(share),
         };
     }
 }

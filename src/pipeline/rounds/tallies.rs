@@ -52,9 +52,9 @@ impl Tallies {
     pub fn round(&mut self, turn: usize, before: Stock, after: Stock) {
         self.rounds.push(RoundCounts {
             by: self.names[turn].into(),
-            drawn: after.drawn - before.drawn,
-            valid: (after.judged - before.judged) as u64,
-            accepted: (after.accepted - before.accepted) as u64,
+            drawn: after.drawn.saturating_sub(before.drawn),
+            valid: after.judged.saturating_sub(before.judged) as u64,
+            accepted: after.accepted.saturating_sub(before.accepted) as u64,
         });
     }
 
@@ -149,7 +149,8 @@ pub(super) fn shown(
 /// Say how well inputs get the answer that they were generated for.
 pub(super) fn note_agreement(events: &Events, kappa: f64) {
     let text = format!(
-        "inputs that were asked for by an answer get it with a kappa of {kappa:.2} (1: all do, 0: no more than by chance)"
+        "inputs that were asked for by an answer get it with a kappa of {kappa:.2} (1: all do, 0: \
+        no more than by chance)"
     );
     events.note(Stage::Filter, text);
 }

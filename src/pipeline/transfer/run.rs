@@ -167,7 +167,8 @@ impl<'a> Transfer<'a> {
             ))
         })?;
         if done.head.input_audit.made_for_source == Some(false) {
-            let text = "the source adapter says that it was trained on another file than the source: fine if that is another quantization of \
+            let text = "the source adapter says that it was trained on another file than the \
+                source: fine if that is another quantization of \
                         the same model";
             events.warn(Stage::Open, text);
         }

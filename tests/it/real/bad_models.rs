@@ -230,7 +230,9 @@ fn a_base_that_was_cut_short_is_refused_wherever_it_ends() {
 /// The norm before the output, in numbers that are none.
 fn not_numbers(file: &[u8]) -> Vec<u8> {
     let gguf = Gguf::parse(file).expect("a whole file");
-    let norm = gguf.tensor("output_norm.weight").expect("every llama has one");
+    let norm = gguf
+        .tensor("output_norm.weight")
+        .expect("every llama has one");
     assert_eq!(norm.kind, TensorKind::F32);
     let mut spoiled = file.to_vec();
     let (start, end) = (norm.offset as usize, (norm.offset + norm.bytes) as usize);
@@ -243,7 +245,10 @@ fn not_numbers(file: &[u8]) -> Vec<u8> {
 #[test]
 fn training_blames_the_base_where_its_weights_are_no_numbers() {
     let folder = Folder::new("nan");
-    folder.write("nan.gguf", &not_numbers(&fs::read(old_base()).expect("the lab")));
+    folder.write(
+        "nan.gguf",
+        &not_numbers(&fs::read(old_base()).expect("the lab")),
+    );
     folder.write("train.jsonl", rows("train.jsonl", 12).as_bytes());
     refuse(
         &folder,
