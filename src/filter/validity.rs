@@ -33,6 +33,7 @@ const SEED_WORDS_MIN: usize = 8;
 pub struct Rules {
     /// units: characters
     pub chars_min: usize,
+    /// Characters of an input at most.
     pub chars_max: usize,
     /// Inputs that share this part of their shingles are the same (Jaccard's index of word
     /// trigrams); above 1, none are.
@@ -71,10 +72,12 @@ pub struct Valid {
 }
 
 impl Valid {
+    /// The input.
     pub fn text(&self) -> &str {
         &self.text
     }
 
+    /// Which generator it is of.
     pub fn origin(&self) -> Origin {
         self.origin
     }

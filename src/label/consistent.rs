@@ -9,11 +9,15 @@ use crate::engine::{Generate, GenerateRequest, Monitor, With};
 /// How answers are drawn, and how many must agree.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Draws {
+    /// Answers that are drawn for each input.
     pub samples: usize,
+    /// Of the sampling.
     pub temperature: f32,
     /// Share of the samples that have to give the same answer.
     pub agreed_min: f64,
+    /// Tokens of an answer at most.
     pub tokens_max: usize,
+    /// Decides every draw.
     pub seed: u64,
 }
 

@@ -39,10 +39,13 @@ pub struct InputAudit {
     pub made_for_source: Option<bool>,
     /// Seeds that were asked, and those whose answer the adapter changes.
     pub seeds: usize,
+    /// Of these seeds, those whose answer the adapter changes.
     pub answers_changed: usize,
     /// Rows of `--eval` that were asked, and those that are right with the adapter and without.
     pub rows: usize,
+    /// Of these rows, those that are right with the adapter.
     pub source_lora_right: u64,
+    /// Of these rows, those that are right without it.
     pub source_right: u64,
 }
 
@@ -52,13 +55,16 @@ pub struct OutputAudit {
     /// Held-out rows whose logits were compared with the trainer's, and the tokens of theirs that
     /// were.
     pub rows: usize,
+    /// Tokens whose logits were compared.
     pub tokens: usize,
     /// The largest difference, as a share of the largest logit, and how large it may be.
     pub logits_error: f64,
+    /// How large [`OutputAudit::logits_error`] may be.
     pub logits_tolerance: f64,
     /// Rows on which the judged adapter was right and the bare target was not; how many of them it
     /// answers as it did then.
     pub answers: usize,
+    /// Of these answers, those that are the same as then.
     pub answers_same: usize,
 }
 

@@ -34,6 +34,7 @@ pub(super) struct Generator {
 }
 
 impl Generator {
+    /// How the model is prompted for inputs.
     pub fn prompt(&self) -> Prompt<'_> {
         match &self.question {
             Some(question) if self.tuned => Prompt::Tuned(question),

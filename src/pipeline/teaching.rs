@@ -26,15 +26,20 @@ const P_MAX: f64 = 0.05;
 /// What the adapter was fitted to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ObjectiveReport {
+    /// What was chosen.
     pub objective: ObjectiveChoice,
     /// What the request names.
     pub requested: ObjectiveChoice,
+    /// Why, in a sentence.
     pub reason: String,
+    /// Whether the two models have the same words.
     pub same_vocabulary: bool,
+    /// How tokens of the answers are weighed.
     pub token_weights: TokenWeights,
     /// Tokens of the answers, held-out ones included, and those of them that were fitted to more
     /// than their text; 0 for `text`.
     pub tokens: u64,
+    /// Of [`ObjectiveReport::tokens`], those that were fitted to more than their text.
     pub tokens_taught: u64,
     /// From what was fitted to, on held-out inputs.
     pub divergence: Option<Divergences>,
@@ -44,8 +49,11 @@ pub struct ObjectiveReport {
 /// out taken as one. units: nats
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Divergences {
+    /// Tokens that were compared.
     pub tokens: u64,
+    /// Of the bare target.
     pub target: f64,
+    /// Of the target with the new adapter.
     pub transferred: f64,
 }
 

@@ -9,6 +9,7 @@ use serde_json::Value;
 pub struct Field(Cow<'static, str>);
 
 impl Field {
+    /// Its name in JSON.
     pub fn name(&self) -> &str {
         &self.0
     }
@@ -27,29 +28,42 @@ impl From<&'static str> for Field {
 pub enum Remedy {
     /// Set what was left out.
     Add(Field),
+    /// Do not set it.
     LeaveOut(Field),
+    /// Choose a larger value.
     Raise(Field),
+    /// Choose a smaller value.
     Lower(Field),
     /// Ask for less of it.
     Fewer(Field),
+    /// Choose another value.
     ChooseOther(Field),
+    /// Choose this value.
     Set {
+        /// The setting.
         field: Field,
+        /// The value.
         value: Value,
     },
     /// What the setting may be.
     Takes {
+        /// The setting.
         field: Field,
+        /// What it takes.
         what: Cow<'static, str>,
     },
     /// An adapter and its base.
     Match {
+        /// The setting that names the adapter.
         adapter: Field,
+        /// The setting that names its base.
         base: Field,
     },
     /// What a variable of the environment may be.
     Variable {
+        /// Its name.
         name: Cow<'static, str>,
+        /// What it may be.
         what: Cow<'static, str>,
     },
     /// Start the same work again, from its journal.
@@ -60,6 +74,7 @@ pub enum Remedy {
     Inspect,
     /// Make a kit with all its parts.
     MakeKit,
+    /// A step that no setting is part of.
     Do(Step),
     /// One of these will do.
     Or(Vec<Self>),
@@ -99,30 +114,37 @@ impl Wording for InJson {
 }
 
 impl Remedy {
+    /// See [`Remedy::Add`].
     pub fn add(field: impl Into<Field>) -> Self {
         Self::Add(field.into())
     }
 
+    /// See [`Remedy::LeaveOut`].
     pub fn leave_out(field: impl Into<Field>) -> Self {
         Self::LeaveOut(field.into())
     }
 
+    /// See [`Remedy::Raise`].
     pub fn raise(field: impl Into<Field>) -> Self {
         Self::Raise(field.into())
     }
 
+    /// See [`Remedy::Lower`].
     pub fn lower(field: impl Into<Field>) -> Self {
         Self::Lower(field.into())
     }
 
+    /// See [`Remedy::Fewer`].
     pub fn fewer(field: impl Into<Field>) -> Self {
         Self::Fewer(field.into())
     }
 
+    /// See [`Remedy::ChooseOther`].
     pub fn choose_other(field: impl Into<Field>) -> Self {
         Self::ChooseOther(field.into())
     }
 
+    /// See [`Remedy::Set`].
     pub fn set(field: impl Into<Field>, value: impl Into<Value>) -> Self {
         Self::Set {
             field: field.into(),
@@ -130,6 +152,7 @@ impl Remedy {
         }
     }
 
+    /// See [`Remedy::Takes`].
     pub fn takes(field: impl Into<Field>, what: impl Into<Cow<'static, str>>) -> Self {
         Self::Takes {
             field: field.into(),
@@ -137,6 +160,7 @@ impl Remedy {
         }
     }
 
+    /// See [`Remedy::Match`].
     pub fn matching(adapter: impl Into<Field>, base: impl Into<Field>) -> Self {
         Self::Match {
             adapter: adapter.into(),
@@ -144,6 +168,7 @@ impl Remedy {
         }
     }
 
+    /// See [`Remedy::Variable`].
     pub fn variable(name: &'static str, what: impl Into<Cow<'static, str>>) -> Self {
         Self::Variable {
             name: name.into(),
@@ -151,14 +176,17 @@ impl Remedy {
         }
     }
 
+    /// See [`Remedy::Remove`].
     pub fn remove(path: &Path) -> Self {
         Self::Remove(path.to_owned())
     }
 
+    /// See [`Remedy::Or`].
     pub fn or<const N: usize>(remedies: [Self; N]) -> Self {
         Self::Or(remedies.into())
     }
 
+    /// See [`Remedy::Then`].
     pub fn then<const N: usize>(remedies: [Self; N]) -> Self {
         Self::Then(remedies.into())
     }
@@ -223,6 +251,7 @@ macro_rules! steps {
         }
 
         impl Step {
+            /// Every step.
             pub const ALL: &[Self] = &[$(Self::$step,)*];
 
             fn words(self) -> &'static str {

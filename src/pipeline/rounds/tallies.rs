@@ -30,6 +30,7 @@ pub(super) struct Tallies {
 }
 
 impl Tallies {
+    /// All counts are 0.
     pub fn new(generators: &[Generator]) -> Self {
         Self {
             names: generators.iter().map(|generator| generator.name).collect(),
@@ -58,6 +59,7 @@ impl Tallies {
         });
     }
 
+    /// Count what was rejected, by reason.
     pub fn rejected<K: Serialize>(&mut self, rejections: &BTreeMap<K, u64>) {
         count_rejections(&mut self.rejected, rejections);
     }
@@ -70,6 +72,7 @@ impl Tallies {
         }
     }
 
+    /// The error that says why there are too few.
     pub fn not_enough(self, got: usize, needed: usize, drawn: u64) -> PipelineError {
         let strip =
             |(name, count): (String, u64)| (name.trim_start_matches("rejected_").to_owned(), count);

@@ -33,6 +33,7 @@ struct Opened {
 }
 
 impl<'a> Transfer<'a> {
+    /// Run all stages.
     pub fn run(&self, job: &mut Job<'_>) -> Result<TransferReport, PipelineError> {
         let opened = self.check_models(job)?;
         let roles = Roles::of(self.plan, self.data, job)?;

@@ -16,8 +16,11 @@ const COLOURS: usize = 3;
 pub struct Chart {
     /// What it shows, for those who cannot see it.
     pub title: String,
+    /// What runs to the right.
     pub x_axis: String,
+    /// What runs up.
     pub y_axis: String,
+    /// Three at most are drawn.
     pub curves: Vec<Curve>,
 }
 
