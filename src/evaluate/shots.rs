@@ -8,6 +8,7 @@ const OUTPUT: &str = "Output:";
 pub struct Shots(String);
 
 impl Shots {
+    /// Take the examples that are shown.
     pub fn new(examples: &[Pair]) -> Self {
         Self(
             examples
@@ -23,6 +24,7 @@ impl Shots {
         )
     }
 
+    /// Whether there are no examples.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

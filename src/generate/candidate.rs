@@ -13,6 +13,7 @@ pub struct Candidate {
 }
 
 impl Candidate {
+    /// The input, trimmed.
     pub fn text(&self) -> &str {
         &self.text
     }
@@ -22,6 +23,7 @@ impl Candidate {
         self.finished
     }
 
+    /// Which generator it is of.
     pub fn origin(&self) -> Origin {
         self.origin
     }

@@ -35,14 +35,17 @@ pub struct Labeled {
 }
 
 impl Labeled {
+    /// The input.
     pub fn prompt(&self) -> &str {
         &self.prompt
     }
 
+    /// The teacher's answer.
     pub fn completion(&self) -> &str {
         &self.completion
     }
 
+    /// Both, as an example to train on.
     pub fn pair(&self) -> Pair {
         Pair {
             prompt: self.prompt.clone(),
@@ -115,6 +118,7 @@ pub type Rejections = BTreeMap<Reason, u64>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LabelError {
+    /// The engine could not do it.
     #[error("asking the teacher: {0}")]
     Engine(#[from] EngineError),
 }

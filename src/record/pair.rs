@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 /// not part of either).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Pair {
+    /// What the model is asked.
     pub prompt: String,
+    /// What it is to answer; empty where that is not known.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub completion: String,
 }

@@ -65,9 +65,9 @@ fn watch(screen: &mut Screen<'_>, events: &Receiver<Event>, interrupts: &Receive
 /// Turn the first Ctrl-C into a request to stop and the second into an end.
 fn listen(cancel: Cancel) -> Result<Receiver<()>, ctrlc::Error> {
     let (sender, receiver) = bounded(1);
-    let asked = AtomicBool::new(false);
+    let interrupted = AtomicBool::new(false);
     ctrlc::set_handler(move || {
-        if asked.swap(true, Ordering::SeqCst) {
+        if interrupted.swap(true, Ordering::SeqCst) {
             #[expect(
                 clippy::disallowed_methods,
                 reason = "the second Ctrl-C ends it at once"
@@ -87,7 +87,8 @@ pub fn engine(base: &Path) -> Result<Box<dyn Engine>, Failure> {
         let why = if cfg!(feature = "ggml") {
             "is a toy base, which is for tests"
         } else {
-            "is opened by the toy engine, which is for tests: this build has no llama.cpp (feature `ggml` is off)"
+            "is opened by the toy engine, which is for tests: this build has no llama.cpp \
+            (feature `ggml` is off)"
         };
         crate::out::say(&format!("warning: {} {why}", base.display()));
     }

@@ -22,7 +22,7 @@ use super::worker::{Board, Command};
 use super::{Config, Say};
 use crate::control::{self, Transfers};
 use crate::engine::host::Host;
-use crate::record::{Clock, ContentHash};
+use crate::record::{Clock, ContentHash, json};
 
 mod answer;
 mod ask;
@@ -264,8 +264,9 @@ async fn body(app: &App, request: Request) -> Result<Value, ApiError> {
     let bytes = read
         .map_err(|_| ApiError::too_slow())?
         .map_err(|_| ApiError::too_large(most))?;
-    serde_json::from_slice(&bytes)
-        .map_err(|error| ApiError::input(format!("the body is not JSON: {error}")))
+    let refuse = |what: String| ApiError::input(format!("the body is not JSON: {what}"));
+    let text = str::from_utf8(&bytes).map_err(|error| refuse(error.to_string()))?;
+    json::parse(text).map_err(|error| refuse(error.to_string()))
 }
 
 #[cfg(test)]

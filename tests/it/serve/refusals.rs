@@ -235,3 +235,23 @@ fn a_full_queue_says_so() {
     });
     assert!(answered, "the queue stays full");
 }
+
+#[test]
+fn a_key_that_is_there_twice_is_refused_by_name() {
+    let lab = Lab::new();
+    let (_server, address) = serve(lab.config());
+    for (path, body) in [
+        (
+            "/v1/chat/completions",
+            r#"{"messages": [{"role": "user", "content": "a"}], "messages": []}"#,
+        ),
+        ("/completion", r#"{"prompt": "a", "prompt": "b"}"#),
+        ("/v1/transfers", r#"{"request": {"lr": 1, "lr": 2}}"#),
+        ("/v1/adapters", r#"{"path": "a", "path": "b"}"#),
+    ] {
+        let reply = open(address, "POST", path, &[], body.as_bytes()).whole();
+        let error = reply.error();
+        assert_eq!(reply.status, 400, "{path}: {error}");
+        assert!(error.contains("is there twice"), "{path}: {error}");
+    }
+}
