@@ -118,7 +118,7 @@ pub(super) fn input(
     }
 }
 
-fn quiet<'t>(monitor: &'t mut Monitor<'_>) -> Monitor<'t> {
+fn silent<'t>(monitor: &'t mut Monitor<'_>) -> Monitor<'t> {
     Monitor {
         cancel: monitor.cancel,
         progress: &mut *monitor.progress,
