@@ -67,7 +67,8 @@ pub fn kit(
         let summary = format!("{} rows, {} seeds", rows.len(), seeds.len());
         Ok(((rows, seeds, hashes), summary))
     })?;
-    if !(plan.run.resume && Journal::lies_beside(&plan.out)) {
+    let begun = Journal::lies_beside(&plan.out)?;
+    if !(plan.run.resume && begun) {
         publish::check_writable(&[&plan.out])?;
     }
     let mut job = Job::open(context, "kit", announced, hashes.clone(), &plan.out)?;

@@ -37,7 +37,7 @@ pub(super) async fn props(State(app): Shared) -> Response {
     axum::Json(json!({
         "default_generation_settings": { "n_ctx": info.context, "params": params },
         "total_slots": app.config.slots,
-        "model_path": info.path,
+        "model_path": info.path.to_string_lossy(),
         "model_alias": app.name,
         "chat_template": app.host.template(),
         "bos_token": text(app.host.bos()).unwrap_or_default(),

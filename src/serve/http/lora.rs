@@ -19,7 +19,7 @@ pub(super) async fn list(State(app): Shared) -> Response {
     let registry = app.registry();
     let one = |(name, named): (&String, Named<'_>)| {
         let generation = named.live.number.to_string();
-        json!({ "id": named.id, "name": name, "path": named.live.path, "scale": named.scale, "generation": generation })
+        json!({ "id": named.id, "name": name, "path": named.live.path.to_string_lossy(), "scale": named.scale, "generation": generation })
     };
     axum::Json(registry.all().into_iter().map(one).collect::<Vec<_>>()).into_response()
 }

@@ -43,12 +43,12 @@ fn listed(app: &App) -> Vec<Value> {
     let registry = app.registry();
     let meta = json!({ "n_vocab": info.vocabulary, "n_ctx": info.context, "n_params": info.parameters, "size": info.bytes });
     let base = json!({
-        "id": app.name, "object": "model", "created": 0, "owned_by": "translora", "root": info.path, "parent": null,
+        "id": app.name, "object": "model", "created": 0, "owned_by": "translora", "root": info.path.to_string_lossy(), "parent": null,
         "meta": meta, "translora": { "generation": generation(&registry.usual().key), "sha256": info.hash },
     });
     let adapter = |(name, named): (&String, crate::serve::live::Named<'_>)| {
         json!({
-            "id": name, "object": "model", "created": 0, "owned_by": "translora", "root": named.live.path, "parent": app.name,
+            "id": name, "object": "model", "created": 0, "owned_by": "translora", "root": named.live.path.to_string_lossy(), "parent": app.name,
             "translora": { "generation": named.live.number.to_string(), "sha256": named.live.weights.hash },
         })
     };
