@@ -1,6 +1,8 @@
+use std::io;
 use std::path::PathBuf;
 
-use translora_lora::LoraError;
+use translora_gguf::{FileError, Format, GgufError};
+use translora_lora::{ForeignError, LoraError};
 
 use crate::record::{Blame, Cancelled, Fault, Remedy, Step};
 
@@ -24,7 +26,7 @@ pub enum EngineError {
     #[error("{path}: {source}")]
     Io {
         path: PathBuf,
-        source: std::io::Error,
+        source: io::Error,
     },
     #[error(
         "{model}: the tokenizer cannot encode {text:?} without loss (it comes back as {back:?})"
@@ -63,14 +65,26 @@ pub enum EngineError {
     Internal(String),
 }
 
+impl EngineError {
+    /// A file that cannot be read is no unsound adapter.
+    pub(crate) fn of_adapter(path: PathBuf, source: LoraError) -> Self {
+        match source {
+            LoraError::Foreign(ForeignError::File(FileError::Io(source))) => {
+                Self::Io { path, source }
+            }
+            source => Self::Adapter { path, source },
+        }
+    }
+}
+
 impl Blame for EngineError {
     fn fault(&self) -> Fault {
         match self {
             Self::Cancelled(_) => Fault::Cancelled,
             Self::Memory(_) | Self::Io { .. } | Self::Backend { .. } => Fault::Machine,
             Self::Internal(_) => Fault::Bug,
+            Self::Adapter { source, .. } => source.fault(),
             Self::Model { .. }
-            | Self::Adapter { .. }
             | Self::AdapterLoad { .. }
             | Self::Tokenizer { .. }
             | Self::SameFirstToken { .. }
@@ -124,13 +138,79 @@ impl Blame for EngineError {
     }
 }
 
-impl Blame for LoraError {
+impl Blame for GgufError {
     fn fault(&self) -> Fault {
         Fault::Input
     }
 
     fn remedy(&self) -> Option<Remedy> {
         let step = match self {
+            Self::BigEndian => Step::LittleEndian,
+            Self::Foreign { format } => match format {
+                Format::Html => Step::NotThePage,
+                Format::LfsPointer => Step::FetchLfs,
+                Format::Ggla | Format::Ggml => Step::ConvertAnew,
+                Format::Zip | Format::Pickle => Step::SaveSafetensors,
+                Format::Compressed => Step::Decompress,
+                Format::Safetensors => Step::ConvertModel,
+                _ => Step::OtherFile,
+            },
+            _ => Step::FetchAgain,
+        };
+        Some(step.into())
+    }
+}
+
+impl Blame for ForeignError {
+    fn fault(&self) -> Fault {
+        match self {
+            Self::File(error) | Self::Part { source: error, .. } => match error {
+                FileError::Io(error) if error.kind() != io::ErrorKind::NotFound => Fault::Machine,
+                _ => Fault::Input,
+            },
+            Self::NoCache | Self::Cache { .. } => Fault::Machine,
+            _ => Fault::Input,
+        }
+    }
+
+    fn remedy(&self) -> Option<Remedy> {
+        let step = match self {
+            Self::File(FileError::Gguf(error))
+            | Self::Part {
+                source: FileError::Gguf(error),
+                ..
+            } => return error.remedy(),
+            Self::File(FileError::Io(_)) | Self::Part { .. } => Step::CheckPath,
+            Self::File(_) => Step::OtherFile,
+            Self::NoConfig { .. } | Self::NoWeights | Self::Unknown => Step::WholePeft,
+            Self::Pickle { .. } => Step::SaveSafetensors,
+            Self::Config(_) | Self::NoKey { .. } | Self::Number { .. } | Self::Safetensors(_) => {
+                Step::SavePeftAgain
+            }
+            Self::Method { .. } | Self::Variant { .. } | Self::Tensor { .. } => Step::TrainPlain,
+            Self::Architecture { .. } | Self::Pattern { .. } => Step::ConvertByHand,
+            Self::Module { .. } | Self::Expert { .. } | Self::Fused { .. } | Self::Heads { .. } => {
+                Step::FittingAdapter
+            }
+            Self::NoCache | Self::Cache { .. } => Step::WritableCache,
+            _ => Step::SavePeftAgain,
+        };
+        Some(step.into())
+    }
+}
+
+impl Blame for LoraError {
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Foreign(error) => error.fault(),
+            _ => Fault::Input,
+        }
+    }
+
+    fn remedy(&self) -> Option<Remedy> {
+        let step = match self {
+            Self::Gguf(error) => return error.remedy(),
+            Self::Foreign(error) => return error.remedy(),
             Self::Nothing { .. } => return Some(Step::TrainedAdapter.into()),
             error if error.is_about_the_base() => Step::FittingAdapter,
             _ => Step::PlainAdapter,

@@ -2,6 +2,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use translora_gguf::{FileError, GgufError};
+use translora_lora::{ForeignError, LoraError};
 
 use crate::record::{Blame, ContentHash, Fault, Remedy, Step};
 
@@ -41,6 +42,9 @@ pub enum KitError {
     LargeHeader { path: PathBuf, bytes_max: u64 },
     #[error("{path}: {source}")]
     Gguf { path: PathBuf, source: GgufError },
+    /// It is no sound adapter, or none for this base.
+    #[error("{path}: {source}")]
+    Adapter { path: PathBuf, source: LoraError },
     #[error("{path}: not a kit: {reason}")]
     NotAKit { path: PathBuf, reason: String },
     #[error(
@@ -91,6 +95,16 @@ pub enum LineFault {
 }
 
 impl KitError {
+    pub(crate) fn of_adapter(path: &Path, error: LoraError) -> Self {
+        match error {
+            LoraError::Foreign(ForeignError::File(error)) => Self::of_file(path, error),
+            source => Self::Adapter {
+                path: path.to_owned(),
+                source,
+            },
+        }
+    }
+
     pub(crate) fn of_file(path: &Path, error: FileError) -> Self {
         let path = path.to_owned();
         match error {
@@ -116,6 +130,7 @@ impl Blame for KitError {
         match self {
             Self::Io { source, .. } if source.kind() != io::ErrorKind::NotFound => Fault::Machine,
             Self::Pack(_) => Fault::Bug,
+            Self::Adapter { source, .. } => source.fault(),
             Self::Io { .. }
             | Self::Line { .. }
             | Self::NoRows { .. }
@@ -143,7 +158,8 @@ impl Blame for KitError {
             Self::NotAFile { .. } | Self::TooLarge { .. } | Self::LargeHeader { .. } => {
                 Step::OtherFile.into()
             }
-            Self::Gguf { .. } => Step::FetchAgain.into(),
+            Self::Gguf { source, .. } => return source.remedy(),
+            Self::Adapter { source, .. } => return source.remedy(),
             Self::NotAKit { .. } => Remedy::or([Remedy::MakeKit, Remedy::add("seeds")]),
             Self::Foreign { .. } => Remedy::or([Step::KitsOwn.into(), Remedy::add("seeds")]),
             Self::NoDiscriminator { .. } => {

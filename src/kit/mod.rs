@@ -9,9 +9,10 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use translora_gguf::{Header, read_file};
+use translora_lora::gguf_path;
 
 use crate::record::{ContentHash, Limits};
 
@@ -85,6 +86,12 @@ const CHUNK_BYTES: usize = 1 << 20;
 /// bounds: `header_bytes_max`
 pub fn read_header(path: &Path, limits: &Limits) -> Result<(Header, u64), KitError> {
     Header::open(path, limits.header_bytes_max).map_err(|error| KitError::of_file(path, error))
+}
+
+/// Find an adapter as a GGUF file for a model: the path itself, or what was written out of a folder
+/// of PEFT or MLX.
+pub fn adapter(path: &Path, model: &Path) -> Result<PathBuf, KitError> {
+    gguf_path(path, model).map_err(|error| KitError::of_adapter(path, error))
 }
 
 /// Read a whole file of at most `bytes_max` bytes.

@@ -56,10 +56,11 @@ pub fn kit(
             plan.seeds,
             &mut Rng::new(plan.run.seed, "kit seeds"),
         )?;
+        let lora = kit::adapter(&plan.lora, &plan.model)?;
         let hashes = hash_inputs(
             &[
                 ("model", &plan.model),
-                ("lora", &plan.lora),
+                ("lora", &lora),
                 ("data", &plan.data),
             ],
             monitor,

@@ -105,7 +105,12 @@ const CRATES: &[(&str, &[&str])] = &[
     ),
     (
         "translora_lora",
-        &["src/adapters/", "src/engine/", "src/pipeline/inspect"],
+        &[
+            "src/kit/",
+            "src/adapters/",
+            "src/engine/",
+            "src/pipeline/inspect",
+        ],
     ),
     ("translora_llama", &["src/engine/ggml"]),
     ("translora_system", &["src/jobs/"]),

@@ -1,6 +1,6 @@
 //! The ways in which a file, or a request to write one, is refused.
 
-use crate::TensorKind;
+use crate::{Format, TensorKind};
 
 /// Says what is wrong with a GGUF file, and at which byte.
 #[non_exhaustive]
@@ -11,6 +11,12 @@ pub enum GgufError {
     Magic {
         /// The first four bytes.
         found: [u8; 4],
+    },
+    /// The file is of another format.
+    #[error("not a GGUF file: this is {format}")]
+    Foreign {
+        /// What it is.
+        format: Format,
     },
     /// The numbers are stored in the other byte order.
     #[error("byte 4: a big-endian GGUF file; only little-endian files are read")]

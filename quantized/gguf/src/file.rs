@@ -57,6 +57,13 @@ fn open(path: &Path) -> Result<(File, u64), FileError> {
     Ok((file, bytes))
 }
 
+/// Reads the first bytes of a file, fewer where it is shorter.
+pub fn read_start(path: &Path, bytes: u64) -> Result<Vec<u8>, FileError> {
+    let mut start = Vec::new();
+    open(path)?.0.take(bytes).read_to_end(&mut start)?;
+    Ok(start)
+}
+
 /// Reads a whole file of at most `bytes_max` bytes.
 pub fn read_file(path: &Path, bytes_max: u64) -> Result<Vec<u8>, FileError> {
     let (file, bytes) = open(path)?;
@@ -121,6 +128,7 @@ mod tests {
             Err(FileError::LargeHeader { .. })
         ));
         assert_eq!(read_file(&path, 8 << 20).expect("it is small"), file);
+        assert_eq!(read_start(&path, 4).expect("it is there"), *b"GGUF");
         assert!(matches!(
             read_file(&path, 1 << 20),
             Err(FileError::TooLarge { .. })

@@ -35,6 +35,7 @@ mod cursor;
 mod dequantize;
 mod error;
 mod file;
+mod format;
 mod kind;
 mod reader;
 mod value;
@@ -42,7 +43,8 @@ mod writer;
 
 pub use dequantize::dequantize;
 pub use error::GgufError;
-pub use file::{FileError, read_file};
+pub use file::{FileError, read_file, read_start};
+pub use format::Format;
 pub use kind::TensorKind;
 pub use reader::{Gguf, Header, Tensor};
 pub use value::{Array, Value, ValueKind};

@@ -5,7 +5,7 @@ use crate::limits::{
     ALIGNMENT_DEFAULT, ALIGNMENT_MAX, DIMENSIONS_MAX, KEY_BYTES_MAX, KEYS_MAX, NAME_BYTES_MAX,
     TENSORS_MAX,
 };
-use crate::{GgufError, TensorKind, Value};
+use crate::{Format, GgufError, TensorKind, Value};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ops::Deref;
@@ -176,6 +176,9 @@ fn read_header(bytes: &[u8]) -> Result<(Header, u64), GgufError> {
 
 /// Reads the magic and the version.
 fn read_version(cursor: &mut Cursor<'_>) -> Result<u32, GgufError> {
+    if let Some(format) = Format::of(cursor.rest()) {
+        return Err(GgufError::Foreign { format });
+    }
     let found: [u8; 4] = cursor.array()?;
     if found != MAGIC {
         return Err(GgufError::Magic { found });

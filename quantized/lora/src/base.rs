@@ -14,6 +14,14 @@ pub struct Base {
     architecture: String,
     /// By the name of the tensor. shapes: (in, out, experts)
     shapes: BTreeMap<String, [u64; 3]>,
+    heads: Heads,
+}
+
+/// Attention heads of queries and of keys: one number for all layers, or one for each layer.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Heads {
+    queries: Vec<u64>,
+    keys: Vec<u64>,
 }
 
 /// The longest header that is read of a model. units: bytes
@@ -31,6 +39,7 @@ impl Base {
         Self {
             architecture,
             shapes: tensors.into_iter().collect(),
+            heads: Heads::default(),
         }
     }
 
@@ -48,9 +57,12 @@ impl Base {
     /// one.
     pub fn of(header: &Header) -> Self {
         let architecture = header.get("general.architecture").and_then(Value::as_str);
+        let architecture = architecture.unwrap_or("unknown").to_owned();
+        let heads = Heads::of(header, &architecture);
         let mut base = Self {
-            architecture: architecture.unwrap_or("unknown").to_owned(),
+            architecture,
             shapes: BTreeMap::new(),
+            heads,
         };
         base.extend(header);
         base
@@ -71,6 +83,16 @@ impl Base {
     /// Gives the shape of a tensor. shapes: (in, out, experts)
     pub fn shape(&self, name: &str) -> Option<[u64; 3]> {
         self.shapes.get(name).copied()
+    }
+
+    /// Counts the attention heads of a layer: of its queries, and of its keys.
+    pub(crate) fn heads(&self, layer: usize) -> Option<[u64; 2]> {
+        let of = |counts: &[u64]| match counts {
+            [same] => Some(*same),
+            counts => counts.get(layer).copied(),
+        };
+        let queries = of(&self.heads.queries)?;
+        Some([queries, of(&self.heads.keys).unwrap_or(queries)])
     }
 
     /// Says whether the table of words is the output matrix too.
@@ -95,6 +117,19 @@ impl Base {
         };
         let part = |part| path.with_file_name(format!("{stem}-{part:05}-of-{count:05}.gguf"));
         (2..=count.min(99_999)).map(part).collect()
+    }
+}
+
+impl Heads {
+    fn of(header: &Header, architecture: &str) -> Self {
+        let counts = |key: &str| match header.get(&format!("{architecture}.attention.{key}")) {
+            Some(Value::Array(counts)) => counts.iter().filter_map(|n| n.as_u64()).collect(),
+            count => count.and_then(Value::as_u64).into_iter().collect(),
+        };
+        Self {
+            queries: counts("head_count"),
+            keys: counts("head_count_kv"),
+        }
     }
 }
 

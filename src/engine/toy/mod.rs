@@ -15,6 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use translora_gguf::FileError;
+use translora_lora::{Foreign, ForeignError};
 
 use super::host::Hosted;
 use super::{
@@ -33,7 +34,7 @@ pub mod world;
 
 pub use base::Base;
 use base::FORMAT;
-use head::Head;
+use head::{ARCHITECTURE, Head};
 use host::{ToyDecoder, ToyHost};
 use train::ToyTrainer;
 
@@ -113,6 +114,16 @@ pub(super) fn is_base(path: &Path) -> bool {
         && read(path).is_ok_and(|bytes| {
             serde_json::from_slice::<Head>(&bytes).is_ok_and(|head| head.format == FORMAT)
         })
+}
+
+/// Read an adapter file. No other format has a toy's answers.
+fn read_adapter(path: &Path) -> Result<Vec<u8>, EngineError> {
+    let refuse = |source| EngineError::of_adapter(path.to_owned(), source);
+    if Foreign::find(path).map_err(refuse)?.is_some() {
+        let architecture = ARCHITECTURE.to_owned();
+        return Err(refuse(ForeignError::Architecture { architecture }.into()));
+    }
+    read(path)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, EngineError> {
@@ -251,7 +262,7 @@ impl Model for ToyModel {
     }
 
     fn attach(&mut self, adapter: &Path) -> Result<AdapterId, EngineError> {
-        let bytes = read(adapter)?;
+        let bytes = read_adapter(adapter)?;
         let head = Head::from_gguf(adapter, &bytes, self.base.width)?;
         self.heads.push(head);
         Ok(AdapterId(self.heads.len() - 1))
