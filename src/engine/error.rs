@@ -24,10 +24,7 @@ pub enum EngineError {
     #[error("{path}: cannot load this backend: {reason}")]
     Backend { path: PathBuf, reason: String },
     #[error("{path}: {source}")]
-    Io {
-        path: PathBuf,
-        source: io::Error,
-    },
+    Io { path: PathBuf, source: io::Error },
     #[error(
         "{model}: the tokenizer cannot encode {text:?} without loss (it comes back as {back:?})"
     )]

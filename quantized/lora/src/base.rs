@@ -80,6 +80,11 @@ impl Base {
         &self.architecture
     }
 
+    /// Names its tensors, sorted.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.shapes.keys().map(String::as_str)
+    }
+
     /// Gives the shape of a tensor. shapes: (in, out, experts)
     pub fn shape(&self, name: &str) -> Option<[u64; 3]> {
         self.shapes.get(name).copied()

@@ -241,8 +241,13 @@ fn listed(folder: &Path) -> Result<Vec<(String, PathBuf)>, Failure> {
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
-        if file.ends_with(".gguf") && !file.ends_with(".rejected.gguf") && !file.starts_with('.') {
-            let whole = stem(&path);
+        if is_adapter(&path, &file) {
+            // A folder's name has no ending.
+            let whole = if path.join(PEFT).is_file() {
+                file
+            } else {
+                stem(&path)
+            };
             let (name, number) = match whole
                 .rsplit_once('@')
                 .and_then(|(name, number)| Some((name, number.parse().ok()?)))
@@ -259,6 +264,15 @@ fn listed(folder: &Path) -> Result<Vec<(String, PathBuf)>, Failure> {
         .flat_map(|files| &files[files.len().saturating_sub(2)..])
         .map(|(name, _, path)| (name.clone(), path.clone()))
         .collect())
+}
+
+/// What a folder of PEFT or MLX has beside the weights.
+const PEFT: &str = "adapter_config.json";
+
+fn is_adapter(path: &Path, file: &str) -> bool {
+    let gguf = file.ends_with(".gguf") && !file.ends_with(".rejected.gguf");
+    let foreign = file.ends_with(".safetensors") || path.join(PEFT).is_file();
+    (gguf || foreign) && !file.starts_with('.')
 }
 
 fn stem(path: &Path) -> String {

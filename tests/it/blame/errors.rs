@@ -151,6 +151,10 @@ fn kit() -> [Room; 2] {
             path: path(),
             source: GgufError::BigEndian,
         },
+        E::Adapter {
+            path: path(),
+            source: LoraError::Activated,
+        },
         E::NotAKit {
             path: path(),
             reason: "no manifest".into(),

@@ -43,8 +43,23 @@ pub(super) fn gguf(
     let paired = names::paired(base.architecture())?;
     let (mut single, mut experts) = (BTreeMap::new(), BTreeMap::<String, Experts>::new());
     for (path, module) in modules {
+        let place = names::place(base, &path)?;
+        let module = match &place {
+            Place::Experts { down, .. } => by_expert(base, &path, down, &module)?,
+            _ => module,
+        };
         let scale = scales.of(&path, module.rank())?;
-        match names::place(base, &path)? {
+        match place {
+            Place::Experts { fused, down } => {
+                let shape = [module.a.columns as u64, module.b.rows as u64];
+                if base.shape(&down).is_some_and(|down| down[..2] == shape) {
+                    put(&mut single, down, Scaled { module, scale })?;
+                } else {
+                    for (matrix, module) in split(base, &path, &fused, &module)? {
+                        put(&mut single, matrix, Scaled { module, scale })?;
+                    }
+                }
+            }
             Place::Matrix(matrix) => {
                 put(&mut single, matrix, Scaled { module, scale })?;
             }
@@ -104,7 +119,7 @@ fn split(
 ) -> Result<Vec<(String, Module)>, ForeignError> {
     let rows = |matrix: &String| base.shape(matrix).map_or(0, |shape| shape[1]);
     let expected: u64 = matrices.iter().map(rows).sum();
-    if expected != module.b.rows as u64 || module.b.experts != 1 {
+    if expected != module.b.rows as u64 {
         return Err(ForeignError::Fused {
             module: path.to_owned(),
             rows: module.b.rows,
@@ -114,12 +129,48 @@ fn split(
     let mut from = 0;
     let part = |matrix: &String| {
         let to = from + rows(matrix) as usize;
-        let b = module.b.rows(from..to);
+        let b = module.b.rows_of_each(from..to);
         from = to;
         let a = module.a.clone();
         (matrix.clone(), Module { a, b })
     };
     Ok(matrices.iter().map(part).collect())
+}
+
+/// Takes a parameter apart that holds the experts of a layer: A has the rows of one after the other,
+/// B the columns of all in turn.
+///
+/// source: PEFT, `ParamWrapper.get_delta_weight`
+fn by_expert(
+    base: &Base,
+    path: &str,
+    matrix: &str,
+    module: &Module,
+) -> Result<Module, ForeignError> {
+    let experts = base.shape(matrix).map_or(1, |shape| shape[2] as usize);
+    if !module.rank().is_multiple_of(experts) || module.a.experts != 1 {
+        return Err(ForeignError::Rank {
+            module: path.to_owned(),
+            found: module.rank(),
+            config: experts,
+        });
+    }
+    let (rank, outputs) = (module.rank() / experts, module.b.rows);
+    let places = (0..experts).flat_map(|expert| (0..outputs * rank).map(move |at| (expert, at)));
+    let values = places.map(|(expert, at)| module.b.values[at * experts + expert]);
+    Ok(Module {
+        a: Numbers {
+            experts,
+            rows: rank,
+            ..module.a.clone()
+        },
+        b: Numbers {
+            experts,
+            rows: outputs,
+            columns: rank,
+            values: values.collect(),
+        },
+    })
 }
 
 /// Brings one module into the order of the base, with its scale.
@@ -133,7 +184,12 @@ fn one(
     let Scaled { module, scale } = scaled;
     let rank = module.rank();
     let Module { mut a, mut b } = module;
-    let (base_shape, pair) = (base.shape(matrix), [a.columns as u64, b.rows as u64]);
+    let mut pair = [a.columns as u64, b.rows as u64];
+    if matrix == EMBEDDING {
+        // A word goes in, a row of the table comes out.
+        pair.reverse();
+    }
+    let base_shape = base.shape(matrix);
     if let Some([inputs, outputs, _]) = base_shape
         && [inputs, outputs] != pair
     {

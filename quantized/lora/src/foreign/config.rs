@@ -104,7 +104,7 @@ struct MlxParameters {
 }
 
 /// Keys of PEFT under which an adapter computes something else than scaled products.
-const VARIANTS: [(&str, &str); 12] = [
+const VARIANTS: [(&str, &str); 11] = [
     ("use_dora", "DoRA"),
     ("use_qalora", "QALoRA"),
     ("use_bdlora", "block-diagonal LoRA"),
@@ -115,10 +115,6 @@ const VARIANTS: [(&str, &str); 12] = [
     ("layer_replication", "layers that are copies of others"),
     ("modules_to_save", "modules that are trained whole"),
     ("trainable_token_indices", "tokens that are trained whole"),
-    (
-        "target_parameters",
-        "parameters that are no modules of their own",
-    ),
     ("lora_bias", "a bias on B"),
 ];
 

@@ -164,6 +164,12 @@ pub enum ForeignError {
         /// The rows of the base's matrices together.
         expected: u64,
     },
+    /// A matrix that transformers has no module for.
+    #[error("transformers has no module of its own for {matrix}")]
+    NoModule {
+        /// The matrix of the base.
+        matrix: String,
+    },
     /// There is no folder to keep the GGUF in.
     #[error("there is no folder for what is converted: neither XDG_CACHE_HOME nor HOME is set")]
     NoCache,

@@ -9,10 +9,12 @@
 mod build;
 mod config;
 mod error;
+mod export;
 mod names;
 mod tensors;
 
 pub use error::{ForeignError, Part};
+pub use export::{Files, to_peft};
 
 use std::path::{Path, PathBuf};
 

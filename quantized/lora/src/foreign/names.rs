@@ -117,6 +117,9 @@ pub(super) enum Place {
     Fused(Vec<String>),
     /// It is one expert of a matrix.
     Expert(String, usize),
+    /// It is a parameter that holds all experts of a layer. Its shape tells which: gate and up
+    /// together, or down.
+    Experts { fused: [String; 2], down: String },
 }
 
 /// Says whether the queries and keys of an architecture have their rows in pairs.
@@ -183,6 +186,16 @@ pub(super) fn place(base: &Base, module: &str) -> Result<Place, LoraError> {
     }
     if let Some((_, stem)) = SWITCHES.iter().find(|(end, _)| rest.ends_with(end)) {
         return known(base, name(stem)).map(Place::Matrix);
+    }
+    // PEFT wraps the second parameter of a module around the first.
+    let parameter = rest.strip_suffix(".base_layer").unwrap_or(rest);
+    if EXPERTS.iter().any(|(folder, ..)| *folder == parameter) && base.architecture() != "gpt-oss" {
+        let [gate, up, down] =
+            ["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"].map(|stem| known(base, name(stem)));
+        return Ok(Place::Experts {
+            fused: [gate?, up?],
+            down: down?,
+        });
     }
     let expert = |(before, after, stem): &(&str, &str, &'static str)| {
         let number = rest.strip_prefix(before)?.strip_prefix('.')?;

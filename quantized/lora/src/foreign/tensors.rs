@@ -1,6 +1,7 @@
 //! Reads a file of tensors, and says which half of which module each is.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -164,7 +165,21 @@ impl Numbers {
         }
     }
 
-    /// Takes some of the rows, in another order.
+    /// Takes the same rows of each expert.
+    pub(super) fn rows_of_each(&self, rows: Range<usize>) -> Self {
+        let of = |expert| {
+            let rows = rows.clone().map(move |row| expert * self.rows + row);
+            rows.flat_map(|row| &self.values[row * self.columns..][..self.columns])
+        };
+        Self {
+            experts: self.experts,
+            rows: rows.len(),
+            columns: self.columns,
+            values: (0..self.experts).flat_map(of).copied().collect(),
+        }
+    }
+
+    /// Takes some of the rows of one matrix, in another order.
     pub(super) fn rows(&self, rows: impl IntoIterator<Item = usize>) -> Self {
         let values: Vec<f32> = rows
             .into_iter()
