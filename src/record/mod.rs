@@ -7,6 +7,7 @@ mod blame;
 mod cancel;
 mod clock;
 mod hash;
+pub mod json;
 mod layers;
 mod limits;
 mod mersenne;
