@@ -9,7 +9,27 @@
 //! decides that.
 //! bounds: version 1, big endian, nested arrays, and tensor types that were removed from ggml are
 //! refused by number.
+//!
+//! ```
+//! use translora_gguf::{Gguf, TensorKind, Value, Writer, dequantize};
+//!
+//! let mut writer = Writer::new();
+//! writer.set("general.architecture", "llama").set("llama.block_count", 1_u32);
+//! writer.tensor_f32("output_norm.weight", &[3], &[1.0, 2.0, 0.5]);
+//! let bytes = writer.to_bytes()?;
+//!
+//! let file = Gguf::parse(&bytes)?;
+//! assert_eq!(file.get("llama.block_count").and_then(Value::as_u64), Some(1));
+//! let tensor = file.tensor("output_norm.weight").expect("it was written");
+//! assert_eq!((tensor.kind, &tensor.shape[..]), (TensorKind::F32, &[3][..]));
+//! assert_eq!(dequantize(tensor.kind, file.data(tensor))?, [1.0, 2.0, 0.5]);
+//! // A file that was cut is refused, and the error says where.
+//! let error = Gguf::parse(&bytes[..bytes.len() - 32]).expect_err("it was cut");
+//! assert!(error.to_string().contains("the data of \"output_norm.weight\""), "{error}");
+//! # Ok::<(), translora_gguf::GgufError>(())
+//! ```
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 mod cursor;
 mod dequantize;
