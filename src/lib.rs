@@ -35,6 +35,10 @@
 //!   request without one.
 //! - Nothing is overwritten.
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    test,
+    allow(clippy::too_many_lines, reason = "tables of cases are long")
+)]
 
 pub mod adapters;
 pub mod control;
@@ -53,6 +57,6 @@ pub mod record;
 pub mod request;
 pub mod serve;
 
-translora_abi::export!(plugin::Door);
+translora_abi::export!(plugin::Instance);
 #[cfg(target_os = "linux")]
 translora_attach::transfers!(plugin::transfers);

@@ -1,4 +1,5 @@
-//! The C-shaped door: verbs of the ABI in, commands of the rooms out, room errors as ABI codes.
+//! The library's side of the C ABI: its calls carried out by `jobs`, `adapters` and `pipeline`, and
+//! their errors as codes of the ABI.
 //!
 //! Knows no stage. Only the export line in `lib.rs` may name it; a host reaches it through
 //! `translora.h`.
@@ -19,19 +20,19 @@ use crate::record::{Blame, Fault, InJson, Remedy, Step, SystemClock};
 use crate::request::{Request, Transfer};
 
 /// One instance of the plugin.
-pub struct Door {
+pub struct Instance {
     queue: Mutex<Queue>,
     adapters: adapters::Adapters,
 }
 
-/// The queue is made by the first job: until then it can be configured.
+/// The first job creates the queue: until then it can be configured.
 enum Queue {
     Not(Config),
     Yet(Arc<Jobs>),
     Closed,
 }
 
-impl Plugin for Door {
+impl Plugin for Instance {
     const VERSION: &'static str = env!("CARGO_PKG_VERSION");
     const ENGINE: &'static str = if cfg!(feature = "ggml") {
         "ggml"
@@ -70,12 +71,12 @@ fn config() -> Result<Config, JobsError> {
     Ok(config)
 }
 
-impl Door {
+impl Instance {
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The queue, made now if it is not there.
+    /// The queue, created now if it is not there.
     fn opened(&self) -> Result<Arc<Jobs>, Failure> {
         let mut queue = self.queue();
         if let Queue::Not(config) = &*queue {
@@ -103,7 +104,7 @@ impl Door {
     }
 }
 
-impl translora_abi::Jobs for Door {
+impl translora_abi::Jobs for Instance {
     fn configure(&self, json: &str) -> Result<(), Failure> {
         let mut queue = self.queue();
         let config = match &*queue {
@@ -190,7 +191,7 @@ impl translora_abi::Jobs for Door {
     }
 }
 
-impl translora_abi::Adapters for Door {
+impl translora_abi::Adapters for Instance {
     fn base(&self, path: &str) -> Result<(), Failure> {
         self.adapters
             .set_base(Path::new(path))
@@ -218,7 +219,7 @@ impl translora_abi::Adapters for Door {
 
     fn commit(&self, swap: u64, host: &HostTable) -> Result<u64, Failure> {
         self.adapters
-            .commit(swap, &Through(host))
+            .commit(swap, &TableLoader(host))
             .map_err(|error| of_adapters(&error))
     }
 
@@ -230,25 +231,25 @@ impl translora_abi::Adapters for Door {
 
     fn rollback(&self, name: &str, host: &HostTable) -> Result<u64, Failure> {
         self.adapters
-            .rollback(name, &Through(host))
+            .rollback(name, &TableLoader(host))
             .map_err(|error| of_adapters(&error))
     }
 
     fn unload(&self, name: &str, host: &HostTable) -> Result<u64, Failure> {
         self.adapters
-            .unload(name, &Through(host))
+            .unload(name, &TableLoader(host))
             .map_err(|error| of_adapters(&error))
     }
 }
 
 /// A host behind the C ABI.
-struct Through<'a>(&'a HostTable);
+struct TableLoader<'a>(&'a HostTable);
 
-impl adapters::Host for Through<'_> {
+impl adapters::Loader for TableLoader<'_> {
     fn load(&self, path: &Path) -> Result<u64, Refused> {
         let text = path.to_str().ok_or_else(|| {
             Refused(format!(
-                "{}: a path that is not UTF-8 cannot be given to a host",
+                "{}: a path that is not UTF-8 cannot be passed to a host",
                 path.display()
             ))
         })?;
@@ -274,7 +275,7 @@ fn json(value: &impl Serialize) -> Result<String, Failure> {
     serde_json::to_string(value).map_err(|error| Failure::new(Status::Internal, error.to_string()))
 }
 
-/// A room's error as a code of the ABI, and its remedy in a program's words.
+/// An error as a code of the ABI, and its remedy in a program's words.
 ///
 /// Codes are never used again for something else: a fault has one, and what only a handle or a
 /// moment is to blame for has another.

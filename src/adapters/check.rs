@@ -10,7 +10,9 @@ use crate::record::ContentHash;
 /// What adapters are checked against.
 #[derive(Clone, Debug)]
 pub struct Base {
+    /// The file, the first one of a split model.
     pub path: PathBuf,
+    /// Of the file.
     pub sha256: ContentHash,
     shapes: translora_lora::Base,
 }
@@ -18,11 +20,17 @@ pub struct Base {
 /// An adapter that fits a base.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Checked {
+    /// The adapter's file.
     pub path: PathBuf,
+    /// Its size.
     pub bytes: u64,
+    /// Of the file.
     pub sha256: ContentHash,
+    /// The largest rank of its pairs.
     pub rank: u64,
+    /// As the file has it: a pair counts with alpha / rank.
     pub alpha: f32,
+    /// Matrices of the base that it adapts.
     pub matrices: usize,
     /// Whether it was trained on this very file; none where it does not say. One trained on another
     /// quantization fits as well.

@@ -10,28 +10,63 @@ use crate::record::{Blame, Fault, Remedy, Step};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AdaptersError {
+    /// A file was to be checked before a base was named.
     #[error("no base is known to check an adapter against")]
     NoBase,
+    /// The base or the adapter cannot be read.
     #[error(transparent)]
     File(#[from] KitError),
     /// It is no sound adapter, or none for the base that is served.
     #[error("{path}: {source}")]
-    Adapter { path: PathBuf, source: LoraError },
+    Adapter {
+        /// The adapter's file.
+        path: PathBuf,
+        /// Which tensor or key is in the way.
+        source: LoraError,
+    },
+    /// Size or time of the file are not those of the check.
     #[error("{path}: it changed after it was checked")]
-    Changed { path: PathBuf },
+    Changed {
+        /// The adapter's file.
+        path: PathBuf,
+    },
+    /// An adapter cannot be called so.
     #[error("{name:?} is no name for an adapter: {reason}")]
-    Name { name: String, reason: &'static str },
+    Name {
+        /// The name, cut where it is too long.
+        name: String,
+        /// The rule that it breaks.
+        reason: &'static str,
+    },
+    /// A bound of this room is reached.
     #[error("{count} {what} are there already, and no more are taken")]
-    Full { what: &'static str, count: usize },
+    Full {
+        /// What there is too much of.
+        what: &'static str,
+        /// The bound.
+        count: usize,
+    },
+    /// The number is of no prepared exchange.
     #[error("swap {0}: it was never prepared here, or it is spent")]
     NoSuchSwap(u64),
+    /// Nothing was loaded under this name.
     #[error("{name:?} answers with nothing that was loaded here")]
-    Unknown { name: String },
+    Unknown {
+        /// The name of the call.
+        name: String,
+    },
+    /// A rollback of a name that has had one generation only.
     #[error("{name:?} has nothing to go back to")]
-    NothingBefore { name: String },
+    NothingBefore {
+        /// The name of the call.
+        name: String,
+    },
+    /// The host did not do its part; all stays as it was.
     #[error("the host failed to {what}: {refused}")]
     Host {
+        /// Its part, as a verb and an object.
         what: &'static str,
+        /// Its own words.
         refused: Refused,
     },
 }

@@ -1,7 +1,7 @@
 //! Which adapter answers in a host that serves: check a file against the base, exchange it in two
 //! phases, go back.
 //!
-//! [`check()`] reads; [`Adapters`] keeps what each name answers with and tells a [`Host`] what to
+//! [`check()`] reads; [`Adapters`] keeps what each name answers with and calls a [`Loader`] to
 //! load, set and free. Nothing here touches a model: the host has its own.
 //!
 //! Refuses to know: stages, C. Called by the plugin.
@@ -14,4 +14,4 @@ mod swap;
 pub use check::{Base, Checked, check};
 pub use error::AdaptersError;
 pub use register::{BARE, Held, Missing, Place, Register};
-pub use swap::{Adapters, Answer, Generation, Host, Refused, SwapId};
+pub use swap::{Adapters, Answer, Generation, Loader, Refused, SwapId};

@@ -2,7 +2,7 @@
 //!
 //! A generation is one load of one file. Its number is never used again; a rollback brings it back,
 //! and with it the KV that was computed under it. Number 0 is the bare base. Pure: whoever holds a
-//! register loads, frees and tells the threads that decode.
+//! register loads and frees, and lets the threads that decode know.
 
 use std::collections::BTreeMap;
 

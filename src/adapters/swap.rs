@@ -20,10 +20,10 @@ const NAME_CHARACTERS_MAX: usize = 128;
 pub struct Refused(pub String);
 
 /// What a host does for an exchange. thread: the host's decode thread, between two decodes
-pub trait Host {
+pub trait Loader {
     /// Load a LoRA file onto the model that is served; the number is the host's, and not 0.
     fn load(&self, path: &Path) -> Result<u64, Refused>;
-    /// From the next decode on, answer what asks for `name` with this adapter, or with the bare
+    /// From the next decode on, answer requests for `name` with this adapter, or with the bare
     /// base where there is none.
     fn set(&self, name: &str, adapter: Option<u64>, generation: u64) -> Result<(), Refused>;
     /// Free an adapter that no name is set to.
@@ -55,19 +55,24 @@ struct Prepared {
     changed: Option<(u64, Duration)>,
 }
 
-/// What a name answers with, for those who ask.
+/// What a name answers with, as [`Adapters::list`] returns it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Answer {
+    /// The name that requests carry.
     pub name: String,
+    /// What requests that begin now run under.
     #[serde(flatten)]
     pub now: Generation,
+    /// What a rollback brings back; none where the name has had one generation only.
     pub before: Option<Generation>,
 }
 
 /// One generation of a name: an adapter, or the bare base.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Generation {
+    /// Its number, never used again; 0 is the bare base.
     pub generation: u64,
+    /// The file that was loaded; none for the bare base.
     pub adapter: Option<Checked>,
 }
 
@@ -79,6 +84,7 @@ impl Adapters {
         Ok(())
     }
 
+    /// The base that files are checked against; none before [`Adapters::set_base`].
     pub fn base(&self) -> Option<Arc<Base>> {
         self.lock().base.clone()
     }
@@ -143,7 +149,7 @@ impl Adapters {
     /// in any case.
     ///
     /// thread: the host's decode thread
-    pub fn commit(&self, swap: SwapId, host: &dyn Host) -> Result<u64, AdaptersError> {
+    pub fn commit(&self, swap: SwapId, host: &dyn Loader) -> Result<u64, AdaptersError> {
         let mut state = self.lock();
         let Prepared {
             name,
@@ -172,7 +178,7 @@ impl Adapters {
             })?;
         let generation = state.register.next();
         if let Err(refused) = host.set(&name, Some(adapter), generation) {
-            // What failed first is told.
+            // The first failure is the one that is reported.
             _ = host.free(adapter);
             return Err(AdaptersError::Host {
                 what: "set the adapter",
@@ -191,7 +197,7 @@ impl Adapters {
     /// Answers the number of that generation.
     ///
     /// thread: the host's decode thread
-    pub fn rollback(&self, name: &str, host: &dyn Host) -> Result<u64, AdaptersError> {
+    pub fn rollback(&self, name: &str, host: &dyn Loader) -> Result<u64, AdaptersError> {
         let mut state = self.lock();
         let previous = state
             .register
@@ -212,7 +218,7 @@ impl Adapters {
     /// Let `name` answer with the bare base, and free what was loaded for it.
     ///
     /// thread: the host's decode thread
-    pub fn unload(&self, name: &str, host: &dyn Host) -> Result<u64, AdaptersError> {
+    pub fn unload(&self, name: &str, host: &dyn Loader) -> Result<u64, AdaptersError> {
         let mut state = self.lock();
         if state.register.get(name).is_none() {
             return Err(missing(Missing::Name, name));
@@ -236,7 +242,7 @@ impl Adapters {
 
 /// Let the host free an adapter. One that it cannot free stays loaded, which costs memory and
 /// changes no answer.
-fn free(held: Option<Held<Loaded>>, host: &dyn Host) {
+fn free(held: Option<Held<Loaded>>, host: &dyn Loader) {
     if let Some((adapter, _)) = held.and_then(|held| held.what) {
         _ = host.free(adapter);
     }

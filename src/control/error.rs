@@ -7,14 +7,31 @@ use crate::record::{Blame, Fault, Remedy, Step};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ControlError {
+    /// The address is taken, or not of this machine.
     #[error("cannot listen on {address}: {source}")]
-    Listen { address: String, source: io::Error },
+    Listen {
+        /// Host and port.
+        address: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A token that was chosen at random does not protect an address of the network.
     #[error("{address} can be reached from other machines, and there is no token of your own")]
-    Exposed { address: SocketAddr },
+    Exposed {
+        /// Where it would listen.
+        address: SocketAddr,
+    },
+    /// The system refuses threads or signals.
     #[error("the threads for HTTP do not start: {0}")]
     Threads(#[source] io::Error),
+    /// The program to run beside the router does not start.
     #[error("{program}: {source}")]
-    Program { program: String, source: io::Error },
+    Program {
+        /// Its name, as the command line has it.
+        program: String,
+        /// What the system says.
+        source: io::Error,
+    },
 }
 
 impl Blame for ControlError {

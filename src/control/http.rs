@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
-use axum::response::sse::{Event as Sent, Sse};
+use axum::response::sse::{self, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -25,19 +25,19 @@ const BODY_WAIT: Duration = Duration::from_secs(20);
 const COMMANDS_MAX: usize = 3;
 const WAITS_MAX: usize = 4;
 
-/// A backend, and who may call it now.
-struct Desk {
+/// A backend, and the lanes that its commands wait in.
+struct Lanes {
     backend: Arc<dyn Backend>,
     commands: Arc<Semaphore>,
     waits: Arc<Semaphore>,
 }
 
-type Shared = State<Arc<Desk>>;
+type Shared = State<Arc<Lanes>>;
 type Answer = Result<Response, Refused>;
 
 /// The router over a backend. Who may use it is for the caller to say, in a layer around it.
 pub fn router(backend: Arc<dyn Backend>) -> Router {
-    let desk = Desk {
+    let lanes = Lanes {
         backend,
         commands: Arc::new(Semaphore::new(COMMANDS_MAX)),
         waits: Arc::new(Semaphore::new(WAITS_MAX)),
@@ -50,10 +50,10 @@ pub fn router(backend: Arc<dyn Backend>) -> Router {
         .route("/v1/transfers/{id}", get(job).delete(cancel))
         .route("/v1/transfers/{id}/report", get(report))
         .route("/v1/transfers/{id}/events", get(events))
-        .with_state(Arc::new(desk))
+        .with_state(Arc::new(lanes))
 }
 
-impl Desk {
+impl Lanes {
     async fn carry(&self, command: Command) -> Result<Reply, Refusal> {
         self.carry_in(&self.commands, command).await
     }
@@ -62,7 +62,7 @@ impl Desk {
     async fn carry_in(&self, lane: &Arc<Semaphore>, command: Command) -> Result<Reply, Refusal> {
         let broken = |what: &str| Refusal::new(Kind::Internal, what);
         let permit = Arc::clone(lane).acquire_owned().await;
-        let permit = permit.map_err(|_| broken("the desk is closed"))?;
+        let permit = permit.map_err(|_| broken("the router is closed"))?;
         let backend = Arc::clone(&self.backend);
         // The permit goes with the thread: a client that leaves does not end the command.
         let carried = tokio::task::spawn_blocking(move || {
@@ -75,52 +75,52 @@ impl Desk {
     }
 }
 
-async fn list(State(desk): Shared) -> Answer {
-    answer(desk.carry(Command::List {}).await?)
+async fn list(State(lanes): Shared) -> Answer {
+    answer(lanes.carry(Command::List {}).await?)
 }
 
-async fn load(State(desk): Shared, request: Request) -> Answer {
+async fn load(State(lanes): Shared, request: Request) -> Answer {
     let mut fields = body(request).await?;
     fields.insert("do".into(), "load".into());
     let command = serde_json::from_value(Value::Object(fields));
     let command = command.map_err(|error| Refusal::new(Kind::Input, error.to_string()))?;
-    answer(desk.carry(command).await?)
+    answer(lanes.carry(command).await?)
 }
 
-async fn rollback(State(desk): Shared, Path(name): Path<String>) -> Answer {
-    answer(desk.carry(Command::Rollback { name: Some(name) }).await?)
+async fn rollback(State(lanes): Shared, Path(name): Path<String>) -> Answer {
+    answer(lanes.carry(Command::Rollback { name: Some(name) }).await?)
 }
 
-async fn unload(State(desk): Shared, Path(name): Path<String>) -> Answer {
-    answer(desk.carry(Command::Unload { name: Some(name) }).await?)
+async fn unload(State(lanes): Shared, Path(name): Path<String>) -> Answer {
+    answer(lanes.carry(Command::Unload { name: Some(name) }).await?)
 }
 
-async fn jobs(State(desk): Shared) -> Answer {
-    answer(desk.carry(Command::Jobs {}).await?)
+async fn jobs(State(lanes): Shared) -> Answer {
+    answer(lanes.carry(Command::Jobs {}).await?)
 }
 
 /// The body holds the fields of a transfer, and `name` where adapters have names.
-async fn transfer(State(desk): Shared, request: Request) -> Answer {
+async fn transfer(State(lanes): Shared, request: Request) -> Answer {
     let mut request = body(request).await?;
     let name = match request.remove("name") {
         None | Some(Value::Null) => None,
         Some(Value::String(name)) => Some(name),
         Some(_) => return Err(Refusal::new(Kind::Input, "\"name\" must be a string").into()),
     };
-    let reply = desk.carry(Command::Transfer { name, request }).await?;
+    let reply = lanes.carry(Command::Transfer { name, request }).await?;
     Ok((StatusCode::ACCEPTED, answer(reply)?).into_response())
 }
 
-async fn job(State(desk): Shared, Path(id): Path<String>) -> Answer {
-    answer(desk.carry(Command::Job { job: number(&id)? }).await?)
+async fn job(State(lanes): Shared, Path(id): Path<String>) -> Answer {
+    answer(lanes.carry(Command::Job { job: number(&id)? }).await?)
 }
 
-async fn cancel(State(desk): Shared, Path(id): Path<String>) -> Answer {
-    answer(desk.carry(Command::Cancel { job: number(&id)? }).await?)
+async fn cancel(State(lanes): Shared, Path(id): Path<String>) -> Answer {
+    answer(lanes.carry(Command::Cancel { job: number(&id)? }).await?)
 }
 
-async fn report(State(desk): Shared, Path(id): Path<String>) -> Answer {
-    answer(desk.carry(Command::Report { job: number(&id)? }).await?)
+async fn report(State(lanes): Shared, Path(id): Path<String>) -> Answer {
+    answer(lanes.carry(Command::Report { job: number(&id)? }).await?)
 }
 
 fn number(id: &str) -> Result<u64, Refusal> {
@@ -130,27 +130,27 @@ fn number(id: &str) -> Result<u64, Refusal> {
 
 /// The events of a transfer, from the first or after `Last-Event-ID`; the last one, `end`, is its
 /// status.
-async fn events(State(desk): Shared, Path(id): Path<String>, headers: HeaderMap) -> Answer {
+async fn events(State(lanes): Shared, Path(id): Path<String>, headers: HeaderMap) -> Answer {
     let job = number(&id)?;
-    desk.carry(Command::Job { job }).await?;
+    lanes.carry(Command::Job { job }).await?;
     let after = headers
         .get("last-event-id")
         .and_then(|value| value.to_str().ok())
         .and_then(|text| text.parse().ok())
         .unwrap_or(0_u64);
-    Ok(Sse::new(news(desk, job, after)).into_response())
+    Ok(Sse::new(event_stream(lanes, job, after)).into_response())
 }
 
-fn news(
-    desk: Arc<Desk>,
+fn event_stream(
+    lanes: Arc<Lanes>,
     job: u64,
     after: u64,
-) -> impl Stream<Item = Result<Sent, axum::Error>> + Send {
+) -> impl Stream<Item = Result<sse::Event, axum::Error>> + Send {
     let looks = stream::unfold(Some(after), move |after| {
-        let desk = Arc::clone(&desk);
+        let lanes = Arc::clone(&lanes);
         async move {
             let after = after?;
-            Some(match desk.look(job, after).await {
+            Some(match lanes.look(job, after).await {
                 Ok((events, last)) => (events, last),
                 Err(refusal) => (vec![named("error", &error(&refusal))], None),
             })
@@ -159,15 +159,15 @@ fn news(
     looks.flat_map(stream::iter)
 }
 
-impl Desk {
+impl Lanes {
     /// What is new of a transfer behind an event, and the number of the last of it; none at the end.
     /// A comment where there is no news, so that a client that went away is noticed.
     async fn look(
         &self,
         job: u64,
         after: u64,
-    ) -> Result<(Vec<Result<Sent, axum::Error>>, Option<u64>), Refusal> {
-        // Asked before the events: what ends meanwhile is seen the next time.
+    ) -> Result<(Vec<Result<sse::Event, axum::Error>>, Option<u64>), Refusal> {
+        // Read before the events: a job that ends meanwhile is seen the next time.
         let status = self.status(job).await?;
         let command = Command::Events { job, after };
         let Reply::Events(events) = self.carry_in(&self.waits, command).await? else {
@@ -180,7 +180,7 @@ impl Desk {
             return Ok((sent, None));
         }
         if sent.is_empty() {
-            sent.push(Ok(Sent::default().comment("no news")));
+            sent.push(Ok(sse::Event::default().comment("no news")));
         }
         Ok((sent, Some(last.unwrap_or(after))))
     }
@@ -194,16 +194,16 @@ impl Desk {
 }
 
 fn another() -> Refusal {
-    let message = "the backend answered another command than it was asked";
+    let message = "the reply of the backend is that of another command";
     Refusal::new(Kind::Internal, message)
 }
 
-fn numbered(event: &Event) -> Result<Sent, axum::Error> {
+fn numbered(event: &Event) -> Result<sse::Event, axum::Error> {
     Ok(named(&event.event, event)?.id(event.number.to_string()))
 }
 
-fn named(name: &str, data: &impl serde::Serialize) -> Result<Sent, axum::Error> {
-    Sent::default().event(name).json_data(data)
+fn named(name: &str, data: &impl serde::Serialize) -> Result<sse::Event, axum::Error> {
+    sse::Event::default().event(name).json_data(data)
 }
 
 /// A reply as JSON; lists are in `data`.

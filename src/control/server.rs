@@ -36,8 +36,8 @@ const SIGNALS: [(SignalKind, Signal); 4] = [
 pub enum Token {
     /// Somebody chose it.
     Chosen(String),
-    /// It was made up for this run.
-    MadeUp(String),
+    /// It was drawn at random for this run.
+    Random(String),
 }
 
 /// The router on a port.
@@ -72,10 +72,10 @@ impl Server {
             .map_err(refuse)?;
         let address = listener.local_addr().map_err(refuse)?;
         let token = match token {
-            Token::MadeUp(_) if !address.ip().is_loopback() => {
+            Token::Random(_) if !address.ip().is_loopback() => {
                 return Err(ControlError::Exposed { address });
             }
-            Token::MadeUp(token) | Token::Chosen(token) => token,
+            Token::Random(token) | Token::Chosen(token) => token,
         };
         let app = guarded(router(backend), token);
         runtime.spawn(async move { axum::serve(listener, app).await });
@@ -87,7 +87,7 @@ impl Server {
         self.address
     }
 
-    /// Wait until the process is asked to end.
+    /// Wait for a signal that ends the process.
     ///
     /// fails: signals cannot be listened for
     pub fn run(self) -> Result<(), ControlError> {
@@ -127,10 +127,10 @@ impl Server {
         let (sender, receiver) = mpsc::channel(SIGNALS.len());
         let _inside = self.runtime.enter();
         for (kind, signal) in SIGNALS {
-            let mut heard = unix::signal(kind).map_err(ControlError::Threads)?;
+            let mut received = unix::signal(kind).map_err(ControlError::Threads)?;
             let sender = sender.clone();
             self.runtime.spawn(async move {
-                while heard.recv().await.is_some() && sender.send(signal).await.is_ok() {}
+                while received.recv().await.is_some() && sender.send(signal).await.is_ok() {}
             });
         }
         Ok(receiver)

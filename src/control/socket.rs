@@ -7,7 +7,7 @@ use translora_attach::command::Answer;
 
 use super::{Backend, Command, Kind, Refusal, Reply};
 
-/// A server that says nothing for this long is given up. It may be in the middle of a long batch.
+/// A server that says nothing for this long counts as gone. It may be in the middle of a long batch.
 const SILENCE_MAX: Duration = Duration::from_secs(300);
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
 

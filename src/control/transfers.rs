@@ -89,7 +89,7 @@ impl Transfers {
         if let Err(error) = watcher.spawn(move || watched.watch(id, make_live)) {
             self.settle(
                 id,
-                Err(format!("no thread watches it: {error}; load it by hand")),
+                Err(format!("no thread watches it: {error}; load it yourself")),
             );
         }
         self.job(id)
@@ -186,7 +186,7 @@ impl Transfers {
     /// The events behind a number. Waits a moment where there are none, and where all that is
     /// missing is the adapter going live.
     fn events(&self, id: JobId, after: u64) -> Result<Vec<Event>, Refusal> {
-        let told = self
+        let events = self
             .jobs
             .wait_events(id, after, EVENTS_WAIT)
             .map_err(|error| of_jobs(&error))?;
@@ -194,7 +194,7 @@ impl Transfers {
             .jobs
             .status(id)
             .is_ok_and(|status| status.state.is_end());
-        if told.is_empty() && ended {
+        if events.is_empty() && ended {
             let unsettled = |goals: &mut HashMap<JobId, Goal>| {
                 goals.get(&id).is_some_and(|goal| goal.outcome.is_none())
             };
@@ -203,8 +203,8 @@ impl Transfers {
                     .wait_timeout_while(self.goals(), EVENTS_WAIT, unsettled),
             );
         }
-        let plain = |told| serde_json::from_value(serde_json::to_value(told)?);
-        let events: Result<_, serde_json::Error> = told.iter().map(plain).collect();
+        let plain = |event| serde_json::from_value(serde_json::to_value(event)?);
+        let events: Result<_, serde_json::Error> = events.iter().map(plain).collect();
         events.map_err(|error| Refusal::new(Kind::Internal, format!("an event: {error}")))
     }
 
@@ -252,7 +252,7 @@ fn of_status(status: Status) -> Job {
         }),
         process: status.process,
         last_event: status.last_event,
-        asked_at: status.asked_at,
+        queued_at: status.queued_at,
         began_at: status.began_at,
         ended_at: status.ended_at,
         ..Job::default()
@@ -267,7 +267,7 @@ pub fn request(fields: Map<String, Value>) -> Result<TransferPlan, Refusal> {
         .map_err(|refusal| of_jobs(&refusal.into()))
 }
 
-/// A refusal of the queue, as every door has it.
+/// A refusal of the queue, as the socket and HTTP have it.
 pub fn of_jobs(error: &JobsError) -> Refusal {
     let kind = match error {
         JobsError::NoSuchJob(_) => Kind::NotFound,

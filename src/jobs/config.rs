@@ -32,6 +32,7 @@ pub enum Isolation {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
+    /// A child process for each job, or a thread of the host.
     pub isolation: Isolation,
     /// The worker program; none looks beside the library and beside the running program.
     pub worker: Option<PathBuf>,
@@ -73,7 +74,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The time a worker has between being asked to stop and being killed: with it, a cancellation
+    /// The time between stopping a worker and killing it: with it, a cancellation
     /// takes effect within two seconds.
     pub(super) const GRACE: Duration = Duration::from_millis(1500);
 

@@ -11,21 +11,44 @@ use crate::request::Refusal;
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum JobsError {
+    /// The number is of no job of this queue.
     #[error("job {0}: there is no such job; it was freed, or never started here")]
     NoSuchJob(JobId),
+    /// The request itself cannot be carried out.
     #[error(transparent)]
     Refused(Refusal),
+    /// A setting of the queue cannot be meant.
     #[error("{what}")]
-    Request { what: String, remedy: Remedy },
+    Request {
+        /// The setting and its value, in words.
+        what: String,
+        /// What it takes instead.
+        remedy: Remedy,
+    },
+    /// `waiting_max` jobs wait.
     #[error("{waiting} jobs are waiting already, and the queue takes no more")]
-    Full { waiting: usize },
+    Full {
+        /// Jobs that wait.
+        waiting: usize,
+    },
+    /// Jobs run in processes, and there is no program for them.
     #[error("no worker program: looked for {}", listed(looked))]
-    NoWorker { looked: Vec<PathBuf> },
+    NoWorker {
+        /// Where it was looked for, in this order.
+        looked: Vec<PathBuf>,
+    },
+    /// The report comes with the end of a job, and this one goes on.
     #[error("job {id} has no report: it is {}", state.name())]
-    NoReport { id: JobId, state: State },
+    NoReport {
+        /// Whose report.
+        id: JobId,
+        /// How far it is.
+        state: State,
+    },
     /// The job itself failed.
     #[error("{}", .0.message)]
     Failed(Problem),
+    /// The system refuses a thread or a process, or the queue was closed.
     #[error("jobs cannot run here: {0}")]
     Machine(String),
 }
@@ -84,7 +107,9 @@ impl Blame for JobsError {
 /// Why a job failed, as people and programs read it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
+    /// Whose fault it is.
     pub cause: Fault,
+    /// The reason and what is behind it, as one sentence.
     pub message: String,
     /// What to do about it, for a program that words it by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -119,14 +144,14 @@ impl Problem {
 
 /// An error and what is behind it, each said once.
 fn chain(error: &dyn Error) -> String {
-    let mut told = error.to_string();
+    let mut chained = error.to_string();
     let mut behind = error.source();
     while let Some(error) = behind {
         let text = error.to_string();
-        if !told.contains(&text) {
-            told = format!("{told}: {text}");
+        if !chained.contains(&text) {
+            chained = format!("{chained}: {text}");
         }
         behind = error.source();
     }
-    told
+    chained
 }

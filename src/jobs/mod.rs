@@ -7,12 +7,12 @@
 //! failed, with a sentence; its journal lies beside the output, and the same request with `resume`
 //! goes on from it.
 //!
-//! Refuses to know: stages, HTTP, sockets, C. Called by the doors: the plugin, the command line
-//! (for the worker), hosts.
+//! Refuses to know: stages, HTTP, sockets, C. Called by the plugin, the
+//! command line (for the worker), `control` and hosts.
 
 mod config;
+mod entry;
 mod error;
-mod ledger;
 mod process;
 mod protocol;
 mod queue;
@@ -20,7 +20,7 @@ mod thread;
 mod worker;
 
 pub use config::{Config, Isolation};
+pub use entry::{JobId, NumberedEvent, State, Status};
 pub use error::{JobsError, Problem};
-pub use ledger::{JobId, State, Status, Told};
 pub use queue::Jobs;
 pub use worker::{Lost, Meter, work};

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use super::ledger::End;
+use super::entry::End;
 use super::protocol::{ENGINE, LINE_BYTES_MAX, Line, Order, PROTOCOL, VERSION};
 use super::queue::Task;
 use super::{Config, Problem};
@@ -21,7 +21,7 @@ use crate::record::{Fault, Remedy, Step};
 
 /// What is kept of what a worker says on standard error: its last words.
 const LAST_WORDS_BYTES_MAX: usize = 2048;
-/// Lines that wait between the pipe and the ledger.
+/// Lines that wait between the pipe and the state of the job.
 const LINES_QUEUED_MAX: usize = 256;
 /// What would load this library into the worker again, and what makes a panic allocate where memory
 /// has run out.
@@ -45,7 +45,7 @@ pub(super) fn run(task: &Task<'_>) -> End {
         }
     };
     match start(&program, task) {
-        Ok((worker, asked)) => worker.watch(task, asked),
+        Ok((worker, sent)) => worker.watch(task, sent),
         Err(error) => {
             let said = format!("{}: the worker does not start: {error}", program.display());
             End::Failed(Problem::new(Fault::Machine, said, Step::NameWorker))
@@ -55,21 +55,21 @@ pub(super) fn run(task: &Task<'_>) -> End {
 
 struct Worker {
     child: Child,
-    /// What asks the worker to stop by being closed.
+    /// Closing it stops the worker.
     input: Option<UnixStream>,
     lines: Receiver<Result<Line, String>>,
     last_words: JoinHandle<String>,
 }
 
-/// Why we stopped listening.
+/// Why no more lines are read.
 enum Over {
     /// The worker closed its output.
     Closed,
     Silent,
-    /// It was asked to stop and did not.
-    Deaf,
-    /// What it said is no line of ours.
-    Babble(String),
+    /// It was stopped and went on.
+    Unresponsive,
+    /// It wrote a line that is not of the protocol.
+    Malformed(String),
 }
 
 fn start(program: &Path, task: &Task<'_>) -> std::io::Result<(Worker, std::io::Result<()>)> {
@@ -101,7 +101,7 @@ fn start(program: &Path, task: &Task<'_>) -> std::io::Result<(Worker, std::io::R
         nice: task.config.nice,
         memory: task.config.memory,
     };
-    let asked = serde_json::to_vec(&order)
+    let sent = serde_json::to_vec(&order)
         .map_err(std::io::Error::from)
         .and_then(|mut bytes| {
             bytes.push(b'\n');
@@ -114,7 +114,7 @@ fn start(program: &Path, task: &Task<'_>) -> std::io::Result<(Worker, std::io::R
             lines,
             last_words,
         },
-        asked,
+        sent,
     ))
 }
 
@@ -192,7 +192,7 @@ fn read_last_words(stderr: Option<ChildStderr>) -> String {
 
 impl Worker {
     /// Listen until the worker is gone; it is gone when this returns.
-    fn watch(mut self, task: &Task<'_>, asked: std::io::Result<()>) -> End {
+    fn watch(mut self, task: &Task<'_>, sent: std::io::Result<()>) -> End {
         let (mut end, mut stopping, mut too_late, mut greeted) = (None, false, never(), false);
         let over = loop {
             let line = select! {
@@ -202,12 +202,12 @@ impl Worker {
                     (stopping, too_late) = (true, after(Config::GRACE));
                     continue;
                 }
-                recv(too_late) -> _ => break Over::Deaf,
+                recv(too_late) -> _ => break Over::Unresponsive,
                 default(task.config.silence()) => break Over::Silent,
             };
             match line {
                 Err(_) => break Over::Closed,
-                Ok(Err(said)) => break Over::Babble(said),
+                Ok(Err(said)) => break Over::Malformed(said),
                 Ok(Ok(Line::Hello {
                     protocol,
                     version,
@@ -220,9 +220,9 @@ impl Worker {
                         break Over::Closed;
                     }
                 }
-                Ok(Ok(_)) if !greeted => break Over::Babble("no greeting".into()),
+                Ok(Ok(_)) if !greeted => break Over::Malformed("no greeting".into()),
                 Ok(Ok(Line::Alive)) => {}
-                Ok(Ok(Line::Event { event })) => task.tell(event),
+                Ok(Ok(Line::Event { event })) => task.push(event),
                 Ok(Ok(Line::Done { report })) => end = Some(End::Done(report)),
                 Ok(Ok(Line::Failed { problem })) => end = Some(End::Failed(problem)),
             }
@@ -232,7 +232,7 @@ impl Worker {
         match end {
             Some(end) => end,
             None if stopping => End::Failed(Problem::cancelled()),
-            None => End::Failed(lost(task, &over, status, &last_words, asked.err())),
+            None => End::Failed(lost(task, &over, status, &last_words, sent.err())),
         }
     }
 
@@ -265,13 +265,13 @@ fn other_version(version: &str, engine: &str) -> Problem {
     Problem::new(Fault::Machine, said, Step::NameWorker)
 }
 
-/// Say how a worker went that said no last word.
+/// The problem of a worker that ended without a result.
 fn lost(
     task: &Task<'_>,
     over: &Over,
     status: Option<ExitStatus>,
     last_words: &str,
-    asked: Option<std::io::Error>,
+    unsent: Option<std::io::Error>,
 ) -> Problem {
     let quoted = if last_words.is_empty() {
         String::new()
@@ -293,7 +293,7 @@ fn lost(
                 Remedy::Resume,
             )
         }
-        (Over::Babble(said), ..) => Problem::new(
+        (Over::Malformed(said), ..) => Problem::new(
             Fault::Machine,
             format!("the worker is not one: it said {said:?}"),
             Step::NameWorker,
@@ -315,12 +315,12 @@ fn lost(
         }
         (_, None, code) => {
             let code = code.map_or("an unknown status".into(), |code| format!("status {code}"));
-            let asked = asked.map_or(String::new(), |error| {
+            let unsent = unsent.map_or(String::new(), |error| {
                 format!(" (it did not take its order: {error})")
             });
             Problem::new(
                 Fault::Machine,
-                format!("the worker ended with {code} and without a result{asked}{quoted}"),
+                format!("the worker ended with {code} and without a result{unsent}{quoted}"),
                 Remedy::Resume,
             )
         }

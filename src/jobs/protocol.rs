@@ -1,5 +1,5 @@
 //! What host and worker say to each other: one order in, lines out, each one JSON object on a line
-//! of its own. The end of the worker's standard input asks it to stop.
+//! of its own. The end of the worker's standard input stops it.
 
 use serde::{Deserialize, Serialize};
 

@@ -4,8 +4,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::ledger::{End, Entry, Stop};
-use super::{Config, Isolation, JobId, JobsError, Problem, State, Status, Told, process, thread};
+use super::entry::{End, Entry, Stop};
+use super::{
+    Config, Isolation, JobId, JobsError, NumberedEvent, Problem, State, Status, process, thread,
+};
 use crate::pipeline::{Event, TransferPlan};
 use crate::record::{Clock, Fault, Step};
 
@@ -21,12 +23,12 @@ pub struct Jobs {
 struct Shared {
     config: Config,
     clock: Arc<dyn Clock>,
-    ledger: Mutex<Ledger>,
+    queue: Mutex<Queue>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct Ledger {
+struct Queue {
     jobs: BTreeMap<JobId, Entry>,
     closing: bool,
 }
@@ -47,7 +49,7 @@ impl Jobs {
         let shared = Shared {
             config,
             clock,
-            ledger: Mutex::default(),
+            queue: Mutex::default(),
             changed: Condvar::new(),
         };
         Self {
@@ -56,6 +58,7 @@ impl Jobs {
         }
     }
 
+    /// How jobs of this queue run.
     pub fn config(&self) -> &Config {
         &self.shared.config
     }
@@ -71,11 +74,11 @@ impl Jobs {
             self.shared.config.find_worker()?;
         }
         self.run_runner()?;
-        let mut ledger = self.shared.lock();
-        if ledger.closing {
+        let mut queue = self.shared.lock();
+        if queue.closing {
             return Err(JobsError::Machine("the queue was closed".into()));
         }
-        let waiting = ledger
+        let waiting = queue
             .jobs
             .values()
             .filter(|entry| entry.status.state == State::Waiting)
@@ -84,7 +87,7 @@ impl Jobs {
             return Err(JobsError::Full { waiting });
         }
         let id = JobId::fresh();
-        ledger
+        queue
             .jobs
             .insert(id, Entry::new(id, plan, self.shared.clock.unix_seconds()));
         self.shared.changed.notify_all();
@@ -95,8 +98,7 @@ impl Jobs {
         let mut runner = self.runner.lock().unwrap_or_else(PoisonError::into_inner);
         if runner.is_none() {
             let shared = Arc::clone(&self.shared);
-            // It lives as long as the queue: a worker is told to die with the thread that started
-            // it.
+            // It lives as long as the queue: a worker dies with the thread that started it.
             let spawned = std::thread::Builder::new()
                 .name("translora-jobs".into())
                 .spawn(move || shared.run());
@@ -106,31 +108,31 @@ impl Jobs {
         Ok(())
     }
 
-    /// Every job that is known, in the order they were asked for.
+    /// Every job that is known, in the order of their start.
     pub fn list(&self) -> Vec<Status> {
-        let ledger = self.shared.lock();
-        ledger
+        let queue = self.shared.lock();
+        queue
             .jobs
             .values()
             .filter(|entry| !entry.freed)
-            .map(|entry| ledger.status(entry))
+            .map(|entry| queue.status(entry))
             .collect()
     }
 
     /// How far a job is.
     pub fn status(&self, id: JobId) -> Result<Status, JobsError> {
-        let ledger = self.shared.lock();
-        ledger.get(id).map(|entry| ledger.status(entry))
+        let queue = self.shared.lock();
+        queue.get(id).map(|entry| queue.status(entry))
     }
 
     /// The events of a job behind number `after`, oldest first; none where nothing is new. Progress
     /// is kept only until newer progress of its stage comes.
-    pub fn events(&self, id: JobId, after: u64) -> Result<Vec<Told>, JobsError> {
+    pub fn events(&self, id: JobId, after: u64) -> Result<Vec<NumberedEvent>, JobsError> {
         self.shared.lock().get(id).map(|entry| {
             entry
                 .events
                 .iter()
-                .filter(|told| told.number > after)
+                .filter(|numbered| numbered.number > after)
                 .cloned()
                 .collect()
         })
@@ -142,7 +144,7 @@ impl Jobs {
         id: JobId,
         after: u64,
         timeout: Duration,
-    ) -> Result<Vec<Told>, JobsError> {
+    ) -> Result<Vec<NumberedEvent>, JobsError> {
         self.wait_until(id, timeout, |status| {
             status.last_event > after || status.state.is_end()
         })?;
@@ -161,11 +163,11 @@ impl Jobs {
         timeout: Duration,
         enough: impl Fn(&Status) -> bool,
     ) -> Result<(), JobsError> {
-        let ledger = self.shared.lock();
-        ledger.get(id)?;
+        let queue = self.shared.lock();
+        queue.get(id)?;
         // A job that is forgotten meanwhile has ended.
-        let going_on = |ledger: &mut Ledger| {
-            ledger
+        let going_on = |queue: &mut Queue| {
+            queue
                 .jobs
                 .get(&id)
                 .is_some_and(|entry| !enough(&entry.status))
@@ -173,22 +175,22 @@ impl Jobs {
         drop(
             self.shared
                 .changed
-                .wait_timeout_while(ledger, timeout, going_on)
+                .wait_timeout_while(queue, timeout, going_on)
                 .unwrap_or_else(PoisonError::into_inner),
         );
         Ok(())
     }
 
-    /// Ask a job to stop. It ends as cancelled, within two seconds where it runs in a process; one
+    /// Stop a job. It ends as cancelled, within two seconds where it runs in a process; one
     /// that ended already stays as it is.
     pub fn cancel(&self, id: JobId) -> Result<(), JobsError> {
-        let mut ledger = self.shared.lock();
-        let entry = ledger
+        let mut queue = self.shared.lock();
+        let entry = queue
             .jobs
             .get_mut(&id)
             .filter(|entry| !entry.freed)
             .ok_or(JobsError::NoSuchJob(id))?;
-        entry.stop.ask();
+        entry.stop.request();
         if entry.status.state == State::Waiting {
             entry.end(
                 End::Failed(Problem::cancelled()),
@@ -199,12 +201,12 @@ impl Jobs {
         Ok(())
     }
 
-    /// What a job came to: the object that `translora transfer --json` prints.
+    /// The report of a job: the object that `translora transfer --json` prints.
     ///
     /// fails: it is not done; where it failed or was cancelled, with why
     pub fn report(&self, id: JobId) -> Result<serde_json::Value, JobsError> {
-        let ledger = self.shared.lock();
-        let entry = ledger.get(id)?;
+        let queue = self.shared.lock();
+        let entry = queue.get(id)?;
         match (&entry.report, &entry.status.problem) {
             (Some(report), _) => Ok(report.clone()),
             (None, Some(problem)) => Err(JobsError::Failed(problem.clone())),
@@ -218,10 +220,10 @@ impl Jobs {
     /// Forget a job; one that has not ended is cancelled first and forgotten at its end.
     pub fn free(&self, id: JobId) -> Result<(), JobsError> {
         self.cancel(id)?;
-        let mut ledger = self.shared.lock();
-        let entry = ledger.jobs.get_mut(&id).ok_or(JobsError::NoSuchJob(id))?;
+        let mut queue = self.shared.lock();
+        let entry = queue.jobs.get_mut(&id).ok_or(JobsError::NoSuchJob(id))?;
         entry.freed = true;
-        ledger.forget(usize::MAX);
+        queue.forget(usize::MAX);
         self.shared.changed.notify_all();
         Ok(())
     }
@@ -231,10 +233,10 @@ impl Jobs {
     /// Cancel every job, take no more, and return when none runs. What waits for a job on another
     /// thread returns too.
     pub fn close(&self) {
-        let mut ledger = self.shared.lock();
-        ledger.closing = true;
-        for entry in ledger.jobs.values_mut() {
-            entry.stop.ask();
+        let mut queue = self.shared.lock();
+        queue.closing = true;
+        for entry in queue.jobs.values_mut() {
+            entry.stop.request();
             if entry.status.state == State::Waiting {
                 entry.end(
                     End::Failed(Problem::cancelled()),
@@ -242,7 +244,7 @@ impl Jobs {
                 );
             }
         }
-        drop(ledger);
+        drop(queue);
         self.shared.changed.notify_all();
         if let Some(runner) = self
             .runner
@@ -263,8 +265,8 @@ impl Drop for Jobs {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Ledger> {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Run what waits, one after the other, until the queue closes.
@@ -279,23 +281,23 @@ impl Shared {
                 std::mem::forget(payload);
                 End::Failed(Problem::new(Fault::Bug, "the job panicked", Step::Report))
             });
-            let mut ledger = self.lock();
-            if let Some(entry) = ledger.jobs.get_mut(&task.id) {
+            let mut queue = self.lock();
+            if let Some(entry) = queue.jobs.get_mut(&task.id) {
                 entry.end(end, self.clock.unix_seconds());
             }
-            ledger.forget(self.config.ended_max);
+            queue.forget(self.config.ended_max);
             self.changed.notify_all();
         }
     }
 
     /// Wait for the next job.
     fn next(&self) -> Option<Task<'_>> {
-        let mut ledger = self.lock();
+        let mut queue = self.lock();
         loop {
-            if ledger.closing {
+            if queue.closing {
                 return None;
             }
-            if let Some((id, entry)) = ledger
+            if let Some((id, entry)) = queue
                 .jobs
                 .iter_mut()
                 .find(|(_, entry)| entry.status.state == State::Waiting)
@@ -313,17 +315,17 @@ impl Shared {
                     shared: self,
                 });
             }
-            ledger = self
+            queue = self
                 .changed
-                .wait(ledger)
+                .wait(queue)
                 .unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
 
 impl Task<'_> {
-    pub fn tell(&self, event: Event) {
-        self.change(|entry| entry.tell(event, self.config.events_max));
+    pub fn push(&self, event: Event) {
+        self.change(|entry| entry.push(event, self.config.events_max));
     }
 
     pub fn runs_as(&self, process: u32) {
@@ -338,7 +340,7 @@ impl Task<'_> {
     }
 }
 
-impl Ledger {
+impl Queue {
     fn get(&self, id: JobId) -> Result<&Entry, JobsError> {
         self.jobs
             .get(&id)

@@ -2,7 +2,7 @@
 
 use super::Problem;
 use super::config::NICE_MAX;
-use super::ledger::End;
+use super::entry::End;
 use super::queue::Task;
 use crate::engine;
 use crate::pipeline::{self, Context, Event, Events, TransferPlan};
@@ -16,7 +16,7 @@ pub(super) fn run(task: &Task<'_>) -> End {
         Some(task.config.nice),
         |receiver| {
             for event in receiver {
-                task.tell(event);
+                task.push(event);
             }
         },
     )

@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use rustix::process::{Signal, getpid, kill_process};
 
 use super::config::NICE_MAX;
-use super::ledger::End;
+use super::entry::End;
 use super::protocol::{ENGINE, LINE_BYTES_MAX, Line, Order, PROTOCOL, VERSION};
 use super::{Config, Problem, thread};
 use crate::pipeline::Event;
@@ -60,8 +60,8 @@ pub fn work() -> Result<(), Lost> {
     work_on(io::BufReader::new(io::stdin()), output)
 }
 
-/// Read one order from `input`, carry it out, and say on `output` what happens. The end of `input`
-/// asks it to stop; two seconds later it ends itself.
+/// Read one order from `input`, carry it out, and write to `output` what happens. The end of `input`
+/// stops the work; two seconds later the process ends itself.
 ///
 /// fails: nobody reads `output`
 fn work_on<I>(mut input: I, mut output: impl Write) -> Result<(), Lost>
@@ -93,16 +93,16 @@ where
         );
         return say(&mut output, &Line::Failed { problem });
     }
-    let mut heard = Ok(());
+    let mut written = Ok(());
     // What says that this process lives is not put aside with what computes.
     let idle = Some(order.nice).filter(|nice| *nice > NICE_MAX);
     let end = thread::run_plan(&order.plan, &cancel, &Meter::default(), idle, |events| {
-        heard = tell(&mut output, events);
-        if heard.is_err() {
+        written = forward(&mut output, events);
+        if written.is_err() {
             cancel.cancel();
         }
     });
-    heard?;
+    written?;
     say(
         &mut output,
         &match end {
@@ -160,7 +160,7 @@ fn lower(order: &Order) -> Result<(), rustix::io::Errno> {
     Ok(())
 }
 
-/// Read `input` to its end, then ask the work to stop, and end this process if it does not.
+/// Read `input` to its end, then stop the work, and end this process if it does not.
 fn end_with(mut input: impl Read, cancel: &Cancel) {
     _ = io::copy(&mut input, &mut io::sink());
     cancel.cancel();
@@ -169,7 +169,7 @@ fn end_with(mut input: impl Read, cancel: &Cancel) {
 }
 
 /// Pass events on until they end, and say now and then that this process lives.
-fn tell(output: &mut impl Write, events: &Receiver<Event>) -> Result<(), Lost> {
+fn forward(output: &mut impl Write, events: &Receiver<Event>) -> Result<(), Lost> {
     loop {
         match events.recv_timeout(ALIVE_EVERY) {
             Ok(event) => say(output, &Line::Event { event })?,

@@ -10,17 +10,29 @@ use crate::record::{Blame, Fault, InJson, Remedy, Step};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
+    /// The model or an adapter does not load.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// The address is taken, or not of this machine.
     #[error("cannot listen on {address}: {source}")]
     Listen {
+        /// Host and port.
         address: String,
+        /// What the system says.
         source: std::io::Error,
     },
+    /// An adapter cannot be served under its name.
     #[error("adapter {name:?}: {reason}")]
-    Adapter { name: String, reason: String },
+    Adapter {
+        /// The name that it was to have.
+        name: String,
+        /// The rule that is broken.
+        reason: String,
+    },
+    /// The system refuses threads or signals.
     #[error("the server's threads do not start: {0}")]
     Threads(#[source] std::io::Error),
+    /// A listener ended with an error of the system.
     #[error("serving stopped: {0}")]
     Stopped(#[source] std::io::Error),
 }

@@ -28,13 +28,14 @@ pub use server::Server;
 /// What to serve, and how.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// The base model, a GGUF file.
     pub model: PathBuf,
     /// What the model is called; its own name if empty.
     pub alias: String,
     /// Adapters that are there from the start: name, file, scale for requests that name no adapter.
     /// One that cannot be loaded ends the start.
     pub adapters: Vec<(String, PathBuf, f32)>,
-    /// What lies in the folder, by name: loaded at the start, for requests that ask for it. Of two
+    /// What lies in the folder, by name: loaded at the start, for requests that name it. Of two
     /// with one name the second is live and the first is what a rollback brings back. One that cannot
     /// be loaded is reported and left out.
     pub in_folder: Vec<(String, PathBuf)>,
@@ -47,16 +48,19 @@ pub struct Config {
     pub hosts: Vec<String>,
     /// 0: one that is free.
     pub port: u16,
+    /// What clients must send; none: anybody is answered.
     pub api_key: Option<String>,
-    /// Origins of web pages that may ask, or `*`; none by default.
+    /// Origins of web pages that may send requests, or `*`; none by default.
     pub origins: Vec<String>,
     /// Requests that run side by side.
     pub slots: usize,
-    /// Tokens of context of all slots together; 0: each slot has what the model was made for.
+    /// Tokens of context of all slots together; 0: each slot has what the model was trained with.
     pub context: usize,
+    /// Threads that decode; 0: all physical cores.
     pub threads: usize,
     /// Weights may be laid out anew for faster products, in memory of their own.
     pub repack: bool,
+    /// Layers on the GPU; -1: all.
     pub gpu_layers: i32,
     /// llama.cpp's `--device`; none: all GPUs there are
     pub device: Option<String>,
@@ -69,6 +73,7 @@ pub struct Config {
     /// A request that names a model that is not there is answered as if it had named none, as
     /// llama-server does.
     pub any_model: bool,
+    /// What is refused as too large, too long or too many.
     pub limits: Limits,
 }
 

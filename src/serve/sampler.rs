@@ -71,7 +71,7 @@ impl Sampler {
         }
     }
 
-    /// Choose the next token, and tell of the `alternatives` likeliest.
+    /// Choose the next token, with the probabilities of the `alternatives` likeliest.
     pub(super) fn draw(&mut self, mut logits: Vec<f32>, alternatives: Option<usize>) -> Drawn {
         let (mut log_probability, mut top, mut total) = (0.0, Vec::new(), 0.0);
         if let Some(count) = alternatives {
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn probabilities_are_told_before_anything_bends_them() {
+    fn probabilities_are_those_of_the_model_before_bias_and_penalties() {
         let sampling = Sampling {
             temperature: 0.0,
             bias: vec![(1, -100.0)],

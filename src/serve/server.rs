@@ -16,6 +16,7 @@ use super::http::{App, listen};
 use super::live::Registry;
 use super::worker::{self, Board, Command};
 use super::{Config, Say};
+use crate::engine::host::Host;
 use crate::engine::{Engine, OpenOptions};
 use crate::record::Clock;
 
@@ -53,46 +54,10 @@ impl Server {
             repack: config.repack,
         };
         let hosted = engine.host(&config.model, &options, config.slots)?;
-        let mut registry = Registry::default();
-        let named = config
-            .adapters
-            .iter()
-            .map(|(name, path, scale)| (name, path, *scale, true));
-        let found = config
-            .in_folder
-            .iter()
-            .map(|(name, path)| (name, path, 0.0, false));
-        for (name, path, scale, asked_for) in named.chain(found) {
-            let refuse = |reason: String| ServeError::Adapter {
-                name: name.clone(),
-                reason,
-            };
-            if *name == model_name(&config, &hosted.host.info().name) {
-                return Err(refuse("this is the name of the base".into()));
-            }
-            let weights = match hosted.host.load(path) {
-                Ok(weights) => weights,
-                Err(error) if asked_for => return Err(error.into()),
-                // The others answer all the same: a copy that was cut must not keep a box down.
-                Err(error) => {
-                    say(&format!("warning: left out: {error}"));
-                    registry.leave_out(path.clone(), error.to_string());
-                    continue;
-                }
-            };
-            registry
-                .commit(
-                    name,
-                    path.clone(),
-                    weights,
-                    scale,
-                    config.limits.adapters_max,
-                )
-                .map_err(|error| refuse(error.to_string()))?;
-        }
+        let name = model_name(&config, &hosted.host.info().name);
+        let registry = load_adapters(&*hosted.host, &config, &name, &say)?;
         let (sender, commands) = mpsc::channel();
         let board = Arc::<Board>::default();
-        let name = model_name(&config, &hosted.host.info().name);
         let app = Arc::new(App::new(
             config,
             name,
@@ -148,7 +113,7 @@ impl Server {
             port = address.port();
             if !address.ip().is_loopback() && self.app.config.api_key.is_none() {
                 (self.app.say)(&format!(
-                    "warning: whoever reaches {address} may ask and exchange adapters; an API key lets in only those who have it"
+                    "warning: whoever reaches {address} may send requests and exchange adapters; an API key lets in only those who have it"
                 ));
             }
             self.addresses.push(address);
@@ -163,7 +128,7 @@ impl Server {
         &self.addresses
     }
 
-    /// Wait until the process is told to end (SIGINT, SIGTERM), then stop. A second signal ends it
+    /// Wait for a signal that ends the process (SIGINT, SIGTERM), then stop. A second signal ends it
     /// at once.
     ///
     /// fails: signals cannot be listened for.
@@ -235,6 +200,50 @@ impl Drop for Server {
         _ = self.closing.send(true);
         self.end();
     }
+}
+
+/// Load what the configuration names, and what lies in the folder.
+///
+/// fails: a named adapter does not load, two have one name, or one has the base's
+fn load_adapters(
+    host: &dyn Host,
+    config: &Config,
+    base: &str,
+    say: &Say,
+) -> Result<Registry, ServeError> {
+    let mut registry = Registry::default();
+    let named = config
+        .adapters
+        .iter()
+        .map(|(name, path, scale)| (name, path, *scale, true));
+    let found = config
+        .in_folder
+        .iter()
+        .map(|(name, path)| (name, path, 0.0, false));
+    for (name, path, scale, by_name) in named.chain(found) {
+        let refuse = |reason: String| ServeError::Adapter {
+            name: name.clone(),
+            reason,
+        };
+        if name == base {
+            return Err(refuse("this is the name of the base".into()));
+        }
+        let weights = match host.load(path) {
+            Ok(weights) => weights,
+            Err(error) if by_name => return Err(error.into()),
+            // The others answer all the same: a copy that was cut must not keep a box down.
+            Err(error) => {
+                say(&format!("warning: left out: {error}"));
+                registry.leave_out(path.clone(), error.to_string());
+                continue;
+            }
+        };
+        let most = config.limits.adapters_max;
+        registry
+            .commit(name, path.clone(), weights, scale, most)
+            .map_err(|error| refuse(error.to_string()))?;
+    }
+    Ok(registry)
 }
 
 /// What the base is called.

@@ -26,14 +26,14 @@ pub(super) struct Request {
     pub tokens_max: usize,
     /// Go on where the model would end.
     pub ignore_end: bool,
-    /// Alternatives to tell for each token; none: no probabilities.
+    /// Likeliest tokens to report with each token; none: no probabilities.
     pub alternatives: Option<usize>,
     /// Begin with what another request has decoded.
     pub cache: bool,
     pub events: UnboundedSender<Event>,
 }
 
-/// What a request hears.
+/// What a request receives while it runs.
 #[derive(Debug)]
 pub(super) enum Event {
     /// Text that is free to go, and the tokens since the last piece.
@@ -102,7 +102,7 @@ struct Work {
     tokens: usize,
     began_ms: f64,
     answering_ms: Option<f64>,
-    /// The token to decode next, once the prompt is through.
+    /// The token to decode next, once the prompt is decoded.
     next: Option<Token>,
 }
 
@@ -171,7 +171,7 @@ impl<'h> Slots<'h> {
             sequence: 0,
             output: true,
         };
-        // What is wrong with the model, its first request will be told.
+        // What is wrong with the model is the answer to its first request.
         _ = self.decoder.step(&[], &[row]);
         self.decoder.truncate(0, 0);
     }
@@ -273,7 +273,7 @@ impl<'h> Slots<'h> {
         }
     }
 
-    /// Tell every running request why it ends here.
+    /// End every running request with a reason.
     pub(super) fn fail_all(&mut self, why: &str) {
         (0..self.slots.len()).for_each(|i| self.fail(i, why));
     }

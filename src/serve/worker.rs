@@ -1,4 +1,4 @@
-//! The decode thread: takes requests, runs the slots, ends when it is told to.
+//! The decode thread: takes requests, runs the slots, ends on command.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +11,8 @@ use crate::record::Clock;
 
 /// To the decode thread.
 pub(super) enum Command {
-    Ask(Box<Request>),
+    /// Queue a request.
+    Submit(Box<Request>),
     /// End running requests and the thread.
     Stop,
 }
@@ -54,7 +55,7 @@ impl Board {
     }
 }
 
-/// Run requests until told to stop, or until nobody can ask any more.
+/// Run requests until a command to stop, or until nobody can send one any more.
 pub(super) fn run(
     hosted: Hosted,
     clock: &dyn Clock,
@@ -68,7 +69,7 @@ pub(super) fn run(
     let mut waiting: VecDeque<Box<Request>> = VecDeque::new();
     loop {
         let asleep = slots.is_idle() && waiting.is_empty();
-        if !hear(commands, &mut waiting, asleep) {
+        if !receive(commands, &mut waiting, asleep) {
             break;
         }
         slots.sweep();
@@ -101,16 +102,20 @@ fn show(board: &Board, slots: &Slots<'_>, waiting: usize) {
 }
 
 /// Take what was sent; wait for something if there is nothing to do. False: the end.
-fn hear(commands: &Receiver<Command>, waiting: &mut VecDeque<Box<Request>>, asleep: bool) -> bool {
+fn receive(
+    commands: &Receiver<Command>,
+    waiting: &mut VecDeque<Box<Request>>,
+    asleep: bool,
+) -> bool {
     if asleep {
         match commands.recv() {
-            Ok(Command::Ask(request)) => waiting.push_back(request),
+            Ok(Command::Submit(request)) => waiting.push_back(request),
             Ok(Command::Stop) | Err(_) => return false,
         }
     }
     loop {
         match commands.try_recv() {
-            Ok(Command::Ask(request)) => waiting.push_back(request),
+            Ok(Command::Submit(request)) => waiting.push_back(request),
             Err(TryRecvError::Empty) => return true,
             Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return false,
         }

@@ -168,10 +168,10 @@ fn nobody_is_answered_without_the_token() {
             &token,
         )
     };
-    let made_up = || Token::MadeUp(TOKEN.into());
-    assert!(start("127.0.0.1", made_up()).is_ok());
+    let random = || Token::Random(TOKEN.into());
+    assert!(start("127.0.0.1", random()).is_ok());
     assert!(matches!(
-        start("0.0.0.0", made_up()),
+        start("0.0.0.0", random()),
         Err(ControlError::Exposed { .. })
     ));
     assert!(start("0.0.0.0", Token::Chosen(TOKEN.into())).is_ok());

@@ -16,7 +16,7 @@ const TOKEN_BYTES: usize = 24;
 /// Serve transfers and adapters of a running llama-server over HTTP
 ///
 /// The server has to run with libtranslora.so in it (`translora attach`). Clients send a token as
-/// `Authorization: Bearer TOKEN`: the one in TRANSLORA_CONTROL_TOKEN, or one that is made up and
+/// `Authorization: Bearer TOKEN`: the one in TRANSLORA_CONTROL_TOKEN, or a random one that is
 /// printed once. Paths: /v1/transfers, /v1/adapters.
 #[derive(Args, Debug)]
 #[command(
@@ -69,18 +69,18 @@ pub fn token() -> Result<Token, Failure> {
     std::fs::File::open("/dev/urandom")
         .and_then(|mut random| random.read_exact(&mut bytes))
         .map_err(|error| Failure::Usage {
-            message: format!("no token can be made up: /dev/urandom: {error}"),
+            message: format!("no random token: /dev/urandom: {error}"),
             hint: format!("set {TOKEN}"),
         })?;
     let text = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(Token::MadeUp(text))
+    Ok(Token::Random(text))
 }
 
 /// Where the router is, and the token where nobody else knows it.
 pub fn notice(server: &Server, token: &Token) -> String {
     let token = match token {
         Token::Chosen(_) => format!("of {TOKEN}"),
-        Token::MadeUp(token) => token.clone(),
+        Token::Random(token) => token.clone(),
     };
     format!(
         "control  http://{} with the token {token}",

@@ -2,14 +2,14 @@
 
 use std::convert::Infallible;
 
-use axum::body::Body;
-use axum::http::{HeaderValue, header};
+use axum::http::HeaderValue;
+use axum::response::sse::{self, Sse};
 use axum::response::{IntoResponse, Response};
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 
 use super::App;
-use super::ask::Asked;
+use super::ask::Pending;
 use crate::control::GENERATION;
 use crate::engine::host::Token;
 use crate::serve::error::ApiError;
@@ -24,10 +24,10 @@ pub(super) struct Whole {
 }
 
 /// Wait for the end of an answer.
-pub(super) async fn whole(asked: &mut Asked) -> Result<Whole, ApiError> {
+pub(super) async fn whole(pending: &mut Pending) -> Result<Whole, ApiError> {
     let (mut text, mut drawn) = (String::new(), Vec::new());
     loop {
-        match asked.events.recv().await {
+        match pending.events.recv().await {
             Some(Event::Piece {
                 text: more,
                 drawn: tokens,
@@ -42,7 +42,7 @@ pub(super) async fn whole(asked: &mut Asked) -> Result<Whole, ApiError> {
     }
 }
 
-/// A response that names the generation that made it.
+/// A response that names the generation that computed it.
 pub(super) fn named(generation: &str, response: impl IntoResponse) -> Response {
     let mut response = response.into_response();
     if let Ok(value) = HeaderValue::from_str(generation) {
@@ -51,41 +51,37 @@ pub(super) fn named(generation: &str, response: impl IntoResponse) -> Response {
     response
 }
 
+/// The last event of every stream of OpenAI's.
+pub(super) fn end_of_stream() -> sse::Event {
+    sse::Event::default().data("[DONE]")
+}
+
 /// One server-sent event.
-pub(super) fn event(value: &Value) -> String {
-    format!("data: {value}\n\n")
+pub(super) fn event(value: &Value) -> sse::Event {
+    sse::Event::default().data(value.to_string())
 }
 
 /// Stream an answer. `opening` goes first; `write` turns a piece or the end into events.
 pub(super) fn streamed(
-    asked: Asked,
-    opening: String,
-    write: impl FnMut(&Event) -> String + Send + 'static,
+    pending: Pending,
+    opening: Option<sse::Event>,
+    write: impl FnMut(&Event) -> Vec<sse::Event> + Send + 'static,
 ) -> Response {
-    let generation = asked.generation.clone();
-    let chunks = stream::unfold(
-        (Some((asked, write)), Some(opening)),
-        |(state, opening)| async move {
-            if let Some(text) = opening.filter(|text| !text.is_empty()) {
-                return Some((Ok::<_, Infallible>(text), (state, None)));
-            }
-            let (mut asked, mut write) = state?;
-            let heard = asked.events.recv().await.unwrap_or_else(|| {
-                Event::Failed("the decode thread has ended: restart the server".into())
-            });
-            let text = match &heard {
-                Event::Failed(why) => event(&ApiError::internal(why.as_str()).body()),
-                heard => write(heard),
-            };
-            let goes_on = matches!(heard, Event::Piece { .. });
-            Some((Ok(text), (goes_on.then_some((asked, write)), None)))
-        },
-    );
-    let headers = [
-        (header::CONTENT_TYPE, "text/event-stream"),
-        (header::CACHE_CONTROL, "no-cache"),
-    ];
-    named(&generation, (headers, Body::from_stream(chunks)))
+    let generation = pending.generation.clone();
+    let answer = stream::unfold(Some((pending, write)), |state| async move {
+        let (mut pending, mut write) = state?;
+        let received = pending.events.recv().await.unwrap_or_else(|| {
+            Event::Failed("the decode thread has ended: restart the server".into())
+        });
+        let events = match &received {
+            Event::Failed(why) => vec![event(&ApiError::internal(why.as_str()).body())],
+            received => write(received),
+        };
+        let goes_on = matches!(received, Event::Piece { .. });
+        Some((stream::iter(events), goes_on.then_some((pending, write))))
+    });
+    let events = stream::iter(opening).chain(answer.flatten());
+    named(&generation, Sse::new(events.map(Ok::<_, Infallible>)))
 }
 
 /// A token as text; bytes that are no text on their own are replaced.

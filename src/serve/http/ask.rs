@@ -16,9 +16,9 @@ use crate::serve::sampler::Sampling;
 use crate::serve::slots::{Event, Request};
 use crate::serve::worker::Command;
 
-/// What is asked about a prompt, whichever API it came through.
+/// What is the same for every prompt of a request, whichever API it came through.
 #[derive(Clone)]
-pub(super) struct Wish {
+pub(super) struct Options {
     /// The model that answers, as the response calls it.
     pub model: String,
     pub with: Choice,
@@ -34,10 +34,10 @@ pub(super) struct Wish {
     pub usage: bool,
 }
 
-impl Wish {
+impl Options {
     /// Read the fields that all APIs share.
     ///
-    /// fails: a value out of range, an unknown model, a wish that this server does not fulfil.
+    /// fails: a value out of range, an unknown model, a field that is not supported.
     pub(super) fn read(app: &App, fields: Fields<'_>) -> Result<Self, ApiError> {
         refuse_unsupported(fields)?;
         let (model, with) = chosen(app, fields)?;
@@ -49,7 +49,7 @@ impl Wish {
             .into_iter()
             .flatten()
             .next();
-        let asked = match most {
+        let wanted = match most {
             None | Some(-1) => None,
             Some(n) => Some(
                 usize::try_from(n)
@@ -67,7 +67,7 @@ impl Wish {
             with,
             sampling: sampling(app, fields)?,
             stops: stops(app, fields)?,
-            tokens_max: asked.into_iter().chain(app.config.tokens_max).min(),
+            tokens_max: wanted.into_iter().chain(app.config.tokens_max).min(),
             ignore_end: fields.truth("ignore_eos")?.unwrap_or(false),
             alternatives: None,
             cache: fields.truth("cache_prompt")?.unwrap_or(true),
@@ -76,14 +76,16 @@ impl Wish {
         })
     }
 
-    /// Probabilities of each token and of so many others.
-    pub(super) fn tell(&mut self, app: &App, alternatives: i64) -> Result<(), ApiError> {
+    /// Report the probability of each token, and of so many others.
+    pub(super) fn report(&mut self, app: &App, alternatives: i64) -> Result<(), ApiError> {
         let most = app.config.limits.logprobs_max;
         let count = usize::try_from(alternatives)
             .ok()
             .filter(|count| *count <= most);
         self.alternatives = Some(count.ok_or_else(|| {
-            ApiError::input(format!("probabilities of 0 to {most} tokens can be told"))
+            ApiError::input(format!(
+                "probabilities of 0 to {most} tokens can be reported"
+            ))
         })?);
         Ok(())
     }
@@ -413,8 +415,8 @@ fn turn(value: &Value) -> Result<Turn, ApiError> {
     Ok(Turn { role, content })
 }
 
-/// A prompt that is being answered.
-pub(super) struct Asked {
+/// A prompt whose answer is under way.
+pub(super) struct Pending {
     pub events: UnboundedReceiver<Event>,
     pub prompt: Vec<Token>,
     /// Of the adapters it runs under.
@@ -431,10 +433,14 @@ impl Drop for Open {
     }
 }
 
-/// Hand a prompt to the decode thread. Dropping what is returned takes it back.
+/// Send a prompt to the decode thread. Dropping what is returned cancels it.
 ///
 /// fails: it is empty, does not fit, or too many wait already.
-pub(super) fn ask(app: &Arc<App>, wish: &Wish, prompt: Vec<Token>) -> Result<Asked, ApiError> {
+pub(super) fn submit(
+    app: &Arc<App>,
+    options: &Options,
+    prompt: Vec<Token>,
+) -> Result<Pending, ApiError> {
     let context = app.host.info().context;
     if prompt.is_empty() {
         return Err(ApiError::input("the prompt is empty"));
@@ -449,26 +455,26 @@ pub(super) fn ask(app: &Arc<App>, wish: &Wish, prompt: Vec<Token>) -> Result<Ask
         return Err(ApiError::busy(before - app.config.slots));
     }
     let (events, receiver) = unbounded_channel();
-    let room = context - prompt.len();
+    let free = context - prompt.len();
     let request = Request {
         id: app.number(),
         prompt: prompt.clone(),
-        with: wish.with.clone(),
-        sampling: wish.sampling.clone(),
-        stops: wish.stops.clone(),
-        tokens_max: wish.tokens_max.unwrap_or(room).min(room),
-        ignore_end: wish.ignore_end,
-        alternatives: wish.alternatives,
-        cache: wish.cache,
+        with: options.with.clone(),
+        sampling: options.sampling.clone(),
+        stops: options.stops.clone(),
+        tokens_max: options.tokens_max.unwrap_or(free).min(free),
+        ignore_end: options.ignore_end,
+        alternatives: options.alternatives,
+        cache: options.cache,
         events,
     };
-    if !app.send(Command::Ask(Box::new(request))) {
+    if !app.send(Command::Submit(Box::new(request))) {
         return Err(ApiError::ended());
     }
-    Ok(Asked {
+    Ok(Pending {
         events: receiver,
         prompt,
-        generation: generation(&wish.with.key),
+        generation: generation(&options.with.key),
         _open: open,
     })
 }

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::answer::{Whole, event, named, probabilities, streamed, timings, whole};
-use super::ask::{Asked, Wish, ask, conversation, known, prompts};
+use super::ask::{Options, Pending, conversation, known, prompts, submit};
 use super::fields::Fields;
 use super::{App, Shared, body};
 use crate::engine::host::Token;
@@ -119,9 +119,9 @@ pub(super) async fn apply_template(
 pub(super) async fn completion(State(app): Shared, request: Request) -> Result<Response, ApiError> {
     let value = body(&app, request).await?;
     let fields = Fields::of(&value)?;
-    let mut wish = Wish::read(&app, fields)?;
+    let mut options = Options::read(&app, fields)?;
     if let Some(count) = fields.whole("n_probs")?.filter(|count| *count != 0) {
-        wish.tell(&app, count)?;
+        options.report(&app, count)?;
     }
     if fields.truth("post_sampling_probs")? == Some(true) {
         return Err(ApiError::input(
@@ -136,23 +136,23 @@ pub(super) async fn completion(State(app): Shared, request: Request) -> Result<R
         .get("prompt")
         .ok_or_else(|| ApiError::input("\"prompt\" is missing"))?;
     let (all, many) = prompts(&app, prompt)?;
-    if wish.stream && all.len() != 1 {
+    if options.stream && all.len() != 1 {
         return Err(ApiError::input("a stream has one prompt"));
     }
-    let mut asked = all
+    let mut pending = all
         .into_iter()
-        .map(|prompt| ask(&app, &wish, prompt))
+        .map(|prompt| submit(&app, &options, prompt))
         .collect::<Result<Vec<_>, _>>()?;
-    if wish.stream {
-        return asked
+    if options.stream {
+        return pending
             .pop()
-            .map(|asked| stream(&app, wish, shape, asked))
+            .map(|pending| stream(&app, options, shape, pending))
             .ok_or_else(|| ApiError::input("there is no prompt"));
     }
     let mut answers = Vec::new();
-    for (index, asked) in asked.iter_mut().enumerate() {
-        let Whole { text, drawn, done } = whole(asked).await?;
-        let mut answer = closing(&app, &wish, &asked.prompt, &done, &text);
+    for (index, pending) in pending.iter_mut().enumerate() {
+        let Whole { text, drawn, done } = whole(pending).await?;
+        let mut answer = closing(&app, &options, &pending.prompt, &done, &text);
         answer["index"] = index.into();
         answer["content"] = text.into();
         answer["tokens"] = if shape.tokens {
@@ -160,7 +160,7 @@ pub(super) async fn completion(State(app): Shared, request: Request) -> Result<R
         } else {
             json!([])
         };
-        add_probabilities(&app, &wish, &drawn, &mut answer);
+        add_probabilities(&app, &options, &drawn, &mut answer);
         answers.push(shape.chosen(answer));
     }
     let whole = if many {
@@ -168,7 +168,7 @@ pub(super) async fn completion(State(app): Shared, request: Request) -> Result<R
     } else {
         answers.pop().unwrap_or_default()
     };
-    Ok(named(&generation(&wish.with.key), axum::Json(whole)))
+    Ok(named(&generation(&options.with.key), axum::Json(whole)))
 }
 
 /// What of an answer a client wants to see.
@@ -208,34 +208,34 @@ fn response_fields(fields: Fields<'_>) -> Result<Vec<String>, ApiError> {
         .collect()
 }
 
-fn add_probabilities(app: &App, wish: &Wish, drawn: &[Drawn], answer: &mut Value) {
-    if wish.alternatives.is_some() {
+fn add_probabilities(app: &App, options: &Options, drawn: &[Drawn], answer: &mut Value) {
+    if options.alternatives.is_some() {
         answer["completion_probabilities"] = probabilities(app, drawn, true).into();
     }
 }
 
-fn stream(app: &Arc<App>, wish: Wish, shape: Shape, asked: Asked) -> Response {
-    let (app, prompt, mut said) = (Arc::clone(app), asked.prompt.clone(), String::new());
-    streamed(asked, String::new(), move |heard| match heard {
+fn stream(app: &Arc<App>, options: Options, shape: Shape, pending: Pending) -> Response {
+    let (app, prompt, mut said) = (Arc::clone(app), pending.prompt.clone(), String::new());
+    streamed(pending, None, move |received| match received {
         Event::Piece { text, drawn } => {
             said.push_str(text);
             let tokens: Vec<Token> = drawn.iter().map(|drawn| drawn.token).collect();
             let mut piece = json!({ "index": 0, "content": text, "tokens": tokens, "stop": false });
-            add_probabilities(&app, &wish, drawn, &mut piece);
-            event(&piece)
+            add_probabilities(&app, &options, drawn, &mut piece);
+            vec![event(&piece)]
         }
         Event::Done(done) => {
-            let mut last = closing(&app, &wish, &prompt, done, &said);
+            let mut last = closing(&app, &options, &prompt, done, &said);
             last["content"] = "".into();
             last["tokens"] = json!([]);
-            event(&shape.chosen(last))
+            vec![event(&shape.chosen(last))]
         }
-        Event::Failed(_) => String::new(),
+        Event::Failed(_) => Vec::new(),
     })
 }
 
 /// What is said of an answer at its end.
-fn closing(app: &App, wish: &Wish, prompt: &[Token], done: &Done, said: &str) -> Value {
+fn closing(app: &App, options: &Options, prompt: &[Token], done: &Done, said: &str) -> Value {
     let (kind, word) = match &done.end {
         End::Model => ("eos", ""),
         End::Word(word) => ("word", word.as_str()),
@@ -245,12 +245,12 @@ fn closing(app: &App, wish: &Wish, prompt: &[Token], done: &Done, said: &str) ->
         "index": 0,
         "id_slot": done.slot,
         "stop": true,
-        "model": wish.model,
-        "generation": generation(&wish.with.key),
+        "model": options.model,
+        "generation": generation(&options.with.key),
         "tokens_predicted": done.tokens,
         "tokens_evaluated": done.prompt_tokens,
         "tokens_cached": done.prompt_tokens + done.tokens.saturating_sub(1),
-        "generation_settings": settings(&wish.sampling, &wish.stops, wish.tokens_max),
+        "generation_settings": settings(&options.sampling, &options.stops, options.tokens_max),
         "prompt": text(app, prompt),
         "has_new_line": said.contains('\n'),
         "truncated": done.truncated,

@@ -4,28 +4,39 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
-use super::Shared;
+use super::{App, Shared};
+use crate::serve::slots::Totals;
+use crate::serve::worker::Shown;
+
+/// Name, type, help, value.
+type Row = (&'static str, &'static str, &'static str, f64);
 
 pub(super) async fn metrics(State(app): Shared) -> Response {
     let shown = app.board.read();
-    let totals = shown.totals;
-    let busy = shown
-        .slots
-        .iter()
-        .filter(|slot| slot.request.is_some())
-        .count();
-    let per = |count: u64, ms: f64| {
+    let rows = of_llama_server(&shown)
+        .into_iter()
+        .chain(of_requests(&shown.totals))
+        .chain(of_adapters(&app));
+    let text: String = rows
+        .map(|(name, kind, help, value)| {
+            format!("# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n")
+        })
+        .collect();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+}
+
+/// What llama-server has as well, under its names.
+fn of_llama_server(shown: &Shown) -> [Row; 9] {
+    let totals = &shown.totals;
+    let busy = shown.slots.iter().filter(|slot| slot.request.is_some());
+    let per_second = |count: u64, ms: f64| {
         if ms > 0.0 {
             1e3 * count as f64 / ms
         } else {
             0.0
         }
     };
-    let (adapters, swaps, rollbacks) = {
-        let registry = app.registry();
-        (registry.all().len(), registry.swaps, registry.rollbacks)
-    };
-    let rows: [(&str, &str, &str, f64); 18] = [
+    [
         (
             "llamacpp:prompt_tokens_total",
             "counter",
@@ -60,19 +71,19 @@ pub(super) async fn metrics(State(app): Shared) -> Response {
             "llamacpp:prompt_tokens_seconds",
             "gauge",
             "Prompt tokens a second.",
-            per(totals.prompt_tokens, totals.prompt_ms),
+            per_second(totals.prompt_tokens, totals.prompt_ms),
         ),
         (
             "llamacpp:predicted_tokens_seconds",
             "gauge",
             "Generated tokens a second, of one request.",
-            per(totals.tokens, totals.answer_ms),
+            per_second(totals.tokens, totals.answer_ms),
         ),
         (
             "llamacpp:requests_processing",
             "gauge",
             "Requests that have a slot.",
-            busy as f64,
+            busy.count() as f64,
         ),
         (
             "llamacpp:requests_deferred",
@@ -80,6 +91,11 @@ pub(super) async fn metrics(State(app): Shared) -> Response {
             "Requests that wait for one.",
             shown.waiting as f64,
         ),
+    ]
+}
+
+fn of_requests(totals: &Totals) -> [Row; 5] {
+    [
         (
             "translora:prompt_tokens_cached_total",
             "counter",
@@ -110,23 +126,29 @@ pub(super) async fn metrics(State(app): Shared) -> Response {
             "Answers that failed.",
             totals.failed as f64,
         ),
+    ]
+}
+
+fn of_adapters(app: &App) -> [Row; 4] {
+    let registry = app.registry();
+    [
         (
             "translora:adapters",
             "gauge",
             "Adapters that are live.",
-            adapters as f64,
+            registry.all().len() as f64,
         ),
         (
             "translora:adapter_swaps_total",
             "counter",
             "Adapters that took another's place.",
-            swaps as f64,
+            registry.swaps as f64,
         ),
         (
             "translora:adapter_rollbacks_total",
             "counter",
             "Times that the one before came back.",
-            rollbacks as f64,
+            registry.rollbacks as f64,
         ),
         (
             "translora:slots",
@@ -134,12 +156,5 @@ pub(super) async fn metrics(State(app): Shared) -> Response {
             "Requests that can run side by side.",
             app.config.slots as f64,
         ),
-    ];
-    let text: String = rows
-        .iter()
-        .map(|(name, kind, help, value)| {
-            format!("# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n")
-        })
-        .collect();
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+    ]
 }

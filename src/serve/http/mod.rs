@@ -1,4 +1,4 @@
-//! HTTP: who may ask, what paths there are. The endpoints of each tradition have a file of their
+//! HTTP: who is answered, what paths there are. The endpoints of each tradition have a file of their
 //! own.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -99,7 +99,7 @@ impl App {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tell the decode thread; false if it is gone.
+    /// Send a command to the decode thread; false if it is gone.
     pub(super) fn send(&self, command: Command) -> bool {
         self.commands.send(command).is_ok()
     }
@@ -178,17 +178,17 @@ async fn admit(State(app): Shared, request: Request, next: Next) -> Response {
                 .get(name)
                 .and_then(|value| value.to_str().ok())
         };
-        let given = text("authorization")
+        let sent = text("authorization")
             .and_then(|value| value.strip_prefix("Bearer "))
             .or_else(|| text("x-api-key"));
-        if given.map(|given| ContentHash::of(given.trim().as_bytes())) != Some(key) {
+        if sent.map(|sent| ContentHash::of(sent.trim().as_bytes())) != Some(key) {
             return ApiError::key().into_response();
         }
     }
     next.run(request).await
 }
 
-/// Let web pages of the configured origins ask.
+/// Let web pages of the configured origins send requests.
 async fn origins(State(app): Shared, request: Request, next: Next) -> Response {
     let origin = request.headers().get(header::ORIGIN).cloned();
     let text = origin.as_ref().and_then(|origin| origin.to_str().ok());
@@ -202,7 +202,7 @@ async fn origins(State(app): Shared, request: Request, next: Next) -> Response {
         && request
             .headers()
             .contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
-    // A page of another origin is told no by what is missing from the answer.
+    // What is missing from the answer keeps a page of another origin out.
     let mut response = if asks_first {
         StatusCode::OK.into_response()
     } else {

@@ -7,9 +7,10 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::answer::{
-    Whole, event, finite, named, piece, probabilities, streamed, timings, usage, whole,
+    Whole, end_of_stream, event, finite, named, piece, probabilities, streamed, timings, usage,
+    whole,
 };
-use super::ask::{Wish, ask, conversation, encode, prompts};
+use super::ask::{Options, conversation, encode, prompts, submit};
 use super::fields::Fields;
 use super::{App, Shared, body};
 use crate::serve::error::ApiError;
@@ -71,14 +72,14 @@ struct Frame {
 }
 
 impl Frame {
-    fn new(app: &App, kind: &str, object: &'static str, wish: &Wish) -> Self {
-        let (created, model) = (app.clock.unix_seconds(), wish.model.clone());
+    fn new(app: &App, kind: &str, object: &'static str, options: &Options) -> Self {
+        let (created, model) = (app.clock.unix_seconds(), options.model.clone());
         Self {
             id: app.id(kind),
             object,
             created,
             model,
-            generation: generation(&wish.with.key),
+            generation: generation(&options.with.key),
         }
     }
 
@@ -100,23 +101,23 @@ impl Frame {
 pub(super) async fn chat(State(app): Shared, request: Request) -> Result<Response, ApiError> {
     let value = body(&app, request).await?;
     let fields = Fields::of(&value)?;
-    let mut wish = Wish::read(&app, fields)?;
+    let mut options = Options::read(&app, fields)?;
     if fields.truth("logprobs")? == Some(true) {
-        wish.tell(&app, fields.whole("top_logprobs")?.unwrap_or(0))?;
+        options.report(&app, fields.whole("top_logprobs")?.unwrap_or(0))?;
     }
     let text = conversation(&app, fields)?;
-    let mut asked = ask(&app, &wish, encode(&app, &text)?)?;
-    if wish.stream {
-        return Ok(stream_chat(&app, &wish, asked));
+    let mut pending = submit(&app, &options, encode(&app, &text)?)?;
+    if options.stream {
+        return Ok(stream_chat(&app, &options, pending));
     }
-    let frame = Frame::new(&app, "chatcmpl", "chat.completion", &wish);
-    let Whole { text, drawn, done } = whole(&mut asked).await?;
+    let frame = Frame::new(&app, "chatcmpl", "chat.completion", &options);
+    let Whole { text, drawn, done } = whole(&mut pending).await?;
     let choice = json!([{
         "index": 0, "message": { "role": "assistant", "content": text }, "finish_reason": reason(&done.end),
-        "logprobs": wish.alternatives.map(|_| json!({ "content": probabilities(&app, &drawn, false) })),
+        "logprobs": options.alternatives.map(|_| json!({ "content": probabilities(&app, &drawn, false) })),
     }]);
     Ok(named(
-        &asked.generation,
+        &pending.generation,
         axum::Json(frame.counted(&choice, &done)),
     ))
 }
@@ -131,37 +132,42 @@ pub(super) async fn input_tokens(
     Ok(axum::Json(json!({ "input_tokens": encode(&app, &text)?.len() })).into_response())
 }
 
-fn stream_chat(app: &Arc<App>, wish: &Wish, asked: super::ask::Asked) -> Response {
-    let frame = Frame::new(app, "chatcmpl", "chat.completion.chunk", wish);
+fn stream_chat(app: &Arc<App>, options: &Options, pending: super::ask::Pending) -> Response {
+    let frame = Frame::new(app, "chatcmpl", "chat.completion.chunk", options);
     let chunk = |delta: &Value, logprobs: &Value, end: Option<&str>| json!([{ "index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": end }]);
     let opening = event(&frame.with(&chunk(
         &json!({ "role": "assistant", "content": null }),
         &Value::Null,
         None,
     )));
-    let (app, counts, told) = (Arc::clone(app), wish.usage, wish.alternatives.is_some());
-    streamed(asked, opening, move |heard| match heard {
+    let (app, counts, reported) = (
+        Arc::clone(app),
+        options.usage,
+        options.alternatives.is_some(),
+    );
+    streamed(pending, Some(opening), move |received| match received {
         Event::Piece { text, drawn } => {
-            let logprobs = if told {
+            let logprobs = if reported {
                 json!({ "content": probabilities(&app, drawn, false) })
             } else {
                 Value::Null
             };
-            event(&frame.with(&chunk(&json!({ "content": text }), &logprobs, None)))
+            vec![event(&frame.with(&chunk(
+                &json!({ "content": text }),
+                &logprobs,
+                None,
+            )))]
         }
         Event::Done(done) => {
             let mut last = frame.with(&chunk(&json!({}), &Value::Null, Some(reason(&done.end))));
             if !counts {
                 last["timings"] = timings(done);
             }
-            let counted = if counts {
-                event(&frame.counted(&json!([]), done))
-            } else {
-                String::new()
-            };
-            event(&last) + &counted + "data: [DONE]\n\n"
+            let counted = counts.then(|| event(&frame.counted(&json!([]), done)));
+            let events = [Some(event(&last)), counted, Some(end_of_stream())];
+            events.into_iter().flatten().collect()
         }
-        Event::Failed(_) => String::new(),
+        Event::Failed(_) => Vec::new(),
     })
 }
 
@@ -171,37 +177,37 @@ pub(super) async fn completions(
 ) -> Result<Response, ApiError> {
     let value = body(&app, request).await?;
     let fields = Fields::of(&value)?;
-    let mut wish = Wish::read(&app, fields)?;
+    let mut options = Options::read(&app, fields)?;
     if let Some(count) = fields.whole("logprobs")? {
-        wish.tell(&app, count)?;
+        options.report(&app, count)?;
     }
     if fields.get("max_tokens").is_none() && fields.get("n_predict").is_none() {
         // OpenAI's own default for this endpoint.
-        wish.tokens_max = Some(wish.tokens_max.map_or(16, |most| most.min(16)));
+        options.tokens_max = Some(options.tokens_max.map_or(16, |most| most.min(16)));
     }
     let prompt = fields
         .get("prompt")
         .ok_or_else(|| ApiError::input("\"prompt\" is missing"))?;
     let (all, _) = prompts(&app, prompt)?;
-    if wish.stream && all.len() != 1 {
+    if options.stream && all.len() != 1 {
         return Err(ApiError::input("a stream has one prompt"));
     }
-    let mut asked = all
+    let mut pending = all
         .into_iter()
-        .map(|prompt| ask(&app, &wish, prompt))
+        .map(|prompt| submit(&app, &options, prompt))
         .collect::<Result<Vec<_>, _>>()?;
-    if wish.stream {
-        return asked
+    if options.stream {
+        return pending
             .pop()
-            .map(|asked| stream_completion(&app, &wish, asked))
+            .map(|pending| stream_completion(&app, &options, pending))
             .ok_or_else(|| ApiError::input("there is no prompt"));
     }
-    let frame = Frame::new(&app, "cmpl", "text_completion", &wish);
+    let frame = Frame::new(&app, "cmpl", "text_completion", &options);
     let mut choices = Vec::new();
     let mut total: Option<crate::serve::slots::Done> = None;
-    for (index, asked) in asked.iter_mut().enumerate() {
-        let Whole { text, drawn, done } = whole(asked).await?;
-        let logprobs = wish.alternatives.map(|_| legacy(&app, &drawn, 0));
+    for (index, pending) in pending.iter_mut().enumerate() {
+        let Whole { text, drawn, done } = whole(pending).await?;
+        let logprobs = options.alternatives.map(|_| legacy(&app, &drawn, 0));
         choices.push(json!({ "index": index, "text": text, "finish_reason": reason(&done.end), "logprobs": logprobs }));
         match &mut total {
             Some(total) => {
@@ -219,31 +225,32 @@ pub(super) async fn completions(
     ))
 }
 
-fn stream_completion(app: &Arc<App>, wish: &Wish, asked: super::ask::Asked) -> Response {
-    let frame = Frame::new(app, "cmpl", "text_completion", wish);
-    let (app, counts, told, mut offset) =
-        (Arc::clone(app), wish.usage, wish.alternatives.is_some(), 0);
+fn stream_completion(app: &Arc<App>, options: &Options, pending: super::ask::Pending) -> Response {
+    let frame = Frame::new(app, "cmpl", "text_completion", options);
+    let (app, counts, reported, mut offset) = (
+        Arc::clone(app),
+        options.usage,
+        options.alternatives.is_some(),
+        0,
+    );
     let chunk = |text: &str, logprobs: &Value, end: Option<&str>| json!([{ "index": 0, "text": text, "logprobs": logprobs, "finish_reason": end }]);
-    streamed(asked, String::new(), move |heard| match heard {
+    streamed(pending, None, move |received| match received {
         Event::Piece { text, drawn } => {
-            let logprobs = if told {
+            let logprobs = if reported {
                 legacy(&app, drawn, offset)
             } else {
                 Value::Null
             };
             offset += text.len();
-            event(&frame.with(&chunk(text, &logprobs, None)))
+            vec![event(&frame.with(&chunk(text, &logprobs, None)))]
         }
         Event::Done(done) => {
             let last = event(&frame.with(&chunk("", &Value::Null, Some(reason(&done.end)))));
-            let counted = if counts {
-                event(&frame.counted(&json!([]), done))
-            } else {
-                String::new()
-            };
-            last + &counted + "data: [DONE]\n\n"
+            let counted = counts.then(|| event(&frame.counted(&json!([]), done)));
+            let events = [Some(last), counted, Some(end_of_stream())];
+            events.into_iter().flatten().collect()
         }
-        Event::Failed(_) => String::new(),
+        Event::Failed(_) => Vec::new(),
     })
 }
 

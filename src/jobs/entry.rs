@@ -1,4 +1,4 @@
-//! What is known of each job.
+//! The state of one job: number, progress, events, result.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -24,6 +24,7 @@ impl JobId {
         Self(NEXT.fetch_add(1, Ordering::Relaxed))
     }
 
+    /// The plain number, as JSON and the C ABI have it.
     pub fn number(self) -> u64 {
         self.0
     }
@@ -53,19 +54,25 @@ impl FromStr for JobId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
+    /// In the queue, behind others or about to start.
     Waiting,
+    /// A worker or a thread runs it.
     Running,
     /// It has a report. Whether the adapter was accepted is its verdict.
     Done,
+    /// It ended without a report; the problem says why.
     Failed,
+    /// Somebody stopped it before its end.
     Cancelled,
 }
 
 impl State {
+    /// True for a job that will not change any more.
     pub fn is_end(self) -> bool {
         !matches!(self, Self::Waiting | Self::Running)
     }
 
+    /// The state as JSON writes it, such as `waiting`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Waiting => "waiting",
@@ -80,18 +87,25 @@ impl State {
 /// What is known of a job.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Status {
+    /// The number that every other call takes.
     pub id: JobId,
+    /// Waiting, running, or how it ended.
     pub state: State,
     /// Jobs that come before it.
     pub ahead: usize,
-    /// Where it is, and how far there.
+    /// The stage of the pipeline that runs; none before the first.
     pub stage: Option<Stage>,
+    /// Items of the stage that are finished, of `total`. units: what the stage counts
     pub done: u64,
+    /// Items of the stage; 0 where their number is not known.
     pub total: u64,
+    /// More about the present stage, for people; may be empty.
     pub note: String,
+    /// The old base model, which the adapter was trained for.
     pub source: PathBuf,
+    /// The new base model.
     pub target: PathBuf,
-    /// The adapter that was asked for.
+    /// The adapter file of the request.
     pub out: PathBuf,
     /// Of a job that is done.
     pub verdict: Option<Verdict>,
@@ -103,22 +117,26 @@ pub struct Status {
     pub process: Option<u32>,
     /// The number of the last event; 0 before the first.
     pub last_event: u64,
-    /// units: seconds since 1970
-    pub asked_at: u64,
+    /// When it came into the queue. units: seconds since 1970
+    pub queued_at: u64,
+    /// When it left the queue; none while it waits. units: seconds since 1970
     pub began_at: Option<u64>,
+    /// When it ended; none before. units: seconds since 1970
     pub ended_at: Option<u64>,
 }
 
 /// An event with its number, from 1 without gaps; progress that newer progress of its stage
 /// replaced is left out.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Told {
+pub struct NumberedEvent {
+    /// What `after` of [`super::Jobs::events`] is compared with.
     pub number: u64,
+    /// What happened.
     #[serde(flatten)]
     pub event: Event,
 }
 
-/// How a running job is asked to stop.
+/// How a running job is stopped from another thread.
 #[derive(Clone)]
 pub(super) struct Stop {
     pub flag: Cancel,
@@ -136,14 +154,14 @@ impl Stop {
         }
     }
 
-    pub fn ask(&self) {
+    pub fn request(&self) {
         self.flag.cancel();
-        // A full channel was told already.
+        // A full channel was rung already.
         _ = self.ring.try_send(());
     }
 }
 
-/// What a job came to.
+/// How a job ended.
 pub(super) enum End {
     Done(serde_json::Value),
     Failed(Problem),
@@ -153,10 +171,10 @@ pub(super) enum End {
 pub(super) struct Entry {
     pub plan: TransferPlan,
     pub status: Status,
-    pub events: VecDeque<Told>,
+    pub events: VecDeque<NumberedEvent>,
     pub report: Option<serde_json::Value>,
     pub stop: Stop,
-    /// Nobody asks for it any more.
+    /// It was freed: no call finds it any more.
     pub freed: bool,
 }
 
@@ -178,7 +196,7 @@ impl Entry {
             problem: None,
             process: None,
             last_event: 0,
-            asked_at: now,
+            queued_at: now,
             began_at: None,
             ended_at: None,
         };
@@ -193,7 +211,7 @@ impl Entry {
     }
 
     /// Remember an event.
-    pub fn tell(&mut self, event: Event, events_max: usize) {
+    pub fn push(&mut self, event: Event, events_max: usize) {
         match &event {
             Event::Progress {
                 stage,
@@ -204,7 +222,7 @@ impl Entry {
                 (self.status.stage, self.status.done, self.status.total) =
                     (Some(*stage), *done, *total);
                 self.status.note.clone_from(note);
-                let replaces = |last: &Told| matches!(&last.event, Event::Progress { stage: before, .. } if before == stage);
+                let replaces = |last: &NumberedEvent| matches!(&last.event, Event::Progress { stage: before, .. } if before == stage);
                 if self.events.back().is_some_and(replaces) {
                     self.events.pop_back();
                 }
@@ -221,7 +239,7 @@ impl Entry {
             | Event::Warning { .. } => {}
         }
         self.status.last_event += 1;
-        self.events.push_back(Told {
+        self.events.push_back(NumberedEvent {
             number: self.status.last_event,
             event,
         });
