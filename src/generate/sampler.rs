@@ -174,10 +174,6 @@ impl<'s> InputSampler<'s> {
     }
 
     /// Lines, and no variants of them: what follows `start`. Each is drawn behind the label that is `intended`, which is then cut off.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "what a round takes, and how this kind of round prompts"
-    )]
     fn lines_round(
         &mut self,
         mut rng: Rng,

@@ -29,7 +29,7 @@ pub struct JsonError {
 pub fn parse(text: &str) -> Result<Value, JsonError> {
     serde_json::from_str::<Strict>(text)
         .map(|strict| strict.0)
-        .map_err(JsonError::of)
+        .map_err(|error| JsonError::of(&error))
 }
 
 /// Parse the value that a text begins with. Returns it with the bytes it takes, white space before
@@ -42,12 +42,12 @@ pub fn parse_first(text: &str) -> Result<Option<(Value, usize)>, JsonError> {
         None => Ok(None),
         Some(value) => value
             .map(|strict| Some((strict.0, values.byte_offset())))
-            .map_err(JsonError::of),
+            .map_err(|error| JsonError::of(&error)),
     }
 }
 
 impl JsonError {
-    fn of(error: serde_json::Error) -> Self {
+    fn of(error: &serde_json::Error) -> Self {
         let (line, column) = (error.line(), error.column());
         let place = format!(" at line {line} column {column}");
         let what = error.to_string();
