@@ -11,6 +11,7 @@ use crate::record::{Cancel, ContentHash, Pair, Prompt};
 use crate::request::{Machine, Shape};
 
 mod error;
+mod file;
 #[cfg(feature = "ggml")]
 pub mod ggml;
 pub mod host;
