@@ -1,7 +1,6 @@
-use std::io;
 use std::path::PathBuf;
 
-use translora_gguf::{FileError, Format, GgufError};
+use translora_gguf::{FileError, SplitError};
 use translora_lora::{ForeignError, LoraError};
 
 use crate::record::{Blame, Cancelled, Fault, Remedy, Step};
@@ -14,6 +13,9 @@ pub enum EngineError {
     Cancelled(#[from] Cancelled),
     #[error("{path}: cannot load this model: {reason}")]
     Model { path: PathBuf, reason: String },
+    /// A split model that is not whole.
+    #[error(transparent)]
+    Split(#[from] SplitError),
     /// It is no sound adapter, or none for this base.
     #[error("{path}: {source}")]
     Adapter { path: PathBuf, source: LoraError },
@@ -23,8 +25,9 @@ pub enum EngineError {
     /// A backend of ggml that lies in a file of its own.
     #[error("{path}: cannot load this backend: {reason}")]
     Backend { path: PathBuf, reason: String },
+    /// It cannot be read, or is no file of the kind that is wanted.
     #[error("{path}: {source}")]
-    Io { path: PathBuf, source: io::Error },
+    File { path: PathBuf, source: FileError },
     #[error(
         "{model}: the tokenizer cannot encode {text:?} without loss (it comes back as {back:?})"
     )]
@@ -66,9 +69,7 @@ impl EngineError {
     /// A file that cannot be read is no unsound adapter.
     pub(crate) fn of_adapter(path: PathBuf, source: LoraError) -> Self {
         match source {
-            LoraError::Foreign(ForeignError::File(FileError::Io(source))) => {
-                Self::Io { path, source }
-            }
+            LoraError::Foreign(ForeignError::File(source)) => Self::File { path, source },
             source => Self::Adapter { path, source },
         }
     }
@@ -78,10 +79,12 @@ impl Blame for EngineError {
     fn fault(&self) -> Fault {
         match self {
             Self::Cancelled(_) => Fault::Cancelled,
-            Self::Memory(_) | Self::Io { .. } | Self::Backend { .. } => Fault::Machine,
+            Self::Memory(_) | Self::Backend { .. } => Fault::Machine,
+            Self::File { source, .. } => source.fault(),
             Self::Internal(_) => Fault::Bug,
             Self::Adapter { source, .. } => source.fault(),
             Self::Model { .. }
+            | Self::Split(_)
             | Self::AdapterLoad { .. }
             | Self::Tokenizer { .. }
             | Self::SameFirstToken { .. }
@@ -99,10 +102,11 @@ impl Blame for EngineError {
     fn remedy(&self) -> Option<Remedy> {
         let remedy = match self {
             Self::Model { .. } => Step::WholeModel.into(),
+            Self::Split(source) => return source.remedy(),
             Self::Adapter { source, .. } => return source.remedy(),
             Self::AdapterLoad { .. } => Remedy::or([Step::PlainAdapter.into(), Remedy::Inspect]),
             Self::Backend { .. } => Remedy::or([Step::BackendNeeds.into(), Step::NoBackend.into()]),
-            Self::Io { .. } => Step::CheckPath.into(),
+            Self::File { source, .. } => return source.remedy(),
             Self::Tokenizer { .. } => {
                 Remedy::or([Step::OtherModel.into(), Step::LeaveOutRows.into()])
             }
@@ -135,36 +139,10 @@ impl Blame for EngineError {
     }
 }
 
-impl Blame for GgufError {
-    fn fault(&self) -> Fault {
-        Fault::Input
-    }
-
-    fn remedy(&self) -> Option<Remedy> {
-        let step = match self {
-            Self::BigEndian => Step::LittleEndian,
-            Self::Foreign { format } => match format {
-                Format::Html => Step::NotThePage,
-                Format::LfsPointer => Step::FetchLfs,
-                Format::Ggla | Format::Ggml => Step::ConvertAnew,
-                Format::Zip | Format::Pickle => Step::SaveSafetensors,
-                Format::Compressed => Step::Decompress,
-                Format::Safetensors => Step::ConvertModel,
-                _ => Step::OtherFile,
-            },
-            _ => Step::FetchAgain,
-        };
-        Some(step.into())
-    }
-}
-
 impl Blame for ForeignError {
     fn fault(&self) -> Fault {
         match self {
-            Self::File(error) | Self::Part { source: error, .. } => match error {
-                FileError::Io(error) if error.kind() != io::ErrorKind::NotFound => Fault::Machine,
-                _ => Fault::Input,
-            },
+            Self::File(error) | Self::Part { source: error, .. } => error.fault(),
             Self::NoCache | Self::Cache { .. } => Fault::Machine,
             _ => Fault::Input,
         }
@@ -172,20 +150,13 @@ impl Blame for ForeignError {
 
     fn remedy(&self) -> Option<Remedy> {
         let step = match self {
-            Self::File(FileError::Gguf(error))
-            | Self::Part {
-                source: FileError::Gguf(error),
-                ..
-            } => return error.remedy(),
-            Self::File(FileError::Io(_)) | Self::Part { .. } => Step::CheckPath,
-            Self::File(_) => Step::OtherFile,
+            Self::File(error) | Self::Part { source: error, .. } => return error.remedy(),
             Self::NoConfig { .. } | Self::NoWeights | Self::Unknown => Step::WholePeft,
             Self::Pickle { .. } => Step::SaveSafetensors,
-            Self::Config(_) | Self::NoKey { .. } | Self::Number { .. } | Self::Safetensors(_) => {
-                Step::SavePeftAgain
-            }
             Self::Method { .. } | Self::Variant { .. } | Self::Tensor { .. } => Step::TrainPlain,
-            Self::Architecture { .. } | Self::Pattern { .. } => Step::ConvertByHand,
+            Self::Architecture { .. } | Self::Pattern { .. } | Self::NoModule { .. } => {
+                Step::ConvertByHand
+            }
             Self::Module { .. } | Self::Expert { .. } | Self::Fused { .. } | Self::Heads { .. } => {
                 Step::FittingAdapter
             }
@@ -206,12 +177,27 @@ impl Blame for LoraError {
 
     fn remedy(&self) -> Option<Remedy> {
         let step = match self {
-            Self::Gguf(error) => return error.remedy(),
             Self::Foreign(error) => return error.remedy(),
             Self::Nothing { .. } => return Some(Step::TrainedAdapter.into()),
+            Self::Gguf(error) => return error.remedy(),
             error if error.is_about_the_base() => Step::FittingAdapter,
             _ => Step::PlainAdapter,
         };
         Some(Remedy::or([step.into(), Remedy::Inspect]))
+    }
+}
+
+impl Blame for SplitError {
+    fn fault(&self) -> Fault {
+        Fault::Input
+    }
+
+    fn remedy(&self) -> Option<Remedy> {
+        let step = match self {
+            Self::NotFirst { .. } => Step::FirstPart,
+            Self::Missing { .. } | Self::Renamed { .. } => Step::PartsTogether,
+            _ => Step::FetchParts,
+        };
+        Some(step.into())
     }
 }

@@ -16,11 +16,13 @@ mod bad_inputs;
 mod bad_models;
 mod bench;
 mod exchanges;
+mod foreign_files;
 mod jobs;
 mod memory;
 mod objectives;
 mod runs;
 mod serve;
+mod split;
 
 /// What every test starts from, made once: a source adapter for the task `ticket`, and its kit.
 struct Lab {

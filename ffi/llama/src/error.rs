@@ -1,4 +1,6 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use translora_gguf::{FileError, SplitError};
 
 /// What llama.cpp or ggml refused, with the reason from its log.
 #[derive(Debug, thiserror::Error)]
@@ -7,17 +9,12 @@ pub enum LlamaError {
     /// The path cannot be handed to C.
     #[error("{0}: the path holds a NUL byte")]
     Path(PathBuf),
+    /// The file cannot be read, or is not a GGUF that this reader accepts.
     #[error("{path}: {source}")]
-    Io {
-        path: PathBuf,
-        source: std::io::Error,
-    },
-    /// The file is not a GGUF that this reader accepts.
-    #[error("{path}: {source}")]
-    Gguf {
-        path: PathBuf,
-        source: translora_gguf::GgufError,
-    },
+    File { path: PathBuf, source: FileError },
+    /// It is no whole split model.
+    #[error(transparent)]
+    Split(#[from] SplitError),
     #[error("{path}: {reason}")]
     ModelLoad { path: PathBuf, reason: String },
     /// The file is no sound adapter, or none for this base.
@@ -50,4 +47,15 @@ pub enum LlamaError {
     Module { path: PathBuf, reason: String },
     #[error("cannot allocate {what}")]
     Memory { what: String },
+}
+
+impl LlamaError {
+    /// Why a model's file could not be read.
+    pub(crate) fn of_file(path: &Path, error: FileError) -> Self {
+        let path = path.to_owned();
+        match error {
+            FileError::Split(source) => Self::Split(source),
+            source => Self::File { path, source },
+        }
+    }
 }

@@ -22,11 +22,6 @@ impl<'a> Cursor<'a> {
         self.at as u64
     }
 
-    /// Looks at what was not taken yet.
-    pub(crate) fn rest(&self) -> &'a [u8] {
-        &self.bytes[self.at..]
-    }
-
     /// Takes the next `count` bytes.
     pub(crate) fn take(&mut self, count: u64) -> Result<&'a [u8], GgufError> {
         self.require(count)?;

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use crate::{GgufError, Header};
+use crate::{GgufError, Header, SplitError};
 
 const CHUNK_BYTES: u64 = 1 << 20;
 
@@ -24,6 +24,9 @@ pub enum FileError {
     /// The bytes break the format.
     #[error(transparent)]
     Gguf(#[from] GgufError),
+    /// It is no whole split model.
+    #[error(transparent)]
+    Split(#[from] SplitError),
     /// Larger than the reader was allowed to hold.
     #[error("it has {bytes} bytes, and {bytes_max} at most are read")]
     TooLarge {
@@ -40,9 +43,18 @@ pub enum FileError {
     },
 }
 
+impl FileError {
+    /// Says whether nothing lies at the path.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Io(error) if error.kind() == std::io::ErrorKind::NotFound)
+    }
+}
+
 /// Opens a file and tells its size. A pipe is refused before it is opened: opening it would wait for
 /// a writer.
-fn open(path: &Path) -> Result<(File, u64), FileError> {
+///
+/// fails: there is none, it is a folder or a device, it may not be read
+pub fn open_file(path: &Path) -> Result<(File, u64), FileError> {
     let kind = path.metadata()?.file_type();
     if !kind.is_file() {
         let what = if kind.is_dir() {
@@ -57,16 +69,9 @@ fn open(path: &Path) -> Result<(File, u64), FileError> {
     Ok((file, bytes))
 }
 
-/// Reads the first bytes of a file, fewer where it is shorter.
-pub fn read_start(path: &Path, bytes: u64) -> Result<Vec<u8>, FileError> {
-    let mut start = Vec::new();
-    open(path)?.0.take(bytes).read_to_end(&mut start)?;
-    Ok(start)
-}
-
 /// Reads a whole file of at most `bytes_max` bytes.
 pub fn read_file(path: &Path, bytes_max: u64) -> Result<Vec<u8>, FileError> {
-    let (file, bytes) = open(path)?;
+    let (file, bytes) = open_file(path)?;
     if bytes > bytes_max {
         return Err(FileError::TooLarge { bytes, bytes_max });
     }
@@ -85,7 +90,7 @@ impl Header {
     ///
     /// bounds: holds `bytes_max` bytes at most
     pub fn open(path: &Path, bytes_max: u64) -> Result<(Header, u64), FileError> {
-        let (mut file, bytes) = open(path)?;
+        let (mut file, bytes) = open_file(path)?;
         let mut start = Vec::new();
         loop {
             let held = start.len() as u64;
@@ -128,7 +133,6 @@ mod tests {
             Err(FileError::LargeHeader { .. })
         ));
         assert_eq!(read_file(&path, 8 << 20).expect("it is small"), file);
-        assert_eq!(read_start(&path, 4).expect("it is there"), *b"GGUF");
         assert!(matches!(
             read_file(&path, 1 << 20),
             Err(FileError::TooLarge { .. })

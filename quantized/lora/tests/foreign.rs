@@ -294,9 +294,9 @@ fn experts_in_one_parameter_are_the_experts_one_by_one() {
     assert!(single == whole);
 }
 
-/// What cannot be held, or is no adapter, and the words that name it.
+/// Settings that cannot be held, or are no adapter's, and the words that name them.
 #[test]
-fn what_a_gguf_cannot_hold_is_refused_by_name() {
+fn settings_that_a_gguf_cannot_hold_are_refused_by_name() {
     type Change = fn(&mut Json);
     let settings: [(Change, &str); 17] = [
         (|c| c["use_dora"] = true.into(), "use_dora: DoRA"),
@@ -350,6 +350,11 @@ fn what_a_gguf_cannot_hold_is_refused_by_name() {
         let error = gguf(&folder.0, &base).expect_err(said).to_string();
         assert!(error.contains(said), "{said}: {error}");
     }
+}
+
+/// Tensors that are no halves of a pair.
+#[test]
+fn tensors_that_a_gguf_cannot_hold_are_refused_by_name() {
     let q = "base_model.model.model.layers.0.self_attn.q_proj";
     let tensors: [(&str, &str); 9] = [
         (
@@ -371,6 +376,7 @@ fn what_a_gguf_cannot_hold_is_refused_by_name() {
         ),
         ("layers.0.self_attn.q_proj.lora_A.default.weight", "twice"),
     ];
+    let base = base("llama");
     for (row, (name, said)) in tensors.into_iter().enumerate() {
         let folder = Folder::of(&format!("tensors-{row}"), "llama", |_| {});
         let mut all = BTreeMap::new();
@@ -430,11 +436,10 @@ fn what_does_not_fit_the_base_is_named() {
 #[test]
 fn each_foreign_file_has_words_of_its_own() {
     let folder = Folder::new("formats");
-    let zip = b"PK\x03\x04 and so on";
     let files: [(&str, &[u8], &str); 7] = [
         (
             "adapter_model.bin",
-            zip,
+            b"\x80\x02}q\0",
             "adapter_model.bin is a Python pickle",
         ),
         ("lora.pt", b"\x80\x02\x8a\x0a", "lora.pt is a Python pickle"),
@@ -444,13 +449,13 @@ fn each_foreign_file_has_words_of_its_own() {
             b"version https://git-lfs.github.com/spec/v1\n",
             "a Git LFS pointer",
         ),
-        ("old.bin", b"algg\x01\0\0\0", "old format (ggla)"),
+        ("old.bin", b"algg\x01\0\0\0", "formats before GGUF"),
         (
             "x.safetensors",
             b"\x10\0\0\0\0\0\0\0{\"a\":{}}",
             "no adapter_config.json beside it",
         ),
-        ("other.json", b"{}", "a text in JSON"),
+        ("other.json", b"{}", "a JSON file"),
     ];
     for (name, bytes, said) in files {
         folder.write(name, bytes);

@@ -18,7 +18,7 @@ use translora::publish::PublishError;
 use translora::record::{Blame, Cancelled, ContentHash, Fault, InJson, Remedy};
 use translora::request::Refusal;
 use translora::serve::ServeError;
-use translora_gguf::GgufError;
+use translora_gguf::{GgufError, SplitError};
 use translora_lora::LoraError;
 
 /// An enum of errors: its file, its name, and one value of each variant.
@@ -54,6 +54,10 @@ fn engine() -> Room {
         [
             E::Cancelled(Cancelled),
             E::Model { path, reason },
+            E::Split(SplitError::Renamed {
+                path: "m.gguf".into(),
+                count: 3,
+            }),
             E::Adapter {
                 path: "a.gguf".into(),
                 source: LoraError::Activated,
@@ -66,9 +70,9 @@ fn engine() -> Room {
                 path: "libggml-cuda.so".into(),
                 reason: "no driver".into(),
             },
-            E::Io {
+            E::File {
                 path: "m.gguf".into(),
-                source: disk(),
+                source: disk().into(),
             },
             E::Tokenizer {
                 model: model(),
@@ -111,9 +115,9 @@ fn kit() -> [Room; 2] {
     let path = || "k.kit".into();
     let hash = ContentHash::of(b"x");
     let errors = [
-        E::Io {
+        E::File {
             path: path(),
-            source: disk(),
+            source: disk().into(),
         },
         E::Line {
             path: path(),
@@ -134,23 +138,11 @@ fn kit() -> [Room; 2] {
             distinct: 1,
             needed: 2,
         },
-        E::NotAFile {
+        E::Split(SplitError::NotFirst {
             path: path(),
-            what: "a folder",
-        },
-        E::TooLarge {
-            path: path(),
-            bytes: 2,
-            bytes_max: 1,
-        },
-        E::LargeHeader {
-            path: path(),
-            bytes_max: 1,
-        },
-        E::Gguf {
-            path: path(),
-            source: GgufError::BigEndian,
-        },
+            number: 2,
+            count: 3,
+        }),
         E::Adapter {
             path: path(),
             source: LoraError::Activated,

@@ -18,7 +18,7 @@ pub use export::{Files, to_peft};
 
 use std::path::{Path, PathBuf};
 
-use translora_gguf::{FileError, Format, GgufError, read_file, read_start};
+use translora_gguf::{FileError, FileKind, GgufError, read_file};
 
 use crate::base::Base;
 use crate::limits::FILE_BYTES_MAX;
@@ -27,8 +27,6 @@ use crate::{LoraError, cache};
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: [&str; 2] = ["adapter_model.safetensors", "adapters.safetensors"];
 const PICKLES: [&str; 2] = ["adapter_model.bin", "adapter_model.pt"];
-/// What is looked at to tell formats apart. units: bytes
-const START_BYTES: u64 = 512;
 
 /// An adapter that is no GGUF: where its weights and its configuration lie.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,10 +43,9 @@ impl Foreign {
         if path.is_dir() {
             return Self::in_folder(path).map(Some);
         }
-        let start = read_start(path, START_BYTES).map_err(ForeignError::File)?;
-        match Format::of(&start) {
-            None => Ok(None),
-            Some(Format::Safetensors) => {
+        match FileKind::at(path).map_err(ForeignError::File)? {
+            FileKind::Gguf => Ok(None),
+            FileKind::Safetensors => {
                 let config = path.with_file_name(CONFIG);
                 if !config.is_file() {
                     let place = "beside it";
@@ -57,15 +54,15 @@ impl Foreign {
                 let weights = path.to_owned();
                 Ok(Some(Self { weights, config }))
             }
-            Some(Format::Zip | Format::Pickle) => Err(ForeignError::Pickle {
-                name: name_of(path),
+            FileKind::Pickle => {
+                let name = name_of(path);
+                Err(ForeignError::Pickle { name }.into())
             }
-            .into()),
-            Some(Format::Json) if name_of(path) == CONFIG => {
+            FileKind::Json if name_of(path) == CONFIG => {
                 let folder = path.parent().filter(|folder| *folder != Path::new(""));
                 Self::in_folder(folder.unwrap_or(Path::new("."))).map(Some)
             }
-            Some(format) => Err(GgufError::Foreign { format }.into()),
+            found => Err(GgufError::Magic { found }.into()),
         }
     }
 
@@ -102,12 +99,12 @@ impl Foreign {
         let config = read_file(&self.config, config::CONFIG_BYTES_MAX).map_err(part(CONFIG))?;
         let scales = config::Scales::read(&config)?;
         let bytes = read_file(&self.weights, FILE_BYTES_MAX).map_err(part(WEIGHTS[0]))?;
-        match Format::of(&bytes) {
-            Some(Format::Safetensors) | None => {}
-            Some(format) => {
-                let source = FileError::Gguf(GgufError::Foreign { format });
-                return Err(part(WEIGHTS[0])(source).into());
-            }
+        // A file that was cut is told by the reader of the format.
+        if let found @ (FileKind::LfsPointer | FileKind::WebPage | FileKind::Pickle) =
+            FileKind::of(&bytes)
+        {
+            let source = FileError::Gguf(GgufError::Magic { found });
+            return Err(part(WEIGHTS[0])(source).into());
         }
         let modules = tensors::modules(&bytes)?;
         drop(bytes);
