@@ -15,7 +15,7 @@ mod socket;
 mod transfers;
 
 pub use translora_attach::command::{
-    Adapter, Adapters, Command, Event, Generation, Job, Kind, LeftOut, Problem, Refusal, Reply,
+    Adapter, AdapterList, Command, Event, Generation, Job, Kind, LeftOut, Problem, Refusal, Reply,
     State, Swapped,
 };
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]

@@ -1,5 +1,6 @@
 use std::path::PathBuf;
 
+use translora_gguf::SplitError;
 use translora_lora::LoraError;
 
 use crate::record::{Blame, Cancelled, Fault, Remedy, Step};
@@ -12,6 +13,9 @@ pub enum EngineError {
     Cancelled(#[from] Cancelled),
     #[error("{path}: cannot load this model: {reason}")]
     Model { path: PathBuf, reason: String },
+    /// A split model that is not whole.
+    #[error(transparent)]
+    Split(#[from] SplitError),
     /// It is no sound adapter, or none for this base.
     #[error("{path}: {source}")]
     Adapter { path: PathBuf, source: LoraError },
@@ -70,6 +74,7 @@ impl Blame for EngineError {
             Self::Memory(_) | Self::Io { .. } | Self::Backend { .. } => Fault::Machine,
             Self::Internal(_) => Fault::Bug,
             Self::Model { .. }
+            | Self::Split(_)
             | Self::Adapter { .. }
             | Self::AdapterLoad { .. }
             | Self::Tokenizer { .. }
@@ -88,6 +93,7 @@ impl Blame for EngineError {
     fn remedy(&self) -> Option<Remedy> {
         let remedy = match self {
             Self::Model { .. } => Step::WholeModel.into(),
+            Self::Split(source) => return source.remedy(),
             Self::Adapter { source, .. } => return source.remedy(),
             Self::AdapterLoad { .. } => Remedy::or([Step::PlainAdapter.into(), Remedy::Inspect]),
             Self::Backend { .. } => Remedy::or([Step::BackendNeeds.into(), Step::NoBackend.into()]),
@@ -136,5 +142,20 @@ impl Blame for LoraError {
             _ => Step::PlainAdapter,
         };
         Some(Remedy::or([step.into(), Remedy::Inspect]))
+    }
+}
+
+impl Blame for SplitError {
+    fn fault(&self) -> Fault {
+        Fault::Input
+    }
+
+    fn remedy(&self) -> Option<Remedy> {
+        let step = match self {
+            Self::NotFirst { .. } => Step::FirstPart,
+            Self::Missing { .. } | Self::Renamed { .. } => Step::PartsTogether,
+            _ => Step::FetchParts,
+        };
+        Some(step.into())
     }
 }

@@ -1,7 +1,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use translora_gguf::{FileError, GgufError};
+use translora_gguf::{FileError, GgufError, SplitError};
 
 use crate::record::{Blame, ContentHash, Fault, Remedy, Step};
 
@@ -41,6 +41,9 @@ pub enum KitError {
     LargeHeader { path: PathBuf, bytes_max: u64 },
     #[error("{path}: {source}")]
     Gguf { path: PathBuf, source: GgufError },
+    /// A model's other parts are not as they should be.
+    #[error(transparent)]
+    Split(#[from] SplitError),
     #[error("{path}: not a kit: {reason}")]
     NotAKit { path: PathBuf, reason: String },
     #[error(
@@ -96,6 +99,7 @@ impl KitError {
         match error {
             FileError::NotAFile { what } => Self::NotAFile { path, what },
             FileError::Gguf(source) => Self::Gguf { path, source },
+            FileError::Split(source) => Self::Split(source),
             FileError::TooLarge { bytes, bytes_max } => Self::TooLarge {
                 path,
                 bytes,
@@ -126,6 +130,7 @@ impl Blame for KitError {
             | Self::TooLarge { .. }
             | Self::LargeHeader { .. }
             | Self::Gguf { .. }
+            | Self::Split(_)
             | Self::NotAKit { .. }
             | Self::Foreign { .. }
             | Self::NoDiscriminator { .. } => Fault::Input,
@@ -144,6 +149,7 @@ impl Blame for KitError {
                 Step::OtherFile.into()
             }
             Self::Gguf { .. } => Step::FetchAgain.into(),
+            Self::Split(source) => return source.remedy(),
             Self::NotAKit { .. } => Remedy::or([Remedy::MakeKit, Remedy::add("seeds")]),
             Self::Foreign { .. } => Remedy::or([Step::KitsOwn.into(), Remedy::add("seeds")]),
             Self::NoDiscriminator { .. } => {

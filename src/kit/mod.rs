@@ -8,10 +8,11 @@
 //! [`Seed`].
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 
-use translora_gguf::{Header, read_file};
+use translora_gguf::limits::MODEL_HEADER_BYTES_MAX;
+use translora_gguf::{Header, Parts, read_file};
 
 use crate::record::{ContentHash, Limits};
 
@@ -56,26 +57,41 @@ pub fn read_seeds(path: &Path, limits: &Limits) -> Result<Vec<Seed>, KitError> {
     Ok(rows.iter().map(|row| Seed::new(&row.prompt)).collect())
 }
 
-/// Hash a file without holding it.
+/// Hash a file without holding it; of a split model all parts, one behind another.
 pub fn hash_file(path: &Path) -> Result<ContentHash, KitError> {
-    let io = |source| KitError::Io {
-        path: path.to_owned(),
-        source,
-    };
-    let mut file = File::open(path).map_err(io)?;
-    let chunks = std::iter::from_fn(|| {
+    let files = Parts::files(path, MODEL_HEADER_BYTES_MAX);
+    let files = files.map_err(|error| KitError::of_file(path, error))?;
+    ContentHash::of_chunks(files.iter().flat_map(|path| {
+        let io = |source| KitError::Io {
+            path: path.clone(),
+            source,
+        };
+        chunks(path).map(move |chunk| chunk.map_err(io))
+    }))
+}
+
+/// The bytes of a file, piece by piece; an error is the last of them.
+fn chunks(path: &Path) -> impl Iterator<Item = io::Result<Vec<u8>>> {
+    let mut file = Some(File::open(path));
+    std::iter::from_fn(move || {
         let mut chunk = Vec::with_capacity(CHUNK_BYTES);
-        match file
-            .by_ref()
-            .take(CHUNK_BYTES as u64)
-            .read_to_end(&mut chunk)
-        {
+        let read = match file.take()? {
+            Ok(open) => {
+                let read = (&open).take(CHUNK_BYTES as u64).read_to_end(&mut chunk);
+                file = Some(Ok(open));
+                read
+            }
+            Err(error) => Err(error),
+        };
+        match read {
             Ok(0) => None,
             Ok(_) => Some(Ok(chunk)),
-            Err(error) => Some(Err(error)),
+            Err(error) => {
+                file = None;
+                Some(Err(error))
+            }
         }
-    });
-    ContentHash::of_chunks(chunks).map_err(io)
+    })
 }
 
 const CHUNK_BYTES: usize = 1 << 20;
@@ -85,6 +101,13 @@ const CHUNK_BYTES: usize = 1 << 20;
 /// bounds: `header_bytes_max`
 pub fn read_header(path: &Path, limits: &Limits) -> Result<(Header, u64), KitError> {
     Header::open(path, limits.header_bytes_max).map_err(|error| KitError::of_file(path, error))
+}
+
+/// Read the header of a GGUF file, of a split model those of all parts.
+///
+/// bounds: `header_bytes_max` for each file
+pub fn read_parts(path: &Path, limits: &Limits) -> Result<Parts, KitError> {
+    Parts::open(path, limits.header_bytes_max).map_err(|error| KitError::of_file(path, error))
 }
 
 /// Read a whole file of at most `bytes_max` bytes.

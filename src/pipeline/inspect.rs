@@ -24,8 +24,13 @@ pub enum Inspection {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelCard {
     pub path: PathBuf,
+    /// Of all parts, as all numbers here.
     pub bytes: u64,
+    /// Of all parts, one behind another.
     pub sha256: ContentHash,
+    /// Files that the model is split into, where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parts: Option<usize>,
     pub name: Option<String>,
     pub architecture: String,
     pub parameters: u64,
@@ -88,11 +93,12 @@ pub struct KitCard {
 /// fails: it cannot be read or is not a whole GGUF
 pub fn inspect(path: &Path) -> Result<Inspection, PipelineError> {
     let limits = Limits::default();
-    let (header, bytes) = kit::read_header(path, &limits)?;
+    let header = kit::read_parts(path, &limits)?;
     let file = File {
         path: path.to_owned(),
-        bytes,
+        bytes: header.bytes(),
         sha256: kit::hash_file(path)?,
+        parts: header.paths().len(),
     };
     if kit::is_kit(&header) {
         let kit = Kit::open(path, &limits)?;
@@ -112,6 +118,7 @@ struct File {
     path: PathBuf,
     bytes: u64,
     sha256: ContentHash,
+    parts: usize,
 }
 
 fn kit_card(file: File, kit: &Kit) -> KitCard {
@@ -151,6 +158,7 @@ fn model_card(file: File, header: &Header) -> ModelCard {
         path: file.path,
         bytes: file.bytes,
         sha256: file.sha256,
+        parts: (file.parts > 1).then_some(file.parts),
         architecture,
     }
 }

@@ -15,7 +15,7 @@ use super::http::App;
 use super::live::{self, Named};
 use crate::adapters;
 use crate::control::{
-    self, Adapter, Adapters, Backend, Command, Generation, Job, Kind, LeftOut, Refusal, Reply,
+    self, Adapter, AdapterList, Backend, Command, Generation, Job, Kind, LeftOut, Refusal, Reply,
     Swapped, Transfers,
 };
 use crate::engine::host::Weights;
@@ -80,7 +80,7 @@ fn stem(path: &Path) -> String {
 }
 
 /// What live adapters are, and what a rollback would bring back.
-fn list(app: &App) -> Adapters {
+fn list(app: &App) -> AdapterList {
     let registry = app.registry();
     let one = |(name, named): (&String, Named<'_>)| Adapter {
         name: name.clone(),
@@ -92,7 +92,7 @@ fn list(app: &App) -> Adapters {
         path: shown(path),
         reason: reason.clone(),
     };
-    Adapters {
+    AdapterList {
         data: registry.all().into_iter().map(one).collect(),
         refused: registry.left_out.iter().map(refused).collect(),
     }

@@ -363,7 +363,7 @@ pub fn bad(set: &Set, folder: &Path) -> Vec<(PathBuf, &'static str)> {
     vec![
         (half, "half.gguf"),
         (text, "text.gguf"),
-        (other, "does not fit"),
+        (other, "is for a base of architecture"),
         (not_a_number, "NaN"),
         (narrow, "does not fit"),
         (folder.join("missing.gguf"), "No such file"),

@@ -21,6 +21,7 @@ mod memory;
 mod objectives;
 mod runs;
 mod serve;
+mod split;
 
 /// What every test starts from, made once: a source adapter for the task `ticket`, and its kit.
 struct Lab {

@@ -158,7 +158,7 @@ fn sealed_copy(bytes: &[u8]) -> std::io::Result<OwnedFd> {
     if number < 0 {
         return Err(std::io::Error::last_os_error());
     }
-    // SAFETY: the system has just handed out this number, to nobody else.
+    // SAFETY: a new number of the system, which nobody else has.
     let mut file = File::from(unsafe { OwnedFd::from_raw_fd(number) });
     file.write_all(bytes)?;
     let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE | libc::F_SEAL_SEAL;

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use crate::error::AttachError;
-use crate::host::{Key, batches};
+use crate::server::{Key, batches};
 use crate::real::{Handle, Kept, Structs};
 
 /// `LLAMA_PROCESS_TYPE_DECODE`
@@ -35,7 +35,7 @@ pub struct Batch {
     logits: *mut i8,
 }
 
-/// What is handed to libllama.
+/// The batch that libllama decodes.
 #[derive(Clone, Copy)]
 pub enum Sent {
     /// A `llama_batch_ext`.

@@ -1,4 +1,4 @@
-//! What a saved state carries with it: who made it and what it holds. Behind a state in memory as a
+//! What a saved state carries with it: who computed it and what it holds. Behind a state in memory as a
 //! trailer, beside a file as a file.
 
 use std::fs;
@@ -8,10 +8,10 @@ use std::time::UNIX_EPOCH;
 
 use serde_json::{Value, json};
 
-use crate::provenance::{Log, Maker};
+use crate::provenance::{Log, ComputedBy};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"trlrKV01");
-/// Process mark, maker, length of the log, magic.
+/// Process mark, computed_by, length of the log, magic.
 const TAIL_BYTES: usize = 32;
 const UNKNOWN: u64 = u64::MAX;
 
@@ -22,25 +22,25 @@ pub fn trailer_bytes(log: &Log) -> usize {
 
 /// Write the trailer of a state. `mark` tells this process from others: adapter numbers mean
 /// nothing elsewhere.
-pub fn trailer(log: &Log, maker: Maker, mark: u64) -> Vec<u8> {
+pub fn trailer(log: &Log, computed_by: ComputedBy, mark: u64) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(trailer_bytes(log));
     for (position, token) in log.entries() {
         bytes.extend(position.to_le_bytes());
         bytes.extend(token.to_le_bytes());
     }
-    let maker = match maker {
-        Maker::One(id) => u64::from(id),
-        Maker::Nobody | Maker::Unknown => UNKNOWN,
+    let computed_by = match computed_by {
+        ComputedBy::One(id) => u64::from(id),
+        ComputedBy::Nobody | ComputedBy::Unknown => UNKNOWN,
     };
-    for word in [mark, maker, log.entries().len() as u64, MAGIC] {
+    for word in [mark, computed_by, log.entries().len() as u64, MAGIC] {
         bytes.extend(word.to_le_bytes());
     }
     bytes
 }
 
-/// Read the trailer at the end of a state: its size, the log, the maker. None where there is none
+/// Read the trailer at the end of a state: its size, the log, the computed_by. None where there is none
 /// of this process.
-pub fn read_trailer(state: &[u8], mark: u64) -> Option<(usize, Log, Maker)> {
+pub fn read_trailer(state: &[u8], mark: u64) -> Option<(usize, Log, ComputedBy)> {
     let tail = state.last_chunk::<TAIL_BYTES>()?;
     let word =
         |i: usize| u64::from_le_bytes(tail[i * 8..i * 8 + 8].try_into().expect("eight bytes"));
@@ -58,12 +58,12 @@ pub fn read_trailer(state: &[u8], mark: u64) -> Option<(usize, Log, Maker)> {
         .chunks_exact(8)
         .map(|entry| (number(&entry[..4]), number(&entry[4..])))
         .collect();
-    let maker = if word(1) == UNKNOWN {
-        Maker::Unknown
+    let computed_by = if word(1) == UNKNOWN {
+        ComputedBy::Unknown
     } else {
-        Maker::One(u32::try_from(word(1)).ok()?)
+        ComputedBy::One(u32::try_from(word(1)).ok()?)
     };
-    Some((size, Log::of(entries), maker))
+    Some((size, Log::of(entries), computed_by))
 }
 
 /// Where the note about a slot file lies.
@@ -122,10 +122,10 @@ mod tests {
     fn a_trailer_comes_back_and_strangers_have_none() {
         let log = Log::of(vec![(0, 5), (1, 6)]);
         let mut state = vec![9_u8; 100];
-        state.extend(trailer(&log, Maker::One(3), 77));
+        state.extend(trailer(&log, ComputedBy::One(3), 77));
         assert_eq!(
             read_trailer(&state, 77),
-            Some((trailer_bytes(&log), log, Maker::One(3)))
+            Some((trailer_bytes(&log), log, ComputedBy::One(3)))
         );
         assert_eq!(read_trailer(&state, 78), None);
         assert_eq!(read_trailer(&state[..99], 77), None);

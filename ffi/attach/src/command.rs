@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// What a server can be asked to do about its adapters and transfers.
+/// A command about the adapters and transfers of a server.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Command {
@@ -85,7 +85,7 @@ impl Command {
 #[serde(rename_all = "lowercase")]
 pub enum Reply {
     /// To `list`.
-    Adapters(Adapters),
+    Adapters(AdapterList),
     /// To `load`, `unload` and `rollback`.
     Swapped(Swapped),
     /// To `transfer`, `job` and `cancel`.
@@ -179,7 +179,7 @@ impl Refusal {
 
 /// The adapters of a server.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Adapters {
+pub struct AdapterList {
     /// One for each name. A llama-server with the module has one live adapter.
     pub data: Vec<Adapter>,
     /// Files that were found at the start and left out.
@@ -261,7 +261,7 @@ pub struct Job {
     pub source: PathBuf,
     /// The new base.
     pub target: PathBuf,
-    /// The file that was asked for.
+    /// The file of the new adapter, as requested.
     pub out: PathBuf,
     /// `accept`, `reject` or `inconclusive`, of one that is done.
     pub verdict: Option<String>,

@@ -11,9 +11,9 @@ use std::sync::{Mutex, Once, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::adapter::Prepared;
-use crate::command::{Adapter, Adapters, Answer, Command, Refusal, Reply, Swapped};
+use crate::command::{Adapter, AdapterList, Answer, Command, Refusal, Reply, Swapped};
 use crate::error::AttachError;
-use crate::host::{Host, lock};
+use crate::server::{Server, lock};
 use crate::jobs;
 use crate::log::say;
 
@@ -50,7 +50,7 @@ type Order = (Command, SyncSender<Result<Reply, AttachError>>);
 /// One thread listens, one carries commands out: each thread of the process that allocates much
 /// keeps memory of its own.
 ///
-/// fails: the socket cannot be made there
+/// fails: no socket can be created there
 pub fn listen(path: &Path) -> Result<PathBuf, AttachError> {
     let (listener, path) = open(path)?;
     *SOCKET.lock().unwrap_or_else(PoisonError::into_inner) = Some(path.clone());
@@ -72,7 +72,7 @@ pub fn listen(path: &Path) -> Result<PathBuf, AttachError> {
 fn carry_out(queue: &Receiver<Order>) {
     while let Ok((command, out)) = queue.recv() {
         let done = std::panic::catch_unwind(|| exchange(command));
-        // Who asked may be gone.
+        // The client may be gone.
         _ = out.send(done.unwrap_or(Err(AttachError::Panicked)));
     }
 }
@@ -152,7 +152,7 @@ fn open(path: &Path) -> Result<(UnixListener, PathBuf), AttachError> {
         .mode(0o700)
         .create(&nest)
         .map_err(failed)?;
-    let made = (|| {
+    let bound = (|| {
         let egg = nest.join("s");
         let listener = UnixListener::bind(&egg)?;
         fs::set_permissions(&egg, fs::Permissions::from_mode(0o600))?;
@@ -161,7 +161,7 @@ fn open(path: &Path) -> Result<(UnixListener, PathBuf), AttachError> {
     })();
     // Empty by now, or nobody's loss.
     _ = fs::remove_dir_all(&nest);
-    Ok((made.map_err(failed)?, path))
+    Ok((bound.map_err(failed)?, path))
 }
 
 fn accept(listener: &UnixListener) {
@@ -247,37 +247,42 @@ pub fn load(path: PathBuf) -> Result<Swapped, Refusal> {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "the module in a server has no clock of the house")]
+fn now() -> Instant {
+    Instant::now()
+}
+
 /// Carry out a command about adapters.
 fn exchange(command: Command) -> Result<Reply, AttachError> {
-    let begun = Instant::now();
+    let begun = now();
     match command {
-        Command::List {} => Ok(Reply::Adapters(Adapters {
+        Command::List {} => Ok(Reply::Adapters(AdapterList {
             data: vec![lock().adapter()],
             refused: Vec::new(),
         })),
         Command::Load { name: Some(_), .. } => Err(AttachError::Named),
         Command::Load { path, name: None } => {
             let prepared = Prepared::read(&path)?;
-            swap(begun, |host| host.swap(prepared))
+            swap(begun, |server| server.swap(prepared))
         }
-        Command::Rollback { name } => swap(begun, |host| host.rollback(name.as_deref())),
-        Command::Unload { name } => swap(begun, |host| host.unload(name.as_deref())),
+        Command::Rollback { name } => swap(begun, |server| server.rollback(name.as_deref())),
+        Command::Unload { name } => swap(begun, |server| server.unload(name.as_deref())),
         about_transfers => jobs::carry(about_transfers),
     }
 }
 
 fn swap(
     begun: Instant,
-    change: impl FnOnce(&mut Host) -> Result<(), AttachError>,
+    change: impl FnOnce(&mut Server) -> Result<(), AttachError>,
 ) -> Result<Reply, AttachError> {
     let prepared = begun.elapsed();
-    let mut host = lock();
+    let mut server = lock();
     let waited = begun.elapsed() - prepared;
-    let held = Instant::now();
-    let changed = change(&mut host);
+    let held = now();
+    let changed = change(&mut server);
     let held = held.elapsed();
-    let Adapter { name, live, .. } = host.adapter();
-    drop(host);
+    let Adapter { name, live, .. } = server.adapter();
+    drop(server);
     changed.inspect_err(|error| say(&format!("not swapped: {}", sentence(error))))?;
     let generation = live.generation.clone().unwrap_or_default();
     let ms = |time: Duration| time.as_secs_f64() * 1e3;

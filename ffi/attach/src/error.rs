@@ -10,104 +10,202 @@ use crate::command::{Kind, Refusal};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AttachError {
+    /// A path that no C function takes.
     #[error("{path:?} has a zero byte")]
-    ZeroByte { path: String },
+    ZeroByte {
+        /// The path.
+        path: String,
+    },
+    /// A library of the server is not loaded under its own name.
     #[error("{path} cannot be opened")]
-    Library { path: String },
+    Library {
+        /// The library's file.
+        path: String,
+    },
+    /// The server's libllama lacks functions that the module needs.
     #[error("{path} has no {}", symbols.join(", "))]
     Symbols {
+        /// The library's file.
         path: String,
+        /// The functions.
         symbols: Vec<&'static str>,
     },
+    /// The server's llama.cpp has no version number that could be compared.
     #[error(
         "{reason}: not among the versions of llama.cpp it was checked with ({})",
         known.join(", ")
     )]
     Old {
+        /// What it lacks.
         #[source]
         reason: Box<AttachError>,
+        /// Starts of the versions that were checked.
         known: &'static [&'static str],
     },
+    /// The server's llama.cpp is a version that nobody checked.
     #[error(
         "llama.cpp {found} is not among the versions it was checked with ({})",
         known.join(", ")
     )]
     Version {
+        /// The server's version.
         found: String,
+        /// Starts of the versions that were checked.
         known: &'static [&'static str],
     },
+    /// A function that has to be exchanged is called by nobody.
     #[error("nothing in this server takes {symbol}")]
-    NothingTakes { symbol: &'static str },
+    NothingTakes {
+        /// The function.
+        symbol: &'static str,
+    },
+    /// The program has a libllama and is no llama-server.
     #[error("this program is no llama-server: nothing in it loads slot files")]
     NoServer,
+    /// The program has a libllama and sets no adapters.
     #[error("nothing in this program sets adapters")]
     NoAdapters,
+    /// Server and helpers are one library, so that their calls cannot be distinguished.
     #[error(
         "this server has llama.cpp's helper library linked in; a build with libllama-common.so is needed"
     )]
     HelpersLinkedIn,
+    /// The address of a function could not be exchanged.
     #[error("{symbol}: {source}")]
-    Exchange { symbol: String, source: io::Error },
+    Exchange {
+        /// The function.
+        symbol: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The backend of `TRANSLORA_CHAIN_BACKEND` does not load.
     #[error("it cannot be loaded")]
     Backend,
+    /// The library of `TRANSLORA_CHAIN_BACKEND` is no backend.
     #[error("it has no ggml_backend_init of its own")]
     NoBackend,
+    /// The backend of `TRANSLORA_CHAIN_BACKEND` refuses this machine.
     #[error("it does not want to run here")]
     BackendRefuses,
 
+    /// The socket could not be opened.
     #[error("{}: {source}", path.display())]
-    Socket { path: PathBuf, source: io::Error },
+    Socket {
+        /// The socket, or its folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The socket's place is taken by something else.
     #[error("{} is there, and is no socket", path.display())]
-    NoSocket { path: PathBuf },
+    NoSocket {
+        /// The place.
+        path: PathBuf,
+    },
+    /// Others could put a socket into the folder.
     #[error("{} is not a folder of this user alone", path.display())]
-    Folder { path: PathBuf },
+    Folder {
+        /// The folder.
+        path: PathBuf,
+    },
 
+    /// A line on the socket is no command.
     #[error("this is no command: {0}")]
     Command(#[source] serde_json::Error),
+    /// A line on the socket is too long.
     #[error("a line has more than {bytes_max} bytes")]
-    Line { bytes_max: u64 },
+    Line {
+        /// The bound.
+        bytes_max: u64,
+    },
+    /// Too many clients at a time.
     #[error("{count} clients are connected already")]
-    Clients { count: usize },
+    Clients {
+        /// The bound.
+        count: usize,
+    },
+    /// The thread that carries out commands has ended.
     #[error("nobody carries out commands any more")]
     Gone,
+    /// The command panicked.
     #[error("a bug in translora: the command panicked; the server's log has more")]
     Panicked,
+    /// A load names the adapter, where there is one live adapter only.
     #[error("leave \"name\" out: this server has one live adapter, which is called as its file")]
     Named,
+    /// Nobody registered to carry out transfers.
     #[error("this build of the library carries out no transfers")]
     NoTransfers,
+    /// A command about transfers was refused.
     #[error(transparent)]
     Transfers(#[from] Refusal),
 
+    /// An adapter file could not be read.
     #[error("{adapter}: {source}")]
-    File { adapter: String, source: FileError },
+    File {
+        /// The adapter's file.
+        adapter: String,
+        /// Why.
+        source: FileError,
+    },
+    /// A file is no sound adapter, or does not fit the server's model.
     #[error("{adapter}: {source}")]
-    Unsound { adapter: String, source: LoraError },
+    Unsound {
+        /// The adapter's file.
+        adapter: String,
+        /// Why.
+        source: LoraError,
+    },
+    /// There is no memory for the private copy of an adapter.
     #[error("{adapter}: no memory file for it: {source}")]
-    Memory { adapter: String, source: io::Error },
+    Memory {
+        /// The adapter's file.
+        adapter: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// No file of a model is known for this process.
     #[error(
         "the file of this server's model is not found, so no adapter can be compared with it"
     )]
     NoModel,
+    /// The server's libllama refuses an adapter that was found sound.
     #[error("{adapter}: the server's libllama does not load it: {complaints}")]
-    NotLoaded { adapter: String, complaints: String },
+    NotLoaded {
+        /// The adapter's file.
+        adapter: String,
+        /// What libllama logged.
+        complaints: String,
+    },
+    /// An adapter was freed before it was used.
     #[error("the adapter is no longer held")]
     NotHeld,
+    /// A rollback or unload names another adapter than the live one.
     #[error("{name} is not live, {live} is")]
-    NotLive { name: String, live: String },
+    NotLive {
+        /// The name in the command.
+        name: String,
+        /// The live adapter's name.
+        live: String,
+    },
+    /// A rollback where no adapter was live before.
     #[error("there is no earlier adapter to go back to")]
     NothingBefore,
+    /// The server has several adapters of its own.
     #[error(
         "this server was started with several adapters, and none says which of them is to be replaced"
     )]
     SeveralAdapters,
+    /// KV behind images could not be computed again.
     #[error(
         "this server has seen images, and its model keeps context checkpoints (sliding window or recurrent state): their KV \
          cannot be computed again"
     )]
     Checkpoints,
+    /// Samples are drawn where no hook sees them.
     #[error("this server samples on the device (--backend-sampling)")]
     DeviceSampling,
+    /// A draft keeps states that belong to an adapter.
     #[error("a draft of this server reads the hidden states of the model (MTP, EAGLE)")]
     DraftReads,
 }

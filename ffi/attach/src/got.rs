@@ -65,7 +65,7 @@ pub struct Object {
     pub name: String,
     /// Where it lies.
     pub base: usize,
-    /// The functions it takes from others, among those asked for.
+    /// The functions it takes from others, among those that are wanted.
     pub slots: Vec<Slot>,
 }
 
@@ -93,8 +93,8 @@ pub fn objects(wanted: &dyn Fn(&str) -> bool) -> Vec<Object> {
 }
 
 unsafe extern "C" fn visit(info: *mut dl_phdr_info, _: size_t, walk: *mut c_void) -> c_int {
-    // SAFETY: both pointers are valid during the call: one is the linker's, the other `objects`
-    // handed in.
+    // SAFETY: both pointers are valid during the call: one is the linker's, the other comes from
+    // `objects`.
     let (info, walk) = unsafe { (&*info, &mut *walk.cast::<Walk<'_>>()) };
     // SAFETY: the linker keeps a terminated name for every object.
     let name = unsafe { CStr::from_ptr(info.dlpi_name) }
@@ -112,7 +112,7 @@ unsafe extern "C" fn visit(info: *mut dl_phdr_info, _: size_t, walk: *mut c_void
 }
 
 fn slots_of(info: &dl_phdr_info, base: usize, wanted: &dyn Fn(&str) -> bool) -> Vec<Slot> {
-    // SAFETY: the linker hands `dlpi_phnum` headers.
+    // SAFETY: the linker passes `dlpi_phnum` headers.
     let headers =
         unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
     let Some(dynamic) = headers
@@ -197,7 +197,7 @@ pub unsafe fn exchange(slot: &Slot, function: usize) -> Result<(), AttachError> 
             source: std::io::Error::last_os_error(),
         });
     }
-    // SAFETY: an aligned word of a table of addresses, just made writable; readers in other threads
+    // SAFETY: an aligned word of a table of addresses, writable since the call above; readers in other threads
     // see the old or the new one.
     unsafe {
         (*(slot.address as *const std::sync::atomic::AtomicUsize))

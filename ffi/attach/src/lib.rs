@@ -3,19 +3,21 @@
 //!
 //! The same library is loaded by the server's backend loader (`GGML_BACKEND_PATH`) or by the linker
 //! (`LD_PRELOAD`). It exchanges the addresses that the server's libraries keep of some functions of
-//! libllama (`hooks`), notes which adapter made which KV (`provenance`), and takes commands on a
+//! libllama (`hooks`), notes which adapter computed which KV (`provenance`), and takes commands on a
 //! unix socket (`control`). It links nothing of libllama, and opens no port. Where something it
 //! needs is missing it does nothing, and says why in the server's log.
 //!
 //! Three promises hold for every response:
 //! - a request is answered by one adapter from its first token to its last: the one that was live
 //!   when it began;
-//! - KV of another adapter is never used: it is computed again, or the server is made to do so;
+//! - KV of another adapter is never used: it is computed again, or the server has to do so;
 //! - after a swap was answered on the socket, every request that is sent is answered by the new
 //!   adapter.
 //!
 //! Only Linux has the module. The commands ([`command`]) are the same for every server, and exist
 //! everywhere.
+#![allow(unsafe_code, reason = "this crate meets C")]
+#![warn(missing_docs)]
 
 pub mod command;
 
@@ -38,7 +40,7 @@ on_linux! {
     mod faults;
     mod got;
     mod hooks;
-    mod host;
+    mod server;
     mod jobs;
     mod load;
     mod log;

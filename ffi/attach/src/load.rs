@@ -9,7 +9,7 @@ use crate::batch::Batches;
 use crate::error::AttachError;
 use crate::got::{self, Object};
 use crate::hooks::{self, Callers};
-use crate::host;
+use crate::server;
 use crate::log::say;
 use crate::real::Real;
 
@@ -113,11 +113,11 @@ extern "C" fn loaded() {
 }
 
 /// Put the hooks in, once. Says why not where it cannot; says nothing in a process that has no
-/// libllama (a shell under `LD_PRELOAD`, translora itself) unless the server `asked` for this
-/// library.
-fn attach(asked: bool) {
+/// libllama (a shell under `LD_PRELOAD`, translora itself) unless the server loaded this
+/// library as a `backend`.
+fn attach(backend: bool) {
     static DONE: Once = Once::new();
-    static TOLD: AtomicBool = AtomicBool::new(false);
+    static SAID: AtomicBool = AtomicBool::new(false);
     let all = [hooks::all(true), hooks::all(false)].concat();
     let wanted =
         |name: &str| name == SERVER_MARK || all.iter().any(|(symbol, _, _)| *symbol == name);
@@ -126,7 +126,7 @@ fn attach(asked: bool) {
         .iter()
         .find(|object| is_library(&object.name, "libllama.so"))
     else {
-        if asked && !TOLD.swap(true, Ordering::Relaxed) {
+        if backend && !SAID.swap(true, Ordering::Relaxed) {
             say(
                 "does nothing: this program has no libllama of its own to load (it is linked in); a shared-library build is needed",
             );
@@ -179,7 +179,7 @@ fn put_in(objects: &[Object], libllama: &Object) -> Result<String, AttachError> 
             return Err(AttachError::NothingTakes { symbol });
         }
     }
-    host::begin(real, decoding);
+    server::begin(real, decoding);
     let mut slots = 0;
     for object in objects.iter().filter(|object| object.base != libllama.base) {
         for slot in &object.slots {

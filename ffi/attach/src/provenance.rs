@@ -1,7 +1,7 @@
-//! Which adapter made which part of a server's KV cache, and what has to happen when a request
+//! Which adapter computed which part of a server's KV cache, and what has to happen when a request
 //! meets KV of another one.
 //!
-//! Pure: knows no pointer and calls nothing. [`crate::host`] feeds it what the server does and
+//! Pure: knows no pointer and calls nothing. [`crate::server`] feeds it what the server does and
 //! carries out what it answers.
 
 /// An adapter as this process knows it. [`AS_STARTED`] is whatever the server was started with.
@@ -81,7 +81,7 @@ impl Log {
 
 /// Who computed the KV of a sequence.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Maker {
+pub enum ComputedBy {
     /// There is none.
     #[default]
     Nobody,
@@ -103,14 +103,15 @@ pub enum After {
     Lost,
 }
 
-/// One sequence of a context: what it holds, who made it, and which adapter its request began with.
+/// One sequence of a context: what it holds, who computed it, and which adapter its request began with.
 #[derive(Clone, Debug, Default)]
 pub struct Sequence {
     log: Log,
-    maker: Maker,
+    computed_by: ComputedBy,
     pinned: Option<AdapterId>,
-    /// In this turn of the server: it asked where the sequence begins, and it removed the tail.
-    asked: bool,
+    /// In this turn the server queried where the sequence begins.
+    queried: bool,
+    /// In this turn the server removed the tail.
     begun: bool,
     /// Batches since the sequence was last in one.
     pub unseen: u32,
@@ -119,21 +120,21 @@ pub struct Sequence {
 impl Sequence {
     /// The server starts to put a batch together.
     pub fn turn(&mut self) {
-        self.asked = false;
+        self.queried = false;
         self.begun = false;
     }
 
-    /// The server asks for the smallest position of the sequence, which is how it judges what it
-    /// can reuse for a new request.
+    /// The server queries the smallest position of the sequence, which is how it judges what it can
+    /// reuse for a new request.
     ///
-    /// Answers what it is told: the real one, or [`NOTHING_USABLE`] where the KV is another
+    /// Returns the position that it gets: the real one, or [`NOTHING_USABLE`] where the KV is another
     /// adapter's and cannot be replayed.
     pub fn smallest_position(&mut self, real: i32, live: AdapterId) -> i32 {
         if self.begun {
             return real;
         }
-        self.asked = true;
-        let stale = self.maker != Maker::One(live) && self.maker != Maker::Nobody;
+        self.queried = true;
+        let stale = self.computed_by != ComputedBy::One(live) && self.computed_by != ComputedBy::Nobody;
         // An empty log with KV is a state whose origin nobody wrote down.
         let length = self.log.entries.len();
         let lost = length == 0 || self.log.has_images() || self.log.prefix(length as i32).is_none();
@@ -147,25 +148,25 @@ impl Sequence {
     /// The server removed the positions `from..to` (to the end where `to` is none).
     ///
     /// While it puts a batch together, a removal to the end is how a prompt begins or goes on. It
-    /// begins where nothing is kept or the server asked for the smallest position before: a prompt
+    /// begins where nothing is kept or the server queried the smallest position before: a prompt
     /// that goes on does neither.
     pub fn removed(&mut self, from: i32, to: Option<i32>, in_turn: bool, live: AdapterId) -> After {
         let from = from.max(0);
         self.log.remove(from, to);
         if from == 0 && to.is_none() {
-            self.maker = Maker::Nobody;
+            self.computed_by = ComputedBy::Nobody;
         }
         if !in_turn || to.is_some() {
             return After::Nothing;
         }
-        let begins = !self.begun && (from == 0 || self.asked);
+        let begins = !self.begun && (from == 0 || self.queried);
         self.begun = true;
         if !begins {
             return After::Nothing;
         }
         self.pinned = Some(live);
         self.unseen = 0;
-        if from == 0 || self.maker == Maker::One(live) || self.maker == Maker::Nobody {
+        if from == 0 || self.computed_by == ComputedBy::One(live) || self.computed_by == ComputedBy::Nobody {
             return After::Nothing;
         }
         self.log.prefix(from).map_or(After::Lost, After::Replay)
@@ -190,10 +191,10 @@ impl Sequence {
     /// A row was decoded.
     pub fn decoded(&mut self, position: i32, token: Option<i32>, by: AdapterId) {
         self.log.push(position, token);
-        self.maker = match self.maker {
-            Maker::Nobody => Maker::One(by),
-            Maker::One(other) if other == by => Maker::One(by),
-            _ => Maker::Unknown,
+        self.computed_by = match self.computed_by {
+            ComputedBy::Nobody => ComputedBy::One(by),
+            ComputedBy::One(other) if other == by => ComputedBy::One(by),
+            _ => ComputedBy::Unknown,
         };
         self.unseen = 0;
     }
@@ -201,7 +202,7 @@ impl Sequence {
     /// Everything was computed again.
     pub fn replayed(&mut self, tokens: &[i32], by: AdapterId) {
         self.log = Log::of((0..).zip(tokens.iter().copied()).collect());
-        self.maker = Maker::One(by);
+        self.computed_by = ComputedBy::One(by);
     }
 
     /// The positions `from..to` moved by `delta`.
@@ -220,10 +221,10 @@ impl Sequence {
                 .filter(|(position, _)| inside(*position)),
         );
         self.log.entries.sort_by_key(|entry| entry.0);
-        self.maker = if self.maker == Maker::Nobody || self.maker == other.maker {
-            other.maker
+        self.computed_by = if self.computed_by == ComputedBy::Nobody || self.computed_by == other.computed_by {
+            other.computed_by
         } else {
-            Maker::Unknown
+            ComputedBy::Unknown
         };
         self.pinned = other.pinned;
         self.unseen = other.unseen;
@@ -231,17 +232,17 @@ impl Sequence {
 
     /// A saved state was put in. A `part` (the window of a sliding-window model, a recurrent state)
     /// joins what is there.
-    pub fn restored(&mut self, log: Log, maker: Maker, part: bool) {
+    pub fn restored(&mut self, log: Log, computed_by: ComputedBy, part: bool) {
         if !part {
             self.log = log;
-            self.maker = maker;
+            self.computed_by = computed_by;
             return;
         }
         if log.entries.len() > self.log.entries.len() {
             self.log = log;
         }
-        if self.maker != maker {
-            self.maker = Maker::Unknown;
+        if self.computed_by != computed_by {
+            self.computed_by = ComputedBy::Unknown;
         }
     }
 
@@ -250,9 +251,9 @@ impl Sequence {
         &self.log
     }
 
-    /// Who made it.
-    pub fn maker(&self) -> Maker {
-        self.maker
+    /// Who computed it.
+    pub fn computed_by(&self) -> ComputedBy {
+        self.computed_by
     }
 }
 
@@ -280,7 +281,7 @@ mod tests {
             After::Replay(vec![7, 8])
         );
         sequence.replayed(&[7, 8], 1);
-        assert_eq!((sequence.adapter(1), sequence.maker()), (1, Maker::One(1)));
+        assert_eq!((sequence.adapter(1), sequence.computed_by()), (1, ComputedBy::One(1)));
     }
 
     #[test]
@@ -292,7 +293,7 @@ mod tests {
         assert_eq!(
             sequence.smallest_position(0, 1),
             0,
-            "asked for a checkpoint, after the removal"
+            "queried for a checkpoint, after the removal"
         );
         sequence.turn();
         assert_eq!(sequence.adapter(1), 0);
@@ -320,7 +321,7 @@ mod tests {
         assert_eq!(sequence.smallest_position(0, 1), NOTHING_USABLE);
         assert_eq!(sequence.removed(0, None, true, 1), After::Nothing);
         let mut unknown = Sequence::default();
-        unknown.restored(Log::default(), Maker::Unknown, false);
+        unknown.restored(Log::default(), ComputedBy::Unknown, false);
         unknown.turn();
         assert_eq!(unknown.smallest_position(0, 0), NOTHING_USABLE);
         let mut fresh = decoded(&[7], 0);
@@ -334,7 +335,7 @@ mod tests {
         let mut sequence = decoded(&[7, 8, 9], 1);
         sequence.turn();
         sequence.smallest_position(2, 1);
-        sequence.restored(old.log().clone(), old.maker(), true);
+        sequence.restored(old.log().clone(), old.computed_by(), true);
         assert_eq!(
             sequence.removed(2, None, true, 1),
             After::Replay(vec![7, 8])
@@ -350,12 +351,12 @@ mod tests {
         let mut copy = Sequence::default();
         copy.copied(&sequence, -1, None);
         assert_eq!(
-            (copy.log().prefix(3), copy.maker(), copy.pinned()),
-            (Some(vec![1, 4, 5]), Maker::One(0), Some(0))
+            (copy.log().prefix(3), copy.computed_by(), copy.pinned()),
+            (Some(vec![1, 4, 5]), ComputedBy::One(0), Some(0))
         );
         assert_eq!(sequence.log().prefix(4), None);
         sequence.removed(-1, None, false, 0);
-        assert_eq!(sequence.maker(), Maker::Nobody);
+        assert_eq!(sequence.computed_by(), ComputedBy::Nobody);
     }
 
     #[test]

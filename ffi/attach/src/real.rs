@@ -10,7 +10,7 @@ use crate::error::AttachError;
 /// the server; never looked into.
 pub type Handle = *mut c_void;
 
-/// `struct llama_embd`, which is handed over by value.
+/// `struct llama_embd`, which is passed by value.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Embd {
@@ -49,8 +49,8 @@ macro_rules! functions {
 }
 
 functions! {
-    /// Addresses in the server's libllama. `C-unwind`: some throw C++ exceptions, which pass
-    /// through to the server.
+    /// Addresses in the server's libllama. `C-unwind`: some throw C++ exceptions, which reach
+    /// the server.
     Real {
         adapter_free "llama_adapter_lora_free" (Handle);
         adapter_init "llama_adapter_lora_init" (Handle, *const c_char) -> Handle;

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use crate::batch::{Row, Sent};
 use crate::faults;
-use crate::host::{Host, Key, batches, real};
+use crate::server::{Server, Key, batches, real};
 use crate::provenance::AdapterId;
 use crate::real::Handle;
 
@@ -50,7 +50,7 @@ impl Outputs {
     }
 }
 
-impl Host {
+impl Server {
     /// Decode a batch of the server.
     ///
     /// # Safety

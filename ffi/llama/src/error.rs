@@ -1,4 +1,7 @@
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use translora_gguf::{FileError, SplitError};
 
 /// What llama.cpp or ggml refused, with the reason from its log.
 #[derive(Debug, thiserror::Error)]
@@ -8,16 +11,16 @@ pub enum LlamaError {
     #[error("{0}: the path holds a NUL byte")]
     Path(PathBuf),
     #[error("{path}: {source}")]
-    Io {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    Io { path: PathBuf, source: io::Error },
     /// The file is not a GGUF that this reader accepts.
     #[error("{path}: {source}")]
     Gguf {
         path: PathBuf,
         source: translora_gguf::GgufError,
     },
+    /// It is no whole split model.
+    #[error(transparent)]
+    Split(#[from] SplitError),
     #[error("{path}: {reason}")]
     ModelLoad { path: PathBuf, reason: String },
     /// The file is no sound adapter, or none for this base.
@@ -50,4 +53,20 @@ pub enum LlamaError {
     Module { path: PathBuf, reason: String },
     #[error("cannot allocate {what}")]
     Memory { what: String },
+}
+
+impl LlamaError {
+    /// Why a model's file could not be read.
+    pub(crate) fn of_file(path: &Path, error: FileError) -> Self {
+        let path = path.to_owned();
+        match error {
+            FileError::Split(source) => Self::Split(source),
+            FileError::Gguf(source) => Self::Gguf { path, source },
+            FileError::Io(source) => Self::Io { path, source },
+            other => Self::Io {
+                path,
+                source: io::Error::new(io::ErrorKind::InvalidInput, other),
+            },
+        }
+    }
 }

@@ -4,42 +4,28 @@
 use std::collections::HashSet;
 use std::path::Path;
 
-use translora_gguf::{Gguf, Value};
+use translora_gguf::limits::MODEL_HEADER_BYTES_MAX;
+use translora_gguf::{Header, Parts, Value};
 
 use crate::error::LlamaError;
-use crate::model::map_file;
 
 /// Read the container with the strict reader: llama.cpp's own aborts on some of what this one
-/// refuses by name.
-pub(crate) fn check_container(path: &Path) -> Result<(), LlamaError> {
-    parse(path, |_| Ok(()))
+/// refuses by name. A split model is read in all its parts.
+pub(crate) fn check_container(path: &Path) -> Result<Parts, LlamaError> {
+    Parts::open(path, MODEL_HEADER_BYTES_MAX).map_err(|error| LlamaError::of_file(path, error))
 }
 
 /// The same for a model, with its vocabulary.
 pub(crate) fn check_model(path: &Path) -> Result<(), LlamaError> {
-    parse(path, |gguf| {
-        check_vocabulary(gguf).map_err(|reason| LlamaError::ModelLoad {
-            path: path.to_owned(),
-            reason,
-        })
-    })
-}
-
-fn parse(
-    path: &Path,
-    then: impl FnOnce(&Gguf<'_>) -> Result<(), LlamaError>,
-) -> Result<(), LlamaError> {
-    let bytes = map_file(path)?;
-    let gguf = Gguf::parse(&bytes).map_err(|source| LlamaError::Gguf {
+    check_vocabulary(&*check_container(path)?).map_err(|reason| LlamaError::ModelLoad {
         path: path.to_owned(),
-        source,
-    })?;
-    then(&gguf)
+        reason,
+    })
 }
 
 /// source: llama.cpp `llama_vocab::impl::load` (asserts that tokens differ),
 /// `llama_vocab::byte_to_token` (throws where a byte has none)
-fn check_vocabulary(gguf: &Gguf<'_>) -> Result<(), String> {
+fn check_vocabulary(gguf: &Header) -> Result<(), String> {
     let text = |key: &str| gguf.get(key).and_then(Value::as_str);
     let Some(tokens) = gguf
         .get("tokenizer.ggml.tokens")
@@ -84,7 +70,7 @@ fn covers(known: &HashSet<&str>, byte: u8) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use translora_gguf::Writer;
+    use translora_gguf::{Gguf, Writer};
 
     use super::*;
 

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use crate::{GgufError, Header};
+use crate::{GgufError, Header, SplitError};
 
 const CHUNK_BYTES: u64 = 1 << 20;
 
@@ -24,6 +24,9 @@ pub enum FileError {
     /// The bytes break the format.
     #[error(transparent)]
     Gguf(#[from] GgufError),
+    /// It is no whole split model.
+    #[error(transparent)]
+    Split(#[from] SplitError),
     /// Larger than the reader was allowed to hold.
     #[error("it has {bytes} bytes, and {bytes_max} at most are read")]
     TooLarge {

@@ -36,6 +36,7 @@ mod dequantize;
 mod error;
 mod file;
 mod kind;
+mod parts;
 mod reader;
 mod value;
 mod writer;
@@ -44,12 +45,15 @@ pub use dequantize::dequantize;
 pub use error::GgufError;
 pub use file::{FileError, read_file};
 pub use kind::TensorKind;
+pub use parts::{Parts, SplitError};
 pub use reader::{Gguf, Header, Tensor};
 pub use value::{Array, Value, ValueKind};
 pub use writer::Writer;
 
 /// The limits on what a file may ask the reader to hold.
 pub mod limits {
+    /// Most bytes of a model's header: vocabularies are long.
+    pub const MODEL_HEADER_BYTES_MAX: u64 = 1 << 30;
     /// Most metadata keys in a file.
     pub const KEYS_MAX: u64 = 65_536;
     /// Most tensors in a file.

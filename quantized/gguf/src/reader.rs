@@ -106,6 +106,19 @@ impl Header {
     pub fn tensor(&self, name: &str) -> Option<&Tensor> {
         self.names.get(name).map(|&index| &self.tensors[index])
     }
+
+    /// Adds the tensors of another file, unless one of them is here already: then it is named.
+    pub(crate) fn join(&mut self, other: &Header) -> Option<String> {
+        let twice = |tensor: &&Tensor| self.names.contains_key(&tensor.name);
+        if let Some(tensor) = other.tensors.iter().find(twice) {
+            return Some(tensor.name.clone());
+        }
+        for tensor in &other.tensors {
+            self.names.insert(tensor.name.clone(), self.tensors.len());
+            self.tensors.push(tensor.clone());
+        }
+        None
+    }
 }
 
 /// Holds a parsed file: its [`Header`], whose methods it has, and tensor data as slices of the

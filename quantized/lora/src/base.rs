@@ -1,9 +1,10 @@
 //! What an adapter is compared with: the shapes of a base model's matrices.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use translora_gguf::{FileError, Header, Tensor, Value};
+use translora_gguf::limits::MODEL_HEADER_BYTES_MAX;
+use translora_gguf::{FileError, Header, Parts, Tensor, Value};
 
 /// The table of words. llama.cpp looks rows up in it, so its adapters are transposed.
 pub(crate) const EMBEDDING: &str = "token_embd.weight";
@@ -15,9 +16,6 @@ pub struct Base {
     /// By the name of the tensor. shapes: (in, out, experts)
     shapes: BTreeMap<String, [u64; 3]>,
 }
-
-/// The longest header that is read of a model. units: bytes
-const HEADER_BYTES_MAX: u64 = 1 << 30;
 
 impl Base {
     /// The output matrix. A base without it takes the table of words for it.
@@ -36,31 +34,17 @@ impl Base {
 
     /// Reads the header of a model file, of all its parts where it is split.
     pub fn open(path: &Path) -> Result<Self, FileError> {
-        let (header, _) = Header::open(path, HEADER_BYTES_MAX)?;
-        let mut base = Self::of(&header);
-        for part in Self::other_parts(path, &header) {
-            base.extend(&Header::open(&part, HEADER_BYTES_MAX)?.0);
-        }
-        Ok(base)
+        Ok(Self::of(&*Parts::open(path, MODEL_HEADER_BYTES_MAX)?))
     }
 
-    /// Takes architecture and shapes out of the header of a model, or of the first part of a split
-    /// one.
+    /// Takes architecture and shapes out of the header of a model.
     pub fn of(header: &Header) -> Self {
         let architecture = header.get("general.architecture").and_then(Value::as_str);
-        let mut base = Self {
-            architecture: architecture.unwrap_or("unknown").to_owned(),
-            shapes: BTreeMap::new(),
-        };
-        base.extend(header);
-        base
-    }
-
-    /// Adds the tensors of another part of a split model.
-    pub fn extend(&mut self, part: &Header) {
-        let tensors = part.tensors().iter();
-        self.shapes
-            .extend(tensors.map(|tensor| (tensor.name.clone(), shape(tensor))));
+        let tensors = header.tensors().iter();
+        Self::new(
+            architecture.unwrap_or("unknown").to_owned(),
+            tensors.map(|tensor| (tensor.name.clone(), shape(tensor))),
+        )
     }
 
     /// Names its architecture as the file does, such as `llama`.
@@ -77,47 +61,9 @@ impl Base {
     pub fn ties_output(&self) -> bool {
         !self.shapes.contains_key(Self::OUTPUT)
     }
-
-    /// Names the other parts of a split model: `NAME-00001-of-00003.gguf` has two.
-    ///
-    /// source: llama.cpp, `llama_split_path`
-    pub fn other_parts(path: &Path, header: &Header) -> Vec<PathBuf> {
-        let count = header
-            .get("split.count")
-            .and_then(Value::as_u64)
-            .unwrap_or(1);
-        let name = path
-            .file_name()
-            .map(|name| name.to_string_lossy().into_owned());
-        let name = name.unwrap_or_default();
-        let Some(stem) = name.strip_suffix(&format!("-00001-of-{count:05}.gguf")) else {
-            return Vec::new();
-        };
-        let part = |part| path.with_file_name(format!("{stem}-{part:05}-of-{count:05}.gguf"));
-        (2..=count.min(99_999)).map(part).collect()
-    }
 }
 
 /// Three sizes of a tensor, 1 where it has fewer; what a fourth one is has been looked at before.
 pub(crate) fn shape(tensor: &Tensor) -> [u64; 3] {
     std::array::from_fn(|side| tensor.shape.get(side).copied().unwrap_or(1))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn split_models_have_other_parts() {
-        let mut writer = translora_gguf::Writer::new();
-        writer.set("split.count", 3_u16);
-        let bytes = writer.to_bytes().expect("a small file");
-        let header = Header::parse(&bytes, bytes.len() as u64)
-            .expect("whole")
-            .expect("whole");
-        let parts = Base::other_parts(Path::new("x/m-00001-of-00003.gguf"), &header);
-        let others = ["x/m-00002-of-00003.gguf", "x/m-00003-of-00003.gguf"];
-        assert_eq!(parts, others.map(PathBuf::from));
-        assert!(Base::other_parts(Path::new("x/m.gguf"), &header).is_empty());
-    }
 }

@@ -14,6 +14,9 @@ pub enum TrainError {
     /// The model's file cannot be read.
     #[error(transparent)]
     Gguf(#[from] translora_gguf::GgufError),
+    /// The model's files cannot be read.
+    #[error(transparent)]
+    File(#[from] translora_gguf::FileError),
     /// These matrices cannot be adapted.
     #[error("module {modules:?}: {reason}")]
     Module {

@@ -1,6 +1,6 @@
 //! Chooses which matrices of a model get an adapter.
 
-use translora_gguf::{Gguf, TensorKind};
+use translora_gguf::{Header, TensorKind};
 
 use crate::error::TrainError;
 
@@ -47,7 +47,7 @@ const ROUTERS: &str = "ffn_gate_inp";
 /// What is found is a candidate: whether llama.cpp applies an adapter to it shows in a trace.
 ///
 /// fails: an unknown module, or one this model has not.
-pub fn targets(model: &Gguf<'_>, modules: &str) -> Result<Vec<Target>, TrainError> {
+pub fn targets(model: &Header, modules: &str) -> Result<Vec<Target>, TrainError> {
     let refuse = |reason: String| TrainError::Module {
         modules: modules.to_owned(),
         reason,

@@ -1,6 +1,7 @@
 //! Finds out what of a model can be trained, before any work is done.
 
-use translora_gguf::Gguf;
+use translora_gguf::Parts;
+use translora_gguf::limits::MODEL_HEADER_BYTES_MAX;
 use translora_llama::{Backend, Compute, Model, Storage};
 
 use crate::adapter::Adapter;
@@ -119,6 +120,6 @@ fn blocks(targets: &[Target]) -> Option<(u32, u32)> {
 }
 
 fn find_targets(model: &Model, modules: &str) -> Result<Vec<Target>, TrainError> {
-    let bytes = translora_llama::map_file(model.path())?;
-    modules::targets(&Gguf::parse(&bytes)?, modules)
+    let parts = Parts::open(model.path(), MODEL_HEADER_BYTES_MAX)?;
+    modules::targets(&parts, modules)
 }

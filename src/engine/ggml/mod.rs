@@ -7,6 +7,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use translora_gguf::limits::MODEL_HEADER_BYTES_MAX;
+use translora_gguf::{FileError, Parts};
 use translora_llama::{
     Adapter, Backend, Context, ContextParams, Kernel, LlamaError, ModelParams, map_file,
 };
@@ -120,10 +122,7 @@ fn load(
         path: base.to_owned(),
         reason,
     };
-    let hash = {
-        let bytes = map_file(base).map_err(|error| of_path(base, error))?;
-        ContentHash::of(&bytes)
-    };
+    let hash = hash_of_parts(base)?;
     let params = ModelParams {
         gpu_layers: options.gpu_layers,
         device: options.device.clone(),
@@ -166,6 +165,20 @@ fn load(
         },
     };
     Ok((model, info))
+}
+
+/// The hash of a model's file, of all its parts one behind another where it is split.
+fn hash_of_parts(base: &Path) -> Result<ContentHash, EngineError> {
+    let paths = match Parts::files(base, MODEL_HEADER_BYTES_MAX) {
+        Ok(paths) => paths,
+        Err(FileError::Split(source)) => return Err(source.into()),
+        // What is wrong with the file is told when it is loaded.
+        Err(_) => vec![base.to_owned()],
+    };
+    let map = |path: &PathBuf| map_file(path).map_err(|error| of_path(path, error));
+    let maps = paths.iter().map(map).collect::<Result<Vec<_>, _>>()?;
+    let parts: Vec<&[u8]> = maps.iter().map(|map| &**map).collect();
+    Ok(ContentHash::of_parts(&parts))
 }
 
 fn threads(options: &OpenOptions) -> u32 {
@@ -384,6 +397,7 @@ pub(crate) fn placement_lines(placement: &translora_train::Placement) -> Vec<Str
 fn of_path(path: &Path, error: LlamaError) -> EngineError {
     match error {
         LlamaError::Io { path, source } => EngineError::Io { path, source },
+        LlamaError::Split(source) => EngineError::Split(source),
         LlamaError::Adapter { path, source } => EngineError::Adapter { path, source },
         LlamaError::AdapterLoad { path, reason } => EngineError::AdapterLoad { path, reason },
         LlamaError::ModelLoad { reason, .. } => EngineError::Model {

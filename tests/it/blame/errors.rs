@@ -18,7 +18,7 @@ use translora::publish::PublishError;
 use translora::record::{Blame, Cancelled, ContentHash, Fault, InJson, Remedy};
 use translora::request::Refusal;
 use translora::serve::ServeError;
-use translora_gguf::GgufError;
+use translora_gguf::{GgufError, SplitError};
 use translora_lora::LoraError;
 
 /// An enum of errors: its file, its name, and one value of each variant.
@@ -54,6 +54,10 @@ fn engine() -> Room {
         [
             E::Cancelled(Cancelled),
             E::Model { path, reason },
+            E::Split(SplitError::Renamed {
+                path: "m.gguf".into(),
+                count: 3,
+            }),
             E::Adapter {
                 path: "a.gguf".into(),
                 source: LoraError::Activated,
@@ -151,6 +155,11 @@ fn kit() -> [Room; 2] {
             path: path(),
             source: GgufError::BigEndian,
         },
+        E::Split(SplitError::NotFirst {
+            path: path(),
+            number: 2,
+            count: 3,
+        }),
         E::NotAKit {
             path: path(),
             reason: "no manifest".into(),

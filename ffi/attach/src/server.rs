@@ -15,7 +15,7 @@ use crate::command::{Adapter, Generation};
 use crate::error::AttachError;
 use crate::faults;
 use crate::log::say;
-use crate::provenance::{AS_STARTED, AdapterId, After, Maker, Sequence};
+use crate::provenance::{AS_STARTED, AdapterId, After, ComputedBy, Sequence};
 use crate::real::{Handle, Real};
 use crate::split::Outputs;
 
@@ -39,8 +39,8 @@ pub struct Context {
     pub sequences: HashMap<i32, Sequence>,
     /// The server puts a batch together.
     pub in_turn: bool,
-    /// What the server last asked for: adapters and their scales.
-    pub asked: Vec<(Key, f32)>,
+    /// What the server last set: adapters and their scales.
+    pub requested: Vec<(Key, f32)>,
     /// A batch of our own.
     pub scratch: Scratch,
     pub embeddings: bool,
@@ -49,7 +49,7 @@ pub struct Context {
 }
 
 /// Everything that is known.
-pub struct Host {
+pub struct Server {
     pub live: AdapterId,
     previous: Option<AdapterId>,
     pub generation: u64,
@@ -69,7 +69,7 @@ pub struct Host {
     pub mark: u64,
 }
 
-static HOST: OnceLock<Mutex<Host>> = OnceLock::new();
+static SERVER: OnceLock<Mutex<Server>> = OnceLock::new();
 static TURNSTILE: Mutex<()> = Mutex::new(());
 static REAL: OnceLock<Real> = OnceLock::new();
 static BATCHES: OnceLock<Batches> = OnceLock::new();
@@ -94,15 +94,15 @@ pub fn batches() -> &'static Batches {
 }
 
 /// Take the lock. Who waits here is served next, even between two batches of a busy server.
-pub fn lock() -> MutexGuard<'static, Host> {
-    let host = HOST.get_or_init(|| Mutex::new(Host::new()));
+pub fn lock() -> MutexGuard<'static, Server> {
+    let server = SERVER.get_or_init(|| Mutex::new(Server::new()));
     let turn = TURNSTILE.lock().unwrap_or_else(PoisonError::into_inner);
-    let held = host.lock().unwrap_or_else(PoisonError::into_inner);
+    let held = server.lock().unwrap_or_else(PoisonError::into_inner);
     drop(turn);
     held
 }
 
-impl Host {
+impl Server {
     fn new() -> Self {
         let mut mark = [0; 8];
         // SAFETY: eight writable bytes; a short answer leaves zeros, and the process id still tells
@@ -142,7 +142,7 @@ impl Host {
             memory,
             sequences: HashMap::new(),
             in_turn: false,
-            asked: Vec::new(),
+            requested: Vec::new(),
             scratch: Scratch::default(),
             embeddings: false,
             images: false,
@@ -185,11 +185,11 @@ impl Host {
         }) as AdapterId
     }
 
-    /// What identifies the maker of a state outside of this process.
-    pub fn identity(&self, maker: Maker) -> Option<&str> {
-        match maker {
-            Maker::One(id) => self.identities.get(id as usize).map(String::as_str),
-            Maker::Nobody | Maker::Unknown => None,
+    /// What identifies the computed_by of a state outside of this process.
+    pub fn identity(&self, computed_by: ComputedBy) -> Option<&str> {
+        match computed_by {
+            ComputedBy::One(id) => self.identities.get(id as usize).map(String::as_str),
+            ComputedBy::Nobody | ComputedBy::Unknown => None,
         }
     }
 
@@ -230,8 +230,7 @@ impl Host {
                 Err(reason) => say(&format!("adapter {}: {reason}", self.name(id))),
             }
         }
-        let asked = &self.contexts[&(context as Key)].asked;
-        let mut wanted = asked.clone();
+        let mut wanted = self.contexts[&(context as Key)].requested.clone();
         if found.0 != AS_STARTED && !faults::on("put in") {
             match wanted.first_mut() {
                 Some(first) => first.0 = found.1,
@@ -341,7 +340,7 @@ impl Host {
             || self
                 .contexts
                 .values()
-                .any(|context| context.asked.len() > 1)
+                .any(|context| context.requested.len() > 1)
         {
             return Err(AttachError::SeveralAdapters);
         }
@@ -513,7 +512,7 @@ static COMPLAINTS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 /// line in the server's log.
 fn put_in(model: Key, file: &Prepared) -> Result<Key, AttachError> {
     unsafe extern "C" fn listen(_: i32, text: *const c_char, _: Handle) {
-        // SAFETY: libllama hands a terminated text.
+        // SAFETY: libllama passes a terminated text.
         let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
         let mut heard = COMPLAINTS.lock().unwrap_or_else(PoisonError::into_inner);
         if text.contains("failed") && heard.len() < 8 {
