@@ -7,12 +7,11 @@ use std::time::{Duration, UNIX_EPOCH};
 use serde::Serialize;
 
 use super::register::{BARE, Held, Missing, Place, Register};
-use super::{AdaptersError, Base, Checked, check};
+use super::{AdaptersError, Base, Checked, check, check_name};
 
 /// Names that answer at one time, and exchanges that are prepared at one time.
 const NAMES_MAX: usize = 256;
 const PREPARED_MAX: usize = 64;
-const NAME_CHARACTERS_MAX: usize = 128;
 
 /// What the host did not do, in its words or in a code.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -253,21 +252,6 @@ fn missing(what: Missing, name: &str) -> AdaptersError {
     match what {
         Missing::Name => AdaptersError::Unknown { name },
         Missing::Previous => AdaptersError::NothingBefore { name },
-    }
-}
-
-fn check_name(name: &str) -> Result<(), AdaptersError> {
-    let refuse = |reason| {
-        Err(AdaptersError::Name {
-            name: name.chars().take(NAME_CHARACTERS_MAX).collect(),
-            reason,
-        })
-    };
-    match name {
-        "" => refuse("it is empty"),
-        name if name.chars().count() > NAME_CHARACTERS_MAX => refuse("it is too long"),
-        name if name.chars().any(char::is_control) => refuse("it has a control character"),
-        _ => Ok(()),
     }
 }
 

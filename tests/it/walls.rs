@@ -75,6 +75,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ),
     ("clap", &["src/bin/"]),
     ("ctrlc", &["src/bin/"]),
+    ("serde_path_to_error", &["src/serve/http/body"]),
+    ("strsim", &["src/serve/http/body"]),
     ("indicatif", &["src/bin/"]),
     ("object", &["src/bin/translora/elf.rs"]),
     ("shlex", &["src/bin/"]),
@@ -123,6 +125,7 @@ const FILES: &[&str] = &[
     "src/engine/",
     "src/bin/",
     "src/jobs/worker",
+    "src/serve/folder",
 ];
 
 /// Workspace member → members it may depend on (development and build dependencies too).

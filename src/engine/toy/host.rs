@@ -181,8 +181,12 @@ impl Decoder for ToyDecoder {
                 with: with.to_vec(),
             });
             if row.output {
+                // It grows with the scale and overflows as a real one does.
+                let scale = with
+                    .iter()
+                    .fold(1.0, |most, (_, scale)| scale.abs().max(most));
                 let mut logits = vec![0.0; END as usize + 1];
-                logits[self.next(&self.sequences[row.sequence]) as usize] = CERTAIN;
+                logits[self.next(&self.sequences[row.sequence]) as usize] = CERTAIN * scale;
                 outputs.push(logits);
             }
         }
