@@ -12,7 +12,7 @@ use translora::record::{Cancel, Pair, Prompt, SystemClock};
 use translora::serve::{Config, Limits, Server};
 
 use crate::pipeline::train;
-use crate::world::{World, write_rows};
+use crate::toy::{World, write_rows};
 
 pub mod client;
 mod fields;
