@@ -305,13 +305,6 @@ fn sync_folder(path: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn folder(name: &str) -> PathBuf {
-        let folder =
-            std::env::temp_dir().join(format!("translora-publish-{name}-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        folder
-    }
-
     fn names(folder: &Path) -> Vec<String> {
         let mut names: Vec<String> = fs::read_dir(folder)
             .unwrap()
@@ -323,7 +316,8 @@ mod tests {
 
     #[test]
     fn a_file_is_written_once() {
-        let folder = folder("once");
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
         let path = folder.join("a.gguf");
         check_writable(&[&path]).unwrap();
         fs::write(folder.join(".a.gguf.part"), "left over").unwrap();
@@ -333,33 +327,32 @@ mod tests {
         assert!(matches!(error, PublishError::Exists { .. }) && error.remedy().is_some());
         assert!(check_writable(&[&path]).is_err());
         assert_eq!(fs::read(&path).unwrap(), b"one");
-        assert_eq!(names(&folder), ["a.gguf"]);
-        fs::remove_dir_all(folder).unwrap();
+        assert_eq!(names(folder), ["a.gguf"]);
     }
 
     #[test]
     fn what_is_staged_and_not_published_goes_away() {
-        let folder = folder("staged");
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
         let path = folder.join("a.gguf");
         let staged = Staged::write(&path, b"one").unwrap();
         assert_eq!(
-            (fs::read(staged.temporary()).unwrap(), names(&folder).len()),
+            (fs::read(staged.temporary()).unwrap(), names(folder).len()),
             (b"one".to_vec(), 1)
         );
         assert!(!path.exists());
         drop(staged);
-        assert!(names(&folder).is_empty());
+        assert!(names(folder).is_empty());
         Staged::write(&path, b"two").unwrap().publish().unwrap();
         assert_eq!(
-            (fs::read(&path).unwrap(), names(&folder).len()),
+            (fs::read(&path).unwrap(), names(folder).len()),
             (b"two".to_vec(), 1)
         );
-        fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]
     fn where_nothing_can_be_written_is_said_at_once() {
-        let missing = std::env::temp_dir().join("translora-no-such-folder/a.gguf");
+        let missing = tempfile::tempdir().unwrap().path().join("folder/a.gguf");
         let error = check_writable(&[&missing]).unwrap_err();
         assert!(error.remedy().is_some() && error.fault() == Fault::Input);
         assert!(matches!(
@@ -370,14 +363,13 @@ mod tests {
 
     #[test]
     fn a_folder_is_named_as_one() {
-        let folder = folder("is-a-folder");
-        let slash = folder.join("new/");
-        for path in [&folder, &slash] {
+        let folder = tempfile::tempdir().unwrap();
+        let slash = folder.path().join("new/");
+        for path in [folder.path(), &slash] {
             let error = check_writable(&[path]).unwrap_err();
             assert!(matches!(error, PublishError::Folder { .. }), "{error}");
             assert!(error.to_string().contains("is a folder"), "{error}");
         }
-        fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]

@@ -120,8 +120,7 @@ fn a_missing_file_is_an_error_with_its_name_and_a_hint() {
         "eval -m missing.gguf --data missing.jsonl",
         "inspect missing.gguf",
     ];
-    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("cli-missing");
-    std::fs::create_dir_all(&folder).expect("the test folder is writable");
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
     for line in lines {
         let (code, out, err) = told(
             &translora()
@@ -219,7 +218,7 @@ mod toy {
     use std::io::{BufRead, BufReader, Read};
 
     use super::*;
-    use crate::world::World;
+    use crate::toy::World;
 
     /// Run a line whose words may be names of the world's files.
     fn run(world: &World, line: &str) -> (i32, String, String) {
@@ -521,7 +520,7 @@ mod toy {
 #[cfg(feature = "ggml")]
 #[test]
 fn a_backend_that_cannot_be_loaded_is_refused_with_its_path_and_a_hint() {
-    let world = crate::world::World::new();
+    let world = crate::toy::World::new();
     let path = world.path("libggml-cuda.so");
     std::fs::write(&path, "no library").expect("a file");
     let output = translora()

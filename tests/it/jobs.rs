@@ -13,7 +13,7 @@ use translora::record::{Blame, Fault, Rng, SystemClock};
 use translora::request::{Shape, Training, Transfer};
 
 use crate::pipeline::{sound, train};
-use crate::world::World;
+use crate::toy::World;
 
 /// Longer than anything here takes, on a machine with other work too.
 const LONG: Duration = Duration::from_secs(120);
