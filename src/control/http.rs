@@ -14,7 +14,6 @@ use serde_json::{Map, Value, json};
 use tokio::sync::Semaphore;
 
 use super::{Backend, Command, Event, Job, Kind, Refusal, Reply, Swapped};
-use crate::record;
 
 /// Names the generation that answers after an exchange.
 pub const GENERATION: &str = "x-translora-generation";
@@ -240,16 +239,10 @@ async fn body(request: Request) -> Result<Map<String, Value>, Refused> {
             let message = format!("the body is longer than {BODY_BYTES_MAX} bytes");
             Refusal::new(Kind::Input, message)
         })?;
-    let refuse = |what: String| {
-        Refused(Refusal::new(
-            Kind::Input,
-            format!("the body is no JSON object: {what}"),
-        ))
-    };
-    let text = str::from_utf8(&bytes).map_err(|error| refuse(error.to_string()))?;
-    match record::json::parse(text).map_err(|error| refuse(error.to_string()))? {
-        Value::Object(fields) => Ok(fields),
-        other => Err(refuse(format!("it is {}", record::json::kind(&other)))),
+    match super::parse(&bytes) {
+        Ok(Value::Object(fields)) => Ok(fields),
+        Ok(_) => Err(Refusal::new(Kind::Input, "the body is no JSON object").into()),
+        Err(why) => Err(Refusal::new(Kind::Input, why).into()),
     }
 }
 

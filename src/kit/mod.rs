@@ -8,12 +8,13 @@
 //! [`Seed`].
 
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use translora_gguf::limits::MODEL_HEADER_BYTES_MAX;
 use translora_gguf::{FileError, Header, Parts, open_file, read_file};
+use translora_lora::gguf_path;
 
-use crate::record::{ContentHash, Limits};
+use crate::record::{ContentHash, Limits, Prompt};
 
 mod discriminator;
 mod error;
@@ -31,21 +32,27 @@ pub use statistics::InputStatistics;
 
 /// An input of the lost data set: what generation starts from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seed(String);
+pub struct Seed(Prompt);
 
 impl Seed {
-    fn new(text: &str) -> Self {
-        Self(text.trim().to_owned())
+    fn new(prompt: &Prompt) -> Self {
+        Self(Prompt::behind(&prompt.before, prompt.text.trim()))
     }
 
+    /// The user's last turn, without white space around it.
     pub fn text(&self) -> &str {
+        &self.0.text
+    }
+
+    /// The whole conversation.
+    pub fn prompt(&self) -> &Prompt {
         &self.0
     }
 
     /// A seed for the tests of other rooms.
     #[cfg(test)]
-    pub(crate) fn example(text: &str) -> Self {
-        Self(text.to_owned())
+    pub(crate) fn example(prompt: impl Into<Prompt>) -> Self {
+        Self(prompt.into())
     }
 }
 
@@ -104,6 +111,12 @@ pub fn read_header(path: &Path, limits: &Limits) -> Result<(Header, u64), KitErr
 /// bounds: `header_bytes_max` for each file
 pub fn read_parts(path: &Path, limits: &Limits) -> Result<Parts, KitError> {
     Parts::open(path, limits.header_bytes_max).map_err(|error| KitError::of_file(path, error))
+}
+
+/// Find an adapter as a GGUF file for a model: the path itself, or what was written out of a folder
+/// of PEFT or MLX.
+pub fn adapter(path: &Path, model: &Path) -> Result<PathBuf, KitError> {
+    gguf_path(path, model).map_err(|error| KitError::of_adapter(path, error))
 }
 
 /// Read a whole file of at most `bytes_max` bytes.

@@ -27,6 +27,7 @@ pub enum Inspection {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelCard {
     /// The file.
+    #[serde(serialize_with = "crate::record::path_as_text")]
     pub path: PathBuf,
     /// Of all parts, as all numbers here.
     pub bytes: u64,
@@ -61,6 +62,7 @@ pub struct ModelCard {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AdapterCard {
     /// The file.
+    #[serde(serialize_with = "crate::record::path_as_text")]
     pub path: PathBuf,
     /// Its size.
     pub bytes: u64,
@@ -99,6 +101,7 @@ impl Inspection {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KitCard {
     /// The file.
+    #[serde(serialize_with = "crate::record::path_as_text")]
     pub path: PathBuf,
     /// Its size.
     pub bytes: u64,

@@ -10,6 +10,7 @@ use crate::distill::FitReport;
 use crate::evaluate::{Arm, Equivalence, Retention, Verdict, wilson};
 use crate::filter::Coverage;
 use crate::kit::InputModelCard;
+use crate::record::Prompt;
 
 /// What `transfer` came to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -18,10 +19,13 @@ pub struct TransferReport {
     pub verdict: Verdict,
     /// Where the new adapter lies: under the name that was asked for if it was accepted, else set
     /// aside.
+    #[serde(serialize_with = "crate::record::path_as_text")]
     pub adapter: PathBuf,
     /// The report as JSON.
+    #[serde(serialize_with = "crate::record::path_as_text")]
     pub report: PathBuf,
     /// The report as a web page.
+    #[serde(serialize_with = "crate::record::path_as_text")]
     pub page: PathBuf,
     /// The numbers behind the verdict.
     pub scores: Scores,
@@ -211,7 +215,7 @@ impl ReportHalf {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Flip {
     /// The row's prompt.
-    pub prompt: String,
+    pub prompt: Prompt,
     /// The right answer.
     pub right: String,
     /// What the bare target answers.
@@ -226,8 +230,10 @@ pub struct Flip {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainReport {
     /// The adapter that was written.
+    #[serde(serialize_with = "crate::record::path_as_text")]
     pub adapter: PathBuf,
     /// The report as JSON.
+    #[serde(serialize_with = "crate::record::path_as_text")]
     pub report: PathBuf,
     /// Rows that were trained on.
     pub examples: usize,
@@ -247,6 +253,7 @@ pub struct TrainReport {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KitReport {
     /// The kit that was written.
+    #[serde(serialize_with = "crate::record::path_as_text")]
     pub kit: PathBuf,
     /// Seed inputs in it.
     pub seeds: usize,
@@ -274,8 +281,10 @@ pub struct KitReport {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EvalReport {
     /// The base model.
+    #[serde(serialize_with = "crate::record::path_as_text")]
     pub model: PathBuf,
     /// The adapter; none where the bare base answered.
+    #[serde(serialize_with = "crate::record::path_as_text_or_null")]
     pub lora: Option<PathBuf>,
     /// Rows that were answered.
     pub rows: usize,

@@ -291,7 +291,17 @@ steps! {
     OtherModel: "choose another base model",
     FittingAdapter: "use the base that this adapter was trained on, or an adapter that was \
         trained on this base",
-    PlainAdapter: "use a plain LoRA adapter in GGUF",
+    PlainAdapter: "use a plain LoRA adapter, in GGUF or as PEFT saves it",
+    WholePeft: "use the whole folder that PEFT saved: adapter_config.json and \
+        adapter_model.safetensors",
+    SaveSafetensors: "save it as safetensors: save_pretrained does so in PEFT, save_file in the \
+        Python package safetensors",
+    SavePeftAgain: "save or fetch the adapter again, with the configuration that it was trained \
+        with",
+    TrainPlain: "merge it into its base in Python and train a plain LoRA on the result, or train \
+        it without that",
+    ConvertByHand: "convert it with llama.cpp's convert_lora_to_gguf.py and use the GGUF",
+    WritableCache: "set XDG_CACHE_HOME to a folder that may be written to, on a disk with room",
     TrainedAdapter: "use an adapter that was trained: a fresh one, whose B is zero, has nothing \
         to transfer",
     KitsOwn: "use the base and the adapter that the kit was made with",
