@@ -244,7 +244,7 @@ fn not_numbers(file: &[u8]) -> Vec<u8> {
 
 #[test]
 fn training_blames_the_base_where_its_weights_are_no_numbers() {
-    let folder = Folder::new("nan");
+    let folder = Folder::new();
     folder.write(
         "nan.gguf",
         &not_numbers(&fs::read(old_base()).expect("the lab")),
