@@ -1,5 +1,6 @@
 //! One case for each thing that could mix adapters.
 
+use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -234,6 +235,30 @@ pub fn context_shift(world: &mut World) {
     server.load(&world.adapter(1));
     assert_eq!(stream.read(500), stock.stream(&prompt, 0, 500).read(500));
     world.check(&server, Some(1), 0);
+}
+
+/// What PEFT saves is loaded as the GGUF file that it was written out of.
+pub fn peft_folder(world: &mut World) {
+    let folder = world.place.folder.join("saved-by-peft");
+    fs::create_dir_all(&folder).expect("the folder is writable");
+    let base = translora_lora::Base::open(&world.set.base).expect("a model of the lab");
+    let gguf = fs::read(world.adapter(0)).expect("an adapter of the lab");
+    let files = translora_lora::to_peft(&gguf, &base).expect("PEFT has a module for each matrix");
+    for (name, bytes) in files {
+        fs::write(folder.join(name), bytes).expect("the folder is writable");
+    }
+    let server = world.start(Way::Preload, &["-np", "1"]);
+    world.check(&server, None, 0);
+    server.load(&folder);
+    world.check(&server, Some(0), 0);
+    fs::remove_file(folder.join("adapter_model.safetensors")).expect("it is there");
+    let said = server.command(&json!({"do": "load", "path": folder}));
+    let error = said["error"]["message"].as_str();
+    assert!(
+        error.is_some_and(|error| error.contains("saved-by-peft")),
+        "{said}"
+    );
+    world.check(&server, Some(0), 0);
 }
 
 pub fn bad_file(world: &mut World) {
