@@ -90,7 +90,7 @@ pub fn ram_prompt_cache(world: &mut World) {
 
 pub fn slot_file(world: &mut World) {
     let folder = world.place.folder.join("slots");
-    std::fs::create_dir_all(&folder).expect("writable");
+    fs::create_dir_all(&folder).expect("writable");
     let slots = folder.display().to_string();
     let more = ["-np", "1", "--slot-save-path", &slots];
     let action = |server: &Server, action: &str| {
@@ -117,8 +117,7 @@ pub fn slot_file(world: &mut World) {
     assert_eq!(second.evaluated(&prompt), 1, "{}", second.said());
     world.check_prompt(&second, Some(0), &prompt);
     // A file that nothing is known of.
-    std::fs::remove_file(folder.join("a.bin.translora.json"))
-        .expect("the note lies beside the file");
+    fs::remove_file(folder.join("a.bin.translora.json")).expect("the note lies beside the file");
     second.load(&world.adapter(1));
     action(&second, "restore");
     world.check_prompt(&second, Some(1), &prompt);
@@ -378,8 +377,8 @@ pub fn launcher(world: &mut World) {
         "#!/bin/sh\nTRANSLORA_FAULT='{}' exec '{program}' attach {library} -- '{server}' \"$@\"\n",
         world.place.fault
     );
-    std::fs::write(&wrapper, text).expect("writable");
-    std::fs::set_permissions(
+    fs::write(&wrapper, text).expect("writable");
+    fs::set_permissions(
         &wrapper,
         std::os::unix::fs::PermissionsExt::from_mode(0o755),
     )
