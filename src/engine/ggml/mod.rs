@@ -46,6 +46,7 @@ pub struct GgmlEngine {
 }
 
 impl GgmlEngine {
+    /// Start llama.cpp and find the devices.
     pub fn new() -> Result<Self, EngineError> {
         let backend = Backend::init().map_err(internal)?;
         Ok(Self { backend })
@@ -55,12 +56,15 @@ impl GgmlEngine {
 /// A device that models can be placed on, as ggml sees it.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct DeviceInfo {
+    /// ggml's name, as a device is chosen by.
     pub name: String,
+    /// What the driver calls it.
     pub description: String,
     /// `CPU`, `GPU`, `IGPU` or `ACCEL`.
     pub kind: String,
     /// units: bytes
     pub memory_free: u64,
+    /// All it has. units: bytes
     pub memory_total: u64,
 }
 
