@@ -167,7 +167,7 @@ fn no_error_tells_where_files_lie() {
     let error = reply.error();
     assert_eq!(reply.status, 400, "{error}");
     assert!(
-        error.starts_with("page.gguf: ") && error.contains("a web page"),
+        error.contains(": page.gguf: ") && error.contains("a web page"),
         "{error}"
     );
     assert!(
