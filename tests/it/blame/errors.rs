@@ -409,6 +409,10 @@ fn serve() -> Room {
                 name: "a".into(),
                 reason: "two files are called so".into(),
             },
+            ServeError::Folder {
+                path: "/adapters".into(),
+                source: disk(),
+            },
             ServeError::Threads(disk()),
             ServeError::Stopped(disk()),
         ],
