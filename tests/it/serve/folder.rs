@@ -160,7 +160,7 @@ fn a_base_and_a_folder_whose_paths_are_not_utf8_are_served() {
 fn no_error_tells_where_files_lie() {
     let lab = Lab::new();
     let folder = lab.config().folder.expect("it has one");
-    std::fs::write(folder.join("page.gguf"), "<html>not found</html>").expect("writable");
+    fs::write(folder.join("page.gguf"), "<html>not found</html>").expect("writable");
     let (_server, address) = serve(lab.config());
     let body = json!({ "lora_name": "page", "lora_path": "page.gguf" });
     let reply = post(address, "/v1/load_lora_adapter", &body);
