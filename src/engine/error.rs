@@ -25,16 +25,36 @@ pub enum EngineError {
     Split(#[from] SplitError),
     /// It is no sound adapter, or none for this base.
     #[error("{path}: {source}")]
-    Adapter { path: PathBuf, source: LoraError },
+    Adapter {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: LoraError,
+    },
     /// It is sound and fits, and could not be loaded all the same.
     #[error("{path}: cannot load this adapter: {reason}")]
-    AdapterLoad { path: PathBuf, reason: String },
+    AdapterLoad {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// A backend of ggml that lies in a file of its own.
     #[error("{path}: cannot load this backend: {reason}")]
-    Backend { path: PathBuf, reason: String },
+    Backend {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// It cannot be read, or is no file of the kind that is wanted.
     #[error("{path}: {source}")]
-    File { path: PathBuf, source: FileError },
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: FileError,
+    },
     /// Encoding a text changes it.
     #[error(
         "{model}: the tokenizer cannot encode {text:?} without loss (it comes back as {back:?})"
