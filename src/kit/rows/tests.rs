@@ -193,7 +193,7 @@ fn a_format_can_be_named() {
     .unwrap();
     assert_eq!(short(&rows.pairs[0]), "u:p a:c");
     let error = read(text.as_bytes(), |reading| {
-        reading.format = RowFormat::Messages
+        reading.format = RowFormat::Messages;
     });
     assert_eq!(error, Err("d:1: no \"messages\"".into()));
 }
