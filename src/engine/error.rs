@@ -1,3 +1,4 @@
+use std::io;
 use std::path::PathBuf;
 
 use translora_gguf::{FileError, SplitError};
@@ -61,6 +62,12 @@ pub enum EngineError {
     /// More than the caller allowed, with what would do.
     #[error("{0}")]
     TooLarge(String),
+    /// The weights of a base cannot be written with an adapter in them.
+    #[error("{path}: no adapter can be merged into this model: {reason}")]
+    Unmergeable { path: PathBuf, reason: String },
+    /// A model could not be written.
+    #[error("cannot write the model: {0}")]
+    Output(#[source] io::Error),
     #[error("{0}")]
     Internal(String),
 }
@@ -79,7 +86,7 @@ impl Blame for EngineError {
     fn fault(&self) -> Fault {
         match self {
             Self::Cancelled(_) => Fault::Cancelled,
-            Self::Memory(_) | Self::Backend { .. } => Fault::Machine,
+            Self::Memory(_) | Self::Backend { .. } | Self::Output(_) => Fault::Machine,
             Self::File { source, .. } => source.fault(),
             Self::Internal(_) => Fault::Bug,
             Self::Adapter { source, .. } => source.fault(),
@@ -92,6 +99,7 @@ impl Blame for EngineError {
             | Self::Example { .. }
             | Self::Modules { .. }
             | Self::Untrainable { .. }
+            | Self::Unmergeable { .. }
             | Self::NotFinite { .. }
             | Self::Snapshot(_)
             | Self::Context { .. }
@@ -131,6 +139,8 @@ impl Blame for EngineError {
             Self::Untrainable { .. } => {
                 Remedy::or([Remedy::choose_other("modules"), Step::OtherModel.into()])
             }
+            Self::Unmergeable { .. } => Step::OtherQuantization.into(),
+            Self::Output(_) => Step::WritableFolder.into(),
             Self::NotFinite { .. } => Remedy::lower("lr"),
             Self::Internal(_) => Step::Report.into(),
             Self::Cancelled(_) | Self::Template(_) | Self::Snapshot(_) => return None,
@@ -153,6 +163,7 @@ impl Blame for ForeignError {
             Self::File(error) | Self::Part { source: error, .. } => return error.remedy(),
             Self::NoConfig { .. } | Self::NoWeights | Self::Unknown => Step::WholePeft,
             Self::Pickle { .. } => Step::SaveSafetensors,
+            Self::Words { .. } => Step::OtherWords,
             Self::Method { .. } | Self::Variant { .. } | Self::Tensor { .. } => Step::TrainPlain,
             Self::Architecture { .. } | Self::Pattern { .. } | Self::NoModule { .. } => {
                 Step::ConvertByHand

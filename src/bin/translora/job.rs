@@ -63,7 +63,7 @@ fn watch(screen: &mut Screen<'_>, events: &Receiver<Event>, interrupts: &Receive
 }
 
 /// Turn the first Ctrl-C into a request to stop and the second into an end.
-fn listen(cancel: Cancel) -> Result<Receiver<()>, ctrlc::Error> {
+pub fn listen(cancel: Cancel) -> Result<Receiver<()>, ctrlc::Error> {
     let (sender, receiver) = bounded(1);
     let asked = AtomicBool::new(false);
     ctrlc::set_handler(move || {
