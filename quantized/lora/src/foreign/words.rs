@@ -139,7 +139,7 @@ pub(super) fn check(tokenizer: &[u8], base: &Header) -> Result<(), ForeignError>
     }
     let joined = file.model.merges.iter().map(Merge::joined);
     match words("tokenizer.ggml.merges") {
-        Some(merges) => same_merges(joined.collect(), merges),
+        Some(merges) => same_merges(&joined.collect::<Vec<_>>(), merges),
         None => Ok(()),
     }
 }
@@ -163,7 +163,7 @@ fn same(piece: &str, base: &str) -> bool {
     }
 }
 
-fn same_merges(ours: Vec<String>, base: &[String]) -> Result<(), ForeignError> {
+fn same_merges(ours: &[String], base: &[String]) -> Result<(), ForeignError> {
     if ours.is_empty() || ours == base {
         return Ok(());
     }
@@ -173,7 +173,7 @@ fn same_merges(ours: Vec<String>, base: &[String]) -> Result<(), ForeignError> {
     Err(ForeignError::Words {
         difference: Difference::Merge {
             number,
-            pieces: of(&ours),
+            pieces: of(ours),
             base: of(base),
         },
     })
