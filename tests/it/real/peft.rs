@@ -63,7 +63,7 @@ fn as_mlx(peft: &Path, mlx: &Path) {
     }
     let header = Value::from(tensors).to_string();
     let length = (header.len() as u64).to_le_bytes();
-    let file = [&length, header.as_bytes(), &out].concat();
+    let file = [length.as_slice(), header.as_bytes(), &out].concat();
     let config = fs::read(peft.join("adapter_config.json")).expect("it was exported");
     let config: Value = serde_json::from_slice(&config).expect("JSON");
     let number = |key: &str| config[key].as_f64().expect("a number");
