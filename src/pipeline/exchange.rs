@@ -38,6 +38,7 @@ pub struct MergeReport {
     pub out: PathBuf,
     /// What the adapter was multiplied by.
     pub scale: f32,
+    /// What that did to the weights.
     #[serde(flatten)]
     pub merged: Merged,
 }
