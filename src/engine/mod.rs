@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::record::{Cancel, ContentHash, Pair};
 use crate::request::{Machine, Shape};
 
+pub mod chat;
 mod error;
 #[cfg(feature = "ggml")]
 pub mod ggml;
@@ -17,6 +18,7 @@ pub mod host;
 mod teach;
 pub mod toy;
 
+pub use chat::{ChatInfo, ChatOptions, ChatOrigin};
 pub use error::EngineError;
 pub use teach::{Lesson, LogsOf, Objective, SoftLabels, Spelling, Spoken, Teach, Token, WordsOf};
 
@@ -75,6 +77,9 @@ pub struct OpenOptions {
     /// of a run, but what a stage knows of itself.
     #[serde(skip)]
     pub repack: bool,
+    /// How conversations become text.
+    #[serde(skip)]
+    pub chat: ChatOptions,
 }
 
 impl Default for OpenOptions {
@@ -85,6 +90,7 @@ impl Default for OpenOptions {
             device: None,
             context: 0,
             repack: false,
+            chat: ChatOptions::default(),
         }
     }
 }
@@ -97,6 +103,7 @@ impl From<&Machine> for OpenOptions {
             device: machine.device.clone(),
             context: machine.ctx_size,
             repack: false,
+            chat: ChatOptions::default(),
         }
     }
 }
@@ -131,6 +138,11 @@ pub enum With {
 /// A base model with everything a stage may ask of it.
 pub trait Model: Generate + Score + Label + Teach + Train {
     fn info(&self) -> &ModelInfo;
+
+    /// The chat template in use; none where the engine has no templates.
+    fn chat(&self) -> Option<&ChatInfo> {
+        None
+    }
 
     /// Load a LoRA GGUF onto this base.
     ///

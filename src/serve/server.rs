@@ -17,7 +17,7 @@ use super::live::Registry;
 use super::worker::{self, Board, Command};
 use super::{Config, Say};
 use crate::engine::host::Host;
-use crate::engine::{Engine, OpenOptions};
+use crate::engine::{ChatOptions, Engine, OpenOptions};
 use crate::record::Clock;
 
 /// Threads that answer clients; the model has its own.
@@ -52,6 +52,7 @@ impl Server {
             device: config.device.clone(),
             context: config.context.div_euclid(config.slots.max(1)),
             repack: config.repack,
+            chat: ChatOptions::default(),
         };
         let hosted = engine.host(&config.model, &options, config.slots)?;
         let name = model_name(&config, &hosted.host.info().name);

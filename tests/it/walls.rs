@@ -93,6 +93,7 @@ const CRATES: &[(&str, &[&str])] = &[
         "translora_attach",
         &["src/plugin.rs", "src/lib.rs", "src/control/"],
     ),
+    ("translora_chat", &["src/engine/"]),
     (
         "translora_gguf",
         &[
@@ -130,6 +131,7 @@ const MEMBERS: &[(&str, &[&str])] = &[
         &[
             "translora-abi",
             "translora-attach",
+            "translora-chat",
             "translora-gguf",
             "translora-llama",
             "translora-lora",
@@ -139,6 +141,7 @@ const MEMBERS: &[(&str, &[&str])] = &[
     ),
     ("translora-abi", &[]),
     ("translora-attach", &["translora-gguf", "translora-lora"]),
+    ("translora-chat", &[]),
     ("translora-gguf", &[]),
     ("translora-llama", &["translora-gguf", "translora-lora"]),
     ("translora-lora", &["translora-gguf"]),
