@@ -52,7 +52,7 @@ pub(crate) fn environment() -> Environment<'static> {
         let sorted = filters::dictsort(&value, named)?;
         sorted
             .try_iter()
-            .map(|pairs| pairs.map(values::tuple).collect::<Value>())
+            .map(|pairs| pairs.map(|pair| values::tuple(&pair)).collect::<Value>())
     });
     jinja.add_function("joiner", minijinja_contrib::globals::joiner);
     jinja.add_test("callable", |value: &Value| value.kind() == ValueKind::Plain);
@@ -102,7 +102,7 @@ fn generator(name: &str, values: Value) -> Value {
                 .try_iter()
                 .into_iter()
                 .flatten()
-                .map(values::tuple)
+                .map(|pair| values::tuple(&pair))
                 .collect();
             Value::from_object(Generator::of(&pairs))
         }
@@ -131,6 +131,10 @@ fn strftime_now(state: &State, format: &str) -> Result<String, Error> {
     jiff::fmt::strtime::format(format, &now).map_err(|error| refuse(error.to_string()))
 }
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "minijinja passes the arguments of a filter by value"
+)]
 fn tojson(value: &Value, args: Rest<Value>, named: Kwargs) -> Result<String, Error> {
     let positional: Vec<Value> = args.iter().cloned().collect();
     let argument = |at: usize, name: &str| -> Result<Option<Value>, Error> {
@@ -188,6 +192,10 @@ fn int(value: &Value, default: Option<Value>, base: Option<u32>) -> Value {
         .unwrap_or_else(|| Value::from(0))
 }
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "minijinja passes the arguments of a filter by value"
+)]
 fn indent(
     text: &str,
     width: Option<Value>,

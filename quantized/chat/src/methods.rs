@@ -28,26 +28,7 @@ fn wrong(reason: &str) -> Error {
 fn of_string(text: &str, method: &str, args: &[Value]) -> Result<Option<Value>, Error> {
     let one = || from_args::<(&str,)>(args).map(|(argument,)| argument);
     Ok(Some(match method {
-        "split" | "rsplit" => {
-            let (separator, pieces) = split_arguments(args)?;
-            let mut pieces = match (separator.as_deref(), method) {
-                (Some(""), _) => return Err(wrong("empty separator")),
-                (Some(separator), "split") => {
-                    let pieces = text.splitn(pieces, separator);
-                    pieces.map(Value::from).collect::<Vec<_>>()
-                }
-                (Some(separator), _) => {
-                    let pieces = text.rsplitn(pieces, separator);
-                    pieces.map(Value::from).collect::<Vec<_>>()
-                }
-                (None, "split") => words(text, pieces),
-                (None, _) => last_words(text, pieces),
-            };
-            if method == "rsplit" {
-                pieces.reverse();
-            }
-            Value::from(pieces)
-        }
+        "split" | "rsplit" => split(text, method, args)?,
         "partition" => {
             let separator = one()?;
             let parts = text.split_once(separator);
@@ -98,6 +79,27 @@ fn of_string(text: &str, method: &str, args: &[Value]) -> Result<Option<Value>, 
         }
         _ => return Ok(None),
     }))
+}
+
+fn split(text: &str, method: &str, args: &[Value]) -> Result<Value, Error> {
+    let (separator, pieces) = split_arguments(args)?;
+    let mut pieces = match (separator.as_deref(), method) {
+        (Some(""), _) => return Err(wrong("empty separator")),
+        (Some(separator), "split") => {
+            let pieces = text.splitn(pieces, separator);
+            pieces.map(Value::from).collect::<Vec<_>>()
+        }
+        (Some(separator), _) => {
+            let pieces = text.rsplitn(pieces, separator);
+            pieces.map(Value::from).collect::<Vec<_>>()
+        }
+        (None, "split") => words(text, pieces),
+        (None, _) => last_words(text, pieces),
+    };
+    if method == "rsplit" {
+        pieces.reverse();
+    }
+    Ok(Value::from(pieces))
 }
 
 /// The widest that a text is filled up to. units: characters

@@ -45,7 +45,7 @@ impl Object for List {
 pub(crate) struct Tuple(Vec<Value>);
 
 /// The same items as a tuple.
-pub(crate) fn tuple(items: Value) -> Value {
+pub(crate) fn tuple(items: &Value) -> Value {
     Value::from_object(Tuple(items.try_iter().into_iter().flatten().collect()))
 }
 
