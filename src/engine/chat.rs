@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use translora_chat::{PLAIN, TemplateError, format};
+use translora_chat::{ChatTemplate, PLAIN, TemplateError, format};
 use translora_gguf::Header;
 
 use super::EngineError;
@@ -26,10 +26,9 @@ const HEADER_BYTES_MAX: u64 = 64 << 20;
 pub struct ChatOptions {
     /// A name of llama.cpp's, a file, or a Jinja text.
     pub template: Option<String>,
-    /// Adapters that may carry a template of their own; the first that does counts.
-    pub adapters: Vec<PathBuf>,
-    /// The template of a kit, where no adapter carries one.
-    pub kit: Option<String>,
+    /// Adapters and kits that may carry the template they were made with; the first that does
+    /// counts.
+    pub carriers: Vec<PathBuf>,
     /// Variables of every rendering.
     pub kwargs: Map<String, Value>,
     /// What the template takes for now. units: seconds since 1970
@@ -51,10 +50,8 @@ pub struct ChatInfo {
 pub enum ChatOrigin {
     /// The request, by this name or file.
     Request(String),
-    /// This adapter.
-    Adapter(PathBuf),
-    /// The kit.
-    Kit,
+    /// This adapter or kit.
+    Carrier(PathBuf),
     /// The model itself.
     Model,
     /// Nobody: the plain format.
@@ -73,18 +70,17 @@ impl ChatInfo {
                 origin,
             });
         }
-        for adapter in &options.adapters {
+        for adapter in &options.carriers {
             if let Some(text) = carried(adapter) {
                 return Ok(Self {
                     text,
-                    origin: ChatOrigin::Adapter(adapter.clone()),
+                    origin: ChatOrigin::Carrier(adapter.clone()),
                 });
             }
         }
-        let (text, origin) = match (&options.kit, model) {
-            (Some(text), _) => (text.clone(), ChatOrigin::Kit),
-            (None, Some(text)) => (text, ChatOrigin::Model),
-            (None, None) => (PLAIN.to_owned(), ChatOrigin::Plain),
+        let (text, origin) = match model {
+            Some(text) => (text, ChatOrigin::Model),
+            None => (PLAIN.to_owned(), ChatOrigin::Plain),
         };
         Ok(Self { text, origin })
     }
@@ -103,11 +99,10 @@ impl ChatInfo {
                 Some("chat template: the text of the request".into())
             }
             ChatOrigin::Request(name) => Some(format!("chat template: {name}")),
-            ChatOrigin::Adapter(path) => Some(format!(
+            ChatOrigin::Carrier(path) => Some(format!(
                 "chat template: the one that {} was made with",
                 path.display()
             )),
-            ChatOrigin::Kit => Some("chat template: the kit's".into()),
             ChatOrigin::Plain => Some(
                 "the model has no chat template: each message is a line, and the answer ends with \
                  the end of the text; `chat_template` takes another format"
@@ -126,25 +121,88 @@ fn named(asked: &str) -> Result<String, EngineError> {
         return Ok(asked.to_owned());
     }
     let path = Path::new(asked);
+    let refuse = |reason: String| EngineError::ChatTemplate {
+        path: path.to_owned(),
+        reason,
+    };
     if !path.is_file() {
-        let refusal = TemplateError::unknown(asked);
-        return Err(EngineError::Template(refusal.to_string()));
+        return Err(refuse(TemplateError::unknown().to_string()));
     }
-    let refuse = |source| EngineError::Io {
+    let failed = |source| EngineError::Io {
         path: path.to_owned(),
         source,
     };
-    if std::fs::metadata(path).map_err(refuse)?.len() > TEMPLATE_BYTES_MAX {
-        let reason = format!("{asked} is larger than {TEMPLATE_BYTES_MAX} bytes");
-        return Err(EngineError::Template(reason));
+    if std::fs::metadata(path).map_err(failed)?.len() > TEMPLATE_BYTES_MAX {
+        return Err(refuse(format!("it is larger than {TEMPLATE_BYTES_MAX} bytes")));
     }
-    std::fs::read_to_string(path).map_err(refuse)
+    std::fs::read_to_string(path).map_err(failed)
 }
 
-/// The template in the header of an adapter. Whether the file is sound is another's question.
+/// What a model's own template is worth, for a person: `its own`, `none` or why it cannot be used.
+pub fn verdict(text: Option<&str>) -> String {
+    match text.map(|text| ChatTemplate::new(text, "", "")) {
+        None => "none: translora takes the format plain".into(),
+        Some(Ok(_)) => "its own".into(),
+        Some(Err(error)) => format!("refused: {error}"),
+    }
+}
+
+/// The template in the header of an adapter or a kit. Whether the file is sound is another's question.
 fn carried(adapter: &Path) -> Option<String> {
     let (header, _) = Header::open(adapter, HEADER_BYTES_MAX).ok()?;
     let keys = [TEMPLATE_KEY, MODEL_KEY];
     let text = keys.iter().find_map(|key| header.get(key)?.as_str())?;
     Some(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(options: &ChatOptions, model: Option<&str>) -> ChatInfo {
+        ChatInfo::choose(options, model.map(str::to_owned)).unwrap()
+    }
+
+    #[test]
+    fn what_was_asked_for_comes_first_and_plain_last() {
+        let folder = std::env::temp_dir().join(format!("translora-chat-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let (adapter, file) = (folder.join("l.gguf"), folder.join("t.jinja"));
+        let mut writer = translora_gguf::Writer::new();
+        writer.set("general.type", "adapter");
+        writer.set(TEMPLATE_KEY, "{{ 'adapter' }}");
+        std::fs::write(&adapter, writer.to_bytes().unwrap()).unwrap();
+        std::fs::write(&file, "{{ 'file' }}").unwrap();
+        let asking = |template: Option<&str>, carriers: &[&Path]| ChatOptions {
+            template: template.map(str::to_owned),
+            carriers: carriers.iter().map(|path| (*path).to_owned()).collect(),
+            ..ChatOptions::default()
+        };
+        let file_name = file.display().to_string();
+        let missing = folder.join("missing");
+        for (template, carriers, model, text, carried) in [
+            (Some(&*file_name), &[&*adapter][..], Some("{{ 'm' }}"), "{{ 'file' }}", true),
+            (Some("{{ 'x' }}"), &[], Some("{{ 'm' }}"), "{{ 'x' }}", true),
+            (None, &[&*missing, &*adapter][..], Some("{{ 'm' }}"), "{{ 'adapter' }}", true),
+            (None, &[&*missing][..], Some("{{ 'm' }}"), "{{ 'm' }}", false),
+            (None, &[], None, PLAIN, true),
+        ] {
+            let chat = chosen(&asking(template, carriers), model);
+            assert_eq!(chat.text, text);
+            assert_eq!(chat.carried().is_some(), carried, "{text}");
+            assert_eq!(chat.note().is_some(), carried, "{text}");
+        }
+        assert_eq!(chosen(&asking(Some("plain"), &[]), Some("{{ 'm' }}")).text, PLAIN);
+        let unknown = ChatInfo::choose(&asking(Some("lama3"), &[]), None).unwrap_err();
+        let said = unknown.to_string();
+        assert!(said.starts_with("lama3: ") && said.contains("llama3, "), "{said}");
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_verdict_says_why() {
+        assert_eq!(verdict(Some("{{ 'x' }}")), "its own");
+        assert!(verdict(Some("{% for x")).starts_with("refused: the template does not compile"));
+        assert!(verdict(None).starts_with("none"));
+    }
 }

@@ -42,6 +42,9 @@ pub enum EngineError {
     SameFirstToken { model: String, words: [String; 2] },
     #[error("the chat template refuses this conversation: {0}")]
     Template(String),
+    /// A model's template, or the one that was asked for, by its file or name.
+    #[error("{path}: cannot use this chat template: {reason}")]
+    ChatTemplate { path: PathBuf, reason: String },
     #[error("{reason}")]
     Example { index: usize, reason: String },
     #[error("{model}: modules {asked:?}: {reason}")]
@@ -80,6 +83,7 @@ impl Blame for EngineError {
             | Self::Tokenizer { .. }
             | Self::SameFirstToken { .. }
             | Self::Template(_)
+            | Self::ChatTemplate { .. }
             | Self::Example { .. }
             | Self::Modules { .. }
             | Self::Untrainable { .. }
@@ -123,6 +127,7 @@ impl Blame for EngineError {
                 Remedy::or([Remedy::choose_other("modules"), Step::OtherModel.into()])
             }
             Self::NotFinite { .. } => Remedy::lower("lr"),
+            Self::ChatTemplate { .. } => Remedy::choose_other("chat_template"),
             Self::Internal(_) => Step::Report.into(),
             Self::Cancelled(_) | Self::Template(_) | Self::Snapshot(_) => return None,
         };

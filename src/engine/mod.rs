@@ -103,7 +103,11 @@ impl From<&Machine> for OpenOptions {
             device: machine.device.clone(),
             context: machine.ctx_size,
             repack: false,
-            chat: ChatOptions::default(),
+            chat: ChatOptions {
+                template: machine.chat.chat_template.clone(),
+                kwargs: machine.chat.chat_template_kwargs.clone().unwrap_or_default(),
+                ..ChatOptions::default()
+            },
         }
     }
 }

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::journal::{Header, InJournal, Journal, Product};
-use super::{Context, Event, PipelineError, Stage};
+use super::{Context, Event, PipelineError, Stage, TransferPlan};
 use crate::distill::{Checkpoint, EarlyStop, Recipe, Run, StepLine, learning_rate};
-use crate::engine::{AdapterId, Engine, EngineError, LoraSpec, Model, Monitor, OpenOptions};
+use crate::engine::{AdapterId, ChatOptions, Engine, EngineError, LoraSpec, Model, Monitor, OpenOptions};
 use crate::kit;
 use crate::record::{Blame, Cancel, ContentHash, Fault, Pair, Restored};
 use crate::request::{Machine, Training};
@@ -27,6 +27,8 @@ pub struct Job<'c> {
     /// The most memory that the process had held by the end of each stage, where the clock tells.
     /// units: bytes
     pub peak_bytes: BTreeMap<String, u64>,
+    /// When the run began, also for one that goes on. units: seconds since 1970
+    pub now: u64,
 }
 
 /// What a stage has done, before it is timed and kept.
@@ -108,12 +110,16 @@ impl<'c> Job<'c> {
         let resume =
             plan.as_object_mut().and_then(|plan| plan.remove("resume")) == Some(true.into());
         let journal = Journal::open(out, Header::new(command, &plan, inputs), resume)?;
-        Ok(Self {
+        let mut job = Self {
             context,
             journal,
             seconds: BTreeMap::new(),
             peak_bytes: BTreeMap::new(),
-        })
+            now: 0,
+        };
+        let now = job.settle("began", context.clock.unix_seconds().to_string())?;
+        job.now = now.parse().unwrap_or_default();
+        Ok(job)
     }
 
     /// Run a stage, or take its result from the journal.
@@ -288,6 +294,7 @@ pub struct Session<'a> {
     machine: &'a Machine,
     adapters: Vec<PathBuf>,
     repack: bool,
+    chat: ChatOptions,
     open: Option<(Box<dyn Model>, Vec<AdapterId>)>,
 }
 
@@ -298,14 +305,38 @@ impl<'a> Session<'a> {
         machine: &'a Machine,
         adapters: Vec<PathBuf>,
     ) -> Self {
+        let chat = ChatOptions {
+            carriers: adapters.clone(),
+            ..OpenOptions::from(machine).chat
+        };
         Self {
             engine,
             base,
             machine,
             adapters,
             repack: false,
+            chat,
             open: None,
         }
+    }
+
+    /// The source of a transfer.
+    pub fn of_source(
+        engine: &'a dyn Engine,
+        plan: &'a TransferPlan,
+        adapters: Vec<PathBuf>,
+    ) -> Self {
+        let mut session = Self::new(engine, &plan.source, &plan.machine, adapters);
+        session.chat.template.clone_from(&plan.source_chat_template);
+        session.chat.carriers = vec![plan.source_lora.clone()];
+        session.chat.carriers.extend(plan.kit.clone());
+        session
+    }
+
+    /// Let templates that write the date write this one. units: seconds since 1970
+    pub fn at(mut self, now: u64) -> Self {
+        self.chat.now = now;
+        self
     }
 
     /// Open it for its answers, with its weights laid out for speed in memory of their own; not
@@ -322,6 +353,7 @@ impl<'a> Session<'a> {
         if self.open.is_none() {
             let options = OpenOptions {
                 repack: self.repack,
+                chat: self.chat.clone(),
                 ..self.machine.into()
             };
             let mut model = self.engine.open(self.base, &options)?;
@@ -357,6 +389,16 @@ pub fn hash_inputs(
         hashes.insert((*name).to_owned(), kit::hash_file(path)?);
     }
     Ok(hashes)
+}
+
+/// The template that is not the model's own: say which it is, and return it for whoever uses what
+/// is made with it.
+pub fn template(context: &Context<'_>, model: &dyn Model) -> Option<String> {
+    let chat = model.chat()?;
+    if let Some(note) = chat.note() {
+        context.events.note(Stage::Open, note);
+    }
+    chat.carried().map(str::to_owned)
 }
 
 /// Check that a model can read every row of a file.

@@ -6,7 +6,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::job::{Done, Job, Session, announce, check_rows, fitting, hash_inputs, once, recipe};
+use super::job::{
+    Done, Job, Session, announce, check_rows, fitting, hash_inputs, once, recipe, template,
+};
 use super::journal::{Journal, blob_name};
 use super::{Context, KitPlan, KitReport, PipelineError, Stage};
 use crate::distill::{FitReport, Fitted, Recipe, check_memory, fit};
@@ -128,8 +130,9 @@ impl KitJob<'_> {
             &self.plan.model,
             &self.plan.machine,
             vec![self.plan.lora.clone()],
-        );
-        self.check_model(job, &mut source)?;
+        )
+        .at(job.now);
+        let template = self.check_model(job, &mut source)?;
         let made_up = self.made_up(job, &mut source)?;
         let data = discriminator_data(
             &self.question,
@@ -169,7 +172,8 @@ impl KitJob<'_> {
             Stage::Kit,
             format!("discriminator trained in {} steps", fit.steps),
         );
-        self.publish(job, &card, &adapter, inputs)
+        let template = Some(template).filter(|text| !text.is_empty());
+        self.publish(job, &card, &adapter, inputs, template)
     }
 
     fn recipe(&self, epochs: f32, model: &dyn Model) -> Recipe {
@@ -181,9 +185,11 @@ impl KitJob<'_> {
         &self,
         job: &mut Job<'_>,
         source: &mut Session<'_>,
-    ) -> Result<(), PipelineError> {
-        job.stage("open", Stage::Open, |monitor, _| {
+    ) -> Result<String, PipelineError> {
+        let context = job.context;
+        let done = job.stage("open", Stage::Open, |monitor, _| {
             let (model, _) = source.get()?;
+            let template = template(context, model).unwrap_or_default();
             check_rows(model, &self.plan.data, self.rows, monitor.cancel)?;
             let ask = |input: &String| Pair {
                 prompt: self.question.ask(input),
@@ -192,9 +198,9 @@ impl KitJob<'_> {
             let pairs: Vec<Pair> = self.real.iter().map(ask).collect();
             let recipe = self.recipe(self.plan.epochs, model);
             check_memory(model, &pairs, &recipe)?;
-            Ok(Done::head((), model.info().name.clone()))
+            Ok(Done::head(template, model.info().name.clone()))
         })?;
-        Ok(())
+        Ok(done.head)
     }
 
     /// The source base's own continuations of the seeds, as many as there are real inputs where it
@@ -428,6 +434,7 @@ impl KitJob<'_> {
         card: &DiscriminatorCard,
         adapter: &[u8],
         inputs: Option<(InputModelCard, Vec<u8>)>,
+        chat_template: Option<String>,
     ) -> Result<KitReport, PipelineError> {
         let (input_card, input_model) = inputs.unzip();
         let manifest = Manifest {
@@ -436,6 +443,7 @@ impl KitJob<'_> {
             base: self.hashes["model"],
             adapter: self.hashes["lora"],
             prompt_format: Manifest::CHAT.into(),
+            chat_template,
             question: self.question.clone(),
             discriminator: Some(card.clone()),
             input_model: input_card.clone(),

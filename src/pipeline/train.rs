@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::job::{Done, Job, Session, announce, check_rows, fitting, hash_inputs, once, recipe};
+use super::job::{
+    Done, Job, Session, announce, check_rows, fitting, hash_inputs, once, recipe, template,
+};
 use super::journal::Journal;
 use super::transfer::metadata;
 use super::{Context, EvalPlan, EvalReport, PipelineError, Stage, TrainPlan, TrainReport};
@@ -56,9 +58,9 @@ fn train_in(
     outputs: &Outputs,
     job: &mut Job<'_>,
 ) -> Result<TrainReport, PipelineError> {
-    let context = job.context;
+    let (context, now) = (job.context, job.now);
     let done = job.stage("distill", Stage::Distill, |monitor, journal| {
-        let mut session = Session::new(engine, &plan.model, &plan.machine, Vec::new());
+        let mut session = Session::new(engine, &plan.model, &plan.machine, Vec::new()).at(now);
         let (model, _) = session.get()?;
         check_rows(model, &plan.data, rows, monitor.cancel)?;
         let recipe = recipe(
@@ -68,6 +70,7 @@ fn train_in(
             model.info().width,
         );
         let mut header = header.clone();
+        header.extend(template(context, model).map(|text| ("chat_template".to_owned(), text)));
         header.insert(
             "recipe".into(),
             serde_json::to_string(&recipe).unwrap_or_default(),
@@ -144,9 +147,12 @@ pub fn eval(
     })?;
     seconds.insert(Stage::Kit.name().to_owned(), spent);
     let adapters = plan.lora.iter().cloned().collect();
-    let mut session = Session::new(engine, &plan.model, &plan.machine, adapters).for_answers(None);
+    let mut session = Session::new(engine, &plan.model, &plan.machine, adapters)
+        .at(context.clock.unix_seconds())
+        .for_answers(None);
     let ((), spent) = once(context, Stage::Open, |monitor| {
         let (model, _) = session.get()?;
+        template(context, model);
         check_rows(model, &plan.data, &rows, monitor.cancel)?;
         Ok(((), model.info().name.clone()))
     })?;

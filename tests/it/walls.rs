@@ -145,7 +145,10 @@ const MEMBERS: &[(&str, &[&str])] = &[
     ("translora-attach", &["translora-gguf", "translora-lora"]),
     ("translora-chat", &[]),
     ("translora-gguf", &[]),
-    ("translora-llama", &["translora-gguf", "translora-lora"]),
+    (
+        "translora-llama",
+        &["translora-chat", "translora-gguf", "translora-lora"],
+    ),
     ("translora-lora", &["translora-gguf"]),
     ("translora-system", &[]),
     ("translora-train", &["translora-gguf", "translora-llama"]),

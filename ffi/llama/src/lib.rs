@@ -15,6 +15,8 @@ mod compute;
 mod context;
 mod dtype;
 mod error;
+#[cfg(test)]
+mod formats;
 mod graph;
 mod kernels;
 mod listing;

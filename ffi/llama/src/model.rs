@@ -274,9 +274,16 @@ impl Model {
         usize::try_from(unsafe { sys::llama_model_n_ctx_train(self.raw()) }).unwrap_or(0)
     }
 
-    /// The model has an encoder, is recurrent or hybrid: not the plain decoder that generation here
-    /// assumes.
+    /// The model has an encoder, makes embeddings, is recurrent or hybrid: not the plain decoder
+    /// that generation here assumes.
     pub fn unusual(&self) -> Option<&'static str> {
+        let key = |name: &str| self.metadata(&format!("{}.{name}", self.architecture()));
+        if key("attention.causal").is_some_and(|causal| causal == "false") {
+            return Some("it is an encoder: each token sees those that follow");
+        }
+        if key("pooling_type").is_some_and(|pooling| pooling != "0") {
+            return Some("it is an embedding model");
+        }
         // SAFETY: each reads a field of a live model.
         unsafe {
             if sys::llama_model_has_encoder(self.raw()) {

@@ -26,22 +26,14 @@ pub enum TemplateError {
     /// An argument has the name of one that the template always gets.
     #[error("{0:?} cannot be an argument of the template: it is set already")]
     Reserved(String),
-    /// There is no format of this name.
-    #[error("{name:?} is no file, and no chat template has this name; there are {known}")]
-    Name {
-        /// As it was written.
-        name: String,
-        /// The names that exist, with commas between.
-        known: String,
-    },
+    /// There is no format of a name; the names that exist, with commas between.
+    #[error("it is no file, and no chat template has this name; there are {0}")]
+    Name(String),
 }
 
 impl TemplateError {
     /// There is neither a file nor a format of this name.
-    pub fn unknown(name: &str) -> Self {
-        Self::Name {
-            name: name.to_owned(),
-            known: crate::format_names().collect::<Vec<_>>().join(", "),
-        }
+    pub fn unknown() -> Self {
+        Self::Name(crate::format_names().collect::<Vec<_>>().join(", "))
     }
 }

@@ -211,9 +211,12 @@ impl GgmlModel {
     fn open(backend: Backend, base: &Path, options: &OpenOptions) -> Result<Self, EngineError> {
         let (model, info) = load(backend, base, options)?;
         let chat = ChatInfo::choose(&options.chat, model.metadata(MODEL_KEY))?;
-        let chat = Chat::of(&model, chat, &options.chat).map_err(|error| EngineError::Model {
-            path: base.to_owned(),
-            reason: error.to_string(),
+        let chat = Chat::of(&model, chat, &options.chat).map_err(|error| match error {
+            LlamaError::Template(reason) => EngineError::ChatTemplate {
+                path: base.to_owned(),
+                reason,
+            },
+            other => internal(other),
         })?;
         let threads = threads(options);
         let (options, spelled) = (options.clone(), OnceLock::new());

@@ -23,9 +23,9 @@ const SPOILED: &[(&str, Spoil, &[&str])] = &[
         &["it has no tokenizer"],
     ),
     (
-        "no-template",
-        |key, value| keep(key != "tokenizer.chat_template", value),
-        &["chat template"],
+        "empty-template",
+        |key, value| replace(key, value, "tokenizer.chat_template", "{% if false %}x{% endif %}"),
+        &["chat template", "writes nothing"],
     ),
     (
         "broken-template",
