@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use translora_chat::{PLAIN, TemplateError, format};
-use translora_gguf::Header;
+use translora_gguf::{Header, read_file};
 
 use super::EngineError;
 
@@ -130,15 +130,12 @@ fn named(asked: &str) -> Result<String, EngineError> {
         let refusal = TemplateError::unknown(asked);
         return Err(EngineError::Template(refusal.to_string()));
     }
-    let refuse = |source| EngineError::Io {
+    let bytes = read_file(path, TEMPLATE_BYTES_MAX).map_err(|source| EngineError::File {
         path: path.to_owned(),
         source,
-    };
-    if std::fs::metadata(path).map_err(refuse)?.len() > TEMPLATE_BYTES_MAX {
-        let reason = format!("{asked} is larger than {TEMPLATE_BYTES_MAX} bytes");
-        return Err(EngineError::Template(reason));
-    }
-    std::fs::read_to_string(path).map_err(refuse)
+    })?;
+    String::from_utf8(bytes)
+        .map_err(|_| EngineError::Template(format!("{asked} is not UTF-8 text")))
 }
 
 /// The template in the header of an adapter. Whether the file is sound is another's question.
