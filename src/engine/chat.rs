@@ -128,14 +128,11 @@ fn named(asked: &str) -> Result<String, EngineError> {
     if !path.is_file() {
         return Err(refuse(TemplateError::unknown().to_string()));
     }
-    let failed = |source| EngineError::Io {
+    let bytes = read_file(path, TEMPLATE_BYTES_MAX).map_err(|source| EngineError::File {
         path: path.to_owned(),
         source,
-    };
-    if std::fs::metadata(path).map_err(failed)?.len() > TEMPLATE_BYTES_MAX {
-        return Err(refuse(format!("it is larger than {TEMPLATE_BYTES_MAX} bytes")));
-    }
-    std::fs::read_to_string(path).map_err(failed)
+    })?;
+    String::from_utf8(bytes).map_err(|_| refuse("it is not UTF-8 text".into()))
 }
 
 /// What a model's own template is worth, for a person: `its own`, `none` or why it cannot be used.

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use translora_gguf::SplitError;
+use translora_gguf::{FileError, SplitError};
 use translora_lora::LoraError;
 
 use crate::record::{Blame, Cancelled, Fault, Remedy, Step};
@@ -25,11 +25,9 @@ pub enum EngineError {
     /// A backend of ggml that lies in a file of its own.
     #[error("{path}: cannot load this backend: {reason}")]
     Backend { path: PathBuf, reason: String },
+    /// It cannot be read, or is no file of the kind that is wanted.
     #[error("{path}: {source}")]
-    Io {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    File { path: PathBuf, source: FileError },
     #[error(
         "{model}: the tokenizer cannot encode {text:?} without loss (it comes back as {back:?})"
     )]
@@ -74,7 +72,8 @@ impl Blame for EngineError {
     fn fault(&self) -> Fault {
         match self {
             Self::Cancelled(_) => Fault::Cancelled,
-            Self::Memory(_) | Self::Io { .. } | Self::Backend { .. } => Fault::Machine,
+            Self::Memory(_) | Self::Backend { .. } => Fault::Machine,
+            Self::File { source, .. } => source.fault(),
             Self::Internal(_) => Fault::Bug,
             Self::Model { .. }
             | Self::Split(_)
@@ -101,7 +100,7 @@ impl Blame for EngineError {
             Self::Adapter { source, .. } => return source.remedy(),
             Self::AdapterLoad { .. } => Remedy::or([Step::PlainAdapter.into(), Remedy::Inspect]),
             Self::Backend { .. } => Remedy::or([Step::BackendNeeds.into(), Step::NoBackend.into()]),
-            Self::Io { .. } => Step::CheckPath.into(),
+            Self::File { source, .. } => return source.remedy(),
             Self::Tokenizer { .. } => {
                 Remedy::or([Step::OtherModel.into(), Step::LeaveOutRows.into()])
             }
@@ -143,6 +142,7 @@ impl Blame for LoraError {
     fn remedy(&self) -> Option<Remedy> {
         let step = match self {
             Self::Nothing { .. } => return Some(Step::TrainedAdapter.into()),
+            Self::Gguf(error) => return error.remedy(),
             error if error.is_about_the_base() => Step::FittingAdapter,
             _ => Step::PlainAdapter,
         };

@@ -12,6 +12,7 @@ use crate::request::{Machine, Shape};
 
 pub mod chat;
 mod error;
+mod file;
 #[cfg(feature = "ggml")]
 pub mod ggml;
 pub mod host;

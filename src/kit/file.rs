@@ -139,10 +139,7 @@ impl Kit {
     /// bounds: `kit_bytes_max`
     pub fn open(path: &Path, limits: &Limits) -> Result<Self, KitError> {
         let bytes = read_bytes(path, limits.kit_bytes_max)?;
-        let gguf = Gguf::parse(&bytes).map_err(|source| KitError::Gguf {
-            path: path.to_owned(),
-            source,
-        })?;
+        let gguf = Gguf::parse(&bytes).map_err(|error| KitError::of_file(path, error))?;
         parse(&gguf).map_err(|reason| KitError::NotAKit {
             path: path.to_owned(),
             reason,

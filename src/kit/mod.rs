@@ -7,12 +7,11 @@
 //! Refuses to know: models, stages, where outputs go. Called by the pipeline; `generate` imports
 //! [`Seed`].
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::Path;
 
 use translora_gguf::limits::MODEL_HEADER_BYTES_MAX;
-use translora_gguf::{Header, Parts, read_file};
+use translora_gguf::{FileError, Header, Parts, open_file, read_file};
 
 use crate::record::{ContentHash, Limits};
 
@@ -62,24 +61,21 @@ pub fn hash_file(path: &Path) -> Result<ContentHash, KitError> {
     let files = Parts::files(path, MODEL_HEADER_BYTES_MAX);
     let files = files.map_err(|error| KitError::of_file(path, error))?;
     ContentHash::of_chunks(files.iter().flat_map(|path| {
-        let io = |source| KitError::Io {
-            path: path.clone(),
-            source,
-        };
-        chunks(path).map(move |chunk| chunk.map_err(io))
+        let refuse = |error| KitError::of_file(path, error);
+        chunks(path).map(move |chunk| chunk.map_err(refuse))
     }))
 }
 
 /// The bytes of a file, piece by piece; an error is the last of them.
-fn chunks(path: &Path) -> impl Iterator<Item = io::Result<Vec<u8>>> {
-    let mut file = Some(File::open(path));
+fn chunks(path: &Path) -> impl Iterator<Item = Result<Vec<u8>, FileError>> {
+    let mut file = Some(open_file(path).map(|(file, _)| file));
     std::iter::from_fn(move || {
         let mut chunk = Vec::with_capacity(CHUNK_BYTES);
         let read = match file.take()? {
             Ok(open) => {
                 let read = (&open).take(CHUNK_BYTES as u64).read_to_end(&mut chunk);
                 file = Some(Ok(open));
-                read
+                read.map_err(FileError::from)
             }
             Err(error) => Err(error),
         };

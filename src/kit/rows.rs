@@ -1,9 +1,9 @@
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use serde_json::Value;
+use translora_gguf::open_file;
 
 use super::{KitError, LineFault};
 use crate::record::{Limits, Pair};
@@ -25,15 +25,8 @@ pub fn read_rows(
     completion: Completion,
     limits: &Limits,
 ) -> Result<Vec<Pair>, KitError> {
-    let file = File::open(path).map_err(|source| io(path, source))?;
+    let (file, _) = open_file(path).map_err(|error| KitError::of_file(path, error))?;
     read_from(BufReader::new(file), path, completion, limits)
-}
-
-fn io(path: &Path, source: std::io::Error) -> KitError {
-    KitError::Io {
-        path: path.to_owned(),
-        source,
-    }
 }
 
 fn read_from(
@@ -52,7 +45,7 @@ fn read_from(
             .by_ref()
             .take(bytes_max)
             .read_until(b'\n', &mut line)
-            .map_err(|source| io(path, source))?
+            .map_err(|error| KitError::of_file(path, error))?
             == 0
         {
             break;

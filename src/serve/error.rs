@@ -52,10 +52,10 @@ impl Blame for ServeError {
                 Remedy::or([Remedy::choose_other("port"), Step::StopListener.into()])
             }
             Self::Adapter { .. } => Step::RenameFile.into(),
-            Self::Engine(error) if error.fault() == Fault::Machine => {
+            Self::Engine(EngineError::Memory(_)) => {
                 Remedy::or([Remedy::lower("ctx_size"), Remedy::lower("parallel")])
             }
-            Self::Engine(_) => Remedy::Inspect,
+            Self::Engine(error) => return error.remedy(),
             Self::Threads(_) | Self::Stopped(_) => return None,
         })
     }
@@ -220,12 +220,10 @@ impl From<EngineError> for ApiError {
     fn from(error: EngineError) -> Self {
         let message = error.to_string();
         let refused = match (&error, error.fault()) {
-            (EngineError::Io { source, .. }, _)
-                if source.kind() == std::io::ErrorKind::NotFound =>
-            {
+            (EngineError::File { source, .. }, _) if source.is_missing() => {
                 Self::not_found(message)
             }
-            (_, Fault::Input) | (EngineError::Io { .. }, _) => Self::input(message),
+            (_, Fault::Input) | (EngineError::File { .. }, _) => Self::input(message),
             _ => Self::internal(message),
         };
         let hint = |remedy: Remedy| json!({ "hint": remedy.words(&InJson) });

@@ -16,6 +16,7 @@ mod bad_inputs;
 mod bad_models;
 mod bench;
 mod exchanges;
+mod foreign_files;
 mod jobs;
 mod memory;
 mod objectives;

@@ -43,7 +43,7 @@ const BAD: &[Bad] = &[
     (
         "a base as the adapter",
         |w, p| p.source_lora = w.source.clone(),
-        &["old.json", "not a GGUF"],
+        &["old.json", "no GGUF file"],
     ),
     (
         "seeds that are the same",
@@ -84,7 +84,7 @@ const BAD: &[Bad] = &[
     (
         "seeds as a kit",
         |w, p| kit_of(p, w.seeds.clone()),
-        &["seeds.jsonl", "not a GGUF"],
+        &["seeds.jsonl", "no GGUF file"],
     ),
     (
         "an adapter as a kit",

@@ -6,6 +6,7 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use llama_cpp_sys_2 as sys;
+use translora_gguf::open_file;
 use translora_lora::{Base, Lora};
 
 use crate::backend::Backend;
@@ -320,28 +321,15 @@ impl fmt::Debug for Model {
 
 /// Map a file into memory, to be read.
 pub fn map_file(path: &Path) -> Result<memmap2::Mmap, LlamaError> {
-    let io = |source| LlamaError::Io {
+    let refuse = |source| LlamaError::File {
         path: path.to_owned(),
         source,
     };
-    // Asked before the file is opened: opening a pipe would wait for a writer.
-    let kind = path.metadata().map_err(io)?.file_type();
-    if !kind.is_file() {
-        let what = if kind.is_dir() {
-            "this is a folder, and no file"
-        } else {
-            "this is a device or a pipe, and no file"
-        };
-        return Err(io(std::io::Error::new(
-            std::io::ErrorKind::InvalidInput,
-            what,
-        )));
-    }
-    let file = std::fs::File::open(path).map_err(io)?;
+    let (file, _) = open_file(path).map_err(refuse)?;
     // SAFETY: the map is read-only. A file truncated by someone else while it is mapped raises
     // SIGBUS; the same holds for llama.cpp's own map of every model, and everything this project
     // writes is renamed into place, never truncated.
-    unsafe { memmap2::Mmap::map(&file) }.map_err(io)
+    unsafe { memmap2::Mmap::map(&file) }.map_err(|error| refuse(error.into()))
 }
 
 /// A LoRA loaded onto a model. Owns a share of that model, so it cannot outlive it. Clones share

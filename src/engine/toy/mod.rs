@@ -14,8 +14,6 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
-use translora_gguf::FileError;
-
 use super::host::Hosted;
 use super::{
     AdapterId, Answer, CompletionScore, Continuation, Engine, EngineError, Generate,
@@ -116,12 +114,9 @@ pub(super) fn is_base(path: &Path) -> bool {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, EngineError> {
-    translora_gguf::read_file(path, FILE_BYTES_MAX).map_err(|error| EngineError::Io {
+    translora_gguf::read_file(path, FILE_BYTES_MAX).map_err(|source| EngineError::File {
         path: path.to_owned(),
-        source: match error {
-            FileError::Io(source) => source,
-            other => std::io::Error::other(other),
-        },
+        source,
     })
 }
 

@@ -70,9 +70,9 @@ fn engine() -> Room {
                 path: "libggml-cuda.so".into(),
                 reason: "no driver".into(),
             },
-            E::Io {
+            E::File {
                 path: "m.gguf".into(),
-                source: disk(),
+                source: disk().into(),
             },
             E::Tokenizer {
                 model: model(),
@@ -119,9 +119,9 @@ fn kit() -> [Room; 2] {
     let path = || "k.kit".into();
     let hash = ContentHash::of(b"x");
     let errors = [
-        E::Io {
+        E::File {
             path: path(),
-            source: disk(),
+            source: disk().into(),
         },
         E::Line {
             path: path(),
@@ -141,23 +141,6 @@ fn kit() -> [Room; 2] {
             path: path(),
             distinct: 1,
             needed: 2,
-        },
-        E::NotAFile {
-            path: path(),
-            what: "a folder",
-        },
-        E::TooLarge {
-            path: path(),
-            bytes: 2,
-            bytes_max: 1,
-        },
-        E::LargeHeader {
-            path: path(),
-            bytes_max: 1,
-        },
-        E::Gguf {
-            path: path(),
-            source: GgufError::BigEndian,
         },
         E::Split(SplitError::NotFirst {
             path: path(),
