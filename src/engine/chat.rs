@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use translora_chat::{ChatTemplate, PLAIN, TemplateError, format};
-use translora_gguf::Header;
+use translora_gguf::{Header, read_file};
 
 use super::EngineError;
 
@@ -144,7 +144,8 @@ pub fn verdict(text: Option<&str>) -> String {
     }
 }
 
-/// The template in the header of an adapter or a kit. Whether the file is sound is another's question.
+/// The template in the header of an adapter or a kit. Whether the file is sound is another's
+/// question.
 fn carried(adapter: &Path) -> Option<String> {
     let (header, _) = Header::open(adapter, HEADER_BYTES_MAX).ok()?;
     let keys = [TEMPLATE_KEY, MODEL_KEY];

@@ -52,6 +52,11 @@ pub trait Host: Send + Sync {
         None
     }
 
+    /// Why no conversation can be rendered; none where they can.
+    fn chat_refusal(&self) -> Option<String> {
+        None
+    }
+
     /// A conversation as text; `answer` opens the assistant's turn.
     ///
     /// fails: the template refuses it.
@@ -67,7 +72,7 @@ pub trait Host: Send + Sync {
     }
 
     /// Messages as OpenAI's API has them as text, with tools and variables of the template
-    /// (`chat_template_kwargs`). The variables of [`ChatOptions`](super::ChatOptions) hold where
+    /// (`chat_template_kwargs`). A time of 0 is now. The variables of [`ChatOptions`](super::ChatOptions) hold where
     /// `rendering` does not name them.
     ///
     /// fails: the template does not compile, refuses the messages, or writes nothing.

@@ -2,11 +2,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
+use translora::engine::ChatOptions;
 use translora::jobs;
 use translora::record::{Blame, SystemClock};
 use translora::serve::{Config, Limits, Server};
 
-use crate::args::{between, gpu_layers};
+use crate::args::{between, gpu_layers, template_arguments};
 use crate::failure::{Failure, InFlags};
 use crate::progress::Verbosity;
 use crate::{Outcome, job, out};
@@ -82,6 +83,20 @@ pub struct Serve {
         help_heading = "Network"
     )]
     cors_origins: String,
+
+    /// Chat template: a file with a Jinja text, or a name of llama.cpp's, such as `chatml`. Left
+    /// out, the one that the first adapter was made with, else the model's own
+    #[arg(
+        long,
+        visible_alias = "chat-template-file",
+        value_name = "NAME|FILE",
+        help_heading = "Conversations"
+    )]
+    chat_template: Option<String>,
+
+    /// Variables of the chat template as a JSON object, for requests that do not set them
+    #[arg(long, value_name = "JSON", value_parser = template_arguments, help_heading = "Conversations")]
+    chat_template_kwargs: Option<serde_json::Map<String, serde_json::Value>>,
 
     /// Requests that run side by side (also written -np)
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = between::<1, 64>, help_heading = "Machine")]
@@ -220,6 +235,11 @@ impl Serve {
             temperature: self.temp,
             tokens_max: self.predict,
             any_model: self.any_model,
+            chat: ChatOptions {
+                template: self.chat_template,
+                kwargs: self.chat_template_kwargs.unwrap_or_default(),
+                ..ChatOptions::default()
+            },
             limits: Limits::default(),
         })
     }

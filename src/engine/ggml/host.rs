@@ -11,7 +11,7 @@ use super::{BATCH, internal, of_path};
 use crate::engine::chat::{ChatInfo, MODEL_KEY};
 use crate::engine::host::{Decoder, Host, Row, Token, Weights};
 use crate::engine::{EngineError, ModelInfo, OpenOptions};
-use crate::record::ContentHash;
+use crate::record::{Clock, ContentHash, SystemClock};
 
 pub(super) struct GgmlHost {
     model: Model,
@@ -69,6 +69,10 @@ impl Host for GgmlHost {
         Some(&self.chat)
     }
 
+    fn chat_refusal(&self) -> Option<String> {
+        self.template.as_ref().err().map(ToString::to_string)
+    }
+
     fn template(&self) -> &str {
         &self.chat.text
     }
@@ -77,6 +81,9 @@ impl Host for GgmlHost {
         let refuse = |error: &TemplateError| EngineError::Template(error.to_string());
         let template = self.template.as_ref().map_err(refuse)?;
         let mut rendering = rendering.clone();
+        if rendering.now == 0 {
+            rendering.now = SystemClock::default().unix_seconds();
+        }
         for (name, value) in &self.kwargs {
             rendering
                 .kwargs
