@@ -179,10 +179,28 @@ mod tests {
         let file_name = file.display().to_string();
         let missing = folder.join("missing");
         for (template, carriers, model, text, carried) in [
-            (Some(&*file_name), &[&*adapter][..], Some("{{ 'm' }}"), "{{ 'file' }}", true),
+            (
+                Some(&*file_name),
+                &[&*adapter][..],
+                Some("{{ 'm' }}"),
+                "{{ 'file' }}",
+                true,
+            ),
             (Some("{{ 'x' }}"), &[], Some("{{ 'm' }}"), "{{ 'x' }}", true),
-            (None, &[&*missing, &*adapter][..], Some("{{ 'm' }}"), "{{ 'adapter' }}", true),
-            (None, &[&*missing][..], Some("{{ 'm' }}"), "{{ 'm' }}", false),
+            (
+                None,
+                &[&*missing, &*adapter][..],
+                Some("{{ 'm' }}"),
+                "{{ 'adapter' }}",
+                true,
+            ),
+            (
+                None,
+                &[&*missing][..],
+                Some("{{ 'm' }}"),
+                "{{ 'm' }}",
+                false,
+            ),
             (None, &[], None, PLAIN, true),
         ] {
             let chat = chosen(&asking(template, carriers), model);
@@ -190,10 +208,16 @@ mod tests {
             assert_eq!(chat.carried().is_some(), carried, "{text}");
             assert_eq!(chat.note().is_some(), carried, "{text}");
         }
-        assert_eq!(chosen(&asking(Some("plain"), &[]), Some("{{ 'm' }}")).text, PLAIN);
+        assert_eq!(
+            chosen(&asking(Some("plain"), &[]), Some("{{ 'm' }}")).text,
+            PLAIN
+        );
         let unknown = ChatInfo::choose(&asking(Some("lama3"), &[]), None).unwrap_err();
         let said = unknown.to_string();
-        assert!(said.starts_with("lama3: ") && said.contains("llama3, "), "{said}");
+        assert!(
+            said.starts_with("lama3: ") && said.contains("llama3, "),
+            "{said}"
+        );
         std::fs::remove_dir_all(&folder).unwrap();
     }
 

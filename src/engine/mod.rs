@@ -106,7 +106,11 @@ impl From<&Machine> for OpenOptions {
             repack: false,
             chat: ChatOptions {
                 template: machine.chat.chat_template.clone(),
-                kwargs: machine.chat.chat_template_kwargs.clone().unwrap_or_default(),
+                kwargs: machine
+                    .chat
+                    .chat_template_kwargs
+                    .clone()
+                    .unwrap_or_default(),
                 ..ChatOptions::default()
             },
         }

@@ -9,7 +9,9 @@ use serde::Serialize;
 use super::journal::{Header, InJournal, Journal, Product};
 use super::{Context, Event, PipelineError, Stage, TransferPlan};
 use crate::distill::{Checkpoint, EarlyStop, Recipe, Run, StepLine, learning_rate};
-use crate::engine::{AdapterId, ChatOptions, Engine, EngineError, LoraSpec, Model, Monitor, OpenOptions};
+use crate::engine::{
+    AdapterId, ChatOptions, Engine, EngineError, LoraSpec, Model, Monitor, OpenOptions,
+};
 use crate::kit;
 use crate::record::{Blame, Cancel, ContentHash, Fault, Pair, Restored};
 use crate::request::{Machine, Training};

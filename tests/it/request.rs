@@ -24,11 +24,7 @@ const CASES: &[Case] = &[
         &["1", "1000000"],
         &["0", "1000001", "-1", "1.5", "x"],
     ),
-    (
-        "chat_template",
-        &["chatml", "template.jinja"],
-        &[""],
-    ),
+    ("chat_template", &["chatml", "template.jinja"], &[""]),
     ("source_chat_template", &["chatml"], &[""]),
     (
         "chat_template_kwargs",
@@ -189,7 +185,11 @@ fn as_json(field: &Field, value: &str) -> String {
         Kind::Object => serde_json::from_str::<Value>(value).is_ok(),
         _ => false,
     };
-    if read { value.into() } else { Value::from(value).to_string() }
+    if read {
+        value.into()
+    } else {
+        Value::from(value).to_string()
+    }
 }
 
 fn case(name: &str) -> Option<&'static Case> {

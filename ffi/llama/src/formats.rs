@@ -36,8 +36,10 @@ fn names() -> Vec<String> {
 
 fn theirs(name: &str, turns: Turns, answer: bool) -> String {
     let text = |text: &str| CString::new(text).unwrap();
-    let owned: Vec<(CString, CString)> =
-        turns.iter().map(|(role, content)| (text(role), text(content))).collect();
+    let owned: Vec<(CString, CString)> = turns
+        .iter()
+        .map(|(role, content)| (text(role), text(content)))
+        .collect();
     let messages: Vec<sys::llama_chat_message> = owned
         .iter()
         .map(|(role, content)| sys::llama_chat_message {
@@ -62,7 +64,9 @@ fn theirs(name: &str, turns: Turns, answer: bool) -> String {
 }
 
 fn ours(name: &str, turns: Turns, answer: bool) -> String {
-    let turns = turns.iter().map(|(role, content)| json!({"role": role, "content": content}));
+    let turns = turns
+        .iter()
+        .map(|(role, content)| json!({"role": role, "content": content}));
     let template = ChatTemplate::new(format(name).unwrap(), "", "").unwrap();
     template.render(&turns.collect::<Vec<_>>(), answer).unwrap()
 }
@@ -77,9 +81,17 @@ fn every_name_of_llama_cpp_renders_as_there() {
             if NO_SYSTEM.contains(&name.as_str()) && turns[0].0 == "system" {
                 continue;
             }
-            let answers = if turns.last().unwrap().0 == "user" { &[true, false][..] } else { &[false] };
+            let answers = if turns.last().unwrap().0 == "user" {
+                &[true, false][..]
+            } else {
+                &[false]
+            };
             for &answer in answers {
-                assert_eq!(ours(name, turns, answer), theirs(name, turns, answer), "{name} {turns:?}");
+                assert_eq!(
+                    ours(name, turns, answer),
+                    theirs(name, turns, answer),
+                    "{name} {turns:?}"
+                );
             }
         }
     }

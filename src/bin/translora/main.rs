@@ -93,7 +93,7 @@ enum Command {
     Transfer(transfer::Transfer),
     Eval(eval::Eval),
     Inspect(inspect::Inspect),
-    Serve(serve::Serve),
+    Serve(Box<serve::Serve>),
     #[cfg(unix)]
     Adapters(adapters::Adapters),
     #[cfg(target_os = "linux")]

@@ -120,7 +120,11 @@ impl<'a> Transfer<'a> {
                 (Vec::new(), Vec::new(), InputAudit::default(), 0);
             for i in 0..2 {
                 monitor.tick(i, 2)?;
-                let mut session = if i == 0 { self.source(now) } else { self.target(now) };
+                let mut session = if i == 0 {
+                    self.source(now)
+                } else {
+                    self.target(now)
+                };
                 let (model, adapters) = session.get()?;
                 template(context, model);
                 if let [teacher] = *adapters {

@@ -24,7 +24,14 @@ const SPOILED: &[(&str, Spoil, &[&str])] = &[
     ),
     (
         "empty-template",
-        |key, value| replace(key, value, "tokenizer.chat_template", "{% if false %}x{% endif %}"),
+        |key, value| {
+            replace(
+                key,
+                value,
+                "tokenizer.chat_template",
+                "{% if false %}x{% endif %}",
+            )
+        },
         &["chat template", "writes nothing"],
     ),
     (
@@ -179,11 +186,21 @@ fn a_base_that_cannot_be_used_is_refused_by_name() {
     );
     let causal = Value::Bool(false);
     let added = [
-        ("an-encoder", ("llama.attention.causal", causal), &["it is an encoder"][..]),
-        ("embeddings", ("llama.pooling_type", 1_u32.into()), &["an embedding model"][..]),
+        (
+            "an-encoder",
+            ("llama.attention.causal", causal),
+            &["it is an encoder"][..],
+        ),
+        (
+            "embeddings",
+            ("llama.pooling_type", 1_u32.into()),
+            &["an embedding model"][..],
+        ),
     ];
     let added = added.map(|(what, added, says)| (what, with(&whole, added), says));
-    let spoiled = SPOILED.iter().map(|(what, spoil, says)| (*what, spoiled(&whole, *spoil), *says));
+    let spoiled = SPOILED
+        .iter()
+        .map(|(what, spoil, says)| (*what, spoiled(&whole, *spoil), *says));
     for (what, bytes, says) in spoiled.chain(added) {
         let file = format!("{what}.gguf");
         folder.write(&file, &bytes);
