@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::record::{Cancel, ContentHash, Pair};
+use crate::record::{Cancel, ContentHash, Pair, Prompt};
 use crate::request::{Machine, Shape};
 
 pub mod chat;
@@ -169,7 +169,7 @@ pub trait Model: Generate + Score + Label + Teach + Train {
         tokens_max: usize,
         monitor: &mut Monitor<'_>,
     ) -> Result<Vec<(Answer, CompletionScore)>, EngineError> {
-        let prompts: Vec<String> = pairs.iter().map(|pair| pair.prompt.clone()).collect();
+        let prompts: Vec<Prompt> = pairs.iter().map(|pair| pair.prompt.clone()).collect();
         let answers = self.answer(with, &prompts, tokens_max, monitor)?;
         Ok(answers
             .into_iter()
@@ -186,7 +186,7 @@ pub trait Model: Generate + Score + Label + Teach + Train {
 
 /// Draw continuations.
 pub trait Generate {
-    /// Sample one continuation of `request.prefix` for each of `request.openings`, side by side.
+    /// Sample one continuation of `request.start` for each of `request.openings`, side by side.
     /// Each ends before the first of `request.stop` (nothing stops where that is empty), at the end
     /// of text or turn, or at `request.tokens_max` (then `finished` is false). Deterministic in
     /// `request.seed`.
@@ -198,12 +198,19 @@ pub trait Generate {
     ) -> Result<Vec<Continuation>, EngineError>;
 }
 
+/// What a model goes on from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Start {
+    /// Raw text, without a template.
+    Text(String),
+    /// A conversation under the chat template; the answer is drawn.
+    Chat(Prompt),
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct GenerateRequest {
-    pub prefix: String,
-    /// The prefix is a user's turn under the chat template, and the answer is drawn; else it is raw
-    /// text that goes on.
-    pub chat: bool,
+    /// What each continuation follows.
+    pub start: Start,
     /// Words each continuation begins with; empty for none. They are part of its text.
     pub openings: Vec<String>,
     pub tokens_max: usize,
@@ -221,12 +228,11 @@ pub struct Continuation {
 
 /// Answer chat prompts greedily.
 pub trait Label {
-    /// The greedy answer to each prompt as a single user turn under the model's chat template, in
-    /// the order given.
+    /// The greedy answer to each prompt under the model's chat template, in the order given.
     fn answer(
         &mut self,
         with: With,
-        prompts: &[String],
+        prompts: &[Prompt],
         tokens_max: usize,
         monitor: &mut Monitor<'_>,
     ) -> Result<Vec<Answer>, EngineError>;
@@ -260,7 +266,7 @@ pub trait Score {
     fn preference(
         &mut self,
         with: With,
-        prompts: &[String],
+        prompts: &[Prompt],
         a: &str,
         b: &str,
         monitor: &mut Monitor<'_>,

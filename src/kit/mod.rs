@@ -13,7 +13,7 @@ use std::path::Path;
 use translora_gguf::limits::MODEL_HEADER_BYTES_MAX;
 use translora_gguf::{FileError, Header, Parts, open_file, read_file};
 
-use crate::record::{ContentHash, Limits};
+use crate::record::{ContentHash, Limits, Prompt};
 
 mod discriminator;
 mod error;
@@ -31,21 +31,27 @@ pub use statistics::InputStatistics;
 
 /// An input of the lost data set: what generation starts from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seed(String);
+pub struct Seed(Prompt);
 
 impl Seed {
-    fn new(text: &str) -> Self {
-        Self(text.trim().to_owned())
+    fn new(prompt: &Prompt) -> Self {
+        Self(Prompt::behind(&prompt.before, prompt.text.trim()))
     }
 
+    /// The user's last turn, without white space around it.
     pub fn text(&self) -> &str {
+        &self.0.text
+    }
+
+    /// The whole conversation.
+    pub fn prompt(&self) -> &Prompt {
         &self.0
     }
 
     /// A seed for the tests of other rooms.
     #[cfg(test)]
-    pub(crate) fn example(text: &str) -> Self {
-        Self(text.to_owned())
+    pub(crate) fn example(prompt: impl Into<Prompt>) -> Self {
+        Self(prompt.into())
     }
 }
 

@@ -104,7 +104,7 @@ fn parse_line(line: &[u8], completion: Completion, bytes_max: usize) -> Result<P
         return Err(LineFault::NoCompletion);
     }
     Ok(Pair {
-        prompt,
+        prompt: prompt.into(),
         completion: answer.unwrap_or_default(),
     })
 }
@@ -137,7 +137,7 @@ pub(super) fn check_distinct(path: &Path, rows: &[Pair]) -> Result<(), KitError>
     let mut first: HashMap<&str, usize> = HashMap::new();
     let mut repeated = None;
     for (i, row) in rows.iter().enumerate() {
-        let seen = *first.entry(row.prompt.trim()).or_insert(i + 1);
+        let seen = *first.entry(row.prompt.text.trim()).or_insert(i + 1);
         if seen != i + 1 && repeated.is_none() {
             repeated = Some((i + 1, seen));
         }
@@ -182,7 +182,7 @@ mod tests {
         .unwrap();
         assert_eq!(rows.len(), 2);
         assert_eq!(
-            (rows[0].completion.as_str(), rows[1].prompt.as_str()),
+            (rows[0].completion.as_str(), rows[1].prompt.text.as_str()),
             (" b", "c")
         );
     }

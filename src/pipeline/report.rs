@@ -10,6 +10,7 @@ use crate::distill::FitReport;
 use crate::evaluate::{Arm, Equivalence, Retention, Verdict, wilson};
 use crate::filter::Coverage;
 use crate::kit::InputModelCard;
+use crate::record::Prompt;
 
 /// What `transfer` came to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -191,7 +192,7 @@ impl ReportHalf {
 /// A row on which just one of bare target and transferred is right.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Flip {
-    pub prompt: String,
+    pub prompt: Prompt,
     pub right: String,
     pub target: String,
     pub transferred: String,

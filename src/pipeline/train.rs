@@ -16,7 +16,7 @@ use crate::engine::{Engine, With};
 use crate::evaluate::{self, Arm};
 use crate::kit::{self, Completion};
 use crate::publish::{self, Outputs};
-use crate::record::Pair;
+use crate::record::{Pair, Prompt};
 
 /// Fit an adapter on rows with answers.
 pub fn train(
@@ -184,7 +184,7 @@ pub fn eval(
 /// A row with what was answered.
 #[derive(Serialize)]
 struct Answered<'a> {
-    prompt: &'a str,
+    prompt: &'a Prompt,
     completion: &'a str,
     answer: &'a str,
     right: bool,

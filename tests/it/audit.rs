@@ -10,7 +10,7 @@ use translora::engine::{
     With,
 };
 use translora::pipeline::{self, Event, PipelineError, Verdict};
-use translora::record::Pair;
+use translora::record::{Pair, Prompt};
 use translora::request::{Inputs, Transfer};
 
 use crate::pipeline::{events_of, plan, quietly, resumed, sound, train, transfer};
@@ -234,7 +234,7 @@ impl Score for Spoiling {
     fn preference(
         &mut self,
         with: With,
-        prompts: &[String],
+        prompts: &[Prompt],
         a: &str,
         b: &str,
         monitor: &mut Monitor<'_>,

@@ -59,7 +59,7 @@ fn a_kit_says_what_its_discriminator_is_worth_and_what_it_gives_away() {
     let counted = card.manifest.inputs.unwrap();
     let lengths: Vec<usize> = translora::engine::toy::world::rows(425, 11)[..300]
         .iter()
-        .map(|row| row.prompt.chars().count())
+        .map(|row| row.prompt.text.chars().count())
         .collect();
     assert_eq!(
         (counted.rows, counted.chars[0], counted.chars[2]),

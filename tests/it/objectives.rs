@@ -127,6 +127,7 @@ fn a_target_that_is_the_stronger_is_told_of() {
     let last = |row: Pair| Pair {
         completion: row
             .prompt
+            .text
             .split_whitespace()
             .last()
             .unwrap_or_default()

@@ -11,7 +11,7 @@ use translora::engine::{
     With,
 };
 use translora::pipeline;
-use translora::record::Pair;
+use translora::record::{Pair, Prompt};
 use translora::request::{
     self, FilterChoice, GeneratorChoice, Inputs, LabelChoice, ObjectiveChoice, TokenWeights,
     Transfer,
@@ -103,7 +103,7 @@ impl Score for Counted {
     fn preference(
         &mut self,
         with: With,
-        prompts: &[String],
+        prompts: &[Prompt],
         a: &str,
         b: &str,
         monitor: &mut Monitor<'_>,

@@ -5,6 +5,7 @@ use translora_chat::{ChatTemplate, Rendering, TemplateError};
 use translora_llama::{LlamaError, Model};
 
 use crate::engine::chat::{ChatInfo, ChatOptions};
+use crate::record::Prompt;
 
 /// A model's chat template with what it puts around an answer.
 pub(super) struct Chat {
@@ -62,15 +63,12 @@ impl Chat {
         &self.info
     }
 
-    /// The tokens of one user turn, up to where the answer begins.
+    /// The tokens of a conversation, up to where the answer begins.
     ///
     /// Markup inside `prompt` is read as markup, as llama-server does with what its clients send.
-    pub fn prompt(&self, model: &Model, prompt: &str) -> Result<Vec<i32>, LlamaError> {
-        let messages = json!([turn("user", prompt)]);
-        let text = self
-            .template
-            .render_with(&messages, &self.rendering)
-            .map_err(refuse)?;
+    pub fn prompt(&self, model: &Model, prompt: &Prompt) -> Result<Vec<i32>, LlamaError> {
+        let text = self.template.render_with(&prompt.turns(), &self.rendering);
+        let text = text.map_err(refuse)?;
         self.raw(model, &text, true)
     }
 

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 
 use super::GgmlEngine;
 use crate::engine::{CompletionScore, Engine, LoraSpec, Model, Monitor, OpenOptions, With};
-use crate::record::{Cancel, Pair};
+use crate::record::{Cancel, Pair, Prompt};
 use crate::request::Shape;
 
 /// A model of a type that ggml lays out anew, removed with the test.
@@ -92,13 +92,13 @@ fn what_is_examined_at_once_is_what_is_answered_and_scored() {
         "count: a b c",
     ]
     .into_iter()
-    .chain(pairs().iter().map(|pair| pair.prompt.as_str()))
+    .chain(pairs().iter().map(|pair| pair.prompt.text.as_str()))
     .map(|prompt| Pair {
         prompt: prompt.into(),
         completion: "no such thing".into(),
     })
     .collect();
-    let prompts: Vec<String> = pairs.iter().map(|pair| pair.prompt.clone()).collect();
+    let prompts: Vec<Prompt> = pairs.iter().map(|pair| pair.prompt.clone()).collect();
     let answers = model
         .answer(With::Base, &prompts, tokens_max, &mut monitor)
         .expect("it answers");

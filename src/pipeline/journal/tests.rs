@@ -128,7 +128,7 @@ fn half_a_noun_or_more_than_one_is_refused() {
             .unwrap()
             .pair()
             .prompt,
-        "a"
+        "a".into()
     );
     for line in [
         "",

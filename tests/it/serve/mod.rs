@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use translora::engine::toy::Toy;
 use translora::engine::{Engine, OpenOptions, With};
-use translora::record::{Cancel, Pair, SystemClock};
+use translora::record::{Cancel, Pair, Prompt, SystemClock};
 use translora::serve::{Config, Limits, Server};
 
 use crate::pipeline::train;
@@ -51,7 +51,10 @@ impl Lab {
             &world.path("other.jsonl"),
             "second.gguf",
         );
-        let prompts = rows[..24].iter().map(|row| row.prompt.clone()).collect();
+        let prompts = rows[..24]
+            .iter()
+            .map(|row| row.prompt.text.clone())
+            .collect();
         Self {
             prompts,
             adapters: [first, second],
@@ -72,8 +75,13 @@ impl Lab {
             cancel: &cancel,
             progress: &mut progress,
         };
+        let prompts: Vec<Prompt> = self
+            .prompts
+            .iter()
+            .map(|text| text.as_str().into())
+            .collect();
         let answers = model
-            .answer(with, &self.prompts, 100, &mut monitor)
+            .answer(with, &prompts, 100, &mut monitor)
             .expect("it answers");
         answers.into_iter().map(|answer| answer.text).collect()
     }
