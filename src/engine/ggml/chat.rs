@@ -23,7 +23,7 @@ const MARK: &str = "translora-answer";
 impl Chat {
     /// fails: a template that does not compile or render, or no token that ends a turn.
     pub fn of(model: &Model, info: ChatInfo, options: &ChatOptions) -> Result<Self, LlamaError> {
-        let template = template(model, &info).map_err(refuse)?;
+        let template = template(model, &info).map_err(|error| refuse(&error))?;
         let rendering = Rendering {
             kwargs: options.kwargs.clone(),
             now: options.now,
@@ -31,7 +31,9 @@ impl Chat {
         };
         let vocab = model.vocab();
         let whole = json!([turn("user", "x"), turn("assistant", MARK)]);
-        let whole = template.render_with(&whole, &rendering).map_err(refuse)?;
+        let whole = template
+            .render_with(&whole, &rendering)
+            .map_err(|error| refuse(&error))?;
         let tail = whole.split_once(MARK).map_or("", |(_, tail)| tail);
         let mut end = vocab.encode(tail, true)?;
         match end.iter().position(|token| vocab.is_end(*token)) {
@@ -68,7 +70,7 @@ impl Chat {
     /// Markup inside `prompt` is read as markup, as llama-server does with what its clients send.
     pub fn prompt(&self, model: &Model, prompt: &Prompt) -> Result<Vec<i32>, LlamaError> {
         let text = self.template.render_with(&prompt.turns(), &self.rendering);
-        let text = text.map_err(refuse)?;
+        let text = text.map_err(|error| refuse(&error))?;
         self.raw(model, &text, true)
     }
 
@@ -112,6 +114,6 @@ fn turn(role: &str, content: &str) -> Value {
     json!({"role": role, "content": content})
 }
 
-fn refuse(error: TemplateError) -> LlamaError {
+fn refuse(error: &TemplateError) -> LlamaError {
     LlamaError::Template(error.to_string())
 }
