@@ -1,7 +1,10 @@
+use std::path::PathBuf;
+
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use crate::adapters::AdaptersError;
 use crate::control::{Kind, Refusal};
 use crate::engine::EngineError;
 use crate::record::{Blame, Fault, InJson, Remedy, Step};
@@ -29,6 +32,14 @@ pub enum ServeError {
         /// The rule that is broken.
         reason: String,
     },
+    /// The folder of adapters cannot be read.
+    #[error("{path}: {source}")]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
     /// The system refuses threads or signals.
     #[error("the server's threads do not start: {0}")]
     Threads(#[source] std::io::Error),
@@ -41,7 +52,7 @@ impl Blame for ServeError {
     fn fault(&self) -> Fault {
         match self {
             Self::Engine(error) => error.fault(),
-            Self::Listen { .. } | Self::Adapter { .. } => Fault::Input,
+            Self::Listen { .. } | Self::Adapter { .. } | Self::Folder { .. } => Fault::Input,
             Self::Threads(_) | Self::Stopped(_) => Fault::Machine,
         }
     }
@@ -52,6 +63,7 @@ impl Blame for ServeError {
                 Remedy::or([Remedy::choose_other("port"), Step::StopListener.into()])
             }
             Self::Adapter { .. } => Step::RenameFile.into(),
+            Self::Folder { .. } => Step::CheckPath.into(),
             Self::Engine(EngineError::Memory(_)) => {
                 Remedy::or([Remedy::lower("ctx_size"), Remedy::lower("parallel")])
             }
@@ -213,6 +225,16 @@ impl From<ApiError> for Refusal {
             _ => Kind::Internal,
         };
         Self::new(kind, error.message)
+    }
+}
+
+impl From<AdaptersError> for ApiError {
+    fn from(error: AdaptersError) -> Self {
+        let hint = |remedy: Remedy| json!({ "hint": remedy.words(&InJson) });
+        Self {
+            more: error.remedy().map(hint),
+            ..Self::input(error.to_string())
+        }
     }
 }
 

@@ -388,6 +388,9 @@ impl<'h> Slots<'h> {
 
     /// Take the next token of a slot from its logits.
     fn read(&mut self, number: usize, mut logits: Vec<f32>) {
+        if !make_a_distribution(&logits) {
+            return self.fail_unfit(number);
+        }
         let now = self.now_ms();
         let slot = &mut self.slots[number];
         let Some(work) = slot.work.as_mut() else {
@@ -432,6 +435,18 @@ impl<'h> Slots<'h> {
         }
     }
 
+    /// End a request whose logits are no numbers to draw a token by.
+    fn fail_unfit(&mut self, number: usize) {
+        let Some(work) = &self.slots[number].work else {
+            return;
+        };
+        let with = work.request.with.described();
+        let why = format!(
+            "the logits of {with} are not finite, so there is no answer: a weight or a scale is too large, or damaged"
+        );
+        self.fail(number, &why);
+    }
+
     fn finish(&mut self, number: usize, end: End, truncated: bool) {
         let now = self.now_ms();
         let slot = &mut self.slots[number];
@@ -465,6 +480,12 @@ impl<'h> Slots<'h> {
             truncated,
         }));
     }
+}
+
+/// A token may be forbidden (minus infinity), but not all of them, and none may be infinitely likely.
+fn make_a_distribution(logits: &[f32]) -> bool {
+    let fit = |logit: &f32| *logit < f32::INFINITY;
+    logits.iter().all(fit) && logits.iter().any(|logit| logit.is_finite())
 }
 
 #[cfg(test)]

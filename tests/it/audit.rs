@@ -14,7 +14,7 @@ use translora::record::{Pair, Prompt};
 use translora::request::{Inputs, Transfer};
 
 use crate::pipeline::{events_of, plan, quietly, resumed, sound, train, transfer};
-use crate::world::{World, remedy, write_rows};
+use crate::toy::{World, remedy, write_rows};
 use crate::wrapped::pass_on;
 
 /// A teacher that says the same to everything.

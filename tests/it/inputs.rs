@@ -7,7 +7,7 @@ use translora::record::Pair;
 use translora::request::{self, FilterChoice, GeneratorChoice, Inputs, Transfer};
 
 use crate::pipeline::{events_of, kit, kit_plan, plan, quietly, sound, train, transfer};
-use crate::world::{World, write_rows};
+use crate::toy::{World, write_rows};
 
 /// Warnings and notes of a transfer about its filter, and its report.
 fn told(plan: &Transfer) -> (Vec<String>, TransferReport) {

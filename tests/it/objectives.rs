@@ -9,7 +9,7 @@ use translora::record::Pair;
 use translora::request::{Inputs, LabelChoice, ObjectiveChoice, TokenWeights, Transfer};
 
 use crate::pipeline::{plan, quietly, resumed, sound, stages_of, stopping, train, transfer};
-use crate::world::{World, remedy, write_rows};
+use crate::toy::{World, remedy, write_rows};
 
 /// A world whose target has other words than its source.
 fn foreign() -> World {

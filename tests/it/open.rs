@@ -18,7 +18,7 @@ use translora::request::{
 };
 
 use crate::pipeline::{kit_plan, plan, quietly, sound, train};
-use crate::world::World;
+use crate::toy::World;
 use crate::wrapped::pass_on;
 
 /// The toy engine, and how many of its models are open, were open at most, and were opened.

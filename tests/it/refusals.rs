@@ -10,7 +10,7 @@ use translora::record::{Blame, Fault};
 use translora::request::{Inputs, Transfer};
 
 use crate::pipeline::{kit, kit_plan, plan, quietly, resumed, sound, stopping, train, transfer};
-use crate::world::{World, write_rows};
+use crate::toy::{World, write_rows};
 
 /// One bad input: what it is, how it gets into the plan, and what the error must say.
 type Bad = (

@@ -149,8 +149,7 @@ fn flag(name: &str) -> String {
 
 /// Run the program where nothing is: its exit status and what it says of it.
 fn program(verb: &str, changes: &[(&str, &str)]) -> (i32, String) {
-    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("request");
-    std::fs::create_dir_all(&folder).expect("the test folder is writable");
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let mut command = Command::new(env!("CARGO_BIN_EXE_translora"));
     command.arg(verb).current_dir(&folder).stdin(Stdio::null());
     for (name, value) in least(verb) {

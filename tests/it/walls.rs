@@ -74,10 +74,12 @@ const CRATES: &[(&str, &[&str])] = &[
         ],
     ),
     ("clap", &["src/bin/"]),
-    ("ctrlc", &["src/bin/"]),
+    ("serde_path_to_error", &["src/serve/http/body"]),
+    ("strsim", &["src/serve/http/body"]),
     ("indicatif", &["src/bin/"]),
     ("object", &["src/bin/translora/elf.rs"]),
     ("shlex", &["src/bin/"]),
+    ("signal_hook", &["src/bin/translora/job.rs"]),
     ("axum", &["src/serve/", "src/control/"]),
     ("futures_util", &["src/serve/", "src/control/"]),
     ("tokio", &["src/serve/", "src/control/"]),
@@ -108,7 +110,12 @@ const CRATES: &[(&str, &[&str])] = &[
     ),
     (
         "translora_lora",
-        &["src/adapters/", "src/engine/", "src/pipeline/inspect"],
+        &[
+            "src/kit/",
+            "src/adapters/",
+            "src/engine/",
+            "src/pipeline/inspect",
+        ],
     ),
     ("translora_llama", &["src/engine/ggml"]),
     ("translora_system", &["src/jobs/"]),
@@ -124,6 +131,7 @@ const FILES: &[&str] = &[
     "src/engine/",
     "src/bin/",
     "src/jobs/worker",
+    "src/serve/folder",
 ];
 
 /// Workspace member → members it may depend on (development and build dependencies too).

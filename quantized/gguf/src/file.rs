@@ -115,7 +115,8 @@ mod tests {
 
     #[test]
     fn a_header_is_read_without_the_data_and_has_a_limit() {
-        let path = std::env::temp_dir().join(format!("translora-gguf-{}.gguf", std::process::id()));
+        let folder = tempfile::tempdir().expect("a folder for the test");
+        let path = folder.path().join("a.gguf");
         let mut writer = Writer::new();
         writer.set(
             "tokens",
@@ -140,8 +141,7 @@ mod tests {
         std::fs::write(&path, &file[..file.len() - 1000]).expect("the folder is writable");
         let error = Header::open(&path, 8 << 20).expect_err("it is cut");
         assert!(error.to_string().contains("truncated"), "{error}");
-        std::fs::remove_file(path).expect("it is there");
-        let error = read_file(&std::env::temp_dir(), 1).expect_err("a folder");
+        let error = read_file(folder.path(), 1).expect_err("a folder");
         assert!(error.to_string().contains("a folder"), "{error}");
     }
 }

@@ -7,23 +7,20 @@ use crate::record::{Cancel, Pair, Prompt};
 use crate::request::Shape;
 
 /// A model of a type that ggml lays out anew, removed with the test.
-struct Packed(PathBuf);
+struct Packed(tempfile::TempDir);
 
 impl Packed {
     fn new() -> Self {
-        let path =
-            std::env::temp_dir().join(format!("translora-repack-{}.gguf", std::process::id()));
+        let packed = Self(tempfile::tempdir().expect("a temporary folder can be made"));
         let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/lab/branch.f16.gguf");
         let backend = translora_llama::Backend::init().expect("llama.cpp starts");
-        translora_llama::quantize(backend, &base, &path, "q4_0")
+        translora_llama::quantize(backend, &base, &packed.path(), "q4_0")
             .expect("a temporary folder is writable");
-        Self(path)
+        packed
     }
-}
 
-impl Drop for Packed {
-    fn drop(&mut self) {
-        _ = fs::remove_file(&self.0);
+    fn path(&self) -> PathBuf {
+        self.0.path().join("a.gguf")
     }
 }
 
@@ -147,7 +144,7 @@ fn a_model_that_is_laid_out_anew_answers_and_learns_as_the_file_does() {
     let open = |repack: bool| {
         engine
             .open(
-                &packed.0,
+                &packed.path(),
                 &OpenOptions {
                     repack,
                     threads: 1,

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 use translora_chat::ChatTemplate;
 
-use super::{Base, Head, ToyModel, read};
+use super::{Base, Head, ToyModel, read_adapter};
 use crate::engine::host::{Decoder, Host, Rendering, Row, Token, Weights};
 use crate::engine::{EngineError, ModelInfo};
 use crate::record::ContentHash;
@@ -73,7 +73,7 @@ impl Host for ToyHost {
     }
 
     fn load(&self, adapter: &Path) -> Result<Weights, EngineError> {
-        let bytes = read(adapter)?;
+        let bytes = read_adapter(adapter)?;
         let head = Head::from_gguf(adapter, &bytes, self.base.width)?;
         Ok(Weights::new(
             ContentHash::of(&bytes),
@@ -185,8 +185,12 @@ impl Decoder for ToyDecoder {
                 with: with.to_vec(),
             });
             if row.output {
+                // It grows with the scale and overflows as a real one does.
+                let scale = with
+                    .iter()
+                    .fold(1.0, |most, (_, scale)| scale.abs().max(most));
                 let mut logits = vec![0.0; END as usize + 1];
-                logits[self.next(&self.sequences[row.sequence]) as usize] = CERTAIN;
+                logits[self.next(&self.sequences[row.sequence]) as usize] = CERTAIN * scale;
                 outputs.push(logits);
             }
         }

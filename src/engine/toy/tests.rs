@@ -338,8 +338,8 @@ fn an_adapter_of_another_width_does_not_fit() {
 
 #[test]
 fn a_toy_base_is_known_by_its_format() {
-    let folder = std::env::temp_dir().join(format!("translora-toy-{}", std::process::id()));
-    fs::create_dir_all(&folder).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
     let is = |name: &str, bytes: &[u8]| {
         let path = folder.join(name);
         fs::write(&path, bytes).unwrap();
@@ -355,6 +355,5 @@ fn a_toy_base_is_known_by_its_format() {
     assert!(!is("cut.json", &base[..base.len() / 2]));
     assert!(!is("rows.jsonl", br#"{"prompt": "a", "completion": "b"}"#));
     assert!(!is("model.gguf", b"GGUF") && !is("empty.json", b""));
-    assert!(!is_base(&folder.join("missing.json")) && !is_base(&folder));
-    fs::remove_dir_all(&folder).unwrap();
+    assert!(!is_base(&folder.join("missing.json")) && !is_base(folder));
 }

@@ -147,6 +147,10 @@ fn kit() -> [Room; 2] {
             number: 2,
             count: 3,
         }),
+        E::Adapter {
+            path: path(),
+            source: LoraError::Activated,
+        },
         E::NotAKit {
             path: path(),
             reason: "no manifest".into(),
@@ -249,6 +253,7 @@ fn stages() -> [Room; 6] {
                     source: disk(),
                 },
                 PublishError::NoName { path: "..".into() },
+                PublishError::Folder { path: "new".into() },
                 PublishError::Stamp(GgufError::BigEndian),
             ],
         ),
@@ -260,6 +265,10 @@ fn pipeline() -> [Room; 2] {
     let folder = || "n.gguf.journal".into();
     let journal = [
         JournalError::Unfinished { folder: folder() },
+        JournalError::InUse {
+            folder: folder(),
+            process: Some(4711),
+        },
         JournalError::Changed {
             folder: folder(),
             what: "the plan".into(),

@@ -91,7 +91,7 @@ fn doors() -> Vec<String> {
 }
 
 fn folder() -> Folder {
-    let folder = Folder::new("foreign");
+    let folder = Folder::new();
     folder.write("rows.jsonl", rows("train.jsonl", 40).as_bytes());
     folder.write("seeds.jsonl", rows("seeds.jsonl", 5).as_bytes());
     folder

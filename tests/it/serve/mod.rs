@@ -12,9 +12,11 @@ use translora::record::{Cancel, Pair, Prompt, SystemClock};
 use translora::serve::{Config, Limits, Server};
 
 use crate::pipeline::train;
-use crate::world::{World, write_rows};
+use crate::toy::{World, write_rows};
 
 pub mod client;
+mod fields;
+mod folder;
 mod refusals;
 mod requests;
 mod running;
@@ -94,7 +96,6 @@ impl Lab {
                 ("ticket".into(), self.adapters[0].clone(), 0.0),
                 ("second".into(), self.adapters[1].clone(), 0.0),
             ],
-            in_folder: Vec::new(),
             folder: Some(self.world.folder.clone()),
             jobs: translora::jobs::Config::default(),
             hosts: vec!["127.0.0.1".into()],
