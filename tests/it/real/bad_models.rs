@@ -158,7 +158,7 @@ fn with(file: &[u8], (key, value): (&str, Value)) -> Vec<u8> {
     copied(&gguf, writer)
 }
 
-fn copied(gguf: &Gguf<'_>, mut writer: Writer) -> Vec<u8> {
+fn copied<'a>(gguf: &Gguf<'a>, mut writer: Writer<'a>) -> Vec<u8> {
     for tensor in gguf.tensors() {
         let data = gguf.data(tensor);
         writer.tensor(tensor.name.as_str(), tensor.kind, &tensor.shape, data);

@@ -14,9 +14,9 @@ const KEY: &str = "tokenizer.chat_template";
 const ASK: &str = r#"{"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}"#;
 
 /// A folder with rows, a base without a template, and one whose template does not compile.
-fn folder(name: &str) -> Folder {
+fn folder() -> Folder {
     let whole = fs::read(old_base()).expect("the lab is in the repository");
-    let folder = Folder::new(name);
+    let folder = Folder::new();
     folder.write("rows.jsonl", rows("train.jsonl", 4).as_bytes());
     let bare = spoiled(&whole, |key, value| keep(key != KEY, value));
     let broken = spoiled(&whole, |key, value| replace(key, value, KEY, "{% for x"));
@@ -31,7 +31,7 @@ fn train(model: &str, out: &str, more: &str) -> String {
 
 #[test]
 fn a_base_without_a_template_takes_the_plain_format_everywhere() {
-    let folder = folder("plain");
+    let folder = folder();
     for line in [
         train("bare.gguf", "l.gguf", ""),
         "eval -m bare.gguf --data rows.jsonl".into(),
@@ -61,7 +61,7 @@ fn a_base_without_a_template_takes_the_plain_format_everywhere() {
 
 #[test]
 fn an_adapter_carries_the_template_that_was_asked_for() {
-    let folder = folder("asked");
+    let folder = folder();
     folder.write(
         "t.jinja",
         b"{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}\n{% endfor %}",
@@ -100,7 +100,7 @@ fn an_adapter_carries_the_template_that_was_asked_for() {
 
 #[test]
 fn a_server_whose_template_does_not_compile_answers_texts() {
-    let folder = folder("broken");
+    let folder = folder();
     let served = Served::start(&folder, "-m broken.gguf");
     let text = post(
         served.address,
