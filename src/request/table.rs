@@ -230,7 +230,7 @@ fields! {
             /// Chat template: a file with a Jinja text, or a name of llama.cpp's, such as `chatml`
             /// or `llama3`. Left out, it is the one that the adapter was made with, else the
             /// model's own. A model without one takes `plain`: each message is a line
-            chat_template: Option<String> = None, of(Kind::Text, "NAME|FILE");
+            chat_template: Option<String> = None, of(Kind::Text, "TEMPLATE");
             /// Variables of the chat template as a JSON object, such as `{"enable_thinking":
             /// false}`
             chat_template_kwargs: Option<Map<String, Value>> = None, of(Kind::Object, "JSON");
@@ -319,7 +319,7 @@ fields! {
         "Conversations" {
             /// Chat template of the source, as --chat-template is the target's. Left out, it is
             /// the one that the adapter or the kit was made with, else the source's own
-            source_chat_template: Option<String> = None, of(Kind::Text, "NAME|FILE");
+            source_chat_template: Option<String> = None, of(Kind::Text, "TEMPLATE");
         }
         "Inputs" {
             /// Inputs that share this part of their word trigrams are the same. 0 turns this off

@@ -134,7 +134,7 @@ struct Conversations {
     #[arg(
         long,
         visible_alias = "chat-template-file",
-        value_name = "NAME|FILE",
+        value_name = "TEMPLATE",
         help_heading = "Conversations"
     )]
     chat_template: Option<String>,
