@@ -7,7 +7,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::job::{
-    Done, Job, Session, announce, check_rows, fitting, hash_inputs, once, recipe, template,
+    Done, Job, Session, announce, check_rows, fitting, hash_inputs, once, read_rows, recipe,
+    template,
 };
 use super::journal::{Journal, blob_name};
 use super::{Context, KitPlan, KitReport, PipelineError, Stage};
@@ -17,10 +18,11 @@ use crate::filter::{self, Rules, Validity};
 use crate::generate::{InputSampler, Instruction, Settings};
 use crate::kit::{
     self, Completion, DiscriminatorCard, DiscriminatorData, InputModelCard, InputStatistics,
-    Manifest, Seed, discriminator_data,
+    Manifest, Reading, Rows, Seed, discriminator_data,
 };
 use crate::publish;
 use crate::record::{ContentHash, Pair, Prompt, Question, Rng};
+use crate::request::Learn;
 
 /// Done-up inputs are drawn at this temperature, the one of `translora transfer`.
 const TEMPERATURE: f32 = 1.0;
@@ -51,10 +53,16 @@ pub fn kit(
 ) -> Result<KitReport, PipelineError> {
     let announced = announce(context, "kit", plan);
     let ((rows, seeds, hashes), seconds) = once(context, Stage::Kit, |monitor| {
-        let rows = kit::read_rows(&plan.data, Completion::Optional, &plan.limits)?;
+        let reading = Reading {
+            completion: Completion::Optional,
+            format: plan.rows.format,
+            learn: Learn::Last,
+            limits: &plan.limits,
+        };
+        let rows = read_rows(context, &plan.data, &reading)?;
         let seeds = kit::choose_seeds(
             &plan.data,
-            &rows,
+            &rows.pairs,
             plan.seeds,
             &mut Rng::new(plan.run.seed, "kit seeds"),
         )?;
@@ -67,7 +75,7 @@ pub fn kit(
             ],
             monitor,
         )?;
-        let summary = format!("{} rows, {} seeds", rows.len(), seeds.len());
+        let summary = format!("{} rows, {} seeds", rows.pairs.len(), seeds.len());
         Ok(((rows, seeds, hashes), summary))
     })?;
     let begun = Journal::lies_beside(&plan.out)?;
@@ -81,7 +89,7 @@ pub fn kit(
         plan,
         rows: &rows,
         seeds: &seeds,
-        real: distinct(&rows),
+        real: distinct(&rows.pairs),
         hashes: &hashes,
         question: Question::about(&name(&plan.out)),
     };
@@ -108,7 +116,7 @@ fn distinct(rows: &[Pair]) -> Vec<String> {
 struct KitJob<'a> {
     engine: &'a dyn Engine,
     plan: &'a KitPlan,
-    rows: &'a [Pair],
+    rows: &'a Rows,
     seeds: &'a [Seed],
     /// Distinct inputs of the data.
     real: Vec<String>,
@@ -190,10 +198,11 @@ impl KitJob<'_> {
         source: &mut Session<'_>,
     ) -> Result<String, PipelineError> {
         let context = job.context;
-        let done = job.stage("open", Stage::Open, |monitor, _| {
+        let done = job.stage("open", Stage::Open, |_, _| {
             let (model, _) = source.get()?;
             let template = template(context, model).unwrap_or_default();
-            check_rows(model, &self.plan.data, self.rows, monitor.cancel)?;
+            let rows = (self.rows.pairs.as_slice(), self.rows.lines.as_slice());
+            check_rows(model, &self.plan.data, rows, context)?;
             let yes = &self.question.yes;
             let ask = |input: &String| Pair::new(self.question.ask(input), yes.as_str());
             let pairs: Vec<Pair> = self.real.iter().map(ask).collect();
