@@ -4,6 +4,7 @@
 //! under the model's own template.
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -17,10 +18,10 @@ use self::chat::Chat;
 use super::chat::MODEL_KEY;
 use super::host::Hosted;
 use super::{
-    AdapterId, Answer, ChatInfo, CompletionScore, Engine, EngineError, Model, ModelInfo, Monitor,
-    OpenOptions, Spelling, With,
+    AdapterId, Answer, ChatInfo, CompletionScore, Engine, EngineError, Merged, Model, ModelInfo,
+    Monitor, OpenOptions, Spelling, With,
 };
-use crate::record::{ContentHash, Pair};
+use crate::record::{Cancel, ContentHash, Pair};
 
 pub mod bench;
 mod chat;
@@ -28,6 +29,7 @@ pub mod check;
 mod decode;
 mod host;
 mod infer;
+mod merge;
 mod softmax;
 mod teach;
 mod train;
@@ -94,6 +96,18 @@ impl GgmlEngine {
 }
 
 impl Engine for GgmlEngine {
+    fn merge(
+        &self,
+        base: &Path,
+        adapter: &Path,
+        scale: f32,
+        out: &mut dyn Write,
+        cancel: &Cancel,
+    ) -> Result<Merged, EngineError> {
+        let threads = num_cpus::get_physical();
+        merge::merge(base, adapter, scale, out, (threads, cancel))
+    }
+
     fn version(&self) -> String {
         format!("ggml {}", self.ggml_version())
     }
