@@ -40,6 +40,9 @@ pub enum EngineError {
     SameFirstToken { model: String, words: [String; 2] },
     #[error("the chat template refuses this conversation: {0}")]
     Template(String),
+    /// It cannot be parsed, or this engine has no grammars.
+    #[error("the grammar cannot be used: {0}")]
+    Grammar(String),
     #[error("{reason}")]
     Example { index: usize, reason: String },
     #[error("{model}: modules {asked:?}: {reason}")]
@@ -89,6 +92,7 @@ impl Blame for EngineError {
             | Self::Tokenizer { .. }
             | Self::SameFirstToken { .. }
             | Self::Template(_)
+            | Self::Grammar(_)
             | Self::Example { .. }
             | Self::Modules { .. }
             | Self::Untrainable { .. }
@@ -133,7 +137,9 @@ impl Blame for EngineError {
             }
             Self::NotFinite { .. } => Remedy::lower("lr"),
             Self::Internal(_) => Step::Report.into(),
-            Self::Cancelled(_) | Self::Template(_) | Self::Snapshot(_) => return None,
+            Self::Cancelled(_) | Self::Template(_) | Self::Grammar(_) | Self::Snapshot(_) => {
+                return None;
+            }
         };
         Some(remedy)
     }

@@ -23,6 +23,7 @@ mod objectives;
 mod runs;
 mod serve;
 mod split;
+mod structured;
 
 /// What every test starts from, made once: a source adapter for the task `ticket`, and its kit.
 struct Lab {

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::{Base, Head, ToyModel, read_adapter};
-use crate::engine::host::{Decoder, Host, Row, Token, Turn, Weights};
+use crate::engine::host::{Decoder, Grammar, Host, Row, Token, Turn, Weights};
 use crate::engine::{EngineError, ModelInfo};
 use crate::record::ContentHash;
 
@@ -66,6 +66,10 @@ impl Host for ToyHost {
             .map(|turn| format!("{}: {}", turn.role, turn.content))
             .collect();
         Ok(turns.join("\n") + if answer { ASSISTANT } else { "" })
+    }
+
+    fn grammar(&self, _: &str) -> Result<Box<dyn Grammar>, EngineError> {
+        Err(EngineError::Grammar("the toy engine has none".into()))
     }
 
     fn load(&self, adapter: &Path) -> Result<Weights, EngineError> {

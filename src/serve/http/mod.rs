@@ -34,6 +34,7 @@ mod options;
 mod prompt;
 mod schema;
 mod submit;
+mod tools;
 
 /// What every request sees.
 pub(super) struct App {
