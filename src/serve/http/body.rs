@@ -1,6 +1,8 @@
 //! Reads the body of a request: JSON without repeated keys, then the fields of its endpoint. What is
 //! unknown, of the wrong kind or not supported is refused by name.
 
+use std::sync::Arc;
+
 use axum::body::Bytes;
 use axum::extract::Request;
 use axum::http::header;
@@ -8,8 +10,8 @@ use serde::de::value::Error as Named;
 use serde::de::{DeserializeOwned, Deserializer, Visitor};
 use serde_json::{Map, Value};
 
-use super::App;
 use super::schema::Common;
+use super::{App, lora};
 use crate::control;
 use crate::serve::error::ApiError;
 
@@ -103,9 +105,10 @@ const SAMPLERS: [&str; 5] = ["penalties", "top_k", "top_p", "min_p", "temperatur
 
 /// The fields of an endpoint that generates, and those that all of these share.
 ///
-/// fails: not a JSON object, a field that is unknown, not supported, or of the wrong kind.
+/// fails: not a JSON object, a field that is unknown, not supported, or of the wrong kind; the model
+/// is a new file in the folder that cannot be loaded.
 pub(super) async fn generation<T: DeserializeOwned>(
-    app: &App,
+    app: &Arc<App>,
     request: Request,
 ) -> Result<(T, Common), ApiError> {
     let (value, raw) = read(app, request).await?;
@@ -125,6 +128,9 @@ pub(super) async fn generation<T: DeserializeOwned>(
         raw,
         ..parse(common.into())?
     };
+    if let Some(name) = &common.model {
+        lora::find(app, name).await?;
+    }
     Ok((parse(fields.into())?, common))
 }
 
