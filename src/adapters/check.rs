@@ -21,6 +21,7 @@ pub struct Base {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Checked {
     /// The adapter's file.
+    #[serde(serialize_with = "crate::record::path_as_text")]
     pub path: PathBuf,
     /// Its size.
     pub bytes: u64,

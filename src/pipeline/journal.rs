@@ -15,6 +15,10 @@ use serde::{Deserialize, Serialize};
 use crate::distill::{Checkpoint, Checkpoints, Progress};
 use crate::record::{Blame, ContentHash, Fault, Remedy, Restore, Restored, Step};
 
+mod lock;
+
+use lock::Lock;
+
 const INDEX: &str = "journal.jsonl";
 const VERSION: u32 = 5;
 /// The stages that train.
@@ -23,16 +27,20 @@ const TRAINING: [&str; 2] = ["distill", "inputs"];
 /// What a journal belongs to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Header {
+    /// Of the journal's format.
     pub version: u32,
+    /// The command, such as `transfer`.
     pub command: String,
     /// Of all but the learning rate.
     pub plan: ContentHash,
     /// What a run that is taken up may change, as long as it has not done its training.
     pub lr: Option<f64>,
+    /// The hash of every input file, by its name.
     pub inputs: BTreeMap<String, ContentHash>,
 }
 
 impl Header {
+    /// Describe a run.
     pub fn new(
         command: &str,
         plan: &serde_json::Value,
@@ -67,9 +75,13 @@ struct Line {
 /// A stage's result: one head, many rows, and bytes where there are any.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Product<H, R> {
+    /// The one value.
     pub head: H,
+    /// The many values.
     pub rows: Vec<R>,
+    /// The bytes, where there are any.
     pub blob: Option<Vec<u8>>,
+    /// What it came to, in a sentence.
     pub summary: String,
     /// Where it took time. units: seconds
     pub seconds: f64,
@@ -81,27 +93,70 @@ pub struct Product<H, R> {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum JournalError {
+    /// A run was stopped, and this one does not say that it goes on with it.
     #[error("{folder}: an unfinished run lies here")]
-    Unfinished { folder: PathBuf },
+    Unfinished {
+        /// The journal.
+        folder: PathBuf,
+    },
+    /// Another process works on this run.
+    #[error("{folder}: {} works on this run", worker(*process))]
+    InUse {
+        /// The journal.
+        folder: PathBuf,
+        /// The number of the process, where it has written it.
+        process: Option<u32>,
+    },
+    /// The run that was stopped had other settings or files.
     #[error("{folder}: this run cannot go on: {what} changed since it was stopped")]
-    Changed { folder: PathBuf, what: String },
+    Changed {
+        /// The journal.
+        folder: PathBuf,
+        /// What differs.
+        what: String,
+    },
+    /// A file of the journal is not what it was.
     #[error("{path}: damaged: {reason}")]
-    Damaged { path: PathBuf, reason: String },
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// How that shows.
+        reason: String,
+    },
+    /// The system refused.
     #[error("{path}: {source}")]
-    Io { path: PathBuf, source: io::Error },
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+fn worker(process: Option<u32>) -> String {
+    process.map_or_else(
+        || "another process".to_owned(),
+        |number| format!("process {number}"),
+    )
 }
 
 impl Blame for JournalError {
     fn fault(&self) -> Fault {
         match self {
             Self::Io { .. } => Fault::Machine,
-            Self::Unfinished { .. } | Self::Changed { .. } | Self::Damaged { .. } => Fault::Input,
+            Self::Unfinished { .. }
+            | Self::InUse { .. }
+            | Self::Changed { .. }
+            | Self::Damaged { .. } => Fault::Input,
         }
     }
 
     fn remedy(&self) -> Option<Remedy> {
         Some(match self {
             Self::Unfinished { folder } => Remedy::or([Remedy::Resume, Remedy::remove(folder)]),
+            Self::InUse { .. } => {
+                Remedy::or([Step::WaitForEnd.into(), Remedy::choose_other("out")])
+            }
             Self::Changed { folder, .. } => {
                 Remedy::or([Step::SamePlan.into(), Remedy::remove(folder)])
             }
@@ -118,27 +173,23 @@ pub struct Journal {
     folder: PathBuf,
     header: Header,
     lines: Vec<Line>,
+    _lock: Lock,
 }
 
 impl Journal {
     /// Start a journal beside `out`, or take up the one that lies there.
     ///
-    /// fails: one lies there and `resume` is false, or it belongs to another plan or other inputs
+    /// fails: one lies there and `resume` is false, another process works on it, or it belongs to
+    /// another plan or other inputs
     pub fn open(out: &Path, header: Header, resume: bool) -> Result<Self, JournalError> {
         let folder = Self::folder_beside(out);
         match fs::create_dir(&folder) {
-            Ok(()) => {
-                let journal = Self {
-                    folder,
-                    header,
-                    lines: Vec::new(),
-                };
-                journal.write_index(&[]).map(|()| journal)
-            }
+            Ok(()) => Self::begin(Lock::of(&folder)?, folder, header),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && resume => {
-                Self::take_up(folder, header)
+                Self::take_up(Lock::of(&folder)?, folder, header)
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Lock::check(&folder)?;
                 Err(JournalError::Unfinished { folder })
             }
             Err(source) => Err(JournalError::Io {
@@ -149,8 +200,24 @@ impl Journal {
     }
 
     /// Say whether a run that may be taken up lies beside `out`.
-    pub fn lies_beside(out: &Path) -> bool {
-        Self::folder_beside(out).is_dir()
+    ///
+    /// fails: another process works on it
+    pub fn lies_beside(out: &Path) -> Result<bool, JournalError> {
+        let folder = Self::folder_beside(out);
+        if !folder.is_dir() {
+            return Ok(false);
+        }
+        Lock::check(&folder).map(|()| true)
+    }
+
+    fn begin(lock: Lock, folder: PathBuf, header: Header) -> Result<Self, JournalError> {
+        let journal = Self {
+            folder,
+            header,
+            lines: Vec::new(),
+            _lock: lock,
+        };
+        journal.write_index(&[]).map(|()| journal)
     }
 
     fn folder_beside(out: &Path) -> PathBuf {
@@ -159,7 +226,7 @@ impl Journal {
         out.with_file_name(name)
     }
 
-    fn take_up(folder: PathBuf, header: Header) -> Result<Self, JournalError> {
+    fn take_up(lock: Lock, folder: PathBuf, header: Header) -> Result<Self, JournalError> {
         let path = folder.join(INDEX);
         let damaged = |reason: String| JournalError::Damaged {
             path: path.clone(),
@@ -168,12 +235,7 @@ impl Journal {
         let text = match fs::read_to_string(&path) {
             // Stopped before the first line was written: nothing was done.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let journal = Self {
-                    folder,
-                    header,
-                    lines: Vec::new(),
-                };
-                return journal.write_index(&[]).map(|()| journal);
+                return Self::begin(lock, folder, header);
             }
             text => text.map_err(|source| JournalError::Io {
                 path: path.clone(),
@@ -195,6 +257,7 @@ impl Journal {
                 folder,
                 header,
                 lines,
+                _lock: lock,
             });
         }
         let finished = |stage: &str| lines.iter().any(|line| line.stage == stage);
@@ -212,6 +275,7 @@ impl Journal {
             folder,
             header,
             lines,
+            _lock: lock,
         };
         journal.write_index(&journal.lines).map(|()| journal)
     }

@@ -57,7 +57,7 @@ pub fn transfer(
         let summary = format!("{} seeds{from}", data.seeds.len());
         Ok((data, summary))
     })?;
-    let publishing = plan.run.resume && Journal::lies_beside(&plan.out);
+    let publishing = Journal::lies_beside(&plan.out)? && plan.run.resume;
     if !publishing {
         publish::check_writable(&outputs.all())?;
     }

@@ -4,9 +4,11 @@
 //! On the socket each is a line of JSON: `{"do":"load","path":"…"}` goes in, and out comes
 //! `{"ok":{"swapped":{…}}}` or `{"error":{"kind":"…","message":"…","hint":"…"}}`, an [`Answer`].
 
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 /// A command about the adapters and transfers of a server.
@@ -41,6 +43,7 @@ pub enum Command {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         name: Option<String>,
         /// The fields of a transfer, as `translora transfer` names its flags.
+        #[serde(deserialize_with = "each_once")]
         request: Map<String, Value>,
     },
     /// Say how far a transfer is.
@@ -191,6 +194,7 @@ pub struct AdapterList {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftOut {
     /// The file.
+    #[serde(serialize_with = "as_text")]
     pub path: PathBuf,
     /// Why.
     pub reason: String,
@@ -217,6 +221,7 @@ pub struct Generation {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<String>,
     /// The file; none for what the server was started with.
+    #[serde(serialize_with = "as_text_or_null")]
     pub path: Option<PathBuf>,
     /// SHA-256 of the file, in hexadecimal.
     pub sha256: Option<String>,
@@ -258,14 +263,18 @@ pub struct Job {
     /// More about the present stage.
     pub note: String,
     /// The old base.
+    #[serde(serialize_with = "as_text")]
     pub source: PathBuf,
     /// The new base.
+    #[serde(serialize_with = "as_text")]
     pub target: PathBuf,
     /// The file of the new adapter, as requested.
+    #[serde(serialize_with = "as_text")]
     pub out: PathBuf,
     /// `accept`, `reject` or `inconclusive`, of one that is done.
     pub verdict: Option<String>,
     /// Where the adapter lies.
+    #[serde(serialize_with = "as_text_or_null")]
     pub adapter: Option<PathBuf>,
     /// The generation that it became.
     pub generation: Option<String>,
@@ -338,6 +347,44 @@ pub struct Event {
     pub more: Map<String, Value>,
 }
 
+/// Reads an object whose keys differ: serde_json's keeps the last of two in silence.
+fn each_once<'de, D: Deserializer<'de>>(from: D) -> Result<Map<String, Value>, D::Error> {
+    struct Once;
+
+    impl<'de> Visitor<'de> for Once {
+        type Value = Map<String, Value>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a map of fields")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<Self::Value, A::Error> {
+            let mut fields = Map::new();
+            while let Some((name, value)) = from.next_entry::<String, Value>()? {
+                if fields.contains_key(&name) {
+                    return Err(A::Error::custom(format!("the key {name:?} is there twice")));
+                }
+                fields.insert(name, value);
+            }
+            Ok(fields)
+        }
+    }
+
+    from.deserialize_map(Once)
+}
+
+/// Write a path as a text; what is no UTF-8 in it is replaced, so that every answer can be written.
+fn as_text<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&path.to_string_lossy())
+}
+
+fn as_text_or_null<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
+    match path {
+        Some(path) => as_text(path, to),
+        None => to.serialize_none(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -389,6 +436,11 @@ mod tests {
             (r#"{"do":"job","job":-1}"#, "-1"),
             (r#"{"do":"job","job":1,"more":1}"#, "more"),
             (r#"{"do":"transfer","request":[]}"#, "map"),
+            (
+                r#"{"do":"transfer","request":{"seed":1,"lr":2,"seed":3}}"#,
+                "the key \"seed\" is there twice",
+            ),
+            (r#"{"do":"job","job":1,"job":2}"#, "duplicate field"),
             (r#"{}"#, "do"),
             ("[]", ""),
         ] {

@@ -225,6 +225,7 @@ fn stages() -> [Room; 6] {
                     halvings: 3,
                     learning_rate: 1e-4,
                 },
+                DistillError::BaseNotFinite,
                 DistillError::Checkpoint(disk()),
             ],
         ),
@@ -249,6 +250,7 @@ fn stages() -> [Room; 6] {
                     source: disk(),
                 },
                 PublishError::NoName { path: "..".into() },
+                PublishError::Folder { path: "new".into() },
                 PublishError::Stamp(GgufError::BigEndian),
             ],
         ),
@@ -260,6 +262,10 @@ fn pipeline() -> [Room; 2] {
     let folder = || "n.gguf.journal".into();
     let journal = [
         JournalError::Unfinished { folder: folder() },
+        JournalError::InUse {
+            folder: folder(),
+            process: Some(4711),
+        },
         JournalError::Changed {
             folder: folder(),
             what: "the plan".into(),
@@ -402,6 +408,10 @@ fn serve() -> Room {
             ServeError::Adapter {
                 name: "a".into(),
                 reason: "two files are called so".into(),
+            },
+            ServeError::Folder {
+                path: "/adapters".into(),
+                source: disk(),
             },
             ServeError::Threads(disk()),
             ServeError::Stopped(disk()),
