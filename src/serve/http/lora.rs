@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use super::options::pairs;
-use super::schema::{Load, Scale, Unload};
+use super::schema::{GenerationNumber, Load, Scale, Unload};
 use super::{App, Shared, body, shown};
 use crate::serve::backend;
 use crate::serve::error::ApiError;
@@ -41,7 +41,7 @@ pub(super) async fn load(State(app): Shared, request: Request) -> Result<Respons
         );
         return Err(ApiError::input(message));
     }
-    let expected = fields.expected_generation.map(|expected| expected.number());
+    let expected = fields.expected_generation.map(GenerationNumber::number);
     let expected = expected.transpose()?;
     let replaces = fields.load_inplace || expected.is_some();
     if app.registry().get(&name).is_some() && !replaces {
