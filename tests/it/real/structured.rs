@@ -19,7 +19,7 @@ fn chat(more: &Value) -> Value {
 
 #[test]
 fn answers_fit_what_the_request_holds_them_to() {
-    let folder = Folder::new("structured");
+    let folder = Folder::new();
     let served = Served::start(
         &folder,
         &format!("-m {} --alias base -np 2", old_base().display()),
@@ -66,7 +66,7 @@ fn answers_fit_what_the_request_holds_them_to() {
 
 #[test]
 fn functions_are_called_as_their_schemas_say() {
-    let folder = Folder::new("functions");
+    let folder = Folder::new();
     let served = Served::start(
         &folder,
         &format!("-m {} --alias base -np 2", old_base().display()),
