@@ -82,6 +82,14 @@ pub enum EngineError {
     /// It cannot be parsed, or this engine has no grammars.
     #[error("the grammar cannot be used: {0}")]
     Grammar(String),
+    /// A model's template, or the one that was asked for, cannot be used.
+    #[error("{path}: cannot use this chat template: {reason}")]
+    ChatTemplate {
+        /// The model, or the file or name that was asked for.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// An example cannot be trained on.
     #[error("{reason}")]
     Example {
@@ -188,6 +196,7 @@ impl Blame for EngineError {
             | Self::SameFirstToken { .. }
             | Self::Template(_)
             | Self::Grammar(_)
+            | Self::ChatTemplate { .. }
             | Self::Example { .. }
             | Self::Modules { .. }
             | Self::Untrainable { .. }
@@ -234,6 +243,7 @@ impl Blame for EngineError {
             Self::Unmergeable { .. } => Step::OtherQuantization.into(),
             Self::Output(_) => Step::WritableFolder.into(),
             Self::NotFinite { .. } => Remedy::lower("lr"),
+            Self::ChatTemplate { .. } => Remedy::choose_other("chat_template"),
             Self::Internal(_) => Step::Report.into(),
             Self::Cancelled(_) | Self::Template(_) | Self::Grammar(_) | Self::Snapshot(_) => {
                 return None;

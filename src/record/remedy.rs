@@ -282,8 +282,7 @@ steps! {
     ConvertEndian: "convert the original again, for little-endian machines",
     NameFile: "name a file in it",
     OtherFile: "choose another file: this is not the kind that is expected here",
-    WholeModel: "fetch the model or convert it again: it must be a whole GGUF with a tokenizer \
-        and a chat template",
+    WholeModel: "fetch the model or convert it again: it must be a whole GGUF with a tokenizer",
     FirstPart: "name the first part: the others are found beside it",
     PartsTogether: "keep all parts of the model in one folder, with the names that they were made \
         with",

@@ -131,6 +131,10 @@ pub fn gpu_layers(text: &str) -> Result<i32, String> {
     by_row::<Machine, _>("gpu_layers", text)
 }
 
+pub fn template_arguments(text: &str) -> Result<Map<String, Value>, String> {
+    by_row::<Machine, _>("chat_template_kwargs", text)
+}
+
 /// Rewrite the spellings of llama.cpp that clap has no notion of: the start lines of llama-server
 /// for `serve`, `-ngl N`, `-dev NAME` and `-np N` for the other commands. With what of the line is
 /// not read.

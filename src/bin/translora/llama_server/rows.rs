@@ -133,6 +133,12 @@ pub(super) const ROWS: &[Row] = &[
         Value,
         Only(&["f16"], CACHE),
     ),
+    (
+        &["--chat-template", "--chat-template-file"],
+        "CHAT_TEMPLATE",
+        Value,
+        As("--chat-template"),
+    ),
     (&["--mmap"], "MMAP", Nothing, Noted(MAPPED)),
     (&["--no-mmap"], "NO_MMAP", Nothing, Noted(MAPPED)),
     (
