@@ -28,6 +28,7 @@ mod gradcheck;
 mod inspect;
 mod job;
 mod kit;
+mod llama_server;
 mod out;
 mod progress;
 #[cfg(unix)]
@@ -126,12 +127,24 @@ pub enum Outcome {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse_from(args::with_llama_names(std::env::args_os()));
+    let (words, notes) = match args::with_llama_names(std::env::args_os()) {
+        Ok(line) => line,
+        Err(failure) => {
+            failure.tell();
+            return ExitCode::from(2);
+        }
+    };
+    let cli = Cli::parse_from(words);
     let verbosity = Verbosity {
         quiet: cli.quiet,
         json: cli.json,
         verbose: cli.verbose,
     };
+    if !cli.quiet {
+        notes
+            .iter()
+            .for_each(|note| out::say(&format!("note: {note}")));
+    }
     let outcome = match cli.command {
         Command::Train(command) => command.run(verbosity),
         Command::Kit(command) => command.run(verbosity),
