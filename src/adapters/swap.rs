@@ -6,6 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
 
+use super::check::gguf;
 use super::register::{BARE, Held, Missing, Place, Register};
 use super::{AdaptersError, Base, Checked, check, check_name};
 
@@ -112,6 +113,7 @@ impl Adapters {
         check_name(name)?;
         // A host may have another working directory by then.
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let path = gguf(&*self.base().ok_or(AdaptersError::NoBase)?, &path)?;
         let changed = changed(&path);
         let file = Arc::new(self.check(&path)?);
         let mut state = self.lock();

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use translora_gguf::{FileError, SplitError};
-use translora_lora::LoraError;
+use translora_lora::{ForeignError, LoraError};
 
 use crate::record::{Blame, Cancelled, Fault, Remedy, Step};
 
@@ -65,6 +65,16 @@ pub enum EngineError {
     Internal(String),
 }
 
+impl EngineError {
+    /// A file that cannot be read is no unsound adapter.
+    pub(crate) fn of_adapter(path: PathBuf, source: LoraError) -> Self {
+        match source {
+            LoraError::Foreign(ForeignError::File(source)) => Self::File { path, source },
+            source => Self::Adapter { path, source },
+        }
+    }
+}
+
 impl Blame for EngineError {
     fn fault(&self) -> Fault {
         match self {
@@ -72,9 +82,9 @@ impl Blame for EngineError {
             Self::Memory(_) | Self::Backend { .. } => Fault::Machine,
             Self::File { source, .. } => source.fault(),
             Self::Internal(_) => Fault::Bug,
+            Self::Adapter { source, .. } => source.fault(),
             Self::Model { .. }
             | Self::Split(_)
-            | Self::Adapter { .. }
             | Self::AdapterLoad { .. }
             | Self::Tokenizer { .. }
             | Self::SameFirstToken { .. }
@@ -129,13 +139,45 @@ impl Blame for EngineError {
     }
 }
 
-impl Blame for LoraError {
+impl Blame for ForeignError {
     fn fault(&self) -> Fault {
-        Fault::Input
+        match self {
+            Self::File(error) | Self::Part { source: error, .. } => error.fault(),
+            Self::NoCache | Self::Cache { .. } => Fault::Machine,
+            _ => Fault::Input,
+        }
     }
 
     fn remedy(&self) -> Option<Remedy> {
         let step = match self {
+            Self::File(error) | Self::Part { source: error, .. } => return error.remedy(),
+            Self::NoConfig { .. } | Self::NoWeights | Self::Unknown => Step::WholePeft,
+            Self::Pickle { .. } => Step::SaveSafetensors,
+            Self::Method { .. } | Self::Variant { .. } | Self::Tensor { .. } => Step::TrainPlain,
+            Self::Architecture { .. } | Self::Pattern { .. } | Self::NoModule { .. } => {
+                Step::ConvertByHand
+            }
+            Self::Module { .. } | Self::Expert { .. } | Self::Fused { .. } | Self::Heads { .. } => {
+                Step::FittingAdapter
+            }
+            Self::NoCache | Self::Cache { .. } => Step::WritableCache,
+            _ => Step::SavePeftAgain,
+        };
+        Some(step.into())
+    }
+}
+
+impl Blame for LoraError {
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Foreign(error) => error.fault(),
+            _ => Fault::Input,
+        }
+    }
+
+    fn remedy(&self) -> Option<Remedy> {
+        let step = match self {
+            Self::Foreign(error) => return error.remedy(),
             Self::Nothing { .. } => return Some(Step::TrainedAdapter.into()),
             Self::Gguf(error) => return error.remedy(),
             error if error.is_about_the_base() => Step::FittingAdapter,

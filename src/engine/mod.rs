@@ -105,6 +105,7 @@ impl From<&Machine> for OpenOptions {
 /// What a base model is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelInfo {
+    #[serde(serialize_with = "crate::record::path_as_text")]
     pub path: PathBuf,
     pub name: String,
     pub architecture: String,

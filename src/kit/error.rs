@@ -1,6 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use translora_gguf::{FileError, GgufError, SplitError};
+use translora_lora::{ForeignError, LoraError};
 
 use crate::record::{Blame, ContentHash, Fault, Remedy, Step};
 
@@ -29,6 +30,9 @@ pub enum KitError {
         distinct: usize,
         needed: usize,
     },
+    /// It is no sound adapter, or none for this base.
+    #[error("{path}: {source}")]
+    Adapter { path: PathBuf, source: LoraError },
     /// A model's other parts are not as they should be.
     #[error(transparent)]
     Split(#[from] SplitError),
@@ -82,6 +86,16 @@ pub enum LineFault {
 }
 
 impl KitError {
+    pub(crate) fn of_adapter(path: &Path, error: LoraError) -> Self {
+        match error {
+            LoraError::Foreign(ForeignError::File(error)) => Self::of_file(path, error),
+            source => Self::Adapter {
+                path: path.to_owned(),
+                source,
+            },
+        }
+    }
+
     pub(crate) fn of_file(path: &Path, error: impl Into<FileError>) -> Self {
         match error.into() {
             FileError::Split(source) => Self::Split(source),
@@ -98,6 +112,7 @@ impl Blame for KitError {
         match self {
             Self::File { source, .. } => source.fault(),
             Self::Pack(_) => Fault::Bug,
+            Self::Adapter { source, .. } => source.fault(),
             Self::Line { .. }
             | Self::NoRows { .. }
             | Self::TooManyRows { .. }
@@ -119,6 +134,7 @@ impl Blame for KitError {
             Self::SameSeeds { .. } => Step::VariedSeeds.into(),
             Self::TooFewRows { .. } => Remedy::or([Step::MoreRows.into(), Remedy::fewer("seeds")]),
             Self::Split(source) => return source.remedy(),
+            Self::Adapter { source, .. } => return source.remedy(),
             Self::NotAKit { .. } => Remedy::or([Remedy::MakeKit, Remedy::add("seeds")]),
             Self::Foreign { .. } => Remedy::or([Step::KitsOwn.into(), Remedy::add("seeds")]),
             Self::NoDiscriminator { .. } => {

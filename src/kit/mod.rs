@@ -8,10 +8,11 @@
 //! [`Seed`].
 
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use translora_gguf::limits::MODEL_HEADER_BYTES_MAX;
 use translora_gguf::{FileError, Header, Parts, open_file, read_file};
+use translora_lora::gguf_path;
 
 use crate::record::{ContentHash, Limits, Prompt};
 
@@ -110,6 +111,12 @@ pub fn read_header(path: &Path, limits: &Limits) -> Result<(Header, u64), KitErr
 /// bounds: `header_bytes_max` for each file
 pub fn read_parts(path: &Path, limits: &Limits) -> Result<Parts, KitError> {
     Parts::open(path, limits.header_bytes_max).map_err(|error| KitError::of_file(path, error))
+}
+
+/// Find an adapter as a GGUF file for a model: the path itself, or what was written out of a folder
+/// of PEFT or MLX.
+pub fn adapter(path: &Path, model: &Path) -> Result<PathBuf, KitError> {
+    gguf_path(path, model).map_err(|error| KitError::of_adapter(path, error))
 }
 
 /// Read a whole file of at most `bytes_max` bytes.

@@ -56,10 +56,11 @@ pub fn kit(
             plan.seeds,
             &mut Rng::new(plan.run.seed, "kit seeds"),
         )?;
+        let lora = kit::adapter(&plan.lora, &plan.model)?;
         let hashes = hash_inputs(
             &[
                 ("model", &plan.model),
-                ("lora", &plan.lora),
+                ("lora", &lora),
                 ("data", &plan.data),
             ],
             monitor,
@@ -67,7 +68,8 @@ pub fn kit(
         let summary = format!("{} rows, {} seeds", rows.len(), seeds.len());
         Ok(((rows, seeds, hashes), summary))
     })?;
-    if !(plan.run.resume && Journal::lies_beside(&plan.out)) {
+    let begun = Journal::lies_beside(&plan.out)?;
+    if !(plan.run.resume && begun) {
         publish::check_writable(&[&plan.out])?;
     }
     let mut job = Job::open(context, "kit", announced, hashes.clone(), &plan.out)?;

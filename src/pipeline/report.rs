@@ -18,9 +18,12 @@ pub struct TransferReport {
     pub verdict: Verdict,
     /// Where the new adapter lies: under the name that was asked for if it was accepted, else set
     /// aside.
+    #[serde(serialize_with = "crate::record::path_as_text")]
     pub adapter: PathBuf,
+    #[serde(serialize_with = "crate::record::path_as_text")]
     pub report: PathBuf,
     /// The report as a web page.
+    #[serde(serialize_with = "crate::record::path_as_text")]
     pub page: PathBuf,
     pub scores: Scores,
     /// Rows that were won and lost, a dozen of each at most.
@@ -203,7 +206,9 @@ pub struct Flip {
 /// What `train` came to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainReport {
+    #[serde(serialize_with = "crate::record::path_as_text")]
     pub adapter: PathBuf,
+    #[serde(serialize_with = "crate::record::path_as_text")]
     pub report: PathBuf,
     pub examples: usize,
     pub steps: u64,
@@ -217,6 +222,7 @@ pub struct TrainReport {
 /// What `kit` came to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KitReport {
+    #[serde(serialize_with = "crate::record::path_as_text")]
     pub kit: PathBuf,
     pub seeds: usize,
     /// Real inputs the discriminator saw, and as many made-up ones; held-out rows included.
@@ -238,7 +244,9 @@ pub struct KitReport {
 /// What `eval` came to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EvalReport {
+    #[serde(serialize_with = "crate::record::path_as_text")]
     pub model: PathBuf,
+    #[serde(serialize_with = "crate::record::path_as_text_or_null")]
     pub lora: Option<PathBuf>,
     pub rows: usize,
     pub correct: u64,

@@ -30,7 +30,8 @@ pub fn train(
         let summary = format!("{} rows", rows.len());
         Ok(((rows, hashes), summary))
     })?;
-    if !(plan.run.resume && Journal::lies_beside(&plan.out)) {
+    let begun = Journal::lies_beside(&plan.out)?;
+    if !(plan.run.resume && begun) {
         publish::check_writable(&[&outputs.adapter, &outputs.report])?;
     }
     let mut header = BTreeMap::from([

@@ -32,9 +32,9 @@ pub(super) fn list(folder: &Path) -> io::Result<Listing> {
             }
             continue;
         };
-        if file.ends_with(".gguf") && !file.ends_with(".rejected.gguf") && !file.starts_with('.') {
-            let (name, number) = numbered(file.trim_end_matches(".gguf"));
-            found.push((name.to_owned(), number, path));
+        if let Some(stem) = stem_of(&path, file) {
+            let (name, number) = numbered(stem);
+            found.push((name.to_owned(), number, path.clone()));
         }
     }
     found.sort();
@@ -44,6 +44,18 @@ pub(super) fn list(folder: &Path) -> io::Result<Listing> {
         .map(|(name, _, path)| (name.clone(), path.clone()))
         .collect();
     Ok(listing)
+}
+
+/// What an adapter is called, by its file: a GGUF, a safetensors file, or a folder of PEFT or MLX.
+/// None is answered for what is no adapter.
+fn stem_of<'f>(path: &Path, file: &'f str) -> Option<&'f str> {
+    if file.starts_with('.') || file.ends_with(".rejected.gguf") {
+        return None;
+    }
+    let ending = [".gguf", ".safetensors"];
+    let stem = ending.into_iter().find_map(|end| file.strip_suffix(end));
+    // A folder's name has no ending.
+    stem.or_else(|| path.join("adapter_config.json").is_file().then_some(file))
 }
 
 /// `task@2` is the second file of `task`; a name without a number comes first.
@@ -74,6 +86,9 @@ mod tests {
             "notes.txt",
             "é@one.gguf",
         ];
+        fs::create_dir(folder.join("peft-v1.5")).expect("a new folder");
+        fs::write(folder.join("peft-v1.5/adapter_config.json"), "{}").expect("writable");
+        fs::create_dir(folder.join("other")).expect("a new folder");
         let odd = folder.join(OsStr::from_bytes(b"caf\xe9.gguf"));
         for path in files.map(|file| folder.join(file)).iter().chain([&odd]) {
             fs::write(path, "").expect("writable");
@@ -84,6 +99,7 @@ mod tests {
             ("a b,c", "a b,c.gguf"),
             ("b", "b@2.gguf"),
             ("b", "b@10.gguf"),
+            ("peft-v1.5", "peft-v1.5"),
             ("é@one", "é@one.gguf"),
         ];
         let right = right.map(|(name, file)| (name.to_owned(), folder.join(file)));

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use llama_cpp_sys_2 as sys;
 use translora_gguf::open_file;
-use translora_lora::{Base, Lora};
+use translora_lora::{Base, Lora, gguf_path};
 
 use crate::backend::Backend;
 use crate::error::LlamaError;
@@ -360,6 +360,7 @@ pub struct Adapter(pub(crate) Arc<AdapterInner>);
 pub(crate) struct AdapterInner {
     pub(crate) raw: NonNull<sys::llama_adapter_lora>,
     pub(crate) model: Model,
+    file: PathBuf,
 }
 
 // SAFETY: an adapter is plain tensors plus an entry in its model's list; the list is edited only
@@ -378,7 +379,7 @@ impl Drop for AdapterInner {
 }
 
 impl Adapter {
-    /// Load a LoRA GGUF onto `model`. It is read whole and compared with the model first: llama.cpp
+    /// Load a LoRA onto `model`: a GGUF file, or a folder of PEFT or MLX. It is read whole and compared with the model first: llama.cpp
     /// ends the process over some of what [`Lora`] refuses.
     ///
     /// fails: no sound adapter, or made for another base
@@ -387,10 +388,11 @@ impl Adapter {
             path: path.to_owned(),
             source,
         };
-        let lora = Lora::read(&map_file(path)?).map_err(unfit)?;
+        let file = gguf_path(path, model.path()).map_err(unfit)?;
+        let lora = Lora::read(&map_file(&file)?).map_err(unfit)?;
         lora.fits(&model.base_for(&lora)).map_err(unfit)?;
-        let text = CString::new(path.as_os_str().as_bytes())
-            .map_err(|_| LlamaError::Path(path.to_owned()))?;
+        let text = CString::new(file.as_os_str().as_bytes())
+            .map_err(|_| LlamaError::Path(file.clone()))?;
         let (mark, mut reason) = (log::mark(), Reason::new());
         let raw = {
             let _guard = model.lock_adapters();
@@ -407,7 +409,13 @@ impl Adapter {
         Ok(Self(Arc::new(AdapterInner {
             raw,
             model: model.clone(),
+            file,
         })))
+    }
+
+    /// The GGUF file that was loaded: the path that was named, or what was written out of it.
+    pub fn file(&self) -> &Path {
+        &self.0.file
     }
 
     /// The base it was loaded onto.

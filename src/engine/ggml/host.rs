@@ -80,12 +80,12 @@ impl Host for GgmlHost {
     }
 
     fn load(&self, adapter: &Path) -> Result<Weights, EngineError> {
-        let (hash, bytes) = {
-            let bytes = map_file(adapter).map_err(|error| of_path(adapter, error))?;
-            (ContentHash::of(&bytes), bytes.len() as u64)
-        };
         let loaded =
             Adapter::load(&self.model, adapter).map_err(|error| of_path(adapter, error))?;
+        let (hash, bytes) = {
+            let bytes = map_file(loaded.file()).map_err(|error| of_path(adapter, error))?;
+            (ContentHash::of(&bytes), bytes.len() as u64)
+        };
         Ok(Weights::new(hash, bytes, loaded))
     }
 }

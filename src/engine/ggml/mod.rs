@@ -398,7 +398,7 @@ fn of_path(path: &Path, error: LlamaError) -> EngineError {
     match error {
         LlamaError::File { path, source } => EngineError::File { path, source },
         LlamaError::Split(source) => EngineError::Split(source),
-        LlamaError::Adapter { path, source } => EngineError::Adapter { path, source },
+        LlamaError::Adapter { path, source } => EngineError::of_adapter(path, source),
         LlamaError::AdapterLoad { path, reason } => EngineError::AdapterLoad { path, reason },
         LlamaError::ModelLoad { reason, .. } => EngineError::Model {
             path: path.to_owned(),

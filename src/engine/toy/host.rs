@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::{Base, Head, ToyModel, read};
+use super::{Base, Head, ToyModel, read_adapter};
 use crate::engine::host::{Decoder, Host, Row, Token, Turn, Weights};
 use crate::engine::{EngineError, ModelInfo};
 use crate::record::ContentHash;
@@ -69,7 +69,7 @@ impl Host for ToyHost {
     }
 
     fn load(&self, adapter: &Path) -> Result<Weights, EngineError> {
-        let bytes = read(adapter)?;
+        let bytes = read_adapter(adapter)?;
         let head = Head::from_gguf(adapter, &bytes, self.base.width)?;
         Ok(Weights::new(
             ContentHash::of(&bytes),

@@ -14,6 +14,8 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
+use translora_lora::{Foreign, ForeignError};
+
 use super::host::Hosted;
 use super::{
     AdapterId, Answer, CompletionScore, Continuation, Engine, EngineError, Generate,
@@ -31,7 +33,7 @@ pub mod world;
 
 pub use base::Base;
 use base::FORMAT;
-use head::Head;
+use head::{ARCHITECTURE, Head};
 use host::{ToyDecoder, ToyHost};
 use train::ToyTrainer;
 
@@ -111,6 +113,16 @@ pub(super) fn is_base(path: &Path) -> bool {
         && read(path).is_ok_and(|bytes| {
             serde_json::from_slice::<Head>(&bytes).is_ok_and(|head| head.format == FORMAT)
         })
+}
+
+/// Read an adapter file. No other format has a toy's answers.
+fn read_adapter(path: &Path) -> Result<Vec<u8>, EngineError> {
+    let refuse = |source| EngineError::of_adapter(path.to_owned(), source);
+    if Foreign::find(path).map_err(refuse)?.is_some() {
+        let architecture = ARCHITECTURE.to_owned();
+        return Err(refuse(ForeignError::Architecture { architecture }.into()));
+    }
+    read(path)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, EngineError> {
@@ -246,7 +258,7 @@ impl Model for ToyModel {
     }
 
     fn attach(&mut self, adapter: &Path) -> Result<AdapterId, EngineError> {
-        let bytes = read(adapter)?;
+        let bytes = read_adapter(adapter)?;
         let head = Head::from_gguf(adapter, &bytes, self.base.width)?;
         self.heads.push(head);
         Ok(AdapterId(self.heads.len() - 1))

@@ -143,6 +143,10 @@ fn kit() -> [Room; 2] {
             number: 2,
             count: 3,
         }),
+        E::Adapter {
+            path: path(),
+            source: LoraError::Activated,
+        },
         E::NotAKit {
             path: path(),
             reason: "no manifest".into(),
@@ -245,6 +249,7 @@ fn stages() -> [Room; 6] {
                     source: disk(),
                 },
                 PublishError::NoName { path: "..".into() },
+                PublishError::Folder { path: "new".into() },
                 PublishError::Stamp(GgufError::BigEndian),
             ],
         ),
@@ -256,6 +261,10 @@ fn pipeline() -> [Room; 2] {
     let folder = || "n.gguf.journal".into();
     let journal = [
         JournalError::Unfinished { folder: folder() },
+        JournalError::InUse {
+            folder: folder(),
+            process: Some(4711),
+        },
         JournalError::Changed {
             folder: folder(),
             what: "the plan".into(),
