@@ -225,6 +225,7 @@ fn stages() -> [Room; 6] {
                     halvings: 3,
                     learning_rate: 1e-4,
                 },
+                DistillError::BaseNotFinite,
                 DistillError::Checkpoint(disk()),
             ],
         ),
@@ -407,6 +408,10 @@ fn serve() -> Room {
             ServeError::Adapter {
                 name: "a".into(),
                 reason: "two files are called so".into(),
+            },
+            ServeError::Folder {
+                path: "/adapters".into(),
+                source: disk(),
             },
             ServeError::Threads(disk()),
             ServeError::Stopped(disk()),
