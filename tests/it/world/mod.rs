@@ -3,12 +3,11 @@
 
 use std::process::{Command, Stdio};
 
-use crate::source::root;
 use crate::toy::World;
 
 mod data;
 
-/// Run the program on the toy's models; its exit status and what it says.
+/// Run the program on the toy's models: its exit status and what it says.
 fn run(world: &World, words: &[&str]) -> (i32, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_translora"))
         .args(words)
