@@ -163,6 +163,11 @@ pub trait Model: Generate + Score + Label + Teach + Train {
     ///
     /// fails: the tokenizer cannot encode the text without loss, or it is longer than the context.
     fn check_text(&self, text: &str) -> Result<(), EngineError>;
+
+    /// The first piece of a text that the tokenizer reads as markup of the model's own, if any.
+    fn markup(&self, _text: &str) -> Option<String> {
+        None
+    }
 }
 
 /// Draw continuations.

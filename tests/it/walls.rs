@@ -11,7 +11,10 @@ pub const ROOMS: &[(&str, &[&str])] = &[
     ("record", &[]),
     ("request", &["record"]),
     ("engine", &["record", "request::Machine", "request::Shape"]),
-    ("kit", &["record", "engine"]),
+    (
+        "kit",
+        &["record", "request::Learn", "request::RowFormat", "engine"],
+    ),
     ("generate", &["record", "engine", "kit::Seed"]),
     ("filter", &["record", "engine", "generate::Candidate"]),
     (
@@ -57,6 +60,7 @@ pub const ROOMS: &[(&str, &[&str])] = &[
 const CRATES: &[(&str, &[&str])] = &[
     ("serde", &["src/"]),
     ("serde_json", &["src/"]),
+    ("csv", &["src/kit/"]),
     ("thiserror", &["src/"]),
     ("sha2", &["src/record/"]),
     ("rand_chacha", &["src/record/"]),

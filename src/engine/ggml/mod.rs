@@ -326,6 +326,10 @@ impl Model for GgmlModel {
         self.examined(with, pairs, tokens_max, monitor)
     }
 
+    fn markup(&self, text: &str) -> Option<String> {
+        markup_in(&self.model, text)
+    }
+
     fn check_text(&self, text: &str) -> Result<(), EngineError> {
         let refuse = |back: String| EngineError::Tokenizer {
             model: self.path(),
@@ -351,6 +355,14 @@ impl Model for GgmlModel {
             Err(refuse(back))
         }
     }
+}
+
+/// The piece of a text that the tokenizer reads as markup, if any.
+fn markup_in(model: &translora_llama::Model, text: &str) -> Option<String> {
+    let vocab = model.vocab();
+    let tokens = vocab.encode(text, true).ok()?;
+    let found = tokens.into_iter().find(|&token| vocab.is_control(token))?;
+    Some(String::from_utf8_lossy(&vocab.piece(found, true)).into_owned())
 }
 
 /// The start of a text, for a message.
