@@ -21,6 +21,7 @@ mod doctor;
 #[cfg(target_os = "linux")]
 mod elf;
 mod eval;
+mod exchange;
 mod failure;
 #[cfg(feature = "ggml")]
 mod gradcheck;
@@ -94,8 +95,11 @@ enum Command {
     Kit(kit::Kit),
     Transfer(transfer::Transfer),
     Eval(eval::Eval),
+    Import(exchange::Import),
+    Export(exchange::Export),
+    Merge(exchange::Merge),
     Inspect(inspect::Inspect),
-    Serve(serve::Serve),
+    Serve(Box<serve::Serve>),
     #[cfg(unix)]
     Adapters(adapters::Adapters),
     #[cfg(target_os = "linux")]
@@ -133,6 +137,9 @@ fn main() -> ExitCode {
         Command::Kit(command) => command.run(verbosity),
         Command::Transfer(command) => command.run(verbosity),
         Command::Eval(command) => command.run(verbosity),
+        Command::Import(command) => command.run(verbosity),
+        Command::Export(command) => command.run(verbosity),
+        Command::Merge(command) => command.run(verbosity),
         Command::Inspect(command) => command.run(verbosity),
         Command::Serve(command) => command.run(verbosity),
         #[cfg(unix)]

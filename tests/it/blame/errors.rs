@@ -84,6 +84,10 @@ fn engine() -> Room {
                 words: ["yes".into(), "yesterday".into()],
             },
             E::Template("no user".into()),
+            E::ChatTemplate {
+                path: "m.gguf".into(),
+                reason: "it writes nothing".into(),
+            },
             E::Example {
                 index: 0,
                 reason: "row 1 is too long".into(),
@@ -97,6 +101,11 @@ fn engine() -> Room {
                 model: model(),
                 reason: "no rule for an operation".into(),
             },
+            E::Unmergeable {
+                path: model().into(),
+                reason: "a type".into(),
+            },
+            E::Output(io::Error::other("the disk is full")),
             E::NotFinite {
                 what: "loss",
                 step: 3,
