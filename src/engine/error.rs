@@ -54,6 +54,9 @@ pub enum EngineError {
     Untrainable { model: String, reason: String },
     #[error("the {what} of a training step is not finite (step {step})")]
     NotFinite { what: &'static str, step: u64 },
+    /// The weights of a model, or an adapter on it, make no distribution: no word can be chosen.
+    #[error("{who} makes logits that are not finite (NaN or infinite): it has no answer")]
+    NoDistribution { who: String },
     #[error("the snapshot does not belong here: {0}")]
     Snapshot(String),
     #[error("{needed} tokens do not fit a context of {context}")]
@@ -84,6 +87,7 @@ impl Blame for EngineError {
             | Self::Modules { .. }
             | Self::Untrainable { .. }
             | Self::NotFinite { .. }
+            | Self::NoDistribution { .. }
             | Self::Snapshot(_)
             | Self::Context { .. }
             | Self::TooLarge(_) => Fault::Input,
@@ -122,7 +126,10 @@ impl Blame for EngineError {
             Self::Untrainable { .. } => {
                 Remedy::or([Remedy::choose_other("modules"), Step::OtherModel.into()])
             }
+            // Before the first step nothing was learnt that could be too much.
+            Self::NotFinite { step: ..=1, .. } => Step::OtherModel.into(),
             Self::NotFinite { .. } => Remedy::lower("lr"),
+            Self::NoDistribution { .. } => Step::BrokenNumbers.into(),
             Self::Internal(_) => Step::Report.into(),
             Self::Cancelled(_) | Self::Template(_) | Self::Snapshot(_) => return None,
         };

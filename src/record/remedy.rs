@@ -244,6 +244,7 @@ steps! {
     FetchAgain: "fetch the file or make it again: it is damaged or no GGUF",
     OtherFile: "choose another file: this is not the kind that is expected here",
     WholeModel: "fetch the model or convert it again: it must be a whole GGUF with a tokenizer and a chat template",
+    BrokenNumbers: "fetch or make that file again: its numbers are broken, or far too large; an adapter may do at a smaller scale",
     FirstPart: "name the first part: the others are found beside it",
     PartsTogether: "keep all parts of the model in one folder, with the names that they were made with",
     FetchParts: "fetch all parts of the model again, from one place",

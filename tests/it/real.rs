@@ -18,6 +18,7 @@ mod bench;
 mod exchanges;
 mod jobs;
 mod memory;
+mod not_finite;
 mod objectives;
 mod runs;
 mod serve;

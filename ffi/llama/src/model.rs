@@ -372,6 +372,7 @@ pub struct Adapter(pub(crate) Arc<AdapterInner>);
 pub(crate) struct AdapterInner {
     pub(crate) raw: NonNull<sys::llama_adapter_lora>,
     pub(crate) model: Model,
+    path: PathBuf,
 }
 
 // SAFETY: an adapter is plain tensors plus an entry in its model's list; the list is edited only
@@ -419,7 +420,13 @@ impl Adapter {
         Ok(Self(Arc::new(AdapterInner {
             raw,
             model: model.clone(),
+            path: path.to_owned(),
         })))
+    }
+
+    /// The file it was loaded from.
+    pub fn path(&self) -> &Path {
+        &self.0.path
     }
 
     /// The base it was loaded onto.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::{Base, Head, ToyModel, read};
 use crate::engine::host::{Decoder, Host, Row, Token, Turn, Weights};
-use crate::engine::{EngineError, ModelInfo};
+use crate::engine::{EngineError, ModelInfo, is_distribution};
 use crate::record::ContentHash;
 
 /// The token after the bytes.
@@ -13,7 +13,7 @@ const END: Token = 256;
 const USER: &str = "user: ";
 const ASSISTANT: &str = "\nassistant: ";
 const ROWS_MAX: usize = 64;
-/// Logit of the token that comes, where all others have 0.
+/// Logit of the token that comes, where all others have 0. A strong adapter is more certain.
 const CERTAIN: f32 = 20.0;
 
 pub(super) struct ToyHost {
@@ -181,8 +181,16 @@ impl Decoder for ToyDecoder {
                 with: with.to_vec(),
             });
             if row.output {
+                let scale = with
+                    .iter()
+                    .map(|(_, scale)| scale.abs())
+                    .fold(1.0, f32::max);
                 let mut logits = vec![0.0; END as usize + 1];
-                logits[self.next(&self.sequences[row.sequence]) as usize] = CERTAIN;
+                logits[self.next(&self.sequences[row.sequence]) as usize] = CERTAIN * scale;
+                if !is_distribution(&logits) {
+                    let who = format!("an adapter at a scale of {scale:e}");
+                    return Err(EngineError::NoDistribution { who });
+                }
                 outputs.push(logits);
             }
         }

@@ -101,6 +101,9 @@ fn engine() -> Room {
                 what: "loss",
                 step: 3,
             },
+            E::NoDistribution {
+                who: "the model m.gguf".into(),
+            },
             E::Snapshot("of another rank".into()),
             engine_error(),
             E::Memory("KV cache".into()),
