@@ -5,6 +5,11 @@
 //! The question is the prompt of the first row; the greedy answer of each base, with its adapter
 //! where one is named, is printed beside the answer of the row.
 #![forbid(unsafe_code)]
+#![allow(
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "an example prints"
+)]
 
 use std::error::Error;
 use std::path::Path;

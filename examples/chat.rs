@@ -5,6 +5,11 @@
 //! The first COUNT rows go to `/v1/chat/completions` as one user turn each, at temperature 0. The
 //! last line of stdout is `RIGHT of COUNT`. `scripts/check/stock` uses it.
 #![forbid(unsafe_code)]
+#![allow(
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "an example prints"
+)]
 
 use std::error::Error;
 use std::io::{Read, Write};

@@ -12,6 +12,11 @@
 //! the rule of `translora transfer`. What was trained lies in the work folder and is not trained
 //! again.
 #![forbid(unsafe_code)]
+#![allow(
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "an example prints"
+)]
 
 use std::collections::BTreeMap;
 use std::error::Error;

@@ -5,6 +5,11 @@
 //! Tensors are copied bit for bit and the remaining blocks renumbered. All metadata stays, but for
 //! the number of blocks and the arrays that have one element per block. Nothing is overwritten.
 #![forbid(unsafe_code)]
+#![allow(
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "an example prints"
+)]
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};

@@ -1,6 +1,11 @@
 //! Write a GGUF model with its matrices in another type, as `llama-quantize` does.
 //!
 //! usage: cargo run --example quantize -- MODEL.gguf TYPE OUT.gguf
+#![allow(
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "an example prints"
+)]
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -3,6 +3,11 @@
 //!
 //! `cargo run --example shape -- qwen2-0.5b OUT.gguf`; `quantize` makes other types of it.
 #![forbid(unsafe_code)]
+#![allow(
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "an example prints"
+)]
 
 use std::fs::File;
 use std::io::{BufWriter, Write as _};

@@ -35,6 +35,10 @@
 //!   request without one.
 //! - Nothing is overwritten.
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    test,
+    allow(clippy::too_many_lines, reason = "tables of cases are long")
+)]
 
 pub mod adapters;
 pub mod control;

@@ -75,12 +75,12 @@ static int inspect(const translora_entry *entry, translora_instance *instance, c
 /* Print the progress of a job while it goes on; cancel it when Ctrl-C was pressed. */
 static int follow(const translora_jobs_1 *jobs, translora_instance *instance, translora_job job, translora_job_progress *now) {
     translora_error *error = NULL;
-    int asked = 0;
+    int cancelled = 0;
     uint32_t process = 0;
     uint64_t last_event = 0;
     do {
-        if (interrupted && !asked) {
-            asked = 1;
+        if (interrupted && !cancelled) {
+            cancelled = 1;
             fprintf(stderr, "cancelling\n");
             translora_status status = jobs->cancel(instance, job, &error);
             if (status != TRANSLORA_OK) return failed("cancel", status, error);

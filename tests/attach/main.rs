@@ -4,6 +4,14 @@
 //! `scripts/check/attach LLAMA_SERVER` runs it. Without TRANSLORA_LLAMA_SERVER it says that it was
 //! skipped.
 #![forbid(unsafe_code)]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::too_many_lines,
+    clippy::unwrap_used,
+    reason = "tests wait with deadlines, say what they measure, and hold long tables"
+)]
 
 #[cfg(target_os = "linux")]
 mod cases;

@@ -10,7 +10,7 @@ use translora::request::Inputs;
 use translora::{record, serve};
 
 use crate::pipeline::{kit, plan, sound, stopping, train};
-use crate::source::{code, files, paths};
+use crate::source::{files, parse, paths};
 use crate::walls::ROOMS;
 use crate::world::World;
 
@@ -92,7 +92,7 @@ fn room(file: &str) -> &str {
 /// Constants `…_MAX` and `…_MIN` that are read in another room than their own. The program may
 /// read them: it says in its help what a room takes.
 fn shared(file: &str, source: &str) -> Vec<String> {
-    let paths = paths(&code(source));
+    let paths = paths(&parse(source));
     let other = |name: &str| name != room(file) && ROOMS.iter().any(|(room, _)| *room == name);
     let imported = |name: &str| {
         paths
@@ -122,7 +122,7 @@ fn a_constant_bounds_its_own_room() {
         ("src/filter/mod.rs", "use crate::kit::{Seed, ROWS_MAX};", 1),
         (
             "src/filter/mod.rs",
-            "use crate::kit; f(kit::rows::ROWS_MIN);",
+            "use crate::kit; const X: u8 = kit::rows::ROWS_MIN;",
             1,
         ),
     ];

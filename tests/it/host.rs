@@ -9,7 +9,7 @@ use std::thread::ThreadId;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use translora_abi::host::{Host, Instance, Library, OpenError, Swapper};
+use translora_abi::host::{Callbacks, Instance, Library, OpenError, Swapper};
 use translora_abi::{Failure, JobState, Status};
 
 use crate::abi::{Language, compile, plugin};
@@ -19,7 +19,7 @@ use crate::world::World;
 /// Longer than anything here takes, on a machine with other work too.
 const LONG: Duration = Duration::from_secs(120);
 
-fn instance(host: Option<Arc<dyn Host>>) -> Instance {
+fn instance(host: Option<Arc<dyn Callbacks>>) -> Instance {
     Library::open(&plugin())
         .expect("cargo built a plugin")
         .create(host)
@@ -188,7 +188,7 @@ impl Notes {
     }
 }
 
-impl Host for Notes {
+impl Callbacks for Notes {
     fn log(&self, _: i32, _: &str) {}
 
     fn swapper(&self) -> Option<&dyn Swapper> {
@@ -278,7 +278,7 @@ fn adapters_are_exchanged_in_two_phases_and_back() {
         done: Mutex::default(),
         refuses: Mutex::new("nothing"),
     });
-    let instance = instance(Some(Arc::clone(&host) as Arc<dyn Host>));
+    let instance = instance(Some(Arc::clone(&host) as Arc<dyn Callbacks>));
     let (adapters, swaps) = (
         instance.adapters().expect("it has them"),
         instance.hotswap().expect("it has them"),

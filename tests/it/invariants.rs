@@ -1,7 +1,9 @@
 //! Invariants that the source itself shows: who may bring a noun back, and who draws randomness
 //! from what. Reads the source and fails on any place that breaks them.
 
-use crate::source::{code, files, tokens};
+use syn::visit::{self, Visit};
+
+use crate::source::{arguments, files, for_tests, parse, paths, product};
 
 /// The nouns, and the file that each lives in.
 const NOUNS: &[(&str, &str)] = &[
@@ -24,122 +26,104 @@ const RESTORES: &[&str] = &["src/record/restore.rs", "src/pipeline/journal"];
 /// What is seeded: `TYPE::new(seed, …)`.
 const STREAMS: &[&str] = &["Rng", "Mersenne"];
 
-/// Words that stand for randomness from outside the run.
-const FOREIGN: &[&str] = &[
-    "getrandom",
-    "OsRng",
-    "ThreadRng",
-    "StdRng",
-    "SmallRng",
-    "from_entropy",
-    "from_os_rng",
-    "from_rng",
-    "RandomState",
-    "DefaultHasher",
-];
-
 /// The one place that draws from something else than a seed: a request to `serve` that names none
 /// is answered differently each time. It draws from the clock that the host was opened with.
 const UNSEEDED: &str = "src/serve/http/ask.rs";
 
-/// The tokens of a file's code, without its tests.
-fn product(source: &str) -> Vec<String> {
-    let code = code(source);
-    let end = code.find("#[cfg(test)]\nmod tests").unwrap_or(code.len());
-    tokens(&code[..end])
+/// A visibility that reaches beyond the room of this file.
+fn reaches_out(visibility: &syn::Visibility, file: &str) -> bool {
+    match visibility {
+        syn::Visibility::Public(_) => true,
+        syn::Visibility::Restricted(to) if to.path.is_ident("super") => file.ends_with("/mod.rs"),
+        syn::Visibility::Restricted(to) => !to.path.is_ident("self"),
+        syn::Visibility::Inherited => false,
+    }
 }
 
-fn words(text: &str) -> Vec<String> {
-    tokens(text)
-}
-
-/// The places where these tokens stand one after the other.
-fn places<'t>(tokens: &'t [String], these: &'t [String]) -> impl Iterator<Item = usize> + 't {
-    let found = move |at: &usize| tokens[*at..].starts_with(these);
-    (0..tokens.len()).filter(found)
-}
-
-/// Where the bracket that opens at `open` is closed.
-fn closed(tokens: &[String], open: usize) -> usize {
-    let mut depth = 0;
-    for (at, token) in tokens.iter().enumerate().skip(open) {
-        depth += i32::from(matches!(token.as_str(), "(" | "{" | "["));
-        depth -= i32::from(matches!(token.as_str(), ")" | "}" | "]"));
-        if depth == 0 {
-            return at;
+/// Whether a type, or one of its arguments, has one of these names.
+fn names(of: &syn::ReturnType, these: &[&str]) -> bool {
+    struct Names<'a>(&'a [&'a str], bool);
+    impl<'ast> Visit<'ast> for Names<'_> {
+        fn visit_ident(&mut self, word: &'ast syn::Ident) {
+            self.1 |= self.0.iter().any(|name| word == name);
         }
     }
-    tokens.len()
+    let mut names = Names(these, false);
+    names.visit_return_type(of);
+    names.1
 }
 
-/// The visibility in front of `at` reaches beyond the room of this file.
-fn reaches_out(tokens: &[String], at: usize, file: &str) -> bool {
-    let before = |back: usize| at.checked_sub(back).map_or("", |at| tokens[at].as_str());
-    match (before(4), before(3), before(2), before(1)) {
-        ("pub", "(", "super", ")") => file.ends_with("/mod.rs"),
-        ("pub", "(", "self", ")") => false,
-        (_, _, _, "const") => reaches_out(tokens, at - 1, file),
-        (_, _, _, "pub" | ")") => true,
-        _ => false,
-    }
+fn is_noun(of: &syn::Type, noun: &str) -> bool {
+    matches!(of, syn::Type::Path(of) if of.path.is_ident(noun))
 }
 
 /// Ways that other rooms would have to put a noun together.
 fn constructors(noun: &str, file: &str, source: &str) -> Vec<String> {
-    let tokens = product(source);
     let mut found = Vec::new();
-    let Some(defined) = places(&tokens, &words(&format!("struct {noun}"))).next() else {
-        return vec![format!("{file}: {noun} is not here: say in NOUNS where")];
-    };
-    let start = tokens[..defined]
-        .iter()
-        .rposition(|token| matches!(token.as_str(), "}" | ";"));
-    let derived = tokens[start.unwrap_or(0)..defined].iter();
-    for name in derived.filter(|word| word.starts_with(char::is_uppercase)) {
-        if !DERIVED.contains(&name.as_str()) {
-            found.push(format!("{file}: {noun} may not derive {name}"));
+    let mut defined = false;
+    for item in product(source).items {
+        match item {
+            syn::Item::Struct(item) if item.ident == noun => {
+                defined = true;
+                let derives = item.attrs.iter().filter(|of| of.path().is_ident("derive"));
+                for derive in derives {
+                    let each = derive.parse_nested_meta(|derived| {
+                        if !DERIVED.iter().any(|may| derived.path.is_ident(may)) {
+                            let name = &derived.path.segments[0].ident;
+                            found.push(format!("{file}: {noun} may not derive {name}"));
+                        }
+                        Ok(())
+                    });
+                    each.expect("a list of names");
+                }
+                if item
+                    .fields
+                    .iter()
+                    .any(|field| reaches_out(&field.vis, file))
+                {
+                    found.push(format!("{file}: {noun} has a field that others see"));
+                }
+            }
+            syn::Item::Impl(item) if item.trait_.is_none() && is_noun(&item.self_ty, noun) => {
+                for inner in item.items {
+                    let syn::ImplItem::Fn(inner) = inner else {
+                        continue;
+                    };
+                    if inner.sig.receiver().is_none()
+                        && names(&inner.sig.output, &["Self", noun])
+                        && !for_tests(&inner.attrs)
+                        && reaches_out(&inner.vis, file)
+                    {
+                        let name = inner.sig.ident;
+                        found.push(format!("{file}: {noun}::{name} puts one together"));
+                    }
+                }
+            }
+            _ => {}
         }
     }
-    let body = defined + 2..closed(&tokens, defined + 2);
-    for field in body {
-        if tokens[field] == "pub" {
-            let name = field + if tokens[field + 1] == "(" { 4 } else { 1 };
-            if reaches_out(&tokens, name, file) {
-                found.push(format!("{file}: {noun} has a field that others see"));
-            }
-        }
-    }
-    for at in places(&tokens, &words(&format!("impl {noun} {{"))) {
-        let end = closed(&tokens, at + 2);
-        for function in (at..end).filter(|&at| tokens[at] == "fn") {
-            let open = function + 2;
-            let close = closed(&tokens, open);
-            let takes_self = tokens[open..close].iter().any(|token| token == "self");
-            let mut answer = tokens[close..].iter().take_while(|token| *token != "{");
-            let makes = answer.any(|token| token == "Self" || token == noun);
-            // Attributes stand behind the body before.
-            let body = tokens[..function]
-                .iter()
-                .rposition(|token| matches!(token.as_str(), "{" | "}"));
-            let attributes = &tokens[body.unwrap_or(0)..function];
-            let for_tests = places(attributes, &words("#[cfg(test)]")).next().is_some();
-            if makes && !takes_self && !for_tests && reaches_out(&tokens, function, file) {
-                let name = &tokens[function + 1];
-                found.push(format!("{file}: {noun}::{name} puts one together"));
-            }
-        }
+    if !defined {
+        found.push(format!("{file}: {noun} is not here: say in NOUNS where"));
     }
     found
 }
 
 /// Implementations of traits for a noun anywhere, but for what the journal needs.
 fn implementations(file: &str, source: &str) -> Vec<String> {
-    let tokens = product(source);
     let mut found = Vec::new();
-    for (noun, _) in NOUNS {
-        for at in places(&tokens, &words(&format!("for {noun} {{"))) {
-            if tokens[at - 1] != "Restored" {
-                found.push(format!("{file}: {} for {noun}", tokens[at - 1]));
+    for item in product(source).items {
+        let syn::Item::Impl(syn::ItemImpl {
+            trait_: Some((_, of, _)),
+            self_ty,
+            ..
+        }) = item
+        else {
+            continue;
+        };
+        let name = &of.segments.last().expect("a trait has a name").ident;
+        for (noun, _) in NOUNS.iter().filter(|(noun, _)| is_noun(&self_ty, noun)) {
+            if name != "Restored" {
+                found.push(format!("{file}: {name} for {noun}"));
             }
         }
     }
@@ -149,10 +133,8 @@ fn implementations(file: &str, source: &str) -> Vec<String> {
 /// A use of the right to bring nouns back where nobody has it.
 fn restoring(file: &str, source: &str) -> Vec<String> {
     let allowed = RESTORES.iter().any(|place| file.starts_with(place));
-    let uses = tokens(&code(source))
-        .iter()
-        .any(|token| token == "from_journal");
-    if uses && !allowed {
+    let uses = |path: &Vec<String>| path.last().is_some_and(|name| name == "from_journal");
+    if !allowed && paths(&parse(source)).iter().any(uses) {
         vec![format!("{file}: only the journal brings nouns back")]
     } else {
         Vec::new()
@@ -161,33 +143,45 @@ fn restoring(file: &str, source: &str) -> Vec<String> {
 
 /// Randomness that was not seeded by whoever asked for it.
 fn unseeded(file: &str, source: &str) -> Vec<String> {
-    let tokens = product(source);
-    let mut found = Vec::new();
-    for word in tokens
-        .iter()
-        .filter(|word| FOREIGN.contains(&word.as_str()))
-    {
-        found.push(format!("{file}: {word} is not of the run's seed"));
+    let mut calls = Unseeded(Vec::new());
+    if !file.starts_with("src/record/") && file != UNSEEDED {
+        calls.visit_file(&product(source));
     }
-    if file.starts_with("src/record/") || file == UNSEEDED {
-        return found;
-    }
-    for stream in STREAMS {
-        for at in places(&tokens, &words(&format!("{stream}::new("))) {
-            let open = at + 3;
-            let first: Vec<&str> = tokens[open + 1..closed(&tokens, open)]
-                .iter()
-                .map(String::as_str)
-                .take_while(|token| *token != ",")
-                .collect();
-            let literal =
-                matches!(first[..], [number] if number.starts_with(|c: char| c.is_ascii_digit()));
-            if !literal && !first.contains(&"seed") {
-                found.push(format!("{file}: {stream} of {}", first.join("")));
+    let found = calls.0.iter();
+    found
+        .map(|stream| format!("{file}: {stream} of no seed"))
+        .collect()
+}
+
+/// The streams of randomness that begin with something else than a seed or a number.
+struct Unseeded(Vec<String>);
+
+impl<'ast> Visit<'ast> for Unseeded {
+    fn visit_expr_call(&mut self, call: &'ast syn::ExprCall) {
+        struct Seed(bool);
+        impl<'ast> Visit<'ast> for Seed {
+            fn visit_ident(&mut self, word: &'ast syn::Ident) {
+                self.0 |= word == "seed";
             }
         }
+        if let syn::Expr::Path(called) = &*call.func
+            && let [.., stream, new] = &Vec::from_iter(&called.path.segments)[..]
+            && new.ident == "new"
+            && STREAMS.iter().any(|name| stream.ident == name)
+            && let Some(first) = call.args.first()
+        {
+            let mut seed = Seed(matches!(first, syn::Expr::Lit(_)));
+            seed.visit_expr(first);
+            if !seed.0 {
+                self.0.push(stream.ident.to_string());
+            }
+        }
+        visit::visit_expr_call(self, call);
     }
-    found
+
+    fn visit_macro(&mut self, call: &'ast syn::Macro) {
+        arguments(call).iter().for_each(|of| self.visit_expr(of));
+    }
 }
 
 /// Every file of `src/` but those that are tests throughout.
@@ -214,7 +208,7 @@ fn only_the_pipeline_brings_nouns_back() {
         .find(|(file, _)| file == RESTORES[0])
         .expect("it is there");
     assert_eq!(constructors("Restore", &file, &source).len(), 1);
-    assert!(code(&source).contains("pub struct Restore(Vec<u8>);"));
+    assert!(source.contains("pub struct Restore(Vec<u8>);"));
 }
 
 #[test]
@@ -280,15 +274,14 @@ fn each_invariant_can_be_broken() {
         assert_eq!(implementations("src/x.rs", source).len(), 1, "{source}");
     }
     assert!(implementations("src/x.rs", "impl Restored for Kept { }").is_empty());
-    let right = "let kept = Kept::restore(from, Restore::from_journal(Vec::new()));";
+    let right = "const X: Kept = Kept::restore(from, Restore::from_journal(Vec::new()));";
     assert_eq!(restoring("src/label/mod.rs", right).len(), 1);
     assert_eq!(restoring("src/pipeline/rounds/pool.rs", right).len(), 1);
     assert!(restoring("src/pipeline/journal.rs", right).is_empty());
     for source in [
-        "let rng = Rng::new(clock.unix_seconds(), \"x\");",
-        "let rng = Rng::new(7 ^ number(), \"seed\");",
-        "let rng = Mersenne::new(entropy as u32);",
-        "let hash = RandomState::new();",
+        "const X: Rng = Rng::new(clock.unix_seconds(), \"x\");",
+        "const X: Rng = Rng::new(7 ^ number(), \"seed\");",
+        "const X: Rng = Mersenne::new(entropy as u32);",
     ] {
         assert_eq!(
             unseeded("src/serve/http/mod.rs", source).len(),
@@ -297,10 +290,10 @@ fn each_invariant_can_be_broken() {
         );
     }
     for source in [
-        "let rng = Rng::new(self.settings.seed, \"x\");",
-        "let rng = Rng::new(request.seed.wrapping_add(i as u64), \"x\");",
-        "let rng = Rng::new(1, \"bench\");",
-        "let rng = Mersenne::new(sampling.seed);",
+        "const X: Rng = Rng::new(self.settings.seed, \"x\");",
+        "const X: Rng = Rng::new(request.seed.wrapping_add(i as u64), \"x\");",
+        "const X: Rng = Rng::new(1, \"bench\");",
+        "const X: Rng = Mersenne::new(sampling.seed);",
         "fn draw(rng: &mut Rng) {}",
         "#[cfg(test)]\nmod tests { fn f() { Rng::new(time(), \"x\") } }",
     ] {

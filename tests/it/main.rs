@@ -1,4 +1,12 @@
 //! The integration tests, one program.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::too_many_lines,
+    clippy::unwrap_used,
+    reason = "tests wait with deadlines, say what they measure, and hold long tables"
+)]
 
 mod abi;
 mod audit;

@@ -1,9 +1,11 @@
-//! A reader of Rust text, just good enough for the house rules: code without comments and literals,
-//! paths, function lengths.
+//! What the rules of the house read in a file: its syntax, the paths it names, its texts.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+
+use proc_macro2::{TokenStream, TokenTree};
+use syn::visit::{self, Visit};
 
 /// The repository that the tests run in. Asked when they run: a build folder may serve two
 /// checkouts.
@@ -58,189 +60,140 @@ fn walk(folder: &Path, extensions: &[&str], found: &mut Vec<(String, String)>) {
     }
 }
 
-/// The code alone: comments and the contents of string and character literals become spaces, lines
-/// stay where they are.
-pub fn code(source: &str) -> String {
-    let bytes: Vec<char> = source.chars().collect();
-    let mut out = String::with_capacity(source.len());
-    let mut i = 0;
-    while i < bytes.len() {
-        let end = literal_or_comment(&bytes, i);
-        if end > i {
-            out.extend(
-                bytes[i..end]
-                    .iter()
-                    .map(|&c| if c == '\n' { '\n' } else { ' ' }),
-            );
-            i = end;
-        } else {
-            out.push(bytes[i]);
-            i += 1;
-        }
-    }
-    out
+/// The syntax of a file.
+pub fn parse(source: &str) -> syn::File {
+    syn::parse_file(source).unwrap_or_else(|error| panic!("{error}: {source}"))
 }
 
-/// Where the literal or comment that starts at `i` ends, or `i` if none does.
-fn literal_or_comment(text: &[char], i: usize) -> usize {
-    let at = |k: usize| text.get(k).copied().unwrap_or('\0');
-    let in_word = i > 0 && (at(i - 1).is_alphanumeric() || at(i - 1) == '_');
-    match at(i) {
-        '/' if at(i + 1) == '/' => (i..text.len())
-            .find(|&k| at(k) == '\n')
-            .unwrap_or(text.len()),
-        '/' if at(i + 1) == '*' => block_comment(text, i),
-        '"' => quoted(text, i, '"'),
-        'b' | 'c' if at(i + 1) == '"' && !in_word => quoted(text, i + 1, '"'),
-        'b' if at(i + 1) == '\'' && !in_word => quoted(text, i + 1, '\''),
-        'r' | 'b' | 'c' if !in_word => raw_string(text, i).unwrap_or(i),
-        // A lifetime is a quote and a name with no quote after it.
-        '\'' if at(i + 1) == '\\' || at(i + 2) == '\'' => quoted(text, i, '\''),
-        _ => i,
-    }
+/// The syntax of a file without the parts that exist only in tests.
+pub fn product(source: &str) -> syn::File {
+    let mut file = parse(source);
+    file.items.retain(|item| match item {
+        syn::Item::Mod(inner) => !for_tests(&inner.attrs),
+        syn::Item::Impl(inner) => !for_tests(&inner.attrs),
+        syn::Item::Fn(inner) => !for_tests(&inner.attrs),
+        _ => true,
+    });
+    file
 }
 
-fn block_comment(text: &[char], start: usize) -> usize {
-    let mut depth = 0;
-    let mut i = start;
-    while i < text.len() {
-        match (text[i], text.get(i + 1)) {
-            ('/', Some('*')) => (depth, i) = (depth + 1, i + 2),
-            ('*', Some('/')) => (depth, i) = (depth - 1, i + 2),
-            _ => i += 1,
-        }
-        if depth == 0 {
-            break;
-        }
-    }
-    i
-}
-
-fn quoted(text: &[char], open: usize, quote: char) -> usize {
-    let mut i = open + 1;
-    while i < text.len() && text[i] != quote {
-        i += if text[i] == '\\' { 2 } else { 1 };
-    }
-    (i + 1).min(text.len())
-}
-
-fn raw_string(text: &[char], start: usize) -> Option<usize> {
-    let mut i = start;
-    i += usize::from(matches!(text[i], 'b' | 'c'));
-    if text.get(i) != Some(&'r') {
-        return None;
-    }
-    let hashes = text[i + 1..].iter().take_while(|&&c| c == '#').count();
-    i += 1 + hashes;
-    if text.get(i) != Some(&'"') {
-        return None;
-    }
-    let close = |k: usize| {
-        text[k] == '"'
-            && text[k + 1..]
-                .iter()
-                .take(hashes)
-                .filter(|&&c| c == '#')
-                .count()
-                == hashes
+/// Whether one of these attributes is `#[cfg(test)]`.
+pub fn for_tests(attributes: &[syn::Attribute]) -> bool {
+    let test = |attribute: &syn::Attribute| match &attribute.meta {
+        syn::Meta::List(list) => list.path.is_ident("cfg") && list.tokens.to_string() == "test",
+        _ => false,
     };
-    Some(
-        (i + 1..text.len())
-            .find(|&k| close(k))
-            .map_or(text.len(), |k| k + 1 + hashes),
-    )
+    attributes.iter().any(test)
 }
 
-/// Words, `::` and single signs.
-pub fn tokens(code: &str) -> Vec<String> {
-    let mut tokens = Vec::new();
-    let mut chars = code.chars().peekable();
-    while let Some(c) = chars.next() {
-        if c.is_alphanumeric() || c == '_' {
-            let mut word = String::from(c);
-            while let Some(&c) = chars.peek().filter(|c| c.is_alphanumeric() || **c == '_') {
-                word.push(c);
-                chars.next();
+/// The arguments of a macro, where they are expressions.
+pub fn arguments(call: &syn::Macro) -> Vec<syn::Expr> {
+    type Arguments = syn::punctuated::Punctuated<syn::Expr, syn::Token![,]>;
+    let parsed = call.parse_body_with(Arguments::parse_terminated);
+    parsed.into_iter().flatten().collect()
+}
+
+/// Every path of two or more segments, in `use` lines and elsewhere, with groups written out:
+/// `a::{b, c::d}` is `a::b` and `a::c::d`.
+pub fn paths(file: &syn::File) -> Vec<Vec<String>> {
+    let mut paths = Paths(Vec::new());
+    paths.visit_file(file);
+    paths.0.retain(|path| path.len() > 1);
+    paths.0
+}
+
+struct Paths(Vec<Vec<String>>);
+
+impl Paths {
+    fn imports(&mut self, tree: &syn::UseTree, mut before: Vec<String>) {
+        match tree {
+            syn::UseTree::Path(path) => {
+                before.push(path.ident.to_string());
+                return self.imports(&path.tree, before);
             }
-            tokens.push(word);
-        } else if c == ':' && chars.peek() == Some(&':') {
-            chars.next();
-            tokens.push("::".into());
-        } else if !c.is_whitespace() {
-            tokens.push(c.into());
+            syn::UseTree::Group(group) => {
+                let inner = group.items.iter();
+                return inner.for_each(|tree| self.imports(tree, before.clone()));
+            }
+            syn::UseTree::Name(name) => before.push(name.ident.to_string()),
+            syn::UseTree::Rename(name) => before.push(name.ident.to_string()),
+            syn::UseTree::Glob(_) => before.push("*".into()),
         }
+        self.0.push(before);
     }
-    tokens
-}
 
-/// Every path of two or more segments in the code, in `use` lines and elsewhere, with groups
-/// written out: `a::{b, c::d}` is `a::b` and `a::c::d`.
-pub fn paths(code: &str) -> Vec<Vec<String>> {
-    let tokens = tokens(code);
-    let mut found = Vec::new();
-    let mut i = 0;
-    while i < tokens.len() {
-        if is_word(&tokens[i]) && tokens.get(i + 1).is_some_and(|t| t == "::") {
-            i = path(&tokens, i, &[], &mut found);
-        } else {
-            i += 1;
-        }
-    }
-    found
-}
-
-fn is_word(token: &str) -> bool {
-    token.starts_with(|c: char| c.is_alphabetic() || c == '_')
-}
-
-/// Read the path that starts at `i`; answer where it ends.
-fn path(tokens: &[String], mut i: usize, prefix: &[String], found: &mut Vec<Vec<String>>) -> usize {
-    let mut segments = prefix.to_vec();
-    loop {
-        match tokens.get(i).map(String::as_str) {
-            Some("{") => {
-                i += 1;
-                while let Some(token) = tokens.get(i).filter(|t| *t != "}") {
-                    i = if is_word(token) || token == "*" || token == "{" {
-                        path(tokens, i, &segments, found)
-                    } else {
-                        i + 1
-                    };
+    /// The paths in what only a macro understands.
+    fn tokens(&mut self, tokens: TokenStream) {
+        let (mut path, mut colons) = (Vec::new(), 0);
+        for token in tokens {
+            match token {
+                TokenTree::Ident(word) => {
+                    if colons != 2 {
+                        self.0.push(std::mem::take(&mut path));
+                    }
+                    path.push(word.to_string());
+                    colons = 0;
                 }
-                return i + 1;
+                TokenTree::Punct(sign) if sign.as_char() == ':' => colons += 1,
+                TokenTree::Group(group) => self.tokens(group.stream()),
+                _ => colons = 0,
             }
-            Some(token) if is_word(token) || token == "*" => segments.push(token.into()),
-            _ => break,
         }
-        i += 1;
-        if tokens.get(i).is_none_or(|t| t != "::") {
-            break;
-        }
-        i += 1;
+        self.0.push(path);
     }
-    found.push(segments);
-    i
 }
 
-#[test]
-fn code_leaves_out_comments_and_literals() {
-    let source = "a // unsafe\nb /* x /* y */ z */ c \"un\\\"safe\" r#\"q\"q\"# b\"x\" 'x' '\\'' &'a str br\"y\" d";
-    assert_eq!(
-        tokens(&code(source)),
-        ["a", "b", "c", "&", "'", "a", "str", "d"]
-    );
-    assert_eq!(code("\"a\nb\"").lines().count(), 2);
-    assert_eq!(
-        tokens(&code("for r in b {}")),
-        ["for", "r", "in", "b", "{", "}"]
-    );
+impl<'ast> Visit<'ast> for Paths {
+    fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
+        self.imports(&item.tree, Vec::new());
+    }
+
+    fn visit_path(&mut self, path: &'ast syn::Path) {
+        let segments = path.segments.iter();
+        self.0
+            .push(segments.map(|segment| segment.ident.to_string()).collect());
+        visit::visit_path(self, path);
+    }
+
+    fn visit_macro(&mut self, call: &'ast syn::Macro) {
+        self.visit_path(&call.path);
+        self.tokens(call.tokens.clone());
+    }
+
+    fn visit_meta_list(&mut self, list: &'ast syn::MetaList) {
+        self.tokens(list.tokens.clone());
+    }
+}
+
+/// The literals of a file, as they are written; documentation is none.
+pub fn literals(source: &str) -> Vec<String> {
+    fn read(tokens: TokenStream, found: &mut Vec<String>) {
+        for token in tokens {
+            match token {
+                TokenTree::Literal(literal) => found.push(literal.to_string()),
+                TokenTree::Group(group) if !is_text(&group) => read(group.stream(), found),
+                _ => {}
+            }
+        }
+    }
+    fn is_text(group: &proc_macro2::Group) -> bool {
+        let first = group.stream().into_iter().next();
+        matches!(first, Some(TokenTree::Ident(word)) if word == "doc")
+    }
+    let mut found = Vec::new();
+    read(source.parse().expect("a file of Rust"), &mut found);
+    found
 }
 
 #[test]
 fn paths_are_written_out() {
-    let seen = |code: &str| paths(code).iter().map(|p| p.join("::")).collect::<Vec<_>>();
+    let seen = |source: &str| {
+        let paths = paths(&parse(source));
+        let words = paths.iter().map(|path| path.join("::"));
+        words.collect::<Vec<_>>()
+    };
     assert_eq!(
-        seen("use crate::{a, b::{self, C}, d::*}; x(crate::e::f::<T>(), g)"),
+        seen("use crate::{a, b::{self, C}, d::*}; fn f() { x(crate::e::f::<T>(), g) }"),
         [
             "crate::a",
             "crate::b::self",
@@ -250,7 +203,13 @@ fn paths_are_written_out() {
         ]
     );
     assert_eq!(
-        seen("pub(crate) fn f(a: std::fs::File) {}"),
-        ["std::fs::File"]
+        seen(
+            "#[derive(s::D)] struct A; fn f(a: std::fs::File) { m!(x, y: z => q::R {w}); } // a::b"
+        ),
+        ["s::D", "std::fs::File", "q::R"]
+    );
+    assert_eq!(
+        literals("//! a\n/// b\n#[error(\"c\")] struct D; fn f() { g!(\"d\", 'e') }"),
+        ["\"c\"", "\"d\"", "'e'"]
     );
 }

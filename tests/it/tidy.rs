@@ -1,6 +1,6 @@
 //! Size and cleanliness, counted. A number here may go down and never up.
 
-use crate::source::{code, files, root, tokens};
+use crate::source::{files, root};
 
 const FILE_LINES_MAX: usize = 600;
 /// Files above that bound that exist today.
@@ -37,21 +37,13 @@ fn dirt(file: &str, source: &str) -> Vec<String> {
         if file.ends_with(".rs") && line.contains('\t') {
             say("a tab");
         }
-        if tokens(line)
-            .iter()
-            .any(|token| words.contains(&token.as_str()))
-        {
+        let mut parts = line.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+        if parts.any(|part| words.contains(&part)) {
             say("unfinished business");
         }
         if places.iter().any(|place| starts_a_path(line, place)) {
             say("a path of somebody's machine");
         }
-    }
-    let macros = tokens(&code(source));
-    let unfinished =
-        |pair: &[String]| matches!(pair[0].as_str(), "todo" | "unimplemented") && pair[1] == "!";
-    if file.ends_with(".rs") && macros.windows(2).any(unfinished) {
-        found.push(format!("{file}: a macro that stands for missing code"));
     }
     if !source.is_empty() && !source.ends_with('\n') {
         found.push(format!("{file}: no line end at the end"));
@@ -144,7 +136,6 @@ fn each_check_can_fail() {
         ("a.md", concat!("TO", "DO: later\n")),
         ("a.rs", concat!("// see /ho", "me/me/x\n")),
         ("a.toml", concat!("path = \"/wo", "rk/x\"\n")),
-        ("a.rs", concat!("fn f() { to", "do!() }\n")),
         ("a.rs", "x"),
     ];
     for (file, text) in bad {

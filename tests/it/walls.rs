@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::source::{code, files, paths, root, tokens};
+use crate::source::{files, parse, paths, root};
 
 /// Room → what it may import from other rooms: a whole room, or one noun of it.
 pub const ROOMS: &[(&str, &[&str])] = &[
@@ -76,6 +76,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("clap", &["src/bin/"]),
     ("ctrlc", &["src/bin/"]),
     ("indicatif", &["src/bin/"]),
+    ("object", &["src/bin/translora/elf.rs"]),
+    ("shlex", &["src/bin/"]),
     ("axum", &["src/serve/", "src/control/"]),
     ("futures_util", &["src/serve/", "src/control/"]),
     ("tokio", &["src/serve/", "src/control/"]),
@@ -159,9 +161,8 @@ fn starts(file: &str, places: &[&str]) -> bool {
 
 /// Every broken rule of one file of `src/`.
 fn broken(file: &str, source: &str) -> Vec<String> {
-    let code = code(source);
     let mut found = Vec::new();
-    for path in paths(&code) {
+    for path in paths(&parse(source)) {
         let first = path[0].as_str();
         let edge = match first {
             "crate" | "super" if !file.starts_with("src/bin/") => &path[1..],
@@ -194,18 +195,7 @@ fn broken(file: &str, source: &str) -> Vec<String> {
         if first == "std" && path[1] == "fs" && !starts(file, FILES) {
             found.push(format!("{file}: may not touch files (std::fs)"));
         }
-        if first == "std"
-            && path[1] == "time"
-            && path.iter().any(|s| s == "Instant" || s == "SystemTime")
-            && room(file) != Some("record")
-        {
-            found.push(format!(
-                "{file}: may not read a clock ({})",
-                path.join("::")
-            ));
-        }
     }
-    found.extend(printing(file, &code));
     found
 }
 
@@ -223,36 +213,6 @@ fn allowed(room: &str, edge: &[String]) -> bool {
     may.iter().any(|m| *m == edge[0] || *m == noun)
 }
 
-/// Macros that write to the terminal; only the program may, and it has one file for that.
-fn printing(file: &str, code: &str) -> Vec<String> {
-    let tokens = tokens(code);
-    let prints = |pair: &&[String]| {
-        matches!(
-            pair[0].as_str(),
-            "println" | "eprintln" | "print" | "eprint" | "dbg"
-        ) && pair[1] == "!"
-    };
-    let said = tokens.windows(2).filter(prints);
-    if file.starts_with("src/bin/") {
-        return Vec::new();
-    }
-    said.map(|pair| format!("{file}: may not print ({}!)", pair[0]))
-        .collect()
-}
-
-/// Rules that hold in every crate.
-fn broken_everywhere(file: &str, source: &str) -> Vec<String> {
-    let tokens = tokens(&code(source));
-    let mut found = Vec::new();
-    if !file.starts_with("ffi/") && tokens.iter().any(|t| t == "unsafe") {
-        found.push(format!("{file}: unsafe code lives under ffi/"));
-    }
-    if tokens.iter().any(|t| t == concat!("thread", "_rng")) {
-        found.push(format!("{file}: randomness comes from the run's seed"));
-    }
-    found
-}
-
 #[test]
 fn rooms_import_what_the_plan_says() {
     let found: Vec<String> = files("src", &["rs"])
@@ -267,28 +227,6 @@ fn every_room_is_in_the_table() {
     for (file, _) in files("src", &["rs"]) {
         let known = room(&file).is_none_or(|name| ROOMS.iter().any(|(known, _)| *known == name));
         assert!(known, "{file}: say in ROOMS what this room may import");
-    }
-}
-
-#[test]
-fn unsafe_code_lives_under_ffi() {
-    let crates = ["src", "ffi", "quantized", "examples", "tests"];
-    let all = crates.iter().flat_map(|folder| files(folder, &["rs"]));
-    let found: Vec<String> = all
-        .flat_map(|(file, source)| broken_everywhere(&file, &source))
-        .collect();
-    assert!(found.is_empty(), "{}", found.join("\n"));
-    for file in [
-        "src/lib.rs",
-        "src/bin/translora/main.rs",
-        "quantized/train/src/lib.rs",
-        "quantized/gguf/src/lib.rs",
-    ] {
-        let source = std::fs::read_to_string(root().join(file)).expect(file);
-        assert!(
-            code(&source).contains("#![forbid(unsafe_code)]"),
-            "{file} must say #![forbid(unsafe_code)]"
-        );
     }
 }
 
@@ -385,12 +323,6 @@ fn each_rule_can_fail() {
         ("src/serve/backend.rs", "use translora_abi::Status;"),
         ("src/control/mod.rs", "use crate::serve::Config;"),
         ("src/pipeline/run.rs", "use std::{fs, io};"),
-        ("src/pipeline/run.rs", "let x = std::time::Instant::now();"),
-        (
-            "src/distill/mod.rs",
-            "use std::time::{Duration, SystemTime};",
-        ),
-        ("src/distill/mod.rs", "println!(\"x\");"),
         ("src/kit/mod.rs", "use clap::Args;"),
     ];
     for (file, source) in bad {
@@ -416,7 +348,7 @@ fn each_rule_can_fail() {
         ),
         (
             "src/bin/translora/main.rs",
-            "use crate::kit::Kit; use translora::pipeline; println!();",
+            "use crate::kit::Kit; use translora::pipeline;",
         ),
         ("src/lib.rs", "translora_abi::export!(plugin::Instance);"),
         ("src/engine/ggml.rs", "use translora_llama::Model;"),
@@ -428,18 +360,6 @@ fn each_rule_can_fail() {
             "{file}: {source}"
         );
     }
-    assert_eq!(
-        broken_everywhere("quantized/train/src/x.rs", "unsafe { f() }").len(),
-        1
-    );
-    assert_eq!(
-        broken_everywhere("src/x.rs", concat!("rand::thread", "_rng()")).len(),
-        1
-    );
-    assert_eq!(
-        broken_everywhere("ffi/abi/src/x.rs", "unsafe { f() }").len(),
-        0
-    );
     let metadata = serde_json::json!({"packages": [
         {"name": "translora-gguf", "dependencies": [{"name": "translora-llama"}], "targets": [{"kind": ["custom-build"]}], "manifest_path": "x"},
         {"name": "translora", "dependencies": [{"name": "anyhow"}, {"name": "llama-cpp-2"}], "targets": [], "manifest_path": "x"},

@@ -8,8 +8,8 @@
  *   growth     Every table starts with struct_size, the bytes its maker knows. Tables only ever grow at the end, so a reader checks
  *              struct_size before it touches a later field. A function that is not there is NULL; nothing is a stub.
  *   text       Pointer and length, UTF-8, no terminating zero needed or promised. An argument is read during the call only.
- *   ownership  Who allocates frees: what a call hands out carries its own release function.
- *   outputs    Come last, and are written on success only. An error is written on failure only, and only where asked for.
+ *   ownership  Who allocates frees: what a call returns carries its own release function.
+ *   outputs    Come last, and are written on success only. An error is written on failure only, and only where there is a place for it.
  *   status     Every fallible call returns one of the codes below; codes are never reused. New codes may appear: treat an unknown
  *              one as TRANSLORA_INTERNAL.
  *   panics     None leaves the library. A call that panics answers TRANSLORA_PANICKED and poisons its instance: later calls on it
@@ -42,7 +42,7 @@ typedef int32_t translora_status;
 #define TRANSLORA_BAD_HANDLE 2       /* not an instance of this library, or one that was destroyed */
 #define TRANSLORA_POISONED 3         /* an earlier call on this instance panicked */
 #define TRANSLORA_PANICKED 4         /* this call panicked; its instance is poisoned now */
-#define TRANSLORA_CANCELLED 5        /* stopped because it was asked to */
+#define TRANSLORA_CANCELLED 5        /* somebody stopped it */
 #define TRANSLORA_INPUT 6            /* a file or value of the caller is at fault; the message names it */
 #define TRANSLORA_MACHINE 7          /* memory, disk or device */
 #define TRANSLORA_INTERNAL 8         /* a bug in this library */
@@ -62,7 +62,7 @@ typedef struct translora_text {
     uint64_t length;
 } translora_text;
 
-/* A text that the library made. Valid until its release is called, once, with its own address [any-thread]. */
+/* A text of the library. Valid until its release is called, once, with its own address [any-thread]. */
 typedef struct translora_string {
     uint32_t struct_size;
     uint32_t reserved;
@@ -247,7 +247,7 @@ typedef struct translora_adapters_1 {
     translora_status (*base)(translora_instance *instance, translora_text path, translora_error **error);
 
     /* [background] Check that an adapter fits the base: every matrix by name and shape, and every number finite. Describes it as a JSON
-     * object, which also says whether it was made for this very file. */
+     * object, which also says whether it was trained on this very file. */
     translora_status (*check)(translora_instance *instance, translora_text path, translora_string **out, translora_error **error);
 
     /* [any-thread] What each name answers with, as a JSON array: name, generation, path and hash, and the one before it. */

@@ -11,7 +11,7 @@ pub enum Status {
     Poisoned = 3,
     /// This call panicked.
     Panicked = 4,
-    /// Stopped because it was asked to.
+    /// Somebody stopped it.
     Cancelled = 5,
     /// A file or value of the caller is at fault.
     Input = 6,

@@ -3,7 +3,7 @@
 //!
 //! A library implements [`Plugin`] in safe Rust and writes one line, [`export!`]. Knows nothing of
 //! models or pipelines. Only a plugin's door and its export line may name this crate.
-
+#![allow(unsafe_code, reason = "this crate meets C")]
 #![warn(missing_docs)]
 
 pub mod c;

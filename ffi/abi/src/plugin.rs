@@ -12,7 +12,7 @@ pub trait Plugin: Jobs + Adapters + Send + Sync + 'static {
     /// The engine it was built with.
     const ENGINE: &'static str;
 
-    /// Make the state of a new instance.
+    /// Create the state of a new instance.
     fn create() -> Result<Self, Failure>
     where
         Self: Sized;
@@ -80,7 +80,7 @@ pub enum JobState {
     Done = 2,
     /// It has an error.
     Failed = 3,
-    /// It was asked to stop.
+    /// Somebody stopped it.
     Cancelled = 4,
 }
 

@@ -1,4 +1,4 @@
-//! The host's table: copied at creation, called through here and nowhere else.
+//! The host's table: copied at creation, called from here and nowhere else.
 
 use std::cell::Cell;
 use std::ffi::c_void;
@@ -22,8 +22,8 @@ pub struct HostTable {
 }
 
 // SAFETY: the header makes the table's functions callable from any thread with `context`, which
-// this library only ever passes back; those of the decode thread are only reached through the gate
-// for such calls.
+// this library only ever passes back; those of the decode thread are only
+// called behind the gate for such calls.
 unsafe impl Send for HostTable {}
 // SAFETY: as above; concurrent calls are allowed by the same rule.
 unsafe impl Sync for HostTable {}
@@ -81,7 +81,7 @@ impl HostTable {
         self.table.context
     }
 
-    /// Give the host a line for its log.
+    /// Send the host a line for its log.
     pub fn log(&self, level: i32, line: &str) {
         if let Some(log) = self.table.log {
             let calling = Calling::host();
@@ -94,10 +94,10 @@ impl HostTable {
 
     /// Whether this is the thread that decodes; none where the host does not say.
     pub(crate) fn is_decode_thread(&self) -> Option<bool> {
-        let asked = self.table.is_decode_thread?;
+        let decodes = self.table.is_decode_thread?;
         let _calling = Calling::host();
         // SAFETY: as in `log`; callable from any thread.
-        Some(unsafe { asked(self.context()) } != 0)
+        Some(unsafe { decodes(self.context()) } != 0)
     }
 
     /// Fail where the host cannot exchange adapters.
@@ -120,7 +120,7 @@ impl HostTable {
             .ok_or_else(|| absent("adapter_load"))?;
         let mut number = 0;
         let _calling = Calling::host();
-        // SAFETY: as in `log`; reached through the gate of the decode thread. The output is a
+        // SAFETY: as in `log`; behind the gate of the decode thread. The output is a
         // local.
         answered("adapter_load", unsafe {
             load(self.context(), view(path), &raw mut number)
@@ -147,7 +147,7 @@ impl HostTable {
             .adapter_set
             .ok_or_else(|| absent("adapter_set"))?;
         let _calling = Calling::host();
-        // SAFETY: as in `log`; reached through the gate of the decode thread.
+        // SAFETY: as in `log`; behind the gate of the decode thread.
         answered("adapter_set", unsafe {
             set(self.context(), view(name), adapter.unwrap_or(0), generation)
         })
@@ -160,7 +160,7 @@ impl HostTable {
             .adapter_free
             .ok_or_else(|| absent("adapter_free"))?;
         let _calling = Calling::host();
-        // SAFETY: as in `log`; reached through the gate of the decode thread.
+        // SAFETY: as in `log`; behind the gate of the decode thread.
         answered("adapter_free", unsafe { free(self.context(), adapter) })
     }
 }

@@ -1,4 +1,4 @@
-//! Texts across the border: reading the caller's, handing out our own.
+//! Texts across the border: reading the caller's, passing out our own.
 
 use std::ffi::c_char;
 
@@ -60,7 +60,7 @@ struct StringBox {
     text: String,
 }
 
-/// Hand out a text; the caller ends it through its `release`.
+/// Pass out a text; the caller ends it through its `release`.
 pub(crate) fn owned(text: String) -> *mut c::OwnedText {
     let head = c::OwnedText {
         struct_size: size_of::<c::OwnedText>() as u32,
@@ -75,7 +75,7 @@ pub(crate) fn owned(text: String) -> *mut c::OwnedText {
 
 unsafe extern "C" fn release_text(this: *mut c::OwnedText) {
     if !this.is_null() {
-        // SAFETY: `release` is only reachable from a struct that `owned` made, whose head is the
+        // SAFETY: `release` is only reachable from a struct of `owned`, whose head is the
         // first field of a StringBox from Box::into_raw; the header lets the caller release it
         // once.
         let boxed = unsafe { Box::from_raw(this.cast::<StringBox>()) };
@@ -89,7 +89,7 @@ struct ErrorBox {
     failure: Failure,
 }
 
-/// Hand out an error; the caller ends it through its `release`.
+/// Pass out an error; the caller ends it through its `release`.
 pub(crate) fn error(failure: Failure) -> *mut c::Error {
     let mut boxed = Box::new(ErrorBox {
         head: c::Error {
@@ -108,7 +108,7 @@ pub(crate) fn error(failure: Failure) -> *mut c::Error {
 
 unsafe extern "C" fn release_error(this: *mut c::Error) {
     if !this.is_null() {
-        // SAFETY: `release` is only reachable from a struct that `error` made, whose head is the
+        // SAFETY: `release` is only reachable from a struct of `error`, whose head is the
         // first field of an ErrorBox from Box::into_raw; the header lets the caller release it
         // once.
         let boxed = unsafe { Box::from_raw(this.cast::<ErrorBox>()) };

@@ -16,7 +16,7 @@
 //!
 //! Only Linux has the module. The commands ([`command`]) are the same for every server, and exist
 //! everywhere.
-
+#![allow(unsafe_code, reason = "this crate meets C")]
 #![warn(missing_docs)]
 
 pub mod command;

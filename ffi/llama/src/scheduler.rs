@@ -9,6 +9,7 @@ use llama_cpp_sys_2 as sys;
 
 use crate::error::LlamaError;
 use crate::graph::Graph;
+use crate::timing;
 
 /// What of a graph runs where.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -169,7 +170,7 @@ impl Scheduler {
         let mut stops = Stops {
             places,
             seconds: vec![0.0; graph.nodes()],
-            last: Instant::now(),
+            last: timing::now(),
         };
         // SAFETY: as in `run`; the callback and its data are taken back before `stops` ends.
         let status = unsafe {
@@ -267,7 +268,7 @@ unsafe extern "C" fn stop(node: *mut sys::ggml_tensor, ask: bool, stops: *mut c_
         if let Some(place) = stops.places.get(&node.cast_const()) {
             stops.seconds[*place] += stops.last.elapsed().as_secs_f64();
         }
-        stops.last = Instant::now();
+        stops.last = timing::now();
     }
     true
 }

@@ -8,13 +8,19 @@ use llama_cpp_sys_2 as sys;
 
 use crate::graph::Graph;
 
+/// The time: what nodes take is measured here, and decides nothing.
+#[expect(clippy::disallowed_methods, reason = "ggml's callbacks carry no clock")]
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
 /// When each node ended, by ggml's first thread.
 struct Stops(Vec<Instant>);
 
 /// ggml asks after each node that it computed whether to go on.
 unsafe extern "C" fn stop(stops: *mut c_void) -> bool {
     // SAFETY: the pointer is `run`'s own, used by one thread while it waits.
-    unsafe { (*stops.cast::<Stops>()).0.push(Instant::now()) };
+    unsafe { (*stops.cast::<Stops>()).0.push(now()) };
     false
 }
 
@@ -24,7 +30,7 @@ pub(crate) fn run(
     graph: &Graph,
 ) -> (Vec<f64>, sys::ggml_status) {
     let mut stops = Stops(Vec::with_capacity(graph.nodes() + 1));
-    stops.0.push(Instant::now());
+    stops.0.push(now());
     // SAFETY: the caller's graph is bound and its backend the CPU's; the callback and its data are
     // taken back before `stops` ends.
     let status = unsafe {

@@ -1,4 +1,5 @@
 //! Calls of the operating system that no safe crate has.
+#![allow(unsafe_code, reason = "this crate meets C")]
 
 use std::io;
 
@@ -12,7 +13,7 @@ use std::io;
 pub fn compute_when_idle() -> io::Result<()> {
     // SAFETY: numbers, of which all zeros are a value.
     let params: libc::sched_param = unsafe { std::mem::zeroed() };
-    // SAFETY: 0 is the thread that calls; the parameters live through the call.
+    // SAFETY: 0 is the thread that calls; the parameters outlive the call.
     match unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const params) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
@@ -27,7 +28,8 @@ pub fn compute_when_idle() -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
     /// The policy of the thread that calls, as the system tells it. source: proc(5), the 41st field
     fn policy() -> i32 {

@@ -26,12 +26,12 @@ fn small_file() -> Vec<u8> {
         .set("none", Vec::<i32>::new());
     writer.tensor_f32("a.weight", &[3, 2], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
     writer.tensor("b.weight", TensorKind::Q8_0, &[32], vec![7u8; 34]);
-    writer.to_bytes().unwrap()
+    writer.to_bytes().expect("it is sound")
 }
 
 /// Writes again what was parsed.
 fn rewrite(bytes: &[u8]) -> Vec<u8> {
-    let gguf = Gguf::parse(bytes).unwrap();
+    let gguf = Gguf::parse(bytes).expect("it is sound");
     let mut writer = Writer::new();
     for (key, value) in gguf.metadata() {
         writer.set(key, value.clone());
@@ -39,7 +39,7 @@ fn rewrite(bytes: &[u8]) -> Vec<u8> {
     for tensor in gguf.tensors() {
         writer.tensor(&tensor.name, tensor.kind, &tensor.shape, gguf.data(tensor));
     }
-    writer.to_bytes().unwrap()
+    writer.to_bytes().expect("it is sound")
 }
 
 #[test]

@@ -1,4 +1,5 @@
 //! Every way to be no sound adapter, and what is said of it.
+#![allow(clippy::too_many_lines, reason = "tables of cases are long")]
 
 use translora_gguf::{Gguf, TensorKind, Value, Writer};
 use translora_lora::{Base, Lora, LoraError};

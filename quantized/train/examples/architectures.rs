@@ -4,6 +4,11 @@
 //! `cargo run -p translora-train --example architectures` prints the table; names after it
 //! choose some. `--pack FOLDER OUT.gguf` collects the metadata of the models that llama.cpp's
 //! `test-llama-archs -o FOLDER` writes.
+#![allow(
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "an example prints"
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};

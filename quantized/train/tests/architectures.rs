@@ -1,6 +1,11 @@
 //! The trainer on a tiny random model of every architecture that llama.cpp can build: logits
 //! against its own, gradients against central differences. docs/reference/architectures.md is the
 //! same as a table.
+#![allow(
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "a test says what it measures"
+)]
 
 use std::path::Path;
 

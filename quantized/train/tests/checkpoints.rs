@@ -1,5 +1,10 @@
 //! What is computed again in the backward pass is the same to the bit, on whatever architectures
 //! there are.
+#![allow(
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "a test says what it measures"
+)]
 
 use std::path::{Path, PathBuf};
 

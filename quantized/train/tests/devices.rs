@@ -1,5 +1,10 @@
 //! Training on a device: the one that `TRANSLORA_DEVICE` names, or else the CPU as if it were one.
 //! What runs where, whether it learns the same, what the planner makes of the device's memory.
+#![allow(
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "a test says what it measures"
+)]
 
 mod common;
 

@@ -1,6 +1,11 @@
 //! What training on a device consists of, against what Metal has: the table (`supports_op`) of the
 //! vendored ggml-metal is compiled as it is and asked about every operation of every dense model,
 //! with its types, shapes and strides. Needs a C++ compiler, no Mac.
+#![allow(
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "a test says what it measures"
+)]
 
 mod common;
 

@@ -1,5 +1,10 @@
 //! No circle between the modules of the crate: what a module imports lies below it. A folder is one
 //! module; unit tests are not looked at.
+#![allow(
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "a test says what it measures"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

@@ -4,6 +4,11 @@
 //! `TRANSLORA_PEFT=FOLDER cargo test -p translora-train --test peft` leaves models, adapters
 //! and examples in FOLDER; `scripts/lab/peft-steps.py FOLDER` computes the losses from them and
 //! prints them as they stand here.
+#![allow(
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "a test says what it measures"
+)]
 
 mod common;
 

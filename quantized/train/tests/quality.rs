@@ -1,5 +1,10 @@
 //! What rounding in gradients costs: the held-out loss that the default kernels end at, against the
 //! one that exact gradients end at.
+#![allow(
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "a test says what it measures"
+)]
 
 use std::path::{Path, PathBuf};
 

@@ -3,6 +3,11 @@
 //! `cargo test -p translora-train --test random` runs `CASES` of them; `TRANSLORA_CASES=10000`
 //! as many as it says, and `TRANSLORA_SEED=…` begins elsewhere. Case n of seed s is case 0 of seed
 //! s + n, so a failing case runs alone with the seed it prints and `TRANSLORA_CASES=1`.
+#![allow(
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "a test says what it measures"
+)]
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,16 +1,11 @@
-//! Reads from a program or library on disk what it wants to be linked with. 64-bit little-endian
-//! ELF only.
-//!
-//! source: System V ABI, object files and dynamic linking
+//! Reads from a program or library on disk what it wants to be linked with. 64-bit ELF only.
 
-const PT_LOAD: u32 = 1;
-const PT_DYNAMIC: u32 = 2;
-const PT_INTERP: u32 = 3;
-const DT_NEEDED: u64 = 1;
-const DT_STRTAB: u64 = 5;
-const DT_STRSZ: u64 = 10;
-const DT_RPATH: u64 = 15;
-const DT_RUNPATH: u64 = 29;
+use object::elf::{
+    DT_NEEDED, DT_NULL, DT_RPATH, DT_RUNPATH, DT_STRSZ, DT_STRTAB, Dyn64, FileHeader64, PT_INTERP,
+    ProgramHeader64,
+};
+use object::read::elf::{Dyn, FileHeader, ProgramHeader};
+use object::{Endianness, StringTable};
 
 /// What a file says about its linking.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -26,105 +21,76 @@ pub struct Elf {
 impl Elf {
     /// Read the file's bytes; none where they are no such file, or a broken one.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
-        if bytes.get(..6)? != b"\x7fELF\x02\x01" {
-            return None;
-        }
-        let (start, size, count) = (
-            word(bytes, 32, 8)?,
-            word(bytes, 54, 2)?,
-            word(bytes, 56, 2)?,
-        );
-        // Kind, offset in the file, address, size in the file.
-        let header = |i: u64| {
-            let at = start.checked_add(i.checked_mul(size)?)?;
-            Some((
-                word(bytes, at, 4)? as u32,
-                word(bytes, at + 8, 8)?,
-                word(bytes, at + 16, 8)?,
-                word(bytes, at + 32, 8)?,
-            ))
-        };
-        let headers = (0..count).map(header).collect::<Option<Vec<_>>>()?;
-        let dynamic = headers.iter().any(|header| header.0 == PT_INTERP);
-        let Some(table) = headers.iter().find(|header| header.0 == PT_DYNAMIC) else {
+        let header = FileHeader64::<Endianness>::parse(bytes).ok()?;
+        let endian = header.endian().ok()?;
+        let segments = header.program_headers(endian, bytes).ok()?;
+        let dynamic = segments.iter().any(|s| s.p_type(endian) == PT_INTERP);
+        let mut tables = segments
+            .iter()
+            .filter_map(|segment| segment.dynamic(endian, bytes).transpose());
+        let Some(table) = tables.next() else {
             return Some(Self {
                 dynamic,
                 ..Self::default()
             });
         };
-        let entry = |i: u64| {
-            Some((
-                word(bytes, table.1.checked_add(i * 16)?, 8)?,
-                word(bytes, table.1.checked_add(i * 16 + 8)?, 8)?,
-            ))
-        };
-        let entries: Vec<(u64, u64)> = (0..table.3 / 16)
-            .map_while(entry)
-            .take_while(|entry| entry.0 != 0)
-            .collect();
-        let value = |tag: u64| {
-            entries
-                .iter()
-                .find(|entry| entry.0 == tag)
-                .map(|entry| entry.1)
-        };
-        let place = |address: u64| {
-            let segment = headers
-                .iter()
-                .find(|h| h.0 == PT_LOAD && address >= h.2 && address - h.2 < h.3)?;
-            Some(segment.1 + (address - segment.2))
-        };
-        let from = usize::try_from(place(value(DT_STRTAB)?)?).ok()?;
-        let strings =
-            bytes.get(from..from.checked_add(usize::try_from(value(DT_STRSZ)?).ok()?)?)?;
-        let text = |at: u64| {
-            let rest = strings.get(usize::try_from(at).ok()?..)?;
-            Some(
-                String::from_utf8_lossy(&rest[..rest.iter().position(|byte| *byte == 0)?])
-                    .into_owned(),
-            )
-        };
-        let texts = |tags: &[u64]| {
-            entries
-                .iter()
-                .filter(|entry| tags.contains(&entry.0))
-                .filter_map(|entry| text(entry.1))
-                .collect::<Vec<_>>()
-        };
-        let folders = texts(&[DT_RPATH, DT_RUNPATH])
+        let entries: Vec<&Dyn64<Endianness>> = table
+            .ok()?
             .iter()
-            .flat_map(|all| all.split(':'))
-            .filter(|f| !f.is_empty())
-            .map(str::to_owned)
+            .take_while(|entry| entry.tag(endian) != DT_NULL)
             .collect();
+        let strings = strings(endian, bytes, segments, &entries)?;
+        let texts = |tags: &[i64]| {
+            let named = entries
+                .iter()
+                .filter(|entry| tags.contains(&entry.tag(endian)));
+            named
+                .map(|entry| entry.string(endian, strings).ok())
+                .map(|text| Some(String::from_utf8_lossy(text?).into_owned()))
+                .collect::<Option<Vec<String>>>()
+        };
         Some(Self {
-            needed: texts(&[DT_NEEDED]),
-            folders,
+            needed: texts(&[DT_NEEDED])?,
+            folders: texts(&[DT_RPATH, DT_RUNPATH])?
+                .iter()
+                .flat_map(|all| all.split(':'))
+                .filter(|folder| !folder.is_empty())
+                .map(str::to_owned)
+                .collect(),
             dynamic,
         })
     }
 }
 
-/// A little-endian number of `size` bytes.
-fn word(bytes: &[u8], at: u64, size: usize) -> Option<u64> {
-    let at = usize::try_from(at).ok()?;
-    let bytes = bytes.get(at..at.checked_add(size)?)?;
-    Some(
-        bytes
-            .iter()
-            .rev()
-            .fold(0, |value, byte| value << 8 | u64::from(*byte)),
-    )
+/// The texts that the entries of a dynamic table name: where two of these entries say.
+fn strings<'data>(
+    endian: Endianness,
+    bytes: &'data [u8],
+    segments: &[ProgramHeader64<Endianness>],
+    entries: &[&Dyn64<Endianness>],
+) -> Option<StringTable<'data>> {
+    let value = |tag: i64| {
+        let entry = entries.iter().find(|entry| entry.tag(endian) == tag)?;
+        Some(entry.val(endian))
+    };
+    let (address, size) = (value(DT_STRTAB)?, value(DT_STRSZ)?);
+    let strings = segments
+        .iter()
+        .find_map(|segment| segment.data_range(endian, bytes, address, size).ok()?)?;
+    Some(StringTable::new(strings, 0, strings.len() as u64))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn this_program() -> Vec<u8> {
+        std::fs::read(std::env::current_exe().expect("a program")).expect("readable")
+    }
+
     #[test]
     fn this_program_is_dynamic_and_needs_the_c_library() {
-        let bytes = std::fs::read(std::env::current_exe().expect("a program")).expect("readable");
-        let elf = Elf::parse(&bytes).expect("an ELF file");
+        let elf = Elf::parse(&this_program()).expect("an ELF file");
         assert!(
             elf.dynamic && elf.needed.iter().any(|name| name.starts_with("libc.")),
             "{elf:?}"
@@ -133,15 +99,32 @@ mod tests {
 
     #[test]
     fn broken_files_are_no_files() {
-        let bytes = std::fs::read(std::env::current_exe().expect("a program")).expect("readable");
+        let bytes = this_program();
         assert_eq!(Elf::parse(b""), None);
         assert_eq!(Elf::parse(b"#!/bin/sh\n"), None);
+        // Where the table of segments, or what it points to, is cut off.
         for length in [6, 20, 64, 100, 400, 4096] {
-            // No panic, whatever is left of it.
-            _ = Elf::parse(&bytes[..length]);
+            assert_eq!(Elf::parse(&bytes[..length]), None, "{length} bytes");
         }
-        let mut wild = bytes;
-        wild[32..40].fill(0xff);
-        assert_eq!(Elf::parse(&wild), None);
+        let spoiled = |range: std::ops::Range<usize>, with: u8| {
+            let mut wild = bytes.clone();
+            wild[range].fill(with);
+            Elf::parse(&wild)
+        };
+        // Another class, the place of the table of segments, the size of one.
+        assert_eq!(spoiled(4..5, 1), None);
+        assert_eq!(spoiled(32..40, 0xff), None);
+        assert_eq!(spoiled(54..56, 0xff), None);
+    }
+
+    /// Whatever one byte of the headers is: an answer or none, and no panic.
+    #[test]
+    fn no_header_ends_the_program() {
+        let mut bytes = this_program();
+        for at in 0..1024 {
+            let real = std::mem::replace(&mut bytes[at], 0xff);
+            _ = Elf::parse(&bytes);
+            bytes[at] = real;
+        }
     }
 }

@@ -68,6 +68,10 @@ fn listen(cancel: Cancel) -> Result<Receiver<()>, ctrlc::Error> {
     let asked = AtomicBool::new(false);
     ctrlc::set_handler(move || {
         if asked.swap(true, Ordering::SeqCst) {
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "the second Ctrl-C ends it at once"
+            )]
             std::process::exit(INTERRUPTED);
         }
         cancel.cancel();

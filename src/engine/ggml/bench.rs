@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use serde::Serialize;
 use translora_llama::{Backend, ModelParams};
 use translora_train::{
-    Checkpoints, Example, ForwardWeights, Kernel, Memory, StepTimes, TrainError, TrainSpec, Trainer,
+    Checkpoints, Example, ForwardWeights, Kernel, Memory, Plan as TrainPlan, StepTimes, TrainError,
+    TrainSpec, Trainer,
 };
 
 use super::{internal, of_path};
@@ -149,6 +150,13 @@ pub fn train(
     };
     let model = translora_llama::Model::load(backend, &spec.model, &params)
         .map_err(|error| of_path(&spec.model, error))?;
+    let untrainable = |error: TrainError| match error {
+        error @ TrainError::Memory { .. } => EngineError::TooLarge(error.to_string()),
+        error => EngineError::Untrainable {
+            model: spec.model.display().to_string(),
+            reason: error.to_string(),
+        },
+    };
     let threads = if spec.threads > 0 {
         spec.threads
     } else {
@@ -164,71 +172,96 @@ pub fn train(
         threads: u32::try_from(threads).unwrap_or(1),
         ..TrainSpec::default()
     };
-    let untrainable = |error: TrainError| match error {
-        error @ TrainError::Memory { .. } => EngineError::TooLarge(error.to_string()),
-        error => EngineError::Untrainable {
-            model: spec.model.display().to_string(),
-            reason: error.to_string(),
-        },
-    };
     let mut trainer = Trainer::new(backend, &model, &plan).map_err(untrainable)?;
     let chosen = trainer
         .load(vec![
             random_example(spec.tokens, model.vocab().len()).map_err(untrainable)?,
         ])
         .map_err(untrainable)?;
-    let first = trainer.step(&[0], 1e-4).map_err(untrainable)?;
-    trainer.record_times();
-    let (mut seconds, mut computed, mut loss_last) = (Vec::new(), Vec::new(), first.loss);
-    for _ in 0..spec.steps {
-        let (start, before) = (clock.elapsed(), processor.map(Clock::elapsed));
-        loss_last = trainer.step(&[0], 1e-4).map_err(untrainable)?.loss;
-        seconds.push((clock.elapsed() - start).as_secs_f64());
-        computed.extend(
-            processor
-                .zip(before)
-                .map(|(processor, before)| (processor.elapsed() - before).as_secs_f64()),
-        );
+    let steps = Steps::take(&mut trainer, spec.steps, clock, processor).map_err(untrainable)?;
+    let plan = BenchPlan {
+        model: model.name(),
+        mode,
+        kernel: kernel.to_owned(),
+        threads,
+        device: trainer.device(),
+        tokens: spec.tokens,
+        rank: spec.rank,
+        matrices: trainer.adapter().pairs.len(),
+        memory: spec.memory,
+        keep: keep_name(chosen.checkpoints),
+        loss_bytes: chosen.loss_bytes,
+        parts: parts(&chosen.memory),
+    };
+    Ok(steps.report(&trainer, plan, &chosen))
+}
+
+/// What the steps of a benchmark took and came to.
+struct Steps {
+    seconds: Vec<f64>,
+    /// Of this process; empty where nothing tells it.
+    computed: Vec<f64>,
+    loss_first: f64,
+    loss_last: f64,
+}
+
+impl Steps {
+    /// Take one step that is not counted, then `count`.
+    fn take(
+        trainer: &mut Trainer,
+        count: usize,
+        clock: &dyn Clock,
+        processor: Option<&dyn Clock>,
+    ) -> Result<Self, TrainError> {
+        let first = trainer.step(&[0], 1e-4)?;
+        trainer.record_times();
+        let mut steps = Self {
+            seconds: Vec::new(),
+            computed: Vec::new(),
+            loss_first: first.loss,
+            loss_last: first.loss,
+        };
+        for _ in 0..count {
+            let (start, before) = (clock.elapsed(), processor.map(Clock::elapsed));
+            steps.loss_last = trainer.step(&[0], 1e-4)?.loss;
+            steps.seconds.push((clock.elapsed() - start).as_secs_f64());
+            steps.computed.extend(
+                processor
+                    .zip(before)
+                    .map(|(processor, before)| (processor.elapsed() - before).as_secs_f64()),
+            );
+        }
+        Ok(steps)
     }
-    let total: f64 = seconds.iter().sum();
-    let times = trainer.times().cloned().unwrap_or_default();
-    Ok(BenchReport {
-        tokens_per_second: spec.tokens as f64 / median(&seconds),
-        tokens_per_cpu_second: (!computed.is_empty())
-            .then(|| spec.tokens as f64 / median(&computed)),
-        loss_first: first.loss,
-        loss_last,
-        trainer_bytes: trainer.bytes(),
-        predicted_bytes: chosen.memory.peak(),
-        device_predicted_bytes: chosen.device.map(|memory| memory.peak()),
-        device_bytes: trainer.device_bytes(),
-        placement: trainer
-            .placement()
-            .map(super::placement_lines)
-            .unwrap_or_default(),
-        plan: BenchPlan {
-            model: model.name(),
-            mode,
-            kernel: kernel.to_owned(),
-            threads,
-            device: trainer.device(),
-            tokens: spec.tokens,
-            rank: spec.rank,
-            matrices: trainer.adapter().pairs.len(),
-            memory: spec.memory,
-            keep: keep_name(chosen.checkpoints),
-            loss_bytes: chosen.loss_bytes,
-            parts: parts(&chosen.memory),
-        },
-        share: share(&times, total),
-        operations: times
-            .operations
-            .into_iter()
-            .map(|(name, time)| (name, time / total))
-            .filter(|(_, part)| *part >= 0.01)
-            .collect(),
-        steps: seconds,
-    })
+
+    fn report(self, trainer: &Trainer, plan: BenchPlan, chosen: &TrainPlan) -> BenchReport {
+        let total: f64 = self.seconds.iter().sum();
+        let times = trainer.times().cloned().unwrap_or_default();
+        let per_second = |seconds: &[f64]| plan.tokens as f64 / median(seconds);
+        BenchReport {
+            tokens_per_second: per_second(&self.seconds),
+            tokens_per_cpu_second: (!self.computed.is_empty()).then(|| per_second(&self.computed)),
+            loss_first: self.loss_first,
+            loss_last: self.loss_last,
+            trainer_bytes: trainer.bytes(),
+            predicted_bytes: chosen.memory.peak(),
+            device_predicted_bytes: chosen.device.map(|memory| memory.peak()),
+            device_bytes: trainer.device_bytes(),
+            placement: trainer
+                .placement()
+                .map(super::placement_lines)
+                .unwrap_or_default(),
+            share: share(&times, total),
+            operations: times
+                .operations
+                .into_iter()
+                .map(|(name, time)| (name, time / total))
+                .filter(|(_, part)| *part >= 0.01)
+                .collect(),
+            steps: self.seconds,
+            plan,
+        }
+    }
 }
 
 /// What reads the frozen weights, by a name, and the kernel's.

@@ -37,15 +37,62 @@ impl Chart {
         if points().next().is_none() {
             return String::new();
         }
-        let (xs, ys) = (
-            Axis::to(most(|point| point.0)),
-            Axis::to(most(|point| point.1)),
+        let frame = Frame {
+            xs: Axis::to(most(|point| point.0)),
+            ys: Axis::to(most(|point| point.1)),
+        };
+        let mut drawn = frame.grid();
+        for (i, (_, points)) in self.curves.iter().enumerate() {
+            drawn += &frame.curve(i % COLOURS, points);
+        }
+        drawn += &format!(
+            "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text>\n",
+            WIDTH - MARGIN,
+            HEIGHT - 4.0,
+            escape(&self.x_axis)
         );
-        let x = |value: f64| LEFT + (WIDTH - LEFT - MARGIN) * value / xs.end;
-        let y = |value: f64| HEIGHT - BOTTOM - (HEIGHT - BOTTOM - MARGIN) * value.max(0.0) / ys.end;
+        let named = self
+            .curves
+            .iter()
+            .enumerate()
+            .filter(|(_, (name, _))| !name.is_empty());
+        let key = |(i, (name, _)): (usize, &Curve)| {
+            let (colour, name) = (i % COLOURS, escape(name));
+            format!("<span class=\"key s{colour}\"></span>{name}")
+        };
+        let caption: Vec<String> = [named.map(key).collect(), escape(&self.y_axis)]
+            .into_iter()
+            .filter(|part| !part.is_empty())
+            .collect();
+        format!(
+            "<figure><svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">\n{drawn}</svg>\
+             <figcaption>{}</figcaption></figure>\n",
+            escape(&self.title),
+            caption.join("; ")
+        )
+    }
+}
+
+/// Where points lie between two axes.
+struct Frame {
+    xs: Axis,
+    ys: Axis,
+}
+
+impl Frame {
+    fn x(&self, value: f64) -> f64 {
+        LEFT + (WIDTH - LEFT - MARGIN) * value / self.xs.end
+    }
+
+    fn y(&self, value: f64) -> f64 {
+        HEIGHT - BOTTOM - (HEIGHT - BOTTOM - MARGIN) * value.max(0.0) / self.ys.end
+    }
+
+    /// The lines of the grid, and the numbers at both axes.
+    fn grid(&self) -> String {
         let mut drawn = String::new();
-        for tick in ys.ticks() {
-            let (at, label) = (y(tick), ys.label(tick));
+        for tick in self.ys.ticks() {
+            let (at, label) = (self.y(tick), self.ys.label(tick));
             drawn += &format!(
                 "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/>",
                 WIDTH - MARGIN
@@ -56,78 +103,43 @@ impl Chart {
                 at + 4.0
             );
         }
-        for tick in xs.ticks() {
+        for tick in self.xs.ticks() {
+            let (at, label) = (self.x(tick), self.xs.label(tick));
             let anchor = if tick == 0.0 {
                 "start"
-            } else if x(tick) > WIDTH - 2.0 * MARGIN {
+            } else if at > WIDTH - 2.0 * MARGIN {
                 "end"
             } else {
                 "middle"
             };
-            let (at, label) = (x(tick), xs.label(tick));
             drawn += &format!(
                 "<text x=\"{at:.1}\" y=\"{}\" text-anchor=\"{anchor}\">{label}</text>\n",
                 HEIGHT - BOTTOM + 14.0
             );
         }
-        for (i, (_, points)) in self.curves.iter().enumerate() {
-            let places: Vec<(f64, f64)> = points
-                .iter()
-                .filter(|(x, y)| x.is_finite() && y.is_finite())
-                .map(|point| (x(point.0), y(point.1)))
-                .collect();
-            let line: Vec<String> = places
-                .iter()
-                .map(|(x, y)| format!("{x:.1},{y:.1}"))
-                .collect();
-            drawn += &format!(
-                "<polyline class=\"curve s{}\" points=\"{}\"/>\n",
-                i % COLOURS,
-                line.join(" ")
-            );
-            if places.len() <= 12 {
-                let dot = |(x, y): &(f64, f64)| {
-                    format!(
-                        "<circle class=\"d{}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.6\"/>",
-                        i % COLOURS
-                    )
-                };
-                drawn += &places.iter().map(dot).collect::<String>();
-            }
-        }
-        let (title, x_axis, y_axis) = (
-            escape(&self.title),
-            escape(&self.x_axis),
-            escape(&self.y_axis),
-        );
-        drawn += &format!(
-            "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{x_axis}</text>\n",
-            WIDTH - MARGIN,
-            HEIGHT - 4.0
-        );
-        let named = self
-            .curves
+        drawn
+    }
+
+    /// One curve; its points as dots where they are few.
+    fn curve(&self, colour: usize, points: &[(f64, f64)]) -> String {
+        let places: Vec<(f64, f64)> = points
             .iter()
-            .enumerate()
-            .filter(|(_, (name, _))| !name.is_empty());
-        let keys: Vec<String> = named
-            .map(|(i, (name, _))| {
-                format!(
-                    "<span class=\"key s{}\"></span>{}",
-                    i % COLOURS,
-                    escape(name)
-                )
-            })
+            .filter(|(x, y)| x.is_finite() && y.is_finite())
+            .map(|point| (self.x(point.0), self.y(point.1)))
             .collect();
-        let caption: Vec<String> = [keys.concat(), y_axis]
-            .into_iter()
-            .filter(|part| !part.is_empty())
+        let line: Vec<String> = places
+            .iter()
+            .map(|(x, y)| format!("{x:.1},{y:.1}"))
             .collect();
-        format!(
-            "<figure><svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{title}\">\n{drawn}</svg>\
-             <figcaption>{}</figcaption></figure>\n",
-            caption.join("; ")
-        )
+        let line = line.join(" ");
+        let mut drawn = format!("<polyline class=\"curve s{colour}\" points=\"{line}\"/>\n");
+        if places.len() <= 12 {
+            let dot = |(x, y): &(f64, f64)| {
+                format!("<circle class=\"d{colour}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.6\"/>")
+            };
+            drawn += &places.iter().map(dot).collect::<String>();
+        }
+        drawn
     }
 }
 

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use translora::record::{Blame, Field, InJson, Remedy, Step, Wording};
 
-use crate::source::{code, files, root, tokens};
+use crate::source::{files, literals, parse, root};
 
 mod errors;
 
@@ -56,38 +56,18 @@ fn variant(error: &dyn Blame) -> String {
 
 /// The variants of an enum in Rust code.
 fn variants(source: &str, name: &str) -> BTreeSet<String> {
-    let tokens = tokens(&code(source));
-    let start = tokens
-        .windows(3)
-        .position(|three| three[0] == "enum" && three[1] == name && three[2] == "{");
-    let mut found = BTreeSet::new();
-    let (mut depth, mut at_start) = (0, false);
-    for token in &tokens[start.unwrap_or_else(|| panic!("enum {name}")) + 2..] {
-        match token.as_str() {
-            "{" | "(" | "[" | "<" => depth += 1,
-            "}" | ")" | "]" | ">" => depth -= 1,
-            "," | "#" => {}
-            word if depth == 1 && at_start => _ = found.insert(word.to_owned()),
-            _ => {}
-        }
-        match depth {
-            0 => break,
-            // After the brace, a comma, or an attribute.
-            1 => at_start = matches!(token.as_str(), "{" | "," | "]"),
-            _ => {}
-        }
-    }
-    found
+    let of = enums(source).into_iter().find(|of| of.ident == name);
+    let variants = of.unwrap_or_else(|| panic!("enum {name}")).variants;
+    variants.iter().map(|of| of.ident.to_string()).collect()
 }
 
-#[test]
-fn variants_are_read_from_code() {
-    let source = "enum X { #[a(b, C)] One, /// D\n Two(E, F), Three { x: G<H, I>, y: J }, Four }";
-    let found = variants(source, "X");
-    assert_eq!(
-        found.iter().map(String::as_str).collect::<Vec<_>>(),
-        ["Four", "One", "Three", "Two"]
-    );
+fn enums(source: &str) -> Vec<syn::ItemEnum> {
+    let items = parse(source).items.into_iter();
+    let enums = items.filter_map(|item| match item {
+        syn::Item::Enum(item) => Some(item),
+        _ => None,
+    });
+    enums.collect()
 }
 
 #[test]
@@ -113,16 +93,15 @@ fn every_variant_has_a_fault_and_a_remedy_or_none_on_purpose() {
 fn every_enum_of_errors_is_blamed() {
     let here: BTreeSet<&str> = rooms().iter().map(|Room(_, name, _)| *name).collect();
     for (file, source) in files("src", &["rs"]) {
-        for three in tokens(&code(&source)).windows(3) {
-            let [visible, kind, name] = three else {
-                unreachable!("three tokens")
-            };
-            if visible == "pub" && kind == "enum" && name.ends_with("Error") {
-                assert!(
-                    here.contains(name.as_str()),
-                    "{file}: {name} is not in the list of this test"
-                );
-            }
+        for of in enums(&source) {
+            let (public, name) = (
+                matches!(of.vis, syn::Visibility::Public(_)),
+                of.ident.to_string(),
+            );
+            assert!(
+                !(public && name.ends_with("Error")) || here.contains(name.as_str()),
+                "{file}: {name} is not in the list of this test"
+            );
         }
     }
 }
@@ -154,23 +133,19 @@ fn no_program_reads_flags_or_commands() {
 
 /// Texts of the library that name a flag or a command; the program alone may.
 fn terminal_texts(file: &str, source: &str) -> Vec<String> {
-    let code = code(source);
-    let named = |line: &str| {
-        line.match_indices("--")
-            .any(|(i, _)| line[i + 2..].starts_with(|c: char| c.is_ascii_lowercase()))
-            || line.contains("`translora ")
+    let named = |text: &String| {
+        text.match_indices("--")
+            .any(|(i, _)| text[i + 2..].starts_with(|c: char| c.is_ascii_lowercase()))
+            || text.contains("`translora ")
     };
-    let texts = source.lines().zip(code.lines()).enumerate();
-    texts
-        .filter(|(_, (line, _))| !line.trim_start().starts_with("//"))
-        .filter(|(_, (line, code))| named(line) && !named(code))
-        .map(|(number, (line, _))| format!("{file}:{}: {}", number + 1, line.trim()))
-        .collect()
+    let texts = literals(source).into_iter().filter(named);
+    texts.map(|text| format!("{file}: {text}")).collect()
 }
 
 #[test]
 fn only_the_program_speaks_of_flags() {
-    let bad = "x(\"use --rank\");\n// --rank\nlet y = \"with `translora kit`\";\n";
+    let bad =
+        "fn f() { x(\"use --rank\"); }\n/// --rank\nconst Y: &str = \"with `translora kit`\";\n";
     assert_eq!(terminal_texts("x.rs", bad).len(), 2);
     let found: Vec<String> = files("src", &["rs"])
         .iter()

@@ -103,7 +103,7 @@ unsafe fn progress(
         stage,
     } = ask()?;
     let stage = text::fixed(stage);
-    let told = c::JobProgress {
+    let progress = c::JobProgress {
         struct_size,
         state: state as i32,
         ahead,
@@ -114,7 +114,7 @@ unsafe fn progress(
         stage,
     };
     // SAFETY: `room` found place for every field written here.
-    unsafe { out.write(told) };
+    unsafe { out.write(progress) };
     Ok(())
 }
 

@@ -30,7 +30,7 @@ pub fn entry<P: Plugin>(abi_major: u32) -> *const c::Entry {
 pub fn library_path() -> Option<PathBuf> {
     let mut found = MaybeUninit::<libc::Dl_info>::uninit();
     let here = (library_path as fn() -> Option<PathBuf>) as *const c_void;
-    // SAFETY: any address may be asked for; the answer goes to a local.
+    // SAFETY: any address may be looked up; the answer goes to a local.
     if unsafe { libc::dladdr(here, found.as_mut_ptr()) } == 0 {
         return None;
     }
@@ -194,15 +194,15 @@ fn plugin<P: Plugin>(living: &Living) -> Result<&P, Failure> {
     plugin.ok_or_else(|| Failure::new(Status::BadHandle, "this instance belongs to another plugin"))
 }
 
-/// Write what `ask` answers, on success only, to an output that is checked before it is asked.
+/// Write the answer of `ask`, on success only, to an output that is checked before `ask` runs.
 ///
 /// # Safety
 /// `out` is null, misaligned or writable.
 unsafe fn output<T>(out: *mut T, ask: impl FnOnce() -> Result<T, Failure>) -> Result<(), Failure> {
     gate::output("out", out)?;
-    let made = ask()?;
+    let answer = ask()?;
     // SAFETY: checked by `gate::output`; writable by this function's contract.
-    unsafe { out.write(made) };
+    unsafe { out.write(answer) };
     Ok(())
 }
 
@@ -249,11 +249,11 @@ unsafe extern "C" fn echo_fail(
         let wanted = Status::from_code(status).filter(|s| *s != Status::Panicked);
         let status = wanted.ok_or_else(|| {
             Failure::invalid(format!(
-                "{status} is not a status that a call can be made to fail with"
+                "{status} is not a status that a call can fail with"
             ))
         })?;
         Err(Failure {
-            hint: "this failure was asked for".into(),
+            hint: "this failure was requested".into(),
             ..Failure::new(status, message)
         })
     };
@@ -265,7 +265,7 @@ unsafe extern "C" fn echo_panic(instance: *mut c::Instance, error: *mut *mut c::
     // SAFETY: the header's rule for `error`: null or writable during the call.
     unsafe {
         gate::enter_instance(instance, false, error, |_| {
-            panic!("asked to by translora.echo/1")
+            panic!("as translora.echo/1 promises")
         })
     }
 }

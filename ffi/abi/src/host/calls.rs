@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::instance::{absent, text, told};
+use super::instance::{absent, outcome, text};
 use super::{Instance, view};
 use crate::c;
 use crate::failure::{Failure, Status};
@@ -67,7 +67,7 @@ fn there<F>(function: Option<F>, name: &str) -> Result<F, Failure> {
 
 fn number(call: impl FnOnce(*mut u64, *mut *mut c::Error) -> i32) -> Result<u64, Failure> {
     let mut out = 0;
-    told(|error| call(&raw mut out, error))?;
+    outcome(|error| call(&raw mut out, error))?;
     Ok(out)
 }
 
@@ -85,7 +85,7 @@ fn progress(
         last_event: 0,
         stage: view(""),
     };
-    told(|error| call(&raw mut out, error))?;
+    outcome(|error| call(&raw mut out, error))?;
     let c::JobProgress {
         state,
         ahead,
@@ -140,23 +140,26 @@ fn stage_bytes(stage: c::Text) -> &'static [u8] {
     clippy::undocumented_unsafe_blocks,
     reason = "one comment says it for all of them"
 )]
-#[expect(missing_docs, reason = "the header says what each function does")]
 impl Jobs<'_> {
+    /// Say how jobs run, while none is known.
     pub fn configure(&self, json: &str) -> Result<(), Failure> {
         let call = there(self.table.configure, "configure")?;
-        told(|error| unsafe { call(self.instance.handle(), view(json), error) })
+        outcome(|error| unsafe { call(self.instance.handle(), view(json), error) })
     }
 
+    /// Queue a transfer; the number of its job.
     pub fn start(&self, request: &str) -> Result<u64, Failure> {
         let call = there(self.table.start, "start")?;
         number(|out, error| unsafe { call(self.instance.handle(), view(request), out, error) })
     }
 
+    /// How far a job is.
     pub fn poll(&self, job: u64) -> Result<Progress, Failure> {
         let call = there(self.table.poll, "poll")?;
         progress(|out, error| unsafe { call(self.instance.handle(), job, out, error) })
     }
 
+    /// Wait for the end of a job, but no longer than `timeout`; then how far it is.
     pub fn wait(&self, job: u64, timeout: Duration) -> Result<Progress, Failure> {
         let call = there(self.table.wait, "wait")?;
         progress(|out, error| unsafe {
@@ -170,6 +173,8 @@ impl Jobs<'_> {
         })
     }
 
+    /// The events behind the number `after`, as a JSON array. Where there are none yet, wait for one,
+    /// but no longer than `timeout`.
     pub fn events(&self, job: u64, after: u64, timeout: Duration) -> Result<String, Failure> {
         let call = there(self.table.events, "events")?;
         text(|out, error| unsafe {
@@ -184,29 +189,34 @@ impl Jobs<'_> {
         })
     }
 
+    /// All that is known of a job, as a JSON object.
     pub fn status(&self, job: u64) -> Result<String, Failure> {
         let call = there(self.table.status, "status")?;
         text(|out, error| unsafe { call(self.instance.handle(), job, out, error) })
     }
 
+    /// All that is known of every job, as a JSON array.
     pub fn list(&self) -> Result<String, Failure> {
         let call = there(self.table.list, "list")?;
         text(|out, error| unsafe { call(self.instance.handle(), out, error) })
     }
 
+    /// Stop a job; its journal is kept.
     pub fn cancel(&self, job: u64) -> Result<(), Failure> {
         let call = there(self.table.cancel, "cancel")?;
-        told(|error| unsafe { call(self.instance.handle(), job, error) })
+        outcome(|error| unsafe { call(self.instance.handle(), job, error) })
     }
 
+    /// The report of a job that is done, as a JSON object.
     pub fn report(&self, job: u64) -> Result<String, Failure> {
         let call = there(self.table.report, "report")?;
         text(|out, error| unsafe { call(self.instance.handle(), job, out, error) })
     }
 
+    /// Forget a job; one that has not ended is cancelled first.
     pub fn free(&self, job: u64) -> Result<(), Failure> {
         let call = there(self.table.free, "free")?;
-        told(|error| unsafe { call(self.instance.handle(), job, error) })
+        outcome(|error| unsafe { call(self.instance.handle(), job, error) })
     }
 }
 
@@ -215,18 +225,20 @@ impl Jobs<'_> {
     clippy::undocumented_unsafe_blocks,
     reason = "one comment says it for all of them"
 )]
-#[expect(missing_docs, reason = "the header says what each function does")]
 impl Adapters<'_> {
+    /// Name the file of the base model, against which adapters are checked.
     pub fn base(&self, path: &str) -> Result<(), Failure> {
         let call = there(self.table.base, "base")?;
-        told(|error| unsafe { call(self.instance.handle(), view(path), error) })
+        outcome(|error| unsafe { call(self.instance.handle(), view(path), error) })
     }
 
+    /// Check that an adapter fits the base, and describe it as a JSON object.
     pub fn check(&self, path: &str) -> Result<String, Failure> {
         let call = there(self.table.check, "check")?;
         text(|out, error| unsafe { call(self.instance.handle(), view(path), out, error) })
     }
 
+    /// What each name answers with, as a JSON array.
     pub fn list(&self) -> Result<String, Failure> {
         let call = there(self.table.list, "list")?;
         text(|out, error| unsafe { call(self.instance.handle(), out, error) })
@@ -238,8 +250,8 @@ impl Adapters<'_> {
     clippy::undocumented_unsafe_blocks,
     reason = "one comment says it for all of them"
 )]
-#[expect(missing_docs, reason = "the header says what each function does")]
 impl Hotswap<'_> {
+    /// Read and check the adapter that `name` is to answer with; the number of the swap.
     pub fn prepare(&self, name: &str, path: &str) -> Result<u64, Failure> {
         let call = there(self.table.prepare, "prepare")?;
         number(|out, error| unsafe {
@@ -247,21 +259,25 @@ impl Hotswap<'_> {
         })
     }
 
+    /// Load a prepared adapter and let its name answer with it; the generation.
     pub fn commit(&self, swap: u64) -> Result<u64, Failure> {
         let call = there(self.table.commit, "commit")?;
         number(|out, error| unsafe { call(self.instance.handle(), swap, out, error) })
     }
 
+    /// Give a prepared swap up.
     pub fn discard(&self, swap: u64) -> Result<(), Failure> {
         let call = there(self.table.discard, "discard")?;
-        told(|error| unsafe { call(self.instance.handle(), swap, error) })
+        outcome(|error| unsafe { call(self.instance.handle(), swap, error) })
     }
 
+    /// Let `name` answer with what it had before; the generation.
     pub fn rollback(&self, name: &str) -> Result<u64, Failure> {
         let call = there(self.table.rollback, "rollback")?;
         number(|out, error| unsafe { call(self.instance.handle(), view(name), out, error) })
     }
 
+    /// Let `name` answer with the bare base; the generation, which is 0.
     pub fn unload(&self, name: &str) -> Result<u64, Failure> {
         let call = there(self.table.unload, "unload")?;
         number(|out, error| unsafe { call(self.instance.handle(), view(name), out, error) })

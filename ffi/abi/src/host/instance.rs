@@ -2,7 +2,7 @@ use std::ptr::{null, null_mut};
 use std::sync::Arc;
 
 use super::offered::{self, Context};
-use super::{Host, Library, copied, view};
+use super::{Callbacks, Library, copied, view};
 use crate::c;
 use crate::failure::{Failure, Status};
 
@@ -38,7 +38,7 @@ impl Library {
     /// Make an instance.
     ///
     /// fails: as the plugin says
-    pub fn create(self: &Arc<Self>, host: Option<Arc<dyn Host>>) -> Result<Instance, Failure> {
+    pub fn create(self: &Arc<Self>, host: Option<Arc<dyn Callbacks>>) -> Result<Instance, Failure> {
         let host = host.map(Box::new);
         let table = host.as_deref().map(offered::table);
         let create = self.entry.create.ok_or_else(|| absent("create"))?;
@@ -46,7 +46,7 @@ impl Library {
         let table = table.as_ref().map_or(null(), |table| &raw const *table);
         // SAFETY: the table is whole and its context lives until after destroy; the output is a
         // local.
-        told(|error| unsafe { create(table, &raw mut handle, error) })?;
+        outcome(|error| unsafe { create(table, &raw mut handle, error) })?;
         Ok(Instance {
             library: Arc::clone(self),
             handle,
@@ -95,7 +95,7 @@ impl Instance {
             engine: nothing,
         };
         // SAFETY: the output is a whole struct that says its size.
-        told(|error| unsafe { info(self.handle, &raw mut out, error) })?;
+        outcome(|error| unsafe { info(self.handle, &raw mut out, error) })?;
         // SAFETY: the header's texts in this struct live as long as the library, which stays.
         let (version, engine) = unsafe { (copied(out.version), copied(out.engine)) };
         Ok(Info {
@@ -106,7 +106,7 @@ impl Instance {
         })
     }
 
-    /// Get a text back, through `translora.echo/1`.
+    /// Get a text back, by `translora.echo/1`.
     pub fn echo(&self, said: &str) -> Result<String, Failure> {
         let echo = self
             .table::<c::Echo1>(c::ECHO_1)?
@@ -116,7 +116,7 @@ impl Instance {
         text(|out, error| unsafe { echo(self.handle, view(said), out, error) })
     }
 
-    /// Describe a file as a JSON object, through `translora.inspect/1`.
+    /// Describe a file as a JSON object, by `translora.inspect/1`.
     pub fn inspect(&self, path: &str) -> Result<String, Failure> {
         let inspect = self
             .table::<c::Inspect1>(c::INSPECT_1)?
@@ -132,7 +132,7 @@ pub(super) fn absent(what: &str) -> Failure {
 }
 
 /// Make a call that may fail, and take its error.
-pub(super) fn told(call: impl FnOnce(*mut *mut c::Error) -> i32) -> Result<(), Failure> {
+pub(super) fn outcome(call: impl FnOnce(*mut *mut c::Error) -> i32) -> Result<(), Failure> {
     let mut error: *mut c::Error = null_mut();
     let code = call(&raw mut error);
     if code == 0 {
@@ -164,11 +164,11 @@ pub(super) fn text(
     call: impl FnOnce(*mut *mut c::OwnedText, *mut *mut c::Error) -> i32,
 ) -> Result<String, Failure> {
     let mut out: *mut c::OwnedText = null_mut();
-    told(|error| call(&raw mut out, error))?;
+    outcome(|error| call(&raw mut out, error))?;
     if out.is_null() || !out.is_aligned() {
         return Err(Failure::new(
             Status::Internal,
-            "the plugin answered well and gave no text",
+            "the plugin succeeded and wrote no text",
         ));
     }
     // SAFETY: written by a call that succeeded: a text of the plugin, valid until its release,

@@ -1,6 +1,6 @@
 //! The host's side: load a plugin like any stranger, and call it safely.
 //!
-//! Knows the header and nothing else; `translora serve` and `translora doctor` go through here. A
+//! Knows the header and nothing else; `translora doctor` and the tests use it. A
 //! library is never unloaded: its threads, and those of what it links, may outlive every instance.
 
 use std::ffi::c_void;
@@ -19,7 +19,7 @@ pub mod referee;
 
 pub use calls::{Adapters, Hotswap, Jobs};
 pub use instance::{Info, Instance};
-pub use offered::{Host, Swapper};
+pub use offered::{Callbacks, Swapper};
 
 /// Why a library is no plugin for this host.
 #[derive(Debug, thiserror::Error)]
@@ -109,7 +109,7 @@ impl Library {
         let what = match entry {
             c::Entry { abi_major, .. } if *abi_major != c::ABI_MAJOR => {
                 format!(
-                    "asked for version {}, it answers with {abi_major}",
+                    "the entry for version {} says that it is of {abi_major}",
                     c::ABI_MAJOR
                 )
             }
@@ -185,7 +185,7 @@ fn view(text: &str) -> c::Text {
     }
 }
 
-/// Copy a text that a plugin made. Bytes that are no UTF-8 are replaced: a broken plugin is still
+/// Copy a text of a plugin. Bytes that are no UTF-8 are replaced: a broken plugin is still
 /// to be heard.
 ///
 /// # Safety

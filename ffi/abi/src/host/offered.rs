@@ -9,7 +9,7 @@ use crate::c;
 use crate::failure::Status;
 
 /// A host in Rust. None of its functions may call the plugin. thread: any
-pub trait Host: Send + Sync {
+pub trait Callbacks: Send + Sync {
     /// Take a line for the log; the levels are those of the header.
     fn log(&self, level: i32, line: &str);
 
@@ -33,7 +33,7 @@ pub trait Swapper {
 }
 
 /// What the table's context points to.
-pub(super) type Context = Arc<dyn Host>;
+pub(super) type Context = Arc<dyn Callbacks>;
 
 /// The table of a host; it must not outlive `host`.
 pub(super) fn table(host: &Context) -> c::Host {
@@ -53,7 +53,11 @@ pub(super) fn table(host: &Context) -> c::Host {
 ///
 /// # Safety
 /// `context` comes from [`table`], whose host lives.
-unsafe fn with_host<T>(context: *mut c_void, broken: T, ask: impl FnOnce(&dyn Host) -> T) -> T {
+unsafe fn with_host<T>(
+    context: *mut c_void,
+    broken: T,
+    ask: impl FnOnce(&dyn Callbacks) -> T,
+) -> T {
     // SAFETY: by this function's contract.
     let host = unsafe { &*context.cast_const().cast::<Context>() };
     catch_unwind(AssertUnwindSafe(|| ask(host.as_ref()))).unwrap_or(broken)
@@ -67,7 +71,7 @@ unsafe fn swapping(
     context: *mut c_void,
     ask: impl FnOnce(&dyn Swapper) -> Result<(), Status>,
 ) -> i32 {
-    let ask = |host: &dyn Host| {
+    let ask = |host: &dyn Callbacks| {
         host.swapper()
             .map_or(Err(Status::Unsupported), ask)
             .map_or_else(|status| status as i32, |()| 0)

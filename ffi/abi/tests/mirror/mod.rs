@@ -167,7 +167,11 @@ pub fn seen() -> &'static Seen {
 fn tables() -> Seen {
     let table = |id: &str| -> *const c_void {
         // SAFETY: `entry` answers a static table, and the id is readable for the call.
-        unsafe { (*entry::<Mirror>(c::ABI_MAJOR)).capability.unwrap()(text(id)) }
+        unsafe {
+            (*entry::<Mirror>(c::ABI_MAJOR))
+                .capability
+                .expect("it is there")(text(id))
+        }
     };
     // SAFETY: the header promises tables of these types, alive as long as the library.
     unsafe {
@@ -185,14 +189,15 @@ fn tables() -> Seen {
 pub fn create(host: *const c::Host) -> *mut c::Instance {
     let mut instance = null_mut();
     // SAFETY: `host` is null or a whole table of the caller; the output is a local.
-    let status = unsafe { seen().entry.create.unwrap()(host, &raw mut instance, null_mut()) };
+    let status =
+        unsafe { seen().entry.create.expect("it is there")(host, &raw mut instance, null_mut()) };
     assert_eq!(status, 0);
     instance
 }
 
 pub fn destroy(instance: *mut c::Instance) -> i32 {
     // SAFETY: a handle may be any number.
-    unsafe { seen().entry.destroy.unwrap()(instance, null_mut()) }
+    unsafe { seen().entry.destroy.expect("it is there")(instance, null_mut()) }
 }
 
 /// Run a call that takes an error pointer; answer its status and what the error says.
@@ -221,8 +226,9 @@ pub fn failing(call: impl FnOnce(*mut *mut c::Error) -> i32) -> (i32, String) {
 pub fn echoed(instance: *mut c::Instance, said: c::Text) -> Result<String, (i32, String)> {
     let mut out: *mut c::OwnedText = null_mut();
     // SAFETY: outputs are locals; `said` is whatever the test makes of it.
-    let (status, why) =
-        failing(|error| unsafe { seen().echo.echo.unwrap()(instance, said, &raw mut out, error) });
+    let (status, why) = failing(|error| unsafe {
+        seen().echo.echo.expect("it is there")(instance, said, &raw mut out, error)
+    });
     if status != 0 {
         assert!(out.is_null(), "an output was written by a call that failed");
         return Err((status, why));
@@ -233,11 +239,11 @@ pub fn echoed(instance: *mut c::Instance, said: c::Text) -> Result<String, (i32,
             std::slice::from_raw_parts((*out).text.data.cast::<u8>(), (*out).text.length as usize)
                 .to_vec();
         ((*out).release)(out);
-        Ok(String::from_utf8(bytes).unwrap())
+        Ok(String::from_utf8(bytes).expect("text"))
     }
 }
 
 pub fn panicking(instance: *mut c::Instance) -> (i32, String) {
     // SAFETY: a handle may be any number.
-    failing(|error| unsafe { seen().echo.panic.unwrap()(instance, error) })
+    failing(|error| unsafe { seen().echo.panic.expect("it is there")(instance, error) })
 }

@@ -60,6 +60,50 @@ macro_rules! each_row {
     )*};
 }
 
+/// Write the sums of a tile to its results, with what they are added to.
+macro_rules! store_sums {
+    ($t:ident, $sums:ident) => {
+        let from = !$t.from.is_null();
+        each_row!(ROW, {
+            let sums = $sums[ROW];
+            let (c, old) = (
+                $t.c.add(ROW * $t.stride),
+                $t.from.wrapping_add(ROW * $t.from_stride),
+            );
+            store(
+                c,
+                if from {
+                    add(load(old.cast()), sums[0])
+                } else {
+                    sums[0]
+                },
+            );
+            if N > 1 {
+                let (c, old) = (c.add(LANES), old.wrapping_add(LANES).cast());
+                store(
+                    c,
+                    if from {
+                        add(load(old), sums[1])
+                    } else {
+                        sums[1]
+                    },
+                );
+            }
+        });
+    };
+}
+
+/// The tiles of a module by thirds of the panel's rows, then by vectors.
+macro_rules! all_tiles {
+    () => {
+        pub const TILES: [[super::TileFn; 2]; 3] = [
+            [tile::<{ ROWS / 3 }, 1>, tile::<{ ROWS / 3 }, 2>],
+            [tile::<{ ROWS / 3 * 2 }, 1>, tile::<{ ROWS / 3 * 2 }, 2>],
+            [tile::<ROWS, 1>, tile::<ROWS, 2>],
+        ];
+    };
+}
+
 /// Write one loop over helpers of the surrounding module: `zero`, `load`, `spread`, `step`,
 /// `store`, `add`.
 macro_rules! tile {
@@ -88,24 +132,11 @@ macro_rules! tile {
                     a = a.add(ROWS);
                     b = b.add(LANES);
                 }
-                let from = !t.from.is_null();
-                each_row!(ROW, {
-                    let (c, old) = (t.c.add(ROW * t.stride), t.from.wrapping_add(ROW * t.from_stride).cast::<u32>());
-                    store(c, if from { add(load(old), sums[ROW][0]) } else { sums[ROW][0] });
-                    if N > 1 {
-                        let (c, old) = (c.add(LANES), old.wrapping_add(LANES));
-                        store(c, if from { add(load(old), sums[ROW][1]) } else { sums[ROW][1] });
-                    }
-                });
+                store_sums!(t, sums);
             }
         }
 
-        /// By thirds of the panel's rows, then by vectors.
-        pub const TILES: [[super::TileFn; 2]; 3] = [
-            [tile::<{ ROWS / 3 }, 1>, tile::<{ ROWS / 3 }, 2>],
-            [tile::<{ ROWS / 3 * 2 }, 1>, tile::<{ ROWS / 3 * 2 }, 2>],
-            [tile::<ROWS, 1>, tile::<ROWS, 2>],
-        ];
+        all_tiles!();
     };
 }
 
@@ -173,41 +204,11 @@ macro_rules! tile_of_integers {
                     a = a.add((STEPS - DATA) * ROWS);
                     b = b.add((STEPS - DATA) * LANES);
                 }
-                let from = !t.from.is_null();
-                each_row!(ROW, {
-                    let (c, old) = (
-                        t.c.add(ROW * t.stride),
-                        t.from.wrapping_add(ROW * t.from_stride),
-                    );
-                    store(
-                        c,
-                        if from {
-                            add(load(old), sums[ROW][0])
-                        } else {
-                            sums[ROW][0]
-                        },
-                    );
-                    if N > 1 {
-                        let (c, old) = (c.add(LANES), old.wrapping_add(LANES));
-                        store(
-                            c,
-                            if from {
-                                add(load(old), sums[ROW][1])
-                            } else {
-                                sums[ROW][1]
-                            },
-                        );
-                    }
-                });
+                store_sums!(t, sums);
             }
         }
 
-        /// By thirds of the panel's rows, then by vectors.
-        pub const TILES: [[super::TileFn; 2]; 3] = [
-            [tile::<{ ROWS / 3 }, 1>, tile::<{ ROWS / 3 }, 2>],
-            [tile::<{ ROWS / 3 * 2 }, 1>, tile::<{ ROWS / 3 * 2 }, 2>],
-            [tile::<ROWS, 1>, tile::<ROWS, 2>],
-        ];
+        all_tiles!();
     };
 }
 

@@ -1,4 +1,9 @@
 //! Each objective against a naive one in f64, and against finite differences, on tiny models.
+#![allow(
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "a test says what it measures"
+)]
 
 mod condensed;
 mod divergences;

@@ -1,4 +1,9 @@
 //! The trainer against llama.cpp and against finite differences, on the lab models.
+#![allow(
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "a test says what it measures"
+)]
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -132,7 +132,7 @@ pub(super) fn errors(subject: &Subject) -> Finding {
     {
         // SAFETY: the message is readable during the call; the error is a local.
         let got = status(|error| unsafe { fail(instance, wanted as i32, view("because"), error) })?;
-        expect("a failure that was asked for", got, Some(wanted))?;
+        expect("a failure that was requested", got, Some(wanted))?;
         // SAFETY: the header makes the error optional.
         let code = unsafe { fail(instance, wanted as i32, view("because"), null_mut()) };
         expect("the same without an error", code, wanted as i32)?;
@@ -180,7 +180,7 @@ struct Nosy {
 }
 
 unsafe extern "C" fn nosy_log(context: *mut c_void, _: i32, _: c::Text) {
-    // SAFETY: the context of the table that `reentry` made, which lives through its calls.
+    // SAFETY: the context of the table of `reentry`, which lives through its calls.
     let subject = unsafe { &*(*context.cast_const().cast::<Nosy>()).subject };
     let handle: Handle = std::ptr::without_provenance_mut(FROM_LOG.load(Ordering::Relaxed));
     let mut info = blank(size_of::<c::Info>());
@@ -213,13 +213,13 @@ pub(super) fn reentry(subject: &Subject) -> Finding {
     let inside = IN_LOG.load(Ordering::Relaxed);
     expect("destroy", subject.destroy(instance)?, None)?;
     match inside {
-        -1 => Err("a panic was not told to the host's log".into()),
-        code if code == Status::Reentered as i32 => {
-            Ok(Seen::Right("told to the log, which was refused".into()))
-        }
+        -1 => Err("a panic was not logged by the host".into()),
+        code if code == Status::Reentered as i32 => Ok(Seen::Right(
+            "logged, and the call from the log refused".into(),
+        )),
         // Version 1.0 had no such status.
         code if subject.library.abi().1 == 0 => Ok(Seen::Right(format!(
-            "told to the log, which was answered {code}"
+            "logged, and the call from the log answered {code}"
         ))),
         code => Err(format!("info from inside the log was answered {code}")),
     }
@@ -335,9 +335,9 @@ pub(super) fn worker(subject: &Subject) -> Finding {
     let files = ["source", "source_lora", "target", "seeds", "out"]
         .map(|name| format!("\"{name}\": \"{NOWHERE}\""));
     let request = format!("{{{}}}", files.join(", "));
-    let told = |failure: crate::Failure| format!("{}; {}", failure.message, failure.hint);
-    let job = jobs.start(&request).map_err(told)?;
-    let ended = jobs.wait(job, Duration::from_secs(20)).map_err(told)?;
+    let worded = |failure: crate::Failure| format!("{}; {}", failure.message, failure.hint);
+    let job = jobs.start(&request).map_err(worded)?;
+    let ended = jobs.wait(job, Duration::from_secs(20)).map_err(worded)?;
     expect(
         "a job whose files are not there",
         ended.state,
@@ -352,7 +352,7 @@ pub(super) fn worker(subject: &Subject) -> Finding {
         failure.status,
         Status::Input,
     )?;
-    jobs.free(job).map_err(told)?;
+    jobs.free(job).map_err(worded)?;
     expect(
         "poll of a job that was freed",
         jobs.poll(job).map_err(|failure| failure.status),

@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::instance::told;
+use super::instance::outcome;
 use super::{Library, view};
 use crate::c;
 use crate::failure::Status;
@@ -35,7 +35,7 @@ pub enum Seen {
     Absent,
 }
 
-/// Every check, in the order in which they are told.
+/// Every check, in the order in which they are listed.
 pub const CHECKS: &[Check] = &[
     Check {
         name: "load",
@@ -49,7 +49,7 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "life",
-        what: "an instance is made, says what it is, and ends",
+        what: "an instance is created, says what it is, and ends",
         run: tables::life,
     },
     Check {
@@ -109,7 +109,7 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "worker",
-        what: "a job is run, and its failure told",
+        what: "a job is run, and its failure reported",
         run: capabilities::worker,
     },
     Check {
@@ -135,10 +135,10 @@ struct Subject {
 /// An instance, not yet wrapped: checks do with it what a wrapper would not.
 type Handle = *mut c::Instance;
 
-/// Compare, and say what was asked where it differs.
+/// Compare, and say what was compared where it differs.
 #[expect(
     clippy::needless_pass_by_value,
-    reason = "what is compared was made for it"
+    reason = "callers pass temporary values"
 )]
 fn expect<T: PartialEq + std::fmt::Debug>(what: &str, got: T, wanted: T) -> Result<(), String> {
     if got == wanted {
@@ -150,7 +150,7 @@ fn expect<T: PartialEq + std::fmt::Debug>(what: &str, got: T, wanted: T) -> Resu
 
 /// The status of a call, as a word; a failing one must say why.
 fn status(call: impl FnOnce(*mut *mut c::Error) -> i32) -> Result<Option<Status>, String> {
-    match told(call) {
+    match outcome(call) {
         Ok(()) => Ok(None),
         Err(failure) if failure.message.is_empty() => Err(format!(
             "it failed with {:?} and an empty message",
@@ -165,11 +165,11 @@ impl Subject {
         self.library.entry
     }
 
-    /// Make an instance with a table of a host's, or with none.
+    /// Create an instance with a table of a host's, or with none.
     fn create(&self, host: *const c::Host) -> Result<Handle, String> {
         let mut handle = std::ptr::null_mut();
         match self.create_into(host, &raw mut handle)? {
-            None if handle.is_null() => Err("create answered well and made no instance".into()),
+            None if handle.is_null() => Err("create succeeded and wrote no instance".into()),
             None => Ok(handle),
             Some(status) => Err(format!("create answered {status:?}")),
         }

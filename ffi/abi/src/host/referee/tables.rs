@@ -17,7 +17,7 @@ pub(super) fn versions(subject: &Subject) -> Finding {
     let again =
         crate::host::Library::open(subject.library.path()).map_err(|error| error.to_string())?;
     expect(
-        "the entry when asked twice",
+        "the entry of a second call",
         std::ptr::eq(again.entry, subject.entry()),
         true,
     )?;
@@ -70,7 +70,7 @@ pub(super) fn stale(subject: &Subject) -> Finding {
         )?;
     }
     expect("destroy of another", subject.destroy(other)?, None)?;
-    Ok(Seen::Right("destroyed, null and made up".into()))
+    Ok(Seen::Right("destroyed, null and invented".into()))
 }
 
 pub(super) fn nulls(subject: &Subject) -> Finding {
