@@ -10,6 +10,7 @@ use crate::source::{files, parse, paths, root};
 pub const ROOMS: &[(&str, &[&str])] = &[
     ("record", &[]),
     ("request", &["record"]),
+    ("fetch", &["record"]),
     ("engine", &["record", "request::Machine", "request::Shape"]),
     ("kit", &["record", "engine"]),
     ("generate", &["record", "engine", "kit::Seed"]),
@@ -47,7 +48,7 @@ pub const ROOMS: &[(&str, &[&str])] = &[
     (
         "bin",
         &[
-            "record", "request", "engine", "pipeline", "jobs", "control", "serve",
+            "record", "request", "fetch", "engine", "pipeline", "jobs", "control", "serve",
         ],
     ),
 ];
@@ -76,6 +77,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("clap", &["src/bin/"]),
     ("ctrlc", &["src/bin/"]),
     ("indicatif", &["src/bin/"]),
+    ("hf_hub", &["src/fetch/"]),
+    ("ureq", &["src/fetch/"]),
     ("object", &["src/bin/translora/elf.rs"]),
     ("shlex", &["src/bin/"]),
     ("axum", &["src/serve/", "src/control/"]),
@@ -103,6 +106,7 @@ const CRATES: &[(&str, &[&str])] = &[
             "src/publish/",
             "src/pipeline/",
             "src/engine/",
+            "src/fetch/",
         ],
     ),
     (
@@ -121,6 +125,7 @@ const FILES: &[&str] = &[
     "src/publish/",
     "src/pipeline/journal",
     "src/engine/",
+    "src/fetch/",
     "src/bin/",
     "src/jobs/worker",
 ];

@@ -22,6 +22,7 @@ mod doctor;
 mod elf;
 mod eval;
 mod failure;
+mod files;
 #[cfg(feature = "ggml")]
 mod gradcheck;
 mod inspect;
@@ -84,6 +85,11 @@ struct Cli {
         help_heading = "Output"
     )]
     verbose: bool,
+
+    /// Fetch nothing: names of hubs and of the web stand for what was fetched before (or set
+    /// HF_HUB_OFFLINE)
+    #[arg(long, global = true, help_heading = "Files")]
+    offline: bool,
 }
 
 #[derive(Subcommand, Debug)]
@@ -126,6 +132,10 @@ fn main() -> ExitCode {
         json: cli.json,
         verbose: cli.verbose,
     };
+    files::set(files::Fetching {
+        offline: cli.offline,
+        quiet: cli.quiet || cli.json,
+    });
     let outcome = match cli.command {
         Command::Train(command) => command.run(verbosity),
         Command::Kit(command) => command.run(verbosity),

@@ -2,6 +2,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
+use translora::fetch::Wanted;
 use translora::jobs;
 use translora::record::{Blame, SystemClock};
 use translora::serve::{Config, Limits, Server};
@@ -9,7 +10,7 @@ use translora::serve::{Config, Limits, Server};
 use crate::args::{between, gpu_layers};
 use crate::failure::{Failure, InFlags};
 use crate::progress::Verbosity;
-use crate::{Outcome, job, out};
+use crate::{Outcome, files, job, out};
 
 /// Serve a model with its adapters over HTTP, and replace adapters while it runs
 ///
@@ -123,7 +124,11 @@ pub struct Serve {
 }
 
 impl Serve {
-    pub fn run(self, verbosity: Verbosity) -> Result<Outcome, Failure> {
+    pub fn run(mut self, verbosity: Verbosity) -> Result<Outcome, Failure> {
+        self.model = files::local(&self.model, Wanted::Model)?;
+        for lora in &mut self.lora {
+            *lora = files::local(lora, Wanted::Adapter)?;
+        }
         let config = self.config()?;
         let engine = job::engine(&config.model)?;
         let say = move |line: &str| {
