@@ -2,7 +2,7 @@
 //!
 //! `cargo run --example chat -- HOST:PORT ROWS.jsonl COUNT`
 //!
-//! The first COUNT rows go to `/v1/chat/completions` as one user turn each, at temperature 0. The
+//! The first COUNT rows go to `/v1/chat/completions`, at temperature 0. The
 //! last line of stdout is `RIGHT of COUNT`. `scripts/check/stock` uses it.
 #![forbid(unsafe_code)]
 #![allow(
@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use translora::record::Pair;
+use translora::record::{Pair, Prompt};
 
 /// A server that says nothing for this long is given up.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
@@ -59,10 +59,10 @@ fn chat(server: &str, path: &Path, count: &str) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The answer of the server's model to one user turn.
-fn answer(server: &str, prompt: &str) -> Result<String, Box<dyn Error>> {
-    let turn = json!([{"role": "user", "content": prompt}]);
-    let body = json!({"messages": turn, "temperature": 0, "max_tokens": TOKENS_MAX}).to_string();
+/// The answer of the server's model to a conversation.
+fn answer(server: &str, prompt: &Prompt) -> Result<String, Box<dyn Error>> {
+    let body =
+        json!({"messages": prompt.turns(), "temperature": 0, "max_tokens": TOKENS_MAX}).to_string();
     let mut stream = TcpStream::connect(server)?;
     stream.set_read_timeout(Some(SILENCE_MAX))?;
     write!(

@@ -28,7 +28,7 @@ use translora::engine::ggml::GgmlEngine;
 use translora::engine::{Engine, Model, Monitor, OpenOptions, With};
 use translora::evaluate::{Arm, Verdict, arm, compare};
 use translora::pipeline::{Context, Events, PipelineError, kit, train, transfer};
-use translora::record::{Cancel, Pair, Rng, SystemClock};
+use translora::record::{Cancel, Pair, Prompt, Rng, SystemClock};
 use translora::request::{
     AnswerLength, Kit, Machine, ObjectiveChoice, Request, Run, Train, Training, Transfer,
 };
@@ -318,7 +318,7 @@ impl Gate<'_> {
     /// Rows with what the bare source says to them.
     fn labelled(&self, engine: &GgmlEngine, rows: &[Pair]) -> Result<Vec<Pair>, Failed> {
         let mut model = engine.open(self.source, &(&self.machine).into())?;
-        let prompts: Vec<String> = rows.iter().map(|row| row.prompt.clone()).collect();
+        let prompts: Vec<Prompt> = rows.iter().map(|row| row.prompt.clone()).collect();
         let longest = rows
             .iter()
             .map(|row| row.completion.len())

@@ -21,6 +21,7 @@ pub struct Base {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Checked {
     /// The adapter's file.
+    #[serde(serialize_with = "crate::record::path_as_text")]
     pub path: PathBuf,
     /// Its size.
     pub bytes: u64,
@@ -54,11 +55,24 @@ impl Base {
     }
 }
 
-/// Read an adapter whole, and check that it is sound and fits.
+/// Find an adapter as a GGUF file for a base, wherever it came from.
+///
+/// fails: it cannot be read, or not be written as GGUF
+pub fn gguf(base: &Base, path: &Path) -> Result<PathBuf, AdaptersError> {
+    let found = kit::adapter(path, &base.path);
+    found.map_err(|error| match error {
+        KitError::Adapter { path, source } => AdaptersError::Adapter { path, source },
+        error => error.into(),
+    })
+}
+
+/// Read an adapter whole, and check that it is sound and fits. What lies in `path` of the answer is
+/// a GGUF file.
 ///
 /// fails: it cannot be read, or the error says what is in the way
 pub fn check(base: &Base, path: &Path) -> Result<Checked, AdaptersError> {
-    let bytes = kit::read_bytes(path, limits::FILE_BYTES_MAX)?;
+    let file = gguf(base, path)?;
+    let bytes = kit::read_bytes(&file, limits::FILE_BYTES_MAX)?;
     let unfit = |source| AdaptersError::Adapter {
         path: path.to_owned(),
         source,
@@ -69,7 +83,7 @@ pub fn check(base: &Base, path: &Path) -> Result<Checked, AdaptersError> {
         .made_for()
         .and_then(|hash| hash.parse::<ContentHash>().ok());
     Ok(Checked {
-        path: path.to_owned(),
+        path: file,
         bytes: bytes.len() as u64,
         sha256: ContentHash::of(&bytes),
         rank: lora.rank(),

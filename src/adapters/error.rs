@@ -93,7 +93,10 @@ impl Blame for AdaptersError {
             Self::File(error) => return error.remedy(),
             Self::Adapter { source, .. } => return source.remedy(),
             Self::Changed { .. } | Self::NoSuchSwap(_) => Step::PrepareAgain.into(),
-            Self::Name { .. } => Remedy::takes("name", "1 to 128 printable characters"),
+            Self::Name { .. } => Remedy::takes(
+                "name",
+                "1 to 128 bytes of printable text without a slash, a dot first or white space at an end",
+            ),
             Self::Full { .. } => Step::MakePlace.into(),
             Self::Unknown { .. } => Step::ListAdapters.into(),
             Self::NothingBefore { .. } => Step::LoadFirst.into(),

@@ -8,10 +8,12 @@
 
 mod check;
 mod error;
+mod name;
 mod register;
 mod swap;
 
 pub use check::{Base, Checked, check};
 pub use error::AdaptersError;
+pub use name::check_name;
 pub use register::{BARE, Held, Missing, Place, Register};
 pub use swap::{Adapters, Answer, Generation, Loader, Refused, SwapId};

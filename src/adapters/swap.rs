@@ -6,13 +6,13 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
 
+use super::check::gguf;
 use super::register::{BARE, Held, Missing, Place, Register};
-use super::{AdaptersError, Base, Checked, check};
+use super::{AdaptersError, Base, Checked, check, check_name};
 
 /// Names that answer at one time, and exchanges that are prepared at one time.
 const NAMES_MAX: usize = 256;
 const PREPARED_MAX: usize = 64;
-const NAME_CHARACTERS_MAX: usize = 128;
 
 /// What the host did not do, in its words or in a code.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -113,6 +113,7 @@ impl Adapters {
         check_name(name)?;
         // A host may have another working directory by then.
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let path = gguf(&*self.base().ok_or(AdaptersError::NoBase)?, &path)?;
         let changed = changed(&path);
         let file = Arc::new(self.check(&path)?);
         let mut state = self.lock();
@@ -253,21 +254,6 @@ fn missing(what: Missing, name: &str) -> AdaptersError {
     match what {
         Missing::Name => AdaptersError::Unknown { name },
         Missing::Previous => AdaptersError::NothingBefore { name },
-    }
-}
-
-fn check_name(name: &str) -> Result<(), AdaptersError> {
-    let refuse = |reason| {
-        Err(AdaptersError::Name {
-            name: name.chars().take(NAME_CHARACTERS_MAX).collect(),
-            reason,
-        })
-    };
-    match name {
-        "" => refuse("it is empty"),
-        name if name.chars().count() > NAME_CHARACTERS_MAX => refuse("it is too long"),
-        name if name.chars().any(char::is_control) => refuse("it has a control character"),
-        _ => Ok(()),
     }
 }
 

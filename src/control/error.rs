@@ -49,7 +49,7 @@ impl Blame for ControlError {
             }
             Self::Exposed { .. } => Step::OwnToken.into(),
             Self::Threads(_) => Step::CloseOthers.into(),
-            Self::Program { .. } => Step::CheckPath.into(),
+            Self::Program { .. } => Step::OtherProgram.into(),
         })
     }
 }

@@ -239,10 +239,11 @@ async fn body(request: Request) -> Result<Map<String, Value>, Refused> {
             let message = format!("the body is longer than {BODY_BYTES_MAX} bytes");
             Refusal::new(Kind::Input, message)
         })?;
-    Ok(serde_json::from_slice(&bytes).map_err(|error| {
-        let message = format!("the body is no JSON object: {error}");
-        Refusal::new(Kind::Input, message)
-    })?)
+    match super::parse(&bytes) {
+        Ok(Value::Object(fields)) => Ok(fields),
+        Ok(_) => Err(Refusal::new(Kind::Input, "the body is no JSON object").into()),
+        Err(why) => Err(Refusal::new(Kind::Input, why).into()),
+    }
 }
 
 /// A refusal over HTTP, in OpenAI's shape.

@@ -9,6 +9,7 @@
 
 mod error;
 mod http;
+mod json;
 mod server;
 mod socket;
 mod transfers;
@@ -22,6 +23,7 @@ pub use translora_attach::place;
 
 pub use error::ControlError;
 pub use http::{GENERATION, refused, router};
+pub use json::parse;
 pub use server::{Server, Token};
 pub use socket::Socket;
 pub use transfers::{Say, Transfers, of_jobs, request};

@@ -262,11 +262,7 @@ pub fn distill(
     recipe: &Recipe,
     run: Run<'_>,
 ) -> Result<Trained, DistillError> {
-    let pair = |labeled: &Labeled| Pair {
-        prompt: labeled.prompt().to_owned(),
-        completion: labeled.completion().to_owned(),
-    };
-    let pairs: Vec<Pair> = labeled.iter().map(pair).collect();
+    let pairs: Vec<Pair> = labeled.iter().map(Labeled::pair).collect();
     let labels: Vec<SoftLabels> = labeled
         .iter()
         .map(|labeled| labeled.labels().cloned().unwrap_or_default())

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
-use translora_gguf::SplitError;
-use translora_lora::LoraError;
+use translora_gguf::{FileError, SplitError};
+use translora_lora::{ForeignError, LoraError};
 
 use crate::record::{Blame, Cancelled, Fault, Remedy, Step};
 
@@ -25,11 +25,9 @@ pub enum EngineError {
     /// A backend of ggml that lies in a file of its own.
     #[error("{path}: cannot load this backend: {reason}")]
     Backend { path: PathBuf, reason: String },
+    /// It cannot be read, or is no file of the kind that is wanted.
     #[error("{path}: {source}")]
-    Io {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    File { path: PathBuf, source: FileError },
     #[error(
         "{model}: the tokenizer cannot encode {text:?} without loss (it comes back as {back:?})"
     )]
@@ -70,15 +68,26 @@ pub enum EngineError {
     Internal(String),
 }
 
+impl EngineError {
+    /// A file that cannot be read is no unsound adapter.
+    pub(crate) fn of_adapter(path: PathBuf, source: LoraError) -> Self {
+        match source {
+            LoraError::Foreign(ForeignError::File(source)) => Self::File { path, source },
+            source => Self::Adapter { path, source },
+        }
+    }
+}
+
 impl Blame for EngineError {
     fn fault(&self) -> Fault {
         match self {
             Self::Cancelled(_) => Fault::Cancelled,
-            Self::Memory(_) | Self::Io { .. } | Self::Backend { .. } => Fault::Machine,
+            Self::Memory(_) | Self::Backend { .. } => Fault::Machine,
+            Self::File { source, .. } => source.fault(),
             Self::Internal(_) => Fault::Bug,
+            Self::Adapter { source, .. } => source.fault(),
             Self::Model { .. }
             | Self::Split(_)
-            | Self::Adapter { .. }
             | Self::AdapterLoad { .. }
             | Self::Tokenizer { .. }
             | Self::SameFirstToken { .. }
@@ -101,7 +110,7 @@ impl Blame for EngineError {
             Self::Adapter { source, .. } => return source.remedy(),
             Self::AdapterLoad { .. } => Remedy::or([Step::PlainAdapter.into(), Remedy::Inspect]),
             Self::Backend { .. } => Remedy::or([Step::BackendNeeds.into(), Step::NoBackend.into()]),
-            Self::Io { .. } => Step::CheckPath.into(),
+            Self::File { source, .. } => return source.remedy(),
             Self::Tokenizer { .. } => {
                 Remedy::or([Step::OtherModel.into(), Step::LeaveOutRows.into()])
             }
@@ -137,14 +146,47 @@ impl Blame for EngineError {
     }
 }
 
-impl Blame for LoraError {
+impl Blame for ForeignError {
     fn fault(&self) -> Fault {
-        Fault::Input
+        match self {
+            Self::File(error) | Self::Part { source: error, .. } => error.fault(),
+            Self::NoCache | Self::Cache { .. } => Fault::Machine,
+            _ => Fault::Input,
+        }
     }
 
     fn remedy(&self) -> Option<Remedy> {
         let step = match self {
+            Self::File(error) | Self::Part { source: error, .. } => return error.remedy(),
+            Self::NoConfig { .. } | Self::NoWeights | Self::Unknown => Step::WholePeft,
+            Self::Pickle { .. } => Step::SaveSafetensors,
+            Self::Method { .. } | Self::Variant { .. } | Self::Tensor { .. } => Step::TrainPlain,
+            Self::Architecture { .. } | Self::Pattern { .. } | Self::NoModule { .. } => {
+                Step::ConvertByHand
+            }
+            Self::Module { .. } | Self::Expert { .. } | Self::Fused { .. } | Self::Heads { .. } => {
+                Step::FittingAdapter
+            }
+            Self::NoCache | Self::Cache { .. } => Step::WritableCache,
+            _ => Step::SavePeftAgain,
+        };
+        Some(step.into())
+    }
+}
+
+impl Blame for LoraError {
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Foreign(error) => error.fault(),
+            _ => Fault::Input,
+        }
+    }
+
+    fn remedy(&self) -> Option<Remedy> {
+        let step = match self {
+            Self::Foreign(error) => return error.remedy(),
             Self::Nothing { .. } => return Some(Step::TrainedAdapter.into()),
+            Self::Gguf(error) => return error.remedy(),
             error if error.is_about_the_base() => Step::FittingAdapter,
             _ => Step::PlainAdapter,
         };

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::record::{Cancel, ContentHash, Pair};
+use crate::record::{Cancel, ContentHash, Pair, Prompt};
 use crate::request::{Machine, Shape};
 
 mod error;
+mod file;
 #[cfg(feature = "ggml")]
 pub mod ggml;
 pub mod host;
@@ -104,6 +105,7 @@ impl From<&Machine> for OpenOptions {
 /// What a base model is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelInfo {
+    #[serde(serialize_with = "crate::record::path_as_text")]
     pub path: PathBuf,
     pub name: String,
     pub architecture: String,
@@ -148,7 +150,7 @@ pub trait Model: Generate + Score + Label + Teach + Train {
         tokens_max: usize,
         monitor: &mut Monitor<'_>,
     ) -> Result<Vec<(Answer, CompletionScore)>, EngineError> {
-        let prompts: Vec<String> = pairs.iter().map(|pair| pair.prompt.clone()).collect();
+        let prompts: Vec<Prompt> = pairs.iter().map(|pair| pair.prompt.clone()).collect();
         let answers = self.answer(with, &prompts, tokens_max, monitor)?;
         Ok(answers
             .into_iter()
@@ -165,7 +167,7 @@ pub trait Model: Generate + Score + Label + Teach + Train {
 
 /// Draw continuations.
 pub trait Generate {
-    /// Sample one continuation of `request.prefix` for each of `request.openings`, side by side.
+    /// Sample one continuation of `request.start` for each of `request.openings`, side by side.
     /// Each ends before the first of `request.stop` (nothing stops where that is empty), at the end
     /// of text or turn, or at `request.tokens_max` (then `finished` is false). Deterministic in
     /// `request.seed`.
@@ -177,12 +179,19 @@ pub trait Generate {
     ) -> Result<Vec<Continuation>, EngineError>;
 }
 
+/// What a model goes on from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Start {
+    /// Raw text, without a template.
+    Text(String),
+    /// A conversation under the chat template; the answer is drawn.
+    Chat(Prompt),
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct GenerateRequest {
-    pub prefix: String,
-    /// The prefix is a user's turn under the chat template, and the answer is drawn; else it is raw
-    /// text that goes on.
-    pub chat: bool,
+    /// What each continuation follows.
+    pub start: Start,
     /// Words each continuation begins with; empty for none. They are part of its text.
     pub openings: Vec<String>,
     pub tokens_max: usize,
@@ -200,12 +209,11 @@ pub struct Continuation {
 
 /// Answer chat prompts greedily.
 pub trait Label {
-    /// The greedy answer to each prompt as a single user turn under the model's chat template, in
-    /// the order given.
+    /// The greedy answer to each prompt under the model's chat template, in the order given.
     fn answer(
         &mut self,
         with: With,
-        prompts: &[String],
+        prompts: &[Prompt],
         tokens_max: usize,
         monitor: &mut Monitor<'_>,
     ) -> Result<Vec<Answer>, EngineError>;
@@ -239,7 +247,7 @@ pub trait Score {
     fn preference(
         &mut self,
         with: With,
-        prompts: &[String],
+        prompts: &[Prompt],
         a: &str,
         b: &str,
         monitor: &mut Monitor<'_>,
@@ -266,7 +274,8 @@ pub trait Train {
     fn trainer(&mut self, spec: &LoraSpec) -> Result<Box<dyn Trainer + '_>, EngineError>;
 }
 
-/// Whether logits make a distribution: some are finite, none is NaN or infinite upwards.
+/// Whether logits make a distribution. A token may be forbidden (minus infinity), but not all of
+/// them, and none may be NaN or infinitely likely.
 pub fn is_distribution(logits: &[f32]) -> bool {
     let (mut some, mut odd) = (false, false);
     for logit in logits {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::statistics::{bootstrap, tost};
 use super::{Arm, EvaluateError, Shots, paired};
 use crate::engine::{EngineError, Model, Monitor, With};
-use crate::record::{Pair, Rng};
+use crate::record::{Pair, Prompt, Rng};
 
 /// Two shares that differ by less than this are the same for a user.
 const MARGIN: f64 = 0.05;
@@ -94,12 +94,12 @@ pub fn with_shots(
     tokens_max: usize,
     monitor: &mut Monitor<'_>,
 ) -> Result<Option<Vec<bool>>, EvaluateError> {
-    let prompts: Vec<String> = rows.iter().map(|row| shots.ask(&row.prompt)).collect();
+    let prompts: Vec<Prompt> = rows.iter().map(|row| shots.ask(&row.prompt)).collect();
     if shots.is_empty()
         || rows.is_empty()
         || prompts
             .iter()
-            .any(|prompt| model.check_text(prompt).is_err())
+            .any(|prompt| prompt.texts().any(|text| model.check_text(text).is_err()))
     {
         return Ok(None);
     }

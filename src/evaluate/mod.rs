@@ -385,7 +385,7 @@ mod tests {
     fn pairs(count: usize) -> Vec<Pair> {
         (0..count)
             .map(|i| Pair {
-                prompt: format!("p{i}"),
+                prompt: format!("p{i}").into(),
                 completion: format!("c{i}"),
             })
             .collect()
@@ -449,7 +449,7 @@ mod tests {
     #[test]
     fn chance_in_the_right_format_is_refused() {
         let yes_or_no = |i: usize| Pair {
-            prompt: format!("p{i}"),
+            prompt: format!("p{i}").into(),
             completion: if i.is_multiple_of(3) { " no" } else { "yes" }.into(),
         };
         let (pairs, rows): (Vec<Pair>, Vec<usize>) =

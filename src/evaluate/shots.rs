@@ -1,4 +1,4 @@
-use crate::record::Pair;
+use crate::record::{Pair, Prompt};
 
 const INPUT: &str = "Input:";
 const OUTPUT: &str = "Output:";
@@ -8,6 +8,7 @@ const OUTPUT: &str = "Output:";
 pub struct Shots(String);
 
 impl Shots {
+    /// Show these, in order. Their system prompts and earlier turns are not shown.
     pub fn new(examples: &[Pair]) -> Self {
         Self(
             examples
@@ -15,7 +16,7 @@ impl Shots {
                 .map(|pair| {
                     format!(
                         "{INPUT} {}\n{OUTPUT} {}\n\n",
-                        pair.prompt.trim(),
+                        pair.prompt.text.trim(),
                         pair.completion.trim()
                     )
                 })
@@ -23,13 +24,15 @@ impl Shots {
         )
     }
 
+    /// There is none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The examples, then a question whose answer is to be given.
-    pub fn ask(&self, prompt: &str) -> String {
-        format!("{}{INPUT} {}\n{OUTPUT}", self.0, prompt.trim())
+    /// The examples, then a question whose answer is to be given, behind the question's own turns.
+    pub fn ask(&self, prompt: &Prompt) -> Prompt {
+        let text = format!("{}{INPUT} {}\n{OUTPUT}", self.0, prompt.text.trim());
+        Prompt::behind(&prompt.before, text)
     }
 
     /// The answer itself, of what a model goes on with.
@@ -53,7 +56,8 @@ mod tests {
             prompt: " a".into(),
             completion: "1\n".into(),
         }]);
-        assert_eq!(shots.ask("b "), "Input: a\nOutput: 1\n\nInput: b\nOutput:");
+        let asked = shots.ask(&"b ".into());
+        assert_eq!(asked.text, "Input: a\nOutput: 1\n\nInput: b\nOutput:");
         assert_eq!(
             Shots::read(" 2\nof two lines\n\nInput: c\nOutput: 3"),
             "2\nof two lines"

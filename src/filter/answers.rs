@@ -61,7 +61,7 @@ pub fn labels(seen: &[Judged]) -> Vec<String> {
 fn kappa(judged: &[Judged], intended: &HashMap<String, String>) -> Option<f64> {
     let pairs: Vec<(&str, &str)> = judged
         .iter()
-        .filter_map(|judged| Some((intended.get(&judged.text)?.as_str(), answer(judged)?)))
+        .filter_map(|judged| Some((intended.get(judged.text())?.as_str(), answer(judged)?)))
         .collect();
     if pairs.len() < INTENDED_MIN {
         return None;
@@ -89,7 +89,7 @@ pub fn hold_to(judged: &mut [Judged], intended: &HashMap<String, String>) -> Opt
         .iter_mut()
         .filter(|judged| matches!(judged.rejected, None | Some(Reason::OtherAnswer)))
     {
-        let Some(wanted) = intended.get(&judged.text) else {
+        let Some(wanted) = intended.get(judged.text()) else {
             continue;
         };
         let other = answer(judged).is_some_and(|got| got != wanted);
@@ -143,7 +143,7 @@ mod tests {
                 let text = format!("{wanted} {got} {i}");
                 intended.insert(text.clone(), (*wanted).to_owned());
                 all.push(Judged {
-                    text,
+                    prompt: text.into(),
                     ..judged(got, true)
                 });
             }

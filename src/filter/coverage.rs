@@ -86,7 +86,10 @@ impl Coverage {
                     .collect(),
             ),
             eval_words: eval.map(|rows| {
-                let prompts: Vec<String> = rows.iter().flat_map(|row| words(&row.prompt)).collect();
+                let prompts: Vec<String> = rows
+                    .iter()
+                    .flat_map(|row| words(&row.prompt.text))
+                    .collect();
                 prompts
                     .iter()
                     .filter(|word| holders.contains_key(word))

@@ -2,7 +2,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{FilterError, Reason, Valid};
 use crate::engine::{AdapterId, Answer, EngineError, Label, Model, Monitor, With};
-use crate::record::{Origin, Pair, Question, Restore, Restored};
+use crate::record::{Origin, Pair, Prompt, Question, Restore, Restored};
 
 /// How valid inputs are judged.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,7 +36,7 @@ pub struct Discriminator {
 /// An input with its score and, where it was rejected, the reason.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Judged {
-    pub(super) text: String,
+    pub(super) prompt: Prompt,
     pub(super) answer: Option<Answer>,
     pub(super) score: f64,
     pub(super) rejected: Option<Reason>,
@@ -44,23 +44,27 @@ pub struct Judged {
 }
 
 impl Judged {
+    /// The user's last turn.
     pub fn text(&self) -> &str {
-        &self.text
+        &self.prompt.text
     }
 
+    /// The teacher's answer, where it was asked.
     pub fn answer(&self) -> Option<&Answer> {
         self.answer.as_ref()
     }
 
-    /// units: nats
+    /// What it is ranked by. units: nats
     pub fn score(&self) -> f64 {
         self.score
     }
 
+    /// How it was made up.
     pub fn origin(&self) -> Origin {
         self.origin
     }
 
+    /// Why it was rejected, where it was.
     pub fn rejected(&self) -> Option<Reason> {
         self.rejected
     }
@@ -75,7 +79,7 @@ impl Judged {
             log_probability: 0.0,
         };
         Self {
-            text: text.into(),
+            prompt: text.into(),
             answer: Some(answer),
             score: 0.0,
             rejected,
@@ -88,7 +92,7 @@ impl Judged {
 #[derive(Deserialize)]
 #[serde(remote = "Judged")]
 struct Stored {
-    text: String,
+    prompt: Prompt,
     answer: Option<Answer>,
     score: f64,
     rejected: Option<Reason>,
@@ -105,19 +109,19 @@ impl Restored for Judged {
 pub fn probe(
     teacher: &mut dyn Label,
     with: With,
-    texts: Vec<String>,
+    prompts: Vec<Prompt>,
     tokens_max: usize,
     monitor: &mut Monitor<'_>,
 ) -> Result<Vec<Judged>, EngineError> {
-    let answers = teacher.answer(with, &texts, tokens_max, monitor)?;
-    let probed = |(text, answer)| Judged {
-        text,
+    let answers = teacher.answer(with, &prompts, tokens_max, monitor)?;
+    let probed = |(prompt, answer)| Judged {
+        prompt,
         answer: Some(answer),
         score: 0.0,
         rejected: Some(Reason::Probe),
         origin: Origin::Line,
     };
-    Ok(texts.into_iter().zip(answers).map(probed).collect())
+    Ok(prompts.into_iter().zip(answers).map(probed).collect())
 }
 
 impl Judge {
@@ -166,11 +170,8 @@ impl Judge {
                     .iter_mut()
                     .filter(|judged| judged.rejected.is_none())
                     .collect();
-                let odds = discriminator.odds(
-                    source,
-                    left.iter().map(|judged| judged.text.as_str()),
-                    monitor,
-                )?;
+                let odds =
+                    discriminator.odds(source, left.iter().map(|judged| judged.text()), monitor)?;
                 for (judged, odds) in left.iter_mut().zip(odds) {
                     judged.rejected =
                         (!discriminator.passes(odds)).then_some(Reason::Discriminator);
@@ -184,7 +185,7 @@ impl Judge {
         };
         match judged.iter().find(|judged| !judged.score.is_finite()) {
             Some(odd) => Err(FilterError::NotFinite {
-                prompt: odd.text.clone(),
+                prompt: odd.prompt.text.clone(),
             }),
             None => Ok(judged),
         }
@@ -193,7 +194,7 @@ impl Judge {
 
 fn judged(input: &Valid, answer: Option<Answer>, score: f64, rejected: Option<Reason>) -> Judged {
     Judged {
-        text: input.text().to_owned(),
+        prompt: input.prompt().clone(),
         answer,
         score,
         rejected,
@@ -209,7 +210,9 @@ impl Discriminator {
         inputs: impl Iterator<Item = &'t str>,
         monitor: &mut Monitor<'_>,
     ) -> Result<Vec<f64>, FilterError> {
-        let prompts: Vec<String> = inputs.map(|input| self.question.ask(input)).collect();
+        let prompts: Vec<Prompt> = inputs
+            .map(|input| self.question.ask(input).into())
+            .collect();
         Ok(source.preference(
             With::Adapter(self.adapter),
             &prompts,
@@ -237,7 +240,7 @@ fn contrast(
     inputs: &[Valid],
     monitor: &mut Monitor<'_>,
 ) -> Result<Vec<Judged>, FilterError> {
-    let prompts: Vec<String> = inputs.iter().map(|input| input.text().to_owned()).collect();
+    let prompts: Vec<Prompt> = inputs.iter().map(|input| input.prompt().clone()).collect();
     let answers = source.answer(With::Adapter(teacher), &prompts, tokens_max, monitor)?;
     let usable = |answer: &Answer| answer.finished && !answer.text.trim().is_empty();
     let answered = prompts

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{Answer, EngineError};
-use crate::record::{Blame, Fault, Remedy};
+use crate::record::{Blame, Fault, Prompt, Remedy};
 
 mod answers;
 mod coverage;
@@ -76,16 +76,23 @@ pub type Rejections = BTreeMap<Reason, u64>;
 /// An input that was kept, with the teacher's answer where the filter needed it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Kept {
-    prompt: String,
+    prompt: Prompt,
     answer: Option<Answer>,
     score: f64,
 }
 
 impl Kept {
-    pub fn prompt(&self) -> &str {
+    /// The input, with the turns before it.
+    pub fn prompt(&self) -> &Prompt {
         &self.prompt
     }
 
+    /// The input itself: the user's last turn.
+    pub fn text(&self) -> &str {
+        &self.prompt.text
+    }
+
+    /// The teacher's answer, where the filter needed it.
     pub fn answer(&self) -> Option<&Answer> {
         self.answer.as_ref()
     }

@@ -248,7 +248,7 @@ fn nearest(accepted: &[&Judged], seeds: &[&str]) -> Vec<Option<usize>> {
         both as f64 / (words.len() + seed.len() - both).max(1) as f64
     };
     let one = |judged: &&Judged| {
-        let words = features(&judged.text);
+        let words = features(judged.text());
         let best = (0..seeds.len())
             .map(|i| (i, alike(&words, &seeds[i])))
             .max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));
@@ -273,7 +273,7 @@ impl Spread {
         let mut counts: Vec<f64> = Vec::new();
         let mut features = vec![Vec::new(); accepted.len()];
         for input in pool {
-            for feature in words_and_pairs(&accepted[input].text) {
+            for feature in words_and_pairs(accepted[input].text()) {
                 let next = counts.len();
                 let number = *numbers.entry(feature).or_insert(next);
                 counts.resize(counts.len().max(number + 1), 0.0);
@@ -306,7 +306,7 @@ impl Spread {
 
 fn keep(judged: &Judged) -> Kept {
     Kept {
-        prompt: judged.text.clone(),
+        prompt: judged.prompt.clone(),
         answer: judged.answer.clone(),
         score: judged.score,
     }
@@ -371,7 +371,7 @@ mod tests {
     }
 
     fn prompts(kept: &[Kept]) -> Vec<&str> {
-        kept.iter().map(Kept::prompt).collect()
+        kept.iter().map(Kept::text).collect()
     }
 
     #[test]
@@ -426,7 +426,7 @@ mod tests {
             select(&all, seeds, 12, SHARES)
                 .0
                 .iter()
-                .filter(|kept| kept.prompt().starts_with("take"))
+                .filter(|kept| kept.text().starts_with("take"))
                 .count()
         };
         assert_eq!(taken(&["cancel my order"]), 0);
@@ -511,7 +511,7 @@ mod tests {
             let (kept, _) = select(&all, &[], 40, Shares { good: 1.0, lines });
             let is_line = |kept: &&Kept| {
                 all.iter()
-                    .any(|judged| judged.text == kept.prompt() && judged.origin == Origin::Line)
+                    .any(|judged| judged.text() == kept.text() && judged.origin == Origin::Line)
             };
             let got = kept.iter().filter(is_line).count();
             assert!(got.abs_diff(expected) <= 1, "{lines}: {got}");

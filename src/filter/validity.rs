@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, HashSet};
 use super::near::{NEAR, Taken};
 use super::{Reason, Rejections};
 use crate::generate::Candidate;
-use crate::record::Origin;
+use crate::record::{Origin, Prompt};
 
 /// Pieces of chat templates; an input that holds one is a model talking to itself.
 const MARKERS: [&str; 12] = [
@@ -66,15 +66,22 @@ impl Rules {
 /// An input that could have been typed by somebody.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Valid {
-    text: String,
+    prompt: Prompt,
     origin: Origin,
 }
 
 impl Valid {
+    /// The user's last turn, which is what was generated.
     pub fn text(&self) -> &str {
-        &self.text
+        &self.prompt.text
     }
 
+    /// The whole conversation.
+    pub fn prompt(&self) -> &Prompt {
+        &self.prompt
+    }
+
+    /// How it was made up.
     pub fn origin(&self) -> Origin {
         self.origin
     }
@@ -134,7 +141,7 @@ impl Validity {
                     }
                 }
                 None => valid.push(Valid {
-                    text: candidate.text().to_owned(),
+                    prompt: candidate.prompt().clone(),
                     origin: candidate.origin(),
                 }),
             }

@@ -1,11 +1,11 @@
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::record::{Origin, Restore, Restored};
+use crate::record::{Origin, Prompt, Restore, Restored};
 
 /// An input that was generated and has not been looked at.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Candidate {
-    pub(super) text: String,
+    pub(super) prompt: Prompt,
     pub(super) finished: bool,
     pub(super) origin: Origin,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -13,8 +13,14 @@ pub struct Candidate {
 }
 
 impl Candidate {
+    /// What was generated: the user's last turn.
     pub fn text(&self) -> &str {
-        &self.text
+        &self.prompt.text
+    }
+
+    /// The same behind the turns of a seed.
+    pub fn prompt(&self) -> &Prompt {
+        &self.prompt
     }
 
     /// The model ended the line by itself.
@@ -22,6 +28,7 @@ impl Candidate {
         self.finished
     }
 
+    /// How it was made up.
     pub fn origin(&self) -> Origin {
         self.origin
     }
@@ -34,7 +41,7 @@ impl Candidate {
     /// A line as a model wrote it.
     pub(super) fn line(text: String, finished: bool, intended: Option<String>) -> Self {
         Self {
-            text,
+            prompt: text.into(),
             finished,
             origin: Origin::Line,
             intended,
@@ -52,7 +59,7 @@ impl Candidate {
 #[derive(Deserialize)]
 #[serde(remote = "Candidate")]
 struct Stored {
-    text: String,
+    prompt: Prompt,
     finished: bool,
     origin: Origin,
     #[serde(default)]

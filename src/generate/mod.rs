@@ -43,7 +43,7 @@ pub struct Settings {
 
 /// How a model is prompted for inputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Prompt<'a> {
+pub enum Instruction<'a> {
     /// To continue a list of the seeds.
     List,
     /// To write a list of anything.

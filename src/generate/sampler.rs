@@ -1,10 +1,10 @@
 use std::collections::HashSet;
 
 use super::vary::{SPLICED_MAX, Units, redraw};
-use super::{Candidate, GenerateError, Prompt, Settings, Yield};
-use crate::engine::{Generate, GenerateRequest, Monitor, With};
+use super::{Candidate, GenerateError, Instruction, Settings, Yield};
+use crate::engine::{Generate, GenerateRequest, Monitor, Start, With};
 use crate::kit::Seed;
-use crate::record::{Origin, Rng};
+use crate::record::{Origin, Prompt, Rng};
 
 /// Lines the header promises. source: Trans-LoRA shows five and asks for more.
 const LIST_LENGTH: usize = 10;
@@ -77,7 +77,7 @@ impl<'s> InputSampler<'s> {
         self.seen.extend(
             candidates
                 .into_iter()
-                .map(|candidate| candidate.text.clone()),
+                .map(|candidate| candidate.text().to_owned()),
         );
     }
 
@@ -142,30 +142,29 @@ impl<'s> InputSampler<'s> {
         &mut self,
         model: &mut dyn Generate,
         with: With,
-        prompt: Prompt<'_>,
+        prompt: Instruction<'_>,
         monitor: &mut Monitor<'_>,
     ) -> Result<(Vec<Candidate>, Yield), GenerateError> {
         let mut rng = Rng::new(self.settings.seed, &format!("generate {}", self.rounds));
         let any = vec![None; self.settings.sequences.max(1)];
         match prompt {
-            Prompt::List => self.list_round(rng, model, with, monitor),
-            Prompt::Anything => self.lines_round(
+            Instruction::List => self.list_round(rng, model, with, monitor),
+            Instruction::Anything => self.lines_round(
                 rng,
-                format!("Here are {LIST_LENGTH} examples:\n1."),
-                false,
+                Start::Text(format!("Here are {LIST_LENGTH} examples:\n1.")),
                 any,
                 model,
                 with,
                 monitor,
             ),
-            Prompt::Question(question) => {
-                self.lines_round(rng, question.to_owned(), true, any, model, with, monitor)
+            Instruction::Question(question) => {
+                self.lines_round(rng, Start::Chat(question.into()), any, model, with, monitor)
             }
-            Prompt::Tuned(question) => {
+            Instruction::Tuned(question) => {
                 let intended = self.intended(&mut rng);
-                let question = question.to_owned();
+                let question = Start::Chat(question.into());
                 let (mut fresh, count) =
-                    self.lines_round(rng, question, true, intended, model, with, monitor)?;
+                    self.lines_round(rng, question, intended, model, with, monitor)?;
                 fresh
                     .iter_mut()
                     .for_each(|candidate| candidate.origin = Origin::Tuned);
@@ -174,17 +173,11 @@ impl<'s> InputSampler<'s> {
         }
     }
 
-    /// Lines, and no variants of them: the answer to `prefix` as a user's turn (`chat`), or what
-    /// goes on after it. Each is drawn behind the label that is `intended`, which is then cut off.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "what a round takes, and how this kind of round prompts"
-    )]
+    /// Lines, and no variants of them: what follows `start`. Each is drawn behind the label that is `intended`, which is then cut off.
     fn lines_round(
         &mut self,
         mut rng: Rng,
-        prefix: String,
-        chat: bool,
+        start: Start,
         intended: Vec<Option<String>>,
         model: &mut dyn Generate,
         with: With,
@@ -196,12 +189,14 @@ impl<'s> InputSampler<'s> {
                 .map_or(String::new(), |label| format!("{label}:"))
         };
         let request = GenerateRequest {
-            prefix,
-            chat,
             openings: intended.iter().map(opening).collect(),
             tokens_max: self.settings.tokens_max,
             temperature: self.settings.temperature,
-            stop: if chat { "" } else { "\n" }.into(),
+            stop: match start {
+                Start::Text(_) => "\n".into(),
+                Start::Chat(_) => String::new(),
+            },
+            start,
             seed: rng.next_u64(),
         };
         let drawn = model.generate(with, &request, monitor)?;
@@ -251,7 +246,7 @@ impl<'s> InputSampler<'s> {
             shots.len() + 1
         );
         let intended = self.intended(&mut rng);
-        self.lines_round(rng, prefix, false, intended, model, with, monitor)
+        self.lines_round(rng, Start::Text(prefix), intended, model, with, monitor)
     }
 
     /// Continuations of the seeds in a new order, and variants of them.
@@ -268,8 +263,7 @@ impl<'s> InputSampler<'s> {
         let lines = !self.settings.variants || rng.unit() < self.lines_share;
         let openings = self.openings(lines, &mut rng);
         let request = GenerateRequest {
-            prefix: list_prompt(self.seeds, &mut rng),
-            chat: false,
+            start: Start::Text(list_prompt(self.seeds, &mut rng)),
             openings: openings
                 .iter()
                 .map(|&(parent, at)| self.parents[parent].head(at))
@@ -307,7 +301,7 @@ impl<'s> InputSampler<'s> {
             }
         }
         if self.settings.variants {
-            candidates.retain(|candidate| self.is_likely(&candidate.text, &mut rng));
+            candidates.retain(|candidate| self.is_likely(candidate.text(), &mut rng));
         }
         let fresh = self.fresh(candidates, &mut count);
         Ok((fresh, count))
@@ -346,10 +340,8 @@ impl<'s> InputSampler<'s> {
             .into_iter()
             .filter_map(|(text, origin)| {
                 Some(Candidate {
-                    text: redraw(&text?, rng),
-                    finished: true,
                     origin,
-                    intended: None,
+                    ..Candidate::line(redraw(&text?, rng), true, None)
                 })
             })
             .collect()
@@ -403,15 +395,23 @@ impl<'s> InputSampler<'s> {
             .collect()
     }
 
-    /// What was not seen before.
+    /// What was not seen before, behind the turns of the seeds, each as often as the others.
     fn fresh(&mut self, candidates: Vec<Candidate>, count: &mut Yield) -> Vec<Candidate> {
         let mut fresh = Vec::new();
+        let mut turn = Rng::new(self.settings.seed, &format!("before {}", self.rounds))
+            .below(self.seeds.len());
         for candidate in candidates {
-            let text = candidate.text.trim().to_owned();
+            let text = candidate.text().trim().to_owned();
             if self.seeds.iter().any(|seed| seed.text() == text) {
                 count.seeds_repeated += 1;
             } else if self.seen.insert(text.clone()) {
-                fresh.push(Candidate { text, ..candidate });
+                let before = &self.seeds[turn % self.seeds.len()].prompt().before;
+                let prompt = Prompt::behind(before, text);
+                fresh.push(Candidate {
+                    prompt,
+                    ..candidate
+                });
+                turn += 1;
             } else {
                 count.repeated += 1;
             }

@@ -1,8 +1,8 @@
 use super::sampler::list_prompt;
 use super::*;
-use crate::engine::{Continuation, EngineError, Generate, GenerateRequest, Monitor, With};
+use crate::engine::{Continuation, EngineError, Generate, GenerateRequest, Monitor, Start, With};
 use crate::kit::Seed;
-use crate::record::{Blame, Cancel, Origin, Rng};
+use crate::record::{Blame, Cancel, Origin, Prompt, Rng, Role, Turn};
 
 /// Answers with a script, and keeps the requests.
 struct Script {
@@ -34,7 +34,7 @@ fn seeds() -> Vec<Seed> {
 }
 
 fn of(texts: &[&str]) -> Vec<Seed> {
-    texts.iter().map(|text| Seed::example(text)).collect()
+    texts.iter().map(|text| Seed::example(*text)).collect()
 }
 
 /// The lines among candidates.
@@ -76,7 +76,7 @@ fn a_round_drops_seeds_and_repetitions() {
     )
     .unwrap();
     let (fresh, count) = sampler
-        .round(&mut model, With::Base, Prompt::List, &mut monitor)
+        .round(&mut model, With::Base, Instruction::List, &mut monitor)
         .unwrap();
     assert_eq!(lines(&fresh), ["four", "five"]);
     assert_eq!(
@@ -89,7 +89,7 @@ fn a_round_drops_seeds_and_repetitions() {
         }
     );
     let (again, count) = sampler
-        .round(&mut model, With::Base, Prompt::List, &mut monitor)
+        .round(&mut model, With::Base, Instruction::List, &mut monitor)
         .unwrap();
     assert!(again.is_empty());
     assert_eq!(count.repeated, 3);
@@ -122,7 +122,7 @@ fn what_all_seeds_begin_with_is_kept_and_only_what_varies_is_drawn_anew() {
     for _ in 0..4 {
         made.extend(
             sampler
-                .round(&mut model, With::Base, Prompt::List, &mut monitor)
+                .round(&mut model, With::Base, Instruction::List, &mut monitor)
                 .unwrap()
                 .0,
         );
@@ -148,7 +148,7 @@ fn what_all_seeds_begin_with_is_kept_and_only_what_varies_is_drawn_anew() {
     let adopted = ["date March 8"];
     sampler.adopt(adopted);
     let (next, _) = sampler
-        .round(&mut model, With::Base, Prompt::List, &mut monitor)
+        .round(&mut model, With::Base, Instruction::List, &mut monitor)
         .unwrap();
     assert!(
         next.iter()
@@ -181,10 +181,10 @@ fn a_continued_sampler_draws_what_the_straight_one_draws() {
     };
     let mut sampler = InputSampler::new(&seeds, settings()).unwrap();
     let (first, _) = sampler
-        .round(&mut straight, With::Base, Prompt::List, &mut monitor)
+        .round(&mut straight, With::Base, Instruction::List, &mut monitor)
         .unwrap();
     sampler
-        .round(&mut straight, With::Base, Prompt::List, &mut monitor)
+        .round(&mut straight, With::Base, Instruction::List, &mut monitor)
         .unwrap();
     let mut resumed = Script {
         says: vec!["a"],
@@ -193,7 +193,7 @@ fn a_continued_sampler_draws_what_the_straight_one_draws() {
     let mut sampler = InputSampler::new(&seeds, settings()).unwrap();
     sampler.remember(1, &first);
     let (fresh, _) = sampler
-        .round(&mut resumed, With::Base, Prompt::List, &mut monitor)
+        .round(&mut resumed, With::Base, Instruction::List, &mut monitor)
         .unwrap();
     assert!(fresh.iter().all(|candidate| !first.contains(candidate)));
     assert_eq!(resumed.requests[0], straight.requests[1]);
@@ -216,7 +216,7 @@ fn cancel_and_no_seeds_are_errors() {
                 requests: vec![],
             },
             With::Base,
-            Prompt::List,
+            Instruction::List,
             &mut monitor,
         )
         .unwrap_err();
@@ -246,7 +246,7 @@ fn inputs_are_drawn_for_each_label_behind_a_list_of_labels() {
     let mut sampler = covering(&seeds);
     let mut drawn = Vec::new();
     for _ in 0..24 {
-        let round = sampler.round(&mut model, With::Base, Prompt::List, &mut monitor);
+        let round = sampler.round(&mut model, With::Base, Instruction::List, &mut monitor);
         drawn.extend(round.unwrap().0);
     }
     let with_labels: Vec<&GenerateRequest> = model
@@ -260,11 +260,12 @@ fn inputs_are_drawn_for_each_label_behind_a_list_of_labels() {
         with_labels.len()
     );
     for request in with_labels {
+        let Start::Text(list) = &request.start else {
+            panic!("a list is text")
+        };
         assert!(
-            request.prefix.contains("BILL: say one\n")
-                && request.prefix.contains("BROKEN: two lines\n"),
-            "{}",
-            request.prefix
+            list.contains("BILL: say one\n") && list.contains("BROKEN: two lines\n"),
+            "{list}"
         );
         let of = |label: &str| {
             request
@@ -284,9 +285,12 @@ fn inputs_are_drawn_for_each_label_behind_a_list_of_labels() {
     sampler.cover(Vec::new(), []);
     let before = model.requests.len();
     sampler
-        .round(&mut model, With::Base, Prompt::Anything, &mut monitor)
+        .round(&mut model, With::Base, Instruction::Anything, &mut monitor)
         .unwrap();
-    assert_eq!(model.requests[before].prefix, "Here are 10 examples:\n1.");
+    assert_eq!(
+        model.requests[before].start,
+        Start::Text("Here are 10 examples:\n1.".into())
+    );
 }
 
 #[test]
@@ -300,12 +304,12 @@ fn a_tuned_generator_goes_on_after_a_label() {
         says: vec![" go back"; 4],
         requests: Vec::new(),
     };
-    let prompt = Prompt::Tuned("An input.");
+    let prompt = Instruction::Tuned("An input.");
     let (tuned, _) = covering(&seeds)
         .round(&mut model, With::Base, prompt, &mut monitor)
         .unwrap();
     let request = &model.requests[0];
-    assert_eq!((request.prefix.as_str(), request.chat), ("An input.", true));
+    assert_eq!(request.start, Start::Chat("An input.".into()));
     assert!(
         request
             .openings
@@ -319,4 +323,29 @@ fn a_tuned_generator_goes_on_after_a_label() {
                 && line.origin() == Origin::Tuned),
         "{tuned:?}"
     );
+}
+
+#[test]
+fn inputs_come_behind_the_turns_of_the_seeds_each_as_often() {
+    let talk = |system: &str, text: &str| {
+        Seed::example(Prompt::behind(&[Turn::new(Role::System, system)], text))
+    };
+    let seeds = [talk("one", "go left"), talk("two", "go right")];
+    let mut monitor = Monitor {
+        cancel: &Cancel::default(),
+        progress: &mut |_, _| {},
+    };
+    let mut model = Script {
+        says: (0..4).map(|_| " go on").collect(),
+        requests: Vec::new(),
+    };
+    let (drawn, _) = covering(&seeds)
+        .round(&mut model, With::Base, Instruction::List, &mut monitor)
+        .unwrap();
+    let of = |system: &str| {
+        let has = |candidate: &&Candidate| candidate.prompt().before[0].content == system;
+        drawn.iter().filter(has).count()
+    };
+    assert!(of("one") + of("two") == drawn.len() && of("one").abs_diff(of("two")) <= 1);
+    assert!(drawn.len() > 1, "{drawn:?}");
 }

@@ -50,21 +50,22 @@ impl Clock for Meter {
 #[error("nobody listens to this worker: {0}")]
 pub struct Lost(#[from] io::Error);
 
-/// Work for the host at the other end of this process's standard input and output. What else writes
-/// to standard output, such as a library in C, is led to standard error.
+/// Work for the host at the other end of this process's standard input and output, until it is done
+/// or `cancel` stops it. What else writes to standard output, such as a library in C, is led to
+/// standard error.
 ///
 /// fails: nobody reads
-pub fn work() -> Result<(), Lost> {
+pub fn work(cancel: &Cancel) -> Result<(), Lost> {
     let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
     rustix::stdio::dup2_stdout(io::stderr()).map_err(io::Error::from)?;
-    work_on(io::BufReader::new(io::stdin()), output)
+    work_on(io::BufReader::new(io::stdin()), output, cancel)
 }
 
 /// Read one order from `input`, carry it out, and write to `output` what happens. The end of `input`
 /// stops the work; two seconds later the process ends itself.
 ///
 /// fails: nobody reads `output`
-fn work_on<I>(mut input: I, mut output: impl Write) -> Result<(), Lost>
+fn work_on<I>(mut input: I, mut output: impl Write, cancel: &Cancel) -> Result<(), Lost>
 where
     I: BufRead + Send + 'static,
 {
@@ -80,7 +81,6 @@ where
         Ok(order) => order,
         Err(problem) => return say(&mut output, &Line::Failed { problem }),
     };
-    let cancel = Cancel::default();
     let stopped = cancel.clone();
     // Before the limit on memory: this thread must not fail for want of a stack.
     std::thread::spawn(move || end_with(input, &stopped));
@@ -96,7 +96,7 @@ where
     let mut written = Ok(());
     // What says that this process lives is not put aside with what computes.
     let idle = Some(order.nice).filter(|nice| *nice > NICE_MAX);
-    let end = thread::run_plan(&order.plan, &cancel, &Meter::default(), idle, |events| {
+    let end = thread::run_plan(&order.plan, cancel, &Meter::default(), idle, |events| {
         written = forward(&mut output, events);
         if written.is_err() {
             cancel.cancel();

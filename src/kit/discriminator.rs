@@ -28,10 +28,8 @@ pub fn discriminator_data(
     rng.shuffle(&mut made_up);
     let held = (positives / HELD_OUT_ONE_IN).max(1).min(positives / 2);
     let examples = |range: std::ops::Range<usize>| {
-        let pair = |input: &String, answer: &String| Pair {
-            prompt: question.ask(input),
-            completion: answer.clone(),
-        };
+        let pair =
+            |input: &String, answer: &String| Pair::new(question.ask(input), answer.as_str());
         range
             .flat_map(|i| {
                 [

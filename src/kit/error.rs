@@ -1,7 +1,7 @@
-use std::io;
 use std::path::{Path, PathBuf};
 
 use translora_gguf::{FileError, GgufError, SplitError};
+use translora_lora::{ForeignError, LoraError};
 
 use crate::record::{Blame, ContentHash, Fault, Remedy, Step};
 
@@ -9,8 +9,9 @@ use crate::record::{Blame, ContentHash, Fault, Remedy, Step};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KitError {
+    /// It cannot be read, or is no file of the kind that is wanted.
     #[error("{path}: {source}")]
-    Io { path: PathBuf, source: io::Error },
+    File { path: PathBuf, source: FileError },
     #[error("{path}:{line}: {what}")]
     Line {
         path: PathBuf,
@@ -29,18 +30,9 @@ pub enum KitError {
         distinct: usize,
         needed: usize,
     },
-    #[error("{path}: this is {what}, and no file")]
-    NotAFile { path: PathBuf, what: &'static str },
-    #[error("{path}: {bytes} bytes, at most {bytes_max} are read")]
-    TooLarge {
-        path: PathBuf,
-        bytes: u64,
-        bytes_max: u64,
-    },
-    #[error("{path}: its header is larger than {bytes_max} bytes")]
-    LargeHeader { path: PathBuf, bytes_max: u64 },
+    /// It is no sound adapter, or none for this base.
     #[error("{path}: {source}")]
-    Gguf { path: PathBuf, source: GgufError },
+    Adapter { path: PathBuf, source: LoraError },
     /// A model's other parts are not as they should be.
     #[error(transparent)]
     Split(#[from] SplitError),
@@ -94,22 +86,22 @@ pub enum LineFault {
 }
 
 impl KitError {
-    pub(crate) fn of_file(path: &Path, error: FileError) -> Self {
-        let path = path.to_owned();
+    pub(crate) fn of_adapter(path: &Path, error: LoraError) -> Self {
         match error {
-            FileError::NotAFile { what } => Self::NotAFile { path, what },
-            FileError::Gguf(source) => Self::Gguf { path, source },
-            FileError::Split(source) => Self::Split(source),
-            FileError::TooLarge { bytes, bytes_max } => Self::TooLarge {
-                path,
-                bytes,
-                bytes_max,
+            LoraError::Foreign(ForeignError::File(error)) => Self::of_file(path, error),
+            source => Self::Adapter {
+                path: path.to_owned(),
+                source,
             },
-            FileError::LargeHeader { bytes_max } => Self::LargeHeader { path, bytes_max },
-            FileError::Io(source) => Self::Io { path, source },
-            other => Self::Io {
-                path,
-                source: io::Error::other(other),
+        }
+    }
+
+    pub(crate) fn of_file(path: &Path, error: impl Into<FileError>) -> Self {
+        match error.into() {
+            FileError::Split(source) => Self::Split(source),
+            source => Self::File {
+                path: path.to_owned(),
+                source,
             },
         }
     }
@@ -118,18 +110,14 @@ impl KitError {
 impl Blame for KitError {
     fn fault(&self) -> Fault {
         match self {
-            Self::Io { source, .. } if source.kind() != io::ErrorKind::NotFound => Fault::Machine,
+            Self::File { source, .. } => source.fault(),
             Self::Pack(_) => Fault::Bug,
-            Self::Io { .. }
-            | Self::Line { .. }
+            Self::Adapter { source, .. } => source.fault(),
+            Self::Line { .. }
             | Self::NoRows { .. }
             | Self::TooManyRows { .. }
             | Self::SameSeeds { .. }
             | Self::TooFewRows { .. }
-            | Self::NotAFile { .. }
-            | Self::TooLarge { .. }
-            | Self::LargeHeader { .. }
-            | Self::Gguf { .. }
             | Self::Split(_)
             | Self::NotAKit { .. }
             | Self::Foreign { .. }
@@ -139,17 +127,14 @@ impl Blame for KitError {
 
     fn remedy(&self) -> Option<Remedy> {
         Some(match self {
-            Self::Io { .. } => Step::CheckPath.into(),
+            Self::File { source, .. } => return source.remedy(),
             Self::Line { what, .. } => return what.remedy(),
             Self::NoRows { .. } => Step::AddRow.into(),
             Self::TooManyRows { .. } => Step::SplitFile.into(),
             Self::SameSeeds { .. } => Step::VariedSeeds.into(),
             Self::TooFewRows { .. } => Remedy::or([Step::MoreRows.into(), Remedy::fewer("seeds")]),
-            Self::NotAFile { .. } | Self::TooLarge { .. } | Self::LargeHeader { .. } => {
-                Step::OtherFile.into()
-            }
-            Self::Gguf { .. } => Step::FetchAgain.into(),
             Self::Split(source) => return source.remedy(),
+            Self::Adapter { source, .. } => return source.remedy(),
             Self::NotAKit { .. } => Remedy::or([Remedy::MakeKit, Remedy::add("seeds")]),
             Self::Foreign { .. } => Remedy::or([Step::KitsOwn.into(), Remedy::add("seeds")]),
             Self::NoDiscriminator { .. } => {

@@ -38,8 +38,8 @@ pub struct Manifest {
 
 impl Manifest {
     /// The version this program writes and reads.
-    pub const VERSION: u32 = 1;
-    /// Prompts reach the model as one user turn under its own chat template.
+    pub const VERSION: u32 = 2;
+    /// Prompts reach the model as a conversation under its own chat template.
     pub const CHAT: &'static str = "chat";
 
     /// What a kit with this manifest and `seeds` gives away of the data to whoever has it, a
@@ -135,10 +135,7 @@ impl Kit {
     /// bounds: `kit_bytes_max`
     pub fn open(path: &Path, limits: &Limits) -> Result<Self, KitError> {
         let bytes = read_bytes(path, limits.kit_bytes_max)?;
-        let gguf = Gguf::parse(&bytes).map_err(|source| KitError::Gguf {
-            path: path.to_owned(),
-            source,
-        })?;
+        let gguf = Gguf::parse(&bytes).map_err(|error| KitError::of_file(path, error))?;
         parse(&gguf).map_err(|reason| KitError::NotAKit {
             path: path.to_owned(),
             reason,
@@ -207,7 +204,7 @@ pub fn pack(
         SEEDS,
         seeds
             .iter()
-            .map(|seed| seed.text().to_owned())
+            .map(|seed| serde_json::to_string(seed.prompt()).unwrap_or_default())
             .collect::<Vec<_>>(),
     );
     for (name, bytes) in [(DISCRIMINATOR, discriminator), (INPUT_MODEL, input_model)] {
@@ -247,6 +244,12 @@ fn parse(gguf: &Gguf<'_>) -> Result<Kit, String> {
     if seeds.is_empty() {
         return Err("it has no seeds".into());
     }
+    let seed = |text: &&str| serde_json::from_str(text).map(|prompt| Seed::new(&prompt));
+    let seeds: Vec<Seed> = seeds
+        .iter()
+        .map(|text| seed(&&**text))
+        .collect::<Result<_, _>>()
+        .map_err(|error| format!("a seed of it: {error}"))?;
     let part = |name: &str, named: Option<ContentHash>| {
         let bytes = gguf.tensor(name).map(|tensor| gguf.data(tensor).to_vec());
         match bytes.as_deref().map(ContentHash::of) == named {
@@ -267,7 +270,7 @@ fn parse(gguf: &Gguf<'_>) -> Result<Kit, String> {
     )?;
     Ok(Kit {
         manifest,
-        seeds: seeds.iter().map(|text| Seed::new(text)).collect(),
+        seeds,
         discriminator,
         input_model,
     })
@@ -312,7 +315,7 @@ mod tests {
 
     #[test]
     fn a_kit_comes_back_as_it_was_packed() {
-        let seeds = [Seed::new("one"), Seed::new("two")];
+        let seeds = [Seed::new(&"one".into()), Seed::new(&"two".into())];
         for lora in [None, Some(&b"GGUF bytes"[..])] {
             let kit = parsed(&pack(&manifest(lora), &seeds, lora, None).unwrap()).unwrap();
             assert_eq!(kit.seeds(), seeds);
@@ -365,14 +368,18 @@ mod tests {
             ..manifest(None)
         };
         let kit =
-            parsed(&pack(&manifest, &[Seed::new("one")], None, Some(b"lora")).unwrap()).unwrap();
+            parsed(&pack(&manifest, &[Seed::new(&"one".into())], None, Some(b"lora")).unwrap())
+                .unwrap();
         assert_eq!(kit.input_model(), Some((&b"lora"[..], "An input?")));
-        assert!(parsed(&pack(&manifest, &[Seed::new("one")], None, None).unwrap()).is_err());
+        assert!(
+            parsed(&pack(&manifest, &[Seed::new(&"one".into())], None, None).unwrap()).is_err()
+        );
     }
 
     #[test]
     fn another_base_or_adapter_is_refused() {
-        let kit = parsed(&pack(&manifest(None), &[Seed::new("one")], None, None).unwrap()).unwrap();
+        let kit = parsed(&pack(&manifest(None), &[Seed::new(&"one".into())], None, None).unwrap())
+            .unwrap();
         let (path, base, lora) = (
             Path::new("k.kit"),
             Path::new("old.gguf"),
@@ -406,7 +413,7 @@ mod tests {
 
     #[test]
     fn a_kit_that_contradicts_itself_is_refused() {
-        let seeds = [Seed::new("one")];
+        let seeds = [Seed::new(&"one".into())];
         assert!(parsed(&pack(&manifest(Some(b"a")), &seeds, Some(b"b"), None).unwrap()).is_err());
         assert!(parsed(&pack(&manifest(None), &seeds, Some(b"b"), None).unwrap()).is_err());
         assert!(parsed(&pack(&manifest(None), &seeds, None, Some(b"b")).unwrap()).is_err());

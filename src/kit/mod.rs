@@ -7,14 +7,14 @@
 //! Refuses to know: models, stages, where outputs go. Called by the pipeline; `generate` imports
 //! [`Seed`].
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::Path;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 
 use translora_gguf::limits::MODEL_HEADER_BYTES_MAX;
-use translora_gguf::{Header, Parts, read_file};
+use translora_gguf::{FileError, Header, Parts, open_file, read_file};
+use translora_lora::gguf_path;
 
-use crate::record::{ContentHash, Limits};
+use crate::record::{ContentHash, Limits, Prompt};
 
 mod discriminator;
 mod error;
@@ -32,21 +32,27 @@ pub use statistics::InputStatistics;
 
 /// An input of the lost data set: what generation starts from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seed(String);
+pub struct Seed(Prompt);
 
 impl Seed {
-    fn new(text: &str) -> Self {
-        Self(text.trim().to_owned())
+    fn new(prompt: &Prompt) -> Self {
+        Self(Prompt::behind(&prompt.before, prompt.text.trim()))
     }
 
+    /// The user's last turn, without white space around it.
     pub fn text(&self) -> &str {
+        &self.0.text
+    }
+
+    /// The whole conversation.
+    pub fn prompt(&self) -> &Prompt {
         &self.0
     }
 
     /// A seed for the tests of other rooms.
     #[cfg(test)]
-    pub(crate) fn example(text: &str) -> Self {
-        Self(text.to_owned())
+    pub(crate) fn example(prompt: impl Into<Prompt>) -> Self {
+        Self(prompt.into())
     }
 }
 
@@ -62,24 +68,21 @@ pub fn hash_file(path: &Path) -> Result<ContentHash, KitError> {
     let files = Parts::files(path, MODEL_HEADER_BYTES_MAX);
     let files = files.map_err(|error| KitError::of_file(path, error))?;
     ContentHash::of_chunks(files.iter().flat_map(|path| {
-        let io = |source| KitError::Io {
-            path: path.clone(),
-            source,
-        };
-        chunks(path).map(move |chunk| chunk.map_err(io))
+        let refuse = |error| KitError::of_file(path, error);
+        chunks(path).map(move |chunk| chunk.map_err(refuse))
     }))
 }
 
 /// The bytes of a file, piece by piece; an error is the last of them.
-fn chunks(path: &Path) -> impl Iterator<Item = io::Result<Vec<u8>>> {
-    let mut file = Some(File::open(path));
+fn chunks(path: &Path) -> impl Iterator<Item = Result<Vec<u8>, FileError>> {
+    let mut file = Some(open_file(path).map(|(file, _)| file));
     std::iter::from_fn(move || {
         let mut chunk = Vec::with_capacity(CHUNK_BYTES);
         let read = match file.take()? {
             Ok(open) => {
                 let read = (&open).take(CHUNK_BYTES as u64).read_to_end(&mut chunk);
                 file = Some(Ok(open));
-                read
+                read.map_err(FileError::from)
             }
             Err(error) => Err(error),
         };
@@ -108,6 +111,12 @@ pub fn read_header(path: &Path, limits: &Limits) -> Result<(Header, u64), KitErr
 /// bounds: `header_bytes_max` for each file
 pub fn read_parts(path: &Path, limits: &Limits) -> Result<Parts, KitError> {
     Parts::open(path, limits.header_bytes_max).map_err(|error| KitError::of_file(path, error))
+}
+
+/// Find an adapter as a GGUF file for a model: the path itself, or what was written out of a folder
+/// of PEFT or MLX.
+pub fn adapter(path: &Path, model: &Path) -> Result<PathBuf, KitError> {
+    gguf_path(path, model).map_err(|error| KitError::of_adapter(path, error))
 }
 
 /// Read a whole file of at most `bytes_max` bytes.

@@ -1,9 +1,9 @@
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use serde_json::Value;
+use translora_gguf::open_file;
 
 use super::{KitError, LineFault};
 use crate::record::{Limits, Pair};
@@ -25,15 +25,8 @@ pub fn read_rows(
     completion: Completion,
     limits: &Limits,
 ) -> Result<Vec<Pair>, KitError> {
-    let file = File::open(path).map_err(|source| io(path, source))?;
+    let (file, _) = open_file(path).map_err(|error| KitError::of_file(path, error))?;
     read_from(BufReader::new(file), path, completion, limits)
-}
-
-fn io(path: &Path, source: std::io::Error) -> KitError {
-    KitError::Io {
-        path: path.to_owned(),
-        source,
-    }
 }
 
 fn read_from(
@@ -52,7 +45,7 @@ fn read_from(
             .by_ref()
             .take(bytes_max)
             .read_until(b'\n', &mut line)
-            .map_err(|source| io(path, source))?
+            .map_err(|error| KitError::of_file(path, error))?
             == 0
         {
             break;
@@ -111,7 +104,7 @@ fn parse_line(line: &[u8], completion: Completion, bytes_max: usize) -> Result<P
         return Err(LineFault::NoCompletion);
     }
     Ok(Pair {
-        prompt,
+        prompt: prompt.into(),
         completion: answer.unwrap_or_default(),
     })
 }
@@ -144,7 +137,7 @@ pub(super) fn check_distinct(path: &Path, rows: &[Pair]) -> Result<(), KitError>
     let mut first: HashMap<&str, usize> = HashMap::new();
     let mut repeated = None;
     for (i, row) in rows.iter().enumerate() {
-        let seen = *first.entry(row.prompt.trim()).or_insert(i + 1);
+        let seen = *first.entry(row.prompt.text.trim()).or_insert(i + 1);
         if seen != i + 1 && repeated.is_none() {
             repeated = Some((i + 1, seen));
         }
@@ -189,7 +182,7 @@ mod tests {
         .unwrap();
         assert_eq!(rows.len(), 2);
         assert_eq!(
-            (rows[0].completion.as_str(), rows[1].prompt.as_str()),
+            (rows[0].completion.as_str(), rows[1].prompt.text.as_str()),
             (" b", "c")
         );
     }

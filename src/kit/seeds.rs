@@ -34,7 +34,7 @@ pub fn choose_seeds(
     }
     rng.shuffle(&mut distinct);
     distinct.truncate(count.max(ROWS_COMPARED));
-    let texts = Texts::of(distinct.iter().map(|row| row.prompt.as_str()));
+    let texts = Texts::of(distinct.iter().map(|row| row.prompt.text.as_str()));
     let to_data = texts.likeness(&texts.sum(0..distinct.len()));
     let mut to_chosen = vec![0.0; distinct.len()];
     let mut taken: HashMap<&str, usize> = HashMap::new();

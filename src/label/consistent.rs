@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::{LabelError, Labeled, Reason, Rejections};
-use crate::engine::{Generate, GenerateRequest, Monitor, With};
+use crate::engine::{Generate, GenerateRequest, Monitor, Start, With};
 
 /// How answers are drawn, and how many must agree.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -35,8 +35,7 @@ pub fn consistent(
     for (i, greedy) in labeled.into_iter().enumerate() {
         monitor.tick(i, total)?;
         let request = GenerateRequest {
-            prefix: greedy.prompt.clone(),
-            chat: true,
+            start: Start::Chat(greedy.prompt.clone()),
             openings: vec![String::new(); draws.samples],
             tokens_max: draws.tokens_max,
             temperature: draws.temperature,
@@ -98,7 +97,10 @@ mod tests {
             request: &GenerateRequest,
             _: &mut Monitor<'_>,
         ) -> Result<Vec<Continuation>, EngineError> {
-            let words: Vec<&str> = request.prefix.split(' ').collect();
+            let Start::Chat(prompt) = &request.start else {
+                panic!("a teacher answers")
+            };
+            let words: Vec<&str> = prompt.text.split(' ').collect();
             let one = |i: usize| Continuation {
                 text: words[i % words.len()].into(),
                 tokens: 1,
@@ -111,11 +113,11 @@ mod tests {
     #[test]
     fn the_answer_most_agree_on_is_kept_with_its_share() {
         let greedy = vec![
-            Labeled::greedy("a a a b", "b"),
-            Labeled::greedy("a b", "b"),
-            Labeled::greedy("a b c d", "a"),
-            Labeled::greedy("cut cut cut cut", "a"),
-            Labeled::greedy("b a", "x"),
+            Labeled::greedy(&"a a a b".into(), "b"),
+            Labeled::greedy(&"a b".into(), "b"),
+            Labeled::greedy(&"a b c d".into(), "a"),
+            Labeled::greedy(&"cut cut cut cut".into(), "a"),
+            Labeled::greedy(&"b a".into(), "x"),
         ];
         let draws = Draws {
             samples: 4,
@@ -132,7 +134,7 @@ mod tests {
             consistent(&mut Reciter, With::Base, greedy, &draws, &mut monitor).unwrap();
         let found: Vec<_> = kept
             .iter()
-            .map(|l| (l.prompt(), l.completion(), l.confidence()))
+            .map(|l| (l.text(), l.completion(), l.confidence()))
             .collect();
         assert_eq!(
             found,

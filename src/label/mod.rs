@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::engine::{Answer, EngineError, Label, Monitor, SoftLabels, With};
 use crate::filter::Kept;
-use crate::record::{Blame, Cancelled, Fault, Pair, Remedy, Restore, Restored};
+use crate::record::{Blame, Cancelled, Fault, Pair, Prompt, Remedy, Restore, Restored};
 
 mod align;
 mod consistent;
@@ -27,7 +27,7 @@ pub use soft::{divergence_from, matched, shifted, weights, words_of};
 /// An input with the teacher's answer.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Labeled {
-    prompt: String,
+    prompt: Prompt,
     completion: String,
     confidence: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -35,14 +35,22 @@ pub struct Labeled {
 }
 
 impl Labeled {
-    pub fn prompt(&self) -> &str {
+    /// The input, with the turns before it.
+    pub fn prompt(&self) -> &Prompt {
         &self.prompt
     }
 
+    /// The input itself: the user's last turn.
+    pub fn text(&self) -> &str {
+        &self.prompt.text
+    }
+
+    /// The teacher's answer.
     pub fn completion(&self) -> &str {
         &self.completion
     }
 
+    /// Both, to train or to judge on.
     pub fn pair(&self) -> Pair {
         Pair {
             prompt: self.prompt.clone(),
@@ -69,9 +77,9 @@ impl Labeled {
     }
 
     /// With the teacher's greedy answer.
-    fn greedy(prompt: &str, completion: &str) -> Self {
+    fn greedy(prompt: &Prompt, completion: &str) -> Self {
         Self {
-            prompt: prompt.to_owned(),
+            prompt: prompt.clone(),
             completion: completion.to_owned(),
             confidence: 1.0,
             labels: None,
@@ -83,7 +91,7 @@ impl Labeled {
 #[derive(Deserialize)]
 #[serde(remote = "Labeled")]
 struct Stored {
-    prompt: String,
+    prompt: Prompt,
     completion: String,
     confidence: f64,
     #[serde(default)]
@@ -147,10 +155,10 @@ pub fn label(
     tokens_max: usize,
     monitor: &mut Monitor<'_>,
 ) -> Result<(Vec<Labeled>, Rejections), LabelError> {
-    let prompts: Vec<String> = kept
+    let prompts: Vec<Prompt> = kept
         .iter()
         .filter(|kept| kept.answer().is_none())
-        .map(|kept| kept.prompt().to_owned())
+        .map(|kept| kept.prompt().clone())
         .collect();
     let fresh = if prompts.is_empty() {
         Vec::new()
@@ -165,23 +173,23 @@ pub fn label_answered(kept: &[Kept]) -> (Vec<Labeled>, Rejections) {
     join(kept, Vec::new())
 }
 
-/// Label texts that no filter has seen; those that the teacher gives no answer to are left out.
-pub fn label_texts(
+/// Label prompts that no filter has seen; those that the teacher gives no answer to are left out.
+pub fn label_prompts(
     teacher: &mut dyn Label,
     with: With,
-    texts: &[String],
+    prompts: &[Prompt],
     tokens_max: usize,
     monitor: &mut Monitor<'_>,
 ) -> Result<Vec<Labeled>, LabelError> {
-    let answers = teacher.answer(with, texts, tokens_max, monitor)?;
-    Ok(texts
+    let answers = teacher.answer(with, prompts, tokens_max, monitor)?;
+    Ok(prompts
         .iter()
         .zip(answers)
-        .filter_map(|(text, answer)| labeled(text, &answer).ok())
+        .filter_map(|(prompt, answer)| labeled(prompt, &answer).ok())
         .collect())
 }
 
-fn labeled(prompt: &str, answer: &Answer) -> Result<Labeled, Reason> {
+fn labeled(prompt: &Prompt, answer: &Answer) -> Result<Labeled, Reason> {
     match answer.text.trim() {
         _ if !answer.finished => Err(Reason::Unfinished),
         "" => Err(Reason::Empty),
@@ -224,7 +232,7 @@ mod tests {
         fn answer(
             &mut self,
             _: With,
-            prompts: &[String],
+            prompts: &[Prompt],
             _: usize,
             monitor: &mut Monitor<'_>,
         ) -> Result<Vec<Answer>, EngineError> {
@@ -232,7 +240,7 @@ mod tests {
             self.0 += prompts.len();
             Ok(prompts
                 .iter()
-                .map(|prompt| answer(&prompt.to_uppercase(), prompt != "endless"))
+                .map(|prompt| answer(&prompt.text.to_uppercase(), prompt.text != "endless"))
                 .collect())
         }
     }
@@ -253,10 +261,7 @@ mod tests {
         };
         let (labeled, rejections) =
             label(&mut teacher, With::Base, &kept, 8, &mut monitor).unwrap();
-        let texts: Vec<_> = labeled
-            .iter()
-            .map(|l| (l.prompt(), l.completion()))
-            .collect();
+        let texts: Vec<_> = labeled.iter().map(|l| (l.text(), l.completion())).collect();
         assert_eq!(texts, [("a", "A"), ("b", "known"), ("d", "D")]);
         assert_eq!(
             rejections,

@@ -11,7 +11,7 @@ use crate::distill::Probe;
 use crate::engine::{AdapterId, Answer, EngineError, Model, Monitor, With};
 use crate::evaluate;
 use crate::kit::{self, Seed};
-use crate::record::{ContentHash, Pair};
+use crate::record::{ContentHash, Pair, Prompt};
 
 /// Seeds that show whether the source adapter changes anything.
 const SEEDS_MAX: usize = 8;
@@ -81,7 +81,7 @@ pub(super) fn input(
         ..InputAudit::default()
     };
     let tokens_max = plan.answer.answer_tokens;
-    let prompts: Vec<String> = seeds.iter().map(|seed| seed.text().to_owned()).collect();
+    let prompts: Vec<Prompt> = seeds.iter().map(|seed| seed.prompt().clone()).collect();
     let adapted = model.answer(With::Adapter(teacher), &prompts, tokens_max, monitor)?;
     let longest = adapted
         .iter()
@@ -155,10 +155,7 @@ fn changes_something(
     seeds: &[Seed],
     monitor: &mut Monitor<'_>,
 ) -> Result<(), PipelineError> {
-    let pair = |seed: &Seed| Pair {
-        prompt: seed.text().to_owned(),
-        completion: seed.text().to_owned(),
-    };
+    let pair = |seed: &Seed| Pair::new(seed.prompt().clone(), seed.text());
     let pairs: Vec<Pair> = seeds.iter().map(pair).collect();
     if model.score(With::Base, &pairs, monitor)?
         != model.score(With::Adapter(teacher), &pairs, monitor)?
@@ -170,7 +167,8 @@ fn changes_something(
 
 /// Whether the adapter says that it was trained on this very file.
 fn made_for(plan: &TransferPlan, source: ContentHash) -> Result<Option<bool>, PipelineError> {
-    let (header, _) = kit::read_header(&plan.source_lora, &plan.limits)?;
+    let source_lora = kit::adapter(&plan.source_lora, &plan.source)?;
+    let (header, _) = kit::read_header(&source_lora, &plan.limits)?;
     let text = |key: &&str| {
         header
             .get(key)
@@ -217,7 +215,7 @@ pub(super) fn output(
         .filter(|&row| adapted.correct[row] && !bare.correct[row])
         .take(ANSWERS_MAX)
         .collect();
-    let prompts: Vec<String> = won.iter().map(|&row| judged[row].prompt.clone()).collect();
+    let prompts: Vec<Prompt> = won.iter().map(|&row| judged[row].prompt.clone()).collect();
     let longest = won
         .iter()
         .map(|&row| judged[row].completion.len())

@@ -8,7 +8,7 @@ use super::transfer::TransferData;
 use super::{PipelineError, Stage, TransferPlan};
 use crate::engine::{AdapterId, With};
 use crate::filter::{Discriminator, Judge, Rules};
-use crate::generate::Prompt;
+use crate::generate::Instruction;
 use crate::kit::{DiscriminatorCard, Kit, KitError, Seed};
 use crate::request::{FilterChoice, GeneratorChoice};
 
@@ -34,12 +34,12 @@ pub(super) struct Generator {
 }
 
 impl Generator {
-    pub fn prompt(&self) -> Prompt<'_> {
+    pub fn prompt(&self) -> Instruction<'_> {
         match &self.question {
-            Some(question) if self.tuned => Prompt::Tuned(question),
-            Some(question) => Prompt::Question(question),
-            None if self.seeded => Prompt::List,
-            None => Prompt::Anything,
+            Some(question) if self.tuned => Instruction::Tuned(question),
+            Some(question) => Instruction::Question(question),
+            None if self.seeded => Instruction::List,
+            None => Instruction::Anything,
         }
     }
 }

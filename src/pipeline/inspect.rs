@@ -23,6 +23,7 @@ pub enum Inspection {
 /// A base model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelCard {
+    #[serde(serialize_with = "crate::record::path_as_text")]
     pub path: PathBuf,
     /// Of all parts, as all numbers here.
     pub bytes: u64,
@@ -47,6 +48,7 @@ pub struct ModelCard {
 /// A LoRA and what it fits.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AdapterCard {
+    #[serde(serialize_with = "crate::record::path_as_text")]
     pub path: PathBuf,
     pub bytes: u64,
     pub sha256: ContentHash,
@@ -76,6 +78,7 @@ impl Inspection {
 /// A kit.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KitCard {
+    #[serde(serialize_with = "crate::record::path_as_text")]
     pub path: PathBuf,
     pub bytes: u64,
     pub sha256: ContentHash,

@@ -368,9 +368,8 @@ pub fn check_rows(
 ) -> Result<(), PipelineError> {
     for (i, row) in rows.iter().enumerate() {
         cancel.check()?;
-        let checked = model
-            .check_text(&row.prompt)
-            .and_then(|()| model.check_text(&row.completion));
+        let mut texts = row.prompt.texts().chain([row.completion.as_str()]);
+        let checked = texts.try_for_each(|text| model.check_text(text));
         checked.map_err(|source| PipelineError::Row {
             path: path.to_owned(),
             line: i + 1,

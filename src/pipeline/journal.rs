@@ -15,6 +15,10 @@ use serde::{Deserialize, Serialize};
 use crate::distill::{Checkpoint, Checkpoints, Progress};
 use crate::record::{Blame, ContentHash, Fault, Remedy, Restore, Restored, Step};
 
+mod lock;
+
+use lock::Lock;
+
 const INDEX: &str = "journal.jsonl";
 const VERSION: u32 = 5;
 /// The stages that train.
@@ -83,6 +87,12 @@ pub struct Product<H, R> {
 pub enum JournalError {
     #[error("{folder}: an unfinished run lies here")]
     Unfinished { folder: PathBuf },
+    #[error("{folder}: {} works on this run", worker(*process))]
+    InUse {
+        folder: PathBuf,
+        /// The number of the process, where it has written it.
+        process: Option<u32>,
+    },
     #[error("{folder}: this run cannot go on: {what} changed since it was stopped")]
     Changed { folder: PathBuf, what: String },
     #[error("{path}: damaged: {reason}")]
@@ -91,17 +101,30 @@ pub enum JournalError {
     Io { path: PathBuf, source: io::Error },
 }
 
+fn worker(process: Option<u32>) -> String {
+    process.map_or_else(
+        || "another process".to_owned(),
+        |number| format!("process {number}"),
+    )
+}
+
 impl Blame for JournalError {
     fn fault(&self) -> Fault {
         match self {
             Self::Io { .. } => Fault::Machine,
-            Self::Unfinished { .. } | Self::Changed { .. } | Self::Damaged { .. } => Fault::Input,
+            Self::Unfinished { .. }
+            | Self::InUse { .. }
+            | Self::Changed { .. }
+            | Self::Damaged { .. } => Fault::Input,
         }
     }
 
     fn remedy(&self) -> Option<Remedy> {
         Some(match self {
             Self::Unfinished { folder } => Remedy::or([Remedy::Resume, Remedy::remove(folder)]),
+            Self::InUse { .. } => {
+                Remedy::or([Step::WaitForEnd.into(), Remedy::choose_other("out")])
+            }
             Self::Changed { folder, .. } => {
                 Remedy::or([Step::SamePlan.into(), Remedy::remove(folder)])
             }
@@ -118,27 +141,23 @@ pub struct Journal {
     folder: PathBuf,
     header: Header,
     lines: Vec<Line>,
+    _lock: Lock,
 }
 
 impl Journal {
     /// Start a journal beside `out`, or take up the one that lies there.
     ///
-    /// fails: one lies there and `resume` is false, or it belongs to another plan or other inputs
+    /// fails: one lies there and `resume` is false, another process works on it, or it belongs to
+    /// another plan or other inputs
     pub fn open(out: &Path, header: Header, resume: bool) -> Result<Self, JournalError> {
         let folder = Self::folder_beside(out);
         match fs::create_dir(&folder) {
-            Ok(()) => {
-                let journal = Self {
-                    folder,
-                    header,
-                    lines: Vec::new(),
-                };
-                journal.write_index(&[]).map(|()| journal)
-            }
+            Ok(()) => Self::begin(Lock::of(&folder)?, folder, header),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && resume => {
-                Self::take_up(folder, header)
+                Self::take_up(Lock::of(&folder)?, folder, header)
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Lock::check(&folder)?;
                 Err(JournalError::Unfinished { folder })
             }
             Err(source) => Err(JournalError::Io {
@@ -149,8 +168,24 @@ impl Journal {
     }
 
     /// Say whether a run that may be taken up lies beside `out`.
-    pub fn lies_beside(out: &Path) -> bool {
-        Self::folder_beside(out).is_dir()
+    ///
+    /// fails: another process works on it
+    pub fn lies_beside(out: &Path) -> Result<bool, JournalError> {
+        let folder = Self::folder_beside(out);
+        if !folder.is_dir() {
+            return Ok(false);
+        }
+        Lock::check(&folder).map(|()| true)
+    }
+
+    fn begin(lock: Lock, folder: PathBuf, header: Header) -> Result<Self, JournalError> {
+        let journal = Self {
+            folder,
+            header,
+            lines: Vec::new(),
+            _lock: lock,
+        };
+        journal.write_index(&[]).map(|()| journal)
     }
 
     fn folder_beside(out: &Path) -> PathBuf {
@@ -159,7 +194,7 @@ impl Journal {
         out.with_file_name(name)
     }
 
-    fn take_up(folder: PathBuf, header: Header) -> Result<Self, JournalError> {
+    fn take_up(lock: Lock, folder: PathBuf, header: Header) -> Result<Self, JournalError> {
         let path = folder.join(INDEX);
         let damaged = |reason: String| JournalError::Damaged {
             path: path.clone(),
@@ -168,12 +203,7 @@ impl Journal {
         let text = match fs::read_to_string(&path) {
             // Stopped before the first line was written: nothing was done.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let journal = Self {
-                    folder,
-                    header,
-                    lines: Vec::new(),
-                };
-                return journal.write_index(&[]).map(|()| journal);
+                return Self::begin(lock, folder, header);
             }
             text => text.map_err(|source| JournalError::Io {
                 path: path.clone(),
@@ -195,6 +225,7 @@ impl Journal {
                 folder,
                 header,
                 lines,
+                _lock: lock,
             });
         }
         let finished = |stage: &str| lines.iter().any(|line| line.stage == stage);
@@ -212,6 +243,7 @@ impl Journal {
             folder,
             header,
             lines,
+            _lock: lock,
         };
         journal.write_index(&journal.lines).map(|()| journal)
     }

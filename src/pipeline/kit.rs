@@ -10,15 +10,15 @@ use super::job::{Done, Job, Session, announce, check_rows, fitting, hash_inputs,
 use super::journal::{Journal, blob_name};
 use super::{Context, KitPlan, KitReport, PipelineError, Stage};
 use crate::distill::{FitReport, Fitted, Recipe, check_memory, fit};
-use crate::engine::{Engine, GenerateRequest, Model, Monitor, With};
+use crate::engine::{Engine, GenerateRequest, Model, Monitor, Start, With};
 use crate::filter::{self, Rules, Validity};
-use crate::generate::{InputSampler, Prompt, Settings};
+use crate::generate::{InputSampler, Instruction, Settings};
 use crate::kit::{
     self, Completion, DiscriminatorCard, DiscriminatorData, InputModelCard, InputStatistics,
     Manifest, Seed, discriminator_data,
 };
 use crate::publish;
-use crate::record::{ContentHash, Pair, Question, Rng};
+use crate::record::{ContentHash, Pair, Prompt, Question, Rng};
 
 /// Done-up inputs are drawn at this temperature, the one of `translora transfer`.
 const TEMPERATURE: f32 = 1.0;
@@ -56,10 +56,11 @@ pub fn kit(
             plan.seeds,
             &mut Rng::new(plan.run.seed, "kit seeds"),
         )?;
+        let lora = kit::adapter(&plan.lora, &plan.model)?;
         let hashes = hash_inputs(
             &[
                 ("model", &plan.model),
-                ("lora", &plan.lora),
+                ("lora", &lora),
                 ("data", &plan.data),
             ],
             monitor,
@@ -67,7 +68,8 @@ pub fn kit(
         let summary = format!("{} rows, {} seeds", rows.len(), seeds.len());
         Ok(((rows, seeds, hashes), summary))
     })?;
-    if !(plan.run.resume && Journal::lies_beside(&plan.out)) {
+    let begun = Journal::lies_beside(&plan.out)?;
+    if !(plan.run.resume && begun) {
         publish::check_writable(&[&plan.out])?;
     }
     let mut job = Job::open(context, "kit", announced, hashes.clone(), &plan.out)?;
@@ -96,7 +98,7 @@ fn name(out: &Path) -> String {
 fn distinct(rows: &[Pair]) -> Vec<String> {
     let mut seen = HashSet::new();
     rows.iter()
-        .map(|row| row.prompt.trim().to_owned())
+        .map(|row| row.prompt.text.trim().to_owned())
         .filter(|prompt| seen.insert(prompt.clone()))
         .collect()
 }
@@ -185,10 +187,8 @@ impl KitJob<'_> {
         job.stage("open", Stage::Open, |monitor, _| {
             let (model, _) = source.get()?;
             check_rows(model, &self.plan.data, self.rows, monitor.cancel)?;
-            let ask = |input: &String| Pair {
-                prompt: self.question.ask(input),
-                completion: self.question.yes.clone(),
-            };
+            let yes = &self.question.yes;
+            let ask = |input: &String| Pair::new(self.question.ask(input), yes.as_str());
             let pairs: Vec<Pair> = self.real.iter().map(ask).collect();
             let recipe = self.recipe(self.plan.epochs, model);
             check_memory(model, &pairs, &recipe)?;
@@ -225,7 +225,8 @@ impl KitJob<'_> {
                     cancel: monitor.cancel,
                     progress: &mut |_, _| {},
                 };
-                let (fresh, count) = sampler.round(model, With::Base, Prompt::List, &mut silent)?;
+                let (fresh, count) =
+                    sampler.round(model, With::Base, Instruction::List, &mut silent)?;
                 drawn += count.drawn;
                 let valid = validity.pass(&fresh);
                 rows.extend(
@@ -303,7 +304,7 @@ impl KitJob<'_> {
                 .filter(is_real)
                 .take(data.held_out.len() / 2);
             let mut odds = |pairs: &mut dyn Iterator<Item = &Pair>| {
-                let prompts: Vec<String> = pairs.map(|pair| pair.prompt.clone()).collect();
+                let prompts: Vec<Prompt> = pairs.map(|pair| pair.prompt.clone()).collect();
                 model.preference(
                     adapter,
                     &prompts,
@@ -346,10 +347,7 @@ impl KitJob<'_> {
     ) -> Result<(InputModelCard, Vec<u8>), PipelineError> {
         let context = job.context;
         let question = format!("Write an input of the {} dataset.", name(&self.plan.out));
-        let pair = |input: &String| Pair {
-            prompt: question.clone(),
-            completion: input.clone(),
-        };
+        let pair = |input: &String| Pair::new(question.as_str(), input.as_str());
         let rows: Vec<Pair> = self.real.iter().map(pair).collect();
         let metadata = [("translora.role".to_owned(), "input model".to_owned())];
         let done = job.stage("inputs", Stage::Distill, |_, journal| {
@@ -400,8 +398,7 @@ impl KitJob<'_> {
             for round in 0..INPUT_MODEL_ROUNDS {
                 monitor.tick(round, INPUT_MODEL_ROUNDS)?;
                 let request = GenerateRequest {
-                    prefix: question.to_owned(),
-                    chat: true,
+                    start: Start::Chat(question.into()),
                     openings: vec![String::new(); self.plan.limits.sequences_max],
                     tokens_max: self.plan.input.input_tokens,
                     temperature: TEMPERATURE,

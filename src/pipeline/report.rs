@@ -10,6 +10,7 @@ use crate::distill::FitReport;
 use crate::evaluate::{Arm, Equivalence, Retention, Verdict, wilson};
 use crate::filter::Coverage;
 use crate::kit::InputModelCard;
+use crate::record::Prompt;
 
 /// What `transfer` came to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -17,9 +18,12 @@ pub struct TransferReport {
     pub verdict: Verdict,
     /// Where the new adapter lies: under the name that was asked for if it was accepted, else set
     /// aside.
+    #[serde(serialize_with = "crate::record::path_as_text")]
     pub adapter: PathBuf,
+    #[serde(serialize_with = "crate::record::path_as_text")]
     pub report: PathBuf,
     /// The report as a web page.
+    #[serde(serialize_with = "crate::record::path_as_text")]
     pub page: PathBuf,
     pub scores: Scores,
     /// Rows that were won and lost, a dozen of each at most.
@@ -191,7 +195,7 @@ impl ReportHalf {
 /// A row on which just one of bare target and transferred is right.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Flip {
-    pub prompt: String,
+    pub prompt: Prompt,
     pub right: String,
     pub target: String,
     pub transferred: String,
@@ -202,7 +206,9 @@ pub struct Flip {
 /// What `train` came to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainReport {
+    #[serde(serialize_with = "crate::record::path_as_text")]
     pub adapter: PathBuf,
+    #[serde(serialize_with = "crate::record::path_as_text")]
     pub report: PathBuf,
     pub examples: usize,
     pub steps: u64,
@@ -216,6 +222,7 @@ pub struct TrainReport {
 /// What `kit` came to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KitReport {
+    #[serde(serialize_with = "crate::record::path_as_text")]
     pub kit: PathBuf,
     pub seeds: usize,
     /// Real inputs the discriminator saw, and as many made-up ones; held-out rows included.
@@ -237,7 +244,9 @@ pub struct KitReport {
 /// What `eval` came to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EvalReport {
+    #[serde(serialize_with = "crate::record::path_as_text")]
     pub model: PathBuf,
+    #[serde(serialize_with = "crate::record::path_as_text_or_null")]
     pub lora: Option<PathBuf>,
     pub rows: usize,
     pub correct: u64,

@@ -14,7 +14,7 @@ use crate::engine::{Engine, With};
 use crate::evaluate::{self, Arm};
 use crate::kit::{self, Completion};
 use crate::publish::{self, Outputs};
-use crate::record::Pair;
+use crate::record::{Pair, Prompt};
 
 /// Fit an adapter on rows with answers.
 pub fn train(
@@ -30,7 +30,8 @@ pub fn train(
         let summary = format!("{} rows", rows.len());
         Ok(((rows, hashes), summary))
     })?;
-    if !(plan.run.resume && Journal::lies_beside(&plan.out)) {
+    let begun = Journal::lies_beside(&plan.out)?;
+    if !(plan.run.resume && begun) {
         publish::check_writable(&[&outputs.adapter, &outputs.report])?;
     }
     let mut header = BTreeMap::from([
@@ -178,7 +179,7 @@ pub fn eval(
 /// A row with what was answered.
 #[derive(Serialize)]
 struct Answered<'a> {
-    prompt: &'a str,
+    prompt: &'a Prompt,
     completion: &'a str,
     answer: &'a str,
     right: bool,

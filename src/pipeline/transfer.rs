@@ -57,7 +57,7 @@ pub fn transfer(
         let summary = format!("{} seeds{from}", data.seeds.len());
         Ok((data, summary))
     })?;
-    let publishing = plan.run.resume && Journal::lies_beside(&plan.out);
+    let publishing = Journal::lies_beside(&plan.out)? && plan.run.resume;
     if !publishing {
         publish::check_writable(&outputs.all())?;
     }
@@ -94,14 +94,18 @@ fn read(plan: &TransferPlan, monitor: &mut Monitor<'_>) -> Result<TransferData, 
         .as_ref()
         .map(|path| kit::read_rows(path, Completion::Required, &plan.limits))
         .transpose()?;
+    let source_lora = kit::adapter(&plan.source_lora, &plan.source)?;
+    let oracle = plan.oracle.as_deref();
+    let oracle = oracle.map(|path| kit::adapter(path, &plan.target));
+    let oracle = oracle.transpose()?;
     let mut files: Vec<(&str, &Path)> = vec![
         ("source", &plan.source),
-        ("source_lora", &plan.source_lora),
+        ("source_lora", &source_lora),
         ("target", &plan.target),
         (inputs.name(), inputs.path()),
     ];
     files.extend(plan.eval.as_deref().map(|path| ("eval", path)));
-    files.extend(plan.oracle.as_deref().map(|path| ("oracle", path)));
+    files.extend(oracle.as_deref().map(|path| ("oracle", path)));
     let hashes = hash_inputs(&files, monitor)?;
     if let Some(kit) = &kit {
         kit.check_made_for(

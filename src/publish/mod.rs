@@ -7,6 +7,7 @@
 //!
 //! Refuses to know: stages and models. Called by the pipeline.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -32,16 +33,28 @@ pub struct Outputs {
 }
 
 impl Outputs {
-    /// `NAME.gguf`, `NAME.report.json`, `NAME.report.html`, and the same with `NAME.rejected`.
+    /// `NAME.gguf`, `NAME.report.json`, `NAME.report.html`, and the same with `NAME.rejected`. What
+    /// stands behind another dot than that of `.gguf` is part of the name: `task.v1` and `task.v2`
+    /// have reports of their own.
     pub fn beside(out: &Path) -> Self {
-        let rejected = out.with_extension("rejected.gguf");
+        let is_gguf = |ending: &OsStr| ending.eq_ignore_ascii_case("gguf");
+        let name = if out.extension().is_some_and(is_gguf) {
+            out.file_stem()
+        } else {
+            out.file_name()
+        };
+        let named = |ending: &str| {
+            let mut name = name.unwrap_or_default().to_owned();
+            name.push(ending);
+            out.with_file_name(name)
+        };
         Self {
             adapter: out.to_owned(),
-            report: out.with_extension("report.json"),
-            page: out.with_extension("report.html"),
-            rejected_report: out.with_extension("rejected.report.json"),
-            rejected_page: out.with_extension("rejected.report.html"),
-            rejected,
+            report: named(".report.json"),
+            page: named(".report.html"),
+            rejected: named(".rejected.gguf"),
+            rejected_report: named(".rejected.report.json"),
+            rejected_page: named(".rejected.report.html"),
         }
     }
 
@@ -67,6 +80,8 @@ pub enum PublishError {
     Io { path: PathBuf, source: io::Error },
     #[error("{path}: names no file")]
     NoName { path: PathBuf },
+    #[error("{path}: is a folder")]
+    Folder { path: PathBuf },
     #[error("the adapter's header could not be completed: {0}")]
     Stamp(#[from] GgufError),
 }
@@ -74,7 +89,7 @@ pub enum PublishError {
 impl Blame for PublishError {
     fn fault(&self) -> Fault {
         match self {
-            Self::Exists { .. } | Self::NoName { .. } => Fault::Input,
+            Self::Exists { .. } | Self::NoName { .. } | Self::Folder { .. } => Fault::Input,
             Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => Fault::Input,
             Self::Io { .. } => Fault::Machine,
             Self::Stamp(_) => Fault::Bug,
@@ -88,7 +103,9 @@ impl Blame for PublishError {
                 Step::MakeFolder.into()
             }
             Self::Io { .. } => Step::WritableFolder.into(),
-            Self::NoName { .. } => Remedy::takes("out", "the file to write, such as new.gguf"),
+            Self::NoName { .. } | Self::Folder { .. } => {
+                Remedy::takes("out", "the file to write, such as new.gguf")
+            }
             Self::Stamp(_) => Step::Report.into(),
         })
     }
@@ -98,6 +115,11 @@ impl Blame for PublishError {
 pub fn check_writable(paths: &[&Path]) -> Result<(), PublishError> {
     for path in paths {
         let temporary = temporary(path)?;
+        if path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/") {
+            return Err(PublishError::Folder {
+                path: path.to_path_buf(),
+            });
+        }
         if path.symlink_metadata().is_ok() {
             return Err(PublishError::Exists {
                 path: path.to_path_buf(),
@@ -226,7 +248,10 @@ fn temporary(path: &Path) -> Result<PathBuf, PublishError> {
     let name = path.file_name().ok_or_else(|| PublishError::NoName {
         path: path.to_owned(),
     })?;
-    Ok(path.with_file_name(format!(".{}.part", name.to_string_lossy())))
+    let mut hidden = OsString::from(".");
+    hidden.push(name);
+    hidden.push(".part");
+    Ok(path.with_file_name(hidden))
 }
 
 /// Remove a file that may be gone already: a rename leaves none.
@@ -280,13 +305,6 @@ fn sync_folder(path: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn folder(name: &str) -> PathBuf {
-        let folder =
-            std::env::temp_dir().join(format!("translora-publish-{name}-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        folder
-    }
-
     fn names(folder: &Path) -> Vec<String> {
         let mut names: Vec<String> = fs::read_dir(folder)
             .unwrap()
@@ -298,7 +316,8 @@ mod tests {
 
     #[test]
     fn a_file_is_written_once() {
-        let folder = folder("once");
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
         let path = folder.join("a.gguf");
         check_writable(&[&path]).unwrap();
         fs::write(folder.join(".a.gguf.part"), "left over").unwrap();
@@ -308,39 +327,66 @@ mod tests {
         assert!(matches!(error, PublishError::Exists { .. }) && error.remedy().is_some());
         assert!(check_writable(&[&path]).is_err());
         assert_eq!(fs::read(&path).unwrap(), b"one");
-        assert_eq!(names(&folder), ["a.gguf"]);
-        fs::remove_dir_all(folder).unwrap();
+        assert_eq!(names(folder), ["a.gguf"]);
     }
 
     #[test]
     fn what_is_staged_and_not_published_goes_away() {
-        let folder = folder("staged");
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
         let path = folder.join("a.gguf");
         let staged = Staged::write(&path, b"one").unwrap();
         assert_eq!(
-            (fs::read(staged.temporary()).unwrap(), names(&folder).len()),
+            (fs::read(staged.temporary()).unwrap(), names(folder).len()),
             (b"one".to_vec(), 1)
         );
         assert!(!path.exists());
         drop(staged);
-        assert!(names(&folder).is_empty());
+        assert!(names(folder).is_empty());
         Staged::write(&path, b"two").unwrap().publish().unwrap();
         assert_eq!(
-            (fs::read(&path).unwrap(), names(&folder).len()),
+            (fs::read(&path).unwrap(), names(folder).len()),
             (b"two".to_vec(), 1)
         );
-        fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]
     fn where_nothing_can_be_written_is_said_at_once() {
-        let missing = std::env::temp_dir().join("translora-no-such-folder/a.gguf");
+        let missing = tempfile::tempdir().unwrap().path().join("folder/a.gguf");
         let error = check_writable(&[&missing]).unwrap_err();
         assert!(error.remedy().is_some() && error.fault() == Fault::Input);
         assert!(matches!(
             check_writable(&[Path::new("..")]),
             Err(PublishError::NoName { .. })
         ));
+    }
+
+    #[test]
+    fn a_folder_is_named_as_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let slash = folder.path().join("new/");
+        for path in [folder.path(), &slash] {
+            let error = check_writable(&[path]).unwrap_err();
+            assert!(matches!(error, PublishError::Folder { .. }), "{error}");
+            assert!(error.to_string().contains("is a folder"), "{error}");
+        }
+    }
+
+    #[test]
+    fn every_output_has_names_of_its_own() {
+        let reports = [
+            ("a/task.v1", "a/task.v1.report.json"),
+            ("a/task.v2", "a/task.v2.report.json"),
+            ("a/task.v1.gguf", "a/task.v1.report.json"),
+            ("task.GGUF", "task.report.json"),
+            ("task", "task.report.json"),
+            ("a/.gguf", "a/.gguf.report.json"),
+        ];
+        for (out, report) in reports {
+            assert_eq!(Outputs::beside(Path::new(out)).report, Path::new(report));
+        }
+        let rejected = Outputs::beside(Path::new("task.v1.gguf")).rejected;
+        assert_eq!(rejected, Path::new("task.v1.rejected.gguf"));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The words every room shares: hashes, text pairs, limits, blame and remedy, randomness, time,
+//! The words every room shares: hashes, prompts and pairs, strict JSON, limits, blame and remedy, randomness, time,
 //! cancellation.
 //!
 //! Knows no model and performs no I/O. Any room may use it; it uses none.
@@ -7,11 +7,14 @@ mod blame;
 mod cancel;
 mod clock;
 mod hash;
+pub mod json;
 mod layers;
 mod limits;
 mod mersenne;
 mod origin;
 mod pair;
+mod paths;
+mod prompt;
 mod question;
 mod remedy;
 mod restore;
@@ -27,6 +30,8 @@ pub use limits::Limits;
 pub use mersenne::Mersenne;
 pub use origin::Origin;
 pub use pair::Pair;
+pub use paths::{path_as_text, path_as_text_or_null};
+pub use prompt::{Prompt, Role, Turn};
 pub use question::Question;
 pub use remedy::{Field, InJson, Remedy, Step, Wording};
 pub use restore::{Restore, Restored};

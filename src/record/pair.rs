@@ -1,12 +1,26 @@
 use serde::{Deserialize, Serialize};
 
-/// One line of a data file: what a user says and what the model should answer (the chat template is
-/// not part of either).
+use super::Prompt;
+
+/// One row of data: what a user says and what the model should answer. The chat template is part of
+/// neither.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Pair {
-    pub prompt: String,
+    /// What the model is to answer.
+    pub prompt: Prompt,
+    /// The right answer; empty where a row has none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub completion: String,
+}
+
+impl Pair {
+    /// A prompt with its answer.
+    pub fn new(prompt: impl Into<Prompt>, completion: impl Into<String>) -> Self {
+        Self {
+            prompt: prompt.into(),
+            completion: completion.into(),
+        }
+    }
 }
 
 #[cfg(test)]

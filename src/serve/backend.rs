@@ -3,7 +3,7 @@
 //! A transfer is requested under an adapter's name. When its adapter is accepted, that is loaded and
 //! goes live under the name.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use super::error::ApiError;
 use super::http::App;
 use super::live::{self, Named};
+use crate::adapters;
 use crate::control::{
     self, Adapter, AdapterList, Backend, Command, Generation, Job, Kind, LeftOut, Refusal, Reply,
     Swapped, Transfers,
@@ -23,8 +24,6 @@ use crate::record::{InJson, Remedy};
 /// How much a thread that loads an adapter gives way: a stream beside it goes on by less than a
 /// step later, and half a second is enough for 34 MB beside one stream (`translora bench swap`).
 const LOADING_NICE: i32 = 15;
-/// The longest name of an adapter. units: bytes
-const NAME_BYTES_MAX: usize = 100;
 
 /// What this server has.
 pub(super) struct Own(pub Arc<App>);
@@ -38,7 +37,7 @@ impl Backend for Own {
             Command::List {} => Ok(Reply::Adapters(list(app))),
             Command::Load { path, name } => {
                 let name = name.unwrap_or_else(|| stem(&path));
-                check_name(app, &name)?;
+                check_name(&name, &app.name)?;
                 swap(app, &name, within(app, &path)?)?;
                 swapped(name)
             }
@@ -90,7 +89,7 @@ fn list(app: &App) -> AdapterList {
         previous: named.previous.map(of),
     };
     let refused = |(path, reason): &(PathBuf, String)| LeftOut {
-        path: path.clone(),
+        path: shown(path),
         reason: reason.clone(),
     };
     AdapterList {
@@ -102,10 +101,15 @@ fn list(app: &App) -> AdapterList {
 fn of(generation: &live::Generation) -> Generation {
     Generation {
         generation: Some(generation.number.to_string()),
-        path: Some(generation.path.clone()),
+        path: Some(shown(&generation.path)),
         sha256: Some(generation.weights.hash.to_string()),
         bytes: generation.weights.bytes,
     }
+}
+
+/// A path as JSON can have it; what is not UTF-8 is replaced.
+fn shown(path: &Path) -> PathBuf {
+    path.to_string_lossy().into_owned().into()
 }
 
 /// What a name is answered by now.
@@ -163,27 +167,33 @@ pub(super) fn unload(app: &App, name: &str) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// A file that clients may name: one in the folder of adapters.
+/// A file that clients may name: one in the folder of adapters, from the folder on or as
+/// `/v1/models` has it. Links in the folder are followed, as at the start: who may write there chose
+/// them.
 pub(super) fn within(app: &App, path: &Path) -> Result<PathBuf, ApiError> {
-    let shown = path.display();
+    let sent = path.display();
     let Some(folder) = &app.config.folder else {
         return Err(ApiError::forbidden(
             "this server loads no files: it was started without a folder of adapters",
         ));
     };
-    let missing =
-        |_| ApiError::not_found(format!("{shown}: no such file in the folder of adapters"));
-    let whole = folder.join(path).canonicalize().map_err(missing)?;
-    let folder = folder
-        .canonicalize()
-        .map_err(|error| ApiError::internal(error.to_string()))?;
-    if whole.starts_with(&folder) {
-        Ok(whole)
-    } else {
-        Err(ApiError::forbidden(format!(
-            "{shown} is not in the folder of adapters"
-        )))
+    let absolute = |path: &Path| {
+        std::path::absolute(path).map_err(|error| ApiError::input(format!("{sent}: {error}")))
+    };
+    let (folder, inside) = (absolute(folder)?, absolute(&folder.join(path))?);
+    let up = |part: Component<'_>| part == Component::ParentDir;
+    if path.components().any(up) || !inside.starts_with(&folder) {
+        return Err(ApiError::forbidden(format!(
+            "{sent} is not in the folder of adapters"
+        )));
     }
+    let exists = inside.try_exists();
+    if exists.is_ok_and(|exists| exists) {
+        return Ok(inside);
+    }
+    Err(ApiError::not_found(format!(
+        "{sent}: no such file in the folder of adapters"
+    )))
 }
 
 fn transfers(app: &App) -> Result<&Arc<Transfers>, Refusal> {
@@ -198,7 +208,7 @@ fn transfers(app: &App) -> Result<&Arc<Transfers>, Refusal> {
 /// live under `name`.
 fn start(app: &Arc<App>, name: String, mut request: Map<String, Value>) -> Result<Job, Refusal> {
     let transfers = transfers(app)?;
-    check_name(app, &name)?;
+    check_name(&name, &app.name)?;
     for (field, why) in [
         ("target", "the target is the model that is served"),
         ("out", "the adapter is put into the folder of adapters"),
@@ -230,19 +240,13 @@ fn start(app: &Arc<App>, name: String, mut request: Map<String, Value>) -> Resul
     transfers.start(&control::request(request)?, Some(name), make_live)
 }
 
-/// Refuse what makes no file name, and the base's name.
-fn check_name(app: &App, name: &str) -> Result<(), Refusal> {
-    let fit = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if name.is_empty()
-        || name.len() > NAME_BYTES_MAX
-        || !name.chars().all(fit)
-        || name.starts_with('.')
-        || name == app.name
-    {
-        let message = format!(
-            "{name:?} is no name for an adapter: letters, digits, -, _ and . make one, and the base's name is taken"
-        );
-        return Err(Refusal::new(Kind::Input, message));
+/// Refuse what is no name for an adapter, and the base's name.
+pub(super) fn check_name(name: &str, base: &str) -> Result<(), ApiError> {
+    adapters::check_name(name)?;
+    if name == base {
+        return Err(ApiError::input(format!(
+            "{name:?} is the name of the base model"
+        )));
     }
     Ok(())
 }

@@ -1,7 +1,10 @@
+use std::path::PathBuf;
+
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use crate::adapters::AdaptersError;
 use crate::control::{Kind, Refusal};
 use crate::engine::EngineError;
 use crate::record::{Blame, Fault, InJson, Remedy, Step};
@@ -29,6 +32,14 @@ pub enum ServeError {
         /// The rule that is broken.
         reason: String,
     },
+    /// The folder of adapters cannot be read.
+    #[error("{path}: {source}")]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
     /// The system refuses threads or signals.
     #[error("the server's threads do not start: {0}")]
     Threads(#[source] std::io::Error),
@@ -41,7 +52,7 @@ impl Blame for ServeError {
     fn fault(&self) -> Fault {
         match self {
             Self::Engine(error) => error.fault(),
-            Self::Listen { .. } | Self::Adapter { .. } => Fault::Input,
+            Self::Listen { .. } | Self::Adapter { .. } | Self::Folder { .. } => Fault::Input,
             Self::Threads(_) | Self::Stopped(_) => Fault::Machine,
         }
     }
@@ -52,10 +63,11 @@ impl Blame for ServeError {
                 Remedy::or([Remedy::choose_other("port"), Step::StopListener.into()])
             }
             Self::Adapter { .. } => Step::RenameFile.into(),
-            Self::Engine(error) if error.fault() == Fault::Machine => {
+            Self::Folder { .. } => Step::CheckPath.into(),
+            Self::Engine(EngineError::Memory(_)) => {
                 Remedy::or([Remedy::lower("ctx_size"), Remedy::lower("parallel")])
             }
-            Self::Engine(_) => Remedy::Inspect,
+            Self::Engine(error) => return error.remedy(),
             Self::Threads(_) | Self::Stopped(_) => return None,
         })
     }
@@ -216,16 +228,24 @@ impl From<ApiError> for Refusal {
     }
 }
 
+impl From<AdaptersError> for ApiError {
+    fn from(error: AdaptersError) -> Self {
+        let hint = |remedy: Remedy| json!({ "hint": remedy.words(&InJson) });
+        Self {
+            more: error.remedy().map(hint),
+            ..Self::input(error.to_string())
+        }
+    }
+}
+
 impl From<EngineError> for ApiError {
     fn from(error: EngineError) -> Self {
         let message = error.to_string();
         let refused = match (&error, error.fault()) {
-            (EngineError::Io { source, .. }, _)
-                if source.kind() == std::io::ErrorKind::NotFound =>
-            {
+            (EngineError::File { source, .. }, _) if source.is_missing() => {
                 Self::not_found(message)
             }
-            (_, Fault::Input) | (EngineError::Io { .. }, _) => Self::input(message),
+            (_, Fault::Input) | (EngineError::File { .. }, _) => Self::input(message),
             _ => Self::internal(message),
         };
         let hint = |remedy: Remedy| json!({ "hint": remedy.words(&InJson) });

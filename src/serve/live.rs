@@ -21,6 +21,24 @@ pub(super) struct Generation {
 pub(super) struct Choice {
     pub weights: Vec<(Weights, f32)>,
     pub key: Key,
+    /// Of the adapters, in the order of the key.
+    pub names: Vec<String>,
+}
+
+impl Choice {
+    /// The adapters for an error, each with its generation and scale; the model where there is none.
+    pub(super) fn described(&self) -> String {
+        let one = |(name, (number, scale)): (&String, &(u64, u32))| {
+            let scale = f32::from_bits(*scale);
+            format!("{name:?} (generation {number}, scale {scale})")
+        };
+        let all: Vec<String> = self.names.iter().zip(&self.key).map(one).collect();
+        match all.len() {
+            0 => "the model without an adapter".into(),
+            1 => format!("the adapter {}", all[0]),
+            _ => format!("the adapters {}", all.join(", ")),
+        }
+    }
 }
 
 /// Generations and the bits of their scales, by number: the same key, the same KV. Empty: the base
@@ -153,7 +171,7 @@ impl Registry {
     /// One adapter alone.
     pub(super) fn only(&self, name: &str) -> Option<Choice> {
         self.get(name)
-            .map(|named| choice(std::iter::once((named.live, 1.0))))
+            .map(|named| choice(std::iter::once((name, named.live, 1.0))))
     }
 
     /// What requests run under that name no adapter.
@@ -161,7 +179,7 @@ impl Registry {
         choice(
             self.all()
                 .into_iter()
-                .map(|(_, named)| (named.live, named.scale)),
+                .map(|(name, named)| (name.as_str(), named.live, named.scale)),
         )
     }
 
@@ -177,11 +195,9 @@ impl Registry {
                 .find(|(named, _)| *named == id)
                 .map_or(0.0, |(_, scale)| *scale)
         };
-        Ok(choice(
-            self.all()
-                .into_iter()
-                .map(|(_, named)| (named.live, scale(named.id))),
-        ))
+        Ok(choice(self.all().into_iter().map(|(name, named)| {
+            (name.as_str(), named.live, scale(named.id))
+        })))
     }
 
     /// As `scaled`, for all requests to come that name no adapter.
@@ -220,16 +236,17 @@ fn missing(what: Missing, name: &str) -> ApiError {
     }
 }
 
-fn choice<'g>(live: impl Iterator<Item = (&'g Generation, f32)>) -> Choice {
-    let on: Vec<(&Generation, f32)> = live.filter(|(_, scale)| *scale != 0.0).collect();
+fn choice<'g>(live: impl Iterator<Item = (&'g str, &'g Generation, f32)>) -> Choice {
+    let on: Vec<_> = live.filter(|(_, _, scale)| *scale != 0.0).collect();
     Choice {
         weights: on
             .iter()
-            .map(|(generation, scale)| (generation.weights.clone(), *scale))
+            .map(|(_, generation, scale)| (generation.weights.clone(), *scale))
             .collect(),
         key: on
             .iter()
-            .map(|(generation, scale)| (generation.number, scale.to_bits()))
+            .map(|(_, generation, scale)| (generation.number, scale.to_bits()))
             .collect(),
+        names: on.iter().map(|(name, ..)| (*name).to_owned()).collect(),
     }
 }

@@ -12,6 +12,7 @@ use crate::jobs;
 
 mod backend;
 mod error;
+mod folder;
 mod http;
 mod limits;
 mod live;
@@ -35,12 +36,9 @@ pub struct Config {
     /// Adapters that are there from the start: name, file, scale for requests that name no adapter.
     /// One that cannot be loaded ends the start.
     pub adapters: Vec<(String, PathBuf, f32)>,
-    /// What lies in the folder, by name: loaded at the start, for requests that name it. Of two
-    /// with one name the second is live and the first is what a rollback brings back. One that cannot
-    /// be loaded is reported and left out.
-    pub in_folder: Vec<(String, PathBuf)>,
-    /// The folder that adapters may be loaded from while the server runs, and that transfers put
-    /// theirs into; none: neither.
+    /// The folder of adapters: what lies there is loaded at the start, for requests that name it, and
+    /// more may be loaded while the server runs. What cannot be loaded is reported and left out.
+    /// Transfers put their adapters there. None: neither.
     pub folder: Option<PathBuf>,
     /// How transfers run. There are some where there is a folder for their adapters.
     pub jobs: jobs::Config,

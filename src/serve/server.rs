@@ -1,6 +1,7 @@
 //! Starts the threads of a server and ends them.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -11,7 +12,9 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use super::backend::check_name;
 use super::error::ServeError;
+use super::folder;
 use super::http::{App, listen};
 use super::live::Registry;
 use super::worker::{self, Board, Command};
@@ -204,7 +207,8 @@ impl Drop for Server {
 
 /// Load what the configuration names, and what lies in the folder.
 ///
-/// fails: a named adapter does not load, two have one name, or one has the base's
+/// fails: a named adapter does not load, two have one name, one has the base's, or the folder cannot
+/// be read
 fn load_adapters(
     host: &dyn Host,
     config: &Config,
@@ -212,38 +216,80 @@ fn load_adapters(
     say: &Say,
 ) -> Result<Registry, ServeError> {
     let mut registry = Registry::default();
-    let named = config
-        .adapters
-        .iter()
-        .map(|(name, path, scale)| (name, path, *scale, true));
-    let found = config
-        .in_folder
-        .iter()
-        .map(|(name, path)| (name, path, 0.0, false));
-    for (name, path, scale, by_name) in named.chain(found) {
+    let most = config.limits.adapters_max;
+    for (name, path, scale) in &config.adapters {
         let refuse = |reason: String| ServeError::Adapter {
             name: name.clone(),
             reason,
         };
-        if name == base {
-            return Err(refuse("this is the name of the base".into()));
+        let named = check_name(name, base).map_err(|error| refuse(error.to_string()));
+        named?;
+        if registry.get(name).is_some() {
+            return Err(refuse("two adapters are called so".into()));
         }
-        let weights = match host.load(path) {
-            Ok(weights) => weights,
-            Err(error) if by_name => return Err(error.into()),
-            // The others answer all the same: a copy that was cut must not keep a box down.
-            Err(error) => {
-                say(&format!("warning: left out: {error}"));
-                registry.leave_out(path.clone(), error.to_string());
-                continue;
-            }
-        };
-        let most = config.limits.adapters_max;
         registry
-            .commit(name, path.clone(), weights, scale, most)
+            .commit(name, whole(path), host.load(path)?, *scale, most)
             .map_err(|error| refuse(error.to_string()))?;
     }
+    let Some(folder) = &config.folder else {
+        return Ok(registry);
+    };
+    let listing = folder::list(folder).map_err(|source| ServeError::Folder {
+        path: folder.clone(),
+        source,
+    })?;
+    let mut left_out = listing.left_out;
+    for (name, path) in listing.adapters {
+        let same =
+            |(named, file, _): &(String, PathBuf, f32)| *named == name && is_same_file(file, &path);
+        if config.adapters.iter().any(same) {
+            continue;
+        }
+        // The others answer all the same: a copy that was cut must not keep a box down.
+        if let Err(reason) = load_found(host, config, base, &mut registry, &name, &path) {
+            left_out.push((path, reason));
+        }
+    }
+    for (path, reason) in left_out {
+        let file = path.display().to_string();
+        let named = reason.contains(&file);
+        say(&if named {
+            format!("warning: left out: {reason}")
+        } else {
+            format!("warning: left out: {file}: {reason}")
+        });
+        registry.leave_out(path, reason);
+    }
     Ok(registry)
+}
+
+/// Load a file that lies in the folder; the reason where that is not possible.
+fn load_found(
+    host: &dyn Host,
+    config: &Config,
+    base: &str,
+    registry: &mut Registry,
+    name: &str,
+    path: &Path,
+) -> Result<(), String> {
+    check_name(name, base).map_err(|error| error.to_string())?;
+    if config.adapters.iter().any(|(named, ..)| named == name) {
+        return Err(format!("another file is served as {name:?}"));
+    }
+    let weights = host.load(path).map_err(|error| error.to_string())?;
+    let most = config.limits.adapters_max;
+    let committed = registry.commit(name, whole(path), weights, 0.0, most);
+    committed.map(drop).map_err(|error| error.to_string())
+}
+
+fn is_same_file(a: &Path, b: &Path) -> bool {
+    let same = a.canonicalize().ok().zip(b.canonicalize().ok());
+    same.is_some_and(|(a, b)| a == b)
+}
+
+/// The path from the root, so that a client may send it back.
+fn whole(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// What the base is called.

@@ -12,8 +12,8 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::live::{Choice, Key};
 use super::sampler::{Drawn, Sampler, Sampling};
 use super::text::Text;
-use crate::engine::EngineError;
 use crate::engine::host::{Decoder, Host, Row, Token};
+use crate::engine::{EngineError, is_distribution};
 use crate::record::Clock;
 
 /// One prompt to be continued.
@@ -140,6 +140,8 @@ pub(super) struct Slots<'h> {
     uses: u64,
     last: Key,
     totals: Totals,
+    /// The model makes no distribution without adapters either.
+    broken_model: bool,
 }
 
 impl<'h> Slots<'h> {
@@ -159,6 +161,7 @@ impl<'h> Slots<'h> {
             uses: 0,
             last: Key::new(),
             totals: Totals::default(),
+            broken_model: false,
         }
     }
 
@@ -388,6 +391,9 @@ impl<'h> Slots<'h> {
 
     /// Take the next token of a slot from its logits.
     fn read(&mut self, number: usize, mut logits: Vec<f32>) {
+        if !is_distribution(&logits) {
+            return self.fail_unfit(number);
+        }
         let now = self.now_ms();
         let slot = &mut self.slots[number];
         let Some(work) = slot.work.as_mut() else {
@@ -430,6 +436,22 @@ impl<'h> Slots<'h> {
         if !stopped && (work.tokens >= work.request.tokens_max || full) {
             self.finish(number, End::Limit, full);
         }
+    }
+
+    /// End a request whose logits are no numbers to draw a token by.
+    fn fail_unfit(&mut self, number: usize) {
+        let Some(work) = &self.slots[number].work else {
+            return;
+        };
+        let with = if self.broken_model {
+            "the model itself".into()
+        } else {
+            work.request.with.described()
+        };
+        let why = format!(
+            "the logits of {with} are not finite, so there is no answer: a weight or a scale is too large, or damaged"
+        );
+        self.fail(number, &why);
     }
 
     fn finish(&mut self, number: usize, end: End, truncated: bool) {

@@ -365,7 +365,7 @@ pub fn bad(set: &Set, folder: &Path) -> Vec<(PathBuf, &'static str)> {
         (text, "text.gguf"),
         (other, "is for a base of architecture"),
         (not_a_number, "NaN"),
-        (narrow, "does not fit"),
+        (narrow, "in the base, and the adapter's pair is for"),
         (folder.join("missing.gguf"), "No such file"),
     ]
 }

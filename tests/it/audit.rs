@@ -10,11 +10,11 @@ use translora::engine::{
     With,
 };
 use translora::pipeline::{self, Event, PipelineError, Verdict};
-use translora::record::Pair;
+use translora::record::{Pair, Prompt};
 use translora::request::{Inputs, Transfer};
 
 use crate::pipeline::{events_of, plan, quietly, resumed, sound, train, transfer};
-use crate::world::{World, remedy, write_rows};
+use crate::toy::{World, remedy, write_rows};
 use crate::wrapped::pass_on;
 
 /// A teacher that says the same to everything.
@@ -234,7 +234,7 @@ impl Score for Spoiling {
     fn preference(
         &mut self,
         with: With,
-        prompts: &[String],
+        prompts: &[Prompt],
         a: &str,
         b: &str,
         monitor: &mut Monitor<'_>,

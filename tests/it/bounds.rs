@@ -11,8 +11,8 @@ use translora::{record, serve};
 
 use crate::pipeline::{kit, plan, sound, stopping, train};
 use crate::source::{files, parse, paths};
+use crate::toy::World;
 use crate::walls::ROOMS;
-use crate::world::World;
 
 /// The names of the fields of a struct, from what `Debug` writes of it.
 fn fields(debug: &str) -> BTreeSet<String> {

@@ -120,8 +120,7 @@ fn a_missing_file_is_an_error_with_its_name_and_a_hint() {
         "eval -m missing.gguf --data missing.jsonl",
         "inspect missing.gguf",
     ];
-    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("cli-missing");
-    std::fs::create_dir_all(&folder).expect("the test folder is writable");
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
     for line in lines {
         let (code, out, err) = told(
             &translora()
@@ -219,7 +218,7 @@ mod toy {
     use std::io::{BufRead, BufReader, Read};
 
     use super::*;
-    use crate::world::World;
+    use crate::toy::World;
 
     /// Run a line whose words may be names of the world's files.
     fn run(world: &World, line: &str) -> (i32, String, String) {
@@ -364,45 +363,156 @@ mod toy {
         assert!(quiet, "{err}");
     }
 
-    #[test]
-    fn ctrl_c_stops_at_a_safe_point() {
-        let world = with_lora();
-        let before = world.names();
-        let line = "train -m old.json --data train.jsonl --out m.gguf --epochs 900";
-        let child = translora()
+    /// Start a command that takes long, and send it a signal when a line of it begins with `sign`.
+    fn stopped(
+        world: &World,
+        line: &str,
+        sign: &str,
+        signal: &str,
+    ) -> (Option<i32>, String, String) {
+        let mut child = translora()
             .args(line.split(' '))
             .current_dir(&world.folder)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .spawn();
-        let mut child = child.expect("the program runs");
+            .spawn()
+            .expect("the program runs");
         let mut monitor = BufReader::new(child.stderr.take().expect("its monitor is piped"));
         let mut err = String::new();
-        while !err.contains("\n  seed") {
+        while !err.lines().any(|line| line.starts_with(sign)) {
             assert!(
                 monitor.read_line(&mut err).expect("monitor is UTF-8") > 0,
                 "it ended early: {err}"
             );
         }
         let sent = Command::new("kill")
-            .args(["-INT", &child.id().to_string()])
+            .args([signal, &child.id().to_string()])
             .status();
         assert!(sent.is_ok_and(|status| status.success()));
         monitor.read_to_string(&mut err).expect("monitor is UTF-8");
-        let (code, out, _) = told(&child.wait_with_output().expect("it ends"));
-        assert_eq!((code, out.as_str()), (2, ""), "{err}");
-        assert!(
-            err.contains("press again to kill")
-                && err.contains("cancelled")
-                && err.contains("--resume"),
-            "{err}"
-        );
+        let output = child.wait_with_output().expect("it ends");
+        let out = String::from_utf8(output.stdout).expect("output is UTF-8");
+        (output.status.code(), out, err)
+    }
+
+    /// A supervisor's signal is as kind as Ctrl-C, for every command that works long.
+    #[test]
+    fn a_signal_stops_at_a_safe_point() {
+        let world = with_lora();
+        let many = std::fs::read_to_string(&world.train)
+            .expect("rows")
+            .repeat(1000);
+        std::fs::write(world.path("many.jsonl"), many).expect("writable");
+        let before = world.names();
+        let train = "train -m old.json --data train.jsonl --out m.gguf --epochs 900";
+        let kit =
+            "kit -m old.json --lora l.gguf --data train.jsonl --out k.kit --rank 8 --epochs 900";
+        let transfer = format!("{TRANSFER} --seeds seeds.jsonl --out n.gguf --epochs 900");
+        let eval = "eval -m old.json --lora l.gguf --data many.jsonl";
+        for (line, sign, signal) in [
+            (train, "  seed", "-INT"),
+            (eval, "open", "-INT"),
+            (kit, "  seed", "-TERM"),
+            (&transfer, "  seed", "-TERM"),
+            (eval, "open", "-TERM"),
+        ] {
+            let (code, out, err) = stopped(&world, line, sign, signal);
+            assert_eq!((code, out.as_str()), (Some(2), ""), "{line}: {err}");
+            assert!(
+                err.contains("a second signal ends it at once")
+                    && err.contains("cancelled")
+                    && err.contains("--resume"),
+                "{line}: {err}"
+            );
+        }
         let left: Vec<String> = world
             .names()
             .into_iter()
-            .filter(|name| !before.contains(name) && name.ends_with(".gguf"))
+            .filter(|name| !before.contains(name))
             .collect();
-        assert!(left.is_empty(), "{left:?}");
+        let journals = ["k.kit.journal", "m.gguf.journal", "n.gguf.journal"];
+        assert!(
+            left.iter().all(|name| journals.contains(&name.as_str())),
+            "{left:?}"
+        );
+    }
+
+    #[test]
+    fn a_run_that_another_process_works_on_is_refused_with_its_number() {
+        let world = with_lora();
+        let train = "train -m old.json --data train.jsonl --out m.gguf --epochs 900";
+        let (code, _, err) = stopped(&world, train, "  seed", "-TERM");
+        assert_eq!(code, Some(2), "{err}");
+        // As the other process does.
+        let lock = std::fs::File::open(world.path("m.gguf.journal/lock")).expect("a lock");
+        lock.lock().expect("nobody has it: that process ended");
+        let number = std::fs::read_to_string(world.path("m.gguf.journal/lock")).expect("text");
+        for line in [train.to_owned(), format!("{train} --resume")] {
+            let (code, out, err) = run(&world, &line);
+            assert_eq!((code, out.as_str()), (2, ""), "{line}: {err}");
+            assert!(
+                err.contains(&format!(
+                    "m.gguf.journal: process {number} works on this run"
+                )) && err.contains("hint: wait until it has ended, or choose another --out"),
+                "{line}: {err}"
+            );
+        }
+        drop(lock);
+        let (code, _, err) = run(&world, &format!("{train} --resume --rank 2"));
+        assert_eq!(code, 2, "{err}");
+        assert!(err.contains("the plan changed"), "{err}");
+    }
+
+    /// Names and folders that no text can hold are refused or used, and end nothing.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn paths_that_are_no_text_end_nothing() {
+        use std::ffi::OsStr;
+        use std::os::unix::ffi::OsStrExt;
+
+        let world = with_lora();
+        let odd = world.folder.join(OsStr::from_bytes(b"caf\xe9"));
+        std::fs::create_dir(&odd).expect("the disk takes it");
+        for name in ["old.json", "l.gguf", "train.jsonl", "eval.jsonl"] {
+            std::fs::copy(world.path(name), odd.join(name)).expect("copied");
+        }
+        let at = |folder: &std::path::Path, words: &[&OsStr]| {
+            told(
+                &translora()
+                    .args(words)
+                    .current_dir(folder)
+                    .output()
+                    .expect("the program runs"),
+            )
+        };
+        // Inside such a folder everything works.
+        for line in [
+            "train -m old.json --data train.jsonl --out m.gguf --rank 8 --json",
+            "eval -m old.json --lora l.gguf --data eval.jsonl --json",
+            "inspect l.gguf --json",
+        ] {
+            let words: Vec<&OsStr> = line.split(' ').map(OsStr::new).collect();
+            let (code, out, err) = at(&odd, &words);
+            assert_eq!(code, 0, "{line}: {err}");
+            one_object(&out);
+        }
+        // By its name it is used where a path is all that is needed, and refused where it must
+        // stand in a plan.
+        let lora = odd.join("l.gguf");
+        let (code, out, err) = at(
+            &world.folder,
+            &["inspect".as_ref(), lora.as_os_str(), "--json".as_ref()],
+        );
+        assert_eq!(code, 0, "{err}");
+        one_object(&out);
+        let words = ["train", "-m", "old.json", "--data", "train.jsonl", "--out"];
+        let mut words: Vec<&OsStr> = words.map(OsStr::new).to_vec();
+        let out = odd.join("n.gguf");
+        words.push(out.as_os_str());
+        let (code, _, err) = at(&world.folder, &words);
+        assert_eq!(code, 2, "{err}");
+        assert!(err.contains("UTF-8") && err.contains("--out"), "{err}");
+        assert!(!err.contains("panicked"), "{err}");
     }
 }
 
@@ -410,7 +520,7 @@ mod toy {
 #[cfg(feature = "ggml")]
 #[test]
 fn a_backend_that_cannot_be_loaded_is_refused_with_its_path_and_a_hint() {
-    let world = crate::world::World::new();
+    let world = crate::toy::World::new();
     let path = world.path("libggml-cuda.so");
     std::fs::write(&path, "no library").expect("a file");
     let output = translora()

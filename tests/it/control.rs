@@ -15,7 +15,7 @@ use translora::control::{ControlError, Server, Socket, Token};
 use translora_gguf::{Gguf, Writer};
 
 use crate::serve::client::{Reply, open};
-use crate::world::World;
+use crate::toy::World;
 
 const TOKEN: &str = "secret";
 const START_MAX: Duration = Duration::from_secs(60);

@@ -14,7 +14,7 @@ use translora_abi::{Failure, JobState, Status};
 
 use crate::abi::{Language, compile, plugin};
 use crate::pipeline::train;
-use crate::world::World;
+use crate::toy::World;
 
 /// Longer than anything here takes, on a machine with other work too.
 const LONG: Duration = Duration::from_secs(120);

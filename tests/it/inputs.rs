@@ -7,7 +7,7 @@ use translora::record::Pair;
 use translora::request::{self, FilterChoice, GeneratorChoice, Inputs, Transfer};
 
 use crate::pipeline::{events_of, kit, kit_plan, plan, quietly, sound, train, transfer};
-use crate::world::{World, write_rows};
+use crate::toy::{World, write_rows};
 
 /// Warnings and notes of a transfer about its filter, and its report.
 fn told(plan: &Transfer) -> (Vec<String>, TransferReport) {
@@ -59,7 +59,7 @@ fn a_kit_says_what_its_discriminator_is_worth_and_what_it_gives_away() {
     let counted = card.manifest.inputs.unwrap();
     let lengths: Vec<usize> = translora::engine::toy::world::rows(425, 11)[..300]
         .iter()
-        .map(|row| row.prompt.chars().count())
+        .map(|row| row.prompt.text.chars().count())
         .collect();
     assert_eq!(
         (counted.rows, counted.chars[0], counted.chars[2]),

@@ -31,8 +31,8 @@ mod request;
 mod serve;
 mod source;
 mod tidy;
+mod toy;
 mod walls;
-mod world;
 mod wrapped;
 
 /// Say what is not tested on this machine, past the test runner, which keeps the words of tests

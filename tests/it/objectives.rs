@@ -9,7 +9,7 @@ use translora::record::Pair;
 use translora::request::{Inputs, LabelChoice, ObjectiveChoice, TokenWeights, Transfer};
 
 use crate::pipeline::{plan, quietly, resumed, sound, stages_of, stopping, train, transfer};
-use crate::world::{World, remedy, write_rows};
+use crate::toy::{World, remedy, write_rows};
 
 /// A world whose target has other words than its source.
 fn foreign() -> World {
@@ -127,6 +127,7 @@ fn a_target_that_is_the_stronger_is_told_of() {
     let last = |row: Pair| Pair {
         completion: row
             .prompt
+            .text
             .split_whitespace()
             .last()
             .unwrap_or_default()

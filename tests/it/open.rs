@@ -11,14 +11,14 @@ use translora::engine::{
     With,
 };
 use translora::pipeline;
-use translora::record::Pair;
+use translora::record::{Pair, Prompt};
 use translora::request::{
     self, FilterChoice, GeneratorChoice, Inputs, LabelChoice, ObjectiveChoice, TokenWeights,
     Transfer,
 };
 
 use crate::pipeline::{kit_plan, plan, quietly, sound, train};
-use crate::world::World;
+use crate::toy::World;
 use crate::wrapped::pass_on;
 
 /// The toy engine, and how many of its models are open, were open at most, and were opened.
@@ -103,7 +103,7 @@ impl Score for Counted {
     fn preference(
         &mut self,
         with: With,
-        prompts: &[String],
+        prompts: &[Prompt],
         a: &str,
         b: &str,
         monitor: &mut Monitor<'_>,

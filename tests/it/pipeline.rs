@@ -12,7 +12,7 @@ use translora::request::{
     self, FilterChoice, Inputs, Plan, Request, Run, Shape, Training, Transfer,
 };
 
-use crate::world::{World, write_rows};
+use crate::toy::{World, write_rows};
 
 mod resume;
 

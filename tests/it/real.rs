@@ -5,9 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
+use tempfile::TempDir;
 
 use crate::source::root;
 
@@ -16,6 +16,7 @@ mod bad_inputs;
 mod bad_models;
 mod bench;
 mod exchanges;
+mod foreign_files;
 mod jobs;
 mod memory;
 mod not_finite;
@@ -52,7 +53,7 @@ fn rows(file: &str, count: usize) -> String {
 fn lab() -> &'static Lab {
     static LAB: OnceLock<Lab> = OnceLock::new();
     LAB.get_or_init(|| {
-        let folder = Folder::new("lab");
+        let folder = Folder::new();
         folder.write("train.jsonl", rows("train.jsonl", 200).as_bytes());
         let lora = folder.path("old-lora.gguf");
         let kit = folder.path("task.kit");
@@ -68,26 +69,20 @@ fn lab() -> &'static Lab {
 }
 
 /// A folder that goes away with the test.
-struct Folder(PathBuf);
-
-static FOLDERS: AtomicUsize = AtomicUsize::new(0);
+struct Folder(TempDir);
 
 impl Folder {
-    fn new(name: &str) -> Self {
-        let name = format!(
-            "translora-real-{name}-{}-{}",
-            std::process::id(),
-            FOLDERS.fetch_add(1, Ordering::Relaxed)
-        );
-        let folder = std::env::temp_dir().join(name);
-        // What lies there was left by a process that had this number before.
-        _ = fs::remove_dir_all(&folder);
-        fs::create_dir_all(&folder).expect("a temporary folder can be made");
-        Self(folder)
+    fn new() -> Self {
+        Self(
+            tempfile::Builder::new()
+                .prefix("translora")
+                .tempdir()
+                .expect("a temporary folder can be made"),
+        )
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
+        self.0.path().join(name)
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> PathBuf {
@@ -97,7 +92,7 @@ impl Folder {
 
     /// Names in the folder, sorted.
     fn names(&self) -> Vec<String> {
-        names(&self.0)
+        names(self.0.path())
     }
 
     /// The program in this folder, on one thread.
@@ -119,12 +114,6 @@ impl Folder {
             line,
             &self.command(line).output().expect("the program runs"),
         )
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        _ = fs::remove_dir_all(&self.0);
     }
 }
 

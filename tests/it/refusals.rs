@@ -10,7 +10,7 @@ use translora::record::{Blame, Fault};
 use translora::request::{Inputs, Transfer};
 
 use crate::pipeline::{kit, kit_plan, plan, quietly, resumed, sound, stopping, train, transfer};
-use crate::world::{World, write_rows};
+use crate::toy::{World, write_rows};
 
 /// One bad input: what it is, how it gets into the plan, and what the error must say.
 type Bad = (
@@ -43,7 +43,7 @@ const BAD: &[Bad] = &[
     (
         "a base as the adapter",
         |w, p| p.source_lora = w.source.clone(),
-        &["old.json", "not a GGUF"],
+        &["old.json", "no GGUF file"],
     ),
     (
         "seeds that are the same",
@@ -84,7 +84,7 @@ const BAD: &[Bad] = &[
     (
         "seeds as a kit",
         |w, p| kit_of(p, w.seeds.clone()),
-        &["seeds.jsonl", "not a GGUF"],
+        &["seeds.jsonl", "no GGUF file"],
     ),
     (
         "an adapter as a kit",

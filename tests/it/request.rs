@@ -142,8 +142,7 @@ fn flag(name: &str) -> String {
 
 /// Run the program where nothing is: its exit status and what it says of it.
 fn program(verb: &str, changes: &[(&str, &str)]) -> (i32, String) {
-    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("request");
-    std::fs::create_dir_all(&folder).expect("the test folder is writable");
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let mut command = Command::new(env!("CARGO_BIN_EXE_translora"));
     command.arg(verb).current_dir(&folder).stdin(Stdio::null());
     for (name, value) in least(verb) {
@@ -348,7 +347,14 @@ fn helped(verb: &str) -> Vec<(String, String)> {
 
 fn same_everywhere<T: Request>(verb: &str) {
     const OTHERS: [&str; 5] = ["--json", "--quiet", "--verbose", "--help", "--attach"];
-    let flags = helped(verb);
+    const OTHERS: [&str; 6] = [
+        "--json",
+        "--quiet",
+        "--verbose",
+        "--offline",
+        "--help",
+        "--attach",
+    ];
     let plan = T::from_json(&Value::from(least(verb)).to_string()).expect("it is enough");
     let values = plan.values();
     for (field, default) in T::rows() {

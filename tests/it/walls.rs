@@ -75,12 +75,14 @@ const CRATES: &[(&str, &[&str])] = &[
         ],
     ),
     ("clap", &["src/bin/"]),
-    ("ctrlc", &["src/bin/"]),
+    ("serde_path_to_error", &["src/serve/http/body"]),
+    ("strsim", &["src/serve/http/body"]),
     ("indicatif", &["src/bin/"]),
     ("hf_hub", &["src/fetch/"]),
     ("ureq", &["src/fetch/"]),
     ("object", &["src/bin/translora/elf.rs"]),
     ("shlex", &["src/bin/"]),
+    ("signal_hook", &["src/bin/translora/job.rs"]),
     ("axum", &["src/serve/", "src/control/"]),
     ("futures_util", &["src/serve/", "src/control/"]),
     ("tokio", &["src/serve/", "src/control/"]),
@@ -111,7 +113,12 @@ const CRATES: &[(&str, &[&str])] = &[
     ),
     (
         "translora_lora",
-        &["src/adapters/", "src/engine/", "src/pipeline/inspect"],
+        &[
+            "src/kit/",
+            "src/adapters/",
+            "src/engine/",
+            "src/pipeline/inspect",
+        ],
     ),
     ("translora_llama", &["src/engine/ggml"]),
     ("translora_system", &["src/jobs/"]),
@@ -128,6 +135,7 @@ const FILES: &[&str] = &[
     "src/fetch/",
     "src/bin/",
     "src/jobs/worker",
+    "src/serve/folder",
 ];
 
 /// Workspace member → members it may depend on (development and build dependencies too).

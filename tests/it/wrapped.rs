@@ -18,7 +18,7 @@ macro_rules! pass_on {
             fn answer(
                 &mut self,
                 with: translora::engine::With,
-                prompts: &[String],
+                prompts: &[translora::record::Prompt],
                 tokens_max: usize,
                 monitor: &mut translora::engine::Monitor<'_>,
             ) -> Result<Vec<translora::engine::Answer>, translora::engine::EngineError> {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 use translora_gguf::read_file;
-use translora_lora::{Base, Lora, LoraError};
+use translora_lora::{Base, Foreign, ForeignError, Lora, LoraError};
 
 use crate::error::AttachError;
 use crate::faults;
@@ -38,10 +38,7 @@ impl Prepared {
     pub fn read(path: &Path) -> Result<Self, AttachError> {
         let name = path.display().to_string();
         let adapter = || name.clone();
-        let bytes = read_file(path, BYTES_MAX).map_err(|source| AttachError::File {
-            adapter: adapter(),
-            source,
-        })?;
+        let bytes = read(path)?;
         if !faults::on("checks") {
             check(&bytes, &bases()?).map_err(|source| AttachError::Unsound {
                 adapter: adapter(),
@@ -65,6 +62,32 @@ impl Prepared {
     pub fn path(&self) -> String {
         format!("/proc/self/fd/{}", self.copy.as_raw_fd())
     }
+}
+
+/// Read an adapter as GGUF, wherever it came from.
+fn read(path: &Path) -> Result<Vec<u8>, AttachError> {
+    let file = |source| AttachError::File {
+        adapter: path.display().to_string(),
+        source,
+    };
+    let unsound = |source| match source {
+        LoraError::Foreign(ForeignError::File(source)) => file(source),
+        source => AttachError::Unsound {
+            adapter: path.display().to_string(),
+            source,
+        },
+    };
+    let Some(foreign) = Foreign::find(path).map_err(unsound)? else {
+        return read_file(path, BYTES_MAX).map_err(file);
+    };
+    let mut first = None;
+    for base in bases()? {
+        match foreign.to_gguf(&base) {
+            Ok(bytes) => return Ok(bytes),
+            Err(error) => _ = first.get_or_insert(error),
+        }
+    }
+    Err(first.map_or(AttachError::NoModel, unsound))
 }
 
 /// SHA-256 of a file, in hexadecimal.

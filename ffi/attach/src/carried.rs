@@ -137,9 +137,8 @@ mod tests {
 
     #[test]
     fn a_note_belongs_to_one_state_of_its_file() {
-        let folder = std::env::temp_dir().join(format!("translora-note-{}", std::process::id()));
-        fs::create_dir_all(&folder).expect("a folder for the test");
-        let file = folder.join("slot.bin");
+        let folder = tempfile::tempdir().expect("a folder for the test");
+        let file = folder.path().join("slot.bin");
         fs::write(&file, "state").expect("written");
         let log = Log::of(vec![(0, 5)]);
         write_note(&file, "abc", &log).expect("written");
@@ -151,6 +150,5 @@ mod tests {
         );
         fs::write(note(&file), "{").expect("written");
         assert_eq!(read_note(&file), None);
-        fs::remove_dir_all(&folder).expect("removed");
     }
 }

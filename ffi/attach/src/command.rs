@@ -4,9 +4,9 @@
 //! On the socket each is a line of JSON: `{"do":"load","path":"…"}` goes in, and out comes
 //! `{"ok":{"swapped":{…}}}` or `{"error":{"kind":"…","message":"…","hint":"…"}}`, an [`Answer`].
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 /// A command about the adapters and transfers of a server.
@@ -191,6 +191,7 @@ pub struct AdapterList {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftOut {
     /// The file.
+    #[serde(serialize_with = "as_text")]
     pub path: PathBuf,
     /// Why.
     pub reason: String,
@@ -217,6 +218,7 @@ pub struct Generation {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<String>,
     /// The file; none for what the server was started with.
+    #[serde(serialize_with = "as_text_or_null")]
     pub path: Option<PathBuf>,
     /// SHA-256 of the file, in hexadecimal.
     pub sha256: Option<String>,
@@ -258,14 +260,18 @@ pub struct Job {
     /// More about the present stage.
     pub note: String,
     /// The old base.
+    #[serde(serialize_with = "as_text")]
     pub source: PathBuf,
     /// The new base.
+    #[serde(serialize_with = "as_text")]
     pub target: PathBuf,
     /// The file of the new adapter, as requested.
+    #[serde(serialize_with = "as_text")]
     pub out: PathBuf,
     /// `accept`, `reject` or `inconclusive`, of one that is done.
     pub verdict: Option<String>,
     /// Where the adapter lies.
+    #[serde(serialize_with = "as_text_or_null")]
     pub adapter: Option<PathBuf>,
     /// The generation that it became.
     pub generation: Option<String>,
@@ -336,6 +342,18 @@ pub struct Event {
     /// What it says.
     #[serde(flatten)]
     pub more: Map<String, Value>,
+}
+
+/// Write a path as a text; what is no UTF-8 in it is replaced, so that every answer can be written.
+fn as_text<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&path.to_string_lossy())
+}
+
+fn as_text_or_null<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
+    match path {
+        Some(path) => as_text(path, to),
+        None => to.serialize_none(),
+    }
 }
 
 #[cfg(test)]

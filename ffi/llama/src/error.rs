@@ -1,4 +1,3 @@
-use std::io;
 use std::path::{Path, PathBuf};
 
 use translora_gguf::{FileError, SplitError};
@@ -10,14 +9,9 @@ pub enum LlamaError {
     /// The path cannot be handed to C.
     #[error("{0}: the path holds a NUL byte")]
     Path(PathBuf),
+    /// The file cannot be read, or is not a GGUF that this reader accepts.
     #[error("{path}: {source}")]
-    Io { path: PathBuf, source: io::Error },
-    /// The file is not a GGUF that this reader accepts.
-    #[error("{path}: {source}")]
-    Gguf {
-        path: PathBuf,
-        source: translora_gguf::GgufError,
-    },
+    File { path: PathBuf, source: FileError },
     /// It is no whole split model.
     #[error(transparent)]
     Split(#[from] SplitError),
@@ -61,12 +55,7 @@ impl LlamaError {
         let path = path.to_owned();
         match error {
             FileError::Split(source) => Self::Split(source),
-            FileError::Gguf(source) => Self::Gguf { path, source },
-            FileError::Io(source) => Self::Io { path, source },
-            other => Self::Io {
-                path,
-                source: io::Error::new(io::ErrorKind::InvalidInput, other),
-            },
+            source => Self::File { path, source },
         }
     }
 }

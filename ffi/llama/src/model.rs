@@ -6,7 +6,8 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use llama_cpp_sys_2 as sys;
-use translora_lora::{Base, Lora};
+use translora_gguf::open_file;
+use translora_lora::{Base, Lora, gguf_path};
 
 use crate::backend::Backend;
 use crate::error::LlamaError;
@@ -340,28 +341,15 @@ impl fmt::Debug for Model {
 
 /// Map a file into memory, to be read.
 pub fn map_file(path: &Path) -> Result<memmap2::Mmap, LlamaError> {
-    let io = |source| LlamaError::Io {
+    let refuse = |source| LlamaError::File {
         path: path.to_owned(),
         source,
     };
-    // Asked before the file is opened: opening a pipe would wait for a writer.
-    let kind = path.metadata().map_err(io)?.file_type();
-    if !kind.is_file() {
-        let what = if kind.is_dir() {
-            "this is a folder, and no file"
-        } else {
-            "this is a device or a pipe, and no file"
-        };
-        return Err(io(std::io::Error::new(
-            std::io::ErrorKind::InvalidInput,
-            what,
-        )));
-    }
-    let file = std::fs::File::open(path).map_err(io)?;
+    let (file, _) = open_file(path).map_err(refuse)?;
     // SAFETY: the map is read-only. A file truncated by someone else while it is mapped raises
     // SIGBUS; the same holds for llama.cpp's own map of every model, and everything this project
     // writes is renamed into place, never truncated.
-    unsafe { memmap2::Mmap::map(&file) }.map_err(io)
+    unsafe { memmap2::Mmap::map(&file) }.map_err(|error| refuse(error.into()))
 }
 
 /// A LoRA loaded onto a model. Owns a share of that model, so it cannot outlive it. Clones share
@@ -372,7 +360,7 @@ pub struct Adapter(pub(crate) Arc<AdapterInner>);
 pub(crate) struct AdapterInner {
     pub(crate) raw: NonNull<sys::llama_adapter_lora>,
     pub(crate) model: Model,
-    path: PathBuf,
+    file: PathBuf,
 }
 
 // SAFETY: an adapter is plain tensors plus an entry in its model's list; the list is edited only
@@ -391,7 +379,7 @@ impl Drop for AdapterInner {
 }
 
 impl Adapter {
-    /// Load a LoRA GGUF onto `model`. It is read whole and compared with the model first: llama.cpp
+    /// Load a LoRA onto `model`: a GGUF file, or a folder of PEFT or MLX. It is read whole and compared with the model first: llama.cpp
     /// ends the process over some of what [`Lora`] refuses.
     ///
     /// fails: no sound adapter, or made for another base
@@ -400,10 +388,11 @@ impl Adapter {
             path: path.to_owned(),
             source,
         };
-        let lora = Lora::read(&map_file(path)?).map_err(unfit)?;
+        let file = gguf_path(path, model.path()).map_err(unfit)?;
+        let lora = Lora::read(&map_file(&file)?).map_err(unfit)?;
         lora.fits(&model.base_for(&lora)).map_err(unfit)?;
-        let text = CString::new(path.as_os_str().as_bytes())
-            .map_err(|_| LlamaError::Path(path.to_owned()))?;
+        let text = CString::new(file.as_os_str().as_bytes())
+            .map_err(|_| LlamaError::Path(file.clone()))?;
         let (mark, mut reason) = (log::mark(), Reason::new());
         let raw = {
             let _guard = model.lock_adapters();
@@ -420,13 +409,13 @@ impl Adapter {
         Ok(Self(Arc::new(AdapterInner {
             raw,
             model: model.clone(),
-            path: path.to_owned(),
+            file,
         })))
     }
 
-    /// The file it was loaded from.
-    pub fn path(&self) -> &Path {
-        &self.0.path
+    /// The GGUF file that was loaded: the path that was named, or what was written out of it.
+    pub fn file(&self) -> &Path {
+        &self.0.file
     }
 
     /// The base it was loaded onto.

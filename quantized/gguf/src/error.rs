@@ -1,16 +1,16 @@
 //! The ways in which a file, or a request to write one, is refused.
 
-use crate::TensorKind;
+use crate::{FileKind, TensorKind};
 
 /// Says what is wrong with a GGUF file, and at which byte.
 #[non_exhaustive]
 #[derive(Debug, thiserror::Error)]
 pub enum GgufError {
     /// The file does not begin with the format's four letters.
-    #[error("not a GGUF file: it begins with {found:02x?}, expected \"GGUF\"")]
+    #[error("this is {found}, and no GGUF file")]
     Magic {
-        /// The first four bytes.
-        found: [u8; 4],
+        /// What the file is instead.
+        found: FileKind,
     },
     /// The numbers are stored in the other byte order.
     #[error("byte 4: a big-endian GGUF file; only little-endian files are read")]

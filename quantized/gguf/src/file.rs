@@ -43,9 +43,18 @@ pub enum FileError {
     },
 }
 
+impl FileError {
+    /// Says whether nothing lies at the path.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Io(error) if error.kind() == std::io::ErrorKind::NotFound)
+    }
+}
+
 /// Opens a file and tells its size. A pipe is refused before it is opened: opening it would wait for
 /// a writer.
-fn open(path: &Path) -> Result<(File, u64), FileError> {
+///
+/// fails: there is none, it is a folder or a device, it may not be read
+pub fn open_file(path: &Path) -> Result<(File, u64), FileError> {
     let kind = path.metadata()?.file_type();
     if !kind.is_file() {
         let what = if kind.is_dir() {
@@ -62,7 +71,7 @@ fn open(path: &Path) -> Result<(File, u64), FileError> {
 
 /// Reads a whole file of at most `bytes_max` bytes.
 pub fn read_file(path: &Path, bytes_max: u64) -> Result<Vec<u8>, FileError> {
-    let (file, bytes) = open(path)?;
+    let (file, bytes) = open_file(path)?;
     if bytes > bytes_max {
         return Err(FileError::TooLarge { bytes, bytes_max });
     }
@@ -81,7 +90,7 @@ impl Header {
     ///
     /// bounds: holds `bytes_max` bytes at most
     pub fn open(path: &Path, bytes_max: u64) -> Result<(Header, u64), FileError> {
-        let (mut file, bytes) = open(path)?;
+        let (mut file, bytes) = open_file(path)?;
         let mut start = Vec::new();
         loop {
             let held = start.len() as u64;
@@ -106,7 +115,8 @@ mod tests {
 
     #[test]
     fn a_header_is_read_without_the_data_and_has_a_limit() {
-        let path = std::env::temp_dir().join(format!("translora-gguf-{}.gguf", std::process::id()));
+        let folder = tempfile::tempdir().expect("a folder for the test");
+        let path = folder.path().join("a.gguf");
         let mut writer = Writer::new();
         writer.set(
             "tokens",
@@ -131,8 +141,7 @@ mod tests {
         std::fs::write(&path, &file[..file.len() - 1000]).expect("the folder is writable");
         let error = Header::open(&path, 8 << 20).expect_err("it is cut");
         assert!(error.to_string().contains("truncated"), "{error}");
-        std::fs::remove_file(path).expect("it is there");
-        let error = read_file(&std::env::temp_dir(), 1).expect_err("a folder");
+        let error = read_file(folder.path(), 1).expect_err("a folder");
         assert!(error.to_string().contains("a folder"), "{error}");
     }
 }

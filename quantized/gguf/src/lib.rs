@@ -38,15 +38,17 @@ mod file;
 mod kind;
 mod parts;
 mod reader;
+mod sniff;
 mod value;
 mod writer;
 
 pub use dequantize::dequantize;
 pub use error::GgufError;
-pub use file::{FileError, read_file};
+pub use file::{FileError, open_file, read_file};
 pub use kind::TensorKind;
 pub use parts::{Parts, SplitError};
 pub use reader::{Gguf, Header, Tensor};
+pub use sniff::FileKind;
 pub use value::{Array, Value, ValueKind};
 pub use writer::Writer;
 

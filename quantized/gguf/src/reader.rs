@@ -5,7 +5,7 @@ use crate::limits::{
     ALIGNMENT_DEFAULT, ALIGNMENT_MAX, DIMENSIONS_MAX, KEY_BYTES_MAX, KEYS_MAX, NAME_BYTES_MAX,
     TENSORS_MAX,
 };
-use crate::{GgufError, TensorKind, Value};
+use crate::{FileKind, GgufError, TensorKind, Value};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ops::Deref;
@@ -55,6 +55,7 @@ impl Header {
     ///
     /// fails: as [`Gguf::parse`] would on the whole file
     pub fn parse(start: &[u8], file_bytes: u64) -> Result<Option<Header>, GgufError> {
+        check_magic(start, file_bytes)?;
         let later = file_bytes.saturating_sub(start.len() as u64);
         match read_header(start) {
             Ok((mut header, end)) => {
@@ -135,6 +136,7 @@ impl<'a> Gguf<'a> {
     /// fails: at the first byte that breaks a rule of the format or a limit; nothing of the file is
     /// kept
     pub fn parse(bytes: &'a [u8]) -> Result<Gguf<'a>, GgufError> {
+        check_magic(bytes, bytes.len() as u64)?;
         let (mut header, end) = read_header(bytes)?;
         place_tensors(
             &mut header.tensors,
@@ -164,6 +166,16 @@ impl Deref for Gguf<'_> {
     }
 }
 
+/// Refuses what is no GGUF file. One that ends within the four letters was cut, which the reader
+/// finds.
+fn check_magic(start: &[u8], file_bytes: u64) -> Result<(), GgufError> {
+    if file_bytes > 0 && (start.starts_with(&MAGIC) || MAGIC.starts_with(start)) {
+        return Ok(());
+    }
+    let found = FileKind::of(start);
+    Err(GgufError::Magic { found })
+}
+
 /// Reads everything before the data, and says where it ends; offsets of tensors still count from
 /// the start of the data.
 fn read_header(bytes: &[u8]) -> Result<(Header, u64), GgufError> {
@@ -187,12 +199,9 @@ fn read_header(bytes: &[u8]) -> Result<(Header, u64), GgufError> {
     ))
 }
 
-/// Reads the magic and the version.
+/// Reads the version, which comes after the magic.
 fn read_version(cursor: &mut Cursor<'_>) -> Result<u32, GgufError> {
-    let found: [u8; 4] = cursor.array()?;
-    if found != MAGIC {
-        return Err(GgufError::Magic { found });
-    }
+    cursor.take(MAGIC.len() as u64)?;
     match cursor.u32()? {
         version @ (2 | 3) => Ok(version),
         0 => Err(GgufError::Version { found: 0 }),

@@ -7,28 +7,19 @@ use translora_gguf::{FileError, Parts, Writer};
 const BYTES_MAX: u64 = 1 << 20;
 
 /// A folder that goes away with the test.
-struct Folder(PathBuf);
+struct Folder(tempfile::TempDir);
 
 impl Folder {
-    fn new(name: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("gguf-{name}-{}", std::process::id()));
-        _ = std::fs::remove_dir_all(&folder);
-        std::fs::create_dir_all(&folder).expect("a temporary folder can be made");
-        Self(folder)
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a temporary folder can be made"))
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
+        self.0.path().join(name)
     }
 
     fn write(&self, name: &str, bytes: &[u8]) {
         std::fs::write(self.path(name), bytes).expect("the folder is writable");
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        _ = std::fs::remove_dir_all(&self.0);
     }
 }
 
@@ -61,7 +52,7 @@ fn three(folder: &Folder) {
 
 #[test]
 fn the_parts_together_are_the_model() {
-    let folder = Folder::new("parts");
+    let folder = Folder::new();
     three(&folder);
     let first = folder.path("m-00001-of-00003.gguf");
     let parts = Parts::open(&first, BYTES_MAX).expect("all three are there");
@@ -168,8 +159,8 @@ const BROKEN: &[Case] = &[
 
 #[test]
 fn what_is_wrong_with_a_part_is_said_by_name() {
-    for (number, (break_it, opened, says)) in BROKEN.iter().enumerate() {
-        let folder = Folder::new(&format!("broken-{number}"));
+    for (break_it, opened, says) in BROKEN {
+        let folder = Folder::new();
         three(&folder);
         break_it(&folder);
         let error = Parts::open(&folder.path(opened), BYTES_MAX).expect_err(says);

@@ -15,6 +15,14 @@ pub struct Base {
     architecture: String,
     /// By the name of the tensor. shapes: (in, out, experts)
     shapes: BTreeMap<String, [u64; 3]>,
+    heads: Heads,
+}
+
+/// Attention heads of queries and of keys: one number for all layers, or one for each layer.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Heads {
+    queries: Vec<u64>,
+    keys: Vec<u64>,
 }
 
 impl Base {
@@ -29,6 +37,7 @@ impl Base {
         Self {
             architecture,
             shapes: tensors.into_iter().collect(),
+            heads: Heads::default(),
         }
     }
 
@@ -40,11 +49,14 @@ impl Base {
     /// Takes architecture and shapes out of the header of a model.
     pub fn of(header: &Header) -> Self {
         let architecture = header.get("general.architecture").and_then(Value::as_str);
+        let architecture = architecture.unwrap_or("unknown").to_owned();
+        let heads = Heads::of(header, &architecture);
         let tensors = header.tensors().iter();
-        Self::new(
-            architecture.unwrap_or("unknown").to_owned(),
-            tensors.map(|tensor| (tensor.name.clone(), shape(tensor))),
-        )
+        let shapes = tensors.map(|tensor| (tensor.name.clone(), shape(tensor)));
+        Self {
+            heads,
+            ..Self::new(architecture, shapes)
+        }
     }
 
     /// Names its architecture as the file does, such as `llama`.
@@ -52,14 +64,42 @@ impl Base {
         &self.architecture
     }
 
+    /// Names its tensors, sorted.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.shapes.keys().map(String::as_str)
+    }
+
     /// Gives the shape of a tensor. shapes: (in, out, experts)
     pub fn shape(&self, name: &str) -> Option<[u64; 3]> {
         self.shapes.get(name).copied()
     }
 
+    /// Counts the attention heads of a layer: of its queries, and of its keys.
+    pub(crate) fn heads(&self, layer: usize) -> Option<[u64; 2]> {
+        let of = |counts: &[u64]| match counts {
+            [same] => Some(*same),
+            counts => counts.get(layer).copied(),
+        };
+        let queries = of(&self.heads.queries)?;
+        Some([queries, of(&self.heads.keys).unwrap_or(queries)])
+    }
+
     /// Says whether the table of words is the output matrix too.
     pub fn ties_output(&self) -> bool {
         !self.shapes.contains_key(Self::OUTPUT)
+    }
+}
+
+impl Heads {
+    fn of(header: &Header, architecture: &str) -> Self {
+        let counts = |key: &str| match header.get(&format!("{architecture}.attention.{key}")) {
+            Some(Value::Array(counts)) => counts.iter().filter_map(|n| n.as_u64()).collect(),
+            count => count.and_then(Value::as_u64).into_iter().collect(),
+        };
+        Self {
+            queries: counts("head_count"),
+            keys: counts("head_count_kv"),
+        }
     }
 }
 

@@ -2,8 +2,8 @@ use std::fmt;
 
 use translora_gguf::{GgufError, TensorKind};
 
-use crate::NotFinite;
 use crate::limits::ALPHA_MAX;
+use crate::{ForeignError, NotFinite};
 
 /// One of the two matrices of a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +30,9 @@ pub enum LoraError {
     /// It is not a whole GGUF file.
     #[error(transparent)]
     Gguf(#[from] GgufError),
+    /// It is of another format, and cannot be written as GGUF.
+    #[error(transparent)]
+    Foreign(#[from] ForeignError),
     /// A key that llama.cpp reads without asking for its type has another type.
     #[error("its {key} is {found}, and must be {wanted}")]
     KeyKind {

@@ -5,6 +5,8 @@
 //! [`Lora::fits`] compares it with a [`Base`], matrix by matrix. llama.cpp asserts, crashes or goes on
 //! in silence on much of what is refused here, so nothing reaches it that has not passed both.
 //!
+//! [`gguf_path`] takes what is no GGUF: a folder of PEFT or MLX becomes a GGUF file for its base.
+//!
 //! Refuses to know: which door a file came through, and llama.cpp.
 //!
 //! ```
@@ -32,12 +34,15 @@
 #![warn(missing_docs)]
 
 mod base;
+mod cache;
 mod error;
+mod foreign;
 mod numbers;
 mod read;
 
 pub use base::Base;
 pub use error::{Half, LoraError};
+pub use foreign::{Files, Foreign, ForeignError, Part, gguf_path, to_peft};
 pub use numbers::{NotFinite, finite};
 pub use read::{Lora, Pair};
 

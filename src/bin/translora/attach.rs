@@ -1,6 +1,7 @@
 //! Starts a llama-server with the library in it, and says by which way.
 
 use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -44,7 +45,7 @@ pub struct Attach {
 
     /// The server and its arguments
     #[arg(last = true, required = true, value_name = "SERVER ARGS")]
-    server: Vec<String>,
+    server: Vec<OsString>,
 }
 
 impl Attach {
@@ -71,7 +72,7 @@ impl Attach {
         })?;
         let program = found(&self.server[0]).ok_or_else(|| {
             usage(
-                &format!("there is no program {}", self.server[0]),
+                &format!("there is no program {}", self.server[0].display()),
                 "give its whole path, or put its folder into PATH",
             )
         })?;
@@ -151,8 +152,8 @@ fn beside() -> Option<PathBuf> {
 }
 
 /// The program behind a name, as a shell would find it.
-fn found(name: &str) -> Option<PathBuf> {
-    if name.contains('/') {
+fn found(name: &OsStr) -> Option<PathBuf> {
+    if name.as_encoded_bytes().contains(&b'/') {
         return Some(PathBuf::from(name)).filter(|path| path.is_file());
     }
     let path = std::env::var_os("PATH")?;

@@ -29,8 +29,8 @@ pub enum Failure {
     Refused(#[from] Refusal),
     #[error("the engine does not start")]
     Engine(#[from] EngineError),
-    #[error("cannot listen for Ctrl-C")]
-    Interrupt(#[from] ctrlc::Error),
+    #[error("cannot listen for signals")]
+    Signals(#[source] io::Error),
     #[error("cannot write to standard output")]
     Output(#[source] io::Error),
     #[error("a bug in translora: {0}")]
@@ -85,7 +85,7 @@ impl Failure {
             Self::Bug(_) => {
                 Some("please report it with the command line and the lines above".into())
             }
-            Self::Interrupt(_) => None,
+            Self::Signals(_) => None,
         }
     }
 

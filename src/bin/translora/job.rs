@@ -1,10 +1,12 @@
-//! Runs one job: the work on a thread of its own, its events and Ctrl-C on this one.
+//! Runs one job: the work on a thread of its own, its events and the signals to stop on this one.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use crossbeam_channel::{Receiver, bounded, select};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use signal_hook::low_level::emulate_default_handler;
 use translora::engine::Engine;
 use translora::jobs::Meter;
 use translora::pipeline::{Context, Event, Events, PipelineError};
@@ -12,9 +14,6 @@ use translora::record::{Cancel, Limits};
 
 use crate::failure::Failure;
 use crate::progress::{Screen, Verbosity};
-
-/// What a shell reports for a program that Ctrl-C ended.
-const INTERRUPTED: i32 = 130;
 
 /// Do `work` with the engine that reads `base` and show what it says.
 pub fn run<R: Send>(
@@ -55,29 +54,32 @@ fn watch(screen: &mut Screen<'_>, events: &Receiver<Event>, interrupts: &Receive
                 Err(_) => break,
             },
             recv(interrupts) -> heard => if heard.is_ok() {
-                screen.line("stopping at the next safe point; press again to kill");
+                screen.line("stopping at the next safe point; a second signal ends it at once");
             },
         }
     }
     screen.stop();
 }
 
-/// Turn the first Ctrl-C into a request to stop and the second into an end.
-fn listen(cancel: Cancel) -> Result<Receiver<()>, ctrlc::Error> {
+/// Turn the first signal of Ctrl-C or of a supervisor into a request to stop, and the second into
+/// an end. Each first signal is one message.
+pub fn listen(cancel: Cancel) -> Result<Receiver<()>, Failure> {
     let (sender, receiver) = bounded(1);
-    let asked = AtomicBool::new(false);
-    ctrlc::set_handler(move || {
-        if asked.swap(true, Ordering::SeqCst) {
-            #[expect(
-                clippy::disallowed_methods,
-                reason = "the second Ctrl-C ends it at once"
-            )]
-            std::process::exit(INTERRUPTED);
+    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(Failure::Signals)?;
+    let heard = move || {
+        let mut signals = signals.forever();
+        if signals.next().is_some() {
+            cancel.cancel();
+            // Nobody reads it at the end of the job.
+            _ = sender.send(());
         }
-        cancel.cancel();
-        // A full channel has been told already.
-        _ = sender.try_send(());
-    })?;
+        for signal in signals {
+            // Where it fails, the next signal tries again.
+            _ = emulate_default_handler(signal);
+        }
+    };
+    let thread = thread::Builder::new().name("signals".into());
+    thread.spawn(heard).map_err(Failure::Signals)?;
     Ok(receiver)
 }
 

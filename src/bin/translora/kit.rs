@@ -67,9 +67,9 @@ impl Kit {
                 .map(|told| ("it gives away", told.clone()));
             let next = format!(
                 "translora transfer --source {} --source-lora {} --target NEW.gguf --kit {} --out N.gguf",
-                plan.model.display(),
-                plan.lora.display(),
-                done.kit.display()
+                out::quoted(&plan.model),
+                out::quoted(&plan.lora),
+                out::quoted(&done.kit)
             );
             let rows: Vec<_> = rows
                 .into_iter()

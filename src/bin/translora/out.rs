@@ -1,6 +1,7 @@
 //! The two streams. stdout is data, stderr is for people; nothing else writes to either.
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::path::Path;
 
 use translora::jobs::Meter;
 use translora::record::Clock;
@@ -35,6 +36,22 @@ fn colours() -> bool {
     io::stderr().is_terminal()
         && !set("NO_COLOR")
         && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// A path as a shell takes it.
+pub fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    // It would be read as a flag.
+    let text = if text.starts_with('-') {
+        format!("./{text}")
+    } else {
+        text
+    };
+    match shlex::try_quote(&text) {
+        Ok(quoted) => quoted.into_owned(),
+        // A zero byte, which no path has.
+        Err(_) => text,
+    }
 }
 
 /// Lines of `name  value`, names padded to one width.
@@ -145,6 +162,22 @@ mod tests {
         .map(|(a, b)| (a.into(), b.into()));
         assert_eq!(rows, expected);
         assert_eq!(columns(&rows)[1], "  lr          0.05");
+    }
+
+    #[test]
+    fn paths_are_words_of_a_shell() {
+        let cases = [
+            ("a/new.gguf", "a/new.gguf"),
+            ("my models/new.gguf", "'my models/new.gguf'"),
+            ("it's.gguf", "\"it's.gguf\""),
+            ("$HOME.gguf", "'$HOME.gguf'"),
+            ("-new.gguf", "./-new.gguf"),
+        ];
+        for (path, word) in cases {
+            assert_eq!(quoted(Path::new(path)), word);
+            let read = shlex::split(word).expect("a word");
+            assert_eq!(read, [path.replace("-new", "./-new")]);
+        }
     }
 
     #[test]

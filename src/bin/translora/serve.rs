@@ -161,31 +161,8 @@ impl Serve {
         let adapters: Vec<(String, PathBuf, f32)> = self
             .lora
             .into_iter()
-            .map(|path| (stem(&path), path, 1.0))
-            .collect();
-        let mut names: Vec<&String> = adapters.iter().map(|(name, ..)| name).collect();
-        names.sort();
-        let in_folder = self
-            .adapters
-            .as_deref()
-            .map(listed)
-            .transpose()?
-            .unwrap_or_default();
-        let twice = names
-            .windows(2)
-            .find(|pair| pair[0] == pair[1])
-            .map(|pair| pair[0].clone());
-        let both = in_folder
-            .iter()
-            .find(|(name, _)| names.contains(&name))
-            .map(|(name, _)| name.clone());
-        if let Some(name) = twice.or(both) {
-            let hint = "an adapter is called as its file: rename one of them".into();
-            return Err(Failure::Usage {
-                message: format!("two adapters are called {name:?}"),
-                hint,
-            });
-        }
+            .map(|path| Ok((stem(&path)?, path, 1.0)))
+            .collect::<Result<_, Failure>>()?;
         let key = self.api_key.or_else(|| {
             std::env::var("TRANSLORA_API_KEY")
                 .ok()
@@ -202,7 +179,6 @@ impl Serve {
             model: self.model,
             alias: self.alias,
             adapters,
-            in_folder,
             folder: self.adapters,
             jobs: jobs::Config::from_env().map_err(|error| Failure::Usage {
                 message: error.to_string(),
@@ -230,47 +206,16 @@ impl Serve {
     }
 }
 
-/// The adapters in a folder, with their names. What a transfer put there is called `NAME@1.gguf`
-/// and so on: the last is live, the one before it is what a rollback brings back. Refused ones
-/// carry their verdict in the file's name, and are none.
-fn listed(folder: &Path) -> Result<Vec<(String, PathBuf)>, Failure> {
-    let refuse = |error: std::io::Error| Failure::Usage {
-        message: format!("{}: {error}", folder.display()),
-        hint: "--adapters takes a folder that may be read".into(),
-    };
-    let mut found: Vec<(String, u64, PathBuf)> = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(refuse)? {
-        let path = entry.map_err(refuse)?.path();
-        let file = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        if file.ends_with(".gguf") && !file.ends_with(".rejected.gguf") && !file.starts_with('.') {
-            let whole = stem(&path);
-            let (name, number) = match whole
-                .rsplit_once('@')
-                .and_then(|(name, number)| Some((name, number.parse().ok()?)))
-            {
-                Some((name, number)) => (name.to_owned(), number),
-                None => (whole, 0),
-            };
-            found.push((name, number, path));
-        }
-    }
-    found.sort();
-    let same_name = found.chunk_by(|a, b| a.0 == b.0);
-    Ok(same_name
-        .flat_map(|files| &files[files.len().saturating_sub(2)..])
-        .map(|(name, _, path)| (name.clone(), path.clone()))
-        .collect())
-}
-
-fn stem(path: &Path) -> String {
-    path.file_stem()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned()
+/// What an adapter is called: as its file.
+fn stem(path: &Path) -> Result<String, Failure> {
+    let stem = path.file_stem().and_then(|stem| stem.to_str());
+    stem.map(str::to_owned).ok_or_else(|| Failure::Usage {
+        message: format!(
+            "{}: the name of this file makes no name for an adapter",
+            path.display()
+        ),
+        hint: "rename it: an adapter is called as its file, in UTF-8".into(),
+    })
 }
 
 fn temperature(text: &str) -> Result<f32, String> {

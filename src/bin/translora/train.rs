@@ -45,8 +45,8 @@ impl Train {
                     "try it",
                     format!(
                         "translora serve -m {} --lora {}",
-                        plan.model.display(),
-                        done.adapter.display()
+                        out::quoted(&plan.model),
+                        out::quoted(&done.adapter)
                     ),
                 ),
             ];

@@ -123,7 +123,7 @@ fn details(done: &TransferReport) -> Vec<(&'static str, String)> {
 fn advice(done: &TransferReport, plan: &TransferPlan) -> Vec<(&'static str, String)> {
     let scores = &done.scores;
     if done.verdict == Verdict::Accept {
-        let (target, adapter) = (plan.target.display(), done.adapter.display());
+        let (target, adapter) = (out::quoted(&plan.target), out::quoted(&done.adapter));
         return vec![
             (
                 "serve it",

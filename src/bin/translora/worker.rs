@@ -1,13 +1,15 @@
 use clap::Args;
 use translora::jobs;
+use translora::record::Cancel;
 
-use crate::Outcome;
 use crate::failure::Failure;
+use crate::{Outcome, job};
 
 /// Carry out one job for a host: an order on standard input, what happens as JSON lines on standard
 /// output
 ///
-/// Started by the plugin and by `translora serve`, not by people. It ends with its standard input.
+/// Started by the plugin and by `translora serve`, not by people. It ends with its standard input,
+/// and stops at a safe point on SIGINT and SIGTERM.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:\n  translora worker < order.json")]
 pub struct Worker {}
@@ -16,7 +18,9 @@ impl Worker {
     pub fn run(self) -> Result<Outcome, Failure> {
         let Self {} = self;
         translora_abi::close_inherited_files();
-        jobs::work().map_err(|lost| Failure::Bug(lost.to_string()))?;
+        let cancel = Cancel::default();
+        let _heard = job::listen(cancel.clone())?;
+        jobs::work(&cancel).map_err(|lost| Failure::Bug(lost.to_string()))?;
         Ok(Outcome::Done)
     }
 }

@@ -2,6 +2,8 @@
 
 use translora_llama::{ChatTemplate, LlamaError, Message, Model};
 
+use crate::record::Prompt;
+
 /// A model's chat template with what it puts around an answer.
 pub(super) struct Chat {
     template: ChatTemplate,
@@ -39,17 +41,11 @@ impl Chat {
         Ok(Self { template, end, bos })
     }
 
-    /// The tokens of one user turn, up to where the answer begins.
+    /// The tokens of a conversation, up to where the answer begins.
     ///
     /// Markup inside `prompt` is read as markup, as llama-server does with what its clients send.
-    pub fn prompt(&self, model: &Model, prompt: &str) -> Result<Vec<i32>, LlamaError> {
-        let text = self.template.render(
-            &[Message {
-                role: "user",
-                content: prompt.into(),
-            }],
-            true,
-        )?;
+    pub fn prompt(&self, model: &Model, prompt: &Prompt) -> Result<Vec<i32>, LlamaError> {
+        let text = self.template.render(&prompt.turns(), true)?;
         self.raw(model, &text, true)
     }
 

@@ -189,14 +189,14 @@ fn culprit(
     context.set_adapters(&active).map_err(super::internal)?;
     let model = context.model().path();
     let who = match active.first() {
-        Some((adapter, scale)) if alone => named(adapter.path(), *scale),
+        Some((adapter, scale)) if alone => named(adapter.file(), *scale),
         _ => format!("the model {}", model.display()),
     };
     Ok(super::EngineError::NoDistribution { who })
 }
 
 /// An adapter as errors call it.
-pub(super) fn named(adapter: &Path, scale: f32) -> String {
+fn named(adapter: &Path, scale: f32) -> String {
     let scale = if scale == 1.0 {
         String::new()
     } else {

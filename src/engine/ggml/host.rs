@@ -1,15 +1,14 @@
 //! Serve a llama.cpp model: its text half for all threads, its context for one.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use translora_llama::{
     Adapter, Batch, ChatTemplate, Context, ContextParams, Kernel, LlamaError, Model, map_file,
 };
 
-use super::decode::named;
 use super::{BATCH, internal, of_path};
 use crate::engine::host::{Decoder, Host, Row, Token, Turn, Weights};
-use crate::engine::{EngineError, ModelInfo, is_distribution};
+use crate::engine::{EngineError, ModelInfo};
 use crate::record::ContentHash;
 
 /// What a model without a template is asked in, as llama-server does.
@@ -81,12 +80,12 @@ impl Host for GgmlHost {
     }
 
     fn load(&self, adapter: &Path) -> Result<Weights, EngineError> {
-        let (hash, bytes) = {
-            let bytes = map_file(adapter).map_err(|error| of_path(adapter, error))?;
-            (ContentHash::of(&bytes), bytes.len() as u64)
-        };
         let loaded =
             Adapter::load(&self.model, adapter).map_err(|error| of_path(adapter, error))?;
+        let (hash, bytes) = {
+            let bytes = map_file(loaded.file()).map_err(|error| of_path(adapter, error))?;
+            (ContentHash::of(&bytes), bytes.len() as u64)
+        };
         Ok(Weights::new(hash, bytes, loaded))
     }
 }
@@ -95,8 +94,6 @@ pub(super) struct GgmlDecoder {
     context: Context,
     active: Vec<(Weights, f32)>,
     batch: Batch,
-    /// The model has made a distribution without adapters.
-    sound: bool,
 }
 
 impl GgmlDecoder {
@@ -123,20 +120,7 @@ impl GgmlDecoder {
             context,
             active: Vec::new(),
             batch: Batch::default(),
-            sound: false,
         })
-    }
-
-    /// Who it is that makes no distribution. Paths of a server are nobody else's business.
-    fn culprit(&self) -> EngineError {
-        let file = |path: &Path| PathBuf::from(path.file_name().unwrap_or_default());
-        let active = self.context.adapters();
-        let adapter = active.iter().max_by(|a, b| a.1.abs().total_cmp(&b.1.abs()));
-        let who = match adapter {
-            Some((adapter, scale)) if self.sound => named(&file(adapter.path()), *scale),
-            _ => format!("the model {}", file(self.context.model().path()).display()),
-        };
-        EngineError::NoDistribution { who }
     }
 
     fn activate(&mut self, with: &[(Weights, f32)]) -> Result<(), EngineError> {
@@ -181,16 +165,15 @@ impl Decoder for GgmlDecoder {
             );
         }
         self.context.decode(&self.batch).map_err(internal)?;
-        let mut outputs = Vec::new();
-        for (at, _) in rows.iter().enumerate().filter(|(_, row)| row.output) {
-            let logits = self.context.logits(at).map_err(internal)?;
-            if !is_distribution(logits) {
-                return Err(self.culprit());
-            }
-            outputs.push(logits.to_vec());
-        }
-        self.sound |= with.is_empty() && !outputs.is_empty();
-        Ok(outputs)
+        let wanted = rows.iter().enumerate().filter(|(_, row)| row.output);
+        wanted
+            .map(|(at, _)| {
+                self.context
+                    .logits(at)
+                    .map(<[f32]>::to_vec)
+                    .map_err(internal)
+            })
+            .collect()
     }
 
     fn truncate(&mut self, sequence: usize, from: usize) {

@@ -1,13 +1,13 @@
 //! Generate, label and score with a llama.cpp model.
 
-use crate::record::{Pair, Rng};
+use crate::record::{Pair, Prompt, Rng};
 
 use super::decode::{self, Job, Reader, common_prefix};
 use super::softmax::{argmax, draw, log_probability};
 use super::{GgmlModel, internal};
 use crate::engine::{
     Answer, CompletionScore, Continuation, EngineError, Generate, GenerateRequest, Label, Monitor,
-    Score, With,
+    Score, Start, With,
 };
 
 impl Generate for GgmlModel {
@@ -17,9 +17,9 @@ impl Generate for GgmlModel {
         request: &GenerateRequest,
         monitor: &mut Monitor<'_>,
     ) -> Result<Vec<Continuation>, EngineError> {
-        let prefix = match request.chat {
-            true => self.chat.prompt(&self.model, &request.prefix),
-            false => self.chat.raw(&self.model, &request.prefix, false),
+        let (prefix, chat) = match &request.start {
+            Start::Text(text) => (self.chat.raw(&self.model, text, false), false),
+            Start::Chat(prompt) => (self.chat.prompt(&self.model, prompt), true),
         };
         let prefix = prefix.map_err(internal)?;
         let Some((last, shared)) = prefix.split_last() else {
@@ -30,7 +30,7 @@ impl Generate for GgmlModel {
         for opening in &request.openings {
             // Words of a list are written with the space before them, those of an answer as they
             // are.
-            let text = if opening.is_empty() || request.chat {
+            let text = if opening.is_empty() || chat {
                 opening.clone()
             } else {
                 format!(" {opening}")
@@ -132,7 +132,7 @@ impl Label for GgmlModel {
     fn answer(
         &mut self,
         with: With,
-        prompts: &[String],
+        prompts: &[Prompt],
         tokens_max: usize,
         monitor: &mut Monitor<'_>,
     ) -> Result<Vec<Answer>, EngineError> {
@@ -212,7 +212,7 @@ impl Score for GgmlModel {
         pairs: &[Pair],
         monitor: &mut Monitor<'_>,
     ) -> Result<Vec<CompletionScore>, EngineError> {
-        let prompts: Vec<String> = pairs.iter().map(|pair| pair.prompt.clone()).collect();
+        let prompts: Vec<Prompt> = pairs.iter().map(|pair| pair.prompt.clone()).collect();
         let (prefix, mut jobs) = self.prompts(&prompts)?;
         let targets = self.append(&mut jobs, pairs)?;
         let longest = jobs.iter().map(|job| job.tokens.len()).max().unwrap_or(0);
@@ -235,7 +235,7 @@ impl Score for GgmlModel {
     fn preference(
         &mut self,
         with: With,
-        prompts: &[String],
+        prompts: &[Prompt],
         a: &str,
         b: &str,
         monitor: &mut Monitor<'_>,
@@ -433,7 +433,7 @@ impl GgmlModel {
         tokens_max: usize,
         monitor: &mut Monitor<'_>,
     ) -> Result<Vec<(Answer, CompletionScore)>, EngineError> {
-        let prompts: Vec<String> = pairs.iter().map(|pair| pair.prompt.clone()).collect();
+        let prompts: Vec<Prompt> = pairs.iter().map(|pair| pair.prompt.clone()).collect();
         let (prefix, mut jobs) = self.prompts(&prompts)?;
         let longest = jobs
             .iter()
@@ -499,8 +499,8 @@ impl GgmlModel {
 
     /// Encode chat prompts: what they all begin with, and a job for the rest of each that wants
     /// logits at its last token.
-    pub(super) fn prompts(&self, prompts: &[String]) -> Result<(Vec<i32>, Vec<Job>), EngineError> {
-        let encode = |prompt: &String| self.chat.prompt(&self.model, prompt).map_err(internal);
+    pub(super) fn prompts(&self, prompts: &[Prompt]) -> Result<(Vec<i32>, Vec<Job>), EngineError> {
+        let encode = |prompt: &Prompt| self.chat.prompt(&self.model, prompt).map_err(internal);
         let encoded = prompts.iter().map(encode).collect::<Result<Vec<_>, _>>()?;
         let slices: Vec<&[i32]> = encoded.iter().map(Vec::as_slice).collect();
         let shared = common_prefix(&slices);

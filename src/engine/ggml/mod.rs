@@ -396,17 +396,13 @@ pub(crate) fn placement_lines(placement: &translora_train::Placement) -> Vec<Str
 
 fn of_path(path: &Path, error: LlamaError) -> EngineError {
     match error {
-        LlamaError::Io { path, source } => EngineError::Io { path, source },
+        LlamaError::File { path, source } => EngineError::File { path, source },
         LlamaError::Split(source) => EngineError::Split(source),
-        LlamaError::Adapter { path, source } => EngineError::Adapter { path, source },
+        LlamaError::Adapter { path, source } => EngineError::of_adapter(path, source),
         LlamaError::AdapterLoad { path, reason } => EngineError::AdapterLoad { path, reason },
         LlamaError::ModelLoad { reason, .. } => EngineError::Model {
             path: path.to_owned(),
             reason,
-        },
-        LlamaError::Gguf { path, source } => EngineError::Model {
-            path,
-            reason: source.to_string(),
         },
         other => EngineError::Model {
             path: PathBuf::from(path),

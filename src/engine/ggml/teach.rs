@@ -8,7 +8,7 @@ use super::{GgmlModel, internal};
 use crate::engine::{
     EngineError, Lesson, LogsOf, Monitor, Spelling, Spoken, Teach, Token, With, WordsOf,
 };
-use crate::record::{ContentHash, Pair};
+use crate::record::{ContentHash, Pair, Prompt};
 
 impl Teach for GgmlModel {
     fn vocabulary(&self) -> ContentHash {
@@ -182,7 +182,7 @@ impl GgmlModel {
         asked: &Asked<'_>,
         monitor: &mut Monitor<'_>,
     ) -> Result<Vec<Told>, EngineError> {
-        let prompts: Vec<String> = pairs.iter().map(|pair| pair.prompt.clone()).collect();
+        let prompts: Vec<Prompt> = pairs.iter().map(|pair| pair.prompt.clone()).collect();
         let (prefix, mut jobs) = self.prompts(&prompts)?;
         let mut targets = Vec::with_capacity(pairs.len());
         for (job, pair) in jobs.iter_mut().zip(pairs) {

@@ -3,27 +3,24 @@ use std::path::{Path, PathBuf};
 
 use super::GgmlEngine;
 use crate::engine::{CompletionScore, Engine, LoraSpec, Model, Monitor, OpenOptions, With};
-use crate::record::{Cancel, Pair};
+use crate::record::{Cancel, Pair, Prompt};
 use crate::request::Shape;
 
 /// A model of a type that ggml lays out anew, removed with the test.
-struct Packed(PathBuf);
+struct Packed(tempfile::TempDir);
 
 impl Packed {
     fn new() -> Self {
-        let path =
-            std::env::temp_dir().join(format!("translora-repack-{}.gguf", std::process::id()));
+        let packed = Self(tempfile::tempdir().expect("a temporary folder can be made"));
         let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/lab/branch.f16.gguf");
         let backend = translora_llama::Backend::init().expect("llama.cpp starts");
-        translora_llama::quantize(backend, &base, &path, "q4_0")
+        translora_llama::quantize(backend, &base, &packed.path(), "q4_0")
             .expect("a temporary folder is writable");
-        Self(path)
+        packed
     }
-}
 
-impl Drop for Packed {
-    fn drop(&mut self) {
-        _ = fs::remove_file(&self.0);
+    fn path(&self) -> PathBuf {
+        self.0.path().join("a.gguf")
     }
 }
 
@@ -92,13 +89,13 @@ fn what_is_examined_at_once_is_what_is_answered_and_scored() {
         "count: a b c",
     ]
     .into_iter()
-    .chain(pairs().iter().map(|pair| pair.prompt.as_str()))
+    .chain(pairs().iter().map(|pair| pair.prompt.text.as_str()))
     .map(|prompt| Pair {
         prompt: prompt.into(),
         completion: "no such thing".into(),
     })
     .collect();
-    let prompts: Vec<String> = pairs.iter().map(|pair| pair.prompt.clone()).collect();
+    let prompts: Vec<Prompt> = pairs.iter().map(|pair| pair.prompt.clone()).collect();
     let answers = model
         .answer(With::Base, &prompts, tokens_max, &mut monitor)
         .expect("it answers");
@@ -147,7 +144,7 @@ fn a_model_that_is_laid_out_anew_answers_and_learns_as_the_file_does() {
     let open = |repack: bool| {
         engine
             .open(
-                &packed.0,
+                &packed.path(),
                 &OpenOptions {
                     repack,
                     threads: 1,

@@ -92,9 +92,9 @@ impl GgmlModel {
             TrainError::NotFinite { what, step } => EngineError::NotFinite { what, step },
             TrainError::Snapshot(reason) => EngineError::Snapshot(reason),
             TrainError::Internal { what } => EngineError::Internal(what),
-            TrainError::Io(source) => EngineError::Io {
+            TrainError::Io(source) => EngineError::File {
                 path: std::env::temp_dir(),
-                source,
+                source: source.into(),
             },
             other => EngineError::Internal(other.to_string()),
         }

@@ -12,7 +12,7 @@ const BIAS: f64 = -4.0;
 const GAIN: f64 = 8.0;
 /// Standard deviation of a fresh A.
 const SPREAD: f64 = 0.25;
-const ARCHITECTURE: &str = "toy";
+pub(super) const ARCHITECTURE: &str = "toy";
 const MATRIX: &str = "blk.0.ffn_up.weight";
 
 /// A LoRA on the toy's empty head: one logit per known answer, `bias + gain · alpha/rank · B A f`.

@@ -3,9 +3,9 @@
 
 use std::path::Path;
 
-use super::{Base, Head, ToyModel, read};
+use super::{Base, Head, ToyModel, read_adapter};
 use crate::engine::host::{Decoder, Host, Row, Token, Turn, Weights};
-use crate::engine::{EngineError, ModelInfo, is_distribution};
+use crate::engine::{EngineError, ModelInfo};
 use crate::record::ContentHash;
 
 /// The token after the bytes.
@@ -13,7 +13,7 @@ const END: Token = 256;
 const USER: &str = "user: ";
 const ASSISTANT: &str = "\nassistant: ";
 const ROWS_MAX: usize = 64;
-/// Logit of the token that comes, where all others have 0. A strong adapter is more certain.
+/// Logit of the token that comes, where all others have 0.
 const CERTAIN: f32 = 20.0;
 
 pub(super) struct ToyHost {
@@ -69,7 +69,7 @@ impl Host for ToyHost {
     }
 
     fn load(&self, adapter: &Path) -> Result<Weights, EngineError> {
-        let bytes = read(adapter)?;
+        let bytes = read_adapter(adapter)?;
         let head = Head::from_gguf(adapter, &bytes, self.base.width)?;
         Ok(Weights::new(
             ContentHash::of(&bytes),
@@ -181,16 +181,12 @@ impl Decoder for ToyDecoder {
                 with: with.to_vec(),
             });
             if row.output {
+                // It grows with the scale and overflows as a real one does.
                 let scale = with
                     .iter()
-                    .map(|(_, scale)| scale.abs())
-                    .fold(1.0, f32::max);
+                    .fold(1.0, |most, (_, scale)| scale.abs().max(most));
                 let mut logits = vec![0.0; END as usize + 1];
                 logits[self.next(&self.sequences[row.sequence]) as usize] = CERTAIN * scale;
-                if !is_distribution(&logits) {
-                    let who = format!("an adapter at a scale of {scale:e}");
-                    return Err(EngineError::NoDistribution { who });
-                }
                 outputs.push(logits);
             }
         }

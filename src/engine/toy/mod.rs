@@ -14,15 +14,15 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
-use translora_gguf::FileError;
+use translora_lora::{Foreign, ForeignError};
 
 use super::host::Hosted;
 use super::{
     AdapterId, Answer, CompletionScore, Continuation, Engine, EngineError, Generate,
-    GenerateRequest, Label, LoraSpec, Model, ModelInfo, Monitor, OpenOptions, Score, Train,
+    GenerateRequest, Label, LoraSpec, Model, ModelInfo, Monitor, OpenOptions, Score, Start, Train,
     Trainer, With,
 };
-use crate::record::{ContentHash, Pair, Rng};
+use crate::record::{ContentHash, Pair, Prompt, Rng};
 
 mod base;
 mod head;
@@ -33,7 +33,7 @@ pub mod world;
 
 pub use base::Base;
 use base::FORMAT;
-use head::Head;
+use head::{ARCHITECTURE, Head};
 use host::{ToyDecoder, ToyHost};
 use train::ToyTrainer;
 
@@ -115,13 +115,20 @@ pub(super) fn is_base(path: &Path) -> bool {
         })
 }
 
+/// Read an adapter file. No other format has a toy's answers.
+fn read_adapter(path: &Path) -> Result<Vec<u8>, EngineError> {
+    let refuse = |source| EngineError::of_adapter(path.to_owned(), source);
+    if Foreign::find(path).map_err(refuse)?.is_some() {
+        let architecture = ARCHITECTURE.to_owned();
+        return Err(refuse(ForeignError::Architecture { architecture }.into()));
+    }
+    read(path)
+}
+
 fn read(path: &Path) -> Result<Vec<u8>, EngineError> {
-    translora_gguf::read_file(path, FILE_BYTES_MAX).map_err(|error| EngineError::Io {
+    translora_gguf::read_file(path, FILE_BYTES_MAX).map_err(|source| EngineError::File {
         path: path.to_owned(),
-        source: match error {
-            FileError::Io(source) => source,
-            other => std::io::Error::other(other),
-        },
+        source,
     })
 }
 
@@ -251,7 +258,7 @@ impl Model for ToyModel {
     }
 
     fn attach(&mut self, adapter: &Path) -> Result<AdapterId, EngineError> {
-        let bytes = read(adapter)?;
+        let bytes = read_adapter(adapter)?;
         let head = Head::from_gguf(adapter, &bytes, self.base.width)?;
         self.heads.push(head);
         Ok(AdapterId(self.heads.len() - 1))
@@ -280,15 +287,18 @@ impl Generate for ToyModel {
         request: &GenerateRequest,
         monitor: &mut Monitor<'_>,
     ) -> Result<Vec<Continuation>, EngineError> {
-        let head = self.head(with)?.filter(|_| request.chat);
         let mut rng = Rng::new(request.seed, "toy generate");
+        let (head, prefix) = match &request.start {
+            Start::Text(text) => (None, text.into()),
+            Start::Chat(prompt) => (self.head(with)?, prompt.whole()),
+        };
         let one = |(i, opening): (usize, &String)| {
             monitor.tick(i, request.openings.len())?;
             let drawn = match head {
-                Some(head) => head.draw(&self.base.features(&request.prefix), &mut rng),
+                Some(head) => head.draw(&self.base.features(&prefix), &mut rng),
                 None => self
                     .base
-                    .continue_list(&request.prefix, request.tokens_max, &mut rng),
+                    .continue_list(&prefix, request.tokens_max, &mut rng),
             };
             // The opening stands in place of as many words.
             let rest = drawn.text.split_whitespace().skip(words(opening));
@@ -307,15 +317,16 @@ impl Label for ToyModel {
     fn answer(
         &mut self,
         with: With,
-        prompts: &[String],
+        prompts: &[Prompt],
         tokens_max: usize,
         monitor: &mut Monitor<'_>,
     ) -> Result<Vec<Answer>, EngineError> {
         let head = self.head(with)?;
-        let one = |(i, prompt): (usize, &String)| {
+        let one = |(i, prompt): (usize, &Prompt)| {
             monitor.tick(i, prompts.len())?;
-            self.fits(words(prompt))?;
-            Ok(self.greedy(head, prompt, tokens_max))
+            let prompt = prompt.whole();
+            self.fits(words(&prompt))?;
+            Ok(self.greedy(head, &prompt, tokens_max))
         };
         prompts.iter().enumerate().map(one).collect()
     }
@@ -332,9 +343,10 @@ impl Score for ToyModel {
         let one = |(i, pair): (usize, &Pair)| {
             monitor.tick(i, pairs.len())?;
             let tokens = words(&pair.completion) + 1;
-            self.fits(words(&pair.prompt) + tokens)?;
+            let prompt = pair.prompt.whole();
+            self.fits(words(&prompt) + tokens)?;
             Ok(CompletionScore {
-                log_probability: self.log_probability(head, &pair.prompt, pair.completion.trim()),
+                log_probability: self.log_probability(head, &prompt, pair.completion.trim()),
                 tokens,
             })
         };
@@ -344,7 +356,7 @@ impl Score for ToyModel {
     fn preference(
         &mut self,
         with: With,
-        prompts: &[String],
+        prompts: &[Prompt],
         a: &str,
         b: &str,
         monitor: &mut Monitor<'_>,
@@ -357,15 +369,19 @@ impl Score for ToyModel {
                 words,
             });
         }
-        let one = |(i, prompt): (usize, &String)| {
+        let one = |(i, prompt): (usize, &Prompt)| {
             monitor.tick(i, prompts.len())?;
-            Ok(self.log_probability(head, prompt, a) - self.log_probability(head, prompt, b))
+            let prompt = prompt.whole();
+            Ok(self.log_probability(head, &prompt, a) - self.log_probability(head, &prompt, b))
         };
         prompts.iter().enumerate().map(one).collect()
     }
 
     fn logits(&mut self, with: With, pair: &Pair) -> Result<Vec<Vec<f32>>, EngineError> {
-        let (features, answer) = (self.base.features(&pair.prompt), pair.completion.trim());
+        let (features, answer) = (
+            self.base.features(&pair.prompt.whole()),
+            pair.completion.trim(),
+        );
         Ok(vec![self.head(with)?.map_or_else(
             || vec![0.0],
             |head| head.logits(&features, answer),

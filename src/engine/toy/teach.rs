@@ -88,7 +88,8 @@ impl Teach for ToyModel {
                     .map(String::as_str)
                     .filter(|answer| *answer != own),
             );
-            let log = |answer: &&str| self.log_probability(head, &pair.prompt, answer) as f32;
+            let log =
+                |answer: &&str| self.log_probability(head, &pair.prompt.whole(), answer) as f32;
             let mut logs: Vec<(&str, f32)> = answers
                 .iter()
                 .map(|answer| (*answer, log(answer)))
@@ -140,7 +141,7 @@ impl Teach for ToyModel {
                     .map(String::as_str)
                     .or_else(|| (number(own) == *word).then_some(own))
                 {
-                    Some(answer) => self.log_probability(head, &pair.prompt, answer) as f32,
+                    Some(answer) => self.log_probability(head, &pair.prompt.whole(), answer) as f32,
                     // An answer of other toys: as likely as any word is to the base.
                     None => -2.0 * (self.base.vocabulary as f32).ln(),
                 }

@@ -27,8 +27,12 @@ fn accuracy(rows: &[Pair]) -> f64 {
         .heads
         .push(Head::from_gguf(Path::new("a.gguf"), &bytes, 256).unwrap());
     let unseen = world::rows(100, 99);
-    let right =
-        |row: &&Pair| model.greedy(Some(&model.heads[0]), &row.prompt, 8).text == row.completion;
+    let right = |row: &&Pair| {
+        model
+            .greedy(Some(&model.heads[0]), &row.prompt.text, 8)
+            .text
+            == row.completion
+    };
     unseen.iter().filter(right).count() as f64 / 100.0
 }
 
@@ -70,7 +74,11 @@ fn the_gradient_is_the_slope_of_the_loss() {
         let mut gradient = vec![0.0; split + trainer.head.b.len()];
         let with = trainer.pass(&batch, Some(&mut gradient)).loss;
         assert_eq!(with == trainer.pass(&batch, None).loss, dropout == 0.0);
-        for i in [split, split + 4, trainer.base.features(&rows[0].prompt)[2]] {
+        for i in [
+            split,
+            split + 4,
+            trainer.base.features(&rows[0].prompt.text)[2],
+        ] {
             let mut at = |delta: f32| {
                 let weight = if i < split {
                     &mut trainer.head.a[i]
@@ -153,7 +161,11 @@ fn the_gradient_of_soft_labels_is_the_slope_of_their_loss() {
     let split = trainer.head.a.len();
     let mut gradient = vec![0.0; split + trainer.head.b.len()];
     assert!(trainer.pass(&[0, 1, 2, 3, 4, 5], Some(&mut gradient)).loss > 0.0);
-    for i in [split, split + 4, trainer.base.features(&rows[0].prompt)[2]] {
+    for i in [
+        split,
+        split + 4,
+        trainer.base.features(&rows[0].prompt.text)[2],
+    ] {
         let mut at = |delta: f32| {
             let weight = if i < split {
                 &mut trainer.head.a[i]
@@ -285,8 +297,7 @@ fn lists_are_continued_on_and_off_the_task() {
         .map(|(i, row)| format!("{}. {}", i + 1, row.prompt))
         .collect();
     let request = GenerateRequest {
-        chat: false,
-        prefix: format!("Here are 10 examples:\n{}\n6.", seeds.join("\n")),
+        start: Start::Text(format!("Here are 10 examples:\n{}\n6.", seeds.join("\n"))),
         openings: vec![String::new(); 200],
         tokens_max: 32,
         temperature: 1.0,
@@ -327,8 +338,8 @@ fn an_adapter_of_another_width_does_not_fit() {
 
 #[test]
 fn a_toy_base_is_known_by_its_format() {
-    let folder = std::env::temp_dir().join(format!("translora-toy-{}", std::process::id()));
-    fs::create_dir_all(&folder).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
     let is = |name: &str, bytes: &[u8]| {
         let path = folder.join(name);
         fs::write(&path, bytes).unwrap();
@@ -344,6 +355,5 @@ fn a_toy_base_is_known_by_its_format() {
     assert!(!is("cut.json", &base[..base.len() / 2]));
     assert!(!is("rows.jsonl", br#"{"prompt": "a", "completion": "b"}"#));
     assert!(!is("model.gguf", b"GGUF") && !is("empty.json", b""));
-    assert!(!is_base(&folder.join("missing.json")) && !is_base(&folder));
-    fs::remove_dir_all(&folder).unwrap();
+    assert!(!is_base(&folder.join("missing.json")) && !is_base(folder));
 }

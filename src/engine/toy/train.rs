@@ -61,8 +61,9 @@ impl<'m> ToyTrainer<'m> {
         labels: &SoftLabels,
     ) -> Result<Example, EngineError> {
         let completion_tokens = pair.completion.split_whitespace().count() + 1;
-        let tokens = pair.prompt.split_whitespace().count() + completion_tokens;
-        if completion_tokens == 1 || pair.prompt.trim().is_empty() {
+        let prompt = pair.prompt.whole();
+        let tokens = prompt.split_whitespace().count() + completion_tokens;
+        if completion_tokens == 1 || prompt.trim().is_empty() {
             return Err(EngineError::Example {
                 index,
                 reason: "a row is empty".into(),
@@ -87,7 +88,7 @@ impl<'m> ToyTrainer<'m> {
             .filter(|_| self.spec.objective == Objective::Match)
             .cloned();
         Ok(Example {
-            features: self.base.features(&pair.prompt),
+            features: self.base.features(&prompt),
             answer,
             tokens,
             completion_tokens,

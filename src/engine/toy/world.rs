@@ -112,7 +112,7 @@ pub fn rows(count: usize, seed: u64) -> Vec<Pair> {
     while rows.len() < count {
         let (pattern, answer) = TICKETS[rng.below(TICKETS.len())];
         let row = Pair {
-            prompt: fill(pattern, &slots, &mut rng),
+            prompt: fill(pattern, &slots, &mut rng).into(),
             completion: answer.into(),
         };
         if !rows.contains(&row) {

@@ -111,7 +111,7 @@ pub(super) fn changes(confusion: &Confusion, flips: &[Flip]) -> Vec<Block> {
     let those = |won: bool| {
         let row = |flip: &Flip| {
             vec![
-                flip.prompt.clone(),
+                flip.prompt.to_string(),
                 flip.right.trim().to_owned(),
                 flip.target.clone(),
                 flip.transferred.clone(),

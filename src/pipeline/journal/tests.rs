@@ -6,22 +6,20 @@ use crate::generate::Candidate;
 use crate::label::{Labeled, label_answered};
 
 /// A journal in a folder that goes away with the test.
-struct Fresh(PathBuf, Journal);
-
-impl Fresh {
-    fn open(name: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
-        _ = fs::remove_dir_all(&folder);
-        fs::create_dir(&folder).expect("a temporary folder is writable");
-        let header = Header::new("transfer", &serde_json::Value::Null, BTreeMap::new());
-        let journal = Journal::open(&folder.join("new.gguf"), header, false);
-        Self(folder, journal.expect("nothing lies there"))
-    }
+struct Fresh {
+    journal: Journal,
+    _folder: tempfile::TempDir,
 }
 
-impl Drop for Fresh {
-    fn drop(&mut self) {
-        _ = fs::remove_dir_all(&self.0);
+impl Fresh {
+    fn open() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let header = Header::new("transfer", &serde_json::Value::Null, BTreeMap::new());
+        let journal = Journal::open(&folder.path().join("new.gguf"), header, false);
+        Self {
+            journal: journal.expect("nothing lies there"),
+            _folder: folder,
+        }
     }
 }
 
@@ -44,8 +42,8 @@ where
 
 #[test]
 fn nouns_come_back_as_they_were() {
-    let mut fresh = Fresh::open("translora-journal-nouns");
-    let journal = &mut fresh.1;
+    let mut fresh = Fresh::open();
+    let journal = &mut fresh.journal;
     let answer = Answer {
         text: "an answer".into(),
         tokens: 2,
@@ -95,8 +93,8 @@ fn a_trained_adapter_comes_back_with_its_bytes() {
             plan: None,
         },
     };
-    let mut fresh = Fresh::open("translora-journal-trained");
-    let journal = &mut fresh.1;
+    let mut fresh = Fresh::open();
+    let journal = &mut fresh.journal;
     let line = serde_json::json!({"report": report, "probes": []}).to_string();
     let trained: Trained = restored(&line, vec![1, 2, 3]).unwrap();
     assert_eq!(
@@ -128,7 +126,7 @@ fn half_a_noun_or_more_than_one_is_refused() {
             .unwrap()
             .pair()
             .prompt,
-        "a"
+        "a".into()
     );
     for line in [
         "",

@@ -13,7 +13,7 @@ use super::judging::Teacher;
 use super::transfer::TransferData;
 use super::{GeneratedInput, PipelineError, RoundCounts, TransferPlan};
 use crate::filter::{self, Coverage, Kept};
-use crate::generate::{self, Prompt};
+use crate::generate::{self, Instruction};
 use crate::label::Labeled;
 use crate::record::Pair;
 use crate::request::LabelChoice;
@@ -150,9 +150,9 @@ impl<'a> Rounds<'a> {
         let (best, _) = self.pool.best(self.policy.tuned_on(), shares);
         let question = self.generators[turn].question.as_deref();
         let labels = filter::has_labels(&self.pool.judged);
-        let row = |(answer, input): (&str, &str)| Pair {
-            prompt: question.unwrap_or_default().to_owned(),
-            completion: generate::lesson(Some(answer).filter(|_| labels), input),
+        let row = |(answer, input): (&str, &str)| {
+            let lesson = generate::lesson(Some(answer).filter(|_| labels), input);
+            Pair::new(question.unwrap_or_default(), lesson)
         };
         let rows: Vec<Pair> = self.pool.answers(&best).map(row).collect();
         self.stages.tune(job, round, &rows)
@@ -171,7 +171,7 @@ impl<'a> Rounds<'a> {
     fn steer(&mut self, job: &mut Job<'_>) -> Result<(), PipelineError> {
         let shares = self.policy.best_shares(self.stages.sampler.unseen());
         let (adopted, _) = self.pool.best(self.policy.adopted(), shares);
-        self.stages.sampler.adopt(adopted.iter().map(Kept::prompt));
+        self.stages.sampler.adopt(adopted.iter().map(Kept::text));
         self.cover_labels(job, &adopted)?;
         if let Some(share) = self.policy.lines_share(&self.pool.scored()) {
             self.stages.sampler.draw_lines(share);
@@ -184,7 +184,7 @@ impl<'a> Rounds<'a> {
     /// Its answers to text that has nothing to do with the task are some of its labels, too.
     fn cover_labels(&mut self, job: &mut Job<'_>, adopted: &[Kept]) -> Result<(), PipelineError> {
         let mut prompts = self.generators.iter().map(Generator::prompt);
-        if !self.policy.answered || !prompts.any(|prompt| prompt == Prompt::List) {
+        if !self.policy.answered || !prompts.any(|prompt| prompt == Instruction::List) {
             return Ok(());
         }
         if self.pool.probed.is_empty() && filter::has_labels(&self.pool.judged) {
@@ -230,7 +230,7 @@ impl<'a> Rounds<'a> {
         let eval = self.data.eval.as_deref();
         let answered: Vec<(&str, &str)> = labeled
             .iter()
-            .map(|row| (row.prompt(), row.completion()))
+            .map(|row| (row.text(), row.completion()))
             .collect();
         let coverage = Coverage::of(&answered, &self.pool.seed_texts(), &self.pool.seen(), eval);
         let shown = tallies::shown(&self.pool.judged, &self.stages.validity, &labeled);

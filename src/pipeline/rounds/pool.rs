@@ -83,9 +83,9 @@ impl<'a> Pool<'a> {
         let seeds = self
             .answered_seeds
             .iter()
-            .map(|seed| (seed.completion().trim(), seed.prompt()));
+            .map(|seed| (seed.completion().trim(), seed.text()));
         let answer = |kept: &'t Kept| kept.answer().map_or("", |answer| answer.text.trim());
-        seeds.chain(kept.iter().map(move |kept| (answer(kept), kept.prompt())))
+        seeds.chain(kept.iter().map(move |kept| (answer(kept), kept.text())))
     }
 
     /// Everything that the teacher answered.

@@ -90,7 +90,7 @@ impl Tallies {
     ) -> BTreeMap<String, u64> {
         let valid = pool.judged.iter().map(|judged| (judged.text(), "valid"));
         let accepted = pool.accepted().map(|judged| (judged.text(), "accepted"));
-        let kept = labeled.iter().map(|labeled| (labeled.prompt(), "kept"));
+        let kept = labeled.iter().map(|labeled| (labeled.text(), "kept"));
         for (text, what) in valid.chain(accepted).chain(kept) {
             if let Some(&turn) = self.origins.get(text) {
                 self.count(turn, what, 1);
@@ -128,9 +128,9 @@ pub(super) fn shown(
     };
     let first = labeled.iter().take(KEPT_SHOWN_MAX);
     let mut shown: Vec<GeneratedInput> = first
-        .map(|row| input(row.prompt(), Some(row.completion().to_owned()), None))
+        .map(|row| input(row.text(), Some(row.completion().to_owned()), None))
         .collect();
-    let kept: HashSet<&str> = labeled.iter().map(Labeled::prompt).collect();
+    let kept: HashSet<&str> = labeled.iter().map(Labeled::text).collect();
     let mut left: HashMap<Reason, usize> = HashMap::new();
     for judged in judged {
         let reason = judged.rejected().unwrap_or(Reason::Surplus);

@@ -125,8 +125,9 @@ impl<'a> Transfer<'a> {
                     model.attach(oracle)?;
                 }
                 for (i, seed) in self.data.seeds.iter().enumerate() {
-                    model
-                        .check_text(seed.text())
+                    let mut texts = seed.prompt().texts();
+                    texts
+                        .try_for_each(|text| model.check_text(text))
                         .map_err(|source| PipelineError::Row {
                             path: self.plan.inputs().path().to_owned(),
                             line: i + 1,
@@ -276,10 +277,8 @@ impl<'a> Transfer<'a> {
         model: &mut dyn Model,
         objective: &ObjectiveReport,
     ) -> Result<(), PipelineError> {
-        let seeds = self.data.seeds.iter().map(|seed| Pair {
-            prompt: seed.text().to_owned(),
-            completion: seed.text().to_owned(),
-        });
+        let seeds = self.data.seeds.iter();
+        let seeds = seeds.map(|seed| Pair::new(seed.prompt().clone(), seed.text()));
         let rows: Vec<Pair> = seeds
             .chain(self.data.eval.iter().flatten().cloned())
             .collect();

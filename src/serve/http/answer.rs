@@ -9,7 +9,7 @@ use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 
 use super::App;
-use super::ask::Pending;
+use super::submit::Pending;
 use crate::control::GENERATION;
 use crate::engine::host::Token;
 use crate::serve::error::ApiError;

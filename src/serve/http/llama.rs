@@ -7,9 +7,11 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::answer::{Whole, event, named, probabilities, streamed, timings, whole};
-use super::ask::{Options, Pending, conversation, known, prompts, submit};
-use super::fields::Fields;
-use super::{App, Shared, body};
+use super::options::{Options, known};
+use super::prompt::{conversation, prompts};
+use super::schema::{Detokenize, LlamaCompletion, Template, Tokenize};
+use super::submit::{Pending, submit};
+use super::{App, Shared, body, shown};
 use crate::engine::host::Token;
 use crate::serve::error::ApiError;
 use crate::serve::live::generation;
@@ -37,7 +39,7 @@ pub(super) async fn props(State(app): Shared) -> Response {
     axum::Json(json!({
         "default_generation_settings": { "n_ctx": info.context, "params": params },
         "total_slots": app.config.slots,
-        "model_path": info.path,
+        "model_path": shown(&info.path),
         "model_alias": app.name,
         "chat_template": app.host.template(),
         "bos_token": text(app.host.bos()).unwrap_or_default(),
@@ -59,18 +61,16 @@ pub(super) async fn slots(State(app): Shared) -> Response {
 }
 
 pub(super) async fn tokenize(State(app): Shared, request: Request) -> Result<Response, ApiError> {
-    let value = body(&app, request).await?;
-    let fields = Fields::of(&value)?;
-    let content = fields.text("content")?.unwrap_or_default();
+    let fields: Tokenize = body::fields(&app, request).await?;
     let mut tokens = app
         .host
-        .encode(content, fields.truth("parse_special")?.unwrap_or(true))?;
-    if fields.truth("add_special")?.unwrap_or(false)
+        .encode(&fields.content, fields.parse_special.unwrap_or(true))?;
+    if fields.add_special
         && let Some(bos) = app.host.bos()
     {
         tokens.insert(0, bos);
     }
-    if !fields.truth("with_pieces")?.unwrap_or(false) {
+    if !fields.with_pieces {
         return Ok(axum::Json(json!({ "tokens": tokens })).into_response());
     }
     let piece = |token: &Token| {
@@ -85,16 +85,12 @@ pub(super) async fn tokenize(State(app): Shared, request: Request) -> Result<Res
 }
 
 pub(super) async fn detokenize(State(app): Shared, request: Request) -> Result<Response, ApiError> {
-    let value = body(&app, request).await?;
-    let bad = || ApiError::input("\"tokens\" must be a list of tokens of this model");
-    let list = Fields::of(&value)?
-        .get("tokens")
-        .and_then(Value::as_array)
-        .ok_or_else(bad)?;
-    let tokens = list
-        .iter()
-        .map(|token| known(&app, token).ok_or_else(bad))
-        .collect::<Result<Vec<_>, _>>()?;
+    let Detokenize { tokens } = body::fields(&app, request).await?;
+    if let Some(token) = tokens.iter().find(|token| known(&app, **token).is_none()) {
+        return Err(ApiError::input(format!(
+            "\"tokens\" must be a list of tokens of this model: {token} is none"
+        )));
+    }
     Ok(axum::Json(json!({ "content": text(&app, &tokens) })).into_response())
 }
 
@@ -111,31 +107,22 @@ pub(super) async fn apply_template(
     State(app): Shared,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let value = body(&app, request).await?;
-    let prompt = conversation(&app, Fields::of(&value)?)?;
+    let fields: Template = body::fields(&app, request).await?;
+    let prompt = conversation(&app, fields)?;
     Ok(axum::Json(json!({ "prompt": prompt })).into_response())
 }
 
 pub(super) async fn completion(State(app): Shared, request: Request) -> Result<Response, ApiError> {
-    let value = body(&app, request).await?;
-    let fields = Fields::of(&value)?;
-    let mut options = Options::read(&app, fields)?;
-    if let Some(count) = fields.whole("n_probs")?.filter(|count| *count != 0) {
+    let (fields, common): (LlamaCompletion, _) = body::generation(&app, request).await?;
+    let mut options = Options::read(&app, common)?;
+    if let Some(count) = fields.n_probs.filter(|count| count.0 != 0) {
         options.report(&app, count)?;
     }
-    if fields.truth("post_sampling_probs")? == Some(true) {
-        return Err(ApiError::input(
-            "\"post_sampling_probs\" is not supported by this server",
-        ));
-    }
     let shape = Shape {
-        tokens: fields.truth("return_tokens")?.unwrap_or(false),
-        fields: response_fields(fields)?,
+        tokens: fields.return_tokens.unwrap_or(false),
+        fields: fields.response_fields.unwrap_or_default(),
     };
-    let prompt = fields
-        .get("prompt")
-        .ok_or_else(|| ApiError::input("\"prompt\" is missing"))?;
-    let (all, many) = prompts(&app, prompt)?;
+    let (all, many) = prompts(&app, fields.prompt)?;
     if options.stream && all.len() != 1 {
         return Err(ApiError::input("a stream has one prompt"));
     }
@@ -194,18 +181,6 @@ impl Shape {
             .collect::<serde_json::Map<_, _>>()
             .into()
     }
-}
-
-fn response_fields(fields: Fields<'_>) -> Result<Vec<String>, ApiError> {
-    let bad = || ApiError::input("\"response_fields\" must be a list of names");
-    let Some(list) = fields.get("response_fields") else {
-        return Ok(Vec::new());
-    };
-    list.as_array()
-        .ok_or_else(bad)?
-        .iter()
-        .map(|name| name.as_str().map(str::to_owned).ok_or_else(bad))
-        .collect()
 }
 
 fn add_probabilities(app: &App, options: &Options, drawn: &[Drawn], answer: &mut Value) {

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::ask::scales;
-use super::fields::Fields;
-use super::{Shared, body};
+use super::options::pairs;
+use super::schema::{Load, Scale, Unload};
+use super::{Shared, body, shown};
 use crate::serve::backend;
 use crate::serve::error::ApiError;
 use crate::serve::live::Named;
@@ -19,38 +19,28 @@ pub(super) async fn list(State(app): Shared) -> Response {
     let registry = app.registry();
     let one = |(name, named): (&String, Named<'_>)| {
         let generation = named.live.number.to_string();
-        json!({ "id": named.id, "name": name, "path": named.live.path, "scale": named.scale, "generation": generation })
+        json!({ "id": named.id, "name": name, "path": shown(&named.live.path), "scale": named.scale, "generation": generation })
     };
     axum::Json(registry.all().into_iter().map(one).collect::<Vec<_>>()).into_response()
 }
 
 pub(super) async fn set_scales(State(app): Shared, request: Request) -> Result<Response, ApiError> {
-    let value = body(&app, request).await?;
-    let scales = scales(&value)?;
-    app.registry().set_scales(&scales)?;
+    let scales: Vec<Scale> = body::parse(body::json(&app, request).await?)?;
+    app.registry().set_scales(&pairs(&scales))?;
     Ok(axum::Json(json!({ "success": true })).into_response())
 }
 
 pub(super) async fn load(State(app): Shared, request: Request) -> Result<Response, ApiError> {
-    let value = body(&app, request).await?;
-    let fields = Fields::of(&value)?.only(&["lora_name", "lora_path", "load_inplace"])?;
-    let (name, path) = (
-        fields.needed("lora_name")?.to_owned(),
-        fields.needed("lora_path")?,
-    );
-    if name == app.name {
-        return Err(ApiError::input(format!(
-            "{name:?} is the base model's name"
-        )));
-    }
-    let replaces = fields.truth("load_inplace")?.unwrap_or(false);
-    if app.registry().get(&name).is_some() && !replaces {
+    let fields: Load = body::fields(&app, request).await?;
+    let name = fields.lora_name;
+    backend::check_name(&name, &app.name)?;
+    if app.registry().get(&name).is_some() && !fields.load_inplace {
         let message = format!(
             "an adapter is called {name:?} already: say \"load_inplace\": true to put this one in its place"
         );
         return Err(ApiError::input(message));
     }
-    let path = backend::within(&app, Path::new(path))?;
+    let path = backend::within(&app, Path::new(&fields.lora_path))?;
     let (loader, called) = (Arc::clone(&app), name.clone());
     let loaded = tokio::task::spawn_blocking(move || backend::swap(&loader, &called, path)).await;
     let number = loaded.map_err(|_| ApiError::internal("loading the adapter panicked"))??;
@@ -59,8 +49,7 @@ pub(super) async fn load(State(app): Shared, request: Request) -> Result<Respons
 }
 
 pub(super) async fn unload(State(app): Shared, request: Request) -> Result<Response, ApiError> {
-    let value: Value = body(&app, request).await?;
-    let name = Fields::of(&value)?.needed("lora_name")?;
-    backend::unload(&app, name)?;
+    let Unload { lora_name: name } = body::fields(&app, request).await?;
+    backend::unload(&app, &name)?;
     Ok(format!("Success: LoRA adapter '{name}' removed successfully.").into_response())
 }

@@ -1,6 +1,7 @@
 //! HTTP: who is answered, what paths there are. The endpoints of each tradition have a file of their
 //! own.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
@@ -11,7 +12,6 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::ListenerExt;
-use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -25,12 +25,15 @@ use crate::engine::host::Host;
 use crate::record::{Clock, ContentHash};
 
 mod answer;
-mod ask;
-mod fields;
+mod body;
 mod llama;
 mod lora;
 mod metrics;
 mod openai;
+mod options;
+mod prompt;
+mod schema;
+mod submit;
 
 /// What every request sees.
 pub(super) struct App {
@@ -115,6 +118,11 @@ impl App {
 }
 
 type Shared = State<Arc<App>>;
+
+/// A path as JSON can have it; what is not UTF-8 is replaced.
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
 
 /// Answer clients of one listener until `closing` says to end; then finish what runs.
 pub(super) async fn listen(
@@ -243,29 +251,6 @@ fn allows(allowed: &str, origin: &str) -> bool {
     allowed == "*"
         || allowed == origin
         || (allowed == "localhost" && matches!(host, "localhost" | "127.0.0.1" | "[::1]"))
-}
-
-/// The body of a request as JSON.
-///
-/// fails: too long, too slow, not JSON.
-async fn body(app: &App, request: Request) -> Result<Value, ApiError> {
-    let most = app.config.limits.request_bytes_max;
-    let patience = std::time::Duration::from_secs(app.config.limits.request_seconds_max);
-    let length = request
-        .headers()
-        .get(header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|text| text.parse().ok());
-    if length.is_some_and(|length: usize| length > most) {
-        return Err(ApiError::too_large(most));
-    }
-    let read =
-        tokio::time::timeout(patience, axum::body::to_bytes(request.into_body(), most)).await;
-    let bytes = read
-        .map_err(|_| ApiError::too_slow())?
-        .map_err(|_| ApiError::too_large(most))?;
-    serde_json::from_slice(&bytes)
-        .map_err(|error| ApiError::input(format!("the body is not JSON: {error}")))
 }
 
 #[cfg(test)]

@@ -10,9 +10,11 @@ use super::answer::{
     Whole, end_of_stream, event, finite, named, piece, probabilities, streamed, timings, usage,
     whole,
 };
-use super::ask::{Options, conversation, encode, prompts, submit};
-use super::fields::Fields;
-use super::{App, Shared, body};
+use super::options::Options;
+use super::prompt::{conversation, encode, prompts};
+use super::schema::{Chat, Common, Completion, Count, Integer};
+use super::submit::{Pending, submit};
+use super::{App, Shared, body, shown};
 use crate::serve::error::ApiError;
 use crate::serve::live::generation;
 use crate::serve::sampler::Drawn;
@@ -43,12 +45,12 @@ fn listed(app: &App) -> Vec<Value> {
     let registry = app.registry();
     let meta = json!({ "n_vocab": info.vocabulary, "n_ctx": info.context, "n_params": info.parameters, "size": info.bytes });
     let base = json!({
-        "id": app.name, "object": "model", "created": 0, "owned_by": "translora", "root": info.path, "parent": null,
+        "id": app.name, "object": "model", "created": 0, "owned_by": "translora", "root": shown(&info.path), "parent": null,
         "meta": meta, "translora": { "generation": generation(&registry.usual().key), "sha256": info.hash },
     });
     let adapter = |(name, named): (&String, crate::serve::live::Named<'_>)| {
         json!({
-            "id": name, "object": "model", "created": 0, "owned_by": "translora", "root": named.live.path, "parent": app.name,
+            "id": name, "object": "model", "created": 0, "owned_by": "translora", "root": shown(&named.live.path), "parent": app.name,
             "translora": { "generation": named.live.number.to_string(), "sha256": named.live.weights.hash },
         })
     };
@@ -99,13 +101,12 @@ impl Frame {
 }
 
 pub(super) async fn chat(State(app): Shared, request: Request) -> Result<Response, ApiError> {
-    let value = body(&app, request).await?;
-    let fields = Fields::of(&value)?;
-    let mut options = Options::read(&app, fields)?;
-    if fields.truth("logprobs")? == Some(true) {
-        options.report(&app, fields.whole("top_logprobs")?.unwrap_or(0))?;
+    let (fields, common): (Chat, _) = body::generation(&app, request).await?;
+    let mut options = Options::read(&app, common)?;
+    if fields.logprobs == Some(true) {
+        options.report(&app, fields.top_logprobs.unwrap_or(Integer(0)))?;
     }
-    let text = conversation(&app, fields)?;
+    let text = conversation(&app, fields.template())?;
     let mut pending = submit(&app, &options, encode(&app, &text)?)?;
     if options.stream {
         return Ok(stream_chat(&app, &options, pending));
@@ -127,12 +128,12 @@ pub(super) async fn input_tokens(
     State(app): Shared,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let value = body(&app, request).await?;
-    let text = conversation(&app, Fields::of(&value)?)?;
+    let (fields, _): (Chat, _) = body::generation(&app, request).await?;
+    let text = conversation(&app, fields.template())?;
     Ok(axum::Json(json!({ "input_tokens": encode(&app, &text)?.len() })).into_response())
 }
 
-fn stream_chat(app: &Arc<App>, options: &Options, pending: super::ask::Pending) -> Response {
+fn stream_chat(app: &Arc<App>, options: &Options, pending: Pending) -> Response {
     let frame = Frame::new(app, "chatcmpl", "chat.completion.chunk", options);
     let chunk = |delta: &Value, logprobs: &Value, end: Option<&str>| json!([{ "index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": end }]);
     let opening = event(&frame.with(&chunk(
@@ -175,20 +176,23 @@ pub(super) async fn completions(
     State(app): Shared,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let value = body(&app, request).await?;
-    let fields = Fields::of(&value)?;
-    let mut options = Options::read(&app, fields)?;
-    if let Some(count) = fields.whole("logprobs")? {
-        options.report(&app, count)?;
+    let (fields, common): (Completion, Common) = body::generation(&app, request).await?;
+    let bounds = [
+        common.max_tokens,
+        common.max_completion_tokens,
+        common.n_predict,
+    ];
+    let mut options = Options::read(&app, common)?;
+    match fields.logprobs {
+        Some(Count::Number(count)) => options.report(&app, count)?,
+        Some(Count::Switch(true)) => options.report(&app, Integer(0))?,
+        Some(Count::Switch(false)) | None => {}
     }
-    if fields.get("max_tokens").is_none() && fields.get("n_predict").is_none() {
+    if bounds.iter().all(Option::is_none) {
         // OpenAI's own default for this endpoint.
         options.tokens_max = Some(options.tokens_max.map_or(16, |most| most.min(16)));
     }
-    let prompt = fields
-        .get("prompt")
-        .ok_or_else(|| ApiError::input("\"prompt\" is missing"))?;
-    let (all, _) = prompts(&app, prompt)?;
+    let (all, _) = prompts(&app, fields.prompt)?;
     if options.stream && all.len() != 1 {
         return Err(ApiError::input("a stream has one prompt"));
     }
@@ -225,7 +229,7 @@ pub(super) async fn completions(
     ))
 }
 
-fn stream_completion(app: &Arc<App>, options: &Options, pending: super::ask::Pending) -> Response {
+fn stream_completion(app: &Arc<App>, options: &Options, pending: Pending) -> Response {
     let frame = Frame::new(app, "cmpl", "text_completion", options);
     let (app, counts, reported, mut offset) = (
         Arc::clone(app),

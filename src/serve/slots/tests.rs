@@ -30,6 +30,7 @@ fn request(prompt: &str, key: &[u64], tokens_max: usize) -> (Request, UnboundedR
         with: Choice {
             weights: Vec::new(),
             key,
+            names: Vec::new(),
         },
         sampling: Sampling {
             temperature: 0.0,

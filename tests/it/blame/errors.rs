@@ -71,9 +71,9 @@ fn engine() -> Room {
                 path: "libggml-cuda.so".into(),
                 reason: "no driver".into(),
             },
-            E::Io {
+            E::File {
                 path: "m.gguf".into(),
-                source: disk(),
+                source: disk().into(),
             },
             E::Tokenizer {
                 model: model(),
@@ -188,9 +188,9 @@ fn kit() -> [Room; 2] {
     let path = || "k.kit".into();
     let hash = ContentHash::of(b"x");
     let errors = [
-        E::Io {
+        E::File {
             path: path(),
-            source: disk(),
+            source: disk().into(),
         },
         E::Line {
             path: path(),
@@ -211,28 +211,15 @@ fn kit() -> [Room; 2] {
             distinct: 1,
             needed: 2,
         },
-        E::NotAFile {
-            path: path(),
-            what: "a folder",
-        },
-        E::TooLarge {
-            path: path(),
-            bytes: 2,
-            bytes_max: 1,
-        },
-        E::LargeHeader {
-            path: path(),
-            bytes_max: 1,
-        },
-        E::Gguf {
-            path: path(),
-            source: GgufError::BigEndian,
-        },
         E::Split(SplitError::NotFirst {
             path: path(),
             number: 2,
             count: 3,
         }),
+        E::Adapter {
+            path: path(),
+            source: LoraError::Activated,
+        },
         E::NotAKit {
             path: path(),
             reason: "no manifest".into(),
@@ -335,6 +322,7 @@ fn stages() -> [Room; 6] {
                     source: disk(),
                 },
                 PublishError::NoName { path: "..".into() },
+                PublishError::Folder { path: "new".into() },
                 PublishError::Stamp(GgufError::BigEndian),
             ],
         ),
@@ -346,6 +334,10 @@ fn pipeline() -> [Room; 2] {
     let folder = || "n.gguf.journal".into();
     let journal = [
         JournalError::Unfinished { folder: folder() },
+        JournalError::InUse {
+            folder: folder(),
+            process: Some(4711),
+        },
         JournalError::Changed {
             folder: folder(),
             what: "the plan".into(),

@@ -12,7 +12,7 @@ use super::{
     kit, kit_plan, left, plan, quietly, resumed, sound, stages_of, train, train_plan, training,
     transfer,
 };
-use crate::world::{World, remedy};
+use crate::toy::{World, remedy};
 
 /// A clock that asks a run to stop when it is read for the n-th time: a run reads it at both ends
 /// of every stage.

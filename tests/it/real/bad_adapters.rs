@@ -202,7 +202,7 @@ fn sentence(bytes: &[u8], base: &translora_lora::Base) -> String {
 
 #[test]
 fn every_door_refuses_every_bad_file_with_the_same_words() {
-    let folder = Folder::new("bad-adapters");
+    let folder = Folder::new();
     folder.write("train.jsonl", rows("train.jsonl", 20).as_bytes());
     folder.write("seeds.jsonl", rows("seeds.jsonl", 5).as_bytes());
     folder.write("eval.jsonl", rows("eval.jsonl", 5).as_bytes());
@@ -302,7 +302,7 @@ fn a_server_goes_on(folder: &Folder, all: &[(String, String)]) {
 /// llama.cpp reads past the end of an adapter with fewer experts than its base.
 #[test]
 fn a_mixture_takes_adapters_with_as_many_experts_only() {
-    let folder = Folder::new("experts");
+    let folder = Folder::new();
     let bytes = std::fs::read(old_base()).expect("the lab is in the repository");
     let gguf = Gguf::parse(&bytes).expect("it is whole");
     let mut metadata = Writer::new();

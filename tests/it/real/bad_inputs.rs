@@ -9,8 +9,8 @@ use translora_gguf::{Gguf, Writer};
 use super::{Folder, lab, new_base, refused, rows, transfer};
 
 /// A folder with seeds, held-out rows, and whatever `fill` puts there.
-fn world(name: &str, fill: impl FnOnce(&Folder)) -> Folder {
-    let folder = Folder::new(name);
+fn world(fill: impl FnOnce(&Folder)) -> Folder {
+    let folder = Folder::new();
     folder.write("seeds.jsonl", rows("seeds.jsonl", 5).as_bytes());
     folder.write("eval.jsonl", rows("eval.jsonl", 5).as_bytes());
     fill(&folder);
@@ -54,7 +54,7 @@ fn rows_that_are_none_are_refused_by_line() {
             "nothing.jsonl: it has no rows",
         ),
     ];
-    let folder = world("rows", |folder| {
+    let folder = world(|folder| {
         cases
             .iter()
             .for_each(|(name, text, _)| _ = folder.write(name, text.as_bytes()));
@@ -90,7 +90,7 @@ fn rows_that_are_none_are_refused_by_line() {
 #[test]
 fn seeds_that_are_all_the_same_are_refused() {
     let seed = rows("seeds.jsonl", 1);
-    let folder = world("seeds", |folder| {
+    let folder = world(|folder| {
         _ = folder.write("same.jsonl", seed.repeat(5).as_bytes());
     });
     refuse(
@@ -107,7 +107,7 @@ fn a_row_longer_than_the_context_is_refused_by_number() {
         "{{\"prompt\": \"{}\", \"completion\": \"[SHIP]\"}}\n",
         "the spoon did not arrive ".repeat(200)
     );
-    let folder = world("long", |folder| {
+    let folder = world(|folder| {
         _ = folder.write("long.jsonl", (rows("train.jsonl", 12) + &long).as_bytes());
     });
     let old = super::old_base();
@@ -136,7 +136,7 @@ fn adapters_that_are_damaged_or_of_another_base_are_refused() {
         whole.len() / 2,
         whole.len() - 64,
     ];
-    let folder = world("adapters", |folder| {
+    let folder = world(|folder| {
         cuts.iter()
             .for_each(|&cut| _ = folder.write(&format!("cut-{cut}.gguf"), &whole[..cut]));
         folder.write("nan.gguf", &with_a_number_that_is_none(&whole));
@@ -226,7 +226,7 @@ fn an_adapter_that_changes_nothing_has_nothing_to_transfer() {
             data.fill(0);
         }
     });
-    let folder = world("zero", |folder| _ = folder.write("zero.gguf", &zero));
+    let folder = world(|folder| _ = folder.write("zero.gguf", &zero));
     refuse(
         &folder,
         "an adapter whose B is zero",
@@ -237,7 +237,7 @@ fn an_adapter_that_changes_nothing_has_nothing_to_transfer() {
 
 #[test]
 fn outputs_that_cannot_be_written_are_refused_at_once() {
-    let folder = world("outputs", |folder| {
+    let folder = world(|folder| {
         folder.write("there.gguf", b"somebody's");
         folder.write("reported.report.json", b"somebody's");
         folder.write("closed", b"");
@@ -268,7 +268,7 @@ fn outputs_that_cannot_be_written_are_refused_at_once() {
 
 #[test]
 fn a_folder_that_may_not_be_written_is_refused() {
-    let folder = world("closed", |folder| {
+    let folder = world(|folder| {
         fs::create_dir(folder.path("closed")).expect("the folder is writable");
     });
     let closed = folder.path("closed");

@@ -157,7 +157,7 @@ fn refuse(folder: &Folder, what: &str, line: &str, says: &[&str]) {
 #[test]
 fn a_base_that_cannot_be_used_is_refused_by_name() {
     let whole = fs::read(old_base()).expect("the lab is in the repository");
-    let folder = Folder::new("models");
+    let folder = Folder::new();
     folder.write(
         "seeds.jsonl",
         (rows("seeds.jsonl", 2) + "{\"prompt\": \"ticket from Zoé: a café\"}\n").as_bytes(),
@@ -190,7 +190,7 @@ fn a_base_that_cannot_be_used_is_refused_by_name() {
 fn a_base_that_was_cut_short_is_refused_wherever_it_ends() {
     let whole = fs::read(new_base()).expect("the lab is in the repository");
     let header = header_bytes(&whole);
-    let folder = Folder::new("cut");
+    let folder = Folder::new();
     folder.write("seeds.jsonl", rows("seeds.jsonl", 5).as_bytes());
     for cut in [
         0,

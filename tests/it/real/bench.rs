@@ -16,7 +16,7 @@ fn bench(folder: &Folder, more: &str) -> Value {
 
 #[test]
 fn all_ways_take_the_same_step() {
-    let folder = Folder::new("bench");
+    let folder = Folder::new();
     let number = |report: &Value, path: &str| {
         report
             .pointer(path)
@@ -56,7 +56,7 @@ fn all_ways_take_the_same_step() {
 
 #[test]
 fn a_peer_and_a_mode_exclude_each_other() {
-    let folder = Folder::new("bench");
+    let folder = Folder::new();
     let told = folder.run(&format!(
         "bench train -m {} --peer outprod --mode exact",
         old_base().display()
@@ -70,7 +70,7 @@ fn a_peer_and_a_mode_exclude_each_other() {
 
 #[test]
 fn drawing_side_by_side_is_measured() {
-    let folder = Folder::new("bench");
+    let folder = Folder::new();
     let told = folder.run(&format!(
         "bench generate -m {} --width 3 --prefix 40 --tokens 6 --json",
         old_base().display()
@@ -110,7 +110,7 @@ fn drawing_side_by_side_is_measured() {
 
 #[test]
 fn a_swap_is_measured() {
-    let folder = Folder::new("bench");
+    let folder = Folder::new();
     let lora = &lab().lora;
     for name in ["a.gguf", "b.gguf"] {
         std::fs::copy(lora, folder.path(name)).expect("the folder is writable");

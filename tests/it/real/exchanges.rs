@@ -111,7 +111,7 @@ fn sliding(from: &Path, to: &Path, base: bool) {
 /// of the other's cells is taken over.
 #[test]
 fn a_sliding_window_holds_nothing_of_the_adapter_before() {
-    let folder = Folder::new("serve-window");
+    let folder = Folder::new();
     for (task, name) in [("ticket", "one"), ("date_iso", "two")] {
         let rows =
             fs::read_to_string(root().join(format!("tests/fixtures/lab/tasks/{task}/train.jsonl")))

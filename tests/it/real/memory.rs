@@ -43,7 +43,7 @@ fn bench(folder: &Folder, line: &str) -> Option<(Value, u64)> {
 
 #[test]
 fn the_predicted_peak_is_the_measured_one_and_a_limit_holds() {
-    let folder = Folder::new("memory");
+    let folder = Folder::new();
     for (model, tokens) in models() {
         let line = format!(
             "bench train -m {} --tokens {tokens} --steps 1 --json",
@@ -74,7 +74,7 @@ fn the_predicted_peak_is_the_measured_one_and_a_limit_holds() {
 
 #[test]
 fn what_cannot_fit_is_refused_before_any_work() {
-    let folder = Folder::new("too-little");
+    let folder = Folder::new();
     folder.write("train.jsonl", rows("train.jsonl", 40).as_bytes());
     folder.write("seeds.jsonl", rows("seeds.jsonl", 5).as_bytes());
     let before = folder.names();

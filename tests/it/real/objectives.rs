@@ -117,7 +117,7 @@ fn a_teachers_words_are_those_it_scores_and_its_tokens_lie_in_the_answer() {
 
 #[test]
 fn a_student_comes_nearer_to_its_teachers_probabilities() {
-    let folder = Folder::new("objectives");
+    let folder = Folder::new();
     folder.write("seeds.jsonl", rows("seeds.jsonl", 5).as_bytes());
     let same = folder.path("old.q8_0.gguf");
     quantize(Backend::init().unwrap(), &old_base(), &same, "q8_0").unwrap();

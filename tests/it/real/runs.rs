@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use super::{Folder, Told, done, lab, new_base, old_base, rows, transfer};
 
-fn world(name: &str, eval: usize) -> Folder {
-    let folder = Folder::new(name);
+fn world(eval: usize) -> Folder {
+    let folder = Folder::new();
     folder.write("seeds.jsonl", rows("seeds.jsonl", 5).as_bytes());
     folder.write("eval.jsonl", rows("eval.jsonl", eval).as_bytes());
     folder.write("train.jsonl", rows("train.jsonl", 40).as_bytes());
@@ -61,7 +61,7 @@ fn the_same_seed_gives_the_same_bytes_and_another_does_not() {
         ),
     ];
     let made = |line: &str, name: &str| {
-        let folder = world("seed", 5);
+        let folder = world(5);
         done(&folder.run(line));
         fs::read(folder.path(name)).expect("it was made")
     };
@@ -77,7 +77,7 @@ fn the_same_seed_gives_the_same_bytes_and_another_does_not() {
         );
     }
     let moved = |seed: &str| {
-        let folder = world("seed", 5);
+        let folder = world(5);
         adapter(&folder, &folder.run(&transfer(&[("--seed", seed)])))
     };
     let first = moved("7");
@@ -145,10 +145,10 @@ fn interrupted(folder: &Folder, line: &str, sign: &Sign) -> Told {
 #[test]
 fn ctrl_c_in_any_stage_leaves_nothing_but_the_journal_and_resume_ends_in_the_same_bytes() {
     let straight = {
-        let folder = world("straight", 60);
+        let folder = world(60);
         adapter(&folder, &folder.run(&longer()))
     };
-    let folder = world("stopped", 60);
+    let folder = world(60);
     let before = folder.names();
     let mut line = longer();
     for (stage, sign) in STOPS {
@@ -194,7 +194,7 @@ fn ctrl_c_in_any_stage_leaves_nothing_but_the_journal_and_resume_ends_in_the_sam
 /// The last stage takes milliseconds: it ends either before Ctrl-C or not at all.
 #[test]
 fn ctrl_c_while_publishing_leaves_all_or_nothing() {
-    let folder = world("publish", 5);
+    let folder = world(5);
     let before = folder.names();
     let told = interrupted(
         &folder,
@@ -222,7 +222,7 @@ fn ctrl_c_while_publishing_leaves_all_or_nothing() {
 
 #[test]
 fn what_is_published_is_what_was_judged() {
-    let folder = world("published", 40);
+    let folder = world(40);
     let told = folder.run(&format!("{} --json", longer()));
     let report = told.json();
     let path = report["adapter"]

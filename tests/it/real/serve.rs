@@ -138,7 +138,7 @@ const NAMES: [&str; 3] = ["ticket", "other", "date_iso"];
 pub(super) fn adapters() -> &'static Adapters {
     static ADAPTERS: OnceLock<Adapters> = OnceLock::new();
     ADAPTERS.get_or_init(|| {
-        let folder = Folder::new("serve");
+        let folder = Folder::new();
         std::fs::copy(&lab().lora, folder.path("ticket.gguf")).expect("the folder is writable");
         // Answers to the same questions, told apart from the first adapter's by their brackets.
         folder.write(
@@ -400,7 +400,7 @@ pub(super) fn told(object: &Value) -> Vec<(String, f64)> {
 fn a_bad_adapter_is_refused_while_others_answer() {
     let lab = adapters();
     let whole = std::fs::read(lab.folder.path("ticket.gguf")).expect("it was made");
-    let folder = Folder::new("serve-bad");
+    let folder = Folder::new();
     std::fs::copy(lab.folder.path("ticket.gguf"), folder.path("ticket.gguf")).expect("writable");
     let served = Served::start(
         &folder,
@@ -443,7 +443,7 @@ fn a_bad_adapter_is_refused_while_others_answer() {
 /// nobody's answer fails.
 #[test]
 fn a_transfer_over_http_goes_live_under_load() {
-    let folder = Folder::new("serve-transfer");
+    let folder = Folder::new();
     folder.write("seeds.jsonl", rows("seeds.jsonl", 5).as_bytes());
     std::fs::create_dir(folder.path("adapters")).expect("writable");
     let line = format!(

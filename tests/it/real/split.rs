@@ -51,7 +51,7 @@ fn contents(path: &Path) -> (Vec<(String, Vec<u8>)>, Vec<String>) {
 
 #[test]
 fn a_split_model_is_trained_whole() {
-    let folder = Folder::new("split");
+    let folder = Folder::new();
     split(&folder);
     folder.write("train.jsonl", rows("train.jsonl", 40).as_bytes());
     let old = old_base();
@@ -114,7 +114,7 @@ fn a_split_model_is_trained_whole() {
 
 #[test]
 fn a_part_that_is_not_as_it_should_be_is_named() {
-    let folder = Folder::new("split-broken");
+    let folder = Folder::new();
     split(&folder);
     folder.write("train.jsonl", rows("train.jsonl", 4).as_bytes());
     folder.write("seeds.jsonl", rows("seeds.jsonl", 5).as_bytes());

@@ -8,13 +8,15 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use translora::engine::toy::Toy;
 use translora::engine::{Engine, OpenOptions, With};
-use translora::record::{Cancel, Pair, SystemClock};
+use translora::record::{Cancel, Pair, Prompt, SystemClock};
 use translora::serve::{Config, Limits, Server};
 
 use crate::pipeline::train;
-use crate::world::{World, write_rows};
+use crate::toy::{World, write_rows};
 
 pub mod client;
+mod fields;
+mod folder;
 mod refusals;
 mod requests;
 mod running;
@@ -51,7 +53,10 @@ impl Lab {
             &world.path("other.jsonl"),
             "second.gguf",
         );
-        let prompts = rows[..24].iter().map(|row| row.prompt.clone()).collect();
+        let prompts = rows[..24]
+            .iter()
+            .map(|row| row.prompt.text.clone())
+            .collect();
         Self {
             prompts,
             adapters: [first, second],
@@ -72,8 +77,13 @@ impl Lab {
             cancel: &cancel,
             progress: &mut progress,
         };
+        let prompts: Vec<Prompt> = self
+            .prompts
+            .iter()
+            .map(|text| text.as_str().into())
+            .collect();
         let answers = model
-            .answer(with, &self.prompts, 100, &mut monitor)
+            .answer(with, &prompts, 100, &mut monitor)
             .expect("it answers");
         answers.into_iter().map(|answer| answer.text).collect()
     }
@@ -86,7 +96,6 @@ impl Lab {
                 ("ticket".into(), self.adapters[0].clone(), 0.0),
                 ("second".into(), self.adapters[1].clone(), 0.0),
             ],
-            in_folder: Vec::new(),
             folder: Some(self.world.folder.clone()),
             jobs: translora::jobs::Config::default(),
             hosts: vec!["127.0.0.1".into()],

@@ -40,7 +40,7 @@ fn bad_requests_are_refused_by_name() {
         (json!({ "max_tokens": "many" }), 400, "max_tokens"),
         (json!({ "max_tokens": -7 }), 400, "tokens"),
         (json!({ "n": 2 }), 400, "\"n\""),
-        (json!({ "stop": [""] }), 400, "stop"),
+        (json!({ "stop": ["x".repeat(257)] }), 400, "stop"),
         (json!({ "stop": vec!["x"; 17] }), 400, "stop"),
         (json!({ "tools": [{}] }), 400, "tools"),
         (
@@ -50,7 +50,11 @@ fn bad_requests_are_refused_by_name() {
         ),
         (json!({ "logprobs": true, "top_logprobs": 101 }), 400, "100"),
         (json!({ "logit_bias": { "100000": 1 } }), 400, "logit_bias"),
-        (json!({ "lora": [{ "id": 7, "scale": 1 }] }), 400, "7"),
+        (
+            json!({ "model": "base", "lora": [{ "id": 7, "scale": 1 }] }),
+            400,
+            "7",
+        ),
         (json!({ "stream": "yes" }), 400, "stream"),
     ];
     for (more, status, says) in cases {

@@ -176,7 +176,7 @@ fn a_file_that_is_no_adapter_changes_nothing() {
         ("none.gguf", 400),
         ("wide.gguf", 400),
         ("missing.gguf", 404),
-        ("../x.gguf", 404),
+        ("../x.gguf", 403),
         ("/etc/hostname", 403),
     ] {
         let reply = load(address, "ticket", file);

@@ -17,7 +17,6 @@ fn config(lab: &Lab) -> Config {
         model: lab.world.target.clone(),
         alias: "new".into(),
         adapters: Vec::new(),
-        in_folder: Vec::new(),
         ..lab.config()
     }
 }

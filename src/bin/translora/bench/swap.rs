@@ -167,7 +167,6 @@ impl Swap {
             model: self.model.clone(),
             alias: "base".into(),
             adapters: vec![(NAME.into(), self.lora[0].clone(), 0.0)],
-            in_folder: Vec::new(),
             folder: Some(folder),
             jobs: translora::jobs::Config::default(),
             hosts: vec!["127.0.0.1".into()],

@@ -8,13 +8,13 @@ use serde::{Deserialize, Serialize};
 use crate::distill::{Fitted, fit};
 use crate::engine::{Engine, Monitor, With};
 use crate::filter::{self, Judge, Judged, Rules, Valid, Validity};
-use crate::generate::{Candidate, InputSampler, Prompt, Settings, Yield};
+use crate::generate::{Candidate, InputSampler, Instruction, Settings, Yield};
 use crate::kit::Seed;
 use crate::pipeline::inputs::Generator;
 use crate::pipeline::job::{Done, Job, Session, fitting, recipe};
 use crate::pipeline::journal::blob_name;
 use crate::pipeline::{PipelineError, Stage, TransferPlan};
-use crate::record::Pair;
+use crate::record::{Pair, Prompt};
 use crate::request::Training;
 
 mod teacher;
@@ -259,19 +259,20 @@ impl<'a> Stages<'a> {
         };
         let done = job.stage("probe", Stage::Generate, |monitor, _| {
             let mut sampler = InputSampler::new(self.seeds, settings)?;
-            let mut texts: Vec<String> = Vec::new();
+            let mut texts: Vec<Prompt> = Vec::new();
             for _ in 0..PROBES.div_ceil(limits.sequences_max) {
                 let model = target.get()?.0;
                 let mut silent = Monitor {
                     cancel: monitor.cancel,
                     progress: &mut |_, _| {},
                 };
-                let (fresh, _) = sampler.round(model, With::Base, Prompt::Anything, &mut silent)?;
+                let (fresh, _) =
+                    sampler.round(model, With::Base, Instruction::Anything, &mut silent)?;
                 texts.extend(
                     fresh
                         .iter()
                         .filter(|line| line.finished() && !line.text().is_empty())
-                        .map(|line| line.text().to_owned()),
+                        .map(|line| line.prompt().clone()),
                 );
             }
             target.close();

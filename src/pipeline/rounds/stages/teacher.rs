@@ -9,7 +9,7 @@ use crate::label::{self, Draws, Labeled, Rejections};
 use crate::pipeline::job::{Done, Job};
 use crate::pipeline::judging::Teacher;
 use crate::pipeline::{PipelineError, Stage};
-use crate::record::Pair;
+use crate::record::{Pair, Prompt};
 
 /// Answers that are drawn to see what most agree on, at which temperature, and the share that must.
 const ANSWERS_DRAWN: usize = 8;
@@ -21,13 +21,14 @@ impl Stages<'_> {
     /// the surest to be of the task.
     pub fn label_seeds(&mut self, job: &mut Job<'_>) -> Result<Vec<Labeled>, PipelineError> {
         let tokens_max = self.plan.answer.answer_tokens;
-        let texts: Vec<String> = self.seeds.iter().map(|seed| seed.text().into()).collect();
+        let seeds = self.seeds.iter();
+        let prompts: Vec<Prompt> = seeds.map(|seed| seed.prompt().clone()).collect();
         let source = &mut self.sessions.source;
         let done = job.stage("seeds", Stage::Label, |monitor, _| {
             let (model, adapters) = source.get()?;
             let teacher = With::Adapter(adapters[0]);
-            let rows = label::label_texts(model, teacher, &texts, tokens_max, monitor)?;
-            let summary = format!("{} of {} seeds answered", rows.len(), texts.len());
+            let rows = label::label_prompts(model, teacher, &prompts, tokens_max, monitor)?;
+            let summary = format!("{} of {} seeds answered", rows.len(), prompts.len());
             Ok(Done::rows(rows, summary))
         })?;
         Ok(done.rows)

@@ -3,13 +3,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use translora::engine::toy::world::{new_base, old_base, rows};
 use translora::record::{Blame, InJson, Pair};
 
 /// The files of one world.
 pub struct World {
+    /// Goes away with the world.
+    _kept: tempfile::TempDir,
     pub folder: PathBuf,
     pub source: PathBuf,
     pub target: PathBuf,
@@ -20,16 +21,41 @@ pub struct World {
     pub seeds: PathBuf,
 }
 
-static WORLDS: AtomicUsize = AtomicUsize::new(0);
-
 impl World {
     pub fn new() -> Self {
-        let name = format!(
-            "translora-world-{}-{}",
-            std::process::id(),
-            WORLDS.fetch_add(1, Ordering::Relaxed)
-        );
-        write(&std::env::temp_dir().join(name))
+        let kept = tempfile::tempdir().expect("a temporary folder can be made");
+        let folder = kept.path();
+        let world = Self {
+            folder: folder.to_owned(),
+            source: folder.join("old.json"),
+            target: folder.join("new.json"),
+            train: folder.join("train.jsonl"),
+            eval: folder.join("eval.jsonl"),
+            seeds: folder.join("seeds.jsonl"),
+            _kept: kept,
+        };
+        fs::write(
+            &world.source,
+            serde_json::to_vec(&old_base()).expect("a base is JSON"),
+        )
+        .expect("writable");
+        fs::write(
+            &world.target,
+            serde_json::to_vec(&new_base()).expect("a base is JSON"),
+        )
+        .expect("writable");
+        let all = rows(425, 11);
+        write_rows(&world.train, &all[..300]);
+        write_rows(&world.eval, &all[300..420]);
+        let seeds: Vec<Pair> = all[420..]
+            .iter()
+            .map(|row| Pair {
+                completion: String::new(),
+                ..row.clone()
+            })
+            .collect();
+        write_rows(&world.seeds, &seeds);
+        world
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -51,47 +77,6 @@ impl World {
         names.sort();
         names
     }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        _ = fs::remove_dir_all(&self.folder);
-    }
-}
-
-/// Write a world into a folder.
-pub fn write(folder: &Path) -> World {
-    fs::create_dir_all(folder).expect("a temporary folder can be made");
-    let world = World {
-        folder: folder.to_owned(),
-        source: folder.join("old.json"),
-        target: folder.join("new.json"),
-        train: folder.join("train.jsonl"),
-        eval: folder.join("eval.jsonl"),
-        seeds: folder.join("seeds.jsonl"),
-    };
-    fs::write(
-        &world.source,
-        serde_json::to_vec(&old_base()).expect("a base is JSON"),
-    )
-    .expect("writable");
-    fs::write(
-        &world.target,
-        serde_json::to_vec(&new_base()).expect("a base is JSON"),
-    )
-    .expect("writable");
-    let all = rows(425, 11);
-    write_rows(&world.train, &all[..300]);
-    write_rows(&world.eval, &all[300..420]);
-    let seeds: Vec<Pair> = all[420..]
-        .iter()
-        .map(|row| Pair {
-            completion: String::new(),
-            ..row.clone()
-        })
-        .collect();
-    write_rows(&world.seeds, &seeds);
-    world
 }
 
 /// Write rows as JSON lines.

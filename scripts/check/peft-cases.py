@@ -1,0 +1,159 @@
+"""Tiny adapters as PEFT saves them, for models of several architectures, and what llama.cpp's
+convert_lora_to_gguf.py makes of each. Writes one folder for each case:
+
+    adapter_config.json, adapter_model.safetensors   the adapter
+    converted.gguf                                   llama.cpp's
+    base.gguf                                        the base: its shapes, without meaning
+
+usage: peft-cases.py LLAMA_CPP OUT
+"""
+
+import json
+import math
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+llama, out = pathlib.Path(sys.argv[1]).resolve(), pathlib.Path(sys.argv[2])
+sys.path.insert(1, str(llama / "gguf-py"))
+sys.path.insert(1, str(llama))
+
+import gguf
+import numpy as np
+import peft
+import torch
+import transformers as hf
+from safetensors.torch import load_file, save_file
+
+SIZES = dict(
+    hidden_size=16,
+    intermediate_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    vocab_size=40,
+    pad_token_id=0,
+    bos_token_id=1,
+    eos_token_id=2,
+)
+ATTENTION = dict(target_modules=["q_proj", "k_proj", "v_proj", "o_proj"])
+EXPERTS = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24)
+
+# Name, the model's configuration, LoRA's settings, the type of the numbers.
+CASES = [
+    ("llama", hf.LlamaConfig(**SIZES, head_dim=4), {}, torch.float32),
+    ("llama-bf16", hf.LlamaConfig(**SIZES, head_dim=4), {}, torch.bfloat16),
+    ("granite", hf.GraniteConfig(**SIZES), {}, torch.float16),
+    ("mistral", hf.MistralConfig(**SIZES, head_dim=8), {}, torch.float32),
+    ("qwen2", hf.Qwen2Config(**SIZES), {}, torch.float32),
+    ("qwen3", hf.Qwen3Config(**SIZES, head_dim=8), {}, torch.float32),
+    ("gemma3", hf.Gemma3TextConfig(**SIZES, head_dim=8), {}, torch.bfloat16),
+    ("phi3", hf.Phi3Config(**SIZES), {}, torch.float32),
+    ("qwen3moe", hf.Qwen3MoeConfig(**SIZES, **EXPERTS, head_dim=8), ATTENTION, torch.float32),
+    ("mixtral", hf.MixtralConfig(**SIZES, num_local_experts=4, head_dim=4), ATTENTION, torch.float32),
+    ("lm-head", hf.LlamaConfig(**SIZES, head_dim=4), dict(target_modules=["lm_head", "embed_tokens"]), torch.float32),
+]
+
+
+def saved(folder, config, settings, kind):
+    """An adapter of random numbers, as PEFT saves it."""
+    torch.manual_seed(7)
+    model = hf.AutoModelForCausalLM.from_config(config)
+    config.architectures = [type(model).__name__]
+    settings = {"r": 2, "lora_alpha": 5, "target_modules": "all-linear"} | settings
+    model = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", **settings))
+    for name, weight in model.named_parameters():
+        if "lora_" in name:
+            weight.data = torch.randn_like(weight)
+    model.to(kind).save_pretrained(folder, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)
+
+
+def with_experts(folder, config, kind):
+    """Adds a LoRA for each expert, as transformers 4 has them: the converter knows no others."""
+    path = folder / "adapter_model.safetensors"
+    tensors = load_file(path)
+    mixtral = isinstance(config, hf.MixtralConfig)
+    parent = "block_sparse_moe" if mixtral else "mlp"
+    names = ["w1", "w3", "w2"] if mixtral else ["gate_proj", "up_proj", "down_proj"]
+    for layer in range(config.num_hidden_layers):
+        for expert in range(4):
+            for name in names:
+                down = name in ("w2", "down_proj")
+                ins, outs = (24, 16) if down else (16, 24)
+                module = f"base_model.model.model.layers.{layer}.{parent}.experts.{expert}.{name}"
+                tensors[f"{module}.lora_A.weight"] = torch.randn(2, ins).to(kind)
+                tensors[f"{module}.lora_B.weight"] = torch.randn(outs, 2).to(kind)
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def base(path, config, name):
+    """The shapes that the converter gives the model, and the keys that tell its heads."""
+    from conversion import ModelType, get_model_architecture, get_model_class
+
+    hparams = config.to_dict() | {"architectures": config.architectures}
+    kind = get_model_class(get_model_architecture(hparams, ModelType.TEXT))
+    arch = gguf.MODEL_ARCH_NAMES[kind.model_arch]
+    writer = gguf.GGUFWriter(path, arch)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    width, hidden = config.hidden_size, config.intermediate_size
+    head = getattr(config, "head_dim", None) or width // config.num_attention_heads
+    q, kv = head * config.num_attention_heads, head * config.num_key_value_heads
+    shapes = {"attn_output": (width, q)}
+    if name == "phi3":
+        shapes |= {"attn_qkv": (q + 2 * kv, width), "ffn_up": (2 * hidden, width)}
+    else:
+        shapes |= {"attn_q": (q, width), "attn_k": (kv, width), "attn_v": (kv, width)}
+    if name in ("qwen3moe", "mixtral"):
+        shapes |= {f"ffn_{part}_exps": (4, 24, width) for part in ("gate", "up")}
+        shapes |= {"ffn_down_exps": (4, width, 24), "ffn_gate_inp": (4, width)}
+    else:
+        shapes |= {"ffn_down": (width, hidden)}
+        if name != "phi3":
+            shapes |= {"ffn_gate": (hidden, width), "ffn_up": (hidden, width)}
+    for layer in range(config.num_hidden_layers):
+        for stem, shape in shapes.items():
+            writer.add_tensor(f"blk.{layer}.{stem}.weight", np.zeros(shape, np.float16))
+    for table in ("token_embd", "output"):
+        writer.add_tensor(f"{table}.weight", np.zeros((config.vocab_size, width), np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def convert(folder, config):
+    config.save_pretrained(folder / "model")
+    model = json.loads((folder / "model/config.json").read_text())
+    if "rope_parameters" in model and "rope_theta" not in model:
+        model["rope_theta"] = (model["rope_parameters"] or {}).get("rope_theta", 10000.0)
+    (folder / "model/config.json").write_text(json.dumps(model))
+    command = [sys.executable, llama / "convert_lora_to_gguf.py", folder, "--base", folder / "model"]
+    ran = subprocess.run(
+        [*map(str, command), "--outfile", str(folder / "converted.gguf")],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+    )
+    if ran.returncode:
+        sys.exit(f"{folder.name}: the converter says\n{ran.stderr[-2000:]}")
+    for path in (folder / "model").iterdir():
+        path.unlink()
+    (folder / "model").rmdir()
+
+
+def main():
+    for name, config, settings, kind in CASES:
+        folder = out / name
+        folder.mkdir(parents=True)
+        saved(folder, config, settings, kind)
+        if name in ("qwen3moe", "mixtral"):
+            with_experts(folder, config, kind)
+        base(folder / "base.gguf", config, name)
+        convert(folder, config)
+
+
+main()

@@ -1,0 +1,268 @@
+//! From the fields of a request to how its answers are generated.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::App;
+use super::schema::{Common, Integer, OneOrMany, Scale};
+use crate::engine::host::Token;
+use crate::record::Rng;
+use crate::serve::error::ApiError;
+use crate::serve::live::Choice;
+use crate::serve::sampler::Sampling;
+
+/// What is the same for every prompt of a request, whichever API it came through.
+#[derive(Clone)]
+pub(super) struct Options {
+    /// The model that answers, as the response calls it.
+    pub model: String,
+    pub with: Choice,
+    pub sampling: Sampling,
+    pub stops: Vec<String>,
+    /// None: until the context is full.
+    pub tokens_max: Option<usize>,
+    pub ignore_end: bool,
+    pub alternatives: Option<usize>,
+    pub cache: bool,
+    pub stream: bool,
+    /// End a stream with the counts.
+    pub usage: bool,
+}
+
+impl Options {
+    /// Read the fields that all APIs share.
+    ///
+    /// fails: a value out of range, an unknown model.
+    pub(super) fn read(app: &App, fields: Common) -> Result<Self, ApiError> {
+        let (model, with) = chosen(app, fields.model.as_deref(), fields.lora.as_deref())?;
+        let wanted = [
+            ("max_completion_tokens", fields.max_completion_tokens),
+            ("max_tokens", fields.max_tokens),
+            ("n_predict", fields.n_predict),
+        ];
+        let mut wanted = wanted
+            .into_iter()
+            .filter_map(|(name, whole)| whole.map(|whole| (name, whole.0)));
+        let wanted = match wanted.next() {
+            None | Some((_, -1)) => None,
+            Some((name, most)) => Some(count(name, most)?),
+        };
+        let usage = fields.stream_options.as_ref();
+        Ok(Self {
+            model,
+            with,
+            sampling: sampling(app, &fields)?,
+            stops: stops(app, fields.stop)?,
+            tokens_max: wanted.into_iter().chain(app.config.tokens_max).min(),
+            ignore_end: fields.ignore_eos.unwrap_or(false),
+            alternatives: None,
+            cache: fields.cache_prompt.unwrap_or(true),
+            stream: fields.stream.unwrap_or(false),
+            usage: usage
+                .and_then(|options| options.include_usage)
+                .unwrap_or(false),
+        })
+    }
+
+    /// Report the probability of each token, and of so many others.
+    pub(super) fn report(&mut self, app: &App, alternatives: Integer) -> Result<(), ApiError> {
+        let most = app.config.limits.logprobs_max;
+        let count = usize::try_from(alternatives.0)
+            .ok()
+            .filter(|count| *count <= most);
+        self.alternatives = Some(count.ok_or_else(|| {
+            ApiError::input(format!(
+                "probabilities of 0 to {most} tokens can be reported"
+            ))
+        })?);
+        Ok(())
+    }
+}
+
+fn count(name: &str, whole: i128) -> Result<usize, ApiError> {
+    usize::try_from(whole)
+        .map_err(|_| ApiError::input(format!("{name:?} counts tokens: {whole} is no such number")))
+}
+
+/// A number between two bounds, both allowed.
+fn within(
+    name: &str,
+    value: Option<f32>,
+    usual: f32,
+    (least, most): (f32, f32),
+) -> Result<f32, ApiError> {
+    match value {
+        None => Ok(usual),
+        Some(value) if (least..=most).contains(&value) => Ok(value),
+        Some(value) => Err(ApiError::input(format!(
+            "{name:?} must be from {least} to {most}, not {value}"
+        ))),
+    }
+}
+
+/// The adapters that a request runs under, and what its response calls the model.
+///
+/// fails: an unknown model or number; an adapter chosen by both fields.
+fn chosen(
+    app: &App,
+    model: Option<&str>,
+    lora: Option<&[Scale]>,
+) -> Result<(String, Choice), ApiError> {
+    let registry = app.registry();
+    let adapter = match model {
+        Some(name) if name != app.name => match registry.only(name) {
+            Some(choice) => Some((name, choice)),
+            None if app.config.any_model => None,
+            None => return Err(ApiError::no_model(name)),
+        },
+        _ => None,
+    };
+    match (adapter, lora) {
+        (Some((name, _)), Some(_)) => Err(ApiError::input(format!(
+            "\"model\" names the adapter {name:?}, and \"lora\" chooses adapters too: leave out one of them, or name the base"
+        ))),
+        (Some((name, choice)), None) => Ok((name.to_owned(), choice)),
+        (None, Some(scales)) => Ok((app.name.clone(), registry.scaled(&pairs(scales))?)),
+        (None, None) => Ok((app.name.clone(), registry.usual())),
+    }
+}
+
+/// Numbers and scales.
+pub(super) fn pairs(scales: &[Scale]) -> Vec<(usize, f32)> {
+    scales.iter().map(|scale| (scale.id, scale.scale)).collect()
+}
+
+fn sampling(app: &App, fields: &Common) -> Result<Sampling, ApiError> {
+    let usual = Sampling {
+        temperature: app.config.temperature,
+        ..Sampling::default()
+    };
+    let seed = match fields.seed.filter(|seed| seed.0 >= 0) {
+        // As llama.cpp, which has 32 bits.
+        Some(seed) => seed.0 as u32,
+        None => match app.config.seed {
+            Some(seed) => seed,
+            None => {
+                Rng::new(app.clock.unix_seconds() ^ (app.number() << 32), "serve").next_u64() as u32
+            }
+        },
+    };
+    let penalty = (-100.0, 100.0);
+    Ok(Sampling {
+        temperature: within(
+            "temperature",
+            fields.temperature,
+            usual.temperature,
+            (0.0, 100.0),
+        )?,
+        // Nothing but 0 is "all" in other servers; some clients write -1.
+        top_k: fields
+            .top_k
+            .map_or(usual.top_k, |k| usize::try_from(k.0).unwrap_or(0)),
+        top_p: within("top_p", fields.top_p, usual.top_p, (0.0, 1.0))?,
+        min_p: within("min_p", fields.min_p, usual.min_p, (0.0, 1.0))?,
+        repeat_penalty: within(
+            "repeat_penalty",
+            fields.repeat_penalty,
+            usual.repeat_penalty,
+            (0.01, 100.0),
+        )?,
+        presence_penalty: within(
+            "presence_penalty",
+            fields.presence_penalty,
+            usual.presence_penalty,
+            penalty,
+        )?,
+        frequency_penalty: within(
+            "frequency_penalty",
+            fields.frequency_penalty,
+            usual.frequency_penalty,
+            penalty,
+        )?,
+        repeat_last_n: match fields.repeat_last_n {
+            None => usual.repeat_last_n,
+            Some(Integer(-1)) => app.host.info().context,
+            Some(n) => count("repeat_last_n", n.0)?.min(app.host.info().context),
+        },
+        bias: bias(app, fields.logit_bias.as_ref())?,
+        seed,
+    })
+}
+
+/// `{"15043": -100}` as OpenAI has it, `[[15043, -100], ["text", false]]` as llama-server has it.
+fn bias(app: &App, field: Option<&Value>) -> Result<Vec<(Token, f32)>, ApiError> {
+    let bad = || {
+        ApiError::input(
+            "\"logit_bias\" must be an object of token: number, or a list of [token or text, number or false]",
+        )
+    };
+    let pairs: Vec<(Value, &Value)> = match field {
+        None => Vec::new(),
+        Some(Value::Object(map)) => {
+            let key = |key: &String| {
+                key.parse::<Token>()
+                    .map_or_else(|_| Value::from(key.as_str()), Value::from)
+            };
+            map.iter().map(|(name, value)| (key(name), value)).collect()
+        }
+        Some(Value::Array(items)) => {
+            let pair = |item: &Value| item.as_array().is_some_and(|pair| pair.len() == 2);
+            if !items.iter().all(pair) {
+                return Err(bad());
+            }
+            items
+                .iter()
+                .map(|item| (item[0].clone(), &item[1]))
+                .collect()
+        }
+        Some(_) => return Err(bad()),
+    };
+    let mut all = BTreeMap::new();
+    for (token, value) in pairs {
+        let number = match value {
+            Value::Bool(false) => f32::NEG_INFINITY,
+            value => value
+                .as_f64()
+                .map(|x| x as f32)
+                .filter(|x| x.is_finite())
+                .ok_or_else(bad)?,
+        };
+        let tokens = match &token {
+            Value::String(text) => app.host.encode(text, false)?,
+            token => vec![
+                token
+                    .as_i64()
+                    .and_then(|token| known(app, token.try_into().ok()?))
+                    .ok_or_else(bad)?,
+            ],
+        };
+        for token in tokens {
+            *all.entry(token).or_insert(0.0) += number;
+        }
+    }
+    Ok(all.into_iter().collect())
+}
+
+/// A token of the vocabulary.
+pub(super) fn known(app: &App, token: Token) -> Option<Token> {
+    let vocabulary = app.host.info().vocabulary;
+    usize::try_from(token)
+        .is_ok_and(|token| token < vocabulary)
+        .then_some(token)
+}
+
+fn stops(app: &App, field: Option<OneOrMany>) -> Result<Vec<String>, ApiError> {
+    let limits = &app.config.limits;
+    let mut texts = field.map_or(Vec::new(), OneOrMany::into_vec);
+    // As llama-server: an empty text ends nothing.
+    texts.retain(|text| !text.is_empty());
+    if texts.len() > limits.stops_max || texts.iter().any(|text| text.len() > limits.stop_bytes_max)
+    {
+        return Err(ApiError::input(format!(
+            "\"stop\" must be up to {} texts of up to {} bytes",
+            limits.stops_max, limits.stop_bytes_max
+        )));
+    }
+    Ok(texts)
+}

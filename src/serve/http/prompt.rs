@@ -1,0 +1,117 @@
+//! From what a client wrote to the tokens that the model goes on from.
+
+use super::App;
+use super::options::known;
+use super::schema::{Content, Message, Piece, Prompt, Prompts, Template};
+use crate::engine::host::{Token, Turn};
+use crate::serve::error::ApiError;
+
+/// Tokens of text that a model goes on from, with what it wants at the beginning.
+pub(super) fn encode(app: &App, text: &str) -> Result<Vec<Token>, ApiError> {
+    let mut tokens = app.host.encode(text, true)?;
+    if let Some(bos) = app.host.bos().filter(|bos| tokens.first() != Some(bos)) {
+        tokens.insert(0, bos);
+    }
+    Ok(tokens)
+}
+
+/// The prompts of a completion, and whether they came as a list of several.
+///
+/// fails: none, too many, a token that is not in the vocabulary.
+pub(super) fn prompts(
+    app: &App,
+    prompts: Option<Prompts>,
+) -> Result<(Vec<Vec<Token>>, bool), ApiError> {
+    let most = app.config.limits.prompts_per_request_max;
+    match prompts {
+        None => Err(ApiError::input("\"prompt\" is missing")),
+        Some(Prompts::One(one)) => Ok((vec![prompt(app, one)?], false)),
+        Some(Prompts::Many(many)) if many.is_empty() => {
+            Err(ApiError::input("\"prompt\" is an empty list"))
+        }
+        Some(Prompts::Many(many)) if many.len() > most => Err(ApiError::input(format!(
+            "a request may have {most} prompts, not {}",
+            many.len()
+        ))),
+        Some(Prompts::Many(many)) => {
+            let several = many.len() > 1;
+            let all = many.into_iter().map(|one| prompt(app, one));
+            Ok((all.collect::<Result<_, _>>()?, several))
+        }
+    }
+}
+
+fn prompt(app: &App, prompt: Prompt) -> Result<Vec<Token>, ApiError> {
+    let pieces = match prompt {
+        Prompt::Text(text) => return encode(app, &text),
+        Prompt::Object(object) => return encode(app, &object.prompt_string),
+        Prompt::Mixed(pieces) => pieces,
+    };
+    let mut tokens = Vec::new();
+    for (at, piece) in pieces.into_iter().enumerate() {
+        match piece {
+            Piece::Text(text) if at == 0 => tokens = encode(app, &text)?,
+            Piece::Text(text) => tokens.extend(app.host.encode(&text, true)?),
+            Piece::Token(token) => tokens.push(known(app, token).ok_or_else(|| {
+                ApiError::input(format!(
+                    "\"prompt\" has the token {token}: this model's are 0 to {}",
+                    app.host.info().vocabulary.saturating_sub(1)
+                ))
+            })?),
+        }
+    }
+    Ok(tokens)
+}
+
+/// A conversation as the text that the model goes on from.
+///
+/// fails: it is empty or ends with two answers, or the template refuses it.
+pub(super) fn conversation(app: &App, fields: Template) -> Result<String, ApiError> {
+    if fields.messages.is_empty() {
+        return Err(ApiError::input("\"messages\" must be a list of messages"));
+    }
+    let turns = fields.messages.into_iter().map(turn);
+    let mut turns = turns.collect::<Result<Vec<_>, _>>()?;
+    let (continues, opens) = (fields.continue_final_message, fields.add_generation_prompt);
+    if continues == Some(true) && opens == Some(true) {
+        return Err(ApiError::input(
+            "\"add_generation_prompt\" and \"continue_final_message\" exclude each other",
+        ));
+    }
+    // An answer that was begun is gone on with.
+    let begun = turns.pop_if(|turn| turn.role == "assistant" && continues != Some(false));
+    if begun.is_some() && turns.last().is_some_and(|turn| turn.role == "assistant") {
+        return Err(ApiError::input(
+            "two messages of the assistant at the end: which one is to be gone on with?",
+        ));
+    }
+    if turns.is_empty() {
+        return Err(ApiError::input(
+            "the conversation needs a message that is not the assistant's",
+        ));
+    }
+    let text = app
+        .host
+        .render(&turns, begun.is_some() || opens != Some(false))?;
+    Ok(text + begun.as_ref().map_or("", |turn| turn.content.as_str()))
+}
+
+fn turn(message: Message) -> Result<Turn, ApiError> {
+    let Message { role, content, .. } = message;
+    let content = match content {
+        None if role == "assistant" => String::new(),
+        None => return Err(ApiError::input("a message without \"content\"")),
+        Some(Content::Text(text)) => text,
+        Some(Content::Parts(parts)) => {
+            let texts = parts.into_iter().map(|part| match part.text {
+                Some(text) if part.kind == "text" => Ok(text),
+                _ => Err(ApiError::input(format!(
+                    "a part of a message is {:?}: parts must be {{\"type\": \"text\", \"text\"}}, as this server reads text only",
+                    part.kind
+                ))),
+            });
+            texts.collect::<Result<Vec<_>, _>>()?.join("\n")
+        }
+    };
+    Ok(Turn { role, content })
+}
