@@ -1,8 +1,9 @@
-"""Asks an adapter of `translora serve` through OpenAI's Python package, and says which generation of it answered.
+"""Asks an adapter of `translora serve` with OpenAI's Python package, and says which generation of it
+answered.
 
-    pip install openai
-    translora serve -m base.gguf --adapters adapters/ --api-key secret
-    TRANSLORA_API_KEY=secret python ask.py task "Sara writes: the grey bag stopped working"
+pip install openai
+translora serve -m base.gguf --adapters adapters/ --api-key secret
+TRANSLORA_API_KEY=secret python ask.py task "Sara writes: the grey bag stopped working"
 """
 
 import os
@@ -19,11 +20,15 @@ client = openai.OpenAI(
 )
 messages = [{"role": "user", "content": question}]
 
-reply = client.chat.completions.with_raw_response.create(model=model, messages=messages, temperature=0)
+reply = client.chat.completions.with_raw_response.create(
+    model=model, messages=messages, temperature=0
+)
 print(reply.parse().choices[0].message.content)
 print(f"generation {reply.headers['x-translora-generation']} of {model}", file=sys.stderr)
 
-for chunk in client.chat.completions.create(model=model, messages=messages, temperature=0, stream=True):
+for chunk in client.chat.completions.create(
+    model=model, messages=messages, temperature=0, stream=True
+):
     for choice in chunk.choices:
         print(choice.delta.content or "", end="", flush=True)
 print()

@@ -82,11 +82,12 @@ pages = http.server.ThreadingHTTPServer(("localhost", 0), Pages)
 threading.Thread(target=pages.serve_forever, daemon=True).start()
 prompt = json.loads(open(rows).readline())["prompt"]
 
-told = browse(opened, prompt)
-assert told.get("text") == whole(prompt) and told["pieces"] > 1 and told["done"], told
-assert told["generation"] == "1" and told["models"] == ["base", "ticket"], told
+seen = browse(opened, prompt)
+assert seen.get("text") == whole(prompt) and seen["pieces"] > 1 and seen["done"], seen
+assert seen["generation"] == "1" and seen["models"] == ["base", "ticket"], seen
 refused = browse(closed, prompt)
 assert refused == {"error": "TypeError: Failed to fetch"}, refused
 print(
-    f"browser: a page reads an answer in {told['pieces']} pieces where --cors-origins names it, and nothing where it does not"
+    f"browser: a page reads an answer in {seen['pieces']} pieces where --cors-origins names it, and"
+    " nothing where it does not"
 )

@@ -45,9 +45,9 @@ for row, answer in list(zip(rows, answers))[:8]:
     assert "".join(parts) == answer, (parts, answer)
     assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
 
-told = ask(rows[0], logprobs=True, top_logprobs=3).choices[0]
-tokens = told.logprobs.content
-assert "".join(token.token for token in tokens) == told.message.content
+choice = ask(rows[0], logprobs=True, top_logprobs=3).choices[0]
+tokens = choice.logprobs.content
+assert "".join(token.token for token in tokens) == choice.message.content
 assert all(token.logprob <= 0 and len(token.top_logprobs) == 3 for token in tokens)
 
 text = client.completions.create(
@@ -61,5 +61,6 @@ refused(openai.BadRequestError, lambda: ask(rows[0], n=2))
 wrong = openai.OpenAI(base_url=url + "/v1", api_key="wrong", max_retries=0)
 refused(openai.AuthenticationError, wrong.models.list)
 print(
-    f"openai {openai.__version__}: {right} of {len(rows)} answers are right, streams equal whole answers, refusals have their classes"
+    f"openai {openai.__version__}: {right} of {len(rows)} answers are right, streams equal whole"
+    " answers, refusals have their classes"
 )

@@ -4,7 +4,10 @@ import sys
 import xml.etree.ElementTree as xml
 from collections import Counter
 
-CASE = "the server has the header, in lower case; the test compares names by their case, which HTTP does not have"
+CASE = (
+    "the server has the header, in lower case; the test compares names by their case, which HTTP"
+    " does not have"
+)
 TEMPLATE = "`--chat-template` is not there: the template is the model's own"
 GRAMMAR = "grammars, JSON schemas and `response_format` are not there, and are refused"
 REASONS = {
@@ -13,13 +16,19 @@ REASONS = {
     "test_no_ui": "there is no web page",
     "test_access_static_assets_without_api_key": "there is no web page",
     "test_server_model_aliases_and_tags": "a base has one name and no tags",
-    "test_cors_options": "CORS is off unless `--cors-origins` is given",
+    "test_cors_options": "CORS is off without `--cors-origins`",
     "test_cors_origins_localhost_reflects": CASE,
-    "test_cors_origins_defaults_to_localhost_with_tools_enabled": "there are no tools in the server",
+    "test_cors_origins_defaults_to_localhost_with_tools_enabled": (
+        "there are no tools in the server"
+    ),
     "test_cors_proxy_only_forwards_explicit_proxy_headers": "there is no proxy",
     "test_local_media_file": "text only",
-    "test_completion_stream[": "`generation_settings` has no adaptive sampling, because there is none",
-    "test_completion_unified": "each slot has its share of the context and never fails for another's",
+    "test_completion_stream[": (
+        "`generation_settings` has no adaptive sampling, because there is none"
+    ),
+    "test_completion_unified": (
+        "each slot has its share of the context and never fails for another's"
+    ),
     "test_n_probs_post": "`post_sampling_probs` is not there, and is refused",
     "test_chat_completion[None-Book-What is the best book-8-^ blue": TEMPLATE,
     "test_chat_completion[codellama70b": TEMPLATE,
@@ -56,7 +65,8 @@ for case in xml.parse(sys.argv[1]).iter("testcase"):
 
 print("# llama.cpp's server tests on `translora serve`\n")
 print(
-    "Printed by `scripts/check/server-tests`; `llama-server` is the one of the same source tree, its flags that `serve` lacks are left out.\n"
+    "Printed by `scripts/check/server-tests`; `llama-server` is the one of the same source tree,"
+    " its flags that `serve` lacks are left out.\n"
 )
 print("| file | passed | of |\n|---|---|---|")
 for file in total:

@@ -60,7 +60,8 @@ class Task:
             train, test = READERS[self.spec["format"]](self, folder / "downloads")
         except (KeyError, ValueError, IndexError, UnicodeDecodeError, tarfile.TarError) as error:
             raise Failed(
-                f"{self.title()}: what was fetched is not in the format {self.spec['format']}: {error!r}",
+                f"{self.title()}: what was fetched is not in the format {self.spec['format']}:"
+                f" {error!r}",
                 f"look at {folder / 'downloads'}, remove what is wrong there, and start again",
             ) from error
         train, test = shuffled(train, seed), shuffled(test, seed)
@@ -75,7 +76,8 @@ class Task:
         )
         if len(train) < max(10, seeds) or not test:
             raise Failed(
-                f"{self.title()}: {len(train)} rows to train on and {len(test)} to judge on are too few",
+                f"{self.title()}: {len(train)} rows to train on and {len(test)} to judge on are"
+                " too few",
                 "leave this part out (--parts)",
             )
         out.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Takes ten training steps with PyTorch and PEFT on the models that quantized/train/tests/peft.rs makes,
-and prints the losses it holds.
+"""Takes ten training steps with PyTorch and PEFT on the models that quantized/train/tests/peft.rs
+makes, and prints the losses it holds.
 
 usage: TRANSLORA_PEFT=FOLDER cargo test -p translora-train --test peft
        peft-steps.py FOLDER
@@ -198,9 +198,9 @@ def build(kind, folder, plan):
             )
             assert parameter.shape == tensor.shape, name
             parameter.copy_(tensor)
-    assert not any(parameter.requires_grad for parameter in parameters.values()), (
-        "a matrix without a start"
-    )
+    assert not any(
+        parameter.requires_grad for parameter in parameters.values()
+    ), "a matrix without a start"
     return model.train()
 
 
@@ -237,7 +237,8 @@ def main():
     torch.set_num_threads(1)
     plan = json.loads((folder / "plan.json").read_text())
     print(
-        f"/// transformers {transformers.__version__}, peft {peft.__version__}, torch {torch.__version__.split('+')[0]}, f32."
+        f"/// transformers {transformers.__version__}, peft {peft.__version__}, torch"
+        f" {torch.__version__.split('+')[0]}, f32."
     )
     for kind in NAMES:
         numbers = ", ".join(f"{loss:.6f}" for loss in losses(build(kind, folder, plan), plan))

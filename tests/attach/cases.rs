@@ -1,5 +1,6 @@
 //! One case for each thing that could mix adapters.
 
+use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -89,7 +90,7 @@ pub fn ram_prompt_cache(world: &mut World) {
 
 pub fn slot_file(world: &mut World) {
     let folder = world.place.folder.join("slots");
-    std::fs::create_dir_all(&folder).expect("writable");
+    fs::create_dir_all(&folder).expect("writable");
     let slots = folder.display().to_string();
     let more = ["-np", "1", "--slot-save-path", &slots];
     let action = |server: &Server, action: &str| {
@@ -116,8 +117,7 @@ pub fn slot_file(world: &mut World) {
     assert_eq!(second.evaluated(&prompt), 1, "{}", second.said());
     world.check_prompt(&second, Some(0), &prompt);
     // A file that nothing is known of.
-    std::fs::remove_file(folder.join("a.bin.translora.json"))
-        .expect("the note lies beside the file");
+    fs::remove_file(folder.join("a.bin.translora.json")).expect("the note lies beside the file");
     second.load(&world.adapter(1));
     action(&second, "restore");
     world.check_prompt(&second, Some(1), &prompt);
@@ -234,6 +234,30 @@ pub fn context_shift(world: &mut World) {
     server.load(&world.adapter(1));
     assert_eq!(stream.read(500), stock.stream(&prompt, 0, 500).read(500));
     world.check(&server, Some(1), 0);
+}
+
+/// What PEFT saves is loaded as the GGUF file that it was written out of.
+pub fn peft_folder(world: &mut World) {
+    let folder = world.place.folder.join("saved-by-peft");
+    fs::create_dir_all(&folder).expect("the folder is writable");
+    let base = translora_lora::Base::open(&world.set.base).expect("a model of the lab");
+    let gguf = fs::read(world.adapter(0)).expect("an adapter of the lab");
+    let files = translora_lora::to_peft(&gguf, &base).expect("PEFT has a module for each matrix");
+    for (name, bytes) in files {
+        fs::write(folder.join(name), bytes).expect("the folder is writable");
+    }
+    let server = world.start(Way::Preload, &["-np", "1"]);
+    world.check(&server, None, 0);
+    server.load(&folder);
+    world.check(&server, Some(0), 0);
+    fs::remove_file(folder.join("adapter_model.safetensors")).expect("it is there");
+    let said = server.command(&json!({"do": "load", "path": folder}));
+    let error = said["error"]["message"].as_str();
+    assert!(
+        error.is_some_and(|error| error.contains("saved-by-peft")),
+        "{said}"
+    );
+    world.check(&server, Some(0), 0);
 }
 
 pub fn bad_file(world: &mut World) {
@@ -353,8 +377,8 @@ pub fn launcher(world: &mut World) {
         "#!/bin/sh\nTRANSLORA_FAULT='{}' exec '{program}' attach {library} -- '{server}' \"$@\"\n",
         world.place.fault
     );
-    std::fs::write(&wrapper, text).expect("writable");
-    std::fs::set_permissions(
+    fs::write(&wrapper, text).expect("writable");
+    fs::set_permissions(
         &wrapper,
         std::os::unix::fs::PermissionsExt::from_mode(0o755),
     )

@@ -45,6 +45,7 @@ const CASES: &[Case] = &[
     ("several adapters", hosts::several_adapters, &["refuse"]),
     ("another backend", hosts::another_backend, &["replay"]),
     ("router", hosts::router, &["replay"]),
+    ("PEFT folder", cases::peft_folder, &["put in"]),
     ("bad file", cases::bad_file, &["checks"]),
     ("two servers", cases::two_servers, &["replay"]),
     ("command line", cases::command_line, &["replay"]),
