@@ -1,10 +1,9 @@
-//! JSON from outside: an object in which a key stands twice is refused, since nobody knows which of
-//! the two was meant.
+//! JSON from outside: an object in which a key is there twice is refused, since nobody knows which
+//! of the two was meant.
 
-use std::fmt;
+use serde_json::Value;
 
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Number, Value};
+use crate::record::json;
 
 /// What some editors put before a text.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -14,77 +13,15 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// fails: not JSON, or a repeated key; with a sentence that says where
 pub fn parse(bytes: &[u8]) -> Result<Value, String> {
     let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
-    let read: Result<Unique, serde_json::Error> = serde_json::from_slice(bytes);
-    read.map(|unique| unique.0).map_err(|error| {
-        if error.is_data() {
-            format!("the body cannot be meant: {error}")
+    let text = str::from_utf8(bytes).map_err(|error| format!("the body is not JSON: {error}"))?;
+    json::parse(text).map_err(|error| {
+        let (line, column) = (error.line, error.column);
+        if error.repeated {
+            format!("the body cannot be meant: {error} at line {line} column {column}")
         } else {
-            format!("the body is not JSON: {error}")
+            format!("the body is not JSON: {error} at line {line} column {column}")
         }
     })
-}
-
-/// A value without repeated keys.
-struct Unique(Value);
-
-impl<'de> Deserialize<'de> for Unique {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Reader).map(Self)
-    }
-}
-
-struct Reader;
-
-impl<'de> Visitor<'de> for Reader {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(Number::from_f64(value).map_or(Value::Null, Value::Number))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
-        let mut all = Vec::new();
-        while let Some(Unique(item)) = items.next_element()? {
-            all.push(item);
-        }
-        Ok(Value::Array(all))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
-        let mut all = Map::new();
-        while let Some(key) = entries.next_key::<String>()? {
-            if all.contains_key(&key) {
-                return Err(A::Error::custom(format!("the key {key:?} stands twice")));
-            }
-            let Unique(value) = entries.next_value()?;
-            all.insert(key, value);
-        }
-        Ok(Value::Object(all))
-    }
 }
 
 #[cfg(test)]
@@ -106,9 +43,12 @@ mod tests {
         for (text, says) in [
             (
                 r#"{"a": 1, "a": 1}"#,
-                "the key \"a\" stands twice at line 1",
+                "the key \"a\" is there twice at line 1",
             ),
-            (r#"[{"b": {"c": 1, "c": 2}}]"#, "the key \"c\" stands twice"),
+            (
+                r#"[{"b": {"c": 1, "c": 2}}]"#,
+                "the key \"c\" is there twice",
+            ),
             (r#"{"a": "#, "not JSON: EOF"),
             ("NaN", "not JSON"),
             ("{} {}", "not JSON: trailing"),

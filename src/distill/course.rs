@@ -13,7 +13,7 @@ const HALVINGS_MAX: u32 = 3;
 /// nats an answer
 const LEARNT: f64 = 0.1;
 /// Examples that are asked for it.
-const ASKED: usize = 64;
+const SAMPLE: usize = 64;
 
 /// A fit under way: the trainer, where it stands, and what it may go back to.
 pub(super) struct Course<'t> {
@@ -46,8 +46,8 @@ impl<'t> Course<'t> {
             trainer.restore(&checkpoint.snapshot)?;
             (progress, best) = (checkpoint.progress, checkpoint.best);
         }
-        if progress.asked != recipe.learning_rate {
-            (progress.asked, progress.halvings) = (recipe.learning_rate, 0);
+        if progress.base_rate != recipe.learning_rate {
+            (progress.base_rate, progress.halvings) = (recipe.learning_rate, 0);
             progress
                 .learning_rates
                 .push((progress.steps, recipe.learning_rate));
@@ -121,6 +121,9 @@ impl<'t> Course<'t> {
                         tokens,
                     });
                 }
+                Err(EngineError::NotFinite { what: "loss", .. }) if self.progress.steps == 0 => {
+                    return Err(DistillError::BaseNotFinite);
+                }
                 Err(EngineError::NotFinite { what, step }) => self.go_back(what, step, run)?,
                 Err(error) => return Err(error.into()),
             }
@@ -143,14 +146,14 @@ impl<'t> Course<'t> {
         if restarts >= self.recipe.restarts || self.recipe.spec.objective != Objective::Text {
             return Ok(false);
         }
-        let asked: Vec<usize> = self
+        let sample: Vec<usize> = self
             .place
             .iter()
             .copied()
-            .step_by(self.place.len().div_ceil(ASKED))
+            .step_by(self.place.len().div_ceil(SAMPLE))
             .collect();
-        let report = self.trainer.loss(&asked)?;
-        let nats = report.loss * report.completion_tokens as f64 / asked.len() as f64;
+        let report = self.trainer.loss(&sample)?;
+        let nats = report.loss * report.completion_tokens as f64 / sample.len() as f64;
         if nats <= LEARNT {
             return Ok(false);
         }
@@ -230,7 +233,8 @@ impl<'t> Course<'t> {
             .learning_rates
             .push((self.progress.steps, learning_rate / 2.0));
         (run.warn)(format!(
-            "the {what} of step {step} is not finite: going back to step {} with half the learning rate, at most {:.2e}",
+            "the {what} of step {step} is not finite: going back to step {} with half the \
+            learning rate, at most {:.2e}",
             self.progress.steps,
             learning_rate / 2.0
         ));

@@ -43,6 +43,7 @@ impl Trained {
         &self.adapter
     }
 
+    /// How the fit went.
     pub fn report(&self) -> &FitReport {
         &self.report
     }
@@ -74,7 +75,9 @@ impl Restored for Trained {
 /// An adapter fitted on pairs: a source adapter or a discriminator.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fitted {
+    /// The bytes of its LoRA GGUF.
     pub adapter: Vec<u8>,
+    /// How the fit went.
     pub report: FitReport,
     /// What the trained graph says of the rows of [`Run::probed`].
     pub probes: Vec<Probe>,
@@ -85,9 +88,11 @@ pub struct Fitted {
 pub struct FitReport {
     /// Examples trained on.
     pub examples: usize,
+    /// Steps that were taken.
     pub steps: u64,
     /// Mean completion-token loss of the first and of the last tenth of the steps. units: nats
     pub loss_first: f64,
+    /// See [`FitReport::loss_first`].
     pub loss_last: f64,
     /// The curve: (step, mean loss of the steps since the point before), a hundred points at most.
     /// units: nats
@@ -100,6 +105,7 @@ pub struct FitReport {
     /// The step of each entry of `held_out`.
     #[serde(default)]
     pub held_out_steps: Vec<u64>,
+    /// The held-out loss had stopped falling.
     pub stopped_early: bool,
     /// The step whose adapter this is: the last one, or the best one on the held-out slice.
     pub kept_step: u64,
@@ -109,6 +115,7 @@ pub struct FitReport {
     /// Steps after which the schedule started again.
     #[serde(default)]
     pub restarts: Vec<u64>,
+    /// What the trainer adapted, and how it was laid out.
     pub trainer: TrainerInfo,
 }
 
@@ -116,6 +123,7 @@ pub struct FitReport {
 /// having stopped.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Checkpoint {
+    /// The part that the recipe owns.
     pub progress: Progress,
     /// The trainer's weights and optimizer state.
     pub snapshot: Vec<u8>,
@@ -126,18 +134,22 @@ pub struct Checkpoint {
 /// The part of a checkpoint that the recipe owns.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
+    /// Steps that were taken.
     pub steps: u64,
+    /// Tokens that passed through the model.
     pub tokens: u64,
     /// One for each step. units: nats
     pub losses: Vec<f64>,
+    /// Loss on the held-out slice after each epoch. units: nats
     pub held_out: Vec<f64>,
     /// The step of each entry of `held_out`.
     pub held_out_steps: Vec<u64>,
     /// See [`FitReport::learning_rates`].
     pub learning_rates: Vec<(u64, f32)>,
-    /// How often the rate that the recipe asks for (`asked`) was halved.
+    /// How often `base_rate` was halved.
     pub halvings: u32,
-    pub asked: f32,
+    /// The learning rate of the recipe.
+    pub base_rate: f32,
     /// See [`FitReport::restarts`].
     #[serde(default)]
     pub restarts: Vec<u64>,
@@ -161,10 +173,15 @@ impl Checkpoints for NoCheckpoints {
 /// One step, for whoever watches.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepLine {
+    /// The number of the step, from 1.
     pub step: u64,
+    /// All steps, as far as is known.
     pub steps: u64,
+    /// Mean over the completion tokens of the batch. units: nats
     pub loss: f64,
+    /// Before clipping.
     pub gradient_norm: f64,
+    /// That of this step, after the schedule.
     pub learning_rate: f32,
     /// Tokens that passed through the model since this run began.
     pub tokens: u64,
@@ -172,14 +189,19 @@ pub struct StepLine {
 
 /// What surrounds a fit.
 pub struct Run<'a> {
+    /// Stops the fit after the step under way; a checkpoint is kept.
     pub cancel: &'a Cancel,
+    /// Called after each step.
     pub watch: &'a mut dyn FnMut(&StepLine),
+    /// Called with what went wrong and was mended.
     pub warn: &'a mut dyn FnMut(String),
     /// Told how the fit is laid out, before its first step.
     pub note: &'a mut dyn FnMut(String),
     /// Told what of a step runs where, line by line, after the first one.
     pub detail: &'a mut dyn FnMut(String),
+    /// Where checkpoints are kept.
     pub checkpoints: &'a mut dyn Checkpoints,
+    /// Where to go on from; none begins anew.
     pub resume: Option<Checkpoint>,
     /// `translora.*` keys for the adapter's header.
     pub metadata: &'a [(String, String)],
@@ -191,25 +213,45 @@ pub struct Run<'a> {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DistillError {
+    /// The engine could not do it.
     #[error("training: {0}")]
     Engine(#[from] EngineError),
+    /// There are no examples, or all are held out.
     #[error("there is nothing to train on")]
     NoExamples,
+    /// A value of the recipe is out of bounds.
     #[error("{field} {value} is impossible")]
     Recipe {
+        /// The field's name.
         field: &'static str,
+        /// Its value.
         value: String,
+        /// What it may be.
         takes: String,
     },
+    /// Steps stay not finite, however small they are.
     #[error(
-        "the {what} of step {step} is not finite, and still is not with the learning rate halved {halvings} times, to {learning_rate:e}"
+        "the {what} of step {step} is not finite, and still is not with the learning rate halved \
+        {halvings} times, to {learning_rate:e}"
     )]
     Diverged {
+        /// `loss` or `gradient`.
         what: &'static str,
+        /// The step.
         step: u64,
+        /// How often the learning rate was halved.
         halvings: u32,
+        /// What it then was.
         learning_rate: f32,
     },
+    /// The first loss is that of the base: a fresh adapter changes nothing.
+    #[error(
+        "the base model gives a row a loss that is not finite, before any training: its weights, \
+        or \
+         what it computes from them, are no numbers"
+    )]
+    BaseNotFinite,
+    /// The journal does not take the checkpoint.
     #[error("the checkpoint could not be written: {0}")]
     Checkpoint(#[source] io::Error),
 }
@@ -232,7 +274,10 @@ impl Blame for DistillError {
         match self {
             Self::Engine(error) => error.fault(),
             Self::Checkpoint(_) => Fault::Machine,
-            Self::NoExamples | Self::Recipe { .. } | Self::Diverged { .. } => Fault::Input,
+            Self::NoExamples
+            | Self::Recipe { .. }
+            | Self::Diverged { .. }
+            | Self::BaseNotFinite => Fault::Input,
         }
     }
 
@@ -248,6 +293,11 @@ impl Blame for DistillError {
                 Remedy::fewer("modules"),
             ]),
             Self::Engine(error) => return error.remedy(),
+            Self::BaseNotFinite => Remedy::or([
+                Step::FetchAgain.into(),
+                Step::OtherModel.into(),
+                Remedy::Inspect,
+            ]),
             Self::NoExamples => Step::AddAnswers.into(),
             Self::Recipe { field, takes, .. } => Remedy::takes(*field, takes.clone()),
             Self::Checkpoint(_) => Remedy::then([Step::FreeSpace.into(), Remedy::Resume]),
@@ -382,7 +432,8 @@ fn in_words(plan: &MemoryPlan) -> String {
         format!(", and {} MiB on the device", bytes >> 20)
     });
     format!(
-        "packs of up to {pack} tokens, the largest {tokens}; {kept}, {loss} MiB for the loss{below}; predicted peak {peak} MiB{device}"
+        "packs of up to {pack} tokens, the largest {tokens}; {kept}, {loss} MiB for the \
+        loss{below}; predicted peak {peak} MiB{device}"
     )
 }
 

@@ -13,6 +13,7 @@ const LOGITS: usize = 64;
 /// elsewhere can compare.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Probe {
+    /// The row.
     pub row: Pair,
     tokens: Vec<Logits>,
 }
@@ -50,6 +51,7 @@ impl Probe {
         }
     }
 
+    /// Count the tokens that were kept of it.
     pub fn tokens(&self) -> usize {
         self.tokens.len()
     }

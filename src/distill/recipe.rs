@@ -22,6 +22,7 @@ pub fn learning_rate(width: usize) -> f32 {
 /// Everything that decides how an adapter is fitted, besides the examples.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Recipe {
+    /// The adapter's shape, the objective and the optimizer's constants.
     pub spec: LoraSpec,
     /// Passes over the examples; need not be whole.
     pub epochs: f32,
@@ -30,12 +31,15 @@ pub struct Recipe {
     /// source: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts"
     /// (2017); when to stop is ours
     pub restarts: u32,
+    /// The highest learning rate of the schedule.
     pub learning_rate: f32,
+    /// How it falls after the warm-up.
     pub schedule: Schedule,
     /// Share of the steps spent warming up.
     pub warmup: f32,
     /// Steps between checkpoints; 0 means none.
     pub checkpoint_every: u64,
+    /// None takes all steps.
     pub early_stop: Option<EarlyStop>,
     /// Decides the order of the examples.
     pub seed: u64,

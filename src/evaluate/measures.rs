@@ -16,6 +16,7 @@ const P_MAX: f64 = 0.05;
 /// Trans-LoRA's tables, with an interval
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Retention {
+    /// 1: all was gained; 0: nothing; below: it is worse than the bare target. units: share
     pub value: f64,
     /// Percentile bootstrap over rows, 95 %.
     pub interval: [f64; 2],
@@ -52,6 +53,7 @@ pub struct Equivalence {
     pub margin: f64,
     /// Of two one-sided tests (TOST).
     pub p_value: f64,
+    /// They are, with p < 0.05.
     pub equivalent: bool,
 }
 

@@ -47,12 +47,16 @@ const ROWS_ENOUGH: usize = 50;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
+    /// It is better than the bare target, within the budget.
     Accept,
+    /// It is not better, or breaks too much.
     Reject,
+    /// Too few rows to say.
     Inconclusive,
 }
 
 impl Verdict {
+    /// As reports have it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Accept => "accept",
@@ -77,10 +81,12 @@ pub struct Arm {
 }
 
 impl Arm {
+    /// Count the rows.
     pub fn rows(&self) -> usize {
         self.correct.len()
     }
 
+    /// Count the rows that are right.
     pub fn right(&self) -> u64 {
         self.correct.iter().filter(|&&right| right).count() as u64
     }
@@ -103,6 +109,7 @@ pub struct Passed {
 }
 
 impl Passed {
+    /// The adapter that passed, with how it was fitted.
     pub fn trained(&self) -> &Trained {
         &self.trained
     }
@@ -116,12 +123,14 @@ impl Passed {
 /// What judging an adapter came to.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
+    /// It may be published.
     Passed(Passed),
     /// Rejected or inconclusive; the adapter is given back as it came.
     Refused(Trained),
 }
 
 impl Outcome {
+    /// The adapter, whatever the verdict.
     pub fn trained(&self) -> &Trained {
         match self {
             Self::Passed(passed) => passed.trained(),
@@ -133,11 +142,13 @@ impl Outcome {
 /// The paired comparison behind a verdict.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
+    /// What follows from it.
     pub verdict: Verdict,
     /// The rule that gave the verdict, in a sentence.
     pub reason: String,
     /// Rows that decided.
     pub rows: usize,
+    /// McNemar's exact test, two-sided.
     pub p_value: f64,
     /// Rows that only the adapter got right.
     pub wins: u64,
@@ -148,7 +159,9 @@ pub struct Comparison {
 /// Rows that decide, and rows that report; the same where there are too few for both.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Halves {
+    /// Rows that decide, by their number from 0.
     pub gate: Vec<usize>,
+    /// Rows that report, by their number from 0.
     pub report: Vec<usize>,
 }
 
@@ -174,12 +187,20 @@ impl Halves {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EvaluateError {
+    /// The engine could not do it.
     #[error("evaluating: {0}")]
     Engine(#[from] EngineError),
+    /// There is nothing to judge on.
     #[error("there are no rows to evaluate on")]
     NoRows,
+    /// Two arms answered different numbers of rows.
     #[error("two arms answered {left} and {right} rows: they cannot be paired")]
-    Unpaired { left: usize, right: usize },
+    Unpaired {
+        /// Rows of the one.
+        left: usize,
+        /// Rows of the other.
+        right: usize,
+    },
 }
 
 impl Blame for EvaluateError {
@@ -300,12 +321,18 @@ pub fn compare(
     let budget = (flip_budget * rows.len() as f64).floor() as u64;
     let (verdict, reason) = if wins > losses && p_value < P_MAX {
         if !beats_constant(transferred, pairs, rows) {
-            (Verdict::Reject, "it is not shown to be right more often than one and the same answer to everything would be".into())
+            (
+                Verdict::Reject,
+                "it is not shown to be right more often than one and the same \
+                answer to everything would be"
+                    .into(),
+            )
         } else if losses <= budget {
             (
                 Verdict::Accept,
                 format!(
-                    "it is right more often than the bare target, and breaks {losses} of its answers (up to {budget} may)"
+                    "it is right more often than the bare target, and breaks {losses} of its \
+                    answers (up to {budget} may)"
                 ),
             )
         } else {

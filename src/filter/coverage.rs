@@ -18,6 +18,7 @@ const NAMED_MAX: usize = 20;
 pub struct Coverage {
     /// Distinct words, and those of them that no seed has.
     pub words: usize,
+    /// Of [`Coverage::words`], those that no seed has.
     pub words_new: usize,
     /// How many of the words of one more input would be new, from those that only one input has.
     /// source: Good and Turing's estimate
@@ -38,6 +39,7 @@ pub struct Coverage {
     /// Where rows with known answers were given: the share of their words that some kept input has,
     /// and of their answers.
     pub eval_words: Option<f64>,
+    /// Of the answers of those rows, the share that some kept input gets.
     pub eval_answers: Option<f64>,
 }
 

@@ -11,13 +11,18 @@ pub enum Judge {
     Discriminator(Discriminator),
     /// Compare the source base with and without its adapter.
     Contrast {
+        /// The source adapter.
         teacher: AdapterId,
+        /// Tokens of an answer at most.
         tokens_max: usize,
     },
     /// The contrast, then the discriminator about what that accepted; ranked as by the contrast.
     Both {
+        /// The source adapter.
         teacher: AdapterId,
+        /// Tokens of an answer at most.
         tokens_max: usize,
+        /// What judges second.
         discriminator: Discriminator,
     },
     /// Let everything valid through.
@@ -27,7 +32,9 @@ pub enum Judge {
 /// A LoRA on the source base that answers whether an input is real.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Discriminator {
+    /// Its LoRA on the source base.
     pub adapter: AdapterId,
+    /// How it is asked.
     pub question: Question,
     /// Log-odds from which on an input passes. units: nats
     pub threshold: f64,

@@ -118,12 +118,18 @@ impl Kept {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FilterError {
+    /// The engine could not do it.
     #[error("filtering inputs: {0}")]
     Engine(#[from] EngineError),
+    /// A score is NaN or infinite.
     #[error(
-        "the score of {prompt:?} is not a number: the source adapter or its base holds damaged weights"
+        "the score of {prompt:?} is not a number: the source adapter or its base holds damaged \
+        weights"
     )]
-    NotFinite { prompt: String },
+    NotFinite {
+        /// The input that has it.
+        prompt: String,
+    },
 }
 
 impl Blame for FilterError {

@@ -33,6 +33,7 @@ const SEED_WORDS_MIN: usize = 8;
 pub struct Rules {
     /// units: characters
     pub chars_min: usize,
+    /// Characters of an input at most.
     pub chars_max: usize,
     /// Inputs that share this part of their shingles are the same (Jaccard's index of word
     /// trigrams); above 1, none are.
@@ -322,7 +323,8 @@ mod tests {
 
     #[test]
     fn near_repetitions_other_numbers_and_runs_of_a_seed_are_told_apart() {
-        let seed = "the fox that ran over the hill at noon met a hare and two hens in the old mill by the sea on its way home to bed";
+        let seed = "the fox that ran over the hill at noon met a hare and two hens in the old \
+            mill by the sea on its way home to bed";
         let one = |rules: Rules, text: &str| reasons_by(rules, seed, &[(text, true)]).1;
         let rules = Rules::from_seeds([seed]);
         let last = seed.replace("to bed", "to sleep");

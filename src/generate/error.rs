@@ -5,8 +5,10 @@ use crate::record::{Blame, Fault, Remedy, Step};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GenerateError {
+    /// The engine could not do it.
     #[error("generating inputs: {0}")]
     Engine(#[from] EngineError),
+    /// There is nothing to start from.
     #[error("there are no seed inputs to start from")]
     NoSeeds,
 }

@@ -23,21 +23,28 @@ pub use sampler::InputSampler;
 /// What was drawn and what was dropped at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Yield {
+    /// Texts that were drawn.
     pub drawn: u64,
+    /// Of these, those that were drawn before.
     pub repeated: u64,
+    /// Of these, those that are a seed word for word.
     pub seeds_repeated: u64,
+    /// Tokens that were generated.
     pub tokens: u64,
 }
 
 /// How to draw.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
+    /// Of the sampling; 0 is greedy.
     pub temperature: f32,
+    /// Tokens of one text at most.
     pub tokens_max: usize,
     /// Draws side by side, from one choice and order of seeds.
     pub sequences: usize,
     /// Splice and recombine, too; without, lines are all there is.
     pub variants: bool,
+    /// Decides every draw.
     pub seed: u64,
 }
 

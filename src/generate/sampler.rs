@@ -46,6 +46,7 @@ pub struct InputSampler<'s> {
 }
 
 impl<'s> InputSampler<'s> {
+    /// Start from these seeds.
     pub fn new(seeds: &'s [Seed], settings: Settings) -> Result<Self, GenerateError> {
         if seeds.is_empty() {
             return Err(GenerateError::NoSeeds);
@@ -87,6 +88,7 @@ impl<'s> InputSampler<'s> {
         self.parents.extend(texts.into_iter().map(Units::of));
     }
 
+    /// How it draws.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }

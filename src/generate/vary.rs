@@ -26,6 +26,7 @@ pub(super) struct Units {
 }
 
 impl Units {
+    /// Take a text apart: into words, or into characters where it is one word.
     pub fn of(text: &str) -> Self {
         let words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
         if words.len() > 1 {
@@ -40,6 +41,7 @@ impl Units {
         }
     }
 
+    /// Count the units.
     pub fn len(&self) -> usize {
         self.units.len()
     }
@@ -170,6 +172,7 @@ impl Units {
             .count()
     }
 
+    /// Its words, in order.
     pub fn words(&self) -> impl Iterator<Item = &String> {
         self.units.iter().filter(|unit| is_word(unit))
     }

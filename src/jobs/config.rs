@@ -2,10 +2,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::JobsError;
 use crate::pipeline::TransferPlan;
-use crate::record::{Remedy, Step};
+use crate::record::{self, Remedy, Step};
 
 /// The file that holds the worker: the program itself.
 const PROGRAM: &str = "translora";
@@ -111,21 +112,26 @@ impl Config {
 
     /// These settings with some changed: a JSON object of their names.
     ///
-    /// fails: not an object, a name that is not known, a value that cannot be meant
+    /// fails: not an object, a name that is not known or is there twice, a value that cannot be meant
     pub fn with(&self, json: &str) -> Result<Self, JobsError> {
-        let refuse = |error: serde_json::Error| {
+        let refuse = |error: &dyn std::fmt::Display| {
             JobsError::request(
                 format!("the configuration cannot be read: {error}"),
                 Step::JsonConfiguration,
             )
         };
-        let changes: serde_json::Map<String, serde_json::Value> =
-            serde_json::from_str(json).map_err(refuse)?;
-        let mut all = serde_json::to_value(self).map_err(refuse)?;
+        let changes = match record::json::parse(json).map_err(|error| refuse(&error))? {
+            Value::Object(changes) => changes,
+            other => {
+                let kind = record::json::kind(&other);
+                return Err(refuse(&format!("it is {kind}, and no object")));
+            }
+        };
+        let mut all = serde_json::to_value(self).map_err(|error| refuse(&error))?;
         if let Some(all) = all.as_object_mut() {
             all.extend(changes);
         }
-        let config: Self = serde_json::from_value(all).map_err(refuse)?;
+        let config: Self = serde_json::from_value(all).map_err(|error| refuse(&error))?;
         config.check().map(|()| config)
     }
 

@@ -9,11 +9,15 @@ use crate::engine::{Generate, GenerateRequest, Monitor, Start, With};
 /// How answers are drawn, and how many must agree.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Draws {
+    /// Answers that are drawn for each input.
     pub samples: usize,
+    /// Of the sampling.
     pub temperature: f32,
     /// Share of the samples that have to give the same answer.
     pub agreed_min: f64,
+    /// Tokens of an answer at most.
     pub tokens_max: usize,
+    /// Decides every draw.
     pub seed: u64,
 }
 
@@ -42,13 +46,13 @@ pub fn consistent(
             stop: String::new(),
             seed: draws.seed.wrapping_add((i * draws.samples) as u64),
         };
-        let mut quiet = Monitor {
+        let mut silent = Monitor {
             cancel: monitor.cancel,
             progress: &mut |_, _| {},
         };
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
         for answer in teacher
-            .generate(with, &request, &mut quiet)?
+            .generate(with, &request, &mut silent)?
             .into_iter()
             .filter(|answer| answer.finished)
         {

@@ -123,6 +123,7 @@ pub type Rejections = BTreeMap<Reason, u64>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LabelError {
+    /// The engine could not do it.
     #[error("asking the teacher: {0}")]
     Engine(#[from] EngineError),
 }

@@ -39,10 +39,13 @@ pub struct InputAudit {
     pub made_for_source: Option<bool>,
     /// Seeds that were asked, and those whose answer the adapter changes.
     pub seeds: usize,
+    /// Of these seeds, those whose answer the adapter changes.
     pub answers_changed: usize,
     /// Rows of `--eval` that were asked, and those that are right with the adapter and without.
     pub rows: usize,
+    /// Of these rows, those that are right with the adapter.
     pub source_lora_right: u64,
+    /// Of these rows, those that are right without it.
     pub source_right: u64,
 }
 
@@ -52,13 +55,16 @@ pub struct OutputAudit {
     /// Held-out rows whose logits were compared with the trainer's, and the tokens of theirs that
     /// were.
     pub rows: usize,
+    /// Tokens whose logits were compared.
     pub tokens: usize,
     /// The largest difference, as a share of the largest logit, and how large it may be.
     pub logits_error: f64,
+    /// How large [`OutputAudit::logits_error`] may be.
     pub logits_tolerance: f64,
     /// Rows on which the judged adapter was right and the bare target was not; how many of them it
     /// answers as it did then.
     pub answers: usize,
+    /// Of these answers, those that are the same as then.
     pub answers_same: usize,
 }
 
@@ -102,7 +108,7 @@ pub(super) fn input(
     if let Some(rows) = &data.eval {
         let rows = &rows[..rows.len().min(ROWS_MAX)];
         let [bare, adapted] = [With::Base, With::Adapter(teacher)]
-            .map(|with| evaluate::arm(model, with, rows, tokens_max, &mut quiet(monitor)));
+            .map(|with| evaluate::arm(model, with, rows, tokens_max, &mut silent(monitor)));
         (audit.rows, audit.source_right, audit.source_lora_right) =
             (rows.len(), bare?.right(), adapted?.right());
     }
@@ -112,7 +118,7 @@ pub(super) fn input(
     }
 }
 
-fn quiet<'t>(monitor: &'t mut Monitor<'_>) -> Monitor<'t> {
+fn silent<'t>(monitor: &'t mut Monitor<'_>) -> Monitor<'t> {
     Monitor {
         cancel: monitor.cancel,
         progress: &mut *monitor.progress,
@@ -133,19 +139,25 @@ fn weakness(audit: &InputAudit, adapted: &[Answer]) -> Option<String> {
         .any(|answer| answer.finished && !answer.text.trim().is_empty())
     {
         return Some(format!(
-            "the source adapter ends none of its answers to {seeds} seeds, or says nothing: there is nothing to learn from it"
+            "the source adapter ends none of its answers to {seeds} seeds, or says nothing: there \
+            is nothing to learn from it"
         ));
     }
     if *rows > 0 {
         return (source_lora_right <= source_right).then(|| {
             format!(
-                "the source adapter does not help its own base: of {rows} rows {source_lora_right} are right with it, and \
+                "the source adapter does not help its own base: of {rows} rows \
+                {source_lora_right} are right with it, and \
                  {source_right} without"
             )
         });
     }
-    (audit.answers_changed == 0)
-        .then(|| format!("the source adapter changes no answer: to each of {seeds} seeds its base says the same without it"))
+    (audit.answers_changed == 0).then(|| {
+        format!(
+            "the source adapter changes no answer: to each of {seeds} seeds its base \
+            says the same without it"
+        )
+    })
 }
 
 /// Refuse an adapter that is zero: its base gives every text the same probability without it.
@@ -207,7 +219,8 @@ pub(super) fn output(
     if audit.logits_error > LOGITS_TOLERANCE {
         let error = audit.logits_error;
         return Err(refuse(format!(
-            "its logits differ from the trainer's by {error:.3} of the largest, and {LOGITS_TOLERANCE} may be"
+            "its logits differ from the trainer's by {error:.3} of the largest, and \
+            {LOGITS_TOLERANCE} may be"
         )));
     }
     let [bare, adapted] = arms.gate();
@@ -231,7 +244,8 @@ pub(super) fn output(
     if (audit.answers_same as f64) < SAME_MIN * audit.answers as f64 {
         let (same, all) = (audit.answers_same, audit.answers);
         return Err(refuse(format!(
-            "of {all} answers that the bare target gave wrong and the trained adapter right it gives {same} again"
+            "of {all} answers that the bare target gave wrong and the trained adapter right it \
+            gives {same} again"
         )));
     }
     Ok(audit)
@@ -252,7 +266,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn weak_sources_are_told_by_rows_where_there_are_any() {
+    fn weak_sources_are_judged_by_rows_where_there_are_any() {
         let answer = |text: &str, finished| Answer {
             text: text.into(),
             tokens: 1,

@@ -34,7 +34,8 @@ pub(super) fn page(report: &TransferReport, target: &Path) -> Page {
         percent(scores.target)
     );
     let mut lead = vec![format!(
-        "The verdict rests on {} of them: {}. Only the new adapter is right on {}, only the bare target on {} (McNemar's exact test, {}).",
+        "The verdict rests on {} of them: {}. Only the new adapter is right on {}, only the bare \
+        target on {} (McNemar's exact test, {}).",
         scores.gate_rows,
         scores.reason,
         scores.wins,
@@ -42,7 +43,11 @@ pub(super) fn page(report: &TransferReport, target: &Path) -> Page {
         p_value(scores.p_value)
     )];
     if scores.gate != "eval" {
-        lead.push("“Right” means here: what the source with its adapter answers. No rows with known answers were given, so this is fidelity to the old adapter.".into());
+        lead.push(
+            "“Right” means here: what the source with its adapter answers. No rows with \
+            known answers were given, so this is fidelity to the old adapter."
+                .into(),
+        );
     }
     let section = |heading: &str, blocks| Section {
         heading: heading.into(),

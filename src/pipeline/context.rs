@@ -5,8 +5,11 @@ use crate::record::{Cancel, Clock};
 
 /// What a job gets besides its plan.
 pub struct Context<'a> {
+    /// Stops the job wherever stopping is safe.
     pub cancel: Cancel,
+    /// Where its events go.
     pub events: Events,
+    /// Tells how long stages take.
     pub clock: &'a dyn Clock,
 }
 

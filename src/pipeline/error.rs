@@ -16,61 +16,95 @@ use crate::record::{Blame, Cancelled, Fault, Remedy, Step};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PipelineError {
+    /// Somebody stopped the job.
     #[error("cancelled")]
     Cancelled,
+    /// The objective needs one vocabulary, and there are two.
     #[error(
-        "the objective kl compares probabilities word by word, and these two models have different vocabularies"
+        "the objective kl compares probabilities word by word, and these two models have \
+        different vocabularies"
     )]
     OtherVocabulary,
+    /// The teacher says too much to keep it.
     #[error(
-        "the answers are {bytes} bytes long, and what a teacher says of each token is kept for {bytes_max} at most"
+        "the answers are {bytes} bytes long, and what a teacher says of each token is kept for \
+        {bytes_max} at most"
     )]
-    LongAnswers { bytes: usize, bytes_max: usize },
+    LongAnswers {
+        /// Of all answers.
+        bytes: usize,
+        /// The limit.
+        bytes_max: usize,
+    },
+    /// The source adapter does nothing on any seed.
     #[error(
-        "the source adapter changes nothing: its base gives every seed the same probability without it"
+        "the source adapter changes nothing: its base gives every seed the same probability \
+        without it"
     )]
     BlankSource,
     /// The source adapter has nothing to teach, as far as can be seen.
     #[error("{what}")]
     WeakSource { what: String },
+    /// The kit, the seeds or the data were refused.
     #[error(transparent)]
     Kit(#[from] KitError),
+    /// A model was refused, or could not do it.
     #[error(transparent)]
     Engine(EngineError),
     /// A row that the model cannot take.
     #[error("{path}:{line}: {source}")]
     Row {
+        /// The file.
         path: PathBuf,
+        /// The line, from 1.
         line: usize,
+        /// Why.
         source: EngineError,
     },
+    /// Generating inputs failed.
     #[error(transparent)]
     Generate(GenerateError),
+    /// Filtering them failed.
     #[error(transparent)]
     Filter(FilterError),
+    /// Labelling them failed.
     #[error(transparent)]
     Label(LabelError),
+    /// Training failed.
     #[error(transparent)]
     Distill(DistillError),
+    /// Judging failed.
     #[error(transparent)]
     Evaluate(EvaluateError),
+    /// An output could not be written.
     #[error(transparent)]
     Publish(#[from] PublishError),
+    /// The journal cannot be used.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// The adapter on the disk is another than the one that was judged.
     #[error(
-        "the adapter that lies on the disk is not the one that was judged: {what}; nothing was published"
+        "the adapter that lies on the disk is not the one that was judged: {what}; nothing was \
+        published"
     )]
-    Audit { what: String },
+    Audit {
+        /// How they differ.
+        what: String,
+    },
+    /// Too few inputs were kept.
     #[error(
         "only {got} of {needed} samples came out of {drawn} drawn inputs ({}){}",
         listed(rejected),
         shortage(rejected).0
     )]
     NotEnough {
+        /// Samples there are.
         got: usize,
+        /// Samples that are wanted.
         needed: usize,
+        /// Inputs that were drawn.
         drawn: u64,
+        /// Why inputs were rejected, and how many for each reason.
         rejected: BTreeMap<String, u64>,
     },
 }

@@ -34,6 +34,7 @@ pub(super) struct Generator {
 }
 
 impl Generator {
+    /// How the model is prompted for inputs.
     pub fn prompt(&self) -> Instruction<'_> {
         match &self.question {
             Some(question) if self.tuned => Instruction::Tuned(question),
@@ -226,7 +227,10 @@ fn report_discriminator(job: &Job<'_>, card: &DiscriminatorCard, generators: &[G
         let (others, by) = (others.join(", ").replace('_', " "), by.replace('_', " "));
         events.warn(
             Stage::Filter,
-            format!("the discriminator was trained against inputs by: {by}. Those of this run are by: {others}; what it was worth there it need not be worth here"),
+            format!(
+                "the discriminator was trained against inputs by: {by}. Those of this run are \
+                by: {others}; what it was worth there it need not be worth here"
+            ),
         );
     }
 }

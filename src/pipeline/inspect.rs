@@ -15,14 +15,18 @@ use crate::record::{ContentHash, Limits};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "what")]
 pub enum Inspection {
+    /// A base model.
     Model(ModelCard),
+    /// A LoRA adapter.
     Adapter(AdapterCard),
+    /// A kit.
     Kit(Box<KitCard>),
 }
 
 /// A base model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelCard {
+    /// The file.
     #[serde(serialize_with = "crate::record::path_as_text")]
     pub path: PathBuf,
     /// Of all parts, as all numbers here.
@@ -32,37 +36,55 @@ pub struct ModelCard {
     /// Files that the model is split into, where it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parts: Option<usize>,
+    /// `general.name`.
     pub name: Option<String>,
+    /// `general.architecture`.
     pub architecture: String,
+    /// Numbers in all tensors.
     pub parameters: u64,
+    /// `block_count`.
     pub layers: Option<u64>,
+    /// `context_length`. units: tokens
     pub context: Option<u64>,
+    /// `embedding_length`.
     pub embedding: Option<u64>,
+    /// How many tensors there are.
     pub tensors: usize,
     /// Tensors by type.
     pub types: BTreeMap<String, usize>,
+    /// Whether the file holds a chat template.
     pub chat_template: bool,
+    /// `translora.*` of its header.
     pub translora: BTreeMap<String, String>,
 }
 
 /// A LoRA and what it fits.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AdapterCard {
+    /// The file.
     #[serde(serialize_with = "crate::record::path_as_text")]
     pub path: PathBuf,
+    /// Its size.
     pub bytes: u64,
+    /// The hash of the file.
     pub sha256: ContentHash,
     /// Fits a base of this architecture whose matrices have the shapes below.
     pub architecture: String,
+    /// The highest rank of its pairs.
     pub rank: Option<u64>,
+    /// `adapter.lora.alpha`.
     pub alpha: Option<f64>,
     /// `sound`, or why no model takes it.
     pub verdict: String,
+    /// Pairs of A and B.
     pub matrices: usize,
     /// Adapted matrix, without its block → its shape (in, out).
     pub modules: BTreeMap<String, [u64; 2]>,
+    /// Layers that it adapts.
     pub layers: usize,
+    /// Numbers in all tensors.
     pub parameters: u64,
+    /// Tensors by type.
     pub types: BTreeMap<String, usize>,
     /// `translora.*` of its header.
     pub translora: BTreeMap<String, String>,
@@ -78,13 +100,20 @@ impl Inspection {
 /// A kit.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KitCard {
+    /// The file.
     #[serde(serialize_with = "crate::record::path_as_text")]
     pub path: PathBuf,
+    /// Its size.
     pub bytes: u64,
+    /// The hash of the file.
     pub sha256: ContentHash,
+    /// Its seed inputs, in full.
     pub seeds: Vec<String>,
+    /// The size of its discriminator, where it has one.
     pub discriminator_bytes: Option<u64>,
+    /// The size of its input model, where it has one.
     pub input_model_bytes: Option<u64>,
+    /// What the kit says about itself.
     pub manifest: Manifest,
     /// What it gives away of the data, a sentence each.
     pub privacy: Vec<String>,

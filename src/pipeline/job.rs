@@ -21,8 +21,11 @@ const HELD_OUT_ONE_IN: usize = 10;
 
 /// One run of one command.
 pub struct Job<'c> {
+    /// Cancellation, events and the clock.
     pub context: &'c Context<'c>,
+    /// What is done is kept there.
     pub journal: Journal,
+    /// How long each stage took, by its name.
     pub seconds: BTreeMap<String, f64>,
     /// The most memory that the process had held by the end of each stage, where the clock tells.
     /// units: bytes
@@ -31,13 +34,18 @@ pub struct Job<'c> {
 
 /// What a stage has done, before it is timed and kept.
 pub struct Done<H, R> {
+    /// Its one value.
     pub head: H,
+    /// Its many values, a line each.
     pub rows: Vec<R>,
+    /// Its bytes, kept in a file of their own.
     pub blob: Option<Vec<u8>>,
+    /// What it came to, in a sentence.
     pub summary: String,
 }
 
 impl<R> Done<(), R> {
+    /// A result of rows alone.
     pub fn rows(rows: Vec<R>, summary: String) -> Self {
         Self {
             head: (),
@@ -49,6 +57,7 @@ impl<R> Done<(), R> {
 }
 
 impl<H> Done<H, ()> {
+    /// A result of one value alone.
     pub fn head(head: H, summary: String) -> Self {
         Self {
             head,
@@ -292,6 +301,7 @@ pub struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
+    /// Nothing is opened yet.
     pub fn new(
         engine: &'a dyn Engine,
         base: &'a Path,

@@ -27,16 +27,20 @@ const TRAINING: [&str; 2] = ["distill", "inputs"];
 /// What a journal belongs to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Header {
+    /// Of the journal's format.
     pub version: u32,
+    /// The command, such as `transfer`.
     pub command: String,
     /// Of all but the learning rate.
     pub plan: ContentHash,
     /// What a run that is taken up may change, as long as it has not done its training.
     pub lr: Option<f64>,
+    /// The hash of every input file, by its name.
     pub inputs: BTreeMap<String, ContentHash>,
 }
 
 impl Header {
+    /// Describe a run.
     pub fn new(
         command: &str,
         plan: &serde_json::Value,
@@ -71,9 +75,13 @@ struct Line {
 /// A stage's result: one head, many rows, and bytes where there are any.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Product<H, R> {
+    /// The one value.
     pub head: H,
+    /// The many values.
     pub rows: Vec<R>,
+    /// The bytes, where there are any.
     pub blob: Option<Vec<u8>>,
+    /// What it came to, in a sentence.
     pub summary: String,
     /// Where it took time. units: seconds
     pub seconds: f64,
@@ -85,20 +93,44 @@ pub struct Product<H, R> {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum JournalError {
+    /// A run was stopped, and this one does not say that it goes on with it.
     #[error("{folder}: an unfinished run lies here")]
-    Unfinished { folder: PathBuf },
+    Unfinished {
+        /// The journal.
+        folder: PathBuf,
+    },
+    /// Another process works on this run.
     #[error("{folder}: {} works on this run", worker(*process))]
     InUse {
+        /// The journal.
         folder: PathBuf,
         /// The number of the process, where it has written it.
         process: Option<u32>,
     },
+    /// The run that was stopped had other settings or files.
     #[error("{folder}: this run cannot go on: {what} changed since it was stopped")]
-    Changed { folder: PathBuf, what: String },
+    Changed {
+        /// The journal.
+        folder: PathBuf,
+        /// What differs.
+        what: String,
+    },
+    /// A file of the journal is not what it was.
     #[error("{path}: damaged: {reason}")]
-    Damaged { path: PathBuf, reason: String },
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// How that shows.
+        reason: String,
+    },
+    /// The system refused.
     #[error("{path}: {source}")]
-    Io { path: PathBuf, source: io::Error },
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
 }
 
 fn worker(process: Option<u32>) -> String {

@@ -162,7 +162,8 @@ impl KitJob<'_> {
         };
         if card.accuracy < 0.7 {
             let text = format!(
-                "the discriminator is right on {:.0} % of held-out inputs only: consider more epochs",
+                "the discriminator is right on {:.0} % of held-out inputs only: consider more \
+                epochs",
                 100.0 * card.accuracy
             );
             job.context.events.warn(Stage::Evaluate, text);
@@ -405,15 +406,26 @@ impl KitJob<'_> {
                     stop: String::new(),
                     seed: Rng::new(self.plan.run.seed, &format!("kit inputs {round}")).next_u64(),
                 };
-                let mut quiet = Monitor { cancel: monitor.cancel, progress: &mut |_, _| {} };
-                let inputs = model.generate(adapter, &request, &mut quiet)?;
+                let mut silent = Monitor {
+                    cancel: monitor.cancel,
+                    progress: &mut |_, _| {},
+                };
+                let inputs = model.generate(adapter, &request, &mut silent)?;
                 drawn += inputs.len();
-                let (same, other): (Vec<_>, Vec<_>) = inputs.into_iter().partition(|input| real.contains(input.text.trim()));
+                let (same, other): (Vec<_>, Vec<_>) = inputs
+                    .into_iter()
+                    .partition(|input| real.contains(input.text.trim()));
                 verbatim += same.len();
                 others.extend(other.into_iter().map(|input| input.text));
             }
-            let near = filter::near_copies(others.iter().map(String::as_str), self.real.iter().map(String::as_str));
-            let summary = format!("{verbatim} of {drawn} inputs drawn are inputs of the data, word for word, {near} more nearly so");
+            let near = filter::near_copies(
+                others.iter().map(String::as_str),
+                self.real.iter().map(String::as_str),
+            );
+            let summary = format!(
+                "{verbatim} of {drawn} inputs drawn are inputs of the data, \
+                word for word, {near} more nearly so"
+            );
             Ok(Done::head([drawn, verbatim, near], summary))
         })?;
         Ok(done.head)

@@ -6,6 +6,35 @@
 //! never open at once.
 //!
 //! Refuses to know: terminals, sockets, C. Called by the doors: the command line and the plugin.
+//!
+//! ```
+//! use translora::engine::toy::{Toy, world};
+//! use translora::pipeline::{self, Context, Events};
+//! use translora::record::{Cancel, SystemClock};
+//! use translora::request::{Request, Train};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let folder = std::env::temp_dir().join(format!("translora-example-{}", std::process::id()));
+//! std::fs::create_dir_all(&folder)?;
+//! let [base, data, out] = ["base.json", "rows.jsonl", "new.gguf"].map(|name| folder.join(name));
+//! std::fs::write(&base, serde_json::to_vec(&world::old_base())?)?;
+//! let rows = world::rows(40, 1);
+//! let rows: Vec<String> = rows.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
+//! std::fs::write(&data, rows.join("\n"))?;
+//!
+//! // A request becomes a plan when its fields are within their bounds.
+//! let plan = Train { model: base, data, out, ..Train::default() }.plan()?;
+//! let (events, receiver) = Events::channel(100);
+//! let context = Context { cancel: Cancel::default(), events, clock: &SystemClock::default() };
+//! let report = pipeline::train(&Toy, &plan, &context)?;
+//! assert_eq!(report.examples, 40);
+//! assert!(report.loss_last < report.loss_first);
+//! // The plan is said first.
+//! assert!(matches!(receiver.recv()?, pipeline::Event::Plan { .. }));
+//! # std::fs::remove_dir_all(folder)?;
+//! # Ok(())
+//! # }
+//! ```
 
 mod audit;
 mod card;

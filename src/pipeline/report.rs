@@ -15,19 +15,23 @@ use crate::record::Prompt;
 /// What `transfer` came to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TransferReport {
+    /// What the evidence says of the new adapter.
     pub verdict: Verdict,
     /// Where the new adapter lies: under the name that was asked for if it was accepted, else set
     /// aside.
     #[serde(serialize_with = "crate::record::path_as_text")]
     pub adapter: PathBuf,
+    /// The report as JSON.
     #[serde(serialize_with = "crate::record::path_as_text")]
     pub report: PathBuf,
     /// The report as a web page.
     #[serde(serialize_with = "crate::record::path_as_text")]
     pub page: PathBuf,
+    /// The numbers behind the verdict.
     pub scores: Scores,
     /// Rows that were won and lost, a dozen of each at most.
     pub flips: Vec<Flip>,
+    /// What became of the inputs, by name.
     pub counts: BTreeMap<String, u64>,
     /// How right and wrong of the two arms fall together, on all rows of the gate set.
     #[serde(default)]
@@ -51,6 +55,7 @@ pub struct TransferReport {
     /// The most memory that the process had held by the end of each stage. units: bytes
     #[serde(default)]
     pub peak_bytes: BTreeMap<String, u64>,
+    /// How the adapter was fitted.
     pub fit: FitReport,
     /// What the adapter was fitted to, and why.
     pub objective: ObjectiveReport,
@@ -64,11 +69,13 @@ pub struct TransferReport {
 /// Rows by who was right.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Confusion {
+    /// Both arms.
     pub both: u64,
     /// Only the transferred adapter.
     pub won: u64,
     /// Only the bare target.
     pub lost: u64,
+    /// Neither arm.
     pub neither: u64,
 }
 
@@ -92,14 +99,18 @@ impl Confusion {
 pub struct RoundCounts {
     /// Who generated them.
     pub by: String,
+    /// Inputs that were drawn.
     pub drawn: u64,
+    /// Of these, the valid ones.
     pub valid: u64,
+    /// Of these, those that the judge accepted.
     pub accepted: u64,
 }
 
 /// An input that was generated.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GeneratedInput {
+    /// The input.
     pub text: String,
     /// What the teacher answers, where that is known.
     pub answer: Option<String>,
@@ -117,7 +128,9 @@ pub struct Scores {
     pub rows: usize,
     /// Exact match on the gate set, by arm. units: share
     pub target: f64,
+    /// Exact match of the source with its adapter. units: share
     pub source_lora: f64,
+    /// Exact match of the target with the new adapter. units: share
     pub transferred: f64,
     /// An adapter trained on the target with real data, where the plan names one.
     pub oracle: Option<f64>,
@@ -127,7 +140,9 @@ pub struct Scores {
     pub gate_rows: usize,
     /// McNemar's exact test of transferred against target, on those.
     pub p_value: f64,
+    /// Of those rows, the ones that only the transferred adapter got right.
     pub wins: u64,
+    /// Of those rows, the ones that only the bare target got right.
     pub losses: u64,
     /// The rows that had no part in the verdict; all rows where there are too few to part.
     pub report: ReportHalf,
@@ -149,12 +164,14 @@ pub struct Scores {
     pub nll: BTreeMap<String, f64>,
     /// Exact agreement with the teacher on held-out inputs. units: share
     pub fidelity: BTreeMap<String, f64>,
+    /// Held-out inputs that fidelity is of.
     pub fidelity_rows: usize,
 }
 
 /// An arm that stands for comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ArmScore {
+    /// Rows that were answered.
     pub rows: usize,
     /// Exact match. units: share
     pub exact: f64,
@@ -177,7 +194,9 @@ impl ArmScore {
 /// Bare target and transferred on rows that only report.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ReportHalf {
+    /// The bare target.
     pub target: ArmScore,
+    /// The target with the new adapter.
     pub transferred: ArmScore,
 }
 
@@ -195,9 +214,13 @@ impl ReportHalf {
 /// A row on which just one of bare target and transferred is right.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Flip {
+    /// The row's prompt.
     pub prompt: Prompt,
+    /// The right answer.
     pub right: String,
+    /// What the bare target answers.
     pub target: String,
+    /// What the target with the new adapter answers.
     pub transferred: String,
     /// The transferred adapter is the one that is right.
     pub won: bool,
@@ -206,30 +229,41 @@ pub struct Flip {
 /// What `train` came to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainReport {
+    /// The adapter that was written.
     #[serde(serialize_with = "crate::record::path_as_text")]
     pub adapter: PathBuf,
+    /// The report as JSON.
     #[serde(serialize_with = "crate::record::path_as_text")]
     pub report: PathBuf,
+    /// Rows that were trained on.
     pub examples: usize,
+    /// Steps that were taken.
     pub steps: u64,
     /// units: nats a completion token, mean of an epoch
     pub loss_first: f64,
+    /// See [`TrainReport::loss_first`].
     pub loss_last: f64,
+    /// How the fit went.
     pub fit: FitReport,
+    /// How long each stage took, by its name.
     pub seconds: BTreeMap<String, f64>,
 }
 
 /// What `kit` came to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KitReport {
+    /// The kit that was written.
     #[serde(serialize_with = "crate::record::path_as_text")]
     pub kit: PathBuf,
+    /// Seed inputs in it.
     pub seeds: usize,
     /// Real inputs the discriminator saw, and as many made-up ones; held-out rows included.
     pub positives: usize,
+    /// Made-up inputs that the discriminator saw.
     pub negatives: usize,
     /// Share of held-out inputs told apart rightly.
     pub accuracy: Option<f64>,
+    /// Held-out inputs that accuracy is of.
     pub accuracy_rows: usize,
     /// Chance that a held-out real input is held for likelier real than a held-out made-up one.
     pub auc: Option<f64>,
@@ -237,18 +271,24 @@ pub struct KitReport {
     pub passed: Option<[f64; 2]>,
     /// What the kit gives away of the data, a sentence each.
     pub privacy: Vec<String>,
+    /// What the input model gives away, where the kit has one.
     pub input_model: Option<InputModelCard>,
+    /// How long each stage took, by its name.
     pub seconds: BTreeMap<String, f64>,
 }
 
 /// What `eval` came to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EvalReport {
+    /// The base model.
     #[serde(serialize_with = "crate::record::path_as_text")]
     pub model: PathBuf,
+    /// The adapter; none where the bare base answered.
     #[serde(serialize_with = "crate::record::path_as_text_or_null")]
     pub lora: Option<PathBuf>,
+    /// Rows that were answered.
     pub rows: usize,
+    /// Rows that were answered exactly.
     pub correct: u64,
     /// units: share
     pub exact: f64,
@@ -256,6 +296,8 @@ pub struct EvalReport {
     pub interval: [f64; 2],
     /// Teacher-forced, mean over completion tokens. units: nats
     pub nll: f64,
+    /// Mean length of an answer.
     pub tokens_per_answer: f64,
+    /// How long each stage took, by its name.
     pub seconds: BTreeMap<String, f64>,
 }

@@ -26,14 +26,20 @@ const P_MAX: f64 = 0.05;
 /// What the adapter was fitted to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ObjectiveReport {
+    /// What was chosen.
     pub objective: ObjectiveChoice,
-    pub asked: ObjectiveChoice,
+    /// What the request names.
+    pub requested: ObjectiveChoice,
+    /// Why, in a sentence.
     pub reason: String,
+    /// Whether the two models have the same words.
     pub same_vocabulary: bool,
+    /// How tokens of the answers are weighed.
     pub token_weights: TokenWeights,
     /// Tokens of the answers, held-out ones included, and those of them that were fitted to more
     /// than their text; 0 for `text`.
     pub tokens: u64,
+    /// Of [`ObjectiveReport::tokens`], those that were fitted to more than their text.
     pub tokens_taught: u64,
     /// From what was fitted to, on held-out inputs.
     pub divergence: Option<Divergences>,
@@ -43,8 +49,11 @@ pub struct ObjectiveReport {
 /// out taken as one. units: nats
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Divergences {
+    /// Tokens that were compared.
     pub tokens: u64,
+    /// Of the bare target.
     pub target: f64,
+    /// Of the target with the new adapter.
     pub transferred: f64,
 }
 
@@ -60,15 +69,15 @@ pub(super) struct Known<'a> {
 
 /// Choose by the rule above.
 ///
-/// fails: what was asked for cannot be done with these models
+/// fails: what is requested cannot be done with these models
 pub(super) fn choose(
     plan: &TransferPlan,
     known: Known<'_>,
 ) -> Result<ObjectiveReport, PipelineError> {
-    let asked = plan.objective;
+    let requested = plan.objective;
     let report = |objective: ObjectiveChoice, reason: &str| ObjectiveReport {
         objective,
-        asked,
+        requested,
         reason: reason.to_owned(),
         same_vocabulary: known.same_vocabulary,
         token_weights: plan.token_weights,
@@ -76,20 +85,20 @@ pub(super) fn choose(
         tokens_taught: 0,
         divergence: None,
     };
-    if asked == ObjectiveChoice::Kl && !known.same_vocabulary {
+    if requested == ObjectiveChoice::Kl && !known.same_vocabulary {
         return Err(PipelineError::OtherVocabulary);
     }
     let (limit, bytes) = (plan.limits.teacher_bytes_max, known.answer_bytes);
     let asks_tokens = plan.token_weights != TokenWeights::None
-        || !matches!(asked, ObjectiveChoice::Auto | ObjectiveChoice::Text);
+        || !matches!(requested, ObjectiveChoice::Auto | ObjectiveChoice::Text);
     if bytes > limit && asks_tokens {
         return Err(PipelineError::LongAnswers {
             bytes,
             bytes_max: limit,
         });
     }
-    if asked != ObjectiveChoice::Auto {
-        return Ok(report(asked, "asked for"));
+    if requested != ObjectiveChoice::Auto {
+        return Ok(report(requested, "as requested"));
     }
     if bytes > limit {
         return Ok(report(
@@ -99,7 +108,8 @@ pub(super) fn choose(
     }
     let weaker = known.arms.map(is_weaker).transpose()?.unwrap_or(false);
     let reason = if weaker {
-        "what measured best; but the bare target is right more often than the source with its adapter: the objective \"delta\" keeps nearer to it"
+        "what measured best; but the bare target is right more often than the source with its \
+        adapter: the objective \"delta\" keeps nearer to it"
     } else if known.same_vocabulary {
         "what measured best for two models of one vocabulary"
     } else {

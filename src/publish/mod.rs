@@ -24,11 +24,17 @@ pub use page::{Bar, Block, Chart, Page, Section, Tone, page};
 /// Where a run puts what it made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outputs {
+    /// The adapter that was accepted.
     pub adapter: PathBuf,
+    /// Its report, as JSON.
     pub report: PathBuf,
+    /// Its report, as a page.
     pub page: PathBuf,
+    /// The adapter that was refused.
     pub rejected: PathBuf,
+    /// Its report, as JSON.
     pub rejected_report: PathBuf,
+    /// Its report, as a page.
     pub rejected_page: PathBuf,
 }
 
@@ -58,6 +64,7 @@ impl Outputs {
         }
     }
 
+    /// Every name, whatever the verdict.
     pub fn all(&self) -> [&Path; 6] {
         [
             &self.adapter,
@@ -74,14 +81,33 @@ impl Outputs {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PublishError {
+    /// There is a file, and nothing is overwritten.
     #[error("{path}: there is a file already, and nothing is overwritten")]
-    Exists { path: PathBuf },
+    Exists {
+        /// The output.
+        path: PathBuf,
+    },
+    /// The system refused.
     #[error("{path}: cannot write here: {source}")]
-    Io { path: PathBuf, source: io::Error },
+    Io {
+        /// The output.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The path ends in no name.
     #[error("{path}: names no file")]
-    NoName { path: PathBuf },
+    NoName {
+        /// The output.
+        path: PathBuf,
+    },
+    /// The path names a folder.
     #[error("{path}: is a folder")]
-    Folder { path: PathBuf },
+    Folder {
+        /// The output.
+        path: PathBuf,
+    },
+    /// The GGUF header does not take its last keys.
     #[error("the adapter's header could not be completed: {0}")]
     Stamp(#[from] GgufError),
 }

@@ -12,8 +12,11 @@ const TEXT_MAX: usize = 400;
 /// How a verdict is to be taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Tone {
+    /// Accepted.
     Good,
+    /// Rejected.
     Bad,
+    /// Neither.
     #[default]
     Unsure,
 }
@@ -21,38 +24,52 @@ pub enum Tone {
 /// What a report page shows, as text that is escaped here.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Page {
+    /// How the verdict is coloured.
     pub tone: Tone,
     /// The first line: a word, and what it says in full.
     pub verdict: (String, String),
+    /// The name of the page.
     pub title: String,
+    /// Paragraphs above the sections.
     pub lead: Vec<String>,
+    /// The sections, in order.
     pub sections: Vec<Section>,
 }
 
 /// A part of a page under a heading; one without blocks is left out.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Section {
+    /// Its heading.
     pub heading: String,
+    /// What stands below it.
     pub blocks: Vec<Block>,
 }
 
+/// A piece of a section.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Block {
+    /// A heading within the section.
     Heading(String),
+    /// A paragraph.
     Note(String),
     /// Shares with their intervals.
     Bars(Vec<Bar>),
+    /// A drawing of curves.
     Chart(Chart),
     /// Names and values.
     Facts(Vec<(String, String)>),
     /// Numbers in columns; the first column names them.
     Numbers {
+        /// Names of the columns.
         head: Vec<String>,
+        /// A line each.
         rows: Vec<Vec<String>>,
     },
     /// Somebody's texts in columns.
     Texts {
+        /// Names of the columns.
         head: Vec<String>,
+        /// A line each.
         rows: Vec<Vec<String>>,
     },
     /// A block that is opened by a click.
@@ -62,8 +79,11 @@ pub enum Block {
 /// A share with its 95 % interval.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Bar {
+    /// What it is of.
     pub name: String,
+    /// From 0 to 1.
     pub share: f64,
+    /// Low and high end, from 0 to 1.
     pub interval: [f64; 2],
     /// The one that all is about.
     pub main: bool,
@@ -88,10 +108,13 @@ pub fn page(page: &Page) -> String {
     let sections: String = page.sections.iter().map(section).collect();
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/>\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/><meta name=\"color-scheme\" content=\"light dark\"/>\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\"/>\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/><meta \
+         name=\"color-scheme\" content=\"light dark\"/>\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src \
+         'unsafe-inline'\"/>\
          <title>{word}: {title}</title>\n<style>\n{STYLE}</style></head>\n\
-         <body class=\"{tone}\"><h1><b>{word}</b>: {verdict}</h1>\n<p class=\"title\">{title}</p>\n{lead}{sections}</body></html>\n"
+         <body class=\"{tone}\"><h1><b>{word}</b>: {verdict}</h1>\n<p \
+         class=\"title\">{title}</p>\n{lead}{sections}</body></html>\n"
     )
 }
 
@@ -204,7 +227,8 @@ fn bar(bar: &Bar) -> String {
     };
     let (share, [low, high]) = (percent(bar.share), bar.interval.map(percent));
     format!(
-        "<div class=\"bar{}\"><span class=\"name\">{}</span><span class=\"track\"><span class=\"fill\" style=\"width:{share:.2}%\"></span>\
+        "<div class=\"bar{}\"><span class=\"name\">{}</span><span class=\"track\"><span \
+        class=\"fill\" style=\"width:{share:.2}%\"></span>\
          <span class=\"whisker\" style=\"left:{low:.2}%;width:{:.2}%\"></span></span>\
          <span class=\"share\">{share:.1} % <small>({low:.1} to {high:.1})</small></span></div>\n",
         if bar.main { " main" } else { "" },

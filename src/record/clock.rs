@@ -41,6 +41,7 @@ impl Clock for SystemClock {
 pub struct TestClock(Mutex<Duration>);
 
 impl TestClock {
+    /// Move it forward.
     pub fn advance(&self, by: Duration) {
         *self
             .0

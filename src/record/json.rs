@@ -61,6 +61,18 @@ impl JsonError {
     }
 }
 
+/// What a value is, with its article.
+pub fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}
+
 /// A value whose objects were seen to name each key once.
 struct Strict(Value);
 

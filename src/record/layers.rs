@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Layers {
+    /// The first layer, from 0.
     pub first: u32,
+    /// The layer after the last; none goes to the end.
     pub end: Option<u32>,
 }
 

@@ -13,6 +13,7 @@ const N: usize = 624;
 const M: usize = 397;
 
 impl Mersenne {
+    /// Seed it as numpy's `RandomState` does.
     pub fn new(seed: u32) -> Self {
         let mut state = [seed; N];
         for i in 1..N {
@@ -24,6 +25,7 @@ impl Mersenne {
         Self { state, next: N }
     }
 
+    /// Draw the next 32 bits.
     pub fn next_u32(&mut self) -> u32 {
         if self.next == N {
             for i in 0..N {

@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 pub struct Question {
     /// Text with one `{input}`.
     pub template: String,
+    /// The answer for an input of the data set.
     pub yes: String,
+    /// The answer for any other.
     pub no: String,
 }
 

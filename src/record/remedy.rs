@@ -9,6 +9,7 @@ use serde_json::Value;
 pub struct Field(Cow<'static, str>);
 
 impl Field {
+    /// Its name in JSON.
     pub fn name(&self) -> &str {
         &self.0
     }
@@ -27,29 +28,42 @@ impl From<&'static str> for Field {
 pub enum Remedy {
     /// Set what was left out.
     Add(Field),
+    /// Do not set it.
     LeaveOut(Field),
+    /// Choose a larger value.
     Raise(Field),
+    /// Choose a smaller value.
     Lower(Field),
     /// Ask for less of it.
     Fewer(Field),
+    /// Choose another value.
     ChooseOther(Field),
+    /// Choose this value.
     Set {
+        /// The setting.
         field: Field,
+        /// The value.
         value: Value,
     },
     /// What the setting may be.
     Takes {
+        /// The setting.
         field: Field,
+        /// What it takes.
         what: Cow<'static, str>,
     },
     /// An adapter and its base.
     Match {
+        /// The setting that names the adapter.
         adapter: Field,
+        /// The setting that names its base.
         base: Field,
     },
     /// What a variable of the environment may be.
     Variable {
+        /// Its name.
         name: Cow<'static, str>,
+        /// What it may be.
         what: Cow<'static, str>,
     },
     /// Start the same work again, from its journal.
@@ -60,6 +74,7 @@ pub enum Remedy {
     Inspect,
     /// Make a kit with all its parts.
     MakeKit,
+    /// A step that no setting is part of.
     Do(Step),
     /// One of these will do.
     Or(Vec<Self>),
@@ -99,30 +114,37 @@ impl Wording for InJson {
 }
 
 impl Remedy {
+    /// See [`Remedy::Add`].
     pub fn add(field: impl Into<Field>) -> Self {
         Self::Add(field.into())
     }
 
+    /// See [`Remedy::LeaveOut`].
     pub fn leave_out(field: impl Into<Field>) -> Self {
         Self::LeaveOut(field.into())
     }
 
+    /// See [`Remedy::Raise`].
     pub fn raise(field: impl Into<Field>) -> Self {
         Self::Raise(field.into())
     }
 
+    /// See [`Remedy::Lower`].
     pub fn lower(field: impl Into<Field>) -> Self {
         Self::Lower(field.into())
     }
 
+    /// See [`Remedy::Fewer`].
     pub fn fewer(field: impl Into<Field>) -> Self {
         Self::Fewer(field.into())
     }
 
+    /// See [`Remedy::ChooseOther`].
     pub fn choose_other(field: impl Into<Field>) -> Self {
         Self::ChooseOther(field.into())
     }
 
+    /// See [`Remedy::Set`].
     pub fn set(field: impl Into<Field>, value: impl Into<Value>) -> Self {
         Self::Set {
             field: field.into(),
@@ -130,6 +152,7 @@ impl Remedy {
         }
     }
 
+    /// See [`Remedy::Takes`].
     pub fn takes(field: impl Into<Field>, what: impl Into<Cow<'static, str>>) -> Self {
         Self::Takes {
             field: field.into(),
@@ -137,6 +160,7 @@ impl Remedy {
         }
     }
 
+    /// See [`Remedy::Match`].
     pub fn matching(adapter: impl Into<Field>, base: impl Into<Field>) -> Self {
         Self::Match {
             adapter: adapter.into(),
@@ -144,6 +168,7 @@ impl Remedy {
         }
     }
 
+    /// See [`Remedy::Variable`].
     pub fn variable(name: &'static str, what: impl Into<Cow<'static, str>>) -> Self {
         Self::Variable {
             name: name.into(),
@@ -151,14 +176,17 @@ impl Remedy {
         }
     }
 
+    /// See [`Remedy::Remove`].
     pub fn remove(path: &Path) -> Self {
         Self::Remove(path.to_owned())
     }
 
+    /// See [`Remedy::Or`].
     pub fn or<const N: usize>(remedies: [Self; N]) -> Self {
         Self::Or(remedies.into())
     }
 
+    /// See [`Remedy::Then`].
     pub fn then<const N: usize>(remedies: [Self; N]) -> Self {
         Self::Then(remedies.into())
     }
@@ -223,6 +251,7 @@ macro_rules! steps {
         }
 
         impl Step {
+            /// Every step.
             pub const ALL: &[Self] = &[$(Self::$step,)*];
 
             fn words(self) -> &'static str {
@@ -253,32 +282,44 @@ steps! {
     ConvertEndian: "convert the original again, for little-endian machines",
     NameFile: "name a file in it",
     OtherFile: "choose another file: this is not the kind that is expected here",
-    WholeModel: "fetch the model or convert it again: it must be a whole GGUF with a tokenizer and a chat template",
-    BrokenNumbers: "fetch or make that file again: its numbers are broken, or far too large; an adapter may do at a smaller scale",
-    NameOfAFile: "write a path, hf:OWNER/REPO:FILE, https://HOST/FILE, ollama:NAME:TAG, or lmstudio:PUBLISHER/REPO/FILE",
+    WholeModel: "fetch the model or convert it again: it must be a whole GGUF with a tokenizer \
+        and a chat template",
+    BrokenNumbers: "fetch or make that file again: its numbers are broken, or far too large; an \
+         adapter may do at a smaller scale",
+    NameOfAFile: "write a path, hf:OWNER/REPO:FILE, https://HOST/FILE, ollama:NAME:TAG, or \
+         lmstudio:PUBLISHER/REPO/FILE",
     NameInStore: "name one of those, or let that program pull it first",
     PullAgain: "pull the model again with the program whose store this is",
     NameOneFile: "name one of them behind a colon: hf:OWNER/REPO:FILE",
     FetchOnce: "fetch it once while this machine is online, or name a file on the disk",
-    HubToken: "check the spelling, set HF_TOKEN to a token that may read it, and accept its terms on its page where it has some",
+    HubToken: "check the spelling, set HF_TOKEN to a token that may read it, and accept its terms \
+         on its page where it has some",
     CheckAddress: "check the spelling of the owner, the repository, the file and the address",
     CheckNetwork: "check the network and the address, or work offline with what was fetched before",
     FetchRest: "start it again: what arrived is kept, and the rest is fetched",
-    FetchFresh: "start it again: what arrived was removed; if that repeats, the file there is damaged",
+    FetchFresh: "start it again: what arrived was removed; if that repeats, the file there is \
+         damaged",
     FetchByHand: "fetch the file by hand and name its path, or build with the feature fetch",
     FirstPart: "name the first part: the others are found beside it",
-    PartsTogether: "keep all parts of the model in one folder, with the names that they were made with",
+    PartsTogether: "keep all parts of the model in one folder, with the names that they were made \
+        with",
     FetchParts: "fetch all parts of the model again, from one place",
     OtherModel: "choose another base model",
-    FittingAdapter: "use the base that this adapter was trained on, or an adapter that was trained on this base",
+    FittingAdapter: "use the base that this adapter was trained on, or an adapter that was \
+        trained on this base",
     PlainAdapter: "use a plain LoRA adapter, in GGUF or as PEFT saves it",
-    WholePeft: "use the whole folder that PEFT saved: adapter_config.json and adapter_model.safetensors",
-    SaveSafetensors: "save it as safetensors: save_pretrained does so in PEFT, save_file in the Python package safetensors",
-    SavePeftAgain: "save or fetch the adapter again, with the configuration that it was trained with",
-    TrainPlain: "merge it into its base in Python and train a plain LoRA on the result, or train it without that",
+    WholePeft: "use the whole folder that PEFT saved: adapter_config.json and \
+        adapter_model.safetensors",
+    SaveSafetensors: "save it as safetensors: save_pretrained does so in PEFT, save_file in the \
+        Python package safetensors",
+    SavePeftAgain: "save or fetch the adapter again, with the configuration that it was trained \
+        with",
+    TrainPlain: "merge it into its base in Python and train a plain LoRA on the result, or train \
+        it without that",
     ConvertByHand: "convert it with llama.cpp's convert_lora_to_gguf.py and use the GGUF",
     WritableCache: "set XDG_CACHE_HOME to a folder that may be written to, on a disk with room",
-    TrainedAdapter: "use an adapter that was trained: a fresh one, whose B is zero, has nothing to transfer",
+    TrainedAdapter: "use an adapter that was trained: a fresh one, whose B is zero, has nothing \
+        to transfer",
     KitsOwn: "use the base and the adapter that the kit was made with",
     SamePlan: "use the same settings and files as before",
     // Rows.
@@ -299,17 +340,22 @@ steps! {
     // Memory and devices.
     CloseOthers: "close other programs",
     SmallerModel: "choose a smaller quantization",
-    BackendNeeds: "install the driver and the libraries of its device, and build it from this program's own llama.cpp",
-    NoBackend: "to run on the CPU, move the file away, or unset GGML_BACKEND_PATH where it names it",
+    BackendNeeds: "install the driver and the libraries of its device, and build it from this \
+        program's own llama.cpp",
+    NoBackend: "to run on the CPU, move the file away, or unset GGML_BACKEND_PATH where it names \
+        it",
     // Jobs and their worker.
-    NameWorker: "put the program `translora` of the same build beside the library, or name it in TRANSLORA_WORKER or as \"worker\" in the configuration",
+    NameWorker: "put the program `translora` of the same build beside the library, or name it in \
+        TRANSLORA_WORKER or as \"worker\" in the configuration",
     NoWorker: "set \"isolation\" to \"thread\" in the configuration",
     ListJobs: "ask for the list of jobs",
     FreeJobs: "configure before the first job starts, or free every job first",
     WaitForEnd: "wait until it has ended",
     CancelOne: "cancel one that waits",
-    JsonRequest: "write it as one JSON object with the names of the settings, such as {\"source_lora\": \"old.gguf\", \"samples\": 250}",
-    JsonConfiguration: "write it as one JSON object, such as {\"threads\": 2, \"isolation\": \"process\"}",
+    JsonRequest: "write it as one JSON object with the names of the settings, such as \
+        {\"source_lora\": \"old.gguf\", \"samples\": 250}",
+    JsonConfiguration: "write it as one JSON object, such as \
+        {\"threads\": 2, \"isolation\": \"process\"}",
     // Adapters that are served.
     NameBase: "name the base model that is served first",
     PrepareAgain: "prepare the swap again: a commit spends it, however it ends",
@@ -318,7 +364,8 @@ steps! {
     LoadFirst: "load an adapter first",
     ReadHostLog: "read the host's log: what answered before still does",
     RenameFile: "rename its file: an adapter is named after its file, and needs a name of its own",
-    OwnToken: "set TRANSLORA_CONTROL_TOKEN, or listen on 127.0.0.1, which this machine alone reaches",
+    OwnToken: "set TRANSLORA_CONTROL_TOKEN, or listen on 127.0.0.1, which this machine alone \
+        reaches",
     StopListener: "stop the program that listens there",
     // The program itself.
     SameBuild: "use a library and a program of the same build",

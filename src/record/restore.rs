@@ -24,6 +24,7 @@ impl Restore {
 /// Plain data comes back by itself. A noun is no plain data: it implements this in its own room and
 /// does not implement `Deserialize`, which would be a second implementation and does not compile.
 pub trait Restored: Sized {
+    /// Bring it back.
     fn restore<'de, D: Deserializer<'de>>(from: D, right: Restore) -> Result<Self, D::Error>;
 }
 

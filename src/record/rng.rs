@@ -18,6 +18,7 @@ impl Rng {
         Self(ChaCha8Rng::seed_from_u64(key))
     }
 
+    /// Draw the next 64 bits.
     pub fn next_u64(&mut self) -> u64 {
         self.0.next_u64()
     }

@@ -45,6 +45,7 @@ pub enum Kind {
 pub struct Field {
     /// Its name in JSON, plans and reports. The flag has `-` for `_`.
     pub name: &'static str,
+    /// What it may be.
     pub kind: Kind,
     /// It has no default.
     pub needed: bool,
@@ -56,6 +57,7 @@ pub struct Field {
     pub short: Option<char>,
     /// Another name of the flag, which llama.cpp has.
     pub alias: Option<&'static str>,
+    /// The heading that help and reference put it under.
     pub heading: &'static str,
     /// Lines of documentation, as they stand in the table.
     pub help: &'static str,

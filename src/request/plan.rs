@@ -3,10 +3,10 @@ use std::path::Path;
 
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::Map;
+use serde_json::{Map, Value};
 
 use super::{Eval, Fields, FilterChoice, Kit, Refusal, Train, Transfer};
-use crate::record::Limits;
+use crate::record::{Limits, json};
 
 /// A request within its bounds, and the limits it runs under. Printed first, journalled, hashed for
 /// `resume`: as JSON it is the request's object with `limits` beside the fields.
@@ -48,12 +48,16 @@ pub trait Request: Fields {
 
     /// The plan that a JSON object asks for. A field that is null has its default.
     ///
-    /// fails: not an object, a name that is not known, and as [`Request::plan`]
+    /// fails: not an object, a name that is not known or is there twice, and as [`Request::plan`]
     fn from_json(text: &str) -> Result<Plan<Self>, Refusal> {
-        let values = serde_json::from_str(text).map_err(|error| Refusal::Json {
-            reason: error.to_string(),
-        })?;
-        Self::of(values)?.plan()
+        let refuse = |reason: String| Refusal::Json { reason };
+        match json::parse(text).map_err(|error| refuse(error.to_string()))? {
+            Value::Object(values) => Self::of(values)?.plan(),
+            other => Err(refuse(format!(
+                "it is {}, and no object",
+                json::kind(&other)
+            ))),
+        }
     }
 }
 
@@ -127,12 +131,12 @@ impl Plan<Transfer> {
         let machine = &mut self.request.machine;
         machine.threads = match machine.threads {
             0 => threads,
-            asked => asked.min(threads),
+            own => own.min(threads),
         };
-        let asked = &mut self.request.training.shape.memory;
-        *asked = match (*asked, memory) {
-            (Some(asked), Some(share)) => Some(asked.min(share)),
-            (asked, share) => asked.or(share),
+        let bytes = &mut self.request.training.shape.memory;
+        *bytes = match (*bytes, memory) {
+            (Some(own), Some(share)) => Some(own.min(share)),
+            (own, share) => own.or(share),
         };
     }
 }

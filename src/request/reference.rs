@@ -24,10 +24,13 @@ pub fn rows_of(command: &str) -> Option<Rows> {
 /// The page `docs/reference/transfer.md`.
 pub fn page() -> String {
     let head = "# What a run can be asked for\n\n\
-        The command line takes these as flags. HTTP, the C ABI and the socket take a transfer as one JSON object \
-        with the same names, in which `-` is `_`. A value out of bounds or a name that is not here is refused before \
+        The command line takes these as flags. HTTP, the C ABI and the socket take a transfer as \
+        one JSON object \
+        with the same names, in which `-` is `_`. A value out of bounds or a name that is not \
+        here is refused before \
         any work. In JSON a field that is `null` has its default.\n\n\
-        This page is printed from `src/request/table.rs`. The test `the_reference_is_what_the_table_prints` compares it, and \
+        This page is printed from `src/request/table.rs`. The test \
+        `the_reference_is_what_the_table_prints` compares it, and \
         writes it where `TRANSLORA_BLESS` is set.\n";
     let sections = VERBS.map(|verb| {
         let rows = rows_of(verb).unwrap_or_default();

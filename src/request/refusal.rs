@@ -13,7 +13,9 @@ pub enum Refusal {
     Json { reason: String },
     /// There is no such field.
     Unknown {
+        /// The name that stands there.
         name: String,
+        /// The names there are.
         known: Vec<&'static str>,
     },
     /// A field's value is of the wrong type or out of bounds.
@@ -24,8 +26,11 @@ pub enum Refusal {
     OneOf { fields: [&'static str; 2] },
     /// A value makes sense only beside another field.
     Needs {
+        /// The field that has the value.
         field: &'static str,
+        /// Its value.
         value: String,
+        /// The field that must be there too.
         needed: &'static str,
     },
 }

@@ -46,7 +46,7 @@ fn each_objective_moves_an_adapter_and_the_report_says_which() {
                 .unwrap_or_else(|error| panic!("{name}: {error}"));
             let told = &report.objective;
             assert_eq!(
-                (told.objective, told.asked, told.same_vocabulary),
+                (told.objective, told.requested, told.same_vocabulary),
                 (objective, objective, same),
                 "{told:?}"
             );
@@ -150,7 +150,7 @@ fn a_target_that_is_the_stronger_is_told_of() {
     };
     let told = transfer(&asked).unwrap().objective;
     assert_eq!(
-        (told.objective, told.asked),
+        (told.objective, told.requested),
         (ObjectiveChoice::Text, ObjectiveChoice::Auto)
     );
     assert!(

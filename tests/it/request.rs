@@ -281,6 +281,13 @@ fn other_types_are_refused_and_null_is_the_same_as_nothing() {
     for bad in ["", "[]", "{", "3", "null", "{} {}"] {
         assert!(Transfer::from_json(bad).is_err(), "{bad}");
     }
+    let refusal = Transfer::from_json(r#"{"lr": 1, "seed": 2, "lr": 3}"#).unwrap_err();
+    assert!(
+        refusal
+            .to_string()
+            .contains("the key \"lr\" is there twice"),
+        "{refusal}"
+    );
 }
 
 #[test]

@@ -4,9 +4,11 @@
 //! On the socket each is a line of JSON: `{"do":"load","path":"…"}` goes in, and out comes
 //! `{"ok":{"swapped":{…}}}` or `{"error":{"kind":"…","message":"…","hint":"…"}}`, an [`Answer`].
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 /// A command about the adapters and transfers of a server.
@@ -41,6 +43,7 @@ pub enum Command {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         name: Option<String>,
         /// The fields of a transfer, as `translora transfer` names its flags.
+        #[serde(deserialize_with = "each_once")]
         request: Map<String, Value>,
     },
     /// Say how far a transfer is.
@@ -344,6 +347,32 @@ pub struct Event {
     pub more: Map<String, Value>,
 }
 
+/// Reads an object whose keys differ: serde_json's keeps the last of two in silence.
+fn each_once<'de, D: Deserializer<'de>>(from: D) -> Result<Map<String, Value>, D::Error> {
+    struct Once;
+
+    impl<'de> Visitor<'de> for Once {
+        type Value = Map<String, Value>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a map of fields")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<Self::Value, A::Error> {
+            let mut fields = Map::new();
+            while let Some((name, value)) = from.next_entry::<String, Value>()? {
+                if fields.contains_key(&name) {
+                    return Err(A::Error::custom(format!("the key {name:?} is there twice")));
+                }
+                fields.insert(name, value);
+            }
+            Ok(fields)
+        }
+    }
+
+    from.deserialize_map(Once)
+}
+
 /// Write a path as a text; what is no UTF-8 in it is replaced, so that every answer can be written.
 fn as_text<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_str(&path.to_string_lossy())
@@ -407,6 +436,11 @@ mod tests {
             (r#"{"do":"job","job":-1}"#, "-1"),
             (r#"{"do":"job","job":1,"more":1}"#, "more"),
             (r#"{"do":"transfer","request":[]}"#, "map"),
+            (
+                r#"{"do":"transfer","request":{"seed":1,"lr":2,"seed":3}}"#,
+                "the key \"seed\" is there twice",
+            ),
+            (r#"{"do":"job","job":1,"job":2}"#, "duplicate field"),
             (r#"{}"#, "do"),
             ("[]", ""),
         ] {

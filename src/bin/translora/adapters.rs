@@ -18,7 +18,8 @@ use crate::{Outcome, files, out};
 /// answered by the new adapter, and requests that are under way keep theirs.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Example:\n  translora adapters --attach /run/user/1000/translora-4711.sock load tickets.gguf"
+    after_help = "Example:\n  translora adapters --attach /run/user/1000/translora-4711.sock load \
+        tickets.gguf"
 )]
 pub struct Adapters {
     /// The server's socket

@@ -92,7 +92,8 @@ impl Attach {
                 library.display()
             ));
             out::say(
-                "  next   the server's log names a socket; translora adapters --attach SOCKET load ADAPTER.gguf",
+                "  next   the server's log names a socket; translora adapters --attach SOCKET \
+                load ADAPTER.gguf",
             );
         }
         Err(usage(
@@ -202,7 +203,8 @@ fn examine(program: &Path) -> Result<String, Failure> {
     }
 }
 
-const SHARED: &str = "build llama.cpp with -DBUILD_SHARED_LIBS=ON, or serve with `llama-server --lora FILE` and restart for a new adapter";
+const SHARED: &str = "build llama.cpp with -DBUILD_SHARED_LIBS=ON, or serve with `llama-server \
+    --lora FILE` and restart for a new adapter";
 
 /// The libllama among the libraries that the program needs, and those they need.
 fn libllama(program: &Path, elf: Elf) -> Option<String> {

@@ -20,7 +20,8 @@ const TOKEN_BYTES: usize = 24;
 /// printed once. Paths: /v1/transfers, /v1/adapters.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Example:\n  translora control --attach /run/user/1000/translora-4711.sock --port 8090"
+    after_help = "Example:\n  translora control --attach /run/user/1000/translora-4711.sock \
+        --port 8090"
 )]
 pub struct Control {
     /// The server's socket

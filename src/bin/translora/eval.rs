@@ -12,7 +12,8 @@ use crate::{Outcome, job, out};
 /// Always exits with 0 when it could measure: a low score is a result.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Example:\n  translora eval -m base.gguf --lora tickets.gguf --data held-out.jsonl --json"
+    after_help = "Example:\n  translora eval -m base.gguf --lora tickets.gguf --data \
+        held-out.jsonl --json"
 )]
 pub struct Eval {
     #[command(flatten)]

@@ -1,4 +1,5 @@
-//! Why a command ended with an error, and how that is told: `error:`, the chain of causes, `hint:`.
+//! Why a command ended with an error, and how that is shown: `error:`, the chain of causes,
+//! `hint:`.
 
 use std::error::Error;
 use std::io;
@@ -98,15 +99,15 @@ impl Failure {
 }
 
 fn lines(error: &dyn Error, hint: Option<&str>) -> Vec<String> {
-    let mut told = error.to_string();
-    let mut lines = vec![format!("{} {told}", out::marked("error:"))];
+    let mut said = error.to_string();
+    let mut lines = vec![format!("{} {said}", out::marked("error:"))];
     let mut cause = error.source();
     while let Some(error) = cause {
         let text = error.to_string();
         // Many messages end with their cause already.
-        if !told.contains(&text) {
+        if !said.contains(&text) {
             lines.push(format!("  because: {text}"));
-            told = text;
+            said = text;
         }
         cause = error.source();
     }
@@ -140,11 +141,11 @@ mod tests {
     }
 
     #[test]
-    fn a_cause_is_told_once() {
+    fn a_cause_is_named_once() {
         let io = || io::Error::other("disk full");
-        let told = lines(&Failure::Output(io()), Some("free some"));
+        let said = lines(&Failure::Output(io()), Some("free some"));
         assert_eq!(
-            told,
+            said,
             [
                 "error: cannot write to standard output",
                 "  because: disk full",
@@ -154,11 +155,11 @@ mod tests {
 
         #[derive(Debug, thiserror::Error)]
         #[error("a.jsonl: {source}")]
-        struct Told {
+        struct Unreadable {
             source: io::Error,
         }
         assert_eq!(
-            lines(&Told { source: io() }, None),
+            lines(&Unreadable { source: io() }, None),
             ["error: a.jsonl: disk full"]
         );
     }

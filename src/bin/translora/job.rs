@@ -89,7 +89,8 @@ pub fn engine(base: &Path) -> Result<Box<dyn Engine>, Failure> {
         let why = if cfg!(feature = "ggml") {
             "is a toy base, which is for tests"
         } else {
-            "is opened by the toy engine, which is for tests: this build has no llama.cpp (feature `ggml` is off)"
+            "is opened by the toy engine, which is for tests: this build has no llama.cpp \
+            (feature `ggml` is off)"
         };
         crate::out::say(&format!("warning: {} {why}", base.display()));
     }

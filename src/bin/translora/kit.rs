@@ -13,7 +13,8 @@ use crate::{Outcome, job, out};
 /// be used with others. The data itself does not go into it, except for the seeds.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Example:\n  translora kit -m base.gguf --lora tickets.gguf --data tickets.jsonl --out tickets.kit"
+    after_help = "Example:\n  translora kit -m base.gguf --lora tickets.gguf --data tickets.jsonl \
+        --out tickets.kit"
 )]
 pub struct Kit {
     #[command(flatten)]
@@ -64,9 +65,10 @@ impl Kit {
             let privacy = done
                 .privacy
                 .iter()
-                .map(|told| ("it gives away", told.clone()));
+                .map(|sentence| ("it gives away", sentence.clone()));
             let next = format!(
-                "translora transfer --source {} --source-lora {} --target NEW.gguf --kit {} --out N.gguf",
+                "translora transfer --source {} --source-lora {} --target NEW.gguf --kit {} --out \
+                N.gguf",
                 out::quoted(&plan.model),
                 out::quoted(&plan.lora),
                 out::quoted(&done.kit)

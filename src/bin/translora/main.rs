@@ -60,8 +60,10 @@ const VERSION: &str = concat!(
 #[derive(Parser, Debug)]
 #[command(name = "translora", version = VERSION, arg_required_else_help = true, max_term_width = 120)]
 #[command(
-    after_help = "Exit status: 0 done, 1 refused by evidence (the new adapter did not prove itself), 2 error.\n\
-                        Results go to standard output, everything else to standard error. NO_COLOR is respected."
+    after_help = "Exit status: 0 done, 1 refused by evidence (the new adapter did not prove \
+        itself), 2 error.\n\
+                        Results go to standard output, everything else to standard error. \
+                        NO_COLOR is respected."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -219,9 +221,11 @@ mod tests {
     fn the_reference_is_what_help_prints() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reference/cli.md");
         if std::env::var_os("TRANSLORA_BLESS").is_some() {
-            let head = "# The command line\n\n`translora COMMAND --help` prints these. The exit status is 0 if \
+            let head = "# The command line\n\n`translora COMMAND --help` prints these. The exit \
+                status is 0 if \
                 it is done, 1 if the evidence refused it, and 2 for an error.\n\n\
-                This page is printed: `TRANSLORA_BLESS=1 cargo test --bin translora reference` writes it.\n";
+                This page is printed: `TRANSLORA_BLESS=1 cargo test --bin translora reference` \
+                writes it.\n";
             std::fs::write(path, head.to_owned() + &sections().concat()).expect("it is writable");
         }
         let found = std::fs::read_to_string(path).unwrap_or_default();

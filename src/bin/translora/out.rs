@@ -117,8 +117,9 @@ fn plain(value: &serde_json::Value) -> String {
         },
         Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(", "),
         Object(fields) => {
-            let told = fields.iter().filter(|(_, value)| !value.is_null());
-            told.map(|(name, value)| format!("{} {}", spaced(name), plain(value)))
+            let known = fields.iter().filter(|(_, value)| !value.is_null());
+            known
+                .map(|(name, value)| format!("{} {}", spaced(name), plain(value)))
                 .collect::<Vec<_>>()
                 .join(", ")
         }

@@ -17,7 +17,7 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 /// Width of a stage's name, the longest of which is `generate`.
 const NAME: usize = 9;
 
-/// How much is told.
+/// How much is shown.
 #[derive(Clone, Copy, Debug)]
 pub struct Verbosity {
     pub quiet: bool,
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_is_told_by_what_differs() {
+    fn a_plan_is_shown_by_what_differs() {
         let rows = request::rows_of("train").expect("it has a request");
         let defaults = rows
             .iter()

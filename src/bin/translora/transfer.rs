@@ -21,8 +21,11 @@ use crate::{Outcome, job, out};
 #[derive(Args, Debug)]
 #[command(
     group(ArgGroup::new("inputs").args(["kit", "seeds"]).required(true)),
-    after_help = "Examples:\n  translora transfer --source old.gguf --source-lora tickets.gguf --target new.gguf --kit tickets.kit --out tickets-new.gguf\n  \
-                        translora transfer --source old.gguf --source-lora tickets.gguf --target new.gguf --seeds five.jsonl --out tickets-new.gguf --eval held-out.jsonl --json"
+    after_help = "Examples:\n  translora transfer --source old.gguf --source-lora tickets.gguf \
+        --target new.gguf --kit tickets.kit --out tickets-new.gguf\n  \
+                        translora transfer --source old.gguf --source-lora tickets.gguf --target \
+                        new.gguf --seeds five.jsonl --out tickets-new.gguf --eval held-out.jsonl \
+                        --json"
 )]
 pub struct Transfer {
     #[command(flatten)]
@@ -45,7 +48,9 @@ impl Transfer {
         let done = job::run(verbosity, &plan.source, &plan.limits, |engine, context| {
             pipeline::transfer(engine, &plan, context)
         })?;
-        crate::report(verbosity, &done, || told(&done, &plan, verbosity.verbose))?;
+        crate::report(verbosity, &done, || {
+            summary(&done, &plan, verbosity.verbose)
+        })?;
         Ok(if done.verdict == Verdict::Accept {
             Outcome::Done
         } else {
@@ -55,7 +60,7 @@ impl Transfer {
 }
 
 /// The result as a person reads it: the scores, the verdict, where things lie, and what to do next.
-fn told(done: &TransferReport, plan: &TransferPlan, verbose: bool) -> Vec<String> {
+fn summary(done: &TransferReport, plan: &TransferPlan, verbose: bool) -> Vec<String> {
     let mut lines = table(done);
     lines.push(String::new());
     let mut rows = Vec::new();
@@ -103,7 +108,8 @@ fn details(done: &TransferReport) -> Vec<(&'static str, String)> {
         .get(5)
         .map_or("-".into(), |share| format!("{share:.2}"));
     let covered = format!(
-        "{} words, {} of them in no seed; {} answers; likeness to the nearest other input {likeness} (median)",
+        "{} words, {} of them in no seed; {} answers; likeness to the nearest other input \
+        {likeness} (median)",
         coverage.words, coverage.words_new, coverage.answers
     );
     let mut rows = vec![
@@ -132,7 +138,8 @@ fn advice(done: &TransferReport, plan: &TransferPlan) -> Vec<(&'static str, Stri
             (
                 "or swap it",
                 format!(
-                    "translora adapters --attach SOCKET load {adapter}, into a llama-server that `translora attach` started"
+                    "translora adapters --attach SOCKET load {adapter}, into a llama-server that \
+                    `translora attach` started"
                 ),
             ),
         ];
@@ -155,11 +162,13 @@ fn advice(done: &TransferReport, plan: &TransferPlan) -> Vec<(&'static str, Stri
     } else if scores.wins > scores.losses {
         let share = scores.losses as f64 / scores.gate_rows.max(1) as f64;
         next.push(format!(
-            "look in the report at the answers it lost; --flip-budget {share:.2} would accept as many"
+            "look in the report at the answers it lost; --flip-budget {share:.2} would accept as \
+            many"
         ));
     } else if scores.source_lora <= scores.target {
         next.push(
-            "the bare target is as good as the old adapter: serve it without one, or try --objective delta"
+            "the bare target is as good as the old adapter: serve it without one, or try \
+            --objective delta"
                 .into(),
         );
     } else if by_teacher {
@@ -178,20 +187,20 @@ fn advice(done: &TransferReport, plan: &TransferPlan) -> Vec<(&'static str, Stri
 }
 
 fn objective(of: &ObjectiveReport) -> String {
-    let mut told = format!("{}: {}", of.objective.name(), of.reason);
+    let mut text = format!("{}: {}", of.objective.name(), of.reason);
     if of.tokens > 0 {
-        told += &format!(
+        text += &format!(
             "; {} of {} tokens with more than their text",
             of.tokens_taught, of.tokens
         );
     }
     if let Some(divergence) = of.divergence {
-        told += &format!(
+        text += &format!(
             "; held-out KL {:.4} bare, {:.4} transferred",
             divergence.target, divergence.transferred
         );
     }
-    told
+    text
 }
 
 fn verdict(done: &TransferReport) -> String {
@@ -260,7 +269,8 @@ fn table(done: &TransferReport) -> Vec<String> {
         "generated inputs that were held back"
     };
     lines.push(format!(
-        "  judged on {} of {} {judged}; transferred against bare target: {} better, {} worse, p = {:.2e}",
+        "  judged on {} of {} {judged}; transferred against bare target: {} better, {} worse, p = \
+        {:.2e}",
         scores.gate_rows, scores.rows, scores.wins, scores.losses, scores.p_value
     ));
     lines.push(format!(

@@ -31,15 +31,34 @@ pub(super) fn checks(before: &InputAudit, after: Option<&OutputAudit>) -> Vec<Bl
         facts.push(fact("it helps the source", found));
     }
     match after {
-        Some(OutputAudit { rows, tokens, logits_error, logits_tolerance, answers, answers_same }) => facts.extend([
-            fact("the new adapter, loaded from the disk", "by llama.cpp into a fresh context"),
+        Some(OutputAudit {
+            rows,
+            tokens,
+            logits_error,
+            logits_tolerance,
+            answers,
+            answers_same,
+        }) => facts.extend([
+            fact(
+                "the new adapter, loaded from the disk",
+                "by llama.cpp into a fresh context",
+            ),
             fact(
                 "its logits are the trainer's",
-                format!("within {logits_error:.4} of the largest on {tokens} tokens of {rows} held-out rows ({logits_tolerance} may be)"),
+                format!(
+                    "within {logits_error:.4} of the largest on {tokens} tokens of {rows} \
+                    held-out rows ({logits_tolerance} may be)"
+                ),
             ),
-            fact("it repeats answers that it mended", format!("{answers_same} of {answers}")),
+            fact(
+                "it repeats answers that it mended",
+                format!("{answers_same} of {answers}"),
+            ),
         ]),
-        None => facts.push(fact("the new adapter", "set aside, so it was not loaded again")),
+        None => facts.push(fact(
+            "the new adapter",
+            "set aside, so it was not loaded again",
+        )),
     }
     vec![Block::Facts(facts)]
 }

@@ -88,6 +88,7 @@ impl<'a> Rounds<'a> {
         })
     }
 
+    /// Run rounds until there are enough samples, or no hope of them.
     pub fn run(mut self, job: &mut Job<'_>) -> Result<Samples, PipelineError> {
         let mut round = 0;
         while self.policy.wants_more(round, self.pool.stock()) {

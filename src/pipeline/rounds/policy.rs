@@ -66,6 +66,7 @@ pub(super) struct Policy {
 }
 
 impl Policy {
+    /// Before the first round.
     pub fn new(
         needed: usize,
         draws_per_sample_max: usize,

@@ -23,6 +23,7 @@ pub(super) struct Pool<'a> {
 }
 
 impl<'a> Pool<'a> {
+    /// Nothing but the seeds.
     pub fn new(seeds: &'a [Seed]) -> Self {
         Self {
             seeds,
@@ -34,6 +35,7 @@ impl<'a> Pool<'a> {
         }
     }
 
+    /// How much there is.
     pub fn stock(&self) -> Stock {
         Stock {
             drawn: self.drawn.drawn,
@@ -42,12 +44,14 @@ impl<'a> Pool<'a> {
         }
     }
 
+    /// What the judge accepted.
     pub fn accepted(&self) -> impl Iterator<Item = &Judged> {
         self.judged
             .iter()
             .filter(|judged| judged.rejected().is_none())
     }
 
+    /// Add what a generator drew.
     pub fn generated(&mut self, generated: &mut Generated) {
         self.drawn += generated.drawn;
         self.intended.extend(generated.intended.drain(..));
@@ -60,6 +64,7 @@ impl<'a> Pool<'a> {
         filter::hold_to(&mut self.judged, &self.intended)
     }
 
+    /// What is scored, for the next choice.
     pub fn scored(&self) -> Vec<Scored> {
         let scored = |judged: &Judged| Scored {
             score: judged.score(),
@@ -74,6 +79,7 @@ impl<'a> Pool<'a> {
         filter::select(&self.judged, &self.seed_texts(), count, shares)
     }
 
+    /// The seeds as texts.
     pub fn seed_texts(&self) -> Vec<&'a str> {
         self.seeds.iter().map(Seed::text).collect()
     }

@@ -30,6 +30,7 @@ pub(super) struct Tallies {
 }
 
 impl Tallies {
+    /// All counts are 0.
     pub fn new(generators: &[Generator]) -> Self {
         Self {
             names: generators.iter().map(|generator| generator.name).collect(),
@@ -52,12 +53,13 @@ impl Tallies {
     pub fn round(&mut self, turn: usize, before: Stock, after: Stock) {
         self.rounds.push(RoundCounts {
             by: self.names[turn].into(),
-            drawn: after.drawn - before.drawn,
-            valid: (after.judged - before.judged) as u64,
-            accepted: (after.accepted - before.accepted) as u64,
+            drawn: after.drawn.saturating_sub(before.drawn),
+            valid: after.judged.saturating_sub(before.judged) as u64,
+            accepted: after.accepted.saturating_sub(before.accepted) as u64,
         });
     }
 
+    /// Count what was rejected, by reason.
     pub fn rejected<K: Serialize>(&mut self, rejections: &BTreeMap<K, u64>) {
         count_rejections(&mut self.rejected, rejections);
     }
@@ -70,6 +72,7 @@ impl Tallies {
         }
     }
 
+    /// The error that says why there are too few.
     pub fn not_enough(self, got: usize, needed: usize, drawn: u64) -> PipelineError {
         let strip =
             |(name, count): (String, u64)| (name.trim_start_matches("rejected_").to_owned(), count);
@@ -149,7 +152,8 @@ pub(super) fn shown(
 /// Say how well inputs get the answer that they were generated for.
 pub(super) fn note_agreement(events: &Events, kappa: f64) {
     let text = format!(
-        "inputs that were asked for by an answer get it with a kappa of {kappa:.2} (1: all do, 0: no more than by chance)"
+        "inputs that were asked for by an answer get it with a kappa of {kappa:.2} (1: all do, 0: \
+        no more than by chance)"
     );
     events.note(Stage::Filter, text);
 }

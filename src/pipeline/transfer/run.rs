@@ -33,6 +33,7 @@ struct Opened {
 }
 
 impl<'a> Transfer<'a> {
+    /// Run all stages.
     pub fn run(&self, job: &mut Job<'_>) -> Result<TransferReport, PipelineError> {
         let opened = self.check_models(job)?;
         let roles = Roles::of(self.plan, self.data, job)?;
@@ -168,7 +169,8 @@ impl<'a> Transfer<'a> {
             ))
         })?;
         if done.head.input_audit.made_for_source == Some(false) {
-            let text = "the source adapter says that it was trained on another file than the source: fine if that is another quantization of \
+            let text = "the source adapter says that it was trained on another file than the \
+                source: fine if that is another quantization of \
                         the same model";
             events.warn(Stage::Open, text);
         }

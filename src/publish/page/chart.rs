@@ -16,8 +16,11 @@ const COLOURS: usize = 3;
 pub struct Chart {
     /// What it shows, for those who cannot see it.
     pub title: String,
+    /// What runs to the right.
     pub x_axis: String,
+    /// What runs up.
     pub y_axis: String,
+    /// Three at most are drawn.
     pub curves: Vec<Curve>,
 }
 
@@ -65,7 +68,8 @@ impl Chart {
             .filter(|part| !part.is_empty())
             .collect();
         format!(
-            "<figure><svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">\n{drawn}</svg>\
+            "<figure><svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" \
+            aria-label=\"{}\">\n{drawn}</svg>\
              <figcaption>{}</figcaption></figure>\n",
             escape(&self.title),
             caption.join("; ")
@@ -190,8 +194,8 @@ mod tests {
             (0.0, "0.0 0.2 0.4 0.6 0.8 1.0"),
         ] {
             let axis = Axis::to(most);
-            let told: Vec<String> = axis.ticks().map(|tick| axis.label(tick)).collect();
-            assert_eq!(told.join(" "), labels, "{most}");
+            let shown: Vec<String> = axis.ticks().map(|tick| axis.label(tick)).collect();
+            assert_eq!(shown.join(" "), labels, "{most}");
         }
     }
 

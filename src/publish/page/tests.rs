@@ -1,7 +1,8 @@
 use super::*;
 
 /// A text that tries everything.
-const NASTY: &str = "</td><script>alert(1)</script>\" onload='x' & \u{0}\u{8}\u{202e}\u{ffff} &lt; ]]> <!-- –é漢 \n\ttwo";
+const NASTY: &str = "</td><script>alert(1)</script>\" onload='x' & \u{0}\u{8}\u{202e}\u{ffff} \
+    &lt; ]]> <!-- –é漢 \n\ttwo";
 
 fn full(text: &str) -> Page {
     let text = || text.to_owned();

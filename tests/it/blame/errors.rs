@@ -298,6 +298,7 @@ fn stages() -> [Room; 6] {
                     halvings: 3,
                     learning_rate: 1e-4,
                 },
+                DistillError::BaseNotFinite,
                 DistillError::Checkpoint(disk()),
             ],
         ),

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use translora_gguf::{Gguf, Value, Writer};
+use translora_gguf::{Gguf, TensorKind, Value, Writer};
 
 use super::bad_inputs::header_bytes;
 use super::{Folder, new_base, old_base, refused, rows, transfer};
@@ -225,4 +225,35 @@ fn a_base_that_was_cut_short_is_refused_wherever_it_ends() {
         &["a-folder"],
     );
     refuse(&folder, "a folder", "inspect a-folder", &["a-folder"]);
+}
+
+/// The norm before the output, in numbers that are none.
+fn not_numbers(file: &[u8]) -> Vec<u8> {
+    let gguf = Gguf::parse(file).expect("a whole file");
+    let norm = gguf
+        .tensor("output_norm.weight")
+        .expect("every llama has one");
+    assert_eq!(norm.kind, TensorKind::F32);
+    let mut spoiled = file.to_vec();
+    let (start, end) = (norm.offset as usize, (norm.offset + norm.bytes) as usize);
+    for number in spoiled[start..end].chunks_exact_mut(4) {
+        number.copy_from_slice(&f32::NAN.to_le_bytes());
+    }
+    spoiled
+}
+
+#[test]
+fn training_blames_the_base_where_its_weights_are_no_numbers() {
+    let folder = Folder::new();
+    folder.write(
+        "nan.gguf",
+        &not_numbers(&fs::read(old_base()).expect("the lab")),
+    );
+    folder.write("train.jsonl", rows("train.jsonl", 12).as_bytes());
+    refuse(
+        &folder,
+        "a base of NaN",
+        "train -m nan.gguf --data train.jsonl --out new.gguf",
+        &["the base model gives a row a loss that is not finite"],
+    );
 }

@@ -123,7 +123,7 @@ fn a_swap_is_measured() {
     let report = told.json();
     for number in [
         "step_ms",
-        "quiet_ms",
+        "undisturbed_ms",
         "pause_ms",
         "live_ms",
         "ask_new_ms",

@@ -140,7 +140,10 @@ fn a_key_that_stands_twice_is_refused_everywhere() {
     ] {
         let reply = raw(address, path, body.as_bytes());
         assert_eq!(reply.status, 400, "{path}: {reply:?}");
-        assert!(reply.error().contains("stands twice"), "{path}: {reply:?}");
+        assert!(
+            reply.error().contains("is there twice"),
+            "{path}: {reply:?}"
+        );
     }
 }
 

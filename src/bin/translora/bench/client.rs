@@ -29,7 +29,8 @@ pub fn post(address: SocketAddr, path: &str, body: &Value) -> Result<Reply, Fail
     stream.set_nodelay(true).map_err(failed)?;
     let body = body.to_string();
     let head = format!(
-        "POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+        "POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: \
+        {}\r\n\r\n",
         body.len()
     );
     stream
@@ -103,11 +104,11 @@ fn broken(path: &str, error: &Error) -> Failure {
 
 fn refused(path: &str, said: &str) -> Failure {
     let error = said.trim_start_matches("data: ").trim();
-    let told = serde_json::from_str::<Value>(error)
+    let message = serde_json::from_str::<Value>(error)
         .ok()
         .and_then(|value| Some(value["error"]["message"].as_str()?.to_owned()));
     Failure::Usage {
-        message: format!("{path}: {}", told.unwrap_or_else(|| error.into())),
+        message: format!("{path}: {}", message.unwrap_or_else(|| error.into())),
         hint: "the server says what it needs".into(),
     }
 }

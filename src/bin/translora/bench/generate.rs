@@ -70,7 +70,7 @@ pub struct Generate {
 }
 
 #[derive(serde::Serialize)]
-struct Told {
+struct Measurement {
     /// The most that this process ever held, the model's pages among it.
     peak_bytes: Option<u64>,
     #[serde(flatten)]
@@ -93,17 +93,17 @@ impl Generate {
             device: self.device,
         };
         let report = bench::generate(&spec, &SystemClock::default(), Processor::known())?;
-        let told = Told {
+        let measured = Measurement {
             peak_bytes: out::memory_bytes_max(),
             report,
         };
-        crate::report(verbosity, &told, || out::columns(&rows(&told)))?;
+        crate::report(verbosity, &measured, || out::columns(&rows(&measured)))?;
         Ok(Outcome::Done)
     }
 }
 
-fn rows(told: &Told) -> Vec<(String, String)> {
-    let GenerateReport { plan, .. } = &told.report;
+fn rows(measured: &Measurement) -> Vec<(String, String)> {
+    let GenerateReport { plan, .. } = &measured.report;
     let rate = |speed: f64| format!("{speed:.1}");
     let work = format!(
         "{} tokens each of {} sequences over {}, temperature {}",
@@ -116,27 +116,29 @@ fn rows(told: &Told) -> Vec<(String, String)> {
             format!("{}, {} threads", plan.device, plan.threads),
         ),
         ("work".into(), work),
-        ("tokens/s".into(), rate(told.report.tokens_per_second)),
+        ("tokens/s".into(), rate(measured.report.tokens_per_second)),
         (
             "tokens/CPU s".into(),
-            told.report
+            measured
+                .report
                 .tokens_per_cpu_second
                 .map_or("not known".into(), rate),
         ),
         (
             "prefix tokens/s".into(),
-            rate(told.report.prefix_tokens_per_second),
+            rate(measured.report.prefix_tokens_per_second),
         ),
         (
             "step".into(),
             format!(
                 "{:.2} ms, {:.2} of them choosing tokens",
-                told.report.step_ms, told.report.draw_ms
+                measured.report.step_ms, measured.report.draw_ms
             ),
         ),
         (
             "peak memory".into(),
-            told.peak_bytes
+            measured
+                .peak_bytes
                 .map_or("not known".into(), |bytes| format!("{} MiB", bytes >> 20)),
         ),
     ]

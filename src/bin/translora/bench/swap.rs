@@ -29,7 +29,8 @@ const NAME: &str = "adapter";
 /// just before it, for as long, and with a request on the adapter that is live already.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Example:\n  translora bench swap -m base.gguf --lora a.gguf --lora b.gguf --swaps 20 --json"
+    after_help = "Example:\n  translora bench swap -m base.gguf --lora a.gguf --lora b.gguf \
+        --swaps 20 --json"
 )]
 pub struct Swap {
     /// Base model (GGUF)
@@ -55,7 +56,7 @@ struct Measured {
     /// The gaps of the stream while nothing happens.
     gaps: Vec<f64>,
     /// The longest gap of the stream in a stretch as long as the swap, and during the swap.
-    quiet: f64,
+    undisturbed: f64,
     pause: f64,
     /// The longest gap beside a request on the adapter that the stream has, and beside the first on
     /// the new one.
@@ -78,8 +79,8 @@ struct Report {
     pause_ms: f64,
     pause_ms_max: f64,
     /// The longest gap in a stretch as long as that, without a swap.
-    quiet_ms: f64,
-    quiet_ms_max: f64,
+    undisturbed_ms: f64,
+    undisturbed_ms_max: f64,
     /// How much longer the longest gap is with a swap than without, in steps.
     pause_steps: f64,
     /// From asking for the swap to its answer.
@@ -203,7 +204,8 @@ fn swap(
     stretch: Duration,
 ) -> Result<Measured, Failure> {
     let body = json!({
-        "model": NAME, "prompt": "Once upon a time", "stream": true, "ignore_eos": true, "temperature": 0, "max_tokens": 1_000_000,
+        "model": NAME, "prompt": "Once upon a \
+        time", "stream": true, "ignore_eos": true, "temperature": 0, "max_tokens": 1_000_000,
     });
     let stream = Watched::start(address, body, clock)?;
     stream.wait(WARM)?;
@@ -214,11 +216,11 @@ fn swap(
     }
     let ended = clock.elapsed();
     stream.wait(1)?;
-    let asked_same = clock.elapsed();
+    let sent_same = clock.elapsed();
     token(address)?;
     let heard_same = clock.elapsed();
     stream.wait(1)?;
-    let asked = clock.elapsed();
+    let sent = clock.elapsed();
     post(
         address,
         "/v1/load_lora_adapter",
@@ -227,19 +229,19 @@ fn swap(
     .done()?;
     let live = clock.elapsed();
     stream.wait(1)?;
-    let asked_first = clock.elapsed();
+    let sent_first = clock.elapsed();
     token(address)?;
     let heard_first = clock.elapsed();
     stream.wait(1)?;
     let measured = Measured {
         gaps: stream.gaps(began, ended),
-        quiet: longest(&stream.gaps(ended.saturating_sub(stretch).max(began), ended)),
-        pause: longest(&stream.gaps(asked, live)),
-        beside_same: longest(&stream.gaps(asked_same, heard_same)),
-        beside_first: longest(&stream.gaps(asked_first, heard_first)),
-        live: milliseconds(live - asked),
-        token: milliseconds(heard_same - asked_same),
-        first: milliseconds(heard_first - asked_first),
+        undisturbed: longest(&stream.gaps(ended.saturating_sub(stretch).max(began), ended)),
+        pause: longest(&stream.gaps(sent, live)),
+        beside_same: longest(&stream.gaps(sent_same, heard_same)),
+        beside_first: longest(&stream.gaps(sent_first, heard_first)),
+        live: milliseconds(live - sent),
+        token: milliseconds(heard_same - sent_same),
+        first: milliseconds(heard_first - sent_first),
     };
     stream.end()?;
     Ok(measured)
@@ -260,9 +262,9 @@ fn report(all: &[Measured], adapter_bytes: u64, threads: usize) -> Report {
         step_ms: step,
         pause_ms: median(&of(|one| one.pause)),
         pause_ms_max: longest(&of(|one| one.pause)),
-        quiet_ms: median(&of(|one| one.quiet)),
-        quiet_ms_max: longest(&of(|one| one.quiet)),
-        pause_steps: median(&of(|one| one.pause - one.quiet)) / step,
+        undisturbed_ms: median(&of(|one| one.undisturbed)),
+        undisturbed_ms_max: longest(&of(|one| one.undisturbed)),
+        pause_steps: median(&of(|one| one.pause - one.undisturbed)) / step,
         live_ms: median(&of(|one| one.live)),
         first_token_ms: median(&of(|one| one.live + one.first)),
         ask_new_ms: median(&of(|one| one.first)),
@@ -290,16 +292,16 @@ fn rows(report: &Report) -> Vec<(String, String)> {
         ("step of the stream".into(), ms(report.step_ms)),
         (
             "longest gap, nothing beside".into(),
-            most(report.quiet_ms, report.quiet_ms_max),
+            most(report.undisturbed_ms, report.undisturbed_ms_max),
         ),
         (
             "longest gap in a swap".into(),
             most(report.pause_ms, report.pause_ms_max),
         ),
         ("more by".into(), format!("{:.2} steps", report.pause_steps)),
-        ("from asked to live".into(), ms(report.live_ms)),
+        ("from the request to live".into(), ms(report.live_ms)),
         (
-            "from asked to first token".into(),
+            "from the request to first token".into(),
             ms(report.first_token_ms),
         ),
         (
@@ -327,9 +329,9 @@ mod tests {
 
     #[test]
     fn pauses_are_compared_with_what_was_before_them() {
-        let one = |quiet, pause| Measured {
+        let one = |undisturbed, pause| Measured {
             gaps: vec![10.0, 12.0, 10.0],
-            quiet,
+            undisturbed,
             pause,
             live: 30.0,
             first: 5.0,
@@ -340,7 +342,7 @@ mod tests {
             (
                 report.step_ms,
                 report.pause_ms,
-                report.quiet_ms,
+                report.undisturbed_ms,
                 report.pause_steps
             ),
             (10.0, 17.0, 12.0, 0.5)

@@ -117,38 +117,39 @@ impl Train {
                     error => error.into(),
                 }
             })?;
-        let told = Told {
+        let measured = Measurement {
             peak_bytes: out::memory_bytes_max(),
             report: done,
         };
-        let shown = usize::from(!told.report.placement.is_empty())
+        let shown = usize::from(!measured.report.placement.is_empty())
             * if verbosity.verbose { usize::MAX } else { 1 };
-        told.report
+        measured
+            .report
             .placement
             .iter()
             .take(shown)
             .filter(|_| !verbosity.quiet)
             .for_each(|line| out::say(line));
-        crate::report(verbosity, &told, || out::columns(&rows(&told)))?;
+        crate::report(verbosity, &measured, || out::columns(&rows(&measured)))?;
         Ok(Outcome::Done)
     }
 }
 
 #[derive(serde::Serialize)]
-struct Told {
+struct Measurement {
     /// The most that this process ever held, the model's pages among it.
     peak_bytes: Option<u64>,
     #[serde(flatten)]
     report: BenchReport,
 }
 
-fn rows(told: &Told) -> Vec<(String, String)> {
+fn rows(measured: &Measurement) -> Vec<(String, String)> {
     let BenchReport {
         plan,
         share,
         operations,
         ..
-    } = &told.report;
+    } = &measured.report;
     let percent = |part: f64| format!("{:.1} %", 100.0 * part);
     let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
     let mut rows = vec![
@@ -162,19 +163,23 @@ fn rows(told: &Told) -> Vec<(String, String)> {
         ),
         (
             "tokens/s".into(),
-            format!("{:.1}", told.report.tokens_per_second),
+            format!("{:.1}", measured.report.tokens_per_second),
         ),
         (
             "tokens/CPU s".into(),
-            told.report
+            measured
+                .report
                 .tokens_per_cpu_second
                 .map_or("not known".into(), |speed| format!("{speed:.1}")),
         ),
         (
             "peak memory".into(),
-            told.peak_bytes.map_or("not known".into(), mib),
+            measured.peak_bytes.map_or("not known".into(), mib),
         ),
-        ("predicted".into(), mib(told.report.predicted_bytes as u64)),
+        (
+            "predicted".into(),
+            mib(measured.report.predicted_bytes as u64),
+        ),
         (
             "kept".into(),
             format!(
@@ -183,7 +188,7 @@ fn rows(told: &Told) -> Vec<(String, String)> {
                 plan.loss_bytes >> 20
             ),
         ),
-        ("trainer".into(), mib(told.report.trainer_bytes as u64)),
+        ("trainer".into(), mib(measured.report.trainer_bytes as u64)),
     ];
     let parts = [
         ("forward", share.forward),

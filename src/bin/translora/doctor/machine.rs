@@ -60,7 +60,7 @@ fn llama() -> Option<Llama> {
             problem: Some(error.to_string()),
         },
         Ok(engine) => {
-            let told = |device: translora::engine::ggml::DeviceInfo| {
+            let described = |device: translora::engine::ggml::DeviceInfo| {
                 format!(
                     "{} {} ({} MiB, {} free)",
                     device.kind,
@@ -69,7 +69,7 @@ fn llama() -> Option<Llama> {
                     device.memory_free >> 20
                 )
             };
-            let devices = engine.devices().into_iter().map(told).collect();
+            let devices = engine.devices().into_iter().map(described).collect();
             Llama {
                 ggml_version: engine.ggml_version(),
                 llama_built_for: engine.system_info(),

@@ -107,7 +107,8 @@ impl Doctor {
         let machine = match &seen {
             Verdict::Passed(said) => serde_json::from_str(said).unwrap_or_default(),
             other => {
-                serde_json::json!({ "problem": format!("looking at the machine {}: {}", other.words().0, other.words().1) })
+                serde_json::json!({ "problem": format!("looking at the machine {}: \
+                    {}", other.words().0, other.words().1) })
             }
         };
         let checks = if self.library.is_some() {

@@ -81,6 +81,7 @@ struct Drawn {
 }
 
 impl<'a> Stages<'a> {
+    /// Nothing is opened yet.
     pub fn new(
         plan: &'a TransferPlan,
         seeds: &'a [Seed],
@@ -105,10 +106,12 @@ impl<'a> Stages<'a> {
         })
     }
 
+    /// Close the source model.
     pub fn close_source(&mut self) {
         self.sessions.source.close();
     }
 
+    /// Close the target model.
     pub fn close_target(&mut self) {
         self.sessions.target.close();
     }
@@ -152,6 +155,7 @@ impl<'a> Stages<'a> {
         Ok(job.journal.path(&blob_name(&key)))
     }
 
+    /// Draw inputs on the target.
     pub fn generate(
         &mut self,
         job: &mut Job<'_>,
@@ -230,6 +234,7 @@ impl<'a> Stages<'a> {
         Ok((drawn, rows))
     }
 
+    /// Judge what is valid, on the source.
     pub fn filter(
         &mut self,
         job: &mut Job<'_>,
