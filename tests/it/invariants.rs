@@ -28,7 +28,7 @@ const STREAMS: &[&str] = &["Rng", "Mersenne"];
 
 /// The one place that draws from something else than a seed: a request to `serve` that names none
 /// is answered differently each time. It draws from the clock that the host was opened with.
-const UNSEEDED: &str = "src/serve/http/ask.rs";
+const UNSEEDED: &str = "src/serve/http/options.rs";
 
 /// A visibility that reaches beyond the room of this file.
 fn reaches_out(visibility: &syn::Visibility, file: &str) -> bool {

@@ -482,6 +482,10 @@ fn serve() -> Room {
                 name: "a".into(),
                 reason: "two files are called so".into(),
             },
+            ServeError::Folder {
+                path: "/adapters".into(),
+                source: disk(),
+            },
             ServeError::Threads(disk()),
             ServeError::Stopped(disk()),
         ],
