@@ -360,6 +360,7 @@ impl Gate<'_> {
                     seed,
                     ..Run::default()
                 },
+                ..Train::default()
             }
             .plan()?;
             quietly(|context| train(engine, &plan, context))?;

@@ -18,7 +18,9 @@ pub type Token = i32;
 
 /// A model that was opened for serving.
 pub struct Hosted {
+    /// For any thread.
     pub host: Arc<dyn Host>,
+    /// For the thread that decodes.
     pub decoder: Box<dyn Decoder>,
 }
 
@@ -60,7 +62,9 @@ pub trait Host: Send + Sync {
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Turn {
+    /// `system`, `user` or `assistant`, as templates have it.
     pub role: String,
+    /// What was said.
     pub content: String,
 }
 
@@ -98,8 +102,11 @@ impl Weights {
 /// A token to decode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
+    /// The token.
     pub token: Token,
+    /// Its place in the sequence, from 0.
     pub position: usize,
+    /// Which sequence it belongs to.
     pub sequence: usize,
     /// Its logits are wanted.
     pub output: bool,

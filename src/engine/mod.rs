@@ -105,17 +105,26 @@ impl From<&Machine> for OpenOptions {
 /// What a base model is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelInfo {
+    /// The file; of a split model the first.
     #[serde(serialize_with = "crate::record::path_as_text")]
     pub path: PathBuf,
+    /// `general.name`, or the file's.
     pub name: String,
+    /// `general.architecture`.
     pub architecture: String,
+    /// The hash of the file, of all parts where it is split.
     pub hash: ContentHash,
+    /// Numbers in all weights.
     pub parameters: u64,
+    /// Memory of the weights.
     pub bytes: u64,
+    /// Blocks of the model.
     pub layers: usize,
     /// Numbers that a layer hands on for each token (`embedding_length`).
     pub width: usize,
+    /// Words of the vocabulary.
     pub vocabulary: usize,
+    /// Tokens of a sequence at most, as it is opened.
     pub context: usize,
 }
 
@@ -126,12 +135,15 @@ pub struct AdapterId(pub usize);
 /// Which weights answer: the base alone, or the base with an adapter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum With {
+    /// The base alone.
     Base,
+    /// The base with this adapter.
     Adapter(AdapterId),
 }
 
 /// A base model with everything a stage may ask of it.
 pub trait Model: Generate + Score + Label + Teach + Train {
+    /// What the model is.
     fn info(&self) -> &ModelInfo;
 
     /// Load a LoRA GGUF onto this base.
@@ -163,6 +175,11 @@ pub trait Model: Generate + Score + Label + Teach + Train {
     ///
     /// fails: the tokenizer cannot encode the text without loss, or it is longer than the context.
     fn check_text(&self, text: &str) -> Result<(), EngineError>;
+
+    /// The first piece of a text that the tokenizer reads as markup of the model's own, if any.
+    fn markup(&self, _text: &str) -> Option<String> {
+        None
+    }
 }
 
 /// Draw continuations.
@@ -188,22 +205,31 @@ pub enum Start {
     Chat(Prompt),
 }
 
+/// What is to be drawn.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GenerateRequest {
     /// What each continuation follows.
     pub start: Start,
     /// Words each continuation begins with; empty for none. They are part of its text.
     pub openings: Vec<String>,
+    /// Tokens that are drawn for each opening at most.
     pub tokens_max: usize,
+    /// Of the sampling; 0 is greedy.
     pub temperature: f32,
+    /// Text before which a continuation ends; empty for none.
     pub stop: String,
+    /// Decides every draw.
     pub seed: u64,
 }
 
+/// What was drawn.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Continuation {
+    /// The text, with its opening.
     pub text: String,
+    /// Tokens that were drawn.
     pub tokens: usize,
+    /// It ended by itself, and not for its length.
     pub finished: bool,
 }
 
@@ -219,9 +245,12 @@ pub trait Label {
     ) -> Result<Vec<Answer>, EngineError>;
 }
 
+/// What a model answers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Answer {
+    /// The answer, without the markup that ends it.
     pub text: String,
+    /// Tokens of the answer.
     pub tokens: usize,
     /// The model ended its turn by itself.
     pub finished: bool,
@@ -260,6 +289,7 @@ pub trait Score {
     fn logits(&mut self, with: With, pair: &Pair) -> Result<Vec<Vec<f32>>, EngineError>;
 }
 
+/// How likely a model holds a completion.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CompletionScore {
     /// units: nats, summed over `tokens`.
@@ -293,9 +323,13 @@ pub struct LoraSpec {
     pub shape: Shape,
     /// [`Trainer::load_taught`] takes what `Match` needs.
     pub objective: Objective,
+    /// Of the fresh weights and of dropout.
     pub seed: u64,
+    /// Decay of AdamW's first moment.
     pub beta1: f32,
+    /// Decay of AdamW's second moment.
     pub beta2: f32,
+    /// Added to AdamW's divisor.
     pub epsilon: f32,
     /// The run keeps its best state beside the present one; for predicting memory only.
     pub keeps_best: bool,
@@ -365,11 +399,16 @@ pub trait Trainer {
     fn adapter(&self, metadata: &[(String, String)]) -> Result<Vec<u8>, EngineError>;
 }
 
+/// What a trainer has placed where.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainerInfo {
+    /// Matrices that are adapted.
     pub matrices: usize,
+    /// Numbers that are trained.
     pub parameters: u64,
+    /// Modules that are adapted.
     pub modules: Vec<String>,
+    /// Where a step runs.
     pub device: String,
     /// What of a step runs where, once one was taken on a device: lines of a table.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -384,6 +423,7 @@ pub struct TrainerInfo {
 pub struct MemoryPlan {
     /// Tokens that examples are packed up to, and those of the largest pack.
     pub pack: usize,
+    /// Tokens of the largest pack.
     pub tokens: usize,
     /// Only what passes between blocks is kept for the backward pass; the rest is computed again.
     pub blocks_again: bool,
@@ -398,6 +438,7 @@ pub struct MemoryPlan {
     pub device_bytes: Option<u64>,
 }
 
+/// What a step came to.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepReport {
     /// Mean over completion tokens. units: nats.
@@ -412,7 +453,9 @@ pub struct StepReport {
 
 /// How long work reports back: a progress callback (done, total) and the flag that stops it.
 pub struct Monitor<'a> {
+    /// Stops the work.
     pub cancel: &'a Cancel,
+    /// Called with what is done and what there is.
     pub progress: &'a mut dyn FnMut(usize, usize),
 }
 

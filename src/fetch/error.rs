@@ -7,67 +7,127 @@ use crate::record::{Blame, Fault, Remedy, Step};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FetchError {
+    /// It is written like a name of a hub, a store or the web, and is none.
     #[error("{name}: {why}")]
-    Name { name: String, why: String },
+    Name {
+        /// The name as it was written.
+        name: String,
+        /// What is in the way.
+        why: String,
+    },
     /// The store of another program has no such model.
     #[error("{name}: {store} has no such model here; there are {}", listed(known))]
     NotInStore {
+        /// The name as it was written.
         name: String,
+        /// The program whose store it is.
         store: &'static str,
+        /// The names that are there.
         known: Vec<String>,
     },
     /// The store of another program is not what it should be.
     #[error("{path}: {why}")]
-    Store { path: PathBuf, why: String },
+    Store {
+        /// The file.
+        path: PathBuf,
+        /// What is in the way.
+        why: String,
+    },
     /// It stands for none of several files, or for more than one.
     #[error("{name}: {why}; it holds {}", listed(files))]
     Which {
+        /// The name as it was written.
         name: String,
+        /// What is in the way.
         why: String,
+        /// The files among which to choose.
         files: Vec<String>,
     },
+    /// It would have to be fetched.
     #[error("{name}: it is not on this disk, and nothing may be fetched")]
-    Offline { name: String },
+    Offline {
+        /// The name as it was written.
+        name: String,
+    },
     /// The hub does not let this machine in.
     #[error("{name}: the hub answers {status}: {}", if *token { "the token that was sent may not read it" } else { "it is private, gated, or not there, and no token was sent" })]
     Denied {
+        /// The name as it was written.
         name: String,
+        /// The status of HTTP.
         status: u16,
+        /// One was sent.
         token: bool,
     },
+    /// The hub or the web has no such file.
     #[error("{name}: there is no such thing at {url} (404)")]
-    NotThere { name: String, url: String },
+    NotThere {
+        /// The name as it was written.
+        name: String,
+        /// The address.
+        url: String,
+    },
+    /// The server refuses or fails.
     #[error("{name}: {url} answers {status}")]
     Status {
+        /// The name as it was written.
         name: String,
+        /// The address.
         url: String,
+        /// The status of HTTP.
         status: u16,
     },
+    /// No connection is made.
     #[error("{name}: {host} cannot be reached: {why}")]
     Unreachable {
+        /// The name as it was written.
         name: String,
+        /// The host.
         host: String,
+        /// What is in the way.
         why: String,
     },
+    /// What is answered is something else.
     #[error("{name}: the answer is not that of a hub: {why}")]
-    Answer { name: String, why: String },
+    Answer {
+        /// The name as it was written.
+        name: String,
+        /// What is in the way.
+        why: String,
+    },
     /// The connection ended again and again.
     #[error("{name}: {bytes} bytes of {} arrived, then the connection was cut ({why})", of.map_or("an unknown number".to_owned(), |of| of.to_string()))]
     Cut {
+        /// The name as it was written.
         name: String,
+        /// Bytes that arrived.
         bytes: u64,
+        /// Bytes of the file, where known.
         of: Option<u64>,
+        /// What is in the way.
         why: String,
     },
+    /// Size or hash are not those of the file.
     #[error("{name}: what arrived is not the file: its {what} is {found}, expected {expected}")]
     Checksum {
+        /// The name as it was written.
         name: String,
+        /// What was compared.
         what: &'static str,
+        /// What it should be.
         expected: String,
+        /// What it is.
         found: String,
     },
+    /// The system refuses.
     #[error("{path}: {source}")]
-    Io { path: PathBuf, source: io::Error },
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// This build has no client of HTTP.
     #[error("this build fetches nothing: its feature `fetch` is off")]
     NotBuilt,
 }

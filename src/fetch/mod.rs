@@ -26,10 +26,13 @@ pub use error::FetchError;
 /// What a file is wanted for: it decides which of several files a name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
+    /// A base model.
     Model,
     /// A file, or a folder with a configuration beside it.
     Adapter,
+    /// A kit.
     Kit,
+    /// Whatever it is.
     Any,
 }
 
@@ -51,14 +54,18 @@ pub enum Place<'n> {
     Disk(&'n Path),
     /// `hf:OWNER/REPO[@REVISION][:FILE]`
     Hub {
+        /// `OWNER/REPO`
         repo: &'n str,
+        /// A branch, a tag or a commit.
         revision: &'n str,
         /// A file of the repository, or a word for a quantization.
         file: Option<&'n str>,
     },
     /// `https://…[#sha256=…]`
     Web {
+        /// The address.
         url: &'n str,
+        /// What the file must have.
         sha256: Option<ContentHash>,
     },
     /// `ollama:NAME[:TAG]`

@@ -3,23 +3,8 @@ use std::collections::{BTreeMap, HashSet};
 use super::near::{NEAR, Taken};
 use super::{Reason, Rejections};
 use crate::generate::Candidate;
-use crate::record::{Origin, Prompt};
+use crate::record::{Origin, Prompt, chat_marker};
 
-/// Pieces of chat templates; an input that holds one is a model talking to itself.
-const MARKERS: [&str; 12] = [
-    "<|",
-    "|>",
-    "<s>",
-    "</s>",
-    "[INST]",
-    "[/INST]",
-    "<<SYS>>",
-    "<start_of_turn>",
-    "<end_of_turn>",
-    "<bos>",
-    "<eos>",
-    "<pad>",
-];
 /// An input may be this many times as long as the longest seed, or `CHARS_MIN`, whichever is more.
 const LONGER_THAN_SEEDS: usize = 4;
 const CHARS_MIN: usize = 200;
@@ -169,7 +154,7 @@ impl Validity {
             Some(Reason::Empty)
         } else if text.chars().any(char::is_control) {
             Some(Reason::Control)
-        } else if MARKERS.iter().any(|marker| text.contains(marker)) {
+        } else if chat_marker(text).is_some() {
             Some(Reason::Marker)
         } else if is_header(text) {
             Some(Reason::Header)

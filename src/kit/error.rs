@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 use translora_gguf::{FileError, GgufError, SplitError};
 use translora_lora::{ForeignError, LoraError};
 
+use super::rows::Foreign;
 use crate::record::{Blame, ContentHash, Fault, Remedy, Step};
 
 /// Why an input was refused. Every variant names the file, and the line where there is one.
@@ -20,6 +21,10 @@ pub enum KitError {
     },
     #[error("{path}: it has no rows")]
     NoRows { path: PathBuf },
+    #[error("{path}: this is {}, and no rows", .found.name)]
+    NoRowsIn { path: PathBuf, found: Foreign },
+    #[error("data cannot come from a pipe: a run that goes on reads it again")]
+    Stdin,
     #[error("{path}: more than {rows_max} rows")]
     TooManyRows { path: PathBuf, rows_max: usize },
     #[error("{path}: all {rows} seeds are the same text")]
@@ -54,35 +59,57 @@ pub enum KitError {
     Pack(GgufError),
 }
 
-/// What is wrong with one line of a JSONL file.
+/// What is wrong with one row of a file of data.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LineFault {
-    #[error("the line is empty")]
-    Empty,
-    #[error("the line is longer than {bytes_max} bytes")]
+    #[error("the row is longer than {bytes_max} bytes")]
     TooLong { bytes_max: usize },
-    #[error("not UTF-8 at byte {byte} of the line")]
+    #[error("not UTF-8 at byte {byte} of the line: it may be Latin-1 or Windows-1252")]
     NotUtf8 { byte: usize },
-    #[error("not JSON: {0}")]
-    NotJson(serde_json::Error),
+    #[error("not JSON: {what}")]
+    NotJson { what: String },
     #[error("not an object but {found}")]
     NotAnObject { found: &'static str },
-    #[error("no \"prompt\"")]
-    NoPrompt,
-    #[error("no \"completion\"")]
-    NoCompletion,
+    #[error("{what}")]
+    RepeatedKey { what: String },
+    #[error("a second row on the line")]
+    TwoOnALine,
+    #[error("a comma after the row")]
+    CommaBetween,
+    /// A line of a CSV.
+    #[error("{what}")]
+    Csv { what: String },
+    #[error("no known format: its keys are {}", .keys.join(", "))]
+    NoFormat { keys: Vec<String> },
+    #[error("only a \"text\": nothing says which part of it is to be learnt")]
+    TextOnly,
+    #[error("a row of preferences: answers with a judgement of them")]
+    Preference,
+    #[error("tool calls, which cannot be learnt")]
+    Tools,
+    #[error("no {key:?}")]
+    NoKey { key: String },
+    #[error("there is no answer to learn")]
+    NoAnswer,
     #[error("{key:?} is {found}, expected a string")]
-    NotAString {
-        key: &'static str,
-        found: &'static str,
-    },
+    NotAString { key: String, found: &'static str },
+    #[error("{key:?} is {found}, expected a list of turns")]
+    NotTurns { key: String, found: &'static str },
     #[error("{key:?} is blank")]
-    Blank { key: &'static str },
-    #[error("unknown key {key:?}")]
-    UnknownKey { key: String },
+    Blank { key: String },
+    #[error("turn {turn} {what}")]
+    Turn { turn: usize, what: String },
     #[error("the same prompt as line {first}")]
     Repeated { first: usize },
+}
+
+impl LineFault {
+    pub(super) fn no_key(key: &str) -> Self {
+        Self::NoKey {
+            key: key.to_owned(),
+        }
+    }
 }
 
 impl KitError {
@@ -115,6 +142,8 @@ impl Blame for KitError {
             Self::Adapter { source, .. } => source.fault(),
             Self::Line { .. }
             | Self::NoRows { .. }
+            | Self::NoRowsIn { .. }
+            | Self::Stdin
             | Self::TooManyRows { .. }
             | Self::SameSeeds { .. }
             | Self::TooFewRows { .. }
@@ -130,6 +159,8 @@ impl Blame for KitError {
             Self::File { source, .. } => return source.remedy(),
             Self::Line { what, .. } => return what.remedy(),
             Self::NoRows { .. } => Step::AddRow.into(),
+            Self::NoRowsIn { found, .. } => found.step.into(),
+            Self::Stdin => Step::SaveFirst.into(),
             Self::TooManyRows { .. } => Step::SplitFile.into(),
             Self::SameSeeds { .. } => Step::VariedSeeds.into(),
             Self::TooFewRows { .. } => Remedy::or([Step::MoreRows.into(), Remedy::fewer("seeds")]),
@@ -152,13 +183,24 @@ impl Blame for LineFault {
 
     fn remedy(&self) -> Option<Remedy> {
         let step = match self {
-            Self::Empty => Step::RemoveRow,
             Self::TooLong { .. } => Step::ShortenRow,
             Self::NotUtf8 { .. } => Step::SaveAsUtf8,
-            Self::NotJson(_) | Self::NotAnObject { .. } => Step::RowShape,
-            Self::NoPrompt | Self::UnknownKey { .. } | Self::NotAString { .. } => Step::RowKeys,
-            Self::NoCompletion => Step::AddAnswers,
+            Self::NotJson { .. }
+            | Self::NotAnObject { .. }
+            | Self::TwoOnALine
+            | Self::CommaBetween => Step::RowShape,
+            Self::Csv { .. } => Step::CsvShape,
+            Self::RepeatedKey { .. } => Step::OneKey,
+            Self::NoFormat { .. } | Self::NoKey { .. } => {
+                return Some(Remedy::or([Step::RowKeys.into(), Remedy::add("format")]));
+            }
+            Self::NotAString { .. } | Self::NotTurns { .. } => Step::RowTexts,
+            Self::TextOnly => Step::PartText,
+            Self::Preference => Step::ChosenAnswers,
+            Self::Tools => Step::LeaveOutTools,
+            Self::NoAnswer => Step::AddAnswers,
             Self::Blank { .. } => Step::FillRow,
+            Self::Turn { .. } => Step::MendTurn,
             Self::Repeated { .. } => Step::RepeatedRow,
         };
         Some(step.into())

@@ -15,6 +15,7 @@ const INPUT_MODEL: &str = "input_model";
 /// What a kit says about itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
+    /// Of the format.
     pub version: u32,
     /// The data set's name, as the discriminator was asked about it.
     pub name: String,
@@ -26,13 +27,17 @@ pub struct Manifest {
     pub prompt_format: String,
     /// How the discriminator is asked.
     pub question: Question,
+    /// None where the kit was made without one.
     pub discriminator: Option<DiscriminatorCard>,
+    /// None where the kit was made without one.
     #[serde(default)]
     pub input_model: Option<InputModelCard>,
     /// What the inputs of the data look like.
     #[serde(default)]
     pub inputs: Option<InputStatistics>,
+    /// The limits it was made under.
     pub limits: Limits,
+    /// Decided every draw while it was made.
     pub seed: u64,
 }
 
@@ -78,11 +83,15 @@ impl Manifest {
 /// How good a discriminator was on rows it was not trained on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DiscriminatorCard {
+    /// The hash of its LoRA.
     pub sha256: ContentHash,
     /// Share of held-out rows told apart rightly.
     pub accuracy: f64,
+    /// Rows that it was not trained on.
     pub held_out: usize,
+    /// Real inputs, held-out ones included.
     pub positives: usize,
+    /// Made-up inputs, held-out ones included.
     pub negatives: usize,
     /// Chance that it holds a held-out real input for likelier real than a held-out made-up one.
     /// Kits of old do not say.
@@ -106,6 +115,7 @@ pub struct DiscriminatorCard {
 /// A LoRA that makes inputs, and what it gives away.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct InputModelCard {
+    /// The hash of its LoRA.
     pub sha256: ContentHash,
     /// How it is asked for an input.
     pub question: String,
@@ -114,6 +124,7 @@ pub struct InputModelCard {
     /// Inputs drawn to see what it gives away, and how many of them were inputs of the data, word
     /// for word.
     pub drawn: usize,
+    /// Of those drawn, the ones that are in the data.
     pub verbatim: usize,
     /// How many more were so in all but a word or two.
     #[serde(default)]
@@ -142,10 +153,12 @@ impl Kit {
         })
     }
 
+    /// What it says about itself.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
+    /// Its seed inputs.
     pub fn seeds(&self) -> &[Seed] {
         &self.seeds
     }

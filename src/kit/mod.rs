@@ -26,7 +26,7 @@ mod statistics;
 pub use discriminator::{Calibration, DiscriminatorData, auc, calibrate, discriminator_data};
 pub use error::{KitError, LineFault};
 pub use file::{DiscriminatorCard, InputModelCard, Kit, Manifest, is_kit, pack};
-pub use rows::{Completion, read_rows};
+pub use rows::{Completion, Foreign, Reading, Rows, read_rows};
 pub use seeds::choose_seeds;
 pub use statistics::InputStatistics;
 
@@ -56,11 +56,14 @@ impl Seed {
     }
 }
 
-/// Read seed inputs that all differ.
-pub fn read_seeds(path: &Path, limits: &Limits) -> Result<Vec<Seed>, KitError> {
-    let rows = read_rows(path, Completion::Optional, limits)?;
+/// Read seed inputs that all differ. Returns the rows that they stand in, too.
+///
+/// fails: as [`read_rows`], and where two are the same
+pub fn read_seeds(path: &Path, reading: &Reading<'_>) -> Result<(Vec<Seed>, Rows), KitError> {
+    let rows = read_rows(path, reading)?;
     rows::check_distinct(path, &rows)?;
-    Ok(rows.iter().map(|row| Seed::new(&row.prompt)).collect())
+    let seeds = rows.pairs.iter().map(|row| Seed::new(&row.prompt));
+    Ok((seeds.collect(), rows))
 }
 
 /// Hash a file without holding it; of a split model all parts, one behind another.

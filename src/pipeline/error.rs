@@ -44,7 +44,10 @@ pub enum PipelineError {
     BlankSource,
     /// The source adapter has nothing to teach, as far as can be seen.
     #[error("{what}")]
-    WeakSource { what: String },
+    WeakSource {
+        /// What is wrong.
+        what: String,
+    },
     /// The kit, the seeds or the data were refused.
     #[error(transparent)]
     Kit(#[from] KitError),
@@ -154,12 +157,12 @@ fn listed(counts: &BTreeMap<String, u64>) -> String {
 
 impl PipelineError {
     /// Name the row that an engine counted, where the examples were the rows of a file.
-    pub(super) fn in_rows_of(self, path: &Path) -> Self {
+    pub(super) fn in_rows_of(self, path: &Path, lines: &[usize]) -> Self {
         match self {
             Self::Distill(DistillError::Engine(source @ EngineError::Example { index, .. })) => {
                 Self::Row {
                     path: path.to_owned(),
-                    line: index + 1,
+                    line: lines.get(index).copied().unwrap_or(index + 1),
                     source,
                 }
             }

@@ -10,8 +10,8 @@ use super::journal::{Header, InJournal, Journal, Product};
 use super::{Context, Event, PipelineError, Stage};
 use crate::distill::{Checkpoint, EarlyStop, Recipe, Run, StepLine, learning_rate};
 use crate::engine::{AdapterId, Engine, EngineError, LoraSpec, Model, Monitor, OpenOptions};
-use crate::kit;
-use crate::record::{Blame, Cancel, ContentHash, Fault, Pair, Restored};
+use crate::kit::{self, Reading, Rows};
+use crate::record::{Blame, ContentHash, Fault, Pair, Restored, chat_marker};
 use crate::request::{Machine, Training};
 
 /// Optimizer steps between checkpoints.
@@ -369,22 +369,70 @@ pub fn hash_inputs(
     Ok(hashes)
 }
 
-/// Check that a model can read every row of a file.
+/// Read a file of data, and say what was found.
+pub fn read_rows(
+    context: &Context<'_>,
+    path: &Path,
+    reading: &Reading<'_>,
+) -> Result<Rows, PipelineError> {
+    let rows = kit::read_rows(path, reading)?;
+    announce_rows(context, path, &rows);
+    Ok(rows)
+}
+
+/// Say what a file of data holds, and what of it is not read.
+pub fn announce_rows(context: &Context<'_>, path: &Path, rows: &Rows) {
+    let file = path.display();
+    let found = format!("{file}: {}", rows.in_words());
+    context.events.note(Stage::Kit, found);
+    for warning in rows.warnings() {
+        context
+            .events
+            .warn(Stage::Kit, format!("{file}: {warning}"));
+    }
+}
+
+/// Check that a model can read every row of a file, and warn of markup in them.
 pub fn check_rows(
     model: &dyn Model,
     path: &Path,
-    rows: &[Pair],
-    cancel: &Cancel,
+    (rows, lines): (&[Pair], &[usize]),
+    context: &Context<'_>,
 ) -> Result<(), PipelineError> {
-    for (i, row) in rows.iter().enumerate() {
-        cancel.check()?;
-        let mut texts = row.prompt.texts().chain([row.completion.as_str()]);
-        let checked = texts.try_for_each(|text| model.check_text(text));
+    let mut markup: BTreeMap<bool, (usize, usize, String)> = BTreeMap::new();
+    for (row, &line) in rows.iter().zip(lines) {
+        context.cancel.check()?;
+        let texts = || row.prompt.texts().chain([row.completion.as_str()]);
+        let own = texts().find_map(|text| model.markup(text));
+        let is_own = own.is_some();
+        if let Some(word) = own.or_else(|| texts().find_map(chat_marker).map(str::to_owned)) {
+            markup.entry(is_own).or_insert((0, line, word)).0 += 1;
+        }
+        let checked = texts().try_for_each(|text| model.check_text(text));
         checked.map_err(|source| PipelineError::Row {
             path: path.to_owned(),
-            line: i + 1,
+            line,
             source,
         })?;
+    }
+    for (is_own, (count, line, word)) in markup {
+        let (whose, counts) = if is_own {
+            (
+                "the model's own template",
+                "In a prompt it counts as markup, in an answer as text",
+            )
+        } else {
+            ("another template", "It counts as text")
+        };
+        context.events.warn(
+            Stage::Open,
+            format!(
+                "{}: {count} of {} rows hold markup of {whose}, such as {word:?} in line {line}. {counts}. \
+                 The template writes it around each turn by itself",
+                path.display(),
+                rows.len()
+            ),
+        );
     }
     Ok(())
 }

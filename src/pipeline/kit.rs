@@ -6,7 +6,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::job::{Done, Job, Session, announce, check_rows, fitting, hash_inputs, once, recipe};
+use super::job::{
+    Done, Job, Session, announce, check_rows, fitting, hash_inputs, once, read_rows, recipe,
+};
 use super::journal::{Journal, blob_name};
 use super::{Context, KitPlan, KitReport, PipelineError, Stage};
 use crate::distill::{FitReport, Fitted, Recipe, check_memory, fit};
@@ -15,10 +17,11 @@ use crate::filter::{self, Rules, Validity};
 use crate::generate::{InputSampler, Instruction, Settings};
 use crate::kit::{
     self, Completion, DiscriminatorCard, DiscriminatorData, InputModelCard, InputStatistics,
-    Manifest, Seed, discriminator_data,
+    Manifest, Reading, Rows, Seed, discriminator_data,
 };
 use crate::publish;
 use crate::record::{ContentHash, Pair, Prompt, Question, Rng};
+use crate::request::Learn;
 
 /// Done-up inputs are drawn at this temperature, the one of `translora transfer`.
 const TEMPERATURE: f32 = 1.0;
@@ -49,10 +52,16 @@ pub fn kit(
 ) -> Result<KitReport, PipelineError> {
     let announced = announce(context, "kit", plan);
     let ((rows, seeds, hashes), seconds) = once(context, Stage::Kit, |monitor| {
-        let rows = kit::read_rows(&plan.data, Completion::Optional, &plan.limits)?;
+        let reading = Reading {
+            completion: Completion::Optional,
+            format: plan.rows.format,
+            learn: Learn::Last,
+            limits: &plan.limits,
+        };
+        let rows = read_rows(context, &plan.data, &reading)?;
         let seeds = kit::choose_seeds(
             &plan.data,
-            &rows,
+            &rows.pairs,
             plan.seeds,
             &mut Rng::new(plan.run.seed, "kit seeds"),
         )?;
@@ -65,7 +74,7 @@ pub fn kit(
             ],
             monitor,
         )?;
-        let summary = format!("{} rows, {} seeds", rows.len(), seeds.len());
+        let summary = format!("{} rows, {} seeds", rows.pairs.len(), seeds.len());
         Ok(((rows, seeds, hashes), summary))
     })?;
     let begun = Journal::lies_beside(&plan.out)?;
@@ -79,7 +88,7 @@ pub fn kit(
         plan,
         rows: &rows,
         seeds: &seeds,
-        real: distinct(&rows),
+        real: distinct(&rows.pairs),
         hashes: &hashes,
         question: Question::about(&name(&plan.out)),
     };
@@ -106,7 +115,7 @@ fn distinct(rows: &[Pair]) -> Vec<String> {
 struct KitJob<'a> {
     engine: &'a dyn Engine,
     plan: &'a KitPlan,
-    rows: &'a [Pair],
+    rows: &'a Rows,
     seeds: &'a [Seed],
     /// Distinct inputs of the data.
     real: Vec<String>,
@@ -185,9 +194,11 @@ impl KitJob<'_> {
         job: &mut Job<'_>,
         source: &mut Session<'_>,
     ) -> Result<(), PipelineError> {
-        job.stage("open", Stage::Open, |monitor, _| {
+        let context = job.context;
+        job.stage("open", Stage::Open, |_, _| {
             let (model, _) = source.get()?;
-            check_rows(model, &self.plan.data, self.rows, monitor.cancel)?;
+            let rows = (self.rows.pairs.as_slice(), self.rows.lines.as_slice());
+            check_rows(model, &self.plan.data, rows, context)?;
             let yes = &self.question.yes;
             let ask = |input: &String| Pair::new(self.question.ask(input), yes.as_str());
             let pairs: Vec<Pair> = self.real.iter().map(ask).collect();

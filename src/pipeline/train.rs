@@ -5,16 +5,19 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::job::{Done, Job, Session, announce, check_rows, fitting, hash_inputs, once, recipe};
+use super::job::{
+    Done, Job, Session, announce, check_rows, fitting, hash_inputs, once, read_rows, recipe,
+};
 use super::journal::Journal;
 use super::transfer::metadata;
 use super::{Context, EvalPlan, EvalReport, PipelineError, Stage, TrainPlan, TrainReport};
 use crate::distill::{Fitted, fit};
 use crate::engine::{Engine, With};
 use crate::evaluate::{self, Arm};
-use crate::kit::{self, Completion};
+use crate::kit::{Completion, Reading, Rows};
 use crate::publish::{self, Outputs};
 use crate::record::{Pair, Prompt};
+use crate::request::Learn;
 
 /// Fit an adapter on rows with answers.
 pub fn train(
@@ -25,9 +28,15 @@ pub fn train(
     let announced = announce(context, "train", plan);
     let outputs = Outputs::beside(&plan.out);
     let ((rows, hashes), seconds) = once(context, Stage::Kit, |monitor| {
-        let rows = kit::read_rows(&plan.data, Completion::Required, &plan.limits)?;
+        let reading = Reading {
+            completion: Completion::Required,
+            format: plan.rows.format,
+            learn: plan.learn,
+            limits: &plan.limits,
+        };
+        let rows = read_rows(context, &plan.data, &reading)?;
         let hashes = hash_inputs(&[("model", &plan.model), ("data", &plan.data)], monitor)?;
-        let summary = format!("{} rows", rows.len());
+        let summary = format!("{} answers to learn", rows.pairs.len());
         Ok(((rows, hashes), summary))
     })?;
     let begun = Journal::lies_beside(&plan.out)?;
@@ -52,16 +61,16 @@ pub fn train(
 fn train_in(
     engine: &dyn Engine,
     plan: &TrainPlan,
-    rows: &[Pair],
+    rows: &Rows,
     header: &BTreeMap<String, String>,
     outputs: &Outputs,
     job: &mut Job<'_>,
 ) -> Result<TrainReport, PipelineError> {
     let context = job.context;
-    let done = job.stage("distill", Stage::Distill, |monitor, journal| {
+    let done = job.stage("distill", Stage::Distill, |_, journal| {
         let mut session = Session::new(engine, &plan.model, &plan.machine, Vec::new());
         let (model, _) = session.get()?;
-        check_rows(model, &plan.data, rows, monitor.cancel)?;
+        check_rows(model, &plan.data, (&rows.pairs, &rows.lines), context)?;
         let recipe = recipe(
             &plan.training,
             plan.epochs,
@@ -79,11 +88,11 @@ fn train_in(
             "distill",
             &metadata(&header),
             &[],
-            |run| fit(model, rows, &recipe, run),
+            |run| fit(model, &rows.pairs, &recipe, run),
         );
         let Fitted {
             adapter, report, ..
-        } = fitted.map_err(|error| error.in_rows_of(&plan.data))?;
+        } = fitted.map_err(|error| error.in_rows_of(&plan.data, &rows.lines))?;
         let summary = format!(
             "{} rows, {} steps, loss {:.4}",
             report.examples, report.steps, report.loss_last
@@ -132,7 +141,13 @@ pub fn eval(
     announce(context, "eval", plan);
     let mut seconds = BTreeMap::new();
     let (rows, spent) = once(context, Stage::Kit, |_| {
-        let rows = kit::read_rows(&plan.data, Completion::Required, &plan.limits)?;
+        let reading = Reading {
+            completion: Completion::Required,
+            format: plan.rows.format,
+            learn: Learn::Last,
+            limits: &plan.limits,
+        };
+        let rows = read_rows(context, &plan.data, &reading)?;
         publish::check_writable(
             &plan
                 .answers
@@ -140,28 +155,28 @@ pub fn eval(
                 .map(PathBuf::as_path)
                 .collect::<Vec<_>>(),
         )?;
-        let summary = format!("{} rows", rows.len());
+        let summary = format!("{} rows", rows.pairs.len());
         Ok((rows, summary))
     })?;
     seconds.insert(Stage::Kit.name().to_owned(), spent);
     let adapters = plan.lora.iter().cloned().collect();
     let mut session = Session::new(engine, &plan.model, &plan.machine, adapters).for_answers(None);
-    let ((), spent) = once(context, Stage::Open, |monitor| {
+    let ((), spent) = once(context, Stage::Open, |_| {
         let (model, _) = session.get()?;
-        check_rows(model, &plan.data, &rows, monitor.cancel)?;
+        check_rows(model, &plan.data, (&rows.pairs, &rows.lines), context)?;
         Ok(((), model.info().name.clone()))
     })?;
     seconds.insert(Stage::Open.name().to_owned(), spent);
     let (arm, spent) = once(context, Stage::Evaluate, |monitor| {
         let (model, adapters) = session.get()?;
         let with = adapters.first().map_or(With::Base, |&id| With::Adapter(id));
-        let arm = evaluate::arm(model, with, &rows, plan.answer.answer_tokens, monitor)?;
+        let arm = evaluate::arm(model, with, &rows.pairs, plan.answer.answer_tokens, monitor)?;
         let summary = format!("{:.1} % of {}", 100.0 * arm.exact(), arm.rows());
         Ok((arm, summary))
     })?;
     seconds.insert(Stage::Evaluate.name().to_owned(), spent);
     if let Some(path) = &plan.answers {
-        publish::write_new(path, answered(&rows, &arm).as_bytes())?;
+        publish::write_new(path, answered(&rows.pairs, &arm).as_bytes())?;
     }
     Ok(EvalReport {
         model: plan.model.clone(),

@@ -7,14 +7,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::inputs;
-use super::job::{Job, announce, hash_inputs, once};
+use super::job::{Job, announce, announce_rows, hash_inputs, once, read_rows};
 use super::journal::Journal;
 use super::{Context, PipelineError, Stage, TransferPlan, TransferReport};
 use crate::engine::{Engine, Monitor};
-use crate::kit::{self, Completion, Kit, Seed};
+use crate::kit::{self, Completion, Kit, Reading, Rows, Seed};
 use crate::publish::{self, Outputs};
 use crate::record::{ContentHash, Pair};
-use crate::request::Inputs;
+use crate::request::{Inputs, Learn};
 
 mod reporting;
 mod run;
@@ -23,7 +23,11 @@ mod run;
 pub(super) struct TransferData {
     pub seeds: Vec<Seed>,
     pub kit: Option<Kit>,
+    /// The lines of the seeds in their file; empty for those of a kit.
+    pub seed_lines: Vec<usize>,
     pub eval: Option<Vec<Pair>>,
+    /// The lines of the rows of `--eval`.
+    pub eval_lines: Vec<usize>,
     pub hashes: BTreeMap<String, ContentHash>,
 }
 
@@ -48,7 +52,7 @@ pub fn transfer(
     let announced = announce(context, "transfer", plan);
     let outputs = Outputs::beside(&plan.out);
     let (data, seconds) = once(context, Stage::Kit, |monitor| {
-        let data = read(plan, monitor)?;
+        let data = read(plan, context, monitor)?;
         let from = if data.kit.is_some() {
             " from the kit"
         } else {
@@ -80,20 +84,35 @@ pub fn transfer(
     job.end(result)
 }
 
-fn read(plan: &TransferPlan, monitor: &mut Monitor<'_>) -> Result<TransferData, PipelineError> {
+fn read(
+    plan: &TransferPlan,
+    context: &Context<'_>,
+    monitor: &mut Monitor<'_>,
+) -> Result<TransferData, PipelineError> {
     let inputs = plan.inputs();
+    let reading = |completion| Reading {
+        completion,
+        format: plan.rows.format,
+        learn: Learn::Last,
+        limits: &plan.limits,
+    };
+    let mut seed_lines = Vec::new();
     let (seeds, kit) = match inputs {
-        Inputs::Seeds(path) => (kit::read_seeds(path, &plan.limits)?, None),
+        Inputs::Seeds(path) => {
+            let (seeds, rows) = kit::read_seeds(path, &reading(Completion::Optional))?;
+            announce_rows(context, path, &rows);
+            seed_lines = rows.lines;
+            (seeds, None)
+        }
         Inputs::Kit(path) => {
             let kit = Kit::open(path, &plan.limits)?;
             (kit.seeds().to_vec(), Some(kit))
         }
     };
-    let eval = plan
-        .eval
-        .as_ref()
-        .map(|path| kit::read_rows(path, Completion::Required, &plan.limits))
-        .transpose()?;
+    let known = reading(Completion::Required);
+    let eval = plan.eval.as_ref();
+    let eval = eval.map(|path| read_rows(context, path, &known));
+    let eval: Option<Rows> = eval.transpose()?;
     let source_lora = kit::adapter(&plan.source_lora, &plan.source)?;
     let oracle = plan.oracle.as_deref();
     let oracle = oracle.map(|path| kit::adapter(path, &plan.target));
@@ -118,7 +137,9 @@ fn read(plan: &TransferPlan, monitor: &mut Monitor<'_>) -> Result<TransferData, 
     Ok(TransferData {
         seeds,
         kit,
-        eval,
+        seed_lines,
+        eval_lines: eval.iter().flat_map(|rows| rows.lines.clone()).collect(),
+        eval: eval.map(|rows| rows.pairs),
         hashes,
     })
 }

@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Limits {
-    /// One line of a JSONL file.
+    /// One row of data: four bytes for each token of the longest context that can be asked for.
     pub line_bytes_max: usize,
-    /// Lines of a JSONL file.
+    /// Rows of a file.
     pub rows_max: usize,
     /// A kit file.
     pub kit_bytes_max: u64,
@@ -34,7 +34,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            line_bytes_max: 64 << 10,
+            line_bytes_max: 4 << 20,
             rows_max: 1_000_000,
             kit_bytes_max: 4 << 30,
             header_bytes_max: 256 << 20,

@@ -92,6 +92,34 @@ choices! {
         Contrast = "contrast",
     }
 
+    /// How the rows of a file are written.
+    RowFormat {
+        /// Found out from the first row.
+        Auto = "auto",
+        /// `messages`: a list of turns with `role` and `content`.
+        Messages = "messages",
+        /// `conversations`: a list of turns with `from` and `value`.
+        Sharegpt = "sharegpt",
+        /// `instruction`, `input` where there is one, `output`.
+        Alpaca = "alpaca",
+        /// `prompt` and `completion`: texts, or lists of turns.
+        PromptCompletion = "prompt-completion",
+        /// `prompt` and `response`.
+        PromptResponse = "prompt-response",
+        /// `question` and `answer`.
+        QuestionAnswer = "question-answer",
+        /// `input` and `output`.
+        InputOutput = "input-output",
+    }
+
+    /// Which answers of a conversation are learnt.
+    Learn {
+        /// The last.
+        Last = "last",
+        /// Each that follows a user's turn.
+        All = "all",
+    }
+
     /// How the learning rate goes on after warming up.
     Schedule {
         /// Along a cosine to a tenth.

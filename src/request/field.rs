@@ -333,4 +333,4 @@ macro_rules! knobs {
 
 knobs!(bool i32 u32 u64 usize String Layers);
 knobs!(super::FilterChoice super::GeneratorChoice super::LabelChoice super::ObjectiveChoice);
-knobs!(super::Schedule super::TokenWeights);
+knobs!(super::Schedule super::TokenWeights super::RowFormat super::Learn);

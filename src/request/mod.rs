@@ -26,12 +26,14 @@ mod refusal;
 mod table;
 
 pub use choice::{
-    FilterChoice, GeneratorChoice, LabelChoice, ObjectiveChoice, Schedule, TokenWeights,
+    FilterChoice, GeneratorChoice, LabelChoice, Learn, ObjectiveChoice, RowFormat, Schedule,
+    TokenWeights,
 };
 pub use field::{Field, Kind, Wrong, text};
 pub use plan::{Inputs, Plan, Request};
 pub use reference::{Rows, page, rows_of};
 pub use refusal::Refusal;
 pub use table::{
-    AnswerLength, Eval, Fields, InputLength, Kit, Machine, Run, Shape, Train, Training, Transfer,
+    AnswerLength, DataFormat, Eval, Fields, InputLength, Kit, Machine, Run, Shape, Train, Training,
+    Transfer,
 };

@@ -12,7 +12,8 @@ use super::field::{
     Field, Kind, Knob, above, at_least, choice, file, of, part, share, switch, up_to, whole,
 };
 use super::{
-    FilterChoice, GeneratorChoice, LabelChoice, ObjectiveChoice, Refusal, Schedule, TokenWeights,
+    FilterChoice, GeneratorChoice, LabelChoice, Learn, ObjectiveChoice, Refusal, RowFormat,
+    Schedule, TokenWeights,
 };
 use crate::record::Layers;
 
@@ -224,6 +225,15 @@ fields! {
         }
     }
 
+    /// How data is written.
+    DataFormat () {
+        "" {
+            /// How the rows of the data are written: JSON lines, a JSON list, or CSV with a header,
+            /// with these keys. `auto` finds it out from the first row and says it
+            format: RowFormat = RowFormat::Auto, choice(RowFormat::NAMES);
+        }
+    }
+
     /// Where a model runs.
     Machine () {
         "Machine" {
@@ -253,7 +263,8 @@ fields! {
 
     /// `translora transfer`: move an adapter to another base model.
     Transfer (
-        run: Run, training: Training, input: InputLength, answer: AnswerLength, machine: Machine
+        run: Run, rows: DataFormat, training: Training, input: InputLength, answer: AnswerLength,
+        machine: Machine
     ) {
         "" {
             /// Base model that the adapter was made for (GGUF)
@@ -264,7 +275,8 @@ fields! {
             target: PathBuf = PathBuf::new(), file("NEW.gguf");
             /// Kit of the adapter. This, or --seeds
             kit: Option<PathBuf> = None, file("K.kit");
-            /// A few inputs of the task in place of a kit (JSON lines). Completions are not needed
+            /// A few inputs of the task in place of a kit (JSON lines, a JSON list, or CSV). Answers
+            /// are not needed
             seeds: Option<PathBuf> = None, file("S.jsonl");
             /// The adapter to write. Nothing is overwritten
             out: PathBuf = PathBuf::new(), file("N.gguf");
@@ -290,7 +302,7 @@ fields! {
             label: LabelChoice = LabelChoice::Greedy, choice(LabelChoice::NAMES);
             /// Temperature at which inputs are generated
             temperature: f32 = 1.0, up_to(5.0);
-            /// Rows with known answers to judge on (JSON lines)
+            /// Rows with known answers to judge on (JSON lines, a JSON list, or CSV)
             eval: Option<PathBuf> = None, file("E.jsonl");
         }
         "Judging" {
@@ -327,12 +339,15 @@ fields! {
     }
 
     /// `translora train`: fit an adapter on rows with answers.
-    Train (run: Run, training: Training, machine: Machine) {
+    Train (run: Run, rows: DataFormat, training: Training, machine: Machine) {
         "" {
             /// Base model (GGUF)
             model: PathBuf = PathBuf::new(), file("BASE.gguf").also(Some('m'), None);
-            /// Pairs to learn from (JSON lines)
+            /// Rows to learn from (JSON lines, a JSON list, or CSV)
             data: PathBuf = PathBuf::new(), file("D.jsonl");
+            /// Which answers of a conversation are learnt: the `last`, or `all` that follow a
+            /// user's turn
+            learn: Learn = Learn::Last, choice(Learn::NAMES);
             /// The adapter to write. Nothing is overwritten
             out: PathBuf = PathBuf::new(), file("L.gguf");
         }
@@ -343,13 +358,13 @@ fields! {
     }
 
     /// `translora kit`: pack what a later transfer needs.
-    Kit (run: Run, training: Training, input: InputLength, machine: Machine) {
+    Kit (run: Run, rows: DataFormat, training: Training, input: InputLength, machine: Machine) {
         "" {
             /// Base model of the adapter (GGUF)
             model: PathBuf = PathBuf::new(), file("BASE.gguf").also(Some('m'), None);
             /// The adapter (GGUF)
             lora: PathBuf = PathBuf::new(), file("L.gguf");
-            /// The data that the adapter was trained on (JSON lines)
+            /// The data that the adapter was trained on (JSON lines, a JSON list, or CSV)
             data: PathBuf = PathBuf::new(), file("D.jsonl");
             /// The kit to write. Nothing is overwritten
             out: PathBuf = PathBuf::new(), file("K.kit");
@@ -368,13 +383,13 @@ fields! {
     }
 
     /// `translora eval`: judge a model on rows with known answers.
-    Eval (answer: AnswerLength, machine: Machine) {
+    Eval (rows: DataFormat, answer: AnswerLength, machine: Machine) {
         "" {
             /// Base model (GGUF)
             model: PathBuf = PathBuf::new(), file("M.gguf").also(Some('m'), None);
             /// Adapter (GGUF). Without one the bare base answers
             lora: Option<PathBuf> = None, file("L.gguf");
-            /// Rows of prompt and completion (JSON lines)
+            /// Rows with known answers (JSON lines, a JSON list, or CSV)
             data: PathBuf = PathBuf::new(), file("E.jsonl");
             /// Write every row with its answer, and whether it is right, to this file (JSON lines).
             /// Nothing is overwritten

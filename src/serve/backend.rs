@@ -219,8 +219,8 @@ fn start(app: &Arc<App>, name: String, mut request: Map<String, Value>) -> Resul
         }
     }
     let whole = |path: &Path| {
-        path.canonicalize()
-            .map_err(|error| Refusal::new(Kind::Internal, format!("{}: {error}", path.display())))
+        let refuse = |error| Refusal::new(Kind::Internal, format!("{}: {error}", name_of(path)));
+        path.canonicalize().map_err(refuse)
     };
     let folder = whole(app.config.folder.as_deref().unwrap_or(Path::new(".")))?;
     // Held until the transfer is queued, so that no two get the same file.
@@ -265,7 +265,12 @@ fn free_name(folder: &Path, name: &str, transfers: &Transfers) -> PathBuf {
 
 fn text(path: &Path) -> Result<&str, Refusal> {
     path.to_str().ok_or_else(|| {
-        let message = format!("{}: the path is not UTF-8", path.display());
+        let message = format!("{}: the path is not UTF-8", name_of(path));
         Refusal::new(Kind::Internal, message)
     })
+}
+
+/// A file without the folders of this machine.
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().display().to_string()
 }

@@ -56,9 +56,9 @@ const BAD: &[Bad] = &[
         &["bad.jsonl:3"],
     ),
     (
-        "an empty line",
-        |w, p| seeds(w, p, r#"{"prompt":"a"}||"#),
-        &["bad.jsonl:2", "empty"],
+        "a key that is there twice, after an empty line",
+        |w, p| seeds(w, p, r#"|{"prompt":"a","prompt":"b"}|"#),
+        &["bad.jsonl:2", "\"prompt\" is there twice"],
     ),
     (
         "a line of 10 MB",
@@ -69,7 +69,7 @@ const BAD: &[Bad] = &[
                 &format!("{{\"prompt\":\"{}\"}}|", "x".repeat(10 << 20)),
             );
         },
-        &["bad.jsonl:1", "longer than 65536 bytes"],
+        &["bad.jsonl:1", "longer than 4194304 bytes"],
     ),
     (
         "no seeds",
@@ -79,7 +79,7 @@ const BAD: &[Bad] = &[
     (
         "eval rows without answers",
         |w, p| p.eval = Some(w.seeds.clone()),
-        &["seeds.jsonl:1", "completion"],
+        &["seeds.jsonl:1", "no answer"],
     ),
     (
         "seeds as a kit",

@@ -92,6 +92,8 @@ const CASES: &[Case] = &[
         &["-2", "1000001", "many", "1.5"],
     ),
     ("device", &["none"], &[""]),
+    ("format", &["auto", "messages", "alpaca"], &["xml", ""]),
+    ("learn", &["last", "all"], &["first", ""]),
     ("ctx_size", &["0", "1048576"], &["-1", "1048577"]),
     (
         "seed",

@@ -12,7 +12,10 @@ pub const ROOMS: &[(&str, &[&str])] = &[
     ("request", &["record"]),
     ("fetch", &["record"]),
     ("engine", &["record", "request::Machine", "request::Shape"]),
-    ("kit", &["record", "engine"]),
+    (
+        "kit",
+        &["record", "request::Learn", "request::RowFormat", "engine"],
+    ),
     ("generate", &["record", "engine", "kit::Seed"]),
     ("filter", &["record", "engine", "generate::Candidate"]),
     (
@@ -58,6 +61,7 @@ pub const ROOMS: &[(&str, &[&str])] = &[
 const CRATES: &[(&str, &[&str])] = &[
     ("serde", &["src/"]),
     ("serde_json", &["src/"]),
+    ("csv", &["src/kit/"]),
     ("thiserror", &["src/"]),
     ("sha2", &["src/record/"]),
     ("rand_chacha", &["src/record/"]),

@@ -6,11 +6,11 @@ use crate::failure::Failure;
 use crate::progress::Verbosity;
 use crate::{Outcome, job, out};
 
-/// Train a LoRA adapter on pairs of prompt and completion
+/// Train a LoRA adapter on prompts and answers
 ///
-/// The data is a JSON lines file with `{"prompt": "...", "completion": "..."}` on each line. The
-/// base may be quantized; it is read as it is, and the adapter is what llama.cpp's `--lora` loads.
-/// A prompt is one user turn under the model's own chat template.
+/// The data has rows such as `{"prompt": "...", "completion": "..."}` or `{"messages": [...]}`; the
+/// format is found out. The base may be quantized; it is read as it is, and the adapter is what
+/// llama.cpp's `--lora` loads. Prompts go through the model's own chat template.
 #[derive(Args, Debug)]
 #[command(
     after_help = "Example:\n  translora train -m base.gguf --data tickets.jsonl --out tickets.gguf"

@@ -46,6 +46,7 @@ pub struct GgmlEngine {
 }
 
 impl GgmlEngine {
+    /// Start llama.cpp and find the devices.
     pub fn new() -> Result<Self, EngineError> {
         let backend = Backend::init().map_err(internal)?;
         Ok(Self { backend })
@@ -55,12 +56,15 @@ impl GgmlEngine {
 /// A device that models can be placed on, as ggml sees it.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct DeviceInfo {
+    /// ggml's name, as a device is chosen by.
     pub name: String,
+    /// What the driver calls it.
     pub description: String,
     /// `CPU`, `GPU`, `IGPU` or `ACCEL`.
     pub kind: String,
     /// units: bytes
     pub memory_free: u64,
+    /// All it has. units: bytes
     pub memory_total: u64,
 }
 
@@ -326,6 +330,10 @@ impl Model for GgmlModel {
         self.examined(with, pairs, tokens_max, monitor)
     }
 
+    fn markup(&self, text: &str) -> Option<String> {
+        markup_in(&self.model, text)
+    }
+
     fn check_text(&self, text: &str) -> Result<(), EngineError> {
         let refuse = |back: String| EngineError::Tokenizer {
             model: self.path(),
@@ -351,6 +359,14 @@ impl Model for GgmlModel {
             Err(refuse(back))
         }
     }
+}
+
+/// The piece of a text that the tokenizer reads as markup, if any.
+fn markup_in(model: &translora_llama::Model, text: &str) -> Option<String> {
+    let vocab = model.vocab();
+    let tokens = vocab.encode(text, true).ok()?;
+    let found = tokens.into_iter().find(|&token| vocab.is_control(token))?;
+    Some(String::from_utf8_lossy(&vocab.piece(found, true)).into_owned())
 }
 
 /// The start of a text, for a message.

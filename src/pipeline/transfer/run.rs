@@ -108,7 +108,8 @@ impl<'a> Transfer<'a> {
     /// Open both models with everything they will have to hold, so that what cannot work fails in
     /// the first minute.
     fn check_models(&self, job: &mut Job<'_>) -> Result<Opened, PipelineError> {
-        let events = &job.context.events;
+        let context = job.context;
+        let events = &context.events;
         let done = job.stage("open", Stage::Open, |monitor, _| {
             let (mut names, mut vocabularies, mut input_audit, mut width) =
                 (Vec::new(), Vec::new(), InputAudit::default(), 0);
@@ -125,18 +126,19 @@ impl<'a> Transfer<'a> {
                 } else if let Some(oracle) = &self.plan.oracle {
                     model.attach(oracle)?;
                 }
-                for (i, seed) in self.data.seeds.iter().enumerate() {
+                for (at, seed) in self.data.seeds.iter().enumerate() {
                     let mut texts = seed.prompt().texts();
                     texts
                         .try_for_each(|text| model.check_text(text))
                         .map_err(|source| PipelineError::Row {
                             path: self.plan.inputs().path().to_owned(),
-                            line: i + 1,
+                            line: self.data.seed_lines.get(at).copied().unwrap_or(at + 1),
                             source,
                         })?;
                 }
                 if let (Some(path), Some(rows)) = (&self.plan.eval, &self.data.eval) {
-                    check_rows(model, path, rows, monitor.cancel)?;
+                    let rows = (rows.as_slice(), self.data.eval_lines.as_slice());
+                    check_rows(model, path, rows, context)?;
                 }
                 vocabularies.push(model.vocabulary());
                 if i == 1 {

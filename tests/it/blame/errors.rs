@@ -12,11 +12,11 @@ use translora::fetch::FetchError;
 use translora::filter::FilterError;
 use translora::generate::GenerateError;
 use translora::jobs::{JobId, JobsError, Problem, State};
-use translora::kit::{KitError, LineFault};
+use translora::kit::{Foreign, KitError, LineFault};
 use translora::label::LabelError;
 use translora::pipeline::{JournalError, PipelineError};
 use translora::publish::PublishError;
-use translora::record::{Blame, Cancelled, ContentHash, Fault, InJson, Remedy};
+use translora::record::{Blame, Cancelled, ContentHash, Fault, InJson, Remedy, Step};
 use translora::request::Refusal;
 use translora::serve::ServeError;
 use translora_gguf::{GgufError, SplitError};
@@ -195,7 +195,7 @@ fn kit() -> [Room; 2] {
         E::Line {
             path: path(),
             line: 1,
-            what: LineFault::Empty,
+            what: LineFault::NoAnswer,
         },
         E::NoRows { path: path() },
         E::TooManyRows {
@@ -231,24 +231,41 @@ fn kit() -> [Room; 2] {
             given: "m.gguf".into(),
             got: hash,
         },
+        E::NoRowsIn {
+            path: path(),
+            found: Foreign {
+                name: "gzip",
+                step: Step::Unpack,
+            },
+        },
+        E::Stdin,
         E::NoDiscriminator { path: path() },
         E::Pack(GgufError::BigEndian),
     ];
-    let no_json = serde_json::from_str::<u8>("x").expect_err("no number");
+    let (key, what) = (|| String::from("prompt"), || String::from("x"));
+    let found = "a number";
     let lines = [
-        LineFault::Empty,
         LineFault::TooLong { bytes_max: 1 },
         LineFault::NotUtf8 { byte: 0 },
-        LineFault::NotJson(no_json),
-        LineFault::NotAnObject { found: "a list" },
-        LineFault::NoPrompt,
-        LineFault::NoCompletion,
-        LineFault::NotAString {
-            key: "prompt",
-            found: "a number",
+        LineFault::NotJson { what: what() },
+        LineFault::NotAnObject { found },
+        LineFault::RepeatedKey { what: what() },
+        LineFault::TwoOnALine,
+        LineFault::CommaBetween,
+        LineFault::Csv { what: what() },
+        LineFault::NoFormat { keys: vec![key()] },
+        LineFault::TextOnly,
+        LineFault::Preference,
+        LineFault::Tools,
+        LineFault::NoKey { key: key() },
+        LineFault::NoAnswer,
+        LineFault::NotAString { key: key(), found },
+        LineFault::NotTurns { key: key(), found },
+        LineFault::Blank { key: key() },
+        LineFault::Turn {
+            turn: 1,
+            what: what(),
         },
-        LineFault::Blank { key: "prompt" },
-        LineFault::UnknownKey { key: "x".into() },
         LineFault::Repeated { first: 1 },
     ];
     let file = "src/kit/error.rs";

@@ -29,19 +29,19 @@ fn rows_that_are_none_are_refused_by_line() {
     let row = r#"{"prompt": "ticket from Ann: the key broke", "completion": "[BROKEN]"}"#;
     let cases = [
         (
-            "empty.jsonl",
-            format!("{row}\n\n"),
-            "empty.jsonl:2: the line is empty",
+            "twice.jsonl",
+            format!("{row}\n\n{{\"prompt\": \"a\", \"prompt\": \"b\"}}\n"),
+            "twice.jsonl:3: the key \"prompt\" is there twice",
         ),
         (
             "huge.jsonl",
             format!("{row}\n{{\"prompt\": \"{}\"}}\n", "x".repeat(10 << 20)),
-            "huge.jsonl:2: the line is longer than 65536 bytes",
+            "huge.jsonl:2: the row is longer than 4194304 bytes",
         ),
         (
-            "long.jsonl",
-            format!("{{\"prompt\": \"{}\"}}\n", "x".repeat(64 << 10)),
-            "long.jsonl:1: the line is longer than 65536 bytes",
+            "page.jsonl",
+            "<!doctype html><title>Sign in</title>".to_owned(),
+            "page.jsonl: this is an HTML page, and no rows",
         ),
         (
             "cut.jsonl",

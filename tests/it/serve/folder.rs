@@ -155,3 +155,24 @@ fn a_base_and_a_folder_whose_paths_are_not_utf8_are_served() {
         lab.answers(Some(&lab.adapters[0]))[0]
     );
 }
+
+#[test]
+fn no_error_tells_where_files_lie() {
+    let lab = Lab::new();
+    let folder = lab.config().folder.expect("it has one");
+    fs::write(folder.join("page.gguf"), "<html>not found</html>").expect("writable");
+    let (_server, address) = serve(lab.config());
+    let body = json!({ "lora_name": "page", "lora_path": "page.gguf" });
+    let reply = post(address, "/v1/load_lora_adapter", &body);
+    let error = reply.error();
+    assert_eq!(reply.status, 400, "{error}");
+    assert!(
+        error.contains(": page.gguf: ") && error.contains("a web page"),
+        "{error}"
+    );
+    assert!(
+        !reply.body.contains(&folder.display().to_string()),
+        "{}",
+        reply.body
+    );
+}
