@@ -1,3 +1,4 @@
+use std::io;
 use std::path::PathBuf;
 
 use translora_gguf::{FileError, SplitError};
@@ -135,6 +136,17 @@ pub enum EngineError {
     /// More than the caller allowed, with what would do.
     #[error("{0}")]
     TooLarge(String),
+    /// The weights of a base cannot be written with an adapter in them.
+    #[error("{path}: no adapter can be merged into this model: {reason}")]
+    Unmergeable {
+        /// The base.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A model could not be written.
+    #[error("cannot write the model: {0}")]
+    Output(#[source] io::Error),
     /// A bug of this program.
     #[error("{0}")]
     Internal(String),
@@ -168,7 +180,7 @@ impl Blame for EngineError {
     fn fault(&self) -> Fault {
         match self {
             Self::Cancelled(_) => Fault::Cancelled,
-            Self::Memory(_) | Self::Backend { .. } => Fault::Machine,
+            Self::Memory(_) | Self::Backend { .. } | Self::Output(_) => Fault::Machine,
             Self::File { source, .. } => source.fault(),
             Self::Internal(_) => Fault::Bug,
             Self::Adapter { source, .. } => source.fault(),
@@ -181,6 +193,7 @@ impl Blame for EngineError {
             | Self::Example { .. }
             | Self::Modules { .. }
             | Self::Untrainable { .. }
+            | Self::Unmergeable { .. }
             | Self::NotFinite { .. }
             | Self::NoDistribution { .. }
             | Self::Snapshot(_)
@@ -223,6 +236,8 @@ impl Blame for EngineError {
             }
             // Before the first step nothing was learnt that could be too much.
             Self::NotFinite { step: ..=1, .. } => Step::OtherModel.into(),
+            Self::Unmergeable { .. } => Step::OtherQuantization.into(),
+            Self::Output(_) => Step::WritableFolder.into(),
             Self::NotFinite { .. } => Remedy::lower("lr"),
             Self::NoDistribution { .. } => Step::BrokenNumbers.into(),
             Self::Internal(_) => Step::Report.into(),
@@ -246,6 +261,7 @@ impl Blame for ForeignError {
             Self::File(error) | Self::Part { source: error, .. } => return error.remedy(),
             Self::NoConfig { .. } | Self::NoWeights | Self::Unknown => Step::WholePeft,
             Self::Pickle { .. } => Step::SaveSafetensors,
+            Self::Words { .. } => Step::OtherWords,
             Self::Method { .. } | Self::Variant { .. } | Self::Tensor { .. } => Step::TrainPlain,
             Self::Architecture { .. } | Self::Pattern { .. } | Self::NoModule { .. } => {
                 Step::ConvertByHand

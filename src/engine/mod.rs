@@ -3,6 +3,7 @@
 //! Stages see these traits and never a token, a tensor or a device. Two engines implement them:
 //! `toy` (deterministic, no C) and `ggml` (llama.cpp's models, ggml's arithmetic).
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -42,6 +43,39 @@ pub trait Engine: Send + Sync {
         options: &OpenOptions,
         sequences: usize,
     ) -> Result<host::Hosted, EngineError>;
+
+    /// Write a base model with an adapter in its weights, multiplied by a scale, each matrix in the
+    /// type that it has.
+    ///
+    /// fails: no sound adapter, or none for this base; a type that cannot be written; `out`
+    fn merge(
+        &self,
+        base: &Path,
+        _adapter: &Path,
+        _scale: f32,
+        _out: &mut dyn Write,
+        _cancel: &Cancel,
+    ) -> Result<Merged, EngineError> {
+        Err(EngineError::Unmergeable {
+            path: base.to_owned(),
+            reason: "this engine writes no models".into(),
+        })
+    }
+}
+
+/// What merging did to the weights of the matrices that an adapter adapts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Merged {
+    /// Matrices that the adapter adapts.
+    pub matrices: usize,
+    /// All tensors of the model.
+    pub tensors: usize,
+    /// Root mean square of what the adapter adds, as a share of the weights'.
+    pub change: f64,
+    /// The same of what rounding to the type of the base adds.
+    pub error: f64,
+    /// The largest number that rounding added.
+    pub error_max: f64,
 }
 
 /// The engine that reads this base: the toy where the file is a toy base, or where this build has

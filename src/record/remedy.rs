@@ -304,14 +304,17 @@ steps! {
     PartsTogether: "keep all parts of the model in one folder, with the names that they were made \
         with",
     FetchParts: "fetch all parts of the model again, from one place",
+    OtherQuantization: "merge into another quantization of the base, such as q8_0",
     OtherModel: "choose another base model",
     FittingAdapter: "use the base that this adapter was trained on, or an adapter that was \
         trained on this base",
     PlainAdapter: "use a plain LoRA adapter, in GGUF or as PEFT saves it",
-    WholePeft: "use the whole folder that PEFT saved: adapter_config.json and \
-        adapter_model.safetensors",
-    SaveSafetensors: "save it as safetensors: save_pretrained does so in PEFT, save_file in the \
-        Python package safetensors",
+    WholePeft: "use the whole folder that PEFT saved, with adapter_config.json and \
+        adapter_model.safetensors, or name a file in it",
+    OtherWords: "use the base that this adapter was trained on; to take it all the same, move its \
+        tokenizer.json away",
+    SaveSafetensors: "save it as safetensors, as save_pretrained of PEFT does, or convert it to \
+        GGUF",
     SavePeftAgain: "save or fetch the adapter again, with the configuration that it was trained \
         with",
     TrainPlain: "merge it into its base in Python and train a plain LoRA on the result, or train \

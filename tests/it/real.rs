@@ -21,6 +21,7 @@ mod jobs;
 mod memory;
 mod not_finite;
 mod objectives;
+mod peft;
 mod runs;
 mod serve;
 mod split;
@@ -103,7 +104,8 @@ impl Folder {
             .stdin(Stdio::null())
             .current_dir(&self.0)
             .args(line.split_whitespace());
-        if !line.starts_with("inspect") {
+        let own = ["inspect", "import", "export", "merge"];
+        if !own.iter().any(|name| line.starts_with(name)) {
             command.args(["-t", "1"]);
         }
         command

@@ -21,6 +21,7 @@ mod doctor;
 #[cfg(target_os = "linux")]
 mod elf;
 mod eval;
+mod exchange;
 mod failure;
 mod files;
 #[cfg(feature = "ggml")]
@@ -100,6 +101,9 @@ enum Command {
     Kit(kit::Kit),
     Transfer(transfer::Transfer),
     Eval(eval::Eval),
+    Import(exchange::Import),
+    Export(exchange::Export),
+    Merge(exchange::Merge),
     Inspect(inspect::Inspect),
     Serve(serve::Serve),
     #[cfg(unix)]
@@ -143,6 +147,9 @@ fn main() -> ExitCode {
         Command::Kit(command) => command.run(verbosity),
         Command::Transfer(command) => command.run(verbosity),
         Command::Eval(command) => command.run(verbosity),
+        Command::Import(command) => command.run(verbosity),
+        Command::Export(command) => command.run(verbosity),
+        Command::Merge(command) => command.run(verbosity),
         Command::Inspect(command) => command.run(verbosity),
         Command::Serve(command) => command.run(verbosity),
         #[cfg(unix)]

@@ -4,6 +4,7 @@
 //! under the model's own template.
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -16,10 +17,10 @@ use translora_llama::{
 use self::chat::Chat;
 use super::host::Hosted;
 use super::{
-    AdapterId, Answer, CompletionScore, Engine, EngineError, Model, ModelInfo, Monitor,
+    AdapterId, Answer, CompletionScore, Engine, EngineError, Merged, Model, ModelInfo, Monitor,
     OpenOptions, Spelling, With,
 };
-use crate::record::{ContentHash, Pair};
+use crate::record::{Cancel, ContentHash, Pair};
 
 pub mod bench;
 mod chat;
@@ -27,6 +28,7 @@ pub mod check;
 mod decode;
 mod host;
 mod infer;
+mod merge;
 mod softmax;
 mod teach;
 mod train;
@@ -93,6 +95,18 @@ impl GgmlEngine {
 }
 
 impl Engine for GgmlEngine {
+    fn merge(
+        &self,
+        base: &Path,
+        adapter: &Path,
+        scale: f32,
+        out: &mut dyn Write,
+        cancel: &Cancel,
+    ) -> Result<Merged, EngineError> {
+        let threads = num_cpus::get_physical();
+        merge::merge(base, adapter, scale, out, (threads, cancel))
+    }
+
     fn version(&self) -> String {
         format!("ggml {}", self.ggml_version())
     }

@@ -98,6 +98,11 @@ fn engine() -> Room {
                 model: model(),
                 reason: "no rule for an operation".into(),
             },
+            E::Unmergeable {
+                path: model().into(),
+                reason: "a type".into(),
+            },
+            E::Output(io::Error::other("the disk is full")),
             E::NotFinite {
                 what: "loss",
                 step: 3,
