@@ -110,13 +110,8 @@ pub(super) fn run(
                 continue;
             };
             let last = slot.next.is_empty() && at + 1 == slot.at;
-            let logits = context.logits(row).map_err(super::internal)?;
-            if !is_distribution(logits) {
-                let own = &jobs[slot.job].tokens;
-                let read = [prefix, &own[..own.len().min(at + 1)]].concat();
-                return Err(culprit(context, &read)?);
-            }
-            let next = reader.read(slot.job, at, logits);
+            check(context, row, prefix, &jobs[slot.job].tokens, at)?;
+            let next = reader.read(slot.job, at, context.logits(row).map_err(super::internal)?);
             match next.filter(|_| slot.at < room) {
                 Some(token) if last => slot.next.push(token),
                 _ if last => match reader.back(slot.job).filter(|(at, _)| *at < room) {
@@ -162,6 +157,21 @@ fn fill(
         }
     }
     wanted
+}
+
+/// Check that a row of logits, after token `at` of a job, makes a distribution.
+fn check(
+    context: &mut Context,
+    row: usize,
+    prefix: &[i32],
+    own: &[i32],
+    at: usize,
+) -> Result<(), super::EngineError> {
+    if is_distribution(context.logits(row).map_err(super::internal)?) {
+        return Ok(());
+    }
+    let read = [prefix, &own[..own.len().min(at + 1)]].concat();
+    Err(culprit(context, &read)?)
 }
 
 /// Who it is that makes no distribution after these tokens: an active adapter, unless the model
