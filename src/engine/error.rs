@@ -79,6 +79,14 @@ pub enum EngineError {
     /// The chat template raises an error.
     #[error("the chat template refuses this conversation: {0}")]
     Template(String),
+    /// A model's template, or the one that was asked for, cannot be used.
+    #[error("{path}: cannot use this chat template: {reason}")]
+    ChatTemplate {
+        /// The model, or the file or name that was asked for.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// An example cannot be trained on.
     #[error("{reason}")]
     Example {
@@ -190,6 +198,7 @@ impl Blame for EngineError {
             | Self::Tokenizer { .. }
             | Self::SameFirstToken { .. }
             | Self::Template(_)
+            | Self::ChatTemplate { .. }
             | Self::Example { .. }
             | Self::Modules { .. }
             | Self::Untrainable { .. }
@@ -240,6 +249,7 @@ impl Blame for EngineError {
             Self::Output(_) => Step::WritableFolder.into(),
             Self::NotFinite { .. } => Remedy::lower("lr"),
             Self::NoDistribution { .. } => Step::BrokenNumbers.into(),
+            Self::ChatTemplate { .. } => Remedy::choose_other("chat_template"),
             Self::Internal(_) => Step::Report.into(),
             Self::Cancelled(_) | Self::Template(_) | Self::Snapshot(_) => return None,
         };

@@ -9,8 +9,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde::Serialize;
+use serde_json::Value;
+pub use translora_chat::Rendering;
 
-use super::{EngineError, ModelInfo};
+use super::{ChatInfo, EngineError, ModelInfo};
 use crate::record::ContentHash;
 
 /// A number of the model's vocabulary.
@@ -44,13 +46,39 @@ pub trait Host: Send + Sync {
     /// The token ends a text or a turn.
     fn is_end(&self, token: Token) -> bool;
 
-    /// The chat template, as it stands in the file.
+    /// The chat template, as Jinja text.
     fn template(&self) -> &str;
+
+    /// The template with its origin; none where the engine has no templates.
+    fn chat(&self) -> Option<&ChatInfo> {
+        None
+    }
+
+    /// Why no conversation can be rendered; none where they can.
+    fn chat_refusal(&self) -> Option<String> {
+        None
+    }
 
     /// A conversation as text; `answer` opens the assistant's turn.
     ///
     /// fails: the template refuses it.
-    fn render(&self, turns: &[Turn], answer: bool) -> Result<String, EngineError>;
+    fn render(&self, turns: &[Turn], answer: bool) -> Result<String, EngineError> {
+        let messages = serde_json::to_value(turns).unwrap_or_default();
+        self.render_with(
+            &messages,
+            &Rendering {
+                answer,
+                ..Rendering::default()
+            },
+        )
+    }
+
+    /// Messages as OpenAI's API has them as text, with tools and variables of the template
+    /// (`chat_template_kwargs`). A time of 0 is now. The variables of [`ChatOptions`](super::ChatOptions) hold where
+    /// `rendering` does not name them.
+    ///
+    /// fails: the template does not compile, refuses the messages, or writes nothing.
+    fn render_with(&self, messages: &Value, rendering: &Rendering) -> Result<String, EngineError>;
 
     /// Read a LoRA GGUF, check it and load it beside those that are loaded. Takes as long as the
     /// file is large; sequences go on meanwhile.

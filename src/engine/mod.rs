@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::record::{Cancel, ContentHash, Pair, Prompt};
 use crate::request::{Machine, Shape};
 
+pub mod chat;
 mod error;
 mod file;
 #[cfg(feature = "ggml")]
@@ -19,6 +20,7 @@ pub mod host;
 mod teach;
 pub mod toy;
 
+pub use chat::{ChatInfo, ChatOptions, ChatOrigin};
 pub use error::EngineError;
 pub use teach::{Lesson, LogsOf, Objective, SoftLabels, Spelling, Spoken, Teach, Token, WordsOf};
 
@@ -110,6 +112,9 @@ pub struct OpenOptions {
     /// of a run, but what a stage knows of itself.
     #[serde(skip)]
     pub repack: bool,
+    /// How conversations become text.
+    #[serde(skip)]
+    pub chat: ChatOptions,
 }
 
 impl Default for OpenOptions {
@@ -120,6 +125,7 @@ impl Default for OpenOptions {
             device: None,
             context: 0,
             repack: false,
+            chat: ChatOptions::default(),
         }
     }
 }
@@ -132,6 +138,15 @@ impl From<&Machine> for OpenOptions {
             device: machine.device.clone(),
             context: machine.ctx_size,
             repack: false,
+            chat: ChatOptions {
+                template: machine.chat.chat_template.clone(),
+                kwargs: machine
+                    .chat
+                    .chat_template_kwargs
+                    .clone()
+                    .unwrap_or_default(),
+                ..ChatOptions::default()
+            },
         }
     }
 }
@@ -179,6 +194,11 @@ pub enum With {
 pub trait Model: Generate + Score + Label + Teach + Train {
     /// What the model is.
     fn info(&self) -> &ModelInfo;
+
+    /// The chat template in use; none where the engine has no templates.
+    fn chat(&self) -> Option<&ChatInfo> {
+        None
+    }
 
     /// Load a LoRA GGUF onto this base.
     ///

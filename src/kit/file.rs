@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use translora_gguf::{Gguf, Header, TensorKind, Value, Writer};
 
 use super::{InputStatistics, KitError, Seed, read_bytes};
+use crate::engine::chat::TEMPLATE_KEY;
 use crate::record::{ContentHash, Limits, Question};
 
 const KIT_TYPE: &str = "translora-kit";
@@ -25,6 +26,9 @@ pub struct Manifest {
     pub adapter: ContentHash,
     /// How prompts reach the model.
     pub prompt_format: String,
+    /// The chat template it was made with, where that is not the source base's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat_template: Option<String>,
     /// How the discriminator is asked.
     pub question: Question,
     /// None where the kit was made without one.
@@ -213,6 +217,9 @@ pub fn pack(
         MANIFEST,
         serde_json::to_string(manifest).unwrap_or_default(),
     );
+    if let Some(text) = &manifest.chat_template {
+        writer.set(TEMPLATE_KEY, text.as_str());
+    }
     writer.set(
         SEEDS,
         seeds
@@ -313,6 +320,7 @@ mod tests {
             base: ContentHash::of(b"base"),
             adapter: ContentHash::of(b"adapter"),
             prompt_format: Manifest::CHAT.into(),
+            chat_template: None,
             question: Question::about("t"),
             discriminator: discriminator.map(card),
             input_model: None,

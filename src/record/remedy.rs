@@ -282,8 +282,7 @@ steps! {
     ConvertEndian: "convert the original again, for little-endian machines",
     NameFile: "name a file in it",
     OtherFile: "choose another file: this is not the kind that is expected here",
-    WholeModel: "fetch the model or convert it again: it must be a whole GGUF with a tokenizer \
-        and a chat template",
+    WholeModel: "fetch the model or convert it again: it must be a whole GGUF with a tokenizer",
     BrokenNumbers: "fetch or make that file again: its numbers are broken, or far too large; an \
          adapter may do at a smaller scale",
     NameOfAFile: "write a path, hf:OWNER/REPO:FILE, https://HOST/FILE, ollama:NAME:TAG, or \

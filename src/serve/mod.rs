@@ -8,6 +8,7 @@
 
 use std::path::PathBuf;
 
+use crate::engine::ChatOptions;
 use crate::jobs;
 
 mod backend;
@@ -71,6 +72,8 @@ pub struct Config {
     /// A request that names a model that is not there is answered as if it had named none, as
     /// llama-server does.
     pub any_model: bool,
+    /// How conversations become text.
+    pub chat: ChatOptions,
     /// What is refused as too large, too long or too many.
     pub limits: Limits,
 }

@@ -104,6 +104,7 @@ const CRATES: &[(&str, &[&str])] = &[
         "translora_attach",
         &["src/plugin.rs", "src/lib.rs", "src/control/"],
     ),
+    ("translora_chat", &["src/engine/"]),
     (
         "translora_gguf",
         &[
@@ -149,6 +150,7 @@ const MEMBERS: &[(&str, &[&str])] = &[
         &[
             "translora-abi",
             "translora-attach",
+            "translora-chat",
             "translora-gguf",
             "translora-llama",
             "translora-lora",
@@ -158,8 +160,12 @@ const MEMBERS: &[(&str, &[&str])] = &[
     ),
     ("translora-abi", &[]),
     ("translora-attach", &["translora-gguf", "translora-lora"]),
+    ("translora-chat", &[]),
     ("translora-gguf", &[]),
-    ("translora-llama", &["translora-gguf", "translora-lora"]),
+    (
+        "translora-llama",
+        &["translora-chat", "translora-gguf", "translora-lora"],
+    ),
     ("translora-lora", &["translora-gguf"]),
     ("translora-system", &[]),
     ("translora-train", &["translora-gguf", "translora-llama"]),

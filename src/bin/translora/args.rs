@@ -131,6 +131,10 @@ pub fn gpu_layers(text: &str) -> Result<i32, String> {
     by_row::<Machine, _>("gpu_layers", text)
 }
 
+pub fn template_arguments(text: &str) -> Result<Map<String, Value>, String> {
+    by_row::<Machine, _>("chat_template_kwargs", text)
+}
+
 /// Rewrite the spellings of llama.cpp that clap has no notion of: `-ngl N`, `-ngl=N`, and so for
 /// `-dev` and `-np`; and `-hf OWNER/REPO`, a model by its name on a hub.
 pub fn with_llama_names(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {

@@ -105,7 +105,7 @@ enum Command {
     Export(exchange::Export),
     Merge(exchange::Merge),
     Inspect(inspect::Inspect),
-    Serve(serve::Serve),
+    Serve(Box<serve::Serve>),
     #[cfg(unix)]
     Adapters(adapters::Adapters),
     #[cfg(target_os = "linux")]

@@ -2,12 +2,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
+use translora::engine::ChatOptions;
 use translora::fetch::Wanted;
 use translora::jobs;
 use translora::record::{Blame, SystemClock};
 use translora::serve::{Config, Limits, Server};
 
-use crate::args::{between, gpu_layers};
+use crate::args::{between, gpu_layers, template_arguments};
 use crate::failure::{Failure, InFlags};
 use crate::progress::Verbosity;
 use crate::{Outcome, files, job, out};
@@ -84,6 +85,9 @@ pub struct Serve {
     )]
     cors_origins: String,
 
+    #[command(flatten)]
+    conversations: Conversations,
+
     /// Requests that run side by side (also written -np)
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = between::<1, 64>, help_heading = "Machine")]
     parallel: usize,
@@ -121,6 +125,34 @@ pub struct Serve {
     /// The most tokens of one answer; what the context holds if left out
     #[arg(short = 'n', long, visible_alias = "n-predict", value_name = "N", value_parser = between::<1, 16_777_216>, help_heading = "Answers")]
     predict: Option<usize>,
+}
+
+/// How conversations become text.
+#[derive(Args, Debug)]
+struct Conversations {
+    /// Chat template: a file with a Jinja text, or a name of llama.cpp's, such as `chatml`. Left
+    /// out, the one that the first adapter was made with, else the model's own
+    #[arg(
+        long,
+        visible_alias = "chat-template-file",
+        value_name = "TEMPLATE",
+        help_heading = "Conversations"
+    )]
+    chat_template: Option<String>,
+
+    /// Variables of the chat template as a JSON object, for requests that do not set them
+    #[arg(long, value_name = "JSON", value_parser = template_arguments, help_heading = "Conversations")]
+    chat_template_kwargs: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
+impl From<Conversations> for ChatOptions {
+    fn from(asked: Conversations) -> Self {
+        Self {
+            template: asked.chat_template,
+            kwargs: asked.chat_template_kwargs.unwrap_or_default(),
+            ..Self::default()
+        }
+    }
 }
 
 impl Serve {
@@ -201,6 +233,7 @@ impl Serve {
             temperature: self.temp,
             tokens_max: self.predict,
             any_model: self.any_model,
+            chat: self.conversations.into(),
             limits: Limits::default(),
         })
     }

@@ -95,6 +95,13 @@ pub struct CheckedMatrix {
 /// fails: the model does not load
 pub fn trainable(model: &Path) -> Result<Trainable, EngineError> {
     let (backend, model) = open(model)?;
+    if let Some(reason) = model.unusual() {
+        return Ok(Trainable {
+            trainable: "none".into(),
+            matrices: 0,
+            in_the_way: Some(reason.into()),
+        });
+    }
     // A graph that cannot be traced cannot be trained: an answer, not a failure.
     Ok(survey(backend, &model, "all", 1)
         .map_or_else(|error| none(&error), |found| Trainable::of(&found)))

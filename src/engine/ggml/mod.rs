@@ -15,10 +15,11 @@ use translora_llama::{
 };
 
 use self::chat::Chat;
+use super::chat::MODEL_KEY;
 use super::host::Hosted;
 use super::{
-    AdapterId, Answer, CompletionScore, Engine, EngineError, Merged, Model, ModelInfo, Monitor,
-    OpenOptions, Spelling, With,
+    AdapterId, Answer, ChatInfo, CompletionScore, Engine, EngineError, Merged, Model, ModelInfo,
+    Monitor, OpenOptions, Spelling, With,
 };
 use crate::record::{Cancel, ContentHash, Pair};
 
@@ -124,7 +125,7 @@ impl Engine for GgmlEngine {
         let (model, info) = load(self.backend, base, options)?;
         let decoder = host::GgmlDecoder::new(&model, info.context, sequences, threads(options))?;
         Ok(Hosted {
-            host: Arc::new(host::GgmlHost::new(model, info)?),
+            host: Arc::new(host::GgmlHost::new(model, info, options)?),
             decoder: Box::new(decoder),
         })
     }
@@ -227,9 +228,13 @@ pub(crate) struct GgmlModel {
 impl GgmlModel {
     fn open(backend: Backend, base: &Path, options: &OpenOptions) -> Result<Self, EngineError> {
         let (model, info) = load(backend, base, options)?;
-        let chat = Chat::of(&model).map_err(|error| EngineError::Model {
-            path: base.to_owned(),
-            reason: error.to_string(),
+        let chat = ChatInfo::choose(&options.chat, model.metadata(MODEL_KEY))?;
+        let chat = Chat::of(&model, chat, &options.chat).map_err(|error| match error {
+            LlamaError::Template(reason) => EngineError::ChatTemplate {
+                path: base.to_owned(),
+                reason,
+            },
+            other => internal(other),
         })?;
         let threads = threads(options);
         let (options, spelled) = (options.clone(), OnceLock::new());
@@ -325,6 +330,10 @@ impl GgmlModel {
 impl Model for GgmlModel {
     fn info(&self) -> &ModelInfo {
         &self.info
+    }
+
+    fn chat(&self) -> Option<&ChatInfo> {
+        Some(self.chat.info())
     }
 
     fn attach(&mut self, adapter: &Path) -> Result<AdapterId, EngineError> {
@@ -445,6 +454,7 @@ fn internal(error: LlamaError) -> EngineError {
     match error {
         LlamaError::Memory { what } => EngineError::Memory(what),
         LlamaError::Module { path, reason } => EngineError::Backend { path, reason },
+        LlamaError::Template(reason) => EngineError::Template(reason),
         other => EngineError::Internal(other.to_string()),
     }
 }

@@ -85,6 +85,10 @@ fn engine() -> Room {
                 words: ["yes".into(), "yesterday".into()],
             },
             E::Template("no user".into()),
+            E::ChatTemplate {
+                path: "m.gguf".into(),
+                reason: "it writes nothing".into(),
+            },
             E::Example {
                 index: 0,
                 reason: "row 1 is too long".into(),
