@@ -124,6 +124,12 @@ pub enum EngineError {
         /// The step, from 1.
         step: u64,
     },
+    /// The weights of a model, or an adapter on it, make no distribution: no word can be chosen.
+    #[error("{who} makes logits that are not finite (NaN or infinite): it has no answer")]
+    NoDistribution {
+        /// The model or the adapter.
+        who: String,
+    },
     /// It is of another trainer.
     #[error("the snapshot does not belong here: {0}")]
     Snapshot(String),
@@ -202,6 +208,7 @@ impl Blame for EngineError {
             | Self::Untrainable { .. }
             | Self::Unmergeable { .. }
             | Self::NotFinite { .. }
+            | Self::NoDistribution { .. }
             | Self::Snapshot(_)
             | Self::Context { .. }
             | Self::TooLarge(_) => Fault::Input,
@@ -240,9 +247,12 @@ impl Blame for EngineError {
             Self::Untrainable { .. } => {
                 Remedy::or([Remedy::choose_other("modules"), Step::OtherModel.into()])
             }
+            // Before the first step nothing was learnt that could be too much.
+            Self::NotFinite { step: ..=1, .. } => Step::OtherModel.into(),
             Self::Unmergeable { .. } => Step::OtherQuantization.into(),
             Self::Output(_) => Step::WritableFolder.into(),
             Self::NotFinite { .. } => Remedy::lower("lr"),
+            Self::NoDistribution { .. } => Step::BrokenNumbers.into(),
             Self::ChatTemplate { .. } => Remedy::choose_other("chat_template"),
             Self::Internal(_) => Step::Report.into(),
             Self::Cancelled(_) | Self::Template(_) | Self::Grammar(_) | Self::Snapshot(_) => {

@@ -171,6 +171,8 @@ pub trait Decoder: Send {
     /// those that want them, in order. The caller sees to it that a sequence only ever meets the
     /// adapters it began with.
     ///
+    /// fails: logits that make no distribution, with the adapter or the model that makes them
+    ///
     /// shapes: (outputs, vocabulary)
     fn step(&mut self, with: &[(Weights, f32)], rows: &[Row])
     -> Result<Vec<Vec<f32>>, EngineError>;

@@ -358,6 +358,17 @@ pub trait Train {
     fn trainer(&mut self, spec: &LoraSpec) -> Result<Box<dyn Trainer + '_>, EngineError>;
 }
 
+/// Whether logits make a distribution. A token may be forbidden (minus infinity), but not all of
+/// them, and none may be NaN or infinitely likely.
+pub fn is_distribution(logits: &[f32]) -> bool {
+    let (mut some, mut odd) = (false, false);
+    for logit in logits {
+        some |= logit.is_finite();
+        odd |= logit.is_nan() || *logit == f32::INFINITY;
+    }
+    some && !odd
+}
+
 /// The shape and optimizer constants of an adapter.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

@@ -12,8 +12,8 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::live::{Choice, Key};
 use super::sampler::{Drawn, Sampler, Sampling};
 use super::text::Text;
-use crate::engine::EngineError;
 use crate::engine::host::{Decoder, Grammar, Host, Row, Token};
+use crate::engine::{EngineError, is_distribution};
 use crate::record::Clock;
 
 /// One prompt to be continued.
@@ -142,6 +142,8 @@ pub(super) struct Slots<'h> {
     uses: u64,
     last: Key,
     totals: Totals,
+    /// The model makes no distribution without adapters either.
+    broken_model: bool,
 }
 
 impl<'h> Slots<'h> {
@@ -161,6 +163,7 @@ impl<'h> Slots<'h> {
             uses: 0,
             last: Key::new(),
             totals: Totals::default(),
+            broken_model: false,
         }
     }
 
@@ -394,7 +397,7 @@ impl<'h> Slots<'h> {
 
     /// Take the next token of a slot from its logits.
     fn read(&mut self, number: usize, mut logits: Vec<f32>) {
-        if !make_a_distribution(&logits) {
+        if !is_distribution(&logits) {
             return self.fail_unfit(number);
         }
         let now = self.now_ms();
@@ -449,7 +452,11 @@ impl<'h> Slots<'h> {
         let Some(work) = &self.slots[number].work else {
             return;
         };
-        let with = work.request.with.described();
+        let with = if self.broken_model {
+            "the model itself".into()
+        } else {
+            work.request.with.described()
+        };
         let why = format!(
             "the logits of {with} are not finite, so there is no answer: a weight or a scale is too large, or damaged"
         );
@@ -489,12 +496,6 @@ impl<'h> Slots<'h> {
             truncated,
         }));
     }
-}
-
-/// A token may be forbidden (minus infinity), but not all of them, and none may be infinitely likely.
-fn make_a_distribution(logits: &[f32]) -> bool {
-    let fit = |logit: &f32| *logit < f32::INFINITY;
-    logits.iter().all(fit) && logits.iter().any(|logit| logit.is_finite())
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod cli;
 #[cfg(target_os = "linux")]
 mod control;
 mod doctor;
+mod fetch;
 mod host;
 mod inputs;
 mod invariants;

@@ -19,6 +19,7 @@ mod exchanges;
 mod foreign_files;
 mod jobs;
 mod memory;
+mod not_finite;
 mod objectives;
 mod peft;
 mod runs;

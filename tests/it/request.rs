@@ -367,7 +367,14 @@ fn helped(verb: &str) -> Vec<(String, String)> {
 
 fn same_everywhere<T: Request>(verb: &str) {
     const OTHERS: [&str; 5] = ["--json", "--quiet", "--verbose", "--help", "--attach"];
-    let flags = helped(verb);
+    const OTHERS: [&str; 6] = [
+        "--json",
+        "--quiet",
+        "--verbose",
+        "--offline",
+        "--help",
+        "--attach",
+    ];
     let plan = T::from_json(&Value::from(least(verb)).to_string()).expect("it is enough");
     let values = plan.values();
     for (field, default) in T::rows() {

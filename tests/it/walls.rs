@@ -10,6 +10,7 @@ use crate::source::{files, parse, paths, root};
 pub const ROOMS: &[(&str, &[&str])] = &[
     ("record", &[]),
     ("request", &["record"]),
+    ("fetch", &["record"]),
     ("engine", &["record", "request::Machine", "request::Shape"]),
     (
         "kit",
@@ -50,7 +51,7 @@ pub const ROOMS: &[(&str, &[&str])] = &[
     (
         "bin",
         &[
-            "record", "request", "engine", "pipeline", "jobs", "control", "serve",
+            "record", "request", "fetch", "engine", "pipeline", "jobs", "control", "serve",
         ],
     ),
 ];
@@ -81,6 +82,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("serde_path_to_error", &["src/serve/http/body"]),
     ("strsim", &["src/serve/http/body"]),
     ("indicatif", &["src/bin/"]),
+    ("hf_hub", &["src/fetch/"]),
+    ("ureq", &["src/fetch/"]),
     ("object", &["src/bin/translora/elf.rs"]),
     ("shlex", &["src/bin/"]),
     ("signal_hook", &["src/bin/translora/job.rs"]),
@@ -110,6 +113,7 @@ const CRATES: &[(&str, &[&str])] = &[
             "src/publish/",
             "src/pipeline/",
             "src/engine/",
+            "src/fetch/",
         ],
     ),
     (
@@ -133,6 +137,7 @@ const FILES: &[&str] = &[
     "src/publish/",
     "src/pipeline/journal",
     "src/engine/",
+    "src/fetch/",
     "src/bin/",
     "src/jobs/worker",
     "src/serve/folder",

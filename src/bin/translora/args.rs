@@ -21,10 +21,11 @@ pub struct Flags<T> {
 }
 
 impl<T: Request> Flags<T> {
-    /// The plan that the flags ask for.
+    /// The plan that the flags ask for, with its files on this disk.
     ///
-    /// fails: flags that do not go together
-    pub fn plan(self) -> Result<Plan<T>, Failure> {
+    /// fails: flags that do not go together, a file that cannot be found
+    pub fn plan(mut self) -> Result<Plan<T>, Failure> {
+        crate::files::resolve(&mut self.values)?;
         Ok(T::of(self.values)?.plan()?)
     }
 }
@@ -155,12 +156,23 @@ pub fn with_llama_names(
         Some((name.into_string().ok()?, value.into_string().ok()?))
     };
     let line = llama_server::rewrite(behind, std::env::vars_os().filter_map(text))?;
-    args.extend(line.args);
+    args.extend(with_short_names(line.args));
     Ok((args, line.notes))
 }
 
+/// `-ngl N`, `-ngl=N`, and so for `-dev` and `-np`; and `-hf OWNER/REPO`, a model by its name on a
+/// hub.
 fn with_short_names(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut on_hub = false;
     let rewrite = |arg: OsString| match arg.to_str() {
+        Some(repo) if std::mem::take(&mut on_hub) => format!("hf:{repo}").into(),
+        Some("-hf" | "-hfr" | "--hf-repo") => {
+            on_hub = true;
+            "--model".into()
+        }
+        Some(text) if text.starts_with("--hf-repo=") => {
+            text.replacen("--hf-repo=", "--model=hf:", 1).into()
+        }
         Some("-ngl") => "--gpu-layers".into(),
         Some("-dev") => "--device".into(),
         Some(text) if text.starts_with("-ngl=") => text.replacen("-ngl", "--gpu-layers", 1).into(),
@@ -226,6 +238,10 @@ mod tests {
             seen,
             ["x", "--gpu-layers", "7", "--gpu-layers=all", "-nglx"].map(OsString::from)
         );
+        let seen =
+            with_llama_names(["serve", "-hf", "a/b:Q8_0", "--port", "1"].map(OsString::from));
+        let on_hub = ["serve", "--model", "hf:a/b:Q8_0", "--port", "1"];
+        assert_eq!(seen, on_hub.map(OsString::from));
         assert_eq!(
             (gpu_layers("all"), gpu_layers("-1"), gpu_layers("3")),
             (Ok(-1), Ok(-1), Ok(3))

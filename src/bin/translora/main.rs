@@ -23,6 +23,7 @@ mod elf;
 mod eval;
 mod exchange;
 mod failure;
+mod files;
 #[cfg(feature = "ggml")]
 mod gradcheck;
 mod inspect;
@@ -88,6 +89,11 @@ struct Cli {
         help_heading = "Output"
     )]
     verbose: bool,
+
+    /// Fetch nothing: names of hubs and of the web stand for what was fetched before (or set
+    /// HF_HUB_OFFLINE)
+    #[arg(long, global = true, help_heading = "Files")]
+    offline: bool,
 }
 
 #[derive(Subcommand, Debug)]
@@ -145,6 +151,10 @@ fn main() -> ExitCode {
             .iter()
             .for_each(|note| out::say(&format!("note: {note}")));
     }
+    files::set(files::Fetching {
+        offline: cli.offline,
+        quiet: cli.quiet || cli.json,
+    });
     let outcome = match cli.command {
         Command::Train(command) => command.run(verbosity),
         Command::Kit(command) => command.run(verbosity),

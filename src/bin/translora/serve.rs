@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use translora::engine::ChatOptions;
+use translora::fetch::Wanted;
 use translora::jobs;
 use translora::record::{Blame, SystemClock};
 use translora::serve::{Config, Limits, Server};
@@ -10,7 +11,7 @@ use translora::serve::{Config, Limits, Server};
 use crate::args::{between, gpu_layers, template_arguments};
 use crate::failure::{Failure, InFlags};
 use crate::progress::Verbosity;
-use crate::{Outcome, job, out};
+use crate::{Outcome, files, job, out};
 
 /// Serve a model with its adapters over HTTP, and replace adapters while it runs
 ///
@@ -172,7 +173,11 @@ impl From<Conversations> for ChatOptions {
 }
 
 impl Serve {
-    pub fn run(self, verbosity: Verbosity) -> Result<Outcome, Failure> {
+    pub fn run(mut self, verbosity: Verbosity) -> Result<Outcome, Failure> {
+        self.model = files::local(&self.model, Wanted::Model)?;
+        for lora in &mut self.lora {
+            *lora = files::local(lora, Wanted::Adapter)?;
+        }
         let config = self.config()?;
         let engine = job::engine(&config.model)?;
         let say = move |line: &str| {

@@ -238,6 +238,7 @@ mod tests {
                 0,
             ),
             ("-sm layer -mg 0 --reasoning-format none", "", 0),
+            ("-hf owner/repo", "--hf-repo=owner/repo", 0),
         ] {
             assert_eq!(read(words, &[]), Ok((right.into(), notes)), "{words}");
         }
@@ -245,7 +246,7 @@ mod tests {
             ("-ctk q8_0", "-ctk q8_0: the KV cache is kept in F16"),
             ("-fa off", "-fa off: llama.cpp chooses"),
             ("--top-k 20", "--top-k 20: a request says so"),
-            ("-hf owner/repo", "-hf owner/repo: fetch the file"),
+            ("-hff a.gguf", "-hff a.gguf: fetch the file"),
             (
                 "--mmproj x.gguf",
                 "--mmproj x.gguf: this server answers text",

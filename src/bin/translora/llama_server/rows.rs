@@ -409,10 +409,13 @@ pub(super) const ROWS: &[Row] = &[
         Refused("a sliding window keeps what it sees"),
     ),
     (
+        &["-hf", "-hfr", "--hf-repo"],
+        "HF_REPO",
+        Value,
+        As("--hf-repo"),
+    ),
+    (
         &[
-            "-hf",
-            "-hfr",
-            "--hf-repo",
             "-hff",
             "--hf-file",
             "-hft",
@@ -422,7 +425,7 @@ pub(super) const ROWS: &[Row] = &[
             "-dr",
             "--docker-repo",
         ],
-        "HF_REPO",
+        "HF_FILE",
         Value,
         Refused("fetch the file first, and name it with -m"),
     ),
