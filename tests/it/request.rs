@@ -366,7 +366,14 @@ fn helped(verb: &str) -> Vec<(String, String)> {
 }
 
 fn same_everywhere<T: Request>(verb: &str) {
-    const OTHERS: [&str; 5] = ["--json", "--quiet", "--verbose", "--help", "--attach"];
+    const OTHERS: [&str; 6] = [
+        "--json",
+        "--quiet",
+        "--verbose",
+        "--offline",
+        "--help",
+        "--attach",
+    ];
     const OTHERS: [&str; 6] = [
         "--json",
         "--quiet",
