@@ -36,6 +36,7 @@
 //!   request without one.
 //! - Nothing is overwritten.
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 #![cfg_attr(
     test,
     allow(clippy::too_many_lines, reason = "tables of cases are long")

@@ -79,6 +79,9 @@ pub enum EngineError {
     /// The chat template raises an error.
     #[error("the chat template refuses this conversation: {0}")]
     Template(String),
+    /// It cannot be parsed, or this engine has no grammars.
+    #[error("the grammar cannot be used: {0}")]
+    Grammar(String),
     /// A model's template, or the one that was asked for, cannot be used.
     #[error("{path}: cannot use this chat template: {reason}")]
     ChatTemplate {
@@ -198,6 +201,7 @@ impl Blame for EngineError {
             | Self::Tokenizer { .. }
             | Self::SameFirstToken { .. }
             | Self::Template(_)
+            | Self::Grammar(_)
             | Self::ChatTemplate { .. }
             | Self::Example { .. }
             | Self::Modules { .. }
@@ -251,7 +255,9 @@ impl Blame for EngineError {
             Self::NoDistribution { .. } => Step::BrokenNumbers.into(),
             Self::ChatTemplate { .. } => Remedy::choose_other("chat_template"),
             Self::Internal(_) => Step::Report.into(),
-            Self::Cancelled(_) | Self::Template(_) | Self::Snapshot(_) => return None,
+            Self::Cancelled(_) | Self::Template(_) | Self::Grammar(_) | Self::Snapshot(_) => {
+                return None;
+            }
         };
         Some(remedy)
     }

@@ -80,11 +80,33 @@ pub trait Host: Send + Sync {
     /// fails: the template does not compile, refuses the messages, or writes nothing.
     fn render_with(&self, messages: &Value, rendering: &Rendering) -> Result<String, EngineError>;
 
+    /// Compile a grammar in llama.cpp's notation (GBNF), which begins with the rule `root`, for one
+    /// answer.
+    ///
+    /// fails: it cannot be parsed, or this engine has no grammars.
+    fn grammar(&self, text: &str) -> Result<Box<dyn Grammar>, EngineError>;
+
     /// Read a LoRA GGUF, check it and load it beside those that are loaded. Takes as long as the
     /// file is large; sequences go on meanwhile.
     ///
     /// fails: not an adapter, made for another base, or not finite.
     fn load(&self, adapter: &Path) -> Result<Weights, EngineError>;
+}
+
+/// What an answer may go on with.
+pub trait Grammar: Send {
+    /// Whether this token may come next.
+    fn allows(&self, token: Token) -> bool;
+
+    /// Set the logit of each token that may not come next to minus infinity.
+    ///
+    /// shapes: (vocabulary)
+    fn mask(&self, logits: &mut [f32]);
+
+    /// Go on by a token.
+    ///
+    /// fails: it may not come next.
+    fn accept(&mut self, token: Token) -> Result<(), EngineError>;
 }
 
 /// One turn of a conversation.

@@ -14,6 +14,7 @@ use crate::jobs;
 mod backend;
 mod error;
 mod folder;
+mod grammar;
 mod http;
 mod limits;
 mod live;

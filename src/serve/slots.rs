@@ -12,7 +12,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::live::{Choice, Key};
 use super::sampler::{Drawn, Sampler, Sampling};
 use super::text::Text;
-use crate::engine::host::{Decoder, Host, Row, Token};
+use crate::engine::host::{Decoder, Grammar, Host, Row, Token};
 use crate::engine::{EngineError, is_distribution};
 use crate::record::Clock;
 
@@ -23,6 +23,8 @@ pub(super) struct Request {
     pub with: Choice,
     pub sampling: Sampling,
     pub stops: Vec<String>,
+    /// What the answer is held to.
+    pub grammar: Option<Box<dyn Grammar>>,
     pub tokens_max: usize,
     /// Go on where the model would end.
     pub ignore_end: bool,
@@ -210,7 +212,7 @@ impl<'h> Slots<'h> {
     }
 
     /// Give a request a slot; the caller knows that one is free.
-    pub(super) fn begin(&mut self, request: Request) {
+    pub(super) fn begin(&mut self, mut request: Request) {
         let shared = |slot: &Slot| {
             if request.cache {
                 slot.shared(&request)
@@ -250,7 +252,11 @@ impl<'h> Slots<'h> {
         slot.key.clone_from(&request.with.key);
         slot.used = self.uses;
         slot.work = Some(Work {
-            sampler: Sampler::new(request.sampling.clone(), &request.prompt),
+            sampler: Sampler::new(
+                request.sampling.clone(),
+                &request.prompt,
+                request.grammar.take(),
+            ),
             text: Text::new(request.stops.clone()),
             unsent: Vec::new(),
             cached,
@@ -412,7 +418,10 @@ impl<'h> Slots<'h> {
             let ends = (0..logits.len()).filter(|&token| self.host.is_end(token as Token));
             ends.for_each(|token| logits[token] = f32::NEG_INFINITY);
         }
-        let drawn = work.sampler.draw(logits, work.request.alternatives);
+        let drawn = match work.sampler.draw(logits, work.request.alternatives) {
+            Ok(drawn) => drawn,
+            Err(error) => return self.fail(number, &error.to_string()),
+        };
         let token = drawn.token;
         work.tokens += 1;
         work.next = Some(token);

@@ -33,6 +33,7 @@ mod source;
 mod tidy;
 mod toy;
 mod walls;
+mod world;
 mod wrapped;
 
 /// Say what is not tested on this machine, past the test runner, which keeps the words of tests

@@ -25,6 +25,7 @@ mod peft;
 mod runs;
 mod serve;
 mod split;
+mod structured;
 mod templates;
 
 /// What every test starts from, made once: a source adapter for the task `ticket`, and its kit.

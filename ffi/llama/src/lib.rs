@@ -17,6 +17,7 @@ mod dtype;
 mod error;
 #[cfg(test)]
 mod formats;
+mod grammar;
 mod graph;
 mod kernels;
 mod listing;
@@ -44,6 +45,7 @@ pub use compute::{Compute, Place};
 pub use context::{Batch, Context, ContextParams};
 pub use dtype::Dtype;
 pub use error::LlamaError;
+pub use grammar::Grammar;
 pub use graph::{Graph, Tensor};
 pub use kernels::{Kernel, Level};
 pub use listing::{Layout, Operation};

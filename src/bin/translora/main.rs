@@ -29,6 +29,7 @@ mod gradcheck;
 mod inspect;
 mod job;
 mod kit;
+mod llama_server;
 mod out;
 mod progress;
 #[cfg(unix)]
@@ -132,12 +133,24 @@ pub enum Outcome {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse_from(args::with_llama_names(std::env::args_os()));
+    let (words, notes) = match args::with_llama_names(std::env::args_os()) {
+        Ok(line) => line,
+        Err(failure) => {
+            failure.tell();
+            return ExitCode::from(2);
+        }
+    };
+    let cli = Cli::parse_from(words);
     let verbosity = Verbosity {
         quiet: cli.quiet,
         json: cli.json,
         verbose: cli.verbose,
     };
+    if !cli.quiet {
+        notes
+            .iter()
+            .for_each(|note| out::say(&format!("note: {note}")));
+    }
     files::set(files::Fetching {
         offline: cli.offline,
         quiet: cli.quiet || cli.json,

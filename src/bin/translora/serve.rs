@@ -27,10 +27,18 @@ pub struct Serve {
     #[arg(short, long, value_name = "M.gguf")]
     model: PathBuf,
 
-    /// Adapter (GGUF) for requests that name no adapter; may be given several times. It is a model
-    /// too, under the name of its file
+    /// Adapter (GGUF) for requests that name no adapter; several with commas between, or by several
+    /// flags. It is a model too, under the name of its file
     #[arg(long, value_name = "L.gguf")]
     lora: Vec<PathBuf>,
+
+    /// As --lora, with how strongly the adapter works: L.gguf:0.5; several with commas between
+    #[arg(long, value_name = "L.gguf:X")]
+    lora_scaled: Vec<String>,
+
+    /// Load the adapters of --lora and switch them off for requests that name no adapter
+    #[arg(long)]
+    lora_init_without_apply: bool,
 
     /// Folder of adapters, each a model under the name of its file; more may be put there and
     /// loaded while the server runs. Transfers (`/v1/transfers`) put theirs there
@@ -74,6 +82,15 @@ pub struct Serve {
     /// machine cannot see)
     #[arg(long, value_name = "K", help_heading = "Network")]
     api_key: Option<String>,
+
+    /// File that holds the key, as --api-key
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with = "api_key",
+        help_heading = "Network"
+    )]
+    api_key_file: Option<PathBuf>,
 
     /// Origins whose web pages may ask, with commas between, or `*`; none if left out
     #[arg(
@@ -189,13 +206,31 @@ impl Serve {
         Ok(Outcome::Done)
     }
 
+    /// The adapters of --lora and --lora-scaled with their names and scales.
+    fn named(&self) -> Result<Vec<(String, PathBuf, f32)>, Failure> {
+        let plain = self.lora.iter().flat_map(|path| parted(path));
+        let mut all: Vec<(PathBuf, f32)> = plain.map(|path| (path, 1.0)).collect();
+        for part in self.lora_scaled.iter().flat_map(|list| list.split(',')) {
+            let scaled = part
+                .rsplit_once(':')
+                .and_then(|(file, scale)| Some((file, scale.parse::<f32>().ok()?)))
+                .filter(|(_, scale)| scale.is_finite());
+            let (file, scale) = scaled.ok_or_else(|| Failure::Usage {
+                message: format!("--lora-scaled {part}: there is no scale"),
+                hint: "write a file, a colon and a number: L.gguf:0.5".into(),
+            })?;
+            all.push((file.into(), scale));
+        }
+        let off = self.lora_init_without_apply;
+        let one =
+            |(path, scale): (PathBuf, f32)| Ok((stem(&path)?, path, if off { 0.0 } else { scale }));
+        all.into_iter().map(one).collect()
+    }
+
     fn config(self) -> Result<Config, Failure> {
-        let adapters: Vec<(String, PathBuf, f32)> = self
-            .lora
-            .into_iter()
-            .map(|path| Ok((stem(&path)?, path, 1.0)))
-            .collect::<Result<_, Failure>>()?;
-        let key = self.api_key.or_else(|| {
+        let adapters = self.named()?;
+        let file = self.api_key_file.as_deref().map(key_of).transpose()?;
+        let key = self.api_key.or(file).or_else(|| {
             std::env::var("TRANSLORA_API_KEY")
                 .ok()
                 .filter(|key| !key.is_empty())
@@ -239,6 +274,31 @@ impl Serve {
     }
 }
 
+/// Several files with commas between, unless there is one of this very name.
+fn parted(path: &Path) -> Vec<PathBuf> {
+    match path.to_str() {
+        Some(list) if list.contains(',') && !path.exists() => {
+            list.split(',').map(PathBuf::from).collect()
+        }
+        _ => vec![path.to_owned()],
+    }
+}
+
+/// The key in a file: its one line.
+fn key_of(file: &Path) -> Result<String, Failure> {
+    let refuse = |message: String| Failure::Usage {
+        message: format!("{}: {message}", file.display()),
+        hint: "--api-key-file takes a file with one key".into(),
+    };
+    let text = std::fs::read_to_string(file).map_err(|error| refuse(error.to_string()))?;
+    let mut keys = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    match (keys.next(), keys.next()) {
+        (Some(key), None) => Ok(key.to_owned()),
+        (None, _) => Err(refuse("there is no key in it".into())),
+        (Some(_), Some(_)) => Err(refuse("there are several keys in it".into())),
+    }
+}
+
 /// What an adapter is called: as its file.
 fn stem(path: &Path) -> Result<String, Failure> {
     let stem = path.file_stem().and_then(|stem| stem.to_str());
@@ -256,4 +316,39 @@ fn temperature(text: &str) -> Result<f32, String> {
         .ok()
         .filter(|t| (0.0..=100.0).contains(t))
         .ok_or_else(|| "must be a number from 0 to 100".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        serve: Serve,
+    }
+
+    #[test]
+    fn adapters_of_the_command_line_have_names_and_scales() {
+        let of = |words: &str| {
+            let words = format!("x -m base.gguf {words}");
+            let line = Line::try_parse_from(words.split(' ')).expect("flags");
+            let named = line.serve.named();
+            let named = named.map_err(|_| "refused")?;
+            let row = |(name, _, scale): &(String, PathBuf, f32)| format!("{name} {scale}");
+            Ok(named.iter().map(row).collect::<Vec<_>>().join(", "))
+        };
+        for (words, right) in [
+            ("--lora a.gguf --lora b.gguf", Ok("a 1, b 1")),
+            ("--lora a.gguf,b.gguf", Ok("a 1, b 1")),
+            ("--lora-scaled a.gguf:0.5,b.gguf:-2", Ok("a 0.5, b -2")),
+            ("--lora a.gguf --lora-init-without-apply", Ok("a 0")),
+            ("--lora-scaled a.gguf", Err("refused")),
+            ("--lora-scaled a.gguf:inf", Err("refused")),
+        ] {
+            assert_eq!(of(words), right.map(str::to_owned), "{words}");
+        }
+    }
 }

@@ -4,12 +4,14 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 use translora_chat::{ChatTemplate, Rendering, TemplateError};
-use translora_llama::{Adapter, Batch, Context, ContextParams, Kernel, Model, map_file};
+use translora_llama::{
+    Adapter, Batch, Context, ContextParams, Kernel, LlamaError, Model, map_file,
+};
 
 use super::chat::template;
 use super::{BATCH, internal, of_path};
 use crate::engine::chat::{ChatInfo, MODEL_KEY};
-use crate::engine::host::{Decoder, Host, Row, Token, Weights};
+use crate::engine::host::{Decoder, Grammar, Host, Row, Token, Weights};
 use crate::engine::{EngineError, ModelInfo, OpenOptions};
 use crate::record::{Clock, ContentHash, SystemClock};
 
@@ -95,6 +97,11 @@ impl Host for GgmlHost {
             .map_err(|error| refuse(&error))
     }
 
+    fn grammar(&self, text: &str) -> Result<Box<dyn Grammar>, EngineError> {
+        let grammar = translora_llama::Grammar::new(&self.model, text).map_err(of_grammar)?;
+        Ok(Box::new(Constrained(grammar)))
+    }
+
     fn load(&self, adapter: &Path) -> Result<Weights, EngineError> {
         let loaded =
             Adapter::load(&self.model, adapter).map_err(|error| of_path(adapter, error))?;
@@ -103,6 +110,29 @@ impl Host for GgmlHost {
             (ContentHash::of(&bytes), bytes.len() as u64)
         };
         Ok(Weights::new(hash, bytes, loaded))
+    }
+}
+
+struct Constrained(translora_llama::Grammar);
+
+impl Grammar for Constrained {
+    fn allows(&self, token: Token) -> bool {
+        self.0.allows(token)
+    }
+
+    fn mask(&self, logits: &mut [f32]) {
+        self.0.mask(logits);
+    }
+
+    fn accept(&mut self, token: Token) -> Result<(), EngineError> {
+        self.0.accept(token).map_err(of_grammar)
+    }
+}
+
+fn of_grammar(error: LlamaError) -> EngineError {
+    match error {
+        LlamaError::Grammar(reason) => EngineError::Grammar(reason),
+        error => internal(error),
     }
 }
 

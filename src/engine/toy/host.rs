@@ -7,7 +7,7 @@ use serde_json::Value;
 use translora_chat::ChatTemplate;
 
 use super::{Base, Head, ToyModel, read_adapter};
-use crate::engine::host::{Decoder, Host, Rendering, Row, Token, Weights};
+use crate::engine::host::{Decoder, Grammar, Host, Rendering, Row, Token, Weights};
 use crate::engine::{EngineError, ModelInfo};
 use crate::record::ContentHash;
 
@@ -70,6 +70,10 @@ impl Host for ToyHost {
         let template = ChatTemplate::new(TEMPLATE, "", "");
         let rendered = template.and_then(|template| template.render_with(messages, rendering));
         rendered.map_err(|error| EngineError::Template(error.to_string()))
+    }
+
+    fn grammar(&self, _: &str) -> Result<Box<dyn Grammar>, EngineError> {
+        Err(EngineError::Grammar("the toy engine has none".into()))
     }
 
     fn load(&self, adapter: &Path) -> Result<Weights, EngineError> {
