@@ -374,14 +374,7 @@ fn same_everywhere<T: Request>(verb: &str) {
         "--help",
         "--attach",
     ];
-    const OTHERS: [&str; 6] = [
-        "--json",
-        "--quiet",
-        "--verbose",
-        "--offline",
-        "--help",
-        "--attach",
-    ];
+    let flags = helped(verb);
     let plan = T::from_json(&Value::from(least(verb)).to_string()).expect("it is enough");
     let values = plan.values();
     for (field, default) in T::rows() {
