@@ -366,7 +366,6 @@ fn helped(verb: &str) -> Vec<(String, String)> {
 }
 
 fn same_everywhere<T: Request>(verb: &str) {
-    const OTHERS: [&str; 5] = ["--json", "--quiet", "--verbose", "--help", "--attach"];
     const OTHERS: [&str; 6] = [
         "--json",
         "--quiet",
@@ -375,6 +374,7 @@ fn same_everywhere<T: Request>(verb: &str) {
         "--help",
         "--attach",
     ];
+    let flags = helped(verb);
     let plan = T::from_json(&Value::from(least(verb)).to_string()).expect("it is enough");
     let values = plan.values();
     for (field, default) in T::rows() {
