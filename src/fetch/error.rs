@@ -1,5 +1,7 @@
 use std::io;
-use std::path::{Path, PathBuf};
+#[cfg(feature = "fetch")]
+use std::path::Path;
+use std::path::PathBuf;
 
 use crate::record::{Blame, Fault, Remedy, Step};
 
@@ -140,6 +142,7 @@ impl FetchError {
         }
     }
 
+    #[cfg(feature = "fetch")]
     pub(super) fn io(path: &Path, source: io::Error) -> Self {
         Self::Io {
             path: path.to_owned(),
