@@ -37,6 +37,10 @@ impl Grammar {
         if vocab.is_absent() {
             return Err(LlamaError::Grammar("the model has no tokenizer".into()));
         }
+        // llama.cpp takes an empty text for no grammar at all.
+        if text.trim().is_empty() {
+            return Err(LlamaError::Grammar("it is empty".into()));
+        }
         if nested(text) > NESTED_MAX {
             let reason = format!("more than {NESTED_MAX} brackets in one another");
             return Err(LlamaError::Grammar(reason));
