@@ -11,6 +11,7 @@
 //! |---|---|---|
 //! | [`record`] | shared words: hashes, pairs, limits, seeded randomness, clock, cancellation; no I/O, no model | |
 //! | [`request`] | the table of what a run can be asked for; flags, JSON and reference come from it | [`request::Plan`] |
+//! | [`fetch`] | finds the file that a name stands for: on a hub, the web, in another program's store | |
 //! | [`engine`] | what a stage may ask of a model; [`engine::toy`] is deterministic and pure Rust | |
 //! | [`kit`] | reads every input; opens, checks and packs kits | [`kit::Seed`] |
 //! | [`generate`] | new inputs: the target base continues a list of seeds | [`generate::Candidate`] |
@@ -35,6 +36,7 @@
 //!   request without one.
 //! - Nothing is overwritten.
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 #![cfg_attr(
     test,
     allow(clippy::too_many_lines, reason = "tables of cases are long")
@@ -45,6 +47,7 @@ pub mod control;
 pub mod distill;
 pub mod engine;
 pub mod evaluate;
+pub mod fetch;
 pub mod filter;
 pub mod generate;
 pub mod jobs;

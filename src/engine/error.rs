@@ -1,3 +1,4 @@
+use std::io;
 use std::path::PathBuf;
 
 use translora_gguf::{FileError, SplitError};
@@ -9,58 +10,155 @@ use crate::record::{Blame, Cancelled, Fault, Remedy, Step};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
+    /// Somebody asked to stop.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
+    /// It is no model that can be used.
     #[error("{path}: cannot load this model: {reason}")]
-    Model { path: PathBuf, reason: String },
+    Model {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// A split model that is not whole.
     #[error(transparent)]
     Split(#[from] SplitError),
     /// It is no sound adapter, or none for this base.
     #[error("{path}: {source}")]
-    Adapter { path: PathBuf, source: LoraError },
+    Adapter {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: LoraError,
+    },
     /// It is sound and fits, and could not be loaded all the same.
     #[error("{path}: cannot load this adapter: {reason}")]
-    AdapterLoad { path: PathBuf, reason: String },
+    AdapterLoad {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// A backend of ggml that lies in a file of its own.
     #[error("{path}: cannot load this backend: {reason}")]
-    Backend { path: PathBuf, reason: String },
+    Backend {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// It cannot be read, or is no file of the kind that is wanted.
     #[error("{path}: {source}")]
-    File { path: PathBuf, source: FileError },
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: FileError,
+    },
+    /// Encoding a text changes it.
     #[error(
         "{model}: the tokenizer cannot encode {text:?} without loss (it comes back as {back:?})"
     )]
     Tokenizer {
+        /// The model.
         model: String,
+        /// The start of the text.
         text: String,
+        /// What it comes back as.
         back: String,
     },
+    /// Two words cannot be told apart by their first token.
     #[error("{model}: {words:?} begin with the same token, so they cannot be told apart")]
-    SameFirstToken { model: String, words: [String; 2] },
+    SameFirstToken {
+        /// The model.
+        model: String,
+        /// The words.
+        words: [String; 2],
+    },
+    /// The chat template raises an error.
     #[error("the chat template refuses this conversation: {0}")]
     Template(String),
-    #[error("{reason}")]
-    Example { index: usize, reason: String },
-    #[error("{model}: modules {asked:?}: {reason}")]
-    Modules {
-        model: String,
-        asked: String,
+    /// It cannot be parsed, or this engine has no grammars.
+    #[error("the grammar cannot be used: {0}")]
+    Grammar(String),
+    /// A model's template, or the one that was asked for, cannot be used.
+    #[error("{path}: cannot use this chat template: {reason}")]
+    ChatTemplate {
+        /// The model, or the file or name that was asked for.
+        path: PathBuf,
+        /// Why.
         reason: String,
     },
+    /// An example cannot be trained on.
+    #[error("{reason}")]
+    Example {
+        /// Its number, from 0.
+        index: usize,
+        /// Why.
+        reason: String,
+    },
+    /// The modules or layers are not those of the model.
+    #[error("{model}: modules {asked:?}: {reason}")]
+    Modules {
+        /// The model.
+        model: String,
+        /// The modules of the request.
+        asked: String,
+        /// What is wrong with them.
+        reason: String,
+    },
+    /// A step needs an operation that has no backward rule.
     #[error("{model}: cannot be trained: {reason}")]
-    Untrainable { model: String, reason: String },
+    Untrainable {
+        /// The model.
+        model: String,
+        /// Which, and where.
+        reason: String,
+    },
+    /// A step came to NaN or infinity.
     #[error("the {what} of a training step is not finite (step {step})")]
-    NotFinite { what: &'static str, step: u64 },
+    NotFinite {
+        /// `loss` or `gradient`.
+        what: &'static str,
+        /// The step, from 1.
+        step: u64,
+    },
+    /// The weights of a model, or an adapter on it, make no distribution: no word can be chosen.
+    #[error("{who} makes logits that are not finite (NaN or infinite): it has no answer")]
+    NoDistribution {
+        /// The model or the adapter.
+        who: String,
+    },
+    /// It is of another trainer.
     #[error("the snapshot does not belong here: {0}")]
     Snapshot(String),
+    /// A text is longer than the context.
     #[error("{needed} tokens do not fit a context of {context}")]
-    Context { needed: usize, context: usize },
+    Context {
+        /// Its tokens.
+        needed: usize,
+        /// Tokens of the context.
+        context: usize,
+    },
+    /// The machine has too little of it.
     #[error("not enough memory: {0}")]
     Memory(String),
     /// More than the caller allowed, with what would do.
     #[error("{0}")]
     TooLarge(String),
+    /// The weights of a base cannot be written with an adapter in them.
+    #[error("{path}: no adapter can be merged into this model: {reason}")]
+    Unmergeable {
+        /// The base.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A model could not be written.
+    #[error("cannot write the model: {0}")]
+    Output(#[source] io::Error),
+    /// A bug of this program.
     #[error("{0}")]
     Internal(String),
 }
@@ -73,13 +171,27 @@ impl EngineError {
             source => Self::Adapter { path, source },
         }
     }
+
+    /// The same error, with no folder of this machine in its words: for whoever asks from another.
+    pub fn without_folders(mut self) -> Self {
+        if let Self::Model { path, .. }
+        | Self::Adapter { path, .. }
+        | Self::AdapterLoad { path, .. }
+        | Self::Backend { path, .. }
+        | Self::File { path, .. } = &mut self
+            && let Some(name) = path.file_name()
+        {
+            *path = name.into();
+        }
+        self
+    }
 }
 
 impl Blame for EngineError {
     fn fault(&self) -> Fault {
         match self {
             Self::Cancelled(_) => Fault::Cancelled,
-            Self::Memory(_) | Self::Backend { .. } => Fault::Machine,
+            Self::Memory(_) | Self::Backend { .. } | Self::Output(_) => Fault::Machine,
             Self::File { source, .. } => source.fault(),
             Self::Internal(_) => Fault::Bug,
             Self::Adapter { source, .. } => source.fault(),
@@ -89,10 +201,14 @@ impl Blame for EngineError {
             | Self::Tokenizer { .. }
             | Self::SameFirstToken { .. }
             | Self::Template(_)
+            | Self::Grammar(_)
+            | Self::ChatTemplate { .. }
             | Self::Example { .. }
             | Self::Modules { .. }
             | Self::Untrainable { .. }
+            | Self::Unmergeable { .. }
             | Self::NotFinite { .. }
+            | Self::NoDistribution { .. }
             | Self::Snapshot(_)
             | Self::Context { .. }
             | Self::TooLarge(_) => Fault::Input,
@@ -131,9 +247,17 @@ impl Blame for EngineError {
             Self::Untrainable { .. } => {
                 Remedy::or([Remedy::choose_other("modules"), Step::OtherModel.into()])
             }
+            // Before the first step nothing was learnt that could be too much.
+            Self::NotFinite { step: ..=1, .. } => Step::OtherModel.into(),
+            Self::Unmergeable { .. } => Step::OtherQuantization.into(),
+            Self::Output(_) => Step::WritableFolder.into(),
             Self::NotFinite { .. } => Remedy::lower("lr"),
+            Self::NoDistribution { .. } => Step::BrokenNumbers.into(),
+            Self::ChatTemplate { .. } => Remedy::choose_other("chat_template"),
             Self::Internal(_) => Step::Report.into(),
-            Self::Cancelled(_) | Self::Template(_) | Self::Snapshot(_) => return None,
+            Self::Cancelled(_) | Self::Template(_) | Self::Grammar(_) | Self::Snapshot(_) => {
+                return None;
+            }
         };
         Some(remedy)
     }
@@ -153,6 +277,7 @@ impl Blame for ForeignError {
             Self::File(error) | Self::Part { source: error, .. } => return error.remedy(),
             Self::NoConfig { .. } | Self::NoWeights | Self::Unknown => Step::WholePeft,
             Self::Pickle { .. } => Step::SaveSafetensors,
+            Self::Words { .. } => Step::OtherWords,
             Self::Method { .. } | Self::Variant { .. } | Self::Tensor { .. } => Step::TrainPlain,
             Self::Architecture { .. } | Self::Pattern { .. } | Self::NoModule { .. } => {
                 Step::ConvertByHand

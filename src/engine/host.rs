@@ -9,8 +9,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde::Serialize;
+use serde_json::Value;
+pub use translora_chat::Rendering;
 
-use super::{EngineError, ModelInfo};
+use super::{ChatInfo, EngineError, ModelInfo};
 use crate::record::ContentHash;
 
 /// A number of the model's vocabulary.
@@ -18,7 +20,9 @@ pub type Token = i32;
 
 /// A model that was opened for serving.
 pub struct Hosted {
+    /// For any thread.
     pub host: Arc<dyn Host>,
+    /// For the thread that decodes.
     pub decoder: Box<dyn Decoder>,
 }
 
@@ -42,13 +46,45 @@ pub trait Host: Send + Sync {
     /// The token ends a text or a turn.
     fn is_end(&self, token: Token) -> bool;
 
-    /// The chat template, as it stands in the file.
+    /// The chat template, as Jinja text.
     fn template(&self) -> &str;
+
+    /// The template with its origin; none where the engine has no templates.
+    fn chat(&self) -> Option<&ChatInfo> {
+        None
+    }
+
+    /// Why no conversation can be rendered; none where they can.
+    fn chat_refusal(&self) -> Option<String> {
+        None
+    }
 
     /// A conversation as text; `answer` opens the assistant's turn.
     ///
     /// fails: the template refuses it.
-    fn render(&self, turns: &[Turn], answer: bool) -> Result<String, EngineError>;
+    fn render(&self, turns: &[Turn], answer: bool) -> Result<String, EngineError> {
+        let messages = serde_json::to_value(turns).unwrap_or_default();
+        self.render_with(
+            &messages,
+            &Rendering {
+                answer,
+                ..Rendering::default()
+            },
+        )
+    }
+
+    /// Messages as OpenAI's API has them as text, with tools and variables of the template
+    /// (`chat_template_kwargs`). A time of 0 is now. The variables of [`ChatOptions`](super::ChatOptions) hold where
+    /// `rendering` does not name them.
+    ///
+    /// fails: the template does not compile, refuses the messages, or writes nothing.
+    fn render_with(&self, messages: &Value, rendering: &Rendering) -> Result<String, EngineError>;
+
+    /// Compile a grammar in llama.cpp's notation (GBNF), which begins with the rule `root`, for one
+    /// answer.
+    ///
+    /// fails: it cannot be parsed, or this engine has no grammars.
+    fn grammar(&self, text: &str) -> Result<Box<dyn Grammar>, EngineError>;
 
     /// Read a LoRA GGUF, check it and load it beside those that are loaded. Takes as long as the
     /// file is large; sequences go on meanwhile.
@@ -57,10 +93,28 @@ pub trait Host: Send + Sync {
     fn load(&self, adapter: &Path) -> Result<Weights, EngineError>;
 }
 
+/// What an answer may go on with.
+pub trait Grammar: Send {
+    /// Whether this token may come next.
+    fn allows(&self, token: Token) -> bool;
+
+    /// Set the logit of each token that may not come next to minus infinity.
+    ///
+    /// shapes: (vocabulary)
+    fn mask(&self, logits: &mut [f32]);
+
+    /// Go on by a token.
+    ///
+    /// fails: it may not come next.
+    fn accept(&mut self, token: Token) -> Result<(), EngineError>;
+}
+
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Turn {
+    /// `system`, `user` or `assistant`, as templates have it.
     pub role: String,
+    /// What was said.
     pub content: String,
 }
 
@@ -98,8 +152,11 @@ impl Weights {
 /// A token to decode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
+    /// The token.
     pub token: Token,
+    /// Its place in the sequence, from 0.
     pub position: usize,
+    /// Which sequence it belongs to.
     pub sequence: usize,
     /// Its logits are wanted.
     pub output: bool,
@@ -113,6 +170,8 @@ pub trait Decoder: Send {
     /// Decode `rows` under the base with these adapters at these scales, and return the logits of
     /// those that want them, in order. The caller sees to it that a sequence only ever meets the
     /// adapters it began with.
+    ///
+    /// fails: logits that make no distribution, with the adapter or the model that makes them
     ///
     /// shapes: (outputs, vocabulary)
     fn step(&mut self, with: &[(Weights, f32)], rows: &[Row])

@@ -3,6 +3,7 @@
 //! Stages see these traits and never a token, a tensor or a device. Two engines implement them:
 //! `toy` (deterministic, no C) and `ggml` (llama.cpp's models, ggml's arithmetic).
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::record::{Cancel, ContentHash, Pair, Prompt};
 use crate::request::{Machine, Shape};
 
+pub mod chat;
 mod error;
 mod file;
 #[cfg(feature = "ggml")]
@@ -18,6 +20,7 @@ pub mod host;
 mod teach;
 pub mod toy;
 
+pub use chat::{ChatInfo, ChatOptions, ChatOrigin};
 pub use error::EngineError;
 pub use teach::{Lesson, LogsOf, Objective, SoftLabels, Spelling, Spoken, Teach, Token, WordsOf};
 
@@ -42,6 +45,39 @@ pub trait Engine: Send + Sync {
         options: &OpenOptions,
         sequences: usize,
     ) -> Result<host::Hosted, EngineError>;
+
+    /// Write a base model with an adapter in its weights, multiplied by a scale, each matrix in the
+    /// type that it has.
+    ///
+    /// fails: no sound adapter, or none for this base; a type that cannot be written; `out`
+    fn merge(
+        &self,
+        base: &Path,
+        _adapter: &Path,
+        _scale: f32,
+        _out: &mut dyn Write,
+        _cancel: &Cancel,
+    ) -> Result<Merged, EngineError> {
+        Err(EngineError::Unmergeable {
+            path: base.to_owned(),
+            reason: "this engine writes no models".into(),
+        })
+    }
+}
+
+/// What merging did to the weights of the matrices that an adapter adapts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Merged {
+    /// Matrices that the adapter adapts.
+    pub matrices: usize,
+    /// All tensors of the model.
+    pub tensors: usize,
+    /// Root mean square of what the adapter adds, as a share of the weights'.
+    pub change: f64,
+    /// The same of what rounding to the type of the base adds.
+    pub error: f64,
+    /// The largest number that rounding added.
+    pub error_max: f64,
 }
 
 /// The engine that reads this base: the toy where the file is a toy base, or where this build has
@@ -76,6 +112,9 @@ pub struct OpenOptions {
     /// of a run, but what a stage knows of itself.
     #[serde(skip)]
     pub repack: bool,
+    /// How conversations become text.
+    #[serde(skip)]
+    pub chat: ChatOptions,
 }
 
 impl Default for OpenOptions {
@@ -86,6 +125,7 @@ impl Default for OpenOptions {
             device: None,
             context: 0,
             repack: false,
+            chat: ChatOptions::default(),
         }
     }
 }
@@ -98,6 +138,15 @@ impl From<&Machine> for OpenOptions {
             device: machine.device.clone(),
             context: machine.ctx_size,
             repack: false,
+            chat: ChatOptions {
+                template: machine.chat.chat_template.clone(),
+                kwargs: machine
+                    .chat
+                    .chat_template_kwargs
+                    .clone()
+                    .unwrap_or_default(),
+                ..ChatOptions::default()
+            },
         }
     }
 }
@@ -105,17 +154,26 @@ impl From<&Machine> for OpenOptions {
 /// What a base model is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelInfo {
+    /// The file; of a split model the first.
     #[serde(serialize_with = "crate::record::path_as_text")]
     pub path: PathBuf,
+    /// `general.name`, or the file's.
     pub name: String,
+    /// `general.architecture`.
     pub architecture: String,
+    /// The hash of the file, of all parts where it is split.
     pub hash: ContentHash,
+    /// Numbers in all weights.
     pub parameters: u64,
+    /// Memory of the weights.
     pub bytes: u64,
+    /// Blocks of the model.
     pub layers: usize,
     /// Numbers that a layer hands on for each token (`embedding_length`).
     pub width: usize,
+    /// Words of the vocabulary.
     pub vocabulary: usize,
+    /// Tokens of a sequence at most, as it is opened.
     pub context: usize,
 }
 
@@ -126,13 +184,21 @@ pub struct AdapterId(pub usize);
 /// Which weights answer: the base alone, or the base with an adapter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum With {
+    /// The base alone.
     Base,
+    /// The base with this adapter.
     Adapter(AdapterId),
 }
 
 /// A base model with everything a stage may ask of it.
 pub trait Model: Generate + Score + Label + Teach + Train {
+    /// What the model is.
     fn info(&self) -> &ModelInfo;
+
+    /// The chat template in use; none where the engine has no templates.
+    fn chat(&self) -> Option<&ChatInfo> {
+        None
+    }
 
     /// Load a LoRA GGUF onto this base.
     ///
@@ -193,22 +259,31 @@ pub enum Start {
     Chat(Prompt),
 }
 
+/// What is to be drawn.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GenerateRequest {
     /// What each continuation follows.
     pub start: Start,
     /// Words each continuation begins with; empty for none. They are part of its text.
     pub openings: Vec<String>,
+    /// Tokens that are drawn for each opening at most.
     pub tokens_max: usize,
+    /// Of the sampling; 0 is greedy.
     pub temperature: f32,
+    /// Text before which a continuation ends; empty for none.
     pub stop: String,
+    /// Decides every draw.
     pub seed: u64,
 }
 
+/// What was drawn.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Continuation {
+    /// The text, with its opening.
     pub text: String,
+    /// Tokens that were drawn.
     pub tokens: usize,
+    /// It ended by itself, and not for its length.
     pub finished: bool,
 }
 
@@ -224,9 +299,12 @@ pub trait Label {
     ) -> Result<Vec<Answer>, EngineError>;
 }
 
+/// What a model answers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Answer {
+    /// The answer, without the markup that ends it.
     pub text: String,
+    /// Tokens of the answer.
     pub tokens: usize,
     /// The model ended its turn by itself.
     pub finished: bool,
@@ -265,6 +343,7 @@ pub trait Score {
     fn logits(&mut self, with: With, pair: &Pair) -> Result<Vec<Vec<f32>>, EngineError>;
 }
 
+/// How likely a model holds a completion.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CompletionScore {
     /// units: nats, summed over `tokens`.
@@ -279,6 +358,17 @@ pub trait Train {
     fn trainer(&mut self, spec: &LoraSpec) -> Result<Box<dyn Trainer + '_>, EngineError>;
 }
 
+/// Whether logits make a distribution. A token may be forbidden (minus infinity), but not all of
+/// them, and none may be NaN or infinitely likely.
+pub fn is_distribution(logits: &[f32]) -> bool {
+    let (mut some, mut odd) = (false, false);
+    for logit in logits {
+        some |= logit.is_finite();
+        odd |= logit.is_nan() || *logit == f32::INFINITY;
+    }
+    some && !odd
+}
+
 /// The shape and optimizer constants of an adapter.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -287,9 +377,13 @@ pub struct LoraSpec {
     pub shape: Shape,
     /// [`Trainer::load_taught`] takes what `Match` needs.
     pub objective: Objective,
+    /// Of the fresh weights and of dropout.
     pub seed: u64,
+    /// Decay of AdamW's first moment.
     pub beta1: f32,
+    /// Decay of AdamW's second moment.
     pub beta2: f32,
+    /// Added to AdamW's divisor.
     pub epsilon: f32,
     /// The run keeps its best state beside the present one; for predicting memory only.
     pub keeps_best: bool,
@@ -359,11 +453,16 @@ pub trait Trainer {
     fn adapter(&self, metadata: &[(String, String)]) -> Result<Vec<u8>, EngineError>;
 }
 
+/// What a trainer has placed where.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainerInfo {
+    /// Matrices that are adapted.
     pub matrices: usize,
+    /// Numbers that are trained.
     pub parameters: u64,
+    /// Modules that are adapted.
     pub modules: Vec<String>,
+    /// Where a step runs.
     pub device: String,
     /// What of a step runs where, once one was taken on a device: lines of a table.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -378,6 +477,7 @@ pub struct TrainerInfo {
 pub struct MemoryPlan {
     /// Tokens that examples are packed up to, and those of the largest pack.
     pub pack: usize,
+    /// Tokens of the largest pack.
     pub tokens: usize,
     /// Only what passes between blocks is kept for the backward pass; the rest is computed again.
     pub blocks_again: bool,
@@ -392,6 +492,7 @@ pub struct MemoryPlan {
     pub device_bytes: Option<u64>,
 }
 
+/// What a step came to.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepReport {
     /// Mean over completion tokens. units: nats.
@@ -406,7 +507,9 @@ pub struct StepReport {
 
 /// How long work reports back: a progress callback (done, total) and the flag that stops it.
 pub struct Monitor<'a> {
+    /// Stops the work.
     pub cancel: &'a Cancel,
+    /// Called with what is done and what there is.
     pub progress: &'a mut dyn FnMut(usize, usize),
 }
 

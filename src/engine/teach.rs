@@ -51,6 +51,7 @@ pub type LogsOf = Vec<Vec<f32>>;
 /// A token of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Token {
+    /// Its number in the vocabulary.
     pub id: i32,
     /// The bytes of the answer that it covers, from and to; the end of the turn covers none, at the
     /// answer's end. Nothing where the token stands for other bytes than the answer's.
@@ -64,6 +65,7 @@ pub struct Token {
 /// How a vocabulary writes a word.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Spelling {
+    /// What it stands for.
     pub bytes: Vec<u8>,
     /// The word is what the template ends a turn with; it has no bytes.
     pub ends: bool,
@@ -72,6 +74,7 @@ pub struct Spelling {
 /// A token with the words that a teacher holds for likeliest in its place.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Spoken {
+    /// The token of the answer.
     pub token: Token,
     /// Words of the teacher's vocabulary with ln p, each once, the token's own among them.
     pub words: Vec<(i32, f32)>,

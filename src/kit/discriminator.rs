@@ -3,6 +3,7 @@ use crate::record::{Pair, Question, Rng};
 /// The examples a discriminator is fitted on and the ones it is judged on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DiscriminatorData {
+    /// Inputs that it is trained on, each with the answer to whether it is real.
     pub train: Vec<Pair>,
     /// Held out: half real, half made up, as in training.
     pub held_out: Vec<Pair>,

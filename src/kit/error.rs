@@ -12,49 +12,107 @@ use crate::record::{Blame, ContentHash, Fault, Remedy, Step};
 pub enum KitError {
     /// It cannot be read, or is no file of the kind that is wanted.
     #[error("{path}: {source}")]
-    File { path: PathBuf, source: FileError },
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: FileError,
+    },
+    /// A row is none that can be used.
     #[error("{path}:{line}: {what}")]
     Line {
+        /// The file.
         path: PathBuf,
+        /// The line, from 1.
         line: usize,
+        /// What is wrong.
         what: LineFault,
     },
+    /// The file is empty.
     #[error("{path}: it has no rows")]
-    NoRows { path: PathBuf },
+    NoRows {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file is something else than rows.
     #[error("{path}: this is {}, and no rows", .found.name)]
-    NoRowsIn { path: PathBuf, found: Foreign },
+    NoRowsIn {
+        /// The file.
+        path: PathBuf,
+        /// What stands there.
+        found: Foreign,
+    },
+    /// The data come from a pipe.
     #[error("data cannot come from a pipe: a run that goes on reads it again")]
     Stdin,
+    /// There are more rows than the limit.
     #[error("{path}: more than {rows_max} rows")]
-    TooManyRows { path: PathBuf, rows_max: usize },
+    TooManyRows {
+        /// The file.
+        path: PathBuf,
+        /// The limit.
+        rows_max: usize,
+    },
+    /// Every seed is the same.
     #[error("{path}: all {rows} seeds are the same text")]
-    SameSeeds { path: PathBuf, rows: usize },
+    SameSeeds {
+        /// The file.
+        path: PathBuf,
+        /// How many there are.
+        rows: usize,
+    },
+    /// Too few inputs differ.
     #[error("{path}: {distinct} distinct inputs, {needed} are needed")]
     TooFewRows {
+        /// The file.
         path: PathBuf,
+        /// How many differ.
         distinct: usize,
+        /// How many are needed.
         needed: usize,
     },
     /// It is no sound adapter, or none for this base.
     #[error("{path}: {source}")]
-    Adapter { path: PathBuf, source: LoraError },
+    Adapter {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: LoraError,
+    },
     /// A model's other parts are not as they should be.
     #[error(transparent)]
     Split(#[from] SplitError),
+    /// It is a GGUF file, and no kit.
     #[error("{path}: not a kit: {reason}")]
-    NotAKit { path: PathBuf, reason: String },
+    NotAKit {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The kit was made with other files.
     #[error(
         "{path}: this kit was made for another {what}: sha256 {expected}, but {given} has {got}"
     )]
     Foreign {
+        /// The file.
         path: PathBuf,
+        /// Which of them: the base model or the adapter.
         what: &'static str,
+        /// What the kit was made for.
         expected: ContentHash,
+        /// The file that was named.
         given: PathBuf,
+        /// What that file has.
         got: ContentHash,
     },
+    /// The filter needs a part that the kit lacks.
     #[error("{path}: this kit has no discriminator")]
-    NoDiscriminator { path: PathBuf },
+    NoDiscriminator {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The kit breaks a limit of the format.
     #[error("a kit could not be packed: {0}")]
     Pack(GgufError),
 }
@@ -63,45 +121,108 @@ pub enum KitError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LineFault {
+    /// It is longer than the limit.
     #[error("the row is longer than {bytes_max} bytes")]
-    TooLong { bytes_max: usize },
+    TooLong {
+        /// The limit.
+        bytes_max: usize,
+    },
+    /// Its bytes are no UTF-8.
     #[error("not UTF-8 at byte {byte} of the line: it may be Latin-1 or Windows-1252")]
-    NotUtf8 { byte: usize },
+    NotUtf8 {
+        /// Where, from 0.
+        byte: usize,
+    },
+    /// It is no JSON.
     #[error("not JSON: {what}")]
-    NotJson { what: String },
+    NotJson {
+        /// What is wrong.
+        what: String,
+    },
+    /// It is JSON, and no object.
     #[error("not an object but {found}")]
-    NotAnObject { found: &'static str },
+    NotAnObject {
+        /// What stands there.
+        found: &'static str,
+    },
+    /// An object has a key twice.
     #[error("{what}")]
-    RepeatedKey { what: String },
+    RepeatedKey {
+        /// What is wrong.
+        what: String,
+    },
+    /// Another row stands behind it.
     #[error("a second row on the line")]
     TwoOnALine,
+    /// Rows are parted by commas outside a list.
     #[error("a comma after the row")]
     CommaBetween,
     /// A line of a CSV.
     #[error("{what}")]
-    Csv { what: String },
+    Csv {
+        /// What is wrong.
+        what: String,
+    },
+    /// Its keys are those of no format.
     #[error("no known format: its keys are {}", .keys.join(", "))]
-    NoFormat { keys: Vec<String> },
+    NoFormat {
+        /// The keys of the row.
+        keys: Vec<String>,
+    },
+    /// It has a text, and nothing that parts prompt and answer.
     #[error("only a \"text\": nothing says which part of it is to be learnt")]
     TextOnly,
+    /// It ranks answers.
     #[error("a row of preferences: answers with a judgement of them")]
     Preference,
+    /// It calls tools.
     #[error("tool calls, which cannot be learnt")]
     Tools,
+    /// A key is missing.
     #[error("no {key:?}")]
-    NoKey { key: String },
+    NoKey {
+        /// The key.
+        key: String,
+    },
+    /// An answer is needed, and there is none.
     #[error("there is no answer to learn")]
     NoAnswer,
+    /// A value has the wrong type.
     #[error("{key:?} is {found}, expected a string")]
-    NotAString { key: String, found: &'static str },
+    NotAString {
+        /// The key.
+        key: String,
+        /// What stands there.
+        found: &'static str,
+    },
+    /// A value is no list of turns.
     #[error("{key:?} is {found}, expected a list of turns")]
-    NotTurns { key: String, found: &'static str },
+    NotTurns {
+        /// The key.
+        key: String,
+        /// What stands there.
+        found: &'static str,
+    },
+    /// A text is empty or blank.
     #[error("{key:?} is blank")]
-    Blank { key: String },
+    Blank {
+        /// The key.
+        key: String,
+    },
+    /// A turn is not as it should be.
     #[error("turn {turn} {what}")]
-    Turn { turn: usize, what: String },
+    Turn {
+        /// Its number, from 1.
+        turn: usize,
+        /// What is wrong.
+        what: String,
+    },
+    /// A seed repeats another.
     #[error("the same prompt as line {first}")]
-    Repeated { first: usize },
+    Repeated {
+        /// That line, from 1.
+        first: usize,
+    },
 }
 
 impl LineFault {

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use translora_gguf::{Gguf, Header, TensorKind, Value, Writer};
 
 use super::{InputStatistics, KitError, Seed, read_bytes};
+use crate::engine::chat::TEMPLATE_KEY;
 use crate::record::{ContentHash, Limits, Question};
 
 const KIT_TYPE: &str = "translora-kit";
@@ -15,6 +16,7 @@ const INPUT_MODEL: &str = "input_model";
 /// What a kit says about itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
+    /// Of the format.
     pub version: u32,
     /// The data set's name, as the discriminator was asked about it.
     pub name: String,
@@ -24,15 +26,22 @@ pub struct Manifest {
     pub adapter: ContentHash,
     /// How prompts reach the model.
     pub prompt_format: String,
+    /// The chat template it was made with, where that is not the source base's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat_template: Option<String>,
     /// How the discriminator is asked.
     pub question: Question,
+    /// None where the kit was made without one.
     pub discriminator: Option<DiscriminatorCard>,
+    /// None where the kit was made without one.
     #[serde(default)]
     pub input_model: Option<InputModelCard>,
     /// What the inputs of the data look like.
     #[serde(default)]
     pub inputs: Option<InputStatistics>,
+    /// The limits it was made under.
     pub limits: Limits,
+    /// Decided every draw while it was made.
     pub seed: u64,
 }
 
@@ -78,11 +87,15 @@ impl Manifest {
 /// How good a discriminator was on rows it was not trained on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DiscriminatorCard {
+    /// The hash of its LoRA.
     pub sha256: ContentHash,
     /// Share of held-out rows told apart rightly.
     pub accuracy: f64,
+    /// Rows that it was not trained on.
     pub held_out: usize,
+    /// Real inputs, held-out ones included.
     pub positives: usize,
+    /// Made-up inputs, held-out ones included.
     pub negatives: usize,
     /// Chance that it holds a held-out real input for likelier real than a held-out made-up one.
     /// Kits of old do not say.
@@ -106,6 +119,7 @@ pub struct DiscriminatorCard {
 /// A LoRA that makes inputs, and what it gives away.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct InputModelCard {
+    /// The hash of its LoRA.
     pub sha256: ContentHash,
     /// How it is asked for an input.
     pub question: String,
@@ -114,6 +128,7 @@ pub struct InputModelCard {
     /// Inputs drawn to see what it gives away, and how many of them were inputs of the data, word
     /// for word.
     pub drawn: usize,
+    /// Of those drawn, the ones that are in the data.
     pub verbatim: usize,
     /// How many more were so in all but a word or two.
     #[serde(default)]
@@ -142,10 +157,12 @@ impl Kit {
         })
     }
 
+    /// What it says about itself.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
+    /// Its seed inputs.
     pub fn seeds(&self) -> &[Seed] {
         &self.seeds
     }
@@ -200,6 +217,9 @@ pub fn pack(
         MANIFEST,
         serde_json::to_string(manifest).unwrap_or_default(),
     );
+    if let Some(text) = &manifest.chat_template {
+        writer.set(TEMPLATE_KEY, text.as_str());
+    }
     writer.set(
         SEEDS,
         seeds
@@ -300,6 +320,7 @@ mod tests {
             base: ContentHash::of(b"base"),
             adapter: ContentHash::of(b"adapter"),
             prompt_format: Manifest::CHAT.into(),
+            chat_template: None,
             question: Question::about("t"),
             discriminator: discriminator.map(card),
             input_model: None,

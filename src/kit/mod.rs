@@ -8,14 +8,14 @@
 //! [`Seed`].
 
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use translora_gguf::limits::MODEL_HEADER_BYTES_MAX;
 use translora_gguf::{FileError, Header, Parts, open_file, read_file};
-use translora_lora::gguf_path;
 
 use crate::record::{ContentHash, Limits, Prompt};
 
+mod adapter;
 mod discriminator;
 mod error;
 mod file;
@@ -23,6 +23,7 @@ mod rows;
 mod seeds;
 mod statistics;
 
+pub use adapter::{AdapterFacts, adapter, adapter_bytes, peft_files};
 pub use discriminator::{Calibration, DiscriminatorData, auc, calibrate, discriminator_data};
 pub use error::{KitError, LineFault};
 pub use file::{DiscriminatorCard, InputModelCard, Kit, Manifest, is_kit, pack};
@@ -114,12 +115,6 @@ pub fn read_header(path: &Path, limits: &Limits) -> Result<(Header, u64), KitErr
 /// bounds: `header_bytes_max` for each file
 pub fn read_parts(path: &Path, limits: &Limits) -> Result<Parts, KitError> {
     Parts::open(path, limits.header_bytes_max).map_err(|error| KitError::of_file(path, error))
-}
-
-/// Find an adapter as a GGUF file for a model: the path itself, or what was written out of a folder
-/// of PEFT or MLX.
-pub fn adapter(path: &Path, model: &Path) -> Result<PathBuf, KitError> {
-    gguf_path(path, model).map_err(|error| KitError::of_adapter(path, error))
 }
 
 /// Read a whole file of at most `bytes_max` bytes.

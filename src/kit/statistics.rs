@@ -17,11 +17,14 @@ pub struct InputStatistics {
     pub words: [usize; 3],
     /// Share of the inputs that hold a digit, that hold a line end, and that end in punctuation.
     pub with_digits: f64,
+    /// Share of the inputs that hold a line end.
     pub with_lines: f64,
+    /// Share of the inputs that end in punctuation.
     pub with_end_mark: f64,
     /// Words that stand at one place, counted from the start, in each input (`fixed`), and other
     /// places up to the median length (`slots`).
     pub fixed: usize,
+    /// Other places, up to the median length.
     pub slots: usize,
 }
 

@@ -44,7 +44,10 @@ pub enum PipelineError {
     BlankSource,
     /// The source adapter has nothing to teach, as far as can be seen.
     #[error("{what}")]
-    WeakSource { what: String },
+    WeakSource {
+        /// What is wrong.
+        what: String,
+    },
     /// The kit, the seeds or the data were refused.
     #[error(transparent)]
     Kit(#[from] KitError),

@@ -8,6 +8,7 @@ use translora_gguf::{Header, Tensor, Value};
 use translora_lora::Lora;
 
 use super::PipelineError;
+use crate::engine::chat::{MODEL_KEY, verdict};
 use crate::kit::{self, Kit, Manifest};
 use crate::record::{ContentHash, Limits};
 
@@ -52,8 +53,8 @@ pub struct ModelCard {
     pub tensors: usize,
     /// Tensors by type.
     pub types: BTreeMap<String, usize>,
-    /// Whether the file holds a chat template.
-    pub chat_template: bool,
+    /// `its own`, `none`, or why it cannot be used.
+    pub chat_template: String,
     /// `translora.*` of its header.
     pub translora: BTreeMap<String, String>,
 }
@@ -185,7 +186,7 @@ fn model_card(file: File, header: &Header) -> ModelCard {
         embedding: number("embedding_length"),
         tensors: header.tensors().len(),
         types: types(header),
-        chat_template: header.get("tokenizer.chat_template").is_some(),
+        chat_template: verdict(header.get(MODEL_KEY).and_then(Value::as_str)),
         translora: translora(header),
         path: file.path,
         bytes: file.bytes,

@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::journal::{Header, InJournal, Journal, Product};
-use super::{Context, Event, PipelineError, Stage};
+use super::{Context, Event, PipelineError, Stage, TransferPlan};
 use crate::distill::{Checkpoint, EarlyStop, Recipe, Run, StepLine, learning_rate};
-use crate::engine::{AdapterId, Engine, EngineError, LoraSpec, Model, Monitor, OpenOptions};
+use crate::engine::{
+    AdapterId, ChatOptions, Engine, EngineError, LoraSpec, Model, Monitor, OpenOptions,
+};
 use crate::kit::{self, Reading, Rows};
 use crate::record::{Blame, ContentHash, Fault, Pair, Restored, chat_marker};
 use crate::request::{Machine, Training};
@@ -30,6 +32,8 @@ pub struct Job<'c> {
     /// The most memory that the process had held by the end of each stage, where the clock tells.
     /// units: bytes
     pub peak_bytes: BTreeMap<String, u64>,
+    /// When the run began, also for one that goes on. units: seconds since 1970
+    pub now: u64,
 }
 
 /// What a stage has done, before it is timed and kept.
@@ -117,12 +121,16 @@ impl<'c> Job<'c> {
         let resume =
             plan.as_object_mut().and_then(|plan| plan.remove("resume")) == Some(true.into());
         let journal = Journal::open(out, Header::new(command, &plan, inputs), resume)?;
-        Ok(Self {
+        let mut job = Self {
             context,
             journal,
             seconds: BTreeMap::new(),
             peak_bytes: BTreeMap::new(),
-        })
+            now: 0,
+        };
+        let now = job.settle("began", context.clock.unix_seconds().to_string())?;
+        job.now = now.parse().unwrap_or_default();
+        Ok(job)
     }
 
     /// Run a stage, or take its result from the journal.
@@ -297,6 +305,7 @@ pub struct Session<'a> {
     machine: &'a Machine,
     adapters: Vec<PathBuf>,
     repack: bool,
+    chat: ChatOptions,
     open: Option<(Box<dyn Model>, Vec<AdapterId>)>,
 }
 
@@ -308,14 +317,38 @@ impl<'a> Session<'a> {
         machine: &'a Machine,
         adapters: Vec<PathBuf>,
     ) -> Self {
+        let chat = ChatOptions {
+            carriers: adapters.clone(),
+            ..OpenOptions::from(machine).chat
+        };
         Self {
             engine,
             base,
             machine,
             adapters,
             repack: false,
+            chat,
             open: None,
         }
+    }
+
+    /// The source of a transfer.
+    pub fn of_source(
+        engine: &'a dyn Engine,
+        plan: &'a TransferPlan,
+        adapters: Vec<PathBuf>,
+    ) -> Self {
+        let mut session = Self::new(engine, &plan.source, &plan.machine, adapters);
+        session.chat.template.clone_from(&plan.source_chat_template);
+        session.chat.carriers = vec![plan.source_lora.clone()];
+        session.chat.carriers.extend(plan.kit.clone());
+        session
+    }
+
+    /// Let templates that write the date write this one. units: seconds since 1970
+    pub fn at(mut self, now: u64) -> Self {
+        self.chat.now = now;
+        self
     }
 
     /// Open it for its answers, with its weights laid out for speed in memory of their own; not
@@ -332,6 +365,7 @@ impl<'a> Session<'a> {
         if self.open.is_none() {
             let options = OpenOptions {
                 repack: self.repack,
+                chat: self.chat.clone(),
                 ..self.machine.into()
             };
             let mut model = self.engine.open(self.base, &options)?;
@@ -367,6 +401,16 @@ pub fn hash_inputs(
         hashes.insert((*name).to_owned(), kit::hash_file(path)?);
     }
     Ok(hashes)
+}
+
+/// The template that is not the model's own: say which it is, and return it for whoever uses what
+/// is made with it.
+pub fn template(context: &Context<'_>, model: &dyn Model) -> Option<String> {
+    let chat = model.chat()?;
+    if let Some(note) = chat.note() {
+        context.events.note(Stage::Open, note);
+    }
+    chat.carried().map(str::to_owned)
 }
 
 /// Read a file of data, and say what was found.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::job::{
     Done, Job, Session, announce, check_rows, fitting, hash_inputs, once, read_rows, recipe,
+    template,
 };
 use super::journal::{Journal, blob_name};
 use super::{Context, KitPlan, KitReport, PipelineError, Stage};
@@ -139,8 +140,9 @@ impl KitJob<'_> {
             &self.plan.model,
             &self.plan.machine,
             vec![self.plan.lora.clone()],
-        );
-        self.check_model(job, &mut source)?;
+        )
+        .at(job.now);
+        let template = self.check_model(job, &mut source)?;
         let made_up = self.made_up(job, &mut source)?;
         let data = discriminator_data(
             &self.question,
@@ -181,7 +183,8 @@ impl KitJob<'_> {
             Stage::Kit,
             format!("discriminator trained in {} steps", fit.steps),
         );
-        self.publish(job, &card, &adapter, inputs)
+        let template = Some(template).filter(|text| !text.is_empty());
+        self.publish(job, &card, &adapter, inputs, template)
     }
 
     fn recipe(&self, epochs: f32, model: &dyn Model) -> Recipe {
@@ -193,10 +196,11 @@ impl KitJob<'_> {
         &self,
         job: &mut Job<'_>,
         source: &mut Session<'_>,
-    ) -> Result<(), PipelineError> {
+    ) -> Result<String, PipelineError> {
         let context = job.context;
-        job.stage("open", Stage::Open, |_, _| {
+        let done = job.stage("open", Stage::Open, |_, _| {
             let (model, _) = source.get()?;
+            let template = template(context, model).unwrap_or_default();
             let rows = (self.rows.pairs.as_slice(), self.rows.lines.as_slice());
             check_rows(model, &self.plan.data, rows, context)?;
             let yes = &self.question.yes;
@@ -204,9 +208,9 @@ impl KitJob<'_> {
             let pairs: Vec<Pair> = self.real.iter().map(ask).collect();
             let recipe = self.recipe(self.plan.epochs, model);
             check_memory(model, &pairs, &recipe)?;
-            Ok(Done::head((), model.info().name.clone()))
+            Ok(Done::head(template, model.info().name.clone()))
         })?;
-        Ok(())
+        Ok(done.head)
     }
 
     /// The source base's own continuations of the seeds, as many as there are real inputs where it
@@ -448,6 +452,7 @@ impl KitJob<'_> {
         card: &DiscriminatorCard,
         adapter: &[u8],
         inputs: Option<(InputModelCard, Vec<u8>)>,
+        chat_template: Option<String>,
     ) -> Result<KitReport, PipelineError> {
         let (input_card, input_model) = inputs.unzip();
         let manifest = Manifest {
@@ -456,6 +461,7 @@ impl KitJob<'_> {
             base: self.hashes["model"],
             adapter: self.hashes["lora"],
             prompt_format: Manifest::CHAT.into(),
+            chat_template,
             question: self.question.clone(),
             discriminator: Some(card.clone()),
             input_model: input_card.clone(),

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::job::{
     Done, Job, Session, announce, check_rows, fitting, hash_inputs, once, read_rows, recipe,
+    template,
 };
 use super::journal::Journal;
 use super::transfer::metadata;
@@ -66,9 +67,9 @@ fn train_in(
     outputs: &Outputs,
     job: &mut Job<'_>,
 ) -> Result<TrainReport, PipelineError> {
-    let context = job.context;
+    let (context, now) = (job.context, job.now);
     let done = job.stage("distill", Stage::Distill, |_, journal| {
-        let mut session = Session::new(engine, &plan.model, &plan.machine, Vec::new());
+        let mut session = Session::new(engine, &plan.model, &plan.machine, Vec::new()).at(now);
         let (model, _) = session.get()?;
         check_rows(model, &plan.data, (&rows.pairs, &rows.lines), context)?;
         let recipe = recipe(
@@ -78,6 +79,7 @@ fn train_in(
             model.info().width,
         );
         let mut header = header.clone();
+        header.extend(template(context, model).map(|text| ("chat_template".to_owned(), text)));
         header.insert(
             "recipe".into(),
             serde_json::to_string(&recipe).unwrap_or_default(),
@@ -160,9 +162,12 @@ pub fn eval(
     })?;
     seconds.insert(Stage::Kit.name().to_owned(), spent);
     let adapters = plan.lora.iter().cloned().collect();
-    let mut session = Session::new(engine, &plan.model, &plan.machine, adapters).for_answers(None);
+    let mut session = Session::new(engine, &plan.model, &plan.machine, adapters)
+        .at(context.clock.unix_seconds())
+        .for_answers(None);
     let ((), spent) = once(context, Stage::Open, |_| {
         let (model, _) = session.get()?;
+        template(context, model);
         check_rows(model, &plan.data, (&rows.pairs, &rows.lines), context)?;
         Ok(((), model.info().name.clone()))
     })?;

@@ -9,7 +9,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use translora_gguf::{Gguf, GgufError, Writer};
@@ -164,6 +164,66 @@ pub fn check_writable(paths: &[&Path]) -> Result<(), PublishError> {
 /// Write a new file. One that is there with the very same bytes counts as written.
 pub fn write_new(path: &Path, bytes: &[u8]) -> Result<(), PublishError> {
     Staged::write(path, bytes)?.publish()
+}
+
+/// Write a new file in pieces, as large as it may be.
+///
+/// fails: the outer error as [`write_new`]; the inner one where `write` did
+pub fn write_new_with<T, E>(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> Result<T, E>,
+) -> Result<Result<T, E>, PublishError> {
+    let staged = Staged {
+        path: path.to_owned(),
+        temporary: temporary(path)?,
+    };
+    let io = |source| PublishError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let mut file = BufWriter::new(create(&staged.temporary).map_err(io)?);
+    let written = match write(&mut file) {
+        Ok(written) => written,
+        Err(error) => return Ok(Err(error)),
+    };
+    let file = file.into_inner().map_err(|error| io(error.into_error()))?;
+    file.sync_all().map_err(io)?;
+    staged.publish()?;
+    Ok(Ok(written))
+}
+
+/// Write a new folder with files in it.
+///
+/// fails: there is something of this name already, even an empty folder
+pub fn folder(path: &Path, files: &[(&'static str, Vec<u8>)]) -> Result<(), PublishError> {
+    let aside = temporary(path)?;
+    let io = |source| PublishError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    if path.symlink_metadata().is_ok() {
+        return Err(PublishError::Exists {
+            path: path.to_owned(),
+        });
+    }
+    // What an interrupted run left there is nobody's.
+    if aside.is_dir() {
+        fs::remove_dir_all(&aside).map_err(io)?;
+    }
+    let write = || {
+        fs::create_dir(&aside)?;
+        for (name, bytes) in files {
+            let mut file = create(&aside.join(name))?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+        }
+        fs::rename(&aside, path)
+    };
+    let written = write();
+    if written.is_err() {
+        _ = fs::remove_dir_all(&aside);
+    }
+    written.map_err(io)
 }
 
 /// A file that lies whole on the disk under a temporary name. It goes away unless it is published.

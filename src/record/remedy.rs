@@ -282,20 +282,38 @@ steps! {
     ConvertEndian: "convert the original again, for little-endian machines",
     NameFile: "name a file in it",
     OtherFile: "choose another file: this is not the kind that is expected here",
-    WholeModel: "fetch the model or convert it again: it must be a whole GGUF with a tokenizer \
-        and a chat template",
+    WholeModel: "fetch the model or convert it again: it must be a whole GGUF with a tokenizer",
+    BrokenNumbers: "fetch or make that file again: its numbers are broken, or far too large; an \
+         adapter may do at a smaller scale",
+    NameOfAFile: "write a path, hf:OWNER/REPO:FILE, https://HOST/FILE, ollama:NAME:TAG, or \
+         lmstudio:PUBLISHER/REPO/FILE",
+    NameInStore: "name one of those, or let that program pull it first",
+    PullAgain: "pull the model again with the program whose store this is",
+    NameOneFile: "name one of them behind a colon: hf:OWNER/REPO:FILE",
+    FetchOnce: "fetch it once while this machine is online, or name a file on the disk",
+    HubToken: "check the spelling, set HF_TOKEN to a token that may read it, and accept its terms \
+         on its page where it has some",
+    CheckAddress: "check the spelling of the owner, the repository, the file and the address",
+    CheckNetwork: "check the network and the address, or work offline with what was fetched before",
+    FetchRest: "start it again: what arrived is kept, and the rest is fetched",
+    FetchFresh: "start it again: what arrived was removed; if that repeats, the file there is \
+         damaged",
+    FetchByHand: "fetch the file by hand and name its path, or build with the feature fetch",
     FirstPart: "name the first part: the others are found beside it",
     PartsTogether: "keep all parts of the model in one folder, with the names that they were made \
         with",
     FetchParts: "fetch all parts of the model again, from one place",
+    OtherQuantization: "merge into another quantization of the base, such as q8_0",
     OtherModel: "choose another base model",
     FittingAdapter: "use the base that this adapter was trained on, or an adapter that was \
         trained on this base",
     PlainAdapter: "use a plain LoRA adapter, in GGUF or as PEFT saves it",
-    WholePeft: "use the whole folder that PEFT saved: adapter_config.json and \
-        adapter_model.safetensors",
-    SaveSafetensors: "save it as safetensors: save_pretrained does so in PEFT, save_file in the \
-        Python package safetensors",
+    WholePeft: "use the whole folder that PEFT saved, with adapter_config.json and \
+        adapter_model.safetensors, or name a file in it",
+    OtherWords: "use the base that this adapter was trained on; to take it all the same, move its \
+        tokenizer.json away",
+    SaveSafetensors: "save it as safetensors, as save_pretrained of PEFT does, or convert it to \
+        GGUF",
     SavePeftAgain: "save or fetch the adapter again, with the configuration that it was trained \
         with",
     TrainPlain: "merge it into its base in Python and train a plain LoRA on the result, or train \

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Number, Value};
+use serde_json::{Map, Number, Value};
 
 use crate::record::Layers;
 
@@ -36,6 +36,8 @@ pub enum Kind {
     Path,
     /// Any text.
     Text,
+    /// A JSON object.
+    Object,
     /// On or off.
     Switch,
 }
@@ -168,6 +170,7 @@ impl Field {
             Kind::Size => "a size above 0: 512MiB or 2GiB as a flag, bytes in JSON".into(),
             Kind::Path => "the name of a file".into(),
             Kind::Text => "text".into(),
+            Kind::Object => "a JSON object".into(),
             Kind::Switch => "true or false".into(),
         };
         self.words
@@ -196,6 +199,7 @@ impl Field {
             }
             Kind::Real(..) => text.parse::<f32>().ok().and_then(shortest),
             Kind::Size => size(text).map(Value::from),
+            Kind::Object => serde_json::from_str(text).ok(),
             Kind::Switch => text.parse().ok().map(Value::Bool),
             _ => Some(text.into()),
         };
@@ -220,6 +224,7 @@ impl Field {
             Kind::Layers => word.is_some_and(|word| word.parse::<Layers>().is_ok()),
             Kind::Size => value.as_u64().is_some_and(|bytes| bytes > 0),
             Kind::Path | Kind::Text => word.is_some_and(|word| !word.is_empty()),
+            Kind::Object => value.is_object(),
             Kind::Switch => value.is_boolean(),
         };
         if fits { Ok(value.clone()) } else { Err(Wrong) }
@@ -331,6 +336,6 @@ macro_rules! knobs {
     ($($type:ty)+) => {$(impl Knob for $type {})+};
 }
 
-knobs!(bool i32 u32 u64 usize String Layers);
+knobs!(bool i32 u32 u64 usize String Layers Map<String, Value>);
 knobs!(super::FilterChoice super::GeneratorChoice super::LabelChoice super::ObjectiveChoice);
 knobs!(super::Schedule super::TokenWeights super::RowFormat super::Learn);

@@ -34,6 +34,6 @@ pub use plan::{Inputs, Plan, Request};
 pub use reference::{Rows, page, rows_of};
 pub use refusal::Refusal;
 pub use table::{
-    AnswerLength, DataFormat, Eval, Fields, InputLength, Kit, Machine, Run, Shape, Train, Training,
-    Transfer,
+    AnswerLength, Chat, DataFormat, Eval, Fields, InputLength, Kit, Machine, Run, Shape, Train,
+    Training, Transfer,
 };

@@ -10,7 +10,10 @@ use crate::record::{Blame, Fault, InJson, Remedy, Step, Wording};
 #[non_exhaustive]
 pub enum Refusal {
     /// It is not one JSON object.
-    Json { reason: String },
+    Json {
+        /// Why.
+        reason: String,
+    },
     /// There is no such field.
     Unknown {
         /// The name that stands there.
@@ -19,11 +22,22 @@ pub enum Refusal {
         known: Vec<&'static str>,
     },
     /// A field's value is of the wrong type or out of bounds.
-    Value { field: &'static Field, value: Value },
+    Value {
+        /// The field.
+        field: &'static Field,
+        /// The value.
+        value: Value,
+    },
     /// A field that has no default.
-    Missing { field: &'static Field },
+    Missing {
+        /// The field.
+        field: &'static Field,
+    },
     /// Just one of two fields must be there.
-    OneOf { fields: [&'static str; 2] },
+    OneOf {
+        /// Their names.
+        fields: [&'static str; 2],
+    },
     /// A value makes sense only beside another field.
     Needs {
         /// The field that has the value.

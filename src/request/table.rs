@@ -234,8 +234,21 @@ fields! {
         }
     }
 
-    /// Where a model runs.
-    Machine () {
+    /// How conversations become text.
+    Chat () {
+        "Conversations" {
+            /// Chat template: a file with a Jinja text, or a name of llama.cpp's, such as `chatml`
+            /// or `llama3`. Left out, it is the one that the adapter was made with, else the
+            /// model's own. A model without one takes `plain`: each message is a line
+            chat_template: Option<String> = None, of(Kind::Text, "TEMPLATE");
+            /// Variables of the chat template as a JSON object, such as `{"enable_thinking":
+            /// false}`
+            chat_template_kwargs: Option<Map<String, Value>> = None, of(Kind::Object, "JSON");
+        }
+    }
+
+    /// Where a model runs, and how conversations become its text.
+    Machine (chat: Chat) {
         "Machine" {
             /// Processor threads. 0 takes all physical cores
             threads: usize = 0, whole(0, 1024).also(Some('t'), None);
@@ -314,6 +327,11 @@ fields! {
             flip_budget: f32 = 0.05, share();
             /// Go on although the source adapter is not seen to be better than its own base
             allow_weak_source: bool = false, switch();
+        }
+        "Conversations" {
+            /// Chat template of the source, as --chat-template is the target's. Left out, it is
+            /// the one that the adapter or the kit was made with, else the source's own
+            source_chat_template: Option<String> = None, of(Kind::Text, "TEMPLATE");
         }
         "Inputs" {
             /// Inputs that share this part of their word trigrams are the same. 0 turns this off

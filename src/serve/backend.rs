@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::error::ApiError;
+use super::folder;
 use super::http::App;
 use super::live::{self, Named};
 use crate::adapters;
@@ -38,7 +39,7 @@ impl Backend for Own {
             Command::Load { path, name } => {
                 let name = name.unwrap_or_else(|| stem(&path));
                 check_name(&name, &app.name)?;
-                swap(app, &name, within(app, &path)?)?;
+                swap(app, &name, within(app, &path)?, None)?;
                 swapped(name)
             }
             Command::Unload { name } => {
@@ -127,16 +128,46 @@ fn now(app: &App, name: String, begun: Duration) -> Swapped {
 
 /// Load a file beside the running model, then make it live under a name. Takes as long as the file
 /// is large.
-pub(super) fn swap(app: &App, name: &str, path: PathBuf) -> Result<u64, ApiError> {
+///
+/// fails: it cannot be loaded, or another generation than `expected` is live by then
+pub(super) fn swap(
+    app: &App,
+    name: &str,
+    path: PathBuf,
+    expected: Option<u64>,
+) -> Result<u64, ApiError> {
+    app.registry().expect(name, expected)?;
     let weights = load_aside(app, &path)?;
     let hash = weights.hash.short();
-    let number = app
-        .registry()
-        .commit(name, path, weights, 0.0, app.config.limits.adapters_max)?;
+    let mut registry = app.registry();
+    // Others may have been quicker.
+    registry.expect(name, expected)?;
+    let number = registry.commit(name, path, weights, 0.0, app.config.limits.adapters_max)?;
+    drop(registry);
     (app.say)(&format!(
         "adapter {name:?} is live: generation {number}, sha256 {hash}"
     ));
     Ok(number)
+}
+
+/// Load what came into the folder after the start, when a request names it. Nothing happens where
+/// the name is known or no file has it.
+pub(super) fn load_by_name(app: &App, name: &str) -> Result<(), ApiError> {
+    let Some(folder) = &app.config.folder else {
+        return Ok(());
+    };
+    // Of several requests one loads, and the others find it loaded.
+    let _naming = app.naming.lock().unwrap_or_else(PoisonError::into_inner);
+    if name == app.name || app.registry().knows(name) {
+        return Ok(());
+    }
+    let failed = |error: std::io::Error| ApiError::internal(format!("the folder: {error}"));
+    if let Some(path) = folder::find(folder, name).map_err(failed)? {
+        check_name(name, &app.name)?;
+        let path = std::path::absolute(&path).unwrap_or(path);
+        swap(app, name, path, None)?;
+    }
+    Ok(())
 }
 
 /// Load a file on a thread that gives way to those that decode: reading and checking would else
@@ -219,8 +250,8 @@ fn start(app: &Arc<App>, name: String, mut request: Map<String, Value>) -> Resul
         }
     }
     let whole = |path: &Path| {
-        path.canonicalize()
-            .map_err(|error| Refusal::new(Kind::Internal, format!("{}: {error}", path.display())))
+        let refuse = |error| Refusal::new(Kind::Internal, format!("{}: {error}", name_of(path)));
+        path.canonicalize().map_err(refuse)
     };
     let folder = whole(app.config.folder.as_deref().unwrap_or(Path::new(".")))?;
     // Held until the transfer is queued, so that no two get the same file.
@@ -233,7 +264,7 @@ fn start(app: &Arc<App>, name: String, mut request: Map<String, Value>) -> Resul
         if owner.stopping.load(Ordering::SeqCst) {
             return Err("the server is shutting down".into());
         }
-        swap(&owner, &called, adapter)
+        swap(&owner, &called, adapter, None)
             .map(|number| number.to_string())
             .map_err(|error| error.to_string())
     };
@@ -265,7 +296,12 @@ fn free_name(folder: &Path, name: &str, transfers: &Transfers) -> PathBuf {
 
 fn text(path: &Path) -> Result<&str, Refusal> {
     path.to_str().ok_or_else(|| {
-        let message = format!("{}: the path is not UTF-8", path.display());
+        let message = format!("{}: the path is not UTF-8", name_of(path));
         Refusal::new(Kind::Internal, message)
     })
+}
+
+/// A file without the folders of this machine.
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().display().to_string()
 }

@@ -240,6 +240,8 @@ impl From<AdaptersError> for ApiError {
 
 impl From<EngineError> for ApiError {
     fn from(error: EngineError) -> Self {
+        // Where files lie here is nothing for a client.
+        let error = error.without_folders();
         let message = error.to_string();
         let refused = match (&error, error.fault()) {
             (EngineError::File { source, .. }, _) if source.is_missing() => {

@@ -58,6 +58,17 @@ fn stem_of<'f>(path: &Path, file: &'f str) -> Option<&'f str> {
     stem.or_else(|| path.join("adapter_config.json").is_file().then_some(file))
 }
 
+/// The file that a name has in a folder, the last one where it has several.
+///
+/// fails: the folder cannot be read
+pub(super) fn find(folder: &Path, name: &str) -> io::Result<Option<PathBuf>> {
+    let files = list(folder)?.adapters.into_iter().rev();
+    Ok(files
+        .filter(|(known, _)| known == name)
+        .map(|(_, path)| path)
+        .next())
+}
+
 /// `task@2` is the second file of `task`; a name without a number comes first.
 fn numbered(stem: &str) -> (&str, u64) {
     stem.rsplit_once('@')
@@ -94,6 +105,8 @@ mod tests {
             fs::write(path, "").expect("writable");
         }
         let listing = list(&folder).expect("readable");
+        let found = ["b", "c"].map(|name| find(&folder, name).expect("readable"));
+        assert_eq!(found, [Some(folder.join("b@10.gguf")), None]);
         fs::remove_dir_all(&folder).expect("ours");
         let right = [
             ("a b,c", "a b,c.gguf"),

@@ -13,6 +13,8 @@ pub struct Limits {
     pub stops_max: usize,
     /// One stop string.
     pub stop_bytes_max: usize,
+    /// The grammar of one request, or what its JSON schema comes to.
+    pub grammar_bytes_max: usize,
     /// Alternatives in the answer for each token.
     pub logprobs_max: usize,
     /// Adapters served side by side.
@@ -30,6 +32,7 @@ impl Default for Limits {
             prompts_per_request_max: 64,
             stops_max: 16,
             stop_bytes_max: 256,
+            grammar_bytes_max: 128 << 10,
             logprobs_max: 100,
             adapters_max: 64,
             shutdown_seconds_max: 20,

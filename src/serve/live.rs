@@ -1,7 +1,7 @@
 //! Which adapters are live: names, generations, scales. Loading happens before; here it is one
 //! exchange under a lock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::error::ApiError;
@@ -80,6 +80,8 @@ pub(super) struct Registry {
     register: Register<Generation>,
     extras: BTreeMap<String, Extra>,
     next_id: usize,
+    /// Names that were unloaded and are not to come back from the folder by themselves.
+    unloaded: BTreeSet<String>,
     pub swaps: u64,
     pub rollbacks: u64,
     /// Files that were found and left out, with the reason.
@@ -104,6 +106,7 @@ impl Registry {
                 "{most} adapters are loaded already: unload one first"
             )));
         }
+        self.unloaded.remove(name);
         let number = self.register.next();
         let generation = Generation {
             number,
@@ -120,6 +123,19 @@ impl Registry {
             self.next_id += 1;
         }
         Ok(number)
+    }
+
+    /// Compare what is live under a name with what a client believes; 0 is nothing but the base.
+    ///
+    /// fails: they differ
+    pub(super) fn expect(&self, name: &str, expected: Option<u64>) -> Result<(), ApiError> {
+        let live = self.get(name).map_or(0, |named| named.live.number);
+        match expected.filter(|expected| *expected != live) {
+            None => Ok(()),
+            Some(expected) => Err(ApiError::conflict(format!(
+                "{name:?} is answered by generation {live}, and not by {expected}: nothing was changed"
+            ))),
+        }
     }
 
     /// Remember a file that could not be loaded.
@@ -145,7 +161,13 @@ impl Registry {
             .unload(name)
             .map_err(|what| missing(what, name))?;
         self.extras.remove(name);
+        self.unloaded.insert(name.to_owned());
         Ok(())
+    }
+
+    /// Whether something was loaded under this name, even if it was unloaded since.
+    pub(super) fn knows(&self, name: &str) -> bool {
+        self.extras.contains_key(name) || self.unloaded.contains(name)
     }
 
     pub(super) fn get(&self, name: &str) -> Option<Named<'_>> {

@@ -8,11 +8,13 @@
 
 use std::path::PathBuf;
 
+use crate::engine::ChatOptions;
 use crate::jobs;
 
 mod backend;
 mod error;
 mod folder;
+mod grammar;
 mod http;
 mod limits;
 mod live;
@@ -71,6 +73,8 @@ pub struct Config {
     /// A request that names a model that is not there is answered as if it had named none, as
     /// llama-server does.
     pub any_model: bool,
+    /// How conversations become text.
+    pub chat: ChatOptions,
     /// What is refused as too large, too long or too many.
     pub limits: Limits,
 }

@@ -3,7 +3,8 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::engine::host::Token;
+use crate::engine::EngineError;
+use crate::engine::host::{Grammar, Token};
 use crate::record::Mersenne;
 
 /// How to choose tokens. Names and defaults are llama-server's.
@@ -56,10 +57,16 @@ pub(super) struct Sampler {
     sampling: Sampling,
     random: Mersenne,
     recent: VecDeque<Token>,
+    /// What the answer is held to, where a request has a grammar.
+    grammar: Option<Box<dyn Grammar>>,
 }
 
 impl Sampler {
-    pub(super) fn new(sampling: Sampling, prompt: &[Token]) -> Self {
+    pub(super) fn new(
+        sampling: Sampling,
+        prompt: &[Token],
+        grammar: Option<Box<dyn Grammar>>,
+    ) -> Self {
         let recent = prompt[prompt.len().saturating_sub(sampling.repeat_last_n)..]
             .iter()
             .copied()
@@ -67,12 +74,19 @@ impl Sampler {
         Self {
             random: Mersenne::new(sampling.seed),
             recent,
+            grammar,
             sampling,
         }
     }
 
     /// Choose the next token, with the probabilities of the `alternatives` likeliest.
-    pub(super) fn draw(&mut self, mut logits: Vec<f32>, alternatives: Option<usize>) -> Drawn {
+    ///
+    /// fails: the grammar allows no token that the model can write.
+    pub(super) fn draw(
+        &mut self,
+        mut logits: Vec<f32>,
+        alternatives: Option<usize>,
+    ) -> Result<Drawn, EngineError> {
         let (mut log_probability, mut top, mut total) = (0.0, Vec::new(), 0.0);
         if let Some(count) = alternatives {
             total = log_of_sum(&logits);
@@ -83,7 +97,7 @@ impl Sampler {
         }
         let plain = alternatives.map(|_| logits.clone());
         self.bend(&mut logits);
-        let token = self.choose(&logits);
+        let token = self.choose_allowed(&mut logits)?;
         if let Some(plain) = plain {
             log_probability = f64::from(plain[token as usize]) - total;
         }
@@ -93,11 +107,27 @@ impl Sampler {
             }
             self.recent.push_back(token);
         }
-        Drawn {
+        Ok(Drawn {
             token,
             log_probability,
             top,
+        })
+    }
+
+    /// As llama.cpp: most tokens fit a grammar anyway, so one is drawn first. Only where it does not
+    /// fit, all that do not are taken out and another is drawn.
+    fn choose_allowed(&mut self, logits: &mut [f32]) -> Result<Token, EngineError> {
+        let mut token = self.choose(logits);
+        let Some(mut grammar) = self.grammar.take() else {
+            return Ok(token);
+        };
+        if !grammar.allows(token) {
+            grammar.mask(logits);
+            token = self.choose(logits);
         }
+        let accepted = grammar.accept(token);
+        self.grammar = Some(grammar);
+        accepted.map(|()| token)
     }
 
     /// Bias and penalties.
@@ -223,9 +253,12 @@ mod tests {
     use super::*;
 
     fn drawn(sampling: Sampling, logits: &[f32], count: usize) -> Vec<Token> {
-        let mut sampler = Sampler::new(sampling, &[]);
+        let mut sampler = Sampler::new(sampling, &[], None);
         (0..count)
-            .map(|_| sampler.draw(logits.to_vec(), None).token)
+            .map(|_| {
+                let drawn = sampler.draw(logits.to_vec(), None);
+                drawn.expect("no grammar refuses it").token
+            })
             .collect()
     }
 
@@ -328,7 +361,8 @@ mod tests {
             bias: vec![(1, -100.0)],
             ..Sampling::default()
         };
-        let drawn = Sampler::new(sampling, &[]).draw(vec![0.0, 3.0_f32.ln()], Some(2));
+        let drawn = Sampler::new(sampling, &[], None).draw(vec![0.0, 3.0_f32.ln()], Some(2));
+        let drawn = drawn.expect("no grammar refuses it");
         assert_eq!((drawn.token, drawn.top[0].0), (0, 1));
         assert!(
             (drawn.log_probability - 0.25_f64.ln()).abs() < 1e-6

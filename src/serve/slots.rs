@@ -12,8 +12,8 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::live::{Choice, Key};
 use super::sampler::{Drawn, Sampler, Sampling};
 use super::text::Text;
-use crate::engine::EngineError;
-use crate::engine::host::{Decoder, Host, Row, Token};
+use crate::engine::host::{Decoder, Grammar, Host, Row, Token};
+use crate::engine::{EngineError, is_distribution};
 use crate::record::Clock;
 
 /// One prompt to be continued.
@@ -23,6 +23,8 @@ pub(super) struct Request {
     pub with: Choice,
     pub sampling: Sampling,
     pub stops: Vec<String>,
+    /// What the answer is held to.
+    pub grammar: Option<Box<dyn Grammar>>,
     pub tokens_max: usize,
     /// Go on where the model would end.
     pub ignore_end: bool,
@@ -140,6 +142,8 @@ pub(super) struct Slots<'h> {
     uses: u64,
     last: Key,
     totals: Totals,
+    /// The model makes no distribution without adapters either.
+    broken_model: bool,
 }
 
 impl<'h> Slots<'h> {
@@ -159,6 +163,7 @@ impl<'h> Slots<'h> {
             uses: 0,
             last: Key::new(),
             totals: Totals::default(),
+            broken_model: false,
         }
     }
 
@@ -207,7 +212,7 @@ impl<'h> Slots<'h> {
     }
 
     /// Give a request a slot; the caller knows that one is free.
-    pub(super) fn begin(&mut self, request: Request) {
+    pub(super) fn begin(&mut self, mut request: Request) {
         let shared = |slot: &Slot| {
             if request.cache {
                 slot.shared(&request)
@@ -247,7 +252,11 @@ impl<'h> Slots<'h> {
         slot.key.clone_from(&request.with.key);
         slot.used = self.uses;
         slot.work = Some(Work {
-            sampler: Sampler::new(request.sampling.clone(), &request.prompt),
+            sampler: Sampler::new(
+                request.sampling.clone(),
+                &request.prompt,
+                request.grammar.take(),
+            ),
             text: Text::new(request.stops.clone()),
             unsent: Vec::new(),
             cached,
@@ -388,7 +397,7 @@ impl<'h> Slots<'h> {
 
     /// Take the next token of a slot from its logits.
     fn read(&mut self, number: usize, mut logits: Vec<f32>) {
-        if !make_a_distribution(&logits) {
+        if !is_distribution(&logits) {
             return self.fail_unfit(number);
         }
         let now = self.now_ms();
@@ -409,7 +418,10 @@ impl<'h> Slots<'h> {
             let ends = (0..logits.len()).filter(|&token| self.host.is_end(token as Token));
             ends.for_each(|token| logits[token] = f32::NEG_INFINITY);
         }
-        let drawn = work.sampler.draw(logits, work.request.alternatives);
+        let drawn = match work.sampler.draw(logits, work.request.alternatives) {
+            Ok(drawn) => drawn,
+            Err(error) => return self.fail(number, &error.to_string()),
+        };
         let token = drawn.token;
         work.tokens += 1;
         work.next = Some(token);
@@ -440,7 +452,11 @@ impl<'h> Slots<'h> {
         let Some(work) = &self.slots[number].work else {
             return;
         };
-        let with = work.request.with.described();
+        let with = if self.broken_model {
+            "the model itself".into()
+        } else {
+            work.request.with.described()
+        };
         let why = format!(
             "the logits of {with} are not finite, so there is no answer: a weight or a scale is too large, or damaged"
         );
@@ -480,12 +496,6 @@ impl<'h> Slots<'h> {
             truncated,
         }));
     }
-}
-
-/// A token may be forbidden (minus infinity), but not all of them, and none may be infinitely likely.
-fn make_a_distribution(logits: &[f32]) -> bool {
-    let fit = |logit: &f32| *logit < f32::INFINITY;
-    logits.iter().all(fit) && logits.iter().any(|logit| logit.is_finite())
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod cli;
 #[cfg(target_os = "linux")]
 mod control;
 mod doctor;
+mod fetch;
 mod host;
 mod inputs;
 mod invariants;
@@ -32,6 +33,7 @@ mod source;
 mod tidy;
 mod toy;
 mod walls;
+mod world;
 mod wrapped;
 
 /// Say what is not tested on this machine, past the test runner, which keeps the words of tests

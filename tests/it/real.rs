@@ -19,10 +19,14 @@ mod exchanges;
 mod foreign_files;
 mod jobs;
 mod memory;
+mod not_finite;
 mod objectives;
+mod peft;
 mod runs;
 mod serve;
 mod split;
+mod structured;
+mod templates;
 
 /// What every test starts from, made once: a source adapter for the task `ticket`, and its kit.
 struct Lab {
@@ -102,7 +106,8 @@ impl Folder {
             .stdin(Stdio::null())
             .current_dir(&self.0)
             .args(line.split_whitespace());
-        if !line.starts_with("inspect") {
+        let own = ["inspect", "import", "export", "merge"];
+        if !own.iter().any(|name| line.starts_with(name)) {
             command.args(["-t", "1"]);
         }
         command

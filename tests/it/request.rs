@@ -24,6 +24,13 @@ const CASES: &[Case] = &[
         &["1", "1000000"],
         &["0", "1000001", "-1", "1.5", "x"],
     ),
+    ("chat_template", &["chatml", "template.jinja"], &[""]),
+    ("source_chat_template", &["chatml"], &[""]),
+    (
+        "chat_template_kwargs",
+        &["{}", r#"{"enable_thinking": false}"#],
+        &["[1]", "1", "x", ""],
+    ),
     ("filter", &["contrast", "none"], &["best", "Auto", ""]),
     ("generator", &["source-lora"], &["source_lora", "nobody"]),
     ("label", &["consistent"], &["best"]),
@@ -174,8 +181,12 @@ fn json_with(verb: &str, name: &str, value: &str) -> String {
 
 /// A flag's value as JSON: a number where it is one.
 fn as_json(field: &Field, value: &str) -> String {
-    let number = matches!(field.kind, Kind::Whole(..) | Kind::Real(..));
-    if number && serde_json::from_str::<f64>(value).is_ok() {
+    let read = match field.kind {
+        Kind::Whole(..) | Kind::Real(..) => serde_json::from_str::<f64>(value).is_ok(),
+        Kind::Object => serde_json::from_str::<Value>(value).is_ok(),
+        _ => false,
+    };
+    if read {
         value.into()
     } else {
         Value::from(value).to_string()
@@ -356,7 +367,14 @@ fn helped(verb: &str) -> Vec<(String, String)> {
 
 fn same_everywhere<T: Request>(verb: &str) {
     const OTHERS: [&str; 5] = ["--json", "--quiet", "--verbose", "--help", "--attach"];
-    let flags = helped(verb);
+    const OTHERS: [&str; 6] = [
+        "--json",
+        "--quiet",
+        "--verbose",
+        "--offline",
+        "--help",
+        "--attach",
+    ];
     let plan = T::from_json(&Value::from(least(verb)).to_string()).expect("it is enough");
     let values = plan.values();
     for (field, default) in T::rows() {

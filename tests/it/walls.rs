@@ -10,6 +10,7 @@ use crate::source::{files, parse, paths, root};
 pub const ROOMS: &[(&str, &[&str])] = &[
     ("record", &[]),
     ("request", &["record"]),
+    ("fetch", &["record"]),
     ("engine", &["record", "request::Machine", "request::Shape"]),
     (
         "kit",
@@ -50,7 +51,7 @@ pub const ROOMS: &[(&str, &[&str])] = &[
     (
         "bin",
         &[
-            "record", "request", "engine", "pipeline", "jobs", "control", "serve",
+            "record", "request", "fetch", "engine", "pipeline", "jobs", "control", "serve",
         ],
     ),
 ];
@@ -81,6 +82,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("serde_path_to_error", &["src/serve/http/body"]),
     ("strsim", &["src/serve/http/body"]),
     ("indicatif", &["src/bin/"]),
+    ("hf_hub", &["src/fetch/"]),
+    ("ureq", &["src/fetch/"]),
     ("object", &["src/bin/translora/elf.rs"]),
     ("shlex", &["src/bin/"]),
     ("signal_hook", &["src/bin/translora/job.rs"]),
@@ -101,6 +104,7 @@ const CRATES: &[(&str, &[&str])] = &[
         "translora_attach",
         &["src/plugin.rs", "src/lib.rs", "src/control/"],
     ),
+    ("translora_chat", &["src/engine/"]),
     (
         "translora_gguf",
         &[
@@ -109,6 +113,7 @@ const CRATES: &[(&str, &[&str])] = &[
             "src/publish/",
             "src/pipeline/",
             "src/engine/",
+            "src/fetch/",
         ],
     ),
     (
@@ -132,6 +137,7 @@ const FILES: &[&str] = &[
     "src/publish/",
     "src/pipeline/journal",
     "src/engine/",
+    "src/fetch/",
     "src/bin/",
     "src/jobs/worker",
     "src/serve/folder",
@@ -144,6 +150,7 @@ const MEMBERS: &[(&str, &[&str])] = &[
         &[
             "translora-abi",
             "translora-attach",
+            "translora-chat",
             "translora-gguf",
             "translora-llama",
             "translora-lora",
@@ -153,8 +160,12 @@ const MEMBERS: &[(&str, &[&str])] = &[
     ),
     ("translora-abi", &[]),
     ("translora-attach", &["translora-gguf", "translora-lora"]),
+    ("translora-chat", &[]),
     ("translora-gguf", &[]),
-    ("translora-llama", &["translora-gguf", "translora-lora"]),
+    (
+        "translora-llama",
+        &["translora-chat", "translora-gguf", "translora-lora"],
+    ),
     ("translora-lora", &["translora-gguf"]),
     ("translora-system", &[]),
     ("translora-train", &["translora-gguf", "translora-llama"]),

@@ -124,13 +124,7 @@ fn check(bytes: &[u8], bases: &[Base]) -> Result<(), LoraError> {
 ///
 /// fails: none is found, so that nothing can be compared
 fn bases() -> Result<Vec<Base>, AttachError> {
-    let named: Vec<PathBuf> = named_model().into_iter().collect();
-    let paths = if named.is_empty() {
-        mapped_files()
-    } else {
-        named
-    };
-    let bases: Vec<Base> = paths
+    let bases: Vec<Base> = models()
         .iter()
         .filter_map(|path| Base::open(path).ok())
         .collect();
@@ -138,6 +132,16 @@ fn bases() -> Result<Vec<Base>, AttachError> {
         return Err(AttachError::NoModel);
     }
     Ok(bases)
+}
+
+/// Their files.
+fn models() -> Vec<PathBuf> {
+    let named: Vec<PathBuf> = named_model().into_iter().collect();
+    if named.is_empty() {
+        mapped_files()
+    } else {
+        named
+    }
 }
 
 /// The value of `--model`, or of the variable that stands for it.

@@ -229,7 +229,8 @@ impl Context {
         Ok(())
     }
 
-    pub(crate) fn adapters(&self) -> &[(Adapter, f32)] {
+    /// The active adapters with their scales.
+    pub fn adapters(&self) -> &[(Adapter, f32)] {
         &self.adapters
     }
 

@@ -19,6 +19,11 @@ impl Dtype {
     pub const I32: Self = Self(sys::GGML_TYPE_I32);
     pub const I64: Self = Self(sys::GGML_TYPE_I64);
 
+    /// The type of a tensor in a file: the numbers are ggml's.
+    pub fn of_kind(kind: translora_gguf::TensorKind) -> Self {
+        Self(kind.id() as sys::ggml_type)
+    }
+
     pub(crate) fn of(raw: sys::ggml_type) -> Self {
         Self(raw)
     }

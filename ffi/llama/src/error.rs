@@ -34,6 +34,9 @@ pub enum LlamaError {
     Tokenize(String),
     #[error("chat template: {0}")]
     Template(String),
+    /// It cannot be parsed, or an answer leaves it.
+    #[error("grammar: {0}")]
+    Grammar(String),
     #[error("cannot trace the graph: {0}")]
     Trace(String),
     #[error("cannot quantize {path}: {reason}")]

@@ -1,4 +1,4 @@
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,6 @@ use crate::backend::Backend;
 use crate::error::LlamaError;
 use crate::log::{self, Reason};
 use crate::refuse::check_model;
-use crate::template::ChatTemplate;
 use crate::vocab::Vocab;
 
 /// A loaded base model. Clones share it; it lives as long as its last clone, context or adapter.
@@ -255,32 +254,6 @@ impl Model {
         usize::try_from(unsafe { sys::llama_model_n_ctx_train(self.raw()) }).unwrap_or(0)
     }
 
-    /// The chat template in the file.
-    ///
-    /// fails: none, or one that does not compile.
-    pub fn chat_template(&self) -> Result<ChatTemplate, LlamaError> {
-        // SAFETY: returns null or a string owned by the model.
-        let text = unsafe { sys::llama_model_chat_template(self.raw(), std::ptr::null()) };
-        if text.is_null() {
-            return Err(LlamaError::Template("the model has none".into()));
-        }
-        // SAFETY: not null; NUL-terminated; copied before the model can go.
-        let text = unsafe { CStr::from_ptr(text) }
-            .to_string_lossy()
-            .into_owned();
-        let piece = |token: Option<i32>| {
-            token
-                .map(|token| self.vocab().piece(token, true))
-                .unwrap_or_default()
-        };
-        let lossy = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        ChatTemplate::new(
-            text,
-            lossy(piece(self.vocab().bos())),
-            lossy(piece(self.vocab().eos())),
-        )
-    }
-
     pub fn parameters(&self) -> u64 {
         // SAFETY: reads a field of a live model.
         unsafe { sys::llama_model_n_params(self.raw()) }
@@ -302,9 +275,16 @@ impl Model {
         usize::try_from(unsafe { sys::llama_model_n_ctx_train(self.raw()) }).unwrap_or(0)
     }
 
-    /// The model has an encoder, is recurrent or hybrid: not the plain decoder that generation here
-    /// assumes.
+    /// The model has an encoder, makes embeddings, is recurrent or hybrid: not the plain decoder
+    /// that generation here assumes.
     pub fn unusual(&self) -> Option<&'static str> {
+        let key = |name: &str| self.metadata(&format!("{}.{name}", self.architecture()));
+        if key("attention.causal").is_some_and(|causal| causal == "false") {
+            return Some("it is an encoder: each token sees those that follow");
+        }
+        if key("pooling_type").is_some_and(|pooling| pooling != "0") {
+            return Some("it is an embedding model");
+        }
         // SAFETY: each reads a field of a live model.
         unsafe {
             if sys::llama_model_has_encoder(self.raw()) {

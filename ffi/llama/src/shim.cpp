@@ -68,6 +68,17 @@ int32_t translora_tokenize(const struct llama_vocab * vocab, const char * text, 
     return guarded(reason, size, INT32_MIN, [&] { return llama_tokenize(vocab, text, text_len, tokens, n_max, add_special, parse_special); });
 }
 
+struct llama_sampler * translora_grammar(const struct llama_vocab * vocab, const char * text, const char * root, char * reason, size_t size) {
+    return guarded(reason, size, (struct llama_sampler *) nullptr, [&] { return llama_sampler_init_grammar(vocab, text, root); });
+}
+
+bool translora_grammar_accept(struct llama_sampler * grammar, llama_token token, char * reason, size_t size) {
+    return guarded(reason, size, false, [&] {
+        llama_sampler_accept(grammar, token);
+        return true;
+    });
+}
+
 // INT32_MIN marks an exception; otherwise llama_decode's own result.
 int32_t translora_decode(struct llama_context * ctx, struct llama_batch batch, char * reason, size_t size) {
     return guarded(reason, size, INT32_MIN, [&] { return llama_decode(ctx, batch); });

@@ -29,6 +29,19 @@ unsafe extern "C" {
         reason: *mut c_char,
         size: usize,
     ) -> i32;
+    pub fn translora_grammar(
+        vocab: *const sys::llama_vocab,
+        text: *const c_char,
+        root: *const c_char,
+        reason: *mut c_char,
+        size: usize,
+    ) -> *mut sys::llama_sampler;
+    pub fn translora_grammar_accept(
+        grammar: *mut sys::llama_sampler,
+        token: sys::llama_token,
+        reason: *mut c_char,
+        size: usize,
+    ) -> bool;
     pub fn translora_decode(
         ctx: *mut sys::llama_context,
         batch: sys::llama_batch,

@@ -20,6 +20,10 @@ impl<'m> Vocab<'m> {
         Self { model, raw }
     }
 
+    pub(crate) fn raw(&self) -> *const sys::llama_vocab {
+        self.raw
+    }
+
     /// Number of tokens.
     pub fn len(&self) -> usize {
         // SAFETY: `raw` belongs to the borrowed model.

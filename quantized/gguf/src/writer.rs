@@ -28,7 +28,8 @@ struct Pending<'a> {
     name: String,
     kind: TensorKind,
     shape: Vec<u64>,
-    data: Cow<'a, [u8]>,
+    /// None where it is supplied when the file is written.
+    data: Option<Cow<'a, [u8]>>,
 }
 
 impl<'a> Writer<'a> {
@@ -61,7 +62,18 @@ impl<'a> Writer<'a> {
             name: name.into(),
             kind,
             shape: shape.to_vec(),
-            data: data.into(),
+            data: Some(data.into()),
+        });
+        self
+    }
+
+    /// Adds a tensor whose data is supplied by the caller of [`Writer::write_each`].
+    pub fn later(&mut self, name: impl Into<String>, kind: TensorKind, shape: &[u64]) -> &mut Self {
+        self.tensors.push(Pending {
+            name: name.into(),
+            kind,
+            shape: shape.to_vec(),
+            data: None,
         });
         self
     }
@@ -90,14 +102,37 @@ impl<'a> Writer<'a> {
     ///
     /// fails: where a name, count, shape or size breaks a rule, before anything is written; else
     /// where `out` fails
-    pub fn write(&self, mut out: impl io::Write) -> Result<(), GgufError> {
+    pub fn write(&self, out: impl io::Write) -> Result<(), GgufError> {
+        self.write_each(out, |_| Ok::<_, GgufError>(Cow::from(&[][..])))
+    }
+
+    /// Writes the file, with `data` for each tensor of [`Writer::later`] by its place in the file:
+    /// a file may be larger than memory.
+    ///
+    /// fails: as [`Writer::write`]; where `data` fails, or is not as long as shape and type say
+    pub fn write_each<'d, E: From<GgufError>>(
+        &self,
+        mut out: impl io::Write,
+        mut data: impl FnMut(usize) -> Result<Cow<'d, [u8]>, E>,
+    ) -> Result<(), E> {
         let alignment = self.alignment()?;
-        out.write_all(&self.header(alignment)?)?;
-        for tensor in &self.tensors {
-            out.write_all(&tensor.data)?;
-            out.write_all(&vec![0; padding(tensor.data.len(), alignment)])?;
+        let io = |error: io::Error| E::from(error.into());
+        out.write_all(&self.header(alignment)?).map_err(io)?;
+        for (index, tensor) in self.tensors.iter().enumerate() {
+            let supplied;
+            let data = match &tensor.data {
+                Some(data) => data,
+                None => {
+                    supplied = data(index)?;
+                    tensor.check_size(&supplied, 0)?;
+                    &supplied
+                }
+            };
+            out.write_all(data).map_err(io)?;
+            let after = vec![0; padding(data.len(), alignment)];
+            out.write_all(&after).map_err(io)?;
         }
-        Ok(out.flush()?)
+        out.flush().map_err(io)
     }
 
     fn alignment(&self) -> Result<usize, GgufError> {
@@ -140,7 +175,11 @@ impl<'a> Writer<'a> {
                 .for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
             out.extend_from_slice(&tensor.kind.id().to_le_bytes());
             out.extend_from_slice(&offset.to_le_bytes());
-            offset += (tensor.data.len() + padding(tensor.data.len(), alignment)) as u64;
+            let bytes = check_shape(&tensor.name, tensor.kind, &tensor.shape, offset)?;
+            // Sizes that fit in 63 bits; their sum is checked by the reader of the file.
+            offset = offset
+                .saturating_add(bytes)
+                .next_multiple_of(alignment as u64);
         }
         out.resize(out.len() + padding(out.len(), alignment), 0);
         Ok(out)
@@ -174,10 +213,16 @@ impl<'a> Pending<'a> {
                 offset,
             });
         }
-        let (expected, got) = (
-            check_shape(&self.name, self.kind, &self.shape, offset)?,
-            self.data.len() as u64,
-        );
+        check_shape(&self.name, self.kind, &self.shape, offset)?;
+        match &self.data {
+            Some(data) => self.check_size(data, offset),
+            None => Ok(()),
+        }
+    }
+
+    fn check_size(&self, data: &[u8], offset: u64) -> Result<(), GgufError> {
+        let expected = check_shape(&self.name, self.kind, &self.shape, offset)?;
+        let got = data.len() as u64;
         if expected != got {
             return Err(GgufError::DataSize {
                 tensor: self.name.clone(),

@@ -422,3 +422,33 @@ fn every_kind_is_found_by_its_number() {
     assert_eq!(TensorKind::from_id(43), None);
     assert_eq!(TensorKind::Q4_K.bytes(&[512, 3]), Some(6 * 144));
 }
+
+#[test]
+fn data_that_is_supplied_later_makes_the_same_file() {
+    let numbers = |n: usize| -> Vec<u8> { (0..n).flat_map(|x| (x as f32).to_le_bytes()).collect() };
+    let (mut whole, mut later) = (Writer::new(), Writer::new());
+    for (name, size) in [("a", 3_u64), ("b", 40), ("c", 1)] {
+        whole.tensor(name, TensorKind::F32, &[size], numbers(size as usize));
+        later.later(name, TensorKind::F32, &[size]);
+    }
+    let mut bytes = Vec::new();
+    let sizes = [3, 40, 1];
+    let data = |index: usize| Ok::<_, GgufError>(numbers(sizes[index]).into());
+    later
+        .write_each(&mut bytes, data)
+        .expect("the sizes are right");
+    assert_eq!(bytes, whole.to_bytes().expect("the sizes are right"));
+    let short = |_| Ok::<_, GgufError>(numbers(2).into());
+    let error = later.write_each(Vec::new(), short).expect_err("too short");
+    assert!(
+        matches!(
+            error,
+            GgufError::DataSize {
+                expected: 12,
+                got: 8,
+                ..
+            }
+        ),
+        "{error}"
+    );
+}

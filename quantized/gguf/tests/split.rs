@@ -153,7 +153,7 @@ const BROKEN: &[Case] = &[
     (
         |folder| folder.write(THIRD, b"<!doctype html>"),
         FIRST,
-        "m-00003-of-00003.gguf: not a GGUF file",
+        "m-00003-of-00003.gguf: this is a web page, and no GGUF file",
     ),
 ];
 

@@ -42,7 +42,7 @@ mod read;
 
 pub use base::Base;
 pub use error::{Half, LoraError};
-pub use foreign::{Files, Foreign, ForeignError, Part, gguf_path, to_peft};
+pub use foreign::{Difference, Files, Foreign, ForeignError, Part, gguf_path, to_peft};
 pub use numbers::{NotFinite, finite};
 pub use read::{Lora, Pair};
 

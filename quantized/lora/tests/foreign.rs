@@ -440,9 +440,9 @@ fn each_foreign_file_has_words_of_its_own() {
         (
             "adapter_model.bin",
             b"\x80\x02}q\0",
-            "adapter_model.bin is a Python pickle",
+            "adapter_model.bin is a PyTorch file",
         ),
-        ("lora.pt", b"\x80\x02\x8a\x0a", "lora.pt is a Python pickle"),
+        ("lora.pt", b"\x80\x02\x8a\x0a", "lora.pt is a PyTorch file"),
         ("page.gguf", b"<!DOCTYPE html>", "this is a web page"),
         (
             "pointer.gguf",
@@ -465,9 +465,9 @@ fn each_foreign_file_has_words_of_its_own() {
         assert!(error.contains(said), "{said}: {error}");
     }
     let found = |path: &Path| Foreign::find(path).expect_err("refused").to_string();
-    assert!(found(&folder.0).contains("no adapter_config.json in this folder"));
+    assert!(found(&folder.0).contains("this is a folder"));
     folder.write("adapter_config.json", "{}");
-    assert!(found(&folder.0).contains("adapter_model.bin is a Python pickle"));
+    assert!(found(&folder.0).contains("adapter_model.bin is a PyTorch file"));
     fs::remove_file(folder.0.join("adapter_model.bin")).expect("it is there");
     assert!(found(&folder.0).contains("no adapter_model.safetensors"));
     assert!(found(&folder.0.join("none.gguf")).contains("No such file"));

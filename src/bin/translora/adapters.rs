@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use translora::control::{Backend, Command, Reply, Socket};
+use translora::fetch::Wanted;
 
 use crate::failure::Failure;
 use crate::progress::Verbosity;
-use crate::{Outcome, out};
+use crate::{Outcome, files, out};
 
 /// List and change the adapters of a running llama-server
 ///
@@ -59,7 +60,7 @@ impl Adapters {
         let command = match self.command {
             What::List => Command::List {},
             What::Load { file } => Command::Load {
-                path: absolute(&file)?.into(),
+                path: absolute(&files::local(&file, Wanted::Adapter)?)?.into(),
                 name: None,
             },
             What::Rollback { name } => Command::Rollback { name },

@@ -11,6 +11,7 @@ use translora::record::{Blame, Remedy};
 use translora::request::{Field, Fields, Kind, Machine, Plan, Refusal, Request};
 
 use crate::failure::{Failure, InFlags};
+use crate::llama_server;
 
 /// Values of flags, one for each row of a request.
 #[derive(Clone, Debug)]
@@ -20,10 +21,11 @@ pub struct Flags<T> {
 }
 
 impl<T: Request> Flags<T> {
-    /// The plan that the flags ask for.
+    /// The plan that the flags ask for, with its files on this disk.
     ///
-    /// fails: flags that do not go together
-    pub fn plan(self) -> Result<Plan<T>, Failure> {
+    /// fails: flags that do not go together, a file that cannot be found
+    pub fn plan(mut self) -> Result<Plan<T>, Failure> {
+        crate::files::resolve(&mut self.values)?;
         Ok(T::of(self.values)?.plan()?)
     }
 }
@@ -130,10 +132,47 @@ pub fn gpu_layers(text: &str) -> Result<i32, String> {
     by_row::<Machine, _>("gpu_layers", text)
 }
 
-/// Rewrite the spellings of llama.cpp that clap has no notion of: `-ngl N`, `-ngl=N`, and so for
-/// `-dev` and `-np`.
-pub fn with_llama_names(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+pub fn template_arguments(text: &str) -> Result<Map<String, Value>, String> {
+    by_row::<Machine, _>("chat_template_kwargs", text)
+}
+
+/// Rewrite the spellings of llama.cpp that clap has no notion of: the start lines of llama-server
+/// for `serve`, `-ngl N`, `-dev NAME` and `-np N` for the other commands. With what of the line is
+/// not read.
+///
+/// fails: a flag of llama-server that `serve` cannot have
+pub fn with_llama_names(
+    args: impl IntoIterator<Item = OsString>,
+) -> Result<(Vec<OsString>, Vec<String>), Failure> {
+    let mut args: Vec<OsString> = args.into_iter().collect();
+    let is_flag = |arg: &OsString| arg.to_str().is_some_and(|arg| arg.starts_with('-'));
+    let command = args.iter().skip(1).position(|arg| !is_flag(arg));
+    let Some(at) = command.filter(|at| args[at + 1] == "serve") else {
+        return Ok((with_short_names(args), Vec::new()));
+    };
+    // The program's name and what stands before the command.
+    let behind = args.split_off(at + 2);
+    let text = |(name, value): (OsString, OsString)| {
+        Some((name.into_string().ok()?, value.into_string().ok()?))
+    };
+    let line = llama_server::rewrite(behind, std::env::vars_os().filter_map(text))?;
+    args.extend(with_short_names(line.args));
+    Ok((args, line.notes))
+}
+
+/// `-ngl N`, `-ngl=N`, and so for `-dev` and `-np`; and `-hf OWNER/REPO`, a model by its name on a
+/// hub.
+fn with_short_names(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut on_hub = false;
     let rewrite = |arg: OsString| match arg.to_str() {
+        Some(repo) if std::mem::take(&mut on_hub) => format!("hf:{repo}").into(),
+        Some("-hf" | "-hfr" | "--hf-repo") => {
+            on_hub = true;
+            "--model".into()
+        }
+        Some(text) if text.starts_with("--hf-repo=") => {
+            text.replacen("--hf-repo=", "--model=hf:", 1).into()
+        }
         Some("-ngl") => "--gpu-layers".into(),
         Some("-dev") => "--device".into(),
         Some(text) if text.starts_with("-ngl=") => text.replacen("-ngl", "--gpu-layers", 1).into(),
@@ -185,11 +224,24 @@ mod tests {
 
     #[test]
     fn llama_spellings() {
-        let seen = with_llama_names(["x", "-ngl", "7", "-ngl=all", "-nglx"].map(OsString::from));
+        let of = |words: &[&str]| with_llama_names(words.iter().map(OsString::from));
+        let (served, notes) = of(&["x", "-q", "serve", "-ngl", "7", "--jinja"]).expect("fine");
+        assert!(served.starts_with(&["x", "-q", "serve", "--gpu-layers=7"].map(OsString::from)));
+        assert!(
+            notes.iter().any(|note| note.starts_with("--jinja")),
+            "{notes:?}"
+        );
+        assert!(of(&["x", "eval", "-m", "serve", "-ctk"]).is_ok());
+        assert!(of(&["x", "serve", "-ctk", "q8_0"]).is_err());
+        let seen = with_short_names(["x", "-ngl", "7", "-ngl=all", "-nglx"].map(OsString::from));
         assert_eq!(
             seen,
             ["x", "--gpu-layers", "7", "--gpu-layers=all", "-nglx"].map(OsString::from)
         );
+        let seen =
+            with_llama_names(["serve", "-hf", "a/b:Q8_0", "--port", "1"].map(OsString::from));
+        let on_hub = ["serve", "--model", "hf:a/b:Q8_0", "--port", "1"];
+        assert_eq!(seen, on_hub.map(OsString::from));
         assert_eq!(
             (gpu_layers("all"), gpu_layers("-1"), gpu_layers("3")),
             (Ok(-1), Ok(-1), Ok(3))

@@ -7,6 +7,7 @@ use std::io;
 use serde_json::Value;
 use translora::control::{ControlError, Refusal};
 use translora::engine::EngineError;
+use translora::fetch::FetchError;
 use translora::pipeline::PipelineError;
 use translora::record::{Blame, Field, Remedy, Wording};
 use translora::serve::ServeError;
@@ -19,6 +20,8 @@ pub enum Failure {
     Usage { message: String, hint: String },
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
     #[error(transparent)]
     Serve(#[from] ServeError),
     #[error(transparent)]
@@ -71,6 +74,7 @@ impl Failure {
         match self {
             Self::Usage { hint, .. } => Some(hint.clone()),
             Self::Pipeline(error) => words(error.remedy()),
+            Self::Fetch(error) => words(error.remedy()),
             Self::Serve(error) => words(error.remedy()),
             Self::Engine(error) => words(error.remedy()),
             Self::Control(error) => words(error.remedy()),

@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use translora::fetch::Wanted;
 use translora::pipeline;
 
 use crate::failure::Failure;
@@ -30,6 +31,7 @@ impl Inspect {
         let Some(file) = self.file else {
             return list_devices(verbosity);
         };
+        let file = crate::files::local(&file, Wanted::Any)?;
         let found = pipeline::inspect(&file)?;
         let mut object = serde_json::to_value(&found)
             .map_err(|error| Failure::Bug(format!("a report is not JSON: {error}")))?;

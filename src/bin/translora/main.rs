@@ -21,12 +21,15 @@ mod doctor;
 #[cfg(target_os = "linux")]
 mod elf;
 mod eval;
+mod exchange;
 mod failure;
+mod files;
 #[cfg(feature = "ggml")]
 mod gradcheck;
 mod inspect;
 mod job;
 mod kit;
+mod llama_server;
 mod out;
 mod progress;
 #[cfg(unix)]
@@ -86,6 +89,11 @@ struct Cli {
         help_heading = "Output"
     )]
     verbose: bool,
+
+    /// Fetch nothing: names of hubs and of the web stand for what was fetched before (or set
+    /// HF_HUB_OFFLINE)
+    #[arg(long, global = true, help_heading = "Files")]
+    offline: bool,
 }
 
 #[derive(Subcommand, Debug)]
@@ -94,8 +102,11 @@ enum Command {
     Kit(kit::Kit),
     Transfer(transfer::Transfer),
     Eval(eval::Eval),
+    Import(exchange::Import),
+    Export(exchange::Export),
+    Merge(exchange::Merge),
     Inspect(inspect::Inspect),
-    Serve(serve::Serve),
+    Serve(Box<serve::Serve>),
     #[cfg(unix)]
     Adapters(adapters::Adapters),
     #[cfg(target_os = "linux")]
@@ -122,17 +133,36 @@ pub enum Outcome {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse_from(args::with_llama_names(std::env::args_os()));
+    let (words, notes) = match args::with_llama_names(std::env::args_os()) {
+        Ok(line) => line,
+        Err(failure) => {
+            failure.tell();
+            return ExitCode::from(2);
+        }
+    };
+    let cli = Cli::parse_from(words);
     let verbosity = Verbosity {
         quiet: cli.quiet,
         json: cli.json,
         verbose: cli.verbose,
     };
+    if !cli.quiet {
+        notes
+            .iter()
+            .for_each(|note| out::say(&format!("note: {note}")));
+    }
+    files::set(files::Fetching {
+        offline: cli.offline,
+        quiet: cli.quiet || cli.json,
+    });
     let outcome = match cli.command {
         Command::Train(command) => command.run(verbosity),
         Command::Kit(command) => command.run(verbosity),
         Command::Transfer(command) => command.run(verbosity),
         Command::Eval(command) => command.run(verbosity),
+        Command::Import(command) => command.run(verbosity),
+        Command::Export(command) => command.run(verbosity),
+        Command::Merge(command) => command.run(verbosity),
         Command::Inspect(command) => command.run(verbosity),
         Command::Serve(command) => command.run(verbosity),
         #[cfg(unix)]

@@ -2,14 +2,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
+use translora::engine::ChatOptions;
+use translora::fetch::Wanted;
 use translora::jobs;
 use translora::record::{Blame, SystemClock};
 use translora::serve::{Config, Limits, Server};
 
-use crate::args::{between, gpu_layers};
+use crate::args::{between, gpu_layers, template_arguments};
 use crate::failure::{Failure, InFlags};
 use crate::progress::Verbosity;
-use crate::{Outcome, job, out};
+use crate::{Outcome, files, job, out};
 
 /// Serve a model with its adapters over HTTP, and replace adapters while it runs
 ///
@@ -25,10 +27,18 @@ pub struct Serve {
     #[arg(short, long, value_name = "M.gguf")]
     model: PathBuf,
 
-    /// Adapter (GGUF) for requests that name no adapter; may be given several times. It is a model
-    /// too, under the name of its file
+    /// Adapter (GGUF) for requests that name no adapter; several with commas between, or by several
+    /// flags. It is a model too, under the name of its file
     #[arg(long, value_name = "L.gguf")]
     lora: Vec<PathBuf>,
+
+    /// As --lora, with how strongly the adapter works: L.gguf:0.5; several with commas between
+    #[arg(long, value_name = "L.gguf:X")]
+    lora_scaled: Vec<String>,
+
+    /// Load the adapters of --lora and switch them off for requests that name no adapter
+    #[arg(long)]
+    lora_init_without_apply: bool,
 
     /// Folder of adapters, each a model under the name of its file; more may be put there and
     /// loaded while the server runs. Transfers (`/v1/transfers`) put theirs there
@@ -73,6 +83,15 @@ pub struct Serve {
     #[arg(long, value_name = "K", help_heading = "Network")]
     api_key: Option<String>,
 
+    /// File that holds the key, as --api-key
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with = "api_key",
+        help_heading = "Network"
+    )]
+    api_key_file: Option<PathBuf>,
+
     /// Origins whose web pages may ask, with commas between, or `*`; none if left out
     #[arg(
         long,
@@ -82,6 +101,9 @@ pub struct Serve {
         help_heading = "Network"
     )]
     cors_origins: String,
+
+    #[command(flatten)]
+    conversations: Conversations,
 
     /// Requests that run side by side (also written -np)
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = between::<1, 64>, help_heading = "Machine")]
@@ -122,8 +144,40 @@ pub struct Serve {
     predict: Option<usize>,
 }
 
+/// How conversations become text.
+#[derive(Args, Debug)]
+struct Conversations {
+    /// Chat template: a file with a Jinja text, or a name of llama.cpp's, such as `chatml`. Left
+    /// out, the one that the first adapter was made with, else the model's own
+    #[arg(
+        long,
+        visible_alias = "chat-template-file",
+        value_name = "TEMPLATE",
+        help_heading = "Conversations"
+    )]
+    chat_template: Option<String>,
+
+    /// Variables of the chat template as a JSON object, for requests that do not set them
+    #[arg(long, value_name = "JSON", value_parser = template_arguments, help_heading = "Conversations")]
+    chat_template_kwargs: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
+impl From<Conversations> for ChatOptions {
+    fn from(asked: Conversations) -> Self {
+        Self {
+            template: asked.chat_template,
+            kwargs: asked.chat_template_kwargs.unwrap_or_default(),
+            ..Self::default()
+        }
+    }
+}
+
 impl Serve {
-    pub fn run(self, verbosity: Verbosity) -> Result<Outcome, Failure> {
+    pub fn run(mut self, verbosity: Verbosity) -> Result<Outcome, Failure> {
+        self.model = files::local(&self.model, Wanted::Model)?;
+        for lora in &mut self.lora {
+            *lora = files::local(lora, Wanted::Adapter)?;
+        }
         let config = self.config()?;
         let engine = job::engine(&config.model)?;
         let say = move |line: &str| {
@@ -152,13 +206,31 @@ impl Serve {
         Ok(Outcome::Done)
     }
 
+    /// The adapters of --lora and --lora-scaled with their names and scales.
+    fn named(&self) -> Result<Vec<(String, PathBuf, f32)>, Failure> {
+        let plain = self.lora.iter().flat_map(|path| parted(path));
+        let mut all: Vec<(PathBuf, f32)> = plain.map(|path| (path, 1.0)).collect();
+        for part in self.lora_scaled.iter().flat_map(|list| list.split(',')) {
+            let scaled = part
+                .rsplit_once(':')
+                .and_then(|(file, scale)| Some((file, scale.parse::<f32>().ok()?)))
+                .filter(|(_, scale)| scale.is_finite());
+            let (file, scale) = scaled.ok_or_else(|| Failure::Usage {
+                message: format!("--lora-scaled {part}: there is no scale"),
+                hint: "write a file, a colon and a number: L.gguf:0.5".into(),
+            })?;
+            all.push((file.into(), scale));
+        }
+        let off = self.lora_init_without_apply;
+        let one =
+            |(path, scale): (PathBuf, f32)| Ok((stem(&path)?, path, if off { 0.0 } else { scale }));
+        all.into_iter().map(one).collect()
+    }
+
     fn config(self) -> Result<Config, Failure> {
-        let adapters: Vec<(String, PathBuf, f32)> = self
-            .lora
-            .into_iter()
-            .map(|path| Ok((stem(&path)?, path, 1.0)))
-            .collect::<Result<_, Failure>>()?;
-        let key = self.api_key.or_else(|| {
+        let adapters = self.named()?;
+        let file = self.api_key_file.as_deref().map(key_of).transpose()?;
+        let key = self.api_key.or(file).or_else(|| {
             std::env::var("TRANSLORA_API_KEY")
                 .ok()
                 .filter(|key| !key.is_empty())
@@ -196,8 +268,34 @@ impl Serve {
             temperature: self.temp,
             tokens_max: self.predict,
             any_model: self.any_model,
+            chat: self.conversations.into(),
             limits: Limits::default(),
         })
+    }
+}
+
+/// Several files with commas between, unless there is one of this very name.
+fn parted(path: &Path) -> Vec<PathBuf> {
+    match path.to_str() {
+        Some(list) if list.contains(',') && !path.exists() => {
+            list.split(',').map(PathBuf::from).collect()
+        }
+        _ => vec![path.to_owned()],
+    }
+}
+
+/// The key in a file: its one line.
+fn key_of(file: &Path) -> Result<String, Failure> {
+    let refuse = |message: String| Failure::Usage {
+        message: format!("{}: {message}", file.display()),
+        hint: "--api-key-file takes a file with one key".into(),
+    };
+    let text = std::fs::read_to_string(file).map_err(|error| refuse(error.to_string()))?;
+    let mut keys = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    match (keys.next(), keys.next()) {
+        (Some(key), None) => Ok(key.to_owned()),
+        (None, _) => Err(refuse("there is no key in it".into())),
+        (Some(_), Some(_)) => Err(refuse("there are several keys in it".into())),
     }
 }
 
@@ -218,4 +316,39 @@ fn temperature(text: &str) -> Result<f32, String> {
         .ok()
         .filter(|t| (0.0..=100.0).contains(t))
         .ok_or_else(|| "must be a number from 0 to 100".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        serve: Serve,
+    }
+
+    #[test]
+    fn adapters_of_the_command_line_have_names_and_scales() {
+        let of = |words: &str| {
+            let words = format!("x -m base.gguf {words}");
+            let line = Line::try_parse_from(words.split(' ')).expect("flags");
+            let named = line.serve.named();
+            let named = named.map_err(|_| "refused")?;
+            let row = |(name, _, scale): &(String, PathBuf, f32)| format!("{name} {scale}");
+            Ok(named.iter().map(row).collect::<Vec<_>>().join(", "))
+        };
+        for (words, right) in [
+            ("--lora a.gguf --lora b.gguf", Ok("a 1, b 1")),
+            ("--lora a.gguf,b.gguf", Ok("a 1, b 1")),
+            ("--lora-scaled a.gguf:0.5,b.gguf:-2", Ok("a 0.5, b -2")),
+            ("--lora a.gguf --lora-init-without-apply", Ok("a 0")),
+            ("--lora-scaled a.gguf", Err("refused")),
+            ("--lora-scaled a.gguf:inf", Err("refused")),
+        ] {
+            assert_eq!(of(words), right.map(str::to_owned), "{words}");
+        }
+    }
 }

@@ -44,18 +44,24 @@ pub fn level(name: Option<&str>) -> Option<Level> {
         .map(|(_, level)| level)
 }
 
+/// What is measured.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BenchSpec {
+    /// The base model.
     pub model: PathBuf,
     /// Length of the one sequence of a step; the loss is taken in its second half.
     pub tokens: usize,
+    /// Steps that are measured.
     pub steps: usize,
+    /// Of the adapter.
     pub rank: usize,
     /// 0 means all physical cores.
     pub threads: usize,
+    /// What reads the weights.
     pub way: Way,
     /// As `OpenOptions` has them.
     pub gpu_layers: i32,
+    /// As `OpenOptions` has it.
     pub device: Option<String>,
     /// The highest level of instructions that our kernels may use, of those in `LEVELS`; `None`
     /// means all there is.
@@ -64,6 +70,7 @@ pub struct BenchSpec {
     pub memory: Option<usize>,
 }
 
+/// What came of it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct BenchReport {
     /// Of the median step.
@@ -73,19 +80,23 @@ pub struct BenchReport {
     pub tokens_per_cpu_second: Option<f64>,
     /// units: seconds.
     pub steps: Vec<f64>,
+    /// Loss of the first step. units: nats
     pub loss_first: f64,
+    /// Loss of the last step. units: nats
     pub loss_last: f64,
     /// What the trainer holds: copies of weights, adapter, optimizer state, work memory. units:
     /// bytes.
     pub trainer_bytes: usize,
     /// What the process was predicted to hold at most. units: bytes.
     pub predicted_bytes: usize,
+    /// How it was laid out.
     pub plan: BenchPlan,
     /// Shares of the time of all steps.
     pub share: BenchShare,
     /// The most that the device was predicted to hold, and what it holds. units: bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device_predicted_bytes: Option<usize>,
+    /// What the device holds. units: bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device_bytes: Option<usize>,
     /// What of a step runs where, where it is on a device.
@@ -95,15 +106,24 @@ pub struct BenchReport {
     pub operations: BTreeMap<String, f64>,
 }
 
+/// How the steps were laid out.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct BenchPlan {
+    /// The model's name.
     pub model: String,
+    /// How weights are read.
     pub mode: &'static str,
+    /// The kernels that multiply.
     pub kernel: String,
+    /// Threads of the processor.
     pub threads: usize,
+    /// Where it ran.
     pub device: String,
+    /// Tokens of a step.
     pub tokens: usize,
+    /// Of the adapter.
     pub rank: usize,
+    /// Matrices that are adapted.
     pub matrices: usize,
     /// What was allowed. units: bytes.
     pub memory: Option<usize>,
@@ -115,10 +135,14 @@ pub struct BenchPlan {
     pub parts: BTreeMap<&'static str, usize>,
 }
 
+/// Where the time went, each from 0 to 1.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct BenchShare {
+    /// The forward pass.
     pub forward: f64,
+    /// The loss and its gradient.
     pub loss: f64,
+    /// The backward pass.
     pub backward: f64,
     /// The optimizer, and what goes between it and the graph.
     pub optimizer: f64,

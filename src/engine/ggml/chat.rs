@@ -4,13 +4,18 @@
 //! will have it: a tokenizer that puts a space before a text puts none before an answer, and what
 //! the template writes around an answer is learnt.
 
-use translora_llama::{ChatTemplate, LlamaError, Message, Model};
+use serde_json::{Value, json};
+use translora_chat::{ChatTemplate, Rendering, TemplateError};
+use translora_llama::{LlamaError, Model};
 
+use crate::engine::chat::{ChatInfo, ChatOptions};
 use crate::record::{Pair, Prompt, Role, Turn};
 
 /// A model's chat template with what it puts around an answer.
 pub(super) struct Chat {
     template: ChatTemplate,
+    info: ChatInfo,
+    rendering: Rendering,
     /// Tokens that end an answer.
     end: Vec<i32>,
     /// What the template writes behind an answer, and whether a token in it ends the turn.
@@ -43,15 +48,19 @@ const THOUGHT: [&str; 2] = ["<think>", "</think>\n\n"];
 const MARK: &str = "translora-answer";
 
 impl Chat {
-    /// fails: no template, one that does not render, or no token that ends a turn.
-    pub fn of(model: &Model) -> Result<Self, LlamaError> {
-        let template = model.chat_template()?;
-        let vocab = model.vocab();
-        let turn = |role, content: &str| Message {
-            role,
-            content: content.into(),
+    /// fails: a template that does not compile or render, or no token that ends a turn.
+    pub fn of(model: &Model, info: ChatInfo, options: &ChatOptions) -> Result<Self, LlamaError> {
+        let template = template(model, &info).map_err(|error| refuse(&error))?;
+        let rendering = Rendering {
+            kwargs: options.kwargs.clone(),
+            now: options.now,
+            ..Rendering::default()
         };
-        let whole = template.render(&[turn("user", "x"), turn("assistant", MARK)], false)?;
+        let vocab = model.vocab();
+        let whole = json!([turn("user", "x"), turn("assistant", MARK)]);
+        let whole = template
+            .render_with(&whole, &rendering)
+            .map_err(|error| refuse(&error))?;
         let tail = whole.split_once(MARK).map_or("", |(_, tail)| tail);
         let mut end = vocab.encode(tail, true)?;
         let last = end.iter().position(|token| vocab.is_end(*token));
@@ -67,8 +76,14 @@ impl Chat {
             }
         }
         let bos = vocab.bos().filter(|_| vocab.adds_bos());
+        let rendering = Rendering {
+            answer: true,
+            ..rendering
+        };
         Ok(Self {
             template,
+            info,
+            rendering,
             end,
             tail,
             tail_ends,
@@ -76,12 +91,27 @@ impl Chat {
         })
     }
 
+    /// The template in use.
+    pub fn info(&self) -> &ChatInfo {
+        &self.info
+    }
+
     /// The tokens of a conversation, up to where the answer begins.
     ///
     /// Markup inside `prompt` is read as markup, as llama-server does with what its clients send.
     pub fn prompt(&self, model: &Model, prompt: &Prompt) -> Result<Vec<i32>, LlamaError> {
-        let text = self.template.render(&prompt.turns(), true)?;
+        let text = self.render(&prompt.turns(), true)?;
         self.raw(model, &text, true)
+    }
+
+    /// A conversation as text; `answer` opens the assistant's turn.
+    fn render(&self, turns: &[Turn], answer: bool) -> Result<String, LlamaError> {
+        let rendering = Rendering {
+            answer,
+            ..self.rendering.clone()
+        };
+        let text = self.template.render_with(&turns, &rendering);
+        text.map_err(|error| refuse(&error))
     }
 
     /// The tokens of a pair, of prompt and answer rendered as one text.
@@ -89,10 +119,10 @@ impl Chat {
     /// Markup inside the answer is read as text.
     pub fn pair(&self, model: &Model, pair: &Pair) -> Result<Encoded, LlamaError> {
         let vocab = model.vocab();
-        let asked = self.template.render(&pair.prompt.turns(), true)?;
+        let asked = self.render(&pair.prompt.turns(), true)?;
         let mut turns = pair.prompt.turns();
         turns.push(Turn::new(Role::Assistant, pair.completion.as_str()));
-        let whole = self.template.render(&turns, false)?;
+        let whole = self.render(&turns, false)?;
         let mut rest = match whole.strip_prefix(&asked) {
             Some(rest) => rest.to_owned(),
             // The template opens an answer otherwise than it writes one: after what a server sends
@@ -164,6 +194,7 @@ impl Chat {
     }
 }
 
+<<<<<<< HEAD
 /// The tokens of a text that goes on where another ends: without the space that a tokenizer puts
 /// before a text of its own.
 fn behind(model: &Model, text: &str, special: bool) -> Result<Vec<i32>, LlamaError> {
@@ -179,3 +210,25 @@ fn behind(model: &Model, text: &str, special: bool) -> Result<Vec<i32>, LlamaErr
 
 #[cfg(test)]
 mod tests;
+=======
+/// The template, compiled with the model's own tokens.
+///
+/// fails: it does not compile
+pub(super) fn template(model: &Model, info: &ChatInfo) -> Result<ChatTemplate, TemplateError> {
+    let vocab = model.vocab();
+    let piece = |token: Option<i32>| {
+        let bytes = token
+            .map(|token| vocab.piece(token, true))
+            .unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    ChatTemplate::new(&info.text, &piece(vocab.bos()), &piece(vocab.eos()))
+}
+
+fn turn(role: &str, content: &str) -> Value {
+    json!({"role": role, "content": content})
+}
+
+fn refuse(error: &TemplateError) -> LlamaError {
+    LlamaError::Template(error.to_string())
+}

@@ -44,10 +44,15 @@ impl Trainable {
 /// What `check` does.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CheckSpec {
+    /// The base model.
     pub model: PathBuf,
+    /// Modules that are adapted, as a training names them.
     pub modules: String,
+    /// Of the adapters.
     pub rank: usize,
+    /// Of the random tokens and adapters.
     pub seed: u64,
+    /// Tokens of an example.
     pub tokens: usize,
     /// 0 means all physical cores.
     pub threads: usize,
@@ -60,6 +65,7 @@ pub struct CheckSpec {
 /// What it found.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CheckReport {
+    /// What can be trained at all.
     #[serde(flatten)]
     pub trainable: Trainable,
     /// What is checked, by the name of what reads the weights.
@@ -69,13 +75,18 @@ pub struct CheckReport {
     pub worst: Option<f64>,
     /// Largest difference from llama.cpp's logits, as a share of the largest.
     pub logits_error: f64,
+    /// The gradient of each adapted matrix.
     pub matrices_checked: Vec<CheckedMatrix>,
 }
 
+/// A gradient that was checked.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CheckedMatrix {
+    /// The matrix.
     pub name: String,
+    /// The norm of its gradient.
     pub gradient_norm: f64,
+    /// Its relative error.
     pub error: f64,
 }
 
@@ -84,6 +95,13 @@ pub struct CheckedMatrix {
 /// fails: the model does not load
 pub fn trainable(model: &Path) -> Result<Trainable, EngineError> {
     let (backend, model) = open(model)?;
+    if let Some(reason) = model.unusual() {
+        return Ok(Trainable {
+            trainable: "none".into(),
+            matrices: 0,
+            in_the_way: Some(reason.into()),
+        });
+    }
     // A graph that cannot be traced cannot be trained: an answer, not a failure.
     Ok(survey(backend, &model, "all", 1)
         .map_or_else(|error| none(&error), |found| Trainable::of(&found)))

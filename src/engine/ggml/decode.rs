@@ -1,8 +1,11 @@
 //! Decodes many sequences side by side over a prefix that is computed once.
 
+use std::path::Path;
+
 use translora_llama::{Batch, Context, LlamaError};
 
 use super::{BATCH, SEQUENCES};
+use crate::engine::is_distribution;
 
 /// One sequence to run: what follows the shared prefix, and at which of those tokens logits are
 /// wanted.
@@ -107,6 +110,7 @@ pub(super) fn run(
                 continue;
             };
             let last = slot.next.is_empty() && at + 1 == slot.at;
+            check(context, row, prefix, &jobs[slot.job].tokens, at)?;
             let next = reader.read(slot.job, at, context.logits(row).map_err(super::internal)?);
             match next.filter(|_| slot.at < room) {
                 Some(token) if last => slot.next.push(token),
@@ -153,6 +157,62 @@ fn fill(
         }
     }
     wanted
+}
+
+/// Check that a row of logits, after token `at` of a job, makes a distribution.
+fn check(
+    context: &mut Context,
+    row: usize,
+    prefix: &[i32],
+    own: &[i32],
+    at: usize,
+) -> Result<(), super::EngineError> {
+    if is_distribution(context.logits(row).map_err(super::internal)?) {
+        return Ok(());
+    }
+    let read = [prefix, &own[..own.len().min(at + 1)]].concat();
+    Err(culprit(context, &read)?)
+}
+
+/// Who it is that makes no distribution after these tokens: an active adapter, unless the model
+/// makes none without it either.
+fn culprit(
+    context: &mut Context,
+    tokens: &[i32],
+) -> Result<super::EngineError, super::EngineError> {
+    let active = context.adapters().to_vec();
+    context.set_adapters(&[]).map_err(super::internal)?;
+    let mut batch = Batch::default();
+    let mut alone = true;
+    for (start, chunk) in tokens.chunks(BATCH).enumerate() {
+        batch.clear();
+        for (i, token) in chunk.iter().enumerate() {
+            let at = start * BATCH + i;
+            batch.push(*token, at as i32, 0, at + 1 == tokens.len());
+        }
+        context.decode(&batch).map_err(super::internal)?;
+        if start * BATCH + chunk.len() == tokens.len() {
+            let logits = context.logits(chunk.len() - 1).map_err(super::internal)?;
+            alone = is_distribution(logits);
+        }
+    }
+    context.set_adapters(&active).map_err(super::internal)?;
+    let model = context.model().path();
+    let who = match active.first() {
+        Some((adapter, scale)) if alone => named(adapter.file(), *scale),
+        _ => format!("the model {}", model.display()),
+    };
+    Ok(super::EngineError::NoDistribution { who })
+}
+
+/// An adapter as errors call it.
+fn named(adapter: &Path, scale: f32) -> String {
+    let scale = if scale == 1.0 {
+        String::new()
+    } else {
+        format!(" at a scale of {scale:e}")
+    };
+    format!("the adapter {}{scale}", adapter.display())
 }
 
 fn decode_prefix(context: &mut Context, prefix: &[i32]) -> Result<(), LlamaError> {

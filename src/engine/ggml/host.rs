@@ -2,47 +2,45 @@
 
 use std::path::Path;
 
+use serde_json::{Map, Value};
+use translora_chat::{ChatTemplate, Rendering, TemplateError};
 use translora_llama::{
-    Adapter, Batch, ChatTemplate, Context, ContextParams, Kernel, LlamaError, Model, map_file,
+    Adapter, Batch, Context, ContextParams, Kernel, LlamaError, Model, map_file,
 };
 
+use super::chat::template;
 use super::{BATCH, internal, of_path};
-use crate::engine::host::{Decoder, Host, Row, Token, Turn, Weights};
-use crate::engine::{EngineError, ModelInfo};
-use crate::record::ContentHash;
-
-/// What a model without a template is asked in, as llama-server does.
-const CHATML: &str = "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}\
-    {% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+use crate::engine::chat::{ChatInfo, MODEL_KEY};
+use crate::engine::host::{Decoder, Grammar, Host, Row, Token, Weights};
+use crate::engine::{EngineError, ModelInfo, OpenOptions};
+use crate::record::{Clock, ContentHash, SystemClock};
 
 pub(super) struct GgmlHost {
     model: Model,
     info: ModelInfo,
-    template: ChatTemplate,
-    text: String,
+    /// Or why there is none: texts without a conversation are served all the same.
+    template: Result<ChatTemplate, TemplateError>,
+    chat: ChatInfo,
+    kwargs: Map<String, Value>,
     bos: Option<Token>,
 }
 
 impl GgmlHost {
-    /// fails: the template in the file does not compile.
-    pub(super) fn new(model: Model, info: ModelInfo) -> Result<Self, EngineError> {
-        let refuse = |error: LlamaError| EngineError::Model {
-            path: info.path.clone(),
-            reason: error.to_string(),
-        };
-        let (text, template) = match model.metadata("tokenizer.chat_template") {
-            Some(text) => (text, model.chat_template().map_err(refuse)?),
-            None => (
-                CHATML.to_owned(),
-                ChatTemplate::new(CHATML.into(), String::new(), String::new()).map_err(refuse)?,
-            ),
-        };
+    /// fails: the template that was asked for cannot be found.
+    pub(super) fn new(
+        model: Model,
+        info: ModelInfo,
+        options: &OpenOptions,
+    ) -> Result<Self, EngineError> {
+        let chat = ChatInfo::choose(&options.chat, model.metadata(MODEL_KEY))?;
+        let template = template(&model, &chat);
         let bos = model.vocab().bos().filter(|_| model.vocab().adds_bos());
         Ok(Self {
             model,
             info,
             template,
-            text,
+            chat,
+            kwargs: options.chat.kwargs.clone(),
             bos,
         })
     }
@@ -69,14 +67,39 @@ impl Host for GgmlHost {
         self.model.vocab().is_end(token)
     }
 
-    fn template(&self) -> &str {
-        &self.text
+    fn chat(&self) -> Option<&ChatInfo> {
+        Some(&self.chat)
     }
 
-    fn render(&self, turns: &[Turn], answer: bool) -> Result<String, EngineError> {
-        self.template
-            .render(turns, answer)
-            .map_err(|error| EngineError::Template(error.to_string()))
+    fn chat_refusal(&self) -> Option<String> {
+        self.template.as_ref().err().map(ToString::to_string)
+    }
+
+    fn template(&self) -> &str {
+        &self.chat.text
+    }
+
+    fn render_with(&self, messages: &Value, rendering: &Rendering) -> Result<String, EngineError> {
+        let refuse = |error: &TemplateError| EngineError::Template(error.to_string());
+        let template = self.template.as_ref().map_err(refuse)?;
+        let mut rendering = rendering.clone();
+        if rendering.now == 0 {
+            rendering.now = SystemClock::default().unix_seconds();
+        }
+        for (name, value) in &self.kwargs {
+            rendering
+                .kwargs
+                .entry(name)
+                .or_insert_with(|| value.clone());
+        }
+        template
+            .render_with(messages, &rendering)
+            .map_err(|error| refuse(&error))
+    }
+
+    fn grammar(&self, text: &str) -> Result<Box<dyn Grammar>, EngineError> {
+        let grammar = translora_llama::Grammar::new(&self.model, text).map_err(of_grammar)?;
+        Ok(Box::new(Constrained(grammar)))
     }
 
     fn load(&self, adapter: &Path) -> Result<Weights, EngineError> {
@@ -87,6 +110,29 @@ impl Host for GgmlHost {
             (ContentHash::of(&bytes), bytes.len() as u64)
         };
         Ok(Weights::new(hash, bytes, loaded))
+    }
+}
+
+struct Constrained(translora_llama::Grammar);
+
+impl Grammar for Constrained {
+    fn allows(&self, token: Token) -> bool {
+        self.0.allows(token)
+    }
+
+    fn mask(&self, logits: &mut [f32]) {
+        self.0.mask(logits);
+    }
+
+    fn accept(&mut self, token: Token) -> Result<(), EngineError> {
+        self.0.accept(token).map_err(of_grammar)
+    }
+}
+
+fn of_grammar(error: LlamaError) -> EngineError {
+    match error {
+        LlamaError::Grammar(reason) => EngineError::Grammar(reason),
+        error => internal(error),
     }
 }
 

@@ -4,6 +4,7 @@
 //! under the model's own template.
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -14,12 +15,13 @@ use translora_llama::{
 };
 
 use self::chat::Chat;
+use super::chat::MODEL_KEY;
 use super::host::Hosted;
 use super::{
-    AdapterId, Answer, CompletionScore, Engine, EngineError, Model, ModelInfo, Monitor,
-    OpenOptions, Spelling, With,
+    AdapterId, Answer, ChatInfo, CompletionScore, Engine, EngineError, Merged, Model, ModelInfo,
+    Monitor, OpenOptions, Spelling, With,
 };
-use crate::record::{ContentHash, Pair};
+use crate::record::{Cancel, ContentHash, Pair};
 
 pub mod bench;
 mod chat;
@@ -27,6 +29,7 @@ pub mod check;
 mod decode;
 mod host;
 mod infer;
+mod merge;
 mod softmax;
 mod teach;
 mod train;
@@ -46,6 +49,7 @@ pub struct GgmlEngine {
 }
 
 impl GgmlEngine {
+    /// Start llama.cpp and find the devices.
     pub fn new() -> Result<Self, EngineError> {
         let backend = Backend::init().map_err(internal)?;
         Ok(Self { backend })
@@ -55,12 +59,15 @@ impl GgmlEngine {
 /// A device that models can be placed on, as ggml sees it.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct DeviceInfo {
+    /// ggml's name, as a device is chosen by.
     pub name: String,
+    /// What the driver calls it.
     pub description: String,
     /// `CPU`, `GPU`, `IGPU` or `ACCEL`.
     pub kind: String,
     /// units: bytes
     pub memory_free: u64,
+    /// All it has. units: bytes
     pub memory_total: u64,
 }
 
@@ -89,6 +96,18 @@ impl GgmlEngine {
 }
 
 impl Engine for GgmlEngine {
+    fn merge(
+        &self,
+        base: &Path,
+        adapter: &Path,
+        scale: f32,
+        out: &mut dyn Write,
+        cancel: &Cancel,
+    ) -> Result<Merged, EngineError> {
+        let threads = num_cpus::get_physical();
+        merge::merge(base, adapter, scale, out, (threads, cancel))
+    }
+
     fn version(&self) -> String {
         format!("ggml {}", self.ggml_version())
     }
@@ -106,7 +125,7 @@ impl Engine for GgmlEngine {
         let (model, info) = load(self.backend, base, options)?;
         let decoder = host::GgmlDecoder::new(&model, info.context, sequences, threads(options))?;
         Ok(Hosted {
-            host: Arc::new(host::GgmlHost::new(model, info)?),
+            host: Arc::new(host::GgmlHost::new(model, info, options)?),
             decoder: Box::new(decoder),
         })
     }
@@ -209,9 +228,13 @@ pub(crate) struct GgmlModel {
 impl GgmlModel {
     fn open(backend: Backend, base: &Path, options: &OpenOptions) -> Result<Self, EngineError> {
         let (model, info) = load(backend, base, options)?;
-        let chat = Chat::of(&model).map_err(|error| EngineError::Model {
-            path: base.to_owned(),
-            reason: error.to_string(),
+        let chat = ChatInfo::choose(&options.chat, model.metadata(MODEL_KEY))?;
+        let chat = Chat::of(&model, chat, &options.chat).map_err(|error| match error {
+            LlamaError::Template(reason) => EngineError::ChatTemplate {
+                path: base.to_owned(),
+                reason,
+            },
+            other => internal(other),
         })?;
         let threads = threads(options);
         let (options, spelled) = (options.clone(), OnceLock::new());
@@ -307,6 +330,10 @@ impl GgmlModel {
 impl Model for GgmlModel {
     fn info(&self) -> &ModelInfo {
         &self.info
+    }
+
+    fn chat(&self) -> Option<&ChatInfo> {
+        Some(self.chat.info())
     }
 
     fn attach(&mut self, adapter: &Path) -> Result<AdapterId, EngineError> {
@@ -427,6 +454,7 @@ fn internal(error: LlamaError) -> EngineError {
     match error {
         LlamaError::Memory { what } => EngineError::Memory(what),
         LlamaError::Module { path, reason } => EngineError::Backend { path, reason },
+        LlamaError::Template(reason) => EngineError::Template(reason),
         other => EngineError::Internal(other.to_string()),
     }
 }

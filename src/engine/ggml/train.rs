@@ -82,6 +82,13 @@ impl GgmlModel {
                 reason: format!("a row is unfit: {reason}"),
             },
             error @ TrainError::Memory { .. } => EngineError::TooLarge(error.to_string()),
+            // A fresh adapter adds nothing: this is the model's own.
+            TrainError::NotFinite {
+                what: "loss",
+                step: 1,
+            } => EngineError::NoDistribution {
+                who: format!("the model {model}"),
+            },
             TrainError::NotFinite { what, step } => EngineError::NotFinite { what, step },
             TrainError::Snapshot(reason) => EngineError::Snapshot(reason),
             TrainError::Internal { what } => EngineError::Internal(what),

@@ -12,7 +12,9 @@ pub(super) const FORMAT: &str = "translora-toy-1";
 /// JSON file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Base {
+    /// What the file says that it is.
     pub format: String,
+    /// What the base is called.
     pub name: String,
     /// Hashed word features; an adapter fits only a base of its own width.
     pub width: usize,

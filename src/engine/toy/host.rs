@@ -3,8 +3,11 @@
 
 use std::path::Path;
 
+use serde_json::Value;
+use translora_chat::ChatTemplate;
+
 use super::{Base, Head, ToyModel, read_adapter};
-use crate::engine::host::{Decoder, Host, Row, Token, Turn, Weights};
+use crate::engine::host::{Decoder, Grammar, Host, Rendering, Row, Token, Weights};
 use crate::engine::{EngineError, ModelInfo};
 use crate::record::ContentHash;
 
@@ -12,6 +15,9 @@ use crate::record::ContentHash;
 const END: Token = 256;
 const USER: &str = "user: ";
 const ASSISTANT: &str = "\nassistant: ";
+const TEMPLATE: &str = "{% for m in messages %}{{ '' if loop.first else '\\n' }}\
+    {{ m.role + ': ' + m.content }}{% endfor %}\
+    {% if add_generation_prompt %}{{ '\\nassistant: ' }}{% endif %}";
 const ROWS_MAX: usize = 64;
 /// Logit of the token that comes, where all others have 0.
 const CERTAIN: f32 = 20.0;
@@ -57,15 +63,17 @@ impl Host for ToyHost {
     }
 
     fn template(&self) -> &str {
-        "role: content"
+        TEMPLATE
     }
 
-    fn render(&self, turns: &[Turn], answer: bool) -> Result<String, EngineError> {
-        let turns: Vec<String> = turns
-            .iter()
-            .map(|turn| format!("{}: {}", turn.role, turn.content))
-            .collect();
-        Ok(turns.join("\n") + if answer { ASSISTANT } else { "" })
+    fn render_with(&self, messages: &Value, rendering: &Rendering) -> Result<String, EngineError> {
+        let template = ChatTemplate::new(TEMPLATE, "", "");
+        let rendered = template.and_then(|template| template.render_with(messages, rendering));
+        rendered.map_err(|error| EngineError::Template(error.to_string()))
+    }
+
+    fn grammar(&self, _: &str) -> Result<Box<dyn Grammar>, EngineError> {
+        Err(EngineError::Grammar("the toy engine has none".into()))
     }
 
     fn load(&self, adapter: &Path) -> Result<Weights, EngineError> {

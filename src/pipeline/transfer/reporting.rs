@@ -96,7 +96,7 @@ impl Transfer<'_> {
             ("translora.verdict".to_owned(), verdict),
             ("translora.scores".to_owned(), scores),
         ];
-        let context = job.context;
+        let (context, now) = (job.context, job.now);
         let (_, seconds) = once(context, Stage::Publish, |monitor| {
             monitor.tick(0, 1)?;
             let staged = match outcome {
@@ -111,7 +111,8 @@ impl Transfer<'_> {
                     &self.plan.target,
                     &self.plan.machine,
                     vec![staged.temporary().to_owned()],
-                );
+                )
+                .at(now);
                 let (model, adapters) = audit::reopened(&report.adapter, fresh.get())?;
                 let (probes, judged) =
                     (outcome.trained().probes(), (&findings.arms, findings.rows));

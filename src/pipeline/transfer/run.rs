@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use super::reporting::Findings;
 use super::{Transfer, metadata};
 use crate::distill::{Recipe, Run, Trained, check_memory, distill};
-use crate::engine::{Model, With};
+use crate::engine::{ChatInfo, Model, With};
 use crate::evaluate::{self, Arm, Halves};
 use crate::label::Labeled;
 use crate::pipeline::inputs::Roles;
-use crate::pipeline::job::{Done, Job, Session, check_rows, fitting, recipe};
+use crate::pipeline::job::{Done, Job, Session, check_rows, fitting, recipe, template};
 use crate::pipeline::journal::blob_name;
 use crate::pipeline::judging::{Arms, Evaluation, Teacher};
 use crate::pipeline::rounds::{Rounds, Samples, Sessions};
@@ -39,7 +39,7 @@ impl<'a> Transfer<'a> {
         let roles = Roles::of(self.plan, self.data, job)?;
         let filter = roles.filter;
         let mut samples = self.rounds(job, roles)?;
-        let mut target = self.target();
+        let mut target = self.target(job.now);
         let bare = self.bare(job, &mut target, samples.teacher.as_ref())?;
         let seeds = std::mem::take(&mut samples.seeds);
         let (seed_count, mut labeled) = (seeds.len(), seeds);
@@ -82,17 +82,23 @@ impl<'a> Transfer<'a> {
         self.publish(job, &outcome, &findings)
     }
 
-    fn target(&self) -> Session<'a> {
+    fn target(&self, now: u64) -> Session<'a> {
         Session::new(
             self.engine,
             &self.plan.target,
             &self.plan.machine,
             Vec::new(),
         )
+        .at(now)
+    }
+
+    fn source(&self, now: u64) -> Session<'a> {
+        let adapters = vec![self.plan.source_lora.clone()];
+        Session::of_source(self.engine, self.plan, adapters).at(now)
     }
 
     fn rounds(&self, job: &mut Job<'_>, roles: Roles) -> Result<Samples, PipelineError> {
-        let sessions = Sessions::new(self.engine, self.plan, roles.adapters.clone());
+        let sessions = Sessions::new(self.engine, self.plan, roles.adapters.clone(), job.now);
         let needed = samples_with_held_out(self.plan.samples);
         Rounds::new(self.plan, self.data, roles, needed, sessions)?.run(job)
     }
@@ -108,19 +114,20 @@ impl<'a> Transfer<'a> {
     /// Open both models with everything they will have to hold, so that what cannot work fails in
     /// the first minute.
     fn check_models(&self, job: &mut Job<'_>) -> Result<Opened, PipelineError> {
-        let context = job.context;
+        let (context, now) = (job.context, job.now);
         let events = &context.events;
         let done = job.stage("open", Stage::Open, |monitor, _| {
             let (mut names, mut vocabularies, mut input_audit, mut width) =
                 (Vec::new(), Vec::new(), InputAudit::default(), 0);
-            let both = [
-                (&self.plan.source, vec![self.plan.source_lora.clone()]),
-                (&self.plan.target, Vec::new()),
-            ];
-            for (i, (base, adapters)) in both.into_iter().enumerate() {
+            for i in 0..2 {
                 monitor.tick(i, 2)?;
-                let mut session = Session::new(self.engine, base, &self.plan.machine, adapters);
+                let mut session = if i == 0 {
+                    self.source(now)
+                } else {
+                    self.target(now)
+                };
                 let (model, adapters) = session.get()?;
+                template(context, model);
                 if let [teacher] = *adapters {
                     input_audit = audit::input(model, teacher, self.plan, self.data, monitor)?;
                 } else if let Some(oracle) = &self.plan.oracle {
@@ -230,12 +237,7 @@ impl<'a> Transfer<'a> {
             },
         )?;
         teaching::announce(job.context, &objective);
-        let source = Session::new(
-            self.engine,
-            &self.plan.source,
-            &self.plan.machine,
-            vec![self.plan.source_lora.clone()],
-        );
+        let source = self.source(job.now);
         let labeled = Teaching {
             plan: self.plan,
             source,
@@ -299,9 +301,12 @@ impl<'a> Transfer<'a> {
         provenance: &BTreeMap<String, String>,
     ) -> Result<Trained, PipelineError> {
         let context = job.context;
-        let metadata = metadata(provenance);
         let done = job.stage("distill", Stage::Distill, |_, journal| {
             let (model, _) = target.get()?;
+            let mut provenance = provenance.clone();
+            let carried = model.chat().and_then(ChatInfo::carried).map(str::to_owned);
+            provenance.extend(carried.map(|text| ("chat_template".to_owned(), text)));
+            let metadata = metadata(&provenance);
             let fit = |run: Run<'_>| distill(model, train, recipe, run);
             let trained = fitting(context, journal, "distill", &metadata, held_out, fit)?;
             let report = trained.report();

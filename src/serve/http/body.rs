@@ -1,14 +1,17 @@
 //! Reads the body of a request: JSON without repeated keys, then the fields of its endpoint. What is
 //! unknown, of the wrong kind or not supported is refused by name.
 
+use std::sync::Arc;
+
+use axum::body::Bytes;
 use axum::extract::Request;
 use axum::http::header;
 use serde::de::value::Error as Named;
 use serde::de::{DeserializeOwned, Deserializer, Visitor};
 use serde_json::{Map, Value};
 
-use super::App;
 use super::schema::Common;
+use super::{App, lora};
 use crate::control;
 use crate::serve::error::ApiError;
 
@@ -20,7 +23,6 @@ pub(super) const ACCEPTED: &[&str] = &[
     "n_cache_reuse",
     "n_discard",
     "n_keep",
-    "parallel_tool_calls",
     "prediction",
     "priority",
     "prompt_cache_key",
@@ -58,7 +60,6 @@ pub(super) const UNSUPPORTED: &[(&str, &str)] = &[
     ("echo", "[false]"),
     ("function_call", "[\"none\", \"auto\"]"),
     ("functions", "[[]]"),
-    ("grammar", "[\"\"]"),
     ("guided_choice", "[]"),
     ("guided_grammar", "[]"),
     ("guided_json", "[]"),
@@ -66,7 +67,6 @@ pub(super) const UNSUPPORTED: &[(&str, &str)] = &[
     ("image_data", "[[]]"),
     ("include_stop_str_in_output", "[false]"),
     ("length_penalty", "[1]"),
-    ("json_schema", "[]"),
     ("lora_request", "[]"),
     ("min_keep", "[0]"),
     ("min_tokens", "[0]"),
@@ -80,7 +80,6 @@ pub(super) const UNSUPPORTED: &[(&str, &str)] = &[
     ("reasoning_effort", "[\"none\"]"),
     ("reasoning_format", "[\"none\"]"),
     ("repetition_penalty", "[1]"),
-    ("response_format", r#"[{"type": "text"}]"#),
     ("skip_special_tokens", "[true]"),
     ("smoothing_factor", "[0]"),
     ("stop_token_ids", "[[]]"),
@@ -89,8 +88,6 @@ pub(super) const UNSUPPORTED: &[(&str, &str)] = &[
     ("t_max_predict_ms", "[0, -1]"),
     ("tfs_z", "[1]"),
     ("thinking_budget_tokens", "[-1]"),
-    ("tool_choice", "[\"none\", \"auto\"]"),
-    ("tools", "[[]]"),
     ("top_a", "[0]"),
     ("top_n_sigma", "[-1, 0]"),
     ("truncate_prompt_tokens", "[]"),
@@ -108,12 +105,14 @@ const SAMPLERS: [&str; 5] = ["penalties", "top_k", "top_p", "min_p", "temperatur
 
 /// The fields of an endpoint that generates, and those that all of these share.
 ///
-/// fails: not a JSON object, a field that is unknown, not supported, or of the wrong kind.
+/// fails: not a JSON object, a field that is unknown, not supported, or of the wrong kind; the model
+/// is a new file in the folder that cannot be loaded.
 pub(super) async fn generation<T: DeserializeOwned>(
-    app: &App,
+    app: &Arc<App>,
     request: Request,
 ) -> Result<(T, Common), ApiError> {
-    let mut fields = object(json(app, request).await?)?;
+    let (value, raw) = read(app, request).await?;
+    let mut fields = object(value)?;
     refuse_unsupported(&mut fields)?;
     let (own, shared) = (names::<T>(), names::<Common>());
     let known: Vec<&str> = own.iter().chain(shared).copied().collect();
@@ -125,7 +124,14 @@ pub(super) async fn generation<T: DeserializeOwned>(
         .map(|(name, value)| (name.clone(), value.take()))
         .collect();
     fields.retain(|name, _| own.contains(&name.as_str()));
-    Ok((parse(fields.into())?, parse(common.into())?))
+    let common = Common {
+        raw,
+        ..parse(common.into())?
+    };
+    if let Some(name) = &common.model {
+        lora::find(app, name).await?;
+    }
+    Ok((parse(fields.into())?, common))
 }
 
 /// The fields of an endpoint that generates nothing.
@@ -145,6 +151,11 @@ pub(super) async fn fields<T: DeserializeOwned>(
 ///
 /// fails: too long, too slow, not JSON, a key that stands twice in one object.
 pub(super) async fn json(app: &App, request: Request) -> Result<Value, ApiError> {
+    read(app, request).await.map(|(value, _)| value)
+}
+
+/// A body as JSON, and as it came.
+async fn read(app: &App, request: Request) -> Result<(Value, Bytes), ApiError> {
     let most = app.config.limits.request_bytes_max;
     let patience = std::time::Duration::from_secs(app.config.limits.request_seconds_max);
     let length = request
@@ -160,7 +171,10 @@ pub(super) async fn json(app: &App, request: Request) -> Result<Value, ApiError>
     let bytes = read
         .map_err(|_| ApiError::too_slow())?
         .map_err(|_| ApiError::too_large(most))?;
-    control::parse(&bytes).map_err(ApiError::input)
+    let value = control::parse(&bytes).map_err(ApiError::input)?;
+    // A mark of the byte order is no part of it.
+    let start = bytes.len() - bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes).len();
+    Ok((value, bytes.slice(start..)))
 }
 
 /// A value as one of the kinds of `schema`.

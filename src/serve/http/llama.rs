@@ -108,7 +108,7 @@ pub(super) async fn apply_template(
     request: Request,
 ) -> Result<Response, ApiError> {
     let fields: Template = body::fields(&app, request).await?;
-    let prompt = conversation(&app, fields)?;
+    let prompt = conversation(&app, fields, None)?;
     Ok(axum::Json(json!({ "prompt": prompt })).into_response())
 }
 

@@ -8,8 +8,8 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use super::options::pairs;
-use super::schema::{Load, Scale, Unload};
-use super::{Shared, body, shown};
+use super::schema::{GenerationNumber, Load, Scale, Unload};
+use super::{App, Shared, body, shown};
 use crate::serve::backend;
 use crate::serve::error::ApiError;
 use crate::serve::live::Named;
@@ -34,7 +34,17 @@ pub(super) async fn load(State(app): Shared, request: Request) -> Result<Respons
     let fields: Load = body::fields(&app, request).await?;
     let name = fields.lora_name;
     backend::check_name(&name, &app.name)?;
-    if app.registry().get(&name).is_some() && !fields.load_inplace {
+    if let Some(base) = fields.base_model_name.filter(|base| *base != app.name) {
+        let message = format!(
+            "\"base_model_name\" is {base:?}, and the base that is served is {:?}",
+            app.name
+        );
+        return Err(ApiError::input(message));
+    }
+    let expected = fields.expected_generation.map(GenerationNumber::number);
+    let expected = expected.transpose()?;
+    let replaces = fields.load_inplace || expected.is_some();
+    if app.registry().get(&name).is_some() && !replaces {
         let message = format!(
             "an adapter is called {name:?} already: say \"load_inplace\": true to put this one in its place"
         );
@@ -42,10 +52,21 @@ pub(super) async fn load(State(app): Shared, request: Request) -> Result<Respons
     }
     let path = backend::within(&app, Path::new(&fields.lora_path))?;
     let (loader, called) = (Arc::clone(&app), name.clone());
-    let loaded = tokio::task::spawn_blocking(move || backend::swap(&loader, &called, path)).await;
+    let loaded =
+        tokio::task::spawn_blocking(move || backend::swap(&loader, &called, path, expected)).await;
     let number = loaded.map_err(|_| ApiError::internal("loading the adapter panicked"))??;
     let what = format!("Success: LoRA adapter '{name}' added successfully: generation {number}.");
     Ok(super::answer::named(&number.to_string(), what))
+}
+
+/// Load an adapter that is new in the folder, before a request that names it is answered.
+pub(super) async fn find(app: &Arc<App>, name: &str) -> Result<(), ApiError> {
+    if name == app.name || app.registry().knows(name) {
+        return Ok(());
+    }
+    let (loader, wanted) = (Arc::clone(app), name.to_owned());
+    let loaded = tokio::task::spawn_blocking(move || backend::load_by_name(&loader, &wanted)).await;
+    loaded.map_err(|_| ApiError::internal("loading the adapter panicked"))?
 }
 
 pub(super) async fn unload(State(app): Shared, request: Request) -> Result<Response, ApiError> {

@@ -34,6 +34,7 @@ mod options;
 mod prompt;
 mod schema;
 mod submit;
+mod tools;
 
 /// What every request sees.
 pub(super) struct App {
@@ -48,7 +49,7 @@ pub(super) struct App {
     pub say: Say,
     /// Where there is a folder for new adapters.
     pub transfers: Option<Arc<Transfers>>,
-    /// Held while the file of a new adapter gets its name.
+    /// Held while the file of a new adapter gets its name, or is looked for by it.
     pub naming: Mutex<()>,
     pub stopping: AtomicBool,
     /// Requests that have not ended.

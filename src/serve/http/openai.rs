@@ -10,10 +10,11 @@ use super::answer::{
     Whole, end_of_stream, event, finite, named, piece, probabilities, streamed, timings, usage,
     whole,
 };
-use super::options::Options;
+use super::options::{Options, raw, short};
 use super::prompt::{conversation, encode, prompts};
 use super::schema::{Chat, Common, Completion, Count, Integer};
 use super::submit::{Pending, submit};
+use super::tools::{Said, Tools};
 use super::{App, Shared, body, shown};
 use crate::serve::error::ApiError;
 use crate::serve::live::generation;
@@ -101,20 +102,31 @@ impl Frame {
 }
 
 pub(super) async fn chat(State(app): Shared, request: Request) -> Result<Response, ApiError> {
-    let (fields, common): (Chat, _) = body::generation(&app, request).await?;
+    let (fields, common): (Chat, Common) = body::generation(&app, request).await?;
+    let tools = tools(&fields, &common)?;
     let mut options = Options::read(&app, common)?;
+    if let Some(tools) = &tools {
+        if options.grammar.is_some() {
+            return Err(ApiError::input(
+                "\"tools\" and a grammar, a schema or a \"response_format\" exclude each other",
+            ));
+        }
+        options.grammar = Some(short(&app, tools.grammar()?)?);
+    }
     if fields.logprobs == Some(true) {
         options.report(&app, fields.top_logprobs.unwrap_or(Integer(0)))?;
     }
-    let text = conversation(&app, fields.template())?;
+    let text = conversation(&app, fields.template(), tools.as_ref())?;
     let mut pending = submit(&app, &options, encode(&app, &text)?)?;
     if options.stream {
-        return Ok(stream_chat(&app, &options, pending));
+        return Ok(stream_chat(&app, &options, pending, tools.is_some()));
     }
     let frame = Frame::new(&app, "chatcmpl", "chat.completion", &options);
     let Whole { text, drawn, done } = whole(&mut pending).await?;
+    let (mut message, end) = message(&app, &text, tools.is_some(), &done.end);
+    message["role"] = "assistant".into();
     let choice = json!([{
-        "index": 0, "message": { "role": "assistant", "content": text }, "finish_reason": reason(&done.end),
+        "index": 0, "message": message, "finish_reason": end,
         "logprobs": options.alternatives.map(|_| json!({ "content": probabilities(&app, &drawn, false) })),
     }]);
     Ok(named(
@@ -123,17 +135,44 @@ pub(super) async fn chat(State(app): Shared, request: Request) -> Result<Respons
     ))
 }
 
+/// The functions that a conversation may call.
+fn tools(fields: &Chat, common: &Common) -> Result<Option<Tools>, ApiError> {
+    let tools = fields.tools.as_deref().unwrap_or_default();
+    let choice = fields.tool_choice.as_ref();
+    if tools.is_empty() && choice.is_none() {
+        return Ok(None);
+    }
+    let several = fields.parallel_tool_calls.unwrap_or(true);
+    Tools::read(tools, choice, several, &raw(common)?)
+}
+
+/// What was said, and why it ends: text or calls.
+fn message(app: &App, text: &str, may_call: bool, end: &End) -> (Value, &'static str) {
+    if !may_call || *end == End::Limit {
+        return (json!({ "content": text }), reason(end));
+    }
+    match Tools::read_answer(app, text) {
+        Said::Text(text) => (json!({ "content": text }), reason(end)),
+        Said::Calls(calls) => (
+            json!({ "content": null, "tool_calls": calls }),
+            "tool_calls",
+        ),
+    }
+}
+
 /// How many tokens a conversation comes to.
 pub(super) async fn input_tokens(
     State(app): Shared,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let (fields, _): (Chat, _) = body::generation(&app, request).await?;
-    let text = conversation(&app, fields.template())?;
+    let (fields, common): (Chat, Common) = body::generation(&app, request).await?;
+    let tools = tools(&fields, &common)?;
+    let text = conversation(&app, fields.template(), tools.as_ref())?;
     Ok(axum::Json(json!({ "input_tokens": encode(&app, &text)?.len() })).into_response())
 }
 
-fn stream_chat(app: &Arc<App>, options: &Options, pending: Pending) -> Response {
+/// Calls go out whole, at the end: no part of one is of use to a client.
+fn stream_chat(app: &Arc<App>, options: &Options, pending: Pending, may_call: bool) -> Response {
     let frame = Frame::new(app, "chatcmpl", "chat.completion.chunk", options);
     let chunk = |delta: &Value, logprobs: &Value, end: Option<&str>| json!([{ "index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": end }]);
     let opening = event(&frame.with(&chunk(
@@ -146,26 +185,38 @@ fn stream_chat(app: &Arc<App>, options: &Options, pending: Pending) -> Response 
         options.usage,
         options.alternatives.is_some(),
     );
+    let mut all = String::new();
     streamed(pending, Some(opening), move |received| match received {
+        Event::Piece { text, .. } if may_call => {
+            all.push_str(text);
+            Vec::new()
+        }
         Event::Piece { text, drawn } => {
             let logprobs = if reported {
                 json!({ "content": probabilities(&app, drawn, false) })
             } else {
                 Value::Null
             };
-            vec![event(&frame.with(&chunk(
-                &json!({ "content": text }),
-                &logprobs,
-                None,
-            )))]
+            let delta = json!({ "content": text });
+            vec![event(&frame.with(&chunk(&delta, &logprobs, None)))]
         }
         Event::Done(done) => {
-            let mut last = frame.with(&chunk(&json!({}), &Value::Null, Some(reason(&done.end))));
+            let (mut said, end) = message(&app, &all, may_call, &done.end);
+            for (index, call) in said["tool_calls"]
+                .as_array_mut()
+                .into_iter()
+                .flatten()
+                .enumerate()
+            {
+                call["index"] = index.into();
+            }
+            let said = may_call.then(|| event(&frame.with(&chunk(&said, &Value::Null, None))));
+            let mut last = frame.with(&chunk(&json!({}), &Value::Null, Some(end)));
             if !counts {
                 last["timings"] = timings(done);
             }
             let counted = counts.then(|| event(&frame.counted(&json!([]), done)));
-            let events = [Some(event(&last)), counted, Some(end_of_stream())];
+            let events = [said, Some(event(&last)), counted, Some(end_of_stream())];
             events.into_iter().flatten().collect()
         }
         Event::Failed(_) => Vec::new(),

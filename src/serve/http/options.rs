@@ -9,6 +9,7 @@ use super::schema::{Common, Integer, OneOrMany, Scale};
 use crate::engine::host::Token;
 use crate::record::Rng;
 use crate::serve::error::ApiError;
+use crate::serve::grammar::{self, Json};
 use crate::serve::live::Choice;
 use crate::serve::sampler::Sampling;
 
@@ -20,6 +21,8 @@ pub(super) struct Options {
     pub with: Choice,
     pub sampling: Sampling,
     pub stops: Vec<String>,
+    /// What the answer is held to, in llama.cpp's notation.
+    pub grammar: Option<String>,
     /// None: until the context is full.
     pub tokens_max: Option<usize>,
     pub ignore_end: bool,
@@ -53,6 +56,7 @@ impl Options {
             model,
             with,
             sampling: sampling(app, &fields)?,
+            grammar: grammar(app, &fields)?,
             stops: stops(app, fields.stop)?,
             tokens_max: wanted.into_iter().chain(app.config.tokens_max).min(),
             ignore_end: fields.ignore_eos.unwrap_or(false),
@@ -250,6 +254,68 @@ pub(super) fn known(app: &App, token: Token) -> Option<Token> {
     usize::try_from(token)
         .is_ok_and(|token| token < vocabulary)
         .then_some(token)
+}
+
+/// The grammar that the fields for structured answers come to; one of them may be there.
+///
+/// fails: several of them, a schema that no grammar says, too long.
+fn grammar(app: &App, fields: &Common) -> Result<Option<String>, ApiError> {
+    let text = fields.grammar.as_ref().filter(|text| !text.is_empty());
+    let format = fields.response_format.as_ref();
+    let format = format.filter(|format| format.kind != "text");
+    let present = [
+        ("grammar", text.is_some()),
+        ("json_schema", fields.json_schema.is_some()),
+        ("response_format", format.is_some()),
+    ];
+    let mut present = present.iter().filter(|(_, is)| *is).map(|(name, _)| name);
+    if let (Some(first), Some(second)) = (present.next(), present.next()) {
+        return Err(ApiError::input(format!(
+            "{first:?} and {second:?} exclude each other"
+        )));
+    }
+    let path: &[&str] = match format {
+        None if fields.json_schema.is_some() => &["json_schema"],
+        None => return text.map(|text| short(app, text.clone())).transpose(),
+        Some(format) => match (format.kind.as_str(), &format.schema, &format.json_schema) {
+            ("json_object" | "json_schema", Some(_), _) => &["response_format", "schema"],
+            ("json_schema", None, Some(named)) if named.schema.is_some() => {
+                &["response_format", "json_schema", "schema"]
+            }
+            ("json_object", None, _) => return short(app, grammar::any_object()).map(Some),
+            ("json_schema", ..) => {
+                return Err(ApiError::input(
+                    "\"response_format\" has no \"json_schema\" with a \"schema\"",
+                ));
+            }
+            (other, ..) => {
+                return Err(ApiError::input(format!(
+                    "\"response_format\" is text, json_object or json_schema, not {other:?}"
+                )));
+            }
+        },
+    };
+    let schema = raw(fields)?;
+    let schema = schema.at(path).unwrap_or(&Json::Null);
+    let rules = grammar::of_schema(schema);
+    let rules = rules.map_err(|error| ApiError::input(format!("{:?}: {error}", path.join("."))))?;
+    short(app, rules).map(Some)
+}
+
+/// The body, in its own order.
+pub(super) fn raw(fields: &Common) -> Result<Json, ApiError> {
+    Json::read(&fields.raw).map_err(|error| ApiError::input(error.to_string()))
+}
+
+/// A grammar that is not too long.
+pub(super) fn short(app: &App, rules: String) -> Result<String, ApiError> {
+    let most = app.config.limits.grammar_bytes_max;
+    if rules.len() <= most {
+        return Ok(rules);
+    }
+    Err(ApiError::input(format!(
+        "the grammar, or what the schema comes to, is longer than {most} bytes"
+    )))
 }
 
 fn stops(app: &App, field: Option<OneOrMany>) -> Result<Vec<String>, ApiError> {

@@ -3,6 +3,7 @@
 use super::App;
 use super::options::known;
 use super::schema::{Content, Message, Piece, Prompt, Prompts, Template};
+use super::tools::{self, Tools};
 use crate::engine::host::{Token, Turn};
 use crate::serve::error::ApiError;
 
@@ -66,7 +67,11 @@ fn prompt(app: &App, prompt: Prompt) -> Result<Vec<Token>, ApiError> {
 /// A conversation as the text that the model goes on from.
 ///
 /// fails: it is empty or ends with two answers, or the template refuses it.
-pub(super) fn conversation(app: &App, fields: Template) -> Result<String, ApiError> {
+pub(super) fn conversation(
+    app: &App,
+    fields: Template,
+    tools: Option<&Tools>,
+) -> Result<String, ApiError> {
     if fields.messages.is_empty() {
         return Err(ApiError::input("\"messages\" must be a list of messages"));
     }
@@ -90,16 +95,18 @@ pub(super) fn conversation(app: &App, fields: Template) -> Result<String, ApiErr
             "the conversation needs a message that is not the assistant's",
         ));
     }
+    if let Some(tools) = tools {
+        tools.announce(&mut turns);
+    }
     let text = app
         .host
         .render(&turns, begun.is_some() || opens != Some(false))?;
     Ok(text + begun.as_ref().map_or("", |turn| turn.content.as_str()))
 }
 
-fn turn(message: Message) -> Result<Turn, ApiError> {
-    let Message { role, content, .. } = message;
-    let content = match content {
-        None if role == "assistant" => String::new(),
+fn turn(mut message: Message) -> Result<Turn, ApiError> {
+    let content = match message.content.take() {
+        None if message.role == "assistant" => String::new(),
         None => return Err(ApiError::input("a message without \"content\"")),
         Some(Content::Text(text)) => text,
         Some(Content::Parts(parts)) => {
@@ -113,5 +120,5 @@ fn turn(message: Message) -> Result<Turn, ApiError> {
             texts.collect::<Result<Vec<_>, _>>()?.join("\n")
         }
     };
-    Ok(Turn { role, content })
+    Ok(tools::turn(&message, content))
 }

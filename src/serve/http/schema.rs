@@ -1,10 +1,12 @@
 //! What the endpoints read, as they read it.
 
+use axum::body::Bytes;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::engine::host::Token;
+use crate::serve::error::ApiError;
 
 /// What every endpoint that generates reads. Names and defaults are llama-server's and OpenAI's.
 #[derive(Debug, Default, Deserialize)]
@@ -50,6 +52,46 @@ pub(super) struct Common {
     pub stream: Option<bool>,
     /// What a stream holds besides.
     pub stream_options: Option<StreamOptions>,
+    /// What the answer is held to, in llama.cpp's notation (GBNF).
+    pub grammar: Option<String>,
+    /// A JSON schema that the answer fits.
+    pub json_schema: Option<Value>,
+    /// OpenAI's way to demand JSON.
+    pub response_format: Option<ResponseFormat>,
+    /// The body as it came: the order of a schema's properties is that of the answer's.
+    #[serde(skip)]
+    pub raw: Bytes,
+}
+
+/// `{"type": "text"}`, `{"type": "json_object"}`, or `{"type": "json_schema", "json_schema":
+/// {"schema": …}}`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ResponseFormat {
+    /// `text`, `json_object` or `json_schema`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Of `json_schema`.
+    pub json_schema: Option<NamedSchema>,
+    /// llama-server takes a schema here too.
+    pub schema: Option<Value>,
+}
+
+/// A schema as OpenAI has it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NamedSchema {
+    /// The JSON schema.
+    pub schema: Option<Value>,
+    /// What the client calls it.
+    #[serde(default, rename = "name")]
+    _name: Option<String>,
+    /// What it is for.
+    #[serde(default, rename = "description")]
+    _description: Option<String>,
+    /// Answers always fit the schema here.
+    #[serde(default, rename = "strict")]
+    _strict: Option<bool>,
 }
 
 /// `POST /v1/chat/completions`
@@ -63,6 +105,13 @@ pub(super) struct Chat {
     pub add_generation_prompt: Option<bool>,
     /// Whether a last message of the assistant is gone on with; true where it is left out.
     pub continue_final_message: Option<bool>,
+    /// Functions that the answer may call.
+    #[serde(default)]
+    pub tools: Option<Vec<Tool>>,
+    /// `none`, `auto`, `required`, or one function.
+    pub tool_choice: Option<ToolChoice>,
+    /// Whether an answer may have several calls; true where it is left out.
+    pub parallel_tool_calls: Option<bool>,
     /// Report the probability of each token.
     pub logprobs: Option<bool>,
     /// Report the probabilities of so many other tokens.
@@ -153,6 +202,33 @@ pub(super) struct Load {
     /// Take the place of an adapter of this name.
     #[serde(default)]
     pub load_inplace: bool,
+    /// Refuse to load where the base that is served is called otherwise.
+    pub base_model_name: Option<String>,
+    /// Refuse to load where another generation is live under the name; 0: where one is.
+    pub expected_generation: Option<GenerationNumber>,
+}
+
+/// The number of a generation, as answers have it or as a number.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "must be the number of a generation")]
+pub(super) enum GenerationNumber {
+    /// As a number.
+    Number(u64),
+    /// As answers have it.
+    Text(String),
+}
+
+impl GenerationNumber {
+    pub(super) fn number(self) -> Result<u64, ApiError> {
+        match self {
+            Self::Number(number) => Ok(number),
+            Self::Text(text) => text.parse().map_err(|_| {
+                ApiError::input(format!(
+                    "\"expected_generation\" is {text:?}: it must be the number of one load"
+                ))
+            }),
+        }
+    }
 }
 
 /// vLLM's `POST /v1/unload_lora_adapter`
@@ -196,12 +272,101 @@ pub(super) struct Message {
     /// Who speaks; no template reads it.
     #[serde(default, rename = "name")]
     _name: Option<String>,
+    /// What an answer called, as it came.
+    #[serde(default)]
+    pub tool_calls: Option<Vec<ToolCall>>,
+    /// Of a message whose role is `tool`: the call that it answers.
+    #[serde(default)]
+    pub tool_call_id: Option<String>,
     /// OpenAI's answers carry it, so it comes back.
     #[serde(default, rename = "refusal")]
     _refusal: Option<()>,
     /// As `refusal`.
     #[serde(default, rename = "annotations")]
     _annotations: Option<Vec<Value>>,
+}
+
+/// A tool of a request.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Tool {
+    /// `function`
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What can be called.
+    pub function: ToolFunction,
+}
+
+/// A function that can be called.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ToolFunction {
+    /// Its name.
+    pub name: String,
+    /// What it is for; the model reads it.
+    pub description: Option<String>,
+    /// A JSON schema of its arguments; any object where it is left out.
+    #[serde(default, rename = "parameters")]
+    _parameters: Option<Value>,
+    /// Calls always fit the schema here.
+    #[serde(default, rename = "strict")]
+    _strict: Option<bool>,
+}
+
+/// Whether and what an answer calls.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "must be none, auto, required or a function")]
+pub(super) enum ToolChoice {
+    /// `none`, `auto` or `required`.
+    Mode(String),
+    /// One function.
+    Named(ToolByName),
+}
+
+/// `{"type": "function", "function": {"name": …}}`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ToolByName {
+    /// `function`
+    #[serde(default, rename = "type")]
+    _kind: Option<String>,
+    /// Which one.
+    pub function: FunctionName,
+}
+
+/// A function by its name.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FunctionName {
+    /// The name.
+    pub name: String,
+}
+
+/// A call, as an answer had it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ToolCall {
+    /// What was called, and how.
+    pub function: CalledFunction,
+    /// The call's own name.
+    #[serde(default, rename = "id")]
+    _id: Option<String>,
+    /// `function`
+    #[serde(default, rename = "type")]
+    _kind: Option<String>,
+    /// Its place among the calls of an answer.
+    #[serde(default, rename = "index")]
+    _index: Option<usize>,
+}
+
+/// What was called.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CalledFunction {
+    /// The function.
+    pub name: String,
+    /// The arguments, as JSON in a text.
+    pub arguments: String,
 }
 
 /// The text of a message.

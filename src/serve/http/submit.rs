@@ -52,6 +52,8 @@ pub(super) fn submit(
     if before >= most {
         return Err(ApiError::busy(before - app.config.slots));
     }
+    let grammar = options.grammar.as_deref();
+    let grammar = grammar.map(|text| app.host.grammar(text)).transpose()?;
     let (events, receiver) = unbounded_channel();
     let free = context - prompt.len();
     let request = Request {
@@ -60,6 +62,7 @@ pub(super) fn submit(
         with: options.with.clone(),
         sampling: options.sampling.clone(),
         stops: options.stops.clone(),
+        grammar,
         tokens_max: options.tokens_max.unwrap_or(free).min(free),
         ignore_end: options.ignore_end,
         alternatives: options.alternatives,

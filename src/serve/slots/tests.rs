@@ -37,6 +37,7 @@ fn request(prompt: &str, key: &[u64], tokens_max: usize) -> (Request, UnboundedR
             ..Sampling::default()
         },
         stops: Vec::new(),
+        grammar: None,
         tokens_max,
         ignore_end: false,
         alternatives: None,

@@ -8,6 +8,7 @@ use translora::control::ControlError;
 use translora::distill::DistillError;
 use translora::engine::EngineError;
 use translora::evaluate::EvaluateError;
+use translora::fetch::FetchError;
 use translora::filter::FilterError;
 use translora::generate::GenerateError;
 use translora::jobs::{JobId, JobsError, Problem, State};
@@ -84,6 +85,10 @@ fn engine() -> Room {
                 words: ["yes".into(), "yesterday".into()],
             },
             E::Template("no user".into()),
+            E::ChatTemplate {
+                path: "m.gguf".into(),
+                reason: "it writes nothing".into(),
+            },
             E::Example {
                 index: 0,
                 reason: "row 1 is too long".into(),
@@ -97,9 +102,17 @@ fn engine() -> Room {
                 model: model(),
                 reason: "no rule for an operation".into(),
             },
+            E::Unmergeable {
+                path: model().into(),
+                reason: "a type".into(),
+            },
+            E::Output(io::Error::other("the disk is full")),
             E::NotFinite {
                 what: "loss",
                 step: 3,
+            },
+            E::NoDistribution {
+                who: "the model m.gguf".into(),
             },
             E::Snapshot("of another rank".into()),
             engine_error(),
@@ -108,6 +121,75 @@ fn engine() -> Room {
             E::Internal("no plan".into()),
         ],
     )
+}
+
+fn fetch() -> Room {
+    use FetchError as E;
+    let (name, url) = (|| "hf:a/b".to_owned(), || "https://x.org/a/b".to_owned());
+    let why = || "it is odd".to_owned();
+    let known = || vec!["a.gguf".to_owned()];
+    let errors = [
+        E::Name {
+            name: name(),
+            why: why(),
+        },
+        E::NotInStore {
+            name: name(),
+            store: "Ollama",
+            known: known(),
+        },
+        E::Store {
+            path: "m".into(),
+            why: why(),
+        },
+        E::Which {
+            name: name(),
+            why: why(),
+            files: known(),
+        },
+        E::Offline { name: name() },
+        E::Denied {
+            name: name(),
+            status: 401,
+            token: false,
+        },
+        E::NotThere {
+            name: name(),
+            url: url(),
+        },
+        E::Status {
+            name: name(),
+            url: url(),
+            status: 500,
+        },
+        E::Unreachable {
+            name: name(),
+            host: "x.org".into(),
+            why: why(),
+        },
+        E::Answer {
+            name: name(),
+            why: why(),
+        },
+        E::Cut {
+            name: name(),
+            bytes: 1,
+            of: Some(2),
+            why: why(),
+        },
+        E::Checksum {
+            name: name(),
+            what: "size",
+            expected: "2".into(),
+            found: "1".into(),
+        },
+        E::Io {
+            path: "m".into(),
+            source: disk(),
+        },
+        E::NotBuilt,
+    ];
+    room("src/fetch/error.rs", "FetchError", errors)
 }
 
 fn kit() -> [Room; 2] {
@@ -458,7 +540,7 @@ fn control() -> Room {
 }
 
 pub fn rooms() -> Vec<Room> {
-    let mut rooms = vec![engine(), adapters(), jobs(), serve(), control()];
+    let mut rooms = vec![engine(), fetch(), adapters(), jobs(), serve(), control()];
     rooms.extend(kit());
     rooms.extend(stages());
     rooms.extend(pipeline());

@@ -8,7 +8,7 @@ use super::bad_inputs::header_bytes;
 use super::{Folder, new_base, old_base, refused, rows, transfer};
 
 /// Metadata of a copy of the old base, to be spoiled; tensors stay as they are.
-type Spoil = fn(&str, &Value) -> Option<Value>;
+pub(super) type Spoil = fn(&str, &Value) -> Option<Value>;
 
 /// What it is, the file, what of the metadata is changed or left out, what the error must say.
 const SPOILED: &[(&str, Spoil, &[&str])] = &[
@@ -23,9 +23,16 @@ const SPOILED: &[(&str, Spoil, &[&str])] = &[
         &["it has no tokenizer"],
     ),
     (
-        "no-template",
-        |key, value| keep(key != "tokenizer.chat_template", value),
-        &["chat template"],
+        "empty-template",
+        |key, value| {
+            replace(
+                key,
+                value,
+                "tokenizer.chat_template",
+                "{% if false %}x{% endif %}",
+            )
+        },
+        &["chat template", "writes nothing"],
     ),
     (
         "broken-template",
@@ -82,11 +89,11 @@ const SPOILED: &[(&str, Spoil, &[&str])] = &[
     ),
 ];
 
-fn keep(yes: bool, value: &Value) -> Option<Value> {
+pub(super) fn keep(yes: bool, value: &Value) -> Option<Value> {
     yes.then(|| value.clone())
 }
 
-fn replace(key: &str, value: &Value, what: &str, by: &str) -> Option<Value> {
+pub(super) fn replace(key: &str, value: &Value, what: &str, by: &str) -> Option<Value> {
     Some(if key == what {
         by.into()
     } else {
@@ -129,7 +136,7 @@ fn token(key: &str, value: &Value, from: &str, to: &str) -> Option<Value> {
     )
 }
 
-fn spoiled(file: &[u8], spoil: Spoil) -> Vec<u8> {
+pub(super) fn spoiled(file: &[u8], spoil: Spoil) -> Vec<u8> {
     let gguf = Gguf::parse(file).expect("a whole file");
     let mut writer = Writer::new();
     for (key, value) in gguf.metadata() {
@@ -137,13 +144,24 @@ fn spoiled(file: &[u8], spoil: Spoil) -> Vec<u8> {
             writer.set(key, value);
         }
     }
+    copied(&gguf, writer)
+}
+
+/// The file with one more key.
+fn with(file: &[u8], (key, value): (&str, Value)) -> Vec<u8> {
+    let gguf = Gguf::parse(file).expect("a whole file");
+    let mut writer = Writer::new();
+    for (key, value) in gguf.metadata() {
+        writer.set(key, value.clone());
+    }
+    writer.set(key, value);
+    copied(&gguf, writer)
+}
+
+fn copied<'a>(gguf: &Gguf<'a>, mut writer: Writer<'a>) -> Vec<u8> {
     for tensor in gguf.tensors() {
-        writer.tensor(
-            tensor.name.as_str(),
-            tensor.kind,
-            &tensor.shape,
-            gguf.data(tensor),
-        );
+        let data = gguf.data(tensor);
+        writer.tensor(tensor.name.as_str(), tensor.kind, &tensor.shape, data);
     }
     writer.to_bytes().expect("a valid file")
 }
@@ -166,9 +184,26 @@ fn a_base_that_cannot_be_used_is_refused_by_name() {
         "train.jsonl",
         "{\"prompt\": \"ticket from Zoé: a café\", \"completion\": \"[SHIP]\"}\n".as_bytes(),
     );
-    for (what, spoil, says) in SPOILED {
+    let causal = Value::Bool(false);
+    let added = [
+        (
+            "an-encoder",
+            ("llama.attention.causal", causal),
+            &["it is an encoder"][..],
+        ),
+        (
+            "embeddings",
+            ("llama.pooling_type", 1_u32.into()),
+            &["an embedding model"][..],
+        ),
+    ];
+    let added = added.map(|(what, added, says)| (what, with(&whole, added), says));
+    let spoiled = SPOILED
+        .iter()
+        .map(|(what, spoil, says)| (*what, spoiled(&whole, *spoil), *says));
+    for (what, bytes, says) in spoiled.chain(added) {
         let file = format!("{what}.gguf");
-        folder.write(&file, &spoiled(&whole, *spoil));
+        folder.write(&file, &bytes);
         let says: Vec<&str> = says.iter().copied().chain([file.as_str()]).collect();
         refuse(&folder, what, &transfer(&[("--target", &file)]), &says);
         refuse(

@@ -94,6 +94,40 @@ fn files_that_are_no_adapters_are_left_out_and_listed_and_the_rest_answers() {
 }
 
 #[test]
+fn a_file_that_is_new_in_the_folder_is_found_when_it_is_named() {
+    let lab = Lab::new();
+    let (_server, address) = serve(lab.config());
+    let right = lab.answers(Some(&lab.adapters[1]));
+    let ask_new = || ask(address, "new", &lab.prompts[0]);
+    assert_eq!(ask_new().status, 404);
+    fs::copy(&lab.adapters[1], lab.world.path("new.gguf")).expect("writable");
+    let replies: Vec<_> = std::thread::scope(|scope| {
+        let all: Vec<_> = (0..4).map(|_| scope.spawn(ask_new)).collect();
+        all.into_iter()
+            .map(|one| one.join().expect("it is answered"))
+            .collect()
+    });
+    for reply in replies {
+        assert_eq!((said(&reply), reply.generation()), (right[0].clone(), "3"));
+    }
+    // One that was unloaded does not come back by itself.
+    let unload = json!({ "lora_name": "new" });
+    assert_eq!(
+        post(address, "/v1/unload_lora_adapter", &unload).status,
+        200
+    );
+    assert_eq!(ask_new().status, 404);
+    let load = json!({ "lora_name": "new", "lora_path": "new.gguf" });
+    assert_eq!(post(address, "/v1/load_lora_adapter", &load).status, 200);
+    assert_eq!(said(&ask_new()), right[0]);
+    fs::write(lab.world.path("cut.gguf"), b"GGUF").expect("writable");
+    let reply = ask(address, "cut", &lab.prompts[0]);
+    assert_eq!(reply.status, 400, "{reply:?}");
+    assert!(reply.error().contains("cut.gguf"), "{reply:?}");
+    assert_eq!(ask(address, "../cut", &lab.prompts[0]).status, 404);
+}
+
+#[test]
 fn one_rule_for_names_at_the_start_and_over_http() {
     let lab = Lab::new();
     let (_server, address) = serve(lab.config());
@@ -153,5 +187,26 @@ fn a_base_and_a_folder_whose_paths_are_not_utf8_are_served() {
     assert_eq!(
         said(&ask(address, "task", &lab.prompts[0])),
         lab.answers(Some(&lab.adapters[0]))[0]
+    );
+}
+
+#[test]
+fn no_error_tells_where_files_lie() {
+    let lab = Lab::new();
+    let folder = lab.config().folder.expect("it has one");
+    fs::write(folder.join("page.gguf"), "<html>not found</html>").expect("writable");
+    let (_server, address) = serve(lab.config());
+    let body = json!({ "lora_name": "page", "lora_path": "page.gguf" });
+    let reply = post(address, "/v1/load_lora_adapter", &body);
+    let error = reply.error();
+    assert_eq!(reply.status, 400, "{error}");
+    assert!(
+        error.contains(": page.gguf: ") && error.contains("a web page"),
+        "{error}"
+    );
+    assert!(
+        !reply.body.contains(&folder.display().to_string()),
+        "{}",
+        reply.body
     );
 }

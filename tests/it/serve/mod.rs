@@ -112,6 +112,7 @@ impl Lab {
             temperature: 0.0,
             tokens_max: None,
             any_model: false,
+            chat: translora::engine::ChatOptions::default(),
             limits: Limits::default(),
         }
     }

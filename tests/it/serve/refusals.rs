@@ -46,7 +46,43 @@ fn bad_requests_are_refused_by_name() {
         (
             json!({ "response_format": { "type": "json_object" } }),
             400,
+            "the toy engine has none",
+        ),
+        (
+            json!({ "response_format": { "type": "xml" } }),
+            400,
             "response_format",
+        ),
+        (
+            json!({ "response_format": { "type": "json_schema", "json_schema": {} } }),
+            400,
+            "has no",
+        ),
+        (
+            json!({ "json_schema": { "type": "string", "pattern": "a+" } }),
+            400,
+            "\"pattern\"",
+        ),
+        (
+            json!({ "grammar": "root ::= \"a\"", "json_schema": {} }),
+            400,
+            "exclude each other",
+        ),
+        (
+            json!({ "grammar": "x".repeat(200_000) }),
+            400,
+            "131072 bytes",
+        ),
+        (json!({ "tool_choice": "required" }), 400, "tool_choice"),
+        (
+            json!({ "tools": [{ "type": "browser", "function": { "name": "x" } }] }),
+            400,
+            "browser",
+        ),
+        (
+            json!({ "tools": [{ "type": "function", "function": { "name": "x" } }], "json_schema": {} }),
+            400,
+            "exclude each other",
         ),
         (json!({ "logprobs": true, "top_logprobs": 101 }), 400, "100"),
         (json!({ "logit_bias": { "100000": 1 } }), 400, "logit_bias"),

@@ -237,6 +237,50 @@ fn adapters_come_and_go_by_name() {
     assert_eq!(ask(address, "new", &lab.prompts[0]).status, 404);
 }
 
+/// Compare and swap: of two clients that read the same generation, one replaces it.
+#[test]
+fn a_load_may_expect_what_it_replaces() {
+    let lab = Lab::new();
+    let (_server, address) = serve(lab.config());
+    let load = |name: &str, more: Value| {
+        let mut body = json!({ "lora_name": name, "lora_path": "second.gguf" });
+        more.as_object()
+            .unwrap()
+            .iter()
+            .for_each(|(key, value)| body[key] = value.clone());
+        post(address, "/v1/load_lora_adapter", &body)
+    };
+    for (name, more, status, generation) in [
+        ("ticket", json!({ "expected_generation": "1" }), 200, "3"),
+        ("ticket", json!({ "expected_generation": "1" }), 409, ""),
+        ("ticket", json!({ "expected_generation": 0 }), 409, ""),
+        ("ticket", json!({ "expected_generation": 3 }), 200, "4"),
+        ("new", json!({ "expected_generation": "7" }), 409, ""),
+        ("new", json!({ "expected_generation": "0" }), 200, "5"),
+        ("new", json!({ "expected_generation": "x" }), 400, ""),
+        ("other", json!({ "base_model_name": "another" }), 400, ""),
+        ("other", json!({ "base_model_name": "base" }), 200, "6"),
+    ] {
+        let reply = load(name, more.clone());
+        assert_eq!(reply.status, status, "{name} {more}: {reply:?}");
+        assert_eq!(reply.generation(), generation, "{name} {more}");
+    }
+    let wins = std::sync::atomic::AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            let (wins, load) = (&wins, &load);
+            scope.spawn(move || {
+                let reply = load("ticket", json!({ "expected_generation": "4" }));
+                match reply.status {
+                    200 => _ = wins.fetch_add(1, Ordering::SeqCst),
+                    status => assert_eq!(status, 409, "{reply:?}"),
+                }
+            });
+        }
+    });
+    assert_eq!(wins.into_inner(), 1);
+}
+
 #[test]
 fn adapters_come_and_go_by_the_paths_of_every_server() {
     let lab = Lab::new();

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use safetensors::{Dtype, SafeTensorError};
 use translora_gguf::FileError;
 
+use super::words::Difference;
+
 /// Why an adapter in the format of PEFT or MLX cannot be written as GGUF.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -21,18 +23,20 @@ pub enum ForeignError {
         source: FileError,
     },
     /// A folder, or a safetensors file, without the configuration beside it.
-    #[error("there is no adapter_config.json {place}, which tells alpha and rank")]
+    #[error(
+        "this is {what}, and there is no adapter_config.json {place}, which tells alpha and rank"
+    )]
     NoConfig {
-        /// `in this folder` or `beside it`.
+        /// `a folder` or `a safetensors file`.
+        what: &'static str,
+        /// `in it` or `beside it`.
         place: &'static str,
     },
     /// A folder with a configuration and no weights.
     #[error("this folder has an adapter_config.json, but no adapter_model.safetensors")]
     NoWeights,
     /// Weights that only Python can read, and that can run any program when it does.
-    #[error(
-        "{name} is a Python pickle of PyTorch, which is not read: such a file can run programs"
-    )]
+    #[error("{name} is a PyTorch file (pickle), which is not read: such a file can run programs")]
     Pickle {
         /// The name of the file.
         name: String,
@@ -127,6 +131,15 @@ pub enum ForeignError {
     Module {
         /// The module, as the file names it.
         module: String,
+    },
+    /// A tokenizer.json that is none.
+    #[error("its tokenizer.json: {0}")]
+    Tokenizer(#[source] serde_json::Error),
+    /// The tokenizer beside it is not that of the base.
+    #[error("the tokenizer.json beside it is not that of this base: {difference}")]
+    Words {
+        /// The first difference.
+        difference: Difference,
     },
     /// Two modules for one matrix.
     #[error("it adapts {matrix} twice")]

@@ -12,19 +12,23 @@ mod error;
 mod export;
 mod names;
 mod tensors;
+mod words;
 
 pub use error::{ForeignError, Part};
 pub use export::{Files, to_peft};
+pub use words::Difference;
 
 use std::path::{Path, PathBuf};
 
-use translora_gguf::{FileError, FileKind, GgufError, read_file};
+use translora_gguf::limits::MODEL_HEADER_BYTES_MAX;
+use translora_gguf::{FileError, FileKind, GgufError, Parts, read_file};
 
 use crate::base::Base;
 use crate::limits::FILE_BYTES_MAX;
 use crate::{LoraError, cache};
 
 const CONFIG: &str = "adapter_config.json";
+const TOKENIZER: &str = "tokenizer.json";
 const WEIGHTS: [&str; 2] = ["adapter_model.safetensors", "adapters.safetensors"];
 const PICKLES: [&str; 2] = ["adapter_model.bin", "adapter_model.pt"];
 
@@ -48,8 +52,8 @@ impl Foreign {
             FileKind::Safetensors => {
                 let config = path.with_file_name(CONFIG);
                 if !config.is_file() {
-                    let place = "beside it";
-                    return Err(ForeignError::NoConfig { place }.into());
+                    let (what, place) = ("a safetensors file", "beside it");
+                    return Err(ForeignError::NoConfig { what, place }.into());
                 }
                 let weights = path.to_owned();
                 Ok(Some(Self { weights, config }))
@@ -69,8 +73,8 @@ impl Foreign {
     fn in_folder(folder: &Path) -> Result<Self, LoraError> {
         let config = folder.join(CONFIG);
         if !config.is_file() {
-            let place = "in this folder";
-            return Err(ForeignError::NoConfig { place }.into());
+            let (what, place) = ("a folder", "in it");
+            return Err(ForeignError::NoConfig { what, place }.into());
         }
         let there = |name: &&str| folder.join(name).exists();
         if let Some(name) = WEIGHTS.iter().find(|name| there(name)) {
@@ -89,6 +93,24 @@ impl Foreign {
     /// Names the folder that it lies in.
     pub fn folder(&self) -> &Path {
         self.config.parent().unwrap_or(Path::new("."))
+    }
+
+    /// Writes it as GGUF for a model file. Where a tokenizer lies beside it, its vocabulary must be
+    /// that of the model.
+    ///
+    /// fails: as [`Foreign::to_gguf`]; the vocabulary is another
+    pub fn for_model(&self, model: &Path) -> Result<Vec<u8>, LoraError> {
+        let parts = Parts::open(model, MODEL_HEADER_BYTES_MAX).map_err(ForeignError::File)?;
+        let tokenizer = self.folder().join(TOKENIZER);
+        if tokenizer.is_file() {
+            let part = |source| ForeignError::Part {
+                name: TOKENIZER,
+                source,
+            };
+            let bytes = read_file(&tokenizer, words::TOKENIZER_BYTES_MAX).map_err(part)?;
+            words::check(&bytes, &parts)?;
+        }
+        self.to_gguf(&Base::of(&parts))
     }
 
     /// Writes it as GGUF for a base.
@@ -125,8 +147,7 @@ pub fn gguf_path(path: &Path, model: &Path) -> Result<PathBuf, LoraError> {
     let Some(foreign) = Foreign::find(path)? else {
         return Ok(path.to_owned());
     };
-    let base = Base::open(model).map_err(ForeignError::File)?;
-    Ok(cache::keep(&foreign.to_gguf(&base)?)?)
+    Ok(cache::keep(&foreign.for_model(model)?)?)
 }
 
 /// Tells which rows of transformers' matrix the rows of a matrix of the base are, where they are in

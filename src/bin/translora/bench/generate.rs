@@ -2,11 +2,13 @@ use std::path::PathBuf;
 
 use clap::Args;
 use translora::engine::ggml::bench::{self, GenerateReport, GenerateSpec, WIDTH_MAX};
+use translora::fetch::Wanted;
 use translora::record::SystemClock;
 
 use super::Processor;
 use crate::args::{between, gpu_layers, not_negative};
 use crate::failure::Failure;
+use crate::files;
 use crate::progress::Verbosity;
 use crate::{Outcome, out};
 
@@ -78,7 +80,7 @@ struct Measurement {
 impl Generate {
     pub fn run(self, verbosity: Verbosity) -> Result<Outcome, Failure> {
         let spec = GenerateSpec {
-            model: self.model,
+            model: files::local(&self.model, Wanted::Model)?,
             width: self.width,
             prefix: self.prefix,
             tokens: self.tokens,

@@ -184,6 +184,7 @@ impl Swap {
             temperature: 0.0,
             tokens_max: None,
             any_model: false,
+            chat: translora::engine::ChatOptions::default(),
             limits: Limits::default(),
         }
     }

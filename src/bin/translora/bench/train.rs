@@ -3,11 +3,13 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use translora::engine::EngineError;
 use translora::engine::ggml::bench::{self, BenchReport, BenchSpec, Way};
+use translora::fetch::Wanted;
 use translora::record::SystemClock;
 
 use super::Processor;
 use crate::args::{between, gpu_layers, memory};
 use crate::failure::Failure;
+use crate::files;
 use crate::progress::Verbosity;
 use crate::{Outcome, out};
 
@@ -94,7 +96,7 @@ impl Train {
         };
         let (tokens, steps, rank, threads) = (self.tokens, self.steps, self.rank, self.threads);
         let spec = BenchSpec {
-            model: self.model,
+            model: files::local(&self.model, Wanted::Model)?,
             tokens,
             steps,
             rank,

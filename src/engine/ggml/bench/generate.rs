@@ -19,8 +19,10 @@ pub const WIDTH_MAX: usize = SEQUENCES - 1;
 /// Tokens of a first batch that is not counted.
 const WARM: usize = 16;
 
+/// What is measured.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GenerateSpec {
+    /// The base model.
     pub model: PathBuf,
     /// Sequences side by side, at most `WIDTH_MAX`.
     pub width: usize,
@@ -40,9 +42,11 @@ pub struct GenerateSpec {
     pub kernels: Option<Level>,
     /// As `OpenOptions` has them.
     pub gpu_layers: i32,
+    /// As `OpenOptions` has it.
     pub device: Option<String>,
 }
 
+/// What came of it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct GenerateReport {
     /// Of all sequences together, choosing the tokens included.
@@ -55,17 +59,26 @@ pub struct GenerateReport {
     pub step_ms: f64,
     /// Of that, choosing the tokens.
     pub draw_ms: f64,
+    /// How it was laid out.
     pub plan: GeneratePlan,
 }
 
+/// How the sequences were laid out.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct GeneratePlan {
+    /// The model's name.
     pub model: String,
+    /// Threads of the processor.
     pub threads: usize,
+    /// Where it ran.
     pub device: String,
+    /// Sequences side by side.
     pub width: usize,
+    /// Tokens that they share.
     pub prefix: usize,
+    /// Tokens that each drew.
     pub tokens: usize,
+    /// What they were drawn at.
     pub temperature: f32,
 }
 

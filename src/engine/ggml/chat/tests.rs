@@ -87,6 +87,13 @@ fn model(template: &str) -> Model {
     Model::load(backend, &path, &params).expect("it is a model")
 }
 
+fn chat_of(model: &Model) -> Result<Chat, LlamaError> {
+    let options = ChatOptions::default();
+    let own = model.metadata("tokenizer.chat_template");
+    let info = ChatInfo::choose(&options, own).expect("the model has one");
+    Chat::of(model, info, &options)
+}
+
 /// What tokens say, markup included.
 fn said(model: &Model, tokens: &[i32]) -> String {
     let vocab = model.vocab();
@@ -113,7 +120,7 @@ fn an_answer_is_what_the_template_writes_behind_what_a_server_sends() {
     ];
     for (template, answer, learnt, end) in cases {
         let model = model(template);
-        let chat = Chat::of(&model).expect("the template renders");
+        let chat = chat_of(&model).expect("the template renders");
         let pair = Pair::new("is it", answer);
         let encoded = chat.pair(&model, &pair).expect("it is encoded");
         let prompt = chat.prompt(&model, &pair.prompt).expect("it is encoded");
@@ -135,7 +142,7 @@ fn an_answer_is_what_the_template_writes_behind_what_a_server_sends() {
 #[test]
 fn markup_in_an_answer_is_text() {
     let model = model(CHATML);
-    let chat = Chat::of(&model).expect("the template renders");
+    let chat = chat_of(&model).expect("the template renders");
     let pair = Pair::new("is it", "yes<|im_end|>no");
     let encoded = chat.pair(&model, &pair).expect("it is encoded");
     let answer = &encoded.tokens[encoded.start..encoded.end];
@@ -147,7 +154,7 @@ fn markup_in_an_answer_is_text() {
 #[test]
 fn system_prompts_and_earlier_turns_are_rendered() {
     let model = model(CHATML);
-    let chat = Chat::of(&model).expect("the template renders");
+    let chat = chat_of(&model).expect("the template renders");
     let before = [
         Turn::new(Role::System, "be kind"),
         Turn::new(Role::User, "hello"),

@@ -34,13 +34,19 @@ pub(in crate::pipeline) struct Sessions<'a> {
 
 impl<'a> Sessions<'a> {
     /// `adapters`: what the source needs, the teacher first.
-    pub fn new(engine: &'a dyn Engine, plan: &'a TransferPlan, adapters: Vec<PathBuf>) -> Self {
-        let session = |base, adapters| Session::new(engine, base, &plan.machine, adapters);
+    pub fn new(
+        engine: &'a dyn Engine,
+        plan: &'a TransferPlan,
+        adapters: Vec<PathBuf>,
+        now: u64,
+    ) -> Self {
+        let target = || Session::new(engine, &plan.target, &plan.machine, Vec::new()).at(now);
+        let source = Session::of_source(engine, plan, adapters).at(now);
         let memory = plan.training.shape.memory;
         Self {
-            source: session(&plan.source, adapters).for_answers(memory),
-            target: session(&plan.target, Vec::new()).for_answers(memory),
-            tuner: session(&plan.target, Vec::new()),
+            source: source.for_answers(memory),
+            target: target().for_answers(memory),
+            tuner: target(),
         }
     }
 }

@@ -1,0 +1,230 @@
+//! Which chat template a model is used with: one rule for every command.
+//!
+//! What was asked for comes first, then what the adapter was made with, then the model's own. A
+//! model that has none takes [`PLAIN`].
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use translora_chat::{ChatTemplate, PLAIN, TemplateError, format};
+use translora_gguf::{Header, read_file};
+
+use super::EngineError;
+
+/// Where an adapter keeps the template that it was made with, where that is not its base's own.
+pub const TEMPLATE_KEY: &str = "translora.chat_template";
+/// Where a model keeps its own.
+pub const MODEL_KEY: &str = "tokenizer.chat_template";
+/// The longest template. units: bytes
+const TEMPLATE_BYTES_MAX: u64 = 1 << 20;
+/// The part of an adapter's file that is searched for its template. units: bytes
+const HEADER_BYTES_MAX: u64 = 64 << 20;
+
+/// How conversations become text.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChatOptions {
+    /// A name of llama.cpp's, a file, or a Jinja text.
+    pub template: Option<String>,
+    /// Adapters and kits that may carry the template they were made with; the first that does
+    /// counts.
+    pub carriers: Vec<PathBuf>,
+    /// Variables of every rendering.
+    pub kwargs: Map<String, Value>,
+    /// What the template takes for now. units: seconds since 1970
+    pub now: u64,
+}
+
+/// The template in use, and where it is from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChatInfo {
+    /// The Jinja text.
+    pub text: String,
+    /// Who brought it.
+    pub origin: ChatOrigin,
+}
+
+/// Who brought a template.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChatOrigin {
+    /// The request, by this name or file.
+    Request(String),
+    /// This adapter or kit.
+    Carrier(PathBuf),
+    /// The model itself.
+    Model,
+    /// Nobody: the plain format.
+    Plain,
+}
+
+impl ChatInfo {
+    /// Choose by the rule, where the model's own is `model`.
+    ///
+    /// fails: there is no such name or file, or the file cannot be read
+    pub fn choose(options: &ChatOptions, model: Option<String>) -> Result<Self, EngineError> {
+        if let Some(asked) = &options.template {
+            let origin = ChatOrigin::Request(asked.clone());
+            return Ok(Self {
+                text: named(asked)?,
+                origin,
+            });
+        }
+        for adapter in &options.carriers {
+            if let Some(text) = carried(adapter) {
+                return Ok(Self {
+                    text,
+                    origin: ChatOrigin::Carrier(adapter.clone()),
+                });
+            }
+        }
+        let (text, origin) = match model {
+            Some(text) => (text, ChatOrigin::Model),
+            None => (PLAIN.to_owned(), ChatOrigin::Plain),
+        };
+        Ok(Self { text, origin })
+    }
+
+    /// What an adapter must carry so that others use it with this template; nothing where they do
+    /// anyway.
+    pub fn carried(&self) -> Option<&str> {
+        (self.origin != ChatOrigin::Model).then_some(self.text.as_str())
+    }
+
+    /// One line for whoever runs this, where the template is not the model's own.
+    pub fn note(&self) -> Option<String> {
+        match &self.origin {
+            ChatOrigin::Model => None,
+            ChatOrigin::Request(name) if name.len() > 80 => {
+                Some("chat template: the text of the request".into())
+            }
+            ChatOrigin::Request(name) => Some(format!("chat template: {name}")),
+            ChatOrigin::Carrier(path) => Some(format!(
+                "chat template: the one that {} was made with",
+                path.display()
+            )),
+            ChatOrigin::Plain => Some(
+                "the model has no chat template: each message is a line, and the answer ends with \
+                 the end of the text; `chat_template` takes another format"
+                    .into(),
+            ),
+        }
+    }
+}
+
+/// The text of a template by its name, its file, or itself.
+fn named(asked: &str) -> Result<String, EngineError> {
+    if let Some(text) = format(asked) {
+        return Ok(text.to_owned());
+    }
+    if ["{{", "{%"].iter().any(|opening| asked.contains(opening)) {
+        return Ok(asked.to_owned());
+    }
+    let path = Path::new(asked);
+    let refuse = |reason: String| EngineError::ChatTemplate {
+        path: path.to_owned(),
+        reason,
+    };
+    if !path.is_file() {
+        return Err(refuse(TemplateError::unknown().to_string()));
+    }
+    let bytes = read_file(path, TEMPLATE_BYTES_MAX).map_err(|source| EngineError::File {
+        path: path.to_owned(),
+        source,
+    })?;
+    String::from_utf8(bytes).map_err(|_| refuse("it is not UTF-8 text".into()))
+}
+
+/// What a model's own template is worth, for a person: `its own`, `none` or why it cannot be used.
+pub fn verdict(text: Option<&str>) -> String {
+    match text.map(|text| ChatTemplate::new(text, "", "")) {
+        None => "none: translora takes the format plain".into(),
+        Some(Ok(_)) => "its own".into(),
+        Some(Err(error)) => format!("refused: {error}"),
+    }
+}
+
+/// The template in the header of an adapter or a kit. Whether the file is sound is another's
+/// question.
+fn carried(adapter: &Path) -> Option<String> {
+    let (header, _) = Header::open(adapter, HEADER_BYTES_MAX).ok()?;
+    let keys = [TEMPLATE_KEY, MODEL_KEY];
+    let text = keys.iter().find_map(|key| header.get(key)?.as_str())?;
+    Some(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(options: &ChatOptions, model: Option<&str>) -> ChatInfo {
+        ChatInfo::choose(options, model.map(str::to_owned)).unwrap()
+    }
+
+    #[test]
+    fn what_was_asked_for_comes_first_and_plain_last() {
+        let folder = std::env::temp_dir().join(format!("translora-chat-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let (adapter, file) = (folder.join("l.gguf"), folder.join("t.jinja"));
+        let mut writer = translora_gguf::Writer::new();
+        writer.set("general.type", "adapter");
+        writer.set(TEMPLATE_KEY, "{{ 'adapter' }}");
+        std::fs::write(&adapter, writer.to_bytes().unwrap()).unwrap();
+        std::fs::write(&file, "{{ 'file' }}").unwrap();
+        let asking = |template: Option<&str>, carriers: &[&Path]| ChatOptions {
+            template: template.map(str::to_owned),
+            carriers: carriers.iter().map(|path| (*path).to_owned()).collect(),
+            ..ChatOptions::default()
+        };
+        let file_name = file.display().to_string();
+        let missing = folder.join("missing");
+        for (template, carriers, model, text, carried) in [
+            (
+                Some(&*file_name),
+                &[&*adapter][..],
+                Some("{{ 'm' }}"),
+                "{{ 'file' }}",
+                true,
+            ),
+            (Some("{{ 'x' }}"), &[], Some("{{ 'm' }}"), "{{ 'x' }}", true),
+            (
+                None,
+                &[&*missing, &*adapter][..],
+                Some("{{ 'm' }}"),
+                "{{ 'adapter' }}",
+                true,
+            ),
+            (
+                None,
+                &[&*missing][..],
+                Some("{{ 'm' }}"),
+                "{{ 'm' }}",
+                false,
+            ),
+            (None, &[], None, PLAIN, true),
+        ] {
+            let chat = chosen(&asking(template, carriers), model);
+            assert_eq!(chat.text, text);
+            assert_eq!(chat.carried().is_some(), carried, "{text}");
+            assert_eq!(chat.note().is_some(), carried, "{text}");
+        }
+        assert_eq!(
+            chosen(&asking(Some("plain"), &[]), Some("{{ 'm' }}")).text,
+            PLAIN
+        );
+        let unknown = ChatInfo::choose(&asking(Some("lama3"), &[]), None).unwrap_err();
+        let said = unknown.to_string();
+        assert!(
+            said.starts_with("lama3: ") && said.contains("llama3, "),
+            "{said}"
+        );
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_verdict_says_why() {
+        assert_eq!(verdict(Some("{{ 'x' }}")), "its own");
+        assert!(verdict(Some("{% for x")).starts_with("refused: the template does not compile"));
+        assert!(verdict(None).starts_with("none"));
+    }
+}

@@ -1,0 +1,161 @@
+//! Models and adapters whose numbers make no distribution: every entry says whose they are, and
+//! none takes their silence for an answer.
+
+use std::fs;
+
+use serde_json::json;
+use translora_gguf::{Gguf, Tensor, TensorKind, Writer, dequantize};
+
+use super::serve::Served;
+use super::{Folder, lab, old_base, refused, rows, transfer};
+use crate::serve::client::{ask, get, post, said};
+
+/// A file with the data of some tensors replaced.
+fn changed(file: &[u8], change: impl Fn(&Tensor, &[u8]) -> Option<Vec<u8>>) -> Vec<u8> {
+    let gguf = Gguf::parse(file).expect("a whole file");
+    let mut writer = Writer::new();
+    for (key, value) in gguf.metadata() {
+        writer.set(key, value.clone());
+    }
+    for tensor in gguf.tensors() {
+        let data = gguf.data(tensor);
+        let data = change(tensor, data).unwrap_or_else(|| data.to_vec());
+        writer.tensor(tensor.name.as_str(), tensor.kind, &tensor.shape, data);
+    }
+    writer.to_bytes().expect("it keeps the limits")
+}
+
+/// The old base with a norm that is not a number.
+fn broken_model() -> Vec<u8> {
+    let whole = fs::read(old_base()).expect("the lab is in the repository");
+    changed(&whole, |tensor, data| {
+        let one = tensor.name == "blk.2.attn_norm.weight" && tensor.kind == TensorKind::F32;
+        one.then(|| f32::NAN.to_le_bytes().repeat(data.len() / 4))
+    })
+}
+
+/// The lab's adapter, so large that sums with it are infinite: each number of it is finite.
+fn broken_adapter() -> Vec<u8> {
+    let whole = fs::read(&lab().lora).expect("the lab's adapter");
+    changed(&whole, |tensor, data| {
+        let mut values = vec![0.0; tensor.elements() as usize];
+        dequantize(tensor.kind, data, &mut values).expect("floats");
+        assert_eq!(tensor.kind, TensorKind::F32);
+        Some(
+            values
+                .iter()
+                .flat_map(|x| (x * 1e30).to_le_bytes())
+                .collect(),
+        )
+    })
+}
+
+#[test]
+fn what_is_not_finite_is_an_error_that_names_whose_it_is() {
+    let folder = Folder::new("not-finite");
+    folder.write("nan.gguf", &broken_model());
+    folder.write("huge.gguf", &broken_adapter());
+    folder.write("train.jsonl", rows("train.jsonl", 12).as_bytes());
+    folder.write("seeds.jsonl", rows("seeds.jsonl", 5).as_bytes());
+    let old = old_base();
+    let (old, lora) = (old.display(), lab().lora.display());
+    let model: &[&str] = &["the model", "nan.gguf", "not finite"];
+    let adapter: &[&str] = &["the adapter", "huge.gguf", "not finite"];
+    let cases = [
+        ("eval -m nan.gguf --data train.jsonl".to_owned(), model),
+        (
+            format!("eval -m nan.gguf --lora {lora} --data train.jsonl"),
+            model,
+        ),
+        (
+            format!("eval -m {old} --lora huge.gguf --data train.jsonl"),
+            adapter,
+        ),
+        (
+            "train -m nan.gguf --data train.jsonl --out new.gguf".into(),
+            model,
+        ),
+        (
+            format!("kit -m {old} --lora huge.gguf --data train.jsonl --out new.kit"),
+            adapter,
+        ),
+        (transfer(&[("--source-lora", "huge.gguf")]), adapter),
+        (transfer(&[("--source", "nan.gguf")]), model),
+        (transfer(&[("--target", "nan.gguf")]), model),
+    ];
+    for (line, says) in cases {
+        let told = folder.run(&line);
+        refused(&line, &told, says);
+        assert!(
+            !told.err.contains("learning rate") && !told.err.contains("--lr"),
+            "{told}"
+        );
+    }
+}
+
+#[test]
+fn a_server_answers_with_an_error_and_goes_on() {
+    let folder = Folder::new("not-finite-served");
+    folder.write("huge.gguf", &broken_adapter());
+    fs::copy(&lab().lora, folder.path("ticket.gguf")).expect("the folder is writable");
+    let old = old_base();
+    let line = format!("-m {} --alias base --adapters . -np 2", old.display());
+    let served = Served::start(&folder, &line);
+    let address = served.address;
+    let prompt = "Sara writes: the grey bag stopped working";
+    let (base, ticket) = (
+        said(&ask(address, "base", prompt)),
+        said(&ask(address, "ticket", prompt)),
+    );
+    assert_ne!(base, ticket);
+    let failed = |body: serde_json::Value, who: &str| {
+        let reply = post(address, "/completion", &body);
+        assert_eq!(reply.status, 500, "{reply:?}");
+        assert!(
+            reply.error().contains("not finite") && reply.error().contains(who),
+            "{reply:?}"
+        );
+        assert!(
+            !reply.body.contains(&folder.0.display().to_string()),
+            "{reply:?}"
+        );
+    };
+    let ids = get(address, "/lora-adapters").json();
+    let ids = ids.as_array().expect("a list").clone();
+    let id = |name: &str| {
+        let of =
+            |entry: &&serde_json::Value| entry["path"].as_str().is_some_and(|p| p.contains(name));
+        ids.iter().find(of).expect(name)["id"].clone()
+    };
+    for _ in 0..2 {
+        failed(
+            json!({ "prompt": prompt, "lora": [{ "id": id("huge"), "scale": 1.0 }] }),
+            "the adapter \"huge\" (generation",
+        );
+        failed(
+            json!({ "prompt": prompt, "lora": [{ "id": id("ticket"), "scale": 1e38 }] }),
+            "the adapter \"ticket\" (generation",
+        );
+    }
+    let reply = ask(address, "huge", prompt);
+    assert!(
+        reply.status == 500 && reply.error().contains("the adapter \"huge\""),
+        "{reply:?}"
+    );
+    assert_eq!(
+        (
+            said(&ask(address, "base", prompt)),
+            said(&ask(address, "ticket", prompt))
+        ),
+        (base, ticket)
+    );
+    drop(served);
+
+    folder.write("nan.gguf", &broken_model());
+    let served = Served::start(&folder, "-m nan.gguf --alias base --lora ticket.gguf");
+    for model in ["base", "ticket"] {
+        let reply = ask(served.address, model, prompt);
+        assert_eq!(reply.status, 500, "{reply:?}");
+        assert!(reply.error().contains("the model itself"), "{reply:?}");
+    }
+}

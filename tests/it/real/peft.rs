@@ -1,0 +1,168 @@
+//! Adapters of PEFT and MLX at every door, written as PEFT saves them, and merged.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+use translora::adapters::{self, Base};
+
+use super::serve::{Served, short};
+use super::{Folder, done, lab, old_base, refused, rows};
+use crate::serve::client::{get, post, said};
+
+/// The lab's adapter in each format.
+fn formats() -> Folder {
+    let folder = Folder::new();
+    folder.write("eval.jsonl", rows("eval.jsonl", 12).as_bytes());
+    folder.write("train.jsonl", rows("train.jsonl", 40).as_bytes());
+    fs::create_dir(folder.path("served")).expect("the folder is writable");
+    fs::copy(&lab().lora, folder.path("served/gguf.gguf")).expect("the folder is writable");
+    let old = old_base();
+    done(&folder.run(&format!(
+        "export served/gguf.gguf -m {} --peft served/peft",
+        old.display()
+    )));
+    as_mlx(&folder.path("served/peft"), &folder.path("served/mlx"));
+    folder
+}
+
+/// The paths that name it.
+const FORMATS: [&str; 5] = [
+    "served/gguf.gguf",
+    "served/peft",
+    "served/peft/adapter_model.safetensors",
+    "served/peft/adapter_config.json",
+    "served/mlx",
+];
+
+/// Writes a folder of PEFT as MLX does: A and B the other way around, and one scale.
+fn as_mlx(peft: &Path, mlx: &Path) {
+    let bytes = fs::read(peft.join("adapter_model.safetensors")).expect("it was exported");
+    let (length, rest) = bytes.split_first_chunk().expect("a header");
+    let (header, data) = rest.split_at(u64::from_le_bytes(*length) as usize);
+    let header: Value = serde_json::from_slice(header).expect("JSON");
+    let (mut tensors, mut out) = (serde_json::Map::new(), Vec::new());
+    for (name, tensor) in header.as_object().expect("an object") {
+        let Some(name) = name.strip_prefix("base_model.model.") else {
+            continue;
+        };
+        let number = |value: &Value| value.as_u64().expect("a number") as usize;
+        let (rows, columns) = (number(&tensor["shape"][0]), number(&tensor["shape"][1]));
+        let (from, start) = (number(&tensor["data_offsets"][0]), out.len());
+        for column in 0..columns {
+            for row in 0..rows {
+                out.extend_from_slice(&data[from + 4 * (row * columns + column)..][..4]);
+            }
+        }
+        let name = name
+            .replace("lora_A.weight", "lora_a")
+            .replace("lora_B.weight", "lora_b");
+        let (shape, place) = ([columns, rows], [start, out.len()]);
+        let tensor = json!({"dtype": "F32", "shape": shape, "data_offsets": place});
+        tensors.insert(name, tensor);
+    }
+    let header = Value::from(tensors).to_string();
+    let length = (header.len() as u64).to_le_bytes();
+    let file = [length.as_slice(), header.as_bytes(), &out].concat();
+    let config = fs::read(peft.join("adapter_config.json")).expect("it was exported");
+    let config: Value = serde_json::from_slice(&config).expect("JSON");
+    let number = |key: &str| config[key].as_f64().expect("a number");
+    let scale = number("lora_alpha") / number("r");
+    let parameters = json!({"rank": config["r"], "scale": scale});
+    let config = json!({"fine_tune_type": "lora", "lora_parameters": parameters});
+    fs::create_dir(mlx).expect("the folder is writable");
+    fs::write(mlx.join("adapters.safetensors"), file).expect("the folder is writable");
+    fs::write(mlx.join("adapter_config.json"), config.to_string()).expect("writable");
+}
+
+#[test]
+fn every_door_takes_every_format_as_the_same_adapter() {
+    let (folder, old) = (formats(), old_base());
+    let base = Base::read(&old).expect("the lab is in the repository");
+    let shown = old.display();
+    let measured = |path: &str| {
+        let line = format!("eval -m {shown} --lora {path} --data eval.jsonl --json");
+        let run = folder.run(&line);
+        done(&run);
+        let report: Value = serde_json::from_str(&run.out).expect("JSON");
+        (report["nll"].clone(), report["correct"].clone())
+    };
+    let right = measured(FORMATS[0]);
+    for path in &FORMATS[1..] {
+        assert_eq!(measured(path), right, "{path}");
+        let checked = adapters::check(&base, &folder.path(path)).expect(path);
+        assert_eq!((checked.rank, checked.matrices), (8, 35), "{path}");
+    }
+    done(&folder.run(&format!(
+        "kit -m {shown} --lora served/peft --data train.jsonl --out a.kit --epochs 1 --rank 4"
+    )));
+    let served = Served::start(
+        &folder,
+        &format!("-m {shown} --adapters served --alias base"),
+    );
+    let list = get(served.address, "/v1/adapters").json();
+    assert_eq!(list["data"].as_array().map(Vec::len), Some(3), "{list}");
+    let prompt = "ticket from Ann: the key broke";
+    let answer = |name: &str| said(&short(served.address, name, prompt));
+    let right = answer("gguf");
+    assert_ne!(answer("base"), right);
+    for (number, path) in FORMATS.into_iter().enumerate() {
+        let file = path.strip_prefix("served/").expect("it lies there");
+        let name = format!("adapter-{number}");
+        let body = json!({ "lora_name": name, "lora_path": file });
+        let reply = post(served.address, "/v1/load_lora_adapter", &body);
+        assert_eq!(reply.status, 200, "{path}");
+        assert_eq!(answer(&name), right, "{path}");
+    }
+}
+
+#[test]
+fn an_adapter_goes_to_peft_and_comes_back() {
+    let (folder, old) = (formats(), old_base());
+    let old = old.display();
+    let import = format!("import served/peft -m {old} --out back.gguf");
+    done(&folder.run(&import));
+    let tensors = |path: &Path| {
+        let bytes = fs::read(path).expect("it was written");
+        let gguf = translora_gguf::Gguf::parse(&bytes).expect("it is whole");
+        let of = |tensor: &translora_gguf::Tensor| {
+            let data = gguf.data(tensor).to_vec();
+            (tensor.name.clone(), tensor.shape.clone(), data)
+        };
+        let mut all: Vec<_> = gguf.tensors().iter().map(of).collect();
+        all.sort();
+        all
+    };
+    assert!(tensors(&lab().lora) == tensors(&folder.path("back.gguf")));
+    let again = folder.run(&format!("export back.gguf -m {old} --peft served/peft"));
+    refused("a folder", &again, &["there is a file already"]);
+    refused("a file", &folder.run(&import), &["there is a file already"]);
+}
+
+#[test]
+fn a_merged_model_answers_as_the_base_with_its_adapter() {
+    let (folder, old) = (formats(), old_base());
+    let old = old.display();
+    let line = format!("merge -m {old} --lora served/peft --out merged.gguf --json");
+    let run = folder.run(&line);
+    done(&run);
+    let report: Value = serde_json::from_str(&run.out).expect("JSON");
+    let number = |key: &str| report[key].as_f64().expect("a number");
+    assert_eq!(report["matrices"], 35, "{report}");
+    // Half precision has 11 bits.
+    assert!(
+        number("error") < 1e-3 && number("change") > 1e-3,
+        "{report}"
+    );
+    let nll = |model: &str| {
+        let run = folder.run(&format!("eval {model} --data eval.jsonl --json"));
+        done(&run);
+        let report: Value = serde_json::from_str(&run.out).expect("JSON");
+        report["nll"].as_f64().expect("a number")
+    };
+    let with = nll(&format!("-m {old} --lora served/gguf.gguf"));
+    let merged = nll("-m merged.gguf");
+    assert!((with - merged).abs() < 0.02, "{with} {merged}");
+    assert!((nll(&format!("-m {old}")) - merged).abs() > 0.5);
+    refused("merged", &folder.run(&line), &["there is a file already"]);
+}

@@ -1,0 +1,130 @@
+//! Answers that are held to a grammar, a schema or the functions of a request, on the lab's model:
+//! whatever it would say, what it says fits.
+
+use serde_json::{Value, json};
+
+use super::serve::Served;
+use super::{Folder, old_base};
+use crate::serve::client::{open, post};
+
+const CHAT: &str = "/v1/chat/completions";
+
+fn chat(more: &Value) -> Value {
+    let mut body = json!({ "messages": [{ "role": "user", "content": "which day?" }], "seed": 7 });
+    for (name, value) in more.as_object().expect("an object") {
+        body[name] = value.clone();
+    }
+    body
+}
+
+#[test]
+fn answers_fit_what_the_request_holds_them_to() {
+    let folder = Folder::new();
+    let served = Served::start(
+        &folder,
+        &format!("-m {} --alias base -np 2", old_base().display()),
+    );
+    let address = served.address;
+    let schema = r#"{"type": "object", "properties": {"z": {"enum": ["mon", "tue"]},
+        "a": {"type": "integer", "minimum": 0, "maximum": 9}}, "required": ["z", "a"]}"#;
+    for body in [
+        format!(r#"{{"messages": [{{"role": "user", "content": "x"}}], "json_schema": {schema}}}"#),
+        format!(
+            r#"{{"messages": [{{"role": "user", "content": "x"}}], "response_format":
+            {{"type": "json_schema", "json_schema": {{"name": "day", "schema": {schema}}}}}}}"#
+        ),
+    ] {
+        let reply = open(address, "POST", CHAT, &[], body.as_bytes()).whole();
+        assert_eq!(reply.status, 200, "{reply:?}");
+        let choice = reply.json()["choices"][0].clone();
+        let text = choice["message"]["content"].as_str().expect("text");
+        let answer: Value = serde_json::from_str(text).expect("the answer is JSON");
+        assert!(
+            ["mon", "tue"].contains(&answer["z"].as_str().expect("a day")),
+            "{text}"
+        );
+        assert!(answer["a"].as_u64().is_some_and(|a| a <= 9), "{text}");
+        assert!(
+            text.find("\"z\"") < text.find("\"a\""),
+            "the order of the schema: {text}"
+        );
+        assert_eq!(choice["finish_reason"], "stop");
+    }
+    let grammar = json!({ "prompt": "say", "grammar": "root ::= \"yes\" | \"no\"", "n_probs": 1 });
+    let said = post(address, "/completion", &grammar).json();
+    assert!(
+        ["yes", "no"].contains(&said["content"].as_str().expect("text"))
+            && said["stop_type"] == "eos",
+        "{said}"
+    );
+    for bad in ["root ::= x", "roots ::= \"a\"", "root ::= root \"a\""] {
+        let reply = post(address, CHAT, &chat(&json!({ "grammar": bad })));
+        assert_eq!(reply.status, 400, "{bad}: {reply:?}");
+        assert!(reply.error().contains("grammar"), "{bad}: {reply:?}");
+    }
+}
+
+#[test]
+fn functions_are_called_as_their_schemas_say() {
+    let folder = Folder::new();
+    let served = Served::start(
+        &folder,
+        &format!("-m {} --alias base -np 2", old_base().display()),
+    );
+    let address = served.address;
+    let tools = json!([
+        { "type": "function", "function": { "name": "book", "description": "Book a table.",
+            "parameters": { "properties": { "day": { "enum": ["mon", "tue"] } }, "required": ["day"] } } },
+        { "type": "function", "function": { "name": "cancel", "parameters": { "enum": [{}] } } },
+    ]);
+    let named = json!({ "type": "function", "function": { "name": "book" } });
+    let once = json!({ "tools": tools, "tool_choice": named, "parallel_tool_calls": false });
+    let reply = post(address, CHAT, &chat(&once));
+    assert_eq!(reply.status, 200, "{reply:?}");
+    let choice = reply.json()["choices"][0].clone();
+    assert_eq!(choice["finish_reason"], "tool_calls", "{choice}");
+    let calls = choice["message"]["tool_calls"].as_array().expect("calls");
+    assert_eq!(
+        (calls.len(), &calls[0]["function"]["name"]),
+        (1, &json!("book"))
+    );
+    let arguments = calls[0]["function"]["arguments"].as_str().expect("a text");
+    let arguments: Value = serde_json::from_str(arguments).expect("JSON");
+    assert!(
+        arguments["day"] == "mon" || arguments["day"] == "tue",
+        "{arguments}"
+    );
+    // The same seed says the same in a stream.
+    let mut body = chat(&once);
+    body["stream"] = json!(true);
+    let events = open(address, "POST", CHAT, &[], body.to_string().as_bytes()).rest();
+    let deltas: Vec<Value> = events
+        .iter()
+        .filter_map(|event| serde_json::from_str::<Value>(event).ok())
+        .map(|event| event["choices"][0].clone())
+        .collect();
+    let streamed = deltas
+        .iter()
+        .find_map(|choice| choice["delta"]["tool_calls"].as_array())
+        .expect("the calls came");
+    assert_eq!(streamed[0]["function"], calls[0]["function"]);
+    assert!(
+        deltas
+            .iter()
+            .any(|choice| choice["finish_reason"] == "tool_calls")
+    );
+    // The result goes back, and what follows is no call where none is to be called.
+    let mut turns = body["messages"].as_array().expect("a list").clone();
+    turns.push(choice["message"].clone());
+    turns.push(json!({ "role": "tool", "tool_call_id": calls[0]["id"], "content": "done" }));
+    let body = json!({ "messages": turns, "tools": tools, "tool_choice": "none", "max_tokens": 8 });
+    let reply = post(address, CHAT, &body);
+    assert_eq!(reply.status, 200, "{reply:?}");
+    assert!(reply.json()["choices"][0]["message"]["content"].is_string());
+    let prompt = post(address, "/apply-template", &json!({ "messages": turns })).json();
+    let prompt = prompt["prompt"].as_str().expect("text");
+    assert!(
+        prompt.contains("tool_response") && prompt.contains("\"name\":\"book\""),
+        "{prompt}"
+    );
+}

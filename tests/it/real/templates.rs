@@ -1,0 +1,124 @@
+//! Chat templates: those of models, those that were asked for, and models without any.
+
+use std::fs;
+
+use serde_json::json;
+
+use super::bad_models::{keep, replace, spoiled};
+use super::serve::Served;
+use super::{Folder, done, old_base, refused, rows};
+use crate::serve::client::post;
+
+const KEY: &str = "tokenizer.chat_template";
+/// Any question, and nothing to sample.
+const ASK: &str = r#"{"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}"#;
+
+/// A folder with rows, a base without a template, and one whose template does not compile.
+fn folder() -> Folder {
+    let whole = fs::read(old_base()).expect("the lab is in the repository");
+    let folder = Folder::new();
+    folder.write("rows.jsonl", rows("train.jsonl", 4).as_bytes());
+    let bare = spoiled(&whole, |key, value| keep(key != KEY, value));
+    let broken = spoiled(&whole, |key, value| replace(key, value, KEY, "{% for x"));
+    folder.write("bare.gguf", &bare);
+    folder.write("broken.gguf", &broken);
+    folder
+}
+
+fn train(model: &str, out: &str, more: &str) -> String {
+    format!("train -m {model} --data rows.jsonl --out {out} --epochs 1 --rank 2 {more}")
+}
+
+#[test]
+fn a_base_without_a_template_takes_the_plain_format_everywhere() {
+    let folder = folder();
+    for line in [
+        train("bare.gguf", "l.gguf", ""),
+        "eval -m bare.gguf --data rows.jsonl".into(),
+    ] {
+        let told = folder.run(&line);
+        done(&told);
+        assert!(told.err.contains("has no chat template"), "{told}");
+    }
+    let card = folder.run("inspect l.gguf --json").json();
+    let carried = card["translora"]["translora.chat_template"].as_str();
+    assert!(
+        carried.is_some_and(|text| text.contains("eos_token")),
+        "{card}"
+    );
+    let card = folder.run("inspect bare.gguf --json").json();
+    assert!(
+        card["chat_template"]
+            .as_str()
+            .is_some_and(|text| text.starts_with("none")),
+        "{card}"
+    );
+    let served = Served::start(&folder, "-m bare.gguf");
+    let turns = json!({ "messages": [{ "role": "user", "content": "Hello" }] });
+    let prompt = post(served.address, "/apply-template", &turns).json();
+    assert_eq!(prompt["prompt"], "Hello\n");
+}
+
+#[test]
+fn an_adapter_carries_the_template_that_was_asked_for() {
+    let folder = folder();
+    folder.write(
+        "t.jinja",
+        b"{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}\n{% endfor %}",
+    );
+    let base = old_base();
+    let base = base.to_str().expect("the path is UTF-8");
+    for (name, text) in [("chatml", "<|im_start|>"), ("t.jinja", "m.role }}: ")] {
+        let out = format!("{}.gguf", name.replace('.', "-"));
+        let told = folder.run(&train(base, &out, &format!("--chat-template {name}")));
+        done(&told);
+        let card = folder.run(&format!("inspect {out} --json")).json();
+        let carried = card["translora"]["translora.chat_template"].as_str();
+        assert!(
+            carried.is_some_and(|carried| carried.contains(text)),
+            "{name}: {card}"
+        );
+        let told = folder.run(&format!("eval -m {base} --lora {out} --data rows.jsonl"));
+        done(&told);
+        assert!(
+            told.err
+                .contains(&format!("the one that {out} was made with")),
+            "{told}"
+        );
+    }
+    let own = folder.run(&train(base, "own.gguf", ""));
+    done(&own);
+    let card = folder.run("inspect own.gguf --json").json();
+    assert_eq!(
+        card["translora"].get("translora.chat_template"),
+        None,
+        "{card}"
+    );
+    let wrong = folder.run(&train(base, "no.gguf", "--chat-template lama3"));
+    refused("an unknown name", &wrong, &["lama3", "llama3", "chatml"]);
+}
+
+#[test]
+fn a_server_whose_template_does_not_compile_answers_texts() {
+    let folder = folder();
+    let served = Served::start(&folder, "-m broken.gguf");
+    let text = post(
+        served.address,
+        "/completion",
+        &json!({ "prompt": "Hello", "n_predict": 2 }),
+    );
+    assert_eq!(text.status, 200);
+    let ask = serde_json::from_str(ASK).expect("it is JSON");
+    let chat = post(served.address, "/v1/chat/completions", &ask);
+    assert_eq!(chat.status, 400);
+    assert!(
+        chat.error().contains("does not compile"),
+        "{}",
+        chat.error()
+    );
+    let asked = Served::start(&folder, "-m broken.gguf --chat-template chatml");
+    assert_eq!(
+        post(asked.address, "/v1/chat/completions", &ask).status,
+        200
+    );
+}

@@ -1,0 +1,20 @@
+//! Files that people have, as public reports tell of them: each is taken for what it is, or refused
+//! by name before any work. The files lie in `tests/fixtures/cases`; all texts in them are made up.
+
+use std::process::{Command, Stdio};
+
+use crate::toy::World;
+
+mod data;
+
+/// Run the program on the toy's models: its exit status and what it says.
+fn run(world: &World, words: &[&str]) -> (i32, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_translora"))
+        .args(words)
+        .current_dir(&world.folder)
+        .stdin(Stdio::null())
+        .output()
+        .expect("the program runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code().expect("it ends by itself"), said)
+}
