@@ -194,7 +194,6 @@ impl Chat {
     }
 }
 
-<<<<<<< HEAD
 /// The tokens of a text that goes on where another ends: without the space that a tokenizer puts
 /// before a text of its own.
 fn behind(model: &Model, text: &str, special: bool) -> Result<Vec<i32>, LlamaError> {
@@ -208,9 +207,6 @@ fn behind(model: &Model, text: &str, special: bool) -> Result<Vec<i32>, LlamaErr
     }
 }
 
-#[cfg(test)]
-mod tests;
-=======
 /// The template, compiled with the model's own tokens.
 ///
 /// fails: it does not compile
@@ -232,3 +228,6 @@ fn turn(role: &str, content: &str) -> Value {
 fn refuse(error: &TemplateError) -> LlamaError {
     LlamaError::Template(error.to_string())
 }
+
+#[cfg(test)]
+mod tests;
