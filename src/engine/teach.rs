@@ -14,8 +14,8 @@ pub trait Teach {
     /// with the same one mean the same by the number of a word.
     fn vocabulary(&self) -> ContentHash;
 
-    /// The tokens of an answer, the end of the turn included.
-    fn tokens(&self, completion: &str) -> Result<Vec<Token>, EngineError>;
+    /// The tokens of the answer of a pair, the end of the turn included.
+    fn tokens(&self, pair: &Pair) -> Result<Vec<Token>, EngineError>;
 
     /// The number of the word that is spelled so; nothing where no word is, or more than one that
     /// the tokenizer does not prefer.

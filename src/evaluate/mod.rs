@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::distill::Trained;
 use crate::engine::{Answer, EngineError, Model, Monitor, With};
-use crate::record::{Blame, Fault, Pair, Remedy, Rng, Step};
+use crate::record::{Blame, Fault, Pair, Remedy, Rng, Step, without_thoughts};
 
 mod measures;
 mod shots;
@@ -74,6 +74,13 @@ pub struct Arm {
     /// Row by row: what was answered, trimmed.
     #[serde(default)]
     pub answers: Vec<String>,
+    /// Rows whose answer is the completion to the last byte, white space around it included.
+    #[serde(default)]
+    pub verbatim: u64,
+    /// Answers that were cut off because they did not end within the tokens that an answer may
+    /// have.
+    #[serde(default)]
+    pub cut_off: u64,
     /// Mean over completion tokens, the end of turn included. units: nats
     pub nll: f64,
     /// Mean length of the answers given.
@@ -241,14 +248,22 @@ pub fn arm(
         .unwrap_or(0);
     let examined = model.examine(with, rows, tokens_max.min(longest + 8), monitor)?;
     let right = |((answer, _), row): (&(Answer, _), &Pair)| {
-        answer.finished && answer.text.trim() == row.completion.trim()
+        answer.finished && without_thoughts(&answer.text).0.trim() == row.completion.trim()
     };
     let nats: f64 = examined
         .iter()
         .map(|(_, score)| score.log_probability)
         .sum();
     let tokens: usize = examined.iter().map(|(_, score)| score.tokens).sum();
+    let rows_with = |is: &dyn Fn(&Answer, &Pair) -> bool| {
+        let rows = examined.iter().zip(rows);
+        rows.filter(|((answer, _), row)| is(answer, row)).count() as u64
+    };
     Ok(Arm {
+        verbatim: rows_with(&|answer, row| {
+            answer.finished && without_thoughts(&answer.text).0 == row.completion
+        }),
+        cut_off: rows_with(&|answer, _| !answer.finished && answer.tokens >= tokens_max),
         correct: examined.iter().zip(rows).map(right).collect(),
         nll: -nats / tokens.max(1) as f64,
         tokens_per_answer: examined
@@ -258,7 +273,7 @@ pub fn arm(
             / rows.len() as f64,
         answers: examined
             .into_iter()
-            .map(|(answer, _)| answer.text.trim().to_owned())
+            .map(|(answer, _)| without_thoughts(&answer.text).0.trim().to_owned())
             .collect(),
     })
 }
@@ -390,6 +405,8 @@ mod tests {
         Arm {
             correct: marks.chars().map(|c| c == '+').collect(),
             answers: Vec::new(),
+            verbatim: 0,
+            cut_off: 0,
             nll: 1.0,
             tokens_per_answer: 1.0,
         }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::{LabelError, Labeled, Reason, Rejections};
 use crate::engine::{Generate, GenerateRequest, Monitor, Start, With};
+use crate::record::without_thoughts;
 
 /// How answers are drawn, and how many must agree.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -56,7 +57,8 @@ pub fn consistent(
             .into_iter()
             .filter(|answer| answer.finished)
         {
-            *counts.entry(answer.text.trim().to_owned()).or_default() += 1;
+            let (text, _) = without_thoughts(&answer.text);
+            *counts.entry(text.trim().to_owned()).or_default() += 1;
         }
         let most = counts.values().copied().max().unwrap_or(0);
         let share = most as f64 / draws.samples.max(1) as f64;

@@ -14,7 +14,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::engine::{Answer, EngineError, Label, Monitor, SoftLabels, With};
 use crate::filter::Kept;
-use crate::record::{Blame, Cancelled, Fault, Pair, Prompt, Remedy, Restore, Restored};
+use crate::record::{
+    Blame, Cancelled, Fault, Pair, Prompt, Remedy, Restore, Restored, without_thoughts,
+};
 
 mod align;
 mod consistent;
@@ -32,9 +34,16 @@ pub struct Labeled {
     confidence: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     labels: Option<SoftLabels>,
+    /// The teacher thought before it answered, and that was cut off.
+    thought: bool,
 }
 
 impl Labeled {
+    /// The teacher thought before it answered; what it thought is not learnt.
+    pub fn thought(&self) -> bool {
+        self.thought
+    }
+
     /// The input, with the turns before it.
     pub fn prompt(&self) -> &Prompt {
         &self.prompt
@@ -83,6 +92,7 @@ impl Labeled {
             completion: completion.to_owned(),
             confidence: 1.0,
             labels: None,
+            thought: false,
         }
     }
 }
@@ -96,6 +106,8 @@ struct Stored {
     confidence: f64,
     #[serde(default)]
     labels: Option<SoftLabels>,
+    #[serde(default)]
+    thought: bool,
 }
 
 impl Restored for Labeled {
@@ -191,10 +203,14 @@ pub fn label_prompts(
 }
 
 fn labeled(prompt: &Prompt, answer: &Answer) -> Result<Labeled, Reason> {
-    match answer.text.trim() {
+    let (text, thought) = without_thoughts(&answer.text);
+    match text.trim() {
         _ if !answer.finished => Err(Reason::Unfinished),
         "" => Err(Reason::Empty),
-        completion => Ok(Labeled::greedy(prompt, completion)),
+        completion => Ok(Labeled {
+            thought,
+            ..Labeled::greedy(prompt, completion)
+        }),
     }
 }
 

@@ -294,6 +294,12 @@ pub struct EvalReport {
     pub exact: f64,
     /// Wilson's 95 % interval.
     pub interval: [f64; 2],
+    /// Rows that are right to the last byte: `exact` leaves out white space around an answer.
+    pub verbatim: u64,
+    /// Answers that did not end within `answer_tokens` tokens.
+    pub cut_off: u64,
+    /// Tokens that an answer may have.
+    pub answer_tokens: usize,
     /// Teacher-forced, mean over completion tokens. units: nats
     pub nll: f64,
     /// Mean length of an answer.

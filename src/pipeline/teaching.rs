@@ -330,7 +330,7 @@ fn align(
 ) -> Result<Vec<Student>, PipelineError> {
     let mut students = Vec::with_capacity(pairs.len());
     for (pair, spoken) in pairs.iter().zip(&lesson.answers) {
-        let tokens = model.tokens(&pair.completion)?;
+        let tokens = model.tokens(pair)?;
         let found = if by_number {
             label::same(spoken, &tokens)
         } else {

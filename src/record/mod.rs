@@ -20,6 +20,7 @@ mod question;
 mod remedy;
 mod restore;
 mod rng;
+mod thoughts;
 mod words;
 
 pub use blame::{Blame, Fault};
@@ -38,4 +39,5 @@ pub use question::Question;
 pub use remedy::{Field, InJson, Remedy, Step, Wording};
 pub use restore::{Restore, Restored};
 pub use rng::Rng;
+pub use thoughts::without_thoughts;
 pub use words::words_and_pairs;

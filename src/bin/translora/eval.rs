@@ -34,15 +34,31 @@ impl Eval {
                 done.correct,
                 done.rows
             );
-            let rows = [
+            let mut rows = vec![
                 ("exact match", exact),
+                (
+                    "white space too",
+                    format!(
+                        "{} of {} are right to the last byte",
+                        done.verbatim, done.rows
+                    ),
+                ),
                 ("loss", format!("{:.4} nats a token", done.nll)),
                 (
                     "answer",
                     format!("{:.1} tokens on average", done.tokens_per_answer),
                 ),
             ];
-            out::columns(&rows.map(|(name, value)| (name.to_owned(), value)))
+            if done.cut_off > 0 {
+                let cut = format!(
+                    "{} of {} answers did not end within {} tokens: raise --answer-tokens",
+                    done.cut_off, done.rows, done.answer_tokens
+                );
+                rows.push(("cut off", cut));
+            }
+            let rows = rows.into_iter();
+            let rows: Vec<_> = rows.map(|(name, value)| (name.to_owned(), value)).collect();
+            out::columns(&rows)
         })?;
         Ok(Outcome::Done)
     }

@@ -240,10 +240,14 @@ impl Score for GgmlModel {
         b: &str,
         monitor: &mut Monitor<'_>,
     ) -> Result<Vec<f64>, EngineError> {
+        let Some(prompt) = prompts.first() else {
+            return Ok(Vec::new());
+        };
         let first = |word: &str| {
-            self.chat
-                .completion(&self.model, word)
-                .map(|tokens| tokens[0])
+            let pair = Pair::new(prompt.clone(), word);
+            let encoded = self.chat.pair(&self.model, &pair);
+            encoded
+                .map(|encoded| encoded.completion()[0])
                 .map_err(internal)
         };
         let words = [first(a)?, first(b)?];
@@ -267,10 +271,8 @@ impl Score for GgmlModel {
 
     fn logits(&mut self, with: With, pair: &Pair) -> Result<Vec<Vec<f32>>, EngineError> {
         let (prefix, mut jobs) = self.prompts(std::slice::from_ref(&pair.prompt))?;
-        let completion = self
-            .chat
-            .completion(&self.model, &pair.completion)
-            .map_err(internal)?;
+        let encoded = self.chat.pair(&self.model, pair).map_err(internal)?;
+        let completion = encoded.completion();
         for job in &mut jobs {
             job.tokens.extend(&completion[..completion.len() - 1]);
         }
@@ -487,12 +489,10 @@ impl GgmlModel {
         pairs: &[Pair],
     ) -> Result<Vec<(usize, Vec<i32>)>, EngineError> {
         let one = |(job, pair): (&mut Job, &Pair)| {
-            let completion = self
-                .chat
-                .completion(&self.model, &pair.completion)
-                .map_err(internal)?;
+            let encoded = self.chat.pair(&self.model, pair).map_err(internal)?;
+            let completion = encoded.completion();
             job.tokens.extend(&completion[..completion.len() - 1]);
-            Ok((job.outputs_from, completion))
+            Ok((job.outputs_from, completion.to_vec()))
         };
         jobs.iter_mut().zip(pairs).map(one).collect()
     }

@@ -31,21 +31,19 @@ impl Teach for GgmlModel {
         hash
     }
 
-    fn tokens(&self, completion: &str) -> Result<Vec<Token>, EngineError> {
-        let ids = self
-            .chat
-            .completion(&self.model, completion)
-            .map_err(internal)?;
-        let ends = self.chat.end();
-        let (text, end) = ids.split_at(ids.len() - ends.len());
+    fn tokens(&self, pair: &Pair) -> Result<Vec<Token>, EngineError> {
+        let encoded = self.chat.pair(&self.model, pair).map_err(internal)?;
+        let end = &encoded.tokens[encoded.end..];
+        let completion = pair.completion.as_str();
+        let text = &encoded.tokens[encoded.start..encoded.end];
         let mut tokens = self.spans(text, completion.as_bytes());
         let last = (completion.len(), completion.len());
         // Only an end that is one token means the same everywhere.
-        let bytes = (ends.len() == 1).then_some(last);
+        let bytes = (end.len() == 1).then_some(last);
         tokens.extend(end.iter().map(|&id| Token {
             id,
             bytes,
-            ends: ends.len() == 1,
+            ends: end.len() == 1,
             spaced: false,
         }));
         Ok(tokens)
@@ -69,7 +67,7 @@ impl Teach for GgmlModel {
         let mut lesson = Lesson::default();
         for (pair, told) in pairs.iter().zip(told) {
             let spoken = self
-                .tokens(&pair.completion)?
+                .tokens(pair)?
                 .into_iter()
                 .zip(told)
                 .map(|(token, words)| Spoken { token, words });
@@ -186,12 +184,10 @@ impl GgmlModel {
         let (prefix, mut jobs) = self.prompts(&prompts)?;
         let mut targets = Vec::with_capacity(pairs.len());
         for (job, pair) in jobs.iter_mut().zip(pairs) {
-            let completion = self
-                .chat
-                .completion(&self.model, &pair.completion)
-                .map_err(internal)?;
+            let encoded = self.chat.pair(&self.model, pair).map_err(internal)?;
+            let completion = encoded.completion();
             job.tokens.extend(&completion[..completion.len() - 1]);
-            targets.push((job.outputs_from, completion));
+            targets.push((job.outputs_from, completion.to_vec()));
         }
         check_asked(asked, &targets)?;
         let longest = jobs

@@ -120,9 +120,8 @@ fn minimized(objective: Objective) -> translora_train::Objective {
 impl GgmlTrainer<'_> {
     fn encode(&self, index: usize, pair: &Pair) -> Result<Example, EngineError> {
         let (chat, model) = (&self.model.chat, &self.model.model);
-        let prompt = chat.prompt(model, &pair.prompt).map_err(internal)?;
-        let completion = chat.completion(model, &pair.completion).map_err(internal)?;
-        let (start, needed) = (prompt.len(), prompt.len() + completion.len());
+        let encoded = chat.pair(model, pair).map_err(internal)?;
+        let needed = encoded.tokens.len();
         if needed > self.model.info.context {
             let reason = format!(
                 "a row of {needed} tokens does not fit the context of {}",
@@ -130,7 +129,7 @@ impl GgmlTrainer<'_> {
             );
             return Err(EngineError::Example { index, reason });
         }
-        Example::new([prompt, completion].concat(), start, index)
+        Example::new(encoded.tokens, encoded.start, index)
             .map_err(|error| self.model.translate(error))
     }
 }

@@ -33,7 +33,8 @@ impl Teach for ToyModel {
         ContentHash::of(format!("toy {} {}", self.base.vocabulary, self.base.ascii).as_bytes())
     }
 
-    fn tokens(&self, completion: &str) -> Result<Vec<Token>, EngineError> {
+    fn tokens(&self, pair: &Pair) -> Result<Vec<Token>, EngineError> {
+        let completion = pair.completion.as_str();
         let end = completion.len();
         let whole = Token {
             id: number(completion.trim()),
@@ -108,7 +109,7 @@ impl Teach for ToyModel {
                 vec![(END, 0.0)],
             ];
             lesson.answers.push(
-                self.tokens(&pair.completion)?
+                self.tokens(pair)?
                     .into_iter()
                     .zip(said)
                     .map(|(token, words)| Spoken { token, words })

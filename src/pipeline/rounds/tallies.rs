@@ -101,11 +101,13 @@ impl Tallies {
         }
         let mut counts = self.rejected;
         counts.append(&mut self.yields);
+        let thoughts = labeled.iter().filter(|row| row.thought()).count();
         let numbers = [
             ("seeds", pool.seeds.len()),
             ("drawn", pool.drawn.drawn as usize),
             ("valid", pool.judged.len()),
             ("labeled", labeled.len()),
+            ("thoughts_cut", thoughts),
             ("eval", eval_rows),
         ];
         counts.extend(numbers.map(|(name, count)| (name.to_owned(), count as u64)));
