@@ -1,5 +1,5 @@
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::record::{Blame, Fault, Remedy, Step};
 
@@ -140,7 +140,8 @@ impl FetchError {
         }
     }
 
-    pub(super) fn io(path: &Path, source: io::Error) -> Self {
+    #[cfg(feature = "fetch")]
+    pub(super) fn io(path: &std::path::Path, source: io::Error) -> Self {
         Self::Io {
             path: path.to_owned(),
             source,

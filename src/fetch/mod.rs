@@ -36,6 +36,7 @@ pub enum Wanted {
     Any,
 }
 
+#[cfg(feature = "fetch")]
 impl Wanted {
     fn noun(self) -> &'static str {
         match self {
