@@ -238,9 +238,10 @@ mod tests {
             seen,
             ["x", "--gpu-layers", "7", "--gpu-layers=all", "-nglx"].map(OsString::from)
         );
-        let seen =
-            with_llama_names(["serve", "-hf", "a/b:Q8_0", "--port", "1"].map(OsString::from));
-        let on_hub = ["serve", "--model", "hf:a/b:Q8_0", "--port", "1"];
+        let (served, _) = of(&["x", "serve", "-hf", "a/b:Q8_0"]).expect("fine");
+        assert!(served.starts_with(&["x", "serve", "--model=hf:a/b:Q8_0"].map(OsString::from)));
+        let seen = with_short_names(["eval", "-hf", "a/b", "-t", "1"].map(OsString::from));
+        let on_hub = ["eval", "--model", "hf:a/b", "-t", "1"];
         assert_eq!(seen, on_hub.map(OsString::from));
         assert_eq!(
             (gpu_layers("all"), gpu_layers("-1"), gpu_layers("3")),
