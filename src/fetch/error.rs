@@ -1,4 +1,6 @@
 use std::io;
+#[cfg(feature = "fetch")]
+use std::path::Path;
 use std::path::PathBuf;
 
 use crate::record::{Blame, Fault, Remedy, Step};
@@ -141,7 +143,7 @@ impl FetchError {
     }
 
     #[cfg(feature = "fetch")]
-    pub(super) fn io(path: &std::path::Path, source: io::Error) -> Self {
+    pub(super) fn io(path: &Path, source: io::Error) -> Self {
         Self::Io {
             path: path.to_owned(),
             source,
