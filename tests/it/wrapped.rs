@@ -34,9 +34,9 @@ macro_rules! pass_on {
 
             fn tokens(
                 &self,
-                completion: &str,
+                pair: &translora::record::Pair,
             ) -> Result<Vec<translora::engine::Token>, translora::engine::EngineError> {
-                self.model.tokens(completion)
+                self.model.tokens(pair)
             }
 
             fn word(&self, spelling: &translora::engine::Spelling) -> Option<i32> {
