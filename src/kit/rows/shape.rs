@@ -146,8 +146,8 @@ impl Row {
         let mut values = BTreeMap::new();
         for (key, value) in object.into_iter().filter(|(_, value)| !value.is_null()) {
             let plain = key.trim().to_lowercase();
-            if values.insert(plain, value).is_some() {
-                let what = format!("the key {key:?} is there twice, in capitals and without");
+            if values.insert(plain.clone(), value).is_some() {
+                let what = format!("the key {plain:?} is there twice, in capitals and without");
                 return Err(LineFault::RepeatedKey { what });
             }
         }

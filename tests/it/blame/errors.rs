@@ -54,6 +54,7 @@ fn engine() -> Room {
         "EngineError",
         [
             E::Cancelled(Cancelled),
+            E::Grammar("no rule is called root".into()),
             E::Model { path, reason },
             E::Split(SplitError::Renamed {
                 path: "m.gguf".into(),

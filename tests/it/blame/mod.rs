@@ -17,6 +17,7 @@ use errors::{Room, not_enough, rooms};
 const NO_REMEDY: &[(&str, &str)] = &[
     ("EngineError", "Cancelled"),
     ("EngineError", "Template"),
+    ("EngineError", "Grammar"),
     ("EngineError", "Snapshot"),
     ("ServeError", "Threads"),
     ("ServeError", "Stopped"),

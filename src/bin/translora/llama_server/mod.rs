@@ -275,8 +275,8 @@ mod tests {
             read("-m x.gguf -c 8", &variables),
             Ok(("--model=x.gguf --ctx-size=8 --port=9000".into(), 2))
         );
-        let error = read("-m x.gguf", &[("LLAMA_ARG_HF_REPO", "a/b")]).expect_err("refused");
-        assert!(error.starts_with("LLAMA_ARG_HF_REPO a/b: fetch"), "{error}");
+        let error = read("-m x.gguf", &[("LLAMA_ARG_HF_FILE", "a")]).expect_err("refused");
+        assert!(error.starts_with("LLAMA_ARG_HF_FILE a: fetch"), "{error}");
     }
 
     #[test]
