@@ -247,8 +247,7 @@ pub enum DistillError {
     /// The first loss is that of the base: a fresh adapter changes nothing.
     #[error(
         "the base model gives a row a loss that is not finite, before any training: its weights, \
-        or \
-         what it computes from them, are no numbers"
+         or what it computes from them, are no numbers"
     )]
     BaseNotFinite,
     /// The journal does not take the checkpoint.

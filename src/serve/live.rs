@@ -34,7 +34,7 @@ impl Choice {
         };
         let all: Vec<String> = self.names.iter().zip(&self.key).map(one).collect();
         match all.len() {
-            0 => "the model without an adapter".into(),
+            0 => "the model itself".into(),
             1 => format!("the adapter {}", all[0]),
             _ => format!("the adapters {}", all.join(", ")),
         }

@@ -142,7 +142,7 @@ pub(super) struct Slots<'h> {
     uses: u64,
     last: Key,
     totals: Totals,
-    /// The model makes no distribution without adapters either.
+    /// A request without adapters had logits that are not finite: adapters are not to blame.
     broken_model: bool,
 }
 
@@ -452,13 +452,15 @@ impl<'h> Slots<'h> {
         let Some(work) = &self.slots[number].work else {
             return;
         };
+        self.broken_model |= work.request.with.key.is_empty();
         let with = if self.broken_model {
             "the model itself".into()
         } else {
             work.request.with.described()
         };
         let why = format!(
-            "the logits of {with} are not finite, so there is no answer: a weight or a scale is too large, or damaged"
+            "the logits of {with} are not finite, so there is no answer: a weight or a scale is \
+             too large, or damaged"
         );
         self.fail(number, &why);
     }

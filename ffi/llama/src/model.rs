@@ -282,7 +282,8 @@ impl Model {
         if key("attention.causal").is_some_and(|causal| causal == "false") {
             return Some("it is an encoder: each token sees those that follow");
         }
-        if key("pooling_type").is_some_and(|pooling| pooling != "0") {
+        // Mean, first, last, rank. 0 is none; files that llama.cpp saves itself may say -1.
+        if key("pooling_type").is_some_and(|kind| ["1", "2", "3", "4"].contains(&kind.as_str())) {
             return Some("it is an embedding model");
         }
         // SAFETY: each reads a field of a live model.

@@ -289,6 +289,6 @@ fn training_blames_the_base_where_its_weights_are_no_numbers() {
         &folder,
         "a base of NaN",
         "train -m nan.gguf --data train.jsonl --out new.gguf",
-        &["the base model gives a row a loss that is not finite"],
+        &["the model nan.gguf makes logits that are not finite"],
     );
 }
