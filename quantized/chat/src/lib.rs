@@ -2,7 +2,7 @@
 //!
 //! A [`ChatTemplate`] is a Jinja text, as a model file carries it. It renders as Jinja2 does in the
 //! Python package `transformers`: the same white space, Python's `str` methods, Python's JSON,
-//! `strftime_now`, `raise_exception`, loop controls and `{% generation %}`. [`format`] has the
+//! `strftime_now`, `raise_exception`, loop controls and `{% generation %}`. `format` has the
 //! formats that llama.cpp knows by name. [`PLAIN`] is for base models that have none.
 //!
 //! Templates come from untrusted files. One that runs too long or nests too deep is an error.
