@@ -17,7 +17,7 @@ const TENSOR_BYTES: usize = 900;
 /// units: bytes of what fills a mask, for each pair of tokens.
 const MASK_BYTES: usize = 12;
 /// units: bytes; code, stacks, llama.cpp's own state.
-const PROCESS_BYTES: usize = 13 << 20;
+const PROCESS_BYTES: usize = 17 << 20;
 /// Bytes that a vocabulary takes in memory for two bytes of the file's header.
 const HEADER_FACTOR: usize = 13;
 
