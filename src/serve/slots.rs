@@ -142,6 +142,8 @@ pub(super) struct Slots<'h> {
     uses: u64,
     last: Key,
     totals: Totals,
+    /// Requests that are over, and their last events; see [`Slots::send_ends`].
+    ends: Vec<(UnboundedSender<Event>, Event)>,
     /// A request without adapters had logits that are not finite: adapters are not to blame.
     broken_model: bool,
 }
@@ -163,6 +165,7 @@ impl<'h> Slots<'h> {
             uses: 0,
             last: Key::new(),
             totals: Totals::default(),
+            ends: Vec::new(),
             broken_model: false,
         }
     }
@@ -282,6 +285,14 @@ impl<'h> Slots<'h> {
         }
     }
 
+    /// Send the last event of each request that is over. The caller has published the totals by
+    /// then: who has an answer finds it counted.
+    pub(super) fn send_ends(&mut self) {
+        for (events, event) in self.ends.drain(..) {
+            _ = events.send(event);
+        }
+    }
+
     /// End every running request with a reason.
     pub(super) fn fail_all(&mut self, why: &str) {
         (0..self.slots.len()).for_each(|i| self.fail(i, why));
@@ -291,7 +302,8 @@ impl<'h> Slots<'h> {
         let slot_number = slot;
         let slot = &mut self.slots[slot];
         let Some(work) = slot.work.take() else { return };
-        _ = work.request.events.send(Event::Failed(why.to_owned()));
+        let failed = Event::Failed(why.to_owned());
+        self.ends.push((work.request.events, failed));
         // Nobody knows what of the step was done.
         slot.tokens.clear();
         self.decoder.truncate(slot_number, 0);
@@ -487,7 +499,7 @@ impl<'h> Slots<'h> {
         self.totals.tokens += work.tokens as u64;
         self.totals.answer_ms += now - answering_ms;
         self.totals.done += 1;
-        _ = work.request.events.send(Event::Done(Done {
+        let done = Event::Done(Done {
             slot: number,
             end,
             prompt_tokens: work.request.prompt.len(),
@@ -496,7 +508,8 @@ impl<'h> Slots<'h> {
             prompt_ms: answering_ms - work.began_ms,
             answer_ms: now - answering_ms,
             truncated,
-        }));
+        });
+        self.ends.push((work.request.events, done));
     }
 }
 

@@ -81,12 +81,12 @@ pub(super) fn run(
         }
         show(board, &slots, waiting.len());
         slots.step();
-        if slots.is_idle() {
-            show(board, &slots, waiting.len());
-        }
+        show(board, &slots, waiting.len());
+        slots.send_ends();
     }
     let why = "the server is shutting down";
     slots.fail_all(why);
+    slots.send_ends();
     waiting
         .into_iter()
         .for_each(|request| _ = request.events.send(Event::Failed(why.into())));

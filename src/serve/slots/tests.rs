@@ -47,6 +47,11 @@ fn request(prompt: &str, key: &[u64], tokens_max: usize) -> (Request, UnboundedR
     (request, receiver)
 }
 
+fn step(slots: &mut Slots<'_>) {
+    slots.step();
+    slots.send_ends();
+}
+
 fn ended(receiver: &mut UnboundedReceiver<Event>) -> Option<Done> {
     std::iter::from_fn(|| receiver.try_recv().ok()).find_map(|event| match event {
         Event::Done(done) => Some(done),
@@ -61,11 +66,11 @@ fn a_short_request_on_another_adapter_takes_every_second_step() {
     let mut slots = Slots::new(&*host, decoder, &clock, 3);
     let (first, mut streams) = request("on and", &[], 300);
     slots.begin(first);
-    (0..20).for_each(|_| slots.step());
+    (0..20).for_each(|_| step(&mut slots));
     let (short, mut answer) = request("a b", &[7], 4);
     slots.begin(short);
     let steps = (1..100).find(|_| {
-        slots.step();
+        step(&mut slots);
         ended(&mut answer).is_some()
     });
     // The prompt with the first token, and three more; between two of them one step for the stream.
@@ -86,7 +91,7 @@ fn slots_of_one_adapter_share_their_steps() {
         })
         .collect();
     while !slots.is_idle() {
-        slots.step();
+        step(&mut slots);
     }
     assert_eq!(slots.totals().steps, 10);
     assert!(answers.iter_mut().all(|answer| ended(answer).is_some()));
@@ -101,7 +106,7 @@ fn a_beginning_is_shared_within_a_generation_only() {
         let (request, mut answer) = request(prompt, key, 2);
         slots.begin(request);
         while !slots.is_idle() {
-            slots.step();
+            step(&mut slots);
         }
         ended(&mut answer).expect("it ended").cached
     };
@@ -125,7 +130,7 @@ fn a_shared_beginning_does_not_cost_the_one_it_came_from() {
         let (request, mut answer) = request(prompt, &[1], 1);
         slots.begin(request);
         while !slots.is_idle() {
-            slots.step();
+            step(&mut slots);
         }
         ended(&mut answer).expect("it ended").cached
     };
@@ -142,7 +147,7 @@ fn a_client_that_left_is_swept_and_its_slot_taken() {
     let mut slots = Slots::new(&*host, decoder, &clock, 1);
     let (stream, receiver) = request("on and", &[], 300);
     slots.begin(stream);
-    slots.step();
+    step(&mut slots);
     assert!(!slots.is_free());
     drop(receiver);
     slots.sweep();
