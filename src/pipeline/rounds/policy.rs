@@ -461,7 +461,8 @@ mod tests {
         let fair = stock(64, 20, 20);
         // (generators, tuned, what each gave) -> turns of the rounds from 2 on, and the least yield
         // of the last one.
-        let cases: [(&[Stock], Option<usize>, [usize; 3], f64); 7] = [
+        type Case<'c> = (&'c [Stock], Option<usize>, [usize; 3], f64);
+        let cases: [Case<'_>; 7] = [
             (&[good, bad], Some(1), [0, 0, 0], 0.1),
             (&[good, fair], Some(1), [1, 1, 1], 0.1),
             (&[good, new], Some(1), [1, 1, 1], 0.1),
