@@ -18,7 +18,7 @@ const KAPPA_MIN: f64 = 0.2;
 
 /// Answers that several texts share, with how many of what was accepted have each; none where
 /// answers are free text.
-pub(super) fn shared(seen: &[Judged]) -> BTreeMap<String, usize> {
+fn shared(seen: &[Judged]) -> BTreeMap<String, usize> {
     let mut counts: BTreeMap<&str, [usize; 2]> = BTreeMap::new();
     let mut texts = 0;
     for judged in seen {
@@ -66,9 +66,7 @@ pub fn answers(seen: &[Judged]) -> Answers {
     let mut keys: BTreeMap<String, usize> = BTreeMap::new();
     for text in seen.iter().filter_map(answer) {
         texts += 1;
-        let Ok(object) = serde_json::from_str::<serde_json::Map<_, serde_json::Value>>(text) else {
-            continue;
-        };
+        let Some(object) = object(text) else { continue };
         objects += 1;
         object
             .into_iter()
@@ -79,6 +77,15 @@ pub fn answers(seen: &[Judged]) -> Answers {
         return Answers::Text;
     }
     Answers::Objects(keys.into_keys().collect())
+}
+
+/// Whether an answer is a JSON object with this key.
+pub(super) fn has_key(answer: &str, key: &str) -> bool {
+    object(answer).is_some_and(|object| object.contains_key(key))
+}
+
+fn object(answer: &str) -> Option<serde_json::Map<String, serde_json::Value>> {
+    serde_json::from_str(answer.trim()).ok()
 }
 
 /// How well inputs get the answer that they were generated for: Cohen's kappa, 1 where all do and 0

@@ -3,13 +3,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::Judged;
+use super::answers::{Answers, answers, has_key};
 use super::near::Shingles;
 use super::validity::without_numbers;
 use crate::record::Pair;
 
 /// Inputs compared with each other at most; of more, the first.
 const COMPARED_MAX: usize = 1500;
-/// Answers that are named at most.
+/// Labels or keys that are named at most.
 const NAMED_MAX: usize = 20;
 
 /// How much of a task what was kept covers, as far as texts can tell.
@@ -27,8 +28,11 @@ pub struct Coverage {
     pub forms: usize,
     /// Distinct answers of the teacher.
     pub answers: usize,
-    /// Answers that the teacher gave to texts that were thrown out or drawn at random, but to no
-    /// input that was kept.
+    /// Kept inputs by the label that is their answer, or by each key of the JSON object that is.
+    /// Empty where answers are text of their own.
+    pub taught: BTreeMap<String, usize>,
+    /// Labels or keys that the teacher gave to texts that were thrown out or drawn at random, but
+    /// to no input that was kept.
     pub answers_missing: Vec<String>,
     /// Of each kept input, how like it is to the one most like it (Jaccard's index of word
     /// trigrams): least, deciles, greatest. A filter on similarity would hide what lies just below
@@ -57,6 +61,7 @@ impl Coverage {
             .flatten()
             .for_each(|word| *holders.entry(word).or_default() += 1);
         let known: BTreeSet<String> = seeds.iter().flat_map(|seed| words(seed)).collect();
+        let taught = taught(kept, seen);
         let answers: BTreeSet<&str> = kept.iter().map(|(_, answer)| answer.trim()).collect();
         let shingles: Vec<Shingles> = kept
             .iter()
@@ -79,7 +84,8 @@ impl Coverage {
                 .collect::<BTreeSet<_>>()
                 .len(),
             answers: answers.len(),
-            answers_missing: missing(seen, &answers),
+            answers_missing: missing(&taught),
+            taught,
             similarity: curve(nearest_other(&shingles)),
             similarity_to_seeds: curve(
                 shingles
@@ -108,18 +114,30 @@ impl Coverage {
     }
 }
 
-/// Answers that several texts share and no kept input has, the most frequent first. Where answers
-/// are free text, there are none.
-fn missing(seen: &[Judged], kept: &BTreeSet<&str>) -> Vec<String> {
-    let mut found: Vec<(String, usize)> = super::answers::shared(seen)
+/// How many kept inputs teach each label, or each key, that the teacher was seen to use.
+fn taught(kept: &[(&str, &str)], seen: &[Judged]) -> BTreeMap<String, usize> {
+    let (names, teaches): (_, fn(&str, &str) -> bool) = match answers(seen) {
+        Answers::Labels(labels) => (labels, |answer, label| answer.trim() == label),
+        Answers::Objects(keys) => (keys, has_key),
+        Answers::Text => return BTreeMap::new(),
+    };
+    let count = |name: &str| {
+        kept.iter()
+            .filter(|(_, answer)| teaches(answer, name))
+            .count()
+    };
+    names
         .into_iter()
-        .filter(|(answer, _)| !kept.contains(answer.as_str()))
-        .collect();
-    found.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
-    found
-        .into_iter()
+        .map(|name| (name.clone(), count(&name)))
+        .collect()
+}
+
+/// What no kept input teaches.
+fn missing(taught: &BTreeMap<String, usize>) -> Vec<String> {
+    let missing = taught.iter().filter(|(_, count)| **count == 0);
+    missing
         .take(NAMED_MAX)
-        .map(|(answer, _)| answer)
+        .map(|(name, _)| name.clone())
         .collect()
 }
 
@@ -194,6 +212,8 @@ mod tests {
         );
         assert_eq!(coverage.words_unseen, 3.0 / 11.0);
         assert_eq!(coverage.answers_missing, ["c"]);
+        let taught = [("a", 3), ("c", 0)].map(|(name, count)| (name.to_owned(), count));
+        assert_eq!(coverage.taught, taught.into());
         assert_eq!(
             (coverage.eval_words, coverage.eval_answers),
             (Some(5.0 / 6.0), Some(0.5))
@@ -215,6 +235,17 @@ mod tests {
                 coverage.similarity_to_seeds[10]
             ),
             (0.0, 0.25)
+        );
+        let objects = [
+            ("x", "{\"name\": \"a\"}"),
+            ("y", "{\"name\": \"b\", \"size\": 1}"),
+        ];
+        let seen = [objects[0], objects[1], objects[1], objects[1]]
+            .map(|(text, answer)| Judged::example(text, answer, None));
+        let taught = [("name", 2), ("size", 1)].map(|(name, count)| (name.to_owned(), count));
+        assert_eq!(
+            Coverage::of(&objects, &[], &seen, None).taught,
+            taught.into()
         );
         let alone = Coverage::of(&kept[..1], &[], &[], None);
         assert!(

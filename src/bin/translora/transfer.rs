@@ -10,6 +10,9 @@ use crate::failure::Failure;
 use crate::progress::Verbosity;
 use crate::{Outcome, job, out};
 
+/// Labels or keys that the summary names at most.
+const TAUGHT_SHOWN: usize = 12;
+
 /// Move an adapter to a new base model
 ///
 /// The target base continues a list of seed inputs. A filter keeps those that look like the task,
@@ -67,6 +70,7 @@ fn summary(done: &TransferReport, plan: &TransferPlan, verbose: bool) -> Vec<Str
     if verbose {
         rows.extend(details(done));
     }
+    rows.extend(taught(done).map(|text| ("taught", text)));
     let missing = &done.coverage.answers_missing;
     if !missing.is_empty() {
         let missing = missing.join(", ");
@@ -88,6 +92,31 @@ fn summary(done: &TransferReport, plan: &TransferPlan, verbose: bool) -> Vec<Str
         .collect();
     lines.extend(out::columns(&rows));
     lines
+}
+
+/// What the new adapter was taught least of, where answers are labels or JSON objects.
+fn taught(done: &TransferReport) -> Option<String> {
+    let mut taught: Vec<(&String, usize)> = done
+        .coverage
+        .taught
+        .iter()
+        .map(|(name, count)| (name, *count))
+        .filter(|(_, count)| *count > 0)
+        .collect();
+    taught.sort_by_key(|(_, count)| *count);
+    let all = taught.len();
+    let named = taught.iter().take(TAUGHT_SHOWN);
+    let named: Vec<String> = named
+        .map(|(name, count)| format!("{name} {count}"))
+        .collect();
+    let more = if all > TAUGHT_SHOWN { ", …" } else { "" };
+    let samples = done.counts.get("trained").copied().unwrap_or(0);
+    (all > 0).then(|| {
+        format!(
+            "{all} labels or keys in {samples} samples, the rarest first: {}{more}",
+            named.join(", ")
+        )
+    })
 }
 
 /// What the report has too.

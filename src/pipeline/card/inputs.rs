@@ -118,6 +118,13 @@ fn coverage(coverage: &Coverage) -> Facts {
         ),
         fact("different answers", coverage.answers.to_string()),
     ];
+    if !coverage.taught.is_empty() {
+        let taught = coverage.taught.iter();
+        let taught: Vec<String> = taught
+            .map(|(name, count)| format!("{name} {count}"))
+            .collect();
+        rows.push(fact("samples by label, or by key", taught.join(", ")));
+    }
     if !coverage.answers_missing.is_empty() {
         rows.push(fact(
             "answers of the source adapter that no kept input gets",
