@@ -162,7 +162,7 @@ fn a_header_is_read_out_of_the_first_bytes_as_out_of_all() {
             match Header::parse(&bytes[..cut.min(file_bytes) as usize], file_bytes) {
                 Ok(found) => assert!(found.is_none(), "cut at {cut} of {file_bytes}"),
                 Err(error) => {
-                    assert_eq!(error.to_string(), message, "cut at {cut} of {file_bytes}")
+                    assert_eq!(error.to_string(), message, "cut at {cut} of {file_bytes}");
                 }
             }
         }
