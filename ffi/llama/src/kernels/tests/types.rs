@@ -139,7 +139,7 @@ fn faster_conversions_give_the_same_bits() {
                 bytes.as_ptr(),
                 0..2048 / crate::kernels::CHUNK,
                 ours.as_mut_ptr(),
-            )
+            );
         };
         assert!(
             ours.iter()
