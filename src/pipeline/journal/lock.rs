@@ -12,7 +12,15 @@ const NAME: &str = "lock";
 /// A journal that is this process's own. The system releases it when the process ends, however it
 /// ends.
 #[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "the lock lives as long as the file is open")] File);
+pub struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // A child that another thread has just forked holds the file open until it runs its own
+        // program: closing alone would leave the journal locked for that long.
+        _ = self.0.unlock();
+    }
+}
 
 impl Lock {
     /// Lock the journal in `folder`.
@@ -38,7 +46,7 @@ impl Lock {
     pub fn check(folder: &Path) -> Result<(), JournalError> {
         let path = folder.join(NAME);
         match File::open(&path) {
-            Ok(mut file) => held(&mut file, folder),
+            Ok(mut file) => held(&mut file, folder).map(|()| drop(Self(file))),
             // A run that was stopped before it had one.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(source) => Err(JournalError::Io { path, source }),
