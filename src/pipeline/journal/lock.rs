@@ -15,9 +15,9 @@ const NAME: &str = "lock";
 pub struct Lock(File);
 
 impl Drop for Lock {
+    /// A process that is being started beside this one holds the file, too, until its program is
+    /// loaded; so closing it is not enough.
     fn drop(&mut self) {
-        // A child that another thread has just forked holds the file open until it runs its own
-        // program: closing alone would leave the journal locked for that long.
         _ = self.0.unlock();
     }
 }
@@ -46,7 +46,7 @@ impl Lock {
     pub fn check(folder: &Path) -> Result<(), JournalError> {
         let path = folder.join(NAME);
         match File::open(&path) {
-            Ok(mut file) => held(&mut file, folder).map(|()| drop(Self(file))),
+            Ok(mut file) => held(&mut file, folder),
             // A run that was stopped before it had one.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(source) => Err(JournalError::Io { path, source }),
