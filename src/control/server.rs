@@ -18,8 +18,8 @@ use tokio::signal::unix::{self, SignalKind};
 use tokio::sync::mpsc;
 
 use super::openapi::{ErrorBody, routes_of_document};
-use super::{Backend, ControlError, Kind, Refusal, refused, router};
-use crate::record::ContentHash;
+use super::{Backend, ControlError, Kind, Refusal, observed, refused, router};
+use crate::record::{Clock, ContentHash, SystemClock};
 
 const THREADS: usize = 2;
 /// Time for answers under way when the server ends.
@@ -78,7 +78,8 @@ impl Server {
             }
             Token::Random(token) | Token::Chosen(token) => token,
         };
-        let app = guarded(router(backend), token);
+        let start = SystemClock::default().unix_seconds();
+        let app = observed(guarded(router(backend), token), start);
         runtime.spawn(async move { axum::serve(listener, app).await });
         Ok(Self { runtime, address })
     }

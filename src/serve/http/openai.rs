@@ -227,6 +227,7 @@ pub(super) async fn chat(State(app): Shared, request: Request) -> Result<Respons
         "logprobs": options.alternatives.map(|_| json!({ "content": probabilities(&app, &drawn, false) })),
     }]);
     Ok(named(
+        &pending.model,
         &pending.generation,
         axum::Json(frame.counted(&choice, &done)),
     ))
@@ -392,6 +393,7 @@ pub(super) async fn completions(
     }
     let total = total.ok_or_else(|| ApiError::input("there is no prompt"))?;
     Ok(named(
+        &frame.model,
         &frame.generation,
         axum::Json(frame.counted(&choices.into(), &total)),
     ))

@@ -3,11 +3,10 @@
 use axum::body::Bytes;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::openapi::{bias, nothing};
-use crate::engine::host::Token;
+use super::openapi::{bias, format, function, nothing, text};
 use crate::serve::error::ApiError;
 
 /// What every endpoint that generates reads. Names and defaults are llama-server's and OpenAI's.
@@ -71,7 +70,7 @@ pub(super) struct Common {
     pub grammar: Option<String>,
     /// A JSON schema that the answer fits.
     #[schema(value_type = Option<Object>)]
-    pub json_schema: Option<Value>,
+    pub json_schema: Option<Map<String, Value>>,
     /// OpenAI's way to demand JSON.
     pub response_format: Option<ResponseFormat>,
     /// The body as it came: the order of a schema's properties is that of the answer's.
@@ -87,13 +86,13 @@ pub(super) struct Common {
 pub(super) struct ResponseFormat {
     /// `text`, `json_object` or `json_schema`.
     #[serde(rename = "type")]
-    #[schema(pattern = "^(text|json_object|json_schema)$")]
+    #[schema(schema_with = format)]
     pub kind: String,
     /// Of `json_schema`.
     pub json_schema: Option<NamedSchema>,
     /// llama-server takes a schema here too.
     #[schema(value_type = Option<Object>)]
-    pub schema: Option<Value>,
+    pub schema: Option<Map<String, Value>>,
 }
 
 /// A schema as OpenAI has it.
@@ -102,7 +101,7 @@ pub(super) struct ResponseFormat {
 pub(super) struct NamedSchema {
     /// The JSON schema.
     #[schema(value_type = Option<Object>)]
-    pub schema: Option<Value>,
+    pub schema: Option<Map<String, Value>>,
     /// What the client calls it.
     #[serde(default, rename = "name")]
     _name: Option<String>,
@@ -214,8 +213,7 @@ pub(super) struct Tokenize {
 #[serde(deny_unknown_fields)]
 pub(super) struct Detokenize {
     /// Numbers of the model's vocabulary.
-    #[schema(value_type = Vec<i32>)]
-    pub tokens: Vec<Token>,
+    pub tokens: Vec<Integer>,
 }
 
 /// vLLM's `POST /v1/load_lora_adapter`
@@ -223,8 +221,10 @@ pub(super) struct Detokenize {
 #[serde(deny_unknown_fields)]
 pub(super) struct Load {
     /// The name that requests carry.
+    #[schema(min_length = 1, max_length = 128)]
     pub lora_name: String,
     /// The file, in the folder of adapters.
+    #[schema(min_length = 1)]
     pub lora_path: String,
     /// Take the place of an adapter of this name.
     #[serde(default)]
@@ -271,6 +271,7 @@ pub(super) struct Unload {
 #[serde(deny_unknown_fields)]
 pub(super) struct Scale {
     /// As `/lora-adapters` lists them.
+    #[serde(deserialize_with = "number")]
     pub id: usize,
     /// How strongly it works; 0: not at all, 1: as it was trained.
     pub scale: f32,
@@ -320,7 +321,7 @@ pub(super) struct Message {
 pub(super) struct Tool {
     /// `function`
     #[serde(rename = "type")]
-    #[schema(pattern = "^function$")]
+    #[schema(schema_with = function)]
     pub kind: String,
     /// What can be called.
     pub function: ToolFunction,
@@ -337,7 +338,7 @@ pub(super) struct ToolFunction {
     /// A JSON schema of its arguments; any object where it is left out.
     #[serde(default, rename = "parameters")]
     #[schema(value_type = Option<Object>)]
-    _parameters: Option<Value>,
+    _parameters: Option<Map<String, Value>>,
     /// Calls always fit the schema here.
     #[serde(default, rename = "strict")]
     _strict: Option<bool>,
@@ -426,8 +427,10 @@ pub(super) enum Content {
 pub(super) struct Part {
     /// `text`
     #[serde(rename = "type")]
+    #[schema(schema_with = text)]
     pub kind: String,
     /// The text.
+    #[schema(required = true, value_type = String)]
     pub text: Option<String>,
 }
 
@@ -483,7 +486,7 @@ pub(super) enum Prompt {
 #[serde(untagged, expecting = "must be a text or a token")]
 pub(super) enum Piece {
     /// A number of the vocabulary.
-    Token(Token),
+    Token(Integer),
     /// Text.
     Text(String),
 }
@@ -500,6 +503,12 @@ pub(super) struct PromptString {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ToSchema)]
 #[schema(value_type = i64)]
 pub(super) struct Integer(pub i128);
+
+/// An adapter's number.
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    let Integer(whole) = Integer::deserialize(deserializer)?;
+    usize::try_from(whole).map_err(|_| D::Error::custom(format!("{whole} is no number of one")))
+}
 
 impl<'de> Deserialize<'de> for Integer {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

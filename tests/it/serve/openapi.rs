@@ -97,3 +97,30 @@ fn what_is_out_of_the_bounds_of_the_document_is_refused_by_name() {
     }
     assert_eq!(checked, 16);
 }
+
+#[test]
+fn the_examples_of_the_document_are_answered() {
+    let lab = Lab::new();
+    let (_server, address) = serve(lab.config());
+    let document = openapi();
+    let mut answered = 0;
+    for (path, item) in document["paths"].as_object().expect("paths") {
+        let body = &item["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"];
+        let Some(body) = body.as_str().and_then(|name| name.rsplit('/').next()) else {
+            continue;
+        };
+        for example in document["components"]["schemas"][body]["examples"]
+            .as_array()
+            .into_iter()
+            .flatten()
+        {
+            assert_eq!(
+                post(address, path, example).status,
+                200,
+                "{path}: {example}"
+            );
+            answered += 1;
+        }
+    }
+    assert_eq!(answered, 10);
+}
