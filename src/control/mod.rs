@@ -25,7 +25,7 @@ pub use translora_attach::place;
 
 pub use access::{AnsweredBy, REQUEST_ID, observed};
 pub use error::ControlError;
-pub use http::{GENERATION, documented, refused, router};
+pub use http::{GENERATION, Segment, documented, refused, router};
 pub use json::parse;
 pub use server::{Server, Token};
 pub use socket::Socket;

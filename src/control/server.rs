@@ -148,9 +148,14 @@ fn guarded(router: Router, token: &str) -> Router {
             "there is nothing at this path",
         ))
     };
+    let other = || async {
+        let error = ErrorBody::new("invalid_request_error", "this path has other methods");
+        (StatusCode::METHOD_NOT_ALLOWED, axum::Json(error))
+    };
     router
         .merge(routes_of_document())
         .fallback(missing)
+        .method_not_allowed_fallback(other)
         .layer(middleware::from_fn_with_state(
             ContentHash::of(token.as_bytes()),
             admit,

@@ -110,8 +110,10 @@ fn show(board: &Board, slots: &mut Slots<'_>, waiting: &VecDeque<Box<Request>>) 
     for finished in slots.take_finished() {
         board.meters.count(&finished, &board.base);
     }
-    let names = |request: &Box<Request>| Arc::clone(&request.with.names);
-    let waiting = waiting.iter().map(names).collect();
+    let names = waiting
+        .iter()
+        .map(|request| Arc::clone(&request.with.names));
+    let waiting = names.collect();
     let mut shown = board.lock();
     *shown = Shown {
         slots: slots.seen(),

@@ -33,6 +33,7 @@ mod body;
 mod llama;
 mod lora;
 mod metrics;
+mod object;
 mod openai;
 mod openapi;
 mod options;
@@ -140,7 +141,7 @@ pub(super) async fn listen(
 ) -> std::io::Result<()> {
     let listener = listener.tap_io(|stream| _ = stream.set_nodelay(true));
     let closed = async move { _ = closing.wait_for(|closing| *closing).await };
-    axum::serve(listener, router(app))
+    axum::serve(listener, router(&app))
         .with_graceful_shutdown(closed)
         .await
 }
@@ -195,17 +196,17 @@ fn paths(app: &Arc<App>) -> Router {
         .merge(control::router(Arc::new(Own(Arc::clone(app)))))
 }
 
-fn router(app: Arc<App>) -> Router {
+fn router(app: &Arc<App>) -> Router {
     let start = app.clock.unix_seconds();
-    let router = paths(&app)
+    let router = paths(app)
         .fallback(|| async { ApiError::not_found("there is no such path") })
         .method_not_allowed_fallback(|| async { ApiError::method() })
         .layer(DefaultBodyLimit::disable())
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), admit));
+        .layer(middleware::from_fn_with_state(Arc::clone(app), admit));
     let router = if app.config.origins.is_empty() {
         router
     } else {
-        router.layer(cors(&app))
+        router.layer(cors(app))
     };
     control::observed(router, start)
 }

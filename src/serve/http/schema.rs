@@ -6,8 +6,14 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+use super::object::{OnlyObjects, only_objects};
 use super::openapi::{bias, format, function, nothing, text};
 use crate::serve::error::ApiError;
+
+only_objects! {
+    CalledFunction FunctionName Message NamedSchema Part PromptString ResponseFormat Scale
+    StreamOptions Tool ToolByName ToolCall ToolFunction
+}
 
 /// What every endpoint that generates reads. Names and defaults are llama-server's and OpenAI's.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -82,7 +88,7 @@ pub(super) struct Common {
 /// `{"type": "text"}`, `{"type": "json_object"}`, or `{"type": "json_schema", "json_schema":
 /// {"schema": …}}`.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub(super) struct ResponseFormat {
     /// `text`, `json_object` or `json_schema`.
     #[serde(rename = "type")]
@@ -97,7 +103,7 @@ pub(super) struct ResponseFormat {
 
 /// A schema as OpenAI has it.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub(super) struct NamedSchema {
     /// The JSON schema.
     #[schema(value_type = Option<Object>)]
@@ -268,7 +274,7 @@ pub(super) struct Unload {
 
 /// An adapter by llama-server's number.
 #[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub(super) struct Scale {
     /// As `/lora-adapters` lists them.
     #[serde(deserialize_with = "number")]
@@ -279,7 +285,7 @@ pub(super) struct Scale {
 
 /// What a stream holds besides.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub(super) struct StreamOptions {
     /// End with the counts of tokens.
     #[serde(default)]
@@ -291,7 +297,7 @@ pub(super) struct StreamOptions {
 
 /// One message of a conversation.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub(super) struct Message {
     /// `system`, `user`, `assistant`, or what else the template knows.
     pub role: String,
@@ -317,7 +323,7 @@ pub(super) struct Message {
 
 /// A tool of a request.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub(super) struct Tool {
     /// `function`
     #[serde(rename = "type")]
@@ -329,7 +335,7 @@ pub(super) struct Tool {
 
 /// A function that can be called.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub(super) struct ToolFunction {
     /// Its name.
     pub name: String,
@@ -368,7 +374,7 @@ pub(super) enum ToolMode {
 
 /// `{"type": "function", "function": {"name": …}}`
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub(super) struct ToolByName {
     /// `function`
     #[serde(default, rename = "type")]
@@ -379,7 +385,7 @@ pub(super) struct ToolByName {
 
 /// A function by its name.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub(super) struct FunctionName {
     /// The name.
     pub name: String,
@@ -387,7 +393,7 @@ pub(super) struct FunctionName {
 
 /// A call, as an answer had it.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub(super) struct ToolCall {
     /// What was called, and how.
     pub function: CalledFunction,
@@ -404,7 +410,7 @@ pub(super) struct ToolCall {
 
 /// What was called.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub(super) struct CalledFunction {
     /// The function.
     pub name: String,
@@ -424,6 +430,7 @@ pub(super) enum Content {
 
 /// A part of a message: text, as nothing else is read here.
 #[derive(Debug, Deserialize, ToSchema)]
+#[serde(remote = "Self")]
 pub(super) struct Part {
     /// `text`
     #[serde(rename = "type")]
@@ -493,7 +500,7 @@ pub(super) enum Piece {
 
 /// llama-server's form of text.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub(super) struct PromptString {
     /// Text.
     pub prompt_string: String,

@@ -44,6 +44,21 @@ fn each_path_of_the_document_is_answered_and_no_other_method_of_it() {
     }
 }
 
+#[test]
+fn a_path_that_is_no_text_names_nothing() {
+    let lab = Lab::new();
+    let (_server, address) = serve(lab.config());
+    for (method, path) in [
+        ("GET", "/v1/models/%FF"),
+        ("POST", "/v1/adapters/%FF/unload"),
+        ("GET", "/v1/transfers/%FF"),
+    ] {
+        let reply = open(address, method, path, &[], b"").whole();
+        assert_eq!(reply.status, 404, "{path}: {reply:?}");
+        assert!(reply.error().starts_with("not_found_error: "), "{reply:?}");
+    }
+}
+
 /// What utoipa's router takes is documented. So no path may come by another way.
 #[test]
 fn no_path_comes_in_without_documentation() {
