@@ -178,6 +178,32 @@ fn nobody_is_answered_without_the_token() {
 }
 
 #[test]
+fn the_document_is_that_of_the_paths_there_are() {
+    let (_server, address) = control(Path::new("/nowhere"));
+    let document = send(address, "GET", "/openapi.json", &json!({})).json();
+    assert_eq!(document, translora::control::openapi::document());
+    for (path, item) in document["paths"].as_object().expect("paths") {
+        let sent = path.replace("{id}", "7").replace("{name}", "nobody");
+        for method in ["GET", "POST", "DELETE"] {
+            let reply = send(address, method, &sent, &json!({ "path": "a.gguf" }));
+            let operation = item.get(method.to_lowercase());
+            assert_eq!(
+                reply.status == 405,
+                operation.is_none(),
+                "{method} {path}: {reply:?}"
+            );
+            if let Some(operation) = operation {
+                let listed = operation["responses"].get(reply.status.to_string());
+                assert!(listed.is_some(), "{method} {path}: {reply:?}");
+            } else {
+                assert_ne!(reply.header("allow"), "", "{path}");
+                assert!(reply.error().contains("other methods"), "{path}");
+            }
+        }
+    }
+}
+
+#[test]
 fn adapters_of_the_module_are_exchanged_over_http() {
     let world = World::new();
     let (one, two) = (
@@ -306,7 +332,7 @@ struct Launched {
 }
 
 impl Launched {
-    /// The program is a script, and talks on standard error.
+    /// The program is a script, and writes to standard error.
     fn start(world: &World, script: &str) -> Self {
         let program = world.path("server");
         std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("writable");
@@ -352,7 +378,7 @@ impl Launched {
 #[test]
 fn a_launcher_passes_signals_and_the_exit_status_on() {
     let world = World::new();
-    let waits = "trap 'echo told >&2; exit 7' TERM\necho \"ready $TRANSLORA_SOCKET\" >&2\n\
+    let waits = "trap 'echo stopping >&2; exit 7' TERM\necho \"ready $TRANSLORA_SOCKET\" >&2\n\
                  while :; do sleep 0.05; done";
     let mut launched = Launched::start(&world, waits);
     let socket = world.path("none.sock");
@@ -361,7 +387,7 @@ fn a_launcher_passes_signals_and_the_exit_status_on() {
     let reply = send(launched.address, "GET", "/v1/adapters", &Value::Null);
     assert_eq!(reply.status, 503, "{reply:?}");
     launched.kill("-TERM");
-    assert_eq!(launched.line(), "told");
+    assert_eq!(launched.line(), "stopping");
     assert_eq!(launched.end(), Some(7));
     let launched = Launched::start(&world, "exit 3");
     assert_eq!(launched.end(), Some(3));
@@ -372,7 +398,7 @@ fn a_launcher_passes_signals_and_the_exit_status_on() {
     let mut launched = Launched::start(&world, waits);
     launched.line();
     launched.kill("-KILL");
-    assert_eq!(launched.line(), "told");
+    assert_eq!(launched.line(), "stopping");
     launched.end();
 }
 
