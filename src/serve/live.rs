@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::error::ApiError;
 use crate::adapters::{Missing, Register};
-use crate::engine::host::Weights;
+use crate::engine::host::{Conversations, Weights};
 
 /// One load of one adapter file. The number is never used again.
 #[derive(Clone)]
@@ -26,6 +26,15 @@ pub(super) struct Choice {
 }
 
 impl Choice {
+    /// What renders conversations: the first of the adapters that has a template of its own, else the
+    /// base.
+    pub(super) fn chat<'c>(&'c self, base: &'c Conversations) -> &'c Conversations {
+        let own = self.weights.iter();
+        own.filter_map(|(weights, _)| weights.chat.as_deref())
+            .next()
+            .unwrap_or(base)
+    }
+
     /// The adapters for an error, each with its generation and scale; the model where there is none.
     pub(super) fn described(&self) -> String {
         let one = |(name, (number, scale)): (&String, &(u64, u32))| {

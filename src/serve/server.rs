@@ -20,7 +20,7 @@ use super::live::Registry;
 use super::worker::{self, Board, Command};
 use super::{Config, Say};
 use crate::engine::host::Host;
-use crate::engine::{ChatInfo, ChatOptions, Engine, OpenOptions};
+use crate::engine::{Engine, OpenOptions};
 use crate::record::Clock;
 
 /// Threads that answer clients; the model has its own.
@@ -49,23 +49,19 @@ impl Server {
         clock: Arc<dyn Clock>,
         say: Say,
     ) -> Result<Self, ServeError> {
-        let adapters = config.adapters.iter().map(|(_, path, _)| path);
         let options = OpenOptions {
             threads: config.threads,
             gpu_layers: config.gpu_layers,
             device: config.device.clone(),
             context: config.context.div_euclid(config.slots.max(1)),
             repack: config.repack,
-            chat: ChatOptions {
-                carriers: adapters.cloned().collect(),
-                ..config.chat.clone()
-            },
+            chat: config.chat.clone(),
         };
         let hosted = engine.host(&config.model, &options, config.slots)?;
-        if let Some(note) = hosted.host.chat().and_then(ChatInfo::note) {
+        if let Some(note) = hosted.host.chat().info().note() {
             say(&note);
         }
-        if let Some(reason) = hosted.host.chat_refusal() {
+        if let Some(reason) = hosted.host.chat().refusal() {
             say(&format!("warning: conversations are refused: {reason}"));
         }
         let name = model_name(&config, &hosted.host.info().name);

@@ -2,26 +2,23 @@
 
 use std::path::Path;
 
-use serde_json::{Map, Value};
-use translora_chat::{ChatTemplate, Rendering, TemplateError};
 use translora_llama::{
     Adapter, Batch, Context, ContextParams, Kernel, LlamaError, Model, map_file,
 };
 
-use super::chat::template;
+use super::chat::ends;
 use super::{BATCH, internal, of_path};
-use crate::engine::chat::{ChatInfo, MODEL_KEY};
-use crate::engine::host::{Decoder, Grammar, Host, Row, Token, Weights};
-use crate::engine::{EngineError, ModelInfo, OpenOptions};
-use crate::record::{Clock, ContentHash, SystemClock};
+use crate::engine::chat::MODEL_KEY;
+use crate::engine::host::{Conversations, Decoder, Grammar, Host, Row, Token, Weights};
+use crate::engine::{ChatInfo, ChatOptions, EngineError, ModelInfo, OpenOptions};
+use crate::record::ContentHash;
 
 pub(super) struct GgmlHost {
     model: Model,
     info: ModelInfo,
-    /// Or why there is none: texts without a conversation are served all the same.
-    template: Result<ChatTemplate, TemplateError>,
-    chat: ChatInfo,
-    kwargs: Map<String, Value>,
+    /// One that does not compile is no reason to stop: texts without a conversation are served.
+    chat: Conversations,
+    options: ChatOptions,
     bos: Option<Token>,
 }
 
@@ -33,14 +30,14 @@ impl GgmlHost {
         options: &OpenOptions,
     ) -> Result<Self, EngineError> {
         let chat = ChatInfo::choose(&options.chat, model.metadata(MODEL_KEY))?;
-        let template = template(&model, &chat);
+        let [begin, end] = ends(&model);
+        let chat = Conversations::new(chat, [&begin, &end], &options.chat.kwargs);
         let bos = model.vocab().bos().filter(|_| model.vocab().adds_bos());
         Ok(Self {
             model,
             info,
-            template,
             chat,
-            kwargs: options.chat.kwargs.clone(),
+            options: options.chat.clone(),
             bos,
         })
     }
@@ -67,34 +64,8 @@ impl Host for GgmlHost {
         self.model.vocab().is_end(token)
     }
 
-    fn chat(&self) -> Option<&ChatInfo> {
-        Some(&self.chat)
-    }
-
-    fn chat_refusal(&self) -> Option<String> {
-        self.template.as_ref().err().map(ToString::to_string)
-    }
-
-    fn template(&self) -> &str {
-        &self.chat.text
-    }
-
-    fn render_with(&self, messages: &Value, rendering: &Rendering) -> Result<String, EngineError> {
-        let refuse = |error: &TemplateError| EngineError::Template(error.to_string());
-        let template = self.template.as_ref().map_err(refuse)?;
-        let mut rendering = rendering.clone();
-        if rendering.now == 0 {
-            rendering.now = SystemClock::default().unix_seconds();
-        }
-        for (name, value) in &self.kwargs {
-            rendering
-                .kwargs
-                .entry(name)
-                .or_insert_with(|| value.clone());
-        }
-        template
-            .render_with(messages, &rendering)
-            .map_err(|error| refuse(&error))
+    fn chat(&self) -> &Conversations {
+        &self.chat
     }
 
     fn grammar(&self, text: &str) -> Result<Box<dyn Grammar>, EngineError> {
@@ -109,7 +80,11 @@ impl Host for GgmlHost {
             let bytes = map_file(loaded.file()).map_err(|error| of_path(adapter, error))?;
             (ContentHash::of(&bytes), bytes.len() as u64)
         };
-        Ok(Weights::new(hash, bytes, loaded))
+        let [begin, end] = ends(&self.model);
+        let chat = self
+            .options
+            .of_adapter(adapter, loaded.file(), [&begin, &end])?;
+        Ok(Weights::new(hash, bytes, chat, loaded))
     }
 }
 

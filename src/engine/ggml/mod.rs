@@ -229,9 +229,10 @@ impl GgmlModel {
     fn open(backend: Backend, base: &Path, options: &OpenOptions) -> Result<Self, EngineError> {
         let (model, info) = load(backend, base, options)?;
         let chat = ChatInfo::choose(&options.chat, model.metadata(MODEL_KEY))?;
+        let blamed = chat.blamed(base);
         let chat = Chat::of(&model, chat, &options.chat).map_err(|error| match error {
             LlamaError::Template(reason) => EngineError::ChatTemplate {
-                path: base.to_owned(),
+                path: blamed,
                 reason,
             },
             other => internal(other),

@@ -183,6 +183,7 @@ fn each_rule_that_is_used_is_there() {
 #[cfg(feature = "ggml")]
 #[test]
 fn llama_cpp_takes_what_the_schema_allows_and_nothing_else() {
+    use crate::engine::host::CallForm;
     use crate::engine::{OpenOptions, of_base};
 
     let base =
@@ -233,10 +234,41 @@ fn llama_cpp_takes_what_the_schema_allows_and_nothing_else() {
         (true, true, [true, true, false]),
         (true, false, [true, false, false]),
     ] {
-        let rules = of_calls(&book, must_call, several).expect("a grammar");
+        let rules = of_calls(&book, must_call, several, None).expect("a grammar");
         let taken = [&one, &two, response].map(|text| fits(&rules, text));
         assert_eq!(taken, right, "{must_call} {several}");
         assert!(!fits(&rules, &one.replace("mon", "sun")));
+    }
+    let form = |open: &str, between: Option<&str>| CallForm {
+        open: open.into(),
+        between: between.map(Into::into),
+        close: "|>".into(),
+        name: "name".into(),
+        arguments: "parameters".into(),
+    };
+    let call = call.replace("arguments", "parameters");
+    for (open, must_call, several, right) in [
+        ("<c|", false, true, [true, true, true, true, false]),
+        ("<c|", true, true, [true, true, false, false, false]),
+        ("<c|", true, false, [true, false, false, false, false]),
+        ("", false, true, [true, true, true, true, true]),
+        ("", true, true, [true, true, false, false, false]),
+    ] {
+        let form = form(open, Some(", "));
+        let rules = of_calls(&book, must_call, several, Some(&form)).expect("a grammar");
+        let texts = [
+            format!("{open}{call}|>"),
+            format!("{open}{call}, {call}|>"),
+            "any text\n{}".to_owned(),
+            "<b>".to_owned(),
+            "<c|no".to_owned(),
+        ];
+        let taken = texts.map(|text| fits(&rules, &text));
+        assert_eq!(taken, right, "{open:?} {must_call} {several}: {rules}");
+        assert!(!fits(
+            &rules,
+            &format!("{open}{call}|>").replace("mon", "sun")
+        ));
     }
     assert!(fits(&any_object(), r#"{"a": [1, {"b": null}]}"#));
     for bad in [

@@ -7,11 +7,12 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::answer::{Whole, event, named, probabilities, streamed, timings, whole};
-use super::options::{Options, known};
+use super::options::{Options, chosen, json_of, known};
 use super::prompt::{conversation, prompts};
 use super::schema::{Detokenize, LlamaCompletion, Template, Tokenize};
 use super::submit::{Pending, submit};
-use super::{App, Shared, body, shown};
+use super::tools::Tools;
+use super::{App, Shared, body, lora, shown};
 use crate::engine::host::Token;
 use crate::serve::error::ApiError;
 use crate::serve::live::generation;
@@ -41,7 +42,7 @@ pub(super) async fn props(State(app): Shared) -> Response {
         "total_slots": app.config.slots,
         "model_path": shown(&info.path),
         "model_alias": app.name,
-        "chat_template": app.host.template(),
+        "chat_template": app.host.chat().info().text,
         "bos_token": text(app.host.bos()).unwrap_or_default(),
         "modalities": { "vision": false, "audio": false },
         "build_info": concat!("translora ", env!("CARGO_PKG_VERSION")),
@@ -107,8 +108,14 @@ pub(super) async fn apply_template(
     State(app): Shared,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let fields: Template = body::fields(&app, request).await?;
-    let prompt = conversation(&app, fields, None)?;
+    let (fields, raw): (Template, _) = body::fields_and_raw(&app, request).await?;
+    if let Some(name) = &fields.model {
+        lora::find(&app, name).await?;
+    }
+    let tools = fields.tools.as_deref().unwrap_or_default();
+    let tools = Tools::read(tools, fields.tool_choice.as_ref(), true, &json_of(&raw)?)?;
+    let (_, with) = chosen(&app, fields.model.as_deref(), None)?;
+    let prompt = conversation(&app, &with, fields, tools.as_ref())?;
     Ok(axum::Json(json!({ "prompt": prompt })).into_response())
 }
 

@@ -10,12 +10,13 @@ use super::answer::{
     Whole, end_of_stream, event, finite, named, piece, probabilities, streamed, timings, usage,
     whole,
 };
-use super::options::{Options, raw, short};
+use super::options::{Options, chosen, raw, short};
 use super::prompt::{conversation, encode, prompts};
 use super::schema::{Chat, Common, Completion, Count, Integer};
 use super::submit::{Pending, submit};
-use super::tools::{Said, Tools};
-use super::{App, Shared, body, shown};
+use super::tools::{Calls, Said, Tools};
+use super::{App, Shared, body, lora, shown};
+use crate::engine::host::Weights;
 use crate::serve::error::ApiError;
 use crate::serve::live::generation;
 use crate::serve::sampler::Drawn;
@@ -32,6 +33,7 @@ pub(super) async fn model(
     State(app): Shared,
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
+    lora::find(&app, &id).await?;
     let found = listed(&app)
         .into_iter()
         .find(|model| model["id"] == id.as_str());
@@ -47,12 +49,22 @@ fn listed(app: &App) -> Vec<Value> {
     let meta = json!({ "n_vocab": info.vocabulary, "n_ctx": info.context, "n_params": info.parameters, "size": info.bytes });
     let base = json!({
         "id": app.name, "object": "model", "created": 0, "owned_by": "translora", "root": shown(&info.path), "parent": null,
-        "meta": meta, "translora": { "generation": generation(&registry.usual().key), "sha256": info.hash },
+        "meta": meta, "translora": {
+            "generation": generation(&registry.usual().key), "sha256": info.hash,
+            "chat_template": { "from": app.host.chat().info().origin.name() },
+        },
     });
+    let template = |weights: &Weights| match &weights.chat {
+        Some(own) => json!({ "from": own.info().origin.name(), "text": own.info().text }),
+        None => json!({ "from": "base" }),
+    };
     let adapter = |(name, named): (&String, crate::serve::live::Named<'_>)| {
         json!({
             "id": name, "object": "model", "created": 0, "owned_by": "translora", "root": shown(&named.live.path), "parent": app.name,
-            "translora": { "generation": named.live.number.to_string(), "sha256": named.live.weights.hash },
+            "translora": {
+                "generation": named.live.number.to_string(), "sha256": named.live.weights.hash,
+                "chat_template": template(&named.live.weights),
+            },
         })
     };
     std::iter::once(base)
@@ -105,25 +117,28 @@ pub(super) async fn chat(State(app): Shared, request: Request) -> Result<Respons
     let (fields, common): (Chat, Common) = body::generation(&app, request).await?;
     let tools = tools(&fields, &common)?;
     let mut options = Options::read(&app, common)?;
+    let mut calls = None;
     if let Some(tools) = &tools {
         if options.grammar.is_some() {
             return Err(ApiError::input(
                 "\"tools\" and a grammar, a schema or a \"response_format\" exclude each other",
             ));
         }
-        options.grammar = Some(short(&app, tools.grammar()?)?);
+        let (grammar, form) = tools.grammar(options.with.chat(app.host.chat()))?;
+        options.grammar = Some(short(&app, grammar)?);
+        calls = Some(form);
     }
     if fields.logprobs == Some(true) {
         options.report(&app, fields.top_logprobs.unwrap_or(Integer(0)))?;
     }
-    let text = conversation(&app, fields.template(), tools.as_ref())?;
+    let text = conversation(&app, &options.with, fields.template(), tools.as_ref())?;
     let mut pending = submit(&app, &options, encode(&app, &text)?)?;
     if options.stream {
-        return Ok(stream_chat(&app, &options, pending, tools.is_some()));
+        return Ok(stream_chat(&app, &options, pending, calls));
     }
     let frame = Frame::new(&app, "chatcmpl", "chat.completion", &options);
     let Whole { text, drawn, done } = whole(&mut pending).await?;
-    let (mut message, end) = message(&app, &text, tools.is_some(), &done.end);
+    let (mut message, end) = message(&app, &text, calls.as_ref(), &done.end);
     message["role"] = "assistant".into();
     let choice = json!([{
         "index": 0, "message": message, "finish_reason": end,
@@ -147,16 +162,19 @@ fn tools(fields: &Chat, common: &Common) -> Result<Option<Tools>, ApiError> {
 }
 
 /// What was said, and why it ends: text or calls.
-fn message(app: &App, text: &str, may_call: bool, end: &End) -> (Value, &'static str) {
-    if !may_call || *end == End::Limit {
+fn message(app: &App, text: &str, calls: Option<&Calls>, end: &End) -> (Value, &'static str) {
+    let Some(calls) = calls.filter(|_| *end != End::Limit) else {
         return (json!({ "content": text }), reason(end));
-    }
-    match Tools::read_answer(app, text) {
+    };
+    match calls.read(app, text) {
         Said::Text(text) => (json!({ "content": text }), reason(end)),
-        Said::Calls(calls) => (
-            json!({ "content": null, "tool_calls": calls }),
-            "tool_calls",
-        ),
+        Said::Calls { text, calls } => {
+            let text = (!text.is_empty()).then_some(text);
+            (
+                json!({ "content": text, "tool_calls": calls }),
+                "tool_calls",
+            )
+        }
     }
 }
 
@@ -167,12 +185,18 @@ pub(super) async fn input_tokens(
 ) -> Result<Response, ApiError> {
     let (fields, common): (Chat, Common) = body::generation(&app, request).await?;
     let tools = tools(&fields, &common)?;
-    let text = conversation(&app, fields.template(), tools.as_ref())?;
+    let (_, with) = chosen(&app, common.model.as_deref(), common.lora.as_deref())?;
+    let text = conversation(&app, &with, fields.template(), tools.as_ref())?;
     Ok(axum::Json(json!({ "input_tokens": encode(&app, &text)?.len() })).into_response())
 }
 
 /// Calls go out whole, at the end: no part of one is of use to a client.
-fn stream_chat(app: &Arc<App>, options: &Options, pending: Pending, may_call: bool) -> Response {
+fn stream_chat(
+    app: &Arc<App>,
+    options: &Options,
+    pending: Pending,
+    calls: Option<Calls>,
+) -> Response {
     let frame = Frame::new(app, "chatcmpl", "chat.completion.chunk", options);
     let chunk = |delta: &Value, logprobs: &Value, end: Option<&str>| json!([{ "index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": end }]);
     let opening = event(&frame.with(&chunk(
@@ -187,7 +211,7 @@ fn stream_chat(app: &Arc<App>, options: &Options, pending: Pending, may_call: bo
     );
     let mut all = String::new();
     streamed(pending, Some(opening), move |received| match received {
-        Event::Piece { text, .. } if may_call => {
+        Event::Piece { text, .. } if calls.is_some() => {
             all.push_str(text);
             Vec::new()
         }
@@ -201,7 +225,7 @@ fn stream_chat(app: &Arc<App>, options: &Options, pending: Pending, may_call: bo
             vec![event(&frame.with(&chunk(&delta, &logprobs, None)))]
         }
         Event::Done(done) => {
-            let (mut said, end) = message(&app, &all, may_call, &done.end);
+            let (mut said, end) = message(&app, &all, calls.as_ref(), &done.end);
             for (index, call) in said["tool_calls"]
                 .as_array_mut()
                 .into_iter()
@@ -210,7 +234,9 @@ fn stream_chat(app: &Arc<App>, options: &Options, pending: Pending, may_call: bo
             {
                 call["index"] = index.into();
             }
-            let said = may_call.then(|| event(&frame.with(&chunk(&said, &Value::Null, None))));
+            let said = calls
+                .is_some()
+                .then(|| event(&frame.with(&chunk(&said, &Value::Null, None))));
             let mut last = frame.with(&chunk(&json!({}), &Value::Null, Some(end)));
             if !counts {
                 last["timings"] = timings(done);

@@ -108,7 +108,7 @@ fn within(
 /// The adapters that a request runs under, and what its response calls the model.
 ///
 /// fails: an unknown model or number; an adapter chosen by both fields.
-fn chosen(
+pub(super) fn chosen(
     app: &App,
     model: Option<&str>,
     lora: Option<&[Scale]>,
@@ -304,7 +304,12 @@ fn grammar(app: &App, fields: &Common) -> Result<Option<String>, ApiError> {
 
 /// The body, in its own order.
 pub(super) fn raw(fields: &Common) -> Result<Json, ApiError> {
-    Json::read(&fields.raw).map_err(|error| ApiError::input(error.to_string()))
+    json_of(&fields.raw)
+}
+
+/// A body in its own order.
+pub(super) fn json_of(raw: &[u8]) -> Result<Json, ApiError> {
+    Json::read(raw).map_err(|error| ApiError::input(error.to_string()))
 }
 
 /// A grammar that is not too long.

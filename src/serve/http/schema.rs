@@ -3,7 +3,7 @@
 use axum::body::Bytes;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::engine::host::Token;
 use crate::serve::error::ApiError;
@@ -112,6 +112,8 @@ pub(super) struct Chat {
     pub tool_choice: Option<ToolChoice>,
     /// Whether an answer may have several calls; true where it is left out.
     pub parallel_tool_calls: Option<bool>,
+    /// Variables of the chat template, such as `enable_thinking`.
+    pub chat_template_kwargs: Option<Map<String, Value>>,
     /// Report the probability of each token.
     pub logprobs: Option<bool>,
     /// Report the probabilities of so many other tokens.
@@ -125,6 +127,8 @@ impl Chat {
             messages: self.messages,
             add_generation_prompt: self.add_generation_prompt,
             continue_final_message: self.continue_final_message,
+            chat_template_kwargs: self.chat_template_kwargs,
+            ..Template::default()
         }
     }
 }
@@ -153,13 +157,22 @@ pub(super) struct LlamaCompletion {
     pub response_fields: Option<Vec<String>>,
 }
 
-/// llama-server's `POST /apply-template`, and the conversations whose tokens are counted.
-#[derive(Debug, Deserialize)]
+/// llama-server's `POST /apply-template`, and the conversation of other requests.
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Template {
+    /// The base or an adapter, whose template is used; as in a request for an answer.
+    pub model: Option<String>,
     /// The conversation so far.
     #[serde(default)]
     pub messages: Vec<Message>,
+    /// Functions that the answer may call.
+    #[serde(default)]
+    pub tools: Option<Vec<Tool>>,
+    /// `none`, `auto`, `required`, or one function.
+    pub tool_choice: Option<ToolChoice>,
+    /// Variables of the chat template, such as `enable_thinking`.
+    pub chat_template_kwargs: Option<Map<String, Value>>,
     /// False: do not open the assistant's turn.
     pub add_generation_prompt: Option<bool>,
     /// Whether a last message of the assistant is gone on with; true where it is left out.
@@ -269,9 +282,8 @@ pub(super) struct Message {
     pub role: String,
     /// Text; an assistant's may be left out.
     pub content: Option<Content>,
-    /// Who speaks; no template reads it.
-    #[serde(default, rename = "name")]
-    _name: Option<String>,
+    /// Who speaks, or the function that this answers.
+    pub name: Option<String>,
     /// What an answer called, as it came.
     #[serde(default)]
     pub tool_calls: Option<Vec<ToolCall>>,
@@ -306,8 +318,7 @@ pub(super) struct ToolFunction {
     /// What it is for; the model reads it.
     pub description: Option<String>,
     /// A JSON schema of its arguments; any object where it is left out.
-    #[serde(default, rename = "parameters")]
-    _parameters: Option<Value>,
+    pub parameters: Option<Value>,
     /// Calls always fit the schema here.
     #[serde(default, rename = "strict")]
     _strict: Option<bool>,
@@ -349,8 +360,7 @@ pub(super) struct ToolCall {
     /// What was called, and how.
     pub function: CalledFunction,
     /// The call's own name.
-    #[serde(default, rename = "id")]
-    _id: Option<String>,
+    pub id: Option<String>,
     /// `function`
     #[serde(default, rename = "type")]
     _kind: Option<String>,

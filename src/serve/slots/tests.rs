@@ -7,14 +7,15 @@ use crate::engine::toy::{Toy, world};
 use crate::record::TestClock;
 
 fn hosted(slots: usize) -> Hosted {
-    Toy.host_base(
+    let hosted = Toy.host_base(
         world::old_base(),
         &OpenOptions {
             context: 400,
             ..OpenOptions::default()
         },
         slots,
-    )
+    );
+    hosted.expect("it has a template of its own")
 }
 
 /// A request under the generations of `key`; scheduling looks at keys only.

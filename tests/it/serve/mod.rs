@@ -21,6 +21,7 @@ mod refusals;
 mod requests;
 mod running;
 mod swaps;
+mod templates;
 mod transfers;
 
 /// A world with two adapters that answer the same questions in different words.
