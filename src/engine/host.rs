@@ -130,10 +130,16 @@ pub struct Row {
     pub output: bool,
 }
 
+/// What the spare sequence of a decoder holds. units: tokens
+pub const SPARE_TOKENS: usize = 256;
+
 /// The half of a model that computes: sequences with what was decoded of them (their KV).
 pub trait Decoder: Send {
     /// The most rows of one step.
     fn rows_max(&self) -> usize;
+
+    /// One more sequence than was asked for, with room for [`SPARE_TOKENS`]: for what is no request.
+    fn spare(&self) -> usize;
 
     /// Decode `rows` under the base with these adapters at these scales, and return the logits of
     /// those that want them, in order. The caller sees to it that a sequence only ever meets the

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::error::ApiError;
 use crate::adapters::{Missing, Register};
+use crate::control::Effect;
 use crate::engine::host::{Conversations, Weights};
 
 /// One load of one adapter file. The number is never used again.
@@ -14,6 +15,29 @@ pub(super) struct Generation {
     pub number: u64,
     pub path: PathBuf,
     pub weights: Weights,
+    /// None where the logits make no distribution.
+    pub effect: Option<Effect>,
+}
+
+/// An adapter that was loaded and is not live yet.
+pub(super) struct Fresh {
+    pub path: PathBuf,
+    pub weights: Weights,
+    pub effect: Option<Effect>,
+}
+
+impl Fresh {
+    /// Refuse what changes no answer, unless that is wanted.
+    pub(super) fn check(&self, force: bool) -> Result<(), ApiError> {
+        if force || !self.effect.is_some_and(|effect| effect.is_none()) {
+            return Ok(());
+        }
+        let file = self.path.file_name().unwrap_or_default().display();
+        Err(ApiError::input(format!(
+            "{file} changes no answer: with it every logit of a prompt is the base's. Was it trained, and \
+             for this base? It is loaded all the same with force"
+        )))
+    }
 }
 
 /// What a request runs under from its first token to its last.
@@ -104,8 +128,7 @@ impl Registry {
     pub(super) fn commit(
         &mut self,
         name: &str,
-        path: PathBuf,
-        weights: Weights,
+        fresh: Fresh,
         scale: f32,
         most: usize,
     ) -> Result<u64, ApiError> {
@@ -119,8 +142,9 @@ impl Registry {
         let number = self.register.next();
         let generation = Generation {
             number,
-            path,
-            weights,
+            path: fresh.path,
+            weights: fresh.weights,
+            effect: fresh.effect,
         };
         // What requests still run under lives as long as they do.
         drop(self.register.commit(name, generation, None));

@@ -7,10 +7,12 @@ use translora_llama::{
 };
 
 use super::chat::ends;
-use super::{BATCH, internal, of_path};
+use super::{internal, of_path};
 use crate::engine::chat::MODEL_KEY;
-use crate::engine::host::{Conversations, Decoder, Grammar, Host, Row, Token, Weights};
-use crate::engine::{ChatInfo, ChatOptions, EngineError, ModelInfo, OpenOptions};
+use crate::engine::host::{
+    Conversations, Decoder, Grammar, Host, Row, SPARE_TOKENS, Token, Weights,
+};
+use crate::engine::{ChatInfo, ChatOptions, EngineError, MemoryOptions, ModelInfo, OpenOptions};
 use crate::record::ContentHash;
 
 pub(super) struct GgmlHost {
@@ -115,6 +117,8 @@ pub(super) struct GgmlDecoder {
     context: Context,
     active: Vec<(Weights, f32)>,
     batch: Batch,
+    rows_max: usize,
+    spare: usize,
 }
 
 impl GgmlDecoder {
@@ -124,13 +128,18 @@ impl GgmlDecoder {
         context: usize,
         sequences: usize,
         threads: u32,
+        memory: MemoryOptions,
     ) -> Result<Self, EngineError> {
         let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let params = ContextParams {
-            context: number(context.saturating_mul(sequences)),
-            batch: BATCH as u32,
-            ubatch: BATCH as u32,
-            sequences: number(sequences),
+            context: number(
+                context
+                    .saturating_mul(sequences)
+                    .saturating_add(SPARE_TOKENS),
+            ),
+            batch: number(memory.batch),
+            ubatch: number(memory.ubatch.min(memory.batch)),
+            sequences: number(sequences + 1),
             threads,
             exact: false,
             kernel: Some(Kernel::for_graphs()),
@@ -141,6 +150,8 @@ impl GgmlDecoder {
             context,
             active: Vec::new(),
             batch: Batch::default(),
+            rows_max: memory.batch,
+            spare: sequences,
         })
     }
 
@@ -167,7 +178,11 @@ impl GgmlDecoder {
 
 impl Decoder for GgmlDecoder {
     fn rows_max(&self) -> usize {
-        BATCH
+        self.rows_max
+    }
+
+    fn spare(&self) -> usize {
+        self.spare
     }
 
     fn step(

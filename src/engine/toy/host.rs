@@ -102,7 +102,7 @@ impl ToyDecoder {
     pub(super) fn new(model: ToyModel, sequences: usize) -> Self {
         Self {
             model,
-            sequences: vec![Vec::new(); sequences],
+            sequences: vec![Vec::new(); sequences + 1],
         }
     }
 
@@ -165,6 +165,10 @@ impl Decoder for ToyDecoder {
         ROWS_MAX
     }
 
+    fn spare(&self) -> usize {
+        self.sequences.len() - 1
+    }
+
     fn step(
         &mut self,
         with: &[(Weights, f32)],
@@ -193,7 +197,11 @@ impl Decoder for ToyDecoder {
                     .iter()
                     .fold(1.0, |most, (_, scale)| scale.abs().max(most));
                 let mut logits = vec![0.0; END as usize + 1];
-                logits[self.next(&self.sequences[row.sequence]) as usize] = CERTAIN * scale;
+                let heads = with.iter().filter_map(|(weights, scale)| {
+                    Some(scale * weights.inner::<Head>()?.strength())
+                });
+                let next = self.next(&self.sequences[row.sequence]);
+                logits[next as usize] = CERTAIN * scale + heads.sum::<f32>();
                 outputs.push(logits);
             }
         }

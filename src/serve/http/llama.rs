@@ -29,9 +29,8 @@ pub(super) async fn health(State(app): Shared) -> Result<Response, ApiError> {
 pub(super) async fn props(State(app): Shared) -> Response {
     let info = app.host.info();
     let sampling = Sampling {
-        temperature: app.config.temperature,
         seed: app.config.seed.unwrap_or(u32::MAX),
-        ..Sampling::default()
+        ..app.config.sampling.clone()
     };
     let params = settings(&sampling, &[], app.config.tokens_max);
     let text = |token: Option<Token>| {

@@ -5,8 +5,8 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
+use crate::control::Expected;
 use crate::engine::host::Token;
-use crate::serve::error::ApiError;
 
 /// What every endpoint that generates reads. Names and defaults are llama-server's and OpenAI's.
 #[derive(Debug, Default, Deserialize)]
@@ -218,30 +218,10 @@ pub(super) struct Load {
     /// Refuse to load where the base that is served is called otherwise.
     pub base_model_name: Option<String>,
     /// Refuse to load where another generation is live under the name; 0: where one is.
-    pub expected_generation: Option<GenerationNumber>,
-}
-
-/// The number of a generation, as answers have it or as a number.
-#[derive(Debug, Deserialize)]
-#[serde(untagged, expecting = "must be the number of a generation")]
-pub(super) enum GenerationNumber {
-    /// As a number.
-    Number(u64),
-    /// As answers have it.
-    Text(String),
-}
-
-impl GenerationNumber {
-    pub(super) fn number(self) -> Result<u64, ApiError> {
-        match self {
-            Self::Number(number) => Ok(number),
-            Self::Text(text) => text.parse().map_err(|_| {
-                ApiError::input(format!(
-                    "\"expected_generation\" is {text:?}: it must be the number of one load"
-                ))
-            }),
-        }
-    }
+    pub expected_generation: Option<Expected>,
+    /// Load it although it changes no answer.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// vLLM's `POST /v1/unload_lora_adapter`
