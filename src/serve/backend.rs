@@ -153,7 +153,7 @@ impl Terms {
     fn of(load: &Load) -> Self {
         Self {
             expected: load.expected_generation.map(|expected| expected.0),
-            force: load.force,
+            force: load.force.unwrap_or(false),
         }
     }
 }

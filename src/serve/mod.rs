@@ -26,6 +26,7 @@ mod text;
 mod worker;
 
 pub use error::ServeError;
+pub use http::{openapi, reference};
 pub use limits::Limits;
 pub use sampler::Sampling;
 pub use server::Server;

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 /// A command about the adapters and transfers of a server.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -68,10 +69,11 @@ pub enum Command {
 }
 
 /// What is to be loaded, and what must be so for it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Load {
     /// The file. A server that keeps a folder of adapters looks there.
+    #[schema(value_type = String)]
     pub path: PathBuf,
     /// The name it goes live under. A server with one live adapter takes the file's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -83,13 +85,31 @@ pub struct Load {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_generation: Option<Expected>,
     /// Load it although it changes no answer.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub force: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub force: Option<bool>,
 }
 
 /// The number of a generation: as a number, or as answers have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Expected(pub u64);
+
+impl utoipa::PartialSchema for Expected {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+        use utoipa::openapi::{ObjectBuilder, OneOfBuilder, Type};
+
+        let number = ObjectBuilder::new().schema_type(Type::Integer);
+        let text = ObjectBuilder::new().schema_type(Type::String);
+        OneOfBuilder::new()
+            .item(number.minimum(Some(0)))
+            .item(text.pattern(Some("^[0-9]{1,19}$")))
+            .description(Some(
+                "The number of a generation, as a number or as answers have it.",
+            ))
+            .into()
+    }
+}
+
+impl ToSchema for Expected {}
 
 impl<'de> Deserialize<'de> for Expected {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
@@ -214,7 +234,7 @@ impl Refusal {
 }
 
 /// The adapters of a server.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct AdapterList {
     /// One for each name. A llama-server with the module has one live adapter.
     pub data: Vec<Adapter>,
@@ -224,17 +244,18 @@ pub struct AdapterList {
 }
 
 /// A file that could not be loaded.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LeftOut {
     /// The file.
     #[serde(serialize_with = "as_text")]
+    #[schema(value_type = String)]
     pub path: PathBuf,
     /// Why.
     pub reason: String,
 }
 
 /// What a name is answered by.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Adapter {
     /// Its name.
     pub name: String,
@@ -248,13 +269,14 @@ pub struct Adapter {
 }
 
 /// One load of an adapter file.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Generation {
     /// Its number; none where only the live one has a number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<String>,
     /// The file; none for what the server was started with.
     #[serde(serialize_with = "as_text_or_null")]
+    #[schema(value_type = Option<String>)]
     pub path: Option<PathBuf>,
     /// SHA-256 of the file, in hexadecimal.
     pub sha256: Option<String>,
@@ -266,7 +288,7 @@ pub struct Generation {
 }
 
 /// The largest differences that an adapter makes on one fixed prompt, at scale 1.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Effect {
     /// Of the logit of a token.
     pub logits: f32,
@@ -282,7 +304,7 @@ impl Effect {
 }
 
 /// What came of an exchange.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Swapped {
     /// The adapter's name.
     pub name: String,
@@ -295,7 +317,7 @@ pub struct Swapped {
 }
 
 /// How far a transfer is.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct Job {
     /// Its number.
@@ -316,17 +338,21 @@ pub struct Job {
     pub note: String,
     /// The old base.
     #[serde(serialize_with = "as_text")]
+    #[schema(value_type = String)]
     pub source: PathBuf,
     /// The new base.
     #[serde(serialize_with = "as_text")]
+    #[schema(value_type = String)]
     pub target: PathBuf,
     /// The file of the new adapter, as requested.
     #[serde(serialize_with = "as_text")]
+    #[schema(value_type = String)]
     pub out: PathBuf,
     /// `accept`, `reject` or `inconclusive`, of one that is done.
     pub verdict: Option<String>,
     /// Where the adapter lies.
     #[serde(serialize_with = "as_text_or_null")]
+    #[schema(value_type = Option<String>)]
     pub adapter: Option<PathBuf>,
     /// The generation that it became.
     pub generation: Option<String>,
@@ -350,7 +376,7 @@ pub struct Job {
 }
 
 /// The states of a transfer. It is done when its adapter is live, or will not be.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// Others come before it.
@@ -374,7 +400,7 @@ impl State {
 }
 
 /// Why a transfer failed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
     /// `input`, `machine`, `bug` or `cancelled`.
     pub cause: String,
@@ -388,7 +414,7 @@ pub struct Problem {
 }
 
 /// An event of a transfer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Event {
     /// Its number, from 1.
     pub number: u64,
@@ -423,10 +449,6 @@ fn each_once<'de, D: Deserializer<'de>>(from: D) -> Result<Map<String, Value>, D
     }
 
     from.deserialize_map(Once)
-}
-
-fn is_false(value: &bool) -> bool {
-    !value
 }
 
 /// Write a path as a text; what is no UTF-8 in it is replaced, so that every answer can be written.
@@ -464,7 +486,7 @@ mod tests {
                     name: None,
                     base_model_name: Some("b".into()),
                     expected_generation: Some(Expected(3)),
-                    force: true,
+                    force: Some(true),
                 }),
             ),
             (r#"{"do":"unload"}"#, Command::Unload { name: None }),

@@ -42,7 +42,7 @@ impl ToolUse {
             "name": FUNCTION, "description": "a function", "parameters": parameters,
         }})];
         let user = json!({"role": "user", "content": "x"});
-        let asked = render(&[user.clone()], &tools, true)?;
+        let asked = render(std::slice::from_ref(&user), &tools, true)?;
         if !asked.contains(FUNCTION) {
             return None;
         }

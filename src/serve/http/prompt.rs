@@ -152,7 +152,7 @@ fn turn(mut message: Message, native: Option<&ToolUse>) -> Result<Value, ApiErro
         }
     };
     match native {
-        Some(native) => tools::native_turn(message, content, native),
-        None => Ok(tools::text_turn(&message, content)),
+        Some(native) => tools::native_turn(message, &content, native),
+        None => Ok(tools::text_turn(&message, &content)),
     }
 }

@@ -5,7 +5,7 @@
 use serde_json::{Map, Value, json};
 
 use super::App;
-use super::schema::{Message, Tool, ToolChoice};
+use super::schema::{Message, Tool, ToolChoice, ToolMode};
 use crate::engine::host::{CallForm, Conversations, ToolUse};
 use crate::serve::error::ApiError;
 use crate::serve::grammar::{self, Function, Json};
@@ -43,16 +43,8 @@ impl Tools {
     ) -> Result<Option<Self>, ApiError> {
         let (must_call, only) = match choice {
             None => (false, None),
-            Some(ToolChoice::Mode(mode)) => match mode.as_str() {
-                "none" => return Ok(None),
-                "auto" => (false, None),
-                "required" => (true, None),
-                other => {
-                    return Err(ApiError::input(format!(
-                        "\"tool_choice\" is none, auto, required or a function, not {other:?}"
-                    )));
-                }
-            },
+            Some(ToolChoice::Mode(ToolMode::None)) => return Ok(None),
+            Some(ToolChoice::Mode(mode)) => (matches!(mode, ToolMode::Required), None),
             Some(ToolChoice::Named(named)) => (true, Some(named.function.name.as_str())),
         };
         let (mut functions, mut listed) = (Vec::new(), Vec::new());
@@ -194,7 +186,7 @@ impl Calls {
                 before = &text[..start];
             }
             at = start + values.byte_offset();
-            calls.push(call(app, name, arguments.to_string()));
+            calls.push(call(app, name, &arguments.to_string()));
         }
         if calls.is_empty() {
             return Said::Text(text.into());
@@ -228,7 +220,7 @@ fn read_json(app: &App, text: &str) -> Said {
             return Value::Null;
         };
         let arguments = found.get("arguments").map_or("{}".into(), Json::to_string);
-        call(app, name, arguments)
+        call(app, name, &arguments)
     };
     Said::Calls {
         text: String::new(),
@@ -236,7 +228,7 @@ fn read_json(app: &App, text: &str) -> Said {
     }
 }
 
-fn call(app: &App, name: &str, arguments: String) -> Value {
+fn call(app: &App, name: &str, arguments: &str) -> Value {
     json!({
         "id": app.id("call"), "type": "function",
         "function": { "name": name, "arguments": arguments },
@@ -248,7 +240,7 @@ fn call(app: &App, name: &str, arguments: String) -> Value {
 /// fails: the arguments of a call are no JSON, and the template takes them as an object
 pub(super) fn native_turn(
     message: Message,
-    content: String,
+    content: &str,
     native: &ToolUse,
 ) -> Result<Value, ApiError> {
     let mut turn = json!({ "role": message.role, "content": content });
@@ -291,7 +283,7 @@ pub(super) fn native_turn(
 }
 
 /// A message as a turn of text: the calls of an answer, or the result of one, as JSON.
-pub(super) fn text_turn(message: &Message, content: String) -> Value {
+pub(super) fn text_turn(message: &Message, content: &str) -> Value {
     let calls = message.tool_calls.as_deref().unwrap_or_default();
     if !calls.is_empty() {
         let one = |call: &super::schema::ToolCall| {

@@ -18,6 +18,7 @@ pub mod client;
 mod effects;
 mod fields;
 mod folder;
+mod openapi;
 mod refusals;
 mod requests;
 mod running;

@@ -296,6 +296,10 @@ mod tests {
         ] {
             assert_eq!(read(words, &[]), Ok((right.into(), notes)), "{words}");
         }
+    }
+
+    #[test]
+    fn what_cannot_be_had_is_refused_by_name() {
         for (words, says) in [
             ("-ctk q8_0", "-ctk q8_0: the KV cache is kept in F16"),
             ("-fa off", "-fa off: llama.cpp chooses"),
