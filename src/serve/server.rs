@@ -329,7 +329,7 @@ impl Loader<'_> {
     fn warn(&self, name: &str, fresh: &Fresh) {
         if fresh.effect.is_some_and(|effect| effect.is_none()) {
             (self.say)(&format!(
-                "warning: adapter {name:?} changes no answer, and is loaded as --force says"
+                "warning: adapter {name:?} changes no answer, and is loaded because the start forces it"
             ));
         }
     }
