@@ -35,7 +35,7 @@ fn carrying(adapter: &Path, template: &str) -> Vec<u8> {
     writer.to_bytes().expect("a small file")
 }
 
-fn with(more: Value) -> Value {
+fn with(more: &Value) -> Value {
     let mut body = json!({ "messages": [{ "role": "user", "content": "hi" }] });
     for (name, value) in more.as_object().expect("an object") {
         body[name] = value.clone();
@@ -65,21 +65,21 @@ fn variables_and_functions_reach_the_template() {
     ]);
     let called_text = r#"<user>hi</s><assistant><call>{"name": "book", "arguments": {"b": [1]}}</call></s><tool>done</s><assistant>"#;
     for (body, right) in [
-        (with(json!({})), "<user>hi</s><assistant>".to_owned()),
+        (with(&json!({})), "<user>hi</s><assistant>".to_owned()),
         (
-            with(json!({ "chat_template_kwargs": { "enable_thinking": true } })),
+            with(&json!({ "chat_template_kwargs": { "enable_thinking": true } })),
             "<user>hi</s><assistant><think>".to_owned(),
         ),
         (
-            with(json!({ "chat_template_kwargs": { "mood": "glad", "other": [1] } })),
+            with(&json!({ "chat_template_kwargs": { "mood": "glad", "other": [1] } })),
             "<user>hi</s><assistant>glad".to_owned(),
         ),
         (
-            with(json!({ "tools": [book] })),
+            with(&json!({ "tools": [book] })),
             format!("{listed}<user>hi</s><assistant>"),
         ),
         (
-            with(json!({ "tools": [book], "tool_choice": "none" })),
+            with(&json!({ "tools": [book], "tool_choice": "none" })),
             "<user>hi</s><assistant>".to_owned(),
         ),
         (json!({ "messages": called }), called_text.to_owned()),
@@ -102,7 +102,7 @@ fn variables_and_functions_reach_the_template() {
         (json!({ "tools": [{ "type": "search" }] }), "tools"),
     ] {
         for path in [RENDER, "/v1/chat/completions"] {
-            let reply = post(address, path, &with(more.clone()));
+            let reply = post(address, path, &with(&more));
             assert_eq!(reply.status, 400, "{path} {more}: {reply:?}");
             assert!(reply.error().contains(says), "{path} {more}: {reply:?}");
         }
@@ -114,7 +114,7 @@ fn a_template_without_functions_has_them_in_its_system_message() {
     let lab = Lab::new();
     let (_server, address) = serve(lab.config());
     let tools = json!([{ "type": "function", "function": { "name": "book" } }]);
-    let reply = post(address, RENDER, &with(json!({ "tools": tools })));
+    let reply = post(address, RENDER, &with(&json!({ "tools": tools })));
     let text = reply.json()["prompt"].as_str().expect("text").to_owned();
     assert!(
         text.starts_with("system: These functions can be called:\n- book"),
@@ -147,7 +147,7 @@ fn every_adapter_is_served_with_the_template_it_was_made_with() {
         ("ticket", base, "base"),
         ("own", "(hi)", "adapter"),
     ] {
-        let reply = post(address, RENDER, &with(json!({ "model": model })));
+        let reply = post(address, RENDER, &with(&json!({ "model": model })));
         assert_eq!(reply.json()["prompt"], right, "{model}");
         let shown = get(address, &format!("/v1/models/{model}")).json();
         assert_eq!(shown["translora"]["chat_template"]["from"], from, "{shown}");
@@ -178,7 +178,7 @@ fn every_adapter_is_served_with_the_template_it_was_made_with() {
         ..config
     });
     for model in ["base", "own", "broken"] {
-        let reply = post(address, RENDER, &with(json!({ "model": model })));
+        let reply = post(address, RENDER, &with(&json!({ "model": model })));
         assert_eq!(reply.json()["prompt"], "[hi]", "{model}: {reply:?}");
     }
 }
