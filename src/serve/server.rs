@@ -78,7 +78,7 @@ impl Server {
         let registry = loader.load()?;
         let probe = loader.probe;
         let (sender, commands) = mpsc::channel();
-        let board = Arc::<Board>::default();
+        let board = Arc::new(Board::new(&name));
         let app = Arc::new(App::new(
             config,
             name,
@@ -132,7 +132,7 @@ impl Server {
             let address = listener.local_addr().map_err(refuse)?;
             // A free port is chosen once.
             port = address.port();
-            if !address.ip().is_loopback() && self.app.config.api_key.is_none() {
+            if !address.ip().is_loopback() && self.app.config.api_keys.is_empty() {
                 (self.app.say)(&format!(
                     "warning: whoever reaches {address} may send requests and exchange adapters; an API key lets in only those who have it"
                 ));

@@ -6,9 +6,14 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::openapi::{bias, nothing};
+use super::object::{OnlyObjects, only_objects};
+use super::openapi::{bias, format, function, nothing, text};
 use crate::control::Expected;
-use crate::engine::host::Token;
+
+only_objects! {
+    CalledFunction FunctionName Message NamedSchema Part PromptString ResponseFormat Scale
+    StreamOptions Tool ToolByName ToolCall ToolFunction
+}
 
 /// What every endpoint that generates reads. Names and defaults are llama-server's and OpenAI's.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -71,7 +76,7 @@ pub(super) struct Common {
     pub grammar: Option<String>,
     /// A JSON schema that the answer fits.
     #[schema(value_type = Option<Object>)]
-    pub json_schema: Option<Value>,
+    pub json_schema: Option<Map<String, Value>>,
     /// OpenAI's way to demand JSON.
     pub response_format: Option<ResponseFormat>,
     /// The body as it came: the order of a schema's properties is that of the answer's.
@@ -83,26 +88,26 @@ pub(super) struct Common {
 /// `{"type": "text"}`, `{"type": "json_object"}`, or `{"type": "json_schema", "json_schema":
 /// {"schema": …}}`.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub(super) struct ResponseFormat {
     /// `text`, `json_object` or `json_schema`.
     #[serde(rename = "type")]
-    #[schema(pattern = "^(text|json_object|json_schema)$")]
+    #[schema(schema_with = format)]
     pub kind: String,
     /// Of `json_schema`.
     pub json_schema: Option<NamedSchema>,
     /// llama-server takes a schema here too.
     #[schema(value_type = Option<Object>)]
-    pub schema: Option<Value>,
+    pub schema: Option<Map<String, Value>>,
 }
 
 /// A schema as OpenAI has it.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub(super) struct NamedSchema {
     /// The JSON schema.
     #[schema(value_type = Option<Object>)]
-    pub schema: Option<Value>,
+    pub schema: Option<Map<String, Value>>,
     /// What the client calls it.
     #[serde(default, rename = "name")]
     _name: Option<String>,
@@ -229,8 +234,7 @@ pub(super) struct Tokenize {
 #[serde(deny_unknown_fields)]
 pub(super) struct Detokenize {
     /// Numbers of the model's vocabulary.
-    #[schema(value_type = Vec<i32>)]
-    pub tokens: Vec<Token>,
+    pub tokens: Vec<Integer>,
 }
 
 /// vLLM's `POST /v1/load_lora_adapter`
@@ -238,8 +242,10 @@ pub(super) struct Detokenize {
 #[serde(deny_unknown_fields)]
 pub(super) struct Load {
     /// The name that requests carry.
+    #[schema(min_length = 1, max_length = 128)]
     pub lora_name: String,
     /// The file, in the folder of adapters.
+    #[schema(min_length = 1)]
     pub lora_path: String,
     /// Take the place of an adapter of this name.
     #[serde(default)]
@@ -263,9 +269,10 @@ pub(super) struct Unload {
 
 /// An adapter by llama-server's number.
 #[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub(super) struct Scale {
     /// As `/lora-adapters` lists them.
+    #[serde(deserialize_with = "number")]
     pub id: usize,
     /// How strongly it works; 0: not at all, 1: as it was trained.
     pub scale: f32,
@@ -273,7 +280,7 @@ pub(super) struct Scale {
 
 /// What a stream holds besides.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub(super) struct StreamOptions {
     /// End with the counts of tokens.
     #[serde(default)]
@@ -285,7 +292,7 @@ pub(super) struct StreamOptions {
 
 /// One message of a conversation.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub(super) struct Message {
     /// `system`, `user`, `assistant`, or what else the template knows.
     pub role: String,
@@ -310,11 +317,11 @@ pub(super) struct Message {
 
 /// A tool of a request.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub(super) struct Tool {
     /// `function`
     #[serde(rename = "type")]
-    #[schema(pattern = "^function$")]
+    #[schema(schema_with = function)]
     pub kind: String,
     /// What can be called.
     pub function: ToolFunction,
@@ -322,7 +329,7 @@ pub(super) struct Tool {
 
 /// A function that can be called.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub(super) struct ToolFunction {
     /// Its name.
     pub name: String,
@@ -330,7 +337,7 @@ pub(super) struct ToolFunction {
     pub description: Option<String>,
     /// A JSON schema of its arguments; any object where it is left out.
     #[schema(value_type = Option<Object>)]
-    pub parameters: Option<Value>,
+    pub parameters: Option<Map<String, Value>>,
     /// Calls always fit the schema here.
     #[serde(default, rename = "strict")]
     _strict: Option<bool>,
@@ -360,7 +367,7 @@ pub(super) enum ToolMode {
 
 /// `{"type": "function", "function": {"name": …}}`
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub(super) struct ToolByName {
     /// `function`
     #[serde(default, rename = "type")]
@@ -371,7 +378,7 @@ pub(super) struct ToolByName {
 
 /// A function by its name.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub(super) struct FunctionName {
     /// The name.
     pub name: String,
@@ -379,7 +386,7 @@ pub(super) struct FunctionName {
 
 /// A call, as an answer had it.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub(super) struct ToolCall {
     /// What was called, and how.
     pub function: CalledFunction,
@@ -395,7 +402,7 @@ pub(super) struct ToolCall {
 
 /// What was called.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub(super) struct CalledFunction {
     /// The function.
     pub name: String,
@@ -415,11 +422,14 @@ pub(super) enum Content {
 
 /// A part of a message: text, as nothing else is read here.
 #[derive(Debug, Deserialize, ToSchema)]
+#[serde(remote = "Self")]
 pub(super) struct Part {
     /// `text`
     #[serde(rename = "type")]
+    #[schema(schema_with = text)]
     pub kind: String,
     /// The text.
+    #[schema(required = true, value_type = String)]
     pub text: Option<String>,
 }
 
@@ -475,14 +485,14 @@ pub(super) enum Prompt {
 #[serde(untagged, expecting = "must be a text or a token")]
 pub(super) enum Piece {
     /// A number of the vocabulary.
-    Token(Token),
+    Token(Integer),
     /// Text.
     Text(String),
 }
 
 /// llama-server's form of text.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub(super) struct PromptString {
     /// Text.
     pub prompt_string: String,
@@ -492,6 +502,12 @@ pub(super) struct PromptString {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ToSchema)]
 #[schema(value_type = i64)]
 pub(super) struct Integer(pub i128);
+
+/// An adapter's number.
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    let Integer(whole) = Integer::deserialize(deserializer)?;
+    usize::try_from(whole).map_err(|_| D::Error::custom(format!("{whole} is no number of one")))
+}
 
 impl<'de> Deserialize<'de> for Integer {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -141,7 +141,7 @@ fn described(tool: &Tool) -> Map<String, Value> {
             "description",
             function.description.as_deref().map(Into::into),
         ),
-        ("parameters", function.parameters.clone()),
+        ("parameters", function.parameters.clone().map(Value::Object)),
     ];
     let there = |(name, value): (&str, Option<Value>)| Some((name.to_owned(), value?));
     fields.into_iter().filter_map(there).collect()

@@ -18,6 +18,7 @@ pub mod client;
 mod effects;
 mod fields;
 mod folder;
+mod log;
 mod openapi;
 mod refusals;
 mod requests;
@@ -103,7 +104,7 @@ impl Lab {
             jobs: translora::jobs::Config::default(),
             hosts: vec!["127.0.0.1".into()],
             port: 0,
-            api_key: None,
+            api_keys: Vec::new(),
             origins: Vec::new(),
             slots: 4,
             context: 0,
