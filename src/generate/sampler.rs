@@ -318,12 +318,8 @@ impl<'s> InputSampler<'s> {
             .max()
             .unwrap_or(0);
         let out_max = if lines { SPLICED_MAX } else { 1 };
-        let mut texts = Vec::new();
-        // What lines bring anew, no piece does.
-        if !lines || rng.unit() >= self.unseen {
-            let splice = self.parents[parent].splice(at, words, out_max, rng);
-            texts.push((splice, Origin::Splice));
-        }
+        let splice = self.parents[parent].splice(at, words, out_max, rng);
+        let mut texts = vec![(splice, Origin::Splice)];
         for _ in 0..if lines { 0 } else { CHAINS } {
             if rng.unit() >= self.unseen {
                 let parents = if rng.below(2) == 0 {
