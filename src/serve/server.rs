@@ -65,6 +65,9 @@ impl Server {
         if let Some(note) = hosted.host.chat().and_then(ChatInfo::note) {
             say(&note);
         }
+        if let Some(warning) = hosted.host.info().beyond_training() {
+            say(&format!("warning: {warning}"));
+        }
         if let Some(reason) = hosted.host.chat_refusal() {
             say(&format!("warning: conversations are refused: {reason}"));
         }

@@ -175,6 +175,7 @@ impl ToyModel {
             width: base.width,
             vocabulary: base.vocabulary,
             context: base.context,
+            context_trained: Some(base.context),
         };
         Self {
             base,
