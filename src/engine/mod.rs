@@ -456,6 +456,12 @@ pub trait Trainer {
     /// Mean completion-token loss of `batch`, without a step.
     fn loss(&mut self, batch: &[usize]) -> Result<StepReport, EngineError>;
 
+    /// The first example of `batch` to which the base alone gives a loss that is not finite, as an
+    /// error that says what is known of the cause. No learning rate mends that.
+    fn blame_base(&mut self, _batch: &[usize]) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     /// [`Score::logits`] of a loaded example, by the graph that is trained.
     fn logits(&mut self, example: usize) -> Result<Vec<Vec<f32>>, EngineError>;
 

@@ -156,7 +156,7 @@ impl Told {
     }
 
     /// The object of a run with `--json`.
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self}"))
     }
 }

@@ -12,6 +12,10 @@ mod data;
 mod machine;
 #[cfg(feature = "ggml")]
 mod models;
+#[cfg(feature = "ggml")]
+mod templates;
+#[cfg(feature = "ggml")]
+mod tiny;
 
 /// Run the program on the toy's models: its exit status and what it says.
 fn run(world: &World, words: &[&str]) -> (i32, String) {
