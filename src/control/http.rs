@@ -1,5 +1,6 @@
 //! The paths, and what each stands for.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,13 +8,18 @@ use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::sse::{self, Sse};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures_util::{Stream, StreamExt, stream};
-use serde_json::{Map, Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
+use utoipa::ToSchema;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
-use super::{Backend, Command, Event, Job, Kind, Refusal, Reply, Swapped};
+use super::openapi::{ErrorBody, TransferBody, refuse_bodies};
+use super::{AdapterList, Backend, Command, Event, Job, Kind, Refusal, Reply, Swapped};
 
 /// Names the generation that answers after an exchange.
 pub const GENERATION: &str = "x-translora-generation";
@@ -42,15 +48,49 @@ pub fn router(backend: Arc<dyn Backend>) -> Router {
         commands: Arc::new(Semaphore::new(COMMANDS_MAX)),
         waits: Arc::new(Semaphore::new(WAITS_MAX)),
     };
-    Router::new()
-        .route("/v1/adapters", get(list).post(load))
-        .route("/v1/adapters/{name}/rollback", post(rollback))
-        .route("/v1/adapters/{name}/unload", post(unload))
-        .route("/v1/transfers", get(jobs).post(transfer))
-        .route("/v1/transfers/{id}", get(job).delete(cancel))
-        .route("/v1/transfers/{id}/report", get(report))
-        .route("/v1/transfers/{id}/events", get(events))
-        .with_state(Arc::new(lanes))
+    routes().with_state(Arc::new(lanes)).into()
+}
+
+/// The paths as OpenAPI has them.
+pub fn documented() -> OpenApi {
+    let mut api = routes().into_openapi();
+    refuse_bodies(&mut api, &[]);
+    api
+}
+
+fn routes() -> OpenApiRouter<Arc<Lanes>> {
+    OpenApiRouter::new()
+        .routes(routes!(list, load))
+        .routes(routes!(rollback))
+        .routes(routes!(unload))
+        .routes(routes!(jobs, transfer))
+        .routes(routes!(job, cancel))
+        .routes(routes!(report))
+        .routes(routes!(events))
+}
+
+/// A file to make live.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Load {
+    /// The file. `serve` looks in its folder of adapters.
+    #[schema(value_type = String)]
+    path: PathBuf,
+    /// What it goes live under; the file's own name where it is left out.
+    name: Option<String>,
+}
+
+/// Transfers, those that have ended too.
+#[derive(Debug, Serialize, ToSchema)]
+struct JobList {
+    /// In the order in which they came.
+    data: Vec<Job>,
+}
+
+/// Events of a transfer.
+#[derive(Debug, Serialize)]
+struct EventList {
+    data: Vec<Event>,
 }
 
 impl Lanes {
@@ -75,31 +115,72 @@ impl Lanes {
     }
 }
 
+/// Each adapter: what is live, and what a rollback would bring back
+#[utoipa::path(get, path = "/v1/adapters", tag = "adapters", responses(
+    (status = 200, description = "The adapters.", body = AdapterList),
+))]
 async fn list(State(lanes): Shared) -> Answer {
     answer(lanes.carry(Command::List {}).await?)
 }
 
+/// Make a file live
+///
+/// Answered when it is: requests that come later are answered by it.
+#[utoipa::path(post, path = "/v1/adapters", tag = "adapters", request_body = Load, responses(
+    (status = 200, description = "It is live.", body = Swapped),
+    (status = 403, description = "The server loads no such file.", body = ErrorBody),
+    (status = 404, description = "There is no such file.", body = ErrorBody),
+    (status = 409, description = "Not now.", body = ErrorBody),
+))]
 async fn load(State(lanes): Shared, request: Request) -> Answer {
-    let mut fields = body(request).await?;
-    fields.insert("do".into(), "load".into());
-    let command = serde_json::from_value(Value::Object(fields));
-    let command = command.map_err(|error| Refusal::new(Kind::Input, error.to_string()))?;
-    answer(lanes.carry(command).await?)
+    let fields = Value::Object(body(request).await?);
+    let Load { path, name } = serde_json::from_value(fields)
+        .map_err(|error| Refusal::new(Kind::Input, error.to_string()))?;
+    answer(lanes.carry(Command::Load { path, name }).await?)
 }
 
+/// Go back to the adapter before the live one
+#[utoipa::path(post, path = "/v1/adapters/{name}/rollback", tag = "adapters",
+    params(("name" = String, Path, description = "The adapter's name.")), responses(
+    (status = 200, description = "It answers again.", body = Swapped),
+    (status = 404, description = "No adapter has the name.", body = ErrorBody),
+    (status = 409, description = "There was none before it.", body = ErrorBody),
+))]
 async fn rollback(State(lanes): Shared, Path(name): Path<String>) -> Answer {
     answer(lanes.carry(Command::Rollback { name: Some(name) }).await?)
 }
 
+/// Go back to the base, or to what the server was started with
+#[utoipa::path(post, path = "/v1/adapters/{name}/unload", tag = "adapters",
+    params(("name" = String, Path, description = "The adapter's name.")), responses(
+    (status = 200, description = "It answers no more.", body = Swapped),
+    (status = 404, description = "No adapter has the name.", body = ErrorBody),
+    (status = 409, description = "Not now.", body = ErrorBody),
+))]
 async fn unload(State(lanes): Shared, Path(name): Path<String>) -> Answer {
     answer(lanes.carry(Command::Unload { name: Some(name) }).await?)
 }
 
+/// How far every transfer is
+#[utoipa::path(get, path = "/v1/transfers", tag = "transfers", responses(
+    (status = 200, description = "The transfers.", body = JobList),
+    (status = 403, description = "The server has no transfers.", body = ErrorBody),
+))]
 async fn jobs(State(lanes): Shared) -> Answer {
     answer(lanes.carry(Command::Jobs {}).await?)
 }
 
-/// The body holds the fields of a transfer, and `name` where adapters have names.
+/// Queue a transfer
+///
+/// The body has the fields of a [transfer](transfer.md). In `serve` it has the `name` to go live
+/// under, while `target` and `out` are the server's own.
+#[utoipa::path(post, path = "/v1/transfers", tag = "transfers", request_body = TransferBody,
+    responses(
+    (status = 202, description = "It is queued.", body = Job),
+    (status = 403, description = "The server has no transfers.", body = ErrorBody),
+    (status = 404, description = "There is no such file.", body = ErrorBody),
+    (status = 409, description = "The queue is full.", body = ErrorBody),
+))]
 async fn transfer(State(lanes): Shared, request: Request) -> Answer {
     let mut request = body(request).await?;
     let name = match request.remove("name") {
@@ -111,14 +192,36 @@ async fn transfer(State(lanes): Shared, request: Request) -> Answer {
     Ok((StatusCode::ACCEPTED, answer(reply)?).into_response())
 }
 
+/// How far a transfer is: state, stage, progress, verdict, problem
+#[utoipa::path(get, path = "/v1/transfers/{id}", tag = "transfers",
+    params(("id" = u64, Path, description = "The transfer's number.")), responses(
+    (status = 200, description = "The transfer.", body = Job),
+    (status = 403, description = "The server has no transfers.", body = ErrorBody),
+    (status = 404, description = "There is no such transfer.", body = ErrorBody),
+))]
 async fn job(State(lanes): Shared, Path(id): Path<String>) -> Answer {
     answer(lanes.carry(Command::Job { job: number(&id)? }).await?)
 }
 
+/// Stop a transfer, over within two seconds; forget one that has ended
+#[utoipa::path(delete, path = "/v1/transfers/{id}", tag = "transfers",
+    params(("id" = u64, Path, description = "The transfer's number.")), responses(
+    (status = 200, description = "The transfer as it is now.", body = Job),
+    (status = 403, description = "The server has no transfers.", body = ErrorBody),
+    (status = 404, description = "There is no such transfer.", body = ErrorBody),
+))]
 async fn cancel(State(lanes): Shared, Path(id): Path<String>) -> Answer {
     answer(lanes.carry(Command::Cancel { job: number(&id)? }).await?)
 }
 
+/// The [report](formats.md#reportjson) of a transfer that is done
+#[utoipa::path(get, path = "/v1/transfers/{id}/report", tag = "transfers",
+    params(("id" = u64, Path, description = "The transfer's number.")), responses(
+    (status = 200, description = "The report.", body = Value),
+    (status = 403, description = "The server has no transfers.", body = ErrorBody),
+    (status = 404, description = "There is no such transfer.", body = ErrorBody),
+    (status = 409, description = "It has no report.", body = ErrorBody),
+))]
 async fn report(State(lanes): Shared, Path(id): Path<String>) -> Answer {
     answer(lanes.carry(Command::Report { job: number(&id)? }).await?)
 }
@@ -128,8 +231,17 @@ fn number(id: &str) -> Result<u64, Refusal> {
         .map_err(|_| Refusal::new(Kind::NotFound, format!("{id:?} is no number of a transfer")))
 }
 
-/// The events of a transfer, from the first or after `Last-Event-ID`; the last one, `end`, is its
-/// status.
+/// The events of a transfer as server-sent events
+///
+/// From the first, or after `Last-Event-ID`. The last one, `end`, is the status.
+#[utoipa::path(get, path = "/v1/transfers/{id}/events", tag = "transfers", params(
+    ("id" = u64, Path, description = "The transfer's number."),
+    ("last-event-id" = Option<u64>, Header, description = "The last event that is known."),
+), responses(
+    (status = 200, description = "The events.", body = String, content_type = "text/event-stream"),
+    (status = 403, description = "The server has no transfers.", body = ErrorBody),
+    (status = 404, description = "There is no such transfer.", body = ErrorBody),
+))]
 async fn events(State(lanes): Shared, Path(id): Path<String>, headers: HeaderMap) -> Answer {
     let job = number(&id)?;
     lanes.carry(Command::Job { job }).await?;
@@ -202,7 +314,7 @@ fn numbered(event: &Event) -> Result<sse::Event, axum::Error> {
     Ok(named(&event.event, event)?.id(event.number.to_string()))
 }
 
-fn named(name: &str, data: &impl serde::Serialize) -> Result<sse::Event, axum::Error> {
+fn named(name: &str, data: &impl Serialize) -> Result<sse::Event, axum::Error> {
     sse::Event::default().event(name).json_data(data)
 }
 
@@ -212,8 +324,8 @@ fn answer(reply: Reply) -> Answer {
         Reply::Adapters(adapters) => Json(adapters).into_response(),
         Reply::Swapped(swapped) => exchanged(swapped),
         Reply::Job(job) => Json(job).into_response(),
-        Reply::Jobs(jobs) => Json(json!({ "data": jobs })).into_response(),
-        Reply::Events(events) => Json(json!({ "data": events })).into_response(),
+        Reply::Jobs(jobs) => Json(JobList { data: jobs }).into_response(),
+        Reply::Events(events) => Json(EventList { data: events }).into_response(),
         Reply::Report(report) => Json(report).into_response(),
     })
 }
@@ -266,14 +378,14 @@ impl IntoResponse for Refused {
     }
 }
 
-fn error(refusal: &Refusal) -> Value {
+fn error(refusal: &Refusal) -> ErrorBody {
     let (_, kind) = status_and_type(refusal.kind);
     let message = if refusal.hint.is_empty() {
         refusal.message.clone()
     } else {
         format!("{} (hint: {})", refusal.message, refusal.hint)
     };
-    json!({ "error": { "message": message, "type": kind, "param": null, "code": null } })
+    ErrorBody::new(kind, message)
 }
 
 fn status_and_type(kind: Kind) -> (StatusCode, &'static str) {

@@ -10,6 +10,7 @@
 mod error;
 mod http;
 mod json;
+pub mod openapi;
 mod server;
 mod socket;
 mod transfers;
@@ -22,7 +23,7 @@ pub use translora_attach::command::{
 pub use translora_attach::place;
 
 pub use error::ControlError;
-pub use http::{GENERATION, refused, router};
+pub use http::{GENERATION, documented, refused, router};
 pub use json::parse;
 pub use server::{Server, Token};
 pub use socket::Socket;

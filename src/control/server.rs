@@ -17,6 +17,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{self, SignalKind};
 use tokio::sync::mpsc;
 
+use super::openapi::{ErrorBody, routes_of_document};
 use super::{Backend, ControlError, Kind, Refusal, refused, router};
 use crate::record::ContentHash;
 
@@ -147,6 +148,7 @@ fn guarded(router: Router, token: &str) -> Router {
         ))
     };
     router
+        .merge(routes_of_document())
         .fallback(missing)
         .layer(middleware::from_fn_with_state(
             ContentHash::of(token.as_bytes()),
@@ -164,10 +166,6 @@ async fn admit(State(token): State<ContentHash>, request: Request, next: Next) -
         return next.run(request).await;
     }
     let message = "a bearer token is needed: send it as `Authorization: Bearer TOKEN`";
-    let error = serde_json::json!({ "message": message, "type": "authentication_error", "param": null, "code": null });
-    (
-        StatusCode::UNAUTHORIZED,
-        axum::Json(serde_json::json!({ "error": error })),
-    )
-        .into_response()
+    let error = ErrorBody::new("authentication_error", message);
+    (StatusCode::UNAUTHORIZED, axum::Json(error)).into_response()
 }

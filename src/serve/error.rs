@@ -2,9 +2,10 @@ use std::path::PathBuf;
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
+use serde_json::{Map, Value};
 
 use crate::adapters::AdaptersError;
+use crate::control::openapi::ErrorBody;
 use crate::control::{Kind, Refusal};
 use crate::engine::EngineError;
 use crate::record::{Blame, Fault, InJson, Remedy, Step};
@@ -82,7 +83,7 @@ pub(super) struct ApiError {
     message: String,
     code: Option<&'static str>,
     /// More fields of the error object.
-    more: Option<Value>,
+    more: Map<String, Value>,
 }
 
 impl ApiError {
@@ -92,7 +93,7 @@ impl ApiError {
             kind,
             message,
             code: None,
-            more: None,
+            more: Map::new(),
         }
     }
 
@@ -190,10 +191,11 @@ impl ApiError {
         let message = format!(
             "the prompt has {prompt} tokens, and the context of a slot is {context}: shorten it; only a server that is started with a larger context takes it"
         );
-        let more = json!({ "n_prompt_tokens": prompt, "n_ctx": context });
+        let counts = [("n_prompt_tokens", prompt), ("n_ctx", context)];
+        let more = counts.map(|(name, count)| (name.to_owned(), count.into()));
         let code = Some("context_length_exceeded");
         Self {
-            more: Some(more),
+            more: more.into_iter().collect(),
             code,
             ..Self::new(
                 StatusCode::BAD_REQUEST,
@@ -203,14 +205,12 @@ impl ApiError {
         }
     }
 
-    /// `{"error": {"message", "type", "param", "code"}}`
-    pub(super) fn body(&self) -> Value {
-        let mut error =
-            json!({ "message": self.message, "type": self.kind, "param": null, "code": self.code });
-        for (key, value) in self.more.iter().filter_map(Value::as_object).flatten() {
-            error[key] = value.clone();
-        }
-        json!({ "error": error })
+    /// The error as JSON.
+    pub(super) fn body(&self) -> ErrorBody {
+        let mut body = ErrorBody::new(self.kind, self.message.as_str());
+        body.error.code = self.code;
+        body.error.more.clone_from(&self.more);
+        body
     }
 }
 
@@ -228,11 +228,19 @@ impl From<ApiError> for Refusal {
     }
 }
 
+/// What to do about an error, as a field of it.
+fn hint(remedy: Option<Remedy>) -> Map<String, Value> {
+    let words = remedy.map(|remedy| remedy.words(&InJson).into());
+    words
+        .into_iter()
+        .map(|words| ("hint".to_owned(), words))
+        .collect()
+}
+
 impl From<AdaptersError> for ApiError {
     fn from(error: AdaptersError) -> Self {
-        let hint = |remedy: Remedy| json!({ "hint": remedy.words(&InJson) });
         Self {
-            more: error.remedy().map(hint),
+            more: hint(error.remedy()),
             ..Self::input(error.to_string())
         }
     }
@@ -250,9 +258,8 @@ impl From<EngineError> for ApiError {
             (_, Fault::Input) | (EngineError::File { .. }, _) => Self::input(message),
             _ => Self::internal(message),
         };
-        let hint = |remedy: Remedy| json!({ "hint": remedy.words(&InJson) });
         Self {
-            more: error.remedy().map(hint),
+            more: hint(error.remedy()),
             ..refused
         }
     }

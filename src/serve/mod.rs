@@ -25,6 +25,7 @@ mod text;
 mod worker;
 
 pub use error::ServeError;
+pub use http::{openapi, reference};
 pub use limits::Limits;
 pub use server::Server;
 

@@ -452,3 +452,8 @@ fn blessed(file: &str, now: &str) {
 fn the_reference_is_what_the_table_prints() {
     blessed("docs/reference/transfer.md", &request::page());
 }
+
+#[test]
+fn the_reference_of_http_is_the_document_in_words() {
+    blessed("docs/reference/http.md", &translora::serve::reference());
+}

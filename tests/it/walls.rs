@@ -90,6 +90,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("axum", &["src/serve/", "src/control/"]),
     ("futures_util", &["src/serve/", "src/control/"]),
     ("tokio", &["src/serve/", "src/control/"]),
+    ("utoipa", &["src/serve/", "src/control/"]),
+    ("utoipa_axum", &["src/serve/", "src/control/"]),
     ("num_cpus", &["src/engine/ggml", "src/bin/translora/doctor"]),
     (
         "translora_abi",

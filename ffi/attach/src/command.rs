@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 /// A command about the adapters and transfers of a server.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -181,7 +182,7 @@ impl Refusal {
 }
 
 /// The adapters of a server.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct AdapterList {
     /// One for each name. A llama-server with the module has one live adapter.
     pub data: Vec<Adapter>,
@@ -191,17 +192,18 @@ pub struct AdapterList {
 }
 
 /// A file that could not be loaded.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LeftOut {
     /// The file.
     #[serde(serialize_with = "as_text")]
+    #[schema(value_type = String)]
     pub path: PathBuf,
     /// Why.
     pub reason: String,
 }
 
 /// What a name is answered by.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Adapter {
     /// Its name.
     pub name: String,
@@ -215,13 +217,14 @@ pub struct Adapter {
 }
 
 /// One load of an adapter file.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Generation {
     /// Its number; none where only the live one has a number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generation: Option<String>,
     /// The file; none for what the server was started with.
     #[serde(serialize_with = "as_text_or_null")]
+    #[schema(value_type = Option<String>)]
     pub path: Option<PathBuf>,
     /// SHA-256 of the file, in hexadecimal.
     pub sha256: Option<String>,
@@ -230,7 +233,7 @@ pub struct Generation {
 }
 
 /// What came of an exchange.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Swapped {
     /// The adapter's name.
     pub name: String,
@@ -243,7 +246,7 @@ pub struct Swapped {
 }
 
 /// How far a transfer is.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct Job {
     /// Its number.
@@ -264,17 +267,21 @@ pub struct Job {
     pub note: String,
     /// The old base.
     #[serde(serialize_with = "as_text")]
+    #[schema(value_type = String)]
     pub source: PathBuf,
     /// The new base.
     #[serde(serialize_with = "as_text")]
+    #[schema(value_type = String)]
     pub target: PathBuf,
     /// The file of the new adapter, as requested.
     #[serde(serialize_with = "as_text")]
+    #[schema(value_type = String)]
     pub out: PathBuf,
     /// `accept`, `reject` or `inconclusive`, of one that is done.
     pub verdict: Option<String>,
     /// Where the adapter lies.
     #[serde(serialize_with = "as_text_or_null")]
+    #[schema(value_type = Option<String>)]
     pub adapter: Option<PathBuf>,
     /// The generation that it became.
     pub generation: Option<String>,
@@ -298,7 +305,7 @@ pub struct Job {
 }
 
 /// The states of a transfer. It is done when its adapter is live, or will not be.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// Others come before it.
@@ -322,7 +329,7 @@ impl State {
 }
 
 /// Why a transfer failed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
     /// `input`, `machine`, `bug` or `cancelled`.
     pub cause: String,
@@ -336,7 +343,7 @@ pub struct Problem {
 }
 
 /// An event of a transfer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Event {
     /// Its number, from 1.
     pub number: u64,

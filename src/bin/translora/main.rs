@@ -30,6 +30,7 @@ mod inspect;
 mod job;
 mod kit;
 mod llama_server;
+mod openapi;
 mod out;
 mod progress;
 #[cfg(unix)]
@@ -113,6 +114,7 @@ enum Command {
     Attach(attach::Attach),
     #[cfg(unix)]
     Control(control::Control),
+    Openapi(openapi::Openapi),
     Doctor(doctor::Doctor),
     #[command(hide = true)]
     Worker(worker::Worker),
@@ -185,6 +187,7 @@ fn main() -> ExitCode {
         Command::Attach(command) => command.run(verbosity),
         #[cfg(unix)]
         Command::Control(command) => command.run(verbosity),
+        Command::Openapi(command) => command.run(),
         Command::Doctor(command) => command.run(verbosity),
         Command::Worker(command) => command.run(),
         #[cfg(feature = "ggml")]

@@ -6,6 +6,7 @@ use axum::http::HeaderValue;
 use axum::response::sse::{self, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, stream};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::App;
@@ -57,8 +58,9 @@ pub(super) fn end_of_stream() -> sse::Event {
 }
 
 /// One server-sent event.
-pub(super) fn event(value: &Value) -> sse::Event {
-    sse::Event::default().data(value.to_string())
+pub(super) fn event(value: &impl Serialize) -> sse::Event {
+    let text = serde_json::to_string(value).unwrap_or_default();
+    sse::Event::default().data(text)
 }
 
 /// Stream an answer. `opening` goes first; `write` turns a piece or the end into events.

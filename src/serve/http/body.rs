@@ -329,14 +329,6 @@ mod tests {
     }
 
     #[test]
-    fn the_reference_lists_what_is_accepted() {
-        let reference = include_str!("../../../docs/reference/http.md");
-        for name in ACCEPTED {
-            assert!(reference.contains(&format!("`{name}`")), "{name}");
-        }
-    }
-
-    #[test]
     fn samplers_may_be_named_in_the_order_in_which_they_run() {
         let usual = json!([
             "penalties",

@@ -4,27 +4,107 @@ use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
+use serde::Serialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use super::answer::{Whole, event, named, probabilities, streamed, timings, whole};
+use super::openapi::{DetokenizeBody, LlamaCompletionBody, TemplateBody, TokenizeBody};
 use super::options::{Options, known};
 use super::prompt::{conversation, prompts};
 use super::schema::{Detokenize, LlamaCompletion, Template, Tokenize};
 use super::submit::{Pending, submit};
 use super::{App, Shared, body, shown};
+use crate::control::openapi::ErrorBody;
 use crate::engine::host::Token;
 use crate::serve::error::ApiError;
 use crate::serve::live::generation;
 use crate::serve::sampler::{Drawn, Sampling};
 use crate::serve::slots::{Done, End, Event};
 
+/// Whether the server lives.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Health {
+    /// `ok`
+    status: &'static str,
+}
+
+/// A slot.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Slot {
+    id: usize,
+    /// Tokens that it may hold.
+    n_ctx: usize,
+    is_processing: bool,
+    /// The request that has it.
+    id_task: Option<u64>,
+    n_prompt_tokens: usize,
+    n_decoded: usize,
+    /// Tokens that it holds for a request that begins alike.
+    n_held: usize,
+    /// The adapters that it decodes under.
+    generation: String,
+}
+
+/// Tokens of a text.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Tokens {
+    tokens: Vec<TokenOfText>,
+}
+
+/// A token, with its text where that is requested.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+enum TokenOfText {
+    /// Its number.
+    Number(Token),
+    /// Both.
+    Both {
+        /// Its number.
+        #[schema(value_type = i32)]
+        id: Token,
+        /// Its text.
+        piece: PieceOfText,
+    },
+}
+
+/// The text of a token.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+enum PieceOfText {
+    /// As it is.
+    Text(String),
+    /// Bytes that are no text on their own.
+    Bytes(Vec<u8>),
+}
+
+/// A text.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Text {
+    content: String,
+}
+
+/// A conversation as text.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Rendered {
+    prompt: String,
+}
+
+/// Whether the server lives; needs no key
+#[utoipa::path(get, path = "/health", tag = "llama-server", responses(
+    (status = 200, description = "It does.", body = Health),
+))]
 pub(super) async fn health(State(app): Shared) -> Result<Response, ApiError> {
     if app.board.has_ended() {
         return Err(ApiError::ended());
     }
-    Ok(axum::Json(json!({ "status": "ok" })).into_response())
+    Ok(axum::Json(Health { status: "ok" }).into_response())
 }
 
+/// What the server was started with
+#[utoipa::path(get, path = "/props", tag = "llama-server", responses(
+    (status = 200, description = "Settings, the model, its chat template.", body = Value),
+))]
 pub(super) async fn props(State(app): Shared) -> Response {
     let info = app.host.info();
     let sampling = Sampling {
@@ -49,17 +129,28 @@ pub(super) async fn props(State(app): Shared) -> Response {
     .into_response()
 }
 
+/// What the slots do
+#[utoipa::path(get, path = "/slots", tag = "llama-server", responses(
+    (status = 200, description = "The slots; none before the first request.", body = Vec<Slot>),
+))]
 pub(super) async fn slots(State(app): Shared) -> Response {
     let shown = app.board.read();
-    let one = |(id, slot): (usize, &crate::serve::slots::Seen)| {
-        json!({
-            "id": id, "n_ctx": app.host.info().context, "is_processing": slot.request.is_some(), "id_task": slot.request,
-            "n_prompt_tokens": slot.prompt_tokens, "n_decoded": slot.tokens, "n_held": slot.held, "generation": generation(&slot.key),
-        })
+    let one = |(id, slot): (usize, &crate::serve::slots::Seen)| Slot {
+        id,
+        n_ctx: app.host.info().context,
+        is_processing: slot.request.is_some(),
+        id_task: slot.request,
+        n_prompt_tokens: slot.prompt_tokens,
+        n_decoded: slot.tokens,
+        n_held: slot.held,
+        generation: generation(&slot.key),
     };
     axum::Json(shown.slots.iter().enumerate().map(one).collect::<Vec<_>>()).into_response()
 }
 
+/// A text as tokens
+#[utoipa::path(post, path = "/tokenize", tag = "llama-server", request_body = TokenizeBody,
+    responses((status = 200, description = "The tokens.", body = Tokens)))]
 pub(super) async fn tokenize(State(app): Shared, request: Request) -> Result<Response, ApiError> {
     let fields: Tokenize = body::fields(&app, request).await?;
     let mut tokens = app
@@ -70,20 +161,21 @@ pub(super) async fn tokenize(State(app): Shared, request: Request) -> Result<Res
     {
         tokens.insert(0, bos);
     }
-    if !fields.with_pieces {
-        return Ok(axum::Json(json!({ "tokens": tokens })).into_response());
-    }
-    let piece = |token: &Token| {
-        let bytes = app.host.piece(*token, true);
-        let piece = String::from_utf8(bytes.clone()).map_or_else(|_| json!(bytes), Value::from);
-        json!({ "id": token, "piece": piece })
+    let one = |token: Token| {
+        if !fields.with_pieces {
+            return TokenOfText::Number(token);
+        }
+        let piece = String::from_utf8(app.host.piece(token, true));
+        let piece = piece.map_or_else(|no| PieceOfText::Bytes(no.into_bytes()), PieceOfText::Text);
+        TokenOfText::Both { id: token, piece }
     };
-    Ok(
-        axum::Json(json!({ "tokens": tokens.iter().map(piece).collect::<Vec<_>>() }))
-            .into_response(),
-    )
+    let tokens = tokens.into_iter().map(one).collect();
+    Ok(axum::Json(Tokens { tokens }).into_response())
 }
 
+/// Tokens as a text
+#[utoipa::path(post, path = "/detokenize", tag = "llama-server", request_body = DetokenizeBody,
+    responses((status = 200, description = "The text.", body = Text)))]
 pub(super) async fn detokenize(State(app): Shared, request: Request) -> Result<Response, ApiError> {
     let Detokenize { tokens } = body::fields(&app, request).await?;
     if let Some(token) = tokens.iter().find(|token| known(&app, **token).is_none()) {
@@ -91,7 +183,8 @@ pub(super) async fn detokenize(State(app): Shared, request: Request) -> Result<R
             "\"tokens\" must be a list of tokens of this model: {token} is none"
         )));
     }
-    Ok(axum::Json(json!({ "content": text(&app, &tokens) })).into_response())
+    let content = text(&app, &tokens);
+    Ok(axum::Json(Text { content }).into_response())
 }
 
 /// Tokens as text, markup included.
@@ -103,15 +196,25 @@ fn text(app: &App, tokens: &[Token]) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+/// A conversation as the text that the model goes on from
+#[utoipa::path(post, path = "/apply-template", tag = "llama-server", request_body = TemplateBody,
+    responses((status = 200, description = "The text.", body = Rendered)))]
 pub(super) async fn apply_template(
     State(app): Shared,
     request: Request,
 ) -> Result<Response, ApiError> {
     let fields: Template = body::fields(&app, request).await?;
     let prompt = conversation(&app, fields, None)?;
-    Ok(axum::Json(json!({ "prompt": prompt })).into_response())
+    Ok(axum::Json(Rendered { prompt }).into_response())
 }
 
+/// Go on with a prompt
+#[utoipa::path(post, path = "/completion", tag = "llama-server",
+    request_body = LlamaCompletionBody, responses(
+    (status = 200, description = "The answer; a stream where it is requested.", content(
+        (Value = "application/json"), (String = "text/event-stream"))),
+    (status = 404, description = "No model is called so.", body = ErrorBody),
+))]
 pub(super) async fn completion(State(app): Shared, request: Request) -> Result<Response, ApiError> {
     let (fields, common): (LlamaCompletion, _) = body::generation(&app, request).await?;
     let mut options = Options::read(&app, common)?;

@@ -5,31 +5,76 @@ use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
+use super::openapi::{LoadBody, UnloadBody};
 use super::options::pairs;
 use super::schema::{GenerationNumber, Load, Scale, Unload};
 use super::{App, Shared, body, shown};
+use crate::control::openapi::ErrorBody;
 use crate::serve::backend;
 use crate::serve::error::ApiError;
 use crate::serve::live::Named;
 
-/// llama-server's list.
+/// An adapter in llama-server's list.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Listed {
+    /// llama-server's number for it.
+    id: usize,
+    name: String,
+    path: String,
+    /// How strongly it works on requests that name no adapter.
+    scale: f32,
+    /// The load that answers now.
+    generation: String,
+}
+
+/// What a change of scales is answered with.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Success {
+    /// True.
+    success: bool,
+}
+
+/// The adapters with their numbers and scales
+#[utoipa::path(get, path = "/lora-adapters", tag = "llama-server", responses(
+    (status = 200, description = "The adapters.", body = Vec<Listed>),
+))]
 pub(super) async fn list(State(app): Shared) -> Response {
     let registry = app.registry();
-    let one = |(name, named): (&String, Named<'_>)| {
-        let generation = named.live.number.to_string();
-        json!({ "id": named.id, "name": name, "path": shown(&named.live.path), "scale": named.scale, "generation": generation })
+    let one = |(name, named): (&String, Named<'_>)| Listed {
+        id: named.id,
+        name: name.clone(),
+        path: shown(&named.live.path),
+        scale: named.scale,
+        generation: named.live.number.to_string(),
     };
     axum::Json(registry.all().into_iter().map(one).collect::<Vec<_>>()).into_response()
 }
 
+/// Set the scales of requests that name no adapter
+///
+/// Adapters that are not in the list are off.
+#[utoipa::path(post, path = "/lora-adapters", tag = "llama-server", request_body = Vec<Scale>,
+    responses((status = 200, description = "They hold from now on.", body = Success)))]
 pub(super) async fn set_scales(State(app): Shared, request: Request) -> Result<Response, ApiError> {
     let scales: Vec<Scale> = body::parse(body::json(&app, request).await?)?;
     app.registry().set_scales(&pairs(&scales))?;
-    Ok(axum::Json(json!({ "success": true })).into_response())
+    Ok(axum::Json(Success { success: true }).into_response())
 }
 
+/// Load an adapter, as vLLM does
+///
+/// `base_model_name` and `expected_generation` refuse it where another base is served or another
+/// generation is live.
+#[utoipa::path(post, path = "/v1/load_lora_adapter", tag = "adapters", request_body = LoadBody,
+    responses(
+    (status = 200, description = "It is live.", body = String, content_type = "text/plain"),
+    (status = 403, description = "It is not in the folder.", body = ErrorBody),
+    (status = 404, description = "There is no such file.", body = ErrorBody),
+    (status = 409, description = "Another generation is live.", body = ErrorBody),
+))]
 pub(super) async fn load(State(app): Shared, request: Request) -> Result<Response, ApiError> {
     let fields: Load = body::fields(&app, request).await?;
     let name = fields.lora_name;
@@ -69,6 +114,12 @@ pub(super) async fn find(app: &Arc<App>, name: &str) -> Result<(), ApiError> {
     loaded.map_err(|_| ApiError::internal("loading the adapter panicked"))?
 }
 
+/// Unload an adapter, as vLLM does
+#[utoipa::path(post, path = "/v1/unload_lora_adapter", tag = "adapters", request_body = UnloadBody,
+    responses(
+    (status = 200, description = "It answers no more.", body = String, content_type = "text/plain"),
+    (status = 404, description = "No adapter has the name.", body = ErrorBody),
+))]
 pub(super) async fn unload(State(app): Shared, request: Request) -> Result<Response, ApiError> {
     let Unload { lora_name: name } = body::fields(&app, request).await?;
     backend::unload(&app, &name)?;

@@ -11,6 +11,10 @@ use crate::serve::worker::Shown;
 /// Name, type, help, value.
 type Row = (&'static str, &'static str, &'static str, f64);
 
+/// Counters, in Prometheus' format
+#[utoipa::path(get, path = "/metrics", tag = "llama-server", responses(
+    (status = 200, description = "The counters.", body = String, content_type = "text/plain"),
+))]
 pub(super) async fn metrics(State(app): Shared) -> Response {
     let shown = app.board.read();
     let rows = of_llama_server(&shown)

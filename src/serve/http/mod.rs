@@ -10,10 +10,12 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::backend::Own;
 use super::error::ApiError;
@@ -30,11 +32,16 @@ mod llama;
 mod lora;
 mod metrics;
 mod openai;
+mod openapi;
 mod options;
 mod prompt;
+mod reference;
 mod schema;
 mod submit;
 mod tools;
+
+pub use openapi::openapi;
+pub use reference::reference;
 
 /// What every request sees.
 pub(super) struct App {
@@ -138,34 +145,58 @@ pub(super) async fn listen(
         .await
 }
 
+/// Other names of paths: the name, the path, what answers both.
+type Alias = (&'static str, &'static str, fn() -> MethodRouter<Arc<App>>);
+
+const ALIASES: [Alias; 5] = [
+    ("/v1/health", "/health", || get(llama::health)),
+    ("/completions", "/completion", || post(llama::completion)),
+    ("/models", "/v1/models", || get(openai::models)),
+    ("/chat/completions", "/v1/chat/completions", || {
+        post(openai::chat)
+    }),
+    (
+        "/chat/completions/input_tokens",
+        "/v1/chat/completions/input_tokens",
+        || post(openai::input_tokens),
+    ),
+];
+
+/// The paths with their documentation, but for other names and those of `control`.
+fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(openai::models))
+        .routes(routes!(openai::model))
+        .routes(routes!(openai::chat))
+        .routes(routes!(openai::input_tokens))
+        .routes(routes!(openai::completions))
+        .routes(routes!(llama::completion))
+        .routes(routes!(llama::tokenize))
+        .routes(routes!(llama::detokenize))
+        .routes(routes!(llama::apply_template))
+        .routes(routes!(lora::list, lora::set_scales))
+        .routes(routes!(lora::load))
+        .routes(routes!(lora::unload))
+        .routes(routes!(llama::health))
+        .routes(routes!(llama::props))
+        .routes(routes!(llama::slots))
+        .routes(routes!(metrics::metrics))
+        .routes(routes!(openapi::document))
+}
+
+/// Every path there is.
+fn paths(app: &Arc<App>) -> Router {
+    let mut router = Router::from(routes());
+    for (alias, _, method) in ALIASES {
+        router = router.route(alias, method());
+    }
+    router
+        .with_state(Arc::clone(app))
+        .merge(control::router(Arc::new(Own(Arc::clone(app)))))
+}
+
 fn router(app: Arc<App>) -> Router {
-    Router::new()
-        .route("/health", get(llama::health))
-        .route("/v1/health", get(llama::health))
-        .route("/props", get(llama::props))
-        .route("/slots", get(llama::slots))
-        .route("/metrics", get(metrics::metrics))
-        .route("/tokenize", post(llama::tokenize))
-        .route("/detokenize", post(llama::detokenize))
-        .route("/apply-template", post(llama::apply_template))
-        .route("/completion", post(llama::completion))
-        .route("/completions", post(llama::completion))
-        .route("/lora-adapters", get(lora::list).post(lora::set_scales))
-        .route("/models", get(openai::models))
-        .route("/v1/models", get(openai::models))
-        .route("/v1/models/{id}", get(openai::model))
-        .route("/v1/completions", post(openai::completions))
-        .route("/chat/completions", post(openai::chat))
-        .route("/v1/chat/completions", post(openai::chat))
-        .route("/v1/load_lora_adapter", post(lora::load))
-        .route("/v1/unload_lora_adapter", post(lora::unload))
-        .route("/chat/completions/input_tokens", post(openai::input_tokens))
-        .route(
-            "/v1/chat/completions/input_tokens",
-            post(openai::input_tokens),
-        )
-        .with_state(Arc::clone(&app))
-        .merge(control::router(Arc::new(Own(Arc::clone(&app)))))
+    paths(&app)
         .fallback(|| async { ApiError::not_found("there is no such path") })
         .method_not_allowed_fallback(|| async { ApiError::method() })
         .layer(DefaultBodyLimit::disable())
@@ -179,7 +210,7 @@ async fn admit(State(app): Shared, request: Request, next: Next) -> Response {
     if app.stopping.load(Ordering::SeqCst) {
         return ApiError::stopping().into_response();
     }
-    let open = matches!(request.uri().path(), "/health" | "/v1/health");
+    let open = openapi::OPEN.contains(&request.uri().path());
     if let Some(key) = app.key.filter(|_| !open) {
         let text = |name: &str| {
             request

@@ -4,18 +4,23 @@ use std::sync::Arc;
 
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
+use serde::Serialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use super::answer::{
     Whole, end_of_stream, event, finite, named, piece, probabilities, streamed, timings, usage,
     whole,
 };
+use super::openapi::{ChatBody, CompletionBody};
 use super::options::{Options, raw, short};
 use super::prompt::{conversation, encode, prompts};
 use super::schema::{Chat, Common, Completion, Count, Integer};
 use super::submit::{Pending, submit};
 use super::tools::{Said, Tools};
 use super::{App, Shared, body, shown};
+use crate::control::openapi::ErrorBody;
+use crate::record::ContentHash;
 use crate::serve::error::ApiError;
 use crate::serve::live::generation;
 use crate::serve::sampler::Drawn;
@@ -24,36 +29,121 @@ use crate::serve::slots::{End, Event};
 /// What `system_fingerprint` says.
 const FINGERPRINT: &str = concat!("b-translora-", env!("CARGO_PKG_VERSION"));
 
-pub(super) async fn models(State(app): Shared) -> Response {
-    axum::Json(json!({ "object": "list", "data": listed(&app) })).into_response()
+/// The base and the adapters.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ModelList {
+    /// `list`
+    object: &'static str,
+    data: Vec<Model>,
 }
 
+/// The base or an adapter.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Model {
+    /// What requests call it.
+    id: String,
+    /// `model`
+    object: &'static str,
+    /// Always 0.
+    created: u64,
+    /// `translora`
+    owned_by: &'static str,
+    /// The file.
+    root: String,
+    /// The base, of an adapter.
+    parent: Option<String>,
+    /// Of the base.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    meta: Option<Meta>,
+    translora: Loaded,
+}
+
+/// The size of a base.
+#[derive(Debug, Serialize, ToSchema)]
+struct Meta {
+    n_vocab: usize,
+    /// Tokens of one slot.
+    n_ctx: usize,
+    n_params: u64,
+    /// units: bytes
+    size: u64,
+}
+
+/// One load of a file.
+#[derive(Debug, Serialize, ToSchema)]
+struct Loaded {
+    /// Its number, as answers name it.
+    generation: String,
+    /// Of the file, in hexadecimal.
+    #[schema(value_type = String)]
+    sha256: ContentHash,
+}
+
+/// The base and each adapter
+#[utoipa::path(get, path = "/v1/models", tag = "OpenAI", responses(
+    (status = 200, description = "The models.", body = ModelList),
+))]
+pub(super) async fn models(State(app): Shared) -> Response {
+    let data = listed(&app);
+    axum::Json(ModelList {
+        object: "list",
+        data,
+    })
+    .into_response()
+}
+
+/// One model
+#[utoipa::path(get, path = "/v1/models/{id}", tag = "OpenAI",
+    params(("id" = String, Path, description = "What requests call it.")), responses(
+    (status = 200, description = "The model.", body = Model),
+    (status = 404, description = "No model is called so.", body = ErrorBody),
+))]
 pub(super) async fn model(
     State(app): Shared,
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
-    let found = listed(&app)
-        .into_iter()
-        .find(|model| model["id"] == id.as_str());
+    let found = listed(&app).into_iter().find(|model| model.id == id);
     found
         .map(|model| axum::Json(model).into_response())
         .ok_or_else(|| ApiError::no_model(&id))
 }
 
 /// The base and each adapter.
-fn listed(app: &App) -> Vec<Value> {
+fn listed(app: &App) -> Vec<Model> {
     let info = app.host.info();
     let registry = app.registry();
-    let meta = json!({ "n_vocab": info.vocabulary, "n_ctx": info.context, "n_params": info.parameters, "size": info.bytes });
-    let base = json!({
-        "id": app.name, "object": "model", "created": 0, "owned_by": "translora", "root": shown(&info.path), "parent": null,
-        "meta": meta, "translora": { "generation": generation(&registry.usual().key), "sha256": info.hash },
-    });
-    let adapter = |(name, named): (&String, crate::serve::live::Named<'_>)| {
-        json!({
-            "id": name, "object": "model", "created": 0, "owned_by": "translora", "root": shown(&named.live.path), "parent": app.name,
-            "translora": { "generation": named.live.number.to_string(), "sha256": named.live.weights.hash },
-        })
+    let model = |id: &str, path: &std::path::Path, generation, sha256| Model {
+        id: id.to_owned(),
+        object: "model",
+        created: 0,
+        owned_by: "translora",
+        root: shown(path),
+        parent: None,
+        meta: None,
+        translora: Loaded { generation, sha256 },
+    };
+    let base = Model {
+        meta: Some(Meta {
+            n_vocab: info.vocabulary,
+            n_ctx: info.context,
+            n_params: info.parameters,
+            size: info.bytes,
+        }),
+        ..model(
+            &app.name,
+            &info.path,
+            generation(&registry.usual().key),
+            info.hash,
+        )
+    };
+    let adapter = |(name, named): (&String, crate::serve::live::Named<'_>)| Model {
+        parent: Some(app.name.clone()),
+        ..model(
+            name,
+            &named.live.path,
+            named.live.number.to_string(),
+            named.live.weights.hash,
+        )
     };
     std::iter::once(base)
         .chain(registry.all().into_iter().map(adapter))
@@ -101,6 +191,13 @@ impl Frame {
     }
 }
 
+/// Answer a conversation
+#[utoipa::path(post, path = "/v1/chat/completions", tag = "OpenAI", request_body = ChatBody,
+    responses(
+    (status = 200, description = "The answer; a stream where it is requested.", content(
+        (Value = "application/json"), (String = "text/event-stream"))),
+    (status = 404, description = "No model is called so.", body = ErrorBody),
+))]
 pub(super) async fn chat(State(app): Shared, request: Request) -> Result<Response, ApiError> {
     let (fields, common): (Chat, Common) = body::generation(&app, request).await?;
     let tools = tools(&fields, &common)?;
@@ -161,6 +258,18 @@ fn message(app: &App, text: &str, may_call: bool, end: &End) -> (Value, &'static
 }
 
 /// How many tokens a conversation comes to.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct InputTokens {
+    /// With what the template and the functions add.
+    input_tokens: usize,
+}
+
+/// Count the tokens of a conversation
+#[utoipa::path(post, path = "/v1/chat/completions/input_tokens", tag = "OpenAI",
+    request_body = ChatBody, responses(
+    (status = 200, description = "The count.", body = InputTokens),
+    (status = 404, description = "No model is called so.", body = ErrorBody),
+))]
 pub(super) async fn input_tokens(
     State(app): Shared,
     request: Request,
@@ -168,7 +277,8 @@ pub(super) async fn input_tokens(
     let (fields, common): (Chat, Common) = body::generation(&app, request).await?;
     let tools = tools(&fields, &common)?;
     let text = conversation(&app, fields.template(), tools.as_ref())?;
-    Ok(axum::Json(json!({ "input_tokens": encode(&app, &text)?.len() })).into_response())
+    let input_tokens = encode(&app, &text)?.len();
+    Ok(axum::Json(InputTokens { input_tokens }).into_response())
 }
 
 /// Calls go out whole, at the end: no part of one is of use to a client.
@@ -223,6 +333,13 @@ fn stream_chat(app: &Arc<App>, options: &Options, pending: Pending, may_call: bo
     })
 }
 
+/// Go on with a prompt
+#[utoipa::path(post, path = "/v1/completions", tag = "OpenAI", request_body = CompletionBody,
+    responses(
+    (status = 200, description = "The answer; a stream where it is requested.", content(
+        (Value = "application/json"), (String = "text/event-stream"))),
+    (status = 404, description = "No model is called so.", body = ErrorBody),
+))]
 pub(super) async fn completions(
     State(app): Shared,
     request: Request,

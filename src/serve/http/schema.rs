@@ -1,46 +1,61 @@
-//! What the endpoints read, as they read it.
+//! What the endpoints read, as they read it. The OpenAPI document has its schemas from here.
 
 use axum::body::Bytes;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
+use utoipa::ToSchema;
 
+use super::openapi::{bias, nothing};
 use crate::engine::host::Token;
 use crate::serve::error::ApiError;
 
 /// What every endpoint that generates reads. Names and defaults are llama-server's and OpenAI's.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Common {
     /// The base or an adapter, as `/v1/models` lists them; the base where it is left out.
     pub model: Option<String>,
     /// Adapters by llama-server's numbers, and how strongly each works.
     pub lora: Option<Vec<Scale>>,
     /// The most tokens of an answer; -1: what the context holds.
+    #[schema(value_type = Option<i64>, minimum = -1)]
     pub max_tokens: Option<Integer>,
     /// OpenAI's newer name for `max_tokens`.
+    #[schema(value_type = Option<i64>, minimum = -1)]
     pub max_completion_tokens: Option<Integer>,
     /// llama-server's name for `max_tokens`.
+    #[schema(value_type = Option<i64>, minimum = -1)]
     pub n_predict: Option<Integer>,
     /// From 0, always the likeliest token, to 100.
+    #[schema(minimum = 0, maximum = 100)]
     pub temperature: Option<f32>,
     /// Only so many of the likeliest tokens; 0: all.
+    #[schema(value_type = Option<i64>)]
     pub top_k: Option<Integer>,
     /// Only the likeliest tokens that have this probability together. From 0 to 1.
+    #[schema(minimum = 0, maximum = 1)]
     pub top_p: Option<f32>,
     /// Only tokens that have this share of the likeliest one's probability. From 0 to 1.
+    #[schema(minimum = 0, maximum = 1)]
     pub min_p: Option<f32>,
     /// Tokens that the penalties look back at; -1: all.
+    #[schema(value_type = Option<i64>, minimum = -1)]
     pub repeat_last_n: Option<Integer>,
     /// Above 1: lowers tokens that are there already. From 0.01 to 100.
+    #[schema(minimum = 0.01, maximum = 100)]
     pub repeat_penalty: Option<f32>,
     /// Taken once from the logit of a token that is there already. From -100 to 100.
+    #[schema(minimum = -100, maximum = 100)]
     pub presence_penalty: Option<f32>,
     /// Taken from the logit of a token for each time that it is there. From -100 to 100.
+    #[schema(minimum = -100, maximum = 100)]
     pub frequency_penalty: Option<f32>,
     /// Added to logits: `{"15043": -100}` or `[[15043, -100], ["text", false]]`.
+    #[schema(schema_with = bias)]
     pub logit_bias: Option<Value>,
     /// The same request with the same seed draws the same tokens; -1: another each time.
+    #[schema(value_type = Option<i64>)]
     pub seed: Option<Integer>,
     /// Texts that end the answer and are no part of it.
     pub stop: Option<OneOrMany>,
@@ -55,33 +70,38 @@ pub(super) struct Common {
     /// What the answer is held to, in llama.cpp's notation (GBNF).
     pub grammar: Option<String>,
     /// A JSON schema that the answer fits.
+    #[schema(value_type = Option<Object>)]
     pub json_schema: Option<Value>,
     /// OpenAI's way to demand JSON.
     pub response_format: Option<ResponseFormat>,
     /// The body as it came: the order of a schema's properties is that of the answer's.
     #[serde(skip)]
+    #[schema(ignore)]
     pub raw: Bytes,
 }
 
 /// `{"type": "text"}`, `{"type": "json_object"}`, or `{"type": "json_schema", "json_schema":
 /// {"schema": …}}`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ResponseFormat {
     /// `text`, `json_object` or `json_schema`.
     #[serde(rename = "type")]
+    #[schema(pattern = "^(text|json_object|json_schema)$")]
     pub kind: String,
     /// Of `json_schema`.
     pub json_schema: Option<NamedSchema>,
     /// llama-server takes a schema here too.
+    #[schema(value_type = Option<Object>)]
     pub schema: Option<Value>,
 }
 
 /// A schema as OpenAI has it.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NamedSchema {
     /// The JSON schema.
+    #[schema(value_type = Option<Object>)]
     pub schema: Option<Value>,
     /// What the client calls it.
     #[serde(default, rename = "name")]
@@ -95,11 +115,12 @@ pub(super) struct NamedSchema {
 }
 
 /// `POST /v1/chat/completions`
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Chat {
     /// The conversation so far.
     #[serde(default)]
+    #[schema(required = true, min_items = 1)]
     pub messages: Vec<Message>,
     /// False: do not open the assistant's turn.
     pub add_generation_prompt: Option<bool>,
@@ -115,6 +136,7 @@ pub(super) struct Chat {
     /// Report the probability of each token.
     pub logprobs: Option<bool>,
     /// Report the probabilities of so many other tokens.
+    #[schema(value_type = Option<i64>)]
     pub top_logprobs: Option<Integer>,
 }
 
@@ -130,22 +152,25 @@ impl Chat {
 }
 
 /// `POST /v1/completions`
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Completion {
     /// What is gone on with.
+    #[schema(required = true, value_type = Prompts)]
     pub prompt: Option<Prompts>,
     /// Report the probabilities of each token and of so many others; false: none.
     pub logprobs: Option<Count>,
 }
 
 /// llama-server's `POST /completion`
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct LlamaCompletion {
     /// What is gone on with.
+    #[schema(required = true, value_type = Prompts)]
     pub prompt: Option<Prompts>,
     /// Report the probabilities of each token and of so many others; 0: none.
+    #[schema(value_type = Option<i64>)]
     pub n_probs: Option<Integer>,
     /// Answer with the numbers of the tokens too.
     pub return_tokens: Option<bool>,
@@ -154,11 +179,12 @@ pub(super) struct LlamaCompletion {
 }
 
 /// llama-server's `POST /apply-template`, and the conversations whose tokens are counted.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Template {
     /// The conversation so far.
     #[serde(default)]
+    #[schema(required = true, min_items = 1)]
     pub messages: Vec<Message>,
     /// False: do not open the assistant's turn.
     pub add_generation_prompt: Option<bool>,
@@ -167,7 +193,7 @@ pub(super) struct Template {
 }
 
 /// `POST /tokenize`
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Tokenize {
     /// The text.
@@ -184,15 +210,16 @@ pub(super) struct Tokenize {
 }
 
 /// `POST /detokenize`
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Detokenize {
     /// Numbers of the model's vocabulary.
+    #[schema(value_type = Vec<i32>)]
     pub tokens: Vec<Token>,
 }
 
 /// vLLM's `POST /v1/load_lora_adapter`
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Load {
     /// The name that requests carry.
@@ -209,7 +236,7 @@ pub(super) struct Load {
 }
 
 /// The number of a generation, as answers have it or as a number.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "must be the number of a generation")]
 pub(super) enum GenerationNumber {
     /// As a number.
@@ -232,7 +259,7 @@ impl GenerationNumber {
 }
 
 /// vLLM's `POST /v1/unload_lora_adapter`
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Unload {
     /// The name that requests carry.
@@ -240,7 +267,7 @@ pub(super) struct Unload {
 }
 
 /// An adapter by llama-server's number.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Scale {
     /// As `/lora-adapters` lists them.
@@ -250,7 +277,7 @@ pub(super) struct Scale {
 }
 
 /// What a stream holds besides.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct StreamOptions {
     /// End with the counts of tokens.
@@ -262,7 +289,7 @@ pub(super) struct StreamOptions {
 }
 
 /// One message of a conversation.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Message {
     /// `system`, `user`, `assistant`, or what else the template knows.
@@ -280,6 +307,7 @@ pub(super) struct Message {
     pub tool_call_id: Option<String>,
     /// OpenAI's answers carry it, so it comes back.
     #[serde(default, rename = "refusal")]
+    #[schema(schema_with = nothing)]
     _refusal: Option<()>,
     /// As `refusal`.
     #[serde(default, rename = "annotations")]
@@ -287,18 +315,19 @@ pub(super) struct Message {
 }
 
 /// A tool of a request.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Tool {
     /// `function`
     #[serde(rename = "type")]
+    #[schema(pattern = "^function$")]
     pub kind: String,
     /// What can be called.
     pub function: ToolFunction,
 }
 
 /// A function that can be called.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ToolFunction {
     /// Its name.
@@ -307,6 +336,7 @@ pub(super) struct ToolFunction {
     pub description: Option<String>,
     /// A JSON schema of its arguments; any object where it is left out.
     #[serde(default, rename = "parameters")]
+    #[schema(value_type = Option<Object>)]
     _parameters: Option<Value>,
     /// Calls always fit the schema here.
     #[serde(default, rename = "strict")]
@@ -314,17 +344,29 @@ pub(super) struct ToolFunction {
 }
 
 /// Whether and what an answer calls.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "must be none, auto, required or a function")]
 pub(super) enum ToolChoice {
     /// `none`, `auto` or `required`.
-    Mode(String),
+    Mode(ToolMode),
     /// One function.
     Named(ToolByName),
 }
 
+/// Whether an answer calls a function.
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum ToolMode {
+    /// It does not.
+    None,
+    /// As the model likes.
+    Auto,
+    /// It does.
+    Required,
+}
+
 /// `{"type": "function", "function": {"name": …}}`
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ToolByName {
     /// `function`
@@ -335,7 +377,7 @@ pub(super) struct ToolByName {
 }
 
 /// A function by its name.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FunctionName {
     /// The name.
@@ -343,7 +385,7 @@ pub(super) struct FunctionName {
 }
 
 /// A call, as an answer had it.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ToolCall {
     /// What was called, and how.
@@ -360,7 +402,7 @@ pub(super) struct ToolCall {
 }
 
 /// What was called.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CalledFunction {
     /// The function.
@@ -370,7 +412,7 @@ pub(super) struct CalledFunction {
 }
 
 /// The text of a message.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "must be a text, or a list of parts with a text")]
 pub(super) enum Content {
     /// As it is.
@@ -380,7 +422,7 @@ pub(super) enum Content {
 }
 
 /// A part of a message: text, as nothing else is read here.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 pub(super) struct Part {
     /// `text`
     #[serde(rename = "type")]
@@ -390,7 +432,7 @@ pub(super) struct Part {
 }
 
 /// One text, or several.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "must be a text or a list of texts")]
 pub(super) enum OneOrMany {
     /// One.
@@ -409,7 +451,7 @@ impl OneOrMany {
 }
 
 /// The prompts of a completion.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(
     untagged,
     expecting = "a prompt must be text, tokens of this model, or a list of such"
@@ -422,7 +464,7 @@ pub(super) enum Prompts {
 }
 
 /// What is gone on with.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(
     untagged,
     expecting = "a prompt must be text, tokens of this model, or a list of such"
@@ -437,7 +479,7 @@ pub(super) enum Prompt {
 }
 
 /// Text or a token.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "must be a text or a token")]
 pub(super) enum Piece {
     /// A number of the vocabulary.
@@ -447,7 +489,7 @@ pub(super) enum Piece {
 }
 
 /// llama-server's form of text.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PromptString {
     /// Text.
@@ -455,7 +497,8 @@ pub(super) struct PromptString {
 }
 
 /// A whole number, which some clients write as 8.0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ToSchema)]
+#[schema(value_type = i64)]
 pub(super) struct Integer(pub i128);
 
 impl<'de> Deserialize<'de> for Integer {
@@ -476,7 +519,7 @@ impl<'de> Deserialize<'de> for Integer {
 }
 
 /// A number of alternatives; some clients write false for none.
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "must be a whole number, or false for none")]
 pub(super) enum Count {
     /// So many.

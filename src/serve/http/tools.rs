@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::App;
-use super::schema::{Message, Tool, ToolChoice};
+use super::schema::{Message, Tool, ToolChoice, ToolMode};
 use crate::engine::host::Turn;
 use crate::serve::error::ApiError;
 use crate::serve::grammar::{self, Function, Json};
@@ -37,16 +37,8 @@ impl Tools {
     ) -> Result<Option<Self>, ApiError> {
         let (must_call, only) = match choice {
             None => (false, None),
-            Some(ToolChoice::Mode(mode)) => match mode.as_str() {
-                "none" => return Ok(None),
-                "auto" => (false, None),
-                "required" => (true, None),
-                other => {
-                    return Err(ApiError::input(format!(
-                        "\"tool_choice\" is none, auto, required or a function, not {other:?}"
-                    )));
-                }
-            },
+            Some(ToolChoice::Mode(ToolMode::None)) => return Ok(None),
+            Some(ToolChoice::Mode(mode)) => (matches!(mode, ToolMode::Required), None),
             Some(ToolChoice::Named(named)) => (true, Some(named.function.name.as_str())),
         };
         let mut functions = Vec::new();

@@ -17,6 +17,7 @@ use crate::toy::{World, write_rows};
 pub mod client;
 mod fields;
 mod folder;
+mod openapi;
 mod refusals;
 mod requests;
 mod running;

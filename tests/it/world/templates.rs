@@ -64,14 +64,11 @@ const CASES: &[Case] = &[
 const PROMPTS: [&str; 2] = ["is it late", "is it here"];
 
 /// What a server makes of each prompt: as it sends it, and the answer as text and as a message.
-fn served(address: SocketAddr, kwargs: &Value) -> Vec<[String; 3]> {
+fn served(address: SocketAddr) -> Vec<[String; 3]> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let one = |prompt: &&str| {
         let turns = json!([{ "role": "user", "content": prompt }]);
         let mut chat = json!({ "messages": turns });
-        if !kwargs.is_null() {
-            chat["chat_template_kwargs"] = kwargs.clone();
-        }
         let sent = text(&post(address, "/apply-template", &chat).json()["prompt"]);
         let body = json!({ "prompt": sent, "temperature": 0, "n_predict": 16 });
         let whole = text(&post(address, "/completion", &body).json()["content"]);
@@ -87,7 +84,7 @@ fn served(address: SocketAddr, kwargs: &Value) -> Vec<[String; 3]> {
 struct Stock(Child, SocketAddr);
 
 impl Stock {
-    fn start(program: &Path, folder: &Folder, name: &str) -> Self {
+    fn start(program: &Path, folder: &Folder, name: &str, flags: &str) -> Self {
         let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = free.local_addr().expect("an address");
         drop(free);
@@ -157,17 +154,14 @@ fn what_is_learnt_is_what_is_served_for_a_template_of_each_kind() {
         let judged = folder.run(&format!("eval {with} --data rows.jsonl --json {flags}"));
         done(&judged);
         assert_eq!(judged.json()["correct"], 8, "{name}: {judged}");
-        let kwargs = flags.split_once(' ').map_or(Value::Null, |(_, json)| {
-            serde_json::from_str(json).expect("the flag holds JSON")
-        });
-        let ours = Served::start(&folder, &with);
-        let ours = served(ours.address, &kwargs);
+        let ours = Served::start(&folder, &format!("{with} {flags}"));
+        let ours = served(ours.address);
         for (found, right) in ours.iter().zip(right) {
             assert_eq!(&found[1..], [*right; 2], "{name}: {found:?}");
         }
         if let Some(program) = &stock {
-            let stock = Stock::start(Path::new(program), &folder, name);
-            assert_eq!(served(stock.1, &kwargs), ours, "{name}");
+            let stock = Stock::start(Path::new(program), &folder, name, flags);
+            assert_eq!(served(stock.1), ours, "{name}");
         }
     }
 }
