@@ -75,6 +75,8 @@ fn served(address: SocketAddr) -> Vec<[String; 3]> {
         chat["temperature"] = json!(0);
         chat["max_tokens"] = json!(16);
         let said = post(address, "/v1/chat/completions", &chat).json();
+        // llama-server leaves the first token to its tokenizer.
+        let sent = sent.trim_start_matches("<s>").to_owned();
         [sent, whole, text(&said["choices"][0]["message"]["content"])]
     };
     PROMPTS.iter().map(one).collect()
@@ -96,6 +98,7 @@ impl Stock {
                 "--lora",
                 &format!("{name}-lora.gguf"),
             ])
+            .args(flags.split_whitespace())
             .args([
                 "--jinja",
                 "--reasoning-format",
