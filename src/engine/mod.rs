@@ -287,6 +287,8 @@ pub struct GenerateRequest {
     pub tokens_max: usize,
     /// Of the sampling; 0 is greedy.
     pub temperature: f32,
+    /// A token that is less likely than this times the likeliest one is never drawn; 0 for none.
+    pub min_p: f32,
     /// Text before which a continuation ends; empty for none.
     pub stop: String,
     /// Decides every draw.

@@ -9,6 +9,8 @@ const SHARED_MIN: usize = 3;
 /// Share of the texts whose answer others share too, from which on answers are labels and not text
 /// of their own.
 const LABELS_SHARE: f64 = 0.95;
+/// Share of the answers that are JSON objects, from which on all are meant to be.
+const OBJECTS_SHARE: f64 = 0.8;
 /// Inputs generated for an answer that are enough to measure, and the kappa from which on they
 /// agree; from 0.2 on agreement is called fair. source: Landis and Koch, 1977
 const INTENDED_MIN: usize = 20;
@@ -43,14 +45,40 @@ pub(super) fn shared(seen: &[Judged]) -> BTreeMap<String, usize> {
         .collect()
 }
 
-/// The teacher's answers are labels, not text of their own.
-pub fn has_labels(seen: &[Judged]) -> bool {
-    !shared(seen).is_empty()
+/// What the answers of a task are, as far as the teacher's answers show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answers {
+    /// Few answers that many texts share.
+    Labels(Vec<String>),
+    /// JSON objects; the keys that several of them have.
+    Objects(Vec<String>),
+    /// Text of its own for each input.
+    Text,
 }
 
-/// The labels that the teacher gives; none where answers are free text.
-pub fn labels(seen: &[Judged]) -> Vec<String> {
-    shared(seen).into_keys().collect()
+/// Find out what the teacher answers.
+pub fn answers(seen: &[Judged]) -> Answers {
+    let labels: Vec<String> = shared(seen).into_keys().collect();
+    if !labels.is_empty() {
+        return Answers::Labels(labels);
+    }
+    let (mut texts, mut objects) = (0, 0);
+    let mut keys: BTreeMap<String, usize> = BTreeMap::new();
+    for text in seen.iter().filter_map(answer) {
+        texts += 1;
+        let Ok(object) = serde_json::from_str::<serde_json::Map<_, serde_json::Value>>(text) else {
+            continue;
+        };
+        objects += 1;
+        object
+            .into_iter()
+            .for_each(|(key, _)| *keys.entry(key).or_default() += 1);
+    }
+    keys.retain(|_, count| *count >= SHARED_MIN);
+    if keys.is_empty() || f64::from(objects) < OBJECTS_SHARE * f64::from(texts) {
+        return Answers::Text;
+    }
+    Answers::Objects(keys.into_keys().collect())
 }
 
 /// How well inputs get the answer that they were generated for: Cohen's kappa, 1 where all do and 0
@@ -122,7 +150,8 @@ mod tests {
         seen.extend((0..3).map(|_| judged("C", false)));
         seen.extend((0..4).map(|i| judged("D", i == 0)));
         seen.push(judged("once", true));
-        assert_eq!(labels(&seen), ["A", "B", "C", "D"]);
+        let labels = ["A", "B", "C", "D"].map(str::to_owned);
+        assert_eq!(answers(&seen), Answers::Labels(labels.into()));
     }
 
     #[test]
@@ -132,7 +161,20 @@ mod tests {
             .map(|i| judged(&format!("answer {i}"), true))
             .collect();
         seen.extend((0..90).map(|i| judged(&format!("again {}", i % 9), false)));
-        assert!(labels(&seen).is_empty());
+        assert_eq!(answers(&seen), Answers::Text);
+        assert_eq!(answers(&[]), Answers::Text);
+    }
+
+    #[test]
+    fn objects_have_keys() {
+        let object = |i: usize| format!("{{\"name\": \"n{i}\", \"size\": {i}}}");
+        let mut seen: Vec<Judged> = (0..8).map(|i| judged(&object(i), i % 2 == 0)).collect();
+        seen.push(judged("{\"odd\": 1}", true));
+        seen.push(judged("{\"broken", true));
+        let keys = ["name", "size"].map(str::to_owned);
+        assert_eq!(answers(&seen), Answers::Objects(keys.into()));
+        seen.extend((0..3).map(|i| judged(&format!("text {i}"), true)));
+        assert_eq!(answers(&seen), Answers::Text);
     }
 
     /// Inputs that were generated for `wanted` and got `got`, `count` of each.

@@ -20,10 +20,11 @@ mod answers;
 mod coverage;
 mod judge;
 mod near;
+mod script;
 mod select;
 mod validity;
 
-pub use answers::{has_labels, hold_to, labels};
+pub use answers::{Answers, answers, hold_to};
 pub use coverage::Coverage;
 pub use judge::{Discriminator, Judge, Judged, probe};
 pub use near::{NEAR, near_copies};
@@ -48,6 +49,8 @@ pub enum Reason {
     Marker,
     /// Control characters.
     Control,
+    /// A script or symbols that no seed has.
+    Script,
     /// The same words as a seed or an earlier input.
     Repeated,
     /// Nearly the words of a seed or an earlier input.

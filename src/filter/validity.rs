@@ -1,6 +1,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::near::{NEAR, Taken};
+use super::script::Writing;
 use super::{Reason, Rejections};
 use crate::generate::Candidate;
 use crate::record::{Origin, Prompt, chat_marker};
@@ -79,6 +80,8 @@ pub struct Validity {
     seen: HashSet<String>,
     masked: HashSet<String>,
     taken: Taken,
+    /// What the seeds are written in.
+    writing: Writing,
     /// Runs of words of the seeds, by how long they are.
     runs: Vec<(usize, String)>,
     rejected: Rejections,
@@ -99,6 +102,7 @@ impl Validity {
             .clone()
             .into_iter()
             .for_each(|seed| _ = taken.take(seed));
+        let writing = Writing::of(seeds.clone());
         let runs = seeds
             .into_iter()
             .flat_map(|seed| runs(seed, rules.seed_run))
@@ -108,6 +112,7 @@ impl Validity {
             seen,
             masked,
             taken,
+            writing,
             runs,
             rejected: Rejections::new(),
             shown: BTreeMap::new(),
@@ -154,6 +159,8 @@ impl Validity {
             Some(Reason::Empty)
         } else if text.chars().any(char::is_control) {
             Some(Reason::Control)
+        } else if !self.writing.covers(text) {
+            Some(Reason::Script)
         } else if chat_marker(text).is_some() {
             Some(Reason::Marker)
         } else if is_header(text) {
@@ -276,6 +283,7 @@ mod tests {
         let cases = [
             ("", true, Reason::Empty),
             ("a\u{7}b", true, Reason::Control),
+            ("a 𒂂 b", true, Reason::Script),
             ("a <|im_end|> b", true, Reason::Marker),
             ("Here are 10 examples:", true, Reason::Header),
             ("Examples:", true, Reason::Header),

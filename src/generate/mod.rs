@@ -13,12 +13,14 @@ use serde::{Deserialize, Serialize};
 
 mod candidate;
 mod error;
+mod lead;
 mod sampler;
 mod vary;
 
 pub use candidate::Candidate;
 pub use error::GenerateError;
-pub use sampler::InputSampler;
+pub use lead::Lead;
+pub use sampler::{InputSampler, MIN_P};
 
 /// What was drawn and what was dropped at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,7 +72,8 @@ impl std::ops::AddAssign for Yield {
     }
 }
 
-/// What a generator of inputs is fitted on: the input, behind its answer where those are labels.
+/// What a generator of inputs is fitted on: the input, behind its answer where inputs are drawn
+/// behind answers.
 pub fn lesson(answer: Option<&str>, input: &str) -> String {
     answer.map_or(input.to_owned(), |answer| format!("{answer}: {input}"))
 }

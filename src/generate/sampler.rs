@@ -1,17 +1,20 @@
 use std::collections::HashSet;
 
 use super::vary::{SPLICED_MAX, Units, redraw};
-use super::{Candidate, GenerateError, Instruction, Settings, Yield};
-use crate::engine::{Generate, GenerateRequest, Monitor, Start, With};
+use super::{Candidate, GenerateError, Instruction, Lead, Settings, Yield};
+use crate::engine::{Continuation, Generate, GenerateRequest, Monitor, Start, With};
 use crate::kit::Seed;
 use crate::record::{Origin, Prompt, Rng};
 
+/// A token that is less likely than this times the likeliest one is not drawn. Of a vocabulary of
+/// hundreds of thousands the tail has a part of every distribution, and one word of it makes noise
+/// of an input.
+/// source: min-p sampling, arXiv 2407.01082
+pub const MIN_P: f32 = 0.02;
 /// Lines the header promises. source: Trans-LoRA shows five and asks for more.
 const LIST_LENGTH: usize = 10;
-/// Characters of a label that a list of labels can show.
-const LABEL_CHARS_MAX: usize = 60;
-/// Share of the list rounds that draw inputs for labels, where there are labels.
-const LABEL_ROUNDS_SHARE: f64 = 0.5;
+/// Share of the list rounds that draw inputs behind answers, where answers show how they begin.
+const ANSWER_ROUNDS_SHARE: f64 = 0.5;
 /// Inputs shown at once; a round shows another choice of them.
 const SHOWN: usize = 5;
 /// Share of the rounds that draw whole lines, at least and at most; the others draw only words for
@@ -40,8 +43,8 @@ pub struct InputSampler<'s> {
     unseen: f64,
     /// Share of the rounds that draw lines.
     lines_share: f64,
-    /// Labels to draw inputs for, and labels with an input each to show.
-    labels: Vec<String>,
+    /// Answers to draw inputs for, and answers with an input each to show.
+    leads: Vec<Lead>,
     shots: Vec<(String, String)>,
 }
 
@@ -63,7 +66,7 @@ impl<'s> InputSampler<'s> {
             known,
             unseen,
             lines_share: 0.5,
-            labels: Vec::new(),
+            leads: Vec::new(),
             shots: Vec::new(),
         })
     }
@@ -105,33 +108,28 @@ impl<'s> InputSampler<'s> {
             .clamp(LINES_SHARE[0], LINES_SHARE[1]);
     }
 
-    /// Draw inputs for these labels in a part of the rounds to come, behind some labels with an
+    /// Draw inputs for these answers in a part of the rounds to come, behind some answers with an
     /// input each.
     pub fn cover<'t>(
         &mut self,
-        labels: Vec<String>,
+        leads: Vec<Lead>,
         shots: impl IntoIterator<Item = (&'t str, &'t str)>,
     ) {
-        let fits = |label: &str| !label.contains('\n') && label.chars().count() <= LABEL_CHARS_MAX;
-        self.labels = labels.into_iter().filter(|label| fits(label)).collect();
-        let shots = shots.into_iter().filter(|(label, _)| fits(label));
+        self.leads = leads.into_iter().filter(Lead::is_usable).collect();
+        let fits = |answer: &str| self.leads.first().is_some_and(|lead| lead.fits(answer));
+        let shots = shots.into_iter().filter(|(answer, _)| fits(answer));
         self.shots = shots
-            .map(|(label, input)| (label.to_owned(), one_line(input)))
+            .map(|(answer, input)| (answer.to_owned(), one_line(input)))
             .collect();
     }
 
-    /// The labels that one round draws inputs for, each as often as the others; none where there
-    /// are no labels.
-    fn intended(&self, rng: &mut Rng) -> Vec<Option<String>> {
-        let first = rng.below(self.labels.len().max(1));
-        let intended = self
-            .labels
-            .iter()
-            .cycle()
-            .skip(first)
-            .map(|label| Some(label.clone()))
-            .chain(std::iter::repeat(None));
-        intended.take(self.settings.sequences.max(1)).collect()
+    /// The answers that one round draws inputs for, each as often as the others; none where there
+    /// are none.
+    fn turns(&self, rng: &mut Rng) -> Vec<Option<Lead>> {
+        let first = rng.below(self.leads.len().max(1));
+        let leads = self.leads.iter().cycle().skip(first).cloned().map(Some);
+        let turns = leads.chain(std::iter::repeat(None));
+        turns.take(self.settings.sequences.max(1)).collect()
     }
 
     /// Rounds drawn so far.
@@ -163,10 +161,10 @@ impl<'s> InputSampler<'s> {
                 self.lines_round(rng, Start::Chat(question.into()), any, model, with, monitor)
             }
             Instruction::Tuned(question) => {
-                let intended = self.intended(&mut rng);
+                let leads = self.turns(&mut rng);
                 let question = Start::Chat(question.into());
                 let (mut fresh, count) =
-                    self.lines_round(rng, question, intended, model, with, monitor)?;
+                    self.lines_round(rng, question, leads, model, with, monitor)?;
                 fresh
                     .iter_mut()
                     .for_each(|candidate| candidate.origin = Origin::Tuned);
@@ -175,25 +173,23 @@ impl<'s> InputSampler<'s> {
         }
     }
 
-    /// Lines, and no variants of them: what follows `start`. Each is drawn behind the label that is `intended`, which is then cut off.
+    /// Lines, and no variants of them: what follows `start`. Each is drawn behind the answer that it
+    /// is for, which is then cut off.
     fn lines_round(
         &mut self,
         mut rng: Rng,
         start: Start,
-        intended: Vec<Option<String>>,
+        leads: Vec<Option<Lead>>,
         model: &mut dyn Generate,
         with: With,
         monitor: &mut Monitor<'_>,
     ) -> Result<(Vec<Candidate>, Yield), GenerateError> {
-        let opening = |label: &Option<String>| {
-            label
-                .as_ref()
-                .map_or(String::new(), |label| format!("{label}:"))
-        };
+        let opening = |lead: &Option<Lead>| lead.as_ref().map(Lead::opening).unwrap_or_default();
         let request = GenerateRequest {
-            openings: intended.iter().map(opening).collect(),
+            openings: leads.iter().map(opening).collect(),
             tokens_max: self.settings.tokens_max,
             temperature: self.settings.temperature,
+            min_p: MIN_P,
             stop: match start {
                 Start::Text(_) => "\n".into(),
                 Start::Chat(_) => String::new(),
@@ -212,23 +208,20 @@ impl<'s> InputSampler<'s> {
             tokens,
             ..Yield::default()
         };
-        let after = |text: String, opening: &str| {
-            text.trim_start()
-                .strip_prefix(opening)
-                .map_or(text.clone(), str::to_owned)
+        let line = |(one, lead): (Continuation, Option<Lead>)| match lead {
+            None => Candidate::line(one.text, one.finished, None),
+            Some(lead) => match lead.input(&one.text) {
+                Some(input) => Candidate::line(input.into(), one.finished, lead.intended()),
+                None => Candidate::line(one.text, false, None),
+            },
         };
-        let lines = drawn.into_iter().zip(&request.openings).zip(intended);
-        let lines = lines
-            .map(|((one, opening), intended)| {
-                Candidate::line(after(one.text, opening), one.finished, intended)
-            })
-            .collect();
+        let lines = drawn.into_iter().zip(leads).map(line).collect();
         let fresh = self.fresh(lines, &mut count);
         Ok((fresh, count))
     }
 
-    /// Inputs for labels, behind a list of labels with an input each.
-    fn labels_round(
+    /// Inputs for answers, behind a list of answers with an input each.
+    fn answers_round(
         &mut self,
         mut rng: Rng,
         model: &mut dyn Generate,
@@ -241,14 +234,14 @@ impl<'s> InputSampler<'s> {
         let lines: String = shots
             .iter()
             .enumerate()
-            .map(|(i, (label, input))| format!("{}. {label}: {input}\n", i + 1))
+            .map(|(i, (answer, input))| format!("{}. {answer}: {input}\n", i + 1))
             .collect();
         let prefix = format!(
             "Here are {LIST_LENGTH} examples:\n{lines}{}.",
             shots.len() + 1
         );
-        let intended = self.intended(&mut rng);
-        self.lines_round(rng, Start::Text(prefix), intended, model, with, monitor)
+        let leads = self.turns(&mut rng);
+        self.lines_round(rng, Start::Text(prefix), leads, model, with, monitor)
     }
 
     /// Continuations of the seeds in a new order, and variants of them.
@@ -259,8 +252,8 @@ impl<'s> InputSampler<'s> {
         with: With,
         monitor: &mut Monitor<'_>,
     ) -> Result<(Vec<Candidate>, Yield), GenerateError> {
-        if !self.labels.is_empty() && !self.shots.is_empty() && rng.unit() < LABEL_ROUNDS_SHARE {
-            return self.labels_round(rng, model, with, monitor);
+        if !self.leads.is_empty() && !self.shots.is_empty() && rng.unit() < ANSWER_ROUNDS_SHARE {
+            return self.answers_round(rng, model, with, monitor);
         }
         let lines = !self.settings.variants || rng.unit() < self.lines_share;
         let openings = self.openings(lines, &mut rng);
@@ -276,6 +269,7 @@ impl<'s> InputSampler<'s> {
                 SPLICE_TOKENS.min(self.settings.tokens_max)
             },
             temperature: self.settings.temperature,
+            min_p: MIN_P,
             stop: "\n".into(),
             seed: rng.next_u64(),
         };
@@ -324,10 +318,12 @@ impl<'s> InputSampler<'s> {
             .max()
             .unwrap_or(0);
         let out_max = if lines { SPLICED_MAX } else { 1 };
-        let mut texts = vec![(
-            self.parents[parent].splice(at, words, out_max, rng),
-            Origin::Splice,
-        )];
+        let mut texts = Vec::new();
+        // What lines bring anew, no piece does.
+        if !lines || rng.unit() >= self.unseen {
+            let splice = self.parents[parent].splice(at, words, out_max, rng);
+            texts.push((splice, Origin::Splice));
+        }
         for _ in 0..if lines { 0 } else { CHAINS } {
             if rng.unit() >= self.unseen {
                 let parents = if rng.below(2) == 0 {

@@ -227,8 +227,11 @@ fn cancel_and_no_seeds_are_errors() {
 /// A sampler that draws inputs for two labels; a third is no single line.
 fn covering(seeds: &[Seed]) -> InputSampler<'_> {
     let mut sampler = InputSampler::new(seeds, settings()).unwrap();
-    let labels = ["SHIP", "BILL", "two\nlines"].map(str::to_owned).into();
-    sampler.cover(labels, [("BILL", "say one"), ("BROKEN", "two\nlines")]);
+    let labels = ["SHIP", "BILL", "two\nlines"].map(|label| Lead::Label(label.into()));
+    sampler.cover(
+        labels.into(),
+        [("BILL", "say one"), ("BROKEN", "two\nlines")],
+    );
     sampler
 }
 

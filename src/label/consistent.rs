@@ -44,6 +44,7 @@ pub fn consistent(
             openings: vec![String::new(); draws.samples],
             tokens_max: draws.tokens_max,
             temperature: draws.temperature,
+            min_p: 0.0,
             stop: String::new(),
             seed: draws.seed.wrapping_add((i * draws.samples) as u64),
         };

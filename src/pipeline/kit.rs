@@ -15,7 +15,7 @@ use super::{Context, KitPlan, KitReport, PipelineError, Stage};
 use crate::distill::{FitReport, Fitted, Recipe, check_memory, fit};
 use crate::engine::{Engine, GenerateRequest, Model, Monitor, Start, With};
 use crate::filter::{self, Rules, Validity};
-use crate::generate::{InputSampler, Instruction, Settings};
+use crate::generate::{InputSampler, Instruction, MIN_P, Settings};
 use crate::kit::{
     self, Completion, DiscriminatorCard, DiscriminatorData, InputModelCard, InputStatistics,
     Manifest, Reading, Rows, Seed, discriminator_data,
@@ -418,6 +418,7 @@ impl KitJob<'_> {
                     openings: vec![String::new(); self.plan.limits.sequences_max],
                     tokens_max: self.plan.input.input_tokens,
                     temperature: TEMPERATURE,
+                    min_p: MIN_P,
                     stop: String::new(),
                     seed: Rng::new(self.plan.run.seed, &format!("kit inputs {round}")).next_u64(),
                 };

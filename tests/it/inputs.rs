@@ -44,7 +44,7 @@ fn a_kit_says_what_its_discriminator_is_worth_and_what_it_gives_away() {
     let made = quietly(|context| pipeline::kit(&Toy, &sound(&plan), context)).unwrap();
     let auc = made.auc.expect("there are held-out inputs");
     let [real, made_up] = made.passed.unwrap();
-    assert!(auc > 0.8 && real >= 0.95 && made_up < real, "{made:?}");
+    assert!(auc > 0.7 && real >= 0.95 && made_up < real, "{made:?}");
     let Inspection::Kit(card) = pipeline::inspect(&made.kit).unwrap() else {
         panic!("it is a kit")
     };

@@ -78,6 +78,8 @@ const CRATES: &[(&str, &[&str])] = &[
             "src/bin/translora/attach.rs",
         ],
     ),
+    ("unicode_properties", &["src/filter/"]),
+    ("unicode_script", &["src/filter/"]),
     ("clap", &["src/bin/"]),
     ("serde_path_to_error", &["src/serve/http/body"]),
     ("strsim", &["src/serve/http/body"]),

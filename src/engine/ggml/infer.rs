@@ -103,7 +103,12 @@ impl Reader for Sampler<'_, '_> {
         if self.counts[job] == self.request.tokens_max {
             return None;
         }
-        let token = draw(logits, self.request.temperature, &mut self.random[job]);
+        let token = draw(
+            logits,
+            self.request.temperature,
+            self.request.min_p,
+            &mut self.random[job],
+        );
         self.counts[job] += 1;
         if self.vocab.is_end(token) {
             self.finished[job] = true;

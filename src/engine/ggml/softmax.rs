@@ -26,7 +26,7 @@ pub(super) fn log_probability(logits: &[f32], token: i32) -> f64 {
     let highest = highest(logits);
     let total: f64 = logits
         .chunks(CHUNK)
-        .map(|chunk| sum(chunk, highest, 1.0))
+        .map(|chunk| sum(chunk, highest, 1.0, f32::NEG_INFINITY))
         .sum();
     f64::from(logits[token as usize] - highest) - total.ln()
 }
@@ -36,20 +36,21 @@ pub(super) fn log_total(logits: &[f32]) -> f64 {
     let highest = highest(logits);
     let total: f64 = logits
         .chunks(CHUNK)
-        .map(|chunk| sum(chunk, highest, 1.0))
+        .map(|chunk| sum(chunk, highest, 1.0, f32::NEG_INFINITY))
         .sum();
     f64::from(highest) + total.ln()
 }
 
-/// Draw from softmax(logits / temperature); the likeliest token at temperature 0.
-pub(super) fn draw(logits: &[f32], temperature: f32, random: &mut Rng) -> i32 {
+/// Draw from softmax(logits / temperature); the likeliest token at temperature 0. A token that is
+/// less likely than `min_p` times the likeliest one, at temperature 1, is never drawn.
+pub(super) fn draw(logits: &[f32], temperature: f32, min_p: f32, random: &mut Rng) -> i32 {
     if temperature <= 0.0 {
         return argmax(logits);
     }
-    let (highest, sharpness) = (highest(logits), 1.0 / temperature);
+    let (highest, sharpness, floor) = (highest(logits), 1.0 / temperature, min_p.ln());
     let sums: Vec<f64> = logits
         .chunks(CHUNK)
-        .map(|chunk| sum(chunk, highest, sharpness))
+        .map(|chunk| sum(chunk, highest, sharpness, floor))
         .collect();
     let mut left = random.unit() * sums.iter().sum::<f64>();
     for (chunk, sum) in sums.iter().enumerate() {
@@ -60,7 +61,7 @@ pub(super) fn draw(logits: &[f32], temperature: f32, random: &mut Rng) -> i32 {
         let first = chunk * CHUNK;
         let mut last = None;
         for (token, logit) in (first..).zip(&logits[first..logits.len().min(first + CHUNK)]) {
-            let weight = f64::from(exp((logit - highest) * sharpness));
+            let weight = f64::from(weight(logit - highest, sharpness, floor));
             if weight > 0.0 {
                 last = Some(token);
                 left -= weight;
@@ -92,17 +93,27 @@ fn highest(logits: &[f32]) -> f32 {
         .fold(f32::NEG_INFINITY, larger)
 }
 
-/// Σ e^((x − highest) · sharpness)
-fn sum(chunk: &[f32], highest: f32, sharpness: f32) -> f64 {
+/// Σ e^((x − highest) · sharpness) over the logits x that are not more than −`floor` below the
+/// highest.
+fn sum(chunk: &[f32], highest: f32, sharpness: f32, floor: f32) -> f64 {
     let (whole, rest) = chunk.as_chunks::<LANES>();
     let mut lanes = [0.0_f32; LANES];
     for part in whole {
         for (lane, logit) in lanes.iter_mut().zip(part) {
-            *lane += exp((logit - highest) * sharpness);
+            *lane += weight(logit - highest, sharpness, floor);
         }
     }
-    let rest = rest.iter().map(|logit| exp((logit - highest) * sharpness));
+    let rest = rest
+        .iter()
+        .map(|logit| weight(logit - highest, sharpness, floor));
     lanes.into_iter().chain(rest).map(f64::from).sum()
+}
+
+/// What a logit that is `below` the highest weighs; nothing where that is below the floor.
+#[inline(always)]
+fn weight(below: f32, sharpness: f32, floor: f32) -> f32 {
+    let weight = exp(below * sharpness);
+    if below >= floor { weight } else { 0.0 }
 }
 
 /// e^x for x ≤ 0, to two units in the last place; nothing below `LEAST`. Without a branch and
@@ -205,7 +216,7 @@ mod tests {
         let total: f64 = weights.iter().sum();
         let mut rng = Rng::new(3, "draws");
         let mut counts = vec![0_usize; logits.len()];
-        (0..DRAWS).for_each(|_| counts[draw(&logits, temperature, &mut rng) as usize] += 1);
+        (0..DRAWS).for_each(|_| counts[draw(&logits, temperature, 0.0, &mut rng) as usize] += 1);
         for token in [5, 1023, 2047, 2999] {
             let expected = DRAWS as f64 * weights[token] / total;
             assert!(
@@ -215,6 +226,24 @@ mod tests {
             );
         }
         assert_eq!(counts[1500], 0);
-        assert_eq!(draw(&logits, 0.0, &mut rng), 2047);
+        assert_eq!(draw(&logits, 0.0, 0.0, &mut rng), 2047);
+    }
+
+    #[test]
+    fn what_is_much_less_likely_than_the_likeliest_is_never_drawn() {
+        // A tail of 50 000 words with as much probability as the three that are likely.
+        let mut logits = vec![0.0_f32; 50_000];
+        (logits[7], logits[1024], logits[49_999]) = (10.0, 9.5, 9.0);
+        let mut rng = Rng::new(1, "draws");
+        let mut tail = |min_p: f32| {
+            let drawn = (0..1000).map(|_| draw(&logits, 1.0, min_p, &mut rng));
+            drawn
+                .filter(|token| ![7, 1024, 49_999].contains(token))
+                .count()
+        };
+        assert!(tail(0.0) > 300);
+        assert_eq!(tail(0.02), 0);
+        // e^−1 of the likeliest is 0.37: only two are left.
+        assert!((0..200).all(|_| draw(&logits, 2.0, 0.5, &mut rng) != 49_999));
     }
 }

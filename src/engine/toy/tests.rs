@@ -301,6 +301,7 @@ fn lists_are_continued_on_and_off_the_task() {
         openings: vec![String::new(); 200],
         tokens_max: 32,
         temperature: 1.0,
+        min_p: 0.0,
         stop: "\n".into(),
         seed: 5,
     };

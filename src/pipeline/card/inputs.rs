@@ -175,6 +175,7 @@ fn in_words(reason: &str) -> String {
         "header" => "the header of a list",
         "marker" => "a piece of a chat template",
         "control" => "control characters",
+        "script" => "a script or symbols that no seed has",
         "repeated" => "repeats a seed or an earlier input",
         "near_repeat" => "nearly the words of a seed or an earlier input",
         "other_numbers" => "an earlier input with other numbers",

@@ -12,7 +12,15 @@ const NAME: &str = "lock";
 /// A journal that is this process's own. The system releases it when the process ends, however it
 /// ends.
 #[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "the lock lives as long as the file is open")] File);
+pub struct Lock(File);
+
+impl Drop for Lock {
+    /// A process that is being started beside this one holds the file, too, until its program is
+    /// loaded; so closing it is not enough.
+    fn drop(&mut self) {
+        _ = self.0.unlock();
+    }
+}
 
 impl Lock {
     /// Lock the journal in `folder`.

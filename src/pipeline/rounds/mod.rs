@@ -12,8 +12,8 @@ use super::job::Job;
 use super::judging::Teacher;
 use super::transfer::TransferData;
 use super::{GeneratedInput, PipelineError, RoundCounts, TransferPlan};
-use crate::filter::{self, Coverage, Kept};
-use crate::generate::{self, Instruction};
+use crate::filter::{self, Answers, Coverage, Kept};
+use crate::generate::{self, Instruction, Lead};
 use crate::label::Labeled;
 use crate::record::Pair;
 use crate::request::LabelChoice;
@@ -23,12 +23,14 @@ mod pool;
 mod stages;
 mod tallies;
 
-use policy::Policy;
+use policy::{Policy, Stock};
 use pool::Pool;
 pub(super) use stages::Sessions;
 use stages::{Order, Stages};
 use tallies::Tallies;
 
+/// Share of the first round's draws that are whole lines, where inputs have few new words.
+const LINES_SHARE: f64 = 0.5;
 /// Seeds that the bare target is shown at most.
 const SHOTS_MAX: usize = 8;
 
@@ -54,6 +56,8 @@ pub(super) struct Rounds<'a> {
     pool: Pool<'a>,
     tallies: Tallies,
     teacher: Option<Teacher>,
+    /// What each generator gave.
+    yields: Vec<Stock>,
 }
 
 impl<'a> Rounds<'a> {
@@ -81,6 +85,7 @@ impl<'a> Rounds<'a> {
                 &generators,
             ),
             tallies: Tallies::new(&generators),
+            yields: vec![Stock::default(); generators.len()],
             generators,
             stages: Stages::new(plan, &data.seeds, judge, rules, sessions)?,
             pool: Pool::new(&data.seeds),
@@ -91,6 +96,7 @@ impl<'a> Rounds<'a> {
     /// Run rounds until there are enough samples, or no hope of them.
     pub fn run(mut self, job: &mut Job<'_>) -> Result<Samples, PipelineError> {
         let mut round = 0;
+        self.stages.sampler.draw_lines(LINES_SHARE);
         while self.policy.wants_more(round, self.pool.stock()) {
             self.generate_and_filter(job, round)?;
             if round == 0 {
@@ -114,7 +120,8 @@ impl<'a> Rounds<'a> {
         job: &mut Job<'_>,
         round: usize,
     ) -> Result<(), PipelineError> {
-        let (before, turn) = (self.pool.stock(), self.policy.turn(round));
+        let before = self.pool.stock();
+        let turn = self.policy.turn(round, &self.yields);
         let tuned = if self.generators[turn].tuned {
             Some(self.tune(job, round, turn)?)
         } else {
@@ -127,6 +134,7 @@ impl<'a> Rounds<'a> {
             tuned,
             wanted,
             draws_max: self.policy.draws(wanted, before),
+            least_yield: self.policy.least_yield(turn, &self.yields),
         };
         let mut generated = self.stages.generate(job, &order)?;
         self.stages.close_target();
@@ -136,7 +144,9 @@ impl<'a> Rounds<'a> {
         if let Some(kappa) = self.pool.judged(judged) {
             tallies::note_agreement(&job.context.events, kappa);
         }
-        self.tallies.round(turn, before, self.pool.stock());
+        let given = self.pool.stock() - before;
+        self.yields[turn] += given;
+        self.tallies.round(turn, given);
         Ok(())
     }
 
@@ -150,9 +160,9 @@ impl<'a> Rounds<'a> {
         let shares = self.policy.best_shares(self.stages.sampler.unseen());
         let (best, _) = self.pool.best(self.policy.tuned_on(), shares);
         let question = self.generators[turn].question.as_deref();
-        let labels = filter::has_labels(&self.pool.judged);
+        let leads = filter::answers(&self.pool.judged) != Answers::Text;
         let row = |(answer, input): (&str, &str)| {
-            let lesson = generate::lesson(Some(answer).filter(|_| labels), input);
+            let lesson = generate::lesson(Some(answer).filter(|_| leads), input);
             Pair::new(question.unwrap_or_default(), lesson)
         };
         let rows: Vec<Pair> = self.pool.answers(&best).map(row).collect();
@@ -173,27 +183,33 @@ impl<'a> Rounds<'a> {
         let shares = self.policy.best_shares(self.stages.sampler.unseen());
         let (adopted, _) = self.pool.best(self.policy.adopted(), shares);
         self.stages.sampler.adopt(adopted.iter().map(Kept::text));
-        self.cover_labels(job, &adopted)?;
+        self.cover(job, &adopted)?;
         if let Some(share) = self.policy.lines_share(&self.pool.scored()) {
             self.stages.sampler.draw_lines(share);
         }
         Ok(())
     }
 
-    /// Where the answers of the teacher are labels, generate inputs for each of them.
+    /// Where the answers of the teacher are labels or JSON objects, generate inputs for each label
+    /// or key.
     ///
     /// Its answers to text that has nothing to do with the task are some of its labels, too.
-    fn cover_labels(&mut self, job: &mut Job<'_>, adopted: &[Kept]) -> Result<(), PipelineError> {
+    fn cover(&mut self, job: &mut Job<'_>, adopted: &[Kept]) -> Result<(), PipelineError> {
         let mut prompts = self.generators.iter().map(Generator::prompt);
         if !self.policy.answered || !prompts.any(|prompt| prompt == Instruction::List) {
             return Ok(());
         }
-        if self.pool.probed.is_empty() && filter::has_labels(&self.pool.judged) {
+        let has_labels = matches!(filter::answers(&self.pool.judged), Answers::Labels(_));
+        if self.pool.probed.is_empty() && has_labels {
             self.pool.probed = self.stages.probe(job)?;
         }
-        let labels = filter::labels(&self.pool.seen());
+        let leads = match filter::answers(&self.pool.seen()) {
+            Answers::Labels(labels) => labels.into_iter().map(Lead::Label).collect(),
+            Answers::Objects(keys) => keys.into_iter().map(Lead::Key).collect(),
+            Answers::Text => Vec::new(),
+        };
         let shots = self.pool.answers(adopted);
-        self.stages.sampler.cover(labels, shots);
+        self.stages.sampler.cover(leads, shots);
         Ok(())
     }
 

@@ -19,6 +19,10 @@ const ADOPTED_GOOD: f64 = 0.4;
 /// before, and how much of what is needed it is fitted on.
 const TUNED_FROM: usize = 2;
 const TUNED_SHARE: f64 = 0.5;
+/// Draws after which it shows what a generator is good for.
+pub(super) const TRIAL_DRAWS: u64 = 32;
+/// A generator that gives fewer inputs for each draw is given up where another one gives more.
+const USELESS: f64 = 0.1;
 /// Draws that a round takes at most for each valid input that it is to give.
 const DRAWS_PER_CANDIDATE: usize = 2;
 /// Rounds after those draw this many times what the measured acceptance asks for.
@@ -35,6 +39,43 @@ pub(super) struct Stock {
     /// Valid, and judged.
     pub judged: usize,
     pub accepted: usize,
+}
+
+impl std::ops::AddAssign for Stock {
+    fn add_assign(&mut self, more: Self) {
+        self.drawn += more.drawn;
+        self.judged += more.judged;
+        self.accepted += more.accepted;
+    }
+}
+
+impl std::ops::Sub for Stock {
+    type Output = Self;
+
+    /// What came after `before`. What was accepted may be rejected later.
+    fn sub(self, before: Self) -> Self {
+        Self {
+            drawn: self.drawn.saturating_sub(before.drawn),
+            judged: self.judged.saturating_sub(before.judged),
+            accepted: self.accepted.saturating_sub(before.accepted),
+        }
+    }
+}
+
+impl Stock {
+    /// Inputs that were accepted for each draw; none before it shows.
+    fn accepted_per_draw(&self) -> Option<f64> {
+        self.per_draw(self.accepted)
+    }
+
+    /// Inputs that were valid for each draw; none before it shows.
+    fn judged_per_draw(&self) -> Option<f64> {
+        self.per_draw(self.judged)
+    }
+
+    fn per_draw(&self, count: usize) -> Option<f64> {
+        (self.drawn >= TRIAL_DRAWS).then(|| count as f64 / self.drawn as f64)
+    }
 }
 
 /// A judged input, as far as the policy looks at it.
@@ -113,13 +154,35 @@ impl Policy {
     }
 
     /// Who generates the inputs of a round: all in turns, but the tuned one, which has every round
-    /// from `TUNED_FROM` on.
-    pub fn turn(&self, round: usize) -> usize {
-        match self.tuned {
-            Some(tuned) if round >= TUNED_FROM => tuned,
-            Some(_) => round % (self.generators - 1),
-            None => round % self.generators,
+    /// from `TUNED_FROM` on. Who gives next to nothing has no more turns.
+    ///
+    /// `yields`: what each generator gave so far.
+    pub fn turn(&self, round: usize, yields: &[Stock]) -> usize {
+        let is_given_up = |turn: usize| {
+            let own = yields[turn].accepted_per_draw();
+            let best = best_other(turn, yields, Stock::accepted_per_draw);
+            own.zip(best)
+                .is_some_and(|(own, best)| own < USELESS.min(best))
+        };
+        if let Some(tuned) = self.tuned
+            && round >= TUNED_FROM
+            && !is_given_up(tuned)
+        {
+            return tuned;
         }
+        let others = (0..self.generators).filter(|turn| Some(*turn) != self.tuned);
+        let others: Vec<usize> = others.filter(|turn| !is_given_up(*turn)).collect();
+        // The best of all is never given up, so there is one.
+        others
+            .get(round % others.len().max(1))
+            .copied()
+            .unwrap_or(0)
+    }
+
+    /// Valid inputs for each draw that a generator must have given after [`TRIAL_DRAWS`] draws of
+    /// a round; with fewer the round ends.
+    pub fn least_yield(&self, turn: usize, yields: &[Stock]) -> f64 {
+        best_other(turn, yields, Stock::judged_per_draw).map_or(0.0, |best| best.min(USELESS))
     }
 
     /// Valid inputs that this round should give: an even share of the candidates, or more where too
@@ -215,6 +278,14 @@ impl Policy {
         let (lines, variants) = (share(true)?, share(false)?);
         (lines + variants > 0.0).then(|| lines / (lines + variants))
     }
+}
+
+/// What the best of the other generators gives for each draw.
+fn best_other(turn: usize, yields: &[Stock], rate: fn(&Stock) -> Option<f64>) -> Option<f64> {
+    let others = yields.iter().enumerate().filter(|(i, _)| *i != turn);
+    others
+        .filter_map(|(_, stock)| rate(stock))
+        .max_by(f64::total_cmp)
 }
 
 #[cfg(test)]
@@ -366,6 +437,7 @@ mod tests {
 
     #[test]
     fn generators_take_turns_and_the_tuned_one_comes_last() {
+        let yields = [stock(100, 90, 80); 3];
         let cases: [(usize, Option<usize>, [usize; 6]); 4] = [
             (1, None, [0, 0, 0, 0, 0, 0]),
             (2, None, [0, 1, 0, 1, 0, 1]),
@@ -378,8 +450,37 @@ mod tests {
                 tuned,
                 ..policy()
             };
-            let found: Vec<usize> = (0..6).map(|round| policy.turn(round)).collect();
+            let found: Vec<usize> = (0..6).map(|round| policy.turn(round, &yields)).collect();
             assert_eq!(found, turns, "{generators} generators, tuned {tuned:?}");
+        }
+    }
+
+    #[test]
+    fn who_gives_next_to_nothing_has_no_more_turns() {
+        let (good, bad, new) = (stock(100, 90, 80), stock(64, 6, 6), stock(0, 0, 0));
+        let fair = stock(64, 20, 20);
+        // (generators, tuned, what each gave) -> turns of the rounds from 2 on, and the least yield
+        // of the last one.
+        type Case<'c> = (&'c [Stock], Option<usize>, [usize; 3], f64);
+        let cases: [Case<'_>; 7] = [
+            (&[good, bad], Some(1), [0, 0, 0], 0.1),
+            (&[good, fair], Some(1), [1, 1, 1], 0.1),
+            (&[good, new], Some(1), [1, 1, 1], 0.1),
+            (&[good, bad, new], Some(2), [2, 2, 2], 0.1),
+            (&[bad, good], None, [1, 1, 1], 6.0 / 64.0),
+            (&[bad, bad], Some(1), [1, 1, 1], 6.0 / 64.0),
+            (&[new], None, [0, 0, 0], 0.0),
+        ];
+        for (yields, tuned, turns, least) in cases {
+            let policy = Policy {
+                generators: yields.len(),
+                tuned,
+                ..policy()
+            };
+            let found: Vec<usize> = (2..5).map(|round| policy.turn(round, yields)).collect();
+            assert_eq!(found, turns, "{yields:?}");
+            let last = policy.least_yield(yields.len() - 1, yields);
+            assert!((last - least).abs() < 1e-12, "{yields:?}: {last}");
         }
     }
 

@@ -50,12 +50,12 @@ impl Tallies {
     }
 
     /// A round is over.
-    pub fn round(&mut self, turn: usize, before: Stock, after: Stock) {
+    pub fn round(&mut self, turn: usize, given: Stock) {
         self.rounds.push(RoundCounts {
             by: self.names[turn].into(),
-            drawn: after.drawn.saturating_sub(before.drawn),
-            valid: after.judged.saturating_sub(before.judged) as u64,
-            accepted: after.accepted.saturating_sub(before.accepted) as u64,
+            drawn: given.drawn,
+            valid: given.judged as u64,
+            accepted: given.accepted as u64,
         });
     }
 

@@ -202,7 +202,7 @@ fn kits_resume_too() {
         };
         let report = quietly(|context| pipeline::kit(&Toy, &sound(&plan), context)).unwrap();
         assert!(
-            report.accuracy.unwrap() > 0.8 && report.positives == 300,
+            report.accuracy.unwrap() > 0.7 && report.positives == 300,
             "{report:?}"
         );
         assert!(

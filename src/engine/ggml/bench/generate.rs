@@ -200,7 +200,7 @@ impl Reader for Draws<'_> {
                 computed: None,
             });
         }
-        let token = draw(logits, self.spec.temperature, &mut self.rng);
+        let token = draw(logits, self.spec.temperature, 0.0, &mut self.rng);
         if let Some(step) = self.steps.last_mut().filter(|_| job + 1 == self.spec.width) {
             step.chosen = self.clock.elapsed();
             step.computed = self.processor.map(Clock::elapsed);

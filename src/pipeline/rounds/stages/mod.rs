@@ -17,6 +17,8 @@ use crate::pipeline::{PipelineError, Stage, TransferPlan};
 use crate::record::{Pair, Prompt};
 use crate::request::Training;
 
+use super::policy::TRIAL_DRAWS;
+
 mod teacher;
 
 /// Passes over the inputs that a generator is fitted on.
@@ -69,6 +71,8 @@ pub(super) struct Order<'o> {
     /// Valid inputs, and how many draws they may take.
     pub wanted: usize,
     pub draws_max: u64,
+    /// Valid inputs for each draw; with fewer after [`TRIAL_DRAWS`] draws the round ends.
+    pub least_yield: f64,
 }
 
 /// What a round generated.
@@ -236,6 +240,10 @@ impl<'a> Stages<'a> {
             drawn += count;
             valid.extend(self.validity.pass(&fresh));
             rows.extend(fresh);
+            let least = order.least_yield * drawn.drawn as f64;
+            if drawn.drawn >= TRIAL_DRAWS && (valid.len() as f64) < least {
+                break;
+            }
         }
         Ok((drawn, rows))
     }
