@@ -2,7 +2,7 @@
 
 usage: browser.py CHROMIUM CLOSED OPEN KEY ROWS
 
-CLOSED and OPEN are the servers without and with --cors-origins localhost.
+CLOSED and OPEN are the servers without and with --cors-origin localhost.
 """
 
 import http.server
@@ -88,6 +88,6 @@ assert seen["generation"] == "1" and seen["models"] == ["base", "ticket"], seen
 refused = browse(closed, prompt)
 assert refused == {"error": "TypeError: Failed to fetch"}, refused
 print(
-    f"browser: a page reads an answer in {seen['pieces']} pieces where --cors-origins names it, and"
+    f"browser: a page reads an answer in {seen['pieces']} pieces where --cors-origin names it, and"
     " nothing where it does not"
 )

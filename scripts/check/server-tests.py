@@ -16,7 +16,7 @@ REASONS = {
     "test_no_ui": "there is no web page",
     "test_access_static_assets_without_api_key": "there is no web page",
     "test_server_model_aliases_and_tags": "a base has one name and no tags",
-    "test_cors_options": "CORS is off without `--cors-origins`",
+    "test_cors_options": "CORS is off without `--cors-origin`",
     "test_cors_origins_localhost_reflects": CASE,
     "test_cors_origins_defaults_to_localhost_with_tools_enabled": (
         "there are no tools in the server"

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Path, Request, State};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{FromRequestParts, Path, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::sse::{self, Sse};
 use axum::response::{IntoResponse, Response};
@@ -67,6 +69,19 @@ fn routes() -> OpenApiRouter<Arc<Lanes>> {
         .routes(routes!(job, cancel))
         .routes(routes!(report))
         .routes(routes!(events))
+}
+
+/// A part of a path as text. What is no UTF-8 names nothing.
+pub struct Segment(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Segment {
+    type Rejection = Refused;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refused> {
+        let read = Path::<String>::from_request_parts(parts, state).await;
+        let refuse = |error: PathRejection| Refusal::new(Kind::NotFound, error.body_text()).into();
+        read.map(|Path(text)| Self(text)).map_err(refuse)
+    }
 }
 
 /// A file to make live.
@@ -146,7 +161,7 @@ async fn load(State(lanes): Shared, request: Request) -> Answer {
     (status = 404, description = "No adapter has the name.", body = ErrorBody),
     (status = 409, description = "There was none before it.", body = ErrorBody),
 ))]
-async fn rollback(State(lanes): Shared, Path(name): Path<String>) -> Answer {
+async fn rollback(State(lanes): Shared, Segment(name): Segment) -> Answer {
     answer(lanes.carry(Command::Rollback { name: Some(name) }).await?)
 }
 
@@ -157,7 +172,7 @@ async fn rollback(State(lanes): Shared, Path(name): Path<String>) -> Answer {
     (status = 404, description = "No adapter has the name.", body = ErrorBody),
     (status = 409, description = "Not now.", body = ErrorBody),
 ))]
-async fn unload(State(lanes): Shared, Path(name): Path<String>) -> Answer {
+async fn unload(State(lanes): Shared, Segment(name): Segment) -> Answer {
     answer(lanes.carry(Command::Unload { name: Some(name) }).await?)
 }
 
@@ -199,7 +214,7 @@ async fn transfer(State(lanes): Shared, request: Request) -> Answer {
     (status = 403, description = "The server has no transfers.", body = ErrorBody),
     (status = 404, description = "There is no such transfer.", body = ErrorBody),
 ))]
-async fn job(State(lanes): Shared, Path(id): Path<String>) -> Answer {
+async fn job(State(lanes): Shared, Segment(id): Segment) -> Answer {
     answer(lanes.carry(Command::Job { job: number(&id)? }).await?)
 }
 
@@ -210,7 +225,7 @@ async fn job(State(lanes): Shared, Path(id): Path<String>) -> Answer {
     (status = 403, description = "The server has no transfers.", body = ErrorBody),
     (status = 404, description = "There is no such transfer.", body = ErrorBody),
 ))]
-async fn cancel(State(lanes): Shared, Path(id): Path<String>) -> Answer {
+async fn cancel(State(lanes): Shared, Segment(id): Segment) -> Answer {
     answer(lanes.carry(Command::Cancel { job: number(&id)? }).await?)
 }
 
@@ -222,7 +237,7 @@ async fn cancel(State(lanes): Shared, Path(id): Path<String>) -> Answer {
     (status = 404, description = "There is no such transfer.", body = ErrorBody),
     (status = 409, description = "It has no report.", body = ErrorBody),
 ))]
-async fn report(State(lanes): Shared, Path(id): Path<String>) -> Answer {
+async fn report(State(lanes): Shared, Segment(id): Segment) -> Answer {
     answer(lanes.carry(Command::Report { job: number(&id)? }).await?)
 }
 
@@ -242,7 +257,7 @@ fn number(id: &str) -> Result<u64, Refusal> {
     (status = 403, description = "The server has no transfers.", body = ErrorBody),
     (status = 404, description = "There is no such transfer.", body = ErrorBody),
 ))]
-async fn events(State(lanes): Shared, Path(id): Path<String>, headers: HeaderMap) -> Answer {
+async fn events(State(lanes): Shared, Segment(id): Segment, headers: HeaderMap) -> Answer {
     let job = number(&id)?;
     lanes.carry(Command::Job { job }).await?;
     let after = headers
@@ -364,7 +379,8 @@ pub fn refused(refusal: &Refusal) -> Response {
     (status, Json(error(refusal))).into_response()
 }
 
-struct Refused(Refusal);
+/// A refusal as an answer.
+pub struct Refused(Refusal);
 
 impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Self {

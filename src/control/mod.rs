@@ -7,6 +7,7 @@
 //!
 //! Refuses to know: models, slots, generations. Called by `serve`, the plugin and the program.
 
+mod access;
 mod error;
 mod http;
 mod json;
@@ -22,8 +23,9 @@ pub use translora_attach::command::{
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub use translora_attach::place;
 
+pub use access::{AnsweredBy, REQUEST_ID, observed};
 pub use error::ControlError;
-pub use http::{GENERATION, documented, refused, router};
+pub use http::{GENERATION, Segment, documented, refused, router};
 pub use json::parse;
 pub use server::{Server, Token};
 pub use socket::Socket;

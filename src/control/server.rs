@@ -18,8 +18,8 @@ use tokio::signal::unix::{self, SignalKind};
 use tokio::sync::mpsc;
 
 use super::openapi::{ErrorBody, routes_of_document};
-use super::{Backend, ControlError, Kind, Refusal, refused, router};
-use crate::record::ContentHash;
+use super::{Backend, ControlError, Kind, Refusal, observed, refused, router};
+use crate::record::{Clock, ContentHash, SystemClock};
 
 const THREADS: usize = 2;
 /// Time for answers under way when the server ends.
@@ -78,7 +78,8 @@ impl Server {
             }
             Token::Random(token) | Token::Chosen(token) => token,
         };
-        let app = guarded(router(backend), token);
+        let start = SystemClock::default().unix_seconds();
+        let app = observed(guarded(router(backend), token), start);
         runtime.spawn(async move { axum::serve(listener, app).await });
         Ok(Self { runtime, address })
     }
@@ -147,9 +148,14 @@ fn guarded(router: Router, token: &str) -> Router {
             "there is nothing at this path",
         ))
     };
+    let other = || async {
+        let error = ErrorBody::new("invalid_request_error", "this path has other methods");
+        (StatusCode::METHOD_NOT_ALLOWED, axum::Json(error))
+    };
     router
         .merge(routes_of_document())
         .fallback(missing)
+        .method_not_allowed_fallback(other)
         .layer(middleware::from_fn_with_state(
             ContentHash::of(token.as_bytes()),
             admit,

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::error::ApiError;
 use crate::adapters::{Missing, Register};
@@ -22,7 +23,7 @@ pub(super) struct Choice {
     pub weights: Vec<(Weights, f32)>,
     pub key: Key,
     /// Of the adapters, in the order of the key.
-    pub names: Vec<String>,
+    pub names: Arc<[String]>,
 }
 
 impl Choice {

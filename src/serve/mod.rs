@@ -18,6 +18,7 @@ mod grammar;
 mod http;
 mod limits;
 mod live;
+mod meters;
 mod sampler;
 mod server;
 mod slots;
@@ -49,8 +50,8 @@ pub struct Config {
     pub hosts: Vec<String>,
     /// 0: one that is free.
     pub port: u16,
-    /// What clients must send; none: anybody is answered.
-    pub api_key: Option<String>,
+    /// What clients must send, one of them; none: anybody is answered.
+    pub api_keys: Vec<String>,
     /// Origins of web pages that may send requests, or `*`; none by default.
     pub origins: Vec<String>,
     /// Requests that run side by side.

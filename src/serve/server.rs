@@ -74,7 +74,7 @@ impl Server {
         let name = model_name(&config, &hosted.host.info().name);
         let registry = load_adapters(&*hosted.host, &config, &name, &say)?;
         let (sender, commands) = mpsc::channel();
-        let board = Arc::<Board>::default();
+        let board = Arc::new(Board::new(&name));
         let app = Arc::new(App::new(
             config,
             name,
@@ -128,7 +128,7 @@ impl Server {
             let address = listener.local_addr().map_err(refuse)?;
             // A free port is chosen once.
             port = address.port();
-            if !address.ip().is_loopback() && self.app.config.api_key.is_none() {
+            if !address.ip().is_loopback() && self.app.config.api_keys.is_empty() {
                 (self.app.say)(&format!(
                     "warning: whoever reaches {address} may send requests and exchange adapters; an API key lets in only those who have it"
                 ));

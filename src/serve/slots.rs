@@ -7,9 +7,12 @@
 //! alike, under the same generations, begins there. Nothing is ever taken over from another
 //! generation.
 
+use std::sync::Arc;
+
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::live::{Choice, Key};
+use super::meters::Finished;
 use super::sampler::{Drawn, Sampler, Sampling};
 use super::text::Text;
 use crate::engine::host::{Decoder, Grammar, Host, Row, Token};
@@ -32,6 +35,8 @@ pub(super) struct Request {
     pub alternatives: Option<usize>,
     /// Begin with what another request has decoded.
     pub cache: bool,
+    /// When it came. units: milliseconds of the server's clock
+    pub sent_ms: f64,
     pub events: UnboundedSender<Event>,
 }
 
@@ -77,6 +82,8 @@ pub(super) struct Seen {
     pub tokens: usize,
     pub held: usize,
     pub key: Key,
+    /// Of the adapters of its request.
+    pub names: Arc<[String]>,
 }
 
 /// Totals since the start.
@@ -144,6 +151,8 @@ pub(super) struct Slots<'h> {
     totals: Totals,
     /// Requests that are over, and their last events; see [`Slots::send_ends`].
     ends: Vec<(UnboundedSender<Event>, Event)>,
+    /// Answers that were finished since they were last taken.
+    finished: Vec<Finished>,
     /// A request without adapters had logits that are not finite: adapters are not to blame.
     broken_model: bool,
 }
@@ -166,6 +175,7 @@ impl<'h> Slots<'h> {
             last: Key::new(),
             totals: Totals::default(),
             ends: Vec::new(),
+            finished: Vec::new(),
             broken_model: false,
         }
     }
@@ -206,6 +216,10 @@ impl<'h> Slots<'h> {
             tokens: slot.work.as_ref().map_or(0, |work| work.tokens),
             held: slot.tokens.len(),
             key: slot.key.clone(),
+            names: slot
+                .work
+                .as_ref()
+                .map_or_else(Arc::default, |work| Arc::clone(&work.request.with.names)),
         };
         self.slots.iter().map(one).collect()
     }
@@ -291,6 +305,11 @@ impl<'h> Slots<'h> {
         for (events, event) in self.ends.drain(..) {
             _ = events.send(event);
         }
+    }
+
+    /// Take what was finished since the last time.
+    pub(super) fn take_finished(&mut self) -> Vec<Finished> {
+        std::mem::take(&mut self.finished)
     }
 
     /// End every running request with a reason.
@@ -499,6 +518,14 @@ impl<'h> Slots<'h> {
         self.totals.tokens += work.tokens as u64;
         self.totals.answer_ms += now - answering_ms;
         self.totals.done += 1;
+        self.finished.push(Finished {
+            names: Arc::clone(&work.request.with.names),
+            key: work.request.with.key.clone(),
+            prompt_tokens: work.request.prompt.len(),
+            tokens: work.tokens,
+            first_seconds: (answering_ms - work.request.sent_ms) / 1e3,
+            whole_seconds: (now - work.request.sent_ms) / 1e3,
+        });
         let done = Event::Done(Done {
             slot: number,
             end,

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::meters::Meters;
 use super::slots::{Event, Request, Seen, Slots, Totals};
 use crate::engine::host::Hosted;
 use crate::record::Clock;
@@ -18,10 +19,12 @@ pub(super) enum Command {
 }
 
 /// What the decode thread shows of itself.
-#[derive(Default)]
 pub(super) struct Board {
     shown: Mutex<Shown>,
     ended: AtomicBool,
+    /// What the base is called.
+    base: String,
+    pub meters: Meters,
 }
 
 /// Says that the decode thread has ended, however it did.
@@ -36,11 +39,22 @@ impl Drop for Ends<'_> {
 #[derive(Clone, Default)]
 pub(super) struct Shown {
     pub slots: Vec<Seen>,
-    pub waiting: usize,
+    /// The adapters of each request that waits.
+    pub waiting: Vec<Arc<[String]>>,
     pub totals: Totals,
 }
 
 impl Board {
+    /// Nothing was done. `base`: what the base is called
+    pub(super) fn new(base: &str) -> Self {
+        Self {
+            shown: Mutex::default(),
+            ended: AtomicBool::new(false),
+            base: base.to_owned(),
+            meters: Meters::default(),
+        }
+    }
+
     pub(super) fn read(&self) -> Shown {
         self.lock().clone()
     }
@@ -79,9 +93,9 @@ pub(super) fn run(
         {
             slots.begin(*request);
         }
-        show(board, &slots, waiting.len());
+        show(board, &mut slots, &waiting);
         slots.step();
-        show(board, &slots, waiting.len());
+        show(board, &mut slots, &waiting);
         slots.send_ends();
     }
     let why = "the server is shutting down";
@@ -92,7 +106,14 @@ pub(super) fn run(
         .for_each(|request| _ = request.events.send(Event::Failed(why.into())));
 }
 
-fn show(board: &Board, slots: &Slots<'_>, waiting: usize) {
+fn show(board: &Board, slots: &mut Slots<'_>, waiting: &VecDeque<Box<Request>>) {
+    for finished in slots.take_finished() {
+        board.meters.count(&finished, &board.base);
+    }
+    let names = waiting
+        .iter()
+        .map(|request| Arc::clone(&request.with.names));
+    let waiting = names.collect();
     let mut shown = board.lock();
     *shown = Shown {
         slots: slots.seen(),

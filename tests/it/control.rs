@@ -178,6 +178,32 @@ fn nobody_is_answered_without_the_token() {
 }
 
 #[test]
+fn the_document_is_that_of_the_paths_there_are() {
+    let (_server, address) = control(Path::new("/nowhere"));
+    let document = send(address, "GET", "/openapi.json", &json!({})).json();
+    assert_eq!(document, translora::control::openapi::document());
+    for (path, item) in document["paths"].as_object().expect("paths") {
+        let sent = path.replace("{id}", "7").replace("{name}", "nobody");
+        for method in ["GET", "POST", "DELETE"] {
+            let reply = send(address, method, &sent, &json!({ "path": "a.gguf" }));
+            let operation = item.get(method.to_lowercase());
+            assert_eq!(
+                reply.status == 405,
+                operation.is_none(),
+                "{method} {path}: {reply:?}"
+            );
+            if let Some(operation) = operation {
+                let listed = operation["responses"].get(reply.status.to_string());
+                assert!(listed.is_some(), "{method} {path}: {reply:?}");
+            } else {
+                assert_ne!(reply.header("allow"), "", "{path}");
+                assert!(reply.error().contains("other methods"), "{path}");
+            }
+        }
+    }
+}
+
+#[test]
 fn adapters_of_the_module_are_exchanged_over_http() {
     let world = World::new();
     let (one, two) = (

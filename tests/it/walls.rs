@@ -92,6 +92,13 @@ const CRATES: &[(&str, &[&str])] = &[
     ("axum", &["src/serve/", "src/control/"]),
     ("futures_util", &["src/serve/", "src/control/"]),
     ("tokio", &["src/serve/", "src/control/"]),
+    ("tower_http", &["src/serve/", "src/control/"]),
+    (
+        "tracing",
+        &["src/serve/", "src/control/", "src/bin/translora/log.rs"],
+    ),
+    ("tracing_subscriber", &["src/bin/translora/log.rs"]),
+    ("prometheus_client", &["src/serve/"]),
     ("utoipa", &["src/serve/", "src/control/"]),
     ("utoipa_axum", &["src/serve/", "src/control/"]),
     ("num_cpus", &["src/engine/ggml", "src/bin/translora/doctor"]),

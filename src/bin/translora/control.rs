@@ -6,6 +6,7 @@ use clap::Args;
 use translora::control::{Server, Socket, Token};
 
 use crate::failure::Failure;
+use crate::log::Log;
 use crate::progress::Verbosity;
 use crate::{Outcome, out};
 
@@ -35,10 +36,14 @@ pub struct Control {
     /// Address to listen on. One that other machines reach needs TRANSLORA_CONTROL_TOKEN
     #[arg(long, value_name = "HOST", default_value = "127.0.0.1")]
     host: String,
+
+    #[command(flatten)]
+    log: Log,
 }
 
 impl Control {
     pub fn run(self, verbosity: Verbosity) -> Result<Outcome, Failure> {
+        self.log.start(verbosity.quiet);
         let token = token()?;
         let backend = Arc::new(Socket::new(self.attach));
         let server = Server::start(backend, &self.host, self.port, &token)?;

@@ -30,6 +30,7 @@ mod inspect;
 mod job;
 mod kit;
 mod llama_server;
+mod log;
 mod openapi;
 mod out;
 mod progress;

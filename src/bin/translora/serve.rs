@@ -10,8 +10,9 @@ use translora::serve::{Config, Limits, Server};
 
 use crate::args::{between, gpu_layers, template_arguments};
 use crate::failure::{Failure, InFlags};
+use crate::log::Log;
 use crate::progress::Verbosity;
-use crate::{Outcome, files, job, out};
+use crate::{Outcome, files, job, log, out};
 
 /// Serve a model with its adapters over HTTP, and replace adapters while it runs
 ///
@@ -79,31 +80,35 @@ pub struct Serve {
     port: u16,
 
     /// Only who sends this key is answered (or set TRANSLORA_API_KEY, which other users of the
-    /// machine cannot see)
-    #[arg(long, value_name = "K", help_heading = "Network")]
-    api_key: Option<String>,
-
-    /// File that holds the key, as --api-key
+    /// machine cannot see); several with commas between, or by several flags
     #[arg(
         long,
-        value_name = "FILE",
-        conflicts_with = "api_key",
+        value_name = "K",
+        value_delimiter = ',',
         help_heading = "Network"
     )]
+    api_key: Vec<String>,
+
+    /// File that holds keys, one a line; a line that begins with `#` is none
+    #[arg(long, value_name = "FILE", help_heading = "Network")]
     api_key_file: Option<PathBuf>,
 
-    /// Origins whose web pages may ask, with commas between, or `*`; none if left out
+    /// Origin whose web pages may send requests, `localhost` for those of this machine, or `*`;
+    /// several with commas between, or by several flags. None if left out
     #[arg(
         long,
-        value_name = "LIST",
-        default_value = "",
-        hide_default_value = true,
+        visible_alias = "cors-origins",
+        value_name = "ORIGIN",
+        value_delimiter = ',',
         help_heading = "Network"
     )]
-    cors_origins: String,
+    cors_origin: Vec<String>,
 
     #[command(flatten)]
     conversations: Conversations,
+
+    #[command(flatten)]
+    log: Log,
 
     /// Requests that run side by side (also written -np)
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = between::<1, 64>, help_heading = "Machine")]
@@ -178,18 +183,14 @@ impl Serve {
         for lora in &mut self.lora {
             *lora = files::local(lora, Wanted::Adapter)?;
         }
+        self.log.start(verbosity.quiet);
         let config = self.config()?;
         let engine = job::engine(&config.model)?;
-        let say = move |line: &str| {
-            if !verbosity.quiet {
-                out::say(line);
-            }
-        };
         let server = Server::start(
             engine.as_ref(),
             config,
             Arc::new(SystemClock::default()),
-            Arc::new(say),
+            Arc::new(log::say),
         )?;
         let addresses: Vec<String> = server
             .addresses()
@@ -229,12 +230,14 @@ impl Serve {
 
     fn config(self) -> Result<Config, Failure> {
         let adapters = self.named()?;
-        let file = self.api_key_file.as_deref().map(key_of).transpose()?;
-        let key = self.api_key.or(file).or_else(|| {
-            std::env::var("TRANSLORA_API_KEY")
-                .ok()
-                .filter(|key| !key.is_empty())
-        });
+        let mut api_keys = self.api_key;
+        if let Some(file) = &self.api_key_file {
+            api_keys.extend(keys_of(file)?);
+        }
+        if api_keys.is_empty() {
+            api_keys.extend(std::env::var("TRANSLORA_API_KEY"));
+        }
+        api_keys.retain(|key| !key.is_empty());
         let list = |text: &str| {
             text.split(',')
                 .map(str::trim)
@@ -256,8 +259,8 @@ impl Serve {
             })?,
             hosts: list(&self.host),
             port: self.port,
-            api_key: key,
-            origins: list(&self.cors_origins),
+            api_keys,
+            origins: self.cors_origin,
             slots: self.parallel,
             context: self.context,
             threads: self.threads,
@@ -284,19 +287,21 @@ fn parted(path: &Path) -> Vec<PathBuf> {
     }
 }
 
-/// The key in a file: its one line.
-fn key_of(file: &Path) -> Result<String, Failure> {
+/// The keys in a file, one a line.
+fn keys_of(file: &Path) -> Result<Vec<String>, Failure> {
     let refuse = |message: String| Failure::Usage {
         message: format!("{}: {message}", file.display()),
-        hint: "--api-key-file takes a file with one key".into(),
+        hint: "--api-key-file takes a file with a key a line".into(),
     };
     let text = std::fs::read_to_string(file).map_err(|error| refuse(error.to_string()))?;
-    let mut keys = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    match (keys.next(), keys.next()) {
-        (Some(key), None) => Ok(key.to_owned()),
-        (None, _) => Err(refuse("there is no key in it".into())),
-        (Some(_), Some(_)) => Err(refuse("there are several keys in it".into())),
+    let lines = text.lines().map(str::trim);
+    let keys = lines.filter(|line| !(line.is_empty() || line.starts_with('#')));
+    let keys: Vec<String> = keys.map(str::to_owned).collect();
+    if keys.is_empty() {
+        // Else everybody would be answered.
+        return Err(refuse("there is no key in it".into()));
     }
+    Ok(keys)
 }
 
 /// What an adapter is called: as its file.
@@ -328,6 +333,36 @@ mod tests {
     struct Line {
         #[command(flatten)]
         serve: Serve,
+    }
+
+    #[test]
+    fn keys_come_from_flags_and_from_a_file() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("keys");
+        std::fs::write(&path, "# of the house\none\n\n  two\n").expect("writable");
+        let of = |words: &[&str]| {
+            let words = [&["x", "-m", "base.gguf"], words].concat();
+            let line = Line::try_parse_from(words).expect("flags");
+            let config = line.serve.config();
+            config.map(|config| config.api_keys).map_err(|_| "refused")
+        };
+        let file = path.to_str().expect("UTF-8");
+        for (words, keys) in [
+            (vec!["--api-key", "a"], vec!["a"]),
+            (
+                vec!["--api-key", "a", "--api-key", "b,c"],
+                vec!["a", "b", "c"],
+            ),
+            (
+                vec!["--api-key-file", file, "--api-key", "a"],
+                vec!["a", "one", "two"],
+            ),
+        ] {
+            assert_eq!(of(&words).expect("keys"), keys, "{words:?}");
+        }
+        std::fs::write(&path, "# nothing\n\n").expect("writable");
+        assert_eq!(of(&["--api-key-file", file]), Err("refused"));
+        assert_eq!(of(&["--api-key-file", "missing"]), Err("refused"));
     }
 
     #[test]

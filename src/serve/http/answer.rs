@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::App;
 use super::submit::Pending;
-use crate::control::GENERATION;
+use crate::control::{AnsweredBy, GENERATION};
 use crate::engine::host::Token;
 use crate::serve::error::ApiError;
 use crate::serve::sampler::Drawn;
@@ -43,9 +43,13 @@ pub(super) async fn whole(pending: &mut Pending) -> Result<Whole, ApiError> {
     }
 }
 
-/// A response that names the generation that computed it.
-pub(super) fn named(generation: &str, response: impl IntoResponse) -> Response {
+/// A response that names the generation that computed it; the log names the model too.
+pub(super) fn named(model: &str, generation: &str, response: impl IntoResponse) -> Response {
     let mut response = response.into_response();
+    response.extensions_mut().insert(AnsweredBy {
+        model: model.to_owned(),
+        generation: generation.to_owned(),
+    });
     if let Ok(value) = HeaderValue::from_str(generation) {
         response.headers_mut().insert(GENERATION, value);
     }
@@ -69,7 +73,7 @@ pub(super) fn streamed(
     opening: Option<sse::Event>,
     write: impl FnMut(&Event) -> Vec<sse::Event> + Send + 'static,
 ) -> Response {
-    let generation = pending.generation.clone();
+    let (model, generation) = (pending.model.clone(), pending.generation.clone());
     let answer = stream::unfold(Some((pending, write)), |state| async move {
         let (mut pending, mut write) = state?;
         let received = pending.events.recv().await.unwrap_or_else(|| {
@@ -83,7 +87,11 @@ pub(super) fn streamed(
         Some((stream::iter(events), goes_on.then_some((pending, write))))
     });
     let events = stream::iter(opening).chain(answer.flatten());
-    named(&generation, Sse::new(events.map(Ok::<_, Infallible>)))
+    named(
+        &model,
+        &generation,
+        Sse::new(events.map(Ok::<_, Infallible>)),
+    )
 }
 
 /// A token as text; bytes that are no text on their own are replaced.

@@ -101,7 +101,7 @@ pub(super) const UNSUPPORTED: &[(&str, &str)] = &[
 
 /// The samplers that are there, in the order in which they run; a request may name others between
 /// them, as long as nothing switches those on.
-const SAMPLERS: [&str; 5] = ["penalties", "top_k", "top_p", "min_p", "temperature"];
+pub(super) const SAMPLERS: [&str; 5] = ["penalties", "top_k", "top_p", "min_p", "temperature"];
 
 /// The fields of an endpoint that generates, and those that all of these share.
 ///

@@ -12,7 +12,7 @@ use super::answer::{Whole, event, named, probabilities, streamed, timings, whole
 use super::openapi::{DetokenizeBody, LlamaCompletionBody, TemplateBody, TokenizeBody};
 use super::options::{Options, known};
 use super::prompt::{conversation, prompts};
-use super::schema::{Detokenize, LlamaCompletion, Template, Tokenize};
+use super::schema::{Detokenize, Integer, LlamaCompletion, Template, Tokenize};
 use super::submit::{Pending, submit};
 use super::{App, Shared, body, shown};
 use crate::control::openapi::ErrorBody;
@@ -178,11 +178,14 @@ pub(super) async fn tokenize(State(app): Shared, request: Request) -> Result<Res
     responses((status = 200, description = "The text.", body = Text)))]
 pub(super) async fn detokenize(State(app): Shared, request: Request) -> Result<Response, ApiError> {
     let Detokenize { tokens } = body::fields(&app, request).await?;
-    if let Some(token) = tokens.iter().find(|token| known(&app, **token).is_none()) {
-        return Err(ApiError::input(format!(
-            "\"tokens\" must be a list of tokens of this model: {token} is none"
-        )));
-    }
+    let one = |Integer(token)| {
+        known(&app, token).ok_or_else(|| {
+            ApiError::input(format!(
+                "\"tokens\" must be a list of tokens of this model: {token} is none"
+            ))
+        })
+    };
+    let tokens = tokens.into_iter().map(one).collect::<Result<Vec<_>, _>>()?;
     let content = text(&app, &tokens);
     Ok(axum::Json(Text { content }).into_response())
 }
@@ -258,7 +261,8 @@ pub(super) async fn completion(State(app): Shared, request: Request) -> Result<R
     } else {
         answers.pop().unwrap_or_default()
     };
-    Ok(named(&generation(&options.with.key), axum::Json(whole)))
+    let generation = generation(&options.with.key);
+    Ok(named(&options.model, &generation, axum::Json(whole)))
 }
 
 /// What of an answer a client wants to see.

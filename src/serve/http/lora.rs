@@ -101,7 +101,7 @@ pub(super) async fn load(State(app): Shared, request: Request) -> Result<Respons
         tokio::task::spawn_blocking(move || backend::swap(&loader, &called, path, expected)).await;
     let number = loaded.map_err(|_| ApiError::internal("loading the adapter panicked"))??;
     let what = format!("Success: LoRA adapter '{name}' added successfully: generation {number}.");
-    Ok(super::answer::named(&number.to_string(), what))
+    Ok(super::answer::named(&name, &number.to_string(), what))
 }
 
 /// Load an adapter that is new in the folder, before a request that names it is answered.

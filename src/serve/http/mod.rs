@@ -7,13 +7,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::request::Parts;
+use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -31,6 +33,7 @@ mod body;
 mod llama;
 mod lora;
 mod metrics;
+mod object;
 mod openai;
 mod openapi;
 mod options;
@@ -62,9 +65,9 @@ pub(super) struct App {
     /// Requests that have not ended.
     pub open: AtomicUsize,
     numbers: AtomicU64,
-    /// Of the API key. Hashes are compared, so that the time a comparison takes says nothing about
-    /// the key.
-    key: Option<ContentHash>,
+    /// Of the API keys. Hashes are compared, so that the time a comparison takes says nothing about
+    /// a key.
+    keys: Vec<ContentHash>,
 }
 
 impl App {
@@ -82,10 +85,8 @@ impl App {
         clock: Arc<dyn Clock>,
         say: Say,
     ) -> Self {
-        let key = config
-            .api_key
-            .as_ref()
-            .map(|key| ContentHash::of(key.as_bytes()));
+        let keys = config.api_keys.iter();
+        let keys = keys.map(|key| ContentHash::of(key.as_bytes())).collect();
         let queue = || Transfers::new(config.jobs.clone(), Arc::clone(&clock), Arc::clone(&say));
         let transfers = config.folder.is_some().then(queue);
         Self {
@@ -102,7 +103,7 @@ impl App {
             stopping: AtomicBool::new(false),
             open: AtomicUsize::new(0),
             numbers: AtomicU64::new(0),
-            key,
+            keys,
         }
     }
 
@@ -140,7 +141,7 @@ pub(super) async fn listen(
 ) -> std::io::Result<()> {
     let listener = listener.tap_io(|stream| _ = stream.set_nodelay(true));
     let closed = async move { _ = closing.wait_for(|closing| *closing).await };
-    axum::serve(listener, router(app))
+    axum::serve(listener, router(&app))
         .with_graceful_shutdown(closed)
         .await
 }
@@ -195,13 +196,19 @@ fn paths(app: &Arc<App>) -> Router {
         .merge(control::router(Arc::new(Own(Arc::clone(app)))))
 }
 
-fn router(app: Arc<App>) -> Router {
-    paths(&app)
+fn router(app: &Arc<App>) -> Router {
+    let start = app.clock.unix_seconds();
+    let router = paths(app)
         .fallback(|| async { ApiError::not_found("there is no such path") })
         .method_not_allowed_fallback(|| async { ApiError::method() })
         .layer(DefaultBodyLimit::disable())
-        .layer(middleware::from_fn_with_state(Arc::clone(&app), admit))
-        .layer(middleware::from_fn_with_state(app, origins))
+        .layer(middleware::from_fn_with_state(Arc::clone(app), admit));
+    let router = if app.config.origins.is_empty() {
+        router
+    } else {
+        router.layer(cors(app))
+    };
+    control::observed(router, start)
 }
 
 /// Nobody without the key, but for the question whether the server lives; nobody new while it shuts
@@ -211,7 +218,7 @@ async fn admit(State(app): Shared, request: Request, next: Next) -> Response {
         return ApiError::stopping().into_response();
     }
     let open = openapi::OPEN.contains(&request.uri().path());
-    if let Some(key) = app.key.filter(|_| !open) {
+    if !(open || app.keys.is_empty()) {
         let text = |name: &str| {
             request
                 .headers()
@@ -221,51 +228,34 @@ async fn admit(State(app): Shared, request: Request, next: Next) -> Response {
         let sent = text("authorization")
             .and_then(|value| value.strip_prefix("Bearer "))
             .or_else(|| text("x-api-key"));
-        if sent.map(|sent| ContentHash::of(sent.trim().as_bytes())) != Some(key) {
+        let sent = sent.map(|sent| ContentHash::of(sent.trim().as_bytes()));
+        if sent.is_none_or(|sent| !app.keys.contains(&sent)) {
             return ApiError::key().into_response();
         }
     }
     next.run(request).await
 }
 
-/// Let web pages of the configured origins send requests.
-async fn origins(State(app): Shared, request: Request, next: Next) -> Response {
-    let origin = request.headers().get(header::ORIGIN).cloned();
-    let text = origin.as_ref().and_then(|origin| origin.to_str().ok());
-    let listed = text.is_some_and(|text| {
-        app.config
-            .origins
-            .iter()
-            .any(|allowed| allows(allowed, text))
-    });
-    let asks_first = request.method() == Method::OPTIONS
-        && request
-            .headers()
-            .contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
-    // What is missing from the answer keeps a page of another origin out.
-    let mut response = if asks_first {
-        StatusCode::OK.into_response()
-    } else {
-        next.run(request).await
+/// Let web pages of the configured origins send requests; an answer without these headers keeps a
+/// page of another origin out.
+fn cors(app: &App) -> CorsLayer {
+    let origins = app.config.origins.clone();
+    let allowed = move |origin: &HeaderValue, _: &Parts| {
+        let text = origin.to_str().unwrap_or_default();
+        origins.iter().any(|allowed| allows(allowed, text))
     };
-    if let Some(origin) = origin.filter(|_| listed) {
-        let headers = response.headers_mut();
-        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        headers.insert(header::VARY, HeaderValue::from_static("Origin"));
-        headers.insert(
-            header::ACCESS_CONTROL_ALLOW_METHODS,
-            HeaderValue::from_static("GET, POST, DELETE, OPTIONS"),
-        );
-        headers.insert(
-            header::ACCESS_CONTROL_ALLOW_HEADERS,
-            HeaderValue::from_static("authorization, content-type, x-api-key"),
-        );
-        headers.insert(
-            header::ACCESS_CONTROL_EXPOSE_HEADERS,
-            HeaderValue::from_static(control::GENERATION),
-        );
-    }
-    response
+    let headers = [
+        header::AUTHORIZATION,
+        header::CONTENT_TYPE,
+        HeaderName::from_static("x-api-key"),
+        HeaderName::from_static(control::REQUEST_ID),
+    ];
+    let shown = [control::GENERATION, control::REQUEST_ID].map(HeaderName::from_static);
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::predicate(allowed))
+        .allow_methods([Method::GET, Method::POST, Method::DELETE])
+        .allow_headers(headers)
+        .expose_headers(shown)
 }
 
 /// `*` allows every origin, `localhost` those of this machine whatever their port, anything else

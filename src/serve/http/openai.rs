@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -19,6 +19,7 @@ use super::schema::{Chat, Common, Completion, Count, Integer};
 use super::submit::{Pending, submit};
 use super::tools::{Said, Tools};
 use super::{App, Shared, body, shown};
+use crate::control::Segment;
 use crate::control::openapi::ErrorBody;
 use crate::record::ContentHash;
 use crate::serve::error::ApiError;
@@ -98,10 +99,7 @@ pub(super) async fn models(State(app): Shared) -> Response {
     (status = 200, description = "The model.", body = Model),
     (status = 404, description = "No model is called so.", body = ErrorBody),
 ))]
-pub(super) async fn model(
-    State(app): Shared,
-    Path(id): Path<String>,
-) -> Result<Response, ApiError> {
+pub(super) async fn model(State(app): Shared, Segment(id): Segment) -> Result<Response, ApiError> {
     let found = listed(&app).into_iter().find(|model| model.id == id);
     found
         .map(|model| axum::Json(model).into_response())
@@ -227,6 +225,7 @@ pub(super) async fn chat(State(app): Shared, request: Request) -> Result<Respons
         "logprobs": options.alternatives.map(|_| json!({ "content": probabilities(&app, &drawn, false) })),
     }]);
     Ok(named(
+        &pending.model,
         &pending.generation,
         axum::Json(frame.counted(&choice, &done)),
     ))
@@ -392,6 +391,7 @@ pub(super) async fn completions(
     }
     let total = total.ok_or_else(|| ApiError::input("there is no prompt"))?;
     Ok(named(
+        &frame.model,
         &frame.generation,
         axum::Json(frame.counted(&choices.into(), &total)),
     ))

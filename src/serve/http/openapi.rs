@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use serde_json::Value;
+use serde_json::{Value, json};
 use utoipa::openapi::schema::{
     AdditionalProperties, ArrayBuilder, ArrayItems, Object, ObjectBuilder, OneOfBuilder, Schema,
     SchemaType, Type,
@@ -15,7 +15,7 @@ use utoipa::openapi::{OpenApi, RefOr};
 use utoipa::{PartialSchema, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 
-use super::body::{ACCEPTED, UNSUPPORTED};
+use super::body::{ACCEPTED, SAMPLERS, UNSUPPORTED};
 use super::schema::{
     Chat, Common, Completion, Detokenize, LlamaCompletion, Load, Template, Tokenize, Unload,
 };
@@ -37,7 +37,7 @@ macro_rules! bodies {
             fn schema() -> RefOr<Schema> {
                 let parts = vec![<$own>::schema() $(, <$common>::schema())?];
                 let generates = parts.len() > 1;
-                body(parts, generates)
+                body(parts, generates, stringify!($body))
             }
         }
 
@@ -66,9 +66,11 @@ bodies! {
 }
 
 /// One object of all fields. What is null is as if it were left out.
-fn body(parts: Vec<RefOr<Schema>>, generates: bool) -> RefOr<Schema> {
+fn body(parts: Vec<RefOr<Schema>>, generates: bool, name: &str) -> RefOr<Schema> {
     let closed = AdditionalProperties::FreeForm(false);
-    let mut all = ObjectBuilder::new().additional_properties(Some(closed));
+    let mut all = ObjectBuilder::new()
+        .additional_properties(Some(closed))
+        .examples(example(name));
     for part in parts {
         let RefOr::T(Schema::Object(part)) = part else {
             continue;
@@ -97,12 +99,29 @@ fn body(parts: Vec<RefOr<Schema>>, generates: bool) -> RefOr<Schema> {
         let values = any.enum_values(Some(values.into_iter().chain([Value::Null])));
         all = all.property(*name, values.description(Some(about)));
     }
-    let names = ObjectBuilder::new().schema_type(Type::String);
-    let order = ArrayBuilder::new().items(names).description(Some(
-        "The samplers in the order in which they run; another order is not there.",
-    ));
-    all.property("samplers", nullable(Schema::from(order).into()))
+    let any = Object::builder().schema_type(SchemaType::AnyValue);
+    let order = any.enum_values(Some([json!(SAMPLERS), Value::Null]));
+    let about = "The samplers in the order in which they run; others may stand between them.";
+    all.property("samplers", order.description(Some(about)))
         .into()
+}
+
+/// A body that any server answers.
+fn example(name: &str) -> Option<Value> {
+    let messages = json!([
+        { "role": "system", "content": "Answer in one line." },
+        { "role": "user", "content": [{ "type": "text", "text": "The grey bag is torn." }] },
+    ]);
+    Some(match name {
+        "ChatBody" => json!({ "messages": messages, "max_tokens": 16, "temperature": 0 }),
+        "CompletionBody" => json!({ "prompt": ["Once", "There"], "max_tokens": 4, "seed": 1 }),
+        "LlamaCompletionBody" => json!({ "prompt": "Once", "n_predict": 4, "n_probs": 2 }),
+        "TemplateBody" => json!({ "messages": messages }),
+        "TokenizeBody" => json!({ "content": "Once", "with_pieces": true }),
+        "DetokenizeBody" => json!({ "tokens": [1, 2] }),
+        // These name what a server may not have.
+        _ => return None,
+    })
 }
 
 /// With what holds where a field is left out.
@@ -152,6 +171,28 @@ pub(super) fn bias() -> Schema {
         .item(ArrayBuilder::new().items(pair))
         .description(Some(about))
         .into()
+}
+
+/// One of these words.
+fn words(words: &[&'static str]) -> Schema {
+    let words = words.iter().copied();
+    let schema = ObjectBuilder::new().schema_type(Type::String);
+    schema.enum_values(Some(words)).into()
+}
+
+/// What the type of a tool may be.
+pub(super) fn function() -> Schema {
+    words(&["function"])
+}
+
+/// What the type of a part of a message may be.
+pub(super) fn text() -> Schema {
+    words(&["text"])
+}
+
+/// What the type of a `response_format` may be.
+pub(super) fn format() -> Schema {
+    words(&["text", "json_object", "json_schema"])
 }
 
 /// Nothing but null.
@@ -208,7 +249,33 @@ pub fn openapi() -> Value {
         }
         api.paths.paths.insert(alias.into(), item);
     }
-    shared::finish(api, TITLE, &OPEN)
+    let mut document = shared::finish(api, TITLE, &OPEN);
+    narrow(&mut document["components"]["schemas"]);
+    document
+}
+
+/// Say of schemas what no attribute of a field says.
+fn narrow(schemas: &mut Value) {
+    // An assistant's message may have calls in place of a content.
+    let content = json!({ "$ref": "#/components/schemas/Content" });
+    schemas["Message"]["anyOf"] = json!([
+        { "properties": { "role": { "const": "assistant" } } },
+        { "required": ["content"], "properties": { "content": content } },
+    ]);
+    for list in ["Prompts", "Prompt"] {
+        let kinds = schemas[list]["anyOf"].as_array_mut().into_iter().flatten();
+        for kind in kinds.filter(|kind| kind["type"] == "array") {
+            kind["minItems"] = 1.into();
+        }
+    }
+    // Adapters have names here.
+    let name = &mut schemas["Transfer"]["properties"]["name"];
+    name["type"] = "string".into();
+    name["minLength"] = 1.into();
+    name["maxLength"] = 128.into();
+    if let Some(needed) = schemas["Transfer"]["required"].as_array_mut() {
+        needed.push("name".into());
+    }
 }
 
 /// This document

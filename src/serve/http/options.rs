@@ -237,7 +237,7 @@ fn bias(app: &App, field: Option<&Value>) -> Result<Vec<(Token, f32)>, ApiError>
             token => vec![
                 token
                     .as_i64()
-                    .and_then(|token| known(app, token.try_into().ok()?))
+                    .and_then(|token| known(app, token))
                     .ok_or_else(bad)?,
             ],
         };
@@ -249,8 +249,9 @@ fn bias(app: &App, field: Option<&Value>) -> Result<Vec<(Token, f32)>, ApiError>
 }
 
 /// A token of the vocabulary.
-pub(super) fn known(app: &App, token: Token) -> Option<Token> {
+pub(super) fn known(app: &App, token: impl TryInto<Token>) -> Option<Token> {
     let vocabulary = app.host.info().vocabulary;
+    let token = token.try_into().ok()?;
     usize::try_from(token)
         .is_ok_and(|token| token < vocabulary)
         .then_some(token)

@@ -53,9 +53,10 @@ fn prompt(app: &App, prompt: Prompt) -> Result<Vec<Token>, ApiError> {
         match piece {
             Piece::Text(text) if at == 0 => tokens = encode(app, &text)?,
             Piece::Text(text) => tokens.extend(app.host.encode(&text, true)?),
-            Piece::Token(token) => tokens.push(known(app, token).ok_or_else(|| {
+            Piece::Token(token) => tokens.push(known(app, token.0).ok_or_else(|| {
                 ApiError::input(format!(
-                    "\"prompt\" has the token {token}: this model's are 0 to {}",
+                    "\"prompt\" has the token {}: this model's are 0 to {}",
+                    token.0,
                     app.host.info().vocabulary.saturating_sub(1)
                 ))
             })?),

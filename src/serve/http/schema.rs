@@ -3,12 +3,17 @@
 use axum::body::Bytes;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::openapi::{bias, nothing};
-use crate::engine::host::Token;
+use super::object::{OnlyObjects, only_objects};
+use super::openapi::{bias, format, function, nothing, text};
 use crate::serve::error::ApiError;
+
+only_objects! {
+    CalledFunction FunctionName Message NamedSchema Part PromptString ResponseFormat Scale
+    StreamOptions Tool ToolByName ToolCall ToolFunction
+}
 
 /// What every endpoint that generates reads. Names and defaults are llama-server's and OpenAI's.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -71,7 +76,7 @@ pub(super) struct Common {
     pub grammar: Option<String>,
     /// A JSON schema that the answer fits.
     #[schema(value_type = Option<Object>)]
-    pub json_schema: Option<Value>,
+    pub json_schema: Option<Map<String, Value>>,
     /// OpenAI's way to demand JSON.
     pub response_format: Option<ResponseFormat>,
     /// The body as it came: the order of a schema's properties is that of the answer's.
@@ -83,26 +88,26 @@ pub(super) struct Common {
 /// `{"type": "text"}`, `{"type": "json_object"}`, or `{"type": "json_schema", "json_schema":
 /// {"schema": …}}`.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub(super) struct ResponseFormat {
     /// `text`, `json_object` or `json_schema`.
     #[serde(rename = "type")]
-    #[schema(pattern = "^(text|json_object|json_schema)$")]
+    #[schema(schema_with = format)]
     pub kind: String,
     /// Of `json_schema`.
     pub json_schema: Option<NamedSchema>,
     /// llama-server takes a schema here too.
     #[schema(value_type = Option<Object>)]
-    pub schema: Option<Value>,
+    pub schema: Option<Map<String, Value>>,
 }
 
 /// A schema as OpenAI has it.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub(super) struct NamedSchema {
     /// The JSON schema.
     #[schema(value_type = Option<Object>)]
-    pub schema: Option<Value>,
+    pub schema: Option<Map<String, Value>>,
     /// What the client calls it.
     #[serde(default, rename = "name")]
     _name: Option<String>,
@@ -214,8 +219,7 @@ pub(super) struct Tokenize {
 #[serde(deny_unknown_fields)]
 pub(super) struct Detokenize {
     /// Numbers of the model's vocabulary.
-    #[schema(value_type = Vec<i32>)]
-    pub tokens: Vec<Token>,
+    pub tokens: Vec<Integer>,
 }
 
 /// vLLM's `POST /v1/load_lora_adapter`
@@ -223,8 +227,10 @@ pub(super) struct Detokenize {
 #[serde(deny_unknown_fields)]
 pub(super) struct Load {
     /// The name that requests carry.
+    #[schema(min_length = 1, max_length = 128)]
     pub lora_name: String,
     /// The file, in the folder of adapters.
+    #[schema(min_length = 1)]
     pub lora_path: String,
     /// Take the place of an adapter of this name.
     #[serde(default)]
@@ -268,9 +274,10 @@ pub(super) struct Unload {
 
 /// An adapter by llama-server's number.
 #[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub(super) struct Scale {
     /// As `/lora-adapters` lists them.
+    #[serde(deserialize_with = "number")]
     pub id: usize,
     /// How strongly it works; 0: not at all, 1: as it was trained.
     pub scale: f32,
@@ -278,7 +285,7 @@ pub(super) struct Scale {
 
 /// What a stream holds besides.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub(super) struct StreamOptions {
     /// End with the counts of tokens.
     #[serde(default)]
@@ -290,7 +297,7 @@ pub(super) struct StreamOptions {
 
 /// One message of a conversation.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub(super) struct Message {
     /// `system`, `user`, `assistant`, or what else the template knows.
     pub role: String,
@@ -316,11 +323,11 @@ pub(super) struct Message {
 
 /// A tool of a request.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub(super) struct Tool {
     /// `function`
     #[serde(rename = "type")]
-    #[schema(pattern = "^function$")]
+    #[schema(schema_with = function)]
     pub kind: String,
     /// What can be called.
     pub function: ToolFunction,
@@ -328,7 +335,7 @@ pub(super) struct Tool {
 
 /// A function that can be called.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub(super) struct ToolFunction {
     /// Its name.
     pub name: String,
@@ -337,7 +344,7 @@ pub(super) struct ToolFunction {
     /// A JSON schema of its arguments; any object where it is left out.
     #[serde(default, rename = "parameters")]
     #[schema(value_type = Option<Object>)]
-    _parameters: Option<Value>,
+    _parameters: Option<Map<String, Value>>,
     /// Calls always fit the schema here.
     #[serde(default, rename = "strict")]
     _strict: Option<bool>,
@@ -367,7 +374,7 @@ pub(super) enum ToolMode {
 
 /// `{"type": "function", "function": {"name": …}}`
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub(super) struct ToolByName {
     /// `function`
     #[serde(default, rename = "type")]
@@ -378,7 +385,7 @@ pub(super) struct ToolByName {
 
 /// A function by its name.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub(super) struct FunctionName {
     /// The name.
     pub name: String,
@@ -386,7 +393,7 @@ pub(super) struct FunctionName {
 
 /// A call, as an answer had it.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub(super) struct ToolCall {
     /// What was called, and how.
     pub function: CalledFunction,
@@ -403,7 +410,7 @@ pub(super) struct ToolCall {
 
 /// What was called.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub(super) struct CalledFunction {
     /// The function.
     pub name: String,
@@ -423,11 +430,14 @@ pub(super) enum Content {
 
 /// A part of a message: text, as nothing else is read here.
 #[derive(Debug, Deserialize, ToSchema)]
+#[serde(remote = "Self")]
 pub(super) struct Part {
     /// `text`
     #[serde(rename = "type")]
+    #[schema(schema_with = text)]
     pub kind: String,
     /// The text.
+    #[schema(required = true, value_type = String)]
     pub text: Option<String>,
 }
 
@@ -483,14 +493,14 @@ pub(super) enum Prompt {
 #[serde(untagged, expecting = "must be a text or a token")]
 pub(super) enum Piece {
     /// A number of the vocabulary.
-    Token(Token),
+    Token(Integer),
     /// Text.
     Text(String),
 }
 
 /// llama-server's form of text.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, remote = "Self")]
 pub(super) struct PromptString {
     /// Text.
     pub prompt_string: String,
@@ -500,6 +510,12 @@ pub(super) struct PromptString {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ToSchema)]
 #[schema(value_type = i64)]
 pub(super) struct Integer(pub i128);
+
+/// An adapter's number.
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    let Integer(whole) = Integer::deserialize(deserializer)?;
+    usize::try_from(whole).map_err(|_| D::Error::custom(format!("{whole} is no number of one")))
+}
 
 impl<'de> Deserialize<'de> for Integer {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

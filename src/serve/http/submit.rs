@@ -17,6 +17,8 @@ use crate::serve::worker::Command;
 pub(super) struct Pending {
     pub events: UnboundedReceiver<Event>,
     pub prompt: Vec<Token>,
+    /// As the request called it.
+    pub model: String,
     /// Of the adapters it runs under.
     pub generation: String,
     _open: Open,
@@ -67,6 +69,7 @@ pub(super) fn submit(
         ignore_end: options.ignore_end,
         alternatives: options.alternatives,
         cache: options.cache,
+        sent_ms: app.clock.elapsed().as_secs_f64() * 1e3,
         events,
     };
     if !app.send(Command::Submit(Box::new(request))) {
@@ -75,6 +78,7 @@ pub(super) fn submit(
     Ok(Pending {
         events: receiver,
         prompt,
+        model: options.model.clone(),
         generation: generation(&options.with.key),
         _open: open,
     })

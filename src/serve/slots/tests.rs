@@ -30,7 +30,7 @@ fn request(prompt: &str, key: &[u64], tokens_max: usize) -> (Request, UnboundedR
         with: Choice {
             weights: Vec::new(),
             key,
-            names: Vec::new(),
+            names: [].into(),
         },
         sampling: Sampling {
             temperature: 0.0,
@@ -41,6 +41,7 @@ fn request(prompt: &str, key: &[u64], tokens_max: usize) -> (Request, UnboundedR
         tokens_max,
         ignore_end: false,
         alternatives: None,
+        sent_ms: 0.0,
         cache: true,
         events,
     };

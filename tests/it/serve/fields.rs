@@ -167,6 +167,17 @@ fn what_is_of_the_wrong_kind_is_named_by_its_path() {
             "\"temperature\"",
         ),
         (with(&turn(json!("a")), "top_k", &json!(1.5)), "\"top_k\""),
+        // A list of the values of an object's fields is no object.
+        (json!({ "messages": [["user", "a"]] }), "messages[0]"),
+        (turn(json!([["text", "a"]])), "messages[0].content"),
+        (
+            with(&turn(json!("a")), "stream_options", &json!([true])),
+            "\"stream_options\"",
+        ),
+        (
+            with(&turn(json!("a")), "response_format", &json!(["text"])),
+            "\"response_format\"",
+        ),
         (with(&turn(json!("a")), "stop", &json!([3])), "\"stop\""),
         (
             with(

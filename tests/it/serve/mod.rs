@@ -17,6 +17,7 @@ use crate::toy::{World, write_rows};
 pub mod client;
 mod fields;
 mod folder;
+mod log;
 mod openapi;
 mod refusals;
 mod requests;
@@ -101,7 +102,7 @@ impl Lab {
             jobs: translora::jobs::Config::default(),
             hosts: vec!["127.0.0.1".into()],
             port: 0,
-            api_key: None,
+            api_keys: Vec::new(),
             origins: Vec::new(),
             slots: 4,
             context: 0,

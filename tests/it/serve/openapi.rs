@@ -44,6 +44,21 @@ fn each_path_of_the_document_is_answered_and_no_other_method_of_it() {
     }
 }
 
+#[test]
+fn a_path_that_is_no_text_names_nothing() {
+    let lab = Lab::new();
+    let (_server, address) = serve(lab.config());
+    for (method, path) in [
+        ("GET", "/v1/models/%FF"),
+        ("POST", "/v1/adapters/%FF/unload"),
+        ("GET", "/v1/transfers/%FF"),
+    ] {
+        let reply = open(address, method, path, &[], b"").whole();
+        assert_eq!(reply.status, 404, "{path}: {reply:?}");
+        assert!(reply.error().starts_with("not_found_error: "), "{reply:?}");
+    }
+}
+
 /// What utoipa's router takes is documented. So no path may come by another way.
 #[test]
 fn no_path_comes_in_without_documentation() {
@@ -96,4 +111,31 @@ fn what_is_out_of_the_bounds_of_the_document_is_refused_by_name() {
         }
     }
     assert_eq!(checked, 16);
+}
+
+#[test]
+fn the_examples_of_the_document_are_answered() {
+    let lab = Lab::new();
+    let (_server, address) = serve(lab.config());
+    let document = openapi();
+    let mut answered = 0;
+    for (path, item) in document["paths"].as_object().expect("paths") {
+        let body = &item["post"]["requestBody"]["content"]["application/json"]["schema"]["$ref"];
+        let Some(body) = body.as_str().and_then(|name| name.rsplit('/').next()) else {
+            continue;
+        };
+        for example in document["components"]["schemas"][body]["examples"]
+            .as_array()
+            .into_iter()
+            .flatten()
+        {
+            assert_eq!(
+                post(address, path, example).status,
+                200,
+                "{path}: {example}"
+            );
+            answered += 1;
+        }
+    }
+    assert_eq!(answered, 10);
 }

@@ -173,7 +173,7 @@ fn what_is_too_long_is_refused_with_the_bound() {
 fn nobody_is_answered_without_the_key() {
     let lab = Lab::new();
     let (_server, address) = serve(Config {
-        api_key: Some("right".into()),
+        api_keys: vec!["right".into()],
         ..lab.config()
     });
     let with = |headers: &[(&str, &str)]| open(address, "GET", "/v1/models", headers, b"").whole();

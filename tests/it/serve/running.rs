@@ -23,28 +23,28 @@ fn the_counters_tell_what_was_done() {
         ..lab.config()
     });
     let reply = get(address, "/metrics");
+    let media = reply.header("content-type");
     assert!(
-        reply.header("content-type").starts_with("text/plain"),
+        media.starts_with("application/openmetrics-text"),
         "{reply:?}"
     );
-    let mut names = HashSet::new();
-    for rows in reply.body.lines().collect::<Vec<_>>().chunks(3) {
-        let (name, value) = rows[2].split_once(' ').expect("a name and a value");
-        assert!(
-            names.insert(name.to_owned()) && value.parse::<f64>().is_ok(),
-            "{rows:?}"
-        );
-        assert!(
-            rows[0].starts_with(&format!("# HELP {name} "))
-                && rows[1].starts_with(&format!("# TYPE {name} ")),
-            "{rows:?}"
-        );
-        // By the custom of Prometheus, what only grows is called so.
-        assert_eq!(
-            rows[1].ends_with(" counter"),
-            name.ends_with("_total"),
-            "{rows:?}"
-        );
+    let (lines, end) = reply.body.split_at(reply.body.len() - 6);
+    assert_eq!(end, "# EOF\n");
+    let (mut names, mut family, mut kind) = (HashSet::new(), "", "");
+    for line in lines.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            (family, kind) = rest.split_once(' ').expect("a name and a type");
+            assert!(names.insert(family), "{family} is there twice");
+            let reference = include_str!("../../../docs/reference/http.md");
+            assert!(reference.contains(&format!("`{family}`")), "{family}");
+        } else if !line.starts_with("# HELP ") {
+            let (name, value) = line.rsplit_once(' ').expect("a name and a value");
+            let sample = name.strip_prefix(family).unwrap_or("another's");
+            // What only grows is called so.
+            let suffix = if kind == "counter" { "_total" } else { "" };
+            let right = sample == suffix || sample.starts_with('{');
+            assert!(right && value.parse::<f64>().is_ok(), "{line}");
+        }
     }
     let done = post(
         address,
@@ -76,12 +76,89 @@ fn the_counters_tell_what_was_done() {
 }
 
 #[test]
+fn answers_are_counted_by_adapter_and_generation_as_gateways_read_them() {
+    let lab = Lab::new();
+    let (_server, address) = serve(Config {
+        slots: 1,
+        context: 4 << 20,
+        ..lab.config()
+    });
+    ask(address, "ticket", &lab.prompts[0]);
+    ask(address, "ticket", &lab.prompts[1]);
+    ask(address, "base", &lab.prompts[0]);
+    for (name, count) in [
+        (
+            "adapter_requests_total{adapter=\"ticket\",generation=\"1\"}",
+            2.0,
+        ),
+        (
+            "adapter_requests_total{adapter=\"base\",generation=\"0\"}",
+            1.0,
+        ),
+        (
+            "time_to_first_token_seconds_count{adapter=\"ticket\",generation=\"1\"}",
+            2.0,
+        ),
+        (
+            "request_seconds_count{adapter=\"ticket\",generation=\"1\"}",
+            2.0,
+        ),
+    ] {
+        assert_eq!(
+            metric(address, &format!("translora:{name}")),
+            count,
+            "{name}"
+        );
+    }
+    let info = |running: &str, waiting: &str| {
+        let labels = format!(
+            "running_lora_adapters=\"{running}\",waiting_lora_adapters=\"{waiting}\",max_lora=\"64\""
+        );
+        get(address, "/metrics")
+            .body
+            .contains(&format!("vllm:lora_requests_info{{{labels}}} "))
+    };
+    assert!(info("", ""));
+    let mut running = endless(address, "second");
+    running.events().expect("it has begun");
+    let waiting = thread::spawn(move || endless(address, "ticket"));
+    let began = Instant::now();
+    while !info("second", "ticket") {
+        assert!(began.elapsed() < Duration::from_secs(30), "nobody waits");
+    }
+    drop(running);
+    drop(waiting.join().expect("it was answered"));
+}
+
+#[test]
+fn any_of_several_keys_is_taken() {
+    let lab = Lab::new();
+    let (_server, address) = serve(Config {
+        api_keys: vec!["one".into(), "two".into()],
+        ..lab.config()
+    });
+    for (key, status) in [
+        ("one", 200),
+        ("two", 200),
+        ("on", 401),
+        ("one,two", 401),
+        ("", 401),
+    ] {
+        let bearer = format!("Bearer {key}");
+        for header in [("Authorization", bearer.as_str()), ("x-api-key", key)] {
+            let reply = open(address, "GET", "/v1/models", &[header], b"").whole();
+            assert_eq!(reply.status, status, "{header:?}");
+        }
+    }
+}
+
+#[test]
 fn health_needs_no_key_and_no_slot() {
     let lab = Lab::new();
     let (_server, address) = serve(Config {
         slots: 1,
         context: 4 << 20,
-        api_key: Some("secret".into()),
+        api_keys: vec!["secret".into()],
         ..lab.config()
     });
     let body = json!({ "prompt": "on and", "stream": true, "max_tokens": 1_000_000 });

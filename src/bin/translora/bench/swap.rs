@@ -172,7 +172,7 @@ impl Swap {
             jobs: translora::jobs::Config::default(),
             hosts: vec!["127.0.0.1".into()],
             port: 0,
-            api_key: None,
+            api_keys: Vec::new(),
             origins: Vec::new(),
             slots: 2,
             context: 0,

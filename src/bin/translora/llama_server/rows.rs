@@ -14,7 +14,7 @@ const TRAINED_CONTEXT: &str = "positions are those that the model was trained wi
 const ALWAYS: &str = "it is always there";
 const NO_DRAFT: &str = "there is no draft model and no speculation";
 const TEXT_ONLY: &str = "this server answers text with text only";
-const LOGS: &str = "the log is standard error; --quiet and --verbose change it";
+const LOGS: &str = "the log is standard error; --log-level and --log-format change it";
 const NO_TLS: &str = "there is no TLS: put a proxy in front";
 const REQUEST_ONLY: &str = "a request says so for itself";
 
