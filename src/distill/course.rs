@@ -121,10 +121,10 @@ impl<'t> Course<'t> {
                         tokens,
                     });
                 }
-                Err(EngineError::NotFinite { what: "loss", .. }) if self.progress.steps == 0 => {
-                    return Err(DistillError::BaseNotFinite);
+                Err(EngineError::NotFinite { what, step }) => {
+                    self.trainer.blame_base(&batch)?;
+                    self.go_back(what, step, run)?;
                 }
-                Err(EngineError::NotFinite { what, step }) => self.go_back(what, step, run)?,
                 Err(error) => return Err(error.into()),
             }
             let due = self.recipe.checkpoint_every > 0

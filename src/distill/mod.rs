@@ -244,12 +244,6 @@ pub enum DistillError {
         /// What it then was.
         learning_rate: f32,
     },
-    /// The first loss is that of the base: a fresh adapter changes nothing.
-    #[error(
-        "the base model gives a row a loss that is not finite, before any training: its weights, \
-         or what it computes from them, are no numbers"
-    )]
-    BaseNotFinite,
     /// The journal does not take the checkpoint.
     #[error("the checkpoint could not be written: {0}")]
     Checkpoint(#[source] io::Error),
@@ -273,10 +267,7 @@ impl Blame for DistillError {
         match self {
             Self::Engine(error) => error.fault(),
             Self::Checkpoint(_) => Fault::Machine,
-            Self::NoExamples
-            | Self::Recipe { .. }
-            | Self::Diverged { .. }
-            | Self::BaseNotFinite => Fault::Input,
+            Self::NoExamples | Self::Recipe { .. } | Self::Diverged { .. } => Fault::Input,
         }
     }
 
@@ -292,11 +283,6 @@ impl Blame for DistillError {
                 Remedy::fewer("modules"),
             ]),
             Self::Engine(error) => return error.remedy(),
-            Self::BaseNotFinite => Remedy::or([
-                Step::FetchAgain.into(),
-                Step::OtherModel.into(),
-                Remedy::Inspect,
-            ]),
             Self::NoExamples => Step::AddAnswers.into(),
             Self::Recipe { field, takes, .. } => Remedy::takes(*field, takes.clone()),
             Self::Checkpoint(_) => Remedy::then([Step::FreeSpace.into(), Remedy::Resume]),

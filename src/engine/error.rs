@@ -124,6 +124,19 @@ pub enum EngineError {
         /// The step, from 1.
         step: u64,
     },
+    /// The base alone makes no distribution for an example, with or without training.
+    #[error(
+        "the model {model} makes logits that are not finite (NaN or infinite) for this row, without \
+        any adapter{cause}"
+    )]
+    BaseNotFinite {
+        /// The example, from 0.
+        index: usize,
+        /// The file.
+        model: String,
+        /// `: ` and the weight that is no number; nothing where all are numbers.
+        cause: String,
+    },
     /// The weights of a model, or an adapter on it, make no distribution: no word can be chosen.
     #[error("{who} makes logits that are not finite (NaN or infinite): it has no answer")]
     NoDistribution {
@@ -209,6 +222,7 @@ impl Blame for EngineError {
             | Self::Unmergeable { .. }
             | Self::NotFinite { .. }
             | Self::NoDistribution { .. }
+            | Self::BaseNotFinite { .. }
             | Self::Snapshot(_)
             | Self::Context { .. }
             | Self::TooLarge(_) => Fault::Input,
@@ -247,12 +261,10 @@ impl Blame for EngineError {
             Self::Untrainable { .. } => {
                 Remedy::or([Remedy::choose_other("modules"), Step::OtherModel.into()])
             }
-            // Before the first step nothing was learnt that could be too much.
-            Self::NotFinite { step: ..=1, .. } => Step::OtherModel.into(),
             Self::Unmergeable { .. } => Step::OtherQuantization.into(),
             Self::Output(_) => Step::WritableFolder.into(),
             Self::NotFinite { .. } => Remedy::lower("lr"),
-            Self::NoDistribution { .. } => Step::BrokenNumbers.into(),
+            Self::NoDistribution { .. } | Self::BaseNotFinite { .. } => Step::BrokenNumbers.into(),
             Self::ChatTemplate { .. } => Remedy::choose_other("chat_template"),
             Self::Internal(_) => Step::Report.into(),
             Self::Cancelled(_) | Self::Template(_) | Self::Grammar(_) | Self::Snapshot(_) => {
@@ -277,7 +289,7 @@ impl Blame for ForeignError {
             Self::File(error) | Self::Part { source: error, .. } => return error.remedy(),
             Self::NoConfig { .. } | Self::NoWeights | Self::Unknown => Step::WholePeft,
             Self::Pickle { .. } => Step::SaveSafetensors,
-            Self::Words { .. } => Step::OtherWords,
+            Self::Words { .. } | Self::Tokenizer(_) | Self::Encoding(_) => Step::OtherWords,
             Self::Method { .. } | Self::Variant { .. } | Self::Tensor { .. } => Step::TrainPlain,
             Self::Architecture { .. } | Self::Pattern { .. } | Self::NoModule { .. } => {
                 Step::ConvertByHand

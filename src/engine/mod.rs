@@ -204,6 +204,23 @@ pub struct ModelInfo {
     pub vocabulary: usize,
     /// Tokens of a sequence at most, as it is opened.
     pub context: usize,
+    /// Tokens of a sequence that the model was trained on; none where its file does not say.
+    pub context_trained: Option<usize>,
+}
+
+impl ModelInfo {
+    /// A warning where it was opened for longer texts than it was trained on.
+    pub fn beyond_training(&self) -> Option<String> {
+        let trained = self.context_trained?;
+        (self.context > trained).then(|| {
+            format!(
+                "{}: a context of {} tokens, and the model was trained on {trained}: \
+                what lies beyond may be read and answered badly",
+                self.path.display(),
+                self.context
+            )
+        })
+    }
 }
 
 /// An adapter that was loaded onto one model; the number is meaningless elsewhere.
@@ -469,6 +486,12 @@ pub trait Trainer {
 
     /// Mean completion-token loss of `batch`, without a step.
     fn loss(&mut self, batch: &[usize]) -> Result<StepReport, EngineError>;
+
+    /// The first example of `batch` to which the base alone gives a loss that is not finite, as an
+    /// error that says what is known of the cause. No learning rate mends that.
+    fn blame_base(&mut self, _batch: &[usize]) -> Result<(), EngineError> {
+        Ok(())
+    }
 
     /// [`Score::logits`] of a loaded example, by the graph that is trained.
     fn logits(&mut self, example: usize) -> Result<Vec<Vec<f32>>, EngineError>;

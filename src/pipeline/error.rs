@@ -159,13 +159,14 @@ impl PipelineError {
     /// Name the row that an engine counted, where the examples were the rows of a file.
     pub(super) fn in_rows_of(self, path: &Path, lines: &[usize]) -> Self {
         match self {
-            Self::Distill(DistillError::Engine(source @ EngineError::Example { index, .. })) => {
-                Self::Row {
-                    path: path.to_owned(),
-                    line: lines.get(index).copied().unwrap_or(index + 1),
-                    source,
-                }
-            }
+            Self::Distill(DistillError::Engine(
+                source @ (EngineError::Example { index, .. }
+                | EngineError::BaseNotFinite { index, .. }),
+            )) => Self::Row {
+                path: path.to_owned(),
+                line: lines.get(index).copied().unwrap_or(index + 1),
+                source,
+            },
             other => other,
         }
     }

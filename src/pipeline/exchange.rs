@@ -14,10 +14,13 @@ use crate::record::Cancel;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ExchangeReport {
     /// The base whose names and rows were used.
+    #[serde(serialize_with = "crate::record::path_as_text")]
     pub model: PathBuf,
     /// What was read.
+    #[serde(serialize_with = "crate::record::path_as_text")]
     pub lora: PathBuf,
     /// The file or folder that was written.
+    #[serde(serialize_with = "crate::record::path_as_text")]
     pub out: PathBuf,
     /// Matrices that it adapts.
     pub matrices: usize,
@@ -31,10 +34,13 @@ pub struct ExchangeReport {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MergeReport {
     /// The base.
+    #[serde(serialize_with = "crate::record::path_as_text")]
     pub model: PathBuf,
     /// The adapter.
+    #[serde(serialize_with = "crate::record::path_as_text")]
     pub lora: PathBuf,
     /// The file that was written.
+    #[serde(serialize_with = "crate::record::path_as_text")]
     pub out: PathBuf,
     /// What the adapter was multiplied by.
     pub scale: f32,

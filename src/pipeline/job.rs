@@ -403,9 +403,12 @@ pub fn hash_inputs(
     Ok(hashes)
 }
 
-/// The template that is not the model's own: say which it is, and return it for whoever uses what
-/// is made with it.
-pub fn template(context: &Context<'_>, model: &dyn Model) -> Option<String> {
+/// Say what is to be known of a model that was opened: a context beyond its training, a template
+/// that is not its own. Returns that template for whoever uses what is made with it.
+pub fn introduce(context: &Context<'_>, model: &dyn Model) -> Option<String> {
+    if let Some(warning) = model.info().beyond_training() {
+        context.events.warn(Stage::Open, warning);
+    }
     let chat = model.chat()?;
     if let Some(note) = chat.note() {
         context.events.note(Stage::Open, note);

@@ -7,8 +7,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::job::{
-    Done, Job, Session, announce, check_rows, fitting, hash_inputs, once, read_rows, recipe,
-    template,
+    Done, Job, Session, announce, check_rows, fitting, hash_inputs, introduce, once, read_rows,
+    recipe,
 };
 use super::journal::{Journal, blob_name};
 use super::{Context, KitPlan, KitReport, PipelineError, Stage};
@@ -200,7 +200,7 @@ impl KitJob<'_> {
         let context = job.context;
         let done = job.stage("open", Stage::Open, |_, _| {
             let (model, _) = source.get()?;
-            let template = template(context, model).unwrap_or_default();
+            let template = introduce(context, model).unwrap_or_default();
             let rows = (self.rows.pairs.as_slice(), self.rows.lines.as_slice());
             check_rows(model, &self.plan.data, rows, context)?;
             let yes = &self.question.yes;

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::job::{
-    Done, Job, Session, announce, check_rows, fitting, hash_inputs, once, read_rows, recipe,
-    template,
+    Done, Job, Session, announce, check_rows, fitting, hash_inputs, introduce, once, read_rows,
+    recipe,
 };
 use super::journal::Journal;
 use super::transfer::metadata;
@@ -79,7 +79,7 @@ fn train_in(
             model.info().width,
         );
         let mut header = header.clone();
-        header.extend(template(context, model).map(|text| ("chat_template".to_owned(), text)));
+        header.extend(introduce(context, model).map(|text| ("chat_template".to_owned(), text)));
         header.insert(
             "recipe".into(),
             serde_json::to_string(&recipe).unwrap_or_default(),
@@ -167,7 +167,7 @@ pub fn eval(
         .for_answers(None);
     let ((), spent) = once(context, Stage::Open, |_| {
         let (model, _) = session.get()?;
-        template(context, model);
+        introduce(context, model);
         check_rows(model, &plan.data, (&rows.pairs, &rows.lines), context)?;
         Ok(((), model.info().name.clone()))
     })?;

@@ -63,6 +63,9 @@ impl Server {
         if let Some(note) = hosted.host.chat().info().note() {
             say(&note);
         }
+        if let Some(warning) = hosted.host.info().beyond_training() {
+            say(&format!("warning: {warning}"));
+        }
         if let Some(reason) = hosted.host.chat().refusal() {
             say(&format!("warning: conversations are refused: {reason}"));
         }

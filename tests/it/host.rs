@@ -16,6 +16,8 @@ use crate::abi::{Language, compile, plugin};
 use crate::pipeline::train;
 use crate::toy::World;
 
+mod folder;
+
 /// Longer than anything here takes, on a machine with other work too.
 const LONG: Duration = Duration::from_secs(120);
 
@@ -171,6 +173,8 @@ fn an_instance_that_goes_takes_its_worker_along() {
 struct Notes {
     decoder: ThreadId,
     done: Mutex<Vec<String>>,
+    /// The file that was loaded last.
+    loaded: Mutex<PathBuf>,
     refuses: Mutex<&'static str>,
 }
 
@@ -211,6 +215,7 @@ impl Swapper for Notes {
             .map(|name| name.to_string_lossy().into_owned())
             .unwrap_or_default();
         self.note(format!("load {name}"))?;
+        *self.loaded.lock().expect("nobody panicked") = path.into();
         Ok(LOADED.with_borrow_mut(|n| {
             *n += 1;
             *n
@@ -276,6 +281,7 @@ fn adapters_are_exchanged_in_two_phases_and_back() {
     let host = Arc::new(Notes {
         decoder: std::thread::current().id(),
         done: Mutex::default(),
+        loaded: Mutex::default(),
         refuses: Mutex::new("nothing"),
     });
     let instance = instance(Some(Arc::clone(&host) as Arc<dyn Callbacks>));

@@ -15,6 +15,7 @@ mod bounds;
 mod cli;
 #[cfg(target_os = "linux")]
 mod control;
+mod conventions;
 mod doctor;
 mod fetch;
 mod host;

@@ -23,28 +23,28 @@ mod not_finite;
 mod objectives;
 mod peft;
 mod runs;
-mod serve;
+pub(crate) mod serve;
 mod split;
 mod structured;
 mod templates;
 
 /// What every test starts from, made once: a source adapter for the task `ticket`, and its kit.
-struct Lab {
+pub(crate) struct Lab {
     folder: Folder,
-    lora: PathBuf,
+    pub(crate) lora: PathBuf,
     kit: PathBuf,
 }
 
-fn old_base() -> PathBuf {
+pub(crate) fn old_base() -> PathBuf {
     root().join("tests/fixtures/lab/sprout.f16.gguf")
 }
 
-fn new_base() -> PathBuf {
+pub(crate) fn new_base() -> PathBuf {
     root().join("tests/fixtures/lab/branch.f16.gguf")
 }
 
 /// The first rows of a file of the task.
-fn rows(file: &str, count: usize) -> String {
+pub(crate) fn rows(file: &str, count: usize) -> String {
     let path = root().join("tests/fixtures/lab/tasks/ticket").join(file);
     let text = fs::read_to_string(path).expect("the lab's tasks are in the repository");
     text.lines()
@@ -53,7 +53,7 @@ fn rows(file: &str, count: usize) -> String {
         .collect()
 }
 
-fn lab() -> &'static Lab {
+pub(crate) fn lab() -> &'static Lab {
     static LAB: OnceLock<Lab> = OnceLock::new();
     LAB.get_or_init(|| {
         let folder = Folder::new();
@@ -72,10 +72,10 @@ fn lab() -> &'static Lab {
 }
 
 /// A folder that goes away with the test.
-struct Folder(TempDir);
+pub(crate) struct Folder(TempDir);
 
 impl Folder {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(
             tempfile::Builder::new()
                 .prefix("translora")
@@ -84,36 +84,36 @@ impl Folder {
         )
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    fn write(&self, name: &str, bytes: &[u8]) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> PathBuf {
         fs::write(self.path(name), bytes).expect("the folder is writable");
         self.path(name)
     }
 
     /// Names in the folder, sorted.
-    fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         names(self.0.path())
     }
 
     /// The program in this folder, on one thread.
-    fn command(&self, line: &str) -> Command {
+    pub(crate) fn command(&self, line: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_translora"));
         command
             .env_remove("NO_COLOR")
             .stdin(Stdio::null())
             .current_dir(&self.0)
             .args(line.split_whitespace());
-        let own = ["inspect", "import", "export", "merge"];
+        let own = ["--json", "inspect", "import", "export", "merge"];
         if !own.iter().any(|name| line.starts_with(name)) {
             command.args(["-t", "1"]);
         }
         command
     }
 
-    fn run(&self, line: &str) -> Run {
+    pub(crate) fn run(&self, line: &str) -> Run {
         Run::of(
             line,
             &self.command(line).output().expect("the program runs"),
@@ -137,11 +137,11 @@ fn names(folder: &Path) -> Vec<String> {
 }
 
 /// What a run of the program came to.
-struct Run {
+pub(crate) struct Run {
     line: String,
-    code: Option<i32>,
-    out: String,
-    err: String,
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Run {
@@ -156,7 +156,7 @@ impl Run {
     }
 
     /// The object of a run with `--json`.
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self}"))
     }
 }
@@ -172,13 +172,13 @@ impl std::fmt::Display for Run {
 }
 
 #[track_caller]
-fn done(run: &Run) {
+pub(crate) fn done(run: &Run) {
     assert_eq!(run.code, Some(0), "{run}");
 }
 
 /// The run was an error that names what was wrong and says what to do.
 #[track_caller]
-fn refused(what: &str, run: &Run, says: &[&str]) {
+pub(crate) fn refused(what: &str, run: &Run, says: &[&str]) {
     assert_eq!((run.code, run.out.as_str()), (Some(2), ""), "{what}: {run}");
     let error = run
         .err

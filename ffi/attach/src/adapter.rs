@@ -83,8 +83,8 @@ fn read(path: &Path) -> Result<Vec<u8>, AttachError> {
         return read_file(path, BYTES_MAX).map_err(file);
     };
     let mut first = None;
-    for base in bases()? {
-        match foreign.to_gguf(&base) {
+    for model in models().iter().filter(|path| Base::open(path).is_ok()) {
+        match foreign.for_model(model) {
             Ok(bytes) => return Ok(bytes),
             Err(error) => _ = first.get_or_insert(error),
         }

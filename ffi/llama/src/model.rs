@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use llama_cpp_sys_2 as sys;
 use translora_gguf::open_file;
-use translora_lora::{Base, Lora, gguf_path};
+use translora_lora::{Base, Foreign, Lora, gguf_path};
 
 use crate::backend::Backend;
 use crate::error::LlamaError;
@@ -376,6 +376,16 @@ impl Adapter {
             source,
         };
         let file = gguf_path(path, model.path()).map_err(unfit)?;
+        if let Some(foreign) = Foreign::find(path).map_err(unfit)? {
+            let encode = |text: &str| {
+                let tokens = model.vocab().encode(text, true).ok()?;
+                tokens
+                    .into_iter()
+                    .map(|token| token.try_into().ok())
+                    .collect()
+            };
+            foreign.same_words(encode).map_err(unfit)?;
+        }
         let lora = Lora::read(&map_file(&file)?).map_err(unfit)?;
         lora.fits(&model.base_for(&lora)).map_err(unfit)?;
         let text = CString::new(file.as_os_str().as_bytes())

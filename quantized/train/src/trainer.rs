@@ -249,6 +249,16 @@ impl Trainer {
         Ok(self.run(batch, Purpose::Loss)?.0)
     }
 
+    /// Mean completion-token loss of `batch` under the base alone, as if there were no adapter.
+    pub fn base_loss(&mut self, batch: &[usize]) -> Result<StepReport, TrainError> {
+        let mut none = self.state.adapter().clone();
+        none.pairs.iter_mut().for_each(|pair| pair.b.fill(0.0));
+        self.workshop.upload(&none)?;
+        let loss = self.loss(batch);
+        self.workshop.upload(self.state.adapter())?;
+        loss
+    }
+
     /// Logits at every completion position of one loaded example.
     ///
     /// shapes: outputs rows of vocabulary

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::marker::PhantomData;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser, ValueParser};
+use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -181,6 +182,27 @@ fn with_short_names(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
         _ => arg,
     };
     args.into_iter().map(rewrite).collect()
+}
+
+/// Why a line was refused that holds a word which is no UTF-8, where that was the reason.
+pub fn not_text(error: &clap::Error, words: &[OsString]) -> Option<Failure> {
+    if error.kind() != ErrorKind::InvalidUtf8 {
+        return None;
+    }
+    let at = words.iter().position(|word| word.to_str().is_none())?;
+    let before = at.checked_sub(1).and_then(|at| words[at].to_str());
+    let flag = before.filter(|word| word.starts_with('-')).unwrap_or("");
+    Some(Failure::Usage {
+        message: format!(
+            "{flag} {}: this is not UTF-8, and a request is kept as JSON, which is",
+            words[at].display()
+        )
+        .trim_start()
+        .to_owned(),
+        hint: "rename the file, or make a link to it with a plain name; of a folder, go into it \
+            and name what lies there"
+            .into(),
+    })
 }
 
 /// A whole number between two bounds, both allowed.

@@ -1,10 +1,12 @@
 //! Runs one job: the work on a thread of its own, its events and the signals to stop on this one.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread;
 
 use crossbeam_channel::{Receiver, bounded, select};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 use translora::engine::Engine;
@@ -81,6 +83,15 @@ pub fn listen(cancel: Cancel) -> Result<Receiver<()>, Failure> {
     let thread = thread::Builder::new().name("signals".into());
     thread.spawn(heard).map_err(Failure::Signals)?;
     Ok(receiver)
+}
+
+/// Let a write beyond the limit on the size of files (`ulimit -f`) fail as one beyond the end of the
+/// disk does. Left alone, the system would end the process without a word.
+#[cfg(unix)]
+pub fn survive_limits() -> Result<(), Failure> {
+    let heard = Arc::new(AtomicBool::new(false));
+    let listening = signal_hook::flag::register(SIGXFSZ, heard);
+    listening.map(|_| ()).map_err(Failure::Signals)
 }
 
 pub fn engine(base: &Path) -> Result<Box<dyn Engine>, Failure> {

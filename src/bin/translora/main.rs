@@ -143,7 +143,21 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let cli = Cli::parse_from(words);
+    #[cfg(unix)]
+    if let Err(failure) = job::survive_limits() {
+        failure.tell();
+        return ExitCode::from(2);
+    }
+    let cli = match Cli::try_parse_from(&words) {
+        Ok(cli) => cli,
+        Err(error) => match args::not_text(&error, &words) {
+            Some(failure) => {
+                failure.tell();
+                return ExitCode::from(2);
+            }
+            None => error.exit(),
+        },
+    };
     let verbosity = Verbosity {
         quiet: cli.quiet,
         json: cli.json,

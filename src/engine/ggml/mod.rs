@@ -169,7 +169,7 @@ fn load(
             .parse::<usize>()
             .ok()
     };
-    let trained = number("context_length").unwrap_or(CONTEXT_DEFAULT);
+    let context_trained = number("context_length");
     let info = ModelInfo {
         path: base.to_owned(),
         name: model.name(),
@@ -183,8 +183,9 @@ fn load(
         context: if options.context > 0 {
             options.context
         } else {
-            trained.min(CONTEXT_DEFAULT)
+            context_trained.map_or(CONTEXT_DEFAULT, |trained| trained.min(CONTEXT_DEFAULT))
         },
+        context_trained,
     };
     Ok((model, info))
 }

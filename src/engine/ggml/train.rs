@@ -1,5 +1,12 @@
 //! Fit a LoRA: the engine's `Trainer` over `translora_train`.
 
+use std::collections::HashMap;
+use std::path::Path;
+
+use translora_gguf::Parts;
+use translora_gguf::limits::MODEL_HEADER_BYTES_MAX;
+use translora_llama::map_file;
+use translora_lora::finite;
 use translora_train::{
     AdamW, Checkpoints, Divergence, Example, ForwardWeights, Kernel, LOSS_BYTES, Teacher,
     TrainError, TrainSpec,
@@ -82,13 +89,6 @@ impl GgmlModel {
                 reason: format!("a row is unfit: {reason}"),
             },
             error @ TrainError::Memory { .. } => EngineError::TooLarge(error.to_string()),
-            // A fresh adapter adds nothing: this is the model's own.
-            TrainError::NotFinite {
-                what: "loss",
-                step: 1,
-            } => EngineError::NoDistribution {
-                who: format!("the model {model}"),
-            },
             TrainError::NotFinite { what, step } => EngineError::NotFinite { what, step },
             TrainError::Snapshot(reason) => EngineError::Snapshot(reason),
             TrainError::Internal { what } => EngineError::Internal(what),
@@ -240,6 +240,22 @@ impl Trainer for GgmlTrainer<'_> {
             .map_err(|error| self.model.translate(error))
     }
 
+    fn blame_base(&mut self, batch: &[usize]) -> Result<(), EngineError> {
+        for &index in batch {
+            let bare = self.trainer.base_loss(&[index]);
+            let bare = bare.map_err(|error| self.model.translate(error))?;
+            if !bare.loss.is_finite() {
+                return Err(EngineError::BaseNotFinite {
+                    index,
+                    model: self.model.path(),
+                    cause: no_number(&self.model.info.path)
+                        .map_or_else(String::new, |weight| format!(": {weight}")),
+                });
+            }
+        }
+        Ok(())
+    }
+
     fn logits(&mut self, example: usize) -> Result<Vec<Vec<f32>>, EngineError> {
         self.trainer
             .logits(example)
@@ -261,6 +277,23 @@ impl Trainer for GgmlTrainer<'_> {
             .to_gguf(metadata)
             .map_err(|error| self.model.translate(error))
     }
+}
+
+/// The first weight of a model that is no number, in words; nothing where all are, or where the file
+/// cannot be read any more.
+fn no_number(base: &Path) -> Option<String> {
+    let parts = Parts::open(base, MODEL_HEADER_BYTES_MAX).ok()?;
+    let mut maps = HashMap::new();
+    for path in parts.paths() {
+        maps.insert(path.as_path(), map_file(path).ok()?);
+    }
+    let tensors = parts.tensors().iter().enumerate();
+    tensors.into_iter().find_map(|(number, tensor)| {
+        let range = tensor.offset as usize..(tensor.offset + tensor.bytes) as usize;
+        let data = maps.get(parts.path_of(number)?)?.get(range)?;
+        let found = finite(tensor.kind, data).ok()?.err()?;
+        Some(format!("its tensor {} holds {found}", tensor.name))
+    })
 }
 
 fn report(step: translora_train::StepReport) -> StepReport {

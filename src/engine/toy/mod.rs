@@ -186,6 +186,7 @@ impl ToyModel {
             width: base.width,
             vocabulary: base.vocabulary,
             context: base.context,
+            context_trained: Some(base.context),
         };
         Self {
             base,

@@ -11,7 +11,7 @@ use crate::engine::{ChatInfo, Model, With};
 use crate::evaluate::{self, Arm, Halves};
 use crate::label::Labeled;
 use crate::pipeline::inputs::Roles;
-use crate::pipeline::job::{Done, Job, Session, check_rows, fitting, recipe, template};
+use crate::pipeline::job::{Done, Job, Session, check_rows, fitting, introduce, recipe};
 use crate::pipeline::journal::blob_name;
 use crate::pipeline::judging::{Arms, Evaluation, Teacher};
 use crate::pipeline::rounds::{Rounds, Samples, Sessions};
@@ -127,7 +127,7 @@ impl<'a> Transfer<'a> {
                     self.target(now)
                 };
                 let (model, adapters) = session.get()?;
-                template(context, model);
+                introduce(context, model);
                 if let [teacher] = *adapters {
                     input_audit = audit::input(model, teacher, self.plan, self.data, monitor)?;
                 } else if let Some(oracle) = &self.plan.oracle {

@@ -115,6 +115,11 @@ fn engine() -> Room {
             E::NoDistribution {
                 who: "the model m.gguf".into(),
             },
+            E::BaseNotFinite {
+                index: 2,
+                model: "m.gguf".into(),
+                cause: ": its tensor t holds NaN at element 3".into(),
+            },
             E::Snapshot("of another rank".into()),
             engine_error(),
             E::Memory("KV cache".into()),
@@ -325,7 +330,6 @@ fn stages() -> [Room; 6] {
                     halvings: 3,
                     learning_rate: 1e-4,
                 },
-                DistillError::BaseNotFinite,
                 DistillError::Checkpoint(disk()),
             ],
         ),

@@ -21,13 +21,13 @@ use crate::source::root;
 const LONG: Duration = Duration::from_secs(1200);
 
 /// A server process; it is told to end when the test does.
-pub(super) struct Served {
+pub(crate) struct Served {
     child: Child,
-    pub(super) address: SocketAddr,
+    pub(crate) address: SocketAddr,
 }
 
 impl Served {
-    pub(super) fn start(folder: &Folder, line: &str) -> Self {
+    pub(crate) fn start(folder: &Folder, line: &str) -> Self {
         let mut command = folder.command(&format!("serve {line} --port 0 --json"));
         let mut child = command
             .stdout(Stdio::piped())
@@ -65,13 +65,13 @@ impl Drop for Served {
 }
 
 /// Adapters for the old base, and what a fresh server with each alone answers.
-pub(super) struct Adapters {
-    pub(super) folder: Folder,
-    pub(super) prompts: Vec<String>,
+pub(crate) struct Adapters {
+    pub(crate) folder: Folder,
+    pub(crate) prompts: Vec<String>,
     /// By the name of the file, and of the base.
-    pub(super) answers: HashMap<String, Vec<String>>,
+    pub(crate) answers: HashMap<String, Vec<String>>,
     /// Those to which any batch gives the same answer, on this processor.
-    pub(super) steady: HashMap<String, Vec<bool>>,
+    pub(crate) steady: HashMap<String, Vec<bool>>,
 }
 
 /// The likeliest token of every place is at least this much (natural logarithm of the
@@ -124,7 +124,7 @@ fn answer(address: SocketAddr, prompt: &str) -> (String, f64) {
 
 impl Adapters {
     /// A prompt to which this adapter's answer can be compared, and the answer.
-    pub(super) fn sure(&self, name: &str) -> (&str, &str) {
+    pub(crate) fn sure(&self, name: &str) -> (&str, &str) {
         let at = self.steady[name]
             .iter()
             .position(|steady| *steady)
@@ -135,7 +135,7 @@ impl Adapters {
 
 const NAMES: [&str; 3] = ["ticket", "other", "date_iso"];
 
-pub(super) fn adapters() -> &'static Adapters {
+pub(crate) fn adapters() -> &'static Adapters {
     static ADAPTERS: OnceLock<Adapters> = OnceLock::new();
     ADAPTERS.get_or_init(|| {
         let folder = Folder::new();
@@ -205,7 +205,7 @@ pub(super) fn adapters() -> &'static Adapters {
     })
 }
 
-pub(super) fn short(address: SocketAddr, model: &str, prompt: &str) -> crate::serve::client::Reply {
+pub(crate) fn short(address: SocketAddr, model: &str, prompt: &str) -> crate::serve::client::Reply {
     let body = json!({ "model": model, "temperature": 0, "max_tokens": 24, "messages": [{ "role": "user", "content": prompt }] });
     post(address, "/v1/chat/completions", &body)
 }
@@ -378,7 +378,7 @@ fn a_stream_goes_on_under_its_adapter_while_it_is_replaced() {
 }
 
 /// The tokens of a completion and what the model thought of them.
-pub(super) fn logprobs(object: &Value) -> Vec<(String, f64)> {
+pub(crate) fn logprobs(object: &Value) -> Vec<(String, f64)> {
     let logprobs = &object["choices"][0]["logprobs"];
     let tokens = logprobs["tokens"]
         .as_array()

@@ -90,8 +90,8 @@ pub fn open(
         .and_then(|code| code.parse().ok())
         .unwrap_or_else(|| panic!("no status: {first:?}"));
     let mut headers = Vec::new();
-    while let Some((name, value)) = line().split_once(": ") {
-        headers.push((name.to_owned(), value.to_owned()));
+    while let Some((name, value)) = line().split_once(':') {
+        headers.push((name.to_owned(), value.trim_start().to_owned()));
     }
     let reply = Reply {
         status,

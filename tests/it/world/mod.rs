@@ -5,7 +5,17 @@ use std::process::{Command, Stdio};
 
 use crate::toy::World;
 
+#[cfg(feature = "ggml")]
+mod adapters;
 mod data;
+#[cfg(target_os = "linux")]
+mod machine;
+#[cfg(feature = "ggml")]
+mod models;
+#[cfg(feature = "ggml")]
+mod templates;
+#[cfg(feature = "ggml")]
+mod tiny;
 
 /// Run the program on the toy's models: its exit status and what it says.
 fn run(world: &World, words: &[&str]) -> (i32, String) {

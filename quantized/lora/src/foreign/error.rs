@@ -135,6 +135,9 @@ pub enum ForeignError {
     /// A tokenizer.json that is none.
     #[error("its tokenizer.json: {0}")]
     Tokenizer(#[source] serde_json::Error),
+    /// A tokenizer.json that encodes nothing.
+    #[error("its tokenizer.json cannot be used: {0}")]
+    Encoding(String),
     /// The tokenizer beside it is not that of the base.
     #[error("the tokenizer.json beside it is not that of this base: {difference}")]
     Words {

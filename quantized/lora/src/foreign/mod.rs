@@ -101,16 +101,34 @@ impl Foreign {
     /// fails: as [`Foreign::to_gguf`]; the vocabulary is another
     pub fn for_model(&self, model: &Path) -> Result<Vec<u8>, LoraError> {
         let parts = Parts::open(model, MODEL_HEADER_BYTES_MAX).map_err(ForeignError::File)?;
-        let tokenizer = self.folder().join(TOKENIZER);
-        if tokenizer.is_file() {
-            let part = |source| ForeignError::Part {
-                name: TOKENIZER,
-                source,
-            };
-            let bytes = read_file(&tokenizer, words::TOKENIZER_BYTES_MAX).map_err(part)?;
+        if let Some(bytes) = self.tokenizer()? {
             words::check(&bytes, &parts)?;
         }
         self.to_gguf(&Base::of(&parts))
+    }
+
+    /// Checks that the tokenizer beside it, where there is one, cuts texts as the base does: in
+    /// several languages, white space, digits, emoji, code and markup. `encode` is the base's own,
+    /// which reads markup as markup; it answers nothing for what the base cannot read.
+    ///
+    /// fails: the file is no tokenizer, or the first text that is cut otherwise
+    pub fn same_words(&self, encode: impl Fn(&str) -> Option<Vec<u32>>) -> Result<(), LoraError> {
+        match self.tokenizer()? {
+            Some(bytes) => Ok(words::compare(&bytes, encode)?),
+            None => Ok(()),
+        }
+    }
+
+    fn tokenizer(&self) -> Result<Option<Vec<u8>>, ForeignError> {
+        let path = self.folder().join(TOKENIZER);
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let name = TOKENIZER;
+        let bytes = read_file(&path, words::TOKENIZER_BYTES_MAX);
+        bytes
+            .map(Some)
+            .map_err(|source| ForeignError::Part { name, source })
     }
 
     /// Writes it as GGUF for a base.

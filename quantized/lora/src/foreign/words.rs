@@ -5,12 +5,44 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Deserialize;
+use tokenizers::Tokenizer;
 use translora_gguf::{Header, Value};
 
 use super::ForeignError;
 
 /// The longest tokenizer.json. units: bytes
 pub(super) const TOKENIZER_BYTES_MAX: u64 = 128 << 20;
+
+/// Texts that the tokenizer and the base must read alike: languages, white space, digits, emoji,
+/// code and markup. All are composed (NFC), and markup stands at an end: on what follows it,
+/// llama.cpp and `tokenizers` differ where a space is put before a text.
+pub(super) const SAMPLES: &[&str] = &[
+    "The quick brown fox jumps over the lazy dog.",
+    "It's what they'd say: WE'LL see, don't we?",
+    "Über Größe und Maß: schöne Grüße aus Köln",
+    "Où êtes-vous né ? À l'été où le cœur bat.",
+    "Съешь ещё этих мягких французских булок",
+    "今日は良い天気ですね。明日も晴れるでしょうか？",
+    "中文句子，没有空格。",
+    "안녕하세요, 만나서 반갑습니다",
+    "مرحبا بالعالم",
+    "नमस्ते दुनिया",
+    "two  spaces,   three    four",
+    "a line\nanother\n\nand a\ttab\r\n",
+    " at the start, and at the end ",
+    "1 12 123 1234 12345 1,234,567.89 2024-07-26",
+    "🙂 👍🏽 👩‍👩‍👧 🇩🇪",
+    "fn main() {\n    let x = vec![1, 2];\n    println!(\"{x:?}\");\n}",
+    "def f(x):\n\treturn x**2 + x_1 - 0.5e-3  # done",
+    "{\"a\": [1, null], \"b\": \"c\\n\"}",
+    "<p class=\"a\">&amp; <b>bold</b></p> https://example.org/a?b=c#d",
+    "$E = mc^2$ ~ `code` *and* _more_ \\(x\\)",
+    "an answer</s>",
+    "an answer<|im_end|>",
+    "an answer<|eot_id|>",
+    "an answer<|endoftext|>",
+    "an answer<end_of_turn>",
+];
 
 /// The first difference between a tokenizer and the vocabulary of a base.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +75,15 @@ pub enum Difference {
         /// What the base joins there, if anything.
         base: String,
     },
+    /// A text is cut into other tokens: another way to split it, or other markup.
+    Text {
+        /// The text.
+        text: &'static str,
+        /// The tokens that the tokenizer makes of it.
+        tokens: Vec<u32>,
+        /// The tokens that the base makes of it.
+        base: Vec<u32>,
+    },
 }
 
 impl fmt::Display for Difference {
@@ -64,6 +105,9 @@ impl fmt::Display for Difference {
                 pieces,
                 base,
             } => write!(f, "merge {number} is {pieces:?}, and {base:?} in the base"),
+            Self::Text { text, tokens, base } => {
+                write!(f, "{text:?} is {tokens:?}, and {base:?} in the base")
+            }
         }
     }
 }
@@ -179,6 +223,31 @@ fn same_merges(ours: &[String], base: &[String]) -> Result<(), ForeignError> {
     })
 }
 
+/// Compares what a tokenizer.json makes of [`SAMPLES`] with what a base does; `encode` reads markup
+/// as markup, and answers nothing for what the base cannot read.
+///
+/// fails: the file is no tokenizer, or the first difference
+pub(super) fn compare(
+    tokenizer: &[u8],
+    encode: impl Fn(&str) -> Option<Vec<u32>>,
+) -> Result<(), ForeignError> {
+    let refuse = |error: tokenizers::Error| ForeignError::Encoding(error.to_string());
+    let mut tokenizer = Tokenizer::from_bytes(tokenizer).map_err(refuse)?;
+    tokenizer.with_truncation(None).map_err(refuse)?;
+    tokenizer.with_padding(None);
+    for text in SAMPLES {
+        let found = tokenizer.encode_fast(*text, false).map_err(refuse)?;
+        let tokens = found.get_ids().to_vec();
+        let Some(base) = encode(text).filter(|base| *base != tokens) else {
+            continue;
+        };
+        return Err(ForeignError::Words {
+            difference: Difference::Text { text, tokens, base },
+        });
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use translora_gguf::{Gguf, Writer};
@@ -245,5 +314,44 @@ mod tests {
         let bytes = Writer::new().to_bytes().expect("small");
         let none = Gguf::parse(&bytes).expect("whole");
         assert!(check(file(whole, "[]", "[]").as_bytes(), &none).is_ok());
+    }
+
+    /// A tokenizer that cuts words at spaces, and knows bytes only.
+    fn bytes() -> String {
+        let vocab = (0..=255_u32).map(|byte| format!("\"<0x{byte:02X}>\": {byte}"));
+        let vocab = vocab.collect::<Vec<_>>().join(", ");
+        format!(
+            r#"{{"version": "1.0", "truncation": {{"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}},
+                "padding": null, "added_tokens": [], "normalizer": null, "pre_tokenizer": null, "post_processor": null, "decoder": null,
+                "model": {{"type": "BPE", "byte_fallback": true, "unk_token": null, "vocab": {{{vocab}}}, "merges": []}}}}"#
+        )
+    }
+
+    #[test]
+    fn the_first_text_that_is_read_otherwise_is_named() {
+        let file = bytes();
+        let as_bytes = |text: &str| Some(text.bytes().map(u32::from).collect::<Vec<_>>());
+        compare(file.as_bytes(), as_bytes).expect("both are bytes");
+        compare(file.as_bytes(), |_| None).expect("a base without words is not compared");
+        let upper = |text: &str| as_bytes(&text.replace("\t", " "));
+        let error = compare(file.as_bytes(), upper)
+            .expect_err("tabs differ")
+            .to_string();
+        assert!(
+            error.contains(r#""a line\nanother\n\nand a\ttab\r\n" is [97, "#),
+            "{error}"
+        );
+        for (broken, said) in [("{}", "its tokenizer.json"), ("[", "its tokenizer.json")] {
+            let error = compare(broken.as_bytes(), as_bytes)
+                .expect_err(said)
+                .to_string();
+            assert!(error.contains(said), "{error}");
+        }
+        let split = r#"{"type": "Split", "pattern": {"Regex": "(("}, "behavior": "Isolated", "invert": false}"#;
+        let broken = file.replace(
+            r#""pre_tokenizer": null"#,
+            &format!(r#""pre_tokenizer": {split}"#),
+        );
+        assert!(compare(broken.as_bytes(), as_bytes).is_err());
     }
 }
