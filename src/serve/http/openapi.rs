@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use utoipa::openapi::schema::{
     AdditionalProperties, ArrayBuilder, ArrayItems, Object, ObjectBuilder, OneOfBuilder, Schema,
     SchemaType, Type,
@@ -266,6 +266,21 @@ fn narrow(schemas: &mut Value) {
         let kinds = schemas[list]["anyOf"].as_array_mut().into_iter().flatten();
         for kind in kinds.filter(|kind| kind["type"] == "array") {
             kind["minItems"] = 1.into();
+        }
+    }
+    // Whole numbers are read whatever their size.
+    for schema in schemas
+        .as_object_mut()
+        .into_iter()
+        .flat_map(Map::values_mut)
+    {
+        let fields = schema["properties"].as_object_mut();
+        for field in fields.into_iter().flat_map(Map::values_mut) {
+            if field["format"] == "int64"
+                && let Some(field) = field.as_object_mut()
+            {
+                field.remove("format");
+            }
         }
     }
     // Adapters have names here.
