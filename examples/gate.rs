@@ -363,7 +363,7 @@ impl Gate<'_> {
                 ..Train::default()
             }
             .plan()?;
-            quietly(|context| train(engine, &plan, context))?;
+            with_context(|context| train(engine, &plan, context))?;
         }
         Ok(out)
     }
@@ -390,7 +390,7 @@ impl Gate<'_> {
                 ..Kit::default()
             }
             .plan()?;
-            quietly(|context| kit(engine, &plan, context))?;
+            with_context(|context| kit(engine, &plan, context))?;
         }
         let aside = out.with_extension("rejected.gguf");
         if !out.is_file() && !aside.is_file() {
@@ -409,7 +409,7 @@ impl Gate<'_> {
                 ..Transfer::default()
             }
             .plan()?;
-            quietly(|context| transfer(engine, &plan, context))?;
+            with_context(|context| transfer(engine, &plan, context))?;
         }
         Ok([out, aside].into_iter().find(|path| path.is_file()))
     }
@@ -422,7 +422,7 @@ fn training() -> Training {
     }
 }
 
-fn quietly<T>(
+fn with_context<T>(
     work: impl FnOnce(&Context<'_>) -> Result<T, PipelineError>,
 ) -> Result<T, PipelineError> {
     work(&Context {

@@ -99,12 +99,12 @@ pub enum EngineError {
         reason: String,
     },
     /// The modules or layers are not those of the model.
-    #[error("{model}: modules {asked:?}: {reason}")]
+    #[error("{model}: modules {modules:?}: {reason}")]
     Modules {
         /// The model.
         model: String,
         /// The modules of the request.
-        asked: String,
+        modules: String,
         /// What is wrong with them.
         reason: String,
     },

@@ -337,7 +337,7 @@ pub fn command_line(world: &mut World) {
             .expect("a name")
             .to_owned()
     });
-    // Only the adapter that is live can be told to go.
+    // Only the adapter that is live can be unloaded.
     let (ok, said) = translora(&["adapters", "--attach", &socket, "rollback", &first]);
     assert!(
         !ok && said.contains(&first) && said.contains("hint:"),

@@ -48,9 +48,9 @@ pub fn has_another_backend() -> bool {
         .all(|name| std::env::var(name).is_ok())
 }
 
-/// The loader's one variable names the module, which hands the server the backend that stood there
-/// before. `TRANSLORA_OTHER_BACKEND` names a backend library, `TRANSLORA_OTHER_ARGS` what makes the
-/// server use it (`--rpc HOST:PORT -ngl 99`).
+/// The loader's one variable names the module, which passes the backend to the server that stood
+/// there before. `TRANSLORA_OTHER_BACKEND` names a backend library, `TRANSLORA_OTHER_ARGS` what
+/// makes the server use it (`--rpc HOST:PORT -ngl 99`).
 pub fn another_backend(world: &mut World) {
     let (Ok(library), Ok(more)) = (
         std::env::var("TRANSLORA_OTHER_BACKEND"),
@@ -65,7 +65,7 @@ pub fn another_backend(world: &mut World) {
         .into_iter()
         .chain(more.split_whitespace())
         .collect();
-    let asked = [0, 4, 8].map(|i| world.prompts[i].clone());
+    let prompts = [0, 4, 8].map(|i| world.prompts[i].clone());
     // One server after the other: some backends serve one at a time.
     let wanted = [0, 1].map(|i| {
         let lora = world.adapter(i).display().to_string();
@@ -81,7 +81,7 @@ pub fn another_backend(world: &mut World) {
             &more,
             &environment,
         );
-        asked.clone().map(|prompt| server.ask_anew(&prompt))
+        prompts.clone().map(|prompt| server.ask_anew(&prompt))
     });
     let server = Server::start_with(
         &world.place,
@@ -93,7 +93,7 @@ pub fn another_backend(world: &mut World) {
     for (adapter, prompt) in [(0, 0), (1, 0), (1, 1), (0, 1), (0, 2)] {
         server.load(&world.adapter(adapter));
         assert_eq!(
-            server.ask(&asked[prompt], 0),
+            server.ask(&prompts[prompt], 0),
             wanted[adapter][prompt],
             "prompt {prompt} with adapter {adapter}\n{}",
             server.said()

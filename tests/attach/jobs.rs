@@ -69,14 +69,14 @@ pub fn transfer_over_http(world: &mut World) {
         "source": lab.join("sprout.f16.gguf"), "source_lora": source_lora, "target": world.set.base, "seeds": lab.join("tasks/ticket/seeds.jsonl"),
         "eval": lab.join("tasks/ticket/eval.jsonl"), "out": out, "samples": 250, "epochs": 4.0, "lr": 2e-3, "threads": 1,
     });
-    let (stop, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let (stop, requests) = (AtomicBool::new(false), AtomicUsize::new(0));
     let answers: Mutex<Vec<(usize, bool, Vec<i64>)>> = Mutex::new(Vec::new());
     let live = AtomicBool::new(false);
     let mut ended = Value::Null;
     std::thread::scope(|scope| {
         for client in 0..CLIENTS {
-            let (server, prompts, stop, asked, answers, live) =
-                (&server, &prompts, &stop, &asked, &answers, &live);
+            let (server, prompts, stop, requests, answers, live) =
+                (&server, &prompts, &stop, &requests, &answers, &live);
             scope.spawn(move || {
                 for turn in client.. {
                     if stop.load(Ordering::SeqCst) {
@@ -85,7 +85,7 @@ pub fn transfer_over_http(world: &mut World) {
                     let prompt = turn * 5 % prompts.len();
                     let after = live.load(Ordering::SeqCst);
                     let answer = server.ask(&prompts[prompt], -1);
-                    asked.fetch_add(1, Ordering::Relaxed);
+                    requests.fetch_add(1, Ordering::Relaxed);
                     answers
                         .lock()
                         .expect("no client panics here")
@@ -109,7 +109,7 @@ pub fn transfer_over_http(world: &mut World) {
         println!(
             "  the transfer took {:.1} s, {} answers meanwhile",
             begun.elapsed().as_secs_f64(),
-            asked.load(Ordering::SeqCst)
+            requests.load(Ordering::SeqCst)
         );
     });
     assert_eq!(
@@ -283,7 +283,7 @@ pub fn transfer_by_command(world: &mut World) {
     let (old, new) = (world.short(None, &prompt), world.short_of(&out, &prompt));
     assert_ne!(old, new);
     assert_eq!(server.ask(&prompt, 0), new, "{}", server.said());
-    // A request that cannot be carried out is told before anything begins.
+    // A request that cannot be carried out is refused before anything begins.
     let (ok, said, _) = run("by-command.gguf", &[]);
     assert!(
         !ok && said.contains("by-command.gguf") && said.contains("hint:"),

@@ -15,7 +15,7 @@ pub fn hybrid(world: &mut World) {
 /// No attention at all.
 pub fn recurrent(world: &mut World) {
     let set = models::recurrent(&world.set, &world.place.folder);
-    // Random numbers say what some versions of the server find no text in, whoever asks.
+    // Random numbers say what some versions of the server find no text in, for any client.
     for adapter in &set.adapters[..2] {
         let lora = adapter.display().to_string();
         let stock = Server::start(

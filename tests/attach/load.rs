@@ -32,16 +32,16 @@ pub fn many_swaps(world: &mut World) {
     }
     let server = Server::start(&world.place, Way::Preload, &world.set.base, PLACE);
     server.load(&world.set.adapters[0]);
-    // Swaps that were asked for, and those that were answered: swap n puts in adapter n modulo 3.
-    let (asked, answered) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    // Swaps that were requested, and those that were answered: swap n puts in adapter n modulo 3.
+    let (requested, answered) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let stop = AtomicBool::new(false);
     let wrong: Mutex<Vec<String>> = Mutex::new(Vec::new());
     let (served, sure) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let early = RwLock::new(0);
     std::thread::scope(|scope| {
         for client in 0..CLIENTS {
-            let (asked, answered, stop, wrong, served, sure) =
-                (&asked, &answered, &stop, &wrong, &served, &sure);
+            let (requested, answered, stop, wrong, served, sure) =
+                (&requested, &answered, &stop, &wrong, &served, &sure);
             let (server, all) = (&server, &all);
             scope.spawn(move || {
                 for turn in client.. {
@@ -51,7 +51,7 @@ pub fn many_swaps(world: &mut World) {
                     let (prompt, wanted) = &all[turn * 5 % all.len()];
                     let from = answered.load(Ordering::SeqCst);
                     let got = server.ask(prompt, -1);
-                    let to = asked.load(Ordering::SeqCst);
+                    let to = requested.load(Ordering::SeqCst);
                     let fits = |n: usize| wanted[n % 3] == got;
                     served.fetch_add(1, Ordering::Relaxed);
                     sure.fetch_add(usize::from(from == to), Ordering::Relaxed);
@@ -66,7 +66,7 @@ pub fn many_swaps(world: &mut World) {
             });
         }
         for n in 1..=swaps {
-            asked.store(n, Ordering::SeqCst);
+            requested.store(n, Ordering::SeqCst);
             server.load(&world.set.adapters[n % 3]);
             answered.store(n, Ordering::SeqCst);
             if n == swaps / 4 {
@@ -131,7 +131,7 @@ fn known(world: &mut World) -> Vec<Known> {
     all
 }
 
-/// How far the gaps of a stock server move when it is asked by all clients at once.
+/// How far the gaps of a stock server move when all clients ask at once.
 fn noise(world: &World, adapter: &Path, all: &[Known]) -> f64 {
     let lora = adapter.display().to_string();
     let server = Server::start(

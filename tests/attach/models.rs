@@ -315,10 +315,10 @@ fn rename(
     fs::write(to, writer.to_bytes().expect("a small file")).expect("the folder is writable");
 }
 
-/// A change to a tensor, given its name, of its data and shape.
+/// A change to a tensor, by its name, of its data and shape.
 type Spoil<'a> = &'a dyn Fn(&str, &mut Vec<u8>, &mut Vec<u64>);
 
-/// Files that must change nothing, each with a word of the reason that is given.
+/// Files that must change nothing, each with a word of the reason.
 pub fn bad(set: &Set, folder: &Path) -> Vec<(PathBuf, &'static str)> {
     let good = fs::read(&set.adapters[0]).expect("an adapter");
     let write = |name: &str, bytes: &[u8]| {

@@ -1,4 +1,4 @@
-//! A llama-server under test, and the few words of HTTP that are needed to talk to it.
+//! A llama-server under test, and the little HTTP that its tests need.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -35,7 +35,7 @@ pub struct Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended by itself. A router is asked first, so that it ends its own servers.
+        // It may have ended by itself. A router is stopped first, so that it ends its own servers.
         if self.router {
             _ = Command::new("kill")
                 .arg(self.child.id().to_string())

@@ -63,7 +63,7 @@ const CASES: &[Case] = &[
 /// What is run only by its name, for it measures.
 const MEASURED: Case = ("decode speed", speed::decode_speed, &[]);
 
-/// Run the cases that are asked for.
+/// Run the cases that are selected.
 pub fn run(llama_server: &Path) -> ExitCode {
     let mut world = world(llama_server);
     let wanted: Vec<String> = std::env::args()

@@ -10,7 +10,7 @@
 #define HANG 3    /* info never returns */
 #define LEAVE 4   /* info ends the process as if all were well */
 #define UNWIND 5  /* info throws */
-#define LIE 6     /* everything answers well, whatever it was asked */
+#define LIE 6     /* everything answers well, whatever the call */
 #define MISSING 7 /* the entry has no info */
 
 #ifdef __cplusplus

@@ -13,7 +13,7 @@ use translora::pipeline::{self, Event, PipelineError, Verdict};
 use translora::record::{Pair, Prompt};
 use translora::request::{Inputs, Transfer};
 
-use crate::pipeline::{events_of, plan, quietly, resumed, sound, train, transfer};
+use crate::pipeline::{events_of, plan, resumed, sound, train, transfer, with_context};
 use crate::toy::{World, remedy, write_rows};
 use crate::wrapped::pass_on;
 
@@ -112,8 +112,9 @@ fn what_lies_on_the_disk_is_compared_with_what_was_trained() {
             out: world.path("spoilt.gguf"),
             ..plan.clone()
         };
-        let error = quietly(|context| pipeline::transfer(&Disk(&spoilt), &sound(&plan), context))
-            .unwrap_err();
+        let error =
+            with_context(|context| pipeline::transfer(&Disk(&spoilt), &sound(&plan), context))
+                .unwrap_err();
         assert!(
             matches!(error, PipelineError::Audit { .. }) && error.to_string().contains(says),
             "{says}: {error}"

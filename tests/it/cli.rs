@@ -16,7 +16,7 @@ fn translora() -> Command {
 }
 
 fn run(line: &str) -> (i32, String, String) {
-    told(
+    captured(
         &translora()
             .args(line.split_whitespace())
             .output()
@@ -24,7 +24,7 @@ fn run(line: &str) -> (i32, String, String) {
     )
 }
 
-fn told(output: &Output) -> (i32, String, String) {
+fn captured(output: &Output) -> (i32, String, String) {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("output is UTF-8");
     (
         output.status.code().expect("an exit code"),
@@ -122,7 +122,7 @@ fn a_missing_file_is_an_error_with_its_name_and_a_hint() {
     ];
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     for line in lines {
-        let (code, out, err) = told(
+        let (code, out, err) = captured(
             &translora()
                 .args(line.split(' '))
                 .current_dir(&folder)
@@ -156,7 +156,7 @@ fn nobody_reading_is_no_error_and_a_full_disk_is() {
         .spawn()
         .expect("the program runs");
     drop(child.stdout.take());
-    let (code, _, err) = told(&child.wait_with_output().expect("it ends"));
+    let (code, _, err) = captured(&child.wait_with_output().expect("it ends"));
     assert_eq!((code, err.as_str()), (0, ""));
     if let Ok(full) = std::fs::OpenOptions::new().write(true).open("/dev/full") {
         let output = translora()
@@ -165,7 +165,7 @@ fn nobody_reading_is_no_error_and_a_full_disk_is() {
             .stdout(full)
             .output()
             .expect("the program runs");
-        let (code, _, err) = told(&output);
+        let (code, _, err) = captured(&output);
         assert_eq!(code, 2);
         assert!(err.contains("cannot write to standard output"), "{err}");
     }
@@ -174,7 +174,7 @@ fn nobody_reading_is_no_error_and_a_full_disk_is() {
 #[test]
 fn inspect_names_what_it_sees() {
     let Some(model) = fixture() else { return };
-    let (code, out, err) = told(
+    let (code, out, err) = captured(
         &translora()
             .arg("inspect")
             .arg(&model)
@@ -186,7 +186,7 @@ fn inspect_names_what_it_sees() {
         out.contains("architecture") && out.contains("llama"),
         "{out}"
     );
-    let (_, out, _) = told(
+    let (_, out, _) = captured(
         &translora()
             .args(["inspect", "--json"])
             .arg(&model)
@@ -222,7 +222,7 @@ mod toy {
 
     /// Run a line whose words may be names of the world's files.
     fn run(world: &World, line: &str) -> (i32, String, String) {
-        told(
+        captured(
             &translora()
                 .args(line.split_whitespace())
                 .current_dir(&world.folder)
@@ -283,7 +283,7 @@ mod toy {
         ] {
             assert!(out.contains(part), "{part}: {out}");
         }
-        let plan = err.find("\n  seed").expect("the seed is told");
+        let plan = err.find("\n  seed").expect("the seed is printed");
         assert!(
             err.find("generate").is_some_and(|work| plan < work),
             "the plan comes first: {err}"
@@ -477,7 +477,7 @@ mod toy {
             std::fs::copy(world.path(name), odd.join(name)).expect("copied");
         }
         let at = |folder: &std::path::Path, words: &[&OsStr]| {
-            told(
+            captured(
                 &translora()
                     .args(words)
                     .current_dir(folder)
@@ -528,7 +528,7 @@ fn a_backend_that_cannot_be_loaded_is_refused_with_its_path_and_a_hint() {
         .env("GGML_BACKEND_PATH", &path)
         .output()
         .expect("the program runs");
-    let (code, out, err) = told(&output);
+    let (code, out, err) = captured(&output);
     assert_eq!((code, out.as_str()), (2, ""), "{err}");
     let path = path.display().to_string();
     assert!(

@@ -332,7 +332,7 @@ struct Launched {
 }
 
 impl Launched {
-    /// The program is a script, and talks on standard error.
+    /// The program is a script, and writes to standard error.
     fn start(world: &World, script: &str) -> Self {
         let program = world.path("server");
         std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("writable");
@@ -378,7 +378,7 @@ impl Launched {
 #[test]
 fn a_launcher_passes_signals_and_the_exit_status_on() {
     let world = World::new();
-    let waits = "trap 'echo told >&2; exit 7' TERM\necho \"ready $TRANSLORA_SOCKET\" >&2\n\
+    let waits = "trap 'echo stopping >&2; exit 7' TERM\necho \"ready $TRANSLORA_SOCKET\" >&2\n\
                  while :; do sleep 0.05; done";
     let mut launched = Launched::start(&world, waits);
     let socket = world.path("none.sock");
@@ -387,7 +387,7 @@ fn a_launcher_passes_signals_and_the_exit_status_on() {
     let reply = send(launched.address, "GET", "/v1/adapters", &Value::Null);
     assert_eq!(reply.status, 503, "{reply:?}");
     launched.kill("-TERM");
-    assert_eq!(launched.line(), "told");
+    assert_eq!(launched.line(), "stopping");
     assert_eq!(launched.end(), Some(7));
     let launched = Launched::start(&world, "exit 3");
     assert_eq!(launched.end(), Some(3));
@@ -398,7 +398,7 @@ fn a_launcher_passes_signals_and_the_exit_status_on() {
     let mut launched = Launched::start(&world, waits);
     launched.line();
     launched.kill("-KILL");
-    assert_eq!(launched.line(), "told");
+    assert_eq!(launched.line(), "stopping");
     launched.end();
 }
 

@@ -167,7 +167,7 @@ fn an_instance_that_goes_takes_its_worker_along() {
     );
 }
 
-/// A host that only notes what it is told to do.
+/// A host that only notes what is called.
 struct Notes {
     decoder: ThreadId,
     done: Mutex<Vec<String>>,

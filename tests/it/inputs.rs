@@ -6,11 +6,11 @@ use translora::pipeline::{self, Event, Inspection, Stage, TransferReport};
 use translora::record::Pair;
 use translora::request::{self, FilterChoice, GeneratorChoice, Inputs, Transfer};
 
-use crate::pipeline::{events_of, kit, kit_plan, plan, quietly, sound, train, transfer};
+use crate::pipeline::{events_of, kit, kit_plan, plan, sound, train, transfer, with_context};
 use crate::toy::{World, write_rows};
 
 /// Warnings and notes of a transfer about its filter, and its report.
-fn told(plan: &Transfer) -> (Vec<String>, TransferReport) {
+fn reported(plan: &Transfer) -> (Vec<String>, TransferReport) {
     let mut report = None;
     let events = events_of(|context| {
         report = Some(pipeline::transfer(&Toy, &sound(plan), context).expect("a transfer works"));
@@ -41,7 +41,7 @@ fn a_kit_says_what_its_discriminator_is_worth_and_what_it_gives_away() {
         input_model: true,
         ..kit_plan(&world, &lora)
     };
-    let made = quietly(|context| pipeline::kit(&Toy, &sound(&plan), context)).unwrap();
+    let made = with_context(|context| pipeline::kit(&Toy, &sound(&plan), context)).unwrap();
     let auc = made.auc.expect("there are held-out inputs");
     let [real, made_up] = made.passed.unwrap();
     assert!(auc > 0.7 && real >= 0.95 && made_up < real, "{made:?}");
@@ -49,10 +49,10 @@ fn a_kit_says_what_its_discriminator_is_worth_and_what_it_gives_away() {
         panic!("it is a kit")
     };
     assert_eq!(card.privacy, made.privacy);
-    for told in ["7 inputs of 300", "characters", "AUC", "word for word"] {
+    for part in ["7 inputs of 300", "characters", "AUC", "word for word"] {
         assert!(
-            card.privacy.iter().any(|sentence| sentence.contains(told)),
-            "{told}: {:?}",
+            card.privacy.iter().any(|sentence| sentence.contains(part)),
+            "{part}: {:?}",
             card.privacy
         );
     }
@@ -85,7 +85,7 @@ fn both_filters_reject_and_the_discriminator_is_introduced() {
         generator,
         ..plan(&world, &lora, Inputs::Kit(&kit), name)
     };
-    let (said, report) = told(&of(
+    let (said, report) = reported(&of(
         FilterChoice::Both,
         GeneratorChoice::Target,
         "both.gguf",
@@ -106,7 +106,7 @@ fn both_filters_reject_and_the_discriminator_is_introduced() {
         report.counts
     );
     assert!(report.scores.transferred > 0.6, "{:?}", report.scores);
-    let (said, report) = told(&of(
+    let (said, report) = reported(&of(
         FilterChoice::Kit,
         GeneratorChoice::Source,
         "source.gguf",
@@ -120,7 +120,7 @@ fn both_filters_reject_and_the_discriminator_is_introduced() {
         !said.iter().any(|text| text.contains("trained against")),
         "{said:?}"
     );
-    let (said, report) = told(&of(
+    let (said, report) = reported(&of(
         FilterChoice::Contrast,
         GeneratorChoice::Target,
         "contrast.gguf",

@@ -141,7 +141,7 @@ fn restoring(file: &str, source: &str) -> Vec<String> {
     }
 }
 
-/// Randomness that was not seeded by whoever asked for it.
+/// Randomness that was not seeded by its caller.
 fn unseeded(file: &str, source: &str) -> Vec<String> {
     let mut calls = Unseeded(Vec::new());
     if !file.starts_with("src/record/") && file != UNSEEDED {

@@ -8,7 +8,7 @@ use translora::pipeline;
 use translora::record::Pair;
 use translora::request::{Inputs, LabelChoice, ObjectiveChoice, TokenWeights, Transfer};
 
-use crate::pipeline::{plan, quietly, resumed, sound, stages_of, stopping, train, transfer};
+use crate::pipeline::{plan, resumed, sound, stages_of, stopping, train, transfer, with_context};
 use crate::toy::{World, remedy, write_rows};
 
 /// A world whose target has other words than its source.
@@ -41,14 +41,17 @@ fn each_objective_moves_an_adapter_and_the_report_says_which() {
         let lora = train(&world, &world.source, &world.train, "old.gguf");
         for objective in objectives {
             let name = format!("{}.gguf", objective.name());
-            let asked = plan(&world, &lora, Inputs::Seeds(&world.seeds), &name);
-            let report = transfer(&Transfer { objective, ..asked })
-                .unwrap_or_else(|error| panic!("{name}: {error}"));
-            let told = &report.objective;
+            let request = plan(&world, &lora, Inputs::Seeds(&world.seeds), &name);
+            let report = transfer(&Transfer {
+                objective,
+                ..request
+            })
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+            let chosen = &report.objective;
             assert_eq!(
-                (told.objective, told.requested, told.same_vocabulary),
+                (chosen.objective, chosen.requested, chosen.same_vocabulary),
                 (objective, objective, same),
-                "{told:?}"
+                "{chosen:?}"
             );
             assert_eq!(report.provenance["objective"], objective.name());
             // The toy's base holds every answer for as unlikely as any word: a shift within the
@@ -63,14 +66,14 @@ fn each_objective_moves_an_adapter_and_the_report_says_which() {
                 "{name}: {:?}",
                 report.scores
             );
-            match (objective, told.divergence) {
-                (ObjectiveChoice::Text, None) => assert_eq!(told.tokens, 0),
+            match (objective, chosen.divergence) {
+                (ObjectiveChoice::Text, None) => assert_eq!(chosen.tokens, 0),
                 (_, Some(divergence)) => {
                     // Two tokens for each of 134 answers, and of those to five seeds.
                     assert_eq!(
-                        (told.tokens, told.tokens_taught, divergence.tokens),
+                        (chosen.tokens, chosen.tokens_taught, divergence.tokens),
                         (278, 278, 28),
-                        "{told:?}"
+                        "{chosen:?}"
                     );
                     assert!(
                         divergence.transferred < 0.5 * divergence.target,
@@ -87,10 +90,10 @@ fn each_objective_moves_an_adapter_and_the_report_says_which() {
 fn two_vocabularies_are_not_compared_word_by_word() {
     let world = foreign();
     let lora = train(&world, &world.source, &world.train, "old.gguf");
-    let asked = plan(&world, &lora, Inputs::Seeds(&world.seeds), "new.gguf");
+    let request = plan(&world, &lora, Inputs::Seeds(&world.seeds), "new.gguf");
     let error = transfer(&Transfer {
         objective: ObjectiveChoice::Kl,
-        ..asked
+        ..request
     })
     .unwrap_err();
     assert!(
@@ -143,22 +146,22 @@ fn a_target_that_is_the_stronger_is_told_of() {
             .collect::<Vec<Pair>>(),
     );
     let lora = train(&world, &world.source, &broken, "old.gguf");
-    let asked = Transfer {
+    let request = Transfer {
         eval: Some(eval),
         allow_weak_source: true,
         ..plan(&world, &lora, Inputs::Seeds(&world.seeds), "new.gguf")
     };
-    let told = transfer(&asked).unwrap().objective;
+    let chosen = transfer(&request).unwrap().objective;
     assert_eq!(
-        (told.objective, told.requested),
+        (chosen.objective, chosen.requested),
         (ObjectiveChoice::Text, ObjectiveChoice::Auto)
     );
     assert!(
-        told.reason.contains("bare target is right more often"),
-        "{told:?}"
+        chosen.reason.contains("bare target is right more often"),
+        "{chosen:?}"
     );
     let lora = train(&world, &world.source, &world.train, "good.gguf");
-    let told = transfer(&plan(
+    let chosen = transfer(&plan(
         &world,
         &lora,
         Inputs::Seeds(&world.seeds),
@@ -167,7 +170,7 @@ fn a_target_that_is_the_stronger_is_told_of() {
     .unwrap()
     .objective;
     assert_eq!(
-        (told.objective, told.reason.as_str()),
+        (chosen.objective, chosen.reason.as_str()),
         (
             ObjectiveChoice::Text,
             "what measured best for two models of one vocabulary"
@@ -219,7 +222,7 @@ fn what_a_teacher_says_is_bounded() {
             ..plan(&world, &lora, Inputs::Seeds(&world.seeds), name)
         });
         plan.limits.teacher_bytes_max = 100;
-        quietly(|context| pipeline::transfer(&Toy, &plan, context))
+        with_context(|context| pipeline::transfer(&Toy, &plan, context))
     };
     let error = of(ObjectiveChoice::Kl, "kl.gguf").unwrap_err();
     assert!(
@@ -240,10 +243,10 @@ fn what_a_teacher_says_is_bounded() {
 fn answers_that_are_drawn_again_and_again_are_kept_where_they_agree() {
     let world = World::new();
     let lora = train(&world, &world.source, &world.train, "old.gguf");
-    let asked = plan(&world, &lora, Inputs::Seeds(&world.seeds), "new.gguf");
+    let request = plan(&world, &lora, Inputs::Seeds(&world.seeds), "new.gguf");
     let report = transfer(&Transfer {
         label: LabelChoice::Consistent,
-        ..asked
+        ..request
     })
     .unwrap();
     assert!(

@@ -17,7 +17,7 @@ use translora::request::{
     Transfer,
 };
 
-use crate::pipeline::{kit_plan, plan, quietly, sound, train};
+use crate::pipeline::{kit_plan, plan, sound, train, with_context};
 use crate::toy::World;
 use crate::wrapped::pass_on;
 
@@ -144,7 +144,7 @@ fn two_models_are_never_open_at_once() {
         input_model: true,
         ..kit_plan(&world, &lora)
     };
-    let kit = quietly(|context| pipeline::kit(&engine, &sound(&kit), context)).unwrap();
+    let kit = with_context(|context| pipeline::kit(&engine, &sound(&kit), context)).unwrap();
     let kit = Inputs::Kit(&kit.kit);
     let seeds = Inputs::Seeds(&world.seeds);
     let of = |inputs: &Inputs<'_>, name: &str| plan(&world, &lora, *inputs, name);
@@ -171,7 +171,7 @@ fn two_models_are_never_open_at_once() {
     ];
     for plan in runs {
         let (name, before) = (plan.out.display(), engine.all());
-        quietly(|context| pipeline::transfer(&engine, &sound(&plan), context))
+        with_context(|context| pipeline::transfer(&engine, &sound(&plan), context))
             .unwrap_or_else(|error| panic!("{name}: {error}"));
         let opened = engine.all() - before;
         assert!(opened >= 6, "{name}: {opened} were opened");

@@ -43,7 +43,7 @@ pub fn resumed() -> Run {
 }
 
 /// Run something that nobody stops.
-pub fn quietly<T>(work: impl FnOnce(&Context<'_>) -> T) -> T {
+pub fn with_context<T>(work: impl FnOnce(&Context<'_>) -> T) -> T {
     work(&Context {
         cancel: Cancel::default(),
         events: Events::none(),
@@ -63,9 +63,11 @@ fn train_plan(world: &World, model: &Path, data: &Path, out: &str) -> request::T
 }
 
 pub fn train(world: &World, model: &Path, data: &Path, out: &str) -> PathBuf {
-    quietly(|context| pipeline::train(&Toy, &sound(&train_plan(world, model, data, out)), context))
-        .expect("training works")
-        .adapter
+    with_context(|context| {
+        pipeline::train(&Toy, &sound(&train_plan(world, model, data, out)), context)
+    })
+    .expect("training works")
+    .adapter
 }
 
 pub fn kit_plan(world: &World, lora: &Path) -> request::Kit {
@@ -81,7 +83,7 @@ pub fn kit_plan(world: &World, lora: &Path) -> request::Kit {
 }
 
 pub fn kit(world: &World, lora: &Path) -> PathBuf {
-    quietly(|context| pipeline::kit(&Toy, &sound(&kit_plan(world, lora)), context))
+    with_context(|context| pipeline::kit(&Toy, &sound(&kit_plan(world, lora)), context))
         .expect("a kit can be made")
         .kit
 }
@@ -102,8 +104,8 @@ pub fn plan(world: &World, lora: &Path, inputs: Inputs<'_>, out: &str) -> Transf
     }
 }
 
-pub fn transfer(asked: &Transfer) -> Result<TransferReport, PipelineError> {
-    quietly(|context| pipeline::transfer(&Toy, &sound(asked), context))
+pub fn transfer(request: &Transfer) -> Result<TransferReport, PipelineError> {
+    with_context(|context| pipeline::transfer(&Toy, &sound(request), context))
 }
 
 fn eval(world: &World, model: &Path, lora: Option<&Path>) -> f64 {
@@ -113,7 +115,7 @@ fn eval(world: &World, model: &Path, lora: Option<&Path>) -> f64 {
         data: world.eval.clone(),
         ..request::Eval::default()
     };
-    quietly(|context| pipeline::eval(&Toy, &sound(&plan), context))
+    with_context(|context| pipeline::eval(&Toy, &sound(&plan), context))
         .expect("evaluation works")
         .exact
 }
@@ -124,7 +126,7 @@ fn kit_with_input_model(world: &World, lora: &Path) -> PathBuf {
         out: world.path("wide.kit"),
         ..kit_plan(world, lora)
     };
-    let report = quietly(|context| pipeline::kit(&Toy, &sound(&plan), context))
+    let report = with_context(|context| pipeline::kit(&Toy, &sound(&plan), context))
         .expect("a kit with an input model can be packed");
     let card = report.input_model.expect("the plan has one");
     assert!(
@@ -277,11 +279,11 @@ fn a_teacher_with_broken_labels_is_refused_and_its_pupil_set_aside() {
     let broken = world.path("broken.jsonl");
     write_rows(&broken, &rows.iter().map(wrong).collect::<Vec<_>>());
     let lora = train(&world, &world.source, &broken, "old.gguf");
-    let asked = Transfer {
+    let request = Transfer {
         allow_weak_source: true,
         ..plan(&world, &lora, Inputs::Seeds(&world.seeds), "new.gguf")
     };
-    let report = transfer(&asked).unwrap();
+    let report = transfer(&request).unwrap();
     assert_eq!(report.verdict, Verdict::Reject, "{:?}", report.scores);
     assert_eq!(report.adapter, world.path("new.rejected.gguf"));
     assert!(report.adapter.is_file() && world.path("new.rejected.report.json").is_file());
@@ -399,9 +401,10 @@ fn the_adapter_says_where_it_comes_from() {
         ("accept", "1", "contrast", 64)
     );
     assert!(has("scores").contains("transferred") && has("recipe").contains("learning_rate"));
-    let told: TransferReport = serde_json::from_slice(&fs::read(&report.report).unwrap()).unwrap();
+    let written: TransferReport =
+        serde_json::from_slice(&fs::read(&report.report).unwrap()).unwrap();
     assert_eq!(
-        (told.verdict, &told.scores),
+        (written.verdict, &written.scores),
         (Verdict::Accept, &report.scores)
     );
 }
@@ -444,7 +447,7 @@ fn evaluation_writes_every_answer_where_it_is_asked_to() {
         answers: Some(world.path("answers.jsonl")),
         ..request::Eval::default()
     };
-    let report = quietly(|context| pipeline::eval(&Toy, &sound(&plan), context)).unwrap();
+    let report = with_context(|context| pipeline::eval(&Toy, &sound(&plan), context)).unwrap();
     let text = fs::read_to_string(world.path("answers.jsonl")).unwrap();
     let rows: Vec<serde_json::Value> = text
         .lines()
@@ -455,7 +458,7 @@ fn evaluation_writes_every_answer_where_it_is_asked_to() {
     assert!(rows.iter().all(|row| (row["answer"].as_str()
         == row["completion"].as_str().map(str::trim))
         == (row["right"] == true)));
-    let error = quietly(|context| pipeline::eval(&Toy, &sound(&plan), context)).unwrap_err();
+    let error = with_context(|context| pipeline::eval(&Toy, &sound(&plan), context)).unwrap_err();
     assert!(
         error.to_string().contains("nothing is overwritten"),
         "{error}"

@@ -113,8 +113,8 @@ impl Folder {
         command
     }
 
-    fn run(&self, line: &str) -> Told {
-        Told::of(
+    fn run(&self, line: &str) -> Run {
+        Run::of(
             line,
             &self.command(line).output().expect("the program runs"),
         )
@@ -137,14 +137,14 @@ fn names(folder: &Path) -> Vec<String> {
 }
 
 /// What a run of the program came to.
-struct Told {
+struct Run {
     line: String,
     code: Option<i32>,
     out: String,
     err: String,
 }
 
-impl Told {
+impl Run {
     fn of(line: &str, output: &Output) -> Self {
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("output is UTF-8");
         Self {
@@ -161,7 +161,7 @@ impl Told {
     }
 }
 
-impl std::fmt::Display for Told {
+impl std::fmt::Display for Run {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
@@ -172,30 +172,26 @@ impl std::fmt::Display for Told {
 }
 
 #[track_caller]
-fn done(told: &Told) {
-    assert_eq!(told.code, Some(0), "{told}");
+fn done(run: &Run) {
+    assert_eq!(run.code, Some(0), "{run}");
 }
 
 /// The run was an error that names what was wrong and says what to do.
 #[track_caller]
-fn refused(what: &str, told: &Told, says: &[&str]) {
-    assert_eq!(
-        (told.code, told.out.as_str()),
-        (Some(2), ""),
-        "{what}: {told}"
-    );
-    let error = told
+fn refused(what: &str, run: &Run, says: &[&str]) {
+    assert_eq!((run.code, run.out.as_str()), (Some(2), ""), "{what}: {run}");
+    let error = run
         .err
         .find("error: ")
-        .unwrap_or_else(|| panic!("{what}: no error is told: {told}"));
-    let (error, hint) = told.err[error..]
+        .unwrap_or_else(|| panic!("{what}: no error is told: {run}"));
+    let (error, hint) = run.err[error..]
         .split_once("hint: ")
-        .unwrap_or_else(|| panic!("{what}: no hint: {told}"));
+        .unwrap_or_else(|| panic!("{what}: no hint: {run}"));
     assert!(
         says.iter().all(|word| error.contains(word)) && !hint.trim().is_empty(),
-        "{what}: {says:?} is not said: {told}"
+        "{what}: {says:?} is not said: {run}"
     );
-    assert!(!hint.contains("a bug"), "{what}: {told}");
+    assert!(!hint.contains("a bug"), "{what}: {run}");
 }
 
 /// A transfer that takes a second; `with` changes flags or adds some.

@@ -9,7 +9,9 @@ use translora::pipeline::{self, Inspection, Verdict};
 use translora::record::{Blame, Fault};
 use translora::request::{Inputs, Transfer};
 
-use crate::pipeline::{kit, kit_plan, plan, quietly, resumed, sound, stopping, train, transfer};
+use crate::pipeline::{
+    kit, kit_plan, plan, resumed, sound, stopping, train, transfer, with_context,
+};
 use crate::toy::{World, write_rows};
 
 /// One bad input: what it is, how it gets into the plan, and what the error must say.
@@ -244,8 +246,9 @@ fn a_kit_made_for_others_is_refused_and_none_is_overwritten() {
         error.to_string().contains("another adapter") && error.to_string().contains("other.gguf"),
         "{error}"
     );
-    let error = quietly(|context| pipeline::kit(&Toy, &sound(&kit_plan(&world, &lora)), context))
-        .unwrap_err();
+    let error =
+        with_context(|context| pipeline::kit(&Toy, &sound(&kit_plan(&world, &lora)), context))
+            .unwrap_err();
     assert!(
         error.to_string().contains("nothing is overwritten"),
         "{error}"

@@ -171,7 +171,7 @@ fn program(verb: &str, changes: &[(&str, &str)]) -> (i32, String) {
     (output.status.code().expect("an exit status"), said)
 }
 
-/// A request as JSON text, with one field as it is given.
+/// A request as JSON text, with one field as text.
 fn json_with(verb: &str, name: &str, value: &str) -> String {
     let mut fields = least(verb);
     fields.remove(name);

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use proc_macro2::{TokenStream, TokenTree};
 use syn::visit::{self, Visit};
 
-/// The repository that the tests run in. Asked when they run: a build folder may serve two
+/// The repository that the tests run in. Found when they run: a build folder may serve two
 /// checkouts.
 pub fn root() -> &'static Path {
     static ROOT: OnceLock<PathBuf> = OnceLock::new();

@@ -97,7 +97,7 @@ typedef struct translora_host {
     int32_t (*is_decode_thread)(void *context);
     /* Load the LoRA file at path onto the model that is served; *out becomes its number, which must not be 0. */
     translora_status (*adapter_load)(void *context, translora_text path, uint64_t *out);
-    /* From the next decode on, answer what asks for name with this adapter, or with the bare base where it is 0. generation is the
+    /* From the next decode on, answer requests for name with this adapter, or with the bare base where it is 0. generation is the
      * number of one load, 0 of the bare base; a rollback brings one back. What was computed under another one (KV) must not be used for it. */
     translora_status (*adapter_set)(void *context, translora_text name, uint64_t adapter, uint64_t generation);
     /* Free an adapter that no name is set to any more. */

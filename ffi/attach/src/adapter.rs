@@ -189,7 +189,7 @@ fn sealed_copy(bytes: &[u8]) -> std::io::Result<OwnedFd> {
     let mut file = File::from(unsafe { OwnedFd::from_raw_fd(number) });
     file.write_all(bytes)?;
     let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE | libc::F_SEAL_SEAL;
-    // SAFETY: asks for seals on an open file of ours.
+    // SAFETY: sets seals on an open file of ours.
     if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } != 0 {
         return Err(std::io::Error::last_os_error());
     }

@@ -98,7 +98,7 @@ pub fn place() -> Result<PathBuf, AttachError> {
     {
         return Ok(Path::new(&folder).join(name));
     }
-    // SAFETY: asks for a number.
+    // SAFETY: reads a number.
     let user = unsafe { libc::geteuid() };
     let folder = std::env::temp_dir().join(format!("translora-{user}"));
     own_folder(&folder, user)?;

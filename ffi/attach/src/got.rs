@@ -187,7 +187,7 @@ fn slots_of(info: &dl_phdr_info, base: usize, wanted: &dyn Fn(&str) -> bool) -> 
 /// of the process is inside a lookup that fills the same slot in (the objects of `objects` are
 /// relocated when they are listed).
 pub unsafe fn exchange(slot: &Slot, function: usize) -> Result<(), AttachError> {
-    // SAFETY: asks for a number.
+    // SAFETY: reads a number.
     let page_bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize;
     let page = (slot.address & !(page_bytes - 1)) as *mut c_void;
     // SAFETY: the page holds the slot of a loaded object, and stays readable throughout.
@@ -197,8 +197,8 @@ pub unsafe fn exchange(slot: &Slot, function: usize) -> Result<(), AttachError> 
             source: std::io::Error::last_os_error(),
         });
     }
-    // SAFETY: an aligned word of a table of addresses, writable since the call above; readers in other threads
-    // see the old or the new one.
+    // SAFETY: an aligned word of a table of addresses, writable since the call above; readers in
+    // other threads see the old or the new one.
     unsafe {
         (*(slot.address as *const std::sync::atomic::AtomicUsize))
             .store(function, std::sync::atomic::Ordering::Release);
@@ -221,7 +221,7 @@ mod tests {
         unsafe extern "C" fn mine() -> libc::pid_t {
             -42
         }
-        // SAFETY: asks for a number.
+        // SAFETY: reads a number.
         let real = unsafe { libc::getppid() };
         let found = objects(&|name| name == "getppid");
         let slots: Vec<&Slot> = found
@@ -240,13 +240,13 @@ mod tests {
             // SAFETY: the same type, and a function of this program.
             unsafe { exchange(slot, mine as *const () as usize) }.expect("exchanged");
         }
-        // SAFETY: asks for a number.
+        // SAFETY: reads a number.
         assert_eq!(unsafe { libc::getppid() }, -42);
         for (slot, before) in slots.iter().zip(before) {
             // SAFETY: what stood there before.
             unsafe { exchange(slot, before) }.expect("put back");
         }
-        // SAFETY: asks for a number.
+        // SAFETY: reads a number.
         assert_eq!(unsafe { libc::getppid() }, real);
     }
 }

@@ -60,7 +60,7 @@ unsafe extern "C" fn no_address(_: *mut Registry, _: *const c_char) -> *mut c_vo
     std::ptr::null_mut()
 }
 
-/// What ggml's backend loader asks a library for. Where another backend stood in the variable
+/// What ggml's backend loader looks up in a library. Where another backend stood in the variable
 /// before, that one is answered with: `TRANSLORA_CHAIN_BACKEND` names it.
 ///
 /// # Safety

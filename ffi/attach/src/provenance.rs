@@ -13,7 +13,7 @@ pub const AS_STARTED: AdapterId = 0;
 /// The token number that stands for a row without a token: an image, a sound.
 const NO_TOKEN: i32 = -1;
 
-/// Asks the server to process a prompt again from its start: larger than any position, and not -1,
+/// Makes the server process a prompt again from its start: larger than any position, and not -1,
 /// which it aborts on.
 pub const NOTHING_USABLE: i32 = 0x3fff_ffff;
 
@@ -103,7 +103,8 @@ pub enum After {
     Lost,
 }
 
-/// One sequence of a context: what it holds, who computed it, and which adapter its request began with.
+/// One sequence of a context: what it holds, who computed it, and which adapter its request began
+/// with.
 #[derive(Clone, Debug, Default)]
 pub struct Sequence {
     log: Log,
@@ -127,8 +128,8 @@ impl Sequence {
     /// The server queries the smallest position of the sequence, which is how it judges what it can
     /// reuse for a new request.
     ///
-    /// Returns the position that it gets: the real one, or [`NOTHING_USABLE`] where the KV is another
-    /// adapter's and cannot be replayed.
+    /// Returns the position that it gets: the real one, or [`NOTHING_USABLE`] where the KV is
+    /// another adapter's and cannot be replayed.
     pub fn smallest_position(&mut self, real: i32, live: AdapterId) -> i32 {
         if self.begun {
             return real;

@@ -17,12 +17,15 @@ pub struct Backend(());
 /// A device that ggml can compute on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
+    /// The name that `--device` takes, `CUDA0` for example.
     pub name: String,
+    /// What the device calls itself.
     pub description: String,
     /// `CPU`, `GPU`, `IGPU` or `ACCEL`.
     pub kind: &'static str,
-    /// units: bytes.
+    /// Memory that is free now. units: bytes
     pub memory_free: usize,
+    /// All of its memory. units: bytes
     pub memory_total: usize,
 }
 

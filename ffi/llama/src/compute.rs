@@ -144,7 +144,7 @@ impl Compute {
         if let Work::Scheduled(scheduler) = &self.memory {
             return scheduler.measure(graph);
         }
-        // SAFETY: an allocator of its own, freed below, that is asked for the size of its one
+        // SAFETY: an allocator of its own, freed below, that computes the size of its one
         // buffer; it writes nothing into the graph.
         unsafe {
             let allocator =

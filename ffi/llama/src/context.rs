@@ -32,9 +32,13 @@ unsafe impl Send for Context {}
 pub struct ContextParams {
     /// Cells of the KV cache, shared by all sequences.
     pub context: u32,
+    /// Most tokens of one `decode`. units: tokens
     pub batch: u32,
+    /// Most tokens computed at once; a batch is cut into such parts. units: tokens
     pub ubatch: u32,
+    /// Most sequences in the cache.
     pub sequences: u32,
+    /// CPU threads of a decode.
     pub threads: u32,
     /// F32 cache and no flash attention, for comparisons; inference uses an F16 cache.
     pub exact: bool,
@@ -53,6 +57,7 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// Remove all tokens and keep the memory.
     pub fn clear(&mut self) {
         self.tokens.clear();
         self.positions.clear();
@@ -69,10 +74,12 @@ impl Batch {
         self.tokens.len() - 1
     }
 
+    /// Tokens in the batch.
     pub fn len(&self) -> usize {
         self.tokens.len()
     }
 
+    /// The batch has no token.
     pub fn is_empty(&self) -> bool {
         self.tokens.is_empty()
     }
@@ -86,7 +93,7 @@ impl Context {
         Self::make(model, params, std::ptr::null_mut())
     }
 
-    /// As `new`, with `watch` told of every node. It must outlive the context, which the caller
+    /// As `new`, with `watch` called for every node. It must outlive the context, which the caller
     /// sees to.
     pub(crate) fn watched(
         model: &Model,
@@ -177,10 +184,12 @@ impl Context {
         })
     }
 
+    /// The model that computes here.
     pub fn model(&self) -> &Model {
         &self.model
     }
 
+    /// The sizes that the context was made with.
     pub fn params(&self) -> &ContextParams {
         &self.params
     }

@@ -9,14 +9,23 @@ use crate::error::LlamaError;
 pub struct Dtype(pub(crate) sys::ggml_type);
 
 impl Dtype {
+    /// 32-bit floats.
     pub const F32: Self = Self(sys::GGML_TYPE_F32);
+    /// 16-bit floats of IEEE 754.
     pub const F16: Self = Self(sys::GGML_TYPE_F16);
+    /// 16-bit floats with the exponent of F32.
     pub const BF16: Self = Self(sys::GGML_TYPE_BF16);
+    /// 8 bits in blocks of 32 with one F16 scale.
     pub const Q8_0: Self = Self(sys::GGML_TYPE_Q8_0);
+    /// 4 bits in blocks of 32 with one F16 scale.
     pub const Q4_0: Self = Self(sys::GGML_TYPE_Q4_0);
+    /// 4 bits in blocks of 256, with scales and minima of 6 bits for each 32.
     pub const Q4_K: Self = Self(sys::GGML_TYPE_Q4_K);
+    /// 6 bits in blocks of 256, with scales of 8 bits for each 16.
     pub const Q6_K: Self = Self(sys::GGML_TYPE_Q6_K);
+    /// 32-bit integers: tokens, positions, row numbers.
     pub const I32: Self = Self(sys::GGML_TYPE_I32);
+    /// 64-bit integers: row numbers of `SET_ROWS`.
     pub const I64: Self = Self(sys::GGML_TYPE_I64);
 
     /// The type of a tensor in a file: the numbers are ggml's.
@@ -28,6 +37,7 @@ impl Dtype {
         Self(raw)
     }
 
+    /// ggml's name of the type, `q4_K` for example.
     pub fn name(self) -> String {
         // SAFETY: ggml returns a static string for each of its types, and only those are
         // constructed here.
@@ -36,6 +46,7 @@ impl Dtype {
             .into_owned()
     }
 
+    /// Elements are stored in blocks with scales of their own.
     pub fn is_quantized(self) -> bool {
         // SAFETY: a table look-up by a valid type.
         unsafe { sys::ggml_is_quantized(self.0) }

@@ -31,12 +31,12 @@ pub struct Graph {
     nodes_max: usize,
     /// The model on its devices, whose weights stand in for those of the traced one; then only
     /// operations that devices have are made.
-    home: Option<Model>,
+    pub(crate) home: Option<Model>,
     /// The operands of all own tensors: a scheduler puts copies in their places.
     wiring: Vec<[*mut sys::ggml_tensor; 10]>,
     /// Operands that are packed already, for each kernel.
     pub(crate) packed: HashMap<(Tensor, &'static str), Tensor>,
-    /// What our operations are told beside their tensors; boxed, because they hold its address.
+    /// Parameters of our operations; boxed, because they hold its address.
     #[expect(clippy::vec_box, reason = "the vector may move its elements")]
     pub(crate) calls: Vec<Box<Call>>,
 }
@@ -214,7 +214,7 @@ impl Graph {
                 (None, None) => sys::ggml_new_tensor_4d(self.ctx(), node.dtype.0, n0, n1, n2, n3),
                 _ => {
                     return Err(LlamaError::Graph(format!(
-                        "{}: view source missing or not asked for",
+                        "{}: a view source is missing, or there is one too many",
                         node.name
                     )));
                 }
@@ -248,178 +248,10 @@ impl Graph {
             return Err(LlamaError::Graph(format!("out_prod of {sw:?} and {sy:?}")));
         }
         let dense = self.dense(dy)?;
-        let turned = self.transpose(dense)?;
+        let transposed = self.transpose(dense)?;
         // SAFETY: the conditions of ggml_can_out_prod hold, and the weight is no transposed view.
-        self.binary(weight, turned, |ctx, weight, turned| unsafe {
-            sys::ggml_out_prod(ctx, weight, turned)
-        })
-    }
-
-    /// `b` is repeated to the shape of `a`.
-    pub fn add(&mut self, a: Tensor, b: Tensor) -> Built {
-        self.repeats(a, b, "add")?;
-        // SAFETY: ggml_can_repeat(b, a) was checked.
-        self.binary(a, b, |ctx, a, b| unsafe { sys::ggml_add(ctx, a, b) })
-    }
-
-    pub fn sub(&mut self, a: Tensor, b: Tensor) -> Built {
-        self.repeats(a, b, "sub")?;
-        // SAFETY: ggml_can_repeat(b, a) was checked.
-        self.binary(a, b, |ctx, a, b| unsafe { sys::ggml_sub(ctx, a, b) })
-    }
-
-    pub fn mul(&mut self, a: Tensor, b: Tensor) -> Built {
-        self.repeats(a, b, "mul")?;
-        // SAFETY: ggml_can_repeat(b, a) was checked.
-        self.binary(a, b, |ctx, a, b| unsafe { sys::ggml_mul(ctx, a, b) })
-    }
-
-    pub fn div(&mut self, a: Tensor, b: Tensor) -> Built {
-        self.repeats(a, b, "div")?;
-        // SAFETY: ggml_can_repeat(b, a) was checked.
-        self.binary(a, b, |ctx, a, b| unsafe { sys::ggml_div(ctx, a, b) })
-    }
-
-    /// `a * factor + bias`
-    pub fn scale(&mut self, a: Tensor, factor: f32, bias: f32) -> Built {
-        let a = self.dense(a)?;
-        let (raw, shape) = (self.raw(a)?, self.shape(a)?);
-        // SAFETY: reads a live tensor. ggml also looks at the strides of axes of one element, which
-        // contiguity says nothing of.
-        let strides = unsafe { (*raw).nb };
-        let padded = (1..3).all(|axis| {
-            strides[axis + 1] == strides[axis] * usize::try_from(shape[axis]).unwrap_or(0)
-        });
-        let a = if padded { a } else { self.cont(a)? };
-        // SAFETY: contiguity with regular strides is what ggml asserts.
-        self.unary(a, |ctx, a| unsafe {
-            sys::ggml_scale_bias(ctx, a, factor, bias)
-        })
-    }
-
-    pub fn sqr(&mut self, a: Tensor) -> Built {
-        // SAFETY: no precondition on shape.
-        self.unary(a, |ctx, a| unsafe { sys::ggml_sqr(ctx, a) })
-    }
-
-    pub fn sqrt(&mut self, a: Tensor) -> Built {
-        // SAFETY: no precondition on shape.
-        self.unary(a, |ctx, a| unsafe { sys::ggml_sqrt(ctx, a) })
-    }
-
-    pub fn sigmoid(&mut self, a: Tensor) -> Built {
-        let a = self.dense(a)?;
-        // SAFETY: contiguity is what ggml asserts and `dense` gives.
-        self.unary(a, |ctx, a| unsafe { sys::ggml_sigmoid(ctx, a) })
-    }
-
-    /// shapes: [n, …] → [1, …]
-    pub fn sum_rows(&mut self, a: Tensor) -> Built {
-        // SAFETY: no precondition on shape.
-        self.unary(a, |ctx, a| unsafe { sys::ggml_sum_rows(ctx, a) })
-    }
-
-    /// Over the innermost dimension, without mask or scale.
-    pub fn soft_max(&mut self, a: Tensor) -> Built {
-        let a = self.dense(a)?;
-        // SAFETY: contiguity is what ggml asserts and `dense` gives.
-        self.unary(a, |ctx, a| unsafe { sys::ggml_soft_max(ctx, a) })
-    }
-
-    /// The same values, contiguous.
-    pub fn cont(&mut self, a: Tensor) -> Built {
-        // SAFETY: no precondition on shape.
-        self.unary(a, |ctx, a| unsafe { sys::ggml_cont(ctx, a) })
-    }
-
-    /// `cont` unless the tensor is contiguous already.
-    pub fn dense(&mut self, a: Tensor) -> Built {
-        // SAFETY: reads a live tensor.
-        if unsafe { sys::ggml_is_contiguous(self.raw(a)?) } {
-            Ok(a)
-        } else {
-            self.cont(a)
-        }
-    }
-
-    /// Swap the inner two dimensions into fresh memory.
-    ///
-    /// ggml's own copy of a transposed F32 view moves four bytes at a time; on the CPU a tiled
-    /// kernel of ours does it.
-    pub fn turned(&mut self, a: Tensor) -> Built {
-        let raw = self.raw(a)?;
-        // SAFETY: reads a live tensor.
-        let (dtype, ne, nb) = unsafe { ((*raw).type_, (*raw).ne, (*raw).nb) };
-        if self.home.is_some() || dtype != sys::GGML_TYPE_F32 || nb[0] != size_of::<f32>() {
-            let view = self.transpose(a)?;
-            return self.cont(view);
-        }
-        self.room()?;
-        let mut sources = [raw];
-        // SAFETY: room was checked; one live source, copied by the call; the kernel needs exactly
-        // what was checked: F32 with dense rows in, and the fresh contiguous tensor of the swapped
-        // shape out.
-        let raw = unsafe {
-            let kernel = Some(
-                crate::kernels::turn
-                    as unsafe extern "C" fn(*mut sys::ggml_tensor, i32, i32, *mut std::ffi::c_void),
-            );
-            sys::ggml_custom_4d(
-                self.ctx(),
-                dtype,
-                ne[1],
-                ne[0],
-                ne[2],
-                ne[3],
-                sources.as_mut_ptr(),
-                1,
-                kernel,
-                -1,
-                std::ptr::null_mut(),
-            )
-        };
-        // SAFETY: the tensor that was just made.
-        unsafe { set_name(raw, "turn") };
-        Ok(self.push(raw))
-    }
-
-    /// Swap the inner two dimensions, as a view.
-    pub fn transpose(&mut self, a: Tensor) -> Built {
-        // SAFETY: no precondition on shape.
-        self.unary(a, |ctx, a| unsafe { sys::ggml_transpose(ctx, a) })
-    }
-
-    /// Dimension `i` of `a` becomes dimension `axes[i]`, as a view.
-    pub fn permute(&mut self, a: Tensor, axes: [i32; 4]) -> Built {
-        let mut seen = [false; 4];
-        for axis in axes {
-            let slot = usize::try_from(axis)
-                .ok()
-                .and_then(|axis| seen.get_mut(axis));
-            let slot = slot.ok_or_else(|| LlamaError::Graph(format!("permute {axes:?}")))?;
-            *slot = true;
-        }
-        if seen.contains(&false) {
-            return Err(LlamaError::Graph(format!("permute {axes:?}")));
-        }
-        // SAFETY: the axes are a permutation of 0..4.
-        self.unary(a, |ctx, a| unsafe {
-            sys::ggml_permute(ctx, a, axes[0], axes[1], axes[2], axes[3])
-        })
-    }
-
-    /// Read contiguous memory under another shape of as many elements.
-    pub fn reshape(&mut self, a: Tensor, shape: [i64; 4]) -> Built {
-        let a = self.dense(a)?;
-        let have: i64 = self.shape(a)?.iter().product();
-        if shape.iter().product::<i64>() != have || shape.iter().any(|n| *n < 1) {
-            return Err(LlamaError::Graph(format!(
-                "reshape of {have} elements to {shape:?}"
-            )));
-        }
-        // SAFETY: contiguous, and the element counts agree.
-        self.unary(a, |ctx, a| unsafe {
-            sys::ggml_reshape_4d(ctx, a, shape[0], shape[1], shape[2], shape[3])
+        self.binary(weight, transposed, |ctx, weight, transposed| unsafe {
+            sys::ggml_out_prod(ctx, weight, transposed)
         })
     }
 
@@ -518,6 +350,9 @@ impl Graph {
         Ok(unsafe { (*self.raw(a)?).ne })
     }
 
+    /// The element type.
+    ///
+    /// fails: a tensor of another graph.
     pub fn dtype(&self, a: Tensor) -> Result<Dtype, LlamaError> {
         // SAFETY: a live tensor of this graph.
         Ok(Dtype(unsafe { (*self.raw(a)?).type_ }))
@@ -528,6 +363,7 @@ impl Graph {
         self.tensors.len()
     }
 
+    /// Nothing was built yet.
     pub fn is_empty(&self) -> bool {
         self.tensors.is_empty()
     }
@@ -566,14 +402,6 @@ impl Graph {
     fn is_transposed(&self, a: Tensor) -> Result<bool, LlamaError> {
         // SAFETY: a live tensor of this graph.
         Ok(unsafe { sys::ggml_is_transposed(self.raw(a)?) })
-    }
-
-    fn repeats(&self, a: Tensor, b: Tensor, what: &str) -> Result<(), LlamaError> {
-        let (sa, sb) = (self.shape(a)?, self.shape(b)?);
-        if sa.iter().zip(&sb).any(|(a, b)| a % b != 0) {
-            return Err(LlamaError::Graph(format!("{what} of {sa:?} and {sb:?}")));
-        }
-        Ok(())
     }
 
     pub(crate) fn unary(

@@ -4,6 +4,7 @@
 //! graphs of our own. Knows nothing of training or transfer. Refuses in Rust what would make ggml
 //! abort; C++ exceptions end in the shim. May be named by `translora_train` and by the engine
 //! room only.
+#![warn(missing_docs)]
 #![allow(unsafe_code, reason = "this crate meets C")]
 #![cfg_attr(
     test,
@@ -14,19 +15,20 @@ mod backend;
 mod compute;
 mod context;
 mod dtype;
+mod elementwise;
 mod error;
 #[cfg(test)]
 mod formats;
 mod grammar;
 mod graph;
 mod kernels;
+mod layout;
 mod listing;
 mod log;
 mod memory;
 mod model;
 mod op;
 mod ops;
-mod parts;
 mod probe;
 mod product;
 mod quantize;

@@ -8,6 +8,7 @@ use crate::graph::Graph;
 /// The type and shape of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
+    /// The element type.
     pub dtype: Dtype,
     /// ggml's number of the type.
     pub number: u32,
@@ -24,8 +25,11 @@ pub struct Operation {
     pub name: String,
     /// ggml's number of the operation.
     pub op: u32,
+    /// ggml's `op_params`: integers, and floats by their bits.
     pub parameters: [i32; 16],
+    /// What it writes.
     pub result: Layout,
+    /// Its operands by position; `None` where an optional one is absent.
     pub sources: Vec<Option<Layout>>,
 }
 

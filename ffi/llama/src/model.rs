@@ -25,7 +25,7 @@ pub(crate) struct ModelInner {
     params: ModelParams,
     /// Devices that hold its layers, in the order of llama.cpp.
     devices: Vec<sys::ggml_backend_dev_t>,
-    /// The same file on the CPU, mapped, once somebody asked.
+    /// The same file on the CPU, mapped, once it was needed.
     on_cpu: Mutex<Option<Model>>,
     /// Held while llama.cpp edits the model's list of adapters, which it does without a lock of its
     /// own.
@@ -197,10 +197,12 @@ impl Model {
         Base::new(self.architecture(), tensors)
     }
 
+    /// The file that the model was read from; the first part of a split one.
     pub fn path(&self) -> &Path {
         &self.0.path
     }
 
+    /// The tokenizer.
     pub fn vocab(&self) -> Vocab<'_> {
         // SAFETY: the vocabulary belongs to the model and lives as long as it.
         Vocab::new(self, unsafe { sys::llama_model_get_vocab(self.raw()) })
@@ -230,6 +232,7 @@ impl Model {
         }
     }
 
+    /// `general.architecture` of the file, `llama` for example; empty where it has none.
     pub fn architecture(&self) -> String {
         self.metadata("general.architecture").unwrap_or_default()
     }
@@ -254,6 +257,7 @@ impl Model {
         usize::try_from(unsafe { sys::llama_model_n_ctx_train(self.raw()) }).unwrap_or(0)
     }
 
+    /// Parameters of all tensors together.
     pub fn parameters(&self) -> u64 {
         // SAFETY: reads a field of a live model.
         unsafe { sys::llama_model_n_params(self.raw()) }
@@ -265,14 +269,10 @@ impl Model {
         unsafe { sys::llama_model_size(self.raw()) }
     }
 
+    /// Transformer blocks.
     pub fn layers(&self) -> usize {
         // SAFETY: reads a field of a live model.
         usize::try_from(unsafe { sys::llama_model_n_layer(self.raw()) }).unwrap_or(0)
-    }
-
-    pub fn context_trained(&self) -> usize {
-        // SAFETY: reads a field of a live model.
-        usize::try_from(unsafe { sys::llama_model_n_ctx_train(self.raw()) }).unwrap_or(0)
     }
 
     /// The model has an encoder, makes embeddings, is recurrent or hybrid: not the plain decoder
@@ -360,8 +360,9 @@ impl Drop for AdapterInner {
 }
 
 impl Adapter {
-    /// Load a LoRA onto `model`: a GGUF file, or a folder of PEFT or MLX. It is read whole and compared with the model first: llama.cpp
-    /// ends the process over some of what [`Lora`] refuses.
+    /// Load a LoRA onto `model`: a GGUF file, or a folder of PEFT or MLX. It is read whole and
+    /// compared with the model first: llama.cpp ends the process over some of what [`Lora`]
+    /// refuses.
     ///
     /// fails: no sound adapter, or made for another base
     pub fn load(model: &Model, path: &Path) -> Result<Self, LlamaError> {

@@ -15,27 +15,49 @@ pub enum Op {
     /// Memory that llama.cpp keeps from one run to the next (cache rows, recurrent states); here it
     /// begins as zeros in each run.
     State,
+    /// a + b, with b repeated.
     Add,
+    /// a plus those rows of b that the third operand names: biases of experts.
     AddId,
+    /// a − b, with b repeated.
     Sub,
+    /// a ⊙ b, with b repeated.
     Mul,
+    /// a ⊘ b, with b repeated.
     Div,
+    /// A factor times x, plus a constant.
     Scale,
+    /// x².
     Sqr,
+    /// √x.
     Sqrt,
+    /// The sum of each row.
     SumRows,
+    /// x repeated to a larger shape.
     Repeat,
+    /// b after a along one axis.
     Concat,
+    /// x with every value between two bounds.
     Clamp,
+    /// (x − mean) / √(variance + ε) of each row.
     Norm,
+    /// x / √(mean of x² + ε) of each row.
     RmsNorm,
+    /// x / max(‖x‖, ε) of each row.
     L2Norm,
+    /// aᵀ b.
     MulMat,
+    /// aᵀ b with the matrices that the third operand names for each token: experts.
     MulMatId,
+    /// The rows of a that b names.
     GetRows,
+    /// Write rows to the places that the second operand names.
     SetRows,
+    /// softmax of each row, with scale, mask, slopes and sinks where they are set.
     SoftMax,
+    /// Rotary position embedding.
     Rope,
+    /// Its inverse.
     RopeBack,
     /// Copies into fresh memory: CONT, DUP, and CPY to nowhere in particular.
     Cont,
@@ -45,47 +67,78 @@ pub enum Op {
     Store,
     /// The same, number by number: as the transpose of the rows that are written (a cache of
     /// values).
-    StoreTurned,
+    StoreTransposed,
+    /// The same memory under another shape.
     Reshape,
+    /// A part of another tensor's memory.
     View,
+    /// The same memory with its axes in another order.
     Permute,
+    /// The same memory with the inner two axes swapped.
     Transpose,
+    /// The order of each row.
     Argsort,
+    /// The places of the k largest of each row.
     TopK,
+    /// One constant everywhere.
     Fill,
+    /// The causal convolution of state-space layers.
     SsmConv,
+    /// The recurrence of Mamba.
     SsmScan,
+    /// The recurrence of gated delta nets.
     GatedDeltaNet,
+    /// A function of each element.
     Unary(Unary),
+    /// A gated product.
     Glu(Glu),
+    /// An operation without a name here: ggml's name and number.
     Other(&'static str, u32),
 }
 
 /// Element by element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unary {
+    /// |x|.
     Abs,
+    /// −1, 0 or 1.
     Sgn,
+    /// −x.
     Neg,
+    /// 1 above zero, 0 elsewhere.
     Step,
+    /// tanh x.
     Tanh,
+    /// max(x, 0).
     Relu,
+    /// 1 / (1 + e⁻ˣ).
     Sigmoid,
+    /// x Φ(x), with Φ by a tanh.
     Gelu,
+    /// x sigmoid(1.702 x).
     GeluQuick,
+    /// x Φ(x) with the exact normal distribution Φ.
     GeluErf,
+    /// x sigmoid(x).
     Silu,
+    /// eˣ.
     Exp,
+    /// ln(1 + eˣ).
     Softplus,
 }
 
 /// A gate times a value; both in one tensor where there is one operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Glu {
+    /// relu(gate) ⊙ value.
     Reglu,
+    /// gelu(gate) ⊙ value.
     Geglu,
+    /// The same with the exact GELU.
     GegluErf,
+    /// The same with the quick GELU.
     GegluQuick,
+    /// silu(gate) ⊙ value.
     Swiglu,
     /// gpt-oss: both parts clamped, the value one above.
     SwigluOai,
@@ -94,6 +147,7 @@ pub enum Glu {
 }
 
 impl Op {
+    /// ggml's name of the operation, for messages.
     pub fn name(self) -> &'static str {
         match self {
             Self::Weight => "WEIGHT",
@@ -123,7 +177,7 @@ impl Op {
             Self::RopeBack => "ROPE_BACK",
             Self::Cont => "CONT",
             Self::Cpy => "CPY",
-            Self::Store | Self::StoreTurned => "STORE",
+            Self::Store | Self::StoreTransposed => "STORE",
             Self::Reshape => "RESHAPE",
             Self::View => "VIEW",
             Self::Permute => "PERMUTE",

@@ -14,49 +14,6 @@ use crate::trace::Node;
 type Kernel = unsafe extern "C" fn(*mut sys::ggml_tensor, i32, i32, *mut c_void);
 
 impl Graph {
-    pub fn tanh(&mut self, a: Tensor) -> Built {
-        let a = self.dense(a)?;
-        // SAFETY: contiguity is what ggml asserts and `dense` gives.
-        self.unary(a, |ctx, a| unsafe { sys::ggml_tanh(ctx, a) })
-    }
-
-    pub fn exp(&mut self, a: Tensor) -> Built {
-        let a = self.dense(a)?;
-        // SAFETY: as in `tanh`.
-        self.unary(a, |ctx, a| unsafe { sys::ggml_exp(ctx, a) })
-    }
-
-    /// 1 above zero, 0 elsewhere.
-    pub fn step(&mut self, a: Tensor) -> Built {
-        let a = self.dense(a)?;
-        // SAFETY: as in `tanh`.
-        self.unary(a, |ctx, a| unsafe { sys::ggml_step(ctx, a) })
-    }
-
-    /// −1, 0 or 1.
-    pub fn sgn(&mut self, a: Tensor) -> Built {
-        let a = self.dense(a)?;
-        // SAFETY: as in `tanh`.
-        self.unary(a, |ctx, a| unsafe { sys::ggml_sgn(ctx, a) })
-    }
-
-    /// x Φ(x) with the exact normal distribution Φ.
-    pub fn gelu_erf(&mut self, a: Tensor) -> Built {
-        let a = self.dense(a)?;
-        // SAFETY: as in `tanh`.
-        self.unary(a, |ctx, a| unsafe { sys::ggml_gelu_erf(ctx, a) })
-    }
-
-    /// Φ(x), the normal distribution.
-    ///
-    /// ggml has it only inside its GELU, which is zero at zero and tells nothing there: a CPU
-    /// kernel.
-    pub fn phi(&mut self, a: Tensor) -> Built {
-        let a = self.to_f32(a)?;
-        let shape = self.shape(a)?;
-        self.kernel(&[a], shape, (recurrent::phi, "phi"))
-    }
-
     /// `b` after `a` along `axis`.
     pub fn join(&mut self, a: Tensor, b: Tensor, axis: usize) -> Built {
         let (a, b) = (self.dense(a)?, self.dense(b)?);
@@ -68,7 +25,7 @@ impl Graph {
             )));
         }
         let axis = i32::try_from(axis).unwrap_or(0);
-        // SAFETY: equal types, and equal sizes but along the axis, as ggml asks.
+        // SAFETY: equal types, and equal sizes but along the axis, as ggml requires.
         self.binary(a, b, |ctx, a, b| unsafe {
             sys::ggml_concat(ctx, a, b, axis)
         })
@@ -382,7 +339,7 @@ impl Graph {
 
     /// A CPU kernel over contiguous operands (the first may be quantized where the kernel says so),
     /// with a fresh F32 result.
-    fn kernel(
+    pub(crate) fn kernel(
         &mut self,
         sources: &[Tensor],
         shape: [i64; 4],

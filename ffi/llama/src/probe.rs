@@ -18,13 +18,14 @@ use crate::model::Model;
 pub struct Filled {
     /// shapes: ggml order, innermost first.
     pub shape: [i64; 4],
+    /// The elements in memory order; integers and halves as floats.
     pub values: Vec<f32>,
 }
 
 /// The input's name and, where several inputs share one, the name of a node that reads it.
 pub type Reading = (String, Option<String>);
 
-/// What the callback is given.
+/// What the callback reads and writes.
 pub(crate) struct Watch {
     wanted: Vec<Reading>,
     found: HashMap<Reading, Filled>,
@@ -68,7 +69,7 @@ impl Model {
     }
 }
 
-/// Asked before a node is computed, and told after. Everything is seen before the nodes that read
+/// Called before a node is computed and after. Everything is seen before the nodes that read
 /// it run.
 ///
 /// # Safety
@@ -83,7 +84,7 @@ pub(crate) unsafe extern "C" fn look(
     unsafe {
         let watch = &mut *user.cast::<Watch>();
         if !ask {
-            // Only ever told about the node at which everything was seen: stop there.
+            // Only called for the node at which everything was seen: stop there.
             return false;
         }
         for source in (*node).src.iter().filter(|source| !source.is_null()) {

@@ -15,7 +15,7 @@ type Operation = unsafe extern "C" fn(*mut sys::ggml_tensor, i32, i32, *mut c_vo
 #[derive(Clone, Copy, Debug)]
 pub struct Plus {
     /// A low-rank matrix, and the rows that its product is taken with: B and A x for `times`, A and
-    /// Bᵀ y for `times_turned`.
+    /// Bᵀ y for `times_transposed`.
     pub adapter: Option<(Tensor, Tensor)>,
     /// A tensor of the result's shape.
     pub base: Option<Tensor>,
@@ -43,7 +43,13 @@ impl Graph {
     /// x = W y: the gradient of `times` for x, from the same rows of W.
     ///
     /// shapes: W [k, m], y [m, …], A [k, r], Bᵀ y [r, …] → [k, …]
-    pub fn times_turned(&mut self, kernel: Kernel, weight: Tensor, y: Tensor, plus: Plus) -> Built {
+    pub fn times_transposed(
+        &mut self,
+        kernel: Kernel,
+        weight: Tensor,
+        y: Tensor,
+        plus: Plus,
+    ) -> Built {
         self.weight_product(kernel, weight, y, Side::Columns, plus)
     }
 
@@ -58,7 +64,7 @@ impl Graph {
         let (name, operation): (_, Operation) = if side == Side::Rows {
             ("times", kernels::times::<false>)
         } else {
-            ("times_turned", kernels::times::<true>)
+            ("times_transposed", kernels::times::<true>)
         };
         let sx = self.shape(x)?;
         let mut shape = sx;
@@ -360,7 +366,7 @@ impl Graph {
             self.like(*operand, shape, name)?;
             dense.push(self.dense(*operand)?);
         }
-        // SAFETY: the operations given here need contiguous F32 tensors of one shape.
+        // SAFETY: the callers pass operations that need contiguous F32 tensors of one shape.
         unsafe { self.custom(name, operation, call, shape, &dense) }
     }
 
@@ -434,7 +440,7 @@ impl Graph {
     /// Append an operation of ours.
     ///
     /// # Safety
-    /// The operation, told `call`, reads and writes nothing beyond the sources and an F32 result of
+    /// The operation with `call` reads and writes nothing beyond the sources and an F32 result of
     /// `shape`.
     unsafe fn custom(
         &mut self,
@@ -452,10 +458,10 @@ impl Graph {
         let count = i32::try_from(raws.len()).unwrap_or(0);
         let [n0, n1, n2, n3] = shape;
         let call = Box::new(call);
-        let told = std::ptr::from_ref::<Call>(&call).cast_mut().cast();
+        let parameters = std::ptr::from_ref::<Call>(&call).cast_mut().cast();
         self.calls.push(call);
-        // SAFETY: room was checked; the sources are live and copied by the call; what the operation
-        // is told lives as long as this graph.
+        // SAFETY: room was checked; the sources are live and copied by the call; its parameters
+        // live as long as this graph.
         let raw = unsafe {
             sys::ggml_custom_4d(
                 self.ctx(),
@@ -468,7 +474,7 @@ impl Graph {
                 count,
                 Some(operation),
                 -1,
-                told,
+                parameters,
             )
         };
         // SAFETY: the tensor that was just made.

@@ -49,7 +49,7 @@ unsafe fn choices<'a>(target: *mut sys::ggml_tensor, index: usize) -> &'a [i32] 
 /// A stretch of the result that one thread writes alone.
 ///
 /// # Safety
-/// The stretch must lie inside the result and be given to one thread only.
+/// The stretch must lie inside the result and be written by one thread only.
 unsafe fn part<'a>(target: *mut sys::ggml_tensor, start: usize, length: usize) -> &'a mut [f32] {
     // SAFETY: as promised.
     unsafe { from_raw_parts_mut((*target).data.cast::<f32>().add(start), length) }

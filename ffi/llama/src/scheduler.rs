@@ -44,7 +44,7 @@ pub struct WorkBytes {
 pub(crate) struct Scheduler {
     backends: Vec<sys::ggml_backend_t>,
     /// Made for graphs of up to so many tensors.
-    made: Option<(NonNull<sys::ggml_backend_sched>, usize)>,
+    scheduler: Option<(NonNull<sys::ggml_backend_sched>, usize)>,
 }
 
 impl Scheduler {
@@ -52,7 +52,7 @@ impl Scheduler {
     pub fn new(backends: Vec<sys::ggml_backend_t>) -> Self {
         Self {
             backends,
-            made: None,
+            scheduler: None,
         }
     }
 
@@ -78,11 +78,11 @@ impl Scheduler {
     /// Give every tensor of a graph a device and memory. The graph's own tensors must have none.
     pub fn place(&mut self, graph: &Graph) -> Result<(), LlamaError> {
         let needed = graph.tensors_max();
-        if self.made.is_none_or(|(_, size)| size < needed) {
+        if self.scheduler.is_none_or(|(_, size)| size < needed) {
             self.free();
-            self.made = Some((self.make(needed)?, needed));
+            self.scheduler = Some((self.make(needed)?, needed));
         }
-        let Some((raw, _)) = self.made else {
+        let Some((raw, _)) = self.scheduler else {
             return Err(LlamaError::Memory {
                 what: "a scheduler".into(),
             });
@@ -114,7 +114,7 @@ impl Scheduler {
     }
 
     pub fn work_bytes(&self) -> WorkBytes {
-        let Some((raw, _)) = self.made else {
+        let Some((raw, _)) = self.scheduler else {
             return WorkBytes::default();
         };
         // SAFETY: a live scheduler and its backends.
@@ -147,7 +147,7 @@ impl Scheduler {
 
     /// Compute the placed graph.
     pub fn run(&mut self, graph: &Graph) -> sys::ggml_status {
-        let Some((raw, _)) = self.made else {
+        let Some((raw, _)) = self.scheduler else {
             return sys::GGML_STATUS_FAILED;
         };
         // SAFETY: the graph was placed by this scheduler.
@@ -157,7 +157,7 @@ impl Scheduler {
     /// As `run`, with the seconds of each node; moving a node's operands to its device counts as
     /// its own.
     pub fn run_timed(&mut self, graph: &Graph) -> (Vec<f64>, sys::ggml_status) {
-        let Some((raw, _)) = self.made else {
+        let Some((raw, _)) = self.scheduler else {
             return (Vec::new(), sys::GGML_STATUS_FAILED);
         };
         // SAFETY: nodes of the graph.
@@ -188,7 +188,7 @@ impl Scheduler {
 
     /// What of the placed graph runs where.
     pub fn placement(&self, graph: &Graph) -> Placement {
-        let Some((raw, _)) = self.made else {
+        let Some((raw, _)) = self.scheduler else {
             return Placement::default();
         };
         let mut operations = BTreeMap::new();
@@ -217,7 +217,7 @@ impl Scheduler {
     }
 
     pub fn free(&mut self) {
-        if let Some((raw, _)) = self.made.take() {
+        if let Some((raw, _)) = self.scheduler.take() {
             // SAFETY: the only owner; whoever was placed is placed anew before it runs.
             unsafe { sys::ggml_backend_sched_free(raw.as_ptr()) }
         }
@@ -238,7 +238,7 @@ fn is_cpu(backend: sys::ggml_backend_t) -> bool {
     }
 }
 
-/// A CPU that stands for a device is told from the one behind it.
+/// A CPU that stands for a device has another name than the one behind it.
 ///
 /// # Safety
 /// `backend` must be live.
@@ -260,7 +260,7 @@ struct Stops {
     last: Instant,
 }
 
-/// ggml asks before each node whether it is to stop after it, and tells when it has.
+/// ggml calls before each node whether to stop after it, and again when it has.
 unsafe extern "C" fn stop(node: *mut sys::ggml_tensor, ask: bool, stops: *mut c_void) -> bool {
     if !ask {
         // SAFETY: the pointer is `run_timed`'s own, used by one thread while it waits.

@@ -160,10 +160,12 @@ impl Storage {
         })))
     }
 
+    /// Number of tensors.
     pub fn len(&self) -> usize {
         self.0.tensors.len()
     }
 
+    /// There is no tensor.
     pub fn is_empty(&self) -> bool {
         self.0.tensors.is_empty()
     }

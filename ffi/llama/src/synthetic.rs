@@ -20,7 +20,7 @@ struct Draw {
 }
 
 /// Write a model whose metadata is that of the GGUF `metadata` and whose weights are normal with
-/// the given standard deviation. Same arguments, same bytes.
+/// this standard deviation. Same arguments, same bytes.
 ///
 /// fails: metadata that llama.cpp makes no model of, an architecture that it does not save, an
 /// unwritable `out`.
@@ -39,7 +39,7 @@ pub fn synthesize(
     let mut draw = Draw { seed, deviation };
     let (mark, mut reason) = (log::mark(), Reason::new());
     let (buffer, size) = reason.pointer();
-    // SAFETY: both paths are NUL-terminated, `draw` outlives the call that hands it to `fill`;
+    // SAFETY: both paths are NUL-terminated, `draw` outlives the call that passes it to `fill`;
     // exceptions end in the shim.
     let done = unsafe {
         crate::shim::translora_synthesize(
@@ -66,17 +66,25 @@ pub fn synthesize(
 
 /// Set what llama.cpp does not save of a model's metadata, as it reads it.
 fn complete(metadata: &Path, out: &Path) -> Result<(), Box<dyn std::error::Error>> {
-    let (asked, made) = (std::fs::read(metadata)?, std::fs::read(out)?);
-    let (asked, made) = (Gguf::parse(&asked)?, Gguf::parse(&made)?);
-    if asked.metadata().all(|(key, _)| made.get(key).is_some()) {
+    let (requested, written) = (std::fs::read(metadata)?, std::fs::read(out)?);
+    let (requested, written) = (Gguf::parse(&requested)?, Gguf::parse(&written)?);
+    if requested
+        .metadata()
+        .all(|(key, _)| written.get(key).is_some())
+    {
         return Ok(());
     }
     let mut writer = Writer::new();
-    for (key, value) in asked.metadata().chain(made.metadata()) {
+    for (key, value) in requested.metadata().chain(written.metadata()) {
         writer.set(key, value.clone());
     }
-    for tensor in made.tensors() {
-        writer.tensor(&tensor.name, tensor.kind, &tensor.shape, made.data(tensor));
+    for tensor in written.tensors() {
+        writer.tensor(
+            &tensor.name,
+            tensor.kind,
+            &tensor.shape,
+            written.data(tensor),
+        );
     }
     Ok(std::fs::write(out, writer.to_bytes()?)?)
 }

@@ -17,7 +17,7 @@ pub(crate) fn now() -> Instant {
 /// When each node ended, by ggml's first thread.
 struct Stops(Vec<Instant>);
 
-/// ggml asks after each node that it computed whether to go on.
+/// ggml calls after each node to learn whether to go on.
 unsafe extern "C" fn stop(stops: *mut c_void) -> bool {
     // SAFETY: the pointer is `run`'s own, used by one thread while it waits.
     unsafe { (*stops.cast::<Stops>()).0.push(now()) };
@@ -54,7 +54,7 @@ pub(crate) fn run(
     (seconds, status)
 }
 
-/// The nodes that ggml asks after: not those that compute nothing, nor a product that is fused into
+/// The nodes that ggml calls for: not those that compute nothing, nor a product that is fused into
 /// the norm before it.
 fn computed(graph: &Graph) -> Vec<usize> {
     // SAFETY: live nodes of the caller's graph.

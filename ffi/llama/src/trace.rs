@@ -17,6 +17,7 @@ use crate::op::op_of;
 ///
 /// The trace keeps the model and the adapters alive whose tensors it names.
 pub struct Trace {
+    /// Leaves and operations; operands are indices into this list.
     pub nodes: Vec<Node>,
     /// Index of the logits.
     pub output: usize,
@@ -29,8 +30,11 @@ pub struct Trace {
 /// One tensor of a traced graph.
 #[derive(Clone, Debug)]
 pub struct Node {
+    /// ggml's name of the tensor: that of the file for a weight.
     pub name: String,
+    /// What computes it.
     pub op: Op,
+    /// The element type.
     pub dtype: Dtype,
     /// shapes: ggml order, innermost first.
     pub shape: [i64; 4],
@@ -40,6 +44,7 @@ pub struct Node {
     pub sources: Vec<Option<usize>>,
     /// For views: the tensor whose memory this is, and the byte offset into it.
     pub view: Option<(usize, usize)>,
+    /// ggml's `op_params`: integers, and floats by their bits.
     pub parameters: [i32; 16],
     pub(crate) raw_op: sys::ggml_op,
     /// Weights only: the tensor itself, kept alive by the trace's model and adapters. Null
@@ -53,6 +58,7 @@ impl Node {
         f32::from_bits(self.parameters[index].cast_unsigned())
     }
 
+    /// Number of elements: the product of the shape.
     pub fn elements(&self) -> i64 {
         self.shape.iter().product()
     }

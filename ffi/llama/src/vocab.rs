@@ -30,6 +30,7 @@ impl<'m> Vocab<'m> {
         usize::try_from(unsafe { sys::llama_vocab_n_tokens(self.raw) }).unwrap_or(0)
     }
 
+    /// There is no token.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -40,16 +41,19 @@ impl<'m> Vocab<'m> {
         unsafe { sys::llama_vocab_type(self.raw) == sys::LLAMA_VOCAB_TYPE_NONE }
     }
 
+    /// The token that begins a text, if there is one.
     pub fn bos(&self) -> Option<i32> {
         // SAFETY: `raw` belongs to the borrowed model.
         Some(unsafe { sys::llama_vocab_bos(self.raw) }).filter(|token| *token >= 0)
     }
 
+    /// The token that ends a text, if there is one.
     pub fn eos(&self) -> Option<i32> {
         // SAFETY: `raw` belongs to the borrowed model.
         Some(unsafe { sys::llama_vocab_eos(self.raw) }).filter(|token| *token >= 0)
     }
 
+    /// The model expects its `bos` before a text.
     pub fn adds_bos(&self) -> bool {
         // SAFETY: `raw` belongs to the borrowed model.
         unsafe { sys::llama_vocab_get_add_bos(self.raw) }

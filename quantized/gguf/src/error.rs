@@ -179,7 +179,7 @@ pub enum GgufError {
         /// Where in the file. units: bytes from the start
         offset: u64,
     },
-    /// Data handed in for a tensor does not have the size that its shape and type say.
+    /// Data passed in for a tensor does not have the size that its shape and type say.
     #[error("tensor {tensor:?}: {got} bytes of data, expected {expected}")]
     DataSize {
         /// The tensor.

@@ -155,13 +155,15 @@ fn a_header_is_read_out_of_the_first_bytes_as_out_of_all() {
         .max()
         .unwrap();
     for file_bytes in 0..end {
-        let told = Gguf::parse(&bytes[..file_bytes as usize])
+        let message = Gguf::parse(&bytes[..file_bytes as usize])
             .unwrap_err()
             .to_string();
         for cut in [0, 40, file_bytes.min(data as u64), file_bytes] {
             match Header::parse(&bytes[..cut.min(file_bytes) as usize], file_bytes) {
                 Ok(found) => assert!(found.is_none(), "cut at {cut} of {file_bytes}"),
-                Err(error) => assert_eq!(error.to_string(), told, "cut at {cut} of {file_bytes}"),
+                Err(error) => {
+                    assert_eq!(error.to_string(), message, "cut at {cut} of {file_bytes}");
+                }
             }
         }
     }

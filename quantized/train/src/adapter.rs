@@ -64,7 +64,7 @@ impl Adapter {
 
     /// Write the adapter as a GGUF that llama.cpp loads.
     ///
-    /// source: llama.cpp `llama_adapter_lora_init_impl` (keys and shapes it asks for)
+    /// source: llama.cpp `llama_adapter_lora_init_impl` (keys and shapes it reads)
     pub fn to_gguf(
         &self,
         architecture: &str,

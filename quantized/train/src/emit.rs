@@ -31,17 +31,17 @@ impl Emit<'_> {
             .iter()
             .map(|source| source.and_then(|source| values[source]))
             .collect();
-        if matches!(node.op, Op::Store | Op::StoreTurned) {
+        if matches!(node.op, Op::Store | Op::StoreTransposed) {
             let value = sources
                 .first()
                 .copied()
                 .flatten()
                 .ok_or_else(|| TrainError::not_emitted(node))?;
             let mut value = graph.to_f32(value)?;
-            if node.op == Op::StoreTurned {
+            if node.op == Op::StoreTransposed {
                 let tokens = i64::from(self.trace.tokens);
                 let rows = graph.reshape(value, [node.elements() / tokens, tokens, 1, 1])?;
-                value = graph.turned(rows)?;
+                value = graph.transposed(rows)?;
             }
             return Ok(graph.reshape(value, node.shape)?);
         }

@@ -85,8 +85,8 @@ pub(crate) fn trained(trace: &Trace, adapter: &AdapterIndex) -> HashMap<String, 
 
 /// Make a plain value of what llama.cpp writes into its memories and reads back at once (cache
 /// rows, in a training context all of them): `SET_ROWS` of as many rows as there are becomes
-/// `Store` (`StoreTurned` where llama.cpp scatters single numbers, as it does for a cache of values
-/// without flash attention), and whoever read the memory afterwards reads that.
+/// `Store` (`StoreTransposed` where llama.cpp scatters single numbers, as it does for a cache of
+/// values without flash attention), and whoever read the memory afterwards reads that.
 ///
 /// Returns the nodes that read a memory after a part of it was written, which is nothing a training
 /// graph can repeat.
@@ -121,7 +121,7 @@ pub(crate) fn replace_stores(trace: &mut Trace) -> HashSet<usize> {
                     let scattered = rows.is_some_and(|rows| trace.nodes[rows].shape[0] == 1)
                         && trace.nodes[state].shape[0] != 1;
                     node.op = if scattered {
-                        Op::StoreTurned
+                        Op::StoreTransposed
                     } else {
                         Op::Store
                     };

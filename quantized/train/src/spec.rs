@@ -41,13 +41,13 @@ pub struct TrainSpec {
     /// B learns at this multiple of the learning rate of A.
     ///
     /// source: LoRA+ (Hayou, Ghosh, Yu 2024)
-    pub b_rate: f32,
+    pub lora_plus_ratio: f32,
     /// Share of the inputs of each A that a training step leaves out; what is left counts more by
     /// as much. While it is on, masks take 4 bytes for each input of each A and each token of a
     /// pack.
     pub dropout: f32,
     /// Global gradient norm above which a step is scaled down; 0 switches it off.
-    pub clip_norm: f32,
+    pub max_grad_norm: f32,
     /// Examples that the model reads at one time at most; their gradients add up to the batch's. 0:
     /// as many as fit one pack.
     pub micro_batch: usize,
@@ -87,9 +87,9 @@ impl Default for TrainSpec {
             seed: 0,
             objective: Objective::Text,
             optimizer: AdamW::default(),
-            b_rate: 1.0,
+            lora_plus_ratio: 1.0,
             dropout: 0.0,
-            clip_norm: 1.0,
+            max_grad_norm: 1.0,
             micro_batch: 0,
             forward: ForwardWeights::Direct(Kernel::fast()),
             transpose: Transpose::F16,

@@ -200,12 +200,12 @@ impl Trainer {
             .sum::<f64>()
             .sqrt();
         report.gradient_norm = norm;
-        let clip = f64::from(self.spec.clip_norm);
+        let clip = f64::from(self.spec.max_grad_norm);
         if clip > 0.0 && norm > clip {
             let factor = (clip / norm) as f32;
             gradients.iter_mut().flatten().for_each(|g| *g *= factor);
         }
-        let rates = [learning_rate, learning_rate * self.spec.b_rate];
+        let rates = [learning_rate, learning_rate * self.spec.lora_plus_ratio];
         let (optimizer, threads) = (self.spec.optimizer, self.spec.threads);
         self.state.descend(optimizer, &gradients, rates, threads);
         self.workshop.upload(self.state.adapter())?;

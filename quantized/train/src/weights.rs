@@ -87,7 +87,7 @@ pub(crate) fn wanted(trace: &Trace, adapter: &AdapterIndex) -> HashSet<String> {
             return None;
         };
         let weight = &trace.nodes[*weight];
-        // A matrix for each head (latent attention) is turned where it is used.
+        // A matrix for each head (latent attention) is transposed where it is used.
         let flat = weight.op == Op::Weight && weight.shape[2..] == [1, 1];
         let wanted = flat && !adapter.contains_key(&weight.name) && needs[*input];
         wanted.then(|| weight.name.clone())
@@ -95,7 +95,7 @@ pub(crate) fn wanted(trace: &Trace, adapter: &AdapterIndex) -> HashSet<String> {
     frozen.collect()
 }
 
-/// units: numbers of a matrix that are turned at one time.
+/// units: numbers of a matrix that are transposed at one time.
 const PIECE: usize = 8 << 20;
 
 impl Weights {
@@ -326,7 +326,9 @@ impl Weights {
         dy: Tensor,
     ) -> Result<Option<Tensor>, LlamaError> {
         if let Some(kernel) = self.direct() {
-            return graph.times_turned(kernel, tensor, dy, Plus::NONE).map(Some);
+            return graph
+                .times_transposed(kernel, tensor, dy, Plus::NONE)
+                .map(Some);
         }
         if self.forward == ForwardWeights::OutProd {
             return graph.out_prod(tensor, dy).map(Some);
@@ -341,7 +343,7 @@ impl Weights {
         graph.mul_mat(transposed, dy).map(Some)
     }
 
-    /// Wᵀ in fresh memory: rows as floats, turned.
+    /// Wᵀ in fresh memory: rows as floats, transposed.
     fn transpose_again(
         &self,
         graph: &mut Graph,
@@ -353,15 +355,15 @@ impl Weights {
         };
         let dtype = graph.dtype(tensor)?;
         if matches!(dtype, Dtype::F32 | Dtype::F16) {
-            let turned = graph.transpose(tensor)?;
-            return graph.cont(turned).map(Some);
+            let transposed = graph.transpose(tensor)?;
+            return graph.cont(transposed).map(Some);
         }
         let height = graph.shape(tensor)?[1];
         let all = graph.stored(storage, *rows)?;
         let ids = graph.slice(all, 0, 0, height)?;
         let floats = graph.get_rows(tensor, ids)?;
-        let turned = graph.transpose(floats)?;
-        graph.to_f16(turned).map(Some)
+        let transposed = graph.transpose(floats)?;
+        graph.to_f16(transposed).map(Some)
     }
 
     /// The transposed copy of a weight as a leaf of `graph`; `None` if there is none.
@@ -392,7 +394,7 @@ impl Weights {
     }
 }
 
-/// Write Wᵀ, some of its rows at a time: so many columns of W are read, turned and sent to the
+/// Write Wᵀ, some of its rows at a time: so many columns of W are read, transposed and sent to the
 /// device.
 fn write_transposed(
     trace: &Trace,
@@ -488,9 +490,10 @@ mod tests {
     fn transpose_of_uneven_tiles() {
         let (width, height) = (70, 131);
         let values: Vec<usize> = (0..width * height).collect();
-        let turned = transpose(&values, width);
+        let transposed = transpose(&values, width);
         assert!((0..height).all(|row| {
-            (0..width).all(|column| turned[column * height + row] == values[row * width + column])
+            (0..width)
+                .all(|column| transposed[column * height + row] == values[row * width + column])
         }));
     }
 }

@@ -1,4 +1,4 @@
-// Asks Metal's own table what it has: the mark below is replaced by the functions of the vendored ggml-metal that make it.
+// Prints what Metal's own table has: the mark below is replaced by the functions of the vendored ggml-metal that make it.
 // In: one line of numbers for each operation, as tests/metal.rs writes them. Out: 1 or 0 for each.
 #include <cstdint>
 #include <cstdio>

@@ -1,6 +1,6 @@
 //! What training on a device consists of, against what Metal has: the table (`supports_op`) of the
-//! vendored ggml-metal is compiled as it is and asked about every operation of every dense model,
-//! with its types, shapes and strides. Needs a C++ compiler, no Mac.
+//! vendored ggml-metal is compiled as it is and its table is read for every operation of every
+//! dense model, with its types, shapes and strides. Needs a C++ compiler, no Mac.
 #![allow(
     clippy::print_stderr,
     clippy::unwrap_used,
@@ -244,7 +244,7 @@ fn metal_has_all_that_dense_models_train_with() {
     eprintln!("{} models, each with {:?}", models.len(), Transpose::ALL);
 }
 
-/// The same question about the CPU's kernels is answered with no: the table is asked indeed.
+/// The table lacks the CPU's kernels: so it is read indeed.
 #[test]
 fn metal_has_none_of_the_kernels_for_the_cpu() {
     let folder = tempfile::tempdir().unwrap();

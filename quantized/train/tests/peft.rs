@@ -53,7 +53,7 @@ fn spec(forward: ForwardWeights) -> TrainSpec {
         alpha: 8.0,
         seed: 7,
         optimizer,
-        clip_norm: 3.0,
+        max_grad_norm: 3.0,
         forward,
         ..TrainSpec::default()
     }
@@ -143,7 +143,7 @@ fn leave(folder: &Path, model: &Path, name: &str, trainer: &Trainer) {
         spec.rank,
         spec.alpha,
         spec.optimizer.weight_decay,
-        spec.clip_norm,
+        spec.max_grad_norm,
         examples.join(", ")
     );
     fs::create_dir_all(folder).unwrap();

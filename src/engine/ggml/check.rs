@@ -163,7 +163,7 @@ pub fn check(spec: &CheckSpec) -> Result<CheckReport, EngineError> {
         Err(translora_train::TrainError::Module { modules, reason }) => {
             return Err(EngineError::Modules {
                 model: name(),
-                asked: modules,
+                modules,
                 reason,
             });
         }

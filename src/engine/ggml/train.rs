@@ -39,9 +39,9 @@ impl Train for GgmlModel {
             objective: minimized(spec.objective),
             optimizer,
             rslora: shape.rslora,
-            b_rate: shape.lora_plus,
+            lora_plus_ratio: shape.lora_plus,
             dropout: shape.lora_dropout,
-            clip_norm: shape.clip,
+            max_grad_norm: shape.clip,
             micro_batch: shape.micro_batch,
             batch: shape.batch,
             memory: shape
@@ -70,7 +70,7 @@ impl GgmlModel {
             TrainError::Llama(error) => internal(error),
             TrainError::Module { modules, reason } => EngineError::Modules {
                 model,
-                asked: modules,
+                modules,
                 reason,
             },
             TrainError::NoRule { .. } | TrainError::Blocked { .. } => EngineError::Untrainable {

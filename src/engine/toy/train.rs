@@ -345,7 +345,7 @@ impl Trainer for ToyTrainer<'_> {
 fn check_spec(base: &Base, shape: &Shape) -> Result<(), EngineError> {
     let refuse = |reason: &str| EngineError::Modules {
         model: base.name.clone(),
-        asked: shape.modules.clone(),
+        modules: shape.modules.clone(),
         reason: reason.to_owned(),
     };
     let known = ["all", "dense", "q", "k", "v", "o", "gate", "up", "down"];

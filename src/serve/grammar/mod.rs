@@ -453,7 +453,9 @@ impl<'s> Grammar<'s> {
     fn array(&mut self, schema: &Json, depth: usize) -> Result<Read, SchemaError> {
         let keys: &[&str] = &["type", "items", "prefixItems", "minItems", "maxItems"];
         self.primitive("space");
-        if let Some(items) = schema.get("prefixItems").and_then(Json::list) {
+        // Drafts before 2020-12 call it `items`, too.
+        let list = |key| schema.get(key).and_then(Json::list);
+        if let Some(items) = list("prefixItems").or_else(|| list("items")) {
             let all = items.iter().map(|item| self.visit(item, depth + 1));
             let all = all.collect::<Result<Vec<_>, _>>()?.join(" \",\" space ");
             return Ok((self.rule(format!("\"[\" space {all} \"]\" space"))?, keys));

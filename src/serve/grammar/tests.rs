@@ -73,6 +73,11 @@ const CASES: &[(&str, &[&str], &[&str])] = &[
         &[r#"[1,"a"]"#],
         &[r#"["a",1]"#, "[1]"],
     ),
+    (
+        r#"{"type": "array", "items": [{"type": "integer"}, {"type": "string"}]}"#,
+        &[r#"[1,"a"]"#],
+        &[r#"["a",1]"#, "[1]"],
+    ),
     // The required ones first, in the order of the schema, then any of the others in theirs.
     (
         r#"{"type": "object", "properties": {"z": {"type": "integer"}, "m": {"type": "integer"},

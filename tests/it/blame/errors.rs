@@ -96,7 +96,7 @@ fn engine() -> Room {
             },
             E::Modules {
                 model: model(),
-                asked: "x".into(),
+                modules: "x".into(),
                 reason: "there is no x".into(),
             },
             E::Untrainable {

@@ -156,7 +156,7 @@ fn only_the_program_speaks_of_flags() {
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
-/// Collects what it is asked to write.
+/// Collects what is written to it.
 #[derive(Default)]
 struct Fields(RefCell<BTreeSet<String>>);
 

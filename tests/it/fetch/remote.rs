@@ -66,7 +66,7 @@ fn a_file_of_a_hub_is_fetched_once_and_kept_as_the_hub_keeps_it() {
     assert_eq!(below(&repo.join("blobs")).len(), 1);
 
     // Without a file the usual quantization, as llama-server has it.
-    server.asked();
+    server.requests();
     let usual = home.find("hf:me/lab", Wanted::Model).expect("it is there");
     assert!(read(&usual) == small);
     assert_eq!(
@@ -74,10 +74,10 @@ fn a_file_of_a_hub_is_fetched_once_and_kept_as_the_hub_keeps_it() {
             .expect("kept"),
         found
     );
-    let fetched = server.asked();
+    let fetched = server.requests();
     let large = fetched
         .iter()
-        .filter(|asked| asked.path.ends_with("m-Q8_0.gguf"));
+        .filter(|request| request.path.ends_with("m-Q8_0.gguf"));
     assert_eq!(large.count(), 0, "{fetched:?}");
 
     home.finder.offline = true;
@@ -90,7 +90,7 @@ fn a_file_of_a_hub_is_fetched_once_and_kept_as_the_hub_keeps_it() {
         Wanted::Model,
         &["hf:me/other", "not on this disk"],
     );
-    assert_eq!(server.asked(), []);
+    assert_eq!(server.requests(), []);
 }
 
 #[test]
@@ -126,8 +126,11 @@ fn the_token_goes_to_the_hub_and_to_nobody_else() {
         .find("hf:me/own", Wanted::Model)
         .unwrap_or_else(|e| panic!("{e}"));
     assert!(read(&found) == bytes);
-    let asked = store.asked();
-    assert!(asked.len() == 1 && asked[0].token.is_none(), "{asked:?}");
+    let requests = store.requests();
+    assert!(
+        requests.len() == 1 && requests[0].token.is_none(),
+        "{requests:?}"
+    );
 }
 
 #[test]
@@ -143,16 +146,16 @@ fn a_cut_connection_is_gone_on_with() {
         .unwrap_or_else(|e| panic!("{e}"));
     assert!(read(&found) == bytes);
     let ranges: Vec<_> = server
-        .asked()
+        .requests()
         .into_iter()
-        .filter(|asked| asked.path == file)
+        .filter(|request| request.path == file)
         .collect();
     let half = bytes.len() / 2;
     assert_eq!(ranges.len(), 4, "{ranges:?}");
     assert_eq!(ranges[0].range, None);
     assert_eq!(ranges[1].range, Some(format!("bytes={half}-")));
     assert!(
-        ranges[1..].iter().all(|asked| asked.status == 206),
+        ranges[1..].iter().all(|request| request.status == 206),
         "{ranges:?}"
     );
 
@@ -161,8 +164,8 @@ fn a_cut_connection_is_gone_on_with() {
     let blob = format!("hub/models--me--lab/blobs/{}", ContentHash::of(&bytes));
     home.write(&format!("{blob}.part"), &bytes[..1000]);
     assert!(read(&home.find("hf:me/lab", Wanted::Model).expect("fetched")) == bytes);
-    let asked = server.asked();
-    let last = asked.last().expect("it was asked");
+    let requests = server.requests();
+    let last = requests.last().expect("it was fetched");
     assert_eq!(last.range.as_deref(), Some("bytes=1000-"));
     assert_eq!(
         below(&home.finder.hub_cache)
@@ -302,7 +305,11 @@ fn a_file_of_the_web_is_kept_as_long_as_its_address_has_it() {
     };
     assert!(read(&find(&home)) == old);
     assert!(read(&find(&home)) == old);
-    let statuses: Vec<u16> = server.asked().iter().map(|asked| asked.status).collect();
+    let statuses: Vec<u16> = server
+        .requests()
+        .iter()
+        .map(|request| request.status)
+        .collect();
     assert_eq!(statuses, [200, 304]);
     // A part of the old file is no beginning of the new one.
     server.put("/m.gguf", page(&old, "one and a half"));

@@ -27,9 +27,9 @@ pub struct Page {
     pub cuts: usize,
 }
 
-/// What was asked: the path, and the headers that matter.
+/// One request: its path, and the headers that matter.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub struct Request {
     pub path: String,
     pub range: Option<String>,
     pub token: Option<String>,
@@ -39,7 +39,7 @@ pub struct Asked {
 #[derive(Default)]
 struct State {
     pages: BTreeMap<String, Page>,
-    asked: Vec<Asked>,
+    requests: Vec<Request>,
 }
 
 pub struct Server {
@@ -74,9 +74,9 @@ impl Server {
         self.lock().pages.insert(path.to_owned(), page);
     }
 
-    /// What was asked since the last time.
-    pub fn asked(&self) -> Vec<Asked> {
-        std::mem::take(&mut self.lock().asked)
+    /// The requests that came since the last time.
+    pub fn requests(&self) -> Vec<Request> {
+        std::mem::take(&mut self.lock().requests)
     }
 
     /// A repository of a hub: files that are large (with a SHA-256) and small.
@@ -161,7 +161,7 @@ fn answer(mut stream: &TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
             page.clone()
         }
     };
-    state.asked.push(Asked {
+    state.requests.push(Request {
         path,
         range,
         token,

@@ -9,12 +9,12 @@ use translora::record::{Cancel, TestClock};
 use translora::request::{self, FilterChoice, Inputs, LabelChoice, Run, Shape, Training, Transfer};
 
 use super::{
-    kit, kit_plan, left, plan, quietly, resumed, sound, stages_of, train, train_plan, training,
-    transfer,
+    kit, kit_plan, left, plan, resumed, sound, stages_of, train, train_plan, training, transfer,
+    with_context,
 };
 use crate::toy::{World, remedy};
 
-/// A clock that asks a run to stop when it is read for the n-th time: a run reads it at both ends
+/// A clock that stops a run when it is read for the n-th time: a run reads it at both ends
 /// of every stage.
 struct StoppingClock {
     cancel: Cancel,
@@ -34,7 +34,7 @@ impl translora::record::Clock for StoppingClock {
     }
 }
 
-/// Run `work` so that it is asked to stop as its `nth` stage begins.
+/// Run `work` so that it is cancelled as its `nth` stage begins.
 pub fn stopping<T>(nth: usize, work: impl FnOnce(&Context<'_>) -> T) -> T {
     let cancel = Cancel::default();
     let clock = StoppingClock {
@@ -200,7 +200,7 @@ fn kits_resume_too() {
             run: resumed(),
             ..kit_plan(&name)
         };
-        let report = quietly(|context| pipeline::kit(&Toy, &sound(&plan), context)).unwrap();
+        let report = with_context(|context| pipeline::kit(&Toy, &sound(&plan), context)).unwrap();
         assert!(
             report.accuracy.unwrap() > 0.7 && report.positives == 300,
             "{report:?}"
@@ -212,7 +212,7 @@ fn kits_resume_too() {
     }
 }
 
-/// Run `work` so that it is asked to stop once ten steps of training are done.
+/// Run `work` so that it is cancelled once ten steps of training are done.
 fn stopping_in_training<T: Send>(work: impl FnOnce(&Context<'_>) -> T + Send) -> T {
     let (events, receiver) = Events::channel(usize::MAX);
     let cancel = Cancel::default();
@@ -247,14 +247,14 @@ fn training_stopped_between_two_steps_goes_on_from_there() {
         epochs: 40.0,
         ..train_plan(&world, &world.source, &world.train, name)
     };
-    quietly(|context| pipeline::train(&Toy, &sound(&plan("straight.gguf")), context)).unwrap();
+    with_context(|context| pipeline::train(&Toy, &sound(&plan("straight.gguf")), context)).unwrap();
     let stopped = stopping_in_training(|context| {
         pipeline::train(&Toy, &sound(&plan("halted.gguf")), context)
     });
     assert!(matches!(stopped, Err(PipelineError::Cancelled)));
     let checkpoint = fs::read(world.path("halted.gguf.journal/distill.checkpoint.bin")).unwrap();
     assert!(String::from_utf8_lossy(&checkpoint[..40]).contains("\"steps\":"));
-    quietly(|context| {
+    with_context(|context| {
         pipeline::train(
             &Toy,
             &sound(&request::Train {
@@ -290,8 +290,8 @@ fn training_that_diverges_is_kept_and_goes_on_with_a_lower_rate() {
             ..train_plan(&world, &world.source, &world.train, "wild.gguf")
         }
     };
-    let error =
-        quietly(|context| pipeline::train(&Toy, &sound(&plan(0.01, false)), context)).unwrap_err();
+    let error = with_context(|context| pipeline::train(&Toy, &sound(&plan(0.01, false)), context))
+        .unwrap_err();
     assert!(error.to_string().contains("not finite"), "{error}");
     assert!(remedy(&error).contains("resume"), "{:?}", remedy(&error));
     assert!(
@@ -301,12 +301,13 @@ fn training_that_diverges_is_kept_and_goes_on_with_a_lower_rate() {
     );
     let mut other = plan(1e-5, true);
     other.training.shape.rank = 4;
-    let changed = quietly(|context| pipeline::train(&Toy, &sound(&other), context)).unwrap_err();
+    let changed =
+        with_context(|context| pipeline::train(&Toy, &sound(&other), context)).unwrap_err();
     assert!(
         changed.to_string().contains("the plan changed"),
         "{changed}"
     );
     let report =
-        quietly(|context| pipeline::train(&Toy, &sound(&plan(1e-5, true)), context)).unwrap();
+        with_context(|context| pipeline::train(&Toy, &sound(&plan(1e-5, true)), context)).unwrap();
     assert!(report.loss_last.is_finite() && report.fit.learning_rates.last().unwrap().1 == 1e-5);
 }

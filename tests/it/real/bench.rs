@@ -6,12 +6,12 @@ use serde_json::Value;
 use super::{Folder, done, lab, old_base};
 
 fn bench(folder: &Folder, more: &str) -> Value {
-    let told = folder.run(&format!(
+    let run = folder.run(&format!(
         "bench train -m {} --tokens 96 --steps 2 --rank 4 --json {more}",
         old_base().display()
     ));
-    done(&told);
-    told.json()
+    done(&run);
+    run.json()
 }
 
 #[test]
@@ -57,26 +57,26 @@ fn all_ways_take_the_same_step() {
 #[test]
 fn a_peer_and_a_mode_exclude_each_other() {
     let folder = Folder::new();
-    let told = folder.run(&format!(
+    let run = folder.run(&format!(
         "bench train -m {} --peer outprod --mode exact",
         old_base().display()
     ));
-    assert_eq!(told.code, Some(2), "{told}");
+    assert_eq!(run.code, Some(2), "{run}");
     assert!(
-        told.err.contains("--peer") && told.err.contains("--mode"),
-        "{told}"
+        run.err.contains("--peer") && run.err.contains("--mode"),
+        "{run}"
     );
 }
 
 #[test]
 fn drawing_side_by_side_is_measured() {
     let folder = Folder::new();
-    let told = folder.run(&format!(
+    let run = folder.run(&format!(
         "bench generate -m {} --width 3 --prefix 40 --tokens 6 --json",
         old_base().display()
     ));
-    done(&told);
-    let report = told.json();
+    done(&run);
+    let report = run.json();
     for number in [
         "tokens_per_second",
         "prefix_tokens_per_second",
@@ -115,12 +115,12 @@ fn a_swap_is_measured() {
     for name in ["a.gguf", "b.gguf"] {
         std::fs::copy(lora, folder.path(name)).expect("the folder is writable");
     }
-    let told = folder.run(&format!(
+    let run = folder.run(&format!(
         "bench swap -m {} --lora a.gguf --lora b.gguf --swaps 3 --json -q",
         old_base().display()
     ));
-    done(&told);
-    let report = told.json();
+    done(&run);
+    let report = run.json();
     for number in [
         "step_ms",
         "undisturbed_ms",
@@ -141,8 +141,8 @@ fn a_swap_is_measured() {
     );
     assert_eq!(report["swaps"], 3);
     let refused = |line: &str, hint: &str| {
-        let told = folder.run(&format!("bench swap -m {} {line}", old_base().display()));
-        assert!(told.code == Some(2) && told.err.contains(hint), "{told}");
+        let run = folder.run(&format!("bench swap -m {} {line}", old_base().display()));
+        assert!(run.code == Some(2) && run.err.contains(hint), "{run}");
     };
     refused("--lora a.gguf", "give --lora twice");
     refused(

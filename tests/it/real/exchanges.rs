@@ -47,7 +47,7 @@ fn answer(address: SocketAddr, model: &str, prompt: &str) -> (Vec<(String, f64)>
     let cached = reply["usage"]["prompt_tokens_details"]["cached_tokens"]
         .as_u64()
         .expect("a count");
-    (super::serve::told(&reply), cached)
+    (super::serve::logprobs(&reply), cached)
 }
 
 /// How far apart two answers are, at the tokens up to the first that differs, which counts too: at
@@ -205,12 +205,12 @@ fn the_same_prompt_again_is_answered_by_what_is_live() {
             .all(|name| lab.steady[*name][*at])
             && lab.answers["ticket"][*at] != lab.answers["date_iso"][*at]
     };
-    let asked: Vec<usize> = (0..lab.prompts.len()).filter(sure).take(3).collect();
-    assert!(!asked.is_empty(), "no answer tells the adapters apart");
+    let questions: Vec<usize> = (0..lab.prompts.len()).filter(sure).take(3).collect();
+    assert!(!questions.is_empty(), "no answer tells the adapters apart");
     let check = |name: &str, generation: &str, exchanged: bool| {
         // Each is asked again where all of it is there already, and first where it was the other
         // adapter's.
-        for (turn, at) in asked.iter().rev().chain(&asked).enumerate() {
+        for (turn, at) in questions.iter().rev().chain(&questions).enumerate() {
             let reply = super::serve::short(address, "live", &lab.prompts[*at]);
             assert_eq!(
                 (reply.generation(), &said(&reply)),

@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use super::{Folder, Told, lab, new_base, old_base, refused, rows, transfer};
+use super::{Folder, Run, lab, new_base, old_base, refused, rows, transfer};
 
 /// The file, its first bytes, what the error calls it, and a word of what helps.
 const FOREIGN: &[(&str, &[u8], &str, &str)] = &[
@@ -98,13 +98,10 @@ fn folder() -> Folder {
 }
 
 #[track_caller]
-fn refuse(told: &Told, file: &str, says: &str, helps: &str) {
-    refused(file, told, &[file, says]);
-    let hint = told.err.split("hint: ").last().expect("there is a hint");
-    assert!(
-        hint.contains(helps),
-        "{file}: {helps:?} is not said: {told}"
-    );
+fn refuse(run: &Run, file: &str, says: &str, helps: &str) {
+    refused(file, run, &[file, says]);
+    let hint = run.err.split("hint: ").last().expect("there is a hint");
+    assert!(hint.contains(helps), "{file}: {helps:?} is not said: {run}");
 }
 
 #[test]

@@ -31,7 +31,7 @@ fn world() -> Folder {
     folder
 }
 
-/// What [`transfer`] asks for, with more epochs.
+/// What [`transfer`] requests, with more epochs.
 fn request(folder: &Folder, out: &str, epochs: f64) -> Value {
     json!({
         "source": old_base(), "source_lora": lab().lora, "target": new_base(), "seeds": folder.path("seeds.jsonl"),
@@ -53,9 +53,9 @@ fn adapter(instance: &Instance, job: u64) -> Vec<u8> {
 fn a_job_that_is_killed_and_resumed_makes_the_command_s_bytes() {
     let folder = world();
     let epochs = [("--epochs", "40"), ("--out", "straight.gguf")];
-    let told = folder.run(&transfer(&epochs));
-    assert!(matches!(told.code, Some(0 | 1)), "{told}");
-    let name = if told.code == Some(0) {
+    let run = folder.run(&transfer(&epochs));
+    assert!(matches!(run.code, Some(0 | 1)), "{run}");
+    let name = if run.code == Some(0) {
         "straight.gguf"
     } else {
         "straight.rejected.gguf"
@@ -64,9 +64,9 @@ fn a_job_that_is_killed_and_resumed_makes_the_command_s_bytes() {
 
     let instance = instance(&json!({"threads": 1}));
     let jobs = instance.jobs().expect("it has them");
-    let mut asked = request(&folder, "new.gguf", 40.0);
+    let mut wanted = request(&folder, "new.gguf", 40.0);
     for signal in ["KILL", "ABRT"] {
-        let job = jobs.start(&asked.to_string()).expect("the queue takes it");
+        let job = jobs.start(&wanted.to_string()).expect("the queue takes it");
         let process = loop {
             let now = jobs.poll(job).expect("it is known");
             assert!(
@@ -95,9 +95,9 @@ fn a_job_that_is_killed_and_resumed_makes_the_command_s_bytes() {
                 && failure.hint.contains("resume"),
             "{failure:?}"
         );
-        asked["resume"] = true.into();
+        wanted["resume"] = true.into();
     }
-    let job = jobs.start(&asked.to_string()).expect("the queue takes it");
+    let job = jobs.start(&wanted.to_string()).expect("the queue takes it");
     assert_eq!(
         jobs.wait(job, LONG).expect("it is known").state,
         JobState::Done

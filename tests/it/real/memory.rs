@@ -24,9 +24,9 @@ fn models() -> Vec<(PathBuf, usize)> {
 /// One benchmark; its measured peak is within 15 % of the predicted one. `None` where the system
 /// does not tell.
 fn bench(folder: &Folder, line: &str) -> Option<(Value, u64)> {
-    let told = folder.run(line);
-    done(&told);
-    let object = told.json();
+    let run = folder.run(line);
+    done(&run);
+    let object = run.json();
     let predicted = object["predicted_bytes"].as_u64().expect("a number");
     if object["peak_bytes"].is_null() && !cfg!(target_os = "linux") {
         eprintln!("SKIPPED: this system does not tell the peak of a process");
@@ -36,7 +36,7 @@ fn bench(folder: &Folder, line: &str) -> Option<(Value, u64)> {
     eprintln!("{line}: {predicted} bytes predicted, {peak} measured");
     assert!(
         predicted.abs_diff(peak) * 100 <= peak * 15,
-        "{predicted} bytes predicted, {peak} measured: {told}"
+        "{predicted} bytes predicted, {peak} measured: {run}"
     );
     Some((object, predicted))
 }
@@ -95,10 +95,10 @@ fn what_cannot_fit_is_refused_before_any_work() {
         ),
     ];
     for line in &lines {
-        let told = folder.run(line);
-        refused(line, &told, &["18 MiB do not suffice", " need "]);
-        assert!(told.err.contains("hint: raise --memory"), "{told}");
-        assert!(!told.err.contains("generate "), "work was done: {told}");
+        let run = folder.run(line);
+        refused(line, &run, &["18 MiB do not suffice", " need "]);
+        assert!(run.err.contains("hint: raise --memory"), "{run}");
+        assert!(!run.err.contains("generate "), "work was done: {run}");
     }
     assert_eq!(folder.names(), before, "something was left behind");
 }

@@ -79,11 +79,11 @@ fn what_is_not_finite_is_an_error_that_names_whose_it_is() {
         (transfer(&[("--target", "nan.gguf")]), model),
     ];
     for (line, says) in cases {
-        let told = folder.run(&line);
-        refused(&line, &told, says);
+        let run = folder.run(&line);
+        refused(&line, &run, says);
         assert!(
-            !told.err.contains("learning rate") && !told.err.contains("--lr"),
-            "{told}"
+            !run.err.contains("learning rate") && !run.err.contains("--lr"),
+            "{run}"
         );
     }
 }

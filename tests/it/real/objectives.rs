@@ -135,16 +135,16 @@ fn a_student_comes_nearer_to_its_teachers_probabilities() {
             "{} --epochs 4 --json",
             transfer(&flags).replace("--epochs 1", "")
         );
-        let told = folder.run(&line);
-        assert!(matches!(told.code, Some(0 | 1)), "{told}");
-        let report = &told.json()["objective"];
+        let run = folder.run(&line);
+        assert!(matches!(run.code, Some(0 | 1)), "{run}");
+        let report = &run.json()["objective"];
         assert_eq!(
             (
                 report["objective"].as_str(),
                 report["same_vocabulary"].as_bool()
             ),
             (Some(objective), Some(objective == "kl")),
-            "{told}"
+            "{run}"
         );
         let number = |name: &str| report[name].as_u64().unwrap();
         let taught = number("tokens_taught");
@@ -159,12 +159,12 @@ fn a_student_comes_nearer_to_its_teachers_probabilities() {
         let nats = |name: &str| report["divergence"][name].as_f64().unwrap();
         assert!(nats("transferred") < 0.7 * nats("target"), "{report}");
     }
-    let told = folder.run(&transfer(&[("--objective", "kl"), ("--out", "no.gguf")]));
-    super::refused("two vocabularies", &told, &["different vocabularies"]);
-    let told = folder.run(&transfer(&[
+    let run = folder.run(&transfer(&[("--objective", "kl"), ("--out", "no.gguf")]));
+    super::refused("two vocabularies", &run, &["different vocabularies"]);
+    let run = folder.run(&transfer(&[
         ("--label", "consistent"),
         ("--token-weights", "contrast"),
         ("--out", "yes.gguf"),
     ]));
-    assert!(matches!(told.code, Some(0 | 1)), "{told}");
+    assert!(matches!(run.code, Some(0 | 1)), "{run}");
 }

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use super::{Folder, Told, done, lab, new_base, old_base, rows, transfer};
+use super::{Folder, Run, done, lab, new_base, old_base, rows, transfer};
 
 fn world(eval: usize) -> Folder {
     let folder = Folder::new();
@@ -31,14 +31,14 @@ fn longer() -> String {
 }
 
 /// The bytes of the adapter that a run wrote: accepted or set aside.
-fn adapter(folder: &Folder, told: &Told) -> Vec<u8> {
-    assert!(matches!(told.code, Some(0 | 1)), "{told}");
-    let name = if told.code == Some(0) {
+fn adapter(folder: &Folder, run: &Run) -> Vec<u8> {
+    assert!(matches!(run.code, Some(0 | 1)), "{run}");
+    let name = if run.code == Some(0) {
         "new.gguf"
     } else {
         "new.rejected.gguf"
     };
-    fs::read(folder.path(name)).unwrap_or_else(|error| panic!("{name}: {error}: {told}"))
+    fs::read(folder.path(name)).unwrap_or_else(|error| panic!("{name}: {error}: {run}"))
 }
 
 #[test]
@@ -104,7 +104,7 @@ const STOPS: &[(&str, Sign)] = &[
 ];
 
 /// Start a run, press Ctrl-C at the sign, and wait for its end.
-fn interrupted(folder: &Folder, line: &str, sign: &Sign) -> Told {
+fn interrupted(folder: &Folder, line: &str, sign: &Sign) -> Run {
     let mut child = folder
         .command(line)
         .stdout(Stdio::piped())
@@ -135,9 +135,9 @@ fn interrupted(folder: &Folder, line: &str, sign: &Sign) -> Told {
     );
     stderr.read_to_string(&mut err).expect("stderr is UTF-8");
     let output = child.wait_with_output().expect("it ends");
-    Told {
+    Run {
         err,
-        ..Told::of(line, &output)
+        ..Run::of(line, &output)
     }
 }
 
@@ -152,15 +152,15 @@ fn ctrl_c_in_any_stage_leaves_nothing_but_the_journal_and_resume_ends_in_the_sam
     let before = folder.names();
     let mut line = longer();
     for (stage, sign) in STOPS {
-        let told = interrupted(&folder, &line, sign);
+        let run = interrupted(&folder, &line, sign);
         assert_eq!(
-            (told.code, told.out.as_str()),
+            (run.code, run.out.as_str()),
             (Some(2), ""),
-            "{stage}: {told}"
+            "{stage}: {run}"
         );
         assert!(
-            told.err.contains("error: cancelled") && told.err.contains("--resume"),
-            "{stage}: {told}"
+            run.err.contains("error: cancelled") && run.err.contains("--resume"),
+            "{stage}: {run}"
         );
         let left: Vec<String> = folder
             .names()
@@ -172,17 +172,17 @@ fn ctrl_c_in_any_stage_leaves_nothing_but_the_journal_and_resume_ends_in_the_sam
             line = format!("{} --resume", longer());
         }
     }
-    let told = folder.run(&line);
+    let run = folder.run(&line);
     for stage in ["open", "generate", "filter", "label", "distill"] {
         assert!(
-            told.err
+            run.err
                 .lines()
                 .any(|line| line.starts_with(stage) && line.contains("resumed")),
-            "{stage} was done twice: {told}"
+            "{stage} was done twice: {run}"
         );
     }
     assert!(
-        adapter(&folder, &told) == straight,
+        adapter(&folder, &run) == straight,
         "a resumed run made other bytes"
     );
     assert!(
@@ -196,7 +196,7 @@ fn ctrl_c_in_any_stage_leaves_nothing_but_the_journal_and_resume_ends_in_the_sam
 fn ctrl_c_while_publishing_leaves_all_or_nothing() {
     let folder = world(5);
     let before = folder.names();
-    let told = interrupted(
+    let run = interrupted(
         &folder,
         &transfer(&[("--eval", "eval.jsonl")]),
         &Sign::File("evaluate.jsonl"),
@@ -206,8 +206,8 @@ fn ctrl_c_while_publishing_leaves_all_or_nothing() {
         .into_iter()
         .filter(|name| !before.contains(name))
         .collect();
-    match told.code {
-        Some(2) => assert_eq!(new, ["new.gguf.journal"], "{told}"),
+    match run.code {
+        Some(2) => assert_eq!(new, ["new.gguf.journal"], "{run}"),
         _ => assert_eq!(
             new,
             [
@@ -215,7 +215,7 @@ fn ctrl_c_while_publishing_leaves_all_or_nothing() {
                 "new.rejected.report.html",
                 "new.rejected.report.json"
             ],
-            "{told}"
+            "{run}"
         ),
     }
 }
@@ -223,13 +223,13 @@ fn ctrl_c_while_publishing_leaves_all_or_nothing() {
 #[test]
 fn what_is_published_is_what_was_judged() {
     let folder = world(40);
-    let told = folder.run(&format!("{} --json", longer()));
-    let report = told.json();
+    let run = folder.run(&format!("{} --json", longer()));
+    let report = run.json();
     let path = report["adapter"]
         .as_str()
         .expect("the report names the adapter")
         .to_owned();
-    adapter(&folder, &told);
+    adapter(&folder, &run);
     let kept = fs::read_to_string(folder.path(report["report"].as_str().expect("and itself")))
         .expect("it was written");
     let kept: serde_json::Value = serde_json::from_str(&kept).expect("it is JSON");

@@ -48,11 +48,11 @@ impl Served {
     }
 
     fn end(&mut self) -> Option<i32> {
-        let told = Command::new("kill")
+        let ended = Command::new("kill")
             .args(["-TERM", &self.child.id().to_string()])
             .status()
             .expect("kill is there");
-        assert!(told.success());
+        assert!(ended.success());
         self.child.wait().expect("it ends").code()
     }
 }
@@ -341,7 +341,7 @@ fn a_stream_goes_on_under_its_adapter_while_it_is_replaced() {
             body.to_string().as_bytes(),
         )
     };
-    let whole = told(&ask(false).whole().json());
+    let whole = logprobs(&ask(false).whole().json());
     let mut stream = ask(true);
     let mut events = stream.events().expect("it has begun");
     let body = json!({ "lora_name": "ticket", "lora_path": "date_iso.gguf", "load_inplace": true });
@@ -349,14 +349,14 @@ fn a_stream_goes_on_under_its_adapter_while_it_is_replaced() {
         post(served.address, "/v1/load_lora_adapter", &body).status,
         200
     );
-    let (asked, right) = lab.sure("date_iso");
-    assert_eq!(said(&short(served.address, "ticket", asked)), right);
+    let (question, right) = lab.sure("date_iso");
+    assert_eq!(said(&short(served.address, "ticket", question)), right);
     events.extend(stream.rest());
     let pieces = events
         .iter()
         .filter(|event| *event != "[DONE]")
         .map(|event| serde_json::from_str::<Value>(event).expect("JSON"));
-    let streamed: Vec<(String, f64)> = pieces.flat_map(|piece| told(&piece)).collect();
+    let streamed: Vec<(String, f64)> = pieces.flat_map(|piece| logprobs(&piece)).collect();
     let alike = whole
         .iter()
         .zip(&streamed)
@@ -373,12 +373,12 @@ fn a_stream_goes_on_under_its_adapter_while_it_is_replaced() {
         streamed.len() == 200 && alike >= 10 && off < NOISE,
         "{alike} tokens alike, {off} nats apart"
     );
-    let after = told(&ask(false).whole().json());
+    let after = logprobs(&ask(false).whole().json());
     assert_ne!(after[0].0, whole[0].0, "the adapters cannot be told apart");
 }
 
 /// The tokens of a completion and what the model thought of them.
-pub(super) fn told(object: &Value) -> Vec<(String, f64)> {
+pub(super) fn logprobs(object: &Value) -> Vec<(String, f64)> {
     let logprobs = &object["choices"][0]["logprobs"];
     let tokens = logprobs["tokens"]
         .as_array()
@@ -409,7 +409,7 @@ fn a_bad_adapter_is_refused_while_others_answer() {
             old_base().display()
         ),
     );
-    let (asked, right) = lab.sure("ticket");
+    let (question, right) = lab.sure("ticket");
     folder.write("cut.gguf", &whole[..whole.len() / 2]);
     folder.write("text.gguf", b"GGUF?");
     std::fs::copy(new_base(), folder.path("base.gguf")).expect("writable");
@@ -418,7 +418,7 @@ fn a_bad_adapter_is_refused_while_others_answer() {
         let reply = post(served.address, "/v1/load_lora_adapter", &body);
         assert_eq!(reply.status, 400, "{file}: {reply:?}");
         assert!(reply.error().contains(file), "{}", reply.error());
-        assert_eq!(said(&short(served.address, "ticket", asked)), right);
+        assert_eq!(said(&short(served.address, "ticket", question)), right);
     }
     let long = ask(
         served.address,

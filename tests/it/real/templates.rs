@@ -1,4 +1,4 @@
-//! Chat templates: those of models, those that were asked for, and models without any.
+//! Chat templates: those of models, those of a flag, and models without any.
 
 use std::fs;
 
@@ -36,9 +36,9 @@ fn a_base_without_a_template_takes_the_plain_format_everywhere() {
         train("bare.gguf", "l.gguf", ""),
         "eval -m bare.gguf --data rows.jsonl".into(),
     ] {
-        let told = folder.run(&line);
-        done(&told);
-        assert!(told.err.contains("has no chat template"), "{told}");
+        let run = folder.run(&line);
+        done(&run);
+        assert!(run.err.contains("has no chat template"), "{run}");
     }
     let card = folder.run("inspect l.gguf --json").json();
     let carried = card["translora"]["translora.chat_template"].as_str();
@@ -70,20 +70,20 @@ fn an_adapter_carries_the_template_that_was_asked_for() {
     let base = base.to_str().expect("the path is UTF-8");
     for (name, text) in [("chatml", "<|im_start|>"), ("t.jinja", "m.role }}: ")] {
         let out = format!("{}.gguf", name.replace('.', "-"));
-        let told = folder.run(&train(base, &out, &format!("--chat-template {name}")));
-        done(&told);
+        let run = folder.run(&train(base, &out, &format!("--chat-template {name}")));
+        done(&run);
         let card = folder.run(&format!("inspect {out} --json")).json();
         let carried = card["translora"]["translora.chat_template"].as_str();
         assert!(
             carried.is_some_and(|carried| carried.contains(text)),
             "{name}: {card}"
         );
-        let told = folder.run(&format!("eval -m {base} --lora {out} --data rows.jsonl"));
-        done(&told);
+        let run = folder.run(&format!("eval -m {base} --lora {out} --data rows.jsonl"));
+        done(&run);
         assert!(
-            told.err
+            run.err
                 .contains(&format!("the one that {out} was made with")),
-            "{told}"
+            "{run}"
         );
     }
     let own = folder.run(&train(base, "own.gguf", ""));
@@ -116,9 +116,9 @@ fn a_server_whose_template_does_not_compile_answers_texts() {
         "{}",
         chat.error()
     );
-    let asked = Served::start(&folder, "-m broken.gguf --chat-template chatml");
+    let chosen = Served::start(&folder, "-m broken.gguf --chat-template chatml");
     assert_eq!(
-        post(asked.address, "/v1/chat/completions", &ask).status,
+        post(chosen.address, "/v1/chat/completions", &ask).status,
         200
     );
 }

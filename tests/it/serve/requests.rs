@@ -1,4 +1,4 @@
-//! What requests come to: the same as the engine itself says, whoever else asks.
+//! What requests come to: the same as the engine itself says, whatever else runs.
 
 use std::thread;
 

@@ -55,7 +55,7 @@ fn every_answer_is_that_of_the_generation_it_names() {
             let reply = load(address, "ticket", ["ticket.gguf", "second.gguf"][which]);
             assert_eq!(reply.status, 200, "{reply:?}");
             files.insert(reply.generation().to_owned(), which);
-            // Whoever asks after the swap is answered by what was swapped in.
+            // A request after the swap is answered by what was swapped in.
             let after = ask(address, "ticket", &lab.prompts[0]);
             assert_eq!(
                 (after.generation(), said(&after)),
@@ -287,7 +287,7 @@ fn adapters_come_and_go_by_the_paths_of_every_server() {
     let (_server, address) = serve(lab.config());
     let right = lab.answers(Some(&lab.adapters[1]));
     let load = |body: Value| post(address, "/v1/adapters", &body);
-    // The file's name, where none is given, in place of what is called so.
+    // The file's name, where there is none, in place of what is called so.
     let reply = load(json!({ "path": "second.gguf" }));
     assert_eq!((reply.status, reply.generation()), (200, "3"), "{reply:?}");
     assert_eq!(reply.json()["name"], "second");

@@ -1,4 +1,4 @@
-//! A transfer over HTTP: the adapter it makes goes live under the name that was asked for.
+//! A transfer over HTTP: the adapter it makes goes live under the name of the request.
 
 use std::time::{Duration, Instant};
 

@@ -54,7 +54,7 @@ impl Jobs for Mirror {
     }
 
     fn start(&self, request: &str) -> Result<u64, Failure> {
-        assert_ne!(request, "panic", "asked to");
+        assert_ne!(request, "panic", "the panic that was requested");
         Ok(JOB)
     }
 
@@ -158,7 +158,7 @@ pub fn text(t: &str) -> c::Text {
     }
 }
 
-/// Asked for once: from inside a host's function nothing is answered.
+/// Requested once: from inside a host's function nothing is answered.
 pub fn seen() -> &'static Seen {
     static SEEN: OnceLock<Seen> = OnceLock::new();
     SEEN.get_or_init(tables)

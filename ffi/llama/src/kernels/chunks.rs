@@ -61,7 +61,7 @@ fn able_avx2() -> bool {
 }
 
 /// # Safety
-/// The processor is able (as `reader` asks); the line holds the chunks, `to` has room for as many
+/// The processor is able (`reader` checks it); the line holds the chunks, `to` has room for as many
 /// floats.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,f16c,ssse3")]
 unsafe fn floats<Q: Quantized>(line: *const u8, chunks: Range<usize>, to: *mut f32) {

@@ -1,5 +1,5 @@
-//! Products of llama.cpp's own graphs by our kernels. llama.cpp asks about each node before it is
-//! computed; a product that ours is faster at becomes an operation of ours then, which ggml's
+//! Products of llama.cpp's own graphs by our kernels. llama.cpp calls back for each node before it
+//! is computed; a product that ours is faster at becomes an operation of ours then, which ggml's
 //! threads run in its place.
 
 use std::ffi::c_void;
@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use llama_cpp_sys_2 as sys;
 
+use super::block::{Block, Parts};
 use super::pack::{COLUMNS, Matrix, Packing, STEPS};
-use super::product::{Block, Parts, SCRATCH};
+use super::product::SCRATCH;
 use super::{Kernel, packed_lanes, reader};
 use crate::error::LlamaError;
 
@@ -75,7 +76,7 @@ impl Progress {
 }
 
 impl Instead {
-    /// Boxed: ggml is told its address, which holds as long as the box is not dropped.
+    /// Boxed: ggml keeps its address, which holds as long as the box is not dropped.
     ///
     /// fails: no memory for one operation.
     pub fn new(kernel: Kernel) -> Result<Box<Self>, LlamaError> {
@@ -113,7 +114,7 @@ impl Instead {
     }
 }
 
-/// Asked before a node is computed. Wants to see none of the results, so that a graph is computed
+/// Called before a node is computed. Wants to see none of the results, so that a graph is computed
 /// in one go.
 ///
 /// # Safety
@@ -124,7 +125,7 @@ pub(crate) unsafe extern "C" fn substitute(
     user: *mut c_void,
 ) -> bool {
     if ask {
-        // SAFETY: as promised; ggml asks about all nodes that it computes together before it
+        // SAFETY: as promised; ggml calls for all nodes that it computes together before it
         // computes them.
         unsafe { (*user.cast::<Instead>()).take(node) };
     }
@@ -136,7 +137,7 @@ pub(crate) unsafe extern "C" fn substitute(
 unsafe fn ours(node: *const sys::ggml_tensor, kernel: Kernel) -> bool {
     // SAFETY: the caller's node is live, its operands too.
     unsafe {
-        // The first parameter asks for a precision, which ours has; the second says what else the
+        // The first parameter sets a precision, which ours has; the second says what else the
         // weight is.
         if (*node).op != sys::GGML_OP_MUL_MAT || (*node).op_params[1] != 0 {
             return false;
@@ -190,7 +191,7 @@ fn parameters(user: *mut c_void) -> Result<Parameters, LlamaError> {
             return Err(missing());
         }
         let mut operands = [sys::ggml_new_tensor_1d(context, sys::GGML_TYPE_F32, 1)];
-        let made = sys::ggml_custom_4d(
+        let product = sys::ggml_custom_4d(
             context,
             sys::GGML_TYPE_F32,
             1,
@@ -203,10 +204,10 @@ fn parameters(user: *mut c_void) -> Result<Parameters, LlamaError> {
             -1,
             user,
         );
-        let parameters = if made.is_null() {
+        let parameters = if product.is_null() {
             None
         } else {
-            Some((*made).op_params)
+            Some((*product).op_params)
         };
         sys::ggml_free(context);
         parameters.ok_or_else(missing)

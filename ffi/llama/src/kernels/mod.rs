@@ -9,6 +9,7 @@
 //! eight for quantized weights in llama.cpp's own graphs, as ggml rounds activations there.
 
 mod attention;
+mod block;
 #[cfg(target_arch = "x86_64")]
 mod chunks;
 mod experts;
@@ -84,7 +85,7 @@ struct Integers {
     most: f32,
     /// A line of the first operand, a line of the second.
     along: [unsafe fn(*const f32, usize, *mut u32); 2],
-    /// A block of lines of the second; none where nobody asks for it.
+    /// A block of lines of the second; none where it is not used.
     across: Option<AcrossFn>,
     /// The kernel with panels of the same sizes for what is not rounded.
     floats: &'static Tiles,
@@ -213,18 +214,21 @@ static AVX512_BYTES: Tiles = Tiles {
 pub enum Level {
     /// What the program was built for.
     Portable,
+    /// AVX2 with FMA: eight floats at once.
     Avx2,
     /// AVX2 with products of integers.
     AvxVnni,
+    /// AVX-512F: sixteen floats at once.
     Avx512,
     /// AVX-512 with products of integers.
     Avx512Vnni,
 }
 
-/// See `Level::limit`; beyond all levels where none was asked for.
+/// See `Level::limit`; beyond all levels where none was set.
 static LIMIT: AtomicU8 = AtomicU8::new(u8::MAX);
 
 impl Level {
+    /// All levels with their names on the command line, from the least.
     pub const ALL: [(&str, Self); 5] = [
         ("portable", Self::Portable),
         ("avx2", Self::Avx2),
@@ -299,6 +303,7 @@ impl Kernel {
         }
     }
 
+    /// The instruction set and the type it multiplies, `AVX2 int16` for example.
     pub fn name(self) -> &'static str {
         self.0.name
     }

@@ -1,5 +1,5 @@
 //! Brings operands into panels: dequantized, transposed where their rows run along the reduction,
-//! rounded to integers where asked.
+//! rounded to integers where the kernel does so.
 
 use std::ffi::c_void;
 use std::ops::Range;
@@ -169,13 +169,13 @@ impl Packing<'_> {
     /// kernel.
     pub unsafe fn run(&self, source: &Matrix, lines: &mut Lines) {
         if source.along {
-            // SAFETY: handed on.
+            // SAFETY: passed on.
             return unsafe { self.transposed(source, lines) };
         }
         let most = COLUMNS / self.width * self.width;
         for (number, start) in self.wanted.clone().step_by(most).enumerate() {
             let wanted = start..(start + most).min(self.wanted.end);
-            // SAFETY: handed on, a part that the buffers hold at a time.
+            // SAFETY: passed on, a part that the buffers hold at a time.
             unsafe {
                 self.in_order(
                     source,
@@ -244,12 +244,12 @@ impl Packing<'_> {
     ) {
         match &self.tiles.lane {
             Lane::Float if source.convert.is_none() => {
-                // SAFETY: handed on: the elements are floats.
+                // SAFETY: passed on: the elements are floats.
                 return unsafe { self.copied(source, wanted, to) };
             }
             Lane::Float => {}
             Lane::Integers(integers) => {
-                // SAFETY: handed on; whoever asks for this has a kernel that can.
+                // SAFETY: passed on; a caller of this has a kernel that can.
                 return unsafe {
                     self.by_blocks(
                         integers.across.unwrap_unchecked(),
@@ -310,7 +310,7 @@ impl Packing<'_> {
         to: *mut u32,
         lines: &mut Lines,
     ) {
-        /// Lines that are asked for before they are wanted.
+        /// Lines that are prefetched.
         const AHEAD: usize = 12;
         for (number, first) in self.depth.clone().step_by(words::BLOCK).enumerate() {
             let mut from = [std::ptr::null(); words::BLOCK];

@@ -11,8 +11,8 @@ const TILE: usize = 16;
 /// shapes: F32 [n, m, p, q] with dense rows → contiguous [m, n, p, q]
 ///
 /// # Safety
-/// `target` must be a placed tensor made by `Graph::turned`; ggml gives each of `threads` threads
-/// its own `thread`.
+/// `target` must be a placed tensor made by `Graph::transposed`; ggml gives each of `threads`
+/// threads its own `thread`.
 pub(crate) unsafe extern "C" fn turn(
     target: *mut sys::ggml_tensor,
     thread: i32,

@@ -31,7 +31,7 @@ impl Backward<'_> {
         }
         let z = self.emitted(found.small)?;
         let scale = self.trace.nodes[found.scale].parameter_f32(0);
-        let dz = self.graph.times_turned(
+        let dz = self.graph.times_transposed(
             kernel,
             b,
             dy,
@@ -46,7 +46,7 @@ impl Backward<'_> {
                 base: self.gradients[found.x],
                 scale: 1.0,
             };
-            self.gradients[found.x] = Some(self.graph.times_turned(kernel, weight, dy, plus)?);
+            self.gradients[found.x] = Some(self.graph.times_transposed(kernel, weight, dy, plus)?);
         }
         let [x, z, dz, dy] = [
             self.columns(x)?,
@@ -57,7 +57,7 @@ impl Backward<'_> {
         // In both the wide operand is the one whose panels are cheap to make.
         let da = self.graph.product(kernel, x, dz)?;
         let db = self.graph.product(kernel, dy, z)?;
-        let db = self.graph.turned(db)?;
+        let db = self.graph.transposed(db)?;
         self.add_gradient(found.a, da)?;
         self.add_gradient(found.b, db)
     }
@@ -112,15 +112,15 @@ impl Backward<'_> {
         let a = self.value(node, 0)?;
         let weight = &self.trace.nodes[source(node, 0)?];
         if weight.op == Op::Weight && weight.shape[2..] == [1, 1] {
-            return Ok(self.graph.times_turned(kernel, a, dy, Plus::NONE)?);
+            return Ok(self.graph.times_transposed(kernel, a, dy, Plus::NONE)?);
         }
         let a = if weight.op == Op::Weight {
             self.graph.to_f32(a)?
         } else {
             a
         };
-        let turned = self.graph.transpose(a)?;
-        Ok(self.graph.product(Kernel::exact(), turned, dy)?)
+        let transposed = self.graph.transpose(a)?;
+        Ok(self.graph.product(Kernel::exact(), transposed, dy)?)
     }
 
     /// da = b dyᵀ, summed over the heads that share one `a`

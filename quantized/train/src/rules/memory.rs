@@ -69,12 +69,12 @@ impl Backward<'_> {
     }
 
     /// y is xᵀ, of one row of x for each token
-    pub(super) fn store_turned(&mut self, node: &Node, dy: Tensor) -> Done {
+    pub(super) fn store_transposed(&mut self, node: &Node, dy: Tensor) -> Done {
         let (tokens, dy) = (i64::from(self.trace.tokens), self.graph.dense(dy)?);
         let columns = self
             .graph
             .reshape(dy, [tokens, node.elements() / tokens, 1, 1])?;
-        let rows = self.graph.turned(columns)?;
+        let rows = self.graph.transposed(columns)?;
         self.same_order(node, rows)
     }
 

@@ -154,7 +154,7 @@ impl<'a> Backward<'a> {
             Op::Rope => self.rope(node, dy),
             Op::GetRows => self.get_rows(node, dy),
             Op::Cont | Op::Reshape | Op::Store => self.same_order(node, dy),
-            Op::StoreTurned => self.store_turned(node, dy),
+            Op::StoreTransposed => self.store_transposed(node, dy),
             Op::View => self.view(node, dy),
             Op::Permute | Op::Transpose => self.permute(node, dy),
             Op::SsmConv => self.ssm_conv(node, dy),
@@ -248,12 +248,12 @@ impl<'a> Backward<'a> {
 
     /// Transpose the inner two dimensions into memory, once for each tensor.
     fn transposed(&mut self, tensor: Tensor) -> Result<Tensor, TrainError> {
-        if let Some(turned) = self.transposes.get(&tensor) {
-            return Ok(*turned);
+        if let Some(transposed) = self.transposes.get(&tensor) {
+            return Ok(*transposed);
         }
-        let turned = self.graph.turned(tensor)?;
-        self.transposes.insert(tensor, turned);
-        Ok(turned)
+        let transposed = self.graph.transposed(tensor)?;
+        self.transposes.insert(tensor, transposed);
+        Ok(transposed)
     }
 
     /// Add `gradient` to what an operand has so far.

@@ -41,8 +41,8 @@ impl Backward<'_> {
         Ok(())
     }
 
-    /// W dy for a frozen weight, by whatever reads it; else a product with the first operand turned
-    /// here.
+    /// W dy for a frozen weight, by whatever reads it; else a product with the first operand
+    /// transposed here.
     pub(super) fn right_gradient(&mut self, node: &Node, dy: Tensor) -> Result<Tensor, TrainError> {
         let index = source(node, 0)?;
         let (a, tensor) = (&self.trace.nodes[index], self.value(node, 0)?);
@@ -53,8 +53,8 @@ impl Backward<'_> {
             });
         }
         let floats = self.graph.to_f32(tensor)?;
-        let turned = self.transposed(floats)?;
-        Ok(self.graph.mul_mat(turned, dy)?)
+        let transposed = self.transposed(floats)?;
+        Ok(self.graph.mul_mat(transposed, dy)?)
     }
 
     /// y = aᵀ b with an `a` chosen for each row of y; the choice is fixed

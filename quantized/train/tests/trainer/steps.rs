@@ -7,7 +7,7 @@ use super::*;
 #[test]
 fn b_moves_at_its_own_rate_and_weights_decay() {
     let (backend, model) = open(&lab("sprout.f16.gguf"));
-    let first_step = |b_rate, weight_decay| {
+    let first_step = |lora_plus_ratio, weight_decay| {
         let optimizer = translora_train::AdamW {
             epsilon: 0.0,
             weight_decay,
@@ -17,7 +17,7 @@ fn b_moves_at_its_own_rate_and_weights_decay() {
             backend,
             &model,
             &TrainSpec {
-                b_rate,
+                lora_plus_ratio,
                 optimizer,
                 ..spec(ForwardWeights::Direct(Kernel::fast()))
             },
@@ -79,7 +79,7 @@ fn a_restored_run_goes_on_with_the_same_bytes() {
         let direct = ForwardWeights::Direct(Kernel::fast());
         let spec = TrainSpec {
             dropout: 0.1,
-            b_rate: 4.0,
+            lora_plus_ratio: 4.0,
             micro_batch: 2,
             ..spec(direct)
         };
