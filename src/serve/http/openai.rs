@@ -193,7 +193,7 @@ impl Frame {
 #[utoipa::path(post, path = "/v1/chat/completions", tag = "OpenAI", request_body = ChatBody,
     responses(
     (status = 200, description = "The answer; a stream where it is requested.", content(
-        (Value = "application/json"), (String = "text/event-stream"))),
+        (Value = "application/json"), (Value = "text/event-stream"))),
     (status = 404, description = "No model is called so.", body = ErrorBody),
 ))]
 pub(super) async fn chat(State(app): Shared, request: Request) -> Result<Response, ApiError> {
@@ -275,6 +275,8 @@ pub(super) async fn input_tokens(
 ) -> Result<Response, ApiError> {
     let (fields, common): (Chat, Common) = body::generation(&app, request).await?;
     let tools = tools(&fields, &common)?;
+    // What would be refused with an answer is refused without one.
+    Options::read(&app, common)?;
     let text = conversation(&app, fields.template(), tools.as_ref())?;
     let input_tokens = encode(&app, &text)?.len();
     Ok(axum::Json(InputTokens { input_tokens }).into_response())
@@ -336,7 +338,7 @@ fn stream_chat(app: &Arc<App>, options: &Options, pending: Pending, may_call: bo
 #[utoipa::path(post, path = "/v1/completions", tag = "OpenAI", request_body = CompletionBody,
     responses(
     (status = 200, description = "The answer; a stream where it is requested.", content(
-        (Value = "application/json"), (String = "text/event-stream"))),
+        (Value = "application/json"), (Value = "text/event-stream"))),
     (status = 404, description = "No model is called so.", body = ErrorBody),
 ))]
 pub(super) async fn completions(

@@ -44,13 +44,16 @@ impl Options {
             ("max_tokens", fields.max_tokens),
             ("n_predict", fields.n_predict),
         ];
-        let mut wanted = wanted
-            .into_iter()
-            .filter_map(|(name, whole)| whole.map(|whole| (name, whole.0)));
-        let wanted = match wanted.next() {
-            None | Some((_, -1)) => None,
-            Some((name, most)) => Some(count(name, most)?),
+        // Each is checked, and the first counts.
+        let one = |(name, whole): (&str, Option<Integer>)| {
+            let whole = whole.map(|Integer(whole)| match whole {
+                -1 => Ok(None),
+                most => count(name, most).map(Some),
+            });
+            whole.transpose()
         };
+        let wanted = wanted.into_iter().map(one).collect::<Result<Vec<_>, _>>()?;
+        let wanted = wanted.into_iter().flatten().next().flatten();
         let usage = fields.stream_options.as_ref();
         Ok(Self {
             model,
