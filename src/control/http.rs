@@ -1,6 +1,5 @@
 //! The paths, and what each stands for.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use axum::response::sse::{self, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
 use futures_util::{Stream, StreamExt, stream};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 use utoipa::ToSchema;
@@ -21,7 +20,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::openapi::{ErrorBody, TransferBody, refuse_bodies};
-use super::{AdapterList, Backend, Command, Event, Job, Kind, Refusal, Reply, Swapped};
+use super::{AdapterList, Backend, Command, Event, Job, Kind, Load, Refusal, Reply, Swapped};
 
 /// Names the generation that answers after an exchange.
 pub const GENERATION: &str = "x-translora-generation";
@@ -84,17 +83,6 @@ impl<S: Send + Sync> FromRequestParts<S> for Segment {
     }
 }
 
-/// A file to make live.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-struct Load {
-    /// The file. `serve` looks in its folder of adapters.
-    #[schema(value_type = String)]
-    path: PathBuf,
-    /// What it goes live under; the file's own name where it is left out.
-    name: Option<String>,
-}
-
 /// Transfers, those that have ended too.
 #[derive(Debug, Serialize, ToSchema)]
 struct JobList {
@@ -145,13 +133,13 @@ async fn list(State(lanes): Shared) -> Answer {
     (status = 200, description = "It is live.", body = Swapped),
     (status = 403, description = "The server loads no such file.", body = ErrorBody),
     (status = 404, description = "There is no such file.", body = ErrorBody),
-    (status = 409, description = "Not now.", body = ErrorBody),
+    (status = 409, description = "Another generation is live.", body = ErrorBody),
 ))]
 async fn load(State(lanes): Shared, request: Request) -> Answer {
     let fields = Value::Object(body(request).await?);
-    let Load { path, name } = serde_json::from_value(fields)
+    let load = serde_json::from_value(fields)
         .map_err(|error| Refusal::new(Kind::Input, error.to_string()))?;
-    answer(lanes.carry(Command::Load { path, name }).await?)
+    answer(lanes.carry(Command::Load(load)).await?)
 }
 
 /// Go back to the adapter before the live one

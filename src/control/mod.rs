@@ -17,8 +17,8 @@ mod socket;
 mod transfers;
 
 pub use translora_attach::command::{
-    Adapter, AdapterList, Command, Event, Generation, Job, Kind, LeftOut, Problem, Refusal, Reply,
-    State, Swapped,
+    Adapter, AdapterList, Command, Effect, Event, Expected, Generation, Job, Kind, LeftOut, Load,
+    Problem, Refusal, Reply, State, Swapped,
 };
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub use translora_attach::place;

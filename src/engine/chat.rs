@@ -1,21 +1,27 @@
 //! Which chat template a model is used with: one rule for every command.
 //!
 //! What was asked for comes first, then what the adapter was made with, then the model's own. A
-//! model that has none takes [`PLAIN`].
+//! model that has none takes [`PLAIN`]. A model does not think before it answers, unless that was
+//! asked for ([`variables`]).
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
-use translora_chat::{ChatTemplate, PLAIN, TemplateError, format};
+use serde_json::{Map, Value, json};
+use translora_chat::{ChatTemplate, PLAIN, Rendering, TemplateError, ToolUse, format};
 use translora_gguf::{Header, read_file};
 
 use super::EngineError;
+use crate::record::{Clock, SystemClock};
 
 /// Where an adapter keeps the template that it was made with, where that is not its base's own.
 pub const TEMPLATE_KEY: &str = "translora.chat_template";
 /// Where a model keeps its own.
 pub const MODEL_KEY: &str = "tokenizer.chat_template";
+/// The variable of a template that decides whether the model thinks before it answers.
+const THINKING: &str = "enable_thinking";
+/// The longest name of a template that is printed. units: bytes
+const NAME_BYTES_MAX: usize = 80;
 /// The longest template. units: bytes
 const TEMPLATE_BYTES_MAX: u64 = 1 << 20;
 /// The part of an adapter's file that is searched for its template. units: bytes
@@ -35,6 +41,32 @@ pub struct ChatOptions {
     pub now: u64,
 }
 
+impl ChatOptions {
+    /// What renders the conversations of an adapter, where that is not what renders the base's: its
+    /// `file` carries a template, and none was asked for. `bos` and `eos` as [`Conversations::new`] has
+    /// them.
+    ///
+    /// fails: no conversation can be rendered with it; the error names `adapter`
+    pub fn of_adapter(
+        &self,
+        adapter: &Path,
+        file: &Path,
+        [bos, eos]: [&str; 2],
+    ) -> Result<Option<Conversations>, EngineError> {
+        let text = self.template.is_none().then(|| carried(file)).flatten();
+        let Some(text) = text else {
+            return Ok(None);
+        };
+        let origin = ChatOrigin::Carrier(adapter.to_owned());
+        let own = Conversations::new(ChatInfo { text, origin }, [bos, eos], &self.kwargs);
+        own.check().map_err(|error| EngineError::ChatTemplate {
+            path: adapter.to_owned(),
+            reason: error.to_string(),
+        })?;
+        Ok(Some(own))
+    }
+}
+
 /// The template in use, and where it is from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChatInfo {
@@ -42,6 +74,18 @@ pub struct ChatInfo {
     pub text: String,
     /// Who brought it.
     pub origin: ChatOrigin,
+}
+
+impl ChatOrigin {
+    /// One word for it: `request`, `adapter`, `model` or `plain`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Request(_) => "request",
+            Self::Carrier(_) => "adapter",
+            Self::Model => "model",
+            Self::Plain => "plain",
+        }
+    }
 }
 
 /// Who brought a template.
@@ -85,6 +129,17 @@ impl ChatInfo {
         Ok(Self { text, origin })
     }
 
+    /// The file or name that a fault of the template is to be reported under; `base` where it is the
+    /// model's own.
+    pub fn blamed(&self, base: &Path) -> PathBuf {
+        match &self.origin {
+            ChatOrigin::Carrier(path) => path.clone(),
+            ChatOrigin::Request(name) if name.len() <= NAME_BYTES_MAX => name.into(),
+            ChatOrigin::Request(_) => "the template of the request".into(),
+            ChatOrigin::Model | ChatOrigin::Plain => base.to_owned(),
+        }
+    }
+
     /// What an adapter must carry so that others use it with this template; nothing where they do
     /// anyway.
     pub fn carried(&self) -> Option<&str> {
@@ -95,7 +150,7 @@ impl ChatInfo {
     pub fn note(&self) -> Option<String> {
         match &self.origin {
             ChatOrigin::Model => None,
-            ChatOrigin::Request(name) if name.len() > 80 => {
+            ChatOrigin::Request(name) if name.len() > NAME_BYTES_MAX => {
                 Some("chat template: the text of the request".into())
             }
             ChatOrigin::Request(name) => Some(format!("chat template: {name}")),
@@ -109,6 +164,87 @@ impl ChatInfo {
                     .into(),
             ),
         }
+    }
+}
+
+/// The variables of every rendering: those that were asked for, and `enable_thinking` false where the
+/// template reads it and nobody asked. An adapter is trained, judged and served by the same rule.
+pub fn variables(template: &ChatTemplate, asked: &Map<String, Value>) -> Map<String, Value> {
+    let mut all = asked.clone();
+    if !all.contains_key(THINKING) && template.reads(THINKING) {
+        all.insert(THINKING.into(), false.into());
+    }
+    all
+}
+
+/// A template that a server renders conversations with, or the reason why it cannot.
+#[derive(Debug)]
+pub struct Conversations {
+    info: ChatInfo,
+    template: Result<ChatTemplate, TemplateError>,
+    kwargs: Map<String, Value>,
+}
+
+impl Conversations {
+    /// Compile a template. `bos` and `eos` are the tokens that begin and end a text, as text; `asked`
+    /// holds for every rendering that does not say otherwise.
+    pub fn new(info: ChatInfo, [bos, eos]: [&str; 2], asked: &Map<String, Value>) -> Self {
+        let template = ChatTemplate::new(&info.text, bos, eos);
+        let kwargs = match &template {
+            Ok(template) => variables(template, asked),
+            Err(_) => asked.clone(),
+        };
+        Self {
+            info,
+            template,
+            kwargs,
+        }
+    }
+
+    /// The template, and where it is from.
+    pub fn info(&self) -> &ChatInfo {
+        &self.info
+    }
+
+    /// Render a question.
+    fn check(&self) -> Result<(), TemplateError> {
+        let template = self.template.as_ref().map_err(Clone::clone)?;
+        let question = json!([{"role": "user", "content": "x"}]);
+        let rendering = Rendering {
+            answer: true,
+            kwargs: self.kwargs.clone(),
+            ..Rendering::default()
+        };
+        template.render_with(&question, &rendering).map(drop)
+    }
+
+    /// Why no conversation can be rendered; none where they can.
+    pub fn refusal(&self) -> Option<String> {
+        self.check().err().map(|error| error.to_string())
+    }
+
+    /// What the template does with tools; none where it does not write them.
+    pub fn tool_use(&self) -> Option<&ToolUse> {
+        self.template.as_ref().ok()?.tool_use()
+    }
+
+    /// Messages as OpenAI's API has them as text, with tools and variables of the template
+    /// (`chat_template_kwargs`). A time of 0 is now.
+    ///
+    /// fails: the template does not compile, refuses the messages, or writes nothing.
+    pub fn render(&self, messages: &Value, rendering: &Rendering) -> Result<String, EngineError> {
+        let refuse = |error: &TemplateError| EngineError::Template(error.to_string());
+        let template = self.template.as_ref().map_err(refuse)?;
+        let mut rendering = rendering.clone();
+        if rendering.now == 0 {
+            rendering.now = SystemClock::default().unix_seconds();
+        }
+        for (name, value) in &self.kwargs {
+            let set = rendering.kwargs.entry(name);
+            set.or_insert_with(|| value.clone());
+        }
+        let text = template.render_with(messages, &rendering);
+        text.map_err(|error| refuse(&error))
     }
 }
 

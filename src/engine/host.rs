@@ -8,11 +8,10 @@ use std::any::Any;
 use std::path::Path;
 use std::sync::Arc;
 
-use serde::Serialize;
-use serde_json::Value;
-pub use translora_chat::Rendering;
+pub use translora_chat::{CallForm, Rendering, ToolUse};
 
-use super::{ChatInfo, EngineError, ModelInfo};
+pub use super::chat::Conversations;
+use super::{EngineError, ModelInfo};
 use crate::record::ContentHash;
 
 /// A number of the model's vocabulary.
@@ -46,39 +45,8 @@ pub trait Host: Send + Sync {
     /// The token ends a text or a turn.
     fn is_end(&self, token: Token) -> bool;
 
-    /// The chat template, as Jinja text.
-    fn template(&self) -> &str;
-
-    /// The template with its origin; none where the engine has no templates.
-    fn chat(&self) -> Option<&ChatInfo> {
-        None
-    }
-
-    /// Why no conversation can be rendered; none where they can.
-    fn chat_refusal(&self) -> Option<String> {
-        None
-    }
-
-    /// A conversation as text; `answer` opens the assistant's turn.
-    ///
-    /// fails: the template refuses it.
-    fn render(&self, turns: &[Turn], answer: bool) -> Result<String, EngineError> {
-        let messages = serde_json::to_value(turns).unwrap_or_default();
-        self.render_with(
-            &messages,
-            &Rendering {
-                answer,
-                ..Rendering::default()
-            },
-        )
-    }
-
-    /// Messages as OpenAI's API has them as text, with tools and variables of the template
-    /// (`chat_template_kwargs`). A time of 0 is now. The variables of [`ChatOptions`](super::ChatOptions) hold where
-    /// `rendering` does not name them.
-    ///
-    /// fails: the template does not compile, refuses the messages, or writes nothing.
-    fn render_with(&self, messages: &Value, rendering: &Rendering) -> Result<String, EngineError>;
+    /// What renders conversations of the base; an adapter may have its own ([`Weights::chat`]).
+    fn chat(&self) -> &Conversations;
 
     /// Compile a grammar in llama.cpp's notation (GBNF), which begins with the rule `root`, for one
     /// answer.
@@ -89,7 +57,8 @@ pub trait Host: Send + Sync {
     /// Read a LoRA GGUF, check it and load it beside those that are loaded. Takes as long as the
     /// file is large; sequences go on meanwhile.
     ///
-    /// fails: not an adapter, made for another base, or not finite.
+    /// fails: not an adapter, made for another base, or not finite; a chat template in it that renders
+    /// nothing.
     fn load(&self, adapter: &Path) -> Result<Weights, EngineError>;
 }
 
@@ -109,15 +78,6 @@ pub trait Grammar: Send {
     fn accept(&mut self, token: Token) -> Result<(), EngineError>;
 }
 
-/// One turn of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Turn {
-    /// `system`, `user` or `assistant`, as templates have it.
-    pub role: String,
-    /// What was said.
-    pub content: String,
-}
-
 /// An adapter that is loaded; it goes when the last clone does.
 #[derive(Clone)]
 pub struct Weights {
@@ -125,15 +85,23 @@ pub struct Weights {
     pub hash: ContentHash,
     /// units: bytes of the file.
     pub bytes: u64,
+    /// What renders its conversations, where that is not the base's.
+    pub chat: Option<Arc<Conversations>>,
     /// The engine's own.
     inner: Arc<dyn Any + Send + Sync>,
 }
 
 impl Weights {
-    pub(super) fn new(hash: ContentHash, bytes: u64, inner: impl Any + Send + Sync) -> Self {
+    pub(super) fn new(
+        hash: ContentHash,
+        bytes: u64,
+        chat: Option<Conversations>,
+        inner: impl Any + Send + Sync,
+    ) -> Self {
         Self {
             hash,
             bytes,
+            chat: chat.map(Arc::new),
             inner: Arc::new(inner),
         }
     }
@@ -162,10 +130,16 @@ pub struct Row {
     pub output: bool,
 }
 
+/// What the spare sequence of a decoder holds. units: tokens
+pub const SPARE_TOKENS: usize = 256;
+
 /// The half of a model that computes: sequences with what was decoded of them (their KV).
 pub trait Decoder: Send {
     /// The most rows of one step.
     fn rows_max(&self) -> usize;
+
+    /// One more sequence than was asked for, with room for [`SPARE_TOKENS`]: for what is no request.
+    fn spare(&self) -> usize;
 
     /// Decode `rows` under the base with these adapters at these scales, and return the logits of
     /// those that want them, in order. The caller sees to it that a sequence only ever meets the

@@ -112,9 +112,36 @@ pub struct OpenOptions {
     /// of a run, but what a stage knows of itself.
     #[serde(skip)]
     pub repack: bool,
+    /// How the weights of a server lie in memory, and the sizes of its steps.
+    #[serde(skip)]
+    pub memory: MemoryOptions,
     /// How conversations become text.
     #[serde(skip)]
     pub chat: ChatOptions,
+}
+
+/// What a server may say of memory and of steps. Names are llama.cpp's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryOptions {
+    /// `--no-mmap`: read the file instead of mapping it.
+    pub no_mmap: bool,
+    /// `--mlock`: keep the weights in memory.
+    pub mlock: bool,
+    /// `-b`: tokens of one step at most.
+    pub batch: usize,
+    /// `-ub`: tokens that are computed together at most.
+    pub ubatch: usize,
+}
+
+impl Default for MemoryOptions {
+    fn default() -> Self {
+        Self {
+            no_mmap: false,
+            mlock: false,
+            batch: 512,
+            ubatch: 512,
+        }
+    }
 }
 
 impl Default for OpenOptions {
@@ -125,6 +152,7 @@ impl Default for OpenOptions {
             device: None,
             context: 0,
             repack: false,
+            memory: MemoryOptions::default(),
             chat: ChatOptions::default(),
         }
     }
@@ -138,6 +166,7 @@ impl From<&Machine> for OpenOptions {
             device: machine.device.clone(),
             context: machine.ctx_size,
             repack: false,
+            memory: MemoryOptions::default(),
             chat: ChatOptions {
                 template: machine.chat.chat_template.clone(),
                 kwargs: machine

@@ -5,7 +5,7 @@
 
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, mpsc};
 use std::time::Duration;
 
 use serde_json::{Map, Value};
@@ -13,11 +13,12 @@ use serde_json::{Map, Value};
 use super::error::ApiError;
 use super::folder;
 use super::http::App;
-use super::live::{self, Named};
+use super::live::{self, Fresh, Named};
+use super::worker;
 use crate::adapters;
 use crate::control::{
-    self, Adapter, AdapterList, Backend, Command, Generation, Job, Kind, LeftOut, Refusal, Reply,
-    Swapped, Transfers,
+    self, Adapter, AdapterList, Backend, Command, Effect, Generation, Job, Kind, LeftOut, Load,
+    Refusal, Reply, Swapped, Transfers,
 };
 use crate::engine::host::Weights;
 use crate::record::{InJson, Remedy};
@@ -36,10 +37,11 @@ impl Backend for Own {
         let swapped = |name: String| Ok(Reply::Swapped(now(app, name, begun)));
         match command {
             Command::List {} => Ok(Reply::Adapters(list(app))),
-            Command::Load { path, name } => {
-                let name = name.unwrap_or_else(|| stem(&path));
+            Command::Load(load) => {
+                let name = load.name.clone().unwrap_or_else(|| stem(&load.path));
                 check_name(&name, &app.name)?;
-                swap(app, &name, within(app, &path)?, None)?;
+                check_base(app, load.base_model_name.as_deref())?;
+                swap(app, &name, within(app, &load.path)?, Terms::of(&load))?;
                 swapped(name)
             }
             Command::Unload { name } => {
@@ -105,6 +107,7 @@ fn of(generation: &live::Generation) -> Generation {
         path: Some(shown(&generation.path)),
         sha256: Some(generation.weights.hash.to_string()),
         bytes: generation.weights.bytes,
+        effect: generation.effect,
     }
 }
 
@@ -126,28 +129,68 @@ fn now(app: &App, name: String, begun: Duration) -> Swapped {
     }
 }
 
-/// Load a file beside the running model, then make it live under a name. Takes as long as the file
-/// is large.
+/// Refuse where a load is meant for another base.
+pub(super) fn check_base(app: &App, meant: Option<&str>) -> Result<(), ApiError> {
+    match meant.filter(|base| *base != app.name) {
+        None => Ok(()),
+        Some(base) => Err(ApiError::input(format!(
+            "\"base_model_name\" is {base:?}, and the base that is served is {:?}",
+            app.name
+        ))),
+    }
+}
+
+/// What must be so for a load.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Terms {
+    /// The generation that is live under the name; 0: none. Left out: any.
+    pub expected: Option<u64>,
+    /// It may change no answer.
+    pub force: bool,
+}
+
+impl Terms {
+    fn of(load: &Load) -> Self {
+        Self {
+            expected: load.expected_generation.map(|expected| expected.0),
+            force: load.force.unwrap_or(false),
+        }
+    }
+}
+
+/// Load a file beside the running model, compare it with the base, then make it live under a name.
+/// Takes as long as the file is large.
 ///
-/// fails: it cannot be loaded, or another generation than `expected` is live by then
-pub(super) fn swap(
-    app: &App,
-    name: &str,
-    path: PathBuf,
-    expected: Option<u64>,
-) -> Result<u64, ApiError> {
-    app.registry().expect(name, expected)?;
+/// fails: it cannot be loaded, changes nothing, or another generation than `terms` say is live by then
+pub(super) fn swap(app: &App, name: &str, path: PathBuf, terms: Terms) -> Result<u64, ApiError> {
+    app.registry().expect(name, terms.expected)?;
     let weights = load_aside(app, &path)?;
     let hash = weights.hash.short();
+    let effect = effect(app, &weights)?;
+    let fresh = Fresh {
+        path,
+        weights,
+        effect,
+    };
+    fresh.check(terms.force || app.config.force)?;
     let mut registry = app.registry();
     // Others may have been quicker.
-    registry.expect(name, expected)?;
-    let number = registry.commit(name, path, weights, 0.0, app.config.limits.adapters_max)?;
+    registry.expect(name, terms.expected)?;
+    let number = registry.commit(name, fresh, 0.0, app.config.limits.adapters_max)?;
     drop(registry);
     (app.say)(&format!(
         "adapter {name:?} is live: generation {number}, sha256 {hash}"
     ));
     Ok(number)
+}
+
+/// Let the decode thread compare an adapter with the base, before it is live.
+fn effect(app: &App, weights: &Weights) -> Result<Option<Effect>, ApiError> {
+    let (sender, answer) = mpsc::channel();
+    if !app.send(worker::Command::Probe(weights.clone(), sender)) {
+        return Err(ApiError::ended());
+    }
+    Ok(answer.recv().map_err(|_| ApiError::ended())??)
 }
 
 /// Load what came into the folder after the start, when a request names it. Nothing happens where
@@ -165,7 +208,7 @@ pub(super) fn load_by_name(app: &App, name: &str) -> Result<(), ApiError> {
     if let Some(path) = folder::find(folder, name).map_err(failed)? {
         check_name(name, &app.name)?;
         let path = std::path::absolute(&path).unwrap_or(path);
-        swap(app, name, path, None)?;
+        swap(app, name, path, Terms::default())?;
     }
     Ok(())
 }
@@ -264,7 +307,7 @@ fn start(app: &Arc<App>, name: String, mut request: Map<String, Value>) -> Resul
         if owner.stopping.load(Ordering::SeqCst) {
             return Err("the server is shutting down".into());
         }
-        swap(&owner, &called, adapter, None)
+        swap(&owner, &called, adapter, Terms::default())
             .map(|number| number.to_string())
             .map_err(|error| error.to_string())
     };

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use super::error::ApiError;
 use crate::adapters::{Missing, Register};
-use crate::engine::host::Weights;
+use crate::control::Effect;
+use crate::engine::host::{Conversations, Weights};
 
 /// One load of one adapter file. The number is never used again.
 #[derive(Clone)]
@@ -15,6 +16,29 @@ pub(super) struct Generation {
     pub number: u64,
     pub path: PathBuf,
     pub weights: Weights,
+    /// None where the logits make no distribution.
+    pub effect: Option<Effect>,
+}
+
+/// An adapter that was loaded and is not live yet.
+pub(super) struct Fresh {
+    pub path: PathBuf,
+    pub weights: Weights,
+    pub effect: Option<Effect>,
+}
+
+impl Fresh {
+    /// Refuse what changes no answer, unless that is wanted.
+    pub(super) fn check(&self, force: bool) -> Result<(), ApiError> {
+        if force || !self.effect.is_some_and(|effect| effect.is_none()) {
+            return Ok(());
+        }
+        let file = self.path.file_name().unwrap_or_default().display();
+        Err(ApiError::input(format!(
+            "{file} changes no answer: with it every logit of a prompt is the base's. Was it trained, and \
+             for this base? It is loaded all the same with force"
+        )))
+    }
 }
 
 /// What a request runs under from its first token to its last.
@@ -27,6 +51,15 @@ pub(super) struct Choice {
 }
 
 impl Choice {
+    /// What renders conversations: the first of the adapters that has a template of its own, else the
+    /// base.
+    pub(super) fn chat<'c>(&'c self, base: &'c Conversations) -> &'c Conversations {
+        let own = self.weights.iter();
+        own.filter_map(|(weights, _)| weights.chat.as_deref())
+            .next()
+            .unwrap_or(base)
+    }
+
     /// The adapters for an error, each with its generation and scale; the model where there is none.
     pub(super) fn described(&self) -> String {
         let one = |(name, (number, scale)): (&String, &(u64, u32))| {
@@ -96,8 +129,7 @@ impl Registry {
     pub(super) fn commit(
         &mut self,
         name: &str,
-        path: PathBuf,
-        weights: Weights,
+        fresh: Fresh,
         scale: f32,
         most: usize,
     ) -> Result<u64, ApiError> {
@@ -111,8 +143,9 @@ impl Registry {
         let number = self.register.next();
         let generation = Generation {
             number,
-            path,
-            weights,
+            path: fresh.path,
+            weights: fresh.weights,
+            effect: fresh.effect,
         };
         // What requests still run under lives as long as they do.
         drop(self.register.commit(name, generation, None));

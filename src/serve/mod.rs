@@ -8,10 +8,11 @@
 
 use std::path::PathBuf;
 
-use crate::engine::ChatOptions;
+use crate::engine::{ChatOptions, MemoryOptions};
 use crate::jobs;
 
 mod backend;
+mod effect;
 mod error;
 mod folder;
 mod grammar;
@@ -19,7 +20,7 @@ mod http;
 mod limits;
 mod live;
 mod meters;
-mod sampler;
+pub mod sampler;
 mod server;
 mod slots;
 mod text;
@@ -28,6 +29,7 @@ mod worker;
 pub use error::ServeError;
 pub use http::{openapi, reference};
 pub use limits::Limits;
+pub use sampler::Sampling;
 pub use server::Server;
 
 /// What to serve, and how.
@@ -66,10 +68,12 @@ pub struct Config {
     pub gpu_layers: i32,
     /// llama.cpp's `--device`; none: all GPUs there are
     pub device: Option<String>,
+    /// How the weights lie in memory, and the sizes of a step.
+    pub memory: MemoryOptions,
     /// Of requests that give no seed; none: another for each.
     pub seed: Option<u32>,
-    /// Of requests that give no temperature.
-    pub temperature: f32,
+    /// Of requests that say nothing else; its seed does not count.
+    pub sampling: Sampling,
     /// The most tokens of one answer; none: what the context holds.
     pub tokens_max: Option<usize>,
     /// A request that names a model that is not there is answered as if it had named none, as
@@ -77,6 +81,8 @@ pub struct Config {
     pub any_model: bool,
     /// How conversations become text.
     pub chat: ChatOptions,
+    /// Adapters that change no answer are loaded too.
+    pub force: bool,
     /// What is refused as too large, too long or too many.
     pub limits: Limits,
 }

@@ -7,21 +7,37 @@ use crate::engine::EngineError;
 use crate::engine::host::{Grammar, Token};
 use crate::record::Mersenne;
 
+/// The least and the most of what a request or the start may say.
+pub const TEMPERATURE: (f32, f32) = (0.0, 100.0);
+/// Of `top_p` and `min_p`.
+pub const SHARE: (f32, f32) = (0.0, 1.0);
+/// Of `repeat_penalty`.
+pub const REPEAT_PENALTY: (f32, f32) = (0.01, 100.0);
+/// Of `presence_penalty` and `frequency_penalty`.
+pub const PENALTY: (f32, f32) = (-100.0, 100.0);
+
 /// How to choose tokens. Names and defaults are llama-server's.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Sampling {
+pub struct Sampling {
+    /// 0: always the likeliest token.
     pub temperature: f32,
-    /// 0: all.
+    /// Only so many of the likeliest tokens; 0: all.
     pub top_k: usize,
+    /// Only the likeliest tokens that have this probability together.
     pub top_p: f32,
+    /// Only tokens that have this share of the likeliest one's probability.
     pub min_p: f32,
+    /// Above 1: lowers tokens that are there already.
     pub repeat_penalty: f32,
+    /// Taken once from the logit of a token that is there already.
     pub presence_penalty: f32,
+    /// Taken from the logit of a token for each time that it is there.
     pub frequency_penalty: f32,
-    /// Tokens that the penalties look back at.
+    /// Tokens that the penalties look back at; what is longer than the context is as long as it.
     pub repeat_last_n: usize,
     /// Added to the logit of a token; minus infinity forbids it.
     pub bias: Vec<(Token, f32)>,
+    /// Decides every draw.
     pub seed: u32,
 }
 

@@ -13,14 +13,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::backend::check_name;
+use super::effect::Probe;
 use super::error::ServeError;
 use super::folder;
 use super::http::{App, listen};
-use super::live::Registry;
+use super::live::{Fresh, Registry};
 use super::worker::{self, Board, Command};
 use super::{Config, Say};
-use crate::engine::host::Host;
-use crate::engine::{ChatInfo, ChatOptions, Engine, OpenOptions};
+use crate::engine::host::{Decoder, Host};
+use crate::engine::{Engine, EngineError, OpenOptions};
 use crate::record::Clock;
 
 /// Threads that answer clients; the model has its own.
@@ -49,27 +50,33 @@ impl Server {
         clock: Arc<dyn Clock>,
         say: Say,
     ) -> Result<Self, ServeError> {
-        let adapters = config.adapters.iter().map(|(_, path, _)| path);
         let options = OpenOptions {
             threads: config.threads,
             gpu_layers: config.gpu_layers,
             device: config.device.clone(),
             context: config.context.div_euclid(config.slots.max(1)),
             repack: config.repack,
-            chat: ChatOptions {
-                carriers: adapters.cloned().collect(),
-                ..config.chat.clone()
-            },
+            memory: config.memory,
+            chat: config.chat.clone(),
         };
-        let hosted = engine.host(&config.model, &options, config.slots)?;
-        if let Some(note) = hosted.host.chat().and_then(ChatInfo::note) {
+        let mut hosted = engine.host(&config.model, &options, config.slots)?;
+        if let Some(note) = hosted.host.chat().info().note() {
             say(&note);
         }
-        if let Some(reason) = hosted.host.chat_refusal() {
+        if let Some(reason) = hosted.host.chat().refusal() {
             say(&format!("warning: conversations are refused: {reason}"));
         }
         let name = model_name(&config, &hosted.host.info().name);
-        let registry = load_adapters(&*hosted.host, &config, &name, &say)?;
+        let mut loader = Loader {
+            host: &*hosted.host,
+            decoder: &mut *hosted.decoder,
+            probe: Probe::new(&*hosted.host)?,
+            config: &config,
+            base: &name,
+            say: &say,
+        };
+        let registry = loader.load()?;
+        let probe = loader.probe;
         let (sender, commands) = mpsc::channel();
         let board = Arc::new(Board::new(&name));
         let app = Arc::new(App::new(
@@ -85,7 +92,7 @@ impl Server {
         let slots = app.config.slots;
         let decoder = std::thread::Builder::new().name("decode".into());
         let decoder = decoder
-            .spawn(move || worker::run(hosted, &*clock, slots, &commands, &board))
+            .spawn(move || worker::run(hosted, &*clock, (slots, probe), &commands, &board))
             .map_err(ServeError::Threads)?;
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         let runtime = builder
@@ -216,81 +223,116 @@ impl Drop for Server {
     }
 }
 
-/// Load what the configuration names, and what lies in the folder.
-///
-/// fails: a named adapter does not load, two have one name, one has the base's, or the folder cannot
-/// be read
-fn load_adapters(
-    host: &dyn Host,
-    config: &Config,
-    base: &str,
-    say: &Say,
-) -> Result<Registry, ServeError> {
-    let mut registry = Registry::default();
-    let most = config.limits.adapters_max;
-    for (name, path, scale) in &config.adapters {
-        let refuse = |reason: String| ServeError::Adapter {
-            name: name.clone(),
-            reason,
-        };
-        let named = check_name(name, base).map_err(|error| refuse(error.to_string()));
-        named?;
-        if registry.get(name).is_some() {
-            return Err(refuse("two adapters are called so".into()));
-        }
-        registry
-            .commit(name, whole(path), host.load(path)?, *scale, most)
-            .map_err(|error| refuse(error.to_string()))?;
-    }
-    let Some(folder) = &config.folder else {
-        return Ok(registry);
-    };
-    let listing = folder::list(folder).map_err(|source| ServeError::Folder {
-        path: folder.clone(),
-        source,
-    })?;
-    let mut left_out = listing.left_out;
-    for (name, path) in listing.adapters {
-        let same =
-            |(named, file, _): &(String, PathBuf, f32)| *named == name && is_same_file(file, &path);
-        if config.adapters.iter().any(same) {
-            continue;
-        }
-        // The others answer all the same: a copy that was cut must not keep a box down.
-        if let Err(reason) = load_found(host, config, base, &mut registry, &name, &path) {
-            left_out.push((path, reason));
-        }
-    }
-    for (path, reason) in left_out {
-        let file = path.display().to_string();
-        let named = reason.contains(&file);
-        say(&if named {
-            format!("warning: left out: {reason}")
-        } else {
-            format!("warning: left out: {file}: {reason}")
-        });
-        registry.leave_out(path, reason);
-    }
-    Ok(registry)
+/// Loads the adapters of the start.
+struct Loader<'s> {
+    host: &'s dyn Host,
+    decoder: &'s mut dyn Decoder,
+    probe: Probe,
+    config: &'s Config,
+    /// What the base is called.
+    base: &'s str,
+    say: &'s Say,
 }
 
-/// Load a file that lies in the folder; the reason where that is not possible.
-fn load_found(
-    host: &dyn Host,
-    config: &Config,
-    base: &str,
-    registry: &mut Registry,
-    name: &str,
-    path: &Path,
-) -> Result<(), String> {
-    check_name(name, base).map_err(|error| error.to_string())?;
-    if config.adapters.iter().any(|(named, ..)| named == name) {
-        return Err(format!("another file is served as {name:?}"));
+impl Loader<'_> {
+    /// Load what the configuration names, and what lies in the folder.
+    ///
+    /// fails: a named adapter does not load or changes no answer, two have one name, one has the
+    /// base's, or the folder cannot be read
+    fn load(&mut self) -> Result<Registry, ServeError> {
+        let config = self.config;
+        let mut registry = Registry::default();
+        let most = config.limits.adapters_max;
+        for (name, path, scale) in &config.adapters {
+            let refuse = |reason: String| ServeError::Adapter {
+                name: name.clone(),
+                reason,
+            };
+            let named = check_name(name, self.base).map_err(|error| refuse(error.to_string()));
+            named?;
+            if registry.get(name).is_some() {
+                return Err(refuse("two adapters are called so".into()));
+            }
+            let fresh = self.read(path)?;
+            let checked = fresh.check(config.force);
+            checked.map_err(|error| refuse(error.to_string()))?;
+            self.warn(name, &fresh);
+            registry
+                .commit(name, fresh, *scale, most)
+                .map_err(|error| refuse(error.to_string()))?;
+        }
+        let Some(folder) = &config.folder else {
+            return Ok(registry);
+        };
+        let listing = folder::list(folder).map_err(|source| ServeError::Folder {
+            path: folder.clone(),
+            source,
+        })?;
+        let mut left_out = listing.left_out;
+        for (name, path) in listing.adapters {
+            let same = |(named, file, _): &(String, PathBuf, f32)| {
+                *named == name && is_same_file(file, &path)
+            };
+            if config.adapters.iter().any(same) {
+                continue;
+            }
+            // The others answer all the same: a copy that was cut must not keep a box down.
+            if let Err(reason) = self.load_found(&mut registry, &name, &path) {
+                left_out.push((path, reason));
+            }
+        }
+        for (path, reason) in left_out {
+            let file = path.display().to_string();
+            let named = reason.contains(&file);
+            (self.say)(&if named {
+                format!("warning: left out: {reason}")
+            } else {
+                format!("warning: left out: {file}: {reason}")
+            });
+            registry.leave_out(path, reason);
+        }
+        Ok(registry)
     }
-    let weights = host.load(path).map_err(|error| error.to_string())?;
-    let most = config.limits.adapters_max;
-    let committed = registry.commit(name, whole(path), weights, 0.0, most);
-    committed.map(drop).map_err(|error| error.to_string())
+
+    /// Load a file that lies in the folder; the reason where that is not possible.
+    fn load_found(
+        &mut self,
+        registry: &mut Registry,
+        name: &str,
+        path: &Path,
+    ) -> Result<(), String> {
+        check_name(name, self.base).map_err(|error| error.to_string())?;
+        if self.config.adapters.iter().any(|(named, ..)| named == name) {
+            return Err(format!("another file is served as {name:?}"));
+        }
+        let fresh = self.read(path).map_err(|error| error.to_string())?;
+        let checked = fresh.check(self.config.force);
+        checked.map_err(|error| error.to_string())?;
+        self.warn(name, &fresh);
+        let most = self.config.limits.adapters_max;
+        let committed = registry.commit(name, fresh, 0.0, most);
+        committed.map(drop).map_err(|error| error.to_string())
+    }
+
+    /// Load a file, and compare it with the base.
+    fn read(&mut self, path: &Path) -> Result<Fresh, EngineError> {
+        let weights = self.host.load(path)?;
+        let effect = self.probe.effect(self.decoder, &weights)?;
+        Ok(Fresh {
+            path: whole(path),
+            weights,
+            effect,
+        })
+    }
+
+    /// Say what was loaded although it does nothing.
+    fn warn(&self, name: &str, fresh: &Fresh) {
+        if fresh.effect.is_some_and(|effect| effect.is_none()) {
+            (self.say)(&format!(
+                "warning: adapter {name:?} changes no answer, and is loaded because the start forces it"
+            ));
+        }
+    }
 }
 
 fn is_same_file(a: &Path, b: &Path) -> bool {

@@ -11,11 +11,13 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::effect::Probe;
 use super::live::{Choice, Key};
 use super::meters::Finished;
 use super::sampler::{Drawn, Sampler, Sampling};
 use super::text::Text;
-use crate::engine::host::{Decoder, Grammar, Host, Row, Token};
+use crate::control::Effect;
+use crate::engine::host::{Decoder, Grammar, Host, Row, Token, Weights};
 use crate::engine::{EngineError, is_distribution};
 use crate::record::Clock;
 
@@ -155,6 +157,7 @@ pub(super) struct Slots<'h> {
     finished: Vec<Finished>,
     /// A request without adapters had logits that are not finite: adapters are not to blame.
     broken_model: bool,
+    probe: Probe,
 }
 
 impl<'h> Slots<'h> {
@@ -163,6 +166,7 @@ impl<'h> Slots<'h> {
         decoder: Box<dyn Decoder>,
         clock: &'h dyn Clock,
         count: usize,
+        probe: Probe,
     ) -> Self {
         let slots = (0..count).map(|_| Slot::default()).collect();
         Self {
@@ -177,7 +181,13 @@ impl<'h> Slots<'h> {
             ends: Vec::new(),
             finished: Vec::new(),
             broken_model: false,
+            probe,
         }
+    }
+
+    /// Compare an adapter with the base, beside what runs.
+    pub(super) fn effect(&mut self, weights: &Weights) -> Result<Option<Effect>, EngineError> {
+        self.probe.effect(&mut *self.decoder, weights)
     }
 
     /// Run the model once, so that the first request does not wait for what is done at the first

@@ -2,18 +2,23 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::effect::Probe;
 use super::meters::Meters;
 use super::slots::{Event, Request, Seen, Slots, Totals};
-use crate::engine::host::Hosted;
+use crate::control::Effect;
+use crate::engine::EngineError;
+use crate::engine::host::{Hosted, Weights};
 use crate::record::Clock;
 
 /// To the decode thread.
 pub(super) enum Command {
     /// Queue a request.
     Submit(Box<Request>),
+    /// Compare an adapter with the base, between two steps.
+    Probe(Weights, Sender<Result<Option<Effect>, EngineError>>),
     /// End running requests and the thread.
     Stop,
 }
@@ -73,18 +78,23 @@ impl Board {
 pub(super) fn run(
     hosted: Hosted,
     clock: &dyn Clock,
-    slots: usize,
+    (slots, probe): (usize, Probe),
     commands: &Receiver<Command>,
     board: &Arc<Board>,
 ) {
     let _ends = Ends(board);
-    let mut slots = Slots::new(&*hosted.host, hosted.decoder, clock, slots);
+    let mut slots = Slots::new(&*hosted.host, hosted.decoder, clock, slots, probe);
     slots.warm();
     let mut waiting: VecDeque<Box<Request>> = VecDeque::new();
+    let mut probes = Vec::new();
     loop {
         let asleep = slots.is_idle() && waiting.is_empty();
-        if !receive(commands, &mut waiting, asleep) {
+        if !receive(commands, &mut waiting, &mut probes, asleep) {
             break;
+        }
+        for (weights, answer) in probes.drain(..) {
+            // Who asked may be gone.
+            _ = answer.send(slots.effect(&weights));
         }
         slots.sweep();
         waiting.retain(|request| !request.events.is_closed());
@@ -122,21 +132,27 @@ fn show(board: &Board, slots: &mut Slots<'_>, waiting: &VecDeque<Box<Request>>) 
     };
 }
 
+/// An adapter to compare, and where the answer goes.
+type Asked = (Weights, Sender<Result<Option<Effect>, EngineError>>);
+
 /// Take what was sent; wait for something if there is nothing to do. False: the end.
 fn receive(
     commands: &Receiver<Command>,
     waiting: &mut VecDeque<Box<Request>>,
+    probes: &mut Vec<Asked>,
     asleep: bool,
 ) -> bool {
     if asleep {
         match commands.recv() {
             Ok(Command::Submit(request)) => waiting.push_back(request),
+            Ok(Command::Probe(weights, answer)) => probes.push((weights, answer)),
             Ok(Command::Stop) | Err(_) => return false,
         }
     }
     loop {
         match commands.try_recv() {
             Ok(Command::Submit(request)) => waiting.push_back(request),
+            Ok(Command::Probe(weights, answer)) => probes.push((weights, answer)),
             Err(TryRecvError::Empty) => return true,
             Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return false,
         }

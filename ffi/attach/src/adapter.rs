@@ -9,12 +9,14 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
-use translora_gguf::read_file;
+use translora_gguf::{Header, read_file};
 use translora_lora::{Base, Foreign, ForeignError, Lora, LoraError};
 
 use crate::error::AttachError;
 use crate::faults;
 
+/// The part of a model's file that is searched for its name.
+const HEADER_BYTES_MAX: u64 = 1 << 30;
 /// The largest file that is taken.
 const BYTES_MAX: u64 = 4 << 30;
 
@@ -134,6 +136,26 @@ fn bases() -> Result<Vec<Base>, AttachError> {
     Ok(bases)
 }
 
+/// What the base of this process is called: by its aliases, its path, its file, and its own name.
+pub fn base_names() -> Vec<String> {
+    let aliases = named(&[b"-a", b"--alias"], "LLAMA_ARG_ALIAS");
+    let aliases = aliases.and_then(|names| names.into_string().ok());
+    let mut all: Vec<String> = aliases
+        .iter()
+        .flat_map(|names| names.split(','))
+        .map(|name| name.trim().to_owned())
+        .collect();
+    for path in models() {
+        let own = Header::open(&path, HEADER_BYTES_MAX).ok();
+        let own = own.and_then(|(header, _)| Some(header.get("general.name")?.as_str()?.to_owned()));
+        let text = |part: Option<&std::ffi::OsStr>| part.map(|part| part.to_string_lossy().into_owned());
+        let parts = [Some(path.as_os_str()), path.file_name(), path.file_stem()];
+        all.extend(parts.into_iter().filter_map(text).chain(own));
+    }
+    all.dedup();
+    all
+}
+
 /// Their files.
 fn models() -> Vec<PathBuf> {
     let named: Vec<PathBuf> = named_model().into_iter().collect();
@@ -144,18 +166,23 @@ fn models() -> Vec<PathBuf> {
     }
 }
 
-/// The value of `--model`, or of the variable that stands for it.
+/// The model that the command line or the environment names.
 fn named_model() -> Option<PathBuf> {
+    let named = named(&[b"-m", b"--model"], "LLAMA_ARG_MODEL");
+    named.map(PathBuf::from).filter(|path| path.is_file())
+}
+
+/// The value of a flag of this process, or of the variable that stands for it.
+fn named(flags: &[&[u8]], variable: &str) -> Option<OsString> {
     let line = std::fs::read("/proc/self/cmdline").unwrap_or_default();
     let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
     let flag = words
         .iter()
-        .position(|word| matches!(*word, b"-m" | b"--model"));
-    let named = flag
+        .position(|word| flags.contains(word));
+    let value = flag
         .and_then(|at| words.get(at + 1))
         .map(|word| OsString::from_vec(word.to_vec()));
-    let named = named.or_else(|| std::env::var_os("LLAMA_ARG_MODEL"));
-    named.map(PathBuf::from).filter(|path| path.is_file())
+    value.or_else(|| std::env::var_os(variable))
 }
 
 /// The models that this process has mapped, each once.

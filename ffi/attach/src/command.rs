@@ -17,13 +17,7 @@ use utoipa::ToSchema;
 #[serde(tag = "do", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Command {
     /// Make a LoRA file live. Answered when it is: requests that begin later are answered by it.
-    Load {
-        /// The file. A server that keeps a folder of adapters looks there.
-        path: PathBuf,
-        /// The name it goes live under. A server with one live adapter takes the file's own.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        name: Option<String>,
-    },
+    Load(Load),
     /// Go back to the base, or to what the server was started with.
     Unload {
         /// The adapter that is to go. May be left out where there is one only.
@@ -74,12 +68,70 @@ pub enum Command {
     },
 }
 
+/// What is to be loaded, and what must be so for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Load {
+    /// The file. A server that keeps a folder of adapters looks there.
+    #[schema(value_type = String)]
+    pub path: PathBuf,
+    /// The name it goes live under. A server with one live adapter takes the file's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Refuse where the base that is served is called otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_model_name: Option<String>,
+    /// Refuse where another generation is live; 0: where one is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_generation: Option<Expected>,
+    /// Load it although it changes no answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub force: Option<bool>,
+}
+
+/// The number of a generation: as a number, or as answers have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Expected(pub u64);
+
+impl utoipa::PartialSchema for Expected {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+        use utoipa::openapi::{ObjectBuilder, OneOfBuilder, Type};
+
+        let number = ObjectBuilder::new().schema_type(Type::Integer);
+        let text = ObjectBuilder::new().schema_type(Type::String);
+        OneOfBuilder::new()
+            .item(number.minimum(Some(0)))
+            .item(text.pattern(Some("^[0-9]{1,19}$")))
+            .description(Some(
+                "The number of a generation, as a number or as answers have it.",
+            ))
+            .into()
+    }
+}
+
+impl ToSchema for Expected {}
+
+impl<'de> Deserialize<'de> for Expected {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(from)?;
+        let number = match &value {
+            Value::String(text) => text.parse().ok(),
+            value => value.as_u64(),
+        };
+        number.map(Self).ok_or_else(|| {
+            D::Error::custom(format!(
+                "\"expected_generation\" is {value}: it must be the number of one load"
+            ))
+        })
+    }
+}
+
 impl Command {
     /// True for the commands about transfers.
     pub fn concerns_transfers(&self) -> bool {
         !matches!(
             self,
-            Self::Load { .. } | Self::Unload { .. } | Self::Rollback { .. } | Self::List {}
+            Self::Load(_) | Self::Unload { .. } | Self::Rollback { .. } | Self::List {}
         )
     }
 }
@@ -230,6 +282,25 @@ pub struct Generation {
     pub sha256: Option<String>,
     /// Its size.
     pub bytes: u64,
+    /// How far its answers are from the base's; none where the server cannot compute that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effect: Option<Effect>,
+}
+
+/// The largest differences that an adapter makes on one fixed prompt, at scale 1.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Effect {
+    /// Of the logit of a token.
+    pub logits: f32,
+    /// Of the probability of a token.
+    pub probabilities: f32,
+}
+
+impl Effect {
+    /// Whether the adapter changes nothing at all.
+    pub fn is_none(&self) -> bool {
+        self.logits == 0.0
+    }
 }
 
 /// What came of an exchange.
@@ -403,10 +474,20 @@ mod tests {
         let cases = [
             (
                 r#"{"do":"load","path":"/a.gguf"}"#,
-                Command::Load {
+                Command::Load(Load {
+                    path: "/a.gguf".into(),
+                    ..Load::default()
+                }),
+            ),
+            (
+                r#"{"do":"load","path":"/a.gguf","base_model_name":"b","expected_generation":3,"force":true}"#,
+                Command::Load(Load {
                     path: "/a.gguf".into(),
                     name: None,
-                },
+                    base_model_name: Some("b".into()),
+                    expected_generation: Some(Expected(3)),
+                    force: Some(true),
+                }),
             ),
             (r#"{"do":"unload"}"#, Command::Unload { name: None }),
             (
@@ -439,6 +520,12 @@ mod tests {
             (r#"{"do":"dance"}"#, "dance"),
             (r#"{"do":"load"}"#, "path"),
             (r#"{"do":"load","path":3}"#, "string"),
+            (r#"{"do":"load","path":"a","paths":[]}"#, "paths"),
+            (r#"{"do":"load","path":"a","path":"b"}"#, "duplicate field"),
+            (
+                r#"{"do":"load","path":"a","expected_generation":"1+2"}"#,
+                "\"1+2\": it must be the number of one load",
+            ),
             (r#"{"do":"list","all":true}"#, "all"),
             (r#"{"do":"job","job":-1}"#, "-1"),
             (r#"{"do":"job","job":1,"more":1}"#, "more"),

@@ -10,8 +10,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, Once, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::adapter::Prepared;
-use crate::command::{Adapter, AdapterList, Answer, Command, Refusal, Reply, Swapped};
+use crate::adapter::{Prepared, base_names};
+use crate::command::{Adapter, AdapterList, Answer, Command, Load, Refusal, Reply, Swapped};
 use crate::error::AttachError;
 use crate::server::{Server, lock};
 use crate::jobs;
@@ -240,7 +240,11 @@ fn carry(command: Command) -> Result<Reply, AttachError> {
 ///
 /// fails: with the reason; then nothing has changed
 pub fn load(path: PathBuf) -> Result<Swapped, Refusal> {
-    match carry(Command::Load { path, name: None }) {
+    let load = Load {
+        path,
+        ..Load::default()
+    };
+    match carry(Command::Load(load)) {
         Ok(Reply::Swapped(swapped)) => Ok(swapped),
         Ok(_) => Err(Refusal::from(&AttachError::Gone)),
         Err(error) => Err(Refusal::from(&error)),
@@ -260,15 +264,39 @@ fn exchange(command: Command) -> Result<Reply, AttachError> {
             data: vec![lock().adapter()],
             refused: Vec::new(),
         })),
-        Command::Load { name: Some(_), .. } => Err(AttachError::Named),
-        Command::Load { path, name: None } => {
-            let prepared = Prepared::read(&path)?;
-            swap(begun, |server| server.swap(prepared))
+        Command::Load(load) => {
+            check(&load)?;
+            let expected = load.expected_generation.map(|expected| expected.0);
+            lock().expect(expected)?;
+            let prepared = Prepared::read(&load.path)?;
+            swap(begun, |server| {
+                // Others may have been quicker.
+                server.expect(expected)?;
+                server.swap(prepared)
+            })
         }
         Command::Rollback { name } => swap(begun, |server| server.rollback(name.as_deref())),
         Command::Unload { name } => swap(begun, |server| server.unload(name.as_deref())),
         about_transfers => jobs::carry(about_transfers),
     }
+}
+
+/// Refuse what this server cannot do, and another base than the one that was meant.
+fn check(load: &Load) -> Result<(), AttachError> {
+    if load.name.is_some() {
+        return Err(AttachError::Named);
+    }
+    let Some(name) = &load.base_model_name else {
+        return Ok(());
+    };
+    let served = base_names();
+    if served.contains(name) {
+        return Ok(());
+    }
+    Err(AttachError::OtherBase {
+        name: name.clone(),
+        served,
+    })
 }
 
 fn swap(

@@ -188,6 +188,22 @@ pub enum AttachError {
         /// The live adapter's name.
         live: String,
     },
+    /// A load is meant for another base.
+    #[error("\"base_model_name\" is {name:?}, and the base that is served is {}", served.join(", "))]
+    OtherBase {
+        /// The name in the command.
+        name: String,
+        /// What the served base is called.
+        served: Vec<String>,
+    },
+    /// A load expects another generation.
+    #[error("generation {live} is live, and not {expected}: nothing was changed")]
+    OtherGeneration {
+        /// The number in the command.
+        expected: u64,
+        /// The live one's.
+        live: u64,
+    },
     /// A rollback where no adapter was live before.
     #[error("there is no earlier adapter to go back to")]
     NothingBefore,
@@ -218,7 +234,7 @@ impl AttachError {
             Self::Transfers(refusal) => {
                 return Some(refusal.hint.as_str()).filter(|h| !h.is_empty());
             }
-            Self::NotLive { .. } | Self::NothingBefore => "`list` shows what there is",
+            Self::NotLive { .. } | Self::NothingBefore | Self::OtherGeneration { .. } => "`list` shows what there is",
             Self::NoModel => "start the server with --model FILE",
             Self::SeveralAdapters => "restart it with one --lora, or with none",
             Self::Checkpoints => "restart it with --ctx-checkpoints 0",
@@ -237,6 +253,7 @@ impl AttachError {
             Self::Clients { .. } | Self::Gone => Kind::Unavailable,
             Self::NotLive { .. } => Kind::NotFound,
             Self::NothingBefore
+            | Self::OtherGeneration { .. }
             | Self::NoModel
             | Self::SeveralAdapters
             | Self::Checkpoints
@@ -252,6 +269,7 @@ impl AttachError {
             | Self::NotLoaded { .. }
             | Self::Command(_)
             | Self::Line { .. }
+            | Self::OtherBase { .. }
             | Self::Named => Kind::Input,
             _ => Kind::Internal,
         }

@@ -365,6 +365,19 @@ impl Server {
         Ok(())
     }
 
+    /// Compare the live generation with what a client believes.
+    ///
+    /// fails: they differ
+    pub fn expect(&self, expected: Option<u64>) -> Result<(), AttachError> {
+        match expected {
+            Some(expected) if expected != self.generation => Err(AttachError::OtherGeneration {
+                expected,
+                live: self.generation,
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// Make a prepared adapter the live one. Every request that begins after this returns is
     /// answered by it.
     ///
@@ -495,6 +508,7 @@ impl Server {
                 path: file.map(|file| file.name.clone().into()),
                 sha256: file.map(|file| file.sha256.clone()),
                 bytes: file.map_or(0, |file| file.bytes),
+                effect: None,
             }
         };
         Adapter {

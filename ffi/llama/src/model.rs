@@ -60,6 +60,8 @@ pub struct ModelParams {
     pub device: Option<String>,
     /// Map the file into memory instead of reading it.
     pub mmap: bool,
+    /// Keep the weights in memory, as far as the system allows.
+    pub mlock: bool,
     /// Lay weights out anew where that makes products faster: llama.cpp's `--repack`. They are then
     /// a copy in memory of their own, which nothing but ggml's products can read.
     pub repack: bool,
@@ -71,6 +73,7 @@ impl Default for ModelParams {
             gpu_layers: -1,
             device: None,
             mmap: true,
+            mlock: false,
             repack: false,
         }
     }
@@ -101,10 +104,11 @@ impl Model {
             let mut raw_params = sys::llama_model_default_params();
             raw_params.n_gpu_layers = params.gpu_layers;
             raw_params.devices = list.as_mut_ptr();
-            raw_params.load_mode = if params.mmap {
-                sys::LLAMA_LOAD_MODE_MMAP
-            } else {
-                sys::LLAMA_LOAD_MODE_NONE
+            raw_params.load_mode = match (params.mmap, params.mlock) {
+                (true, true) => sys::LLAMA_LOAD_MODE_MMAP_MLOCK,
+                (false, true) => sys::LLAMA_LOAD_MODE_MLOCK,
+                (true, false) => sys::LLAMA_LOAD_MODE_MMAP,
+                (false, false) => sys::LLAMA_LOAD_MODE_NONE,
             };
             raw_params.use_extra_bufts = params.repack;
             sys::llama_model_load_from_file(text.as_ptr(), raw_params)
@@ -145,6 +149,7 @@ impl Model {
             gpu_layers: 0,
             device: None,
             mmap: true,
+            mlock: false,
             repack: false,
         };
         let loaded = Self::load(backend, self.path(), &params)?;

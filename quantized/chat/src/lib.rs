@@ -27,6 +27,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod calls;
 mod environment;
 mod error;
 mod formats;
@@ -37,6 +38,7 @@ mod source;
 mod template;
 mod values;
 
+pub use calls::{CallForm, ToolUse};
 pub use error::TemplateError;
 pub use formats::{PLAIN, format, format_names};
 pub use template::{ChatTemplate, Rendering};

@@ -5,9 +5,9 @@ use minijinja::{Environment, Error, ErrorKind};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::TemplateError;
 use crate::environment::{NOW, environment};
 use crate::messages::{self, Takes};
+use crate::{TemplateError, ToolUse};
 use crate::{source, values};
 
 /// A chat template that compiles.
@@ -22,6 +22,7 @@ pub struct ChatTemplate {
     bos: String,
     eos: String,
     takes: OnceLock<Takes>,
+    tools: OnceLock<Option<ToolUse>>,
 }
 
 /// What a template is rendered with, besides the messages.
@@ -62,12 +63,34 @@ impl ChatTemplate {
             bos: bos.to_owned(),
             eos: eos.to_owned(),
             takes: OnceLock::new(),
+            tools: OnceLock::new(),
         })
     }
 
     /// The Jinja text.
     pub fn text(&self) -> &str {
         &self.text
+    }
+
+    /// Whether the template reads a variable of this name that it does not set itself.
+    pub fn reads(&self, name: &str) -> bool {
+        let template = self.environment.get_template("chat");
+        template.is_ok_and(|template| template.undeclared_variables(false).contains(name))
+    }
+
+    /// What the template does with tools; none where it does not write them.
+    pub fn tool_use(&self) -> Option<&ToolUse> {
+        let probe = || {
+            ToolUse::of(&|messages, tools, answer| {
+                let rendering = Rendering {
+                    answer,
+                    tools: tools.to_vec(),
+                    ..Rendering::default()
+                };
+                self.render_with(messages, &rendering).ok()
+            })
+        };
+        self.tools.get_or_init(probe).as_ref()
     }
 
     /// Render `messages`, a list of objects with `role` and `content`; `answer` opens the

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use translora::control::{Backend, Command, Reply, Socket};
+use translora::control::{Backend, Command, Expected, Load, Reply, Socket};
 use translora::fetch::Wanted;
 
 use crate::failure::Failure;
@@ -39,6 +39,15 @@ enum What {
         /// The adapter, as `translora transfer` writes it
         #[arg(value_name = "FILE")]
         file: PathBuf,
+
+        /// Change nothing where the base that is served is called otherwise: by its alias, its file or
+        /// its own name
+        #[arg(long, value_name = "NAME")]
+        base_model_name: Option<String>,
+
+        /// Change nothing where another generation is live, as `list` shows it; 0: where one is
+        #[arg(long, value_name = "N")]
+        expected_generation: Option<u64>,
     },
     /// Go back to the adapter before the live one
     Rollback {
@@ -59,10 +68,16 @@ impl Adapters {
     pub fn run(self, verbosity: Verbosity) -> Result<Outcome, Failure> {
         let command = match self.command {
             What::List => Command::List {},
-            What::Load { file } => Command::Load {
+            What::Load {
+                file,
+                base_model_name,
+                expected_generation,
+            } => Command::Load(Load {
                 path: absolute(&files::local(&file, Wanted::Adapter)?)?.into(),
-                name: None,
-            },
+                base_model_name,
+                expected_generation: expected_generation.map(Expected),
+                ..Load::default()
+            }),
             What::Rollback { name } => Command::Rollback { name },
             What::Unload { name } => Command::Unload { name },
         };

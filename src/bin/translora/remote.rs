@@ -104,5 +104,12 @@ fn request(plan: &TransferPlan) -> Result<Map<String, Value>, Failure> {
             *path = absolute(Path::new(path))?;
         }
     }
+    for name in ["chat_template", "source_chat_template"] {
+        if let Some(Value::String(template)) = values.get_mut(name)
+            && Path::new(&*template).is_file()
+        {
+            *template = absolute(Path::new(&*template))?;
+        }
+    }
     Ok(values)
 }

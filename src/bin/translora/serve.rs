@@ -2,11 +2,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use translora::engine::ChatOptions;
+use translora::engine::{ChatOptions, MemoryOptions};
 use translora::fetch::Wanted;
 use translora::jobs;
 use translora::record::{Blame, SystemClock};
-use translora::serve::{Config, Limits, Server};
+use translora::serve::{Config, Limits, Sampling, Server, sampler};
 
 use crate::args::{between, gpu_layers, template_arguments};
 use crate::failure::{Failure, InFlags};
@@ -45,6 +45,11 @@ pub struct Serve {
     /// loaded while the server runs. Transfers (`/v1/transfers`) put theirs there
     #[arg(long, value_name = "DIR")]
     adapters: Option<PathBuf>,
+
+    /// Load adapters that change no answer, too. Without it such a one of --lora ends the start, one in
+    /// the folder is left out, and a request to load one is refused unless it says `force`
+    #[arg(long)]
+    force: bool,
 
     /// What the base is called; its own name if left out
     #[arg(
@@ -136,17 +141,84 @@ pub struct Serve {
     #[arg(long, value_name = "NAMES", help_heading = "Machine")]
     device: Option<String>,
 
-    /// Temperature of requests that give none
-    #[arg(long, value_name = "X", default_value_t = 0.8, value_parser = temperature, help_heading = "Answers")]
-    temp: f32,
+    /// Read the weights into memory instead of mapping the file
+    #[arg(long, help_heading = "Machine")]
+    no_mmap: bool,
 
-    /// Seed of requests that give none; each has another if left out
-    #[arg(long, value_name = "N", help_heading = "Answers")]
-    seed: Option<u32>,
+    /// Keep the weights in memory, as far as the system allows
+    #[arg(long, help_heading = "Machine")]
+    mlock: bool,
+
+    /// Tokens of one step of the model at most
+    #[arg(short = 'b', long = "batch-size", value_name = "N", default_value_t = 512, value_parser = between::<32, 65_536>, help_heading = "Machine")]
+    batch: usize,
+
+    /// Tokens that are computed together at most; more take more memory (also written -ub)
+    #[arg(long = "ubatch-size", value_name = "N", default_value_t = 512, value_parser = between::<32, 65_536>, help_heading = "Machine")]
+    ubatch: usize,
+
+    #[command(flatten)]
+    answers: Answers,
 
     /// The most tokens of one answer; what the context holds if left out
     #[arg(short = 'n', long, visible_alias = "n-predict", value_name = "N", value_parser = between::<1, 16_777_216>, help_heading = "Answers")]
     predict: Option<usize>,
+}
+
+/// How the tokens of requests are drawn that say nothing else.
+#[derive(Args, Debug)]
+struct Answers {
+    /// Temperature of requests that give none
+    #[arg(long, value_name = "X", default_value_t = 0.8, value_parser = temperature, help_heading = "Answers")]
+    temp: f32,
+
+    /// Only so many of the likeliest tokens; 0: all
+    #[arg(long, value_name = "N", default_value_t = 40, value_parser = between::<0, 2_147_483_647>, help_heading = "Answers")]
+    top_k: usize,
+
+    /// Only the likeliest tokens that have this probability together
+    #[arg(long, value_name = "X", default_value_t = 0.95, value_parser = share, help_heading = "Answers")]
+    top_p: f32,
+
+    /// Only tokens that have this share of the likeliest one's probability
+    #[arg(long, value_name = "X", default_value_t = 0.05, value_parser = share, help_heading = "Answers")]
+    min_p: f32,
+
+    /// Above 1: lowers tokens that are there already
+    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = repeat_penalty, help_heading = "Answers")]
+    repeat_penalty: f32,
+
+    /// Tokens that the penalties look back at; -1: all
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(i64).range(-1..=16_777_216), allow_negative_numbers = true, help_heading = "Answers")]
+    repeat_last_n: i64,
+
+    /// Taken once from the logit of a token that is there already
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = penalty, allow_negative_numbers = true, help_heading = "Answers")]
+    presence_penalty: f32,
+
+    /// Taken from the logit of a token for each time that it is there
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = penalty, allow_negative_numbers = true, help_heading = "Answers")]
+    frequency_penalty: f32,
+
+    /// Seed of requests that give none; each has another if left out
+    #[arg(long, value_name = "N", help_heading = "Answers")]
+    seed: Option<u32>,
+}
+
+impl Answers {
+    fn sampling(&self) -> Sampling {
+        Sampling {
+            temperature: self.temp,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repeat_penalty: self.repeat_penalty,
+            repeat_last_n: usize::try_from(self.repeat_last_n).unwrap_or(usize::MAX),
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
+            ..Sampling::default()
+        }
+    }
 }
 
 /// How conversations become text.
@@ -267,11 +339,18 @@ impl Serve {
             repack: !self.no_repack,
             gpu_layers: self.gpu_layers,
             device: self.device,
-            seed: self.seed,
-            temperature: self.temp,
+            memory: MemoryOptions {
+                no_mmap: self.no_mmap,
+                mlock: self.mlock,
+                batch: self.batch,
+                ubatch: self.ubatch,
+            },
+            seed: self.answers.seed,
+            sampling: self.answers.sampling(),
             tokens_max: self.predict,
             any_model: self.any_model,
             chat: self.conversations.into(),
+            force: self.force,
             limits: Limits::default(),
         })
     }
@@ -317,10 +396,27 @@ fn stem(path: &Path) -> Result<String, Failure> {
 }
 
 fn temperature(text: &str) -> Result<f32, String> {
+    within(text, sampler::TEMPERATURE)
+}
+
+fn share(text: &str) -> Result<f32, String> {
+    within(text, sampler::SHARE)
+}
+
+fn repeat_penalty(text: &str) -> Result<f32, String> {
+    within(text, sampler::REPEAT_PENALTY)
+}
+
+fn penalty(text: &str) -> Result<f32, String> {
+    within(text, sampler::PENALTY)
+}
+
+/// A number between two bounds, both allowed.
+fn within(text: &str, (least, most): (f32, f32)) -> Result<f32, String> {
     text.parse()
         .ok()
-        .filter(|t| (0.0..=100.0).contains(t))
-        .ok_or_else(|| "must be a number from 0 to 100".into())
+        .filter(|x| (least..=most).contains(x))
+        .ok_or_else(|| format!("must be a number from {least} to {most}"))
 }
 
 #[cfg(test)]
@@ -333,6 +429,35 @@ mod tests {
     struct Line {
         #[command(flatten)]
         serve: Serve,
+    }
+
+    #[test]
+    fn what_requests_do_not_say_is_said_at_the_start() {
+        let usual = Line::try_parse_from(["x", "-m", "base.gguf"]).expect("flags");
+        assert_eq!(usual.serve.answers.sampling(), Sampling::default());
+        let memory = [usual.serve.batch, usual.serve.ubatch];
+        let defaults = MemoryOptions::default();
+        assert_eq!(memory, [defaults.batch, defaults.ubatch]);
+        for (flag, fits, unfit) in [
+            ("--temp", ["0", "100"], ["-0.1", "100.1"]),
+            ("--top-k", ["0", "2147483647"], ["-1", "2147483648"]),
+            ("--top-p", ["0", "1"], ["-0.1", "1.1"]),
+            ("--min-p", ["0", "1"], ["nan", "1.1"]),
+            ("--repeat-penalty", ["0.01", "100"], ["0", "101"]),
+            ("--repeat-last-n", ["-1", "16777216"], ["-2", "16777217"]),
+            ("--presence-penalty", ["-100", "100"], ["-101", "101"]),
+            ("--frequency-penalty", ["-100", "100"], ["-101", "101"]),
+            ("--seed", ["0", "4294967295"], ["-2", "4294967296"]),
+            ("--batch-size", ["32", "65536"], ["31", "65537"]),
+            ("--ubatch-size", ["32", "65536"], ["31", "65537"]),
+        ] {
+            let of = |value: &str| {
+                let word = format!("{flag}={value}");
+                Line::try_parse_from(["x", "-m", "base.gguf", &word]).is_ok()
+            };
+            assert!(fits.into_iter().all(of), "{flag}");
+            assert!(!unfit.into_iter().any(of), "{flag}");
+        }
     }
 
     #[test]

@@ -170,6 +170,7 @@ pub fn train(
         gpu_layers: spec.gpu_layers,
         device: spec.device.clone(),
         mmap: true,
+        mlock: false,
         repack: false,
     };
     let model = translora_llama::Model::load(backend, &spec.model, &params)

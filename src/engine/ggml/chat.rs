@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use translora_chat::{ChatTemplate, Rendering, TemplateError};
 use translora_llama::{LlamaError, Model};
 
-use crate::engine::chat::{ChatInfo, ChatOptions};
+use crate::engine::chat::{ChatInfo, ChatOptions, variables};
 use crate::record::{Pair, Prompt, Role, Turn};
 
 /// A model's chat template with what it puts around an answer.
@@ -50,9 +50,10 @@ const MARK: &str = "translora-answer";
 impl Chat {
     /// fails: a template that does not compile or render, or no token that ends a turn.
     pub fn of(model: &Model, info: ChatInfo, options: &ChatOptions) -> Result<Self, LlamaError> {
-        let template = template(model, &info).map_err(|error| refuse(&error))?;
+        let [bos, eos] = ends(model);
+        let template = ChatTemplate::new(&info.text, &bos, &eos).map_err(|error| refuse(&error))?;
         let rendering = Rendering {
-            kwargs: options.kwargs.clone(),
+            kwargs: variables(&template, &options.kwargs),
             now: options.now,
             ..Rendering::default()
         };
@@ -207,18 +208,13 @@ fn behind(model: &Model, text: &str, special: bool) -> Result<Vec<i32>, LlamaErr
     }
 }
 
-/// The template, compiled with the model's own tokens.
-///
-/// fails: it does not compile
-pub(super) fn template(model: &Model, info: &ChatInfo) -> Result<ChatTemplate, TemplateError> {
+/// The tokens that begin and end a text, as text.
+pub(super) fn ends(model: &Model) -> [String; 2] {
     let vocab = model.vocab();
-    let piece = |token: Option<i32>| {
-        let bytes = token
-            .map(|token| vocab.piece(token, true))
-            .unwrap_or_default();
-        String::from_utf8_lossy(&bytes).into_owned()
-    };
-    ChatTemplate::new(&info.text, &piece(vocab.bos()), &piece(vocab.eos()))
+    [vocab.bos(), vocab.eos()].map(|token| {
+        let bytes = token.map(|token| vocab.piece(token, true));
+        String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()
+    })
 }
 
 fn turn(role: &str, content: &str) -> Value {

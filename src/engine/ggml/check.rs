@@ -200,6 +200,7 @@ fn open(path: &Path) -> Result<(Backend, Model), EngineError> {
             gpu_layers: 0,
             device: None,
             mmap: true,
+            mlock: false,
             repack: false,
         },
     )

@@ -2,26 +2,25 @@
 
 use std::path::Path;
 
-use serde_json::{Map, Value};
-use translora_chat::{ChatTemplate, Rendering, TemplateError};
 use translora_llama::{
     Adapter, Batch, Context, ContextParams, Kernel, LlamaError, Model, map_file,
 };
 
-use super::chat::template;
-use super::{BATCH, internal, of_path};
-use crate::engine::chat::{ChatInfo, MODEL_KEY};
-use crate::engine::host::{Decoder, Grammar, Host, Row, Token, Weights};
-use crate::engine::{EngineError, ModelInfo, OpenOptions};
-use crate::record::{Clock, ContentHash, SystemClock};
+use super::chat::ends;
+use super::{internal, of_path};
+use crate::engine::chat::MODEL_KEY;
+use crate::engine::host::{
+    Conversations, Decoder, Grammar, Host, Row, SPARE_TOKENS, Token, Weights,
+};
+use crate::engine::{ChatInfo, ChatOptions, EngineError, MemoryOptions, ModelInfo, OpenOptions};
+use crate::record::ContentHash;
 
 pub(super) struct GgmlHost {
     model: Model,
     info: ModelInfo,
-    /// Or why there is none: texts without a conversation are served all the same.
-    template: Result<ChatTemplate, TemplateError>,
-    chat: ChatInfo,
-    kwargs: Map<String, Value>,
+    /// One that does not compile is no reason to stop: texts without a conversation are served.
+    chat: Conversations,
+    options: ChatOptions,
     bos: Option<Token>,
 }
 
@@ -33,14 +32,14 @@ impl GgmlHost {
         options: &OpenOptions,
     ) -> Result<Self, EngineError> {
         let chat = ChatInfo::choose(&options.chat, model.metadata(MODEL_KEY))?;
-        let template = template(&model, &chat);
+        let [begin, end] = ends(&model);
+        let chat = Conversations::new(chat, [&begin, &end], &options.chat.kwargs);
         let bos = model.vocab().bos().filter(|_| model.vocab().adds_bos());
         Ok(Self {
             model,
             info,
-            template,
             chat,
-            kwargs: options.chat.kwargs.clone(),
+            options: options.chat.clone(),
             bos,
         })
     }
@@ -67,34 +66,8 @@ impl Host for GgmlHost {
         self.model.vocab().is_end(token)
     }
 
-    fn chat(&self) -> Option<&ChatInfo> {
-        Some(&self.chat)
-    }
-
-    fn chat_refusal(&self) -> Option<String> {
-        self.template.as_ref().err().map(ToString::to_string)
-    }
-
-    fn template(&self) -> &str {
-        &self.chat.text
-    }
-
-    fn render_with(&self, messages: &Value, rendering: &Rendering) -> Result<String, EngineError> {
-        let refuse = |error: &TemplateError| EngineError::Template(error.to_string());
-        let template = self.template.as_ref().map_err(refuse)?;
-        let mut rendering = rendering.clone();
-        if rendering.now == 0 {
-            rendering.now = SystemClock::default().unix_seconds();
-        }
-        for (name, value) in &self.kwargs {
-            rendering
-                .kwargs
-                .entry(name)
-                .or_insert_with(|| value.clone());
-        }
-        template
-            .render_with(messages, &rendering)
-            .map_err(|error| refuse(&error))
+    fn chat(&self) -> &Conversations {
+        &self.chat
     }
 
     fn grammar(&self, text: &str) -> Result<Box<dyn Grammar>, EngineError> {
@@ -109,7 +82,11 @@ impl Host for GgmlHost {
             let bytes = map_file(loaded.file()).map_err(|error| of_path(adapter, error))?;
             (ContentHash::of(&bytes), bytes.len() as u64)
         };
-        Ok(Weights::new(hash, bytes, loaded))
+        let [begin, end] = ends(&self.model);
+        let chat = self
+            .options
+            .of_adapter(adapter, loaded.file(), [&begin, &end])?;
+        Ok(Weights::new(hash, bytes, chat, loaded))
     }
 }
 
@@ -140,6 +117,8 @@ pub(super) struct GgmlDecoder {
     context: Context,
     active: Vec<(Weights, f32)>,
     batch: Batch,
+    rows_max: usize,
+    spare: usize,
 }
 
 impl GgmlDecoder {
@@ -149,13 +128,18 @@ impl GgmlDecoder {
         context: usize,
         sequences: usize,
         threads: u32,
+        memory: MemoryOptions,
     ) -> Result<Self, EngineError> {
         let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let params = ContextParams {
-            context: number(context.saturating_mul(sequences)),
-            batch: BATCH as u32,
-            ubatch: BATCH as u32,
-            sequences: number(sequences),
+            context: number(
+                context
+                    .saturating_mul(sequences)
+                    .saturating_add(SPARE_TOKENS),
+            ),
+            batch: number(memory.batch),
+            ubatch: number(memory.ubatch.min(memory.batch)),
+            sequences: number(sequences + 1),
             threads,
             exact: false,
             kernel: Some(Kernel::for_graphs()),
@@ -166,6 +150,8 @@ impl GgmlDecoder {
             context,
             active: Vec::new(),
             batch: Batch::default(),
+            rows_max: memory.batch,
+            spare: sequences,
         })
     }
 
@@ -192,7 +178,11 @@ impl GgmlDecoder {
 
 impl Decoder for GgmlDecoder {
     fn rows_max(&self) -> usize {
-        BATCH
+        self.rows_max
+    }
+
+    fn spare(&self) -> usize {
+        self.spare
     }
 
     fn step(

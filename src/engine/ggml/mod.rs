@@ -123,7 +123,9 @@ impl Engine for GgmlEngine {
         sequences: usize,
     ) -> Result<Hosted, EngineError> {
         let (model, info) = load(self.backend, base, options)?;
-        let decoder = host::GgmlDecoder::new(&model, info.context, sequences, threads(options))?;
+        let threads = threads(options);
+        let decoder =
+            host::GgmlDecoder::new(&model, info.context, sequences, threads, options.memory)?;
         Ok(Hosted {
             host: Arc::new(host::GgmlHost::new(model, info, options)?),
             decoder: Box::new(decoder),
@@ -145,7 +147,8 @@ fn load(
     let params = ModelParams {
         gpu_layers: options.gpu_layers,
         device: options.device.clone(),
-        mmap: true,
+        mmap: !options.memory.no_mmap,
+        mlock: options.memory.mlock,
         repack: options.repack,
     };
     let model = translora_llama::Model::load(backend, base, &params)
@@ -229,9 +232,10 @@ impl GgmlModel {
     fn open(backend: Backend, base: &Path, options: &OpenOptions) -> Result<Self, EngineError> {
         let (model, info) = load(backend, base, options)?;
         let chat = ChatInfo::choose(&options.chat, model.metadata(MODEL_KEY))?;
+        let blamed = chat.blamed(base);
         let chat = Chat::of(&model, chat, &options.chat).map_err(|error| match error {
             LlamaError::Template(reason) => EngineError::ChatTemplate {
-                path: base.to_owned(),
+                path: blamed,
                 reason,
             },
             other => internal(other),

@@ -54,6 +54,12 @@ impl Head {
         }
     }
 
+    /// How strongly it works on any prompt, from 0 to 1.
+    pub(super) fn strength(&self) -> f32 {
+        let most = self.b.iter().fold(0.0_f32, |most, b| most.max(b.abs()));
+        most.min(1.0)
+    }
+
     /// The factor between `B A f` and logits.
     pub(super) fn scale(&self) -> f64 {
         GAIN * f64::from(self.alpha) / self.rank as f64

@@ -3,12 +3,9 @@
 
 use std::path::Path;
 
-use serde_json::Value;
-use translora_chat::ChatTemplate;
-
 use super::{Base, Head, ToyModel, read_adapter};
-use crate::engine::host::{Decoder, Grammar, Host, Rendering, Row, Token, Weights};
-use crate::engine::{EngineError, ModelInfo};
+use crate::engine::host::{Conversations, Decoder, Grammar, Host, Row, Token, Weights};
+use crate::engine::{ChatInfo, ChatOptions, EngineError, ModelInfo};
 use crate::record::ContentHash;
 
 /// The token after the bytes.
@@ -25,17 +22,27 @@ const CERTAIN: f32 = 20.0;
 pub(super) struct ToyHost {
     base: Base,
     info: ModelInfo,
+    options: ChatOptions,
+    chat: Conversations,
 }
 
 impl ToyHost {
-    pub(super) fn new(base: Base, info: ModelInfo) -> Self {
-        Self {
+    /// fails: the template that was asked for cannot be found.
+    pub(super) fn new(
+        base: Base,
+        info: ModelInfo,
+        options: &ChatOptions,
+    ) -> Result<Self, EngineError> {
+        let chat = ChatInfo::choose(options, Some(TEMPLATE.into()))?;
+        Ok(Self {
             base,
             info: ModelInfo {
                 vocabulary: END as usize + 1,
                 ..info
             },
-        }
+            options: options.clone(),
+            chat: Conversations::new(chat, ["", ""], &options.kwargs),
+        })
     }
 }
 
@@ -62,14 +69,8 @@ impl Host for ToyHost {
         token == END
     }
 
-    fn template(&self) -> &str {
-        TEMPLATE
-    }
-
-    fn render_with(&self, messages: &Value, rendering: &Rendering) -> Result<String, EngineError> {
-        let template = ChatTemplate::new(TEMPLATE, "", "");
-        let rendered = template.and_then(|template| template.render_with(messages, rendering));
-        rendered.map_err(|error| EngineError::Template(error.to_string()))
+    fn chat(&self) -> &Conversations {
+        &self.chat
     }
 
     fn grammar(&self, _: &str) -> Result<Box<dyn Grammar>, EngineError> {
@@ -79,11 +80,9 @@ impl Host for ToyHost {
     fn load(&self, adapter: &Path) -> Result<Weights, EngineError> {
         let bytes = read_adapter(adapter)?;
         let head = Head::from_gguf(adapter, &bytes, self.base.width)?;
-        Ok(Weights::new(
-            ContentHash::of(&bytes),
-            bytes.len() as u64,
-            head,
-        ))
+        let (hash, length) = (ContentHash::of(&bytes), bytes.len() as u64);
+        let chat = self.options.of_adapter(adapter, adapter, ["", ""])?;
+        Ok(Weights::new(hash, length, chat, head))
     }
 }
 
@@ -103,7 +102,7 @@ impl ToyDecoder {
     pub(super) fn new(model: ToyModel, sequences: usize) -> Self {
         Self {
             model,
-            sequences: vec![Vec::new(); sequences],
+            sequences: vec![Vec::new(); sequences + 1],
         }
     }
 
@@ -166,6 +165,10 @@ impl Decoder for ToyDecoder {
         ROWS_MAX
     }
 
+    fn spare(&self) -> usize {
+        self.sequences.len() - 1
+    }
+
     fn step(
         &mut self,
         with: &[(Weights, f32)],
@@ -194,7 +197,11 @@ impl Decoder for ToyDecoder {
                     .iter()
                     .fold(1.0, |most, (_, scale)| scale.abs().max(most));
                 let mut logits = vec![0.0; END as usize + 1];
-                logits[self.next(&self.sequences[row.sequence]) as usize] = CERTAIN * scale;
+                let heads = with.iter().filter_map(|(weights, scale)| {
+                    Some(scale * weights.inner::<Head>()?.strength())
+                });
+                let next = self.next(&self.sequences[row.sequence]);
+                logits[next as usize] = CERTAIN * scale + heads.sum::<f32>();
                 outputs.push(logits);
             }
         }

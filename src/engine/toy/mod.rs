@@ -66,7 +66,7 @@ impl Engine for Toy {
         options: &OpenOptions,
         sequences: usize,
     ) -> Result<Hosted, EngineError> {
-        Ok(hosted(ToyModel::read(base)?, options, sequences))
+        hosted(ToyModel::read(base)?, options, sequences)
     }
 }
 
@@ -77,23 +77,34 @@ impl Toy {
     }
 
     /// Serve a base that is not in a file.
-    pub fn host_base(&self, base: Base, options: &OpenOptions, sequences: usize) -> Hosted {
+    ///
+    /// fails: the template that was asked for cannot be found
+    pub fn host_base(
+        &self,
+        base: Base,
+        options: &OpenOptions,
+        sequences: usize,
+    ) -> Result<Hosted, EngineError> {
         hosted(ToyModel::of(base), options, sequences)
     }
 }
 
-fn hosted(mut model: ToyModel, options: &OpenOptions, sequences: usize) -> Hosted {
+fn hosted(
+    mut model: ToyModel,
+    options: &OpenOptions,
+    sequences: usize,
+) -> Result<Hosted, EngineError> {
     // The toy's context counts words; a served token is a byte.
     model.info.context = if options.context > 0 {
         options.context
     } else {
         SERVED_CONTEXT
     };
-    let host = ToyHost::new(model.base.clone(), model.info.clone());
-    Hosted {
+    let host = ToyHost::new(model.base.clone(), model.info.clone(), &options.chat)?;
+    Ok(Hosted {
         host: Arc::new(host),
         decoder: Box::new(ToyDecoder::new(model, sequences)),
-    }
+    })
 }
 
 /// Whether a file is a toy base: JSON whose `format` says so. Of other files only the first byte is

@@ -7,8 +7,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+mod calls;
 mod json;
 
+pub(super) use calls::{Function, of_calls};
 pub(super) use json::Json;
 
 /// Rules of one grammar.
@@ -48,61 +50,6 @@ pub(super) fn any_object() -> String {
 pub(super) fn of_schema(schema: &Json) -> Result<String, SchemaError> {
     let mut grammar = Grammar::new(schema);
     let root = grammar.visit(schema, 0)?;
-    Ok(grammar.finish(root))
-}
-
-/// A function that an answer may call.
-pub(super) struct Function {
-    pub name: String,
-    /// What it is for.
-    pub description: String,
-    /// A JSON schema of its arguments; any object where it is left out.
-    pub parameters: Option<Json>,
-}
-
-/// `{"tool_calls": [{"name": …, "arguments": …}]}` or, where nothing has to be called,
-/// `{"response": "…"}`.
-///
-/// fails: the schema of a function demands what a grammar cannot say
-pub(super) fn of_calls(
-    functions: &[Function],
-    must_call: bool,
-    several: bool,
-) -> Result<String, SchemaError> {
-    let mut grammar = Grammar::new(&Json::Null);
-    grammar.primitive("space");
-    let mut calls = Vec::new();
-    for function in functions {
-        let arguments = match &function.parameters {
-            Some(schema) => {
-                // Each schema refers to itself only.
-                grammar.root = schema;
-                grammar.references.clear();
-                grammar.visit(schema, 0)?
-            }
-            None => grammar.primitive("object"),
-        };
-        let name = literal(&serde_json::Value::from(function.name.as_str()).to_string());
-        let name = grammar.pair("name", &name)?;
-        let arguments = grammar.pair("arguments", &arguments)?;
-        calls.push(grammar.rule(format!(
-            "\"{{\" space {name} space \",\" space {arguments} \"}}\" space"
-        ))?);
-    }
-    let call = grammar.rule(calls.join(" | "))?;
-    let more = if several {
-        format!("(\",\" space {call})*")
-    } else {
-        String::new()
-    };
-    let list = format!("\"[\" space {call} {more} \"]\" space");
-    let list = grammar.pair("tool_calls", &list)?;
-    let mut root = format!("\"{{\" space {list} \"}}\" space");
-    if !must_call {
-        let text = grammar.primitive("string");
-        let response = grammar.pair("response", &text)?;
-        root = format!("{root} | \"{{\" space {response} \"}}\" space");
-    }
     Ok(grammar.finish(root))
 }
 

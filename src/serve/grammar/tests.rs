@@ -184,51 +184,94 @@ fn each_rule_that_is_used_is_there() {
     }
 }
 
+/// A model that reads grammars.
+#[cfg(feature = "ggml")]
+struct Reader {
+    host: std::sync::Arc<dyn crate::engine::host::Host>,
+    ends: Vec<i32>,
+}
+
+#[cfg(feature = "ggml")]
+impl Reader {
+    fn new() -> Self {
+        use crate::engine::{OpenOptions, of_base};
+
+        let base = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/fixtures/lab/branch.f16.gguf");
+        let engine = of_base(&base).expect("a GGUF");
+        let hosted = engine.host(&base, &OpenOptions::default(), 1);
+        let host = hosted.expect("it opens").host;
+        let all = 0..host.info().vocabulary as i32;
+        let ends = all.filter(|token| host.is_end(*token)).collect();
+        Self { host, ends }
+    }
+
+    /// Whether the rules let a whole text through.
+    fn fits(&self, rules: &str, text: &str) -> bool {
+        let grammar = self.host.grammar(rules);
+        let mut grammar = grammar.unwrap_or_else(|error| panic!("{error}: {rules}"));
+        let tokens = self.host.encode(text, false).expect("it encodes");
+        let all = tokens.iter().all(|token| grammar.accept(*token).is_ok());
+        all && self.ends.iter().any(|end| grammar.allows(*end))
+    }
+}
+
+/// A function that wants a day.
+#[cfg(feature = "ggml")]
+fn book() -> [Function; 1] {
+    let schema = r##"{"properties": {"day": {"$ref": "#/$defs/day"}}, "required": ["day"],
+        "$defs": {"day": {"enum": ["mon", "tue"]}}}"##;
+    [Function {
+        name: "book".into(),
+        description: String::new(),
+        parameters: Some(Json::read(schema.as_bytes()).expect("JSON")),
+    }]
+}
+
 /// llama.cpp reads every grammar, and takes and refuses what the schema does.
 #[cfg(feature = "ggml")]
 #[test]
 fn llama_cpp_takes_what_the_schema_allows_and_nothing_else() {
-    use crate::engine::{OpenOptions, of_base};
-
-    let base =
-        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/lab/branch.f16.gguf");
-    let engine = of_base(&base).expect("a GGUF");
-    let hosted = engine
-        .host(&base, &OpenOptions::default(), 1)
-        .expect("it opens");
-    let host = hosted.host;
-    let vocabulary = host.info().vocabulary as i32;
-    let ends: Vec<i32> = (0..vocabulary)
-        .filter(|token| host.is_end(*token))
-        .collect();
-    let fits = |rules: &str, text: &str| {
-        let mut grammar = host
-            .grammar(rules)
-            .unwrap_or_else(|error| panic!("{error}: {rules}"));
-        let tokens = host.encode(text, false).expect("it encodes");
-        let all = tokens.iter().all(|token| grammar.accept(*token).is_ok());
-        all && ends.iter().any(|end| grammar.allows(*end))
-    };
+    let reader = Reader::new();
     for (schema, allowed, refused) in CASES {
         let rules = grammar(schema).unwrap_or_else(|error| panic!("{error}: {schema}"));
         for text in *allowed {
-            assert!(fits(&rules, text), "{schema} refuses {text}:\n{rules}");
+            assert!(
+                reader.fits(&rules, text),
+                "{schema} refuses {text}:\n{rules}"
+            );
         }
         for text in *refused {
-            assert!(!fits(&rules, text), "{schema} takes {text}:\n{rules}");
+            assert!(
+                !reader.fits(&rules, text),
+                "{schema} takes {text}:\n{rules}"
+            );
         }
     }
-    let functions = |schema: &str| {
-        [Function {
-            name: "book".into(),
-            description: String::new(),
-            parameters: Some(Json::read(schema.as_bytes()).expect("JSON")),
-        }]
-    };
-    let book = functions(
-        r##"{"properties": {"day": {"$ref": "#/$defs/day"}}, "required": ["day"],
-            "$defs": {"day": {"enum": ["mon", "tue"]}}}"##,
+    assert!(reader.fits(&any_object(), r#"{"a": [1, {"b": null}]}"#));
+    for bad in [
+        "",
+        "root ::= x",
+        "roots ::= \"a\"",
+        "root ::= root \"a\"",
+        "\0",
+    ] {
+        assert!(reader.host.grammar(bad).is_err(), "{bad:?}");
+    }
+    assert!(
+        reader
+            .host
+            .grammar(&format!("root ::= {}", "(".repeat(100_000)))
+            .is_err()
     );
+}
+
+#[cfg(feature = "ggml")]
+#[test]
+fn llama_cpp_takes_calls_that_fit_and_responses() {
+    use crate::engine::host::CallForm;
+
+    let reader = Reader::new();
     let call = r#"{"name":"book","arguments":{"day":"mon"}}"#;
     let one = format!(r#"{{"tool_calls":[{call}]}}"#);
     let two = format!(r#"{{"tool_calls":[{call},{call}]}}"#);
@@ -238,23 +281,37 @@ fn llama_cpp_takes_what_the_schema_allows_and_nothing_else() {
         (true, true, [true, true, false]),
         (true, false, [true, false, false]),
     ] {
-        let rules = of_calls(&book, must_call, several).expect("a grammar");
-        let taken = [&one, &two, response].map(|text| fits(&rules, text));
+        let rules = of_calls(&book(), must_call, several, None).expect("a grammar");
+        let taken = [&one, &two, response].map(|text| reader.fits(&rules, text));
         assert_eq!(taken, right, "{must_call} {several}");
-        assert!(!fits(&rules, &one.replace("mon", "sun")));
+        assert!(!reader.fits(&rules, &one.replace("mon", "sun")));
     }
-    assert!(fits(&any_object(), r#"{"a": [1, {"b": null}]}"#));
-    for bad in [
-        "",
-        "root ::= x",
-        "roots ::= \"a\"",
-        "root ::= root \"a\"",
-        "\0",
+    let form = |open: &str| CallForm {
+        open: open.into(),
+        between: Some(", ".into()),
+        close: "|>".into(),
+        name: "name".into(),
+        arguments: "parameters".into(),
+    };
+    let call = call.replace("arguments", "parameters");
+    for (open, must_call, several, right) in [
+        ("<c|", false, true, [true, true, true, true, false]),
+        ("<c|", true, true, [true, true, false, false, false]),
+        ("<c|", true, false, [true, false, false, false, false]),
+        ("", false, true, [true, true, true, true, true]),
+        ("", true, true, [true, true, false, false, false]),
     ] {
-        assert!(host.grammar(bad).is_err(), "{bad:?}");
+        let form = form(open);
+        let rules = of_calls(&book(), must_call, several, Some(&form)).expect("a grammar");
+        let texts = [
+            format!("{open}{call}|>"),
+            format!("{open}{call}, {call}|>"),
+            "any text\n{}".to_owned(),
+            "<b>".to_owned(),
+            "<c|no".to_owned(),
+        ];
+        let taken = texts.map(|text| reader.fits(&rules, &text));
+        assert_eq!(taken, right, "{open:?} {must_call} {several}: {rules}");
+        assert!(!reader.fits(&rules, &format!("{open}{call}|>").replace("mon", "sun")));
     }
-    assert!(
-        host.grammar(&format!("root ::= {}", "(".repeat(100_000)))
-            .is_err()
-    );
 }

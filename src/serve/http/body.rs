@@ -141,10 +141,19 @@ pub(super) async fn fields<T: DeserializeOwned>(
     app: &App,
     request: Request,
 ) -> Result<T, ApiError> {
-    let mut fields = object(json(app, request).await?)?;
+    fields_and_raw(app, request).await.map(|(fields, _)| fields)
+}
+
+/// The same with the body as it came.
+pub(super) async fn fields_and_raw<T: DeserializeOwned>(
+    app: &App,
+    request: Request,
+) -> Result<(T, Bytes), ApiError> {
+    let (value, raw) = read(app, request).await?;
+    let mut fields = object(value)?;
     fields.retain(|name, _| !ACCEPTED.contains(&name.as_str()));
     refuse_unknown(&fields, names::<T>())?;
-    parse(fields.into())
+    Ok((parse(fields.into())?, raw))
 }
 
 /// The body of a request as JSON.

@@ -10,11 +10,12 @@ use utoipa::ToSchema;
 
 use super::answer::{Whole, event, named, probabilities, streamed, timings, whole};
 use super::openapi::{DetokenizeBody, LlamaCompletionBody, TemplateBody, TokenizeBody};
-use super::options::{Options, known};
+use super::options::{Options, chosen, json_of, known};
 use super::prompt::{conversation, prompts};
 use super::schema::{Detokenize, Integer, LlamaCompletion, Template, Tokenize};
 use super::submit::{Pending, submit};
-use super::{App, Shared, body, shown};
+use super::tools::Tools;
+use super::{App, Shared, body, lora, shown};
 use crate::control::openapi::ErrorBody;
 use crate::engine::host::Token;
 use crate::serve::error::ApiError;
@@ -108,9 +109,8 @@ pub(super) async fn health(State(app): Shared) -> Result<Response, ApiError> {
 pub(super) async fn props(State(app): Shared) -> Response {
     let info = app.host.info();
     let sampling = Sampling {
-        temperature: app.config.temperature,
         seed: app.config.seed.unwrap_or(u32::MAX),
-        ..Sampling::default()
+        ..app.config.sampling.clone()
     };
     let params = settings(&sampling, &[], app.config.tokens_max);
     let text = |token: Option<Token>| {
@@ -121,7 +121,7 @@ pub(super) async fn props(State(app): Shared) -> Response {
         "total_slots": app.config.slots,
         "model_path": shown(&info.path),
         "model_alias": app.name,
-        "chat_template": app.host.template(),
+        "chat_template": app.host.chat().info().text,
         "bos_token": text(app.host.bos()).unwrap_or_default(),
         "modalities": { "vision": false, "audio": false },
         "build_info": concat!("translora ", env!("CARGO_PKG_VERSION")),
@@ -206,8 +206,14 @@ pub(super) async fn apply_template(
     State(app): Shared,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let fields: Template = body::fields(&app, request).await?;
-    let prompt = conversation(&app, fields, None)?;
+    let (fields, raw): (Template, _) = body::fields_and_raw(&app, request).await?;
+    if let Some(name) = &fields.model {
+        lora::find(&app, name).await?;
+    }
+    let tools = fields.tools.as_deref().unwrap_or_default();
+    let tools = Tools::read(tools, fields.tool_choice.as_ref(), true, &json_of(&raw)?)?;
+    let (_, with) = chosen(&app, fields.model.as_deref(), None)?;
+    let prompt = conversation(&app, &with, fields, tools.as_ref())?;
     Ok(axum::Json(Rendered { prompt }).into_response())
 }
 

@@ -10,10 +10,10 @@ use utoipa::ToSchema;
 
 use super::openapi::{LoadBody, UnloadBody};
 use super::options::pairs;
-use super::schema::{GenerationNumber, Load, Scale, Unload};
+use super::schema::{Load, Scale, Unload};
 use super::{App, Shared, body, shown};
 use crate::control::openapi::ErrorBody;
-use crate::serve::backend;
+use crate::serve::backend::{self, Terms};
 use crate::serve::error::ApiError;
 use crate::serve::live::Named;
 
@@ -79,16 +79,12 @@ pub(super) async fn load(State(app): Shared, request: Request) -> Result<Respons
     let fields: Load = body::fields(&app, request).await?;
     let name = fields.lora_name;
     backend::check_name(&name, &app.name)?;
-    if let Some(base) = fields.base_model_name.filter(|base| *base != app.name) {
-        let message = format!(
-            "\"base_model_name\" is {base:?}, and the base that is served is {:?}",
-            app.name
-        );
-        return Err(ApiError::input(message));
-    }
-    let expected = fields.expected_generation.map(GenerationNumber::number);
-    let expected = expected.transpose()?;
-    let replaces = fields.load_inplace || expected.is_some();
+    backend::check_base(&app, fields.base_model_name.as_deref())?;
+    let terms = Terms {
+        expected: fields.expected_generation.map(|expected| expected.0),
+        force: fields.force,
+    };
+    let replaces = fields.load_inplace || terms.expected.is_some();
     if app.registry().get(&name).is_some() && !replaces {
         let message = format!(
             "an adapter is called {name:?} already: say \"load_inplace\": true to put this one in its place"
@@ -98,7 +94,7 @@ pub(super) async fn load(State(app): Shared, request: Request) -> Result<Respons
     let path = backend::within(&app, Path::new(&fields.lora_path))?;
     let (loader, called) = (Arc::clone(&app), name.clone());
     let loaded =
-        tokio::task::spawn_blocking(move || backend::swap(&loader, &called, path, expected)).await;
+        tokio::task::spawn_blocking(move || backend::swap(&loader, &called, path, terms)).await;
     let number = loaded.map_err(|_| ApiError::internal("loading the adapter panicked"))??;
     let what = format!("Success: LoRA adapter '{name}' added successfully: generation {number}.");
     Ok(super::answer::named(&name, &number.to_string(), what))

@@ -17,10 +17,11 @@ use super::options::{Options, raw, short};
 use super::prompt::{conversation, encode, prompts};
 use super::schema::{Chat, Common, Completion, Count, Integer};
 use super::submit::{Pending, submit};
-use super::tools::{Said, Tools};
-use super::{App, Shared, body, shown};
+use super::tools::{Calls, Said, Tools};
+use super::{App, Shared, body, lora, shown};
 use crate::control::Segment;
 use crate::control::openapi::ErrorBody;
+use crate::engine::host::Conversations;
 use crate::record::ContentHash;
 use crate::serve::error::ApiError;
 use crate::serve::live::generation;
@@ -78,6 +79,39 @@ struct Loaded {
     /// Of the file, in hexadecimal.
     #[schema(value_type = String)]
     sha256: ContentHash,
+    chat_template: TemplateInfo,
+}
+
+/// What renders the conversations of a model.
+#[derive(Debug, Serialize, ToSchema)]
+struct TemplateInfo {
+    /// `request`, `model` or `plain` of the base; `adapter` or `base` of an adapter.
+    from: &'static str,
+    /// Of an adapter that has one of its own; `/props` has that of the base.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
+}
+
+impl TemplateInfo {
+    fn of(chat: &Conversations) -> Self {
+        Self {
+            from: chat.info().origin.name(),
+            text: None,
+        }
+    }
+
+    fn of_adapter(own: Option<&Conversations>) -> Self {
+        match own {
+            Some(own) => Self {
+                text: Some(own.info().text.clone()),
+                ..Self::of(own)
+            },
+            None => Self {
+                from: "base",
+                text: None,
+            },
+        }
+    }
 }
 
 /// The base and each adapter
@@ -100,6 +134,7 @@ pub(super) async fn models(State(app): Shared) -> Response {
     (status = 404, description = "No model is called so.", body = ErrorBody),
 ))]
 pub(super) async fn model(State(app): Shared, Segment(id): Segment) -> Result<Response, ApiError> {
+    lora::find(&app, &id).await?;
     let found = listed(&app).into_iter().find(|model| model.id == id);
     found
         .map(|model| axum::Json(model).into_response())
@@ -110,7 +145,7 @@ pub(super) async fn model(State(app): Shared, Segment(id): Segment) -> Result<Re
 fn listed(app: &App) -> Vec<Model> {
     let info = app.host.info();
     let registry = app.registry();
-    let model = |id: &str, path: &std::path::Path, generation, sha256| Model {
+    let model = |id: &str, path: &std::path::Path, loaded| Model {
         id: id.to_owned(),
         object: "model",
         created: 0,
@@ -118,7 +153,7 @@ fn listed(app: &App) -> Vec<Model> {
         root: shown(path),
         parent: None,
         meta: None,
-        translora: Loaded { generation, sha256 },
+        translora: loaded,
     };
     let base = Model {
         meta: Some(Meta {
@@ -130,8 +165,11 @@ fn listed(app: &App) -> Vec<Model> {
         ..model(
             &app.name,
             &info.path,
-            generation(&registry.usual().key),
-            info.hash,
+            Loaded {
+                generation: generation(&registry.usual().key),
+                sha256: info.hash,
+                chat_template: TemplateInfo::of(app.host.chat()),
+            },
         )
     };
     let adapter = |(name, named): (&String, crate::serve::live::Named<'_>)| Model {
@@ -139,8 +177,11 @@ fn listed(app: &App) -> Vec<Model> {
         ..model(
             name,
             &named.live.path,
-            named.live.number.to_string(),
-            named.live.weights.hash,
+            Loaded {
+                generation: named.live.number.to_string(),
+                sha256: named.live.weights.hash,
+                chat_template: TemplateInfo::of_adapter(named.live.weights.chat.as_deref()),
+            },
         )
     };
     std::iter::once(base)
@@ -200,25 +241,28 @@ pub(super) async fn chat(State(app): Shared, request: Request) -> Result<Respons
     let (fields, common): (Chat, Common) = body::generation(&app, request).await?;
     let tools = tools(&fields, &common)?;
     let mut options = Options::read(&app, common)?;
+    let mut calls = None;
     if let Some(tools) = &tools {
         if options.grammar.is_some() {
             return Err(ApiError::input(
                 "\"tools\" and a grammar, a schema or a \"response_format\" exclude each other",
             ));
         }
-        options.grammar = Some(short(&app, tools.grammar()?)?);
+        let (grammar, form) = tools.grammar(options.with.chat(app.host.chat()))?;
+        options.grammar = Some(short(&app, grammar)?);
+        calls = Some(form);
     }
     if fields.logprobs == Some(true) {
         options.report(&app, fields.top_logprobs.unwrap_or(Integer(0)))?;
     }
-    let text = conversation(&app, fields.template(), tools.as_ref())?;
+    let text = conversation(&app, &options.with, fields.template(), tools.as_ref())?;
     let mut pending = submit(&app, &options, encode(&app, &text)?)?;
     if options.stream {
-        return Ok(stream_chat(&app, &options, pending, tools.is_some()));
+        return Ok(stream_chat(&app, &options, pending, calls));
     }
     let frame = Frame::new(&app, "chatcmpl", "chat.completion", &options);
     let Whole { text, drawn, done } = whole(&mut pending).await?;
-    let (mut message, end) = message(&app, &text, tools.is_some(), &done.end);
+    let (mut message, end) = message(&app, &text, calls.as_ref(), &done.end);
     message["role"] = "assistant".into();
     let choice = json!([{
         "index": 0, "message": message, "finish_reason": end,
@@ -243,16 +287,19 @@ fn tools(fields: &Chat, common: &Common) -> Result<Option<Tools>, ApiError> {
 }
 
 /// What was said, and why it ends: text or calls.
-fn message(app: &App, text: &str, may_call: bool, end: &End) -> (Value, &'static str) {
-    if !may_call || *end == End::Limit {
+fn message(app: &App, text: &str, calls: Option<&Calls>, end: &End) -> (Value, &'static str) {
+    let Some(calls) = calls.filter(|_| *end != End::Limit) else {
         return (json!({ "content": text }), reason(end));
-    }
-    match Tools::read_answer(app, text) {
+    };
+    match calls.read(app, text) {
         Said::Text(text) => (json!({ "content": text }), reason(end)),
-        Said::Calls(calls) => (
-            json!({ "content": null, "tool_calls": calls }),
-            "tool_calls",
-        ),
+        Said::Calls { text, calls } => {
+            let text = (!text.is_empty()).then_some(text);
+            (
+                json!({ "content": text, "tool_calls": calls }),
+                "tool_calls",
+            )
+        }
     }
 }
 
@@ -276,14 +323,19 @@ pub(super) async fn input_tokens(
     let (fields, common): (Chat, Common) = body::generation(&app, request).await?;
     let tools = tools(&fields, &common)?;
     // What would be refused with an answer is refused without one.
-    Options::read(&app, common)?;
-    let text = conversation(&app, fields.template(), tools.as_ref())?;
+    let options = Options::read(&app, common)?;
+    let text = conversation(&app, &options.with, fields.template(), tools.as_ref())?;
     let input_tokens = encode(&app, &text)?.len();
     Ok(axum::Json(InputTokens { input_tokens }).into_response())
 }
 
 /// Calls go out whole, at the end: no part of one is of use to a client.
-fn stream_chat(app: &Arc<App>, options: &Options, pending: Pending, may_call: bool) -> Response {
+fn stream_chat(
+    app: &Arc<App>,
+    options: &Options,
+    pending: Pending,
+    calls: Option<Calls>,
+) -> Response {
     let frame = Frame::new(app, "chatcmpl", "chat.completion.chunk", options);
     let chunk = |delta: &Value, logprobs: &Value, end: Option<&str>| json!([{ "index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": end }]);
     let opening = event(&frame.with(&chunk(
@@ -298,7 +350,7 @@ fn stream_chat(app: &Arc<App>, options: &Options, pending: Pending, may_call: bo
     );
     let mut all = String::new();
     streamed(pending, Some(opening), move |received| match received {
-        Event::Piece { text, .. } if may_call => {
+        Event::Piece { text, .. } if calls.is_some() => {
             all.push_str(text);
             Vec::new()
         }
@@ -312,7 +364,7 @@ fn stream_chat(app: &Arc<App>, options: &Options, pending: Pending, may_call: bo
             vec![event(&frame.with(&chunk(&delta, &logprobs, None)))]
         }
         Event::Done(done) => {
-            let (mut said, end) = message(&app, &all, may_call, &done.end);
+            let (mut said, end) = message(&app, &all, calls.as_ref(), &done.end);
             for (index, call) in said["tool_calls"]
                 .as_array_mut()
                 .into_iter()
@@ -321,7 +373,9 @@ fn stream_chat(app: &Arc<App>, options: &Options, pending: Pending, may_call: bo
             {
                 call["index"] = index.into();
             }
-            let said = may_call.then(|| event(&frame.with(&chunk(&said, &Value::Null, None))));
+            let said = calls
+                .is_some()
+                .then(|| event(&frame.with(&chunk(&said, &Value::Null, None))));
             let mut last = frame.with(&chunk(&json!({}), &Value::Null, Some(end)));
             if !counts {
                 last["timings"] = timings(done);

@@ -11,7 +11,7 @@ use crate::record::Rng;
 use crate::serve::error::ApiError;
 use crate::serve::grammar::{self, Json};
 use crate::serve::live::Choice;
-use crate::serve::sampler::Sampling;
+use crate::serve::sampler::{PENALTY, REPEAT_PENALTY, SHARE, Sampling, TEMPERATURE};
 
 /// What is the same for every prompt of a request, whichever API it came through.
 #[derive(Clone)]
@@ -111,7 +111,7 @@ fn within(
 /// The adapters that a request runs under, and what its response calls the model.
 ///
 /// fails: an unknown model or number; an adapter chosen by both fields.
-fn chosen(
+pub(super) fn chosen(
     app: &App,
     model: Option<&str>,
     lora: Option<&[Scale]>,
@@ -141,10 +141,7 @@ pub(super) fn pairs(scales: &[Scale]) -> Vec<(usize, f32)> {
 }
 
 fn sampling(app: &App, fields: &Common) -> Result<Sampling, ApiError> {
-    let usual = Sampling {
-        temperature: app.config.temperature,
-        ..Sampling::default()
-    };
+    let usual = &app.config.sampling;
     let seed = match fields.seed.filter(|seed| seed.0 >= 0) {
         // As llama.cpp, which has 32 bits.
         Some(seed) => seed.0 as u32,
@@ -155,40 +152,39 @@ fn sampling(app: &App, fields: &Common) -> Result<Sampling, ApiError> {
             }
         },
     };
-    let penalty = (-100.0, 100.0);
     Ok(Sampling {
         temperature: within(
             "temperature",
             fields.temperature,
             usual.temperature,
-            (0.0, 100.0),
+            TEMPERATURE,
         )?,
         // Nothing but 0 is "all" in other servers; some clients write -1.
         top_k: fields
             .top_k
             .map_or(usual.top_k, |k| usize::try_from(k.0).unwrap_or(0)),
-        top_p: within("top_p", fields.top_p, usual.top_p, (0.0, 1.0))?,
-        min_p: within("min_p", fields.min_p, usual.min_p, (0.0, 1.0))?,
+        top_p: within("top_p", fields.top_p, usual.top_p, SHARE)?,
+        min_p: within("min_p", fields.min_p, usual.min_p, SHARE)?,
         repeat_penalty: within(
             "repeat_penalty",
             fields.repeat_penalty,
             usual.repeat_penalty,
-            (0.01, 100.0),
+            REPEAT_PENALTY,
         )?,
         presence_penalty: within(
             "presence_penalty",
             fields.presence_penalty,
             usual.presence_penalty,
-            penalty,
+            PENALTY,
         )?,
         frequency_penalty: within(
             "frequency_penalty",
             fields.frequency_penalty,
             usual.frequency_penalty,
-            penalty,
+            PENALTY,
         )?,
         repeat_last_n: match fields.repeat_last_n {
-            None => usual.repeat_last_n,
+            None => usual.repeat_last_n.min(app.host.info().context),
             Some(Integer(-1)) => app.host.info().context,
             Some(n) => count("repeat_last_n", n.0)?.min(app.host.info().context),
         },
@@ -305,7 +301,12 @@ fn grammar(app: &App, fields: &Common) -> Result<Option<String>, ApiError> {
 
 /// The body, in its own order.
 pub(super) fn raw(fields: &Common) -> Result<Json, ApiError> {
-    Json::read(&fields.raw).map_err(|error| ApiError::input(error.to_string()))
+    json_of(&fields.raw)
+}
+
+/// A body in its own order.
+pub(super) fn json_of(raw: &[u8]) -> Result<Json, ApiError> {
+    Json::read(raw).map_err(|error| ApiError::input(error.to_string()))
 }
 
 /// A grammar that is not too long.

@@ -1,11 +1,14 @@
 //! From what a client wrote to the tokens that the model goes on from.
 
+use serde_json::{Map, Value};
+
 use super::App;
 use super::options::known;
 use super::schema::{Content, Message, Piece, Prompt, Prompts, Template};
 use super::tools::{self, Tools};
-use crate::engine::host::{Token, Turn};
+use crate::engine::host::{Rendering, Token, ToolUse};
 use crate::serve::error::ApiError;
+use crate::serve::live::Choice;
 
 /// Tokens of text that a model goes on from, with what it wants at the beginning.
 pub(super) fn encode(app: &App, text: &str) -> Result<Vec<Token>, ApiError> {
@@ -65,18 +68,24 @@ fn prompt(app: &App, prompt: Prompt) -> Result<Vec<Token>, ApiError> {
     Ok(tokens)
 }
 
-/// A conversation as the text that the model goes on from.
+/// A conversation as the text that the model goes on from, under the template of what answers.
 ///
 /// fails: it is empty or ends with two answers, or the template refuses it.
 pub(super) fn conversation(
     app: &App,
+    with: &Choice,
     fields: Template,
     tools: Option<&Tools>,
 ) -> Result<String, ApiError> {
     if fields.messages.is_empty() {
         return Err(ApiError::input("\"messages\" must be a list of messages"));
     }
-    let turns = fields.messages.into_iter().map(turn);
+    let chat = with.chat(app.host.chat());
+    let native = chat.tool_use();
+    let turns = fields
+        .messages
+        .into_iter()
+        .map(|message| turn(message, native));
     let mut turns = turns.collect::<Result<Vec<_>, _>>()?;
     let (continues, opens) = (fields.continue_final_message, fields.add_generation_prompt);
     if continues == Some(true) && opens == Some(true) {
@@ -85,8 +94,9 @@ pub(super) fn conversation(
         ));
     }
     // An answer that was begun is gone on with.
-    let begun = turns.pop_if(|turn| turn.role == "assistant" && continues != Some(false));
-    if begun.is_some() && turns.last().is_some_and(|turn| turn.role == "assistant") {
+    let answers = |turn: &Value| turn["role"] == "assistant";
+    let begun = turns.pop_if(|turn| answers(turn) && continues != Some(false));
+    if begun.is_some() && turns.last().is_some_and(answers) {
         return Err(ApiError::input(
             "two messages of the assistant at the end: which one is to be gone on with?",
         ));
@@ -96,16 +106,37 @@ pub(super) fn conversation(
             "the conversation needs a message that is not the assistant's",
         ));
     }
-    if let Some(tools) = tools {
-        tools.announce(&mut turns);
-    }
-    let text = app
-        .host
-        .render(&turns, begun.is_some() || opens != Some(false))?;
-    Ok(text + begun.as_ref().map_or("", |turn| turn.content.as_str()))
+    let listed = match tools {
+        Some(tools) if native.is_some() => tools.listed(),
+        Some(tools) => {
+            tools.announce(&mut turns);
+            Vec::new()
+        }
+        None => Vec::new(),
+    };
+    let rendering = Rendering {
+        answer: begun.is_some() || opens != Some(false),
+        tools: listed,
+        kwargs: variables(fields.chat_template_kwargs)?,
+        ..Rendering::default()
+    };
+    let text = chat.render(&turns.into(), &rendering)?;
+    let begun = begun.as_ref().and_then(|turn| turn["content"].as_str());
+    Ok(text + begun.unwrap_or_default())
 }
 
-fn turn(mut message: Message) -> Result<Turn, ApiError> {
+/// Variables that a request sets. What the template does not read changes nothing.
+fn variables(kwargs: Option<Map<String, Value>>) -> Result<Map<String, Value>, ApiError> {
+    let kwargs = kwargs.unwrap_or_default();
+    match kwargs.get("enable_thinking") {
+        Some(value) if !value.is_boolean() => Err(ApiError::input(format!(
+            "\"chat_template_kwargs.enable_thinking\" is true or false, not {value}"
+        ))),
+        _ => Ok(kwargs),
+    }
+}
+
+fn turn(mut message: Message, native: Option<&ToolUse>) -> Result<Value, ApiError> {
     let content = match message.content.take() {
         None if message.role == "assistant" => String::new(),
         None => return Err(ApiError::input("a message without \"content\"")),
@@ -121,5 +152,8 @@ fn turn(mut message: Message) -> Result<Turn, ApiError> {
             texts.collect::<Result<Vec<_>, _>>()?.join("\n")
         }
     };
-    Ok(tools::turn(&message, content))
+    match native {
+        Some(native) => tools::native_turn(message, &content, native),
+        None => Ok(tools::text_turn(&message, &content)),
+    }
 }

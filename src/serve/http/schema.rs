@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use super::object::{OnlyObjects, only_objects};
 use super::openapi::{bias, format, function, nothing, text};
-use crate::serve::error::ApiError;
+use crate::control::Expected;
 
 only_objects! {
     CalledFunction FunctionName Message NamedSchema Part PromptString ResponseFormat Scale
@@ -146,6 +146,9 @@ pub(super) struct Chat {
     pub tool_choice: Option<ToolChoice>,
     /// Whether an answer may have several calls; true where it is left out.
     pub parallel_tool_calls: Option<bool>,
+    /// Variables of the chat template, such as `enable_thinking`.
+    #[schema(value_type = Option<Object>)]
+    pub chat_template_kwargs: Option<Map<String, Value>>,
     /// Report the probability of each token.
     pub logprobs: Option<bool>,
     /// Report the probabilities of so many other tokens.
@@ -160,6 +163,8 @@ impl Chat {
             messages: self.messages,
             add_generation_prompt: self.add_generation_prompt,
             continue_final_message: self.continue_final_message,
+            chat_template_kwargs: self.chat_template_kwargs,
+            ..Template::default()
         }
     }
 }
@@ -191,14 +196,24 @@ pub(super) struct LlamaCompletion {
     pub response_fields: Option<Vec<String>>,
 }
 
-/// llama-server's `POST /apply-template`, and the conversations whose tokens are counted.
-#[derive(Debug, Deserialize, ToSchema)]
+/// llama-server's `POST /apply-template`, and the conversation of other requests.
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Template {
+    /// The base or an adapter, whose template is used; as in a request for an answer.
+    pub model: Option<String>,
     /// The conversation so far.
     #[serde(default)]
     #[schema(required = true, min_items = 1)]
     pub messages: Vec<Message>,
+    /// Functions that the answer may call.
+    #[serde(default)]
+    pub tools: Option<Vec<Tool>>,
+    /// `none`, `auto`, `required`, or one function.
+    pub tool_choice: Option<ToolChoice>,
+    /// Variables of the chat template, such as `enable_thinking`.
+    #[schema(value_type = Option<Object>)]
+    pub chat_template_kwargs: Option<Map<String, Value>>,
     /// False: do not open the assistant's turn.
     pub add_generation_prompt: Option<bool>,
     /// Whether a last message of the assistant is gone on with; true where it is left out.
@@ -246,30 +261,10 @@ pub(super) struct Load {
     /// Refuse to load where the base that is served is called otherwise.
     pub base_model_name: Option<String>,
     /// Refuse to load where another generation is live under the name; 0: where one is.
-    pub expected_generation: Option<GenerationNumber>,
-}
-
-/// The number of a generation, as answers have it or as a number.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(untagged, expecting = "must be the number of a generation")]
-pub(super) enum GenerationNumber {
-    /// As a number.
-    Number(u64),
-    /// As answers have it.
-    Text(String),
-}
-
-impl GenerationNumber {
-    pub(super) fn number(self) -> Result<u64, ApiError> {
-        match self {
-            Self::Number(number) => Ok(number),
-            Self::Text(text) => text.parse().map_err(|_| {
-                ApiError::input(format!(
-                    "\"expected_generation\" is {text:?}: it must be the number of one load"
-                ))
-            }),
-        }
-    }
+    pub expected_generation: Option<Expected>,
+    /// Load it although it changes no answer.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// vLLM's `POST /v1/unload_lora_adapter`
@@ -311,9 +306,8 @@ pub(super) struct Message {
     pub role: String,
     /// Text; an assistant's may be left out.
     pub content: Option<Content>,
-    /// Who speaks; no template reads it.
-    #[serde(default, rename = "name")]
-    _name: Option<String>,
+    /// Who speaks, or the function that this answers.
+    pub name: Option<String>,
     /// What an answer called, as it came.
     #[serde(default)]
     pub tool_calls: Option<Vec<ToolCall>>,
@@ -350,9 +344,8 @@ pub(super) struct ToolFunction {
     /// What it is for; the model reads it.
     pub description: Option<String>,
     /// A JSON schema of its arguments; any object where it is left out.
-    #[serde(default, rename = "parameters")]
     #[schema(value_type = Option<Object>)]
-    _parameters: Option<Map<String, Value>>,
+    pub parameters: Option<Map<String, Value>>,
     /// Calls always fit the schema here.
     #[serde(default, rename = "strict")]
     _strict: Option<bool>,
@@ -406,8 +399,7 @@ pub(super) struct ToolCall {
     /// What was called, and how.
     pub function: CalledFunction,
     /// The call's own name.
-    #[serde(default, rename = "id")]
-    _id: Option<String>,
+    pub id: Option<String>,
     /// `function`
     #[serde(default, rename = "type")]
     _kind: Option<String>,

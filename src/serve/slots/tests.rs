@@ -6,15 +6,20 @@ use crate::engine::host::Hosted;
 use crate::engine::toy::{Toy, world};
 use crate::record::TestClock;
 
+fn probe(host: &dyn Host) -> Probe {
+    Probe::new(host).expect("the toy encodes everything")
+}
+
 fn hosted(slots: usize) -> Hosted {
-    Toy.host_base(
+    let hosted = Toy.host_base(
         world::old_base(),
         &OpenOptions {
             context: 400,
             ..OpenOptions::default()
         },
         slots,
-    )
+    );
+    hosted.expect("it has a template of its own")
 }
 
 /// A request under the generations of `key`; scheduling looks at keys only.
@@ -64,7 +69,7 @@ fn ended(receiver: &mut UnboundedReceiver<Event>) -> Option<Done> {
 fn a_short_request_on_another_adapter_takes_every_second_step() {
     let clock = TestClock::default();
     let Hosted { host, decoder } = hosted(3);
-    let mut slots = Slots::new(&*host, decoder, &clock, 3);
+    let mut slots = Slots::new(&*host, decoder, &clock, 3, probe(&*host));
     let (first, mut streams) = request("on and", &[], 300);
     slots.begin(first);
     (0..20).for_each(|_| step(&mut slots));
@@ -83,7 +88,7 @@ fn a_short_request_on_another_adapter_takes_every_second_step() {
 fn slots_of_one_adapter_share_their_steps() {
     let clock = TestClock::default();
     let Hosted { host, decoder } = hosted(4);
-    let mut slots = Slots::new(&*host, decoder, &clock, 4);
+    let mut slots = Slots::new(&*host, decoder, &clock, 4, probe(&*host));
     let mut answers: Vec<_> = (0..4)
         .map(|_| {
             let (request, answer) = request("a b", &[7], 10);
@@ -102,7 +107,7 @@ fn slots_of_one_adapter_share_their_steps() {
 fn a_beginning_is_shared_within_a_generation_only() {
     let clock = TestClock::default();
     let Hosted { host, decoder } = hosted(2);
-    let mut slots = Slots::new(&*host, decoder, &clock, 2);
+    let mut slots = Slots::new(&*host, decoder, &clock, 2, probe(&*host));
     let mut cached = |prompt: &str, key: &[u64]| {
         let (request, mut answer) = request(prompt, key, 2);
         slots.begin(request);
@@ -126,7 +131,7 @@ fn a_beginning_is_shared_within_a_generation_only() {
 fn a_shared_beginning_does_not_cost_the_one_it_came_from() {
     let clock = TestClock::default();
     let Hosted { host, decoder } = hosted(2);
-    let mut slots = Slots::new(&*host, decoder, &clock, 2);
+    let mut slots = Slots::new(&*host, decoder, &clock, 2, probe(&*host));
     let mut cached = |prompt: &str| {
         let (request, mut answer) = request(prompt, &[1], 1);
         slots.begin(request);
@@ -145,7 +150,7 @@ fn a_shared_beginning_does_not_cost_the_one_it_came_from() {
 fn a_client_that_left_is_swept_and_its_slot_taken() {
     let clock = TestClock::default();
     let Hosted { host, decoder } = hosted(1);
-    let mut slots = Slots::new(&*host, decoder, &clock, 1);
+    let mut slots = Slots::new(&*host, decoder, &clock, 1, probe(&*host));
     let (stream, receiver) = request("on and", &[], 300);
     slots.begin(stream);
     step(&mut slots);

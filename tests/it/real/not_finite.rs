@@ -36,6 +36,11 @@ fn broken_model() -> Vec<u8> {
 
 /// The lab's adapter, so large that sums with it are infinite: each number of it is finite.
 fn broken_adapter() -> Vec<u8> {
+    scaled_adapter(1e30)
+}
+
+/// The lab's adapter with each number multiplied.
+fn scaled_adapter(factor: f32) -> Vec<u8> {
     let whole = fs::read(&lab().lora).expect("the lab's adapter");
     changed(&whole, |tensor, data| {
         let values = dequantize(tensor.kind, data).expect("floats");
@@ -43,7 +48,7 @@ fn broken_adapter() -> Vec<u8> {
         Some(
             values
                 .iter()
-                .flat_map(|x| (x * 1e30).to_le_bytes())
+                .flat_map(|x| (x * factor).to_le_bytes())
                 .collect(),
         )
     })
@@ -157,4 +162,43 @@ fn a_server_answers_with_an_error_and_goes_on() {
         assert_eq!(reply.status, 500, "{reply:?}");
         assert!(reply.error().contains("the model itself"), "{reply:?}");
     }
+}
+
+#[test]
+fn an_adapter_that_moves_no_logit_is_refused_unless_it_is_forced() {
+    let folder = Folder::new();
+    folder.write("faint.gguf", &scaled_adapter(1e-30));
+    fs::copy(&lab().lora, folder.path("ticket.gguf")).expect("the folder is writable");
+    let old = old_base();
+    let steps = "-b 64 -ub 32 --no-mmap";
+    let line = format!(
+        "-m {} --alias base --adapters . -np 1 {steps}",
+        old.display()
+    );
+    let served = Served::start(&folder, &line);
+    let address = served.address;
+    let list = get(address, "/v1/adapters").json();
+    let effect = &list["data"][0]["live"]["effect"];
+    for of in ["logits", "probabilities"] {
+        assert!(effect[of].as_f64().is_some_and(|x| x > 0.0), "{list}");
+    }
+    let reason = list["refused"][0]["reason"].as_str().expect("text");
+    assert!(reason.contains("faint.gguf changes no answer"), "{list}");
+    let load = json!({ "path": "faint.gguf", "force": true });
+    let loaded = post(address, "/v1/adapters", &load).json();
+    assert_eq!(loaded["live"]["effect"]["logits"], 0.0, "{loaded}");
+    let prompt = "Sara writes: the grey bag stopped working";
+    assert_eq!(
+        said(&ask(address, "faint", prompt)),
+        said(&ask(address, "base", prompt))
+    );
+    let told = folder.run(&format!(
+        "serve -m {} --lora faint.gguf --port 0",
+        old.display()
+    ));
+    refused(
+        "an adapter without effect",
+        &told,
+        &["faint", "changes no answer"],
+    );
 }

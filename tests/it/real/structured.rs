@@ -64,6 +64,54 @@ fn answers_fit_what_the_request_holds_them_to() {
     }
 }
 
+/// Writes functions and calls as many models do.
+const TEMPLATE: &str = "{% for tool in tools or [] %}{{ tool | tojson }}\n{% endfor %}\
+    {% for m in messages %}{{ m.role }}: {{ m.content }}{% for call in m.tool_calls or [] %}\
+    <tool_call>{\"name\": \"{{ call.function.name }}\", \"arguments\": \
+    {{ call.function.arguments | tojson }}}</tool_call>{% endfor %}{{ eos_token }}\n{% endfor %}\
+    {% if add_generation_prompt %}assistant: {% endif %}";
+
+#[test]
+fn functions_are_called_as_the_template_writes_them() {
+    let folder = Folder::new();
+    folder.write("t.jinja", TEMPLATE.as_bytes());
+    let line = format!("-m {} --chat-template t.jinja", old_base().display());
+    let served = Served::start(&folder, &line);
+    let address = served.address;
+    let tools = json!([{ "type": "function", "function": { "name": "book", "parameters":
+        { "properties": { "day": { "enum": ["mon", "tue"] } }, "required": ["day"] } } }]);
+    let must = json!({ "tools": tools, "tool_choice": "required", "parallel_tool_calls": false });
+    let reply = post(address, CHAT, &chat(&must));
+    assert_eq!(reply.status, 200, "{reply:?}");
+    let choice = reply.json()["choices"][0].clone();
+    assert_eq!(choice["finish_reason"], "tool_calls", "{choice}");
+    assert_eq!(choice["message"]["content"], Value::Null, "{choice}");
+    let call = &choice["message"]["tool_calls"][0]["function"];
+    let arguments = call["arguments"].as_str().expect("a text");
+    let arguments: Value = serde_json::from_str(arguments).expect("JSON");
+    assert!(
+        call["name"] == "book" && arguments["day"].is_string(),
+        "{call}"
+    );
+    // The call goes back as the template writes it.
+    let mut turns = chat(&json!({}))["messages"]
+        .as_array()
+        .expect("a list")
+        .clone();
+    turns.push(choice["message"].clone());
+    turns.push(json!({ "role": "tool", "content": "done" }));
+    let prompt = post(address, "/apply-template", &json!({ "messages": turns })).json();
+    let prompt = prompt["prompt"].as_str().expect("text");
+    let written = format!(
+        "assistant: <tool_call>{{\"name\": \"book\", \"arguments\": {{\"day\": {}}}}}</tool_call>",
+        arguments["day"]
+    );
+    assert!(
+        prompt.contains(&written) && prompt.contains("tool: done"),
+        "{prompt}"
+    );
+}
+
 #[test]
 fn functions_are_called_as_their_schemas_say() {
     let folder = Folder::new();

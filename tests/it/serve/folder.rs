@@ -101,6 +101,8 @@ fn a_file_that_is_new_in_the_folder_is_found_when_it_is_named() {
     let ask_new = || ask(address, "new", &lab.prompts[0]);
     assert_eq!(ask_new().status, 404);
     fs::copy(&lab.adapters[1], lab.world.path("new.gguf")).expect("writable");
+    let shown = get(address, "/v1/models/new").json();
+    assert_eq!(shown["translora"]["generation"], "3", "{shown}");
     let replies: Vec<_> = std::thread::scope(|scope| {
         let all: Vec<_> = (0..4).map(|_| scope.spawn(ask_new)).collect();
         all.into_iter()

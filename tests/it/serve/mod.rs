@@ -9,12 +9,13 @@ use serde_json::{Value, json};
 use translora::engine::toy::Toy;
 use translora::engine::{Engine, OpenOptions, With};
 use translora::record::{Cancel, Pair, Prompt, SystemClock};
-use translora::serve::{Config, Limits, Server};
+use translora::serve::{Config, Limits, Sampling, Server};
 
 use crate::pipeline::train;
 use crate::toy::{World, write_rows};
 
 pub mod client;
+mod effects;
 mod fields;
 mod folder;
 mod log;
@@ -23,6 +24,7 @@ mod refusals;
 mod requests;
 mod running;
 mod swaps;
+mod templates;
 mod transfers;
 
 /// A world with two adapters that answer the same questions in different words.
@@ -110,11 +112,16 @@ impl Lab {
             repack: true,
             gpu_layers: 0,
             device: None,
+            memory: translora::engine::MemoryOptions::default(),
             seed: Some(1),
-            temperature: 0.0,
+            sampling: Sampling {
+                temperature: 0.0,
+                ..Sampling::default()
+            },
             tokens_max: None,
             any_model: false,
             chat: translora::engine::ChatOptions::default(),
+            force: false,
             limits: Limits::default(),
         }
     }

@@ -180,11 +180,16 @@ impl Swap {
             repack: true,
             gpu_layers: -1,
             device: None,
+            memory: translora::engine::MemoryOptions::default(),
             seed: Some(1),
-            temperature: 0.0,
+            sampling: translora::serve::Sampling {
+                temperature: 0.0,
+                ..translora::serve::Sampling::default()
+            },
             tokens_max: None,
             any_model: false,
             chat: translora::engine::ChatOptions::default(),
+            force: false,
             limits: Limits::default(),
         }
     }

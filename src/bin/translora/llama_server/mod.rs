@@ -106,6 +106,7 @@ pub fn rewrite(
         let value = (*takes != Nothing).then(|| value.into());
         line.take(&variable, *takes, value, here)?;
     }
+    line.name_file()?;
     Ok(line)
 }
 
@@ -161,6 +162,39 @@ impl Line {
             Only(values, _) if values.contains(&shown.as_deref().unwrap_or_default()) => {}
             Only(_, why) | Refused(why) => return refuse(why),
         }
+        Ok(())
+    }
+}
+
+impl Line {
+    /// Put the file of `-hff` behind the repository of `-hf`.
+    ///
+    /// fails: there is no repository
+    fn name_file(&mut self) -> Result<(), Failure> {
+        const FILE: &str = "--hf-file=";
+        const REPOSITORY: &str = "--hf-repo=";
+        let text = |word: &OsString, flag: &str| {
+            word.to_str()
+                .and_then(|word| word.strip_prefix(flag))
+                .map(str::to_owned)
+        };
+        let Some(at) = self.args.iter().position(|word| text(word, FILE).is_some()) else {
+            return Ok(());
+        };
+        let file = text(&self.args.remove(at), FILE).unwrap_or_default();
+        let named = self.args.iter_mut().find_map(|word| {
+            let repository = text(word, REPOSITORY)?;
+            Some((word, repository))
+        });
+        let Some((word, repository)) = named else {
+            return Err(Failure::Usage {
+                message: format!("-hff {file}: no -hf says where this file is"),
+                hint: "name both, or -m with a file".into(),
+            });
+        };
+        // A tag behind the repository chooses a file, too.
+        let repository = repository.split(':').next().unwrap_or_default();
+        *word = format!("{REPOSITORY}{repository}:{file}").into();
         Ok(())
     }
 }
@@ -221,7 +255,12 @@ mod tests {
                 0,
             ),
             ("-ctk f16 -ctv f16", "", 0),
-            ("--no-mmap --mlock -b 2048 -ub 512 -tb 8", "", 5),
+            ("--no-mmap -tb 8", "--no-mmap", 1),
+            (
+                "--mlock -b 2048 -ub 512",
+                "--mlock --batch-size=2048 --ubatch-size=512",
+                0,
+            ),
             ("--metrics --slots --no-webui", "", 3),
             ("--lora a.gguf,b.gguf", "--lora=a.gguf,b.gguf", 0),
             ("--lora-scaled a.gguf 0.5", "--lora-scaled=a.gguf:0.5", 0),
@@ -230,7 +269,16 @@ mod tests {
                 "--lora-scaled=a.gguf:0.5 --threads=2",
                 0,
             ),
-            ("--top-k 40 --temp 0 --seed 7", "--temp=0 --seed=7", 0),
+            (
+                "--top-k 40 --temp 0 --seed 7",
+                "--top-k=40 --temp=0 --seed=7",
+                0,
+            ),
+            (
+                "--top-p 0.9 --min-p 0 --repeat-penalty 1.1 --repeat-last-n -1 --presence-penalty -1",
+                "--top-p=0.9 --min-p=0 --repeat-penalty=1.1 --repeat-last-n=-1 --presence-penalty=-1",
+                0,
+            ),
             ("-n -1 -s -1 -t -1", "", 0),
             (
                 "--adapters dir --cors-origins *",
@@ -239,14 +287,24 @@ mod tests {
             ),
             ("-sm layer -mg 0 --reasoning-format none", "", 0),
             ("-hf owner/repo", "--hf-repo=owner/repo", 0),
+            (
+                "-hff q8.gguf -hf owner/repo:Q4_K_M",
+                "--hf-repo=owner/repo:q8.gguf",
+                0,
+            ),
+            ("-mu https://x/y.gguf", "--model=https://x/y.gguf", 0),
         ] {
             assert_eq!(read(words, &[]), Ok((right.into(), notes)), "{words}");
         }
+    }
+
+    #[test]
+    fn what_cannot_be_had_is_refused_by_name() {
         for (words, says) in [
             ("-ctk q8_0", "-ctk q8_0: the KV cache is kept in F16"),
             ("-fa off", "-fa off: llama.cpp chooses"),
-            ("--top-k 20", "--top-k 20: a request says so"),
-            ("-hff a.gguf", "-hff a.gguf: fetch the file"),
+            ("-hft x", "-hft x: other users"),
+            ("-hff a.gguf", "-hff a.gguf: no -hf"),
             (
                 "--mmproj x.gguf",
                 "--mmproj x.gguf: this server answers text",
@@ -267,16 +325,17 @@ mod tests {
             ("LLAMA_ARG_CTX_SIZE", "2048"),
             ("LLAMA_ARG_PORT", "9000"),
             ("LLAMA_ARG_MLOCK", "1"),
+            ("LLAMA_ARG_METRICS", "1"),
             ("LLAMA_ARG_NO_REPACK", "0"),
             ("LLAMA_ARG_SOMETHING", "1"),
             ("PATH", "/bin"),
         ];
         assert_eq!(
             read("-m x.gguf -c 8", &variables),
-            Ok(("--model=x.gguf --ctx-size=8 --port=9000".into(), 2))
+            Ok(("--model=x.gguf --ctx-size=8 --port=9000 --mlock".into(), 2))
         );
         let error = read("-m x.gguf", &[("LLAMA_ARG_HF_FILE", "a")]).expect_err("refused");
-        assert!(error.starts_with("LLAMA_ARG_HF_FILE a: fetch"), "{error}");
+        assert!(error.starts_with("-hff a: no -hf"), "{error}");
     }
 
     #[test]

@@ -7,7 +7,6 @@ use Takes::{Maybe, Nothing, Value};
 const SWITCH: &[&str] = &["on", "off", "auto", "1", "0", "true", "false"];
 
 const CACHE: &str = "the KV cache is kept in F16";
-const STEP: &str = "a step of the model has 512 tokens";
 const MAPPED: &str = "weights are mapped, and what is laid out anew lies in memory of its own";
 const ONE_DEVICE: &str = "layers are laid on devices as llama.cpp does by itself";
 const TRAINED_CONTEXT: &str = "positions are those that the model was trained with";
@@ -66,32 +65,32 @@ pub(super) const ROWS: &[Row] = &[
     ),
     (&["-s", "--seed"], "SEED", Value, As("--seed")),
     (&["--temp", "--temperature"], "TEMP", Value, As("--temp")),
-    (&["--top-k"], "TOP_K", Value, Only(&["40"], REQUEST_ONLY)),
-    (&["--top-p"], "TOP_P", Value, Only(&["0.95"], REQUEST_ONLY)),
-    (&["--min-p"], "MIN_P", Value, Only(&["0.05"], REQUEST_ONLY)),
+    (&["--top-k"], "TOP_K", Value, As("--top-k")),
+    (&["--top-p"], "TOP_P", Value, As("--top-p")),
+    (&["--min-p"], "MIN_P", Value, As("--min-p")),
     (
         &["--repeat-penalty"],
         "REPEAT_PENALTY",
         Value,
-        Only(&["1", "1.0"], REQUEST_ONLY),
+        As("--repeat-penalty"),
     ),
     (
         &["--repeat-last-n"],
         "REPEAT_LAST_N",
         Value,
-        Only(&["64"], REQUEST_ONLY),
+        As("--repeat-last-n"),
     ),
     (
         &["--presence-penalty"],
         "PRESENCE_PENALTY",
         Value,
-        Only(&["0", "0.0"], REQUEST_ONLY),
+        As("--presence-penalty"),
     ),
     (
         &["--frequency-penalty"],
         "FREQUENCY_PENALTY",
         Value,
-        Only(&["0", "0.0"], REQUEST_ONLY),
+        As("--frequency-penalty"),
     ),
     (
         &["-nr", "--no-repack"],
@@ -140,21 +139,21 @@ pub(super) const ROWS: &[Row] = &[
         As("--chat-template"),
     ),
     (&["--mmap"], "MMAP", Nothing, Noted(MAPPED)),
-    (&["--no-mmap"], "NO_MMAP", Nothing, Noted(MAPPED)),
-    (
-        &["--mlock"],
-        "MLOCK",
-        Nothing,
-        Noted("no memory is locked: the system decides what it keeps"),
-    ),
+    (&["--no-mmap"], "NO_MMAP", Nothing, As("--no-mmap")),
+    (&["--mlock"], "MLOCK", Nothing, As("--mlock")),
     (
         &["--repack"],
         "REPACK",
         Nothing,
         Noted("it is so unless --no-repack says otherwise"),
     ),
-    (&["-b", "--batch-size"], "BATCH", Value, Noted(STEP)),
-    (&["-ub", "--ubatch-size"], "UBATCH", Value, Noted(STEP)),
+    (&["-b", "--batch-size"], "BATCH", Value, As("--batch-size")),
+    (
+        &["-ub", "--ubatch-size"],
+        "UBATCH",
+        Value,
+        As("--ubatch-size"),
+    ),
     (
         &["-tb", "--threads-batch"],
         "THREADS_BATCH",
@@ -414,18 +413,17 @@ pub(super) const ROWS: &[Row] = &[
         Value,
         As("--hf-repo"),
     ),
+    (&["-hff", "--hf-file"], "HF_FILE", Value, As("--hf-file")),
+    (&["-mu", "--model-url"], "MODEL_URL", Value, As("--model")),
     (
-        &[
-            "-hff",
-            "--hf-file",
-            "-hft",
-            "--hf-token",
-            "-mu",
-            "--model-url",
-            "-dr",
-            "--docker-repo",
-        ],
-        "HF_FILE",
+        &["-hft", "--hf-token"],
+        "HF_TOKEN",
+        Value,
+        Refused("other users of the machine would see it: set HF_TOKEN"),
+    ),
+    (
+        &["-dr", "--docker-repo"],
+        "DOCKER_REPO",
         Value,
         Refused("fetch the file first, and name it with -m"),
     ),

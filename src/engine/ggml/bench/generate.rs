@@ -108,6 +108,7 @@ pub fn generate(
         gpu_layers: spec.gpu_layers,
         device: spec.device.clone(),
         mmap: true,
+        mlock: false,
         repack: spec.repack,
     };
     let model =

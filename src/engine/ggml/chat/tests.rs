@@ -82,6 +82,7 @@ fn model(template: &str) -> Model {
         gpu_layers: 0,
         device: None,
         mmap: false,
+        mlock: false,
         repack: false,
     };
     Model::load(backend, &path, &params).expect("it is a model")
