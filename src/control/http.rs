@@ -241,7 +241,7 @@ fn number(id: &str) -> Result<u64, Refusal> {
     ("id" = u64, Path, description = "The transfer's number."),
     ("last-event-id" = Option<u64>, Header, description = "The last event that is known."),
 ), responses(
-    (status = 200, description = "The events.", body = String, content_type = "text/event-stream"),
+    (status = 200, description = "The events.", body = Value, content_type = "text/event-stream"),
     (status = 403, description = "The server has no transfers.", body = ErrorBody),
     (status = 404, description = "There is no such transfer.", body = ErrorBody),
 ))]

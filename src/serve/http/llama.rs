@@ -221,7 +221,7 @@ pub(super) async fn apply_template(
 #[utoipa::path(post, path = "/completion", tag = "llama-server",
     request_body = LlamaCompletionBody, responses(
     (status = 200, description = "The answer; a stream where it is requested.", content(
-        (Value = "application/json"), (String = "text/event-stream"))),
+        (Value = "application/json"), (Value = "text/event-stream"))),
     (status = 404, description = "No model is called so.", body = ErrorBody),
 ))]
 pub(super) async fn completion(State(app): Shared, request: Request) -> Result<Response, ApiError> {

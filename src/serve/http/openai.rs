@@ -13,7 +13,7 @@ use super::answer::{
     whole,
 };
 use super::openapi::{ChatBody, CompletionBody};
-use super::options::{Options, chosen, raw, short};
+use super::options::{Options, raw, short};
 use super::prompt::{conversation, encode, prompts};
 use super::schema::{Chat, Common, Completion, Count, Integer};
 use super::submit::{Pending, submit};
@@ -234,7 +234,7 @@ impl Frame {
 #[utoipa::path(post, path = "/v1/chat/completions", tag = "OpenAI", request_body = ChatBody,
     responses(
     (status = 200, description = "The answer; a stream where it is requested.", content(
-        (Value = "application/json"), (String = "text/event-stream"))),
+        (Value = "application/json"), (Value = "text/event-stream"))),
     (status = 404, description = "No model is called so.", body = ErrorBody),
 ))]
 pub(super) async fn chat(State(app): Shared, request: Request) -> Result<Response, ApiError> {
@@ -322,8 +322,9 @@ pub(super) async fn input_tokens(
 ) -> Result<Response, ApiError> {
     let (fields, common): (Chat, Common) = body::generation(&app, request).await?;
     let tools = tools(&fields, &common)?;
-    let (_, with) = chosen(&app, common.model.as_deref(), common.lora.as_deref())?;
-    let text = conversation(&app, &with, fields.template(), tools.as_ref())?;
+    // What would be refused with an answer is refused without one.
+    let options = Options::read(&app, common)?;
+    let text = conversation(&app, &options.with, fields.template(), tools.as_ref())?;
     let input_tokens = encode(&app, &text)?.len();
     Ok(axum::Json(InputTokens { input_tokens }).into_response())
 }
@@ -391,7 +392,7 @@ fn stream_chat(
 #[utoipa::path(post, path = "/v1/completions", tag = "OpenAI", request_body = CompletionBody,
     responses(
     (status = 200, description = "The answer; a stream where it is requested.", content(
-        (Value = "application/json"), (String = "text/event-stream"))),
+        (Value = "application/json"), (Value = "text/event-stream"))),
     (status = 404, description = "No model is called so.", body = ErrorBody),
 ))]
 pub(super) async fn completions(

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use utoipa::openapi::schema::{
     AdditionalProperties, ArrayBuilder, ArrayItems, Object, ObjectBuilder, OneOfBuilder, Schema,
     SchemaType, Type,
@@ -146,28 +146,24 @@ fn default(name: &str, mut property: RefOr<Schema>) -> RefOr<Schema> {
 
 /// What [`Common::logit_bias`] may be.
 pub(super) fn bias() -> Schema {
-    let number = || ObjectBuilder::new().schema_type(Type::Number);
     let key = [Type::Integer, Type::String].into_iter().collect();
-    let weight = OneOfBuilder::new().item(number()).item(
-        ObjectBuilder::new()
-            .schema_type(Type::Boolean)
-            .enum_values(Some([false])),
-    );
+    let key = ObjectBuilder::new().schema_type(SchemaType::Array(key));
+    let no = ObjectBuilder::new().schema_type(Type::Boolean);
+    let number = ObjectBuilder::new().schema_type(Type::Number);
+    let weight = OneOfBuilder::new()
+        .item(number)
+        .item(no.enum_values(Some([false])))
+        .build();
     let pair = ArrayBuilder::new()
-        .prefix_items([
-            Schema::from(
-                ObjectBuilder::new()
-                    .schema_type(SchemaType::Array(key))
-                    .build(),
-            ),
-            Schema::from(weight.build()),
-        ])
+        .prefix_items([Schema::from(key.build()), Schema::from(weight.clone())])
         .items(ArrayItems::False)
         .min_items(Some(2));
-    let object = number().additional_properties(Some(number()));
+    let object = ObjectBuilder::new()
+        .schema_type(Type::Object)
+        .additional_properties(Some(Schema::from(weight)));
     let about = "Added to logits: `{\"15043\": -100}` or `[[15043, -100], [\"text\", false]]`.";
     OneOfBuilder::new()
-        .item(object.schema_type(Type::Object))
+        .item(object)
         .item(ArrayBuilder::new().items(pair))
         .description(Some(about))
         .into()
@@ -266,6 +262,21 @@ fn narrow(schemas: &mut Value) {
         let kinds = schemas[list]["anyOf"].as_array_mut().into_iter().flatten();
         for kind in kinds.filter(|kind| kind["type"] == "array") {
             kind["minItems"] = 1.into();
+        }
+    }
+    // Whole numbers are read whatever their size.
+    for schema in schemas
+        .as_object_mut()
+        .into_iter()
+        .flat_map(Map::values_mut)
+    {
+        let fields = schema.get_mut("properties");
+        let fields = fields.and_then(Value::as_object_mut);
+        for field in fields.into_iter().flat_map(Map::values_mut) {
+            let whole = field.get("format").is_some_and(|format| format == "int64");
+            if let Some(field) = field.as_object_mut().filter(|_| whole) {
+                field.remove("format");
+            }
         }
     }
     // Adapters have names here.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::App;
-use super::schema::{Common, Integer, OneOrMany, Scale};
+use super::schema::{Common, FormatKind, Integer, OneOrMany, Scale};
 use crate::engine::host::Token;
 use crate::record::Rng;
 use crate::serve::error::ApiError;
@@ -44,13 +44,16 @@ impl Options {
             ("max_tokens", fields.max_tokens),
             ("n_predict", fields.n_predict),
         ];
-        let mut wanted = wanted
-            .into_iter()
-            .filter_map(|(name, whole)| whole.map(|whole| (name, whole.0)));
-        let wanted = match wanted.next() {
-            None | Some((_, -1)) => None,
-            Some((name, most)) => Some(count(name, most)?),
+        // Each is checked, and the first counts.
+        let one = |(name, whole): (&str, Option<Integer>)| {
+            let whole = whole.map(|Integer(whole)| match whole {
+                -1 => Ok(None),
+                most => count(name, most).map(Some),
+            });
+            whole.transpose()
         };
+        let wanted = wanted.into_iter().map(one).collect::<Result<Vec<_>, _>>()?;
+        let wanted = wanted.into_iter().flatten().next().flatten();
         let usage = fields.stream_options.as_ref();
         Ok(Self {
             model,
@@ -259,7 +262,7 @@ pub(super) fn known(app: &App, token: impl TryInto<Token>) -> Option<Token> {
 fn grammar(app: &App, fields: &Common) -> Result<Option<String>, ApiError> {
     let text = fields.grammar.as_ref().filter(|text| !text.is_empty());
     let format = fields.response_format.as_ref();
-    let format = format.filter(|format| format.kind != "text");
+    let format = format.filter(|format| format.kind != FormatKind::Text);
     let present = [
         ("grammar", text.is_some()),
         ("json_schema", fields.json_schema.is_some()),
@@ -274,21 +277,18 @@ fn grammar(app: &App, fields: &Common) -> Result<Option<String>, ApiError> {
     let path: &[&str] = match format {
         None if fields.json_schema.is_some() => &["json_schema"],
         None => return text.map(|text| short(app, text.clone())).transpose(),
-        Some(format) => match (format.kind.as_str(), &format.schema, &format.json_schema) {
-            ("json_object" | "json_schema", Some(_), _) => &["response_format", "schema"],
-            ("json_schema", None, Some(named)) if named.schema.is_some() => {
+        Some(format) => match (format.kind, &format.schema, &format.json_schema) {
+            (_, Some(_), _) => &["response_format", "schema"],
+            (FormatKind::JsonSchema, None, Some(named)) if named.schema.is_some() => {
                 &["response_format", "json_schema", "schema"]
             }
-            ("json_object", None, _) => return short(app, grammar::any_object()).map(Some),
-            ("json_schema", ..) => {
+            (FormatKind::JsonSchema, None, _) => {
                 return Err(ApiError::input(
                     "\"response_format\" has no \"json_schema\" with a \"schema\"",
                 ));
             }
-            (other, ..) => {
-                return Err(ApiError::input(format!(
-                    "\"response_format\" is text, json_object or json_schema, not {other:?}"
-                )));
+            (FormatKind::JsonObject | FormatKind::Text, None, _) => {
+                return short(app, grammar::any_object()).map(Some);
             }
         },
     };

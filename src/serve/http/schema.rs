@@ -1,5 +1,4 @@
 //! What the endpoints read, as they read it. The OpenAPI document has its schemas from here.
-
 use axum::body::Bytes;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
@@ -93,12 +92,21 @@ pub(super) struct ResponseFormat {
     /// `text`, `json_object` or `json_schema`.
     #[serde(rename = "type")]
     #[schema(schema_with = format)]
-    pub kind: String,
+    pub kind: FormatKind,
     /// Of `json_schema`.
     pub json_schema: Option<NamedSchema>,
     /// llama-server takes a schema here too.
     #[schema(value_type = Option<Object>)]
     pub schema: Option<Map<String, Value>>,
+}
+
+/// What an answer is held to: nothing, some object, what fits a schema.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum FormatKind {
+    Text,
+    JsonObject,
+    JsonSchema,
 }
 
 /// A schema as OpenAI has it.
@@ -503,7 +511,6 @@ pub(super) struct PromptString {
 #[schema(value_type = i64)]
 pub(super) struct Integer(pub i128);
 
-/// An adapter's number.
 fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
     let Integer(whole) = Integer::deserialize(deserializer)?;
     usize::try_from(whole).map_err(|_| D::Error::custom(format!("{whole} is no number of one")))
