@@ -201,7 +201,10 @@ fn text(app: &App, tokens: &[Token]) -> String {
 
 /// A conversation as the text that the model goes on from
 #[utoipa::path(post, path = "/apply-template", tag = "llama-server", request_body = TemplateBody,
-    responses((status = 200, description = "The text.", body = Rendered)))]
+    responses(
+    (status = 200, description = "The text.", body = Rendered),
+    (status = 404, description = "No model is called so.", body = ErrorBody),
+))]
 pub(super) async fn apply_template(
     State(app): Shared,
     request: Request,
