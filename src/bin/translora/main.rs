@@ -74,11 +74,18 @@ struct Cli {
     command: Command,
 
     /// Print one JSON object on standard output instead of text
-    #[arg(long, global = true, help_heading = "Output")]
+    // The flags of all commands come last, however many a command has in a build.
+    #[arg(long, global = true, help_heading = "Output", display_order = 1000)]
     json: bool,
 
     /// No plan and no progress; warnings and errors only
-    #[arg(short, long, global = true, help_heading = "Output")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        help_heading = "Output",
+        display_order = 1001
+    )]
     quiet: bool,
 
     /// Print the whole plan with its limits, which operations run on a device, and the counts of a
@@ -88,7 +95,8 @@ struct Cli {
         long,
         global = true,
         conflicts_with = "quiet",
-        help_heading = "Output"
+        help_heading = "Output",
+        display_order = 1002
     )]
     verbose: bool,
 
