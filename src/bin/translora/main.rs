@@ -6,6 +6,7 @@
 
 use std::process::ExitCode;
 
+use clap::builder::PossibleValue;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 #[cfg(unix)]
@@ -247,7 +248,7 @@ fn summary(arg: clap::Arg, room: usize) -> clap::Arg {
     let values = arg.get_possible_values();
     let takes_values = arg.get_action().takes_values();
     if takes_values && !values.is_empty() {
-        let words: Vec<&str> = values.iter().map(|value| value.get_name()).collect();
+        let words: Vec<&str> = values.iter().map(PossibleValue::get_name).collect();
         long += &format!("\n\n[possible values: {}]", words.join(", "));
     }
     let mut notes = String::new();
