@@ -345,6 +345,12 @@ impl<'a> Session<'a> {
         session
     }
 
+    /// Conversations take the form that this adapter was made with, though it is in the weights.
+    pub fn made_with(mut self, adapter: &Path) -> Self {
+        self.chat.carriers = vec![adapter.to_owned()];
+        self
+    }
+
     /// Let templates that write the date write this one. units: seconds since 1970
     pub fn at(mut self, now: u64) -> Self {
         self.chat.now = now;
