@@ -68,6 +68,8 @@ pub trait Engine: Send + Sync {
 /// What merging did to the weights of the matrices that an adapter adapts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Merged {
+    /// It is DoRA, which has no form beside the base.
+    pub dora: bool,
     /// Matrices that the adapter adapts.
     pub matrices: usize,
     /// All tensors of the model.

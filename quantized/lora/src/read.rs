@@ -11,6 +11,8 @@ use crate::{Half, LoraError};
 const MADE_FOR: [&str; 2] = ["translora.target.sha256", "translora.model.sha256"];
 const ALPHA: &str = "adapter.lora.alpha";
 const ARCHITECTURE: &str = "general.architecture";
+/// How the tensor of DoRA's lengths of rows is called, behind the name of the matrix and a dot.
+pub const MAGNITUDE: &str = "magnitude";
 const INVOCATION: &str = "adapter.alora.invocation_tokens";
 
 /// A and B of one matrix: y = W x + alpha / rank · B (A x).
@@ -46,6 +48,16 @@ impl Lora {
 
     /// Does the same with a file that is parsed already.
     pub fn of(gguf: &Gguf<'_>) -> Result<Self, LoraError> {
+        Self::checked(gguf, false)
+    }
+
+    /// Does the same where the adapter is to be merged: the lengths of rows that DoRA learnt may
+    /// stand beside the pairs.
+    pub fn for_merging(gguf: &Gguf<'_>) -> Result<Self, LoraError> {
+        Self::checked(gguf, true)
+    }
+
+    fn checked(gguf: &Gguf<'_>, dora: bool) -> Result<Self, LoraError> {
         for (key, wanted) in [("general.type", "adapter"), ("adapter.type", "lora")] {
             let found = text(gguf, key)?;
             if found != wanted {
@@ -61,7 +73,7 @@ impl Lora {
         }
         let architecture = text(gguf, ARCHITECTURE)?.to_owned();
         let alpha = alpha(gguf)?;
-        let pairs = pairs(gguf)?;
+        let pairs = pairs(gguf, dora)?;
         check_numbers(gguf, &pairs)?;
         let hash = |key: &&str| gguf.get(key).and_then(Value::as_str).map(str::to_owned);
         Ok(Self {
@@ -187,9 +199,17 @@ fn half(tensor: &Tensor) -> Option<(&str, Half)> {
 }
 
 /// Puts the halves together.
-fn pairs(gguf: &Gguf<'_>) -> Result<Vec<Pair>, LoraError> {
+fn pairs(gguf: &Gguf<'_>, dora: bool) -> Result<Vec<Pair>, LoraError> {
     let mut pairs = Vec::new();
     for tensor in gguf.tensors() {
+        if dora && tensor.name.ends_with(MAGNITUDE) {
+            let found = finite(tensor.kind, gguf.data(tensor))?;
+            found.map_err(|at| {
+                let tensor = tensor.name.clone();
+                LoraError::NotFinite { tensor, at }
+            })?;
+            continue;
+        }
         let (matrix, which) = half(tensor).ok_or_else(|| LoraError::NotHalf {
             tensor: tensor.name.clone(),
         })?;

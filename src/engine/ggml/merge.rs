@@ -9,7 +9,7 @@ use std::path::Path;
 use translora_gguf::limits::MODEL_HEADER_BYTES_MAX;
 use translora_gguf::{Gguf, GgufError, Parts, Tensor, Writer, dequantize};
 use translora_llama::{Dtype, map_file};
-use translora_lora::{Base, Lora, LoraError, Pair, gguf_path};
+use translora_lora::{Base, Lora, LoraError, MAGNITUDE, Pair, merging_path};
 
 use super::of_path;
 use crate::engine::{EngineError, Merged};
@@ -25,6 +25,8 @@ struct Change {
     a: Vec<f32>,
     b: Vec<f32>,
     rank: usize,
+    /// DoRA's lengths of the rows.
+    magnitude: Option<Vec<f32>>,
     /// Rows of one expert.
     rows: usize,
     scale: f32,
@@ -67,10 +69,10 @@ pub(super) fn merge(
     };
     let unfit = |error: LoraError| EngineError::of_adapter(adapter.to_owned(), error);
     let parts = Parts::open(base, MODEL_HEADER_BYTES_MAX).map_err(file)?;
-    let adapter_file = gguf_path(adapter, base).map_err(unfit)?;
+    let adapter_file = merging_path(adapter, base).map_err(unfit)?;
     let bytes = map_file(&adapter_file).map_err(|error| of_path(&adapter_file, error))?;
     let gguf = Gguf::parse(&bytes).map_err(|error| unfit(error.into()))?;
-    let lora = Lora::of(&gguf).map_err(unfit)?;
+    let lora = Lora::for_merging(&gguf).map_err(unfit)?;
     lora.fits(&Base::of(&parts)).map_err(unfit)?;
     let mut changes = HashMap::new();
     for pair in lora.pairs() {
@@ -107,6 +109,7 @@ pub(super) fn merge(
     })?;
     let share = |sum: f64| (sum / sums.weights.max(f64::MIN_POSITIVE)).sqrt();
     Ok(Merged {
+        dora: changes.values().any(|change| change.magnitude.is_some()),
         matrices: changes.len(),
         tensors: parts.tensors().len(),
         change: share(sums.changes),
@@ -169,10 +172,13 @@ impl Change {
             (b, a) = (a, turned);
             rows = b.len() / rank;
         }
+        let magnitude = gguf.tensor(&format!("{}.{MAGNITUDE}", pair.matrix));
+        let magnitude = magnitude.map(|rows| dequantize(rows.kind, gguf.data(rows)));
         Ok(Self {
             a,
             b,
             rank,
+            magnitude: magnitude.transpose()?,
             rows,
             scale: scale / rank as f32,
         })
@@ -189,12 +195,34 @@ impl Change {
                 *to += factor * from;
             }
         }
-        let mut sum = 0.0;
-        for (weight, change) in weights.iter_mut().zip(change) {
+        for (weight, change) in weights.iter_mut().zip(change.iter()) {
             *weight += *change;
-            sum += f64::from(*change).powi(2);
         }
-        sum
+        self.stretch(row, weights, change);
+        change.iter().map(|change| f64::from(*change).powi(2)).sum()
+    }
+
+    /// Gives a row of the sum the length that DoRA learnt for it.
+    ///
+    /// source: PEFT, `DoraLinearLayer`: magnitude · (W + scale · B A) / ‖W + scale · B A‖ by rows
+    fn stretch(&self, row: usize, weights: &mut [f32], change: &mut [f32]) {
+        let Some(length) = self.magnitude.as_ref().and_then(|rows| rows.get(row)) else {
+            return;
+        };
+        let norm = weights
+            .iter()
+            .map(|weight| f64::from(*weight).powi(2))
+            .sum::<f64>()
+            .sqrt();
+        if norm == 0.0 {
+            return;
+        }
+        let factor = (f64::from(*length) / norm) as f32;
+        for (weight, change) in weights.iter_mut().zip(change) {
+            let before = *weight - *change;
+            *weight *= factor;
+            *change = *weight - before;
+        }
     }
 }
 
