@@ -254,6 +254,11 @@ pub trait Model: Generate + Score + Label + Teach + Train {
     /// or not finite.
     fn attach(&mut self, adapter: &Path) -> Result<AdapterId, EngineError>;
 
+    /// The files with adapters in copies of its weights: adapters that cannot stand beside them.
+    fn copies(&self) -> Vec<&Path> {
+        Vec::new()
+    }
+
     /// The greedy answer to each prompt, and log p(completion, end of turn | prompt) of the
     /// completion that is wanted: [`Label::answer`] and [`Score::score`] together, for an engine
     /// that can do with reading each prompt once.

@@ -65,8 +65,7 @@ pub struct MergeReport {
     /// What that did to the weights.
     #[serde(flatten)]
     pub merged: Merged,
-    /// What that did to its answers; none for DoRA and at another scale than 1, of which no engine
-    /// has the answers without merging.
+    /// What that did to its answers; none at another scale than 1, at which no engine answers.
     pub cost: Option<MergeCost>,
 }
 
@@ -141,7 +140,7 @@ pub fn merge(
         Err(error) => return Err(error.into()),
     };
     let mut cost = None;
-    if scale == 1.0 && !merged.dora {
+    if scale == 1.0 {
         cost = Some(compare(engine, (model, lora), out, rows, cancel)?);
     }
     Ok(MergeReport {

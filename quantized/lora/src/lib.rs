@@ -41,6 +41,7 @@ mod numbers;
 mod read;
 
 pub use base::Base;
+pub use cache::kept;
 pub use error::{Half, LoraError};
 pub use foreign::{
     Difference, Files, Foreign, ForeignError, Part, gguf_path, merging_path, to_peft,

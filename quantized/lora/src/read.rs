@@ -11,8 +11,8 @@ use crate::{Half, LoraError};
 const MADE_FOR: [&str; 2] = ["translora.target.sha256", "translora.model.sha256"];
 const ALPHA: &str = "adapter.lora.alpha";
 const ARCHITECTURE: &str = "general.architecture";
-/// How the tensor of DoRA's lengths of rows is called, behind the name of the matrix and a dot.
-pub const MAGNITUDE: &str = "magnitude";
+/// How the name of the tensor of DoRA's lengths of rows ends, behind the name of the matrix.
+pub const MAGNITUDE: &str = ".magnitude";
 const INVOCATION: &str = "adapter.alora.invocation_tokens";
 
 /// A and B of one matrix: y = W x + alpha / rank · B (A x).
@@ -200,14 +200,10 @@ fn half(tensor: &Tensor) -> Option<(&str, Half)> {
 
 /// Puts the halves together.
 fn pairs(gguf: &Gguf<'_>, dora: bool) -> Result<Vec<Pair>, LoraError> {
-    let mut pairs = Vec::new();
+    let (mut pairs, mut lengths) = (Vec::new(), Vec::new());
     for tensor in gguf.tensors() {
         if dora && tensor.name.ends_with(MAGNITUDE) {
-            let found = finite(tensor.kind, gguf.data(tensor))?;
-            found.map_err(|at| {
-                let tensor = tensor.name.clone();
-                LoraError::NotFinite { tensor, at }
-            })?;
+            lengths.push(tensor);
             continue;
         }
         let (matrix, which) = half(tensor).ok_or_else(|| LoraError::NotHalf {
@@ -238,7 +234,31 @@ fn pairs(gguf: &Gguf<'_>, dora: bool) -> Result<Vec<Pair>, LoraError> {
             reason: "there is no tensor in it",
         });
     }
+    lengths
+        .into_iter()
+        .try_for_each(|tensor| check_lengths(gguf, &pairs, tensor))?;
     Ok(pairs)
+}
+
+/// Compares the lengths of rows that DoRA learnt with the pair whose rows they are.
+fn check_lengths(gguf: &Gguf<'_>, pairs: &[Pair], lengths: &Tensor) -> Result<(), LoraError> {
+    let tensor = || lengths.name.clone();
+    let of = |pair: &&Pair| lengths.name.strip_suffix(MAGNITUDE) == Some(pair.matrix.as_str());
+    let pair = pairs.iter().find(of);
+    let pair = pair.ok_or_else(|| LoraError::NotHalf { tensor: tensor() })?;
+    if shape(lengths) != [pair.shape[1], 1, 1] || pair.experts != 1 {
+        let (tensor, shape) = (tensor(), lengths.shape.clone());
+        return Err(LoraError::Dimensions { tensor, shape });
+    }
+    if !lengths.kind.is_dequantizable() {
+        let (tensor, kind) = (tensor(), lengths.kind);
+        return Err(LoraError::Kind { tensor, kind });
+    }
+    let found = finite(lengths.kind, gguf.data(lengths))?;
+    found.map(drop).map_err(|at| LoraError::NotFinite {
+        tensor: tensor(),
+        at,
+    })
 }
 
 /// shapes: `a` (in, rank, experts), `b` (rank, out, experts); of the table of words `a` (rank,

@@ -168,11 +168,6 @@ fn lines(done: &MergeReport) -> Vec<String> {
                 ),
             ),
         ]),
-        None if merged.dora => rows.push((
-            "answers",
-            "not compared: DoRA answers from the weights only, so judge with `translora eval`"
-                .into(),
-        )),
         None => rows.push(("answers", "not compared at a scale other than 1".into())),
     }
     let rows = rows.into_iter();

@@ -11,7 +11,7 @@ use super::{Folder, done, lab, old_base, refused, rows};
 use crate::serve::client::{get, post, said};
 
 /// The lab's adapter in each format.
-fn formats() -> Folder {
+pub(super) fn formats() -> Folder {
     let folder = Folder::new();
     folder.write("eval.jsonl", rows("eval.jsonl", 12).as_bytes());
     folder.write("train.jsonl", rows("train.jsonl", 40).as_bytes());
@@ -270,105 +270,4 @@ fn a_tokenizer_that_cuts_texts_otherwise_is_named() {
         &folder.run(&eval),
         &["tokenizer.json cannot be used"],
     );
-}
-
-/// The exported adapter with a length for each row of each matrix, as PEFT saves DoRA.
-fn as_dora(peft: &Path, dora: &Path) {
-    let bytes = fs::read(peft.join("adapter_model.safetensors")).expect("it was exported");
-    let (length, rest) = bytes.split_first_chunk().expect("a header");
-    let (header, data) = rest.split_at(u64::from_le_bytes(*length) as usize);
-    let mut header: Value = serde_json::from_slice(header).expect("JSON");
-    let mut data = data.to_vec();
-    let tensors = header.as_object_mut().expect("an object");
-    for (name, tensor) in tensors.clone() {
-        let Some(module) = name.strip_suffix(".lora_B.weight") else {
-            continue;
-        };
-        let (rows, start) = (tensor["shape"][0].as_u64().expect("a number"), data.len());
-        data.extend((0..rows).flat_map(|row| length_of(row).to_le_bytes()));
-        let place = [start, data.len()];
-        let magnitude = json!({"dtype": "F32", "shape": [rows], "data_offsets": place});
-        tensors.insert(format!("{module}.lora_magnitude_vector.weight"), magnitude);
-    }
-    let header = header.to_string();
-    let length = (header.len() as u64).to_le_bytes();
-    let file = [length.as_slice(), header.as_bytes(), &data].concat();
-    let config = fs::read(peft.join("adapter_config.json")).expect("it was exported");
-    let mut config: Value = serde_json::from_slice(&config).expect("JSON");
-    config["use_dora"] = true.into();
-    fs::create_dir(dora).expect("the folder is writable");
-    fs::write(dora.join("adapter_model.safetensors"), file).expect("the folder is writable");
-    fs::write(dora.join("adapter_config.json"), config.to_string()).expect("writable");
-}
-
-fn length_of(row: u64) -> f32 {
-    0.5 + row as f32 / 64.0
-}
-
-/// The rows of each matrix of blocks in a model.
-fn matrices(path: &Path) -> Vec<(String, Vec<Vec<f32>>)> {
-    let bytes = fs::read(path).expect("it was written");
-    let gguf = translora_gguf::Gguf::parse(&bytes).expect("it is whole");
-    let is_matrix = |tensor: &&translora_gguf::Tensor| {
-        tensor.name.starts_with("blk.") && tensor.shape.get(1).is_some_and(|rows| *rows > 1)
-    };
-    let rows = |tensor: &translora_gguf::Tensor| {
-        let values = translora_gguf::dequantize(tensor.kind, gguf.data(tensor)).expect("floats");
-        let rows = values
-            .chunks(tensor.shape[0] as usize)
-            .map(<[f32]>::to_vec)
-            .collect();
-        (tensor.name.clone(), rows)
-    };
-    gguf.tensors().iter().filter(is_matrix).map(rows).collect()
-}
-
-fn norm(row: &[f32]) -> f32 {
-    row.iter().map(|x| x * x).sum::<f32>().sqrt()
-}
-
-#[test]
-fn dora_is_merged_and_refused_elsewhere() {
-    let (folder, old) = (formats(), old_base());
-    let old = old.display();
-    as_dora(&folder.path("served/peft"), &folder.path("dora"));
-    for (lora, out) in [("served/peft", "plain.gguf"), ("dora", "merged.gguf")] {
-        let run = folder.run(&format!("merge -m {old} --lora {lora} --out {out} --json"));
-        done(&run);
-        assert_eq!(run.json()["dora"], lora == "dora", "{run}");
-        assert_eq!(run.json()["cost"].is_null(), lora == "dora", "{run}");
-    }
-    let plain = matrices(&folder.path("plain.gguf"));
-    let merged = matrices(&folder.path("merged.gguf"));
-    assert_eq!(merged.len(), 35);
-    for ((name, plain), (_, merged)) in plain.iter().zip(&merged) {
-        // The rows of queries and keys are in another order in the base.
-        let mut lengths: Vec<f32> = merged.iter().map(|row| norm(row)).collect();
-        lengths.sort_by(f32::total_cmp);
-        for (row, length) in (0..).zip(lengths) {
-            let right = length_of(row);
-            assert!(
-                (length - right).abs() < 1e-3 * right,
-                "{name} {row}: {length} {right}"
-            );
-        }
-        // What the adapter does to the direction of a row is what it does without DoRA.
-        for (plain, merged) in plain.iter().zip(merged) {
-            let (one, other) = (norm(plain), norm(merged));
-            let apart = plain
-                .iter()
-                .zip(merged)
-                .map(|(a, b)| (a / one - b / other).abs());
-            assert!(apart.fold(0.0, f32::max) < 2e-3, "{name}");
-        }
-    }
-    for line in [
-        format!("eval -m {old} --lora dora --data eval.jsonl"),
-        format!("import dora -m {old} --out back.gguf"),
-        format!("serve -m {old} --lora dora --port 0"),
-    ] {
-        let run = folder.run(&line);
-        refused("DoRA", &run, &["dora", "use_dora: DoRA"]);
-        assert!(run.err.contains("`translora merge`"), "{run}");
-    }
 }

@@ -317,7 +317,7 @@ fn written(
         .set("adapter.lora.alpha", alpha);
     for (matrix, Adapted { a, b, magnitude }) in adapted {
         if let Some(rows) = magnitude {
-            let name = format!("{matrix}.{MAGNITUDE}");
+            let name = format!("{matrix}{MAGNITUDE}");
             writer.tensor_f32(name, &[rows.rows as u64], &rows.values);
         }
         for (half, numbers) in [(Half::A, a), (Half::B, b)] {
