@@ -30,6 +30,7 @@ use crate::record::{Clock, ContentHash};
 
 mod answer;
 mod body;
+mod generated;
 mod llama;
 mod lora;
 mod metrics;
