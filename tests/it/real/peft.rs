@@ -259,6 +259,16 @@ fn a_tokenizer_that_cuts_texts_otherwise_is_named() {
         "in the base",
     ];
     refused("spaces alone", &folder.run(&eval), &says);
+    let import = format!("import served/peft -m {} --out no.gguf", old.display());
+    refused("spaces alone", &folder.run(&import), &says);
+    let inspect = format!("inspect served/peft -m {} --json", old.display());
+    let card = folder.run(&inspect).json();
+    assert!(
+        card["verdict"]
+            .as_str()
+            .is_some_and(|text| text.contains(says[0])),
+        "{card}"
+    );
     let served = Served::start(&folder, &format!("-m {} --adapters served", old.display()));
     let body = json!({ "lora_name": "new", "lora_path": "peft" });
     let reply = post(served.address, "/v1/load_lora_adapter", &body);
@@ -269,5 +279,54 @@ fn a_tokenizer_that_cuts_texts_otherwise_is_named() {
         "no expression",
         &folder.run(&eval),
         &["tokenizer.json cannot be used"],
+    );
+}
+
+#[test]
+fn inspect_says_what_a_foreign_adapter_is_and_which_base_takes_it() {
+    let (folder, old) = (formats(), old_base());
+    let other = super::new_base();
+    for file in FORMATS {
+        let alone = folder.run(&format!("inspect {file} --json"));
+        let card = alone.json();
+        let known = card["verdict"] == "sound";
+        assert_eq!(known, file.ends_with(".gguf"), "{card}");
+        let fits = folder.run(&format!("inspect {file} --base {} --json", old.display()));
+        let card = fits.json();
+        assert_eq!(
+            (fits.code, &card["verdict"]),
+            (Some(0), &json!("sound")),
+            "{card}"
+        );
+        assert_eq!(card["what"], "adapter", "{card}");
+        assert!(card["matrices"].as_u64().is_some_and(|n| n > 0), "{card}");
+        let unfit = folder.run(&format!("inspect {file} -m {} --json", other.display()));
+        let verdict = unfit.json()["verdict"].as_str().expect("text").to_owned();
+        assert!(
+            unfit.code == Some(1) && verdict.starts_with("refused: "),
+            "{unfit}"
+        );
+    }
+    let format =
+        |file: &str| folder.run(&format!("inspect {file} --json")).json()["format"].clone();
+    let formats = ["served/gguf.gguf", "served/peft", "served/mlx"].map(format);
+    assert_eq!(formats, ["GGUF", "PEFT", "MLX"]);
+    for line in [
+        format!("inspect {0} --base {0}", old.display()),
+        "inspect served/peft --chat-template chatml".to_owned(),
+    ] {
+        let run = folder.run(&line);
+        refused("a flag without effect", &run, &["changes nothing here"]);
+    }
+    let template = |name: &str| {
+        let line = format!("inspect {} --chat-template {name} --json", old.display());
+        folder.run(&line).json()["chat_template"].clone()
+    };
+    assert_eq!(template("chatml"), "chatml, as was asked for");
+    folder.write("broken.jinja", b"{% for x");
+    let broken = template("broken.jinja");
+    assert!(
+        broken.as_str().expect("text").starts_with("refused: "),
+        "{broken}"
     );
 }
