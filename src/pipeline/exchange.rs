@@ -134,6 +134,7 @@ pub fn merge(
 ) -> Result<MergeReport, PipelineError> {
     publish::check_writable(&[out])?;
     let rows = eval.map(rows).transpose()?;
+    engine.same_words(model, lora)?;
     let written =
         publish::write_new_with(out, |file| engine.merge(model, lora, scale, file, cancel));
     let merged = match written? {

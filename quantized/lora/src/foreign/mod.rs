@@ -16,7 +16,7 @@ mod words;
 
 pub use error::{ForeignError, Part};
 pub use export::{Files, to_peft};
-pub use words::Difference;
+pub use words::{Difference, SAMPLES};
 
 use std::path::{Path, PathBuf};
 
