@@ -68,6 +68,8 @@ pub trait Engine: Send + Sync {
 /// What merging did to the weights of the matrices that an adapter adapts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Merged {
+    /// It is DoRA, which has no form beside the base.
+    pub dora: bool,
     /// Matrices that the adapter adapts.
     pub matrices: usize,
     /// All tensors of the model.
@@ -251,6 +253,11 @@ pub trait Model: Generate + Score + Label + Teach + Train {
     /// fails: not an adapter, made for another base (architecture, tensor names or shapes differ),
     /// or not finite.
     fn attach(&mut self, adapter: &Path) -> Result<AdapterId, EngineError>;
+
+    /// The files with adapters in copies of its weights: adapters that cannot stand beside them.
+    fn copies(&self) -> Vec<&Path> {
+        Vec::new()
+    }
 
     /// The greedy answer to each prompt, and log p(completion, end of turn | prompt) of the
     /// completion that is wanted: [`Label::answer`] and [`Score::score`] together, for an engine

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use translora_gguf::read_file;
 use translora_lora::limits::FILE_BYTES_MAX;
-use translora_lora::{Base, Files, Foreign, Lora, LoraError, gguf_path, to_peft};
+use translora_lora::{Base, Files, Foreign, Lora, LoraError, gguf_path, merging_path, to_peft};
 
 use super::KitError;
 
@@ -33,6 +33,12 @@ impl From<&Lora> for AdapterFacts {
 /// of PEFT or MLX.
 pub fn adapter(path: &Path, model: &Path) -> Result<PathBuf, KitError> {
     gguf_path(path, model).map_err(|error| KitError::of_adapter(path, error))
+}
+
+/// Find the adapter of a teacher as a GGUF file that tells it from others. What differs from
+/// [`adapter`]: DoRA is taken, which the engine merges into a copy of the weights.
+pub fn teacher(path: &Path, model: &Path) -> Result<PathBuf, KitError> {
+    merging_path(path, model).map_err(|error| KitError::of_adapter(path, error))
 }
 
 /// Read an adapter as the bytes of a GGUF file that fits a model.

@@ -11,7 +11,7 @@ use super::{Folder, done, lab, old_base, refused, rows};
 use crate::serve::client::{get, post, said};
 
 /// The lab's adapter in each format.
-fn formats() -> Folder {
+pub(super) fn formats() -> Folder {
     let folder = Folder::new();
     folder.write("eval.jsonl", rows("eval.jsonl", 12).as_bytes());
     folder.write("train.jsonl", rows("train.jsonl", 40).as_bytes());
@@ -149,6 +149,37 @@ fn a_merged_model_answers_as_the_base_with_its_adapter() {
     let report: Value = serde_json::from_str(&run.out).expect("JSON");
     let number = |key: &str| report[key].as_f64().expect("a number");
     assert_eq!(report["matrices"], 35, "{report}");
+    // Nobody asked with rows, so the adapter's own answers count, and half precision keeps them.
+    let cost = |key: &str| report["cost"][key].as_f64().expect("a number");
+    assert_eq!(report["cost"]["rows"], 8, "{report}");
+    assert_eq!(report["cost"]["by_itself"], true, "{report}");
+    assert!(
+        (cost("nll_before") - cost("nll_after")).abs() < 0.05,
+        "{report}"
+    );
+    assert!(cost("same") >= 6.0, "{report}");
+    let judged =
+        format!("merge -m {old} --lora served/peft --out two.gguf --eval eval.jsonl --json");
+    let judged = folder.run(&judged);
+    done(&judged);
+    let judged = judged.json();
+    assert_eq!(judged["cost"]["rows"], 12, "{judged}");
+    assert!(
+        judged["cost"]["nll_after"]
+            .as_f64()
+            .is_some_and(|nll| nll < 0.1),
+        "{judged}"
+    );
+    assert!(
+        judged["cost"]["same"]
+            .as_f64()
+            .is_some_and(|same| same >= 11.0),
+        "{judged}"
+    );
+    let half = format!("merge -m {old} --lora served/peft --out half.gguf --scale 0.5 --json");
+    let half = folder.run(&half);
+    done(&half);
+    assert!(half.json()["cost"].is_null(), "{half}");
     // Half precision has 11 bits.
     assert!(
         number("error") < 1e-3 && number("change") > 1e-3,
