@@ -255,6 +255,7 @@ pub(super) fn native_turn(
     let mut turn = json!({ "role": message.role, "content": content });
     for (name, value) in [
         ("name", message.name),
+        ("reasoning_content", message.reasoning_content),
         ("tool_call_id", message.tool_call_id),
     ] {
         if let Some(value) = value {
@@ -310,5 +311,9 @@ pub(super) fn text_turn(message: &Message, content: &str) -> Value {
         let result = json!({ "tool_response": { "tool_call_id": id, "content": content } });
         return json!({ "role": "user", "content": result.to_string() });
     }
-    json!({ "role": message.role, "content": content })
+    let mut turn = json!({ "role": message.role, "content": content });
+    if let Some(thought) = &message.reasoning_content {
+        turn["reasoning_content"] = thought.as_str().into();
+    }
+    turn
 }
