@@ -6,7 +6,8 @@ convert_lora_to_gguf.py makes of each. Writes one folder for each case:
     base.gguf                                        the base: its shapes, without meaning
 
 With a program, it is asked to import and to export each case: the tensors must be those of
-llama.cpp's converter, and PEFT must compute the same logits with what was exported.
+llama.cpp's converter, and PEFT must compute the same logits with what was exported. DoRA is merged
+into the weights of its base, which must give PEFT's own logits.
 
 usage: peft-cases.py LLAMA_CPP OUT [TRANSLORA]
 """
@@ -57,6 +58,13 @@ CASES = [
     ("qwen3moe", hf.Qwen3MoeConfig(**SIZES, **EXPERTS, head_dim=8), ATTENTION, torch.float32),
     ("mixtral", hf.MixtralConfig(**SIZES, num_local_experts=4, head_dim=4), ATTENTION, torch.float32),
     ("lm-head", hf.LlamaConfig(**SIZES, head_dim=4), dict(target_modules=["lm_head", "embed_tokens"]), torch.float32),
+]
+
+
+# The same with DoRA, which is merged.
+DORA = [
+    ("llama", hf.LlamaConfig(**SIZES, head_dim=4)),
+    ("qwen2", hf.Qwen2Config(**SIZES)),
 ]
 
 
@@ -178,6 +186,75 @@ def check(program, folder, name, config):
     return agrees and difference == 0
 
 
+# Modules of transformers by their names in a GGUF.
+STEMS = {
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+
+
+def dora(program, folder, name, config):
+    """Merges a DoRA into a base, and compares the logits of the merged weights with PEFT's own."""
+    torch.manual_seed(7)
+    model = hf.AutoModelForCausalLM.from_config(config).eval()
+    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
+
+    def permuted(stem, weight, back=False):
+        if name != "llama" or stem not in heads:
+            return weight
+        sides = (heads[stem], -1, 2) if back else (heads[stem], 2, -1)
+        return weight.reshape(*sides, weight.shape[1]).swapaxes(1, 2).reshape(weight.shape)
+
+    writer = gguf.GGUFWriter(folder / "base.gguf", name)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    modules = dict(model.named_modules())
+    places = {
+        f"blk.{layer}.{stem}.weight": (stem, f"model.layers.{layer}.{path}")
+        for layer in range(config.num_hidden_layers)
+        for stem, path in STEMS.items()
+    }
+    for tensor, (stem, path) in places.items():
+        weight = modules[path].weight.detach().numpy()
+        writer.add_tensor(tensor, np.ascontiguousarray(permuted(stem, weight)))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    lora = peft.LoraConfig(task_type="CAUSAL_LM", r=2, lora_alpha=5, target_modules="all-linear", use_dora=True)
+    model = peft.get_peft_model(model, lora).eval()
+    for path, weight in model.named_parameters():
+        if "lora_magnitude" in path:
+            weight.data = weight.data * (0.5 + torch.rand_like(weight))
+        elif "lora_" in path:
+            weight.data = torch.randn_like(weight) / 4
+    model.save_pretrained(folder, save_embedding_layers=False)
+    words = torch.arange(3, 24)[None]
+    with torch.no_grad():
+        right = model(words).logits
+    merged = folder / "merged.gguf"
+    command = [program, "merge", "-q", "-m", folder / "base.gguf", "--lora", folder, "--out", merged]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    torch.manual_seed(7)
+    model = hf.AutoModelForCausalLM.from_config(config).eval()
+    modules = dict(model.named_modules())
+    with torch.no_grad():
+        bare = model(words).logits
+        for tensor in gguf.GGUFReader(merged).tensors:
+            stem, path = places[tensor.name]
+            weight = permuted(stem, tensor.data.copy(), back=True)
+            modules[path].weight.copy_(torch.from_numpy(np.ascontiguousarray(weight)))
+        found = model(words).logits
+    moved, error = ((right - of).abs().max().item() for of in (bare, found))
+    print(f"{name:12} DoRA merged: logits differ from PEFT's by {error:.1e}, the adapter moves them by {moved:.1e}")
+    return error < 1e-4 < moved / 100
+
+
 def main():
     for name, config, settings, kind in CASES:
         folder = out / name
@@ -189,6 +266,10 @@ def main():
         convert(folder, config)
     if len(sys.argv) > 3:
         agree = [check(sys.argv[3], out / name, name, config) for name, config, *_ in CASES]
+        for name, config in DORA:
+            folder = out / f"{name}-dora"
+            folder.mkdir()
+            agree.append(dora(sys.argv[3], folder, name, config))
         sys.exit(0 if all(agree) else 1)
 
 

@@ -137,7 +137,8 @@ def without_nulls(messages):
     return copy.deepcopy(kept)
 
 
-def jinja2_says(compiled, messages, rendering):
+def jinja2_says(compiled, messages, rendering, ends=(BOS, EOS)):
+    """What Jinja2 renders or why it does not; `ends` are the tokens that begin and end a text."""
     if isinstance(compiled, str):
         return {"error": compiled}
     tools = {"tools": rendering["tools"]} if rendering["tools"] else {}
@@ -145,8 +146,8 @@ def jinja2_says(compiled, messages, rendering):
         text = compiled.render(
             messages=without_nulls(messages),
             add_generation_prompt=rendering["answer"],
-            bos_token=BOS,
-            eos_token=EOS,
+            bos_token=ends[0],
+            eos_token=ends[1],
             **tools,
             **rendering["kwargs"],
         )
@@ -209,7 +210,8 @@ def compare(text):
     return counts, first
 
 
-def report(folders):
+def found(folders):
+    """The templates in some folders."""
     files = sorted(
         file
         for folder in folders
@@ -218,6 +220,11 @@ def report(folders):
     )
     if not files:
         sys.exit("error: there are no templates (.jinja, .jinja2, .j2) in these folders")
+    return files
+
+
+def report(folders):
+    files = found(folders)
     agree, totals = 0, {}
     for file in files:
         counts, first = compare(file.read_text(encoding="utf-8"))
@@ -254,7 +261,8 @@ def bless():
     print(f"{len(table)} features written to {FEATURES}")
 
 
-if sys.argv[1] == "--bless":
-    bless()
-else:
-    sys.exit(0 if report(sys.argv[1:]) else 1)
+if __name__ == "__main__":
+    if sys.argv[1] == "--bless":
+        bless()
+    else:
+        sys.exit(0 if report(sys.argv[1:]) else 1)

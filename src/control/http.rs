@@ -242,18 +242,27 @@ fn number(id: &str) -> Result<u64, Refusal> {
     ("last-event-id" = Option<u64>, Header, description = "The last event that is known."),
 ), responses(
     (status = 200, description = "The events.", body = Value, content_type = "text/event-stream"),
+    (status = 400, description = "`Last-Event-ID` is no number.", body = ErrorBody),
     (status = 403, description = "The server has no transfers.", body = ErrorBody),
     (status = 404, description = "There is no such transfer.", body = ErrorBody),
 ))]
 async fn events(State(lanes): Shared, Segment(id): Segment, headers: HeaderMap) -> Answer {
     let job = number(&id)?;
+    let after = last_event(&headers)?;
     lanes.carry(Command::Job { job }).await?;
-    let after = headers
-        .get("last-event-id")
-        .and_then(|value| value.to_str().ok())
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(0_u64);
     Ok(Sse::new(event_stream(lanes, job, after)).into_response())
+}
+
+/// The event that a client has seen; 0 where it has seen none.
+fn last_event(headers: &HeaderMap) -> Result<u64, Refusal> {
+    let Some(value) = headers.get("last-event-id") else {
+        return Ok(0);
+    };
+    let number = value.to_str().ok().and_then(|text| text.parse().ok());
+    number.ok_or_else(|| {
+        let message = format!("Last-Event-ID must be the number of an event, and is {value:?}");
+        Refusal::new(Kind::Input, message)
+    })
 }
 
 fn event_stream(

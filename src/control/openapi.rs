@@ -234,10 +234,15 @@ fn add_error(operation: &mut Operation, status: u16) {
     all.entry(status.to_string()).or_insert(response.into());
 }
 
-/// What a value may be is decided by the first kind that it fits, so several may fit.
+/// What a value may be is decided by the first kind that it fits, so several may fit. A count goes
+/// beyond what a format of signed integers has.
 fn loosen(value: &mut Value) {
     match value {
         Value::Object(fields) => {
+            let signed = fields.get("format").is_some_and(|format| format == "int64");
+            if signed && fields.get("minimum").is_some_and(|least| *least == 0) {
+                fields.remove("format");
+            }
             if let Some(kinds) = fields.remove("oneOf") {
                 fields.insert("anyOf".into(), kinds);
             }

@@ -20,6 +20,8 @@ pub const TEMPLATE_KEY: &str = "translora.chat_template";
 pub const MODEL_KEY: &str = "tokenizer.chat_template";
 /// The variable of a template that decides whether the model thinks before it answers.
 const THINKING: &str = "enable_thinking";
+/// What a template writes where the model is to think first, and what ends that.
+pub const THOUGHT: [&str; 2] = ["<think>", "</think>\n\n"];
 /// The longest name of a template that is printed. units: bytes
 const NAME_BYTES_MAX: usize = 80;
 /// The longest template. units: bytes
@@ -167,13 +169,12 @@ impl ChatInfo {
     }
 }
 
-/// The variables of every rendering: those that were asked for, and `enable_thinking` false where the
-/// template reads it and nobody asked. An adapter is trained, judged and served by the same rule.
-pub fn variables(template: &ChatTemplate, asked: &Map<String, Value>) -> Map<String, Value> {
+/// The variables of every rendering: those that were asked for, and `enable_thinking` false where
+/// nobody asked. What a template does not read changes nothing. An adapter is trained, judged and
+/// served by the same rule.
+pub fn variables(asked: &Map<String, Value>) -> Map<String, Value> {
     let mut all = asked.clone();
-    if !all.contains_key(THINKING) && template.reads(THINKING) {
-        all.insert(THINKING.into(), false.into());
-    }
+    all.entry(THINKING).or_insert(false.into());
     all
 }
 
@@ -190,14 +191,10 @@ impl Conversations {
     /// holds for every rendering that does not say otherwise.
     pub fn new(info: ChatInfo, [bos, eos]: [&str; 2], asked: &Map<String, Value>) -> Self {
         let template = ChatTemplate::new(&info.text, bos, eos);
-        let kwargs = match &template {
-            Ok(template) => variables(template, asked),
-            Err(_) => asked.clone(),
-        };
         Self {
             info,
             template,
-            kwargs,
+            kwargs: variables(asked),
         }
     }
 
@@ -278,6 +275,22 @@ pub fn verdict(text: Option<&str>) -> String {
         Some(Ok(_)) => "its own".into(),
         Some(Err(error)) => format!("refused: {error}"),
     }
+}
+
+/// The same for the template that was asked for, if one was.
+///
+/// fails: there is no such name or file
+pub fn verdict_of(options: &ChatOptions, own: Option<&str>) -> Result<String, EngineError> {
+    let Some(name) = &options.template else {
+        return Ok(verdict(own));
+    };
+    let info = ChatInfo::choose(options, None)?;
+    let chat = Conversations::new(info, ["", ""], &options.kwargs);
+    Ok(match chat.refusal() {
+        None if name.len() <= NAME_BYTES_MAX => format!("{name}, as was asked for"),
+        None => "the text that was asked for".into(),
+        Some(error) => format!("refused: {error}"),
+    })
 }
 
 /// The template in the header of an adapter or a kit. Whether the file is sound is another's

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 pub use translora_chat::{CallForm, Rendering, ToolUse};
 
-pub use super::chat::Conversations;
+pub use super::chat::{Conversations, THOUGHT};
 use super::{EngineError, ModelInfo};
 use crate::record::ContentHash;
 

@@ -46,6 +46,14 @@ pub trait Engine: Send + Sync {
         sequences: usize,
     ) -> Result<host::Hosted, EngineError>;
 
+    /// Check that the tokenizer beside an adapter of PEFT or MLX, where there is one, cuts texts as
+    /// a base does.
+    ///
+    /// fails: it does not, or one of them cannot be read
+    fn same_words(&self, _base: &Path, _adapter: &Path) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     /// Write a base model with an adapter in its weights, multiplied by a scale, each matrix in the
     /// type that it has.
     ///
@@ -68,6 +76,8 @@ pub trait Engine: Send + Sync {
 /// What merging did to the weights of the matrices that an adapter adapts.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Merged {
+    /// It is DoRA, which has no form beside the base.
+    pub dora: bool,
     /// Matrices that the adapter adapts.
     pub matrices: usize,
     /// All tensors of the model.
@@ -251,6 +261,11 @@ pub trait Model: Generate + Score + Label + Teach + Train {
     /// fails: not an adapter, made for another base (architecture, tensor names or shapes differ),
     /// or not finite.
     fn attach(&mut self, adapter: &Path) -> Result<AdapterId, EngineError>;
+
+    /// The files with adapters in copies of its weights: adapters that cannot stand beside them.
+    fn copies(&self) -> Vec<&Path> {
+        Vec::new()
+    }
 
     /// The greedy answer to each prompt, and log p(completion, end of turn | prompt) of the
     /// completion that is wanted: [`Label::answer`] and [`Score::score`] together, for an engine

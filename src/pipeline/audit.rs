@@ -179,7 +179,7 @@ fn changes_something(
 
 /// Whether the adapter says that it was trained on this very file.
 fn made_for(plan: &TransferPlan, source: ContentHash) -> Result<Option<bool>, PipelineError> {
-    let source_lora = kit::adapter(&plan.source_lora, &plan.source)?;
+    let source_lora = kit::teacher(&plan.source_lora, &plan.source)?;
     let (header, _) = kit::read_header(&source_lora, &plan.limits)?;
     let text = |key: &&str| {
         header

@@ -345,6 +345,12 @@ impl<'a> Session<'a> {
         session
     }
 
+    /// Conversations take the form that this adapter was made with, though it is in the weights.
+    pub fn made_with(mut self, adapter: &Path) -> Self {
+        self.chat.carriers = vec![adapter.to_owned()];
+        self
+    }
+
     /// Let templates that write the date write this one. units: seconds since 1970
     pub fn at(mut self, now: u64) -> Self {
         self.chat.now = now;
@@ -403,11 +409,21 @@ pub fn hash_inputs(
     Ok(hashes)
 }
 
-/// Say what is to be known of a model that was opened: a context beyond its training, a template
-/// that is not its own. Returns that template for whoever uses what is made with it.
+/// Say what is to be known of a model that was opened: a context beyond its training, a copy that
+/// DoRA was merged into, a template that is not its own. Returns that template for whoever uses what is made with it.
 pub fn introduce(context: &Context<'_>, model: &dyn Model) -> Option<String> {
     if let Some(warning) = model.info().beyond_training() {
         context.events.warn(Stage::Open, warning);
+    }
+    for copy in model.copies() {
+        context.events.note(
+            Stage::Open,
+            format!(
+                "the adapter is DoRA: {} is {} with it in the weights, kept for the next run",
+                copy.display(),
+                model.info().path.display()
+            ),
+        );
     }
     let chat = model.chat()?;
     if let Some(note) = chat.note() {

@@ -66,7 +66,7 @@ pub fn kit(
             plan.seeds,
             &mut Rng::new(plan.run.seed, "kit seeds"),
         )?;
-        let lora = kit::adapter(&plan.lora, &plan.model)?;
+        let lora = kit::teacher(&plan.lora, &plan.model)?;
         let hashes = hash_inputs(
             &[
                 ("model", &plan.model),

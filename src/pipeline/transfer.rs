@@ -113,9 +113,9 @@ fn read(
     let eval = plan.eval.as_ref();
     let eval = eval.map(|path| read_rows(context, path, &known));
     let eval: Option<Rows> = eval.transpose()?;
-    let source_lora = kit::adapter(&plan.source_lora, &plan.source)?;
+    let source_lora = kit::teacher(&plan.source_lora, &plan.source)?;
     let oracle = plan.oracle.as_deref();
-    let oracle = oracle.map(|path| kit::adapter(path, &plan.target));
+    let oracle = oracle.map(|path| kit::teacher(path, &plan.target));
     let oracle = oracle.transpose()?;
     let mut files: Vec<(&str, &Path)> = vec![
         ("source", &plan.source),

@@ -316,6 +316,8 @@ steps! {
         GGUF",
     SavePeftAgain: "save or fetch the adapter again, with the configuration that it was trained \
         with",
+    MergeDora: "merge it into the weights of its base with `translora merge`, or train it without \
+        DoRA",
     TrainPlain: "merge it into its base in Python and train a plain LoRA on the result, or train \
         it without that",
     ConvertByHand: "convert it with llama.cpp's convert_lora_to_gguf.py and use the GGUF",

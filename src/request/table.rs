@@ -322,10 +322,10 @@ fields! {
             /// An adapter for the target trained on real data, to compare with on the rows of
             /// --eval
             oracle: Option<PathBuf> = None, file("O.gguf");
-            /// Share of the deciding rows on which the new adapter may be wrong where the bare
-            /// target was right
+            /// Rows that the new adapter may break, as a share of the deciding ones. A row is
+            /// broken where the bare target was right and the new adapter is wrong
             flip_budget: f32 = 0.05, share();
-            /// Go on although the source adapter is not seen to be better than its own base
+            /// Go on where the source adapter is not seen to beat its own base
             allow_weak_source: bool = false, switch();
         }
         "Conversations" {
@@ -334,7 +334,7 @@ fields! {
             source_chat_template: Option<String> = None, of(Kind::Text, "TEMPLATE");
         }
         "Inputs" {
-            /// Inputs that share this part of their word trigrams are the same. 0 turns this off
+            /// Share of word trigrams from which two inputs are the same. 0 turns this off
             near: f32 = 0.8, share();
             /// Inputs that differ in numbers only are the same
             ignore_numbers: bool = false, switch();
@@ -350,8 +350,8 @@ fields! {
             /// How much each token of an answer counts: all the same, by the teacher's confidence,
             /// or by the share of it that the adapter added
             token_weights: TokenWeights = TokenWeights::None, choice(TokenWeights::NAMES);
-            /// How far `--objective delta` may take a token from the target base's own
-            /// distribution, in nats
+            /// How far `--objective delta` may take a token, in nats from the target base's own
+            /// distribution
             kl_budget: f32 = 10.0, up_to(100.0);
         }
     }

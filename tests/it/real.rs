@@ -15,6 +15,7 @@ mod bad_adapters;
 mod bad_inputs;
 mod bad_models;
 mod bench;
+mod dora;
 mod exchanges;
 mod foreign_files;
 mod jobs;
@@ -103,6 +104,7 @@ impl Folder {
         let mut command = Command::new(env!("CARGO_BIN_EXE_translora"));
         command
             .env_remove("NO_COLOR")
+            .env("XDG_CACHE_HOME", self.path("cache"))
             .stdin(Stdio::null())
             .current_dir(&self.0)
             .args(line.split_whitespace());

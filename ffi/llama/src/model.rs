@@ -364,6 +364,30 @@ impl Drop for AdapterInner {
     }
 }
 
+impl Model {
+    /// Check that the tokenizer beside an adapter of PEFT or MLX, where there is one, cuts texts as
+    /// this model does.
+    ///
+    /// fails: it does not, or is no tokenizer
+    pub fn same_words(&self, adapter: &Path) -> Result<(), LlamaError> {
+        let unfit = |source| LlamaError::Adapter {
+            path: adapter.to_owned(),
+            source,
+        };
+        let Some(foreign) = Foreign::find(adapter).map_err(unfit)? else {
+            return Ok(());
+        };
+        let encode = |text: &str| {
+            let tokens = self.vocab().encode(text, true).ok()?;
+            tokens
+                .into_iter()
+                .map(|token| token.try_into().ok())
+                .collect()
+        };
+        foreign.same_words(encode).map_err(unfit)
+    }
+}
+
 impl Adapter {
     /// Load a LoRA onto `model`: a GGUF file, or a folder of PEFT or MLX. It is read whole and
     /// compared with the model first: llama.cpp ends the process over some of what [`Lora`]
@@ -376,16 +400,7 @@ impl Adapter {
             source,
         };
         let file = gguf_path(path, model.path()).map_err(unfit)?;
-        if let Some(foreign) = Foreign::find(path).map_err(unfit)? {
-            let encode = |text: &str| {
-                let tokens = model.vocab().encode(text, true).ok()?;
-                tokens
-                    .into_iter()
-                    .map(|token| token.try_into().ok())
-                    .collect()
-            };
-            foreign.same_words(encode).map_err(unfit)?;
-        }
+        model.same_words(path)?;
         let lora = Lora::read(&map_file(&file)?).map_err(unfit)?;
         lora.fits(&model.base_for(&lora)).map_err(unfit)?;
         let text = CString::new(file.as_os_str().as_bytes())

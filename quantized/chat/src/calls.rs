@@ -56,7 +56,8 @@ impl ToolUse {
         let texts = probe.answer(&[call(false)]);
         let objects = match (&objects, &texts) {
             (Some(objects), _) if is_plain(objects) => true,
-            (_, Some(texts)) => !is_plain(texts),
+            (Some(objects), Some(texts)) => is_own(objects) || !is_plain(texts),
+            (None, Some(texts)) => !is_plain(texts),
             _ => true,
         };
         Some(Self {
@@ -69,6 +70,11 @@ impl ToolUse {
 /// The arguments are written, and not as a text in quotes.
 fn is_plain(answer: &str) -> bool {
     answer.contains(&format!("\"{ARGUMENT}\""))
+}
+
+/// The arguments are written in a notation of the template's own: neither JSON nor Python's.
+fn is_own(answer: &str) -> bool {
+    answer.contains(ARGUMENT) && !answer.contains(&format!("'{ARGUMENT}'"))
 }
 
 fn call(objects: bool) -> Value {

@@ -72,12 +72,6 @@ impl ChatTemplate {
         &self.text
     }
 
-    /// Whether the template reads a variable of this name that it does not set itself.
-    pub fn reads(&self, name: &str) -> bool {
-        let template = self.environment.get_template("chat");
-        template.is_ok_and(|template| template.undeclared_variables(false).contains(name))
-    }
-
     /// What the template does with tools; none where it does not write them.
     pub fn tool_use(&self) -> Option<&ToolUse> {
         let probe = || {

@@ -21,6 +21,11 @@ const MARKUP: &str = "{{ tools | tojson if tools }}{% for m in messages %}[{{ m.
     {% for call in m.tool_calls or [] %}<function={{ call.function.name }}>\
     {% for name, value in call.function.arguments | items %}<{{ name }}>{{ value }}{% endfor %}\
     {% endfor %}</s>{% endfor %}";
+const OWN: &str = "{{ tools | tojson if tools }}{% for m in messages %}[{{ m.role }}]{{ m.content }}\
+    {% for call in m.tool_calls or [] %}call:{{ call.function.name }}(\
+    {% if call.function.arguments is mapping %}{% for name, value in call.function.arguments | items %}\
+    {{ name }}:<|{{ value }}|>{% endfor %}{% else %}{{ call.function.arguments }}{% endif %})\
+    {% endfor %}</s>{% endfor %}";
 const NONE: &str = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}";
 
 fn form(open: &str, between: Option<&str>, close: &str, arguments: &str) -> CallForm {
@@ -53,21 +58,10 @@ fn the_form_of_calls_is_read_off_a_template() {
         ),
         (SINGLE, of(true, Some(form("", None, "", "arguments")))),
         (MARKUP, of(true, None)),
+        (OWN, of(true, None)),
         (NONE, None),
     ] {
         let compiled = ChatTemplate::new(template, "<s>", "</s>").unwrap();
         assert_eq!(compiled.tool_use(), right.as_ref(), "{template}");
-    }
-}
-
-#[test]
-fn variables_that_a_template_reads_are_known() {
-    for (template, reads) in [
-        (HERMES, true),
-        (NONE, false),
-        ("{% set enable_thinking = 1 %}x", false),
-    ] {
-        let compiled = ChatTemplate::new(template, "", "").unwrap();
-        assert_eq!(compiled.reads("enable_thinking"), reads, "{template}");
     }
 }

@@ -41,10 +41,13 @@ mod numbers;
 mod read;
 
 pub use base::Base;
+pub use cache::kept;
 pub use error::{Half, LoraError};
-pub use foreign::{Difference, Files, Foreign, ForeignError, Part, gguf_path, to_peft};
+pub use foreign::{
+    Difference, Files, Foreign, ForeignError, Part, SAMPLES, gguf_path, merging_path, to_peft,
+};
 pub use numbers::{NotFinite, finite};
-pub use read::{Lora, Pair};
+pub use read::{Lora, MAGNITUDE, Pair};
 
 /// The limits on what a file may say.
 pub mod limits {

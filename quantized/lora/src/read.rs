@@ -11,6 +11,8 @@ use crate::{Half, LoraError};
 const MADE_FOR: [&str; 2] = ["translora.target.sha256", "translora.model.sha256"];
 const ALPHA: &str = "adapter.lora.alpha";
 const ARCHITECTURE: &str = "general.architecture";
+/// How the name of the tensor of DoRA's lengths of rows ends, behind the name of the matrix.
+pub const MAGNITUDE: &str = ".magnitude";
 const INVOCATION: &str = "adapter.alora.invocation_tokens";
 
 /// A and B of one matrix: y = W x + alpha / rank · B (A x).
@@ -46,6 +48,16 @@ impl Lora {
 
     /// Does the same with a file that is parsed already.
     pub fn of(gguf: &Gguf<'_>) -> Result<Self, LoraError> {
+        Self::checked(gguf, false)
+    }
+
+    /// Does the same where the adapter is to be merged: the lengths of rows that DoRA learnt may
+    /// stand beside the pairs.
+    pub fn for_merging(gguf: &Gguf<'_>) -> Result<Self, LoraError> {
+        Self::checked(gguf, true)
+    }
+
+    fn checked(gguf: &Gguf<'_>, dora: bool) -> Result<Self, LoraError> {
         for (key, wanted) in [("general.type", "adapter"), ("adapter.type", "lora")] {
             let found = text(gguf, key)?;
             if found != wanted {
@@ -61,7 +73,7 @@ impl Lora {
         }
         let architecture = text(gguf, ARCHITECTURE)?.to_owned();
         let alpha = alpha(gguf)?;
-        let pairs = pairs(gguf)?;
+        let pairs = pairs(gguf, dora)?;
         check_numbers(gguf, &pairs)?;
         let hash = |key: &&str| gguf.get(key).and_then(Value::as_str).map(str::to_owned);
         Ok(Self {
@@ -187,9 +199,13 @@ fn half(tensor: &Tensor) -> Option<(&str, Half)> {
 }
 
 /// Puts the halves together.
-fn pairs(gguf: &Gguf<'_>) -> Result<Vec<Pair>, LoraError> {
-    let mut pairs = Vec::new();
+fn pairs(gguf: &Gguf<'_>, dora: bool) -> Result<Vec<Pair>, LoraError> {
+    let (mut pairs, mut lengths) = (Vec::new(), Vec::new());
     for tensor in gguf.tensors() {
+        if dora && tensor.name.ends_with(MAGNITUDE) {
+            lengths.push(tensor);
+            continue;
+        }
         let (matrix, which) = half(tensor).ok_or_else(|| LoraError::NotHalf {
             tensor: tensor.name.clone(),
         })?;
@@ -218,7 +234,31 @@ fn pairs(gguf: &Gguf<'_>) -> Result<Vec<Pair>, LoraError> {
             reason: "there is no tensor in it",
         });
     }
+    lengths
+        .into_iter()
+        .try_for_each(|tensor| check_lengths(gguf, &pairs, tensor))?;
     Ok(pairs)
+}
+
+/// Compares the lengths of rows that DoRA learnt with the pair whose rows they are.
+fn check_lengths(gguf: &Gguf<'_>, pairs: &[Pair], lengths: &Tensor) -> Result<(), LoraError> {
+    let tensor = || lengths.name.clone();
+    let of = |pair: &&Pair| lengths.name.strip_suffix(MAGNITUDE) == Some(pair.matrix.as_str());
+    let pair = pairs.iter().find(of);
+    let pair = pair.ok_or_else(|| LoraError::NotHalf { tensor: tensor() })?;
+    if shape(lengths) != [pair.shape[1], 1, 1] || pair.experts != 1 {
+        let (tensor, shape) = (tensor(), lengths.shape.clone());
+        return Err(LoraError::Dimensions { tensor, shape });
+    }
+    if !lengths.kind.is_dequantizable() {
+        let (tensor, kind) = (tensor(), lengths.kind);
+        return Err(LoraError::Kind { tensor, kind });
+    }
+    let found = finite(lengths.kind, gguf.data(lengths))?;
+    found.map(drop).map_err(|at| LoraError::NotFinite {
+        tensor: tensor(),
+        at,
+    })
 }
 
 /// shapes: `a` (in, rank, experts), `b` (rank, out, experts); of the table of words `a` (rank,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use translora::pipeline::{self, ExchangeReport};
+use translora::pipeline::{self, ExchangeReport, MergeReport};
 use translora::record::Cancel;
 
 use crate::failure::Failure;
@@ -34,7 +34,8 @@ pub struct Import {
 
 impl Import {
     pub fn run(self, verbosity: Verbosity) -> Result<Outcome, Failure> {
-        let done = pipeline::import(&self.lora, &self.model, &self.out)?;
+        let engine = job::engine(&self.model)?;
+        let done = pipeline::import(&*engine, (&self.lora, &self.model), &self.out)?;
         tell(verbosity, "imported", &done)
     }
 }
@@ -84,8 +85,9 @@ fn tell(verbosity: Verbosity, what: &str, done: &ExchangeReport) -> Result<Outco
 ///
 /// For programs that take no adapters, such as Ollama. Each matrix that is adapted is turned into
 /// floats, changed, and turned back into the type it has in the base; all others are copied. What
-/// that costs is printed: rounding to few bits can undo a small change, so judge the result with
-/// `translora eval` before it is used. A base of more bits (q8_0, f16) keeps more.
+/// that costs is printed: how far rounding moves the weights, and how far the answers and their loss
+/// are from those of the base with the adapter. Rounding to few bits can undo a small change; a base
+/// of more bits (q8_0, f16) keeps more.
 #[derive(Args, Debug)]
 #[command(
     after_help = "Example:\n  translora merge -m base.gguf --lora tickets.gguf --out base-tickets.gguf"
@@ -103,6 +105,11 @@ pub struct Merge {
     #[arg(long, value_name = "M.gguf")]
     out: PathBuf,
 
+    /// Rows with known answers to compare both models on, 100 at most. Left out, they are asked a few
+    /// questions, and the answers of the base with the adapter are taken for the right ones
+    #[arg(long, value_name = "E.jsonl")]
+    eval: Option<PathBuf>,
+
     /// What the adapter is multiplied by
     #[arg(long, value_name = "S", default_value_t = 1.0, value_parser = scale)]
     scale: f32,
@@ -114,37 +121,66 @@ impl Merge {
         let cancel = Cancel::default();
         job::listen(cancel.clone())?;
         let from = (self.model.as_path(), self.lora.as_path(), self.scale);
-        let done = pipeline::merge(&*engine, from, &self.out, &cancel)?;
-        crate::report(verbosity, &done, || {
-            let merged = &done.merged;
-            let percent = |share: f64| format!("{:.3} % of the weights", 100.0 * share);
-            let rows = [
-                ("merged", done.out.display().to_string()),
-                (
-                    "matrices",
-                    format!("{} of {} tensors", merged.matrices, merged.tensors),
-                ),
-                ("the adapter changes", percent(merged.change)),
-                (
-                    "rounding changes",
-                    format!(
-                        "{}, {:.3e} at most",
-                        percent(merged.error),
-                        merged.error_max
-                    ),
-                ),
-            ];
-            let mut lines = out::columns(&rows.map(|(name, value)| (name.to_owned(), value)));
-            if merged.error > merged.change {
-                lines.push(
-                    "  rounding changes more than the adapter does: judge both with `translora eval`"
-                        .into(),
-                );
-            }
-            lines
-        })?;
+        let done = pipeline::merge(&*engine, from, &self.out, self.eval.as_deref(), &cancel)?;
+        crate::report(verbosity, &done, || lines(&done))?;
         Ok(Outcome::Done)
     }
+}
+
+fn lines(done: &MergeReport) -> Vec<String> {
+    let merged = &done.merged;
+    let percent = |share: f64| format!("{:.3} % of the weights", 100.0 * share);
+    let mut rows = vec![
+        ("merged", done.out.display().to_string()),
+        (
+            "matrices",
+            format!("{} of {} tensors", merged.matrices, merged.tensors),
+        ),
+        ("the adapter changes", percent(merged.change)),
+        (
+            "rounding changes",
+            format!(
+                "{}, {:.3e} at most",
+                percent(merged.error),
+                merged.error_max
+            ),
+        ),
+    ];
+    match &done.cost {
+        Some(cost) => rows.extend([
+            (
+                "loss",
+                format!(
+                    "{:.4} nats a token, {:.4} with the adapter beside the base",
+                    cost.nll_after, cost.nll_before
+                ),
+            ),
+            (
+                "answers",
+                format!(
+                    "{} of {} are the same{}",
+                    cost.same,
+                    cost.rows,
+                    if cost.by_itself {
+                        ", to questions of this program (--eval takes your rows)"
+                    } else {
+                        ""
+                    }
+                ),
+            ),
+        ]),
+        None => rows.push(("answers", "not compared at a scale other than 1".into())),
+    }
+    let rows = rows.into_iter();
+    let rows: Vec<_> = rows.map(|(name, value)| (name.to_owned(), value)).collect();
+    let mut lines = out::columns(&rows);
+    if merged.error > merged.change {
+        lines.push(
+            "  rounding changes more than the adapter does: judge both with `translora eval`"
+                .into(),
+        );
+    }
+    lines
 }
 
 fn scale(text: &str) -> Result<f32, String> {

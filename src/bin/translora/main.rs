@@ -6,7 +6,8 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::builder::PossibleValue;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 #[cfg(unix)]
 mod adapters;
@@ -156,7 +157,8 @@ fn main() -> ExitCode {
         failure.tell();
         return ExitCode::from(2);
     }
-    let cli = match Cli::try_parse_from(&words) {
+    let parsed = summarized(Cli::command()).try_get_matches_from(&words);
+    let cli = match parsed.and_then(|mut matches| Cli::from_arg_matches_mut(&mut matches)) {
         Ok(cli) => cli,
         Err(error) => match args::not_text(&error, &words) {
             Some(failure) => {
@@ -215,6 +217,66 @@ fn main() -> ExitCode {
     }
 }
 
+/// Widest help of a command. units: columns
+const COLUMNS: usize = 100;
+/// What stands before the help of a flag, besides its name: blanks and a letter.
+const MARGIN: usize = 8;
+
+/// Give each flag one line in `-h`: as much of the first sentence of what `--help` says as fits.
+fn summarized(command: clap::Command) -> clap::Command {
+    let names = command.get_arguments().map(name_columns);
+    let room = COLUMNS.saturating_sub(MARGIN + names.max().unwrap_or_default());
+    command
+        .mut_args(|arg| summary(arg, room))
+        .mut_subcommands(summarized)
+}
+
+/// Columns of `--name <VALUE>`.
+fn name_columns(arg: &clap::Arg) -> usize {
+    let name = arg.get_long().map_or(0, |long| long.len() + 2);
+    let values = arg.get_value_names().unwrap_or_default();
+    name + values.iter().map(|value| value.len() + 3).sum::<usize>()
+}
+
+fn summary(arg: clap::Arg, room: usize) -> clap::Arg {
+    let Some(help) = arg.get_help().map(ToString::to_string) else {
+        return arg;
+    };
+    let mut long = arg
+        .get_long_help()
+        .map_or(help.clone(), ToString::to_string);
+    let values = arg.get_possible_values();
+    let takes_values = arg.get_action().takes_values();
+    if takes_values && !values.is_empty() {
+        let words: Vec<&str> = values.iter().map(PossibleValue::get_name).collect();
+        long += &format!("\n\n[possible values: {}]", words.join(", "));
+    }
+    let mut notes = String::new();
+    if takes_values && let [default] = arg.get_default_values() {
+        notes += &format!(" [default: {}]", default.display());
+    }
+    for alias in arg.get_visible_aliases().unwrap_or_default() {
+        notes += &format!(" [alias: --{alias}]");
+    }
+    let first = help.split_once(". ").map_or(help.as_str(), |all| all.0);
+    let short = clause(first, room.saturating_sub(notes.len())).to_owned();
+    arg.help(short)
+        .long_help(long)
+        .hide_possible_values(takes_values)
+}
+
+/// The clauses of a sentence that fit; the first one in any case.
+fn clause(sentence: &str, room: usize) -> &str {
+    let ends = ["; ", ": ", ", ", " ("].map(|end| sentence.match_indices(end));
+    let ends = ends.into_iter().flatten().map(|(at, _)| &sentence[..at]);
+    let count = |part: &str, sign| part.matches(sign).count();
+    let whole = |part: &&str| count(part, '(') == count(part, ')') && count(part, '`') % 2 == 0;
+    let mut parts: Vec<&str> = ends.filter(whole).chain([sentence]).collect();
+    parts.sort_by_key(|part| part.len());
+    let fits = parts.iter().rfind(|part| part.chars().count() <= room);
+    fits.or(parts.first()).copied().unwrap_or(sentence)
+}
+
 /// Write a report: the object itself with `--json`, else the lines made of it.
 fn report<R: serde::Serialize>(
     verbosity: Verbosity,
@@ -236,6 +298,8 @@ fn report<R: serde::Serialize>(
 mod tests {
     use clap::CommandFactory;
 
+    use super::{COLUMNS, summarized};
+
     /// Commands that not every build has, or that nobody calls.
     const LEFT_OUT: [&str; 4] = ["bench", "gradcheck", "worker", "help"];
 
@@ -244,16 +308,41 @@ mod tests {
         super::Cli::command().debug_assert();
     }
 
+    /// `-h` of each command: a flag, its first sentence and its default on one line.
+    #[test]
+    fn the_short_help_is_one_line_a_flag() {
+        let mut cli = summarized(super::Cli::command());
+        cli.build();
+        let mut long = Vec::new();
+        for command in cli
+            .get_subcommands()
+            .filter(|command| !command.is_hide_set() && command.get_name() != "help")
+        {
+            let help = command
+                .clone()
+                .term_width(COLUMNS)
+                .render_help()
+                .to_string();
+            let (_, flags) = help.split_once("\nOptions:\n").unwrap_or(("", &help));
+            let flags = flags.split("\nExample").next().unwrap_or(flags);
+            let wrong = flags.lines().filter(|line| {
+                line.starts_with(' ') && !line.trim_start().starts_with('-') || line.len() > 100
+            });
+            long.extend(wrong.map(|line| format!("{}: {line}", command.get_name())));
+        }
+        assert!(long.is_empty(), "{}", long.join("\n"));
+    }
+
     /// The help of each command, as the reference has it.
     fn sections() -> Vec<String> {
-        let mut cli = super::Cli::command();
+        let mut cli = summarized(super::Cli::command());
         cli.build();
         let commands = cli.get_subcommands().cloned();
         commands
             .filter(|command| !LEFT_OUT.contains(&command.get_name()))
             .map(|command| {
                 let name = command.get_name().to_owned();
-                let help = command.term_width(100).render_long_help().to_string();
+                let help = command.term_width(COLUMNS).render_long_help().to_string();
                 let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
                 format!(
                     "\n## translora {name}\n\n```text\n{}\n```\n",

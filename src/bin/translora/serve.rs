@@ -37,7 +37,7 @@ pub struct Serve {
     #[arg(long, value_name = "L.gguf:X")]
     lora_scaled: Vec<String>,
 
-    /// Load the adapters of --lora and switch them off for requests that name no adapter
+    /// Switch the adapters of --lora off, for requests that name no adapter
     #[arg(long)]
     lora_init_without_apply: bool,
 
@@ -61,8 +61,7 @@ pub struct Serve {
     )]
     alias: String,
 
-    /// Answer requests for a model that is not there as if they had named none, instead of refusing
-    /// them
+    /// Answer requests for a model that is not there, as if they had named none
     #[arg(long)]
     any_model: bool,
 
@@ -176,15 +175,15 @@ struct Answers {
     #[arg(long, value_name = "N", default_value_t = 40, value_parser = between::<0, 2_147_483_647>, help_heading = "Answers")]
     top_k: usize,
 
-    /// Only the likeliest tokens that have this probability together
+    /// The likeliest tokens with this probability together
     #[arg(long, value_name = "X", default_value_t = 0.95, value_parser = share, help_heading = "Answers")]
     top_p: f32,
 
-    /// Only tokens that have this share of the likeliest one's probability
+    /// Least probability, as a share of the likeliest token's
     #[arg(long, value_name = "X", default_value_t = 0.05, value_parser = share, help_heading = "Answers")]
     min_p: f32,
 
-    /// Above 1: lowers tokens that are there already
+    /// Lowers the logits of tokens that are there already; 1: not at all
     #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = repeat_penalty, help_heading = "Answers")]
     repeat_penalty: f32,
 
@@ -192,11 +191,11 @@ struct Answers {
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(i64).range(-1..=16_777_216), allow_negative_numbers = true, help_heading = "Answers")]
     repeat_last_n: i64,
 
-    /// Taken once from the logit of a token that is there already
+    /// Taken from the logit of a token that is there, once
     #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = penalty, allow_negative_numbers = true, help_heading = "Answers")]
     presence_penalty: f32,
 
-    /// Taken from the logit of a token for each time that it is there
+    /// Taken from the logit of a token that is there, for each time
     #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = penalty, allow_negative_numbers = true, help_heading = "Answers")]
     frequency_penalty: f32,
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use translora_chat::{ChatTemplate, Rendering, TemplateError};
 use translora_llama::{LlamaError, Model};
 
-use crate::engine::chat::{ChatInfo, ChatOptions, variables};
+use crate::engine::chat::{ChatInfo, ChatOptions, THOUGHT, variables};
 use crate::record::{Pair, Prompt, Role, Turn};
 
 /// A model's chat template with what it puts around an answer.
@@ -41,9 +41,6 @@ impl Encoded {
     }
 }
 
-/// What a template writes where the model is to think first, and what ends that.
-const THOUGHT: [&str; 2] = ["<think>", "</think>\n\n"];
-
 /// Stands for the answer while looking for what follows it.
 const MARK: &str = "translora-answer";
 
@@ -53,7 +50,7 @@ impl Chat {
         let [bos, eos] = ends(model);
         let template = ChatTemplate::new(&info.text, &bos, &eos).map_err(|error| refuse(&error))?;
         let rendering = Rendering {
-            kwargs: variables(&template, &options.kwargs),
+            kwargs: variables(&options.kwargs),
             now: options.now,
             ..Rendering::default()
         };

@@ -42,7 +42,7 @@ impl Generate for GgmlModel {
             });
         }
         let longest = jobs.iter().map(|job| job.tokens.len()).max().unwrap_or(0);
-        let model = self.model.clone();
+        let model = self.weights(with)?.clone();
         let mut sampler = Sampler {
             random: (0..count)
                 .map(|i| Rng::new(request.seed.wrapping_add(i as u64), "generate"))
@@ -143,7 +143,7 @@ impl Label for GgmlModel {
     ) -> Result<Vec<Answer>, EngineError> {
         let (prefix, jobs) = self.prompts(prompts)?;
         let longest = jobs.iter().map(|job| job.tokens.len()).max().unwrap_or(0);
-        let model = self.model.clone();
+        let model = self.weights(with)?.clone();
         let mut greedy = Greedy {
             starts: jobs.iter().map(|job| job.outputs_from).collect(),
             tokens: vec![Vec::new(); jobs.len()],
@@ -469,7 +469,7 @@ impl GgmlModel {
             tokens: Vec::new(),
             course: Course::Same,
         };
-        let model = self.model.clone();
+        let model = self.weights(with)?.clone();
         let rows = targets.into_iter().map(row).collect();
         let mut examiner = Examiner {
             rows,

@@ -7,13 +7,32 @@ use std::io::Write;
 use std::path::Path;
 
 use translora_gguf::limits::MODEL_HEADER_BYTES_MAX;
-use translora_gguf::{Gguf, GgufError, Parts, Tensor, Writer, dequantize};
+use translora_gguf::{Gguf, GgufError, Parts, Tensor, TensorKind, Writer, dequantize};
 use translora_llama::{Dtype, map_file};
-use translora_lora::{Base, Lora, LoraError, Pair, gguf_path};
+use translora_lora::{Base, Lora, LoraError, MAGNITUDE, Pair, merging_path};
 
 use super::of_path;
 use crate::engine::{EngineError, Merged};
 use crate::record::Cancel;
+
+/// Which type an adapted matrix is written in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kinds {
+    /// The type that it has in the base.
+    OfBase,
+    /// At least 8 bits, so that little of the adapter is lost.
+    Fine,
+}
+
+impl Kinds {
+    fn of(self, tensor: &Tensor) -> TensorKind {
+        match tensor.kind {
+            kind @ (TensorKind::F32 | TensorKind::F16 | TensorKind::BF16) => kind,
+            _ if self == Self::Fine => TensorKind::Q8_0,
+            kind => kind,
+        }
+    }
+}
 
 /// Elements that a thread turns into floats at a time.
 const PIECE_ELEMENTS: usize = 1 << 16;
@@ -25,6 +44,8 @@ struct Change {
     a: Vec<f32>,
     b: Vec<f32>,
     rank: usize,
+    /// DoRA's lengths of the rows.
+    magnitude: Option<Vec<f32>>,
     /// Rows of one expert.
     rows: usize,
     scale: f32,
@@ -57,7 +78,7 @@ impl From<GgufError> for Stop {
 pub(super) fn merge(
     base: &Path,
     adapter: &Path,
-    scale: f32,
+    (scale, kinds): (f32, Kinds),
     out: &mut dyn Write,
     (threads, cancel): (usize, &Cancel),
 ) -> Result<Merged, EngineError> {
@@ -67,17 +88,17 @@ pub(super) fn merge(
     };
     let unfit = |error: LoraError| EngineError::of_adapter(adapter.to_owned(), error);
     let parts = Parts::open(base, MODEL_HEADER_BYTES_MAX).map_err(file)?;
-    let adapter_file = gguf_path(adapter, base).map_err(unfit)?;
+    let adapter_file = merging_path(adapter, base).map_err(unfit)?;
     let bytes = map_file(&adapter_file).map_err(|error| of_path(&adapter_file, error))?;
     let gguf = Gguf::parse(&bytes).map_err(|error| unfit(error.into()))?;
-    let lora = Lora::of(&gguf).map_err(unfit)?;
+    let lora = Lora::for_merging(&gguf).map_err(unfit)?;
     lora.fits(&Base::of(&parts)).map_err(unfit)?;
     let mut changes = HashMap::new();
     for pair in lora.pairs() {
         let change = Change::of(&gguf, pair, scale * lora.alpha()).map_err(|e| unfit(e.into()))?;
         changes.insert(pair.matrix.as_str(), change);
     }
-    refuse_types(base, &parts, &changes)?;
+    refuse_types(base, &parts, &changes, kinds)?;
     let mut maps = HashMap::new();
     for path in parts.paths() {
         let map = map_file(path).map_err(|error| of_path(path, error))?;
@@ -95,11 +116,16 @@ pub(super) fn merge(
         let Some(change) = changes.get(tensor.name.as_str()) else {
             return Ok(bytes.into());
         };
-        let (bytes, more) = merged(tensor, bytes, change, threads).map_err(Stop::Engine)?;
+        let to = Dtype::of_kind(kinds.of(tensor));
+        let (bytes, more) = merged((tensor, to), bytes, change, threads).map_err(Stop::Engine)?;
         sums.add(more);
         Ok(bytes.into())
     };
-    let written = planned(&parts).write_each(out, data);
+    let kind = |tensor: &Tensor| match changes.get(tensor.name.as_str()) {
+        Some(_) => kinds.of(tensor),
+        None => tensor.kind,
+    };
+    let written = planned(&parts, kind).write_each(out, data);
     written.map_err(|stop| match stop {
         Stop::Engine(error) => error,
         Stop::Gguf(GgufError::Io(error)) => EngineError::Output(error),
@@ -107,6 +133,7 @@ pub(super) fn merge(
     })?;
     let share = |sum: f64| (sum / sums.weights.max(f64::MIN_POSITIVE)).sqrt();
     Ok(Merged {
+        dora: changes.values().any(|change| change.magnitude.is_some()),
         matrices: changes.len(),
         tensors: parts.tensors().len(),
         change: share(sums.changes),
@@ -116,7 +143,7 @@ pub(super) fn merge(
 }
 
 /// The file that is written: one, also where the base is split.
-fn planned(parts: &Parts) -> Writer<'static> {
+fn planned(parts: &Parts, kind: impl Fn(&Tensor) -> TensorKind) -> Writer<'static> {
     let mut writer = Writer::new();
     for (key, value) in parts.metadata() {
         if !key.starts_with("split.") {
@@ -124,7 +151,7 @@ fn planned(parts: &Parts) -> Writer<'static> {
         }
     }
     for tensor in parts.tensors() {
-        writer.later(tensor.name.as_str(), tensor.kind, &tensor.shape);
+        writer.later(tensor.name.as_str(), kind(tensor), &tensor.shape);
     }
     writer
 }
@@ -134,12 +161,16 @@ fn refuse_types(
     base: &Path,
     parts: &Parts,
     changes: &HashMap<&str, Change>,
+    kinds: Kinds,
 ) -> Result<(), EngineError> {
     let changed = |tensor: &&Tensor| changes.contains_key(tensor.name.as_str());
     for tensor in parts.tensors().iter().filter(changed) {
         let row = tensor.shape.first().copied().unwrap_or(1) as usize;
         let zeros = vec![0.0; row];
-        if Dtype::of_kind(tensor.kind).from_f32(&zeros, row).is_err() {
+        if Dtype::of_kind(kinds.of(tensor))
+            .from_f32(&zeros, row)
+            .is_err()
+        {
             return Err(EngineError::Unmergeable {
                 path: base.to_owned(),
                 reason: format!(
@@ -169,10 +200,13 @@ impl Change {
             (b, a) = (a, turned);
             rows = b.len() / rank;
         }
+        let magnitude = gguf.tensor(&format!("{}{MAGNITUDE}", pair.matrix));
+        let magnitude = magnitude.map(|rows| dequantize(rows.kind, gguf.data(rows)));
         Ok(Self {
             a,
             b,
             rank,
+            magnitude: magnitude.transpose()?,
             rows,
             scale: scale / rank as f32,
         })
@@ -189,12 +223,34 @@ impl Change {
                 *to += factor * from;
             }
         }
-        let mut sum = 0.0;
-        for (weight, change) in weights.iter_mut().zip(change) {
+        for (weight, change) in weights.iter_mut().zip(change.iter()) {
             *weight += *change;
-            sum += f64::from(*change).powi(2);
         }
-        sum
+        self.stretch(row, weights, change);
+        change.iter().map(|change| f64::from(*change).powi(2)).sum()
+    }
+
+    /// Gives a row of the sum the length that DoRA learnt for it.
+    ///
+    /// source: PEFT, `DoraLinearLayer`: magnitude · (W + scale · B A) / ‖W + scale · B A‖ by rows
+    fn stretch(&self, row: usize, weights: &mut [f32], change: &mut [f32]) {
+        let Some(length) = self.magnitude.as_ref().and_then(|rows| rows.get(row)) else {
+            return;
+        };
+        let norm = weights
+            .iter()
+            .map(|weight| f64::from(*weight).powi(2))
+            .sum::<f64>()
+            .sqrt();
+        if norm == 0.0 {
+            return;
+        }
+        let factor = (f64::from(*length) / norm) as f32;
+        for (weight, change) in weights.iter_mut().zip(change) {
+            let before = *weight - *change;
+            *weight *= factor;
+            *change = *weight - before;
+        }
     }
 }
 
@@ -209,7 +265,7 @@ impl Sums {
 
 /// Merges one matrix, on several threads.
 fn merged(
-    tensor: &Tensor,
+    (tensor, to): (&Tensor, Dtype),
     bytes: &[u8],
     change: &Change,
     threads: usize,
@@ -219,7 +275,8 @@ fn merged(
     let row_bytes = kind.row_bytes(row);
     let rows = bytes.len() / row_bytes;
     let each = rows.div_ceil(threads.max(1)).max(1);
-    let work = |(number, bytes): (usize, &[u8])| some_rows(kind, row, bytes, number * each, change);
+    let work =
+        |(number, bytes): (usize, &[u8])| some_rows((kind, to), row, bytes, number * each, change);
     let pieces = bytes.chunks(each * row_bytes).enumerate();
     let done: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> = pieces
@@ -241,7 +298,7 @@ fn merged(
 }
 
 fn some_rows(
-    kind: Dtype,
+    (kind, to): (Dtype, Dtype),
     row: usize,
     bytes: &[u8],
     first: usize,
@@ -261,10 +318,10 @@ fn some_rows(
             let row = first + piece * at_once + n;
             sums.changes += change.add(row, values, &mut delta);
         }
-        let made = kind.from_f32(&values, row).map_err(internal)?;
+        let made = to.from_f32(&values, row).map_err(internal)?;
         let mut back = vec![0.0; row];
-        for (values, bytes) in values.chunks(row).zip(made.chunks(row_bytes)) {
-            kind.to_f32(bytes, &mut back).map_err(internal)?;
+        for (values, bytes) in values.chunks(row).zip(made.chunks(to.row_bytes(row))) {
+            to.to_f32(bytes, &mut back).map_err(internal)?;
             for (value, back) in values.iter().zip(&back) {
                 let error = f64::from(value - back).abs();
                 sums.weights += f64::from(*value).powi(2);

@@ -10,11 +10,12 @@ use std::sync::{Arc, OnceLock};
 
 use translora_gguf::limits::MODEL_HEADER_BYTES_MAX;
 use translora_gguf::{FileError, Parts};
-use translora_llama::{
-    Adapter, Backend, Context, ContextParams, Kernel, LlamaError, ModelParams, map_file,
-};
+use translora_llama::{Backend, Context, ContextParams, Kernel, LlamaError, ModelParams, map_file};
+use translora_lora::{Foreign, LoraError};
 
 use self::chat::Chat;
+use self::merge::Kinds;
+use self::weights::Loaded;
 use super::chat::MODEL_KEY;
 use super::host::Hosted;
 use super::{
@@ -33,6 +34,7 @@ mod merge;
 mod softmax;
 mod teach;
 mod train;
+mod weights;
 
 /// Tokens of context when nobody says and the model could do more.
 const CONTEXT_DEFAULT: usize = 4096;
@@ -96,6 +98,19 @@ impl GgmlEngine {
 }
 
 impl Engine for GgmlEngine {
+    fn same_words(&self, base: &Path, adapter: &Path) -> Result<(), EngineError> {
+        let unfit = |error: LoraError| EngineError::of_adapter(adapter.to_owned(), error);
+        let foreign = Foreign::find(adapter).map_err(unfit)?;
+        if !foreign.is_some_and(|foreign| foreign.has_tokenizer()) {
+            return Ok(());
+        }
+        let model = translora_llama::Model::load(self.backend, base, &params(&weights::mapped()))
+            .map_err(|error| of_path(base, error))?;
+        model
+            .same_words(adapter)
+            .map_err(|error| of_path(adapter, error))
+    }
+
     fn merge(
         &self,
         base: &Path,
@@ -105,7 +120,13 @@ impl Engine for GgmlEngine {
         cancel: &Cancel,
     ) -> Result<Merged, EngineError> {
         let threads = num_cpus::get_physical();
-        merge::merge(base, adapter, scale, out, (threads, cancel))
+        merge::merge(
+            base,
+            adapter,
+            (scale, Kinds::OfBase),
+            out,
+            (threads, cancel),
+        )
     }
 
     fn version(&self) -> String {
@@ -133,6 +154,17 @@ impl Engine for GgmlEngine {
     }
 }
 
+/// How llama.cpp is to load the weights.
+fn params(options: &OpenOptions) -> ModelParams {
+    ModelParams {
+        gpu_layers: options.gpu_layers,
+        device: options.device.clone(),
+        mmap: !options.memory.no_mmap,
+        mlock: options.memory.mlock,
+        repack: options.repack,
+    }
+}
+
 /// Load a plain decoder model that has a tokenizer, and say what it is.
 fn load(
     backend: Backend,
@@ -144,14 +176,7 @@ fn load(
         reason,
     };
     let hash = hash_of_parts(base)?;
-    let params = ModelParams {
-        gpu_layers: options.gpu_layers,
-        device: options.device.clone(),
-        mmap: !options.memory.no_mmap,
-        mlock: options.memory.mlock,
-        repack: options.repack,
-    };
-    let model = translora_llama::Model::load(backend, base, &params)
+    let model = translora_llama::Model::load(backend, base, &params(options))
         .map_err(|error| of_path(base, error))?;
     if let Some(reason) = model.unusual() {
         return Err(refuse(format!(
@@ -219,7 +244,9 @@ pub(crate) struct GgmlModel {
     model: translora_llama::Model,
     chat: Chat,
     info: ModelInfo,
-    adapters: Vec<Adapter>,
+    adapters: Vec<Loaded>,
+    /// The weights are those of this file, a copy with DoRA in it, and not of the base's own.
+    copy: Option<PathBuf>,
     context: Option<Context>,
     active: With,
     threads: u32,
@@ -249,6 +276,7 @@ impl GgmlModel {
             chat,
             info,
             adapters: Vec::new(),
+            copy: None,
             context: None,
             active: With::Base,
             threads,
@@ -289,6 +317,7 @@ impl GgmlModel {
         kernel: Option<Kernel>,
         with: With,
     ) -> Result<&mut Context, EngineError> {
+        self.weights(with)?;
         self.context
             .take_if(|context| context.params().kernel != kernel);
         if self.context.is_none() {
@@ -310,20 +339,16 @@ impl GgmlModel {
             );
             self.active = With::Base;
         }
+        let changed = self.active != with;
+        let chosen = match with {
+            With::Adapter(AdapterId(index)) if changed => self.beside(index)?,
+            With::Base | With::Adapter(_) => None,
+        };
         let Some(context) = self.context.as_mut() else {
             return Err(EngineError::Internal("no context".into()));
         };
-        if self.active != with {
-            let chosen = match with {
-                With::Base => Vec::new(),
-                With::Adapter(AdapterId(index)) => {
-                    let adapter = self
-                        .adapters
-                        .get(index)
-                        .ok_or_else(|| EngineError::Internal(format!("adapter {index}")))?;
-                    vec![(adapter.clone(), 1.0)]
-                }
-            };
+        if changed {
+            let chosen: Vec<_> = chosen.map(|adapter| (adapter, 1.0)).into_iter().collect();
             context.set_adapters(&chosen).map_err(internal)?;
             self.active = with;
         }
@@ -342,10 +367,11 @@ impl Model for GgmlModel {
     }
 
     fn attach(&mut self, adapter: &Path) -> Result<AdapterId, EngineError> {
-        let loaded =
-            Adapter::load(&self.model, adapter).map_err(|error| of_path(adapter, error))?;
-        self.adapters.push(loaded);
-        Ok(AdapterId(self.adapters.len() - 1))
+        self.load_adapter(adapter)
+    }
+
+    fn copies(&self) -> Vec<&Path> {
+        self.copies().collect()
     }
 
     fn examine(

@@ -15,7 +15,7 @@ use translora_train::{
 use super::{GgmlModel, internal};
 use crate::engine::{
     EngineError, LoraSpec, MemoryPlan, Objective, SoftLabels, StepReport, Train, Trainer,
-    TrainerInfo,
+    TrainerInfo, With,
 };
 use crate::record::Pair;
 
@@ -29,6 +29,7 @@ impl Train for GgmlModel {
     fn trainer(&mut self, spec: &LoraSpec) -> Result<Box<dyn Trainer + '_>, EngineError> {
         // Inference memory is of no use meanwhile.
         self.context = None;
+        self.weights(With::Base)?;
         let shape = &spec.shape;
         let optimizer = AdamW {
             beta1: spec.beta1,

@@ -7,7 +7,6 @@ use axum::response::sse::{self, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, stream};
 use serde::Serialize;
-use serde_json::{Value, json};
 
 use super::App;
 use super::submit::Pending;
@@ -99,60 +98,7 @@ pub(super) fn piece(app: &App, token: Token) -> String {
     String::from_utf8_lossy(&app.host.piece(token, true)).into_owned()
 }
 
-/// Tokens with their probabilities, as OpenAI's chat and llama-server's completions have them.
-/// `ids`: llama-server's number too.
-pub(super) fn probabilities(app: &App, drawn: &[Drawn], ids: bool) -> Vec<Value> {
-    let one = |token: Token, logprob: f64| {
-        let text = app.host.piece(token, true);
-        let mut object = json!({ "token": String::from_utf8_lossy(&text), "logprob": finite(logprob), "bytes": text });
-        if ids {
-            object["id"] = token.into();
-        }
-        object
-    };
-    let all = |drawn: &Drawn| {
-        let mut object = one(drawn.token, drawn.log_probability);
-        object["top_logprobs"] = drawn
-            .top
-            .iter()
-            .map(|(token, logprob)| one(*token, *logprob))
-            .collect();
-        object
-    };
-    drawn.iter().map(all).collect()
-}
-
 /// JSON has no infinity.
 pub(super) fn finite(logprob: f64) -> f64 {
     logprob.max(-9999.0)
-}
-
-/// Counts as OpenAI has them.
-pub(super) fn usage(done: &Done) -> Value {
-    json!({
-        "prompt_tokens": done.prompt_tokens,
-        "completion_tokens": done.tokens,
-        "total_tokens": done.prompt_tokens + done.tokens,
-        "prompt_tokens_details": { "cached_tokens": done.cached },
-    })
-}
-
-/// Times as llama-server has them.
-pub(super) fn timings(done: &Done) -> Value {
-    let per = |a: f64, b: f64| if b > 0.0 { a / b } else { 0.0 };
-    let (read, said) = (
-        (done.prompt_tokens - done.cached) as f64,
-        done.tokens as f64,
-    );
-    json!({
-        "cache_n": done.cached,
-        "prompt_n": read as u64,
-        "prompt_ms": done.prompt_ms,
-        "prompt_per_token_ms": per(done.prompt_ms, read),
-        "prompt_per_second": per(1e3 * read, done.prompt_ms),
-        "predicted_n": done.tokens,
-        "predicted_ms": done.answer_ms,
-        "predicted_per_token_ms": per(done.answer_ms, said),
-        "predicted_per_second": per(1e3 * said, done.answer_ms),
-    })
 }

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::answer::{Whole, event, named, probabilities, streamed, timings, whole};
+use super::answer::{Whole, event, named, streamed, whole};
+use super::generated::{
+    Completed, Completion, CompletionEvent, CompletionPart, Completions, DrawnToken, Settings,
+};
 use super::openapi::{DetokenizeBody, LlamaCompletionBody, TemplateBody, TokenizeBody};
 use super::options::{Options, chosen, json_of, known};
 use super::prompt::{conversation, prompts};
@@ -45,6 +47,41 @@ pub(super) struct Slot {
     n_held: usize,
     /// The adapters that it decodes under.
     generation: String,
+}
+
+/// What the server was started with.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Props {
+    /// Of requests that say nothing else.
+    default_generation_settings: Defaults,
+    total_slots: usize,
+    model_path: String,
+    /// What requests call the base.
+    model_alias: String,
+    /// Of the base.
+    chat_template: String,
+    /// The token that texts begin with; empty where there is none.
+    bos_token: String,
+    modalities: Modalities,
+    /// The program and its version.
+    build_info: &'static str,
+}
+
+/// What holds for requests that say nothing else.
+#[derive(Debug, Serialize, ToSchema)]
+struct Defaults {
+    /// Tokens of one slot.
+    n_ctx: usize,
+    params: Settings,
+}
+
+/// What the model can read besides text: nothing.
+#[derive(Debug, Serialize, ToSchema)]
+struct Modalities {
+    /// False.
+    vision: bool,
+    /// False.
+    audio: bool,
 }
 
 /// Tokens of a text.
@@ -104,7 +141,7 @@ pub(super) async fn health(State(app): Shared) -> Result<Response, ApiError> {
 
 /// What the server was started with
 #[utoipa::path(get, path = "/props", tag = "llama-server", responses(
-    (status = 200, description = "Settings, the model, its chat template.", body = Value),
+    (status = 200, description = "Settings, the model, its chat template.", body = Props),
 ))]
 pub(super) async fn props(State(app): Shared) -> Response {
     let info = app.host.info();
@@ -112,20 +149,25 @@ pub(super) async fn props(State(app): Shared) -> Response {
         seed: app.config.seed.unwrap_or(u32::MAX),
         ..app.config.sampling.clone()
     };
-    let params = settings(&sampling, &[], app.config.tokens_max);
     let text = |token: Option<Token>| {
         token.map(|token| String::from_utf8_lossy(&app.host.piece(token, true)).into_owned())
     };
-    axum::Json(json!({
-        "default_generation_settings": { "n_ctx": info.context, "params": params },
-        "total_slots": app.config.slots,
-        "model_path": shown(&info.path),
-        "model_alias": app.name,
-        "chat_template": app.host.chat().info().text,
-        "bos_token": text(app.host.bos()).unwrap_or_default(),
-        "modalities": { "vision": false, "audio": false },
-        "build_info": concat!("translora ", env!("CARGO_PKG_VERSION")),
-    }))
+    axum::Json(Props {
+        default_generation_settings: Defaults {
+            n_ctx: info.context,
+            params: Settings::new(&sampling, &[], app.config.tokens_max),
+        },
+        total_slots: app.config.slots,
+        model_path: shown(&info.path),
+        model_alias: app.name.clone(),
+        chat_template: app.host.chat().info().text.clone(),
+        bos_token: text(app.host.bos()).unwrap_or_default(),
+        modalities: Modalities {
+            vision: false,
+            audio: false,
+        },
+        build_info: concat!("translora ", env!("CARGO_PKG_VERSION")),
+    })
     .into_response()
 }
 
@@ -224,7 +266,7 @@ pub(super) async fn apply_template(
 #[utoipa::path(post, path = "/completion", tag = "llama-server",
     request_body = LlamaCompletionBody, responses(
     (status = 200, description = "The answer; a stream where it is requested.", content(
-        (Value = "application/json"), (Value = "text/event-stream"))),
+        (Completions = "application/json"), (CompletionEvent = "text/event-stream"))),
     (status = 404, description = "No model is called so.", body = ErrorBody),
 ))]
 pub(super) async fn completion(State(app): Shared, request: Request) -> Result<Response, ApiError> {
@@ -254,24 +296,21 @@ pub(super) async fn completion(State(app): Shared, request: Request) -> Result<R
     let mut answers = Vec::new();
     for (index, pending) in pending.iter_mut().enumerate() {
         let Whole { text, drawn, done } = whole(pending).await?;
-        let mut answer = closing(&app, &options, &pending.prompt, &done, &text);
-        answer["index"] = index.into();
-        answer["content"] = text.into();
-        answer["tokens"] = if shape.tokens {
-            drawn.iter().map(|drawn| drawn.token).collect()
-        } else {
-            json!([])
+        let tokens = drawn.iter().filter(|_| shape.tokens);
+        let answer = Completion {
+            index,
+            tokens: tokens.map(|drawn| drawn.token).collect(),
+            completion_probabilities: probabilities(&app, &options, &drawn),
+            ..closing(&app, &options, &pending.prompt, &done, text)
         };
-        add_probabilities(&app, &options, &drawn, &mut answer);
         answers.push(shape.chosen(answer));
     }
-    let whole = if many {
-        answers.into()
-    } else {
-        answers.pop().unwrap_or_default()
+    let answer = match answers.pop() {
+        Some(answer) if !many => Completions::One(answer),
+        last => Completions::Many(answers.into_iter().chain(last).collect()),
     };
     let generation = generation(&options.with.key);
-    Ok(named(&options.model, &generation, axum::Json(whole)))
+    Ok(named(&options.model, &generation, axum::Json(answer)))
 }
 
 /// What of an answer a client wants to see.
@@ -282,27 +321,24 @@ struct Shape {
 
 impl Shape {
     /// `"generation_settings/seed"` takes a field of an object out of it.
-    fn chosen(&self, answer: Value) -> Value {
+    fn chosen(&self, answer: Completion) -> Completed {
         if self.fields.is_empty() {
-            return answer;
+            return Completed::Whole(Box::new(answer));
         }
+        let answer = serde_json::to_value(answer).unwrap_or_default();
         let find = |path: &String| {
-            answer
-                .pointer(&format!("/{path}"))
-                .map(|value| (path.clone(), value.clone()))
+            let value = answer.pointer(&format!("/{path}"))?;
+            Some((path.clone(), value.clone()))
         };
-        self.fields
-            .iter()
-            .filter_map(find)
-            .collect::<serde_json::Map<_, _>>()
-            .into()
+        Completed::Chosen(self.fields.iter().filter_map(find).collect())
     }
 }
 
-fn add_probabilities(app: &App, options: &Options, drawn: &[Drawn], answer: &mut Value) {
-    if options.alternatives.is_some() {
-        answer["completion_probabilities"] = probabilities(app, drawn, true).into();
-    }
+/// Of each token, where they are requested.
+fn probabilities(app: &App, options: &Options, drawn: &[Drawn]) -> Option<Vec<DrawnToken>> {
+    let one = |drawn: &Drawn| DrawnToken::new(app, drawn, true);
+    let wanted = options.alternatives.is_some();
+    wanted.then(|| drawn.iter().map(one).collect())
 }
 
 fn stream(app: &Arc<App>, options: Options, shape: Shape, pending: Pending) -> Response {
@@ -310,60 +346,56 @@ fn stream(app: &Arc<App>, options: Options, shape: Shape, pending: Pending) -> R
     streamed(pending, None, move |received| match received {
         Event::Piece { text, drawn } => {
             said.push_str(text);
-            let tokens: Vec<Token> = drawn.iter().map(|drawn| drawn.token).collect();
-            let mut piece = json!({ "index": 0, "content": text, "tokens": tokens, "stop": false });
-            add_probabilities(&app, &options, drawn, &mut piece);
-            vec![event(&piece)]
+            vec![event(&CompletionEvent::Part(CompletionPart {
+                index: 0,
+                content: text.clone(),
+                tokens: drawn.iter().map(|drawn| drawn.token).collect(),
+                stop: false,
+                completion_probabilities: probabilities(&app, &options, drawn),
+            }))]
         }
         Event::Done(done) => {
-            let mut last = closing(&app, &options, &prompt, done, &said);
-            last["content"] = "".into();
-            last["tokens"] = json!([]);
-            vec![event(&shape.chosen(last))]
+            let last = closing(&app, &options, &prompt, done, std::mem::take(&mut said));
+            let last = shape.chosen(Completion {
+                content: String::new(),
+                ..last
+            });
+            vec![event(&CompletionEvent::End(last))]
         }
         Event::Failed(_) => Vec::new(),
     })
 }
 
-/// What is said of an answer at its end.
-fn closing(app: &App, options: &Options, prompt: &[Token], done: &Done, said: &str) -> Value {
-    let (kind, word) = match &done.end {
-        End::Model => ("eos", ""),
-        End::Word(word) => ("word", word.as_str()),
-        End::Limit => ("limit", ""),
+/// An answer at its end, without its tokens.
+fn closing(
+    app: &App,
+    options: &Options,
+    prompt: &[Token],
+    done: &Done,
+    content: String,
+) -> Completion {
+    let word = match &done.end {
+        End::Word(word) => word.clone(),
+        End::Model | End::Limit => String::new(),
     };
-    json!({
-        "index": 0,
-        "id_slot": done.slot,
-        "stop": true,
-        "model": options.model,
-        "generation": generation(&options.with.key),
-        "tokens_predicted": done.tokens,
-        "tokens_evaluated": done.prompt_tokens,
-        "tokens_cached": done.prompt_tokens + done.tokens.saturating_sub(1),
-        "generation_settings": settings(&options.sampling, &options.stops, options.tokens_max),
-        "prompt": text(app, prompt),
-        "has_new_line": said.contains('\n'),
-        "truncated": done.truncated,
-        "stop_type": kind,
-        "stopping_word": word,
-        "timings": timings(done),
-    })
-}
-
-fn settings(sampling: &Sampling, stops: &[String], tokens_max: Option<usize>) -> Value {
-    json!({
-        "seed": sampling.seed,
-        "temperature": sampling.temperature,
-        "top_k": sampling.top_k,
-        "top_p": sampling.top_p,
-        "min_p": sampling.min_p,
-        "repeat_last_n": sampling.repeat_last_n,
-        "repeat_penalty": sampling.repeat_penalty,
-        "presence_penalty": sampling.presence_penalty,
-        "frequency_penalty": sampling.frequency_penalty,
-        "stop": stops,
-        "n_predict": tokens_max.map_or(json!(-1), Value::from),
-        "max_tokens": tokens_max.map_or(json!(-1), Value::from),
-    })
+    Completion {
+        index: 0,
+        has_new_line: content.contains('\n'),
+        content,
+        tokens: Vec::new(),
+        id_slot: done.slot,
+        stop: true,
+        model: options.model.clone(),
+        generation: generation(&options.with.key),
+        tokens_predicted: done.tokens,
+        tokens_evaluated: done.prompt_tokens,
+        tokens_cached: done.prompt_tokens + done.tokens.saturating_sub(1),
+        generation_settings: Settings::new(&options.sampling, &options.stops, options.tokens_max),
+        prompt: text(app, prompt),
+        truncated: done.truncated,
+        stop_type: (&done.end).into(),
+        stopping_word: word,
+        timings: done.into(),
+        completion_probabilities: None,
+    }
 }

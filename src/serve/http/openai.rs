@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse, Response, sse};
 use serde::Serialize;
-use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::answer::{
-    Whole, end_of_stream, event, finite, named, piece, probabilities, streamed, timings, usage,
-    whole,
+use super::answer::{Whole, end_of_stream, event, named, streamed, whole};
+use super::generated::{
+    Answer, ChatChoice, ChatPart, ChatProbabilities, Chunk, Delta, FinishReason, Reply, TextChoice,
+    TextProbabilities,
 };
 use super::openapi::{ChatBody, CompletionBody};
 use super::options::{Options, raw, short};
@@ -25,8 +25,7 @@ use crate::engine::host::Conversations;
 use crate::record::ContentHash;
 use crate::serve::error::ApiError;
 use crate::serve::live::generation;
-use crate::serve::sampler::Drawn;
-use crate::serve::slots::{End, Event};
+use crate::serve::slots::{Done, End, Event};
 
 /// What `system_fingerprint` says.
 const FINGERPRINT: &str = concat!("b-translora-", env!("CARGO_PKG_VERSION"));
@@ -189,10 +188,6 @@ fn listed(app: &App) -> Vec<Model> {
         .collect()
 }
 
-fn reason(end: &End) -> &'static str {
-    if *end == End::Limit { "length" } else { "stop" }
-}
-
 /// What all objects of one response begin with.
 #[derive(Clone)]
 struct Frame {
@@ -215,18 +210,47 @@ impl Frame {
         }
     }
 
-    fn with(&self, choices: &Value) -> Value {
-        json!({
-            "id": self.id, "object": self.object, "created": self.created, "model": self.model, "system_fingerprint": FINGERPRINT,
-            "generation": self.generation, "choices": choices,
-        })
+    fn answer<C>(self, choices: Vec<C>, done: &Done) -> Answer<C> {
+        Answer {
+            id: self.id,
+            object: self.object,
+            created: self.created,
+            model: self.model,
+            system_fingerprint: FINGERPRINT,
+            generation: self.generation,
+            choices,
+            usage: done.into(),
+            timings: done.into(),
+        }
     }
 
-    fn counted(&self, choices: &Value, done: &crate::serve::slots::Done) -> Value {
-        let mut object = self.with(choices);
-        object["usage"] = usage(done);
-        object["timings"] = timings(done);
-        object
+    fn chunk<C>(&self, choices: Vec<C>) -> Chunk<C> {
+        Chunk {
+            id: self.id.clone(),
+            object: self.object,
+            created: self.created,
+            model: self.model.clone(),
+            system_fingerprint: FINGERPRINT,
+            generation: self.generation.clone(),
+            choices,
+            usage: None,
+            timings: None,
+        }
+    }
+
+    /// The events that end a stream: the last choice, the counts where they are requested.
+    fn end<C: Serialize>(&self, last: C, usage: bool, done: &Done) -> Vec<sse::Event> {
+        let (mut last, timings) = (self.chunk(vec![last]), Some(done.into()));
+        if !usage {
+            last.timings = timings;
+            return vec![event(&last), end_of_stream()];
+        }
+        let counts = Chunk::<C> {
+            usage: Some(done.into()),
+            timings,
+            ..self.chunk(Vec::new())
+        };
+        vec![event(&last), event(&counts), end_of_stream()]
     }
 }
 
@@ -234,7 +258,7 @@ impl Frame {
 #[utoipa::path(post, path = "/v1/chat/completions", tag = "OpenAI", request_body = ChatBody,
     responses(
     (status = 200, description = "The answer; a stream where it is requested.", content(
-        (Value = "application/json"), (Value = "text/event-stream"))),
+        (Answer<ChatChoice> = "application/json"), (Chunk<ChatPart> = "text/event-stream"))),
     (status = 404, description = "No model is called so.", body = ErrorBody),
 ))]
 pub(super) async fn chat(State(app): Shared, request: Request) -> Result<Response, ApiError> {
@@ -262,16 +286,18 @@ pub(super) async fn chat(State(app): Shared, request: Request) -> Result<Respons
     }
     let frame = Frame::new(&app, "chatcmpl", "chat.completion", &options);
     let Whole { text, drawn, done } = whole(&mut pending).await?;
-    let (mut message, end) = message(&app, &text, calls.as_ref(), &done.end);
-    message["role"] = "assistant".into();
-    let choice = json!([{
-        "index": 0, "message": message, "finish_reason": end,
-        "logprobs": options.alternatives.map(|_| json!({ "content": probabilities(&app, &drawn, false) })),
-    }]);
+    let (message, finish_reason) = message(&app, text, calls.as_ref(), &done.end);
+    let probabilities = || ChatProbabilities::new(&app, &drawn);
+    let choice = ChatChoice {
+        index: 0,
+        message,
+        finish_reason,
+        logprobs: options.alternatives.map(|_| probabilities()),
+    };
     Ok(named(
         &pending.model,
         &pending.generation,
-        axum::Json(frame.counted(&choice, &done)),
+        axum::Json(frame.answer(vec![choice], &done)),
     ))
 }
 
@@ -287,20 +313,25 @@ fn tools(fields: &Chat, common: &Common) -> Result<Option<Tools>, ApiError> {
 }
 
 /// What was said, and why it ends: text or calls.
-fn message(app: &App, text: &str, calls: Option<&Calls>, end: &End) -> (Value, &'static str) {
-    let Some(calls) = calls.filter(|_| *end != End::Limit) else {
-        return (json!({ "content": text }), reason(end));
+fn message(app: &App, text: String, calls: Option<&Calls>, end: &End) -> (Reply, FinishReason) {
+    let said = match calls.filter(|_| *end != End::Limit) {
+        Some(calls) => calls.read(app, text),
+        None => Said::Text(text),
     };
-    match calls.read(app, text) {
-        Said::Text(text) => (json!({ "content": text }), reason(end)),
+    let (content, tool_calls, reason) = match said {
+        Said::Text(text) => (Some(text), None, end.into()),
         Said::Calls { text, calls } => {
             let text = (!text.is_empty()).then_some(text);
-            (
-                json!({ "content": text, "tool_calls": calls }),
-                "tool_calls",
-            )
+            (text, Some(calls), FinishReason::ToolCalls)
         }
-    }
+    };
+    let role = "assistant";
+    let reply = Reply {
+        role,
+        content,
+        tool_calls,
+    };
+    (reply, reason)
 }
 
 /// How many tokens a conversation comes to.
@@ -337,12 +368,11 @@ fn stream_chat(
     calls: Option<Calls>,
 ) -> Response {
     let frame = Frame::new(app, "chatcmpl", "chat.completion.chunk", options);
-    let chunk = |delta: &Value, logprobs: &Value, end: Option<&str>| json!([{ "index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": end }]);
-    let opening = event(&frame.with(&chunk(
-        &json!({ "role": "assistant", "content": null }),
-        &Value::Null,
-        None,
-    )));
+    let opening = event(&frame.chunk(vec![ChatPart::new(Delta {
+        role: Some("assistant"),
+        content: Some(None),
+        tool_calls: None,
+    })]));
     let (app, counts, reported) = (
         Arc::clone(app),
         options.usage,
@@ -355,34 +385,37 @@ fn stream_chat(
             Vec::new()
         }
         Event::Piece { text, drawn } => {
-            let logprobs = if reported {
-                json!({ "content": probabilities(&app, drawn, false) })
-            } else {
-                Value::Null
+            let delta = Delta {
+                content: Some(Some(text.clone())),
+                ..Delta::default()
             };
-            let delta = json!({ "content": text });
-            vec![event(&frame.with(&chunk(&delta, &logprobs, None)))]
+            let part = ChatPart {
+                logprobs: reported.then(|| ChatProbabilities::new(&app, drawn)),
+                ..ChatPart::new(delta)
+            };
+            vec![event(&frame.chunk(vec![part]))]
         }
         Event::Done(done) => {
-            let (mut said, end) = message(&app, &all, calls.as_ref(), &done.end);
-            for (index, call) in said["tool_calls"]
-                .as_array_mut()
-                .into_iter()
-                .flatten()
-                .enumerate()
-            {
-                call["index"] = index.into();
+            let all = std::mem::take(&mut all);
+            let (mut said, reason) = message(&app, all, calls.as_ref(), &done.end);
+            for (index, call) in said.tool_calls.iter_mut().flatten().enumerate() {
+                call.index = Some(index);
             }
+            let said = Delta {
+                role: None,
+                content: Some(said.content),
+                tool_calls: said.tool_calls,
+            };
             let said = calls
                 .is_some()
-                .then(|| event(&frame.with(&chunk(&said, &Value::Null, None))));
-            let mut last = frame.with(&chunk(&json!({}), &Value::Null, Some(end)));
-            if !counts {
-                last["timings"] = timings(done);
-            }
-            let counted = counts.then(|| event(&frame.counted(&json!([]), done)));
-            let events = [said, Some(event(&last)), counted, Some(end_of_stream())];
-            events.into_iter().flatten().collect()
+                .then(|| event(&frame.chunk(vec![ChatPart::new(said)])));
+            let last = ChatPart {
+                finish_reason: Some(reason),
+                ..ChatPart::new(Delta::default())
+            };
+            said.into_iter()
+                .chain(frame.end(last, counts, done))
+                .collect()
         }
         Event::Failed(_) => Vec::new(),
     })
@@ -392,7 +425,7 @@ fn stream_chat(
 #[utoipa::path(post, path = "/v1/completions", tag = "OpenAI", request_body = CompletionBody,
     responses(
     (status = 200, description = "The answer; a stream where it is requested.", content(
-        (Value = "application/json"), (Value = "text/event-stream"))),
+        (Answer<TextChoice> = "application/json"), (Chunk<TextChoice> = "text/event-stream"))),
     (status = 404, description = "No model is called so.", body = ErrorBody),
 ))]
 pub(super) async fn completions(
@@ -431,11 +464,16 @@ pub(super) async fn completions(
     }
     let frame = Frame::new(&app, "cmpl", "text_completion", &options);
     let mut choices = Vec::new();
-    let mut total: Option<crate::serve::slots::Done> = None;
+    let mut total: Option<Done> = None;
     for (index, pending) in pending.iter_mut().enumerate() {
         let Whole { text, drawn, done } = whole(pending).await?;
-        let logprobs = options.alternatives.map(|_| legacy(&app, &drawn, 0));
-        choices.push(json!({ "index": index, "text": text, "finish_reason": reason(&done.end), "logprobs": logprobs }));
+        let probabilities = || TextProbabilities::new(&app, &drawn, 0);
+        choices.push(TextChoice {
+            index,
+            text,
+            finish_reason: Some((&done.end).into()),
+            logprobs: options.alternatives.map(|_| probabilities()),
+        });
         match &mut total {
             Some(total) => {
                 total.prompt_tokens += done.prompt_tokens;
@@ -446,11 +484,9 @@ pub(super) async fn completions(
         }
     }
     let total = total.ok_or_else(|| ApiError::input("there is no prompt"))?;
-    Ok(named(
-        &frame.model,
-        &frame.generation,
-        axum::Json(frame.counted(&choices.into(), &total)),
-    ))
+    let (model, generation) = (frame.model.clone(), frame.generation.clone());
+    let answer = frame.answer(choices, &total);
+    Ok(named(&model, &generation, axum::Json(answer)))
 }
 
 fn stream_completion(app: &Arc<App>, options: &Options, pending: Pending) -> Response {
@@ -461,46 +497,26 @@ fn stream_completion(app: &Arc<App>, options: &Options, pending: Pending) -> Res
         options.alternatives.is_some(),
         0,
     );
-    let chunk = |text: &str, logprobs: &Value, end: Option<&str>| json!([{ "index": 0, "text": text, "logprobs": logprobs, "finish_reason": end }]);
     streamed(pending, None, move |received| match received {
         Event::Piece { text, drawn } => {
-            let logprobs = if reported {
-                legacy(&app, drawn, offset)
-            } else {
-                Value::Null
+            let part = TextChoice {
+                index: 0,
+                text: text.clone(),
+                finish_reason: None,
+                logprobs: reported.then(|| TextProbabilities::new(&app, drawn, offset)),
             };
             offset += text.len();
-            vec![event(&frame.with(&chunk(text, &logprobs, None)))]
+            vec![event(&frame.chunk(vec![part]))]
         }
         Event::Done(done) => {
-            let last = event(&frame.with(&chunk("", &Value::Null, Some(reason(&done.end)))));
-            let counted = counts.then(|| event(&frame.counted(&json!([]), done)));
-            let events = [Some(last), counted, Some(end_of_stream())];
-            events.into_iter().flatten().collect()
+            let last = TextChoice {
+                index: 0,
+                text: String::new(),
+                finish_reason: Some((&done.end).into()),
+                logprobs: None,
+            };
+            frame.end(last, counts, done)
         }
         Event::Failed(_) => Vec::new(),
-    })
-}
-
-/// Probabilities as OpenAI's completions have them.
-fn legacy(app: &App, drawn: &[Drawn], offset: usize) -> Value {
-    let mut at = offset;
-    let mut offsets = Vec::new();
-    for drawn in drawn {
-        offsets.push(at);
-        at += piece(app, drawn.token).len();
-    }
-    let top = |drawn: &Drawn| {
-        drawn
-            .top
-            .iter()
-            .map(|(token, logprob)| (piece(app, *token), finite(*logprob).into()))
-            .collect::<serde_json::Map<_, _>>()
-    };
-    json!({
-        "tokens": drawn.iter().map(|drawn| piece(app, drawn.token)).collect::<Vec<_>>(),
-        "token_logprobs": drawn.iter().map(|drawn| finite(drawn.log_probability)).collect::<Vec<_>>(),
-        "top_logprobs": drawn.iter().map(top).collect::<Vec<_>>(),
-        "text_offset": offsets,
     })
 }

@@ -246,8 +246,57 @@ pub fn openapi() -> Value {
         api.paths.paths.insert(alias.into(), item);
     }
     let mut document = shared::finish(api, TITLE, &OPEN);
-    narrow(&mut document["components"]["schemas"]);
+    let schemas = &mut document["components"]["schemas"];
+    narrow(schemas);
+    name_choices(schemas);
+    events(&mut document["paths"]);
     document
+}
+
+/// The media type of a stream.
+pub(super) const STREAM: &str = "text/event-stream";
+
+/// Say of each stream of objects what its events are: the object or an error as text, and `[DONE]`.
+fn events(paths: &mut Value) {
+    let items = paths.as_object_mut().into_iter().flat_map(Map::values_mut);
+    for operation in
+        items.flat_map(|item| item.as_object_mut().into_iter().flat_map(Map::values_mut))
+    {
+        let Some(schema) =
+            operation.pointer_mut("/responses/200/content/text~1event-stream/schema")
+        else {
+            continue;
+        };
+        if schema.get("$ref").is_none() {
+            continue;
+        }
+        let error = json!({ "$ref": "#/components/schemas/ErrorBody" });
+        let object = json!({
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": { "anyOf": [schema.take(), error] },
+        });
+        *schema = json!({
+            "type": "object",
+            "properties": { "data": { "anyOf": [{ "const": "[DONE]" }, object] } },
+            "required": ["data"],
+        });
+    }
+}
+
+/// Name the schema of choices. utoipa writes what a generic struct holds in its place.
+fn name_choices(schemas: &mut Value) {
+    let all = schemas.clone();
+    let schemas = schemas
+        .as_object_mut()
+        .into_iter()
+        .flat_map(Map::values_mut);
+    for choice in schemas.filter_map(|schema| schema.pointer_mut("/properties/choices/items")) {
+        let mut named = all.as_object().into_iter().flatten();
+        if let Some((name, _)) = named.find(|(_, schema)| *schema == choice) {
+            *choice = json!({ "$ref": format!("#/components/schemas/{name}") });
+        }
+    }
 }
 
 /// Say of schemas what no attribute of a field says.
@@ -289,12 +338,19 @@ fn narrow(schemas: &mut Value) {
     }
 }
 
+static DOCUMENT: LazyLock<Value> = LazyLock::new(openapi);
+
+/// Whether there is a path.
+pub(super) fn has(path: &str) -> bool {
+    DOCUMENT["paths"].get(path).is_some()
+}
+
 /// This document
 #[utoipa::path(get, path = "/openapi.json", tag = "server", responses(
     (status = 200, description = "The document.", body = Value),
 ))]
 pub(super) async fn document() -> Response {
-    static TEXT: LazyLock<String> = LazyLock::new(|| openapi().to_string());
+    static TEXT: LazyLock<String> = LazyLock::new(|| DOCUMENT.to_string());
     let json = [(header::CONTENT_TYPE, "application/json")];
     (json, TEXT.as_str()).into_response()
 }

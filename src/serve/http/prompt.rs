@@ -6,7 +6,7 @@ use super::App;
 use super::options::known;
 use super::schema::{Content, Message, Piece, Prompt, Prompts, Template};
 use super::tools::{self, Tools};
-use crate::engine::host::{Rendering, Token, ToolUse};
+use crate::engine::host::{Rendering, THOUGHT, Token, ToolUse};
 use crate::serve::error::ApiError;
 use crate::serve::live::Choice;
 
@@ -80,6 +80,18 @@ pub(super) fn conversation(
     if fields.messages.is_empty() {
         return Err(ApiError::input("\"messages\" must be a list of messages"));
     }
+    let (continues, opens) = (fields.continue_final_message, fields.add_generation_prompt);
+    if continues == Some(true) && opens == Some(true) {
+        return Err(ApiError::input(
+            "\"add_generation_prompt\" and \"continue_final_message\" exclude each other",
+        ));
+    }
+    let last = fields.messages.last().filter(|_| continues != Some(false));
+    if let Some(field) = last.and_then(more_than_text) {
+        return Err(ApiError::input(format!(
+            "the last message has {field:?}, so its text cannot be gone on with: say \"continue_final_message\": false"
+        )));
+    }
     let chat = with.chat(app.host.chat());
     let native = chat.tool_use();
     let turns = fields
@@ -87,12 +99,6 @@ pub(super) fn conversation(
         .into_iter()
         .map(|message| turn(message, native));
     let mut turns = turns.collect::<Result<Vec<_>, _>>()?;
-    let (continues, opens) = (fields.continue_final_message, fields.add_generation_prompt);
-    if continues == Some(true) && opens == Some(true) {
-        return Err(ApiError::input(
-            "\"add_generation_prompt\" and \"continue_final_message\" exclude each other",
-        ));
-    }
     // An answer that was begun is gone on with.
     let answers = |turn: &Value| turn["role"] == "assistant";
     let begun = turns.pop_if(|turn| answers(turn) && continues != Some(false));
@@ -120,9 +126,29 @@ pub(super) fn conversation(
         kwargs: variables(fields.chat_template_kwargs)?,
         ..Rendering::default()
     };
-    let text = chat.render(&turns.into(), &rendering)?;
-    let begun = begun.as_ref().and_then(|turn| turn["content"].as_str());
-    Ok(text + begun.unwrap_or_default())
+    let mut text = chat.render(&turns.into(), &rendering)?;
+    if let Some(begun) = begun.as_ref().and_then(|turn| turn["content"].as_str()) {
+        // What was begun is an answer, and no thought.
+        let [opened, closed] = THOUGHT;
+        if text.trim_end().ends_with(opened) {
+            text.push_str(closed);
+        }
+        text.push_str(begun);
+    }
+    Ok(text)
+}
+
+/// What an assistant's message has besides its text.
+fn more_than_text(message: &Message) -> Option<&'static str> {
+    let calls = message.tool_calls.as_ref();
+    if message.role != "assistant" {
+        None
+    } else if calls.is_some_and(|calls| !calls.is_empty()) {
+        Some("tool_calls")
+    } else {
+        let thought = message.reasoning_content.as_ref();
+        thought.map(|_| "reasoning_content")
+    }
 }
 
 /// Variables that a request sets. What the template does not read changes nothing.

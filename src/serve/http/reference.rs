@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::body::{ACCEPTED, UNSUPPORTED, names};
-use super::openapi::openapi;
+use super::openapi::{STREAM, openapi};
 use super::schema::Common;
 
 /// The text around the tables.
@@ -125,6 +125,11 @@ fn answered(status: &str, answer: &Value) -> String {
         .filter(|_| status.starts_with('2'))
         .map(|(media, content)| match media.as_str() {
             "application/json" => kind(&content["schema"]),
+            STREAM if content["schema"].get("properties").is_some() => {
+                let event = &content["schema"]["properties"]["data"]["anyOf"][1];
+                let object = kind(&event["contentSchema"]["anyOf"][0]);
+                format!("{} of {object}", code(STREAM))
+            }
             other => code(other),
         })
         .collect();

@@ -308,6 +308,8 @@ pub(super) struct Message {
     pub content: Option<Content>,
     /// Who speaks, or the function that this answers.
     pub name: Option<String>,
+    /// What the assistant thought before it answered, for templates that write it.
+    pub reasoning_content: Option<String>,
     /// What an answer called, as it came.
     #[serde(default)]
     pub tool_calls: Option<Vec<ToolCall>>,

@@ -5,6 +5,7 @@
 use serde_json::{Map, Value, json};
 
 use super::App;
+use super::generated::{Call, FunctionCall};
 use super::schema::{Message, Tool, ToolChoice, ToolMode};
 use crate::engine::host::{CallForm, Conversations, ToolUse};
 use crate::serve::error::ApiError;
@@ -24,7 +25,7 @@ pub(super) enum Said {
     /// Calls, as OpenAI's messages have them, and what was said before.
     Calls {
         text: String,
-        calls: Vec<Value>,
+        calls: Vec<Call>,
     },
     Text(String),
 }
@@ -157,7 +158,7 @@ pub(super) struct Calls {
 
 impl Calls {
     /// Read a finished answer. What the end of the context cut off is text as it stands.
-    pub(super) fn read(&self, app: &App, text: &str) -> Said {
+    pub(super) fn read(&self, app: &App, text: String) -> Said {
         match &self.form {
             Some(form) => self.read_native(app, form, text),
             None => read_json(app, text),
@@ -165,8 +166,8 @@ impl Calls {
     }
 
     /// Calls as the template has them, wherever they begin: a model may say something before.
-    fn read_native(&self, app: &App, form: &CallForm, text: &str) -> Said {
-        let (mut calls, mut before, mut at) = (Vec::new(), text, 0);
+    fn read_native(&self, app: &App, form: &CallForm, text: String) -> Said {
+        let (mut calls, mut before, mut at) = (Vec::new(), text.as_str(), 0);
         while let Some(start) = text[at..].find('{').map(|found| at + found) {
             at = start + 1;
             let mut values = serde_json::Deserializer::from_str(&text[start..]).into_iter::<Json>();
@@ -186,10 +187,10 @@ impl Calls {
                 before = &text[..start];
             }
             at = start + values.byte_offset();
-            calls.push(call(app, name, &arguments.to_string()));
+            calls.push(call(app, name, arguments.to_string()));
         }
         if calls.is_empty() {
-            return Said::Text(text.into());
+            return Said::Text(text);
         }
         // Markup in what opens a call may be there or not, as it is a token of its own.
         let open = form.open.trim();
@@ -205,34 +206,42 @@ impl Calls {
     }
 }
 
-fn read_json(app: &App, text: &str) -> Said {
+fn read_json(app: &App, text: String) -> Said {
     let Ok(json) = Json::read(text.as_bytes()) else {
-        return Said::Text(text.into());
+        return Said::Text(text);
     };
     if let Some(Json::Text(response)) = json.get("response") {
         return Said::Text(response.clone());
     }
     let Some(Json::List(calls)) = json.get("tool_calls") else {
-        return Said::Text(text.into());
+        return Said::Text(text);
     };
     let one = |found: &Json| {
         let Some(Json::Text(name)) = found.get("name") else {
-            return Value::Null;
+            return None;
         };
         let arguments = found.get("arguments").map_or("{}".into(), Json::to_string);
-        call(app, name, &arguments)
+        Some(call(app, name, arguments))
     };
-    Said::Calls {
-        text: String::new(),
-        calls: calls.iter().map(one).collect(),
+    match calls.iter().map(one).collect() {
+        Some(calls) => Said::Calls {
+            text: String::new(),
+            calls,
+        },
+        None => Said::Text(text),
     }
 }
 
-fn call(app: &App, name: &str, arguments: &str) -> Value {
-    json!({
-        "id": app.id("call"), "type": "function",
-        "function": { "name": name, "arguments": arguments },
-    })
+fn call(app: &App, name: &str, arguments: String) -> Call {
+    Call {
+        index: None,
+        id: app.id("call"),
+        kind: "function",
+        function: FunctionCall {
+            name: name.to_owned(),
+            arguments,
+        },
+    }
 }
 
 /// A message for a template that writes tools.
@@ -246,6 +255,7 @@ pub(super) fn native_turn(
     let mut turn = json!({ "role": message.role, "content": content });
     for (name, value) in [
         ("name", message.name),
+        ("reasoning_content", message.reasoning_content),
         ("tool_call_id", message.tool_call_id),
     ] {
         if let Some(value) = value {
@@ -301,5 +311,9 @@ pub(super) fn text_turn(message: &Message, content: &str) -> Value {
         let result = json!({ "tool_response": { "tool_call_id": id, "content": content } });
         return json!({ "role": "user", "content": result.to_string() });
     }
-    json!({ "role": message.role, "content": content })
+    let mut turn = json!({ "role": message.role, "content": content });
+    if let Some(thought) = &message.reasoning_content {
+        turn["reasoning_content"] = thought.as_str().into();
+    }
+    turn
 }

@@ -110,6 +110,61 @@ fn variables_and_functions_reach_the_template() {
 }
 
 #[test]
+fn an_answer_is_gone_on_with_behind_its_thoughts() {
+    let lab = Lab::new();
+    let template = "{% for m in messages %}<{{ m.role }}>{{ m.reasoning_content }}|{{ m.content }}</s>\
+        {% endfor %}{% if add_generation_prompt %}<assistant>\
+        {% set enable_thinking = enable_thinking | default(true) %}\
+        {% if enable_thinking %}<think>\n{% endif %}{% endif %}";
+    let chat = ChatOptions {
+        template: Some(template.into()),
+        ..ChatOptions::default()
+    };
+    let (_server, address) = serve(Config {
+        chat,
+        ..lab.config()
+    });
+    let conversation = |last: Value, more: Value| {
+        let mut body = more;
+        body["messages"] = json!([{ "role": "user", "content": "hi" }, last]);
+        body
+    };
+    let thinking = json!({ "chat_template_kwargs": { "enable_thinking": true } });
+    let whole = json!({ "continue_final_message": false });
+    let begun = json!({ "role": "assistant", "content": "It is" });
+    let thought = json!({ "role": "assistant", "content": "It is", "reasoning_content": "why" });
+    let called = json!({ "role": "assistant", "content": "It is", "tool_calls": [{
+        "function": { "name": "book", "arguments": "{}" } }] });
+    for (last, more, right) in [
+        (&begun, json!({}), "<user>|hi</s><assistant>It is"),
+        (
+            &begun,
+            thinking,
+            "<user>|hi</s><assistant><think>\n</think>\n\nIt is",
+        ),
+        (
+            &thought,
+            whole,
+            "<user>|hi</s><assistant>why|It is</s><assistant>",
+        ),
+    ] {
+        let body = conversation(last.clone(), more);
+        let reply = post(address, RENDER, &body);
+        assert_eq!(reply.json()["prompt"], right, "{body}");
+    }
+    for (last, field) in [(thought, "reasoning_content"), (called, "tool_calls")] {
+        let reply = post(address, RENDER, &conversation(last, json!({})));
+        assert_eq!(reply.status, 400, "{field}: {reply:?}");
+        let says = format!("the last message has {field:?}");
+        assert!(reply.error().contains(&says), "{reply:?}");
+        assert!(
+            reply.error().contains("continue_final_message"),
+            "{reply:?}"
+        );
+    }
+}
+
+#[test]
 fn a_template_without_functions_has_them_in_its_system_message() {
     let lab = Lab::new();
     let (_server, address) = serve(lab.config());

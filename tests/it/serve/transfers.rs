@@ -97,6 +97,12 @@ fn an_accepted_transfer_goes_live_while_a_stream_runs() {
         .map(|event| serde_json::from_str(event).expect("events are JSON"))
         .collect();
     assert_eq!(rest, events[events.len() - 2..]);
+    for wrong in ["first", "-1", "1.5", "99999999999999999999"] {
+        let path = format!("/v1/transfers/{id}/events");
+        let reply = open(address, "GET", &path, &[("Last-Event-ID", wrong)], b"").whole();
+        assert_eq!(reply.status, 400, "{wrong}: {reply:?}");
+        assert!(reply.error().contains("Last-Event-ID"), "{reply:?}");
+    }
     let answers = lab.answers(Some(&lab.adapters[0]));
     let right = lab
         .prompts

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use translora_gguf::Writer;
 
-use super::config::Scales;
+use super::config::{DORA, Scales};
 use super::names::{self, Place};
 use super::tensors::{Module, Numbers};
 use super::{ForeignError, paired_rows};
 use crate::base::{Base, EMBEDDING};
+use crate::read::MAGNITUDE;
 use crate::{Half, LoraError};
 
 /// Scales that differ by less are one: what is left of them is rounding.
@@ -20,6 +21,8 @@ struct Adapted {
     a: Numbers,
     /// shapes: (experts, out, rank)
     b: Numbers,
+    /// See [`Module::magnitude`].
+    magnitude: Option<Numbers>,
 }
 
 /// One module and what its product is scaled by.
@@ -44,6 +47,7 @@ pub(super) fn gguf(
     let (mut single, mut experts) = (BTreeMap::new(), BTreeMap::<String, Experts>::new());
     for (path, module) in modules {
         let place = names::place(base, &path)?;
+        rows_have_lengths(base, &path, &place, &module)?;
         let module = match &place {
             Place::Experts { down, .. } => by_expert(base, &path, down, &module)?,
             _ => module,
@@ -98,6 +102,34 @@ pub(super) fn gguf(
     written(base, scales.alpha as f32, &adapted)
 }
 
+/// DoRA scales the rows of plain matrices only; of others PEFT takes other lengths.
+fn rows_have_lengths(
+    base: &Base,
+    path: &str,
+    place: &Place,
+    module: &Module,
+) -> Result<(), LoraError> {
+    let Some(magnitude) = &module.magnitude else {
+        return Ok(());
+    };
+    let plain = match place {
+        Place::Matrix(matrix) => {
+            matrix != EMBEDDING && base.shape(matrix).is_none_or(|s| s[2] == 1)
+        }
+        Place::Fused(_) => true,
+        Place::Experts { .. } | Place::Expert(..) => false,
+    };
+    if !plain {
+        let (key, what) = (DORA, "DoRA on experts or on a table of words");
+        return Err(ForeignError::Variant { key, what }.into());
+    }
+    if magnitude.rows != module.b.rows {
+        let (tensor, shape) = (path.to_owned(), vec![magnitude.rows]);
+        return Err(ForeignError::Dimensions { tensor, shape }.into());
+    }
+    Ok(())
+}
+
 fn put(
     single: &mut BTreeMap<String, Scaled>,
     matrix: String,
@@ -130,9 +162,11 @@ fn split(
     let part = |matrix: &String| {
         let to = from + rows(matrix) as usize;
         let b = module.b.rows_of_each(from..to);
+        let magnitude = module.magnitude.as_ref();
+        let magnitude = magnitude.map(|all| all.rows_of_each(from..to));
         from = to;
         let a = module.a.clone();
-        (matrix.clone(), Module { a, b })
+        (matrix.clone(), Module { a, b, magnitude })
     };
     Ok(matrices.iter().map(part).collect())
 }
@@ -170,6 +204,7 @@ fn by_expert(
             columns: rank,
             values: values.collect(),
         },
+        magnitude: None,
     })
 }
 
@@ -183,7 +218,11 @@ fn one(
 ) -> Result<Adapted, LoraError> {
     let Scaled { module, scale } = scaled;
     let rank = module.rank();
-    let Module { mut a, mut b } = module;
+    let Module {
+        mut a,
+        mut b,
+        mut magnitude,
+    } = module;
     let mut pair = [a.columns as u64, b.rows as u64];
     if matrix == EMBEDDING {
         // A word goes in, a row of the table comes out.
@@ -200,6 +239,7 @@ fn one(
         });
     }
     if paired && let Some(order) = paired_rows(base, matrix, b.rows)? {
+        magnitude = magnitude.map(|all| all.rows(order.iter().copied()));
         b = b.rows(order);
     }
     if matrix == EMBEDDING {
@@ -207,7 +247,7 @@ fn one(
         a = a.transposed();
     }
     fold(&mut b.values, scale, scales.alpha, rank);
-    Ok(Adapted { a, b })
+    Ok(Adapted { a, b, magnitude })
 }
 
 /// Puts the modules of experts one after the other. One that was not adapted is zero; one of lower
@@ -250,7 +290,8 @@ fn stacked(
         }
         fold(place, *scale, scales.alpha, rank);
     }
-    Ok(Adapted { a, b })
+    let magnitude = None;
+    Ok(Adapted { a, b, magnitude })
 }
 
 /// Multiplies B by what its scale differs from alpha / rank, which llama.cpp applies: a GGUF has one
@@ -274,7 +315,11 @@ fn written(
         .set("general.type", "adapter")
         .set("adapter.type", "lora")
         .set("adapter.lora.alpha", alpha);
-    for (matrix, Adapted { a, b }) in adapted {
+    for (matrix, Adapted { a, b, magnitude }) in adapted {
+        if let Some(rows) = magnitude {
+            let name = format!("{matrix}{MAGNITUDE}");
+            writer.tensor_f32(name, &[rows.rows as u64], &rows.values);
+        }
         for (half, numbers) in [(Half::A, a), (Half::B, b)] {
             let sizes = [numbers.columns, numbers.rows, numbers.experts].map(|n| n as u64);
             let sides = if numbers.experts == 1 { 2 } else { 3 };

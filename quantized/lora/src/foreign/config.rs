@@ -103,9 +103,12 @@ struct MlxParameters {
     scale: Option<f64>,
 }
 
+/// The key of the one that can be merged all the same.
+pub(super) const DORA: &str = "use_dora";
+
 /// Keys of PEFT under which an adapter computes something else than scaled products.
 const VARIANTS: [(&str, &str); 11] = [
-    ("use_dora", "DoRA"),
+    (DORA, "DoRA"),
     ("use_qalora", "QALoRA"),
     ("use_bdlora", "block-diagonal LoRA"),
     ("alora_invocation_tokens", "an activated LoRA"),
@@ -124,11 +127,12 @@ const MOVES_THE_BASE: [&str; 5] = ["pissa", "olora", "corda", "loftq", "lora_ga"
 impl Scales {
     /// Reads a configuration.
     ///
-    /// fails: another method than LoRA, a variant that a GGUF cannot hold, or no alpha
-    pub(super) fn read(json: &[u8]) -> Result<Self, ForeignError> {
+    /// fails: another method than LoRA, a variant that a GGUF cannot hold (of those `dora` alone may
+    /// be allowed), or no alpha
+    pub(super) fn read(json: &[u8], dora: bool) -> Result<Self, ForeignError> {
         let value: Value = serde_json::from_slice(json).map_err(ForeignError::Config)?;
         if value.get("peft_type").is_some() {
-            Self::peft(&value, json)
+            Self::peft(&value, json, dora)
         } else if value.get("lora_parameters").is_some() || value.get("fine_tune_type").is_some() {
             Self::mlx(json)
         } else {
@@ -136,14 +140,17 @@ impl Scales {
         }
     }
 
-    fn peft(value: &Value, json: &[u8]) -> Result<Self, ForeignError> {
+    fn peft(value: &Value, json: &[u8], dora: bool) -> Result<Self, ForeignError> {
         let is_set = |key: &str| match value.get(key) {
             None | Some(Value::Null | Value::Bool(false)) => false,
             Some(Value::Array(items)) => !items.is_empty(),
             Some(Value::Object(items)) => !items.is_empty(),
             Some(_) => true,
         };
-        let variant = VARIANTS.into_iter().find(|(key, _)| is_set(key));
+        let mut variants = VARIANTS
+            .into_iter()
+            .filter(|(key, _)| !dora || *key != DORA);
+        let variant = variants.find(|(key, _)| is_set(key));
         let file: PeftFile = serde_json::from_slice(json).map_err(ForeignError::Config)?;
         let method = file.peft_type.unwrap_or_default();
         if !method.eq_ignore_ascii_case("lora") {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use safetensors::{Dtype, SafeTensorError};
 use translora_gguf::FileError;
 
+use super::config::DORA;
 use super::words::Difference;
 
 /// Why an adapter in the format of PEFT or MLX cannot be written as GGUF.
@@ -197,6 +198,14 @@ pub enum ForeignError {
         /// What the system said.
         source: io::Error,
     },
+}
+
+impl ForeignError {
+    /// Tells whether it is DoRA, which the weights of a base can hold and an adapter beside them
+    /// cannot.
+    pub fn is_dora(&self) -> bool {
+        matches!(self, Self::Variant { key: DORA, .. })
+    }
 }
 
 /// What a tensor is that is no half of a LoRA pair.

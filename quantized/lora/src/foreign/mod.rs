@@ -16,7 +16,7 @@ mod words;
 
 pub use error::{ForeignError, Part};
 pub use export::{Files, to_peft};
-pub use words::Difference;
+pub use words::{Difference, SAMPLES};
 
 use std::path::{Path, PathBuf};
 
@@ -100,11 +100,15 @@ impl Foreign {
     ///
     /// fails: as [`Foreign::to_gguf`]; the vocabulary is another
     pub fn for_model(&self, model: &Path) -> Result<Vec<u8>, LoraError> {
+        self.checked(model, false)
+    }
+
+    fn checked(&self, model: &Path, dora: bool) -> Result<Vec<u8>, LoraError> {
         let parts = Parts::open(model, MODEL_HEADER_BYTES_MAX).map_err(ForeignError::File)?;
         if let Some(bytes) = self.tokenizer()? {
             words::check(&bytes, &parts)?;
         }
-        self.to_gguf(&Base::of(&parts))
+        self.written(&Base::of(&parts), dora)
     }
 
     /// Checks that the tokenizer beside it, where there is one, cuts texts as the base does: in
@@ -119,11 +123,16 @@ impl Foreign {
         }
     }
 
+    /// Tells whether a tokenizer lies beside it.
+    pub fn has_tokenizer(&self) -> bool {
+        self.folder().join(TOKENIZER).is_file()
+    }
+
     fn tokenizer(&self) -> Result<Option<Vec<u8>>, ForeignError> {
-        let path = self.folder().join(TOKENIZER);
-        if !path.is_file() {
+        if !self.has_tokenizer() {
             return Ok(None);
         }
+        let path = self.folder().join(TOKENIZER);
         let name = TOKENIZER;
         let bytes = read_file(&path, words::TOKENIZER_BYTES_MAX);
         bytes
@@ -135,9 +144,13 @@ impl Foreign {
     ///
     /// fails: a file of it is not sound, or something in it cannot be held or has no place
     pub fn to_gguf(&self, base: &Base) -> Result<Vec<u8>, LoraError> {
+        self.written(base, false)
+    }
+
+    fn written(&self, base: &Base, dora: bool) -> Result<Vec<u8>, LoraError> {
         let part = |name| move |source| ForeignError::Part { name, source };
         let config = read_file(&self.config, config::CONFIG_BYTES_MAX).map_err(part(CONFIG))?;
-        let scales = config::Scales::read(&config)?;
+        let scales = config::Scales::read(&config, dora)?;
         let bytes = read_file(&self.weights, FILE_BYTES_MAX).map_err(part(WEIGHTS[0]))?;
         // A file that was cut is told by the reader of the format.
         if let found @ (FileKind::LfsPointer | FileKind::WebPage | FileKind::Pickle) =
@@ -146,7 +159,7 @@ impl Foreign {
             let source = FileError::Gguf(GgufError::Magic { found });
             return Err(part(WEIGHTS[0])(source).into());
         }
-        let modules = tensors::modules(&bytes)?;
+        let modules = tensors::modules(&bytes, dora)?;
         drop(bytes);
         build::gguf(base, &scales, modules)
     }
@@ -166,6 +179,18 @@ pub fn gguf_path(path: &Path, model: &Path) -> Result<PathBuf, LoraError> {
         return Ok(path.to_owned());
     };
     Ok(cache::keep(&foreign.for_model(model)?)?)
+}
+
+/// Finds an adapter as a GGUF file that is to be merged into the weights of a model. What differs from
+/// [`gguf_path`]: DoRA is taken, with the lengths of the rows as tensors `MATRIX.magnitude`, which
+/// [`Lora::for_merging`](crate::Lora::for_merging) reads and no engine does.
+///
+/// fails: as [`gguf_path`], but for DoRA
+pub fn merging_path(path: &Path, model: &Path) -> Result<PathBuf, LoraError> {
+    let Some(foreign) = Foreign::find(path)? else {
+        return Ok(path.to_owned());
+    };
+    Ok(cache::keep(&foreign.checked(model, true)?)?)
 }
 
 /// Tells which rows of transformers' matrix the rows of a matrix of the base are, where they are in

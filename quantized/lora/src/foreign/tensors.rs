@@ -27,6 +27,8 @@ pub(super) struct Module {
     pub(super) a: Numbers,
     /// shapes: (experts, out, rank)
     pub(super) b: Numbers,
+    /// DoRA's lengths of the rows of W + scale · B A. shapes: (1, out, 1)
+    pub(super) magnitude: Option<Numbers>,
 }
 
 impl Module {
@@ -51,13 +53,29 @@ const HALVES: [(&str, Half, bool); 10] = [
     (".lora_b", Half::B, true),
 ];
 
-/// Reads the modules of an adapter by their paths, without PEFT's prefix.
+/// How the name of a tensor of DoRA ends.
+const MAGNITUDES: [&str; 3] = [
+    ".lora_magnitude_vector.weight",
+    ".lora_magnitude_vector.default.weight",
+    ".lora_magnitude_vector",
+];
+
+/// Reads the modules of an adapter by their paths, without PEFT's prefix. `dora`: with the
+/// magnitudes of their rows, where they have them.
 ///
 /// fails: the file is not sound, or a tensor in it is no half of a pair of floats
-pub(super) fn modules(bytes: &[u8]) -> Result<BTreeMap<String, Module>, LoraError> {
+pub(super) fn modules(bytes: &[u8], dora: bool) -> Result<BTreeMap<String, Module>, LoraError> {
     let file = SafeTensors::deserialize(bytes).map_err(ForeignError::Safetensors)?;
     let mut halves: BTreeMap<String, [Option<Numbers>; 2]> = BTreeMap::new();
+    let mut magnitudes = BTreeMap::new();
     for (name, view) in file.iter() {
+        if let Some(module) = MAGNITUDES.iter().find_map(|end| name.strip_suffix(end))
+            && dora
+        {
+            let module = module.strip_prefix("base_model.model.").unwrap_or(module);
+            magnitudes.insert(module.to_owned(), magnitude(name, &view)?);
+            continue;
+        }
         let end = HALVES.iter().find(|(end, ..)| name.ends_with(end));
         let (end, half, turned) = *end.ok_or_else(|| ForeignError::Tensor {
             tensor: name.to_owned(),
@@ -82,9 +100,47 @@ pub(super) fn modules(bytes: &[u8]) -> Result<BTreeMap<String, Module>, LoraErro
         let a = a.ok_or_else(|| missing(Half::A))?;
         let b = b.ok_or_else(|| missing(Half::B))?;
         meet(&module, &a, &b)?;
-        Ok((module, Module { a, b }))
+        let magnitude = magnitudes.remove(&module);
+        Ok((module, Module { a, b, magnitude }))
     };
-    halves.into_iter().map(whole).collect()
+    let modules = halves
+        .into_iter()
+        .map(whole)
+        .collect::<Result<_, LoraError>>()?;
+    match magnitudes.into_keys().next() {
+        None => Ok(modules),
+        Some(matrix) => Err(LoraError::HalfMissing {
+            matrix,
+            missing: Half::A,
+        }),
+    }
+}
+
+/// Reads the lengths of rows that DoRA learnt.
+fn magnitude(name: &str, view: &TensorView<'_>) -> Result<Numbers, LoraError> {
+    let [rows] = *view.shape() else {
+        let (tensor, shape) = (name.to_owned(), view.shape().to_vec());
+        return Err(ForeignError::Dimensions { tensor, shape }.into());
+    };
+    let values = dequantize(kind(name, view)?, view.data())?;
+    Ok(Numbers {
+        experts: 1,
+        rows,
+        columns: 1,
+        values,
+    })
+}
+
+fn kind(name: &str, view: &TensorView<'_>) -> Result<TensorKind, ForeignError> {
+    match view.dtype() {
+        Dtype::F32 => Ok(TensorKind::F32),
+        Dtype::F16 => Ok(TensorKind::F16),
+        Dtype::BF16 => Ok(TensorKind::BF16),
+        kind => {
+            let tensor = name.to_owned();
+            Err(ForeignError::Kind { tensor, kind })
+        }
+    }
 }
 
 fn meet(module: &str, a: &Numbers, b: &Numbers) -> Result<(), LoraError> {
@@ -118,15 +174,7 @@ fn what(name: &str) -> Part {
 
 /// Turns a tensor into numbers of 32 bits, with the row that the rank counts where PEFT has it.
 fn numbers(name: &str, view: &TensorView<'_>, turned: bool) -> Result<Numbers, LoraError> {
-    let kind = match view.dtype() {
-        Dtype::F32 => TensorKind::F32,
-        Dtype::F16 => TensorKind::F16,
-        Dtype::BF16 => TensorKind::BF16,
-        kind => {
-            let tensor = name.to_owned();
-            return Err(ForeignError::Kind { tensor, kind }.into());
-        }
-    };
+    let kind = kind(name, view)?;
     let (experts, rows, columns) = match *view.shape() {
         [rows, columns] if rows > 0 && columns > 0 => (1, rows, columns),
         // MLX's experts have PEFT's order of rows and columns.
