@@ -12,7 +12,7 @@ use tower_http::request_id::{
 };
 use tower_http::trace::TraceLayer;
 use tracing::field::display;
-use tracing::{Span, info, info_span, warn};
+use tracing::{Span, error_span, info, warn};
 
 /// Names a request, in both directions.
 pub const REQUEST_ID: &str = "x-request-id";
@@ -52,7 +52,8 @@ impl MakeRequestId for Numbers {
 
 fn span<B>(request: &Request<B>) -> Span {
     // No query: nothing here reads one, and it could hold anything.
-    info_span!(
+    // A line of any level is to name its request.
+    error_span!(
         target: TARGET,
         "request",
         method = %request.method(),

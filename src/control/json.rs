@@ -13,7 +13,16 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// fails: not JSON, or a repeated key; with a sentence that says where
 pub fn parse(bytes: &[u8]) -> Result<Value, String> {
     let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
-    let text = str::from_utf8(bytes).map_err(|error| format!("the body is not JSON: {error}"))?;
+    let text = match bytes {
+        [0x1f, 0x8b, ..] => Err("the body is packed with gzip: send it as it is".to_owned()),
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, _, ..] | [_, 0, ..] => {
+            Err("the body is UTF-16: send UTF-8".to_owned())
+        }
+        bytes => str::from_utf8(bytes).map_err(|error| {
+            let at = error.valid_up_to();
+            format!("the body is not UTF-8 at byte {at}: send UTF-8")
+        }),
+    }?;
     json::parse(text).map_err(|error| {
         let (line, column) = (error.line, error.column);
         if error.repeated {
@@ -56,7 +65,16 @@ mod tests {
             let error = parse(text.as_bytes()).expect_err(text);
             assert!(error.contains(says), "{text}: {error}");
         }
-        assert!(parse(b"\"\xff\"").is_err());
+        for (bytes, says) in [
+            (&b"\"\xff\""[..], "not UTF-8 at byte 1"),
+            (b"\xff\xfe{\0}\0", "UTF-16"),
+            (b"{\0}\0", "UTF-16"),
+            (b"\0{\0}", "UTF-16"),
+            (b"\x1f\x8b\x08\0", "gzip"),
+        ] {
+            let error = parse(bytes).expect_err(says);
+            assert!(error.contains(says), "{error}");
+        }
         assert!(parse("[".repeat(100_000).as_bytes()).is_err());
     }
 }

@@ -277,6 +277,22 @@ pub fn verdict(text: Option<&str>) -> String {
     }
 }
 
+/// The same for the template that was asked for, if one was.
+///
+/// fails: there is no such name or file
+pub fn verdict_of(options: &ChatOptions, own: Option<&str>) -> Result<String, EngineError> {
+    let Some(name) = &options.template else {
+        return Ok(verdict(own));
+    };
+    let info = ChatInfo::choose(options, None)?;
+    let chat = Conversations::new(info, ["", ""], &options.kwargs);
+    Ok(match chat.refusal() {
+        None if name.len() <= NAME_BYTES_MAX => format!("{name}, as was asked for"),
+        None => "the text that was asked for".into(),
+        Some(error) => format!("refused: {error}"),
+    })
+}
+
 /// The template in the header of an adapter or a kit. Whether the file is sound is another's
 /// question.
 fn carried(adapter: &Path) -> Option<String> {

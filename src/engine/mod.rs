@@ -46,6 +46,14 @@ pub trait Engine: Send + Sync {
         sequences: usize,
     ) -> Result<host::Hosted, EngineError>;
 
+    /// Check that the tokenizer beside an adapter of PEFT or MLX, where there is one, cuts texts as
+    /// a base does.
+    ///
+    /// fails: it does not, or one of them cannot be read
+    fn same_words(&self, _base: &Path, _adapter: &Path) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     /// Write a base model with an adapter in its weights, multiplied by a scale, each matrix in the
     /// type that it has.
     ///

@@ -23,7 +23,9 @@ mod rows;
 mod seeds;
 mod statistics;
 
-pub use adapter::{AdapterFacts, adapter, adapter_bytes, peft_files, teacher};
+pub use adapter::{
+    AdapterFacts, ForeignFacts, adapter, adapter_bytes, dora_bytes, foreign, peft_files, teacher,
+};
 pub use discriminator::{Calibration, DiscriminatorData, auc, calibrate, discriminator_data};
 pub use error::{KitError, LineFault};
 pub use file::{DiscriminatorCard, InputModelCard, Kit, Manifest, is_kit, pack};

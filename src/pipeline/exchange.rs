@@ -86,10 +86,15 @@ pub struct MergeCost {
 
 /// Write an adapter of PEFT or MLX as GGUF for a base.
 ///
-/// fails: it cannot be read or held, does not fit the base, or `out` is there already
-pub fn import(lora: &Path, model: &Path, out: &Path) -> Result<ExchangeReport, PipelineError> {
+/// fails: it cannot be read or held, does not fit the base or its words, or `out` is there already
+pub fn import(
+    engine: &dyn Engine,
+    (lora, model): (&Path, &Path),
+    out: &Path,
+) -> Result<ExchangeReport, PipelineError> {
     publish::check_writable(&[out])?;
     let (bytes, read) = kit::adapter_bytes(lora, model)?;
+    engine.same_words(model, lora)?;
     publish::write_new(out, &bytes)?;
     Ok(report(lora, model, out, &read))
 }
@@ -129,6 +134,7 @@ pub fn merge(
 ) -> Result<MergeReport, PipelineError> {
     publish::check_writable(&[out])?;
     let rows = eval.map(rows).transpose()?;
+    engine.same_words(model, lora)?;
     let written =
         publish::write_new_with(out, |file| engine.merge(model, lora, scale, file, cancel));
     let merged = match written? {

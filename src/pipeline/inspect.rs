@@ -4,13 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use translora_gguf::{Header, Tensor, Value};
+use translora_gguf::{Gguf, Header, Tensor, Value};
 use translora_lora::Lora;
 
 use super::PipelineError;
-use crate::engine::chat::{MODEL_KEY, verdict};
-use crate::kit::{self, Kit, Manifest};
+use crate::engine::chat::{MODEL_KEY, verdict, verdict_of};
+use crate::engine::{ChatOptions, Engine, EngineError};
+use crate::kit::{self, ForeignFacts, Kit, KitError, Manifest};
 use crate::record::{ContentHash, Limits};
+
+/// What the verdict on an unsound adapter begins with.
+const REFUSED: &str = "refused: ";
+/// The verdict on DoRA that fits a base.
+const DORA: &str = "sound, as DoRA: for merge, transfer, eval and kit";
 
 /// What a file is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,8 +26,39 @@ pub enum Inspection {
     Model(ModelCard),
     /// A LoRA adapter.
     Adapter(AdapterCard),
+    /// An adapter of PEFT or MLX that no base was named for.
+    Foreign(ForeignCard),
     /// A kit.
     Kit(Box<KitCard>),
+}
+
+/// An adapter of PEFT or MLX, by what it says of itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ForeignCard {
+    /// The file or folder.
+    #[serde(serialize_with = "crate::record::path_as_text")]
+    pub path: PathBuf,
+    /// `PEFT` or `MLX`.
+    pub format: String,
+    /// The base that it names.
+    pub made_for: Option<String>,
+    /// The rank of most of its pairs.
+    pub rank: Option<u64>,
+    /// LoRA's alpha, as it is configured.
+    pub alpha: Option<f64>,
+    /// What is needed to say more, or why no model takes it.
+    pub verdict: String,
+}
+
+/// What a file is compared with.
+#[derive(Clone, Default)]
+pub struct Against<'e> {
+    /// Who reads texts as the base does, for an adapter with a tokenizer.
+    pub engine: Option<&'e dyn Engine>,
+    /// The base that an adapter is to fit.
+    pub base: Option<PathBuf>,
+    /// The chat template that a model is to take.
+    pub chat: ChatOptions,
 }
 
 /// A base model.
@@ -65,9 +102,14 @@ pub struct AdapterCard {
     /// The file.
     #[serde(serialize_with = "crate::record::path_as_text")]
     pub path: PathBuf,
-    /// Its size.
+    /// `GGUF`, `PEFT` or `MLX`.
+    pub format: String,
+    /// The base that it was compared with, where one was named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<PathBuf>,
+    /// Its size; of another format as GGUF.
     pub bytes: u64,
-    /// The hash of the file.
+    /// The hash of the file; of another format as GGUF.
     pub sha256: ContentHash,
     /// Fits a base of this architecture whose matrices have the shapes below.
     pub architecture: String,
@@ -94,7 +136,11 @@ pub struct AdapterCard {
 impl Inspection {
     /// Whether a model could take it: of an unsound adapter the card says why not.
     pub fn is_sound(&self) -> bool {
-        !matches!(self, Self::Adapter(card) if card.verdict != "sound")
+        match self {
+            Self::Adapter(card) => !card.verdict.starts_with(REFUSED),
+            Self::Foreign(card) => !card.verdict.starts_with(REFUSED),
+            Self::Model(_) | Self::Kit(_) => true,
+        }
     }
 }
 
@@ -125,7 +171,17 @@ pub struct KitCard {
 /// bounds: holds the header, and the whole of a kit; the rest of a file is hashed in pieces
 /// fails: it cannot be read or is not a whole GGUF
 pub fn inspect(path: &Path) -> Result<Inspection, PipelineError> {
+    inspect_against(path, &Against::default())
+}
+
+/// The same, compared with a base or a chat template.
+///
+/// fails: as [`inspect`]; a base or a template that cannot be read
+pub fn inspect_against(path: &Path, against: &Against<'_>) -> Result<Inspection, PipelineError> {
     let limits = Limits::default();
+    if let Some(facts) = kit::foreign(path)? {
+        return foreign(path, &facts, against);
+    }
     let header = kit::read_parts(path, &limits)?;
     let file = File {
         path: path.to_owned(),
@@ -140,11 +196,87 @@ pub fn inspect(path: &Path) -> Result<Inspection, PipelineError> {
     match header.get("general.type").and_then(Value::as_str) {
         Some("adapter") => {
             let whole = kit::read_bytes(path, translora_lora::limits::FILE_BYTES_MAX)?;
-            let refused = Lora::read(&whole).err().map(|error| error.to_string());
-            Ok(Inspection::Adapter(adapter_card(file, &header, refused)))
+            let refused = match &against.base {
+                None => Lora::read(&whole).err().map(|error| error.to_string()),
+                Some(base) => match kit::adapter_bytes(path, base) {
+                    Ok(_) => None,
+                    Err(KitError::Adapter { source, .. }) => Some(source.to_string()),
+                    Err(error) => return Err(error.into()),
+                },
+            };
+            let card = adapter_card(file, &header, refused);
+            Ok(Inspection::Adapter(AdapterCard {
+                base: against.base.clone(),
+                ..card
+            }))
         }
-        _ => Ok(Inspection::Model(model_card(file, &header))),
+        _ => {
+            let own = header.get(MODEL_KEY).and_then(Value::as_str);
+            let chat_template = verdict_of(&against.chat, own)?;
+            Ok(Inspection::Model(ModelCard {
+                chat_template,
+                ..model_card(file, &header)
+            }))
+        }
     }
+}
+
+/// An adapter of another format: as GGUF where a base is named, else what it says of itself.
+fn foreign(
+    path: &Path,
+    facts: &ForeignFacts,
+    against: &Against<'_>,
+) -> Result<Inspection, PipelineError> {
+    let unknown = |verdict: String| {
+        Inspection::Foreign(ForeignCard {
+            path: path.to_owned(),
+            format: facts.format.into(),
+            made_for: facts.base.clone(),
+            rank: facts.rank,
+            alpha: facts.alpha,
+            verdict,
+        })
+    };
+    let Some(base) = &against.base else {
+        return Ok(unknown(
+            "not known without a base to compare it with".into(),
+        ));
+    };
+    let (mut verdict, mut read) = ("sound", kit::adapter_bytes(path, base).map(|read| read.0));
+    if let Err(KitError::Adapter { source, .. }) = &read
+        && source.is_dora()
+    {
+        (verdict, read) = (DORA, kit::dora_bytes(path, base));
+    }
+    let bytes = match read {
+        Ok(bytes) => bytes,
+        Err(KitError::Adapter { source, .. }) => return Ok(unknown(format!("{REFUSED}{source}"))),
+        Err(error) => return Err(error.into()),
+    };
+    let engine = against.engine;
+    match engine.map_or(Ok(()), |engine| engine.same_words(base, path)) {
+        Ok(()) => {}
+        Err(EngineError::Adapter { source, .. }) => {
+            return Ok(unknown(format!("{REFUSED}{source}")));
+        }
+        Err(error) => return Err(error.into()),
+    }
+    let gguf = Gguf::parse(&bytes).map_err(|error| KitError::Adapter {
+        path: path.to_owned(),
+        source: error.into(),
+    })?;
+    let file = File {
+        path: path.to_owned(),
+        bytes: bytes.len() as u64,
+        sha256: ContentHash::of(&bytes),
+        parts: 1,
+    };
+    Ok(Inspection::Adapter(AdapterCard {
+        format: facts.format.into(),
+        base: Some(base.clone()),
+        verdict: verdict.into(),
+        ..adapter_card(file, &gguf, None)
+    }))
 }
 
 struct File {
@@ -217,7 +349,9 @@ fn adapter_card(file: File, header: &Header, refused: Option<String>) -> Adapter
         architecture: text(header, "general.architecture").unwrap_or_else(|| "unknown".into()),
         rank,
         alpha: header.get("adapter.lora.alpha").and_then(Value::as_f64),
-        verdict: refused.map_or_else(|| "sound".into(), |reason| format!("refused: {reason}")),
+        verdict: refused.map_or_else(|| "sound".into(), |reason| format!("{REFUSED}{reason}")),
+        format: "GGUF".into(),
+        base: None,
         matrices,
         modules,
         layers: layers.len(),

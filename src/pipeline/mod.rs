@@ -61,7 +61,9 @@ pub use context::{Context, Events};
 pub use error::PipelineError;
 pub use event::{Event, Stage};
 pub use exchange::{ExchangeReport, MergeCost, MergeReport, export, import, merge};
-pub use inspect::{AdapterCard, Inspection, KitCard, ModelCard, inspect};
+pub use inspect::{
+    AdapterCard, Against, ForeignCard, Inspection, KitCard, ModelCard, inspect, inspect_against,
+};
 pub use journal::JournalError;
 pub use kit::kit;
 pub use plan::{EvalPlan, KitPlan, TrainPlan, TransferPlan};

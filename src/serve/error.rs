@@ -10,6 +10,9 @@ use crate::control::{Kind, Refusal};
 use crate::engine::EngineError;
 use crate::record::{Blame, Fault, InJson, Remedy, Step};
 
+/// Fewer tokens hold no question and no answer. units: tokens of a slot
+pub(super) const SLOT_TOKENS_MIN: usize = 16;
+
 /// Why a server did not start or did not go on.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -33,6 +36,18 @@ pub enum ServeError {
         /// The rule that is broken.
         reason: String,
     },
+    /// A context that leaves a slot nearly nothing.
+    #[error(
+        "a context of {context} tokens for {slots} slots: each has {}, and no conversation fits into \
+        less than {SLOT_TOKENS_MIN}",
+        context / slots
+    )]
+    Context {
+        /// Tokens of all slots together.
+        context: usize,
+        /// Requests side by side.
+        slots: usize,
+    },
     /// The folder of adapters cannot be read.
     #[error("{path}: {source}")]
     Folder {
@@ -53,7 +68,10 @@ impl Blame for ServeError {
     fn fault(&self) -> Fault {
         match self {
             Self::Engine(error) => error.fault(),
-            Self::Listen { .. } | Self::Adapter { .. } | Self::Folder { .. } => Fault::Input,
+            Self::Listen { .. }
+            | Self::Adapter { .. }
+            | Self::Context { .. }
+            | Self::Folder { .. } => Fault::Input,
             Self::Threads(_) | Self::Stopped(_) => Fault::Machine,
         }
     }
@@ -64,6 +82,9 @@ impl Blame for ServeError {
                 Remedy::or([Remedy::choose_other("port"), Step::StopListener.into()])
             }
             Self::Adapter { .. } => Step::RenameFile.into(),
+            Self::Context { .. } => {
+                Remedy::or([Remedy::raise("ctx_size"), Remedy::lower("parallel")])
+            }
             Self::Folder { .. } => Step::CheckPath.into(),
             Self::Engine(EngineError::Memory(_)) => {
                 Remedy::or([Remedy::lower("ctx_size"), Remedy::lower("parallel")])

@@ -64,7 +64,7 @@ impl Choice {
     pub(super) fn described(&self) -> String {
         let one = |(name, (number, scale)): (&String, &(u64, u32))| {
             let scale = f32::from_bits(*scale);
-            format!("{name:?} (generation {number}, scale {scale})")
+            format!("{name:?} (generation {number}, scale {scale:?})")
         };
         let all: Vec<String> = self.names.iter().zip(&self.key).map(one).collect();
         match all.len() {

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::backend::check_name;
 use super::effect::Probe;
-use super::error::ServeError;
+use super::error::{SLOT_TOKENS_MIN, ServeError};
 use super::folder;
 use super::http::{App, listen};
 use super::live::{Fresh, Registry};
@@ -50,11 +50,15 @@ impl Server {
         clock: Arc<dyn Clock>,
         say: Say,
     ) -> Result<Self, ServeError> {
+        let (context, slots) = (config.context, config.slots.max(1));
+        if context > 0 && context / slots < SLOT_TOKENS_MIN {
+            return Err(ServeError::Context { context, slots });
+        }
         let options = OpenOptions {
             threads: config.threads,
             gpu_layers: config.gpu_layers,
             device: config.device.clone(),
-            context: config.context.div_euclid(config.slots.max(1)),
+            context: context / slots,
             repack: config.repack,
             memory: config.memory,
             chat: config.chat.clone(),

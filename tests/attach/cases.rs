@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::models;
 use crate::server::{Place, Server, Way};
+use crate::tokenizer::{WORDS, tokenizer};
 use crate::world::World;
 
 pub fn same_prompt_again(world: &mut World) {
@@ -250,6 +251,19 @@ pub fn peft_folder(world: &mut World) {
     world.check(&server, None, 0);
     server.load(&folder);
     world.check(&server, Some(0), 0);
+    let words = |words: &str| {
+        let text = tokenizer(&world.set.base, words);
+        fs::write(folder.join("tokenizer.json"), text).expect("the folder is writable");
+        server.command(&json!({"do": "load", "path": folder}))
+    };
+    let said = words(WORDS);
+    assert!(said["error"].is_null(), "{said}");
+    let said = words(&WORDS.replace(r"[^\r\n\p{L}\p{N}]?\p{L}+", r"\p{L}+"));
+    let error = said["error"]["message"].as_str();
+    assert!(
+        error.is_some_and(|error| error.contains("is not that of this base")),
+        "{said}"
+    );
     fs::remove_file(folder.join("adapter_model.safetensors")).expect("it is there");
     let said = server.command(&json!({"do": "load", "path": folder}));
     let error = said["error"]["message"].as_str();

@@ -32,6 +32,9 @@ mod speed;
 #[cfg(target_os = "linux")]
 mod table;
 #[cfg(target_os = "linux")]
+#[path = "../it/tokenizer.rs"]
+mod tokenizer;
+#[cfg(target_os = "linux")]
 mod world;
 
 use std::process::ExitCode;

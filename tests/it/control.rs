@@ -439,6 +439,8 @@ fn a_launcher_passes_signals_and_the_exit_status_on() {
     // The router is there before the server is.
     let reply = send(launched.address, "GET", "/v1/adapters", &Value::Null);
     assert_eq!(reply.status, 503, "{reply:?}");
+    let logged = launched.line();
+    assert!(logged.starts_with("GET /v1/adapters 503 "), "{logged}");
     launched.kill("-TERM");
     assert_eq!(launched.line(), "stopping");
     assert_eq!(launched.end(), Some(7));

@@ -32,6 +32,8 @@ mod request;
 mod serve;
 mod source;
 mod tidy;
+#[cfg(feature = "ggml")]
+mod tokenizer;
 mod toy;
 mod walls;
 mod world;

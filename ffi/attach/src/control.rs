@@ -14,6 +14,7 @@ use crate::adapter::{Prepared, base_names};
 use crate::command::{Adapter, AdapterList, Answer, Command, Load, Refusal, Reply, Swapped};
 use crate::error::AttachError;
 use crate::server::{Server, lock};
+use crate::words;
 use crate::jobs;
 use crate::log::say;
 
@@ -269,6 +270,7 @@ fn exchange(command: Command) -> Result<Reply, AttachError> {
             let expected = load.expected_generation.map(|expected| expected.0);
             lock().expect(expected)?;
             let prepared = Prepared::read(&load.path)?;
+            words::check(&load.path)?;
             swap(begun, |server| {
                 // Others may have been quicker.
                 server.expect(expected)?;

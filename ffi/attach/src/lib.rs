@@ -47,6 +47,7 @@ on_linux! {
     mod provenance;
     mod real;
     mod split;
+    mod words;
 
     pub use control::{listen, load, place};
     pub use error::AttachError;

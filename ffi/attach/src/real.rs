@@ -89,6 +89,7 @@ functions! {
         set_sampler "llama_set_sampler" (Handle, i32, Handle) -> bool;
         set_state "llama_state_seq_set_data_ext" (Handle, *const u8, usize, i32, u32) -> usize;
         synchronize "llama_synchronize" (Handle);
+        tokenize "llama_tokenize" (Handle, *const c_char, i32, *mut i32, i32, bool, bool) -> i32;
         version "llama_version" () -> *const c_char;
         vocab "llama_model_get_vocab" (Handle) -> Handle;
     }

@@ -18,6 +18,7 @@ use crate::log::say;
 use crate::provenance::{AS_STARTED, AdapterId, After, ComputedBy, Sequence};
 use crate::real::{Handle, Real};
 use crate::split::Outputs;
+use crate::words::{self, Encoded};
 
 /// Batches after which a sequence that was in none of them no longer holds on to its adapter.
 const UNSEEN_MAX: u32 = 4096;
@@ -406,6 +407,15 @@ impl Server {
         }
         self.make_live(id);
         Ok(())
+    }
+
+    /// What each model makes of the samples of texts.
+    pub fn encoded(&self) -> Vec<Encoded> {
+        let models: HashSet<Key> = self.contexts.values().map(|of| of.model).collect();
+        let encoded = models
+            .into_iter()
+            .map(|model| words::encode(real(), model as Handle));
+        encoded.collect()
     }
 
     /// Go back to the adapter before the live one.

@@ -181,6 +181,12 @@ pub enum LoraError {
 }
 
 impl LoraError {
+    /// Tells whether the adapter is DoRA, which the weights of a base can hold and nothing beside
+    /// them.
+    pub fn is_dora(&self) -> bool {
+        matches!(self, Self::Foreign(error) if error.is_dora())
+    }
+
     /// Says whether the file is sound and only this base is another than it is for.
     pub fn is_about_the_base(&self) -> bool {
         matches!(

@@ -44,7 +44,7 @@ pub use base::Base;
 pub use cache::kept;
 pub use error::{Half, LoraError};
 pub use foreign::{
-    Difference, Files, Foreign, ForeignError, Part, gguf_path, merging_path, to_peft,
+    Difference, Files, Foreign, ForeignError, Part, SAMPLES, gguf_path, merging_path, to_peft,
 };
 pub use numbers::{NotFinite, finite};
 pub use read::{Lora, MAGNITUDE, Pair};

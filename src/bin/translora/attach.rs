@@ -13,6 +13,7 @@ use translora::control::{self, Server, Socket};
 
 use crate::elf::Elf;
 use crate::failure::Failure;
+use crate::log::Log;
 use crate::progress::Verbosity;
 use crate::{Outcome, out};
 
@@ -27,7 +28,8 @@ const LIBRARIES_MAX: usize = 64;
 #[derive(Args, Debug)]
 #[command(
     after_help = "Examples:\n  translora attach -- llama-server -m new.gguf --port 8080\n  \
-                  translora attach --control 8090 -- llama-server -m new.gguf --port 8080"
+                  translora attach --control 8090 -- llama-server -m new.gguf --port 8080",
+    mut_args(|arg| if arg.get_id().as_str().starts_with("log_") { arg.requires("control") } else { arg })
 )]
 pub struct Attach {
     /// The library; left out, the one beside this program
@@ -38,6 +40,9 @@ pub struct Attach {
     /// does, for as long as the server runs; 0 takes a free one
     #[arg(long, value_name = "PORT")]
     control: Option<u16>,
+
+    #[command(flatten)]
+    log: Log,
 
     /// End when the process that started this one does
     #[arg(long, hide = true)]
@@ -106,6 +111,7 @@ impl Attach {
 impl Attach {
     /// Start the server in a process of its own, and the router for its adapters in this one.
     fn beside(self, port: u16, verbosity: Verbosity) -> Result<Outcome, Failure> {
+        self.log.start(verbosity.quiet);
         let socket = control::place().map_err(|error| {
             usage(
                 &error.to_string(),

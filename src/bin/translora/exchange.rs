@@ -34,7 +34,8 @@ pub struct Import {
 
 impl Import {
     pub fn run(self, verbosity: Verbosity) -> Result<Outcome, Failure> {
-        let done = pipeline::import(&self.lora, &self.model, &self.out)?;
+        let engine = job::engine(&self.model)?;
+        let done = pipeline::import(&*engine, (&self.lora, &self.model), &self.out)?;
         tell(verbosity, "imported", &done)
     }
 }

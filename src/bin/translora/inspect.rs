@@ -1,9 +1,11 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use translora::engine::ChatOptions;
 use translora::fetch::Wanted;
-use translora::pipeline;
+use translora::pipeline::{self, Against, Inspection};
 
+use crate::args::template_arguments;
 use crate::failure::Failure;
 use crate::progress::Verbosity;
 use crate::{Outcome, out};
@@ -21,6 +23,18 @@ pub struct Inspect {
     #[arg(value_name = "FILE", required_unless_present = "list_devices")]
     file: Option<PathBuf>,
 
+    /// Base model (GGUF) that an adapter is to fit; one of PEFT or MLX can be judged with it only
+    #[arg(short = 'm', long, visible_alias = "model", value_name = "M.gguf")]
+    base: Option<PathBuf>,
+
+    /// Chat template that a model is to take: a file with a Jinja text, or a name of llama.cpp's
+    #[arg(long, value_name = "TEMPLATE")]
+    chat_template: Option<String>,
+
+    /// Variables of that template as a JSON object
+    #[arg(long, value_name = "JSON", value_parser = template_arguments, requires = "chat_template")]
+    chat_template_kwargs: Option<serde_json::Map<String, serde_json::Value>>,
+
     /// List the devices that models can run on, by the names that --device takes
     #[arg(long, conflicts_with = "file")]
     list_devices: bool,
@@ -32,10 +46,44 @@ impl Inspect {
             return list_devices(verbosity);
         };
         let file = crate::files::local(&file, Wanted::Any)?;
-        let found = pipeline::inspect(&file)?;
+        let base = self
+            .base
+            .map(|base| crate::files::local(&base, Wanted::Model));
+        let base = base.transpose()?;
+        let engine = base.as_deref().map(crate::job::engine).transpose()?;
+        let against = Against {
+            engine: engine.as_deref(),
+            base,
+            chat: ChatOptions {
+                template: self.chat_template,
+                kwargs: self.chat_template_kwargs.unwrap_or_default(),
+                ..ChatOptions::default()
+            },
+        };
+        let found = pipeline::inspect_against(&file, &against)?;
         let mut object = serde_json::to_value(&found)
             .map_err(|error| Failure::Bug(format!("a report is not JSON: {error}")))?;
-        if object["what"] == "model" {
+        let is_model = object["what"] == "model";
+        let is_adapter = matches!(found, Inspection::Adapter(_) | Inspection::Foreign(_));
+        for (flag, set, read) in [
+            ("--base", against.base.is_some(), is_adapter),
+            ("--chat-template", against.chat.template.is_some(), is_model),
+        ] {
+            if set && !read {
+                let what = if is_model {
+                    "a model"
+                } else if is_adapter {
+                    "an adapter"
+                } else {
+                    "a kit"
+                };
+                return Err(Failure::Usage {
+                    message: format!("{flag} changes nothing here: {} is {what}", file.display()),
+                    hint: format!("leave {flag} out"),
+                });
+            }
+        }
+        if is_model {
             add_trainable(&file, &mut object);
         }
         let mut rows = out::rows(&object);

@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 use translora_gguf::limits::MODEL_HEADER_BYTES_MAX;
 use translora_gguf::{FileError, Parts};
 use translora_llama::{Backend, Context, ContextParams, Kernel, LlamaError, ModelParams, map_file};
+use translora_lora::{Foreign, LoraError};
 
 use self::chat::Chat;
 use self::merge::Kinds;
@@ -97,6 +98,19 @@ impl GgmlEngine {
 }
 
 impl Engine for GgmlEngine {
+    fn same_words(&self, base: &Path, adapter: &Path) -> Result<(), EngineError> {
+        let unfit = |error: LoraError| EngineError::of_adapter(adapter.to_owned(), error);
+        let foreign = Foreign::find(adapter).map_err(unfit)?;
+        if !foreign.is_some_and(|foreign| foreign.has_tokenizer()) {
+            return Ok(());
+        }
+        let model = translora_llama::Model::load(self.backend, base, &params(&weights::mapped()))
+            .map_err(|error| of_path(base, error))?;
+        model
+            .same_words(adapter)
+            .map_err(|error| of_path(adapter, error))
+    }
+
     fn merge(
         &self,
         base: &Path,

@@ -19,6 +19,14 @@ pub(super) enum Loaded {
     Merged(PathBuf),
 }
 
+/// How a model is opened that only reads texts.
+pub(super) fn mapped() -> OpenOptions {
+    OpenOptions {
+        gpu_layers: 0,
+        ..OpenOptions::default()
+    }
+}
+
 impl GgmlModel {
     /// Load an adapter beside the weights, or merge one that only the weights can hold.
     pub(super) fn load_adapter(&mut self, path: &Path) -> Result<AdapterId, EngineError> {
@@ -97,12 +105,7 @@ impl GgmlModel {
         };
         // What was open gives its memory back before the next one takes any: mapped, a file holds
         // none of its own.
-        let mapped = OpenOptions {
-            gpu_layers: 0,
-            repack: false,
-            ..OpenOptions::default()
-        };
-        self.model = load(&base, &mapped)?;
+        self.model = load(&base, &mapped())?;
         self.model = load(file.as_deref().unwrap_or(&base), &self.options)?;
         self.copy = file;
         Ok(())

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::http::{HeaderName, HeaderValue, Method, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
@@ -200,7 +200,7 @@ fn paths(app: &Arc<App>) -> Router {
 fn router(app: &Arc<App>) -> Router {
     let start = app.clock.unix_seconds();
     let router = paths(app)
-        .fallback(|| async { ApiError::not_found("there is no such path") })
+        .fallback(|uri: Uri| async move { no_path(uri.path()) })
         .method_not_allowed_fallback(|| async { ApiError::method() })
         .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(Arc::clone(app), admit));
@@ -210,6 +210,17 @@ fn router(app: &Arc<App>) -> Router {
         router.layer(cors(app))
     };
     control::observed(router, start)
+}
+
+/// A path that is not there, and the one that is meant where slashes are the only difference.
+fn no_path(path: &str) -> ApiError {
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    let plain = format!("/{}", parts.join("/"));
+    ApiError::not_found(if plain != path && openapi::has(&plain) {
+        format!("there is no such path: is {plain} meant?")
+    } else {
+        "there is no such path: GET /openapi.json lists those there are".into()
+    })
 }
 
 /// Nobody without the key, but for the question whether the server lives; nobody new while it shuts

@@ -338,12 +338,19 @@ fn narrow(schemas: &mut Value) {
     }
 }
 
+static DOCUMENT: LazyLock<Value> = LazyLock::new(openapi);
+
+/// Whether there is a path.
+pub(super) fn has(path: &str) -> bool {
+    DOCUMENT["paths"].get(path).is_some()
+}
+
 /// This document
 #[utoipa::path(get, path = "/openapi.json", tag = "server", responses(
     (status = 200, description = "The document.", body = Value),
 ))]
 pub(super) async fn document() -> Response {
-    static TEXT: LazyLock<String> = LazyLock::new(|| openapi().to_string());
+    static TEXT: LazyLock<String> = LazyLock::new(|| DOCUMENT.to_string());
     let json = [(header::CONTENT_TYPE, "application/json")];
     (json, TEXT.as_str()).into_response()
 }

@@ -125,6 +125,14 @@ fn dora_is_merged_and_refused_elsewhere() {
         before,
         "the copy that merge compared with is used"
     );
+    let inspect = |flags: &str| {
+        let run = folder.run(&format!("inspect dora {flags} --json"));
+        done(&run);
+        run.json()["verdict"].clone()
+    };
+    assert_eq!(inspect(""), "not known without a base to compare it with");
+    let verdict = inspect(&format!("-m {old}"));
+    assert_eq!(verdict, "sound, as DoRA: for merge, transfer, eval and kit");
     for line in [
         format!("import dora -m {old} --out back.gguf"),
         format!("serve -m {old} --lora dora --port 0"),

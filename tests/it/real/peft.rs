@@ -9,6 +9,7 @@ use translora::adapters::{self, Base};
 use super::serve::{Served, short};
 use super::{Folder, done, lab, old_base, refused, rows};
 use crate::serve::client::{get, post, said};
+use crate::tokenizer::{WORDS, tokenizer};
 
 /// The lab's adapter in each format.
 pub(super) fn formats() -> Folder {
@@ -198,45 +199,6 @@ fn a_merged_model_answers_as_the_base_with_its_adapter() {
     refused("merged", &folder.run(&line), &["there is a file already"]);
 }
 
-/// How the lab's old base cuts texts into words.
-const WORDS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-
-/// The tokenizer of a base as transformers saves it, with another way to cut texts.
-fn tokenizer(base: &Path, words: &str) -> String {
-    let bytes = fs::read(base).expect("the lab is in the repository");
-    let gguf = translora_gguf::Gguf::parse(&bytes).expect("it is whole");
-    let texts = |key: &str| {
-        let found = gguf.get(&format!("tokenizer.ggml.{key}"));
-        let found = found.and_then(translora_gguf::Value::as_strings);
-        found.expect("the base has it").to_vec()
-    };
-    let (tokens, merges) = (texts("tokens"), texts("merges"));
-    let vocab = tokens
-        .iter()
-        .zip(0_u32..)
-        .map(|(token, id)| (token.clone(), json!(id)));
-    let vocab: serde_json::Map<String, Value> = vocab.collect();
-    let added = |id: usize| {
-        json!({ "id": id, "content": tokens[id], "single_word": false, "lstrip": false,
-            "rstrip": false, "normalized": false, "special": true })
-    };
-    let bytes = json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
-        "use_regex": false });
-    let cut = json!({ "type": "Split", "pattern": { "Regex": words }, "behavior": "Isolated",
-        "invert": false });
-    let model = json!({ "type": "BPE", "dropout": null, "unk_token": null,
-        "continuing_subword_prefix": null, "end_of_word_suffix": null, "fuse_unk": false,
-        "byte_fallback": false, "ignore_merges": false, "vocab": vocab, "merges": merges });
-    json!({
-        "version": "1.0", "truncation": null, "padding": null,
-        "added_tokens": (0..3).map(added).collect::<Vec<_>>(),
-        "normalizer": null, "post_processor": null, "decoder": bytes,
-        "pre_tokenizer": { "type": "Sequence", "pretokenizers": [cut, bytes] },
-        "model": model,
-    })
-    .to_string()
-}
-
 /// The words are the base's, and so are their numbers: only whole texts show that they are cut
 /// otherwise.
 #[test]
@@ -259,6 +221,16 @@ fn a_tokenizer_that_cuts_texts_otherwise_is_named() {
         "in the base",
     ];
     refused("spaces alone", &folder.run(&eval), &says);
+    let import = format!("import served/peft -m {} --out no.gguf", old.display());
+    refused("spaces alone", &folder.run(&import), &says);
+    let inspect = format!("inspect served/peft -m {} --json", old.display());
+    let card = folder.run(&inspect).json();
+    assert!(
+        card["verdict"]
+            .as_str()
+            .is_some_and(|text| text.contains(says[0])),
+        "{card}"
+    );
     let served = Served::start(&folder, &format!("-m {} --adapters served", old.display()));
     let body = json!({ "lora_name": "new", "lora_path": "peft" });
     let reply = post(served.address, "/v1/load_lora_adapter", &body);
@@ -269,5 +241,54 @@ fn a_tokenizer_that_cuts_texts_otherwise_is_named() {
         "no expression",
         &folder.run(&eval),
         &["tokenizer.json cannot be used"],
+    );
+}
+
+#[test]
+fn inspect_says_what_a_foreign_adapter_is_and_which_base_takes_it() {
+    let (folder, old) = (formats(), old_base());
+    let other = super::new_base();
+    for file in FORMATS {
+        let alone = folder.run(&format!("inspect {file} --json"));
+        let card = alone.json();
+        let known = card["verdict"] == "sound";
+        assert_eq!(known, file.ends_with(".gguf"), "{card}");
+        let fits = folder.run(&format!("inspect {file} --base {} --json", old.display()));
+        let card = fits.json();
+        assert_eq!(
+            (fits.code, &card["verdict"]),
+            (Some(0), &json!("sound")),
+            "{card}"
+        );
+        assert_eq!(card["what"], "adapter", "{card}");
+        assert!(card["matrices"].as_u64().is_some_and(|n| n > 0), "{card}");
+        let unfit = folder.run(&format!("inspect {file} -m {} --json", other.display()));
+        let verdict = unfit.json()["verdict"].as_str().expect("text").to_owned();
+        assert!(
+            unfit.code == Some(1) && verdict.starts_with("refused: "),
+            "{unfit}"
+        );
+    }
+    let format =
+        |file: &str| folder.run(&format!("inspect {file} --json")).json()["format"].clone();
+    let formats = ["served/gguf.gguf", "served/peft", "served/mlx"].map(format);
+    assert_eq!(formats, ["GGUF", "PEFT", "MLX"]);
+    for line in [
+        format!("inspect {0} --base {0}", old.display()),
+        "inspect served/peft --chat-template chatml".to_owned(),
+    ] {
+        let run = folder.run(&line);
+        refused("a flag without effect", &run, &["changes nothing here"]);
+    }
+    let template = |name: &str| {
+        let line = format!("inspect {} --chat-template {name} --json", old.display());
+        folder.run(&line).json()["chat_template"].clone()
+    };
+    assert_eq!(template("chatml"), "chatml, as was asked for");
+    folder.write("broken.jinja", b"{% for x");
+    let broken = template("broken.jinja");
+    assert!(
+        broken.as_str().expect("text").starts_with("refused: "),
+        "{broken}"
     );
 }

@@ -107,10 +107,23 @@ fn bad_requests_are_refused_by_name() {
     assert_eq!(raw("POST", "/v1/chat/completions", b"\xff\xfe").status, 400);
     assert_eq!(raw("POST", "/v1/completions", b"[]").status, 400);
     assert_eq!(raw("GET", "/v1/completions", b"").status, 405);
-    assert_eq!(
-        raw("GET", "/v2/completions", b"").error(),
-        "not_found_error: there is no such path"
-    );
+    for (path, says) in [
+        ("/v2/completions", "GET /openapi.json lists those there are"),
+        ("/v1/embeddings", "GET /openapi.json lists those there are"),
+        ("/v1/models/", "is /v1/models meant?"),
+        ("//v1/completions", "is /v1/completions meant?"),
+    ] {
+        let said = format!("not_found_error: there is no such path: {says}");
+        assert_eq!(raw("GET", path, b"").error(), said);
+    }
+    for (body, says) in [
+        (&b"\x1f\x8b\x08\0"[..], "gzip"),
+        (b"\xff\xfe{\0}\0", "UTF-16"),
+    ] {
+        let reply = raw("POST", "/v1/completions", body);
+        assert_eq!(reply.status, 400, "{reply:?}");
+        assert!(reply.error().contains(says), "{}", reply.error());
+    }
     assert_eq!(
         post(address, "/v1/completions", &json!({ "prompt": "" })).status,
         400

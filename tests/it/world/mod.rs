@@ -12,6 +12,7 @@ mod data;
 mod machine;
 #[cfg(feature = "ggml")]
 mod models;
+mod serving;
 #[cfg(feature = "ggml")]
 mod templates;
 #[cfg(feature = "ggml")]

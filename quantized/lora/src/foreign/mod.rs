@@ -16,7 +16,7 @@ mod words;
 
 pub use error::{ForeignError, Part};
 pub use export::{Files, to_peft};
-pub use words::Difference;
+pub use words::{Difference, SAMPLES};
 
 use std::path::{Path, PathBuf};
 
@@ -123,11 +123,16 @@ impl Foreign {
         }
     }
 
+    /// Tells whether a tokenizer lies beside it.
+    pub fn has_tokenizer(&self) -> bool {
+        self.folder().join(TOKENIZER).is_file()
+    }
+
     fn tokenizer(&self) -> Result<Option<Vec<u8>>, ForeignError> {
-        let path = self.folder().join(TOKENIZER);
-        if !path.is_file() {
+        if !self.has_tokenizer() {
             return Ok(None);
         }
+        let path = self.folder().join(TOKENIZER);
         let name = TOKENIZER;
         let bytes = read_file(&path, words::TOKENIZER_BYTES_MAX);
         bytes

@@ -16,7 +16,7 @@ pub(super) const TOKENIZER_BYTES_MAX: u64 = 128 << 20;
 /// Texts that the tokenizer and the base must read alike: languages, white space, digits, emoji,
 /// code and markup. All are composed (NFC), and markup stands at an end: on what follows it,
 /// llama.cpp and `tokenizers` differ where a space is put before a text.
-pub(super) const SAMPLES: &[&str] = &[
+pub const SAMPLES: &[&str] = &[
     "The quick brown fox jumps over the lazy dog.",
     "It's what they'd say: WE'LL see, don't we?",
     "Über Größe und Maß: schöne Grüße aus Köln",
