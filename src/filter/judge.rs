@@ -61,6 +61,12 @@ impl Judged {
         self.answer.as_ref()
     }
 
+    /// What it says, without white space around it; empty where the teacher was not asked.
+    pub fn answer_text(&self) -> &str {
+        let answer = self.answer.as_ref();
+        answer.map_or("", |answer| answer.text.trim())
+    }
+
     /// What it is ranked by. units: nats
     pub fn score(&self) -> f64 {
         self.score

@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::{Judged, Kept, Reason, Rejections};
+use super::{Answers, Judged, Kept, Reason, Rejections, answers};
 use crate::record::{Origin, words_and_pairs};
 
 /// An answer that fewer inputs share, or fewer than one in so many, is no class of its own: such
@@ -14,8 +14,10 @@ const LINES_SHARE: [f64; 2] = [0.1, 0.9];
 /// Which parts of what was accepted are kept.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Shares {
+    /// The score from which on an input is good enough, whatever the others have.
+    pub sure: Option<f64>,
     /// Of inputs with one answer and like one seed, the part with the best scores that is good
-    /// enough.
+    /// enough without that.
     pub good: f64,
     /// Lines among what is kept, where there are enough of them; the others were put together of
     /// pieces.
@@ -24,13 +26,13 @@ pub struct Shares {
 
 /// Keep `count` of what was accepted, good and unlike each other, and count the rest by reason.
 ///
-/// What a tuned model wrote is measured among its own: it is like what the adapter is sure of. The
-/// score alone would fill the kept set with the answer the adapter is surest of, and with near
-/// copies of one input. So answers that several inputs share take turns; all rarer answers take as
-/// many turns as classes of their size would. Each turn gives, of the good (or more, where those
+/// The score alone would fill the kept set with the answer the adapter is surest of, and with near
+/// copies of one input. So labels take turns, and of each, what was drawn as a line, what was put
+/// together of pieces and what a tuned model wrote. A turn gives, of the good (or more, where those
 /// are too few), an input like the seed whose like was taken least yet: seeds stand for the data,
-/// and what a model makes of them has other shares. Of those it is the one whose words and pairs of
-/// words were taken least for how often the pool has them. Equal inputs keep their order.
+/// and what a model makes of them has other shares. Of those it is one whose answer and first word
+/// were taken least, and of these the one whose words and pairs of words were taken least for how
+/// often the pool has them. Equal inputs keep their order.
 pub fn select(
     judged: &[Judged],
     seeds: &[&str],
@@ -42,52 +44,40 @@ pub fn select(
         .filter(|judged| judged.rejected.is_none())
         .collect();
     let rejections = rejections(judged, accepted.len().saturating_sub(count));
-    let is_tuned = |input: &usize| accepted[*input].origin == Origin::Tuned;
-    let (all, rare_turns) = classes(&accepted);
-    let last = all.len() - 1;
-    let mut classes: Vec<Vec<usize>> = all
-        .into_iter()
-        .flat_map(|class| {
-            let (tuned, other): (Vec<_>, Vec<_>) = class.into_iter().partition(is_tuned);
-            [other, tuned]
-        })
-        .collect();
-    let slots = slots(&accepted, &classes[2 * last..].concat());
     let nearest = nearest(&accepted, seeds);
-    cut(&mut classes, [&nearest, &slots], count, shares.good);
-    let (rare, classes) = (classes.split_off(2 * last), classes);
-    let mut classes = by_origin(classes, &accepted, shares.lines);
-    let rare = by_origin(rare, &accepted, shares.lines).into_iter();
-    classes.extend(rare.map(|class| Class {
-        weight: class.weight * rare_turns,
-        ..class
-    }));
+    let good = shares.good.max(count as f64 / accepted.len().max(1) as f64);
+    let mut classes: Vec<Class> = classes(&accepted, has_labels(judged))
+        .into_iter()
+        .flat_map(|class| by_origin(class, &accepted, shares.lines))
+        .collect();
+    for class in &mut classes {
+        class.cut(&accepted, &nearest, Shares { good, ..shares });
+    }
     stagger(&mut classes);
-    let mut spread = Spread::of(
-        &accepted,
-        classes
-            .iter()
-            .flat_map(|class| class.inputs.iter().copied()),
-    );
+    let pool = classes
+        .iter()
+        .flat_map(|class| class.inputs.iter().copied());
+    let mut taken = Taken {
+        spread: Spread::of(&accepted, pool),
+        seeds: vec![0; seeds.len().max(1)],
+        nearest,
+        answers: HashMap::new(),
+        firsts: HashMap::new(),
+        accepted: &accepted,
+    };
     let mut kept = Vec::new();
-    // By seed: what was taken of its like.
-    let mut served = vec![0_usize; seeds.len().max(1)];
     while kept.len() < count && !classes.is_empty() {
         for class in &mut classes {
             class.credit += class.weight;
-            let served_of = |i: usize| served[nearest[class.inputs[i]].unwrap_or(0)];
-            let least = (0..class.inputs.len()).map(served_of).min();
-            let gain = |i: &usize| spread.gain(class.inputs[*i]);
-            let due = (0..class.inputs.len()).filter(|&i| Some(served_of(i)) == least);
-            let best = due.max_by(|a, b| gain(a).total_cmp(&gain(b)).then(b.cmp(a)));
-            let Some(best) = best.filter(|_| class.credit >= 1.0) else {
+            if class.credit < 1.0 {
                 continue;
-            };
+            }
             class.credit -= 1.0;
-            let taken = class.inputs.remove(best);
-            spread.take(taken);
-            served[nearest[taken].unwrap_or(0)] += 1;
-            kept.push(keep(accepted[taken]));
+            if let Some(best) = taken.best_of(&class.inputs) {
+                let input = class.inputs.remove(best);
+                taken.take(input);
+                kept.push(keep(accepted[input]));
+            }
         }
         classes.retain(|class| !class.inputs.is_empty());
     }
@@ -95,11 +85,99 @@ pub fn select(
     (kept, rejections)
 }
 
+/// Whether the answers are labels, as far as what was judged shows.
+fn has_labels(judged: &[Judged]) -> bool {
+    matches!(answers(judged), Answers::Labels(_))
+}
+
+/// What was taken so far, and of what.
+struct Taken<'a> {
+    accepted: &'a [&'a Judged],
+    /// By input, the seed that it is like.
+    nearest: Vec<usize>,
+    spread: Spread,
+    /// By seed, how many of its like were taken.
+    seeds: Vec<usize>,
+    /// By answer, how many with it were taken.
+    answers: HashMap<&'a str, usize>,
+    /// By first word, how many with it were taken.
+    firsts: HashMap<&'a str, usize>,
+}
+
+impl<'a> Taken<'a> {
+    fn answer(&self, input: usize) -> &'a str {
+        self.accepted[input].answer_text()
+    }
+
+    fn first(&self, input: usize) -> &'a str {
+        let text = self.accepted[input].text();
+        text.split_whitespace().next().unwrap_or_default()
+    }
+
+    /// Which of these inputs is next.
+    fn best_of(&self, inputs: &[usize]) -> Option<usize> {
+        let rank = |input: usize| {
+            let answer = self.answers.get(self.answer(input)).copied().unwrap_or(0);
+            let first = self.firsts.get(self.first(input)).copied().unwrap_or(0);
+            (self.seeds[self.nearest[input]], answer + first)
+        };
+        let least = inputs.iter().map(|&input| rank(input)).min();
+        let gain = |at: &usize| self.spread.gain(inputs[*at]);
+        (0..inputs.len())
+            .filter(|&at| Some(rank(inputs[at])) == least)
+            .max_by(|a, b| gain(a).total_cmp(&gain(b)).then(b.cmp(a)))
+    }
+
+    fn take(&mut self, input: usize) {
+        self.spread.take(input);
+        self.seeds[self.nearest[input]] += 1;
+        *self.answers.entry(self.answer(input)).or_default() += 1;
+        *self.firsts.entry(self.first(input)).or_default() += 1;
+    }
+}
+
 /// Inputs that take turns with others, `weight` of a turn at a time.
 struct Class {
+    /// Best first.
     inputs: Vec<usize>,
     weight: f64,
     credit: f64,
+}
+
+impl Class {
+    /// Leave what is sure enough, and the best of what is like each seed.
+    ///
+    /// An adapter is surer of one phrasing than of another; inputs are measured among their like,
+    /// so that none drops out whole. Where those are too few to tell the best of them, they are
+    /// measured with all others of that kind.
+    fn cut(&mut self, accepted: &[&Judged], nearest: &[usize], shares: Shares) {
+        let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for &input in &self.inputs {
+            groups.entry(nearest[input]).or_default().push(input);
+        }
+        let is_few = |group: &Vec<usize>| (group.len() as f64 * shares.good) < CLASS_MIN as f64;
+        let (few, mut groups): (Vec<_>, Vec<_>) = groups.into_values().partition(is_few);
+        let few: HashSet<usize> = few.into_iter().flatten().collect();
+        let of_few = self
+            .inputs
+            .iter()
+            .copied()
+            .filter(|input| few.contains(input));
+        groups.push(of_few.collect());
+        let most =
+            |group: &[usize]| ((group.len() as f64 * shares.good).ceil() as usize).max(CLASS_MIN);
+        let best: HashSet<usize> = groups
+            .iter()
+            .flat_map(|group| group.iter().copied().take(most(group)))
+            .collect();
+        let is_sure = |input: usize| {
+            shares
+                .sure
+                .is_some_and(|sure| accepted[input].score >= sure)
+        };
+        self.inputs
+            .retain(|&input| is_sure(input) || best.contains(&input));
+    }
 }
 
 /// One turn at most in each pass, and not all of the lesser ones in the same pass, so that the
@@ -119,124 +197,34 @@ fn stagger(classes: &mut [Class]) {
 }
 
 /// Lines apart from what was put together of pieces, and both from what a tuned model wrote: each
-/// kind has what the others lack.
-fn by_origin(classes: Vec<Vec<usize>>, accepted: &[&Judged], lines_share: f64) -> Vec<Class> {
+/// kind has what the others lack, and how sure the adapter is of one tells nothing of another.
+fn by_origin(inputs: Vec<usize>, accepted: &[&Judged], lines_share: f64) -> Vec<Class> {
     let share = lines_share.clamp(LINES_SHARE[0], LINES_SHARE[1]);
     let weights = [
         (share / (1.0 - share)).min(1.0),
         ((1.0 - share) / share).min(1.0),
+        1.0,
     ];
-    let mut out = Vec::new();
-    for class in classes {
-        let is = |input: &usize, origin: Origin| accepted[*input].origin == origin;
-        if class.iter().any(|input| is(input, Origin::Tuned)) {
-            out.push(Class {
-                inputs: class,
-                weight: 1.0,
-                credit: 0.0,
-            });
-            continue;
-        }
-        let (lines, pieces) = class.into_iter().partition(|input| is(input, Origin::Line));
-        let halves =
-            [lines, pieces]
-                .into_iter()
-                .zip(weights)
-                .map(|(inputs, weight): (Vec<usize>, f64)| Class {
-                    inputs,
-                    weight,
-                    credit: 0.0,
-                });
-        out.extend(halves.filter(|half| !half.inputs.is_empty()));
+    let mut kinds = [Vec::new(), Vec::new(), Vec::new()];
+    for input in inputs {
+        kinds[match accepted[input].origin {
+            Origin::Line => 0,
+            Origin::Tuned => 2,
+            _ => 1,
+        }]
+        .push(input);
     }
-    out
-}
-
-/// Leave of each class the best of what is like each seed, `count` in all or a little more.
-///
-/// An adapter is surer of one phrasing than of another, and of one slot's word than of another;
-/// inputs are measured among their like, by each of `alike`, so that none drops out whole. Where
-/// those are too few to tell the best of them, they are measured among all that share their answer.
-fn cut(classes: &mut [Vec<usize>], alike: [&[Option<usize>]; 2], count: usize, good_share: f64) {
-    let all: usize = classes.iter().map(Vec::len).sum();
-    let share = good_share.max(count as f64 / all.max(1) as f64);
-    for class in classes {
-        let best: HashSet<usize> = alike
-            .iter()
-            .flat_map(|alike| best_of(class, alike, share))
-            .collect();
-        class.retain(|input| best.contains(input));
-    }
-}
-
-/// The best of each group of a class that are alike; what has no group is not among them.
-fn best_of(class: &[usize], alike: &[Option<usize>], share: f64) -> Vec<usize> {
-    let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-    for &input in class {
-        if let Some(group) = alike[input] {
-            groups.entry(group).or_default().push(input);
-        }
-    }
-    let (few, mut groups): (Vec<_>, Vec<_>) = groups
-        .into_values()
-        .partition(|group| (group.len() as f64 * share) < CLASS_MIN as f64);
-    let few: HashSet<usize> = few.into_iter().flatten().collect();
-    groups.push(
-        class
-            .iter()
-            .copied()
-            .filter(|input| few.contains(input))
-            .collect(),
-    );
-    let most = |group: &Vec<usize>| ((group.len() as f64 * share).ceil() as usize).max(CLASS_MIN);
-    groups
-        .iter()
-        .flat_map(|group| group.iter().copied().take(most(group)))
-        .collect()
-}
-
-/// By input whose answer few share, the rarest word of that answer that others have too; none where
-/// most have it.
-///
-/// In such answers words stand for what an input says: a name, a place. Were those that seeds show
-/// too frequent among what is kept, a student would learn them by heart in place of where to find
-/// them.
-fn slots(accepted: &[&Judged], inputs: &[usize]) -> Vec<Option<usize>> {
-    let words_of = |input: usize| {
-        let words = accepted[input]
-            .answer
-            .iter()
-            .flat_map(|answer| answer.text.split(|c: char| !c.is_alphanumeric()));
-        words
-            .filter(|word| {
-                word.chars().any(char::is_alphabetic)
-                    && !word.contains(|c: char| c.is_ascii_digit())
-            })
-            .collect::<HashSet<&str>>()
+    let class = |(inputs, weight)| Class {
+        inputs,
+        weight,
+        credit: 0.0,
     };
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for word in inputs.iter().flat_map(|&input| words_of(input)) {
-        *counts.entry(word).or_default() += 1;
-    }
-    counts.retain(|_, count| (CLASS_MIN..=inputs.len() / 2).contains(count));
-    let numbered: HashMap<&str, (usize, usize)> = counts
-        .iter()
-        .enumerate()
-        .map(|(i, (&word, &count))| (word, (count, i)))
-        .collect();
-    let mut slots = vec![None; accepted.len()];
-    for &input in inputs {
-        slots[input] = words_of(input)
-            .into_iter()
-            .filter_map(|word| numbered.get(word))
-            .min()
-            .map(|(_, word)| *word);
-    }
-    slots
+    let classes = kinds.into_iter().zip(weights).map(class);
+    classes.filter(|class| !class.inputs.is_empty()).collect()
 }
 
 /// By input, the seed that shares most words and pairs of words with it.
-fn nearest(accepted: &[&Judged], seeds: &[&str]) -> Vec<Option<usize>> {
+fn nearest(accepted: &[&Judged], seeds: &[&str]) -> Vec<usize> {
     let features = |text: &str| {
         words_and_pairs(text)
             .into_iter()
@@ -252,7 +240,7 @@ fn nearest(accepted: &[&Judged], seeds: &[&str]) -> Vec<Option<usize>> {
         let best = (0..seeds.len())
             .map(|i| (i, alike(&words, &seeds[i])))
             .max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)));
-        Some(best.map_or(0, |(seed, _)| seed))
+        best.map_or(0, |(seed, _)| seed)
     };
     accepted.iter().map(one).collect()
 }
@@ -273,7 +261,12 @@ impl Spread {
         let mut counts: Vec<f64> = Vec::new();
         let mut features = vec![Vec::new(); accepted.len()];
         for input in pool {
-            for feature in words_and_pairs(accepted[input].text()) {
+            let text = accepted[input].text();
+            let first = text
+                .split_whitespace()
+                .next()
+                .map(|word| format!("^ {word}"));
+            for feature in words_and_pairs(text).into_iter().chain(first) {
                 let next = counts.len();
                 let number = *numbers.entry(feature).or_insert(next);
                 counts.resize(counts.len().max(number + 1), 0.0);
@@ -323,33 +316,23 @@ fn rejections(judged: &[Judged], surplus: usize) -> Rejections {
     rejections
 }
 
-/// Accepted inputs by answer, best first; the rarer answers together at the end, and how many turns
-/// those take.
-fn classes(accepted: &[&Judged]) -> (Vec<Vec<usize>>, f64) {
+/// Accepted inputs, best first: by label where answers are labels, the rarer ones together at the
+/// end; else all of them.
+fn classes(accepted: &[&Judged], labels: bool) -> Vec<Vec<usize>> {
     let mut by_answer: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (input, judged) in accepted.iter().enumerate() {
-        let answer = judged
-            .answer
-            .as_ref()
-            .map_or("", |answer| answer.text.trim());
+        let answer = if labels { judged.answer_text() } else { "" };
         by_answer.entry(answer).or_default().push(input);
     }
     let least = CLASS_MIN.max(accepted.len() / CLASS_ONE_IN);
     let (mut classes, rare): (Vec<_>, Vec<_>) = by_answer
         .into_values()
         .partition(|class| class.len() >= least);
-    let rare: Vec<usize> = rare.into_iter().flatten().collect();
-    let each = (accepted.len() - rare.len()) as f64 / classes.len().max(1) as f64;
-    let turns = if classes.is_empty() {
-        1.0
-    } else {
-        (rare.len() as f64 / each).max(1.0)
-    };
-    classes.push(rare);
+    classes.push(rare.into_iter().flatten().collect());
     classes
         .iter_mut()
         .for_each(|class| class.sort_by(|&a, &b| accepted[b].score.total_cmp(&accepted[a].score)));
-    (classes, turns)
+    classes
 }
 
 #[cfg(test)]
@@ -357,6 +340,7 @@ mod tests {
     use super::*;
 
     const SHARES: Shares = Shares {
+        sure: None,
         good: 0.25,
         lines: 0.5,
     };
@@ -444,6 +428,7 @@ mod tests {
             &["March 22, 1934", "7 March 2001", "1 May 1999"],
             30,
             Shares {
+                sure: None,
                 good: 1.0,
                 lines: 0.5,
             },
@@ -461,7 +446,11 @@ mod tests {
             .map(|i| judged(&format!("shared {i}"), &format!("{}", i / 4), 2.0))
             .collect();
         all.extend((0..300).map(|i| judged(&format!("alone {i}"), &format!("alone {i}"), 2.0)));
-        let (kept, _) = select(&all, &[], 100, SHARES);
+        let shares = Shares {
+            sure: Some(1.0),
+            ..SHARES
+        };
+        let (kept, _) = select(&all, &[], 100, shares);
         let alone = prompts(&kept)
             .iter()
             .filter(|prompt| prompt.starts_with("alone"))
@@ -480,7 +469,11 @@ mod tests {
         };
         let mut all: Vec<Judged> = (0..60).map(|i| one(i, "Rome", 9.0)).collect();
         all.extend((0..20).map(|i| one(i, "Oslo", 2.0)));
-        let (kept, _) = select(&all, &["from Rome, 7 years"], 16, SHARES);
+        let shares = Shares {
+            sure: Some(1.0),
+            ..SHARES
+        };
+        let (kept, _) = select(&all, &["from Rome, 7 years"], 16, shares);
         let oslo = prompts(&kept)
             .iter()
             .filter(|prompt| prompt.contains("Oslo"))
@@ -508,7 +501,16 @@ mod tests {
         };
         let all: Vec<Judged> = (0..200).map(one).collect();
         for (lines, expected) in [(0.25, 10), (0.5, 20), (0.8, 32)] {
-            let (kept, _) = select(&all, &[], 40, Shares { good: 1.0, lines });
+            let (kept, _) = select(
+                &all,
+                &[],
+                40,
+                Shares {
+                    good: 1.0,
+                    lines,
+                    ..SHARES
+                },
+            );
             let is_line = |kept: &&Kept| {
                 all.iter()
                     .any(|judged| judged.text() == kept.text() && judged.origin == Origin::Line)

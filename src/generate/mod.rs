@@ -12,12 +12,14 @@
 use serde::{Deserialize, Serialize};
 
 mod candidate;
+mod compose;
 mod error;
 mod lead;
 mod sampler;
 mod vary;
 
 pub use candidate::Candidate;
+pub use compose::{compose, values};
 pub use error::GenerateError;
 pub use lead::Lead;
 pub use sampler::{InputSampler, MIN_P};

@@ -22,6 +22,8 @@ const SHOWN: usize = 5;
 const LINES_SHARE: [f64; 2] = [0.1, 0.9];
 /// Tokens drawn for a splice.
 const SPLICE_TOKENS: usize = 8;
+/// Tokens of a value at most.
+const VALUE_TOKENS: usize = 16;
 /// Texts without a draw that are tried for each draw.
 const CHAINS: usize = 2;
 /// How likely one new word too many is at least.
@@ -210,10 +212,10 @@ impl<'s> InputSampler<'s> {
         };
         let line = |(one, lead): (Continuation, Option<Lead>)| match lead {
             None => Candidate::line(one.text, one.finished, None),
-            Some(lead) => match lead.input(&one.text) {
-                Some(input) => Candidate::line(input.into(), one.finished, lead.intended()),
-                None => Candidate::line(one.text, false, None),
-            },
+            Some(lead) => {
+                let input = lead.input(&one.text).to_owned();
+                Candidate::line(input, one.finished, lead.intended())
+            }
         };
         let lines = drawn.into_iter().zip(leads).map(line).collect();
         let fresh = self.fresh(lines, &mut count);
@@ -244,6 +246,49 @@ impl<'s> InputSampler<'s> {
         self.lines_round(rng, Start::Text(prefix), leads, model, with, monitor)
     }
 
+    /// Draw values for the keys of `known`, behind a list of some of those, `count` in all.
+    pub fn values(
+        &self,
+        known: &[(String, String)],
+        count: usize,
+        rng: &mut Rng,
+        model: &mut dyn Generate,
+        monitor: &mut Monitor<'_>,
+    ) -> Result<Vec<(String, String)>, GenerateError> {
+        let mut keys: Vec<&String> = known.iter().map(|(key, _)| key).collect();
+        keys.dedup();
+        let (mut known, mut drawn) = (known.to_vec(), Vec::new());
+        let mut turns = keys.into_iter().cycle().take(count).peekable();
+        while turns.peek().is_some() {
+            rng.shuffle(&mut known);
+            let shown = known.iter().take(SHOWN);
+            let shown: Vec<String> = shown.map(|(key, text)| format!("{key}: {text}")).collect();
+            let keys: Vec<&String> = turns
+                .by_ref()
+                .take(self.settings.sequences.max(1))
+                .collect();
+            let openings: Vec<String> = keys.iter().map(|key| format!("{key}:")).collect();
+            let request = GenerateRequest {
+                start: Start::Text(list_prompt(&shown)),
+                openings: openings.clone(),
+                tokens_max: VALUE_TOKENS.min(self.settings.tokens_max),
+                temperature: self.settings.temperature,
+                min_p: MIN_P,
+                stop: "\n".into(),
+                seed: rng.next_u64(),
+            };
+            let made = model.generate(With::Base, &request, monitor)?;
+            for ((key, opening), one) in keys.into_iter().zip(&openings).zip(made) {
+                let text = one.text.trim_start();
+                let text = text.strip_prefix(opening.as_str()).unwrap_or(text).trim();
+                if one.finished && !text.is_empty() {
+                    drawn.push((key.clone(), text.to_owned()));
+                }
+            }
+        }
+        Ok(drawn)
+    }
+
     /// Continuations of the seeds in a new order, and variants of them.
     fn list_round(
         &mut self,
@@ -258,7 +303,7 @@ impl<'s> InputSampler<'s> {
         let lines = !self.settings.variants || rng.unit() < self.lines_share;
         let openings = self.openings(lines, &mut rng);
         let request = GenerateRequest {
-            start: Start::Text(list_prompt(self.seeds, &mut rng)),
+            start: Start::Text(list_prompt(&self.shown(&mut rng))),
             openings: openings
                 .iter()
                 .map(|&(parent, at)| self.parents[parent].head(at))
@@ -357,6 +402,14 @@ impl<'s> InputSampler<'s> {
                 .powi(odd)
     }
 
+    /// What a list shows: some of the seeds, in random order.
+    fn shown(&self, rng: &mut Rng) -> Vec<String> {
+        let mut order: Vec<&Seed> = self.seeds.iter().collect();
+        rng.shuffle(&mut order);
+        let shown = order.into_iter().take(SHOWN);
+        shown.map(|seed| one_line(seed.text())).collect()
+    }
+
     /// Which parent each draw of a round begins as, and after how many of its units the model goes
     /// on.
     ///
@@ -426,20 +479,17 @@ fn pick(weights: &[f64], rng: &mut Rng) -> usize {
     rng.below(weights.len().max(1))
 }
 
-/// The list that a model continues, in random order. It ends in the open number without a
-/// space: tokenizers keep that space with the word that follows.
-pub(super) fn list_prompt(seeds: &[Seed], rng: &mut Rng) -> String {
-    let mut order: Vec<&Seed> = seeds.iter().collect();
-    rng.shuffle(&mut order);
-    order.truncate(SHOWN);
-    let lines: String = order
+/// The list that a model continues. It ends in the open number without a space: tokenizers keep
+/// that space with the word that follows.
+pub(super) fn list_prompt(shown: &[String]) -> String {
+    let lines: String = shown
         .iter()
         .enumerate()
-        .map(|(i, seed)| format!("{}. {}\n", i + 1, one_line(seed.text())))
+        .map(|(i, text)| format!("{}. {text}\n", i + 1))
         .collect();
     format!(
         "Here are {LIST_LENGTH} examples:\n{lines}{}.",
-        order.len() + 1
+        shown.len() + 1
     )
 }
 

@@ -2,7 +2,7 @@ use super::sampler::list_prompt;
 use super::*;
 use crate::engine::{Continuation, EngineError, Generate, GenerateRequest, Monitor, Start, With};
 use crate::kit::Seed;
-use crate::record::{Blame, Cancel, Origin, Prompt, Rng, Role, Turn};
+use crate::record::{Blame, Cancel, Origin, Prompt, Role, Turn};
 
 /// Answers with a script, and keeps the requests.
 struct Script {
@@ -159,9 +159,15 @@ fn what_all_seeds_begin_with_is_kept_and_only_what_varies_is_drawn_anew() {
 
 #[test]
 fn the_list_is_the_papers() {
-    let prompt = list_prompt(&seeds()[..1], &mut Rng::new(1, "t"));
+    let shown = |texts: &[&str]| {
+        texts
+            .iter()
+            .map(|text| (*text).to_owned())
+            .collect::<Vec<_>>()
+    };
+    let prompt = list_prompt(&shown(&["say one"]));
     assert_eq!(prompt, "Here are 10 examples:\n1. say one\n2.");
-    let all = list_prompt(&seeds(), &mut Rng::new(1, "t"));
+    let all = list_prompt(&shown(&["say one", "two lines", "say three"]));
     assert!(
         all.contains(". two lines\n") && all.ends_with("\n4."),
         "{all}"

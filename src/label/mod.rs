@@ -32,6 +32,7 @@ pub struct Labeled {
     prompt: Prompt,
     completion: String,
     confidence: f64,
+    log_probability: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     labels: Option<SoftLabels>,
     /// The teacher thought before it answered, and that was cut off.
@@ -72,6 +73,11 @@ impl Labeled {
         self.confidence
     }
 
+    /// Mean log-probability of a token of the teacher's greedy answer. units: nats
+    pub fn log_probability(&self) -> f64 {
+        self.log_probability
+    }
+
     /// What the student is to learn of each token, where that is more than the text.
     pub fn labels(&self) -> Option<&SoftLabels> {
         self.labels.as_ref()
@@ -91,6 +97,7 @@ impl Labeled {
             prompt: prompt.clone(),
             completion: completion.to_owned(),
             confidence: 1.0,
+            log_probability: 0.0,
             labels: None,
             thought: false,
         }
@@ -104,6 +111,7 @@ struct Stored {
     prompt: Prompt,
     completion: String,
     confidence: f64,
+    log_probability: f64,
     #[serde(default)]
     labels: Option<SoftLabels>,
     #[serde(default)]
@@ -209,6 +217,7 @@ fn labeled(prompt: &Prompt, answer: &Answer) -> Result<Labeled, Reason> {
         "" => Err(Reason::Empty),
         completion => Ok(Labeled {
             thought,
+            log_probability: answer.log_probability / answer.tokens.max(1) as f64,
             ..Labeled::greedy(prompt, completion)
         }),
     }

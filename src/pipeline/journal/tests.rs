@@ -120,7 +120,7 @@ fn a_trained_adapter_comes_back_with_its_bytes() {
 
 #[test]
 fn half_a_noun_or_more_than_one_is_refused() {
-    let whole = r#"{"prompt":"a","completion":"b","confidence":1.0}"#;
+    let whole = r#"{"prompt":"a","completion":"b","confidence":1.0,"log_probability":-0.5}"#;
     assert_eq!(
         restored::<Labeled>(whole, Vec::new())
             .unwrap()
@@ -131,7 +131,8 @@ fn half_a_noun_or_more_than_one_is_refused() {
     for line in [
         "",
         r#"{"prompt":"a","completion":"b"}"#,
-        r#"{"prompt":"a","completion":"b","confidence":"1"}"#,
+        r#"{"prompt":"a","completion":"b","confidence":"1","log_probability":-0.5}"#,
+        r#"{"prompt":"a","completion":"b","confidence":1.0}"#,
         &format!("{whole} {whole}"),
     ] {
         assert!(restored::<Labeled>(line, Vec::new()).is_err(), "{line}");

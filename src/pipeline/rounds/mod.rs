@@ -12,10 +12,10 @@ use super::job::Job;
 use super::judging::Teacher;
 use super::transfer::TransferData;
 use super::{GeneratedInput, PipelineError, RoundCounts, TransferPlan};
-use crate::filter::{self, Answers, Coverage, Kept};
+use crate::filter::{self, Answers, Coverage, Kept, Shares};
 use crate::generate::{self, Instruction, Lead};
 use crate::label::Labeled;
-use crate::record::Pair;
+use crate::record::{Pair, Rng};
 use crate::request::LabelChoice;
 
 mod policy;
@@ -31,6 +31,8 @@ use tallies::Tallies;
 
 /// Share of the first round's draws that are whole lines, where inputs have few new words.
 const LINES_SHARE: f64 = 0.5;
+/// Objects that are put together for the next rounds to draw inputs for.
+const COMPOSED: usize = 512;
 /// Seeds that the bare target is shown at most.
 const SHOTS_MAX: usize = 8;
 
@@ -104,7 +106,7 @@ impl<'a> Rounds<'a> {
                 self.teacher = self.evaluate_source(job)?;
             }
             self.stages.close_source();
-            self.steer(job)?;
+            self.steer(job, round)?;
             round += 1;
             if self.policy.is_hopeless(self.pool.stock()) {
                 break;
@@ -157,7 +159,7 @@ impl<'a> Rounds<'a> {
         round: usize,
         turn: usize,
     ) -> Result<PathBuf, PipelineError> {
-        let shares = self.policy.best_shares(self.stages.sampler.unseen());
+        let shares = self.shares();
         let (best, _) = self.pool.best(self.policy.tuned_on(), shares);
         let question = self.generators[turn].question.as_deref();
         let leads = filter::answers(&self.pool.judged) != Answers::Text;
@@ -179,22 +181,27 @@ impl<'a> Rounds<'a> {
     }
 
     /// Say what the next rounds start from: the best so far, and how often they draw lines.
-    fn steer(&mut self, job: &mut Job<'_>) -> Result<(), PipelineError> {
-        let shares = self.policy.best_shares(self.stages.sampler.unseen());
+    fn steer(&mut self, job: &mut Job<'_>, round: usize) -> Result<(), PipelineError> {
+        let shares = self.shares();
         let (adopted, _) = self.pool.best(self.policy.adopted(), shares);
         self.stages.sampler.adopt(adopted.iter().map(Kept::text));
-        self.cover(job, &adopted)?;
+        self.cover(job, round, &adopted)?;
         if let Some(share) = self.policy.lines_share(&self.pool.scored()) {
             self.stages.sampler.draw_lines(share);
         }
         Ok(())
     }
 
-    /// Where the answers of the teacher are labels or JSON objects, generate inputs for each label
-    /// or key.
+    /// Where the answers of the teacher are labels or JSON objects, generate inputs for each label,
+    /// or for objects with other keys and values.
     ///
     /// Its answers to text that has nothing to do with the task are some of its labels, too.
-    fn cover(&mut self, job: &mut Job<'_>, adopted: &[Kept]) -> Result<(), PipelineError> {
+    fn cover(
+        &mut self,
+        job: &mut Job<'_>,
+        round: usize,
+        adopted: &[Kept],
+    ) -> Result<(), PipelineError> {
         let mut prompts = self.generators.iter().map(Generator::prompt);
         if !self.policy.answered || !prompts.any(|prompt| prompt == Instruction::List) {
             return Ok(());
@@ -205,7 +212,7 @@ impl<'a> Rounds<'a> {
         }
         let leads = match filter::answers(&self.pool.seen()) {
             Answers::Labels(labels) => labels.into_iter().map(Lead::Label).collect(),
-            Answers::Objects(keys) => keys.into_iter().map(Lead::Key).collect(),
+            Answers::Objects(_) => self.compose(job, round)?,
             Answers::Text => Vec::new(),
         };
         let shots = self.pool.answers(adopted);
@@ -213,9 +220,24 @@ impl<'a> Rounds<'a> {
         Ok(())
     }
 
+    /// Put objects together of all that are good enough, with more values for their keys.
+    fn compose(&mut self, job: &mut Job<'_>, round: usize) -> Result<Vec<Lead>, PipelineError> {
+        let shots = self.pool.sure();
+        let drawn = self.stages.values(job, round, &generate::values(&shots))?;
+        let mut rng = Rng::new(self.stages.sampler.settings().seed, "compose");
+        let objects = generate::compose(&shots, &drawn, COMPOSED, &mut rng);
+        Ok(objects.into_iter().map(Lead::Object).collect())
+    }
+
+    /// What is good enough, and how it is shared out.
+    fn shares(&self) -> Shares {
+        let sure = self.pool.least_sure_seed();
+        self.policy.shares(sure, self.stages.sampler.unseen())
+    }
+
     /// Choose the best of what was accepted and put the teacher's answers to it.
     fn label(&mut self, job: &mut Job<'_>) -> Result<Vec<Labeled>, PipelineError> {
-        let shares = self.policy.shares(self.stages.sampler.unseen());
+        let shares = self.shares();
         let (kept, rejections) = self.pool.best(self.policy.labeled(), shares);
         let (mut labeled, unlabeled) = self.stages.label(job, &kept)?;
         self.tallies.rejected(&rejections);

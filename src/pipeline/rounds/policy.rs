@@ -13,8 +13,6 @@ const INPUT_MODEL_CANDIDATES: f64 = 1.3;
 const ROUNDS: usize = 4;
 /// Inputs that a round draws variants of, for each sample that is needed.
 const ADOPTED_SHARE: f64 = 0.25;
-/// They are chosen from this part of what is good enough to be kept.
-const ADOPTED_GOOD: f64 = 0.4;
 /// The first round whose generator may be a model that was fitted on the inputs of the rounds
 /// before, and how much of what is needed it is fitted on.
 const TUNED_FROM: usize = 2;
@@ -207,19 +205,13 @@ impl Policy {
         ((wanted * DRAWS_PER_CANDIDATE) as u64).min(self.draws_max.saturating_sub(stock.drawn))
     }
 
-    /// As much of what is kept comes of whole lines as an input has words that no other seed shows
-    /// (`unseen`).
-    pub fn shares(&self, unseen: f64) -> Shares {
+    /// Good enough is what the teacher is as sure of as of the seeds (`sure`: the least sure of
+    /// them). As much of what is kept comes of whole lines as an input has words that no other seed
+    /// shows (`unseen`).
+    pub fn shares(&self, sure: Option<f64>, unseen: f64) -> Shares {
         Shares {
+            sure: sure.filter(|_| self.answered),
             good: self.good_share,
-            lines: unseen,
-        }
-    }
-
-    /// The shares among the best, from which others are generated.
-    pub fn best_shares(&self, unseen: f64) -> Shares {
-        Shares {
-            good: self.good_share * ADOPTED_GOOD,
             lines: unseen,
         }
     }
@@ -532,18 +524,22 @@ mod tests {
     }
 
     #[test]
-    fn the_best_are_a_part_of_the_good() {
-        for (good_share, unseen, good, best) in [(0.25, 0.5, 0.25, 0.1), (1.0, 0.0, 1.0, 0.4)] {
+    fn how_sure_the_teacher_is_counts_where_it_answered() {
+        for (answered, sure, expected) in [
+            (true, Some(-0.1), Some(-0.1)),
+            (true, None, None),
+            (false, Some(-0.1), None),
+        ] {
             let policy = Policy {
-                good_share,
+                answered,
                 ..policy()
             };
-            let shares = |good| Shares {
-                good,
-                lines: unseen,
+            let shares = Shares {
+                sure: expected,
+                good: 0.25,
+                lines: 0.5,
             };
-            assert_eq!(policy.shares(unseen), shares(good));
-            assert_eq!(policy.best_shares(unseen), shares(best));
+            assert_eq!(policy.shares(sure, 0.5), shares);
         }
     }
 

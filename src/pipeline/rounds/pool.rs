@@ -9,6 +9,9 @@ use crate::generate::Yield;
 use crate::kit::Seed;
 use crate::label::Labeled;
 
+/// One seed in so many may be an odd one.
+const UNSURE_SEEDS_ONE_IN: usize = 10;
+
 pub(super) struct Pool<'a> {
     pub seeds: &'a [Seed],
     /// The seeds with the teacher's answers.
@@ -77,6 +80,24 @@ impl<'a> Pool<'a> {
     /// The best of what was accepted.
     pub fn best(&self, count: usize, shares: Shares) -> (Vec<Kept>, Rejections) {
         filter::select(&self.judged, &self.seed_texts(), count, shares)
+    }
+
+    /// How sure the teacher is of the seeds that it is least sure of: all but a tenth have more. None
+    /// before it has answered them.
+    pub fn least_sure_seed(&self) -> Option<f64> {
+        let seeds = self.answered_seeds.iter();
+        let mut sure: Vec<f64> = seeds.map(Labeled::log_probability).collect();
+        sure.sort_by(f64::total_cmp);
+        sure.get(sure.len() / UNSURE_SEEDS_ONE_IN).copied()
+    }
+
+    /// Answer and input of the seeds, and of all that the teacher is as sure of.
+    pub fn sure(&self) -> Vec<(&str, &str)> {
+        let sure = self.least_sure_seed();
+        let accepted = self.accepted();
+        let sure = accepted.filter(|judged| Some(judged.score()) >= sure);
+        let sure = sure.map(|judged| (judged.answer_text(), judged.text()));
+        self.answers(&[]).chain(sure).collect()
     }
 
     /// The seeds as texts.

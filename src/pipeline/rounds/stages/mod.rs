@@ -14,7 +14,7 @@ use crate::pipeline::inputs::Generator;
 use crate::pipeline::job::{Done, Job, Session, fitting, recipe};
 use crate::pipeline::journal::blob_name;
 use crate::pipeline::{PipelineError, Stage, TransferPlan};
-use crate::record::{Pair, Prompt};
+use crate::record::{Pair, Prompt, Rng};
 use crate::request::Training;
 
 use super::policy::TRIAL_DRAWS;
@@ -23,6 +23,8 @@ mod teacher;
 
 /// Passes over the inputs that a generator is fitted on.
 const TUNED_EPOCHS: f32 = 4.0;
+/// Values that are drawn for the keys of objects after each round.
+const VALUES: usize = 128;
 /// Lines of anything that the teacher answers, to see its labels.
 const PROBES: usize = 96;
 
@@ -265,6 +267,26 @@ impl<'a> Stages<'a> {
             let summary = format!("{accepted} of {} accepted", rows.len());
             Ok(Done::rows(rows, summary))
         })?;
+        Ok(done.rows)
+    }
+
+    /// Have the target write values for the keys of objects like the known ones.
+    pub fn values(
+        &mut self,
+        job: &mut Job<'_>,
+        round: usize,
+        known: &[(String, String)],
+    ) -> Result<Vec<(String, String)>, PipelineError> {
+        let (sampler, target) = (&self.sampler, &mut self.sessions.target);
+        let key = format!("values.{round}");
+        let done = job.stage(&key, Stage::Generate, |monitor, _| {
+            let mut rng = Rng::new(sampler.settings().seed, &key);
+            let model = target.get()?.0;
+            let rows = sampler.values(known, VALUES, &mut rng, model, monitor)?;
+            let summary = format!("{} values for the keys of objects", rows.len());
+            Ok(Done::rows(rows, summary))
+        })?;
+        target.close();
         Ok(done.rows)
     }
 
