@@ -9,7 +9,7 @@ use super::job::Session;
 use crate::engine::{Answer, CompletionScore, Engine, EngineError, Merged, Monitor, With};
 use crate::kit::{self, Completion, Reading};
 use crate::publish::{self, PublishError};
-use crate::record::{Cancel, Limits, Pair};
+use crate::record::{Blame, Cancel, Fault, Limits, Pair};
 use crate::request::{Learn, Machine, RowFormat};
 
 /// What both models are asked where there are no rows.
@@ -65,8 +65,11 @@ pub struct MergeReport {
     /// What that did to the weights.
     #[serde(flatten)]
     pub merged: Merged,
-    /// What that did to its answers; none at another scale than 1, at which no engine answers.
+    /// What that did to its answers.
     pub cost: Option<MergeCost>,
+    /// Why that is not known: no engine answers at another scale than 1, or from such a base.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_compared: Option<String>,
 }
 
 /// A merged model beside the base with the adapter, on the same rows.
@@ -145,10 +148,22 @@ pub fn merge(
         }
         Err(error) => return Err(error.into()),
     };
-    let mut cost = None;
-    if scale == 1.0 {
-        cost = Some(compare(engine, (model, lora), out, rows, cancel)?);
-    }
+    let asked = rows.is_some();
+    let (cost, not_compared) = if scale == 1.0 {
+        match compare(engine, (model, lora), out, rows, cancel) {
+            Ok(cost) => (Some(cost), None),
+            // The model is written all the same.
+            Err(error) if !asked && error.fault() == Fault::Input => {
+                (None, Some(error.to_string()))
+            }
+            Err(error) => return Err(error),
+        }
+    } else {
+        (
+            None,
+            Some(format!("no engine answers at a scale of {scale}")),
+        )
+    };
     Ok(MergeReport {
         model: model.to_owned(),
         lora: lora.to_owned(),
@@ -156,6 +171,7 @@ pub fn merge(
         scale,
         merged,
         cost,
+        not_compared,
     })
 }
 

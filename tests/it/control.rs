@@ -258,6 +258,59 @@ fn adapters_of_the_module_are_exchanged_over_http() {
     assert_eq!(live()["name"], "as started");
 }
 
+#[test]
+fn a_load_goes_live_in_the_module_where_it_is_meant_to() {
+    let world = World::new();
+    // What holds the same numbers is no other load.
+    let names = [("one.gguf", 0.5), ("two.gguf", 0.25), ("three.gguf", 0.125)];
+    let files = names.map(|(name, value)| adapter(&world, name, value));
+    let mut paths = files.iter().cycle();
+    let mut path = paths.next();
+    let module = Module::start(&world, &files[0]);
+    let (_server, address) = control(&module.socket);
+    for (more, status, says) in [
+        (json!({ "base_model_name": "other" }), 400, "model.gguf"),
+        (
+            json!({ "expected_generation": 7 }),
+            409,
+            "generation 0 is live, and not 7",
+        ),
+        (
+            json!({ "expected_generation": "1+2" }),
+            400,
+            "number of one load",
+        ),
+        (json!({ "expected": 0 }), 400, "expected"),
+        (json!({ "expected_generation": 0 }), 200, "1"),
+        (
+            json!({ "expected_generation": "0" }),
+            409,
+            "generation 1 is live, and not 0",
+        ),
+        (
+            json!({ "base_model_name": "model", "expected_generation": "1" }),
+            200,
+            "2",
+        ),
+        (
+            json!({ "base_model_name": world.path("model.gguf") }),
+            200,
+            "3",
+        ),
+    ] {
+        let mut body = more.clone();
+        body["path"] = json!(path);
+        let reply = send(address, "POST", "/v1/adapters", &body);
+        assert_eq!(reply.status, status, "{more}: {reply:?}");
+        if status == 200 {
+            assert_eq!(reply.generation(), says, "{more}");
+            path = paths.next();
+        } else {
+            assert!(reply.error().contains(says), "{more}: {reply:?}");
+        }
+    }
+}
+
 /// The worker of a build with llama.cpp opens no toys.
 #[cfg(not(feature = "ggml"))]
 #[test]

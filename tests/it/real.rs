@@ -26,6 +26,8 @@ mod peft;
 mod runs;
 pub(crate) mod serve;
 mod split;
+#[cfg(feature = "fetch")]
+mod starts;
 mod structured;
 mod templates;
 

@@ -169,14 +169,17 @@ fn lines(done: &MergeReport) -> Vec<String> {
                 ),
             ),
         ]),
-        None => rows.push(("answers", "not compared at a scale other than 1".into())),
+        None => {
+            let why = done.not_compared.as_deref().unwrap_or_default();
+            rows.push(("answers", format!("not compared: {why}")));
+        }
     }
     let rows = rows.into_iter();
     let rows: Vec<_> = rows.map(|(name, value)| (name.to_owned(), value)).collect();
     let mut lines = out::columns(&rows);
     if merged.error > merged.change {
         lines.push(
-            "  rounding changes more than the adapter does: judge both with `translora eval`"
+            "  rounding changes more than the adapter does: a base of more bits (q8_0, f16) keeps more"
                 .into(),
         );
     }

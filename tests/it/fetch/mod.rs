@@ -14,7 +14,7 @@ use translora_gguf::Writer;
 #[cfg(feature = "fetch")]
 mod remote;
 #[cfg(feature = "fetch")]
-mod server;
+pub(crate) mod server;
 
 /// A folder with everything that a finder looks at.
 struct Home {

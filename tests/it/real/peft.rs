@@ -181,6 +181,10 @@ fn a_merged_model_answers_as_the_base_with_its_adapter() {
     let half = folder.run(&half);
     done(&half);
     assert!(half.json()["cost"].is_null(), "{half}");
+    assert!(
+        half.out.contains("no engine answers at a scale of 0.5"),
+        "{half}"
+    );
     // Half precision has 11 bits.
     assert!(
         number("error") < 1e-3 && number("change") > 1e-3,

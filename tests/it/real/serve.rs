@@ -28,8 +28,14 @@ pub(crate) struct Served {
 
 impl Served {
     pub(crate) fn start(folder: &Folder, line: &str) -> Self {
+        Self::start_with(folder, line, &[])
+    }
+
+    /// With variables of the environment.
+    pub(crate) fn start_with(folder: &Folder, line: &str, variables: &[(&str, &str)]) -> Self {
         let mut command = folder.command(&format!("serve {line} --port 0 --json"));
         let mut child = command
+            .envs(variables.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
