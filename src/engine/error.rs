@@ -290,7 +290,7 @@ impl Blame for ForeignError {
             Self::NoConfig { .. } | Self::NoWeights | Self::Unknown => Step::WholePeft,
             Self::Pickle { .. } => Step::SaveSafetensors,
             Self::Words { .. } | Self::Tokenizer(_) | Self::Encoding(_) => Step::OtherWords,
-            error if error.is_dora() => Step::MergeDora,
+            error if error.is_dora() => return Some(Remedy::MergeDora),
             Self::Method { .. } | Self::Variant { .. } | Self::Tensor { .. } => Step::TrainPlain,
             Self::Architecture { .. } | Self::Pattern { .. } | Self::NoModule { .. } => {
                 Step::ConvertByHand

@@ -74,6 +74,8 @@ pub enum Remedy {
     Inspect,
     /// Make a kit with all its parts.
     MakeKit,
+    /// Merge a DoRA adapter into its base.
+    MergeDora,
     /// A step that no setting is part of.
     Do(Step),
     /// One of these will do.
@@ -218,6 +220,10 @@ impl Remedy {
             Self::Remove(path) => format!("delete {} and start anew", path.display()),
             Self::Inspect => format!("look{} what it is and what it fits", door.with("inspect")),
             Self::MakeKit => format!("make the kit again{}", door.with("kit")),
+            Self::MergeDora => format!(
+                "merge it into the weights of its base{}, or train it without DoRA",
+                door.with("merge")
+            ),
             Self::Do(step) => step.words().to_owned(),
             Self::Or(remedies) => either(&each(remedies)),
             Self::Then(remedies) => each(remedies).join(", then "),
@@ -316,8 +322,6 @@ steps! {
         GGUF",
     SavePeftAgain: "save or fetch the adapter again, with the configuration that it was trained \
         with",
-    MergeDora: "merge it into the weights of its base with `translora merge`, or train it without \
-        DoRA",
     TrainPlain: "merge it into its base in Python and train a plain LoRA on the result, or train \
         it without that",
     ConvertByHand: "convert it with llama.cpp's convert_lora_to_gguf.py and use the GGUF",

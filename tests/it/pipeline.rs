@@ -426,13 +426,13 @@ fn the_plan_comes_first_and_every_stage_ends() {
         started,
         count(|event| matches!(event, Event::StageDone { .. }))
     );
-    // Each step of the adapter, with one restart, and of the one generator of inputs: what it gives
-    // is useless, so that no second one is fitted.
+    // Each step of the adapter, and of the one generator of inputs: what it gives is useless, so
+    // that no second one is fitted.
     assert_eq!(
         count(
             |event| matches!(event, Event::Progress { stage: Stage::Distill, note, .. } if note.contains("loss"))
         ),
-        2 * 63 + 36
+        63 + 36
     );
 }
 

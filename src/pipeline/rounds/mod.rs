@@ -159,7 +159,7 @@ impl<'a> Rounds<'a> {
         round: usize,
         turn: usize,
     ) -> Result<PathBuf, PipelineError> {
-        let shares = self.shares();
+        let shares = self.best_shares();
         let (best, _) = self.pool.best(self.policy.tuned_on(), shares);
         let question = self.generators[turn].question.as_deref();
         let leads = filter::answers(&self.pool.judged) != Answers::Text;
@@ -182,7 +182,7 @@ impl<'a> Rounds<'a> {
 
     /// Say what the next rounds start from: the best so far, and how often they draw lines.
     fn steer(&mut self, job: &mut Job<'_>, round: usize) -> Result<(), PipelineError> {
-        let shares = self.shares();
+        let shares = self.best_shares();
         let (adopted, _) = self.pool.best(self.policy.adopted(), shares);
         self.stages.sampler.adopt(adopted.iter().map(Kept::text));
         self.cover(job, round, &adopted)?;
@@ -227,6 +227,15 @@ impl<'a> Rounds<'a> {
         let mut rng = Rng::new(self.stages.sampler.settings().seed, "compose");
         let objects = generate::compose(&shots, &drawn, COMPOSED, &mut rng);
         Ok(objects.into_iter().map(Lead::Object).collect())
+    }
+
+    /// What others are generated from. Objects that are put together for inputs need a variety of
+    /// them more than the surest ones.
+    fn best_shares(&self) -> Shares {
+        match filter::answers(&self.pool.judged) {
+            Answers::Objects(_) => self.shares(),
+            _ => self.policy.best_shares(self.stages.sampler.unseen()),
+        }
     }
 
     /// What is good enough, and how it is shared out.

@@ -13,6 +13,8 @@ const INPUT_MODEL_CANDIDATES: f64 = 1.3;
 const ROUNDS: usize = 4;
 /// Inputs that a round draws variants of, for each sample that is needed.
 const ADOPTED_SHARE: f64 = 0.25;
+/// They are chosen from this part of what is good enough to be kept.
+const ADOPTED_GOOD: f64 = 0.4;
 /// The first round whose generator may be a model that was fitted on the inputs of the rounds
 /// before, and how much of what is needed it is fitted on.
 const TUNED_FROM: usize = 2;
@@ -212,6 +214,16 @@ impl Policy {
         Shares {
             sure: sure.filter(|_| self.answered),
             good: self.good_share,
+            lines: unseen,
+        }
+    }
+
+    /// The shares among the best, from which others are generated: only what the teacher is surest
+    /// of is sure to be of the task.
+    pub fn best_shares(&self, unseen: f64) -> Shares {
+        Shares {
+            sure: None,
+            good: self.good_share * ADOPTED_GOOD,
             lines: unseen,
         }
     }
@@ -525,22 +537,15 @@ mod tests {
 
     #[test]
     fn how_sure_the_teacher_is_counts_where_it_answered() {
-        for (answered, sure, expected) in [
-            (true, Some(-0.1), Some(-0.1)),
-            (true, None, None),
-            (false, Some(-0.1), None),
-        ] {
+        for (answered, expected) in [(true, Some(-0.1)), (false, None)] {
             let policy = Policy {
                 answered,
                 ..policy()
             };
-            let shares = Shares {
-                sure: expected,
-                good: 0.25,
-                lines: 0.5,
-            };
-            assert_eq!(policy.shares(sure, 0.5), shares);
+            assert_eq!(policy.shares(Some(-0.1), 0.5).sure, expected);
         }
+        let best = policy().best_shares(0.5);
+        assert_eq!((best.sure, best.good, best.lines), (None, 0.1, 0.5));
     }
 
     #[test]

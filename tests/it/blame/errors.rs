@@ -517,6 +517,10 @@ fn serve() -> Room {
                 path: "/adapters".into(),
                 source: disk(),
             },
+            ServeError::Context {
+                context: 256,
+                slots: 4,
+            },
             ServeError::Threads(disk()),
             ServeError::Stopped(disk()),
         ],
