@@ -135,6 +135,20 @@ enum Command {
     GradCheck(gradcheck::GradCheck),
 }
 
+impl Command {
+    /// Whether this process runs a model itself.
+    #[cfg(target_os = "linux")]
+    fn computes(&self) -> bool {
+        match self {
+            Self::Train(_) | Self::Kit(_) | Self::Transfer(_) | Self::Eval(_) => true,
+            Self::Merge(_) | Self::Serve(_) | Self::Worker(_) => true,
+            #[cfg(feature = "ggml")]
+            Self::Bench(_) | Self::GradCheck(_) => true,
+            _ => false,
+        }
+    }
+}
+
 /// How a command ended that did not fail.
 pub enum Outcome {
     Done,
@@ -177,6 +191,10 @@ fn main() -> ExitCode {
         notes
             .iter()
             .for_each(|note| out::say(&format!("note: {note}")));
+    }
+    #[cfg(target_os = "linux")]
+    if cli.command.computes() {
+        job::wait_briefly();
     }
     files::set(files::Fetching {
         offline: cli.offline,
