@@ -143,11 +143,8 @@ impl Server {
             .is_none_or(|(status, _)| status != 200)
         {
             let ended = server.child.try_wait().expect("the server can be asked");
-            assert!(
-                ended.is_none() && begun.elapsed() < START_MAX,
-                "{}",
-                server.said()
-            );
+            assert!(ended.is_none(), "{}", server.said());
+            assert!(begun.elapsed() < START_MAX, "{}", server.said());
             std::thread::sleep(Duration::from_millis(100));
         }
         server

@@ -56,14 +56,10 @@ fn compare(backend: Backend, model: &Model, spec: &TrainSpec, name: &str) -> [us
     eprintln!(
         "{name}: {bytes} bytes of work memory with most values kept, {fewer} with those between blocks"
     );
-    assert!(
-        loss.is_finite() && most.iter().flatten().any(|g| *g != 0.0),
-        "{name}"
-    );
-    assert!(
-        loss.to_bits() == again.to_bits() && most == blocks,
-        "{name}: other gradients"
-    );
+    assert!(loss.is_finite(), "{name}");
+    assert!(most.iter().flatten().any(|g| *g != 0.0), "{name}");
+    assert!(loss.to_bits() == again.to_bits(), "{name}: other gradients");
+    assert!(most == blocks, "{name}: other gradients");
     [bytes, fewer]
 }
 

@@ -100,10 +100,7 @@ fn gemma2(backend: Backend, path: &Path) {
     synthesize(backend, &header, 7, 0.08, path).unwrap();
     let bytes = fs::read(path).unwrap();
     let whole = Gguf::parse(&bytes).unwrap();
-    let mut writer = Writer::new();
-    for (key, value) in whole.metadata() {
-        writer.set(key, value.clone());
-    }
+    let mut writer = Writer::with_metadata_of(&whole);
     for tensor in whole
         .tensors()
         .iter()

@@ -309,10 +309,8 @@ mod tests {
                 assert_eq!(likeliest(&logits, count, sorted[0]), sorted[..count]);
                 let own = sorted[sorted.len() - 1];
                 let found = likeliest(&logits, count, own);
-                assert!(
-                    found.contains(&own) && found[..count - 1] == sorted[..count - 1],
-                    "{found:?}"
-                );
+                assert!(found.contains(&own), "{found:?}");
+                assert!(found[..count - 1] == sorted[..count - 1], "{found:?}");
             }
         }
     }

@@ -46,15 +46,11 @@ fn b_moves_at_its_own_rate_and_weights_decay() {
         )
     };
     let (a, b, _) = first_step(1.0, 0.0);
-    assert!(
-        (a / 2e-3 - 1.0).abs() < 1e-3 && (b / 2e-3 - 1.0).abs() < 1e-3,
-        "{a} {b}"
-    );
+    assert!((a / 2e-3 - 1.0).abs() < 1e-3, "{a} {b}");
+    assert!((b / 2e-3 - 1.0).abs() < 1e-3, "{a} {b}");
     let (a, b, plain) = first_step(16.0, 0.0);
-    assert!(
-        (a / 2e-3 - 1.0).abs() < 1e-3 && (b / 32e-3 - 1.0).abs() < 1e-3,
-        "{a} {b}"
-    );
+    assert!((a / 2e-3 - 1.0).abs() < 1e-3, "{a} {b}");
+    assert!((b / 32e-3 - 1.0).abs() < 1e-3, "{a} {b}");
     let (_, _, decayed) = first_step(1.0, 5.0);
     let mut fresh = Trainer::new(
         backend,
@@ -164,9 +160,7 @@ fn what_cannot_be_trained_is_refused_by_name() {
         )
     };
     let error = with("q,lm_head").err().unwrap().to_string();
-    assert!(
-        error.contains("lm_head") && error.contains("gate"),
-        "{error}"
-    );
+    assert!(error.contains("lm_head"), "{error}");
+    assert!(error.contains("gate"), "{error}");
     assert_eq!(with("q,v").unwrap().adapter().pairs.len(), 10);
 }
