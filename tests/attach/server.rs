@@ -61,6 +61,13 @@ pub enum Way {
 }
 
 impl Server {
+    /// The answer to a prompt is this one.
+    #[track_caller]
+    pub fn answers(&self, prompt: &str, wanted: &[i64], what: &str) {
+        let answer = self.ask(prompt, 0);
+        assert_eq!(answer, wanted, "{prompt:?} with {what}\n{}", self.said());
+    }
+
     pub fn start(place: &Place, way: Way, model: &Path, more: &[&str]) -> Self {
         Self::start_with(place, way, model, more, &[])
     }

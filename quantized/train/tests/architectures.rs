@@ -7,14 +7,14 @@
     reason = "a test says what it measures"
 )]
 
+mod common;
+
 use std::path::Path;
 
 use translora_gguf::Gguf;
-use translora_llama::{Backend, Model, ModelParams, synthesize};
+use translora_llama::{Backend, Model, ModelParams};
 use translora_train::testing::architectures;
-use translora_train::{
-    ForwardWeights, GradCheck, GradReport, Kernel, TrainError, TrainSpec, gradcheck,
-};
+use translora_train::{ForwardWeights, GradCheck, GradReport, TrainError, TrainSpec, gradcheck};
 
 /// Those that people run, which must train whole.
 const NEEDED: [&str; 35] = [
@@ -73,26 +73,11 @@ const GELU: [&str; 12] = [
     "starcoder",
 ];
 
-fn check(
-    backend: Backend,
-    metadata: &[u8],
-    folder: &Path,
-    name: &str,
-    forward: ForwardWeights,
-) -> Result<GradReport, TrainError> {
-    let (header, path) = (
-        folder.join(format!("{name}.metadata")),
-        folder.join(format!("{name}.gguf")),
-    );
-    std::fs::write(&header, metadata)?;
-    synthesize(backend, &header, 7, 0.3, &path)?;
-    let model = Model::load(backend, &path, &ModelParams::default())?;
+fn check(backend: Backend, path: &Path, forward: ForwardWeights) -> Result<GradReport, TrainError> {
+    let model = Model::load(backend, path, &ModelParams::default())?;
     let spec = TrainSpec {
-        rank: 4,
-        alpha: 8.0,
-        seed: 7,
-        forward,
-        ..TrainSpec::default()
+        threads: TrainSpec::default().threads,
+        ..common::spec(forward)
     };
     gradcheck(
         backend,
@@ -128,11 +113,7 @@ fn check_numbers(report: &GradReport, name: &str) {
 
 /// Every fourth model, beginning with one of the first four. Returns how many train whole.
 fn shard(first: usize) -> usize {
-    let bytes = std::fs::read(concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/tests/architectures.gguf"
-    ))
-    .unwrap();
+    let bytes = common::pack();
     let pack = Gguf::parse(&bytes).unwrap();
     let (backend, folder) = (Backend::init().unwrap(), tempfile::tempdir().unwrap());
     let names = architectures::names(&pack);
@@ -145,14 +126,8 @@ fn shard(first: usize) -> usize {
     );
     let mut whole = 0;
     for name in names.iter().skip(first).step_by(SHARDS) {
-        let metadata = architectures::metadata(&pack, name).unwrap();
-        let found = check(
-            backend,
-            &metadata,
-            folder.path(),
-            name,
-            ForwardWeights::Native,
-        );
+        let path = common::synthetic(folder.path(), name, 0.3);
+        let found = check(backend, &path, ForwardWeights::Native);
         let all = found.as_ref().is_ok_and(|report| {
             report.survey.blocked.is_none() && !report.survey.targets.is_empty()
         });
@@ -175,8 +150,7 @@ fn shard(first: usize) -> usize {
             "{name}"
         );
         if NEEDED.contains(&name.as_str()) && name.ends_with("-moe") {
-            let exact = ForwardWeights::Direct(Kernel::exact());
-            let report = check(backend, &metadata, folder.path(), name, exact).unwrap();
+            let report = check(backend, &path, common::exact()).unwrap();
             check_numbers(&report, &format!("{name}, kernels of our own"));
         }
     }

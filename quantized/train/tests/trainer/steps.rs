@@ -13,17 +13,15 @@ fn b_moves_at_its_own_rate_and_weights_decay() {
             weight_decay,
             ..Default::default()
         };
-        let mut trainer = Trainer::new(
+        let mut trainer = awake(
             backend,
             &model,
             &TrainSpec {
                 lora_plus_ratio,
                 optimizer,
-                ..spec(ForwardWeights::Direct(Kernel::fast()))
+                ..spec(fast())
             },
-        )
-        .unwrap();
-        wake(&mut trainer);
+        );
         trainer.load(examples(&model)).unwrap();
         let before = numbers(&trainer);
         steps(&mut trainer, &[&[0, 1, 2]]);
@@ -52,13 +50,7 @@ fn b_moves_at_its_own_rate_and_weights_decay() {
     assert!((a / 2e-3 - 1.0).abs() < 1e-3, "{a} {b}");
     assert!((b / 32e-3 - 1.0).abs() < 1e-3, "{a} {b}");
     let (_, _, decayed) = first_step(1.0, 5.0);
-    let mut fresh = Trainer::new(
-        backend,
-        &model,
-        &spec(ForwardWeights::Direct(Kernel::fast())),
-    )
-    .unwrap();
-    wake(&mut fresh);
+    let mut fresh = awake(backend, &model, &spec(fast()));
     let [values, _] = numbers(&fresh);
     for ((value, plain), decayed) in values.iter().zip(&plain).zip(&decayed) {
         assert!(
@@ -72,7 +64,7 @@ fn b_moves_at_its_own_rate_and_weights_decay() {
 fn a_restored_run_goes_on_with_the_same_bytes() {
     let (backend, model) = open(&lab("sprout.f16.gguf"));
     let fresh = || {
-        let direct = ForwardWeights::Direct(Kernel::fast());
+        let direct = fast();
         let spec = TrainSpec {
             dropout: 0.1,
             lora_plus_ratio: 4.0,
