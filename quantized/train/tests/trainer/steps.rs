@@ -50,7 +50,7 @@ fn b_moves_at_its_own_rate_and_weights_decay() {
     assert!((a / 2e-3 - 1.0).abs() < 1e-3, "{a} {b}");
     assert!((b / 32e-3 - 1.0).abs() < 1e-3, "{a} {b}");
     let (_, _, decayed) = first_step(1.0, 5.0);
-    let mut fresh = awake(backend, &model, &spec(fast()));
+    let fresh = awake(backend, &model, &spec(fast()));
     let [values, _] = numbers(&fresh);
     for ((value, plain), decayed) in values.iter().zip(&plain).zip(&decayed) {
         assert!(
