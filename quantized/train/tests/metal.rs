@@ -201,7 +201,7 @@ fn metal_has_all_that_dense_models_train_with() {
             models.push((format!("{name} {kind}"), path));
         }
     }
-    for name in common::DENSE {
+    for name in common::DENSE.split(' ') {
         models.push((
             name.to_string(),
             common::synthetic(folder.path(), name, 0.3),

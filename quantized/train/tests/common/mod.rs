@@ -281,22 +281,6 @@ pub fn trajectory(exact: f64, step: usize) -> f64 {
 }
 
 /// Dense transformers of `architectures.gguf` whose training needs nothing but what devices have.
-pub const DENSE: &[&str] = &[
-    "llama-dense",
-    "mistral3-dense",
-    "qwen2-dense",
-    "qwen3-dense",
-    "gemma-dense",
-    "gemma2-dense",
-    "gemma3-dense",
-    "phi3-dense",
-    "gpt2-dense",
-    "gptneox-dense",
-    "falcon-dense",
-    "granite-dense",
-    "olmo2-dense",
-    "smollm3-dense",
-    "starcoder2-dense",
-    "exaone4-dense",
-    "glm4-dense",
-];
+pub const DENSE: &str = "llama-dense mistral3-dense qwen2-dense qwen3-dense gemma-dense \
+    gemma2-dense gemma3-dense phi3-dense gpt2-dense gptneox-dense falcon-dense granite-dense olmo2-dense smollm3-dense \
+    starcoder2-dense exaone4-dense glm4-dense";
