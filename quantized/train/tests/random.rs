@@ -300,10 +300,7 @@ fn errors(ours: &[Vec<f32>], theirs: &[Vec<f64>], floor: f64) -> (f64, f64) {
             worst
         }
     });
-    (
-        worst,
-        common::length(differences.into_iter()) / common::length(norms.into_iter()),
-    )
+    (worst, common::length(differences) / common::length(norms))
 }
 
 fn variable(name: &str, otherwise: u64) -> u64 {

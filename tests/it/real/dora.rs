@@ -136,7 +136,7 @@ fn dora_is_merged_and_refused_elsewhere() {
         "import dora -m OLD --out back.gguf",
         "serve -m OLD --lora dora --port 0",
     ] {
-        let run = folder.run(&line);
+        let run = folder.run(line);
         refused("DoRA", &run, &["dora", "use_dora: DoRA"]);
         assert!(run.err.contains("`translora merge`"), "{run}");
     }
@@ -181,7 +181,7 @@ fn dora_is_a_teacher() {
     assert!(first.err.contains("the adapter is DoRA: "), "{first}");
     let copies = names(&folder.path("cache/translora/adapters"));
     let of_kit = "kit -m OLD --lora dora --data train.jsonl --out a.kit --epochs 1 --rank 4";
-    done(&folder.run(&of_kit));
+    done(&folder.run(of_kit));
     let kit = [
         ("--kit", "a.kit"),
         ("--out", "b.gguf"),

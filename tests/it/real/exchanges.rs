@@ -240,8 +240,8 @@ fn two_servers_keep_their_own_adapters() {
     let lab = adapters();
     let line = "-m OLD --adapters . --alias base -np 1";
     let (one, two) = (
-        Served::start(&lab.folder, &line),
-        Served::start(&lab.folder, &line),
+        Served::start(&lab.folder, line),
+        Served::start(&lab.folder, line),
     );
     let check = |server: &Served, name: &str| {
         let (prompt, right) = lab.sure(name);

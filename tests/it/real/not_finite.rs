@@ -81,7 +81,7 @@ fn a_server_answers_with_an_error_and_goes_on() {
     folder.write("huge.gguf", &broken_adapter());
     fs::copy(&lab().lora, folder.path("ticket.gguf")).expect("the folder is writable");
     let line = "-m OLD --alias base --adapters . -np 2";
-    let served = Served::start(&folder, &line);
+    let served = Served::start(&folder, line);
     let address = served.address;
     let prompt = "Sara writes: the grey bag stopped working";
     let (base, ticket) = (

@@ -115,7 +115,7 @@ fn every_door_takes_every_format_as_the_same_adapter() {
 fn an_adapter_goes_to_peft_and_comes_back() {
     let folder = formats();
     let import = "import served/peft -m OLD --out back.gguf";
-    done(&folder.run(&import));
+    done(&folder.run(import));
     let tensors = |path: &Path| {
         let bytes = fs::read(path).expect("it was written");
         let gguf = translora_gguf::Gguf::parse(&bytes).expect("it is whole");
@@ -130,14 +130,14 @@ fn an_adapter_goes_to_peft_and_comes_back() {
     assert!(tensors(&lab().lora) == tensors(&folder.path("back.gguf")));
     let again = folder.run("export back.gguf -m OLD --peft served/peft");
     refused("a folder", &again, &["there is a file already"]);
-    refused("a file", &folder.run(&import), &["there is a file already"]);
+    refused("a file", &folder.run(import), &["there is a file already"]);
 }
 
 #[test]
 fn a_merged_model_answers_as_the_base_with_its_adapter() {
     let folder = formats();
     let line = "merge -m OLD --lora served/peft --out merged.gguf --json";
-    let run = folder.run(&line);
+    let run = folder.run(line);
     done(&run);
     let report: Value = serde_json::from_str(&run.out).expect("JSON");
     let number = |key: &str| report[key].as_f64().expect("a number");
@@ -152,7 +152,7 @@ fn a_merged_model_answers_as_the_base_with_its_adapter() {
     );
     assert!(cost("same") >= 6.0, "{report}");
     let judged = "merge -m OLD --lora served/peft --out two.gguf --eval eval.jsonl --json";
-    let judged = folder.run(&judged);
+    let judged = folder.run(judged);
     done(&judged);
     let judged = judged.json();
     assert_eq!(judged["cost"]["rows"], 12, "{judged}");
@@ -169,7 +169,7 @@ fn a_merged_model_answers_as_the_base_with_its_adapter() {
         "{judged}"
     );
     let half = "merge -m OLD --lora served/peft --out half.gguf --scale 0.5 --json";
-    let half = folder.run(&half);
+    let half = folder.run(half);
     done(&half);
     assert!(half.json()["cost"].is_null(), "{half}");
     assert!(
@@ -189,7 +189,7 @@ fn a_merged_model_answers_as_the_base_with_its_adapter() {
     let merged = nll("-m merged.gguf");
     assert!((with - merged).abs() < 0.02, "{with} {merged}");
     assert!((nll("-m OLD") - merged).abs() > 0.5);
-    refused("merged", &folder.run(&line), &["there is a file already"]);
+    refused("merged", &folder.run(line), &["there is a file already"]);
 }
 
 /// The words are the base's, and so are their numbers: only whole texts show that they are cut
@@ -203,18 +203,18 @@ fn a_tokenizer_that_cuts_texts_otherwise_is_named() {
     };
     let eval = "eval -m OLD --lora served/peft --data eval.jsonl";
     write(WORDS);
-    done(&folder.run(&eval));
+    done(&folder.run(eval));
     write(&WORDS.replace(r"[^\r\n\p{L}\p{N}]?\p{L}+", r"\p{L}+"));
     let says = [
         "the tokenizer.json beside it is not that of this base",
         "\"The quick brown fox ",
         "in the base",
     ];
-    refused("spaces alone", &folder.run(&eval), &says);
+    refused("spaces alone", &folder.run(eval), &says);
     let import = "import served/peft -m OLD --out no.gguf";
-    refused("spaces alone", &folder.run(&import), &says);
+    refused("spaces alone", &folder.run(import), &says);
     let inspect = "inspect served/peft -m OLD --json";
-    let card = folder.run(&inspect).json();
+    let card = folder.run(inspect).json();
     assert!(
         card["verdict"]
             .as_str()
@@ -229,7 +229,7 @@ fn a_tokenizer_that_cuts_texts_otherwise_is_named() {
     write("((");
     refused(
         "no expression",
-        &folder.run(&eval),
+        &folder.run(eval),
         &["tokenizer.json cannot be used"],
     );
 }

@@ -2,12 +2,11 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use super::{Folder, Run, done, lab, new_base, old_base, rows, transfer};
+use super::{Folder, Run, done, lab, rows, transfer};
 
 fn world(eval: usize) -> Folder {
     let folder = Folder::new();

@@ -420,7 +420,7 @@ fn a_transfer_over_http_goes_live_under_load() {
     folder.write("seeds.jsonl", rows("seeds.jsonl", 5).as_bytes());
     std::fs::create_dir(folder.path("adapters")).expect("writable");
     let line = "-m NEW --adapters adapters --alias base -np 4";
-    let mut served = Served::start(&folder, &line);
+    let mut served = Served::start(&folder, line);
     let address = served.address;
     let path = |path: PathBuf| path.to_str().expect("UTF-8").to_owned();
     let request = json!({
@@ -459,7 +459,7 @@ fn a_transfer_over_http_goes_live_under_load() {
     assert_eq!(metric(address, "translora:requests_failed_total"), 0.0);
     assert_eq!(served.end(), Some(0));
     // It is still there after a restart.
-    let served = Served::start(&folder, &line);
+    let served = Served::start(&folder, line);
     assert_eq!(
         said(&short(
             served.address,

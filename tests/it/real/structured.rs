@@ -70,7 +70,7 @@ fn functions_are_called_as_the_template_writes_them() {
     let folder = Folder::new();
     folder.write("t.jinja", TEMPLATE.as_bytes());
     let line = "-m OLD --chat-template t.jinja";
-    let served = Served::start(&folder, &line);
+    let served = Served::start(&folder, line);
     let address = served.address;
     let tools = json!([{ "type": "function", "function": { "name": "book", "parameters":
         { "properties": { "day": { "enum": ["mon", "tue"] } }, "required": ["day"] } } }]);

@@ -14,7 +14,7 @@ type Change = fn(&mut Writer<'_>);
 /// 20, 21, 23 and 27: what is unusual, and sound. `real/bad_adapters.rs` has what is not.
 const SOUND: &[(&str, Change)] = &[
     ("alpha below zero", |w| {
-        _ = w.set("adapter.lora.alpha", -8.0_f32)
+        _ = w.set("adapter.lora.alpha", -8.0_f32);
     }),
     ("rank 256", |w| {
         w.retain_tensors(|part| {
@@ -31,7 +31,7 @@ const SOUND: &[(&str, Change)] = &[
         });
     }),
     ("words for a server to show", |w| {
-        _ = w.set("adapter.lora.prompt_prefix", "classify: ")
+        _ = w.set("adapter.lora.prompt_prefix", "classify: ");
     }),
     ("one matrix of the last layer", |w| {
         w.retain_tensors(|part| part.name.starts_with("blk.4.attn_q."));
