@@ -213,8 +213,7 @@ fn a_model_that_is_an_adapter_and_a_list_of_adapters_exclude_each_other() {
 /// Of two scales for one adapter, none is chosen in silence.
 #[test]
 fn an_adapter_has_one_scale_in_a_list() {
-    let lab = Lab::new();
-    let (_server, address) = serve(lab.config());
+    let (_lab, _server, address) = served();
     let twice = json!([{ "id": 0, "scale": 1 }, { "id": 0, "scale": 0.5 }]);
     for (path, body) in [
         ("/lora-adapters", twice.clone()),
