@@ -108,7 +108,7 @@ impl Pages {
             if !is_this_machine(name) && !names.iter().any(|known| known == name) {
                 return Some(format!(
                     "without an API key this server answers to localhost, and not to {name:?}: \
-                    start it with --api-key, or with --cors-origin http://{name}"
+                    give it a key, or list http://{name} among the origins of pages"
                 ));
             }
         }
@@ -122,7 +122,7 @@ impl Pages {
             return None;
         }
         Some(format!(
-            "pages of {origin:?} may send no requests: --cors-origin lists those that may"
+            "pages of {origin:?} may send no requests: it is not among the origins of pages"
         ))
     }
 
