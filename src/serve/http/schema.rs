@@ -517,7 +517,8 @@ pub(super) struct Integer(pub i128);
 
 fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
     let Integer(whole) = Integer::deserialize(deserializer)?;
-    usize::try_from(whole).map_err(|_| D::Error::custom(format!("{whole} is no number of one")))
+    usize::try_from(whole)
+        .map_err(|_| D::Error::custom(format!("must be a whole number, 0 or more, not {whole}")))
 }
 
 impl<'de> Deserialize<'de> for Integer {
