@@ -216,6 +216,21 @@ impl ApiError {
         )
     }
 
+    /// A prompt that is too long to be encoded.
+    pub(super) fn bytes(prompt: usize, context: usize) -> Self {
+        let message = format!(
+            "the prompt has {prompt} bytes, too many for the {context} tokens of a slot: shorten it"
+        );
+        Self {
+            code: Some("context_length_exceeded"),
+            ..Self::new(
+                StatusCode::BAD_REQUEST,
+                "exceed_context_size_error",
+                message,
+            )
+        }
+    }
+
     pub(super) fn context(prompt: usize, context: usize) -> Self {
         let message = format!(
             "the prompt has {prompt} tokens, and the context of a slot is {context}: shorten it; only a server that is started with a larger context takes it"

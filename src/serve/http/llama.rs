@@ -17,7 +17,7 @@ use super::prompt::{conversation, prompts};
 use super::schema::{Detokenize, Integer, LlamaCompletion, Template, Tokenize};
 use super::submit::{Pending, submit};
 use super::tools::Tools;
-use super::{App, Shared, body, lora, shown};
+use super::{App, Shared, body, in_turn, lora, shown};
 use crate::control::openapi::ErrorBody;
 use crate::engine::host::Token;
 use crate::serve::error::ApiError;
@@ -195,9 +195,9 @@ pub(super) async fn slots(State(app): Shared) -> Response {
     responses((status = 200, description = "The tokens.", body = Tokens)))]
 pub(super) async fn tokenize(State(app): Shared, request: Request) -> Result<Response, ApiError> {
     let fields: Tokenize = body::fields(&app, request).await?;
-    let mut tokens = app
-        .host
-        .encode(&fields.content, fields.parse_special.unwrap_or(true))?;
+    let special = fields.parse_special.unwrap_or(true);
+    let encode = || Ok(app.host.encode(&fields.content, special)?);
+    let mut tokens = in_turn(&app.tokenizing, encode).await?;
     if fields.add_special
         && let Some(bos) = app.host.bos()
     {
@@ -258,7 +258,8 @@ pub(super) async fn apply_template(
     let tools = fields.tools.as_deref().unwrap_or_default();
     let tools = Tools::read(tools, fields.tool_choice.as_ref(), true, &json_of(&raw)?)?;
     let (_, with) = chosen(&app, fields.model.as_deref(), None)?;
-    let prompt = conversation(&app, &with, fields, tools.as_ref())?;
+    let render = || conversation(&app, &with, fields, tools.as_ref());
+    let prompt = in_turn(&app.prompting, render).await?;
     Ok(axum::Json(Rendered { prompt }).into_response())
 }
 
@@ -279,7 +280,7 @@ pub(super) async fn completion(State(app): Shared, request: Request) -> Result<R
         tokens: fields.return_tokens.unwrap_or(false),
         fields: fields.response_fields.unwrap_or_default(),
     };
-    let (all, many) = prompts(&app, fields.prompt)?;
+    let (all, many) = in_turn(&app.prompting, || prompts(&app, fields.prompt)).await?;
     if options.stream && all.len() != 1 {
         return Err(ApiError::input("a stream has one prompt"));
     }

@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -65,6 +65,11 @@ pub(super) struct App {
     /// Requests that have not ended.
     pub open: AtomicUsize,
     numbers: AtomicU64,
+    /// Prompts that are rendered and encoded side by side.
+    prompting: Semaphore,
+    /// Texts that are encoded for `/tokenize` side by side. They may be long, and no prompt waits
+    /// for them.
+    tokenizing: Semaphore,
     /// Of the API keys. Hashes are compared, so that the time a comparison takes says nothing about
     /// a key.
     keys: Vec<ContentHash>,
@@ -103,6 +108,8 @@ impl App {
             stopping: AtomicBool::new(false),
             open: AtomicUsize::new(0),
             numbers: AtomicU64::new(0),
+            prompting: Semaphore::new(PROMPTING_MAX),
+            tokenizing: Semaphore::new(1),
             keys,
         }
     }
@@ -127,6 +134,19 @@ impl App {
 }
 
 type Shared = State<Arc<App>>;
+
+/// Prompts that are rendered and encoded side by side.
+const PROMPTING_MAX: usize = 2;
+
+/// Do what takes a while in turn, and away from the threads that answer: those go on beside it.
+async fn in_turn<T>(
+    turns: &Semaphore,
+    work: impl FnOnce() -> Result<T, ApiError>,
+) -> Result<T, ApiError> {
+    let turn = turns.acquire().await;
+    let _turn = turn.map_err(|_| ApiError::internal("the turns are closed"))?;
+    tokio::task::block_in_place(work)
+}
 
 /// A path as JSON can have it; what is not UTF-8 is replaced.
 fn shown(path: &Path) -> String {

@@ -18,7 +18,7 @@ use super::prompt::{conversation, encode, prompts};
 use super::schema::{Chat, Common, Completion, Count, Integer};
 use super::submit::{Pending, submit};
 use super::tools::{Calls, Said, Tools};
-use super::{App, Shared, body, lora, shown};
+use super::{App, Shared, body, in_turn, lora, shown};
 use crate::control::Segment;
 use crate::control::openapi::ErrorBody;
 use crate::engine::host::Conversations;
@@ -279,8 +279,12 @@ pub(super) async fn chat(State(app): Shared, request: Request) -> Result<Respons
     if fields.logprobs == Some(true) {
         options.report(&app, fields.top_logprobs.unwrap_or(Integer(0)))?;
     }
-    let text = conversation(&app, &options.with, fields.template(), tools.as_ref())?;
-    let mut pending = submit(&app, &options, encode(&app, &text)?)?;
+    let prompt = || {
+        let text = conversation(&app, &options.with, fields.template(), tools.as_ref())?;
+        encode(&app, &text)
+    };
+    let prompt = in_turn(&app.prompting, prompt).await?;
+    let mut pending = submit(&app, &options, prompt)?;
     if options.stream {
         return Ok(stream_chat(&app, &options, pending, calls));
     }
@@ -355,8 +359,11 @@ pub(super) async fn input_tokens(
     let tools = tools(&fields, &common)?;
     // What would be refused with an answer is refused without one.
     let options = Options::read(&app, common)?;
-    let text = conversation(&app, &options.with, fields.template(), tools.as_ref())?;
-    let input_tokens = encode(&app, &text)?.len();
+    let count = || {
+        let text = conversation(&app, &options.with, fields.template(), tools.as_ref())?;
+        Ok(encode(&app, &text)?.len())
+    };
+    let input_tokens = in_turn(&app.prompting, count).await?;
     Ok(axum::Json(InputTokens { input_tokens }).into_response())
 }
 
@@ -448,7 +455,7 @@ pub(super) async fn completions(
         // OpenAI's own default for this endpoint.
         options.tokens_max = Some(options.tokens_max.map_or(16, |most| most.min(16)));
     }
-    let (all, _) = prompts(&app, fields.prompt)?;
+    let (all, _) = in_turn(&app.prompting, || prompts(&app, fields.prompt)).await?;
     if options.stream && all.len() != 1 {
         return Err(ApiError::input("a stream has one prompt"));
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::App;
+use super::prompt::tokens_of;
 use super::schema::{Common, FormatKind, Integer, OneOrMany, Scale};
 use crate::engine::host::Token;
 use crate::record::Rng;
@@ -232,7 +233,7 @@ fn bias(app: &App, field: Option<&Value>) -> Result<Vec<(Token, f32)>, ApiError>
                 .ok_or_else(bad)?,
         };
         let tokens = match &token {
-            Value::String(text) => app.host.encode(text, false)?,
+            Value::String(text) => tokens_of(app, text, false)?,
             token => vec![
                 token
                     .as_i64()

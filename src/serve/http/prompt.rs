@@ -10,9 +10,26 @@ use crate::engine::host::{Rendering, THOUGHT, Token, ToolUse};
 use crate::serve::error::ApiError;
 use crate::serve::live::Choice;
 
+/// Bytes that a token of a prompt has at most, on average. Encoding takes longer than in proportion
+/// to the text, so what cannot fit is refused before.
+const TOKEN_BYTES: usize = 16;
+/// Bytes that a prompt may have for a context however small, so that its tokens can be counted.
+const PROMPT_BYTES: usize = 1 << 14;
+
+/// Text as tokens; markup counts as markup where `special`.
+///
+/// fails: it is far too long for a slot.
+pub(super) fn tokens_of(app: &App, text: &str, special: bool) -> Result<Vec<Token>, ApiError> {
+    let context = app.host.info().context;
+    if text.len() > PROMPT_BYTES.max(context.saturating_mul(TOKEN_BYTES)) {
+        return Err(ApiError::bytes(text.len(), context));
+    }
+    Ok(app.host.encode(text, special)?)
+}
+
 /// Tokens of text that a model goes on from, with what it wants at the beginning.
 pub(super) fn encode(app: &App, text: &str) -> Result<Vec<Token>, ApiError> {
-    let mut tokens = app.host.encode(text, true)?;
+    let mut tokens = tokens_of(app, text, true)?;
     if let Some(bos) = app.host.bos().filter(|bos| tokens.first() != Some(bos)) {
         tokens.insert(0, bos);
     }
@@ -55,7 +72,7 @@ fn prompt(app: &App, prompt: Prompt) -> Result<Vec<Token>, ApiError> {
     for (at, piece) in pieces.into_iter().enumerate() {
         match piece {
             Piece::Text(text) if at == 0 => tokens = encode(app, &text)?,
-            Piece::Text(text) => tokens.extend(app.host.encode(&text, true)?),
+            Piece::Text(text) => tokens.extend(tokens_of(app, &text, true)?),
             Piece::Token(token) => tokens.push(known(app, token.0).ok_or_else(|| {
                 ApiError::input(format!(
                     "\"prompt\" has the token {}: this model's are 0 to {}",
@@ -79,6 +96,12 @@ pub(super) fn conversation(
 ) -> Result<String, ApiError> {
     if fields.messages.is_empty() {
         return Err(ApiError::input("\"messages\" must be a list of messages"));
+    }
+    let (messages, context) = (fields.messages.len(), app.host.info().context);
+    if messages > context {
+        return Err(ApiError::input(format!(
+            "the conversation has {messages} messages, and the context of a slot is {context} tokens"
+        )));
     }
     let (continues, opens) = (fields.continue_final_message, fields.add_generation_prompt);
     if continues == Some(true) && opens == Some(true) {

@@ -2,8 +2,8 @@
 //! meanwhile, every answer is the one that a fresh server with that adapter alone gives.
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -410,6 +410,39 @@ fn a_bad_adapter_is_refused_while_others_answer() {
         413
     );
     assert_eq!(get(served.address, "/health").status, 200);
+}
+
+/// Encoding markup takes longer than in proportion to its length. Others are answered meanwhile.
+#[test]
+fn a_long_text_is_encoded_beside_other_requests() {
+    let served = Served::start(&Folder::new(), "-m OLD --alias base");
+    let body = json!({ "content": "<|im_start|>".repeat(70_000) }).to_string();
+    let head = format!(
+        "POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    let streams = [(); 3].map(|()| {
+        let mut stream = TcpStream::connect(served.address).expect("it listens");
+        stream.write_all(head.as_bytes()).expect("it reads");
+        stream.write_all(body.as_bytes()).expect("it reads");
+        stream
+    });
+    assert_eq!(get(served.address, "/health").status, 200);
+    assert_eq!(short(served.address, "base", "a").status, 200);
+    for stream in streams {
+        stream.set_nonblocking(true).expect("a socket");
+        let answer = stream.peek(&mut [0]).map_err(|error| error.kind());
+        assert_eq!(answer, Err(ErrorKind::WouldBlock), "it took no time");
+    }
+    // As a prompt it is refused before it is encoded.
+    let turns = json!([{ "role": "user", "content": "<|im_start|>".repeat(70_000) }]);
+    let reply = post(
+        served.address,
+        "/v1/chat/completions",
+        &json!({ "messages": turns }),
+    );
+    assert_eq!(reply.status, 400, "{reply:?}");
+    assert!(reply.error().contains("bytes, too many for"), "{reply:?}");
 }
 
 /// A whole transfer, asked for over HTTP, while eight clients are served: it goes live, and
