@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::TransferReport;
 use crate::evaluate::Verdict;
+use crate::filter::Coverage;
 use crate::publish::{Page, Section, Tone};
 
 mod inputs;
@@ -33,7 +34,13 @@ pub(super) fn page(report: &TransferReport, target: &Path) -> Page {
         percent(scores.transferred),
         percent(scores.target)
     );
-    let mut lead = vec![format!(
+    let mut lead: Vec<String> = report
+        .expectation
+        .iter()
+        .map(|text| format!("{}.", capital(text)))
+        .collect();
+    lead.push(coverage(&report.coverage));
+    lead.push(format!(
         "The verdict rests on {} of them: {}. Only the new adapter is right on {}, only the bare \
         target on {} (McNemar's exact test, {}).",
         scores.gate_rows,
@@ -41,7 +48,7 @@ pub(super) fn page(report: &TransferReport, target: &Path) -> Page {
         scores.wins,
         scores.losses,
         p_value(scores.p_value)
-    )];
+    ));
     if scores.gate != "eval" {
         lead.push(
             "“Right” means here: what the source with its adapter answers. No rows with \
@@ -49,6 +56,12 @@ pub(super) fn page(report: &TransferReport, target: &Path) -> Page {
                 .into(),
         );
     }
+    lead.extend(
+        report
+            .advice
+            .iter()
+            .map(|advice| format!("Next: {advice}.")),
+    );
     let section = |heading: &str, blocks| Section {
         heading: heading.into(),
         blocks,
@@ -78,6 +91,32 @@ pub(super) fn page(report: &TransferReport, target: &Path) -> Page {
             section("Provenance", run::provenance(report)),
         ],
     }
+}
+
+/// How much of the task is taught, and what hardly is.
+fn coverage(coverage: &Coverage) -> String {
+    let share = 100.0 * coverage.share;
+    if coverage.taught.is_empty() {
+        return format!(
+            "Coverage {share:.0} %: of the words of one more input, so many would be known."
+        );
+    }
+    let count = |name: &String| format!("{name} ({})", coverage.taught[name]);
+    let hardly: Vec<String> = coverage.hardly_taught.iter().map(count).collect();
+    let hardly = if hardly.is_empty() {
+        "each has more".into()
+    } else {
+        format!("hardly taught: {}", hardly.join(", "))
+    };
+    format!(
+        "Coverage {share:.0} %: of the labels or keys that the old adapter gave, so many are taught         by five samples or more; {hardly}."
+    )
+}
+
+fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next().map(|first| first.to_uppercase().to_string());
+    first.unwrap_or_default() + letters.as_str()
 }
 
 /// The file that a plan names.

@@ -9,6 +9,11 @@ use crate::record::Origin;
 const CANDIDATES_PER_SAMPLE: usize = 6;
 /// The same of an input model, whose inputs are of the task.
 const INPUT_MODEL_CANDIDATES: f64 = 1.3;
+/// Inputs that are held out to judge on, and at most which part of the samples is held out of what
+/// was chosen; the others were not.
+const HELD_OUT: usize = 100;
+const HELD_OUT_MAX: usize = HELD_OUT / 2;
+const HELD_OUT_ONE_IN: usize = 5;
 /// Rounds that generate them; each draws variants of the best of those before.
 const ROUNDS: usize = 4;
 /// Inputs that a round draws variants of, for each sample that is needed.
@@ -89,7 +94,9 @@ pub(super) struct Scored {
 /// The rules of one transfer.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Policy {
-    /// Samples to label.
+    /// Samples to train on.
+    pub samples: usize,
+    /// Samples to choose: with those of them that are held out.
     pub needed: usize,
     /// Draws that a run may take.
     pub draws_max: u64,
@@ -109,7 +116,7 @@ pub(super) struct Policy {
 impl Policy {
     /// Before the first round.
     pub fn new(
-        needed: usize,
+        samples: usize,
         draws_per_sample_max: usize,
         consistent: bool,
         judge: &Judge,
@@ -118,12 +125,16 @@ impl Policy {
         let input_models = generators
             .iter()
             .all(|generator| generator.question.is_some());
+        let needed = samples + held_out_of(samples);
         Self {
+            samples,
             needed,
             draws_max: (needed * draws_per_sample_max) as u64,
             candidates: match judge {
-                Judge::None => needed,
-                _ if input_models => (needed as f64 * INPUT_MODEL_CANDIDATES) as usize,
+                Judge::None => samples + HELD_OUT,
+                _ if input_models => {
+                    (needed as f64 * INPUT_MODEL_CANDIDATES) as usize + HELD_OUT_MAX
+                }
                 _ => needed * CANDIDATES_PER_SAMPLE,
             },
             good_share: judge.good_share(),
@@ -150,7 +161,7 @@ impl Policy {
 
     /// Half of what is needed is enough to go on with, and two samples at least.
     pub fn is_enough(&self, labeled: usize) -> bool {
-        labeled >= self.needed.div_ceil(2).max(2)
+        labeled >= self.samples.div_ceil(2).max(2)
     }
 
     /// Who generates the inputs of a round: all in turns, but the tuned one, which has every round
@@ -238,6 +249,12 @@ impl Policy {
         (self.needed as f64 * TUNED_SHARE).ceil() as usize
     }
 
+    /// Inputs to hold out: of those that were chosen, and of the others.
+    pub fn held_out(&self) -> [usize; 2] {
+        let of_chosen = self.needed - self.samples;
+        [of_chosen, HELD_OUT - of_chosen]
+    }
+
     /// Inputs to label: more than are needed where the teacher may not agree with itself, and a few
     /// more where it has yet to answer, and may fail to.
     pub fn labeled(&self) -> usize {
@@ -284,6 +301,11 @@ impl Policy {
     }
 }
 
+/// Samples that are held out of what was chosen.
+fn held_out_of(samples: usize) -> usize {
+    samples.div_ceil(HELD_OUT_ONE_IN).min(HELD_OUT_MAX)
+}
+
 /// What the best of the other generators gives for each draw.
 fn best_other(turn: usize, yields: &[Stock], rate: fn(&Stock) -> Option<f64>) -> Option<f64> {
     let others = yields.iter().enumerate().filter(|(i, _)| *i != turn);
@@ -302,6 +324,7 @@ mod tests {
     /// A hundred samples, ten draws for each, three judged for each.
     fn policy() -> Policy {
         Policy {
+            samples: 100,
             needed: 100,
             draws_max: 1000,
             candidates: 300,
@@ -348,13 +371,13 @@ mod tests {
         let tuned = generator(Some("?"), true);
         // (judge, generators) -> (candidates, good share, answered, tuned)
         let cases = [
-            (&Judge::None, vec![&list], (100, 1.0, false, None)),
-            (&Judge::None, vec![&input_model], (100, 1.0, false, None)),
-            (&contrast, vec![&list], (600, 0.25, true, None)),
-            (&contrast, vec![&input_model], (130, 0.25, true, None)),
-            (&contrast, vec![&list, &tuned], (600, 0.25, true, Some(1))),
-            (&kit, vec![&list, &list], (600, 1.0, false, None)),
-            (&kit, vec![&input_model], (130, 1.0, false, None)),
+            (&Judge::None, vec![&list], (200, 1.0, false, None)),
+            (&Judge::None, vec![&input_model], (200, 1.0, false, None)),
+            (&contrast, vec![&list], (720, 0.25, true, None)),
+            (&contrast, vec![&input_model], (206, 0.25, true, None)),
+            (&contrast, vec![&list, &tuned], (720, 0.25, true, Some(1))),
+            (&kit, vec![&list, &list], (720, 1.0, false, None)),
+            (&kit, vec![&input_model], (206, 1.0, false, None)),
         ];
         for (judge, generators, expected) in cases {
             let generators: Vec<Generator> = generators.into_iter().cloned().collect();
@@ -368,7 +391,7 @@ mod tests {
             assert_eq!(found, expected, "{judge:?} {generators:?}");
             assert_eq!(
                 (policy.draws_max, policy.generators),
-                (1000, generators.len())
+                (1200, generators.len())
             );
         }
     }
@@ -434,7 +457,10 @@ mod tests {
             (1, 1, false),
             (1, 2, true),
         ] {
-            let policy = Policy { needed, ..policy() };
+            let policy = Policy {
+                samples: needed,
+                ..policy()
+            };
             assert_eq!(policy.is_enough(labeled), enough, "{labeled} of {needed}");
         }
     }
@@ -532,6 +558,20 @@ mod tests {
                 expected,
                 "{needed} {answered} {consistent}"
             );
+        }
+    }
+
+    #[test]
+    fn a_hundred_are_held_out_and_no_more_than_a_fifth_of_what_is_chosen() {
+        for (samples, held_out) in [
+            (1000, [50, 50]),
+            (250, [50, 50]),
+            (100, [20, 80]),
+            (3, [1, 99]),
+        ] {
+            let policy = Policy::new(samples, 10, false, &Judge::None, &[]);
+            assert_eq!(policy.held_out(), held_out, "{samples}");
+            assert_eq!(policy.needed, samples + held_out[0]);
         }
     }
 
