@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::TransferReport;
-use crate::evaluate::Verdict;
+use crate::evaluate::{Outlook, Verdict};
 use crate::filter::Coverage;
 use crate::publish::{Page, Section, Tone};
 
@@ -22,6 +22,11 @@ pub(super) fn page(report: &TransferReport, target: &Path) -> Page {
         Verdict::Reject => ("Rejected", Tone::Bad),
         Verdict::Inconclusive => ("Inconclusive", Tone::Unsure),
     };
+    let (word, tone, by_rule) = match (&report.expectation, report.forecast.outlook) {
+        (None, _) => (word, tone, String::new()),
+        (_, Outlook::Poor) => ("Expected to fail", Tone::Bad, by_rule(word)),
+        _ => ("Expected to fall short", Tone::Unsure, by_rule(word)),
+    };
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);
     let judged_on = if scores.gate == "eval" {
         "rows with known answers"
@@ -29,11 +34,49 @@ pub(super) fn page(report: &TransferReport, target: &Path) -> Page {
         "held-out made-up inputs"
     };
     let verdict = format!(
-        "of {} {judged_on} the new adapter answers {} right, the bare target {}",
+        "{by_rule}of {} {judged_on} the new adapter answers {} right, the bare target {}",
         scores.rows,
         percent(scores.transferred),
         percent(scores.target)
     );
+    let section = |heading: &str, blocks| Section {
+        heading: heading.into(),
+        blocks,
+    };
+    Page {
+        tone,
+        verdict: (word.into(), verdict),
+        title: format!(
+            "Transfer of {} to {}",
+            name(&report.plan["source_lora"]),
+            target.display()
+        ),
+        lead: lead(report),
+        sections: vec![
+            section("Answers", scores::answers(scores)),
+            section(
+                "What changed",
+                scores::changes(&report.confusion, &report.flips),
+            ),
+            section("Training", training::training(report)),
+            section("Inputs", inputs::inputs(report)),
+            section(
+                "Checks",
+                run::checks(&report.input_audit, report.output_audit.as_ref()),
+            ),
+            section("Time and memory", vec![run::costs(report)]),
+            section("Provenance", run::provenance(report)),
+        ],
+    }
+}
+
+fn by_rule(word: &str) -> String {
+    format!("by the rule it is {}: ", word.to_lowercase())
+}
+
+/// What to expect, what is covered, what the verdict rests on, and what to do next.
+fn lead(report: &TransferReport) -> Vec<String> {
+    let scores = &report.scores;
     let mut lead: Vec<String> = report
         .expectation
         .iter()
@@ -62,35 +105,7 @@ pub(super) fn page(report: &TransferReport, target: &Path) -> Page {
             .iter()
             .map(|advice| format!("Next: {advice}.")),
     );
-    let section = |heading: &str, blocks| Section {
-        heading: heading.into(),
-        blocks,
-    };
-    Page {
-        tone,
-        verdict: (word.into(), verdict),
-        title: format!(
-            "Transfer of {} to {}",
-            name(&report.plan["source_lora"]),
-            target.display()
-        ),
-        lead,
-        sections: vec![
-            section("Answers", scores::answers(scores)),
-            section(
-                "What changed",
-                scores::changes(&report.confusion, &report.flips),
-            ),
-            section("Training", training::training(report)),
-            section("Inputs", inputs::inputs(report)),
-            section(
-                "Checks",
-                run::checks(&report.input_audit, report.output_audit.as_ref()),
-            ),
-            section("Time and memory", vec![run::costs(report)]),
-            section("Provenance", run::provenance(report)),
-        ],
-    }
+    lead
 }
 
 /// How much of the task is taught, and what hardly is.
@@ -109,7 +124,7 @@ fn coverage(coverage: &Coverage) -> String {
         format!("hardly taught: {}", hardly.join(", "))
     };
     format!(
-        "Coverage {share:.0} %: of the labels or keys that the old adapter gave, so many are taught         by five samples or more; {hardly}."
+        "Coverage {share:.0} %: of the labels or keys that the old adapter gave, so many are taught by five samples or more; {hardly}."
     )
 }
 

@@ -288,6 +288,11 @@ fn a_run_that_learnt_little_says_what_to_expect_before_it_says_anything_else() {
         page.find(text)
             .unwrap_or_else(|| panic!("{text} in {page}"))
     };
+    assert!(
+        at("Expected to fail") < at("by the rule it is accepted"),
+        "{:?}",
+        report.verdict
+    );
     assert!(at("Expect it to fail on real inputs") < at("Coverage "));
     assert!(at("Coverage ") < at("The verdict rests on"));
     assert!(at("The verdict rests on") < at("Next: learn from more inputs"));
