@@ -134,11 +134,11 @@ mod tests {
             let twin = format!("other {}", judged[i].text().split_once(' ').unwrap().1);
             judged.push(Judged::example(&twin, &text(i), None));
         }
-        let mut kept = chosen(&judged, 100);
+        let mut kept = chosen(&judged, 60);
         let held = hold(&judged, &mut kept, [15, 15]);
         assert_eq!(
             (held.chosen.len(), held.others.len(), kept.len()),
-            (15, 15, 85)
+            (15, 15, 45)
         );
         for held in held.chosen.iter().chain(&held.others) {
             let own = Shingles::of(held.text());
