@@ -503,7 +503,7 @@ mod tests {
             let rows: Vec<usize> = (0..bare.len()).collect();
             compare(&arm_of(bare), &arm_of(new), &pairs(bare.len()), &rows, 0.05).unwrap()
         };
-        assert_eq!(comparison("-----", "+++++").rows_needed, Some(7));
+        assert_eq!(comparison("-----", "+++++").rows_needed, Some(6));
         assert_eq!(comparison("------", "++++++").rows_needed, None);
     }
 
