@@ -261,7 +261,7 @@ fn a_run_that_learnt_little_says_what_to_expect_before_it_says_anything_else() {
     let lora = train(&world, &world.source, &world.train, "old.gguf");
     let mut short = Transfer {
         eval: None,
-        epochs: Some(0.2),
+        epochs: 0.2,
         restarts: 0,
         ..plan(&world, &lora, Inputs::Seeds(&world.seeds), "new.gguf")
     };
