@@ -42,38 +42,47 @@ pub enum Advice {
     Kit,
 }
 
+impl Advice {
+    /// The field of the request that does it, with the value it would have, where there is one.
+    pub fn field(&self) -> Option<(&'static str, String)> {
+        match self {
+            Self::ServeBare => Some(("objective", "delta".into())),
+            Self::FlipBudget { share } => Some(("flip_budget", format!("{share:.2}"))),
+            Self::EvalRows { .. } => Some(("eval", "ROWS".into())),
+            Self::Samples { samples } => Some(("samples", samples.to_string())),
+            Self::SeedsOf { .. } | Self::Traffic | Self::Kit => None,
+        }
+    }
+}
+
 impl fmt::Display for Advice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ServeBare => f.write_str(
-                "the bare target is as good as the old adapter: serve it without one, or try \
-                --objective delta",
+                "the bare target is as good as the old adapter: serve it without one, or learn \
+                only what the old one changes",
             ),
-            Self::FlipBudget { share } => write!(
-                f,
-                "look in the report at the answers it lost; --flip-budget {share:.2} would accept \
-                as many"
+            Self::FlipBudget { .. } => f.write_str(
+                "look in the report at the answers it lost; a greater budget accepts as many",
             ),
             Self::EvalRows { rows: Some(rows) } => write!(
                 f,
-                "give rows with known answers (--eval): about {rows} would settle it"
+                "give rows with known answers: about {rows} would settle it"
             ),
             Self::EvalRows { rows: None } => {
-                f.write_str("give rows with known answers (--eval): only those say what is right")
+                f.write_str("give rows with known answers: only those say what is right")
             }
             Self::SeedsOf { names } => write!(
                 f,
                 "give seeds that the old adapter answers with what was hardly taught: {}",
                 names.join(", ")
             ),
-            Self::Samples { samples } => {
-                write!(f, "learn from more inputs: --samples {samples}")
-            }
+            Self::Samples { .. } => f.write_str("learn from more inputs"),
             Self::Traffic => f.write_str(
-                "give real requests as seeds, as many and as various as there are: inputs that are \
-                made of a few seeds stay near them",
+                "give more seeds: real requests, as many and as various as there are, for inputs \
+                that are generated from a few stay near them",
             ),
-            Self::Kit => f.write_str("pack a kit (`translora kit`) while the data still exists"),
+            Self::Kit => f.write_str("pack a kit while the data still exists"),
         }
     }
 }
@@ -232,7 +241,7 @@ mod tests {
                     learnt: 0.4,
                     ..all.clone()
                 },
-                &["--samples 500", "real requests", "kit"],
+                &["samples=500", "real requests", "kit"],
             ),
             (
                 "from a kit",
@@ -241,7 +250,7 @@ mod tests {
                     kit: true,
                     ..all.clone()
                 },
-                &["--samples 500"],
+                &["samples=500"],
             ),
             (
                 "too few rows",
@@ -251,7 +260,7 @@ mod tests {
                     kit: true,
                     ..all.clone()
                 },
-                &["--eval): about 120 would settle it", "--samples 500"],
+                &["about 120 would settle it eval=ROWS", "samples=500"],
             ),
             (
                 "it breaks too much",
@@ -261,7 +270,7 @@ mod tests {
                     kit: true,
                     ..all.clone()
                 },
-                &["--flip-budget 0.20", "--samples 500"],
+                &["flip_budget=0.20", "samples=500"],
             ),
             (
                 "the bare target is as good",
@@ -272,7 +281,7 @@ mod tests {
                     kit: true,
                     ..all.clone()
                 },
-                &["serve it without one", "--samples 500"],
+                &["objective=delta", "samples=500"],
             ),
             (
                 "it is no better, and only the teacher says so",
@@ -282,11 +291,15 @@ mod tests {
                     kit: true,
                     ..all.clone()
                 },
-                &["only those say what is right", "--samples 500"],
+                &["only those say what is right", "samples=500"],
             ),
         ];
         for (what, facts, expected) in cases {
-            let advice: Vec<String> = facts.advice().iter().map(Advice::to_string).collect();
+            let text = |advice: &Advice| match advice.field() {
+                Some((field, value)) => format!("{advice} {field}={value}"),
+                None => advice.to_string(),
+            };
+            let advice: Vec<String> = facts.advice().iter().map(text).collect();
             assert_eq!(advice.len(), expected.len(), "{what}: {advice:?}");
             for (text, part) in advice.iter().zip(expected) {
                 assert!(text.contains(part), "{what}: {text}");

@@ -99,12 +99,10 @@ fn lead(report: &TransferReport) -> Vec<String> {
                 .into(),
         );
     }
-    lead.extend(
-        report
-            .advice
-            .iter()
-            .map(|advice| format!("Next: {advice}.")),
-    );
+    lead.extend(report.advice.iter().map(|advice| match advice.field() {
+        Some((field, value)) => format!("Next: {advice} ({}: {value}).", spaced(field)),
+        None => format!("Next: {advice}."),
+    }));
     lead
 }
 

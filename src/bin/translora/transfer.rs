@@ -145,10 +145,15 @@ fn details(done: &TransferReport) -> Vec<(&'static str, String)> {
 
 /// What to do next.
 fn next(done: &TransferReport, plan: &TransferPlan) -> Vec<(&'static str, String)> {
+    let text = |advice: &Advice| match advice.field() {
+        Some((field, value)) => format!("{advice} (--{} {value})", field.replace('_', "-")),
+        None if *advice == Advice::Kit => format!("{advice} (`translora kit`)"),
+        None => advice.to_string(),
+    };
     let mut next: Vec<_> = done
         .advice
         .iter()
-        .map(|advice| ("next", advice.to_string()))
+        .map(|advice| ("next", text(advice)))
         .collect();
     if done.verdict == Verdict::Accept {
         let (target, adapter) = (out::quoted(&plan.target), out::quoted(&done.adapter));
