@@ -59,15 +59,11 @@ pub enum Answers {
 impl Answers {
     /// The label that an answer is, or the keys that it has, as far as the task has them.
     pub fn of<'a>(&'a self, answer: &'a str) -> impl Iterator<Item = &'a str> {
-        let (names, has): (&[String], fn(&str, &str) -> bool) = match self {
-            Self::Labels(labels) => (labels, |answer, label| answer.trim() == label),
-            Self::Objects(keys) => (keys, has_key),
-            Self::Text => (&[], |_, _| false),
+        let has = move |name: &&str| match self {
+            Self::Objects(_) => has_key(answer, name),
+            _ => answer.trim() == *name,
         };
-        names
-            .iter()
-            .map(String::as_str)
-            .filter(move |name| has(answer, name))
+        self.names().iter().map(String::as_str).filter(has)
     }
 
     /// Two answers say the same of a label or of a key.
