@@ -2,7 +2,9 @@
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args};
-use translora::pipeline::{self, ArmScore, ObjectiveReport, TransferPlan, TransferReport, Verdict};
+use translora::pipeline::{
+    self, Advice, ArmScore, ObjectiveReport, TransferPlan, TransferReport, Verdict,
+};
 use translora::request;
 
 use crate::args::Flags;
