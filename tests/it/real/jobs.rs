@@ -26,8 +26,7 @@ fn instance(config: &Value) -> Instance {
 }
 
 fn world() -> Folder {
-    let folder = Folder::new();
-    folder.write("seeds.jsonl", rows("seeds.jsonl", 5).as_bytes());
+    let folder = Folder::with(&[("seeds.jsonl", 5)]);
     folder
 }
 
