@@ -26,8 +26,7 @@ fn instance(config: &Value) -> Instance {
 }
 
 fn world() -> Folder {
-    let folder = Folder::with(&[("seeds.jsonl", 5)]);
-    folder
+    Folder::with(&[("seeds.jsonl", 5)])
 }
 
 /// What [`transfer`] requests, with more epochs.

@@ -9,12 +9,11 @@ use std::time::Duration;
 use super::{Folder, Run, done, lab, transfer};
 
 fn world(eval: usize) -> Folder {
-    let folder = Folder::with(&[
+    Folder::with(&[
         ("seeds.jsonl", 5),
         ("eval.jsonl", eval),
         ("train.jsonl", 40),
-    ]);
-    folder
+    ])
 }
 
 /// A transfer whose stages last long enough to be hit.
