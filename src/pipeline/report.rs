@@ -317,7 +317,7 @@ pub struct KitReport {
     pub positives: usize,
     /// Made-up inputs that the discriminator saw.
     pub negatives: usize,
-    /// Share of held-out inputs told apart rightly.
+    /// Share of held-out inputs classified rightly.
     pub accuracy: Option<f64>,
     /// Held-out inputs that accuracy is of.
     pub accuracy_rows: usize,
