@@ -18,10 +18,10 @@ fn run(world: &World, line: &str, last: &OsStr) -> (Option<i32>, String, String)
         .stdin(Stdio::null())
         .output()
         .expect("the program runs");
-    told(&output)
+    streams(&output)
 }
 
-fn told(output: &Output) -> (Option<i32>, String, String) {
+fn streams(output: &Output) -> (Option<i32>, String, String) {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("output is UTF-8");
     (
         output.status.code(),
@@ -101,7 +101,7 @@ fn what_cannot_be_written_is_said_and_nothing_is_left() {
         .stdin(Stdio::null())
         .output()
         .expect("there is a shell");
-    let (code, _, err) = told(&output);
+    let (code, _, err) = streams(&output);
     assert_eq!(code, Some(2), "{err}");
     assert!(err.contains("File too large"), "{err}");
     assert!(err.contains("hint: "), "{err}");
