@@ -27,6 +27,7 @@ mod failure;
 mod files;
 #[cfg(feature = "ggml")]
 mod gradcheck;
+mod harvest;
 mod inspect;
 mod job;
 mod kit;
@@ -118,6 +119,7 @@ enum Command {
     Merge(exchange::Merge),
     Inspect(inspect::Inspect),
     Serve(Box<serve::Serve>),
+    Harvest(harvest::Harvest),
     #[cfg(unix)]
     Adapters(adapters::Adapters),
     #[cfg(target_os = "linux")]
@@ -182,7 +184,20 @@ fn main() -> ExitCode {
         offline: cli.offline,
         quiet: cli.quiet || cli.json,
     });
-    let outcome = match cli.command {
+    let outcome = run(cli.command, verbosity);
+    match outcome {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Refused) => ExitCode::from(1),
+        Ok(Outcome::Ended(status)) => ExitCode::from(status),
+        Err(failure) => {
+            failure.tell();
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(command: Command, verbosity: Verbosity) -> Result<Outcome, Failure> {
+    match command {
         Command::Train(command) => command.run(verbosity),
         Command::Kit(command) => command.run(verbosity),
         Command::Transfer(command) => command.run(verbosity),
@@ -192,6 +207,7 @@ fn main() -> ExitCode {
         Command::Merge(command) => command.run(verbosity),
         Command::Inspect(command) => command.run(verbosity),
         Command::Serve(command) => command.run(verbosity),
+        Command::Harvest(command) => command.run(verbosity),
         #[cfg(unix)]
         Command::Adapters(command) => command.run(verbosity),
         #[cfg(target_os = "linux")]
@@ -205,15 +221,6 @@ fn main() -> ExitCode {
         Command::Bench(command) => command.run(verbosity),
         #[cfg(feature = "ggml")]
         Command::GradCheck(command) => command.run(verbosity),
-    };
-    match outcome {
-        Ok(Outcome::Done) => ExitCode::SUCCESS,
-        Ok(Outcome::Refused) => ExitCode::from(1),
-        Ok(Outcome::Ended(status)) => ExitCode::from(status),
-        Err(failure) => {
-            failure.tell();
-            ExitCode::from(2)
-        }
     }
 }
 

@@ -366,6 +366,10 @@ impl Model for GgmlModel {
         Some(self.chat.info())
     }
 
+    fn conversation(&self, text: &str) -> Option<Prompt> {
+        self.chat.conversation(&self.model, text)
+    }
+
     fn attach(&mut self, adapter: &Path) -> Result<AdapterId, EngineError> {
         self.load_adapter(adapter)
     }

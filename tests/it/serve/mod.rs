@@ -18,6 +18,7 @@ pub mod client;
 mod effects;
 mod fields;
 mod folder;
+mod harvest;
 mod log;
 mod openapi;
 mod refusals;
@@ -122,6 +123,7 @@ impl Lab {
             any_model: false,
             chat: translora::engine::ChatOptions::default(),
             force: false,
+            harvest: None,
             limits: Limits::default(),
         }
     }
