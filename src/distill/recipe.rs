@@ -187,18 +187,16 @@ mod tests {
                 .collect::<Vec<f32>>()
         };
         let (linear, constant) = (rates(Schedule::Linear), rates(Schedule::Constant));
-        assert_eq!(
-            (&linear[..3], &constant[..3]),
-            (&[0.5, 1.0, 1.0][..], &[0.5, 1.0, 1.0][..])
-        );
+        assert_eq!(&linear[..3], &[0.5, 1.0, 1.0][..]);
+        assert_eq!(&constant[..3], &[0.5, 1.0, 1.0][..]);
         assert!(constant[2..].iter().all(|rate| *rate == 1.0));
         let fall = linear[2] - linear[3];
         assert!(
             linear[2..]
                 .windows(2)
                 .all(|pair| (pair[0] - pair[1] - fall).abs() < 1e-6)
-                && (linear[19] - fall).abs() < 1e-6
         );
+        assert!((linear[19] - fall).abs() < 1e-6);
     }
 
     fn spec(batch: usize) -> LoraSpec {

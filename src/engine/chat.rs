@@ -363,10 +363,8 @@ mod tests {
         );
         let unknown = ChatInfo::choose(&asking(Some("lama3"), &[]), None).unwrap_err();
         let said = unknown.to_string();
-        assert!(
-            said.starts_with("lama3: ") && said.contains("llama3, "),
-            "{said}"
-        );
+        assert!(said.starts_with("lama3: "), "{said}");
+        assert!(said.contains("llama3, "), "{said}");
         std::fs::remove_dir_all(&folder).unwrap();
     }
 

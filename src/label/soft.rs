@@ -221,10 +221,8 @@ mod tests {
     fn near(found: &[Vec<(i32, f32)>], wanted: &[(i32, f32)]) {
         assert_eq!(found[0].len(), wanted.len());
         for ((word, q), (same, p)) in found[0].iter().zip(wanted) {
-            assert!(
-                word == same && (q - p).abs() < 1e-4,
-                "{found:?}, not {wanted:?}"
-            );
+            assert!(word == same, "{found:?}, not {wanted:?}");
+            assert!((q - p).abs() < 1e-4, "{found:?}, not {wanted:?}");
         }
     }
 
@@ -279,10 +277,8 @@ mod tests {
         let all = divergence(&within(&p, &difference, f64::INFINITY), &p);
         for budget in [0.01, 0.1, 0.5, 1.0] {
             let spent = divergence(&within(&p, &difference, budget), &p);
-            assert!(
-                spent <= budget && spent > 0.999 * budget.min(all),
-                "{spent} of {budget}"
-            );
+            assert!(spent <= budget, "{spent} of {budget}");
+            assert!(spent > 0.999 * budget.min(all), "{spent} of {budget}");
         }
     }
 

@@ -311,20 +311,9 @@ pub fn unjudged(
 /// The same GGUF with more keys.
 fn stamp(adapter: &[u8], metadata: &[(String, String)]) -> Result<Vec<u8>, PublishError> {
     let gguf = Gguf::parse(adapter)?;
-    let mut writer = Writer::new();
-    for (key, value) in gguf.metadata() {
-        writer.set(key, value.clone());
-    }
+    let mut writer = Writer::copy_of(&gguf);
     for (key, value) in metadata {
         writer.set(key.as_str(), value.as_str());
-    }
-    for tensor in gguf.tensors() {
-        writer.tensor(
-            tensor.name.as_str(),
-            tensor.kind,
-            &tensor.shape,
-            gguf.data(tensor),
-        );
     }
     Ok(writer.to_bytes()?)
 }

@@ -18,12 +18,7 @@ pub fn recurrent(world: &mut World) {
     // Random numbers say what some versions of the server find no text in, for any client.
     for adapter in &set.adapters[..2] {
         let lora = adapter.display().to_string();
-        let stock = Server::start(
-            &world.place,
-            Way::Stock,
-            &set.base,
-            &["-c", "2048", "-np", "1", "--lora", &lora],
-        );
+        let stock = world.start_of(Way::Stock, &set, &["--lora", &lora]);
         let (long, short) = (world.prompts.join(" "), world.prompts[..8].join(" "));
         for prompt in [&long, &short, &format!("{long} {short}")] {
             if let (500, said) = stock.answer("/completion", &request(prompt, 0)) {
@@ -37,12 +32,7 @@ pub fn recurrent(world: &mut World) {
 
 /// A state cannot be cut back: the server restores checkpoints, which may be another adapter's.
 fn recurrent_state(world: &mut World, set: &Set) {
-    let server = Server::start(
-        &world.place,
-        Way::Preload,
-        &set.base,
-        &["-c", "2048", "-np", "1"],
-    );
+    let server = world.start_of(Way::Preload, set, &[]);
     let long = world.prompts.join(" ");
     let short = world.prompts[..8].join(" ");
     let longer = format!("{long} {short}");
@@ -58,12 +48,7 @@ fn recurrent_state(world: &mut World, set: &Set) {
     ] {
         server.load(&set.adapters[adapter]);
         let wanted = world.reference(set, Some(&set.adapters[adapter]), prompt, 0);
-        assert_eq!(
-            server.ask(prompt, 0),
-            wanted,
-            "adapter {adapter}\n{}",
-            server.said()
-        );
+        server.answers(prompt, &wanted, &format!("adapter {adapter}"));
     }
     stale_checkpoint(world, set);
     let other = world.reference(set, Some(&set.adapters[0]), &longer, 0);
@@ -77,12 +62,7 @@ fn recurrent_state(world: &mut World, set: &Set) {
 /// A checkpoint of the first adapter lies before what the second one made, and a longer prompt goes
 /// back to it.
 fn stale_checkpoint(world: &mut World, set: &Set) {
-    let server = Server::start(
-        &world.place,
-        Way::Preload,
-        &set.base,
-        &["-c", "2048", "-np", "1", "-lv", "4"],
-    );
+    let server = world.start_of(Way::Preload, set, &["-lv", "4"]);
     let short = world.prompts[..8].join(" ");
     let longer = format!("{short} and then {}", world.prompts[9]);
     let plain = |server: &Server, prompt: &str, cache: bool| {
@@ -236,21 +216,16 @@ pub fn images(world: &mut World) {
 pub fn images_and_checkpoints(world: &mut World) {
     let set = models::sliding(&world.set, &world.place.folder);
     let projector = models::projector(&world.place.folder).display().to_string();
-    let server = Server::start(
-        &world.place,
-        Way::Preload,
-        &set.base,
-        &["-c", "2048", "-np", "1", "--mmproj", &projector],
-    );
+    let server = world.start_of(Way::Preload, &set, &["--mmproj", &projector]);
     server.load(&set.adapters[0]);
     server.post("/completion", &picture(&server, 10));
     let said = server.command(&json!({"do": "load", "path": set.adapters[1]}));
     assert!(
         said["error"]["message"]
             .as_str()
-            .is_some_and(|error| error.contains("has seen images"))
-            && said["error"]["hint"].is_string(),
+            .is_some_and(|error| error.contains("has seen images")),
         "{said}"
     );
+    assert!(said["error"]["hint"].is_string(), "{said}");
     assert_eq!(server.generation(), "1");
 }

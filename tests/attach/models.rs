@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use translora_gguf::{Gguf, TensorKind, Value, Writer};
+use translora_gguf::{Gguf, Pending, TensorKind, Value, Writer};
 
 /// A base, and adapters for it that answer differently.
 pub struct Set {
@@ -315,9 +315,6 @@ fn rename(
     fs::write(to, writer.to_bytes().expect("a small file")).expect("the folder is writable");
 }
 
-/// A change to a tensor, by its name, of its data and shape.
-type Spoil<'a> = &'a dyn Fn(&str, &mut Vec<u8>, &mut Vec<u64>);
-
 /// Files that must change nothing, each with a word of the reason.
 pub fn bad(set: &Set, folder: &Path) -> Vec<(PathBuf, &'static str)> {
     let good = fs::read(&set.adapters[0]).expect("an adapter");
@@ -331,16 +328,12 @@ pub fn bad(set: &Set, folder: &Path) -> Vec<(PathBuf, &'static str)> {
     let other = folder.join("other-base.gguf");
     rewrite(&set.adapters[0], &other, |_, _| {});
     let gguf = Gguf::parse(&good).expect("sound");
-    let spoiled = |name: &str, change: Spoil<'_>| {
-        let mut writer = Writer::new();
-        for (key, value) in gguf.metadata() {
-            writer.set(key, value.clone());
-        }
-        for tensor in gguf.tensors() {
-            let (mut data, mut shape) = (gguf.data(tensor).to_vec(), tensor.shape.clone());
-            change(&tensor.name, &mut data, &mut shape);
-            writer.tensor(tensor.name.clone(), tensor.kind, &shape, data);
-        }
+    let spoiled = |name: &str, change: &dyn Fn(&mut Pending<'_>)| {
+        let mut writer = Writer::copy_of(&gguf);
+        writer.retain_tensors(|tensor| {
+            change(tensor);
+            true
+        });
         write(name, &writer.to_bytes().expect("a small file"))
     };
     assert!(
@@ -349,15 +342,16 @@ pub fn bad(set: &Set, folder: &Path) -> Vec<(PathBuf, &'static str)> {
             .all(|tensor| tensor.kind == TensorKind::F32),
         "the lab's adapters are F32"
     );
-    let not_a_number = spoiled("nan.gguf", &|name, data, _| {
-        if name.ends_with("blk.1.attn_q.weight.lora_b") {
-            data[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    let not_a_number = spoiled("nan.gguf", &|tensor| {
+        if tensor.name.ends_with("blk.1.attn_q.weight.lora_b") {
+            tensor.bytes()[..4].copy_from_slice(&f32::NAN.to_le_bytes());
         }
     });
-    let narrow = spoiled("narrow.gguf", &|name, data, shape| {
-        if name.ends_with("blk.1.attn_q.weight.lora_a") {
-            data.truncate(data.len() / 2);
-            shape[0] /= 2;
+    let narrow = spoiled("narrow.gguf", &|tensor| {
+        if tensor.name.ends_with("blk.1.attn_q.weight.lora_a") {
+            let half = tensor.bytes().len() / 2;
+            tensor.bytes().truncate(half);
+            tensor.shape[0] /= 2;
         }
     });
     vec![

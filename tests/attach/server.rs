@@ -61,6 +61,13 @@ pub enum Way {
 }
 
 impl Server {
+    /// The answer to a prompt is this one.
+    #[track_caller]
+    pub fn answers(&self, prompt: &str, wanted: &[i64], what: &str) {
+        let answer = self.ask(prompt, 0);
+        assert_eq!(answer, wanted, "{prompt:?} with {what}\n{}", self.said());
+    }
+
     pub fn start(place: &Place, way: Way, model: &Path, more: &[&str]) -> Self {
         Self::start_with(place, way, model, more, &[])
     }
@@ -143,11 +150,8 @@ impl Server {
             .is_none_or(|(status, _)| status != 200)
         {
             let ended = server.child.try_wait().expect("the server can be asked");
-            assert!(
-                ended.is_none() && begun.elapsed() < START_MAX,
-                "{}",
-                server.said()
-            );
+            assert!(ended.is_none(), "{}", server.said());
+            assert!(begun.elapsed() < START_MAX, "{}", server.said());
             std::thread::sleep(Duration::from_millis(100));
         }
         server

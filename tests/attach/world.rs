@@ -110,12 +110,8 @@ impl World {
     /// them is asked.
     pub fn telling(&mut self, from: usize, to: usize) -> String {
         let [a, b] = [from, to].map(|i| self.set.adapters[i].display().to_string());
-        let stale = Server::start(
-            &self.place,
-            Way::Stock,
-            &self.set.base,
-            &["-c", "2048", "-np", "1", "--lora", &a, "--lora", &b],
-        );
+        let two = ["-np", "1", "--lora", &a, "--lora", &b];
+        let stale = self.start(Way::Stock, &two);
         let scales = |first: f32| {
             stale.post(
                 "/lora-adapters",
@@ -156,12 +152,14 @@ impl World {
     }
 
     pub fn start(&self, way: Way, more: &[&str]) -> Server {
-        Server::start(
-            &self.place,
-            way,
-            &self.set.base,
-            &[&["-c", "2048"], more].concat(),
-        )
+        let more = [&["-c", "2048"], more].concat();
+        Server::start(&self.place, way, &self.set.base, &more)
+    }
+
+    /// A server of another base, with one slot.
+    pub fn start_of(&self, way: Way, set: &Set, more: &[&str]) -> Server {
+        let more = [&["-c", "2048", "-np", "1"], more].concat();
+        Server::start(&self.place, way, &set.base, &more)
     }
 
     /// The answer now is that of a server started with this adapter.
@@ -173,12 +171,7 @@ impl World {
     /// The same for a prompt that is none of the few.
     pub fn check_prompt(&mut self, server: &Server, adapter: Option<usize>, prompt: &str) {
         let wanted = self.short(adapter, prompt);
-        assert_eq!(
-            server.ask(prompt, 0),
-            wanted,
-            "{prompt:?} with adapter {adapter:?}\n{}",
-            server.said()
-        );
+        server.answers(prompt, &wanted, &format!("adapter {adapter:?}"));
     }
 }
 

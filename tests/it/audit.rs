@@ -11,9 +11,11 @@ use translora::engine::{
 };
 use translora::pipeline::{self, Event, PipelineError, Verdict};
 use translora::record::{Pair, Prompt};
-use translora::request::{Inputs, Transfer};
+use translora::request::Transfer;
 
-use crate::pipeline::{events_of, plan, resumed, sound, train, transfer, with_context};
+use crate::pipeline::{
+    events_of, resumed, seeds_plan, sound, train, trained, transfer, with_context,
+};
 use crate::toy::{World, remedy, write_rows};
 use crate::wrapped::pass_on;
 
@@ -33,7 +35,7 @@ fn mute_teacher(world: &World) -> std::path::PathBuf {
 fn a_source_adapter_that_does_not_help_its_base_is_refused_before_anything_is_made() {
     let world = World::new();
     let lora = mute_teacher(&world);
-    let plan = plan(&world, &lora, Inputs::Seeds(&world.seeds), "new.gguf");
+    let plan = seeds_plan(&world, &lora, "new.gguf");
     let before = world.names();
     let error = transfer(&plan).unwrap_err();
     assert!(
@@ -49,24 +51,16 @@ fn a_source_adapter_that_does_not_help_its_base_is_refused_before_anything_is_ma
         ..plan
     })
     .unwrap();
-    assert_eq!(
-        (report.verdict, report.output_audit),
-        (Verdict::Reject, None)
-    );
-    assert_eq!(
-        (
-            report.input_audit.rows,
-            report.input_audit.source_lora_right
-        ),
-        (100, 0)
-    );
+    assert_eq!(report.verdict, Verdict::Reject);
+    assert_eq!(report.output_audit, None);
+    assert_eq!(report.input_audit.rows, 100);
+    assert_eq!(report.input_audit.source_lora_right, 0);
 }
 
 #[test]
 fn an_adapter_of_another_file_is_told() {
-    let world = World::new();
-    let lora = train(&world, &world.source, &world.train, "old.gguf");
-    let plan = plan(&world, &lora, Inputs::Seeds(&world.seeds), "new.gguf");
+    let (world, lora) = trained();
+    let plan = seeds_plan(&world, &lora, "new.gguf");
     let said = |plan: &Transfer| {
         let warned = |event: &Event| matches!(event, Event::Warning { text, .. } if text.contains("another file than the source"));
         events_of(|context| pipeline::transfer(&Toy, &sound(plan), context).unwrap())
@@ -90,19 +84,15 @@ fn an_adapter_of_another_file_is_told() {
 
 #[test]
 fn what_lies_on_the_disk_is_compared_with_what_was_trained() {
-    let world = World::new();
-    let lora = train(&world, &world.source, &world.train, "old.gguf");
-    let plan = plan(&world, &lora, Inputs::Seeds(&world.seeds), "new.gguf");
+    let (world, lora) = trained();
+    let plan = seeds_plan(&world, &lora, "new.gguf");
     let report = transfer(&plan).unwrap();
     let audit = report.output_audit.expect("it was accepted");
-    assert!(
-        audit.rows == 4 && audit.tokens == 4 && audit.logits_error == 0.0,
-        "{audit:?}"
-    );
-    assert!(
-        audit.answers > 0 && audit.answers_same == audit.answers,
-        "{audit:?}"
-    );
+    assert!(audit.rows == 4, "{audit:?}");
+    assert!(audit.tokens == 4, "{audit:?}");
+    assert!(audit.logits_error == 0.0, "{audit:?}");
+    assert!(audit.answers > 0, "{audit:?}");
+    assert!(audit.answers_same == audit.answers, "{audit:?}");
     for (spoilt, says) in [
         (Spoilt::Other(&lora), "cannot be loaded"),
         (Spoilt::Base, "tokens are not the trainer's"),
@@ -116,14 +106,15 @@ fn what_lies_on_the_disk_is_compared_with_what_was_trained() {
             with_context(|context| pipeline::transfer(&Disk(&spoilt), &sound(&plan), context))
                 .unwrap_err();
         assert!(
-            matches!(error, PipelineError::Audit { .. }) && error.to_string().contains(says),
+            matches!(error, PipelineError::Audit { .. }),
             "{says}: {error}"
         );
+        assert!(error.to_string().contains(says), "{says}: {error}");
         assert!(
-            error.to_string().contains("nothing was published")
-                && remedy(&error).contains("resume"),
+            error.to_string().contains("nothing was published"),
             "{error}"
         );
+        assert!(remedy(&error).contains("resume"), "{error}");
         let left: Vec<String> = world
             .names()
             .into_iter()

@@ -6,12 +6,10 @@ use std::fs;
 use serde_json::Value;
 use translora::kit::Kit;
 use translora::pipeline;
-use translora::request::Inputs;
 use translora::{record, serve};
 
-use crate::pipeline::{kit, plan, sound, stopping, train};
+use crate::pipeline::{kit, seeds_plan, sound, stopping, trained};
 use crate::source::{files, parse, paths};
-use crate::toy::World;
 use crate::walls::ROOMS;
 
 /// The names of the fields of a struct, from what `Debug` writes of it.
@@ -42,10 +40,9 @@ fn plans_journals_and_kits_say_what_bounds_a_run_and_nothing_of_serving() {
     assert!(run.len() > 5 && serving.len() > 5, "{run:?} {serving:?}");
     assert!(run.is_disjoint(&serving));
 
-    let world = World::new();
-    let lora = train(&world, &world.source, &world.train, "old.gguf");
+    let (world, lora) = trained();
     let packed = Kit::open(&kit(&world, &lora), &record::Limits::default()).expect("a kit");
-    let plan = plan(&world, &lora, Inputs::Seeds(&world.seeds), "new.gguf");
+    let plan = seeds_plan(&world, &lora, "new.gguf");
     stopping(4, |context| {
         pipeline::transfer(&translora::engine::toy::Toy, &sound(&plan), context)
     })

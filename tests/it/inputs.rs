@@ -6,8 +6,10 @@ use translora::pipeline::{self, Event, Inspection, Stage, TransferReport};
 use translora::record::Pair;
 use translora::request::{self, FilterChoice, GeneratorChoice, Inputs, Transfer};
 
-use crate::pipeline::{events_of, kit, kit_plan, plan, sound, train, transfer, with_context};
-use crate::toy::{World, write_rows};
+use crate::pipeline::{
+    events_of, kit, kit_plan, plan, seeds_plan, sound, trained, transfer, with_context,
+};
+use crate::toy::write_rows;
 
 /// Warnings and notes of a transfer about its filter, and its report.
 fn reported(plan: &Transfer) -> (Vec<String>, TransferReport) {
@@ -34,8 +36,7 @@ fn reported(plan: &Transfer) -> (Vec<String>, TransferReport) {
 
 #[test]
 fn a_kit_says_what_its_discriminator_is_worth_and_what_it_gives_away() {
-    let world = World::new();
-    let lora = train(&world, &world.source, &world.train, "old.gguf");
+    let (world, lora) = trained();
     let plan = request::Kit {
         seeds: 7,
         input_model: true,
@@ -61,24 +62,19 @@ fn a_kit_says_what_its_discriminator_is_worth_and_what_it_gives_away() {
         .iter()
         .map(|row| row.prompt.text.chars().count())
         .collect();
-    assert_eq!(
-        (counted.rows, counted.chars[0], counted.chars[2]),
-        (
-            300,
-            *lengths.iter().min().unwrap(),
-            *lengths.iter().max().unwrap()
-        )
-    );
+    assert_eq!(counted.rows, 300);
+    assert_eq!(counted.chars[0], *lengths.iter().min().unwrap());
+    assert_eq!(counted.chars[2], *lengths.iter().max().unwrap());
     assert!(
-        counted.words[1] == counted.fixed + counted.slots && counted.with_digits == 0.0,
+        counted.words[1] == counted.fixed + counted.slots,
         "{counted:?}"
     );
+    assert!(counted.with_digits == 0.0, "{counted:?}");
 }
 
 #[test]
 fn both_filters_reject_and_the_discriminator_is_introduced() {
-    let world = World::new();
-    let lora = train(&world, &world.source, &world.train, "old.gguf");
+    let (world, lora) = trained();
     let kit = kit(&world, &lora);
     let of = |filter, generator, name: &str| Transfer {
         filter,
@@ -101,18 +97,20 @@ fn both_filters_reject_and_the_discriminator_is_introduced() {
         "{said:?}"
     );
     assert!(
-        report.counts["rejected_discriminator"] > 0 && report.provenance["filter"] == "both",
+        report.counts["rejected_discriminator"] > 0,
         "{:?}",
         report.counts
     );
+    assert!(report.provenance["filter"] == "both", "{:?}", report.counts);
     assert!(report.scores.transferred > 0.6, "{:?}", report.scores);
     let (said, report) = reported(&of(
         FilterChoice::Kit,
         GeneratorChoice::Source,
         "source.gguf",
     ));
+    assert!(report.coverage.answers >= 4, "{:?}", report.coverage);
     assert!(
-        report.coverage.answers >= 4 && report.coverage.eval_answers == Some(1.0),
+        report.coverage.eval_answers == Some(1.0),
         "{:?}",
         report.coverage
     );
@@ -126,16 +124,15 @@ fn both_filters_reject_and_the_discriminator_is_introduced() {
         "contrast.gguf",
     ));
     assert!(
-        !said.iter().any(|text| text.contains("discriminator"))
-            && report.provenance["filter"] == "contrast",
+        !said.iter().any(|text| text.contains("discriminator")),
         "{said:?}"
     );
+    assert!(report.provenance["filter"] == "contrast", "{said:?}");
 }
 
 #[test]
 fn the_report_tells_what_the_kept_inputs_cover() {
-    let world = World::new();
-    let lora = train(&world, &world.source, &world.train, "old.gguf");
+    let (world, lora) = trained();
     // One label only in the seeds; the others come from what the teacher answers.
     let seeds = world.path("one-label.jsonl");
     let seed = |text: &str| Pair {
@@ -151,30 +148,28 @@ fn the_report_tells_what_the_kept_inputs_cover() {
     );
     let report = transfer(&plan(&world, &lora, Inputs::Seeds(&seeds), "new.gguf")).unwrap();
     let coverage = report.coverage;
-    assert!(
-        coverage.answers >= 3 && coverage.words_new > 0 && coverage.forms > 50,
-        "{coverage:?}"
-    );
+    assert!(coverage.answers >= 3, "{coverage:?}");
+    assert!(coverage.words_new > 0, "{coverage:?}");
+    assert!(coverage.forms > 50, "{coverage:?}");
     for curve in [&coverage.similarity, &coverage.similarity_to_seeds] {
+        assert!(curve.len() == 11, "{coverage:?}");
         assert!(
-            curve.len() == 11 && curve.windows(2).all(|pair| pair[0] <= pair[1]) && curve[10] < 0.8,
+            curve.windows(2).all(|pair| pair[0] <= pair[1]),
             "{coverage:?}"
         );
+        assert!(curve[10] < 0.8, "{coverage:?}");
     }
-    assert!(
-        coverage.eval_words.unwrap() > 0.5 && coverage.eval_answers.unwrap() > 0.5,
-        "{coverage:?}"
-    );
+    assert!(coverage.eval_words.unwrap() > 0.5, "{coverage:?}");
+    assert!(coverage.eval_answers.unwrap() > 0.5, "{coverage:?}");
 }
 
 #[test]
 fn repetitions_are_what_the_plan_says() {
-    let world = World::new();
-    let lora = train(&world, &world.source, &world.train, "old.gguf");
+    let (world, lora) = trained();
     let with = |near, name: &str| {
         transfer(&Transfer {
             near,
-            ..plan(&world, &lora, Inputs::Seeds(&world.seeds), name)
+            ..seeds_plan(&world, &lora, name)
         })
         .unwrap()
         .counts

@@ -6,9 +6,11 @@ use std::fs;
 use translora::engine::toy::{self, Toy};
 use translora::pipeline;
 use translora::record::Pair;
-use translora::request::{Inputs, LabelChoice, ObjectiveChoice, TokenWeights, Transfer};
+use translora::request::{LabelChoice, ObjectiveChoice, TokenWeights, Transfer};
 
-use crate::pipeline::{plan, resumed, sound, stages_of, stopping, train, transfer, with_context};
+use crate::pipeline::{
+    resumed, seeds_plan, sound, stages_of, stopping, train, trained, transfer, with_context,
+};
 use crate::toy::{World, remedy, write_rows};
 
 /// A world whose target has other words than its source.
@@ -41,18 +43,16 @@ fn each_objective_moves_an_adapter_and_the_report_says_which() {
         let lora = train(&world, &world.source, &world.train, "old.gguf");
         for objective in objectives {
             let name = format!("{}.gguf", objective.name());
-            let request = plan(&world, &lora, Inputs::Seeds(&world.seeds), &name);
+            let request = seeds_plan(&world, &lora, &name);
             let report = transfer(&Transfer {
                 objective,
                 ..request
             })
             .unwrap_or_else(|error| panic!("{name}: {error}"));
             let chosen = &report.objective;
-            assert_eq!(
-                (chosen.objective, chosen.requested, chosen.same_vocabulary),
-                (objective, objective, same),
-                "{chosen:?}"
-            );
+            assert_eq!(chosen.objective, objective, "{chosen:?}");
+            assert_eq!(chosen.requested, objective, "{chosen:?}");
+            assert_eq!(chosen.same_vocabulary, same, "{chosen:?}");
             assert_eq!(report.provenance["objective"], objective.name());
             // The toy's base holds every answer for as unlikely as any word: a shift within the
             // budget goes less far.
@@ -70,11 +70,9 @@ fn each_objective_moves_an_adapter_and_the_report_says_which() {
                 (ObjectiveChoice::Text, None) => assert_eq!(chosen.tokens, 0),
                 (_, Some(divergence)) => {
                     // Two tokens for each of 134 answers, and of those to five seeds.
-                    assert_eq!(
-                        (chosen.tokens, chosen.tokens_taught, divergence.tokens),
-                        (278, 278, 28),
-                        "{chosen:?}"
-                    );
+                    assert_eq!(chosen.tokens, 278, "{chosen:?}");
+                    assert_eq!(chosen.tokens_taught, 278, "{chosen:?}");
+                    assert_eq!(divergence.tokens, 28, "{chosen:?}");
                     assert!(
                         divergence.transferred < 0.5 * divergence.target,
                         "{name}: {divergence:?}"
@@ -90,16 +88,17 @@ fn each_objective_moves_an_adapter_and_the_report_says_which() {
 fn two_vocabularies_are_not_compared_word_by_word() {
     let world = foreign();
     let lora = train(&world, &world.source, &world.train, "old.gguf");
-    let request = plan(&world, &lora, Inputs::Seeds(&world.seeds), "new.gguf");
+    let request = seeds_plan(&world, &lora, "new.gguf");
     let error = transfer(&Transfer {
         objective: ObjectiveChoice::Kl,
         ..request
     })
     .unwrap_err();
     assert!(
-        error.to_string().contains("different vocabularies") && remedy(&error).contains("aligned"),
+        error.to_string().contains("different vocabularies"),
         "{error}"
     );
+    assert!(remedy(&error).contains("aligned"), "{error}");
     assert!(
         !world
             .names()
@@ -149,32 +148,23 @@ fn a_target_that_is_the_stronger_is_told_of() {
     let request = Transfer {
         eval: Some(eval),
         allow_weak_source: true,
-        ..plan(&world, &lora, Inputs::Seeds(&world.seeds), "new.gguf")
+        ..seeds_plan(&world, &lora, "new.gguf")
     };
     let chosen = transfer(&request).unwrap().objective;
-    assert_eq!(
-        (chosen.objective, chosen.requested),
-        (ObjectiveChoice::Text, ObjectiveChoice::Auto)
-    );
+    assert_eq!(chosen.objective, ObjectiveChoice::Text);
+    assert_eq!(chosen.requested, ObjectiveChoice::Auto);
     assert!(
         chosen.reason.contains("bare target is right more often"),
         "{chosen:?}"
     );
     let lora = train(&world, &world.source, &world.train, "good.gguf");
-    let chosen = transfer(&plan(
-        &world,
-        &lora,
-        Inputs::Seeds(&world.seeds),
-        "plain.gguf",
-    ))
-    .unwrap()
-    .objective;
+    let chosen = transfer(&seeds_plan(&world, &lora, "plain.gguf"))
+        .unwrap()
+        .objective;
+    assert_eq!(chosen.objective, ObjectiveChoice::Text);
     assert_eq!(
-        (chosen.objective, chosen.reason.as_str()),
-        (
-            ObjectiveChoice::Text,
-            "what measured best for two models of one vocabulary"
-        )
+        chosen.reason.as_str(),
+        "what measured best for two models of one vocabulary"
     );
 }
 
@@ -187,7 +177,7 @@ fn a_transfer_with_a_teachers_words_that_is_stopped_anywhere_goes_on_in_the_same
         label: LabelChoice::Consistent,
         token_weights: TokenWeights::Contrast,
         samples: 40,
-        ..plan(&world, &lora, Inputs::Seeds(&world.seeds), name)
+        ..seeds_plan(&world, &lora, name)
     };
     let mut straight = Vec::new();
     let stages = stages_of(|context| {
@@ -214,20 +204,19 @@ fn a_transfer_with_a_teachers_words_that_is_stopped_anywhere_goes_on_in_the_same
 
 #[test]
 fn what_a_teacher_says_is_bounded() {
-    let world = World::new();
-    let lora = train(&world, &world.source, &world.train, "old.gguf");
+    let (world, lora) = trained();
     let of = |objective, name: &str| {
         let mut plan = sound(&Transfer {
             objective,
-            ..plan(&world, &lora, Inputs::Seeds(&world.seeds), name)
+            ..seeds_plan(&world, &lora, name)
         });
         plan.limits.teacher_bytes_max = 100;
         with_context(|context| pipeline::transfer(&Toy, &plan, context))
     };
     let error = of(ObjectiveChoice::Kl, "kl.gguf").unwrap_err();
+    assert!(error.to_string().contains("100 at most"), "{error}");
     assert!(
-        error.to_string().contains("100 at most")
-            && remedy(&error).contains("\"objective\": \"text\""),
+        remedy(&error).contains("\"objective\": \"text\""),
         "{error}"
     );
     assert_eq!(
@@ -241,17 +230,13 @@ fn what_a_teacher_says_is_bounded() {
 
 #[test]
 fn answers_that_are_drawn_again_and_again_are_kept_where_they_agree() {
-    let world = World::new();
-    let lora = train(&world, &world.source, &world.train, "old.gguf");
-    let request = plan(&world, &lora, Inputs::Seeds(&world.seeds), "new.gguf");
+    let (world, lora) = trained();
+    let request = seeds_plan(&world, &lora, "new.gguf");
     let report = transfer(&Transfer {
         label: LabelChoice::Consistent,
         ..request
     })
     .unwrap();
-    assert!(
-        report.scores.transferred > 0.5 && report.counts["trained"] > 60,
-        "{:?}",
-        report.counts
-    );
+    assert!(report.scores.transferred > 0.5, "{:?}", report.counts);
+    assert!(report.counts["trained"] > 60, "{:?}", report.counts);
 }

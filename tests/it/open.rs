@@ -17,7 +17,7 @@ use translora::request::{
     Transfer,
 };
 
-use crate::pipeline::{kit_plan, plan, sound, train, with_context};
+use crate::pipeline::{kit_plan, plan, sound, train, trained, with_context};
 use crate::toy::World;
 use crate::wrapped::pass_on;
 
@@ -136,8 +136,7 @@ fn the_count_is_right() {
 
 #[test]
 fn two_models_are_never_open_at_once() {
-    let world = World::new();
-    let lora = train(&world, &world.source, &world.train, "old.gguf");
+    let (world, lora) = trained();
     let oracle = train(&world, &world.target, &world.train, "oracle.gguf");
     let engine = Counting::default();
     let kit = request::Kit {

@@ -70,6 +70,13 @@ pub fn train(world: &World, model: &Path, data: &Path, out: &str) -> PathBuf {
     .adapter
 }
 
+/// A world with an adapter for its old base.
+pub fn trained() -> (World, PathBuf) {
+    let world = World::new();
+    let lora = train(&world, &world.source, &world.train, "old.gguf");
+    (world, lora)
+}
+
 pub fn kit_plan(world: &World, lora: &Path) -> request::Kit {
     request::Kit {
         model: world.source.clone(),
@@ -104,6 +111,11 @@ pub fn plan(world: &World, lora: &Path, inputs: Inputs<'_>, out: &str) -> Transf
     }
 }
 
+/// As [`plan`], from the world's seeds.
+pub fn seeds_plan(world: &World, lora: &Path, out: &str) -> Transfer {
+    plan(world, lora, Inputs::Seeds(&world.seeds), out)
+}
+
 pub fn transfer(request: &Transfer) -> Result<TransferReport, PipelineError> {
     with_context(|context| pipeline::transfer(&Toy, &sound(request), context))
 }
@@ -129,17 +141,15 @@ fn kit_with_input_model(world: &World, lora: &Path) -> PathBuf {
     let report = with_context(|context| pipeline::kit(&Toy, &sound(&plan), context))
         .expect("a kit with an input model can be packed");
     let card = report.input_model.expect("the plan has one");
-    assert!(
-        card.rows == 300 && card.drawn > 0 && card.verbatim <= card.drawn,
-        "{card:?}"
-    );
+    assert!(card.rows == 300, "{card:?}");
+    assert!(card.drawn > 0, "{card:?}");
+    assert!(card.verbatim <= card.drawn, "{card:?}");
     report.kit
 }
 
 #[test]
 fn an_adapter_moves_with_a_kit_and_with_seeds_alone() {
-    let world = World::new();
-    let lora = train(&world, &world.source, &world.train, "old.gguf");
+    let (world, lora) = trained();
     assert!(eval(&world, &world.source, Some(&lora)) > 0.9);
     assert_eq!(eval(&world, &world.target, None), 0.0);
     let kit = kit(&world, &lora);
@@ -168,14 +178,11 @@ fn an_adapter_moves_with_a_kit_and_with_seeds_alone() {
             report.scores
         );
         // 120 samples and five seeds.
-        assert_eq!(
-            (report.counts["trained"], report.counts["held_out"]),
-            (125, 14),
-            "{name}: {:?}",
-            report.counts
-        );
+        assert_eq!(report.counts["trained"], 125, "{name}: {:?}", report.counts);
+        assert_eq!(report.counts["held_out"], 14, "{name}: {:?}", report.counts);
+        assert!(report.scores.target == 0.0, "{name}: {:?}", report.scores);
         assert!(
-            report.scores.target == 0.0 && report.scores.source_lora > 0.9,
+            report.scores.source_lora > 0.9,
             "{name}: {:?}",
             report.scores
         );
@@ -192,11 +199,9 @@ fn an_adapter_moves_with_a_kit_and_with_seeds_alone() {
                 report.scores
             );
         }
-        assert!(
-            report.report.is_file()
-                && report.adapter == world.path(name)
-                && !world.path(&format!("{name}.journal")).exists()
-        );
+        assert!(report.report.is_file());
+        assert!(report.adapter == world.path(name));
+        assert!(!world.path(&format!("{name}.journal")).exists());
     }
     assert!(
         !world.names().iter().any(|name| name.ends_with(".part")),
@@ -207,45 +212,35 @@ fn an_adapter_moves_with_a_kit_and_with_seeds_alone() {
 
 #[test]
 fn without_eval_rows_the_gate_is_the_teacher_on_held_out_inputs() {
-    let world = World::new();
-    let lora = train(&world, &world.source, &world.train, "old.gguf");
+    let (world, lora) = trained();
     let inputs = Inputs::Seeds(&world.seeds);
     let report = transfer(&Transfer {
         eval: None,
         ..plan(&world, &lora, inputs, "new.gguf")
     })
     .unwrap();
-    assert_eq!(
-        (
-            report.scores.gate.as_str(),
-            report.scores.rows,
-            report.verdict
-        ),
-        ("synthetic", 14, Verdict::Accept)
-    );
+    assert_eq!(report.scores.gate.as_str(), "synthetic");
+    assert_eq!(report.scores.rows, 14);
+    assert_eq!(report.verdict, Verdict::Accept);
     assert_eq!(report.scores.source_lora, 1.0);
 }
 
 #[test]
 fn the_judge_measures_against_an_oracle_and_tells_which_answers_changed() {
-    let world = World::new();
-    let lora = train(&world, &world.source, &world.train, "old.gguf");
+    let (world, lora) = trained();
     let oracle = train(&world, &world.target, &world.train, "oracle.gguf");
     let exact = eval(&world, &world.target, Some(&oracle));
     let report = transfer(&Transfer {
         oracle: Some(oracle),
-        ..plan(&world, &lora, Inputs::Seeds(&world.seeds), "new.gguf")
+        ..seeds_plan(&world, &lora, "new.gguf")
     })
     .unwrap();
     let scores = &report.scores;
-    assert_eq!(
-        (scores.oracle, scores.rows, scores.gate_rows),
-        (Some(exact), 120, 60)
-    );
-    assert_eq!(
-        (scores.report.target.rows, scores.report.transferred.rows),
-        (60, 60)
-    );
+    assert_eq!(scores.oracle, Some(exact));
+    assert_eq!(scores.rows, 120);
+    assert_eq!(scores.gate_rows, 60);
+    assert_eq!(scores.report.target.rows, 60);
+    assert_eq!(scores.report.transferred.rows, 60);
     let retention = scores
         .retention_of_oracle
         .expect("the oracle is better than the bare target");
@@ -253,16 +248,14 @@ fn the_judge_measures_against_an_oracle_and_tells_which_answers_changed() {
         (retention.value - scores.transferred / exact).abs() < 1e-9,
         "{scores:?}"
     );
+    assert!(retention.interval[0] <= retention.value, "{scores:?}");
+    assert!(retention.value <= retention.interval[1], "{scores:?}");
+    assert!(!report.flips.is_empty(), "{:?}", report.flips);
     assert!(
-        retention.interval[0] <= retention.value && retention.value <= retention.interval[1],
-        "{scores:?}"
-    );
-    assert!(
-        !report.flips.is_empty()
-            && report
-                .flips
-                .iter()
-                .all(|flip| flip.won && flip.transferred == flip.right.trim()),
+        report
+            .flips
+            .iter()
+            .all(|flip| flip.won && flip.transferred == flip.right.trim()),
         "{:?}",
         report.flips
     );
@@ -281,7 +274,7 @@ fn a_teacher_with_broken_labels_is_refused_and_its_pupil_set_aside() {
     let lora = train(&world, &world.source, &broken, "old.gguf");
     let request = Transfer {
         allow_weak_source: true,
-        ..plan(&world, &lora, Inputs::Seeds(&world.seeds), "new.gguf")
+        ..seeds_plan(&world, &lora, "new.gguf")
     };
     let report = transfer(&request).unwrap();
     assert_eq!(report.verdict, Verdict::Reject, "{:?}", report.scores);
@@ -319,8 +312,7 @@ fn read_neutral(path: &Path, stems: &[&str]) -> Vec<u8> {
 
 #[test]
 fn the_same_seed_gives_the_same_bytes_and_another_does_not() {
-    let world = World::new();
-    let lora = train(&world, &world.source, &world.train, "old.gguf");
+    let (world, lora) = trained();
     let inputs = || Inputs::Seeds(&world.seeds);
     for (name, seed) in [("run-1.gguf", 1), ("run-2.gguf", 1), ("run-6.gguf", 6)] {
         transfer(&Transfer {
@@ -364,56 +356,36 @@ pub fn stages_of<T>(work: impl FnOnce(&Context<'_>) -> T) -> Vec<Stage> {
 
 #[test]
 fn the_adapter_says_where_it_comes_from() {
-    let world = World::new();
-    let lora = train(&world, &world.source, &world.train, "old.gguf");
-    let report = transfer(&plan(
-        &world,
-        &lora,
-        Inputs::Seeds(&world.seeds),
-        "new.gguf",
-    ))
-    .unwrap();
+    let (world, lora) = trained();
+    let report = transfer(&seeds_plan(&world, &lora, "new.gguf")).unwrap();
     let Inspection::Adapter(card) = pipeline::inspect(&report.adapter).unwrap() else {
         panic!("an adapter is an adapter")
     };
-    assert_eq!(
-        (
-            card.architecture.as_str(),
-            card.rank,
-            card.alpha,
-            card.matrices
-        ),
-        ("toy", Some(8), Some(32.0), 1)
-    );
+    assert_eq!(card.architecture.as_str(), "toy");
+    assert_eq!(card.rank, Some(8));
+    assert_eq!(card.alpha, Some(32.0));
+    assert_eq!(card.matrices, 1);
     let has = |key: &str| {
         card.translora
             .get(&format!("translora.{key}"))
             .unwrap_or_else(|| panic!("{key} is missing"))
             .as_str()
     };
-    assert_eq!(
-        (
-            has("verdict"),
-            has("seed"),
-            has("filter"),
-            has("source_lora.sha256").len()
-        ),
-        ("accept", "1", "contrast", 64)
-    );
+    assert_eq!(has("verdict"), "accept");
+    assert_eq!(has("seed"), "1");
+    assert_eq!(has("filter"), "contrast");
+    assert_eq!(has("source_lora.sha256").len(), 64);
     assert!(has("scores").contains("transferred") && has("recipe").contains("learning_rate"));
     let written: TransferReport =
         serde_json::from_slice(&fs::read(&report.report).unwrap()).unwrap();
-    assert_eq!(
-        (written.verdict, &written.scores),
-        (Verdict::Accept, &report.scores)
-    );
+    assert_eq!(written.verdict, Verdict::Accept);
+    assert_eq!(&written.scores, &report.scores);
 }
 
 #[test]
 fn the_plan_comes_first_and_every_stage_ends() {
-    let world = World::new();
-    let lora = train(&world, &world.source, &world.train, "old.gguf");
-    let plan = plan(&world, &lora, Inputs::Seeds(&world.seeds), "new.gguf");
+    let (world, lora) = trained();
+    let plan = seeds_plan(&world, &lora, "new.gguf");
     let all = events_of(|context| pipeline::transfer(&Toy, &sound(&plan), context).unwrap());
     assert!(
         matches!(&all[0], Event::Plan { command, plan } if command == "transfer" && plan["seed"] == 1),
@@ -438,8 +410,7 @@ fn the_plan_comes_first_and_every_stage_ends() {
 
 #[test]
 fn evaluation_writes_every_answer_where_it_is_asked_to() {
-    let world = World::new();
-    let lora = train(&world, &world.source, &world.train, "old.gguf");
+    let (world, lora) = trained();
     let plan = request::Eval {
         model: world.source.clone(),
         lora: Some(lora),

@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 use tempfile::TempDir;
+use translora_gguf::{Gguf, Pending, Writer};
 
 use crate::source::root;
 
@@ -61,15 +62,12 @@ pub(crate) fn lab() -> &'static Lab {
     LAB.get_or_init(|| {
         let folder = Folder::new();
         folder.write("train.jsonl", rows("train.jsonl", 200).as_bytes());
-        let lora = folder.path("old-lora.gguf");
-        let kit = folder.path("task.kit");
-        let (old, out) = (old_base(), lora.clone());
-        let train = format!("train -m {} --data train.jsonl --out {} --epochs 5 --lr 4e-3 --rank 8", old.display(), out.display());
-        done(&folder.run(&train));
+        let train = "train -m OLD --data train.jsonl --epochs 5 --lr 4e-3 --rank 8";
+        done(&folder.run(&format!("{train} --out old-lora.gguf")));
         folder.write("few.jsonl", rows("train.jsonl", 40).as_bytes());
-        let (lora_path, kit_path) = (lora.display(), kit.display());
-        let pack = format!("kit -m {} --lora {lora_path} --data few.jsonl --out {kit_path} --epochs 2 --lr 2e-3 --rank 4", old.display());
-        done(&folder.run(&pack));
+        let kit = "kit -m OLD --lora old-lora.gguf --data few.jsonl --epochs 2 --lr 2e-3 --rank 4";
+        done(&folder.run(&format!("{kit} --out task.kit")));
+        let (lora, kit) = (folder.path("old-lora.gguf"), folder.path("task.kit"));
         Lab { folder, lora, kit }
     })
 }
@@ -101,15 +99,23 @@ impl Folder {
         names(self.0.path())
     }
 
-    /// The program in this folder, on one thread.
+    /// The program in this folder, on one thread. The words OLD, NEW, LORA and KIT stand for the
+    /// lab's files.
     pub(crate) fn command(&self, line: &str) -> Command {
+        let words = line.split_whitespace().map(|word| match word {
+            "OLD" => old_base(),
+            "NEW" => new_base(),
+            "LORA" => lab().lora.clone(),
+            "KIT" => lab().kit.clone(),
+            word => word.into(),
+        });
         let mut command = Command::new(env!("CARGO_BIN_EXE_translora"));
         command
             .env_remove("NO_COLOR")
             .env("XDG_CACHE_HOME", self.path("cache"))
             .stdin(Stdio::null())
             .current_dir(&self.0)
-            .args(line.split_whitespace());
+            .args(words);
         let own = ["--json", "inspect", "import", "export", "merge"];
         if !own.iter().any(|name| line.starts_with(name)) {
             command.args(["-t", "1"]);
@@ -123,6 +129,15 @@ impl Folder {
             &self.command(line).output().expect("the program runs"),
         )
     }
+}
+
+/// A copy of a GGUF file with the tensors that `keep` says yes to, which may change them.
+pub(crate) fn changed(file: &Path, keep: impl FnMut(&mut Pending<'_>) -> bool) -> Vec<u8> {
+    let bytes = fs::read(file).expect("it is there");
+    let gguf = Gguf::parse(&bytes).expect("a whole file");
+    let mut writer = Writer::copy_of(&gguf);
+    writer.retain_tensors(keep);
+    writer.to_bytes().expect("it keeps the limits")
 }
 
 fn names(folder: &Path) -> Vec<String> {
@@ -192,29 +207,31 @@ pub(crate) fn refused(what: &str, run: &Run, says: &[&str]) {
         .split_once("hint: ")
         .unwrap_or_else(|| panic!("{what}: no hint: {run}"));
     assert!(
-        says.iter().all(|word| error.contains(word)) && !hint.trim().is_empty(),
+        says.iter().all(|word| error.contains(word)),
+        "{what}: {says:?} is not said: {run}"
+    );
+    assert!(
+        !hint.trim().is_empty(),
         "{what}: {says:?} is not said: {run}"
     );
     assert!(!hint.contains("a bug"), "{what}: {run}");
 }
 
 /// A transfer that takes a second; `with` changes flags or adds some.
-fn transfer(with: &[(&str, &str)]) -> String {
-    let lab = lab();
-    let text = |path: &Path| path.to_str().expect("the path is UTF-8").to_owned();
+pub(crate) fn transfer(with: &[(&str, &str)]) -> String {
     let mut flags = vec![
-        ("--source", text(&old_base())),
-        ("--source-lora", text(&lab.lora)),
-        ("--target", text(&new_base())),
-        ("--seeds", "seeds.jsonl".to_owned()),
-        ("--out", "new.gguf".to_owned()),
-        ("--samples", "12".to_owned()),
-        ("--rank", "4".to_owned()),
-        ("--epochs", "1".to_owned()),
+        ("--source", "OLD"),
+        ("--source-lora", "LORA"),
+        ("--target", "NEW"),
+        ("--seeds", "seeds.jsonl"),
+        ("--out", "new.gguf"),
+        ("--samples", "12"),
+        ("--rank", "4"),
+        ("--epochs", "1"),
     ];
     for (flag, value) in with {
         flags.retain(|(known, _)| known != flag && !(*flag == "--kit" && *known == "--seeds"));
-        flags.push((flag, (*value).to_owned()));
+        flags.push((flag, value));
     }
     let words = flags.iter().map(|(flag, value)| format!(" {flag} {value}"));
     format!("transfer{}", words.collect::<String>())

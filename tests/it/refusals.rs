@@ -10,7 +10,8 @@ use translora::record::{Blame, Fault};
 use translora::request::{Inputs, Transfer};
 
 use crate::pipeline::{
-    kit, kit_plan, plan, resumed, sound, stopping, train, transfer, with_context,
+    kit, kit_plan, plan, resumed, seeds_plan, sound, stopping, train, trained, transfer,
+    with_context,
 };
 use crate::toy::{World, write_rows};
 
@@ -173,10 +174,9 @@ fn mute_target(world: &World, plan: &mut Transfer) {
 
 #[test]
 fn every_bad_input_is_named_and_leaves_nothing() {
-    let world = World::new();
-    let lora = train(&world, &world.source, &world.train, "old.gguf");
+    let (world, lora) = trained();
     for (what, spoil, says) in BAD {
-        let mut plan = plan(&world, &lora, Inputs::Seeds(&world.seeds), "new.gguf");
+        let mut plan = seeds_plan(&world, &lora, "new.gguf");
         spoil(&world, &mut plan);
         let before = world.names();
         let error = transfer(&plan)
@@ -195,9 +195,8 @@ fn every_bad_input_is_named_and_leaves_nothing() {
 
 #[test]
 fn a_resume_with_another_plan_or_other_inputs_is_refused() {
-    let world = World::new();
-    let lora = train(&world, &world.source, &world.train, "old.gguf");
-    let plan = plan(&world, &lora, Inputs::Seeds(&world.seeds), "new.gguf");
+    let (world, lora) = trained();
+    let plan = seeds_plan(&world, &lora, "new.gguf");
     stopping(4, |context| {
         pipeline::transfer(&Toy, &sound(&plan), context)
     })
@@ -211,10 +210,8 @@ fn a_resume_with_another_plan_or_other_inputs_is_refused() {
         ..resume.clone()
     })
     .unwrap_err();
-    assert!(
-        error.to_string().contains("the plan changed") && error.remedy().is_some(),
-        "{error}"
-    );
+    assert!(error.to_string().contains("the plan changed"), "{error}");
+    assert!(error.remedy().is_some(), "{error}");
     let eval = fs::read(&world.eval).unwrap();
     write_rows(&world.eval, &rows(20, 5));
     let error = transfer(&resume).unwrap_err();
@@ -228,24 +225,22 @@ fn a_resume_with_another_plan_or_other_inputs_is_refused() {
     fs::write(&file, &kept[..kept.len() / 2]).unwrap();
     let error = transfer(&resume).unwrap_err();
     assert!(
-        error.to_string().contains("generate.0.jsonl: damaged") && error.remedy().is_some(),
+        error.to_string().contains("generate.0.jsonl: damaged"),
         "{error}"
     );
+    assert!(error.remedy().is_some(), "{error}");
     fs::write(&file, kept).unwrap();
     assert_eq!(transfer(&resume).unwrap().verdict, Verdict::Accept);
 }
 
 #[test]
 fn a_kit_made_for_others_is_refused_and_none_is_overwritten() {
-    let world = World::new();
-    let lora = train(&world, &world.source, &world.train, "old.gguf");
+    let (world, lora) = trained();
     let kit = kit(&world, &lora);
     let other = train(&world, &world.source, &world.eval, "other.gguf");
     let error = transfer(&plan(&world, &other, Inputs::Kit(&kit), "new.gguf")).unwrap_err();
-    assert!(
-        error.to_string().contains("another adapter") && error.to_string().contains("other.gguf"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("another adapter"), "{error}");
+    assert!(error.to_string().contains("other.gguf"), "{error}");
     let error =
         with_context(|context| pipeline::kit(&Toy, &sound(&kit_plan(&world, &lora)), context))
             .unwrap_err();
@@ -256,14 +251,10 @@ fn a_kit_made_for_others_is_refused_and_none_is_overwritten() {
     let Inspection::Kit(card) = pipeline::inspect(&kit).unwrap() else {
         panic!("a kit is a kit")
     };
-    assert!(
-        card.seeds.len() == 5
-            && card.manifest.name == "ticket"
-            && card.discriminator_bytes.is_some()
-    );
+    assert!(card.seeds.len() == 5);
+    assert!(card.manifest.name == "ticket");
+    assert!(card.discriminator_bytes.is_some());
     let error = pipeline::inspect(&world.seeds).unwrap_err();
-    assert!(
-        error.to_string().contains("seeds.jsonl") && error.remedy().is_some(),
-        "{error}"
-    );
+    assert!(error.to_string().contains("seeds.jsonl"), "{error}");
+    assert!(error.remedy().is_some(), "{error}");
 }

@@ -223,8 +223,10 @@ fn each_bound<T: Request>(verb: &str, seen: &mut HashSet<&'static str>) {
         }
         for value in inside {
             let (code, said) = program(verb, &[(name, value)]);
+            assert!(code == 2, "{verb} {name} {value}: {said}");
+            assert!(said.contains("missing"), "{verb} {name} {value}: {said}");
             assert!(
-                code == 2 && said.contains("missing") && !said.contains("invalid value"),
+                !said.contains("invalid value"),
                 "{verb} {name} {value}: {said}"
             );
         }
@@ -234,10 +236,9 @@ fn each_bound<T: Request>(verb: &str, seen: &mut HashSet<&'static str>) {
                 Kind::Choice(words) => words.join(", "),
                 _ => field.expects(),
             };
-            assert!(
-                code == 2 && said.contains(&flag(name)) && said.contains(&bounds),
-                "{verb} {name} {value}: {said}"
-            );
+            assert!(code == 2, "{verb} {name} {value}: {said}");
+            assert!(said.contains(&flag(name)), "{verb} {name} {value}: {said}");
+            assert!(said.contains(&bounds), "{verb} {name} {value}: {said}");
         }
     }
 }
@@ -250,12 +251,15 @@ fn refused_in_json<T: Request>(field: &Field, text: &str) {
     let (what, hint) = (refusal.to_string(), hint.unwrap_or_default());
     let missing = text.contains("null");
     assert!(
-        what.contains(&format!("\"{}\"", field.name))
-            && (missing || what.contains(&field.expects()))
-            && !hint.is_empty()
-            && !hint.contains("--"),
+        what.contains(&format!("\"{}\"", field.name)),
         "{text}: {what}; {hint}"
     );
+    assert!(
+        (missing || what.contains(&field.expects())),
+        "{text}: {what}; {hint}"
+    );
+    assert!(!hint.is_empty(), "{text}: {what}; {hint}");
+    assert!(!hint.contains("--"), "{text}: {what}; {hint}");
 }
 
 #[test]
@@ -393,7 +397,13 @@ fn same_everywhere<T: Request>(verb: &str) {
             "{line} is not in the reference"
         );
         assert!(
-            field.help.lines().count() > 0 && !field.about().ends_with('.'),
+            field.help.lines().count() > 0,
+            "{}: {}",
+            field.name,
+            field.about()
+        );
+        assert!(
+            !field.about().ends_with('.'),
             "{}: {}",
             field.name,
             field.about()

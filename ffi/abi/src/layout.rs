@@ -86,32 +86,22 @@ pub fn layout() -> String {
 const _: () = {
     assert!(size_of::<c::Text>() == 16);
     assert!(size_of::<c::OwnedText>() == 32 && offset_of!(c::OwnedText, release) == 24);
-    assert!(
-        size_of::<c::Error>() == 48
-            && offset_of!(c::Error, message) == 8
-            && offset_of!(c::Error, release) == 40
-    );
+    assert!(size_of::<c::Error>() == 48);
+    assert!(offset_of!(c::Error, message) == 8);
+    assert!(offset_of!(c::Error, release) == 40);
     assert!(c::Host::SIZE_1_0 == 24 && offset_of!(c::Host, log) == 16);
-    assert!(
-        size_of::<c::Info>() == 48
-            && offset_of!(c::Info, version) == 16
-            && offset_of!(c::Info, engine) == 32
-    );
-    assert!(
-        size_of::<c::Entry>() == 48
-            && offset_of!(c::Entry, create) == 16
-            && offset_of!(c::Entry, capability) == 40
-    );
+    assert!(size_of::<c::Info>() == 48);
+    assert!(offset_of!(c::Info, version) == 16);
+    assert!(offset_of!(c::Info, engine) == 32);
+    assert!(size_of::<c::Entry>() == 48);
+    assert!(offset_of!(c::Entry, create) == 16);
+    assert!(offset_of!(c::Entry, capability) == 40);
     assert!(size_of::<c::Echo1>() == 32 && size_of::<c::Inspect1>() == 16);
-    assert!(
-        size_of::<c::Host>() == 56
-            && offset_of!(c::Host, is_decode_thread) == 24
-            && offset_of!(c::Host, adapter_free) == 48
-    );
+    assert!(size_of::<c::Host>() == 56);
+    assert!(offset_of!(c::Host, is_decode_thread) == 24);
+    assert!(offset_of!(c::Host, adapter_free) == 48);
     assert!(size_of::<c::JobProgress>() == 56 && offset_of!(c::JobProgress, stage) == 40);
-    assert!(
-        size_of::<c::Jobs1>() == 88
-            && size_of::<c::Adapters1>() == 32
-            && size_of::<c::Hotswap1>() == 48
-    );
+    assert!(size_of::<c::Jobs1>() == 88);
+    assert!(size_of::<c::Adapters1>() == 32);
+    assert!(size_of::<c::Hotswap1>() == 48);
 };

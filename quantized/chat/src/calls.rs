@@ -42,15 +42,15 @@ impl ToolUse {
             "name": FUNCTION, "description": "a function", "parameters": parameters,
         }})];
         let user = json!({"role": "user", "content": "x"});
-        let asked = render(std::slice::from_ref(&user), &tools, true)?;
-        if !asked.contains(FUNCTION) {
+        let question = render(std::slice::from_ref(&user), &tools, true)?;
+        if !question.contains(FUNCTION) {
             return None;
         }
         let probe = Probe {
             render,
             tools: &tools,
             user,
-            asked,
+            question,
         };
         let objects = probe.answer(&[call(true)]);
         let texts = probe.answer(&[call(false)]);
@@ -92,7 +92,7 @@ struct Probe<'r> {
     tools: &'r [Value],
     user: Value,
     /// The conversation with the assistant's turn opened.
-    asked: String,
+    question: String,
 }
 
 impl Probe<'_> {
@@ -126,7 +126,7 @@ impl Probe<'_> {
         let called = json!({"role": "assistant", "content": "", "tool_calls": calls});
         let called = whole(called)?;
         let (before, tail) = text.split_once(ANSWER)?;
-        let heads = [self.asked.as_str(), before];
+        let heads = [self.question.as_str(), before];
         let rests = heads.iter().filter_map(|head| called.strip_prefix(head));
         let rest = rests.min_by_key(|rest| rest.len())?;
         let end = rest.len() - tail.len().min(rest.len());

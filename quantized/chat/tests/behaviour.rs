@@ -122,9 +122,7 @@ fn every_format_compiles_and_writes_both_texts() {
     ]);
     for name in format_names() {
         let text = render(format(name).unwrap(), &messages).unwrap();
-        assert!(
-            text.contains("question") && text.contains("answer"),
-            "{name}: {text}"
-        );
+        assert!(text.contains("question"), "{name}: {text}");
+        assert!(text.contains("answer"), "{name}: {text}");
     }
 }

@@ -50,7 +50,7 @@ pub use parts::{Parts, SplitError};
 pub use reader::{Gguf, Header, Tensor};
 pub use sniff::FileKind;
 pub use value::{Array, Value, ValueKind};
-pub use writer::Writer;
+pub use writer::{Pending, Writer};
 
 /// The limits on what a file may ask the reader to hold.
 pub mod limits {

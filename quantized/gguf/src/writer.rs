@@ -6,7 +6,7 @@ use crate::limits::{
 };
 use crate::reader::{ALIGNMENT_KEY, MAGIC, alignment_of, check_shape};
 use crate::value::write_string;
-use crate::{GgufError, TensorKind, Value};
+use crate::{Gguf, GgufError, TensorKind, Value};
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::io;
@@ -23,11 +23,15 @@ pub struct Writer<'a> {
     tensors: Vec<Pending<'a>>,
 }
 
+/// A tensor that is to be written.
 #[derive(Debug, Clone)]
-struct Pending<'a> {
-    name: String,
-    kind: TensorKind,
-    shape: Vec<u64>,
+pub struct Pending<'a> {
+    /// As [`crate::Tensor::name`].
+    pub name: String,
+    /// The type of its elements.
+    pub kind: TensorKind,
+    /// shapes: row length first, as in [`crate::Tensor`]
+    pub shape: Vec<u64>,
     /// None where it is supplied when the file is written.
     data: Option<Cow<'a, [u8]>>,
 }
@@ -38,6 +42,26 @@ impl<'a> Writer<'a> {
         Self::default()
     }
 
+    /// Starts a file with the metadata of another, and none of its tensors.
+    pub fn with_metadata_of(gguf: &Gguf<'_>) -> Self {
+        let metadata = gguf.metadata();
+        Self {
+            metadata: metadata
+                .map(|(key, value)| (key.to_owned(), value.clone()))
+                .collect(),
+            tensors: Vec::new(),
+        }
+    }
+
+    /// Starts a copy of another file.
+    pub fn copy_of(gguf: &Gguf<'a>) -> Self {
+        let mut writer = Self::with_metadata_of(gguf);
+        for tensor in gguf.tensors() {
+            writer.tensor(&tensor.name, tensor.kind, &tensor.shape, gguf.data(tensor));
+        }
+        writer
+    }
+
     /// Sets a metadata value; a key that is already there keeps its place and gets the new value.
     pub fn set(&mut self, key: impl Into<String>, value: impl Into<Value>) -> &mut Self {
         let (key, value) = (key.into(), value.into());
@@ -45,6 +69,18 @@ impl<'a> Writer<'a> {
             Some(entry) => entry.1 = value,
             None => self.metadata.push((key, value)),
         }
+        self
+    }
+
+    /// Keeps the metadata that `keep` says yes to, which may change values.
+    pub fn retain_metadata(&mut self, mut keep: impl FnMut(&str, &mut Value) -> bool) -> &mut Self {
+        self.metadata.retain_mut(|(key, value)| keep(key, value));
+        self
+    }
+
+    /// Keeps the tensors that `keep` says yes to, which may change them.
+    pub fn retain_tensors(&mut self, keep: impl FnMut(&mut Pending<'a>) -> bool) -> &mut Self {
+        self.tensors.retain_mut(keep);
         self
     }
 
@@ -187,6 +223,11 @@ impl<'a> Writer<'a> {
 }
 
 impl<'a> Pending<'a> {
+    /// Its data, to be changed; none for a tensor of [`Writer::later`].
+    pub fn bytes(&mut self) -> &mut Vec<u8> {
+        self.data.get_or_insert_default().to_mut()
+    }
+
     /// Refuses what the reader would refuse.
     fn check<'b>(&'b self, names: &mut HashSet<&'b str>, offset: u64) -> Result<(), GgufError> {
         let place = format!("tensor {:?}", self.name);

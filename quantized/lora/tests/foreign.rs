@@ -297,55 +297,32 @@ fn experts_in_one_parameter_are_the_experts_one_by_one() {
 /// Settings that cannot be held, or are no adapter's, and the words that name them.
 #[test]
 fn settings_that_a_gguf_cannot_hold_are_refused_by_name() {
-    type Change = fn(&mut Json);
-    let settings: [(Change, &str); 17] = [
-        (|c| c["use_dora"] = true.into(), "use_dora: DoRA"),
-        (
-            |c| c["modules_to_save"] = json!(["lm_head"]),
-            "modules_to_save",
-        ),
-        (
-            |c| c["alora_invocation_tokens"] = json!([1, 2]),
-            "activated",
-        ),
-        (|c| c["lora_bias"] = true.into(), "lora_bias"),
-        (
-            |c| c["trainable_token_indices"] = json!([3]),
-            "tokens that are trained whole",
-        ),
-        (
-            |c| c["layer_replication"] = json!([[0, 1], [0, 1]]),
-            "layer_replication",
-        ),
-        (
-            |c| c["init_lora_weights"] = "pissa_niter_4".into(),
-            "changed before training",
-        ),
-        (|c| c["peft_type"] = "IA3".into(), "of the kind IA3"),
-        (|c| c["peft_type"] = "ADALORA".into(), "of the kind ADALORA"),
-        (|c| c["lora_alpha"] = Json::Null, "no lora_alpha"),
-        (|c| c["lora_alpha"] = 0.into(), "says lora_alpha: 0"),
-        (
-            |c| c["lora_alpha"] = "16".into(),
-            "adapter_config.json: invalid type: string",
-        ),
-        (
-            |c| c["r"] = 3.into(),
-            "has rank 2, and its adapter_config.json says 3",
-        ),
-        (
-            |c| c["r"] = (-1).into(),
-            "adapter_config.json: invalid value",
-        ),
-        (|c| c["rank_pattern"] = json!({"(": 2}), "the pattern \"(\""),
-        (
-            |c| c["alpha_pattern"] = json!([1]),
-            "adapter_config.json: invalid type: sequence",
-        ),
-        (|c| *c = json!({"rank": 8}), "neither PEFT's peft_type"),
+    let settings = [
+        ("use_dora", json!(true), "use_dora: DoRA"),
+        ("modules_to_save", json!(["lm_head"]), "modules_to_save"),
+        ("alora_invocation_tokens", json!([1, 2]), "activated"),
+        ("lora_bias", json!(true), "lora_bias"),
+        ("trainable_token_indices", json!([3]), "trained whole"),
+        ("layer_replication", json!([[0, 1]]), "layer_replication"),
+        ("init_lora_weights", json!("pissa"), "before training"),
+        ("peft_type", json!("IA3"), "of the kind IA3"),
+        ("peft_type", json!("ADALORA"), "of the kind ADALORA"),
+        ("lora_alpha", Json::Null, "no lora_alpha"),
+        ("lora_alpha", json!(0), "says lora_alpha: 0"),
+        ("lora_alpha", json!("16"), "invalid type: string"),
+        ("r", json!(3), "rank 2, and its adapter_config.json says 3"),
+        ("r", json!(-1), "adapter_config.json: invalid value"),
+        ("rank_pattern", json!({"(": 2}), "the pattern \"(\""),
+        ("alpha_pattern", json!([1]), "invalid type: sequence"),
+        // Without it, the file is of neither format.
+        ("peft_type", Json::Null, "neither PEFT's peft_type"),
     ];
     let base = base("llama");
-    for (row, (change, said)) in settings.into_iter().enumerate() {
+    for (row, (key, value, said)) in settings.into_iter().enumerate() {
+        let change = |config: &mut Json| match value {
+            Json::Null => drop(config.as_object_mut().expect("an object").remove(key)),
+            value => config[key] = value,
+        };
         let folder = Folder::of(&format!("settings-{row}"), "llama", change);
         let error = gguf(&folder.0, &base).expect_err(said).to_string();
         assert!(error.contains(said), "{said}: {error}");
@@ -356,25 +333,26 @@ fn settings_that_a_gguf_cannot_hold_are_refused_by_name() {
 #[test]
 fn tensors_that_a_gguf_cannot_hold_are_refused_by_name() {
     let q = "base_model.model.model.layers.0.self_attn.q_proj";
-    let tensors: [(&str, &str); 9] = [
+    let attn = "layers.0.self_attn";
+    let tensors = [
         (
-            "layers.0.self_attn.q_proj.lora_magnitude_vector.weight",
-            "a magnitude of DoRA",
+            format!("{attn}.q_proj.lora_magnitude_vector.weight"),
+            "DoRA",
         ),
-        ("layers.0.self_attn.q_proj.lora_B.bias", "a bias"),
-        ("layers.0.input_layernorm.weight", "a norm vector"),
-        ("lm_head.weight", "a whole matrix"),
-        ("embed_tokens.modules_to_save.weight", "a whole matrix"),
-        ("layers.0.self_attn.q_proj.lora_E", "no half of a LoRA pair"),
+        (format!("{attn}.q_proj.lora_B.bias"), "a bias"),
+        (format!("{attn}.q_proj.lora_E"), "no half of a LoRA pair"),
+        (format!("{attn}.q_proj.lora_A.default.weight"), "twice"),
+        (format!("{attn}.k_proj.lora_A.weight"), "k_proj.lora_b"),
+        ("layers.0.input_layernorm.weight".into(), "a norm vector"),
+        ("lm_head.weight".into(), "a whole matrix"),
         (
-            "layers.0.self_attn.k_proj.lora_A.weight",
-            "has no model.layers.0.self_attn.k_proj.lora_b",
+            "embed_tokens.modules_to_save.weight".into(),
+            "a whole matrix",
         ),
         (
-            "layers.0.mlp.experts.0.gate_proj.lora_A.weight",
-            "one half of a LoRA",
+            "layers.0.mlp.experts.0.gate_proj.lora_A.weight".into(),
+            "one half",
         ),
-        ("layers.0.self_attn.q_proj.lora_A.default.weight", "twice"),
     ];
     let base = base("llama");
     for (row, (name, said)) in tensors.into_iter().enumerate() {

@@ -101,57 +101,45 @@ fn what_is_sound_is_described() {
 
 #[test]
 fn what_is_unsound_is_refused_by_name() {
-    let a = &format!("{Q}.lora_a");
-    let b = &format!("{Q}.lora_b");
-    let huge = f32::MAX;
+    let (a, b) = (&format!("{Q}.lora_a"), &format!("{Q}.lora_b"));
+    let alpha = |value: Value| sound().set("adapter.lora.alpha", value);
+    let q = |a: &[u64], b: &[u64]| File::new().pair(Q, a, b);
+    let experts = |a: &[u64], b: &[u64]| File::new().pair(EXPERTS, a, b);
+    let filled = |of_a: f32, of_b: f32| {
+        let file = File::new().tensor(a, &[4, 2], of_a);
+        file.tensor(b, &[2, 6], of_b)
+    };
+    let elsewhere = File::new().pair("blk.1.attn_q.weight", &[4, 2], &[2, 6]);
+    let norm = File::new().pair("blk.0.attn_norm.weight", &[4, 2], &[2, 1]);
+    let alora = sound().set("adapter.alora.invocation_tokens", vec![1_u32]);
+    let architecture = |value: Value| sound().set("general.architecture", value);
     let cases: Vec<(File, &str)> = vec![
-        (
-            sound().set("general.type", "model"),
-            "its general.type is \"model\"",
-        ),
-        (
-            sound().set("general.type", 3_u32),
-            "its general.type is a u32, and must be a string",
-        ),
-        (
-            sound().set("adapter.type", true),
-            "its adapter.type is a bool",
-        ),
+        (sound().set("general.type", "model"), "is \"model\""),
+        (sound().set("general.type", 3_u32), "must be a string"),
+        (sound().set("adapter.type", true), "adapter.type is a bool"),
         (
             sound().set("adapter.type", "control_vector"),
             "not \"lora\"",
         ),
+        (architecture(vec![1_u8].into()), "an array of u8"),
+        (architecture("qwen3".into()), "architecture \"qwen3\""),
         (
-            sound().set("general.architecture", vec![1_u8]),
-            "an array of u8",
+            alpha(8.0_f64.into()),
+            "is a f64, and must be a 32-bit float",
         ),
-        (
-            sound().set("adapter.lora.alpha", 8.0_f64),
-            "alpha is a f64, and must be a 32-bit float",
-        ),
-        (sound().set("adapter.lora.alpha", 8_u32), "alpha is a u32"),
-        (sound().set("adapter.lora.alpha", 8_i32), "alpha is a i32"),
-        (sound().set("adapter.lora.alpha", "8"), "alpha is a string"),
-        (
-            sound().set("adapter.lora.alpha", vec![8.0_f32]),
-            "alpha is an array of f32",
-        ),
-        (sound().set("adapter.lora.alpha", 0.0_f32), "alpha is 0"),
-        (sound().set("adapter.lora.alpha", f32::NAN), "alpha is NaN"),
-        (
-            sound().set("adapter.lora.alpha", f32::INFINITY),
-            "alpha is inf",
-        ),
-        (sound().set("adapter.lora.alpha", huge), "at most 1000000"),
-        (
-            sound().set("adapter.alora.invocation_tokens", vec![1_u32]),
-            "activated LoRA",
-        ),
+        (alpha(8_u32.into()), "alpha is a u32"),
+        (alpha(8_i32.into()), "alpha is a i32"),
+        (alpha("8".into()), "alpha is a string"),
+        (alpha(vec![8.0_f32].into()), "alpha is an array of f32"),
+        (alpha(0.0_f32.into()), "alpha is 0"),
+        (alpha(f32::NAN.into()), "alpha is NaN"),
+        (alpha(f32::INFINITY.into()), "alpha is inf"),
+        (alpha(f32::MAX.into()), "at most 1000000"),
+        (alora, "activated LoRA"),
         (File::new(), "it adapts nothing: there is no tensor in it"),
-        (
-            File::new().tensor(a, &[4, 2], 0.5).tensor(b, &[2, 6], 0.0),
-            "A or B of every pair is zero",
-        ),
+        (filled(0.5, 0.0), "A or B of every pair is zero"),
+        (filled(0.5, f32::NAN), "NaN at element 0"),
+        (filled(f32::INFINITY, 0.5), "inf at element 0"),
         (
             File::new().tensor(a, &[4, 2], 0.5),
             "no blk.0.attn_q.weight.lora_b",
@@ -162,62 +150,31 @@ fn what_is_unsound_is_refused_by_name() {
         ),
         (
             sound().tensor("blk.0.attn_norm.weight", &[4], 1.0),
-            "is no half of a LoRA pair",
+            "no half",
         ),
+        (sound().tensor("blk.0.attn_q.bias", &[6], 1.0), "no half"),
+        (q(&[4, 2], &[3, 6]), "differ in rank: A has 2, B has 3"),
+        (q(&[4, 2, 1, 2], &[2, 6]), "[4, 2, 1, 2]"),
         (
-            sound().tensor("blk.0.attn_q.bias", &[6], 1.0),
-            "is no half of a LoRA pair",
+            q(&[5, 2], &[2, 6]),
+            "4×6 in the base, and the adapter's pair is for 5×6",
         ),
+        (q(&[4, 2], &[2, 7]), "for 4×7"),
         (
-            File::new().pair(Q, &[4, 2], &[3, 6]),
-            "differ in rank: A has 2, B has 3",
-        ),
-        (
-            File::new().pair(EXPERTS, &[4, 3, 2], &[3, 8, 1]),
-            "differ in experts: A has 2, B has 1",
-        ),
-        (File::new().pair(Q, &[4, 2, 1, 2], &[2, 6]), "[4, 2, 1, 2]"),
-        (
-            File::new()
-                .tensor(a, &[4, 2], 0.5)
-                .tensor(b, &[2, 6], f32::NAN),
-            "NaN at element 0",
-        ),
-        (
-            File::new()
-                .tensor(a, &[4, 2], f32::INFINITY)
-                .tensor(b, &[2, 6], 0.5),
-            "inf at element 0",
-        ),
-        (
-            File::new().pair(Q, &[5, 2], &[2, 6]),
-            "is 4×6 in the base, and the adapter's pair is for 5×6",
-        ),
-        (File::new().pair(Q, &[4, 2], &[2, 7]), "for 4×7"),
-        (
-            File::new().pair(Q, &[4, 2, 2], &[2, 6, 2]),
+            q(&[4, 2, 2], &[2, 6, 2]),
             "1 experts in the base, and the adapter is for 2",
         ),
         (
-            File::new().pair(EXPERTS, &[4, 3], &[3, 8]),
+            experts(&[4, 3, 2], &[3, 8, 1]),
+            "in experts: A has 2, B has 1",
+        ),
+        (
+            experts(&[4, 3], &[3, 8]),
             "2 experts in the base, and the adapter is for 1",
         ),
-        (
-            File::new().pair(EXPERTS, &[4, 3, 8], &[3, 8, 8]),
-            "the adapter is for 8",
-        ),
-        (
-            File::new().pair("blk.1.attn_q.weight", &[4, 2], &[2, 6]),
-            "the base has no \"blk.1.attn_q",
-        ),
-        (
-            File::new().pair("blk.0.attn_norm.weight", &[4, 2], &[2, 1]),
-            "is a vector in the base",
-        ),
-        (
-            sound().set("general.architecture", "qwen3"),
-            "architecture \"qwen3\"",
-        ),
+        (experts(&[4, 3, 8], &[3, 8, 8]), "the adapter is for 8"),
+        (elsewhere, "the base has no \"blk.1.attn_q"),
+        (norm, "is a vector in the base"),
     ];
     for (file, said) in cases {
         let error = file.checked(&base(false)).expect_err(said);

@@ -7,92 +7,34 @@
     reason = "a test says what it measures"
 )]
 
+mod common;
+
 use std::path::Path;
 
 use translora_gguf::Gguf;
-use translora_llama::{Backend, Model, ModelParams, synthesize};
+use translora_llama::{Backend, Model, ModelParams};
 use translora_train::testing::architectures;
-use translora_train::{
-    ForwardWeights, GradCheck, GradReport, Kernel, TrainError, TrainSpec, gradcheck,
-};
+use translora_train::{ForwardWeights, GradCheck, GradReport, TrainError, TrainSpec, gradcheck};
 
 /// Those that people run, which must train whole.
-const NEEDED: [&str; 35] = [
-    "cohere2-dense",
-    "deepseek2-moe",
-    "exaone4-dense",
-    "falcon-dense",
-    "falcon-h1-dense",
-    "gemma-dense",
-    "gemma2-dense",
-    "gemma3-dense",
-    "gemma4-dense",
-    "glm4-dense",
-    "gpt-oss-moe",
-    "gpt2-dense",
-    "granite-dense",
-    "granitehybrid-dense",
-    "lfm2-dense",
-    "llama-dense",
-    "llama-moe",
-    "llama4-moe",
-    "mamba-dense",
-    "mamba2-dense",
-    "mistral3-dense",
-    "nemotron_h-dense",
-    "olmo2-dense",
-    "olmoe-moe",
-    "phi3-dense",
-    "qwen2-dense",
-    "qwen2moe-moe",
-    "qwen3-dense",
-    "qwen35-dense",
-    "qwen35moe-moe",
-    "qwen3moe-moe",
-    "qwen3next-moe",
-    "seed_oss-dense",
-    "smollm3-dense",
-    "starcoder2-dense",
-];
+const NEEDED: &str = "cohere2-dense deepseek2-moe exaone4-dense falcon-dense falcon-h1-dense \
+    gemma-dense gemma2-dense gemma3-dense gemma4-dense glm4-dense gpt-oss-moe gpt2-dense granite-dense \
+    granitehybrid-dense lfm2-dense llama-dense llama-moe llama4-moe mamba-dense mamba2-dense \
+    mistral3-dense nemotron_h-dense olmo2-dense olmoe-moe phi3-dense qwen2-dense \
+    qwen2moe-moe qwen3-dense qwen35-dense qwen35moe-moe qwen3moe-moe qwen3next-moe \
+    seed_oss-dense smollm3-dense starcoder2-dense";
 const ALL_LEAST: usize = 120;
 const SHARDS: usize = 4;
 
 /// Difference quotients see the steps of ggml's 16-bit table for GELU.
-const GELU: [&str; 12] = [
-    "bloom",
-    "codeshell",
-    "falcon",
-    "gemma",
-    "gpt2",
-    "gptneox",
-    "grok",
-    "mpt",
-    "phi2",
-    "pockettts",
-    "spark2_5",
-    "starcoder",
-];
+const GELU: &str =
+    "bloom codeshell falcon gemma gpt2 gptneox grok mpt phi2 pockettts spark2_5 starcoder";
 
-fn check(
-    backend: Backend,
-    metadata: &[u8],
-    folder: &Path,
-    name: &str,
-    forward: ForwardWeights,
-) -> Result<GradReport, TrainError> {
-    let (header, path) = (
-        folder.join(format!("{name}.metadata")),
-        folder.join(format!("{name}.gguf")),
-    );
-    std::fs::write(&header, metadata)?;
-    synthesize(backend, &header, 7, 0.3, &path)?;
-    let model = Model::load(backend, &path, &ModelParams::default())?;
+fn check(backend: Backend, path: &Path, forward: ForwardWeights) -> Result<GradReport, TrainError> {
+    let model = Model::load(backend, path, &ModelParams::default())?;
     let spec = TrainSpec {
-        rank: 4,
-        alpha: 8.0,
-        seed: 7,
-        forward,
-        ..TrainSpec::default()
+        threads: TrainSpec::default().threads,
+        ..common::spec(forward)
     };
     gradcheck(
         backend,
@@ -108,7 +50,7 @@ fn check(
 
 /// Gradients are what difference quotients are.
 fn check_numbers(report: &GradReport, name: &str) {
-    let tolerance = if GELU.iter().any(|gelu| name.starts_with(gelu)) {
+    let tolerance = if GELU.split(' ').any(|gelu| name.starts_with(gelu)) {
         0.2
     } else {
         0.02
@@ -126,38 +68,32 @@ fn check_numbers(report: &GradReport, name: &str) {
     assert!(report.worst() <= tolerance, "{name}: {worst:?}");
 }
 
+fn needed(name: &str) -> bool {
+    NEEDED.split(' ').any(|needed| needed == name)
+}
+
 /// Every fourth model, beginning with one of the first four. Returns how many train whole.
 fn shard(first: usize) -> usize {
-    let bytes = std::fs::read(concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/tests/architectures.gguf"
-    ))
-    .unwrap();
+    let bytes = common::pack();
     let pack = Gguf::parse(&bytes).unwrap();
     let (backend, folder) = (Backend::init().unwrap(), tempfile::tempdir().unwrap());
     let names = architectures::names(&pack);
     assert_eq!(names.len(), 129);
     assert!(
         NEEDED
-            .iter()
+            .split(' ')
             .all(|needed| names.iter().any(|name| name == needed)),
         "{names:?}"
     );
     let mut whole = 0;
     for name in names.iter().skip(first).step_by(SHARDS) {
-        let metadata = architectures::metadata(&pack, name).unwrap();
-        let found = check(
-            backend,
-            &metadata,
-            folder.path(),
-            name,
-            ForwardWeights::Native,
-        );
+        let path = common::synthetic(folder.path(), name, 0.3);
+        let found = check(backend, &path, ForwardWeights::Native);
         let all = found.as_ref().is_ok_and(|report| {
             report.survey.blocked.is_none() && !report.survey.targets.is_empty()
         });
         whole += usize::from(all);
-        assert!(all || !NEEDED.contains(&name.as_str()), "{name}: {found:?}");
+        assert!(all || !needed(name), "{name}: {found:?}");
         let report = match found {
             Ok(report) => report,
             Err(TrainError::Internal { what }) => panic!("{name}: {what}"),
@@ -174,9 +110,8 @@ fn shard(first: usize) -> usize {
             2 * report.survey.targets.len(),
             "{name}"
         );
-        if NEEDED.contains(&name.as_str()) && name.ends_with("-moe") {
-            let exact = ForwardWeights::Direct(Kernel::exact());
-            let report = check(backend, &metadata, folder.path(), name, exact).unwrap();
+        if needed(name) && name.ends_with("-moe") {
+            let report = check(backend, &path, common::exact()).unwrap();
             check_numbers(&report, &format!("{name}, kernels of our own"));
         }
     }

@@ -10,13 +10,10 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use translora_gguf::Gguf;
-use translora_llama::{Backend, quantize, synthesize};
-use translora_train::testing::architectures;
-use translora_train::testing::tiny::{TinyArchitecture, TinyShape, tiny_model};
+use translora_llama::{Backend, quantize};
+use translora_train::testing::tiny::{TinyArchitecture, TinyShape};
 use translora_train::{
-    Example, ForwardWeights, Kernel, Placement, StepReport, TrainError, TrainSpec, Trainer,
-    Transpose,
+    Example, ForwardWeights, Placement, StepReport, TrainError, TrainSpec, Trainer, Transpose,
 };
 
 /// The device of these tests.
@@ -25,30 +22,7 @@ fn device() -> String {
 }
 
 fn spec() -> TrainSpec {
-    TrainSpec {
-        rank: 4,
-        alpha: 8.0,
-        seed: 7,
-        forward: ForwardWeights::Direct(Kernel::exact()),
-        threads: 2,
-        ..TrainSpec::default()
-    }
-}
-
-fn synthetic(folder: &Path, name: &str) -> PathBuf {
-    let bytes = std::fs::read(concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/tests/architectures.gguf"
-    ))
-    .unwrap();
-    let (header, path) = (folder.join("metadata"), folder.join(format!("{name}.gguf")));
-    std::fs::write(
-        &header,
-        architectures::metadata(&Gguf::parse(&bytes).unwrap(), name).unwrap(),
-    )
-    .unwrap();
-    synthesize(Backend::init().unwrap(), &header, 7, 0.3, &path).unwrap();
-    path
+    common::spec(common::exact())
 }
 
 fn examples() -> Vec<Example> {
@@ -96,18 +70,14 @@ fn show(name: &str, placement: &Placement) {
 /// high rate add it up.
 fn trains_as_on_the_cpu(name: &str) {
     let folder = tempfile::tempdir().unwrap();
-    let plain = synthetic(folder.path(), name);
+    let plain = common::synthetic(folder.path(), name, 0.3);
     let path = folder.path().join(format!("{name}.f16.gguf"));
     quantize(Backend::init().unwrap(), &plain, &path, "f16").unwrap();
     let (expected, _) = train(&path, "none", &spec(), 10);
     let (found, trainer) = train(&path, &device(), &spec(), 10);
     let placement = trainer.placement().expect("a device has a table");
     show(name, placement);
-    let worst = found
-        .iter()
-        .zip(&expected)
-        .map(|(a, b)| (a.loss - b.loss).abs() / b.loss)
-        .fold(0.0, f64::max);
+    let worst = difference(&found, &expected);
     eprintln!(
         "{name}: losses {:.4} to {:.4}, worst difference {worst:.1e}",
         found[0].loss, found[9].loss
@@ -152,7 +122,7 @@ fn gemma2_trains_on_the_device_as_on_the_cpu() {
 #[test]
 fn a_mixture_falls_back_to_the_cpu_in_plain_sight() {
     let folder = tempfile::tempdir().unwrap();
-    let path = synthetic(folder.path(), "qwen3moe-moe");
+    let path = common::synthetic(folder.path(), "qwen3moe-moe", 0.3);
     let (expected, _) = train(&path, "none", &spec(), 2);
     let (found, trainer) = train(&path, &device(), &spec(), 2);
     let placement = trainer.placement().unwrap();
@@ -189,20 +159,14 @@ fn a_mixture_falls_back_to_the_cpu_in_plain_sight() {
 #[test]
 fn every_transpose_gives_the_gradient() {
     let folder = tempfile::tempdir().unwrap();
-    let plain = folder.path().join("plain.gguf");
-    std::fs::write(
-        &plain,
-        tiny_model(TinyArchitecture::Qwen3, 3, &TinyShape::default()),
-    )
-    .unwrap();
     for (kind, tolerance) in [
         ("f32", 1e-2_f64),
         ("f16", 1e-2),
         ("q8_0", 5e-2),
         ("q4_1", 5e-2),
     ] {
-        let path = folder.path().join(format!("{kind}.gguf"));
-        quantize(Backend::init().unwrap(), &plain, &path, kind).unwrap();
+        let (qwen3, shape) = (TinyArchitecture::Qwen3, TinyShape::default());
+        let path = common::tiny(folder.path(), qwen3, &shape, kind);
         let gradients = |device: &str, transpose: Transpose| {
             let (_, mut trainer) = train(
                 &path,
@@ -214,27 +178,15 @@ fn every_transpose_gives_the_gradient() {
                 0,
             );
             // B begins as zeros, and then A has no gradient.
-            let mut adapter = trainer.adapter().clone();
-            for (place, b) in adapter
-                .pairs
-                .iter_mut()
-                .flat_map(|pair| &mut pair.b)
-                .enumerate()
-            {
-                *b = ((place * 7919) % 1000) as f32 * 1e-4 - 0.05;
-            }
-            trainer.set_adapter(adapter).unwrap();
+            common::wake(&mut trainer);
             (trainer.gradients(&[0, 1, 2, 3]).unwrap().1, trainer.bytes())
         };
         let (exact, _) = gradients("none", Transpose::F16);
+        let exact: Vec<Vec<f64>> = exact.iter().map(|g| common::wide(g)).collect();
         let mut bytes = Vec::new();
         for transpose in Transpose::ALL {
             let (found, held) = gradients(&device(), transpose);
-            let worst = found
-                .iter()
-                .zip(&exact)
-                .map(|(a, b)| error(a, b))
-                .fold(0.0, f64::max);
+            let worst = common::worst(&found, &exact);
             eprintln!("{kind} {transpose:?}: worst gradient error {worst:.1e}, {held} bytes");
             // A rounding of 1 % to each product with Wᵀ, over all blocks.
             let tolerance = if transpose == Transpose::Q8_0 {
@@ -249,27 +201,16 @@ fn every_transpose_gives_the_gradient() {
     }
 }
 
-fn error(ours: &[f32], theirs: &[f32]) -> f64 {
-    let square = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
-    let difference = square(&mut ours.iter().zip(theirs).map(|(a, b)| f64::from(a - b)));
-    difference / square(&mut theirs.iter().map(|x| f64::from(*x)))
-}
-
 /// What a plan says the device will hold is what ggml then takes, and less memory means smaller
 /// copies, none at all, and a refusal.
 #[test]
 fn the_planner_keeps_to_the_memory_of_the_device() {
     let folder = tempfile::tempdir().unwrap();
-    let (plain, path) = (
-        folder.path().join("plain.gguf"),
-        folder.path().join("q8_0.gguf"),
-    );
     let shape = TinyShape {
         vocabulary: 4000,
         ..TinyShape::default()
     };
-    std::fs::write(&plain, tiny_model(TinyArchitecture::Llama, 3, &shape)).unwrap();
-    quantize(Backend::init().unwrap(), &plain, &path, "q8_0").unwrap();
+    let path = common::tiny(folder.path(), TinyArchitecture::Llama, &shape, "q8_0");
     let with = |device_memory: Option<usize>| {
         let (backend, model) = common::open_on(&path, Some(device()));
         let mut trainer = Trainer::new(
@@ -330,17 +271,11 @@ fn the_planner_keeps_to_the_memory_of_the_device() {
 const BLOCKS: usize = 4;
 
 fn four_blocks(folder: &Path, kind: &str) -> PathBuf {
-    let (plain, path) = (
-        folder.join("plain.gguf"),
-        folder.join(format!("{kind}.gguf")),
-    );
     let shape = TinyShape {
         blocks: BLOCKS,
         ..TinyShape::default()
     };
-    std::fs::write(&plain, tiny_model(TinyArchitecture::Qwen3, 3, &shape)).unwrap();
-    quantize(Backend::init().unwrap(), &plain, &path, kind).unwrap();
-    path
+    common::tiny(folder, TinyArchitecture::Qwen3, &shape, kind)
 }
 
 /// The worst relative difference of losses.
@@ -383,10 +318,8 @@ fn chosen_layers_train_on_the_device_as_on_the_cpu() {
             expected[9].loss < 0.98 * expected[1].loss,
             "learns nothing: {expected:?}"
         );
-        assert!(
-            worst < 1e-2 && apart < 1e-2,
-            "{found:?} against {expected:?} and {anew:?}"
-        );
+        assert!(worst < 1e-2, "{found:?} against {expected:?} and {anew:?}");
+        assert!(apart < 1e-2, "{found:?} against {expected:?} and {anew:?}");
         let frozen = |trainer: &Trainer| trainer.plan().unwrap().frozen;
         assert_eq!((frozen(&trainer), frozen(&without)), (first > 0, false));
         let within = |block: u32| block >= first && end.is_none_or(|end| block < end);
@@ -465,10 +398,8 @@ fn some_layers_on_the_device_and_some_on_the_cpu() {
                 transpose == Transpose::Scratch || blocks == BLOCKS || plan.copies < all.copies,
                 "{plan:?} of {all:?}"
             );
-            assert!(
-                there > 0 && (behind == 0) == (blocks == BLOCKS),
-                "{placement:?}"
-            );
+            assert!(there > 0, "{placement:?}");
+            assert!((behind == 0) == (blocks == BLOCKS), "{placement:?}");
             assert!(placement.splits <= 6, "{} parts", placement.splits);
         }
     }
@@ -476,8 +407,7 @@ fn some_layers_on_the_device_and_some_on_the_cpu() {
 
 #[test]
 fn a_device_that_is_not_there_is_refused_with_those_that_are() {
-    let path =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/lab/sprout.f16.gguf");
+    let path = common::lab("sprout.f16.gguf");
     let backend = Backend::init().unwrap();
     let params = translora_llama::ModelParams {
         device: Some("Quantum7".into()),
@@ -487,8 +417,6 @@ fn a_device_that_is_not_there_is_refused_with_those_that_are() {
         .err()
         .unwrap()
         .to_string();
-    assert!(
-        refused.contains("Quantum7") && refused.contains("CPU"),
-        "{refused}"
-    );
+    assert!(refused.contains("Quantum7"), "{refused}");
+    assert!(refused.contains("CPU"), "{refused}");
 }

@@ -13,11 +13,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use translora_gguf::Gguf;
-use translora_llama::{Backend, Layout, Operation, quantize, synthesize};
-use translora_train::testing::architectures;
-use translora_train::testing::tiny::{TinyArchitecture, TinyShape, tiny_model};
-use translora_train::{Example, ForwardWeights, Kernel, TrainSpec, Trainer, Transpose};
+use translora_llama::{Layout, Operation};
+use translora_train::testing::tiny::{TinyArchitecture, TinyShape};
+use translora_train::{Example, TrainSpec, Trainer, Transpose};
 
 /// The vendored llama.cpp. Of this platform only: cargo downloads no packages of others.
 fn vendored() -> PathBuf {
@@ -180,24 +178,14 @@ fn lacking(table: &Path, operations: &[Operation]) -> Vec<String> {
 /// Every operation of a training step, by the rules for devices or by those for the CPU.
 fn operations(path: &Path, device: &str, transpose: Transpose) -> Vec<Operation> {
     let (backend, model) = common::open_on(path, Some(device.into()));
-    let forward = ForwardWeights::Direct(Kernel::exact());
-    let mut trainer = Trainer::new(
-        backend,
-        &model,
-        &TrainSpec {
-            rank: 4,
-            seed: 7,
-            forward,
-            transpose,
-            ..TrainSpec::default()
-        },
-    )
-    .unwrap();
-    trainer
-        .load(vec![
-            Example::new((0..40).map(|i| i * 7 % 100).collect(), 12, 0).unwrap(),
-        ])
-        .unwrap();
+    let spec = TrainSpec {
+        transpose,
+        ..common::spec(common::exact())
+    };
+    let mut trainer = Trainer::new(backend, &model, &spec).unwrap();
+    let tokens = (0..40).map(|i| i * 7 % 100).collect();
+    let example = Example::new(tokens, 12, 0).unwrap();
+    trainer.load(vec![example]).unwrap();
     trainer.step(&[0], 1e-3).unwrap();
     trainer.operations()
 }
@@ -205,30 +193,19 @@ fn operations(path: &Path, device: &str, transpose: Transpose) -> Vec<Operation>
 #[test]
 fn metal_has_all_that_dense_models_train_with() {
     let folder = tempfile::tempdir().unwrap();
-    let (backend, table) = (Backend::init().unwrap(), table(folder.path()));
-    let lab = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/lab");
+    let table = table(folder.path());
     let mut models = Vec::new();
     for name in ["sprout", "branch"] {
         for kind in ["f16", "q8_0", "q4_0", "q4_1", "q4_k_m"] {
-            let path = folder.path().join(format!("{name}.{kind}.gguf"));
-            quantize(backend, &lab.join(format!("{name}.f16.gguf")), &path, kind).unwrap();
+            let path = common::variant(folder.path(), name, kind);
             models.push((format!("{name} {kind}"), path));
         }
     }
-    let bytes = std::fs::read(concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/tests/architectures.gguf"
-    ))
-    .unwrap();
-    let pack = Gguf::parse(&bytes).unwrap();
-    for name in common::DENSE {
-        let (header, path) = (
-            folder.path().join("metadata"),
-            folder.path().join(format!("{name}.gguf")),
-        );
-        std::fs::write(&header, architectures::metadata(&pack, name).unwrap()).unwrap();
-        synthesize(backend, &header, 7, 0.3, &path).unwrap();
-        models.push((name.to_string(), path));
+    for name in common::DENSE.split(' ') {
+        models.push((
+            name.to_string(),
+            common::synthetic(folder.path(), name, 0.3),
+        ));
     }
     for (name, path) in &models {
         for transpose in Transpose::ALL {
@@ -248,19 +225,16 @@ fn metal_has_all_that_dense_models_train_with() {
 #[test]
 fn metal_has_none_of_the_kernels_for_the_cpu() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("llama.gguf");
-    std::fs::write(
-        &path,
-        tiny_model(TinyArchitecture::Llama, 3, &TinyShape::default()),
-    )
-    .unwrap();
+    let (llama, shape) = (TinyArchitecture::Llama, TinyShape::default());
+    let path = common::tiny(folder.path(), llama, &shape, "f32");
     let lacking = lacking(
         &table(folder.path()),
         &operations(&path, "none", Transpose::F16),
     );
     eprintln!("not on Metal: {lacking:?}");
+    assert!(lacking.len() > 3, "{lacking:?}");
     assert!(
-        lacking.len() > 3 && lacking.iter().all(|name| !name.starts_with("MUL_MAT")),
+        lacking.iter().all(|name| !name.starts_with("MUL_MAT")),
         "{lacking:?}"
     );
 }

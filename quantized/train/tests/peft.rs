@@ -16,10 +16,8 @@ use std::fs;
 use std::path::Path;
 
 use translora_gguf::{Gguf, Writer, dequantize};
-use translora_llama::{Backend, synthesize};
-use translora_train::testing::architectures;
 use translora_train::testing::tiny::{TinyArchitecture, TinyShape, tiny_model};
-use translora_train::{AdamW, Example, ForwardWeights, Kernel, TrainSpec, Trainer};
+use translora_train::{AdamW, Example, ForwardWeights, TrainSpec, Trainer};
 
 /// transformers 5.23.0, peft 0.21.2, torch 2.15.0, f32.
 const LLAMA: [f64; 10] = [
@@ -49,27 +47,19 @@ fn spec(forward: ForwardWeights) -> TrainSpec {
         ..AdamW::default()
     };
     TrainSpec {
-        rank: 4,
-        alpha: 8.0,
-        seed: 7,
         optimizer,
         max_grad_norm: 3.0,
-        forward,
-        ..TrainSpec::default()
+        ..common::spec(forward)
     }
 }
 
 /// Sequences of unequal lengths, some longer than gemma2's window of 32 tokens, that begin alike.
 fn examples() -> Vec<Example> {
-    let mut state = 11_u32;
-    let mut below = move |n: u32| {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 8) % n
-    };
+    let mut random = common::Random(11);
     let example = |_| {
-        let (prompt, completion) = (6 + below(34) as usize, 1 + below(8) as usize);
+        let (prompt, completion) = (6 + random.below(34), 1 + random.below(8));
         let mut tokens = vec![5, 9, 12];
-        tokens.extend((3..prompt + completion).map(|_| below(128) as i32));
+        tokens.extend((3..prompt + completion).map(|_| random.below(128) as i32));
         Example::new(tokens, prompt, 0).unwrap()
     };
     (0..EXAMPLES).map(example).collect()
@@ -85,41 +75,17 @@ fn tiny(architecture: TinyArchitecture, path: &Path) {
 
 /// What llama.cpp makes of gemma2's metadata, less the biases and scales that no gemma2 has, and
 /// with norms around 1.
-fn gemma2(backend: Backend, path: &Path) {
-    let bytes = fs::read(concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/tests/architectures.gguf"
-    ))
-    .unwrap();
-    let header = path.with_extension("metadata");
-    fs::write(
-        &header,
-        architectures::metadata(&Gguf::parse(&bytes).unwrap(), "gemma2-dense").unwrap(),
-    )
-    .unwrap();
-    synthesize(backend, &header, 7, 0.08, path).unwrap();
-    let bytes = fs::read(path).unwrap();
+fn gemma2(path: &Path) {
+    let folder = path.parent().unwrap();
+    let bytes = fs::read(common::synthetic(folder, "gemma2-dense", 0.08)).unwrap();
     let whole = Gguf::parse(&bytes).unwrap();
-    let mut writer = Writer::new();
-    for (key, value) in whole.metadata() {
-        writer.set(key, value.clone());
-    }
-    for tensor in whole
-        .tensors()
-        .iter()
-        .filter(|tensor| tensor.name.ends_with(".weight"))
-    {
-        let norm = if tensor.name.contains("norm") {
-            1.0
-        } else {
-            0.0
-        };
+    let mut writer = Writer::with_metadata_of(&whole);
+    let weights = whole.tensors().iter();
+    for tensor in weights.filter(|tensor| tensor.name.ends_with(".weight")) {
+        let norm = f32::from(u8::from(tensor.name.contains("norm")));
         let values = dequantize(tensor.kind, whole.data(tensor)).unwrap();
-        writer.tensor_f32(
-            &tensor.name,
-            &tensor.shape,
-            &values.iter().map(|value| value + norm).collect::<Vec<_>>(),
-        );
+        let values: Vec<f32> = values.iter().map(|value| value + norm).collect();
+        writer.tensor_f32(&tensor.name, &tensor.shape, &values);
     }
     fs::write(path, writer.to_bytes().unwrap()).unwrap();
 }
@@ -157,15 +123,12 @@ fn leave(folder: &Path, model: &Path, name: &str, trainer: &Trainer) {
 }
 
 /// tolerance: relative, of each loss
-fn follows(name: &str, make: impl Fn(Backend, &Path), expected: [f64; 10], tolerance: f64) {
+fn follows(name: &str, make: impl Fn(&Path), expected: [f64; 10], tolerance: f64) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
-    make(Backend::init().unwrap(), &path);
+    make(&path);
     let (backend, model) = common::open(&path);
-    for forward in common::ways([
-        ForwardWeights::Direct(Kernel::exact()),
-        ForwardWeights::Native,
-    ]) {
+    for forward in common::ways([common::exact(), ForwardWeights::Native]) {
         let mut trainer = Trainer::new(backend, &model, &spec(forward)).unwrap();
         if let Some(folder) = std::env::var_os("TRANSLORA_PEFT") {
             leave(Path::new(&folder), &path, name, &trainer);
@@ -202,7 +165,7 @@ fn follows(name: &str, make: impl Fn(Backend, &Path), expected: [f64; 10], toler
 fn llama_follows_peft() {
     follows(
         "llama",
-        |_, path| tiny(TinyArchitecture::Llama, path),
+        |path| tiny(TinyArchitecture::Llama, path),
         LLAMA,
         2e-5,
     );
@@ -212,7 +175,7 @@ fn llama_follows_peft() {
 fn qwen2_follows_peft() {
     follows(
         "qwen2",
-        |_, path| tiny(TinyArchitecture::Qwen2, path),
+        |path| tiny(TinyArchitecture::Qwen2, path),
         QWEN2,
         2e-5,
     );
@@ -222,7 +185,7 @@ fn qwen2_follows_peft() {
 fn qwen3_follows_peft() {
     follows(
         "qwen3",
-        |_, path| tiny(TinyArchitecture::Qwen3, path),
+        |path| tiny(TinyArchitecture::Qwen3, path),
         QWEN3,
         2e-5,
     );

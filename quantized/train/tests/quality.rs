@@ -6,9 +6,9 @@
     reason = "a test says what it measures"
 )]
 
-use std::path::{Path, PathBuf};
+mod common;
 
-use translora_llama::{Backend, Model, ModelParams, quantize};
+use translora_llama::{Backend, Model, ModelParams};
 use translora_train::{Adapter, Example, ForwardWeights, Kernel, TrainSpec, Trainer};
 
 const STEPS: usize = 120;
@@ -20,15 +20,9 @@ const BOUND: f64 = 0.01;
 /// Largest difference of a matrix's gradient from the exact one, as a share of it.
 const GRADIENT_BOUND: f64 = 0.02;
 
-fn lab(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../tests/fixtures/lab")
-        .join(name)
-}
-
 /// The first rows of a file of a task as chats. None of them has an escape.
 fn examples(model: &Model, task: &str, file: &str, count: usize) -> Vec<Example> {
-    let text = std::fs::read_to_string(lab("tasks").join(task).join(file)).unwrap();
+    let text = std::fs::read_to_string(common::lab("tasks").join(task).join(file)).unwrap();
     let encode = |text: &str| model.vocab().encode(text, true).unwrap();
     let example = |line: &str| {
         assert!(!line.contains('\\'), "{line}");
@@ -52,19 +46,14 @@ fn examples(model: &Model, task: &str, file: &str, count: usize) -> Vec<Example>
 }
 
 fn trainer(backend: Backend, model: &Model, kernel: Kernel) -> Trainer {
-    let forward = ForwardWeights::Direct(kernel);
-    Trainer::new(
-        backend,
-        model,
-        &TrainSpec {
-            rank: 8,
-            alpha: 16.0,
-            seed: 7,
-            forward,
-            ..TrainSpec::default()
-        },
-    )
-    .unwrap()
+    let spec = TrainSpec {
+        rank: 8,
+        alpha: 16.0,
+        seed: 7,
+        forward: ForwardWeights::Direct(kernel),
+        ..TrainSpec::default()
+    };
+    Trainer::new(backend, model, &spec).unwrap()
 }
 
 /// Held-out loss before and after training along a cosine, and the adapter.
@@ -101,17 +90,8 @@ fn roundings(backend: Backend, model: &Model, task: &str, adapter: &Adapter) -> 
             .1
     };
     let (exact, fast) = (gradients(Kernel::exact()), gradients(Kernel::fast()));
-    let length = |values: &mut dyn Iterator<Item = f32>| {
-        values
-            .map(|value| f64::from(value).powi(2))
-            .sum::<f64>()
-            .sqrt()
-    };
-    let error = |slot: usize| {
-        let difference = length(&mut exact[slot].iter().zip(&fast[slot]).map(|(a, b)| a - b));
-        difference / length(&mut exact[slot].iter().copied())
-    };
-    let mut all: Vec<f64> = (0..exact.len()).map(error).collect();
+    let error = |(exact, fast): (&Vec<f32>, &Vec<f32>)| common::error(fast, &common::wide(exact));
+    let mut all: Vec<f64> = exact.iter().zip(&fast).map(error).collect();
     all.sort_by(|a, b| b.total_cmp(a));
     all
 }
@@ -122,8 +102,7 @@ fn compare(task: &str, kind: &str) {
         return;
     }
     let (backend, folder) = (Backend::init().unwrap(), tempfile::tempdir().unwrap());
-    let path = folder.path().join("model.gguf");
-    quantize(backend, &lab("sprout.f16.gguf"), &path, kind).unwrap();
+    let path = common::variant(folder.path(), "sprout", kind);
     let model = Model::load(backend, &path, &ModelParams::default()).unwrap();
     let (before, exact, adapter) = run(backend, &model, task, Kernel::exact());
     let (_, fast, _) = run(backend, &model, task, Kernel::fast());

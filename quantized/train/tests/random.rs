@@ -9,6 +9,8 @@
     reason = "a test says what it measures"
 )]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -18,9 +20,8 @@ use std::thread;
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
-use translora_gguf::{Gguf, TensorKind};
+use translora_gguf::TensorKind;
 use translora_llama::{Backend, Model, ModelParams, quantize};
-use translora_train::testing::reference::{Gradients, ReferenceLora, ReferenceModel, causal};
 use translora_train::testing::tiny::{TinyArchitecture, TinyShape, VOCABULARY, tiny_model};
 use translora_train::{Example, ForwardWeights, Kernel, TrainSpec, Trainer};
 
@@ -243,22 +244,20 @@ fn check(backend: Backend, folder: &Path, seed: u64) -> Found {
     quantize(backend, &plain, &path, kind).unwrap();
     let model = Model::load(backend, &path, &ModelParams::default()).unwrap();
     let mut trainer = Trainer::new(backend, &model, &spec).unwrap();
-    let mut awake = trainer.adapter().clone();
-    awake
-        .pairs
-        .iter_mut()
-        .flat_map(|pair| &mut pair.b)
-        .for_each(|b| *b = 0.1 * draw.signed());
-    trainer.set_adapter(awake).unwrap();
+    common::change_b(&mut trainer, |_| 0.1 * draw.signed());
     let examples = draw.examples(shape.vocabulary);
     trainer.load(examples.clone()).unwrap();
     let batch: Vec<usize> = (0..1 + draw.below(4))
         .map(|_| draw.below(examples.len()))
         .collect();
     let (report, gradients) = trainer.gradients(&batch).unwrap();
-    let (loss, theirs) = by_reference(&path, &trainer, batch.iter().map(|index| &examples[*index]));
+    let batch: Vec<Example> = batch.iter().map(|index| examples[*index].clone()).collect();
+    let (loss, theirs) = common::by_reference(&path, &trainer, &batch, |e, token, logits| {
+        let (nats, slopes) = common::cross_entropy(&batch[e], token, logits);
+        (nats.min(-PROBABILITY_MIN.ln()), slopes)
+    });
     let class = Class::of(kind, spec.forward);
-    let (worst, whole) = errors(&trainer, &gradients, &theirs, class.floor());
+    let (worst, whole) = errors(&gradients, &theirs, class.floor());
     for path in [plain, path] {
         std::fs::remove_file(path).unwrap();
     }
@@ -271,90 +270,25 @@ fn check(backend: Backend, folder: &Path, seed: u64) -> Found {
     }
 }
 
-/// The mean loss by weight and its gradients, one example after another.
-fn by_reference<'e>(
-    model: &Path,
-    trainer: &Trainer,
-    batch: impl Iterator<Item = &'e Example> + Clone,
-) -> (f64, Gradients) {
-    let (bytes, adapter) = (std::fs::read(model).unwrap(), trainer.to_gguf(&[]).unwrap());
-    let reference = ReferenceModel::from_gguf(&Gguf::parse(&bytes).unwrap()).unwrap();
-    let lora = ReferenceLora::from_gguf(&Gguf::parse(&adapter).unwrap()).unwrap();
-    let weights = |example: &Example| {
-        example
-            .weights
-            .clone()
-            .unwrap_or_else(|| vec![1.0; example.outputs()])
-    };
-    let total: f32 = batch.clone().flat_map(weights).sum();
-    let (mut loss, mut sums) = (0.0, Gradients::new());
-    for example in batch {
-        let first = example.completion - 1;
-        let tokens: Vec<u32> = example.tokens[..example.inputs()]
-            .iter()
-            .map(|token| *token as u32)
-            .collect();
-        let positions: Vec<i32> = (0..tokens.len() as i32).collect();
-        let weights = weights(example);
-        let judge = |at: usize, logits: &[f64]| {
-            let (label, weight) = (
-                example.tokens[at + 1] as usize,
-                f64::from(*weights.get(at.checked_sub(first)?)?) / f64::from(total),
-            );
-            let top = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let sum: f64 = logits.iter().map(|logit| (logit - top).exp()).sum();
-            let mut slopes: Vec<f64> = logits
-                .iter()
-                .map(|logit| weight * (logit - top).exp() / sum)
-                .collect();
-            slopes[label] -= weight;
-            let nats = top + sum.ln() - logits[label];
-            Some((weight * nats.min(-PROBABILITY_MIN.ln()), slopes))
-        };
-        let (part, gradients) = reference
-            .loss_and_gradients_by(&lora, &tokens, &positions, &causal, &judge)
-            .unwrap();
-        loss += part;
-        for (name, (a, b)) in gradients {
-            let sum = sums
-                .entry(name)
-                .or_insert_with(|| (vec![0.0; a.len()], vec![0.0; b.len()]));
-            sum.0.iter_mut().zip(a).for_each(|(sum, more)| *sum += more);
-            sum.1.iter_mut().zip(b).for_each(|(sum, more)| *sum += more);
-        }
-    }
-    (loss, sums)
-}
-
-fn length(values: impl Iterator<Item = f64>) -> f64 {
-    values.map(|value| value * value).sum::<f64>().sqrt()
-}
-
 /// The worst relative error of all matrices, and that of all together; not a number where one is
 /// not.
-fn errors(trainer: &Trainer, ours: &[Vec<f32>], theirs: &Gradients, floor: f64) -> (f64, f64) {
-    let pairs = trainer
-        .adapter()
-        .pairs
-        .iter()
-        .map(|pair| &theirs[&pair.target.name]);
-    let theirs: Vec<&Vec<f64>> = pairs.flat_map(|(a, b)| [a, b]).collect();
+fn errors(ours: &[Vec<f32>], theirs: &[Vec<f64>], floor: f64) -> (f64, f64) {
     assert_eq!(theirs.len(), ours.len());
     let norms: Vec<f64> = theirs
         .iter()
-        .map(|theirs| length(theirs.iter().copied()))
+        .map(|theirs| common::length(theirs.iter().copied()))
         .collect();
     let largest = norms.iter().copied().fold(0.0, f64::max);
     assert!(largest > 0.0, "no gradient at all");
-    let difference = |(ours, theirs): (&Vec<f32>, &&Vec<f64>)| {
+    let difference = |(ours, theirs): (&Vec<f32>, &Vec<f64>)| {
         assert_eq!(ours.len(), theirs.len());
-        length(
+        common::length(
             ours.iter()
                 .zip(theirs.iter())
                 .map(|(a, b)| f64::from(*a) - b),
         )
     };
-    let differences: Vec<f64> = ours.iter().zip(&theirs).map(difference).collect();
+    let differences: Vec<f64> = ours.iter().zip(theirs).map(difference).collect();
     let relative = differences
         .iter()
         .zip(&norms)
@@ -366,10 +300,7 @@ fn errors(trainer: &Trainer, ours: &[Vec<f32>], theirs: &Gradients, floor: f64) 
             worst
         }
     });
-    (
-        worst,
-        length(differences.into_iter()) / length(norms.into_iter()),
-    )
+    (worst, common::length(differences) / common::length(norms))
 }
 
 fn variable(name: &str, otherwise: u64) -> u64 {

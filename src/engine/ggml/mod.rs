@@ -86,14 +86,14 @@ impl GgmlEngine {
 
     /// Every device, the processor included.
     pub fn devices(&self) -> Vec<DeviceInfo> {
-        let told = |device: translora_llama::Device| DeviceInfo {
+        let info = |device: translora_llama::Device| DeviceInfo {
             name: device.name,
             description: device.description,
             kind: device.kind.to_owned(),
             memory_free: device.memory_free as u64,
             memory_total: device.memory_total as u64,
         };
-        self.backend.devices().into_iter().map(told).collect()
+        self.backend.devices().into_iter().map(info).collect()
     }
 }
 
@@ -220,7 +220,7 @@ fn hash_of_parts(base: &Path) -> Result<ContentHash, EngineError> {
     let paths = match Parts::files(base, MODEL_HEADER_BYTES_MAX) {
         Ok(paths) => paths,
         Err(FileError::Split(source)) => return Err(source.into()),
-        // What is wrong with the file is told when it is loaded.
+        // What is wrong with the file is reported when it is loaded.
         Err(_) => vec![base.to_owned()],
     };
     let map = |path: &PathBuf| map_file(path).map_err(|error| of_path(path, error));

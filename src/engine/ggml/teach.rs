@@ -63,13 +63,13 @@ impl Teach for GgmlModel {
         words: usize,
         monitor: &mut Monitor<'_>,
     ) -> Result<Lesson, EngineError> {
-        let told = self.listen(with, pairs, &Asked::Likeliest(words), monitor)?;
+        let scored = self.score_words(with, pairs, &Words::Likeliest(words), monitor)?;
         let mut lesson = Lesson::default();
-        for (pair, told) in pairs.iter().zip(told) {
+        for (pair, scored) in pairs.iter().zip(scored) {
             let spoken = self
                 .tokens(pair)?
                 .into_iter()
-                .zip(told)
+                .zip(scored)
                 .map(|(token, words)| Spoken { token, words });
             lesson.answers.push(spoken.collect());
         }
@@ -96,14 +96,14 @@ impl Teach for GgmlModel {
         words: &[WordsOf],
         monitor: &mut Monitor<'_>,
     ) -> Result<Vec<LogsOf>, EngineError> {
-        let told = self.listen(with, pairs, &Asked::These(words), monitor)?;
+        let scored = self.score_words(with, pairs, &Words::These(words), monitor)?;
         let logs = |tokens: Vec<Vec<(i32, f32)>>| {
             tokens
                 .into_iter()
                 .map(|words| words.into_iter().map(|(_, log)| log).collect())
                 .collect()
         };
-        Ok(told.into_iter().map(logs).collect())
+        Ok(scored.into_iter().map(logs).collect())
     }
 }
 
@@ -173,13 +173,13 @@ impl GgmlModel {
     }
 
     /// Read the completions and note words with ln p at each token.
-    fn listen(
+    fn score_words(
         &mut self,
         with: With,
         pairs: &[Pair],
-        asked: &Asked<'_>,
+        which: &Words<'_>,
         monitor: &mut Monitor<'_>,
-    ) -> Result<Vec<Told>, EngineError> {
+    ) -> Result<Vec<Scored>, EngineError> {
         let prompts: Vec<Prompt> = pairs.iter().map(|pair| pair.prompt.clone()).collect();
         let (prefix, mut jobs) = self.prompts(&prompts)?;
         let mut targets = Vec::with_capacity(pairs.len());
@@ -189,21 +189,21 @@ impl GgmlModel {
             job.tokens.extend(&completion[..completion.len() - 1]);
             targets.push((job.outputs_from, completion.to_vec()));
         }
-        check_asked(asked, &targets)?;
+        check_words(which, &targets)?;
         let longest = jobs
             .iter()
             .map(|job: &Job| job.tokens.len())
             .max()
             .unwrap_or(0);
-        let mut listener = Listener {
-            asked,
-            told: vec![Vec::new(); pairs.len()],
+        let mut collector = Collector {
+            which,
+            scored: vec![Vec::new(); pairs.len()],
             targets,
             done: 0,
             monitor,
         };
-        decode::run(self.ready(with)?, &prefix, &jobs, longest, &mut listener)?;
-        Ok(listener.told)
+        decode::run(self.ready(with)?, &prefix, &jobs, longest, &mut collector)?;
+        Ok(collector.scored)
     }
 }
 
@@ -211,15 +211,16 @@ impl GgmlModel {
 const LOG_MIN: f64 = -1e4;
 
 /// Words with ln p at each token of one completion.
-type Told = Vec<Vec<(i32, f32)>>;
+type Scored = Vec<Vec<(i32, f32)>>;
 
-enum Asked<'a> {
+/// Which words are scored at each token.
+enum Words<'a> {
     Likeliest(usize),
     These(&'a [WordsOf]),
 }
 
-fn check_asked(asked: &Asked<'_>, targets: &[(usize, Vec<i32>)]) -> Result<(), EngineError> {
-    let Asked::These(words) = asked else {
+fn check_words(which: &Words<'_>, targets: &[(usize, Vec<i32>)]) -> Result<(), EngineError> {
+    let Words::These(words) = which else {
         return Ok(());
     };
     let fit = words.len() == targets.len()
@@ -236,22 +237,22 @@ fn check_asked(asked: &Asked<'_>, targets: &[(usize, Vec<i32>)]) -> Result<(), E
     }
 }
 
-struct Listener<'a, 't> {
-    asked: &'a Asked<'a>,
-    told: Vec<Told>,
+struct Collector<'a, 't> {
+    which: &'a Words<'a>,
+    scored: Vec<Scored>,
     /// Where each job's completion is first predicted, and its tokens.
     targets: Vec<(usize, Vec<i32>)>,
     done: usize,
     monitor: &'a mut Monitor<'t>,
 }
 
-impl Reader for Listener<'_, '_> {
+impl Reader for Collector<'_, '_> {
     fn read(&mut self, job: usize, at: usize, logits: &[f32]) -> Option<i32> {
         let (start, completion) = &self.targets[job];
         let place = at - start;
-        let words = match self.asked {
-            Asked::Likeliest(count) => likeliest(logits, *count, completion[place]),
-            Asked::These(words) => words[job][place].clone(),
+        let words = match self.which {
+            Words::Likeliest(count) => likeliest(logits, *count, completion[place]),
+            Words::These(words) => words[job][place].clone(),
         };
         let total = log_total(logits);
         let log = |word: i32| {
@@ -263,13 +264,13 @@ impl Reader for Listener<'_, '_> {
             // A word that cannot be is written as a number all the same.
             (f64::from(logit) - total).max(LOG_MIN) as f32
         };
-        self.told[job].push(words.into_iter().map(|word| (word, log(word))).collect());
+        self.scored[job].push(words.into_iter().map(|word| (word, log(word))).collect());
         None
     }
 
     fn done(&mut self, _: usize) -> Result<(), EngineError> {
         self.done += 1;
-        self.monitor.tick(self.done, self.told.len())
+        self.monitor.tick(self.done, self.scored.len())
     }
 }
 
@@ -309,10 +310,8 @@ mod tests {
                 assert_eq!(likeliest(&logits, count, sorted[0]), sorted[..count]);
                 let own = sorted[sorted.len() - 1];
                 let found = likeliest(&logits, count, own);
-                assert!(
-                    found.contains(&own) && found[..count - 1] == sorted[..count - 1],
-                    "{found:?}"
-                );
+                assert!(found.contains(&own), "{found:?}");
+                assert!(found[..count - 1] == sorted[..count - 1], "{found:?}");
             }
         }
     }

@@ -228,10 +228,8 @@ fn b_moves_at_its_own_rate_and_the_scale_may_be_of_the_root_of_the_rank() {
         moved(&before.a, &trainer.head.a),
         moved(&before.b, &trainer.head.b),
     );
-    assert!(
-        (a / 1e-3 - 1.0).abs() < 1e-3 && (b / 16e-3 - 1.0).abs() < 1e-3,
-        "{a} {b}"
-    );
+    assert!((a / 1e-3 - 1.0).abs() < 1e-3, "{a} {b}");
+    assert!((b / 16e-3 - 1.0).abs() < 1e-3, "{a} {b}");
 }
 
 #[test]

@@ -195,10 +195,8 @@ fn every_setting_that_a_remedy_names_exists() {
         .split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'))
         .collect();
     let fields = fields.0.into_inner();
-    assert!(
-        fields.contains("ctx_size") && fields.len() > 15,
-        "{fields:?}"
-    );
+    assert!(fields.contains("ctx_size"), "{fields:?}");
+    assert!(fields.len() > 15, "{fields:?}");
     for field in fields {
         let flag = format!("--{}", field.replace('_', "-"));
         assert!(

@@ -182,10 +182,8 @@ fn every_command_takes_such_names() {
     };
     let (code, out, err) = run("inspect ollama:toy --json");
     assert_eq!(code, Some(0), "{err}");
-    assert!(
-        out.contains("\"what\":\"model\"") && out.contains("blobs/sha256-"),
-        "{out}"
-    );
+    assert!(out.contains("\"what\":\"model\""), "{out}");
+    assert!(out.contains("blobs/sha256-"), "{out}");
     for line in [
         "train -m ollama:other --data d.jsonl --out l.gguf",
         "eval -m ollama:other --data d.jsonl",

@@ -127,10 +127,8 @@ fn the_token_goes_to_the_hub_and_to_nobody_else() {
         .unwrap_or_else(|e| panic!("{e}"));
     assert!(read(&found) == bytes);
     let requests = store.requests();
-    assert!(
-        requests.len() == 1 && requests[0].token.is_none(),
-        "{requests:?}"
-    );
+    assert!(requests.len() == 1, "{requests:?}");
+    assert!(requests[0].token.is_none(), "{requests:?}");
 }
 
 #[test]

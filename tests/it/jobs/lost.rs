@@ -7,7 +7,7 @@ use super::*;
 /// run makes that nobody disturbed.
 #[test]
 fn a_worker_that_is_killed_fails_its_job_and_resume_goes_on() {
-    let (world, lora) = world();
+    let (world, lora) = trained();
     let jobs = jobs(config());
     let long = |out| Transfer {
         epochs: 600.0,
@@ -36,7 +36,11 @@ fn a_worker_that_is_killed_fails_its_job_and_resume_goes_on() {
         let problem = status.problem.expect("it says why");
         assert_eq!((status.state, problem.cause), end, "{stage:?} {name}");
         assert!(
-            problem.message.contains(said) && problem.hint.contains("resume"),
+            problem.message.contains(said),
+            "{stage:?} {name}: {problem:?}"
+        );
+        assert!(
+            problem.hint.contains("resume"),
             "{stage:?} {name}: {problem:?}"
         );
         assert!(is_gone(process));
@@ -64,7 +68,7 @@ fn a_worker_that_is_killed_fails_its_job_and_resume_goes_on() {
 /// The same at moments that nobody chose.
 #[test]
 fn a_worker_that_is_killed_at_random_comes_to_its_end_at_last() {
-    let (world, lora) = world();
+    let (world, lora) = trained();
     let jobs = jobs(config());
     let straight = jobs
         .start(&sound(&request(&world, &lora, "straight.gguf")))
@@ -104,7 +108,7 @@ fn a_worker_that_is_killed_at_random_comes_to_its_end_at_last() {
 
 #[test]
 fn a_worker_that_hangs_is_killed() {
-    let (world, lora) = world();
+    let (world, lora) = trained();
     let jobs = jobs(Config {
         silence_seconds_max: 2,
         ..config()
@@ -120,16 +124,14 @@ fn a_worker_that_hangs_is_killed() {
         .expect("it runs");
     signal(process, "STOP");
     let problem = ended(&jobs, id).problem.expect("it says why");
-    assert!(
-        problem.message.contains("hung") && problem.cause == Fault::Machine,
-        "{problem:?}"
-    );
+    assert!(problem.message.contains("hung"), "{problem:?}");
+    assert!(problem.cause == Fault::Machine, "{problem:?}");
     assert!(is_gone(process));
 }
 
 #[test]
 fn a_cancelled_job_leaves_no_worker_even_if_it_does_not_listen() {
-    let (world, lora) = world();
+    let (world, lora) = trained();
     let jobs = jobs(config());
     for stop_first in [false, true] {
         let out = format!("{stop_first}.gguf");
@@ -147,17 +149,15 @@ fn a_cancelled_job_leaves_no_worker_even_if_it_does_not_listen() {
         }
         jobs.cancel(id).expect("it is known");
         let status = ended(&jobs, id);
-        assert_eq!(
-            (status.state, status.problem.map(|p| p.cause)),
-            (State::Cancelled, Some(Fault::Cancelled))
-        );
+        assert_eq!(status.state, State::Cancelled);
+        assert_eq!(status.problem.map(|p| p.cause), Some(Fault::Cancelled));
         assert!(is_gone(process) && !world.path(&out).exists());
     }
 }
 
 #[test]
 fn memory_that_runs_out_ends_the_worker_and_not_the_host() {
-    let (world, lora) = world();
+    let (world, lora) = trained();
     // A worker that has less than it needs to start, to open the models, and to work.
     for kib in [2_000, 3_000, 5_000] {
         let limited = script(
@@ -179,12 +179,9 @@ fn memory_that_runs_out_ends_the_worker_and_not_the_host() {
         let problem = status
             .problem
             .unwrap_or_else(|| panic!("{kib}: it had enough"));
-        assert!(
-            status.state == State::Failed
-                && problem.cause == Fault::Machine
-                && !problem.message.is_empty(),
-            "{kib}: {problem:?}"
-        );
+        assert!(status.state == State::Failed, "{kib}: {problem:?}");
+        assert!(problem.cause == Fault::Machine, "{kib}: {problem:?}");
+        assert!(!problem.message.is_empty(), "{kib}: {problem:?}");
         assert!(!world.path("new.gguf").exists());
     }
     let little = jobs(Config {
@@ -201,7 +198,7 @@ fn memory_that_runs_out_ends_the_worker_and_not_the_host() {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_worker_keeps_nothing_of_the_hosts_open() {
-    let (world, lora) = world();
+    let (world, lora) = trained();
     let program = script(
         &world,
         "open",
@@ -230,7 +227,7 @@ fn a_worker_keeps_nothing_of_the_hosts_open() {
 
 #[test]
 fn a_queue_that_is_dropped_leaves_no_worker() {
-    let (world, lora) = world();
+    let (world, lora) = trained();
     let queue = jobs(config());
     let id = queue
         .start(&sound(&Transfer {

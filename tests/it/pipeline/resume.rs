@@ -1,5 +1,6 @@
 //! Runs that were stopped go on, and end in the bytes of a straight run.
 
+use crate::pipeline::{seeds_plan, trained};
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -9,7 +10,7 @@ use translora::record::{Cancel, TestClock};
 use translora::request::{self, FilterChoice, Inputs, LabelChoice, Run, Shape, Training, Transfer};
 
 use super::{
-    kit, kit_plan, left, plan, resumed, sound, stages_of, train, train_plan, training, transfer,
+    kit, kit_plan, left, plan, resumed, sound, stages_of, train_plan, training, transfer,
     with_context,
 };
 use crate::toy::{World, remedy};
@@ -50,8 +51,7 @@ pub fn stopping<T>(nth: usize, work: impl FnOnce(&Context<'_>) -> T) -> T {
 
 #[test]
 fn a_transfer_stopped_in_any_stage_and_resumed_is_the_straight_run() {
-    let world = World::new();
-    let lora = train(&world, &world.source, &world.train, "old.gguf");
+    let (world, lora) = trained();
     let kit = kit(&world, &lora);
     for filter in [FilterChoice::Kit, FilterChoice::Contrast] {
         let label = match filter {
@@ -66,10 +66,8 @@ fn a_transfer_stopped_in_any_stage_and_resumed_is_the_straight_run() {
         let name = format!("straight-{filter:?}");
         let stages =
             stages_of(|context| pipeline::transfer(&Toy, &sound(&of(&name)), context).unwrap());
-        assert!(
-            stages.contains(&Stage::Distill) && stages.last() == Some(&Stage::Publish),
-            "{stages:?}"
-        );
+        assert!(stages.contains(&Stage::Distill), "{stages:?}");
+        assert!(stages.last() == Some(&Stage::Publish), "{stages:?}");
         let straight = left(&world, &name);
         // The first stage reads inputs; before it ends there is nothing to keep.
         for (nth, stage) in stages.iter().enumerate().skip(1) {
@@ -79,20 +77,16 @@ fn a_transfer_stopped_in_any_stage_and_resumed_is_the_straight_run() {
                 pipeline::transfer(&Toy, &sound(&plan), context)
             })
             .expect_err(&name);
-            assert!(
-                matches!(error, PipelineError::Cancelled) && remedy(&error).contains("resume"),
-                "{name}: {error}"
-            );
+            assert!(matches!(error, PipelineError::Cancelled), "{name}: {error}");
+            assert!(remedy(&error).contains("resume"), "{name}: {error}");
             assert!(
                 world.path(&format!("{name}.gguf.journal")).is_dir(),
                 "{name}: the journal is kept"
             );
             assert!(!world.path(&format!("{name}.gguf")).exists(), "{name}");
             let again = transfer(&plan).unwrap_err();
-            assert!(
-                again.to_string().contains("unfinished run") && remedy(&again).contains("resume"),
-                "{again}"
-            );
+            assert!(again.to_string().contains("unfinished run"), "{again}");
+            assert!(remedy(&again).contains("resume"), "{again}");
             transfer(&Transfer {
                 run: resumed(),
                 ..plan
@@ -124,9 +118,8 @@ impl translora::record::Clock for MovingClock {
 /// it for somebody's.
 #[test]
 fn a_run_that_was_stopped_while_it_published_goes_on() {
-    let world = World::new();
-    let lora = train(&world, &world.source, &world.train, "old.gguf");
-    let plan = plan(&world, &lora, Inputs::Seeds(&world.seeds), "new.gguf");
+    let (world, lora) = trained();
+    let plan = seeds_plan(&world, &lora, "new.gguf");
     let stages = stages_of(|context| {
         pipeline::transfer(
             &Toy,
@@ -160,10 +153,8 @@ fn a_run_that_was_stopped_while_it_published_goes_on() {
     // The adapter is written last: with a file in its way everything else is there.
     fs::write(world.path("new.gguf"), "in the way").unwrap();
     let error = resume(10).unwrap_err();
-    assert!(
-        error.to_string().contains("new.gguf") && world.path("new.gguf.journal").is_dir(),
-        "{error}"
-    );
+    assert!(error.to_string().contains("new.gguf"), "{error}");
+    assert!(world.path("new.gguf.journal").is_dir(), "{error}");
     let report = fs::read(world.path("new.report.json")).unwrap();
     fs::remove_file(world.path("new.gguf")).unwrap();
     resume(1000).unwrap();
@@ -171,15 +162,13 @@ fn a_run_that_was_stopped_while_it_published_goes_on() {
     assert!(
         fs::read(world.path("new.gguf")).unwrap() == fs::read(world.path("straight.gguf")).unwrap()
     );
-    assert!(
-        !world.path("new.gguf.journal").exists() && !world.path(".new.gguf.journal.over").exists()
-    );
+    assert!(!world.path("new.gguf.journal").exists());
+    assert!(!world.path(".new.gguf.journal.over").exists());
 }
 
 #[test]
 fn kits_resume_too() {
-    let world = World::new();
-    let lora = train(&world, &world.source, &world.train, "old.gguf");
+    let (world, lora) = trained();
     let kit_plan = |name: &str| request::Kit {
         out: world.path(&format!("{name}/ticket.kit")),
         ..kit_plan(&world, &lora)
@@ -201,10 +190,8 @@ fn kits_resume_too() {
             ..kit_plan(&name)
         };
         let report = with_context(|context| pipeline::kit(&Toy, &sound(&plan), context)).unwrap();
-        assert!(
-            report.accuracy.unwrap() > 0.8 && report.positives == 300,
-            "{report:?}"
-        );
+        assert!(report.accuracy.unwrap() > 0.8, "{report:?}");
+        assert!(report.positives == 300, "{report:?}");
         assert!(
             fs::read(plan.out).unwrap() == straight,
             "{name} is not the straight run"

@@ -5,192 +5,139 @@ use std::path::Path;
 
 use serde_json::{Value as Json, json};
 use translora::adapters::{self, Base};
-use translora_gguf::{Gguf, TensorKind, Value, Writer};
+use translora_gguf::{Gguf, Pending, TensorKind, Writer};
 use translora_llama::{Backend, synthesize};
 use translora_lora::Lora;
 
 use super::serve::{Served, short};
-use super::{Folder, lab, new_base, old_base, rows};
+use super::{Folder, lab, old_base, rows, transfer};
 use crate::serve::client::{get, post, said};
 
-/// A change to a sound adapter's metadata, and to each of its tensors: another name, type, shape or
-/// bytes, or none.
-struct Bad {
-    name: &'static str,
-    keys: Vec<(&'static str, Value)>,
-    tensor: fn(Part) -> Option<Part>,
-    said: &'static str,
+/// A name, a change to a sound adapter, and what is said of it.
+type Bad = (&'static str, fn(&mut Writer<'_>), &'static str);
+
+const TABLE: &[Bad] = &[
+    ("alpha-f64", |w| _ = w.set(ALPHA, 16.0_f64), "is a f64"),
+    ("alpha-u32", |w| _ = w.set(ALPHA, 16_u32), "is a u32"),
+    ("alpha-i32", |w| _ = w.set(ALPHA, 16_i32), "is a i32"),
+    ("alpha-string", |w| _ = w.set(ALPHA, "16"), "is a string"),
+    ("alpha-zero", |w| _ = w.set(ALPHA, 0.0_f32), "alpha is 0"),
+    ("alpha-nan", |w| _ = w.set(ALPHA, f32::NAN), "alpha is NaN"),
+    ("alpha-inf", |w| _ = w.set(ALPHA, f32::INFINITY), "is inf"),
+    ("alpha-huge", |w| _ = w.set(ALPHA, 1e38_f32), "at most"),
+    ("no-alpha", |w| without(w, ALPHA), "alpha is missing"),
+    ("type", |w| _ = w.set("general.type", 1_u32), "is a u32"),
+    ("kind", |w| _ = w.set("adapter.type", true), "is a bool"),
+    ("arch", |w| _ = w.set(MODEL, "gemma3"), "\"gemma3\""),
+    ("arch-list", |w| _ = w.set(MODEL, vec![1_u32]), "an array"),
+    ("no-arch", |w| without(w, MODEL), "is missing"),
+    ("alora", |w| _ = w.set(ALORA, vec![1_u32]), "activated"),
+    ("alora-i32", |w| _ = w.set(ALORA, vec![1_i32]), "activated"),
+    ("no-tensors", |w| tensors(w, |_| false), "adapts nothing"),
+    ("one-half", |w| tensors(w, |part| is_a(part)), "one half"),
+    ("zero", |w| bytes(w, TensorKind::F32, 0), "adapts nothing"),
+    ("i8", |w| bytes(w, TensorKind::I8, 1), "no product"),
+    ("i32", |w| bytes(w, TensorKind::I32, 1), "no product"),
+    ("f64", |w| bytes(w, TensorKind::F64, 1), "no product"),
+    (
+        "nan",
+        |w| bytes(w, TensorKind::F32, 0xFF),
+        "NaN at element 0",
+    ),
+    ("q8-nan", of_rank_32, "NaN at element 0"),
+    ("rank", of_two_ranks, "differ in rank"),
+    ("three", of_two_experts, "experts"),
+    ("wide", twice_as_wide, "in the base"),
+    ("norm", |w| rename(w, "attn_q", "attn_norm"), "is a vector"),
+    (
+        "half",
+        |w| rename(w, Q, "blk.0.attn_norm.weight"),
+        "no half",
+    ),
+    (
+        "rope",
+        |w| _ = w.tensor_f32("rope_freqs", &[1], &[1.0]),
+        "no half",
+    ),
+    ("elsewhere", |w| rename(w, "blk.0.", "blk.77."), "has no"),
+];
+
+const ALPHA: &str = "adapter.lora.alpha";
+const ALORA: &str = "adapter.alora.invocation_tokens";
+const MODEL: &str = "general.architecture";
+const Q: &str = "blk.0.attn_q.weight.lora_a";
+
+fn without(file: &mut Writer<'_>, missing: &str) {
+    file.retain_metadata(|key, _| key != missing);
 }
 
-struct Part {
-    name: String,
-    kind: TensorKind,
-    shape: Vec<u64>,
-    bytes: Vec<u8>,
+fn tensors(file: &mut Writer<'_>, keep: fn(&mut Pending<'_>) -> bool) {
+    file.retain_tensors(keep);
 }
 
-impl Part {
-    fn is(&self, end: &str) -> bool {
-        self.name.ends_with(end)
-    }
-
-    /// As many elements of another type, each of these bytes.
-    fn of(mut self, kind: TensorKind, byte: u8) -> Option<Self> {
-        let row = kind.block_elements();
-        self.shape[0] = self.shape[0].next_multiple_of(row);
-        self.bytes = vec![byte; kind.bytes(&self.shape)? as usize];
-        self.kind = kind;
-        Some(self)
-    }
+fn is_a(part: &Pending<'_>) -> bool {
+    part.name.ends_with(".lora_a")
 }
 
-fn same(part: Part) -> Option<Part> {
-    Some(part)
+fn rename(file: &mut Writer<'_>, from: &str, to: &str) {
+    file.retain_tensors(|part| {
+        part.name = part.name.replace(from, to);
+        true
+    });
 }
 
-fn table() -> Vec<Bad> {
-    let key = |name, key, value: Value, said| Bad {
-        name,
-        keys: vec![(key, value)],
-        tensor: same,
-        said,
-    };
-    let tensor = |name, tensor, said| Bad {
-        name,
-        keys: Vec::new(),
-        tensor,
-        said,
-    };
-    let alpha = "adapter.lora.alpha";
-    vec![
-        key("alpha-f64", alpha, 16.0_f64.into(), "a f64, and must be"),
-        key("alpha-u32", alpha, 16_u32.into(), "a u32, and must be"),
-        key("alpha-i32", alpha, 16_i32.into(), "a i32, and must be"),
-        key("alpha-string", alpha, "16".into(), "a string, and must be"),
-        key("alpha-zero", alpha, 0.0_f32.into(), "alpha is 0"),
-        key("alpha-nan", alpha, f32::NAN.into(), "alpha is NaN"),
-        key("alpha-inf", alpha, f32::INFINITY.into(), "alpha is inf"),
-        key(
-            "type",
-            "general.type",
-            1_u32.into(),
-            "general.type is a u32",
-        ),
-        key(
-            "kind",
-            "adapter.type",
-            true.into(),
-            "adapter.type is a bool",
-        ),
-        key(
-            "arch",
-            "general.architecture",
-            "gemma3".into(),
-            "\"gemma3\"",
-        ),
-        key(
-            "alora",
-            "adapter.alora.invocation_tokens",
-            vec![1_u32].into(),
-            "activated",
-        ),
-        tensor("no-tensors", |_| None, "adapts nothing"),
-        tensor(
-            "one-half",
-            |part| part.is(".lora_a").then_some(part),
-            "one half",
-        ),
-        tensor(
-            "zero",
-            |part| {
-                if part.is(".lora_b") {
-                    part.of(TensorKind::F32, 0)
-                } else {
-                    Some(part)
-                }
-            },
-            "adapts nothing",
-        ),
-        tensor("i8", |part| part.of(TensorKind::I8, 1), "no product"),
-        tensor("i32", |part| part.of(TensorKind::I32, 1), "no product"),
-        tensor("f64", |part| part.of(TensorKind::F64, 1), "no product"),
-        tensor(
-            "nan",
-            |part| part.of(TensorKind::F32, 0xFF),
-            "NaN at element 0",
-        ),
-        tensor(
-            "rank",
-            |mut part| {
-                if part.is(".lora_b") {
-                    part.shape[0] *= 2;
-                    part.bytes.extend_from_within(..);
-                }
-                Some(part)
-            },
-            "differ in rank",
-        ),
-        tensor(
-            "three",
-            |mut part| {
-                part.shape.push(2);
-                part.bytes.extend_from_within(..);
-                Some(part)
-            },
-            "experts",
-        ),
-        tensor(
-            "norm",
-            |mut part| {
-                if part.is("blk.0.attn_q.weight.lora_a") {
-                    part.name = "blk.0.attn_norm.weight".into();
-                }
-                Some(part)
-            },
-            "no half of a LoRA pair",
-        ),
-        tensor(
-            "elsewhere",
-            |mut part| {
-                part.name = part.name.replace("blk.0.", "blk.77.");
-                Some(part)
-            },
-            "the base has no",
-        ),
-        tensor(
-            "q8-nan",
-            |mut part| {
-                let rank = usize::from(part.is(".lora_a"));
-                part.shape[rank] = 32;
-                part.of(TensorKind::Q8_0, 0xFF)
-            },
-            "NaN at element 0",
-        ),
-    ]
+/// As many elements of another type, each of these bytes.
+fn bytes(file: &mut Writer<'_>, kind: TensorKind, byte: u8) {
+    file.retain_tensors(|part| {
+        part.shape[0] = part.shape[0].next_multiple_of(kind.block_elements());
+        *part.bytes() = vec![byte; kind.bytes(&part.shape).expect("whole blocks") as usize];
+        part.kind = kind;
+        true
+    });
+}
+
+/// In quantized numbers, which come in blocks of 32.
+fn of_rank_32(file: &mut Writer<'_>) {
+    file.retain_tensors(|part| {
+        let rank = usize::from(is_a(part));
+        part.shape[rank] = 32;
+        true
+    });
+    bytes(file, TensorKind::Q8_0, 0xFF);
+}
+
+fn of_two_ranks(file: &mut Writer<'_>) {
+    tensors(file, |part| {
+        if !is_a(part) {
+            part.shape[0] *= 2;
+            part.bytes().extend_from_within(..);
+        }
+        true
+    });
+}
+
+fn of_two_experts(file: &mut Writer<'_>) {
+    tensors(file, |part| {
+        part.shape.push(2);
+        part.bytes().extend_from_within(..);
+        true
+    });
+}
+
+fn twice_as_wide(file: &mut Writer<'_>) {
+    tensors(file, |part| {
+        let width = usize::from(!is_a(part));
+        part.shape[width] *= 2;
+        part.bytes().extend_from_within(..);
+        true
+    });
 }
 
 /// A sound adapter of the lab with one thing changed.
-fn changed(bad: &Bad) -> Vec<u8> {
+fn changed(change: fn(&mut Writer<'_>)) -> Vec<u8> {
     let bytes = std::fs::read(&lab().lora).expect("the lab made it");
-    let gguf = Gguf::parse(&bytes).expect("it is whole");
-    let mut writer = Writer::new();
-    for (key, value) in gguf.metadata() {
-        writer.set(key, value.clone());
-    }
-    for (key, value) in &bad.keys {
-        writer.set(*key, value.clone());
-    }
-    for tensor in gguf.tensors() {
-        let part = Part {
-            name: tensor.name.clone(),
-            kind: tensor.kind,
-            shape: tensor.shape.clone(),
-            bytes: gguf.data(tensor).to_vec(),
-        };
-        if let Some(part) = (bad.tensor)(part) {
-            writer.tensor(part.name, part.kind, &part.shape, part.bytes);
-        }
-    }
+    let mut writer = Writer::copy_of(&Gguf::parse(&bytes).expect("it is whole"));
+    change(&mut writer);
     writer.to_bytes().expect("it keeps the limits")
 }
 
@@ -207,39 +154,37 @@ fn every_door_refuses_every_bad_file_with_the_same_words() {
     folder.write("seeds.jsonl", rows("seeds.jsonl", 5).as_bytes());
     folder.write("eval.jsonl", rows("eval.jsonl", 5).as_bytes());
     std::fs::create_dir(folder.path("served")).expect("the folder is writable");
-    let (old, new, good) = (old_base(), new_base(), lab().lora.clone());
-    std::fs::copy(&good, folder.path("served/good.gguf")).expect("the folder is writable");
+    let old = old_base();
+    std::fs::copy(&lab().lora, folder.path("served/good.gguf")).expect("the folder is writable");
     let shapes = translora_lora::Base::open(&old).expect("the lab is in the repository");
     let checked_against = Base::read(&old).expect("the lab is in the repository");
 
     let mut all = Vec::new();
-    for bad in table() {
-        let (bytes, file) = (changed(&bad), format!("served/{}.gguf", bad.name));
+    for (name, change, says) in TABLE {
+        let (bytes, file) = (changed(*change), format!("served/{name}.gguf"));
         folder.write(&file, &bytes);
         let said = sentence(&bytes, &shapes);
-        assert!(said.contains(bad.said), "{}: {said}", bad.name);
-        let (old, new, good) = (old.display(), new.display(), good.display());
+        assert!(said.contains(says), "{name}: {said}");
         for line in [
-            format!("eval -m {old} --lora {file} --data eval.jsonl"),
-            format!("kit -m {old} --lora {file} --data train.jsonl --out new.kit"),
-            format!(
-                "transfer --source {old} --source-lora {file} --target {new} --seeds seeds.jsonl --out new.gguf"
-            ),
-            format!(
-                "transfer --source {old} --source-lora {good} --target {old} --seeds seeds.jsonl --eval eval.jsonl \
-                 --oracle {file} --out new.gguf"
-            ),
-            format!("serve -m {old} --lora {file} --port 0"),
+            format!("eval -m OLD --lora {file} --data eval.jsonl"),
+            format!("kit -m OLD --lora {file} --data train.jsonl --out new.kit"),
+            transfer(&[("--source-lora", &file)]),
+            transfer(&[
+                ("--target", "OLD"),
+                ("--eval", "eval.jsonl"),
+                ("--oracle", &file),
+            ]),
+            format!("serve -m OLD --lora {file} --port 0"),
         ] {
             let run = folder.run(&line);
-            assert_eq!(run.code, Some(2), "{}: {run}", bad.name);
-            assert!(run.err.contains(&said), "{}: {said}\n{run}", bad.name);
+            assert_eq!(run.code, Some(2), "{name}: {run}");
+            assert!(run.err.contains(&said), "{name}: {said}\n{run}");
             assert!(!folder.path("new.gguf").exists() && !folder.path("new.kit").exists());
         }
-        let error = adapters::check(&checked_against, &folder.path(&file)).expect_err(bad.name);
-        assert!(error.to_string().contains(&said), "{}: {error}", bad.name);
+        let error = adapters::check(&checked_against, &folder.path(&file)).expect_err(name);
+        assert!(error.to_string().contains(&said), "{name}: {error}");
         let inspected = folder.run(&format!("inspect {file}"));
-        if Lora::read(&bytes).is_err() && bad.name != "type" {
+        if Lora::read(&bytes).is_err() && *name != "type" {
             assert_eq!(inspected.code, Some(1), "{inspected}");
             assert!(inspected.out.contains(&said), "{said}\n{inspected}");
         }
@@ -252,10 +197,7 @@ fn every_door_refuses_every_bad_file_with_the_same_words() {
 fn a_server_goes_on(folder: &Folder, all: &[(String, String)]) {
     std::fs::create_dir(folder.path("served/folder.gguf")).expect("the folder is writable");
     folder.write("served/cut.gguf", b"GGUF");
-    let served = Served::start(
-        folder,
-        &format!("-m {} --adapters served --alias base", old_base().display()),
-    );
+    let served = Served::start(folder, "-m OLD --adapters served --alias base");
     let first = said(&short(
         served.address,
         "good",
@@ -263,11 +205,8 @@ fn a_server_goes_on(folder: &Folder, all: &[(String, String)]) {
     ));
     let list = get(served.address, "/v1/adapters").json();
     let names = |key: &str| list[key].as_array().map_or(0, Vec::len);
-    assert_eq!(
-        (names("data"), names("refused")),
-        (1, all.len() + 2),
-        "{list}"
-    );
+    assert_eq!(names("data"), 1, "{list}");
+    assert_eq!(names("refused"), all.len() + 2, "{list}");
     for (file, said) in all {
         let (_, name) = file.split_once('/').expect("it lies in the folder");
         let refused = |entry: &&Json| {
@@ -305,10 +244,7 @@ fn a_mixture_takes_adapters_with_as_many_experts_only() {
     let folder = Folder::new();
     let bytes = std::fs::read(old_base()).expect("the lab is in the repository");
     let gguf = Gguf::parse(&bytes).expect("it is whole");
-    let mut metadata = Writer::new();
-    for (key, value) in gguf.metadata() {
-        metadata.set(key, value.clone());
-    }
+    let mut metadata = Writer::with_metadata_of(&gguf);
     metadata
         .set("llama.expert_count", 4_u32)
         .set("llama.expert_used_count", 2_u32);

@@ -2,179 +2,119 @@
 
 use std::fs;
 
-use translora_gguf::{Gguf, TensorKind, Value, Writer};
+use translora_gguf::{Gguf, Writer};
 
-use super::bad_inputs::header_bytes;
-use super::{Folder, new_base, old_base, refused, rows, transfer};
+use super::bad_inputs::{header_bytes, refuse};
+use super::{Folder, new_base, old_base, rows, transfer};
 
-/// Metadata of a copy of the old base, to be spoiled; tensors stay as they are.
-pub(super) type Spoil = fn(&str, &Value) -> Option<Value>;
+/// What makes a copy of the old base a bad one.
+pub(super) type Spoil = fn(&mut Writer<'_>);
 
-/// What it is, the file, what of the metadata is changed or left out, what the error must say.
+/// What it is, the file, how it is spoiled, what the error must say.
 const SPOILED: &[(&str, Spoil, &[&str])] = &[
     (
         "no-tokenizer",
-        |key, value| keep(!key.starts_with("tokenizer."), value),
+        |file| _ = file.retain_metadata(|key, _| !key.starts_with("tokenizer.")),
         &["tokenizer"],
     ),
     (
         "no-vocabulary",
-        |key, value| replace(key, value, "tokenizer.ggml.model", "no_vocab"),
+        |file| _ = file.set("tokenizer.ggml.model", "no_vocab"),
         &["it has no tokenizer"],
     ),
     (
         "empty-template",
-        |key, value| {
-            replace(
-                key,
-                value,
-                "tokenizer.chat_template",
-                "{% if false %}x{% endif %}",
-            )
-        },
+        |file| _ = file.set(TEMPLATE, "{% if false %}x{% endif %}"),
         &["chat template", "writes nothing"],
     ),
     (
         "broken-template",
-        |key, value| replace(key, value, "tokenizer.chat_template", "{% for x"),
+        |file| _ = file.set(TEMPLATE, "{% for x"),
         &["chat template"],
     ),
     (
         "mute-template",
-        |key, value| {
-            replace(
-                key,
-                value,
-                "tokenizer.chat_template",
-                "{{ raise_exception('no users') }}",
-            )
-        },
+        |file| _ = file.set(TEMPLATE, "{{ raise_exception('no users') }}"),
         &["no users"],
     ),
     (
         "no-bytes",
-        |key, value| replace(key, value, "tokenizer.ggml.model", "llama"),
+        |file| _ = file.set("tokenizer.ggml.model", "llama"),
         &["SentencePiece", "of the 256 bytes"],
     ),
     (
         "twice",
-        |key, value| token(key, value, "Z", "Q"),
+        |file| token(file, "Z", "Q"),
         &["vocabulary holds \"Q\" twice"],
     ),
     (
         "unheard-of",
-        |key, value| replace(key, value, "general.architecture", "unheard"),
+        |file| _ = file.set("general.architecture", "unheard"),
         &["unheard"],
     ),
     (
         "no-blocks",
-        |key, value| keep(key != "llama.block_count", value),
+        |file| _ = file.retain_metadata(|key, _| key != "llama.block_count"),
         &["block_count"],
     ),
     (
         "more-blocks",
-        |key, value| number(key, value, "llama.block_count", 7),
+        |file| _ = file.set("llama.block_count", 7_u32),
         &["blk.5"],
     ),
     (
         "wide",
-        |key, value| number(key, value, "llama.embedding_length", 256),
+        |file| _ = file.set("llama.embedding_length", 256_u32),
         &["token_embd.weight"],
+    ),
+    (
+        "an-encoder",
+        |file| _ = file.set("llama.attention.causal", false),
+        &["it is an encoder"],
+    ),
+    (
+        "embeddings",
+        |file| _ = file.set("llama.pooling_type", 1_u32),
+        &["an embedding model"],
     ),
     // The byte tokens of `é` are there under other names: BPE leaves such text out.
     (
         "no-accents",
-        |key, value| token(key, value, "Ã", "no such byte"),
+        |file| token(file, "Ã", "no such byte"),
         &["jsonl:", "tokenizer cannot encode", "café"],
     ),
 ];
 
-pub(super) fn keep(yes: bool, value: &Value) -> Option<Value> {
-    yes.then(|| value.clone())
-}
-
-pub(super) fn replace(key: &str, value: &Value, what: &str, by: &str) -> Option<Value> {
-    Some(if key == what {
-        by.into()
-    } else {
-        value.clone()
-    })
-}
-
-fn number(key: &str, value: &Value, what: &str, by: u32) -> Option<Value> {
-    Some(if key == what {
-        by.into()
-    } else {
-        value.clone()
-    })
-}
+pub(super) const TEMPLATE: &str = "tokenizer.chat_template";
 
 /// Give one token of the vocabulary another text.
-fn token(key: &str, value: &Value, from: &str, to: &str) -> Option<Value> {
-    let Some(tokens) = value
-        .as_strings()
-        .filter(|_| key == "tokenizer.ggml.tokens")
-    else {
-        return Some(value.clone());
-    };
-    assert!(
-        tokens.iter().any(|token| token == from),
-        "no token {from:?} to spoil"
-    );
-    Some(
-        tokens
-            .iter()
-            .map(|token| {
-                if token == from {
-                    to.to_owned()
-                } else {
-                    token.clone()
-                }
-            })
-            .collect::<Vec<_>>()
-            .into(),
-    )
-}
-
-pub(super) fn spoiled(file: &[u8], spoil: Spoil) -> Vec<u8> {
-    let gguf = Gguf::parse(file).expect("a whole file");
-    let mut writer = Writer::new();
-    for (key, value) in gguf.metadata() {
-        if let Some(value) = spoil(key, value) {
-            writer.set(key, value);
+fn token(file: &mut Writer<'_>, from: &str, to: &str) {
+    let mut found = false;
+    file.retain_metadata(|key, value| {
+        if key == "tokenizer.ggml.tokens" {
+            let mut tokens = value.as_strings().expect("texts").to_vec();
+            for token in tokens.iter_mut().filter(|token| *token == from) {
+                to.clone_into(token);
+                found = true;
+            }
+            *value = tokens.into();
         }
-    }
-    copied(&gguf, writer)
+        true
+    });
+    assert!(found, "no token {from:?} to spoil");
 }
 
-/// The file with one more key.
-fn with(file: &[u8], (key, value): (&str, Value)) -> Vec<u8> {
-    let gguf = Gguf::parse(file).expect("a whole file");
-    let mut writer = Writer::new();
-    for (key, value) in gguf.metadata() {
-        writer.set(key, value.clone());
-    }
-    writer.set(key, value);
-    copied(&gguf, writer)
-}
-
-fn copied<'a>(gguf: &Gguf<'a>, mut writer: Writer<'a>) -> Vec<u8> {
-    for tensor in gguf.tensors() {
-        let data = gguf.data(tensor);
-        writer.tensor(tensor.name.as_str(), tensor.kind, &tensor.shape, data);
-    }
+/// The old base, spoiled.
+pub(super) fn spoiled(spoil: Spoil) -> Vec<u8> {
+    let bytes = fs::read(old_base()).expect("the lab is in the repository");
+    let gguf = Gguf::parse(&bytes).expect("a whole file");
+    let mut writer = Writer::copy_of(&gguf);
+    spoil(&mut writer);
     writer.to_bytes().expect("a valid file")
-}
-
-fn refuse(folder: &Folder, what: &str, line: &str, says: &[&str]) {
-    let before = folder.names();
-    refused(what, &folder.run(line), says);
-    assert_eq!(folder.names(), before, "{what}: something was left behind");
 }
 
 #[test]
 fn a_base_that_cannot_be_used_is_refused_by_name() {
-    let whole = fs::read(old_base()).expect("the lab is in the repository");
     let folder = Folder::new();
     folder.write(
         "seeds.jsonl",
@@ -184,40 +124,17 @@ fn a_base_that_cannot_be_used_is_refused_by_name() {
         "train.jsonl",
         "{\"prompt\": \"ticket from Zoé: a café\", \"completion\": \"[SHIP]\"}\n".as_bytes(),
     );
-    let causal = Value::Bool(false);
-    let added = [
-        (
-            "an-encoder",
-            ("llama.attention.causal", causal),
-            &["it is an encoder"][..],
-        ),
-        (
-            "embeddings",
-            ("llama.pooling_type", 1_u32.into()),
-            &["an embedding model"][..],
-        ),
-    ];
-    let added = added.map(|(what, added, says)| (what, with(&whole, added), says));
-    let spoiled = SPOILED
-        .iter()
-        .map(|(what, spoil, says)| (*what, spoiled(&whole, *spoil), *says));
-    for (what, bytes, says) in spoiled.chain(added) {
+    for (what, spoil, says) in SPOILED {
         let file = format!("{what}.gguf");
-        folder.write(&file, &bytes);
-        let says: Vec<&str> = says.iter().copied().chain([file.as_str()]).collect();
-        refuse(&folder, what, &transfer(&[("--target", &file)]), &says);
-        refuse(
-            &folder,
-            what,
-            &format!("train -m {file} --data train.jsonl --out new.gguf"),
-            &says,
-        );
-        refuse(
-            &folder,
-            what,
-            &format!("eval -m {file} --data train.jsonl"),
-            &says,
-        );
+        folder.write(&file, &spoiled(*spoil));
+        let says = [*says, &[&file]].concat();
+        for line in [
+            transfer(&[("--target", &file)]),
+            format!("train -m {file} --data train.jsonl --out new.gguf"),
+            format!("eval -m {file} --data train.jsonl"),
+        ] {
+            refuse(&folder, &line, &says);
+        }
     }
 }
 
@@ -248,47 +165,8 @@ fn a_base_that_was_cut_short_is_refused_wherever_it_ends() {
             transfer(&[("--source", &file)]),
             format!("inspect {file}"),
         ] {
-            refuse(&folder, &file, &line, &[&file]);
+            refuse(&folder, &line, &[&file]);
         }
         fs::remove_file(folder.path(&file)).expect("it is ours");
     }
-    fs::create_dir(folder.path("a-folder")).expect("the folder is writable");
-    refuse(
-        &folder,
-        "a folder",
-        &transfer(&[("--target", "a-folder")]),
-        &["a-folder"],
-    );
-    refuse(&folder, "a folder", "inspect a-folder", &["a-folder"]);
-}
-
-/// The norm before the output, in numbers that are none.
-fn not_numbers(file: &[u8]) -> Vec<u8> {
-    let gguf = Gguf::parse(file).expect("a whole file");
-    let norm = gguf
-        .tensor("output_norm.weight")
-        .expect("every llama has one");
-    assert_eq!(norm.kind, TensorKind::F32);
-    let mut spoiled = file.to_vec();
-    let (start, end) = (norm.offset as usize, (norm.offset + norm.bytes) as usize);
-    for number in spoiled[start..end].chunks_exact_mut(4) {
-        number.copy_from_slice(&f32::NAN.to_le_bytes());
-    }
-    spoiled
-}
-
-#[test]
-fn training_blames_the_base_where_its_weights_are_no_numbers() {
-    let folder = Folder::new();
-    folder.write(
-        "nan.gguf",
-        &not_numbers(&fs::read(old_base()).expect("the lab")),
-    );
-    folder.write("train.jsonl", rows("train.jsonl", 12).as_bytes());
-    refuse(
-        &folder,
-        "a base of NaN",
-        "train -m nan.gguf --data train.jsonl --out new.gguf",
-        &["the model nan.gguf makes logits that are not finite"],
-    );
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::peft::formats;
-use super::{done, names, old_base, refused, rows, transfer};
+use super::{done, names, refused, rows, transfer};
 
 /// The exported adapter with lengths for the rows of its modules, as PEFT saves DoRA. `of_row` says
 /// that of a row of a module, or none where the module stays plain.
@@ -73,15 +73,14 @@ fn norm(row: &[f32]) -> f32 {
 
 #[test]
 fn dora_is_merged_and_refused_elsewhere() {
-    let (folder, old) = (formats(), old_base());
-    let old = old.display();
+    let folder = formats();
     as_dora(
         &folder.path("served/peft"),
         &folder.path("dora"),
         |_, row| Some(length_of(row)),
     );
     for (lora, out) in [("served/peft", "plain.gguf"), ("dora", "merged.gguf")] {
-        let run = folder.run(&format!("merge -m {old} --lora {lora} --out {out} --json"));
+        let run = folder.run(&format!("merge -m OLD --lora {lora} --out {out} --json"));
         done(&run);
         assert_eq!(run.json()["dora"], lora == "dora", "{run}");
         // Half precision has room for both, so nothing is lost beside the copy of the engine.
@@ -119,7 +118,7 @@ fn dora_is_merged_and_refused_elsewhere() {
     let copies = || names(&folder.path("cache/translora/adapters"));
     let before = copies();
     let right = nll("-m merged.gguf");
-    assert_eq!(nll(&format!("-m {old} --lora dora")), right);
+    assert_eq!(nll("-m OLD --lora dora"), right);
     assert_eq!(
         copies(),
         before,
@@ -131,13 +130,13 @@ fn dora_is_merged_and_refused_elsewhere() {
         run.json()["verdict"].clone()
     };
     assert_eq!(inspect(""), "not known without a base to compare it with");
-    let verdict = inspect(&format!("-m {old}"));
+    let verdict = inspect("-m OLD");
     assert_eq!(verdict, "sound, as DoRA: for merge, transfer, eval and kit");
     for line in [
-        format!("import dora -m {old} --out back.gguf"),
-        format!("serve -m {old} --lora dora --port 0"),
+        "import dora -m OLD --out back.gguf",
+        "serve -m OLD --lora dora --port 0",
     ] {
-        let run = folder.run(&line);
+        let run = folder.run(line);
         refused("DoRA", &run, &["dora", "use_dora: DoRA"]);
         assert!(run.err.contains("`translora merge`"), "{run}");
     }
@@ -161,10 +160,10 @@ fn matrix_of(module: &str) -> Option<String> {
 /// With the lengths that the rows have anyway, DoRA is the plain adapter: a good teacher.
 #[test]
 fn dora_is_a_teacher() {
-    let (folder, old) = (formats(), old_base());
+    let folder = formats();
     folder.write("seeds.jsonl", rows("train.jsonl", 5).as_bytes());
     let merge = "--lora served/peft --out plain.gguf";
-    done(&folder.run(&format!("merge -m {} {merge}", old.display())));
+    done(&folder.run(&format!("merge -m OLD {merge}")));
     let plain: HashMap<String, Vec<Vec<f32>>> =
         matrices(&folder.path("plain.gguf")).into_iter().collect();
     as_dora(
@@ -181,11 +180,8 @@ fn dora_is_a_teacher() {
     let first = passed("dora", &[("--eval", "eval.jsonl"), ("--out", "a.gguf")]);
     assert!(first.err.contains("the adapter is DoRA: "), "{first}");
     let copies = names(&folder.path("cache/translora/adapters"));
-    let of_kit = format!(
-        "kit -m {} --lora dora --data train.jsonl --out a.kit --epochs 1 --rank 4",
-        old.display()
-    );
-    done(&folder.run(&of_kit));
+    let of_kit = "kit -m OLD --lora dora --data train.jsonl --out a.kit --epochs 1 --rank 4";
+    done(&folder.run(of_kit));
     let kit = [
         ("--kit", "a.kit"),
         ("--out", "b.gguf"),

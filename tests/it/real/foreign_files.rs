@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use super::{Folder, Run, lab, new_base, old_base, refused, rows, transfer};
+use super::{Folder, Run, refused, rows, transfer};
 
 /// The file, its first bytes, what the error calls it, and a word of what helps.
 const FOREIGN: &[(&str, &[u8], &str, &str)] = &[
@@ -72,8 +72,6 @@ const FOREIGN: &[(&str, &[u8], &str, &str)] = &[
 
 /// The doors that take a GGUF file of any kind, with `FILE` in its place.
 fn doors() -> Vec<String> {
-    let (old, new, lora) = (old_base(), new_base(), &lab().lora);
-    let (old, new, lora) = (old.display(), new.display(), lora.display());
     vec![
         "inspect FILE".into(),
         transfer(&[("--source", "FILE")]),
@@ -82,11 +80,11 @@ fn doors() -> Vec<String> {
         transfer(&[("--kit", "FILE")]),
         "train -m FILE --data rows.jsonl --out new.gguf".into(),
         "eval -m FILE --data rows.jsonl".into(),
-        format!("eval -m {new} --lora FILE --data rows.jsonl"),
-        format!("kit -m FILE --lora {lora} --data rows.jsonl --out new.kit"),
-        format!("kit -m {old} --lora FILE --data rows.jsonl --out new.kit"),
+        "eval -m NEW --lora FILE --data rows.jsonl".into(),
+        "kit -m FILE --lora LORA --data rows.jsonl --out new.kit".into(),
+        "kit -m OLD --lora FILE --data rows.jsonl --out new.kit".into(),
         "serve -m FILE --port 0".into(),
-        format!("serve -m {new} --lora FILE --port 0"),
+        "serve -m NEW --lora FILE --port 0".into(),
     ]
 }
 

@@ -89,12 +89,9 @@ fn a_job_that_is_killed_and_resumed_makes_the_command_s_bytes() {
             JobState::Failed
         );
         let failure = jobs.report(job).expect_err("it failed");
-        assert!(
-            failure.status == Status::Machine
-                && failure.message.contains("signal")
-                && failure.hint.contains("resume"),
-            "{failure:?}"
-        );
+        assert!(failure.status == Status::Machine, "{failure:?}");
+        assert!(failure.message.contains("signal"), "{failure:?}");
+        assert!(failure.hint.contains("resume"), "{failure:?}");
         wanted["resume"] = true.into();
     }
     let job = jobs.start(&wanted.to_string()).expect("the queue takes it");
@@ -154,10 +151,7 @@ fn a_worker_keeps_to_its_share_of_memory() {
 fn adapters_are_checked_against_the_model_that_is_served() {
     let folder = world();
     folder.write("train.jsonl", rows("train.jsonl", 20).as_bytes());
-    done(&folder.run(&format!(
-        "train -m {} --data train.jsonl --out a.gguf --rank 4 --epochs 1",
-        old_base().display()
-    )));
+    done(&folder.run("train -m OLD --data train.jsonl --out a.gguf --rank 4 --epochs 1"));
     let instance = instance(&json!({}));
     let adapters = instance.adapters().expect("it has them");
     let path = folder.path("a.gguf");
@@ -167,19 +161,14 @@ fn adapters_are_checked_against_the_model_that_is_served() {
         .expect("it is a model");
     let card: Value =
         serde_json::from_str(&adapters.check(path).expect("it fits")).expect("it is JSON");
-    assert_eq!(
-        (card["rank"].as_u64(), card["made_for_this_base"].as_bool()),
-        (Some(4), Some(true)),
-        "{card}"
-    );
+    assert_eq!(card["rank"], 4, "{card}");
+    assert_eq!(card["made_for_this_base"], true, "{card}");
     adapters
         .base(new_base().to_str().expect("the path is UTF-8"))
         .expect("it is a model");
     let failure = adapters
         .check(path)
         .expect_err("it is for another architecture");
-    assert!(
-        failure.status == Status::Input && failure.message.contains("qwen3"),
-        "{failure:?}"
-    );
+    assert!(failure.status == Status::Input, "{failure:?}");
+    assert!(failure.message.contains("qwen3"), "{failure:?}");
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use super::{Folder, done, lab, new_base, old_base, refused, rows, transfer};
+use super::{Folder, done, new_base, old_base, refused, rows, transfer};
 use crate::source::root;
 
 /// The lab's models and, where `scripts/lib/fetch-model` was run, a real one; each with the
@@ -52,22 +52,16 @@ fn the_predicted_peak_is_the_measured_one_and_a_limit_holds() {
         let Some((free, most)) = bench(&folder, &line) else {
             return;
         };
-        assert_eq!(
-            (&free["plan"]["keep"], &free["plan"]["memory"]),
-            (&"most".into(), &Value::Null)
-        );
+        assert_eq!(free["plan"]["keep"], "most");
+        assert_eq!(free["plan"]["memory"], Value::Null);
         // Too little for that by a little: another way is taken, with the same loss.
         let limit = (most >> 10) - 1;
         let (tight, less) = bench(&folder, &format!("{line} --memory {limit}KiB"))
             .expect("it told the peak before");
-        assert!(
-            less <= limit << 10 && tight["plan"]["keep"] == "blocks",
-            "{tight}"
-        );
-        assert_eq!(
-            (&tight["loss_first"], &tight["loss_last"]),
-            (&free["loss_first"], &free["loss_last"])
-        );
+        assert!(less <= limit << 10, "{tight}");
+        assert!(tight["plan"]["keep"] == "blocks", "{tight}");
+        assert_eq!(&tight["loss_first"], &free["loss_first"]);
+        assert_eq!(&tight["loss_last"], &free["loss_last"]);
         bench(&folder, &format!("{line} --mode native"));
     }
 }
@@ -78,23 +72,13 @@ fn what_cannot_fit_is_refused_before_any_work() {
     folder.write("train.jsonl", rows("train.jsonl", 40).as_bytes());
     folder.write("seeds.jsonl", rows("seeds.jsonl", 5).as_bytes());
     let before = folder.names();
-    let (old, lora) = (old_base(), lab().lora.display());
     let lines = [
-        format!(
-            "train -m {} --data train.jsonl --out new.gguf --memory 18MiB",
-            old.display()
-        ),
-        format!(
-            "kit -m {} --lora {lora} --data train.jsonl --out new.kit --memory 18MiB",
-            old.display()
-        ),
-        transfer(&[("--seeds", "seeds.jsonl"), ("--memory", "18MiB")]),
-        format!(
-            "bench train -m {} --tokens 64 --memory 18MiB",
-            new_base().display()
-        ),
+        "train -m OLD --data train.jsonl --out new.gguf --memory 18MiB",
+        "kit -m OLD --lora LORA --data train.jsonl --out new.kit --memory 18MiB",
+        &transfer(&[("--memory", "18MiB")]),
+        "bench train -m NEW --tokens 64 --memory 18MiB",
     ];
-    for line in &lines {
+    for line in lines {
         let run = folder.run(line);
         refused(line, &run, &["18 MiB do not suffice", " need "]);
         assert!(run.err.contains("hint: raise --memory"), "{run}");

@@ -4,33 +4,21 @@
 use std::fs;
 
 use serde_json::json;
-use translora_gguf::{Gguf, Tensor, TensorKind, Writer, dequantize};
+use translora_gguf::{TensorKind, dequantize};
 
 use super::serve::Served;
-use super::{Folder, lab, old_base, refused, rows, transfer};
+use super::{Folder, changed, lab, old_base, refused, rows, transfer};
 use crate::serve::client::{ask, get, post, said};
-
-/// A file with the data of some tensors replaced.
-fn changed(file: &[u8], change: impl Fn(&Tensor, &[u8]) -> Option<Vec<u8>>) -> Vec<u8> {
-    let gguf = Gguf::parse(file).expect("a whole file");
-    let mut writer = Writer::new();
-    for (key, value) in gguf.metadata() {
-        writer.set(key, value.clone());
-    }
-    for tensor in gguf.tensors() {
-        let data = gguf.data(tensor);
-        let data = change(tensor, data).unwrap_or_else(|| data.to_vec());
-        writer.tensor(tensor.name.as_str(), tensor.kind, &tensor.shape, data);
-    }
-    writer.to_bytes().expect("it keeps the limits")
-}
 
 /// The old base with a norm that is not a number.
 fn broken_model() -> Vec<u8> {
-    let whole = fs::read(old_base()).expect("the lab is in the repository");
-    changed(&whole, |tensor, data| {
-        let one = tensor.name == "blk.2.attn_norm.weight" && tensor.kind == TensorKind::F32;
-        one.then(|| f32::NAN.to_le_bytes().repeat(data.len() / 4))
+    changed(&old_base(), |tensor| {
+        if tensor.name == "blk.2.attn_norm.weight" {
+            assert_eq!(tensor.kind, TensorKind::F32);
+            let numbers = tensor.bytes().len() / 4;
+            *tensor.bytes() = f32::NAN.to_le_bytes().repeat(numbers);
+        }
+        true
     })
 }
 
@@ -41,16 +29,14 @@ fn broken_adapter() -> Vec<u8> {
 
 /// The lab's adapter with each number multiplied.
 fn scaled_adapter(factor: f32) -> Vec<u8> {
-    let whole = fs::read(&lab().lora).expect("the lab's adapter");
-    changed(&whole, |tensor, data| {
-        let values = dequantize(tensor.kind, data).expect("floats");
+    changed(&lab().lora, |tensor| {
         assert_eq!(tensor.kind, TensorKind::F32);
-        Some(
-            values
-                .iter()
-                .flat_map(|x| (x * factor).to_le_bytes())
-                .collect(),
-        )
+        let values = dequantize(tensor.kind, tensor.bytes()).expect("floats");
+        *tensor.bytes() = values
+            .iter()
+            .flat_map(|x| (x * factor).to_le_bytes())
+            .collect();
+        true
     })
 }
 
@@ -61,18 +47,16 @@ fn what_is_not_finite_is_an_error_that_names_whose_it_is() {
     folder.write("huge.gguf", &broken_adapter());
     folder.write("train.jsonl", rows("train.jsonl", 12).as_bytes());
     folder.write("seeds.jsonl", rows("seeds.jsonl", 5).as_bytes());
-    let old = old_base();
-    let (old, lora) = (old.display(), lab().lora.display());
     let model: &[&str] = &["the model", "nan.gguf", "not finite"];
     let adapter: &[&str] = &["the adapter", "huge.gguf", "not finite"];
     let cases = [
-        ("eval -m nan.gguf --data train.jsonl".to_owned(), model),
+        ("eval -m nan.gguf --data train.jsonl".into(), model),
         (
-            format!("eval -m nan.gguf --lora {lora} --data train.jsonl"),
+            "eval -m nan.gguf --lora LORA --data train.jsonl".into(),
             model,
         ),
         (
-            format!("eval -m {old} --lora huge.gguf --data train.jsonl"),
+            "eval -m OLD --lora huge.gguf --data train.jsonl".into(),
             adapter,
         ),
         (
@@ -86,10 +70,8 @@ fn what_is_not_finite_is_an_error_that_names_whose_it_is() {
     for (line, says) in cases {
         let run = folder.run(&line);
         refused(&line, &run, says);
-        assert!(
-            !run.err.contains("learning rate") && !run.err.contains("--lr"),
-            "{run}"
-        );
+        assert!(!run.err.contains("learning rate"), "{run}");
+        assert!(!run.err.contains("--lr"), "{run}");
     }
 }
 
@@ -98,9 +80,8 @@ fn a_server_answers_with_an_error_and_goes_on() {
     let folder = Folder::new();
     folder.write("huge.gguf", &broken_adapter());
     fs::copy(&lab().lora, folder.path("ticket.gguf")).expect("the folder is writable");
-    let old = old_base();
-    let line = format!("-m {} --alias base --adapters . -np 2", old.display());
-    let served = Served::start(&folder, &line);
+    let line = "-m OLD --alias base --adapters . -np 2";
+    let served = Served::start(&folder, line);
     let address = served.address;
     let prompt = "Sara writes: the grey bag stopped working";
     let (base, ticket) = (
@@ -111,10 +92,8 @@ fn a_server_answers_with_an_error_and_goes_on() {
     let failed = |body: serde_json::Value, who: &str| {
         let reply = post(address, "/completion", &body);
         assert_eq!(reply.status, 500, "{reply:?}");
-        assert!(
-            reply.error().contains("not finite") && reply.error().contains(who),
-            "{reply:?}"
-        );
+        assert!(reply.error().contains("not finite"), "{reply:?}");
+        assert!(reply.error().contains(who), "{reply:?}");
         assert!(
             !reply.body.contains(&folder.path("").display().to_string()),
             "{reply:?}"
@@ -138,17 +117,10 @@ fn a_server_answers_with_an_error_and_goes_on() {
         );
     }
     let reply = ask(address, "huge", prompt);
-    assert!(
-        reply.status == 500 && reply.error().contains("the adapter \"huge\""),
-        "{reply:?}"
-    );
-    assert_eq!(
-        (
-            said(&ask(address, "base", prompt)),
-            said(&ask(address, "ticket", prompt))
-        ),
-        (base, ticket)
-    );
+    assert!(reply.status == 500, "{reply:?}");
+    assert!(reply.error().contains("the adapter \"huge\""), "{reply:?}");
+    assert_eq!(said(&ask(address, "base", prompt)), base);
+    assert_eq!(said(&ask(address, "ticket", prompt)), ticket);
     drop(served);
 
     folder.write("nan.gguf", &broken_model());
@@ -169,12 +141,8 @@ fn an_adapter_that_moves_no_logit_is_refused_unless_it_is_forced() {
     let folder = Folder::new();
     folder.write("faint.gguf", &scaled_adapter(1e-30));
     fs::copy(&lab().lora, folder.path("ticket.gguf")).expect("the folder is writable");
-    let old = old_base();
     let steps = "-b 64 -ub 32 --no-mmap";
-    let line = format!(
-        "-m {} --alias base --adapters . -np 1 {steps}",
-        old.display()
-    );
+    let line = format!("-m OLD --alias base --adapters . -np 1 {steps}");
     let served = Served::start(&folder, &line);
     let address = served.address;
     let list = get(address, "/v1/adapters").json();
@@ -192,10 +160,7 @@ fn an_adapter_that_moves_no_logit_is_refused_unless_it_is_forced() {
         said(&ask(address, "faint", prompt)),
         said(&ask(address, "base", prompt))
     );
-    let told = folder.run(&format!(
-        "serve -m {} --lora faint.gguf --port 0",
-        old.display()
-    ));
+    let told = folder.run("serve -m OLD --lora faint.gguf --port 0");
     refused(
         "an adapter without effect",
         &told,

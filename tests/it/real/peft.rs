@@ -18,11 +18,7 @@ pub(super) fn formats() -> Folder {
     folder.write("train.jsonl", rows("train.jsonl", 40).as_bytes());
     fs::create_dir(folder.path("served")).expect("the folder is writable");
     fs::copy(&lab().lora, folder.path("served/gguf.gguf")).expect("the folder is writable");
-    let old = old_base();
-    done(&folder.run(&format!(
-        "export served/gguf.gguf -m {} --peft served/peft",
-        old.display()
-    )));
+    done(&folder.run("export served/gguf.gguf -m OLD --peft served/peft"));
     as_mlx(&folder.path("served/peft"), &folder.path("served/mlx"));
     folder
 }
@@ -80,9 +76,8 @@ fn as_mlx(peft: &Path, mlx: &Path) {
 fn every_door_takes_every_format_as_the_same_adapter() {
     let (folder, old) = (formats(), old_base());
     let base = Base::read(&old).expect("the lab is in the repository");
-    let shown = old.display();
     let measured = |path: &str| {
-        let line = format!("eval -m {shown} --lora {path} --data eval.jsonl --json");
+        let line = format!("eval -m OLD --lora {path} --data eval.jsonl --json");
         let run = folder.run(&line);
         done(&run);
         let report: Value = serde_json::from_str(&run.out).expect("JSON");
@@ -94,13 +89,12 @@ fn every_door_takes_every_format_as_the_same_adapter() {
         let checked = adapters::check(&base, &folder.path(path)).expect(path);
         assert_eq!((checked.rank, checked.matrices), (8, 35), "{path}");
     }
-    done(&folder.run(&format!(
-        "kit -m {shown} --lora served/peft --data train.jsonl --out a.kit --epochs 1 --rank 4"
-    )));
-    let served = Served::start(
-        &folder,
-        &format!("-m {shown} --adapters served --alias base"),
+    done(
+        &folder.run(
+            "kit -m OLD --lora served/peft --data train.jsonl --out a.kit --epochs 1 --rank 4",
+        ),
     );
+    let served = Served::start(&folder, "-m OLD --adapters served --alias base");
     let list = get(served.address, "/v1/adapters").json();
     assert_eq!(list["data"].as_array().map(Vec::len), Some(3), "{list}");
     let prompt = "ticket from Ann: the key broke";
@@ -119,10 +113,9 @@ fn every_door_takes_every_format_as_the_same_adapter() {
 
 #[test]
 fn an_adapter_goes_to_peft_and_comes_back() {
-    let (folder, old) = (formats(), old_base());
-    let old = old.display();
-    let import = format!("import served/peft -m {old} --out back.gguf");
-    done(&folder.run(&import));
+    let folder = formats();
+    let import = "import served/peft -m OLD --out back.gguf";
+    done(&folder.run(import));
     let tensors = |path: &Path| {
         let bytes = fs::read(path).expect("it was written");
         let gguf = translora_gguf::Gguf::parse(&bytes).expect("it is whole");
@@ -135,17 +128,16 @@ fn an_adapter_goes_to_peft_and_comes_back() {
         all
     };
     assert!(tensors(&lab().lora) == tensors(&folder.path("back.gguf")));
-    let again = folder.run(&format!("export back.gguf -m {old} --peft served/peft"));
+    let again = folder.run("export back.gguf -m OLD --peft served/peft");
     refused("a folder", &again, &["there is a file already"]);
-    refused("a file", &folder.run(&import), &["there is a file already"]);
+    refused("a file", &folder.run(import), &["there is a file already"]);
 }
 
 #[test]
 fn a_merged_model_answers_as_the_base_with_its_adapter() {
-    let (folder, old) = (formats(), old_base());
-    let old = old.display();
-    let line = format!("merge -m {old} --lora served/peft --out merged.gguf --json");
-    let run = folder.run(&line);
+    let folder = formats();
+    let line = "merge -m OLD --lora served/peft --out merged.gguf --json";
+    let run = folder.run(line);
     done(&run);
     let report: Value = serde_json::from_str(&run.out).expect("JSON");
     let number = |key: &str| report[key].as_f64().expect("a number");
@@ -159,9 +151,8 @@ fn a_merged_model_answers_as_the_base_with_its_adapter() {
         "{report}"
     );
     assert!(cost("same") >= 6.0, "{report}");
-    let judged =
-        format!("merge -m {old} --lora served/peft --out two.gguf --eval eval.jsonl --json");
-    let judged = folder.run(&judged);
+    let judged = "merge -m OLD --lora served/peft --out two.gguf --eval eval.jsonl --json";
+    let judged = folder.run(judged);
     done(&judged);
     let judged = judged.json();
     assert_eq!(judged["cost"]["rows"], 12, "{judged}");
@@ -177,8 +168,8 @@ fn a_merged_model_answers_as_the_base_with_its_adapter() {
             .is_some_and(|same| same >= 11.0),
         "{judged}"
     );
-    let half = format!("merge -m {old} --lora served/peft --out half.gguf --scale 0.5 --json");
-    let half = folder.run(&half);
+    let half = "merge -m OLD --lora served/peft --out half.gguf --scale 0.5 --json";
+    let half = folder.run(half);
     done(&half);
     assert!(half.json()["cost"].is_null(), "{half}");
     assert!(
@@ -186,21 +177,19 @@ fn a_merged_model_answers_as_the_base_with_its_adapter() {
         "{half}"
     );
     // Half precision has 11 bits.
-    assert!(
-        number("error") < 1e-3 && number("change") > 1e-3,
-        "{report}"
-    );
+    assert!(number("error") < 1e-3, "{report}");
+    assert!(number("change") > 1e-3, "{report}");
     let nll = |model: &str| {
         let run = folder.run(&format!("eval {model} --data eval.jsonl --json"));
         done(&run);
         let report: Value = serde_json::from_str(&run.out).expect("JSON");
         report["nll"].as_f64().expect("a number")
     };
-    let with = nll(&format!("-m {old} --lora served/gguf.gguf"));
+    let with = nll("-m OLD --lora served/gguf.gguf");
     let merged = nll("-m merged.gguf");
     assert!((with - merged).abs() < 0.02, "{with} {merged}");
-    assert!((nll(&format!("-m {old}")) - merged).abs() > 0.5);
-    refused("merged", &folder.run(&line), &["there is a file already"]);
+    assert!((nll("-m OLD") - merged).abs() > 0.5);
+    refused("merged", &folder.run(line), &["there is a file already"]);
 }
 
 /// The words are the base's, and so are their numbers: only whole texts show that they are cut
@@ -212,30 +201,27 @@ fn a_tokenizer_that_cuts_texts_otherwise_is_named() {
         let file = tokenizer(&old, words);
         folder.write("served/peft/tokenizer.json", file.as_bytes());
     };
-    let eval = format!(
-        "eval -m {} --lora served/peft --data eval.jsonl",
-        old.display()
-    );
+    let eval = "eval -m OLD --lora served/peft --data eval.jsonl";
     write(WORDS);
-    done(&folder.run(&eval));
+    done(&folder.run(eval));
     write(&WORDS.replace(r"[^\r\n\p{L}\p{N}]?\p{L}+", r"\p{L}+"));
     let says = [
         "the tokenizer.json beside it is not that of this base",
         "\"The quick brown fox ",
         "in the base",
     ];
-    refused("spaces alone", &folder.run(&eval), &says);
-    let import = format!("import served/peft -m {} --out no.gguf", old.display());
-    refused("spaces alone", &folder.run(&import), &says);
-    let inspect = format!("inspect served/peft -m {} --json", old.display());
-    let card = folder.run(&inspect).json();
+    refused("spaces alone", &folder.run(eval), &says);
+    let import = "import served/peft -m OLD --out no.gguf";
+    refused("spaces alone", &folder.run(import), &says);
+    let inspect = "inspect served/peft -m OLD --json";
+    let card = folder.run(inspect).json();
     assert!(
         card["verdict"]
             .as_str()
             .is_some_and(|text| text.contains(says[0])),
         "{card}"
     );
-    let served = Served::start(&folder, &format!("-m {} --adapters served", old.display()));
+    let served = Served::start(&folder, "-m OLD --adapters served");
     let body = json!({ "lora_name": "new", "lora_path": "peft" });
     let reply = post(served.address, "/v1/load_lora_adapter", &body);
     assert_eq!(reply.status, 400, "{reply:?}");
@@ -243,7 +229,7 @@ fn a_tokenizer_that_cuts_texts_otherwise_is_named() {
     write("((");
     refused(
         "no expression",
-        &folder.run(&eval),
+        &folder.run(eval),
         &["tokenizer.json cannot be used"],
     );
 }
@@ -257,21 +243,16 @@ fn inspect_says_what_a_foreign_adapter_is_and_which_base_takes_it() {
         let card = alone.json();
         let known = card["verdict"] == "sound";
         assert_eq!(known, file.ends_with(".gguf"), "{card}");
-        let fits = folder.run(&format!("inspect {file} --base {} --json", old.display()));
+        let fits = folder.run(&format!("inspect {file} --base OLD --json"));
         let card = fits.json();
-        assert_eq!(
-            (fits.code, &card["verdict"]),
-            (Some(0), &json!("sound")),
-            "{card}"
-        );
+        assert_eq!(fits.code, Some(0), "{card}");
+        assert_eq!(card["verdict"], "sound", "{card}");
         assert_eq!(card["what"], "adapter", "{card}");
         assert!(card["matrices"].as_u64().is_some_and(|n| n > 0), "{card}");
         let unfit = folder.run(&format!("inspect {file} -m {} --json", other.display()));
         let verdict = unfit.json()["verdict"].as_str().expect("text").to_owned();
-        assert!(
-            unfit.code == Some(1) && verdict.starts_with("refused: "),
-            "{unfit}"
-        );
+        assert!(unfit.code == Some(1), "{unfit}");
+        assert!(verdict.starts_with("refused: "), "{unfit}");
     }
     let format =
         |file: &str| folder.run(&format!("inspect {file} --json")).json()["format"].clone();
@@ -285,7 +266,7 @@ fn inspect_says_what_a_foreign_adapter_is_and_which_base_takes_it() {
         refused("a flag without effect", &run, &["changes nothing here"]);
     }
     let template = |name: &str| {
-        let line = format!("inspect {} --chat-template {name} --json", old.display());
+        let line = format!("inspect OLD --chat-template {name} --json");
         folder.run(&line).json()["chat_template"].clone()
     };
     assert_eq!(template("chatml"), "chatml, as was asked for");

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::{Folder, done, lab, new_base, old_base, rows};
-use crate::serve::client::{ask, get, metric, open, post, said};
+use crate::serve::client::{ask, get, metric, open, post, said, send};
 use crate::source::root;
 
 /// Longer than a small transfer takes, on a machine with other work too.
@@ -182,10 +182,7 @@ pub(crate) fn adapters() -> &'static Adapters {
             } else {
                 format!("--lora {name}.gguf")
             };
-            let mut served = Served::start(
-                &folder,
-                &format!("-m {} {lora} --alias base -np 1", old_base().display()),
-            );
+            let mut served = Served::start(&folder, &format!("-m OLD {lora} --alias base -np 1"));
             let (texts, gaps): (Vec<String>, Vec<f64>) = prompts
                 .iter()
                 .map(|prompt| answer(served.address, prompt))
@@ -224,13 +221,7 @@ fn mixed_adapters_side_by_side_answer_as_each_does_alone() {
             .windows(2)
             .all(|pair| lab.answers[pair[0]] != lab.answers[pair[1]])
     );
-    let served = Served::start(
-        &lab.folder,
-        &format!(
-            "-m {} --adapters . --alias base -np 4",
-            old_base().display()
-        ),
-    );
+    let served = Served::start(&lab.folder, "-m OLD --adapters . --alias base -np 4");
     let models = ["base", "ticket", "other", "date_iso"];
     thread::scope(|scope| {
         for client in 0..8 {
@@ -258,13 +249,7 @@ fn mixed_adapters_side_by_side_answer_as_each_does_alone() {
 fn swaps_under_load_leave_no_mixed_answer() {
     const SWAPS: usize = 100;
     let lab = adapters();
-    let served = Served::start(
-        &lab.folder,
-        &format!(
-            "-m {} --adapters . --alias base -np 4",
-            old_base().display()
-        ),
-    );
+    let served = Served::start(&lab.folder, "-m OLD --adapters . --alias base -np 4");
     let address = served.address;
     let first = short(address, "ticket", &lab.prompts[0])
         .generation()
@@ -326,26 +311,14 @@ fn swaps_under_load_leave_no_mixed_answer() {
 fn a_stream_goes_on_under_its_adapter_while_it_is_replaced() {
     const NOISE: f64 = 0.05;
     let lab = adapters();
-    let served = Served::start(
-        &lab.folder,
-        &format!(
-            "-m {} --adapters . --alias base -np 2",
-            old_base().display()
-        ),
-    );
+    let served = Served::start(&lab.folder, "-m OLD --adapters . --alias base -np 2");
     let turns = json!({ "messages": [{ "role": "user", "content": lab.prompts[0] }] });
     let prompt = post(served.address, "/apply-template", &turns).json()["prompt"].clone();
     let ask = |stream: bool| {
         let mut body = json!({ "model": "ticket", "prompt": prompt, "temperature": 0, "max_tokens": 200, "ignore_eos": true });
         (body["stream"], body["logprobs"], body["cache_prompt"]) =
             (stream.into(), 2.into(), false.into());
-        open(
-            served.address,
-            "POST",
-            "/v1/completions",
-            &[],
-            body.to_string().as_bytes(),
-        )
+        send(served.address, "/v1/completions", &body)
     };
     let whole = logprobs(&ask(false).whole().json());
     let mut stream = ask(true);
@@ -376,9 +349,11 @@ fn a_stream_goes_on_under_its_adapter_while_it_is_replaced() {
         .map(|(a, b)| (a.1 - b.1).abs())
         .fold(0.0, f64::max);
     assert!(
-        streamed.len() == 200 && alike >= 10 && off < NOISE,
+        streamed.len() == 200,
         "{alike} tokens alike, {off} nats apart"
     );
+    assert!(alike >= 10, "{alike} tokens alike, {off} nats apart");
+    assert!(off < NOISE, "{alike} tokens alike, {off} nats apart");
     let after = logprobs(&ask(false).whole().json());
     assert_ne!(after[0].0, whole[0].0, "the adapters cannot be told apart");
 }
@@ -408,13 +383,7 @@ fn a_bad_adapter_is_refused_while_others_answer() {
     let whole = std::fs::read(lab.folder.path("ticket.gguf")).expect("it was made");
     let folder = Folder::new();
     std::fs::copy(lab.folder.path("ticket.gguf"), folder.path("ticket.gguf")).expect("writable");
-    let served = Served::start(
-        &folder,
-        &format!(
-            "-m {} --adapters . --alias base -np 2",
-            old_base().display()
-        ),
-    );
+    let served = Served::start(&folder, "-m OLD --adapters . --alias base -np 2");
     let (question, right) = lab.sure("ticket");
     folder.write("cut.gguf", &whole[..whole.len() / 2]);
     folder.write("text.gguf", b"GGUF?");
@@ -431,10 +400,8 @@ fn a_bad_adapter_is_refused_while_others_answer() {
         "ticket",
         &"the spoon did not arrive ".repeat(400),
     );
-    assert_eq!(
-        (long.status, long.json()["error"]["code"].as_str()),
-        (400, Some("context_length_exceeded"))
-    );
+    assert_eq!(long.status, 400);
+    assert_eq!(long.json()["error"]["code"], "context_length_exceeded");
     let huge = format!("{{\"prompt\": \"{}\"}}", "x".repeat(10 << 20));
     assert_eq!(
         open(served.address, "POST", "/completion", &[], huge.as_bytes())
@@ -452,11 +419,8 @@ fn a_transfer_over_http_goes_live_under_load() {
     let folder = Folder::new();
     folder.write("seeds.jsonl", rows("seeds.jsonl", 5).as_bytes());
     std::fs::create_dir(folder.path("adapters")).expect("writable");
-    let line = format!(
-        "-m {} --adapters adapters --alias base -np 4",
-        new_base().display()
-    );
-    let mut served = Served::start(&folder, &line);
+    let line = "-m NEW --adapters adapters --alias base -np 4";
+    let mut served = Served::start(&folder, line);
     let address = served.address;
     let path = |path: PathBuf| path.to_str().expect("UTF-8").to_owned();
     let request = json!({
@@ -486,22 +450,16 @@ fn a_transfer_over_http_goes_live_under_load() {
         over.store(true, Ordering::SeqCst);
         status
     });
-    assert_eq!(
-        (
-            status["state"].as_str(),
-            status["verdict"].as_str(),
-            status["generation"].as_str()
-        ),
-        (Some("done"), Some("accept"), Some("1")),
-        "{status}"
-    );
+    assert_eq!(status["state"], "done", "{status}");
+    assert_eq!(status["verdict"], "accept", "{status}");
+    assert_eq!(status["generation"], "1", "{status}");
     let reply = short(address, "ticket", "ticket from Ann: the key broke");
     assert_eq!((reply.status, reply.generation()), (200, "1"));
     assert!(folder.path("adapters/ticket@1.gguf").exists());
     assert_eq!(metric(address, "translora:requests_failed_total"), 0.0);
     assert_eq!(served.end(), Some(0));
     // It is still there after a restart.
-    let served = Served::start(&folder, &line);
+    let served = Served::start(&folder, line);
     assert_eq!(
         said(&short(
             served.address,

@@ -3,27 +3,21 @@
 
 use serde_json::{Value, json};
 
+use super::Folder;
 use super::serve::Served;
-use super::{Folder, old_base};
-use crate::serve::client::{open, post};
+use crate::serve::client::{open, post, send, with};
 
 const CHAT: &str = "/v1/chat/completions";
 
 fn chat(more: &Value) -> Value {
-    let mut body = json!({ "messages": [{ "role": "user", "content": "which day?" }], "seed": 7 });
-    for (name, value) in more.as_object().expect("an object") {
-        body[name] = value.clone();
-    }
-    body
+    let question = json!([{ "role": "user", "content": "which day?" }]);
+    with(json!({ "messages": question, "seed": 7 }), more)
 }
 
 #[test]
 fn answers_fit_what_the_request_holds_them_to() {
     let folder = Folder::new();
-    let served = Served::start(
-        &folder,
-        &format!("-m {} --alias base -np 2", old_base().display()),
-    );
+    let served = Served::start(&folder, "-m OLD --alias base -np 2");
     let address = served.address;
     let schema = r#"{"type": "object", "properties": {"z": {"enum": ["mon", "tue"]},
         "a": {"type": "integer", "minimum": 0, "maximum": 9}}, "required": ["z", "a"]}"#;
@@ -53,10 +47,10 @@ fn answers_fit_what_the_request_holds_them_to() {
     let grammar = json!({ "prompt": "say", "grammar": "root ::= \"yes\" | \"no\"", "n_probs": 1 });
     let said = post(address, "/completion", &grammar).json();
     assert!(
-        ["yes", "no"].contains(&said["content"].as_str().expect("text"))
-            && said["stop_type"] == "eos",
+        ["yes", "no"].contains(&said["content"].as_str().expect("text")),
         "{said}"
     );
+    assert!(said["stop_type"] == "eos", "{said}");
     for bad in ["root ::= x", "roots ::= \"a\"", "root ::= root \"a\""] {
         let reply = post(address, CHAT, &chat(&json!({ "grammar": bad })));
         assert_eq!(reply.status, 400, "{bad}: {reply:?}");
@@ -75,8 +69,8 @@ const TEMPLATE: &str = "{% for tool in tools or [] %}{{ tool | tojson }}\n{% end
 fn functions_are_called_as_the_template_writes_them() {
     let folder = Folder::new();
     folder.write("t.jinja", TEMPLATE.as_bytes());
-    let line = format!("-m {} --chat-template t.jinja", old_base().display());
-    let served = Served::start(&folder, &line);
+    let line = "-m OLD --chat-template t.jinja";
+    let served = Served::start(&folder, line);
     let address = served.address;
     let tools = json!([{ "type": "function", "function": { "name": "book", "parameters":
         { "properties": { "day": { "enum": ["mon", "tue"] } }, "required": ["day"] } } }]);
@@ -89,10 +83,8 @@ fn functions_are_called_as_the_template_writes_them() {
     let call = &choice["message"]["tool_calls"][0]["function"];
     let arguments = call["arguments"].as_str().expect("a text");
     let arguments: Value = serde_json::from_str(arguments).expect("JSON");
-    assert!(
-        call["name"] == "book" && arguments["day"].is_string(),
-        "{call}"
-    );
+    assert!(call["name"] == "book", "{call}");
+    assert!(arguments["day"].is_string(), "{call}");
     // The call goes back as the template writes it.
     let mut turns = chat(&json!({}))["messages"]
         .as_array()
@@ -106,19 +98,14 @@ fn functions_are_called_as_the_template_writes_them() {
         "assistant: <tool_call>{{\"name\": \"book\", \"arguments\": {{\"day\": {}}}}}</tool_call>",
         arguments["day"]
     );
-    assert!(
-        prompt.contains(&written) && prompt.contains("tool: done"),
-        "{prompt}"
-    );
+    assert!(prompt.contains(&written), "{prompt}");
+    assert!(prompt.contains("tool: done"), "{prompt}");
 }
 
 #[test]
 fn functions_are_called_as_their_schemas_say() {
     let folder = Folder::new();
-    let served = Served::start(
-        &folder,
-        &format!("-m {} --alias base -np 2", old_base().display()),
-    );
+    let served = Served::start(&folder, "-m OLD --alias base -np 2");
     let address = served.address;
     let tools = json!([
         { "type": "function", "function": { "name": "book", "description": "Book a table.",
@@ -132,10 +119,8 @@ fn functions_are_called_as_their_schemas_say() {
     let choice = reply.json()["choices"][0].clone();
     assert_eq!(choice["finish_reason"], "tool_calls", "{choice}");
     let calls = choice["message"]["tool_calls"].as_array().expect("calls");
-    assert_eq!(
-        (calls.len(), &calls[0]["function"]["name"]),
-        (1, &json!("book"))
-    );
+    assert_eq!(calls.len(), 1);
+    assert_eq!(calls[0]["function"]["name"], "book");
     let arguments = calls[0]["function"]["arguments"].as_str().expect("a text");
     let arguments: Value = serde_json::from_str(arguments).expect("JSON");
     assert!(
@@ -145,7 +130,7 @@ fn functions_are_called_as_their_schemas_say() {
     // The same seed says the same in a stream.
     let mut body = chat(&once);
     body["stream"] = json!(true);
-    let events = open(address, "POST", CHAT, &[], body.to_string().as_bytes()).rest();
+    let events = send(address, CHAT, &body).rest();
     let deltas: Vec<Value> = events
         .iter()
         .filter_map(|event| serde_json::from_str::<Value>(event).ok())
@@ -171,8 +156,6 @@ fn functions_are_called_as_their_schemas_say() {
     assert!(reply.json()["choices"][0]["message"]["content"].is_string());
     let prompt = post(address, "/apply-template", &json!({ "messages": turns })).json();
     let prompt = prompt["prompt"].as_str().expect("text");
-    assert!(
-        prompt.contains("tool_response") && prompt.contains("\"name\":\"book\""),
-        "{prompt}"
-    );
+    assert!(prompt.contains("tool_response"), "{prompt}");
+    assert!(prompt.contains("\"name\":\"book\""), "{prompt}");
 }

@@ -1,26 +1,22 @@
 //! Chat templates: those of models, those of a flag, and models without any.
 
-use std::fs;
-
 use serde_json::json;
 
-use super::bad_models::{keep, replace, spoiled};
+use super::bad_models::{TEMPLATE, spoiled};
 use super::serve::Served;
-use super::{Folder, done, old_base, refused, rows};
+use super::{Folder, done, refused, rows};
 use crate::serve::client::post;
 
-const KEY: &str = "tokenizer.chat_template";
 /// Any question, and nothing to sample.
 const ASK: &str = r#"{"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}"#;
 
 /// A folder with rows, a base without a template, and one whose template does not compile.
 fn folder() -> Folder {
-    let whole = fs::read(old_base()).expect("the lab is in the repository");
     let folder = Folder::new();
     folder.write("rows.jsonl", rows("train.jsonl", 4).as_bytes());
-    let bare = spoiled(&whole, |key, value| keep(key != KEY, value));
-    let broken = spoiled(&whole, |key, value| replace(key, value, KEY, "{% for x"));
+    let bare = spoiled(|file| _ = file.retain_metadata(|key, _| key != TEMPLATE));
     folder.write("bare.gguf", &bare);
+    let broken = spoiled(|file| _ = file.set(TEMPLATE, "{% for x"));
     folder.write("broken.gguf", &broken);
     folder
 }
@@ -66,11 +62,9 @@ fn an_adapter_carries_the_template_that_was_asked_for() {
         "t.jinja",
         b"{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}\n{% endfor %}",
     );
-    let base = old_base();
-    let base = base.to_str().expect("the path is UTF-8");
     for (name, text) in [("chatml", "<|im_start|>"), ("t.jinja", "m.role }}: ")] {
         let out = format!("{}.gguf", name.replace('.', "-"));
-        let run = folder.run(&train(base, &out, &format!("--chat-template {name}")));
+        let run = folder.run(&train("OLD", &out, &format!("--chat-template {name}")));
         done(&run);
         let card = folder.run(&format!("inspect {out} --json")).json();
         let carried = card["translora"]["translora.chat_template"].as_str();
@@ -78,7 +72,7 @@ fn an_adapter_carries_the_template_that_was_asked_for() {
             carried.is_some_and(|carried| carried.contains(text)),
             "{name}: {card}"
         );
-        let run = folder.run(&format!("eval -m {base} --lora {out} --data rows.jsonl"));
+        let run = folder.run(&format!("eval -m OLD --lora {out} --data rows.jsonl"));
         done(&run);
         assert!(
             run.err
@@ -86,7 +80,7 @@ fn an_adapter_carries_the_template_that_was_asked_for() {
             "{run}"
         );
     }
-    let own = folder.run(&train(base, "own.gguf", ""));
+    let own = folder.run(&train("OLD", "own.gguf", ""));
     done(&own);
     let card = folder.run("inspect own.gguf --json").json();
     assert_eq!(
@@ -94,7 +88,7 @@ fn an_adapter_carries_the_template_that_was_asked_for() {
         None,
         "{card}"
     );
-    let wrong = folder.run(&train(base, "no.gguf", "--chat-template lama3"));
+    let wrong = folder.run(&train("OLD", "no.gguf", "--chat-template lama3"));
     refused("an unknown name", &wrong, &["lama3", "llama3", "chatml"]);
 }
 

@@ -161,8 +161,21 @@ pub fn get(address: SocketAddr, path: &str) -> Reply {
     open(address, "GET", path, &[], b"").whole()
 }
 
+/// Post a JSON body and read the head of the answer.
+pub fn send(address: SocketAddr, path: &str, body: &Value) -> Stream {
+    open(address, "POST", path, &[], body.to_string().as_bytes())
+}
+
 pub fn post(address: SocketAddr, path: &str, body: &Value) -> Reply {
-    open(address, "POST", path, &[], body.to_string().as_bytes()).whole()
+    send(address, path, body).whole()
+}
+
+/// An object with the fields of another.
+pub fn with(mut body: Value, more: &Value) -> Value {
+    for (name, value) in more.as_object().expect("an object") {
+        body[name] = value.clone();
+    }
+    body
 }
 
 /// A value of `/metrics`.

@@ -1,12 +1,12 @@
 //! The fields of a request: what would change an answer and is not there is refused by name, what
 //! changes nothing is taken, and nothing is left out in silence.
 
+use super::served;
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
-use super::client::{Reply, ask, get, open, post, said};
-use super::{Lab, serve};
+use super::client::{Reply, ask, get, open, post, said, send};
 
 fn raw(address: SocketAddr, path: &str, body: &[u8]) -> Reply {
     open(address, "POST", path, &[], body).whole()
@@ -21,8 +21,7 @@ fn with(body: &Value, name: &str, value: &Value) -> Value {
 
 #[test]
 fn what_would_change_an_answer_and_is_not_there_is_refused_by_name() {
-    let lab = Lab::new();
-    let (_server, address) = serve(lab.config());
+    let (_lab, _server, address) = served();
     let chat = json!({ "messages": [{ "role": "user", "content": "hi" }] });
     let text = json!({ "prompt": "a b", "max_tokens": 2 });
     let unsupported = [
@@ -82,8 +81,7 @@ fn what_would_change_an_answer_and_is_not_there_is_refused_by_name() {
 
 #[test]
 fn what_changes_nothing_is_taken() {
-    let lab = Lab::new();
-    let (_server, address) = serve(lab.config());
+    let (lab, _server, address) = served();
     let right = &lab.answers(Some(&lab.adapters[0]))[0];
     let body = json!({
         "model": "ticket", "temperature": 0,
@@ -118,8 +116,7 @@ fn what_changes_nothing_is_taken() {
 
 #[test]
 fn a_key_that_stands_twice_is_refused_everywhere() {
-    let lab = Lab::new();
-    let (_server, address) = serve(lab.config());
+    let (_lab, _server, address) = served();
     for (path, body) in [
         ("/v1/completions", r#"{"prompt": "a", "prompt": "b"}"#),
         ("/completion", r#"{"prompt": "a", "seed": 1, "seed": 1}"#),
@@ -149,8 +146,7 @@ fn a_key_that_stands_twice_is_refused_everywhere() {
 
 #[test]
 fn what_is_of_the_wrong_kind_is_named_by_its_path() {
-    let lab = Lab::new();
-    let (_server, address) = serve(lab.config());
+    let (_lab, _server, address) = served();
     let turn = |content: Value| json!({ "messages": [{ "role": "user", "content": content }] });
     for (body, says) in [
         (turn(json!(3)), "messages[0].content"),
@@ -200,8 +196,7 @@ fn what_is_of_the_wrong_kind_is_named_by_its_path() {
 
 #[test]
 fn a_model_that_is_an_adapter_and_a_list_of_adapters_exclude_each_other() {
-    let lab = Lab::new();
-    let (_server, address) = serve(lab.config());
+    let (lab, _server, address) = served();
     let body = |model: &str| {
         json!({
             "model": model, "temperature": 0, "lora": [{ "id": 1, "scale": 1.0 }],
@@ -218,32 +213,20 @@ fn a_model_that_is_an_adapter_and_a_list_of_adapters_exclude_each_other() {
 /// Scales that overflow make logits of which no token can be drawn: an error, and no empty answer.
 #[test]
 fn logits_that_are_not_finite_are_an_error_that_names_the_adapter() {
-    let lab = Lab::new();
-    let (_server, address) = serve(lab.config());
+    let (lab, _server, address) = served();
     let right = &lab.answers(None)[0];
     let mut body = json!({ "lora": [{ "id": 1, "scale": 1e38 }], "prompt": "a b" });
     for path in ["/completion", "/v1/completions"] {
         let reply = post(address, path, &body);
         assert_eq!(reply.status, 500, "{path}: {reply:?}");
         let error = reply.error();
-        assert!(
-            error.starts_with("server_error") && error.contains("\"second\" (generation 2"),
-            "{error}"
-        );
+        assert!(error.starts_with("server_error"), "{error}");
+        assert!(error.contains("\"second\" (generation 2"), "{error}");
     }
     body["stream"] = json!(true);
-    let events = open(
-        address,
-        "POST",
-        "/completion",
-        &[],
-        body.to_string().as_bytes(),
-    )
-    .rest();
-    assert!(
-        events.len() == 1 && events[0].contains("not finite"),
-        "{events:?}"
-    );
+    let events = send(address, "/completion", &body).rest();
+    assert!(events.len() == 1, "{events:?}");
+    assert!(events[0].contains("not finite"), "{events:?}");
     let scales = json!([{ "id": 0, "scale": 1e38 }]);
     assert_eq!(post(address, "/lora-adapters", &scales).status, 200);
     let reply = ask(address, "base", &lab.prompts[0]);

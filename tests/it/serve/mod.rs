@@ -11,6 +11,7 @@ use translora::engine::{Engine, OpenOptions, With};
 use translora::record::{Cancel, Pair, Prompt, SystemClock};
 use translora::serve::{Config, Limits, Sampling, Server};
 
+use self::client::{ask, said, send};
 use crate::pipeline::train;
 use crate::toy::{World, write_rows};
 
@@ -93,6 +94,13 @@ impl Lab {
         answers.into_iter().map(|answer| answer.text).collect()
     }
 
+    /// The first question is answered with this adapter, or by the base.
+    #[track_caller]
+    fn check(&self, address: SocketAddr, model: &str, adapter: Option<usize>) {
+        let right = self.answers(adapter.map(|index| self.adapters[index].as_path()));
+        assert_eq!(said(&ask(address, model, &self.prompts[0])), right[0]);
+    }
+
     fn config(&self) -> Config {
         Config {
             model: self.world.source.clone(),
@@ -129,6 +137,13 @@ impl Lab {
     }
 }
 
+/// The lab with a server, which answers as long as it lives.
+fn served() -> (Lab, Server, SocketAddr) {
+    let lab = Lab::new();
+    let (server, address) = serve(lab.config());
+    (lab, server, address)
+}
+
 /// A server with a changed configuration.
 fn serve(config: Config) -> (Server, SocketAddr) {
     let server = Server::start(
@@ -146,13 +161,7 @@ fn serve(config: Config) -> (Server, SocketAddr) {
 fn endless(address: SocketAddr, model: &str) -> client::Stream {
     let body =
         json!({ "model": model, "prompt": "on and", "stream": true, "max_tokens": 1_000_000 });
-    client::open(
-        address,
-        "POST",
-        "/v1/completions",
-        &[],
-        body.to_string().as_bytes(),
-    )
+    send(address, "/v1/completions", &body)
 }
 
 /// The pieces of a stream as JSON; the last line must be `[DONE]`.

@@ -1,18 +1,17 @@
 //! The OpenAPI document: it has the paths that are answered and no others, and its bounds hold.
 
+use super::served;
 use serde_json::{Value, json};
 use translora::serve::openapi;
 
 use super::client::{get, open, post};
-use super::{Lab, serve};
 use crate::source::files;
 
 const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 
 #[test]
 fn each_path_of_the_document_is_answered_and_no_other_method_of_it() {
-    let lab = Lab::new();
-    let (_server, address) = serve(lab.config());
+    let (_lab, _server, address) = served();
     let document = get(address, "/openapi.json");
     assert_eq!(document.header("content-type"), "application/json");
     assert_eq!(document.json(), openapi());
@@ -46,8 +45,7 @@ fn each_path_of_the_document_is_answered_and_no_other_method_of_it() {
 
 #[test]
 fn a_path_that_is_no_text_names_nothing() {
-    let lab = Lab::new();
-    let (_server, address) = serve(lab.config());
+    let (_lab, _server, address) = served();
     for (method, path) in [
         ("GET", "/v1/models/%FF"),
         ("POST", "/v1/adapters/%FF/unload"),
@@ -81,8 +79,7 @@ fn no_path_comes_in_without_documentation() {
 /// The bounds of the document are those that are checked.
 #[test]
 fn what_is_out_of_the_bounds_of_the_document_is_refused_by_name() {
-    let lab = Lab::new();
-    let (_server, address) = serve(lab.config());
+    let (_lab, _server, address) = served();
     let document = openapi();
     let fields = &document["components"]["schemas"]["LlamaCompletionBody"]["properties"];
     let mut checked = 0;
@@ -115,8 +112,7 @@ fn what_is_out_of_the_bounds_of_the_document_is_refused_by_name() {
 
 #[test]
 fn the_examples_of_the_document_are_answered() {
-    let lab = Lab::new();
-    let (_server, address) = serve(lab.config());
+    let (_lab, _server, address) = served();
     let document = openapi();
     let mut answered = 0;
     for (path, item) in document["paths"].as_object().expect("paths") {

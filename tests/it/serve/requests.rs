@@ -4,13 +4,12 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use super::client::{ask, get, metric, open, post, said};
-use super::{Lab, endless, pieces, serve};
+use super::client::{ask, get, metric, post, said, send, with};
+use super::{Lab, endless, pieces, serve, served};
 
 #[test]
 fn many_clients_of_many_adapters_hear_what_each_would_alone() {
-    let lab = Lab::new();
-    let (_server, address) = serve(lab.config());
+    let (lab, _server, address) = served();
     let models = [
         ("base", lab.answers(None)),
         ("ticket", lab.answers(Some(&lab.adapters[0]))),
@@ -44,26 +43,14 @@ fn many_clients_of_many_adapters_hear_what_each_would_alone() {
 
 #[test]
 fn a_stream_is_the_whole_answer_in_pieces() {
-    let lab = Lab::new();
-    let (_server, address) = serve(lab.config());
+    let (lab, _server, address) = served();
     let answer = &lab.answers(Some(&lab.adapters[0]))[0];
     let mut body = json!({ "model": "ticket", "stream": true, "stream_options": { "include_usage": true }, "logprobs": true, "top_logprobs": 2 });
     body["messages"] = json!([{ "role": "user", "content": lab.prompts[0] }]);
-    let stream = open(
-        address,
-        "POST",
-        "/v1/chat/completions",
-        &[],
-        body.to_string().as_bytes(),
-    );
-    assert_eq!(
-        (
-            stream.reply.status,
-            stream.reply.generation(),
-            stream.reply.header("content-type")
-        ),
-        (200, "1", "text/event-stream")
-    );
+    let stream = send(address, "/v1/chat/completions", &body);
+    assert_eq!(stream.reply.status, 200);
+    assert_eq!(stream.reply.generation(), "1");
+    assert_eq!(stream.reply.header("content-type"), "text/event-stream");
     let pieces = pieces(&stream.rest());
     let text: String = pieces
         .iter()
@@ -79,11 +66,11 @@ fn a_stream_is_the_whole_answer_in_pieces() {
         .filter_map(|piece| piece["choices"][0]["logprobs"]["content"].as_array())
         .flatten()
         .collect();
+    assert!(logprobs.len() == answer.len());
     assert!(
-        logprobs.len() == answer.len()
-            && logprobs
-                .iter()
-                .all(|token| token["logprob"].as_f64().is_some_and(|x| x <= 0.0))
+        logprobs
+            .iter()
+            .all(|token| token["logprob"].as_f64().is_some_and(|x| x <= 0.0))
     );
     assert!(
         logprobs
@@ -92,13 +79,8 @@ fn a_stream_is_the_whole_answer_in_pieces() {
                 && token["top_logprobs"].as_array().unwrap().len() == 2)
     );
     let (usage, last) = (&pieces[pieces.len() - 1], &pieces[pieces.len() - 2]);
-    assert_eq!(
-        (
-            last["choices"][0]["finish_reason"].as_str(),
-            usage["choices"].as_array().map(Vec::len)
-        ),
-        (Some("stop"), Some(0))
-    );
+    assert_eq!(last["choices"][0]["finish_reason"], "stop");
+    assert_eq!(usage["choices"].as_array().map(Vec::len), Some(0));
     assert_eq!(usage["usage"]["completion_tokens"], answer.len() + 1);
     assert!(pieces.iter().all(|piece| piece["generation"] == "1"
         && piece["id"] == pieces[0]["id"]
@@ -107,26 +89,17 @@ fn a_stream_is_the_whole_answer_in_pieces() {
 
 #[test]
 fn text_stops_where_it_is_told_to() {
-    let lab = Lab::new();
-    let (_server, address) = serve(lab.config());
+    let (_lab, _server, address) = served();
     let complete = |more: Value| {
-        let mut body = json!({ "prompt": "the cat sat", "max_tokens": 20 });
-        more.as_object()
-            .unwrap()
-            .iter()
-            .for_each(|(key, value)| body[key] = value.clone());
-        post(address, "/v1/completions", &body).json()["choices"][0].clone()
+        let body = json!({ "prompt": "the cat sat", "max_tokens": 20 });
+        post(address, "/v1/completions", &with(body, &more)).json()["choices"][0].clone()
     };
     let plain = complete(json!({}));
-    assert_eq!(
-        (plain["text"].as_str(), plain["finish_reason"].as_str()),
-        (Some(" sat sat sat sat sat"), Some("length"))
-    );
+    assert_eq!(plain["text"], " sat sat sat sat sat");
+    assert_eq!(plain["finish_reason"], "length");
     let stopped = complete(json!({ "stop": ["t s", "never"] }));
-    assert_eq!(
-        (stopped["text"].as_str(), stopped["finish_reason"].as_str()),
-        (Some(" sa"), Some("stop"))
-    );
+    assert_eq!(stopped["text"], " sa");
+    assert_eq!(stopped["finish_reason"], "stop");
     assert_eq!(complete(json!({ "max_tokens": 0 }))["text"], "");
     assert_eq!(
         complete(json!({ "logit_bias": { "97": -100 }, "max_tokens": 2 }))["text"],
@@ -147,17 +120,9 @@ fn text_stops_where_it_is_told_to() {
 /// A toy token is a byte, so every character beyond ASCII lies across tokens.
 #[test]
 fn no_piece_of_a_stream_ends_inside_a_character() {
-    let lab = Lab::new();
-    let (_server, address) = serve(lab.config());
+    let (_lab, _server, address) = served();
     let body = json!({ "prompt": "x 🤗é媽", "stream": true, "max_tokens": 21 });
-    let events = open(
-        address,
-        "POST",
-        "/v1/completions",
-        &[],
-        body.to_string().as_bytes(),
-    )
-    .rest();
+    let events = send(address, "/v1/completions", &body).rest();
     let texts: Vec<String> = pieces(&events)
         .iter()
         .filter_map(|piece| piece["choices"][0]["text"].as_str().map(str::to_owned))
@@ -171,17 +136,11 @@ fn no_piece_of_a_stream_ends_inside_a_character() {
 
 #[test]
 fn the_endpoints_of_llama_server_answer_in_its_words() {
-    let lab = Lab::new();
-    let (_server, address) = serve(lab.config());
+    let (_lab, _server, address) = served();
     assert_eq!(get(address, "/health").json(), json!({ "status": "ok" }));
     let props = get(address, "/props").json();
-    assert_eq!(
-        (
-            props["total_slots"].as_u64(),
-            props["default_generation_settings"]["n_ctx"].as_u64()
-        ),
-        (Some(4), Some(1024))
-    );
+    assert_eq!(props["total_slots"], 4);
+    assert_eq!(props["default_generation_settings"]["n_ctx"], 1024);
     assert_eq!(
         post(address, "/tokenize", &json!({ "content": "hé" })).json(),
         json!({ "tokens": [104, 195, 169] })
@@ -218,14 +177,9 @@ fn the_endpoints_of_llama_server_answer_in_its_words() {
         &json!({ "prompt": "a b", "n_predict": 4, "return_tokens": true, "n_probs": 1 }),
     )
     .json();
-    assert_eq!(
-        (
-            answer["content"].as_str(),
-            answer["stop_type"].as_str(),
-            &answer["tokens"]
-        ),
-        (Some(" b b"), Some("limit"), &json!([32, 98, 32, 98]))
-    );
+    assert_eq!(answer["content"], " b b");
+    assert_eq!(answer["stop_type"], "limit");
+    assert_eq!(&answer["tokens"], &json!([32, 98, 32, 98]));
     assert_eq!(
         answer["completion_probabilities"][1]["top_logprobs"][0]["id"],
         98
@@ -256,17 +210,13 @@ fn a_client_that_goes_away_gives_its_slot_back() {
     let mut stream = endless(address, "base");
     stream.events().expect("it has begun");
     drop(stream);
-    assert_eq!(
-        said(&ask(address, "ticket", &lab.prompts[0])),
-        lab.answers(Some(&lab.adapters[0]))[0]
-    );
+    lab.check(address, "ticket", Some(0));
     assert_eq!(metric(address, "translora:requests_cancelled_total"), 1.0);
 }
 
 #[test]
 fn the_same_seed_draws_the_same_and_the_context_is_the_end() {
-    let lab = Lab::new();
-    let (_server, address) = serve(lab.config());
+    let (_lab, _server, address) = served();
     let draw = |seed: u64| {
         let body = json!({ "prompt": "a b", "n_predict": 12, "temperature": 20.0, "top_k": 0, "top_p": 1, "min_p": 0, "seed": seed });
         post(address, "/completion", &body).json()["content"]
@@ -277,13 +227,8 @@ fn the_same_seed_draws_the_same_and_the_context_is_the_end() {
     assert_eq!(draw(5), draw(5));
     assert_ne!(draw(5), draw(6));
     let long = post(address, "/completion", &json!({ "prompt": "a b" })).json();
-    assert_eq!(
-        (
-            long["truncated"].as_bool(),
-            long["tokens_predicted"].as_u64()
-        ),
-        (Some(true), Some(1024 - 3))
-    );
+    assert_eq!(long["truncated"], true);
+    assert_eq!(long["tokens_predicted"].as_u64(), Some(1024 - 3));
 }
 
 #[test]
@@ -291,13 +236,7 @@ fn a_server_that_stops_finishes_what_it_began() {
     let lab = Lab::new();
     let (server, address) = serve(lab.config());
     let body = json!({ "prompt": "on and", "stream": true, "max_tokens": 900 });
-    let mut stream = open(
-        address,
-        "POST",
-        "/v1/completions",
-        &[],
-        body.to_string().as_bytes(),
-    );
+    let mut stream = send(address, "/v1/completions", &body);
     let mut events = stream.events().expect("it has begun");
     server.stop();
     events.extend(stream.rest());

@@ -9,8 +9,8 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use super::client::{Reply, ask, get, metric, open, post, said};
-use super::{Lab, endless, serve};
+use super::client::{Reply, ask, get, metric, open, post, said, with};
+use super::{Lab, endless, serve, served};
 
 /// Put a file of the folder in the place of an adapter.
 fn load(address: SocketAddr, name: &str, file: &str) -> Reply {
@@ -24,8 +24,7 @@ fn load(address: SocketAddr, name: &str, file: &str) -> Reply {
 #[test]
 fn every_answer_is_that_of_the_generation_it_names() {
     const SWAPS: usize = 60;
-    let lab = Lab::new();
-    let (_server, address) = serve(lab.config());
+    let (lab, _server, address) = served();
     let answers = [
         lab.answers(Some(&lab.adapters[0])),
         lab.answers(Some(&lab.adapters[1])),
@@ -57,10 +56,8 @@ fn every_answer_is_that_of_the_generation_it_names() {
             files.insert(reply.generation().to_owned(), which);
             // A request after the swap is answered by what was swapped in.
             let after = ask(address, "ticket", &lab.prompts[0]);
-            assert_eq!(
-                (after.generation(), said(&after)),
-                (reply.generation(), answers[which][0].clone())
-            );
+            assert_eq!(after.generation(), reply.generation());
+            assert_eq!(said(&after), answers[which][0].clone());
         }
         over.store(true, Ordering::SeqCst);
     });
@@ -120,8 +117,7 @@ fn a_stream_keeps_its_generation_while_others_come() {
 
 #[test]
 fn what_was_before_comes_back() {
-    let lab = Lab::new();
-    let (_server, address) = serve(lab.config());
+    let (lab, _server, address) = served();
     let answers = [
         lab.answers(Some(&lab.adapters[0])),
         lab.answers(Some(&lab.adapters[1])),
@@ -142,30 +138,20 @@ fn what_was_before_comes_back() {
     );
     for (generation, which) in [("1", 0), ("3", 1), ("1", 0)] {
         let reply = rollback("ticket");
-        assert_eq!(
-            (reply.status, reply.json()["generation"].as_str()),
-            (200, Some(generation))
-        );
+        assert_eq!(reply.status, 200);
+        assert_eq!(reply.json()["generation"].as_str(), Some(generation));
         let after = ask(address, "ticket", &lab.prompts[0]);
-        assert_eq!(
-            (after.generation(), said(&after)),
-            (generation, answers[which][0].clone())
-        );
+        assert_eq!(after.generation(), generation);
+        assert_eq!(said(&after), answers[which][0].clone());
     }
     let listed = get(address, "/v1/adapters").json();
-    assert_eq!(
-        (
-            &listed["data"][0]["live"]["generation"],
-            &listed["data"][0]["previous"]["generation"]
-        ),
-        (&json!("1"), &json!("3"))
-    );
+    assert_eq!(listed["data"][0]["live"]["generation"], "1");
+    assert_eq!(listed["data"][0]["previous"]["generation"], "3");
 }
 
 #[test]
 fn a_file_that_is_no_adapter_changes_nothing() {
-    let lab = Lab::new();
-    let (_server, address) = serve(lab.config());
+    let (lab, _server, address) = served();
     let whole = fs::read(&lab.adapters[0]).expect("it was made");
     fs::write(lab.world.path("cut.gguf"), &whole[..whole.len() / 2]).expect("writable");
     fs::write(lab.world.path("none.gguf"), b"no adapter at all").expect("writable");
@@ -183,9 +169,10 @@ fn a_file_that_is_no_adapter_changes_nothing() {
         assert_eq!(reply.status, status, "{file}: {reply:?}");
         assert!(!reply.error().is_empty());
         let reply = ask(address, "ticket", &lab.prompts[0]);
+        assert_eq!(reply.generation(), "1", "{file}");
         assert_eq!(
-            (reply.generation(), said(&reply)),
-            ("1", lab.answers(Some(&lab.adapters[0]))[0].clone()),
+            said(&reply),
+            lab.answers(Some(&lab.adapters[0]))[0].clone(),
             "{file}"
         );
     }
@@ -204,18 +191,14 @@ fn a_file_that_is_no_adapter_changes_nothing() {
 
 #[test]
 fn adapters_come_and_go_by_name() {
-    let lab = Lab::new();
-    let (_server, address) = serve(lab.config());
+    let (lab, _server, address) = served();
     let load = post(
         address,
         "/v1/load_lora_adapter",
         &json!({ "lora_name": "new", "lora_path": "second.gguf" }),
     );
     assert_eq!((load.status, load.generation()), (200, "3"));
-    assert_eq!(
-        said(&ask(address, "new", &lab.prompts[0])),
-        lab.answers(Some(&lab.adapters[1]))[0]
-    );
+    lab.check(address, "new", Some(1));
     assert_eq!(
         post(
             address,
@@ -240,15 +223,10 @@ fn adapters_come_and_go_by_name() {
 /// Compare and swap: of two clients that read the same generation, one replaces it.
 #[test]
 fn a_load_may_expect_what_it_replaces() {
-    let lab = Lab::new();
-    let (_server, address) = serve(lab.config());
+    let (_lab, _server, address) = served();
     let load = |name: &str, more: Value| {
-        let mut body = json!({ "lora_name": name, "lora_path": "second.gguf" });
-        more.as_object()
-            .unwrap()
-            .iter()
-            .for_each(|(key, value)| body[key] = value.clone());
-        post(address, "/v1/load_lora_adapter", &body)
+        let body = json!({ "lora_name": name, "lora_path": "second.gguf" });
+        post(address, "/v1/load_lora_adapter", &with(body, &more))
     };
     for (name, more, status, generation) in [
         ("ticket", json!({ "expected_generation": "1" }), 200, "3"),
@@ -283,8 +261,7 @@ fn a_load_may_expect_what_it_replaces() {
 
 #[test]
 fn adapters_come_and_go_by_the_paths_of_every_server() {
-    let lab = Lab::new();
-    let (_server, address) = serve(lab.config());
+    let (lab, _server, address) = served();
     let right = lab.answers(Some(&lab.adapters[1]));
     let load = |body: Value| post(address, "/v1/adapters", &body);
     // The file's name, where there is none, in place of what is called so.
@@ -298,10 +275,8 @@ fn adapters_come_and_go_by_the_paths_of_every_server() {
     assert_eq!(listed["data"].as_array().map(Vec::len), Some(3), "{listed}");
     let unload = || post(address, "/v1/adapters/new/unload", &json!({}));
     let reply = unload();
-    assert_eq!(
-        (reply.status, &reply.json()["generation"]),
-        (200, &json!("0"))
-    );
+    assert_eq!(reply.status, 200);
+    assert_eq!(reply.json()["generation"], "0");
     assert_eq!(unload().status, 404);
     assert_eq!(ask(address, "new", &lab.prompts[0]).status, 404);
     for (body, status) in [
@@ -327,27 +302,19 @@ fn adapters_come_and_go_by_the_paths_of_every_server() {
 
 #[test]
 fn scales_choose_what_answers_who_names_no_adapter() {
-    let lab = Lab::new();
-    let (_server, address) = serve(lab.config());
+    let (lab, _server, address) = served();
     let answers = lab.answers(Some(&lab.adapters[1]));
-    assert_eq!(
-        said(&ask(address, "base", &lab.prompts[0])),
-        lab.answers(None)[0]
-    );
+    lab.check(address, "base", None);
     let reply = post(
         address,
         "/lora-adapters",
         &json!([{ "id": 1, "scale": 1.0 }]),
     );
-    assert_eq!(
-        (reply.status, reply.json()),
-        (200, json!({ "success": true }))
-    );
+    assert_eq!(reply.status, 200);
+    assert_eq!(reply.json(), json!({ "success": true }));
     let reply = ask(address, "base", &lab.prompts[0]);
-    assert_eq!(
-        (reply.generation(), said(&reply)),
-        ("2", answers[0].clone())
-    );
+    assert_eq!(reply.generation(), "2");
+    assert_eq!(said(&reply), answers[0].clone());
     // What stock llama-server takes for a success that switches everything off is refused, and
     // nothing changes.
     for bad in [
@@ -365,8 +332,6 @@ fn scales_choose_what_answers_who_names_no_adapter() {
     );
     let body = json!({ "lora": [], "temperature": 0, "messages": [{ "role": "user", "content": lab.prompts[0] }] });
     let bare = post(address, "/v1/chat/completions", &body);
-    assert_eq!(
-        (bare.generation(), said(&bare)),
-        ("0", lab.answers(None)[0].clone())
-    );
+    assert_eq!(bare.generation(), "0");
+    assert_eq!(said(&bare), lab.answers(None)[0].clone());
 }

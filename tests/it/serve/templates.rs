@@ -8,8 +8,8 @@ use translora::engine::ChatOptions;
 use translora::serve::Config;
 use translora_gguf::{Gguf, Writer};
 
-use super::client::{get, post};
-use super::{Lab, serve};
+use super::client::{get, post, with};
+use super::{Lab, serve, served};
 
 const RENDER: &str = "/apply-template";
 /// Thinks unless it is told not to, takes functions, and writes calls as JSON.
@@ -23,24 +23,16 @@ const TEMPLATE: &str = "{% for tool in tools or [] %}<tool>{{ tool | tojson }}{%
 fn carrying(adapter: &Path, template: &str) -> Vec<u8> {
     let bytes = fs::read(adapter).expect("it was written");
     let gguf = Gguf::parse(&bytes).expect("a whole file");
-    let mut writer = Writer::new();
-    for (key, value) in gguf.metadata() {
-        writer.set(key, value.clone());
-    }
+    let mut writer = Writer::copy_of(&gguf);
     writer.set("translora.chat_template", template);
-    for tensor in gguf.tensors() {
-        let data = gguf.data(tensor);
-        writer.tensor(tensor.name.clone(), tensor.kind, &tensor.shape, data);
-    }
     writer.to_bytes().expect("a small file")
 }
 
-fn with(more: &Value) -> Value {
-    let mut body = json!({ "messages": [{ "role": "user", "content": "hi" }] });
-    for (name, value) in more.as_object().expect("an object") {
-        body[name] = value.clone();
-    }
-    body
+fn hi(more: &Value) -> Value {
+    with(
+        json!({ "messages": [{ "role": "user", "content": "hi" }] }),
+        more,
+    )
 }
 
 #[test]
@@ -65,21 +57,21 @@ fn variables_and_functions_reach_the_template() {
     ]);
     let called_text = r#"<user>hi</s><assistant><call>{"name": "book", "arguments": {"b": [1]}}</call></s><tool>done</s><assistant>"#;
     for (body, right) in [
-        (with(&json!({})), "<user>hi</s><assistant>".to_owned()),
+        (hi(&json!({})), "<user>hi</s><assistant>".to_owned()),
         (
-            with(&json!({ "chat_template_kwargs": { "enable_thinking": true } })),
+            hi(&json!({ "chat_template_kwargs": { "enable_thinking": true } })),
             "<user>hi</s><assistant><think>".to_owned(),
         ),
         (
-            with(&json!({ "chat_template_kwargs": { "mood": "glad", "other": [1] } })),
+            hi(&json!({ "chat_template_kwargs": { "mood": "glad", "other": [1] } })),
             "<user>hi</s><assistant>glad".to_owned(),
         ),
         (
-            with(&json!({ "tools": [book] })),
+            hi(&json!({ "tools": [book] })),
             format!("{listed}<user>hi</s><assistant>"),
         ),
         (
-            with(&json!({ "tools": [book], "tool_choice": "none" })),
+            hi(&json!({ "tools": [book], "tool_choice": "none" })),
             "<user>hi</s><assistant>".to_owned(),
         ),
         (json!({ "messages": called }), called_text.to_owned()),
@@ -102,7 +94,7 @@ fn variables_and_functions_reach_the_template() {
         (json!({ "tools": [{ "type": "search" }] }), "tools"),
     ] {
         for path in [RENDER, "/v1/chat/completions"] {
-            let reply = post(address, path, &with(&more));
+            let reply = post(address, path, &hi(&more));
             assert_eq!(reply.status, 400, "{path} {more}: {reply:?}");
             assert!(reply.error().contains(says), "{path} {more}: {reply:?}");
         }
@@ -166,10 +158,9 @@ fn an_answer_is_gone_on_with_behind_its_thoughts() {
 
 #[test]
 fn a_template_without_functions_has_them_in_its_system_message() {
-    let lab = Lab::new();
-    let (_server, address) = serve(lab.config());
+    let (_lab, _server, address) = served();
     let tools = json!([{ "type": "function", "function": { "name": "book" } }]);
-    let reply = post(address, RENDER, &with(&json!({ "tools": tools })));
+    let reply = post(address, RENDER, &hi(&json!({ "tools": tools })));
     let text = reply.json()["prompt"].as_str().expect("text").to_owned();
     assert!(
         text.starts_with("system: These functions can be called:\n- book"),
@@ -202,7 +193,7 @@ fn every_adapter_is_served_with_the_template_it_was_made_with() {
         ("ticket", base, "base"),
         ("own", "(hi)", "adapter"),
     ] {
-        let reply = post(address, RENDER, &with(&json!({ "model": model })));
+        let reply = post(address, RENDER, &hi(&json!({ "model": model })));
         assert_eq!(reply.json()["prompt"], right, "{model}");
         let shown = get(address, &format!("/v1/models/{model}")).json();
         assert_eq!(shown["translora"]["chat_template"]["from"], from, "{shown}");
@@ -233,7 +224,7 @@ fn every_adapter_is_served_with_the_template_it_was_made_with() {
         ..config
     });
     for model in ["base", "own", "broken"] {
-        let reply = post(address, RENDER, &with(&json!({ "model": model })));
+        let reply = post(address, RENDER, &hi(&json!({ "model": model })));
         assert_eq!(reply.json()["prompt"], "[hi]", "{model}: {reply:?}");
     }
 }

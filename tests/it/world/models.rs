@@ -4,11 +4,11 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::process::Stdio;
 
-use translora_gguf::{Gguf, Writer};
+use translora_gguf::Gguf;
 
 use super::templates::CHATML;
 use super::tiny;
-use crate::real::{Folder, done, lab, new_base, old_base, refused, rows};
+use crate::real::{Folder, changed, done, refused, rows, transfer};
 
 /// What is said of a context beyond the training of the lab's old base.
 const BEYOND: &str = "tokens, and the model was trained on 512";
@@ -19,16 +19,11 @@ fn a_context_beyond_training_is_warned_of_by_each_command() {
     let folder = Folder::new();
     folder.write("rows.jsonl", rows("train.jsonl", 20).as_bytes());
     folder.write("seeds.jsonl", rows("seeds.jsonl", 5).as_bytes());
-    let (old, new, lora) = (old_base(), new_base(), &lab().lora);
-    let (old, new, lora) = (old.display(), new.display(), lora.display());
     let lines = [
-        format!("eval -m {old} --data rows.jsonl"),
-        format!("train -m {old} --data rows.jsonl --out l.gguf --epochs 1 --rank 2"),
-        format!("kit -m {old} --lora {lora} --data rows.jsonl --out k.kit --epochs 1 --rank 2"),
-        format!(
-            "transfer --source {old} --source-lora {lora} --target {new} --seeds seeds.jsonl \
-             --samples 8 --epochs 1 --rank 2 --restarts 0 --out n.gguf"
-        ),
+        "eval -m OLD --data rows.jsonl".into(),
+        "train -m OLD --data rows.jsonl --out l.gguf --epochs 1 --rank 2".into(),
+        "kit -m OLD --lora LORA --data rows.jsonl --out k.kit --epochs 1 --rank 2".into(),
+        transfer(&[("--samples", "8"), ("--rank", "2"), ("--restarts", "0")]),
     ];
     for line in lines {
         let told = folder.run(&format!("{line} -c 4096"));
@@ -39,12 +34,12 @@ fn a_context_beyond_training_is_warned_of_by_each_command() {
         let models = if line.starts_with("transfer") { 2 } else { 1 };
         assert_eq!(count, models, "{told}");
     }
-    let told = folder.run(&format!("eval -m {old} --data rows.jsonl -c 512"));
+    let told = folder.run("eval -m OLD --data rows.jsonl -c 512");
     done(&told);
     assert!(!told.err.contains("was trained on"), "{told}");
 
     let mut served = folder
-        .command(&format!("serve -m {old} -c 4096 --port 0"))
+        .command("serve -m OLD -c 4096 --port 0")
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -66,7 +61,8 @@ fn a_context_beyond_training_is_warned_of_by_each_command() {
 #[test]
 fn a_row_that_meets_a_weight_that_is_no_number_is_named() {
     let folder = Folder::new();
-    let whole = fs::read(tiny::model(&folder, "tiny", CHATML)).expect("it was written");
+    let model = tiny::model(&folder, "tiny", CHATML);
+    let whole = fs::read(&model).expect("it was written");
     let gguf = Gguf::parse(&whole).expect("it is whole");
     let tokens = gguf.get("tokenizer.ggml.tokens");
     let tokens = tokens
@@ -76,19 +72,14 @@ fn a_row_that_meets_a_weight_that_is_no_number_is_named() {
         .iter()
         .position(|token| token == "z")
         .expect("a letter");
-    let mut writer = Writer::new();
-    for (key, value) in gguf.metadata() {
-        writer.set(key, value.clone());
-    }
-    for tensor in gguf.tensors() {
-        let mut data = gguf.data(tensor).to_vec();
+    let spoiled = changed(&model, |tensor| {
         if tensor.name == "token_embd.weight" {
-            let row = data.len() / tokens.len();
-            data[z * row..][..4].copy_from_slice(&f32::NAN.to_le_bytes());
+            let row = tensor.bytes().len() / tokens.len();
+            tensor.bytes()[z * row..][..4].copy_from_slice(&f32::NAN.to_le_bytes());
         }
-        writer.tensor(tensor.name.as_str(), tensor.kind, &tensor.shape, data);
-    }
-    folder.write("nan.gguf", &writer.to_bytes().expect("it keeps the limits"));
+        true
+    });
+    folder.write("nan.gguf", &spoiled);
     let weight = format!(
         "its tensor token_embd.weight holds NaN at element {}",
         tiny::WIDTH as usize * z

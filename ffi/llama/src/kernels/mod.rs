@@ -105,7 +105,7 @@ static PORTABLE: Tiles = Tiles {
     tiles: tile::portable::TILES,
 };
 #[cfg(target_arch = "x86_64")]
-static AVX2: Tiles = Tiles {
+const AVX2_FLOATS: Tiles = Tiles {
     name: "AVX2 f32",
     lanes: tile::avx2::LANES,
     rows: tile::avx2::ROWS,
@@ -114,7 +114,9 @@ static AVX2: Tiles = Tiles {
     tiles: tile::avx2::TILES,
 };
 #[cfg(target_arch = "x86_64")]
-static AVX512: Tiles = Tiles {
+static AVX2: Tiles = AVX2_FLOATS;
+#[cfg(target_arch = "x86_64")]
+const AVX512_FLOATS: Tiles = Tiles {
     name: "AVX-512 f32",
     lanes: tile::avx512::LANES,
     rows: tile::avx512::ROWS,
@@ -123,90 +125,68 @@ static AVX512: Tiles = Tiles {
     tiles: tile::avx512::TILES,
 };
 #[cfg(target_arch = "x86_64")]
+static AVX512: Tiles = AVX512_FLOATS;
+#[cfg(target_arch = "x86_64")]
 static AVX2_WORDS: Tiles = Tiles {
     name: "AVX2 int16",
-    lanes: tile::avx2_words::LANES,
-    rows: tile::avx2_words::ROWS,
-    lane: Lane::Integers(Integers {
-        block: tile::words::BLOCK,
-        steps: tile::words::STEPS,
-        most: integers::WORD_MAX,
-        along: integers::WORDS,
-        across: Some(integers::across::<8>),
-        floats: &AVX2,
-        graphs: &AVX2_WORDS,
-    }),
-    turn: Some(square::turn_avx2),
+    lane: words(integers::across::<8>, &AVX2, &AVX2_WORDS),
     tiles: tile::avx2_words::TILES,
+    ..AVX2_FLOATS
 };
 #[cfg(target_arch = "x86_64")]
 static AVX_WORDS: Tiles = Tiles {
     name: "AVX-VNNI int16",
-    lanes: tile::avx_words::LANES,
-    rows: tile::avx_words::ROWS,
-    lane: Lane::Integers(Integers {
-        block: tile::words::BLOCK,
-        steps: tile::words::STEPS,
-        most: integers::WORD_MAX,
-        along: integers::WORDS,
-        across: Some(integers::across::<8>),
-        floats: &AVX2,
-        graphs: &AVX_BYTES,
-    }),
-    turn: Some(square::turn_avx2),
+    lane: words(integers::across::<8>, &AVX2, &AVX_BYTES),
     tiles: tile::avx_words::TILES,
+    ..AVX2_FLOATS
 };
 #[cfg(target_arch = "x86_64")]
 static AVX_BYTES: Tiles = Tiles {
     name: "AVX-VNNI int8",
-    lanes: tile::avx_bytes::LANES,
-    rows: tile::avx_bytes::ROWS,
-    lane: Lane::Integers(Integers {
-        block: tile::bytes::BLOCK,
-        steps: tile::bytes::STEPS,
-        most: integers::BYTE_MAX,
-        along: integers::BYTES,
-        across: None,
-        floats: &AVX2,
-        graphs: &AVX_BYTES,
-    }),
-    turn: Some(square::turn_avx2),
+    lane: bytes(&AVX2, &AVX_BYTES),
     tiles: tile::avx_bytes::TILES,
+    ..AVX2_FLOATS
 };
 #[cfg(target_arch = "x86_64")]
 static AVX512_WORDS: Tiles = Tiles {
     name: "AVX-512 VNNI int16",
-    lanes: tile::avx512_words::LANES,
-    rows: tile::avx512_words::ROWS,
-    lane: Lane::Integers(Integers {
-        block: tile::words::BLOCK,
-        steps: tile::words::STEPS,
-        most: integers::WORD_MAX,
-        along: integers::WORDS,
-        across: Some(integers::across::<16>),
-        floats: &AVX512,
-        graphs: &AVX512_BYTES,
-    }),
-    turn: Some(square::turn),
+    lane: words(integers::across::<16>, &AVX512, &AVX512_BYTES),
     tiles: tile::avx512_words::TILES,
+    ..AVX512_FLOATS
 };
 #[cfg(target_arch = "x86_64")]
 static AVX512_BYTES: Tiles = Tiles {
     name: "AVX-512 VNNI int8",
-    lanes: tile::avx512_bytes::LANES,
-    rows: tile::avx512_bytes::ROWS,
-    lane: Lane::Integers(Integers {
+    lane: bytes(&AVX512, &AVX512_BYTES),
+    tiles: tile::avx512_bytes::TILES,
+    ..AVX512_FLOATS
+};
+
+#[cfg(target_arch = "x86_64")]
+const fn words(across: AcrossFn, floats: &'static Tiles, graphs: &'static Tiles) -> Lane {
+    Lane::Integers(Integers {
+        block: tile::words::BLOCK,
+        steps: tile::words::STEPS,
+        most: integers::WORD_MAX,
+        along: integers::WORDS,
+        across: Some(across),
+        floats,
+        graphs,
+    })
+}
+
+#[cfg(target_arch = "x86_64")]
+const fn bytes(floats: &'static Tiles, graphs: &'static Tiles) -> Lane {
+    Lane::Integers(Integers {
         block: tile::bytes::BLOCK,
         steps: tile::bytes::STEPS,
         most: integers::BYTE_MAX,
         along: integers::BYTES,
         across: None,
-        floats: &AVX512,
-        graphs: &AVX512_BYTES,
-    }),
-    turn: Some(square::turn),
-    tiles: tile::avx512_bytes::TILES,
-};
+        floats,
+        graphs,
+    })
+}
 
 /// Instruction sets, each with all that stand before it and that the processor has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -26,6 +26,14 @@ struct Naive<'a> {
     column: usize,
 }
 
+fn naive(values: &[f32], row: usize, column: usize) -> Naive<'_> {
+    Naive {
+        values,
+        row,
+        column,
+    }
+}
+
 /// c[i][j] = Σ a(i, p) b(p, j), and the sum of the terms' sizes, which bounds the error of any
 /// order.
 fn oracle(a: &Naive, b: &Naive, rows: usize, columns: usize, depth: usize) -> (Vec<f64>, Vec<f64>) {
@@ -78,11 +86,7 @@ fn oracle_of(
         }
         halves
     };
-    let transposed = Naive {
-        values: b.values,
-        row: b.column,
-        column: b.row,
-    };
+    let transposed = naive(b.values, b.column, b.row);
     let (halves_a, halves_b) = (halves(a, rows), halves(&transposed, columns));
     sums_of(rows, columns, depth, |i, j, p| {
         let (left, right) = (at(a, p, i), at(&transposed, p, j));
@@ -152,6 +156,11 @@ fn run_on(
     }
     compute.run(&graph).unwrap();
     compute.get_f32(&graph, result).unwrap()
+}
+
+/// A matrix as an input: its numbers, and its shape.
+fn sized(values: &[f32], a: usize, b: usize) -> (Vec<f32>, [i64; 4]) {
+    (values.to_vec(), [a as i64, b as i64, 1, 1])
 }
 
 /// (k, m, n): one element, odd sizes, whole tiles and blocks, more than one block of everything.

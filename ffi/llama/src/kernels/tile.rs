@@ -355,21 +355,40 @@ pub(super) mod avx512 {
     tile!(#[target_feature(enable = "avx512f")]);
 }
 
-/// A lane holds two words, and one instruction multiplies and adds both.
+/// Names for what multiplies integers, 16 lanes at once.
 #[cfg(target_arch = "x86_64")]
-pub(super) mod avx512_words {
-    use std::arch::x86_64::{
-        _mm512_add_ps as add, _mm512_cvtepi32_ps as floats, _mm512_dpwssd_epi32 as dot,
-        _mm512_fmadd_ps as multiply_add, _mm512_loadu_ps as load,
-        _mm512_loadu_si512 as load_integers, _mm512_mul_ps as multiply,
+mod names_512 {
+    pub use std::arch::x86_64::{
+        _mm512_add_ps as add, _mm512_cvtepi32_ps as floats, _mm512_fmadd_ps as multiply_add,
+        _mm512_loadu_ps as load, _mm512_loadu_si512 as load_integers, _mm512_mul_ps as multiply,
         _mm512_set1_epi32 as spread_integer, _mm512_set1_ps as spread, _mm512_setzero_ps as zero,
         _mm512_setzero_si512 as zero_integers, _mm512_storeu_ps as store,
     };
 
-    use super::Tile;
+    pub use super::Tile;
+    pub use super::avx512::{LANES, ROWS};
+}
 
-    pub const LANES: usize = 16;
-    pub const ROWS: usize = 12;
+/// The same for eight lanes.
+#[cfg(target_arch = "x86_64")]
+mod names_256 {
+    pub use std::arch::x86_64::{
+        _mm256_add_ps as add, _mm256_cvtepi32_ps as floats, _mm256_fmadd_ps as multiply_add,
+        _mm256_loadu_ps as load, _mm256_loadu_si256 as load_integers, _mm256_mul_ps as multiply,
+        _mm256_set1_epi32 as spread_integer, _mm256_set1_ps as spread, _mm256_setzero_ps as zero,
+        _mm256_setzero_si256 as zero_integers, _mm256_storeu_ps as store,
+    };
+
+    pub use super::Tile;
+    pub use super::avx2::{LANES, ROWS};
+}
+
+/// A lane holds two words, and one instruction multiplies and adds both.
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx512_words {
+    use std::arch::x86_64::_mm512_dpwssd_epi32 as dot;
+
+    use super::names_512::*;
 
     tile_of_integers!("avx512f,avx512vnni", words);
 }
@@ -377,18 +396,9 @@ pub(super) mod avx512_words {
 /// A lane holds four bytes, and one instruction multiplies and adds all of them.
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512_bytes {
-    use std::arch::x86_64::{
-        _mm512_add_ps as add, _mm512_cvtepi32_ps as floats, _mm512_dpbusd_epi32 as dot,
-        _mm512_fmadd_ps as multiply_add, _mm512_loadu_ps as load,
-        _mm512_loadu_si512 as load_integers, _mm512_mul_ps as multiply,
-        _mm512_set1_epi32 as spread_integer, _mm512_set1_ps as spread, _mm512_setzero_ps as zero,
-        _mm512_setzero_si512 as zero_integers, _mm512_storeu_ps as store,
-    };
+    use std::arch::x86_64::_mm512_dpbusd_epi32 as dot;
 
-    use super::Tile;
-
-    pub const LANES: usize = 16;
-    pub const ROWS: usize = 12;
+    use super::names_512::*;
 
     tile_of_integers!("avx512f,avx512vnni", bytes);
 }
@@ -396,18 +406,9 @@ pub(super) mod avx512_bytes {
 /// As `avx512_words`.
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx_words {
-    use std::arch::x86_64::{
-        _mm256_add_ps as add, _mm256_cvtepi32_ps as floats, _mm256_dpwssd_avx_epi32 as dot,
-        _mm256_fmadd_ps as multiply_add, _mm256_loadu_ps as load,
-        _mm256_loadu_si256 as load_integers, _mm256_mul_ps as multiply,
-        _mm256_set1_epi32 as spread_integer, _mm256_set1_ps as spread, _mm256_setzero_ps as zero,
-        _mm256_setzero_si256 as zero_integers, _mm256_storeu_ps as store,
-    };
+    use std::arch::x86_64::_mm256_dpwssd_avx_epi32 as dot;
 
-    use super::Tile;
-
-    pub const LANES: usize = 8;
-    pub const ROWS: usize = 6;
+    use super::names_256::*;
 
     tile_of_integers!("avx2,fma,avxvnni", words);
 }
@@ -415,18 +416,9 @@ pub(super) mod avx_words {
 /// As `avx512_bytes`.
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx_bytes {
-    use std::arch::x86_64::{
-        _mm256_add_ps as add, _mm256_cvtepi32_ps as floats, _mm256_dpbusd_avx_epi32 as dot,
-        _mm256_fmadd_ps as multiply_add, _mm256_loadu_ps as load,
-        _mm256_loadu_si256 as load_integers, _mm256_mul_ps as multiply,
-        _mm256_set1_epi32 as spread_integer, _mm256_set1_ps as spread, _mm256_setzero_ps as zero,
-        _mm256_setzero_si256 as zero_integers, _mm256_storeu_ps as store,
-    };
+    use std::arch::x86_64::_mm256_dpbusd_avx_epi32 as dot;
 
-    use super::Tile;
-
-    pub const LANES: usize = 8;
-    pub const ROWS: usize = 6;
+    use super::names_256::*;
 
     tile_of_integers!("avx2,fma,avxvnni", bytes);
 }
@@ -435,18 +427,9 @@ pub(super) mod avx_bytes {
 /// multipliers half as long as one of floats.
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx2_words {
-    use std::arch::x86_64::{
-        __m256i, _mm256_add_epi32, _mm256_add_ps as add, _mm256_cvtepi32_ps as floats,
-        _mm256_fmadd_ps as multiply_add, _mm256_loadu_ps as load,
-        _mm256_loadu_si256 as load_integers, _mm256_madd_epi16, _mm256_mul_ps as multiply,
-        _mm256_set1_epi32 as spread_integer, _mm256_set1_ps as spread, _mm256_setzero_ps as zero,
-        _mm256_setzero_si256 as zero_integers, _mm256_storeu_ps as store,
-    };
+    use std::arch::x86_64::{__m256i, _mm256_add_epi32, _mm256_madd_epi16};
 
-    use super::Tile;
-
-    pub const LANES: usize = 8;
-    pub const ROWS: usize = 6;
+    use super::names_256::*;
 
     #[inline]
     #[target_feature(enable = "avx2")]

@@ -7,50 +7,14 @@ use crate::base::{Base, EMBEDDING};
 use crate::foreign::ForeignError;
 
 /// Architectures whose matrices keep the rows of transformers.
-const PLAIN: [&str; 27] = [
-    "apertus",
-    "cohere2",
-    "command-r",
-    "ernie4_5",
-    "exaone4",
-    "gemma",
-    "gemma-embedding",
-    "gemma2",
-    "gemma3",
-    "gpt-oss",
-    "hunyuan-dense",
-    "nemotron",
-    "olmo2",
-    "olmoe",
-    "orion",
-    "phi2",
-    "phi3",
-    "phimoe",
-    "qwen2",
-    "qwen2moe",
-    "qwen2vl",
-    "qwen3",
-    "qwen3moe",
-    "qwen3vl",
-    "seed_oss",
-    "stablelm",
-    "starcoder2",
-];
+const PLAIN: &str = "apertus cohere2 command-r ernie4_5 exaone4 gemma gemma-embedding gemma2 \
+    gemma3 gpt-oss hunyuan-dense nemotron olmo2 olmoe orion phi2 phi3 phimoe qwen2 qwen2moe qwen2vl qwen3 \
+    qwen3moe qwen3vl seed_oss stablelm starcoder2";
 
 /// Architectures whose queries and keys have the rows of each head in pairs: llama.cpp rotates
 /// neighbours, transformers the two halves of a head.
-const PAIRED: [&str; 10] = [
-    "arcee",
-    "granite",
-    "granitehybrid",
-    "granitemoe",
-    "llama",
-    "llama-embed",
-    "minicpm",
-    "mistral3",
-    "olmo",
-    "smollm3",
-];
+const PAIRED: &str =
+    "arcee granite granitehybrid granitemoe llama llama-embed minicpm mistral3 olmo smollm3";
 
 /// A module of a layer, and the matrices that it may be, by choice: one, or several whose rows it
 /// holds one after the other. The first choice that the base has is taken.
@@ -126,9 +90,10 @@ pub(super) enum Place {
 ///
 /// fails: the architecture is not in the table
 pub(super) fn paired(architecture: &str) -> Result<bool, ForeignError> {
-    if PAIRED.contains(&architecture) {
+    let is_in = |list: &str| list.split(' ').any(|name| name == architecture);
+    if is_in(PAIRED) {
         Ok(true)
-    } else if PLAIN.contains(&architecture) {
+    } else if is_in(PLAIN) {
         Ok(false)
     } else {
         let architecture = architecture.to_owned();

@@ -4,15 +4,11 @@ use super::*;
 
 #[test]
 fn condensed_is_the_divergence_over_the_whole_vocabulary() {
-    let (exact, fast) = (
-        ForwardWeights::Direct(Kernel::exact()),
-        ForwardWeights::Direct(Kernel::fast()),
-    );
     for (kind, forward, tolerance) in [
         ("f32", ForwardWeights::Native, 1e-4),
         ("q8_0", ForwardWeights::Native, 1e-2),
-        ("q8_0", exact, 1e-4),
-        ("q8_0", fast, 2e-2),
+        ("q8_0", exact(), 1e-4),
+        ("q8_0", fast(), 2e-2),
     ] {
         let lab = Lab::of(kind);
         let plain = examples();
@@ -34,10 +30,7 @@ fn condensed_is_the_divergence_over_the_whole_vocabulary() {
         condensed.load(taught(&plain, signals)).unwrap();
         let (one, left) = whole.gradients(&[0, 1, 2]).unwrap();
         let (two, right) = condensed.gradients(&[0, 1, 2]).unwrap();
-        let left: Vec<Vec<f64>> = left
-            .iter()
-            .map(|g| g.iter().map(|x| f64::from(*x)).collect())
-            .collect();
+        let left: Vec<Vec<f64>> = left.iter().map(|g| common::wide(g)).collect();
         eprintln!(
             "{kind} {forward:?}: loss {} and {}, worst gradient error {:.1e}",
             one.loss,

@@ -2,79 +2,32 @@
 
 use super::*;
 
+/// A loss of one token's logits, by the numbers of the example and of the token.
+type LossOf<'a> = &'a dyn Fn(usize, usize, &[f64]) -> f64;
+
 /// Mean loss and gradients by the reference, with derivatives by the logits from differences of the
 /// naive loss.
 fn by_reference(
     lab: &Lab,
     trainer: &Trainer,
     examples: &[Example],
-    loss_of: &dyn Fn(usize, usize, &[f64]) -> f64,
+    loss_of: LossOf<'_>,
 ) -> (f64, Vec<Vec<f64>>) {
-    let bytes = std::fs::read(&lab.path).unwrap();
-    let reference = ReferenceModel::from_gguf(&Gguf::parse(&bytes).unwrap()).unwrap();
-    let adapter = trainer.to_gguf(&[]).unwrap();
-    let lora = ReferenceLora::from_gguf(&Gguf::parse(&adapter).unwrap()).unwrap();
-    let weight = |example: &Example, token: usize| {
-        example
-            .weights
-            .as_ref()
-            .map_or(1.0, |weights| f64::from(weights[token]))
-    };
-    let total: f64 = examples
-        .iter()
-        .map(|example| {
-            (0..example.outputs())
-                .map(|token| weight(example, token))
-                .sum::<f64>()
-        })
-        .sum();
-    let (mut loss, mut sums) = (0.0, Vec::new());
-    for (e, example) in examples.iter().enumerate() {
-        let tokens: Vec<u32> = example.tokens[..example.inputs()]
-            .iter()
-            .map(|token| *token as u32)
-            .collect();
-        let positions: Vec<i32> = (0..tokens.len() as i32).collect();
-        let judge = |at: usize, logits: &[f64]| {
-            let token = (at + 1).checked_sub(example.completion)?;
-            let share = weight(example, token) / total;
-            let mut logits = logits.to_vec();
-            let mut slopes = Vec::new();
-            for j in 0..logits.len() {
-                let (z, size) = (logits[j], 1e-4);
-                let mut at = |z: f64| {
-                    logits[j] = z;
-                    loss_of(e, token, &logits)
-                };
-                let slope = (at(z + size) - at(z - size)) / (2.0 * size);
-                logits[j] = z;
-                slopes.push(share * slope);
-            }
-            Some((share * loss_of(e, token, &logits), slopes))
+    common::by_reference(&lab.path, trainer, examples, |e, token, logits| {
+        let mut moved = logits.to_vec();
+        let slope = |j: usize| {
+            let (z, size) = (logits[j], 1e-4);
+            let mut at = |z: f64| {
+                moved[j] = z;
+                loss_of(e, token, &moved)
+            };
+            let slope = (at(z + size) - at(z - size)) / (2.0 * size);
+            moved[j] = z;
+            slope
         };
-        let (part, gradients) = reference
-            .loss_and_gradients_by(&lora, &tokens, &positions, &causal, &judge)
-            .unwrap();
-        loss += part;
-        let flat: Vec<Vec<f64>> = trainer
-            .adapter()
-            .pairs
-            .iter()
-            .flat_map(|pair| {
-                let (a, b) = gradients[&pair.target.name].clone();
-                [a, b]
-            })
-            .collect();
-        if sums.is_empty() {
-            sums = flat;
-        } else {
-            sums.iter_mut()
-                .flatten()
-                .zip(flat.iter().flatten())
-                .for_each(|(sum, more)| *sum += more);
-        }
-    }
-    (loss, sums)
+        let slopes = (0..logits.len()).map(slope).collect();
+        (loss_of(e, token, logits), slopes)
+    })
 }
 
 #[test]

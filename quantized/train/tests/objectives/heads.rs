@@ -3,24 +3,12 @@
 use super::*;
 
 /// The mean loss of logits that the trainer gives, by the naive losses.
-fn by_logits(
-    trainer: &mut Trainer,
-    examples: &[Example],
-    loss_of: &dyn Fn(usize, usize, &[f64]) -> f64,
-) -> f64 {
+fn by_logits(trainer: &mut Trainer, examples: &[Example], loss_of: Naive<'_>) -> f64 {
     let (mut sum, mut total) = (0.0, 0.0);
     for (e, example) in examples.iter().enumerate() {
         for (token, row) in trainer.logits(e).unwrap().iter().enumerate() {
-            let weight = example
-                .weights
-                .as_ref()
-                .map_or(1.0, |weights| f64::from(weights[token]));
-            sum += weight
-                * loss_of(
-                    e,
-                    token,
-                    &row.iter().map(|z| f64::from(*z)).collect::<Vec<f64>>(),
-                );
+            let weight = common::weight(example, token);
+            sum += weight * loss_of(e, token, &common::wide(row));
             total += weight;
         }
     }
@@ -50,10 +38,7 @@ fn heads_with_a_tail_are_differentiated_too() {
     let plain = examples();
     let teachers = distributions(&plain, 2.0);
     for architecture in [TinyArchitecture::Granite, TinyArchitecture::Gemma2] {
-        for forward in [
-            ForwardWeights::Native,
-            ForwardWeights::Direct(Kernel::exact()),
-        ] {
+        for forward in [ForwardWeights::Native, exact()] {
             let what = format!("{architecture:?} {forward:?}");
             let lab = Lab::made(architecture, "f32");
             let mut text = lab.trainer_by(Objective::Text, forward);
@@ -84,10 +69,7 @@ fn heads_with_a_tail_are_differentiated_too() {
 fn condensed_signals_need_a_head_that_is_linear() {
     let plain = examples();
     let teachers = distributions(&plain, 1.0);
-    for forward in [
-        ForwardWeights::Native,
-        ForwardWeights::Direct(Kernel::exact()),
-    ] {
+    for forward in [ForwardWeights::Native, exact()] {
         let lab = Lab::made(TinyArchitecture::Granite, "f32");
         let mut condensed = lab.trainer_by(Objective::Condensed, forward);
         let signals: Vec<Teacher> = teachers
@@ -108,9 +90,7 @@ fn condensed_signals_need_a_head_that_is_linear() {
         };
         let refused = Trainer::new(lab.backend, &lab.model, &spec).err().unwrap();
         let error = refused.to_string();
-        assert!(
-            error.contains("TANH") && error.contains("likeliest"),
-            "{error}"
-        );
+        assert!(error.contains("TANH"), "{error}");
+        assert!(error.contains("likeliest"), "{error}");
     }
 }

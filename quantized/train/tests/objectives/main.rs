@@ -5,6 +5,8 @@
     reason = "a test says what it measures"
 )]
 
+#[path = "../common/mod.rs"]
+mod common;
 mod condensed;
 mod divergences;
 mod heads;
@@ -12,12 +14,11 @@ mod refusals;
 
 use std::path::PathBuf;
 
-use translora_gguf::Gguf;
-use translora_llama::{Backend, Model, ModelParams, quantize};
-use translora_train::testing::reference::{ReferenceLora, ReferenceModel, causal};
-use translora_train::testing::tiny::{TinyArchitecture, TinyShape, VOCABULARY, tiny_model};
+use common::{Random, exact, fast, worst};
+use translora_llama::{Backend, Model, ModelParams};
+use translora_train::testing::tiny::{TinyArchitecture, TinyShape, VOCABULARY};
 use translora_train::{
-    Divergence, Example, ForwardWeights, Kernel, Objective, Teacher, TrainSpec, Trainer,
+    Divergence, Example, ForwardWeights, Objective, Teacher, TrainSpec, Trainer,
 };
 
 const DIVERGENCES: [Divergence; 4] = [
@@ -45,13 +46,8 @@ impl Lab {
 
     fn made(architecture: TinyArchitecture, kind: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let (plain, path) = (
-            folder.path().join("plain.gguf"),
-            folder.path().join("tiny.gguf"),
-        );
-        std::fs::write(&plain, tiny_model(architecture, 3, &TinyShape::default())).unwrap();
+        let path = common::tiny(folder.path(), architecture, &TinyShape::default(), kind);
         let backend = Backend::init().unwrap();
-        quantize(backend, &plain, &path, kind).unwrap();
         let model = Model::load(backend, &path, &ModelParams::default()).unwrap();
         Self {
             _folder: folder,
@@ -69,34 +65,13 @@ impl Lab {
 
     fn trainer_by(&self, objective: Objective, forward: ForwardWeights) -> Trainer {
         let spec = TrainSpec {
-            rank: 4,
-            alpha: 8.0,
-            seed: 7,
-            forward,
             loss_bytes: 64 << 10,
             objective,
-            threads: 2,
-            ..TrainSpec::default()
+            ..common::spec(forward)
         };
         let mut trainer = Trainer::new(self.backend, &self.model, &spec).unwrap();
-        let mut adapter = trainer.adapter().clone();
-        let mut random = Random(1);
-        adapter
-            .pairs
-            .iter_mut()
-            .flat_map(|pair| &mut pair.b)
-            .for_each(|b| *b = (random.unit() as f32 - 0.5) * 0.1);
-        trainer.set_adapter(adapter).unwrap();
+        common::wake(&mut trainer);
         trainer
-    }
-}
-
-struct Random(u32);
-
-impl Random {
-    fn unit(&mut self) -> f64 {
-        self.0 = self.0.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        f64::from(self.0 >> 8) / f64::from(1 << 24)
     }
 }
 
@@ -218,26 +193,7 @@ fn naive(divergence: Divergence, temperature: f64, logits: &[f64], words: &[(i32
 }
 
 fn norm<'a>(values: impl IntoIterator<Item = &'a f32>) -> f64 {
-    values
-        .into_iter()
-        .map(|g| f64::from(*g).powi(2))
-        .sum::<f64>()
-        .sqrt()
-}
-
-/// The worst norm of a difference, as a share of the norm.
-fn worst(ours: &[Vec<f32>], theirs: &[Vec<f64>]) -> f64 {
-    let error = |(ours, theirs): (&Vec<f32>, &Vec<f64>)| {
-        let norm = theirs.iter().map(|g| g * g).sum::<f64>().sqrt();
-        assert!(norm > 0.0);
-        ours.iter()
-            .zip(theirs)
-            .map(|(a, b)| (f64::from(*a) - b).powi(2))
-            .sum::<f64>()
-            .sqrt()
-            / norm
-    };
-    ours.iter().zip(theirs).map(error).fold(0.0, f64::max)
+    common::length(values.into_iter().map(|g| f64::from(*g)))
 }
 
 /// Along the gradient the loss rises by the gradient's norm.

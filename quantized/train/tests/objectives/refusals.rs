@@ -77,10 +77,8 @@ fn signals_that_do_not_fit_are_refused() {
         .unwrap();
     for (example, word) in unfit() {
         let error = trainer.load(vec![example.clone()]).unwrap_err().to_string();
-        assert!(
-            error.contains(word) && error.contains("example 0"),
-            "{error} for {example:?}"
-        );
+        assert!(error.contains(word), "{error} for {example:?}");
+        assert!(error.contains("example 0"), "{error} for {example:?}");
     }
     let mixed = vec![
         one().with_teacher(likeliest(&[(1, 0.5)])),

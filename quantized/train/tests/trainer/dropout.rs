@@ -6,10 +6,7 @@ use super::*;
 /// step to step.
 #[test]
 fn dropout_masks_the_inputs_of_a_in_both_directions() {
-    for forward in common::ways([
-        ForwardWeights::Native,
-        ForwardWeights::Direct(Kernel::exact()),
-    ]) {
+    for forward in common::ways([ForwardWeights::Native, exact()]) {
         check_dropout(forward);
     }
 }
@@ -18,24 +15,16 @@ fn check_dropout(forward: ForwardWeights) {
     let folder = tempfile::tempdir().unwrap();
     let (backend, model) = open(&variant(folder.path(), "sprout", "f32"));
     let with = |dropout| {
-        let mut trainer = Trainer::new(
+        let mut trainer = awake(
             backend,
             &model,
             &TrainSpec {
                 dropout,
                 ..spec(forward)
             },
-        )
-        .unwrap();
-        wake(&mut trainer);
+        );
         // A strong adapter: much of the gradient for lower layers flows by way of it.
-        let mut strong = trainer.adapter().clone();
-        strong
-            .pairs
-            .iter_mut()
-            .flat_map(|pair| &mut pair.b)
-            .for_each(|b| *b *= 6.0);
-        trainer.set_adapter(strong).unwrap();
+        common::change_b(&mut trainer, |b| 6.0 * b);
         trainer.load(random_examples(12)).unwrap();
         trainer
     };
@@ -91,11 +80,7 @@ fn check_slopes(
     for p in [0, 3, 6, 17] {
         for slot in [0, 1] {
             let gradient = &gradients[2 * p + slot];
-            let norm = gradient
-                .iter()
-                .map(|g| f64::from(*g).powi(2))
-                .sum::<f64>()
-                .sqrt();
+            let norm = common::length(common::wide(gradient));
             let mut at = |step: f64| {
                 let mut adapter = base.clone();
                 let values = if slot == 0 {

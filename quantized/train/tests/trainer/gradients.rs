@@ -11,8 +11,7 @@ fn gradients_match_finite_differences() {
     for name in ["sprout", "branch"] {
         let cpu = common::device().filter(|name| name == "CPU");
         let (backend, model) = common::open_on(&variant(folder.path(), name, "f32"), cpu);
-        let mut trainer = Trainer::new(backend, &model, &spec(ForwardWeights::Native)).unwrap();
-        wake(&mut trainer);
+        let mut trainer = awake(backend, &model, &spec(ForwardWeights::Native));
         trainer.load(examples(&model)).unwrap();
         let batch = [0, 1, 2];
         let (_, gradients) = trainer.gradients(&batch).unwrap();
@@ -25,11 +24,7 @@ fn gradients_match_finite_differences() {
                 .into_iter()
                 .enumerate()
             {
-                let norm = gradient
-                    .iter()
-                    .map(|g| f64::from(*g).powi(2))
-                    .sum::<f64>()
-                    .sqrt();
+                let norm = common::length(common::wide(gradient));
                 assert!(norm > 0.0, "{} has no gradient", pair.target.name);
                 let size = 2e-2;
                 let mut moved = |sign: f64| {
@@ -68,10 +63,10 @@ fn gradients_match_finite_differences() {
 fn gradients_on_a_device_are_those_of_the_cpu() {
     let folder = tempfile::tempdir().unwrap();
     let device = common::device().unwrap_or_else(|| "CPU".into());
-    let exact = if device == "CPU" { 1e-4 } else { 1e-2 };
+    let near = if device == "CPU" { 1e-4 } else { 1e-2 };
     for (name, kind, tolerance) in [
-        ("sprout", "f32", exact),
-        ("branch", "f32", exact),
+        ("sprout", "f32", near),
+        ("branch", "f32", near),
         ("branch", "f16", 5e-2),
         ("branch", "q8_0", 5e-2),
     ] {
@@ -81,10 +76,9 @@ fn gradients_on_a_device_are_those_of_the_cpu() {
             let forward = if device.is_some() {
                 ForwardWeights::Native
             } else {
-                ForwardWeights::Direct(Kernel::exact())
+                exact()
             };
-            let mut trainer = Trainer::new(backend, &model, &spec(forward)).unwrap();
-            wake(&mut trainer);
+            let mut trainer = awake(backend, &model, &spec(forward));
             trainer.load(examples(&model)).unwrap();
             let names: Vec<String> = trainer
                 .adapter()
@@ -99,8 +93,7 @@ fn gradients_on_a_device_are_those_of_the_cpu() {
         let (on_device, found, _) = gradients(Some(&device));
         let mut worst = 0_f64;
         for (slot, (ours, theirs)) in found.iter().zip(&expected).enumerate() {
-            let theirs: Vec<f64> = theirs.iter().map(|g| f64::from(*g)).collect();
-            let error = error(ours, &theirs);
+            let error = error(ours, &common::wide(theirs));
             assert!(
                 error < tolerance,
                 "{name} {kind} {} {}: {error:.1e}",
@@ -113,70 +106,19 @@ fn gradients_on_a_device_are_those_of_the_cpu() {
     }
 }
 
-/// The mean loss over all completion tokens and its gradients, by the naive reference, one example
-/// at a time.
-fn by_reference(model: &Path, trainer: &Trainer, examples: &[Example]) -> (f64, Vec<Vec<f64>>) {
-    let bytes = std::fs::read(model).unwrap();
-    let reference = ReferenceModel::from_gguf(&Gguf::parse(&bytes).unwrap()).unwrap();
-    let adapter = trainer.to_gguf(&[]).unwrap();
-    let lora = ReferenceLora::from_gguf(&Gguf::parse(&adapter).unwrap()).unwrap();
-    let count: usize = examples.iter().map(Example::outputs).sum();
-    let mut loss = 0.0;
-    let mut sums: Vec<Vec<f64>> = trainer
-        .adapter()
-        .pairs
-        .iter()
-        .flat_map(|pair| [vec![0.0; pair.a.len()], vec![0.0; pair.b.len()]])
-        .collect();
-    for example in examples {
-        let tokens: Vec<u32> = example.tokens[..example.inputs()]
-            .iter()
-            .map(|token| *token as u32)
-            .collect();
-        let positions: Vec<i32> = (0..tokens.len() as i32).collect();
-        let label =
-            |at: usize| (at + 1 >= example.completion).then(|| example.tokens[at + 1] as u32);
-        let labels: Vec<Option<u32>> = (0..tokens.len()).map(label).collect();
-        let weights = vec![1.0 / count as f32; tokens.len()];
-        let (part, gradients) = reference
-            .loss_and_gradients(&lora, &tokens, &positions, &causal, &labels, &weights)
-            .unwrap();
-        loss += part;
-        for (p, pair) in trainer.adapter().pairs.iter().enumerate() {
-            let (a, b) = &gradients[&pair.target.name];
-            for (slot, more) in [(2 * p, a), (2 * p + 1, b)] {
-                sums[slot]
-                    .iter_mut()
-                    .zip(more)
-                    .for_each(|(sum, more)| *sum += more);
-            }
-        }
-    }
-    (loss, sums)
-}
-
 #[test]
 fn gradients_match_the_naive_reference() {
     let folder = tempfile::tempdir().unwrap();
-    for (architecture, name) in [
-        (TinyArchitecture::Llama, "llama"),
-        (TinyArchitecture::Qwen2, "qwen2"),
-        (TinyArchitecture::Qwen3, "qwen3"),
-    ] {
-        let (exact, fast) = (
-            ForwardWeights::Direct(Kernel::exact()),
-            ForwardWeights::Direct(Kernel::fast()),
-        );
-        let plain = folder.path().join(format!("{name}.gguf"));
-        std::fs::write(&plain, tiny_model(architecture, 3, &TinyShape::default())).unwrap();
+    for architecture in TinyArchitecture::ALL {
+        let name = architecture.name();
         let mut cases = vec![
             ("f32", ForwardWeights::Native, 1e-4),
             ("f16", ForwardWeights::Native, 1e-2),
-            ("f32", exact, 1e-4),
-            ("q8_0", exact, 1e-4),
-            ("q4_1", exact, 1e-4),
-            ("q8_0", fast, 2e-2),
-            ("q4_1", fast, 2e-2),
+            ("f32", exact(), 1e-4),
+            ("q8_0", exact(), 1e-4),
+            ("q4_1", exact(), 1e-4),
+            ("q8_0", fast(), 2e-2),
+            ("q4_1", fast(), 2e-2),
             ("q8_0", ForwardWeights::Native, 5e-2),
         ];
         if common::device().is_some() {
@@ -186,21 +128,18 @@ fn gradients_match_the_naive_reference() {
                 .into();
         }
         for (kind, forward, tolerance) in cases {
-            let path = folder.path().join(format!("{name}.{kind}.gguf"));
-            quantize(Backend::init().unwrap(), &plain, &path, kind).unwrap();
+            let path = common::tiny(folder.path(), architecture, &TinyShape::default(), kind);
             let (backend, model) = open(&path);
-            let mut trainer = Trainer::new(backend, &model, &spec(forward)).unwrap();
-            wake(&mut trainer);
+            let mut trainer = awake(backend, &model, &spec(forward));
             let examples = random_examples(24);
             trainer.load(examples.clone()).unwrap();
             let batch: Vec<usize> = (0..examples.len()).collect();
             let (report, ours) = trainer.gradients(&batch).unwrap();
-            let (loss, theirs) = by_reference(&path, &trainer, &examples);
-            let worst = ours
-                .iter()
-                .zip(&theirs)
-                .map(|(ours, theirs)| error(ours, theirs))
-                .fold(0.0, f64::max);
+            let (loss, theirs) =
+                common::by_reference(&path, &trainer, &examples, |e, token, logits| {
+                    common::cross_entropy(&examples[e], token, logits)
+                });
+            let worst = common::worst(&ours, &theirs);
             eprintln!(
                 "{name} {kind} {forward:?}: loss {:.5} against {loss:.5}, worst gradient error {worst:.1e}",
                 report.loss

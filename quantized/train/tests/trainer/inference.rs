@@ -42,8 +42,7 @@ fn logits_are_those_of_llama_cpp() {
             ("q4_k_m", 1e-2),
         ] {
             let (backend, model) = open(&variant(folder.path(), name, kind));
-            let mut trainer = Trainer::new(backend, &model, &spec(ForwardWeights::Native)).unwrap();
-            wake(&mut trainer);
+            let mut trainer = awake(backend, &model, &spec(ForwardWeights::Native));
             let examples = examples(&model);
             trainer.load(examples.clone()).unwrap();
             let path = folder.path().join("adapter.gguf");
@@ -67,16 +66,14 @@ fn logits_are_those_of_llama_cpp() {
 #[test]
 fn rank_stabilized_scale_is_in_the_file() {
     let (backend, model) = open(&lab("sprout.f16.gguf"));
-    let mut trainer = Trainer::new(
+    let mut trainer = awake(
         backend,
         &model,
         &TrainSpec {
             rslora: true,
             ..spec(ForwardWeights::Native)
         },
-    )
-    .unwrap();
-    wake(&mut trainer);
+    );
     let examples = examples(&model);
     trainer.load(examples.clone()).unwrap();
     let file = tempfile::NamedTempFile::new().unwrap();

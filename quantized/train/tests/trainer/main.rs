@@ -13,55 +13,17 @@ mod inference;
 mod packs;
 mod steps;
 
-use std::path::{Path, PathBuf};
-
-use common::open;
+use common::{Random, error, exact, fast, lab, open, spec, variant, wake};
 use translora_gguf::Gguf;
-use translora_llama::{Adapter as Loaded, Backend, Batch, Context, ContextParams, Model, quantize};
-use translora_train::testing::reference::{ReferenceLora, ReferenceModel, causal};
-use translora_train::testing::tiny::{TinyArchitecture, TinyShape, tiny_model};
+use translora_llama::{Adapter as Loaded, Backend, Batch, Context, ContextParams, Model};
+use translora_train::testing::tiny::{TinyArchitecture, TinyShape};
 use translora_train::{Example, ForwardWeights, Kernel, TrainSpec, Trainer};
-
-fn lab(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../tests/fixtures/lab")
-        .join(name)
-}
-
-/// A lab model in another type, in a folder that goes with the guard.
-fn variant(folder: &Path, name: &str, kind: &str) -> PathBuf {
-    let out = folder.join(format!("{name}.{kind}.gguf"));
-    quantize(
-        Backend::init().unwrap(),
-        &lab(&format!("{name}.f16.gguf")),
-        &out,
-        kind,
-    )
-    .unwrap();
-    out
-}
-
-fn spec(forward: ForwardWeights) -> TrainSpec {
-    TrainSpec {
-        rank: 4,
-        alpha: 8.0,
-        seed: 7,
-        forward,
-        threads: 2,
-        ..TrainSpec::default()
-    }
-}
 
 fn examples(model: &Model) -> Vec<Example> {
     let chat = |q: &str, a: &str| {
         let prompt = format!("<|im_start|>user\n{q}<|im_end|>\n<|im_start|>assistant\n");
-        let (p, c) = (
-            model.vocab().encode(&prompt, true).unwrap(),
-            model
-                .vocab()
-                .encode(&format!("{a}<|im_end|>"), true)
-                .unwrap(),
-        );
+        let encode = |text: &str| model.vocab().encode(text, true).unwrap();
+        let (p, c) = (encode(&prompt), encode(&format!("{a}<|im_end|>")));
         let completion = p.len();
         Example::new([p, c].concat(), completion, 0).unwrap()
     };
@@ -70,19 +32,6 @@ fn examples(model: &Model) -> Vec<Example> {
         chat("Max writes: stop the order I made on Thursday", "[CANCEL]"),
         chat("date April 14, 1963", "1963-04-14"),
     ]
-}
-
-/// Give B numbers, so that every gradient is alive.
-fn wake(trainer: &mut Trainer) {
-    let mut adapter = trainer.adapter().clone();
-    let mut state = 1_u32;
-    for pair in &mut adapter.pairs {
-        for b in &mut pair.b {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            *b = (f64::from(state >> 8) / f64::from(1 << 24) - 0.5) as f32 * 0.1;
-        }
-    }
-    trainer.set_adapter(adapter).unwrap();
 }
 
 fn decoded(model: &Model, adapter: Option<&Loaded>, example: &Example) -> Vec<Vec<f32>> {
@@ -129,31 +78,14 @@ fn distance(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
         / scale
 }
 
-/// The norm of the difference, as a share of the norm.
-fn error(ours: &[f32], theirs: &[f64]) -> f64 {
-    let norm = theirs.iter().map(|g| g * g).sum::<f64>().sqrt();
-    let difference = ours
-        .iter()
-        .zip(theirs)
-        .map(|(a, b)| (f64::from(*a) - b).powi(2))
-        .sum::<f64>()
-        .sqrt();
-    assert!(norm > 0.0);
-    difference / norm
-}
-
 /// Examples with a shared prefix and of different lengths, so that packing, prefix sharing and
 /// padding are all at work.
 fn random_examples(count: usize) -> Vec<Example> {
-    let mut state = 11_u32;
-    let mut draw = move |n: u32| {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 8) % n
-    };
+    let mut random = Random(11);
     let example = |_| {
-        let (prompt, completion) = (6 + draw(20) as usize, 1 + draw(6) as usize);
+        let (prompt, completion) = (6 + random.below(20), 1 + random.below(6));
         let mut tokens = vec![5, 9, 12, 7];
-        tokens.extend((4..prompt + completion).map(|_| draw(250) as i32));
+        tokens.extend((4..prompt + completion).map(|_| random.below(250) as i32));
         Example::new(tokens, prompt, 0).unwrap()
     };
     (0..count).map(example).collect()
@@ -166,6 +98,13 @@ fn numbers(trainer: &Trainer) -> [Vec<f32>; 2] {
         pairs.iter().flat_map(|pair| pair.a.clone()).collect(),
         pairs.iter().flat_map(|pair| pair.b.clone()).collect(),
     ]
+}
+
+/// A trainer of the model whose B has numbers.
+fn awake(backend: Backend, model: &Model, spec: &TrainSpec) -> Trainer {
+    let mut trainer = Trainer::new(backend, model, spec).unwrap();
+    wake(&mut trainer);
+    trainer
 }
 
 fn steps(trainer: &mut Trainer, batches: &[&[usize]]) -> Vec<f64> {

@@ -6,8 +6,7 @@ use super::*;
 fn a_batch_at_once_and_in_pieces_are_the_same_step() {
     let folder = tempfile::tempdir().unwrap();
     let (backend, model) = open(&variant(folder.path(), "sprout", "f32"));
-    let mut trainer = Trainer::new(backend, &model, &spec(ForwardWeights::Native)).unwrap();
-    wake(&mut trainer);
+    let mut trainer = awake(backend, &model, &spec(ForwardWeights::Native));
     let examples = random_examples(8);
     trainer.load(examples.clone()).unwrap();
     let (whole, together) = trainer.gradients(&[0, 1, 2, 3, 4, 5, 6, 7]).unwrap();
@@ -36,31 +35,26 @@ fn a_batch_at_once_and_in_pieces_are_the_same_step() {
 #[test]
 fn a_loss_in_chunks_is_the_same_loss_in_less_memory() {
     let folder = tempfile::tempdir().unwrap();
-    let plain = folder.path().join("plain.gguf");
     let shape = TinyShape {
         vocabulary: 20_000,
         blocks: 1,
         ..TinyShape::default()
     };
-    std::fs::write(&plain, tiny_model(TinyArchitecture::Llama, 3, &shape)).unwrap();
     for (kind, forward, tolerance) in [
         ("f32", ForwardWeights::Native, 1e-5),
-        ("q4_1", ForwardWeights::Direct(Kernel::fast()), 1e-4),
+        ("q4_1", fast(), 1e-4),
     ] {
-        let path = folder.path().join(format!("{kind}.gguf"));
-        quantize(Backend::init().unwrap(), &plain, &path, kind).unwrap();
+        let path = common::tiny(folder.path(), TinyArchitecture::Llama, &shape, kind);
         let (backend, model) = open(&path);
         let with = |loss_bytes| {
-            let mut trainer = Trainer::new(
+            let mut trainer = awake(
                 backend,
                 &model,
                 &TrainSpec {
                     loss_bytes,
                     ..spec(forward)
                 },
-            )
-            .unwrap();
-            wake(&mut trainer);
+            );
             // One long completion: nothing but chunks keeps its logits small.
             let tokens: Vec<i32> = (0..240).map(|i| i * 3701 % 20_000).collect();
             trainer
@@ -92,8 +86,7 @@ fn a_loss_in_chunks_is_the_same_loss_in_less_memory() {
                 "{loss} against {chunked_loss}"
             );
             for (whole, chunked) in gradients.iter().zip(&chunked) {
-                let whole: Vec<f64> = whole.iter().map(|g| f64::from(*g)).collect();
-                let error = error(chunked, &whole);
+                let error = error(chunked, &common::wide(whole));
                 assert!(error < tolerance, "{kind}: {error}");
             }
             assert!(
@@ -137,12 +130,7 @@ fn eight_times_one_is_one_times_eight() {
             .all(|(x, y)| (x - y).abs() < 1e-4 * x),
         "{whole:?} {single:?}"
     );
-    let floats = |values: Vec<f32>| values.into_iter().map(f64::from).collect::<Vec<f64>>();
-    let (a, b) = (floats(a), floats(b));
-    assert!(
-        error(&a1, &a) < 1e-3 && error(&b1, &b) < 1e-2,
-        "{} {}",
-        error(&a1, &a),
-        error(&b1, &b)
-    );
+    let (a, b) = (error(&a1, &common::wide(&a)), error(&b1, &common::wide(&b)));
+    assert!(a < 1e-3, "{a}");
+    assert!(b < 1e-2, "{b}");
 }

@@ -345,18 +345,12 @@ mod tests {
             ..Measured::default()
         };
         let report = report(&[one(11.0, 21.0), one(13.0, 14.0), one(12.0, 17.0)], 1, 1);
-        assert_eq!(
-            (
-                report.step_ms,
-                report.pause_ms,
-                report.undisturbed_ms,
-                report.pause_steps
-            ),
-            (10.0, 17.0, 12.0, 0.5)
-        );
-        assert_eq!(
-            (report.pause_ms_max, report.first_token_ms, report.swaps),
-            (21.0, 35.0, 3)
-        );
+        assert_eq!(report.step_ms, 10.0);
+        assert_eq!(report.pause_ms, 17.0);
+        assert_eq!(report.undisturbed_ms, 12.0);
+        assert_eq!(report.pause_steps, 0.5);
+        assert_eq!(report.pause_ms_max, 21.0);
+        assert_eq!(report.first_token_ms, 35.0);
+        assert_eq!(report.swaps, 3);
     }
 }

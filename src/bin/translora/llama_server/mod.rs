@@ -16,24 +16,24 @@ enum Here {
     /// It changes no answer; said at the start with what is so instead.
     Noted(&'static str),
     /// These values are what is so here anyway; others are refused.
-    Only(&'static [&'static str], &'static str),
+    Only(Vec<&'static str>, &'static str),
     Refused(&'static str),
 }
 
 /// What follows a flag.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(PartialEq)]
 enum Takes {
     Nothing,
     Value,
     /// One of these, or nothing.
-    Maybe(&'static [&'static str]),
+    Maybe(Vec<&'static str>),
 }
 
 use Here::{As, Noted, Only, Refused};
 use Takes::{Maybe, Nothing, Value};
 
 /// Spellings, the variable without `LLAMA_ARG_`, what follows, what it is here.
-type Row = (&'static [&'static str], &'static str, Takes, Here);
+type Row = (Vec<&'static str>, &'static str, Takes, Here);
 
 /// A start line as ours, and what of it is not read.
 #[derive(Debug, PartialEq)]
@@ -86,7 +86,7 @@ pub fn rewrite(
             file.push(scale);
         }
         named.push(names[0]);
-        line.take(name, *takes, value, here)?;
+        line.take(name, takes, value, here)?;
     }
     for (variable, value) in variables {
         let Some(name) = variable.strip_prefix("LLAMA_ARG_") else {
@@ -104,7 +104,7 @@ pub fn rewrite(
             continue;
         }
         let value = (*takes != Nothing).then(|| value.into());
-        line.take(&variable, *takes, value, here)?;
+        line.take(&variable, takes, value, here)?;
     }
     line.name_file()?;
     Ok(line)
@@ -114,11 +114,11 @@ impl Line {
     fn take(
         &mut self,
         name: &str,
-        takes: Takes,
+        takes: &Takes,
         value: Option<OsString>,
         here: &Here,
     ) -> Result<(), Failure> {
-        if takes == Value && value.is_none() {
+        if *takes == Value && value.is_none() {
             return Err(Failure::Usage {
                 message: format!("{name} has no value"),
                 hint: "put one behind it".into(),
@@ -159,7 +159,7 @@ impl Line {
                 self.args.push(word);
             }
             Noted(why) => self.notes.push(format!("{name} is not read: {why}")),
-            Only(values, _) if values.contains(&shown.as_deref().unwrap_or_default()) => {}
+            Only(values, _) if shown.as_deref().is_none_or(|value| values.contains(&value)) => {}
             Only(_, why) | Refused(why) => return refuse(why),
         }
         Ok(())
@@ -340,7 +340,7 @@ mod tests {
 
     #[test]
     fn no_spelling_stands_twice() {
-        let mut all: Vec<&str> = ROWS.iter().flat_map(|row| row.0).copied().collect();
+        let mut all: Vec<&str> = ROWS.iter().flat_map(|row| row.0.clone()).collect();
         let variables = ROWS.iter().map(|row| row.1).filter(|name| !name.is_empty());
         for list in [&mut all, &mut variables.collect()] {
             list.sort_unstable();

@@ -71,49 +71,14 @@ fn experts_match_the_oracle() {
                     .map(|place| if rows == 1 { place / chosen } else { *place })
                     .collect();
                 let x = gather(&x, k, &from);
-                let right = oracle(
-                    &Naive {
-                        values: &dy,
-                        row: 1,
-                        column: m,
-                    },
-                    &Naive {
-                        values: &x,
-                        row: k,
-                        column: 1,
-                    },
-                    m,
-                    k,
-                    places.len(),
-                );
-                check(
-                    &format!("weights of expert {expert}"),
-                    kernel,
-                    &da[expert * k * m..][..k * m],
-                    &right,
-                );
-                let w = &w[expert * k * m..][..k * m];
-                let right = oracle(
-                    &Naive {
-                        values: &dy,
-                        row: m,
-                        column: 1,
-                    },
-                    &Naive {
-                        values: w,
-                        row: k,
-                        column: 1,
-                    },
-                    places.len(),
-                    k,
-                    m,
-                );
-                check(
-                    &format!("rows of expert {expert}"),
-                    kernel,
-                    &gather(&db, k, &places),
-                    &right,
-                );
+                let (a, b) = (naive(&dy, 1, m), naive(&x, k, 1));
+                let right = oracle(&a, &b, m, k, places.len());
+                let ours = &da[expert * k * m..][..k * m];
+                check(&format!("weights of expert {expert}"), kernel, ours, &right);
+                let (a, b) = (naive(&dy, m, 1), naive(&w[expert * k * m..][..k * m], k, 1));
+                let right = oracle(&a, &b, places.len(), k, m);
+                let ours = gather(&db, k, &places);
+                check(&format!("rows of expert {expert}"), kernel, &ours, &right);
             }
         }
     }

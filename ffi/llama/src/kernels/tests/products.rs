@@ -9,66 +9,19 @@ fn products_of_weights_match_the_oracle() {
             let (w, x, y) = (numbers(k * m, 1), numbers(k * n, 2), numbers(m * n, 3));
             let bytes: Vec<u8> = w.iter().flat_map(|value| value.to_ne_bytes()).collect();
             let weight = Some((Dtype::F32, [k as i64, m as i64], &bytes[..]));
-            let ours = run(
-                &[(x.clone(), [k as i64, n as i64, 1, 1])],
-                weight,
-                |graph, t| graph.times(kernel, t[0], t[1], Plus::NONE).unwrap(),
-            );
-            let (left, right) = (
-                Naive {
-                    values: &x,
-                    row: k,
-                    column: 1,
-                },
-                Naive {
-                    values: &w,
-                    row: 1,
-                    column: k,
-                },
-            );
-            check(
-                &format!("times {k} {m} {n}"),
-                kernel,
-                &ours,
-                &oracle_of(
-                    kernel.for_weight(false, Side::Rows),
-                    &left,
-                    &right,
-                    [n, m, k],
-                ),
-            );
-            let ours = run(
-                &[(y.clone(), [m as i64, n as i64, 1, 1])],
-                weight,
-                |graph, t| {
-                    graph
-                        .times_transposed(kernel, t[0], t[1], Plus::NONE)
-                        .unwrap()
-                },
-            );
-            let (left, right) = (
-                Naive {
-                    values: &y,
-                    row: m,
-                    column: 1,
-                },
-                Naive {
-                    values: &w,
-                    row: k,
-                    column: 1,
-                },
-            );
-            check(
-                &format!("transposed {k} {m} {n}"),
-                kernel,
-                &ours,
-                &oracle_of(
-                    kernel.for_weight(false, Side::Columns),
-                    &left,
-                    &right,
-                    [n, k, m],
-                ),
-            );
+            let ours = run(&[sized(&x, k, n)], weight, |graph, t| {
+                graph.times(kernel, t[0], t[1], Plus::NONE).unwrap()
+            });
+            let rows = kernel.for_weight(false, Side::Rows);
+            let right = oracle_of(rows, &naive(&x, k, 1), &naive(&w, 1, k), [n, m, k]);
+            check(&format!("times {k} {m} {n}"), kernel, &ours, &right);
+            let ours = run(&[sized(&y, m, n)], weight, |graph, t| {
+                let product = graph.times_transposed(kernel, t[0], t[1], Plus::NONE);
+                product.unwrap()
+            });
+            let columns = kernel.for_weight(false, Side::Columns);
+            let right = oracle_of(columns, &naive(&y, m, 1), &naive(&w, k, 1), [n, k, m]);
+            check(&format!("transposed {k} {m} {n}"), kernel, &ours, &right);
         }
     }
 }
@@ -104,25 +57,9 @@ fn products_of_llama_cpp_are_taken() {
         assert_eq!(runs[0], runs[1]);
         let mut exact = vec![0.0; k * m];
         dtype.to_f32(&bytes, &mut exact).unwrap();
-        let left = Naive {
-            values: &x,
-            row: k,
-            column: 1,
-        };
-        (
-            taken,
-            runs[0].clone(),
-            oracle_of(
-                kernel.for_weight(dtype.is_quantized(), Side::Rows),
-                &left,
-                &Naive {
-                    values: &exact,
-                    row: 1,
-                    column: k,
-                },
-                [n, m, k],
-            ),
-        )
+        let rows = kernel.for_weight(dtype.is_quantized(), Side::Rows);
+        let right = oracle_of(rows, &naive(&x, k, 1), &naive(&exact, 1, k), [n, m, k]);
+        (taken, runs[0].clone(), right)
     };
     for kernel in Kernel::all() {
         for dtype in [
@@ -226,26 +163,19 @@ fn strided_products_match_the_oracle() {
                 });
                 for head in 0..heads {
                     let (a, b) = (&a[head / 2 * k * m..][..k * m], &b[head * k * n..][..k * n]);
-                    let (row, column) = if turn_b { (1, n) } else { (k, 1) };
-                    let left = Naive {
-                        values: b,
-                        row,
-                        column,
+                    let left = if turn_b {
+                        naive(b, 1, n)
+                    } else {
+                        naive(b, k, 1)
                     };
-                    let (row, column) = if turn_a { (m, 1) } else { (1, k) };
-                    let right = Naive {
-                        values: a,
-                        row,
-                        column,
+                    let right = if turn_a {
+                        naive(a, m, 1)
+                    } else {
+                        naive(a, 1, k)
                     };
-                    let what =
-                        format!("product {k} {m} {n}, transposed {turn_a} {turn_b}, head {head}");
-                    check(
-                        &what,
-                        kernel,
-                        &ours[head * m * n..][..m * n],
-                        &oracle(&left, &right, n, m, k),
-                    );
+                    let right = oracle(&left, &right, n, m, k);
+                    let what = format!("{k} {m} {n}, transposed {turn_a} {turn_b}, head {head}");
+                    check(&what, kernel, &ours[head * m * n..][..m * n], &right);
                 }
             }
         }
@@ -283,9 +213,6 @@ fn what_is_added_on_the_way_matches_the_oracle() {
                         numbers(outer * n, 5),
                     );
                     let shape = if side { [k, r] } else { [r, m] };
-                    let sized = |values: &[f32], a: usize, b: usize| {
-                        (values.to_vec(), [a as i64, b as i64, 1, 1])
-                    };
                     let inputs = [
                         sized(&x, inner, n),
                         sized(&matrix, shape[0], shape[1]),
@@ -309,41 +236,23 @@ fn what_is_added_on_the_way_matches_the_oracle() {
                             product(graph, kernel, t[0], t[1], plus).unwrap()
                         },
                     );
-                    let naive = |values, row, column| Naive {
-                        values,
-                        row,
-                        column,
-                    };
                     let (main, low) = if side {
                         ((k, 1), (k, 1))
                     } else {
                         ((1, k), (1, r))
                     };
                     let (a, b) = (naive(&x, inner, 1), naive(&w, main.0, main.1));
-                    let (mut sums, mut sizes) = oracle_of(
-                        kernel.for_weight(dtype.is_quantized(), way),
-                        &a,
-                        &b,
-                        [n, outer, inner],
-                    );
-                    let (more, sizes_more) = oracle(
-                        &naive(&small, r, 1),
-                        &naive(&matrix, low.0, low.1),
-                        n,
-                        outer,
-                        r,
-                    );
+                    let rounded = kernel.for_weight(dtype.is_quantized(), way);
+                    let (mut sums, mut sizes) = oracle_of(rounded, &a, &b, [n, outer, inner]);
+                    let (a, b) = (naive(&small, r, 1), naive(&matrix, low.0, low.1));
+                    let (more, sizes_more) = oracle(&a, &b, n, outer, r);
                     for i in 0..sums.len() {
                         let base = if with_base { f64::from(base[i]) } else { 0.0 };
                         sums[i] = 0.5 * (sums[i] + more[i] + base);
                         sizes[i] += sizes_more[i] + base.abs();
                     }
-                    check(
-                        &format!("plus {k} {m} {n} {r}, side {side}, base {with_base}"),
-                        kernel,
-                        &ours,
-                        &(sums, sizes),
-                    );
+                    let what = format!("plus {k} {m} {n} {r}, side {side}, base {with_base}");
+                    check(&what, kernel, &ours, &(sums, sizes));
                 }
             }
         }

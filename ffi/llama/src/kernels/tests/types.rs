@@ -36,61 +36,19 @@ fn reads_where_it_lies(dtype: Dtype, k: usize, m: usize, n: usize) {
     let (x, y) = (numbers(k * n, 6), numbers(m * n, 7));
     for kernel in Kernel::all() {
         let weight = Some((dtype, [k as i64, m as i64], &bytes[..]));
-        let ours = run(
-            &[(x.clone(), [k as i64, n as i64, 1, 1])],
-            weight,
-            |graph, t| graph.times(kernel, t[0], t[1], Plus::NONE).unwrap(),
-        );
-        let left = Naive {
-            values: &x,
-            row: k,
-            column: 1,
-        };
-        check(
-            &dtype.name(),
-            kernel,
-            &ours,
-            &oracle_of(
-                kernel.for_weight(dtype.is_quantized(), Side::Rows),
-                &left,
-                &Naive {
-                    values: &exact,
-                    row: 1,
-                    column: k,
-                },
-                [n, m, k],
-            ),
-        );
-        let ours = run_on(
-            2,
-            &[(y.clone(), [m as i64, n as i64, 1, 1])],
-            weight,
-            |graph, t| {
-                graph
-                    .times_transposed(kernel, t[0], t[1], Plus::NONE)
-                    .unwrap()
-            },
-        );
-        let left = Naive {
-            values: &y,
-            row: m,
-            column: 1,
-        };
-        check(
-            &dtype.name(),
-            kernel,
-            &ours,
-            &oracle_of(
-                kernel.for_weight(dtype.is_quantized(), Side::Columns),
-                &left,
-                &Naive {
-                    values: &exact,
-                    row: k,
-                    column: 1,
-                },
-                [n, k, m],
-            ),
-        );
+        let ours = run(&[sized(&x, k, n)], weight, |graph, t| {
+            graph.times(kernel, t[0], t[1], Plus::NONE).unwrap()
+        });
+        let rows = kernel.for_weight(dtype.is_quantized(), Side::Rows);
+        let right = oracle_of(rows, &naive(&x, k, 1), &naive(&exact, 1, k), [n, m, k]);
+        check(&dtype.name(), kernel, &ours, &right);
+        let ours = run_on(2, &[sized(&y, m, n)], weight, |graph, t| {
+            let product = graph.times_transposed(kernel, t[0], t[1], Plus::NONE);
+            product.unwrap()
+        });
+        let columns = kernel.for_weight(dtype.is_quantized(), Side::Columns);
+        let right = oracle_of(columns, &naive(&y, m, 1), &naive(&exact, k, 1), [n, k, m]);
+        check(&dtype.name(), kernel, &ours, &right);
     }
 }
 
@@ -111,10 +69,8 @@ fn plain_conversions_give_the_same_numbers() {
         );
         dtype.to_f32(&bytes, &mut theirs).unwrap();
         let close = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-6 * b.abs().max(1e-3);
-        assert!(
-            plain.len() == 2048 && plain.iter().zip(&theirs).all(close),
-            "{kind}"
-        );
+        assert!(plain.len() == 2048, "{kind}");
+        assert!(plain.iter().zip(&theirs).all(close), "{kind}");
         seen += 1;
     }
     assert!(seen >= 15, "{seen}");
