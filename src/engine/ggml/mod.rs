@@ -22,7 +22,7 @@ use super::{
     AdapterId, Answer, ChatInfo, CompletionScore, Engine, EngineError, Merged, Model, ModelInfo,
     Monitor, OpenOptions, Spelling, With,
 };
-use crate::record::{Cancel, ContentHash, Pair};
+use crate::record::{Cancel, ContentHash, Pair, Prompt};
 
 pub mod bench;
 mod chat;
