@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use translora_harvest::{Asked, Contents, HarvestError, Role as Speaker, list, read};
 
-use super::{KitError, Seed};
+use super::KitError;
 use crate::record::{Blame, ContentHash, Fault, Prompt, Remedy, Role, Step, Turn};
 
 /// What a server was asked.
@@ -117,11 +117,6 @@ fn prompt(turns: Vec<translora_harvest::Turn>) -> Prompt {
         before: turns,
         text,
     }
-}
-
-/// Take some prompts for seeds: what has no seeds of its own begins with what users ask.
-pub fn as_seeds(prompts: &[Prompt]) -> Vec<Seed> {
-    prompts.iter().map(Seed::new).collect()
 }
 
 impl Blame for HarvestError {

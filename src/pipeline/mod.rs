@@ -52,6 +52,7 @@ mod plan;
 mod report;
 mod rounds;
 mod teaching;
+mod traffic;
 mod train;
 mod transfer;
 
@@ -69,7 +70,7 @@ pub use kit::kit;
 pub use plan::{EvalPlan, KitPlan, TrainPlan, TransferPlan};
 pub use report::{
     ArmScore, Confusion, EvalReport, Flip, GeneratedInput, KitReport, ReportHalf, RoundCounts,
-    Scores, TrainReport, TransferReport,
+    Scores, TrafficReport, TrainReport, TransferReport,
 };
 pub use teaching::{Divergences, ObjectiveReport};
 pub use train::{eval, train};

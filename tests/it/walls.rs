@@ -172,10 +172,7 @@ const MEMBERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("translora-abi", &[]),
-    (
-        "translora-attach",
-        &["translora-gguf", "translora-harvest", "translora-lora"],
-    ),
+    ("translora-attach", &["translora-gguf", "translora-lora"]),
     ("translora-chat", &[]),
     ("translora-gguf", &[]),
     ("translora-harvest", &[]),

@@ -2,7 +2,9 @@
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args};
-use translora::pipeline::{self, ObjectiveReport, TransferPlan, TransferReport, Verdict};
+use translora::pipeline::{
+    self, ObjectiveReport, TrafficReport, TransferPlan, TransferReport, Verdict,
+};
 use translora::request;
 
 use crate::args::Flags;
@@ -20,10 +22,12 @@ const TAUGHT_SHOWN: usize = 12;
 /// answers. It is judged on inputs that were held back, or on the rows of --eval. An adapter that
 /// does not prove itself is written as NAME.rejected.gguf, and the exit status is 1.
 ///
-/// It needs a kit (`translora kit` packs one while the data exists) or a few seed inputs.
+/// It needs a kit (`translora kit` packs one while the data exists), a few seed inputs, or prompts
+/// that a server kept.
 #[derive(Args, Debug)]
 #[command(
-    group(ArgGroup::new("inputs").args(["kit", "seeds"]).required(true)),
+    group(ArgGroup::new("inputs").args(["kit", "seeds"])),
+    group(ArgGroup::new("any").args(["kit", "seeds", "harvest"]).required(true).multiple(true)),
     after_help = "Examples:\n  translora transfer --source old.gguf --source-lora tickets.gguf \
         --target new.gguf --kit tickets.kit --out tickets-new.gguf\n  \
                         translora transfer --source old.gguf --source-lora tickets.gguf --target \
@@ -241,6 +245,24 @@ fn verdict(done: &TransferReport) -> String {
     format!("{word}: {}", done.scores.reason)
 }
 
+/// What users asked was worth.
+fn traffic(of: &TrafficReport) -> String {
+    let share = 100.0 * of.transferred.exact;
+    let mut words = format!(
+        "  of {} prompts of users of {:?}: {} accepted, {} held out, on which the new adapter agrees \
+        with the old one in {share:.1} %",
+        of.prompts, of.adapter, of.accepted, of.held_out
+    );
+    if let Some(users) = of.users {
+        let agreed = (users.exact * users.rows as f64).round();
+        words += &format!(
+            "; it agrees with what users got in {agreed} of {}",
+            users.rows
+        );
+    }
+    words
+}
+
 /// The scores of the three arms, one a line.
 fn table(done: &TransferReport) -> Vec<String> {
     let scores = &done.scores;
@@ -302,6 +324,7 @@ fn table(done: &TransferReport) -> Vec<String> {
         {:.2e}",
         scores.gate_rows, scores.rows, scores.wins, scores.losses, scores.p_value
     ));
+    lines.extend(done.traffic.as_ref().map(traffic));
     lines.push(format!(
         "  fidelity: the same answer as source + LoRA, on {} held-out inputs; loss: nats a token",
         scores.fidelity_rows

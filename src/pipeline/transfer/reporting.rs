@@ -17,6 +17,8 @@ use crate::record::Pair;
 pub(super) struct Findings<'r> {
     pub samples: Samples,
     pub arms: Arms,
+    /// The rows that fidelity is of.
+    pub held_out: &'r [Pair],
     /// The rows of the gate set.
     pub rows: &'r [Pair],
     pub comparison: Comparison,
@@ -63,6 +65,11 @@ impl Transfer<'_> {
             counts: samples.counts.clone(),
             rounds: samples.rounds.clone(),
             inputs: samples.shown.clone(),
+            traffic: self
+                .data
+                .traffic
+                .as_ref()
+                .map(|traffic| traffic.report(arms, findings.held_out, samples.asked)),
             coverage: samples.coverage.clone(),
             input_audit: findings.input_audit.clone(),
             output_audit: None,

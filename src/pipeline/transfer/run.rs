@@ -16,6 +16,7 @@ use crate::pipeline::journal::blob_name;
 use crate::pipeline::judging::{Arms, Evaluation, Teacher};
 use crate::pipeline::rounds::{Rounds, Samples, Sessions};
 use crate::pipeline::teaching::{self, Known, ObjectiveReport, Teaching};
+use crate::pipeline::traffic;
 use crate::pipeline::{InputAudit, PipelineError, Stage, TransferReport, audit};
 use crate::record::{Pair, Rng};
 use crate::request::ObjectiveChoice;
@@ -49,7 +50,7 @@ impl<'a> Transfer<'a> {
             self.teach(job, &mut target, labeled, opened.same_vocabulary, arms)?;
         // Seeds are never held out: that the adapter answers what it was shown says nothing.
         let others = labeled.split_off(seed_count);
-        let (mut train, held_out) = split(others, self.plan.samples, self.plan.run.seed);
+        let (mut train, held_out) = self.split(others);
         train.extend(labeled);
         samples.counts.extend([
             ("trained".to_owned(), train.len() as u64),
@@ -72,6 +73,7 @@ impl<'a> Transfer<'a> {
         let findings = Findings {
             samples,
             arms,
+            held_out: &synthetic,
             rows,
             comparison,
             halves,
@@ -99,8 +101,27 @@ impl<'a> Transfer<'a> {
 
     fn rounds(&self, job: &mut Job<'_>, roles: Roles) -> Result<Samples, PipelineError> {
         let sessions = Sessions::new(self.engine, self.plan, roles.adapters.clone(), job.now);
-        let needed = samples_with_held_out(self.plan.samples);
+        let one_in = match self.data.traffic {
+            Some(_) => traffic::HELD_OUT_ONE_IN,
+            None => HELD_OUT_ONE_IN,
+        };
+        let needed = samples_with_held_out(self.plan.samples, one_in);
         Rounds::new(self.plan, self.data, roles, needed, sessions)?.run(job)
+    }
+
+    /// Part what is trained on from what is held out: more of what users asked, which judges best.
+    fn split(&self, others: Vec<Labeled>) -> (Vec<Labeled>, Vec<Labeled>) {
+        let (samples, seed) = (self.plan.samples, self.plan.run.seed);
+        let Some(traffic) = &self.data.traffic else {
+            return split(others, samples, HELD_OUT_ONE_IN, seed);
+        };
+        let (asked, made) = traffic.part(others);
+        let (mut train, mut held_out) = split(asked, samples, traffic::HELD_OUT_ONE_IN, seed);
+        let left = samples.saturating_sub(train.len());
+        let (more, others) = split(made, left, HELD_OUT_ONE_IN, seed);
+        train.extend(more);
+        held_out.extend(others);
+        (train, held_out)
     }
 
     fn recipe(&self, width: usize, objective: &ObjectiveReport) -> Recipe {
@@ -359,20 +380,20 @@ impl<'a> Transfer<'a> {
 }
 
 /// Samples to label so that `samples` are left to train on.
-fn samples_with_held_out(samples: usize) -> usize {
-    samples + samples.div_ceil(HELD_OUT_ONE_IN - 1)
+fn samples_with_held_out(samples: usize, one_in: usize) -> usize {
+    samples + samples.div_ceil(one_in - 1)
 }
 
-/// Hold out a random tenth; the rest, at most `samples`, is trained on.
-fn split(mut labeled: Vec<Labeled>, samples: usize, seed: u64) -> (Vec<Labeled>, Vec<Labeled>) {
+/// Hold out one in so many at random; the rest, at most `samples`, is trained on.
+fn split(
+    mut labeled: Vec<Labeled>,
+    samples: usize,
+    one_in: usize,
+    seed: u64,
+) -> (Vec<Labeled>, Vec<Labeled>) {
     Rng::new(seed, "held out").shuffle(&mut labeled);
-    let mut held_out = labeled.split_off(
-        labeled.len()
-            - labeled
-                .len()
-                .div_ceil(HELD_OUT_ONE_IN)
-                .min(labeled.len() / 2),
-    );
+    let mut held_out =
+        labeled.split_off(labeled.len() - labeled.len().div_ceil(one_in).min(labeled.len() / 2));
     if labeled.len() > samples {
         held_out.extend(labeled.split_off(samples));
     }
