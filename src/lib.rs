@@ -4,10 +4,10 @@
 //! here: the data the adapter was trained on is not needed. source: Trans-LoRA (arXiv 2405.17258).
 //!
 //! # The map of the house
-//! Each room makes one noun and hands it to its right-hand neighbour; nothing else passes between
+//! Each room makes one noun and passes it to its right-hand neighbour; nothing else passes between
 //! them.
 //!
-//! | room | does | hands over |
+//! | room | does | result |
 //! |---|---|---|
 //! | [`record`] | shared words: hashes, pairs, limits, seeded randomness, clock, cancellation; no I/O, no model | |
 //! | [`request`] | the table of what a run can be asked for; flags, JSON and reference come from it | [`request::Plan`] |
@@ -29,7 +29,7 @@
 //!
 //! # Invariants
 //! - Only `kit` reads inputs, only `publish` writes outputs, only `pipeline` writes the journal.
-//!   (An engine opens the models and adapters it is told to.)
+//!   (An engine opens the models and adapters that it is asked for.)
 //! - A noun has private fields and no public constructor: what was not filtered cannot be labelled,
 //!   what was not judged cannot be published under the name that was asked for.
 //! - No room reads a clock. None draws randomness but from its caller's seed, except `serve` for a

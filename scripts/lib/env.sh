@@ -17,9 +17,8 @@ if [ "$(uname -m)" = x86_64 ] && [ -r /proc/cpuinfo ]; then
 else
     isa=$(uname -m)
 fi
-# Threads that wait for each other spin for microseconds, not milliseconds: on a machine with other
-# work, long spinning costs several times the run.
-export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-10000}"
+# As the program does for itself (src/bin/translora/job.rs): tests and examples do not.
+export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-1000}"
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target/$isa}"
 
 # toy_cargo COMMAND WORDS...: cargo for the crates that need no C, in a target folder of their own.

@@ -19,7 +19,7 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::openapi::{ErrorBody, TransferBody, refuse_bodies};
+use super::openapi::{ErrorBody, TransferBody, has_body, refuse};
 use super::{AdapterList, Backend, Command, Event, Job, Kind, Load, Refusal, Reply, Swapped};
 
 /// Names the generation that answers after an exchange.
@@ -55,7 +55,7 @@ pub fn router(backend: Arc<dyn Backend>) -> Router {
 /// The paths as OpenAPI has them.
 pub fn documented() -> OpenApi {
     let mut api = routes().into_openapi();
-    refuse_bodies(&mut api, &[]);
+    refuse(&mut api, &[400], has_body);
     api
 }
 

@@ -168,17 +168,20 @@ pub(super) fn routes_of_document() -> Router {
     OpenApiRouter::new().routes(routes!(send)).into()
 }
 
-/// Add what every path with a body may be refused with.
-///
-/// `statuses`: of bodies that are too long or too slow, besides 400
-pub fn refuse_bodies(api: &mut OpenApi, statuses: &[u16]) {
-    for item in api.paths.paths.values_mut() {
-        for operation in operations(item).filter(|operation| operation.request_body.is_some()) {
-            for status in statuses.iter().chain(&[400]) {
+/// Add statuses of refusals to the operations that `which` takes, by path.
+pub fn refuse(api: &mut OpenApi, statuses: &[u16], which: impl Fn(&str, &Operation) -> bool) {
+    for (path, item) in &mut api.paths.paths {
+        for operation in operations(item).filter(|operation| which(path, operation)) {
+            for status in statuses {
                 add_error(operation, *status);
             }
         }
     }
+}
+
+/// Whether a request has a body.
+pub fn has_body(_: &str, operation: &Operation) -> bool {
+    operation.request_body.is_some()
 }
 
 /// The document as it is sent: who may send requests, and what any path may answer.
@@ -222,8 +225,10 @@ fn add_error(operation: &mut Operation, status: u16) {
     let about = match status {
         400 => "The body or a field of it is wrong.",
         401 => "The key is missing or wrong.",
+        403 => "The page or the name of the server is none that may send requests.",
         408 => "The body did not arrive in time.",
         413 => "The body is too long.",
+        415 => "The body is not announced as JSON.",
         500 => "The machine or the program failed.",
         _ => "The server stops, is busy, or cannot be reached.",
     };

@@ -321,7 +321,7 @@ impl Spread {
     }
 }
 
-fn keep(judged: &Judged) -> Kept {
+pub(super) fn keep(judged: &Judged) -> Kept {
     Kept {
         prompt: judged.prompt.clone(),
         answer: judged.answer.clone(),

@@ -336,10 +336,13 @@ fn a_tuned_generator_goes_on_after_a_label() {
 
 #[test]
 fn inputs_come_behind_the_turns_of_the_seeds_each_as_often() {
-    let talk = |system: &str, text: &str| {
+    let conversation = |system: &str, text: &str| {
         Seed::example(Prompt::behind(&[Turn::new(Role::System, system)], text))
     };
-    let seeds = [talk("one", "go left"), talk("two", "go right")];
+    let seeds = [
+        conversation("one", "go left"),
+        conversation("two", "go right"),
+    ];
     let mut monitor = Monitor {
         cancel: &Cancel::default(),
         progress: &mut |_, _| {},

@@ -58,12 +58,12 @@ impl Manifest {
             .inputs
             .as_ref()
             .map_or(String::new(), |inputs| format!(" of {}", inputs.rows));
-        let mut told = vec![format!(
+        let mut sentences = vec![format!(
             "{seeds} inputs{rows} of the data lie in it in full, as seeds; its answers do not"
         )];
         if let Some(inputs) = &self.inputs {
             let [least, _, most] = inputs.chars;
-            told.push(format!("it tells how many inputs there are, how long ({least} to {most} characters), and how many hold digits"));
+            sentences.push(format!("it says how many inputs there are, how long ({least} to {most} characters), and how many hold digits"));
         }
         if let Some(card) = &self.discriminator {
             let known = card
@@ -71,16 +71,16 @@ impl Manifest {
                 .map_or("was not measured".into(), |auc| {
                     format!("{auc:.2}; 0.5 is nothing, 1 all")
                 });
-            told.push(format!("whoever guesses an input can ask its discriminator whether the data held it (AUC {known})"));
+            sentences.push(format!("whoever guesses an input can ask its discriminator whether the data held it (AUC {known})"));
         }
         match &self.input_model {
-            None => told.push("it holds no model that writes inputs".into()),
-            Some(card) => told.push(format!(
+            None => sentences.push("it holds no model that writes inputs".into()),
+            Some(card) => sentences.push(format!(
                 "its input model writes inputs: of {} drawn, {} are in the data word for word and {} more nearly so",
                 card.drawn, card.verbatim, card.near
             )),
         }
-        told
+        sentences
     }
 }
 
@@ -89,7 +89,7 @@ impl Manifest {
 pub struct DiscriminatorCard {
     /// The hash of its LoRA.
     pub sha256: ContentHash,
-    /// Share of held-out rows told apart rightly.
+    /// Share of held-out rows classified rightly.
     pub accuracy: f64,
     /// Rows that it was not trained on.
     pub held_out: usize,
@@ -364,13 +364,13 @@ mod tests {
         assert!(
             read.privacy(5)
                 .iter()
-                .any(|told| told.contains("not measured"))
+                .any(|sentence| sentence.contains("not measured"))
         );
         assert!(
             manifest(Some(lora))
                 .privacy(5)
                 .iter()
-                .any(|told| told.contains("AUC 0.55"))
+                .any(|sentence| sentence.contains("AUC 0.55"))
         );
     }
 

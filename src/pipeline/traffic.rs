@@ -15,14 +15,11 @@ use super::transfer::TransferData;
 use super::{PipelineError, Stage, TransferPlan};
 use crate::engine::{Engine, Model, Monitor};
 use crate::kit::{self, Heard, Seed};
-use crate::label::Labeled;
 use crate::record::{ContentHash, Pair, Prompt, Rng, without_thoughts};
 use crate::request::Inputs;
 
 /// Prompts that stand for seeds where there are no others.
 const SEEDS: usize = 16;
-/// Of so many accepted prompts one is held out to judge on.
-pub(super) const HELD_OUT_ONE_IN: usize = 4;
 /// Tokens that a chat template may write around a prompt.
 const TEMPLATE_TOKENS: usize = 64;
 
@@ -157,14 +154,6 @@ fn fits(model: &dyn Model, prompt: &Prompt, plan: &TransferPlan) -> bool {
 }
 
 impl Traffic {
-    /// Part what was labelled into what users asked, and the rest.
-    pub fn part(&self, labeled: Vec<Labeled>) -> (Vec<Labeled>, Vec<Labeled>) {
-        let asked: BTreeSet<&Prompt> = self.rows.iter().map(|row| &row.prompt).collect();
-        labeled
-            .into_iter()
-            .partition(|labeled| asked.contains(labeled.prompt()))
-    }
-
     /// What it was worth. `held_out`: the rows that fidelity is of; `accepted`: prompts that the judge
     /// accepted.
     pub fn report(&self, arms: &Arms, held_out: &[Pair], accepted: usize) -> TrafficReport {

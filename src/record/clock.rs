@@ -36,7 +36,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that moves only when told to.
+/// A clock that moves only when it is set.
 #[derive(Default)]
 pub struct TestClock(Mutex<Duration>);
 

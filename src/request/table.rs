@@ -292,7 +292,7 @@ fields! {
             /// are not needed
             seeds: Option<PathBuf> = None, file("S.jsonl");
             /// Prompts that a server kept of the adapter: the folder, or the file of one adapter. They
-            /// are inputs before any that are generated, some of them are held out to judge on, and
+            /// are inputs before any that are generated, some are held out to judge on, and
             /// without a kit and seeds some stand for seeds
             harvest: Option<PathBuf> = None, file("DIR");
             /// The adapter to write. Nothing is overwritten

@@ -145,6 +145,14 @@ impl ApiError {
         Self::new(StatusCode::FORBIDDEN, "permission_error", message.into())
     }
 
+    pub(super) fn media_type() -> Self {
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "invalid_request_error",
+            "this path wants the header `Content-Type: application/json`".into(),
+        )
+    }
+
     pub(super) fn not_found(message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found_error", message.into())
     }

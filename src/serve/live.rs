@@ -241,13 +241,12 @@ impl Registry {
 
     /// Scales by number; adapters that are not named are off.
     ///
-    /// fails: an unknown number.
+    /// fails: an unknown or repeated number, a scale that is not finite.
     pub(super) fn scaled(&self, scales: &[(usize, f32)]) -> Result<Choice, ApiError> {
         self.check(scales)?;
         let scale = |id: usize| {
             scales
                 .iter()
-                .rev()
                 .find(|(named, _)| *named == id)
                 .map_or(0.0, |(_, scale)| *scale)
         };
@@ -262,7 +261,6 @@ impl Registry {
         for named in self.extras.values_mut() {
             named.scale = scales
                 .iter()
-                .rev()
                 .find(|(id, _)| *id == named.id)
                 .map_or(0.0, |(_, scale)| *scale);
         }
@@ -270,16 +268,19 @@ impl Registry {
     }
 
     fn check(&self, scales: &[(usize, f32)]) -> Result<(), ApiError> {
-        let unknown = |(id, _): &&(usize, f32)| !self.extras.values().any(|named| named.id == *id);
-        match scales.iter().find(unknown) {
-            Some((id, _)) => Err(ApiError::input(format!("no adapter has the id {id}"))),
-            None => match scales.iter().find(|(_, scale)| !scale.is_finite()) {
-                Some((id, scale)) => Err(ApiError::input(format!(
-                    "the scale of adapter {id} is {scale}"
-                ))),
-                None => Ok(()),
-            },
+        for (place, (id, scale)) in scales.iter().enumerate() {
+            if !self.extras.values().any(|named| named.id == *id) {
+                return Err(ApiError::input(format!("no adapter has the id {id}")));
+            }
+            if !scale.is_finite() {
+                let message = format!("the scale of adapter {id} is {scale}");
+                return Err(ApiError::input(message));
+            }
+            if scales[..place].iter().any(|(earlier, _)| earlier == id) {
+                return Err(ApiError::input(format!("the id {id} stands twice")));
+            }
         }
+        Ok(())
     }
 }
 

@@ -10,7 +10,7 @@ use translora::{record, serve};
 
 use crate::pipeline::{kit, seeds_plan, sound, stopping, trained};
 use crate::source::{files, parse, paths};
-use crate::walls::ROOMS;
+use crate::walls::{ROOMS, rows};
 
 /// The names of the fields of a struct, from what `Debug` writes of it.
 fn fields(debug: &str) -> BTreeSet<String> {
@@ -90,7 +90,8 @@ fn room(file: &str) -> &str {
 /// read them: it says in its help what a room takes.
 fn shared(file: &str, source: &str) -> Vec<String> {
     let paths = paths(&parse(source));
-    let other = |name: &str| name != room(file) && ROOMS.iter().any(|(room, _)| *room == name);
+    let other =
+        |name: &str| name != room(file) && rows(ROOMS).iter().any(|(room, _)| *room == name);
     let imported = |name: &str| {
         paths
             .iter()

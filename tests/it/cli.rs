@@ -16,12 +16,11 @@ fn translora() -> Command {
 }
 
 fn run(line: &str) -> (i32, String, String) {
-    captured(
-        &translora()
-            .args(line.split_whitespace())
-            .output()
-            .expect("the program runs"),
-    )
+    ran(translora().args(line.split_whitespace()))
+}
+
+fn ran(command: &mut Command) -> (i32, String, String) {
+    captured(&command.output().expect("the program runs"))
 }
 
 fn captured(output: &Output) -> (i32, String, String) {
@@ -124,13 +123,7 @@ fn a_missing_file_is_an_error_with_its_name_and_a_hint() {
     ];
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     for line in lines {
-        let (code, out, err) = captured(
-            &translora()
-                .args(line.split(' '))
-                .current_dir(&folder)
-                .output()
-                .expect("the program runs"),
-        );
+        let (code, out, err) = ran(translora().args(line.split(' ')).current_dir(&folder));
         assert_eq!((code, out.as_str()), (2, ""), "{line}: {err}");
         assert!(err.contains("error: "), "{line}: {err}");
         assert!(err.contains("missing."), "{line}: {err}");
@@ -160,13 +153,7 @@ fn nobody_reading_is_no_error_and_a_full_disk_is() {
     let (code, _, err) = captured(&child.wait_with_output().expect("it ends"));
     assert_eq!((code, err.as_str()), (0, ""));
     if let Ok(full) = std::fs::OpenOptions::new().write(true).open("/dev/full") {
-        let output = translora()
-            .arg("inspect")
-            .arg(&model)
-            .stdout(full)
-            .output()
-            .expect("the program runs");
-        let (code, _, err) = captured(&output);
+        let (code, _, err) = ran(translora().arg("inspect").arg(&model).stdout(full));
         assert_eq!(code, 2);
         assert!(err.contains("cannot write to standard output"), "{err}");
     }
@@ -175,23 +162,11 @@ fn nobody_reading_is_no_error_and_a_full_disk_is() {
 #[test]
 fn inspect_names_what_it_sees() {
     let Some(model) = fixture() else { return };
-    let (code, out, err) = captured(
-        &translora()
-            .arg("inspect")
-            .arg(&model)
-            .output()
-            .expect("the program runs"),
-    );
+    let (code, out, err) = ran(translora().arg("inspect").arg(&model));
     assert_eq!((code, err.as_str()), (0, ""));
     assert!(out.contains("architecture"), "{out}");
     assert!(out.contains("llama"), "{out}");
-    let (_, out, _) = captured(
-        &translora()
-            .args(["inspect", "--json"])
-            .arg(&model)
-            .output()
-            .expect("the program runs"),
-    );
+    let (_, out, _) = ran(translora().args(["inspect", "--json"]).arg(&model));
     assert_eq!(one_object(&out)["what"], "model");
 }
 
@@ -221,13 +196,9 @@ mod toy {
 
     /// Run a line whose words may be names of the world's files.
     fn run(world: &World, line: &str) -> (i32, String, String) {
-        captured(
-            &translora()
-                .args(line.split_whitespace())
-                .current_dir(&world.folder)
-                .output()
-                .expect("the program runs"),
-        )
+        ran(translora()
+            .args(line.split_whitespace())
+            .current_dir(&world.folder))
     }
 
     fn with_lora() -> World {
@@ -468,13 +439,7 @@ mod toy {
             std::fs::copy(world.path(name), odd.join(name)).expect("copied");
         }
         let at = |folder: &std::path::Path, words: &[&OsStr]| {
-            captured(
-                &translora()
-                    .args(words)
-                    .current_dir(folder)
-                    .output()
-                    .expect("the program runs"),
-            )
+            ran(translora().args(words).current_dir(folder))
         };
         // Inside such a folder everything works.
         for line in [
@@ -514,12 +479,9 @@ fn a_backend_that_cannot_be_loaded_is_refused_with_its_path_and_a_hint() {
     let world = crate::toy::World::new();
     let path = world.path("libggml-cuda.so");
     std::fs::write(&path, "no library").expect("a file");
-    let output = translora()
+    let (code, out, err) = ran(translora()
         .args(["inspect", "--list-devices"])
-        .env("GGML_BACKEND_PATH", &path)
-        .output()
-        .expect("the program runs");
-    let (code, out, err) = captured(&output);
+        .env("GGML_BACKEND_PATH", &path));
     assert_eq!((code, out.as_str()), (2, ""), "{err}");
     let path = path.display().to_string();
     assert!(err.contains(&path), "{err}");

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::ThreadId;
 use std::time::Duration;
@@ -17,6 +17,10 @@ use crate::pipeline::trained;
 use crate::toy::World;
 
 mod folder;
+
+fn json<T: serde::de::DeserializeOwned>(text: Result<String, Failure>) -> T {
+    serde_json::from_str(&text.expect("it answers")).expect("it is JSON")
+}
 
 /// Longer than anything here takes, on a machine with other work too.
 const LONG: Duration = Duration::from_secs(120);
@@ -72,13 +76,10 @@ fn a_job_through_the_library_is_the_command_s() {
         .start(&request(&world, &lora, "new.gguf").to_string())
         .expect("the queue takes it");
     let ended = jobs.wait(job, LONG).expect("it is known");
-    let status: Value =
-        serde_json::from_str(&jobs.status(job).expect("it is known")).expect("it is JSON");
+    let status: Value = json(jobs.status(job));
     assert_eq!(ended.state, JobState::Done, "{status}");
     assert_eq!(status["verdict"], "accept", "{status}");
-    let events: Vec<Value> =
-        serde_json::from_str(&jobs.events(job, 0, Duration::ZERO).expect("it is known"))
-            .expect("it is JSON");
+    let events: Vec<Value> = json(jobs.events(job, 0, Duration::ZERO));
     assert_eq!(events[0]["event"], "plan");
     assert_eq!(events[0]["number"], 1);
     assert_eq!(events[0]["plan"]["threads"], 1);
@@ -86,8 +87,7 @@ fn a_job_through_the_library_is_the_command_s() {
         events.last().expect("there are events")["number"].as_u64(),
         Some(ended.last_event)
     );
-    let report: Value =
-        serde_json::from_str(&jobs.report(job).expect("it is done")).expect("it is JSON");
+    let report: Value = json(jobs.report(job));
     let out = world.path("by-command.gguf");
     let words = [
         "transfer",
@@ -164,6 +164,18 @@ struct Notes {
     /// The file that was loaded last.
     loaded: Mutex<PathBuf>,
     refuses: Mutex<&'static str>,
+}
+
+/// An instance in such a host.
+fn noting() -> (Arc<Notes>, Instance) {
+    let host = Arc::new(Notes {
+        decoder: std::thread::current().id(),
+        done: Mutex::default(),
+        loaded: Mutex::default(),
+        refuses: Mutex::new("nothing"),
+    });
+    let instance = instance(Some(Arc::clone(&host) as Arc<dyn Callbacks>));
+    (host, instance)
 }
 
 impl Notes {
@@ -266,17 +278,9 @@ fn adapters_are_exchanged_in_two_phases_and_back() {
             .expect("the path is UTF-8")
             .to_owned()
     };
-    let host = Arc::new(Notes {
-        decoder: std::thread::current().id(),
-        done: Mutex::default(),
-        loaded: Mutex::default(),
-        refuses: Mutex::new("nothing"),
-    });
-    let instance = instance(Some(Arc::clone(&host) as Arc<dyn Callbacks>));
-    let (adapters, swaps) = (
-        instance.adapters().expect("it has them"),
-        instance.hotswap().expect("it has them"),
-    );
+    let (host, instance) = noting();
+    let adapters = instance.adapters().expect("it has them");
+    let swaps = instance.hotswap().expect("it has them");
     let status = |result: Result<u64, Failure>| result.map_err(|failure| failure.status);
     assert_eq!(
         status(swaps.prepare("task", &path("a.gguf"))),
@@ -318,8 +322,7 @@ fn adapters_are_exchanged_in_two_phases_and_back() {
     assert_eq!(swaps.rollback("task"), Ok(2));
     assert_eq!(swaps.rollback("task"), Ok(3));
     assert_eq!(host.take(), ["set task 2 2", "set task 3 3"]);
-    let list: Value =
-        serde_json::from_str(&adapters.list().expect("it answers")).expect("it is JSON");
+    let list: Value = json(adapters.list());
     assert_eq!(list[0]["name"], "task");
     assert_eq!(list[0]["generation"], 3);
     assert_eq!(list[0]["before"]["generation"], 2);
@@ -345,8 +348,7 @@ fn adapters_are_exchanged_in_two_phases_and_back() {
             "it is spent"
         );
         assert_eq!(host.take(), left, "{refused}");
-        let now: Value =
-            serde_json::from_str(&adapters.list().expect("it answers")).expect("it is JSON");
+        let now: Value = json(adapters.list());
         assert_eq!(now, list);
     }
     assert_eq!(status(swaps.rollback("task")), Err(Status::Machine));
@@ -388,6 +390,17 @@ fn c_host(words: &[&str], program: &Path, world: &World) -> Command {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     command
+}
+
+/// What a host says until its job trains, and the rest of it.
+fn distilling(child: &mut Child) -> (BufReader<ChildStderr>, String) {
+    let mut stderr = BufReader::new(child.stderr.take().expect("it is piped"));
+    let mut said = String::new();
+    while !said.contains("distill") {
+        let read = stderr.read_line(&mut said).expect("it is UTF-8");
+        assert!(read > 0, "{said}");
+    }
+    (stderr, said)
 }
 
 #[test]
@@ -458,14 +471,7 @@ fn a_host_that_is_killed_takes_its_worker_along() {
         let mut child = c_host(&["transfer", "request.json"], &program, &world)
             .spawn()
             .expect("the host runs");
-        let mut stderr = BufReader::new(child.stderr.take().expect("it is piped"));
-        let mut said = String::new();
-        while !said.contains("distill") {
-            assert!(
-                stderr.read_line(&mut said).expect("it is UTF-8") > 0,
-                "{said}"
-            );
-        }
+        let (_stderr, said) = distilling(&mut child);
         let worker = said
             .lines()
             .find_map(|line| line.strip_prefix("worker "))
@@ -504,14 +510,7 @@ fn ctrl_c_cancels_the_job_of_the_host_in_c() {
     let mut child = c_host(&["transfer", "request.json"], &program, &world)
         .spawn()
         .expect("the host runs");
-    let mut stderr = BufReader::new(child.stderr.take().expect("it is piped"));
-    let mut said = String::new();
-    while !said.contains("distill") {
-        assert!(
-            stderr.read_line(&mut said).expect("it is UTF-8") > 0,
-            "{said}"
-        );
-    }
+    let (mut stderr, mut said) = distilling(&mut child);
     assert!(
         Command::new("kill")
             .args(["-INT", &child.id().to_string()])

@@ -62,6 +62,16 @@ fn ended(jobs: &Jobs, id: JobId) -> Status {
     status
 }
 
+fn start(jobs: &Jobs, request: &Transfer) -> JobId {
+    jobs.start(&sound(request)).expect("the queue takes it")
+}
+
+/// The worker of a job, once it does this stage.
+fn working(jobs: &Jobs, id: JobId, wanted: Stage) -> u32 {
+    let status = in_stage(jobs, id, wanted);
+    status.process.expect("it has a worker")
+}
+
 /// A process is gone when no signal reaches it.
 fn is_gone(process: u32) -> bool {
     !Command::new("kill")
@@ -120,9 +130,7 @@ fn script(world: &World, name: &str, line: &str) -> PathBuf {
 fn a_job_runs_in_a_worker_and_tells_all_of_it() {
     let (world, lora) = trained();
     let jobs = jobs(config());
-    let id = jobs
-        .start(&sound(&request(&world, &lora, "new.gguf")))
-        .expect("the queue takes it");
+    let id = start(&jobs, &request(&world, &lora, "new.gguf"));
     let status = ended(&jobs, id);
     assert_eq!(status.state, State::Done, "{status:?}");
     assert_eq!(status.verdict, Some(Verdict::Accept), "{status:?}");
@@ -184,12 +192,8 @@ fn a_worker_beyond_the_largest_niceness_computes_when_nothing_else_does() {
     let (world, lora) = trained();
     for (nice, idle) in [(10, false), (20, true)] {
         let jobs = jobs(Config { nice, ..config() });
-        let id = jobs
-            .start(&sound(&request(&world, &lora, &format!("{nice}.gguf"))))
-            .expect("the queue takes it");
-        let process = in_stage(&jobs, id, Stage::Distill)
-            .process
-            .expect("it has a worker");
+        let id = start(&jobs, &request(&world, &lora, &format!("{nice}.gguf")));
+        let process = working(&jobs, id, Stage::Distill);
         signal(process, "STOP");
         let threads = std::fs::read_dir(format!("/proc/{process}/task"))
             .expect("it is there")
@@ -229,12 +233,8 @@ fn a_thread_does_the_same_as_a_worker() {
         ..Config::default()
     });
     let apart = jobs(config());
-    let first = in_thread
-        .start(&sound(&request(&world, &lora, "thread.gguf")))
-        .expect("the queue takes it");
-    let second = apart
-        .start(&sound(&request(&world, &lora, "process.gguf")))
-        .expect("the queue takes it");
+    let first = start(&in_thread, &request(&world, &lora, "thread.gguf"));
+    let second = start(&apart, &request(&world, &lora, "process.gguf"));
     assert_eq!(ended(&in_thread, first).state, State::Done);
     assert_eq!(ended(&apart, second).state, State::Done);
     let (mut first, mut second) = (
@@ -261,16 +261,10 @@ fn one_runs_and_the_others_wait() {
         ended_max: 2,
         ..config()
     });
-    let first = jobs
-        .start(&sound(&request(&world, &lora, "1.gguf")))
-        .expect("the queue takes it");
+    let first = start(&jobs, &request(&world, &lora, "1.gguf"));
     in_stage(&jobs, first, Stage::Kit);
-    let second = jobs
-        .start(&sound(&request(&world, &lora, "2.gguf")))
-        .expect("the queue takes it");
-    let third = jobs
-        .start(&sound(&request(&world, &lora, "3.gguf")))
-        .expect("the queue takes it");
+    let second = start(&jobs, &request(&world, &lora, "2.gguf"));
+    let third = start(&jobs, &request(&world, &lora, "3.gguf"));
     assert_eq!(
         jobs.start(&sound(&request(&world, &lora, "4.gguf"))),
         Err(JobsError::Full { waiting: 2 })
@@ -318,9 +312,7 @@ fn what_cannot_work_fails_with_the_commands_words() {
         target: "missing.json".into(),
         ..request(&world, &lora, "new.gguf")
     };
-    let id = jobs
-        .start(&sound(&missing))
-        .expect("files are looked at when the job runs");
+    let id = start(&jobs, &missing);
     let status = ended(&jobs, id);
     let problem = status.problem.expect("it says why");
     assert_eq!((status.state, problem.cause), (State::Failed, Fault::Input));

@@ -85,6 +85,15 @@ impl Folder {
         )
     }
 
+    /// With the first rows of files of the task.
+    pub(crate) fn with(files: &[(&str, usize)]) -> Self {
+        let folder = Self::new();
+        for (file, count) in files {
+            folder.write(file, rows(file, *count).as_bytes());
+        }
+        folder
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
@@ -202,7 +211,7 @@ pub(crate) fn refused(what: &str, run: &Run, says: &[&str]) {
     let error = run
         .err
         .find("error: ")
-        .unwrap_or_else(|| panic!("{what}: no error is told: {run}"));
+        .unwrap_or_else(|| panic!("{what}: there is no error: {run}"));
     let (error, hint) = run.err[error..]
         .split_once("hint: ")
         .unwrap_or_else(|| panic!("{what}: no hint: {run}"));

@@ -10,109 +10,65 @@ use translora::request::{self, Eval, Field, Fields, Inputs, Kind, Kit, Request, 
 
 use crate::source::root;
 
-/// What a field may be, and what it may not, as a flag says it. Written down a second time, on
-/// purpose.
-type Case = (
-    &'static str,
-    &'static [&'static str],
-    &'static [&'static str],
-);
+/// A field, what it may be, and what it may not, as a flag says it. Written down a second time, on
+/// purpose. `·` is a blank, and `""` an empty value.
+const CASES: &str = r#"
+samples              | 1 1000000 | 0 1000001 -1 1.5 x
+chat_template        | chatml template.jinja | ""
+source_chat_template | chatml | ""
+chat_template_kwargs | {} {"enable_thinking":·false} | [1] 1 x ""
+filter               | contrast none | best Auto ""
+generator            | source-lora | source_lora nobody
+label                | consistent | best
+objective            | delta | best
+token_weights        | confidence | best
+schedule             | linear | cos
+temperature          | 0.001 5 | 0 5.001 -1 nan inf
+kl_budget            | 0.001 100 | 0 100.1 nan inf
+flip_budget          | 0 1 | -0.001 1.001 nan inf
+near                 | 0 1 | -0.001 1.001 nan -inf
+seed_run             | 0 1 | -0.001 1.001 nan inf
+epochs               | 0.001 1000 | 0 1000.1 -1 nan inf
+input_epochs         | 0.001 1000 | 0 1000.1 nan
+restarts             | 0 100 | 101 -1 0.5
+rank                 | 1 1024 | 0 1025 -1 8.5
+alpha                | 0.001 1e30 | 0 -1 nan inf 1e39
+modules              | q,v dense all | "" q, all,q attn q·v
+layers               | 12..24 12.. ..8 | "" 12 7..7 9..3 a..b
+lora_plus            | 0.001 16 | 0 -1 nan inf
+batch                | 1 4096 | 0 4097
+micro_batch          | 0 4096 | -1 4097
+weight_decay         | 0 1e4 | -0.001 nan inf
+lora_dropout         | 0 0.999 | 1 -0.001 nan 0.99999999999
+clip                 | 0 1e4 | -0.001 nan inf
+lr                   | 1e-9 auto | 0 -1 nan inf fast
+warmup               | 0 1 | -0.001 1.001 nan
+early_stop           | 0 1000 | -1 1001
+input_tokens         | 1 65536 | 0 65537
+answer_tokens        | 1 65536 | 0 65537
+threads              | 0 1024 | -1 1025
+gpu_layers           | -1 0 99 all | -2 1000001 many 1.5
+device               | none | ""
+format               | auto messages alpaca | xml ""
+learn                | last all | first ""
+ctx_size             | 0 1048576 | -1 1048577
+seed                 | 0 18446744073709551615 | -1 18446744073709551616 1.5
+memory               | 1KiB 2GiB | 0MiB 2 2GB -1MiB 1.5GiB 99999999999GiB ""
+"#;
 
-const CASES: &[Case] = &[
-    (
-        "samples",
-        &["1", "1000000"],
-        &["0", "1000001", "-1", "1.5", "x"],
-    ),
-    ("chat_template", &["chatml", "template.jinja"], &[""]),
-    ("source_chat_template", &["chatml"], &[""]),
-    (
-        "chat_template_kwargs",
-        &["{}", r#"{"enable_thinking": false}"#],
-        &["[1]", "1", "x", ""],
-    ),
-    ("filter", &["contrast", "none"], &["best", "Auto", ""]),
-    ("generator", &["source-lora"], &["source_lora", "nobody"]),
-    ("label", &["consistent"], &["best"]),
-    ("objective", &["delta"], &["best"]),
-    ("token_weights", &["confidence"], &["best"]),
-    ("schedule", &["linear"], &["cos"]),
-    (
-        "temperature",
-        &["0.001", "5"],
-        &["0", "5.001", "-1", "nan", "inf"],
-    ),
-    (
-        "kl_budget",
-        &["0.001", "100"],
-        &["0", "100.1", "nan", "inf"],
-    ),
-    (
-        "flip_budget",
-        &["0", "1"],
-        &["-0.001", "1.001", "nan", "inf"],
-    ),
-    ("near", &["0", "1"], &["-0.001", "1.001", "nan", "-inf"]),
-    ("seed_run", &["0", "1"], &["-0.001", "1.001", "nan", "inf"]),
-    (
-        "epochs",
-        &["0.001", "1000"],
-        &["0", "1000.1", "-1", "nan", "inf"],
-    ),
-    ("input_epochs", &["0.001", "1000"], &["0", "1000.1", "nan"]),
-    ("restarts", &["0", "100"], &["101", "-1", "0.5"]),
-    ("rank", &["1", "1024"], &["0", "1025", "-1", "8.5"]),
-    (
-        "alpha",
-        &["0.001", "1e30"],
-        &["0", "-1", "nan", "inf", "1e39"],
-    ),
-    (
-        "modules",
-        &["q,v", "dense", "all"],
-        &["", "q,", "all,q", "attn", "q v"],
-    ),
-    (
-        "layers",
-        &["12..24", "12..", "..8"],
-        &["", "12", "7..7", "9..3", "a..b"],
-    ),
-    ("lora_plus", &["0.001", "16"], &["0", "-1", "nan", "inf"]),
-    ("batch", &["1", "4096"], &["0", "4097"]),
-    ("micro_batch", &["0", "4096"], &["-1", "4097"]),
-    ("weight_decay", &["0", "1e4"], &["-0.001", "nan", "inf"]),
-    (
-        "lora_dropout",
-        &["0", "0.999"],
-        &["1", "-0.001", "nan", "0.99999999999"],
-    ),
-    ("clip", &["0", "1e4"], &["-0.001", "nan", "inf"]),
-    ("lr", &["1e-9", "auto"], &["0", "-1", "nan", "inf", "fast"]),
-    ("warmup", &["0", "1"], &["-0.001", "1.001", "nan"]),
-    ("early_stop", &["0", "1000"], &["-1", "1001"]),
-    ("input_tokens", &["1", "65536"], &["0", "65537"]),
-    ("answer_tokens", &["1", "65536"], &["0", "65537"]),
-    ("threads", &["0", "1024"], &["-1", "1025"]),
-    (
-        "gpu_layers",
-        &["-1", "0", "99", "all"],
-        &["-2", "1000001", "many", "1.5"],
-    ),
-    ("device", &["none"], &[""]),
-    ("format", &["auto", "messages", "alpaca"], &["xml", ""]),
-    ("learn", &["last", "all"], &["first", ""]),
-    ("ctx_size", &["0", "1048576"], &["-1", "1048577"]),
-    (
-        "seed",
-        &["0", "18446744073709551615"],
-        &["-1", "18446744073709551616", "1.5"],
-    ),
-    (
-        "memory",
-        &["1KiB", "2GiB"],
-        &["0MiB", "2", "2GB", "-1MiB", "1.5GiB", "99999999999GiB", ""],
-    ),
-];
+/// The rows of `CASES`.
+fn cases() -> Vec<(&'static str, Vec<String>, Vec<String>)> {
+    let values = |cell: &str| {
+        let value = |text: &str| text.replace("\"\"", "").replace('·', " ");
+        cell.split_whitespace().map(value).collect()
+    };
+    let case = |line: &'static str| {
+        let mut cells = line.split('|').map(str::trim);
+        let mut cell = || cells.next().expect("three cells");
+        (cell(), values(cell()), values(cell()))
+    };
+    CASES.trim().lines().map(case).collect()
+}
 
 /// Of JSON only: other types, and numbers where a flag has units.
 const JSON: &[(&str, &[&str], &[&str])] = &[
@@ -193,20 +149,18 @@ fn as_json(field: &Field, value: &str) -> String {
     }
 }
 
-fn case(name: &str) -> Option<&'static Case> {
-    CASES.iter().find(|(of, ..)| *of == name)
-}
-
 /// Each field of a verb that was not seen yet, through both doors.
 fn each_bound<T: Request>(verb: &str, seen: &mut HashSet<&'static str>) {
     for (field, _) in T::rows() {
         let name = field.name;
-        let (inside, outside) = match case(name) {
-            Some((_, inside, outside)) => (*inside, *outside),
-            None if field.kind == Kind::Path => (&[][..], &[""][..]),
+        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        let case = cases().into_iter().find(|(of, ..)| *of == name);
+        let (inside, outside): (Vec<String>, Vec<String>) = match case {
+            Some((_, inside, outside)) => (inside, outside),
+            None if field.kind == Kind::Path => (Vec::new(), texts(&[""])),
             None if field.kind == Kind::Switch => continue,
             None if verb == "kit" && name == "seeds" => {
-                (&["1", "1000"][..], &["0", "1001", "-1"][..])
+                (texts(&["1", "1000"]), texts(&["0", "1001", "-1"]))
             }
             None => panic!("{verb}: say in CASES what {name} may be"),
         };
@@ -221,7 +175,7 @@ fn each_bound<T: Request>(verb: &str, seen: &mut HashSet<&'static str>) {
         if !seen.insert(name) {
             continue;
         }
-        for value in inside {
+        for value in &inside {
             let (code, said) = program(verb, &[(name, value)]);
             assert!(code == 2, "{verb} {name} {value}: {said}");
             assert!(said.contains("missing"), "{verb} {name} {value}: {said}");
@@ -230,7 +184,7 @@ fn each_bound<T: Request>(verb: &str, seen: &mut HashSet<&'static str>) {
                 "{verb} {name} {value}: {said}"
             );
         }
-        for value in outside {
+        for value in &outside {
             let (code, said) = program(verb, &[(name, value)]);
             let bounds = match field.kind {
                 Kind::Choice(words) => words.join(", "),
@@ -270,7 +224,7 @@ fn each_bound_is_refused_by_each_door_before_any_work() {
     each_bound::<Kit>("kit", &mut seen);
     each_bound::<Train>("train", &mut seen);
     each_bound::<Eval>("eval", &mut seen);
-    for (name, ..) in CASES {
+    for (name, ..) in cases() {
         assert!(seen.contains(name), "{name} is no field");
     }
 }

@@ -137,6 +137,48 @@ enum Command {
     GradCheck(gradcheck::GradCheck),
 }
 
+impl Command {
+    fn run(self, verbosity: Verbosity) -> Result<Outcome, Failure> {
+        match self {
+            Self::Train(command) => command.run(verbosity),
+            Self::Kit(command) => command.run(verbosity),
+            Self::Transfer(command) => command.run(verbosity),
+            Self::Eval(command) => command.run(verbosity),
+            Self::Import(command) => command.run(verbosity),
+            Self::Export(command) => command.run(verbosity),
+            Self::Merge(command) => command.run(verbosity),
+            Self::Inspect(command) => command.run(verbosity),
+            Self::Serve(command) => command.run(verbosity),
+            Self::Harvest(command) => command.run(verbosity),
+            #[cfg(unix)]
+            Self::Adapters(command) => command.run(verbosity),
+            #[cfg(target_os = "linux")]
+            Self::Attach(command) => command.run(verbosity),
+            #[cfg(unix)]
+            Self::Control(command) => command.run(verbosity),
+            Self::Openapi(command) => command.run(),
+            Self::Doctor(command) => command.run(verbosity),
+            Self::Worker(command) => command.run(),
+            #[cfg(feature = "ggml")]
+            Self::Bench(command) => command.run(verbosity),
+            #[cfg(feature = "ggml")]
+            Self::GradCheck(command) => command.run(verbosity),
+        }
+    }
+
+    /// Whether this process runs a model itself.
+    #[cfg(target_os = "linux")]
+    fn computes(&self) -> bool {
+        match self {
+            Self::Train(_) | Self::Kit(_) | Self::Transfer(_) | Self::Eval(_) => true,
+            Self::Merge(_) | Self::Serve(_) | Self::Worker(_) => true,
+            #[cfg(feature = "ggml")]
+            Self::Bench(_) | Self::GradCheck(_) => true,
+            _ => false,
+        }
+    }
+}
+
 /// How a command ended that did not fail.
 pub enum Outcome {
     Done,
@@ -180,12 +222,15 @@ fn main() -> ExitCode {
             .iter()
             .for_each(|note| out::say(&format!("note: {note}")));
     }
+    #[cfg(target_os = "linux")]
+    if cli.command.computes() {
+        job::wait_briefly();
+    }
     files::set(files::Fetching {
         offline: cli.offline,
         quiet: cli.quiet || cli.json,
     });
-    let outcome = run(cli.command, verbosity);
-    match outcome {
+    match cli.command.run(verbosity) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Refused) => ExitCode::from(1),
         Ok(Outcome::Ended(status)) => ExitCode::from(status),
@@ -193,34 +238,6 @@ fn main() -> ExitCode {
             failure.tell();
             ExitCode::from(2)
         }
-    }
-}
-
-fn run(command: Command, verbosity: Verbosity) -> Result<Outcome, Failure> {
-    match command {
-        Command::Train(command) => command.run(verbosity),
-        Command::Kit(command) => command.run(verbosity),
-        Command::Transfer(command) => command.run(verbosity),
-        Command::Eval(command) => command.run(verbosity),
-        Command::Import(command) => command.run(verbosity),
-        Command::Export(command) => command.run(verbosity),
-        Command::Merge(command) => command.run(verbosity),
-        Command::Inspect(command) => command.run(verbosity),
-        Command::Serve(command) => command.run(verbosity),
-        Command::Harvest(command) => command.run(verbosity),
-        #[cfg(unix)]
-        Command::Adapters(command) => command.run(verbosity),
-        #[cfg(target_os = "linux")]
-        Command::Attach(command) => command.run(verbosity),
-        #[cfg(unix)]
-        Command::Control(command) => command.run(verbosity),
-        Command::Openapi(command) => command.run(),
-        Command::Doctor(command) => command.run(verbosity),
-        Command::Worker(command) => command.run(),
-        #[cfg(feature = "ggml")]
-        Command::Bench(command) => command.run(verbosity),
-        #[cfg(feature = "ggml")]
-        Command::GradCheck(command) => command.run(verbosity),
     }
 }
 

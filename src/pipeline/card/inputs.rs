@@ -156,12 +156,6 @@ fn coverage(coverage: &Coverage) -> Facts {
             .collect();
         rows.push(fact("samples by label, or by key", taught.join(", ")));
     }
-    if !coverage.answers_missing.is_empty() {
-        rows.push(fact(
-            "answers of the source adapter that no kept input gets",
-            coverage.answers_missing.join(", "),
-        ));
-    }
     rows.extend(coverage.eval_words.map(|found| {
         fact(
             "words of the given rows that some kept input has",

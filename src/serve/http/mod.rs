@@ -7,15 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::request::Parts;
-use axum::http::{HeaderName, HeaderValue, Method, Uri, header};
+use axum::http::Uri;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -39,6 +37,7 @@ mod object;
 mod openai;
 mod openapi;
 mod options;
+mod pages;
 mod prompt;
 mod reference;
 mod schema;
@@ -209,12 +208,7 @@ fn router(app: &Arc<App>) -> Router {
         .method_not_allowed_fallback(|| async { ApiError::method() })
         .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(Arc::clone(app), admit));
-    let router = if app.config.origins.is_empty() {
-        router
-    } else {
-        router.layer(cors(app))
-    };
-    control::observed(router, start)
+    control::observed(pages::guarded(router, &app.config), start)
 }
 
 /// A path that is not there, and the one that is meant where slashes are the only difference.
@@ -251,75 +245,4 @@ async fn admit(State(app): Shared, request: Request, next: Next) -> Response {
         }
     }
     next.run(request).await
-}
-
-/// Let web pages of the configured origins send requests; an answer without these headers keeps a
-/// page of another origin out.
-fn cors(app: &App) -> CorsLayer {
-    let origins = app.config.origins.clone();
-    let allowed = move |origin: &HeaderValue, _: &Parts| {
-        let text = origin.to_str().unwrap_or_default();
-        origins.iter().any(|allowed| allows(allowed, text))
-    };
-    let headers = [
-        header::AUTHORIZATION,
-        header::CONTENT_TYPE,
-        HeaderName::from_static("x-api-key"),
-        HeaderName::from_static(control::REQUEST_ID),
-    ];
-    let shown = [control::GENERATION, control::REQUEST_ID].map(HeaderName::from_static);
-    CorsLayer::new()
-        .allow_origin(AllowOrigin::predicate(allowed))
-        .allow_methods([Method::GET, Method::POST, Method::DELETE])
-        .allow_headers(headers)
-        .expose_headers(shown)
-}
-
-/// `*` allows every origin, `localhost` those of this machine whatever their port, anything else
-/// itself.
-fn allows(allowed: &str, origin: &str) -> bool {
-    let host = origin.split_once("://").map_or(origin, |(_, rest)| rest);
-    let host = match host.rsplit_once(':') {
-        Some((host, port))
-            if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) =>
-        {
-            host
-        }
-        _ => host,
-    };
-    allowed == "*"
-        || allowed == origin
-        || (allowed == "localhost" && matches!(host, "localhost" | "127.0.0.1" | "[::1]"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::allows;
-
-    #[test]
-    fn origins_of_this_machine_are_told_from_others() {
-        for origin in [
-            "http://localhost",
-            "https://localhost:8080",
-            "http://127.0.0.1:3000",
-            "http://[::1]",
-            "http://[::1]:3000",
-        ] {
-            assert!(
-                allows("localhost", origin) && allows("*", origin),
-                "{origin}"
-            );
-        }
-        for origin in [
-            "http://web.mydomain.fr",
-            "http://notlocalhost",
-            "http://localhost.evil.com",
-            "http://localhost:80.evil.com",
-        ] {
-            assert!(
-                !allows("localhost", origin) && allows("*", origin) && allows(origin, origin),
-                "{origin}"
-            );
-        }
-    }
 }

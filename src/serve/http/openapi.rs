@@ -19,7 +19,7 @@ use super::body::{ACCEPTED, SAMPLERS, UNSUPPORTED};
 use super::schema::{
     Chat, Common, Completion, Detokenize, LlamaCompletion, Load, Template, Tokenize, Unload,
 };
-use super::{ALIASES, routes};
+use super::{ALIASES, pages, routes};
 use crate::control::{self, openapi as shared};
 use crate::serve::sampler::Sampling;
 
@@ -231,7 +231,7 @@ pub fn openapi() -> Value {
     let mut api = OpenApiRouter::with_openapi(OpenApi::default())
         .merge(routes())
         .into_openapi();
-    shared::refuse_bodies(&mut api, &[408, 413]);
+    shared::refuse(&mut api, &[400, 408, 413], shared::has_body);
     let mut control = control::documented();
     shared::leave_out(&mut control, "Transfer", &["target", "out"]);
     api.merge(control);
@@ -245,6 +245,10 @@ pub fn openapi() -> Value {
         }
         api.paths.paths.insert(alias.into(), item);
     }
+    shared::refuse(&mut api, &[403], |_, _| true);
+    shared::refuse(&mut api, &[415], |path, operation| {
+        pages::changes(path) && shared::has_body(path, operation)
+    });
     let mut document = shared::finish(api, TITLE, &OPEN);
     let schemas = &mut document["components"]["schemas"];
     narrow(schemas);

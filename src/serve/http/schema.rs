@@ -65,7 +65,9 @@ pub(super) struct Common {
     pub stop: Option<OneOrMany>,
     /// Go on where the model would end.
     pub ignore_eos: Option<bool>,
-    /// Begin with what another request has decoded already; true where it is left out.
+    /// Begin with what another request has decoded already; true where it is left out. The last
+    /// digits of logits depend on how many tokens are decoded together, so where two tokens are
+    /// nearly equal, a prompt that begins so may go on otherwise than one that is decoded whole.
     pub cache_prompt: Option<bool>,
     /// Answer in pieces, as server-sent events.
     pub stream: Option<bool>,

@@ -1,12 +1,9 @@
 //! Adapters that are folders, in the exchange of a host.
 
-use std::sync::{Arc, Mutex};
-
 use serde_json::{Value, json};
 use translora_abi::Status;
-use translora_abi::host::Callbacks;
 
-use super::{Notes, instance};
+use super::noting;
 use crate::toy::World;
 
 /// A folder as PEFT saves it, for a base of one matrix.
@@ -39,17 +36,9 @@ fn a_folder_of_peft_reaches_a_host_as_gguf() {
     let world = World::new();
     peft_folder(&world);
     let text = |name: &str| world.path(name).to_str().expect("UTF-8").to_owned();
-    let host = Arc::new(Notes {
-        decoder: std::thread::current().id(),
-        done: Mutex::default(),
-        loaded: Mutex::default(),
-        refuses: Mutex::new("nothing"),
-    });
-    let instance = instance(Some(Arc::clone(&host) as Arc<dyn Callbacks>));
-    let (adapters, swaps) = (
-        instance.adapters().expect("it has them"),
-        instance.hotswap().expect("it has them"),
-    );
+    let (host, instance) = noting();
+    let adapters = instance.adapters().expect("it has them");
+    let swaps = instance.hotswap().expect("it has them");
     adapters.base(&text("up.gguf")).expect("it is a model");
     for path in ["peft", "peft/adapter_model.safetensors"] {
         let swap = swaps.prepare("task", &text(path)).expect("it fits");

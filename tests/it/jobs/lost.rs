@@ -13,9 +13,7 @@ fn a_worker_that_is_killed_fails_its_job_and_resume_goes_on() {
         epochs: 600.0,
         ..request(&world, &lora, out)
     };
-    let straight = jobs
-        .start(&sound(&long("straight.gguf")))
-        .expect("the queue takes it");
+    let straight = start(&jobs, &long("straight.gguf"));
     assert_eq!(ended(&jobs, straight).state, State::Done);
     let before = world.names();
     let mut wanted = long("new.gguf");
@@ -29,8 +27,8 @@ fn a_worker_that_is_killed_fails_its_job_and_resume_goes_on() {
         ("KILL", (State::Failed, Fault::Machine), "signal 9"),
     ] {
         let stage = Stage::Distill;
-        let id = jobs.start(&sound(&wanted)).expect("the queue takes it");
-        let process = in_stage(&jobs, id, stage).process.expect("it runs");
+        let id = start(&jobs, &wanted);
+        let process = working(&jobs, id, stage);
         signal(process, name);
         let status = ended(&jobs, id);
         let problem = status.problem.expect("it says why");
@@ -52,7 +50,7 @@ fn a_worker_that_is_killed_fails_its_job_and_resume_goes_on() {
         assert!(left.is_empty(), "{stage:?} {name}: {left:?}");
         wanted.run.resume = true;
     }
-    let id = jobs.start(&sound(&wanted)).expect("the queue takes it");
+    let id = start(&jobs, &wanted);
     assert_eq!(ended(&jobs, id).state, State::Done);
     let events = jobs.events(id, 0).expect("it is known");
     assert!(
@@ -70,14 +68,12 @@ fn a_worker_that_is_killed_fails_its_job_and_resume_goes_on() {
 fn a_worker_that_is_killed_at_random_comes_to_its_end_at_last() {
     let (world, lora) = trained();
     let jobs = jobs(config());
-    let straight = jobs
-        .start(&sound(&request(&world, &lora, "straight.gguf")))
-        .expect("the queue takes it");
+    let straight = start(&jobs, &request(&world, &lora, "straight.gguf"));
     assert_eq!(ended(&jobs, straight).state, State::Done);
     let mut wanted = request(&world, &lora, "new.gguf");
     let mut random = Rng::new(5, "when to kill");
     for kill in 0.. {
-        let id = jobs.start(&sound(&wanted)).expect("the queue takes it");
+        let id = start(&jobs, &wanted);
         // More and more of the time that a run takes, so that one comes through.
         std::thread::sleep(Duration::from_millis(random.below(50 * (kill + 1)) as u64));
         if let Some(process) = jobs.status(id).expect("it is known").process {
@@ -113,15 +109,14 @@ fn a_worker_that_hangs_is_killed() {
         silence_seconds_max: 2,
         ..config()
     });
-    let id = jobs
-        .start(&sound(&Transfer {
+    let id = start(
+        &jobs,
+        &Transfer {
             epochs: 900.0,
             ..request(&world, &lora, "new.gguf")
-        }))
-        .expect("the queue takes it");
-    let process = in_stage(&jobs, id, Stage::Distill)
-        .process
-        .expect("it runs");
+        },
+    );
+    let process = working(&jobs, id, Stage::Distill);
     signal(process, "STOP");
     let problem = ended(&jobs, id).problem.expect("it says why");
     assert!(problem.message.contains("hung"), "{problem:?}");
@@ -135,15 +130,14 @@ fn a_cancelled_job_leaves_no_worker_even_if_it_does_not_listen() {
     let jobs = jobs(config());
     for stop_first in [false, true] {
         let out = format!("{stop_first}.gguf");
-        let id = jobs
-            .start(&sound(&Transfer {
+        let id = start(
+            &jobs,
+            &Transfer {
                 epochs: 900.0,
                 ..request(&world, &lora, &out)
-            }))
-            .expect("the queue takes it");
-        let process = in_stage(&jobs, id, Stage::Distill)
-            .process
-            .expect("it runs");
+            },
+        );
+        let process = working(&jobs, id, Stage::Distill);
         if stop_first {
             signal(process, "STOP");
         }
@@ -169,12 +163,13 @@ fn memory_that_runs_out_ends_the_worker_and_not_the_host() {
             worker: Some(limited),
             ..Config::default()
         });
-        let id = jobs
-            .start(&sound(&Transfer {
+        let id = start(
+            &jobs,
+            &Transfer {
                 training: training(1024),
                 ..request(&world, &lora, "new.gguf")
-            }))
-            .expect("the queue takes it");
+            },
+        );
         let status = ended(&jobs, id);
         let problem = status
             .problem
@@ -208,15 +203,14 @@ fn a_worker_keeps_nothing_of_the_hosts_open() {
         worker: Some(program),
         ..Config::default()
     });
-    let id = jobs
-        .start(&sound(&Transfer {
+    let id = start(
+        &jobs,
+        &Transfer {
             epochs: 900.0,
             ..request(&world, &lora, "new.gguf")
-        }))
-        .expect("the queue takes it");
-    let process = in_stage(&jobs, id, Stage::Distill)
-        .process
-        .expect("it runs");
+        },
+    );
+    let process = working(&jobs, id, Stage::Distill);
     let files = std::fs::read_dir(format!("/proc/{process}/fd")).expect("it lives");
     let held = files
         .filter_map(|file| std::fs::read_link(file.ok()?.path()).ok())
@@ -229,18 +223,15 @@ fn a_worker_keeps_nothing_of_the_hosts_open() {
 fn a_queue_that_is_dropped_leaves_no_worker() {
     let (world, lora) = trained();
     let queue = jobs(config());
-    let id = queue
-        .start(&sound(&Transfer {
+    let id = start(
+        &queue,
+        &Transfer {
             epochs: 900.0,
             ..request(&world, &lora, "new.gguf")
-        }))
-        .expect("the queue takes it");
-    queue
-        .start(&sound(&request(&world, &lora, "never.gguf")))
-        .expect("the queue takes it");
-    let process = in_stage(&queue, id, Stage::Distill)
-        .process
-        .expect("it runs");
+        },
+    );
+    start(&queue, &request(&world, &lora, "never.gguf"));
+    let process = working(&queue, id, Stage::Distill);
     let waiting = queue.list().last().expect("two are known").id;
     std::thread::scope(|scope| {
         let waits = scope.spawn(|| queue.wait(waiting, LONG).map(|status| status.state));

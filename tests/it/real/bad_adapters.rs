@@ -149,10 +149,7 @@ fn sentence(bytes: &[u8], base: &translora_lora::Base) -> String {
 
 #[test]
 fn every_door_refuses_every_bad_file_with_the_same_words() {
-    let folder = Folder::new();
-    folder.write("train.jsonl", rows("train.jsonl", 20).as_bytes());
-    folder.write("seeds.jsonl", rows("seeds.jsonl", 5).as_bytes());
-    folder.write("eval.jsonl", rows("eval.jsonl", 5).as_bytes());
+    let folder = Folder::with(&[("train.jsonl", 20), ("seeds.jsonl", 5), ("eval.jsonl", 5)]);
     std::fs::create_dir(folder.path("served")).expect("the folder is writable");
     let old = old_base();
     std::fs::copy(&lab().lora, folder.path("served/good.gguf")).expect("the folder is writable");

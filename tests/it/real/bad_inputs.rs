@@ -10,9 +10,7 @@ use super::{Folder, lab, refused, rows, transfer};
 
 /// A folder with seeds, held-out rows, and whatever `fill` puts there.
 fn world(fill: impl FnOnce(&Folder)) -> Folder {
-    let folder = Folder::new();
-    folder.write("seeds.jsonl", rows("seeds.jsonl", 5).as_bytes());
-    folder.write("eval.jsonl", rows("eval.jsonl", 5).as_bytes());
+    let folder = Folder::with(&[("seeds.jsonl", 5), ("eval.jsonl", 5)]);
     fill(&folder);
     folder
 }

@@ -142,8 +142,7 @@ fn a_base_that_cannot_be_used_is_refused_by_name() {
 fn a_base_that_was_cut_short_is_refused_wherever_it_ends() {
     let whole = fs::read(new_base()).expect("the lab is in the repository");
     let header = header_bytes(&whole);
-    let folder = Folder::new();
-    folder.write("seeds.jsonl", rows("seeds.jsonl", 5).as_bytes());
+    let folder = Folder::with(&[("seeds.jsonl", 5)]);
     for cut in [
         0,
         3,

@@ -1,5 +1,5 @@
 //! `bench`: every way of reading the weights takes the same training step; drawing and swapping are
-//! measured and told.
+//! measured.
 
 use serde_json::Value;
 

@@ -26,9 +26,7 @@ fn instance(config: &Value) -> Instance {
 }
 
 fn world() -> Folder {
-    let folder = Folder::new();
-    folder.write("seeds.jsonl", rows("seeds.jsonl", 5).as_bytes());
-    folder
+    Folder::with(&[("seeds.jsonl", 5)])
 }
 
 /// What [`transfer`] requests, with more epochs.

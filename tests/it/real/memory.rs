@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use super::{Folder, done, new_base, old_base, refused, rows, transfer};
+use super::{Folder, done, new_base, old_base, refused, transfer};
 use crate::source::root;
 
 /// The lab's models and, where `scripts/lib/fetch-model` was run, a real one; each with the
@@ -57,7 +57,7 @@ fn the_predicted_peak_is_the_measured_one_and_a_limit_holds() {
         // Too little for that by a little: another way is taken, with the same loss.
         let limit = (most >> 10) - 1;
         let (tight, less) = bench(&folder, &format!("{line} --memory {limit}KiB"))
-            .expect("it told the peak before");
+            .expect("the peak was known before");
         assert!(less <= limit << 10, "{tight}");
         assert!(tight["plan"]["keep"] == "blocks", "{tight}");
         assert_eq!(&tight["loss_first"], &free["loss_first"]);
@@ -68,9 +68,7 @@ fn the_predicted_peak_is_the_measured_one_and_a_limit_holds() {
 
 #[test]
 fn what_cannot_fit_is_refused_before_any_work() {
-    let folder = Folder::new();
-    folder.write("train.jsonl", rows("train.jsonl", 40).as_bytes());
-    folder.write("seeds.jsonl", rows("seeds.jsonl", 5).as_bytes());
+    let folder = Folder::with(&[("train.jsonl", 40), ("seeds.jsonl", 5)]);
     let before = folder.names();
     let lines = [
         "train -m OLD --data train.jsonl --out new.gguf --memory 18MiB",

@@ -160,10 +160,10 @@ fn an_adapter_that_moves_no_logit_is_refused_unless_it_is_forced() {
         said(&ask(address, "faint", prompt)),
         said(&ask(address, "base", prompt))
     );
-    let told = folder.run("serve -m OLD --lora faint.gguf --port 0");
+    let run = folder.run("serve -m OLD --lora faint.gguf --port 0");
     refused(
         "an adapter without effect",
-        &told,
+        &run,
         &["faint", "changes no answer"],
     );
 }

@@ -6,7 +6,7 @@ use translora::engine::{Engine, Monitor, OpenOptions, Spelling, With};
 use translora::record::{Cancel, Pair};
 use translora_llama::{Backend, quantize};
 
-use super::{Folder, lab, new_base, old_base, rows, transfer};
+use super::{Folder, lab, new_base, old_base, transfer};
 
 const TEXTS: [&str; 5] = [
     "[SHIP]",
@@ -115,8 +115,7 @@ fn a_teachers_words_are_those_it_scores_and_its_tokens_lie_in_the_answer() {
 
 #[test]
 fn a_student_comes_nearer_to_its_teachers_probabilities() {
-    let folder = Folder::new();
-    folder.write("seeds.jsonl", rows("seeds.jsonl", 5).as_bytes());
+    let folder = Folder::with(&[("seeds.jsonl", 5)]);
     let same = folder.path("old.q8_0.gguf");
     quantize(Backend::init().unwrap(), &old_base(), &same, "q8_0").unwrap();
     let (same, other) = (same.display().to_string(), new_base().display().to_string());

@@ -7,15 +7,13 @@ use serde_json::{Value, json};
 use translora::adapters::{self, Base};
 
 use super::serve::{Served, short};
-use super::{Folder, done, lab, old_base, refused, rows};
+use super::{Folder, done, lab, old_base, refused};
 use crate::serve::client::{get, post, said};
 use crate::tokenizer::{WORDS, tokenizer};
 
 /// The lab's adapter in each format.
 pub(super) fn formats() -> Folder {
-    let folder = Folder::new();
-    folder.write("eval.jsonl", rows("eval.jsonl", 12).as_bytes());
-    folder.write("train.jsonl", rows("train.jsonl", 40).as_bytes());
+    let folder = Folder::with(&[("eval.jsonl", 12), ("train.jsonl", 40)]);
     fs::create_dir(folder.path("served")).expect("the folder is writable");
     fs::copy(&lab().lora, folder.path("served/gguf.gguf")).expect("the folder is writable");
     done(&folder.run("export served/gguf.gguf -m OLD --peft served/peft"));

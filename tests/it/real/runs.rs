@@ -6,14 +6,14 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use super::{Folder, Run, done, lab, rows, transfer};
+use super::{Folder, Run, done, lab, transfer};
 
 fn world(eval: usize) -> Folder {
-    let folder = Folder::new();
-    folder.write("seeds.jsonl", rows("seeds.jsonl", 5).as_bytes());
-    folder.write("eval.jsonl", rows("eval.jsonl", eval).as_bytes());
-    folder.write("train.jsonl", rows("train.jsonl", 40).as_bytes());
-    folder
+    Folder::with(&[
+        ("seeds.jsonl", 5),
+        ("eval.jsonl", eval),
+        ("train.jsonl", 40),
+    ])
 }
 
 /// A transfer whose stages last long enough to be hit.

@@ -416,8 +416,7 @@ fn a_bad_adapter_is_refused_while_others_answer() {
 /// nobody's answer fails.
 #[test]
 fn a_transfer_over_http_goes_live_under_load() {
-    let folder = Folder::new();
-    folder.write("seeds.jsonl", rows("seeds.jsonl", 5).as_bytes());
+    let folder = Folder::with(&[("seeds.jsonl", 5)]);
     std::fs::create_dir(folder.path("adapters")).expect("writable");
     let line = "-m NEW --adapters adapters --alias base -np 4";
     let mut served = Served::start(&folder, line);

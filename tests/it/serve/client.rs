@@ -66,12 +66,22 @@ pub fn open(
     stream
         .set_read_timeout(Some(PATIENCE))
         .expect("a timeout can be set");
+    let json = ("Content-Type", "application/json");
+    let kind = headers
+        .iter()
+        .all(|(name, _)| *name != json.0)
+        .then_some(json);
     let more: String = headers
         .iter()
+        .copied()
+        .chain(kind)
+        .filter(|(name, _)| *name != "Host")
         .map(|(name, value)| format!("{name}: {value}\r\n"))
         .collect();
+    let host = headers.iter().find(|(name, _)| *name == "Host");
+    let host = host.map_or("localhost", |(_, host)| host);
     let head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: {}\r\n{more}\r\n",
+        "{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: {}\r\n{more}\r\n",
         body.len()
     );
     stream.write_all(head.as_bytes()).expect("the server reads");

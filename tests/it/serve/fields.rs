@@ -210,6 +210,21 @@ fn a_model_that_is_an_adapter_and_a_list_of_adapters_exclude_each_other() {
     assert_eq!(said(&reply), lab.answers(Some(&lab.adapters[1]))[0]);
 }
 
+/// Of two scales for one adapter, none is chosen in silence.
+#[test]
+fn an_adapter_has_one_scale_in_a_list() {
+    let (_lab, _server, address) = served();
+    let twice = json!([{ "id": 0, "scale": 1 }, { "id": 0, "scale": 0.5 }]);
+    for (path, body) in [
+        ("/lora-adapters", twice.clone()),
+        ("/completion", json!({ "lora": twice, "prompt": "a" })),
+    ] {
+        let reply = post(address, path, &body);
+        assert_eq!(reply.status, 400, "{path}: {reply:?}");
+        assert!(reply.error().contains("id 0 stands twice"), "{reply:?}");
+    }
+}
+
 /// Scales that overflow make logits of which no token can be drawn: an error, and no empty answer.
 #[test]
 fn logits_that_are_not_finite_are_an_error_that_names_the_adapter() {

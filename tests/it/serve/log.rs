@@ -56,7 +56,7 @@ impl Running {
 }
 
 /// A question with a key, an id, and a prompt; then one with a wrong key.
-fn talk(address: SocketAddr) -> Reply {
+fn two_requests(address: SocketAddr) -> Reply {
     let body = json!({ "model": "ticket", "messages": [{ "role": "user", "content": PROMPT }] });
     let bearer = format!("Bearer {KEY}");
     let headers = [("Authorization", bearer.as_str()), ("x-request-id", "id-7")];
@@ -81,7 +81,7 @@ fn talk(address: SocketAddr) -> Reply {
 fn a_request_is_a_line_without_its_key_and_its_prompt() {
     let lab = Lab::new();
     let running = Running::start(&lab, &["--log-level", "debug"]);
-    let reply = talk(running.address);
+    let reply = two_requests(running.address);
     assert_eq!((reply.status, reply.header("x-request-id")), (200, "id-7"));
     let unnamed = get(running.address, "/health");
     assert!(
@@ -106,7 +106,7 @@ fn a_request_is_a_line_without_its_key_and_its_prompt() {
 fn a_log_in_json_has_an_object_a_line() {
     let lab = Lab::new();
     let running = Running::start(&lab, &["--log-format", "json", "--log-level", "debug"]);
-    talk(running.address);
+    two_requests(running.address);
     let log = running.end();
     let lines = log.lines().filter(|line| !line.starts_with("warning: "));
     let lines: Vec<Value> = lines
@@ -129,7 +129,7 @@ fn quiet_logs_no_requests() {
     let lab = Lab::new();
     for flags in [["--quiet"].as_slice(), &["--log-level", "warn"]] {
         let running = Running::start(&lab, flags);
-        talk(running.address);
+        two_requests(running.address);
         let log = running.end();
         assert!(!log.contains("POST"), "{log}");
     }

@@ -200,18 +200,30 @@ fn only_the_pages_that_were_named_may_ask() {
     let page = ("Origin", "http://page.example");
     let asks = [page, ("Access-Control-Request-Method", "POST")];
     let (_server, address) = serve(lab.config());
+    let refused = open(address, "OPTIONS", "/v1/completions", &asks, b"").whole();
     assert_eq!(
-        open(address, "GET", "/health", &[page], b"")
-            .whole()
-            .header("access-control-allow-origin"),
-        ""
+        (
+            refused.status,
+            refused.header("access-control-allow-origin")
+        ),
+        (403, "")
     );
-    assert_eq!(
-        open(address, "OPTIONS", "/v1/completions", &asks, b"")
-            .whole()
-            .header("access-control-allow-origin"),
-        ""
-    );
+    // What a page sends without asking first, and a name that was made to point at this machine.
+    let unload = json!({ "lora_name": "ticket" }).to_string();
+    let plain = ("Content-Type", "text/plain");
+    let (evil, named) = (("Host", "evil.example"), ("Host", "localhost"));
+    for (headers, status) in [
+        (vec![page, plain, named], 403),
+        (vec![evil], 403),
+        (vec![evil, ("Origin", "http://evil.example")], 403),
+        (vec![plain], 415),
+    ] {
+        let path = "/v1/unload_lora_adapter";
+        let reply = open(address, "POST", path, &headers, unload.as_bytes()).whole();
+        assert_eq!(reply.status, status, "{headers:?}: {reply:?}");
+        let models = get(address, "/v1/models").body;
+        assert!(models.contains("ticket"), "{headers:?}: {models}");
+    }
     let (_server, address) = serve(Config {
         origins: vec!["http://page.example".into()],
         ..lab.config()
@@ -235,7 +247,7 @@ fn only_the_pages_that_were_named_may_ask() {
         b"",
     )
     .whole();
-    assert_eq!(other.status, 200);
+    assert_eq!(other.status, 403);
     assert_eq!(other.header("access-control-allow-origin"), "");
 }
 

@@ -183,7 +183,7 @@ fn health_needs_no_key_and_no_slot() {
 fn try_ask(address: SocketAddr, prompt: &str) -> Option<(u16, String)> {
     let body = json!({ "model": "ticket", "temperature": 0, "messages": [{ "role": "user", "content": prompt }] }).to_string();
     let head = format!(
-        "POST /v1/chat/completions HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
         body.len()
     );
     let mut stream = TcpStream::connect(address).ok()?;

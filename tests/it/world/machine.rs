@@ -18,10 +18,10 @@ fn run(world: &World, line: &str, last: &OsStr) -> (Option<i32>, String, String)
         .stdin(Stdio::null())
         .output()
         .expect("the program runs");
-    told(&output)
+    streams(&output)
 }
 
-fn told(output: &Output) -> (Option<i32>, String, String) {
+fn streams(output: &Output) -> (Option<i32>, String, String) {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("output is UTF-8");
     (
         output.status.code(),
@@ -101,9 +101,47 @@ fn what_cannot_be_written_is_said_and_nothing_is_left() {
         .stdin(Stdio::null())
         .output()
         .expect("there is a shell");
-    let (code, _, err) = told(&output);
+    let (code, _, err) = streams(&output);
     assert_eq!(code, Some(2), "{err}");
     assert!(err.contains("File too large"), "{err}");
     assert!(err.contains("hint: "), "{err}");
     assert!(!world.path("l.gguf").exists());
+}
+
+/// A program that waits for its threads as OpenMP does by default is far slower beside other work.
+#[cfg(target_os = "linux")]
+#[test]
+fn threads_wait_briefly_unless_the_environment_says_how() {
+    use std::io::{BufRead, BufReader};
+
+    let world = World::new();
+    let cases = [
+        (None, "GOMP_SPINCOUNT=1000"),
+        (Some(("GOMP_SPINCOUNT", "7")), "GOMP_SPINCOUNT=7"),
+        (Some(("OMP_WAIT_POLICY", "passive")), ""),
+    ];
+    for (set, spins) in cases {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_translora"))
+            .args(["serve", "-m", "old.json", "--port", "0"])
+            .current_dir(&world.folder)
+            .env_remove("GOMP_SPINCOUNT")
+            .env_remove("OMP_WAIT_POLICY")
+            .envs(set)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the program starts");
+        let mut line = String::new();
+        let stdout = child.stdout.take().expect("it is piped");
+        _ = BufReader::new(stdout).read_line(&mut line);
+        let environment = fs::read(format!("/proc/{}/environ", child.id()));
+        child.kill().expect("it runs");
+        child.wait().expect("it ran");
+        assert!(line.contains("listening"), "{line:?}");
+        let environment = String::from_utf8(environment.expect("it runs")).expect("UTF-8");
+        let found = environment
+            .split('\0')
+            .find(|variable| variable.starts_with("GOMP_SPINCOUNT"));
+        assert_eq!(found.unwrap_or_default(), spins);
+    }
 }

@@ -26,17 +26,17 @@ fn a_context_beyond_training_is_warned_of_by_each_command() {
         transfer(&[("--samples", "8"), ("--rank", "2"), ("--restarts", "0")]),
     ];
     for line in lines {
-        let told = folder.run(&format!("{line} -c 4096"));
-        assert_ne!(told.code, Some(2), "{told}");
+        let run = folder.run(&format!("{line} -c 4096"));
+        assert_ne!(run.code, Some(2), "{run}");
         let warned = |line: &str| line.starts_with("warning: ") && line.contains(BEYOND);
-        let count = told.err.lines().filter(|line| warned(line)).count();
+        let count = run.err.lines().filter(|line| warned(line)).count();
         // A transfer has a source and a target.
         let models = if line.starts_with("transfer") { 2 } else { 1 };
-        assert_eq!(count, models, "{told}");
+        assert_eq!(count, models, "{run}");
     }
-    let told = folder.run("eval -m OLD --data rows.jsonl -c 512");
-    done(&told);
-    assert!(!told.err.contains("was trained on"), "{told}");
+    let run = folder.run("eval -m OLD --data rows.jsonl -c 512");
+    done(&run);
+    assert!(!run.err.contains("was trained on"), "{run}");
 
     let mut served = folder
         .command("serve -m OLD -c 4096 --port 0")
@@ -101,9 +101,9 @@ fn a_row_that_meets_a_weight_that_is_no_number_is_named() {
         let train = format!(
             "train -m nan.gguf --data rows.jsonl --out l{line}.gguf --batch 1 --epochs 1 --rank 2"
         );
-        let told = folder.run(&train);
+        let run = folder.run(&train);
         let place = format!("rows.jsonl:{line}: the model nan.gguf makes logits");
-        refused("a row of NaN", &told, &[&place, "for this row", &weight]);
-        assert!(!told.err.contains("learning rate"), "{told}");
+        refused("a row of NaN", &run, &[&place, "for this row", &weight]);
+        assert!(!run.err.contains("learning rate"), "{run}");
     }
 }

@@ -40,7 +40,7 @@ fn heads_with_a_tail_are_differentiated_too() {
     for architecture in [TinyArchitecture::Granite, TinyArchitecture::Gemma2] {
         for forward in [ForwardWeights::Native, exact()] {
             let what = format!("{architecture:?} {forward:?}");
-            let lab = Lab::made(architecture, "f32");
+            let lab = Lab::with(architecture, "f32");
             let mut text = lab.trainer_by(Objective::Text, forward);
             text.load(plain.clone()).unwrap();
             let label = |e: usize, token: usize, z: &[f64]| {
@@ -70,7 +70,7 @@ fn condensed_signals_need_a_head_that_is_linear() {
     let plain = examples();
     let teachers = distributions(&plain, 1.0);
     for forward in [ForwardWeights::Native, exact()] {
-        let lab = Lab::made(TinyArchitecture::Granite, "f32");
+        let lab = Lab::with(TinyArchitecture::Granite, "f32");
         let mut condensed = lab.trainer_by(Objective::Condensed, forward);
         let signals: Vec<Teacher> = teachers
             .iter()
@@ -82,7 +82,7 @@ fn condensed_signals_need_a_head_that_is_linear() {
             naive(Divergence::Forward, 1.0, z, &words)
         };
         check(&mut condensed, &kl, 1e-4, &format!("{forward:?} condensed"));
-        let lab = Lab::made(TinyArchitecture::Gemma2, "f32");
+        let lab = Lab::with(TinyArchitecture::Gemma2, "f32");
         let spec = TrainSpec {
             objective: Objective::Condensed,
             forward,

@@ -41,10 +41,10 @@ impl Lab {
     }
 
     fn of(kind: &str) -> Self {
-        Self::made(TinyArchitecture::Llama, kind)
+        Self::with(TinyArchitecture::Llama, kind)
     }
 
-    fn made(architecture: TinyArchitecture, kind: &str) -> Self {
+    fn with(architecture: TinyArchitecture, kind: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = common::tiny(folder.path(), architecture, &TinyShape::default(), kind);
         let backend = Backend::init().unwrap();

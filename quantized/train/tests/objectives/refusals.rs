@@ -14,54 +14,25 @@ fn likeliest(words: &[(i32, f32)]) -> Teacher {
 
 /// Examples, and what is said of each.
 fn unfit() -> Vec<(Example, &'static str)> {
+    let taught = |teacher: Teacher| one().with_teacher(teacher);
+    let words = |words: &[(i32, f32)]| taught(likeliest(words));
+    let all = |row: Vec<f32>| taught(Teacher::All(vec![row; 2]));
+    let weighted = |weights: Vec<f32>| words(&[(1, 0.5)]).with_weights(weights);
+    let short = Teacher::Likeliest(vec![vec![(1, 0.5)]]);
     vec![
         (one(), "needs a teacher"),
-        (
-            one().with_teacher(Teacher::Condensed(Vec::new())),
-            "another kind",
-        ),
-        (
-            one().with_teacher(Teacher::Likeliest(vec![vec![(1, 0.5)]])),
-            "number of tokens",
-        ),
-        (one().with_teacher(likeliest(&[])), "says nothing"),
-        (
-            one().with_teacher(likeliest(&[(1, 0.5), (1, 0.1)])),
-            "twice",
-        ),
-        (
-            one().with_teacher(likeliest(&[(259, 0.5)])),
-            "another vocabulary",
-        ),
-        (
-            one().with_teacher(likeliest(&[(-1, 0.5)])),
-            "another vocabulary",
-        ),
-        (
-            one().with_teacher(likeliest(&[(1, 0.6), (2, 0.6)])),
-            "add up",
-        ),
-        (one().with_teacher(likeliest(&[(1, f32::NAN)])), "add up"),
-        (
-            one().with_teacher(Teacher::All(vec![vec![0.001; VOCABULARY]; 2])),
-            "add up",
-        ),
-        (
-            one().with_teacher(Teacher::All(vec![vec![1.0]; 2])),
-            "another vocabulary",
-        ),
-        (
-            one()
-                .with_weights(vec![1.0])
-                .with_teacher(likeliest(&[(1, 0.5)])),
-            "number of weights",
-        ),
-        (
-            one()
-                .with_weights(vec![1.0, -1.0])
-                .with_teacher(likeliest(&[(1, 0.5)])),
-            "below zero",
-        ),
+        (taught(Teacher::Condensed(Vec::new())), "another kind"),
+        (taught(short), "number of tokens"),
+        (words(&[]), "says nothing"),
+        (words(&[(1, 0.5), (1, 0.1)]), "twice"),
+        (words(&[(259, 0.5)]), "another vocabulary"),
+        (words(&[(-1, 0.5)]), "another vocabulary"),
+        (words(&[(1, 0.6), (2, 0.6)]), "add up"),
+        (words(&[(1, f32::NAN)]), "add up"),
+        (all(vec![0.001; VOCABULARY]), "add up"),
+        (all(vec![1.0]), "another vocabulary"),
+        (weighted(vec![1.0]), "number of weights"),
+        (weighted(vec![1.0, -1.0]), "below zero"),
     ]
 }
 
