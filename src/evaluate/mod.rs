@@ -32,10 +32,12 @@ use crate::distill::Trained;
 use crate::engine::{Answer, EngineError, Model, Monitor, With};
 use crate::record::{Blame, Fault, Pair, Remedy, Rng, Step, without_thoughts};
 
+mod forecast;
 mod measures;
 mod shots;
 mod statistics;
 
+pub use forecast::{Forecast, Outlook};
 pub use measures::{Equivalence, Retention, equivalence, retention, with_shots};
 pub use shots::Shots;
 pub use statistics::{mcnemar, wilson};
@@ -161,6 +163,10 @@ pub struct Comparison {
     pub wins: u64,
     /// Rows that only the bare target got right.
     pub losses: u64,
+    /// Where it is inconclusive: about how many rows would settle it, if the two go on to differ as
+    /// they do on these.
+    #[serde(default)]
+    pub rows_needed: Option<u64>,
 }
 
 /// Rows that decide, and rows that report; the same where there are too few for both.
@@ -302,6 +308,21 @@ pub fn constant(pairs: &[Pair], rows: &[usize]) -> Vec<bool> {
         .collect()
 }
 
+/// Rows to give so that enough of them decide: what shows a gain with a power of 80 %, else what is
+/// enough to reject.
+fn rows_needed(wins: u64, losses: u64, rows: usize) -> u64 {
+    let enough = ROWS_ENOUGH as u64;
+    let to_show = statistics::rows_to_show(wins, losses, rows as u64);
+    let deciding = to_show.filter(|_| wins > losses).unwrap_or(enough);
+    let deciding = deciding.max(rows as u64 + 1);
+    // From twice that many on, only half of them decide.
+    if deciding < 2 * enough {
+        deciding
+    } else {
+        2 * deciding
+    }
+}
+
 /// The adapter is right more often than the best constant answer.
 fn beats_constant(transferred: &Arm, pairs: &[Pair], rows: &[usize]) -> bool {
     let (mut wins, mut losses) = (0, 0);
@@ -369,6 +390,8 @@ pub fn compare(
             "there are too few rows on which just one of the two is right".into(),
         )
     };
+    let rows_needed =
+        (verdict == Verdict::Inconclusive).then(|| rows_needed(wins, losses, rows.len()));
     Ok(Comparison {
         verdict,
         reason,
@@ -376,6 +399,7 @@ pub fn compare(
         p_value,
         wins,
         losses,
+        rows_needed,
     })
 }
 
@@ -459,6 +483,28 @@ mod tests {
             verdict(&(many("-", 55) + "++++"), &(many("-", 50) + "+++++----")),
             Verdict::Inconclusive
         );
+    }
+
+    #[test]
+    fn what_is_inconclusive_says_how_many_rows_would_settle_it() {
+        // (wins, losses, rows) -> rows to give
+        let cases = [
+            ((5, 0, 10), 14),
+            ((0, 0, 10), 50),
+            ((1, 2, 49), 50),
+            // 182 must decide, and half of what is given does.
+            ((14, 5, 100), 364),
+            ((5, 0, 17), 25),
+        ];
+        for ((wins, losses, rows), needed) in cases {
+            assert_eq!(rows_needed(wins, losses, rows), needed, "{wins} {losses}");
+        }
+        let comparison = |bare: &str, new: &str| {
+            let rows: Vec<usize> = (0..bare.len()).collect();
+            compare(&arm_of(bare), &arm_of(new), &pairs(bare.len()), &rows, 0.05).unwrap()
+        };
+        assert_eq!(comparison("-----", "+++++").rows_needed, Some(6));
+        assert_eq!(comparison("------", "++++++").rows_needed, None);
     }
 
     #[test]

@@ -56,6 +56,33 @@ pub enum Answers {
     Text,
 }
 
+impl Answers {
+    /// The label that an answer is, or the keys that it has, as far as the task has them.
+    pub fn of<'a>(&'a self, answer: &'a str) -> impl Iterator<Item = &'a str> {
+        let has = move |name: &&str| match self {
+            Self::Objects(_) => has_key(answer, name),
+            _ => answer.trim() == *name,
+        };
+        self.names().iter().map(String::as_str).filter(has)
+    }
+
+    /// Two answers say the same of a label or of a key.
+    pub fn agree(&self, name: &str, answer: &str, other: &str) -> bool {
+        match self {
+            Self::Objects(_) => value(answer, name) == value(other, name),
+            _ => answer.trim() == other.trim(),
+        }
+    }
+
+    /// Its labels or keys.
+    pub fn names(&self) -> &[String] {
+        match self {
+            Self::Labels(names) | Self::Objects(names) => names,
+            Self::Text => &[],
+        }
+    }
+}
+
 /// Find out what the teacher answers.
 pub fn answers(seen: &[Judged]) -> Answers {
     let labels: Vec<String> = shared(seen).into_keys().collect();
@@ -80,8 +107,12 @@ pub fn answers(seen: &[Judged]) -> Answers {
 }
 
 /// Whether an answer is a JSON object with this key.
-pub(super) fn has_key(answer: &str, key: &str) -> bool {
-    object(answer).is_some_and(|object| object.contains_key(key))
+fn has_key(answer: &str, key: &str) -> bool {
+    value(answer, key).is_some()
+}
+
+fn value(answer: &str, key: &str) -> Option<serde_json::Value> {
+    object(answer)?.remove(key)
 }
 
 fn object(answer: &str) -> Option<serde_json::Map<String, serde_json::Value>> {
@@ -198,6 +229,32 @@ mod tests {
             }
         }
         (all, intended)
+    }
+
+    #[test]
+    fn an_answer_has_its_label_or_its_keys() {
+        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        let objects = r#"{"a": 1, "b": "x", "odd": 2}"#;
+        let cases: [(Answers, &str, &[&str]); 5] = [
+            (Answers::Labels(names(&["yes", "no"])), " yes\n", &["yes"]),
+            (Answers::Labels(names(&["yes", "no"])), "perhaps", &[]),
+            (
+                Answers::Objects(names(&["a", "b", "c"])),
+                objects,
+                &["a", "b"],
+            ),
+            (Answers::Objects(names(&["a"])), "no object", &[]),
+            (Answers::Text, "yes", &[]),
+        ];
+        for (answers, answer, expected) in cases {
+            assert_eq!(answers.of(answer).collect::<Vec<_>>(), expected, "{answer}");
+        }
+        let keys = Answers::Objects(names(&["a", "b"]));
+        let other = r#"{"b": "y", "a": 1}"#;
+        assert!(keys.agree("a", objects, other) && !keys.agree("b", objects, other));
+        assert!(!keys.agree("a", objects, "no object"));
+        let labels = Answers::Labels(names(&["yes"]));
+        assert!(labels.agree("yes", "yes ", "yes") && !labels.agree("yes", "yes", "no"));
     }
 
     fn other(all: &[Judged]) -> usize {

@@ -2,14 +2,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::Judged;
-use super::answers::{Answers, answers, has_key};
+use super::answers::Answers;
 use super::near::Shingles;
 use super::validity::without_numbers;
 use crate::record::Pair;
 
 /// Inputs compared with each other at most; of more, the first.
 const COMPARED_MAX: usize = 1500;
+/// Samples from which on a label or a key counts as taught.
+const TAUGHT_MIN: usize = 5;
 /// Labels or keys that are named at most.
 const NAMED_MAX: usize = 20;
 
@@ -31,9 +32,13 @@ pub struct Coverage {
     /// Kept inputs by the label that is their answer, or by each key of the JSON object that is.
     /// Empty where answers are text of their own.
     pub taught: BTreeMap<String, usize>,
-    /// Labels or keys that the teacher gave to texts that were thrown out or drawn at random, but
-    /// to no input that was kept.
-    pub answers_missing: Vec<String>,
+    /// How much of the task is taught, as far as the run can see. For labels and keys: of all that
+    /// the teacher gave to accepted inputs, the share that five samples or more teach. Else the
+    /// share of the words of one more input that are known. units: share
+    pub share: f64,
+    /// Labels or keys that the teacher gives, and that fewer than five samples teach, the rarest
+    /// first.
+    pub hardly_taught: Vec<String>,
     /// Of each kept input, how like it is to the one most like it (Jaccard's index of word
     /// trigrams): least, deciles, greatest. A filter on similarity would hide what lies just below
     /// its threshold.
@@ -48,11 +53,13 @@ pub struct Coverage {
 }
 
 impl Coverage {
-    /// Look at inputs with their answers, with what `seen` says of the answers the teacher has.
+    /// Look at the inputs that are trained on, with their answers. `accepted`: the teacher's
+    /// answers to all that could have been.
     pub fn of(
         kept: &[(&str, &str)],
         seeds: &[&str],
-        seen: &[Judged],
+        accepted: &[&str],
+        answers: &Answers,
         eval: Option<&[Pair]>,
     ) -> Self {
         let sets: Vec<BTreeSet<String>> = kept.iter().map(|(prompt, _)| words(prompt)).collect();
@@ -61,30 +68,32 @@ impl Coverage {
             .flatten()
             .for_each(|word| *holders.entry(word).or_default() += 1);
         let known: BTreeSet<String> = seeds.iter().flat_map(|seed| words(seed)).collect();
-        let taught = taught(kept, seen);
-        let answers: BTreeSet<&str> = kept.iter().map(|(_, answer)| answer.trim()).collect();
+        let all: usize = holders.values().sum();
+        let taught = taught(kept, answers);
+        let words_unseen =
+            holders.values().filter(|&&count| count == 1).count() as f64 / all.max(1) as f64;
+        let given: BTreeSet<&str> = kept.iter().map(|(_, answer)| answer.trim()).collect();
         let shingles: Vec<Shingles> = kept
             .iter()
             .take(COMPARED_MAX)
             .map(|(prompt, _)| Shingles::of(prompt))
             .collect();
         let of_seeds: Vec<Shingles> = seeds.iter().map(|seed| Shingles::of(seed)).collect();
-        let all: usize = holders.values().sum();
         Self {
             words: holders.len(),
             words_new: holders
                 .keys()
                 .filter(|word| !known.contains(**word))
                 .count(),
-            words_unseen: holders.values().filter(|&&count| count == 1).count() as f64
-                / all.max(1) as f64,
+            words_unseen,
             forms: kept
                 .iter()
                 .map(|(prompt, _)| without_numbers(prompt))
                 .collect::<BTreeSet<_>>()
                 .len(),
-            answers: answers.len(),
-            answers_missing: missing(&taught),
+            answers: given.len(),
+            share: share(&taught, accepted, answers).unwrap_or(1.0 - words_unseen),
+            hardly_taught: hardly(&taught),
             taught,
             similarity: curve(nearest_other(&shingles)),
             similarity_to_seeds: curve(
@@ -106,7 +115,7 @@ impl Coverage {
             }),
             eval_answers: eval.map(|rows| {
                 rows.iter()
-                    .filter(|row| answers.contains(row.completion.trim()))
+                    .filter(|row| given.contains(row.completion.trim()))
                     .count() as f64
                     / rows.len().max(1) as f64
             }),
@@ -115,27 +124,35 @@ impl Coverage {
 }
 
 /// How many kept inputs teach each label, or each key, that the teacher was seen to use.
-fn taught(kept: &[(&str, &str)], seen: &[Judged]) -> BTreeMap<String, usize> {
-    let (names, teaches): (_, fn(&str, &str) -> bool) = match answers(seen) {
-        Answers::Labels(labels) => (labels, |answer, label| answer.trim() == label),
-        Answers::Objects(keys) => (keys, has_key),
-        Answers::Text => return BTreeMap::new(),
-    };
-    let count = |name: &str| {
-        kept.iter()
-            .filter(|(_, answer)| teaches(answer, name))
-            .count()
-    };
-    names
-        .into_iter()
-        .map(|name| (name.clone(), count(&name)))
-        .collect()
+fn taught(kept: &[(&str, &str)], answers: &Answers) -> BTreeMap<String, usize> {
+    let mut taught: BTreeMap<String, usize> = answers
+        .names()
+        .iter()
+        .map(|name| (name.clone(), 0))
+        .collect();
+    for name in kept.iter().flat_map(|(_, answer)| answers.of(answer)) {
+        *taught.entry(name.to_owned()).or_default() += 1;
+    }
+    taught
 }
 
-/// What no kept input teaches.
-fn missing(taught: &BTreeMap<String, usize>) -> Vec<String> {
-    let missing = taught.iter().filter(|(_, count)| **count == 0);
-    missing
+/// Of the labels or keys of these answers, the share that is taught.
+fn share(taught: &BTreeMap<String, usize>, accepted: &[&str], answers: &Answers) -> Option<f64> {
+    let names = || accepted.iter().flat_map(|answer| answers.of(answer));
+    let is_taught = |name: &&str| taught[*name] >= TAUGHT_MIN;
+    let all = names().count();
+    (all > 0).then(|| names().filter(is_taught).count() as f64 / all as f64)
+}
+
+/// What hardly any kept input teaches.
+fn hardly(taught: &BTreeMap<String, usize>) -> Vec<String> {
+    let mut hardly: Vec<_> = taught
+        .iter()
+        .filter(|(_, count)| **count < TAUGHT_MIN)
+        .collect();
+    hardly.sort_by_key(|(_, count)| **count);
+    hardly
+        .into_iter()
         .take(NAMED_MAX)
         .map(|(name, _)| name.clone())
         .collect()
@@ -183,7 +200,17 @@ fn curve(mut values: Vec<f64>) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::filter::Reason;
+
+    #[test]
+    fn the_share_is_of_what_the_teacher_gives() {
+        let answers = Answers::Labels(["a", "b", "c"].map(str::to_owned).into());
+        let kept = [("x", "a"); 5].into_iter().chain([("y", "b"); 4]);
+        let kept: Vec<(&str, &str)> = kept.collect();
+        let accepted = ["a", "a", "a", "b", "odd"];
+        let coverage = Coverage::of(&kept, &[], &accepted, &answers, None);
+        assert_eq!(coverage.share, 0.75, "what is no label does not count");
+        assert_eq!(coverage.hardly_taught, ["c", "b"]);
+    }
 
     #[test]
     fn words_answers_and_likeness_are_counted() {
@@ -193,14 +220,14 @@ mod tests {
             ("date June 12", "a"),
             ("quite another", "a"),
         ];
-        let seen = ["a", "a", "a", "c", "c", "c"]
-            .map(|answer| Judged::example(answer, answer, Some(Reason::Contrast)));
+        let answers = Answers::Labels(["a", "c"].map(str::to_owned).into());
+        let accepted = ["a", "a", "a", "c", "other"];
         let row = |prompt: &str, completion: &str| Pair {
             prompt: prompt.into(),
             completion: completion.into(),
         };
         let rows = [row("date July 3", "a"), row("date May 77", "e")];
-        let coverage = Coverage::of(&kept, &["date May 1"], &seen, Some(&rows));
+        let coverage = Coverage::of(&kept, &["date May 1"], &accepted, &answers, Some(&rows));
         assert_eq!(
             (
                 coverage.words,
@@ -211,7 +238,8 @@ mod tests {
             (6, 3, 2, 3)
         );
         assert_eq!(coverage.words_unseen, 3.0 / 11.0);
-        assert_eq!(coverage.answers_missing, ["c"]);
+        assert_eq!(coverage.hardly_taught, ["c", "a"], "the rarest first");
+        assert_eq!(coverage.share, 0.0);
         let taught = [("a", 3), ("c", 0)].map(|(name, count)| (name.to_owned(), count));
         assert_eq!(coverage.taught, taught.into());
         assert_eq!(
@@ -240,14 +268,14 @@ mod tests {
             ("x", "{\"name\": \"a\"}"),
             ("y", "{\"name\": \"b\", \"size\": 1}"),
         ];
-        let seen = [objects[0], objects[1], objects[1], objects[1]]
-            .map(|(text, answer)| Judged::example(text, answer, None));
+        let answers = Answers::Objects(["name", "size"].map(str::to_owned).into());
         let taught = [("name", 2), ("size", 1)].map(|(name, count)| (name.to_owned(), count));
         assert_eq!(
-            Coverage::of(&objects, &[], &seen, None).taught,
+            Coverage::of(&objects, &[], &[], &answers, None).taught,
             taught.into()
         );
-        let alone = Coverage::of(&kept[..1], &[], &[], None);
+        let alone = Coverage::of(&kept[..1], &[], &[], &Answers::Text, None);
+        assert_eq!(alone.share, 1.0 - alone.words_unseen);
         assert!(
             alone.similarity.is_empty()
                 && alone.similarity_to_seeds.is_empty()

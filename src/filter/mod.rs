@@ -18,6 +18,7 @@ use crate::record::{Blame, Fault, Prompt, Remedy};
 
 mod answers;
 mod coverage;
+mod hold_out;
 mod judge;
 mod near;
 mod script;
@@ -26,6 +27,7 @@ mod validity;
 
 pub use answers::{Answers, answers, hold_to};
 pub use coverage::Coverage;
+pub use hold_out::{HeldOut, hold_out};
 pub use judge::{Discriminator, Judge, Judged, probe};
 pub use near::{NEAR, near_copies};
 pub use select::{Shares, select};

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use super::TransferReport;
-use crate::evaluate::Verdict;
+use crate::evaluate::{Outlook, Verdict};
+use crate::filter::Coverage;
 use crate::publish::{Page, Section, Tone};
 
 mod inputs;
@@ -21,6 +22,11 @@ pub(super) fn page(report: &TransferReport, target: &Path) -> Page {
         Verdict::Reject => ("Rejected", Tone::Bad),
         Verdict::Inconclusive => ("Inconclusive", Tone::Unsure),
     };
+    let (word, tone, by_rule) = match (&report.expectation, report.forecast.outlook) {
+        (None, _) => (word, tone, String::new()),
+        (_, Outlook::Poor) => ("Expected to fail", Tone::Bad, by_rule(word)),
+        _ => ("Expected to fall short", Tone::Unsure, by_rule(word)),
+    };
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);
     let judged_on = if scores.gate == "eval" {
         "rows with known answers"
@@ -28,27 +34,11 @@ pub(super) fn page(report: &TransferReport, target: &Path) -> Page {
         "held-out made-up inputs"
     };
     let verdict = format!(
-        "of {} {judged_on} the new adapter answers {} right, the bare target {}",
+        "{by_rule}of {} {judged_on} the new adapter answers {} right, the bare target {}",
         scores.rows,
         percent(scores.transferred),
         percent(scores.target)
     );
-    let mut lead = vec![format!(
-        "The verdict rests on {} of them: {}. Only the new adapter is right on {}, only the bare \
-        target on {} (McNemar's exact test, {}).",
-        scores.gate_rows,
-        scores.reason,
-        scores.wins,
-        scores.losses,
-        p_value(scores.p_value)
-    )];
-    if scores.gate != "eval" {
-        lead.push(
-            "“Right” means here: what the source with its adapter answers. No rows with \
-            known answers were given, so this is fidelity to the old adapter."
-                .into(),
-        );
-    }
     let section = |heading: &str, blocks| Section {
         heading: heading.into(),
         blocks,
@@ -61,7 +51,7 @@ pub(super) fn page(report: &TransferReport, target: &Path) -> Page {
             name(&report.plan["source_lora"]),
             target.display()
         ),
-        lead,
+        lead: lead(report),
         sections: vec![
             section("Answers", scores::answers(scores)),
             section(
@@ -78,6 +68,68 @@ pub(super) fn page(report: &TransferReport, target: &Path) -> Page {
             section("Provenance", run::provenance(report)),
         ],
     }
+}
+
+fn by_rule(word: &str) -> String {
+    format!("by the rule it is {}: ", word.to_lowercase())
+}
+
+/// What to expect, what is covered, what the verdict rests on, and what to do next.
+fn lead(report: &TransferReport) -> Vec<String> {
+    let scores = &report.scores;
+    let mut lead: Vec<String> = report
+        .expectation
+        .iter()
+        .map(|text| format!("{}.", capital(text)))
+        .collect();
+    lead.push(coverage(&report.coverage));
+    lead.push(format!(
+        "The verdict rests on {} of them: {}. Only the new adapter is right on {}, only the bare \
+        target on {} (McNemar's exact test, {}).",
+        scores.gate_rows,
+        scores.reason,
+        scores.wins,
+        scores.losses,
+        p_value(scores.p_value)
+    ));
+    if scores.gate != "eval" {
+        lead.push(
+            "“Right” means here: what the source with its adapter answers. No rows with \
+            known answers were given, so this is fidelity to the old adapter."
+                .into(),
+        );
+    }
+    lead.extend(report.advice.iter().map(|advice| match advice.field() {
+        Some((field, value)) => format!("Next: {advice} ({}: {value}).", spaced(field)),
+        None => format!("Next: {advice}."),
+    }));
+    lead
+}
+
+/// How much of the task is taught, and what hardly is.
+fn coverage(coverage: &Coverage) -> String {
+    let share = 100.0 * coverage.share;
+    if coverage.taught.is_empty() {
+        return format!(
+            "Coverage {share:.0} %: of the words of one more input, so many would be known."
+        );
+    }
+    let count = |name: &String| format!("{name} ({})", coverage.taught[name]);
+    let hardly: Vec<String> = coverage.hardly_taught.iter().map(count).collect();
+    let hardly = if hardly.is_empty() {
+        "each has more".into()
+    } else {
+        format!("hardly taught: {}", hardly.join(", "))
+    };
+    format!(
+        "Coverage {share:.0} %: of the labels or keys that the old adapter gave, so many are taught by five samples or more; {hardly}."
+    )
+}
+
+fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next().map(|first| first.to_uppercase().to_string());
+    first.unwrap_or_default() + letters.as_str()
 }
 
 /// The file that a plan names.

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::PipelineError;
-use super::report::{ArmScore, Confusion, Flip, ReportHalf, Scores};
+use super::report::{ArmScore, Confusion, Flip, HeldOutScores, ReportHalf, Scores};
 use crate::engine::{Model, Monitor, With};
 use crate::evaluate::{self, Arm, Comparison, Halves, Shots};
 use crate::record::{Blame, Fault, Pair, Rng};
@@ -117,14 +117,14 @@ impl Arms {
         self.eval.as_ref().unwrap_or(&self.synthetic)
     }
 
-    /// Put the numbers together. `source` is the teacher on the rows of `--eval`; on its own
-    /// answers it is right by definition.
+    /// Put the numbers together. `judged`: the rows of the gate set. `source` is the teacher on the
+    /// rows of `--eval`; on its own answers it is right by definition.
     pub fn scores(
         &self,
-        comparison: &Comparison,
-        halves: &Halves,
+        (comparison, halves): (&Comparison, &Halves),
         judged: &[Pair],
         source: Option<&Arm>,
+        held_out: HeldOutScores,
         seed: u64,
     ) -> Result<Scores, PipelineError> {
         let [target, transferred] = self.gate();
@@ -158,6 +158,7 @@ impl Arms {
             p_value: comparison.p_value,
             wins: comparison.wins,
             losses: comparison.losses,
+            rows_needed: comparison.rows_needed,
             report: ReportHalf::of(target, transferred, &halves.report),
             retention: retention(source)?,
             retention_of_oracle: retention(self.oracle.as_ref())?,
@@ -172,7 +173,7 @@ impl Arms {
                 ("source_lora".into(), 1.0),
                 ("transferred".into(), adapted.exact()),
             ]),
-            fidelity_rows: bare.rows(),
+            held_out,
         })
     }
 

@@ -36,6 +36,7 @@
 //! # }
 //! ```
 
+mod advice;
 mod audit;
 mod card;
 mod context;
@@ -52,10 +53,12 @@ mod plan;
 mod report;
 mod rounds;
 mod teaching;
+mod traffic;
 mod train;
 mod transfer;
 
-pub use crate::evaluate::{Equivalence, Retention, Verdict};
+pub use crate::evaluate::{Equivalence, Forecast, Outlook, Retention, Verdict};
+pub use advice::Advice;
 pub use audit::{InputAudit, OutputAudit};
 pub use context::{Context, Events};
 pub use error::PipelineError;
@@ -68,8 +71,8 @@ pub use journal::JournalError;
 pub use kit::kit;
 pub use plan::{EvalPlan, KitPlan, TrainPlan, TransferPlan};
 pub use report::{
-    ArmScore, Confusion, EvalReport, Flip, GeneratedInput, KitReport, ReportHalf, RoundCounts,
-    Scores, TrainReport, TransferReport,
+    ArmScore, Confusion, EvalReport, Flip, GeneratedInput, HeldOutScores, KitReport, ReportHalf,
+    RoundCounts, Scores, TrafficReport, TrainReport, TransferReport,
 };
 pub use teaching::{Divergences, ObjectiveReport};
 pub use train::{eval, train};

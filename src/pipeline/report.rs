@@ -5,18 +5,28 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{InputAudit, ObjectiveReport, OutputAudit};
+use super::{Advice, InputAudit, ObjectiveReport, OutputAudit};
 use crate::distill::FitReport;
-use crate::evaluate::{Arm, Equivalence, Retention, Verdict, wilson};
-use crate::filter::Coverage;
+use crate::evaluate::{Arm, Equivalence, Forecast, Retention, Verdict, wilson};
+use crate::filter::{Answers, Coverage};
 use crate::kit::InputModelCard;
-use crate::record::Prompt;
+use crate::record::{Pair, Prompt};
 
 /// What `transfer` came to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TransferReport {
     /// What the evidence says of the new adapter.
     pub verdict: Verdict,
+    /// What to expect of it on real inputs, from held-out ones alone.
+    #[serde(default)]
+    pub forecast: Forecast,
+    /// What to expect in words, where it is less than the verdict sounds like and no rows with known
+    /// answers say it.
+    #[serde(default)]
+    pub expectation: Option<String>,
+    /// What would make it better, or settle it, the most useful first.
+    #[serde(default)]
+    pub advice: Vec<Advice>,
     /// Where the new adapter lies: under the name that was asked for if it was accepted, else set
     /// aside.
     #[serde(serialize_with = "crate::record::path_as_text")]
@@ -42,6 +52,9 @@ pub struct TransferReport {
     /// Some of the inputs that were generated: kept, and rejected for each reason, a few of each.
     #[serde(default)]
     pub inputs: Vec<GeneratedInput>,
+    /// What users asked was worth, where prompts that a server kept were inputs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<TrafficReport>,
     /// What the kept inputs cover.
     pub coverage: Coverage,
     /// What was found of the source adapter before the work began.
@@ -64,6 +77,31 @@ pub struct TransferReport {
     /// The plan of the run.
     #[serde(default)]
     pub plan: serde_json::Value,
+}
+
+/// Prompts that a server kept, as inputs of a transfer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrafficReport {
+    /// The name that the old adapter was served under.
+    pub adapter: String,
+    /// Distinct prompts that were read.
+    pub prompts: usize,
+    /// Kept texts that the source's chat template did not write; they were left out.
+    pub unread: usize,
+    /// Prompts that the source cannot read, or has no room for; they were left out.
+    pub unfit: usize,
+    /// Prompts that stood for seeds.
+    pub seeds: usize,
+    /// Of the others, those that the judge accepted.
+    pub accepted: usize,
+    /// Of these, those that were held out to judge on.
+    pub held_out: usize,
+    /// Held-out prompts that the bare target answers as the source with its adapter does.
+    pub target: ArmScore,
+    /// The same of the target with the new adapter.
+    pub transferred: ArmScore,
+    /// Held-out prompts that the new adapter answers as users were answered, where that was kept.
+    pub users: Option<ArmScore>,
 }
 
 /// Rows by who was right.
@@ -144,6 +182,9 @@ pub struct Scores {
     pub wins: u64,
     /// Of those rows, the ones that only the bare target got right.
     pub losses: u64,
+    /// Where it is inconclusive: how many rows would settle it, with a chance of four in five.
+    #[serde(default)]
+    pub rows_needed: Option<u64>,
     /// The rows that had no part in the verdict; all rows where there are too few to part.
     pub report: ReportHalf,
     /// (transferred − target) / (source_lora − target), where the teacher is better than the bare
@@ -164,8 +205,51 @@ pub struct Scores {
     pub nll: BTreeMap<String, f64>,
     /// Exact agreement with the teacher on held-out inputs. units: share
     pub fidelity: BTreeMap<String, f64>,
-    /// Held-out inputs that fidelity is of.
-    pub fidelity_rows: usize,
+    /// The new adapter's agreement with the teacher on held-out inputs, in parts.
+    pub held_out: HeldOutScores,
+}
+
+/// How often the new adapter answers held-out inputs like the teacher.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HeldOutScores {
+    /// Inputs that had been chosen to train on.
+    pub chosen: ArmScore,
+    /// Inputs that were accepted, but not chosen: more various ones.
+    pub others: ArmScore,
+    /// Where answers are labels, by label; where they are JSON objects, by key: how often its value
+    /// is the teacher's. Of both kinds of inputs.
+    pub by_answer: BTreeMap<String, ArmScore>,
+}
+
+impl HeldOutScores {
+    /// `of_chosen`: of the rows, those that had been chosen come first.
+    pub(super) fn of(rows: &[Pair], arm: &Arm, of_chosen: usize, answers: &Answers) -> Self {
+        let (chosen, others) = arm.correct.split_at(of_chosen.min(arm.rows()));
+        let mut by_answer: BTreeMap<String, Vec<bool>> = BTreeMap::new();
+        for (row, given) in rows.iter().zip(&arm.answers) {
+            for name in answers.of(&row.completion) {
+                let agree = answers.agree(name, &row.completion, given);
+                by_answer.entry(name.to_owned()).or_default().push(agree);
+            }
+        }
+        Self {
+            chosen: ArmScore::of(chosen),
+            others: ArmScore::of(others),
+            by_answer: by_answer
+                .into_iter()
+                .map(|(name, agree)| (name, ArmScore::of(&agree)))
+                .collect(),
+        }
+    }
+
+    /// What they let one expect of real inputs.
+    pub(super) fn forecast(&self) -> Forecast {
+        let count = |score: &ArmScore| {
+            let right = (score.exact * score.rows as f64).round() as usize;
+            [right, score.rows]
+        };
+        Forecast::of([count(&self.chosen), count(&self.others)])
+    }
 }
 
 /// An arm that stands for comparison.

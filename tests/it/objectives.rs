@@ -69,10 +69,11 @@ fn each_objective_moves_an_adapter_and_the_report_says_which() {
             match (objective, chosen.divergence) {
                 (ObjectiveChoice::Text, None) => assert_eq!(chosen.tokens, 0),
                 (_, Some(divergence)) => {
-                    // Two tokens for each of 134 answers, and of those to five seeds.
-                    assert_eq!(chosen.tokens, 278, "{chosen:?}");
-                    assert_eq!(chosen.tokens_taught, 278, "{chosen:?}");
-                    assert_eq!(divergence.tokens, 28, "{chosen:?}");
+                    // Two tokens for each of 120 answers and a hundred that are held out, and of
+                    // those to five seeds.
+                    assert_eq!(chosen.tokens, 450, "{chosen:?}");
+                    assert_eq!(chosen.tokens_taught, 450, "{chosen:?}");
+                    assert_eq!(divergence.tokens, 200, "{chosen:?}");
                     assert!(
                         divergence.transferred < 0.5 * divergence.target,
                         "{name}: {divergence:?}"

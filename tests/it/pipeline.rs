@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use translora::engine::toy::Toy;
 use translora::pipeline::{
-    self, Context, Event, Events, Inspection, PipelineError, Stage, TransferReport, Verdict,
+    self, Advice, ArmScore, Context, Event, Events, Inspection, Outlook, PipelineError, Stage,
+    TransferReport, Verdict,
 };
 use translora::record::{Cancel, Pair, TestClock};
 use translora::request::{
@@ -14,6 +15,7 @@ use translora::request::{
 
 use crate::toy::{World, write_rows};
 
+mod harvest;
 mod resume;
 
 pub use resume::stopping;
@@ -103,6 +105,7 @@ pub fn plan(world: &World, lora: &Path, inputs: Inputs<'_>, out: &str) -> Transf
         target: world.target.clone(),
         kit: of_kind("kit"),
         seeds: of_kind("seeds"),
+        harvest: of_kind("harvest"),
         out: world.path(out),
         samples: 120,
         eval: Some(world.eval.clone()),
@@ -179,7 +182,11 @@ fn an_adapter_moves_with_a_kit_and_with_seeds_alone() {
         );
         // 120 samples and five seeds.
         assert_eq!(report.counts["trained"], 125, "{name}: {:?}", report.counts);
-        assert_eq!(report.counts["held_out"], 14, "{name}: {:?}", report.counts);
+        assert_eq!(
+            report.counts["held_out"], 100,
+            "{name}: {:?}",
+            report.counts
+        );
         assert!(report.scores.target == 0.0, "{name}: {:?}", report.scores);
         assert!(
             report.scores.source_lora > 0.9,
@@ -219,10 +226,77 @@ fn without_eval_rows_the_gate_is_the_teacher_on_held_out_inputs() {
         ..plan(&world, &lora, inputs, "new.gguf")
     })
     .unwrap();
-    assert_eq!(report.scores.gate.as_str(), "synthetic");
-    assert_eq!(report.scores.rows, 14);
+    assert_eq!(report.scores.gate, "synthetic");
+    assert_eq!(report.scores.rows, 100);
     assert_eq!(report.verdict, Verdict::Accept);
-    assert_eq!(report.scores.source_lora, 1.0);
+    let scores = &report.scores;
+    assert_eq!(scores.source_lora, 1.0);
+    // A fifth of the samples, and what was not chosen.
+    let held_out = &scores.held_out;
+    assert_eq!((held_out.chosen.rows, held_out.others.rows), (24, 76));
+    let right = |score: &ArmScore| score.exact * score.rows as f64;
+    let all = right(&held_out.chosen) + right(&held_out.others);
+    assert!(
+        (all - scores.transferred * 100.0).abs() < 1e-9,
+        "{held_out:?}"
+    );
+    // Every label was held out, and has its number with an interval.
+    let labels: usize = held_out.by_answer.values().map(|score| score.rows).sum();
+    assert!(held_out.by_answer.len() >= 3 && labels > 90, "{held_out:?}");
+    for (label, score) in &held_out.by_answer {
+        let [low, high] = score.interval;
+        assert!(
+            low <= score.exact && score.exact <= high && low < high,
+            "{label}"
+        );
+        assert!(report.coverage.taught.contains_key(label), "{label}");
+    }
+    let forecast = report.forecast;
+    assert_eq!(
+        (forecast.outlook, &report.expectation),
+        (Outlook::Good, &None),
+        "{forecast:?}"
+    );
+    assert_eq!(report.advice, []);
+}
+
+#[test]
+fn a_run_that_learnt_little_says_what_to_expect_before_it_says_anything_else() {
+    let world = World::new();
+    let lora = train(&world, &world.source, &world.train, "old.gguf");
+    let mut short = Transfer {
+        eval: None,
+        epochs: 0.2,
+        restarts: 0,
+        ..plan(&world, &lora, Inputs::Seeds(&world.seeds), "new.gguf")
+    };
+    short.training.lr = Some(1e-3);
+    let report = transfer(&short).unwrap();
+    assert_eq!(
+        report.forecast.outlook,
+        Outlook::Poor,
+        "{:?}",
+        report.scores
+    );
+    let expectation = report.expectation.unwrap();
+    assert!(
+        expectation.starts_with("expect it to fail on real inputs"),
+        "{expectation}"
+    );
+    assert!(
+        report.advice.contains(&Advice::Samples { samples: 240 }),
+        "{:?}",
+        report.advice
+    );
+    let page = fs::read_to_string(&report.page).unwrap();
+    let at = |text: &str| {
+        page.find(text)
+            .unwrap_or_else(|| panic!("{text} in {page}"))
+    };
+    assert!(at("Expected to fail") < at("by the rule it is "));
+    assert!(at("Expect it to fail on real inputs") < at("Coverage "));
+    assert!(at("Coverage ") < at("The verdict rests on"));
+    assert!(at("The verdict rests on") < at("Next: learn from more inputs"));
 }
 
 #[test]
@@ -404,7 +478,7 @@ fn the_plan_comes_first_and_every_stage_ends() {
         count(
             |event| matches!(event, Event::Progress { stage: Stage::Distill, note, .. } if note.contains("loss"))
         ),
-        63 + 36
+        63 + 39
     );
 }
 

@@ -110,6 +110,33 @@ fn the_lab_is_told_as_it_was_measured() {
     );
 }
 
+/// The numbers of the forecast are those that are fitted to the recorded runs, and the laboratory
+/// says how well they foretell.
+#[test]
+fn the_forecast_is_what_was_fitted() {
+    let Ok(printed) = std::process::Command::new("python3")
+        .arg(root().join("scripts/lab/forecast"))
+        .arg("--recorded")
+        .output()
+    else {
+        return crate::skipped("no python3, so the forecast is not fitted");
+    };
+    let printed = String::from_utf8(printed.stdout).expect("it is text");
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).expect("it is there");
+    let (code, document) = (read("src/evaluate/forecast.rs"), read("docs/laboratory.md"));
+    let (constants, quality): (Vec<&str>, Vec<&str>) =
+        printed.lines().partition(|line| line.starts_with("const"));
+    assert!(constants.len() == 3 && quality.len() == 1, "{printed}");
+    for constant in constants {
+        assert!(code.contains(constant), "not in the code: {constant}");
+    }
+    assert!(
+        document.contains(quality[0]),
+        "not in the document: {}",
+        quality[0]
+    );
+}
+
 #[test]
 fn each_check_can_fail() {
     let bad = [

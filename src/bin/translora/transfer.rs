@@ -2,7 +2,9 @@
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args};
-use translora::pipeline::{self, ObjectiveReport, TransferPlan, TransferReport, Verdict};
+use translora::pipeline::{
+    self, Advice, ArmScore, ObjectiveReport, TrafficReport, TransferPlan, TransferReport, Verdict,
+};
 use translora::request;
 
 use crate::args::Flags;
@@ -11,7 +13,7 @@ use crate::progress::Verbosity;
 use crate::{Outcome, job, out};
 
 /// Labels or keys that the summary names at most.
-const TAUGHT_SHOWN: usize = 12;
+const HARDLY_SHOWN: usize = 12;
 
 /// Move an adapter to a new base model
 ///
@@ -20,10 +22,12 @@ const TAUGHT_SHOWN: usize = 12;
 /// answers. It is judged on inputs that were held back, or on the rows of --eval. An adapter that
 /// does not prove itself is written as NAME.rejected.gguf, and the exit status is 1.
 ///
-/// It needs a kit (`translora kit` packs one while the data exists) or a few seed inputs.
+/// It needs a kit (`translora kit` packs one while the data exists), a few seed inputs, or prompts
+/// that a server kept.
 #[derive(Args, Debug)]
 #[command(
-    group(ArgGroup::new("inputs").args(["kit", "seeds"]).required(true)),
+    group(ArgGroup::new("inputs").args(["kit", "seeds"])),
+    group(ArgGroup::new("any").args(["kit", "seeds", "harvest"]).required(true).multiple(true)),
     after_help = "Examples:\n  translora transfer --source old.gguf --source-lora tickets.gguf \
         --target new.gguf --kit tickets.kit --out tickets-new.gguf\n  \
                         translora transfer --source old.gguf --source-lora tickets.gguf --target \
@@ -70,22 +74,15 @@ fn summary(done: &TransferReport, plan: &TransferPlan, verbose: bool) -> Vec<Str
     if verbose {
         rows.extend(details(done));
     }
-    rows.extend(taught(done).map(|text| ("taught", text)));
-    let missing = &done.coverage.answers_missing;
-    if !missing.is_empty() {
-        let missing = missing.join(", ");
-        let text =
-            format!("the old adapter also answers: {missing}; give seeds that get these answers");
-        rows.push(("not covered", text));
-    }
     let total: f64 = done.seconds.values().sum();
     let total = done.seconds.get("total").copied().unwrap_or(total);
     rows.push(("took", out::seconds(total)));
     rows.push(("verdict", verdict(done)));
+    rows.push(("coverage", coverage(done)));
     rows.push(("adapter", done.adapter.display().to_string()));
     let page = format!("{} (open it in a browser)", done.page.display());
     rows.push(("report", page));
-    rows.extend(advice(done, plan));
+    rows.extend(next(done, plan));
     let rows: Vec<_> = rows
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value))
@@ -94,29 +91,25 @@ fn summary(done: &TransferReport, plan: &TransferPlan, verbose: bool) -> Vec<Str
     lines
 }
 
-/// What the new adapter was taught least of, where answers are labels or JSON objects.
-fn taught(done: &TransferReport) -> Option<String> {
-    let mut taught: Vec<(&String, usize)> = done
-        .coverage
-        .taught
-        .iter()
-        .map(|(name, count)| (name, *count))
-        .filter(|(_, count)| *count > 0)
+/// How much of the task was taught, and what hardly was.
+fn coverage(done: &TransferReport) -> String {
+    let coverage = &done.coverage;
+    let share = 100.0 * coverage.share;
+    if coverage.taught.is_empty() {
+        return format!("{share:.0} % of the words of one more input would be known");
+    }
+    let hardly = coverage.hardly_taught.iter().take(HARDLY_SHOWN);
+    let mut hardly: Vec<String> = hardly
+        .map(|name| format!("{name} {}", coverage.taught[name]))
         .collect();
-    taught.sort_by_key(|(_, count)| *count);
-    let all = taught.len();
-    let named = taught.iter().take(TAUGHT_SHOWN);
-    let named: Vec<String> = named
-        .map(|(name, count)| format!("{name} {count}"))
-        .collect();
-    let more = if all > TAUGHT_SHOWN { ", …" } else { "" };
-    let samples = done.counts.get("trained").copied().unwrap_or(0);
-    (all > 0).then(|| {
-        format!(
-            "{all} labels or keys in {samples} samples, the rarest first: {}{more}",
-            named.join(", ")
-        )
-    })
+    if coverage.hardly_taught.len() > HARDLY_SHOWN {
+        hardly.push("…".into());
+    }
+    let hardly = match hardly.as_slice() {
+        [] => String::new(),
+        named => format!("; hardly: {}", named.join(", ")),
+    };
+    format!("{share:.0} % of the labels or keys that the old adapter gives are taught{hardly}")
 }
 
 /// What the report has too.
@@ -145,7 +138,7 @@ fn details(done: &TransferReport) -> Vec<(&'static str, String)> {
         ("objective", objective(&done.objective)),
         ("counts", counts.join(", ")),
         ("stages", seconds.join(", ")),
-        ("coverage", covered),
+        ("covered", covered),
     ];
     if let Some(bytes) = out::memory_bytes_max() {
         let peak = format!("{} MB at the peak", bytes / 1_000_000);
@@ -154,12 +147,21 @@ fn details(done: &TransferReport) -> Vec<(&'static str, String)> {
     rows
 }
 
-/// What to do about a verdict.
-fn advice(done: &TransferReport, plan: &TransferPlan) -> Vec<(&'static str, String)> {
-    let scores = &done.scores;
+/// What to do next.
+fn next(done: &TransferReport, plan: &TransferPlan) -> Vec<(&'static str, String)> {
+    let text = |advice: &Advice| match advice.field() {
+        Some((field, value)) => format!("{advice} (--{} {value})", field.replace('_', "-")),
+        None if *advice == Advice::Kit => format!("{advice} (`translora kit`)"),
+        None => advice.to_string(),
+    };
+    let mut next: Vec<_> = done
+        .advice
+        .iter()
+        .map(|advice| ("next", text(advice)))
+        .collect();
     if done.verdict == Verdict::Accept {
         let (target, adapter) = (out::quoted(&plan.target), out::quoted(&done.adapter));
-        return vec![
+        next.extend([
             (
                 "serve it",
                 format!("translora serve -m {target} --lora {adapter}"),
@@ -171,48 +173,9 @@ fn advice(done: &TransferReport, plan: &TransferPlan) -> Vec<(&'static str, Stri
                     `translora attach` started"
                 ),
             ),
-        ];
+        ]);
     }
-    let mut next = Vec::new();
-    let by_teacher = scores.gate != "eval";
-    if done.verdict == Verdict::Inconclusive {
-        next.push(if by_teacher {
-            format!(
-                "give rows with known answers (--eval): only {} held-out inputs decided",
-                scores.gate_rows
-            )
-        } else {
-            format!(
-                "give more rows in --eval: of {} that decided, the two differ on {}",
-                scores.gate_rows,
-                scores.wins + scores.losses
-            )
-        });
-    } else if scores.wins > scores.losses {
-        let share = scores.losses as f64 / scores.gate_rows.max(1) as f64;
-        next.push(format!(
-            "look in the report at the answers it lost; --flip-budget {share:.2} would accept as \
-            many"
-        ));
-    } else if scores.source_lora <= scores.target {
-        next.push(
-            "the bare target is as good as the old adapter: serve it without one, or try \
-            --objective delta"
-                .into(),
-        );
-    } else if by_teacher {
-        next.push(
-            "give rows with known answers (--eval), which say more than likeness to the teacher"
-                .into(),
-        );
-    }
-    next.push(match (&plan.kit, plan.samples) {
-        (None, _) => {
-            "give more seeds, or a kit (`translora kit`) while the data still exists".into()
-        }
-        (Some(_), samples) => format!("learn from more inputs: --samples {}", 2 * samples),
-    });
-    next.into_iter().map(|text| ("next", text)).collect()
+    next
 }
 
 fn objective(of: &ObjectiveReport) -> String {
@@ -238,7 +201,29 @@ fn verdict(done: &TransferReport) -> String {
         Verdict::Reject => "rejected",
         Verdict::Inconclusive => "inconclusive, so not accepted",
     };
-    format!("{word}: {}", done.scores.reason)
+    let verdict = format!("{word}: {}", done.scores.reason);
+    match &done.expectation {
+        Some(text) => format!("{text}. By the rule it is {verdict}"),
+        None => verdict,
+    }
+}
+
+/// What users asked was worth.
+fn traffic(of: &TrafficReport) -> String {
+    let share = 100.0 * of.transferred.exact;
+    let mut words = format!(
+        "  of {} prompts of users of {:?}: {} accepted, {} held out, on which the new adapter agrees \
+        with the old one in {share:.1} %",
+        of.prompts, of.adapter, of.accepted, of.held_out
+    );
+    if let Some(users) = of.users {
+        let agreed = (users.exact * users.rows as f64).round();
+        words += &format!(
+            "; it agrees with what users got in {agreed} of {}",
+            users.rows
+        );
+    }
+    words
 }
 
 /// The scores of the three arms, one a line.
@@ -292,6 +277,7 @@ fn table(done: &TransferReport) -> Vec<String> {
             retention.value
         ));
     }
+    let part = |part: &ArmScore| format!("{} of {}", share(Some(&part.exact)), part.rows);
     let judged = if scores.gate == "eval" {
         "rows of --eval"
     } else {
@@ -302,9 +288,12 @@ fn table(done: &TransferReport) -> Vec<String> {
         {:.2e}",
         scores.gate_rows, scores.rows, scores.wins, scores.losses, scores.p_value
     ));
+    lines.extend(done.traffic.as_ref().map(traffic));
     lines.push(format!(
-        "  fidelity: the same answer as source + LoRA, on {} held-out inputs; loss: nats a token",
-        scores.fidelity_rows
+        "  fidelity: the same answer as source + LoRA, on held-out inputs: {} that were chosen to \
+        train on, and {} others; loss: nats a token",
+        part(&scores.held_out.chosen),
+        part(&scores.held_out.others)
     ));
     lines
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Facts, fact, p_value, spaced};
 use crate::evaluate::Retention;
-use crate::pipeline::{ArmScore, Confusion, Flip, Scores};
+use crate::pipeline::{ArmScore, Confusion, Flip, HeldOutScores, Scores};
 use crate::publish::{Bar, Block};
 
 pub(super) fn answers(scores: &Scores) -> Vec<Block> {
@@ -38,12 +38,28 @@ pub(super) fn answers(scores: &Scores) -> Vec<Block> {
         Block::Facts(judging(scores)),
         Block::Heading("Loss, nats a token".into()),
         Block::Facts(by_arm(&scores.nll, |x| format!("{x:.4}"))),
-        Block::Heading(format!(
-            "The same answer as source + LoRA, on {} held-out inputs",
-            scores.fidelity_rows
-        )),
-        Block::Facts(by_arm(&scores.fidelity, |x| format!("{:.1} %", 100.0 * x))),
+        Block::Heading("The same answer as source + LoRA, on held-out inputs".into()),
+        Block::Bars(held_out(&scores.held_out)),
     ]
+}
+
+/// How often the new adapter answers like the old one: by kind of inputs, and by label or key.
+fn held_out(scores: &HeldOutScores) -> Vec<Bar> {
+    let bar = |(name, arm): (&str, &ArmScore)| Bar {
+        name: format!("{name}, {} inputs", arm.rows),
+        share: arm.exact,
+        interval: arm.interval,
+        main: false,
+    };
+    let kinds = [
+        ("chosen like those trained on", &scores.chosen),
+        ("accepted, not chosen", &scores.others),
+    ];
+    let by_answer = scores
+        .by_answer
+        .iter()
+        .map(|(name, arm)| (name.as_str(), arm));
+    kinds.into_iter().chain(by_answer).map(bar).collect()
 }
 
 fn judging(scores: &Scores) -> Facts {

@@ -4,7 +4,7 @@
 //! Here is the loop. What it decides is in `policy`, which knows no engine; what it has gathered in
 //! `pool`; models are called in `stages`, and `tallies` counts for the report.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use super::inputs::{Generator, Roles};
@@ -12,7 +12,7 @@ use super::job::Job;
 use super::judging::Teacher;
 use super::transfer::TransferData;
 use super::{GeneratedInput, PipelineError, RoundCounts, TransferPlan};
-use crate::filter::{self, Answers, Coverage, Kept, Shares};
+use crate::filter::{self, Answers, Coverage, Judged, Kept, Shares};
 use crate::generate::{self, Instruction, Lead};
 use crate::label::Labeled;
 use crate::record::{Pair, Rng};
@@ -39,9 +39,15 @@ const SHOTS_MAX: usize = 8;
 /// What the rounds came to.
 pub(super) struct Samples {
     pub labeled: Vec<Labeled>,
+    /// What is not trained on: of what was chosen, and of the others.
+    pub held_out: [Vec<Labeled>; 2],
+    /// What the teacher answers.
+    pub answers: Answers,
     /// The seeds with the teacher's answers.
     pub seeds: Vec<Labeled>,
     pub counts: BTreeMap<String, u64>,
+    /// Prompts of users that the judge accepted.
+    pub asked: usize,
     pub coverage: Coverage,
     pub teacher: Option<Teacher>,
     pub rounds: Vec<RoundCounts>,
@@ -63,12 +69,11 @@ pub(super) struct Rounds<'a> {
 }
 
 impl<'a> Rounds<'a> {
-    /// `needed`: samples to label.
+    /// Nothing is opened yet.
     pub fn new(
         plan: &'a TransferPlan,
         data: &'a TransferData,
         roles: Roles,
-        needed: usize,
         sessions: Sessions<'a>,
     ) -> Result<Self, PipelineError> {
         let Roles {
@@ -80,7 +85,7 @@ impl<'a> Rounds<'a> {
         Ok(Self {
             data,
             policy: Policy::new(
-                needed,
+                plan.samples,
                 plan.limits.candidates_per_sample_max,
                 plan.label == LabelChoice::Consistent,
                 &judge,
@@ -99,11 +104,19 @@ impl<'a> Rounds<'a> {
     pub fn run(mut self, job: &mut Job<'_>) -> Result<Samples, PipelineError> {
         let mut round = 0;
         self.stages.sampler.draw_lines(LINES_SHARE);
-        while self.policy.wants_more(round, self.pool.stock()) {
+        if let Some(traffic) = &self.data.traffic {
+            let asked = traffic.rows.iter().map(|row| row.prompt.clone());
+            let judged = self.stages.hear(job, &generate::asked(asked))?;
+            self.pool.judged(judged);
+            self.ask_teacher(job)?;
+            self.stages.close_source();
+        }
+        while self.pool.asked() < self.policy.needed
+            && self.policy.wants_more(round, self.pool.stock())
+        {
             self.generate_and_filter(job, round)?;
-            if round == 0 {
-                self.pool.answered_seeds = self.stages.label_seeds(job)?;
-                self.teacher = self.evaluate_source(job)?;
+            if round == 0 && self.data.traffic.is_none() {
+                self.ask_teacher(job)?;
             }
             self.stages.close_source();
             self.steer(job, round)?;
@@ -112,9 +125,16 @@ impl<'a> Rounds<'a> {
                 break;
             }
         }
-        let labeled = self.label(job)?;
+        let all = self.label(job)?;
         self.stages.close_source();
-        self.finish(job, labeled)
+        self.finish(job, all)
+    }
+
+    /// The teacher's answers to the seeds and to the rows of `--eval`, while the source is open.
+    fn ask_teacher(&mut self, job: &mut Job<'_>) -> Result<(), PipelineError> {
+        self.pool.answered_seeds = self.stages.label_seeds(job)?;
+        self.teacher = self.evaluate_source(job)?;
+        Ok(())
     }
 
     fn generate_and_filter(
@@ -244,10 +264,18 @@ impl<'a> Rounds<'a> {
         self.policy.shares(sure, self.stages.sampler.unseen())
     }
 
-    /// Choose the best of what was accepted and put the teacher's answers to it.
-    fn label(&mut self, job: &mut Job<'_>) -> Result<Vec<Labeled>, PipelineError> {
+    /// Choose the best of what was accepted, hold some out, and put the teacher's answers to all.
+    fn label(&mut self, job: &mut Job<'_>) -> Result<[Vec<Labeled>; 3], PipelineError> {
         let shares = self.shares();
-        let (kept, rejections) = self.pool.best(self.policy.labeled(), shares);
+        let (mut kept, rejections) = self.pool.best(self.policy.labeled(), shares);
+        let mut rng = Rng::new(self.stages.sampler.settings().seed, "held out");
+        let held_out = self.policy.held_out();
+        let held_out = filter::hold_out(&self.pool.judged, &mut kept, held_out, &mut rng);
+        let mut parts: HashMap<String, usize> = HashMap::new();
+        for (part, inputs) in [&held_out.chosen, &held_out.others].into_iter().enumerate() {
+            parts.extend(inputs.iter().map(|kept| (kept.text().to_owned(), part + 1)));
+        }
+        kept.extend(held_out.chosen.into_iter().chain(held_out.others));
         let (mut labeled, unlabeled) = self.stages.label(job, &kept)?;
         self.tallies.rejected(&rejections);
         self.tallies.rejected(&unlabeled);
@@ -256,18 +284,22 @@ impl<'a> Rounds<'a> {
             self.tallies.rejected(&unsure);
             labeled = agreed;
         }
-        Ok(labeled)
+        let mut all = [const { Vec::new() }; 3];
+        for row in labeled {
+            all[parts.get(row.text()).copied().unwrap_or(0)].push(row);
+        }
+        Ok(all)
     }
 
     /// Take stock. Half of what is needed is enough to go on with, with a warning.
     fn finish(
         mut self,
         job: &Job<'_>,
-        mut labeled: Vec<Labeled>,
+        [mut labeled, chosen, others]: [Vec<Labeled>; 3],
     ) -> Result<Samples, PipelineError> {
         self.tallies.rejected(self.stages.validity.rejected());
         self.tallies.repeated(&self.pool.drawn);
-        let (got, needed, drawn) = (labeled.len(), self.policy.needed, self.pool.drawn.drawn);
+        let (got, needed, drawn) = (labeled.len(), self.policy.samples, self.pool.drawn.drawn);
         if !self.policy.is_enough(got) {
             return Err(self.tallies.not_enough(got, needed, drawn));
         }
@@ -280,7 +312,10 @@ impl<'a> Rounds<'a> {
             .iter()
             .map(|row| (row.text(), row.completion()))
             .collect();
-        let coverage = Coverage::of(&answered, &self.pool.seed_texts(), &self.pool.seen(), eval);
+        let answers = filter::answers(&self.pool.seen());
+        let accepted: Vec<&str> = self.pool.accepted().map(Judged::answer_text).collect();
+        let seeds = self.pool.seed_texts();
+        let coverage = Coverage::of(&answered, &seeds, &accepted, &answers, eval);
         let shown = tallies::shown(&self.pool.judged, &self.stages.validity, &labeled);
         let rounds = std::mem::take(&mut self.tallies.rounds);
         let counts = self
@@ -288,6 +323,9 @@ impl<'a> Rounds<'a> {
             .counts(&self.pool, &labeled, eval.map_or(0, <[Pair]>::len));
         Ok(Samples {
             labeled,
+            asked: self.pool.asked(),
+            held_out: [chosen, others],
+            answers,
             seeds: self.pool.answered_seeds,
             counts,
             coverage,

@@ -5,11 +5,14 @@ use std::collections::BTreeMap;
 use super::Transfer;
 use crate::distill::Recipe;
 use crate::evaluate::{Comparison, Halves, Outcome, Verdict};
+use crate::pipeline::advice::{Facts, expectation};
 use crate::pipeline::job::{Job, Session, once};
 use crate::pipeline::judging::Arms;
 use crate::pipeline::rounds::Samples;
 use crate::pipeline::teaching::ObjectiveReport;
-use crate::pipeline::{InputAudit, PipelineError, Stage, TransferReport, audit, card};
+use crate::pipeline::{
+    HeldOutScores, InputAudit, PipelineError, Stage, TransferReport, audit, card,
+};
 use crate::publish;
 use crate::record::Pair;
 
@@ -17,6 +20,10 @@ use crate::record::Pair;
 pub(super) struct Findings<'r> {
     pub samples: Samples,
     pub arms: Arms,
+    /// The rows that agreement is of.
+    pub held_out_rows: &'r [Pair],
+    /// Agreement with the teacher.
+    pub held_out: HeldOutScores,
     /// The rows of the gate set.
     pub rows: &'r [Pair],
     pub comparison: Comparison,
@@ -52,17 +59,29 @@ impl Transfer<'_> {
                 &outputs.rejected_page,
             ]
         };
-        Ok(TransferReport {
+        let held_out = findings.held_out.clone();
+        let forecast = held_out.forecast();
+        let judged = (comparison, halves);
+        let scores = arms.scores(judged, rows, teacher, held_out, self.plan.run.seed)?;
+        let mut report = TransferReport {
             verdict: comparison.verdict,
+            forecast,
+            expectation: expectation(&scores.gate, &forecast),
+            advice: Vec::new(),
             adapter: adapter.clone(),
             report: report.clone(),
             page: page.clone(),
-            scores: arms.scores(comparison, halves, rows, teacher, self.plan.run.seed)?,
+            scores,
             flips: arms.flips(rows),
             confusion: arms.confusion(),
             counts: samples.counts.clone(),
             rounds: samples.rounds.clone(),
             inputs: samples.shown.clone(),
+            traffic: self
+                .data
+                .traffic
+                .as_ref()
+                .map(|traffic| traffic.report(arms, findings.held_out_rows, samples.asked)),
             coverage: samples.coverage.clone(),
             input_audit: findings.input_audit.clone(),
             output_audit: None,
@@ -72,7 +91,9 @@ impl Transfer<'_> {
             objective: findings.objective.clone(),
             provenance: findings.provenance.clone(),
             plan: self.lasting_plan(),
-        })
+        };
+        report.advice = Facts::of(&report, self.plan).advice();
+        Ok(report)
     }
 
     /// The plan for the report, which is the same whether a run was stopped or not.
@@ -90,6 +111,9 @@ impl Transfer<'_> {
         findings: &Findings<'_>,
     ) -> Result<TransferReport, PipelineError> {
         let mut report = self.report(job, outcome, findings)?;
+        if let Some(text) = &report.expectation {
+            job.context.events.warn(Stage::Evaluate, text.clone());
+        }
         let scores = serde_json::to_string(&report.scores).unwrap_or_default();
         let verdict = report.verdict.name().to_owned();
         let metadata = [

@@ -16,12 +16,9 @@ use crate::pipeline::journal::blob_name;
 use crate::pipeline::judging::{Arms, Evaluation, Teacher};
 use crate::pipeline::rounds::{Rounds, Samples, Sessions};
 use crate::pipeline::teaching::{self, Known, ObjectiveReport, Teaching};
-use crate::pipeline::{InputAudit, PipelineError, Stage, TransferReport, audit};
+use crate::pipeline::{HeldOutScores, InputAudit, PipelineError, Stage, TransferReport, audit};
 use crate::record::{Pair, Rng};
 use crate::request::ObjectiveChoice;
-
-/// One labelled sample in this many is held out to measure fidelity.
-const HELD_OUT_ONE_IN: usize = 10;
 
 /// What was learned of both models by opening them.
 #[derive(Serialize, Deserialize)]
@@ -41,16 +38,17 @@ impl<'a> Transfer<'a> {
         let mut samples = self.rounds(job, roles)?;
         let mut target = self.target(job.now);
         let bare = self.bare(job, &mut target, samples.teacher.as_ref())?;
-        let seeds = std::mem::take(&mut samples.seeds);
-        let (seed_count, mut labeled) = (seeds.len(), seeds);
-        labeled.append(&mut samples.labeled);
-        let arms = samples.teacher.as_ref().zip(bare.as_ref());
-        let (mut labeled, mut objective) =
-            self.teach(job, &mut target, labeled, opened.same_vocabulary, arms)?;
         // Seeds are never held out: that the adapter answers what it was shown says nothing.
-        let others = labeled.split_off(seed_count);
-        let (mut train, held_out) = split(others, self.plan.samples, self.plan.run.seed);
-        train.extend(labeled);
+        let mut labeled = std::mem::take(&mut samples.seeds);
+        labeled.append(&mut samples.labeled);
+        let trained = labeled.len();
+        let [chosen, others] = std::mem::take(&mut samples.held_out);
+        let of_chosen = chosen.len();
+        labeled.extend(chosen.into_iter().chain(others));
+        let arms = samples.teacher.as_ref().zip(bare.as_ref());
+        let (mut train, mut objective) =
+            self.teach(job, &mut target, labeled, opened.same_vocabulary, arms)?;
+        let held_out = train.split_off(trained);
         samples.counts.extend([
             ("trained".to_owned(), train.len() as u64),
             ("held_out".to_owned(), held_out.len() as u64),
@@ -69,9 +67,13 @@ impl<'a> Transfer<'a> {
         let budget = f64::from(self.plan.flip_budget);
         let (comparison, outcome) =
             evaluate::gate(trained, bare, adapted, rows, &halves.gate, budget)?;
+        let held_out =
+            HeldOutScores::of(&synthetic, &arms.synthetic[1], of_chosen, &samples.answers);
         let findings = Findings {
             samples,
             arms,
+            held_out_rows: &synthetic,
+            held_out,
             rows,
             comparison,
             halves,
@@ -99,8 +101,7 @@ impl<'a> Transfer<'a> {
 
     fn rounds(&self, job: &mut Job<'_>, roles: Roles) -> Result<Samples, PipelineError> {
         let sessions = Sessions::new(self.engine, self.plan, roles.adapters.clone(), job.now);
-        let needed = samples_with_held_out(self.plan.samples);
-        Rounds::new(self.plan, self.data, roles, needed, sessions)?.run(job)
+        Rounds::new(self.plan, self.data, roles, sessions)?.run(job)
     }
 
     fn recipe(&self, width: usize, objective: &ObjectiveReport) -> Recipe {
@@ -356,25 +357,4 @@ impl<'a> Transfer<'a> {
         })?;
         Ok(done.head)
     }
-}
-
-/// Samples to label so that `samples` are left to train on.
-fn samples_with_held_out(samples: usize) -> usize {
-    samples + samples.div_ceil(HELD_OUT_ONE_IN - 1)
-}
-
-/// Hold out a random tenth; the rest, at most `samples`, is trained on.
-fn split(mut labeled: Vec<Labeled>, samples: usize, seed: u64) -> (Vec<Labeled>, Vec<Labeled>) {
-    Rng::new(seed, "held out").shuffle(&mut labeled);
-    let mut held_out = labeled.split_off(
-        labeled.len()
-            - labeled
-                .len()
-                .div_ceil(HELD_OUT_ONE_IN)
-                .min(labeled.len() / 2),
-    );
-    if labeled.len() > samples {
-        held_out.extend(labeled.split_off(samples));
-    }
-    (labeled, held_out)
 }

@@ -14,7 +14,7 @@ use super::generated::{
 };
 use super::openapi::{ChatBody, CompletionBody};
 use super::options::{Options, raw, short};
-use super::prompt::{conversation, encode, prompts};
+use super::prompt::{asking_of_chat, asking_of_text, conversation, encode, prompts};
 use super::schema::{Chat, Common, Completion, Count, Integer};
 use super::submit::{Pending, submit};
 use super::tools::{Calls, Said, Tools};
@@ -279,8 +279,9 @@ pub(super) async fn chat(State(app): Shared, request: Request) -> Result<Respons
     if fields.logprobs == Some(true) {
         options.report(&app, fields.top_logprobs.unwrap_or(Integer(0)))?;
     }
+    let asking = asking_of_chat(&app, &options, &fields);
     let text = conversation(&app, &options.with, fields.template(), tools.as_ref())?;
-    let mut pending = submit(&app, &options, encode(&app, &text)?)?;
+    let mut pending = submit(&app, &options, encode(&app, &text)?, asking)?;
     if options.stream {
         return Ok(stream_chat(&app, &options, pending, calls));
     }
@@ -454,7 +455,10 @@ pub(super) async fn completions(
     }
     let mut pending = all
         .into_iter()
-        .map(|prompt| submit(&app, &options, prompt))
+        .map(|prompt| {
+            let asking = asking_of_text(&app, &options, &prompt);
+            submit(&app, &options, prompt, asking)
+        })
         .collect::<Result<Vec<_>, _>>()?;
     if options.stream {
         return pending
