@@ -19,6 +19,7 @@ pub mod ggml;
 pub mod host;
 mod teach;
 pub mod toy;
+mod unrender;
 
 pub use chat::{ChatInfo, ChatOptions, ChatOrigin};
 pub use error::EngineError;
@@ -253,6 +254,11 @@ pub trait Model: Generate + Score + Label + Teach + Train {
 
     /// The chat template in use; none where the engine has no templates.
     fn chat(&self) -> Option<&ChatInfo> {
+        None
+    }
+
+    /// The conversation that the chat template writes as this text; none where it writes none so.
+    fn conversation(&self, _text: &str) -> Option<Prompt> {
         None
     }
 

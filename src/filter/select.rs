@@ -33,6 +33,8 @@ pub struct Shares {
 /// and what a model makes of them has other shares. Of those it is one whose answer and first word
 /// were taken least, and of these the one whose words and pairs of words were taken least for how
 /// often the pool has them. Equal inputs keep their order.
+///
+/// What users asked comes before all that, whatever its score: it has the shares of the data itself.
 pub fn select(
     judged: &[Judged],
     seeds: &[&str],
@@ -45,18 +47,25 @@ pub fn select(
         .collect();
     let rejections = rejections(judged, accepted.len().saturating_sub(count));
     let nearest = nearest(&accepted, seeds);
-    let good = shares.good.max(count as f64 / accepted.len().max(1) as f64);
-    let mut classes: Vec<Class> = classes(&accepted, has_labels(judged))
-        .into_iter()
-        .flat_map(|class| by_origin(class, &accepted, shares.lines))
-        .collect();
+    let is_asked = |input: &usize| accepted[*input].origin == Origin::Asked;
+    let asked = (0..accepted.len()).filter(is_asked).count();
+    let made = accepted.len() - asked;
+    let good = shares
+        .good
+        .max(count.saturating_sub(asked) as f64 / made.max(1) as f64);
+    let (mut first, mut classes) = (Vec::new(), Vec::new());
+    for class in classes_of(&accepted, has_labels(judged)) {
+        let (asked, made): (Vec<usize>, Vec<usize>) = class.into_iter().partition(is_asked);
+        first.extend(Class::of(asked));
+        classes.extend(by_origin(made, &accepted, shares.lines));
+    }
     for class in &mut classes {
         class.cut(&accepted, &nearest, Shares { good, ..shares });
     }
+    stagger(&mut first);
     stagger(&mut classes);
-    let pool = classes
-        .iter()
-        .flat_map(|class| class.inputs.iter().copied());
+    let pool = first.iter().chain(&classes);
+    let pool = pool.flat_map(|class| class.inputs.iter().copied());
     let mut taken = Taken {
         spread: Spread::of(&accepted, pool),
         seeds: vec![0; seeds.len().max(1)],
@@ -66,22 +75,8 @@ pub fn select(
         accepted: &accepted,
     };
     let mut kept = Vec::new();
-    while kept.len() < count && !classes.is_empty() {
-        for class in &mut classes {
-            class.credit += class.weight;
-            if class.credit < 1.0 {
-                continue;
-            }
-            class.credit -= 1.0;
-            if let Some(best) = taken.best_of(&class.inputs) {
-                let input = class.inputs.remove(best);
-                taken.take(input);
-                kept.push(keep(accepted[input]));
-            }
-        }
-        classes.retain(|class| !class.inputs.is_empty());
-    }
-    kept.truncate(count);
+    taken.in_turns(first, count, &mut kept);
+    taken.in_turns(classes, count, &mut kept);
     (kept, rejections)
 }
 
@@ -112,6 +107,26 @@ impl<'a> Taken<'a> {
     fn first(&self, input: usize) -> &'a str {
         let text = self.accepted[input].text();
         text.split_whitespace().next().unwrap_or_default()
+    }
+
+    /// Take inputs of these classes, in turns, until there are `count`.
+    fn in_turns(&mut self, mut classes: Vec<Class>, count: usize, kept: &mut Vec<Kept>) {
+        while kept.len() < count && !classes.is_empty() {
+            for class in &mut classes {
+                class.credit += class.weight;
+                if class.credit < 1.0 {
+                    continue;
+                }
+                class.credit -= 1.0;
+                if let Some(best) = self.best_of(&class.inputs) {
+                    let input = class.inputs.remove(best);
+                    self.take(input);
+                    kept.push(keep(self.accepted[input]));
+                }
+            }
+            classes.retain(|class| !class.inputs.is_empty());
+        }
+        kept.truncate(count);
     }
 
     /// Which of these inputs is next.
@@ -145,6 +160,15 @@ struct Class {
 }
 
 impl Class {
+    /// A class whose inputs are all good enough; none without any.
+    fn of(inputs: Vec<usize>) -> Option<Self> {
+        (!inputs.is_empty()).then_some(Self {
+            inputs,
+            weight: 1.0,
+            credit: 0.0,
+        })
+    }
+
     /// Leave what is sure enough, and the best of what is like each seed.
     ///
     /// An adapter is surer of one phrasing than of another; inputs are measured among their like,
@@ -318,7 +342,7 @@ fn rejections(judged: &[Judged], surplus: usize) -> Rejections {
 
 /// Accepted inputs, best first: by label where answers are labels, the rarer ones together at the
 /// end; else all of them.
-fn classes(accepted: &[&Judged], labels: bool) -> Vec<Vec<usize>> {
+fn classes_of(accepted: &[&Judged], labels: bool) -> Vec<Vec<usize>> {
     let mut by_answer: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (input, judged) in accepted.iter().enumerate() {
         let answer = if labels { judged.answer_text() } else { "" };

@@ -157,6 +157,10 @@ impl Validity {
         let chars = text.chars().count();
         if text.trim().is_empty() {
             Some(Reason::Empty)
+        } else if candidate.origin() == Origin::Asked {
+            // The rules below tell what a model writes by mistake. What users ask is as it is.
+            let marker = chat_marker(text).map(|_| Reason::Marker);
+            marker.or_else(|| self.repetition(text))
         } else if text.chars().any(char::is_control) {
             Some(Reason::Control)
         } else if !self.writing.covers(text) {
@@ -312,6 +316,30 @@ mod tests {
         ]);
         assert_eq!(valid, ["close: ( [", "close: ( [ [", "12 - 7"]);
         assert_eq!(rejected, [(Reason::Repeated, 1)]);
+    }
+
+    #[test]
+    fn what_users_ask_is_judged_as_it_is_and_taken_once() {
+        let prompts = [
+            "a line\nand another: 12 €",
+            "Examples:",
+            "A line and another: 12 €",
+            "  ",
+            "x <|im_end|>",
+            "a seed of words",
+        ];
+        let asked = prompts.map(Candidate::example_asked);
+        let mut validity =
+            Validity::new(["a seed of words"], Rules::from_seeds(["a seed of words"]));
+        let valid = validity.pass(&asked);
+        let texts: Vec<&str> = valid.iter().map(Valid::text).collect();
+        assert_eq!(texts, &prompts[..2]);
+        let right = [
+            (Reason::Empty, 1),
+            (Reason::Marker, 1),
+            (Reason::Repeated, 2),
+        ];
+        assert_eq!(validity.rejected(), &right.into());
     }
 
     #[test]

@@ -53,6 +53,26 @@ impl Candidate {
     pub(crate) fn example(text: &str, finished: bool) -> Self {
         Self::line(text.to_owned(), finished, None)
     }
+
+    /// The same of what a user asked.
+    #[cfg(test)]
+    pub(crate) fn example_asked(text: &str) -> Self {
+        Self {
+            origin: Origin::Asked,
+            ..Self::example(text, true)
+        }
+    }
+}
+
+/// What users asked, as candidates beside those that are generated.
+pub fn asked(prompts: impl IntoIterator<Item = Prompt>) -> Vec<Candidate> {
+    let candidate = |prompt| Candidate {
+        prompt,
+        finished: true,
+        origin: Origin::Asked,
+        intended: None,
+    };
+    prompts.into_iter().map(candidate).collect()
 }
 
 /// A candidate, as the journal keeps it.

@@ -18,7 +18,7 @@ mod lead;
 mod sampler;
 mod vary;
 
-pub use candidate::Candidate;
+pub use candidate::{Candidate, asked};
 pub use compose::{compose, values};
 pub use error::GenerateError;
 pub use lead::Lead;

@@ -1,6 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use translora_gguf::{FileError, GgufError, SplitError};
+use translora_harvest::HarvestError;
 use translora_lora::{ForeignError, LoraError};
 
 use super::rows::Foreign;
@@ -111,6 +112,21 @@ pub enum KitError {
     NoDiscriminator {
         /// The file.
         path: PathBuf,
+    },
+    /// Prompts that a server kept cannot be read.
+    #[error(transparent)]
+    Harvest {
+        /// Why.
+        #[from]
+        source: HarvestError,
+    },
+    /// A server kept nothing of the adapter.
+    #[error("{path}: nothing is kept of this adapter{}", others(.adapters))]
+    NothingKept {
+        /// The file or the folder.
+        path: PathBuf,
+        /// Adapters of which something is kept there.
+        adapters: Vec<String>,
     },
     /// The kit breaks a limit of the format.
     #[error("a kit could not be packed: {0}")]
@@ -233,6 +249,14 @@ impl LineFault {
     }
 }
 
+/// Of whom something is kept, where that is not the one that was looked for.
+fn others(adapters: &[String]) -> String {
+    if adapters.is_empty() {
+        return String::new();
+    }
+    format!("; there are prompts of {}", adapters.join(", "))
+}
+
 impl KitError {
     pub(crate) fn of_adapter(path: &Path, error: LoraError) -> Self {
         match error {
@@ -261,6 +285,7 @@ impl Blame for KitError {
             Self::File { source, .. } => source.fault(),
             Self::Pack(_) => Fault::Bug,
             Self::Adapter { source, .. } => source.fault(),
+            Self::Harvest { source } => source.fault(),
             Self::Line { .. }
             | Self::NoRows { .. }
             | Self::NoRowsIn { .. }
@@ -271,6 +296,7 @@ impl Blame for KitError {
             | Self::Split(_)
             | Self::NotAKit { .. }
             | Self::Foreign { .. }
+            | Self::NothingKept { .. }
             | Self::NoDiscriminator { .. } => Fault::Input,
         }
     }
@@ -292,6 +318,8 @@ impl Blame for KitError {
             Self::NoDiscriminator { .. } => {
                 Remedy::or([Remedy::set("filter", "contrast"), Remedy::MakeKit])
             }
+            Self::Harvest { source } => return source.remedy(),
+            Self::NothingKept { .. } => Step::KeepPrompts.into(),
             Self::Pack(_) => Step::Report.into(),
         })
     }

@@ -19,6 +19,7 @@ mod adapter;
 mod discriminator;
 mod error;
 mod file;
+mod harvest;
 mod rows;
 mod seeds;
 mod statistics;
@@ -29,6 +30,7 @@ pub use adapter::{
 pub use discriminator::{Calibration, DiscriminatorData, auc, calibrate, discriminator_data};
 pub use error::{KitError, LineFault};
 pub use file::{DiscriminatorCard, InputModelCard, Kit, Manifest, is_kit, pack};
+pub use harvest::{Harvest, Harvested, Heard, harvest};
 pub use rows::{Completion, Foreign, Reading, Rows, read_rows};
 pub use seeds::choose_seeds;
 pub use statistics::InputStatistics;

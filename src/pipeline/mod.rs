@@ -53,6 +53,7 @@ mod plan;
 mod report;
 mod rounds;
 mod teaching;
+mod traffic;
 mod train;
 mod transfer;
 
@@ -71,7 +72,7 @@ pub use kit::kit;
 pub use plan::{EvalPlan, KitPlan, TrainPlan, TransferPlan};
 pub use report::{
     ArmScore, Confusion, EvalReport, Flip, GeneratedInput, HeldOutScores, KitReport, ReportHalf,
-    RoundCounts, Scores, TrainReport, TransferReport,
+    RoundCounts, Scores, TrafficReport, TrainReport, TransferReport,
 };
 pub use teaching::{Divergences, ObjectiveReport};
 pub use train::{eval, train};

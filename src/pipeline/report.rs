@@ -52,6 +52,9 @@ pub struct TransferReport {
     /// Some of the inputs that were generated: kept, and rejected for each reason, a few of each.
     #[serde(default)]
     pub inputs: Vec<GeneratedInput>,
+    /// What users asked was worth, where prompts that a server kept were inputs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<TrafficReport>,
     /// What the kept inputs cover.
     pub coverage: Coverage,
     /// What was found of the source adapter before the work began.
@@ -74,6 +77,31 @@ pub struct TransferReport {
     /// The plan of the run.
     #[serde(default)]
     pub plan: serde_json::Value,
+}
+
+/// Prompts that a server kept, as inputs of a transfer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TrafficReport {
+    /// The name that the old adapter was served under.
+    pub adapter: String,
+    /// Distinct prompts that were read.
+    pub prompts: usize,
+    /// Kept texts that the source's chat template did not write; they were left out.
+    pub unread: usize,
+    /// Prompts that the source cannot read, or has no room for; they were left out.
+    pub unfit: usize,
+    /// Prompts that stood for seeds.
+    pub seeds: usize,
+    /// Of the others, those that the judge accepted.
+    pub accepted: usize,
+    /// Of these, those that were held out to judge on.
+    pub held_out: usize,
+    /// Held-out prompts that the bare target answers as the source with its adapter does.
+    pub target: ArmScore,
+    /// The same of the target with the new adapter.
+    pub transferred: ArmScore,
+    /// Held-out prompts that the new adapter answers as users were answered, where that was kept.
+    pub users: Option<ArmScore>,
 }
 
 /// Rows by who was right.

@@ -9,6 +9,7 @@ use std::path::Path;
 use super::inputs;
 use super::job::{Job, announce, announce_rows, hash_inputs, once, read_rows};
 use super::journal::Journal;
+use super::traffic::{self, Traffic};
 use super::{Context, PipelineError, Stage, TransferPlan, TransferReport};
 use crate::engine::{Engine, Monitor};
 use crate::kit::{self, Completion, Kit, Reading, Rows, Seed};
@@ -29,6 +30,8 @@ pub(super) struct TransferData {
     /// The lines of the rows of `--eval`.
     pub eval_lines: Vec<usize>,
     pub hashes: BTreeMap<String, ContentHash>,
+    /// What a server kept of what users asked, where that was requested.
+    pub traffic: Option<Traffic>,
 }
 
 /// One transfer.
@@ -51,14 +54,17 @@ pub fn transfer(
 ) -> Result<TransferReport, PipelineError> {
     let announced = announce(context, "transfer", plan);
     let outputs = Outputs::beside(&plan.out);
-    let (data, seconds) = once(context, Stage::Kit, |monitor| {
+    let (mut data, seconds) = once(context, Stage::Kit, |monitor| {
         let data = read(plan, context, monitor)?;
         let from = if data.kit.is_some() {
             " from the kit"
         } else {
             ""
         };
-        let summary = format!("{} seeds{from}", data.seeds.len());
+        let summary = match plan.inputs() {
+            Inputs::Harvest(_) => "seeds from what users asked".into(),
+            _ => format!("{} seeds{from}", data.seeds.len()),
+        };
         Ok((data, summary))
     })?;
     let publishing = Journal::lies_beside(&plan.out)? && plan.run.resume;
@@ -73,14 +79,17 @@ pub fn transfer(
         &plan.out,
     )?;
     job.seconds.insert(Stage::Kit.name().into(), seconds);
-    let result = Transfer {
-        engine,
-        plan,
-        announced,
-        data: &data,
-        outputs,
-    }
-    .run(&mut job);
+    let heard = traffic::read(engine, plan, &mut data, &mut job);
+    let result = heard.and_then(|()| {
+        Transfer {
+            engine,
+            plan,
+            announced,
+            data: &data,
+            outputs,
+        }
+        .run(&mut job)
+    });
     job.end(result)
 }
 
@@ -108,6 +117,8 @@ fn read(
             let kit = Kit::open(path, &plan.limits)?;
             (kit.seeds().to_vec(), Some(kit))
         }
+        // Read once, under the journal.
+        Inputs::Harvest(_) => (Vec::new(), None),
     };
     let known = reading(Completion::Required);
     let eval = plan.eval.as_ref();
@@ -121,8 +132,10 @@ fn read(
         ("source", &plan.source),
         ("source_lora", &source_lora),
         ("target", &plan.target),
-        (inputs.name(), inputs.path()),
     ];
+    if !matches!(inputs, Inputs::Harvest(_)) {
+        files.push((inputs.name(), inputs.path()));
+    }
     files.extend(plan.eval.as_deref().map(|path| ("eval", path)));
     files.extend(oracle.as_deref().map(|path| ("oracle", path)));
     let hashes = hash_inputs(&files, monitor)?;
@@ -141,6 +154,7 @@ fn read(
         eval_lines: eval.iter().flat_map(|rows| rows.lines.clone()).collect(),
         eval: eval.map(|rows| rows.pairs),
         hashes,
+        traffic: None,
     })
 }
 

@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-/// How an input was made up.
+/// Where an input is from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
@@ -10,6 +10,8 @@ pub enum Origin {
     Splice,
     /// Pieces of inputs that were there.
     Chain,
+    /// A user asked it.
+    Asked,
     /// A model fitted on inputs that were made before wrote it.
     Tuned,
 }

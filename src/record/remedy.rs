@@ -277,6 +277,11 @@ steps! {
     CheckDisk: "check the disk",
     MakeFolder: "make the folder first",
     WritableFolder: "choose a folder that may be written to, on a disk with room",
+    PrivateFolder: "choose a folder that nobody else may enter (mode 700)",
+    EraseKept: "erase the prompts that are kept there, or move the file away",
+    EraseOthers: "erase the prompts of adapters that are no longer served, or choose another folder",
+    KeepPrompts: "let the adapter be asked under a server that keeps prompts, name the file of \
+         another adapter, or use seeds",
     FreeSpace: "make room on the disk of the output",
     MoveAway: "move the file away",
     FetchAgain: "fetch the file again, or make it again: it is damaged",

@@ -74,7 +74,9 @@ impl Request for Transfer {
                 needed,
             })
         };
-        if self.kit.is_some() == self.seeds.is_some() {
+        let both = self.kit.is_some() && self.seeds.is_some();
+        let none = self.kit.is_none() && self.seeds.is_none() && self.harvest.is_none();
+        if both || none {
             return Err(Refusal::OneOf {
                 fields: ["kit", "seeds"],
             });
@@ -98,6 +100,8 @@ pub enum Inputs<'a> {
     Kit(&'a Path),
     /// A file of seeds.
     Seeds(&'a Path),
+    /// Prompts that a server kept.
+    Harvest(&'a Path),
 }
 
 impl<'a> Inputs<'a> {
@@ -106,23 +110,25 @@ impl<'a> Inputs<'a> {
         match self {
             Self::Kit(_) => "kit",
             Self::Seeds(_) => "seeds",
+            Self::Harvest(_) => "harvest",
         }
     }
 
     /// The file.
     pub fn path(self) -> &'a Path {
         match self {
-            Self::Kit(path) | Self::Seeds(path) => path,
+            Self::Kit(path) | Self::Seeds(path) | Self::Harvest(path) => path,
         }
     }
 }
 
 impl Plan<Transfer> {
-    /// The kit or the seeds.
+    /// The kit, the seeds, or what stands for them.
     pub fn inputs(&self) -> Inputs<'_> {
-        match (&self.kit, &self.seeds) {
-            (Some(kit), _) => Inputs::Kit(kit),
-            (None, seeds) => Inputs::Seeds(seeds.as_deref().unwrap_or_else(|| Path::new(""))),
+        match (&self.kit, &self.seeds, &self.harvest) {
+            (Some(kit), ..) => Inputs::Kit(kit),
+            (None, None, Some(harvest)) => Inputs::Harvest(harvest),
+            (None, seeds, _) => Inputs::Seeds(seeds.as_deref().unwrap_or_else(|| Path::new(""))),
         }
     }
 

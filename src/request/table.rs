@@ -291,6 +291,10 @@ fields! {
             /// A few inputs of the task in place of a kit (JSON lines, a JSON list, or CSV). Answers
             /// are not needed
             seeds: Option<PathBuf> = None, file("S.jsonl");
+            /// Prompts that a server kept of the adapter: the folder, or the file of one adapter. They
+            /// are inputs before any that are generated, some are held out to judge on, and
+            /// without a kit and seeds some stand for seeds
+            harvest: Option<PathBuf> = None, file("DIR");
             /// The adapter to write. Nothing is overwritten
             out: PathBuf = PathBuf::new(), file("N.gguf");
             /// Generated inputs to learn from, after filtering. The seeds come on top

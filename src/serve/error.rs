@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value};
+use translora_harvest::HarvestError;
 
 use crate::adapters::AdaptersError;
 use crate::control::openapi::ErrorBody;
@@ -56,6 +57,9 @@ pub enum ServeError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// Prompts cannot be kept where they are to be.
+    #[error(transparent)]
+    Harvest(#[from] HarvestError),
     /// The system refuses threads or signals.
     #[error("the server's threads do not start: {0}")]
     Threads(#[source] std::io::Error),
@@ -68,6 +72,7 @@ impl Blame for ServeError {
     fn fault(&self) -> Fault {
         match self {
             Self::Engine(error) => error.fault(),
+            Self::Harvest(error) => error.fault(),
             Self::Listen { .. }
             | Self::Adapter { .. }
             | Self::Context { .. }
@@ -90,6 +95,7 @@ impl Blame for ServeError {
                 Remedy::or([Remedy::lower("ctx_size"), Remedy::lower("parallel")])
             }
             Self::Engine(error) => return error.remedy(),
+            Self::Harvest(error) => return error.remedy(),
             Self::Threads(_) | Self::Stopped(_) => return None,
         })
     }

@@ -9,6 +9,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use super::harvest::Asking;
 use super::live::{Key, generation};
 
 /// Adapters with a generation that are counted; the oldest goes first, so that a server that
@@ -30,6 +31,8 @@ pub(super) struct Finished {
     pub first_seconds: f64,
     /// From the request to its last token. units: seconds
     pub whole_seconds: f64,
+    /// What may be kept of it.
+    pub asking: Option<Asking>,
 }
 
 /// Who answered.
@@ -174,6 +177,7 @@ mod tests {
             tokens: 2,
             first_seconds: 0.01,
             whole_seconds: 1.0,
+            asking: None,
         };
         for number in 1..=KEPT_MAX as u64 + 1 {
             meters.count(&one(number), "base");

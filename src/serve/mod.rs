@@ -16,6 +16,7 @@ mod effect;
 mod error;
 mod folder;
 mod grammar;
+mod harvest;
 mod http;
 mod limits;
 mod live;
@@ -27,6 +28,7 @@ mod text;
 mod worker;
 
 pub use error::ServeError;
+pub use harvest::Keeping;
 pub use http::{openapi, reference};
 pub use limits::Limits;
 pub use sampler::Sampling;
@@ -83,6 +85,8 @@ pub struct Config {
     pub chat: ChatOptions,
     /// Adapters that change no answer are loaded too.
     pub force: bool,
+    /// Prompts are kept; none: nothing is.
+    pub harvest: Option<Keeping>,
     /// What is refused as too large, too long or too many.
     pub limits: Limits,
 }

@@ -16,6 +16,7 @@ use super::backend::check_name;
 use super::effect::Probe;
 use super::error::{SLOT_TOKENS_MIN, ServeError};
 use super::folder;
+use super::harvest::Writer;
 use super::http::{App, listen};
 use super::live::{Fresh, Registry};
 use super::worker::{self, Board, Command};
@@ -35,6 +36,7 @@ pub struct Server {
     addresses: Vec<SocketAddr>,
     runtime: Runtime,
     decoder: Option<JoinHandle<()>>,
+    writer: Option<Writer>,
     listeners: Vec<tokio::task::JoinHandle<std::io::Result<()>>>,
     closing: watch::Sender<bool>,
 }
@@ -64,15 +66,7 @@ impl Server {
             chat: config.chat.clone(),
         };
         let mut hosted = engine.host(&config.model, &options, config.slots)?;
-        if let Some(note) = hosted.host.chat().info().note() {
-            say(&note);
-        }
-        if let Some(warning) = hosted.host.info().beyond_training() {
-            say(&format!("warning: {warning}"));
-        }
-        if let Some(reason) = hosted.host.chat().refusal() {
-            say(&format!("warning: conversations are refused: {reason}"));
-        }
+        introduce(&*hosted.host, &say);
         let name = model_name(&config, &hosted.host.info().name);
         let mut loader = Loader {
             host: &*hosted.host,
@@ -84,6 +78,9 @@ impl Server {
         };
         let registry = loader.load()?;
         let probe = loader.probe;
+        let keeping = config.harvest.as_ref();
+        let kept = keeping.map(|keeping| Writer::start(keeping, Arc::clone(&clock), &say));
+        let (writer, keeper) = kept.transpose()?.unzip();
         let (sender, commands) = mpsc::channel();
         let board = Arc::new(Board::new(&name));
         let app = Arc::new(App::new(
@@ -95,11 +92,15 @@ impl Server {
             Arc::clone(&board),
             Arc::clone(&clock),
             say,
+            writer.as_ref().map(|writer| Arc::clone(&writer.counts)),
         ));
         let slots = app.config.slots;
         let decoder = std::thread::Builder::new().name("decode".into());
         let decoder = decoder
-            .spawn(move || worker::run(hosted, &*clock, (slots, probe), &commands, &board))
+            .spawn(move || {
+                let keeper = keeper.as_ref();
+                worker::run(hosted, &*clock, (slots, probe), &commands, &board, keeper);
+            })
             .map_err(ServeError::Threads)?;
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         let runtime = builder
@@ -114,6 +115,7 @@ impl Server {
             addresses: Vec::new(),
             runtime,
             decoder: Some(decoder),
+            writer,
             listeners: Vec::new(),
             closing,
         };
@@ -219,6 +221,9 @@ impl Server {
         if let Some(decoder) = self.decoder.take() {
             _ = decoder.join();
         }
+        if let Some(writer) = self.writer.take() {
+            writer.end();
+        }
     }
 }
 
@@ -227,6 +232,19 @@ impl Drop for Server {
         self.app.stopping.store(true, Ordering::SeqCst);
         _ = self.closing.send(true);
         self.end();
+    }
+}
+
+/// Say what is to be known of the model.
+fn introduce(host: &dyn Host, say: &Say) {
+    if let Some(note) = host.chat().info().note() {
+        say(&note);
+    }
+    if let Some(warning) = host.info().beyond_training() {
+        say(&format!("warning: {warning}"));
+    }
+    if let Some(reason) = host.chat().refusal() {
+        say(&format!("warning: conversations are refused: {reason}"));
     }
 }
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::effect::Probe;
+use super::harvest::Asking;
 use super::live::{Choice, Key};
 use super::meters::Finished;
 use super::sampler::{Drawn, Sampler, Sampling};
@@ -39,7 +40,22 @@ pub(super) struct Request {
     pub cache: bool,
     /// When it came. units: milliseconds of the server's clock
     pub sent_ms: f64,
+    /// What may be kept of it.
+    pub asking: Option<Asking>,
     pub events: UnboundedSender<Event>,
+}
+
+impl Request {
+    /// Remember a piece of the answer, where answers are kept.
+    fn note(&mut self, text: &str) {
+        if let Some(answer) = self
+            .asking
+            .as_mut()
+            .and_then(|asking| asking.answer.as_mut())
+        {
+            answer.push_str(text);
+        }
+    }
 }
 
 /// What a request receives while it runs.
@@ -472,6 +488,7 @@ impl<'h> Slots<'h> {
         let grown = work.text.push(&self.host.piece(token, false));
         work.unsent.push(drawn);
         let stopped = grown.stop.is_some();
+        work.request.note(&grown.text);
         if !grown.text.is_empty() {
             let drawn = std::mem::take(&mut work.unsent);
             _ = work.request.events.send(Event::Piece {
@@ -518,12 +535,15 @@ impl<'h> Slots<'h> {
             work.text.finish()
         };
         let silent = rest.is_empty() && (work.unsent.is_empty() || matches!(end, End::Word(_)));
+        work.request.note(&rest);
         if !silent {
             _ = work.request.events.send(Event::Piece {
                 text: rest,
                 drawn: work.unsent,
             });
         }
+        let asking = work.request.asking.take();
+        let asking = asking.map(|asking| asking.ended(&end));
         let answering_ms = work.answering_ms.unwrap_or(now);
         self.totals.tokens += work.tokens as u64;
         self.totals.answer_ms += now - answering_ms;
@@ -535,6 +555,7 @@ impl<'h> Slots<'h> {
             tokens: work.tokens,
             first_seconds: (answering_ms - work.request.sent_ms) / 1e3,
             whole_seconds: (now - work.request.sent_ms) / 1e3,
+            asking,
         });
         let done = Event::Done(Done {
             slot: number,

@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::effect::Probe;
+use super::harvest::Keeper;
 use super::meters::Meters;
 use super::slots::{Event, Request, Seen, Slots, Totals};
 use crate::control::Effect;
@@ -81,6 +82,7 @@ pub(super) fn run(
     (slots, probe): (usize, Probe),
     commands: &Receiver<Command>,
     board: &Arc<Board>,
+    keeper: Option<&Keeper>,
 ) {
     let _ends = Ends(board);
     let mut slots = Slots::new(&*hosted.host, hosted.decoder, clock, slots, probe);
@@ -103,9 +105,9 @@ pub(super) fn run(
         {
             slots.begin(*request);
         }
-        show(board, &mut slots, &waiting);
+        show(board, &mut slots, &waiting, keeper);
         slots.step();
-        show(board, &mut slots, &waiting);
+        show(board, &mut slots, &waiting, keeper);
         slots.send_ends();
     }
     let why = "the server is shutting down";
@@ -116,9 +118,17 @@ pub(super) fn run(
         .for_each(|request| _ = request.events.send(Event::Failed(why.into())));
 }
 
-fn show(board: &Board, slots: &mut Slots<'_>, waiting: &VecDeque<Box<Request>>) {
-    for finished in slots.take_finished() {
+fn show(
+    board: &Board,
+    slots: &mut Slots<'_>,
+    waiting: &VecDeque<Box<Request>>,
+    keeper: Option<&Keeper>,
+) {
+    for mut finished in slots.take_finished() {
         board.meters.count(&finished, &board.base);
+        if let Some((keeper, asking)) = keeper.zip(finished.asking.take()) {
+            keeper.send(asking);
+        }
     }
     let names = waiting
         .iter()

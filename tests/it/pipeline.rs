@@ -15,6 +15,7 @@ use translora::request::{
 
 use crate::toy::{World, write_rows};
 
+mod harvest;
 mod resume;
 
 pub use resume::stopping;
@@ -104,6 +105,7 @@ pub fn plan(world: &World, lora: &Path, inputs: Inputs<'_>, out: &str) -> Transf
         target: world.target.clone(),
         kit: of_kind("kit"),
         seeds: of_kind("seeds"),
+        harvest: of_kind("harvest"),
         out: world.path(out),
         samples: 120,
         eval: Some(world.eval.clone()),

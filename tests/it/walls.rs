@@ -66,6 +66,7 @@ translora_attach:    src/plugin.rs src/lib.rs src/control/
 translora_chat:      src/engine/
 translora_gguf:      src/kit/ src/adapters/ src/publish/ src/pipeline/ src/engine/ src/fetch/
 translora_lora:      src/kit/ src/adapters/ src/engine/ src/pipeline/inspect
+translora_harvest:   src/kit/ src/serve/ src/bin/
 translora_llama:     src/engine/ggml
 translora_system:    src/jobs/
 translora_train:     src/engine/ggml
@@ -86,12 +87,13 @@ const FILES: &[&str] = &[
 
 /// Workspace member → members it may depend on (development and build dependencies too).
 const MEMBERS: &str = "
-translora:        translora-abi translora-attach translora-chat translora-gguf translora-llama
-                  translora-lora translora-system translora-train
+translora:        translora-abi translora-attach translora-chat translora-gguf translora-harvest
+                  translora-llama translora-lora translora-system translora-train
 translora-abi:
 translora-attach: translora-gguf translora-lora
 translora-chat:
 translora-gguf:
+translora-harvest:
 translora-llama:  translora-chat translora-gguf translora-lora
 translora-lora:   translora-gguf
 translora-system:

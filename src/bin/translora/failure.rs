@@ -11,6 +11,7 @@ use translora::fetch::FetchError;
 use translora::pipeline::PipelineError;
 use translora::record::{Blame, Field, Remedy, Wording};
 use translora::serve::ServeError;
+use translora_harvest::HarvestError;
 
 use crate::out;
 
@@ -24,6 +25,8 @@ pub enum Failure {
     Fetch(#[from] FetchError),
     #[error(transparent)]
     Serve(#[from] ServeError),
+    #[error(transparent)]
+    Harvest(#[from] HarvestError),
     #[error(transparent)]
     Control(#[from] ControlError),
     #[error(transparent)]
@@ -77,6 +80,7 @@ impl Failure {
             Self::Fetch(error) => words(error.remedy()),
             Self::Serve(error) => words(error.remedy()),
             Self::Engine(error) => words(error.remedy()),
+            Self::Harvest(error) => words(error.remedy()),
             Self::Control(error) => words(error.remedy()),
             Self::Refused(refusal) if refusal.hint.is_empty() => {
                 Some("nothing was changed; the server goes on as before".into())

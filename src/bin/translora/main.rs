@@ -27,6 +27,7 @@ mod failure;
 mod files;
 #[cfg(feature = "ggml")]
 mod gradcheck;
+mod harvest;
 mod inspect;
 mod job;
 mod kit;
@@ -118,6 +119,7 @@ enum Command {
     Merge(exchange::Merge),
     Inspect(inspect::Inspect),
     Serve(Box<serve::Serve>),
+    Harvest(harvest::Harvest),
     #[cfg(unix)]
     Adapters(adapters::Adapters),
     #[cfg(target_os = "linux")]
@@ -147,6 +149,7 @@ impl Command {
             Self::Merge(command) => command.run(verbosity),
             Self::Inspect(command) => command.run(verbosity),
             Self::Serve(command) => command.run(verbosity),
+            Self::Harvest(command) => command.run(verbosity),
             #[cfg(unix)]
             Self::Adapters(command) => command.run(verbosity),
             #[cfg(target_os = "linux")]

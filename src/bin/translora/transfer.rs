@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args};
 use translora::pipeline::{
-    self, Advice, ArmScore, ObjectiveReport, TransferPlan, TransferReport, Verdict,
+    self, Advice, ArmScore, ObjectiveReport, TrafficReport, TransferPlan, TransferReport, Verdict,
 };
 use translora::request;
 
@@ -22,10 +22,12 @@ const HARDLY_SHOWN: usize = 12;
 /// answers. It is judged on inputs that were held back, or on the rows of --eval. An adapter that
 /// does not prove itself is written as NAME.rejected.gguf, and the exit status is 1.
 ///
-/// It needs a kit (`translora kit` packs one while the data exists) or a few seed inputs.
+/// It needs a kit (`translora kit` packs one while the data exists), a few seed inputs, or prompts
+/// that a server kept.
 #[derive(Args, Debug)]
 #[command(
-    group(ArgGroup::new("inputs").args(["kit", "seeds"]).required(true)),
+    group(ArgGroup::new("inputs").args(["kit", "seeds"])),
+    group(ArgGroup::new("any").args(["kit", "seeds", "harvest"]).required(true).multiple(true)),
     after_help = "Examples:\n  translora transfer --source old.gguf --source-lora tickets.gguf \
         --target new.gguf --kit tickets.kit --out tickets-new.gguf\n  \
                         translora transfer --source old.gguf --source-lora tickets.gguf --target \
@@ -206,6 +208,24 @@ fn verdict(done: &TransferReport) -> String {
     }
 }
 
+/// What users asked was worth.
+fn traffic(of: &TrafficReport) -> String {
+    let share = 100.0 * of.transferred.exact;
+    let mut words = format!(
+        "  of {} prompts of users of {:?}: {} accepted, {} held out, on which the new adapter agrees \
+        with the old one in {share:.1} %",
+        of.prompts, of.adapter, of.accepted, of.held_out
+    );
+    if let Some(users) = of.users {
+        let agreed = (users.exact * users.rows as f64).round();
+        words += &format!(
+            "; it agrees with what users got in {agreed} of {}",
+            users.rows
+        );
+    }
+    words
+}
+
 /// The scores of the three arms, one a line.
 fn table(done: &TransferReport) -> Vec<String> {
     let scores = &done.scores;
@@ -268,6 +288,7 @@ fn table(done: &TransferReport) -> Vec<String> {
         {:.2e}",
         scores.gate_rows, scores.rows, scores.wins, scores.losses, scores.p_value
     ));
+    lines.extend(done.traffic.as_ref().map(traffic));
     lines.push(format!(
         "  fidelity: the same answer as source + LoRA, on held-out inputs: {} that were chosen to \
         train on, and {} others; loss: nats a token",

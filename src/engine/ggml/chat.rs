@@ -9,6 +9,7 @@ use translora_chat::{ChatTemplate, Rendering, TemplateError};
 use translora_llama::{LlamaError, Model};
 
 use crate::engine::chat::{ChatInfo, ChatOptions, THOUGHT, variables};
+use crate::engine::unrender::conversation;
 use crate::record::{Pair, Prompt, Role, Turn};
 
 /// A model's chat template with what it puts around an answer.
@@ -110,6 +111,12 @@ impl Chat {
         };
         let text = self.template.render_with(&turns, &rendering);
         text.map_err(|error| refuse(&error))
+    }
+
+    /// The conversation that is rendered as this text.
+    pub fn conversation(&self, model: &Model, text: &str) -> Option<Prompt> {
+        let [bos, _] = ends(model);
+        conversation(text, &bos, &|turns| self.render(turns, true).ok())
     }
 
     /// The tokens of a pair, of prompt and answer rendered as one text.

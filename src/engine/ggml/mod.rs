@@ -22,7 +22,7 @@ use super::{
     AdapterId, Answer, ChatInfo, CompletionScore, Engine, EngineError, Merged, Model, ModelInfo,
     Monitor, OpenOptions, Spelling, With,
 };
-use crate::record::{Cancel, ContentHash, Pair};
+use crate::record::{Cancel, ContentHash, Pair, Prompt};
 
 pub mod bench;
 mod chat;
@@ -364,6 +364,10 @@ impl Model for GgmlModel {
 
     fn chat(&self) -> Option<&ChatInfo> {
         Some(self.chat.info())
+    }
+
+    fn conversation(&self, text: &str) -> Option<Prompt> {
+        self.chat.conversation(&self.model, text)
     }
 
     fn attach(&mut self, adapter: &Path) -> Result<AdapterId, EngineError> {

@@ -3,10 +3,13 @@
 
 use std::path::Path;
 
+use serde_json::Map;
+
 use super::{Base, Head, ToyModel, read_adapter};
-use crate::engine::host::{Conversations, Decoder, Grammar, Host, Row, Token, Weights};
-use crate::engine::{ChatInfo, ChatOptions, EngineError, ModelInfo};
-use crate::record::ContentHash;
+use crate::engine::chat::ChatOrigin;
+use crate::engine::host::{Conversations, Decoder, Grammar, Host, Rendering, Row, Token, Weights};
+use crate::engine::{ChatInfo, ChatOptions, EngineError, ModelInfo, unrender};
+use crate::record::{ContentHash, Prompt};
 
 /// The token after the bytes.
 const END: Token = 256;
@@ -84,6 +87,23 @@ impl Host for ToyHost {
         let chat = self.options.of_adapter(adapter, adapter, ["", ""])?;
         Ok(Weights::new(hash, length, chat, head))
     }
+}
+
+/// The conversation that the template of a served toy writes as this text.
+pub(super) fn conversation(text: &str) -> Option<Prompt> {
+    let info = ChatInfo {
+        text: TEMPLATE.into(),
+        origin: ChatOrigin::Model,
+    };
+    let chat = Conversations::new(info, ["", ""], &Map::new());
+    let rendering = Rendering {
+        answer: true,
+        ..Rendering::default()
+    };
+    unrender::conversation(text, "", &|turns| {
+        chat.render(&serde_json::to_value(turns).ok()?, &rendering)
+            .ok()
+    })
 }
 
 /// A decoded token and the adapters it was decoded under.

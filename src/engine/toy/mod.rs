@@ -269,6 +269,10 @@ impl Model for ToyModel {
         &self.info
     }
 
+    fn conversation(&self, text: &str) -> Option<Prompt> {
+        host::conversation(text)
+    }
+
     fn attach(&mut self, adapter: &Path) -> Result<AdapterId, EngineError> {
         let bytes = read_adapter(adapter)?;
         let head = Head::from_gguf(adapter, &bytes, self.base.width)?;

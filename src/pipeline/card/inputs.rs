@@ -2,7 +2,7 @@
 
 use super::{Facts, fact, spaced};
 use crate::filter::Coverage;
-use crate::pipeline::{GeneratedInput, TransferReport};
+use crate::pipeline::{ArmScore, GeneratedInput, TrafficReport, TransferReport};
 use crate::publish::{Block, Chart};
 
 pub(super) fn inputs(report: &TransferReport) -> Vec<Block> {
@@ -42,7 +42,8 @@ pub(super) fn inputs(report: &TransferReport) -> Vec<Block> {
         .counts
         .iter()
         .filter(|(name, _)| !name.starts_with("rejected_"));
-    vec![
+    let asked = report.traffic.as_ref().map(asked).into_iter().flatten();
+    let mut blocks = vec![
         Block::Chart(acceptance),
         Block::Numbers {
             head: columns(&["round", "drawn", "valid", "accepted"]),
@@ -69,6 +70,36 @@ pub(super) fn inputs(report: &TransferReport) -> Vec<Block> {
             "Some that were rejected".into(),
             Box::new(examples(&report.inputs, true)),
         ),
+    ];
+    blocks.extend(asked);
+    blocks
+}
+
+/// What users asked, and how the new adapter answers it.
+fn asked(of: &TrafficReport) -> [Block; 2] {
+    let share = |arm: &ArmScore| {
+        let [low, high] = arm.interval.map(|x| 100.0 * x);
+        let exact = 100.0 * arm.exact;
+        format!("{exact:.1} % of {} ({low:.1} to {high:.1} %)", arm.rows)
+    };
+    let mut facts = vec![
+        ("served as".to_owned(), of.adapter.clone()),
+        ("prompts of users".to_owned(), of.prompts.to_string()),
+        ("stood for seeds".to_owned(), of.seeds.to_string()),
+        ("accepted by the filter".to_owned(), of.accepted.to_string()),
+        ("held out".to_owned(), of.held_out.to_string()),
+        (
+            "the new adapter answers as the old one".to_owned(),
+            share(&of.transferred),
+        ),
+        ("the bare target does".to_owned(), share(&of.target)),
+    ];
+    let users = of.users.as_ref().map(share);
+    let agrees = "the new adapter agrees with what users got".to_owned();
+    facts.extend(users.map(|users| (agrees, users)));
+    [
+        Block::Heading("What users asked".into()),
+        Block::Facts(facts),
     ]
 }
 

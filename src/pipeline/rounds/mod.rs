@@ -46,6 +46,8 @@ pub(super) struct Samples {
     /// The seeds with the teacher's answers.
     pub seeds: Vec<Labeled>,
     pub counts: BTreeMap<String, u64>,
+    /// Prompts of users that the judge accepted.
+    pub asked: usize,
     pub coverage: Coverage,
     pub teacher: Option<Teacher>,
     pub rounds: Vec<RoundCounts>,
@@ -102,11 +104,19 @@ impl<'a> Rounds<'a> {
     pub fn run(mut self, job: &mut Job<'_>) -> Result<Samples, PipelineError> {
         let mut round = 0;
         self.stages.sampler.draw_lines(LINES_SHARE);
-        while self.policy.wants_more(round, self.pool.stock()) {
+        if let Some(traffic) = &self.data.traffic {
+            let asked = traffic.rows.iter().map(|row| row.prompt.clone());
+            let judged = self.stages.hear(job, &generate::asked(asked))?;
+            self.pool.judged(judged);
+            self.ask_teacher(job)?;
+            self.stages.close_source();
+        }
+        while self.pool.asked() < self.policy.needed
+            && self.policy.wants_more(round, self.pool.stock())
+        {
             self.generate_and_filter(job, round)?;
-            if round == 0 {
-                self.pool.answered_seeds = self.stages.label_seeds(job)?;
-                self.teacher = self.evaluate_source(job)?;
+            if round == 0 && self.data.traffic.is_none() {
+                self.ask_teacher(job)?;
             }
             self.stages.close_source();
             self.steer(job, round)?;
@@ -118,6 +128,13 @@ impl<'a> Rounds<'a> {
         let all = self.label(job)?;
         self.stages.close_source();
         self.finish(job, all)
+    }
+
+    /// The teacher's answers to the seeds and to the rows of `--eval`, while the source is open.
+    fn ask_teacher(&mut self, job: &mut Job<'_>) -> Result<(), PipelineError> {
+        self.pool.answered_seeds = self.stages.label_seeds(job)?;
+        self.teacher = self.evaluate_source(job)?;
+        Ok(())
     }
 
     fn generate_and_filter(
@@ -306,6 +323,7 @@ impl<'a> Rounds<'a> {
             .counts(&self.pool, &labeled, eval.map_or(0, <[Pair]>::len));
         Ok(Samples {
             labeled,
+            asked: self.pool.asked(),
             held_out: [chosen, others],
             answers,
             seeds: self.pool.answered_seeds,

@@ -287,7 +287,8 @@ impl Policy {
         let share = |lines: bool| {
             let those = || {
                 inputs.iter().filter(|input| {
-                    input.origin != Origin::Tuned && (input.origin == Origin::Line) == lines
+                    !matches!(input.origin, Origin::Tuned | Origin::Asked)
+                        && (input.origin == Origin::Line) == lines
                 })
             };
             let (all, good) = (

@@ -8,6 +8,7 @@ use crate::filter::{self, Judged, Kept, Rejections, Shares};
 use crate::generate::Yield;
 use crate::kit::Seed;
 use crate::label::Labeled;
+use crate::record::Origin;
 
 /// One seed in so many may be an odd one.
 const UNSURE_SEEDS_ONE_IN: usize = 10;
@@ -52,6 +53,12 @@ impl<'a> Pool<'a> {
         self.judged
             .iter()
             .filter(|judged| judged.rejected().is_none())
+    }
+
+    /// How much of what the judge accepted was asked by users.
+    pub fn asked(&self) -> usize {
+        let asked = |judged: &&Judged| judged.origin() == Origin::Asked;
+        self.accepted().filter(asked).count()
     }
 
     /// Add what a generator drew.

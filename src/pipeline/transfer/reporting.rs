@@ -20,6 +20,8 @@ use crate::record::Pair;
 pub(super) struct Findings<'r> {
     pub samples: Samples,
     pub arms: Arms,
+    /// The rows that agreement is of.
+    pub held_out_rows: &'r [Pair],
     /// Agreement with the teacher.
     pub held_out: HeldOutScores,
     /// The rows of the gate set.
@@ -75,6 +77,11 @@ impl Transfer<'_> {
             counts: samples.counts.clone(),
             rounds: samples.rounds.clone(),
             inputs: samples.shown.clone(),
+            traffic: self
+                .data
+                .traffic
+                .as_ref()
+                .map(|traffic| traffic.report(arms, findings.held_out_rows, samples.asked)),
             coverage: samples.coverage.clone(),
             input_audit: findings.input_audit.clone(),
             output_audit: None,

@@ -72,6 +72,7 @@ impl<'a> Transfer<'a> {
         let findings = Findings {
             samples,
             arms,
+            held_out_rows: &synthetic,
             held_out,
             rows,
             comparison,

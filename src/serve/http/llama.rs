@@ -13,7 +13,7 @@ use super::generated::{
 };
 use super::openapi::{DetokenizeBody, LlamaCompletionBody, TemplateBody, TokenizeBody};
 use super::options::{Options, chosen, json_of, known};
-use super::prompt::{conversation, prompts};
+use super::prompt::{asking_of_text, conversation, prompts};
 use super::schema::{Detokenize, Integer, LlamaCompletion, Template, Tokenize};
 use super::submit::{Pending, submit};
 use super::tools::Tools;
@@ -286,7 +286,10 @@ pub(super) async fn completion(State(app): Shared, request: Request) -> Result<R
     }
     let mut pending = all
         .into_iter()
-        .map(|prompt| submit(&app, &options, prompt))
+        .map(|prompt| {
+            let asking = asking_of_text(&app, &options, &prompt);
+            submit(&app, &options, prompt, asking)
+        })
         .collect::<Result<Vec<_>, _>>()?;
     if options.stream {
         return pending

@@ -34,6 +34,9 @@ pub(super) async fn metrics(State(app): Shared) -> Result<Response, ApiError> {
     of_requests(&mut registry, &shown.totals);
     of_adapters(&mut registry, &app);
     app.board.meters.register(&mut registry);
+    if let Some(harvest) = &app.harvest {
+        harvest.register(&mut registry);
+    }
     of_vllm(&mut registry, &app, &shown);
     let mut sent = String::new();
     text::encode(&mut sent, &registry)

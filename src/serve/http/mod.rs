@@ -19,6 +19,7 @@ use utoipa_axum::routes;
 
 use super::backend::Own;
 use super::error::ApiError;
+use super::harvest::Counts;
 use super::live::Registry;
 use super::worker::{Board, Command};
 use super::{Config, Say};
@@ -59,6 +60,8 @@ pub(super) struct App {
     pub say: Say,
     /// Where there is a folder for new adapters.
     pub transfers: Option<Arc<Transfers>>,
+    /// Of the prompts that are kept, where some are.
+    pub harvest: Option<Arc<Counts>>,
     /// Held while the file of a new adapter gets its name, or is looked for by it.
     pub naming: Mutex<()>,
     pub stopping: AtomicBool,
@@ -89,6 +92,7 @@ impl App {
         board: Arc<Board>,
         clock: Arc<dyn Clock>,
         say: Say,
+        harvest: Option<Arc<Counts>>,
     ) -> Self {
         let keys = config.api_keys.iter();
         let keys = keys.map(|key| ContentHash::of(key.as_bytes())).collect();
@@ -104,6 +108,7 @@ impl App {
             clock,
             say,
             transfers,
+            harvest,
             naming: Mutex::default(),
             stopping: AtomicBool::new(false),
             open: AtomicUsize::new(0),

@@ -14,7 +14,7 @@ use super::generated::{
 };
 use super::openapi::{ChatBody, CompletionBody};
 use super::options::{Options, raw, short};
-use super::prompt::{conversation, encode, prompts};
+use super::prompt::{asking_of_chat, asking_of_text, conversation, encode, prompts};
 use super::schema::{Chat, Common, Completion, Count, Integer};
 use super::submit::{Pending, submit};
 use super::tools::{Calls, Said, Tools};
@@ -279,12 +279,13 @@ pub(super) async fn chat(State(app): Shared, request: Request) -> Result<Respons
     if fields.logprobs == Some(true) {
         options.report(&app, fields.top_logprobs.unwrap_or(Integer(0)))?;
     }
+    let asking = asking_of_chat(&app, &options, &fields);
     let prompt = || {
         let text = conversation(&app, &options.with, fields.template(), tools.as_ref())?;
         encode(&app, &text)
     };
     let prompt = in_turn(&app.prompting, prompt).await?;
-    let mut pending = submit(&app, &options, prompt)?;
+    let mut pending = submit(&app, &options, prompt, asking)?;
     if options.stream {
         return Ok(stream_chat(&app, &options, pending, calls));
     }
@@ -461,7 +462,10 @@ pub(super) async fn completions(
     }
     let mut pending = all
         .into_iter()
-        .map(|prompt| submit(&app, &options, prompt))
+        .map(|prompt| {
+            let asking = asking_of_text(&app, &options, &prompt);
+            submit(&app, &options, prompt, asking)
+        })
         .collect::<Result<Vec<_>, _>>()?;
     if options.stream {
         return pending

@@ -1,13 +1,15 @@
 //! From what a client wrote to the tokens that the model goes on from.
 
 use serde_json::{Map, Value};
+use translora_harvest::{Asked, Role, Turn};
 
 use super::App;
-use super::options::known;
-use super::schema::{Content, Message, Piece, Prompt, Prompts, Template};
+use super::options::{Options, known};
+use super::schema::{Chat, Content, Message, Piece, Prompt, Prompts, Template};
 use super::tools::{self, Tools};
 use crate::engine::host::{Rendering, THOUGHT, Token, ToolUse};
 use crate::serve::error::ApiError;
+use crate::serve::harvest::Asking;
 use crate::serve::live::Choice;
 
 /// Bytes that a token of a prompt has at most, on average. Encoding takes longer than in proportion
@@ -183,6 +185,63 @@ fn variables(kwargs: Option<Map<String, Value>>) -> Result<Map<String, Value>, A
         ))),
         _ => Ok(kwargs),
     }
+}
+
+/// What may be kept of a conversation: nothing where it has tools, other roles than three, or ends
+/// with an answer that is to be gone on with.
+pub(super) fn asking_of_chat(app: &App, options: &Options, fields: &Chat) -> Option<Asking> {
+    let asked = || {
+        let has_tools = fields.tools.as_ref().is_some_and(|tools| !tools.is_empty());
+        let turns = fields
+            .messages
+            .iter()
+            .map(plain_turn)
+            .collect::<Option<_>>();
+        turns.filter(|_| !has_tools).and_then(Asked::of_turns)
+    };
+    let harvest = app.harvest.as_ref()?;
+    harvest.asking(&options.with, options.grammar.is_none(), asked)
+}
+
+/// A message of text alone.
+fn plain_turn(message: &Message) -> Option<Turn> {
+    let role = match message.role.as_str() {
+        "system" => Role::System,
+        "user" => Role::User,
+        "assistant" => Role::Assistant,
+        _ => return None,
+    };
+    if message
+        .tool_calls
+        .as_ref()
+        .is_some_and(|calls| !calls.is_empty())
+    {
+        return None;
+    }
+    let content = match message.content.as_ref()? {
+        Content::Text(text) => text.clone(),
+        Content::Parts(parts) => {
+            let texts = parts.iter().map(|part| part.text.as_deref());
+            texts.collect::<Option<Vec<_>>>()?.join("\n")
+        }
+    };
+    Some(Turn { role, content })
+}
+
+/// What may be kept of a prompt that is no conversation: its text, with what a template wrote into
+/// it.
+pub(super) fn asking_of_text(app: &App, options: &Options, prompt: &[Token]) -> Option<Asking> {
+    let asked = || {
+        let bos = app.host.bos();
+        let own = prompt.iter().enumerate();
+        let own = own.filter(|&(at, token)| at > 0 || Some(*token) != bos);
+        let bytes: Vec<u8> = own
+            .flat_map(|(_, token)| app.host.piece(*token, true))
+            .collect();
+        Asked::of_text(String::from_utf8(bytes).ok()?)
+    };
+    let harvest = app.harvest.as_ref()?;
+    harvest.asking(&options.with, options.grammar.is_none(), asked)
 }
 
 fn turn(mut message: Message, native: Option<&ToolUse>) -> Result<Value, ApiError> {

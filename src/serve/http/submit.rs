@@ -9,6 +9,7 @@ use super::App;
 use super::options::Options;
 use crate::engine::host::Token;
 use crate::serve::error::ApiError;
+use crate::serve::harvest::Asking;
 use crate::serve::live::generation;
 use crate::serve::slots::{Event, Request};
 use crate::serve::worker::Command;
@@ -35,11 +36,14 @@ impl Drop for Open {
 
 /// Send a prompt to the decode thread. Dropping what is returned cancels it.
 ///
+/// `asking`: what may be kept of it once it is answered
+///
 /// fails: it is empty, does not fit, or too many wait already.
 pub(super) fn submit(
     app: &Arc<App>,
     options: &Options,
     prompt: Vec<Token>,
+    asking: Option<Asking>,
 ) -> Result<Pending, ApiError> {
     let context = app.host.info().context;
     if prompt.is_empty() {
@@ -70,6 +74,7 @@ pub(super) fn submit(
         alternatives: options.alternatives,
         cache: options.cache,
         sent_ms: app.clock.elapsed().as_secs_f64() * 1e3,
+        asking,
         events,
     };
     if !app.send(Command::Submit(Box::new(request))) {

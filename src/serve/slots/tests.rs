@@ -47,6 +47,7 @@ fn request(prompt: &str, key: &[u64], tokens_max: usize) -> (Request, UnboundedR
         ignore_end: false,
         alternatives: None,
         sent_ms: 0.0,
+        asking: None,
         cache: true,
         events,
     };

@@ -12,20 +12,23 @@ use translora::fetch::FetchError;
 use translora::filter::FilterError;
 use translora::generate::GenerateError;
 use translora::jobs::{JobId, JobsError, Problem, State};
-use translora::kit::{Foreign, KitError, LineFault};
+use translora::kit::KitError;
 use translora::label::LabelError;
 use translora::pipeline::{JournalError, PipelineError};
 use translora::publish::PublishError;
-use translora::record::{Blame, Cancelled, ContentHash, Fault, InJson, Remedy, Step};
+use translora::record::{Blame, Cancelled, Fault, InJson, Remedy};
 use translora::request::Refusal;
 use translora::serve::ServeError;
 use translora_gguf::{GgufError, SplitError};
+use translora_harvest::HarvestError;
 use translora_lora::LoraError;
+
+use super::inputs::{harvest, kit};
 
 /// An enum of errors: its file, its name, and one value of each variant.
 pub struct Room(pub &'static str, pub &'static str, pub Vec<Box<dyn Blame>>);
 
-fn room<E: Blame + 'static, const N: usize>(
+pub(super) fn room<E: Blame + 'static, const N: usize>(
     file: &'static str,
     name: &'static str,
     errors: [E; N],
@@ -34,7 +37,7 @@ fn room<E: Blame + 'static, const N: usize>(
     Room(file, name, errors.into_iter().map(boxed).collect())
 }
 
-fn disk() -> io::Error {
+pub(super) fn disk() -> io::Error {
     io::Error::other("the disk is full")
 }
 
@@ -196,98 +199,6 @@ fn fetch() -> Room {
         E::NotBuilt,
     ];
     room("src/fetch/error.rs", "FetchError", errors)
-}
-
-fn kit() -> [Room; 2] {
-    use KitError as E;
-    let path = || "k.kit".into();
-    let hash = ContentHash::of(b"x");
-    let errors = [
-        E::File {
-            path: path(),
-            source: disk().into(),
-        },
-        E::Line {
-            path: path(),
-            line: 1,
-            what: LineFault::NoAnswer,
-        },
-        E::NoRows { path: path() },
-        E::TooManyRows {
-            path: path(),
-            rows_max: 1,
-        },
-        E::SameSeeds {
-            path: path(),
-            rows: 2,
-        },
-        E::TooFewRows {
-            path: path(),
-            distinct: 1,
-            needed: 2,
-        },
-        E::Split(SplitError::NotFirst {
-            path: path(),
-            number: 2,
-            count: 3,
-        }),
-        E::Adapter {
-            path: path(),
-            source: LoraError::Activated,
-        },
-        E::NotAKit {
-            path: path(),
-            reason: "no manifest".into(),
-        },
-        E::Foreign {
-            path: path(),
-            what: "base",
-            expected: hash,
-            given: "m.gguf".into(),
-            got: hash,
-        },
-        E::NoRowsIn {
-            path: path(),
-            found: Foreign {
-                name: "gzip",
-                step: Step::Unpack,
-            },
-        },
-        E::Stdin,
-        E::NoDiscriminator { path: path() },
-        E::Pack(GgufError::BigEndian),
-    ];
-    let (key, what) = (|| String::from("prompt"), || String::from("x"));
-    let found = "a number";
-    let lines = [
-        LineFault::TooLong { bytes_max: 1 },
-        LineFault::NotUtf8 { byte: 0 },
-        LineFault::NotJson { what: what() },
-        LineFault::NotAnObject { found },
-        LineFault::RepeatedKey { what: what() },
-        LineFault::TwoOnALine,
-        LineFault::CommaBetween,
-        LineFault::Csv { what: what() },
-        LineFault::NoFormat { keys: vec![key()] },
-        LineFault::TextOnly,
-        LineFault::Preference,
-        LineFault::Tools,
-        LineFault::NoKey { key: key() },
-        LineFault::NoAnswer,
-        LineFault::NotAString { key: key(), found },
-        LineFault::NotTurns { key: key(), found },
-        LineFault::Blank { key: key() },
-        LineFault::Turn {
-            turn: 1,
-            what: what(),
-        },
-        LineFault::Repeated { first: 1 },
-    ];
-    let file = "src/kit/error.rs";
-    [
-        room(file, "KitError", errors),
-        room(file, "LineFault", lines),
-    ]
 }
 
 fn stages() -> [Room; 6] {
@@ -521,6 +432,10 @@ fn serve() -> Room {
                 context: 256,
                 slots: 4,
             },
+            ServeError::Harvest(HarvestError::Full {
+                path: "kept".into(),
+                adapters_max: 64,
+            }),
             ServeError::Threads(disk()),
             ServeError::Stopped(disk()),
         ],
@@ -549,7 +464,15 @@ fn control() -> Room {
 }
 
 pub fn rooms() -> Vec<Room> {
-    let mut rooms = vec![engine(), fetch(), adapters(), jobs(), serve(), control()];
+    let mut rooms = vec![
+        engine(),
+        fetch(),
+        adapters(),
+        jobs(),
+        serve(),
+        control(),
+        harvest(),
+    ];
     rooms.extend(kit());
     rooms.extend(stages());
     rooms.extend(pipeline());

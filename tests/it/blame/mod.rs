@@ -10,6 +10,7 @@ use translora::record::{Blame, Field, InJson, Remedy, Step, Wording};
 use crate::source::{files, literals, parse, root};
 
 mod errors;
+mod inputs;
 
 use errors::{Room, not_enough, rooms};
 

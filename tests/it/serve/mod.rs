@@ -19,6 +19,7 @@ pub mod client;
 mod effects;
 mod fields;
 mod folder;
+mod harvest;
 mod log;
 mod openapi;
 mod refusals;
@@ -130,6 +131,7 @@ impl Lab {
             any_model: false,
             chat: translora::engine::ChatOptions::default(),
             force: false,
+            harvest: None,
             limits: Limits::default(),
         }
     }

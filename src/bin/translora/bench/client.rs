@@ -29,7 +29,7 @@ pub fn post(address: SocketAddr, path: &str, body: &Value) -> Result<Reply, Fail
     stream.set_nodelay(true).map_err(failed)?;
     let body = body.to_string();
     let head = format!(
-        "POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: \
+        "POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: \
         {}\r\n\r\n",
         body.len()
     );

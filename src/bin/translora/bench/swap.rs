@@ -190,6 +190,7 @@ impl Swap {
             any_model: false,
             chat: translora::engine::ChatOptions::default(),
             force: false,
+            harvest: None,
             limits: Limits::default(),
         }
     }

@@ -257,8 +257,28 @@ impl<'a> Stages<'a> {
         round: usize,
         valid: &[Valid],
     ) -> Result<Vec<Judged>, PipelineError> {
+        self.judge(job, &format!("filter.{round}"), valid)
+    }
+
+    /// Check and judge what users asked. It is not generated again.
+    pub fn hear(
+        &mut self,
+        job: &mut Job<'_>,
+        asked: &[Candidate],
+    ) -> Result<Vec<Judged>, PipelineError> {
+        self.sampler.remember(0, asked);
+        let valid = self.validity.pass(asked);
+        self.judge(job, "filter.harvest", &valid)
+    }
+
+    fn judge(
+        &mut self,
+        job: &mut Job<'_>,
+        key: &str,
+        valid: &[Valid],
+    ) -> Result<Vec<Judged>, PipelineError> {
         let (source, judge) = (&mut self.sessions.source, &self.judge);
-        let done = job.stage(&format!("filter.{round}"), Stage::Filter, |monitor, _| {
+        let done = job.stage(key, Stage::Filter, |monitor, _| {
             let rows = judge.judge(source.get()?.0, valid, monitor)?;
             let accepted = rows
                 .iter()
