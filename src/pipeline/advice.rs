@@ -50,7 +50,8 @@ impl Advice {
             Self::FlipBudget { share } => Some(("flip_budget", format!("{share:.2}"))),
             Self::EvalRows { .. } => Some(("eval", "ROWS".into())),
             Self::Samples { samples } => Some(("samples", samples.to_string())),
-            Self::SeedsOf { .. } | Self::Traffic | Self::Kit => None,
+            Self::Traffic => Some(("harvest", "FOLDER".into())),
+            Self::SeedsOf { .. } | Self::Kit => None,
         }
     }
 }
@@ -79,8 +80,8 @@ impl fmt::Display for Advice {
             ),
             Self::Samples { .. } => f.write_str("learn from more inputs"),
             Self::Traffic => f.write_str(
-                "give more seeds: real requests, as many and as various as there are, for inputs \
-                that are generated from a few stay near them",
+                "learn from real requests that a server kept, or give many of them as seeds: \
+                inputs that are generated from a few seeds stay near them",
             ),
             Self::Kit => f.write_str("pack a kit while the data still exists"),
         }
