@@ -315,7 +315,7 @@ mod toy {
         assert!(out.contains("n.rejected.report.html"), "{out}");
         assert!(out.contains("next "), "{out}");
         assert!(out.contains("--eval"), "{out}");
-        assert!(out.contains("more seeds"), "{out}");
+        assert!(out.contains("--harvest"), "{out}");
         assert!(!world.path("n.gguf").exists());
         let quiet = err.lines().all(|line| line.starts_with("warning: "));
         assert!(quiet, "{err}");
