@@ -16,6 +16,7 @@ use crate::pipeline::train;
 use crate::toy::{World, write_rows};
 
 pub mod client;
+mod connections;
 mod effects;
 mod fields;
 mod folder;
