@@ -250,7 +250,10 @@ fn named(template: &str) -> Result<String, EngineError> {
     if let Some(text) = format(template) {
         return Ok(text.to_owned());
     }
-    if ["{{", "{%"].iter().any(|opening| template.contains(opening)) {
+    if ["{{", "{%"]
+        .iter()
+        .any(|opening| template.contains(opening))
+    {
         return Ok(template.to_owned());
     }
     let path = Path::new(template);

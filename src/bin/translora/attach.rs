@@ -93,9 +93,7 @@ impl Attach {
             preload.push(":");
             preload.push(others);
         }
-        command
-            .env("LD_PRELOAD", preload)
-            .envs(keeping(self.kept));
+        command.env("LD_PRELOAD", preload).envs(keeping(self.kept));
         if !verbosity.quiet {
             out::say(&format!("attach   {} ({how})", program.display()));
             out::say(&format!(
@@ -161,7 +159,10 @@ fn keeping(kept: Kept) -> Vec<(&'static str, OsString)> {
     vec![
         ("TRANSLORA_HARVEST", folder.into_os_string()),
         ("TRANSLORA_HARVEST_ROWS", bounds.rows_max.to_string().into()),
-        ("TRANSLORA_HARVEST_TTL", bounds.ttl_seconds.to_string().into()),
+        (
+            "TRANSLORA_HARVEST_TTL",
+            bounds.ttl_seconds.to_string().into(),
+        ),
     ]
 }
 

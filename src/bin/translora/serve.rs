@@ -15,7 +15,6 @@ use crate::log::Log;
 use crate::progress::Verbosity;
 use crate::{Outcome, files, job, log, out};
 
-
 /// Serve a model with its adapters over HTTP, and replace adapters while it runs
 ///
 /// OpenAI's endpoints, those of llama-server that concern text, and vLLM's for adapters. Every
