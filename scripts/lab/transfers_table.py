@@ -117,7 +117,7 @@ def table(rows: list[Row], counted: str) -> list[str]:
 
 def real_table(rows: list[Row]) -> list[str]:
     """A line for each run, with the interval of its own rows."""
-    heads = ["setting", "pair", "task", "target", "with the seeds", "source's adapter on it"]
+    heads = ["inputs, samples", "pair", "task", "target", "with the seeds", "source's adapter on it"]
     heads += ["source+LoRA", "oracle", "transferred", "R", "forecast", "seed", "minutes", "MiB"]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for row in rows:

@@ -210,12 +210,14 @@ fn verdict(done: &TransferReport) -> String {
 
 /// What users asked was worth.
 fn traffic(of: &TrafficReport) -> String {
-    let share = 100.0 * of.transferred.exact;
     let mut words = format!(
-        "  of {} prompts of users of {:?}: {} accepted, {} held out, on which the new adapter agrees \
-        with the old one in {share:.1} %",
+        "  of {} prompts of users of {:?}: {} accepted, {} held out",
         of.prompts, of.adapter, of.accepted, of.held_out
     );
+    if of.held_out > 0 {
+        let share = 100.0 * of.transferred.exact;
+        words += &format!(", on which the new adapter agrees with the old one in {share:.1} %");
+    }
     if let Some(users) = of.users {
         let agreed = (users.exact * users.rows as f64).round();
         words += &format!(

@@ -80,7 +80,10 @@ fn asked(of: &TrafficReport) -> [Block; 2] {
     let share = |arm: &ArmScore| {
         let [low, high] = arm.interval.map(|x| 100.0 * x);
         let exact = 100.0 * arm.exact;
-        format!("{exact:.1} % of {} ({low:.1} to {high:.1} %)", arm.rows)
+        match arm.rows {
+            0 => "none was held out".into(),
+            rows => format!("{exact:.1} % of {rows} ({low:.1} to {high:.1} %)"),
+        }
     };
     let mut facts = vec![
         ("served as".to_owned(), of.adapter.clone()),
