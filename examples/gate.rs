@@ -1,14 +1,15 @@
 //! Measures the gate: does it refuse broken adapters, and does it accept good ones?
 //!
-//! `cargo run --example gate -- [-t THREADS] [--transfers] SOURCE.gguf BASE.gguf WORK-FOLDER
-//! TASK-FOLDER…`
+//! `cargo run --example gate -- [-t THREADS] [--transfers] [--unlabelled] SOURCE.gguf BASE.gguf
+//! WORK-FOLDER TASK-FOLDER…`
 //!
 //! A task folder holds `train.jsonl` and `eval.jsonl`. For each task two good adapters for BASE are
 //! trained on its rows, and broken ones are made: with B zero, with the numbers of each matrix
 //! shuffled, trained on the answers of other rows or on those of the bare SOURCE, those of the
 //! other tasks, and good ones copied as they are onto a base of equal shapes, whose hidden units
 //! stand in another order. With `--transfers` an adapter of SOURCE is moved to BASE, too, with a
-//! kit that holds an input model. Each is judged on three disjoint thirds of the held-out rows by
+//! kit that holds an input model. With `--unlabelled` the answers of an adapter of SOURCE stand in
+//! place of the known ones, as where a transfer gets no labelled rows. Each is judged on three disjoint thirds of the held-out rows by
 //! the rule of `translora transfer`. What was trained lies in the work folder and is not trained
 //! again.
 #![forbid(unsafe_code)]
@@ -55,18 +56,21 @@ type Failed = Box<dyn Error>;
 type Verdicts = BTreeMap<&'static str, BTreeMap<&'static str, usize>>;
 
 fn main() -> ExitCode {
-    let (mut paths, mut transfers, mut threads) = (Vec::new(), false, Some(0));
+    let (mut paths, mut transfers, mut unlabelled) = (Vec::new(), false, false);
+    let mut threads = Some(0);
     let mut args = std::env::args_os().skip(1);
     while let Some(arg) = args.next() {
         match arg.to_str() {
             Some("--transfers") => transfers = true,
+            Some("--unlabelled") => unlabelled = true,
             Some("-t") => threads = args.next().and_then(|number| number.to_str()?.parse().ok()),
             _ => paths.push(PathBuf::from(arg)),
         }
     }
     let ([source, base, work, tasks @ ..], Some(threads)) = (paths.as_slice(), threads) else {
         eprintln!(
-            "usage: gate [-t THREADS] [--transfers] SOURCE.gguf BASE.gguf WORK-FOLDER TASK-FOLDER…"
+            "usage: gate [-t THREADS] [--transfers] [--unlabelled] SOURCE.gguf BASE.gguf WORK-FOLDER \
+            TASK-FOLDER…"
         );
         return ExitCode::from(2);
     };
@@ -79,6 +83,7 @@ fn main() -> ExitCode {
         base,
         work,
         transfers,
+        unlabelled,
         machine,
     })
     .measure(tasks)
@@ -109,6 +114,7 @@ struct Gate<'a> {
     base: &'a Path,
     work: &'a Path,
     transfers: bool,
+    unlabelled: bool,
     machine: Machine,
 }
 
@@ -295,15 +301,20 @@ impl Gate<'_> {
         if !labels.is_file() {
             write(
                 &labels,
-                self.labelled(engine, &rows[..rows.len().min(LABELLED)])?
+                self.labelled(engine, &rows[..rows.len().min(LABELLED)], None)?
                     .into_iter(),
             )?;
         }
         let fit = |data: &Path, what: &str, seed: u64| {
             self.fit(engine, (self.base, 4.0), data, file(what), seed)
         };
+        let mut eval = read(&folder.join("eval.jsonl"))?;
+        if self.unlabelled {
+            let lora = self.source_lora(engine, &data, &file)?;
+            eval = self.labelled(engine, &eval, Some(&lora))?;
+        }
         Ok(Task {
-            eval: read(&folder.join("eval.jsonl"))?,
+            eval,
             good: vec![fit(&data, "1.gguf", 1)?, fit(&data, "2.gguf", 2)?],
             mislabelled: fit(&file("mislabelled.jsonl"), "mislabelled.gguf", 1)?,
             bare_labels: fit(&labels, "bare-labels.gguf", 1)?,
@@ -315,9 +326,28 @@ impl Gate<'_> {
         })
     }
 
-    /// Rows with what the bare source says to them.
-    fn labelled(&self, engine: &GgmlEngine, rows: &[Pair]) -> Result<Vec<Pair>, Failed> {
+    /// The adapter of the source, which a transfer begins with.
+    fn source_lora(
+        &self,
+        engine: &GgmlEngine,
+        data: &Path,
+        file: &dyn Fn(&str) -> PathBuf,
+    ) -> Result<PathBuf, Failed> {
+        self.fit(engine, (self.source, 6.0), data, file("source.gguf"), 1)
+    }
+
+    /// Rows with what the source says to them, bare or with an adapter.
+    fn labelled(
+        &self,
+        engine: &GgmlEngine,
+        rows: &[Pair],
+        adapter: Option<&Path>,
+    ) -> Result<Vec<Pair>, Failed> {
         let mut model = engine.open(self.source, &(&self.machine).into())?;
+        let with = match adapter {
+            Some(adapter) => With::Adapter(model.attach(adapter)?),
+            None => With::Base,
+        };
         let prompts: Vec<Prompt> = rows.iter().map(|row| row.prompt.clone()).collect();
         let longest = rows
             .iter()
@@ -328,7 +358,7 @@ impl Gate<'_> {
             cancel: &Cancel::default(),
             progress: &mut |_, _| {},
         };
-        let answers = model.answer(With::Base, &prompts, longest + 8, &mut monitor)?;
+        let answers = model.answer(with, &prompts, longest + 8, &mut monitor)?;
         let said = prompts
             .into_iter()
             .zip(answers)
@@ -375,7 +405,7 @@ impl Gate<'_> {
         data: &Path,
         file: &dyn Fn(&str) -> PathBuf,
     ) -> Result<Option<PathBuf>, Failed> {
-        let lora = self.fit(engine, (self.source, 6.0), data, file("source.gguf"), 1)?;
+        let lora = self.source_lora(engine, data, file)?;
         let (packed, out) = (file("task.kit"), file("moved.gguf"));
         if !packed.is_file() {
             let plan = Kit {
