@@ -331,6 +331,7 @@ pub fn transfers() -> Result<Box<dyn translora_attach::Transfers>, control::Refu
         config,
         clock,
         Arc::new(translora_attach::say),
+        control::Lasting::default(),
     ))))
 }
 
@@ -348,7 +349,8 @@ impl translora_attach::Transfers for Attached {
             Ok(swapped) => Ok(swapped.generation),
             Err(refusal) => Err(refusal.message),
         };
-        let job = self.0.start(&control::request(request)?, None, make_live)?;
+        let plan = control::request(request.clone())?;
+        let job = self.0.start(&plan, request, None, make_live)?;
         Ok(control::Reply::Job(Box::new(job)))
     }
 }

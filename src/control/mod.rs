@@ -29,7 +29,7 @@ pub use http::{GENERATION, Segment, documented, refused, router};
 pub use json::parse;
 pub use server::{Server, Token};
 pub use socket::Socket;
-pub use transfers::{Say, Transfers, of_jobs, request};
+pub use transfers::{Kept, Lasting, Say, Transfers, of_jobs, request};
 
 /// What has adapters and transfers.
 ///

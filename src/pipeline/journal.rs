@@ -440,21 +440,43 @@ impl Journal {
         }))
     }
 
-    /// Take the journal away: the run is over. It gets another name first: half of one is not to be
-    /// taken up.
+    /// Take the journal away: the run is over.
     pub fn remove(self) -> Result<(), JournalError> {
-        let mut name = std::ffi::OsString::from(".");
-        name.push(self.folder.file_name().unwrap_or_default());
-        name.push(".over");
-        let over = self.folder.with_file_name(name);
-        // Of a run that was stopped here.
-        _ = fs::remove_dir_all(&over);
-        let removed = fs::rename(&self.folder, &over).and_then(|()| fs::remove_dir_all(&over));
-        removed.map_err(|source| JournalError::Io {
-            path: self.folder,
-            source,
-        })
+        take_away(&self.folder)
     }
+}
+
+/// Say whether a run that may be taken up lies beside `out`, and no process works on it.
+pub fn is_unfinished(out: &Path) -> bool {
+    Journal::lies_beside(out).unwrap_or(false)
+}
+
+/// Take away the journal beside `out`, of a run that nobody goes on with. Nothing happens where there
+/// is none.
+///
+/// fails: another process works on it, or the system refuses
+pub fn discard(out: &Path) -> Result<(), JournalError> {
+    let folder = Journal::folder_beside(out);
+    if !folder.is_dir() {
+        return Ok(());
+    }
+    let _lock = Lock::of(&folder)?;
+    take_away(&folder)
+}
+
+/// Remove a journal's folder. It gets another name first: half of one is not to be taken up.
+fn take_away(folder: &Path) -> Result<(), JournalError> {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(folder.file_name().unwrap_or_default());
+    name.push(".over");
+    let over = folder.with_file_name(name);
+    // Of a run that was stopped here.
+    _ = fs::remove_dir_all(&over);
+    let removed = fs::rename(folder, &over).and_then(|()| fs::remove_dir_all(&over));
+    removed.map_err(|source| JournalError::Io {
+        path: folder.to_owned(),
+        source,
+    })
 }
 
 /// Lets the recipe keep the checkpoints of a stage in the journal.

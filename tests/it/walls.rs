@@ -83,6 +83,7 @@ const FILES: &[&str] = &[
     "src/bin/",
     "src/jobs/worker",
     "src/serve/folder",
+    "src/serve/state",
 ];
 
 /// Workspace member → members it may depend on (development and build dependencies too).

@@ -21,6 +21,8 @@ use super::backend::Own;
 use super::error::ApiError;
 use super::harvest::Counts;
 use super::live::Registry;
+use super::state::Store;
+use super::transfers;
 use super::worker::{Board, Command};
 use super::{Config, Say};
 use crate::control::{self, Transfers};
@@ -54,6 +56,10 @@ pub(super) struct App {
     pub name: String,
     pub host: Arc<dyn Host>,
     registry: Mutex<Registry>,
+    /// Where what is live is kept, if there is a folder of adapters.
+    pub store: Option<Arc<Store>>,
+    /// Held while what is live changes: first on the disk, then for requests.
+    pub changing: Mutex<()>,
     commands: mpsc::Sender<Command>,
     pub board: Arc<Board>,
     pub clock: Arc<dyn Clock>,
@@ -88,6 +94,7 @@ impl App {
         name: String,
         host: Arc<dyn Host>,
         registry: Registry,
+        store: Option<Arc<Store>>,
         commands: mpsc::Sender<Command>,
         board: Arc<Board>,
         clock: Arc<dyn Clock>,
@@ -96,13 +103,14 @@ impl App {
     ) -> Self {
         let keys = config.api_keys.iter();
         let keys = keys.map(|key| ContentHash::of(key.as_bytes())).collect();
-        let queue = || Transfers::new(config.jobs.clone(), Arc::clone(&clock), Arc::clone(&say));
-        let transfers = config.folder.is_some().then(queue);
+        let transfers = transfers::queue(&config, &clock, &say, store.as_ref(), &registry);
         Self {
             config,
             name,
             host,
             registry: Mutex::new(registry),
+            store,
+            changing: Mutex::default(),
             commands,
             board,
             clock,

@@ -15,11 +15,13 @@ use self::client::{ask, said, send};
 use crate::pipeline::train;
 use crate::toy::{World, write_rows};
 
+mod begun;
 pub mod client;
 mod effects;
 mod fields;
 mod folder;
 mod harvest;
+mod lasting;
 mod log;
 mod openapi;
 mod refusals;
@@ -110,6 +112,7 @@ impl Lab {
                 ("second".into(), self.adapters[1].clone(), 0.0),
             ],
             folder: Some(self.world.folder.clone()),
+            resume_transfers: false,
             jobs: translora::jobs::Config::default(),
             hosts: vec!["127.0.0.1".into()],
             port: 0,
