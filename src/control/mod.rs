@@ -8,6 +8,8 @@
 //! Refuses to know: models, slots, generations. Called by `serve`, the plugin and the program.
 
 mod access;
+mod connections;
+mod door;
 mod error;
 mod http;
 mod json;
@@ -24,6 +26,8 @@ pub use translora_attach::command::{
 pub use translora_attach::place;
 
 pub use access::{AnsweredBy, REQUEST_ID, observed};
+pub use connections::Bounds;
+pub use door::{Door, Inside, OpenDoor};
 pub use error::ControlError;
 pub use http::{GENERATION, Segment, documented, refused, router};
 pub use json::parse;

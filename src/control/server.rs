@@ -12,11 +12,12 @@ use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{self, SignalKind};
 use tokio::sync::mpsc;
 
+use super::connections::Bounds;
+use super::door::{Door, Inside, OpenDoor};
 use super::openapi::{ErrorBody, routes_of_document};
 use super::{Backend, ControlError, Kind, Refusal, observed, refused, router};
 use crate::record::{Clock, ContentHash, SystemClock};
@@ -45,6 +46,7 @@ pub enum Token {
 pub struct Server {
     runtime: Runtime,
     address: SocketAddr,
+    door: OpenDoor,
 }
 
 impl Server {
@@ -63,15 +65,13 @@ impl Server {
             .enable_all()
             .build()
             .map_err(ControlError::Threads)?;
-        let refuse = |source| ControlError::Listen {
-            address: format!("{host}:{port}"),
-            source,
-        };
-        let plain = host.trim_start_matches('[').trim_end_matches(']');
-        let listener = runtime
-            .block_on(TcpListener::bind((plain, port)))
-            .map_err(refuse)?;
-        let address = listener.local_addr().map_err(refuse)?;
+        let mut door = Door::new().map_err(ControlError::Threads)?;
+        let address = door
+            .bind(host, port)
+            .map_err(|source| ControlError::Listen {
+                address: format!("{host}:{port}"),
+                source,
+            })?;
         let token = match token {
             Token::Random(_) if !address.ip().is_loopback() => {
                 return Err(ControlError::Exposed { address });
@@ -79,9 +79,17 @@ impl Server {
             Token::Random(token) | Token::Chosen(token) => token,
         };
         let start = SystemClock::default().unix_seconds();
-        let app = observed(guarded(router(backend), token), start);
-        runtime.spawn(async move { axum::serve(listener, app).await });
-        Ok(Self { runtime, address })
+        let inside = Inside {
+            router: observed(guarded(router(backend), token), start),
+            rest: runtime.handle().clone(),
+            light: &[],
+        };
+        let door = door.open(inside, Bounds::default());
+        Ok(Self {
+            runtime,
+            address,
+            door: door.map_err(ControlError::Threads)?,
+        })
     }
 
     /// Where it listens.
@@ -95,7 +103,7 @@ impl Server {
     pub fn run(self) -> Result<(), ControlError> {
         let mut signals = self.signals()?;
         _ = self.runtime.block_on(signals.recv());
-        self.runtime.shutdown_timeout(LAST_WORDS);
+        self.end();
         Ok(())
     }
 
@@ -120,8 +128,19 @@ impl Server {
             }
         });
         let status = child.wait().map_err(refuse)?;
-        self.runtime.shutdown_timeout(LAST_WORDS);
+        self.end();
         Ok(status)
+    }
+
+    /// Let answers under way end, for a while.
+    fn end(self) {
+        self.door.close();
+        let ended = self.door.ended();
+        self.runtime.block_on(async {
+            _ = tokio::time::timeout(LAST_WORDS, ended).await;
+        });
+        drop(self.door);
+        self.runtime.shutdown_background();
     }
 
     /// The signals that come from now on.

@@ -1,6 +1,10 @@
+use crate::control::Bounds;
+
 /// What a server grants its clients. What exceeds one of them is refused by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
+    /// Connections: how many, and how long each may wait.
+    pub connections: Bounds,
     /// The body of one HTTP request.
     pub request_bytes_max: usize,
     /// Seconds in which a body has to arrive.
@@ -26,6 +30,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            connections: Bounds::default(),
             request_bytes_max: 4 << 20,
             request_seconds_max: 30,
             requests_queued_max: 256,

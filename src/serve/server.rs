@@ -1,25 +1,26 @@
 //! Starts the threads of a server and ends them.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use futures_util::future::OptionFuture;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
 
 use super::effect::Probe;
 use super::error::{SLOT_TOKENS_MIN, ServeError};
 use super::harvest::Writer;
-use super::http::{App, listen};
+use super::http::{App, inside};
 use super::start::Loader;
 use super::state::Store;
 use super::transfers;
 use super::worker::{self, Board, Command};
 use super::{Config, Say};
+use crate::control::{Door, OpenDoor};
 use crate::engine::host::Host;
 use crate::engine::{Engine, OpenOptions};
 use crate::record::Clock;
@@ -36,8 +37,7 @@ pub struct Server {
     runtime: Runtime,
     decoder: Option<JoinHandle<()>>,
     writer: Option<Writer>,
-    listeners: Vec<tokio::task::JoinHandle<std::io::Result<()>>>,
-    closing: watch::Sender<bool>,
+    door: Option<OpenDoor>,
 }
 
 impl Server {
@@ -113,15 +113,13 @@ impl Server {
             .enable_all()
             .build()
             .map_err(ServeError::Threads)?;
-        let (closing, _) = watch::channel(false);
         let mut server = Self {
             app,
             addresses: Vec::new(),
             runtime,
             decoder: Some(decoder),
             writer,
-            listeners: Vec::new(),
-            closing,
+            door: None,
         };
         server.listen()?;
         if server.app.config.resume_transfers {
@@ -132,20 +130,13 @@ impl Server {
 
     fn listen(&mut self) -> Result<(), ServeError> {
         let mut port = self.app.config.port;
-        for host in self.app.config.hosts.clone() {
-            let plain = host
-                .trim_start_matches('[')
-                .trim_end_matches(']')
-                .to_owned();
-            let refuse = |source| ServeError::Listen {
+        let mut door = Door::new().map_err(ServeError::Threads)?;
+        for host in &self.app.config.hosts {
+            let bound = door.bind(host, port);
+            let address = bound.map_err(|source| ServeError::Listen {
                 address: format!("{host}:{port}"),
                 source,
-            };
-            let listener = self
-                .runtime
-                .block_on(TcpListener::bind((plain.as_str(), port)))
-                .map_err(refuse)?;
-            let address = listener.local_addr().map_err(refuse)?;
+            })?;
             // A free port is chosen once.
             port = address.port();
             if !address.ip().is_loopback() && self.app.config.api_keys.is_empty() {
@@ -154,9 +145,10 @@ impl Server {
                 ));
             }
             self.addresses.push(address);
-            let task = listen(listener, Arc::clone(&self.app), self.closing.subscribe());
-            self.listeners.push(self.runtime.spawn(task));
         }
+        let inside = inside(&self.app, self.runtime.handle().clone());
+        let opened = door.open(inside, self.app.config.limits.connections.clone());
+        self.door = Some(opened.map_err(ServeError::Threads)?);
         Ok(())
     }
 
@@ -196,14 +188,12 @@ impl Server {
     /// comes, and end it then.
     pub fn stop(mut self) {
         self.app.stopping.store(true, Ordering::SeqCst);
-        _ = self.closing.send(true);
         let patience = Duration::from_secs(self.app.config.limits.shutdown_seconds_max);
-        let listeners = std::mem::take(&mut self.listeners);
-        let mut all = self.runtime.spawn(async move {
-            for listener in listeners {
-                _ = listener.await;
-            }
+        let all = self.door.as_ref().map(|door| {
+            door.close();
+            door.ended()
         });
+        let mut all = pin!(OptionFuture::from(all));
         self.runtime.block_on(async {
             let ended = async {
                 let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
@@ -222,6 +212,7 @@ impl Server {
 
     fn end(&mut self) {
         self.app.send(Command::Stop);
+        self.door = None;
         if let Some(transfers) = &self.app.transfers {
             transfers.close();
         }
@@ -240,7 +231,6 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.app.stopping.store(true, Ordering::SeqCst);
-        _ = self.closing.send(true);
         self.end();
     }
 }

@@ -38,7 +38,7 @@ thiserror:           src/
 sha2:                src/record/
 rand_chacha:         src/record/
 crossbeam_channel:   src/pipeline/ src/jobs/ src/bin/
-rustix:              src/jobs/ src/serve/backend.rs src/control/server.rs
+rustix:              src/jobs/ src/serve/backend.rs src/control/
                      src/bin/translora/attach.rs
 unicode_properties:  src/filter/
 unicode_script:      src/filter/
@@ -53,7 +53,11 @@ shlex:               src/bin/
 signal_hook:         src/bin/translora/job.rs
 axum:                src/serve/ src/control/
 futures_util:        src/serve/ src/control/
+http_body_util:      src/control/door.rs
+hyper:               src/control/door.rs
+hyper_util:          src/control/door.rs
 tokio:               src/serve/ src/control/
+tower:               src/control/door.rs
 tower_http:          src/serve/ src/control/
 tracing:             src/serve/ src/control/ src/bin/translora/log.rs
 tracing_subscriber:  src/bin/translora/log.rs

@@ -11,9 +11,8 @@ use axum::http::Uri;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
-use axum::serve::ListenerExt;
-use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -25,7 +24,7 @@ use super::state::Store;
 use super::transfers;
 use super::worker::{Board, Command};
 use super::{Config, Say};
-use crate::control::{self, Transfers};
+use crate::control::{self, Inside, Transfers};
 use crate::engine::host::Host;
 use crate::record::{Clock, ContentHash};
 
@@ -166,17 +165,16 @@ fn shown(path: &Path) -> String {
     path.display().to_string()
 }
 
-/// Answer clients of one listener until `closing` says to end; then finish what runs.
-pub(super) async fn listen(
-    listener: TcpListener,
-    app: Arc<App>,
-    mut closing: watch::Receiver<bool>,
-) -> std::io::Result<()> {
-    let listener = listener.tap_io(|stream| _ = stream.set_nodelay(true));
-    let closed = async move { _ = closing.wait_for(|closing| *closing).await };
-    axum::serve(listener, router(&app))
-        .with_graceful_shutdown(closed)
-        .await
+/// Paths that are answered where connections come in, whatever else the server does.
+const LIGHT: &[&str] = &["/health", "/v1/health", "/metrics"];
+
+/// What answers clients, on the threads of `rest`.
+pub(super) fn inside(app: &Arc<App>, rest: Handle) -> Inside {
+    Inside {
+        router: router(app),
+        rest,
+        light: LIGHT,
+    }
 }
 
 /// Other names of paths: the name, the path, what answers both.

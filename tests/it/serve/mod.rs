@@ -17,6 +17,7 @@ use crate::toy::{World, write_rows};
 
 mod begun;
 pub mod client;
+mod connections;
 mod effects;
 mod fields;
 mod folder;
