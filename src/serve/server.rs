@@ -15,13 +15,14 @@ use super::effect::Probe;
 use super::error::{SLOT_TOKENS_MIN, ServeError};
 use super::harvest::Writer;
 use super::http::{App, inside};
+use super::live::Registry;
 use super::start::Loader;
 use super::state::Store;
 use super::transfers;
 use super::worker::{self, Board, Command};
 use super::{Config, Say};
 use crate::control::{Door, OpenDoor};
-use crate::engine::host::Host;
+use crate::engine::host::{Host, Hosted};
 use crate::engine::{Engine, OpenOptions};
 use crate::record::Clock;
 
@@ -67,20 +68,7 @@ impl Server {
         let mut hosted = engine.host(&config.model, &options, config.slots)?;
         introduce(&*hosted.host, &say);
         let name = model_name(&config, &hosted.host.info().name);
-        let mut loader = Loader {
-            host: &*hosted.host,
-            decoder: &mut *hosted.decoder,
-            probe: Probe::new(&*hosted.host)?,
-            config: &config,
-            base: &name,
-            say: &say,
-        };
-        let store = config.folder.as_deref().map(Store::open);
-        let (store, notes) = store.unzip();
-        notes.iter().flatten().for_each(|note| say(note));
-        let store = store.map(Arc::new);
-        let registry = loader.load(store.as_deref())?;
-        let probe = loader.probe;
+        let (registry, store, probe) = adapters(&mut hosted, &config, &name, &say)?;
         let keeping = config.harvest.as_ref();
         let kept = keeping.map(|keeping| Writer::start(keeping, Arc::clone(&clock), &say));
         let (writer, keeper) = kept.transpose()?.unzip();
@@ -246,6 +234,29 @@ fn introduce(host: &dyn Host, say: &Say) {
     if let Some(reason) = host.chat().refusal() {
         say(&format!("warning: conversations are refused: {reason}"));
     }
+}
+
+/// The adapters of the start, and where it is kept what is live.
+fn adapters(
+    hosted: &mut Hosted,
+    config: &Config,
+    name: &str,
+    say: &Say,
+) -> Result<(Registry, Option<Arc<Store>>, Probe), ServeError> {
+    let store = config.folder.as_deref().map(Store::open);
+    let (store, notes) = store.unzip();
+    notes.iter().flatten().for_each(|note| say(note));
+    let store = store.map(Arc::new);
+    let mut loader = Loader {
+        host: &*hosted.host,
+        decoder: &mut *hosted.decoder,
+        probe: Probe::new(&*hosted.host)?,
+        config,
+        base: name,
+        say,
+    };
+    let registry = loader.load(store.as_deref())?;
+    Ok((registry, store, loader.probe))
 }
 
 /// What the base is called.
