@@ -37,8 +37,8 @@ pub(super) fn queue(
             format!("transfers that ended with the server are taken up: {names}")
         } else {
             format!(
-                "transfers ended with the server before: {names}; --resume-transfers takes them up, and \
-                 so does the same request with \"resume\": true"
+                "transfers ended with the server before: {names}; a start that resumes transfers takes them \
+                 up, and so does the same request with \"resume\": true"
             )
         });
     }
