@@ -212,8 +212,13 @@ impl translora_abi::Adapters for Instance {
     }
 
     fn prepare(&self, name: &str, path: &str) -> Result<u64, Failure> {
+        let force = match &*self.queue() {
+            Queue::Not(config) => config.force,
+            Queue::Yet(jobs) => jobs.config().force,
+            Queue::Closed => false,
+        };
         self.adapters
-            .prepare(name, Path::new(path))
+            .prepare(name, Path::new(path), force)
             .map_err(|error| of_adapters(&error))
     }
 

@@ -25,6 +25,7 @@ pub use translora_attach::command::{
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub use translora_attach::place;
 
+pub use crate::pipeline::sweep;
 pub use access::{AnsweredBy, REQUEST_ID, observed};
 pub use connections::Bounds;
 pub use door::{Door, Inside, OpenDoor};

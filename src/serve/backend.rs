@@ -143,7 +143,7 @@ pub(super) fn check_base(app: &App, meant: Option<&str>) -> Result<(), ApiError>
 pub(super) struct Terms {
     /// The generation that is live under the name; 0: none. Left out: any.
     pub expected: Option<u64>,
-    /// It may change no answer.
+    /// It may be made for another base, or change no answer.
     pub force: bool,
 }
 
@@ -159,8 +159,9 @@ impl Terms {
 /// Load a file beside the running model, compare it with the base, then make it live under a name.
 /// Takes as long as the file is large.
 ///
-/// fails: it cannot be loaded, changes nothing, or another generation than `terms` say is live by then
+/// fails: it cannot be loaded, is of another base, changes nothing, or another generation than `terms` say is live by then
 pub(super) fn swap(app: &App, name: &str, path: PathBuf, terms: Terms) -> Result<u64, ApiError> {
+    app.base.check(app.clock.elapsed(), &app.say)?;
     app.registry().expect(name, terms.expected)?;
     let weights = load_aside(app, &path)?;
     let hash = weights.hash.short();
@@ -170,7 +171,8 @@ pub(super) fn swap(app: &App, name: &str, path: PathBuf, terms: Terms) -> Result
         weights,
         effect,
     };
-    fresh.check(terms.force || app.config.force)?;
+    let base = app.host.info().hash;
+    fresh.check(base, terms.force || app.config.force)?;
     let number = change(app, |registry| {
         // Others may have been quicker.
         registry.expect(name, terms.expected)?;

@@ -10,6 +10,7 @@ use super::state::{Loaded, Record};
 use crate::adapters::{Held, Missing, Place, Register};
 use crate::control::Effect;
 use crate::engine::host::{Conversations, Weights};
+use crate::record::ContentHash;
 
 /// One load of one adapter file. The number is never used again.
 #[derive(Clone)]
@@ -38,8 +39,13 @@ impl Fresh {
         }
     }
 
-    /// Refuse what changes no answer, unless that is wanted.
-    pub(super) fn check(&self, force: bool) -> Result<(), ApiError> {
+    /// Refuse what was made for another base, and what changes no answer, unless that is wanted.
+    ///
+    /// `base`: the hash of the one that is served
+    pub(super) fn check(&self, base: ContentHash, force: bool) -> Result<(), ApiError> {
+        if !force {
+            self.weights.check_base(&self.path, base)?;
+        }
         if force || !self.effect.is_some_and(|effect| effect.is_none()) {
             return Ok(());
         }

@@ -12,6 +12,7 @@ use crate::engine::{ChatOptions, MemoryOptions};
 use crate::jobs;
 
 mod backend;
+mod base;
 mod effect;
 mod error;
 mod folder;

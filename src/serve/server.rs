@@ -1,5 +1,6 @@
 //! Starts the threads of a server and ends them.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::Ordering;
@@ -23,7 +24,7 @@ use super::worker::{self, Board, Command};
 use super::{Config, Say};
 use crate::control::{Door, OpenDoor};
 use crate::engine::host::{Host, Hosted};
-use crate::engine::{Engine, OpenOptions};
+use crate::engine::{Engine, OpenOptions, Watched};
 use crate::record::Clock;
 
 /// Threads that answer clients; the model has its own.
@@ -65,6 +66,7 @@ impl Server {
             memory: config.memory,
             chat: config.chat.clone(),
         };
+        let base = Watched::open(&config.model);
         let mut hosted = engine.host(&config.model, &options, config.slots)?;
         introduce(&*hosted.host, &say);
         let name = model_name(&config, &hosted.host.info().name);
@@ -80,6 +82,7 @@ impl Server {
             Arc::clone(&hosted.host),
             registry,
             store,
+            base,
             sender,
             Arc::clone(&board),
             Arc::clone(&clock),
@@ -254,6 +257,7 @@ fn adapters(
         config,
         base: name,
         say,
+        elsewhere: BTreeSet::new(),
     };
     let registry = loader.load(store.as_deref())?;
     Ok((registry, store, loader.probe))

@@ -23,6 +23,8 @@ pub(super) struct Loader<'s> {
     /// What the base is called.
     pub base: &'s str,
     pub say: &'s Say,
+    /// Names whose adapter is sound and for another base.
+    pub elsewhere: BTreeSet<String>,
 }
 
 /// Why a file is left out, in words.
@@ -54,6 +56,15 @@ impl Loader<'_> {
         for name in names {
             self.bring(&mut registry, name, state.adapters.get(name), &listing);
         }
+        let elsewhere = std::mem::take(&mut self.elsewhere).into_iter();
+        let waiting = elsewhere.filter(|name| registry.get(name).is_none());
+        let waiting: Vec<String> = waiting.map(|name| format!("{name:?}")).collect();
+        if !waiting.is_empty() {
+            (self.say)(&format!(
+                "adapters that wait for a transfer to this base: {}",
+                waiting.join(", ")
+            ));
+        }
         if let Err(error) = store.keep(&registry) {
             (self.say)(&format!(
                 "warning: what is live cannot be kept beside the adapters: {error}"
@@ -76,7 +87,7 @@ impl Loader<'_> {
                 return Err(refuse("two adapters are called so".into()));
             }
             let fresh = self.read(path)?;
-            let checked = fresh.check(config.force);
+            let checked = fresh.check(self.host.info().hash, config.force);
             checked.map_err(|error| refuse(error.to_string()))?;
             self.warn(name, &fresh);
             registry
@@ -132,7 +143,8 @@ impl Loader<'_> {
     fn restore(&mut self, registry: &mut Registry, name: &str, record: &Record) {
         let mut both = [Some(&record.live), record.previous.as_ref()]
             .map(|loaded| loaded.and_then(|loaded| self.load_again(registry, name, loaded)));
-        if both[0].is_none() && !record.is_rolled_back() {
+        let elsewhere = self.elsewhere.contains(name);
+        if both[0].is_none() && !record.is_rolled_back() && !elsewhere {
             both.swap(0, 1);
             if let Some((_, fresh)) = &both[0] {
                 let file = fresh.path.display();
@@ -192,8 +204,21 @@ impl Loader<'_> {
 
     /// Load a file, and refuse what a request to load it would be refused for.
     fn fitting(&mut self, name: &str, path: &Path) -> Result<Fresh, Reason> {
-        let fresh = self.read(path).map_err(|error| error.to_string())?;
-        let checked = fresh.check(self.config.force);
+        let read = self.read(path);
+        let base = self.host.info().hash;
+        let read = read.and_then(|fresh| {
+            if !self.config.force {
+                fresh.weights.check_base(path, base)?;
+            }
+            Ok(fresh)
+        });
+        let fresh = read.map_err(|error| {
+            if error.is_about_the_base() {
+                self.elsewhere.insert(name.to_owned());
+            }
+            error.to_string()
+        })?;
+        let checked = fresh.check(base, self.config.force);
         checked.map_err(|error| error.to_string())?;
         self.warn(name, &fresh);
         Ok(fresh)

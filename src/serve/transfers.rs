@@ -25,6 +25,7 @@ pub(super) fn queue(
     registry: &Registry,
 ) -> Option<Arc<Transfers>> {
     let (folder, store) = (config.folder.as_deref()?, Arc::clone(store?));
+    control::sweep(folder);
     let past = past(folder, store.state().transfers, registry);
     let unfinished: Vec<String> = past
         .iter()
@@ -123,6 +124,14 @@ pub(super) fn start(
             let message = format!("leave {field:?} out: {why}");
             return Err(Refusal::new(Kind::Input, message));
         }
+    }
+    if let Some(path) = app.base.replaced() {
+        let message = format!(
+            "{} is another file than the one that is served: a transfer to it would be judged on \
+             another base",
+            name_of(path)
+        );
+        return Err(Refusal::new(Kind::Conflict, message).hint("restart the server"));
     }
     let whole = |path: &Path| {
         let refuse = |error| Refusal::new(Kind::Internal, format!("{}: {error}", name_of(path)));

@@ -51,7 +51,7 @@ pub struct Serve {
     #[arg(long, requires = "adapters")]
     resume_transfers: bool,
 
-    /// Load adapters that change no answer, too. Without it such a one of --lora ends the start, one in
+    /// Load adapters that change no answer or were made for another base, too. Without it such a one of --lora ends the start, one in
     /// the folder is left out, and a request to load one is refused unless it says `force`
     #[arg(long)]
     force: bool,

@@ -17,6 +17,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::backend::Own;
+use super::base::Base;
 use super::error::ApiError;
 use super::harvest::Counts;
 use super::live::Registry;
@@ -25,6 +26,7 @@ use super::transfers;
 use super::worker::{Board, Command};
 use super::{Config, Say};
 use crate::control::{self, Inside, Transfers};
+use crate::engine::Watched;
 use crate::engine::host::Host;
 use crate::record::{Clock, ContentHash};
 
@@ -55,6 +57,8 @@ pub(super) struct App {
     pub name: String,
     pub host: Arc<dyn Host>,
     registry: Mutex<Registry>,
+    /// The files of the model as they were opened.
+    pub base: Base,
     /// Where what is live is kept, if there is a folder of adapters.
     pub store: Option<Arc<Store>>,
     /// Held while what is live changes: first on the disk, then for requests.
@@ -94,6 +98,7 @@ impl App {
         host: Arc<dyn Host>,
         registry: Registry,
         store: Option<Arc<Store>>,
+        base: Watched,
         commands: mpsc::Sender<Command>,
         board: Arc<Board>,
         clock: Arc<dyn Clock>,
@@ -109,6 +114,7 @@ impl App {
             host,
             registry: Mutex::new(registry),
             store,
+            base: Base::new(base),
             changing: Mutex::default(),
             commands,
             board,

@@ -76,6 +76,25 @@ fn what_is_not_finite_is_an_error_that_names_whose_it_is() {
 }
 
 #[test]
+fn inspect_reads_every_weight_where_that_is_wanted() {
+    let folder = Folder::new();
+    folder.write("nan.gguf", &broken_model());
+    for (line, code, says) in [
+        ("inspect nan.gguf", 0, "llama"),
+        (
+            "inspect nan.gguf --check",
+            1,
+            "blk.2.attn_norm.weight\" holds NaN at element 0",
+        ),
+        ("inspect OLD --check", 0, "all are finite"),
+    ] {
+        let run = folder.run(&format!("{line} --json"));
+        assert_eq!(run.code, Some(code), "{line}: {run}");
+        assert!(run.out.contains(says), "{line}: {run}");
+    }
+}
+
+#[test]
 fn a_server_answers_with_an_error_and_goes_on() {
     let folder = Folder::new();
     folder.write("huge.gguf", &broken_adapter());

@@ -3,9 +3,11 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
-use translora::record::Rng;
+use translora::engine::toy::Toy;
+use translora::record::{Rng, SystemClock};
 use translora::serve::{Config, Server};
 
 use super::client::{Reply, ask, get, post};
@@ -237,4 +239,83 @@ fn a_table_of_ends_and_starts() {
             }
         }
     }
+}
+
+#[test]
+fn after_a_change_of_the_base_the_adapters_wait_and_come_back_with_it() {
+    let lab = Lab::new();
+    let place = folder(&lab, "moved");
+    let (server, address) = serve(config(&lab, &place));
+    assert_eq!(rollback(address, "ticket").status, 200);
+    let right = live(address);
+    drop(server);
+    let heard: Arc<Mutex<Vec<String>>> = Arc::default();
+    let listener = Arc::clone(&heard);
+    let say = move |line: &str| listener.lock().expect("no panic").push(line.to_owned());
+    let other = Config {
+        model: lab.world.target.clone(),
+        ..config(&lab, &place)
+    };
+    let clock = Arc::new(SystemClock::default());
+    let server = Server::start(&Toy, other, clock, Arc::new(say)).expect("it starts");
+    let address = server.addresses()[0];
+    assert_eq!(live(address), Vec::<Value>::new());
+    let list = get(address, "/v1/adapters").json();
+    assert_eq!(list["refused"].as_array().map(Vec::len), Some(4), "{list}");
+    drop(server);
+    let heard = heard.lock().expect("no panic").join("\n");
+    let waiting = "wait for a transfer to this base: \"other\", \"second\", \"ticket\"";
+    assert!(heard.contains(waiting), "{heard}");
+    // Nothing of it was forgotten.
+    let (_server, address) = serve(config(&lab, &place));
+    assert_eq!(live(address), right);
+}
+
+/// A change in place may be mapped; a rename is none.
+#[test]
+fn a_base_that_is_written_to_is_not_answered_by_and_one_that_is_renamed_over_is() {
+    let lab = Lab::new();
+    let model = lab.world.path("served.json");
+    fs::copy(&lab.world.source, &model).expect("writable");
+    let (_server, address) = serve(Config {
+        model: model.clone(),
+        ..lab.config()
+    });
+    lab.check(address, "ticket", Some(0));
+    let aside = lab.world.path("aside.json");
+    fs::copy(&lab.world.target, &aside).expect("writable");
+    fs::rename(&aside, &model).expect("writable");
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    lab.check(address, "ticket", Some(0));
+    // But a transfer to it would be one to another base.
+    let body = json!({
+        "name": "moved", "source": lab.world.source, "source_lora": lab.adapters[0],
+        "seeds": lab.world.seeds,
+    });
+    let reply = post(address, "/v1/transfers", &body);
+    assert_eq!(reply.status, 409, "{reply:?}");
+    assert!(
+        reply.error().contains("served.json is another file"),
+        "{reply:?}"
+    );
+
+    let model = lab.world.path("again.json");
+    fs::copy(&lab.world.source, &model).expect("writable");
+    let (_server, address) = serve(Config {
+        model: model.clone(),
+        ..lab.config()
+    });
+    lab.check(address, "ticket", Some(0));
+    fs::write(&model, "{}").expect("writable");
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    for _ in 0..2 {
+        let reply = ask(address, "ticket", &lab.prompts[0]);
+        assert_eq!(reply.status, 503, "{reply:?}");
+        assert!(
+            reply.error().contains("replace files by rename"),
+            "{reply:?}"
+        );
+    }
+    assert_eq!(rollback(address, "ticket").status, 409);
+    assert_eq!(load(address, "ticket", "second.gguf").status, 503);
 }
