@@ -75,7 +75,7 @@ pub struct Renderer(Place);
 #[derive(Debug)]
 enum Place {
     Here(Box<ChatTemplate>),
-    Apart(Apart),
+    Apart(Box<Apart>),
 }
 
 impl Renderer {
@@ -111,7 +111,7 @@ impl Renderer {
             tools: OnceLock::new(),
         };
         apart.lock().start(&apart)?;
-        Ok(Self(Place::Apart(apart)))
+        Ok(Self(Place::Apart(Box::new(apart))))
     }
 
     /// Render `messages` with tools and variables.
