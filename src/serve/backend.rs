@@ -292,6 +292,7 @@ fn start(app: &Arc<App>, name: String, mut request: Map<String, Value>) -> Resul
             return Err(Refusal::new(Kind::Input, message));
         }
     }
+    app.inputs.resolve(&mut request)?;
     let whole = |path: &Path| {
         let refuse = |error| Refusal::new(Kind::Internal, format!("{}: {error}", name_of(path)));
         path.canonicalize().map_err(refuse)

@@ -86,6 +86,7 @@ const FILES: &[&str] = &[
     "src/fetch/",
     "src/bin/",
     "src/jobs/worker",
+    "src/control/inputs",
     "src/serve/folder",
 ];
 
