@@ -12,6 +12,7 @@ NUMBERS = "rows.tsv"
 # Part -> its title, and what its arms count.
 PARTS = {
     "main": ("Every task", "samples"),
+    "real": ("Real models", "pair"),
     "ablation": ("Ablation", "arm"),
     "hops": ("Two hops: to the new base and back to the old one", "arm"),
     "samples": ("Samples", "samples"),
@@ -31,7 +32,9 @@ Key = Tuple[str, str, str, str]
 
 @dataclass(frozen=True)
 class Row:
-    """What one transfer measured. units: shares of right answers, seconds"""
+    """What one transfer measured. units: shares of right answers, seconds, MiB
+
+    What comes after the seconds is of real models alone."""
 
     name: str
     task: str
@@ -44,6 +47,12 @@ class Row:
     oracle: float
     moved: float
     seconds: float
+    low: float = math.nan
+    high: float = math.nan
+    shots: float = math.nan
+    copy: float = math.nan
+    peak: float = math.nan
+    forecast: float = math.nan
 
     @staticmethod
     def of(fields: list[str]) -> Row:
@@ -82,7 +91,8 @@ def tables(rows: list[Row]) -> list[str]:
     for part, (title, counted) in PARTS.items():
         of_part = [row for row in rows if row.part == part]
         if of_part:
-            lines += [f"\n### {title}\n", *table(of_part, counted), "", *summary(of_part)]
+            rows_of = real_table(of_part) if part == "real" else table(of_part, counted)
+            lines += [f"\n### {title}\n", *rows_of, "", *summary(of_part)]
     return lines
 
 
@@ -103,6 +113,25 @@ def table(rows: list[Row], counted: str) -> list[str]:
         cells.append(f"{mean([row.seconds for row in group]):.0f}")
         lines.append("| " + " | ".join(cells) + " |")
     return lines
+
+
+def real_table(rows: list[Row]) -> list[str]:
+    """A line for each run, with the interval of its own rows."""
+    heads = ["setting", "pair", "task", "target", "with the seeds", "source's adapter on it"]
+    heads += ["source+LoRA", "oracle", "transferred", "R", "forecast", "seed", "minutes", "MiB"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for row in rows:
+        shares = [row.target, row.shots, row.copy, row.source, row.oracle]
+        moved = f"{share(row.moved)} ({100 * row.low:.1f} to {100 * row.high:.1f})"
+        cells = [row.setting, row.arm, row.task, *map(share, shares), moved]
+        cells += [f"{row.retention():.2f}", f"{row.forecast:.2f}", row.seed]
+        cells += [f"{row.seconds / 60:.1f}", f"{row.peak:.0f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def share(value: float) -> str:
+    return "–" if math.isnan(value) else f"{100 * value:.1f} %"
 
 
 def summary(rows: list[Row]) -> list[str]:

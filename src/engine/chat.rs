@@ -108,10 +108,10 @@ impl ChatInfo {
     ///
     /// fails: there is no such name or file, or the file cannot be read
     pub fn choose(options: &ChatOptions, model: Option<String>) -> Result<Self, EngineError> {
-        if let Some(asked) = &options.template {
-            let origin = ChatOrigin::Request(asked.clone());
+        if let Some(wanted) = &options.template {
+            let origin = ChatOrigin::Request(wanted.clone());
             return Ok(Self {
-                text: named(asked)?,
+                text: named(wanted)?,
                 origin,
             });
         }
@@ -171,8 +171,8 @@ impl ChatInfo {
 /// The variables of every rendering: those that were asked for, and `enable_thinking` false where
 /// nobody asked. What a template does not read changes nothing. An adapter is trained, judged and
 /// served by the same rule.
-pub fn variables(asked: &Map<String, Value>) -> Map<String, Value> {
-    let mut all = asked.clone();
+pub fn variables(request: &Map<String, Value>) -> Map<String, Value> {
+    let mut all = request.clone();
     all.entry(THINKING).or_insert(false.into());
     all
 }
@@ -186,14 +186,14 @@ pub struct Conversations {
 }
 
 impl Conversations {
-    /// Compile a template. `bos` and `eos` are the tokens that begin and end a text, as text; `asked`
-    /// holds for every rendering that does not say otherwise.
-    pub fn new(info: ChatInfo, [bos, eos]: [&str; 2], asked: &Map<String, Value>) -> Self {
+    /// Compile a template. `bos` and `eos` are the tokens that begin and end a text, as text; `kwargs`
+    /// hold for every rendering that does not say otherwise.
+    pub fn new(info: ChatInfo, [bos, eos]: [&str; 2], kwargs: &Map<String, Value>) -> Self {
         let template = Renderer::new(&info.text, bos, eos);
         Self {
             info,
             template,
-            kwargs: variables(asked),
+            kwargs: variables(kwargs),
         }
     }
 
@@ -245,14 +245,17 @@ impl Conversations {
 }
 
 /// The text of a template by its name, its file, or itself.
-fn named(asked: &str) -> Result<String, EngineError> {
-    if let Some(text) = format(asked) {
+fn named(template: &str) -> Result<String, EngineError> {
+    if let Some(text) = format(template) {
         return Ok(text.to_owned());
     }
-    if ["{{", "{%"].iter().any(|opening| asked.contains(opening)) {
-        return Ok(asked.to_owned());
+    if ["{{", "{%"]
+        .iter()
+        .any(|opening| template.contains(opening))
+    {
+        return Ok(template.to_owned());
     }
-    let path = Path::new(asked);
+    let path = Path::new(template);
     let refuse = |reason: String| EngineError::ChatTemplate {
         path: path.to_owned(),
         reason,

@@ -24,8 +24,9 @@ pub struct HeldOut {
 
 /// Hold inputs out: so many of `kept`, half of it at most, and so many of what was accepted beside.
 ///
-/// Both are drawn at random, by turns for each label or each set of keys. None of them is like one
-/// that is left in `kept`, as far as there are others.
+/// Both are drawn at random. Each label or set of keys gives its share of `kept`, so that what is
+/// rare there is still trained on; what was not chosen costs nothing, so there all take turns. None
+/// of them is like one that is left in `kept`, as far as there are others.
 pub fn hold_out(
     judged: &[Judged],
     kept: &mut Vec<Kept>,
@@ -39,8 +40,12 @@ pub fn hold_out(
         .filter(|judged| judged.rejected.is_none() && !known.contains(judged.text()));
     let others: Vec<Kept> = others.map(keep).collect();
     let of_kept = of_kept.min(kept.len() / 2);
-    let chosen = draw(by_turns(kept.clone(), &answers, rng), kept, of_kept);
-    let others = draw(by_turns(others, &answers, rng), kept, of_others);
+    let chosen = in_order(kept.clone(), &answers, rng, |turn, of| {
+        (turn as f64 + 0.5) / of as f64
+    });
+    let chosen = draw(chosen, kept, of_kept);
+    let others = in_order(others, &answers, rng, |turn, _| turn as f64);
+    let others = draw(others, kept, of_others);
     HeldOut { chosen, others }
 }
 
@@ -67,23 +72,31 @@ fn draw(pool: Vec<Kept>, kept: &mut Vec<Kept>, count: usize) -> Vec<Kept> {
     taken
 }
 
-/// In random order, one of each label or set of keys in turns.
-fn by_turns(mut inputs: Vec<Kept>, answers: &Answers, rng: &mut Rng) -> Vec<Kept> {
+/// In random order within each label or set of keys; these are merged by `place`, which gets how many
+/// of the same came before, and how many there are.
+fn in_order(
+    mut inputs: Vec<Kept>,
+    answers: &Answers,
+    rng: &mut Rng,
+    place: fn(usize, usize) -> f64,
+) -> Vec<Kept> {
     rng.shuffle(&mut inputs);
-    let mut turns: BTreeMap<Vec<String>, usize> = BTreeMap::new();
-    let mut turn = |input: &Kept| {
+    let class = |input: &Kept| -> Vec<String> {
         let answer = input.answer().map_or("", |answer| &answer.text);
-        let class = answers.of(answer).map(str::to_owned).collect();
-        let turn = turns.entry(class).or_default();
-        *turn += 1;
-        *turn
+        answers.of(answer).map(str::to_owned).collect()
     };
-    let mut by_turn: Vec<(usize, Kept)> = inputs
-        .into_iter()
-        .map(|input| (turn(&input), input))
-        .collect();
-    by_turn.sort_by_key(|(turn, _)| *turn);
-    by_turn.into_iter().map(|(_, input)| input).collect()
+    let mut classes: BTreeMap<Vec<String>, Vec<Kept>> = BTreeMap::new();
+    for input in inputs {
+        classes.entry(class(&input)).or_default().push(input);
+    }
+    let mut placed: Vec<(f64, Kept)> = Vec::new();
+    for same in classes.into_values() {
+        let of = same.len();
+        let same = same.into_iter().enumerate();
+        placed.extend(same.map(|(turn, input)| (place(turn, of), input)));
+    }
+    placed.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+    placed.into_iter().map(|(_, input)| input).collect()
 }
 
 #[cfg(test)]
@@ -170,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_take_turns() {
+    fn labels_give_their_share_of_the_chosen_and_take_turns_among_the_others() {
         // Nine in ten have the one label.
         let label = |i: usize| {
             if i.is_multiple_of(10) {
@@ -188,8 +201,16 @@ mod tests {
             let is_rare = |kept: &&Kept| kept.answer().is_some_and(|answer| answer.text == "rare");
             kept.iter().filter(is_rare).count()
         };
-        assert_eq!((rare(&held.chosen), rare(&held.others)), (10, 15));
-        assert!(held.others.iter().all(|held| held.text() != "rejected"));
+        // Ten of a hundred are rare; two of twenty, then.
+        assert_eq!((rare(&held.chosen), rare(&held.others)), (2, 15));
+        // What a class has few of is not held out.
+        let mut judged = inputs(100, false, label);
+        judged[50] = Judged::example("single", "single", None);
+        judged[60] = Judged::example("second", "single", None);
+        let mut kept: Vec<Kept> = judged.iter().map(keep).collect();
+        let held = hold(&judged, &mut kept, [20, 0]);
+        let is_single = |kept: &Kept| kept.answer().is_some_and(|answer| answer.text == "single");
+        assert!(!held.chosen.iter().any(is_single));
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod hosts;
 #[cfg(target_os = "linux")]
 mod jobs;
 #[cfg(target_os = "linux")]
+mod kept;
 mod kinds;
 #[cfg(target_os = "linux")]
 mod load;

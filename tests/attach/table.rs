@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use crate::world::{World, world};
-use crate::{cases, hosts, jobs, kinds, load, speed};
+use crate::{cases, hosts, jobs, kept, kinds, load, speed};
 
 /// A case: its name, itself, and faults of the module (`ffi/attach/src/faults.rs`) with which it
 /// fails.
@@ -50,6 +50,7 @@ const CASES: &[Case] = &[
     ("two servers", cases::two_servers, &["replay"]),
     ("command line", cases::command_line, &["replay"]),
     ("launcher", cases::launcher, &["put in"]),
+    ("kept prompts", kept::kept_prompts, &["put in"]),
     (
         "many swaps under load",
         load::many_swaps,

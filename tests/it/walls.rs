@@ -95,7 +95,7 @@ const MEMBERS: &str = "
 translora:        translora-abi translora-attach translora-chat translora-gguf translora-harvest
                   translora-llama translora-lora translora-system translora-train
 translora-abi:
-translora-attach: translora-gguf translora-lora
+translora-attach: translora-gguf translora-harvest translora-lora
 translora-chat:
 translora-gguf:
 translora-harvest:

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use crate::adapter::{Prepared, base_names};
 use crate::command::{Adapter, AdapterList, Answer, Command, Load, Refusal, Reply, Swapped};
 use crate::error::AttachError;
+use crate::harvest;
 use crate::server::{Server, lock};
 use crate::words;
 use crate::jobs;
@@ -32,9 +33,12 @@ static SOCKET: Mutex<Option<PathBuf>> = Mutex::new(None);
 /// none, never gets here.
 pub fn open_once() {
     static OPENED: Once = Once::new();
-    OPENED.call_once(|| match place().and_then(|place| listen(&place)) {
+    OPENED.call_once(|| {
+        harvest::begin();
+        match place().and_then(|place| listen(&place)) {
         Ok(path) => say(&format!("socket {}", path.display())),
         Err(error) => say(&format!("no socket: {}", sentence(&error))),
+        }
     });
 }
 

@@ -39,6 +39,7 @@ on_linux! {
     mod error;
     mod faults;
     mod got;
+    mod harvest;
     mod hooks;
     mod server;
     mod jobs;

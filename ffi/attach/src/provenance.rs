@@ -49,7 +49,7 @@ impl Log {
 
     /// The tokens of the first `length` positions; none where one of them is unknown or has no
     /// token.
-    fn prefix(&self, length: i32) -> Option<Vec<i32>> {
+    pub fn prefix(&self, length: i32) -> Option<Vec<i32>> {
         let length = usize::try_from(length).ok()?;
         let entries = self.entries.get(..length)?;
         let whole = entries
@@ -114,6 +114,8 @@ pub struct Sequence {
     queried: bool,
     /// In this turn the server removed the tail.
     begun: bool,
+    /// The prompt of its request is not decoded to its end yet.
+    reading: bool,
     /// Batches since the sequence was last in one.
     pub unseen: u32,
 }
@@ -166,6 +168,7 @@ impl Sequence {
             return After::Nothing;
         }
         self.pinned = Some(live);
+        self.reading = true;
         self.unseen = 0;
         if from == 0 || self.computed_by == ComputedBy::One(live) || self.computed_by == ComputedBy::Nobody {
             return After::Nothing;
@@ -198,6 +201,12 @@ impl Sequence {
             _ => ComputedBy::Unknown,
         };
         self.unseen = 0;
+    }
+
+    /// A row with an output was decoded. Returns whether it is the first of its request, which ends
+    /// the prompt.
+    pub fn answers(&mut self) -> bool {
+        std::mem::take(&mut self.reading)
     }
 
     /// Everything was computed again.
@@ -341,6 +350,20 @@ mod tests {
             sequence.removed(2, None, true, 1),
             After::Replay(vec![7, 8])
         );
+    }
+
+    #[test]
+    fn a_prompt_ends_once() {
+        let mut sequence = decoded(&[7, 8], 0);
+        assert!(sequence.answers() && !sequence.answers());
+        // The next token, and the next request.
+        sequence.turn();
+        sequence.removed(2, None, true, 0);
+        assert!(!sequence.answers());
+        sequence.turn();
+        sequence.smallest_position(0, 0);
+        sequence.removed(1, None, true, 0);
+        assert!(sequence.answers());
     }
 
     #[test]

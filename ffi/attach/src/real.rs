@@ -54,6 +54,7 @@ functions! {
     Real {
         adapter_free "llama_adapter_lora_free" (Handle);
         adapter_init "llama_adapter_lora_init" (Handle, *const c_char) -> Handle;
+        detokenize "llama_detokenize" (Handle, *const i32, i32, *mut c_char, i32, bool, bool) -> i32;
         embeddings_ith "llama_get_embeddings_ith" (Handle, i32) -> *mut f32;
         embeddings_seq "llama_get_embeddings_seq" (Handle, i32) -> *mut f32;
         free "llama_free" (Handle);

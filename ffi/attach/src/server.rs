@@ -509,6 +509,18 @@ impl Server {
             })
     }
 
+    /// The name and the hash of one adapter; none where there is none, or several.
+    pub fn of(&self, id: AdapterId) -> Option<(String, String)> {
+        if id == AS_STARTED {
+            let mut started = self.started.iter();
+            let (path, sha256) = started.next().filter(|_| self.started.len() == 1)?;
+            let stem = Path::new(path).file_stem()?.to_string_lossy().into_owned();
+            return Some((stem, sha256.clone()));
+        }
+        let file = &self.loaded.get(&id)?.file;
+        Some((self.name(id), file.sha256.clone()))
+    }
+
     /// The live adapter, and the one before it.
     pub fn adapter(&self) -> Adapter {
         let of = |id: AdapterId, generation| {

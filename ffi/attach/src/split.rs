@@ -83,15 +83,16 @@ impl Server {
             if status != 0 {
                 break;
             }
+            let mut prompts = Vec::new();
             for row in members.iter().map(|member| &rows[*member]) {
                 for sequence in &row.sequences {
                     let token = row.token.filter(|_| !row.embedded);
                     known.images |= token.is_none();
-                    known
-                        .sequences
-                        .entry(*sequence)
-                        .or_default()
-                        .decoded(row.position, token, by);
+                    let of = known.sequences.entry(*sequence).or_default();
+                    of.decoded(row.position, token, by);
+                    if row.output && of.answers() {
+                        prompts.push((*sequence, row.position + 1));
+                    }
                 }
             }
             if split {
@@ -105,6 +106,7 @@ impl Server {
                 );
                 done.extend(members);
             }
+            self.keep_prompts(context as Key, &prompts, by);
         }
         if status != 0 && !done.is_empty() && !self.undo(context as Key, rows, &done) {
             status = -3;

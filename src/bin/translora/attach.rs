@@ -13,6 +13,7 @@ use translora::control::{self, Server, Socket};
 
 use crate::elf::Elf;
 use crate::failure::Failure;
+use crate::kept::Kept;
 use crate::log::Log;
 use crate::progress::Verbosity;
 use crate::{Outcome, out};
@@ -40,6 +41,9 @@ pub struct Attach {
     /// does, for as long as the server runs; 0 takes a free one
     #[arg(long, value_name = "PORT")]
     control: Option<u16>,
+
+    #[command(flatten)]
+    kept: Kept,
 
     #[command(flatten)]
     log: Log,
@@ -89,7 +93,7 @@ impl Attach {
             preload.push(":");
             preload.push(others);
         }
-        command.env("LD_PRELOAD", preload);
+        command.env("LD_PRELOAD", preload).envs(keeping(self.kept));
         if !verbosity.quiet {
             out::say(&format!("attach   {} ({how})", program.display()));
             out::say(&format!(
@@ -137,6 +141,7 @@ impl Attach {
             .args(&self.server)
             .env("TRANSLORA_SOCKET", socket)
             .env_remove(crate::control::TOKEN);
+        command.envs(keeping(self.kept));
         let status = server.run_beside(&mut command)?;
         // As shells have it.
         let code = status.code().or(status.signal().map(|signal| 128 + signal));
@@ -144,6 +149,21 @@ impl Attach {
             code.and_then(|code| u8::try_from(code).ok()).unwrap_or(2),
         ))
     }
+}
+
+/// What tells the library to keep prompts.
+fn keeping(kept: Kept) -> Vec<(&'static str, OsString)> {
+    let Some((folder, bounds)) = kept.bounds() else {
+        return Vec::new();
+    };
+    vec![
+        ("TRANSLORA_HARVEST", folder.into_os_string()),
+        ("TRANSLORA_HARVEST_ROWS", bounds.rows_max.to_string().into()),
+        (
+            "TRANSLORA_HARVEST_TTL",
+            bounds.ttl_seconds.to_string().into(),
+        ),
+    ]
 }
 
 /// The library that was built with this program.

@@ -30,6 +30,7 @@ mod gradcheck;
 mod harvest;
 mod inspect;
 mod job;
+mod kept;
 mod kit;
 mod llama_server;
 mod log;

@@ -7,16 +7,13 @@ use translora::fetch::Wanted;
 use translora::jobs;
 use translora::record::{Blame, SystemClock};
 use translora::serve::{Config, Keeping, Limits, Sampling, Server, sampler};
-use translora_harvest::Bounds;
 
 use crate::args::{between, gpu_layers, keys_of, template_arguments};
 use crate::failure::{Failure, InFlags};
+use crate::kept::Kept;
 use crate::log::Log;
 use crate::progress::Verbosity;
 use crate::{Outcome, files, job, log, out};
-
-/// The longest time that a prompt may be kept.
-const TTL_SECONDS_MAX: u64 = 3650 * 24 * 3600;
 
 /// Serve a model with its adapters over HTTP, and replace adapters while it runs
 ///
@@ -191,18 +188,8 @@ pub struct Serve {
 /// Whether prompts are kept.
 #[derive(Args, Debug)]
 struct Harvest {
-    /// Keep prompts in this folder, a sample for each adapter, for a later `transfer --harvest`. Only
-    /// of requests that one adapter answers at full scale; nothing is kept without this flag
-    #[arg(long, value_name = "DIR", help_heading = "Kept prompts")]
-    harvest: Option<PathBuf>,
-
-    /// Prompts of one adapter that are kept at most
-    #[arg(long, value_name = "N", default_value_t = 2000, value_parser = between::<1, 100_000>, requires = "harvest", help_heading = "Kept prompts")]
-    harvest_rows: usize,
-
-    /// How long a prompt is kept: a number with s, m, h or d
-    #[arg(long, value_name = "DURATION", default_value = "30d", value_parser = duration, requires = "harvest", help_heading = "Kept prompts")]
-    harvest_ttl: u64,
+    #[command(flatten)]
+    kept: Kept,
 
     /// Keep the answers, too
     #[arg(long, requires = "harvest", help_heading = "Kept prompts")]
@@ -211,31 +198,13 @@ struct Harvest {
 
 impl From<Harvest> for Option<Keeping> {
     fn from(asked: Harvest) -> Self {
-        let bounds = Bounds {
-            rows_max: asked.harvest_rows,
-            ttl_seconds: asked.harvest_ttl,
-            ..Bounds::default()
-        };
-        asked.harvest.map(|folder| Keeping {
+        let (folder, bounds) = asked.kept.bounds()?;
+        Some(Keeping {
             folder,
             bounds,
             answers: asked.harvest_answers,
         })
     }
-}
-
-/// A time as a person writes it. units: seconds
-fn duration(text: &str) -> Result<u64, String> {
-    let units = [("s", 1), ("m", 60), ("h", 3600), ("d", 24 * 3600)];
-    let read = || {
-        let (count, unit) = units
-            .into_iter()
-            .find_map(|(name, unit)| Some((text.strip_suffix(name)?, unit)))?;
-        count.parse::<u64>().ok()?.checked_mul(unit)
-    };
-    read()
-        .filter(|seconds| (1..=TTL_SECONDS_MAX).contains(seconds))
-        .ok_or_else(|| "must be a time such as 90m, 12h or 30d, from 1s to 3650d".into())
 }
 
 /// How the tokens of requests are drawn that say nothing else.

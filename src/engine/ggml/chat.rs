@@ -125,15 +125,15 @@ impl Chat {
     /// Markup inside the answer is read as text.
     pub fn pair(&self, model: &Model, pair: &Pair) -> Result<Encoded, LlamaError> {
         let vocab = model.vocab();
-        let asked = self.render(&pair.prompt.turns(), true)?;
+        let prompt = self.render(&pair.prompt.turns(), true)?;
         let mut turns = pair.prompt.turns();
         turns.push(Turn::new(Role::Assistant, pair.completion.as_str()));
         let whole = self.render(&turns, false)?;
-        let mut rest = match whole.strip_prefix(&asked) {
+        let mut rest = match whole.strip_prefix(&prompt) {
             Some(rest) => rest.to_owned(),
             // The template opens an answer otherwise than it writes one: after what a server sends
             // the answer follows as it is.
-            None if asked.trim_end().ends_with(THOUGHT[0]) => {
+            None if prompt.trim_end().ends_with(THOUGHT[0]) => {
                 format!("{}{}{}", THOUGHT[1], pair.completion, self.tail)
             }
             None => format!("{}{}", pair.completion, self.tail),
@@ -142,7 +142,7 @@ impl Chat {
             let without = rest.strip_suffix(&self.tail).unwrap_or(&rest).len();
             rest.truncate(without);
         }
-        let mut tokens = self.raw(model, &asked, true)?;
+        let mut tokens = self.raw(model, &prompt, true)?;
         let start = tokens.len();
         let as_markup = vocab.encode(&pair.completion, true)?;
         let answer = pair.completion.trim();
@@ -157,7 +157,7 @@ impl Chat {
             tokens.extend(vocab.encode(tail, true)?);
             return Ok(self.ended(model, Encoded { tokens, start, end }));
         }
-        let one = self.raw(model, &(asked + &rest), true)?;
+        let one = self.raw(model, &(prompt + &rest), true)?;
         if one.starts_with(&tokens) {
             tokens = one;
         } else {
