@@ -69,7 +69,7 @@ impl Inputs {
                     refuse(Kind::NotFound, "there is no such file")
                 } else {
                     let why = "it is in none of the folders whose files a transfer may name";
-                    refuse(Kind::Forbidden, why).hint("`--inputs` names such folders at the start")
+                    refuse(Kind::Forbidden, why).hint("the start of the server lists such folders")
                 },
             );
         };

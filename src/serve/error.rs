@@ -143,7 +143,7 @@ impl ApiError {
 
     pub(super) fn role() -> Self {
         Self::forbidden(
-            "this key is for requests to models; adapters and transfers take a key of --admin-key",
+            "this key is for requests to models; adapters and transfers take one to manage with",
         )
     }
 
