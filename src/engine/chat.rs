@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use translora_chat::{ChatTemplate, PLAIN, Rendering, TemplateError, ToolUse, format};
+use translora_chat::{PLAIN, Rendering, TemplateError, ToolUse, format};
 use translora_gguf::{Gguf, Header, read_file};
 
 use super::EngineError;
+use super::renderer::{Renderer, TEMPLATE_BYTES_MAX};
 use crate::record::{Clock, SystemClock};
 
 /// Where an adapter keeps the template that it was made with, where that is not its base's own.
@@ -26,8 +27,6 @@ const THINKING: &str = "enable_thinking";
 pub const THOUGHT: [&str; 2] = ["<think>", "</think>\n\n"];
 /// The longest name of a template that is printed. units: bytes
 const NAME_BYTES_MAX: usize = 80;
-/// The longest template. units: bytes
-const TEMPLATE_BYTES_MAX: u64 = 1 << 20;
 /// The part of an adapter's file that is searched for its template. units: bytes
 const HEADER_BYTES_MAX: u64 = 64 << 20;
 
@@ -186,7 +185,7 @@ pub fn variables(request: &Map<String, Value>) -> Map<String, Value> {
 #[derive(Debug)]
 pub struct Conversations {
     info: ChatInfo,
-    template: Result<ChatTemplate, TemplateError>,
+    template: Result<Renderer, TemplateError>,
     kwargs: Map<String, Value>,
 }
 
@@ -194,7 +193,7 @@ impl Conversations {
     /// Compile a template. `bos` and `eos` are the tokens that begin and end a text, as text; `kwargs`
     /// hold for every rendering that does not say otherwise.
     pub fn new(info: ChatInfo, [bos, eos]: [&str; 2], kwargs: &Map<String, Value>) -> Self {
-        let template = ChatTemplate::new(&info.text, bos, eos);
+        let template = Renderer::new(&info.text, bos, eos);
         Self {
             info,
             template,
@@ -268,7 +267,7 @@ fn named(template: &str) -> Result<String, EngineError> {
     if !path.is_file() {
         return Err(refuse(TemplateError::unknown().to_string()));
     }
-    let bytes = read_file(path, TEMPLATE_BYTES_MAX).map_err(|source| EngineError::File {
+    let bytes = read_file(path, TEMPLATE_BYTES_MAX as u64).map_err(|source| EngineError::File {
         path: path.to_owned(),
         source,
     })?;
@@ -277,7 +276,7 @@ fn named(template: &str) -> Result<String, EngineError> {
 
 /// What a model's own template is worth, for a person: `its own`, `none` or why it cannot be used.
 pub fn verdict(text: Option<&str>) -> String {
-    match text.map(|text| ChatTemplate::new(text, "", "")) {
+    match text.map(|text| Renderer::new(text, "", "")) {
         None => "none: translora takes the format plain".into(),
         Some(Ok(_)) => "its own".into(),
         Some(Err(error)) => format!("refused: {error}"),

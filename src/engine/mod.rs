@@ -17,6 +17,7 @@ mod file;
 #[cfg(feature = "ggml")]
 pub mod ggml;
 pub mod host;
+pub mod renderer;
 mod teach;
 pub mod toy;
 mod unrender;

@@ -33,8 +33,9 @@ pub struct Coverage {
     /// Empty where answers are text of their own.
     pub taught: BTreeMap<String, usize>,
     /// How much of the task is taught, as far as the run can see. For labels and keys: of all that
-    /// the teacher gave to accepted inputs, the share that five samples or more teach. Else the
-    /// share of the words of one more input that are known. units: share
+    /// the teacher gave to accepted inputs, or of all that it gave to text of any kind, the lesser
+    /// share that five samples or more teach. Else the share of the words of one more input that are
+    /// known. units: share
     pub share: f64,
     /// Labels or keys that the teacher gives, and that fewer than five samples teach, the rarest
     /// first.
@@ -53,12 +54,12 @@ pub struct Coverage {
 }
 
 impl Coverage {
-    /// Look at the inputs that are trained on, with their answers. `accepted`: the teacher's
-    /// answers to all that could have been.
+    /// Look at the inputs that are trained on, with their answers. `given`: the teacher's answers to
+    /// all that could have been, and to text of any kind.
     pub fn of(
         kept: &[(&str, &str)],
         seeds: &[&str],
-        accepted: &[&str],
+        given: [&[&str]; 2],
         answers: &Answers,
         eval: Option<&[Pair]>,
     ) -> Self {
@@ -72,7 +73,7 @@ impl Coverage {
         let taught = taught(kept, answers);
         let words_unseen =
             holders.values().filter(|&&count| count == 1).count() as f64 / all.max(1) as f64;
-        let given: BTreeSet<&str> = kept.iter().map(|(_, answer)| answer.trim()).collect();
+        let kept_answers: BTreeSet<&str> = kept.iter().map(|(_, answer)| answer.trim()).collect();
         let shingles: Vec<Shingles> = kept
             .iter()
             .take(COMPARED_MAX)
@@ -91,8 +92,8 @@ impl Coverage {
                 .map(|(prompt, _)| without_numbers(prompt))
                 .collect::<BTreeSet<_>>()
                 .len(),
-            answers: given.len(),
-            share: share(&taught, accepted, answers).unwrap_or(1.0 - words_unseen),
+            answers: kept_answers.len(),
+            share: share(&taught, given, answers).unwrap_or(1.0 - words_unseen),
             hardly_taught: hardly(&taught),
             taught,
             similarity: curve(nearest_other(&shingles)),
@@ -115,7 +116,7 @@ impl Coverage {
             }),
             eval_answers: eval.map(|rows| {
                 rows.iter()
-                    .filter(|row| given.contains(row.completion.trim()))
+                    .filter(|row| kept_answers.contains(row.completion.trim()))
                     .count() as f64
                     / rows.len().max(1) as f64
             }),
@@ -136,12 +137,15 @@ fn taught(kept: &[(&str, &str)], answers: &Answers) -> BTreeMap<String, usize> {
     taught
 }
 
-/// Of the labels or keys of these answers, the share that is taught.
-fn share(taught: &BTreeMap<String, usize>, accepted: &[&str], answers: &Answers) -> Option<f64> {
-    let names = || accepted.iter().flat_map(|answer| answers.of(answer));
+/// Of the labels or keys of these answers, the share that is taught, where that is least.
+fn share(taught: &BTreeMap<String, usize>, given: [&[&str]; 2], answers: &Answers) -> Option<f64> {
     let is_taught = |name: &&str| taught[*name] >= TAUGHT_MIN;
-    let all = names().count();
-    (all > 0).then(|| names().filter(is_taught).count() as f64 / all as f64)
+    let of = |given: &[&str]| {
+        let names = || given.iter().flat_map(|answer| answers.of(answer));
+        let all = names().count();
+        (all > 0).then(|| names().filter(is_taught).count() as f64 / all as f64)
+    };
+    given.into_iter().filter_map(of).min_by(f64::total_cmp)
 }
 
 /// What hardly any kept input teaches.
@@ -207,8 +211,14 @@ mod tests {
         let kept = [("x", "a"); 5].into_iter().chain([("y", "b"); 4]);
         let kept: Vec<(&str, &str)> = kept.collect();
         let accepted = ["a", "a", "a", "b", "odd"];
-        let coverage = Coverage::of(&kept, &[], &accepted, &answers, None);
+        let coverage = Coverage::of(&kept, &[], [&accepted, &[]], &answers, None);
         assert_eq!(coverage.share, 0.75, "what is no label does not count");
+        let any = ["c", "c", "a", "odd", "c"];
+        let coverage = Coverage::of(&kept, &[], [&accepted, &any], &answers, None);
+        assert_eq!(
+            coverage.share, 0.25,
+            "text of any kind shows what is missing"
+        );
         assert_eq!(coverage.hardly_taught, ["c", "b"]);
     }
 
@@ -227,7 +237,13 @@ mod tests {
             completion: completion.into(),
         };
         let rows = [row("date July 3", "a"), row("date May 77", "e")];
-        let coverage = Coverage::of(&kept, &["date May 1"], &accepted, &answers, Some(&rows));
+        let coverage = Coverage::of(
+            &kept,
+            &["date May 1"],
+            [&accepted, &[]],
+            &answers,
+            Some(&rows),
+        );
         assert_eq!(
             (
                 coverage.words,
@@ -271,10 +287,10 @@ mod tests {
         let answers = Answers::Objects(["name", "size"].map(str::to_owned).into());
         let taught = [("name", 2), ("size", 1)].map(|(name, count)| (name.to_owned(), count));
         assert_eq!(
-            Coverage::of(&objects, &[], &[], &answers, None).taught,
+            Coverage::of(&objects, &[], [&[], &[]], &answers, None).taught,
             taught.into()
         );
-        let alone = Coverage::of(&kept[..1], &[], &[], &Answers::Text, None);
+        let alone = Coverage::of(&kept[..1], &[], [&[], &[]], &Answers::Text, None);
         assert_eq!(alone.share, 1.0 - alone.words_unseen);
         assert!(
             alone.similarity.is_empty()

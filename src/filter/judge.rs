@@ -67,6 +67,13 @@ impl Judged {
         answer.map_or("", |answer| answer.text.trim())
     }
 
+    /// How sure the teacher is of its answer; nothing is less sure than no answer, or one without an
+    /// end. units: nats, of the whole answer
+    pub fn sureness(&self) -> f64 {
+        let answer = self.answer.as_ref().filter(|answer| answer.finished);
+        answer.map_or(f64::NEG_INFINITY, |answer| answer.log_probability)
+    }
+
     /// What it is ranked by. units: nats
     pub fn score(&self) -> f64 {
         self.score

@@ -1,4 +1,4 @@
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::vary::{SPLICED_MAX, Units, redraw};
 use super::{Candidate, GenerateError, Instruction, Lead, Settings, Yield};
@@ -232,6 +232,7 @@ impl<'s> InputSampler<'s> {
     ) -> Result<(Vec<Candidate>, Yield), GenerateError> {
         let mut shots = self.shots.clone();
         rng.shuffle(&mut shots);
+        let mut shots = by_turns(shots);
         shots.truncate(SHOWN);
         let lines: String = shots
             .iter()
@@ -465,6 +466,19 @@ impl<'s> InputSampler<'s> {
         }
         fresh
     }
+}
+
+/// One of each answer in turns.
+fn by_turns(shots: Vec<(String, String)>) -> Vec<(String, String)> {
+    let mut turns: HashMap<String, usize> = HashMap::new();
+    let mut placed: Vec<(usize, (String, String))> = Vec::new();
+    for shot in shots {
+        let turn = turns.entry(shot.0.clone()).or_default();
+        placed.push((*turn, shot));
+        *turn += 1;
+    }
+    placed.sort_by_key(|(turn, _)| *turn);
+    placed.into_iter().map(|(_, shot)| shot).collect()
 }
 
 /// An index, by weight; any one where all weights are zero.

@@ -303,6 +303,37 @@ fn inputs_are_drawn_for_each_label_behind_a_list_of_labels() {
 }
 
 #[test]
+fn each_label_is_shown_before_any_is_shown_twice() {
+    let (seeds, cancel) = (seeds(), Cancel::default());
+    let mut monitor = Monitor {
+        cancel: &cancel,
+        progress: &mut |_, _| {},
+    };
+    let mut model = Script {
+        says: vec![" go on"; 4],
+        requests: Vec::new(),
+    };
+    let mut sampler = InputSampler::new(&seeds, settings()).unwrap();
+    let often: Vec<String> = (0..40).map(|i| format!("say {i}")).collect();
+    let often = often.iter().map(|text| ("SHIP", text.as_str()));
+    let shots = often.chain([("BILL", "pay up")]);
+    sampler.cover(vec![Lead::Label("BILL".into())], shots);
+    for _ in 0..16 {
+        let round = sampler.round(&mut model, With::Base, Instruction::List, &mut monitor);
+        round.unwrap();
+    }
+    let lists = model
+        .requests
+        .iter()
+        .filter_map(|request| match &request.start {
+            Start::Text(list) if list.contains("SHIP: ") => Some(list),
+            _ => None,
+        });
+    let lists: Vec<&String> = lists.collect();
+    assert!(!lists.is_empty() && lists.iter().all(|list| list.contains("BILL: pay up")));
+}
+
+#[test]
 fn a_tuned_generator_goes_on_after_a_label() {
     let (seeds, cancel) = (seeds(), Cancel::default());
     let mut monitor = Monitor {

@@ -242,13 +242,19 @@ impl HeldOutScores {
         }
     }
 
-    /// What they let one expect of real inputs.
-    pub(super) fn forecast(&self) -> Forecast {
+    /// What they let one expect of real inputs, where so much of the task is taught as `coverage`
+    /// says.
+    pub(super) fn forecast(&self, coverage: &Coverage, answers: &Answers) -> Forecast {
+        // Of text, the share of known words says nothing of that kind.
+        let taught = match answers {
+            Answers::Text => 1.0,
+            Answers::Labels(_) | Answers::Objects(_) => coverage.share,
+        };
         let count = |score: &ArmScore| {
             let right = (score.exact * score.rows as f64).round() as usize;
             [right, score.rows]
         };
-        Forecast::of([count(&self.chosen), count(&self.others)])
+        Forecast::of([count(&self.chosen), count(&self.others)], taught)
     }
 }
 

@@ -141,6 +141,12 @@ impl ApiError {
         }
     }
 
+    pub(super) fn role() -> Self {
+        Self::forbidden(
+            "this key is for requests to models; adapters and transfers take one to manage with",
+        )
+    }
+
     pub(super) fn forbidden(message: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, "permission_error", message.into())
     }

@@ -60,8 +60,14 @@ pub struct Config {
     pub hosts: Vec<String>,
     /// 0: one that is free.
     pub port: u16,
-    /// What clients must send, one of them; none: anybody is answered.
+    /// What clients must send, one of them; none, and no `admin_keys`: anybody is answered.
     pub api_keys: Vec<String>,
+    /// What clients must send that exchange adapters or run transfers; none: `api_keys` do for that,
+    /// too.
+    pub admin_keys: Vec<String>,
+    /// Folders whose files a transfer may name; none: those of the adapters, of the model, and of
+    /// kept prompts.
+    pub inputs: Vec<PathBuf>,
     /// Origins of web pages that may send requests, or `*`; none by default.
     pub origins: Vec<String>,
     /// Requests that run side by side.
@@ -95,6 +101,13 @@ pub struct Config {
     pub harvest: Option<Keeping>,
     /// What is refused as too large, too long or too many.
     pub limits: Limits,
+}
+
+impl Config {
+    /// Whether clients need a key.
+    fn has_keys(&self) -> bool {
+        !(self.api_keys.is_empty() && self.admin_keys.is_empty())
+    }
 }
 
 pub use crate::control::Say;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
@@ -22,7 +23,7 @@ use super::state::Store;
 use super::transfers;
 use super::worker::{self, Board, Command};
 use super::{Config, Say};
-use crate::control::{Door, OpenDoor};
+use crate::control::{Door, Inputs, OpenDoor};
 use crate::engine::host::{Host, Hosted};
 use crate::engine::{Engine, OpenOptions, Watched};
 use crate::record::Clock;
@@ -57,6 +58,7 @@ impl Server {
         if context > 0 && context / slots < SLOT_TOKENS_MIN {
             return Err(ServeError::Context { context, slots });
         }
+        let inputs = inputs(&config)?;
         let options = OpenOptions {
             threads: config.threads,
             gpu_layers: config.gpu_layers,
@@ -77,7 +79,7 @@ impl Server {
         let (sender, commands) = mpsc::channel();
         let board = Arc::new(Board::new(&name));
         let app = Arc::new(App::new(
-            config,
+            (config, inputs),
             name,
             Arc::clone(&hosted.host),
             registry,
@@ -130,7 +132,7 @@ impl Server {
             })?;
             // A free port is chosen once.
             port = address.port();
-            if !address.ip().is_loopback() && self.app.config.api_keys.is_empty() {
+            if !address.ip().is_loopback() && !self.app.config.has_keys() {
                 (self.app.say)(&format!(
                     "warning: whoever reaches {address} may send requests and exchange adapters; an API key lets in only those who have it"
                 ));
@@ -224,6 +226,27 @@ impl Drop for Server {
         self.app.stopping.store(true, Ordering::SeqCst);
         self.end();
     }
+}
+
+/// The folders whose files a transfer may name.
+///
+/// fails: one of them is not there
+fn inputs(config: &Config) -> Result<Inputs, ServeError> {
+    let folders = if config.inputs.is_empty() {
+        let model = match config.model.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let kept = config.harvest.as_ref().map(|keeping| &keeping.folder);
+        let usual = config
+            .folder
+            .iter()
+            .chain(kept.filter(|folder| folder.exists()));
+        usual.cloned().chain([model.to_owned()]).collect()
+    } else {
+        config.inputs.clone()
+    };
+    Inputs::new(folders).map_err(|(path, source)| ServeError::Folder { path, source })
 }
 
 /// Say what is to be known of the model.

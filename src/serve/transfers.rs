@@ -125,6 +125,9 @@ pub(super) fn start(
             return Err(Refusal::new(Kind::Input, message));
         }
     }
+    // As it was requested: what is taken up is requested anew.
+    let fields = request.clone();
+    app.inputs.resolve(&mut request)?;
     if let Some(path) = app.base.replaced() {
         let message = format!(
             "{} is another file than the one that is served: a transfer to it would be judged on \
@@ -140,7 +143,6 @@ pub(super) fn start(
     let folder = whole(app.config.folder.as_deref().unwrap_or(Path::new(".")))?;
     // Held until the transfer is queued, so that no two get the same file.
     let _naming = app.naming.lock().unwrap_or_else(PoisonError::into_inner);
-    let fields = request.clone();
     let resumes = request.get("resume") == Some(&true.into());
     let begun = resumes.then(|| transfers.to_resume(&name)).flatten();
     let out = begun.unwrap_or_else(|| free_name(&folder, &name, transfers));

@@ -39,7 +39,7 @@ sha2:                src/record/
 rand_chacha:         src/record/
 crossbeam_channel:   src/pipeline/ src/jobs/ src/bin/
 rustix:              src/jobs/ src/serve/backend.rs src/control/
-                     src/bin/translora/attach.rs
+                     src/bin/translora/attach.rs src/engine/renderer.rs
 unicode_properties:  src/filter/
 unicode_script:      src/filter/
 clap:                src/bin/
@@ -86,6 +86,7 @@ const FILES: &[&str] = &[
     "src/fetch/",
     "src/bin/",
     "src/jobs/worker",
+    "src/control/inputs",
     "src/serve/folder",
     "src/serve/state",
 ];

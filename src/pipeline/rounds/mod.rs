@@ -230,12 +230,16 @@ impl<'a> Rounds<'a> {
         if self.pool.probed.is_empty() && has_labels {
             self.pool.probed = self.stages.probe(job)?;
         }
-        let leads = match filter::answers(&self.pool.seen()) {
-            Answers::Labels(labels) => labels.into_iter().map(Lead::Label).collect(),
+        let answers = filter::answers(&self.pool.seen());
+        let leads = match &answers {
+            Answers::Labels(labels) => labels.iter().cloned().map(Lead::Label).collect(),
             Answers::Objects(_) => self.compose(job, round)?,
             Answers::Text => Vec::new(),
         };
-        let shots = self.pool.answers(adopted);
+        let mut shots: Vec<(&str, &str)> = self.pool.answers(adopted).collect();
+        if let Answers::Labels(labels) = &answers {
+            shots.extend(self.pool.stand_ins(labels, &shots));
+        }
         self.stages.sampler.cover(leads, shots);
         Ok(())
     }
@@ -315,7 +319,13 @@ impl<'a> Rounds<'a> {
         let answers = filter::answers(&self.pool.seen());
         let accepted: Vec<&str> = self.pool.accepted().map(Judged::answer_text).collect();
         let seeds = self.pool.seed_texts();
-        let coverage = Coverage::of(&answered, &seeds, &accepted, &answers, eval);
+        let coverage = Coverage::of(
+            &answered,
+            &seeds,
+            [&accepted, &self.pool.probed()],
+            &answers,
+            eval,
+        );
         let shown = tallies::shown(&self.pool.judged, &self.stages.validity, &labeled);
         let rounds = std::mem::take(&mut self.tallies.rounds);
         let counts = self

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::policy::{Scored, Stock};
 use super::stages::Generated;
-use crate::filter::{self, Judged, Kept, Rejections, Shares};
+use crate::filter::{self, Judged, Kept, Reason, Rejections, Shares};
 use crate::generate::Yield;
 use crate::kit::Seed;
 use crate::label::Labeled;
@@ -12,6 +12,8 @@ use crate::record::Origin;
 
 /// One seed in so many may be an odd one.
 const UNSURE_SEEDS_ONE_IN: usize = 10;
+/// Texts that stand for the inputs of a label that has none.
+const STAND_INS: usize = 3;
 
 pub(super) struct Pool<'a> {
     pub seeds: &'a [Seed],
@@ -122,8 +124,59 @@ impl<'a> Pool<'a> {
         seeds.chain(kept.iter().map(move |kept| (answer(kept), kept.text())))
     }
 
+    /// For each of these labels that no shot has, the texts that the teacher is surest to answer with
+    /// it, whatever they are: what was generated for another answer, then text of any kind.
+    pub fn stand_ins(&self, labels: &[String], shots: &[(&str, &str)]) -> Vec<(&str, &str)> {
+        let is_missing =
+            |label: &&String| shots.iter().all(|(answer, _)| *answer != label.as_str());
+        let other = |judged: &&Judged| judged.rejected() == Some(Reason::OtherAnswer);
+        let mut texts: Vec<&Judged> = self.judged.iter().filter(other).collect();
+        texts.sort_by(|a, b| b.sureness().total_cmp(&a.sureness()));
+        let mut of_any_kind: Vec<&Judged> = self.probed.iter().collect();
+        of_any_kind.sort_by(|a, b| b.sureness().total_cmp(&a.sureness()));
+        texts.append(&mut of_any_kind);
+        let mut found = Vec::new();
+        for label in labels.iter().filter(is_missing) {
+            let with = texts.iter().filter(|text| text.answer_text() == label);
+            found.extend(
+                with.take(STAND_INS)
+                    .map(|text| (text.answer_text(), text.text())),
+            );
+        }
+        found
+    }
+
+    /// The teacher's answers to text of any kind.
+    pub fn probed(&self) -> Vec<&str> {
+        self.probed.iter().map(Judged::answer_text).collect()
+    }
+
     /// Everything that the teacher answered.
     pub fn seen(&self) -> Vec<Judged> {
         self.judged.iter().chain(&self.probed).cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_without_inputs_is_shown_by_what_the_teacher_answers_with_it() {
+        let mut pool = Pool::new(&[]);
+        pool.judged = vec![
+            Judged::example("taught", "a", None),
+            Judged::example("meant for a", "b", Some(Reason::OtherAnswer)),
+            Judged::example("dropped", "b", Some(Reason::Contrast)),
+        ];
+        let probed = |i: usize| Judged::example(&format!("any {i}"), "b", Some(Reason::Probe));
+        pool.probed = (0..3).map(probed).collect();
+        let labels = ["a", "b", "c"].map(str::to_owned);
+        let found = pool.stand_ins(&labels, &[("a", "taught")]);
+        assert_eq!(
+            found,
+            [("b", "meant for a"), ("b", "any 0"), ("b", "any 1")]
+        );
+        assert!(pool.stand_ins(&labels[..1], &[("a", "taught")]).is_empty());
     }
 }

@@ -60,7 +60,7 @@ impl Transfer<'_> {
             ]
         };
         let held_out = findings.held_out.clone();
-        let forecast = held_out.forecast();
+        let forecast = held_out.forecast(&findings.samples.coverage, &findings.samples.answers);
         let judged = (comparison, halves);
         let scores = arms.scores(judged, rows, teacher, held_out, self.plan.run.seed)?;
         let mut report = TransferReport {

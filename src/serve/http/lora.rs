@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use super::openapi::{LoadBody, UnloadBody};
 use super::options::pairs;
 use super::schema::{Load, Scale, Unload};
-use super::{App, Shared, body, shown};
+use super::{App, Role, Shared, body, shown};
 use crate::control::openapi::ErrorBody;
 use crate::serve::backend::{self, Terms};
 use crate::serve::error::ApiError;
@@ -99,9 +99,10 @@ pub(super) async fn load(State(app): Shared, request: Request) -> Result<Respons
     Ok(super::answer::named(&name, &number.to_string(), what))
 }
 
-/// Load an adapter that is new in the folder, before a request that names it is answered.
-pub(super) async fn find(app: &Arc<App>, name: &str) -> Result<(), ApiError> {
-    if name == app.name || app.registry().knows(name) {
+/// Load an adapter that is new in the folder, before a request that names it is answered. Only for
+/// those who may manage: another one is answered as if it were not there.
+pub(super) async fn find(app: &Arc<App>, name: &str, role: Option<Role>) -> Result<(), ApiError> {
+    if role != Some(Role::Manage) || name == app.name || app.registry().knows(name) {
         return Ok(());
     }
     let (loader, wanted) = (Arc::clone(app), name.to_owned());

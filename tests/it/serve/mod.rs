@@ -118,6 +118,8 @@ impl Lab {
             hosts: vec!["127.0.0.1".into()],
             port: 0,
             api_keys: Vec::new(),
+            admin_keys: Vec::new(),
+            inputs: Vec::new(),
             origins: Vec::new(),
             slots: 4,
             context: 0,

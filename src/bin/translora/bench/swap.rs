@@ -174,6 +174,8 @@ impl Swap {
             hosts: vec!["127.0.0.1".into()],
             port: 0,
             api_keys: Vec::new(),
+            admin_keys: Vec::new(),
+            inputs: Vec::new(),
             origins: Vec::new(),
             slots: 2,
             context: 0,
