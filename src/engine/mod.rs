@@ -21,12 +21,11 @@ pub mod renderer;
 mod teach;
 pub mod toy;
 mod unrender;
-mod watch;
+pub mod watch;
 
 pub use chat::{ChatInfo, ChatOptions, ChatOrigin};
 pub use error::EngineError;
 pub use teach::{Lesson, LogsOf, Objective, SoftLabels, Spelling, Spoken, Teach, Token, WordsOf};
-pub use watch::Watched;
 
 /// Opens base models. One engine per process; models are independent of each other.
 pub trait Engine: Send + Sync {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Say;
 use super::error::ApiError;
-use crate::engine::Watched;
+use crate::engine::watch::Watched;
 
 /// How often it is looked at the files.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

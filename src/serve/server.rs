@@ -25,7 +25,8 @@ use super::worker::{self, Board, Command};
 use super::{Config, Say};
 use crate::control::{Door, Inputs, OpenDoor};
 use crate::engine::host::{Host, Hosted};
-use crate::engine::{Engine, OpenOptions, Watched};
+use crate::engine::watch::Watched;
+use crate::engine::{Engine, OpenOptions};
 use crate::record::Clock;
 
 /// Threads that answer clients; the model has its own.

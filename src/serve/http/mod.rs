@@ -26,8 +26,8 @@ use super::transfers;
 use super::worker::{Board, Command};
 use super::{Config, Say};
 use crate::control::{self, Inputs, Inside, Transfers};
-use crate::engine::Watched;
 use crate::engine::host::Host;
+use crate::engine::watch::Watched;
 use crate::record::{Clock, ContentHash};
 
 mod answer;

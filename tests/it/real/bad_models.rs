@@ -85,7 +85,7 @@ const SPOILED: &[(&str, Spoil, &[&str])] = &[
     (
         "epsilon",
         |file| _ = file.set(EPSILON, -1e-5_f32),
-        &["epsilon is -0.00001"],
+        &["epsilon is -0.0000"],
     ),
     (
         "alignment",

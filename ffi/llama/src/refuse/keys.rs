@@ -124,7 +124,8 @@ impl Keys<'_> {
         Ok(())
     }
 
-    /// Every float of the architecture is a number, and what is added below a root is more than 0.
+    /// Every float of the architecture is a number, and what is added below a root is not
+    /// below 0.
     fn numbers(&self) -> Result<(), String> {
         let own = format!("{}.", self.architecture);
         for (key, value) in self.header.metadata() {
@@ -143,13 +144,9 @@ impl Keys<'_> {
             let epsilon = key.ends_with("epsilon");
             let bad = numbers
                 .iter()
-                .find(|x| !x.is_finite() || (epsilon && **x <= 0.0));
+                .find(|x| !x.is_finite() || (epsilon && **x < 0.0));
             if let Some(found) = bad {
-                let wanted = if epsilon {
-                    "a number above 0"
-                } else {
-                    "a number"
-                };
+                let wanted = if epsilon { "0 or more" } else { "a number" };
                 return Err(format!("its {key} is {found}, and must be {wanted}"));
             }
         }
@@ -341,7 +338,7 @@ mod tests {
             ),
             (
                 |w| _ = w.set("llama.attention.layer_norm_rms_epsilon", -1e-5_f32),
-                "must be a number above 0",
+                "must be 0 or more",
             ),
             (
                 |w| _ = w.set("llama.attention.layer_norm_rms_epsilon", f32::NAN),
