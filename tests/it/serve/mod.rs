@@ -17,6 +17,7 @@ use crate::toy::{World, write_rows};
 
 pub mod client;
 mod connections;
+mod edges;
 mod effects;
 mod fields;
 mod folder;
