@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use translora_chat::{ChatTemplate, Rendering, TemplateError, ToolUse};
+use translora_system::sandbox;
 
 /// The subcommand of the program that renders.
 pub const COMMAND: &str = "render";
@@ -41,7 +42,7 @@ pub fn apart(program: PathBuf) {
     _ = PROGRAM.set(program);
 }
 
-/// Give this process the limits of a child that renders.
+/// Give this process the limits of a child that renders: no file, no socket, little memory.
 ///
 /// fails: the system refuses
 pub fn confine() -> io::Result<()> {
@@ -49,6 +50,7 @@ pub fn confine() -> io::Result<()> {
         current: Some(MEMORY_BYTES_MAX),
         maximum: Some(MEMORY_BYTES_MAX),
     };
+    _ = sandbox::confine::<&Path>(&[], &[]);
     Ok(setrlimit(Resource::Data, limits)?)
 }
 

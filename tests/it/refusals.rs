@@ -24,6 +24,11 @@ type Bad = (
 
 const BAD: &[Bad] = &[
     (
+        "layers that the target has not",
+        |_, p| p.training.shape.layers = "100..200".parse().ok(),
+        &["no layers to choose from"],
+    ),
+    (
         "a missing source",
         |w, p| p.source = w.path("no.json"),
         &["no.json"],

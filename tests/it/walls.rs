@@ -72,7 +72,8 @@ translora_gguf:      src/kit/ src/adapters/ src/publish/ src/pipeline/ src/engin
 translora_lora:      src/kit/ src/adapters/ src/engine/ src/pipeline/inspect
 translora_harvest:   src/kit/ src/serve/ src/bin/
 translora_llama:     src/engine/ggml
-translora_system:    src/jobs/ src/bin/translora/main.rs
+translora_system:    src/jobs/ src/engine/renderer.rs src/bin/translora/doctor
+                     src/bin/translora/main.rs
 translora_train:     src/engine/ggml
 ";
 

@@ -3,6 +3,8 @@
 
 use std::io;
 
+pub mod sandbox;
+
 /// Let this thread, and those that it starts from now on, compute only while nothing else on this
 /// machine wants the processor (`SCHED_IDLE`). Unlike the lowest niceness it is put aside at once
 /// when another thread wakes.

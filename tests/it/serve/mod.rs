@@ -18,6 +18,7 @@ use crate::toy::{World, write_rows};
 mod begun;
 pub mod client;
 mod connections;
+mod edges;
 mod effects;
 mod fields;
 mod folder;
