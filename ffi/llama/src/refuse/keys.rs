@@ -124,8 +124,8 @@ impl Keys<'_> {
         Ok(())
     }
 
-    /// Every float of the architecture is a number, and what is added below a root is not
-    /// below 0.
+    /// No float of the architecture is NaN, none that scales is infinite, and what is added below a
+    /// root is not below 0.
     fn numbers(&self) -> Result<(), String> {
         let own = format!("{}.", self.architecture);
         for (key, value) in self.header.metadata() {
@@ -142,10 +142,11 @@ impl Keys<'_> {
                 _ => continue,
             };
             let epsilon = key.ends_with("epsilon");
-            let bad = numbers
-                .iter()
-                .find(|x| !x.is_finite() || (epsilon && **x < 0.0));
-            if let Some(found) = bad {
+            // Some bounds are infinite where there is none.
+            let bounded = epsilon || key.contains(".rope.") || key.ends_with("scale");
+            let bad =
+                |x: &&f64| x.is_nan() || (bounded && x.is_infinite()) || (epsilon && **x < 0.0);
+            if let Some(found) = numbers.iter().find(bad) {
                 let wanted = if epsilon { "0 or more" } else { "a number" };
                 return Err(format!("its {key} is {found}, and must be {wanted}"));
             }
