@@ -26,6 +26,7 @@ pub use translora_attach::command::{
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub use translora_attach::place;
 
+pub use crate::pipeline::sweep;
 pub use access::{AnsweredBy, REQUEST_ID, observed};
 pub use connections::Bounds;
 pub use door::{Door, Inside, OpenDoor};
@@ -35,7 +36,7 @@ pub use inputs::Inputs;
 pub use json::parse;
 pub use server::{Server, Token};
 pub use socket::Socket;
-pub use transfers::{Say, Transfers, of_jobs, request};
+pub use transfers::{Kept, Lasting, Say, Transfers, of_jobs, request};
 
 /// What has adapters and transfers.
 ///

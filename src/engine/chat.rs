@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use translora_chat::{PLAIN, Rendering, TemplateError, ToolUse, format};
-use translora_gguf::{Header, read_file};
+use translora_gguf::{Gguf, Header, read_file};
 
 use super::EngineError;
 use super::renderer::{Renderer, TEMPLATE_BYTES_MAX};
@@ -19,6 +19,8 @@ use crate::record::{Clock, SystemClock};
 pub const TEMPLATE_KEY: &str = "translora.chat_template";
 /// Where a model keeps its own.
 pub const MODEL_KEY: &str = "tokenizer.chat_template";
+/// The keys of an adapter that may hold its template; the first counts.
+const CARRIED: [&str; 2] = [TEMPLATE_KEY, MODEL_KEY];
 /// The variable of a template that decides whether the model thinks before it answers.
 const THINKING: &str = "enable_thinking";
 /// What a template writes where the model is to think first, and what ends that.
@@ -44,18 +46,20 @@ pub struct ChatOptions {
 
 impl ChatOptions {
     /// What renders the conversations of an adapter, where that is not what renders the base's: its
-    /// `file` carries a template, and none was asked for. `bos` and `eos` as [`Conversations::new`] has
+    /// `bytes` carry a template, and none was asked for. `bos` and `eos` as [`Conversations::new`] has
     /// them.
     ///
     /// fails: no conversation can be rendered with it; the error names `adapter`
     pub fn of_adapter(
         &self,
         adapter: &Path,
-        file: &Path,
+        bytes: &[u8],
         [bos, eos]: [&str; 2],
     ) -> Result<Option<Conversations>, EngineError> {
-        let text = self.template.is_none().then(|| carried(file)).flatten();
-        let Some(text) = text else {
+        let gguf = self.template.is_none().then(|| Gguf::parse(bytes).ok());
+        let gguf = gguf.flatten();
+        let key = |key| gguf.as_ref()?.get(key)?.as_str();
+        let Some(text) = CARRIED.into_iter().find_map(key).map(str::to_owned) else {
             return Ok(None);
         };
         let origin = ChatOrigin::Carrier(adapter.to_owned());
@@ -299,8 +303,9 @@ pub fn verdict_of(options: &ChatOptions, own: Option<&str>) -> Result<String, En
 /// question.
 fn carried(adapter: &Path) -> Option<String> {
     let (header, _) = Header::open(adapter, HEADER_BYTES_MAX).ok()?;
-    let keys = [TEMPLATE_KEY, MODEL_KEY];
-    let text = keys.iter().find_map(|key| header.get(key)?.as_str())?;
+    let text = CARRIED
+        .into_iter()
+        .find_map(|key| header.get(key)?.as_str())?;
     Some(text.to_owned())
 }
 

@@ -21,6 +21,7 @@ pub mod renderer;
 mod teach;
 pub mod toy;
 mod unrender;
+pub mod watch;
 
 pub use chat::{ChatInfo, ChatOptions, ChatOrigin};
 pub use error::EngineError;

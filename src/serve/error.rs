@@ -208,6 +208,16 @@ impl ApiError {
         )
     }
 
+    pub(super) fn changed() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "unavailable_error",
+            "the file of the model was written to while it is served: replace files by rename, and \
+             restart the server"
+                .into(),
+        )
+    }
+
     pub(super) fn stopping() -> Self {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,

@@ -12,6 +12,7 @@ use crate::engine::{ChatOptions, MemoryOptions};
 use crate::jobs;
 
 mod backend;
+mod base;
 mod effect;
 mod error;
 mod folder;
@@ -24,7 +25,10 @@ mod meters;
 pub mod sampler;
 mod server;
 mod slots;
+mod start;
+mod state;
 mod text;
+mod transfers;
 mod worker;
 
 pub use error::ServeError;
@@ -48,6 +52,8 @@ pub struct Config {
     /// more may be loaded while the server runs. What cannot be loaded is reported and left out.
     /// Transfers put their adapters there. None: neither.
     pub folder: Option<PathBuf>,
+    /// Transfers that ended with the server are taken up at its start.
+    pub resume_transfers: bool,
     /// How transfers run. There are some where there is a folder for their adapters.
     pub jobs: jobs::Config,
     /// Addresses to listen on.

@@ -73,6 +73,7 @@ translora_lora:      src/kit/ src/adapters/ src/engine/ src/pipeline/inspect
 translora_harvest:   src/kit/ src/serve/ src/bin/
 translora_llama:     src/engine/ggml
 translora_system:    src/jobs/ src/engine/renderer.rs src/bin/translora/doctor
+                     src/bin/translora/main.rs
 translora_train:     src/engine/ggml
 ";
 
@@ -88,6 +89,7 @@ const FILES: &[&str] = &[
     "src/jobs/worker",
     "src/control/inputs",
     "src/serve/folder",
+    "src/serve/state",
 ];
 
 /// Workspace member → members it may depend on (development and build dependencies too).

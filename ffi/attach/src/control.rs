@@ -329,7 +329,7 @@ fn exchange(command: Command) -> Result<Reply, AttachError> {
             check(&load)?;
             let expected = load.expected_generation.map(|expected| expected.0);
             lock().expect(expected)?;
-            let prepared = Prepared::read(&load.path)?;
+            let prepared = Prepared::read(&load.path, load.force.unwrap_or(false))?;
             words::check(&load.path)?;
             swap(begun, |server| {
                 // Others may have been quicker.

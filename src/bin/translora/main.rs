@@ -202,6 +202,8 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    // Without it the process ends all the same, and says less.
+    _ = translora_system::say_why_on_bus_error();
     #[cfg(unix)]
     if let Err(failure) = job::survive_limits() {
         failure.tell();

@@ -47,7 +47,11 @@ pub struct Serve {
     #[arg(long, value_name = "DIR")]
     adapters: Option<PathBuf>,
 
-    /// Load adapters that change no answer, too. Without it such a one of --lora ends the start, one in
+    /// Take up the transfers that ended with the server before
+    #[arg(long, requires = "adapters")]
+    resume_transfers: bool,
+
+    /// Load adapters that change no answer or were made for another base, too. Without it such a one of --lora ends the start, one in
     /// the folder is left out, and a request to load one is refused unless it says `force`
     #[arg(long)]
     force: bool,
@@ -371,6 +375,7 @@ impl Serve {
             alias: self.alias,
             adapters,
             folder: self.adapters,
+            resume_transfers: self.resume_transfers,
             jobs: jobs::Config::from_env().map_err(|error| Failure::Usage {
                 message: error.to_string(),
                 hint: error

@@ -17,13 +17,17 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::backend::Own;
+use super::base::Base;
 use super::error::ApiError;
 use super::harvest::Counts;
 use super::live::Registry;
+use super::state::Store;
+use super::transfers;
 use super::worker::{Board, Command};
 use super::{Config, Say};
 use crate::control::{self, Inputs, Inside, Transfers};
 use crate::engine::host::Host;
+use crate::engine::watch::Watched;
 use crate::record::{Clock, ContentHash};
 
 mod answer;
@@ -53,6 +57,12 @@ pub(super) struct App {
     pub name: String,
     pub host: Arc<dyn Host>,
     registry: Mutex<Registry>,
+    /// The files of the model as they were opened.
+    pub base: Base,
+    /// Where what is live is kept, if there is a folder of adapters.
+    pub store: Option<Arc<Store>>,
+    /// Held while what is live changes: first on the disk, then for requests.
+    pub changing: Mutex<()>,
     commands: mpsc::Sender<Command>,
     pub board: Arc<Board>,
     pub clock: Arc<dyn Clock>,
@@ -98,6 +108,8 @@ impl App {
         name: String,
         host: Arc<dyn Host>,
         registry: Registry,
+        store: Option<Arc<Store>>,
+        base: Watched,
         commands: mpsc::Sender<Command>,
         board: Arc<Board>,
         clock: Arc<dyn Clock>,
@@ -110,13 +122,15 @@ impl App {
         let keys = keys.chain(config.admin_keys.iter().map(|key| (key, Role::Manage)));
         let keys = keys.map(|(key, role)| (ContentHash::of(key.as_bytes()), role));
         let keys = keys.collect();
-        let queue = || Transfers::new(config.jobs.clone(), Arc::clone(&clock), Arc::clone(&say));
-        let transfers = config.folder.is_some().then(queue);
+        let transfers = transfers::queue(&config, &clock, &say, store.as_ref(), &registry);
         Self {
             config,
             name,
             host,
             registry: Mutex::new(registry),
+            store,
+            base: Base::new(base),
+            changing: Mutex::default(),
             commands,
             board,
             clock,

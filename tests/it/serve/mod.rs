@@ -15,6 +15,7 @@ use self::client::{ask, said, send};
 use crate::pipeline::train;
 use crate::toy::{World, write_rows};
 
+mod begun;
 pub mod client;
 mod connections;
 mod edges;
@@ -22,6 +23,7 @@ mod effects;
 mod fields;
 mod folder;
 mod harvest;
+mod lasting;
 mod log;
 mod openapi;
 mod refusals;
@@ -112,6 +114,7 @@ impl Lab {
                 ("second".into(), self.adapters[1].clone(), 0.0),
             ],
             folder: Some(self.world.folder.clone()),
+            resume_transfers: false,
             jobs: translora::jobs::Config::default(),
             hosts: vec!["127.0.0.1".into()],
             port: 0,

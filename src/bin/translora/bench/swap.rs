@@ -169,6 +169,7 @@ impl Swap {
             alias: "base".into(),
             adapters: vec![(NAME.into(), self.lora[0].clone(), 0.0)],
             folder: Some(folder),
+            resume_transfers: false,
             jobs: translora::jobs::Config::default(),
             hosts: vec!["127.0.0.1".into()],
             port: 0,
