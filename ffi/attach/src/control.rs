@@ -416,6 +416,21 @@ mod tests {
     }
 
     #[test]
+    fn numbers_of_commands_are_no_others() {
+        let read = |number: &str| {
+            let line = format!(r#"{{"do": "job", "job": {number}}}"#);
+            serde_json::from_slice::<Command>(line.as_bytes())
+        };
+        for job in [0, 1 << 63, u64::MAX] {
+            let command = read(&job.to_string()).expect("a number");
+            assert_eq!(command, Command::Job { job });
+        }
+        for number in ["-1", "1.5", "1e3", "1e400", "NaN", "true", "18446744073709551616"] {
+            assert!(read(number).is_err(), "{number}");
+        }
+    }
+
+    #[test]
     fn the_user_at_the_other_end_is_known_and_others_may_not_command() {
         let (ours, _theirs) = UnixStream::pair().expect("a pair");
         // SAFETY: reads a number.

@@ -101,7 +101,12 @@ impl Chat {
     /// Markup inside `prompt` is read as markup, as llama-server does with what its clients send.
     pub fn prompt(&self, model: &Model, prompt: &Prompt) -> Result<Vec<i32>, LlamaError> {
         let text = self.render(&prompt.turns(), true)?;
-        self.raw(model, &text, true)
+        let tokens = self.raw(model, &text, true)?;
+        if tokens.is_empty() {
+            let reason = "what the template writes for a conversation is no token";
+            return Err(LlamaError::Template(reason.into()));
+        }
+        Ok(tokens)
     }
 
     /// A conversation as text; `answer` opens the assistant's turn.
