@@ -212,8 +212,13 @@ impl translora_abi::Adapters for Instance {
     }
 
     fn prepare(&self, name: &str, path: &str) -> Result<u64, Failure> {
+        let force = match &*self.queue() {
+            Queue::Not(config) => config.force,
+            Queue::Yet(jobs) => jobs.config().force,
+            Queue::Closed => false,
+        };
         self.adapters
-            .prepare(name, Path::new(path))
+            .prepare(name, Path::new(path), force)
             .map_err(|error| of_adapters(&error))
     }
 
@@ -331,6 +336,7 @@ pub fn transfers() -> Result<Box<dyn translora_attach::Transfers>, control::Refu
         config,
         clock,
         Arc::new(translora_attach::say),
+        control::Lasting::default(),
     ))))
 }
 
@@ -348,7 +354,8 @@ impl translora_attach::Transfers for Attached {
             Ok(swapped) => Ok(swapped.generation),
             Err(refusal) => Err(refusal.message),
         };
-        let job = self.0.start(&control::request(request)?, None, make_live)?;
+        let plan = control::request(request.clone())?;
+        let job = self.0.start(&plan, request, None, make_live)?;
         Ok(control::Reply::Job(Box::new(job)))
     }
 }

@@ -33,8 +33,7 @@ pub struct Checked {
     pub alpha: f32,
     /// Matrices of the base that it adapts.
     pub matrices: usize,
-    /// Whether it was trained on this very file; none where it does not say. One trained on another
-    /// quantization fits as well.
+    /// Whether it was made for this very file; none where it does not say.
     pub made_for_this_base: Option<bool>,
 }
 
@@ -71,6 +70,23 @@ pub fn gguf(base: &Base, path: &Path) -> Result<PathBuf, AdaptersError> {
 ///
 /// fails: it cannot be read, or the error says what is in the way
 pub fn check(base: &Base, path: &Path) -> Result<Checked, AdaptersError> {
+    read(base, path).map(|(checked, _)| checked)
+}
+
+/// The same, and refuse one that was made for another base, unless that is wanted.
+pub(super) fn check_for(base: &Base, path: &Path, force: bool) -> Result<Checked, AdaptersError> {
+    let (checked, lora) = read(base, path)?;
+    if !force {
+        lora.is_for(&base.sha256.to_string())
+            .map_err(|source| AdaptersError::Adapter {
+                path: path.to_owned(),
+                source,
+            })?;
+    }
+    Ok(checked)
+}
+
+fn read(base: &Base, path: &Path) -> Result<(Checked, Lora), AdaptersError> {
     let file = gguf(base, path)?;
     let bytes = kit::read_bytes(&file, limits::FILE_BYTES_MAX)?;
     let unfit = |source| AdaptersError::Adapter {
@@ -82,7 +98,7 @@ pub fn check(base: &Base, path: &Path) -> Result<Checked, AdaptersError> {
     let made_for = lora
         .made_for()
         .and_then(|hash| hash.parse::<ContentHash>().ok());
-    Ok(Checked {
+    let checked = Checked {
         path: file,
         bytes: bytes.len() as u64,
         sha256: ContentHash::of(&bytes),
@@ -90,5 +106,6 @@ pub fn check(base: &Base, path: &Path) -> Result<Checked, AdaptersError> {
         alpha: lora.alpha(),
         matrices: lora.pairs().len(),
         made_for_this_base: made_for.map(|hash| hash == base.sha256),
-    })
+    };
+    Ok((checked, lora))
 }

@@ -78,6 +78,19 @@ impl<T> Register<T> {
         None
     }
 
+    /// Bring back a name with the numbers that it had in an earlier process. None of them is used
+    /// again.
+    pub fn restore(&mut self, name: &str, place: Place<T>) {
+        let previous = place.previous.as_ref().map_or(BARE, |held| held.generation);
+        self.skip(previous.max(place.live.generation));
+        self.names.insert(name.to_owned(), place);
+    }
+
+    /// Give no number up to `last` to a commit.
+    pub fn skip(&mut self, last: u64) {
+        self.last = self.last.max(last);
+    }
+
     /// Look at what a rollback of this name would bring back.
     pub fn previous(&self, name: &str) -> Result<&Held<T>, Missing> {
         let place = self.names.get(name).ok_or(Missing::Name)?;
@@ -160,6 +173,24 @@ mod tests {
             assert_eq!((place.live.generation, previous), now, "case {number}");
             assert_eq!(last.map(|held| held.generation), dropped, "case {number}");
         }
+    }
+
+    #[test]
+    fn what_an_earlier_process_had_comes_back_and_no_number_is_used_again() {
+        let held = |generation, what| Held { generation, what };
+        let mut register = Register::default();
+        let place = Place {
+            live: held(3, "a"),
+            previous: Some(held(7, "b")),
+        };
+        register.restore("task", place);
+        assert_eq!(register.next(), 8);
+        assert_eq!(register.rollback("task"), Ok(7));
+        register.skip(20);
+        register.skip(10);
+        register.commit("task", "c", None);
+        let numbers = register.get("task").map(|place| place.live.generation);
+        assert_eq!(numbers, Some(21));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use super::check::gguf;
+use super::check::{check_for, gguf};
 use super::register::{BARE, Held, Missing, Place, Register};
 use super::{AdaptersError, Base, Checked, check, check_name};
 
@@ -108,14 +108,16 @@ impl Adapters {
         self.lock().register.places().map(answer).collect()
     }
 
-    /// Check an adapter that `name` is to answer with; it lies in the page cache afterwards.
-    pub fn prepare(&self, name: &str, path: &Path) -> Result<SwapId, AdaptersError> {
+    /// Check an adapter that `name` is to answer with; it lies in the page cache afterwards. One that
+    /// was made for another base is refused, unless `force` says otherwise.
+    pub fn prepare(&self, name: &str, path: &Path, force: bool) -> Result<SwapId, AdaptersError> {
         check_name(name)?;
         // A host may have another working directory by then.
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        let path = gguf(&*self.base().ok_or(AdaptersError::NoBase)?, &path)?;
+        let base = self.base().ok_or(AdaptersError::NoBase)?;
+        let path = gguf(&base, &path)?;
         let changed = changed(&path);
-        let file = Arc::new(self.check(&path)?);
+        let file = Arc::new(check_for(&base, &path, force)?);
         let mut state = self.lock();
         if state.prepared.len() >= PREPARED_MAX {
             return Err(AdaptersError::Full {

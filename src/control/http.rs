@@ -206,7 +206,7 @@ async fn job(State(lanes): Shared, Segment(id): Segment) -> Answer {
     answer(lanes.carry(Command::Job { job: number(&id)? }).await?)
 }
 
-/// Stop a transfer, over within two seconds; forget one that has ended
+/// Stop a transfer, over within two seconds; forget one that has ended, and take its journal away
 #[utoipa::path(delete, path = "/v1/transfers/{id}", tag = "transfers",
     params(("id" = u64, Path, description = "The transfer's number.")), responses(
     (status = 200, description = "The transfer as it is now.", body = Job),

@@ -12,6 +12,7 @@ mod connections;
 mod door;
 mod error;
 mod http;
+mod inputs;
 mod json;
 pub mod openapi;
 mod server;
@@ -25,15 +26,17 @@ pub use translora_attach::command::{
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub use translora_attach::place;
 
+pub use crate::pipeline::sweep;
 pub use access::{AnsweredBy, REQUEST_ID, observed};
 pub use connections::Bounds;
 pub use door::{Door, Inside, OpenDoor};
 pub use error::ControlError;
 pub use http::{GENERATION, Segment, documented, refused, router};
+pub use inputs::Inputs;
 pub use json::parse;
 pub use server::{Server, Token};
 pub use socket::Socket;
-pub use transfers::{Say, Transfers, of_jobs, request};
+pub use transfers::{Kept, Lasting, Say, Transfers, of_jobs, request};
 
 /// What has adapters and transfers.
 ///

@@ -378,14 +378,16 @@ fn fit_taught(
     })
 }
 
-/// Prove that training on such examples fits the memory that the recipe allows.
+/// Prove that the recipe can be trained, and on such examples in the memory that it allows.
 pub fn check_memory(
     model: &mut dyn Train,
     examples: &[Pair],
     recipe: &Recipe,
 ) -> Result<(), DistillError> {
+    // What the model has no modules or layers for is refused here.
+    let mut trainer = model.trainer(&recipe.spec)?;
     if recipe.spec.shape.memory.is_some() {
-        model.trainer(&recipe.spec)?.load(examples)?;
+        trainer.load(examples)?;
     }
     Ok(())
 }

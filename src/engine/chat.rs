@@ -8,24 +8,25 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use translora_chat::{ChatTemplate, PLAIN, Rendering, TemplateError, ToolUse, format};
-use translora_gguf::{Header, read_file};
+use translora_chat::{PLAIN, Rendering, TemplateError, ToolUse, format};
+use translora_gguf::{Gguf, Header, read_file};
 
 use super::EngineError;
+use super::renderer::{Renderer, TEMPLATE_BYTES_MAX};
 use crate::record::{Clock, SystemClock};
 
 /// Where an adapter keeps the template that it was made with, where that is not its base's own.
 pub const TEMPLATE_KEY: &str = "translora.chat_template";
 /// Where a model keeps its own.
 pub const MODEL_KEY: &str = "tokenizer.chat_template";
+/// The keys of an adapter that may hold its template; the first counts.
+const CARRIED: [&str; 2] = [TEMPLATE_KEY, MODEL_KEY];
 /// The variable of a template that decides whether the model thinks before it answers.
 const THINKING: &str = "enable_thinking";
 /// What a template writes where the model is to think first, and what ends that.
 pub const THOUGHT: [&str; 2] = ["<think>", "</think>\n\n"];
 /// The longest name of a template that is printed. units: bytes
 const NAME_BYTES_MAX: usize = 80;
-/// The longest template. units: bytes
-const TEMPLATE_BYTES_MAX: u64 = 1 << 20;
 /// The part of an adapter's file that is searched for its template. units: bytes
 const HEADER_BYTES_MAX: u64 = 64 << 20;
 
@@ -45,18 +46,20 @@ pub struct ChatOptions {
 
 impl ChatOptions {
     /// What renders the conversations of an adapter, where that is not what renders the base's: its
-    /// `file` carries a template, and none was asked for. `bos` and `eos` as [`Conversations::new`] has
+    /// `bytes` carry a template, and none was asked for. `bos` and `eos` as [`Conversations::new`] has
     /// them.
     ///
     /// fails: no conversation can be rendered with it; the error names `adapter`
     pub fn of_adapter(
         &self,
         adapter: &Path,
-        file: &Path,
+        bytes: &[u8],
         [bos, eos]: [&str; 2],
     ) -> Result<Option<Conversations>, EngineError> {
-        let text = self.template.is_none().then(|| carried(file)).flatten();
-        let Some(text) = text else {
+        let gguf = self.template.is_none().then(|| Gguf::parse(bytes).ok());
+        let gguf = gguf.flatten();
+        let key = |key| gguf.as_ref()?.get(key)?.as_str();
+        let Some(text) = CARRIED.into_iter().find_map(key).map(str::to_owned) else {
             return Ok(None);
         };
         let origin = ChatOrigin::Carrier(adapter.to_owned());
@@ -182,7 +185,7 @@ pub fn variables(request: &Map<String, Value>) -> Map<String, Value> {
 #[derive(Debug)]
 pub struct Conversations {
     info: ChatInfo,
-    template: Result<ChatTemplate, TemplateError>,
+    template: Result<Renderer, TemplateError>,
     kwargs: Map<String, Value>,
 }
 
@@ -190,7 +193,7 @@ impl Conversations {
     /// Compile a template. `bos` and `eos` are the tokens that begin and end a text, as text; `kwargs`
     /// hold for every rendering that does not say otherwise.
     pub fn new(info: ChatInfo, [bos, eos]: [&str; 2], kwargs: &Map<String, Value>) -> Self {
-        let template = ChatTemplate::new(&info.text, bos, eos);
+        let template = Renderer::new(&info.text, bos, eos);
         Self {
             info,
             template,
@@ -264,7 +267,7 @@ fn named(template: &str) -> Result<String, EngineError> {
     if !path.is_file() {
         return Err(refuse(TemplateError::unknown().to_string()));
     }
-    let bytes = read_file(path, TEMPLATE_BYTES_MAX).map_err(|source| EngineError::File {
+    let bytes = read_file(path, TEMPLATE_BYTES_MAX as u64).map_err(|source| EngineError::File {
         path: path.to_owned(),
         source,
     })?;
@@ -273,7 +276,7 @@ fn named(template: &str) -> Result<String, EngineError> {
 
 /// What a model's own template is worth, for a person: `its own`, `none` or why it cannot be used.
 pub fn verdict(text: Option<&str>) -> String {
-    match text.map(|text| ChatTemplate::new(text, "", "")) {
+    match text.map(|text| Renderer::new(text, "", "")) {
         None => "none: translora takes the format plain".into(),
         Some(Ok(_)) => "its own".into(),
         Some(Err(error)) => format!("refused: {error}"),
@@ -300,8 +303,9 @@ pub fn verdict_of(options: &ChatOptions, own: Option<&str>) -> Result<String, En
 /// question.
 fn carried(adapter: &Path) -> Option<String> {
     let (header, _) = Header::open(adapter, HEADER_BYTES_MAX).ok()?;
-    let keys = [TEMPLATE_KEY, MODEL_KEY];
-    let text = keys.iter().find_map(|key| header.get(key)?.as_str())?;
+    let text = CARRIED
+        .into_iter()
+        .find_map(|key| header.get(key)?.as_str())?;
     Some(text.to_owned())
 }
 

@@ -185,6 +185,11 @@ impl EngineError {
         }
     }
 
+    /// Whether an adapter is sound, and for another base.
+    pub fn is_about_the_base(&self) -> bool {
+        matches!(self, Self::Adapter { source, .. } if source.is_about_the_base())
+    }
+
     /// The same error, with no folder of this machine in its words: for whoever asks from another.
     pub fn without_folders(mut self) -> Self {
         if let Self::Model { path, .. }
@@ -318,6 +323,7 @@ impl Blame for LoraError {
             Self::Foreign(error) => return error.remedy(),
             Self::Nothing { .. } => return Some(Step::TrainedAdapter.into()),
             Self::Gguf(error) => return error.remedy(),
+            Self::OtherBase { .. } => return Some(Step::MoveAdapter.into()),
             error if error.is_about_the_base() => Step::FittingAdapter,
             _ => Step::PlainAdapter,
         };

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use translora_chat::{CallForm, Rendering, ToolUse};
+use translora_lora::LoraError;
 
 pub use super::chat::{Conversations, THOUGHT};
 use super::{EngineError, ModelInfo};
@@ -85,6 +86,8 @@ pub struct Weights {
     pub hash: ContentHash,
     /// units: bytes of the file.
     pub bytes: u64,
+    /// The hash of the base that it was made for, where it says so.
+    pub made_for: Option<ContentHash>,
     /// What renders its conversations, where that is not the base's.
     pub chat: Option<Arc<Conversations>>,
     /// The engine's own.
@@ -92,17 +95,33 @@ pub struct Weights {
 }
 
 impl Weights {
+    /// `bytes`: the whole file, which was checked and loaded
     pub(super) fn new(
-        hash: ContentHash,
-        bytes: u64,
+        bytes: &[u8],
+        made_for: Option<&str>,
         chat: Option<Conversations>,
         inner: impl Any + Send + Sync,
     ) -> Self {
         Self {
-            hash,
-            bytes,
+            hash: ContentHash::of(bytes),
+            bytes: bytes.len() as u64,
+            made_for: made_for.and_then(|hash| hash.parse().ok()),
             chat: chat.map(Arc::new),
             inner: Arc::new(inner),
+        }
+    }
+
+    /// Compare the base that it was made for with the one that is served.
+    ///
+    /// fails: they are two files; the error names `path`
+    pub fn check_base(&self, path: &Path, base: ContentHash) -> Result<(), EngineError> {
+        match self.made_for.filter(|made_for| *made_for != base) {
+            None => Ok(()),
+            Some(made_for) => {
+                let (made_for, base) = (made_for.to_string(), base.to_string());
+                let source = LoraError::OtherBase { made_for, base };
+                Err(EngineError::of_adapter(path.to_owned(), source))
+            }
         }
     }
 

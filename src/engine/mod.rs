@@ -17,9 +17,11 @@ mod file;
 #[cfg(feature = "ggml")]
 pub mod ggml;
 pub mod host;
+pub mod renderer;
 mod teach;
 pub mod toy;
 mod unrender;
+pub mod watch;
 
 pub use chat::{ChatInfo, ChatOptions, ChatOrigin};
 pub use error::EngineError;

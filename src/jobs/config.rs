@@ -49,6 +49,8 @@ pub struct Config {
     /// A worker that is silent for longer counts as hung: it says every second that it lives.
     /// units: seconds
     pub silence_seconds_max: u64,
+    /// Adapters that were made for another base are exchanged by the host, too.
+    pub force: bool,
     /// Jobs that may wait.
     pub waiting_max: usize,
     /// Jobs that are remembered after their end; the oldest is forgotten first.
@@ -67,6 +69,7 @@ impl Default for Config {
             memory: None,
             nice: 10,
             silence_seconds_max: 60,
+            force: false,
             waiting_max: 64,
             ended_max: 256,
             events_max: 4096,

@@ -13,6 +13,8 @@ use super::Problem;
 use crate::pipeline::{Event, Stage, TransferPlan, Verdict};
 use crate::record::{Cancel, Fault};
 
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
 /// The number of a job. None is used twice in a process, so a stale one is recognised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -20,8 +22,12 @@ pub struct JobId(u64);
 
 impl JobId {
     pub(super) fn fresh() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
         Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Give no number up to `last` to a job: an earlier process did.
+    pub fn skip(last: u64) {
+        NEXT.fetch_max(last.saturating_add(1), Ordering::Relaxed);
     }
 
     /// The plain number, as JSON and the C ABI have it.

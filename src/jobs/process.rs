@@ -23,9 +23,14 @@ use crate::record::{Fault, Remedy, Step};
 const LAST_WORDS_BYTES_MAX: usize = 2048;
 /// Lines that wait between the pipe and the state of the job.
 const LINES_QUEUED_MAX: usize = 256;
-/// What would load this library into the worker again, and what makes a panic allocate where memory
-/// has run out.
-const NOT_INHERITED: [&str; 5] = [
+/// What would load this library into the worker again, what makes a panic allocate where memory has
+/// run out, and keys that a worker has no use for.
+const NOT_INHERITED: [&str; 10] = [
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "TRANSLORA_ADMIN_KEY",
+    "TRANSLORA_API_KEY",
+    "TRANSLORA_CONTROL_TOKEN",
     "LD_PRELOAD",
     "DYLD_INSERT_LIBRARIES",
     "GGML_BACKEND_PATH",
@@ -86,6 +91,8 @@ fn start(program: &Path, task: &Task<'_>) -> std::io::Result<(Worker, std::io::R
     NOT_INHERITED
         .iter()
         .for_each(|name| _ = command.env_remove(name));
+    // The one folder that it may write into.
+    command.env("TMPDIR", folder_of(&task.plan.out));
     // ggml would start a debugger on a process that it ends.
     command.env("GGML_NO_BACKTRACE", "1");
     let mut child = command.spawn()?;
@@ -116,6 +123,14 @@ fn start(program: &Path, task: &Task<'_>) -> std::io::Result<(Worker, std::io::R
         },
         sent,
     ))
+}
+
+/// The folder that a file lies in.
+pub(super) fn folder_of(file: &Path) -> &Path {
+    match file.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
 }
 
 #[cfg(not(target_vendor = "apple"))]

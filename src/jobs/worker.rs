@@ -3,16 +3,18 @@
 use std::fs::File;
 use std::io::{self, BufRead, Read, Write};
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use rustix::process::{Signal, getpid, kill_process};
+use translora_system::sandbox;
 
 use super::config::NICE_MAX;
 use super::entry::End;
 use super::protocol::{ENGINE, LINE_BYTES_MAX, Line, Order, PROTOCOL, VERSION};
-use super::{Config, Problem, thread};
-use crate::pipeline::Event;
+use super::{Config, Problem, process, thread};
+use crate::pipeline::{Event, TransferPlan};
 use crate::record::{Cancel, Clock, Fault, Remedy, Step, SystemClock};
 
 /// The longest a worker is silent.
@@ -54,18 +56,26 @@ pub struct Lost(#[from] io::Error);
 /// or `cancel` stops it. What else writes to standard output, such as a library in C, is led to
 /// standard error.
 ///
+/// `begun` is called when the process keeps to the files of its job: threads that are started before
+/// are not held to them.
+///
 /// fails: nobody reads
-pub fn work(cancel: &Cancel) -> Result<(), Lost> {
+pub fn work(cancel: &Cancel, begun: impl FnOnce()) -> Result<(), Lost> {
     let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
     rustix::stdio::dup2_stdout(io::stderr()).map_err(io::Error::from)?;
-    work_on(io::BufReader::new(io::stdin()), output, cancel)
+    work_on(io::BufReader::new(io::stdin()), output, cancel, begun)
 }
 
 /// Read one order from `input`, carry it out, and write to `output` what happens. The end of `input`
 /// stops the work; two seconds later the process ends itself.
 ///
 /// fails: nobody reads `output`
-fn work_on<I>(mut input: I, mut output: impl Write, cancel: &Cancel) -> Result<(), Lost>
+fn work_on<I>(
+    mut input: I,
+    mut output: impl Write,
+    cancel: &Cancel,
+    begun: impl FnOnce(),
+) -> Result<(), Lost>
 where
     I: BufRead + Send + 'static,
 {
@@ -81,6 +91,8 @@ where
         Ok(order) => order,
         Err(problem) => return say(&mut output, &Line::Failed { problem }),
     };
+    confine(&order.plan);
+    begun();
     let stopped = cancel.clone();
     // Before the limit on memory: this thread must not fail for want of a stack.
     std::thread::spawn(move || end_with(input, &stopped));
@@ -136,6 +148,55 @@ fn read_order(input: &mut impl BufRead) -> Result<Order, Problem> {
     }
 }
 
+/// Backends for GPUs, which lie beside the program.
+const GPU_MODULES: [&str; 3] = ["libggml-cuda.so", "libggml-hip.so", "libggml-vulkan.so"];
+
+/// Keep this process to the files of its job, before it opens one of them. Not where a GPU may be
+/// used: what drivers reach is theirs.
+fn confine(plan: &TransferPlan) {
+    let program = std::env::current_exe().unwrap_or_default();
+    let beside = |module: &str| process::folder_of(&program).join(module).exists();
+    let machine = &plan.machine;
+    let on_gpu = machine.gpu_layers != 0 && machine.device.as_deref() != Some("none");
+    if !(on_gpu && GPU_MODULES.iter().any(|module| beside(module))) {
+        let out = process::folder_of(&plan.out).to_owned();
+        _ = sandbox::confine(&inputs(plan), &[out]);
+    }
+}
+
+/// The files that a plan names, and what belongs to them: other parts of a model, the configuration
+/// beside an adapter, and what links in a folder lead to.
+fn inputs(plan: &TransferPlan) -> Vec<PathBuf> {
+    let files = [&plan.source, &plan.source_lora, &plan.target].into_iter();
+    let more = [
+        &plan.kit,
+        &plan.seeds,
+        &plan.harvest,
+        &plan.eval,
+        &plan.oracle,
+    ];
+    let templates = [&plan.machine.chat.chat_template, &plan.source_chat_template];
+    let templates = templates.into_iter().flatten().map(PathBuf::from);
+    let files = files.chain(more.into_iter().flatten()).cloned();
+    let mut all: Vec<PathBuf> = files.chain(templates).collect();
+    let is_one_of_many = |file: &PathBuf| {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        name.contains("-of-") || name.ends_with(".safetensors")
+    };
+    let folders = all.iter().filter(|file| is_one_of_many(file));
+    let folders: Vec<PathBuf> = folders
+        .map(|file| process::folder_of(file).to_owned())
+        .collect();
+    all.extend(folders);
+    let links = all.iter().filter_map(|path| std::fs::read_dir(path).ok());
+    let links: Vec<PathBuf> = links
+        .flatten()
+        .filter_map(|entry| entry.ok()?.path().canonicalize().ok())
+        .collect();
+    all.extend(links);
+    all
+}
+
 /// Give way to everything else on this machine, and die with the host.
 fn lower(order: &Order) -> Result<(), rustix::io::Errno> {
     // To be nicer is always allowed; where it is not, the job still runs.
@@ -144,6 +205,12 @@ fn lower(order: &Order) -> Result<(), rustix::io::Errno> {
     {
         use rustix::process::{Resource, Rlimit, setrlimit};
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        // An image of its memory would hold weights and rows.
+        let none = Rlimit {
+            current: Some(0),
+            maximum: Some(0),
+        };
+        setrlimit(Resource::Core, none)?;
         // Where memory ends for the whole machine, the job goes and the host stays.
         _ = std::fs::write("/proc/self/oom_score_adj", "1000");
         if let Some(bytes) = order.memory {

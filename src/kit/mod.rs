@@ -20,6 +20,7 @@ mod discriminator;
 mod error;
 mod file;
 mod harvest;
+mod numbers;
 mod rows;
 mod seeds;
 mod statistics;
@@ -31,6 +32,7 @@ pub use discriminator::{Calibration, DiscriminatorData, auc, calibrate, discrimi
 pub use error::{KitError, LineFault};
 pub use file::{DiscriminatorCard, InputModelCard, Kit, Manifest, is_kit, pack};
 pub use harvest::{Harvest, Harvested, Heard, harvest};
+pub use numbers::no_number;
 pub use rows::{Completion, Foreign, Reading, Rows, read_rows};
 pub use seeds::choose_seeds;
 pub use statistics::InputStatistics;

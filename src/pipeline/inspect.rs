@@ -15,6 +15,8 @@ use crate::record::{ContentHash, Limits};
 
 /// What the verdict on an unsound adapter begins with.
 const REFUSED: &str = "refused: ";
+/// What is said of a model whose weights were read and are numbers.
+const FINITE: &str = "all are finite";
 /// The verdict on DoRA that fits a base.
 const DORA: &str = "sound, as DoRA: for merge, transfer, eval and kit";
 
@@ -59,6 +61,8 @@ pub struct Against<'e> {
     pub base: Option<PathBuf>,
     /// The chat template that a model is to take.
     pub chat: ChatOptions,
+    /// Every weight of a model is read.
+    pub numbers: bool,
 }
 
 /// A base model.
@@ -92,6 +96,9 @@ pub struct ModelCard {
     pub types: BTreeMap<String, usize>,
     /// `its own`, `none`, or why it cannot be used.
     pub chat_template: String,
+    /// `all are finite`, or the first weight that is no number, where they were read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub numbers: Option<String>,
     /// `translora.*` of its header.
     pub translora: BTreeMap<String, String>,
 }
@@ -139,7 +146,8 @@ impl Inspection {
         match self {
             Self::Adapter(card) => !card.verdict.starts_with(REFUSED),
             Self::Foreign(card) => !card.verdict.starts_with(REFUSED),
-            Self::Model(_) | Self::Kit(_) => true,
+            Self::Model(card) => card.numbers.as_deref().is_none_or(|found| found == FINITE),
+            Self::Kit(_) => true,
         }
     }
 }
@@ -213,8 +221,11 @@ pub fn inspect_against(path: &Path, against: &Against<'_>) -> Result<Inspection,
         _ => {
             let own = header.get(MODEL_KEY).and_then(Value::as_str);
             let chat_template = verdict_of(&against.chat, own)?;
+            let broken = against.numbers.then(|| kit::no_number(path, &limits));
+            let numbers = broken.transpose()?;
             Ok(Inspection::Model(ModelCard {
                 chat_template,
+                numbers: numbers.map(|found| found.unwrap_or_else(|| FINITE.into())),
                 ..model_card(file, &header)
             }))
         }
@@ -319,6 +330,7 @@ fn model_card(file: File, header: &Header) -> ModelCard {
         tensors: header.tensors().len(),
         types: types(header),
         chat_template: verdict(header.get(MODEL_KEY).and_then(Value::as_str)),
+        numbers: None,
         translora: translora(header),
         path: file.path,
         bytes: file.bytes,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::journal::{Header, InJournal, Journal, Product};
+use super::journal::{Header, InJournal, Journal, JournalError, Product};
 use super::{Context, Event, PipelineError, Stage, TransferPlan};
 use crate::distill::{Checkpoint, EarlyStop, Recipe, Run, StepLine, learning_rate};
 use crate::engine::{
@@ -121,6 +121,9 @@ impl<'c> Job<'c> {
         let resume =
             plan.as_object_mut().and_then(|plan| plan.remove("resume")) == Some(true.into());
         let journal = Journal::open(out, Header::new(command, &plan, inputs), resume)?;
+        for note in journal.notes() {
+            context.events.warn(Stage::Open, note.clone());
+        }
         let mut job = Self {
             context,
             journal,
@@ -203,7 +206,13 @@ impl<'c> Job<'c> {
     /// way.
     pub fn end<T>(self, result: Result<T, PipelineError>) -> Result<T, PipelineError> {
         match &result {
-            Ok(_) => self.journal.remove()?,
+            // What was published lies there, whatever becomes of the journal.
+            Ok(_) => {
+                if let Err(error) = self.journal.remove() {
+                    let text = format!("the journal of this run is left over: {error}");
+                    self.context.events.warn(Stage::Publish, text);
+                }
+            }
             Err(PipelineError::Cancelled | PipelineError::Journal(_)) => {}
             // All work is done, and a file in the way can be moved.
             Err(PipelineError::Publish(_)) => {}
@@ -228,7 +237,14 @@ pub fn fitting<T, E>(
 where
     PipelineError: From<E>,
 {
-    let resume: Option<Checkpoint> = journal.checkpoint(stage)?;
+    let resume: Option<Checkpoint> = match journal.checkpoint(stage) {
+        Err(error @ JournalError::Damaged { .. }) => {
+            let text = format!("{error}: the training begins anew");
+            context.events.warn(Stage::Distill, text);
+            None
+        }
+        checkpoint => checkpoint?,
+    };
     if let Some(checkpoint) = &resume {
         context.events.note(
             Stage::Distill,

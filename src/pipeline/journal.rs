@@ -2,12 +2,15 @@
 //!
 //! A folder beside the output: `journal.jsonl` (a header with the hash of the plan and of every
 //! input, then a line for each finished stage) and the stages' results. Every file is written aside
-//! and renamed. A result counts only once its line is there, and only while its bytes have the hash
-//! in that line.
+//! and renamed, and the folder is synced. A result counts only once its line is there, and only while
+//! its bytes have the hash in that line. A stage that is damaged is lost with those after it, and no
+//! more. The files hold prompts: only their owner may read them.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
+#[cfg(unix)]
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -16,11 +19,14 @@ use crate::distill::{Checkpoint, Checkpoints, Progress};
 use crate::record::{Blame, ContentHash, Fault, Remedy, Restore, Restored, Step};
 
 mod lock;
+mod mend;
 
 use lock::Lock;
+pub use mend::sweep;
+use mend::{folder_of, sealed, sync_folder, take_away, unsealed};
 
 const INDEX: &str = "journal.jsonl";
-const VERSION: u32 = 5;
+const VERSION: u32 = 6;
 /// The stages that train.
 const TRAINING: [&str; 2] = ["distill", "inputs"];
 
@@ -173,6 +179,8 @@ pub struct Journal {
     folder: PathBuf,
     header: Header,
     lines: Vec<Line>,
+    /// What is to be said about it.
+    notes: Vec<String>,
     _lock: Lock,
 }
 
@@ -183,7 +191,8 @@ impl Journal {
     /// another plan or other inputs
     pub fn open(out: &Path, header: Header, resume: bool) -> Result<Self, JournalError> {
         let folder = Self::folder_beside(out);
-        match fs::create_dir(&folder) {
+        sweep(&folder_of(&folder));
+        match create_dir(&folder) {
             Ok(()) => Self::begin(Lock::of(&folder)?, folder, header),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && resume => {
                 Self::take_up(Lock::of(&folder)?, folder, header)
@@ -215,9 +224,27 @@ impl Journal {
             folder,
             header,
             lines: Vec::new(),
+            notes: Vec::new(),
             _lock: lock,
         };
         journal.write_index(&[]).map(|()| journal)
+    }
+
+    /// Begin where nothing that lies there can be used.
+    fn begin_anew(lock: Lock, folder: PathBuf, header: Header) -> Result<Self, JournalError> {
+        mend::remove_others(&folder, &[])?;
+        let note = format!(
+            "{}: it is damaged or gone: all stages are done again",
+            folder.join(INDEX).display()
+        );
+        let mut journal = Self::begin(lock, folder, header)?;
+        journal.notes.push(note);
+        Ok(journal)
+    }
+
+    /// What is to be said about it: which stages are lost.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     fn folder_beside(out: &Path) -> PathBuf {
@@ -228,38 +255,48 @@ impl Journal {
 
     fn take_up(lock: Lock, folder: PathBuf, header: Header) -> Result<Self, JournalError> {
         let path = folder.join(INDEX);
-        let damaged = |reason: String| JournalError::Damaged {
-            path: path.clone(),
-            reason,
-        };
-        let text = match fs::read_to_string(&path) {
+        let text = match fs::read(&path) {
             // Stopped before the first line was written: nothing was done.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && mend::is_bare(&folder) => {
                 return Self::begin(lock, folder, header);
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Self::begin_anew(lock, folder, header);
             }
             text => text.map_err(|source| JournalError::Io {
                 path: path.clone(),
                 source,
             })?,
         };
+        let text = String::from_utf8_lossy(&text);
         let mut lines = text.lines();
-        let found: Header = serde_json::from_str(lines.next().unwrap_or_default())
-            .map_err(|error| damaged(error.to_string()))?;
+        let first = lines.next().and_then(unsealed);
+        let Some(found) = first.and_then(|text| serde_json::from_str::<Header>(text).ok()) else {
+            return Self::begin_anew(lock, folder, header);
+        };
         if let Some(what) = difference(&found, &header) {
             return Err(JournalError::Changed { folder, what });
         }
-        let lines = lines
-            .map(serde_json::from_str)
-            .collect::<Result<Vec<Line>, _>>()
-            .map_err(|error| damaged(error.to_string()))?;
-        if found.lr == header.lr {
-            return Ok(Self {
-                folder,
-                header,
-                lines,
-                _lock: lock,
-            });
+        let whole = mend::whole(&folder, lines)?;
+        let mut journal = Self {
+            folder,
+            header,
+            lines: whole.lines,
+            notes: Vec::new(),
+            _lock: lock,
+        };
+        if let Some(lost) = whole.lost {
+            mend::remove_others(&journal.folder, &journal.lines)?;
+            journal.write_index(&journal.lines)?;
+            journal.notes.push(format!(
+                "{}: {lost}: it is done again, and what came after it",
+                journal.folder.display()
+            ));
         }
+        if found.lr == journal.header.lr {
+            return Ok(journal);
+        }
+        let (folder, lines) = (&journal.folder, &journal.lines);
         let finished = |stage: &str| lines.iter().any(|line| line.stage == stage);
         let under_way =
             |stage: &str| !finished(stage) && folder.join(checkpoint_name(stage)).is_file();
@@ -267,16 +304,10 @@ impl Journal {
             && !TRAINING.iter().any(|stage| under_way(stage))
         {
             return Err(JournalError::Changed {
-                folder,
+                folder: folder.clone(),
                 what: "the learning rate (and training is over)".into(),
             });
         }
-        let journal = Self {
-            folder,
-            header,
-            lines,
-            _lock: lock,
-        };
         journal.write_index(&journal.lines).map(|()| journal)
     }
 
@@ -384,10 +415,9 @@ impl Journal {
             path: self.path(INDEX),
             reason: error.to_string(),
         };
-        let mut text = serde_json::to_string(&self.header).map_err(unfit)? + "\n";
+        let mut text = sealed(&serde_json::to_string(&self.header).map_err(unfit)?);
         for line in lines {
-            text += &serde_json::to_string(line).map_err(unfit)?;
-            text.push('\n');
+            text += &sealed(&serde_json::to_string(line).map_err(unfit)?);
         }
         self.replace(INDEX, &[text.as_bytes()])
     }
@@ -402,9 +432,10 @@ impl Journal {
                 .try_for_each(|part| file.write_all(part))
                 .and_then(|()| file.sync_all())
         };
-        let written = File::create(&temporary).and_then(write);
+        let written = create(&temporary).and_then(write);
         written
             .and_then(|()| fs::rename(&temporary, &path))
+            .and_then(|()| sync_folder(&self.folder))
             .map_err(|source| JournalError::Io { path, source })
     }
 
@@ -440,21 +471,45 @@ impl Journal {
         }))
     }
 
-    /// Take the journal away: the run is over. It gets another name first: half of one is not to be
-    /// taken up.
+    /// Take the journal away: the run is over.
     pub fn remove(self) -> Result<(), JournalError> {
-        let mut name = std::ffi::OsString::from(".");
-        name.push(self.folder.file_name().unwrap_or_default());
-        name.push(".over");
-        let over = self.folder.with_file_name(name);
-        // Of a run that was stopped here.
-        _ = fs::remove_dir_all(&over);
-        let removed = fs::rename(&self.folder, &over).and_then(|()| fs::remove_dir_all(&over));
-        removed.map_err(|source| JournalError::Io {
-            path: self.folder,
-            source,
-        })
+        take_away(&self.folder)
     }
+}
+
+/// Make a journal's folder, for its owner alone, and let it outlast a power cut.
+fn create_dir(folder: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    #[cfg(unix)]
+    builder.mode(0o700);
+    builder.create(folder)?;
+    sync_folder(&folder_of(folder))
+}
+
+/// Make a file that only its owner may read, or empty the one that is there.
+fn create(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    #[cfg(unix)]
+    options.mode(0o600);
+    options.write(true).create(true).truncate(true).open(path)
+}
+
+/// Say whether a run that may be taken up lies beside `out`, and no process works on it.
+pub fn is_unfinished(out: &Path) -> bool {
+    Journal::lies_beside(out).unwrap_or(false)
+}
+
+/// Take away the journal beside `out`, of a run that nobody goes on with. Nothing happens where there
+/// is none.
+///
+/// fails: another process works on it, or the system refuses
+pub fn discard(out: &Path) -> Result<(), JournalError> {
+    let folder = Journal::folder_beside(out);
+    if !folder.is_dir() {
+        return Ok(());
+    }
+    let _lock = Lock::of(&folder)?;
+    take_away(&folder)
 }
 
 /// Lets the recipe keep the checkpoints of a stage in the journal.

@@ -67,7 +67,7 @@ pub use exchange::{ExchangeReport, MergeCost, MergeReport, export, import, merge
 pub use inspect::{
     AdapterCard, Against, ForeignCard, Inspection, KitCard, ModelCard, inspect, inspect_against,
 };
-pub use journal::JournalError;
+pub use journal::{JournalError, discard, is_unfinished, sweep};
 pub use kit::kit;
 pub use plan::{EvalPlan, KitPlan, TrainPlan, TransferPlan};
 pub use report::{

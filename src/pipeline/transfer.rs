@@ -4,7 +4,7 @@
 //! `reporting` the report and the files.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::inputs;
 use super::job::{Job, announce, announce_rows, hash_inputs, once, read_rows};
@@ -19,6 +19,9 @@ use crate::request::{Inputs, Learn};
 
 mod reporting;
 mod run;
+
+/// The longest report that is read back. units: bytes
+const REPORT_BYTES_MAX: u64 = 256 << 20;
 
 /// Everything read before any model is opened.
 pub(super) struct TransferData {
@@ -68,6 +71,14 @@ pub fn transfer(
         Ok((data, summary))
     })?;
     let publishing = Journal::lies_beside(&plan.out)? && plan.run.resume;
+    if plan.run.resume
+        && !publishing
+        && let Some(report) = published(&outputs, &announced, &data.hashes)
+    {
+        let text = "this run has ended: what it published lies there";
+        context.events.note(Stage::Publish, text);
+        return Ok(report);
+    }
     if !publishing {
         publish::check_writable(&outputs.all())?;
     }
@@ -91,6 +102,36 @@ pub fn transfer(
         .run(&mut job)
     });
     job.end(result)
+}
+
+/// The report of a run of this plan with these files that has ended already.
+fn published(
+    outputs: &Outputs,
+    announced: &serde_json::Value,
+    hashes: &BTreeMap<String, ContentHash>,
+) -> Option<TransferReport> {
+    let plan = lasting(announced).to_string();
+    // As it is read back from a file.
+    let plan: serde_json::Value = serde_json::from_str(&plan).ok()?;
+    let read = |path: &PathBuf| {
+        let bytes = kit::read_bytes(path, REPORT_BYTES_MAX).ok()?;
+        let report: TransferReport = serde_json::from_slice(&bytes).ok()?;
+        let same = |(name, hash): (&String, &ContentHash)| {
+            report.provenance.get(&format!("{name}.sha256")) == Some(&hash.to_string())
+        };
+        let is_it = report.plan == plan && hashes.iter().all(same) && report.adapter.is_file();
+        is_it.then_some(report)
+    };
+    [&outputs.report, &outputs.rejected_report]
+        .into_iter()
+        .find_map(read)
+}
+
+/// The plan for the report, which is the same whether a run was stopped or not.
+fn lasting(announced: &serde_json::Value) -> serde_json::Value {
+    let mut plan = announced.clone();
+    plan.as_object_mut().map(|plan| plan.remove("resume"));
+    plan
 }
 
 fn read(

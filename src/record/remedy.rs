@@ -318,6 +318,7 @@ steps! {
     OtherModel: "choose another base model",
     FittingAdapter: "use the base that this adapter was trained on, or an adapter that was \
         trained on this base",
+    MoveAdapter: "move it to this base by a transfer, or load it with force",
     PlainAdapter: "use a plain LoRA adapter, in GGUF or as PEFT saves it",
     WholePeft: "use the whole folder that PEFT saved, with adapter_config.json and \
         adapter_model.safetensors, or name a file in it",

@@ -8,20 +8,18 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, mpsc};
 use std::time::Duration;
 
-use serde_json::{Map, Value};
-
 use super::error::ApiError;
 use super::folder;
 use super::http::App;
-use super::live::{self, Fresh, Named};
+use super::live::{self, Fresh, Named, Registry};
+use super::transfers::{start, transfers};
 use super::worker;
 use crate::adapters;
 use crate::control::{
-    self, Adapter, AdapterList, Backend, Command, Effect, Generation, Job, Kind, LeftOut, Load,
-    Refusal, Reply, Swapped, Transfers,
+    Adapter, AdapterList, Backend, Command, Effect, Generation, Kind, LeftOut, Load, Refusal,
+    Reply, Swapped,
 };
 use crate::engine::host::Weights;
-use crate::record::{InJson, Remedy};
 
 /// How much a thread that loads an adapter gives way: a stream beside it goes on by less than a
 /// step later, and half a second is enough for 34 MB beside one stream (`translora bench swap`).
@@ -51,7 +49,7 @@ impl Backend for Own {
             }
             Command::Rollback { name } => {
                 let name = needed(name)?;
-                let number = app.registry().rollback(&name)?;
+                let number = change(app, |registry| registry.rollback(&name))?;
                 (app.say)(&format!(
                     "adapter {name:?} went back to generation {number}"
                 ));
@@ -145,7 +143,7 @@ pub(super) fn check_base(app: &App, meant: Option<&str>) -> Result<(), ApiError>
 pub(super) struct Terms {
     /// The generation that is live under the name; 0: none. Left out: any.
     pub expected: Option<u64>,
-    /// It may change no answer.
+    /// It may be made for another base, or change no answer.
     pub force: bool,
 }
 
@@ -161,8 +159,9 @@ impl Terms {
 /// Load a file beside the running model, compare it with the base, then make it live under a name.
 /// Takes as long as the file is large.
 ///
-/// fails: it cannot be loaded, changes nothing, or another generation than `terms` say is live by then
+/// fails: it cannot be loaded, is of another base, changes nothing, or another generation than `terms` say is live by then
 pub(super) fn swap(app: &App, name: &str, path: PathBuf, terms: Terms) -> Result<u64, ApiError> {
+    app.base.check(app.clock.elapsed(), &app.say)?;
     app.registry().expect(name, terms.expected)?;
     let weights = load_aside(app, &path)?;
     let hash = weights.hash.short();
@@ -172,16 +171,39 @@ pub(super) fn swap(app: &App, name: &str, path: PathBuf, terms: Terms) -> Result
         weights,
         effect,
     };
-    fresh.check(terms.force || app.config.force)?;
-    let mut registry = app.registry();
-    // Others may have been quicker.
-    registry.expect(name, terms.expected)?;
-    let number = registry.commit(name, fresh, 0.0, app.config.limits.adapters_max)?;
-    drop(registry);
+    let base = app.host.info().hash;
+    fresh.check(base, terms.force || app.config.force)?;
+    let number = change(app, |registry| {
+        // Others may have been quicker.
+        registry.expect(name, terms.expected)?;
+        registry.commit(name, fresh, 0.0, app.config.limits.adapters_max)
+    })?;
     (app.say)(&format!(
         "adapter {name:?} is live: generation {number}, sha256 {hash}"
     ));
     Ok(number)
+}
+
+/// Change what is live: on the disk first, so that what is answered outlasts the process, then for
+/// requests. Takes as long as the disk.
+///
+/// fails: as `plan`, or it cannot be kept; then nothing has changed
+pub(super) fn change<T>(
+    app: &App,
+    plan: impl FnOnce(&mut Registry) -> Result<T, ApiError>,
+) -> Result<T, ApiError> {
+    let _changing = app.changing.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut next = app.registry().clone();
+    let done = plan(&mut next)?;
+    if let Some(store) = &app.store {
+        store.keep(&next).map_err(|error| {
+            ApiError::internal(format!(
+                "nothing was changed: what is live cannot be kept beside the adapters: {error}"
+            ))
+        })?;
+    }
+    *app.registry() = next;
+    Ok(done)
 }
 
 /// Let the decode thread compare an adapter with the base, before it is live.
@@ -205,7 +227,16 @@ pub(super) fn load_by_name(app: &App, name: &str) -> Result<(), ApiError> {
         return Ok(());
     }
     let failed = |error: std::io::Error| ApiError::internal(format!("the folder: {error}"));
-    if let Some(path) = folder::find(folder, name).map_err(failed)? {
+    // Of a name that waits for its file to be mended, no other one is taken.
+    let waits = app
+        .registry()
+        .waits(name)
+        .map(|record| folder.join(&record.live.file));
+    let found = match waits {
+        Some(path) => Some(path),
+        None => folder::find(folder, name).map_err(failed)?,
+    };
+    if let Some(path) = found {
         check_name(name, &app.name)?;
         let path = std::path::absolute(&path).unwrap_or(path);
         swap(app, name, path, Terms::default())?;
@@ -236,7 +267,7 @@ fn load_aside(app: &App, path: &Path) -> Result<Weights, ApiError> {
 }
 
 pub(super) fn unload(app: &App, name: &str) -> Result<(), ApiError> {
-    app.registry().unload(name)?;
+    change(app, |registry| registry.unload(name))?;
     (app.say)(&format!("adapter {name:?} is unloaded"));
     Ok(())
 }
@@ -270,50 +301,6 @@ pub(super) fn within(app: &App, path: &Path) -> Result<PathBuf, ApiError> {
     )))
 }
 
-fn transfers(app: &App) -> Result<&Arc<Transfers>, Refusal> {
-    app.transfers.as_ref().ok_or_else(|| {
-        let hint = Remedy::add("adapters").words(&InJson);
-        let message = "this server was started without a folder of adapters";
-        Refusal::new(Kind::Forbidden, message).hint(hint)
-    })
-}
-
-/// Queue a transfer to the model that is served; its adapter goes into the folder of adapters, and
-/// live under `name`.
-fn start(app: &Arc<App>, name: String, mut request: Map<String, Value>) -> Result<Job, Refusal> {
-    let transfers = transfers(app)?;
-    check_name(&name, &app.name)?;
-    for (field, why) in [
-        ("target", "the target is the model that is served"),
-        ("out", "the adapter is put into the folder of adapters"),
-    ] {
-        if request.contains_key(field) {
-            let message = format!("leave {field:?} out: {why}");
-            return Err(Refusal::new(Kind::Input, message));
-        }
-    }
-    let whole = |path: &Path| {
-        let refuse = |error| Refusal::new(Kind::Internal, format!("{}: {error}", name_of(path)));
-        path.canonicalize().map_err(refuse)
-    };
-    let folder = whole(app.config.folder.as_deref().unwrap_or(Path::new(".")))?;
-    // Held until the transfer is queued, so that no two get the same file.
-    let _naming = app.naming.lock().unwrap_or_else(PoisonError::into_inner);
-    let out = free_name(&folder, &name, transfers);
-    request.insert("target".into(), text(&whole(&app.config.model)?)?.into());
-    request.insert("out".into(), text(&out)?.into());
-    let (owner, called) = (Arc::clone(app), name.clone());
-    let make_live = move |adapter| {
-        if owner.stopping.load(Ordering::SeqCst) {
-            return Err("the server is shutting down".into());
-        }
-        swap(&owner, &called, adapter, Terms::default())
-            .map(|number| number.to_string())
-            .map_err(|error| error.to_string())
-    };
-    transfers.start(&control::request(request)?, Some(name), make_live)
-}
-
 /// Refuse what is no name for an adapter, and the base's name.
 pub(super) fn check_name(name: &str, base: &str) -> Result<(), ApiError> {
     adapters::check_name(name)?;
@@ -323,28 +310,4 @@ pub(super) fn check_name(name: &str, base: &str) -> Result<(), ApiError> {
         )));
     }
     Ok(())
-}
-
-/// `NAME@1.gguf`, or the next number that neither lies in the folder nor is promised: nothing is
-/// overwritten.
-fn free_name(folder: &Path, name: &str, transfers: &Transfers) -> PathBuf {
-    let free = |path: &PathBuf| {
-        !path.exists()
-            && !path.with_extension("rejected.gguf").exists()
-            && !transfers.promises(path)
-    };
-    let mut all = (1_u64..).map(|number| folder.join(format!("{name}@{number}.gguf")));
-    all.find(free).expect("numbers do not end")
-}
-
-fn text(path: &Path) -> Result<&str, Refusal> {
-    path.to_str().ok_or_else(|| {
-        let message = format!("{}: the path is not UTF-8", name_of(path));
-        Refusal::new(Kind::Internal, message)
-    })
-}
-
-/// A file without the folders of this machine.
-fn name_of(path: &Path) -> String {
-    path.file_name().unwrap_or_default().display().to_string()
 }

@@ -141,6 +141,12 @@ impl ApiError {
         }
     }
 
+    pub(super) fn role() -> Self {
+        Self::forbidden(
+            "this key is for requests to models; adapters and transfers take one to manage with",
+        )
+    }
+
     pub(super) fn forbidden(message: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, "permission_error", message.into())
     }
@@ -199,6 +205,16 @@ impl ApiError {
             StatusCode::SERVICE_UNAVAILABLE,
             "unavailable_error",
             message,
+        )
+    }
+
+    pub(super) fn changed() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "unavailable_error",
+            "the file of the model was written to while it is served: replace files by rename, and \
+             restart the server"
+                .into(),
         )
     }
 

@@ -8,13 +8,32 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// How the folder of a transfer that has not ended is called, behind its output.
+const JOURNAL: &str = ".journal";
+
 /// What a folder holds.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Listing {
-    /// Names and files in the order in which they are to be loaded, two of a name at most.
-    pub adapters: Vec<(String, PathBuf)>,
+    /// Names, numbers and files, in order.
+    adapters: Vec<(String, u64, PathBuf)>,
     /// Files that can have no name, with the reason.
     pub left_out: Vec<(PathBuf, String)>,
+}
+
+impl Listing {
+    /// The names, each as often as it has files.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.adapters.iter().map(|(name, ..)| name.as_str())
+    }
+
+    /// The files of a name with their numbers, the last one last.
+    pub(super) fn of(&self, name: &str) -> impl DoubleEndedIterator<Item = (u64, &Path)> {
+        let files = self
+            .adapters
+            .iter()
+            .filter(move |(known, ..)| known == name);
+        files.map(|(_, number, path)| (*number, path.as_path()))
+    }
 }
 
 /// List a folder.
@@ -38,11 +57,7 @@ pub(super) fn list(folder: &Path) -> io::Result<Listing> {
         }
     }
     found.sort();
-    let same_name = found.chunk_by(|a, b| a.0 == b.0);
-    listing.adapters = same_name
-        .flat_map(|files| &files[files.len().saturating_sub(2)..])
-        .map(|(name, _, path)| (name.clone(), path.clone()))
-        .collect();
+    listing.adapters = found;
     Ok(listing)
 }
 
@@ -62,11 +77,41 @@ fn stem_of<'f>(path: &Path, file: &'f str) -> Option<&'f str> {
 ///
 /// fails: the folder cannot be read
 pub(super) fn find(folder: &Path, name: &str) -> io::Result<Option<PathBuf>> {
-    let files = list(folder)?.adapters.into_iter().rev();
-    Ok(files
-        .filter(|(known, _)| known == name)
-        .map(|(_, path)| path)
-        .next())
+    let listing = list(folder)?;
+    let last = listing.of(name).next_back();
+    Ok(last.map(|(_, path)| path.to_owned()))
+}
+
+/// What a transfer to this file is called where it was refused.
+pub(super) fn refused(out: &Path) -> PathBuf {
+    out.with_extension("rejected.gguf")
+}
+
+/// What a transfer to this file has done so far.
+pub(super) fn journal(out: &Path) -> PathBuf {
+    let mut name = out.file_name().unwrap_or_default().to_owned();
+    name.push(JOURNAL);
+    out.with_file_name(name)
+}
+
+/// Names and outputs of the transfers whose journals lie in a folder.
+///
+/// fails: it cannot be read
+pub(super) fn unfinished(folder: &Path) -> io::Result<Vec<(String, PathBuf)>> {
+    let whole = folder.canonicalize()?;
+    let mut found = Vec::new();
+    for entry in fs::read_dir(&whole)? {
+        let name = entry?.file_name();
+        let out = name.to_str().and_then(|name| name.strip_suffix(JOURNAL));
+        let stem = out.and_then(|out| out.strip_suffix(".gguf"));
+        if let Some((out, stem)) = out.zip(stem)
+            && !stem.starts_with('.')
+        {
+            found.push((numbered(stem).0.to_owned(), whole.join(out)));
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 /// `task@2` is the second file of `task`; a name without a number comes first.
@@ -84,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_two_of_a_name_are_listed_and_what_is_no_adapter_is_not() {
+    fn files_are_listed_by_name_and_number_and_what_is_no_adapter_is_not() {
         let folder = std::env::temp_dir().join(format!("translora-folder-{}", std::process::id()));
         fs::create_dir(&folder).expect("a new folder");
         let files = [
@@ -109,13 +154,14 @@ mod tests {
         assert_eq!(found, [Some(folder.join("b@10.gguf")), None]);
         fs::remove_dir_all(&folder).expect("ours");
         let right = [
-            ("a b,c", "a b,c.gguf"),
-            ("b", "b@2.gguf"),
-            ("b", "b@10.gguf"),
-            ("peft-v1.5", "peft-v1.5"),
-            ("é@one", "é@one.gguf"),
+            ("a b,c", 0, "a b,c.gguf"),
+            ("b", 0, "b.gguf"),
+            ("b", 2, "b@2.gguf"),
+            ("b", 10, "b@10.gguf"),
+            ("peft-v1.5", 0, "peft-v1.5"),
+            ("é@one", 0, "é@one.gguf"),
         ];
-        let right = right.map(|(name, file)| (name.to_owned(), folder.join(file)));
+        let right = right.map(|(name, number, file)| (name.to_owned(), number, folder.join(file)));
         assert_eq!(listing.adapters, right);
         assert_eq!(listing.left_out.len(), 1);
         assert_eq!(listing.left_out[0].0, odd);

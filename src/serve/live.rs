@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::error::ApiError;
-use crate::adapters::{Missing, Register};
+use super::state::{Loaded, Record};
+use crate::adapters::{Held, Missing, Place, Register};
 use crate::control::Effect;
 use crate::engine::host::{Conversations, Weights};
+use crate::record::ContentHash;
 
 /// One load of one adapter file. The number is never used again.
 #[derive(Clone)]
@@ -28,8 +30,22 @@ pub(super) struct Fresh {
 }
 
 impl Fresh {
-    /// Refuse what changes no answer, unless that is wanted.
-    pub(super) fn check(&self, force: bool) -> Result<(), ApiError> {
+    fn numbered(self, number: u64) -> Generation {
+        Generation {
+            number,
+            path: self.path,
+            weights: self.weights,
+            effect: self.effect,
+        }
+    }
+
+    /// Refuse what was made for another base, and what changes no answer, unless that is wanted.
+    ///
+    /// `base`: the hash of the one that is served
+    pub(super) fn check(&self, base: ContentHash, force: bool) -> Result<(), ApiError> {
+        if !force {
+            self.weights.check_base(&self.path, base)?;
+        }
         if force || !self.effect.is_some_and(|effect| effect.is_none()) {
             return Ok(());
         }
@@ -90,11 +106,14 @@ pub(super) fn generation(key: &Key) -> String {
 }
 
 /// What a server keeps of an adapter besides its generations.
+#[derive(Clone)]
 struct Extra {
     /// llama-server's number for it.
     id: usize,
     /// How strongly it works on requests that name no adapter.
     scale: f32,
+    /// The command line names its file, at every start.
+    pinned: bool,
 }
 
 /// An adapter's place under its name.
@@ -109,13 +128,15 @@ pub(super) struct Named<'r> {
 }
 
 /// The adapters of one server.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Registry {
     register: Register<Generation>,
     extras: BTreeMap<String, Extra>,
     next_id: usize,
     /// Names that were unloaded and are not to come back from the folder by themselves.
     unloaded: BTreeSet<String>,
+    /// What is kept of names that answer nothing now: their file is damaged, or of another base.
+    waiting: BTreeMap<String, Record>,
     pub swaps: u64,
     pub rollbacks: u64,
     /// Files that were found and left out, with the reason.
@@ -140,23 +161,116 @@ impl Registry {
             )));
         }
         self.unloaded.remove(name);
+        self.waiting.remove(name);
         let number = self.register.next();
-        let generation = Generation {
-            number,
-            path: fresh.path,
-            weights: fresh.weights,
-            effect: fresh.effect,
-        };
+        let generation = fresh.numbered(number);
         // What requests still run under lives as long as they do.
         drop(self.register.commit(name, generation, None));
         if known {
             self.swaps += 1;
         } else {
             let id = self.next_id;
-            self.extras.insert(name.to_owned(), Extra { id, scale });
+            let pinned = false;
+            let extra = Extra { id, scale, pinned };
+            self.extras.insert(name.to_owned(), extra);
             self.next_id += 1;
         }
         Ok(number)
+    }
+
+    /// Bring a name back as an earlier process kept it.
+    pub(super) fn restore(
+        &mut self,
+        name: &str,
+        scale: f32,
+        live: (u64, Fresh),
+        previous: Option<(u64, Fresh)>,
+    ) {
+        let held = |(generation, fresh): (u64, Fresh)| Held {
+            generation,
+            what: fresh.numbered(generation),
+        };
+        let place = Place {
+            live: held(live),
+            previous: previous.map(held),
+        };
+        self.register.restore(name, place);
+        let (id, pinned) = (self.next_id, false);
+        self.extras
+            .insert(name.to_owned(), Extra { id, scale, pinned });
+        self.next_id += 1;
+    }
+
+    /// Go on where an earlier process ended: numbers of generations, and names that were unloaded.
+    pub(super) fn go_on(&mut self, generation: u64, unloaded: BTreeSet<String>) {
+        self.register.skip(generation);
+        self.unloaded = unloaded;
+    }
+
+    /// The command line names the file of an adapter: nothing else is live under the name after a
+    /// start.
+    pub(super) fn pin(&mut self, name: &str) {
+        if let Some(extra) = self.extras.get_mut(name) {
+            extra.pinned = true;
+        }
+    }
+
+    /// Keep what an earlier process knew of a name that answers nothing now.
+    pub(super) fn wait(&mut self, name: &str, record: Record) {
+        self.waiting.insert(name.to_owned(), record);
+    }
+
+    /// What is kept of a name that answers nothing now.
+    pub(super) fn waits(&self, name: &str) -> Option<&Record> {
+        self.waiting.get(name)
+    }
+
+    /// What is to be kept of every name, and the names that were unloaded. Files are named from
+    /// `folders` on, which are names of one folder. `newest` says which number the last file of a name has.
+    pub(super) fn kept(
+        &self,
+        folders: &[PathBuf],
+        newest: impl Fn(&str) -> u64,
+    ) -> (BTreeMap<String, Record>, BTreeSet<String>) {
+        let of = |held: &Held<Generation>| {
+            let path = held.what.path.as_path();
+            let mut inside = folders
+                .iter()
+                .filter_map(|folder| path.strip_prefix(folder).ok());
+            Loaded {
+                generation: held.generation,
+                file: inside.next().unwrap_or(path).to_owned(),
+                sha256: held.what.weights.hash,
+            }
+        };
+        let mut all = self.waiting.clone();
+        let places = self.register.places();
+        all.extend(places.filter_map(|(name, place)| {
+            let extra = self.extras.get(name).filter(|extra| !extra.pinned)?;
+            let record = Record {
+                live: of(&place.live),
+                previous: place.previous.as_ref().map(of),
+                scale: extra.scale,
+                newest: newest(name),
+            };
+            Some((name.clone(), record))
+        }));
+        (all, self.unloaded.clone())
+    }
+
+    /// Count the names that answer.
+    pub(super) fn len(&self) -> usize {
+        self.register.len()
+    }
+
+    /// Use up a number.
+    pub(super) fn go_past(&mut self) {
+        self.register.skip(self.register.next());
+    }
+
+    /// The number of the last generation.
+    pub(super) fn last(&self) -> u64 {
+        self.register.next() - 1
     }
 
     /// Compare what is live under a name with what a client believes; 0 is nothing but the base.
@@ -191,9 +305,11 @@ impl Registry {
 
     /// fails: an unknown name.
     pub(super) fn unload(&mut self, name: &str) -> Result<(), ApiError> {
-        self.register
-            .unload(name)
-            .map_err(|what| missing(what, name))?;
+        if self.waiting.remove(name).is_none() {
+            self.register
+                .unload(name)
+                .map_err(|what| missing(what, name))?;
+        }
         self.extras.remove(name);
         self.unloaded.insert(name.to_owned());
         Ok(())

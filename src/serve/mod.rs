@@ -12,6 +12,7 @@ use crate::engine::{ChatOptions, MemoryOptions};
 use crate::jobs;
 
 mod backend;
+mod base;
 mod effect;
 mod error;
 mod folder;
@@ -24,7 +25,10 @@ mod meters;
 pub mod sampler;
 mod server;
 mod slots;
+mod start;
+mod state;
 mod text;
+mod transfers;
 mod worker;
 
 pub use error::ServeError;
@@ -48,14 +52,22 @@ pub struct Config {
     /// more may be loaded while the server runs. What cannot be loaded is reported and left out.
     /// Transfers put their adapters there. None: neither.
     pub folder: Option<PathBuf>,
+    /// Transfers that ended with the server are taken up at its start.
+    pub resume_transfers: bool,
     /// How transfers run. There are some where there is a folder for their adapters.
     pub jobs: jobs::Config,
     /// Addresses to listen on.
     pub hosts: Vec<String>,
     /// 0: one that is free.
     pub port: u16,
-    /// What clients must send, one of them; none: anybody is answered.
+    /// What clients must send, one of them; none, and no `admin_keys`: anybody is answered.
     pub api_keys: Vec<String>,
+    /// What clients must send that exchange adapters or run transfers; none: `api_keys` do for that,
+    /// too.
+    pub admin_keys: Vec<String>,
+    /// Folders whose files a transfer may name; none: those of the adapters, of the model, and of
+    /// kept prompts.
+    pub inputs: Vec<PathBuf>,
     /// Origins of web pages that may send requests, or `*`; none by default.
     pub origins: Vec<String>,
     /// Requests that run side by side.
@@ -89,6 +101,13 @@ pub struct Config {
     pub harvest: Option<Keeping>,
     /// What is refused as too large, too long or too many.
     pub limits: Limits,
+}
+
+impl Config {
+    /// Whether clients need a key.
+    fn has_keys(&self) -> bool {
+        !(self.api_keys.is_empty() && self.admin_keys.is_empty())
+    }
 }
 
 pub use crate::control::Say;

@@ -1,7 +1,8 @@
 //! Starts the threads of a server and ends them.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
@@ -12,18 +13,20 @@ use futures_util::future::OptionFuture;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::backend::check_name;
 use super::effect::Probe;
 use super::error::{SLOT_TOKENS_MIN, ServeError};
-use super::folder;
 use super::harvest::Writer;
 use super::http::{App, inside};
-use super::live::{Fresh, Registry};
+use super::live::Registry;
+use super::start::Loader;
+use super::state::Store;
+use super::transfers;
 use super::worker::{self, Board, Command};
 use super::{Config, Say};
-use crate::control::{Door, OpenDoor};
-use crate::engine::host::{Decoder, Host};
-use crate::engine::{Engine, EngineError, OpenOptions};
+use crate::control::{Door, Inputs, OpenDoor};
+use crate::engine::host::{Host, Hosted};
+use crate::engine::watch::Watched;
+use crate::engine::{Engine, OpenOptions};
 use crate::record::Clock;
 
 /// Threads that answer clients; the model has its own.
@@ -56,6 +59,7 @@ impl Server {
         if context > 0 && context / slots < SLOT_TOKENS_MIN {
             return Err(ServeError::Context { context, slots });
         }
+        let inputs = inputs(&config)?;
         let options = OpenOptions {
             threads: config.threads,
             gpu_layers: config.gpu_layers,
@@ -65,29 +69,23 @@ impl Server {
             memory: config.memory,
             chat: config.chat.clone(),
         };
+        let base = Watched::open(&config.model);
         let mut hosted = engine.host(&config.model, &options, config.slots)?;
         introduce(&*hosted.host, &say);
         let name = model_name(&config, &hosted.host.info().name);
-        let mut loader = Loader {
-            host: &*hosted.host,
-            decoder: &mut *hosted.decoder,
-            probe: Probe::new(&*hosted.host)?,
-            config: &config,
-            base: &name,
-            say: &say,
-        };
-        let registry = loader.load()?;
-        let probe = loader.probe;
+        let (registry, store, probe) = adapters(&mut hosted, &config, &name, &say)?;
         let keeping = config.harvest.as_ref();
         let kept = keeping.map(|keeping| Writer::start(keeping, Arc::clone(&clock), &say));
         let (writer, keeper) = kept.transpose()?.unzip();
         let (sender, commands) = mpsc::channel();
         let board = Arc::new(Board::new(&name));
         let app = Arc::new(App::new(
-            config,
+            (config, inputs),
             name,
             Arc::clone(&hosted.host),
             registry,
+            store,
+            base,
             sender,
             Arc::clone(&board),
             Arc::clone(&clock),
@@ -118,6 +116,9 @@ impl Server {
             door: None,
         };
         server.listen()?;
+        if server.app.config.resume_transfers {
+            transfers::resume(&server.app);
+        }
         Ok(server)
     }
 
@@ -132,7 +133,7 @@ impl Server {
             })?;
             // A free port is chosen once.
             port = address.port();
-            if !address.ip().is_loopback() && self.app.config.api_keys.is_empty() {
+            if !address.ip().is_loopback() && !self.app.config.has_keys() {
                 (self.app.say)(&format!(
                     "warning: whoever reaches {address} may send requests and exchange adapters; an API key lets in only those who have it"
                 ));
@@ -215,6 +216,9 @@ impl Server {
         if let Some(writer) = self.writer.take() {
             writer.end();
         }
+        if let Some(store) = &self.app.store {
+            store.release();
+        }
     }
 }
 
@@ -223,6 +227,27 @@ impl Drop for Server {
         self.app.stopping.store(true, Ordering::SeqCst);
         self.end();
     }
+}
+
+/// The folders whose files a transfer may name.
+///
+/// fails: one of them is not there
+fn inputs(config: &Config) -> Result<Inputs, ServeError> {
+    let folders = if config.inputs.is_empty() {
+        let model = match config.model.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let kept = config.harvest.as_ref().map(|keeping| &keeping.folder);
+        let usual = config
+            .folder
+            .iter()
+            .chain(kept.filter(|folder| folder.exists()));
+        usual.cloned().chain([model.to_owned()]).collect()
+    } else {
+        config.inputs.clone()
+    };
+    Inputs::new(folders).map_err(|(path, source)| ServeError::Folder { path, source })
 }
 
 /// Say what is to be known of the model.
@@ -238,126 +263,28 @@ fn introduce(host: &dyn Host, say: &Say) {
     }
 }
 
-/// Loads the adapters of the start.
-struct Loader<'s> {
-    host: &'s dyn Host,
-    decoder: &'s mut dyn Decoder,
-    probe: Probe,
-    config: &'s Config,
-    /// What the base is called.
-    base: &'s str,
-    say: &'s Say,
-}
-
-impl Loader<'_> {
-    /// Load what the configuration names, and what lies in the folder.
-    ///
-    /// fails: a named adapter does not load or changes no answer, two have one name, one has the
-    /// base's, or the folder cannot be read
-    fn load(&mut self) -> Result<Registry, ServeError> {
-        let config = self.config;
-        let mut registry = Registry::default();
-        let most = config.limits.adapters_max;
-        for (name, path, scale) in &config.adapters {
-            let refuse = |reason: String| ServeError::Adapter {
-                name: name.clone(),
-                reason,
-            };
-            let named = check_name(name, self.base).map_err(|error| refuse(error.to_string()));
-            named?;
-            if registry.get(name).is_some() {
-                return Err(refuse("two adapters are called so".into()));
-            }
-            let fresh = self.read(path)?;
-            let checked = fresh.check(config.force);
-            checked.map_err(|error| refuse(error.to_string()))?;
-            self.warn(name, &fresh);
-            registry
-                .commit(name, fresh, *scale, most)
-                .map_err(|error| refuse(error.to_string()))?;
-        }
-        let Some(folder) = &config.folder else {
-            return Ok(registry);
-        };
-        let listing = folder::list(folder).map_err(|source| ServeError::Folder {
-            path: folder.clone(),
-            source,
-        })?;
-        let mut left_out = listing.left_out;
-        for (name, path) in listing.adapters {
-            let same = |(named, file, _): &(String, PathBuf, f32)| {
-                *named == name && is_same_file(file, &path)
-            };
-            if config.adapters.iter().any(same) {
-                continue;
-            }
-            // The others answer all the same: a copy that was cut must not keep a box down.
-            if let Err(reason) = self.load_found(&mut registry, &name, &path) {
-                left_out.push((path, reason));
-            }
-        }
-        for (path, reason) in left_out {
-            let file = path.display().to_string();
-            let named = reason.contains(&file);
-            (self.say)(&if named {
-                format!("warning: left out: {reason}")
-            } else {
-                format!("warning: left out: {file}: {reason}")
-            });
-            registry.leave_out(path, reason);
-        }
-        Ok(registry)
-    }
-
-    /// Load a file that lies in the folder; the reason where that is not possible.
-    fn load_found(
-        &mut self,
-        registry: &mut Registry,
-        name: &str,
-        path: &Path,
-    ) -> Result<(), String> {
-        check_name(name, self.base).map_err(|error| error.to_string())?;
-        if self.config.adapters.iter().any(|(named, ..)| named == name) {
-            return Err(format!("another file is served as {name:?}"));
-        }
-        let fresh = self.read(path).map_err(|error| error.to_string())?;
-        let checked = fresh.check(self.config.force);
-        checked.map_err(|error| error.to_string())?;
-        self.warn(name, &fresh);
-        let most = self.config.limits.adapters_max;
-        let committed = registry.commit(name, fresh, 0.0, most);
-        committed.map(drop).map_err(|error| error.to_string())
-    }
-
-    /// Load a file, and compare it with the base.
-    fn read(&mut self, path: &Path) -> Result<Fresh, EngineError> {
-        let weights = self.host.load(path)?;
-        let effect = self.probe.effect(self.decoder, &weights)?;
-        Ok(Fresh {
-            path: whole(path),
-            weights,
-            effect,
-        })
-    }
-
-    /// Say what was loaded although it does nothing.
-    fn warn(&self, name: &str, fresh: &Fresh) {
-        if fresh.effect.is_some_and(|effect| effect.is_none()) {
-            (self.say)(&format!(
-                "warning: adapter {name:?} changes no answer, and is loaded because the start forces it"
-            ));
-        }
-    }
-}
-
-fn is_same_file(a: &Path, b: &Path) -> bool {
-    let same = a.canonicalize().ok().zip(b.canonicalize().ok());
-    same.is_some_and(|(a, b)| a == b)
-}
-
-/// The path from the root, so that a client may send it back.
-fn whole(path: &Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+/// The adapters of the start, and where it is kept what is live.
+fn adapters(
+    hosted: &mut Hosted,
+    config: &Config,
+    name: &str,
+    say: &Say,
+) -> Result<(Registry, Option<Arc<Store>>, Probe), ServeError> {
+    let store = config.folder.as_deref().map(Store::open);
+    let (store, notes) = store.unzip();
+    notes.iter().flatten().for_each(|note| say(note));
+    let store = store.map(Arc::new);
+    let mut loader = Loader {
+        host: &*hosted.host,
+        decoder: &mut *hosted.decoder,
+        probe: Probe::new(&*hosted.host)?,
+        config,
+        base: name,
+        say,
+        elsewhere: BTreeSet::new(),
+    };
+    let registry = loader.load(store.as_deref())?;
+    Ok((registry, store, loader.probe))
 }
 
 /// What the base is called.

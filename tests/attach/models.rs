@@ -294,6 +294,10 @@ fn rename(
     let gguf = Gguf::parse(&bytes).expect("sound");
     let mut writer = Writer::new();
     for (key, value) in gguf.metadata() {
+        // What it is made for is another file from here on.
+        if key.starts_with("translora.") && key.ends_with(".sha256") {
+            continue;
+        }
         let renamed = key
             .strip_prefix("qwen3.")
             .map_or_else(|| key.to_owned(), |rest| format!("{architecture}.{rest}"));
@@ -354,8 +358,12 @@ pub fn bad(set: &Set, folder: &Path) -> Vec<(PathBuf, &'static str)> {
             tensor.shape[0] /= 2;
         }
     });
+    let mut moved = Writer::copy_of(&gguf);
+    moved.set("translora.target.sha256", "0123456789abcdef".repeat(4));
+    let moved = write("moved.gguf", &moved.to_bytes().expect("a small file"));
     vec![
         (half, "half.gguf"),
+        (moved, "was made for a base with SHA-256 0123456789ab"),
         (text, "text.gguf"),
         (other, "is for a base of architecture"),
         (not_a_number, "NaN"),

@@ -47,6 +47,13 @@ fn the_machine_is_told() {
     let (code, report) = doctor(None);
     assert_eq!(code, 0, "{report}");
     let machine = &report["machine"];
+    for sandbox in ["sandbox_files", "sandbox_calls"] {
+        assert!(
+            machine[sandbox]
+                .as_str()
+                .is_some_and(|words| !words.is_empty())
+        );
+    }
     assert!(machine["cores"].as_u64().is_some_and(|n| n > 0));
     assert!(
         machine["processor"]

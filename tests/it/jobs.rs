@@ -184,6 +184,39 @@ fn a_job_runs_in_a_worker_and_tells_all_of_it() {
     assert!(jobs.list().is_empty());
 }
 
+/// What the system says of a worker at work. What the sandbox refuses is tried in `ffi/system`.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_worker_gains_no_rights_and_makes_few_system_calls() {
+    let (world, lora) = trained();
+    let jobs = jobs(config());
+    let id = start(&jobs, &request(&world, &lora, "new.gguf"));
+    let worker = working(&jobs, id, Stage::Generate);
+    let of = |process: &str| {
+        let status = std::fs::read_to_string(format!("/proc/{process}/status"));
+        let status = status.expect("it runs");
+        ["NoNewPrivs:", "Seccomp:"].map(|name| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.map(|value| value.trim().to_owned())
+        })
+    };
+    let [_, own] = of("self");
+    let [rights, calls] = of(&worker.to_string());
+    if own.is_none() {
+        crate::skipped("this kernel has no seccomp");
+        return;
+    }
+    assert_eq!(
+        (rights.as_deref(), calls.as_deref()),
+        (Some("1"), Some("2"))
+    );
+    let environment = std::fs::read(format!("/proc/{worker}/environ"));
+    let environment = environment.expect("it is ours");
+    assert!(!String::from_utf8_lossy(&environment).contains("_KEY="));
+    jobs.cancel(id).expect("it runs");
+    ended(&jobs, id);
+}
+
 /// source: proc(5), the fields after the name: the 3rd of all is the first, the 41st the scheduling
 /// policy, which is 5 for `SCHED_IDLE`
 #[test]

@@ -28,6 +28,7 @@ mod pipeline;
 #[cfg(feature = "ggml")]
 mod real;
 mod refusals;
+mod renderer;
 mod request;
 mod serve;
 mod source;

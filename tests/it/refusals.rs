@@ -24,6 +24,11 @@ type Bad = (
 
 const BAD: &[Bad] = &[
     (
+        "layers that the target has not",
+        |_, p| p.training.shape.layers = "100..200".parse().ok(),
+        &["no layers to choose from"],
+    ),
+    (
         "a missing source",
         |w, p| p.source = w.path("no.json"),
         &["no.json"],
@@ -223,13 +228,7 @@ fn a_resume_with_another_plan_or_other_inputs_is_refused() {
     let file = world.path("new.gguf.journal/generate.0.jsonl");
     let kept = fs::read(&file).unwrap();
     fs::write(&file, &kept[..kept.len() / 2]).unwrap();
-    let error = transfer(&resume).unwrap_err();
-    assert!(
-        error.to_string().contains("generate.0.jsonl: damaged"),
-        "{error}"
-    );
-    assert!(error.remedy().is_some(), "{error}");
-    fs::write(&file, kept).unwrap();
+    // A damaged stage is done again.
     assert_eq!(transfer(&resume).unwrap().verdict, Verdict::Accept);
 }
 

@@ -39,7 +39,7 @@ sha2:                src/record/
 rand_chacha:         src/record/
 crossbeam_channel:   src/pipeline/ src/jobs/ src/bin/
 rustix:              src/jobs/ src/serve/backend.rs src/control/
-                     src/bin/translora/attach.rs
+                     src/bin/translora/attach.rs src/engine/renderer.rs
 unicode_properties:  src/filter/
 unicode_script:      src/filter/
 clap:                src/bin/
@@ -72,7 +72,8 @@ translora_gguf:      src/kit/ src/adapters/ src/publish/ src/pipeline/ src/engin
 translora_lora:      src/kit/ src/adapters/ src/engine/ src/pipeline/inspect
 translora_harvest:   src/kit/ src/serve/ src/bin/
 translora_llama:     src/engine/ggml
-translora_system:    src/jobs/
+translora_system:    src/jobs/ src/engine/renderer.rs src/bin/translora/doctor
+                     src/bin/translora/main.rs
 translora_train:     src/engine/ggml
 ";
 
@@ -86,7 +87,9 @@ const FILES: &[&str] = &[
     "src/fetch/",
     "src/bin/",
     "src/jobs/worker",
+    "src/control/inputs",
     "src/serve/folder",
+    "src/serve/state",
 ];
 
 /// Workspace member → members it may depend on (development and build dependencies too).

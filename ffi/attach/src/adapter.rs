@@ -1,15 +1,18 @@
 //! Takes an adapter file in: a private copy in memory, read and checked before the server's
 //! libllama sees it.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
-use translora_gguf::{Header, read_file};
+use translora_gguf::{Header, Parts, read_file};
 use translora_lora::{Base, Foreign, ForeignError, Lora, LoraError};
 
 use crate::error::AttachError;
@@ -36,16 +39,21 @@ pub struct Prepared {
 impl Prepared {
     /// Read and check a file.
     ///
-    /// fails: the file is no sound LoRA adapter, or fits no model of this process
-    pub fn read(path: &Path) -> Result<Self, AttachError> {
+    /// fails: the file is no sound LoRA adapter, fits no model of this process, or was made for
+    /// another, unless `force` says that it may
+    pub fn read(path: &Path, force: bool) -> Result<Self, AttachError> {
         let name = path.display().to_string();
         let adapter = || name.clone();
         let bytes = read(path)?;
         if !faults::on("checks") {
-            check(&bytes, &bases()?).map_err(|source| AttachError::Unsound {
+            let unsound = |source| AttachError::Unsound {
                 adapter: adapter(),
                 source,
-            })?;
+            };
+            let (lora, model) = check(&bytes, &bases()?).map_err(unsound)?;
+            if lora.made_for().is_some() && !force {
+                lora.is_for(&served(&model)?).map_err(unsound)?;
+            }
         }
         let sha256 = hex(&Sha256::digest(&bytes));
         let copy = sealed_copy(&bytes).map_err(|source| AttachError::Memory {
@@ -94,14 +102,22 @@ fn read(path: &Path) -> Result<Vec<u8>, AttachError> {
 
 /// SHA-256 of a file, in hexadecimal.
 pub fn sha256_of(path: &Path) -> Option<String> {
-    let mut file = File::open(path).ok()?;
+    sha256_of_all(&[path.to_owned()])
+}
+
+/// SHA-256 of files, one behind another.
+fn sha256_of_all(paths: &[PathBuf]) -> Option<String> {
     let (mut hash, mut piece) = (Sha256::new(), vec![0; 1 << 20]);
-    loop {
-        match file.read(&mut piece).ok()? {
-            0 => return Some(hex(&hash.finalize())),
-            n => hash.update(&piece[..n]),
+    for path in paths {
+        let mut file = File::open(path).ok()?;
+        loop {
+            match file.read(&mut piece).ok()? {
+                0 => break,
+                n => hash.update(&piece[..n]),
+            }
         }
     }
+    Some(hex(&hash.finalize()))
 }
 
 /// Bytes in hexadecimal.
@@ -109,27 +125,87 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Check an adapter, and that it fits one of these bases.
-fn check(bytes: &[u8], bases: &[Base]) -> Result<(), LoraError> {
+/// Check an adapter, and find the one of these bases that it fits.
+fn check(bytes: &[u8], bases: &[(PathBuf, Base)]) -> Result<(Lora, PathBuf), LoraError> {
     let lora = Lora::read(bytes)?;
-    let mut fits = bases.iter().map(|base| lora.fits(base));
-    let first = fits.next().unwrap_or(Ok(()));
-    if first.is_ok() || fits.any(|fits| fits.is_ok()) {
-        Ok(())
-    } else {
-        first
+    let mut first = None;
+    for (path, base) in bases {
+        match lora.fits(base) {
+            Ok(()) => return Ok((lora, path.clone())),
+            Err(error) => _ = first.get_or_insert(error),
+        }
     }
+    let nothing = LoraError::Nothing {
+        reason: "there is no base",
+    };
+    Err(first.unwrap_or(nothing))
+}
+
+/// What tells a file from one that was put in its place, or written to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    written: (i64, i64),
+}
+
+/// A model of this process as it was when the server began to answer.
+struct Served {
+    stamp: Option<Stamp>,
+    /// Of the files, where it was wanted.
+    sha256: Option<String>,
+}
+
+static SERVED: Mutex<BTreeMap<PathBuf, Served>> = Mutex::new(BTreeMap::new());
+
+fn stamp(path: &Path) -> Option<Stamp> {
+    let found = path.metadata().ok()?;
+    Some(Stamp {
+        device: found.dev(),
+        inode: found.ino(),
+        bytes: found.len(),
+        written: (found.mtime(), found.mtime_nsec()),
+    })
+}
+
+/// Remember the models as they are: the server has just opened them.
+pub fn remember_models() {
+    let mut known = SERVED.lock().unwrap_or_else(PoisonError::into_inner);
+    for path in models() {
+        let stamp = stamp(&path);
+        let sha256 = None;
+        known.entry(path).or_insert(Served { stamp, sha256 });
+    }
+}
+
+/// SHA-256 of a model that is served, of all its parts.
+///
+/// fails: the file is another than when the server began, or cannot be read
+fn served(model: &Path) -> Result<String, AttachError> {
+    let failed = || AttachError::Replaced {
+        model: model.to_owned(),
+    };
+    remember_models();
+    let mut known = SERVED.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = known.get_mut(model).ok_or_else(failed)?;
+    if known.stamp.is_none() || stamp(model) != known.stamp {
+        return Err(failed());
+    }
+    if known.sha256.is_none() {
+        let files = Parts::files(model, HEADER_BYTES_MAX).map_err(|_| failed())?;
+        known.sha256 = Some(sha256_of_all(&files).ok_or_else(failed)?);
+    }
+    known.sha256.clone().ok_or_else(failed)
 }
 
 /// The base models of this process: the file that its command line or its environment names as the
 /// model, else every model that it has mapped into memory.
 ///
 /// fails: none is found, so that nothing can be compared
-fn bases() -> Result<Vec<Base>, AttachError> {
-    let bases: Vec<Base> = models()
-        .iter()
-        .filter_map(|path| Base::open(path).ok())
-        .collect();
+fn bases() -> Result<Vec<(PathBuf, Base)>, AttachError> {
+    let open = |path: PathBuf| Base::open(&path).ok().map(|base| (path, base));
+    let bases: Vec<(PathBuf, Base)> = models().into_iter().filter_map(open).collect();
     if bases.is_empty() {
         return Err(AttachError::NoModel);
     }
@@ -241,11 +317,33 @@ mod tests {
         writer.to_bytes().expect("a small file")
     }
 
-    fn base(wide: u64) -> Base {
-        Base::new(
-            "llama".into(),
-            [("blk.0.attn_q.weight".to_owned(), [wide, 4, 1])],
-        )
+    fn base(wide: u64) -> (PathBuf, Base) {
+        let shapes = [("blk.0.attn_q.weight".to_owned(), [wide, 4, 1])];
+        let path = format!("{wide}.gguf").into();
+        (path, Base::new("llama".into(), shapes))
+    }
+
+    #[test]
+    fn a_model_that_was_replaced_has_no_hash() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let model = folder.path().join("model.gguf");
+        std::fs::write(&model, "one").expect("writable");
+        let remember = |path: &Path| {
+            let of = Served {
+                stamp: stamp(path),
+                sha256: None,
+            };
+            let mut all = SERVED.lock().unwrap_or_else(PoisonError::into_inner);
+            all.insert(path.to_owned(), of);
+        };
+        remember(&model);
+        let right = hex(&Sha256::digest(b"one"));
+        assert_eq!(served(&model).expect("it is as it was"), right);
+        let aside = folder.path().join("new");
+        std::fs::write(&aside, "two").expect("writable");
+        std::fs::rename(&aside, &model).expect("writable");
+        let error = served(&model).expect_err("another file");
+        assert!(error.to_string().contains("was replaced"), "{error}");
     }
 
     #[test]
@@ -261,7 +359,8 @@ mod tests {
     #[test]
     fn it_must_be_sound_and_fit_one_of_the_models() {
         assert!(check(&adapter(2.0), &[base(4)]).is_ok());
-        assert!(check(&adapter(2.0), &[base(8), base(4)]).is_ok());
+        let found = check(&adapter(2.0), &[base(8), base(4)]).expect("it fits the second");
+        assert_eq!(found.1, Path::new("4.gguf"));
         let error = check(&adapter(2.0), &[base(8)]).expect_err("another width");
         assert!(error.is_about_the_base(), "{error}");
         let error = check(&adapter(0.0), &[base(4)]).expect_err("alpha is zero");
@@ -273,9 +372,9 @@ mod tests {
         // The test program has mapped none.
         assert_eq!(mapped_files(), Vec::<PathBuf>::new());
         assert!(bases().is_err());
-        let error = Prepared::read(Path::new("no-such-file.gguf")).expect_err("there is none");
+        let error = Prepared::read(Path::new("no-such-file.gguf"), false).expect_err("there is none");
         assert!(error.to_string().contains("no-such-file.gguf"), "{error}");
-        let error = Prepared::read(&std::env::temp_dir()).expect_err("a folder");
+        let error = Prepared::read(&std::env::temp_dir(), false).expect_err("a folder");
         assert!(error.to_string().contains("a folder"), "{error}");
     }
 }

@@ -84,7 +84,7 @@ pub struct Load {
     /// Refuse where another generation is live; 0: where one is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_generation: Option<Expected>,
-    /// Load it although it changes no answer.
+    /// Load it although it changes no answer, or was made for another base.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub force: Option<bool>,
 }

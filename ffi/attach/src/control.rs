@@ -1,7 +1,8 @@
 //! Takes commands on a unix socket: one [`Command`] a line in, one [`Answer`] out.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -19,9 +20,11 @@ use crate::words;
 use crate::jobs;
 use crate::log::say;
 
-const LINE_BYTES_MAX: u64 = 64 << 10;
+const LINE_BYTES_MAX: usize = 64 << 10;
 const CLIENTS_MAX: usize = 8;
-const IDLE_SECONDS_MAX: u64 = 600;
+/// Time for a whole line, from the beginning of the connection or the answer before it. So that
+/// nobody keeps a place who sends nothing, or half a command.
+const LINE_WAIT: Duration = Duration::from_secs(30);
 
 static QUEUE: OnceLock<SyncSender<Order>> = OnceLock::new();
 static SOCKET: Mutex<Option<PathBuf>> = Mutex::new(None);
@@ -176,6 +179,10 @@ fn accept(listener: &UnixListener) {
             std::thread::sleep(Duration::from_millis(100));
             continue;
         };
+        // The mode of the socket says so already; a folder or a container may be lent to others.
+        if !peer(&stream).is_ok_and(may_command) {
+            continue;
+        }
         if CLIENTS.fetch_add(1, Ordering::Relaxed) >= CLIENTS_MAX {
             CLIENTS.fetch_sub(1, Ordering::Relaxed);
             // The client may be gone; then nobody wants to know.
@@ -196,25 +203,21 @@ fn accept(listener: &UnixListener) {
 }
 
 fn converse(stream: &UnixStream) -> std::io::Result<()> {
-    stream.set_read_timeout(Some(Duration::from_secs(IDLE_SECONDS_MAX)))?;
+    stream.set_write_timeout(Some(LINE_WAIT))?;
     let mut lines = BufReader::new(stream);
     loop {
-        let mut line = Vec::new();
-        let read = lines
-            .by_ref()
-            .take(LINE_BYTES_MAX)
-            .read_until(b'\n', &mut line)?;
-        if read == 0 {
+        let line = line(&mut lines, LINE_WAIT)?;
+        if line.is_empty() {
             return Ok(());
         }
-        let whole = line.last() == Some(&b'\n') || (read as u64) < LINE_BYTES_MAX;
+        let whole = line.last() == Some(&b'\n') || line.len() < LINE_BYTES_MAX;
         let result = if whole {
             serde_json::from_slice(&line)
                 .map_err(AttachError::Command)
                 .and_then(carry)
         } else {
             Err(AttachError::Line {
-                bytes_max: LINE_BYTES_MAX,
+                bytes_max: LINE_BYTES_MAX as u64,
             })
         };
         let mut out = stream;
@@ -223,6 +226,59 @@ fn converse(stream: &UnixStream) -> std::io::Result<()> {
             return Ok(());
         }
     }
+}
+
+/// A line with its end, which has to come within `wait`; less where the connection ends or the line
+/// is too long.
+fn line(lines: &mut BufReader<&UnixStream>, wait: Duration) -> std::io::Result<Vec<u8>> {
+    let (begun, mut line) = (now(), Vec::new());
+    loop {
+        let left = wait.saturating_sub(begun.elapsed());
+        if left.is_zero() {
+            return Err(std::io::ErrorKind::TimedOut.into());
+        }
+        lines.get_ref().set_read_timeout(Some(left))?;
+        let part = lines.fill_buf()?;
+        let end = part.iter().position(|byte| *byte == b'\n');
+        let room = LINE_BYTES_MAX - line.len();
+        let taken = end.map_or(part.len(), |end| end + 1).min(room);
+        line.extend_from_slice(&part[..taken]);
+        lines.consume(taken);
+        if taken == 0 || line.last() == Some(&b'\n') || line.len() == LINE_BYTES_MAX {
+            return Ok(line);
+        }
+    }
+}
+
+/// The user of the process at the other end, as it was when it connected.
+fn peer(stream: &UnixStream) -> std::io::Result<u32> {
+    let mut found = libc::ucred {
+        pid: 0,
+        uid: 0,
+        gid: 0,
+    };
+    let mut bytes = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: the descriptor is open while the stream is borrowed; the system writes at most so many
+    // bytes into `found`, which outlives the call.
+    let done = unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut found).cast(),
+            &raw mut bytes,
+        )
+    };
+    match done {
+        0 => Ok(found.uid),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
+/// Commands are for the user of this process, and for root, who may do everything anyway.
+fn may_command(user: u32) -> bool {
+    // SAFETY: reads a number.
+    user == 0 || user == unsafe { libc::geteuid() }
 }
 
 fn send(mut out: impl Write, result: Result<Reply, AttachError>) -> std::io::Result<()> {
@@ -273,7 +329,7 @@ fn exchange(command: Command) -> Result<Reply, AttachError> {
             check(&load)?;
             let expected = load.expected_generation.map(|expected| expected.0);
             lock().expect(expected)?;
-            let prepared = Prepared::read(&load.path)?;
+            let prepared = Prepared::read(&load.path, load.force.unwrap_or(false))?;
             words::check(&load.path)?;
             swap(begun, |server| {
                 // Others may have been quicker.
@@ -335,4 +391,52 @@ fn swap(
         live: live.path.is_some().then_some(live),
         milliseconds: ms(begun.elapsed()),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_line_is_whole_too_long_or_too_late() {
+        let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+        let mut lines = BufReader::new(&ours);
+        theirs.write_all(b"one\ntwo\nhalf").expect("it is read");
+        assert_eq!(line(&mut lines, LONG).expect("a line"), b"one\n");
+        assert_eq!(line(&mut lines, LONG).expect("a line"), b"two\n");
+        let late = line(&mut lines, Duration::from_millis(1)).expect_err("half a line");
+        let kinds = [std::io::ErrorKind::WouldBlock, std::io::ErrorKind::TimedOut];
+        assert!(kinds.contains(&late.kind()), "{late}");
+        theirs.write_all(&[b'x'; LINE_BYTES_MAX]).expect("it is read");
+        assert_eq!(line(&mut lines, LONG).expect("too long").len(), LINE_BYTES_MAX);
+        drop(theirs);
+        assert!(line(&mut lines, LONG).expect("the end").is_empty());
+    }
+
+    #[test]
+    fn numbers_of_commands_are_no_others() {
+        let read = |number: &str| {
+            let line = format!(r#"{{"do": "job", "job": {number}}}"#);
+            serde_json::from_slice::<Command>(line.as_bytes())
+        };
+        for job in [0, 1 << 63, u64::MAX] {
+            let command = read(&job.to_string()).expect("a number");
+            assert_eq!(command, Command::Job { job });
+        }
+        for number in ["-1", "1.5", "1e3", "1e400", "NaN", "true", "18446744073709551616"] {
+            assert!(read(number).is_err(), "{number}");
+        }
+    }
+
+    #[test]
+    fn the_user_at_the_other_end_is_known_and_others_may_not_command() {
+        let (ours, _theirs) = UnixStream::pair().expect("a pair");
+        // SAFETY: reads a number.
+        let own = unsafe { libc::geteuid() };
+        assert_eq!(peer(&ours).expect("it is known"), own);
+        assert!(may_command(own) && may_command(0));
+        assert!(!may_command(own.wrapping_add(1).max(1)));
+    }
 }

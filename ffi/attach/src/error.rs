@@ -169,6 +169,16 @@ pub enum AttachError {
         "the file of this server's model is not found, so no adapter can be compared with it"
     )]
     NoModel,
+    /// The file of the model is not the one that the server opened.
+    #[error(
+        "{} was replaced or changed since the server began, and an adapter that was made for one base \
+         goes into no other",
+        model.display()
+    )]
+    Replaced {
+        /// The model's file.
+        model: PathBuf,
+    },
     /// The server's libllama refuses an adapter that was found sound.
     #[error("{adapter}: the server's libllama does not load it: {complaints}")]
     NotLoaded {
@@ -236,6 +246,11 @@ impl AttachError {
             }
             Self::NotLive { .. } | Self::NothingBefore | Self::OtherGeneration { .. } => "`list` shows what there is",
             Self::NoModel => "start the server with --model FILE",
+            Self::Replaced { .. } => "restart the server, or load the adapter with force",
+            Self::Unsound {
+                source: LoraError::OtherBase { .. },
+                ..
+            } => "move it to this base by a transfer, or load it with force",
             Self::SeveralAdapters => "restart it with one --lora, or with none",
             Self::Checkpoints => "restart it with --ctx-checkpoints 0",
             Self::DeviceSampling => "restart it without",
@@ -255,6 +270,7 @@ impl AttachError {
             Self::NothingBefore
             | Self::OtherGeneration { .. }
             | Self::NoModel
+            | Self::Replaced { .. }
             | Self::SeveralAdapters
             | Self::Checkpoints
             | Self::DeviceSampling

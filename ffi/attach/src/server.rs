@@ -9,7 +9,7 @@ use std::ffi::{CStr, CString, c_char};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use crate::adapter::{Prepared, sha256_of};
+use crate::adapter::{Prepared, remember_models, sha256_of};
 use crate::batch::{Batches, Row, Scratch};
 use crate::command::{Adapter, Generation};
 use crate::error::AttachError;
@@ -130,6 +130,7 @@ impl Server {
         if self.contexts.contains_key(&(context as Key)) {
             return;
         }
+        remember_models();
         // SAFETY: the server has just used this context, under the lock that frees it.
         let (model, memory) = unsafe {
             (

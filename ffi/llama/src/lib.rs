@@ -14,6 +14,7 @@
 mod backend;
 mod compute;
 mod context;
+mod copied;
 mod dtype;
 mod elementwise;
 mod error;
@@ -51,7 +52,7 @@ pub use grammar::Grammar;
 pub use graph::{Graph, Tensor};
 pub use kernels::{Kernel, Level};
 pub use listing::{Layout, Operation};
-pub use model::{Adapter, Model, ModelParams, map_file};
+pub use model::{Adapter, AdapterFile, Model, ModelParams, map_file};
 pub use op::{Glu, Op, Unary};
 pub use probe::{Filled, Reading};
 pub use product::Plus;

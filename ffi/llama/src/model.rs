@@ -6,10 +6,12 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use llama_cpp_sys_2 as sys;
-use translora_gguf::open_file;
+use translora_gguf::{open_file, read_file};
+use translora_lora::limits::FILE_BYTES_MAX;
 use translora_lora::{Base, Foreign, Lora, gguf_path};
 
 use crate::backend::Backend;
+use crate::copied::Copied;
 use crate::error::LlamaError;
 use crate::log::{self, Reason};
 use crate::refuse::check_model;
@@ -338,6 +340,16 @@ pub fn map_file(path: &Path) -> Result<memmap2::Mmap, LlamaError> {
     unsafe { memmap2::Mmap::map(&file) }.map_err(|error| refuse(error.into()))
 }
 
+/// A LoRA file as it was read and checked.
+pub struct AdapterFile {
+    /// The GGUF file: the path that was named, or what was written out of it.
+    pub file: PathBuf,
+    /// All of it.
+    pub bytes: Vec<u8>,
+    /// What it is.
+    pub lora: Lora,
+}
+
 /// A LoRA loaded onto a model. Owns a share of that model, so it cannot outlive it. Clones share
 /// the adapter.
 #[derive(Clone)]
@@ -395,15 +407,40 @@ impl Adapter {
     ///
     /// fails: no sound adapter, or made for another base
     pub fn load(model: &Model, path: &Path) -> Result<Self, LlamaError> {
+        Self::of(model, path, &Self::read(model, path)?)
+    }
+
+    /// Read a LoRA file once, and compare it with a model. What is loaded of it are these bytes.
+    ///
+    /// fails: as [`Adapter::load`]
+    pub fn read(model: &Model, path: &Path) -> Result<AdapterFile, LlamaError> {
         let unfit = |source| LlamaError::Adapter {
             path: path.to_owned(),
             source,
         };
         let file = gguf_path(path, model.path()).map_err(unfit)?;
         model.same_words(path)?;
-        let lora = Lora::read(&map_file(&file)?).map_err(unfit)?;
+        let bytes = read_file(&file, FILE_BYTES_MAX).map_err(|source| LlamaError::File {
+            path: file.clone(),
+            source,
+        })?;
+        let lora = Lora::read(&bytes).map_err(unfit)?;
         lora.fits(&model.base_for(&lora)).map_err(unfit)?;
-        let text = CString::new(file.as_os_str().as_bytes())
+        Ok(AdapterFile { file, bytes, lora })
+    }
+
+    /// Load what was read for this model. `path` names it in errors.
+    ///
+    /// fails: llama.cpp refuses it, or too little memory
+    pub fn of(model: &Model, path: &Path, read: &AdapterFile) -> Result<Self, LlamaError> {
+        let file = read.file.clone();
+        let failed = |reason: String| LlamaError::AdapterLoad {
+            path: path.to_owned(),
+            reason,
+        };
+        // llama.cpp copies what it reads: the copy goes when that is done.
+        let copy = Copied::of(&file, &read.bytes).map_err(|error| failed(error.to_string()))?;
+        let text = CString::new(copy.path().as_os_str().as_bytes())
             .map_err(|_| LlamaError::Path(file.clone()))?;
         let (mark, mut reason) = (log::mark(), Reason::new());
         let raw = {
@@ -413,10 +450,7 @@ impl Adapter {
             // the shim.
             unsafe { crate::shim::translora_adapter(model.raw(), text.as_ptr(), buffer, size) }
         };
-        let failed = || LlamaError::AdapterLoad {
-            path: path.to_owned(),
-            reason: reason.or_log(mark, "llama.cpp gave no reason"),
-        };
+        let failed = || failed(reason.or_log(mark, "llama.cpp gave no reason"));
         let raw = NonNull::new(raw).ok_or_else(failed)?;
         Ok(Self(Arc::new(AdapterInner {
             raw,

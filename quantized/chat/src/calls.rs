@@ -1,9 +1,10 @@
 //! Finds out how a template writes tools and calls of them, by rendering conversations.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 /// What a template does with tools.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ToolUse {
     /// It wants the arguments of a call as an object; else as JSON in a text.
     pub objects: bool,
@@ -13,7 +14,7 @@ pub struct ToolUse {
 
 /// How an answer calls functions: `open`, a JSON object for each call with `between` in between,
 /// `close`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CallForm {
     /// What comes before the first call.
     pub open: String,

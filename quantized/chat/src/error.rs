@@ -1,5 +1,7 @@
+use serde::{Deserialize, Serialize};
+
 /// Why a conversation has no text.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum TemplateError {
     /// The text is no Jinja template.
@@ -11,6 +13,23 @@ pub enum TemplateError {
     /// The template went on for too long, or nests too deep.
     #[error("the template does not come to an end: {0}")]
     Endless(String),
+    /// The template is longer than any that is meant.
+    #[error("the template has {bytes} bytes, and may have {bytes_max}")]
+    Long {
+        /// Its length.
+        bytes: usize,
+        /// The longest that is taken.
+        bytes_max: usize,
+    },
+    /// The template wrote more than any conversation comes to.
+    #[error("the template writes more than {bytes_max} bytes")]
+    Much {
+        /// The most that is taken.
+        bytes_max: usize,
+    },
+    /// The process that compiles and renders the template ended in it.
+    #[error("the template takes too much memory or nests too deep: its process ended ({0})")]
+    Process(String),
     /// The template wrote nothing.
     #[error("the template writes nothing for this conversation")]
     Empty,

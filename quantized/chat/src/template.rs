@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::OnceLock;
 
 use minijinja::{Environment, Error, ErrorKind};
@@ -154,16 +155,41 @@ impl ChatTemplate {
         variables.insert("bos_token", self.bos.as_str().into());
         variables.insert("eos_token", self.eos.as_str().into());
         variables.insert(NOW, rendering.now.into());
+        let mut text = Bounded(Vec::new());
         let template = self.environment.get_template("chat");
-        template
-            .and_then(|template| template.render(variables))
-            .map_err(|error| refusal(&error))
+        let rendered = template
+            .and_then(|template| template.render_captured_to(variables, &mut text).map(drop));
+        rendered.map_err(|error| refusal(&error))?;
+        String::from_utf8(text.0).map_err(|error| TemplateError::Refused(error.to_string()))
+    }
+}
+
+/// The longest text that a template may write. units: bytes
+const TEXT_BYTES_MAX: usize = 16 << 20;
+
+/// A text that does not grow without end.
+struct Bounded(Vec<u8>);
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > TEXT_BYTES_MAX {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
 fn refusal(error: &Error) -> TemplateError {
     let reason = reason(error);
     match error.kind() {
+        ErrorKind::WriteFailure => TemplateError::Much {
+            bytes_max: TEXT_BYTES_MAX,
+        },
         ErrorKind::OutOfFuel => TemplateError::Endless(reason),
         _ if reason.contains("recursion limit") => TemplateError::Endless(reason),
         _ => TemplateError::Refused(reason),

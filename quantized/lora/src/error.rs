@@ -148,6 +148,18 @@ pub enum LoraError {
         /// The matrix that the adapter names.
         matrix: String,
     },
+    /// It was made for another file than the one that is served.
+    #[error(
+        "it was made for a base with SHA-256 {}…, and the one that is served has {}…",
+        start(made_for),
+        start(base)
+    )]
+    OtherBase {
+        /// What the adapter says, in hexadecimal.
+        made_for: String,
+        /// Of the base that is served, in hexadecimal.
+        base: String,
+    },
     /// A vector of the base: no product runs through it.
     #[error("{matrix:?} is a vector in the base, and llama.cpp applies no adapter to it")]
     Vector {
@@ -180,6 +192,11 @@ pub enum LoraError {
     TiedEmbedding,
 }
 
+/// Enough of a hash for a person.
+fn start(hash: &str) -> &str {
+    hash.get(..12).unwrap_or(hash)
+}
+
 impl LoraError {
     /// Tells whether the adapter is DoRA, which the weights of a base can hold and nothing beside
     /// them.
@@ -192,6 +209,7 @@ impl LoraError {
         matches!(
             self,
             Self::Architecture { .. }
+                | Self::OtherBase { .. }
                 | Self::NoMatrix { .. }
                 | Self::Vector { .. }
                 | Self::Shape { .. }

@@ -95,6 +95,21 @@ impl Lora {
         self.pairs.iter().try_for_each(|pair| pair.fits(base))
     }
 
+    /// Compares the base that it was made for with the one that is served. An adapter that does not
+    /// say what it was made for is taken.
+    ///
+    /// `sha256`: of the base's file, in hexadecimal
+    /// fails: they are two files
+    pub fn is_for(&self, sha256: &str) -> Result<(), LoraError> {
+        match &self.made_for {
+            Some(made_for) if !made_for.eq_ignore_ascii_case(sha256) => Err(LoraError::OtherBase {
+                made_for: made_for.clone(),
+                base: sha256.to_owned(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// Names the architecture of the base that it is for.
     pub fn architecture(&self) -> &str {
         &self.architecture

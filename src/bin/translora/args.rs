@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::marker::PhantomData;
+use std::path::Path;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser, ValueParser};
 use clap::error::ErrorKind;
@@ -230,6 +231,35 @@ pub fn not_negative(text: &str) -> Result<f32, String> {
         Ok(x) if x.is_finite() && x >= 0.0 => Ok(x),
         _ => Err("must be zero or a number above it, and finite".into()),
     }
+}
+
+/// The keys in a file, one a line: those to ask with, and those to manage with.
+pub fn keys_of(file: &Path) -> Result<(Vec<String>, Vec<String>), Failure> {
+    let refuse = |message: String| Failure::Usage {
+        message: format!("{}: {message}", file.display()),
+        hint: "--api-key-file takes a file with a key a line".into(),
+    };
+    let text = std::fs::read_to_string(file).map_err(|error| refuse(error.to_string()))?;
+    let lines = text.lines().map(str::trim);
+    let keys = lines.filter(|line| !(line.is_empty() || line.starts_with('#')));
+    let (mut ask, mut manage) = (Vec::new(), Vec::new());
+    for line in keys {
+        match line.split_whitespace().collect::<Vec<_>>()[..] {
+            [key] | ["ask", key] => ask.push(key.to_owned()),
+            ["manage", key] => manage.push(key.to_owned()),
+            // Not the line: it holds a key.
+            _ => {
+                return Err(refuse(
+                    "a line is neither KEY, ask KEY nor manage KEY".into(),
+                ));
+            }
+        }
+    }
+    if ask.is_empty() && manage.is_empty() {
+        // Else everybody would be answered.
+        return Err(refuse("there is no key in it".into()));
+    }
+    Ok((ask, manage))
 }
 
 #[cfg(test)]

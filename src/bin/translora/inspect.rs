@@ -35,6 +35,10 @@ pub struct Inspect {
     #[arg(long, value_name = "JSON", value_parser = template_arguments, requires = "chat_template")]
     chat_template_kwargs: Option<serde_json::Map<String, serde_json::Value>>,
 
+    /// Read every weight of a model, too: exit status 1 says that one is no number
+    #[arg(long, requires = "file")]
+    check: bool,
+
     /// List the devices that models can run on, by the names that --device takes
     #[arg(long, conflicts_with = "file")]
     list_devices: bool,
@@ -59,6 +63,7 @@ impl Inspect {
                 kwargs: self.chat_template_kwargs.unwrap_or_default(),
                 ..ChatOptions::default()
             },
+            numbers: self.check,
         };
         let found = pipeline::inspect_against(&file, &against)?;
         let mut object = serde_json::to_value(&found)

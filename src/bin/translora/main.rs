@@ -39,6 +39,7 @@ mod out;
 mod progress;
 #[cfg(unix)]
 mod remote;
+mod render;
 mod serve;
 mod train;
 mod transfer;
@@ -46,6 +47,7 @@ mod worker;
 
 use failure::Failure;
 use progress::Verbosity;
+use translora::engine::renderer;
 
 #[cfg(feature = "ggml")]
 const VERSION: &str = concat!(
@@ -130,6 +132,8 @@ enum Command {
     Openapi(openapi::Openapi),
     Doctor(doctor::Doctor),
     #[command(hide = true)]
+    Render(render::Render),
+    #[command(hide = true)]
     Worker(worker::Worker),
     #[cfg(feature = "ggml")]
     Bench(bench::Bench),
@@ -159,6 +163,7 @@ impl Command {
             Self::Control(command) => command.run(verbosity),
             Self::Openapi(command) => command.run(),
             Self::Doctor(command) => command.run(verbosity),
+            Self::Render(command) => command.run(),
             Self::Worker(command) => command.run(),
             #[cfg(feature = "ggml")]
             Self::Bench(command) => command.run(verbosity),
@@ -197,6 +202,8 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    // Without it the process ends all the same, and says less.
+    _ = translora_system::say_why_on_bus_error();
     #[cfg(unix)]
     if let Err(failure) = job::survive_limits() {
         failure.tell();
@@ -226,6 +233,11 @@ fn main() -> ExitCode {
     #[cfg(target_os = "linux")]
     if cli.command.computes() {
         job::wait_briefly();
+    }
+    // These are children themselves, whose end is nobody else's.
+    let is_child = matches!(cli.command, Command::Render(_) | Command::Worker(_));
+    if let (false, Ok(program)) = (is_child, std::env::current_exe()) {
+        renderer::apart(program);
     }
     files::set(files::Fetching {
         offline: cli.offline,
@@ -326,7 +338,7 @@ mod tests {
     use super::{COLUMNS, summarized};
 
     /// Commands that not every build has, or that nobody calls.
-    const LEFT_OUT: [&str; 4] = ["bench", "gradcheck", "worker", "help"];
+    const LEFT_OUT: [&str; 5] = ["bench", "gradcheck", "render", "worker", "help"];
 
     #[test]
     fn the_flags_are_consistent() {

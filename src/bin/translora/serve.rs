@@ -8,7 +8,7 @@ use translora::jobs;
 use translora::record::{Blame, SystemClock};
 use translora::serve::{Config, Keeping, Limits, Sampling, Server, sampler};
 
-use crate::args::{between, gpu_layers, template_arguments};
+use crate::args::{between, gpu_layers, keys_of, template_arguments};
 use crate::failure::{Failure, InFlags};
 use crate::kept::Kept;
 use crate::log::Log;
@@ -47,7 +47,11 @@ pub struct Serve {
     #[arg(long, value_name = "DIR")]
     adapters: Option<PathBuf>,
 
-    /// Load adapters that change no answer, too. Without it such a one of --lora ends the start, one in
+    /// Take up the transfers that ended with the server before
+    #[arg(long, requires = "adapters")]
+    resume_transfers: bool,
+
+    /// Load adapters that change no answer or were made for another base, too. Without it such a one of --lora ends the start, one in
     /// the folder is left out, and a request to load one is refused unless it says `force`
     #[arg(long)]
     force: bool,
@@ -85,7 +89,8 @@ pub struct Serve {
     port: u16,
 
     /// Only who sends this key is answered (or set TRANSLORA_API_KEY, which other users of the
-    /// machine cannot see); several with commas between, or by several flags
+    /// machine cannot see); several with commas between, or by several flags. Without --admin-key
+    /// it is for everything
     #[arg(
         long,
         value_name = "K",
@@ -94,9 +99,25 @@ pub struct Serve {
     )]
     api_key: Vec<String>,
 
-    /// File that holds keys, one a line; a line that begins with `#` is none
+    /// File that holds keys, one a line; a line that begins with `#` is none. `manage KEY` is one as
+    /// of --admin-key
     #[arg(long, value_name = "FILE", help_heading = "Network")]
     api_key_file: Option<PathBuf>,
+
+    /// Key for exchanges of adapters and for transfers (or set TRANSLORA_ADMIN_KEY); those of
+    /// --api-key are then for requests to models alone
+    #[arg(
+        long,
+        value_name = "K",
+        value_delimiter = ',',
+        help_heading = "Network"
+    )]
+    admin_key: Vec<String>,
+
+    /// Folder whose files a transfer over HTTP may name; several by several flags. Left out, those
+    /// of --adapters, of the model, and of --harvest
+    #[arg(long, value_name = "DIR", help_heading = "Network")]
+    inputs: Vec<PathBuf>,
 
     /// Origin whose web pages may send requests, `localhost` for those of this machine, or `*`;
     /// several with commas between, or by several flags. None if left out
@@ -327,14 +348,21 @@ impl Serve {
 
     fn config(self) -> Result<Config, Failure> {
         let adapters = self.named()?;
-        let mut api_keys = self.api_key;
+        let (mut api_keys, mut admin_keys) = (self.api_key, self.admin_key);
         if let Some(file) = &self.api_key_file {
-            api_keys.extend(keys_of(file)?);
+            let (ask, manage) = keys_of(file)?;
+            api_keys.extend(ask);
+            admin_keys.extend(manage);
         }
-        if api_keys.is_empty() {
-            api_keys.extend(std::env::var("TRANSLORA_API_KEY"));
+        for (keys, variable) in [
+            (&mut api_keys, "TRANSLORA_API_KEY"),
+            (&mut admin_keys, "TRANSLORA_ADMIN_KEY"),
+        ] {
+            if keys.is_empty() {
+                keys.extend(std::env::var(variable));
+            }
+            keys.retain(|key| !key.is_empty());
         }
-        api_keys.retain(|key| !key.is_empty());
         let list = |text: &str| {
             text.split(',')
                 .map(str::trim)
@@ -347,6 +375,7 @@ impl Serve {
             alias: self.alias,
             adapters,
             folder: self.adapters,
+            resume_transfers: self.resume_transfers,
             jobs: jobs::Config::from_env().map_err(|error| Failure::Usage {
                 message: error.to_string(),
                 hint: error
@@ -357,6 +386,8 @@ impl Serve {
             hosts: list(&self.host),
             port: self.port,
             api_keys,
+            admin_keys,
+            inputs: self.inputs,
             origins: self.cors_origin,
             slots: self.parallel,
             context: self.context,
@@ -390,23 +421,6 @@ fn parted(path: &Path) -> Vec<PathBuf> {
         }
         _ => vec![path.to_owned()],
     }
-}
-
-/// The keys in a file, one a line.
-fn keys_of(file: &Path) -> Result<Vec<String>, Failure> {
-    let refuse = |message: String| Failure::Usage {
-        message: format!("{}: {message}", file.display()),
-        hint: "--api-key-file takes a file with a key a line".into(),
-    };
-    let text = std::fs::read_to_string(file).map_err(|error| refuse(error.to_string()))?;
-    let lines = text.lines().map(str::trim);
-    let keys = lines.filter(|line| !(line.is_empty() || line.starts_with('#')));
-    let keys: Vec<String> = keys.map(str::to_owned).collect();
-    if keys.is_empty() {
-        // Else everybody would be answered.
-        return Err(refuse("there is no key in it".into()));
-    }
-    Ok(keys)
 }
 
 /// What an adapter is called: as its file.
@@ -497,7 +511,8 @@ mod tests {
             let words = [&["x", "-m", "base.gguf"], words].concat();
             let line = Line::try_parse_from(words).expect("flags");
             let config = line.serve.config();
-            config.map(|config| config.api_keys).map_err(|_| "refused")
+            let keys = config.map(|config| [config.api_keys, config.admin_keys].concat());
+            keys.map_err(|_| "refused")
         };
         let file = path.to_str().expect("UTF-8");
         for (words, keys) in [
@@ -513,6 +528,11 @@ mod tests {
         ] {
             assert_eq!(of(&words).expect("keys"), keys, "{words:?}");
         }
+        std::fs::write(&path, "ask one\nmanage two\nthree\n").expect("writable");
+        let all = of(&["--api-key-file", file, "--admin-key", "a"]);
+        assert_eq!(all.expect("keys"), ["one", "three", "a", "two"]);
+        std::fs::write(&path, "own one\n").expect("writable");
+        assert_eq!(of(&["--api-key-file", file]), Err("refused"));
         std::fs::write(&path, "# nothing\n\n").expect("writable");
         assert_eq!(of(&["--api-key-file", file]), Err("refused"));
         assert_eq!(of(&["--api-key-file", "missing"]), Err("refused"));

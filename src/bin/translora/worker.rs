@@ -19,8 +19,11 @@ impl Worker {
         let Self {} = self;
         translora_abi::close_inherited_files();
         let cancel = Cancel::default();
-        let _heard = job::listen(cancel.clone())?;
-        jobs::work(&cancel).map_err(|lost| Failure::Bug(lost.to_string()))?;
+        // Held to the end: it is what hears signals.
+        let mut heard = None;
+        let worked = jobs::work(&cancel, || heard = Some(job::listen(cancel.clone())));
+        worked.map_err(|lost| Failure::Bug(lost.to_string()))?;
+        heard.transpose()?;
         Ok(Outcome::Done)
     }
 }

@@ -5,16 +5,17 @@
 //! the template writes around an answer is learnt.
 
 use serde_json::{Value, json};
-use translora_chat::{ChatTemplate, Rendering, TemplateError};
+use translora_chat::{Rendering, TemplateError};
 use translora_llama::{LlamaError, Model};
 
 use crate::engine::chat::{ChatInfo, ChatOptions, THOUGHT, variables};
+use crate::engine::renderer::Renderer;
 use crate::engine::unrender::conversation;
 use crate::record::{Pair, Prompt, Role, Turn};
 
 /// A model's chat template with what it puts around an answer.
 pub(super) struct Chat {
-    template: ChatTemplate,
+    template: Renderer,
     info: ChatInfo,
     rendering: Rendering,
     /// Tokens that end an answer.
@@ -49,7 +50,7 @@ impl Chat {
     /// fails: a template that does not compile or render, or no token that ends a turn.
     pub fn of(model: &Model, info: ChatInfo, options: &ChatOptions) -> Result<Self, LlamaError> {
         let [bos, eos] = ends(model);
-        let template = ChatTemplate::new(&info.text, &bos, &eos).map_err(|error| refuse(&error))?;
+        let template = Renderer::new(&info.text, &bos, &eos).map_err(|error| refuse(&error))?;
         let rendering = Rendering {
             kwargs: variables(&options.kwargs),
             now: options.now,
@@ -100,7 +101,12 @@ impl Chat {
     /// Markup inside `prompt` is read as markup, as llama-server does with what its clients send.
     pub fn prompt(&self, model: &Model, prompt: &Prompt) -> Result<Vec<i32>, LlamaError> {
         let text = self.render(&prompt.turns(), true)?;
-        self.raw(model, &text, true)
+        let tokens = self.raw(model, &text, true)?;
+        if tokens.is_empty() {
+            let reason = "what the template writes for a conversation is no token";
+            return Err(LlamaError::Template(reason.into()));
+        }
+        Ok(tokens)
     }
 
     /// A conversation as text; `answer` opens the assistant's turn.

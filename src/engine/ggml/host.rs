@@ -2,9 +2,7 @@
 
 use std::path::Path;
 
-use translora_llama::{
-    Adapter, Batch, Context, ContextParams, Kernel, LlamaError, Model, map_file,
-};
+use translora_llama::{Adapter, Batch, Context, ContextParams, Kernel, LlamaError, Model};
 
 use super::chat::ends;
 use super::{internal, of_path};
@@ -13,7 +11,6 @@ use crate::engine::host::{
     Conversations, Decoder, Grammar, Host, Row, SPARE_TOKENS, Token, Weights,
 };
 use crate::engine::{ChatInfo, ChatOptions, EngineError, MemoryOptions, ModelInfo, OpenOptions};
-use crate::record::ContentHash;
 
 pub(super) struct GgmlHost {
     model: Model,
@@ -76,17 +73,15 @@ impl Host for GgmlHost {
     }
 
     fn load(&self, adapter: &Path) -> Result<Weights, EngineError> {
-        let loaded =
-            Adapter::load(&self.model, adapter).map_err(|error| of_path(adapter, error))?;
-        let (hash, bytes) = {
-            let bytes = map_file(loaded.file()).map_err(|error| of_path(adapter, error))?;
-            (ContentHash::of(&bytes), bytes.len() as u64)
-        };
+        let unfit = |error| of_path(adapter, error);
+        let read = Adapter::read(&self.model, adapter).map_err(unfit)?;
         let [begin, end] = ends(&self.model);
         let chat = self
             .options
-            .of_adapter(adapter, loaded.file(), [&begin, &end])?;
-        Ok(Weights::new(hash, bytes, chat, loaded))
+            .of_adapter(adapter, &read.bytes, [&begin, &end])?;
+        let loaded = Adapter::of(&self.model, adapter, &read).map_err(unfit)?;
+        let made_for = read.lora.made_for();
+        Ok(Weights::new(&read.bytes, made_for, chat, loaded))
     }
 }
 

@@ -485,8 +485,13 @@ fn of_path(path: &Path, error: LlamaError) -> EngineError {
     }
 }
 
+/// What C++ says where there is no memory.
+const NO_MEMORY: [&str; 2] = ["bad_alloc", "failed to allocate"];
+
 fn internal(error: LlamaError) -> EngineError {
+    let said = error.to_string();
     match error {
+        _ if NO_MEMORY.iter().any(|words| said.contains(words)) => EngineError::Memory(said),
         LlamaError::Memory { what } => EngineError::Memory(what),
         LlamaError::Module { path, reason } => EngineError::Backend { path, reason },
         LlamaError::Template(reason) => EngineError::Template(reason),

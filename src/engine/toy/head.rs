@@ -24,6 +24,8 @@ pub(super) struct Head {
     pub(super) width: usize,
     pub(super) rank: usize,
     pub(super) alpha: f32,
+    /// The hash of the base that it was made for, in hexadecimal.
+    pub(super) made_for: Option<String>,
     pub(super) a: Vec<f32>,
     pub(super) b: Vec<f32>,
 }
@@ -49,6 +51,7 @@ impl Head {
             width,
             rank,
             alpha,
+            made_for: None,
             a,
             b: Vec::new(),
         }
@@ -210,6 +213,7 @@ impl Head {
             width,
             rank: pair.rank as usize,
             alpha: lora.alpha(),
+            made_for: lora.made_for().map(str::to_owned),
             a: numbers("lora_a")?,
             b: numbers("lora_b")?,
         })

@@ -9,7 +9,7 @@ use super::{Base, Head, ToyModel, read_adapter};
 use crate::engine::chat::ChatOrigin;
 use crate::engine::host::{Conversations, Decoder, Grammar, Host, Rendering, Row, Token, Weights};
 use crate::engine::{ChatInfo, ChatOptions, EngineError, ModelInfo, unrender};
-use crate::record::{ContentHash, Prompt};
+use crate::record::Prompt;
 
 /// The token after the bytes.
 const END: Token = 256;
@@ -83,9 +83,9 @@ impl Host for ToyHost {
     fn load(&self, adapter: &Path) -> Result<Weights, EngineError> {
         let bytes = read_adapter(adapter)?;
         let head = Head::from_gguf(adapter, &bytes, self.base.width)?;
-        let (hash, length) = (ContentHash::of(&bytes), bytes.len() as u64);
-        let chat = self.options.of_adapter(adapter, adapter, ["", ""])?;
-        Ok(Weights::new(hash, length, chat, head))
+        let chat = self.options.of_adapter(adapter, &bytes, ["", ""])?;
+        let made_for = head.made_for.clone();
+        Ok(Weights::new(&bytes, made_for.as_deref(), chat, head))
     }
 }
 

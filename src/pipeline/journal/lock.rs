@@ -7,7 +7,7 @@ use std::path::Path;
 use super::JournalError;
 
 /// The file in the journal's folder that is locked. It holds the number of the process.
-const NAME: &str = "lock";
+pub const NAME: &str = "lock";
 
 /// A journal that is this process's own. The system releases it when the process ends, however it
 /// ends.

@@ -138,3 +138,98 @@ fn half_a_noun_or_more_than_one_is_refused() {
         assert!(restored::<Labeled>(line, Vec::new()).is_err(), "{line}");
     }
 }
+
+/// What a disk may do to a file, and how many of three finished stages are left. The file is one of
+/// the second stage, or the index.
+#[test]
+fn a_damaged_stage_is_lost_with_those_after_it_and_no_more() {
+    type Damage = fn(&mut Vec<u8>);
+    let damages: [(&str, Option<Damage>); 6] = [
+        (
+            "flipped",
+            Some(|bytes| {
+                let middle = bytes.len() / 2;
+                bytes[middle] ^= 1;
+            }),
+        ),
+        ("zeroed", Some(|bytes| bytes.fill(0))),
+        ("cut", Some(|bytes| bytes.truncate(bytes.len() / 2))),
+        ("empty", Some(Vec::clear)),
+        ("with a tail of zeros", Some(|bytes| bytes.extend([0; 512]))),
+        ("gone", None),
+    ];
+    let header = || Header::new("transfer", &serde_json::Value::Null, BTreeMap::new());
+    for file in ["two.jsonl", "two.gguf", INDEX] {
+        for (what, damage) in damages {
+            let folder = tempfile::tempdir().expect("a temporary folder can be made");
+            let out = folder.path().join("new.gguf");
+            let mut journal = Journal::open(&out, header(), false).expect("nothing lies there");
+            for stage in ["one", "two", "three"] {
+                let product = Product {
+                    head: (),
+                    rows: vec![stage.to_owned(), "é".repeat(400)],
+                    blob: Some(stage.as_bytes().to_vec()),
+                    summary: String::new(),
+                    seconds: 1.0,
+                    resumed: false,
+                };
+                journal.finish(stage, &product).expect("writable");
+            }
+            journal
+                .replace("three.checkpoint.bin", &[b"x"])
+                .expect("writable");
+            let path = journal.path(file);
+            drop(journal);
+            match damage {
+                Some(damage) => {
+                    let mut bytes = fs::read(&path).expect("it was written");
+                    damage(&mut bytes);
+                    fs::write(&path, bytes).expect("writable");
+                }
+                None => fs::remove_file(&path).expect("it was written"),
+            }
+            let journal = Journal::open(&out, header(), true).expect("it goes on");
+            let left = |stage: &str| {
+                journal
+                    .finished::<(), String>(stage)
+                    .expect("whole")
+                    .is_some()
+            };
+            let left = ["one", "two", "three"].map(left);
+            let notes = journal.notes();
+            if file == INDEX {
+                // What is cut off is lost, and nothing comes back that is not whole.
+                assert!(left.is_sorted_by(|a, b| a >= b), "{file} {what}: {left:?}");
+                assert!(left == [true; 3] || !notes.is_empty(), "{what}");
+            } else {
+                assert_eq!(left, [true, false, false], "{file} {what}");
+                assert!(notes[0].contains(file), "{notes:?}");
+                assert!(!journal.path("three.jsonl").exists());
+                assert!(!journal.path("three.checkpoint.bin").exists());
+            }
+        }
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_journal_is_its_owners_and_leftovers_are_swept() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let mut fresh = Fresh::open();
+    there_and_back(&mut fresh.journal, "generate", &["prompt".to_owned()]);
+    let mode = |path: &Path| path.metadata().expect("it is there").permissions().mode() & 0o777;
+    let journal = &fresh.journal;
+    assert_eq!(mode(&journal.folder), 0o700);
+    for file in [INDEX, "generate.jsonl"] {
+        assert_eq!(mode(&journal.path(file)), 0o600, "{file}");
+    }
+    let folder = fresh._folder.path();
+    let over = folder.join(".other.gguf.journal.over");
+    fs::create_dir(&over).expect("writable");
+    fs::write(over.join("lock"), "1").expect("writable");
+    let header = Header::new("transfer", &serde_json::Value::Null, BTreeMap::new());
+    let next = Journal::open(&folder.join("next.gguf"), header, false).expect("it is new");
+    assert!(!over.exists());
+    next.remove().expect("writable");
+}

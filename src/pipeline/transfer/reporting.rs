@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Transfer;
+use super::{Transfer, lasting};
 use crate::distill::Recipe;
 use crate::evaluate::{Comparison, Halves, Outcome, Verdict};
 use crate::pipeline::advice::{Facts, expectation};
@@ -90,17 +90,10 @@ impl Transfer<'_> {
             fit: outcome.trained().report().clone(),
             objective: findings.objective.clone(),
             provenance: findings.provenance.clone(),
-            plan: self.lasting_plan(),
+            plan: lasting(&self.announced),
         };
         report.advice = Facts::of(&report, self.plan).advice();
         Ok(report)
-    }
-
-    /// The plan for the report, which is the same whether a run was stopped or not.
-    fn lasting_plan(&self) -> serde_json::Value {
-        let mut plan = self.announced.clone();
-        plan.as_object_mut().map(|plan| plan.remove("resume"));
-        plan
     }
 
     /// Write the adapter, look at it once more, and give all files their names.

@@ -111,6 +111,7 @@ pub(super) async fn generation<T: DeserializeOwned>(
     app: &Arc<App>,
     request: Request,
 ) -> Result<(T, Common), ApiError> {
+    let role = request.extensions().get().copied();
     let (value, raw) = read(app, request).await?;
     let mut fields = object(value)?;
     refuse_unsupported(&mut fields)?;
@@ -129,7 +130,7 @@ pub(super) async fn generation<T: DeserializeOwned>(
         ..parse(common.into())?
     };
     if let Some(name) = &common.model {
-        lora::find(app, name).await?;
+        lora::find(app, name, role).await?;
     }
     Ok((parse(fields.into())?, common))
 }

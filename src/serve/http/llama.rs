@@ -251,9 +251,10 @@ pub(super) async fn apply_template(
     State(app): Shared,
     request: Request,
 ) -> Result<Response, ApiError> {
+    let role = request.extensions().get().copied();
     let (fields, raw): (Template, _) = body::fields_and_raw(&app, request).await?;
     if let Some(name) = &fields.model {
-        lora::find(&app, name).await?;
+        lora::find(&app, name, role).await?;
     }
     let tools = fields.tools.as_deref().unwrap_or_default();
     let tools = Tools::read(tools, fields.tool_choice.as_ref(), true, &json_of(&raw)?)?;

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use super::openapi::{LoadBody, UnloadBody};
 use super::options::pairs;
 use super::schema::{Load, Scale, Unload};
-use super::{App, Shared, body, shown};
+use super::{App, Role, Shared, body, shown};
 use crate::control::openapi::ErrorBody;
 use crate::serve::backend::{self, Terms};
 use crate::serve::error::ApiError;
@@ -60,7 +60,8 @@ pub(super) async fn list(State(app): Shared) -> Response {
     responses((status = 200, description = "They hold from now on.", body = Success)))]
 pub(super) async fn set_scales(State(app): Shared, request: Request) -> Result<Response, ApiError> {
     let scales: Vec<Scale> = body::parse(body::json(&app, request).await?)?;
-    app.registry().set_scales(&pairs(&scales))?;
+    let change = move || backend::change(&app, |registry| registry.set_scales(&pairs(&scales)));
+    aside(change).await?;
     Ok(axum::Json(Success { success: true }).into_response())
 }
 
@@ -93,21 +94,27 @@ pub(super) async fn load(State(app): Shared, request: Request) -> Result<Respons
     }
     let path = backend::within(&app, Path::new(&fields.lora_path))?;
     let (loader, called) = (Arc::clone(&app), name.clone());
-    let loaded =
-        tokio::task::spawn_blocking(move || backend::swap(&loader, &called, path, terms)).await;
-    let number = loaded.map_err(|_| ApiError::internal("loading the adapter panicked"))??;
+    let number = aside(move || backend::swap(&loader, &called, path, terms)).await?;
     let what = format!("Success: LoRA adapter '{name}' added successfully: generation {number}.");
     Ok(super::answer::named(&name, &number.to_string(), what))
 }
 
-/// Load an adapter that is new in the folder, before a request that names it is answered.
-pub(super) async fn find(app: &Arc<App>, name: &str) -> Result<(), ApiError> {
-    if name == app.name || app.registry().knows(name) {
+/// Load an adapter that is new in the folder, before a request that names it is answered. Only for
+/// those who may manage: another one is answered as if it were not there.
+pub(super) async fn find(app: &Arc<App>, name: &str, role: Option<Role>) -> Result<(), ApiError> {
+    if role != Some(Role::Manage) || name == app.name || app.registry().knows(name) {
         return Ok(());
     }
     let (loader, wanted) = (Arc::clone(app), name.to_owned());
-    let loaded = tokio::task::spawn_blocking(move || backend::load_by_name(&loader, &wanted)).await;
-    loaded.map_err(|_| ApiError::internal("loading the adapter panicked"))?
+    aside(move || backend::load_by_name(&loader, &wanted)).await
+}
+
+/// Change adapters on a thread that may wait for the disk.
+async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| ApiError::internal("changing the adapters panicked"))?
 }
 
 /// Unload an adapter, as vLLM does
@@ -118,6 +125,7 @@ pub(super) async fn find(app: &Arc<App>, name: &str) -> Result<(), ApiError> {
 ))]
 pub(super) async fn unload(State(app): Shared, request: Request) -> Result<Response, ApiError> {
     let Unload { lora_name: name } = body::fields(&app, request).await?;
-    backend::unload(&app, &name)?;
+    let called = name.clone();
+    aside(move || backend::unload(&app, &called)).await?;
     Ok(format!("Success: LoRA adapter '{name}' removed successfully.").into_response())
 }

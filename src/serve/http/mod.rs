@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::Uri;
+use axum::http::{Method, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
@@ -17,13 +17,17 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::backend::Own;
+use super::base::Base;
 use super::error::ApiError;
 use super::harvest::Counts;
 use super::live::Registry;
+use super::state::Store;
+use super::transfers;
 use super::worker::{Board, Command};
 use super::{Config, Say};
-use crate::control::{self, Inside, Transfers};
+use crate::control::{self, Inputs, Inside, Transfers};
 use crate::engine::host::Host;
+use crate::engine::watch::Watched;
 use crate::record::{Clock, ContentHash};
 
 mod answer;
@@ -53,6 +57,12 @@ pub(super) struct App {
     pub name: String,
     pub host: Arc<dyn Host>,
     registry: Mutex<Registry>,
+    /// The files of the model as they were opened.
+    pub base: Base,
+    /// Where what is live is kept, if there is a folder of adapters.
+    pub store: Option<Arc<Store>>,
+    /// Held while what is live changes: first on the disk, then for requests.
+    pub changing: Mutex<()>,
     commands: mpsc::Sender<Command>,
     pub board: Arc<Board>,
     pub clock: Arc<dyn Clock>,
@@ -74,7 +84,18 @@ pub(super) struct App {
     tokenizing: Semaphore,
     /// Of the API keys. Hashes are compared, so that the time a comparison takes says nothing about
     /// a key.
-    keys: Vec<ContentHash>,
+    keys: Vec<(ContentHash, Role)>,
+    /// Whose files a transfer may name.
+    pub inputs: Inputs,
+}
+
+/// What a key is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Role {
+    /// Completions, and what a server says of itself.
+    Ask,
+    /// Exchanges of adapters and transfers, too.
+    Manage,
 }
 
 impl App {
@@ -83,25 +104,33 @@ impl App {
         reason = "the parts of a server, put together once"
     )]
     pub(super) fn new(
-        config: Config,
+        (config, inputs): (Config, Inputs),
         name: String,
         host: Arc<dyn Host>,
         registry: Registry,
+        store: Option<Arc<Store>>,
+        base: Watched,
         commands: mpsc::Sender<Command>,
         board: Arc<Board>,
         clock: Arc<dyn Clock>,
         say: Say,
         harvest: Option<Arc<Counts>>,
     ) -> Self {
-        let keys = config.api_keys.iter();
-        let keys = keys.map(|key| ContentHash::of(key.as_bytes())).collect();
-        let queue = || Transfers::new(config.jobs.clone(), Arc::clone(&clock), Arc::clone(&say));
-        let transfers = config.folder.is_some().then(queue);
+        let alone = config.admin_keys.is_empty();
+        let role = if alone { Role::Manage } else { Role::Ask };
+        let keys = config.api_keys.iter().map(|key| (key, role));
+        let keys = keys.chain(config.admin_keys.iter().map(|key| (key, Role::Manage)));
+        let keys = keys.map(|(key, role)| (ContentHash::of(key.as_bytes()), role));
+        let keys = keys.collect();
+        let transfers = transfers::queue(&config, &clock, &say, store.as_ref(), &registry);
         Self {
             config,
             name,
             host,
             registry: Mutex::new(registry),
+            store,
+            base: Base::new(base),
+            changing: Mutex::default(),
             commands,
             board,
             clock,
@@ -115,6 +144,7 @@ impl App {
             prompting: Semaphore::new(PROMPTING_MAX),
             tokenizing: Semaphore::new(1),
             keys,
+            inputs,
         }
     }
 
@@ -125,6 +155,16 @@ impl App {
     /// Send a command to the decode thread; false if it is gone.
     pub(super) fn send(&self, command: Command) -> bool {
         self.commands.send(command).is_ok()
+    }
+
+    /// What the one may do that sent a key; none: nothing.
+    fn role(&self, sent: Option<&str>) -> Option<Role> {
+        if self.keys.is_empty() {
+            return Some(Role::Manage);
+        }
+        let sent = ContentHash::of(sent?.trim().as_bytes());
+        let known = self.keys.iter().filter(|(key, _)| *key == sent);
+        known.map(|(_, role)| *role).max()
     }
 
     fn number(&self) -> u64 {
@@ -242,12 +282,12 @@ fn no_path(path: &str) -> ApiError {
 
 /// Nobody without the key, but for the question whether the server lives; nobody new while it shuts
 /// down.
-async fn admit(State(app): Shared, request: Request, next: Next) -> Response {
+async fn admit(State(app): Shared, mut request: Request, next: Next) -> Response {
     if app.stopping.load(Ordering::SeqCst) {
         return ApiError::stopping().into_response();
     }
-    let open = openapi::OPEN.contains(&request.uri().path());
-    if !(open || app.keys.is_empty()) {
+    let path = request.uri().path();
+    if !openapi::OPEN.contains(&path) {
         let text = |name: &str| {
             request
                 .headers()
@@ -257,10 +297,24 @@ async fn admit(State(app): Shared, request: Request, next: Next) -> Response {
         let sent = text("authorization")
             .and_then(|value| value.strip_prefix("Bearer "))
             .or_else(|| text("x-api-key"));
-        let sent = sent.map(|sent| ContentHash::of(sent.trim().as_bytes()));
-        if sent.is_none_or(|sent| !app.keys.contains(&sent)) {
+        let Some(role) = app.role(sent) else {
             return ApiError::key().into_response();
+        };
+        if role < needed(&request) {
+            return ApiError::role().into_response();
         }
+        request.extensions_mut().insert(role);
     }
     next.run(request).await
+}
+
+/// What a request takes. Transfers hold rows and prompts, so that to read of them is to manage.
+fn needed(request: &Request) -> Role {
+    let path = request.uri().path();
+    let reads = request.method() == Method::GET && !path.starts_with("/v1/transfers");
+    if pages::changes(path) && !reads {
+        Role::Manage
+    } else {
+        Role::Ask
+    }
 }

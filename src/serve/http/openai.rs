@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response, sse};
 use serde::Serialize;
@@ -18,7 +19,7 @@ use super::prompt::{asking_of_chat, asking_of_text, conversation, encode, prompt
 use super::schema::{Chat, Common, Completion, Count, Integer};
 use super::submit::{Pending, submit};
 use super::tools::{Calls, Said, Tools};
-use super::{App, Shared, body, in_turn, lora, shown};
+use super::{App, Role, Shared, body, in_turn, lora, shown};
 use crate::control::Segment;
 use crate::control::openapi::ErrorBody;
 use crate::engine::host::Conversations;
@@ -132,8 +133,12 @@ pub(super) async fn models(State(app): Shared) -> Response {
     (status = 200, description = "The model.", body = Model),
     (status = 404, description = "No model is called so.", body = ErrorBody),
 ))]
-pub(super) async fn model(State(app): Shared, Segment(id): Segment) -> Result<Response, ApiError> {
-    lora::find(&app, &id).await?;
+pub(super) async fn model(
+    State(app): Shared,
+    Extension(role): Extension<Role>,
+    Segment(id): Segment,
+) -> Result<Response, ApiError> {
+    lora::find(&app, &id, Some(role)).await?;
     let found = listed(&app).into_iter().find(|model| model.id == id);
     found
         .map(|model| axum::Json(model).into_response())

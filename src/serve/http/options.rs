@@ -204,9 +204,10 @@ fn bias(app: &App, field: Option<&Value>) -> Result<Vec<(Token, f32)>, ApiError>
     let pairs: Vec<(Value, &Value)> = match field {
         None => Vec::new(),
         Some(Value::Object(map)) => {
-            let key = |key: &String| {
-                key.parse::<Token>()
-                    .map_or_else(|_| Value::from(key.as_str()), Value::from)
+            // A number is a token's, and no text.
+            let key = |key: &String| match key.parse::<i128>() {
+                Ok(number) => Value::from(i64::try_from(number).unwrap_or(-1)),
+                Err(_) => Value::from(key.as_str()),
             };
             map.iter().map(|(name, value)| (key(name), value)).collect()
         }
@@ -242,7 +243,12 @@ fn bias(app: &App, field: Option<&Value>) -> Result<Vec<(Token, f32)>, ApiError>
             ],
         };
         for token in tokens {
-            *all.entry(token).or_insert(0.0) += number;
+            let sum = all.entry(token).or_insert(0.0);
+            *sum += number;
+            // Without an end in one direction only: a token may be forbidden, not forced.
+            if sum.is_nan() || *sum == f32::INFINITY {
+                return Err(bad());
+            }
         }
     }
     Ok(all.into_iter().collect())

@@ -83,7 +83,7 @@ fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
 impl Pages {
     fn of(config: &Config) -> Self {
         let everywhere = |host: &String| !is_this_machine(without_port(host));
-        let names = if !config.api_keys.is_empty()
+        let names = if config.has_keys()
             || config.hosts.iter().any(everywhere)
             || config.origins.iter().any(|origin| origin == "*")
         {

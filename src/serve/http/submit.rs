@@ -45,6 +45,7 @@ pub(super) fn submit(
     prompt: Vec<Token>,
     asking: Option<Asking>,
 ) -> Result<Pending, ApiError> {
+    app.base.check(app.clock.elapsed(), &app.say)?;
     let context = app.host.info().context;
     if prompt.is_empty() {
         return Err(ApiError::input("the prompt is empty"));

@@ -167,6 +167,36 @@ fn a_run_that_was_stopped_while_it_published_goes_on() {
 }
 
 #[test]
+fn a_run_that_has_ended_is_ended_for_who_resumes_it_and_in_the_way_of_another() {
+    let (world, lora) = trained();
+    let plan = Transfer {
+        run: resumed(),
+        ..seeds_plan(&world, &lora, "new.gguf")
+    };
+    let first = transfer(&plan).unwrap();
+    let bytes = fs::read(world.path("new.gguf")).unwrap();
+    let again = transfer(&plan).unwrap();
+    assert_eq!(
+        (again.verdict, &again.scores),
+        (first.verdict, &first.scores)
+    );
+    assert!(fs::read(world.path("new.gguf")).unwrap() == bytes);
+    let other = Transfer {
+        samples: plan.samples + 1,
+        ..plan.clone()
+    };
+    for another in [other, seeds_plan(&world, &lora, "new.gguf")] {
+        let error = transfer(&another).unwrap_err();
+        assert!(
+            error.to_string().contains("there is a file already"),
+            "{error}"
+        );
+    }
+    fs::write(&world.eval, "{\"prompt\": \"a\", \"completion\": \"b\"}\n").unwrap();
+    assert!(transfer(&plan).is_err(), "the rows are others");
+}
+
+#[test]
 fn kits_resume_too() {
     let (world, lora) = trained();
     let kit_plan = |name: &str| request::Kit {

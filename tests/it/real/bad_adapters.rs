@@ -235,6 +235,52 @@ fn a_server_goes_on(folder: &Folder, all: &[(String, String)]) {
     assert_eq!(first, again);
 }
 
+/// One that was made for another base is no bad file, and no server lets it answer unless it is
+/// forced.
+#[test]
+fn an_adapter_of_another_base_is_refused_at_every_door_that_serves() {
+    let folder = Folder::new();
+    std::fs::create_dir(folder.path("served")).expect("the folder is writable");
+    let elsewhere = "0123456789abcdef".repeat(4);
+    let bytes = std::fs::read(&lab().lora).expect("the lab made it");
+    let mut writer = Writer::copy_of(&Gguf::parse(&bytes).expect("it is whole"));
+    writer.set("translora.target.sha256", elsewhere.as_str());
+    let bytes = writer.to_bytes().expect("it keeps the limits");
+    folder.write("served/moved.gguf", &bytes);
+    let base = Base::read(&old_base()).expect("the lab is in the repository");
+    let lora = Lora::read(&bytes).expect("it is sound");
+    let said = lora
+        .is_for(&base.sha256.to_string())
+        .expect_err("another")
+        .to_string();
+    assert!(said.contains("0123456789ab…"), "{said}");
+    let run = folder.run("serve -m OLD --lora served/moved.gguf --port 0");
+    assert_eq!(run.code, Some(2), "{run}");
+    assert!(run.err.contains(&said), "{run}");
+    let swaps = adapters::Adapters::default();
+    swaps
+        .set_base(&old_base())
+        .expect("the lab is in the repository");
+    let path = folder.path("served/moved.gguf");
+    let error = swaps
+        .prepare("task", &path, false)
+        .expect_err("another base");
+    assert!(error.to_string().contains(&said), "{error}");
+    swaps.prepare("task", &path, true).expect("it is forced");
+    let served = Served::start(&folder, "-m OLD --adapters served");
+    let list = get(served.address, "/v1/adapters").json();
+    assert!(
+        list["refused"][0]["reason"].to_string().contains(&said),
+        "{list}"
+    );
+    for (force, status) in [(false, 400), (true, 200)] {
+        let body = json!({ "lora_name": "new", "lora_path": "moved.gguf", "force": force });
+        let reply = post(served.address, "/v1/load_lora_adapter", &body);
+        assert_eq!(reply.status, status, "{reply:?}");
+        assert_eq!(!force, reply.body.contains(&said), "{reply:?}");
+    }
+}
+
 /// llama.cpp reads past the end of an adapter with fewer experts than its base.
 #[test]
 fn a_mixture_takes_adapters_with_as_many_experts_only() {

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use translora_gguf::{Gguf, Writer};
+use translora_gguf::{Gguf, TensorKind, Writer};
 
 use super::bad_inputs::{header_bytes, refuse};
 use super::{Folder, new_base, old_base, rows, transfer};
@@ -77,6 +77,38 @@ const SPOILED: &[(&str, Spoil, &[&str])] = &[
         |file| _ = file.set("llama.pooling_type", 1_u32),
         &["an embedding model"],
     ),
+    (
+        "no-layers",
+        |file| _ = file.set("llama.block_count", 0_u32),
+        &["block_count is 0"],
+    ),
+    (
+        "epsilon",
+        |file| _ = file.set(EPSILON, -1e-5_f32),
+        &["epsilon is -0.0000"],
+    ),
+    (
+        "alignment",
+        |file| _ = file.set("general.alignment", 8_u32),
+        &["general.alignment is 8"],
+    ),
+    (
+        "types",
+        |file| _ = file.set("tokenizer.ggml.token_type", vec![1_i32]),
+        &["token_type is a list of 1 i32"],
+    ),
+    (
+        "integers",
+        |file| {
+            file.retain_tensors(|part| {
+                if part.name == "blk.1.ffn_up.weight" {
+                    part.kind = TensorKind::I16;
+                }
+                true
+            });
+        },
+        &["blk.1.ffn_up.weight", "no product"],
+    ),
     // The byte tokens of `é` are there under other names: BPE leaves such text out.
     (
         "no-accents",
@@ -85,6 +117,7 @@ const SPOILED: &[(&str, Spoil, &[&str])] = &[
     ),
 ];
 
+const EPSILON: &str = "llama.attention.layer_norm_rms_epsilon";
 pub(super) const TEMPLATE: &str = "tokenizer.chat_template";
 
 /// Give one token of the vocabulary another text.

@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::json;
 use translora_gguf::{Gguf, Value as Field, Writer};
 
-use super::serve::{Served, adapters};
+use super::serve::{Served, adapters, own};
 use super::{Folder, done, new_base};
 use crate::serve::client::{Reply, get, post, said};
 use crate::source::root;
@@ -129,7 +129,8 @@ fn a_sliding_window_holds_nothing_of_the_adapter_before() {
         format!("{long} then the lamp went out"),
         long[..long.len() / 2].to_owned(),
     ];
-    let line = "-m window.gguf --adapters adapters --alias base -np 1";
+    // They were made for the base without a window.
+    let line = "-m window.gguf --adapters adapters --alias base -np 1 --force";
     let known = ["one", "two"].map(|name| {
         prompts.clone().map(|prompt| {
             let served = Served::start(&folder, line);
@@ -177,7 +178,7 @@ fn a_sliding_window_holds_nothing_of_the_adapter_before() {
 #[test]
 fn the_same_prompt_again_is_answered_by_what_is_live() {
     let lab = adapters();
-    let served = Served::start(&lab.folder, "-m OLD --adapters . --alias base -np 1");
+    let served = Served::start(&lab.folder, &format!("{} -np 1", own(&lab.folder, "again")));
     let address = served.address;
     let sure = |at: &usize| {
         ["ticket", "date_iso"]
@@ -238,10 +239,10 @@ fn the_same_prompt_again_is_answered_by_what_is_live() {
 #[test]
 fn two_servers_keep_their_own_adapters() {
     let lab = adapters();
-    let line = "-m OLD --adapters . --alias base -np 1";
+    let line = format!("{} -np 1", own(&lab.folder, "two"));
     let (one, two) = (
-        Served::start(&lab.folder, line),
-        Served::start(&lab.folder, line),
+        Served::start(&lab.folder, &line),
+        Served::start(&lab.folder, &line),
     );
     let check = |server: &Served, name: &str| {
         let (prompt, right) = lab.sure(name);

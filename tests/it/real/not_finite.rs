@@ -76,6 +76,21 @@ fn what_is_not_finite_is_an_error_that_names_whose_it_is() {
 }
 
 #[test]
+fn inspect_reads_every_weight_where_that_is_wanted() {
+    let folder = Folder::new();
+    folder.write("nan.gguf", &broken_model());
+    for (line, code, says) in [
+        ("inspect nan.gguf", 0, "llama"),
+        ("inspect nan.gguf --check", 1, "holds NaN at element 0"),
+        ("inspect OLD --check", 0, "all are finite"),
+    ] {
+        let run = folder.run(&format!("{line} --json"));
+        assert_eq!(run.code, Some(code), "{line}: {run}");
+        assert!(run.out.contains(says), "{line}: {run}");
+    }
+}
+
+#[test]
 fn a_server_answers_with_an_error_and_goes_on() {
     let folder = Folder::new();
     folder.write("huge.gguf", &broken_adapter());
@@ -126,7 +141,7 @@ fn a_server_answers_with_an_error_and_goes_on() {
     folder.write("nan.gguf", &broken_model());
     let served = Served::start(
         &folder,
-        "-m nan.gguf --alias base --lora ticket.gguf --lora-init-without-apply",
+        "-m nan.gguf --alias base --lora ticket.gguf --lora-init-without-apply --force",
     );
     // Once the bare model has failed, its adapters are not blamed.
     for model in ["base", "ticket"] {

@@ -17,6 +17,17 @@ use super::{Folder, done, lab, new_base, old_base, rows};
 use crate::serve::client::{ask, get, metric, open, post, said, send};
 use crate::source::root;
 
+/// A folder of one server's own with the adapters of the lab: a server keeps beside them what is live.
+pub(crate) fn own(folder: &Folder, name: &str) -> String {
+    std::fs::create_dir(folder.path(name)).expect("writable");
+    for adapter in NAMES {
+        let file = format!("{adapter}.gguf");
+        let copied = std::fs::copy(folder.path(&file), folder.path(&format!("{name}/{file}")));
+        copied.expect("writable");
+    }
+    format!("-m OLD --adapters {name} --alias base")
+}
+
 /// Longer than a small transfer takes, on a machine with other work too.
 const LONG: Duration = Duration::from_secs(1200);
 
@@ -221,7 +232,7 @@ fn mixed_adapters_side_by_side_answer_as_each_does_alone() {
             .windows(2)
             .all(|pair| lab.answers[pair[0]] != lab.answers[pair[1]])
     );
-    let served = Served::start(&lab.folder, "-m OLD --adapters . --alias base -np 4");
+    let served = Served::start(&lab.folder, &format!("{} -np 4", own(&lab.folder, "mixed")));
     let models = ["base", "ticket", "other", "date_iso"];
     thread::scope(|scope| {
         for client in 0..8 {
@@ -249,7 +260,7 @@ fn mixed_adapters_side_by_side_answer_as_each_does_alone() {
 fn swaps_under_load_leave_no_mixed_answer() {
     const SWAPS: usize = 100;
     let lab = adapters();
-    let served = Served::start(&lab.folder, "-m OLD --adapters . --alias base -np 4");
+    let served = Served::start(&lab.folder, &format!("{} -np 4", own(&lab.folder, "swaps")));
     let address = served.address;
     let first = short(address, "ticket", &lab.prompts[0])
         .generation()
@@ -311,7 +322,10 @@ fn swaps_under_load_leave_no_mixed_answer() {
 fn a_stream_goes_on_under_its_adapter_while_it_is_replaced() {
     const NOISE: f64 = 0.05;
     let lab = adapters();
-    let served = Served::start(&lab.folder, "-m OLD --adapters . --alias base -np 2");
+    let served = Served::start(
+        &lab.folder,
+        &format!("{} -np 2", own(&lab.folder, "stream")),
+    );
     let turns = json!({ "messages": [{ "role": "user", "content": lab.prompts[0] }] });
     let prompt = post(served.address, "/apply-template", &turns).json()["prompt"].clone();
     let ask = |stream: bool| {
@@ -451,7 +465,7 @@ fn a_long_text_is_encoded_beside_other_requests() {
 fn a_transfer_over_http_goes_live_under_load() {
     let folder = Folder::with(&[("seeds.jsonl", 5)]);
     std::fs::create_dir(folder.path("adapters")).expect("writable");
-    let line = "-m NEW --adapters adapters --alias base -np 4";
+    let line = "-m NEW --adapters adapters --inputs / --alias base -np 4";
     let mut served = Served::start(&folder, line);
     let address = served.address;
     let path = |path: PathBuf| path.to_str().expect("UTF-8").to_owned();

@@ -92,6 +92,20 @@ fn an_adapter_carries_the_template_that_was_asked_for() {
     refused("an unknown name", &wrong, &["lama3", "llama3", "chatml"]);
 }
 
+/// What `renderer.rs` tries in the child, through the program: an error that names the file.
+#[test]
+fn a_template_that_would_end_the_program_is_refused() {
+    let folder = folder();
+    let doubled = "{% set n = namespace(x='ab') %}{% for i in range(90) %}\
+        {% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}";
+    let endless = "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}x";
+    for (text, word) in [(doubled, "process ended"), (endless, "come to an end")] {
+        folder.write("t.jinja", text.as_bytes());
+        let run = folder.run("eval -m OLD --data rows.jsonl --chat-template t.jinja");
+        refused(text, &run, &["t.jinja", word]);
+    }
+}
+
 #[test]
 fn a_server_whose_template_does_not_compile_answers_texts() {
     let folder = folder();

@@ -15,12 +15,15 @@ use self::client::{ask, said, send};
 use crate::pipeline::train;
 use crate::toy::{World, write_rows};
 
+mod begun;
 pub mod client;
 mod connections;
+mod edges;
 mod effects;
 mod fields;
 mod folder;
 mod harvest;
+mod lasting;
 mod log;
 mod openapi;
 mod refusals;
@@ -111,10 +114,13 @@ impl Lab {
                 ("second".into(), self.adapters[1].clone(), 0.0),
             ],
             folder: Some(self.world.folder.clone()),
+            resume_transfers: false,
             jobs: translora::jobs::Config::default(),
             hosts: vec!["127.0.0.1".into()],
             port: 0,
             api_keys: Vec::new(),
+            admin_keys: Vec::new(),
+            inputs: Vec::new(),
             origins: Vec::new(),
             slots: 4,
             context: 0,

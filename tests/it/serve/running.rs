@@ -152,6 +152,61 @@ fn any_of_several_keys_is_taken() {
     }
 }
 
+/// Who may do what: a path, a body, and the status for each key, with and without the other one.
+#[test]
+fn a_key_for_requests_manages_nothing_where_there_is_one_that_does() {
+    let lab = Lab::new();
+    let keys = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+    let (_server, address) = serve(Config {
+        api_keys: keys(&["ask"]),
+        admin_keys: keys(&["manage"]),
+        ..lab.config()
+    });
+    let fresh = lab.world.path("fresh.gguf");
+    std::fs::copy(&lab.adapters[0], &fresh).expect("there is room");
+    let sent = |key: &str, method: &str, path: &str, body: &str| {
+        let bearer = format!("Bearer {key}");
+        let headers = [("Authorization", bearer.as_str())];
+        open(address, method, path, &headers, body.as_bytes())
+            .whole()
+            .status
+    };
+    let fresh_chat = r#"{"model": "fresh", "max_tokens": 1, "prompt": "x"}"#;
+    for (method, path, body, ask, manage) in [
+        ("GET", "/v1/models", "", 200, 200),
+        ("GET", "/v1/adapters", "", 200, 200),
+        ("GET", "/lora-adapters", "", 200, 200),
+        (
+            "POST",
+            "/v1/completions",
+            r#"{"max_tokens": 1, "prompt": "x"}"#,
+            200,
+            200,
+        ),
+        ("GET", "/v1/models/fresh", "", 404, 200),
+        ("POST", "/v1/completions", fresh_chat, 200, 200),
+        ("POST", "/lora-adapters", "[]", 403, 200),
+        ("POST", "/v1/load_lora_adapter", "{}", 403, 400),
+        ("POST", "/v1/unload_lora_adapter", "{}", 403, 400),
+        ("POST", "/v1/adapters", "{}", 403, 400),
+        ("POST", "/v1/adapters/x/rollback", "", 403, 404),
+        ("POST", "/v1/adapters/x/unload", "", 403, 404),
+        ("GET", "/v1/transfers", "", 403, 200),
+        ("GET", "/v1/transfers/1/report", "", 403, 404),
+        ("POST", "/v1/transfers", "{}", 403, 400),
+        ("DELETE", "/v1/transfers/1", "", 403, 404),
+        ("OPTIONS", "/v1/transfers", "", 403, 405),
+    ] {
+        for (key, status) in [("ask", ask), ("manage", manage), ("other", 401)] {
+            assert_eq!(
+                sent(key, method, path, body),
+                status,
+                "{key}: {method} {path}"
+            );
+        }
+    }
+}
+
 #[test]
 fn health_needs_no_key_and_no_slot() {
     let lab = Lab::new();

@@ -12,7 +12,7 @@ use super::{Lab, endless, serve};
 const LONG: Duration = Duration::from_secs(120);
 
 /// The new base is served; the old base and its adapter are files.
-fn config(lab: &Lab) -> Config {
+pub fn config(lab: &Lab) -> Config {
     Config {
         model: lab.world.target.clone(),
         alias: "new".into(),
@@ -21,7 +21,7 @@ fn config(lab: &Lab) -> Config {
     }
 }
 
-fn request(lab: &Lab, name: &str) -> Value {
+pub fn request(lab: &Lab, name: &str) -> Value {
     let world = &lab.world;
     json!({
         "name": name, "source": world.source, "source_lora": lab.adapters[0], "seeds": world.seeds, "eval": world.eval,
@@ -29,7 +29,7 @@ fn request(lab: &Lab, name: &str) -> Value {
     })
 }
 
-fn wait(address: std::net::SocketAddr, id: u64, until: impl Fn(&Value) -> bool) -> Value {
+pub fn wait(address: std::net::SocketAddr, id: u64, until: impl Fn(&Value) -> bool) -> Value {
     let began = Instant::now();
     loop {
         let status = get(address, &format!("/v1/transfers/{id}")).json();

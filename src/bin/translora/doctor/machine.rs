@@ -1,6 +1,7 @@
 //! What this machine has, as far as it matters here.
 
 use serde::Serialize;
+use translora_system::sandbox;
 
 /// The machine, and what this build makes of it.
 #[derive(Serialize)]
@@ -17,6 +18,10 @@ pub struct Machine {
     /// units: bytes
     memory_total: Option<u64>,
     memory_free: Option<u64>,
+    /// What keeps a worker to the files of its job.
+    sandbox_files: String,
+    /// What keeps it from the network and from other processes.
+    sandbox_calls: String,
     #[serde(flatten)]
     llama: Option<Llama>,
 }
@@ -32,7 +37,18 @@ struct Llama {
 }
 
 pub fn look() -> Machine {
+    // A thread, so that this process goes on as it is.
+    let tried = std::thread::spawn(|| sandbox::confine::<&str>(&[], &[])).join();
+    let (sandbox_files, sandbox_calls) = match tried {
+        Ok(in_force) => (in_force.files, in_force.calls),
+        Err(_) => (
+            "none: the thread ended".into(),
+            "none: the thread ended".into(),
+        ),
+    };
     Machine {
+        sandbox_files,
+        sandbox_calls,
         version: env!("CARGO_PKG_VERSION"),
         engine: if cfg!(feature = "ggml") {
             "ggml"

@@ -9,15 +9,19 @@ use translora_gguf::{Header, Parts, Value};
 
 use crate::error::LlamaError;
 
+mod keys;
+
 /// Read the container with the strict reader: llama.cpp's own aborts on some of what this one
 /// refuses by name. A split model is read in all its parts.
 pub(crate) fn check_container(path: &Path) -> Result<Parts, LlamaError> {
     Parts::open(path, MODEL_HEADER_BYTES_MAX).map_err(|error| LlamaError::of_file(path, error))
 }
 
-/// The same for a model, with its vocabulary.
+/// The same for a model, with its keys, its vocabulary and the types of its weights.
 pub(crate) fn check_model(path: &Path) -> Result<(), LlamaError> {
-    check_vocabulary(&*check_container(path)?).map_err(|reason| LlamaError::ModelLoad {
+    let parts = check_container(path)?;
+    let checked = keys::check(&parts).and_then(|()| check_vocabulary(&parts));
+    checked.map_err(|reason| LlamaError::ModelLoad {
         path: path.to_owned(),
         reason,
     })
