@@ -3,9 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::{Judged, Reason};
+use crate::record::Origin;
 
 /// Texts that share an answer before it counts as one of the task's.
 const SHARED_MIN: usize = 3;
+/// How sure the teacher is of an answer that is a label, at least: nine in ten. To text that is not of
+/// the task it gives words of labels in new ways, and is of two minds about them. units: nats
+const SURE: f64 = -0.105;
 /// Share of the texts whose answer others share too, from which on answers are labels and not text
 /// of their own.
 const LABELS_SHARE: f64 = 0.95;
@@ -16,9 +20,9 @@ const OBJECTS_SHARE: f64 = 0.8;
 const INTENDED_MIN: usize = 20;
 const KAPPA_MIN: f64 = 0.2;
 
-/// Answers that several texts share, with how many of what was accepted have each; none where
-/// answers are free text.
-fn shared(seen: &[Judged]) -> BTreeMap<String, usize> {
+/// Answers that several texts share, and of which the teacher is sure for several; none where answers
+/// are free text.
+fn shared(seen: &[Judged]) -> Vec<String> {
     let mut counts: BTreeMap<&str, [usize; 2]> = BTreeMap::new();
     let mut texts = 0;
     for judged in seen {
@@ -29,20 +33,18 @@ fn shared(seen: &[Judged]) -> BTreeMap<String, usize> {
         else {
             continue;
         };
-        let [all, accepted] = counts.entry(answer.text.trim()).or_default();
+        let [all, sure] = counts.entry(answer.text.trim()).or_default();
         texts += 1;
         *all += 1;
-        *accepted += usize::from(judged.rejected.is_none());
+        *sure += usize::from(judged.sureness() >= SURE);
     }
     counts.retain(|_, [all, _]| *all >= SHARED_MIN);
     let of_labels: usize = counts.values().map(|[all, _]| all).sum();
     if (of_labels as f64) < LABELS_SHARE * texts as f64 {
-        return BTreeMap::new();
+        return Vec::new();
     }
-    counts
-        .into_iter()
-        .map(|(answer, [_, accepted])| (answer.to_owned(), accepted))
-        .collect()
+    counts.retain(|_, [_, sure]| *sure >= SHARED_MIN);
+    counts.into_keys().map(str::to_owned).collect()
 }
 
 /// What the answers of a task are, as far as the teacher's answers show.
@@ -85,7 +87,7 @@ impl Answers {
 
 /// Find out what the teacher answers.
 pub fn answers(seen: &[Judged]) -> Answers {
-    let labels: Vec<String> = shared(seen).into_keys().collect();
+    let labels = shared(seen);
     if !labels.is_empty() {
         return Answers::Labels(labels);
     }
@@ -164,6 +166,21 @@ pub fn hold_to(judged: &mut [Judged], intended: &HashMap<String, String>) -> Opt
     kappa
 }
 
+/// Where answers are labels, reject what the teacher is unsure of and answers with none of them; let
+/// it pass again where the answer turns out to be a label. What users asked is of the task.
+pub fn hold_to_labels(judged: &mut [Judged], answers: &Answers) {
+    let Answers::Labels(labels) = answers else {
+        return;
+    };
+    for judged in judged.iter_mut().filter(|judged| {
+        matches!(judged.rejected, None | Some(Reason::NoLabel)) && judged.origin != Origin::Asked
+    }) {
+        let is_label = labels.iter().any(|label| label == judged.answer_text());
+        let stray = judged.answer.is_some() && !is_label && judged.sureness() < SURE;
+        judged.rejected = stray.then_some(Reason::NoLabel);
+    }
+}
+
 /// The answer, where the teacher came to an end.
 fn answer(judged: &Judged) -> Option<&str> {
     judged
@@ -176,6 +193,35 @@ fn answer(judged: &Judged) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_teacher_is_of_two_minds_about_is_no_label() {
+        let unsure = |answer: &str| {
+            let mut judged = judged(answer, true);
+            judged.answer.as_mut().unwrap().log_probability = -0.5;
+            judged
+        };
+        let mut seen: Vec<Judged> = (0..60).map(|i| judged(["A", "B"][i % 2], true)).collect();
+        seen.extend(["A b", "A b", "A b", "A", "odd"].map(unsure));
+        seen.push(judged("sure", true));
+        let mut asked = unsure("odd");
+        asked.origin = Origin::Asked;
+        seen.push(asked);
+        let found = answers(&seen);
+        assert_eq!(found, Answers::Labels(["A", "B"].map(str::to_owned).into()));
+        hold_to_labels(&mut seen, &found);
+        let rejected = |from: usize| -> Vec<Option<Reason>> {
+            seen[from..].iter().map(|judged| judged.rejected).collect()
+        };
+        let stray = Some(Reason::NoLabel);
+        assert_eq!(
+            rejected(59),
+            [None, stray, stray, stray, None, stray, None, None]
+        );
+        hold_to_labels(&mut seen, &Answers::Labels(vec!["A b".into()]));
+        assert_eq!(seen[60].rejected, None);
+        assert_eq!(seen[63].rejected, stray, "of an A it is unsure");
+    }
 
     fn judged(answer: &str, accepted: bool) -> Judged {
         Judged::example("x", answer, (!accepted).then_some(Reason::Contrast))

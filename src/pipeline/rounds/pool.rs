@@ -70,9 +70,11 @@ impl<'a> Pool<'a> {
     }
 
     /// Take what a round judged. Answers how well inputs get the answer that they were generated
-    /// for; see [`filter::hold_to`].
+    /// for; see [`filter::hold_to`]. What gets no label of the task is dropped, where it has labels.
     pub fn judged(&mut self, judged: Vec<Judged>) -> Option<f64> {
         self.judged.extend(judged);
+        let answers = filter::answers(&self.seen());
+        filter::hold_to_labels(&mut self.judged, &answers);
         filter::hold_to(&mut self.judged, &self.intended)
     }
 
