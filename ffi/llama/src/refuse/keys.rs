@@ -12,13 +12,13 @@ const EXPERTS_MAX: u64 = 1024;
 const ALIGNMENT_MIN: u64 = 32;
 /// source: llama-model.cpp, `LLAMA_ROPE_SCALING_TYPES`
 const SCALINGS: [&str; 4] = ["none", "linear", "yarn", "longrope"];
-/// Sizes that llama.cpp divides by, where an architecture has them.
-const DIVISORS: [&str; 5] = [
-    "ssm.conv_kernel",
-    "ssm.inner_size",
-    "ssm.state_size",
-    "ssm.time_step_rank",
-    "wkv.head_size",
+/// Sizes that llama.cpp divides by, and what the tensors of an architecture that has them are called.
+const DIVISORS: [(&str, &str); 5] = [
+    ("ssm.conv_kernel", ".ssm_"),
+    ("ssm.inner_size", ".ssm_"),
+    ("ssm.state_size", ".ssm_"),
+    ("ssm.time_step_rank", ".ssm_"),
+    ("wkv.head_size", ".time_mix_"),
 ];
 const TOKENS: &str = "tokenizer.ggml.tokens";
 
@@ -151,8 +151,11 @@ impl Keys<'_> {
                 return Err(format!("its {key} is {found}, and must be {wanted}"));
             }
         }
-        for key in DIVISORS {
-            if self.count(key) == Some(0) {
+        let tensors = self.header.tensors();
+        for (key, part) in DIVISORS {
+            // llama.cpp writes zeros for what an architecture has not.
+            let has = || tensors.iter().any(|tensor| tensor.name.contains(part));
+            if self.count(key) == Some(0) && has() {
                 return Err(format!(
                     "its {} is 0, and must be 1 or more",
                     self.name(key)
@@ -362,9 +365,13 @@ mod tests {
                 "of 16 at most",
             ),
             (
-                |w| _ = w.set("llama.ssm.state_size", 0_u32),
+                |w| {
+                    w.set("llama.ssm.state_size", 0_u32);
+                    w.tensor_f32("blk.0.ssm_a", &[64], &[1.0; 64]);
+                },
                 "state_size is 0",
             ),
+            (|w| _ = w.set("llama.ssm.state_size", 0_u32), ""),
             (|w| _ = w.set(TOKENS, vec![1_u32]), "no list of texts"),
             (|w| _ = w.set(TOKENS, Vec::<String>::new()), "is empty"),
             (
