@@ -11,7 +11,11 @@ pub fn wilson(correct: u64, rows: u64) -> [f64; 2] {
     let (n, p) = (rows as f64, correct as f64 / rows as f64);
     let centre = (p + Z * Z / (2.0 * n)) / (1.0 + Z * Z / n);
     let reach = Z / (1.0 + Z * Z / n) * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).sqrt();
-    [(centre - reach).max(0.0), (centre + reach).min(1.0)]
+    // Rounding must not leave the share itself outside.
+    [
+        (centre - reach).clamp(0.0, p),
+        (centre + reach).clamp(p, 1.0),
+    ]
 }
 
 /// McNemar's exact two-sided p for `wins` against `losses` among discordant pairs.
