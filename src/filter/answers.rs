@@ -20,9 +20,9 @@ const OBJECTS_SHARE: f64 = 0.8;
 const INTENDED_MIN: usize = 20;
 const KAPPA_MIN: f64 = 0.2;
 
-/// Answers that several texts share, and of which the teacher is sure for several; none where answers
+/// Answers that several texts share, and of which the teacher is sure for so many; none where answers
 /// are free text.
-fn shared(seen: &[Judged]) -> Vec<String> {
+fn shared(seen: &[Judged], sure_min: usize) -> Vec<String> {
     let mut counts: BTreeMap<&str, [usize; 2]> = BTreeMap::new();
     let mut texts = 0;
     for judged in seen {
@@ -43,7 +43,7 @@ fn shared(seen: &[Judged]) -> Vec<String> {
     if (of_labels as f64) < LABELS_SHARE * texts as f64 {
         return Vec::new();
     }
-    counts.retain(|_, [_, sure]| *sure >= SHARED_MIN);
+    counts.retain(|_, [_, sure]| *sure >= sure_min);
     counts.into_keys().map(str::to_owned).collect()
 }
 
@@ -87,7 +87,7 @@ impl Answers {
 
 /// Find out what the teacher answers.
 pub fn answers(seen: &[Judged]) -> Answers {
-    let labels = shared(seen);
+    let labels = shared(seen, SHARED_MIN);
     if !labels.is_empty() {
         return Answers::Labels(labels);
     }
@@ -106,6 +106,12 @@ pub fn answers(seen: &[Judged]) -> Answers {
         return Answers::Text;
     }
     Answers::Objects(keys.into_keys().collect())
+}
+
+/// What may be a label, too: several texts share it, and inputs that are generated for it show
+/// whether the teacher is sure of it.
+pub fn possible_labels(seen: &[Judged]) -> Vec<String> {
+    shared(seen, 0)
 }
 
 /// Whether an answer is a JSON object with this key.
@@ -209,6 +215,7 @@ mod tests {
         seen.push(asked);
         let found = answers(&seen);
         assert_eq!(found, Answers::Labels(["A", "B"].map(str::to_owned).into()));
+        assert_eq!(possible_labels(&seen), ["A", "A b", "B"]);
         hold_to_labels(&mut seen, &found);
         let rejected = |from: usize| -> Vec<Option<Reason>> {
             seen[from..].iter().map(|judged| judged.rejected).collect()

@@ -25,7 +25,7 @@ mod script;
 mod select;
 mod validity;
 
-pub use answers::{Answers, answers, hold_to, hold_to_labels};
+pub use answers::{Answers, answers, hold_to, hold_to_labels, possible_labels};
 pub use coverage::Coverage;
 pub use hold_out::{HeldOut, hold_out};
 pub use judge::{Discriminator, Judge, Judged, probe};

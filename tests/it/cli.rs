@@ -343,6 +343,12 @@ mod toy {
                 "it ended early: {err}"
             );
         }
+        // The plan is shown before the journal is begun.
+        let journal = |name: &String| world.path(name).join("lock").exists();
+        while sign == "  seed" && !world.names().iter().any(journal) {
+            let ended = child.try_wait().expect("it can be asked");
+            assert!(ended.is_none(), "it ended early: {err}");
+        }
         let sent = Command::new("kill")
             .args([signal, &child.id().to_string()])
             .status();

@@ -472,13 +472,12 @@ fn the_plan_comes_first_and_every_stage_ends() {
         started,
         count(|event| matches!(event, Event::StageDone { .. }))
     );
-    // Each step of the adapter, and of the one generator of inputs: what it gives is useless, so
-    // that no second one is fitted.
+    // Each step of the adapter, and of two generators of inputs.
     assert_eq!(
         count(
             |event| matches!(event, Event::Progress { stage: Stage::Distill, note, .. } if note.contains("loss"))
         ),
-        63 + 39
+        63 + 39 + 63
     );
 }
 

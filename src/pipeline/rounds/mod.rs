@@ -230,16 +230,18 @@ impl<'a> Rounds<'a> {
         if self.pool.probed.is_empty() && has_labels {
             self.pool.probed = self.stages.probe(job)?;
         }
-        let answers = filter::answers(&self.pool.seen());
-        let leads = match &answers {
-            Answers::Labels(labels) => labels.iter().cloned().map(Lead::Label).collect(),
-            Answers::Objects(_) => self.compose(job, round)?,
-            Answers::Text => Vec::new(),
-        };
-        let mut shots: Vec<(&str, &str)> = self.pool.answers(adopted).collect();
-        if let Answers::Labels(labels) = &answers {
-            shots.extend(self.pool.stand_ins(labels, &shots));
+        let seen = self.pool.seen();
+        let (mut leads, mut labels) = (Vec::new(), Vec::new());
+        match filter::answers(&seen) {
+            Answers::Labels(_) => {
+                labels = filter::possible_labels(&seen);
+                leads.extend(labels.iter().cloned().map(Lead::Label));
+            }
+            Answers::Objects(_) => leads = self.compose(job, round)?,
+            Answers::Text => {}
         }
+        let mut shots: Vec<(&str, &str)> = self.pool.answers(adopted).collect();
+        shots.extend(self.pool.stand_ins(&labels, &shots));
         self.stages.sampler.cover(leads, shots);
         Ok(())
     }

@@ -127,11 +127,16 @@ impl<'a> Pool<'a> {
     }
 
     /// For each of these labels that no shot has, the texts that the teacher is surest to answer with
-    /// it, whatever they are: what was generated for another answer, then text of any kind.
+    /// it, whatever they are: what was generated and dropped for its answer, then text of any kind.
     pub fn stand_ins(&self, labels: &[String], shots: &[(&str, &str)]) -> Vec<(&str, &str)> {
         let is_missing =
             |label: &&String| shots.iter().all(|(answer, _)| *answer != label.as_str());
-        let other = |judged: &&Judged| judged.rejected() == Some(Reason::OtherAnswer);
+        let other = |judged: &&Judged| {
+            matches!(
+                judged.rejected(),
+                Some(Reason::OtherAnswer | Reason::NoLabel)
+            )
+        };
         let mut texts: Vec<&Judged> = self.judged.iter().filter(other).collect();
         texts.sort_by(|a, b| b.sureness().total_cmp(&a.sureness()));
         let mut of_any_kind: Vec<&Judged> = self.probed.iter().collect();
