@@ -3,13 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::{Judged, Reason};
-use crate::record::Origin;
 
-/// Texts that share an answer before it counts as one of the task's.
+/// Texts that share an answer before it counts as one of the task's. How sure the teacher is of it
+/// says nothing: it is often unsure of a rare label.
 const SHARED_MIN: usize = 3;
-/// How sure the teacher is of an answer that is a label, at least: nine in ten. To text that is not of
-/// the task it gives words of labels in new ways, and is of two minds about them. units: nats
-const SURE: f64 = -0.105;
 /// Share of the texts whose answer others share too, from which on answers are labels and not text
 /// of their own.
 const LABELS_SHARE: f64 = 0.95;
@@ -20,30 +17,23 @@ const OBJECTS_SHARE: f64 = 0.8;
 const INTENDED_MIN: usize = 20;
 const KAPPA_MIN: f64 = 0.2;
 
-/// Answers that several texts share, and of which the teacher is sure for so many; none where answers
-/// are free text.
-fn shared(seen: &[Judged], sure_min: usize) -> Vec<String> {
-    let mut counts: BTreeMap<&str, [usize; 2]> = BTreeMap::new();
+/// Answers that several texts share; none where answers are free text.
+fn labels(seen: &[Judged]) -> Vec<String> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     let mut texts = 0;
-    for judged in seen {
-        let Some(answer) = judged
-            .answer
-            .as_ref()
-            .filter(|answer| answer.finished && !answer.text.trim().is_empty())
-        else {
-            continue;
-        };
-        let [all, sure] = counts.entry(answer.text.trim()).or_default();
+    for answer in seen
+        .iter()
+        .filter_map(answer)
+        .filter(|text| !text.is_empty())
+    {
+        *counts.entry(answer).or_default() += 1;
         texts += 1;
-        *all += 1;
-        *sure += usize::from(judged.sureness() >= SURE);
     }
-    counts.retain(|_, [all, _]| *all >= SHARED_MIN);
-    let of_labels: usize = counts.values().map(|[all, _]| all).sum();
+    counts.retain(|_, count| *count >= SHARED_MIN);
+    let of_labels: usize = counts.values().sum();
     if (of_labels as f64) < LABELS_SHARE * texts as f64 {
         return Vec::new();
     }
-    counts.retain(|_, [_, sure]| *sure >= sure_min);
     counts.into_keys().map(str::to_owned).collect()
 }
 
@@ -87,7 +77,7 @@ impl Answers {
 
 /// Find out what the teacher answers.
 pub fn answers(seen: &[Judged]) -> Answers {
-    let labels = shared(seen, SHARED_MIN);
+    let labels = labels(seen);
     if !labels.is_empty() {
         return Answers::Labels(labels);
     }
@@ -106,12 +96,6 @@ pub fn answers(seen: &[Judged]) -> Answers {
         return Answers::Text;
     }
     Answers::Objects(keys.into_keys().collect())
-}
-
-/// What may be a label, too: several texts share it, and inputs that are generated for it show
-/// whether the teacher is sure of it.
-pub fn possible_labels(seen: &[Judged]) -> Vec<String> {
-    shared(seen, 0)
 }
 
 /// Whether an answer is a JSON object with this key.
@@ -172,21 +156,6 @@ pub fn hold_to(judged: &mut [Judged], intended: &HashMap<String, String>) -> Opt
     kappa
 }
 
-/// Where answers are labels, reject what the teacher is unsure of and answers with none of them; let
-/// it pass again where the answer turns out to be a label. What users asked is of the task.
-pub fn hold_to_labels(judged: &mut [Judged], answers: &Answers) {
-    let Answers::Labels(labels) = answers else {
-        return;
-    };
-    for judged in judged.iter_mut().filter(|judged| {
-        matches!(judged.rejected, None | Some(Reason::NoLabel)) && judged.origin != Origin::Asked
-    }) {
-        let is_label = labels.iter().any(|label| label == judged.answer_text());
-        let stray = judged.answer.is_some() && !is_label && judged.sureness() < SURE;
-        judged.rejected = stray.then_some(Reason::NoLabel);
-    }
-}
-
 /// The answer, where the teacher came to an end.
 fn answer(judged: &Judged) -> Option<&str> {
     judged
@@ -199,36 +168,6 @@ fn answer(judged: &Judged) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_the_teacher_is_of_two_minds_about_is_no_label() {
-        let unsure = |answer: &str| {
-            let mut judged = judged(answer, true);
-            judged.answer.as_mut().unwrap().log_probability = -0.5;
-            judged
-        };
-        let mut seen: Vec<Judged> = (0..60).map(|i| judged(["A", "B"][i % 2], true)).collect();
-        seen.extend(["A b", "A b", "A b", "A", "odd"].map(unsure));
-        seen.push(judged("sure", true));
-        let mut asked = unsure("odd");
-        asked.origin = Origin::Asked;
-        seen.push(asked);
-        let found = answers(&seen);
-        assert_eq!(found, Answers::Labels(["A", "B"].map(str::to_owned).into()));
-        assert_eq!(possible_labels(&seen), ["A", "A b", "B"]);
-        hold_to_labels(&mut seen, &found);
-        let rejected = |from: usize| -> Vec<Option<Reason>> {
-            seen[from..].iter().map(|judged| judged.rejected).collect()
-        };
-        let stray = Some(Reason::NoLabel);
-        assert_eq!(
-            rejected(59),
-            [None, stray, stray, stray, None, stray, None, None]
-        );
-        hold_to_labels(&mut seen, &Answers::Labels(vec!["A b".into()]));
-        assert_eq!(seen[60].rejected, None);
-        assert_eq!(seen[63].rejected, stray, "of an A it is unsure");
-    }
 
     fn judged(answer: &str, accepted: bool) -> Judged {
         Judged::example("x", answer, (!accepted).then_some(Reason::Contrast))

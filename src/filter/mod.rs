@@ -25,7 +25,7 @@ mod script;
 mod select;
 mod validity;
 
-pub use answers::{Answers, answers, hold_to, hold_to_labels, possible_labels};
+pub use answers::{Answers, answers, hold_to};
 pub use coverage::Coverage;
 pub use hold_out::{HeldOut, hold_out};
 pub use judge::{Discriminator, Judge, Judged, probe};
@@ -69,8 +69,6 @@ pub enum Reason {
     Contrast,
     /// The teacher's answer is not the one that the input was generated for.
     OtherAnswer,
-    /// The teacher is unsure of its answer, which is no label of the task.
-    NoLabel,
     /// Text of any kind, drawn to see what the teacher answers.
     Probe,
     /// Good, but more than were needed.

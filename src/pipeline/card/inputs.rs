@@ -217,7 +217,6 @@ fn in_words(reason: &str) -> String {
         "seed_run" => "a long run of a seed's words",
         "probe" => "text of any kind, drawn to see what the teacher answers",
         "discriminator" => "the discriminator takes it for made up",
-        "no_label" => "the teacher is unsure of its answer, which is no label of the task",
         "other_answer" => "the teacher gives another answer than it was asked for by",
         "no_answer" => "the teacher's answer is empty or does not end",
         "contrast" => "the adapter makes its answer no likelier",

@@ -233,9 +233,9 @@ impl<'a> Rounds<'a> {
         let seen = self.pool.seen();
         let (mut leads, mut labels) = (Vec::new(), Vec::new());
         match filter::answers(&seen) {
-            Answers::Labels(_) => {
-                labels = filter::possible_labels(&seen);
-                leads.extend(labels.iter().cloned().map(Lead::Label));
+            Answers::Labels(known) => {
+                leads.extend(known.iter().cloned().map(Lead::Label));
+                labels = known;
             }
             Answers::Objects(_) => leads = self.compose(job, round)?,
             Answers::Text => {}

@@ -70,11 +70,9 @@ impl<'a> Pool<'a> {
     }
 
     /// Take what a round judged. Answers how well inputs get the answer that they were generated
-    /// for; see [`filter::hold_to`]. What gets no label of the task is dropped, where it has labels.
+    /// for; see [`filter::hold_to`].
     pub fn judged(&mut self, judged: Vec<Judged>) -> Option<f64> {
         self.judged.extend(judged);
-        let answers = filter::answers(&self.seen());
-        filter::hold_to_labels(&mut self.judged, &answers);
         filter::hold_to(&mut self.judged, &self.intended)
     }
 
@@ -131,12 +129,7 @@ impl<'a> Pool<'a> {
     pub fn stand_ins(&self, labels: &[String], shots: &[(&str, &str)]) -> Vec<(&str, &str)> {
         let is_missing =
             |label: &&String| shots.iter().all(|(answer, _)| *answer != label.as_str());
-        let other = |judged: &&Judged| {
-            matches!(
-                judged.rejected(),
-                Some(Reason::OtherAnswer | Reason::NoLabel)
-            )
-        };
+        let other = |judged: &&Judged| judged.rejected() == Some(Reason::OtherAnswer);
         let mut texts: Vec<&Judged> = self.judged.iter().filter(other).collect();
         texts.sort_by(|a, b| b.sureness().total_cmp(&a.sureness()));
         let mut of_any_kind: Vec<&Judged> = self.probed.iter().collect();
