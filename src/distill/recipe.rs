@@ -96,6 +96,13 @@ impl Recipe {
         }
     }
 
+    /// The same for more examples in fewer epochs, so that no more than `passes` examples are seen.
+    #[must_use]
+    pub fn of_passes(mut self, passes: f64, examples: usize) -> Self {
+        self.epochs = self.epochs.min((passes / examples.max(1) as f64) as f32);
+        self
+    }
+
     /// Steps of one schedule for `examples` examples; at least one.
     pub fn steps(&self, examples: usize) -> u64 {
         let passes = f64::from(self.epochs) * examples as f64;

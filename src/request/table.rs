@@ -346,7 +346,8 @@ fields! {
             seed_run: f32 = 0.0, share();
         }
         "Adapter and training" {
-            /// Passes over the samples
+            /// Passes over the samples. Where more inputs were accepted than --samples, a pass takes
+            /// others in place of the same again
             epochs: f32 = 4.0, up_to(1000.0);
             /// Run --epochs and the schedule again, so many times at most, while the new adapter
             /// has not learnt the answers

@@ -69,10 +69,10 @@ fn each_objective_moves_an_adapter_and_the_report_says_which() {
             match (objective, chosen.divergence) {
                 (ObjectiveChoice::Text, None) => assert_eq!(chosen.tokens, 0),
                 (_, Some(divergence)) => {
-                    // Two tokens for each of 120 answers and a hundred that are held out, and of
+                    // Two tokens for each of 480 answers and a hundred that are held out, and of
                     // those to five seeds.
-                    assert_eq!(chosen.tokens, 450, "{chosen:?}");
-                    assert_eq!(chosen.tokens_taught, 450, "{chosen:?}");
+                    assert_eq!(chosen.tokens, 1170, "{chosen:?}");
+                    assert_eq!(chosen.tokens_taught, 1170, "{chosen:?}");
                     assert_eq!(divergence.tokens, 200, "{chosen:?}");
                     assert!(
                         divergence.transferred < 0.5 * divergence.target,

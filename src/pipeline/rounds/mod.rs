@@ -16,7 +16,6 @@ use crate::filter::{self, Answers, Coverage, Judged, Kept, Shares};
 use crate::generate::{self, Instruction, Lead};
 use crate::label::Labeled;
 use crate::record::{Pair, Rng};
-use crate::request::LabelChoice;
 
 mod policy;
 mod pool;
@@ -84,13 +83,7 @@ impl<'a> Rounds<'a> {
         } = roles;
         Ok(Self {
             data,
-            policy: Policy::new(
-                plan.samples,
-                plan.limits.candidates_per_sample_max,
-                plan.label == LabelChoice::Consistent,
-                &judge,
-                &generators,
-            ),
+            policy: Policy::new(plan, &judge, &generators),
             tallies: Tallies::new(&generators),
             yields: vec![Stock::default(); generators.len()],
             generators,
@@ -273,7 +266,9 @@ impl<'a> Rounds<'a> {
     /// Choose the best of what was accepted, hold some out, and put the teacher's answers to all.
     fn label(&mut self, job: &mut Job<'_>) -> Result<[Vec<Labeled>; 3], PipelineError> {
         let shares = self.shares();
-        let (mut kept, rejections) = self.pool.best(self.policy.labeled(), shares);
+        let (mut kept, rejections) = self
+            .pool
+            .best(self.policy.labeled(self.pool.stock().accepted), shares);
         let mut rng = Rng::new(self.stages.sampler.settings().seed, "held out");
         let held_out = self.policy.held_out();
         let held_out = filter::hold_out(&self.pool.judged, &mut kept, held_out, &mut rng);
@@ -312,7 +307,7 @@ impl<'a> Rounds<'a> {
         if got < needed {
             tallies::warn_few(&job.context.events, got, needed, drawn);
         }
-        labeled.truncate(needed);
+        labeled.truncate(self.policy.taught_max);
         let eval = self.data.eval.as_deref();
         let answered: Vec<(&str, &str)> = labeled
             .iter()

@@ -2,8 +2,10 @@
 //! give, which share of them is good, when to stop. No engine, no files.
 
 use crate::filter::{Judge, Shares};
+use crate::pipeline::TransferPlan;
 use crate::pipeline::inputs::Generator;
 use crate::record::Origin;
+use crate::request::LabelChoice;
 
 /// Valid inputs judged for each sample that is needed.
 const CANDIDATES_PER_SAMPLE: usize = 6;
@@ -98,6 +100,9 @@ pub(super) struct Policy {
     pub samples: usize,
     /// Samples to choose: with those of them that are held out.
     pub needed: usize,
+    /// Samples that are trained on in place of those, where as many are accepted: each pass has
+    /// others.
+    pub taught_max: usize,
     /// Draws that a run may take.
     pub draws_max: u64,
     /// Valid inputs to judge before any are chosen.
@@ -115,13 +120,10 @@ pub(super) struct Policy {
 
 impl Policy {
     /// Before the first round.
-    pub fn new(
-        samples: usize,
-        draws_per_sample_max: usize,
-        consistent: bool,
-        judge: &Judge,
-        generators: &[Generator],
-    ) -> Self {
+    pub fn new(plan: &TransferPlan, judge: &Judge, generators: &[Generator]) -> Self {
+        let samples = plan.samples;
+        let draws_per_sample_max = plan.limits.candidates_per_sample_max;
+        let consistent = plan.label == LabelChoice::Consistent;
         let input_models = generators
             .iter()
             .all(|generator| generator.question.is_some());
@@ -129,6 +131,11 @@ impl Policy {
         Self {
             samples,
             needed,
+            taught_max: if judge.has_answers() && !consistent {
+                samples * (plan.epochs as usize).max(1)
+            } else {
+                samples
+            },
             draws_max: (needed * draws_per_sample_max) as u64,
             candidates: match judge {
                 Judge::None => samples + HELD_OUT,
@@ -256,8 +263,9 @@ impl Policy {
     }
 
     /// Inputs to label: more than are needed where the teacher may not agree with itself, and a few
-    /// more where it has yet to answer, and may fail to.
-    pub fn labeled(&self) -> usize {
+    /// more where it has yet to answer, and may fail to. Where it has answered, all that can be
+    /// taught, but for what is held out beside.
+    pub fn labeled(&self, accepted: usize) -> usize {
         let spare = if self.consistent {
             (self.needed as f64 * UNSURE_SHARE) as usize + 2
         } else {
@@ -268,7 +276,11 @@ impl Policy {
         } else {
             self.needed / 20 + 2
         };
-        self.needed + unanswered + spare
+        let [of_chosen, others] = self.held_out();
+        let others = accepted
+            .saturating_sub(others)
+            .min(self.taught_max + of_chosen);
+        (self.needed + unanswered + spare).max(others)
     }
 
     /// How many of the rounds to come should draw lines: as lines are good as often as variants

@@ -53,7 +53,10 @@ impl<'a> Transfer<'a> {
             ("trained".to_owned(), train.len() as u64),
             ("held_out".to_owned(), held_out.len() as u64),
         ]);
-        let recipe = self.recipe(opened.width, &objective);
+        let recipe = self.recipe(opened.width, &objective).of_passes(
+            f64::from(self.plan.epochs) * (self.plan.samples + self.data.seeds.len()) as f64,
+            train.len(),
+        );
         let provenance = self.provenance(&recipe, filter, &objective);
         let synthetic: Vec<Pair> = held_out.iter().map(Labeled::pair).collect();
         let trained = self.distill(job, &mut target, (&train, &synthetic), &recipe, &provenance)?;

@@ -2,12 +2,14 @@ use super::*;
 use crate::engine::{AdapterId, With};
 use crate::filter::Discriminator;
 use crate::record::Question;
+use crate::request::{Request, Transfer};
 
 /// A hundred samples, ten draws for each, three judged for each.
 fn policy() -> Policy {
     Policy {
         samples: 100,
         needed: 100,
+        taught_max: 400,
         draws_max: 1000,
         candidates: 300,
         good_share: 0.25,
@@ -16,6 +18,23 @@ fn policy() -> Policy {
         generators: 1,
         tuned: None,
     }
+}
+
+fn plan(samples: usize, label: LabelChoice) -> TransferPlan {
+    let request = Transfer {
+        source: "old.gguf".into(),
+        source_lora: "lora.gguf".into(),
+        target: "new.gguf".into(),
+        seeds: Some("seeds.jsonl".into()),
+        out: "out.gguf".into(),
+        samples,
+        epochs: 4.5,
+        label,
+        ..Transfer::default()
+    };
+    let mut plan = request.plan().expect("it is sound");
+    plan.limits.candidates_per_sample_max = 10;
+    plan
 }
 
 fn stock(drawn: u64, judged: usize, accepted: usize) -> Stock {
@@ -63,7 +82,7 @@ fn a_policy_follows_the_judge_and_the_generators() {
     ];
     for (judge, generators, expected) in cases {
         let generators: Vec<Generator> = generators.into_iter().cloned().collect();
-        let policy = Policy::new(100, 10, false, judge, &generators);
+        let policy = Policy::new(&plan(100, LabelChoice::Greedy), judge, &generators);
         let found = (
             policy.candidates,
             policy.good_share,
@@ -230,15 +249,42 @@ fn how_many_are_chosen_for_what() {
     ];
     for ((needed, answered, consistent), expected) in cases {
         let policy = Policy {
+            samples: needed,
             needed,
             answered,
             consistent,
             ..policy()
         };
         assert_eq!(
-            (policy.labeled(), policy.adopted(), policy.tuned_on()),
+            (policy.labeled(0), policy.adopted(), policy.tuned_on()),
             expected,
             "{needed} {answered} {consistent}"
+        );
+    }
+}
+
+#[test]
+fn what_was_accepted_is_taught_in_place_of_repetitions() {
+    let contrast = Judge::Contrast {
+        teacher: AdapterId(0),
+        tokens_max: 8,
+    };
+    let (greedy, consistent) = (LabelChoice::Greedy, LabelChoice::Consistent);
+    // 100 samples, 20 of the chosen held out and 80 beside: (label, judge, accepted) -> (taught, labelled)
+    let cases = [
+        (greedy, &contrast, 0, (400, 120)),
+        (greedy, &contrast, 150, (400, 120)),
+        (greedy, &contrast, 300, (400, 220)),
+        (greedy, &contrast, 900, (400, 420)),
+        (consistent, &contrast, 900, (100, 146)),
+        (greedy, &Judge::None, 900, (100, 128)),
+    ];
+    for (label, judge, accepted, expected) in cases {
+        let policy = Policy::new(&plan(100, label), judge, &[]);
+        assert_eq!(
+            (policy.taught_max, policy.labeled(accepted)),
+            expected,
+            "{accepted}"
         );
     }
 }
@@ -251,7 +297,7 @@ fn a_hundred_are_held_out_and_no_more_than_a_fifth_of_what_is_chosen() {
         (100, [20, 80]),
         (3, [1, 99]),
     ] {
-        let policy = Policy::new(samples, 10, false, &Judge::None, &[]);
+        let policy = Policy::new(&plan(samples, LabelChoice::Greedy), &Judge::None, &[]);
         assert_eq!(policy.held_out(), held_out, "{samples}");
         assert_eq!(policy.needed, samples + held_out[0]);
     }
