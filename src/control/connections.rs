@@ -18,6 +18,9 @@ use tokio::time::Instant;
 
 /// The most connections however many descriptors there are.
 const PLACES_MAX: u64 = 4096;
+/// The part of its time after which a client that reads nothing gives way to a new one: one second of
+/// a minute. Who reads slowly is between two reads at any moment.
+const UNREAD_PART: u32 = 60;
 
 /// What is granted to connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -202,10 +205,12 @@ impl Table {
     /// all work.
     pub(super) fn end_one(&self) -> bool {
         let mut places = self.places();
+        let patience = self.bounds.unread / UNREAD_PART;
         let waiting = |(number, place): (&u64, &Arc<Place>)| {
             let now = place.now();
             let waits = matches!(now.phase, Phase::Idle | Phase::Head | Phase::Body);
-            let since = if waits { Some(now.since) } else { now.unread };
+            let unread = now.unread.filter(|since| since.elapsed() > patience);
+            let since = if waits { Some(now.since) } else { unread };
             since.map(|since| (since, *number))
         };
         let longest = places.all.iter().filter_map(waiting).min();
